@@ -1,0 +1,167 @@
+"""Devices, and which backend an array belongs to.
+
+A device is named "numpy", "cuda" (or "cuda:1", ...), "emulated", or "auto". An array's type says where it lives: NumPy
+arrays belong to the reference backend, CuPy arrays and emulated arrays to the CUDA backend. Nothing is moved silently:
+arrays of two devices in one call are a TypeError.
+
+Importing this module touches no CUDA library; each backend is imported when its first array or its name turns up.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gpuconv.names import lookup
+
+_HOMES = {
+    "numpy": "gpuconv.backends.reference",
+    "cuda": "gpuconv.backends.cuda",
+    "emulated": "gpuconv.backends.cuda",
+}
+_KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
+
+
+class DeviceError(RuntimeError):
+    """A device was asked for that this machine cannot give; the message says what is missing."""
+
+
+def _kind(array: Any) -> str | None:
+    """The kind of device an object's type belongs to, or None when it is no array of ours."""
+    array_type = type(array)
+    if array_type not in _KIND_OF_TYPE:
+        root = array_type.__module__
+        if root.startswith("gpuconv.backends.cuda.emulator"):
+            kind = "emulated"
+        elif root.partition(".")[0] == "cupy" and hasattr(array, "data"):
+            kind = "cuda"
+        else:
+            kind = "numpy" if isinstance(array, np.ndarray) else None
+        _KIND_OF_TYPE[array_type] = kind
+    return _KIND_OF_TYPE[array_type]
+
+
+def _place(array: Any) -> str | None:
+    """`device_of`, but None for what is no array."""
+    kind = _kind(array)
+    return f"cuda:{array.device.id}" if kind == "cuda" else kind
+
+
+def device_of(array: Any) -> str:
+    """The name of the device an array lives on: "numpy", "emulated", "cuda:0", ... Raises TypeError for no array."""
+    place = _place(array)
+    if place is None:
+        raise TypeError(f"expected an array of NumPy or CuPy, received {type(array).__name__}; gpuconv.asarray makes one")
+    return place
+
+
+def backend_of(names: Sequence[str], arrays: Sequence[Any], options: Mapping[str, Any]) -> ModuleType:
+    """The backend that serves a call, found from its arrays.
+
+    names: what the op calls its arrays, the positional ones first. A mixture of devices, or an argument in an array's
+    place that is none, is a TypeError that names each.
+    """
+    places = {_place(array) for _, array in _named_arrays(names, arrays, options)}
+    if len(places) == 1 and None not in places:
+        return importlib.import_module(_HOMES[places.pop().partition(":")[0]])  # type: ignore[union-attr]
+    if not places:
+        return importlib.import_module(_HOMES["numpy"])  # no array at all: nothing to do, or a call to be refused
+    listed = ", ".join(
+        f"{name} is {_place(array) or type(array).__name__}" for name, array in _named_arrays(names, arrays, options)
+    )
+    raise TypeError(
+        f"all arrays of one call must live on one device, received: {listed} (gpuconv.asarray(x, device=...) moves one)"
+    )
+
+
+def _named_arrays(
+    names: Sequence[str], arrays: Sequence[Any], options: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Every array argument with its name; lists are flattened, None left out."""
+    given = [*zip(names, arrays)]
+    given += [(name, value) for name, value in options.items() if name in names or _kind(value) is not None]
+    for name, argument in given:
+        if isinstance(argument, (list, tuple)) and any(_kind(entry) for entry in argument):
+            yield from ((f"{name}[{index}]", entry) for index, entry in enumerate(argument))
+        elif argument is not None and not (isinstance(argument, (list, tuple)) and not argument):
+            yield name, argument
+
+
+# --- choosing a device and moving arrays -------------------------------------------------------
+
+
+def _adapter(device: str) -> Any:
+    """What makes arrays on a device; raises DeviceError when this machine has no such device."""
+    kind, _, index = device.partition(":")
+    if kind == "numpy":
+        from gpuconv.backends.reference.device import NumpyDevice
+
+        return NumpyDevice()
+    from gpuconv.backends.cuda.device import open_device
+
+    return open_device(kind, int(index) if index else 0)
+
+
+def resolve(device: str) -> str:
+    """The full name of a device, checked: "auto" becomes the one `choose` takes, "cuda" becomes "cuda:0".
+
+    Raises ValueError for an unknown name (the nearest known one is named) and DeviceError, saying what is missing,
+    for a device that this machine cannot give.
+    """
+    if device == "auto":
+        return choose()[0]
+    kind, colon, index = str(device).partition(":")
+    kind = lookup("device", kind, {name: name for name in (*_HOMES, "auto")})
+    if colon and (kind != "cuda" or not index.isdigit()):
+        raise ValueError(f"a device is numpy, cuda, cuda:1, emulated or auto, received {device!r}")
+    return _adapter(f"{kind}:{index}" if colon else kind).name
+
+
+def choose() -> tuple[str, str]:
+    """The device "auto" takes, and in one line why: the first CUDA GPU where one works, else NumPy."""
+    try:
+        device = _adapter("cuda")
+    except DeviceError as error:
+        return "numpy", f"no CUDA device: {error}"
+    return device.name, device.description
+
+
+def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
+    """`x` as an array on `device`, without a copy where none is needed.
+
+    x: an array of any device, anything that speaks DLPack (a PyTorch tensor, say), or anything `numpy.asarray` takes.
+    device: by default where x is, or "numpy" for what is no array yet. dtype: by default x's own.
+    """
+    place = _place(x)
+    device = resolve(device) if device is not None else place or "numpy"
+    if place != device:
+        host = to_numpy(x)
+        x = _adapter(device).from_host(host if dtype is None else host.astype(dtype, copy=False))
+    return x if dtype is None or x.dtype == dtype else x.astype(dtype)
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """`x` as a NumPy array: a copy from device memory, or `x` itself when it is one already."""
+    place = _place(x)
+    if place is not None:
+        return _adapter(place).to_numpy(x)
+    return np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
+
+
+def empty(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
+    """An array whose elements nobody has written yet."""
+    return _adapter(device).empty(tuple(shape), dtype)
+
+
+def zeros(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
+    """An array of zeros."""
+    return _adapter(device).zeros(tuple(shape), dtype)
+
+
+def synchronize(device: str = "numpy") -> None:
+    """Wait until everything launched on a device is done; on NumPy, where nothing runs ahead, this is free."""
+    _adapter(device).synchronize()

@@ -1,0 +1,373 @@
+"""Each op's signature and meaning. Every backend mirrors the signatures; `gpuconv.ops` shows these docstrings.
+
+Conventions of every op:
+
+- Activation volumes are (N, H, W, C), filters (K, R, S, C // groups), linear weights (out_features, in_features).
+- Arrays are float64, float32, float16 or bfloat16 and of one dtype a call. float64 accumulates in float64,
+  the others in float32, and each result is rounded once.
+- ``out`` receives the result as in NumPy's ufuncs, and is returned. Ops that make parameter gradients take
+  ``accumulate``: True adds to the given arrays instead of overwriting them.
+- ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,
+  (height, width), ((top, bottom), (left, right)), "same" or "valid". Dilation counts from 1.
+- ``fit`` says what happens where windows do not tile the padded input: "floor" drops the rest, "exact" raises and
+  names the sizes that would fit, "cover" adds a last partial window.
+- ``lr``, ``step`` and ``offset`` may be a number or a one-element array on the device.
+- Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Array = Any
+Size = int | tuple[int, int]
+Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]] | str
+Scalar = Any
+
+# --- convolution -------------------------------------------------------------------------------
+
+
+def conv2d(
+    x: Array, w: Array, bias: Array | None = None, *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
+    groups: int = 1, activation: str | None = None, fit: str = "floor", out: Array | None = None,
+) -> Array:
+    """Cross-correlation of a volume with a filter bank, fprop.
+
+    y[n, p, q, k] = act(bias[k] + sum over r, s, c of x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c]
+    * w[k, r, s, c]), where x is zero outside its border and filter k reads the channels of its own group.
+
+    x: (N, H, W, C). w: (K, R, S, C // groups). bias: (K,) or None. activation: None or the name of an activation op,
+    applied with that op's defaults. Returns y: (N, P, Q, K).
+    """
+    ...
+
+
+def conv2d_dgrad(
+    dy: Array, w: Array, *, input_shape: Sequence[int], stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
+    groups: int = 1, fit: str = "floor", out: Array | None = None,
+) -> Array:
+    """The gradient of conv2d to its input: dx[n, h, w, c] = sum of dy[n, p, q, k] * w[k, r, s, c] over every
+    (p, q, r, s) that reads (h, w).
+
+    dy: (N, P, Q, K). w: (K, R, S, C // groups). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
+    """
+    ...
+
+
+def conv2d_wgrad(
+    dy: Array, x: Array, *, kernel_size: Size, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
+    groups: int = 1, fit: str = "floor", out: Array | None = None, accumulate: bool = False,
+) -> Array:
+    """The gradient of conv2d to its filters: dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k]
+    * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c].
+
+    dy: (N, P, Q, K). x: (N, H, W, C). Returns dw: (K, R, S, C // groups).
+    """
+    ...
+
+
+def bias_grad(dy: Array, *, out: Array | None = None, accumulate: bool = False) -> Array:
+    """The gradient to a bias: the sum of dy over all axes but the last.
+
+    dy: (..., K), of rank 2 or more. Returns db: (K,).
+    """
+    ...
+
+
+# --- pooling -----------------------------------------------------------------------------------
+
+
+def max_pool2d(
+    x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Padding = 0, fit: str = "floor",
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """The largest value of each window. NaN wins; ties go to the first in row-major window order; padding is -inf
+    and never wins, not even over -inf in the input.
+
+    x: (N, H, W, C). stride defaults to kernel_size. Returns y: (N, P, Q, C) and argmax: (N, P, Q, C), the index
+    r * S + s inside the window, in the smallest unsigned dtype that holds R * S - 1.
+    """
+    ...
+
+
+def max_pool2d_backward(
+    dy: Array, argmax: Array, *, input_shape: Sequence[int], kernel_size: Size, stride: Size | None = None,
+    padding: Padding = 0, fit: str = "floor", out: Array | None = None,
+) -> Array:
+    """Route dy to the input cell that won each window; cells that won several windows get the sum.
+
+    dy, argmax: (N, P, Q, C). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
+    """
+    ...
+
+
+def avg_pool2d(
+    x: Array, *, kernel_size: Size, stride: Size | None = None, padding: Padding = 0, count_include_pad: bool = True,
+    fit: str = "floor", out: Array | None = None,
+) -> Array:
+    """The mean of each window. Padding counts as zeros in it, unless count_include_pad=False, which divides by the
+    window's cells inside the input. Cells that "cover" adds past the padding never count (PyTorch's rules).
+
+    x: (N, H, W, C). Returns y: (N, P, Q, C).
+    """
+    ...
+
+
+def avg_pool2d_backward(
+    dy: Array, *, input_shape: Sequence[int], kernel_size: Size, stride: Size | None = None, padding: Padding = 0,
+    count_include_pad: bool = True, fit: str = "floor", out: Array | None = None,
+) -> Array:
+    """The gradient of avg_pool2d: dy / divisor of its window, summed over the windows that read a cell.
+
+    dy: (N, P, Q, C). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
+    """
+    ...
+
+
+def global_avg_pool2d(x: Array, *, out: Array | None = None) -> Array:
+    """The mean of each map. x: (N, H, W, C). Returns y: (N, 1, 1, C)."""
+    ...
+
+
+def global_avg_pool2d_backward(dy: Array, *, input_shape: Sequence[int], out: Array | None = None) -> Array:
+    """dx = dy / (H * W) everywhere. dy: (N, 1, 1, C). Returns dx: (N, H, W, C) = input_shape."""
+    ...
+
+
+# --- activations (any shape; out may be the input itself) --------------------------------------
+
+
+def relu(x: Array, *, out: Array | None = None) -> Array:
+    """max(x, 0); NaN passes. Returns y of x's shape."""
+    ...
+
+
+def relu_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
+    """dx = dy where y > 0, else 0. y: what relu returned."""
+    ...
+
+
+def leaky_relu(x: Array, *, negative_slope: float = 0.01, out: Array | None = None) -> Array:
+    """x where x > 0, else negative_slope * x, with negative_slope >= 0."""
+    ...
+
+
+def leaky_relu_backward(dy: Array, y: Array, *, negative_slope: float = 0.01, out: Array | None = None) -> Array:
+    """dx = dy where y > 0, else negative_slope * dy. y: what leaky_relu returned."""
+    ...
+
+
+def sigmoid(x: Array, *, out: Array | None = None) -> Array:
+    """1 / (1 + exp(-x)), without overflow for any x."""
+    ...
+
+
+def sigmoid_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
+    """dx = dy * y * (1 - y). y: what sigmoid returned."""
+    ...
+
+
+def tanh(x: Array, *, out: Array | None = None) -> Array:
+    """The hyperbolic tangent."""
+    ...
+
+
+def tanh_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
+    """dx = dy * (1 - y**2). y: what tanh returned."""
+    ...
+
+
+def gelu(x: Array, *, approximate: str = "none", out: Array | None = None) -> Array:
+    """x * Phi(x), Phi the standard normal distribution function (Hendrycks and Gimpel 2016); approximate="tanh" takes
+    0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))).
+    """
+    ...
+
+
+def gelu_backward(dy: Array, x: Array, *, approximate: str = "none", out: Array | None = None) -> Array:
+    """dx = dy * d gelu(x) / dx. x: what gelu was given."""
+    ...
+
+
+def silu(x: Array, *, out: Array | None = None) -> Array:
+    """x * sigmoid(x)."""
+    ...
+
+
+def silu_backward(dy: Array, x: Array, *, out: Array | None = None) -> Array:
+    """dx = dy * (s + x * s * (1 - s)), s = sigmoid(x). x: what silu was given."""
+    ...
+
+
+def softmax(x: Array, *, out: Array | None = None) -> Array:
+    """exp(x) / sum of exp(x) over each row, computed after taking the row's largest value off.
+
+    x: (N, classes). Returns probabilities of x's shape.
+    """
+    ...
+
+
+# --- linear ------------------------------------------------------------------------------------
+
+
+def linear(
+    x: Array, w: Array, bias: Array | None = None, *, activation: str | None = None, out: Array | None = None
+) -> Array:
+    """act(x @ w.T + bias). x: (N, in_features). w: (out_features, in_features). Returns y: (N, out_features)."""
+    ...
+
+
+def linear_dgrad(dy: Array, w: Array, *, out: Array | None = None) -> Array:
+    """dx = dy @ w. dy: (N, out_features). Returns dx: (N, in_features)."""
+    ...
+
+
+def linear_wgrad(dy: Array, x: Array, *, out: Array | None = None, accumulate: bool = False) -> Array:
+    """dw = dy.T @ x. dy: (N, out_features). x: (N, in_features). Returns dw: (out_features, in_features)."""
+    ...
+
+
+# --- normalisation and dropout -----------------------------------------------------------------
+
+
+def batch_norm(
+    x: Array, gamma: Array, beta: Array, running_mean: Array, running_var: Array, *, training: bool,
+    momentum: float = 0.1, eps: float = 1e-5, out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """y = gamma * (x - mean) * inv_std + beta for each channel, inv_std = 1 / sqrt(var + eps) (Ioffe and Szegedy 2015).
+
+    training=True takes mean and (biased) variance over all axes but the last, and updates the running statistics in
+    place: running = (1 - momentum) * running + momentum * batch, with the unbiased variance. training=False takes
+    the running statistics.
+
+    x: (..., C). gamma, beta, running_mean, running_var: (C,) in the dtype x accumulates in. Returns y of x's shape,
+    and the mean and inv_std used, (C,) in that dtype.
+    """
+    ...
+
+
+def batch_norm_backward(
+    dy: Array, x: Array, gamma: Array, mean: Array, inv_std: Array, *, training: bool = True, out: Array | None = None,
+    dgamma: Array | None = None, dbeta: Array | None = None, accumulate: bool = False,
+) -> tuple[Array, Array, Array]:
+    """With xhat = (x - mean) * inv_std: dbeta = sum dy, dgamma = sum dy * xhat over all axes but the last, and
+    dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M), M values a channel; training=False has constant
+    statistics, so dx = gamma * inv_std * dy.
+
+    mean, inv_std: what batch_norm returned. accumulate adds to dgamma and dbeta; dx is always assigned (and uses
+    this call's sums alone). Returns dx (in out), dgamma, dbeta.
+    """
+    ...
+
+
+def dropout(
+    x: Array, *, p: float, seed: int, substream: int = 0, offset: Scalar = 0, out: Array | None = None
+) -> Array:
+    """Inverted dropout: each element is zeroed with probability p in [0, 1), the others are divided by 1 - p.
+
+    Element i of x (row-major) is kept when uniform i of gpuconv.random's DROPOUT stream (seed, substream, offset in
+    blocks of four) is at least p, so a mask is the same on every device and is never stored. The scale is
+    1 / (1 - p), rounded once to the accumulation dtype.
+    """
+    ...
+
+
+def dropout_backward(
+    dy: Array, *, p: float, seed: int, substream: int = 0, offset: Scalar = 0, out: Array | None = None
+) -> Array:
+    """dx = dy under the mask and scale of the dropout call with the same p, seed, substream and offset."""
+    ...
+
+
+# --- losses ------------------------------------------------------------------------------------
+
+
+def softmax_cross_entropy(
+    logits: Array, labels: Array, *, label_smoothing: float = 0.0, out: Array | None = None
+) -> tuple[Array, Array]:
+    """The mean over the batch of -sum over classes of t * log softmax(logits), with the target
+    t = (1 - label_smoothing) * onehot(label) + label_smoothing / classes.
+
+    logits: (N, classes). labels: (N,) integers in [0, classes); others raise ValueError on devices whose memory the
+    host reads, and make the loss NaN on a GPU, which is never waited for. Returns the loss, 0-d in the accumulation
+    dtype, and dlogits = (softmax - t) / N (in out).
+    """
+    ...
+
+
+def svm_hinge(
+    scores: Array, labels: Array, *, delta: float = 1.0, out: Array | None = None
+) -> tuple[Array, Array]:
+    """The multiclass SVM loss: mean over the batch of the sum over wrong classes j of
+    max(0, scores[j] - scores[label] + delta) (Weston and Watkins 1999; not divided by the number of classes).
+
+    Shapes, labels and returns as in softmax_cross_entropy. At a margin of exactly 0 the gradient is 0.
+    """
+    ...
+
+
+# --- optimizer steps: whole lists of parameters in one call, updated in place ------------------
+# The parameters, gradients and state arrays of one entry share a shape and a dtype. weight_decay is one number or
+# one for each parameter; it adds weight_decay * param to the gradient unless said otherwise.
+
+
+def sgd_step(
+    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array] | None = None, *, lr: Scalar,
+    momentum: float = 0.0, nesterov: bool = False, weight_decay: float | Sequence[float] = 0.0,
+) -> None:
+    """v = momentum * v + g; param -= lr * v, or lr * (g + momentum * v) with nesterov (PyTorch's form).
+
+    velocities: start at zero; None without momentum.
+    """
+    ...
+
+
+def adagrad_step(
+    params: Sequence[Array], grads: Sequence[Array], square_sums: Sequence[Array], *, lr: Scalar, eps: float = 1e-10,
+    weight_decay: float | Sequence[float] = 0.0,
+) -> None:
+    """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011)."""
+    ...
+
+
+def rmsprop_step(
+    params: Sequence[Array], grads: Sequence[Array], square_averages: Sequence[Array], *, lr: Scalar,
+    alpha: float = 0.99, eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0,
+) -> None:
+    """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012)."""
+    ...
+
+
+def adam_step(
+    params: Sequence[Array], grads: Sequence[Array], exp_avgs: Sequence[Array], exp_avg_sqs: Sequence[Array], *,
+    lr: Scalar, step: Scalar, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
+    weight_decay: float | Sequence[float] = 0.0, decoupled: bool = False,
+) -> None:
+    """m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g**2;
+    param -= lr * (m / (1 - beta1**step)) / (sqrt(v / (1 - beta2**step)) + eps) (Kingma and Ba 2014).
+
+    step counts from 1. decoupled=True is AdamW (Loshchilov and Hutter 2017): instead of adding to the gradient, the
+    decay first scales param by 1 - lr * weight_decay.
+    """
+    ...
+
+
+# --- batches -----------------------------------------------------------------------------------
+
+
+def load_batch(
+    images: Array, labels: Array, indices: Array, *, mean: Array, std: Array, flip: bool = False, shift: int = 0,
+    cutout: int = 0, seed: int = 0, offset: Scalar = 0, dtype: Any = "float32", out: Array | None = None,
+) -> tuple[Array, Array]:
+    """Gather, augment and normalise a batch out of a uint8 data set.
+
+    x[n] = (augment(images[indices[n]]) - mean) * (1 / std), computed in float32 and rounded once to dtype, in this order:
+    a horizontal flip with probability 1/2 (flip=True); a shift by whole pixels, uniform in [-shift, shift] along each
+    axis; a cutout of side `cutout` around a uniform centre, clipped at the border. Pixels shifted in or cut out are 0
+    after normalisation. Sample n draws one Philox block of the AUGMENT stream, at offset + n.
+
+    images: (M, H, W, C) uint8. labels: (M,) int64. indices: (N,) int64 in [0, M). mean, std: float32, (C,) or (H, W, C).
+    Returns x: (N, H, W, C) and labels[indices]: (N,).
+    """
+    ...

@@ -1,0 +1,27 @@
+"""Making arrays on the "numpy" device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class NumpyDevice:
+    name = "numpy"
+    description = "NumPy on the CPU"
+
+    def from_host(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def to_numpy(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        return np.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    def synchronize(self) -> None:
+        pass

@@ -1,0 +1,29 @@
+"""Look a thing up by its name, and on a miss name the nearest one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """Return ``table[name]``; case, ``_`` and ``-`` do not matter.
+
+    Raises TypeError when `name` is no string and ValueError, naming the nearest known name, when
+    the table has no such entry. `kind` is what the error calls it ("model", "optimizer", ...).
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a {kind} is chosen by name, received {type(name).__name__}: {name!r}")
+    by_plain = {_plain(known): known for known in table}
+    if _plain(name) in by_plain:
+        return table[by_plain[_plain(name)]]
+    near = difflib.get_close_matches(_plain(name), list(by_plain), n=1, cutoff=0.5)
+    hint = f"; did you mean {by_plain[near[0]]!r}?" if near else ""
+    raise ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(table)})")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")

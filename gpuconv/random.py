@@ -1,0 +1,298 @@
+"""Random numbers: Philox4x32-10, the same bits on every device.
+
+Philox is counter-based: block `i` of a stream is a pure function of (seed, stream, i). There is no
+state to save, any element can be computed alone by a GPU thread, and a run resumes at any point by
+knowing its position. Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as
+1, 2, 3", SC 2011.
+
+The layout, which `philox.cuh` shares:
+
+    key     = (seed low, seed high)                                  64-bit seed
+    counter = (block low, block high, stream, substream)             64-bit block number
+    word i of a stream = word i % 4 of block offset + i // 4
+
+Streams keep the uses of one seed apart; the substream is free for a further split (a parameter's
+or a layer's number, an epoch).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.shapes import integer
+
+
+class Stream(IntEnum):
+    """What a draw is for: the third word of the counter."""
+
+    INIT = 0
+    SHUFFLE = 1
+    AUGMENT = 2
+    DROPOUT = 3
+    DATA = 4  # splits and synthetic images
+
+
+INIT, SHUFFLE, AUGMENT, DROPOUT, DATA = Stream
+
+_MASK32 = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio, sqrt(3) - 1
+_ROUNDS = 10
+_CHUNK = 1 << 14  # blocks at a time: six uint64 arrays of this length stay in cache
+
+_FEISTEL_ROUNDS = 12  # fewer leave the orders of 5 or 6 things visibly uneven
+
+
+def philox4x32(
+    counter: tuple[Any, Any, Any, Any], *, seed: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+    """The four 32-bit words of each block, as uint64 arrays of the counters' broadcast shape.
+
+    counter: four scalars or arrays of integers below 2^32. One Philox round multiplies two of the
+    words by constants to 64 bits, and mixes high halves, the other words and the round key.
+    """
+    seed = _uint("seed", seed, 64)
+    shape = np.broadcast_shapes(*(np.shape(word) for word in counter))
+    c0, c1, c2, c3 = (np.full(shape, word, dtype=np.uint64) for word in counter)
+    p0, p1 = np.empty_like(c0), np.empty_like(c0)
+    mask, half = np.uint64(_MASK32), np.uint64(32)
+    m0, m1 = map(np.uint64, _MULTIPLIERS)
+    for i in range(_ROUNDS):
+        k0, k1 = (
+            np.uint64((key + i * weyl) & _MASK32)
+            for key, weyl in zip((seed & _MASK32, seed >> 32), _WEYL, strict=True)
+        )
+        np.multiply(c0, m0, out=p0)
+        np.multiply(c2, m1, out=p1)
+        np.right_shift(p1, half, out=c0)
+        np.bitwise_xor(c0, c1, out=c0)
+        np.bitwise_xor(c0, k0, out=c0)
+        np.bitwise_and(p1, mask, out=c1)
+        np.right_shift(p0, half, out=c2)
+        np.bitwise_xor(c2, c3, out=c2)
+        np.bitwise_xor(c2, k1, out=c2)
+        np.bitwise_and(p0, mask, out=c3)
+    return c0, c1, c2, c3
+
+
+def bits(
+    n: int, *, seed: int, stream: int, substream: int = 0, offset: int = 0
+) -> NDArray[np.uint32]:
+    """`n` random 32-bit words, uint32 (n,), starting at block `offset` of the stream."""
+    n = _uint("n", n, 63)
+    out = np.empty(n, dtype=np.uint32)
+    for where, words in _chunks(n, seed, stream, substream, offset):
+        out[where] = words
+    return out
+
+
+def uniform(
+    shape: int | tuple[int, ...],
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    seed: int,
+    stream: int,
+    substream: int = 0,
+    offset: int = 0,
+    dtype: Any = "float32",
+) -> NDArray[Any]:
+    """Uniform numbers: low + (high - low) * u with u = (word >> 8) * 2^-24 in [0, 1).
+
+    u has 24 bits, so it is exact in float32. The rest is done in float64, then rounded to `dtype`
+    (half precision: by way of float32); rounding may reach `high` where dtype is coarser than u.
+    """
+
+    def draw(words: NDArray[np.uint32]) -> NDArray[np.float64]:
+        return low + (high - low) * ((words >> np.uint32(8)) * 2.0**-24)
+
+    return _fill(shape, draw, seed, stream, substream, offset, dtype)
+
+
+def normal(
+    shape: int | tuple[int, ...],
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    seed: int,
+    stream: int,
+    substream: int = 0,
+    offset: int = 0,
+    dtype: Any = "float32",
+) -> NDArray[Any]:
+    """Normal numbers: mean + std * inverse_normal_cdf((word + 0.5) * 2^-32), rounded to `dtype`.
+
+    One word gives one number, so element i is computed alone. All arithmetic is float64 and uses
+    only + - * / sqrt and exponent extraction, each of which IEEE 754 defines to the last bit. A
+    math library's log is not so defined: it differs between machines, and with it would the
+    weights. (On a GPU: compile this without fused multiply-add.)
+    """
+
+    def draw(words: NDArray[np.uint32]) -> NDArray[np.float64]:
+        return mean + std * inverse_normal_cdf((words + 0.5) * 2.0**-32)
+
+    return _fill(shape, draw, seed, stream, substream, offset, dtype)
+
+
+def permutation(n: int, *, seed: int, epoch: int = 0, stream: int = SHUFFLE) -> NDArray[np.int64]:
+    """A pseudo-random order of 0..n-1, int64 (n,): a bijection whose elements stand alone.
+
+    A Feistel network over pairs (l, r) of Z_a x Z_b, where a * b is the smallest near-square that
+    holds n: the rounds add to l a Philox word of r, and to r a word of l, in turn; each round can
+    be undone, so the whole is a bijection of a * b values. Those that land on n or above walk on
+    until they fall below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). No
+    sort and no memory: a GPU thread can compute element i from i.
+    """
+    n = _uint("n", n, 62)
+    stream = _uint("stream", stream, 32)
+    epoch = _uint("epoch", epoch, 32)
+    out = np.empty(n, dtype=np.int64)
+    for start in range(0, n, _CHUNK):
+        index = np.arange(start, min(start + _CHUNK, n), dtype=np.uint64)
+        value = _feistel(index, n, seed, stream, epoch)
+        while (outside := value >= n).any():
+            value[outside] = _feistel(value[outside], n, seed, stream, epoch)
+        out[start : start + index.size] = value
+    return out
+
+
+def _feistel(
+    value: NDArray[np.uint64], n: int, seed: int, stream: int, epoch: int
+) -> NDArray[np.uint64]:
+    a = math.isqrt(n - 1) + 1
+    b = -(-n // a)
+    moduli = (np.uint64(a), np.uint64(b))
+    half = list(np.divmod(value, moduli[1]))
+    for i in range(_FEISTEL_ROUNDS):
+        side = i % 2
+        word = philox4x32((half[1 - side], i, stream, epoch), seed=seed)[0]
+        step = (word * moduli[side]) >> np.uint64(32)  # uniform in [0, modulus)
+        half[side] = (half[side] + step) % moduli[side]
+    return half[0] * moduli[1] + half[1]
+
+
+# -- the inverse of the normal distribution function ------------------------------------------
+
+# Wichura, "Algorithm AS 241: the percentage points of the normal distribution", Applied Statistics
+# 37 (1988), routine PPND16: rational functions, relative accuracy about 1e-16. Highest power first.
+_CENTRE = (
+    (2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4,
+     4.5921953931549871457e4, 1.3731693765509461125e4, 1.9715909503065514427e3,
+     1.3314166789178437745e2, 3.3871328727963666080e0),
+    (5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4,
+     2.1213794301586595867e4, 5.3941960214247511077e3, 6.8718700749205790830e2,
+     4.2313330701600911252e1, 1.0),
+)  # fmt: skip
+_TAIL = (
+    (7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1,
+     1.27045825245236838258e0, 3.64784832476320460504e0, 5.76949722146069140550e0,
+     4.63033784615654529590e0, 1.42343711074968357734e0),
+    (1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2,
+     1.48103976427480074590e-1, 6.89767334985100004550e-1, 1.67638483018380384940e0,
+     2.05319162663775882187e0, 1.0),
+)  # fmt: skip
+_LN2 = 0.6931471805599453094
+_SQRT_HALF = 0.7071067811865475244
+_ATANH = tuple(1.0 / k for k in range(23, 0, -2))  # atanh(s) / s = 1 + s^2/3 + s^4/5 + ...
+
+
+def inverse_normal_cdf(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The z with P(Z <= z) = p for p in [2^-33, 1 - 2^-33], float64 of p's shape.
+
+    AS 241 has a third piece for p below exp(-25) = 1.4e-11; a 32-bit word never gets there.
+    """
+    q = p - 0.5
+    z = q * _ratio(_CENTRE, 0.180625 - q * q)
+    tail = np.abs(q) > 0.425
+    q = q[tail]
+    p = p[tail]
+    r = np.sqrt(-log(np.minimum(p, 1.0 - p))) - 1.6
+    z[tail] = np.copysign(_ratio(_TAIL, r), q)
+    return z
+
+
+def log(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Natural logarithm of positive normal float64, from IEEE operations alone (a few ulp).
+
+    x = m 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh((m - 1) / (m + 1)), whose argument is
+    at most 0.172, so that twelve terms of the series reach the last bit.
+    """
+    m, e = np.frexp(x)
+    small = m < _SQRT_HALF
+    m = np.where(small, m + m, m)
+    s = (m - 1.0) / (m + 1.0)
+    return (e - small) * _LN2 + (s + s) * _horner(_ATANH, s * s)
+
+
+def _ratio(
+    coefficients: tuple[tuple[float, ...], tuple[float, ...]], r: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    numerator, denominator = coefficients
+    result = _horner(numerator, r)
+    result /= _horner(denominator, r)
+    return result
+
+
+def _horner(coefficients: tuple[float, ...], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    result = np.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        result *= x
+        result += coefficient
+    return result
+
+
+# -- shared ---------------------------------------------------------------------------------
+
+
+def _uint(name: str, value: Any, width: int) -> int:
+    """`value` as a Python int in [0, 2^width); an array of one integer is one too."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    number = integer(name, value, 0)
+    if number >= 1 << width:
+        raise ValueError(f"{name} must be below 2**{width}, received {number}")
+    return number
+
+
+def _chunks(
+    n: int, seed: int, stream: int, substream: int, offset: int
+) -> Iterator[tuple[slice, NDArray[np.uint32]]]:
+    """The words 0..n-1 of a stream, a cache-sized piece at a time, with the slice they fill."""
+    stream = _uint("stream", stream, 32)
+    substream = _uint("substream", substream, 32)
+    offset = _uint("offset", offset, 64)
+    blocks = -(-n // 4)
+    _uint("offset + number of blocks", offset + max(blocks - 1, 0), 64)
+    for first in range(0, blocks, _CHUNK):
+        count = min(_CHUNK, blocks - first)
+        block = np.arange(count, dtype=np.uint64) + np.uint64(offset + first)
+        counter = (block & np.uint64(_MASK32), block >> np.uint64(32), stream, substream)
+        words = np.empty((count, 4), dtype=np.uint32)
+        for i, word in enumerate(philox4x32(counter, seed=seed)):
+            words[:, i] = word
+        where = slice(4 * first, min(4 * (first + count), n))
+        yield where, words.reshape(-1)[: where.stop - where.start]
+
+
+def _fill(
+    shape: int | tuple[int, ...],
+    draw: Any,
+    seed: int,
+    stream: int,
+    substream: int,
+    offset: int,
+    dtype: Any,
+) -> NDArray[Any]:
+    out = np.empty(shape, dtype=as_dtype(dtype))
+    flat = out.reshape(-1)
+    accumulate = accumulation_dtype(out.dtype)
+    for where, words in _chunks(flat.size, seed, stream, substream, offset):
+        flat[where] = draw(words).astype(accumulate, copy=False)
+    return out

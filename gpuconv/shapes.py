@@ -1,0 +1,639 @@
+"""Output sizes and argument checks of every op, once, before any backend is entered.
+
+A check has the signature of its op in `gpuconv.backends.contract`. It raises before anything is computed
+(ValueError for a bad size or value, TypeError for a bad type or dtype), naming what was received and what
+would be accepted, and returns the keyword arguments in the one form the backends take:
+
+- ``stride``, ``dilation``, ``kernel_size``: ``(height, width)``
+- ``padding``: ``((top, bottom), (left, right))``
+- ``input_shape``: the full ``(N, H, W, C)``
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
+from gpuconv.names import lookup
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+
+FITS = {name: name for name in ("floor", "exact", "cover")}
+ACTIVATIONS = {name: name for name in ("relu", "leaky_relu", "sigmoid", "tanh", "gelu", "silu")}
+
+# --- sizes -------------------------------------------------------------------------------------
+
+
+def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: int, fit: str) -> int:
+    """How many windows fit along one axis.
+
+    With span = dilation * (kernel - 1) + 1 and room = size + before + after - span, "floor" gives
+    room // stride + 1 and drops the rest, "exact" demands that there is none, and "cover" adds a last
+    partial window where that window would begin inside the input (PyTorch's ``ceil_mode``).
+    """
+    span = dilation * (kernel - 1) + 1
+    room = size + sum(padding) - span
+    if room < 0:
+        raise ValueError(
+            f"the filter spans {span} but the padded input only {size + sum(padding)} "
+            f"(size {size}, padding {padding[0]} + {padding[1]}); use a larger input, "
+            "more padding or a smaller kernel_size or dilation"
+        )
+    whole, rest = divmod(room, stride)
+    if not rest or fit == "floor":
+        return whole + 1
+    if fit == "cover":
+        starts_inside = (whole + 1) * stride < size + padding[0]
+        return whole + 1 + starts_inside
+    raise ValueError(
+        f"fit='exact': windows of span {span} at stride {stride} do not tile a padded input of "
+        f"{size + sum(padding)}; input sizes that would fit: {size - rest} or {size - rest + stride}"
+    )
+
+
+def output_hw(
+    hw: Sequence[int], kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1), fit: str = "floor"
+) -> Pair:
+    """(P, Q): `output_size` along height and width."""
+    p, q = (
+        output_size(hw[axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis], fit)
+        for axis in (0, 1)
+    )
+    return p, q
+
+
+def same_padding(kernel_size: Pair, dilation: Pair = (1, 1)) -> Padding:
+    """The padding that keeps H and W at stride 1; the odd cell of an even span goes below and right."""
+    def split(kernel: int, dilated: int) -> Pair:
+        total = dilated * (kernel - 1)
+        return total // 2, total - total // 2
+
+    return split(kernel_size[0], dilation[0]), split(kernel_size[1], dilation[1])
+
+
+# --- arguments that are no arrays --------------------------------------------------------------
+
+
+def integer(name: str, value: Any, minimum: int) -> int:
+    """`value` as an int; a bool, a fraction or a number below `minimum` raises."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, received {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, received {number}")
+    return number
+
+
+def pair(name: str, value: Any, minimum: int) -> Pair:
+    """One integer for both axes, or (height, width)."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be an integer or (height, width), received {value!r}")
+        return integer(f"{name}[0]", value[0], minimum), integer(f"{name}[1]", value[1], minimum)
+    number = integer(name, value, minimum)
+    return number, number
+
+
+def padding_pairs(padding: Any, kernel_size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Padding:
+    """p, (height, width), ((top, bottom), (left, right)), "same" or "valid" as the third form."""
+    if isinstance(padding, str):
+        if lookup("padding", padding, {"same": "same", "valid": "valid"}) == "valid":
+            return (0, 0), (0, 0)
+        if stride != (1, 1):
+            raise ValueError(f"padding='same' is defined at stride 1, received stride {stride}")
+        return same_padding(kernel_size, dilation)
+    if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
+        if len(padding) != 2 or not all(isinstance(side, (tuple, list)) for side in padding):
+            raise ValueError(f"padding must be ((top, bottom), (left, right)), received {padding!r}")
+        return pair("padding[0]", padding[0], 0), pair("padding[1]", padding[1], 0)
+    vertical, horizontal = pair("padding", padding, 0)
+    return (vertical, vertical), (horizontal, horizontal)
+
+
+def number(name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = False) -> float:
+    """`value` as a float in [low, high], or in [low, high) with `open_high`."""
+    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} must be a number, received {value!r}")
+    if not low <= value <= high or (open_high and value == high):
+        bracket = ")" if open_high or high == math.inf else "]"
+        raise ValueError(f"{name} must lie in [{low}, {high}{bracket}, received {value}")
+    return float(value)
+
+
+def step_scalar(name: str, value: Any, low: float = 0.0) -> Any:
+    """A number, or a one-element array that a captured step reads on the device (not looked into)."""
+    if hasattr(value, "dtype") and hasattr(value, "shape") and not isinstance(value, np.generic):
+        if math.prod(value.shape) != 1:
+            raise ValueError(f"{name} must be a number or hold one element, received shape {value.shape}")
+        return value
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        number(name, value, low)
+        return int(value)  # an offset may need more digits than a float has
+    return number(name, value, low)
+
+
+def seed_value(name: str, value: Any) -> int:
+    seed = integer(name, value, 0)
+    if seed >= 2**64:
+        raise ValueError(f"{name} must be below 2**64, received {seed}")
+    return seed
+
+
+# --- arrays ------------------------------------------------------------------------------------
+
+
+def volume(name: str, array: Any, layout: str) -> tuple[int, ...]:
+    """The shape of a float array with one axis per letter of `layout`, such as "N H W C"."""
+    axes = layout.split()
+    if array.dtype.name not in FLOAT_NAMES:
+        raise TypeError(
+            f"{name} must be a float array ({', '.join(FLOAT_NAMES)}), received {array.dtype.name}; "
+            "convert it, for example with array.astype('float32') / 255 for images"
+        )
+    if len(array.shape) != len(axes):
+        raise ValueError(f"{name} must have the axes ({', '.join(axes)}), received shape {tuple(array.shape)}")
+    return tuple(array.shape)
+
+
+def any_float(name: str, array: Any, minimum_rank: int = 0) -> tuple[int, ...]:
+    """The shape of a float array of any rank from `minimum_rank`."""
+    if len(array.shape) < minimum_rank:
+        raise ValueError(f"{name} must have at least {minimum_rank} axes, received shape {tuple(array.shape)}")
+    return volume(name, array, " ".join("." * len(array.shape)))
+
+
+def same_dtype(**arrays: Any) -> None:
+    """All that are not None share one dtype."""
+    dtypes = {name: array.dtype.name for name, array in arrays.items() if array is not None}
+    if len(set(dtypes.values())) > 1:
+        listed = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"all arrays of one call must have one dtype, received {listed}")
+
+
+def expect_shape(name: str, array: Any, shape: Sequence[int], why: str) -> None:
+    if tuple(array.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)} ({why}), received {tuple(array.shape)}")
+
+
+def expect_out(out: Any, shape: Sequence[int], dtype: np.dtype, name: str = "out") -> None:
+    """`out`, when given, has the result's shape and dtype."""
+    if out is None:
+        return
+    expect_shape(name, out, shape, "the result's shape")
+    if out.dtype != dtype:
+        raise TypeError(f"{name} must have the result's dtype {dtype.name}, received {out.dtype.name}")
+
+
+def expect_accumulate(accumulate: bool, **outs: Any) -> None:
+    missing = [name for name, out in outs.items() if out is None]
+    if accumulate and missing:
+        raise ValueError(f"accumulate=True adds to {' and '.join(missing)}, which was not given")
+
+
+def volume_shape(name: str, shape: Any) -> tuple[int, int, int, int]:
+    if not isinstance(shape, (tuple, list)) or len(shape) != 4:
+        raise ValueError(f"{name} must be (N, H, W, C), received {shape!r}")
+    n, h, w, c = (integer(f"{name}[{axis}]", size, 0) for axis, size in enumerate(shape))
+    return n, h, w, c
+
+
+# --- convolution -------------------------------------------------------------------------------
+
+
+def _convolution(
+    input_shape: Sequence[int], filters: int, filter_channels: int, kernel_size: Any,
+    stride: Any, padding: Any, dilation: Any, groups: Any, fit: str,
+) -> tuple[dict[str, Any], tuple[int, int, int, int]]:
+    """The normalised window arguments of a convolution, and its output shape."""
+    kernel_size = pair("kernel_size", kernel_size, 1)
+    stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
+    padding = padding_pairs(padding, kernel_size, stride, dilation)
+    groups = integer("groups", groups, 1)
+    fit = lookup("fit", fit, FITS)
+    n, h, w, channels = input_shape
+    if channels % groups or filters % groups:
+        raise ValueError(
+            f"groups must divide the channels and the filters, received groups {groups}, "
+            f"{channels} channels, {filters} filters"
+        )
+    if filter_channels * groups != channels:
+        raise ValueError(
+            f"the filters read {filter_channels} channels in each of {groups} group(s), so the input must have "
+            f"{filter_channels * groups} channels, received {channels}"
+        )
+    p, q = output_hw((h, w), kernel_size, stride, padding, dilation, fit)
+    options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    return options, (n, p, q, filters)
+
+
+def conv2d(
+    x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, fit="floor", out=None
+):
+    x_shape, (k, r, s, c) = volume("x", x, "N H W C"), volume("w", w, "K R S C/groups")
+    same_dtype(x=x, w=w, bias=bias)
+    options, y_shape = _convolution(x_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
+    if bias is not None:
+        expect_shape("bias", bias, (k,), "one value for each filter")
+    expect_out(out, y_shape, x.dtype)
+    return options | dict(activation=_activation(activation))
+
+
+def _activation(activation: str | None) -> str | None:
+    return None if activation is None else lookup("activation", activation, ACTIVATIONS)
+
+
+def conv2d_dgrad(
+    dy, w, *, input_shape, stride=1, padding=0, dilation=1, groups=1, fit="floor", out=None
+):
+    (k, r, s, c), input_shape = volume("w", w, "K R S C/groups"), volume_shape("input_shape", input_shape)
+    volume("dy", dy, "N P Q K")
+    same_dtype(dy=dy, w=w)
+    options, y_shape = _convolution(input_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
+    expect_shape("dy", dy, y_shape, "the convolution's output")
+    expect_out(out, input_shape, dy.dtype)
+    return options | dict(input_shape=input_shape)
+
+
+def conv2d_wgrad(
+    dy, x, *, kernel_size, stride=1, padding=0, dilation=1, groups=1, fit="floor", out=None, accumulate=False
+):
+    x_shape, dy_shape = volume("x", x, "N H W C"), volume("dy", dy, "N P Q K")
+    same_dtype(dy=dy, x=x)
+    kernel_size, groups = pair("kernel_size", kernel_size, 1), integer("groups", groups, 1)
+    filters, filter_channels = dy_shape[3], x_shape[3] // groups
+    options, y_shape = _convolution(
+        x_shape, filters, filter_channels, kernel_size, stride, padding, dilation, groups, fit
+    )
+    expect_shape("dy", dy, y_shape, "the convolution's output")
+    expect_out(out, (filters, *kernel_size, filter_channels), x.dtype)
+    expect_accumulate(accumulate, out=out)
+    return options | dict(kernel_size=kernel_size)
+
+
+def bias_grad(dy, *, out=None, accumulate=False):
+    shape = any_float("dy", dy, 2)
+    expect_out(out, shape[-1:], dy.dtype)
+    expect_accumulate(accumulate, out=out)
+    return {}
+
+
+# --- pooling -----------------------------------------------------------------------------------
+
+
+def _pool(
+    input_shape: Sequence[int], kernel_size: Any, stride: Any, padding: Any, fit: str
+) -> tuple[dict[str, Any], tuple[int, int, int, int]]:
+    """The normalised window arguments of a pool, and its output shape."""
+    kernel_size = pair("kernel_size", kernel_size, 1)
+    stride = kernel_size if stride is None else pair("stride", stride, 1)
+    padding = padding_pairs(padding, kernel_size, stride)
+    fit = lookup("fit", fit, FITS)
+    if any(side >= kernel_size[axis] for axis in (0, 1) for side in padding[axis]):
+        raise ValueError(
+            f"a pool's padding must be smaller than its kernel_size {kernel_size}, or a window would hold "
+            f"padding alone; received {padding}"
+        )
+    n, h, w, c = input_shape
+    p, q = output_hw((h, w), kernel_size, stride, padding, fit=fit)
+    return dict(kernel_size=kernel_size, stride=stride, padding=padding, fit=fit), (n, p, q, c)
+
+
+def argmax_dtype(kernel_size: Pair) -> np.dtype:
+    """The smallest unsigned dtype that holds every index inside the window."""
+    return np.min_scalar_type(kernel_size[0] * kernel_size[1] - 1)
+
+
+def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None):
+    options, y_shape = _pool(volume("x", x, "N H W C"), kernel_size, stride, padding, fit)
+    expect_out(out, y_shape, x.dtype)
+    return options
+
+
+def max_pool2d_backward(
+    dy, argmax, *, input_shape, kernel_size, stride=None, padding=0, fit="floor", out=None
+):
+    input_shape = volume_shape("input_shape", input_shape)
+    options, y_shape = _pool(input_shape, kernel_size, stride, padding, fit)
+    volume("dy", dy, "N P Q C")
+    expect_shape("dy", dy, y_shape, "the pool's output")
+    expect_shape("argmax", argmax, y_shape, "the pool's output")
+    wanted = argmax_dtype(options["kernel_size"])
+    if argmax.dtype != wanted:
+        raise TypeError(f"argmax must be {wanted.name}, as max_pool2d returns it, received {argmax.dtype.name}")
+    expect_out(out, input_shape, dy.dtype)
+    return options | dict(input_shape=input_shape)
+
+
+def avg_pool2d(
+    x, *, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None
+):
+    options, y_shape = _pool(volume("x", x, "N H W C"), kernel_size, stride, padding, fit)
+    expect_out(out, y_shape, x.dtype)
+    return options | dict(count_include_pad=bool(count_include_pad))
+
+
+def avg_pool2d_backward(
+    dy, *, input_shape, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None
+):
+    input_shape = volume_shape("input_shape", input_shape)
+    options, y_shape = _pool(input_shape, kernel_size, stride, padding, fit)
+    volume("dy", dy, "N P Q C")
+    expect_shape("dy", dy, y_shape, "the pool's output")
+    expect_out(out, input_shape, dy.dtype)
+    return options | dict(input_shape=input_shape, count_include_pad=bool(count_include_pad))
+
+
+def global_avg_pool2d(x, *, out=None):
+    n, h, w, c = volume("x", x, "N H W C")
+    if h * w == 0:
+        raise ValueError(f"the mean over an empty map is undefined, received shape {(n, h, w, c)}")
+    expect_out(out, (n, 1, 1, c), x.dtype)
+    return {}
+
+
+def global_avg_pool2d_backward(dy, *, input_shape, out=None):
+    n, h, w, c = volume_shape("input_shape", input_shape)
+    volume("dy", dy, "N 1 1 C")
+    expect_shape("dy", dy, (n, 1, 1, c), "one value for each map")
+    expect_out(out, (n, h, w, c), dy.dtype)
+    return dict(input_shape=(n, h, w, c))
+
+
+# --- activations -------------------------------------------------------------------------------
+
+
+def _elementwise(x: Any, out: Any) -> None:
+    expect_out(out, any_float("x", x), x.dtype)
+
+
+def _elementwise_backward(saved_name: str, dy: Any, saved: Any, out: Any) -> None:
+    shape = any_float("dy", dy)
+    same_dtype(**{"dy": dy, saved_name: saved})
+    expect_shape(saved_name, saved, shape, "dy's shape")
+    expect_out(out, shape, dy.dtype)
+
+
+def relu(x, *, out=None):
+    _elementwise(x, out)
+    return {}
+
+
+def relu_backward(dy, y, *, out=None):
+    _elementwise_backward("y", dy, y, out)
+    return {}
+
+
+def leaky_relu(x, *, negative_slope=0.01, out=None):
+    _elementwise(x, out)
+    return dict(negative_slope=number("negative_slope", negative_slope, 0.0))
+
+
+def leaky_relu_backward(dy, y, *, negative_slope=0.01, out=None):
+    _elementwise_backward("y", dy, y, out)
+    return dict(negative_slope=number("negative_slope", negative_slope, 0.0))
+
+
+sigmoid = tanh = silu = relu
+sigmoid_backward = tanh_backward = relu_backward
+
+
+def silu_backward(dy, x, *, out=None):
+    _elementwise_backward("x", dy, x, out)
+    return {}
+
+
+GELU_FORMS = {"none": "none", "tanh": "tanh"}
+
+
+def gelu(x, *, approximate="none", out=None):
+    _elementwise(x, out)
+    return dict(approximate=lookup("GELU approximation", approximate, GELU_FORMS))
+
+
+def gelu_backward(dy, x, *, approximate="none", out=None):
+    _elementwise_backward("x", dy, x, out)
+    return dict(approximate=lookup("GELU approximation", approximate, GELU_FORMS))
+
+
+def softmax(x, *, out=None):
+    volume("x", x, "N classes")
+    _elementwise(x, out)
+    return {}
+
+
+# --- linear ------------------------------------------------------------------------------------
+
+
+def linear(x, w, bias=None, *, activation=None, out=None):
+    (n, features), (k, c) = volume("x", x, "N in_features"), volume("w", w, "out_features in_features")
+    same_dtype(x=x, w=w, bias=bias)
+    if features != c:
+        raise ValueError(f"w reads {c} features, so x must have {c} columns, received {features}")
+    if bias is not None:
+        expect_shape("bias", bias, (k,), "one value for each output feature")
+    expect_out(out, (n, k), x.dtype)
+    return dict(activation=_activation(activation))
+
+
+def linear_dgrad(dy, w, *, out=None):
+    (n, rows), (k, c) = volume("dy", dy, "N out_features"), volume("w", w, "out_features in_features")
+    same_dtype(dy=dy, w=w)
+    if rows != k:
+        raise ValueError(f"w has {k} output features, so dy must have {k} columns, received {rows}")
+    expect_out(out, (n, c), dy.dtype)
+    return {}
+
+
+def linear_wgrad(dy, x, *, out=None, accumulate=False):
+    (n, k), (x_n, c) = volume("dy", dy, "N out_features"), volume("x", x, "N in_features")
+    same_dtype(dy=dy, x=x)
+    if n != x_n:
+        raise ValueError(f"dy and x must have one batch size, received {n} and {x_n}")
+    expect_out(out, (k, c), dy.dtype)
+    expect_accumulate(accumulate, out=out)
+    return {}
+
+
+# --- normalisation and dropout -----------------------------------------------------------------
+
+
+def _channel_vectors(x: Any, shape: Sequence[int], **vectors: Any) -> None:
+    """Each is (C,) in the dtype that x accumulates in."""
+    wanted = accumulation_dtype(x.dtype)
+    for name, vector in vectors.items():
+        if vector is None:
+            continue
+        expect_shape(name, vector, shape[-1:], "one value for each channel")
+        if vector.dtype != wanted:
+            raise TypeError(f"{name} must be {wanted.name} beside {x.dtype.name} data, received {vector.dtype.name}")
+
+
+def batch_norm(
+    x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-5, out=None
+):
+    shape = any_float("x", x, 2)
+    _channel_vectors(x, shape, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    if training and math.prod(shape[:-1]) < 2:
+        raise ValueError(f"batch statistics need more than one value for each channel, received shape {shape}")
+    expect_out(out, shape, x.dtype)
+    return dict(
+        training=bool(training), momentum=number("momentum", momentum, 0.0, 1.0), eps=number("eps", eps, 0.0)
+    )
+
+
+def batch_norm_backward(
+    dy, x, gamma, mean, inv_std, *, training=True, out=None, dgamma=None, dbeta=None, accumulate=False
+):
+    shape = any_float("x", x, 2)
+    same_dtype(dy=dy, x=x)
+    expect_shape("dy", dy, shape, "x's shape")
+    _channel_vectors(x, shape, gamma=gamma, mean=mean, inv_std=inv_std, dgamma=dgamma, dbeta=dbeta)
+    expect_out(out, shape, x.dtype)
+    expect_accumulate(accumulate, dgamma=dgamma, dbeta=dbeta)
+    return dict(training=bool(training))
+
+
+def _dropout(array: Any, p: Any, seed: Any, substream: Any, offset: Any, out: Any) -> dict[str, Any]:
+    _elementwise(array, out)
+    return dict(
+        p=number("p", p, 0.0, 1.0, open_high=True), seed=seed_value("seed", seed),
+        substream=integer("substream", substream, 0), offset=step_scalar("offset", offset),
+    )
+
+
+def dropout(x, *, p, seed, substream=0, offset=0, out=None):
+    return _dropout(x, p, seed, substream, offset, out)
+
+
+def dropout_backward(dy, *, p, seed, substream=0, offset=0, out=None):
+    return _dropout(dy, p, seed, substream, offset, out)
+
+
+# --- losses ------------------------------------------------------------------------------------
+
+
+def _scores_and_labels(name: str, scores: Any, labels: Any, out: Any) -> None:
+    n, classes = volume(name, scores, "N classes")
+    if n == 0 or classes == 0:
+        raise ValueError(f"a mean loss needs at least one sample and one class, received shape {(n, classes)}")
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, received {labels.dtype.name}")
+    expect_shape("labels", labels, (n,), "one label for each row")
+    expect_out(out, (n, classes), scores.dtype)
+
+
+def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, out=None):
+    _scores_and_labels("logits", logits, labels, out)
+    return dict(label_smoothing=number("label_smoothing", label_smoothing, 0.0, 1.0))
+
+
+def svm_hinge(scores, labels, *, delta=1.0, out=None):
+    _scores_and_labels("scores", scores, labels, out)
+    return dict(delta=number("delta", delta, 0.0))
+
+
+# --- optimizer steps ---------------------------------------------------------------------------
+
+
+def _lists(**lists: Any) -> None:
+    """Lists of one length whose arrays agree in shape and dtype, entry by entry."""
+    first_name, first = next(iter(lists.items()))
+    for name, arrays in lists.items():
+        if len(arrays) != len(first):
+            raise ValueError(f"{name} must have as many arrays as {first_name} ({len(first)}), received {len(arrays)}")
+        for index, (array, param) in enumerate(zip(arrays, first)):
+            any_float(f"{name}[{index}]", array)
+            expect_shape(f"{name}[{index}]", array, param.shape, f"the shape of {first_name}[{index}]")
+            if array.dtype != param.dtype:
+                raise TypeError(
+                    f"{name}[{index}] must be {param.dtype.name} as {first_name}[{index}] is, "
+                    f"received {array.dtype.name}"
+                )
+
+
+def _decay(weight_decay: Any, count: int) -> tuple[float, ...]:
+    values = weight_decay if isinstance(weight_decay, (tuple, list)) else (weight_decay,) * count
+    if len(values) != count:
+        raise ValueError(f"weight_decay must be one number or one for each of {count} params, received {len(values)}")
+    return tuple(number("weight_decay", value, 0.0) for value in values)
+
+
+def sgd_step(params, grads, velocities=None, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+    if velocities is None and momentum:
+        raise ValueError(f"momentum {momentum} needs velocities, which were not given")
+    _lists(params=params, grads=grads, **({} if velocities is None else {"velocities": velocities}))
+    momentum = number("momentum", momentum, 0.0, 1.0)
+    if nesterov and not momentum:
+        raise ValueError("nesterov=True needs a momentum above 0")
+    return dict(
+        lr=step_scalar("lr", lr), momentum=momentum, nesterov=bool(nesterov),
+        weight_decay=_decay(weight_decay, len(params)),
+    )
+
+
+def adagrad_step(params, grads, square_sums, *, lr, eps=1e-10, weight_decay=0.0):
+    _lists(params=params, grads=grads, square_sums=square_sums)
+    return dict(
+        lr=step_scalar("lr", lr), eps=number("eps", eps, 0.0), weight_decay=_decay(weight_decay, len(params))
+    )
+
+
+def rmsprop_step(params, grads, square_averages, *, lr, alpha=0.99, eps=1e-8, weight_decay=0.0):
+    _lists(params=params, grads=grads, square_averages=square_averages)
+    return dict(
+        lr=step_scalar("lr", lr), alpha=number("alpha", alpha, 0.0, 1.0), eps=number("eps", eps, 0.0),
+        weight_decay=_decay(weight_decay, len(params)),
+    )
+
+
+def adam_step(
+    params, grads, exp_avgs, exp_avg_sqs, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8,
+    weight_decay=0.0, decoupled=False,
+):
+    _lists(params=params, grads=grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
+    return dict(
+        lr=step_scalar("lr", lr), step=step_scalar("step", step, 1), beta1=number("beta1", beta1, 0.0, 1.0, open_high=True),
+        beta2=number("beta2", beta2, 0.0, 1.0, open_high=True), eps=number("eps", eps, 0.0),
+        weight_decay=_decay(weight_decay, len(params)), decoupled=bool(decoupled),
+    )
+
+
+# --- batches -----------------------------------------------------------------------------------
+
+
+def load_batch(
+    images, labels, indices, *, mean, std, flip=False, shift=0, cutout=0, seed=0, offset=0,
+    dtype="float32", out=None,
+):
+    if images.dtype != np.uint8 or len(images.shape) != 4:
+        raise TypeError(
+            f"images must be uint8 (M, H, W, C), received {images.dtype.name} of shape {tuple(images.shape)}"
+        )
+    m, h, w, c = images.shape
+    for name, vector in (("labels", labels), ("indices", indices)):
+        if vector.dtype != np.int64 or len(vector.shape) != 1:
+            raise TypeError(f"{name} must be int64 of rank 1, received {vector.dtype.name} of shape {tuple(vector.shape)}")
+    expect_shape("labels", labels, (m,), "one label for each image")
+    for name, values in (("mean", mean), ("std", std)):
+        if values.dtype != np.float32 or tuple(values.shape) not in ((c,), (h, w, c)):
+            raise ValueError(
+                f"{name} must be float32 of shape {(c,)} or {(h, w, c)}, received {values.dtype.name} {tuple(values.shape)}"
+            )
+    shift, cutout = integer("shift", shift, 0), integer("cutout", cutout, 0)
+    if shift >= min(h, w):
+        raise ValueError(f"shift must be smaller than the image ({h} x {w}), received {shift}")
+    dtype = as_dtype(dtype)
+    expect_out(out, (indices.shape[0], h, w, c), dtype)
+    return dict(
+        flip=bool(flip), shift=shift, cutout=cutout, seed=seed_value("seed", seed),
+        offset=step_scalar("offset", offset), dtype=dtype,
+    )

@@ -1,0 +1,1 @@
+"""The CUDA kernels: .cu and .cuh files, read with importlib.resources."""
