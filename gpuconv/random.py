@@ -66,8 +66,7 @@ def philox4x32(
     m0, m1 = map(np.uint64, _MULTIPLIERS)
     for i in range(_ROUNDS):
         k0, k1 = (
-            np.uint64((key + i * weyl) & _MASK32)
-            for key, weyl in zip((seed & _MASK32, seed >> 32), _WEYL, strict=True)
+            np.uint64((key + i * weyl) & _MASK32) for key, weyl in zip((seed & _MASK32, seed >> 32), _WEYL, strict=True)
         )
         np.multiply(c0, m0, out=p0)
         np.multiply(c2, m1, out=p1)
@@ -82,9 +81,7 @@ def philox4x32(
     return c0, c1, c2, c3
 
 
-def bits(
-    n: int, *, seed: int, stream: int, substream: int = 0, offset: int = 0
-) -> NDArray[np.uint32]:
+def bits(n: int, *, seed: int, stream: int, substream: int = 0, offset: int = 0) -> NDArray[np.uint32]:
     """`n` random 32-bit words, uint32 (n,), starting at block `offset` of the stream."""
     n = _uint("n", n, 63)
     out = np.empty(n, dtype=np.uint32)
@@ -110,7 +107,7 @@ def uniform(
     (half precision: by way of float32); rounding may reach `high` where dtype is coarser than u.
     """
 
-    def draw(words: NDArray[np.uint32]) -> NDArray[np.float64]:
+    def draw(words: NDArray[np.uint32]) -> NDArray[np.floating]:
         return low + (high - low) * ((words >> np.uint32(8)) * 2.0**-24)
 
     return _fill(shape, draw, seed, stream, substream, offset, dtype)
@@ -135,7 +132,7 @@ def normal(
     weights. (On a GPU: compile this without fused multiply-add.)
     """
 
-    def draw(words: NDArray[np.uint32]) -> NDArray[np.float64]:
+    def draw(words: NDArray[np.uint32]) -> NDArray[np.floating]:
         return mean + std * inverse_normal_cdf((words + 0.5) * 2.0**-32)
 
     return _fill(shape, draw, seed, stream, substream, offset, dtype)
@@ -163,9 +160,7 @@ def permutation(n: int, *, seed: int, epoch: int = 0, stream: int = SHUFFLE) -> 
     return out
 
 
-def _feistel(
-    value: NDArray[np.uint64], n: int, seed: int, stream: int, epoch: int
-) -> NDArray[np.uint64]:
+def _feistel(value: NDArray[np.uint64], n: int, seed: int, stream: int, epoch: int) -> NDArray[np.uint64]:
     a = math.isqrt(n - 1) + 1
     b = -(-n // a)
     moduli = (np.uint64(a), np.uint64(b))
@@ -203,7 +198,7 @@ _SQRT_HALF = 0.7071067811865475244
 _ATANH = tuple(1.0 / k for k in range(23, 0, -2))  # atanh(s) / s = 1 + s^2/3 + s^4/5 + ...
 
 
-def inverse_normal_cdf(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def inverse_normal_cdf(p: NDArray[np.floating]) -> NDArray[np.floating]:
     """The z with P(Z <= z) = p for p in [2^-33, 1 - 2^-33], float64 of p's shape.
 
     AS 241 has a third piece for p below exp(-25) = 1.4e-11; a 32-bit word never gets there.
@@ -218,7 +213,7 @@ def inverse_normal_cdf(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return z
 
 
-def log(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def log(x: NDArray[np.floating]) -> NDArray[np.floating]:
     """Natural logarithm of positive normal float64, from IEEE operations alone (a few ulp).
 
     x = m 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh((m - 1) / (m + 1)), whose argument is
@@ -231,16 +226,14 @@ def log(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return (e - small) * _LN2 + (s + s) * _horner(_ATANH, s * s)
 
 
-def _ratio(
-    coefficients: tuple[tuple[float, ...], tuple[float, ...]], r: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], r: NDArray[np.floating]) -> NDArray[np.floating]:
     numerator, denominator = coefficients
     result = _horner(numerator, r)
     result /= _horner(denominator, r)
     return result
 
 
-def _horner(coefficients: tuple[float, ...], x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _horner(coefficients: tuple[float, ...], x: NDArray[np.floating]) -> NDArray[np.floating]:
     result = np.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
         result *= x
@@ -261,9 +254,7 @@ def _uint(name: str, value: Any, width: int) -> int:
     return number
 
 
-def _chunks(
-    n: int, seed: int, stream: int, substream: int, offset: int
-) -> Iterator[tuple[slice, NDArray[np.uint32]]]:
+def _chunks(n: int, seed: int, stream: int, substream: int, offset: int) -> Iterator[tuple[slice, NDArray[np.uint32]]]:
     """The words 0..n-1 of a stream, a cache-sized piece at a time, with the slice they fill."""
     stream = _uint("stream", stream, 32)
     substream = _uint("substream", substream, 32)
