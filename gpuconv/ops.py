@@ -29,7 +29,8 @@ def _op(declared: Op) -> Op:
     @functools.wraps(declared)
     def op(*arrays, **options):
         backend = backend_of(names, arrays, options)
-        return getattr(backend, name)(*arrays, **(options | check(*arrays, **options)))
+        normalised = options | check(*arrays, **options)
+        return getattr(backend, name)(*arrays, **normalised)
 
     return cast(Op, op)
 
