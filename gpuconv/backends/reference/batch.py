@@ -1,1 +1,75 @@
-"""Being written."""
+"""Batches out of a uint8 data set: gather, augment, normalise."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv import random
+
+__all__ = ["load_batch"]
+
+
+def load_batch(
+    images, labels, indices, *, mean, std, flip=False, shift=0, cutout=0, seed=0, offset=0, dtype="float32", out=None
+):
+    """See the contract. The exact arithmetic, which a kernel repeats without fused multiply-add:
+
+    x = (float32(pixel) - mean) * (float32(1) / std), then rounded to dtype
+
+    and the exact use of the four words w of a sample's Philox block, each product in 64 bits:
+
+    flip    if w0 >= 2^31
+    dy      = (w1 * (2 shift + 1) >> 32) - shift,  dx the same from w2
+    cutout  centre (w3 >> 16) * H >> 16, (w3 & 0xffff) * W >> 16; from centre - cutout // 2, `cutout` pixels a side
+
+    Output pixel (h, w) reads row h + dy and column w + dx of the image, which was flipped before.
+    """
+    n, (m, height, width, channels) = len(indices), images.shape
+    if n and not 0 <= indices.min() <= indices.max() < m:
+        raise IndexError(f"indices must be in [0, {m}), received {indices.min()} to {indices.max()}")
+    x = np.empty((n, height, width, channels), dtype) if out is None else out
+
+    if flip or shift or cutout:
+        words = random.bits(4 * n, seed=seed, stream=random.AUGMENT, offset=offset).reshape(n, 4).astype(np.int64)
+        w0, w1, w2, w3 = words.T[..., None]  # each (n, 1), against rows or columns
+        rows, columns = np.arange(height) + _shift(w1, shift), np.arange(width) + _shift(w2, shift)
+        blank = _outside(rows, height)[:, :, None] | _outside(columns, width)[:, None, :]
+        if flip:
+            columns = np.where(w0 >= 2**31, width - 1 - columns, columns)
+        if cutout:
+            covered_rows = _covered((w3 >> 16) * height >> 16, cutout, height)
+            covered_columns = _covered((w3 & 0xFFFF) * width >> 16, cutout, width)
+            blank |= covered_rows[:, :, None] & covered_columns[:, None, :]
+        pixels = images[
+            indices[:, None, None], rows.clip(0, height - 1)[:, :, None], columns.clip(0, width - 1)[:, None]
+        ]
+    else:
+        blank, pixels = None, images[indices]
+
+    normal = pixels.astype(np.float32)
+    normal -= _whole(mean, normal.shape[1:])
+    normal *= _whole(np.float32(1) / std, normal.shape[1:])
+    if blank is not None:
+        normal[blank] = 0
+    x[...] = normal
+    return x, labels[indices]
+
+
+def _whole(values, shape):
+    """One value for each element of an image: NumPy is several times slower on rows of three."""
+    return np.ascontiguousarray(np.broadcast_to(values, shape))
+
+
+def _shift(word, shift):
+    return (word * (2 * shift + 1) >> 32) - shift
+
+
+def _outside(position, size):
+    return (position < 0) | (position >= size)
+
+
+def _covered(centre, side, size):
+    """Which of `size` positions a square of that side around the centre covers: (n, size)."""
+    start = centre - side // 2
+    position = np.arange(size)
+    return (position >= start) & (position < start + side)

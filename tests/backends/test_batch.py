@@ -1,0 +1,176 @@
+"""load_batch against the same thing said pixel by pixel, and its draws against their distributions."""
+
+import numpy as np
+import pytest
+
+from gpuconv import ops, random
+
+M, H, W, C = 23, 7, 5, 3
+MEAN = np.array([100.5, 120.25, 90.125], np.float32)
+STD = np.array([50.0, 61.0, 70.0], np.float32)
+
+
+@pytest.fixture
+def images():
+    return random.bits(M * H * W * C, seed=1, stream=random.DATA).astype(np.uint8).reshape(M, H, W, C)
+
+
+@pytest.fixture
+def labels():
+    return np.arange(M) * 7 % 10
+
+
+def pixel_by_pixel(images, indices, mean, std, *, flip=False, shift=0, cutout=0, seed=0, offset=0):
+    mean, std = np.broadcast_to(mean, (H, W, C)), np.broadcast_to(std, (H, W, C))
+    x = np.zeros((len(indices), H, W, C), np.float32)
+    for n, index in enumerate(indices):
+        words = random.bits(4, seed=seed, stream=random.AUGMENT, offset=offset + n).tolist()
+        image = images[index]
+        if flip and words[0] >> 31:
+            image = image[:, ::-1]
+        dy, dx = ((word * (2 * shift + 1) >> 32) - shift for word in words[1:3])
+        top = ((words[3] >> 16) * H >> 16) - cutout // 2
+        left = ((words[3] & 0xFFFF) * W >> 16) - cutout // 2
+        for h in range(H):
+            for w in range(W):
+                inside = 0 <= h + dy < H and 0 <= w + dx < W
+                cut = top <= h < top + cutout and left <= w < left + cutout
+                if inside and not cut:
+                    for c in range(C):
+                        pixel = np.float32(image[h + dy, w + dx, c])
+                        x[n, h, w, c] = (pixel - mean[h, w, c]) * (np.float32(1) / std[h, w, c])
+    return x
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        {},
+        {"flip": True},
+        {"shift": 2},
+        {"shift": 4},
+        {"cutout": 1},
+        {"cutout": 4},
+        {"cutout": 100},
+        {"flip": True, "shift": 3, "cutout": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["channel", "image"])
+def test_bits_equal_the_formula(images, labels, augment, kind):
+    indices = np.array([3, 22, 0, 3, 14, 9, 9, 1, 20, 5, 6])
+    mean, std = MEAN, STD
+    if kind == "image":
+        mean = images.mean(axis=0, dtype=np.float32)
+        std = (40 + np.arange(H * W * C, dtype=np.float32)).reshape(H, W, C)
+    seed, offset = 2**63 + 5, 2**32 - 4
+    x, y = ops.load_batch(images, labels, indices, mean=mean, std=std, seed=seed, offset=offset, **augment)
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x, pixel_by_pixel(images, indices, mean, std, seed=seed, offset=offset, **augment))
+    np.testing.assert_array_equal(y, labels[indices])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_other_dtypes_are_the_rounded_float32(images, labels, dtype):
+    indices = np.arange(6)
+    options = {"mean": MEAN, "std": STD, "flip": True, "shift": 1, "seed": 3}
+    exact, _ = ops.load_batch(images, labels, indices, **options)
+    x, _ = ops.load_batch(images, labels, indices, dtype=dtype, **options)
+    assert x.dtype.name == dtype
+    np.testing.assert_array_equal(x, exact.astype(x.dtype))
+
+
+def test_out_is_written_and_returned(images, labels):
+    indices = np.array([4, 1])
+    out = np.full((2, H, W, C), np.nan, np.float32)
+    x, _ = ops.load_batch(images, labels, indices, mean=MEAN, std=STD, shift=4, out=out)
+    assert x is out
+    np.testing.assert_array_equal(out, pixel_by_pixel(images, indices, MEAN, STD, shift=4))
+
+
+def test_a_sample_depends_on_its_position_not_on_its_batch(images, labels):
+    indices = np.arange(12)
+    options = {"mean": MEAN, "std": STD, "flip": True, "shift": 2, "cutout": 2, "seed": 9}
+    whole, _ = ops.load_batch(images, labels, indices, offset=100, **options)
+    parts = [ops.load_batch(images, labels, indices[i : i + 5], offset=100 + i, **options)[0] for i in (0, 5, 10)]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+def test_offset_as_a_one_element_array(images, labels):
+    indices = np.arange(5)
+    options = {"mean": MEAN, "std": STD, "shift": 2}
+    given, _ = ops.load_batch(images, labels, indices, offset=np.array([77]), **options)
+    np.testing.assert_array_equal(given, ops.load_batch(images, labels, indices, offset=77, **options)[0])
+
+
+def test_draws_are_uniform():
+    """One bright pixel in the middle says which flip and shift an image got."""
+    n, shift = 6000, 2
+    image = np.zeros((1, 11, 13, 1), np.uint8)
+    image[0, 5, 2, 0] = 255
+    x, _ = ops.load_batch(
+        image, np.zeros(1, np.int64), np.zeros(n, np.int64), mean=np.zeros(1, np.float32), std=np.ones(1, np.float32),
+        flip=True, shift=shift,
+    )  # fmt: skip
+    _, rows, columns, _ = np.nonzero(x)
+    flipped = columns > 6  # the pixel stands at column 2 or, flipped, 10; a shift moves it by at most 2
+    dy = 5 - rows
+    dx = np.where(flipped, 10, 2) - columns
+    counts = np.zeros((2, 5, 5))
+    np.add.at(counts, (flipped.astype(int), dy + shift, dx + shift), 1)
+    expected = n / counts.size
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert counts.sum() == n
+    assert chi_square < 49 + 5 * np.sqrt(2 * 49)
+
+
+def test_cutout_covers_its_square():
+    image = np.full((1, 16, 16, 1), 200, np.uint8)
+    n = 3000
+    x, _ = ops.load_batch(
+        image, np.zeros(1, np.int64), np.zeros(n, np.int64), mean=np.zeros(1, np.float32), std=np.ones(1, np.float32),
+        cutout=4,
+    )  # fmt: skip
+    covered = (x == 0).sum(axis=(1, 2, 3))
+    assert covered.max() == 16  # a whole square
+    assert covered.min() == 4  # one clipped in a corner: two rows of two
+    interior = (x == 0)[:, 3:13, 3:13, 0].mean(axis=0)  # every inner pixel is covered by 16 of 256 centres
+    assert abs(interior - 1 / 16).max() < 5 * np.sqrt(1 / 16 / n)
+
+
+def test_an_empty_batch_has_its_shape(images, labels):
+    x, y = ops.load_batch(images, labels, np.zeros(0, np.int64), mean=MEAN, std=STD, flip=True, shift=1)
+    assert x.shape == (0, H, W, C)
+    assert y.shape == (0,)
+
+
+@pytest.mark.parametrize("index", [-1, M])
+def test_indices_out_of_range(images, labels, index):
+    with pytest.raises(IndexError, match=rf"\[0, {M}\)"):
+        ops.load_batch(images, labels, np.array([0, index]), mean=MEAN, std=STD)
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ({"images": np.zeros((M, H, W, C), np.float32)}, TypeError),
+        ({"images": np.zeros((M, H, W), np.uint8)}, TypeError),
+        ({"labels": np.zeros(M, np.float32)}, TypeError),
+        ({"labels": np.zeros(M + 1, np.int64)}, ValueError),
+        ({"indices": np.zeros(2)}, TypeError),
+        ({"mean": np.zeros(2, np.float32)}, ValueError),
+        ({"std": np.ones(C)}, ValueError),
+        ({"shift": -1}, ValueError),
+        ({"shift": W}, ValueError),
+        ({"cutout": 1.5}, TypeError),
+        ({"seed": -1}, ValueError),
+        ({"dtype": "int8"}, TypeError),
+        ({"out": np.empty((1, H, W, C), np.float32)}, ValueError),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_bad_arguments(images, labels, bad, error):
+    arguments = {"images": images, "labels": labels, "indices": np.arange(2), "mean": MEAN, "std": STD} | bad
+    arrays = [arguments.pop(name) for name in ("images", "labels", "indices")]
+    with pytest.raises(error):
+        ops.load_batch(*arrays, **arguments)
