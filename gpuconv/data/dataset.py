@@ -1,0 +1,84 @@
+"""Labelled images in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuconv import random
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with a class each; checked when made.
+
+    images: uint8 (N, H, W, C), not empty. labels: integers (N,) in [0, len(classes)), kept as int64.
+    classes: the names of the classes. name: what to call the set.
+
+    Raises TypeError for other dtypes and ValueError for other shapes, labels out of range and an empty set.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: Sequence[str]
+    name: str = "images"
+
+    def __post_init__(self) -> None:
+        images, labels, classes = np.asarray(self.images), np.asarray(self.labels), tuple(map(str, self.classes))
+        if images.dtype != np.uint8:
+            raise TypeError(f"images of {self.name!r} must be uint8 in 0..255, received {images.dtype.name}")
+        if images.ndim != 4:
+            raise ValueError(f"images of {self.name!r} must have the axes (N, H, W, C), received shape {images.shape}")
+        if images.size == 0:
+            raise ValueError(f"data set {self.name!r} is empty: images of shape {images.shape}")
+        if labels.dtype.kind not in "iu":
+            raise TypeError(f"labels of {self.name!r} must be integers, received {labels.dtype.name}")
+        if labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"labels of {self.name!r} must be one for each of {len(images)} images, received shape {labels.shape}"
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(classes):
+            raise ValueError(
+                f"labels of {self.name!r} must be in [0, {len(classes)}), one for each class, received {low} to {high}"
+            )
+        object.__setattr__(self, "images", np.ascontiguousarray(images))
+        object.__setattr__(self, "labels", labels.astype(np.int64))
+        object.__setattr__(self, "classes", classes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        h, w, c = self.image_shape
+        return f"Dataset({self.name!r}: {len(self)} images of {h}x{w}x{c} in {len(self.classes)} classes)"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C): what a net takes as its input volume."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def subset(self, indices: Any) -> Dataset:
+        """The images at `indices`: a slice, integers (any order, repeats allowed) or a mask."""
+        return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def split(self, fraction: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Two sets: the second has `fraction` of every class, drawn by `seed`, the first has the rest.
+
+        A class of two images or more has at least one in each; order is kept. Raises ValueError unless
+        0 < fraction < 1, and when a side would be empty.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must be between 0 and 1, received {fraction}")
+        second = np.zeros(len(self), bool)
+        for label in range(len(self.classes)):
+            members = np.flatnonzero(self.labels == label)
+            count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+            order = random.permutation(len(members), seed=seed, epoch=label, stream=random.DATA)
+            second[members[order[: max(count, 0)]]] = True
+        return self.subset(~second), self.subset(second)

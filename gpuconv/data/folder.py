@@ -1,0 +1,92 @@
+"""A folder of image files: one sub-folder a class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuconv.data.dataset import Dataset
+from gpuconv.shapes import pair
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+def load(
+    directory: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int = 3,
+    test: float = 0.2,
+    seed: int = 0,
+) -> tuple[Dataset, Dataset]:
+    """(train, test) of the images in the sub-folders of `directory`, whose sorted names are the classes.
+
+    size: (H, W) to resize to; without it all images must have one size. channels: 3 for colour, 1 for grey. test: the
+    fraction of every class that is kept for testing, chosen by `seed`.
+
+    Files without an image's suffix and hidden ones are passed over. Raises FileNotFoundError where there are no classes
+    or no images, and ValueError, naming the file, for an image that cannot be read or is of another size.
+    """
+    directory = Path(directory)
+    folders = list(_visible(directory)) if directory.is_dir() else []
+    folders = [folder for folder in folders if folder.is_dir()]
+    if not folders:
+        raise FileNotFoundError(f"{directory} must hold one sub-folder of images for each class; it has none")
+    images: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    first = None
+    for label, folder in enumerate(folders):
+        paths = [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES]
+        if not paths:
+            raise FileNotFoundError(f"class folder {folder} has no images ({' '.join(SUFFIXES)})")
+        for path in paths:
+            image = read_image(path, size=size, channels=channels)
+            first = first or (path, image.shape)
+            if image.shape != first[1]:
+                raise ValueError(
+                    f"images must have one size: {first[0]} has {_size(first[1])}, {path} has {_size(image.shape)}; "
+                    "give size= (in text: folder:DIR,size=32x32) to resize them"
+                )
+            images.append(image)
+            labels.append(label)
+    dataset = Dataset(np.stack(images), np.array(labels), [folder.name for folder in folders], directory.name)
+    return dataset.split(test, seed=seed)
+
+
+def read_image(
+    path: str | os.PathLike[str], *, size: tuple[int, int] | None = None, channels: int = 3
+) -> NDArray[np.uint8]:
+    """One image file as uint8 (H, W, channels), upright, resized to `size` = (H, W) with antialiasing if given.
+
+    Raises FileNotFoundError for a missing file and ValueError, naming the file, for one that is no readable image.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError('reading image files needs Pillow: pip install "gpuconv[image]"') from error
+    if channels not in _MODES:
+        raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels}")
+    with open(path, "rb") as file:
+        try:
+            image: Any = ImageOps.exif_transpose(Image.open(file)).convert(_MODES[channels])
+        except Exception as error:  # Pillow's decoders raise many kinds on bad bytes
+            raise ValueError(f"cannot read {path} as an image: {error}") from error
+    if size is not None:
+        height, width = pair("size", size, 1)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(image).reshape(image.height, image.width, channels)
+
+
+def _visible(directory: Path) -> Iterator[Path]:
+    return (path for path in sorted(directory.iterdir()) if not path.name.startswith("."))
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]}"

@@ -1,0 +1,123 @@
+"""The batches of an epoch, in a reproducible order, prepared ahead of their use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, ops, random
+from gpuconv.data.augment import Augmentation
+from gpuconv.data.dataset import Dataset
+from gpuconv.data.normalization import Normalization
+from gpuconv.dtypes import as_dtype
+from gpuconv.shapes import integer, seed_value
+
+Batch = tuple[Any, Any]
+
+_AHEAD = 2  # batches that the background thread may have ready
+
+
+class Loader:
+    """Batches (x, y) of a data set: x (n, H, W, C) normalised, y (n,) int64, both on `device`.
+
+    The whole data set moves to `device` once, as bytes, and each batch is one `ops.load_batch` there. Everything random
+    is a function of (seed, epoch, position in the epoch) alone: not of the batch size, nor of what ran before. So an
+    epoch entered at any batch goes on with the same bits.
+
+    On the CPU a background thread prepares two batches ahead; elsewhere the device itself runs ahead of the host.
+    shuffle=False and no augmentation (the default) is what evaluation wants. The last batch may be short, unless
+    drop_last.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        normalization: Normalization,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        device: str = "numpy",
+        dtype: Any = "float32",
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = integer("batch_size", batch_size, 1)
+        self.augmentation = augmentation or Augmentation()
+        self.seed = seed_value("seed", seed)
+        self.device = backends.resolve(device)
+        self.shuffle = bool(shuffle)
+        self.drop_last = bool(drop_last)
+        if drop_last and len(dataset) < batch_size:
+            raise ValueError(f"drop_last leaves no batch: {len(dataset)} images, batch_size {batch_size}")
+        height, width, channels = dataset.image_shape
+        for name, values in (("mean", normalization.mean), ("std", normalization.std)):
+            if values.shape not in ((channels,), (height, width, channels)):
+                raise ValueError(
+                    f"normalization is of other images: {name} has shape {values.shape}, images {dataset.image_shape}"
+                )
+        if self.augmentation.shift >= min(height, width):
+            raise ValueError(
+                f"shift must be smaller than the image ({height} x {width}), received {self.augmentation.shift}"
+            )
+        self._images = backends.asarray(dataset.images, device=self.device)
+        self._labels = backends.asarray(dataset.labels, device=self.device)
+        self._options = dataclasses.asdict(self.augmentation) | {
+            "mean": backends.asarray(normalization.mean, device=self.device),
+            "std": backends.asarray(normalization.std, device=self.device),
+            "seed": self.seed,
+            "dtype": as_dtype(dtype),
+        }
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+        whole, rest = divmod(len(self.dataset), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start_batch` on.
+
+        Raises ValueError for a negative epoch and for a start_batch past the end (`len(self)` gives no batch).
+        """
+        epoch = integer("epoch", epoch, 0)
+        if integer("start_batch", start_batch, 0) > len(self):
+            raise ValueError(
+                f"start_batch must be at most {len(self)}, the batches of an epoch, received {start_batch}"
+            )
+        count = len(self.dataset)
+        order = random.permutation(count, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(count)
+        order = backends.asarray(order, device=self.device)
+
+        def batch(number: int) -> Batch:
+            start = number * self.batch_size
+            indices = order[start : start + self.batch_size]
+            return ops.load_batch(self._images, self._labels, indices, offset=epoch * count + start, **self._options)
+
+        numbers = range(start_batch, len(self))
+        return _ahead(batch, numbers) if self.device == "numpy" else map(batch, numbers)
+
+
+def _ahead(batch: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
+    """`map(batch, numbers)`, with the next results made by a thread while the caller works on this one.
+
+    What the thread raises is raised here, at the batch it belongs to; the thread ends when this generator does, however
+    that comes about.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpuconv-loader")
+    ready: deque[Future[Batch]] = deque()
+    try:
+        for number in numbers:
+            ready.append(pool.submit(batch, number))
+            if len(ready) > _AHEAD:
+                yield ready.popleft().result()
+        while ready:
+            yield ready.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,68 @@
+"""From bytes to numbers around zero."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuconv import ops
+from gpuconv.data.dataset import Dataset
+from gpuconv.names import lookup
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Normalization:
+    """x = (pixel - mean) * (1 / std), in float32; each of mean and std is float32 (C,) or (H, W, C), in pixel units."""
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = np.asarray(getattr(self, name), np.float32)
+            if values.ndim not in (1, 3):
+                raise ValueError(f"{name} must have shape (C,) or (H, W, C), received {values.shape}")
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} must be finite, received {values}")
+            object.__setattr__(self, name, values)
+        if not (self.std > 0).all():
+            raise ValueError(f"std must be positive, received {self.std}")
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset, kind: str = "channel") -> Normalization:
+        """Measured on `dataset`, which has to be the training set: the test set is unseen in this too.
+
+        kind: "channel" subtracts each channel's mean, "image" the mean image; both divide by each channel's standard
+        deviation around what was subtracted (1 where a channel never varies). The sums are exact integers, so that
+        every machine finds the same numbers.
+        """
+        axes = lookup("normalization", kind, {"channel": (0, 1, 2), "image": (0,)})
+        images = dataset.images
+        total = images.sum(axis=axes, dtype=np.int64)
+        count = math.prod(images.shape[axis] for axis in axes)
+        channels = total.reshape(-1, total.shape[-1])
+        variance = []
+        for squares, sums in zip(_squares(images), channels.T):
+            # sum of (pixel - its mean)^2 = sum of pixel^2 - sum over means of (sum^2 / count)
+            explained = sum(int(value) ** 2 for value in sums)
+            variance.append((squares * count - explained) / (count * count * len(channels)))
+        std = np.sqrt(variance)
+        return cls(total / count, np.where(std > 0, std, 1.0))
+
+    def __call__(self, images: NDArray[np.uint8], dtype: Any = "float32") -> NDArray[Any]:
+        """Normalise uint8 images (N, H, W, C): the same bits as a batch without augmentation."""
+        everything = np.arange(len(images))
+        return ops.load_batch(images, everything, everything, mean=self.mean, std=self.std, dtype=dtype)[0]
+
+
+def _squares(images: NDArray[np.uint8]) -> list[int]:
+    """The sum of pixel^2 of each channel, exactly; a few images at a time, since squares need wider integers."""
+    total = np.zeros(images.shape[-1], np.int64)
+    step = max(1, (1 << 22) // images[0].size)
+    for start in range(0, len(images), step):
+        total += np.square(images[start : start + step], dtype=np.int32).sum(axis=(0, 1, 2), dtype=np.int64)
+    return [int(value) for value in total]

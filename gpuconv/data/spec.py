@@ -1,0 +1,83 @@
+"""A data set by a line of text, as the command line takes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from gpuconv.data import cifar10, digits, folder, synthetic
+from gpuconv.data.dataset import Dataset
+from gpuconv.names import lookup
+
+
+def load(spec: str) -> tuple[Dataset, Dataset]:
+    """(train, test) of the data set that `spec` describes:
+
+    digits                                          the shipped handwritten digits
+    cifar10:DIR                                     CIFAR-10, python or binary version, from a directory
+    folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0]   image files, one sub-folder a class
+    synthetic[:N=1024,size=32x32x3,classes=10,seed=0]          made-up images
+
+    Raises ValueError, naming what would be accepted, for any other text.
+    """
+    if not isinstance(spec, str):
+        raise TypeError(f"a data set is described by text, received {type(spec).__name__}")
+    name, _, rest = spec.partition(":")
+    return lookup("data set", name, _SOURCES)(rest)
+
+
+def _digits(rest: str) -> tuple[Dataset, Dataset]:
+    if rest:
+        raise ValueError(f"digits takes nothing after its name, received {rest!r}")
+    return digits.load()
+
+
+def _cifar10(rest: str) -> tuple[Dataset, Dataset]:
+    if not rest:
+        raise ValueError("cifar10 needs the directory of its files: cifar10:DIR")
+    return cifar10.load(rest)
+
+
+def _folder(rest: str) -> tuple[Dataset, Dataset]:
+    # A directory's name may hold commas and equal signs; only what follows it and looks like an option is one.
+    directory, *parts = re.split(r",(?=\w+=[^,/]*(?:,\w+=[^,/]*)*$)", rest)
+    if not directory:
+        raise ValueError("folder needs a directory with one sub-folder for each class: folder:DIR")
+    return folder.load(directory, **_options(parts, {"size": _size(2), "channels": int, "test": float, "seed": int}))
+
+
+def _synthetic(rest: str) -> tuple[Dataset, Dataset]:
+    parts = rest.split(",") if rest else []
+    return synthetic.load(**_options(parts, {"n": int, "size": _size(3), "classes": int, "seed": int}))
+
+
+_SOURCES: dict[str, Callable[[str], tuple[Dataset, Dataset]]] = {
+    "digits": _digits,
+    "cifar10": _cifar10,
+    "folder": _folder,
+    "synthetic": _synthetic,
+}
+
+
+def _options(parts: list[str], known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """Parts such as "classes=10" as keyword arguments, each read by its entry of `known`."""
+    options: dict[str, Any] = {}
+    for part in parts:
+        name, _, text = part.partition("=")
+        name, read = lookup("option", name, {key: (key, read) for key, read in known.items()})
+        try:
+            options[name] = read(text)
+        except ValueError as error:
+            raise ValueError(f"cannot read {part!r}: {error}") from None
+    return options
+
+
+def _size(axes: int) -> Callable[[str], tuple[int, ...]]:
+    def read(text: str) -> tuple[int, ...]:
+        sides = text.lower().split("x")
+        if len(sides) != axes or not all(side.isdecimal() and int(side) for side in sides):
+            raise ValueError(f"a size is written {'x'.join(['32', '32', '3'][:axes])}")
+        return tuple(map(int, sides))
+
+    return read

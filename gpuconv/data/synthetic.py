@@ -1,0 +1,38 @@
+"""Made-up images of any size: for timing, and for trying a net without any data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv import random
+from gpuconv.data.dataset import Dataset
+from gpuconv.shapes import integer
+
+
+def load(
+    n: int = 1024, *, size: tuple[int, int, int] = (32, 32, 3), classes: int = 10, seed: int = 0
+) -> tuple[Dataset, Dataset]:
+    """(train, test) of n and max(1, n // 5) images, uint8 (N, H, W, C).
+
+    A class is a random picture; each image is the mean of its class's picture and random bytes of its own. So a net can
+    learn them, and the test images are unseen. Image i is of class i % classes.
+    """
+    n, classes = integer("n", n, 1), integer("classes", classes, 1)
+    if len(size) != 3:
+        raise ValueError(f"size must be (H, W, C), received {size}")
+    for axis, side in zip("HWC", size):
+        integer(f"size {axis}", side, 1)
+    test = max(1, n // 5)
+    patterns = _bytes((classes, *size), seed, substream=0) // 2
+    images = _bytes((n + test, *size), seed, substream=1) // 2
+    labels = np.arange(n + test) % classes
+    for label in range(classes):
+        images[label::classes] += patterns[label]
+    everything = Dataset(images, labels, [f"class {label}" for label in range(classes)], "synthetic")
+    return everything.subset(slice(n)), everything.subset(slice(n, None))
+
+
+def _bytes(shape: tuple[int, ...], seed: int, substream: int) -> np.ndarray:
+    count = int(np.prod(shape))
+    words = random.bits(-(-count // 4), seed=seed, stream=random.DATA, substream=substream)
+    return words.astype("<u4", copy=False).view(np.uint8)[:count].reshape(shape)
