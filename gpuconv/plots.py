@@ -1,0 +1,300 @@
+"""Pictures of a run: its curves, one image on its way through the net, the filters of the first layer.
+
+Each function takes plain arrays and returns a matplotlib figure; `save` writes it. Matplotlib (the extra "plot") is
+imported when the first picture is drawn, and no figure touches pyplot or its global state, so drawing works in a
+thread, in a notebook and on a machine without a display.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DPI = 150
+TIMES = "\N{MULTIPLICATION SIGN}"
+INK, MUTED, FAINT, PAPER = "#e8e6e3", "#8d93a5", "#2a2f3d", "#11141b"
+WARM, COLD, GOOD = "#ffb454", "#59c2ff", "#7fd962"
+
+Figure = Any
+
+
+class PlotError(RuntimeError):
+    """Pictures were asked for and matplotlib is not installed."""
+
+
+def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """Loss and accuracy by epoch, for the training and the test images.
+
+    history: one mapping an epoch with "epoch" and any of "train_loss", "test_loss", "train_accuracy" and
+    "test_accuracy" (accuracies between 0 and 1); what is missing is not drawn. Raises ValueError for an empty history.
+    """
+    if not history:
+        raise ValueError("curves need at least one epoch, received an empty history")
+    figure = _figure(1500, 620)
+    if title:
+        figure.text(0.045, 0.94, title, color=INK, fontsize=11, weight="bold", va="center")
+    for number, (quantity, scale, form) in enumerate((("loss", 1, "{:.3f}"), ("accuracy", 100, "{:.1f} %"))):
+        axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.36, 0.66))
+        axes.set_title(quantity, color=MUTED, fontsize=9, loc="left", pad=10)
+        ends = []
+        for part, color in (("train", COLD), ("test", WARM)):
+            key = f"{part}_{quantity}"
+            points = [(row["epoch"], scale * row[key]) for row in history if row.get(key) is not None]
+            if points:
+                x, y = zip(*points)
+                axes.plot(x, y, color=color, lw=1.8, marker="o", ms=3 if len(x) < 40 else 0, label=part)
+                ends.append([y[-1], f"{part} {form.format(y[-1])}", color])
+        _style_curves(axes, [row["epoch"] for row in history])
+        _label_ends(axes, ends)
+    return figure
+
+
+def activations(
+    image: np.ndarray,
+    volumes: Sequence[tuple[str, np.ndarray]],
+    scores: np.ndarray,
+    classes: Sequence[str],
+    *,
+    truth: int | None = None,
+    rows: int = 10,
+    title: str = "",
+) -> Figure:
+    """One image on its way through a net, drawn as the CS231n notes do.
+
+    The raw image is on the left. Each layer has a column with its name and the size of its volume; the volume's slices
+    lie in rows, the first `rows` of them where it has more. The five best scores are on the right, sorted, with labels.
+    Slices of one volume share one scale: negative is blue, zero dark, positive amber.
+
+    image: (H, W), (H, W, 1) or (H, W, 3), uint8 or floats between 0 and 1. volumes: (name, (H, W, C) or (C,) array) of
+    each layer. scores: (classes,) probabilities. truth: the index of the right class, if it is known.
+    """
+    scores = np.asarray(scores, np.float64).ravel()
+    if len(scores) != len(classes):
+        raise ValueError(f"{len(scores)} scores but {len(classes)} class names")
+    stacks = [(name, _as_volume(volume)) for name, volume in volumes]
+    shown = max([1, *(min(rows, volume.shape[2]) for _, volume in stacks)])
+
+    tile, gap, column = 84, 6, 104
+    height = shown * (tile + gap) - gap
+    big = min(height, 330)
+    left, top, bars = 60, 170, 430
+    columns_at = left + big + 60
+    bars_at = columns_at + len(stacks) * column + 30
+    width, total = bars_at + bars + 50, top + height + 90
+    figure = _figure(width, total)
+
+    def place(x: float, y: float, w: float, h: float) -> Any:
+        """Axes at a place in pixels from the figure's top left corner."""
+        return figure.add_axes((x / width, 1 - (y + h) / total, w / width, h / total))
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        figure.text(x / width, 1 - y / total, text, **{"color": MUTED, "fontsize": 7, "va": "center", **style})
+
+    if title:
+        write(left, 45, title, color=INK, fontsize=11, weight="bold")
+
+    picture = place(left, top + (height - big) / 2, big, big)
+    _show(picture, _as_image(image), label="image")
+    middle, below = left + big / 2, top + (height + big) / 2
+    write(middle, below - big - 48, "image", color=INK, fontsize=8, ha="center")
+    write(middle, below - big - 24, _size(np.atleast_3d(image)), ha="center")
+    if truth is not None:
+        write(middle, below + 28, f"this is: {classes[truth]}", color=INK, fontsize=8, ha="center")
+
+    for number, (name, volume) in enumerate(stacks):
+        x = columns_at + number * column
+        count = min(shown, volume.shape[2])
+        axes = place(x, top, tile, count * (tile + gap) - gap)
+        _show(axes, _mosaic(volume[:, :, :count], tile, gap, _scale(volume)), label=name)
+        write(x + tile / 2, top - 48, name, color=INK, fontsize=8 if len(name) < 9 else 6, ha="center")
+        write(x + tile / 2, top - 24, _size(volume), fontsize=7 if len(_size(volume)) < 9 else 5.5, ha="center")
+        if count < volume.shape[2]:
+            write(x + tile / 2, top + height + 20, f"{count} of {volume.shape[2]}", fontsize=6, ha="center")
+
+    _scores(place(bars_at, top + (height - big) / 2, bars, big), scores, classes, truth)
+    write(bars_at, top + (height - big) / 2 - 24, "top scores", color=INK, fontsize=8)
+    _color_key(place(columns_at + 75, total - 38, 180, 10))
+    write(columns_at, total - 33, "negative")
+    write(columns_at + 270, total - 33, "positive (each layer on its own scale)")
+    return figure
+
+
+def filters(weight: np.ndarray, *, title: str = "") -> Figure:
+    """The filters of a layer as a grid: in color where they read 3 channels, else one tile a filter and channel.
+
+    weight: (K, R, S, C). One scale serves all tiles: in color zero is mid-gray; otherwise negative is blue, zero dark,
+    positive amber.
+    """
+    weight = np.asarray(weight, np.float32)
+    if weight.ndim != 4:
+        raise ValueError(f"filters are (K, R, S, C), received shape {weight.shape}")
+    bound = _scale(weight)
+    colored = weight.shape[3] == 3
+    tiles = weight / (2 * bound) + 0.5 if colored else _colors(np.moveaxis(weight, 3, 1), bound)
+    tiles = np.clip(tiles.reshape(-1, *weight.shape[1:3], 3), 0, 1)
+    widest = int(np.ceil(np.sqrt(len(tiles) * 2)))
+    across = min(range(max(1, widest // 2), widest + 1), key=lambda n: (-len(tiles) % n, -n))  # full rows if it can be
+    down = -(-len(tiles) // across)
+    tile = max(24, min(110, 1400 // across))
+    gap = max(2, tile // 12)
+    width, height = max(460, across * (tile + gap) - gap + 100), down * (tile + gap) - gap + 150
+    sheet = np.ones((down * (tile + gap) - gap, across * (tile + gap) - gap, 4), np.float32)
+    sheet[..., 3] = 0
+    for number, pixels in enumerate(tiles):
+        y, x = (tile + gap) * (number // across), (tile + gap) * (number % across)
+        drawn = _enlarge(pixels, tile)
+        sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], :3] = drawn
+        sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], 3] = 1
+    figure = _figure(width, height)
+    figure.text(50 / width, 1 - 42 / height, title or "filters", color=INK, fontsize=10, weight="bold", va="center")
+    size = TIMES.join(map(str, weight.shape[1:]))
+    note = f"{weight.shape[0]} filters of {size}, largest weight {np.abs(weight).max(initial=0):.2g}"
+    figure.text(50 / width, 1 - 76 / height, note, color=MUTED, fontsize=7, va="center")
+    axes = figure.add_axes((50 / width, 50 / height, sheet.shape[1] / width, sheet.shape[0] / height))
+    _show(axes, sheet, label="filters")
+    return figure
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as PNG: whole or not at all, so a viewer never reads half a file. Returns the path."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(suffix=".png", prefix=f".{path.stem}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            figure.savefig(file, format="png", dpi=DPI, facecolor=figure.get_facecolor())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+def _figure(width: int, height: int) -> Figure:
+    """An empty figure of that many pixels."""
+    try:
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as error:
+        raise PlotError("pictures need matplotlib: python -m pip install 'gpuconv[plot]'") from error
+    return Canvas(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _style_curves(axes: Any, epochs: Sequence[int]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_facecolor(PAPER)
+    axes.grid(axis="y", color=FAINT, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelsize=7, length=0, pad=6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.set_xlim(min(epochs) - 0.5 * (len(set(epochs)) == 1), max(epochs) + 0.5 * (len(set(epochs)) == 1))
+    axes.set_xlabel("epoch", color=MUTED, fontsize=8)
+
+
+def _label_ends(axes: Any, ends: list[list[Any]]) -> None:
+    """The name and last value of each line at its right end, moved apart where they would touch."""
+    low, high = axes.get_ylim()
+    apart = 0.075 * (high - low)
+    ends.sort()
+    for lower, upper in pairwise(ends):
+        upper[0] = max(upper[0], lower[0] + apart)
+    for y, text, color in ends:
+        axes.text(1.02, (y - low) / (high - low), text, color=color, fontsize=8, va="center", transform=axes.transAxes)
+
+
+def _show(axes: Any, pixels: np.ndarray, label: str) -> None:
+    axes.imshow(pixels, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    axes.set_label(label)
+
+
+def _as_volume(volume: np.ndarray) -> np.ndarray:
+    """(H, W, C) as it is; the scores of an FC layer, (C,), as the 1x1 map that they are."""
+    volume = np.asarray(volume, np.float32)
+    if volume.ndim not in (1, 3):
+        raise ValueError(f"a layer's volume is (H, W, C) or (C,), received shape {volume.shape}")
+    return volume.reshape(1, 1, -1) if volume.ndim == 1 else volume
+
+
+def _as_image(image: np.ndarray) -> np.ndarray:
+    image = np.atleast_3d(np.asarray(image))
+    if image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise ValueError(f"an image is (H, W), (H, W, 1) or (H, W, 3), received shape {image.shape}")
+    image = image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def _size(volume: np.ndarray) -> str:
+    return TIMES.join(map(str, volume.shape))
+
+
+def _scale(values: np.ndarray) -> float:
+    """The magnitude drawn in full color: nearly the largest, so that one outlier does not darken the rest."""
+    magnitudes = np.abs(values[np.isfinite(values)])
+    return float(np.quantile(magnitudes, 0.995)) or 1.0 if magnitudes.size else 1.0
+
+
+def _colors(values: np.ndarray, bound: float) -> np.ndarray:
+    """Signed values as RGB: -bound is light blue, 0 the dark ground, +bound light amber; not a number is magenta."""
+    stops = np.array([[0.85, 0.96, 1], [0.26, 0.66, 0.92], [0.1, 0.28, 0.45], [0.085, 0.1, 0.135],
+                      [0.5, 0.28, 0.08], [1, 0.66, 0.26], [1, 0.95, 0.8]])  # fmt: skip
+    at = np.linspace(-1, 1, len(stops))
+    unit = np.clip(values / bound, -1, 1)
+    colors = np.stack([np.interp(unit, at, stops[:, channel]) for channel in range(3)], axis=-1)
+    colors[np.isnan(values)] = (1, 0, 1)
+    return colors.astype(np.float32)
+
+
+def _enlarge(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Nearest-neighbour scaling of (H, W, ...) so that the longer edge is `side`."""
+    h, w = pixels.shape[:2]
+    tall, wide = max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w)))
+    return pixels[np.arange(tall) * h // tall][:, np.arange(wide) * w // wide]
+
+
+def _mosaic(volume: np.ndarray, tile: int, gap: int, bound: float) -> np.ndarray:
+    """The slices of a volume under each other as one RGBA image, clear between them."""
+    sheet = np.zeros((volume.shape[2] * (tile + gap) - gap, tile, 4), np.float32)
+    for number in range(volume.shape[2]):
+        drawn = _enlarge(_colors(volume[:, :, number], bound), tile)
+        y, x = number * (tile + gap) + (tile - drawn.shape[0]) // 2, (tile - drawn.shape[1]) // 2
+        sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], :3] = drawn
+        sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], 3] = 1
+    return sheet
+
+
+def _scores(axes: Any, scores: np.ndarray, classes: Sequence[str], truth: int | None) -> None:
+    """The five best scores as bars, best first; the right class is green."""
+    best = np.argsort(-scores, kind="stable")[:5]
+    for row, index in enumerate(best):
+        known = truth is not None
+        color = GOOD if known and index == truth else WARM if row == 0 else MUTED
+        axes.barh(row, 1, color=FAINT, height=0.26)
+        axes.barh(row, scores[index], color=color, height=0.26)
+        axes.text(0, row - 0.34, classes[index], color=INK, fontsize=9, va="center")
+        axes.text(1, row - 0.34, f"{100 * scores[index]:.1f} %", color=color, fontsize=9, va="center", ha="right")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(4.2, -0.6)
+    axes.set_axis_off()
+    axes.set_label("scores")
+
+
+def _color_key(axes: Any) -> None:
+    _show(axes, _colors(np.linspace(-1, 1, 181)[None], 1.0), label="key")
