@@ -1,1 +1,115 @@
-"""Being written."""
+"""Activations: each op hands its formula to `elementwise`, which sees to dtypes, blocks and out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpuconv.backends.reference.elementwise import elementwise, result_array
+from gpuconv.backends.reference.erf import normal_cdf, normal_pdf
+from gpuconv.backends.reference.rounding import store, widen
+
+__all__ = [
+    "gelu",
+    "gelu_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "tanh",
+    "tanh_backward",
+]
+
+_BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+def relu(x, *, out=None):
+    return np.maximum(x, 0, out=result_array(x, out))  # exact in every dtype
+
+
+def relu_backward(dy, y, *, out=None):
+    # dy's bits times 0 or 1: exact in every dtype, and unlike dy * 0 it is 0 where dy is infinite or NaN.
+    out, bits = result_array(dy, out), _BITS[dy.dtype.itemsize]
+    np.multiply(dy.view(bits), y > 0, out=out.view(bits))
+    return out
+
+
+def leaky_relu(x, *, negative_slope=0.01, out=None):
+    return elementwise(lambda x: np.maximum(x, 0) + negative_slope * np.minimum(x, 0), x, out=out)
+
+
+def leaky_relu_backward(dy, y, *, negative_slope=0.01, out=None):
+    return elementwise(lambda dy, y: np.where(y > 0, dy, negative_slope * dy), dy, y, out=out)
+
+
+def sigmoid(x, *, out=None):
+    return elementwise(_sigmoid, x, out=out)
+
+
+def _sigmoid(x):
+    """1 / (1 + exp(-x)), with numerator and denominator times exp(x) where x < 0, so that no exp overflows."""
+    return np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
+
+
+def sigmoid_backward(dy, y, *, out=None):
+    return elementwise(lambda dy, y: dy * y * (1 - y), dy, y, out=out)
+
+
+def tanh(x, *, out=None):
+    return elementwise(np.tanh, x, out=out)
+
+
+def tanh_backward(dy, y, *, out=None):
+    return elementwise(lambda dy, y: dy * (1 - y) * (1 + y), dy, y, out=out)
+
+
+def silu(x, *, out=None):
+    return elementwise(lambda x: x * _sigmoid(x), x, out=out)
+
+
+def silu_backward(dy, x, *, out=None):
+    def formula(dy, x):
+        s = _sigmoid(x)
+        return dy * (s + x * s * (1 - s))
+
+    return elementwise(formula, dy, x, out=out)
+
+
+def gelu(x, *, approximate="none", out=None):
+    def exact(x):
+        return x * normal_cdf(x)
+
+    def by_tanh(x):
+        return x * _sigmoid(2 * _tanh_argument(x))  # 0.5 * (1 + tanh(u)) is sigmoid(2 * u)
+
+    return elementwise(exact if approximate == "none" else by_tanh, x, out=out)
+
+
+def gelu_backward(dy, x, *, approximate="none", out=None):
+    def exact(dy, x):
+        return dy * (normal_cdf(x) + x * normal_pdf(x))
+
+    def by_tanh(dy, x):
+        s = _sigmoid(2 * _tanh_argument(x))
+        slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+        return dy * (s + x * s * (1 - s) * 2 * slope)
+
+    return elementwise(exact if approximate == "none" else by_tanh, dy, x, out=out)
+
+
+def _tanh_argument(x):
+    return math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+
+
+def softmax(x, *, out=None):
+    """x - max is at most 0, so exp stays finite; a row's largest term is 1, so the sum is not 0."""
+    with np.errstate(invalid="ignore"):  # a row with inf or NaN is NaN
+        powers = np.exp(widen(x) - widen(x.max(axis=1, keepdims=True, initial=-np.inf)))
+        powers /= powers.sum(axis=1, keepdims=True)
+    return store(powers, x.dtype, out)
