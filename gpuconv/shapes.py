@@ -209,7 +209,7 @@ def volume_shape(name: str, shape: Any) -> tuple[int, int, int, int]:
 # --- convolution -------------------------------------------------------------------------------
 
 
-def _convolution(
+def convolution(
     input_shape: Sequence[int], filters: int, filter_channels: int, kernel_size: Any,
     stride: Any, padding: Any, dilation: Any, groups: Any, fit: str,
 ) -> tuple[dict[str, Any], tuple[int, int, int, int]]:
@@ -240,7 +240,7 @@ def conv2d(
 ):
     x_shape, (k, r, s, c) = volume("x", x, "N H W C"), volume("w", w, "K R S C/groups")
     same_dtype(x=x, w=w, bias=bias)
-    options, y_shape = _convolution(x_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
+    options, y_shape = convolution(x_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
     if bias is not None:
         expect_shape("bias", bias, (k,), "one value for each filter")
     expect_out(out, y_shape, x.dtype)
@@ -257,7 +257,7 @@ def conv2d_dgrad(
     (k, r, s, c), input_shape = volume("w", w, "K R S C/groups"), volume_shape("input_shape", input_shape)
     volume("dy", dy, "N P Q K")
     same_dtype(dy=dy, w=w)
-    options, y_shape = _convolution(input_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
+    options, y_shape = convolution(input_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
     expect_shape("dy", dy, y_shape, "the convolution's output")
     expect_out(out, input_shape, dy.dtype)
     return options | dict(input_shape=input_shape)
@@ -270,7 +270,7 @@ def conv2d_wgrad(
     same_dtype(dy=dy, x=x)
     kernel_size, groups = pair("kernel_size", kernel_size, 1), integer("groups", groups, 1)
     filters, filter_channels = dy_shape[3], x_shape[3] // groups
-    options, y_shape = _convolution(
+    options, y_shape = convolution(
         x_shape, filters, filter_channels, kernel_size, stride, padding, dilation, groups, fit
     )
     expect_shape("dy", dy, y_shape, "the convolution's output")
@@ -289,7 +289,7 @@ def bias_grad(dy, *, out=None, accumulate=False):
 # --- pooling -----------------------------------------------------------------------------------
 
 
-def _pool(
+def pooling(
     input_shape: Sequence[int], kernel_size: Any, stride: Any, padding: Any, fit: str
 ) -> tuple[dict[str, Any], tuple[int, int, int, int]]:
     """The normalised window arguments of a pool, and its output shape."""
@@ -313,7 +313,7 @@ def argmax_dtype(kernel_size: Pair) -> np.dtype:
 
 
 def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None):
-    options, y_shape = _pool(volume("x", x, "N H W C"), kernel_size, stride, padding, fit)
+    options, y_shape = pooling(volume("x", x, "N H W C"), kernel_size, stride, padding, fit)
     expect_out(out, y_shape, x.dtype)
     return options
 
@@ -322,7 +322,7 @@ def max_pool2d_backward(
     dy, argmax, *, input_shape, kernel_size, stride=None, padding=0, fit="floor", out=None
 ):
     input_shape = volume_shape("input_shape", input_shape)
-    options, y_shape = _pool(input_shape, kernel_size, stride, padding, fit)
+    options, y_shape = pooling(input_shape, kernel_size, stride, padding, fit)
     volume("dy", dy, "N P Q C")
     expect_shape("dy", dy, y_shape, "the pool's output")
     expect_shape("argmax", argmax, y_shape, "the pool's output")
@@ -336,7 +336,7 @@ def max_pool2d_backward(
 def avg_pool2d(
     x, *, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None
 ):
-    options, y_shape = _pool(volume("x", x, "N H W C"), kernel_size, stride, padding, fit)
+    options, y_shape = pooling(volume("x", x, "N H W C"), kernel_size, stride, padding, fit)
     expect_out(out, y_shape, x.dtype)
     return options | dict(count_include_pad=bool(count_include_pad))
 
@@ -345,7 +345,7 @@ def avg_pool2d_backward(
     dy, *, input_shape, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None
 ):
     input_shape = volume_shape("input_shape", input_shape)
-    options, y_shape = _pool(input_shape, kernel_size, stride, padding, fit)
+    options, y_shape = pooling(input_shape, kernel_size, stride, padding, fit)
     volume("dy", dy, "N P Q C")
     expect_shape("dy", dy, y_shape, "the pool's output")
     expect_out(out, input_shape, dy.dtype)
