@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The oracle needs no other framework: the reference's tests with only NumPy beside the test tools.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=$(mktemp -d)
+trap 'rm -rf "$venv"' EXIT
+python3 -m venv "$venv"
+"$venv/bin/python" -m pip install --quiet numpy 'pytest>=8' 'hypothesis>=6.100'
+"$venv/bin/python" - <<'PYTHON'
+import importlib.util
+
+present = [name for name in ("scipy", "torch", "cupy", "ml_dtypes", "matplotlib") if importlib.util.find_spec(name)]
+assert not present, f"not NumPy alone: {present}"
+PYTHON
+"$venv/bin/python" -m pytest tests/backends tests/test_random.py --ignore=tests/backends/cuda

@@ -1,0 +1,125 @@
+"""What a user gets: a quick import, a whole wheel, and layers that import one way."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+HEAVY = "cupy cuda matplotlib PIL scipy torch tqdm safetensors ml_dtypes pooch nvtx".split()
+
+# Each part may import from its own line and the lines above it.
+LAYERS = [
+    {"names"},
+    {"dtypes", "shapes"},
+    {"random", "kernels"},
+    {"backends"},
+    {"ops"},
+    {"data", "initializers", "layers", "losses"},
+    {"models"},
+    {"checks", "interop", "plots", "profiling", "summary", "training"},
+    {"cli"},
+    {"__main__"},
+]
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("module", ["gpuconv", "gpuconv.cli"])
+def test_import_leaves_what_is_heavy_alone(module):
+    loaded = python(f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))")
+    assert not set(HEAVY) & set(loaded.split())
+
+
+def test_import_takes_under_150_ms():
+    code = "import time; start = time.perf_counter(); import gpuconv; print(time.perf_counter() - start)"
+    fastest = min(float(python(code)) for _ in range(5))  # of five: the others wait for a busy machine
+    assert fastest < 0.150
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "gpuconv").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """The gpuconv modules that a file names in its import statements, at whatever depth."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.startswith("gpuconv.")}
+
+
+def part(name: str) -> str:
+    """"gpuconv.backends.reference.conv" belongs to "backends"."""
+    return name.split(".")[1]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    inside = path.relative_to(ROOT / "gpuconv").with_suffix("").parts
+    if inside == ("__init__",):
+        return  # the public names, from everywhere
+    level = {name: number for number, names in enumerate(LAYERS) for name in names}
+    assert inside[0] in level, f"{inside[0]} has no place in LAYERS yet"
+    for name in imports(path) - {"gpuconv.__version__"}:
+        assert level[part(name)] <= level[inside[0]], f"{path} imports {name}"
+        if inside[:2] == ("backends", "reference"):
+            assert not name.startswith("gpuconv.backends.cuda"), "the reference knows nothing of CUDA"
+        if inside[0] in ("layers", "losses", "models", "training"):
+            assert not name.startswith(("gpuconv.backends.reference", "gpuconv.backends.cuda")), "no backend here"
+
+
+def test_the_sources_were_found():
+    assert len(modules()) > 30
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.Path:
+    """The wheel, built from a copy: what an earlier build left in the repository must not slip in."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("gpuconv", "kernels"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source],
+        check=True, capture_output=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}, timeout=300,
+    )  # fmt: skip
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+    """Modules, kernels and their headers, the emulator's headers, data files, py.typed: all that is not a cache."""
+    expected = {
+        (Path("gpuconv") / folder / path.relative_to(ROOT / root)).as_posix()
+        for root, folder in (("gpuconv", ""), ("kernels", "kernels"))
+        for path in (ROOT / root).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {"gpuconv/py.typed", "gpuconv/data/digits.npz", "gpuconv/data/digits.md"} <= expected
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packed == expected
+
+
+def test_the_wheel_brings_the_command(wheel):
+    archive = zipfile.ZipFile(wheel)
+    metadata = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
+    assert "gpuconv = gpuconv.cli:main" in archive.read(metadata).decode()
