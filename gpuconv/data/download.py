@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 14  # bytes; what came of a block that breaks off is lost
 
 
 def fetch_archive(url: str, directory: Path, *, sha256: str, progress: bool = True) -> None:
@@ -17,8 +17,8 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, progress: bool = Tr
     A download that was cut off goes on where it stopped. Each file appears under its name only when it is whole.
     progress: show a bar.
 
-    Raises OSError (PermissionError, ...) if `directory` cannot be written to, ConnectionError if the download stops, and
-    ValueError if what came is not what was expected; then nothing is unpacked.
+    Raises OSError (PermissionError, ...) if `directory` cannot be written to, ConnectionError if the download stops,
+    and ValueError if what came is not what was expected; then nothing is unpacked.
     """
     try:
         import pooch

@@ -30,7 +30,10 @@ class ArrayState:
         """The array, if its state is that of a uint8 one: (version, shape, dtype, is Fortran order, bytes)."""
         match self.state:
             case (int(), tuple(shape), _Dtype(code="u1"), fortran, bytes(data)):
-                return np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
+                try:
+                    return np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
+                except (TypeError, ValueError):  # a shape that is none, or not that of so many bytes
+                    return None
         return None
 
 

@@ -1,0 +1,47 @@
+import pytest
+
+from gpuconv.data import Augmentation
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("none", Augmentation()),
+        ("flip", Augmentation(flip=True)),
+        ("shift:4", Augmentation(shift=4)),
+        ("flip,shift:4,cutout:8", Augmentation(flip=True, shift=4, cutout=8)),
+        (" Cutout:3 , flip ", Augmentation(flip=True, cutout=3)),
+    ],
+)
+def test_parse_and_back(text, expected):
+    parsed = Augmentation.parse(text)
+    assert parsed == expected
+    assert Augmentation.parse(str(parsed)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filp", "did you mean 'flip'"),
+        ("", "unknown augmentation"),
+        ("shift", "shift:PIXELS"),
+        ("shift:", "shift:PIXELS"),
+        ("shift:-1", "shift:PIXELS"),
+        ("cutout:1.5", "cutout:PIXELS"),
+        ("flip:1", "written flip"),
+        ("flip,none", "unknown augmentation 'none'"),
+        ("flip,flip", "twice"),
+    ],
+)
+def test_bad_text(text, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({"shift": -1}, ValueError), ({"cutout": 2.0}, TypeError), ({"flip": 1}, TypeError), ({"shift": True}, TypeError)],
+)
+def test_bad_options(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        Augmentation(**options)

@@ -1,0 +1,240 @@
+"""CIFAR-10 in both formats, with files of a few images where 10,000 would only be slow."""
+
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+from gpuconv import data, random
+from gpuconv.data import cifar10
+
+FILES = [*cifar10.TRAIN_FILES, *cifar10.TEST_FILES]
+COUNT = 6
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", COUNT)
+
+
+def batch(number, count=COUNT):
+    """Pixels (count, 3072) in the files' order, three planes of 32x32, and labels."""
+    words = random.bits(count * 768, seed=number, stream=random.DATA)
+    return words.view(np.uint8).reshape(count, 3072), (np.arange(count) * 3 + number) % 10
+
+
+def write_binary(directory, count=COUNT):
+    directory.mkdir(exist_ok=True)
+    for number, name in enumerate(FILES):
+        pixels, labels = batch(number, count)
+        np.hstack([labels.astype(np.uint8)[:, None], pixels]).tofile(directory / f"{name}.bin")
+
+
+def write_python(directory, protocol=2, as_bytes=True):
+    directory.mkdir(exist_ok=True)
+    for number, name in enumerate(FILES):
+        pixels, labels = batch(number)
+        content = {"data": pixels, "labels": labels.tolist(), "batch_label": name, "filenames": ["a.png"] * COUNT}
+        if as_bytes:
+            content = {key.encode(): value for key, value in content.items()}
+        (directory / name).write_bytes(pickle.dumps(content, protocol))
+
+
+def check(train, test):
+    assert train.classes[:2] == ("airplane", "automobile")
+    assert train.images.shape == (5 * COUNT, 32, 32, 3)
+    assert test.images.shape == (COUNT, 32, 32, 3)
+    pixels, labels = zip(*(batch(number) for number in range(6)))
+    np.testing.assert_array_equal(train.labels, np.concatenate(labels[:5]))
+    np.testing.assert_array_equal(test.labels, labels[5])
+    # Row 7, column 9 of the third image's green plane.
+    assert test.images[2, 7, 9, 1] == pixels[5][2, 1024 + 7 * 32 + 9]
+    np.testing.assert_array_equal(train.images[COUNT + 1, :, :, 2].ravel(), pixels[1][1, 2048:])
+
+
+@pytest.mark.parametrize("below", ["", "cifar-10-batches-bin"])
+def test_binary_version(small, tmp_path, below):
+    write_binary(tmp_path / below)
+    check(*cifar10.load(tmp_path))
+    check(*data.load(f"cifar10:{tmp_path}"))
+
+
+@pytest.mark.parametrize("below", ["", "cifar-10-batches-py"])
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_python_version(small, tmp_path, below, protocol, as_bytes):
+    write_python(tmp_path / below, protocol, as_bytes)
+    check(*cifar10.load(tmp_path))
+
+
+def python2_pickle(pixels, labels):
+    """Protocol 2 as Python 2 wrote the published files, opcode by opcode: byte strings, numpy.core, ints."""
+
+    def text(value):
+        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
+
+    dtype = (
+        b"cnumpy\ndtype\n("
+        + text(b"u1")
+        + b"K\x00K\x01tR(K\x03"
+        + text(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
+    shape = b"M" + struct.pack("<H", pixels.shape[0]) + b"M" + struct.pack("<H", pixels.shape[1]) + b"\x86"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00t" + text(b"b") + b"tR"
+    array += b"(K\x01" + shape + dtype + b"\x89" + text(pixels.tobytes()) + b"tb"
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + numbers + b"u."
+
+
+def test_pickles_of_python_2(small, tmp_path):
+    for number, name in enumerate(FILES):
+        (tmp_path / name).write_bytes(python2_pickle(*batch(number)))
+    check(*cifar10.load(tmp_path))
+
+
+def test_files_of_full_size(tmp_path):
+    write_binary(tmp_path, 10_000)
+    train, test = cifar10.load(tmp_path)
+    assert (len(train), len(test)) == (50_000, 10_000)
+
+
+# -- what is wrong with files -------------------------------------------------------------------
+
+
+def test_no_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no CIFAR-10 in .*data_batch_1.*gpuconv data cifar10 --to"):
+        cifar10.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_binary, "data_batch_3.bin"), (write_python, "test_batch")])
+def test_a_missing_file_is_named(small, tmp_path, write, name):
+    write(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"not whole: {name} missing"):
+        cifar10.load(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 100, COUNT * 3073 - 1, COUNT * 3073 + 1])
+def test_a_binary_file_of_another_size(small, tmp_path, size):
+    write_binary(tmp_path)
+    os.truncate(tmp_path / "data_batch_4.bin", size)
+    with pytest.raises(ValueError, match=rf"data_batch_4\.bin.*expected {COUNT * 3073} bytes, found {size}"):
+        cifar10.load(tmp_path)
+
+
+def test_a_binary_file_with_impossible_labels(small, tmp_path):
+    write_binary(tmp_path)
+    content = bytearray((tmp_path / "test_batch.bin").read_bytes())
+    content[3073] = 10
+    (tmp_path / "test_batch.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=r"test_batch\.bin is corrupt.*\[0, 10\).*10"):
+        cifar10.load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 50, -1, -100])
+def test_a_truncated_pickle(small, tmp_path, keep):
+    write_python(tmp_path)
+    content = (tmp_path / "data_batch_2").read_bytes()[:keep]
+    (tmp_path / "data_batch_2").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"data_batch_2.*expected.*{COUNT} images.*found {len(content)} bytes"):
+        cifar10.load(tmp_path)
+
+
+def test_pickles_with_flipped_bytes_raise_value_errors_only(small, tmp_path):
+    """Whatever a byte of the frame turns into, the file is read, or named in a ValueError."""
+    write_python(tmp_path)
+    good = (tmp_path / "data_batch_1").read_bytes()
+    frame = [*range(200), *range(len(good) - 200, len(good))]
+    refused = []
+    for position in frame:
+        bad = bytearray(good)
+        bad[position] ^= 0x55
+        (tmp_path / "data_batch_1").write_bytes(bad)
+        try:
+            cifar10._read_python(tmp_path / "data_batch_1")
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > len(frame) // 3
+    assert all("data_batch_1" in message for message in refused)
+
+
+PIXELS, LABELS = batch(0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "expected a pickled dict, found list"),
+        ({}, "expected 'data'.*found none"),
+        ({"data": [1], "labels": LABELS.tolist()}, "'data'"),
+        ({"data": PIXELS.astype(np.int64), "labels": LABELS.tolist()}, "'data' of uint8"),
+        ({"data": PIXELS[:-1], "labels": LABELS.tolist()}, rf"\({COUNT}, 3072\), found shape \({COUNT - 1}, 3072\)"),
+        ({"data": PIXELS}, "'labels'.*NoneType"),
+        ({"data": PIXELS, "labels": LABELS.tolist()[1:]}, f"found {COUNT - 1} entries"),
+        ({"data": PIXELS, "labels": [0.0] * COUNT}, "integers"),
+        ({"data": PIXELS, "labels": [11] * COUNT}, r"labels in \[0, 10\), found 11"),
+        ({"data": PIXELS, "labels": [-1] * COUNT}, "found -1"),
+    ],
+)
+def test_pickles_of_other_things(small, tmp_path, content, message):
+    write_python(tmp_path)
+    (tmp_path / "data_batch_1").write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(ValueError, match=f"data_batch_1 .*{message}"):
+        cifar10.load(tmp_path)
+
+
+# -- crafted pickles ----------------------------------------------------------------------------
+
+
+class Runs:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def crafted(path):
+    """What would create a file at `path`, if the pickle were believed."""
+    command = f"touch {path}"
+    return {
+        "os.system": pickle.dumps({"data": Runs(os.system, command)}, 2),
+        "eval": pickle.dumps(Runs(eval, f"open({str(path)!r}, 'w').close()"), 4),
+        "after the data": pickle.dumps(
+            {"data": PIXELS, "labels": LABELS.tolist(), "more": Runs(os.system, command)}, 2
+        ),
+        "by hand": b"cos\nsystem\n(S'" + command.encode() + b"'\ntR.",
+        "INST": b"(S'" + command.encode() + b"'\nios\nsystem\n.",
+        "getattr": b"cbuiltins\ngetattr\n(cnumpy\nndarray\nS'tofile'\ntR.",
+        "dotted": b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.",
+        "numpy function": b"cnumpy\nload\n(S'x'\ntR.",
+    }
+
+
+@pytest.mark.parametrize("kind", crafted("x"))
+def test_a_crafted_pickle_runs_nothing(small, tmp_path, kind):
+    write_python(tmp_path)
+    ran = tmp_path / "ran"
+    (tmp_path / "data_batch_1").write_bytes(crafted(ran)[kind])
+    with pytest.raises(ValueError, match=r"data_batch_1 is refused: it asks for .*nothing of it was run"):
+        cifar10.load(tmp_path)
+    assert not ran.exists()
+
+
+def test_other_codecs_are_refused(small, tmp_path):
+    write_python(tmp_path)
+    (tmp_path / "data_batch_1").write_bytes(b"c_codecs\nencode\n(Vabc\nVrot13\ntR.")
+    with pytest.raises(ValueError, match=r"refused.*rot13"):
+        cifar10.load(tmp_path)
+
+
+def test_the_crafted_pickles_do_run_when_believed(tmp_path):
+    """Else the test above could not fail."""
+    ran = tmp_path / "ran"
+    for kind in ("os.system", "by hand", "eval"):
+        pickle.loads(crafted(ran)[kind])
+        assert ran.exists()
+        ran.unlink()

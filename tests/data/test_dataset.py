@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+
+from gpuconv.data import Dataset, Normalization
+
+
+def images(n=12, h=3, w=5, c=2):
+    return (np.arange(n * h * w * c) * 37 % 251).astype(np.uint8).reshape(n, h, w, c)
+
+
+def dataset(n=12, classes=3):
+    return Dataset(images(n), np.arange(n) % classes, [f"c{i}" for i in range(classes)], "set")
+
+
+def test_what_it_holds():
+    made = Dataset(images(), np.array([0, 1] * 6, np.uint8), ["cat", "dog"], "pets")
+    assert made.labels.dtype == np.int64
+    assert made.classes == ("cat", "dog")
+    assert len(made) == 12
+    assert made.image_shape == (3, 5, 2)
+    assert repr(made) == "Dataset('pets': 12 images of 3x5x2 in 2 classes)"
+    with pytest.raises(AttributeError):
+        made.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        ({"images": images().astype(np.float32)}, TypeError, "uint8.*float32"),
+        ({"images": images()[0]}, ValueError, r"\(N, H, W, C\)"),
+        ({"images": images()[:0], "labels": np.zeros(0, np.int64)}, ValueError, "empty"),
+        ({"images": images()[:, :0]}, ValueError, "empty"),
+        ({"labels": np.arange(12) % 3 * 1.0}, TypeError, "integers, received float64"),
+        ({"labels": np.zeros(12, bool)}, TypeError, "integers, received bool"),
+        ({"labels": np.arange(11) % 3}, ValueError, "12 images.*11"),
+        ({"labels": np.arange(12)}, ValueError, r"\[0, 3\).*0 to 11"),
+        ({"labels": np.arange(12) % 3 - 1}, ValueError, "-1 to 1"),
+    ],
+)
+def test_bad_sets_are_refused(bad, error, message):
+    arguments = {"images": images(), "labels": np.arange(12) % 3, "classes": ["a", "b", "c"]} | bad
+    with pytest.raises(error, match=message):
+        Dataset(**arguments)
+
+
+@pytest.mark.parametrize("indices", [slice(2, 9, 3), np.array([5, 5, 0]), np.arange(12) > 7])
+def test_subset(indices):
+    whole = dataset()
+    part = whole.subset(indices)
+    np.testing.assert_array_equal(part.images, whole.images[indices])
+    np.testing.assert_array_equal(part.labels, whole.labels[indices])
+    assert part.classes == whole.classes
+
+
+def test_an_empty_subset_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        dataset().subset(slice(0))
+
+
+def test_split_takes_its_share_of_every_class():
+    whole = dataset(n=300, classes=3)
+    first, second = whole.split(0.2, seed=4)
+    assert np.bincount(first.labels).tolist() == [80, 80, 80]
+    assert np.bincount(second.labels).tolist() == [20, 20, 20]
+    rows = {image.tobytes() for image in whole.images}
+    assert {i.tobytes() for i in first.images} | {i.tobytes() for i in second.images} == rows
+
+
+def test_split_is_a_function_of_its_seed():
+    whole = dataset(n=90)
+    again, other = whole.split(0.3, seed=1)[1], whole.split(0.3, seed=2)[1]
+    np.testing.assert_array_equal(whole.split(0.3, seed=1)[1].images, again.images)
+    assert not np.array_equal(again.images, other.images)
+
+
+def test_split_of_small_classes():
+    labels = np.array([0, 0, 1, 2, 2, 2])
+    whole = Dataset(images(6), labels, ["two", "one", "three", "none"])
+    first, second = whole.split(0.01)
+    assert first.labels.tolist() == [0, 1, 2, 2]
+    assert second.labels.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
+def test_split_fraction_is_checked(fraction):
+    with pytest.raises(ValueError, match="fraction"):
+        dataset().split(fraction)
+
+
+# -- normalisation ------------------------------------------------------------------------------
+
+
+def test_channel_normalization_by_hand():
+    pixels = np.array([[0, 10], [4, 30], [8, 20], [12, 20]], np.uint8).reshape(2, 1, 2, 2)
+    normalization = Normalization.from_dataset(Dataset(pixels, np.zeros(2, int), ["a"]))
+    assert normalization.mean.tolist() == [6, 20]
+    np.testing.assert_array_equal(normalization.std, np.sqrt([20, 50]).astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["channel", "image"])
+def test_normalized_images_have_mean_0_and_deviation_1(kind):
+    whole = dataset(n=200)
+    normalization = Normalization.from_dataset(whole, kind)
+    assert normalization.mean.shape == ((2,) if kind == "channel" else (3, 5, 2))
+    assert normalization.std.shape == (2,)
+    x = normalization(whole.images)
+    assert x.dtype == np.float32
+    x = x.astype(np.float64)
+    axes = (0, 1, 2) if kind == "channel" else 0
+    np.testing.assert_allclose(x.mean(axis=axes), 0, atol=1e-6)
+    np.testing.assert_allclose(x.std(axis=(0, 1, 2)), 1, atol=1e-6)
+
+
+def test_sums_do_not_overflow():
+    bright = Dataset(np.full((3000, 9, 9, 1), 255, np.uint8), np.zeros(3000, int), ["white"])
+    normalization = Normalization.from_dataset(bright)
+    assert normalization.mean.tolist() == [255]
+    assert normalization.std.tolist() == [1]  # a constant channel is only centred
+
+
+def test_unknown_kind_names_the_nearest():
+    with pytest.raises(ValueError, match="channel"):
+        Normalization.from_dataset(dataset(), "chanel")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [([1, 2], [1, 0], "positive"), ([np.nan], [1], "finite"), (3.0, [1], "shape"), ([0], np.ones((2, 2)), "shape")],
+)
+def test_bad_normalizations(mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        Normalization(mean, std)

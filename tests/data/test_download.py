@@ -1,0 +1,184 @@
+"""Downloading from a server on this machine that can be told to misbehave."""
+
+import contextlib
+import hashlib
+import http.server
+import io
+import os
+import re
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+
+from gpuconv.data import cifar10
+
+pytest.importorskip("pooch")
+
+FOLDER = "cifar-10-batches-bin"
+COUNT = 40
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one file; `stop_after` cuts each answer off there, `ranges` says whether a part can be asked for."""
+
+    def __init__(self, content):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = content
+        self.stop_after = None
+        self.ranges = True
+        self.asked = []
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/cifar.tar.gz"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        server.asked.append(self.headers["Range"])
+        start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1]) if server.ranges else 0
+        if start and start >= len(server.content):
+            self.send_error(416)
+            return
+        self.send_response(206 if server.ranges else 200)
+        body = server.content[start:]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: server.stop_after])
+
+    def log_message(self, *_):
+        pass
+
+
+def archive():
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for number, name in enumerate([*cifar10.TRAIN_FILES, *cifar10.TEST_FILES]):
+            records = np.random.default_rng(number).integers(0, 10, COUNT * 3073, np.uint8)
+            info = tarfile.TarInfo(f"{FOLDER}/{name}.bin")
+            info.size = records.size
+            tar.addfile(info, io.BytesIO(records.tobytes()))
+    return packed.getvalue()
+
+
+CONTENT = archive()
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", COUNT)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Server(CONTENT) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def fetch(directory, server, sha256=SHA256, progress=False):
+    return cifar10._download(directory, server.url, sha256, progress)
+
+
+def check(directory):
+    """Only the batch files are left, whole."""
+    assert [path.name for path in directory.iterdir()] == [FOLDER]
+    train, test = cifar10.load(directory)
+    assert (len(train), len(test)) == (5 * COUNT, COUNT)
+
+
+def test_download_and_unpack(server, tmp_path):
+    directory = tmp_path / "new" / "folder"
+    assert fetch(directory, server) == directory / FOLDER
+    check(directory)
+
+
+def test_what_is_there_is_not_fetched_again(server, tmp_path):
+    fetch(tmp_path, server)
+    fetch(tmp_path, server)
+    assert len(server.asked) == 1
+    (tmp_path / FOLDER / "test_batch.bin").unlink()
+    fetch(tmp_path, server)
+    check(tmp_path)
+
+
+def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
+    server.stop_after = 50_000
+    with pytest.raises(ConnectionError, match=r"stopped after \d+ bytes; run it again") as raised:
+        fetch(tmp_path, server)
+    assert not (tmp_path / FOLDER).exists()
+    have = int(re.search(r"after (\d+) bytes", str(raised.value))[1])
+    assert 0 < have <= 50_000
+    server.stop_after = None
+    fetch(tmp_path, server)
+    assert server.asked == ["bytes=0-", f"bytes={have}-"]
+    check(tmp_path)
+
+
+def test_a_server_without_ranges_starts_over(server, tmp_path):
+    server.stop_after = 50_000
+    with pytest.raises(ConnectionError):
+        fetch(tmp_path, server)
+    server.stop_after, server.ranges = None, False
+    fetch(tmp_path, server)
+    check(tmp_path)
+
+
+def test_a_part_that_was_whole_already(server, tmp_path):
+    (tmp_path / "cifar.tar.gz.part").write_bytes(CONTENT)
+    fetch(tmp_path, server)
+    check(tmp_path)
+
+
+def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
+    with pytest.raises(ValueError, match="hash"):
+        fetch(tmp_path, server, sha256="0" * 64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_another_file_does_not_stay(server, tmp_path):
+    (tmp_path / "cifar.tar.gz.part").write_bytes(b"x" * 1000)
+    with pytest.raises(ValueError, match="hash"):
+        fetch(tmp_path, server)
+    fetch(tmp_path, server)
+    check(tmp_path)
+
+
+def test_no_server(server, tmp_path):
+    url = server.url
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ConnectionError, match="stopped after 0 bytes"):
+        cifar10._download(tmp_path, url, SHA256, False)
+
+
+def test_progress_bar(server, tmp_path, capsys):
+    fetch(tmp_path, server, progress=True)
+    assert "100%" in capsys.readouterr().err
+
+
+def test_a_file_where_the_directory_should_be(server, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot download into this directory"):
+        fetch(tmp_path / "file", server)
+    assert server.asked == []
+
+
+def test_no_permission_to_write(server, tmp_path, monkeypatch):
+    tmp_path.chmod(0o500)
+    if os.access(tmp_path, os.W_OK):  # root may write anywhere: refuse it by hand
+
+        def refuse(*_, **__):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with contextlib.ExitStack() as stack:
+        stack.callback(tmp_path.chmod, 0o700)
+        with pytest.raises(PermissionError, match=f"cannot download.*Permission denied.*{tmp_path.name}"):
+            fetch(tmp_path, server)
+    assert server.asked == []

@@ -1,0 +1,173 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from gpuconv import random
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, loader
+
+N, H, W, C = 53, 6, 5, 2
+PLAIN = Normalization(np.zeros(C), np.ones(C))
+EVERYTHING = Augmentation(flip=True, shift=2, cutout=3)
+
+
+@pytest.fixture
+def dataset():
+    pixels = random.bits(N * H * W * C, seed=1, stream=random.DATA).astype(np.uint8)
+    return Dataset(pixels.reshape(N, H, W, C), np.arange(N), [str(i) for i in range(N)])
+
+
+def make(dataset, batch_size=8, **options):
+    return Loader(dataset, batch_size, **({"normalization": PLAIN, "seed": 3} | options))
+
+
+def test_evaluation_goes_through_the_images_in_order(dataset):
+    normalization = Normalization.from_dataset(dataset)
+    batches = list(make(dataset, normalization=normalization, shuffle=False).epoch())
+    assert [len(x) for x, _ in batches] == [8] * 6 + [5]
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), normalization(dataset.images))
+    np.testing.assert_array_equal(np.concatenate([y for _, y in batches]), dataset.labels)
+
+
+def test_an_epoch_is_the_seeds_permutation(dataset):
+    for epoch in (0, 7):
+        batches = list(make(dataset).epoch(epoch))
+        order = random.permutation(N, seed=3, epoch=epoch)
+        np.testing.assert_array_equal(np.concatenate([y for _, y in batches]), order)
+        np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), dataset.images[order])
+
+
+def test_augmentation_depends_on_the_position_in_the_run_alone(dataset):
+    def images(batch_size, epoch):
+        made = make(dataset, batch_size, augmentation=EVERYTHING, shuffle=False)
+        return np.concatenate([x for x, _ in made.epoch(epoch)])
+
+    np.testing.assert_array_equal(images(8, 2), images(11, 2))
+    assert not np.array_equal(images(8, 2), images(8, 3))
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 6, 7])
+def test_an_epoch_entered_anywhere_goes_on_with_the_same_bits(dataset, start):
+    whole = list(make(dataset, augmentation=EVERYTHING).epoch(5))
+    rest = list(make(dataset, augmentation=EVERYTHING).epoch(5, start_batch=start))
+    assert len(rest) == 7 - start
+    for (x, y), (expected_x, expected_y) in zip(rest, whole[start:], strict=True):
+        np.testing.assert_array_equal(x, expected_x)
+        np.testing.assert_array_equal(y, expected_y)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "drop_last", "count"), [(8, False, 7), (8, True, 6), (53, True, 1), (99, False, 1)]
+)
+def test_the_number_of_batches(dataset, batch_size, drop_last, count):
+    made = make(dataset, batch_size, drop_last=drop_last)
+    assert len(made) == count
+    assert len(list(made.epoch())) == count
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_dtype(dataset, dtype):
+    x, y = next(make(dataset, dtype=dtype).epoch())
+    assert x.dtype.name == dtype
+    assert y.dtype == np.int64
+
+
+def test_seeds_differ(dataset):
+    labels = [np.concatenate([y for _, y in make(dataset, seed=seed).epoch()]) for seed in (0, 1)]
+    assert not np.array_equal(*labels)
+
+
+# -- the background thread ----------------------------------------------------------------------
+
+
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("gpuconv-loader")]
+
+
+def test_batches_are_prepared_ahead_but_not_far(dataset, monkeypatch):
+    made = []
+    load_batch = loader.ops.load_batch
+
+    def watched(*arrays, **options):
+        made.append(threading.current_thread().name)
+        return load_batch(*arrays, **options)
+
+    monkeypatch.setattr(loader.ops, "load_batch", watched)
+    batches = make(dataset).epoch()
+    next(batches)
+    deadline = time.monotonic() + 5
+    while len(made) < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    assert len(made) == 3  # the one in use, and two ahead
+    assert all(name.startswith("gpuconv-loader") for name in made)
+    batches.close()
+
+
+@pytest.mark.parametrize("leave", ["exhausted", "closed", "break", "error", "never started"])
+def test_the_thread_ends_with_the_epoch(dataset, leave):
+    batches = make(dataset).epoch()
+    if leave == "exhausted":
+        list(batches)
+    elif leave == "closed":
+        next(batches)
+        assert len(workers()) == 1
+        batches.close()
+    elif leave == "break":
+        for _ in make(dataset).epoch():
+            break
+    elif leave == "error":
+
+        def train():
+            for _ in make(dataset).epoch():
+                raise RuntimeError("the step failed")
+
+        with pytest.raises(RuntimeError, match="the step failed"):
+            train()
+    assert workers() == []
+
+
+def test_what_the_thread_raises_is_raised_at_its_batch(dataset, monkeypatch):
+    load_batch = loader.ops.load_batch
+
+    def fails_at_16(images, labels, indices, *, offset, **options):
+        if offset == 16:
+            raise MemoryError("no room for batch 2")
+        return load_batch(images, labels, indices, offset=offset, **options)
+
+    monkeypatch.setattr(loader.ops, "load_batch", fails_at_16)
+    batches = make(dataset).epoch()
+    next(batches)
+    next(batches)
+    with pytest.raises(MemoryError, match="batch 2"):
+        next(batches)
+    assert workers() == []
+
+
+# -- bad arguments ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be an integer"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"batch_size": 54, "drop_last": True}, ValueError, "53 images, batch_size 54"),
+        ({"normalization": Normalization([0], [1])}, ValueError, r"mean has shape \(1,\)"),
+        ({"normalization": Normalization(np.zeros((W, H, C)), [1, 1])}, ValueError, "of other images"),
+        ({"augmentation": Augmentation(shift=5)}, ValueError, r"shift must be smaller than the image \(6 x 5\)"),
+        ({"dtype": "int32"}, TypeError, "float32"),
+        ({"device": "numpi"}, ValueError, "did you mean 'numpy'"),
+    ],
+)
+def test_bad_arguments(dataset, bad, error, message):
+    with pytest.raises(error, match=message):
+        make(dataset, **bad)
+
+
+@pytest.mark.parametrize("bad", [{"epoch": -1}, {"start_batch": 8}, {"start_batch": -1}])
+def test_bad_positions(dataset, bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        make(dataset).epoch(**bad)  # at the call, before the first batch is asked for

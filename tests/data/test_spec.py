@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from gpuconv.data import folder, load, synthetic
+
+
+def test_digits():
+    assert [len(part) for part in load("digits")] == [1437, 360]
+
+
+@pytest.mark.parametrize(
+    "spec", ["synthetic:N=60,size=6x4x2,classes=3,seed=5", "Synthetic:classes=3,n=60,seed=5,size=6X4X2"]
+)
+def test_synthetic(spec):
+    train, test = load(spec)
+    expected = synthetic.load(60, size=(6, 4, 2), classes=3, seed=5)
+    np.testing.assert_array_equal(train.images, expected[0].images)
+    np.testing.assert_array_equal(test.images, expected[1].images)
+
+
+def test_synthetic_without_options_is_the_default():
+    assert load("synthetic")[0].images.shape == (1024, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "arguments"),
+    [
+        ("folder:pets", ("pets", {})),
+        ("folder:C:/my, pets", ("C:/my, pets", {})),
+        ("folder:a=1,b/c", ("a=1,b/c", {})),
+        (
+            "folder:my,pets,size=24x32,channels=1,test=0.25,seed=3",
+            ("my,pets", {"size": (24, 32), "channels": 1, "test": 0.25, "seed": 3}),
+        ),
+    ],
+)
+def test_folder_with_and_without_options(monkeypatch, spec, arguments):
+    monkeypatch.setattr(folder, "load", lambda directory, **options: (directory, options))
+    assert load(spec) == arguments
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("digit", "did you mean 'digits'"),
+        ("", "unknown data set"),
+        ("digits:8", "nothing after its name"),
+        ("cifar10", "cifar10:DIR"),
+        ("cifar10:", "cifar10:DIR"),
+        ("folder", "folder:DIR"),
+        ("folder:pets,sise=3x3", "did you mean 'size'"),
+        ("synthetic:N=many", "cannot read 'N=many'"),
+        ("synthetic:N=0", "at least 1"),
+        ("synthetic:size=32x32", "32x32x3"),
+        ("synthetic:size=0x1x1", "32x32x3"),
+        ("synthetic:clases=3", "did you mean 'classes'"),
+        ("synthetic:60", "unknown option"),
+    ],
+)
+def test_bad_text(spec, message):
+    with pytest.raises(ValueError, match=message):
+        load(spec)
+
+
+def test_no_text():
+    with pytest.raises(TypeError, match="text"):
+        load(None)

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from gpuconv.data import synthetic
+
+
+def test_shapes_and_classes():
+    train, test = synthetic.load(101, size=(5, 7, 3), classes=4)
+    assert train.images.shape == (101, 5, 7, 3)
+    assert test.images.shape == (20, 5, 7, 3)
+    assert len(train.classes) == 4
+    assert np.bincount(train.labels).tolist() == [26, 25, 25, 25]
+
+
+def test_the_seed_is_everything():
+    images = [synthetic.load(20, seed=seed)[0].images for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
+
+
+def test_no_two_images_are_alike():
+    train, test = synthetic.load(300, size=(4, 4, 1))
+    assert len({image.tobytes() for image in (*train.images, *test.images)}) == 360
+
+
+def test_a_nearest_class_mean_tells_unseen_images_apart():
+    train, test = synthetic.load(400, size=(8, 8, 3), classes=10)
+    means = np.stack([train.images[train.labels == label].mean(axis=0) for label in range(10)])
+    distance = ((test.images[:, None] - means) ** 2).sum(axis=(2, 3, 4))
+    assert (distance.argmin(axis=1) == test.labels).mean() > 0.95
+
+
+@pytest.mark.parametrize("bad", [{"n": 0}, {"size": (8, 8)}, {"size": (0, 8, 1)}, {"classes": 0}, {"seed": -1}])
+def test_bad_arguments(bad):
+    with pytest.raises(ValueError, match="must be"):
+        synthetic.load(**bad)
