@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-HEAVY = "cupy cuda matplotlib PIL scipy torch tqdm safetensors ml_dtypes pooch nvtx".split()
+HEAVY = ["cupy", "cuda", "matplotlib", "PIL", "scipy", "torch", "tqdm", "safetensors", "ml_dtypes", "pooch", "nvtx"]
 
 # Each part may import from its own line and the lines above it.
 LAYERS = [

@@ -1,0 +1,177 @@
+"""Pictures have the right panels, in the right order, with the right words; their pixels are for eyes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+plots = pytest.importorskip("gpuconv.plots")
+pytest.importorskip("matplotlib")
+
+RNG = np.random.default_rng(7)
+CLASSES = [f"kind {number}" for number in range(7)]
+SCORES = np.array([0.02, 0.4, 0.03, 0.25, 0.1, 0.15, 0.05])
+VOLUMES = [
+    ("conv1", RNG.normal(size=(9, 7, 12))),
+    ("relu1", np.maximum(RNG.normal(size=(9, 7, 12)), 0)),
+    ("pool1", RNG.normal(size=(4, 3, 5))),
+    ("fc1", RNG.normal(size=7)),
+]
+
+
+def panels(figure):
+    return {axes.get_label(): axes for axes in figure.axes}
+
+
+def words(figure):
+    return [text.get_text() for text in figure.texts] + [
+        text.get_text() for axes in figure.axes for text in axes.texts
+    ]
+
+
+def picture(**options):
+    image = RNG.integers(0, 256, (9, 7, 3)).astype(np.uint8)
+    return plots.activations(image, VOLUMES, SCORES, CLASSES, **options)
+
+
+def test_activations_has_a_column_a_layer_between_the_image_and_the_scores():
+    figure = picture()
+    across = sorted((axes.get_position().x0, axes.get_label()) for axes in figure.axes if axes.get_label() != "key")
+    assert [name for _, name in across] == ["image", "conv1", "relu1", "pool1", "fc1", "scores"]
+
+
+def test_activations_names_each_layer_and_the_size_of_its_volume():
+    said = words(picture(truth=3))
+    for text in ["conv1", "9×7×12", "4×3×5", "1×1×7", "9×7×3", "this is: kind 3"]:
+        assert text in said
+
+
+def test_activations_draws_slices_in_rows_and_says_what_it_leaves_out():
+    figure = picture(rows=6)
+    heights = {name: axes.get_position().height for name, axes in panels(figure).items()}
+    assert heights["conv1"] == pytest.approx(heights["fc1"])  # 6 of 12, 6 of 7
+    assert heights["pool1"] < heights["conv1"]  # all 5
+    assert "6 of 12" in words(figure)
+    assert "5 of 5" not in words(figure)
+
+
+def test_slices_keep_their_place_and_sign():
+    volume = np.zeros((2, 2, 2), np.float32)
+    volume[0, 1, 0], volume[1, 0, 1] = 3, -3
+    figure = plots.activations(np.zeros((2, 2), np.uint8), [("conv1", volume)], SCORES, CLASSES)
+    pixels = panels(figure)["conv1"].images[0].get_array()
+    tile = pixels.shape[1]
+    slices = pixels[:tile], pixels[-tile:]
+    quarters = [[[part[tile // 4 + tile // 2 * y, tile // 4 + tile // 2 * x] for x in (0, 1)] for y in (0, 1)]
+                for part in slices]  # fmt: skip
+    warm, cold, ground = quarters[0][0][1], quarters[1][1][0], quarters[0][0][0]
+    assert warm[0] > warm[2] > ground[2]  # amber: more red than blue
+    assert cold[2] > cold[0] > ground[0]
+    for place, color in np.ndenumerate(np.empty((2, 2, 2))):
+        if place not in ((0, 0, 1), (1, 1, 0)):
+            np.testing.assert_array_equal(quarters[place[0]][place[1]][place[2]], ground, str(color))
+
+
+def test_scores_are_the_best_five_sorted():
+    bars = panels(picture())["scores"]
+    assert [text.get_text() for text in bars.texts] == [
+        "kind 1", "40.0 %", "kind 3", "25.0 %", "kind 5", "15.0 %", "kind 4", "10.0 %", "kind 6", "5.0 %",
+    ]  # fmt: skip
+    drawn = [patch.get_width() for patch in bars.patches if patch.get_width() < 1]
+    assert drawn == sorted(drawn, reverse=True)
+
+
+def test_the_right_class_is_marked():
+    colors = {text.get_text(): text.get_color() for text in panels(picture(truth=3))["scores"].texts}
+    assert colors["25.0 %"] == plots.GOOD
+    assert plots.GOOD not in (colors["40.0 %"], colors["15.0 %"])
+
+
+def test_fewer_classes_than_five():
+    figure = plots.activations(np.zeros((4, 4), np.uint8), [], np.array([0.3, 0.7]), ["cat", "dog"])
+    assert [text.get_text() for text in panels(figure)["scores"].texts] == ["dog", "70.0 %", "cat", "30.0 %"]
+
+
+def test_activations_refuses_what_does_not_fit_together():
+    with pytest.raises(ValueError, match="7 scores but 2 class names"):
+        plots.activations(np.zeros((4, 4)), VOLUMES, SCORES, ["cat", "dog"])
+    with pytest.raises(ValueError, match=r"an image is .* received shape \(4, 4, 5\)"):
+        plots.activations(np.zeros((4, 4, 5)), VOLUMES, SCORES, CLASSES)
+    with pytest.raises(ValueError, match=r"a layer's volume is .* received shape \(2, 4, 4, 5\)"):
+        plots.activations(np.zeros((4, 4)), [("conv1", np.zeros((2, 4, 4, 5)))], SCORES, CLASSES)
+
+
+def test_values_that_are_no_numbers_can_be_drawn():
+    volume = np.array([[[np.nan], [np.inf]], [[-np.inf], [2.0]]])
+    figure = plots.activations(np.zeros((4, 4)), [("conv1", volume)], SCORES, CLASSES)
+    pixels = panels(figure)["conv1"].images[0].get_array()
+    np.testing.assert_array_equal(pixels[5, 5], (1, 0, 1, 1))  # magenta
+
+
+HISTORY = [
+    {"epoch": 1, "train_loss": 2.0, "test_loss": 1.5, "train_accuracy": 0.5, "test_accuracy": 0.625},
+    {"epoch": 2, "train_loss": 1.0, "test_loss": 1.25, "train_accuracy": 0.75, "test_accuracy": 0.875},
+]
+
+
+def test_curves_draws_loss_and_accuracy_of_both_parts():
+    loss, accuracy = plots.curves(HISTORY).axes
+    assert (loss.get_title("left"), accuracy.get_title("left")) == ("loss", "accuracy")
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
+    assert drawn == {"train": [[1, 2.0], [2, 1.0]], "test": [[1, 1.5], [2, 1.25]]}
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in accuracy.lines}
+    assert drawn == {"train": [[1, 50.0], [2, 75.0]], "test": [[1, 62.5], [2, 87.5]]}
+    assert {text.get_text() for text in accuracy.texts} == {"train 75.0 %", "test 87.5 %"}
+
+
+def test_curves_of_one_epoch_without_a_test():
+    loss, accuracy = plots.curves([{"epoch": 1, "train_loss": 2.0, "test_loss": None}]).axes
+    assert [line.get_label() for line in loss.lines] == ["train"]
+    assert not accuracy.lines
+
+
+def test_curves_labels_do_not_touch():
+    rows = [{"epoch": n, "train_loss": 3 - n, "test_loss": 3.001 - n} for n in (1, 2)]
+    heights = [text.get_position()[1] for text in plots.curves(rows).axes[0].texts]
+    assert abs(heights[0] - heights[1]) > 0.07
+
+
+def test_curves_of_nothing():
+    with pytest.raises(ValueError, match="empty history"):
+        plots.curves([])
+
+
+@pytest.mark.parametrize(("shape", "tiles"), [((12, 5, 3, 3), 12), ((7, 3, 3, 1), 7), ((4, 3, 3, 2), 8)])
+def test_filters_shows_every_filter(shape, tiles):
+    figure = plots.filters(RNG.normal(size=shape), title="conv1")
+    sheet = figure.axes[0].images[0].get_array()
+    covered = sheet[..., 3] > 0
+    one = 110 * min(1, shape[2] / shape[1])
+    assert covered.sum() == tiles * 110 * round(one)
+
+
+def test_filters_refuses_other_arrays():
+    with pytest.raises(ValueError, match=r"\(K, R, S, C\), received shape \(3, 3\)"):
+        plots.filters(np.zeros((3, 3)))
+
+
+def test_save_writes_a_whole_png_or_nothing(tmp_path, monkeypatch):
+    figure = plots.curves(HISTORY)
+    path = plots.save(figure, tmp_path / "curves.png")
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert data.endswith(b"IEND\xaeB`\x82")
+    monkeypatch.setattr(figure, "savefig", lambda file, **_: (file.write(b"half"), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        plots.save(figure, path)
+    assert path.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_matplotlib_the_error_says_what_to_install():
+    code = "import sys; sys.modules['matplotlib'] = None; from gpuconv import plots; plots.curves([{'epoch': 1}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "PlotError: pictures need matplotlib: python -m pip install 'gpuconv[plot]'" in done.stderr
