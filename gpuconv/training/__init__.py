@@ -1,0 +1,30 @@
+"""Training: optimizers, schedules, the loop, its callbacks, checkpoints and evaluation."""
+
+from gpuconv.training.callbacks import Callback, EarlyStopping
+from gpuconv.training.checkpoint import Checkpoint, CheckpointError, load_net
+from gpuconv.training.evaluate import Evaluation, evaluate
+from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from gpuconv.training.rundir import RunDirectory
+from gpuconv.training.schedules import Schedule
+from gpuconv.training.trainer import DivergedError, SettingsError, Trainer
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Callback",
+    "Checkpoint",
+    "CheckpointError",
+    "DivergedError",
+    "EarlyStopping",
+    "Evaluation",
+    "Optimizer",
+    "RMSprop",
+    "RunDirectory",
+    "Schedule",
+    "SettingsError",
+    "Trainer",
+    "evaluate",
+    "load_net",
+]

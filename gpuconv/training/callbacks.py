@@ -1,0 +1,261 @@
+"""What watches a run: progress, logs, curves, checkpoints, early stopping.
+
+A callback has four methods, each of which may be left out:
+
+    on_start(trainer)            before the first step, after a checkpoint was loaded
+    on_step(trainer, record)     after each step; record is None, or every so many steps the recent loss and accuracy
+    on_epoch(trainer, record)    after each epoch, with its record
+    on_stop(trainer, reason)     at the end: "finished", "interrupted", "failed" or what stopped it
+
+``trainer.stop("reason")`` ends the run after the current step. Callbacks keep no state that a resumed run would miss:
+what they need of the past is in ``trainer.history``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from gpuconv.training.checkpoint import CheckpointError, save, write_atomically
+from gpuconv.training.rundir import RunDirectory
+
+Record = dict[str, Any]
+
+
+class Callback:
+    """Does nothing; the base of what watches a run."""
+
+    def on_start(self, trainer: Any) -> None: ...
+
+    def on_step(self, trainer: Any, record: Record | None) -> None: ...
+
+    def on_epoch(self, trainer: Any, record: Record) -> None: ...
+
+    def on_stop(self, trainer: Any, reason: str) -> None: ...
+
+
+def keepers(run: RunDirectory, checkpoint_every: int | None = None) -> list[Callback]:
+    """The callbacks that fill a run directory."""
+    return [
+        Checkpoints(run, checkpoint_every), JSONLog(run.metrics_jsonl), CSVLog(run.metrics_csv), Curves(run.curves),
+    ]  # fmt: skip
+
+
+def monitored(record: Record) -> tuple[str, float]:
+    """What an epoch is judged by, and how good it was (more is better): validation accuracy, else the training loss."""
+    if "validation_accuracy" in record:
+        return "validation_accuracy", record["validation_accuracy"]
+    return "train_loss", -record["train_loss"]
+
+
+def best_epoch(history: list[Record]) -> Record:
+    """The best record; the first of equals."""
+    return max(history, key=lambda record: (monitored(record)[1], -record["epoch"]))
+
+
+class Checkpoints(Callback):
+    """Keep the last state and the best one.
+
+    Saves at the start, which shows at once that the directory can be written, then after each epoch, every
+    `every` steps, and on an interrupt. Nothing is saved when a run fails.
+    """
+
+    def __init__(self, run: RunDirectory, every: int | None = None) -> None:
+        self.run = run
+        self.every = every
+        self._saved_at: int | None = None
+
+    def on_start(self, trainer: Any) -> None:
+        self._save(trainer)
+
+    def on_step(self, trainer: Any, record: Record | None) -> None:
+        # The last step of an epoch is saved by on_epoch, once its epoch is closed.
+        if self.every and trainer.steps % self.every == 0 and trainer.batch < trainer.batches:
+            self._save(trainer)
+
+    def on_epoch(self, trainer: Any, record: Record) -> None:
+        snapshot = trainer.snapshot()
+        if best_epoch(trainer.history) is record:
+            save(self.run.best, snapshot)
+        save(self.run.last, snapshot)
+        self._saved_at = trainer.steps
+
+    def on_stop(self, trainer: Any, reason: str) -> None:
+        if reason == "failed":
+            return
+        if self._saved_at != trainer.steps:
+            self._save(trainer)
+        if reason == "interrupted":
+            print(
+                f"interrupted after step {trainer.steps}; saved to {self.run.last}\n"
+                f"continue with: gpuconv train --resume {self.run}",
+                file=sys.stderr,
+            )
+
+    def _save(self, trainer: Any) -> None:
+        save(self.run.last, trainer.snapshot())
+        self._saved_at = trainer.steps
+
+
+class Log(Callback):
+    """A text file that holds `lines` of the records so far: written anew at the start, which drops what an earlier,
+    killed process wrote past its last checkpoint, then appended to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def lines(self, record: Record, first: bool) -> str:
+        """The text for one more record. first: it is the first of its kind."""
+        raise NotImplementedError
+
+    def on_start(self, trainer: Any) -> None:
+        self._epochs = 0
+        write_atomically(self.path, "".join(map(self._next, trainer.records)).encode())
+
+    def on_step(self, trainer: Any, record: Record | None) -> None:
+        if record is not None:
+            self._append(record)
+
+    def on_epoch(self, trainer: Any, record: Record) -> None:
+        self._append(record)
+
+    def _next(self, record: Record) -> str:
+        self._epochs += record["event"] == "epoch"
+        return self.lines(record, self._epochs == 1)
+
+    def _append(self, record: Record) -> None:
+        text = self._next(record).encode()
+        try:
+            whole = self.path.stat().st_size
+            try:
+                with open(self.path, "ab") as file:
+                    file.write(text)
+            except OSError:
+                os.truncate(self.path, whole)  # no half line
+                raise
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.path}: {error.strerror}; checkpoints are as before") from error
+
+
+class JSONLog(Log):
+    """metrics.jsonl: one record a line."""
+
+    def lines(self, record: Record, first: bool) -> str:
+        return json.dumps(record) + "\n"
+
+
+class CSVLog(Log):
+    """metrics.csv: a heading, then one epoch a line."""
+
+    def lines(self, record: Record, first: bool) -> str:
+        row = {key: value for key, value in record.items() if key != "event"}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, row, lineterminator="\n")
+        if record["event"] == "epoch":
+            if first:
+                writer.writeheader()
+            writer.writerow(row)
+        return text.getvalue()
+
+
+class Curves(Callback):
+    """Draw loss and accuracy by epoch: when the run ends, and on the way at most every `seconds`."""
+
+    def __init__(self, path: Path, seconds: float = 30.0) -> None:
+        self.path = path
+        self.seconds = seconds
+
+    def on_start(self, trainer: Any) -> None:
+        self._drawn = time.monotonic()
+
+    def on_epoch(self, trainer: Any, record: Record) -> None:
+        if time.monotonic() - self._drawn >= self.seconds:
+            self._draw(trainer)
+
+    def on_stop(self, trainer: Any, reason: str) -> None:
+        if trainer.history:
+            self._draw(trainer)
+
+    def _draw(self, trainer: Any) -> None:
+        from gpuconv import plots
+
+        try:
+            plots.save(plots.curves(trainer.history), self.path)
+        except plots.PlotError as error:
+            if self._drawn != float("inf"):  # say it once
+                print(f"no {self.path.name}: {error}", file=sys.stderr)
+            self._drawn = float("inf")
+        else:
+            self._drawn = time.monotonic()
+
+
+class EarlyStopping(Callback):
+    """Stop when `patience` epochs in a row have not been better than the best before them."""
+
+    def __init__(self, patience: int) -> None:
+        if patience < 1:
+            raise ValueError(f"patience is a number of epochs from 1, received {patience}")
+        self.patience = patience
+
+    def on_start(self, trainer: Any) -> None:
+        history = trainer.history
+        if history and history[-1]["epoch"] - best_epoch(history)["epoch"] >= self.patience:
+            key, _ = monitored(history[-1])
+            trainer.stop(f"early stopping: no better {key} in {self.patience} epochs")
+
+    def on_epoch(self, trainer: Any, record: Record) -> None:
+        self.on_start(trainer)
+
+
+class Progress(Callback):
+    """A bar over the steps of each epoch on a terminal, and a line after each epoch everywhere."""
+
+    def on_start(self, trainer: Any) -> None:
+        self._bar: Any = None
+        self._began = time.perf_counter()
+
+    def on_step(self, trainer: Any, record: Record | None) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            width = len(str(trainer.epochs))
+            self._bar = tqdm(
+                total=trainer.batches, initial=trainer.batch - 1, leave=False, unit="step", dynamic_ncols=True,
+                desc=f"epoch {trainer.epoch + 1:{width}}/{trainer.epochs}", disable=None,
+            )
+        self._bar.update()
+        if record is not None:
+            self._bar.set_postfix(loss=f"{record['loss']:.4f}", accuracy=f"{100 * record['accuracy']:.2f}%")
+
+    def on_epoch(self, trainer: Any, record: Record) -> None:
+        self._close()
+        now = time.perf_counter()
+        print(f"{describe(record, trainer.epochs)}  {now - self._began:.1f} s", flush=True)
+        self._began = now
+
+    def on_stop(self, trainer: Any, reason: str) -> None:
+        self._close()
+        if reason not in ("finished", "interrupted", "failed"):
+            print(reason, flush=True)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+def describe(record: Record, epochs: int) -> str:
+    """An epoch in a line: "epoch  3/20  loss 0.1234  accuracy 96.10%  test loss 0.1100  test accuracy 97.22%"."""
+    parts = [f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}"]
+    for name in ("train", "validation", "test"):
+        if f"{name}_loss" in record:
+            shown = "" if name == "train" else f"{name} "
+            parts.append(f"{shown}loss {record[f'{name}_loss']:.4f}")
+            parts.append(f"{shown}accuracy {100 * record[f'{name}_accuracy']:.2f}%")
+    return "  ".join(parts)

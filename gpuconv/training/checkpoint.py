@@ -1,0 +1,197 @@
+"""Checkpoints: one safetensors file that holds a whole run, written at once or not at all.
+
+The arrays are ordinary safetensors entries; everything else is JSON in the file's metadata under the key "gpuconv",
+with a SHA-256 over both, so that no flipped bit goes unseen. Any safetensors reader can take the weights out ("net.*").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuconv.dtypes import as_dtype
+
+FORMAT = 1
+KEY = "gpuconv"
+
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "U64": "uint64", "U32": "uint32", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, read, or does not belong to what it is to be loaded into."""
+
+
+@dataclass
+class Checkpoint:
+    """Named arrays and a JSON-able state."""
+
+    tensors: dict[str, np.ndarray]
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def part(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays below ``prefix.``, without it."""
+        return {name.removeprefix(f"{prefix}."): a for name, a in self.tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+    """Write a checkpoint. Where that fails CheckpointError says why, and what was at `path` before is still there."""
+    from safetensors.numpy import save as serialize
+
+    tensors = {name: np.asarray(a, order="C") for name, a in sorted(checkpoint.tensors.items())}
+    # A plain dump would write NaN, which is no JSON; a run that went wrong must not be stored anyway.
+    state = json.dumps(checkpoint.state, allow_nan=False)
+    header = {"format": FORMAT, "sha256": _digest(tensors, state), "state": state}
+    write_atomically(path, serialize(tensors, metadata={KEY: json.dumps(header)}))
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint and check every byte of it. Raises CheckpointError that says what is wrong with the file."""
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    try:
+        size = int.from_bytes(data[:8], "little")
+        written = json.loads(data[8 : 8 + size])
+        entries = deserialize(data)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} ({len(data)} bytes) is truncated, corrupt or no safetensors file: {error}"
+        ) from error
+    header = _header(path, written)
+    tensors = {name: _array(entry) for name, entry in entries if entry["dtype"] in _DTYPES}
+    state = header.get("state")
+    if not isinstance(state, str) or len(tensors) != len(entries) or _digest(tensors, state) != header.get("sha256"):
+        raise CheckpointError(f"{path} is corrupt: its contents do not match its checksum")
+    return Checkpoint(tensors, json.loads(state))
+
+
+def _header(path: Any, written: Any) -> dict[str, Any]:
+    """Our JSON in a safetensors header, of a format that we read."""
+    try:
+        header = json.loads(written["__metadata__"][KEY])
+        version = header["format"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is a safetensors file but no checkpoint of gpuconv, or a corrupt one: it lacks the metadata "
+            f"{KEY!r}; bare weights are loaded with net.load_state_dict"
+        ) from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {version!r}, this version of gpuconv reads {FORMAT}; "
+            "use the version of gpuconv that wrote it"
+        )
+    return header
+
+
+def _array(entry: dict[str, Any]) -> np.ndarray:
+    name = _DTYPES[entry["dtype"]]
+    dtype = as_dtype(name) if name == "bfloat16" else np.dtype(name)
+    return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+
+
+def _digest(tensors: dict[str, np.ndarray], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace a file: a reader, or a crash at any moment, finds the old contents or the new, never a part.
+
+    The bytes go to a temporary file in the same folder, reach the disk, then take the name. Raises CheckpointError.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        kept = f"; {path} is as it was before" if path.exists() else ""
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}{kept}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself last through a power cut, where the system has such a call."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def differences(stored: Any, current: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, in words: "optimizer.lr is 0.1 there and 0.2 here"."""
+    if isinstance(stored, dict) and isinstance(current, dict):
+        keys = [*stored, *(key for key in current if key not in stored)]
+        return [
+            line
+            for key in keys
+            for line in differences(stored.get(key), current.get(key), f"{name}.{key}" if name else str(key))
+        ]
+    if isinstance(stored, list) and isinstance(current, list) and len(stored) == len(current):
+        return [
+            line
+            for at, (one, other) in enumerate(zip(stored, current))
+            for line in differences(one, other, f"{name}[{at}]")
+        ]
+    if isinstance(stored, list) and isinstance(current, list):
+        same = next((at for at, (one, other) in enumerate(zip(stored, current)) if one != other), None)
+        counts = f"{name} has {len(stored)} entries there and {len(current)} here"
+        return [counts] if same is None else [*differences(stored[same], current[same], f"{name}[{same}]"), counts]
+    return [] if stored == current else [f"{name or 'it'} is {_short(stored)} there and {_short(current)} here"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_net(path: Any, checkpoint: Checkpoint, net: Any) -> None:
+    """Raise CheckpointError, naming the first difference, when a checkpoint is of another net than `net`."""
+    found = differences(checkpoint.state.get("net"), as_json(net.config()))
+    own, stored = net.state_dict(), checkpoint.part("net")
+    for name in [*own, *stored]:
+        if name not in own or name not in stored:
+            found.append(f"{name} is only {'there' if name in stored else 'here'}")
+        elif tuple(own[name].shape) != stored[name].shape:
+            found.append(f"{name} has shape {stored[name].shape} there and {tuple(own[name].shape)} here")
+        elif own[name].dtype != stored[name].dtype:
+            found.append(f"{name} is {stored[name].dtype.name} there and {own[name].dtype.name} here")
+    if found:
+        raise CheckpointError(f"{path} is a checkpoint of another net: {found[0]}")
+
+
+def load_net(path: str | os.PathLike[str], net: Any) -> Checkpoint:
+    """Load the weights and buffers of a checkpoint into `net`, which does not change when this raises."""
+    checkpoint = load(path)
+    check_net(path, checkpoint, net)
+    net.load_state_dict(checkpoint.part("net"))
+    return checkpoint
+
+
+def as_json(value: Any) -> Any:
+    """`value` as it comes back from JSON: tuples become lists."""
+    return json.loads(json.dumps(value))

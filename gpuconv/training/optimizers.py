@@ -1,0 +1,237 @@
+"""Gradient descent and its relatives, over named parameters.
+
+An optimizer keeps a state array for each parameter and updates all parameters in one op call. The learning rate and
+the step number are read from one-element arrays on the parameters' device, so a captured update can be replayed while
+the host writes new values beforehand:
+
+    optimizer = Adam(lr=1e-3)
+    optimizer.step(net.params(), net.grads())      # advance() on the host, update() on the device
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpuconv import backends, ops
+from gpuconv.names import lookup
+from gpuconv.shapes import integer, number
+from gpuconv.training import spec
+
+Array = Any
+Arrays = Mapping[str, Array]
+
+DECAYS = {"all": 0, "weights": 2}  # the smallest rank of a parameter that decays
+
+
+@dataclass(kw_only=True, eq=False)
+class Optimizer:
+    """What all optimizers share.
+
+    lr: the learning rate, before a schedule's factor. weight_decay: added to the gradient as weight_decay * param
+    (AdamW: see there). decay: "all" parameters decay, as in PyTorch, or only "weights", those of rank 2 and above,
+    which leaves out biases and the scales and shifts of norms.
+    """
+
+    name: ClassVar[str]
+
+    lr: float
+    weight_decay: float = 0.0
+    decay: str = "all"
+
+    steps: int = field(default=0, init=False)
+    state: dict[str, dict[str, Array]] = field(default_factory=dict, init=False, repr=False)
+    _lr: Array = field(default=None, init=False, repr=False)
+    _step: Array = field(default=None, init=False, repr=False)
+    _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        number("lr", self.lr, 0)
+        number("weight_decay", self.weight_decay, 0)
+        lookup("choice of what decays", self.decay, DECAYS)
+
+    def config(self) -> dict[str, Any]:
+        """The name and the settings, JSON-able; ``get(**config)`` makes the optimizer again."""
+        settings = {setting.name: getattr(self, setting.name) for setting in fields(self) if setting.init}
+        return {"optimizer": self.name} | settings
+
+    def slots(self) -> tuple[str, ...]:
+        """The names of the state arrays that each parameter has."""
+        return ()
+
+    def build(self, params: Arrays) -> None:
+        """Make the state, zeros beside each parameter. `step` does so by itself the first time."""
+        if not params:
+            raise ValueError("there is nothing to optimize: the net has no parameters")
+        device = backends.device_of(next(iter(params.values())))
+        self.state = {
+            slot: {name: backends.zeros(p.shape, p.dtype, device) for name, p in params.items()}
+            for slot in self.slots()
+        }
+        wide = any(p.dtype == np.float64 for p in params.values())
+        self._lr = backends.zeros((1,), np.float64 if wide else np.float32, device)
+        self._step = backends.zeros((1,), np.int64, device)
+        smallest_rank = lookup("choice of what decays", self.decay, DECAYS)
+        self._weight_decay = [self.weight_decay if len(p.shape) >= smallest_rank else 0.0 for p in params.values()]
+
+    def step(self, params: Arrays, grads: Arrays, lr: float | None = None) -> None:
+        """One step: the parameters change in place. lr: this step's rate, by default the optimizer's own."""
+        if self._lr is None:
+            self.build(params)
+        self.advance(lr)
+        self.update(params, grads)
+
+    def advance(self, lr: float | None = None) -> None:
+        """The host's part of a step: count it, and write its number and learning rate to the device."""
+        self.steps += 1
+        self._lr.fill(self.lr if lr is None else lr)
+        self._step.fill(self.steps)
+
+    def update(self, params: Arrays, grads: Arrays) -> None:
+        """The device's part of a step: one op call, without a host value that changes from step to step."""
+        state = [[slot[name] for name in params] for slot in self.state.values()]
+        self._launch(list(params.values()), [grads[name] for name in params], *state)
+
+    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Sequence[Array]) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The state as NumPy copies, named "slot.parameter", and the number of steps as "steps"."""
+        named = {f"{slot}.{name}": array for slot, arrays in self.state.items() for name, array in arrays.items()}
+        copies = {name: np.array(backends.to_numpy(array)) for name, array in named.items()}
+        return copies | {"steps": np.array(self.steps, np.int64)}
+
+    def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Raise ValueError, naming the first entry that is missing, unknown or of another shape or dtype."""
+        here = self.state_dict()
+        for name in [*here, *state]:
+            if name not in here or name not in state:
+                where = "only in the given state" if name in state else "missing in the given state"
+                raise ValueError(f"the state of this {self.name} optimizer does not match: {name!r} is {where}")
+            given, own = state[name], here[name]
+            if given.shape != own.shape or given.dtype != own.dtype:
+                raise ValueError(
+                    f"the state of this {self.name} optimizer does not match: {name!r} must be {own.dtype.name} "
+                    f"{own.shape}, received {given.dtype.name} {given.shape}"
+                )
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state_dict` gave. The optimizer must be built; nothing changes when this raises."""
+        self.check_state_dict(state)
+        for slot, arrays in self.state.items():
+            for name, array in arrays.items():
+                array[...] = backends.asarray(state[f"{slot}.{name}"], device=backends.device_of(array))
+        self.steps = integer("steps", state["steps"][()], 0)
+
+
+@dataclass(kw_only=True, eq=False)
+class SGD(Optimizer):
+    """v = momentum * v + g; param -= lr * v, or lr * (g + momentum * v) with nesterov (PyTorch's form)."""
+
+    name: ClassVar[str] = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("momentum", self.momentum, 0, 1)
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True needs a momentum above 0")
+
+    def slots(self) -> tuple[str, ...]:
+        return ("velocity",) if self.momentum else ()
+
+    def _launch(self, params, grads, *state):
+        ops.sgd_step(
+            params, grads, *state, lr=self._lr, momentum=self.momentum, nesterov=self.nesterov,
+            weight_decay=self._weight_decay,
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class Adagrad(Optimizer):
+    """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011)."""
+
+    name: ClassVar[str] = "adagrad"
+    lr: float = 0.01
+    eps: float = 1e-10
+
+    def slots(self) -> tuple[str, ...]:
+        return ("square_sum",)
+
+    def _launch(self, params, grads, *state):
+        ops.adagrad_step(params, grads, *state, lr=self._lr, eps=self.eps, weight_decay=self._weight_decay)
+
+
+@dataclass(kw_only=True, eq=False)
+class RMSprop(Optimizer):
+    """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012)."""
+
+    name: ClassVar[str] = "rmsprop"
+    lr: float = 0.01
+    alpha: float = 0.99
+    eps: float = 1e-8
+
+    def slots(self) -> tuple[str, ...]:
+        return ("square_average",)
+
+    def _launch(self, params, grads, *state):
+        ops.rmsprop_step(
+            params, grads, *state, lr=self._lr, alpha=self.alpha, eps=self.eps, weight_decay=self._weight_decay
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class Adam(Optimizer):
+    """Means of the gradient and of its square, with their bias corrected (Kingma and Ba 2014)."""
+
+    name: ClassVar[str] = "adam"
+    decoupled: ClassVar[bool] = False
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def slots(self) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def _launch(self, params, grads, *state):
+        ops.adam_step(
+            params, grads, *state, lr=self._lr, step=self._step, beta1=self.beta1, beta2=self.beta2, eps=self.eps,
+            weight_decay=self._weight_decay, decoupled=self.decoupled,
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class AdamW(Adam):
+    """Adam whose decay scales each parameter by 1 - lr * weight_decay instead (Loshchilov and Hutter 2017)."""
+
+    name: ClassVar[str] = "adamw"
+    decoupled: ClassVar[bool] = True
+    weight_decay: float = 0.01
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Adagrad, RMSprop, Adam, AdamW)}
+
+
+def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
+    """An optimizer by its name or short form ("sgd", "sgd:momentum=0.9,nesterov=true"); an optimizer is itself.
+
+    settings: what its class takes, over what the short form says. Raises ValueError for an unknown name (the nearest
+    known one is named) or a setting it does not have.
+    """
+    if isinstance(optimizer, Optimizer):
+        if settings:
+            raise ValueError(f"settings {sorted(settings)} were given beside an optimizer that is already built")
+        return optimizer
+    part, *more = spec.parse(optimizer)
+    if more or part.numbers:
+        raise ValueError(f"an optimizer is written like 'sgd:momentum=0.9', received {optimizer!r}")
+    cls = lookup("optimizer", part.name, OPTIMIZERS)
+    settings = part.options | settings
+    known = {setting.name: setting.name for setting in fields(cls) if setting.init}
+    return cls(**{lookup(f"setting of {cls.name}", key, known): value for key, value in settings.items()})

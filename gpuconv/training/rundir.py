@@ -1,0 +1,82 @@
+"""The folder that a run leaves behind.
+
+    run.json           the format, gpuconv's version and the run's settings
+    last.safetensors   the whole state after the last step that was saved (`checkpoint.py`)
+    best.safetensors   the same after the best epoch
+    metrics.jsonl      one JSON object a line: an "epoch" event after each epoch, "step" events between them
+    metrics.csv        the epochs as a table
+    curves.png         loss and accuracy by epoch
+    activations.png, filters.png   drawn by the command line
+
+Nothing in metrics.jsonl and metrics.csv depends on the clock, so the same run writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from gpuconv.training.checkpoint import CheckpointError, write_atomically
+
+FORMAT = 1
+
+
+class RunDirectory:
+    """The paths of a run's files. Make one with `start`, or `open` to go on with a run or look at it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.settings_file = self.path / "run.json"
+        self.last = self.path / "last.safetensors"
+        self.best = self.path / "best.safetensors"
+        self.metrics_jsonl = self.path / "metrics.jsonl"
+        self.metrics_csv = self.path / "metrics.csv"
+        self.curves = self.path / "curves.png"
+        self.activations = self.path / "activations.png"
+        self.filters = self.path / "filters.png"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def start(cls, path: str | os.PathLike[str], settings: dict[str, Any]) -> RunDirectory:
+        """Make the folder for a new run and write its settings.
+
+        Raises FileExistsError when it already holds a run, CheckpointError when it cannot be made or written to.
+        """
+        run = cls(path)
+        if run.settings_file.exists() or run.last.exists():
+            raise FileExistsError(
+                f"{path} already holds a run; continue it with `gpuconv train --resume {path}` "
+                "(fit(..., resume=True) in Python) or choose another directory"
+            )
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"cannot make the run directory {path}: {error.strerror}") from error
+        from gpuconv import __version__
+
+        content = {"format": FORMAT, "gpuconv": __version__, "settings": settings}
+        write_atomically(run.settings_file, (json.dumps(content, indent=2) + "\n").encode())
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
+        """The folder of a run that exists. Raises FileNotFoundError when there is none."""
+        run = cls(path)
+        if not run.settings_file.exists():
+            raise FileNotFoundError(f"{path} holds no run: {run.settings_file} does not exist")
+        return run
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that the run was started with. Raises CheckpointError when run.json is not ours."""
+        try:
+            content = json.loads(self.settings_file.read_text())
+            found = content["format"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.settings_file} cannot be read: {error}") from error
+        if found != FORMAT:
+            raise CheckpointError(f"{self.settings_file} has format {found!r}, this version of gpuconv reads {FORMAT}")
+        return content["settings"]

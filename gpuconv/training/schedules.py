@@ -1,0 +1,180 @@
+"""Learning-rate schedules: pure functions of the step.
+
+A schedule is called with the number of steps done, the number of steps of the whole run and the number of steps of an
+epoch, and returns the factor on the optimizer's learning rate. It keeps no state, so a resumed run is at the right
+place by knowing its step. Lengths are in epochs; with the default ``epoch=1`` they are in steps.
+
+`get` reads the short form that the command line takes, and ``str(schedule)`` writes it:
+"constant", "step:30", "step:30,60,gamma=0.2", "cosine", "one-cycle", "cosine,warmup:5".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gpuconv.names import lookup
+from gpuconv.shapes import number
+from gpuconv.training import spec
+
+
+class Schedule:
+    """The factor on the learning rate as a function of the step, counted from 0."""
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """1 throughout."""
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        return 1.0
+
+    def __str__(self) -> str:
+        return "constant"
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """gamma ** (how often `every` epochs have passed)."""
+
+    every: float
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        number("every", self.every, 0)
+        number("gamma", self.gamma, 0)
+        if not self.every:
+            raise ValueError("a step schedule drops after a number of epochs above 0, received 0")
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        return self.gamma ** math.floor(step / (self.every * epoch))
+
+    def __str__(self) -> str:
+        return spec.write("step", (self.every,), {"gamma": self.gamma})
+
+
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """gamma ** (how many of the `milestones`, in epochs, have passed)."""
+
+    milestones: tuple[float, ...]
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(number("a milestone", at, 0) for at in self.milestones))
+        number("gamma", self.gamma, 0)
+        if list(self.milestones) != sorted(self.milestones) or not self.milestones:
+            raise ValueError(f"milestones are one or more rising numbers of epochs, received {self.milestones}")
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        return self.gamma ** sum(step >= at * epoch for at in self.milestones)
+
+    def __str__(self) -> str:
+        return spec.write("multi-step", self.milestones, {"gamma": self.gamma})
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine wave from 1 at step 0 to `final` at step `total` (Loshchilov and Hutter 2016, without restarts)."""
+
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        number("final", self.final, 0, 1)
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        return _anneal(1.0, self.final, step / total)
+
+    def __str__(self) -> str:
+        return spec.write("cosine", (), {"final": self.final})
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """Up a cosine from `start` to 1 over the first `peak` of the run, then down to `final` at the last step.
+
+    Smith and Topin 2017; where phases begin and end is as in PyTorch's OneCycleLR, whose defaults these are.
+    """
+
+    peak: float = 0.3
+    start: float = 1 / 25
+    final: float = 1 / 25e4
+
+    def __post_init__(self) -> None:
+        for name in ("peak", "start", "final"):
+            number(name, getattr(self, name), 0, 1)
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        top, last = self.peak * total - 1, total - 1
+        if step <= top:
+            return _anneal(self.start, 1.0, step / top if top else 1.0)
+        return _anneal(1.0, self.final, (step - top) / (last - top) if last > top else 1.0)
+
+    def __str__(self) -> str:
+        return spec.write("one-cycle", (), {"peak": self.peak, "start": self.start, "final": self.final})
+
+
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """Another schedule times a straight line that reaches 1 at the last step of the first `length` epochs.
+
+    The other schedule keeps its own clock, so its milestones stay where they are (Goyal et al. 2017).
+    """
+
+    length: float
+    then: Schedule = Constant()
+
+    def __post_init__(self) -> None:
+        number("the length of a warm-up", self.length, 0)
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        steps = self.length * epoch
+        rise = min(1.0, (step + 1) / steps) if steps else 1.0
+        return rise * self.then(step, total, epoch)
+
+    def __str__(self) -> str:
+        return f"{self.then},{spec.write('warmup', (self.length,))}"
+
+
+def _anneal(start: float, end: float, part: float) -> float:
+    """From start to end along half a cosine wave, with part running from 0 to 1."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, part))) / 2
+
+
+def _step(*at: float, gamma: float = 0.1) -> Schedule:
+    return Step(*at, gamma=gamma) if len(at) == 1 else MultiStep(at, gamma)
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": Constant,
+    "step": _step,
+    "multi-step": lambda *at, gamma=0.1: MultiStep(at, gamma),
+    "cosine": Cosine,
+    "one-cycle": OneCycle,
+    "warmup": Warmup,
+}
+
+
+def get(schedule: str | Schedule | None) -> Schedule:
+    """A schedule from its short form; None is constant, and a schedule is itself.
+
+    Raises ValueError for an unknown name (the nearest known one is named) or for arguments it does not take.
+    """
+    if schedule is None or isinstance(schedule, Schedule):
+        return schedule or Constant()
+    built: Schedule = Constant()
+    for position, part in enumerate(spec.parse(schedule)):
+        make = lookup("schedule", part.name, SCHEDULES)
+        if make is not Warmup and position:
+            raise ValueError(f"{schedule!r} names two schedules; only a warm-up goes with another one")
+        arguments: tuple[Any, ...] = part.numbers + ((built,) if make is Warmup else ())
+        try:
+            built = make(*arguments, **part.options)
+        except TypeError as error:
+            raise ValueError(f"{schedule!r}: {part.name} cannot be built: {error}") from None
+    return built

@@ -1,0 +1,64 @@
+"""The small language in which schedules and optimizers are written: "cosine,warmup:5", "sgd:momentum=0.9"."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Part(NamedTuple):
+    """One ``name:number,number,key=value`` of a spec."""
+
+    name: str
+    numbers: tuple[float, ...]
+    options: dict[str, Any]
+
+
+def parse(spec: str) -> list[Part]:
+    """The parts of ``spec``: a name begins a part, numbers and key=value that follow belong to it.
+
+    "step:30,60,gamma=0.2,warmup:5" is a part step with the numbers 30, 60 and the option gamma, then a part warmup.
+    Raises TypeError when `spec` is no string, ValueError where it cannot be read.
+    """
+    if not isinstance(spec, str):
+        raise TypeError(f"a spec is a string such as 'cosine,warmup:5', received {spec!r}")
+    parts: list[Part] = []
+    for token in spec.replace(":", ",:").split(","):
+        argument = token.removeprefix(":").strip()
+        if not argument:
+            raise ValueError(f"{spec!r} has an empty place; write it like 'cosine,warmup:5'")
+        number = _number(argument)
+        key, equals, value = (side.strip() for side in argument.partition("="))
+        if not equals and number is None and not token.startswith(":"):
+            parts.append(Part(argument, (), {}))
+            continue
+        if not parts:
+            raise ValueError(f"{spec!r} begins with {argument!r}, which belongs to no name; write it like 'step:30,60'")
+        last = parts.pop()
+        if number is not None:
+            parts.append(last._replace(numbers=(*last.numbers, number)))
+        elif equals:
+            parts.append(last._replace(options=last.options | {key: _value(value)}))
+        else:
+            raise ValueError(f"{argument!r} in {spec!r} is neither a number nor key=value")
+    return parts
+
+
+def write(name: str, numbers: tuple[float, ...] = (), options: dict[str, Any] | None = None) -> str:
+    """The spec that `parse` reads as this one part."""
+    written = [f"{number:.15g}" for number in numbers]
+    written += [f"{key}={value!r}" for key, value in (options or {}).items()]
+    return f"{name}:{','.join(written)}" if written else name
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _value(text: str) -> Any:
+    """A bool, a number, or the text itself."""
+    known = {"true": True, "false": False}.get(text.lower())
+    number = _number(text)
+    return known if known is not None else text if number is None else number

@@ -1,0 +1,292 @@
+"""Training a net: the step, the loop around it, and going on where a run stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, losses
+from gpuconv.data import Dataset, Loader
+from gpuconv.shapes import integer, seed_value
+from gpuconv.training import callbacks as watching
+from gpuconv.training import checkpoint as checkpoints
+from gpuconv.training import feeding, optimizers, schedules
+from gpuconv.training.checkpoint import Checkpoint, CheckpointError
+from gpuconv.training.evaluate import evaluate
+from gpuconv.training.interrupts import Interrupts
+from gpuconv.training.metrics import NOTHING, Reading, Totals
+from gpuconv.training.rundir import RunDirectory
+
+Array = Any
+Record = dict[str, Any]
+
+FINISHED, INTERRUPTED, FAILED = "finished", "interrupted", "failed"
+
+
+class DivergedError(FloatingPointError):
+    """A loss or a parameter is no longer finite; the message names the step."""
+
+
+class SettingsError(ValueError):
+    """A run was to be continued with other settings; the message names them."""
+
+
+class Trainer:
+    """A net with what trains it.
+
+    net: built, on the device it shall train on. optimizer: an optimizer, or a name with `lr` and further settings (see
+    `gpuconv.training.optimizers`). loss: a loss or its name. schedule: a schedule or its short form, "cosine,warmup:5".
+    seed: of the shuffles and augmentations that `fit` sets up for a bare Dataset.
+
+    The state: `steps` done, `epoch` (epochs completed), `batch` (batches done of the next one), `records` (what
+    metrics.jsonl holds).
+    """
+
+    def __init__(
+        self,
+        net: Any,
+        optimizer: str | optimizers.Optimizer = "sgd",
+        *,
+        loss: Any = "softmax",
+        schedule: str | schedules.Schedule | None = None,
+        seed: int = 0,
+        **optimizer_settings: Any,
+    ) -> None:
+        self.net = net
+        self.optimizer = optimizers.get(optimizer, **optimizer_settings)
+        self.loss = losses.get(loss)
+        self.schedule = schedules.get(schedule)
+        self.seed = seed_value("seed", seed)
+        params = net.params()
+        self.optimizer.build(params)
+        self.device = backends.device_of(next(iter(params.values())))
+        self.epoch = self.batch = 0
+        self.epochs = self.batches = 0
+        self.records: list[Record] = []
+        self.stop_reason: str | None = None
+        self.run: RunDirectory | None = None
+        self._settings: Record = {}
+        self._totals = Totals(self.device)
+        self._read = NOTHING
+
+    # --- a step --------------------------------------------------------------------------------
+
+    def step(self, x: Array, y: Array) -> None:
+        """Forward, loss, backward, update, and the sums of the metrics: device work alone.
+
+        No host value that changes from step to step enters here, and nothing is read back, so the launches of one call
+        can be captured and replayed. `optimizer.advance` writes the learning rate and step number before it.
+        """
+        self.net.zero_grad()
+        scores = self.net.forward(x, training=True)
+        loss, dscores = self.loss(scores, y)
+        self.net.backward(dscores, input_grad=False)
+        self.optimizer.update(self.net.params(), self.net.grads())
+        self._totals.add(loss, scores, y)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps done in all."""
+        return self.optimizer.steps
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.optimizer.lr * self.schedule(self.steps, self.total_steps, self.batches)
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.batches
+
+    @property
+    def history(self) -> list[Record]:
+        """A record for each epoch."""
+        return [record for record in self.records if record["event"] == "epoch"]
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train: Loader | Dataset,
+        *,
+        epochs: int,
+        validation: Loader | Dataset | None = None,
+        test: Loader | Dataset | None = None,
+        callbacks: Sequence[watching.Callback] = (),
+        run_dir: str | Path | None = None,
+        resume: bool = False,
+        metrics_every: int = 50,
+        checkpoint_every: int | None = None,
+        batch_size: int = 64,
+        settings: Record | None = None,
+        progress: bool = True,
+    ) -> list[Record]:
+        """Train until `epochs` epochs are done in all, and return a record for each.
+
+        train: a Loader, or a Dataset, of which batches of `batch_size` are made, shuffled and normalised by its own
+        statistics. validation: evaluated after each epoch, and what "best" is judged by (without it the training loss
+        is). test: evaluated too, for the record alone.
+
+        run_dir: a folder for checkpoints, logs and curves (see `rundir`). resume: go on from its last checkpoint, which
+        gives the same bits as a run that never stopped; it must have been made with the same settings. settings:
+        further JSON-able settings to store there and compare. metrics_every: the steps between readings of the running
+        loss, which is when NaN is seen. checkpoint_every: steps between checkpoints, besides one after each epoch.
+
+        The first Ctrl-C or SIGTERM finishes the step, saves and returns with `stop_reason` "interrupted"; the second
+        aborts. Raises DivergedError, and saves nothing more, when the loss is not finite; CheckpointError for a run
+        directory or checkpoint that cannot be used, SettingsError for a resume with other settings, FileExistsError
+        when run_dir already holds a run.
+        """
+        integer("metrics_every", metrics_every, 1)
+        self.epochs = integer("epochs", epochs, 0)
+        if resume and run_dir is None:
+            raise ValueError("resume=True needs run_dir, the directory of the run to continue")
+        dtype = next(iter(self.net.params().values())).dtype
+        loaders = feeding.loaders(
+            {"train": train, "validation": validation, "test": test},
+            batch_size=integer("batch_size", batch_size, 1), seed=self.seed, device=self.device, dtype=dtype,
+        )  # fmt: skip
+        feed, *held_out = loaders.values()
+        self.batches = len(feed)
+        self._settings = checkpoints.as_json(
+            self.settings() | {name: feeding.describe(loader) for name, loader in loaders.items()}
+            | {"metrics_every": metrics_every, "options": settings or {}}
+        )  # fmt: skip
+        self.run, self.stop_reason = None, None
+        watchers = [*callbacks]
+        if run_dir is not None:
+            self.run = RunDirectory.open(run_dir) if resume else RunDirectory.start(run_dir, self._settings)
+            if self.run.last.exists():
+                self.restore(checkpoints.load(self.run.last), self._settings, self.run.last)
+            watchers = [*watching.keepers(self.run, checkpoint_every), *watchers]
+        if progress:
+            watchers.append(watching.Progress())
+        interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
+        # Overflow is judged by the readings, which name the step, not by a warning from some line inside an op.
+        with np.errstate(over="ignore", invalid="ignore"), interrupts:
+            try:
+                self._notify(watchers, "on_start")
+                self._run(feed, dict(zip(("validation", "test"), held_out)), watchers, metrics_every, interrupts)
+                self.stop(FINISHED)
+            except BaseException:
+                self.stop_reason = FAILED
+                raise
+            finally:
+                self._notify(watchers, "on_stop", self.stop_reason)
+        return self.history
+
+    def stop(self, reason: str) -> None:
+        """Ask the loop to end after the current step; the first reason given counts."""
+        self.stop_reason = self.stop_reason or reason
+
+    def _run(
+        self, train: Any, held_out: dict[str, Any], watchers: list[watching.Callback], metrics_every: int,
+        interrupts: Interrupts,
+    ) -> None:
+        while self.epoch < self.epochs and not self.stop_reason:
+            with contextlib.closing(iter(train.epoch(self.epoch, start_batch=self.batch))) as batches:
+                for x, y in batches:
+                    lr = self.lr
+                    self.optimizer.advance(lr)
+                    self.step(x, y)
+                    self.batch += 1
+                    due = self.steps % metrics_every == 0
+                    self._notify(watchers, "on_step", self._record_step(lr) if due else None)
+                    if self.batch == self.batches:
+                        self._notify(watchers, "on_epoch", self._record_epoch(lr, held_out))
+                    if interrupts.requested:
+                        self.stop(INTERRUPTED)
+                    if self.stop_reason:
+                        return
+            if self.batch or not self.batches:
+                raise ValueError(f"the loader gave {self.batch} batches of the {self.batches} that its length tells")
+
+    def _notify(self, watchers: list[watching.Callback], event: str, *arguments: Any) -> None:
+        for watcher in watchers:
+            getattr(watcher, event)(self, *arguments)
+
+    def _record_step(self, lr: float) -> Record:
+        """Read the sums and record what the steps since the last reading made."""
+        sums = self._read_totals()
+        recent, self._read = sums.since(self._read), sums
+        record = {"event": "step", "step": self.steps, "epoch": self.epoch + 1}
+        self.records.append(record | {"loss": recent.loss, "accuracy": recent.accuracy, "lr": lr})
+        return self.records[-1]
+
+    def _record_epoch(self, lr: float, held_out: dict[str, Any]) -> Record:
+        """Close the epoch: its training metrics, those of the held-out sets, and on to the next."""
+        sums = self._read_totals()
+        record: Record = {"event": "epoch", "step": self.steps, "epoch": self.epoch + 1, "lr": lr}
+        record |= {"train_loss": sums.loss, "train_accuracy": sums.accuracy}
+        for name, loader in held_out.items():
+            if loader is not None:
+                found = evaluate(self.net, loader, loss=self.loss)
+                record |= {f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy}
+                if not math.isfinite(found.loss):
+                    raise DivergedError(self._diverged(f"the {name} loss is {found.loss} after step {self.steps}"))
+        self.epoch, self.batch = self.epoch + 1, 0
+        self._totals.clear()
+        self._read = NOTHING
+        self.records.append(record)
+        return record
+
+    def _read_totals(self) -> Reading:
+        sums = self._totals.read()
+        if not math.isfinite(sums.loss_sum):
+            first = self.epoch * self.batches + int(sums.finite_steps) + 1
+            raise DivergedError(self._diverged(f"the loss is not finite at step {first} (epoch {self.epoch + 1})"))
+        return sums
+
+    def _diverged(self, what: str) -> str:
+        kept = f"; {self.run.last} is from before that" if self.run else ""
+        return f"{what}, so training stopped{kept}. A lower learning rate is the usual cure"
+
+    # --- stopping and going on -----------------------------------------------------------------
+
+    def settings(self) -> Record:
+        """What a run must share with the one it continues. JSON-able."""
+        return {
+            "net": self.net.config(),
+            "optimizer": self.optimizer.config(),
+            "loss": repr(self.loss) if hasattr(self.loss, "__dataclass_fields__") else self.loss.__name__,
+            "schedule": str(self.schedule),
+            "seed": self.seed,
+            "epochs": self.epochs,
+        }
+
+    def snapshot(self) -> Checkpoint:
+        """Everything that the rest of the run depends on. Raises DivergedError when a number in it is not finite."""
+        sums = self._read_totals()
+        net = {name: np.array(backends.to_numpy(array)) for name, array in self.net.state_dict().items()}
+        for name in self.net.params():
+            if not np.isfinite(net[name].astype(np.float64)).all():
+                raise DivergedError(self._diverged(f"{name} is not finite after step {self.steps}"))
+        tensors = {f"net.{name}": array for name, array in net.items()}
+        tensors |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
+        state = {
+            "net": self.net.config(), "settings": self._settings, "epoch": self.epoch,
+            "batch": self.batch, "totals": sums, "read": self._read, "records": self.records,
+        }  # fmt: skip
+        return Checkpoint(tensors, checkpoints.as_json(state))
+
+    def restore(self, checkpoint: Checkpoint, settings: Record, path: Any = "the checkpoint") -> None:
+        """Take over a snapshot that was made with these settings; nothing changes when this raises."""
+        checkpoints.check_net(path, checkpoint, self.net)
+        state = checkpoint.state
+        others = checkpoints.differences(state["settings"], checkpoints.as_json(settings))
+        if others:
+            raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")
+        try:
+            self.optimizer.check_state_dict(checkpoint.part("optimizer"))
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        self.net.load_state_dict(checkpoint.part("net"))
+        self.optimizer.load_state_dict(checkpoint.part("optimizer"))
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.records, self._read = state["records"], Reading(*state["read"])
+        self._totals.write(Reading(*state["totals"]))
