@@ -303,6 +303,8 @@ def pooling(
             f"padding alone; received {padding}"
         )
     n, h, w, c = input_shape
+    if h * w == 0:
+        raise ValueError(f"a pool needs maps of at least one pixel, received shape {(n, h, w, c)}")
     p, q = output_hw((h, w), kernel_size, stride, padding, fit=fit)
     return dict(kernel_size=kernel_size, stride=stride, padding=padding, fit=fit), (n, p, q, c)
 

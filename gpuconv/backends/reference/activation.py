@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from gpuconv.backends.reference.bits import keep
 from gpuconv.backends.reference.elementwise import elementwise, result_array
 from gpuconv.backends.reference.erf import normal_cdf, normal_pdf
 from gpuconv.backends.reference.rounding import store, widen
@@ -26,18 +27,12 @@ __all__ = [
     "tanh_backward",
 ]
 
-_BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
-
-
 def relu(x, *, out=None):
     return np.maximum(x, 0, out=result_array(x, out))  # exact in every dtype
 
 
 def relu_backward(dy, y, *, out=None):
-    # dy's bits times 0 or 1: exact in every dtype, and unlike dy * 0 it is 0 where dy is infinite or NaN.
-    out, bits = result_array(dy, out), _BITS[dy.dtype.itemsize]
-    np.multiply(dy.view(bits), y > 0, out=out.view(bits))
-    return out
+    return keep(dy, y > 0, out=out)
 
 
 def leaky_relu(x, *, negative_slope=0.01, out=None):

@@ -1,1 +1,124 @@
-"""Being written."""
+"""Pooling: one pass over the whole volume for each cell (r, s) of the window, through strided slices.
+
+A cell's slices hold only the windows whose cell (r, s) lies inside the input, so padding, partial last windows and
+dropped borders need no further care.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from gpuconv.backends.reference.bits import keep, replace
+from gpuconv.backends.reference.rounding import store, widen
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.shapes import Padding, Pair, argmax_dtype, output_hw
+
+__all__ = [
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "global_avg_pool2d",
+    "global_avg_pool2d_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+]
+
+Region = tuple[slice, slice, slice]
+
+
+def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None):
+    n, h, w, c = x.shape
+    pq = output_hw((h, w), kernel_size, stride, padding, fit=fit)
+    y = np.empty((n, *pq, c), x.dtype) if out is None else out
+    argmax = np.empty(y.shape, argmax_dtype(kernel_size))
+    y[...] = -np.inf
+    argmax[...] = _first_inside(pq, kernel_size, stride, padding)[:, :, None]
+    for cell, windows, inside in _cells((h, w), pq, kernel_size, stride, padding):
+        best, challenger = y[windows], x[inside]
+        wins = ~((challenger <= best) | (best != best))  # greater than all before it, or the first NaN
+        replace(best, wins, challenger)
+        np.maximum(argmax[windows], wins * argmax.dtype.type(cell), out=argmax[windows])  # cells come in rising order
+    return y, argmax
+
+
+def max_pool2d_backward(
+    dy, argmax, *, input_shape, kernel_size, stride=None, padding=0, fit="floor", out=None
+):
+    dx = np.zeros(input_shape, accumulation_dtype(dy.dtype))
+    for cell, windows, inside in _cells(input_shape[1:3], dy.shape[1:3], kernel_size, stride, padding):
+        dx[inside] += keep(dy[windows], argmax[windows] == cell)
+    return store(dx, dy.dtype, out)
+
+
+def avg_pool2d(x, *, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None):
+    n, h, w, c = x.shape
+    pq = output_hw((h, w), kernel_size, stride, padding, fit=fit)
+    y = np.zeros((n, *pq, c), accumulation_dtype(x.dtype))
+    for _, windows, inside in _cells((h, w), pq, kernel_size, stride, padding):
+        y[windows] += x[inside]
+    y /= _counts((h, w), pq, kernel_size, stride, padding, count_include_pad, y.dtype)
+    return store(y, x.dtype, out)
+
+
+def avg_pool2d_backward(
+    dy, *, input_shape, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None
+):
+    hw, pq = input_shape[1:3], dy.shape[1:3]
+    dx = np.zeros(input_shape, accumulation_dtype(dy.dtype))
+    share = widen(dy) / _counts(hw, pq, kernel_size, stride, padding, count_include_pad, dx.dtype)
+    for _, windows, inside in _cells(hw, pq, kernel_size, stride, padding):
+        dx[inside] += share[windows]
+    return store(dx, dy.dtype, out)
+
+
+def global_avg_pool2d(x, *, out=None):
+    return store(x.mean(axis=(1, 2), keepdims=True, dtype=accumulation_dtype(x.dtype)), x.dtype, out)
+
+
+def global_avg_pool2d_backward(dy, *, input_shape, out=None):
+    dx = np.empty(input_shape, dy.dtype) if out is None else out
+    return store(widen(dy) / (input_shape[1] * input_shape[2]), dy.dtype, dx)
+
+
+# --- which windows read which cells ------------------------------------------------------------
+
+
+def _cells(
+    hw: Sequence[int], pq: Sequence[int], kernel_size: Pair, stride: Pair, padding: Padding
+) -> Iterator[tuple[int, Region, Region]]:
+    """For each cell r * S + s of the window, in rising order: the windows (n, p, q) whose cell lies inside the input,
+    and those cells (n, h, w), slice for slice."""
+    every = slice(None)
+    for r in range(kernel_size[0]):
+        p, h = _inside(hw[0], pq[0], r - padding[0][0], stride[0])
+        for s in range(kernel_size[1]):
+            q, w = _inside(hw[1], pq[1], s - padding[1][0], stride[1])
+            yield r * kernel_size[1] + s, (every, p, q), (every, h, w)
+
+
+def _inside(size: int, windows: int, shift: int, stride: int) -> tuple[slice, slice]:
+    """The windows i with 0 <= i * stride + shift < size, and those positions, along one axis."""
+    first = max(0, -(shift // stride))
+    last = max(first, min(windows, (size - 1 - shift) // stride + 1))
+    return slice(first, last), slice(first * stride + shift, last * stride + shift, stride)
+
+
+def _first_inside(pq: Pair, kernel_size: Pair, stride: Pair, padding: Padding) -> np.ndarray:
+    """(P, Q): the first cell r * S + s of each window that lies inside the input."""
+    r, s = (np.maximum(0, padding[axis][0] - stride[axis] * np.arange(pq[axis])) for axis in (0, 1))
+    return r[:, None] * kernel_size[1] + s
+
+
+def _counts(
+    hw: Sequence[int], pq: Sequence[int], kernel_size: Pair, stride: Pair, padding: Padding, count_include_pad: bool,
+    dtype: np.dtype,
+) -> np.ndarray:
+    """(P, Q, 1): how many cells of each window count in its mean."""
+
+    def along(axis: int) -> np.ndarray:
+        before, after = padding[axis] if count_include_pad else (0, 0)
+        start = stride[axis] * np.arange(pq[axis], dtype=dtype) - padding[axis][0]
+        return np.minimum(start + kernel_size[axis], hw[axis] + after) - np.maximum(start, -before)
+
+    return (along(0)[:, None] * along(1))[:, :, None]

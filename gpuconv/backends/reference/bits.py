@@ -1,0 +1,29 @@
+"""Choosing between floats through their bits: exact in every dtype, NaN and -0 included, and without branches.
+
+`as_bits(x) * mask` is x where the mask holds and +0 elsewhere (x * mask would turn infinity into NaN). On data that a
+branch cannot predict it is several times faster than `numpy.where` or `numpy.copyto`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+def as_bits(x: np.ndarray) -> np.ndarray:
+    """A view of a float array as unsigned integers of its size."""
+    return x.view(_UNSIGNED[x.dtype.itemsize])
+
+
+def keep(x: np.ndarray, mask: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """x where the mask holds, else +0."""
+    out = np.empty(x.shape, x.dtype) if out is None else out
+    np.multiply(as_bits(x), mask, out=as_bits(out))
+    return out
+
+
+def replace(x: np.ndarray, mask: np.ndarray, new: np.ndarray) -> None:
+    """x = new where the mask holds, in place."""
+    bits = as_bits(x)
+    bits ^= (bits ^ as_bits(new)) * mask
