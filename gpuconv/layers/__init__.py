@@ -1,0 +1,17 @@
+"""Layers. A net is a list of them: ``Sequential([Input((32, 32, 3)), Conv2D(12, 3, padding=1), ReLU(), ...])``."""
+
+from gpuconv.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
+from gpuconv.layers.base import LAYERS, Layer, Variable, listen
+from gpuconv.layers.container import Input, Residual, Sequential
+from gpuconv.layers.conv import Conv2D
+from gpuconv.layers.dropout import Dropout
+from gpuconv.layers.linear import Flatten, Linear
+from gpuconv.layers.norm import BatchNorm
+from gpuconv.layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
+from gpuconv.layers.scale import Scale
+
+__all__ = [
+    "GELU", "LAYERS", "AvgPool2D", "BatchNorm", "Conv2D", "Dropout", "Flatten", "GlobalAvgPool2D", "Input", "Layer",
+    "LeakyReLU", "Linear", "MaxPool2D", "ReLU", "Residual", "Scale", "Sequential", "SiLU", "Sigmoid", "Tanh",
+    "Variable", "listen",
+]  # fmt: skip

@@ -1,0 +1,80 @@
+"""Elementwise activations: one layer, a table of the ops it runs and of what their backward reads."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
+
+from gpuconv import ops
+from gpuconv.layers.base import Array, Layer, Shape
+
+
+@dataclass(eq=False, repr=False)
+class Activation(Layer):
+    """Runs the op `op` forward and `op`_backward back, which reads the input or the output."""
+
+    elementwise = True
+    op: ClassVar[str]
+    keeps_output: ClassVar[bool]
+
+    def __init_subclass__(cls, op: str, keeps: str, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.stem = cls.op = op
+        cls.keeps_output = keeps == "output"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the op takes beside the arrays."""
+        return {}
+
+    def plan(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        y = getattr(ops, self.op)(x, **self.options)
+        self.save(y if self.keeps_output else x)
+        return y
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        (kept,) = self.take()
+        return getattr(ops, f"{self.op}_backward")(dy, kept, **self.options) if input_grad else None
+
+
+class ReLU(Activation, op="relu", keeps="output"):
+    """max(x, 0)."""
+
+
+class Sigmoid(Activation, op="sigmoid", keeps="output"):
+    """1 / (1 + exp(-x))."""
+
+
+class Tanh(Activation, op="tanh", keeps="output"):
+    """The hyperbolic tangent."""
+
+
+class SiLU(Activation, op="silu", keeps="input"):
+    """x * sigmoid(x)."""
+
+
+@dataclass(eq=False, repr=False)
+class LeakyReLU(Activation, op="leaky_relu", keeps="output"):
+    """x where x > 0, else negative_slope * x."""
+
+    _: KW_ONLY
+    negative_slope: float = 0.01
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"negative_slope": self.negative_slope}
+
+
+@dataclass(eq=False, repr=False)
+class GELU(Activation, op="gelu", keeps="input"):
+    """x * Phi(x); approximate is "none" or "tanh"."""
+
+    _: KW_ONLY
+    approximate: str = "none"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"approximate": self.approximate}

@@ -1,0 +1,423 @@
+"""What every layer is: options, variables, a forward, a backward. Layers know no backend; they call `gpuconv.ops`.
+
+A layer is a dataclass. Its fields are its hyperparameters, so `config` and `from_config` need no code of their own.
+`plan` infers the output shape and declares the variables, `reset` draws their first values. What backward needs is
+kept by forward with `save` and handed out, once, by `take`: memory is released as backward goes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from gpuconv import backends, initializers
+from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.initializers import Initializer
+from gpuconv.names import lookup
+from gpuconv.shapes import integer
+
+Array = Any
+Shape = tuple[int, ...]
+
+LAYERS: dict[str, type[Layer]] = {}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An array that a layer owns.
+
+    initializer makes its first value. buffer: it is no parameter, but part of the state. frozen: a parameter that is
+    not trained. dtype: "net" for the net's own, "accumulation" for the one that the net sums in (batch statistics), or
+    the name of an integer dtype.
+    """
+
+    shape: Shape
+    initializer: Initializer
+    buffer: bool = False
+    frozen: bool = False
+    dtype: str = "net"
+
+    @property
+    def trained(self) -> bool:
+        return not self.buffer and not self.frozen
+
+    def resolve_dtype(self, net_dtype: np.dtype) -> np.dtype:
+        if self.dtype == "net":
+            return net_dtype
+        return accumulation_dtype(net_dtype) if self.dtype == "accumulation" else np.dtype(self.dtype)
+
+
+@dataclass(eq=False, repr=False)
+class Layer:
+    """The base of all layers.
+
+    name: what it is called inside its net; by default its kind and number ("conv1"). frozen: the variables that are
+    not trained. After `build`, `input_shape` and `output_shape` (both without N), `path` (its name with those of the
+    containers around it, "residual1.conv2") and `variables` are known; `arrays` holds the values.
+    """
+
+    stem: ClassVar[str] = "layer"
+    elementwise: ClassVar[bool] = False  # the output takes its input's place: no volume of its own in `summary`
+
+    _: KW_ONLY
+    name: str | None = None
+    frozen: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        LAYERS[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        if self.name is not None and (not self.name or "." in self.name):
+            raise ValueError(f"a layer's name must not be empty nor hold a dot, received {self.name!r}")
+        for entry in _options(type(self)):
+            setattr(self, entry, _tuples(getattr(self, entry)))
+        if isinstance(self.frozen, str):
+            self.frozen = (self.frozen,)
+        self.path, self.device, self.dtype = "", "numpy", np.dtype("float32")
+        self.input_shape: Shape | None = None
+        self.output_shape: Shape | None = None
+        self.variables: dict[str, Variable] = {}
+        self.arrays: dict[str, Array] = {}
+        self.gradients: dict[str, Array] = {}
+        self._saved: tuple[Any, ...] | None = None
+
+    # --- what a layer defines ------------------------------------------------------------------
+
+    def plan(self, input_shape: Shape) -> Shape:
+        """Check the input's shape, declare `self.variables`, return the output's shape (both without N)."""
+        return input_shape
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """The layer's output; what `backward` needs is kept until it is called, or until the next forward.
+
+        x: (N, *input_shape) of the net's dtype, on its device. training: batch statistics and dropout are on.
+        """
+        raise NotImplementedError
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        """Add to the gradients of the parameters; return the input's gradient, or None with input_grad=False.
+
+        dy: of the output's shape. Raises RuntimeError when there was no forward since the last backward.
+        """
+        raise NotImplementedError
+
+    @property
+    def mult_adds(self) -> int:
+        """Multiply-adds of a forward pass of one image."""
+        return 0
+
+    def children(self) -> Sequence[tuple[str, Layer]]:
+        """The layers inside, each with its part of the path."""
+        return []
+
+    # --- building ------------------------------------------------------------------------------
+
+    def build(
+        self, input_shape: Shape, *, seed: int = 0, dtype: Any = "float32", device: str = "numpy",
+        initialize: bool = True,
+    ) -> Shape:
+        """Infer all shapes from the input volume's, and make the variables. Returns the output's shape.
+
+        input_shape: without N, as (32, 32, 3). initialize=False allocates nothing: enough for a `summary`. Raises
+        ValueError, with the layer's path, where a shape does not fit.
+        """
+        shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
+        self.place("", shape)
+        self.dtype = as_dtype(dtype)
+        if initialize:
+            self.reset(seed=seed, dtype=dtype, device=device)
+        assert self.output_shape is not None
+        return self.output_shape
+
+    def place(self, path: str, input_shape: Shape) -> Shape:
+        """`plan` this layer at a path of the net."""
+        self.path, self.input_shape = path, input_shape
+        try:
+            self.output_shape = self.plan(input_shape)
+            self._freeze()
+        except (ValueError, TypeError) as error:
+            where = path or type(self).__name__
+            if getattr(error, "layer", None):
+                raise
+            located = type(error)(f"{where}: {error}")
+            located.layer = where  # type: ignore[union-attr]
+            raise located from error
+        return self.output_shape
+
+    def _freeze(self) -> None:
+        for name in self.frozen:
+            self.variables[name] = replace(lookup("variable", name, self.variables), frozen=True)
+
+    def reset(self, *, seed: int = 0, dtype: Any = "float32", device: str = "numpy") -> None:
+        """Allocate every variable in the tree and draw its first value.
+
+        Variable number i, counted through the whole net, draws from sub-stream i of the seed's INIT stream, so the
+        same seed gives the same bits on every device.
+        """
+        dtype, device = as_dtype(dtype), backends.resolve(device)
+        for layer in self.walk():
+            layer.dtype, layer.device = dtype, device
+            layer.gradients.clear()
+        for number, (layer, name, variable) in enumerate(self._all_variables()):
+            value = variable.initializer(
+                variable.shape, dtype=variable.resolve_dtype(dtype), seed=seed, substream=number
+            )
+            layer.arrays[name] = backends.asarray(value, device)
+            layer.seeded(seed, number)
+
+    def seeded(self, seed: int, substream: int) -> None:
+        """Told once for each variable which random numbers are its own. Dropout keeps them."""
+
+    # --- variables -----------------------------------------------------------------------------
+
+    def walk(self) -> Iterator[Layer]:
+        """This layer and every layer inside, in forward order."""
+        yield self
+        for _, child in self.children():
+            yield from child.walk()
+
+    def _all_variables(self) -> Iterator[tuple[Layer, str, Variable]]:
+        for layer in self.walk():
+            for name, variable in layer.variables.items():
+                yield layer, name, variable
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers the parameters of the tree hold, frozen ones included."""
+        return sum(volume_size(variable.shape) for _, _, variable in self._all_variables() if not variable.buffer)
+
+    def _named(self, trained: bool | None = None) -> Iterator[tuple[str, Layer, str]]:
+        """(key in the state dict, layer, variable's name), of all or of only the trained or untrained ones."""
+        for layer, name, variable in self._all_variables():
+            if trained is None or variable.trained == trained:
+                path = layer.path.removeprefix(self.path).removeprefix(".")
+                yield (f"{path}.{name}" if path else name), layer, name
+
+    def __getitem__(self, name: str) -> Array:
+        """The value of one of this layer's own variables."""
+        try:
+            return self.arrays[name]
+        except KeyError:
+            raise RuntimeError(
+                f"{self.path or type(self).__name__} has no array {name!r}: build the net with an input shape "
+                "and without initialize=False"
+            ) from None
+
+    def gradient(self, name: str) -> Array:
+        """The array that the gradient of one of this layer's own variables is added to."""
+        if name not in self.gradients:
+            value = self[name]
+            self.gradients[name] = backends.zeros(value.shape, value.dtype, self.device)
+        return self.gradients[name]
+
+    def trains(self, name: str) -> bool:
+        return name in self.variables and self.variables[name].trained
+
+    @property
+    def trainable(self) -> bool:
+        """Whether anything in the tree is trained."""
+        return any(variable.trained for _, _, variable in self._all_variables())
+
+    def params(self) -> dict[str, Array]:
+        """The trained arrays, live: an optimizer changes them in place."""
+        return {key: layer[name] for key, layer, name in self._named(trained=True)}
+
+    def grads(self) -> dict[str, Array]:
+        """The gradients, live, under the keys of `params`."""
+        return {key: layer.gradient(name) for key, layer, name in self._named(trained=True)}
+
+    def buffers(self) -> dict[str, Array]:
+        """What the state holds beside the params: running statistics, dropout's offset, frozen weights."""
+        return {key: layer[name] for key, layer, name in self._named(trained=False)}
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero, in place."""
+        for layer in self.walk():
+            for gradient in layer.gradients.values():
+                gradient.fill(0)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Every array of the tree by its path, live: copy what must not change with the net."""
+        return {key: layer[name] for key, layer, name in self._named()}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        """Copy values into the arrays, in place. Floats of another precision are converted.
+
+        Raises ValueError that lists every missing key, unexpected key and wrong shape, or TypeError for an integer
+        where a float belongs, before anything is changed.
+        """
+        own = self.state_dict()
+        problems = [f"missing {key}" for key in own if key not in state]
+        problems += [f"unexpected {key}" for key in state if key not in own]
+        problems += [
+            f"{key} has shape {tuple(state[key].shape)} where the net has {tuple(value.shape)}"
+            for key, value in own.items() if key in state and tuple(state[key].shape) != tuple(value.shape)
+        ]
+        if problems:
+            raise ValueError(f"the state does not fit the net: {'; '.join(problems)}")
+        values = {key: backends.to_numpy(state[key]) for key in own}
+        for key, value in own.items():
+            if (values[key].dtype.kind in "iub") != (value.dtype.kind in "iub"):
+                raise TypeError(f"{key} must be {value.dtype.name}, received {values[key].dtype.name}")
+        for key, layer, name in self._named():
+            array = layer[name]
+            array[...] = backends.asarray(values[key].astype(array.dtype), layer.device)
+
+    def to(self, device: str | None = None, dtype: Any = None) -> Self:
+        """Move to a device, change the dtype, or both; returns itself. Gradients and kept activations are dropped."""
+        device = self.device if device is None else backends.resolve(device)
+        net_dtype = self.dtype if dtype is None else as_dtype(dtype)
+        for layer in self.walk():
+            layer.device, layer.dtype = device, net_dtype
+            layer.gradients.clear()
+            layer.release()
+        for layer, name, variable in self._all_variables():
+            if name in layer.arrays:
+                layer.arrays[name] = _moved(layer.arrays[name], device, variable.resolve_dtype(net_dtype))
+        return self
+
+    # --- running -------------------------------------------------------------------------------
+
+    def save(self, *values: Any) -> None:
+        """Keep what backward needs."""
+        self._saved = values
+
+    def take(self) -> Any:
+        """Hand out what forward kept and forget it, so that its memory goes when backward lets go."""
+        saved, self._saved = self._saved, None
+        if saved is None:
+            where = self.path or type(self).__name__
+            raise RuntimeError(f"{where}.backward needs a forward before it: each forward serves one backward")
+        return saved
+
+    def release(self) -> None:
+        """Forget what forward kept, here and inside."""
+        for layer in self.walk():
+            layer._saved = None
+
+    def infer(self, x: Array) -> Array:
+        """forward(x) of a net that is not trained, which keeps nothing for backward."""
+        y = self.forward(x)
+        self.release()
+        return y
+
+    # --- configuration -------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """The layer as JSON-able values; `from_config` makes it again."""
+        return {"layer": type(self).__name__} | {
+            name: _encode(getattr(self, name)) for name in _options(type(self))
+        }
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any], **options: Any) -> Any:
+        """The layer or net that `config` describes; its class comes from the entry "layer".
+
+        options: handed to the constructor too (a net takes dtype, device, initialize). Raises ValueError for an
+        unknown layer or option, with the nearest known one.
+        """
+        if not isinstance(config, Mapping) or "layer" not in config:
+            raise ValueError(f"a layer's config is a mapping with the entry 'layer', received {config!r}")
+        kind = lookup("layer", config["layer"], LAYERS)
+        known = {name: name for name in _options(kind)}
+        given = {lookup(f"option of {kind.__name__}", key, known): _decode(value)
+                 for key, value in config.items() if key != "layer"}
+        return kind(**given, **options)
+
+    def __repr__(self) -> str:
+        """The call that makes this layer, without what is left at its default."""
+        shown = [
+            f"{entry.name}={getattr(self, entry.name)!r}" for entry in fields(self)
+            if entry.name != "name" and getattr(self, entry.name) != entry.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _options(kind: type[Layer]) -> list[str]:
+    return [entry.name for entry in fields(kind)]
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Layer):
+        return value.config()
+    return [_encode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, Mapping) and "layer" in value:
+        return Layer.from_config(value)
+    return [_decode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, (list, tuple)) else value
+
+
+def _moved(array: Array, device: str, dtype: np.dtype) -> Array:
+    if array.dtype == dtype and backends.device_of(array) == device:
+        return array
+    return backends.asarray(backends.to_numpy(array).astype(dtype), device)
+
+
+# --- what layers share -------------------------------------------------------------------------
+
+
+def expect_axes(input_shape: Shape, axes: str) -> None:
+    """The input volume has one axis per letter of `axes`."""
+    if len(input_shape) != len(axes.split()):
+        hint = "; put Flatten() before" if axes == "features" and len(input_shape) == 3 else ""
+        raise ValueError(f"the input must have the axes (N, {', '.join(axes.split())}), "
+                         f"received (N, {', '.join(map(str, input_shape))}){hint}")
+
+
+def volume_size(shape: Shape | None) -> int:
+    """How many values a volume holds."""
+    return math.prod(shape or ())
+
+
+def weight_and_bias(layer: Any, weight_shape: Shape) -> dict[str, Variable]:
+    """The variables of a layer with `weight_init`, `bias` and `bias_init`; the weight's first axis is the output."""
+    variables = {"weight": Variable(weight_shape, initializers.get(layer.weight_init))}
+    if layer.bias:
+        variables["bias"] = Variable(weight_shape[:1], initializers.get(layer.bias_init))
+    return variables
+
+
+# --- running a child, in one place -------------------------------------------------------------
+
+Listener = Callable[[Layer, str], AbstractContextManager[Any]]
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listen(listener: Listener) -> Iterator[None]:
+    """Within this context every child's run happens inside ``listener(layer, "forward" or "backward")``."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def run(layer: Layer, method: str, *args: Any, **options: Any) -> Any:
+    """Call a child's "forward", "infer" or "backward": containers run children here and nowhere else.
+
+    Errors get a note that says in which layer they arose.
+    """
+    try:
+        if not _listeners:
+            return getattr(layer, method)(*args, **options)
+        direction = "backward" if method == "backward" else "forward"
+        with ExitStack() as stack:
+            for listener in _listeners:
+                stack.enter_context(listener(layer, direction))
+            return getattr(layer, method)(*args, **options)
+    except (ValueError, TypeError) as error:
+        error.add_note(f"in {layer.path}.{method} of {layer!r}")
+        raise

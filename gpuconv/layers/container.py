@@ -1,0 +1,234 @@
+"""Layers made of layers: a list in a row, and a row with a way around it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
+from typing import Any
+
+from gpuconv import backends, ops, shapes
+from gpuconv.layers.base import Array, Layer, Shape, run
+from gpuconv.names import lookup
+
+
+@dataclass(eq=False, repr=False)
+class Input(Layer):
+    """The image volume a net takes, (H, W, C). larger=True lets bigger maps through, of the same depth."""
+
+    stem = "input"
+
+    shape: tuple[int, ...]
+    _: KW_ONLY
+    larger: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.shape = tuple(shapes.integer(f"shape[{axis}]", size, 1) for axis, size in enumerate(self.shape))
+
+    def plan(self, input_shape: Shape) -> Shape:
+        self._check(input_shape)
+        return input_shape
+
+    def _check(self, shape: Shape) -> None:
+        fits = (
+            len(shape) == len(self.shape) and shape[-1] == self.shape[-1]
+            and all(size >= least for size, least in zip(shape, self.shape))
+        ) if self.larger else tuple(shape) == self.shape  # fmt: skip
+        if not fits:
+            wanted = f"{_by(self.shape)} (height x width x depth){' or larger maps' if self.larger else ''}"
+            raise ValueError(f"the net takes volumes of {wanted}, received {_by(shape)}")
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        self._check(tuple(x.shape[1:]))
+        return x
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        return dy if input_grad else None
+
+
+@dataclass(eq=False, repr=False)
+class Sequential(Layer):
+    """Layers in a row, each fed with the volume before it: a net, or a part of one.
+
+    A list that begins with `Input` is built at once: seed draws its weights, dtype and device say what and where they
+    are, and initialize=False makes none, which is enough for a `summary`. Layers without a name are called by kind and
+    number, conv1, relu1, ...; ``net["conv1"]`` and ``net[0]`` give a layer.
+    """
+
+    stem = "block"
+
+    layers: Sequence[Layer]
+    _: KW_ONLY
+    seed: int = 0
+    dtype: InitVar[Any] = "float32"
+    device: InitVar[str] = "numpy"
+    initialize: InitVar[bool] = True
+
+    def __post_init__(self, dtype: Any, device: str, initialize: bool) -> None:
+        super().__post_init__()
+        _name(self.layers)
+        if isinstance(self.layers[0], Input):
+            self.build(self.layers[0].shape, seed=self.seed, dtype=dtype, device=device, initialize=initialize)
+
+    def children(self) -> Sequence[tuple[str, Layer]]:
+        return [(str(layer.name), layer) for layer in self.layers]
+
+    def __getitem__(self, key: int | str) -> Any:
+        """A layer by its place in the row or by its name."""
+        return self.layers[key] if isinstance(key, int) else lookup("layer", key, dict(self.children()))
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def plan(self, input_shape: Shape) -> Shape:
+        for name, layer in self.children():
+            input_shape = layer.place(f"{self.path}.{name}" if self.path else name, input_shape)
+        return input_shape
+
+    def reset(self, *, seed: int = 0, dtype: Any = "float32", device: str = "numpy") -> None:
+        self.seed = shapes.seed_value("seed", seed)
+        super().reset(seed=seed, dtype=dtype, device=device)
+
+    # --- running -------------------------------------------------------------------------------
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        for layer in self.layers:
+            x = run(layer, "forward", x, training)
+        return x
+
+    def infer(self, x: Array) -> Array:
+        for layer in self.layers:
+            x = run(layer, "infer", x)
+        return x
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        """As every layer's; with input_grad=False it ends at the first layer that has something to train."""
+        trainable = (place for place, layer in enumerate(self.layers) if layer.trainable)
+        end = 0 if input_grad else next(trainable, 0)
+        for layer in reversed(self.layers[end + 1 :]):
+            dy = run(layer, "backward", dy)
+        dx = run(self.layers[end], "backward", dy, input_grad=input_grad)
+        for layer in self.layers[:end]:
+            layer.release()
+        return dx
+
+    def predict(self, x: Array, *, batch_size: int = 256, softmax: bool = False) -> Array:
+        """The scores of all images of x, computed a batch at a time; nothing is kept for backward.
+
+        x: (N, H, W, C), any N. Returns (N, *output volume) on x's device, with softmax=True as probabilities over the
+        last axis.
+        """
+        batch_size = shapes.integer("batch_size", batch_size, 1)
+        count, scores = x.shape[0], None
+        for first in range(0, max(count, 1), batch_size):
+            y = self.infer(x[first : first + batch_size])
+            if softmax:
+                y = ops.softmax(y.reshape(-1, y.shape[-1])).reshape(y.shape)
+            if count <= batch_size:
+                return y
+            if scores is None:
+                scores = backends.empty((count, *y.shape[1:]), y.dtype, self.device)
+            scores[first : first + batch_size] = y
+        return scores
+
+    def activations(self, x: Array) -> list[tuple[str, Array]]:
+        """Each layer's output volume for the images x, as (layer's name, volume), in forward order."""
+        volumes = []
+        for name, layer in self.children():
+            x = run(layer, "infer", x)
+            volumes.append((name, x))
+        return volumes
+
+    # --- making other nets of it ---------------------------------------------------------------
+
+    def copy(self, *, device: str | None = None, dtype: Any = None) -> Sequential:
+        """A net of its own with the same layers and values, on the same device and of the same dtype by default."""
+        twin = Layer.from_config(
+            self.config(), device=device or self.device, dtype=self.dtype if dtype is None else dtype
+        )
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+    def as_convolutional(self) -> Sequential:
+        """The same net with its FC layers turned into CONV layers; see `gpuconv.convert.as_convolutional`."""
+        from gpuconv.convert import as_convolutional
+
+        return as_convolutional(self)
+
+
+@dataclass(eq=False, repr=False)
+class Residual(Layer):
+    """body(x) + shortcut(x), where no shortcut means x itself (He et al. 2015).
+
+    body, shortcut: layers in a row, as a list or a `Sequential`. Keys read "residual1.conv1.weight" for the body and
+    "residual1.shortcut.conv1.weight" for the shortcut.
+    """
+
+    stem = "residual"
+
+    body: Sequence[Layer]
+    shortcut: Sequence[Layer] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._body = _row(self.body)
+        self._shortcut = None if self.shortcut is None else _row(self.shortcut)
+
+    def children(self) -> Sequence[tuple[str, Layer]]:
+        return [("", self._body)] + ([("shortcut", self._shortcut)] if self._shortcut else [])
+
+    def plan(self, input_shape: Shape) -> Shape:
+        body = self._body.place(self.path, input_shape)
+        around = input_shape
+        if self._shortcut:
+            around = self._shortcut.place(f"{self.path}.shortcut" if self.path else "shortcut", input_shape)
+        if body != around:
+            raise ValueError(
+                f"the body gives {body} but the way around it {around}, which cannot be added; "
+                "a shortcut such as [Conv2D(channels, 1, stride=...)] can match them"
+            )
+        return body
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        y = self._body.forward(x, training)
+        return y + (self._shortcut.forward(x, training) if self._shortcut else x)
+
+    def infer(self, x: Array) -> Array:
+        y = self._body.infer(x)
+        return y + (self._shortcut.infer(x) if self._shortcut else x)
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        dx: Any = self._body.backward(dy, input_grad=input_grad)
+        around = self._shortcut.backward(dy, input_grad=input_grad) if self._shortcut else dy
+        return dx + around if input_grad else None
+
+
+def _by(shape: Shape) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _row(layers: Sequence[Layer]) -> Sequential:
+    return layers if isinstance(layers, Sequential) else Sequential(layers)
+
+
+def _name(layers: Sequence[Layer]) -> None:
+    """Give every layer of a row a name of its own: the one it has, or its kind and number."""
+    if not layers or not all(isinstance(layer, Layer) for layer in layers):
+        raise TypeError(f"a net is a list of at least one layer, received {layers!r}")
+    if len({id(layer) for layer in layers}) < len(layers):
+        raise ValueError("a layer stands twice in one row; make a second one, for each holds its own arrays")
+    given = [layer.name for layer in layers if layer.name is not None]
+    for name in given:
+        if given.count(name) > 1:
+            raise ValueError(f"two layers of one row are named {name!r}")
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        counts[layer.stem] += 1
+        if layer.name is None:
+            while f"{layer.stem}{counts[layer.stem]}" in given:
+                counts[layer.stem] += 1
+            layer.name = layer.stem if isinstance(layer, Input) else f"{layer.stem}{counts[layer.stem]}"

@@ -1,0 +1,74 @@
+"""CONV: a bank of filters slid over the volume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from gpuconv import ops, shapes
+from gpuconv.layers.base import Array, Layer, Shape, expect_axes, volume_size, weight_and_bias
+
+
+@dataclass(eq=False, repr=False)
+class Conv2D(Layer):
+    """Cross-correlate the volume with `out_channels` filters: (H, W, C) -> (P, Q, out_channels).
+
+    weight: (K, R, S, C // groups), bias: (K,). kernel_size, stride, padding, dilation, groups and fit are those of
+    `gpuconv.ops.conv2d`. weight_init, bias_init: see `gpuconv.initializers.get`.
+    """
+
+    stem = "conv"
+
+    out_channels: int
+    kernel_size: Any
+    _: KW_ONLY
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    groups: int = 1
+    bias: bool = True
+    fit: str = "floor"
+    weight_init: str | Mapping[str, Any] = "he_normal"
+    bias_init: str | Mapping[str, Any] = "zeros"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shapes.integer("out_channels", self.out_channels, 1)
+        shapes.integer("groups", self.groups, 1)
+        kernel_size, stride, dilation = (
+            shapes.pair(name, getattr(self, name), 1) for name in ("kernel_size", "stride", "dilation")
+        )
+        shapes.padding_pairs(self.padding, kernel_size, stride, dilation)
+
+    def plan(self, input_shape: Shape) -> Shape:
+        expect_axes(input_shape, "H W C")
+        channels = input_shape[2]
+        kernel_size = shapes.pair("kernel_size", self.kernel_size, 1)
+        self.window, (_, *output_shape) = shapes.convolution(
+            (1, *input_shape), self.out_channels, channels // self.groups, kernel_size,
+            self.stride, self.padding, self.dilation, self.groups, self.fit,
+        )
+        self.variables = weight_and_bias(self, (self.out_channels, *kernel_size, channels // self.groups))
+        return tuple(output_shape)
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        y = ops.conv2d(x, self["weight"], self["bias"] if self.bias else None, **self.window)
+        self.save(x)
+        return y
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        (x,) = self.take()
+        input_shape, weight = x.shape, self["weight"]
+        if self.trains("weight"):
+            ops.conv2d_wgrad(
+                dy, x, kernel_size=weight.shape[1:3], out=self.gradient("weight"), accumulate=True, **self.window
+            )
+        if self.trains("bias"):
+            ops.bias_grad(dy, out=self.gradient("bias"), accumulate=True)
+        del x
+        return ops.conv2d_dgrad(dy, weight, input_shape=input_shape, **self.window) if input_grad else None
+
+    @property
+    def mult_adds(self) -> int:
+        return volume_size(self.output_shape) * volume_size(self.variables["weight"].shape[1:])

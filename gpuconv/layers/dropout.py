@@ -1,0 +1,51 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpuconv import ops, shapes
+from gpuconv.initializers import zeros
+from gpuconv.layers.base import Array, Layer, Shape, Variable
+
+
+@dataclass(eq=False, repr=False)
+class Dropout(Layer):
+    """In training, zero each value with probability p and divide the others by 1 - p (Srivastava et al. 2014).
+
+    The masks come from the net's seed and a sub-stream of the layer's own. `offset`, one int64 on the device, says
+    where in it the next mask begins; each forward moves it on, in place, so that a captured step draws new masks.
+    """
+
+    stem = "dropout"
+    elementwise = True
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shapes.number("p", self.p, 0.0, 1.0, open_high=True)
+        self.seed, self.substream = 0, 0
+
+    def plan(self, input_shape: Shape) -> Shape:
+        self.variables = {"offset": Variable((1,), zeros, buffer=True, dtype="int64")}
+        return input_shape
+
+    def seeded(self, seed: int, substream: int) -> None:
+        self.seed, self.substream = seed, substream
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        if not training or self.p == 0:
+            self.save(None)
+            return x
+        offset = self["offset"].copy()
+        y = ops.dropout(x, p=self.p, seed=self.seed, substream=self.substream, offset=offset)
+        self.arrays["offset"] += -(-x.size // 4)  # blocks of four random words
+        self.save(offset)
+        return y
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        (offset,) = self.take()
+        if offset is None or not input_grad:
+            return dy if input_grad else None
+        return ops.dropout_backward(dy, p=self.p, seed=self.seed, substream=self.substream, offset=offset)

@@ -1,0 +1,73 @@
+"""FC: every output reads every input. And Flatten, which makes a vector of a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from gpuconv import ops, shapes
+from gpuconv.layers.base import Array, Layer, Shape, expect_axes, volume_size, weight_and_bias
+
+
+@dataclass(eq=False, repr=False)
+class Linear(Layer):
+    """x @ weight.T + bias: (in_features,) -> (out_features,).
+
+    weight: (out_features, in_features), bias: (out_features,). weight_init, bias_init: see
+    `gpuconv.initializers.get`.
+    """
+
+    stem = "fc"
+
+    out_features: int
+    _: KW_ONLY
+    bias: bool = True
+    weight_init: str | Mapping[str, Any] = "he_normal"
+    bias_init: str | Mapping[str, Any] = "zeros"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shapes.integer("out_features", self.out_features, 1)
+
+    def plan(self, input_shape: Shape) -> Shape:
+        expect_axes(input_shape, "features")
+        self.variables = weight_and_bias(self, (self.out_features, *input_shape))
+        return (self.out_features,)
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        y = ops.linear(x, self["weight"], self["bias"] if self.bias else None)
+        self.save(x)
+        return y
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        (x,) = self.take()
+        if self.trains("weight"):
+            ops.linear_wgrad(dy, x, out=self.gradient("weight"), accumulate=True)
+        if self.trains("bias"):
+            ops.bias_grad(dy, out=self.gradient("bias"), accumulate=True)
+        del x
+        return ops.linear_dgrad(dy, self["weight"]) if input_grad else None
+
+    @property
+    def mult_adds(self) -> int:
+        return volume_size(self.variables["weight"].shape)
+
+
+@dataclass(eq=False, repr=False)
+class Flatten(Layer):
+    """(H, W, C) -> (H * W * C,), row-major: the channel runs fastest."""
+
+    stem = "flatten"
+    elementwise = True
+
+    def plan(self, input_shape: Shape) -> Shape:
+        return (volume_size(input_shape),)
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        self.save(x.shape)
+        return x.reshape(x.shape[0], volume_size(x.shape[1:]))
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        (shape,) = self.take()
+        return dy.reshape(shape)

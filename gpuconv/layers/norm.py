@@ -1,0 +1,56 @@
+"""Batch normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+from gpuconv import ops, shapes
+from gpuconv.initializers import ones, zeros
+from gpuconv.layers.base import Array, Layer, Shape, Variable
+
+
+@dataclass(eq=False, repr=False)
+class BatchNorm(Layer):
+    """Each channel to mean 0 and variance 1, then times `weight` plus `bias` (Ioffe and Szegedy 2015): any (..., C).
+
+    In training the batch's statistics are taken and mixed into `running_mean` and `running_var` with `momentum`;
+    otherwise those are used. All four are (C,), in the dtype that the net accumulates in.
+    """
+
+    stem = "norm"
+    elementwise = True
+
+    _: KW_ONLY
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shapes.number("momentum", self.momentum, 0.0, 1.0)
+        shapes.number("eps", self.eps, 0.0)
+
+    def plan(self, input_shape: Shape) -> Shape:
+        channels = input_shape[-1:]
+        self.variables = {
+            "weight": Variable(channels, ones, dtype="accumulation"),
+            "bias": Variable(channels, zeros, dtype="accumulation"),
+            "running_mean": Variable(channels, zeros, buffer=True, dtype="accumulation"),
+            "running_var": Variable(channels, ones, buffer=True, dtype="accumulation"),
+        }
+        return input_shape
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        y, mean, inv_std = ops.batch_norm(
+            x, self["weight"], self["bias"], self["running_mean"], self["running_var"],
+            training=training, momentum=self.momentum, eps=self.eps,
+        )
+        self.save(x, mean, inv_std, training)
+        return y
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        x, mean, inv_std, training = self.take()
+        dx, _, _ = ops.batch_norm_backward(  # one pass makes both sums, so a frozen one is made too, and never read
+            dy, x, self["weight"], mean, inv_std, training=training,
+            dgamma=self.gradient("weight"), dbeta=self.gradient("bias"), accumulate=True,
+        )
+        return dx if input_grad else None

@@ -1,0 +1,83 @@
+"""POOL: the largest value or the mean of each window."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from gpuconv import ops, shapes
+from gpuconv.layers.base import Array, Layer, Shape, expect_axes
+
+
+@dataclass(eq=False, repr=False)
+class Pool2D(Layer):
+    """What the window pools share: (H, W, C) -> (P, Q, C). stride is kernel_size unless given."""
+
+    stem = "pool"
+
+    kernel_size: Any
+    _: KW_ONLY
+    stride: Any = None
+    padding: Any = 0
+    fit: str = "floor"
+
+    def plan(self, input_shape: Shape) -> Shape:
+        expect_axes(input_shape, "H W C")
+        self.window, (_, *output_shape) = shapes.pooling(
+            (1, *input_shape), self.kernel_size, self.stride, self.padding, self.fit
+        )
+        return tuple(output_shape)
+
+
+@dataclass(eq=False, repr=False)
+class MaxPool2D(Pool2D):
+    """The largest value of each window; see `gpuconv.ops.max_pool2d`."""
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        y, argmax = ops.max_pool2d(x, **self.window)
+        self.save(argmax, x.shape)
+        return y
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        argmax, input_shape = self.take()
+        return ops.max_pool2d_backward(dy, argmax, input_shape=input_shape, **self.window) if input_grad else None
+
+
+@dataclass(eq=False, repr=False)
+class AvgPool2D(Pool2D):
+    """The mean of each window; see `gpuconv.ops.avg_pool2d`."""
+
+    _: KW_ONLY
+    count_include_pad: bool = True
+
+    def plan(self, input_shape: Shape) -> Shape:
+        output_shape = super().plan(input_shape)
+        self.window["count_include_pad"] = self.count_include_pad
+        return output_shape
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        self.save(x.shape)
+        return ops.avg_pool2d(x, **self.window)
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        (input_shape,) = self.take()
+        return ops.avg_pool2d_backward(dy, input_shape=input_shape, **self.window) if input_grad else None
+
+
+@dataclass(eq=False, repr=False)
+class GlobalAvgPool2D(Layer):
+    """The mean of each map: (H, W, C) -> (1, 1, C)."""
+
+    stem = "pool"
+
+    def plan(self, input_shape: Shape) -> Shape:
+        expect_axes(input_shape, "H W C")
+        return (1, 1, input_shape[2])
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        self.save(x.shape)
+        return ops.global_avg_pool2d(x)
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        (input_shape,) = self.take()
+        return ops.global_avg_pool2d_backward(dy, input_shape=input_shape) if input_grad else None

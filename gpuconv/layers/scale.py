@@ -1,0 +1,30 @@
+"""Multiply by a constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpuconv import shapes
+from gpuconv.layers.base import Array, Layer
+
+
+@dataclass(eq=False, repr=False)
+class Scale(Layer):
+    """factor * x: tempers scores, as airbench's last layer does."""
+
+    stem = "scale"
+    elementwise = True
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shapes.number("factor", self.factor, float("-inf"))
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        self.save()
+        return (x * self.factor).astype(x.dtype, copy=False)
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        self.take()
+        return (dy * self.factor).astype(dy.dtype, copy=False) if input_grad else None

@@ -1,0 +1,52 @@
+"""Losses: callables ``loss(scores, labels) -> (loss, dscores)``, by name "softmax" and "svm".
+
+scores: (N, classes). labels: (N,) integers. loss: 0-d, in the dtype that scores accumulate in. dscores: the gradient
+of the loss to the scores, of their shape and dtype, ready for ``net.backward``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gpuconv import ops
+from gpuconv.names import lookup
+from gpuconv.shapes import number
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy:
+    """The mean over the batch of -log softmax(scores)[label], with smoothed targets when label_smoothing > 0."""
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        number("label_smoothing", self.label_smoothing, 0.0, 1.0)
+
+    def __call__(self, scores: Array, labels: Array) -> tuple[Array, Array]:
+        return ops.softmax_cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class SVMHinge:
+    """The mean over the batch of the sum over wrong classes of max(0, score - score of the label + delta)."""
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        number("delta", self.delta, 0.0)
+
+    def __call__(self, scores: Array, labels: Array) -> tuple[Array, Array]:
+        return ops.svm_hinge(scores, labels, delta=self.delta)
+
+
+Loss = Callable[[Array, Array], tuple[Array, Array]]
+LOSSES: dict[str, Callable[..., Loss]] = {"softmax": SoftmaxCrossEntropy, "svm": SVMHinge}
+
+
+def get(loss: str | Loss, **options: Any) -> Loss:
+    """The loss of a name with its options; a callable is passed through. ValueError for an unknown name."""
+    return loss if callable(loss) else lookup("loss", loss, LOSSES)(**options)
