@@ -1,1 +1,37 @@
-"""Being written."""
+"""Fully-connected layers: matrix products of the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv.backends.reference import activation as activations
+from gpuconv.backends.reference.rounding import separate, store, widen
+from gpuconv.dtypes import accumulation_dtype
+
+__all__ = ["linear", "linear_dgrad", "linear_wgrad"]
+
+
+def linear(x, w, bias=None, *, activation=None, out=None):
+    y = separate(out, (len(x), len(w)), accumulation_dtype(x.dtype), x, w, bias)
+    _product(x, w.T, y)
+    if bias is not None:
+        y += widen(bias)
+    if activation is not None:
+        getattr(activations, activation)(y, out=y)
+    return store(y, x.dtype, out)
+
+
+def linear_dgrad(dy, w, *, out=None):
+    dx = separate(out, (len(dy), w.shape[1]), accumulation_dtype(dy.dtype), dy, w)
+    return store(_product(dy, w, dx), dy.dtype, out)
+
+
+def linear_wgrad(dy, x, *, out=None, accumulate=False):
+    fresh = None if accumulate else out
+    dw = separate(fresh, (dy.shape[1], x.shape[1]), accumulation_dtype(dy.dtype), dy, x)
+    return store(_product(dy.T, x, dw), dy.dtype, out, accumulate)
+
+
+def _product(a, b, out) -> np.ndarray:
+    with np.errstate(all="ignore"):  # infinities and NaN are results here, as on a GPU, not warnings
+        return np.matmul(widen(a), widen(b), out=out)

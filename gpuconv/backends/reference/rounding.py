@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from gpuconv.dtypes import accumulation_dtype
 
-__all__ = ["store", "widen"]
+__all__ = ["separate", "store", "sum_rows", "widen"]
 
 
 def widen(x: np.ndarray) -> np.ndarray:
@@ -22,5 +25,21 @@ def store(result: np.ndarray, dtype: np.dtype, out: np.ndarray | None, accumulat
     with np.errstate(over="ignore"):
         if out is None:
             return result.astype(dtype, copy=False)
-        out[...] = widen(out) + result if accumulate else result
+        if out is not result:
+            out[...] = widen(out) + result if accumulate else result
         return out
+
+
+def separate(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype, *inputs: np.ndarray | None) -> np.ndarray:
+    """An array to write a result of this shape into block by block: `out` itself where it has this dtype and shares
+    no memory with the inputs, which are still being read, else a new array."""
+    overlaps = any(np.may_share_memory(out, x) for x in inputs if x is not None) if out is not None else True
+    return np.empty(shape, dtype) if out is None or overlaps or out.dtype != dtype else out
+
+
+def sum_rows(x: np.ndarray) -> np.ndarray:
+    """The sum over all axes but the last, in the accumulation dtype: a product with ones, which BLAS sums faster and
+    in shorter chains than np.sum along an axis that is not contiguous."""
+    rows = math.prod(x.shape[:-1])
+    rows_of_x = widen(x).reshape(rows, x.shape[-1])
+    return np.ones(rows, rows_of_x.dtype) @ rows_of_x

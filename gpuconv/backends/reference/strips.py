@@ -1,0 +1,46 @@
+"""A convolution of few channels as one with fewer, wider windows.
+
+A strip of T neighbouring outputs (n, p, q .. q + T - 1, all k) lies in memory like one output pixel with T * K
+channels. It is the output of T * K filters that are wide enough to see all T windows at once, filter (t, k) being
+filter k moved t windows to the right among zeros. So there are T times fewer windows, each only T - 1 strides wider:
+less is copied for more multiplications, and the matrix product has more columns, which pays where K or C is small.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv.backends.reference.windows import Windows
+
+
+def strip_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
+    """How many outputs to a strip: 1 where strips do not pay."""
+    if groups > 1 or channels * filters > FEW:
+        return 1
+    return next((width for width in WIDTHS if windows.count[1] % width == 0), 1)
+
+
+FEW = 32 * 32
+WIDTHS = (4, 5, 3, 6, 7, 2)
+
+
+def widen_filters(w: np.ndarray, windows: Windows, width: int) -> np.ndarray:
+    """(K, R, S, C) -> (width * K, R, wide S, C)."""
+    k, r, _, c = w.shape
+    wide = np.zeros((width, k, *windows.strips(width).kernel_size, c), w.dtype)
+    for t, taps in enumerate(_taps(windows, width)):
+        wide[t, :, :, taps] = w
+    return wide.reshape(width * k, *wide.shape[2:])
+
+
+def fold_filters(wide: np.ndarray, windows: Windows, width: int) -> np.ndarray:
+    """The gradient of `widen_filters`: (width * K, R, wide S, C) -> (K, R, S, C)."""
+    wide = wide.reshape(width, -1, *wide.shape[1:])
+    return sum(wide[t, :, :, taps] for t, taps in enumerate(_taps(windows, width)))
+
+
+def _taps(windows: Windows, width: int) -> list[slice]:
+    """Where the taps of filter (t, k) lie along the wide filter, for each t."""
+    stride, dilation = windows.stride[1], windows.dilation[1]
+    span = dilation * (windows.kernel_size[1] - 1) + 1
+    return [slice(t * stride, t * stride + span, dilation) for t in range(width)]
