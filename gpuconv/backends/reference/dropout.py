@@ -1,1 +1,29 @@
-"""Being written."""
+"""Dropout: the backward pass draws the mask again from the same place of the same stream, so none is stored."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpuconv.backends.reference.bits import keep
+from gpuconv.backends.reference.elementwise import elementwise
+from gpuconv.random import DROPOUT, bits
+
+__all__ = ["dropout", "dropout_backward"]
+
+
+def dropout(x, *, p, seed, substream=0, offset=0, out=None):
+    kept = keep(x, _mask(x.shape, p, seed, substream, offset), out)
+    scale = 1 / (1 - p)
+    return elementwise(lambda x: x * scale, kept, out=kept)
+
+
+def dropout_backward(dy, *, p, seed, substream=0, offset=0, out=None):
+    return dropout(dy, p=p, seed=seed, substream=substream, offset=offset, out=out)
+
+
+def _mask(shape: tuple[int, ...], p: float, seed: int, substream: int, offset: int) -> np.ndarray:
+    """Where uniform = (word >> 8) * 2**-24 is at least p: decided in integers, so that no rounding of p matters."""
+    words = bits(math.prod(shape), seed=seed, stream=DROPOUT, substream=substream, offset=offset)
+    return (words >= math.ceil(p * 2**24) << 8).reshape(shape)

@@ -1,1 +1,50 @@
-"""Being written."""
+"""Losses over a batch of class scores, each with its gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv.backends.reference.rounding import store, widen
+
+__all__ = ["softmax_cross_entropy", "svm_hinge"]
+
+
+@np.errstate(invalid="ignore", over="ignore")  # scores of inf or NaN make a loss of NaN, as on a GPU
+def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, out=None):
+    rows, (n, classes) = _rows(logits, labels), logits.shape
+    log_p = widen(logits)
+    log_p = log_p - log_p.max(axis=1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+
+    loss = -(1 - label_smoothing) * log_p[rows, labels].mean()
+    if label_smoothing:  # 0 * -inf would be NaN
+        loss -= label_smoothing * log_p.mean()
+
+    dlogits = np.exp(log_p, out=log_p)
+    dlogits -= label_smoothing / classes
+    dlogits[rows, labels] -= 1 - label_smoothing
+    dlogits /= n
+    return np.asarray(loss, dlogits.dtype), store(dlogits, logits.dtype, out)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def svm_hinge(scores, labels, *, delta=1.0, out=None):
+    rows, n = _rows(scores, labels), len(scores)
+    wide = widen(scores)
+    margins = np.maximum(0, wide - wide[rows, labels][:, None] + delta)
+    margins[rows, labels] = 0
+    loss = margins.sum() / n
+
+    dscores = (margins > 0).astype(wide.dtype)
+    dscores[rows, labels] = -dscores.sum(axis=1)
+    dscores /= n
+    return np.asarray(loss, wide.dtype), store(dscores, scores.dtype, out)
+
+
+def _rows(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The rows' numbers, once every label is known to name a class."""
+    classes = scores.shape[1]
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        raise ValueError(f"labels must lie in [0, {classes}), received {labels[wrong[0]]} at index {wrong[0]}")
+    return np.arange(len(labels))
