@@ -1,0 +1,19 @@
+"""The emulated device: the same .cu files and the same launchers on the CPU, with every fault found that a GPU hides.
+
+It needs only a C++ compiler. `configure` chooses the order threads run in and what is checked; see `Settings`.
+"""
+
+from gpuconv.backends.cuda.emulator.array import EmulatedArray, asarray, empty, zeros
+from gpuconv.backends.cuda.emulator.settings import EmulatorError, Settings, address_environment, configure, settings
+
+__all__ = [
+    "EmulatedArray",
+    "EmulatorError",
+    "Settings",
+    "address_environment",
+    "asarray",
+    "configure",
+    "empty",
+    "settings",
+    "zeros",
+]

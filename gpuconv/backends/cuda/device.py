@@ -1,0 +1,101 @@
+"""Making arrays on "cuda" and "emulated"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpuconv.backends import DeviceError
+
+
+class EmulatedDevice:
+    name = "emulated"
+    description = "the CUDA kernels on the CPU"
+
+    def __init__(self) -> None:
+        from gpuconv.backends.cuda import emulator
+        from gpuconv.backends.cuda.emulator import compiler
+
+        try:
+            compiler.find()
+        except emulator.EmulatorError as error:
+            raise DeviceError(str(error)) from error
+        self._arrays = emulator
+
+    def from_host(self, x: np.ndarray) -> Any:
+        return self._arrays.asarray(x)
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        return np.array(x.view(np.ndarray))
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self._arrays.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self._arrays.zeros(shape, dtype)
+
+    def synchronize(self) -> None:
+        pass
+
+
+class CudaDevice:
+    def __init__(self, index: int) -> None:
+        try:
+            import cupy
+        except ImportError as error:
+            raise DeviceError(
+                "CuPy is not installed: pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it)"
+            ) from error
+        count = _device_count(cupy)
+        if index >= count:
+            raise DeviceError(f"there is no device cuda:{index}; this machine has {count}")
+        self.name = f"cuda:{index}"
+        self._cupy, self._device = cupy, cupy.cuda.Device(index)
+        model = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
+        self.description = f"{model}, compute capability {self._device.compute_capability}"
+
+    def from_host(self, x: np.ndarray) -> Any:
+        with self._device:
+            return self._cupy.asarray(x)
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        return self._cupy.asnumpy(x)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        with self._device:
+            return self._cupy.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        with self._device:
+            return self._cupy.zeros(shape, dtype)
+
+    def synchronize(self) -> None:
+        self._device.synchronize()
+
+
+def _device_count(cupy: Any) -> int:
+    """How many CUDA devices there are; raises DeviceError, with the cause, when there are none to be had."""
+    runtime = cupy.cuda.runtime
+    try:
+        return int(runtime.getDeviceCount())
+    except runtime.CUDARuntimeError as error:
+        # Without a driver the version reads 0; with one that is too old the same error comes, and a version.
+        driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        why = (
+            "no NVIDIA driver is installed"
+            if driver == 0
+            else f"the NVIDIA driver supports CUDA {_version(driver)} and CuPy was built for {_version(needed)}"
+            if driver < needed
+            else "the NVIDIA driver finds no usable GPU"
+        )
+        raise DeviceError(f"{why} ({error})") from error
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def open_device(kind: str, index: int) -> EmulatedDevice | CudaDevice:
+    """The device of that kind. Raises DeviceError, saying what is missing, for one that this machine cannot give."""
+    return EmulatedDevice() if kind == "emulated" else CudaDevice(index)

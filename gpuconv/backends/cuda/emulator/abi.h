@@ -1,0 +1,67 @@
+// What a kernel's library and the emulator's runtime know of each other.
+//
+// A .cu file becomes one shared library (device.h comes first in it), the runtime another (runtime.h). The kernel
+// library calls the functions below for everything that involves more than its own thread.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct uint3 {
+    unsigned x, y, z;
+};
+
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace gpuconv_emulator {
+
+// What the CUDA built-in variables read. One per operating-system thread; a fiber switch rewrites `thread`.
+struct Context {
+    uint3 thread{}, block{};
+    dim3 block_size, grid_size;
+};
+
+struct Site {  // a place in a .cu file
+    const char* file;
+    int line;
+};
+
+enum Collective : int { SYNC, SHUFFLE, VOTE };
+
+struct Lanes {  // what a warp-wide operation hands back to each lane
+    uint64_t value;   // of the lane that was asked for
+    unsigned ballot;  // the lanes whose value was not zero
+    unsigned active;  // the lanes that took part
+};
+
+}  // namespace gpuconv_emulator
+
+#if defined(__ELF__)
+#define GPUCONV_TLS __attribute__((tls_model("initial-exec")))
+#else
+#define GPUCONV_TLS
+#endif
+
+extern "C" {
+extern thread_local gpuconv_emulator::Context* gpuconv_context GPUCONV_TLS;
+
+// Wait for the whole block; returns how many threads brought a predicate other than 0.
+unsigned gpuconv_barrier(int predicate, gpuconv_emulator::Site site);
+// Wait for the lanes in `mask`, then read the value that lane `source` brought.
+gpuconv_emulator::Lanes gpuconv_warp(gpuconv_emulator::Collective operation, unsigned mask, uint64_t value,
+                                     unsigned source, gpuconv_emulator::Site site);
+// The block's copy of one __shared__ variable; `key` is the address of something unique to its declaration.
+void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t alignment);
+void* gpuconv_dynamic_shared(size_t alignment);
+// An asynchronous copy: `valid` bytes of `source`, then zeros. It lands at the wait, not before.
+void gpuconv_copy_async(void* destination, const void* source, size_t bytes, size_t valid);
+void gpuconv_copy_commit();
+void gpuconv_copy_wait(int groups_that_may_be_pending);
+void gpuconv_fence();
+// Tell the checker of an atomic access that the compiler does not report.
+void gpuconv_atomic(void* address, size_t bytes);
+[[noreturn]] void gpuconv_fail(const char* what, gpuconv_emulator::Site site);
+}

@@ -1,0 +1,460 @@
+// Running one block: a fiber for each thread that has to wait, barriers, warp operations, shared memory.
+//
+// A thread that never waits runs to its end on the fiber of the thread before it, so an elementwise kernel switches
+// fibers not at all. A thread that waits keeps its fiber, and whoever is next in the order runs on.
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "abi.h"
+#include "checker.h"
+#include "fiber.h"
+#include "memory.h"
+
+namespace gpuconv_emulator {
+
+constexpr int kMaxThreads = 1024;
+constexpr size_t kSharedCapacity = 232448;  // 227 KB, what a block can have on sm_90 and sm_100
+constexpr size_t kStaticCapacity = 48 * 1024;
+constexpr size_t kSharedGuard = 64;
+constexpr int kPoison = 0xff;  // a NaN in every floating-point type
+
+struct Launch {
+    void (*entry)(void**);
+    void** arguments;
+    const char* kernel;
+    unsigned grid[3], block[3];
+    size_t shared_bytes;
+    uint64_t seed;  // 0: threads and blocks in their order; else an order drawn anew between barriers
+    int workers;
+    int checked;
+    int region_count;
+    struct {
+        const char* name;
+        void* base;
+        size_t bytes;
+    }* regions;
+};
+
+struct AsyncCopy {
+    char* destination;
+    const char* source;
+    size_t bytes, valid;
+    int group;
+    uintptr_t pc;
+};
+
+enum State : uint8_t { FRESH, READY, RUNNING, AT_BARRIER, IN_WARP, DONE };
+
+struct Thread {
+    uint3 index;
+    Fiber* fiber;
+    Site site;  // where it waits
+    Collective operation;
+    unsigned mask, source;
+    uint64_t value;
+    Lanes lanes;
+    uint32_t warp_syncs;
+    int copy_groups;
+    std::vector<AsyncCopy> copies;
+};
+
+struct SharedVariable {
+    const void* key;
+    const char* name;
+    char* base;
+    size_t bytes;
+};
+
+class Worker : public Context {
+  public:
+    Worker() : threads(kMaxThreads), fibers(kMaxThreads), stacks(kMaxThreads), arena(kArena) {}
+
+    Checker checker;
+    std::string message;  // of the block's fault; empty when it ran well
+
+    void begin(const Launch& request) {
+        launch = &request;
+        block_size = {request.block[0], request.block[1], request.block[2]};
+        grid_size = {request.grid[0], request.grid[1], request.grid[2]};
+        count = int(block_size.x * block_size.y * block_size.z);
+        for (int i = 0; i < count; ++i)
+            threads[i].index = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
+    }
+
+    // Run the block of this number, in x-first order. False: `message` says what went wrong.
+    bool run(uint64_t number) {
+        block = {unsigned(number % grid_size.x), unsigned(number / grid_size.x % grid_size.y),
+                 unsigned(number / grid_size.x / grid_size.y)};
+        ++blocks_run;
+        barriers = arrived = 0;
+        ready = live = count;
+        random = launch->seed + number * 0x9e3779b97f4a7c15;
+        memset(state, FRESH, count);
+        for (int i = 0; i < count; ++i) order[i] = uint16_t(i);
+        shuffle();
+        open_shared();
+        free_fibers.clear();
+        for (int i = fibers_in_use; i-- > 0;) free_fibers.push_back(&fibers[i]);
+        fiber = take_fiber();
+        start(*next_ready());
+        caller.switch_to(*fiber);
+        if (message.empty()) check_shared_guards();
+        return message.empty();
+    }
+
+    // --- called by the running thread -----------------------------------------------------------
+
+    unsigned barrier(int predicate, Site site) {
+        if (arrived && (site.line != barrier_site.line || strcmp(site.file, barrier_site.file)))
+            fail("divergent barrier: waits at " + place(site) + " while " + describe(AT_BARRIER));
+        barrier_site = site;
+        if (arrived++ == 0) predicates = 0;
+        predicates += predicate != 0;
+        wait(AT_BARRIER, site);
+        return predicates_of_all;
+    }
+
+    Lanes warp(Collective operation, unsigned mask, uint64_t value, unsigned source, Site site) {
+        Thread& self = threads[running];
+        const int lane = running % 32, first = running - lane;
+        if (!(mask >> lane & 1)) fail("a warp operation whose mask lacks the calling lane, at " + place(site));
+        self.operation = operation;
+        self.mask = mask;
+        self.value = value;
+        self.source = source;
+        self.site = site;
+        state[running] = IN_WARP;
+        complete(first);
+        if (state[running] == READY) {  // the last to come runs on
+            --ready;
+            state[running] = RUNNING;
+        } else {
+            wait(IN_WARP, site);
+        }
+        return self.lanes;
+    }
+
+    void* shared(const void* key, const char* name, size_t bytes, size_t alignment) {
+        for (const SharedVariable& variable : variables)
+            if (variable.key == key) return variable.base;
+        // A checked kernel gets no better alignment than it asked for.
+        const size_t step = std::max(alignment, size_t(16));
+        char* base = shared_end + (step - uintptr_t(shared_end) % step) % step;
+        if (launch->checked && alignment < 16) base += alignment;
+        static_bytes += bytes;
+        if (static_bytes > kStaticCapacity)
+            fail("more than 48 KB of static shared memory (use extern __shared__): " + std::string(name));
+        if (static_bytes + launch->shared_bytes > kSharedCapacity)
+            fail("more than 227 KB of shared memory: " + std::string(name));
+        return add_shared(key, name, base, bytes);
+    }
+
+    void* dynamic_shared(size_t alignment) {
+        if (alignment > kAlignment) fail("dynamic shared memory is aligned to 256 bytes at most");
+        return dynamic_base;
+    }
+
+    void copy_async(void* destination, const void* source, size_t bytes, size_t valid, uintptr_t pc) {
+        if ((bytes != 4 && bytes != 8 && bytes != 16) || uintptr_t(destination) % bytes || uintptr_t(source) % bytes)
+            fail("an asynchronous copy moves 4, 8 or 16 bytes between addresses aligned to as many");
+        if (valid) access(source, valid, READ, pc);
+        access(destination, bytes, ASYNC, pc);
+        memset(destination, kPoison, bytes);
+        Thread& self = threads[running];
+        self.copies.push_back({static_cast<char*>(destination), static_cast<const char*>(source), bytes, valid,
+                               self.copy_groups, pc});
+    }
+    void copy_commit() { ++threads[running].copy_groups; }
+    void copy_wait(int pending) {
+        Thread& self = threads[running];
+        size_t kept = 0;
+        for (const AsyncCopy& copy : self.copies)
+            if (copy.group < self.copy_groups - pending) {
+                memcpy(copy.destination, copy.source, copy.valid);
+                memset(copy.destination + copy.valid, 0, copy.bytes - copy.valid);
+                access(copy.destination, copy.bytes, WRITE, copy.pc);
+            } else {
+                self.copies[kept++] = copy;
+            }
+        self.copies.resize(kept);
+    }
+
+    void fence() {
+        if (launch->checked) checker.fenced.push_back(blocks_run);
+    }
+
+    void access(const void* address, size_t bytes, Kind kind, uintptr_t pc) {
+        if (!launch->checked || bytes == 0 || stacks.contains(uintptr_t(address)) || own(uintptr_t(address))) return;
+        const Now now{blocks_run, barriers, threads[running].warp_syncs, uint32_t(running)};
+        if (!checker.check(now, uintptr_t(address), bytes, kind, pc)) fail(checker.message);
+    }
+
+    // End the launch with an error that names the kernel, the block and the thread.
+    [[noreturn]] void fail(const std::string& what) {
+        fail(running, what);
+    }
+    [[noreturn]] void fail(int thread, const std::string& what) {
+        message = std::string("kernel ") + launch->kernel + ", block " + text(block) + ", thread " +
+                  text(threads[thread].index) + ": " + what;
+        abandon();
+    }
+
+  private:
+    static constexpr size_t kArena = kSharedCapacity + 64 * 1024;  // room for guards and alignment
+
+    // --- the order of threads -------------------------------------------------------------------
+
+    static void fiber_entry() { static_cast<Worker*>(gpuconv_context)->run_threads(); }
+
+    // The life of a fiber: run a thread to its end, then the next one that has not begun.
+    [[noreturn]] void run_threads() {
+        for (;;) {
+            launch->entry(launch->arguments);
+            state[running] = DONE;
+            --live;
+            Thread* next = next_ready();
+            if (next && state[next - threads.data()] == FRESH) {
+                start(*next);
+                continue;
+            }
+            Fiber* self = fiber;
+            free_fibers.push_back(self);
+            if (next) resume(*next);
+            self->switch_to(next ? *fiber : caller);
+        }
+    }
+
+    void wait(State reason, Site site) {
+        Thread& self = threads[running];
+        state[running] = reason;
+        self.site = site;
+        self.fiber = fiber;
+        Thread* next = next_ready();
+        Fiber* before = fiber;
+        if (state[next - threads.data()] == FRESH) {
+            fiber = take_fiber();
+            start(*next);
+        } else {
+            resume(*next);
+        }
+        if (fiber != before) before->switch_to(*fiber);
+    }
+
+    void start(Thread& next) {
+        next.copies.clear();
+        next.copy_groups = 0;
+        next.warp_syncs = 0;
+        enter(next);
+    }
+    void resume(Thread& next) {
+        fiber = next.fiber;
+        enter(next);
+    }
+    void enter(Thread& next) {
+        running = int(&next - threads.data());
+        state[running] = RUNNING;
+        thread = next.index;
+    }
+
+    // The next thread in the order that can run, releasing who waits when nobody can; null when all are done.
+    Thread* next_ready() {
+        while (ready == 0) {
+            if (live == 0) return nullptr;
+            if (!release()) fail_stuck();
+        }
+        --ready;
+        do {
+            position = position + 1 == count ? 0 : position + 1;
+        } while (state[order[position]] > READY);
+        return &threads[order[position]];
+    }
+
+    bool release() {
+        if (arrived == count) {
+            memset(state, READY, count);
+            ready = count;
+            arrived = 0;
+            predicates_of_all = predicates;
+            ++barriers;
+            shuffle();
+            return true;
+        }
+        bool any = false;  // a warp whose other lanes have exited
+        for (int first = 0; first < count; first += 32) any |= complete(first);
+        return any;
+    }
+
+    // Let go the lanes of one warp that wait for each other, if all of them have come.
+    bool complete(int first) {
+        bool any = false;
+        const int lanes = std::min(32, count - first);
+        for (int lane = 0; lane < lanes; ++lane) {
+            if (state[first + lane] != IN_WARP) continue;
+            const Thread& leader = threads[first + lane];
+            unsigned present = 0, expected = 0, ballot = 0;
+            for (int other = 0; other < lanes; ++other) {
+                if (!(leader.mask >> other & 1) || state[first + other] == DONE) continue;
+                const Thread& peer = threads[first + other];
+                expected |= 1u << other;
+                if (state[first + other] != IN_WARP) continue;
+                if (peer.operation != leader.operation || peer.mask != leader.mask || peer.site.line != leader.site.line)
+                    fail(first + lane, "divergent warp operation: lane " + std::to_string(lane) + " is at " + place(leader.site) +
+                         ", lane " + std::to_string(other) + " at " + place(peer.site));
+                present |= 1u << other;
+                if (peer.value) ballot |= 1u << other;
+            }
+            if (present != expected) continue;
+            for (int other = 0; other < lanes; ++other) {
+                if (!(present >> other & 1)) continue;
+                Thread& peer = threads[first + other];
+                if (peer.operation == SHUFFLE && !(present >> peer.source & 1))
+                    fail(first + other, "a shuffle at " + place(peer.site) + " reads lane " + std::to_string(peer.source) +
+                         ", which does not take part");
+                peer.lanes = {peer.operation == SHUFFLE ? threads[first + peer.source].value : 0, ballot, present};
+            }
+            for (int other = 0; other < lanes; ++other)
+                if (present >> other & 1) {
+                    state[first + other] = READY;
+                    ++threads[first + other].warp_syncs;
+                    ++ready;
+                }
+            any = true;
+        }
+        return any;
+    }
+
+    void shuffle() {
+        position = count - 1;
+        if (launch->seed == 0) return;
+        for (int i = count - 1; i > 0; --i) {
+            random = random * 6364136223846793005 + 1442695040888963407;
+            std::swap(order[i], order[(random >> 33) % (i + 1)]);
+        }
+    }
+
+    Fiber* take_fiber() {
+        if (free_fibers.empty()) {
+            Fiber& fresh = fibers[fibers_in_use];
+            stacks.place(fresh, fibers_in_use++, fiber_entry);
+            return &fresh;
+        }
+        Fiber* taken = free_fibers.back();
+        free_fibers.pop_back();
+        return taken;
+    }
+
+    // Leave the block where it is; its fibers begin anew.
+    [[noreturn]] void abandon() {
+        for (int i = 0; i < fibers_in_use; ++i) stacks.place(fibers[i], i, fiber_entry);
+        Fiber unused;
+        unused.switch_to(caller);
+        __builtin_unreachable();
+    }
+
+    [[noreturn]] void fail_stuck() {
+        int first = 0;
+        while (state[first] == DONE) ++first;
+        const bool at_barrier = state[first] == AT_BARRIER;
+        fail(first, std::string("divergent ") + (at_barrier ? "barrier" : "warp operation") + ": waits at " +
+             place(threads[first].site) + " for threads that never come; " + describe(AT_BARRIER) + describe(IN_WARP) +
+             describe(DONE));
+    }
+
+    // "3 threads wait at a barrier: (0, 0, 0) at k.cu:7, ...; "
+    std::string describe(State which) const {
+        std::string list;
+        int found = 0;
+        for (int i = 0; i < count; ++i) {
+            if (state[i] != which || found++ >= 4) continue;
+            list += (found == 1 ? " " : ", ") + text(threads[i].index);
+            if (which != DONE) list += " at " + place(threads[i].site);
+        }
+        if (!found) return {};
+        const char* what = which == DONE ? " exited:" : which == IN_WARP ? " in a warp operation:" : " at a barrier:";
+        return std::to_string(found) + " of " + std::to_string(count) + " threads" + what + list +
+               (found > 4 ? ", ...; " : "; ");
+    }
+
+    static std::string place(Site site) {
+        const char* slash = strrchr(site.file, '/');
+        return std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line);
+    }
+    static std::string text(uint3 i) {
+        return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
+    }
+
+    // --- shared memory --------------------------------------------------------------------------
+    // Variables lie between guards, each poisoned when the block first touches it.
+
+    void open_shared() {
+        close_shared();
+        static_bytes = 0;
+        shared_end = arena.data() + kAlignment - uintptr_t(arena.data()) % kAlignment;
+        memset(shared_end, kGuard, kSharedGuard);
+        shared_end += kAlignment;
+        dynamic_base = shared_end;
+        add_shared(nullptr, "dynamic shared memory", shared_end, launch->shared_bytes);
+    }
+
+    void close_shared() {
+        if (auto unpoison = AddressSanitizer::instance().unpoison) unpoison(arena.data(), kArena);
+        if (launch->checked) checker.remove_shared();
+        variables.clear();
+    }
+
+    void* add_shared(const void* key, const char* name, char* base, size_t bytes) {
+        memset(base, kPoison, bytes);
+        memset(base + bytes, kGuard, kSharedGuard);
+        if (auto poison = AddressSanitizer::instance().poison) poison(base + bytes, kSharedGuard);
+        variables.push_back({key, name, base, bytes});
+        shared_end = base + bytes + kSharedGuard;
+        if (launch->checked) {
+            checker.add({name, uintptr_t(base), bytes, true});
+            checker.sort();
+        }
+        return base;
+    }
+
+    void check_shared_guards() {
+        if (AddressSanitizer::instance().poison) return;
+        for (const SharedVariable& variable : variables)
+            for (size_t i = 0; i < kSharedGuard; ++i)
+                if (static_cast<unsigned char>(variable.base[variable.bytes + i]) != kGuard) {
+                    message = std::string("kernel ") + launch->kernel + ", block " + text(block) +
+                              ": out of bounds: a write " + std::to_string(i) + " bytes past the end of shared " +
+                              variable.name;
+                    return;
+                }
+    }
+
+    // The built-in variables, and the kernel's own constants and globals.
+    bool own(uintptr_t address) const {
+        return address - uintptr_t(this) < sizeof *this || address == uintptr_t(&gpuconv_context) ||
+               checker.in_image(address);
+    }
+
+    const Launch* launch = nullptr;
+    int count = 0, ready = 0, live = 0, arrived = 0, position = 0, running = 0, fibers_in_use = 0;
+    int predicates = 0, predicates_of_all = 0;
+    uint32_t blocks_run = 0, barriers = 0;
+    uint64_t random = 0;
+    Site barrier_site{};
+    uint8_t state[kMaxThreads];
+    uint16_t order[kMaxThreads];
+    std::vector<Thread> threads;
+    std::vector<Fiber> fibers;
+    std::vector<Fiber*> free_fibers;
+    Stacks stacks;
+    Fiber caller;
+    Fiber* fiber = nullptr;
+    std::vector<char> arena;
+    char *shared_end = nullptr, *dynamic_base = nullptr;
+    size_t static_bytes = 0;
+    std::vector<SharedVariable> variables;
+};
+
+}  // namespace gpuconv_emulator

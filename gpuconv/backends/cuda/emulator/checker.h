@@ -1,0 +1,209 @@
+// The memory checker: every load and store of a checked kernel passes through here.
+//
+// The compiler's -fsanitize=thread instrumentation calls a function before each access; runtime.h gives those functions
+// a meaning of our own. Each word of the arguments and of shared memory has a Cell that remembers its last accesses.
+// Reported: accesses outside every buffer, misaligned ones, reads of shared memory that nothing wrote or that an
+// asynchronous copy has yet to write, and races: two threads, one of them writing, with no barrier between.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "abi.h"
+
+namespace gpuconv_emulator {
+
+constexpr size_t kWord = 4;  // bytes a cell
+
+enum Kind : uint8_t { READ, WRITE, ATOMIC, ASYNC };
+
+struct Now {  // who accesses, and when
+    uint32_t block = 0;  // counts the blocks that ran, from 1
+    uint32_t barriers = 0;
+    uint32_t warp_syncs = 0;
+    uint32_t thread = 0;
+};
+
+struct Access : Now {
+    uintptr_t pc = 0;
+    uint8_t bytes = 0;  // which of the word's four, as a mask
+    bool atomic = false;
+};
+
+struct Cell {
+    Access write, reads[2];
+    uint32_t block;           // the block for which `written` and `pending` hold
+    uint8_t written, pending;  // masks
+};
+
+struct Region {
+    const char* name;
+    uintptr_t base;
+    size_t bytes;
+    bool shared = false;
+    Cell* cells = nullptr;
+
+    bool contains(uintptr_t address, size_t size) const { return address >= base && address + size <= base + bytes; }
+    size_t cell_count() const { return (base + bytes - 1) / kWord - base / kWord + 1; }
+};
+
+class Checker {
+  public:
+    ~Checker() { forget(); }
+
+    std::string message;             // of the first fault; empty while there is none
+    uintptr_t image_begin = 0, image_end = 0;  // the kernel's library: its code, constants and globals
+    std::vector<uint32_t> fenced;    // blocks that called __threadfence: they order their writes by themselves
+
+    bool in_image(uintptr_t address) const { return address - image_begin < image_end - image_begin; }
+    void add(Region region) {
+        if (region.bytes) regions.push_back(region);
+    }
+    void sort() {
+        std::sort(regions.begin(), regions.end(), [](const Region& a, const Region& b) { return a.base < b.base; });
+    }
+    void remove_shared() {
+        for (Region& region : regions)
+            if (region.shared) unmap(region);
+        regions.erase(std::remove_if(regions.begin(), regions.end(), [](const Region& r) { return r.shared; }),
+                      regions.end());
+        recent = 0;
+    }
+    void forget() {
+        for (Region& region : regions) unmap(region);
+        regions.clear();
+        fenced.clear();
+        message.clear();
+        recent = 0;
+    }
+
+    // True when the access is fine; else `message` says what is wrong with it.
+    bool check(const Now& now, uintptr_t address, size_t size, Kind kind, uintptr_t pc) {
+        Region* region = find(address, size);
+        if (!region) return outside(address, size, kind, pc);
+        if ((size & (size - 1)) == 0 && size <= 16 && address % size)
+            return fault(verb(kind) + " " + std::to_string(size) + " bytes at " + name(*region, address) +
+                         ", which is not aligned to " + std::to_string(size), pc);
+        if (!region->cells) map(*region);
+        const uintptr_t first = region->base / kWord;
+        for (uintptr_t word = address / kWord; word * kWord < address + size; ++word) {
+            const size_t begin = std::max(address, word * kWord) - word * kWord;
+            const size_t end = std::min(address + size, (word + 1) * kWord) - word * kWord;
+            Access access{now, pc, uint8_t(((1u << end) - 1) & ~((1u << begin) - 1)), kind == ATOMIC};
+            if (!check(*region, region->cells[word - first], access, word * kWord + begin, kind)) return false;
+        }
+        return true;
+    }
+
+  private:
+    std::vector<Region> regions;  // by address
+    size_t recent = 0;
+
+    bool check(const Region& region, Cell& cell, const Access& access, uintptr_t address, Kind kind) {
+        if (cell.block != access.block && region.shared) cell = Cell{};
+        cell.block = access.block;
+        if (kind == READ || kind == ATOMIC) {
+            if (cell.pending & access.bytes)
+                return fault("reads " + name(region, address) + ", which an asynchronous copy that was not waited for "
+                             "has yet to write", access.pc);
+            if (region.shared && (access.bytes & ~cell.written))
+                return fault("reads " + name(region, address) + ", which nothing wrote", access.pc);
+        }
+        const bool writes = kind != READ;
+        if (races(cell.write, access)) return race(region, cell.write, "wrote", access, writes, address);
+        for (const Access& read : cell.reads)
+            if (writes && races(read, access)) return race(region, read, "read", access, writes, address);
+        if (!writes) {
+            if (cell.reads[0].thread != access.thread || cell.reads[0].block != access.block)
+                cell.reads[1] = cell.reads[0];
+            cell.reads[0] = access;
+        } else {
+            cell.write = access;
+            if (kind == ASYNC) cell.pending |= access.bytes;
+            else cell.pending &= uint8_t(~access.bytes);
+            cell.written |= access.bytes;
+        }
+        return true;
+    }
+
+    bool races(const Access& earlier, const Access& later) const {
+        if (!(earlier.bytes & later.bytes) || (earlier.atomic && later.atomic)) return false;
+        if (earlier.block != later.block)
+            return std::find(fenced.begin(), fenced.end(), earlier.block) == fenced.end();
+        if (earlier.thread == later.thread || earlier.barriers != later.barriers) return false;
+        return earlier.thread / 32 != later.thread / 32 || earlier.warp_syncs >= later.warp_syncs;
+    }
+
+    bool race(const Region& region, const Access& earlier, const char* did, const Access& later, bool writes,
+              uintptr_t address) {
+        const bool same_block = earlier.block == later.block;
+        return fault(std::string("race: ") + (writes ? "writes " : "reads ") + name(region, address) + ", which thread #" +
+                     std::to_string(earlier.thread) + (same_block ? "" : " of another block") + " " + did + " at " +
+                     place(earlier.pc) + (same_block ? " with no barrier between" : ""), later.pc);
+    }
+
+    Region* find(uintptr_t address, size_t size) {
+        if (recent < regions.size() && regions[recent].contains(address, size)) return &regions[recent];
+        Region* region = at_or_below(address);
+        if (!region || !region->contains(address, size)) return nullptr;
+        recent = size_t(region - regions.data());
+        return region;
+    }
+    Region* at_or_below(uintptr_t address) {
+        auto above = std::upper_bound(regions.begin(), regions.end(), address,
+                                      [](uintptr_t a, const Region& region) { return a < region.base; });
+        return above == regions.begin() ? nullptr : &*(above - 1);
+    }
+
+    bool outside(uintptr_t address, size_t size, Kind kind, uintptr_t pc) {
+        const Region* below = at_or_below(address);
+        const Region* above = below ? below + 1 : regions.data();
+        if (above == regions.data() + regions.size()) above = nullptr;
+        const size_t past = below && address + size > below->base + below->bytes
+                                ? address + size - below->base - below->bytes : ~size_t(0);
+        const size_t before = above ? above->base - address : ~size_t(0);
+        std::string where = "at an address that belongs to no argument";
+        if (std::min(past, before) < (size_t(1) << 30))
+            where = past <= before ? "up to " + std::to_string(past) + " bytes past the end of " + title(*below)
+                                   : std::to_string(before) + " bytes before the start of " + title(*above);
+        return fault("out of bounds: " + verb(kind) + " " + std::to_string(size) + " bytes " + where, pc);
+    }
+
+    static std::string verb(Kind kind) { return kind == READ ? "reads" : "writes"; }
+    static std::string title(const Region& region) {
+        return std::string(region.name) + " (" + std::to_string(region.bytes) + " bytes)";
+    }
+    static std::string name(const Region& region, uintptr_t address) {
+        return std::string(region.name) + " + " + std::to_string(std::max(address, region.base) - region.base) + " bytes";
+    }
+    std::string place(uintptr_t pc) const {  // native.py turns this into file:line
+        char text[32];
+        snprintf(text, sizeof text, "{pc %zx}", size_t(pc - image_begin));
+        return text;
+    }
+    bool fault(const std::string& what, uintptr_t pc) {
+        message = what + ", at " + place(pc);
+        return false;
+    }
+
+    static void map(Region& region) {
+        void* cells = mmap(nullptr, region.cell_count() * sizeof(Cell), PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (cells == MAP_FAILED) {
+            perror("gpuconv: no memory for the emulator's checker");
+            abort();
+        }
+        region.cells = static_cast<Cell*>(cells);
+    }
+    static void unmap(Region& region) {
+        if (region.cells) munmap(region.cells, region.cell_count() * sizeof(Cell));
+        region.cells = nullptr;
+    }
+};
+
+}  // namespace gpuconv_emulator

@@ -1,0 +1,117 @@
+"""The emulator's compiled side: the runtime library, loading kernels, launching them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuconv.backends.cuda.emulator import compiler
+from gpuconv.backends.cuda.emulator.settings import EmulatorError, settings
+
+
+class _Region(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("base", ctypes.c_void_p), ("bytes", ctypes.c_size_t)]
+
+
+class _Launch(ctypes.Structure):  # `Launch` of block.h
+    _fields_ = [
+        ("entry", ctypes.c_void_p),
+        ("arguments", ctypes.c_void_p),
+        ("kernel", ctypes.c_char_p),
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared_bytes", ctypes.c_size_t),
+        ("seed", ctypes.c_uint64),
+        ("workers", ctypes.c_int),
+        ("checked", ctypes.c_int),
+        ("region_count", ctypes.c_int),
+        ("regions", ctypes.POINTER(_Region)),
+    ]
+
+
+@functools.cache
+def runtime() -> ctypes.CDLL:
+    """The runtime library, compiled when it is first needed. Raises EmulatorError where there is no C++ compiler."""
+    path = compiler.compile_library("runtime", '#include "runtime.h"\n')
+    library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # kernels find the runtime's functions in it
+    library.gpuconv_allocate.argtypes = [ctypes.c_size_t, ctypes.c_int]
+    library.gpuconv_allocate.restype = ctypes.c_void_p
+    library.gpuconv_release.argtypes = [ctypes.c_void_p]
+    library.gpuconv_release.restype = None
+    library.gpuconv_launch.argtypes = [ctypes.POINTER(_Launch), ctypes.c_char_p, ctypes.c_size_t]
+    library.gpuconv_launch.restype = ctypes.c_int
+    return library
+
+
+class EmulatedLibrary:
+    """The kernels of one .cu file, compiled for the emulated device."""
+
+    def __init__(self, name: str, text: str, defines: Mapping[str, str], sanitize: str) -> None:
+        if sanitize == "address" and not hasattr(ctypes.CDLL(None), "__asan_init"):
+            raise EmulatorError(
+                'sanitize="address" needs a process that has AddressSanitizer loaded: start Python with '
+                f"LD_PRELOAD={compiler.sanitizer_runtime()} ASAN_OPTIONS=detect_leaks=0"
+            )
+        runtime()
+        self.path = compiler.compile_library(name, text, defines, sanitize)
+        self.library = ctypes.CDLL(str(self.path))
+        self.checked = sanitize == "checked"
+
+    def entry(self, kernel: str) -> int:
+        """The address through which a kernel is called."""
+        return ctypes.cast(getattr(self.library, f"{kernel}__entry"), ctypes.c_void_p).value or 0
+
+    def parameter_sizes(self, kernel: str, count: int) -> list[int]:
+        """The size of each of a kernel's parameters, in bytes."""
+        sizes = (ctypes.c_size_t * count)()
+        getattr(self.library, f"{kernel}__sizes")(sizes)
+        return list(sizes)
+
+    def launch(
+        self,
+        kernel: str,
+        entry: int,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        arguments: Sequence[Any],
+        names: Sequence[str],
+        shared: int,
+    ) -> None:
+        """Run a kernel to its end. arguments: contiguous arrays, NumPy scalars, or None for a null pointer."""
+        chosen = settings()
+        arrays = [i for i, argument in enumerate(arguments) if isinstance(argument, np.ndarray)]
+        # A parameter's value is an address or a scalar; the table points at the values.
+        values = [np.array(a.ctypes.data if isinstance(a, np.ndarray) else 0 if a is None else a) for a in arguments]
+        table = np.array([value.ctypes.data for value in values], np.uintp)
+        regions = (_Region * len(arrays))(
+            *(_Region(f"argument '{names[i]}'".encode(), arguments[i].ctypes.data, arguments[i].nbytes) for i in arrays)
+        )
+        request = _Launch(
+            entry, table.ctypes.data, kernel.encode(), grid, block, shared, chosen.seed, chosen.workers, self.checked,
+            len(arrays), regions,
+        )  # fmt: skip
+        message = ctypes.create_string_buffer(4096)
+        if runtime().gpuconv_launch(request, message, len(message)):
+            raise EmulatorError(_with_lines(message.value.decode(), self.path))
+
+
+def _with_lines(message: str, library: Path) -> str:
+    """Replace each "{pc ...}", an address in the library, with its file and line."""
+    tool = shutil.which("addr2line")
+
+    def line(match: re.Match[str]) -> str:
+        address = hex(int(match[1], 16) - 1)  # inside the call, not after it
+        if tool is None:
+            return address
+        told = subprocess.run([tool, "-e", str(library), address], capture_output=True, text=True, check=False).stdout
+        return Path(told.split(" (")[0].strip()).name or address
+
+    return re.sub(r"\{pc ([0-9a-f]+)\}", line, message)

@@ -1,0 +1,237 @@
+// The emulator's runtime: the functions that kernels (abi.h) and Python (native.py) call. Compiled once, on its own.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "block.h"
+
+#ifdef __linux__
+#include <link.h>
+#endif
+
+thread_local gpuconv_emulator::Context* gpuconv_context = nullptr;
+
+namespace gpuconv_emulator {
+
+// Workers keep their stacks from launch to launch.
+class Pool {
+  public:
+    static Pool& instance() {
+        static Pool* pool = new Pool;
+        return *pool;
+    }
+    std::unique_ptr<Worker> take() {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (idle.empty()) return std::make_unique<Worker>();
+        auto worker = std::move(idle.back());
+        idle.pop_back();
+        return worker;
+    }
+    void give(std::unique_ptr<Worker> worker) {
+        std::lock_guard<std::mutex> lock(mutex);
+        idle.push_back(std::move(worker));
+    }
+
+  private:
+    std::mutex mutex;
+    std::vector<std::unique_ptr<Worker>> idle;
+};
+
+// Where the library that holds `address` keeps its constants and globals.
+inline void find_image(const void* address, uintptr_t& begin, uintptr_t& end) {
+#ifdef __linux__
+    uintptr_t search[3] = {uintptr_t(address), 0, 0};
+    dl_iterate_phdr(
+        [](dl_phdr_info* info, size_t, void* data) {
+            auto* search = static_cast<uintptr_t*>(data);
+            uintptr_t low = ~uintptr_t(0), high = 0;
+            for (int i = 0; i < info->dlpi_phnum; ++i) {
+                const auto& segment = info->dlpi_phdr[i];
+                if (segment.p_type != PT_LOAD) continue;
+                low = std::min(low, uintptr_t(info->dlpi_addr + segment.p_vaddr));
+                high = std::max(high, uintptr_t(info->dlpi_addr + segment.p_vaddr + segment.p_memsz));
+            }
+            if (search[0] < low || search[0] >= high) return 0;
+            search[1] = low;
+            search[2] = high;
+            return 1;
+        },
+        search);
+    begin = search[1];
+    end = search[2];
+#else
+    (void)address, (void)begin, (void)end;
+#endif
+}
+
+inline void prepare_checker(Worker& worker, const Launch& launch) {
+    worker.checker.forget();
+    find_image(reinterpret_cast<const void*>(launch.entry), worker.checker.image_begin, worker.checker.image_end);
+    std::vector<Region> arguments;
+    for (int i = 0; i < launch.region_count; ++i)
+        arguments.push_back({launch.regions[i].name, uintptr_t(launch.regions[i].base), launch.regions[i].bytes});
+    // Buffers reached through tables of pointers: the whole of every live one that is no argument itself.
+    Memory::instance().for_each([&](uintptr_t base, size_t bytes) {
+        for (const Region& argument : arguments)
+            if (argument.base >= base && argument.base < base + std::max(bytes, size_t(1))) return;
+        worker.checker.add({"a buffer that is no argument", base, bytes});
+    });
+    // Views of one buffer may overlap (an output written over its input): one region for what they cover together.
+    std::sort(arguments.begin(), arguments.end(), [](const Region& a, const Region& b) { return a.base < b.base; });
+    for (size_t i = 0; i < arguments.size();) {
+        Region covered = arguments[i++];
+        for (; i < arguments.size() && arguments[i].base < covered.base + covered.bytes; ++i)
+            covered.bytes = std::max(covered.bytes, arguments[i].base + arguments[i].bytes - covered.base);
+        worker.checker.add(covered);
+    }
+    worker.checker.sort();
+}
+
+class Run {
+  public:
+    explicit Run(const Launch& launch) : launch(launch) {
+        blocks = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
+        if (launch.seed) {
+            order.resize(blocks);
+            uint64_t random = launch.seed;
+            for (uint64_t i = 0; i < blocks; ++i) {
+                random = random * 6364136223846793005 + 1442695040888963407;
+                const uint64_t j = (random >> 33) % (i + 1);
+                order[i] = order[j];
+                order[j] = i;
+            }
+        }
+    }
+
+    std::string operator()() {
+        const uint64_t workers = launch.checked ? 1 : std::min<uint64_t>(blocks, launch.workers);
+        std::vector<std::thread> others;
+        for (uint64_t i = 1; i < workers; ++i) others.emplace_back([this] { work(); });
+        work();
+        for (auto& other : others) other.join();
+        return message;
+    }
+
+  private:
+    void work() {
+        auto worker = Pool::instance().take();
+        gpuconv_context = worker.get();
+        worker->begin(launch);
+        if (launch.checked) prepare_checker(*worker, launch);
+        for (uint64_t i; (i = next++) < blocks && i < failed_at;) {
+            if (worker->run(order.empty() ? i : order[i])) continue;
+            std::lock_guard<std::mutex> lock(mutex);
+            if (i < failed_at) {  // of several faults, the same one each time
+                failed_at = i;
+                message = worker->message;
+            }
+            worker->message.clear();
+        }
+        worker->checker.forget();
+        gpuconv_context = nullptr;
+        Pool::instance().give(std::move(worker));
+    }
+
+    const Launch& launch;
+    uint64_t blocks;
+    std::vector<uint64_t> order;
+    std::atomic<uint64_t> next{0}, failed_at{~uint64_t(0)};
+    std::mutex mutex;
+    std::string message;
+};
+
+inline Worker& worker() { return *static_cast<Worker*>(gpuconv_context); }
+inline void observe(const void* address, size_t bytes, Kind kind, void* pc) {
+    if (gpuconv_context) worker().access(address, bytes, kind, uintptr_t(pc));
+}
+
+}  // namespace gpuconv_emulator
+
+using namespace gpuconv_emulator;
+
+// --- for kernels --------------------------------------------------------------------------------
+
+#define HERE __builtin_return_address(0)
+
+extern "C" {
+
+unsigned gpuconv_barrier(int predicate, Site site) { return worker().barrier(predicate, site); }
+Lanes gpuconv_warp(Collective operation, unsigned mask, uint64_t value, unsigned source, Site site) {
+    return worker().warp(operation, mask, value, source, site);
+}
+void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t alignment) {
+    return worker().shared(key, name, bytes, alignment);
+}
+void* gpuconv_dynamic_shared(size_t alignment) { return worker().dynamic_shared(alignment); }
+void gpuconv_copy_async(void* destination, const void* source, size_t bytes, size_t valid) {
+    worker().copy_async(destination, source, bytes, valid, uintptr_t(HERE));
+}
+void gpuconv_copy_commit() { worker().copy_commit(); }
+void gpuconv_copy_wait(int pending) { worker().copy_wait(pending); }
+void gpuconv_fence() { worker().fence(); }
+void gpuconv_atomic(void* address, size_t bytes) { observe(address, bytes, ATOMIC, HERE); }
+void gpuconv_fail(const char* what, Site site) {
+    const char* slash = strrchr(site.file, '/');
+    worker().fail(std::string(what) + ", at " + (slash ? slash + 1 : site.file) + ":" + std::to_string(site.line));
+}
+
+// --- for the compiler's instrumentation ---------------------------------------------------------
+
+#define GPUCONV_HOOKS(n)                                                            \
+    void __tsan_read##n(void* p) { observe(p, n, READ, HERE); }                     \
+    void __tsan_write##n(void* p) { observe(p, n, WRITE, HERE); }                   \
+    void __tsan_read_write##n(void* p) { observe(p, n, READ, HERE), observe(p, n, WRITE, HERE); }
+#define GPUCONV_UNALIGNED_HOOKS(n)                                                  \
+    void __tsan_unaligned_read##n(void* p) { observe(p, n, READ, HERE); }           \
+    void __tsan_unaligned_write##n(void* p) { observe(p, n, WRITE, HERE); }         \
+    void __tsan_unaligned_read_write##n(void* p) { observe(p, n, READ, HERE), observe(p, n, WRITE, HERE); }
+GPUCONV_HOOKS(1)
+GPUCONV_HOOKS(2)
+GPUCONV_HOOKS(4)
+GPUCONV_HOOKS(8)
+GPUCONV_HOOKS(16)
+GPUCONV_UNALIGNED_HOOKS(2)
+GPUCONV_UNALIGNED_HOOKS(4)
+GPUCONV_UNALIGNED_HOOKS(8)
+GPUCONV_UNALIGNED_HOOKS(16)
+void __tsan_read_range(void* p, size_t n) { observe(p, n, READ, HERE); }
+void __tsan_write_range(void* p, size_t n) { observe(p, n, WRITE, HERE); }
+void* __tsan_memcpy(void* to, const void* from, size_t n) {
+    observe(from, n, READ, HERE);
+    observe(to, n, WRITE, HERE);
+    return memcpy(to, from, n);
+}
+void* __tsan_memmove(void* to, const void* from, size_t n) {
+    observe(from, n, READ, HERE);
+    observe(to, n, WRITE, HERE);
+    return memmove(to, from, n);
+}
+void* __tsan_memset(void* to, int value, size_t n) {
+    observe(to, n, WRITE, HERE);
+    return memset(to, value, n);
+}
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+
+// --- for Python ---------------------------------------------------------------------------------
+
+// Returns 0, or 1 with what went wrong in `message`.
+int gpuconv_launch(const Launch* launch, char* message, size_t capacity) {
+    std::string fault = Run(*launch)();
+    if (fault.empty()) {
+        fault = Memory::instance().damage();
+        if (!fault.empty()) fault = std::string("kernel ") + launch->kernel + ": out of bounds: a write " + fault;
+    }
+    snprintf(message, capacity, "%s", fault.c_str());
+    return !fault.empty();
+}
+
+void* gpuconv_allocate(size_t bytes, int fill) { return Memory::instance().allocate(bytes, fill); }
+void gpuconv_release(void* base) { Memory::instance().release(base); }
+
+}  // extern "C"

@@ -1,0 +1,176 @@
+"""Reading .cu files: one flat text from a kernel and its headers, and the signatures of its kernels.
+
+Project headers (``#include "..."``) are pasted in, once each, under ``#line`` directives. So one text is what NVRTC and
+the C++ compiler see, what the cache's key covers, and what profilers and error messages map back to the shipped files.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[^\n]*$', re.MULTILINE)
+_PRAGMA_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[ \t]*$", re.MULTILINE)
+_COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
+
+_BOUNDS = r"(?:__launch_bounds__\s*\((?P<bounds{0}>(?:[^()]|\([^()]*\))*)\)\s*)?"
+_KERNEL = re.compile(
+    rf'extern\s+"C"\s+__global__\s+{_BOUNDS.format(1)}void\s+{_BOUNDS.format(2)}(?P<name>\w+)\s*\((?P<list>[^()]*)\)\s*\{{'
+)
+_SHARED = re.compile(
+    r"(?P<extern>\bextern\s+)?__shared__\s+(?P<type>[^;={}\[\]]*?[\s>&*])(?P<name>[A-Za-z_]\w*)\s*(?P<extent>(?:\[[^;{}]*\])?)\s*;"
+)
+_ALIGNMENT = re.compile(r"\b(?:alignas|__align__)\s*\(([^()]*)\)\s*")
+
+DTYPE_OF_C: dict[str, str] = {
+    "float": "float32", "double": "float64", "__half": "float16", "__nv_bfloat16": "bfloat16",
+    "bool": "bool", "char": "int8", "signed char": "int8", "unsigned char": "uint8",
+    "short": "int16", "unsigned short": "uint16", "int": "int32", "unsigned": "uint32", "unsigned int": "uint32",
+    "long long": "int64", "unsigned long long": "uint64", "size_t": "uint64",
+}  # fmt: skip
+DTYPE_OF_C |= {name: name for name in [*DTYPE_OF_C.values()] if name != "bool"}
+_VECTOR_BASES = {"float": "float32", "double": "float64", "int": "int32", "uint": "uint32", "uchar": "uint8"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel.
+
+    dtype: the NumPy name of the scalar's or the element's type; None for ``void*`` and for a struct.
+    alignment: what the type demands of a pointer, in bytes (1: nothing beyond the dtype's own).
+    """
+
+    name: str
+    c_type: str
+    pointer: bool
+    dtype: str | None
+    alignment: int = 1
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A kernel as its source declares it. max_threads: of its ``__launch_bounds__``, or None."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    max_threads: int | None
+
+
+def directory() -> Path:
+    """Where the shipped kernels are."""
+    import gpuconv.kernels
+
+    return Path(gpuconv.kernels.__path__[0])
+
+
+def resolve(file: str | Path) -> Path:
+    """The path of a kernel file: a shipped one's name ("relu.cu"), or a path of the user's own. Raises ValueError."""
+    path = Path(file)
+    if not path.is_absolute() and len(path.parts) == 1:
+        path = directory() / path
+    if not path.is_file():
+        raise ValueError(f"there is no kernel file {path}")
+    return path.resolve()
+
+
+def flatten(path: Path) -> str:
+    """The text of a .cu file with its project headers pasted in. A missing header raises ValueError."""
+    seen: set[Path] = set()
+
+    def paste(file: Path) -> str:
+        seen.add(file)
+        text = file.read_text()
+        parts, end = [f'#line 1 "{file.as_posix()}"\n'], 0
+        for match in _INCLUDE.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            header = _find(match[1], file, line)
+            parts.append(text[end : match.start()])
+            if header not in seen:
+                parts.append(f'{paste(header)}\n#line {line + 1} "{file.as_posix()}"')
+            end = match.end()
+        return "".join([*parts, text[end:]])
+
+    return _PRAGMA_ONCE.sub("", paste(path))
+
+
+def _find(name: str, includer: Path, line: int) -> Path:
+    for folder in (includer.parent, directory()):
+        if (folder / name).is_file():
+            return (folder / name).resolve()
+    raise ValueError(f'{includer}:{line}: there is no header "{name}" beside it or among the shipped kernels')
+
+
+def blank_comments(text: str) -> str:
+    """The text without comments; strings and line breaks stay."""
+    return _COMMENT_OR_STRING.sub(lambda m: m[0] if m[0][0] == '"' else re.sub(r"[^\n]", " ", m[0]), text)
+
+
+@functools.lru_cache(maxsize=512)
+def _signatures(text: str, defines: tuple[tuple[str, str], ...]) -> dict[str, Signature]:
+    macros = dict(defines)
+    found = {}
+    for match in _KERNEL.finditer(blank_comments(text)):
+        bounds = _expand((match["bounds1"] or match["bounds2"] or "").partition(",")[0], macros).strip()
+        found[match["name"]] = Signature(
+            match["name"],
+            tuple(_parameter(_expand(p, macros)) for p in match["list"].split(",") if p.strip()),
+            int(bounds) if bounds.isdigit() else None,
+        )
+    return found
+
+
+def signatures(text: str, defines: Mapping[str, str]) -> dict[str, Signature]:
+    """Every ``extern "C" __global__ void`` kernel of a flat text, by name, its types after macro substitution."""
+    return _signatures(text, tuple(defines.items()))
+
+
+def _expand(text: str, macros: Mapping[str, str]) -> str:
+    for _ in range(len(macros)):
+        text = re.sub(r"\w+", lambda m: macros.get(m[0], m[0]), text)
+    return text
+
+
+def _parameter(declaration: str) -> Parameter:
+    declaration = re.sub(r"\b(const|volatile|__restrict__|__grid_constant__|struct)\b", " ", declaration)
+    match = re.fullmatch(r"\s*(?P<type>[\w:\s]+?|[\w:]+<.*>)\s*(?P<stars>[*\s]*)\b(?P<name>\w+)\s*", declaration)
+    if match is None:
+        raise ValueError(f"cannot read the kernel parameter {' '.join(declaration.split())!r}")
+    c_type, stars = " ".join(match["type"].split()), match["stars"].count("*")
+    vector = re.fullmatch(r"([a-z]+)([24])", c_type)
+    if stars > 1:
+        dtype, alignment = "uint64", 8  # a table of addresses
+    elif stars and vector and vector[1] in _VECTOR_BASES:
+        dtype = _VECTOR_BASES[vector[1]]
+        alignment = min(16, np.dtype(dtype).itemsize * int(vector[2]))
+    else:
+        dtype, alignment = DTYPE_OF_C.get(c_type, ""), 1
+    return Parameter(match["name"], c_type + "*" * stars, stars > 0, dtype or None, alignment)
+
+
+def for_host(text: str, kernels: list[str]) -> str:
+    """The text as the emulator compiles it: shared variables live in the block's arena, each kernel gets an entry."""
+    entries = "".join(f"\nGPUCONV_ENTRY({name})" for name in kernels)
+    return f'#include "device.h"\n{_SHARED.sub(_shared_on_host, blank_comments(text))}{entries}\n'
+
+
+def _shared_on_host(match: re.Match[str]) -> str:
+    name, c_type, extent = match["name"], match["type"].strip(), match["extent"]
+    alignment = _ALIGNMENT.search(c_type)
+    c_type = _ALIGNMENT.sub("", c_type)
+    least = alignment[1] if alignment else "1"
+    lines = "\n" * match[0].count("\n")
+    if match["extern"]:
+        return (
+            f"{c_type}* const {name} = static_cast<{c_type}*>("
+            f"gpuconv_dynamic_shared({least} > alignof({c_type}) ? {least} : alignof({c_type})));{lines}"
+        )
+    return (
+        f"static char {name}_key; using {name}_type = {c_type} {extent}; "
+        f"auto& {name} = *static_cast<{name}_type*>(gpuconv_shared(&{name}_key, \"{name}\", sizeof({name}_type), "
+        f"{least} > alignof({name}_type) ? {least} : alignof({name}_type)));{lines}"
+    )

@@ -1,0 +1,79 @@
+// Elementwise activations, forward and backward, over n numbers of any shape.
+//
+//   y[i] = f(x[i])            op_forward(y, x, n)              2 * sizeof(DTYPE) bytes a number
+//   dx[i] = dy[i] f'(...)     op_backward(dx, dy, saved, n)    3 * sizeof(DTYPE) bytes a number
+//
+// saved is y or x, as activation.cuh says. The output may be the input itself. A thread moves WIDTH numbers at a time:
+// 16 bytes where all arrays are aligned to 16, else one number.
+//
+// Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 1 or 16 / sizeof(DTYPE). Any compute capability.
+#include "activation.cuh"
+#include "types.cuh"
+
+using Real = accumulator<DTYPE>;
+using Numbers = Pack<DTYPE, WIDTH>;
+
+template <class Function>
+__device__ __forceinline__ void map(DTYPE* y, const DTYPE* x, int64 n, Function f) {
+    const int64 packs = n / WIDTH;
+    for (int64 i = global_thread(); i < packs; i += global_threads()) {
+        Numbers pack = reinterpret_cast<const Numbers*>(x)[i];
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(f.apply(load(pack.at[j])));
+        reinterpret_cast<Numbers*>(y)[i] = pack;
+    }
+    for (int64 i = packs * WIDTH + global_thread(); i < n; i += global_threads())
+        y[i] = round_to<DTYPE>(f.apply(load(x[i])));
+}
+
+template <class Function>
+__device__ __forceinline__ void map_gradient(DTYPE* dx, const DTYPE* dy, const DTYPE* saved, int64 n, Function f) {
+    const int64 packs = n / WIDTH;
+    for (int64 i = global_thread(); i < packs; i += global_threads()) {
+        Numbers pack = reinterpret_cast<const Numbers*>(dy)[i];
+        const Numbers at = reinterpret_cast<const Numbers*>(saved)[i];
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(f.gradient(load(pack.at[j]), load(at.at[j])));
+        reinterpret_cast<Numbers*>(dx)[i] = pack;
+    }
+    for (int64 i = packs * WIDTH + global_thread(); i < n; i += global_threads())
+        dx[i] = round_to<DTYPE>(f.gradient(load(dy[i]), load(saved[i])));
+}
+
+extern "C" __global__ void relu_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Relu<Real>{}); }
+extern "C" __global__ void relu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n) {
+    map_gradient(dx, dy, y, n, Relu<Real>{});
+}
+
+extern "C" __global__ void leaky_relu_forward(DTYPE* y, const DTYPE* x, int64 n, double negative_slope) {
+    map(y, x, n, LeakyRelu<Real>{Real(negative_slope)});
+}
+extern "C" __global__ void leaky_relu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n,
+                                               double negative_slope) {
+    map_gradient(dx, dy, y, n, LeakyRelu<Real>{Real(negative_slope)});
+}
+
+extern "C" __global__ void sigmoid_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Sigmoid<Real>{}); }
+extern "C" __global__ void sigmoid_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n) {
+    map_gradient(dx, dy, y, n, Sigmoid<Real>{});
+}
+
+extern "C" __global__ void tanh_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Tanh<Real>{}); }
+extern "C" __global__ void tanh_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n) {
+    map_gradient(dx, dy, y, n, Tanh<Real>{});
+}
+
+extern "C" __global__ void gelu_erf_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Gelu<Real>{}); }
+extern "C" __global__ void gelu_erf_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n) {
+    map_gradient(dx, dy, x, n, Gelu<Real>{});
+}
+
+extern "C" __global__ void gelu_tanh_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, GeluTanh<Real>{}); }
+extern "C" __global__ void gelu_tanh_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n) {
+    map_gradient(dx, dy, x, n, GeluTanh<Real>{});
+}
+
+extern "C" __global__ void silu_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Silu<Real>{}); }
+extern "C" __global__ void silu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n) {
+    map_gradient(dx, dy, x, n, Silu<Real>{});
+}

@@ -1,0 +1,70 @@
+// The activations and their derivatives, as functions of one number: for activation.cu and for fused epilogues.
+//
+// Real is float or double, the accumulator's type. Each has `apply(x)` and `gradient(dy, saved)`, where saved is y for
+// relu, leaky_relu, sigmoid and tanh (their derivative needs no more), and x for gelu and silu. NaN passes through all.
+#pragma once
+
+template <class Real>
+struct Identity {
+    __device__ Real apply(Real x) const { return x; }
+    __device__ Real gradient(Real dy, Real) const { return dy; }
+};
+
+template <class Real>
+struct Relu {
+    __device__ Real apply(Real x) const { return x < 0 ? Real(0) : x; }
+    __device__ Real gradient(Real dy, Real y) const { return y > 0 ? dy : Real(0); }
+};
+
+template <class Real>
+struct LeakyRelu {
+    Real slope = Real(0.01);
+    __device__ Real apply(Real x) const { return x > 0 ? x : slope * x; }
+    __device__ Real gradient(Real dy, Real y) const { return y > 0 ? dy : slope * dy; }
+};
+
+template <class Real>
+struct Sigmoid {
+    __device__ Real apply(Real x) const { return 1 / (1 + exp(-x)); }
+    __device__ Real gradient(Real dy, Real y) const { return dy * y * (1 - y); }
+};
+
+template <class Real>
+struct Tanh {
+    __device__ Real apply(Real x) const { return tanh(x); }
+    __device__ Real gradient(Real dy, Real y) const { return dy * (1 - y * y); }
+};
+
+// gelu(x) = x Phi(x), Phi the normal distribution (Hendrycks and Gimpel, 2016).
+template <class Real>
+struct Gelu {
+    __device__ Real apply(Real x) const { return x * distribution(x); }
+    __device__ Real gradient(Real dy, Real x) const {
+        const Real density = Real(0.3989422804014327) * exp(Real(-0.5) * x * x);  // 1 / sqrt(2 pi)
+        return dy * (distribution(x) + x * density);
+    }
+    static __device__ Real distribution(Real x) { return Real(0.5) * (1 + erf(x * Real(0.7071067811865476))); }
+};
+
+// Its approximation x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3).
+template <class Real>
+struct GeluTanh {
+    __device__ Real apply(Real x) const { return Real(0.5) * x * (1 + tanh(argument(x))); }
+    __device__ Real gradient(Real dy, Real x) const {
+        const Real t = tanh(argument(x));
+        const Real slope = scale * (1 + 3 * cubic * x * x);
+        return dy * Real(0.5) * (1 + t + x * (1 - t * t) * slope);
+    }
+    static __device__ Real argument(Real x) { return scale * (x + cubic * x * x * x); }
+    static constexpr Real scale = Real(0.7978845608028654), cubic = Real(0.044715);
+};
+
+// silu(x) = x sigmoid(x), also called swish.
+template <class Real>
+struct Silu {
+    __device__ Real apply(Real x) const { return x / (1 + exp(-x)); }
+    __device__ Real gradient(Real dy, Real x) const {
+        const Real s = 1 / (1 + exp(-x));
+        return dy * s * (1 + x * (1 - s));
+    }
+};

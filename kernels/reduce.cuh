@@ -1,0 +1,37 @@
+// Reductions over a warp and over a block, in a fixed order: the same inputs give the same bits.
+//
+//   Sum<T>, Max<T>: an operation with its identity.
+//   reduce_warp(value, op)            every lane of a full warp gets the result
+//   reduce_block(value, op, scratch)  every thread of the block gets it; blockDim.x a multiple of 32 and one-dimensional,
+//                                     scratch: 32 elements of shared memory
+#pragma once
+
+template <class T>
+struct Sum {
+    static __device__ T identity() { return T(0); }
+    __device__ T operator()(T a, T b) const { return a + b; }
+};
+
+// The larger; NaN wins.
+template <class T>
+struct Max {
+    static __device__ T identity() { return T(__int_as_float(0xff800000)); }
+    __device__ T operator()(T a, T b) const { return a > b || a != a ? a : b; }
+};
+
+template <class T, class Op>
+__device__ __forceinline__ T reduce_warp(T value, Op op) {
+#pragma unroll
+    for (int lanes = 16; lanes > 0; lanes /= 2) value = op(value, __shfl_xor_sync(0xffffffffu, value, lanes));
+    return value;
+}
+
+template <class T, class Op>
+__device__ __forceinline__ T reduce_block(T value, Op op, T* scratch) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    value = reduce_warp(value, op);
+    __syncthreads();  // whoever still reads scratch from a reduction before
+    if (lane == 0) scratch[warp] = value;
+    __syncthreads();
+    return reduce_warp(lane < warps ? scratch[lane] : Op::identity(), op);
+}

@@ -1,0 +1,104 @@
+"""The activation kernels against closed forms in float64."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gpuconv.backends import asarray, to_numpy
+from gpuconv.backends.cuda import activation, emulator
+from gpuconv.dtypes import as_dtype
+
+erf = np.vectorize(math.erf, otypes=[float])
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gelu_tanh_argument(x):
+    return math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+
+
+def numerical(f):
+    return lambda x, h=1e-6: (f(x + h) - f(x - h)) / (2 * h)
+
+
+FORWARD = {
+    "relu": lambda x: np.maximum(x, 0),
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "sigmoid": sigmoid,
+    "tanh": np.tanh,
+    "gelu": lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),
+    "silu": lambda x: x * sigmoid(x),
+}
+SAVES_OUTPUT = ("relu", "leaky_relu", "sigmoid", "tanh")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+ROUNDING = {"float64": 1e-14, "float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2}  # of values up to 6
+SHAPES = [(1,), (0, 3), (3, 5, 7, 2), (257,), (2, 1024)]
+
+
+def signed(shape, dtype, seed=0):
+    return np.random.default_rng(seed).normal(0, 2, shape).astype(as_dtype(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", FORWARD)
+def test_forward(name, shape, dtype):
+    x = signed(shape, dtype)
+    y = getattr(activation, name)(asarray(x, "emulated"))
+    assert y.dtype == x.dtype
+    assert y.shape == shape
+    np.testing.assert_allclose(
+        to_numpy(y).astype(float), FORWARD[name](x.astype(float)), rtol=ROUNDING[dtype], atol=ROUNDING[dtype]
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FORWARD)
+def test_backward_is_the_derivative(name, dtype):
+    x, dy = signed((3, 7, 11), dtype), signed((3, 7, 11), dtype, 1)
+    saved = FORWARD[name](x.astype(float)).astype(x.dtype) if name in SAVES_OUTPUT else x
+    dx = getattr(activation, f"{name}_backward")(asarray(dy, "emulated"), asarray(saved, "emulated"))
+    expected = dy.astype(float) * numerical(FORWARD[name])(x.astype(float))
+    bound = max(ROUNDING[dtype] * 4, 1e-8)  # the saved output is rounded as well
+    np.testing.assert_allclose(to_numpy(dx).astype(float), expected, rtol=bound, atol=bound)
+
+
+def test_gelu_by_tanh():
+    x, dy = signed((5, 9), "float64"), signed((5, 9), "float64", 1)
+
+    def form(x):
+        return 0.5 * x * (1 + np.tanh(gelu_tanh_argument(x)))
+
+    y = activation.gelu(asarray(x, "emulated"), approximate="tanh")
+    dx = activation.gelu_backward(asarray(dy, "emulated"), asarray(x, "emulated"), approximate="tanh")
+    np.testing.assert_allclose(to_numpy(y), form(x), rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(to_numpy(dx), dy * numerical(form)(x), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_nan_passes_and_large_values_stay_finite(name):
+    x = asarray(np.array([np.nan, -1e4, 1e4, 0.0], np.float32), "emulated")
+    y = to_numpy(getattr(activation, name)(x))
+    assert np.isnan(y[0])
+    assert np.isfinite(y[1:]).all()
+
+
+def test_slope_in_place_views_and_unaligned():
+    x = signed((6, 10), "float32")
+    device, columns = asarray(x, "emulated"), emulator.zeros((6, 20))
+    expected = np.where(x > 0, x, np.float32(0.25) * x)
+
+    def check(view, wanted, out=None):
+        y = activation.leaky_relu(view, negative_slope=0.25, out=out)
+        np.testing.assert_array_equal(to_numpy(y), wanted)
+        return y
+
+    check(device, expected)
+    check(device[:, ::3], expected[:, ::3])
+    check(device.ravel()[1:], expected.ravel()[1:])
+    check(device, expected, out=columns[:, ::2])
+    np.testing.assert_array_equal(to_numpy(columns)[:, 1::2], 0)
+    assert check(device, expected, out=device) is device
