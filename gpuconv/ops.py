@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 from gpuconv import shapes
-from gpuconv.backends import backend_of, contract
+from gpuconv.backends import Slot, backend_of, contract
 
 Op = TypeVar("Op", bound=Callable)
 
@@ -23,12 +23,15 @@ __all__ = [name for name, member in vars(contract).items() if inspect.isfunction
 def _op(declared: Op) -> Op:
     name = declared.__name__
     check = getattr(shapes, name)
-    parameters = inspect.signature(declared).parameters.values()
-    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] + ["out", "dgamma", "dbeta"]
+    slots = {
+        parameter.name: Slot(optional="None" in parameter.annotation, many="Sequence" in parameter.annotation)
+        for parameter in inspect.signature(declared).parameters.values()
+        if "Array" in parameter.annotation
+    }
 
     @functools.wraps(declared)
     def op(*arrays, **options):
-        backend = backend_of(names, arrays, options)
+        backend = backend_of(slots, arrays, options)
         normalised = options | check(*arrays, **options)
         return getattr(backend, name)(*arrays, **normalised)
 
@@ -72,3 +75,6 @@ adagrad_step = _op(contract.adagrad_step)
 rmsprop_step = _op(contract.rmsprop_step)
 adam_step = _op(contract.adam_step)
 load_batch = _op(contract.load_batch)
+random_uniform = _op(contract.random_uniform)
+random_normal = _op(contract.random_normal)
+random_permutation = _op(contract.random_permutation)

@@ -550,6 +550,8 @@ def _lists(**lists: Any) -> None:
     """Lists of one length whose arrays agree in shape and dtype, entry by entry."""
     first_name, first = next(iter(lists.items()))
     for name, arrays in lists.items():
+        if not isinstance(arrays, (list, tuple)):
+            raise TypeError(f"{name} must be a list of arrays, received {type(arrays).__name__}")
         if len(arrays) != len(first):
             raise ValueError(f"{name} must have as many arrays as {first_name} ({len(first)}), received {len(arrays)}")
         for index, (array, param) in enumerate(zip(arrays, first)):
@@ -639,3 +641,31 @@ def load_batch(
         flip=bool(flip), shift=shift, cutout=cutout, seed=seed_value("seed", seed),
         offset=step_scalar("offset", offset), dtype=dtype,
     )
+
+
+# --- random numbers ----------------------------------------------------------------------------
+
+
+def _place_of_a_draw(seed: Any, **words: Any) -> dict[str, int]:
+    """The seed and the other words that say where in the stream a draw begins."""
+    return dict(seed=seed_value("seed", seed), **{name: integer(name, word, 0) for name, word in words.items()})
+
+
+def random_uniform(y, *, low=0.0, high=1.0, seed, stream=0, substream=0, offset=0):
+    any_float("y", y)
+    if not number("low", low, -math.inf) <= number("high", high, -math.inf):
+        raise ValueError(f"low must not exceed high, received {low} and {high}")
+    return _place_of_a_draw(seed, stream=stream, substream=substream, offset=offset)
+
+
+def random_normal(y, *, mean=0.0, std=1.0, seed, stream=0, substream=0, offset=0):
+    any_float("y", y)
+    number("mean", mean, -math.inf)
+    number("std", std, 0.0)
+    return _place_of_a_draw(seed, stream=stream, substream=substream, offset=offset)
+
+
+def random_permutation(order, *, seed, epoch=0, stream=1):
+    if order.dtype != np.int64 or len(order.shape) != 1:
+        raise TypeError(f"order must be int64 of rank 1, received {order.dtype.name} of shape {tuple(order.shape)}")
+    return _place_of_a_draw(seed, epoch=epoch, stream=stream)

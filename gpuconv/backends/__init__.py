@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -35,6 +35,7 @@ def _kind(array: Any) -> str | None:
     array_type = type(array)
     if array_type not in _KIND_OF_TYPE:
         root = array_type.__module__
+        kind: str | None
         if root.startswith("gpuconv.backends.cuda.emulator"):
             kind = "emulated"
         elif root.partition(".")[0] == "cupy" and hasattr(array, "data"):
@@ -55,39 +56,55 @@ def device_of(array: Any) -> str:
     """The name of the device an array lives on: "numpy", "emulated", "cuda:0", ... Raises TypeError for no array."""
     place = _place(array)
     if place is None:
-        raise TypeError(f"expected an array of NumPy or CuPy, received {type(array).__name__}; gpuconv.asarray makes one")
+        raise TypeError(
+            f"expected an array of NumPy or CuPy, received {type(array).__name__}; gpuconv.asarray makes one"
+        )
     return place
 
 
-def backend_of(names: Sequence[str], arrays: Sequence[Any], options: Mapping[str, Any]) -> ModuleType:
+class Slot(NamedTuple):
+    """An array argument of an op: whether it may be None, and whether it is a list of arrays."""
+
+    optional: bool
+    many: bool
+
+
+def backend_of(slots: Mapping[str, Slot], arrays: Sequence[Any], options: Mapping[str, Any]) -> ModuleType:
     """The backend that serves a call, found from its arrays.
 
-    names: what the op calls its arrays, the positional ones first. A mixture of devices, or an argument in an array's
-    place that is none, is a TypeError that names each.
+    slots: the op's array arguments by name, the positional ones first. A mixture of devices, or an argument in an
+    array's place that is none, is a TypeError that names it.
     """
-    places = {_place(array) for _, array in _named_arrays(names, arrays, options)}
-    if len(places) == 1 and None not in places:
-        return importlib.import_module(_HOMES[places.pop().partition(":")[0]])  # type: ignore[union-attr]
-    if not places:
-        return importlib.import_module(_HOMES["numpy"])  # no array at all: nothing to do, or a call to be refused
-    listed = ", ".join(
-        f"{name} is {_place(array) or type(array).__name__}" for name, array in _named_arrays(names, arrays, options)
-    )
-    raise TypeError(
-        f"all arrays of one call must live on one device, received: {listed} (gpuconv.asarray(x, device=...) moves one)"
-    )
+    places = {_place(array) for _, array in _named_arrays(slots, arrays, options)}
+    if None in places:
+        name, stranger = next(each for each in _named_arrays(slots, arrays, options) if _place(each[1]) is None)
+        wanted = "a list of arrays" if name in slots and slots[name].many else "an array"
+        raise TypeError(
+            f"{name} must be {wanted} of NumPy or CuPy, received {type(stranger).__name__}; "
+            "gpuconv.asarray makes arrays"
+        )
+    if len(places) > 1:
+        listed = ", ".join(f"{name} is {_place(array)}" for name, array in _named_arrays(slots, arrays, options))
+        raise TypeError(
+            f"all arrays of one call must live on one device, received: {listed} "
+            "(gpuconv.asarray(x, device=...) moves one)"
+        )
+    place = places.pop() if places else "numpy"  # no array at all: nothing to do, or a call to be refused
+    return importlib.import_module(_HOMES[cast(str, place).partition(":")[0]])
 
 
 def _named_arrays(
-    names: Sequence[str], arrays: Sequence[Any], options: Mapping[str, Any]
+    slots: Mapping[str, Slot], arrays: Sequence[Any], options: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any]]:
-    """Every array argument with its name; lists are flattened, None left out."""
-    given = [*zip(names, arrays)]
-    given += [(name, value) for name, value in options.items() if name in names or _kind(value) is not None]
-    for name, argument in given:
-        if isinstance(argument, (list, tuple)) and any(_kind(entry) for entry in argument):
+    """Everything in an array's place with its name, and arrays in other places (lr, say); lists are flattened."""
+    for name, argument in (*zip(slots, arrays), *options.items()):
+        slot = slots.get(name)
+        if slot is None:
+            if _kind(argument) is not None:
+                yield name, argument
+        elif slot.many and isinstance(argument, (list, tuple)):
             yield from ((f"{name}[{index}]", entry) for index, entry in enumerate(argument))
-        elif argument is not None and not (isinstance(argument, (list, tuple)) and not argument):
+        elif argument is not None or not slot.optional:
             yield name, argument
 
 
