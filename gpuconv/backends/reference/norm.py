@@ -61,7 +61,8 @@ def _channel_sum(x: np.ndarray) -> np.ndarray:
 
 def _channel_dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The sum of a * b over all axes but the last."""
-    return np.einsum("...c,...c->c", a, b)
+    channels = a.shape[-1]
+    return np.einsum("nc,nc->c", a.reshape(-1, channels), b.reshape(-1, channels))
 
 
 def _move(running: np.ndarray, batch: np.ndarray, momentum: float) -> None:
