@@ -147,6 +147,11 @@ def choose() -> tuple[str, str]:
     return device.name, device.description
 
 
+def describe(device: str) -> str:
+    """What a device is, in a line. Raises what `resolve` does."""
+    return _adapter(resolve(device)).description
+
+
 def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
     """`x` as an array on `device`, without a copy where none is needed.
 
