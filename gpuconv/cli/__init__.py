@@ -1,0 +1,5 @@
+"""The command ``gpuconv``: one file a command."""
+
+from gpuconv.cli.main import main
+
+__all__ = ["main"]

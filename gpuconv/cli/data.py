@@ -1,0 +1,25 @@
+"""Download a data set into a folder: checked by its checksum, and continued where an earlier try was cut off."""
+
+from __future__ import annotations
+
+import argparse
+
+from gpuconv.cli.errors import asked
+from gpuconv.names import lookup
+
+EXAMPLES = ["gpuconv data cifar10 --to data", "gpuconv train --data cifar10:data"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the data set: cifar10 (170 MB)")
+    parser.add_argument("--to", metavar="DIR", required=True, help="the folder to put it in; made where it is missing")
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv.data import cifar10
+
+    with asked():
+        download = lookup("downloadable data set", options.name, {"cifar10": cifar10.download})
+        folder = download(options.to)
+    print(f"CIFAR-10 is in {folder}\ntry next:  gpuconv train --data cifar10:{options.to}")
+    return 0

@@ -1,0 +1,69 @@
+"""Test a trained net on images it never saw: the accuracy, and a table of the classes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from gpuconv.cli.errors import asked
+from gpuconv.cli.runs import choose_device, line, newest, open_run
+from gpuconv.cli.settings import add_data, add_device
+
+EXAMPLES = ["gpuconv evaluate", "gpuconv evaluate runs/digits-digits-net-1 --tta"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run directory (default: the newest in ./runs)")
+    add_data(parser)
+    parser.add_argument(
+        "--tta", action="store_true",
+        help="test-time averaging: the mean score of each image moved a pixel each way, mirrored too if training did",
+    )  # fmt: skip
+    add_device(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv.data import Augmentation, Loader, load
+    from gpuconv.training import evaluate
+
+    directory = options.run_dir or newest()
+    line("run", directory)
+    device = choose_device(options)
+    trained = open_run(directory, device)
+    with asked():
+        test = load(options.data or trained.settings.data)[1]
+        if test.image_shape != trained.input_shape or list(test.classes) != trained.classes:
+            raise ValueError(
+                f"the net takes images of {trained.input_shape} in {len(trained.classes)} classes, "
+                f"received {test.image_shape} in {len(test.classes)} classes, or other class names"
+            )
+    line("data", f"{test.name}: {len(test):,} test images")
+    net = trained.net
+    loader = Loader(
+        test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False
+    )
+    views = {"flip": Augmentation.parse(trained.settings.augment).flip, "shift": 1} if options.tta else {}
+    if views:
+        line("averaging", f"over {5 * (1 + views['flip'])} views of each image")
+    found = evaluate(net, loader, loss=trained.settings.loss, confusion=True, **views)
+    print(f"\n{table(found.confusion, trained.classes)}\n")
+    print(f"test loss {found.loss:.4f}")
+    print(f"test accuracy {100 * found.accuracy:.2f}%")
+    return 0
+
+
+def table(confusion: Any, classes: list[str]) -> str:
+    """A line a class: its images, how many were right, and what it was most often mistaken for."""
+    width = max(5, *map(len, classes))
+    lines = [f"{'class':{width}}  images   right  accuracy  most often mistaken for"]
+    for label, name in enumerate(classes):
+        row = confusion[label].copy()
+        images, right = row.sum(), row[label]
+        row[label] = 0
+        worst = int(np.argmax(row))
+        mistaken = f"{classes[worst]} ({row[worst]})" if row[worst] else ""
+        share = f"{100 * right / images:6.2f} %" if images else "       -"
+        lines.append(f"{name:{width}}  {images:6}  {right:6}  {share}  {mistaken}".rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""Say which devices this machine has (and why not), and which optional packages are installed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from importlib import metadata
+
+from gpuconv import __version__, backends
+
+EXAMPLES = ["gpuconv info"]
+
+# package -> what it is for, and the extra that brings it
+OPTIONAL = {
+    "matplotlib": ("pictures", "plot"),
+    "pillow": ("image files", "image"),
+    "pooch": ("downloads", "download"),
+    "cupy-cuda12x": ("GPU arrays, CUDA 12", "cuda12"),
+    "cupy-cuda13x": ("GPU arrays, CUDA 13", "cuda13"),
+    "cuda-core": ("kernel compiler", "cuda12 or cuda13"),
+    "torch": ("a peer to compare with", ""),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(options: argparse.Namespace) -> int:
+    section("this machine")
+    row("gpuconv", __version__)
+    row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores")
+    row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}")
+    row("cache", _cache_folder())
+
+    section("devices")
+    for name in ("numpy", "emulated", "cuda"):
+        try:
+            row(name, f"ready: {backends.describe(name)}")
+        except backends.DeviceError as error:
+            row(name, f"not available: {error}")
+    row("auto takes", "{}: {}".format(*backends.choose()))
+
+    section("optional packages")
+    for package, (purpose, extra) in OPTIONAL.items():
+        try:
+            row(package, f"{metadata.version(package)} ({purpose})")
+        except metadata.PackageNotFoundError:
+            wanted = f"'gpuconv[{extra.split()[0]}]'" if extra else package
+            row(package, f"not installed ({purpose}): python -m pip install {wanted}")
+    return 0
+
+
+def section(title: str) -> None:
+    print(f"\n{title}" if title != "this machine" else title)
+
+
+def row(name: str, text: str) -> None:
+    print(f"  {name:14}{' '.join(str(text).split())}")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _blas() -> str:
+    import numpy as np
+
+    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-overload, index]
+    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+
+
+def _cache_folder() -> str:
+    """Where compiled kernels are kept."""
+    return str(backends.cache_folder())

@@ -1,0 +1,111 @@
+"""The entry point: find the command, run it, and turn what the user can put right into one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from gpuconv.backends import DeviceError
+from gpuconv.cli.errors import UserError, describe
+from gpuconv.names import lookup
+
+COMMANDS = {
+    "train": "train a ConvNet on images and test it on images it never saw",
+    "evaluate": "test a trained net: accuracy, and a table of the classes",
+    "predict": "say what is on image files, with the five best scores",
+    "summary": "print a net layer by layer: shapes, parameters, work, memory",
+    "check": "run the sanity suite on a net and its data",
+    "data": "download a data set",
+    "info": "say which devices and optional packages this machine has",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our one line for errors, and with the nearest known option on a miss."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+    def refuse_unknown(self, rest: Sequence[str]) -> None:
+        if not rest:
+            return
+        known = [option for action in self._actions for option in action.option_strings]
+        near = difflib.get_close_matches(rest[0].partition("=")[0], known, n=1)
+        self.error(f"unknown argument {rest[0]!r}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (default: this process's). Returns the exit status.
+
+    0: done. 1: a check or an image failed. 2: something the user can put right, told in one line on stderr. 130: Ctrl-C
+    or SIGTERM. Anything else that goes wrong is a defect and leaves with its traceback; --debug shows one for 2 too.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except (UserError, OSError, DeviceError, _checkpoint_error()) as error:
+        if isinstance(error, BrokenPipeError):
+            return _closed_pipe()
+        if "--debug" in arguments:
+            raise
+        said = describe(error) if isinstance(error, OSError) else str(error)
+        print(f"gpuconv: error: {' '.join(said.split())}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        from gpuconv import __version__
+
+        print(f"gpuconv {__version__}")
+        return 0
+    try:
+        name = lookup("command", arguments[0], {name: name for name in COMMANDS})
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    command: Any = importlib.import_module(f"gpuconv.cli.{name}")
+    parser = Parser(
+        prog=f"gpuconv {name}",
+        description=command.__doc__.strip(),
+        epilog=f"example{'s' * (len(command.EXAMPLES) > 1)}:\n" + "\n".join(f"  {line}" for line in command.EXAMPLES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.configure(parser)
+    parser.add_argument("--debug", action="store_true", help="show a traceback for errors of any kind")
+    options, rest = parser.parse_known_args(arguments[1:])
+    parser.refuse_unknown(rest)
+    return command.run(options)
+
+
+def _overview() -> str:
+    lines = [f"  {name:10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        ["usage: gpuconv COMMAND [options]", "", "Train, inspect and use ConvNets.", "", "commands:", *lines, "",
+         "`gpuconv COMMAND --help` shows the options of a command and examples. To begin:", "", "  gpuconv train"]
+    )  # fmt: skip
+
+
+def _closed_pipe() -> int:
+    """Whoever read our output (`| head`) has enough: leave quietly."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _checkpoint_error() -> type[Exception]:
+    """CheckpointError, without importing training to show a help text; looked up only once something was raised."""
+    from gpuconv.training.checkpoint import CheckpointError
+
+    return CheckpointError

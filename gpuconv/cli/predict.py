@@ -1,0 +1,102 @@
+"""Say what is on image files: the five best scores of a trained net, sorted.
+
+Files of any size and mode are converted to what the net takes, and that is said."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuconv.cli.errors import UserError, asked, describe
+from gpuconv.cli.runs import Run, choose_device, line, newest, open_run
+from gpuconv.cli.settings import add_device
+
+EXAMPLES = [
+    "gpuconv predict cat.png dog.jpg",
+    "gpuconv predict cat.png --run-dir runs/cifar10-tiny-vgg-1 --picture cat-inside.png",
+]
+
+BAR = 30
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file")
+    parser.add_argument("--run-dir", metavar="DIR", help="the run whose net looks (default: the newest in ./runs)")
+    parser.add_argument("--picture", metavar="FILE", help="draw the way of the first image through the net")
+    add_device(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv.cli import pictures
+
+    directory = options.run_dir or newest()
+    line("run", directory)
+    trained = open_run(directory, choose_device(options))
+    failed = 0
+    for number, path in enumerate(options.images):
+        try:
+            image = read(path, trained)
+        except UserError as error:
+            if len(options.images) == 1:
+                raise
+            print(f"gpuconv: error: {error}", file=sys.stderr)
+            failed = 1
+            continue
+        x = trained.normalization(image[None])
+        scores = pictures.look(trained.net, _on(trained, x))[1]
+        print("\n".join(top(scores, trained.classes)))
+        if options.picture and number == 0:
+            draw(options.picture, trained, image, Path(path).name)
+    return failed
+
+
+def read(path: str, trained: Run) -> np.ndarray:
+    """The image as the net takes it, uint8 (H, W, C); says how it was converted."""
+    from gpuconv.data.folder import read_image
+
+    height, width, channels = trained.input_shape
+    try:
+        with asked():
+            original = read_image(path, channels=3)
+            image = read_image(path, size=(height, width), channels=channels)
+    except OSError as error:
+        raise UserError(describe(error)) from error
+    changes = []
+    if original.shape[:2] != (height, width):
+        changes.append(f"resized from {original.shape[0]}x{original.shape[1]} to {height}x{width}")
+    if channels == 1 and np.ptp(original, axis=2).any():
+        changes.append("its colors taken as gray")
+    print(f"\n{path}" + (f" ({', '.join(changes)})" if changes else ""))
+    return image
+
+
+def top(scores: np.ndarray, classes: list[str]) -> list[str]:
+    """The five best scores as lines with bars, best first."""
+    best = np.argsort(-scores, kind="stable")[:5]
+    width = max(len(classes[index]) for index in best)
+    return [
+        f"  {classes[index]:{width}}  {100 * scores[index]:6.2f} %  {'█' * round(BAR * scores[index])}".rstrip()
+        for index in best
+    ]
+
+
+def draw(file: str, trained: Run, image: np.ndarray, name: str) -> None:
+    from gpuconv import plots
+    from gpuconv.cli import pictures
+
+    title = f"{trained.settings.model} looks at {name}"
+    try:
+        pictures.draw_activations(file, trained.net, image, trained.normalization, trained.classes, title=title)
+    except plots.PlotError as error:
+        raise UserError(str(error)) from error
+    line("\npicture", file)
+
+
+def _on(trained: Run, x: np.ndarray) -> Any:
+    from gpuconv import backends
+
+    return backends.asarray(x, trained.net.device, trained.net.dtype)

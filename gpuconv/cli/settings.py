@@ -1,0 +1,146 @@
+"""The settings of a run: what the command line says, completed by the recipe of the net, stored with the run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from gpuconv.cli.errors import UserError, asked
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a run is made from, all of it JSON; the device is no part, so a run can go on on another one."""
+
+    data: str
+    model: str
+    seed: int
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    schedule: str
+    augment: str
+    loss: str
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.epochs} epochs", f"batches of {self.batch_size}", f"{self.optimizer} lr {self.lr:g}",
+            self.schedule, f"augment {self.augment}", f"loss {self.loss}", f"seed {self.seed}",
+        ]  # fmt: skip
+        return ", ".join(parts)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The settings as options; what is not given is None."""
+    group = parser.add_argument_group("the run (by default, the recipe of the net)")
+    add_data(group)
+    for name, read, metavar, text in (
+        ("model", str, "NAME", "a net by name, as digits-net or tiny-vgg; `gpuconv summary` lists them"),
+        ("seed", count(0), "N", "of everything random: weights, order, augmentation (default: 0)"),
+        ("epochs", count(1), "N", "how often the net sees every training image"),
+        ("batch-size", count(1), "N", "images a step"),
+        ("lr", positive, "X", "learning rate, before the schedule's factor"),
+        ("optimizer", str, "SPEC", "sgd, adagrad, rmsprop, adam or adamw, as sgd:momentum=0.9,nesterov=true"),
+        ("schedule", str, "SPEC", "constant, step:30,60, cosine or one-cycle, as cosine,warmup:5"),
+        ("augment", str, "SPEC", "none, or of flip, shift:PIXELS and cutout:PIXELS, as flip,shift:4"),
+        ("loss", str, "NAME", "softmax or svm"),
+    ):
+        group.add_argument(f"--{name}", type=read, metavar=metavar, help=text)
+
+
+def add_data(parser: Any) -> None:
+    forms = "digits, cifar10:DIR, folder:DIR[,size=32x32] or synthetic[:n=1024,size=32x32x3]"
+    parser.add_argument("--data", metavar="SPEC", help=forms)
+
+
+def add_device(parser: Any) -> None:
+    names = "numpy, cuda, cuda:1, emulated or auto (default: auto)"
+    parser.add_argument("--device", metavar="NAME", default="auto", help=names)
+
+
+def count(least: int) -> Any:
+    """An argparse type: an integer from `least` on."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, received {text!r}")
+        return number
+
+    return read
+
+
+def positive(text: str) -> float:
+    """An argparse type: a finite number above zero."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, received {text!r}")
+    return number
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given on the command line."""
+    names = (field.name for field in dataclasses.fields(Settings))
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def complete(chosen: dict[str, Any]) -> Settings:
+    """What was chosen, completed by the net's recipe. Raises UserError for what cannot be read."""
+    from gpuconv import losses
+    from gpuconv.data import Augmentation
+    from gpuconv.cli import recipes
+    from gpuconv.training import optimizers, schedules
+
+    with asked():
+        data = chosen.get("data", "digits")
+        recipe = recipes.get(chosen.get("model"), data.partition(":")[0])
+        settings = Settings(**{"data": data, "seed": 0} | recipe | chosen)
+        # Words that no part understands are refused here, before anything is made.
+        optimizers.get(settings.optimizer, lr=settings.lr)
+        schedules.get(settings.schedule)
+        losses.get(settings.loss)
+        Augmentation.parse(settings.augment)
+    return settings
+
+
+def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
+    """The settings stored with a run. Raises UserError when others were chosen, and names them."""
+    from gpuconv.training import RunDirectory
+
+    with asked():
+        stored = RunDirectory.open(directory).settings()["options"]
+        try:
+            settings = Settings(**stored["command"])
+        except (KeyError, TypeError):
+            raise ValueError(f"{directory} was not started by `gpuconv train`; go on with it where it was") from None
+    others = [
+        f"{option(name)} is {getattr(settings, name)} there, {value} here"
+        for name, value in chosen.items() if value != getattr(settings, name)
+    ]
+    if others:
+        raise UserError(
+            f"{directory} goes on with the settings it was started with: {'; '.join(others)} "
+            f"(leave {'it' if len(others) == 1 else 'them'} out, or start a new run)"
+        )
+    return settings
+
+
+def option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def new_directory(settings: Settings) -> Path:
+    """runs/DATA-MODEL-N with the first N that is free."""
+    stem, number = f"{settings.data.partition(':')[0]}-{settings.model}", 1
+    while (path := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return path

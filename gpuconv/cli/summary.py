@@ -1,0 +1,44 @@
+"""Print a net layer by layer: shapes, parameters, multiply-adds, memory. Without a name, list the nets."""
+
+from __future__ import annotations
+
+import argparse
+
+from gpuconv.cli.errors import asked
+from gpuconv.cli.runs import open_run
+from gpuconv.cli.settings import count
+
+EXAMPLES = ["gpuconv summary", "gpuconv summary --model vgg16", "gpuconv summary --model resnet20 --input 64x64x3"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", metavar="NAME", help="a net by name")
+    which.add_argument("--run-dir", metavar="DIR", help="the net of a run")
+    parser.add_argument("--input", metavar="HxWxC", type=volume, help="its input volume (default: the net's own)")
+    parser.add_argument("--classes", metavar="N", type=count(1), help="how many scores it gives (default: the net's own)")
+
+
+def volume(text: str) -> tuple[int, ...]:
+    """An argparse type: "32x32x3"."""
+    sides = text.lower().split("x")
+    if len(sides) != 3 or not all(side.isdecimal() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"expected a volume written 32x32x3, received {text!r}")
+    return tuple(map(int, sides))
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv import models
+    from gpuconv.summary import summary
+
+    if options.run_dir:
+        print(summary(open_run(options.run_dir, "numpy").net))
+    elif options.model:
+        with asked():
+            net = models.build(options.model, options.input, options.classes, initialize=False)
+        print(summary(net))
+    else:
+        print("nets (gpuconv summary --model NAME shows one):")
+        for name, model in models.MODELS.items():
+            print(f"  {name:16}{(model.__doc__ or '').strip().partition(chr(10))[0]}")
+    return 0

@@ -1,0 +1,105 @@
+"""Train a ConvNet on images, test it on images it never saw, and leave a run directory.
+
+Without options: the handwritten digits that come with gpuconv. Ctrl-C finishes the step, saves, and says how to go
+on."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from gpuconv.cli import settings as wanted
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.runs import choose_device, line, notes
+
+EXAMPLES = [
+    "gpuconv train",
+    "gpuconv train --data cifar10:data --model tiny-vgg --epochs 10 --augment flip,shift:4",
+    "gpuconv train --data folder:photos,size=32x32 --optimizer adam --lr 0.001 --schedule cosine,warmup:1",
+    "gpuconv train --resume runs/digits-digits-net-1",
+]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    wanted.add_options(parser)
+    wanted.add_device(parser)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--run-dir", metavar="DIR", help="where to leave the run, a new folder (runs/DATA-MODEL-N)")
+    where.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, with the settings stored there")
+    parser.add_argument("--checkpoint-every", type=wanted.count(1), metavar="STEPS", help="save within epochs too")
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv import models
+    from gpuconv.data import Augmentation, Loader, Normalization, load
+    from gpuconv.training import DivergedError, SettingsError, Trainer
+    from gpuconv.training.trainer import INTERRUPTED
+
+    chosen = wanted.given(options)
+    settings = wanted.resumed(options.resume, chosen) if options.resume else wanted.complete(chosen)
+    directory = options.resume or options.run_dir or wanted.new_directory(settings)
+
+    with asked():
+        train, test = load(settings.data)
+        line("data", f"{train.name}: {_sets(train, test)}")
+    device = choose_device(options)
+    with asked():
+        net = models.build(
+            settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
+        ).to(device)
+        normalization = Normalization.from_dataset(train)
+        common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
+        augmentation = Augmentation.parse(settings.augment)
+        loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
+        held_out = Loader(test, settings.batch_size, shuffle=False, **common)
+        trainer = Trainer(
+            net, settings.optimizer, lr=settings.lr, loss=settings.loss, schedule=settings.schedule, seed=settings.seed
+        )
+    line("model", f"{settings.model}: {sum(value.size for value in net.params().values()):,} parameters")
+    line("recipe", settings)
+    line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
+
+    extra = {"command": dataclasses.asdict(settings)} | notes(train.classes, normalization, train.image_shape)
+    try:
+        history = trainer.fit(
+            loader, epochs=settings.epochs, test=held_out, settings=extra, run_dir=directory,
+            resume=bool(options.resume), checkpoint_every=options.checkpoint_every,
+        )  # fmt: skip
+    except (DivergedError, SettingsError) as error:
+        raise UserError(str(error)) from error
+    if trainer.stop_reason == INTERRUPTED:
+        return 130
+    _leave(directory, net, test, normalization, settings)
+    print(f"test accuracy {100 * history[-1]['test_accuracy']:.2f}%")
+    return 0
+
+
+def _sets(train: Any, test: Any) -> str:
+    size = "x".join(map(str, train.image_shape))
+    return f"{len(train):,} images to train on, {len(test):,} to test on, {size}, {len(train.classes)} classes"
+
+
+def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: wanted.Settings) -> None:
+    """Draw the pictures of the trained net, and say where things are and what to try next."""
+    from gpuconv import plots
+    from gpuconv.cli import pictures
+    from gpuconv.training import RunDirectory
+
+    run = RunDirectory(directory)
+    title = f"{settings.model} looks at a test image of {test.name}"
+    try:
+        pictures.draw_filters(run.filters, net)
+        pictures.draw_activations(
+            run.activations, net, test.images[0], normalization, test.classes, truth=int(test.labels[0]), title=title
+        )
+    except plots.PlotError:
+        pass  # said already when the curves could not be drawn
+    files = [path.name for path in (run.curves, run.activations, run.filters) if path.exists()]
+    print()
+    line("checkpoint", run.last)
+    line("metrics", f"{run.metrics_jsonl}, {run.metrics_csv.name}")
+    if files:
+        line("pictures", f"{run.path}/: {', '.join(files)}")
+    line("try next", f"gpuconv evaluate {directory}")
+    line("", f"gpuconv predict IMAGE --run-dir {directory}\n")
