@@ -171,7 +171,8 @@ def _short(value: Any) -> str:
 
 def check_net(path: Any, checkpoint: Checkpoint, net: Any) -> None:
     """Raise CheckpointError, naming the first difference, when a checkpoint is of another net than `net`."""
-    found = differences(checkpoint.state.get("net"), as_json(net.config()))
+    unseeded = {"seed": None}  # the seed that drew the first weights makes no other net
+    found = differences(checkpoint.state["net"] | unseeded, as_json(net.config()) | unseeded)
     own, stored = net.state_dict(), checkpoint.part("net")
     for name in [*own, *stored]:
         if name not in own or name not in stored:

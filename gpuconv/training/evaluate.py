@@ -55,7 +55,7 @@ def evaluate(
 
 def averaged_scores(net: Any, x: Array, *, flip: bool = False, shift: int = 0) -> Array:
     """The mean of a net's scores over `views` of a batch. x: (N, H, W, C). Returns (N, classes)."""
-    scores = [net.forward(view, training=False) for view in views(x, flip=flip, shift=shift)]
+    scores = [net.infer(view) for view in views(x, flip=flip, shift=shift)]
     return sum(scores[1:], scores[0]) / scores[0].dtype.type(len(scores))
 
 

@@ -62,16 +62,14 @@ class Trainer:
         self.loss = losses.get(loss)
         self.schedule = schedules.get(schedule)
         self.seed = seed_value("seed", seed)
-        params = net.params()
-        self.optimizer.build(params)
-        self.device = backends.device_of(next(iter(params.values())))
+        self.optimizer.build(net.params())
         self.epoch = self.batch = 0
         self.epochs = self.batches = 0
         self.records: list[Record] = []
         self.stop_reason: str | None = None
         self.run: RunDirectory | None = None
         self._settings: Record = {}
-        self._totals = Totals(self.device)
+        self._totals = Totals(net.device)
         self._read = NOTHING
 
     # --- a step --------------------------------------------------------------------------------
@@ -146,10 +144,10 @@ class Trainer:
         self.epochs = integer("epochs", epochs, 0)
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the directory of the run to continue")
-        dtype = next(iter(self.net.params().values())).dtype
         loaders = feeding.loaders(
             {"train": train, "validation": validation, "test": test},
-            batch_size=integer("batch_size", batch_size, 1), seed=self.seed, device=self.device, dtype=dtype,
+            batch_size=integer("batch_size", batch_size, 1), seed=self.seed,
+            device=self.net.device, dtype=self.net.dtype,
         )  # fmt: skip
         feed, *held_out = loaders.values()
         self.batches = len(feed)

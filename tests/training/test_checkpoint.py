@@ -1,0 +1,231 @@
+"""Checkpoint files: what goes in comes out, and nothing that is broken gets in."""
+
+import errno
+import json
+import os
+import re
+import struct
+
+import numpy as np
+import pytest
+
+from gpuconv.dtypes import as_dtype
+from gpuconv.training import checkpoint as checkpoints
+from gpuconv.training.checkpoint import Checkpoint, CheckpointError, load, save, write_atomically
+
+STATE = {"epoch": 3, "nested": {"list": [1, 2.5, None], "text": "ä"}, "third": 1 / 3}
+
+
+def some_arrays():
+    draw = np.random.default_rng(0)
+    return {
+        "net.conv1.weight": draw.standard_normal((3, 2, 1, 5)).astype(np.float32),
+        "net.conv1.bias": draw.standard_normal(3),
+        "net.half": draw.standard_normal((2, 3)).astype(np.float16),
+        "net.offset": np.array([2**40], np.int64),
+        "net.empty": np.zeros((0, 4), np.float32),
+        "steps": np.array(7, np.int64),
+    }
+
+
+@pytest.fixture
+def path(tmp_path):
+    save(tmp_path / "run.safetensors", Checkpoint(some_arrays(), STATE))
+    return tmp_path / "run.safetensors"
+
+
+def test_round_trip(path):
+    found = load(path)
+    assert found.state == STATE
+    assert set(found.tensors) == set(some_arrays())
+    for name, value in some_arrays().items():
+        assert found.tensors[name].dtype == value.dtype
+        np.testing.assert_array_equal(found.tensors[name], value)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_bfloat16_round_trip(tmp_path):
+    pytest.importorskip("ml_dtypes")
+    value = np.array([1.5, -2.25, 3e38]).astype(as_dtype("bfloat16"))
+    save(tmp_path / "b", Checkpoint({"x": value}))
+    assert load(tmp_path / "b").tensors["x"].dtype == value.dtype
+    np.testing.assert_array_equal(load(tmp_path / "b").tensors["x"], value)
+
+
+def test_the_same_state_gives_the_same_bytes(path):
+    turned = {name: np.array(value, order="F") for name, value in reversed(some_arrays().items())}
+    save(path.parent / "again", Checkpoint(turned, STATE))
+    assert (path.parent / "again").read_bytes() == path.read_bytes()
+
+
+def test_other_safetensors_readers_find_the_weights(path):
+    from safetensors.numpy import load_file
+
+    np.testing.assert_array_equal(load_file(path)["net.conv1.bias"], some_arrays()["net.conv1.bias"])
+
+
+def test_a_part_is_taken_by_its_prefix():
+    found = Checkpoint(some_arrays()).part("net")
+    assert set(found) == {"conv1.weight", "conv1.bias", "half", "offset", "empty"}
+
+
+def test_nan_in_the_state_is_refused(path):
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        save(path, Checkpoint({}, {"loss": float("nan")}))
+    assert path.read_bytes() == before
+
+
+# --- files that are broken ---------------------------------------------------------------------
+
+
+def test_every_truncation_is_noticed(path):
+    whole = path.read_bytes()
+    lengths = {0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1} | set(range(0, len(whole), 97))
+    for length in sorted(lengths):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=re.escape(f"{path} ({length} bytes) is truncated")):
+            load(path)
+
+
+def test_every_flipped_byte_is_noticed(path):
+    whole = bytearray(path.read_bytes())
+    for at in range(0, len(whole), 3):
+        broken = bytearray(whole)
+        broken[at] ^= 0x41
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError, match=r"corrupt|format|no checkpoint"):
+            load(path)
+
+
+def test_appended_bytes_are_noticed(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(CheckpointError, match="corrupt"):
+        load(path)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .*none: No such file"):
+        load(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="directory"):
+        load(tmp_path)
+
+
+def test_a_header_that_is_no_safetensors_header_is_refused(tmp_path):
+    for text in (b"[]", b"{}", b'{"__metadata__": 3}', b"[" * 100_000):
+        (tmp_path / "x").write_bytes(struct.pack("<Q", len(text)) + text)
+        with pytest.raises(CheckpointError):
+            load(tmp_path / "x")
+
+
+def test_bare_weights_are_no_checkpoint(tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"w": np.zeros(3)}, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="no checkpoint of gpuconv"):
+        load(tmp_path / "w.safetensors")
+
+
+def test_another_format_is_named(path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "FORMAT", 99)
+    save(path, Checkpoint(some_arrays(), STATE))
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="has checkpoint format 99, this version of gpuconv reads 1"):
+        load(path)
+
+
+# --- disks that are full, folders that cannot be written ---------------------------------------
+
+
+class FullDisk:
+    """A file that takes a few bytes and then fails as a full disk does."""
+
+    def __init__(self, *args):
+        self.file = open(*args)  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, data):
+        self.file.write(data[: len(data) // 2])
+        self.file.flush()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    monkeypatch.setattr(checkpoints, "open", lambda *args: FullDisk(*args), raising=False)
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(path, full_disk):
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"cannot write .*No space left on device; .* is as it was before"):
+        save(path, Checkpoint({"x": np.ones(100)}))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_failure_at_the_last_moment_leaves_the_old_file_too(path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        save(path, Checkpoint({"x": np.ones(100)}))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_an_abort_in_the_middle_leaves_no_half_file(path, monkeypatch):
+    def abort(handle):
+        raise KeyboardInterrupt
+
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", abort)
+    with pytest.raises(KeyboardInterrupt):
+        save(path, Checkpoint({"x": np.ones(100)}))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("here first")
+    with pytest.raises(CheckpointError, match=r"cannot write .*Not a directory"):
+        write_atomically(tmp_path / "file" / "last.safetensors", b"x")
+    assert (tmp_path / "file").read_text() == "here first"
+
+
+def test_the_bytes_reach_the_disk_before_the_name_changes(tmp_path, monkeypatch):
+    order = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("fsync"), sync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *names: (order.append("replace"), replace(*names)))
+    write_atomically(tmp_path / "x", b"1")
+    assert order[:2] == ["fsync", "replace"]
+
+
+# --- differences -------------------------------------------------------------------------------
+
+
+def test_differences_name_the_keys():
+    stored = {"net": {"layers": [{"k": 3}, {"k": 5}]}, "lr": 0.1, "gone": 1, "same": [1]}
+    current = {"net": {"layers": [{"k": 3}, {"k": 7}]}, "lr": 0.2, "same": [1], "new": True}
+    assert checkpoints.differences(stored, current) == [
+        "net.layers[1].k is 5 there and 7 here",
+        "lr is 0.1 there and 0.2 here",
+        "gone is 1 there and null here",
+        "new is null there and true here",
+    ]
+
+
+def test_differences_of_lists_name_the_first_entry_and_the_lengths():
+    assert checkpoints.differences([{"k": 3}, 5, 6], [{"k": 4}, 5], "layers") == [
+        "layers[0].k is 3 there and 4 here",
+        "layers has 3 entries there and 2 here",
+    ]
+    assert checkpoints.differences([1, 2], [1], "layers") == ["layers has 2 entries there and 1 here"]
+    assert not checkpoints.differences(json.loads('{"a": [1, {"b": null}]}'), {"a": [1, {"b": None}]})

@@ -1,0 +1,174 @@
+"""Optimizers against their formulas, written out again here in float64, and against PyTorch's."""
+
+import numpy as np
+import pytest
+
+from gpuconv.training import optimizers
+from gpuconv.training.optimizers import SGD, Adam, AdamW
+
+SHAPES = {"conv1.weight": (3, 2, 5, 1), "conv1.bias": (3,), "fc1.weight": (7, 4)}
+NAMES = [
+    "sgd", "sgd:momentum=0.9", "sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw",
+]  # fmt: skip
+
+
+def arrays(seed, dtype=np.float64):
+    draw = np.random.default_rng(seed)
+    return {name: draw.standard_normal(shape).astype(dtype) for name, shape in SHAPES.items()}
+
+
+def by_formula(config, param, grads, decay):
+    """The parameter after one step for each gradient: the formulas of the papers, nothing shared with the library."""
+    c, p = config, param.copy()
+    first, second = np.zeros_like(p), np.zeros_like(p)
+    for t, g in enumerate(grads, 1):
+        if c["optimizer"] == "adamw":
+            p = p - c["lr"] * decay * p
+        else:
+            g = g + decay * p
+        if c["optimizer"] == "sgd":
+            first = c["momentum"] * first + g
+            direction = g + c["momentum"] * first if c["nesterov"] else first
+        elif c["optimizer"] == "adagrad":
+            second = second + g**2
+            direction = g / (np.sqrt(second) + c["eps"])
+        elif c["optimizer"] == "rmsprop":
+            second = c["alpha"] * second + (1 - c["alpha"]) * g**2
+            direction = g / (np.sqrt(second) + c["eps"])
+        else:
+            first = c["beta1"] * first + (1 - c["beta1"]) * g
+            second = c["beta2"] * second + (1 - c["beta2"]) * g**2
+            direction = first / (1 - c["beta1"] ** t) / (np.sqrt(second / (1 - c["beta2"] ** t)) + c["eps"])
+        p = p - c["lr"] * direction
+    return p
+
+
+@pytest.mark.parametrize("decay", ["all", "weights"])
+@pytest.mark.parametrize("name", NAMES)
+def test_five_steps_follow_the_formula(name, decay):
+    optimizer = optimizers.get(name, lr=0.03, weight_decay=0.1, decay=decay)
+    params, before, grads = arrays(0), arrays(0), [arrays(seed) for seed in range(1, 6)]
+    for grad in grads:
+        optimizer.step(params, grad)
+    assert optimizer.steps == 5
+    for key, value in before.items():
+        weight_decay = 0.1 if decay == "all" or value.ndim >= 2 else 0.0
+        expected = by_formula(optimizer.config(), value, [grad[key] for grad in grads], weight_decay)
+        np.testing.assert_allclose(params[key], expected, rtol=1e-12, atol=1e-14, err_msg=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_agreement_with_pytorch(name):
+    torch = pytest.importorskip("torch")
+    optimizer = optimizers.get(name, lr=0.02, weight_decay=0.05)
+    settings = {key: value for key, value in optimizer.config().items() if key not in ("optimizer", "decay")}
+    if "beta1" in settings:
+        settings["betas"] = settings.pop("beta1"), settings.pop("beta2")
+    theirs = {key: torch.tensor(value, requires_grad=True) for key, value in arrays(0).items()}
+    peer = getattr(torch.optim, type(optimizer).__name__)(theirs.values(), **settings)
+    params = arrays(0)
+    for seed in range(1, 5):
+        grads = arrays(seed)
+        for key, tensor in theirs.items():
+            tensor.grad = torch.tensor(grads[key])
+        peer.step()
+        optimizer.step(params, grads)
+    for key in params:
+        np.testing.assert_allclose(params[key], theirs[key].detach().numpy(), rtol=1e-12, atol=1e-14, err_msg=key)
+
+
+def test_the_rate_of_one_step_can_be_given():
+    params, grads = arrays(0), arrays(1)
+    SGD(lr=1.0).step(params, grads, lr=0.25)
+    for key, value in arrays(0).items():
+        np.testing.assert_array_equal(params[key], value - 0.25 * grads[key])
+
+
+def test_advance_writes_what_update_reads():
+    """A captured update replays with the step number and rate that advance wrote before it."""
+    params, twin, grads = arrays(0), arrays(0), arrays(1)
+    split, whole = Adam(lr=0.1), Adam(lr=0.1)
+    split.build(params)
+    for lr in (0.1, 0.05, 0.2):
+        split.advance(lr)
+        split.update(params, grads)
+        whole.step(twin, grads, lr)
+    for key in params:
+        np.testing.assert_array_equal(params[key], twin[key])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_goes_on_from_its_state(name):
+    straight, first = optimizers.get(name), optimizers.get(name)
+    params, broken = arrays(0, np.float32), arrays(0, np.float32)
+    for seed in range(1, 7):
+        straight.step(params, arrays(seed, np.float32))
+    for seed in range(1, 4):
+        first.step(broken, arrays(seed, np.float32))
+    second = optimizers.get(**first.config())
+    second.build(broken)
+    second.load_state_dict(first.state_dict())
+    for seed in range(4, 7):
+        second.step(broken, arrays(seed, np.float32))
+    assert second.steps == 6
+    for key in params:
+        np.testing.assert_array_equal(params[key], broken[key])
+
+
+def test_state_is_named_after_slots_and_parameters():
+    adam = Adam()
+    adam.step(arrays(0), arrays(1))
+    state = adam.state_dict()
+    assert set(state) == {"steps", *(f"{slot}.{key}" for slot in ("exp_avg", "exp_avg_sq") for key in SHAPES)}
+    np.testing.assert_allclose(state["exp_avg.fc1.weight"], 0.1 * arrays(1)["fc1.weight"])
+    adam.step(arrays(0), arrays(2))
+    np.testing.assert_allclose(state["exp_avg.fc1.weight"], 0.1 * arrays(1)["fc1.weight"])  # a copy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("velocity.conv1.bias"), "'velocity.conv1.bias' is missing"),
+        (lambda s: s.update({"velocity.fc9.bias": np.zeros(3)}), "'velocity.fc9.bias' is only in the given"),
+        (lambda s: s.update({"velocity.conv1.bias": np.zeros(4)}), r"must be float64 \(3,\), received float64 \(4,\)"),
+        (lambda s: s.update({"velocity.conv1.bias": np.zeros(3, "f4")}), "received float32"),
+    ],
+)
+def test_another_state_is_refused_before_anything_changes(change, message):
+    optimizer = SGD(momentum=0.9)
+    optimizer.step(arrays(0), arrays(1))
+    before, other = optimizer.state_dict(), optimizer.state_dict()
+    other["velocity.fc1.weight"] = other["velocity.fc1.weight"] + 1
+    change(other)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(other)
+    after = optimizer.state_dict()
+    for key, value in before.items():
+        np.testing.assert_array_equal(after[key], value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: optimizers.get("adm"), "did you mean 'adam'"),
+        (lambda: optimizers.get("adam", momentun=0.9), "unknown setting of adam 'momentun'"),
+        (lambda: optimizers.get("sgd", momentun=0.9), "did you mean 'momentum'"),
+        (lambda: optimizers.get("sgd,adam"), "written like"),
+        (lambda: optimizers.get(SGD(), lr=0.1), "already built"),
+        (lambda: SGD(lr=-1), "lr must lie in"),
+        (lambda: SGD(nesterov=True), "momentum above 0"),
+        (lambda: AdamW(decay="weigths"), "did you mean 'weights'"),
+        (lambda: SGD().build({}), "no parameters"),
+    ],
+)
+def test_bad_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_float32_parameters_read_a_float32_rate():
+    adam = Adam(lr=0.1)
+    params = arrays(0, np.float32)
+    adam.step(params, arrays(1, np.float32))
+    assert all(value.dtype == np.float32 for value in params.values())
+    assert adam.state_dict()["exp_avg.fc1.weight"].dtype == np.float32

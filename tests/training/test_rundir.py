@@ -1,0 +1,52 @@
+"""The run directory: made once, refused where it cannot be."""
+
+import json
+
+import pytest
+
+from gpuconv.training import CheckpointError, RunDirectory
+
+
+def test_a_new_run_stores_its_settings(tmp_path):
+    run = RunDirectory.start(tmp_path / "runs" / "first", {"epochs": 3})
+    assert RunDirectory.open(run.path).settings() == {"epochs": 3}
+    assert json.loads(run.settings_file.read_text())["gpuconv"]
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_kept(tmp_path):
+    RunDirectory.start(tmp_path, {"epochs": 3})
+    with pytest.raises(FileExistsError, match="already holds a run; continue it with `gpuconv train --resume"):
+        RunDirectory.start(tmp_path, {"epochs": 4})
+    assert RunDirectory.open(tmp_path).settings() == {"epochs": 3}
+
+
+def test_a_folder_without_a_run_cannot_be_opened(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        RunDirectory.open(tmp_path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("here first")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CheckpointError, match=r"cannot make the run directory .*file"):
+            RunDirectory.start(path, {})
+    assert (tmp_path / "file").read_text() == "here first"
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    from gpuconv.training import checkpoint
+
+    def read_only(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(checkpoint, "open", read_only, raising=False)
+    with pytest.raises(CheckpointError, match=r"cannot write .*run\.json: Read-only file system"):
+        RunDirectory.start(tmp_path / "run", {})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": {}}', '{"format": 7, "settings": {}}'])
+def test_settings_that_are_not_ours_are_refused(tmp_path, text):
+    run = RunDirectory.start(tmp_path / "run", {})
+    run.settings_file.write_text(text)
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        run.settings()

@@ -1,0 +1,120 @@
+"""Schedules at their edges, against PyTorch's where it is installed, and their short form."""
+
+import math
+
+import pytest
+
+from gpuconv.training import schedules
+from gpuconv.training.schedules import Cosine, MultiStep, OneCycle, Step, Warmup
+
+
+def test_constant_is_one_everywhere():
+    assert [schedules.get(None)(step, 7) for step in range(7)] == [1.0] * 7
+
+
+def test_step_drops_at_every_multiple():
+    schedule = Step(3, gamma=0.5)
+    assert [schedule(step, 10) for step in (0, 2, 3, 5, 6, 9)] == [1, 1, 0.5, 0.5, 0.25, 0.125]
+
+
+def test_lengths_count_epochs_when_an_epoch_has_several_steps():
+    assert [Step(2, gamma=0.1)(step, 100, 5) for step in (9, 10, 19, 20)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    multi = MultiStep((1.5, 3), gamma=0.1)
+    assert [multi(step, 100, 4) for step in (5, 6, 11, 12)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    assert [Warmup(2)(step, 100, 3) for step in (0, 2, 5, 6)] == pytest.approx([1 / 6, 3 / 6, 1, 1])
+
+
+def test_cosine_runs_from_one_to_its_final_factor():
+    schedule = Cosine(final=0.2)
+    assert schedule(0, 8) == 1
+    assert schedule(4, 8) == pytest.approx(0.6)
+    assert schedule(8, 8) == pytest.approx(0.2)
+    assert all(schedule(step, 8) > schedule(step + 1, 8) for step in range(8))
+
+
+def test_one_cycle_peaks_where_it_says_and_ends_at_its_final_factor():
+    schedule = OneCycle(peak=0.25, start=0.1, final=0.01)
+    assert schedule(0, 40) == pytest.approx(0.1)
+    assert schedule(9, 40) == pytest.approx(1)
+    assert schedule(39, 40) == pytest.approx(0.01)
+    assert max(range(40), key=lambda step: schedule(step, 40)) == 9
+
+
+def test_warm_up_multiplies_any_schedule_and_keeps_its_clock():
+    schedule = Warmup(4, MultiStep((6, 8), gamma=0.1))
+    assert [schedule(step, 10) for step in range(10)] == pytest.approx(
+        [0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
+
+
+@pytest.mark.parametrize("total", [1, 2, 3])
+@pytest.mark.parametrize("name", ["constant", "step:1", "cosine", "one-cycle", "one-cycle,warmup:2", "warmup:0"])
+def test_very_short_runs_have_finite_factors(name, total):
+    factors = [schedules.get(name)(step, total) for step in range(total)]
+    assert all(math.isfinite(factor) and 0 <= factor <= 1 for factor in factors)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["constant", "step:30", "step:30,gamma=0.2", "step:30,60", "multi-step:30", "cosine", "cosine:final=0.01",
+     "one-cycle:peak=0.4", "cosine,warmup:5", "step:30,60.5,gamma=0.3,warmup:2", "warmup:1"],
+)  # fmt: skip
+def test_the_written_form_reads_back(text):
+    schedule = schedules.get(text)
+    assert schedules.get(str(schedule)) == schedule
+
+
+def test_several_numbers_after_step_are_milestones():
+    assert schedules.get("step:30,60,gamma=0.2,warmup:5") == Warmup(5, MultiStep((30, 60), gamma=0.2))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cosin", "did you mean 'cosine'"),
+        ("cosine,one-cycle", "two schedules"),
+        ("30", "belongs to no name"),
+        ("step", "milestones"),
+        ("step:0", "above 0"),
+        ("step:a", "neither a number nor key=value"),
+        ("step:60,30", "rising"),
+        ("cosine:zero=1", "zero"),
+        ("cosine:final=2", "must lie in"),
+        ("cosine,,warmup:1", "empty place"),
+        ("", "empty place"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        schedules.get(text)
+
+
+def test_a_number_is_no_schedule():
+    with pytest.raises(TypeError, match="received 3"):
+        schedules.get(3)
+
+
+@pytest.mark.parametrize("total", [10, 37])
+def test_agreement_with_pytorch(total):
+    torch = pytest.importorskip("torch")
+    lr_scheduler = torch.optim.lr_scheduler
+
+    def theirs(make):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        scheduler = make(optimizer)
+        factors = []
+        for _ in range(total):
+            factors.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return factors
+
+    pairs = {
+        "step:4,gamma=0.3": lambda o: lr_scheduler.StepLR(o, 4, gamma=0.3),
+        "step:3,7,gamma=0.3": lambda o: lr_scheduler.MultiStepLR(o, [3, 7], gamma=0.3),
+        "cosine:final=0.1": lambda o: lr_scheduler.CosineAnnealingLR(o, total, eta_min=0.1),
+        "one-cycle": lambda o: lr_scheduler.OneCycleLR(o, 1.0, total_steps=total),
+    }
+    for text, make in pairs.items():
+        ours = [schedules.get(text)(step, total) for step in range(total)]
+        assert ours == pytest.approx(theirs(make), rel=1e-12, abs=1e-15), text
