@@ -7,7 +7,7 @@ initialize=False for a net without weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +32,7 @@ from gpuconv.layers import (
 from gpuconv.names import lookup
 
 Shape = tuple[int, ...]
+Nested = Sequence[Any]  # layers, and lists of layers inside lists
 
 
 class Model(Protocol):
@@ -52,13 +53,13 @@ def build(name: str, input_shape: Shape | None = None, classes: int | None = Non
     return lookup("model", name, MODELS)(input_shape, classes, **options)
 
 
-def _model(name: str, default_shape: Shape, default_classes: int) -> Callable[[Callable[[int], list[Layer]]], Model]:
+def _model(name: str, default_shape: Shape, default_classes: int) -> Callable[[Callable[[int], Nested]], Model]:
     """Turn a function from the number of classes to layers into the net's function, and list it."""
 
-    def register(layers: Callable[[int], list[Layer]]) -> Model:
+    def register(layers: Callable[[int], Nested]) -> Model:
         def model(input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential:
             classes = default_classes if classes is None else shapes.integer("classes", classes, 1)
-            return Sequential([Input(input_shape or default_shape), *layers(classes)], **options)
+            return Sequential([Input(input_shape or default_shape), *_flat(layers(classes))], **options)
 
         model.__name__, model.__doc__ = layers.__name__, layers.__doc__
         MODELS[name] = model
@@ -68,26 +69,25 @@ def _model(name: str, default_shape: Shape, default_classes: int) -> Callable[[C
 
 
 @_model("seed-net", (32, 32, 3), 10)
-def seed_net(classes: int) -> list[Layer]:
+def seed_net(classes: int) -> Nested:
     """[INPUT - CONV - RELU - POOL - FC] with 12 filters, the first net of the notes."""
     return [Conv2D(12, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(classes)]
 
 
 @_model("tiny-vgg", (32, 32, 3), 10)
-def tiny_vgg(classes: int) -> list[Layer]:
+def tiny_vgg(classes: int) -> Nested:
     """[CONV RELU CONV RELU POOL] x 3 - FC with 10 filters each, the net of the notes' activation picture."""
-    block = lambda: [*_conv_relu(10), *_conv_relu(10), MaxPool2D(2)]  # noqa: E731
-    return [*block(), *block(), *block(), Flatten(), Linear(classes)]
+    return [[[_conv_relu(10), _conv_relu(10), MaxPool2D(2)] for _ in range(3)], Flatten(), Linear(classes)]
 
 
 @_model("three-layer", (32, 32, 3), 10)
-def three_layer(classes: int) -> list[Layer]:
+def three_layer(classes: int) -> Nested:
     """The regular 3-layer neural network that the notes begin with: two hidden layers, fully connected."""
     return [Flatten(), Linear(100), ReLU(), Linear(100), ReLU(), Linear(classes)]
 
 
 @_model("lenet", (32, 32, 3), 10)
-def lenet(classes: int) -> list[Layer]:
+def lenet(classes: int) -> Nested:
     """LeNet-5 (LeCun et al. 1998) as it is built today, with ReLU and max pooling."""
     return [
         Conv2D(6, 5), ReLU(), MaxPool2D(2), Conv2D(16, 5), ReLU(), MaxPool2D(2),
@@ -96,68 +96,69 @@ def lenet(classes: int) -> list[Layer]:
 
 
 @_model("alexnet-cifar", (32, 32, 3), 10)
-def alexnet_cifar(classes: int) -> list[Layer]:
+def alexnet_cifar(classes: int) -> Nested:
     """AlexNet (Krizhevsky et al. 2012) on small images: its five convolutions' widths and overlapping pools, with
     smaller filters and FC layers."""
-    pool = lambda: MaxPool2D(3, stride=2)  # noqa: E731
     return [
-        Conv2D(64, 5, padding=2), ReLU(), pool(), Conv2D(192, 5, padding=2), ReLU(), pool(),
-        *_conv_relu(384), *_conv_relu(256), *_conv_relu(256), pool(),
+        Conv2D(64, 5, padding=2), ReLU(), MaxPool2D(3, stride=2),
+        Conv2D(192, 5, padding=2), ReLU(), MaxPool2D(3, stride=2),
+        _conv_relu(384), _conv_relu(256), _conv_relu(256), MaxPool2D(3, stride=2),
         Flatten(), Dropout(0.5), Linear(1024), ReLU(), Dropout(0.5), Linear(1024), ReLU(), Linear(classes),
     ]  # fmt: skip
 
 
 @_model("vgg-cifar", (32, 32, 3), 10)
-def vgg_cifar(classes: int) -> list[Layer]:
+def vgg_cifar(classes: int) -> Nested:
     """VGG on small images: two convolutions of 64, 128, 256 and 512 filters before each pool, with batch norm."""
-    blocks = [[*_conv_norm_relu(width), *_conv_norm_relu(width), MaxPool2D(2)] for width in (64, 128, 256, 512)]
-    return [*sum(blocks, []), Flatten(), Linear(classes)]
+    blocks = [[_conv_norm_relu(width), _conv_norm_relu(width), MaxPool2D(2)] for width in (64, 128, 256, 512)]
+    return [blocks, Flatten(), Linear(classes)]
 
 
 @_model("resnet20", (32, 32, 3), 10)
-def resnet20(classes: int) -> list[Layer]:
+def resnet20(classes: int) -> Nested:
     """The CIFAR ResNet of 20 layers (He et al. 2015, section 4.2), with 1x1 projections where the width doubles."""
     return _resnet(16, (16, 32, 64), 3, classes)
 
 
 @_model("resnet18-cifar", (32, 32, 3), 10)
-def resnet18_cifar(classes: int) -> list[Layer]:
+def resnet18_cifar(classes: int) -> Nested:
     """ResNet-18 on small images: a 3x3 first convolution, no first pool."""
     return _resnet(64, (64, 128, 256, 512), 2, classes)
 
 
 @_model("airbench94", (32, 32, 3), 10)
-def airbench94(classes: int) -> list[Layer]:
+def airbench94(classes: int) -> Nested:
     """The net that reaches 94 % on CIFAR-10 fastest (Jordan 2024, arXiv:2404.00498): a fixed 2x2 whitening convolution
     (see `whiten`), three groups of two convolutions that begin as copies, a last 3x3 max pool, tempered scores."""
-    groups = [_airbench_group(width) for width in (64, 256, 256)]
-    return [
-        Conv2D(24, 2, frozen=("weight",)), GELU(), *sum(groups, []), MaxPool2D(3),
-        Flatten(), Linear(classes, bias=False), Scale(1 / 9),
-    ]  # fmt: skip
+    groups = [[_airbench_conv(width, MaxPool2D(2)), _airbench_conv(width)] for width in (64, 256, 256)]
+    head = [MaxPool2D(3), Flatten(), Linear(classes, bias=False), Scale(1 / 9)]
+    return [Conv2D(24, 2, frozen=("weight",)), GELU(), groups, head]
 
 
 @_model("vgg16", (224, 224, 3), 1000)
-def vgg16(classes: int) -> list[Layer]:
+def vgg16(classes: int) -> Nested:
     """VGG-16 for ImageNet (Simonyan and Zisserman 2014): 138,344,128 weights, biases apart."""
     blocks = [
-        [*sum((_conv_relu(width) for _ in range(depth)), []), MaxPool2D(2)]
+        [[_conv_relu(width) for _ in range(depth)], MaxPool2D(2)]
         for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
     ]
     head = [Flatten(), Linear(4096), ReLU(), Dropout(0.5), Linear(4096), ReLU(), Dropout(0.5), Linear(classes)]
-    return [*sum(blocks, []), *head]
+    return [blocks, head]
 
 
 @_model("digits-net", (8, 8, 1), 10)
-def digits_net(classes: int) -> list[Layer]:
+def digits_net(classes: int) -> Nested:
     """A small VGG with batch norm for the 8x8 digits."""
-    return [
-        *_conv_norm_relu(32), *_conv_norm_relu(32), MaxPool2D(2), *_conv_norm_relu(64), *_conv_norm_relu(64), MaxPool2D(2),
-        Flatten(), Dropout(0.3), Linear(classes),
-    ]  # fmt: skip
+    blocks = [[_conv_norm_relu(width), _conv_norm_relu(width), MaxPool2D(2)] for width in (32, 64)]
+    return [blocks, Flatten(), Dropout(0.3), Linear(classes)]
 
 
 # --- parts -------------------------------------------------------------------------------------
+
+
+def _flat(layers: Nested) -> Iterator[Layer]:
+    for entry in layers:
+        yield from [entry] if isinstance(entry, Layer) else _flat(entry)
 
 
 def _conv_relu(filters: int) -> list[Layer]:
@@ -172,7 +173,7 @@ def _conv_norm(filters: int, stride: int = 1) -> list[Layer]:
     return [Conv2D(filters, 3, stride=stride, padding=1, bias=False), BatchNorm()]
 
 
-def _resnet(first: int, widths: tuple[int, ...], depth: int, classes: int) -> list[Layer]:
+def _resnet(first: int, widths: tuple[int, ...], depth: int, classes: int) -> Nested:
     """Stages of `depth` residual blocks; each stage but the first halves the map."""
     layers, channels = _conv_norm_relu(first), first
     for stage, width in enumerate(widths):
@@ -186,10 +187,9 @@ def _resnet(first: int, widths: tuple[int, ...], depth: int, classes: int) -> li
     return [*layers, GlobalAvgPool2D(), Flatten(), Linear(classes)]
 
 
-def _airbench_group(filters: int) -> list[Layer]:
-    conv = lambda: Conv2D(filters, 3, padding="same", bias=False, weight_init="dirac")  # noqa: E731
-    norm = lambda: BatchNorm(momentum=0.4, eps=1e-12, frozen=("weight",))  # noqa: E731
-    return [conv(), MaxPool2D(2), norm(), GELU(), conv(), norm(), GELU()]
+def _airbench_conv(filters: int, *pool: Layer) -> list[Layer]:
+    conv = Conv2D(filters, 3, padding="same", bias=False, weight_init="dirac")
+    return [conv, *pool, BatchNorm(momentum=0.4, eps=1e-12, frozen=("weight",)), GELU()]
 
 
 # --- whitening ---------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def whiten(net: Sequential, images: Any, *, eps: float = 5e-4) -> None:
     if filters != 2 * r * s * c:
         raise ValueError(f"whitening {r} x {s} x {c} patches takes {2 * r * s * c} filters, the net has {filters}")
     pixels = backends.to_numpy(images)
-    windows = np.lib.stride_tricks.sliding_window_view(pixels, (r, s), axis=(1, 2))  # type: ignore[call-overload]
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (r, s), axis=(1, 2))
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, r * s * c).astype(np.float64)
     values, vectors = np.linalg.eigh(patches.T @ patches / math.prod(patches.shape[:1]))
     rows = (vectors / np.sqrt(values + eps)).T[::-1].reshape(-1, r, s, c)

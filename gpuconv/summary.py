@@ -36,21 +36,20 @@ def rows(net: Layer) -> list[Row]:
 
 
 def _row(layer: Layer) -> Row:
-    assert layer.input_shape is not None and layer.output_shape is not None
+    output_shape = layer.output_shape or ()
     own = {name: math.prod(v.shape) for name, v in layer.variables.items() if not v.buffer}
     return Row(
-        layer.path or type(layer).__name__, type(layer).__name__, layer.input_shape, layer.output_shape,
+        layer.path or type(layer).__name__, type(layer).__name__, layer.input_shape or (), output_shape,
         sum(own.values()), sum(own.values()) - own.get("bias", 0), layer.mult_adds,
-        0 if layer.elementwise else math.prod(layer.output_shape),
+        0 if layer.elementwise else math.prod(output_shape),
     )
 
 
 def total(table: list[Row]) -> Row:
     """The sums over all rows, from the first volume to the last."""
-    return Row(
-        "total", "", table[0].input_shape, table[-1].output_shape,
-        *(sum(getattr(row, column) for row in table) for column in ("parameters", "weights", "mult_adds", "activations")),
-    )
+    counts = ("parameters", "weights", "mult_adds", "activations")
+    sums = {count: sum(getattr(row, count) for row in table) for count in counts}
+    return Row("total", "", table[0].input_shape, table[-1].output_shape, **sums)
 
 
 def summary(net: Layer) -> str:
@@ -59,14 +58,11 @@ def summary(net: Layer) -> str:
     end = total(table)
     size = net.dtype.itemsize
     lines = [("layer", "kind", "output", "parameters", "mult-adds", "activations")]
-    lines += [
-        (row.name, row.kind, _volume(row.output_shape), f"{row.parameters:,}", f"{row.mult_adds:,}", f"{row.activations:,}")
-        for row in table
-    ]
-    lines.append(("total", "", "", f"{end.parameters:,}", f"{end.mult_adds:,}", f"{end.activations:,}"))
+    lines += [(row.name, row.kind, _volume(row.output_shape), *_counts(row)) for row in table]
+    lines.append(("total", "", "", *_counts(end)))
     widths = [max(map(len, column)) for column in zip(*lines)]
-    text = ["  ".join(f"{cell:{'<' if place < 3 else '>'}{width}}" for place, (cell, width) in enumerate(zip(line, widths)))
-            .rstrip() for line in lines]
+    sides = "<<<>>>"
+    text = ["  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths)) for line in lines]
     rule = "-" * max(map(len, text))
     foot = [
         f"weights without biases {end.weights:,}",
@@ -74,6 +70,10 @@ def summary(net: Layer) -> str:
         f"activations {_bytes(end.activations * size)} an image, forward",
     ]
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1], *foot])
+
+
+def _counts(row: Row) -> tuple[str, str, str]:
+    return f"{row.parameters:,}", f"{row.mult_adds:,}", f"{row.activations:,}"
 
 
 def _volume(shape: tuple[int, ...]) -> str:

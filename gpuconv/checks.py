@@ -1,0 +1,238 @@
+"""Is a net put together right? Gradients against numerical ones, and the sanity checks of the CS231n notes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, losses, ops, random
+from gpuconv.layers import Dropout, Layer, Sequential
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class GradientCheck:
+    """One array's gradients: how many were compared and the worst relative error among them."""
+
+    name: str
+    checked: int
+    worst: float
+    passed: bool
+
+
+def gradient_check(
+    layer: Layer, x: Array | None = None, *, input_shape: tuple[int, ...] | None = None, training: bool = True,
+    samples: int | None = 64, tolerance: float = 1e-5, step: float = 1e-6, seed: int = 0,
+) -> list[GradientCheck]:
+    """Compare backward with central differences, (f(v + h) - f(v - h)) / 2h, in float64, for the input ("x") and each
+    trained array, on a copy of the layer or net that lives on the same device.
+
+    x: (N, ...), by default two normal volumes of the layer's (or the given) input shape. samples: how many elements
+    of each array are tried, None for all. An element's error is |backward - numerical|, less what rounding the two
+    values of f may have added, over the larger of the two, or over a thousandth of the array's largest gradient where
+    that is more. The dropout masks stay fixed.
+    """
+    twin = _twin(layer, input_shape)
+    host = _normal((2, *twin.input_shape), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)
+    x = backends.asarray(host.copy(), layer.device)
+    kept = {key: backends.to_numpy(value).copy() for key, value in twin.buffers().items()}
+
+    def forward() -> Array:
+        for key, value in twin.buffers().items():
+            value[...] = backends.asarray(kept[key], layer.device)
+        return twin.forward(x, training)
+
+    y = forward()
+    dy = _normal(y.shape, seed, 1)
+    twin.zero_grad()
+    dx = twin.backward(backends.asarray(dy, layer.device))
+    pairs = {"x": (x, dx)} | {key: (value, twin.grads()[key]) for key, value in twin.params().items()}
+
+    def loss() -> float:
+        return float(np.vdot(backends.to_numpy(forward()), dy))
+
+    noise = 4 * np.finfo(np.float64).eps * float(np.vdot(np.abs(backends.to_numpy(y)), np.abs(dy))) / step
+    results = []
+    for number, (name, (array, gradient)) in enumerate(pairs.items()):
+        analytic = backends.to_numpy(gradient).ravel()
+        chosen = random.permutation(array.size, seed=seed, epoch=number)[:samples]
+        numerical = _numerical(loss, array, chosen, step, layer.device)
+        scale = np.maximum(np.maximum(np.abs(numerical), np.abs(analytic[chosen])), 1e-3 * np.abs(analytic).max())
+        error = np.maximum(np.abs(numerical - analytic[chosen]) - noise, 0.0)
+        worst = float(np.max(error / np.maximum(scale, np.finfo(np.float64).tiny)))
+        results.append(GradientCheck(name, len(chosen), worst, worst <= tolerance))
+    twin.release()
+    return results
+
+
+def _twin(layer: Layer, input_shape: tuple[int, ...] | None) -> Any:
+    """A copy in float64, with the values of a layer that has some."""
+    shape = input_shape or layer.input_shape
+    if shape is None:
+        raise ValueError("the layer was not built yet: give input_shape, without N")
+    twin = Layer.from_config(layer.config())
+    twin.build(shape, dtype="float64", device=layer.device, seed=getattr(layer, "seed", 0))
+    if layer.input_shape == shape:
+        twin.load_state_dict(layer.state_dict())
+    return twin
+
+
+def _normal(shape: tuple[int, ...], seed: int, substream: int) -> np.ndarray:
+    return random.normal(shape, seed=seed, stream=random.DATA, substream=substream, dtype="float64")
+
+
+def _numerical(
+    loss: Callable[[], float], array: Array, chosen: np.ndarray, step: float, device: str
+) -> np.ndarray:
+    host = backends.to_numpy(array).copy()
+    gradients = np.empty(len(chosen))
+    for place, element in enumerate(chosen):
+        sides = []
+        for sign in (1, -1):
+            moved = host.copy()
+            moved.flat[element] += sign * step
+            array[...] = backends.asarray(moved, device)
+            sides.append(loss())
+        gradients[place] = (sides[0] - sides[1]) / (2 * step)
+    array[...] = backends.asarray(host, device)
+    return gradients
+
+
+# --- the sanity checks of the notes ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SanityCheck:
+    """One check: what was measured, what was expected, in words, and whether they agree."""
+
+    name: str
+    passed: bool
+    value: float
+    expected: str
+    details: str = ""
+
+
+def sanity(
+    net: Sequential, x: Array, labels: Array, *, loss: str = "softmax", optimizer: Any = None, overfit_steps: int = 300
+) -> list[SanityCheck]:
+    """All checks of this module but the gradients, on a batch of the net's own data. The net is not changed.
+
+    x: (N, H, W, C) on the net's device, N of 20 or more. labels: (N,) integers. optimizer: whose first step is measured, see
+    `update_ratio`. overfit_steps: how long 20 samples may take.
+    """
+    return [
+        first_loss(net, x, labels, loss=loss),
+        regularisation(net, x, labels, loss=loss),
+        overfits(net, x[:20], labels[:20], loss=loss, steps=overfit_steps),
+        update_ratio(net, x, labels, loss=loss, optimizer=optimizer),
+    ]
+
+
+def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str = "softmax") -> SanityCheck:
+    """With small last weights all scores are near 0, so the loss is that of guessing: log C for softmax, and
+    delta * (C - 1) for the SVM. Another value means wrong labels, a wrong mean or a wrong loss."""
+    twin = net.copy()
+    last = [layer for layer in twin.walk() if layer.trains("weight")][-1]
+    for array in last.arrays.values():
+        array[...] = backends.asarray(backends.to_numpy(array) * array.dtype.type(1e-3), net.device)
+    scores = twin.forward(x, training=True)
+    twin.release()
+    value = _number(losses.get(loss)(scores, labels)[0])
+    classes = scores.shape[-1]
+    guess = {"softmax": math.log(classes), "svm": classes - 1.0}[loss]
+    close = abs(value - guess) <= 0.05 * guess
+    return SanityCheck("first loss", close, value, f"{guess:.4f} for {classes} classes and {loss}")
+
+
+def regularisation(
+    net: Sequential, x: Array, labels: Array, *, loss: str = "softmax", weight_decay: float = 1e-2
+) -> SanityCheck:
+    """Regularisation, weight_decay / 2 * sum of squares, must raise the loss; and a descent of it must lower it."""
+    twin = net.copy()
+    data = _number(losses.get(loss)(twin.infer(x), labels)[0])
+    before = _penalty(twin, weight_decay)
+    params = list(twin.params().values())
+    zeros = [backends.zeros(p.shape, p.dtype, net.device) for p in params]
+    ops.sgd_step(params, zeros, lr=1.0, weight_decay=weight_decay)
+    after = _penalty(twin, weight_decay)
+    return SanityCheck(
+        "regularisation raises the loss", data + before > data and after < before, data + before,
+        f"more than {data:.4f}", f"weight decay {weight_decay:g}; a step of it lowers the penalty to {after:.4f}",
+    )
+
+
+def overfits(
+    net: Sequential, x: Array, labels: Array, *, loss: str = "softmax", steps: int = 300, lr: float = 1e-3
+) -> SanityCheck:
+    """A few samples must be learned by heart: every label right, the loss under a tenth of its first value. Adam,
+    no regularisation, dropout off; it stops as soon as both hold."""
+    twin = _without_dropout(net)
+    compute = losses.get(loss)
+    averages = [[backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in range(2)]
+    truth = backends.to_numpy(labels)
+    first = value = math.inf
+    right, step = 0.0, 0
+    for step in range(1, steps + 1):
+        scores = twin.forward(x, training=True)
+        value_now, dscores = compute(scores, labels)
+        value = _number(value_now)
+        first = value if step == 1 else first
+        right = float(np.mean(backends.to_numpy(scores).argmax(axis=-1) == truth))
+        if not math.isfinite(value) or (right == 1.0 and value < 0.1 * first):
+            break
+        twin.zero_grad()
+        twin.backward(dscores, input_grad=False)
+        ops.adam_step(list(twin.params().values()), list(twin.grads().values()), *averages, lr=lr, step=step)
+    return SanityCheck(
+        f"overfits {len(truth)} samples", right == 1.0 and value < 0.1 * first, value,
+        f"under {0.1 * first:.4f}, every label right", f"{right:.0%} right after {step} steps",
+    )
+
+
+def update_ratio(
+    net: Sequential, x: Array, labels: Array, *, loss: str = "softmax", optimizer: Any = None
+) -> SanityCheck:
+    """One step must move the weights by about a thousandth of their size: |change of w| / |w|, the median over the
+    weights, within 1e-4 and 1e-2. The details tell each weight's ratio.
+
+    optimizer: what has ``build(params)`` and ``step(params, grads)``, fresh; by default plain SGD at 1e-3.
+    """
+    twin = net.copy()
+    _, dscores = losses.get(loss)(twin.forward(x, training=True), labels)
+    twin.backward(dscores, input_grad=False)
+    params, grads = twin.params(), twin.grads()
+    weights = {key: backends.to_numpy(value).copy() for key, value in params.items() if len(value.shape) > 1}
+    if optimizer is None:
+        ops.sgd_step(list(params.values()), list(grads.values()), lr=1e-3)
+    else:
+        optimizer.build(params)
+        optimizer.step(params, grads)
+    ratios = {key: _norm(backends.to_numpy(params[key]) - value) / max(_norm(value), 1e-30) for key, value in weights.items()}
+    middle = float(np.median(list(ratios.values())))
+    listed = ", ".join(f"{key} {ratio:.1e}" for key, ratio in ratios.items())
+    return SanityCheck("update-to-weight ratio", 1e-4 <= middle <= 1e-2, middle, "near 1e-3", listed)
+
+
+def _without_dropout(net: Sequential) -> Sequential:
+    twin = net.copy()
+    for layer in twin.walk():
+        if isinstance(layer, Dropout):
+            layer.p = 0.0
+    return twin
+
+
+def _number(array: Array) -> float:
+    return float(backends.to_numpy(array))
+
+
+def _norm(array: Array) -> float:
+    return float(np.linalg.norm(backends.to_numpy(array).astype(np.float64)))
+
+
+def _penalty(net: Sequential, weight_decay: float) -> float:
+    return 0.5 * weight_decay * sum(_norm(value) ** 2 for value in net.params().values())

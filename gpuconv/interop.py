@@ -1,0 +1,152 @@
+"""PyTorch state dicts into ours and back, exactly: values are moved, never computed.
+
+PyTorch keeps volumes as NCHW and filters as (K, C, R, S). Here they are NHWC and (K, R, S, C). So filters are
+transposed, and the columns of the first FC layer after a flatten go from (C, H, W) order to (H, W, C). Layers are
+matched in forward order, whatever they are called, so torchvision's names fit too. No PyTorch is imported unless
+tensors are asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends
+from gpuconv.dtypes import as_dtype
+from gpuconv.layers import BatchNorm, Conv2D, Flatten, Layer, Linear
+
+_COUNTER = "num_batches_tracked"  # PyTorch's count of batches, which nothing here reads
+_TORCH_NAMES = ("weight", "bias", "running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A layer with weights, and the (H, W, C) volume whose flattened features it reads, if it does."""
+
+    layer: Layer
+    volume: tuple[int, ...] | None
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in self.layer.variables if name in _TORCH_NAMES]
+
+    def torch_shape(self, name: str) -> tuple[int, ...]:
+        shape = self.layer.variables[name].shape
+        return tuple(shape[axis] for axis in (0, 3, 1, 2)) if len(shape) == 4 else shape
+
+    def from_torch(self, name: str, value: np.ndarray) -> np.ndarray:
+        if value.ndim == 4:
+            value = value.transpose(0, 2, 3, 1)
+        elif self.volume and self._over_features(name):
+            h, w, c = self.volume
+            value = np.moveaxis(value.reshape(*value.shape[:-1], c, h, w), -3, -1).reshape(value.shape)
+        return np.ascontiguousarray(value)
+
+    def to_torch(self, name: str, value: np.ndarray) -> np.ndarray:
+        if value.ndim == 4:
+            value = value.transpose(0, 3, 1, 2)
+        elif self.volume and self._over_features(name):
+            value = np.moveaxis(value.reshape(*value.shape[:-1], *self.volume), -1, -3).reshape(value.shape)
+        return np.array(value, order="C")
+
+    def _over_features(self, name: str) -> bool:
+        """Whether the array's last axis runs over the flattened features."""
+        return isinstance(self.layer, BatchNorm) or name == "weight"
+
+
+def _parts(net: Layer) -> list[_Part]:
+    parts: list[_Part] = []
+    volume = None
+    for layer in net.walk():
+        if isinstance(layer, Flatten) and len(layer.input_shape or ()) == 3:
+            volume = layer.input_shape
+        if any(name in _TORCH_NAMES for name in layer.variables):
+            parts.append(_Part(layer, volume if isinstance(layer, (Linear, BatchNorm)) else None))
+        if isinstance(layer, (Linear, Conv2D)):
+            volume = None
+    return parts
+
+
+def from_torch(state: Mapping[str, Any], net: Layer) -> dict[str, np.ndarray]:
+    """A PyTorch state dict as one for ``net.load_state_dict``.
+
+    state: PyTorch tensors or arrays, in the order of the modules, under any names. net: built, of the same
+    architecture; what PyTorch has no part of (dropout's offset) keeps its value. Raises ValueError that names each
+    missing or unexpected key and each wrong shape.
+    """
+    parts, groups = _parts(net), _groups(state)
+    problems = [f"unexpected {prefix}" for prefix in list(groups)[len(parts):]]
+    problems += [f"nothing left for {part.layer.path}" for part in parts[len(groups):]]
+    ours = {key: backends.to_numpy(value) for key, value in net.state_dict().items()}
+    for part, (prefix, keys) in zip(parts, groups.items()):
+        place = f"for {part.layer.path} ({type(part.layer).__name__})"
+        problems += [f"missing {_join(prefix, name)} {place}" for name in part.names if name not in keys]
+        problems += [f"unexpected {keys[name]} {place}" for name in keys if name not in part.names]
+        for name in part.names:
+            if name not in keys:
+                continue
+            value, wanted = _host(state[keys[name]]), part.torch_shape(name)
+            if value.shape != wanted:
+                problems.append(f"{keys[name]} has shape {value.shape} where {part.layer.path} takes {wanted}")
+            else:
+                ours[_join(part.layer.path, name)] = part.from_torch(name, value)
+    if problems:
+        raise ValueError(f"the PyTorch state does not fit the net: {'; '.join(problems)}")
+    return ours
+
+
+def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool = False) -> dict[str, Any]:
+    """The net's values as a PyTorch state dict, in NCHW.
+
+    like: a state dict of the PyTorch module, whose names are used; without one the names are the net's own. tensors:
+    give PyTorch tensors, which needs PyTorch installed, instead of NumPy arrays. Each batch norm gets the
+    `num_batches_tracked` that PyTorch expects, from `like` or 0.
+    """
+    parts = _parts(net)
+    prefixes = [part.layer.path for part in parts] if like is None else list(_groups(like))
+    if len(prefixes) != len(parts):
+        raise ValueError(f"the net has {len(parts)} layers with weights, the PyTorch state {len(prefixes)}")
+    state: dict[str, np.ndarray] = {}
+    for part, prefix in zip(parts, prefixes):
+        for name in part.names:
+            state[_join(prefix, name)] = part.to_torch(name, backends.to_numpy(part.layer[name]))
+        if isinstance(part.layer, BatchNorm):
+            key = _join(prefix, _COUNTER)
+            state[key] = _host(like[key]) if like and key in like else np.array(0, np.int64)
+    return {key: _tensor(value) for key, value in state.items()} if tensors else state
+
+
+def _groups(state: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Module -> {variable: key}, in order, from keys such as "features.0.weight"."""
+    groups: dict[str, dict[str, str]] = {}
+    for key in state:
+        prefix, _, name = key.rpartition(".")
+        if name != _COUNTER:
+            groups.setdefault(prefix, {})[name] = key
+    return groups
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _host(value: Any) -> np.ndarray:
+    """A tensor or an array as a NumPy array of the same bits."""
+    if not hasattr(value, "detach"):
+        return backends.to_numpy(value)
+    tensor = value.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no name for it, so it goes through as 16 bits
+        return tensor.view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
+    return tensor.numpy()
+
+
+def _tensor(value: np.ndarray) -> Any:
+    import torch
+
+    if value.dtype.name == "bfloat16":
+        return torch.from_numpy(value.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(value)
