@@ -605,7 +605,8 @@ def adam_step(
 ):
     _lists(params=params, grads=grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
     return dict(
-        lr=step_scalar("lr", lr), step=step_scalar("step", step, 1), beta1=number("beta1", beta1, 0.0, 1.0, open_high=True),
+        lr=step_scalar("lr", lr), step=step_scalar("step", step, 1),
+        beta1=number("beta1", beta1, 0.0, 1.0, open_high=True),
         beta2=number("beta2", beta2, 0.0, 1.0, open_high=True), eps=number("eps", eps, 0.0),
         weight_decay=_decay(weight_decay, len(params)), decoupled=bool(decoupled),
     )
@@ -625,12 +626,15 @@ def load_batch(
     m, h, w, c = images.shape
     for name, vector in (("labels", labels), ("indices", indices)):
         if vector.dtype != np.int64 or len(vector.shape) != 1:
-            raise TypeError(f"{name} must be int64 of rank 1, received {vector.dtype.name} of shape {tuple(vector.shape)}")
+            raise TypeError(
+                f"{name} must be int64 of rank 1, received {vector.dtype.name} of shape {tuple(vector.shape)}"
+            )
     expect_shape("labels", labels, (m,), "one label for each image")
     for name, values in (("mean", mean), ("std", std)):
         if values.dtype != np.float32 or tuple(values.shape) not in ((c,), (h, w, c)):
             raise ValueError(
-                f"{name} must be float32 of shape {(c,)} or {(h, w, c)}, received {values.dtype.name} {tuple(values.shape)}"
+                f"{name} must be float32 of shape {(c,)} or {(h, w, c)}, "
+                f"received {values.dtype.name} {tuple(values.shape)}"
             )
     shift, cutout = integer("shift", shift, 0), integer("cutout", cutout, 0)
     if shift >= min(h, w):

@@ -371,3 +371,25 @@ def load_batch(
     Returns x: (N, H, W, C) and labels[indices]: (N,).
     """
     ...
+
+
+# --- random numbers: fill an array in place with the very bits of gpuconv.random ---------------
+
+
+def random_uniform(
+    y: Array, *, low: float = 0.0, high: float = 1.0, seed: int, stream: int = 0, substream: int = 0, offset: int = 0
+) -> Array:
+    """Fill y, a float array of any shape, with gpuconv.random.uniform of the same arguments. Returns y."""
+    ...
+
+
+def random_normal(
+    y: Array, *, mean: float = 0.0, std: float = 1.0, seed: int, stream: int = 0, substream: int = 0, offset: int = 0
+) -> Array:
+    """Fill y, a float array of any shape, with gpuconv.random.normal of the same arguments. Returns y."""
+    ...
+
+
+def random_permutation(order: Array, *, seed: int, epoch: int = 0, stream: int = 1) -> Array:
+    """Fill order, int64 (n,), with gpuconv.random.permutation(n) of the same arguments. Returns order."""
+    ...

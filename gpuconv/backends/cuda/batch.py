@@ -1,0 +1,44 @@
+"""Batches out of a uint8 data set in device memory: the launcher of kernels/load_batch.cu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpuconv.backends.cuda.device_array import empty
+from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, device_scalar, write_to
+from gpuconv.backends.cuda.module import load
+from gpuconv.dtypes import as_dtype
+
+__all__ = ["load_batch"]
+
+_ELEMENTS = 4096  # of one sample, a thread block
+
+_BATCH = np.dtype(
+    [("images", np.int64)]
+    + [
+        (name, np.int32)
+        for name in ("height", "width", "channels", "mean_period", "std_period", "flip", "shift", "cutout", "blocks")
+    ],
+    align=True,
+)
+
+
+def load_batch(
+    images: Any, labels: Any, indices: Any, *, mean: Any, std: Any, flip: bool = False, shift: int = 0, cutout: int = 0,
+    seed: int = 0, offset: Any = 0, dtype: Any = "float32", out: Any = None,
+) -> Any:
+    m, h, w, c = images.shape
+    n, dtype = indices.shape[0], as_dtype(dtype)
+    images, labels, indices, mean, std = contiguous(images, labels, indices, mean, std)
+    offset_at, offset = device_scalar(offset, np.int64)
+    picked = empty((n,), labels.dtype, like=labels)
+    blocks = max(1, ceil_div(h * w * c, _ELEMENTS))
+    batch = np.array((m, h, w, c, mean.size, std.size, flip, shift, cutout, blocks), _BATCH)[()]
+
+    def write(x: Any) -> None:
+        kernel = load("load_batch.cu", {"DTYPE": dtype.name}).kernel("load_batch")
+        kernel(n * blocks, THREADS, x, picked, images, labels, indices, mean, std, seed, offset_at, offset, batch)
+
+    return write_to(out, (n, h, w, c), dtype, images, write), picked

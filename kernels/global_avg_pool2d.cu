@@ -1,0 +1,36 @@
+// Global average pooling: the mean of each map.
+//
+//   forward    y[n, c] = sum over the M = H * W cells of x[n, m, c] / M
+//   backward   dx[n, m, c] = dy[n, c] / M
+//
+// x is (N, M, C), y is (N, C). Forward: a block of (COLUMNS, 256 / COLUMNS) threads sums one tile of COLUMNS channels of one
+// sample, each row of threads every 256 / COLUMNS-th cell, then the rows in their order: the same bits every time.
+//
+// Macros: DTYPE; COLUMNS 1, 2, 4, ... 32. Floor: sizeof(DTYPE) bytes a cell read (forward) or written (backward).
+
+#include "types.cuh"
+
+using Real = accumulator<DTYPE>;
+constexpr int ROWS = 256 / COLUMNS;
+
+extern "C" __global__ void __launch_bounds__(256)
+global_avg_pool2d_forward(DTYPE* y, const DTYPE* x, int64 m, int32 channels) {
+    __shared__ Real partial[ROWS][COLUMNS];
+    const int32 c = blockIdx.y * COLUMNS + threadIdx.x;
+    const int64 n = blockIdx.x;
+    Real sum = 0;
+    if (c < channels)
+        for (int64 i = threadIdx.y; i < m; i += ROWS) sum += load(x[(n * m + i) * channels + c]);
+    partial[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y == 0 && c < channels) {
+        for (int row = 1; row < ROWS; ++row) sum += partial[row][threadIdx.x];
+        y[n * channels + c] = round_to<DTYPE>(sum / Real(m));
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+global_avg_pool2d_backward(DTYPE* dx, const DTYPE* dy, int64 count, int64 m, int32 channels) {
+    for (int64 i = global_thread(); i < count; i += global_threads())
+        dx[i] = round_to<DTYPE>(load(dy[i / (m * channels) * channels + i % channels]) / Real(m));
+}

@@ -1,0 +1,57 @@
+// A batch out of a uint8 data set in device memory: shuffle's gather, augmentation and normalisation in one pass.
+//
+//   x[n, h, w, c] = (float32(pixel) - mean) * (1 / std), or 0 where the pixel was shifted in or cut out
+//   y[n]          = labels[indices[n]]
+//
+// images (M, H, W, C) uint8; x (N, H, W, C) DTYPE. The four words of the Philox block (AUGMENT, offset + n) give the flip,
+// both shifts and the centre of the cutout, as backends/reference/batch.py states; same arithmetic, same bits. mean and
+// std repeat with their own periods: C, or H * W * C. An index outside the data set, which nobody waits for on a GPU, makes
+// its sample NaN and its label -1.
+//
+// One thread block of 256 works on `elements` consecutive elements of one sample. Floor: 1 byte read and sizeof(DTYPE)
+// written an element; reads of a row are contiguous (backward under a flip).
+
+#include "philox.cuh"
+
+struct Batch {
+    int64 images;  // M
+    int32 height, width, channels, mean_period, std_period;
+    int32 flip, shift, cutout, blocks;  // thread blocks a sample
+};
+
+__device__ __forceinline__ int32 shift_of(uint32 word, int32 shift) {
+    return int32(__umulhi(word, uint32(2 * shift + 1))) - shift;
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const int64* indices, const float* mean,
+           const float* std, uint64 seed, const int64* offset_at, int64 offset, Batch batch) {
+    const int64 n = blockIdx.x / batch.blocks;
+    const int32 part = blockIdx.x % batch.blocks;
+    const int64 index = indices[n];
+    const bool valid = 0 <= index && index < batch.images;
+    if (part == 0 && threadIdx.x == 0) y[n] = valid ? labels[index] : -1;
+
+    const Words words = philox(read_offset(offset_at, offset) + uint64(n), AUGMENT, 0, seed);
+    const bool flipped = batch.flip && words.at[0] >> 31;
+    const int32 dy = shift_of(words.at[1], batch.shift), dx = shift_of(words.at[2], batch.shift);
+    const int32 top = int32((words.at[3] >> 16) * uint64(batch.height) >> 16) - batch.cutout / 2;
+    const int32 left = int32((words.at[3] & 0xffff) * uint64(batch.width) >> 16) - batch.cutout / 2;
+
+    const int64 size = int64(batch.height) * batch.width * batch.channels;
+    for (int64 e = int64(part) * blockDim.x + threadIdx.x; e < size; e += int64(batch.blocks) * blockDim.x) {
+        const int32 c = int32(e % batch.channels), pixel = int32(e / batch.channels);
+        const int32 h = pixel / batch.width, w = pixel % batch.width;
+        const int32 row = h + dy, column = w + dx;
+        const bool cut = h >= top && h < top + batch.cutout && w >= left && w < left + batch.cutout;
+        float value = 0;
+        if (!valid) {
+            value = __int_as_float(0x7fc00000);  // NaN
+        } else if (!cut && 0 <= row && row < batch.height && 0 <= column && column < batch.width) {
+            const int32 source = flipped ? batch.width - 1 - column : column;
+            const float byte = images[index * size + (int64(row) * batch.width + source) * batch.channels + c];
+            value = (byte - mean[e % batch.mean_period]) * (1.0f / std[e % batch.std_period]);
+        }
+        x[n * size + e] = round_to<DTYPE>(accumulator<DTYPE>(value));
+    }
+}

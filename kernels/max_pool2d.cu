@@ -1,0 +1,67 @@
+// Max pooling.
+//
+//   forward    y[n, p, q, c] = max over r, s of x[n, p*stride + r - top, q*stride + s - left, c]; argmax = r * S + s
+//   backward   dx[n, h, w, c] = sum of dy[n, p, q, c] over the windows whose argmax is (h, w), in row-major window order
+//
+// NaN wins, ties go to the first in row-major order, cells outside the input never take part (a window always holds a cell
+// of the input: padding is smaller than the kernel). Backward gathers, so there are no atomics and no zeroing pass.
+//
+// Macros: DTYPE; ARGMAX uint8, uint16 or uint32; WIDTH 1 or 16 / sizeof(DTYPE); INDEX uint32 or uint64.
+// Floor, 2x2 windows at stride 2: (5 sizeof(DTYPE) + sizeof(ARGMAX)) bytes an output, either direction. Overlapping windows
+// and backward read again from L1 and L2 what neighbouring threads have read. R * S comparisons an output.
+
+#include "pool.cuh"
+
+using Indices = Pack<ARGMAX, WIDTH>;
+
+extern "C" __global__ void __launch_bounds__(256)
+max_pool2d_forward(DTYPE* y, ARGMAX* argmax, const DTYPE* x, INDEX count, Pool pool) {
+    for (INDEX i = INDEX(global_thread()); i < count; i += INDEX(global_threads())) {
+        const Place at(i, pool.p, pool.q, pool.packs);
+        const int32 top = at.row * pool.stride_h - pool.top, left = at.column * pool.stride_w - pool.left;
+        const int32 r0 = max(0, -top), r1 = min(pool.r, pool.h - top);
+        const int32 s0 = max(0, -left), s1 = min(pool.s, pool.w - left);
+        Numbers best;
+        Indices won;
+        for (int32 r = r0; r < r1; ++r)
+            for (int32 s = s0; s < s1; ++s) {
+                const INDEX cell = (at.n * pool.h + (top + r)) * pool.w + (left + s);
+                const Numbers candidate = read_pack(x, cell * pool.packs + at.pack);
+                const bool first = r == r0 && s == s0;
+#pragma unroll
+                for (int j = 0; j < WIDTH; ++j) {
+                    const Real value = load(candidate.at[j]), leader = first ? value : load(best.at[j]);
+                    if (first || value > leader || (value != value && leader == leader)) {
+                        best.at[j] = candidate.at[j];
+                        won.at[j] = ARGMAX(r * pool.s + s);
+                    }
+                }
+            }
+        write_pack(y, i, best);
+        write_pack(argmax, i, won);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+max_pool2d_backward(DTYPE* dx, const DTYPE* dy, const ARGMAX* argmax, INDEX count, Pool pool) {
+    for (INDEX i = INDEX(global_thread()); i < count; i += INDEX(global_threads())) {
+        const Place at(i, pool.h, pool.w, pool.packs);
+        const int32 p1 = last_window(at.row, pool.top, pool.stride_h, pool.p);
+        const int32 q1 = last_window(at.column, pool.left, pool.stride_w, pool.q);
+        Real sum[WIDTH] = {};
+        for (int32 p = first_window(at.row, pool.top, pool.r, pool.stride_h); p < p1; ++p)
+            for (int32 q = first_window(at.column, pool.left, pool.s, pool.stride_w); q < q1; ++q) {
+                const INDEX window = ((at.n * pool.p + p) * pool.q + q) * pool.packs + at.pack;
+                const int32 r = at.row + pool.top - p * pool.stride_h, s = at.column + pool.left - q * pool.stride_w;
+                const Indices won = read_pack(argmax, window);
+                const Numbers gradient = read_pack(dy, window);
+#pragma unroll
+                for (int j = 0; j < WIDTH; ++j)
+                    if (won.at[j] == ARGMAX(r * pool.s + s)) sum[j] += load(gradient.at[j]);
+            }
+        Numbers result;
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) result.at[j] = round_to<DTYPE>(sum[j]);
+        write_pack(dx, i, result);
+    }
+}

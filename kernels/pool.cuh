@@ -1,0 +1,49 @@
+// What the pooling kernels share: the window's geometry, and the place of a thread's pack of channels.
+//
+// Volumes are (N, H, W, C), pooled ones (N, P, Q, C). A thread works on WIDTH neighbouring channels (16 bytes where C and
+// the addresses allow). INDEX is uint32 while all of it fits, and uint64 beyond: 64-bit division is several times slower.
+#pragma once
+
+#include "types.cuh"
+
+struct Pool {
+    int32 h, w, packs;  // packs: C / WIDTH
+    int32 p, q;
+    int32 r, s, stride_h, stride_w, top, left;
+    int32 padded_h, padded_w;  // H + bottom, W + right: where the padding ends
+};
+
+using Numbers = Pack<DTYPE, WIDTH>;
+using Real = accumulator<DTYPE>;
+
+// Item `i` of a volume of (N, rows, columns, packs), its last axis innermost.
+struct Place {
+    INDEX n;
+    int32 row, column, pack;
+    __device__ Place(INDEX i, int32 rows, int32 columns, int32 packs) {
+        pack = int32(i % packs);
+        i /= packs;
+        column = int32(i % columns);
+        i /= columns;
+        row = int32(i % rows);
+        n = i / rows;
+    }
+};
+
+// The outputs along one axis whose windows hold the input cell `at`: first <= p < last.
+__device__ __forceinline__ int32 first_window(int32 at, int32 before, int32 kernel, int32 stride) {
+    const int32 past = at + before - kernel;  // the last start whose window ends before the cell
+    return past < 0 ? 0 : past / stride + 1;
+}
+__device__ __forceinline__ int32 last_window(int32 at, int32 before, int32 stride, int32 outputs) {
+    return min((at + before) / stride + 1, outputs);
+}
+
+template <class T>
+__device__ __forceinline__ Pack<T, WIDTH> read_pack(const T* volume, INDEX pack) {
+    return reinterpret_cast<const Pack<T, WIDTH>*>(volume)[pack];
+}
+template <class T>
+__device__ __forceinline__ void write_pack(T* volume, INDEX pack, Pack<T, WIDTH> value) {
+    reinterpret_cast<Pack<T, WIDTH>*>(volume)[pack] = value;
+}

@@ -1,0 +1,60 @@
+"""Running an op on a device and on the float64 reference, from the same inputs."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.backends.cuda import emulator
+from gpuconv.dtypes import as_dtype
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+def random(rng: np.random.Generator, shape: Any, dtype: str) -> np.ndarray:
+    """Signed numbers of a dtype, none of them special."""
+    return rng.standard_normal(shape).astype(as_dtype(dtype))
+
+
+def wide(x: Any) -> Any:
+    """A float array in float64; anything else as it is."""
+    is_float = isinstance(x, np.ndarray) and x.dtype.name in FLOATS
+    return x.astype(np.float64) if is_float else [wide(entry) for entry in x] if isinstance(x, list) else x
+
+
+def on_device(name: str, device: str, *arrays: Any, **options: Any) -> Any:
+    """What an op gives on a device, as NumPy arrays."""
+    moved = [None if a is None else asarray(a, device) for a in arrays]
+    result = getattr(ops, name)(*moved, **options)
+    return tuple(map(to_numpy, result)) if isinstance(result, tuple) else to_numpy(result)
+
+
+def expected(name: str, *arrays: Any, **options: Any) -> Any:
+    """What the reference gives in float64."""
+    return getattr(ops, name)(*[wide(a) for a in arrays], **options)
+
+
+def thread_orders(device: str) -> list[contextlib.AbstractContextManager[Any]]:
+    """Ways to run a kernel that must all give the same bits: in turn, and in shuffled thread orders."""
+    if device != "emulated":
+        return [contextlib.nullcontext(), contextlib.nullcontext()]
+    return [contextlib.nullcontext(), *(_shuffled(seed) for seed in (1, 2))]
+
+
+@contextlib.contextmanager
+def _shuffled(seed: int):
+    with emulator.configure(seed=seed):
+        yield
+
+
+def assert_same_bits(name: str, device: str, *arrays: Any, **options: Any) -> None:
+    """Every thread order gives the same bits."""
+    results = []
+    for order in thread_orders(device):
+        with order:
+            result = on_device(name, device, *arrays, **options)
+        results.append([array.tobytes() for array in (result if isinstance(result, tuple) else (result,))])
+    assert all(result == results[0] for result in results[1:])

@@ -1,0 +1,28 @@
+"""The devices that every kernel test runs on: "emulated" always, "cuda" where there is a GPU. The same tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv import backends
+
+
+def _devices() -> list[str]:
+    found = ["emulated"]
+    try:
+        found.append(backends.resolve("cuda"))
+    except backends.DeviceError:
+        pass  # no GPU here; `gpuconv info` says why
+    return found
+
+
+@pytest.fixture(params=_devices())
+def device(request):
+    """The name of a device that kernels run on."""
+    return request.param
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20260707)

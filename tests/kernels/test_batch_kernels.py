@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.dtypes import as_dtype
+from tests.kernels.agreement import FLOATS
+
+AUGMENTATIONS = {
+    "none": {},
+    "flip": dict(flip=True),
+    "shift": dict(shift=2),
+    "cutout": dict(cutout=3),
+    "all": dict(flip=True, shift=3, cutout=4),
+}
+
+
+def batch(device, rng, size, shape, pixelwise=False, **options):
+    """A data set of seven images and a batch of them, on a device."""
+    images = rng.integers(0, 256, (7, *shape), np.uint8)
+    labels, indices = rng.integers(0, 10, 7), rng.integers(0, 7, size)
+    mean = rng.uniform(0, 255, shape if pixelwise else shape[-1:]).astype(np.float32)
+    std = rng.uniform(1, 80, shape[-1:]).astype(np.float32)
+    arrays = [asarray(a, device) for a in (images, labels, indices)]
+    statistics = dict(mean=asarray(mean, device), std=asarray(std, device))
+    return [to_numpy(a) for a in ops.load_batch(*arrays, **statistics, **options)]
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(8, 8, 1), (11, 7, 3), (40, 40, 3)])
+def test_the_bits_of_the_reference(device, shape, dtype, augmentation):
+    options = augmentation | dict(dtype=dtype, seed=5, offset=123, pixelwise=shape[2] == 3)
+    x, labels = batch(device, np.random.default_rng(1), 9, shape, **options)
+    x_expected, labels_expected = batch("numpy", np.random.default_rng(1), 9, shape, **options)
+    np.testing.assert_array_equal(x.astype(np.float64), x_expected.astype(np.float64))
+    np.testing.assert_array_equal(labels, labels_expected)
+    assert x.dtype == as_dtype(dtype)
+
+
+def test_an_empty_batch(device, rng):
+    x, labels = batch(device, rng, 0, (8, 8, 3))
+    assert x.shape == (0, 8, 8, 3)
+    assert labels.shape == (0,)
+
+
+def test_an_index_outside_the_data_set_shows(device, rng):
+    images, labels = rng.integers(0, 256, (4, 3, 3, 1), np.uint8), np.arange(4)
+    indices = np.array([1, 4, -1])
+    ones = asarray(np.ones(1, np.float32), device)
+    arrays = [asarray(a, device) for a in (images, labels, indices)]
+    x, picked = map(to_numpy, ops.load_batch(*arrays, mean=ones, std=ones))
+    assert np.isnan(x).all(axis=(1, 2, 3)).tolist() == [False, True, True]
+    assert picked.tolist() == [1, -1, -1]

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from tests.kernels.agreement import FLOATS, on_device, random
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(1,), (3, 7), (2, 5, 5, 3), (4, 8, 8, 16), (0, 4)])
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.999])
+def test_the_same_mask_and_bits_as_the_reference(device, rng, dtype, shape, p):
+    x = random(rng, shape, dtype)
+    place = dict(p=p, seed=2**63 + 5, substream=7, offset=2**33 + 1)
+    np.testing.assert_array_equal(on_device("dropout", device, x, **place), ops.dropout(x, **place))
+    np.testing.assert_array_equal(on_device("dropout_backward", device, x, **place), ops.dropout_backward(x, **place))
+
+
+def test_the_offset_may_live_in_device_memory(device, rng):
+    x = random(rng, (5, 9), "float32")
+    offset = asarray(np.array([12], np.int64), device)
+    y = on_device("dropout", device, x, p=0.5, seed=3, offset=offset)
+    np.testing.assert_array_equal(y, ops.dropout(x, p=0.5, seed=3, offset=12))
+    with pytest.raises(TypeError, match="int64 here, received float32"):
+        on_device("dropout", device, x, p=0.5, seed=3, offset=asarray(np.array([12], np.float32), device))
+
+
+def test_in_place_and_unaligned(device, rng):
+    flat = asarray(random(rng, 41, "float32"), device)
+    x = flat[1:]
+    wanted = ops.dropout(to_numpy(x), p=0.25, seed=1)
+    assert ops.dropout(x, p=0.25, seed=1, out=x) is x
+    np.testing.assert_array_equal(to_numpy(x), wanted)

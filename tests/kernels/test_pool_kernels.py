@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.backends.cuda import pool
+from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random
+from tests.tolerance import assert_within, elementwise_bound, sum_bound
+
+# (N, H, W, C), then the window's arguments
+CASES = {
+    "one pixel": ((1, 1, 1, 1), dict(kernel_size=1)),
+    "empty batch": ((0, 4, 4, 3), dict(kernel_size=2)),
+    "seed net": ((2, 32, 32, 12), dict(kernel_size=2)),
+    "prime sizes": ((3, 7, 11, 5), dict(kernel_size=2)),
+    "overlapping": ((2, 9, 7, 3), dict(kernel_size=3, stride=2)),
+    "overlapping, padded": ((1, 8, 8, 16), dict(kernel_size=3, stride=2, padding=1)),
+    "window of one stride apart": ((2, 11, 13, 4), dict(kernel_size=(1, 2), stride=(3, 5))),
+    "uneven padding": ((2, 6, 5, 7), dict(kernel_size=(3, 2), stride=(2, 1), padding=((1, 2), (0, 1)))),
+    "cover": ((2, 7, 9, 8), dict(kernel_size=(3, 2), stride=(2, 2), padding=((1, 1), (0, 1)), fit="cover")),
+    "cover, long stride": ((1, 10, 9, 2), dict(kernel_size=2, stride=3, fit="cover")),
+    "whole map": ((2, 5, 3, 33), dict(kernel_size=(5, 3))),
+    "index past a byte": ((1, 20, 17, 2), dict(kernel_size=(20, 15), stride=1)),
+}
+case = pytest.mark.parametrize(("shape", "window"), CASES.values(), ids=CASES)
+dtypes = pytest.mark.parametrize("dtype", FLOATS)
+
+
+@case
+@dtypes
+def test_max_pool(device, rng, shape, window, dtype):
+    x = random(rng, shape, dtype)
+    y, argmax = on_device("max_pool2d", device, x, **window)
+    y64, argmax64 = expected("max_pool2d", x, **window)
+    np.testing.assert_array_equal(y.astype(np.float64), y64)
+    np.testing.assert_array_equal(argmax, argmax64)
+    assert (y.dtype, argmax.dtype) == (x.dtype, argmax64.dtype)
+
+
+@case
+@dtypes
+def test_max_pool_backward(device, rng, shape, window, dtype):
+    _, argmax = ops.max_pool2d(random(rng, shape, dtype), **window)
+    dy = random(rng, argmax.shape, dtype)
+    dx = on_device("max_pool2d_backward", device, dy, argmax, input_shape=shape, **window)
+    dx64 = expected("max_pool2d_backward", dy, argmax, input_shape=shape, **window)
+    magnitude = expected("max_pool2d_backward", np.abs(dy), argmax, input_shape=shape, **window)
+    assert_within(dx, dx64, sum_bound(dtype, 9, magnitude))
+    if shape[0]:
+        assert_same_bits("max_pool2d_backward", device, dy, argmax, input_shape=shape, **window)
+
+
+@pytest.mark.parametrize("special", [np.nan, -np.inf, np.inf, 0.0])
+def test_max_pool_of_special_values(device, rng, special):
+    x = rng.choice(np.array([special, -0.0, 1.0, -np.inf, np.nan, 2.0, 2.0], np.float32), (3, 6, 7, 4))
+    window = dict(kernel_size=3, stride=2, padding=1)
+    for ours, theirs in zip(on_device("max_pool2d", device, x, **window), ops.max_pool2d(x, **window)):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@case
+@dtypes
+@pytest.mark.parametrize("count_include_pad", [True, False])
+def test_avg_pool(device, rng, shape, window, dtype, count_include_pad):
+    window = window | dict(count_include_pad=count_include_pad)
+    x = random(rng, shape, dtype)
+    y64, magnitude = expected("avg_pool2d", x, **window), expected("avg_pool2d", np.abs(x), **window)
+    length = int(np.prod(window["kernel_size"]))
+    assert_within(on_device("avg_pool2d", device, x, **window), y64, sum_bound(dtype, length, magnitude))
+
+    dy = random(rng, y64.shape, dtype)
+    dx = on_device("avg_pool2d_backward", device, dy, input_shape=shape, **window)
+    dx64 = expected("avg_pool2d_backward", dy, input_shape=shape, **window)
+    magnitude = expected("avg_pool2d_backward", np.abs(dy), input_shape=shape, **window)
+    assert_within(dx, dx64, sum_bound(dtype, length, magnitude))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 7, 5, 3), (2, 4, 4, 40), (1, 33, 31, 1), (0, 2, 2, 3), (2, 8, 8, 64)])
+@dtypes
+def test_global_avg_pool(device, rng, shape, dtype):
+    x = random(rng, shape, dtype)
+    magnitude = expected("global_avg_pool2d", np.abs(x))
+    bound = sum_bound(dtype, shape[1] * shape[2], magnitude)
+    assert_within(on_device("global_avg_pool2d", device, x), expected("global_avg_pool2d", x), bound)
+    if shape[0]:
+        assert_same_bits("global_avg_pool2d", device, x)
+
+    dy = random(rng, (shape[0], 1, 1, shape[3]), dtype)
+    dx64 = expected("global_avg_pool2d_backward", dy, input_shape=shape)
+    dx = on_device("global_avg_pool2d_backward", device, dy, input_shape=shape)
+    assert_within(dx, dx64, elementwise_bound(dtype, dx64))
+
+
+def test_out_and_strided_views(device, rng):
+    wide = asarray(random(rng, (2, 6, 8, 6), "float32"), device)
+    x = wide[:, :, ::2, 1::2]
+    y, _ = ops.max_pool2d(asarray(to_numpy(x).copy(), device), kernel_size=2)
+    target = asarray(np.full((2, 3, 2, 6), 7, np.float32), device)
+    returned, _ = ops.max_pool2d(x, kernel_size=2, out=target[..., ::2])
+    np.testing.assert_array_equal(to_numpy(returned), to_numpy(y))
+    np.testing.assert_array_equal(to_numpy(target)[..., 1::2], 7)
+
+
+def test_an_unaligned_view_takes_the_narrow_path(device, rng):
+    flat = asarray(random(rng, 2 * 4 * 4 * 8 + 1, "float32"), device)
+    x = flat[1:].reshape(2, 4, 4, 8)
+    y, _ = ops.max_pool2d(x, kernel_size=2)
+    np.testing.assert_array_equal(to_numpy(y), ops.max_pool2d(to_numpy(x), kernel_size=2)[0])
+
+
+def test_64_bit_indices_give_the_same(device, rng, monkeypatch):
+    """Volumes past 2^31 elements take another instance of the same kernels; here it is made to take small ones."""
+    x = random(rng, (2, 9, 7, 8), "float32")
+    window = dict(kernel_size=3, stride=2, padding=1)
+    narrow = on_device("max_pool2d", device, x, **window)
+    assert pool._index(2**31 - 1, 5) == "uint32"
+    assert pool._index(5, 2**31) == "uint64"
+    monkeypatch.setattr(pool, "_index", lambda *sizes: "uint64")
+    for a, b in zip(on_device("max_pool2d", device, x, **window), narrow):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.dtypes import as_dtype
+from tests.kernels.agreement import FLOATS
+
+
+def filled(name, device, shape, dtype, **place):
+    y = asarray(np.zeros(shape, dtype if dtype == "int64" else as_dtype(dtype)), device)
+    assert getattr(ops, name)(y, **place) is y
+    return to_numpy(y)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (64, 3, 3, 33), (0,)])
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [("random_uniform", dict(low=-0.3, high=1.7)), ("random_normal", dict(mean=0.1, std=0.05))],
+)
+def test_the_bits_of_the_reference(device, name, numbers, shape, dtype):
+    place = numbers | dict(seed=0xDEADBEEF12345678, stream=4, substream=9, offset=2**32 - 2)
+    assert filled(name, device, shape, dtype, **place).tobytes() == filled(name, "numpy", shape, dtype, **place).tobytes()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 6, 17, 1000, 1437])
+def test_permutation(device, n):
+    place = dict(seed=11, epoch=3)
+    order = filled("random_permutation", device, n, "int64", **place)
+    np.testing.assert_array_equal(order, filled("random_permutation", "numpy", n, "int64", **place))
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
