@@ -27,6 +27,7 @@ __all__ = [
 Region = tuple[slice, slice, slice]
 
 
+@np.errstate(invalid="ignore")  # NaN is a value like others here
 def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None):
     n, h, w, c = x.shape
     pq = output_hw((h, w), kernel_size, stride, padding, fit=fit)
@@ -42,6 +43,7 @@ def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None)
     return y, argmax
 
 
+@np.errstate(invalid="ignore")
 def max_pool2d_backward(
     dy, argmax, *, input_shape, kernel_size, stride=None, padding=0, fit="floor", out=None
 ):
@@ -51,6 +53,7 @@ def max_pool2d_backward(
     return store(dx, dy.dtype, out)
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def avg_pool2d(x, *, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None):
     n, h, w, c = x.shape
     pq = output_hw((h, w), kernel_size, stride, padding, fit=fit)
@@ -61,6 +64,7 @@ def avg_pool2d(x, *, kernel_size, stride=None, padding=0, count_include_pad=True
     return store(y, x.dtype, out)
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def avg_pool2d_backward(
     dy, *, input_shape, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None
 ):
@@ -72,6 +76,7 @@ def avg_pool2d_backward(
     return store(dx, dy.dtype, out)
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def global_avg_pool2d(x, *, out=None):
     return store(x.mean(axis=(1, 2), keepdims=True, dtype=accumulation_dtype(x.dtype)), x.dtype, out)
 
