@@ -9,14 +9,14 @@ import numpy as np
 
 from gpuconv.cli.errors import asked
 from gpuconv.cli.runs import choose_device, line, newest, open_run
-from gpuconv.cli.settings import add_data, add_device
+from gpuconv.cli.settings import add_device, add_options
 
 EXAMPLES = ["gpuconv evaluate", "gpuconv evaluate runs/digits-digits-net-1 --tta"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run directory (default: the newest in ./runs)")
-    add_data(parser)
+    add_options(parser, only=["data"])
     parser.add_argument(
         "--tta", action="store_true",
         help="test-time averaging: the mean score of each image moved a pixel each way, mirrored too if training did",
@@ -44,10 +44,10 @@ def run(options: argparse.Namespace) -> int:
     loader = Loader(
         test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False
     )
-    views = {"flip": Augmentation.parse(trained.settings.augment).flip, "shift": 1} if options.tta else {}
-    if views:
-        line("averaging", f"over {5 * (1 + views['flip'])} views of each image")
-    found = evaluate(net, loader, loss=trained.settings.loss, confusion=True, **views)
+    flip = options.tta and Augmentation.parse(trained.settings.augment).flip
+    if options.tta:
+        line("averaging", f"over {5 * (1 + flip)} views of each image")
+    found = evaluate(net, loader, loss=trained.settings.loss, confusion=True, flip=flip, shift=int(options.tta))
     print(f"\n{table(found.confusion, trained.classes)}\n")
     print(f"test loss {found.loss:.4f}")
     print(f"test accuracy {100 * found.accuracy:.2f}%")

@@ -8,6 +8,7 @@ import platform
 from importlib import metadata
 
 from gpuconv import __version__, backends
+from gpuconv.backends.cuda import cache
 
 EXAMPLES = ["gpuconv info"]
 
@@ -28,11 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    section("this machine")
+    print("this machine")
     row("gpuconv", __version__)
     row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores")
     row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}")
-    row("cache", _cache_folder())
+
+    row("cache", f"{cache.directory()} (compiled kernels)")
 
     section("devices")
     for name in ("numpy", "emulated", "cuda"):
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def section(title: str) -> None:
-    print(f"\n{title}" if title != "this machine" else title)
+    print(f"\n{title}")
 
 
 def row(name: str, text: str) -> None:
@@ -67,10 +69,5 @@ def _cores() -> int:
 def _blas() -> str:
     import numpy as np
 
-    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-overload, index]
+    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
-
-
-def _cache_folder() -> str:
-    """Where compiled kernels are kept."""
-    return str(backends.cache_folder())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,34 +34,6 @@ class Settings:
         return ", ".join(parts)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The settings as options; what is not given is None."""
-    group = parser.add_argument_group("the run (by default, the recipe of the net)")
-    add_data(group)
-    for name, read, metavar, text in (
-        ("model", str, "NAME", "a net by name, as digits-net or tiny-vgg; `gpuconv summary` lists them"),
-        ("seed", count(0), "N", "of everything random: weights, order, augmentation (default: 0)"),
-        ("epochs", count(1), "N", "how often the net sees every training image"),
-        ("batch-size", count(1), "N", "images a step"),
-        ("lr", positive, "X", "learning rate, before the schedule's factor"),
-        ("optimizer", str, "SPEC", "sgd, adagrad, rmsprop, adam or adamw, as sgd:momentum=0.9,nesterov=true"),
-        ("schedule", str, "SPEC", "constant, step:30,60, cosine or one-cycle, as cosine,warmup:5"),
-        ("augment", str, "SPEC", "none, or of flip, shift:PIXELS and cutout:PIXELS, as flip,shift:4"),
-        ("loss", str, "NAME", "softmax or svm"),
-    ):
-        group.add_argument(f"--{name}", type=read, metavar=metavar, help=text)
-
-
-def add_data(parser: Any) -> None:
-    forms = "digits, cifar10:DIR, folder:DIR[,size=32x32] or synthetic[:n=1024,size=32x32x3]"
-    parser.add_argument("--data", metavar="SPEC", help=forms)
-
-
-def add_device(parser: Any) -> None:
-    names = "numpy, cuda, cuda:1, emulated or auto (default: auto)"
-    parser.add_argument("--device", metavar="NAME", default="auto", help=names)
-
-
 def count(least: int) -> Any:
     """An argparse type: an integer from `least` on."""
 
@@ -87,17 +60,48 @@ def positive(text: str) -> float:
     return number
 
 
+OPTIONS: dict[str, tuple[Any, str, str]] = {
+    "data": (str, "SPEC", "digits, cifar10:DIR, folder:DIR[,size=32x32] or synthetic[:n=1024,size=32x32x3]"),
+    "model": (str, "NAME", "a net by name, as digits-net or tiny-vgg; `gpuconv summary` lists them"),
+    "seed": (count(0), "N", "of everything random: weights, order, augmentation (default: 0)"),
+    "epochs": (count(1), "N", "how often the net sees every training image"),
+    "batch_size": (count(1), "N", "images a step"),
+    "lr": (positive, "X", "learning rate, before the schedule's factor"),
+    "optimizer": (str, "SPEC", "sgd, adagrad, rmsprop, adam or adamw, as sgd:momentum=0.9,nesterov=true"),
+    "schedule": (str, "SPEC", "constant, step:30,60, cosine or one-cycle, as cosine,warmup:5"),
+    "augment": (str, "SPEC", "none, or of flip, shift:PIXELS and cutout:PIXELS, as flip,shift:4"),
+    "loss": (str, "NAME", "softmax or svm"),
+}
+
+
+def option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def add_options(parser: argparse.ArgumentParser, only: Iterable[str] = OPTIONS) -> None:
+    """The settings as options; what is not given is None."""
+    group = parser.add_argument_group("settings", "what is not given is as in the recipe of the net")
+    for name in only:
+        read, metavar, text = OPTIONS[name]
+        group.add_argument(option(name), type=read, metavar=metavar, help=text)
+
+
+def add_device(parser: Any) -> None:
+    names = "numpy, cuda, cuda:1, emulated or auto (default: auto)"
+    parser.add_argument("--device", metavar="NAME", default="auto", help=names)
+
+
 def given(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line."""
-    names = (field.name for field in dataclasses.fields(Settings))
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    found = {name: getattr(options, name, None) for name in OPTIONS}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def complete(chosen: dict[str, Any]) -> Settings:
     """What was chosen, completed by the net's recipe. Raises UserError for what cannot be read."""
     from gpuconv import losses
-    from gpuconv.data import Augmentation
     from gpuconv.cli import recipes
+    from gpuconv.data import Augmentation
     from gpuconv.training import optimizers, schedules
 
     with asked():
@@ -132,10 +136,6 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
             f"(leave {'it' if len(others) == 1 else 'them'} out, or start a new run)"
         )
     return settings
-
-
-def option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def new_directory(settings: Settings) -> Path:

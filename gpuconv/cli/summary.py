@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--model", metavar="NAME", help="a net by name")
     which.add_argument("--run-dir", metavar="DIR", help="the net of a run")
     parser.add_argument("--input", metavar="HxWxC", type=volume, help="its input volume (default: the net's own)")
-    parser.add_argument("--classes", metavar="N", type=count(1), help="how many scores it gives (default: the net's own)")
+    parser.add_argument("--classes", metavar="N", type=count(1), help="how many scores it gives")
 
 
 def volume(text: str) -> tuple[int, ...]:
@@ -40,5 +40,5 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("nets (gpuconv summary --model NAME shows one):")
         for name, model in models.MODELS.items():
-            print(f"  {name:16}{(model.__doc__ or '').strip().partition(chr(10))[0]}")
+            print(f"  {name:16}{' '.join((model.__doc__ or '').split())}")
     return 0

@@ -1,0 +1,57 @@
+"""Is training healthy? Run the sanity suite of the CS231n notes on a net and its data; status 1 if a check fails.
+
+The first loss must be that of guessing, regularisation must raise it, 20 images must be learned by heart, an update
+must move the weights by about a thousandth, and backward must agree with numerical gradients in float64."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from gpuconv.cli import settings as wanted
+from gpuconv.cli.errors import asked
+from gpuconv.cli.runs import choose_device, line
+
+EXAMPLES = ["gpuconv check", "gpuconv check --model tiny-vgg --data synthetic", "gpuconv check --lr 0.5"]
+
+IMAGES = 64
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    wanted.add_options(parser, only=("data", "model", "seed", "lr", "loss"))
+    wanted.add_device(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv import backends, checks, models
+    from gpuconv.data import Loader, Normalization, load
+
+    settings = wanted.complete(wanted.given(options))
+    with asked():
+        train, _ = load(settings.data)
+        line("data", f"{train.name}: {min(IMAGES, len(train))} training images")
+        device = choose_device(options)
+        net: Any = models.build(settings.model, train.image_shape, len(train.classes), seed=settings.seed).to(device)
+        loader = Loader(
+            train, IMAGES, normalization=Normalization.from_dataset(train), seed=settings.seed, device=device
+        )
+    line("model", f"{settings.model}, loss {settings.loss}, seed {settings.seed}\n")
+    x, labels = next(loader.epoch(0))
+    passed = True
+    for check in checks.sanity(net, x, labels, loss=settings.loss, lr=settings.lr):
+        passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)
+    x = backends.to_numpy(x)[:2].astype("float64")
+    gradients = checks.gradient_check(net, backends.asarray(x, device), samples=4)
+    worst = max(gradients, key=lambda found: found.worst)
+    agree = all(found.passed for found in gradients)
+    details = f"{sum(found.checked for found in gradients)} compared, the worst is in {worst.name}"
+    passed &= report(agree, "gradients", f"worst relative error {worst.worst:.1e}", details)
+    print("\nall checks pass" if passed else "\nchecks failed")
+    return 0 if passed else 1
+
+
+def report(passed: bool, name: str, measured: str, details: str) -> bool:
+    print(f"{'PASS' if passed else 'FAIL'}  {name}: {measured}", flush=True)
+    if details:
+        print(f"      {details}")
+    return passed
