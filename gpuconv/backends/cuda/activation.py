@@ -7,6 +7,21 @@ from typing import Any
 from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, flat_grid, pack_width, write_to
 from gpuconv.backends.cuda.module import load
 
+__all__ = [
+    "gelu",
+    "gelu_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
+    "tanh",
+    "tanh_backward",
+]
+
 
 def _map(kernel: str, out: Any, *inputs: Any, scalars: tuple[float, ...] = ()) -> Any:
     """Launch an elementwise kernel(out, inputs..., n, scalars...)."""

@@ -1,4 +1,4 @@
-"""Loading a .cu file and launching its kernels: the one way from an op to a kernel, on a GPU and on the emulated device.
+"""Loading a .cu file and launching its kernels: the one way from an op to a kernel, on a GPU and emulated.
 
     add = load("add.cu", {"DTYPE": "float32"}).kernel("add_forward")
     add(grid, block, y, a, b, n)
@@ -62,10 +62,10 @@ class Module:
 
         from gpuconv.backends.cuda import compiler
 
-        with cupy.cuda.Device(device):
-            major, minor = (int(cupy.cuda.Device(device).attributes[f"ComputeCapability{x}"]) for x in ("Major", "Minor"))
-            binary = compiler.compile_cubin(self.path.stem, self.text, self.defines, compiler.architecture(major, minor))
-            return cupy.RawModule(path=str(binary.path))
+        with cupy.cuda.Device(device) as on:
+            capability = on.attributes["ComputeCapabilityMajor"], on.attributes["ComputeCapabilityMinor"]
+            arch = compiler.architecture(*capability)
+            return cupy.RawModule(path=str(compiler.compile_cubin(self.path.stem, self.text, self.defines, arch).path))
 
 
 class Kernel:
@@ -113,7 +113,7 @@ class Kernel:
         if not 0 < threads <= bound:
             raise ValueError(f"{self.name} runs with 1 to {bound} threads a block, received {block}")
         if not 0 <= shared <= _MAX_SHARED:
-            raise ValueError(f"{self.name}: a block has at most {_MAX_SHARED} bytes of shared memory, received {shared}")
+            raise ValueError(f"{self.name}: a block has at most {_MAX_SHARED} bytes of shared memory, not {shared}")
 
     def _emulated_runner(self) -> Callable[..., None]:
         library = self.module._emulated(emulator.settings().sanitize)
@@ -180,12 +180,12 @@ def _check_array(what: str, dtype: str | None, alignment: int, array: Any) -> An
 
 
 def _check_scalar(what: str, dtype: np.dtype, value: Any) -> np.generic:
-    if isinstance(value, (int, float, bool, np.generic)):
-        if dtype.kind == "f" or isinstance(value, (int, np.integer, np.bool_)):
-            try:
-                return dtype.type(int(value) if dtype.kind in "iu" else value)
-            except OverflowError:
-                raise OverflowError(f"{what} cannot hold {value}") from None
+    whole = isinstance(value, (int, np.integer, np.bool_))
+    if whole or (dtype.kind == "f" and isinstance(value, (float, np.floating))):
+        try:
+            return dtype.type(int(value) if dtype.kind in "iu" else value)
+        except OverflowError:
+            raise OverflowError(f"{what} cannot hold {value}") from None
     raise TypeError(f"{what} takes {'a number' if dtype.kind == 'f' else 'an integer'}, received {value!r}")
 
 

@@ -7,6 +7,7 @@ the C++ compiler see, what the cache's key covers, and what profilers and error 
 from __future__ import annotations
 
 import functools
+import importlib.resources
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,9 +64,7 @@ class Signature:
 
 def directory() -> Path:
     """Where the shipped kernels are."""
-    import gpuconv.kernels
-
-    return Path(gpuconv.kernels.__path__[0])
+    return Path(str(importlib.resources.files("gpuconv.kernels")))
 
 
 def resolve(file: str | Path) -> Path:

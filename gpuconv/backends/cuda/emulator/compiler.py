@@ -15,7 +15,7 @@ from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator.settings import EmulatorError
 
 _HERE = Path(__file__).parent
-_COMMON = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-math-errno", "-Wno-unknown-pragmas"]
+_COMMON = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-math-errno"]
 _OPTIONS = {
     "none": ["-O2", "-ftree-vectorize", "-fno-trapping-math"],
     # The instrumentation alone: its calls are answered by runtime.h, not by ThreadSanitizer's library.
@@ -58,7 +58,8 @@ def sanitizer_runtime() -> str:
     """The library that a process must preload for sanitize="address"."""
     clang = "clang" in version()
     name = f"libclang_rt.asan-{platform.machine()}.so" if clang else "libasan.so"
-    path = subprocess.run([find(), f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+    found = subprocess.run([find(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    path = found.stdout.strip()
     if not Path(path).is_file():
         raise EmulatorError(f"{find()} has no AddressSanitizer library ({name})")
     return path

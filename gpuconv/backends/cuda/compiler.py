@@ -1,0 +1,107 @@
+"""Compiling a kernel's flat text to machine code with NVRTC, through cuda.core. Needs no GPU and no driver."""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpuconv.backends.cuda import cache
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")  # what every kernel must compile for
+
+
+class CompileError(RuntimeError):
+    """A kernel does not compile, or nothing to compile it with is installed; compiler messages name the .cu's lines."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one kernel takes, as ptxas tells. All but registers in bytes; stack, spills and registers a thread."""
+
+    registers: int
+    stack: int
+    spill_stores: int
+    spill_loads: int
+    static_shared: int
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A compiled .cu file: the cubin's path and each kernel's resources."""
+
+    path: Path
+    resources: Mapping[str, Resources]
+
+
+def architecture(major: int, minor: int) -> str:
+    """What to compile for on a device of this compute capability; Hopper and Blackwell with their own instructions."""
+    return f"sm_{major}{minor}" + ("a" if major in (9, 10) else "")
+
+
+def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -> Binary:
+    """Compile a flat text (`source.flatten`) for one architecture, or find it in the cache.
+
+    name: what the cache's entry is called. arch: "sm_90a" and the like. Raises CompileError.
+    """
+    core, version, include = _toolkit()
+    options: dict[str, Any] = {
+        "arch": arch,
+        "std": "c++17",
+        "lineinfo": True,
+        "ftz": False,
+        "ptxas_options": ["-v"],
+        "define_macro": [*defines.items()] or None,
+        "include_path": [include] if include else None,
+    }
+
+    def fill(folder: Path) -> None:
+        log = io.StringIO()
+        try:
+            program = core.Program(text, "c++", core.ProgramOptions(name=f"{name}.cu", **options))
+            code = program.compile("cubin", logs=log).code
+        except Exception as error:
+            raise CompileError(f"{name}.cu does not compile for {arch}:\n{log.getvalue() or error}") from error
+        (folder / "kernel.cubin").write_bytes(code)
+        (folder / "log.txt").write_text(log.getvalue())
+
+    entry = cache.default().entry(f"{name}-{arch}", ["nvrtc", version, repr(options), text], fill)
+    return Binary(entry / "kernel.cubin", parse_resources((entry / "log.txt").read_text()))
+
+
+@functools.cache
+def _toolkit() -> tuple[Any, str, str | None]:
+    """cuda.core, NVRTC's version, and where cuda_fp16.h is."""
+    try:
+        from cuda import core, pathfinder
+        from cuda.bindings import nvrtc
+
+        _, major, minor = nvrtc.nvrtcVersion()
+    except Exception as error:  # what is missing shows as ImportError, RuntimeError or a loader's own error
+        raise CompileError(
+            f"NVRTC cannot be loaded ({error}); pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it)"
+        ) from error
+    return core, f"NVRTC {major}.{minor}", pathfinder.find_nvidia_header_directory("cudart")
+
+
+_ENTRY = re.compile(r"Compiling entry function '(\w+)'")
+_COUNTS = {
+    "stack": re.compile(r"(\d+) bytes stack frame"),
+    "spill_stores": re.compile(r"(\d+) bytes spill stores"),
+    "spill_loads": re.compile(r"(\d+) bytes spill loads"),
+    "registers": re.compile(r"Used (\d+) registers"),
+    "static_shared": re.compile(r"(\d+) bytes smem"),
+}
+
+
+def parse_resources(log: str) -> dict[str, Resources]:
+    """Each kernel's resources, out of the log of ``ptxas -v``."""
+    _, *parts = _ENTRY.split(log)
+    return {
+        name: Resources(**{what: int(m[1]) if (m := count.search(told)) else 0 for what, count in _COUNTS.items()})
+        for name, told in zip(parts[::2], parts[1::2])
+    }
