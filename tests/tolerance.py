@@ -1,26 +1,17 @@
-"""How far a result may lie from the float64 reference: derived from the dtype and the reduction's length."""
+"""Comparing with the float64 reference, within bounds that follow from the dtype and the reduction's length."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Half the spacing of floats around 1: the relative error of one rounding.
-UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+from gpuconv.verify.bounds import SMALLEST, UNIT_ROUNDOFF, sum_bound
 
-
-def sum_bound(dtype, length: int, magnitude):
-    """The worst error of a sum of `length` products in any order (Higham, Accuracy and Stability, section 3.1).
-
-    magnitude: the same sum over absolute values. Accumulation is in float32 for the halves, plus one rounding to dtype.
-    """
-    name = np.dtype(dtype).name
-    accumulate = UNIT_ROUNDOFF[name] if name == "float64" else UNIT_ROUNDOFF["float32"]
-    return (2 * (length + 2) * accumulate + 2 * UNIT_ROUNDOFF[name]) * np.abs(magnitude) + smallest(name)
+__all__ = ["UNIT_ROUNDOFF", "assert_within", "elementwise_bound", "smallest", "sum_bound"]
 
 
 def smallest(name: str) -> float:
-    """A result below the smallest normal number is only good to an absolute step."""
-    return {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}[name]
+    """The absolute step below the smallest normal number."""
+    return SMALLEST[name]
 
 
 def elementwise_bound(dtype, value, roundings: int = 4):

@@ -1,0 +1,38 @@
+"""How far a result may lie from the float64 reference: derived from the dtype and the reduction's length.
+
+Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1: a sum of n products, in any order, errs by at most
+gamma(n) = n u / (1 - n u) times the sum of the absolute values, u the unit roundoff of the arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpuconv.dtypes import as_dtype
+
+# Half the spacing of floats around 1: the relative error of one rounding.
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
+
+
+def accumulated(dtype: Any, length: int, magnitude: Any) -> Any:
+    """The worst error of a sum of `length` products in the dtype's accumulator, before it is rounded to dtype.
+
+    magnitude: the same sum over absolute values. The factor 2 covers the second order of gamma, and products that are
+    not fused.
+    """
+    accumulator = "float64" if as_dtype(dtype).name == "float64" else "float32"
+    return 2 * (length + 2) * UNIT_ROUNDOFF[accumulator] * np.abs(magnitude)
+
+
+def rounded(dtype: Any, value: Any) -> Any:
+    """The error of rounding `value` to dtype; below the smallest normal number it is an absolute step."""
+    name = as_dtype(dtype).name
+    return 2 * UNIT_ROUNDOFF[name] * np.abs(value) + SMALLEST[name]
+
+
+def sum_bound(dtype: Any, length: int, magnitude: Any) -> Any:
+    """The worst error of a sum of `length` products that is then rounded to dtype."""
+    return accumulated(dtype, length, magnitude) + rounded(dtype, magnitude)

@@ -1,0 +1,291 @@
+"""What each op must give: the float64 reference's result, and how far a kernel may lie from it.
+
+The inputs are numbers of the kernel's own dtype, so float64 holds them exactly. Where the reference only adds and
+multiplies, its own value on absolute inputs is the magnitude that a bound scales with. Ops that draw random numbers or
+only pick values must give the reference's very bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuconv import ops
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.verify.bounds import UNIT_ROUNDOFF, accumulated, rounded, sum_bound
+
+Arrays = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One result of an op: its name, the value, and the bound on |result - value| (0: the same bits)."""
+
+    name: str
+    value: np.ndarray
+    bound: Any
+
+
+def wide(x: Any) -> Any:
+    """Float arrays in float64, absolute values untouched; lists entry by entry, anything else as it is."""
+    if isinstance(x, list):
+        return [wide(entry) for entry in x]
+    is_float = isinstance(x, np.ndarray) and x.dtype.kind not in "iub"
+    return x.astype(np.float64) if is_float else x
+
+
+def magnitude_of(x: Any) -> Any:
+    return np.abs(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+
+
+def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
+    """What an op must give for host arrays of one dtype."""
+    rule = _RULES[op]
+    dtype = next(a.dtype for a in _flat(arrays) if a is not None and a.dtype.kind not in "iub") if rule else None
+    return rule(op, [wide(a) for a in arrays], options, dtype) if rule else _same_bits(op, arrays, options)
+
+
+def _flat(arrays: Arrays) -> list[Any]:
+    return [a for array in arrays for a in (array if isinstance(array, list) else [array])]
+
+
+def _same_bits(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
+    results = getattr(ops, op)(*arrays, **options)
+    results = results if isinstance(results, tuple) else (results,)
+    return [Expected(f"result {i}" if i else "result", wide(r), 0.0) for i, r in enumerate(results)]
+
+
+# --- ops that add and multiply -----------------------------------------------------------------
+
+
+def _linear_in_its_inputs(length: Callable[[Arrays, dict[str, Any]], int]) -> Callable[..., list[Expected]]:
+    """An op whose every output is a sum of `length` products of inputs."""
+
+    def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+        plain = {name: value for name, value in options.items() if name != "activation"}
+        call = getattr(ops, op)
+        magnitude = call(*[magnitude_of(a) for a in arrays], **plain)
+        value = call(*arrays, **options)
+        bound = sum_bound(dtype, length(arrays, options), magnitude)
+        if options.get("activation"):  # no activation is steeper than 1.13; its own arithmetic adds a few roundings
+            bound = 1.13 * bound + accumulated(dtype, 8, magnitude)
+        return [Expected("result", value, bound)]
+
+    return rule
+
+
+def _conv_length(arrays: Arrays, options: dict[str, Any]) -> int:
+    return math.prod(arrays[1].shape[1:]) + 1
+
+
+def _dgrad_length(arrays: Arrays, options: dict[str, Any]) -> int:
+    w = arrays[1]
+    return math.prod(w.shape[:3]) // options.get("groups", 1)
+
+
+def _wgrad_length(arrays: Arrays, options: dict[str, Any]) -> int:
+    return math.prod(arrays[0].shape[:3])
+
+
+def _window_length(arrays: Arrays, options: dict[str, Any]) -> int:
+    size = options["kernel_size"]
+    return math.prod(size) if isinstance(size, tuple) else size * size
+
+
+# --- activations -------------------------------------------------------------------------------
+
+
+def _activation(condition: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., list[Expected]]:
+    """y = f(x) by a few roundings, each relative to `condition(x, y)`."""
+
+    def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+        (x,) = arrays
+        y = getattr(ops, op)(x, **options)
+        return [Expected("result", y, accumulated(dtype, 8, condition(x, y)) + rounded(dtype, y))]
+
+    return rule
+
+
+def _activation_backward(condition: Callable[[np.ndarray], np.ndarray]) -> Callable[..., list[Expected]]:
+    def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+        dy, saved = arrays
+        dx = getattr(ops, op)(dy, saved, **options)
+        return [Expected("result", dx, accumulated(dtype, 8, dy * condition(saved)) + rounded(dtype, dx))]
+
+    return rule
+
+
+def _softmax(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    (x,) = arrays
+    y = ops.softmax(x)
+    return [Expected("result", y, _softmax_error(x, y, dtype) + rounded(dtype, y))]
+
+
+def _softmax_error(x: np.ndarray, y: np.ndarray, dtype: Any) -> np.ndarray:
+    """exp turns the absolute error of its argument into a relative one; the row's sum adds its own."""
+    depth = np.abs(x - x.max(1, keepdims=True)) + np.abs(x)
+    return accumulated(dtype, x.shape[1] + 8, y) + accumulated(dtype, 2, y * depth)
+
+
+# --- normalisation -----------------------------------------------------------------------------
+
+
+def _batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    x, gamma, beta, running_mean, running_var = arrays
+    before = running_mean.copy(), running_var.copy()
+    y, mean, inv_std = ops.batch_norm(x, gamma, beta, running_mean, running_var, **options)
+    rows = math.prod(x.shape[:-1]) if options["training"] else 1
+    acc = accumulation_dtype(dtype)
+    mean_bound = accumulated(acc, rows, np.abs(x).reshape(-1, x.shape[-1]).mean(0) + np.abs(mean)) + rounded(acc, mean)
+    if not options["training"]:
+        mean_bound = 0 * mean_bound
+    # The variance is a sum of squares around a mean that itself errs; 1 / sqrt halves a relative error.
+    variance = 1 / inv_std**2
+    variance_bound = accumulated(acc, rows + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
+    inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
+    normal = np.abs(x - mean)
+    y_bound = np.abs(gamma) * (inv_std * (mean_bound + accumulated(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound)
+    y_bound = y_bound + accumulated(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounded(dtype, y)
+    results = [Expected("y", y, y_bound), Expected("mean", mean, mean_bound), Expected("inv_std", inv_std, inv_std_bound)]
+    if options["training"]:
+        unbiased = rows / (rows - 1)
+        bounds = (
+            mean_bound + accumulated(acc, 4, np.abs(before[0]) + np.abs(mean)),
+            unbiased * variance_bound + accumulated(acc, 6, before[1] + unbiased * variance),
+        )
+        results += [Expected("running_mean", running_mean, bounds[0]), Expected("running_var", running_var, bounds[1])]
+    return results
+
+
+def _batch_norm_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    dy, x, gamma, mean, inv_std = arrays
+    dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)
+    rows, acc = math.prod(x.shape[:-1]), accumulation_dtype(dtype)
+    normal = (np.abs(x) + np.abs(mean)) * inv_std  # xhat before its terms cancel
+    axes = tuple(range(x.ndim - 1))
+    dbeta_bound = sum_bound(acc, rows, np.abs(dy).sum(axes))
+    dgamma_bound = sum_bound(acc, rows + 4, (np.abs(dy) * normal).sum(axes))
+    inside = np.abs(dy) + (np.abs(dbeta) + normal * np.abs(dgamma)) / rows if options["training"] else np.abs(dy)
+    sums = (dbeta_bound + normal * dgamma_bound) / rows if options["training"] else 0.0
+    dx_bound = np.abs(gamma) * inv_std * (accumulated(acc, 10, inside) + sums) + rounded(dtype, dx)
+    return [Expected("dx", dx, dx_bound), Expected("dgamma", dgamma, dgamma_bound), Expected("dbeta", dbeta, dbeta_bound)]
+
+
+# --- losses ------------------------------------------------------------------------------------
+
+
+def _softmax_cross_entropy(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    logits, labels = arrays
+    loss, dlogits = ops.softmax_cross_entropy(logits, labels, **options)
+    n, classes = logits.shape
+    acc, y = accumulation_dtype(dtype), ops.softmax(logits)
+    magnitude = 2 * np.abs(logits).max(1).mean() + abs(loss) + math.log(classes) + 1
+    target = np.abs(y - n * dlogits)
+    dlogits_bound = (_softmax_error(logits, y, dtype) + accumulated(dtype, 6, y + target)) / n + rounded(dtype, dlogits)
+    return [
+        Expected("loss", loss, accumulated(acc, n + 2 * classes + 8, magnitude)),
+        Expected("dlogits", dlogits, dlogits_bound),
+    ]
+
+
+def _svm_hinge(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    scores, labels = arrays
+    loss, dscores = ops.svm_hinge(scores, labels, **options)
+    n, classes = scores.shape
+    magnitude = classes * (2 * np.abs(scores).max(1).mean() + options.get("delta", 1.0))
+    return [
+        Expected("loss", loss, accumulated(accumulation_dtype(dtype), n + classes + 4, magnitude)),
+        Expected("dscores", dscores, accumulated(dtype, 2, dscores) + rounded(dtype, dscores)),
+    ]
+
+
+# --- optimizer steps ---------------------------------------------------------------------------
+
+
+def _optimizer(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    """Each entry of params and state after the step. The lists are params, grads, state..., as the op takes them."""
+    before = [[a.copy() for a in group] for group in arrays]
+    getattr(ops, op)(*arrays, **options)
+    decays = options.get("weight_decay", 0.0)
+    decay = max(decays) if isinstance(decays, (tuple, list)) else decays
+    results = []
+    for index, param in enumerate(arrays[0]):
+        old, grad = before[0][index], np.abs(before[1][index]) + decay * np.abs(before[0][index])
+        moved = np.abs(param - old) + _step_size(op, [group[index] for group in arrays], grad, options)
+        results.append(
+            Expected(f"param {index}", param, accumulated(dtype, 16, np.abs(old) + moved) + rounded(dtype, param))
+        )
+        for slot, group in enumerate(arrays[2:]):
+            was = np.abs(before[2 + slot][index])
+            size = was + (grad if op in ("sgd_step",) or (op == "adam_step" and slot == 0) else grad**2)
+            bound = accumulated(dtype, 8, size) + rounded(dtype, group[index])
+            results.append(Expected(f"state {slot} of param {index}", group[index], bound))
+    return results
+
+
+def _step_size(op: str, arrays: Arrays, grad: np.ndarray, options: dict[str, Any]) -> np.ndarray:
+    """How large the update would be if nothing in it cancelled."""
+    lr = float(np.asarray(options["lr"]).item())
+    if op == "sgd_step":
+        return lr * 2 * (grad + (np.abs(arrays[2]) if len(arrays) > 2 else 0))
+    if op == "adam_step":
+        _, _, m, v = arrays
+        step = float(np.asarray(options["step"]).item())
+        m_share, v_share = 1 - options.get("beta1", 0.9) ** step, 1 - options.get("beta2", 0.999) ** step
+        # 1 - beta**step loses digits in float32 where step is small; kernels compute it in double.
+        return lr * (np.abs(m) + grad) / m_share / (np.sqrt(v / v_share) + options.get("eps", 1e-8))
+    return lr * grad / (np.sqrt(arrays[2]) + options.get("eps", 1e-10 if op == "adagrad_step" else 1e-8))
+
+
+_sum_of_rows = _linear_in_its_inputs(lambda arrays, options: math.prod(arrays[0].shape[:-1]))
+_sum_of_window = _linear_in_its_inputs(_window_length)
+_relative = _activation(lambda x, y: np.abs(y))
+
+_RULES: dict[str, Callable[..., list[Expected]] | None] = {
+    "conv2d": _linear_in_its_inputs(_conv_length),
+    "conv2d_dgrad": _linear_in_its_inputs(_dgrad_length),
+    "conv2d_wgrad": _linear_in_its_inputs(_wgrad_length),
+    "bias_grad": _sum_of_rows,
+    "max_pool2d": None,
+    "max_pool2d_backward": _sum_of_window,
+    "avg_pool2d": _sum_of_window,
+    "avg_pool2d_backward": _sum_of_window,
+    "global_avg_pool2d": _linear_in_its_inputs(lambda arrays, options: math.prod(arrays[0].shape[1:3])),
+    "global_avg_pool2d_backward": _linear_in_its_inputs(lambda arrays, options: 1),
+    "relu": None,
+    "relu_backward": None,
+    "leaky_relu": _relative,
+    "leaky_relu_backward": _activation_backward(lambda y: np.ones_like(y)),
+    "sigmoid": _activation(lambda x, y: np.abs(y) * (1 + np.minimum(np.abs(x), 1))),
+    "sigmoid_backward": _activation_backward(lambda y: np.ones_like(y)),
+    "tanh": _relative,
+    "tanh_backward": _activation_backward(lambda y: np.ones_like(y)),
+    "gelu": _activation(lambda x, y: np.abs(x)),
+    "gelu_backward": _activation_backward(lambda x: 1 + x**2 * np.exp(-(x**2) / 2) + np.minimum(np.abs(x), 3)),
+    "silu": _activation(lambda x, y: np.abs(y) * (1 + np.minimum(np.abs(x), 1))),
+    "silu_backward": _activation_backward(lambda x: 1 + np.minimum(np.abs(x), 3)),
+    "softmax": _softmax,
+    "linear": _linear_in_its_inputs(lambda arrays, options: arrays[0].shape[1] + 1),
+    "linear_dgrad": _linear_in_its_inputs(lambda arrays, options: arrays[0].shape[1]),
+    "linear_wgrad": _linear_in_its_inputs(lambda arrays, options: arrays[0].shape[0]),
+    "batch_norm": _batch_norm,
+    "batch_norm_backward": _batch_norm_backward,
+    "dropout": None,
+    "dropout_backward": None,
+    "softmax_cross_entropy": _softmax_cross_entropy,
+    "svm_hinge": _svm_hinge,
+    "sgd_step": _optimizer,
+    "adagrad_step": _optimizer,
+    "rmsprop_step": _optimizer,
+    "adam_step": _optimizer,
+    "load_batch": None,
+    "random_uniform": None,
+    "random_normal": None,
+    "random_permutation": None,
+}
+
+
