@@ -331,6 +331,21 @@ def test_out_receives_the_result(dtype):
         np.testing.assert_array_equal(out, expected)
 
 
+def test_out_may_be_the_input():
+    options = dict(kernel_size=3, stride=1, padding="same")
+    x, dy = values((2, 5, 7, 3)), values((2, 5, 7, 3), 1)
+    _, argmax = ops.max_pool2d(x, **options)
+    for call, source in (
+        (lambda x, out: ops.max_pool2d(x, **options, out=out)[0], x),
+        (lambda x, out: ops.avg_pool2d(x, **options, out=out), x),
+        (lambda dy, out: ops.max_pool2d_backward(dy, argmax, input_shape=x.shape, **options, out=out), dy),
+        (lambda dy, out: ops.avg_pool2d_backward(dy, input_shape=x.shape, **options, out=out), dy),
+    ):
+        expected, both = call(source, None), source.copy()
+        assert call(both, both) is both
+        np.testing.assert_array_equal(both, expected)
+
+
 def test_strided_inputs():
     x = values((3, 5, 7, 4)).transpose(1, 3, 2, 0)[:, ::-1]
     y, argmax = ops.max_pool2d(x, kernel_size=2)

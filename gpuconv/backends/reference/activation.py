@@ -31,7 +31,7 @@ def relu(x, *, out=None):
     return np.maximum(x, 0, out=result_array(x, out))  # exact in every dtype
 
 
-@np.errstate(invalid="ignore")  # bfloat16 warns where it compares a NaN
+@np.errstate(all="ignore")  # bfloat16 warns where it compares a NaN
 def relu_backward(dy, y, *, out=None):
     return keep(dy, y > 0, out=out)
 
@@ -105,7 +105,7 @@ def _tanh_argument(x):
 
 def softmax(x, *, out=None):
     """x - max is at most 0, so exp stays finite; a row's largest term is 1, so the sum is not 0."""
-    with np.errstate(invalid="ignore"):  # a row with inf or NaN is NaN
+    with np.errstate(all="ignore"):  # a row with inf or NaN is NaN
         powers = np.exp(widen(x) - widen(x.max(axis=1, keepdims=True, initial=-np.inf)))
         powers /= powers.sum(axis=1, keepdims=True)
     return store(powers, x.dtype, out)

@@ -9,7 +9,7 @@ from gpuconv.backends.reference.rounding import store, widen
 __all__ = ["softmax_cross_entropy", "svm_hinge"]
 
 
-@np.errstate(invalid="ignore", over="ignore")  # scores of inf or NaN make a loss of NaN, as on a GPU
+@np.errstate(all="ignore")  # scores of inf or NaN make a loss of NaN, as on a GPU
 def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, out=None):
     rows, (n, classes) = _rows(logits, labels), logits.shape
     log_p = widen(logits)
@@ -27,7 +27,7 @@ def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, out=None):
     return np.asarray(loss, dlogits.dtype), store(dlogits, logits.dtype, out)
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(all="ignore")
 def svm_hinge(scores, labels, *, delta=1.0, out=None):
     rows, n = _rows(scores, labels), len(scores)
     wide = widen(scores)

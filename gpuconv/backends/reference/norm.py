@@ -6,39 +6,40 @@ import math
 
 import numpy as np
 
-from gpuconv.backends.reference.rounding import store, widen
+from gpuconv.backends.reference.rounding import separate, store, sum_rows, widen
 
 __all__ = ["batch_norm", "batch_norm_backward"]
 
 
-@np.errstate(invalid="ignore", over="ignore")  # inf and NaN in x are inf and NaN in y, as on a GPU
+@np.errstate(all="ignore")  # inf and NaN in x are inf and NaN in y, as on a GPU
 def batch_norm(
     x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-5, out=None
 ):
+    y = separate(out, x.shape, gamma.dtype)
     if training:
         m = math.prod(x.shape[:-1])
-        mean = _channel_sum(widen(x)) / m
-        y = widen(x) - mean
+        mean = sum_rows(x) / m
+        np.subtract(widen(x), mean, out=y)
         var = _channel_dot(y, y) / m
         _move(running_mean, mean, momentum)
         _move(running_var, var * m / (m - 1), momentum)
     else:
         mean, var = running_mean.copy(), running_var
-        y = widen(x) - mean
+        np.subtract(widen(x), mean, out=y)
     inv_std = 1 / np.sqrt(var + eps)
     y *= gamma * inv_std
     y += beta
     return store(y, x.dtype, out), mean, inv_std
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(all="ignore")
 def batch_norm_backward(
     dy, x, gamma, mean, inv_std, *, training=True, out=None, dgamma=None, dbeta=None, accumulate=False
 ):
     wide_dy = widen(dy)
-    xhat = widen(x) - mean
+    xhat = np.subtract(widen(x), mean, out=separate(out, x.shape, gamma.dtype, dy))
     xhat *= inv_std
-    dgamma_here, dbeta_here = _channel_dot(wide_dy, xhat), _channel_sum(wide_dy)
+    dgamma_here, dbeta_here = _channel_dot(wide_dy, xhat), sum_rows(wide_dy)
     if training:
         m = max(1, math.prod(x.shape[:-1]))
         dx = xhat  # dy - (dbeta + xhat * dgamma) / m, in xhat's place
@@ -47,7 +48,7 @@ def batch_norm_backward(
         dx -= dbeta_here / m
         dx *= gamma * inv_std
     else:
-        dx = wide_dy * (gamma * inv_std)
+        dx = np.multiply(wide_dy, gamma * inv_std, out=xhat)
     return (
         store(dx, dy.dtype, out),
         store(dgamma_here, gamma.dtype, dgamma, accumulate),
@@ -55,14 +56,10 @@ def batch_norm_backward(
     )
 
 
-def _channel_sum(x: np.ndarray) -> np.ndarray:
-    return x.sum(axis=tuple(range(x.ndim - 1)))
-
-
 def _channel_dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The sum of a * b over all axes but the last."""
-    channels = a.shape[-1]
-    return np.einsum("nc,nc->c", a.reshape(-1, channels), b.reshape(-1, channels))
+    rows, channels = math.prod(a.shape[:-1]), a.shape[-1]
+    return np.einsum("nc,nc->c", a.reshape(rows, channels), b.reshape(rows, channels))
 
 
 def _move(running: np.ndarray, batch: np.ndarray, momentum: float) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gpuconv.backends.reference.bits import keep, replace
-from gpuconv.backends.reference.rounding import store, widen
+from gpuconv.backends.reference.rounding import separate, store, widen
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.shapes import Padding, Pair, argmax_dtype, output_hw
 
@@ -27,11 +27,11 @@ __all__ = [
 Region = tuple[slice, slice, slice]
 
 
-@np.errstate(invalid="ignore")  # NaN is a value like others here
+@np.errstate(all="ignore")  # NaN is a value like others here
 def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None):
     n, h, w, c = x.shape
     pq = output_hw((h, w), kernel_size, stride, padding, fit=fit)
-    y = np.empty((n, *pq, c), x.dtype) if out is None else out
+    y = separate(out, (n, *pq, c), x.dtype, x)
     argmax = np.empty(y.shape, argmax_dtype(kernel_size))
     y[...] = -np.inf
     argmax[...] = _first_inside(pq, kernel_size, stride, padding)[:, :, None]
@@ -40,43 +40,47 @@ def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None)
         wins = ~((challenger <= best) | (best != best))  # greater than all before it, or the first NaN
         replace(best, wins, challenger)
         np.maximum(argmax[windows], wins * argmax.dtype.type(cell), out=argmax[windows])  # cells come in rising order
-    return y, argmax
+    return store(y, x.dtype, out), argmax
 
 
-@np.errstate(invalid="ignore")
+@np.errstate(all="ignore")
 def max_pool2d_backward(
     dy, argmax, *, input_shape, kernel_size, stride=None, padding=0, fit="floor", out=None
 ):
-    dx = np.zeros(input_shape, accumulation_dtype(dy.dtype))
+    dx = separate(out, input_shape, accumulation_dtype(dy.dtype), dy, argmax)
+    dx[...] = 0
     for cell, windows, inside in _cells(input_shape[1:3], dy.shape[1:3], kernel_size, stride, padding):
         dx[inside] += keep(dy[windows], argmax[windows] == cell)
     return store(dx, dy.dtype, out)
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(all="ignore")
 def avg_pool2d(x, *, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None):
     n, h, w, c = x.shape
     pq = output_hw((h, w), kernel_size, stride, padding, fit=fit)
-    y = np.zeros((n, *pq, c), accumulation_dtype(x.dtype))
+    y = separate(out, (n, *pq, c), accumulation_dtype(x.dtype), x)
+    y[...] = 0
     for _, windows, inside in _cells((h, w), pq, kernel_size, stride, padding):
         y[windows] += x[inside]
     y /= _counts((h, w), pq, kernel_size, stride, padding, count_include_pad, y.dtype)
     return store(y, x.dtype, out)
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(all="ignore")
 def avg_pool2d_backward(
     dy, *, input_shape, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None
 ):
     hw, pq = input_shape[1:3], dy.shape[1:3]
-    dx = np.zeros(input_shape, accumulation_dtype(dy.dtype))
-    share = widen(dy) / _counts(hw, pq, kernel_size, stride, padding, count_include_pad, dx.dtype)
+    share = widen(dy)
+    share = share / _counts(hw, pq, kernel_size, stride, padding, count_include_pad, share.dtype)
+    dx = separate(out, input_shape, share.dtype)
+    dx[...] = 0
     for _, windows, inside in _cells(hw, pq, kernel_size, stride, padding):
         dx[inside] += share[windows]
     return store(dx, dy.dtype, out)
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(all="ignore")
 def global_avg_pool2d(x, *, out=None):
     return store(x.mean(axis=(1, 2), keepdims=True, dtype=accumulation_dtype(x.dtype)), x.dtype, out)
 

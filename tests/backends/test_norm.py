@@ -1,0 +1,172 @@
+"""Batch normalisation: by hand, running statistics, gradients to all three inputs, every dtype."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpuconv import ops
+from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
+from tests.gradients import numerical_gradient
+from tests.tolerance import UNIT_ROUNDOFF, assert_within
+
+
+def signed(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def call(x, gamma=None, beta=None, running=None, **options):
+    """batch_norm with the parameters and statistics of a new layer, unless given."""
+    c, dtype = x.shape[-1], accumulation_dtype(x.dtype)
+    gamma = np.ones(c, dtype) if gamma is None else gamma
+    beta = np.zeros(c, dtype) if beta is None else beta
+    mean, var = (np.zeros(c, dtype), np.ones(c, dtype)) if running is None else running
+    return ops.batch_norm(x, gamma, beta, mean, var, **options)
+
+
+def test_training_by_hand():
+    x = np.array([[1.0, 10.0], [3.0, -10.0], [5.0, 0.0]])
+    running = np.array([1.0, 1.0]), np.array([2.0, 2.0])
+    y, mean, inv_std = call(
+        x, np.array([2.0, 1.0]), np.array([0.5, -1.0]), running, training=True, momentum=0.25, eps=4 / 3
+    )
+    # Channel 0: mean 3, variance 8/3, 8/3 + 4/3 = 2**2. Channel 1: mean 0, variance 200/3, and 204/3 = 68.
+    np.testing.assert_allclose(mean, [3, 0], atol=1e-15)
+    np.testing.assert_allclose(inv_std, [1 / 2, 1 / np.sqrt(68)])
+    np.testing.assert_allclose(y[:, 0], [-2 + 0.5, 0.5, 2 + 0.5])
+    np.testing.assert_allclose(y[:, 1], [10 / np.sqrt(68) - 1, -10 / np.sqrt(68) - 1, -1])
+    np.testing.assert_allclose(running[0], [0.75 + 0.25 * 3, 0.75])
+    np.testing.assert_allclose(running[1], [1.5 + 0.25 * 4, 1.5 + 0.25 * 100])  # the unbiased variance: 8/2, 200/2
+
+
+def test_inference_takes_and_keeps_the_running_statistics():
+    x, running = np.array([[3.0], [7.0]]), (np.array([5.0]), np.array([3.0]))
+    y, mean, inv_std = call(x, running=running, training=False, eps=1.0)
+    np.testing.assert_array_equal(y, [[-1], [1]])
+    np.testing.assert_array_equal((mean, inv_std), ([5], [0.5]))
+    np.testing.assert_array_equal(running, ([5], [3]))
+    assert not np.shares_memory(mean, running[0]), "what backward is given later must not move with the statistics"
+
+
+def test_a_far_mean_does_not_cancel():
+    x = (10000 + np.array([[-1.0], [1.0], [-1.0], [1.0]])).astype(np.float32)
+    y, _, _ = call(x, training=True, eps=0.0)
+    np.testing.assert_array_equal(y, x - 10000)  # sum of squares minus square of sum would be off by tens of percent
+
+
+SHAPES = [(7, 3), (2, 1), (3, 5, 7, 2), (2, 1, 1, 3), (5, 3, 1)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients(shape, training):
+    x, dy = signed(shape) * 2 + 1, signed(shape, 1)
+    c = shape[-1]
+    gamma, beta = signed(c, 2), signed(c, 3)
+    statistics = signed(c, 4), np.abs(signed(c, 5)) + 0.5
+
+    def forward():
+        return call(x, gamma, beta, [each.copy() for each in statistics], training=training, eps=1e-2)[0]
+
+    _, mean, inv_std = call(x, gamma, beta, [each.copy() for each in statistics], training=training, eps=1e-2)
+    gradients = ops.batch_norm_backward(dy, x, gamma, mean, inv_std, training=training)
+    for name, gradient, argument in zip(("dx", "dgamma", "dbeta"), gradients, (x, gamma, beta)):
+        numerical = numerical_gradient(forward, argument, dy)
+        np.testing.assert_allclose(gradient, numerical, rtol=1e-6, atol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+def test_every_dtype(dtype):
+    x, dy = ((signed((5, 7, 3, 4), seed) * 3 + 1).astype(as_dtype(dtype)) for seed in (0, 1))
+    wide = accumulation_dtype(x.dtype)
+    gamma, beta = signed(4, 2).astype(wide), signed(4, 3).astype(wide)
+    m = 5 * 7 * 3
+    y, mean, inv_std = call(x, gamma, beta, training=True)
+    assert (y.dtype, mean.dtype, inv_std.dtype) == (x.dtype, wide, wide)
+
+    exact, exact_dy = x.astype(np.float64), dy.astype(np.float64)
+    g, b = gamma.astype(np.float64), beta.astype(np.float64)
+    expected, exact_mean, exact_inv_std = call(exact, g, b, training=True)
+    unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
+    # Sums of m terms, on values a few standard deviations wide.
+    reduced = 8 * m * unit
+    assert_within(mean, exact_mean, reduced)
+    assert_within(inv_std, exact_inv_std, reduced * exact_inv_std)
+    assert_within(y, expected, UNIT_ROUNDOFF[dtype] * abs(expected) + 8 * reduced)
+
+    # On the same statistics, so that only the backward pass is measured.
+    dx, dgamma, dbeta = ops.batch_norm_backward(dy, x, gamma, mean, inv_std)
+    assert (dx.dtype, dgamma.dtype, dbeta.dtype) == (x.dtype, wide, wide)
+    expected = ops.batch_norm_backward(exact_dy, exact, g, mean.astype(np.float64), inv_std.astype(np.float64))
+    magnitude = abs(exact_dy).sum((0, 1, 2))
+    assert_within(dx, expected[0], UNIT_ROUNDOFF[dtype] * abs(expected[0]) + 8 * reduced)
+    assert_within(dgamma, expected[1], 8 * m * unit * magnitude)
+    assert_within(dbeta, expected[2], 2 * m * unit * magnitude)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+def test_out_and_accumulate(dtype):
+    x, dy = (signed((7, 5, 3), seed).astype(as_dtype(dtype)) for seed in (0, 1))
+    wide = accumulation_dtype(x.dtype)
+    gamma = signed(3, 2).astype(wide)
+    expected, mean, inv_std = call(x, gamma, training=True)
+    out = np.full((7, 5, 6), np.nan, x.dtype)[..., ::2]
+    assert call(x, gamma, training=True, out=out)[0] is out
+    np.testing.assert_array_equal(out, expected)
+
+    dx, dgamma, dbeta = ops.batch_norm_backward(dy, x, gamma, mean, inv_std)
+    sums = np.full(3, 10, wide), np.full(3, -20, wide)
+    result = ops.batch_norm_backward(
+        dy, x, gamma, mean, inv_std, out=out, dgamma=sums[0], dbeta=sums[1], accumulate=True
+    )
+    assert result[0] is out
+    assert result[1] is sums[0]
+    assert result[2] is sums[1]
+    np.testing.assert_array_equal(out, dx)  # this call's sums alone
+    np.testing.assert_array_equal(sums, (10 + dgamma, -20 + dbeta))
+    ops.batch_norm_backward(dy, x, gamma, mean, inv_std, dgamma=sums[0], dbeta=sums[1])
+    np.testing.assert_array_equal(sums, (dgamma, dbeta))
+
+    for target in (x.copy(), dy.copy()):  # a gradient may overwrite what it is made of
+        inputs = [target if np.array_equal(target, each) else each for each in (dy, x)]
+        np.testing.assert_array_equal(ops.batch_norm_backward(*inputs, gamma, mean, inv_std, out=target)[0], dx)
+    np.testing.assert_array_equal(call(x, gamma, training=True, out=x)[0], expected)
+
+
+def test_inputs_are_left_alone():
+    x, dy, gamma = signed((7, 5)), signed((7, 5), 1), signed(5, 2)
+    copies = x.copy(), dy.copy(), gamma.copy()
+    _, mean, inv_std = call(x, gamma, training=True)
+    ops.batch_norm_backward(dy, x, gamma, mean, inv_std)
+    for array, copy in zip((x, dy, gamma), copies):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_nan_stays_in_its_channel():
+    x = signed((5, 3))
+    x[2, 1] = np.nan
+    y, _, _ = call(x, training=True)
+    np.testing.assert_array_equal(np.isnan(y), np.tile([False, True, False], (5, 1)))
+
+
+def test_an_empty_batch():
+    x = np.zeros((0, 2, 3), np.float32)
+    y, mean, inv_std = call(x, training=False)
+    assert y.shape == x.shape
+    dx, dgamma, dbeta = ops.batch_norm_backward(y, x, mean + 1, mean, inv_std, training=False)
+    assert dx.shape == x.shape
+    np.testing.assert_array_equal((dgamma, dbeta), np.zeros((2, 3)))
+    running = np.zeros(3, np.float32), np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="more than one value for each channel"):
+        call(x, running=running, training=True)
+    np.testing.assert_array_equal(running, (np.zeros(3), np.ones(3)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 4), st.integers(0, 99))
+def test_the_normalised_batch_has_mean_0_and_variance_1(leading, channels, seed):
+    x = signed((2, *leading, channels), seed) * 7 + 3
+    y, _, _ = call(x, training=True, eps=0.0)
+    axes = tuple(range(y.ndim - 1))
+    np.testing.assert_allclose(y.mean(axes), 0, atol=1e-9)
+    np.testing.assert_allclose(y.var(axes), 1, atol=1e-9)
