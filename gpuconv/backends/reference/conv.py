@@ -29,10 +29,11 @@ BLOCK_BYTES = 8 << 20  # of copied windows: large enough for the matrix product'
 def conv2d(
     x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, fit="floor", out=None
 ):
-    kernel_size = w.shape[1:3]
-    windows = _windows(x.shape, kernel_size, stride, padding, dilation, fit)
+    windows = _windows(x.shape, w.shape[1:3], stride, padding, dilation, fit)
     y = separate(out, (x.shape[0], *windows.count, w.shape[0]), x.dtype, x, w, bias)
-    _correlate(x, w, windows, groups, y, bias, activation)
+    k, r, s, channels = w.shape
+    filters = w.reshape(groups, k // groups, r, s, channels).transpose(0, 2, 3, 4, 1)
+    _correlate(x, filters, windows, y, bias, activation)
     return store(y, x.dtype, out)
 
 
@@ -44,21 +45,18 @@ def conv2d_dgrad(
     Stride > 1: the cells h = a, a + stride, a + 2 stride, ... are read through the same taps, and for each such
     phase a, dx is again a stride-1 fprop of dy, with those taps alone.
     """
-    _, h, w_size, channels = input_shape
+    _, h, w_size, _ = input_shape
     k, r, s, group_channels = w.shape
     dx = separate(out, input_shape, dy.dtype, dy, w)
-    filters = w.reshape(groups, k // groups, r, s, group_channels)
+    filters = w.reshape(groups, k // groups, r, s, group_channels).transpose(0, 2, 3, 1, 4)
     for a in range(min(stride[0], h)):
         for b in range(min(stride[1], w_size)):
             part = dx[:, a :: stride[0], b :: stride[1]]
             taps_h, start_h, dilation_h = _phase(a + padding[0][0], r, stride[0], dilation[0])
             taps_w, start_w, dilation_w = _phase(b + padding[1][0], s, stride[1], dilation[1])
-            flipped = filters[:, :, taps_h, taps_w].transpose(0, 4, 2, 3, 1)
-            flipped = flipped.reshape(channels, *flipped.shape[2:])
-            windows = Windows(
-                part.shape[1:3], flipped.shape[1:3], (1, 1), (dilation_h, dilation_w), (start_h, start_w)
-            )
-            _correlate(dy, flipped, windows, groups, part)
+            used = filters[:, taps_h, taps_w]
+            windows = Windows(part.shape[1:3], used.shape[1:3], (1, 1), (dilation_h, dilation_w), (start_h, start_w))
+            _correlate(dy, used, windows, part)
     return store(dx, dy.dtype, out)
 
 
@@ -109,23 +107,25 @@ def _phase(position: int, taps: int, stride: int, dilation: int) -> tuple[slice,
 # --- products ----------------------------------------------------------------------------------
 
 
-def _correlate(x, w, windows, groups, y, bias=None, activation=None) -> None:
-    """y[n, p, q, k] = act(bias[k] + sum over r, s, c of seen(x)[n, p, q, r, s, c] * w[k, r, s, c])."""
-    k, _, _, channels = w.shape
-    w, bias = widen(w), None if bias is None else widen(bias)
+def _correlate(x, filters, windows, y, bias=None, activation=None) -> None:
+    """y[n, p, q, (g, k)] = act(bias[g, k] + sum over r, s, c of seen(x)[n, p, q, r, s, (g, c)] * filters[g, r, s, c, k])."""
+    filters, bias = widen(filters), None if bias is None else widen(bias)
+    groups, _, _, channels, k = filters.shape
     width = strip_width(windows, channels, k, groups)
     # A wide filter has zeros beside its taps, and they would turn a neighbour's infinity into NaN.
     if width > 1 and y.flags.c_contiguous and np.isfinite(x).all():
-        w, windows = widen_filters(w, windows, width), windows.strips(width)
+        filters, windows = widen_filters(filters, windows, width), windows.strips(width)
         y = y.reshape(*y.shape[:2], -1, width * k)
         bias = None if bias is None else np.tile(bias, width)
-    product = _taps if channels == 1 and groups > 1 and k == groups else _matrix_product
+    product = _taps
+    if filters.shape[3:] != (1, 1):
+        product, filters = _matrix_product, filters.reshape(groups, math.prod(filters.shape[1:4]), filters.shape[4])
     with np.errstate(all="ignore"):  # infinities and NaN are results here, as on a GPU, not warnings
-        for images, rows, block in windows.blocks(len(x), x.shape[3] * w.itemsize, BLOCK_BYTES):
+        for images, rows, block in windows.blocks(len(x), x.shape[3] * filters.itemsize, BLOCK_BYTES):
             part = y[images, rows]
-            in_place = part.dtype == w.dtype and part.flags.c_contiguous
-            result = part if in_place else np.empty(part.shape, w.dtype)
-            product(block.of(x[images]), w, groups, result)
+            in_place = part.dtype == filters.dtype and part.flags.c_contiguous
+            result = part if in_place else np.empty(part.shape, filters.dtype)
+            product(block.of(x[images]), filters, result)
             if bias is not None:
                 result += bias
             if activation is not None:
@@ -138,16 +138,16 @@ def _correlate_gradient(dy, x, windows, groups) -> np.ndarray:
     """dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k] * seen(x)[n, p, q, r, s, c], in the accumulation dtype."""
     k, channels, accumulator = dy.shape[3], x.shape[3] // groups, accumulation_dtype(x.dtype)
     dw = np.zeros((k, *windows.kernel_size, channels), accumulator)
-    product = _taps_gradient if channels == 1 and groups > 1 and k == groups else _matrix_product_gradient
+    product = _taps_gradient if channels == 1 and k == groups else _matrix_product_gradient
     with np.errstate(all="ignore"):
         for images, rows, block in windows.blocks(len(x), x.shape[3] * dw.itemsize, BLOCK_BYTES):
             product(widen(dy[images, rows]), block.of(x[images]), groups, dw)
     return dw
 
 
-def _matrix_product(seen, w, groups, y) -> None:
-    filters = w.reshape(groups, len(w) // groups, -1).transpose(0, 2, 1)
-    by_group = y.reshape(-1, groups, len(w) // groups).transpose(1, 0, 2)
+def _matrix_product(seen, filters, y) -> None:
+    groups, _, k = filters.shape
+    by_group = y.reshape(math.prod(y.shape[:3]), groups, k).transpose(1, 0, 2)
     np.matmul(_matrices(seen, groups), filters, out=by_group)
 
 
@@ -164,11 +164,11 @@ def _matrices(seen, groups) -> np.ndarray:
     return by_group.reshape(groups, n * p * q, r * s * channels // groups)
 
 
-def _taps(seen, w, groups, y) -> None:
+def _taps(seen, filters, y) -> None:
     """Depthwise: each filter reads the channel of its own number, so a tap scales the whole shifted volume."""
     y[...] = 0
-    for r, s in np.ndindex(w.shape[1:3]):
-        y += seen[:, :, :, r, s] * w[:, r, s, 0]
+    for r, s in np.ndindex(filters.shape[1:3]):
+        y += seen[:, :, :, r, s] * filters[:, r, s, 0, 0]
 
 
 def _taps_gradient(dy, seen, groups, dw) -> None:

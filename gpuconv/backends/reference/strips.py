@@ -20,21 +20,21 @@ def strip_width(windows: Windows, channels: int, filters: int, groups: int) -> i
     return next((width for width in WIDTHS if windows.count[1] % width == 0), 1)
 
 
-FEW = 32 * 32
+FEW = 512
 WIDTHS = (4, 5, 3, 6, 7, 2)
 
 
-def widen_filters(w: np.ndarray, windows: Windows, width: int) -> np.ndarray:
-    """(K, R, S, C) -> (width * K, R, wide S, C)."""
-    k, r, _, c = w.shape
-    wide = np.zeros((width, k, *windows.strips(width).kernel_size, c), w.dtype)
+def widen_filters(filters: np.ndarray, windows: Windows, width: int) -> np.ndarray:
+    """(1, R, S, C, K) -> (1, R, wide S, C, width * K)."""
+    _, r, _, c, k = filters.shape
+    wide = np.zeros((1, *windows.strips(width).kernel_size, c, width, k), filters.dtype)
     for t, taps in enumerate(_taps(windows, width)):
-        wide[t, :, :, taps] = w
-    return wide.reshape(width * k, *wide.shape[2:])
+        wide[:, :, taps, :, t] = filters
+    return wide.reshape(*wide.shape[:4], width * k)
 
 
 def fold_filters(wide: np.ndarray, windows: Windows, width: int) -> np.ndarray:
-    """The gradient of `widen_filters`: (width * K, R, wide S, C) -> (K, R, S, C)."""
+    """The gradient's way back: (width * K, R, wide S, C) -> (K, R, S, C)."""
     wide = wide.reshape(width, -1, *wide.shape[1:])
     return sum(wide[t, :, :, taps] for t, taps in enumerate(_taps(windows, width)))
 
