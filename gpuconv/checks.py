@@ -122,8 +122,8 @@ def sanity(
 ) -> list[SanityCheck]:
     """All checks of this module but the gradients, on a batch of the net's own data. The net is not changed.
 
-    x: (N, H, W, C) on the net's device, N of 20 or more. labels: (N,) integers. optimizer: whose first step is measured, see
-    `update_ratio`. overfit_steps: how long 20 samples may take.
+    x: (N, H, W, C) on the net's device, N of 20 or more. labels: (N,) integers. optimizer: whose first step is
+    measured, see `update_ratio`. overfit_steps: how long 20 samples may take.
     """
     return [
         first_loss(net, x, labels, loss=loss),
@@ -212,7 +212,9 @@ def update_ratio(
     else:
         optimizer.build(params)
         optimizer.step(params, grads)
-    ratios = {key: _norm(backends.to_numpy(params[key]) - value) / max(_norm(value), 1e-30) for key, value in weights.items()}
+    ratios = {
+        key: _norm(backends.to_numpy(params[key]) - value) / max(_norm(value), 1e-30) for key, value in weights.items()
+    }
     middle = float(np.median(list(ratios.values())))
     listed = ", ".join(f"{key} {ratio:.1e}" for key, ratio in ratios.items())
     return SanityCheck("update-to-weight ratio", 1e-4 <= middle <= 1e-2, middle, "near 1e-3", listed)

@@ -41,9 +41,11 @@ class Input(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         self._check(tuple(x.shape[1:]))
+        self.save()
         return x
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        self.take()
         return dy if input_grad else None
 
 

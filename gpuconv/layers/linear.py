@@ -70,4 +70,4 @@ class Flatten(Layer):
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (shape,) = self.take()
-        return dy.reshape(shape)
+        return dy.reshape(shape) if input_grad else None

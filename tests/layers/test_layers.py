@@ -1,0 +1,297 @@
+"""Every layer: its gradients against numerical ones, what it keeps, what it refuses."""
+
+import numpy as np
+import pytest
+
+from gpuconv import layers, ops
+from gpuconv.layers import (
+    GELU,
+    LAYERS,
+    AvgPool2D,
+    BatchNorm,
+    Conv2D,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    Input,
+    Layer,
+    LeakyReLU,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Scale,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    Tanh,
+)
+from tests.gradients import numerical_gradient
+
+CASES = [
+    (Conv2D(3, 3), (5, 7, 2), (3, 5, 3)),
+    (Conv2D(4, (3, 2), stride=(2, 3), padding=((1, 0), (2, 1)), dilation=(1, 2), groups=2), (7, 5, 6), (3, 2, 4)),
+    (Conv2D(5, 1, stride=3, bias=False, fit="cover"), (5, 4, 1), (2, 2, 5)),
+    (Conv2D(2, 3, padding="same"), (1, 1, 3), (1, 1, 2)),
+    (Linear(3), (7,), (3,)),
+    (Linear(1, bias=False), (1,), (1,)),
+    (Flatten(), (3, 2, 5), (30,)),
+    (MaxPool2D(2), (5, 7, 3), (2, 3, 3)),
+    (MaxPool2D(3, stride=2, padding=1, fit="cover"), (5, 6, 1), (3, 4, 1)),
+    (AvgPool2D((2, 3), stride=(1, 2), padding=(0, 1), count_include_pad=False), (3, 5, 2), (2, 3, 2)),
+    (AvgPool2D(2), (4, 4, 3), (2, 2, 3)),
+    (GlobalAvgPool2D(), (3, 5, 2), (1, 1, 2)),
+    (ReLU(), (3, 5, 2), (3, 5, 2)),
+    (LeakyReLU(negative_slope=0.3), (3, 5, 2), (3, 5, 2)),
+    (Sigmoid(), (7,), (7,)),
+    (Tanh(), (3, 1, 2), (3, 1, 2)),
+    (GELU(), (3, 5, 2), (3, 5, 2)),
+    (GELU(approximate="tanh"), (3, 5, 2), (3, 5, 2)),
+    (SiLU(), (3, 5, 2), (3, 5, 2)),
+    (BatchNorm(momentum=0.3, eps=1e-3), (3, 5, 2), (3, 5, 2)),
+    (BatchNorm(), (7,), (7,)),
+    (Dropout(0.4), (3, 5, 2), (3, 5, 2)),
+    (Scale(-0.7), (4,), (4,)),
+    (Input((3, 2, 1)), (3, 2, 1), (3, 2, 1)),
+    (Residual([Conv2D(3, 3, padding=1), Tanh()]), (3, 5, 3), (3, 5, 3)),
+    (Residual([ReLU(), Conv2D(4, 3, stride=2, padding=1), BatchNorm()], [Conv2D(4, 1, stride=2), BatchNorm()]),
+     (5, 3, 2), (3, 2, 4)),
+    (Sequential([Conv2D(3, 3), ReLU(), MaxPool2D(2), Flatten(), Linear(4)]), (6, 6, 2), (4,)),
+]  # fmt: skip
+IDS = [f"{number}-{type(layer).__name__}" for number, (layer, _, _) in enumerate(CASES)]
+
+
+def fresh(layer, shape, *, dtype="float64", seed=3):
+    twin = Layer.from_config(layer.config())
+    twin.build(shape, dtype=dtype, seed=seed)
+    return twin
+
+
+def rewind(layer, kept):
+    for key, value in layer.buffers().items():
+        value[...] = kept[key]
+
+
+def test_every_layer_has_a_case():
+    kinds = {type(inner) for layer, shape, _ in CASES for inner in layer.walk()}
+    abstract = {layers.activation.Activation, layers.pool.Pool2D}
+    assert kinds == {kind for kind in LAYERS.values() if kind.__module__.startswith("gpuconv.")} - abstract
+
+
+@pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
+def test_output_shape(layer, shape, expected):
+    built = fresh(layer, shape)
+    assert built.output_shape == expected
+    assert built.input_shape == shape
+    assert built.forward(np.ones((2, *shape)), training=True).shape == (2, *expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
+def test_gradients_are_the_numerical_ones(layer, shape, expected, training):
+    built = fresh(layer, shape)
+    rng = np.random.default_rng(5)
+    for value in built.params().values():
+        value += 0.3 * rng.normal(size=value.shape)
+    for key, value in built.buffers().items():
+        if "running" in key:
+            value += 0.2 + 0.1 * rng.random(size=value.shape)
+    kept = {key: value.copy() for key, value in built.buffers().items()}
+    x, dy = rng.normal(size=(3, *shape)), rng.normal(size=(3, *expected))
+
+    def forward():
+        rewind(built, kept)
+        return built.forward(x, training).copy()  # a copy, for some outputs are views of x
+
+    forward()
+    dx = built.backward(dy)
+    np.testing.assert_allclose(dx, numerical_gradient(forward, x, dy), rtol=1e-6, atol=1e-8)
+    grads = built.grads()
+    for key, value in built.params().items():
+        numerical = numerical_gradient(forward, value, dy)
+        np.testing.assert_allclose(grads[key], numerical, rtol=1e-6, atol=1e-8, err_msg=key)
+    assert grads.keys() == built.params().keys()
+
+
+@pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
+def test_backward_accumulates_in_the_parameters_and_frees_what_it_kept(layer, shape, expected):
+    built = fresh(layer, shape)
+    x, dy = np.random.default_rng(1).normal(size=(2, *shape)), np.ones((2, *expected))
+    kept = {key: value.copy() for key, value in built.buffers().items()}
+    built.forward(x, True)
+    first_dx = built.backward(dy)
+    first = {key: value.copy() for key, value in built.grads().items()}
+    rewind(built, kept)
+    built.forward(x, True)
+    np.testing.assert_array_equal(built.backward(dy), first_dx)
+    for key, value in built.grads().items():
+        np.testing.assert_allclose(value, 2 * first[key], rtol=1e-14, atol=1e-14)
+    with pytest.raises(RuntimeError, match="needs a forward"):
+        built.backward(dy)
+    assert all(inner._saved is None for inner in built.walk())
+    arrays = built.grads()
+    built.zero_grad()
+    assert all(built.grads()[key] is array and not array.any() for key, array in arrays.items())
+
+
+@pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
+def test_without_an_input_gradient_the_parameters_get_theirs(layer, shape, expected):
+    built, twin = fresh(layer, shape), fresh(layer, shape)
+    x, dy = np.random.default_rng(2).normal(size=(2, *shape)), np.ones((2, *expected))
+    built.forward(x, True)
+    twin.forward(x, True)
+    built.backward(dy)
+    assert twin.backward(dy, input_grad=False) is None
+    for key, value in twin.grads().items():
+        np.testing.assert_array_equal(value, built.grads()[key])
+    assert all(inner._saved is None for inner in twin.walk())
+
+
+@pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
+def test_infer_is_forward_that_keeps_nothing(layer, shape, expected):
+    built = fresh(layer, shape)
+    x = np.random.default_rng(2).normal(size=(2, *shape))
+    np.testing.assert_array_equal(built.infer(x), built.forward(x))
+    built.infer(x)
+    assert all(inner._saved is None for inner in built.walk())
+
+
+@pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_every_dtype_goes_through(layer, shape, expected, dtype):
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    built, wide = fresh(layer, shape, dtype=dtype), fresh(layer, shape)
+    wide.load_state_dict(built.state_dict())
+    x = np.random.default_rng(2).normal(size=(4, *shape)).astype(built.dtype)
+    y = built.forward(x, True)
+    dx = built.backward(np.ones_like(y))
+    assert y.dtype == dx.dtype == built.dtype
+    assert all(value.dtype == built.params()[key].dtype for key, value in built.grads().items())
+    coarse = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1}[dtype]
+    expected_y = wide.forward(x.astype("float64"), True)
+    assert np.abs(y.astype("float64") - expected_y).max() <= coarse * max(1, np.abs(expected_y).max())
+
+
+@pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
+def test_an_empty_batch_goes_through(layer, shape, expected):
+    built = fresh(layer, shape)
+    assert built.infer(np.empty((0, *shape))).shape == (0, *expected)
+
+
+def test_relu_keeps_its_output_alone_and_conv_its_input():
+    relu, conv, pool = fresh(ReLU(), (3, 3, 2)), fresh(Conv2D(2, 3), (3, 3, 2)), fresh(MaxPool2D(3), (3, 3, 2))
+    x = np.ones((1, 3, 3, 2))
+    assert relu.forward(x) is relu.take()[0]
+    conv.forward(x)
+    assert conv.take()[0] is x
+    pool.forward(x)
+    assert pool.take()[0].dtype == np.uint8
+
+
+def test_dropout_draws_anew_each_forward_and_repeats_its_mask_backward():
+    drop = fresh(Dropout(0.5), (50,))
+    x = np.ones((4, 50))
+    first, second = drop.forward(x, True), drop.forward(x, True)
+    assert (first != second).any()
+    np.testing.assert_array_equal(drop.backward(x), second)
+    assert drop["offset"].tolist() == [100]
+    assert drop["offset"].dtype == np.int64
+    np.testing.assert_array_equal(first, ops.dropout(x, p=0.5, seed=3, substream=0, offset=0))
+    assert drop.forward(x) is x
+    assert drop["offset"].tolist() == [100]
+
+
+def test_two_dropouts_of_a_net_have_masks_of_their_own():
+    net = Sequential([Input((40,)), Dropout(0.5), Dropout(0.5)], seed=7)
+    assert net[1].substream != net[2].substream
+    assert net[1].seed == net[2].seed == 7
+
+
+def test_batch_norm_learns_running_statistics_only_in_training():
+    norm = fresh(BatchNorm(momentum=0.25), (2,))
+    x = np.array([[1.0, -4.0], [3.0, 2.0], [8.0, 5.0]])
+    norm.forward(x)
+    assert norm["running_mean"].tolist() == [0, 0]
+    norm.forward(x, True)
+    np.testing.assert_allclose(norm["running_mean"], 0.25 * x.mean(0))
+    np.testing.assert_allclose(norm["running_var"], 0.75 + 0.25 * x.var(0, ddof=1))
+
+
+def test_frozen_variables_are_state_but_not_trained():
+    conv = fresh(Conv2D(2, 3, frozen="weight"), (3, 3, 1))
+    assert list(conv.params()) == ["bias"]
+    assert list(conv.buffers()) == ["weight"]
+    assert list(conv.state_dict()) == ["weight", "bias"]
+    conv.forward(np.ones((1, 3, 3, 1)))
+    conv.backward(np.ones((1, 1, 1, 2)))
+    assert list(conv.grads()) == ["bias"]
+    assert "weight" not in conv.gradients
+    assert conv.parameter_count == 20
+    norm = fresh(BatchNorm(frozen=("weight",)), (2,))
+    norm.forward(np.array([[1.0, 2.0], [4.0, 3.0]]), True)
+    norm.backward(np.ones((2, 2)))
+    assert norm.grads()["bias"].tolist() == [2, 2]
+    assert list(norm.grads()) == ["bias"]
+    with pytest.raises(ValueError, match="did you mean 'weight'"):
+        fresh(Conv2D(2, 3, frozen=("wieght",)), (3, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "error", "message"),
+    [
+        (lambda: Conv2D(4, 0), None, ValueError, "kernel_size must be at least 1"),
+        (lambda: Conv2D(4, 3, stride=0), None, ValueError, "stride must be at least 1"),
+        (lambda: Conv2D(4, 3, dilation=0), None, ValueError, "dilation must be at least 1"),
+        (lambda: Conv2D(0, 3), None, ValueError, "out_channels must be at least 1"),
+        (lambda: Conv2D(4, 3, groups=0), None, ValueError, "groups must be at least 1"),
+        (lambda: Conv2D(4, 3.5), None, TypeError, "kernel_size must be an integer"),
+        (lambda: Conv2D(4, 3, padding=-1), None, ValueError, "padding must be at least 0"),
+        (lambda: Conv2D(4, 3, groups=3), (5, 5, 4), ValueError, "groups must divide"),
+        (lambda: Conv2D(4, 7), (5, 5, 4), ValueError, "spans 7 but the padded input only 5"),
+        (lambda: Conv2D(4, 2, stride=2, fit="exact"), (5, 5, 4), ValueError, "sizes that would fit: 4 or 6"),
+        (lambda: Conv2D(4, 2, fit="flor"), (5, 5, 4), ValueError, "did you mean 'floor'"),
+        (lambda: Conv2D(4, 2, weight_init="he_norml"), (5, 5, 4), ValueError, "did you mean 'he_normal'"),
+        (lambda: Conv2D(4, 3), (5,), ValueError, "axes"),
+        (lambda: Linear(4), (5, 5, 4), ValueError, "put Flatten"),
+        (lambda: Linear(-4), None, ValueError, "out_features must be at least 1"),
+        (lambda: MaxPool2D(3), (2, 5, 1), ValueError, "spans 3"),
+        (lambda: MaxPool2D(2, padding=2), (5, 5, 1), ValueError, "padding must be smaller"),
+        (lambda: GlobalAvgPool2D(), (5,), ValueError, "axes"),
+        (lambda: Dropout(1.0), None, ValueError, "p must lie in"),
+        (lambda: BatchNorm(momentum=1.5), None, ValueError, "momentum must lie in"),
+        (lambda: Scale("x"), None, TypeError, "factor must be a number"),
+        (lambda: Input((0, 3, 1)), None, ValueError, "at least 1"),
+        (lambda: ReLU(), (3, 0, 2), ValueError, "at least 1"),
+        (lambda: ReLU(name="a.b"), None, ValueError, "dot"),
+        (lambda: Residual([Conv2D(4, 3)]), (5, 5, 2), ValueError, "cannot be added"),
+        (lambda: Residual([]), None, TypeError, "at least one layer"),
+    ],
+)
+def test_bad_options_are_refused_with_a_clear_error(make, shape, error, message):
+    with pytest.raises(error, match=message):
+        make().build(shape)
+
+
+def test_a_shape_error_names_the_layer_deep_inside():
+    row = [Input((8, 8, 3)), Conv2D(4, 3), Residual([Conv2D(4, 3, padding=1), MaxPool2D(9)])]
+    with pytest.raises(ValueError, match=r"^residual1\.pool1: the filter spans 9"):
+        Sequential(row)
+
+
+def test_a_run_error_notes_the_layer():
+    net = Sequential([Input((4, 4, 1)), Conv2D(2, 3)])
+    with pytest.raises(TypeError, match="float array") as caught:
+        net.forward(np.ones((1, 4, 4, 1), np.uint8))
+    assert "conv1.forward" in caught.value.__notes__[0]
+
+
+def test_no_arrays_no_forward():
+    conv = Conv2D(2, 3)
+    conv.build((4, 4, 1), initialize=False)
+    with pytest.raises(RuntimeError, match="initialize=False"):
+        conv.forward(np.ones((1, 4, 4, 1), np.float32))
+
+
+def test_repr_is_the_call_without_defaults():
+    assert repr(Conv2D(4, 3, padding=1)) == "Conv2D(out_channels=4, kernel_size=3, padding=1)"
