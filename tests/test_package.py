@@ -25,7 +25,7 @@ LAYERS = [
     {"ops"},
     {"data", "initializers", "layers", "losses"},
     {"models"},
-    {"checks", "interop", "plots", "profiling", "summary", "training"},
+    {"cases", "checks", "convert", "interop", "plots", "profiling", "summary", "training", "verify"},
     {"cli"},
     {"__main__"},
 ]

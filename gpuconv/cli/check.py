@@ -18,13 +18,14 @@ IMAGES = 64
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    wanted.add_options(parser, only=("data", "model", "seed", "lr", "loss"))
+    wanted.add_options(parser, only=("data", "model", "seed", "lr", "optimizer", "schedule", "loss"))
     wanted.add_device(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import backends, checks, models
     from gpuconv.data import Loader, Normalization, load
+    from gpuconv.training import optimizers, schedules
 
     settings = wanted.complete(wanted.given(options))
     with asked():
@@ -38,7 +39,9 @@ def run(options: argparse.Namespace) -> int:
     line("model", f"{settings.model}, loss {settings.loss}, seed {settings.seed}\n")
     x, labels = next(loader.epoch(0))
     passed = True
-    for check in checks.sanity(net, x, labels, loss=settings.loss, lr=settings.lr):
+    first = schedules.get(settings.schedule)(0, settings.epochs * len(loader), len(loader))
+    optimizer = optimizers.get(settings.optimizer, lr=settings.lr * first)
+    for check in checks.sanity(net, x, labels, loss=settings.loss, optimizer=optimizer):
         passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)
     x = backends.to_numpy(x)[:2].astype("float64")
     gradients = checks.gradient_check(net, backends.asarray(x, device), samples=4)

@@ -1,0 +1,180 @@
+"""Help, small commands, and errors: one line for what a user can put right, a traceback for what we have to."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from gpuconv.cli import main
+from gpuconv.cli.main import COMMANDS
+
+
+def error_of(capsys, *arguments) -> str:
+    """The one line of a command that fails with status 2."""
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert re.fullmatch(r"gpuconv: error: [^\n]+\n", said.err), said.err
+    return said.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert f"usage: gpuconv {command}" in said
+    assert re.search(rf"^examples?:\n  gpuconv {command}", said, re.M)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
+def test_the_overview_names_every_command(arguments, capsys):
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert all(re.search(rf"^  {command} ", said, re.M) for command in COMMANDS)
+
+
+def test_version(capsys):
+    from gpuconv import __version__
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gpuconv {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "--epohcs", "3"], "did you mean --epochs"),
+        (["train", "--model", "tiny-vg"], "did you mean 'tiny-vgg'"),
+        (["train", "--data", "digit"], "did you mean 'digits'"),
+        (["train", "--device", "cudda"], "did you mean 'cuda'"),
+        (["train", "--optimizer", "adm"], "did you mean 'adam'"),
+        (["train", "--schedule", "cosin"], "did you mean 'cosine'"),
+        (["train", "--loss", "softmx"], "did you mean 'softmax'"),
+        (["train", "--augment", "flop"], "did you mean 'flip'"),
+        (["summary", "--model", "vgg-16"], "did you mean 'vgg16'"),
+        (["data", "cifar-1", "--to", "x"], "did you mean 'cifar10'"),
+        (["train", "--epochs", "0"], "from 1 on, received '0'"),
+        (["train", "--epochs", "many"], "from 1 on, received 'many'"),
+        (["train", "--lr", "-1"], "above 0, received '-1'"),
+        (["train", "--lr", "nan"], "above 0, received 'nan'"),
+        (["train", "--data", "cifar10:nowhere"], "no CIFAR-10 in nowhere"),
+        (["train", "--data", "folder:nowhere"], "nowhere"),
+        (["train", "--data", "synthetic:n=0"], "n must be at least 1"),
+        (["train", "--model", "lenet"], "the filter spans 5"),  # digits are 8x8
+        (["train", "--resume", "nowhere"], "nowhere holds no run"),
+        (["train", "--resume", "here", "--run-dir", "there"], "not allowed with"),
+        (["evaluate", "nowhere"], "nowhere holds no run"),
+        (["predict", "x.png", "--run-dir", "nowhere"], "nowhere holds no run"),
+        (["predict"], "required: IMAGE"),
+        (["summary", "--model", "tiny-vgg", "--input", "32x32"], "32x32x3"),
+    ],
+)
+def test_mistakes_are_one_line_and_change_nothing(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in error_of(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_is_not_there(capsys, tmp_path, monkeypatch):
+    from gpuconv import backends
+
+    if backends.choose()[0] != "numpy":
+        pytest.skip("this machine has a GPU")
+    monkeypatch.chdir(tmp_path)
+    error_of(capsys, "train", "--device", "cuda")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(Exception, match="unknown model"):
+        main(["train", "--model", "nothing", "--debug"])
+
+
+def test_a_defect_is_no_one_liner(monkeypatch):
+    from gpuconv import models
+
+    def broken(*_, **__):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(models, "build", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["train"])
+
+
+def test_a_defect_inside_training_is_no_one_liner(monkeypatch, tmp_path):
+    from gpuconv.training import Trainer
+
+    def broken(*_, **__):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    with pytest.raises(ValueError, match="a defect"):
+        main(["train", "--run-dir", str(tmp_path / "run")])
+
+
+def test_a_run_directory_that_cannot_be_made(capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert "file" in error_of(capsys, "train", "--run-dir", tmp_path / "file" / "run")
+
+
+def test_a_loss_that_is_no_number_is_told(capsys, tmp_path):
+    run = tmp_path / "run"
+    said = error_of(
+        capsys, "train", "--data", "synthetic:n=64,size=8x8x1", "--model", "seed-net", "--lr", "1e30",
+        "--optimizer", "sgd", "--schedule", "constant", "--run-dir", run,
+    )  # fmt: skip
+    assert "lower learning rate" in said
+
+
+def test_a_damaged_checkpoint(capsys, tmp_path):
+    run = tmp_path / "run"
+    gray = ["--data", "synthetic:n=20,size=8x8x1", "--model", "seed-net"]
+    assert main(["train", *gray, "--epochs", "1", "--run-dir", str(run)]) == 0
+    whole = (run / "last.safetensors").read_bytes()
+    (run / "last.safetensors").write_bytes(whole[: len(whole) // 2])
+    for command in ("evaluate", "train --resume"):
+        assert "last.safetensors" in error_of(capsys, *command.split(), run)
+
+
+def test_summary_of_vgg16_has_the_count_the_notes_argue_with(capsys):
+    assert main(["summary", "--model", "vgg16"]) == 0
+    said = capsys.readouterr().out
+    assert "138,344,128" in said
+    assert "224x224x64" in said
+
+
+def test_summary_lists_the_nets_and_takes_an_input(capsys):
+    from gpuconv import models
+
+    assert main(["summary"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in models.MODELS)
+    assert main(["summary", "--model", "seed-net", "--input", "20x12x5", "--classes", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "20x12x12" in said
+    assert "10x6x12" in said
+
+
+def test_info_names_devices_and_packages(capsys):
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^  numpy +ready: ", said, re.M)
+    for name in ("emulated", "cuda"):
+        assert re.search(rf"^  {name} +(ready|not available): \S", said, re.M)
+    for name in ("python", "BLAS", "cache", "auto takes", "matplotlib", "gpuconv["):
+        assert name in said
+
+
+def test_check_passes_on_the_default_net(capsys):
+    assert main(["check"]) == 0
+    said = capsys.readouterr().out
+    assert len(re.findall(r"^PASS  ", said, re.M)) == 5
+    assert "FAIL" not in said
+
+
+def test_check_fails_on_a_learning_rate_that_is_far_off(capsys):
+    assert main(["check", "--lr", "1000"]) == 1
+    assert re.search(r"^FAIL  update-to-weight ratio: ", capsys.readouterr().out, re.M)

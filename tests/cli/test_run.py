@@ -1,0 +1,237 @@
+"""The command line end to end, in one run directory: train, interrupt, resume, evaluate, predict."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from gpuconv.cli import main
+
+pytest.importorskip("safetensors")
+pytest.importorskip("tqdm")
+
+# Seconds of work: 96 images of 9x7, a net of the CONV-RELU-POOL-FC kind.
+DATA = "synthetic:n=96,size=9x7x3,classes=4"
+TINY = ["--data", DATA, "--model", "seed-net", "--batch-size", "32", "--device", "numpy"]
+
+
+def train(*options):
+    return main(["train", *TINY, *map(str, options)])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    assert train("--epochs", 2, "--run-dir", directory) == 0
+    return directory
+
+
+def last_line(capsys):
+    return capsys.readouterr().out.rstrip("\n").rpartition("\n")[2]
+
+
+def test_training_says_what_it_does_and_ends_with_the_accuracy(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train("--epochs", 2) == 0
+    said = capsys.readouterr().out
+    assert "96 images to train on, 19 to test on, 9x7x3, 4 classes" in said
+    assert re.search(r"^device +numpy \(as you asked\)$", said, re.M)
+    epoch = r"^epoch (\d)/2  loss [\d.]+  accuracy [\d.]+%  test loss [\d.]+  test accuracy ([\d.]+)%"
+    epochs = re.findall(epoch, said, re.M)
+    assert [number for number, _ in epochs] == ["1", "2"]
+    assert said.endswith(f"\ntest accuracy {epochs[-1][1]}%\n")
+    assert re.fullmatch(r"test accuracy \d+\.\d\d%", said.splitlines()[-1])
+    assert "gpuconv evaluate runs/synthetic-seed-net-1" in said
+
+
+def test_a_run_is_never_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert train("--epochs", 1) == 0
+    assert sorted(os.listdir("runs")) == ["synthetic-seed-net-1", "synthetic-seed-net-2"]
+    before = (tmp_path / "runs/synthetic-seed-net-1/last.safetensors").read_bytes()
+    assert train("--epochs", 1, "--run-dir", "runs/synthetic-seed-net-1") == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (tmp_path / "runs/synthetic-seed-net-1/last.safetensors").read_bytes() == before
+
+
+def test_the_run_directory(trained):
+    pytest.importorskip("matplotlib")
+    names = {path.name for path in trained.iterdir()}
+    assert names == {
+        "run.json", "last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv",
+        "curves.png", "activations.png", "filters.png",
+    }  # fmt: skip
+    records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records if record["event"] == "epoch"] == [1, 2]
+
+
+def test_auto_says_which_device_and_why(tmp_path, capsys):
+    from gpuconv import backends
+
+    device, why = backends.choose()
+    if device != "numpy":
+        pytest.skip("this machine has a GPU")
+    assert main(["train", *TINY[:-2], "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
+    assert f"numpy ({' '.join(why.split())})" in capsys.readouterr().out
+
+
+def test_the_same_seed_leaves_the_same_bytes(tmp_path, trained):
+    train("--epochs", 2, "--run-dir", tmp_path / "same")
+    train("--epochs", 2, "--run-dir", tmp_path / "other", "--seed", 1)
+    weights = trained.joinpath("last.safetensors").read_bytes()
+    assert (tmp_path / "same/last.safetensors").read_bytes() == weights
+    assert (tmp_path / "other/last.safetensors").read_bytes() != weights
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, capsys):
+    command = [sys.executable, "-m", "gpuconv", "train", *TINY, "--epochs", "60", "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"gpuconv train --resume {tmp_path / 'run'}" in said
+    assert "Traceback" not in said
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert train("--epochs", 60, "--run-dir", tmp_path / "whole") == 0
+    assert (tmp_path / "run/last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
+
+
+def test_resume_refuses_other_settings_and_names_them(trained, capsys):
+    before = {path: path.read_bytes() for path in trained.iterdir()}
+    assert main(["train", "--resume", str(trained), "--epochs", "5", "--lr", "0.5", "--model", "seed-net"]) == 2
+    said = capsys.readouterr().err
+    assert "--epochs is 2 there, 5 here" in said
+    assert "--lr is " in said
+    assert "--model" not in said
+    assert {path: path.read_bytes() for path in trained.iterdir()} == before
+
+
+def test_resume_of_a_finished_run_tells_its_result(trained, capsys):
+    assert main(["train", "--resume", str(trained)]) == 0
+    assert re.fullmatch(r"test accuracy \d+\.\d\d%", last_line(capsys))
+
+
+def test_evaluate_agrees_with_training_and_counts_the_classes(trained, capsys):
+    assert main(["train", "--resume", str(trained)]) == 0
+    accuracy = last_line(capsys)
+    assert main(["evaluate", str(trained)]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == accuracy
+    rows = re.findall(r"^class (\d) +(\d+) +(\d+) +[\d.]+ %", said, re.M)
+    assert [int(label) for label, _, _ in rows] == [0, 1, 2, 3]
+    images, right = (sum(int(row[place]) for row in rows) for place in (1, 2))
+    assert images == 19
+    assert accuracy == f"test accuracy {100 * right / 19:.2f}%"
+
+
+def test_evaluate_with_averaging(trained, capsys):
+    assert main(["evaluate", str(trained), "--tta"]) == 0
+    assert "over 5 views of each image" in capsys.readouterr().out
+
+
+def test_evaluate_refuses_other_images(trained, capsys):
+    assert main(["evaluate", str(trained), "--data", "digits"]) == 2
+    assert "the net takes images of (9, 7, 3)" in capsys.readouterr().err
+
+
+def images(folder, *sizes, mode="RGB"):
+    Image = pytest.importorskip("PIL.Image")
+    random = np.random.default_rng(3)
+    for number, (height, width) in enumerate(sizes):
+        pixels = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{number}.png")
+        yield str(folder / f"{number}.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P"])
+def test_predict_prints_the_sorted_best_five_of_each_image(trained, tmp_path, capsys, mode):
+    files = list(images(tmp_path, (9, 7), (30, 41), mode=mode))
+    assert main(["predict", *files, "--run-dir", str(trained)]) == 0
+    said = capsys.readouterr().out
+    assert f"{files[0]}\n" in said
+    assert f"{files[1]} (resized from 30x41 to 9x7)\n" in said
+    scores = [float(score) for score in re.findall(r"^  class \d +([\d.]+) %", said, re.M)]
+    assert len(scores) == 2 * 4  # four classes
+    for start in (0, 4):
+        assert scores[start : start + 4] == sorted(scores[start : start + 4], reverse=True)
+        assert sum(scores[start : start + 4]) == pytest.approx(100, abs=0.03)
+
+
+def test_predict_says_when_colors_are_lost(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    gray = ["--data", "synthetic:n=20,size=8x8x1", "--model", "seed-net"]
+    assert main(["train", *gray, "--epochs", "1", "--run-dir", run]) == 0
+    color, = images(tmp_path, (8, 8))
+    assert main(["predict", color, "--run-dir", run]) == 0
+    assert f"{color} (its colors taken as gray)" in capsys.readouterr().out
+
+
+def test_predict_goes_on_after_an_image_it_cannot_read(trained, tmp_path, capsys):
+    good, = images(tmp_path, (9, 7))
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    assert main(["predict", str(tmp_path / "bad.png"), good, "--run-dir", str(trained)]) == 1
+    said = capsys.readouterr()
+    assert "bad.png as an image" in said.err
+    assert good in said.out
+
+
+def test_predict_draws_the_way_of_an_image(trained, tmp_path):
+    pytest.importorskip("matplotlib")
+    image, = images(tmp_path, (9, 7))
+    assert main(["predict", image, "--run-dir", str(trained), "--picture", str(tmp_path / "inside.png")]) == 0
+    assert (tmp_path / "inside.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_newest_run_is_taken_when_none_is_named(tmp_path, monkeypatch, trained, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate"]) == 2
+    assert "there is none in ./runs" in capsys.readouterr().err
+    for number, name in enumerate(["newer", "older"]):
+        shutil.copytree(trained, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "last.safetensors", (0, 10_000 - number))
+    assert main(["evaluate"]) == 0
+    assert "runs/newer" in capsys.readouterr().out
+
+
+def test_without_matplotlib_training_says_so_once_and_goes_on(tmp_path):
+    code = "import sys; sys.modules['matplotlib'] = None; from gpuconv.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "train", *TINY, "--epochs", "1", "--run-dir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("pictures need matplotlib") == 1
+    assert "test accuracy" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("model", ["three-layer", "tiny-vgg", "resnet20"])
+def test_pictures_of_other_nets(model):
+    """A column a layer that changes the volume, a residual block being one; FC layers first give filters too."""
+    from gpuconv import models
+    from gpuconv.cli import pictures
+
+    net = models.build(model, (8, 12, 3), 4)
+    x = np.random.default_rng(1).normal(size=(1, 8, 12, 3)).astype(np.float32)
+    volumes, scores = pictures.look(net, x)
+    assert [name for name, _ in volumes] == [
+        name for name, _ in net.children() if not name.startswith(("input", "flatten", "dropout"))
+    ]
+    assert scores.sum() == pytest.approx(1)
+    name, weight = pictures.first_filters(net)
+    if model == "three-layer":
+        assert (name, weight.shape) == ("fc1", (100, 8, 12, 3))
+        np.testing.assert_array_equal(weight.reshape(100, -1), net.params()["fc1.weight"])
+    else:
+        np.testing.assert_array_equal(weight, net.params()["conv1.weight"])
