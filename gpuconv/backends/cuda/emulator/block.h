@@ -82,7 +82,7 @@ class Worker : public Context {
         grid_size = {request.grid[0], request.grid[1], request.grid[2]};
         count = int(block_size.x * block_size.y * block_size.z);
         for (int i = 0; i < count; ++i)
-            threads[i].index = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
+            threads[i].index = index_of(i, block_size);
     }
 
     // Run the block of this number, in x-first order. False: `message` says what went wrong.
@@ -110,7 +110,7 @@ class Worker : public Context {
 
     unsigned barrier(int predicate, Site site) {
         if (arrived && (site.line != barrier_site.line || strcmp(site.file, barrier_site.file)))
-            fail("divergent barrier: waits at " + place(site) + " while " + describe(AT_BARRIER));
+            fail("divergent barrier: waits at " + place(site) + " while others wait elsewhere" + describe(AT_BARRIER));
         barrier_site = site;
         if (arrived++ == 0) predicates = 0;
         predicates += predicate != 0;
@@ -203,6 +203,12 @@ class Worker : public Context {
         abandon();
     }
 
+    // The processor refused an address.
+    [[noreturn]] void fail_at(uintptr_t address) {
+        if (stacks.contains(address)) fail("its stack ran over: local variables of more than 240 KB, or recursion");
+        fail("out of bounds: an access at an address that does not exist (sanitize=\"checked\" names the line)");
+    }
+
   private:
     static constexpr size_t kArena = kSharedCapacity + 64 * 1024;  // room for guards and alignment
 
@@ -260,7 +266,8 @@ class Worker : public Context {
         thread = next.index;
     }
 
-    // The next thread in the order that can run, releasing who waits when nobody can; null when all are done.
+    // The first thread in the order that can run, releasing who waits when nobody can; null when all are done. Those
+    // before `position` cannot: so one warp runs ahead of the others as far as it is let.
     Thread* next_ready() {
         while (ready == 0) {
             if (live == 0) return nullptr;
@@ -322,18 +329,32 @@ class Worker : public Context {
                     ++threads[first + other].warp_syncs;
                     ++ready;
                 }
+            position = count - 1;
             any = true;
         }
         return any;
     }
 
+    // Draw a new order: of all threads, or of the warps with each one's threads together, by turns of chance.
     void shuffle() {
         position = count - 1;
         if (launch->seed == 0) return;
-        for (int i = count - 1; i > 0; --i) {
-            random = random * 6364136223846793005 + 1442695040888963407;
-            std::swap(order[i], order[(random >> 33) % (i + 1)]);
-        }
+        shuffle(order, count);
+        if (draw() & 1) return;
+        const int warps = (count + 31) / 32;
+        uint16_t warp_order[kMaxThreads / 32];
+        for (int i = 0; i < warps; ++i) warp_order[i] = uint16_t(i);
+        shuffle(warp_order, warps);
+        std::sort(order, order + count, [&](int a, int b) {
+            return a / 32 == b / 32 ? a < b : warp_order[a / 32] < warp_order[b / 32];
+        });
+    }
+    void shuffle(uint16_t* items, int n) {
+        for (int i = n - 1; i > 0; --i) std::swap(items[i], items[draw() % uint32_t(i + 1)]);
+    }
+    uint32_t draw() {
+        random = random * 6364136223846793005 + 1442695040888963407;
+        return uint32_t(random >> 33);
     }
 
     Fiber* take_fiber() {
@@ -360,11 +381,11 @@ class Worker : public Context {
         while (state[first] == DONE) ++first;
         const bool at_barrier = state[first] == AT_BARRIER;
         fail(first, std::string("divergent ") + (at_barrier ? "barrier" : "warp operation") + ": waits at " +
-             place(threads[first].site) + " for threads that never come; " + describe(AT_BARRIER) + describe(IN_WARP) +
+             place(threads[first].site) + " for threads that never come" + describe(AT_BARRIER) + describe(IN_WARP) +
              describe(DONE));
     }
 
-    // "3 threads wait at a barrier: (0, 0, 0) at k.cu:7, ...; "
+    // "; 40 of 64 threads wait at a barrier: (0, 0, 0) at k.cu:7, ..."
     std::string describe(State which) const {
         std::string list;
         int found = 0;
@@ -374,17 +395,14 @@ class Worker : public Context {
             if (which != DONE) list += " at " + place(threads[i].site);
         }
         if (!found) return {};
-        const char* what = which == DONE ? " exited:" : which == IN_WARP ? " in a warp operation:" : " at a barrier:";
-        return std::to_string(found) + " of " + std::to_string(count) + " threads" + what + list +
-               (found > 4 ? ", ...; " : "; ");
+        const char* what = which == DONE ? "exited:" : which == IN_WARP ? "are in a warp operation:" : "are at a barrier:";
+        return "; " + std::to_string(found) + " of " + std::to_string(count) + " threads " + what + list +
+               (found > 4 ? ", ..." : "");
     }
 
     static std::string place(Site site) {
         const char* slash = strrchr(site.file, '/');
         return std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line);
-    }
-    static std::string text(uint3 i) {
-        return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
     }
 
     // --- shared memory --------------------------------------------------------------------------
@@ -397,7 +415,7 @@ class Worker : public Context {
         memset(shared_end, kGuard, kSharedGuard);
         shared_end += kAlignment;
         dynamic_base = shared_end;
-        add_shared(nullptr, "dynamic shared memory", shared_end, launch->shared_bytes);
+        add_shared(nullptr, "dynamic memory", shared_end, launch->shared_bytes);
     }
 
     void close_shared() {

@@ -52,11 +52,19 @@ struct Region {
     size_t cell_count() const { return (base + bytes - 1) / kWord - base / kWord + 1; }
 };
 
+inline uint3 index_of(int thread, dim3 size) {
+    return {thread % size.x, thread / size.x % size.y, thread / (size.x * size.y)};
+}
+inline std::string text(uint3 i) {
+    return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
+}
+
 class Checker {
   public:
     ~Checker() { forget(); }
 
     std::string message;             // of the first fault; empty while there is none
+    dim3 block_size;
     uintptr_t image_begin = 0, image_end = 0;  // the kernel's library: its code, constants and globals
     std::vector<uint32_t> fenced;    // blocks that called __threadfence: they order their writes by themselves
 
@@ -142,8 +150,8 @@ class Checker {
     bool race(const Region& region, const Access& earlier, const char* did, const Access& later, bool writes,
               uintptr_t address) {
         const bool same_block = earlier.block == later.block;
-        return fault(std::string("race: ") + (writes ? "writes " : "reads ") + name(region, address) + ", which thread #" +
-                     std::to_string(earlier.thread) + (same_block ? "" : " of another block") + " " + did + " at " +
+        return fault(std::string("race: ") + (writes ? "writes " : "reads ") + name(region, address) + ", which thread " +
+                     text(index_of(int(earlier.thread), block_size)) + (same_block ? "" : " of another block") + " " + did + " at " +
                      place(earlier.pc) + (same_block ? " with no barrier between" : ""), later.pc);
     }
 
@@ -161,25 +169,23 @@ class Checker {
     }
 
     bool outside(uintptr_t address, size_t size, Kind kind, uintptr_t pc) {
-        const Region* below = at_or_below(address);
-        const Region* above = below ? below + 1 : regions.data();
-        if (above == regions.data() + regions.size()) above = nullptr;
-        const size_t past = below && address + size > below->base + below->bytes
-                                ? address + size - below->base - below->bytes : ~size_t(0);
-        const size_t before = above ? above->base - address : ~size_t(0);
-        std::string where = "at an address that belongs to no argument";
-        if (std::min(past, before) < (size_t(1) << 30))
-            where = past <= before ? "up to " + std::to_string(past) + " bytes past the end of " + title(*below)
-                                   : std::to_string(before) + " bytes before the start of " + title(*above);
+        std::string where = address < 4096 ? "through a null pointer" : "at an address that belongs to no argument";
+        size_t nearest = size_t(1) << 30;  // farther than this from everything, it is nobody's
+        for (const Region& region : regions) {
+            const uintptr_t end = region.base + region.bytes;
+            const size_t distance = address < region.base ? region.base - address : address < end ? 0 : address - end;
+            if (distance >= nearest) continue;
+            nearest = distance;
+            where = "at offset " + std::to_string(int64_t(address - region.base)) + " of " + title(region) + ", which has " +
+                    std::to_string(region.bytes) + " bytes";
+        }
         return fault("out of bounds: " + verb(kind) + " " + std::to_string(size) + " bytes " + where, pc);
     }
 
     static std::string verb(Kind kind) { return kind == READ ? "reads" : "writes"; }
-    static std::string title(const Region& region) {
-        return std::string(region.name) + " (" + std::to_string(region.bytes) + " bytes)";
-    }
+    static std::string title(const Region& region) { return (region.shared ? "shared " : "") + std::string(region.name); }
     static std::string name(const Region& region, uintptr_t address) {
-        return std::string(region.name) + " + " + std::to_string(std::max(address, region.base) - region.base) + " bytes";
+        return title(region) + " + " + std::to_string(std::max(address, region.base) - region.base) + " bytes";
     }
     std::string place(uintptr_t pc) const {  // native.py turns this into file:line
         char text[32];

@@ -18,8 +18,8 @@ _HERE = Path(__file__).parent
 _COMMON = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-math-errno"]
 _OPTIONS = {
     "none": ["-O2", "-ftree-vectorize", "-fno-trapping-math"],
-    # The instrumentation alone: its calls are answered by runtime.h, not by ThreadSanitizer's library.
-    "checked": ["-O1", "-g1", "-fsanitize=thread", "-fno-builtin"],
+    # The instrumentation alone: its calls are answered by runtime.h, not by the sanitizers' libraries.
+    "checked": ["-O1", "-g1", "-gdwarf-4", "-fsanitize=thread,undefined", "-fno-sanitize=vptr", "-fno-builtin"],
     "address": ["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
 

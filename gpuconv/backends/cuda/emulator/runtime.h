@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "block.h"
+#include "signals.h"
 
 #ifdef __linux__
 #include <link.h>
@@ -70,6 +71,7 @@ inline void find_image(const void* address, uintptr_t& begin, uintptr_t& end) {
 
 inline void prepare_checker(Worker& worker, const Launch& launch) {
     worker.checker.forget();
+    worker.checker.block_size = worker.block_size;
     find_image(reinterpret_cast<const void*>(launch.entry), worker.checker.image_begin, worker.checker.image_end);
     std::vector<Region> arguments;
     for (int i = 0; i < launch.region_count; ++i)
@@ -108,6 +110,8 @@ class Run {
     }
 
     std::string operator()() {
+        std::unique_ptr<FaultHandlers> handlers;
+        if (!AddressSanitizer::instance().poison) handlers = std::make_unique<FaultHandlers>();
         const uint64_t workers = launch.checked ? 1 : std::min<uint64_t>(blocks, launch.workers);
         std::vector<std::thread> others;
         for (uint64_t i = 1; i < workers; ++i) others.emplace_back([this] { work(); });
@@ -118,6 +122,7 @@ class Run {
 
   private:
     void work() {
+        SignalStack stack;
         auto worker = Pool::instance().take();
         gpuconv_context = worker.get();
         worker->begin(launch);
@@ -218,6 +223,40 @@ void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 
+// UndefinedBehaviorSanitizer's: each receives a place first, then what we do not read.
+struct Place {
+    const char* file;
+    uint32_t line, column;
+};
+struct TypeMismatch {
+    Place place;
+    const void* type;
+    unsigned char log_alignment, kind;
+};
+void __ubsan_handle_type_mismatch_v1(const TypeMismatch* data, uintptr_t address) {
+    const Site site{data->place.file, int(data->place.line)};
+    if (address == 0) gpuconv_fail("out of bounds: an access through a null pointer", site);
+    const std::string alignment = std::to_string(1 << data->log_alignment);
+    gpuconv_fail(("an address is not aligned to the " + alignment + " bytes its type demands").c_str(), site);
+}
+#define GPUCONV_UNDEFINED(handler, what) \
+    void __ubsan_handle_##handler(const Place* place) { gpuconv_fail(what, {place->file, int(place->line)}); }
+GPUCONV_UNDEFINED(add_overflow, "a signed sum overflows")
+GPUCONV_UNDEFINED(sub_overflow, "a signed difference overflows")
+GPUCONV_UNDEFINED(mul_overflow, "a signed product overflows")
+GPUCONV_UNDEFINED(negate_overflow, "a signed negation overflows")
+GPUCONV_UNDEFINED(divrem_overflow, "an integer is divided by zero, or the quotient overflows")
+GPUCONV_UNDEFINED(shift_out_of_bounds, "a shift by more bits than there are, or of a negative number")
+GPUCONV_UNDEFINED(out_of_bounds, "out of bounds: an index past the end of an array")
+GPUCONV_UNDEFINED(pointer_overflow, "the arithmetic of a pointer overflows")
+GPUCONV_UNDEFINED(load_invalid_value, "a bool or enum holds none of its values")
+GPUCONV_UNDEFINED(float_cast_overflow, "a number does not fit the integer it is converted to")
+GPUCONV_UNDEFINED(builtin_unreachable, "reached what was declared unreachable")
+GPUCONV_UNDEFINED(missing_return, "a function ends without returning a value")
+GPUCONV_UNDEFINED(vla_bound_not_positive, "an array of no or negative length")
+GPUCONV_UNDEFINED(invalid_builtin, "a count of the zeros of 0")
+GPUCONV_UNDEFINED(nonnull_arg, "a null pointer where none may be")
+
 // --- for Python ---------------------------------------------------------------------------------
 
 // Returns 0, or 1 with what went wrong in `message`.
@@ -225,7 +264,8 @@ int gpuconv_launch(const Launch* launch, char* message, size_t capacity) {
     std::string fault = Run(*launch)();
     if (fault.empty()) {
         fault = Memory::instance().damage();
-        if (!fault.empty()) fault = std::string("kernel ") + launch->kernel + ": out of bounds: a write " + fault;
+        if (!fault.empty()) fault = std::string("kernel ") + launch->kernel + ": out of bounds: a write " + fault +
+                                      " (sanitize=\"checked\" names the thread)";
     }
     snprintf(message, capacity, "%s", fault.c_str());
     return !fault.empty();

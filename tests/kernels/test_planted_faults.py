@@ -1,0 +1,138 @@
+"""Each fault that a GPU would hide, planted in a small kernel: the emulated device names kernel, block, thread and line."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.device_array import address
+from gpuconv.backends.cuda.module import load
+
+PLANTED = Path(__file__).with_name("planted.cu")
+N = 128  # two blocks of 64 threads
+
+# What every kind of run finds, and what only a checked one does.
+ALWAYS = {
+    "barrier_not_reached": r"divergent barrier.*63 of 64 threads are at a barrier.*1 of 64 threads exited: \(5, 0, 0\)",
+    "two_barriers": r"divergent barrier: waits at planted\.cu:\d+ while others wait elsewhere",
+    "shuffle_not_reached": r"divergent warp operation.*31 of 64 threads are in a warp operation",
+    "shuffle_from_an_idle_lane": r"a shuffle at planted\.cu:\d+ reads lane 16, which does not take part",
+    "shuffle_without_its_own_lane": r"a warp operation whose mask lacks the calling lane",
+    "failed_assertion": r"assertion failed: !culprit\(\)",
+    "divides_by_zero": r"an integer (is )?divided by zero",
+    "runs_over_its_stack": r"its stack ran over",
+    "misaligned_copy": r"an asynchronous copy moves 4, 8 or 16 bytes between addresses aligned to as many",
+}
+CHECKED = {
+    "reads_past_the_end": r"out of bounds: reads 4 bytes at offset 532 of argument 'x', which has 512 bytes",
+    "reads_before_the_start": r"out of bounds: reads 4 bytes at offset -4 of argument 'x'",
+    "writes_past_the_end": r"out of bounds: writes 4 bytes at offset 532 of argument 'y'",
+    "writes_nowhere": r"out of bounds: writes 4 bytes at an address that belongs to no argument",
+    "reads_a_null_pointer": r"out of bounds: an access through a null pointer",
+    "writes_past_shared_memory": r"out of bounds: writes 4 bytes at offset 256 of shared dynamic memory",
+    "indexes_past_a_local_array": r"out of bounds: an index past the end of an array",
+    "reads_unwritten_shared_memory": r"reads shared tile \+ 20 bytes, which nothing wrote",
+    "misaligned_vector": r"an address is not aligned to the 16 bytes",
+    "copy_not_waited_for": r"reads shared tile \+ 20 bytes, which an asynchronous copy that was not waited for",
+    "copy_not_committed": r"reads shared tile \+ 20 bytes, which an asynchronous copy that was not waited for",
+    "shared_race": r"race: writes shared tile \+ 0 bytes, which thread \(0, 0, 0\) read at",
+    "race_between_blocks": r"race: writes argument 'y' \+ 20 bytes, which thread \(5, 0, 0\) of another block wrote",
+}
+SEVERAL_MAY_BE_NAMED = ("barrier_not_reached", "two_barriers", "shuffle_not_reached")
+
+
+def fault_line(kernel):
+    lines = PLANTED.read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if f" {kernel}(" in line)
+    return next((i + 1 for i, line in enumerate(lines[start:], start) if line.endswith("// fault")), None)
+
+
+def launch(kernel, **settings):
+    x, y = emulator.asarray(np.arange(N, dtype=np.float32)), emulator.empty(N)
+    with emulator.configure(**settings):
+        load(PLANTED).kernel(kernel)(2, 64, y, x, shared=256)
+    return np.asarray(y)
+
+
+def message(kernel, **settings):
+    with pytest.raises(emulator.EmulatorError) as caught:
+        launch(kernel, **settings)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("sanitize", ["none", "checked"])
+@pytest.mark.parametrize("kernel", ALWAYS)
+def test_found_in_every_run(kernel, sanitize):
+    told = message(kernel, sanitize=sanitize)
+    assert told.startswith(f"kernel {kernel}, block (1, 0, 0), thread (")
+    if kernel not in SEVERAL_MAY_BE_NAMED:
+        assert "thread (5, 0, 0)" in told
+    assert re.search(ALWAYS[kernel], told), told
+
+
+@pytest.mark.parametrize("kernel", CHECKED)
+def test_found_when_checked(kernel):
+    told = message(kernel, sanitize="checked")
+    assert told.startswith(f"kernel {kernel}, block (1, 0, 0), thread (5, 0, 0): "), told
+    assert f"at planted.cu:{fault_line(kernel)}" in told
+    assert re.search(CHECKED[kernel], told), told
+
+
+def test_a_race_between_warps_is_found_in_some_order():
+    # In order, the second warp has not written yet: that is unwritten memory. The other way round it is a race.
+    told = {message("race_inside_a_warp", sanitize="checked", seed=seed) for seed in range(8)}
+    assert any("race: reads shared tile + 148 bytes, which thread (37, 0, 0) wrote" in text for text in told), told
+    assert all("block (1, 0, 0), thread (5, 0, 0)" in text or "thread (37, 0, 0)" in text for text in told)
+
+
+def test_a_race_shows_as_other_bits_for_another_order():
+    results = [launch("race_inside_a_warp", seed=seed) for seed in range(8)]
+    assert any(not np.array_equal(results[0], other, equal_nan=True) for other in results[1:])
+
+
+def test_use_after_free():
+    freed, y = emulator.zeros(64), emulator.empty(N)
+    addresses = emulator.asarray(np.array([address(freed)], np.uint64))
+    kernel = load(PLANTED).kernel("reads_freed_memory")
+    with emulator.configure(sanitize="checked"):
+        kernel(2, 64, y, addresses)
+        del freed
+        with pytest.raises(emulator.EmulatorError, match=r"block \(1, 0, 0\), thread \(5, 0, 0\): out of bounds: reads"):
+            kernel(2, 64, y, addresses)
+
+
+def test_writes_beside_a_buffer_are_found_without_checking():
+    y = emulator.empty(N)
+    x = emulator.zeros(N)
+    kernel = load(PLANTED).kernel("writes_past_the_end")
+    with (
+        emulator.configure(sanitize="none"),
+        pytest.raises(emulator.EmulatorError, match="a write 20 bytes past the end of a buffer of 512 bytes"),
+    ):
+        kernel(2, 64, y, x)
+
+
+def test_a_wild_address_does_not_end_the_process():
+    assert "block (1, 0, 0), thread (5, 0, 0): out of bounds" in message("writes_nowhere", sanitize="none")
+
+
+def test_unwritten_and_unwaited_read_as_nan_without_checking():
+    for kernel in ("reads_unwritten_shared_memory", "copy_not_waited_for", "copy_not_committed"):
+        y = launch(kernel, sanitize="none")
+        assert np.isnan(y[64 + 5])
+        assert np.isnan(y).sum() == 1
+
+
+@pytest.mark.parametrize("sanitize", ["none", "checked"])
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+def test_a_correct_kernel_gives_the_same_bits_in_every_order(seed, sanitize):
+    expected = np.arange(N, dtype=np.float32).reshape(2, 64)[:, ::-1].ravel()
+    np.testing.assert_array_equal(launch("correct", seed=seed, sanitize=sanitize), expected)
+
+
+def test_the_device_works_on_after_a_fault():
+    for kernel in ("barrier_not_reached", "runs_over_its_stack", "writes_nowhere"):
+        message(kernel)
+        np.testing.assert_array_equal(launch("correct")[:64], np.arange(64)[::-1])
