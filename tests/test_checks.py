@@ -1,0 +1,124 @@
+import math
+
+import numpy as np
+import pytest
+
+from gpuconv import checks, models, ops
+from gpuconv.layers import (
+    LAYERS,
+    BatchNorm,
+    Conv2D,
+    Dropout,
+    Flatten,
+    Input,
+    Linear,
+    ReLU,
+    Residual,
+    Sequential,
+    Tanh,
+)
+from gpuconv.training.optimizers import Adam
+
+
+def data(count=32, shape=(8, 8, 1), classes=10):
+    rng = np.random.default_rng(6)
+    return rng.normal(size=(count, *shape)).astype(np.float32), rng.integers(0, classes, count)
+
+
+def small():
+    return Sequential([
+        Input((5, 6, 2)), Conv2D(3, 3), Tanh(), Residual([Conv2D(4, 3, padding=1), BatchNorm()], [Conv2D(4, 1)]),
+        Dropout(0.3), Flatten(), Linear(3),
+    ])  # fmt: skip
+
+
+def test_a_right_net_passes_and_is_left_alone():
+    net = small()
+    before = {key: value.copy() for key, value in net.state_dict().items()}
+    results = checks.gradient_check(net, samples=7)
+    assert [result.name for result in results] == ["x", *net.params()]
+    assert all(result.passed and result.worst < 1e-5 for result in results)
+    assert results[0].checked == 7
+    for key, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+    assert net.dtype == np.float32
+
+
+def test_a_single_layer_is_checked_at_a_shape_and_at_given_values():
+    assert all(result.passed for result in checks.gradient_check(Conv2D(2, 3), input_shape=(4, 5, 3), samples=None))
+    x = np.full((1, 4), 3.0)
+    (result,) = checks.gradient_check(Tanh(), x, input_shape=(4,))
+    assert (result.checked, result.passed) == (4, True)
+    with pytest.raises(ValueError, match="give input_shape"):
+        checks.gradient_check(Conv2D(2, 3))
+
+
+@pytest.fixture
+def wrong_relu():
+    class WrongReLU(ReLU, op="relu", keeps="output"):
+        def backward(self, dy, *, input_grad=True):
+            return 1.001 * super().backward(dy)
+
+    class WrongBias(Linear):
+        def backward(self, dy, *, input_grad=True):
+            dx = super().backward(dy)
+            self.gradient("bias")[0] += 1e-3
+            return dx
+
+    yield WrongReLU, WrongBias
+    del LAYERS["WrongReLU"], LAYERS["WrongBias"]
+
+
+def test_a_wrong_backward_fails_where_it_is_wrong(wrong_relu):
+    relu, linear = wrong_relu
+    (result,) = checks.gradient_check(relu(), input_shape=(4, 3))
+    assert not result.passed
+    assert 5e-4 < result.worst < 2e-3
+    failed = [result.name for result in checks.gradient_check(linear(3), input_shape=(4,)) if not result.passed]
+    assert failed == ["bias"]
+
+
+@pytest.mark.parametrize("loss", ["softmax", "svm"])
+def test_the_sanity_suite_passes_on_a_right_net(loss):
+    net = models.build("digits-net", seed=1)
+    before = {key: value.copy() for key, value in net.state_dict().items()}
+    first, regularised, overfit, ratio = checks.sanity(net, *data(), loss=loss, optimizer=Adam(lr=1e-4))
+    assert first.passed
+    assert abs(first.value - {"softmax": math.log(10), "svm": 9.0}[loss]) < 0.05
+    assert regularised.passed
+    assert overfit.passed, overfit
+    assert "100% right" in overfit.details
+    assert ratio.passed, ratio
+    assert "conv1.weight" in ratio.details
+    for key, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_a_wrong_loss_fails_the_first_check(monkeypatch):
+    right = ops.softmax_cross_entropy
+    monkeypatch.setattr(ops, "softmax_cross_entropy", lambda *args, **options: (2 * right(*args, **options)[0], None))
+    assert not checks.first_loss(models.build("digits-net"), *data()).passed
+
+
+def test_a_net_that_cannot_tell_its_images_apart_does_not_overfit():
+    x, labels = data(20)
+    result = checks.overfits(models.build("digits-net"), np.zeros_like(x), labels, steps=20)
+    assert not result.passed
+    assert "after 20 steps" in result.details
+
+
+def test_nan_ends_the_overfitting_at_once():
+    x, labels = data(20)
+    x[3, 2, 2] = np.nan
+    result = checks.overfits(models.build("digits-net"), x, labels)
+    assert not result.passed
+    assert "after 1 steps" in result.details
+
+
+def test_a_learning_rate_too_high_fails_the_update_ratio():
+    net = models.build("digits-net")
+    high, low = (checks.update_ratio(net, *data(), optimizer=Adam(lr=lr)) for lr in (0.1, 1e-7))
+    assert not high.passed
+    assert not low.passed
+    assert high.value > 1e-2
+    assert low.value < 1e-4

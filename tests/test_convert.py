@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+
+from gpuconv import convert, models
+from gpuconv.layers import (
+    BatchNorm,
+    Conv2D,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    Input,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Sequential,
+)
+from tests.tolerance import assert_within, sum_bound
+
+
+def batch(*shape):
+    return np.random.default_rng(8).normal(size=shape)
+
+
+def close(actual, expected, length=300):
+    assert_within(actual, expected, sum_bound("float64", length, np.maximum(1, np.abs(expected)) * 10))
+
+
+def test_fc_to_conv_is_a_reshape():
+    linear = Linear(4, bias_init="ones")
+    linear.build((3 * 5 * 2,), dtype="float64", seed=2)
+    conv = convert.linear_to_conv(linear, (3, 5, 2))
+    x = batch(3, 3, 5, 2)
+    assert conv.output_shape == (1, 1, 4)
+    np.testing.assert_array_equal(conv["weight"], linear["weight"].reshape(4, 3, 5, 2))
+    close(conv.infer(x)[:, 0, 0], linear.infer(x.reshape(3, 30)))
+    narrow = convert.linear_to_conv(linear)
+    assert narrow["weight"].shape == (4, 1, 1, 30)
+    with pytest.raises(ValueError, match="reads 30 features"):
+        convert.linear_to_conv(linear, (3, 5, 3))
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        Conv2D(3, (4, 5)),
+        Conv2D(3, 3, padding=1, stride=2, bias_init="ones"),
+        Conv2D(4, 2, groups=2, dilation=2, bias=False),
+    ],
+    ids=["whole", "strided", "grouped"],
+)
+def test_conv_to_fc_is_the_explicit_matrix(conv):
+    conv.build((4, 5, 2), dtype="float64", seed=3)
+    linear = convert.conv_to_linear(conv)
+    x = batch(3, 4, 5, 2)
+    close(linear.infer(x.reshape(3, 40)), conv.infer(x).reshape(3, -1))
+    assert linear.bias == conv.bias
+
+
+def test_there_and_back_gives_the_same_bits():
+    linear = Linear(4)
+    linear.build((12,), seed=2)
+    back = convert.conv_to_linear(convert.linear_to_conv(linear, (2, 3, 2)))
+    np.testing.assert_array_equal(back["weight"], linear["weight"])
+
+
+def sliding_net():
+    """No padding, strides 2 * 2 = 4 in all, windows of 14 x 12."""
+    return Sequential(
+        [
+            Input((14, 12, 3)), Conv2D(5, 3), BatchNorm(), ReLU(), MaxPool2D(2),
+            Sequential([Conv2D(4, (3, 2)), ReLU()]), MaxPool2D(2), Flatten(), Dropout(0.4), Linear(7), ReLU(),
+            BatchNorm(), Linear(5),
+        ],
+        seed=4, dtype="float64",
+    )  # fmt: skip
+
+
+def test_a_slid_net_equals_cropping_window_by_window():
+    net = sliding_net()
+    slid = net.as_convolutional()
+    image = batch(2, 14 + 3 * 4 + 1, 12 + 2 * 4, 3)
+    scores = slid.predict(image)
+    assert scores.shape == (2, 4, 3, 5)
+    for row in range(4):
+        for column in range(3):
+            crop = image[:, 4 * row : 4 * row + 14, 4 * column : 4 * column + 12]
+            close(scores[:, row, column], net.infer(np.ascontiguousarray(crop)))
+    assert len({*scores[0].round(9).ravel().tolist()}) > 50  # the map is no constant
+
+
+def test_a_slid_net_is_the_net_itself_on_its_own_size():
+    net = models.build("digits-net", dtype="float64", seed=2)
+    x = batch(3, 8, 8, 1)
+    close(net.as_convolutional().infer(x)[:, 0, 0], net.infer(x))
+
+
+def test_a_global_pool_becomes_a_sliding_one():
+    net = Sequential([Input((4, 4, 2)), Conv2D(3, 3), GlobalAvgPool2D(), Flatten(), Linear(2)], dtype="float64")
+    image = batch(1, 6, 5, 2)
+    scores = net.as_convolutional().infer(image)
+    assert scores.shape == (1, 3, 2, 2)
+    close(scores[:, 2, 1], net.infer(np.ascontiguousarray(image[:, 2:6, 1:5])))
+
+
+def test_the_original_is_left_alone_and_softmax_works_on_maps():
+    net = sliding_net()
+    slid = net.as_convolutional()
+    slid["fc1"]["weight"][...] = 0
+    assert net["fc1"]["weight"].any()
+    scores = slid.predict(batch(1, 18, 16, 3), softmax=True)
+    np.testing.assert_allclose(scores.sum(-1), 1, rtol=1e-12)
+
+
+def test_smaller_images_are_refused():
+    with pytest.raises(ValueError, match="or larger maps, received 13 x 12 x 3"):
+        sliding_net().as_convolutional().infer(batch(1, 13, 12, 3))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([Input((4, 4, 2)), Flatten(), BatchNorm(), Linear(2)], r"norm1 normalises each place"),
+        ([Input((1, 1, 2)), Residual([Flatten()], [Flatten()]), Linear(2)], "residual1 holds an FC layer"),
+    ],
+)
+def test_what_cannot_slide_is_refused(layers, message):
+    with pytest.raises(ValueError, match=message):
+        Sequential(layers).as_convolutional()
+    with pytest.raises(ValueError, match="begins with Input"):
+        convert.as_convolutional(Sequential([Linear(3)]))

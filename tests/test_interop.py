@@ -1,0 +1,84 @@
+"""PyTorch's layouts, without PyTorch: NCHW convolutions computed by hand beside ours."""
+
+import numpy as np
+import pytest
+
+from gpuconv import interop, models
+from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
+
+RNG = np.random.default_rng(21)
+
+
+def net(**options):
+    return Sequential(
+        [Input((4, 6, 2)), Conv2D(3, 3, padding=1), BatchNorm(), ReLU(), MaxPool2D(2), Dropout(0.2), Flatten(),
+         BatchNorm(), Linear(5), ReLU(), Linear(4, bias=False)],
+        **options,
+    )  # fmt: skip
+
+
+def torch_state():
+    """As torch.nn.Sequential would name it."""
+    shapes = {
+        "0.weight": (3, 2, 3, 3), "0.bias": (3,),
+        "1.weight": (3,), "1.bias": (3,), "1.running_mean": (3,), "1.running_var": (3,), "1.num_batches_tracked": (),
+        "6.weight": (18,), "6.bias": (18,), "6.running_mean": (18,), "6.running_var": (18,),
+        "6.num_batches_tracked": (), "7.weight": (5, 18), "7.bias": (5,), "9.weight": (4, 5),
+    }  # fmt: skip
+    state = {key: RNG.random(shape).astype(np.float32) + 0.1 for key, shape in shapes.items()}
+    return state | {key: np.array(41, np.int64) for key in state if key.endswith("tracked")}
+
+
+def test_layouts_by_hand():
+    state = torch_state()
+    ours = interop.from_torch(state, net())
+    np.testing.assert_array_equal(ours["conv1.weight"][2, 0, 1], state["0.weight"][2, :, 0, 1])
+    np.testing.assert_array_equal(ours["norm1.running_var"], state["1.running_var"])
+    h, w, c = 1, 2, 1  # of the (2, 3, 3) volume that is flattened
+    assert ours["fc1.weight"][4, (h * 3 + w) * 3 + c] == state["7.weight"][4, (c * 2 + h) * 3 + w]
+    assert ours["norm2.bias"][(h * 3 + w) * 3 + c] == state["6.bias"][(c * 2 + h) * 3 + w]
+    np.testing.assert_array_equal(ours["fc2.weight"], state["9.weight"])
+    assert ours["dropout1.offset"].tolist() == [0]
+
+
+def test_there_and_back_gives_the_same_bits():
+    state, ours = torch_state(), net(seed=5)
+    ours.load_state_dict(interop.from_torch(state, ours))
+    back = interop.to_torch(ours, like=state)
+    assert list(back) == list(state)
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key], value, err_msg=key)
+        assert back[key].dtype == value.dtype
+        assert back[key].flags.c_contiguous
+
+
+def test_back_and_there_gives_the_same_bits_for_a_residual_net():
+    source, target = models.resnet20(seed=1), models.resnet20(seed=2)
+    state = interop.to_torch(source)
+    assert state["residual4.shortcut.conv1.weight"].shape == (32, 16, 1, 1)
+    assert state["norm1.num_batches_tracked"] == 0
+    target.load_state_dict(interop.from_torch(state, target))
+    for key, value in source.state_dict().items():
+        np.testing.assert_array_equal(target.state_dict()[key], value)
+
+
+def test_the_state_handed_out_is_a_copy():
+    ours = net()
+    interop.to_torch(ours)["fc2.weight"][...] = 9
+    assert not (ours["fc2"]["weight"] == 9).any()
+
+
+def test_what_does_not_fit_is_named_all_at_once():
+    state = torch_state()
+    state["0.weight"] = state["0.weight"][:, :1]
+    del state["7.bias"]
+    state["9.bias"] = np.ones(4, np.float32)
+    state["11.weight"] = np.ones(4, np.float32)
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        interop.from_torch(state, net())
+    for message in ("0.weight has shape (3, 1, 3, 3) where conv1 takes (3, 2, 3, 3)", "missing 7.bias for fc1", "unexpected 9.bias for fc2", "unexpected 11"):
+        assert message in str(caught.value)
+    with pytest.raises(ValueError, match="nothing left for fc2"):
+        interop.from_torch({key: value for key, value in torch_state().items() if key != "9.weight"}, net())
+    with pytest.raises(ValueError, match="the net has 5 layers with weights, the PyTorch state 1"):
+        interop.to_torch(net(), like={"0.weight": np.ones(3)})

@@ -1,0 +1,54 @@
+import math
+
+import numpy as np
+import pytest
+
+from gpuconv import losses
+
+SCORES = np.array([[3.2, 5.1, -1.7], [1.0, 1.0, 1.0]])
+LABELS = np.array([0, 2])
+
+
+def test_softmax_by_hand():
+    loss, dscores = losses.get("softmax")(SCORES, LABELS)
+    p = math.exp(3.2) / (math.exp(3.2) + math.exp(5.1) + math.exp(-1.7))
+    np.testing.assert_allclose(loss, (-math.log(p) + math.log(3)) / 2, rtol=1e-14)
+    np.testing.assert_allclose(dscores[0, 0], (p - 1) / 2, rtol=1e-13)
+    np.testing.assert_allclose(dscores[1], [1 / 6, 1 / 6, -1 / 3], rtol=1e-13)
+
+
+def test_svm_by_hand():
+    """The notes' example: scores 3.2, 5.1, -1.7 with the first class right lose 2.9."""
+    loss, dscores = losses.get("svm")(SCORES, LABELS)
+    np.testing.assert_allclose(loss, (2.9 + 2.0) / 2, rtol=1e-14)
+    np.testing.assert_array_equal(dscores, [[-0.5, 0.5, 0], [0.5, 0.5, -1]])
+
+
+def test_options_reach_the_op():
+    smooth, _ = losses.get("softmax", label_smoothing=0.3)(SCORES, LABELS)
+    z = SCORES - np.log(np.exp(SCORES).sum(1, keepdims=True))
+    target = 0.7 * np.eye(3)[LABELS] + 0.1
+    np.testing.assert_allclose(smooth, -(target * z).sum(1).mean(), rtol=1e-14)
+    wide, _ = losses.get("SVM", delta=10.0)(SCORES, LABELS)
+    np.testing.assert_allclose(wide, (11.9 + 5.1 + 20) / 2, rtol=1e-14)
+
+
+def test_a_callable_passes_through():
+    loss = losses.SVMHinge(2.0)
+    assert losses.get(loss) is loss
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: losses.get("sofmax"), ValueError, "did you mean 'softmax'"),
+        (lambda: losses.SoftmaxCrossEntropy(1.5), ValueError, "label_smoothing must lie in"),
+        (lambda: losses.SVMHinge(-1.0), ValueError, "delta must lie in"),
+        (lambda: losses.get("svm")(SCORES, LABELS.astype(float)), TypeError, "labels must be integers"),
+        (lambda: losses.get("softmax")(SCORES, np.array([0, 3])), ValueError, "label"),
+        (lambda: losses.get("softmax")(SCORES[:0], LABELS[:0]), ValueError, "at least one sample"),
+    ],
+)
+def test_bad_use_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import pytest
+
+from gpuconv import losses, models
+from gpuconv.layers import Conv2D, Input, Layer, Sequential
+
+# Counted by hand or known from the nets' papers and public implementations.
+PARAMETERS = {
+    "seed-net": 31_066,
+    "tiny-vgg": 6_440,
+    "three-layer": 3073 * 100 + 101 * 100 + 101 * 10,
+    "lenet": 62_006,
+    "resnet20": 272_474,
+    "resnet18-cifar": 11_173_962,
+    "airbench94": 1_972_792,
+    "vgg16": 138_357_544,
+}
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_net_has_its_classes_and_rebuilds_from_json(name):
+    net = models.build(name, initialize=False)
+    assert net.output_shape == ((1000,) if name == "vgg16" else (10,))
+    assert net.parameter_count == PARAMETERS.get(name, net.parameter_count)
+    twin = Layer.from_config(json.loads(json.dumps(net.config())), initialize=False)
+    assert twin.config() == net.config()
+    assert models.build(name, classes=7, initialize=False).output_shape == (7,)
+    assert not net.arrays
+
+
+@pytest.mark.parametrize("name", [name for name in models.MODELS if name not in ("vgg16", "resnet18-cifar")])
+def test_every_small_net_trains_a_step(name):
+    net = models.build(name, seed=4)
+    x = np.random.default_rng(0).normal(size=(2, *net.input_shape)).astype(np.float32)
+    loss, dscores = losses.get("softmax")(net.forward(x, training=True), np.array([3, 1]))
+    assert np.isfinite(loss)
+    assert net.backward(dscores, input_grad=False) is None
+    for key, gradient in net.grads().items():
+        assert np.isfinite(gradient).all(), key
+    assert net.grads()[list(net.grads())[-1]].any()
+
+
+def test_the_seed_net_makes_the_notes_volumes():
+    net = models.seed_net()
+    assert [layer.output_shape for layer in net] == [
+        (32, 32, 3), (32, 32, 12), (32, 32, 12), (16, 16, 12), (3072,), (10,)
+    ]  # fmt: skip
+
+
+def test_tiny_vgg_is_three_blocks_of_ten_filters():
+    kinds = [name.rstrip("0123456789") for name, _ in models.tiny_vgg().children()]
+    assert kinds == ["input", *["conv", "relu", "conv", "relu", "pool"] * 3, "flatten", "fc"]
+
+
+def test_the_digits_net_takes_other_images():
+    net = models.build("digits_net", input_shape=(9, 11, 3), classes=4)
+    assert net.forward(np.zeros((1, 9, 11, 3), np.float32)).shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("tiny-vg", {}, "did you mean 'tiny-vgg'"),
+        ("tiny-vgg", {"classes": 0}, "classes must be at least 1"),
+        ("tiny-vgg", {"input_shape": (4, 4, 3)}, r"^pool3: the filter spans 2"),
+    ],
+)
+def test_bad_requests_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        models.build(name, **options)
+
+
+def test_whitening_makes_white_patches():
+    rng = np.random.default_rng(3)
+    net = models.airbench94()
+    mix = rng.normal(size=(3, 3))
+    images = (rng.normal(size=(200, 32, 32, 3)).cumsum(1).cumsum(2) @ mix).astype(np.float32)
+    images -= images.mean(axis=(0, 1, 2))
+    images /= images.std()
+    models.whiten(net, images, eps=0.0)
+    y = net["conv1"].infer(images).astype(np.float64).reshape(-1, 24)
+    covariance = y.T @ y / len(y)
+    np.testing.assert_allclose(covariance[:12, :12], np.eye(12), atol=0.02)
+    np.testing.assert_array_equal(y[:, 12:], -y[:, :12])
+    with pytest.raises(ValueError, match="takes 54 filters, the net has 12"):
+        models.whiten(Sequential([Input((32, 32, 3)), Conv2D(12, 3)]), images)

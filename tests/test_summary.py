@@ -1,0 +1,54 @@
+import pytest
+
+from gpuconv import models
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Residual, Sequential
+from gpuconv.summary import rows, summary, total
+
+
+@pytest.mark.parametrize(("side", "weights"), [(32, 3072), (200, 120_000)])
+def test_one_fully_connected_neuron_has_a_weight_a_value(side, weights):
+    net = Sequential([Input((side, side, 3)), Flatten(), Linear(1)])
+    assert rows(net)[-1].weights == weights
+    assert rows(net)[-1].parameters == weights + 1
+    assert f"{weights:,}" in summary(net)
+
+
+def test_vgg16_has_the_notes_numbers_without_allocating_them():
+    net = models.vgg16(initialize=False)
+    end = total(rows(net))
+    assert end.weights == 138_344_128
+    assert end.parameters == 138_357_544
+    assert end.activations == 15_237_608  # the notes' table sums to 15.24 M
+    assert end.mult_adds == 15_470_264_320
+    text = summary(net)
+    assert "138,344,128" in text
+    assert "15,237,608" in text
+    by_name = {row.name: row for row in rows(net)}
+    assert by_name["conv1"].weights == 1728
+    assert by_name["fc1"].weights == 102_760_448
+    assert by_name["conv2"].activations == 3_211_264
+
+
+def test_a_row_by_hand():
+    net = Sequential([Input((7, 5, 4)), Conv2D(6, (3, 2), stride=2, groups=2, bias=False), ReLU()], dtype="float16")
+    source, conv, relu = rows(net)
+    assert (source.name, source.activations, source.parameters) == ("input", 140, 0)
+    assert (conv.kind, conv.input_shape, conv.output_shape) == ("Conv2D", (7, 5, 4), (3, 2, 6))
+    assert (conv.parameters, conv.mult_adds, conv.activations) == (6 * 3 * 2 * 2, 36 * 12, 36)
+    assert (relu.activations, relu.mult_adds) == (0, 0)
+    text = summary(net)
+    assert "memory in float16: parameters 0.1 KiB, activations 0.3 KiB" in text
+    assert "3x2x6" in text
+
+
+def test_a_residual_shows_its_sum_and_its_layers():
+    net = Sequential([Input((4, 4, 2)), Residual([Conv2D(3, 1)], [Conv2D(3, 1, bias=False)])])
+    table = rows(net)
+    assert [row.name for row in table] == ["input", "residual1", "residual1.conv1", "residual1.shortcut.conv1"]
+    assert [row.activations for row in table] == [32, 48, 48, 48]
+    assert total(table).parameters == net.parameter_count == 15
+
+
+def test_a_net_that_was_not_built_has_no_rows():
+    with pytest.raises(RuntimeError, match="no shapes yet"):
+        rows(Sequential([Linear(3)]))
