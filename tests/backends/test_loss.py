@@ -1,0 +1,158 @@
+"""Losses: by hand, against float64, gradients, labels that name no class."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuconv import ops
+from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
+from tests.gradients import numerical_gradient
+from tests.tolerance import UNIT_ROUNDOFF, assert_within, smallest
+
+LOSSES = [
+    (ops.softmax_cross_entropy, {}),
+    (ops.softmax_cross_entropy, {"label_smoothing": 0.1}),
+    (ops.softmax_cross_entropy, {"label_smoothing": 1.0}),
+    (ops.svm_hinge, {}),
+    (ops.svm_hinge, {"delta": 0.25}),
+]
+IDS = [f"{loss.__name__}{options or ''}" for loss, options in LOSSES]
+
+
+def batch(n, classes, dtype="float64", seed=0, scale=3):
+    generator = np.random.default_rng(seed)
+    scores = (generator.normal(size=(n, classes)) * scale).astype(as_dtype(dtype))
+    return scores, generator.integers(0, classes, n)
+
+
+def test_softmax_cross_entropy_by_hand():
+    logits = np.log([[1.0, 2.0, 5.0], [4.0, 4.0, 2.0]])
+    loss, dlogits = ops.softmax_cross_entropy(logits, np.array([2, 0]))
+    np.testing.assert_allclose(loss, -(np.log(5 / 8) + np.log(4 / 10)) / 2)
+    np.testing.assert_allclose(dlogits, [[1 / 16, 2 / 16, -3 / 16], [-0.3, 0.2, 0.1]])
+
+
+def test_label_smoothing_by_hand():
+    logits = np.log([[1.0, 2.0, 5.0]])
+    loss, dlogits = ops.softmax_cross_entropy(logits, np.array([1]), label_smoothing=0.3)
+    np.testing.assert_allclose(loss, -(0.1 * np.log(1 / 8) + 0.8 * np.log(2 / 8) + 0.1 * np.log(5 / 8)))
+    np.testing.assert_allclose(dlogits, [[1 / 8 - 0.1, 2 / 8 - 0.8, 5 / 8 - 0.1]])
+
+
+def test_svm_hinge_by_hand():
+    """The course notes' example, scores [13, -7, 11] with delta 10 (loss 8), beside one that is safely right."""
+    scores = np.array([[13.0, -7.0, 11.0], [0.0, 50.0, 1.0]])
+    loss, dscores = ops.svm_hinge(scores, np.array([0, 1]), delta=10.0)
+    assert loss == 8 / 2
+    np.testing.assert_array_equal(dscores, [[-0.5, 0, 0.5], [0, 0, 0]])
+
+
+def test_a_margin_of_exactly_0_has_no_gradient():
+    loss, dscores = ops.svm_hinge(np.array([[2.0, 1.0, 1.5]]), np.array([0]))
+    assert loss == 0.5
+    np.testing.assert_array_equal(dscores, [[-1, 0, 1]])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 1000])
+def test_equal_scores_cost_what_chance_costs(classes):
+    scores, labels = np.full((3, classes), -4.5), np.array([0, classes - 1, classes // 2])
+    np.testing.assert_allclose(ops.softmax_cross_entropy(scores, labels)[0], np.log(classes), atol=1e-15)
+    np.testing.assert_allclose(ops.svm_hinge(scores, labels)[0], classes - 1)
+
+
+@pytest.mark.parametrize(("loss", "options"), LOSSES, ids=IDS)
+@pytest.mark.parametrize(("n", "classes"), [(1, 1), (1, 7), (5, 3), (7, 11)])
+def test_gradient(loss, options, n, classes):
+    scores, labels = batch(n, classes)
+    _, dscores = loss(scores, labels, **options)
+    numerical = numerical_gradient(lambda: loss(scores, labels, **options)[0], scores, np.ones(()))
+    np.testing.assert_allclose(dscores, numerical, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+@pytest.mark.parametrize(("loss", "options"), LOSSES, ids=IDS)
+def test_every_dtype(loss, options, dtype):
+    n, classes = 13, 17
+    scores, labels = batch(n, classes, dtype)
+    value, dscores = loss(scores, labels, **options)
+    assert isinstance(value, np.ndarray)
+    assert (value.shape, value.dtype, dscores.dtype) == ((), accumulation_dtype(scores.dtype), scores.dtype)
+    expected, expected_gradient = loss(scores.astype(np.float64), labels, **options)
+    unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
+    # Every term is at most 20 or so; a mean of sums of n * classes of them.
+    assert_within(value, expected, 2 * (n + classes) * 20 * unit)
+    bound = UNIT_ROUNDOFF[dtype] * abs(expected_gradient) + 4 * classes * unit / n + smallest(dtype)
+    assert_within(dscores, expected_gradient, bound)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+@pytest.mark.parametrize(("loss", "options"), LOSSES, ids=IDS)
+def test_out(loss, options, dtype):
+    scores, labels = batch(7, 5, dtype)
+    kept = scores.copy()
+    value, expected = loss(scores, labels, **options)
+    np.testing.assert_array_equal(scores, kept)
+    out = np.full((5, 14), np.nan, scores.dtype).T[::2]
+    again, dscores = loss(scores, labels, **options, out=out)
+    assert dscores is out
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(again, value)
+    assert loss(scores, labels, **options, out=scores)[1] is scores
+    np.testing.assert_array_equal(scores, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_huge_scores_do_not_overflow(dtype):
+    scores = np.array([[1e30, -1e30, 0.0], [1e4, 1e4 - 1, -1e4]], dtype)
+    loss, dlogits = ops.softmax_cross_entropy(scores, np.array([0, 1]))
+    np.testing.assert_allclose(loss, (0 + np.log1p(np.e)) / 2, rtol=1e-6)
+    assert np.isfinite(dlogits).all()
+
+
+def test_infinite_and_nan_scores():
+    scores = np.array([[0.0, -np.inf, 0.0]])
+    loss, dlogits = ops.softmax_cross_entropy(scores, np.array([0]))  # a class ruled out costs nothing
+    np.testing.assert_allclose(loss, np.log(2))
+    np.testing.assert_allclose(dlogits, [[-0.5, 0, 0.5]])
+    assert ops.softmax_cross_entropy(scores, np.array([1]))[0] == np.inf
+    for bad in (np.nan, np.inf):
+        scores[0, 2] = bad
+        assert np.isnan(ops.softmax_cross_entropy(scores, np.array([0]))[0])
+    assert np.isnan(ops.svm_hinge(np.array([[0.0, np.nan]]), np.array([0]))[0])
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "int64", "uint64"])
+@pytest.mark.parametrize("loss", [ops.softmax_cross_entropy, ops.svm_hinge])
+def test_labels_of_any_integer_dtype(loss, kind):
+    scores, labels = batch(7, 5)
+    value, dscores = loss(scores, labels)
+    same, same_gradient = loss(scores, labels.astype(kind))
+    assert same == value
+    np.testing.assert_array_equal(same_gradient, dscores)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 1000])
+@pytest.mark.parametrize("loss", [ops.softmax_cross_entropy, ops.svm_hinge])
+def test_a_label_that_names_no_class(loss, label):
+    out = np.full((4, 3), 7.0)
+    with pytest.raises(ValueError, match=rf"labels must lie in \[0, 3\), received {label} at index 2"):
+        loss(np.zeros((4, 3)), np.array([0, 2, label, 99]), out=out)
+    assert (out == 7).all(), "nothing was written"
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 99), st.floats(0, 1), st.floats(0, 5))
+def test_the_definitions(n, classes, seed, label_smoothing, delta):
+    scores, labels = batch(n, classes, seed=seed)
+    p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    t = (1 - label_smoothing) * np.eye(classes)[labels] + label_smoothing / classes
+    loss, dlogits = ops.softmax_cross_entropy(scores, labels, label_smoothing=label_smoothing)
+    np.testing.assert_allclose(loss, -(t * np.log(p)).sum() / n, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(dlogits, (p - t) / n, atol=1e-14)
+
+    expected = sum(
+        max(0, scores[i, j] - scores[i, labels[i]] + delta) for i in range(n) for j in range(classes) if j != labels[i]
+    )
+    loss, dscores = ops.svm_hinge(scores, labels, delta=delta)
+    np.testing.assert_allclose(loss, expected / n, rtol=1e-12)
+    np.testing.assert_allclose(dscores.sum(1), 0, atol=1e-15)

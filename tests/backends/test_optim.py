@@ -1,0 +1,187 @@
+"""Optimizer steps: by hand, against the formulas in float64, over lists, in half precision, in place."""
+
+import numpy as np
+import pytest
+
+from gpuconv import ops
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
+from tests.tolerance import UNIT_ROUNDOFF, assert_within, smallest
+
+SHAPES = [(3, 5), (7,), (), (2, 3, 1, 4), (0, 3)]
+
+
+def signed(shape, dtype="float64", seed=0):
+    return np.asarray(np.random.default_rng(seed).normal(size=shape)).astype(as_dtype(dtype))
+
+
+def positive(shape, dtype="float64", seed=0):
+    return np.asarray(abs(signed(shape, dtype, seed)))
+
+
+# --- the formulas of the contract, one entry at a time: (param, grad, *state) -> (param, *state) --
+
+
+def sgd(param, grad, *, decay, lr):
+    return (param - lr * (grad + decay * param),)
+
+
+def momentum(param, grad, v, *, decay, lr, momentum, nesterov=False):
+    grad = grad + decay * param
+    v = momentum * v + grad
+    return param - lr * (grad + momentum * v if nesterov else v), v
+
+
+def adagrad(param, grad, s, *, decay, lr, eps=1e-10):
+    grad = grad + decay * param
+    s = s + grad**2
+    return param - lr * grad / (np.sqrt(s) + eps), s
+
+
+def rmsprop(param, grad, s, *, decay, lr, alpha=0.99, eps=1e-8):
+    grad = grad + decay * param
+    s = alpha * s + (1 - alpha) * grad**2
+    return param - lr * grad / (np.sqrt(s) + eps), s
+
+
+def adam(param, grad, m, v, *, decay, lr, step, beta1=0.9, beta2=0.999, eps=1e-8, decoupled=False):
+    if decoupled:
+        param = param * (1 - lr * decay)
+    else:
+        grad = grad + decay * param
+    m, v = beta1 * m + (1 - beta1) * grad, beta2 * v + (1 - beta2) * grad**2
+    m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+    return param - lr * m_hat / (np.sqrt(v_hat) + eps), m, v
+
+
+STEPS = {
+    "sgd": (ops.sgd_step, sgd, 0, {}),
+    "momentum": (ops.sgd_step, momentum, 1, {"momentum": 0.9}),
+    "nesterov": (ops.sgd_step, momentum, 1, {"momentum": 0.8, "nesterov": True}),
+    "adagrad": (ops.adagrad_step, adagrad, 1, {}),
+    "rmsprop": (ops.rmsprop_step, rmsprop, 1, {"alpha": 0.9, "eps": 1e-3}),
+    "adam": (ops.adam_step, adam, 2, {"step": 3}),
+    "adam, first step": (ops.adam_step, adam, 2, {"step": 1, "beta1": 0.5, "beta2": 0.75, "eps": 1e-4}),
+    "adamw": (ops.adam_step, adam, 2, {"step": 7, "decoupled": True}),
+}
+ALL = pytest.mark.parametrize("name", STEPS)
+
+
+def problem(states, dtype="float64", shapes=SHAPES):
+    """params, grads and the state lists. State is positive, since most of it is averaged squares."""
+    params, grads = ([signed(shape, dtype, seed * 100 + i) for i, shape in enumerate(shapes)] for seed in (1, 2))
+    state = [[positive(shape, dtype, 100 * k + i) for i, shape in enumerate(shapes)] for k in range(3, 3 + states)]
+    return params, grads, state
+
+
+def test_sgd_by_hand():
+    param, v = np.array([1.0, -2.0]), np.array([10.0, 20.0])
+    ops.sgd_step([param], [np.array([0.5, 1.0])], lr=0.1, weight_decay=0.5)
+    np.testing.assert_allclose(param, [1 - 0.1 * 1.0, -2 - 0.1 * 0.0])
+    param[:] = 1, -2
+    ops.sgd_step([param], [np.array([0.5, 1.0])], [v], lr=0.1, momentum=0.5)
+    np.testing.assert_allclose(v, [5.5, 11])
+    np.testing.assert_allclose(param, [1 - 0.55, -2 - 1.1])
+    ops.sgd_step([param], [np.array([1.0, 0.0])], [v], lr=0.1, momentum=0.5, nesterov=True)
+    np.testing.assert_allclose(v, [3.75, 5.5])
+    np.testing.assert_allclose(param, [0.45 - 0.1 * (1 + 1.875), -3.1 - 0.1 * 2.75])
+
+
+def test_adagrad_and_rmsprop_by_hand():
+    param, s = np.array([1.0]), np.array([16.0])
+    ops.adagrad_step([param], [np.array([3.0])], [s], lr=0.5, eps=1.0)
+    assert (s[0], param[0]) == (25, 1 - 0.5 * 3 / 6)
+    param, s = np.array([1.0]), np.array([4.0])
+    ops.rmsprop_step([param], [np.array([2.0])], [s], lr=0.5, alpha=0.75, eps=1.0)
+    assert (s[0], param[0]) == (4, 1 - 0.5 * 2 / 3)
+
+
+def test_the_first_adam_step_is_lr_long():
+    """The bias corrections undo the start at zero: m_hat = g and v_hat = g**2."""
+    for scale in (1e-6, 1.0, 1e6):
+        param, m, v = np.array([5.0, 5.0]), np.zeros(2), np.zeros(2)
+        ops.adam_step([param], [np.array([3.0, -2.0]) * scale], [m], [v], lr=0.25, step=1, eps=0.0)
+        np.testing.assert_allclose(param, [4.75, 5.25])
+
+
+def test_adamw_decays_without_the_gradient():
+    param = np.array([8.0])
+    zeros = [[np.zeros(1)] for _ in range(3)]
+    ops.adam_step([param], *zeros, lr=0.5, step=1, weight_decay=0.25, decoupled=True)
+    assert param[0] == 8 * (1 - 0.125)
+
+
+@ALL
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1, [0.5, 0.0, 0.25, 0.0, 1.0]], ids=str)
+def test_the_formula(name, dtype, weight_decay):
+    """Each result from the rounded inputs, in float64, then rounded once."""
+    op, formula, count, options = STEPS[name]
+    params, grads, states = problem(count, dtype)
+    before = [tuple(np.array(array, np.float64) for array in entry) for entry in zip(params, grads, *states)]
+    kept = [grad.copy() for grad in grads]
+    assert op(params, grads, *states, lr=0.125, weight_decay=weight_decay, **options) is None
+    decays = weight_decay if isinstance(weight_decay, list) else [weight_decay] * len(params)
+    unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
+    for i, (entry, decay) in enumerate(zip(before, decays)):
+        expected = formula(*entry, decay=decay, lr=0.125, **options)
+        for result, value in zip((params[i], *(state[i] for state in states)), expected):
+            magnitude = abs(value) + sum(abs(array) for array in entry)
+            # Dividing by sqrt(1 - beta2**step) in float32 costs more roundings than adding: 32 cover them all.
+            assert_within(result, value, UNIT_ROUNDOFF[dtype] * abs(value) + 32 * unit * magnitude + smallest(dtype))
+        np.testing.assert_array_equal(grads[i], kept[i])
+
+
+@ALL
+def test_lr_and_step_may_be_arrays(name):
+    op, _, count, options = STEPS[name]
+    results = []
+    for wrap in (lambda value: value, lambda value: np.array([value]), lambda value: np.array(value)):
+        params, grads, states = problem(count)
+        given = options | ({"step": wrap(options["step"])} if "step" in options else {})
+        op(params, grads, *states, lr=wrap(0.5), **given)
+        results.append(params)
+    for other in results[1:]:
+        for a, b in zip(results[0], other):
+            np.testing.assert_array_equal(a, b)
+
+
+@ALL
+def test_strided_parameters_and_many_blocks(name):
+    """Views are updated where they lie, and a parameter of several blocks as one of one."""
+    op, _, count, options = STEPS[name]
+    params, grads, states = problem(count, "float16", [(501, 70)])
+    views, *state_views = ([np.zeros((70, 1002), np.float16).T[::2]] for _ in range(1 + count))
+    for lists, view_lists in zip((params, *states), (views, *state_views)):
+        view_lists[0][...] = lists[0]
+    op(params, grads, *states, lr=0.5, **options)
+    op(views, grads, *state_views, lr=0.5, **options)
+    np.testing.assert_array_equal(views[0], params[0])
+    for state, state_view in zip(states, state_views):
+        np.testing.assert_array_equal(state_view[0], state[0])
+
+
+@pytest.mark.parametrize(("dtype", "small"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
+def test_half_precision_rounds_once(dtype, small):
+    """param - (grad + param) is -grad, unless grad + param = -1 - small is rounded on the way."""
+    kind = as_dtype(dtype)
+    param, grad = np.array([-small]).astype(kind), np.array([-1.0]).astype(kind)
+    ops.sgd_step([param], [grad], lr=1.0, weight_decay=1.0)
+    assert float(param[0]) == 1
+
+
+@ALL
+def test_no_parameters(name):
+    op, _, count, options = STEPS[name]
+    op([], [], *[[] for _ in range(count)], lr=0.5, **options)
+
+
+@ALL
+def test_a_refused_step_changes_nothing(name):
+    op, _, count, options = STEPS[name]
+    params, grads, states = problem(count)
+    kept = [param.copy() for param in params]
+    grads[3] = grads[3][:1]
+    with pytest.raises(ValueError, match=r"grads\[3\] must have shape \(2, 3, 1, 4\)"):
+        op(params, grads, *states, lr=0.5, **options)
+    for param, copy in zip(params, kept):
+        np.testing.assert_array_equal(param, copy)
