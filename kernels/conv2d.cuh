@@ -1,0 +1,114 @@
+// What the three directions of a convolution share: its geometry, and its tensors seen as the matrices of gemm.cuh.
+//
+// Volumes are (N, H, W, C) and (N, P, Q, K), filters (K, R, S, C / groups). A "pixel" is a place (n, p, q) or (n, h, w) of a
+// volume in memory's order, a "tap" a place (r, s, channel) of a filter. Fewer than 2^31 - 1024 pixels and taps, and maps
+// and filters, padding and dilation included, of fewer than 2^30 rows and columns (the launcher checks); elements are
+// addressed with 64 bits.
+#pragma once
+
+#include "gemm.cuh"
+
+struct Convolution {
+    int32 n, h, w, c, p, q, k, r, s;  // c and k: of one group
+    int32 all_channels, all_filters, top, left, dilation_h, dilation_w;
+    Divisor hw, width, pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by H*W, W, P*Q, Q, c, k, S
+};
+
+constexpr int32 OUTSIDE = -(1 << 30);  // a coordinate that stays negative whatever is added to it
+
+// The windows of x: a line is an output pixel, a column the tap of an input channel.
+struct InputWindows {
+    const DTYPE* x;  // at the group's first channel
+    const Convolution& conv;
+
+    struct Line {
+        const DTYPE* image;
+        int32 h, w;  // of the window's first cell
+    };
+    struct Column {
+        int32 h, w, channel;  // from there
+    };
+
+    __device__ __forceinline__ Line line(int32 pixel) const {
+        const bool inside = pixel < conv.n * conv.p * conv.q;
+        const int32 n = conv.pq.divide(pixel), p = conv.q_width.divide(pixel);
+        return {x + int64(n) * (conv.h * conv.w) * conv.all_channels,
+                inside ? p * int32(conv.stride_h.divisor) - conv.top : OUTSIDE,
+                pixel * int32(conv.stride_w.divisor) - conv.left};
+    }
+    __device__ __forceinline__ Column column(int32 tap) const {
+        const bool inside = tap < conv.r * conv.s * conv.c;
+        int32 s = conv.channels.divide(tap);
+        const int32 r = conv.taps_across.divide(s);
+        return {inside ? r * conv.dilation_h : OUTSIDE, s * conv.dilation_w, tap};
+    }
+    __device__ __forceinline__ bool find(const Line& line, const Column& column, const DTYPE*& from) const {
+        const int32 h = line.h + column.h, w = line.w + column.w;
+        if (uint32(h) >= uint32(conv.h) || uint32(w) >= uint32(conv.w)) return false;
+        from = line.image + (int64(h * conv.w + w) * conv.all_channels + column.channel);
+        return true;
+    }
+};
+
+// What of dy reads a cell of x: a line is an input pixel, a column the tap of a filter.
+struct GradientWindows {
+    const DTYPE* dy;  // at the group's first filter
+    const Convolution& conv;
+
+    struct Line {
+        const DTYPE* image;
+        int32 h, w;  // in the padded input
+    };
+    struct Column {
+        int32 h, w, filter;  // back to the first cell of a window that reads it with this tap
+    };
+
+    __device__ __forceinline__ Line line(int32 pixel) const {
+        const bool inside = pixel < conv.n * conv.h * conv.w;
+        const int32 n = conv.hw.divide(pixel), h = conv.width.divide(pixel);
+        return {dy + int64(n) * (conv.p * conv.q) * conv.all_filters, inside ? h + conv.top : OUTSIDE, pixel + conv.left};
+    }
+    __device__ __forceinline__ Column column(int32 tap) const {
+        const bool inside = tap < conv.r * conv.s * conv.k;
+        int32 s = conv.filters.divide(tap);
+        const int32 r = conv.taps_across.divide(s);
+        return {inside ? r * conv.dilation_h : -OUTSIDE, s * conv.dilation_w, tap};
+    }
+    __device__ __forceinline__ bool find(const Line& line, const Column& column, const DTYPE*& from) const {
+        int32 h = line.h - column.h, w = line.w - column.w;
+        if (h < 0 || w < 0) return false;
+        const int32 p = conv.stride_h.divide(h), q = conv.stride_w.divide(w);
+        if (h != 0 || w != 0 || p >= conv.p || q >= conv.q) return false;  // no window begins there
+        from = line.image + (int64(p * conv.q + q) * conv.all_filters + column.filter);
+        return true;
+    }
+};
+
+// A plain matrix in memory.
+struct Plain {
+    const DTYPE* base;
+    int64 pitch;
+    int32 lines, columns;
+
+    using Line = const DTYPE*;
+    using Column = int32;
+
+    __device__ __forceinline__ Line line(int32 i) const { return i < lines ? base + i * pitch : nullptr; }
+    __device__ __forceinline__ Column column(int32 j) const { return j < columns ? j : OUTSIDE; }
+    __device__ __forceinline__ bool find(Line line, Column column, const DTYPE*& from) const {
+        if (!line || column < 0) return false;
+        from = line + column;
+        return true;
+    }
+};
+
+// The filters for dgrad: a line is the tap (r, s, filter), a column an input channel.
+struct TurnedFilters : Plain {
+    const Convolution& conv;
+
+    __device__ __forceinline__ Line line(int32 tap) const {
+        if (tap >= conv.r * conv.s * conv.k) return nullptr;
+        const int32 place = conv.filters.divide(tap);
+        return base + (int64(tap) * (conv.r * conv.s) + place) * conv.c;
+    }
+};

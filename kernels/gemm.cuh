@@ -1,0 +1,185 @@
+// The implicit GEMM behind every convolution and linear kernel: operands, the main loop, the output.
+//
+//   out[row, column] = finish(sum over depth of a[row, depth] * b[column, depth])
+//
+// A block computes BLOCK_M rows x BLOCK_N columns, a thread THREAD_M x THREAD_N of them in registers, BLOCK_K of the depth
+// at a time through shared memory. Neither operand exists in memory as a matrix: it is a `Matrix` type that finds the
+// elements in its tensor (conv2d.cuh has them).
+//
+//   Line   line(int32 i)            a line of the matrix, and
+//   Column column(int32 j)          a column, whatever helps to find an element; past the end, one that holds nothing
+//   bool find(Line, Column, from)   where an element and its VECTOR - 1 right neighbours are; false: nowhere, they are zeros
+//
+// The columns of a line lie side by side in memory. Where they run along the depth a tile is transposed on its way into
+// shared memory, where they run along rows or columns of the product it is not; the main loop sees tile[depth][side].
+// gemm_simt.cuh is a main loop of scalar multiply-adds. One on tensor cores replaces that file alone.
+//
+// Every element sums its depth from first to last, so its bits do not depend on the tile.
+//
+// Macros: DTYPE; BLOCK_M, BLOCK_N, THREAD_M, THREAD_N.
+#pragma once
+
+#include "activation.cuh"
+#include "types.cuh"
+
+using Real = accumulator<DTYPE>;
+
+constexpr int BLOCK_K = sizeof(DTYPE) == 2 ? 16 : 8;
+constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N, THREADS = THREADS_M * THREADS_N;
+constexpr int WIDE = 16 / sizeof(Real);  // numbers that one instruction moves in shared memory
+
+// n / d for 0 <= n < 2^31 as a product (Granlund and Montgomery, 1994): with 2^(l-1) < d <= 2^l and
+// multiplier = ceil(2^(31+l) / d), n / d = n * multiplier >> (31 + l).
+struct Divisor {
+    uint32 divisor, multiplier, shift;  // shift: l
+    // n / d, with n left at n mod d.
+    __device__ __forceinline__ int32 divide(int32& n) const {
+        const int32 quotient = int32(__umulhi(2 * uint32(n), multiplier) >> shift);
+        n -= quotient * int32(divisor);
+        return quotient;
+    }
+};
+
+// How the product is cut into blocks: blockIdx.x counts tiles, across first, then down, then over groups, and blockIdx.y
+// counts the splits of the depth. Neighbouring blocks share their rows, which are the larger operand's.
+struct Schedule {
+    Divisor across, down;
+    int32 depth_per_split;  // a multiple of BLOCK_K
+};
+
+// The part that a block computes.
+struct Block {
+    int32 row, column, group, begin, end;  // its first row and column, and of the depth
+
+    __device__ __forceinline__ Block(const Schedule& schedule, int32 depth) {
+        column = int32(blockIdx.x);
+        row = schedule.across.divide(column);
+        group = schedule.down.divide(row);
+        row *= BLOCK_M;
+        column *= BLOCK_N;
+        begin = int32(blockIdx.y) * schedule.depth_per_split;
+        end = min(begin + schedule.depth_per_split, depth);
+    }
+};
+
+// Where element (side, depth) of a tile lies among the SIDE elements of its depth. Flipping bits 3 and 4 by the depth
+// spreads the stores of a transposed tile over the banks and leaves every 16 bytes together, so loads stay wide.
+__device__ __forceinline__ int swizzle(int side, int depth) { return side ^ (depth / 4 % 4 * 8); }
+
+// One thread's part in moving tiles of an operand, SIDE x BLOCK_K elements each, from global to shared memory.
+template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH>
+class Loader {
+    static constexpr int LINES = COLUMNS_ARE_DEPTH ? SIDE : BLOCK_K, PER_LINE = SIDE * BLOCK_K / LINES / VECTOR;
+    static constexpr int PASSES = LINES * PER_LINE / THREADS;
+    // Neighbouring threads take neighbouring vectors of a line; single numbers along the depth, taps of an image in most
+    // cases, are taken line by line: neighbouring lines are neighbouring pixels, and a thread keeps to one line.
+    static constexpr bool LINES_FIRST = COLUMNS_ARE_DEPTH && VECTOR == 1;
+    static_assert(LINES * PER_LINE == PASSES * THREADS, "every thread moves as many vectors");
+
+    const Matrix& matrix;
+    typename Matrix::Line lines[PASSES];      // kept, where columns are the depth
+    typename Matrix::Column columns[PASSES];  // kept, where lines are
+    Pack<DTYPE, VECTOR> fetched[PASSES];
+
+    static __device__ __forceinline__ int line(int pass) {
+        const int slot = threadIdx.x + pass * THREADS;
+        return LINES_FIRST ? slot % LINES : slot / PER_LINE;
+    }
+    static __device__ __forceinline__ int column(int pass) {
+        const int slot = threadIdx.x + pass * THREADS;
+        return LINES_FIRST ? slot / LINES : slot % PER_LINE * VECTOR;
+    }
+
+  public:
+    // side: the block's first row or column of the product.
+    __device__ __forceinline__ Loader(const Matrix& matrix, int32 side) : matrix(matrix) {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            if constexpr (COLUMNS_ARE_DEPTH) lines[pass] = matrix.line(side + line(pass));
+            else columns[pass] = matrix.column(side + column(pass));
+        }
+    }
+
+    // Start reading the tile at `depth` into registers.
+    __device__ __forceinline__ void fetch(int32 depth) {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            if constexpr (COLUMNS_ARE_DEPTH) columns[pass] = matrix.column(depth + column(pass));
+            else lines[pass] = matrix.line(depth + line(pass));
+            const DTYPE* from;
+            fetched[pass] = {};
+            if (matrix.find(lines[pass], columns[pass], from))
+                fetched[pass] = *reinterpret_cast<const Pack<DTYPE, VECTOR>*>(from);
+        }
+    }
+
+    // Write what was fetched into shared memory, as accumulators.
+    __device__ __forceinline__ void put(Real (&tile)[BLOCK_K][SIDE]) const {
+        constexpr int CHUNK = COLUMNS_ARE_DEPTH ? 1 : VECTOR < WIDE ? VECTOR : WIDE;
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+#pragma unroll
+            for (int first = 0; first < VECTOR; first += CHUNK) {
+                Pack<Real, CHUNK> chunk;
+#pragma unroll
+                for (int j = 0; j < CHUNK; ++j) chunk.at[j] = load(fetched[pass].at[first + j]);
+                // A vector's depths are alike to the swizzle, four by four, so one address serves them.
+                const int depth = COLUMNS_ARE_DEPTH ? column(pass) + first / 4 * 4 : line(pass);
+                const int side = COLUMNS_ARE_DEPTH ? line(pass) : column(pass) + first;
+                Real* to = &tile[depth][swizzle(side, depth)] + (COLUMNS_ARE_DEPTH ? first % 4 * SIDE : 0);
+                *reinterpret_cast<Pack<Real, CHUNK>*>(to) = chunk;
+            }
+        }
+    }
+};
+
+// Where sums go: into `out`, finished with bias, activation and what out holds, or raw into `partials`, where the depth is
+// split over blocks (gemm_reduce.cu adds them up). Both begin at the block's group and have `pitch` elements from row to row.
+struct Output {
+    DTYPE* out;
+    Real* partials;     // null: the depth is whole
+    const DTYPE* bias;  // null: none
+    int64 pitch;
+    int32 rows, columns;
+    int32 accumulate;
+
+    // The bias of N columns.
+    template <int N>
+    __device__ __forceinline__ Pack<Real, N> bias_of(int32 column) const {
+        Pack<Real, N> values = {};
+        if (bias)
+#pragma unroll
+            for (int j = 0; j < N; ++j)
+                if (column + j < columns) values.at[j] = load(bias[column + j]);
+        return values;
+    }
+
+    // Store N sums side by side. VECTOR divides the columns and the pitch, so a chunk is all inside or all outside.
+    template <int VECTOR, int N>
+    __device__ __forceinline__ void store(int32 row, int32 column, Pack<Real, N> sums, Pack<Real, N> biases) const {
+        constexpr int CHUNK = VECTOR < N ? VECTOR : N;
+        if (row >= rows) return;
+#pragma unroll
+        for (int first = 0; first < N; first += CHUNK) {
+            if (column + first >= columns) return;
+            const int64 offset = row * pitch + column + first;
+            Pack<Real, CHUNK> values;
+#pragma unroll
+            for (int j = 0; j < CHUNK; ++j) values.at[j] = sums.at[first + j];
+            if (partials) {
+                *reinterpret_cast<Pack<Real, CHUNK>*>(partials + offset) = values;
+                continue;
+            }
+            auto* place = reinterpret_cast<Pack<DTYPE, CHUNK>*>(out + offset);
+            Pack<DTYPE, CHUNK> finished;
+            if (accumulate) finished = *place;
+#pragma unroll
+            for (int j = 0; j < CHUNK; ++j) {
+                Real value = ACTIVATION<Real>{}.apply(values.at[j] + biases.at[first + j]);
+                if (accumulate) value += load(finished.at[j]);
+                finished.at[j] = round_to<DTYPE>(value);
+            }
+            *place = finished;
+        }
+    }
+};

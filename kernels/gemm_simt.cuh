@@ -1,0 +1,86 @@
+// The main loop of gemm.cuh on the ordinary arithmetic units: every dtype, every compute capability.
+//
+// Two tiles in shared memory: while one is multiplied the next is on its way through registers. A warp's threads stand 4 x 8
+// in the block's tile, and each takes groups of 4 rows and columns, THREADS_M * 4 and THREADS_N * 4 apart.
+#pragma once
+
+#include "gemm.cuh"
+
+// One thread's sums, and where in the block's tile they lie.
+struct Sums {
+    static constexpr int GROUP = 4;
+    static_assert(THREADS_M % 4 == 0 && THREADS_N % 8 == 0 && THREAD_M % GROUP == 0 && THREAD_N % GROUP == 0, "tile");
+
+    Pack<Real, GROUP> at[THREAD_M][THREAD_N / GROUP] = {};
+
+    static __device__ __forceinline__ int thread_row() { return threadIdx.x / 32 / (THREADS_N / 8) * 4 + threadIdx.x % 32 / 8; }
+    static __device__ __forceinline__ int thread_column() { return threadIdx.x / 32 % (THREADS_N / 8) * 8 + threadIdx.x % 8; }
+
+    // Add the products of one pair of tiles.
+    __device__ __forceinline__ void multiply(const Real (&a)[BLOCK_K][BLOCK_M], const Real (&b)[BLOCK_K][BLOCK_N]) {
+#pragma unroll
+        for (int depth = 0; depth < BLOCK_K; ++depth) {
+            Real rows[THREAD_M], columns[THREAD_N];
+            read<THREAD_M, THREADS_M>(rows, a[depth], thread_row(), depth);
+            read<THREAD_N, THREADS_N>(columns, b[depth], thread_column(), depth);
+#pragma unroll
+            for (int i = 0; i < THREAD_M; ++i)
+#pragma unroll
+                for (int j = 0; j < THREAD_N; ++j) at[i][j / GROUP].at[j % GROUP] += rows[i] * columns[j];
+        }
+    }
+
+    template <int VECTOR>
+    __device__ __forceinline__ void store(const Output& output, const Block& block) const {
+        const int32 first = block.column + thread_column() * GROUP;
+        Pack<Real, GROUP> biases[THREAD_N / GROUP];
+#pragma unroll
+        for (int j = 0; j < THREAD_N / GROUP; ++j) biases[j] = output.bias_of<GROUP>(first + j * THREADS_N * GROUP);
+#pragma unroll
+        for (int i = 0; i < THREAD_M; ++i) {
+            const int32 row = block.row + (i / GROUP * THREADS_M + thread_row()) * GROUP + i % GROUP;
+#pragma unroll
+            for (int j = 0; j < THREAD_N / GROUP; ++j)
+                output.store<VECTOR>(row, first + j * THREADS_N * GROUP, at[i][j], biases[j]);
+        }
+    }
+
+  private:
+    // This thread's groups of one depth of a tile.
+    template <int COUNT, int STRIDE, int SIDE>
+    static __device__ __forceinline__ void read(Real (&to)[COUNT], const Real (&from)[SIDE], int thread, int depth) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i += WIDE) {
+            const int side = swizzle(thread * GROUP, depth) + i / GROUP * STRIDE * GROUP + i % GROUP;
+            const auto wide = *reinterpret_cast<const Pack<Real, WIDE>*>(&from[side]);
+#pragma unroll
+            for (int j = 0; j < WIDE; ++j) to[i + j] = wide.at[j];
+        }
+    }
+};
+
+// The sums over a block's part of the depth. Tiles begin at multiples of BLOCK_K; what the last one has past the depth's end
+// the matrices give as zeros.
+template <class LoaderA, class LoaderB>
+__device__ __forceinline__ Sums product(LoaderA a, LoaderB b, const Block& block) {
+    __shared__ alignas(16) Real tile_a[2][BLOCK_K][BLOCK_M];
+    __shared__ alignas(16) Real tile_b[2][BLOCK_K][BLOCK_N];
+    Sums sums;
+    a.fetch(block.begin);
+    b.fetch(block.begin);
+    a.put(tile_a[0]);
+    b.put(tile_b[0]);
+    __syncthreads();
+    int stage = 0;
+    for (int32 depth = block.begin + BLOCK_K; depth < block.end; depth += BLOCK_K) {
+        a.fetch(depth);
+        b.fetch(depth);
+        sums.multiply(tile_a[stage], tile_b[stage]);
+        stage ^= 1;
+        a.put(tile_a[stage]);  // last read before the barrier of the step before
+        b.put(tile_b[stage]);
+        __syncthreads();
+    }
+    sums.multiply(tile_a[stage], tile_b[stage]);
+    return sums;
+}
