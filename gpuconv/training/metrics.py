@@ -52,7 +52,7 @@ class Totals:
         sums[0] += loss.astype(np.float64) * n
         sums[1] += (scores.argmax(axis=1) == labels).sum()
         sums[2] += n
-        sums[3] += sums[0] - sums[0] == 0
+        sums[3] += abs(sums[0]) < np.inf
 
     def read(self) -> Reading:
         """Wait for the device and return the sums so far."""

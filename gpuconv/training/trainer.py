@@ -160,7 +160,9 @@ class Trainer:
         if run_dir is not None:
             self.run = RunDirectory.open(run_dir) if resume else RunDirectory.start(run_dir, self._settings)
             if self.run.last.exists():
-                self.restore(checkpoints.load(self.run.last), self._settings, self.run.last)
+                self.restore(checkpoints.load(self.run.last), self.run.last)
+            else:  # new, or killed before its first checkpoint
+                self._expect_settings(self.run.settings(), self.run)
             watchers = [*watching.keepers(self.run, checkpoint_every), *watchers]
         if progress:
             watchers.append(watching.Progress())
@@ -272,13 +274,11 @@ class Trainer:
         }  # fmt: skip
         return Checkpoint(tensors, checkpoints.as_json(state))
 
-    def restore(self, checkpoint: Checkpoint, settings: Record, path: Any = "the checkpoint") -> None:
-        """Take over a snapshot that was made with these settings; nothing changes when this raises."""
+    def restore(self, checkpoint: Checkpoint, path: Any = "the checkpoint") -> None:
+        """Take over a snapshot that was made with the settings of this `fit`; nothing changes when this raises."""
         checkpoints.check_net(path, checkpoint, self.net)
         state = checkpoint.state
-        others = checkpoints.differences(state["settings"], checkpoints.as_json(settings))
-        if others:
-            raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")
+        self._expect_settings(state["settings"], path)
         try:
             self.optimizer.check_state_dict(checkpoint.part("optimizer"))
         except ValueError as error:
@@ -288,3 +288,8 @@ class Trainer:
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.records, self._read = state["records"], Reading(*state["read"])
         self._totals.write(Reading(*state["totals"]))
+
+    def _expect_settings(self, stored: Record, path: Any) -> None:
+        others = checkpoints.differences(stored, self._settings)
+        if others:
+            raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")

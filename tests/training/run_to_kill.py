@@ -1,0 +1,56 @@
+"""Train the small net in a run directory, and die at a given moment: python run_to_kill.py DIR WHAT NUMBER [resume].
+
+WHAT is "step" (after that many steps), "sync" (inside that many-th write of a file, its bytes half on the disk) or
+"never"; SIGKILL, so that nothing is cleaned up.
+"""
+
+import os
+import signal
+import stat
+import sys
+
+from gpuconv.training import Callback
+from tests.training import small
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DieAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, trainer, record):
+        if trainer.steps == self.step:
+            die()
+
+
+def die_at_sync(number):
+    calls, sync = [], os.fsync
+
+    def counted(handle):
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            calls.append(handle)
+        if len(calls) == number:
+            os.ftruncate(handle, os.fstat(handle).st_size // 2)
+            die()
+        sync(handle)
+
+    os.fsync = counted
+
+
+def main(directory, what, number, *resume):
+    if what == "sync":
+        die_at_sync(int(number))
+    watchers = [DieAt(int(number))] if what == "step" else []
+    trainer = small.trainer()
+    small.fit(
+        trainer, epochs=4, test=small.held_out(), run_dir=directory, resume=bool(resume), checkpoint_every=3,
+        callbacks=watchers,
+    )  # fmt: skip
+    print("finished", trainer.steps)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,55 @@
+"""A net and images that train in a moment: every kind of state is in them (norm, dropout, augmentation, momentum)."""
+
+import numpy as np
+
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization
+from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, ReLU, Sequential
+from gpuconv.training import Trainer
+
+
+def images(count=22, seed=0):
+    """Noise alone, with a bright row, or with a bright column: classes that a shift keeps."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 3, count)
+    pixels = draw.integers(0, 120, (count, 6, 5, 1)).astype(np.uint8)
+    pixels[labels == 1, 3] += 100
+    pixels[labels == 2, :, 2] += 100
+    return Dataset(pixels, labels, ["noise", "row", "column"], "lines")
+
+
+def net(seed=0, filters=4):
+    return Sequential(
+        [Input((6, 5, 1)), Conv2D(filters, 3, padding=1), BatchNorm(), ReLU(), Flatten(), Dropout(0.2), Linear(3)],
+        seed=seed,
+    )
+
+
+def loader(data=None, batch_size=5, seed=3):
+    data = data or images()
+    return Loader(
+        data, batch_size, normalization=Normalization.from_dataset(data), augmentation=Augmentation(shift=1), seed=seed
+    )
+
+
+def trainer(seed=0, optimizer="adam", lr=0.01, schedule="one-cycle", **options):
+    return Trainer(net(seed), optimizer, lr=lr, schedule=schedule, seed=seed, **options)
+
+
+def held_out():
+    data = images()
+    return Loader(images(9, seed=5), 4, normalization=Normalization.from_dataset(data), shuffle=False)
+
+
+STEPS_PER_EPOCH = 5  # 22 images in batches of 5, the last one short
+
+
+def fit(trainer, **options):
+    options = {"epochs": 3, "validation": held_out(), "metrics_every": 2, "progress": False} | options
+    return trainer.fit(options.pop("train", None) or loader(), **options)
+
+
+def same_arrays(one, other):
+    """Whether two dictionaries of arrays hold the same bits."""
+    return one.keys() == other.keys() and all(
+        one[key].dtype == other[key].dtype and one[key].tobytes() == other[key].tobytes() for key in one
+    )

@@ -1,0 +1,324 @@
+"""A run that is killed anywhere and goes on gives the same bits as one that never stopped."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv.training import Callback, CheckpointError, SettingsError, Trainer, checkpoint, load_net
+from gpuconv.training.interrupts import SIGNALS, Interrupts
+from tests.training import small
+
+ROOT = Path(__file__).parents[2]
+FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv", "run.json")
+STEPS = 4 * small.STEPS_PER_EPOCH
+
+
+def run(directory, what, number=0, *resume):
+    """The exit status of a process of `run_to_kill`."""
+    command = [sys.executable, "-m", "tests.training.run_to_kill", str(directory), what, str(number), *resume]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+def contents(directory):
+    return {name: (directory / name).read_bytes() for name in FILES}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """What a run leaves that nobody stopped."""
+    directory = tmp_path_factory.mktemp("straight") / "run"
+    assert run(directory, "never") == 0
+    return contents(directory)
+
+
+def test_killed_at_random_steps(tmp_path, straight):
+    draw = random.Random(7)
+    steps = sorted(draw.sample(range(1, STEPS), 4))
+    for number, step in enumerate(steps):
+        assert run(tmp_path / "run", "step", step, *(["resume"] if number else [])) == -signal.SIGKILL
+    assert run(tmp_path / "run", "never", 0, "resume") == 0
+    assert contents(tmp_path / "run") == straight
+
+
+@pytest.mark.parametrize("syncs", [(2, 3), (7, 4), (9, 6)])
+def test_killed_in_the_middle_of_writing(tmp_path, straight, syncs):
+    for number, sync in enumerate(syncs):
+        assert run(tmp_path / "run", "sync", sync, *(["resume"] if number else [])) == -signal.SIGKILL
+    assert run(tmp_path / "run", "never", 0, "resume") == 0
+    assert contents(tmp_path / "run") == straight
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_killed_before_there_was_a_run(tmp_path, straight):
+    assert run(tmp_path / "run", "sync", 1) == -signal.SIGKILL
+    assert run(tmp_path / "run", "never") == 0
+    assert contents(tmp_path / "run") == straight
+
+
+def test_a_half_written_line_is_dropped(tmp_path, straight):
+    assert run(tmp_path / "run", "step", 13) == -signal.SIGKILL
+    with open(tmp_path / "run" / "metrics.jsonl", "ab") as file:
+        file.write(b'{"event": "st')
+    assert run(tmp_path / "run", "never", 0, "resume") == 0
+    assert contents(tmp_path / "run") == straight
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path, straight):
+    assert run(tmp_path / "run", "never") == 0
+    assert run(tmp_path / "run", "never", 0, "resume") == 0
+    assert contents(tmp_path / "run") == straight
+
+
+def test_every_step_can_be_the_last(tmp_path):
+    """In one process: stop after each step of the run, go on in a new trainer, compare with a run never stopped."""
+
+    class Stop(Callback):
+        def __init__(self, step):
+            self.step = step
+
+        def on_step(self, trainer, record):
+            if trainer.steps == self.step:
+                trainer.stop("for now")
+
+    straight = small.trainer()
+    small.fit(straight, epochs=2)
+    for step in range(1, 2 * small.STEPS_PER_EPOCH):
+        small.fit(small.trainer(), epochs=2, run_dir=tmp_path / f"{step}", callbacks=[Stop(step)])
+        second = small.trainer(seed=0)
+        small.fit(second, epochs=2, run_dir=tmp_path / f"{step}", resume=True)
+        assert second.records == straight.records, step
+        assert small.same_arrays(second.net.state_dict(), straight.net.state_dict()), step
+        assert small.same_arrays(second.optimizer.state_dict(), straight.optimizer.state_dict()), step
+
+
+# --- what cannot be continued ------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A run directory after one of three epochs... of a run that was then stopped."""
+
+    class Stop(Callback):
+        def on_epoch(self, trainer, record):
+            trainer.stop("for now")
+
+    small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Stop()])
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        ({"lr": 0.02}, {}, "optimizer.lr is 0.01 there and 0.02 here"),
+        ({"optimizer": "sgd"}, {}, 'optimizer.optimizer is "adam" there and "sgd" here'),
+        ({"schedule": "cosine"}, {}, 'schedule is "one-cycle.*" there and "cosine.*" here'),
+        ({"loss": "svm"}, {}, "loss is .*SoftmaxCrossEntropy.* there and .*SVMHinge"),
+        ({"seed": 4}, {}, "net.seed is 0 there and 4 here.*; seed is 0 there and 4 here"),
+        ({}, {"epochs": 5, "metrics_every": 3}, "epochs is 3 there and 5 here; .*metrics_every is 2 there and 3 here"),
+        ({}, {"settings": {"data": "other"}}, 'options.data is null there and "other" here'),
+        ({}, {"train": small.loader(seed=9)}, "train.seed is 3 there and 9 here"),
+        ({}, {"train": small.loader(batch_size=6)}, "train.batch_size is 5 there and 6 here"),
+        ({}, {"train": small.loader(small.images(seed=8))}, "train.checksum is .* there and .* here"),
+        ({}, {"validation": None}, "validation is .* there and null here"),
+    ],
+)
+def test_other_settings_are_named_before_anything_changes(stored, make, options, message):
+    trainer = small.trainer(**make)
+    net, kept = {name: value.copy() for name, value in trainer.net.state_dict().items()}, contents(stored)
+    with pytest.raises(SettingsError, match=message):
+        small.fit(trainer, run_dir=stored, resume=True, **options)
+    assert small.same_arrays(trainer.net.state_dict(), net)
+    assert (trainer.steps, trainer.records) == (0, [])
+    assert contents(stored) == kept
+
+
+def test_another_net_is_named_by_its_first_difference(stored):
+    other = Trainer(small.net(filters=5), "adam", lr=0.01, schedule="one-cycle")
+    kept = contents(stored)
+    with pytest.raises(CheckpointError, match=r"of another net: layers\[1\]\.out_channels is 4 there and 5 here"):
+        small.fit(other, run_dir=stored, resume=True)
+    assert contents(stored) == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("net.conv1.weight"), "conv1.weight is only here"),
+        (lambda t: t.update({"net.more": np.zeros(2)}), "more is only there"),
+        (lambda t: t.update({"net.conv1.bias": np.zeros(9, "f4")}), r"conv1.bias has shape \(9,\) there and \(4,\)"),
+        (lambda t: t.update({"net.conv1.bias": np.zeros(4)}), "conv1.bias is float64 there and float32 here"),
+        (lambda t: t.pop("optimizer.exp_avg.conv1.bias"), "'exp_avg.conv1.bias' is missing"),
+    ],
+)
+def test_other_arrays_are_named(stored, change, message):
+    found = checkpoint.load(stored / "last.safetensors")
+    change(found.tensors)
+    checkpoint.save(stored / "last.safetensors", found)
+    trainer = small.trainer()
+    net = {name: value.copy() for name, value in trainer.net.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        small.fit(trainer, run_dir=stored, resume=True)
+    assert small.same_arrays(trainer.net.state_dict(), net)
+
+
+def test_a_truncated_checkpoint_is_not_continued(stored):
+    path = stored / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="truncated"):
+        small.fit(small.trainer(), run_dir=stored, resume=True)
+
+
+def test_a_directory_that_holds_a_run_is_not_overwritten(stored):
+    kept = contents(stored)
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        small.fit(small.trainer(), run_dir=stored)
+    assert contents(stored) == kept
+
+
+def test_a_directory_without_a_run_is_not_continued(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        small.fit(small.trainer(), run_dir=tmp_path, resume=True)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(stored):
+    (stored / "last.safetensors").unlink()
+    with pytest.raises(SettingsError, match="epochs is 3 there and 4 here"):
+        small.fit(small.trainer(), run_dir=stored, resume=True, epochs=4)
+    trainer, straight = small.trainer(), small.trainer()
+    small.fit(trainer, run_dir=stored, resume=True)
+    small.fit(straight)
+    assert trainer.records == straight.records
+
+
+def test_weights_alone_go_into_a_net_of_any_seed(stored):
+    net = small.net(seed=5)
+    found = load_net(stored / "last.safetensors", net)
+    assert small.same_arrays(net.state_dict(), found.part("net"))
+    with pytest.raises(CheckpointError, match="another net"):
+        load_net(stored / "last.safetensors", small.net(filters=3))
+
+
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    def fill_up(*_):
+        raise OSError(28, "No space left on device")
+
+    class FillUp(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 7:
+                self.kept = (tmp_path / "run" / "last.safetensors").read_bytes()
+                monkeypatch.setattr(os, "fsync", fill_up)
+
+    watcher = FillUp()
+    with pytest.raises(CheckpointError, match=r"cannot write .*best.safetensors|last.safetensors: No space left"):
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[watcher])
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == watcher.kept
+    assert not list((tmp_path / "run").glob(".*"))
+    monkeypatch.undo()
+    trainer, straight = small.trainer(), small.trainer()
+    small.fit(trainer, run_dir=tmp_path / "run", resume=True)
+    small.fit(straight)
+    assert trainer.records == straight.records
+
+
+def test_a_log_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
+    from gpuconv.training import callbacks
+
+    class Half:
+        def __init__(self, path, mode):
+            self.file = open(path, mode)  # noqa: SIM115 - closed by __exit__
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, data):
+            self.file.write(data[:9])
+            raise OSError(28, "No space left on device")
+
+    class FillUp(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 3:
+                monkeypatch.setattr(callbacks, "open", Half, raising=False)
+
+    with pytest.raises(CheckpointError, match=r"cannot write .*metrics\.jsonl: No space left"):
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[FillUp()])
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 1
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes().endswith(b"}\n")
+
+
+# --- signals -----------------------------------------------------------------------------------
+
+
+class Signal(Callback):
+    """Send a signal to ourselves after some steps."""
+
+    def __init__(self, number, *steps):
+        self.number, self.steps = number, steps
+
+    def on_step(self, trainer, record):
+        for step in self.steps:
+            if trainer.steps == step:
+                signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("step", [1, 5, 7])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, capfd, number, step):
+    before = [signal.getsignal(each) for each in SIGNALS]
+    trainer = small.trainer()
+    small.fit(trainer, run_dir=tmp_path / "run", callbacks=[Signal(number, step)])
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert (trainer.steps, trainer.stop_reason) == (step, "interrupted")
+    told = capfd.readouterr().err
+    assert f"{number.name}: finishing the step" in told
+    assert f"continue with: gpuconv train --resume {tmp_path / 'run'}" in told
+    second, straight = small.trainer(), small.trainer()
+    small.fit(second, run_dir=tmp_path / "run", resume=True)
+    small.fit(straight)
+    assert second.records == straight.records
+    assert small.same_arrays(second.net.state_dict(), straight.net.state_dict())
+
+
+def test_a_second_interrupt_aborts_at_once(tmp_path):
+    trainer = small.trainer()
+    with pytest.raises(KeyboardInterrupt):
+        small.fit(trainer, run_dir=tmp_path / "run", callbacks=[Signal(signal.SIGINT, 7, 7)])
+    assert (trainer.steps, trainer.stop_reason) == (7, "failed")
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_failure_restores_the_handlers():
+    before = [signal.getsignal(each) for each in SIGNALS]
+
+    class Fail(Callback):
+        def on_step(self, trainer, record):
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        small.fit(small.trainer(), callbacks=[Fail()])
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_training_in_another_thread_leaves_signals_alone():
+    found = []
+
+    def work():
+        with Interrupts("never") as interrupts:
+            found.append((interrupts.requested, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(None, signal.default_int_handler)]

@@ -1,0 +1,361 @@
+"""The loop: what it learns, counts, records, and when it stops."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from gpuconv import backends, losses
+from gpuconv.layers import Flatten, Input, Linear, Sequential
+from gpuconv.training import Callback, DivergedError, EarlyStopping, Trainer, callbacks, checkpoint, evaluate
+from gpuconv.training.metrics import Totals
+from tests.training import small
+
+
+def test_a_net_overfits_20_samples():
+    data = small.images(20)
+    trainer = Trainer(small.net(), "adam", lr=0.01)
+    history = trainer.fit(data, epochs=40, batch_size=10, progress=False)
+    assert history[-1]["train_accuracy"] == 1
+    assert history[-1]["train_loss"] < 0.1 * history[0]["train_loss"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("loss", ["softmax", "svm"])
+def test_every_optimizer_and_loss_learns(optimizer, loss):
+    history = small.fit(small.trainer(optimizer=optimizer, lr=0.03, loss=loss), epochs=12)
+    assert history[-1]["train_loss"] < 0.7 * history[0]["train_loss"]
+
+
+def test_two_runs_give_the_same_bits():
+    one, other = small.trainer(), small.trainer()
+    small.fit(one)
+    small.fit(other)
+    assert one.records == other.records
+    assert small.same_arrays(one.net.state_dict(), other.net.state_dict())
+    third = small.trainer(seed=1)
+    small.fit(third)
+    assert not small.same_arrays(one.net.state_dict(), third.net.state_dict())
+
+
+def test_records_tell_what_the_steps_made():
+    """The means over steps and epochs, computed again here from each step's own scores."""
+    trainer, seen = small.trainer(), []
+    loss = trainer.loss
+
+    def watched(scores, labels):
+        value, gradient = loss(scores, labels)
+        seen.append((float(value), float((scores.argmax(1) == labels).sum()), len(labels)))
+        return value, gradient
+
+    trainer.loss = watched
+    small.fit(trainer, epochs=2, metrics_every=2, validation=None)
+    value, correct, count = np.array(seen).T
+    assert count.tolist() == [5, 5, 5, 5, 2] * 2
+    spans = {2: (0, 2), 4: (2, 4), 6: (5, 6), 8: (6, 8), 10: (8, 10)}
+    for record in trainer.records:
+        whole = record["event"] == "epoch"
+        first, last = (record["step"] - 5, record["step"]) if whole else spans[record["step"]]
+        span, prefix = slice(first, last), "train_" if whole else ""
+        assert record[f"{prefix}loss"] == pytest.approx((value * count)[span].sum() / count[span].sum(), rel=1e-12)
+        assert record[f"{prefix}accuracy"] == correct[span].sum() / count[span].sum()
+    assert [record["step"] for record in trainer.records] == [2, 4, 5, 6, 8, 10, 10]
+
+
+def test_held_out_metrics_are_those_of_evaluate():
+    trainer = small.trainer()
+    last = small.fit(trainer, test=small.held_out())[-1]
+    found = evaluate(trainer.net, small.held_out())
+    assert (last["validation_loss"], last["validation_accuracy"]) == (found.loss, found.accuracy)
+    assert (last["test_loss"], last["test_accuracy"]) == (found.loss, found.accuracy)
+
+
+def test_the_schedule_sees_the_step_of_the_whole_run():
+    trainer = small.trainer(lr=2.0, optimizer="sgd", schedule="step:1,gamma=0.5")
+    trainer.optimizer.lr = 2e-3
+    small.fit(trainer, metrics_every=1)
+    rates = [record["lr"] for record in trainer.records if record["event"] == "step"]
+    assert rates == [2e-3] * 5 + [1e-3] * 5 + [5e-4] * 5
+
+
+def test_the_schedule_sets_the_size_of_the_step():
+    trainer = small.trainer(optimizer="sgd", lr=0.1, schedule="warmup:2")
+    before = {name: value.copy() for name, value in trainer.net.params().items()}
+    small.fit(trainer, epochs=1, train=small.loader(batch_size=22))  # one step, at half the rate
+    for name, value in trainer.net.params().items():
+        np.testing.assert_allclose(value, before[name] - 0.05 * trainer.net.grads()[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_reads_nothing_back(monkeypatch):
+    """Nothing in a step waits for the device, so that it can be captured."""
+    trainer = small.trainer()
+    x, y = next(iter(small.loader().epoch(0)))
+    trainer.optimizer.advance()
+
+    def refuse(*_):
+        raise AssertionError("a step read from the device")
+
+    monkeypatch.setattr(backends, "to_numpy", refuse)
+    monkeypatch.setattr(Totals, "read", refuse)
+    trainer.step(x, y)
+
+
+def test_the_device_is_waited_for_once_every_so_many_steps(monkeypatch):
+    reads, read = [], Totals.read
+    trainer = small.trainer()
+    monkeypatch.setattr(Totals, "read", lambda self: reads.append(trainer.steps) or read(self))
+    small.fit(trainer, epochs=2, metrics_every=4, validation=None)
+    assert reads == [4, 5, 8, 10]
+
+
+def test_epochs_are_counted_in_all():
+    trainer = small.trainer(schedule=None)
+    small.fit(trainer, epochs=1)
+    small.fit(trainer, epochs=3)
+    straight = small.trainer(schedule=None)
+    small.fit(straight, epochs=3)
+    assert trainer.records == straight.records
+    assert small.fit(trainer, epochs=3) == straight.history
+
+
+# --- a loss that is no number ------------------------------------------------------------------
+
+
+class Poisoned:
+    """A loader whose batch number `step` (from 1, over all epochs) holds NaN."""
+
+    def __init__(self, step):
+        self.inner, self.step = small.loader(), step
+
+    def __len__(self):
+        return len(self.inner)
+
+    def epoch(self, epoch, start_batch=0):
+        for batch, (x, y) in enumerate(self.inner.epoch(epoch, start_batch), epoch * len(self) + start_batch + 1):
+            yield (x * np.float32("nan") if batch == self.step else x), y
+
+
+@pytest.mark.parametrize("metrics_every", [1, 3, 50])
+@pytest.mark.parametrize("step", [6, 8, 10])
+def test_nan_names_its_step_and_keeps_the_last_checkpoint(tmp_path, step, metrics_every):
+    trainer = small.trainer()
+    message = rf"not finite at step {step} \(epoch 2\).*last\.safetensors is from before"
+    with pytest.raises(DivergedError, match=message):
+        small.fit(trainer, train=Poisoned(step), metrics_every=metrics_every, run_dir=tmp_path / "run")
+    kept = checkpoint.load(tmp_path / "run" / "last.safetensors")
+    assert kept.state["epoch"] == 1
+    assert all(np.isfinite(array).all() for array in kept.tensors.values())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == trainer.records
+    assert max(line["step"] for line in lines) < step
+
+
+def test_nan_between_readings_is_never_saved(tmp_path):
+    with pytest.raises(DivergedError, match="step 6"):
+        small.fit(
+            small.trainer(), train=Poisoned(6), metrics_every=50, checkpoint_every=1, run_dir=tmp_path / "run"
+        )
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
+
+
+def test_an_overflow_stops_the_run_without_a_warning():
+    with pytest.raises(DivergedError, match="A lower learning rate"):
+        small.fit(small.trainer(optimizer="sgd", lr=1e30, schedule=None))
+
+
+def test_a_gradient_that_is_no_number_is_not_saved(tmp_path):
+    trainer = small.trainer(optimizer="sgd")
+    loss, calls = trainer.loss, []
+
+    def broken(scores, labels):
+        calls.append(1)
+        value, gradient = loss(scores, labels)
+        return value, gradient * np.float32("inf") if len(calls) == 10 else gradient
+
+    trainer.loss = broken
+    with pytest.raises(DivergedError, match=r"conv1\.weight is not finite after step 10"):
+        small.fit(trainer, validation=None, run_dir=tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
+
+
+def test_a_held_out_loss_that_is_no_number_stops_the_run():
+    trainer = small.trainer()
+    trainer.net.state_dict()["norm1.running_mean"].fill(np.nan)
+    with pytest.raises(DivergedError, match="validation loss is nan after step 5"):
+        small.fit(trainer)
+
+
+# --- callbacks ---------------------------------------------------------------------------------
+
+
+class Listener(Callback):
+    def __init__(self):
+        self.events = []
+
+    def on_start(self, trainer):
+        self.events.append("start")
+
+    def on_step(self, trainer, record):
+        self.events.append(trainer.steps if record is None else (trainer.steps, record["event"]))
+
+    def on_epoch(self, trainer, record):
+        self.events.append((trainer.epoch, record["event"]))
+
+    def on_stop(self, trainer, reason):
+        self.events.append(reason)
+
+
+def test_callbacks_hear_everything_in_order():
+    listener = Listener()
+    small.fit(small.trainer(), epochs=1, metrics_every=3, callbacks=[listener])
+    assert listener.events == ["start", 1, 2, (3, "step"), 4, 5, (1, "epoch"), "finished"]
+
+
+def test_a_callback_stops_the_run_after_the_step():
+    class Stop(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 7:
+                trainer.stop("enough")
+
+    trainer, listener = small.trainer(), Listener()
+    small.fit(trainer, callbacks=[Stop(), listener])
+    assert (trainer.steps, trainer.stop_reason, listener.events[-1]) == (7, "enough", "enough")
+
+
+def test_what_fails_is_told_to_callbacks():
+    class Fail(Callback):
+        def on_step(self, trainer, record):
+            raise RuntimeError("broken callback")
+
+    listener = Listener()
+    with pytest.raises(RuntimeError, match="broken callback"):
+        small.fit(small.trainer(), callbacks=[Fail(), listener])
+    assert listener.events[-1] == "failed"
+
+
+@pytest.fixture
+def best_is_epoch_2(monkeypatch):
+    monkeypatch.setattr(callbacks, "monitored", lambda record: ("score", -abs(record["epoch"] - 2)))
+
+
+@pytest.mark.usefixtures("best_is_epoch_2")
+def test_early_stopping_counts_epochs_since_the_best(capsys):
+    trainer = small.trainer()
+    small.fit(trainer, epochs=20, callbacks=[EarlyStopping(3)], progress=True)
+    assert trainer.epoch == 5
+    assert "early stopping: no better score in 3 epochs" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="received 0"):
+        EarlyStopping(0)
+
+
+@pytest.mark.usefixtures("best_is_epoch_2")
+def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
+    for resume in (False, True):
+        trainer = small.trainer()
+        small.fit(trainer, epochs=20, callbacks=[EarlyStopping(3)], run_dir=tmp_path / "run", resume=resume)
+        assert trainer.epoch == 5
+        assert "early stopping" in trainer.stop_reason
+
+
+def test_best_is_the_state_after_the_best_epoch(tmp_path):
+    trainer, states = small.trainer(), {}
+
+    class Remember(Callback):
+        def on_epoch(self, trainer, record):
+            states[record["epoch"]] = {name: value.copy() for name, value in trainer.net.state_dict().items()}
+
+    history = small.fit(trainer, epochs=6, callbacks=[Remember()], run_dir=tmp_path / "run")
+    accuracies = [record["validation_accuracy"] for record in history]
+    best = 1 + accuracies.index(max(accuracies))
+    assert small.same_arrays(checkpoint.load(tmp_path / "run" / "best.safetensors").part("net"), states[best])
+    assert small.same_arrays(checkpoint.load(tmp_path / "run" / "last.safetensors").part("net"), states[6])
+
+
+def test_logs_hold_every_record(tmp_path):
+    trainer = small.trainer()
+    history = small.fit(trainer, run_dir=tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == trainer.records
+    table = [line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()]
+    assert table[0] == [key for key in history[0] if key != "event"]
+    assert [float(value) for value in table[-1]] == [history[-1][key] for key in table[0]]
+    assert len(table) == 4
+
+
+def test_each_epoch_is_told_in_a_line(capsys):
+    small.fit(small.trainer(), test=small.held_out(), progress=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    for number, line in enumerate(lines, 1):
+        assert line.startswith(f"epoch {number}/3  loss ")
+        assert "  validation accuracy " in line
+        assert "  test accuracy " in line
+
+
+def test_curves_are_drawn_where_matplotlib_is(tmp_path):
+    pytest.importorskip("matplotlib")
+    small.fit(small.trainer(), run_dir=tmp_path / "run")
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_missing_matplotlib_is_said_once(tmp_path, monkeypatch, capsys):
+    from gpuconv import plots
+
+    def missing(*_):
+        raise plots.PlotError("pictures need matplotlib")
+
+    monkeypatch.setattr(plots, "curves", missing)
+    small.fit(small.trainer(), callbacks=[callbacks.Curves(tmp_path / "curves.png", seconds=0)])
+    assert capsys.readouterr().err.count("no curves.png: pictures need matplotlib") == 1
+
+
+# --- arguments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"epochs": -1}, ValueError, "epochs must be at least 0"),
+        ({"epochs": 1.5}, TypeError, "epochs must be an integer"),
+        ({"metrics_every": 0}, ValueError, "metrics_every must be at least 1"),
+        ({"resume": True}, ValueError, "resume=True needs run_dir"),
+        ({"train": [1, 2]}, TypeError, "train must be a Loader or a Dataset, received list"),
+        ({"validation": "digits"}, TypeError, "validation must be a Loader or a Dataset, received str"),
+        ({"train": Poisoned(99), "validation": small.images()}, TypeError, "give validation as a Loader too"),
+    ],
+)
+def test_bad_arguments_are_refused_before_a_step(options, error, message):
+    trainer = small.trainer()
+    with pytest.raises(error, match=message):
+        small.fit(trainer, **options)
+    assert trainer.steps == 0
+
+
+def test_a_loader_that_gives_fewer_batches_than_it_tells_is_named():
+    class Short(Poisoned):
+        def epoch(self, epoch, start_batch=0):
+            yield from list(super().epoch(epoch, start_batch))[:2]
+
+    with pytest.raises(ValueError, match="gave 2 batches of the 5"):
+        small.fit(small.trainer(), train=Short(99))
+
+
+def test_unknown_names_are_refused():
+    for options in ({"optimizer": "adm"}, {"loss": "softmx"}, {"schedule": "cosin"}):
+        with pytest.raises(ValueError, match="did you mean"):
+            Trainer(small.net(), **options)
+
+
+def test_labels_out_of_range_are_refused():
+    narrow = Sequential([Input((6, 5, 1)), Flatten(), Linear(2)])
+    with pytest.raises(ValueError, match="label"):
+        Trainer(narrow).fit(small.images(), epochs=1, progress=False)
+
+
+def test_the_first_loss_is_log_of_the_classes():
+    trainer = small.trainer(optimizer="sgd", lr=0.0, schedule=None)
+    trainer.net.params()["fc1.weight"].fill(0)
+    history = small.fit(trainer, epochs=1)
+    assert history[0]["train_loss"] == pytest.approx(math.log(3), rel=1e-6)
+    assert losses.get("softmax") == trainer.loss
