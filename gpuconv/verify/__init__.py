@@ -1,0 +1,6 @@
+"""Proving the kernels on a device: every op against the float64 reference, over named case tiers, within derived bounds."""
+
+from gpuconv.verify.cases import DTYPES, TIERS, Case, cases
+from gpuconv.verify.run import Outcome, Row, run_case, verify
+
+__all__ = ["DTYPES", "TIERS", "Case", "Outcome", "Row", "cases", "run_case", "verify"]

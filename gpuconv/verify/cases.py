@@ -1,0 +1,315 @@
+"""The case tiers: which problems each op is proved on, by tests and by ``gpuconv verify`` alike.
+
+tiny: one pixel, one channel, empty batches. odd: prime sizes, non-square filters, uneven padding, strides larger than
+filters, dilation, groups. real: the nets' own shapes at small batches. random: drawn anew from a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpuconv import shapes
+from gpuconv.cases import ODD, REAL, TINY, ConvCase
+from gpuconv.dtypes import accumulation_dtype, as_dtype
+
+TIERS = ("tiny", "odd", "real", "random")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+Arguments = tuple[list[Any], dict[str, Any]]
+Make = Callable[[np.random.Generator, np.dtype], Arguments]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem of one op. make(rng, dtype) gives host arrays, in the op's order, and its options."""
+
+    op: str
+    tier: str
+    name: str
+    make: Make = field(repr=False, compare=False)
+    dtypes: tuple[str, ...] = DTYPES
+
+    def arguments(self, dtype: str, seed: int = 0) -> Arguments:
+        """The arrays and options; the same seed gives the same numbers."""
+        return self.make(np.random.default_rng([seed, *self.name.encode()]), as_dtype(dtype))
+
+
+def cases(tiers: tuple[str, ...] = TIERS, random_cases: int = 6, seed: int = 0) -> list[Case]:
+    """Every case of the tiers, smallest tier first. The random tier's problems follow from the seed."""
+    makers = (_convolution_cases, _pool_cases, _matrix_cases, _elementwise_cases, _batch_cases, _optimizer_cases)
+    found = [case for maker in makers for case in maker(random_cases, np.random.default_rng(seed))]
+    return sorted((case for case in found if case.tier in tiers), key=lambda case: TIERS.index(case.tier))
+
+
+def normal(rng: np.random.Generator, shape: Any, dtype: Any) -> np.ndarray:
+    """Signed numbers around zero."""
+    return rng.standard_normal(shape).astype(dtype)
+
+
+# --- convolutions ------------------------------------------------------------------------------
+
+
+def _random_convolution(rng: np.random.Generator) -> ConvCase:
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return int(rng.integers(low, high)), int(rng.integers(low, high))
+
+    groups, kernel, dilation = int(rng.choice([1, 1, 1, 2, 3])), pair(1, 5), pair(1, 4)
+    h, w = (d * (k - 1) + 1 + int(rng.integers(0, 8)) for d, k in zip(dilation, kernel))
+    n, c, k = (int(rng.integers(1, high)) for high in (4, 9, 9))
+    return ConvCase(
+        n, h, w, groups * c, groups * k, kernel, pair(1, 4), (pair(0, 3), pair(0, 3)), dilation, groups,
+        str(rng.choice(["floor", "cover"])),
+    )
+
+
+def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+    tiers = {"tiny": TINY, "odd": ODD, "real": REAL, "random": [_random_convolution(rng) for _ in range(count)]}
+    activations = [None, *shapes.ACTIVATIONS]
+    for tier, listed in tiers.items():
+        for index, problem in enumerate(listed):
+            bias, activation = index % 2 == 0, activations[index % len(activations)]
+            yield Case("conv2d", tier, str(problem), _fprop(problem, bias, activation))
+            yield Case("conv2d_dgrad", tier, str(problem), _dgrad(problem))
+            yield Case("conv2d_wgrad", tier, str(problem), _wgrad(problem))
+
+
+def _fprop(problem: ConvCase, bias: bool, activation: str | None) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        x, w = normal(rng, problem.x_shape, dtype), normal(rng, problem.w_shape, dtype)
+        return [x, w, normal(rng, problem.k, dtype) if bias else None], problem.options | {"activation": activation}
+
+    return make
+
+
+def _dgrad(problem: ConvCase) -> Make:
+    options = problem.options | {"input_shape": problem.x_shape}
+    return lambda rng, dtype: ([normal(rng, problem.y_shape, dtype), normal(rng, problem.w_shape, dtype)], options)
+
+
+def _wgrad(problem: ConvCase) -> Make:
+    options = problem.options | {"kernel_size": problem.kernel_size}
+    return lambda rng, dtype: ([normal(rng, problem.y_shape, dtype), normal(rng, problem.x_shape, dtype)], options)
+
+
+# --- pools -------------------------------------------------------------------------------------
+
+POOLS: dict[str, list[tuple[tuple[int, ...], dict[str, Any]]]] = {
+    "tiny": [((1, 1, 1, 1), dict(kernel_size=1)), ((0, 4, 4, 3), dict(kernel_size=2)), ((1, 2, 2, 1), dict(kernel_size=2))],
+    "odd": [
+        ((3, 7, 11, 5), dict(kernel_size=2)),
+        ((2, 9, 7, 3), dict(kernel_size=3, stride=2)),
+        ((2, 11, 13, 4), dict(kernel_size=(1, 2), stride=(3, 5))),
+        ((2, 6, 5, 7), dict(kernel_size=(3, 2), stride=(2, 1), padding=((1, 2), (0, 1)))),
+        ((2, 7, 9, 8), dict(kernel_size=(3, 2), stride=2, padding=((1, 1), (0, 1)), fit="cover")),
+    ],
+    "real": [((2, 32, 32, 12), dict(kernel_size=2)), ((2, 15, 15, 64), dict(kernel_size=2)), ((2, 8, 8, 16), dict(kernel_size=3, stride=2, padding=1))],
+}
+
+
+def _random_pool(rng: np.random.Generator) -> tuple[tuple[int, ...], dict[str, Any]]:
+    r, s = (int(v) for v in rng.integers(1, 4, 2))
+    shape = (int(rng.integers(1, 3)), r + int(rng.integers(0, 8)), s + int(rng.integers(0, 8)), int(rng.integers(1, 18)))
+    padding = tuple(tuple(int(v) for v in rng.integers(0, k, 2)) for k in (r, s))
+    stride = tuple(int(v) for v in rng.integers(1, 4, 2))
+    return shape, dict(kernel_size=(r, s), stride=stride, padding=padding, fit=str(rng.choice(["floor", "cover"])))
+
+
+def _pool_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+    problems = POOLS | {"random": [_random_pool(rng) for _ in range(count)]}
+    for tier, listed in problems.items():
+        for index, (shape, options) in enumerate(listed):
+            name = f"{_join(shape)} {_text(options)}"
+            average = options | {"count_include_pad": index % 2 == 0}
+            yield Case("max_pool2d", tier, name, _on_volume(shape, options))
+            yield Case("max_pool2d_backward", tier, name, _unpool(shape, options))
+            yield Case("avg_pool2d", tier, name, _on_volume(shape, average))
+            yield Case("avg_pool2d_backward", tier, name, _on_volume(_pooled(shape, options), average | {"input_shape": shape}))
+            if shape[0]:
+                yield Case("global_avg_pool2d", tier, name, _on_volume(shape, {}))
+                backward = _on_volume((shape[0], 1, 1, shape[3]), {"input_shape": shape})
+                yield Case("global_avg_pool2d_backward", tier, name, backward)
+
+
+def _pooled(shape: Any, options: dict[str, Any]) -> tuple[int, ...]:
+    kernel = shapes.pair("kernel_size", options["kernel_size"], 1)
+    stride = kernel if "stride" not in options else shapes.pair("stride", options["stride"], 1)
+    padding = shapes.padding_pairs(options.get("padding", 0), kernel, stride)
+    return (shape[0], *shapes.output_hw(shape[1:3], kernel, stride, padding, fit=options.get("fit", "floor")), shape[3])
+
+
+def _on_volume(shape: Any, options: dict[str, Any]) -> Make:
+    return lambda rng, dtype: ([normal(rng, shape, dtype)], options)
+
+
+def _unpool(shape: Any, options: dict[str, Any]) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        from gpuconv import ops
+
+        _, argmax = ops.max_pool2d(normal(rng, shape, np.float32), **options)
+        return [normal(rng, argmax.shape, dtype), argmax], options | {"input_shape": shape}
+
+    return make
+
+
+# --- matrices: linear, bias, norm, losses ------------------------------------------------------
+
+# rows, columns in, columns out
+MATRICES = {
+    "tiny": [(1, 1, 1), (2, 3, 1), (2, 1, 4)],
+    "odd": [(5, 7, 3), (17, 33, 65), (129, 3, 11)],
+    "real": [(8, 3072, 10), (16, 512, 10), (32, 100, 1000)],
+}
+
+
+def _matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+    drawn = [tuple(int(v) for v in rng.integers(2, 70, 3)) for _ in range(count)]
+    for tier, listed in (MATRICES | {"random": drawn}).items():
+        for index, (n, c, k) in enumerate(listed):
+            name, smoothing = f"{n}x{c} to {k}", 0.1 * (index % 2)
+            yield Case("linear", tier, name, _several((n, c), (k, c), (k,) if index % 2 else None))
+            yield Case("linear_dgrad", tier, name, _several((n, k), (k, c)))
+            yield Case("linear_wgrad", tier, name, _several((n, k), (n, c)))
+            yield Case("bias_grad", tier, name, _several((n, 1, 1, k)))
+            yield Case("softmax", tier, name, _several((n, k)))
+            yield Case("softmax_cross_entropy", tier, name, _scores(n, k, {"label_smoothing": smoothing}))
+            yield Case("svm_hinge", tier, name, _scores(n, k, {"delta": 1.0}))
+            if n > 1:
+                yield Case("batch_norm", tier, name, _norm(n, c, training=index % 3 != 2))
+                yield Case("batch_norm_backward", tier, name, _norm_backward(n, c, training=index % 3 != 2))
+
+
+def _several(*shaped: Any, **options: Any) -> Make:
+    return lambda rng, dtype: ([None if shape is None else normal(rng, shape, dtype) for shape in shaped], options)
+
+
+def _scores(n: int, classes: int, options: dict[str, Any]) -> Make:
+    return lambda rng, dtype: ([3 * normal(rng, (n, classes), dtype), rng.integers(0, classes, n)], options)
+
+
+def _norm(n: int, c: int, training: bool) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        wide = accumulation_dtype(dtype)
+        vectors = [normal(rng, c, wide), normal(rng, c, wide), normal(rng, c, wide), rng.uniform(0.5, 2, c).astype(wide)]
+        x = (normal(rng, (n, 2, 1, c), np.float64) * 1.5 + 0.5).astype(dtype)
+        return [x, *vectors], {"training": training, "momentum": 0.2}
+
+    return make
+
+
+def _norm_backward(n: int, c: int, training: bool) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        wide = accumulation_dtype(dtype)
+        dy, x = normal(rng, (n, 1, 2, c), dtype), normal(rng, (n, 1, 2, c), dtype)
+        vectors = [normal(rng, c, wide), 0.1 * normal(rng, c, wide), rng.uniform(0.5, 2, c).astype(wide)]
+        return [dy, x, *vectors], {"training": training}
+
+    return make
+
+
+# --- elementwise -------------------------------------------------------------------------------
+
+_SHAPES = {"tiny": [(1,), (0, 3)], "odd": [(3, 7), (2, 5, 5, 3), (1031,)], "real": [(2, 16, 16, 16)]}
+_SAVES_X = ("gelu", "silu")
+
+
+def _elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+    drawn = [tuple(int(v) for v in rng.integers(1, 12, int(rng.integers(1, 5)))) for _ in range(count)]
+    for tier, listed in (_SHAPES | {"random": drawn}).items():
+        for shape in listed:
+            for op in shapes.ACTIVATIONS:
+                forms: list[dict[str, Any]] = [{}]
+                forms = [{"approximate": "none"}, {"approximate": "tanh"}] if op == "gelu" else forms
+                for options in forms:
+                    name = f"{_join(shape)} {_text(options)}".strip()
+                    yield Case(op, tier, name, _numbers(shape, options))
+                    yield Case(f"{op}_backward", tier, name, _gradient(op, shape, options))
+            place = dict(p=0.3, seed=2**40 + 3, substream=5, offset=2**32 - 1)
+            yield Case("dropout", tier, _join(shape), _numbers(shape, place))
+            yield Case("dropout_backward", tier, _join(shape), _numbers(shape, place))
+            drawn_at = dict(seed=77, stream=0, substream=2, offset=2**32 - 1)
+            yield Case("random_uniform", tier, _join(shape), _numbers(shape, drawn_at | dict(low=-1.0, high=2.0)))
+            yield Case("random_normal", tier, _join(shape), _numbers(shape, drawn_at | dict(mean=0.5, std=0.1)))
+
+
+def _numbers(shape: Any, options: dict[str, Any]) -> Make:
+    return lambda rng, dtype: ([3 * normal(rng, shape, dtype)], options)
+
+
+def _gradient(op: str, shape: Any, options: dict[str, Any]) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        from gpuconv import ops
+
+        x = 3 * normal(rng, shape, dtype)
+        return [normal(rng, shape, dtype), x if op in _SAVES_X else getattr(ops, op)(x, **options)], options
+
+    return make
+
+
+# --- batches and orders ------------------------------------------------------------------------
+
+
+def _batch_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+    problems = {"tiny": [(1, 1, 1, 1)], "odd": [(5, 7, 11, 3)], "real": [(16, 32, 32, 3), (32, 8, 8, 1)]}
+    for tier, listed in problems.items():
+        for n, h, w, c in listed:
+            for options in ({}, dict(flip=True, shift=min(h, w) // 4, cutout=h // 3, seed=3, offset=100)):
+                name = f"{n} of {h}x{w}x{c} {_text(options)}".strip()
+                yield Case("load_batch", tier, name, _batch(n, (h, w, c), options))
+    for tier, n in (("tiny", 1), ("odd", 17), ("real", 1437)):
+        yield Case("random_permutation", tier, str(n), _order(n), ("float32",))
+
+
+def _batch(n: int, shape: tuple[int, ...], options: dict[str, Any]) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        images, labels = rng.integers(0, 256, (9, *shape), np.uint8), rng.integers(0, 10, 9)
+        statistics = dict(
+            mean=rng.uniform(0, 255, shape[-1]).astype(np.float32), std=rng.uniform(20, 80, shape[-1]).astype(np.float32)
+        )
+        return [images, labels, rng.integers(0, 9, n)], options | statistics | {"dtype": dtype.name}
+
+    return make
+
+
+def _order(n: int) -> Make:
+    return lambda rng, dtype: ([np.zeros(n, np.int64)], dict(seed=9, epoch=2))
+
+
+# --- optimizer steps ---------------------------------------------------------------------------
+
+_PARAMETERS = {"tiny": [(1,)], "odd": [(3, 5, 7), (11,), (0,), (1031,)], "real": [(64, 3, 3, 64), (64,), (10, 640), (10,)]}
+_STEPS: list[tuple[str, int, dict[str, Any]]] = [
+    ("sgd_step", 0, dict(lr=0.1, weight_decay=0.01)),
+    ("sgd_step", 1, dict(lr=0.1, momentum=0.9, nesterov=True)),
+    ("sgd_step", 1, dict(lr=0.1, momentum=0.9, weight_decay=0.001)),
+    ("adagrad_step", 1, dict(lr=0.01, weight_decay=0.01)),
+    ("rmsprop_step", 1, dict(lr=0.01)),
+    ("adam_step", 2, dict(lr=0.001, step=3)),
+    ("adam_step", 2, dict(lr=0.001, step=1000, weight_decay=0.1, decoupled=True)),
+]
+
+
+def _optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+    for tier, listed in _PARAMETERS.items():
+        for op, states, options in _STEPS:
+            yield Case(op, tier, f"{len(listed)} params, {_text(options)}", _parameters(listed, states, options))
+
+
+def _parameters(listed: list[tuple[int, ...]], states: int, options: dict[str, Any]) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        signed = [[normal(rng, shape, dtype) for shape in listed] for _ in range(2)]
+        state = [[np.abs(normal(rng, shape, dtype)) for shape in listed] for _ in range(states)]
+        return [*signed, *state], options
+
+    return make
+
+
+def _join(sizes: Any) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _text(options: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in options.items())
