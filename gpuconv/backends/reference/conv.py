@@ -17,7 +17,7 @@ import numpy as np
 from gpuconv import shapes
 from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.rounding import separate, store, sum_rows, widen
-from gpuconv.backends.reference.strips import fold_filters, strip_width, widen_filters
+from gpuconv.backends.reference.strips import fold_filters, in_strips, strip_width, widen_filters
 from gpuconv.backends.reference.windows import Windows
 from gpuconv.dtypes import accumulation_dtype
 
@@ -70,7 +70,7 @@ def conv2d_wgrad(
         dw = _correlate_gradient(dy, x, windows, groups)
     else:
         wide = windows.strips(width)
-        dw = _correlate_gradient(dy.reshape(*dy.shape[:2], -1, width * k), x, wide, groups)
+        dw = _correlate_gradient(in_strips(dy, width), x, wide, groups)
         dw = fold_filters(dw, windows, width)
     return store(dw, x.dtype, out, accumulate)
 
@@ -108,14 +108,15 @@ def _phase(position: int, taps: int, stride: int, dilation: int) -> tuple[slice,
 
 
 def _correlate(x, filters, windows, y, bias=None, activation=None) -> None:
-    """y[n, p, q, (g, k)] = act(bias[g, k] + sum over r, s, c of seen(x)[n, p, q, r, s, (g, c)] * filters[g, r, s, c, k])."""
+    """y[n, p, q, (g, k)] = act(bias[(g, k)] + sum over r, s, c of seen[n, p, q, r, s, (g, c)] * filters[g, r, s, c, k]),
+    seen being what the windows see of x."""
     filters, bias = widen(filters), None if bias is None else widen(bias)
     groups, _, _, channels, k = filters.shape
     width = strip_width(windows, channels, k, groups)
     # A wide filter has zeros beside its taps, and they would turn a neighbour's infinity into NaN.
     if width > 1 and y.flags.c_contiguous and np.isfinite(x).all():
         filters, windows = widen_filters(filters, windows, width), windows.strips(width)
-        y = y.reshape(*y.shape[:2], -1, width * k)
+        y = in_strips(y, width)
         bias = None if bias is None else np.tile(bias, width)
     product = _taps
     if filters.shape[3:] != (1, 1):
@@ -135,7 +136,7 @@ def _correlate(x, filters, windows, y, bias=None, activation=None) -> None:
 
 
 def _correlate_gradient(dy, x, windows, groups) -> np.ndarray:
-    """dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k] * seen(x)[n, p, q, r, s, c], in the accumulation dtype."""
+    """dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k] * seen[n, p, q, r, s, c], in the accumulation dtype."""
     k, channels, accumulator = dy.shape[3], x.shape[3] // groups, accumulation_dtype(x.dtype)
     dw = np.zeros((k, *windows.kernel_size, channels), accumulator)
     product = _taps_gradient if channels == 1 and k == groups else _matrix_product_gradient

@@ -31,10 +31,12 @@ def store(result: np.ndarray, dtype: np.dtype, out: np.ndarray | None, accumulat
 
 
 def separate(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype, *inputs: np.ndarray | None) -> np.ndarray:
-    """An array to write a result of this shape into block by block: `out` itself where it has this dtype and shares
-    no memory with the inputs, which are still being read, else a new array."""
-    overlaps = any(np.may_share_memory(out, x) for x in inputs if x is not None) if out is not None else True
-    return np.empty(shape, dtype) if out is None or overlaps or out.dtype != dtype else out
+    """A contiguous array to write a result of this shape into, block by block: `out` itself where it is one of this
+    dtype and shares no memory with the inputs, which are still being read, else a new one."""
+    if out is None or out.dtype != dtype or not out.flags.c_contiguous:
+        return np.empty(shape, dtype)
+    overlaps = any(np.may_share_memory(out, x) for x in inputs if x is not None)
+    return np.empty(shape, dtype) if overlaps else out
 
 
 def sum_rows(x: np.ndarray) -> np.ndarray:

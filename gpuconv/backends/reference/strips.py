@@ -24,9 +24,15 @@ FEW = 512
 WIDTHS = (4, 5, 3, 6, 7, 2)
 
 
+def in_strips(y: np.ndarray, width: int) -> np.ndarray:
+    """(N, P, Q, K) -> (N, P, Q // width, width * K)."""
+    n, p, q, k = y.shape
+    return y.reshape(n, p, q // width, width * k)
+
+
 def widen_filters(filters: np.ndarray, windows: Windows, width: int) -> np.ndarray:
     """(1, R, S, C, K) -> (1, R, wide S, C, width * K)."""
-    _, r, _, c, k = filters.shape
+    c, k = filters.shape[3:]
     wide = np.zeros((1, *windows.strips(width).kernel_size, c, width, k), filters.dtype)
     for t, taps in enumerate(_taps(windows, width)):
         wide[:, :, taps, :, t] = filters
@@ -36,7 +42,7 @@ def widen_filters(filters: np.ndarray, windows: Windows, width: int) -> np.ndarr
 def fold_filters(wide: np.ndarray, windows: Windows, width: int) -> np.ndarray:
     """The gradient's way back: (width * K, R, wide S, C) -> (K, R, S, C)."""
     wide = wide.reshape(width, -1, *wide.shape[1:])
-    return sum(wide[t, :, :, taps] for t, taps in enumerate(_taps(windows, width)))
+    return np.sum([wide[t, :, :, taps] for t, taps in enumerate(_taps(windows, width))], axis=0)
 
 
 def _taps(windows: Windows, width: int) -> list[slice]:

@@ -1,0 +1,359 @@
+"""The reference convolutions: by hand, by definition, by numerical gradients, against SciPy, in every dtype."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from gpuconv import ops
+from gpuconv.backends.reference import conv, strips
+from gpuconv.backends.reference.windows import Windows
+from gpuconv.cases import ODD, REAL, TINY, ConvCase, random_conv_cases
+from gpuconv.dtypes import as_dtype
+from tests.backends import conv_definition as definition
+from tests.gradients import numerical_gradient
+from tests.tolerance import assert_within, sum_bound
+
+FORMS = {
+    "chosen": {},
+    "no strips": {"WIDTHS": ()},
+    "strips": {"WIDTHS": (2, 3, 5, 7, 11, 13), "FEW": 10**9},
+    "small blocks": {"BLOCK_BYTES": 600},
+}
+
+
+def force(monkeypatch, form):
+    for name, value in FORMS[form].items():
+        monkeypatch.setattr(conv if name == "BLOCK_BYTES" else strips, name, value)
+
+
+def directions(case, x, w, bias, dy):
+    """What the ops give for each direction."""
+    return {
+        "fprop": ops.conv2d(x, w, bias, **case.options),
+        "dgrad": ops.conv2d_dgrad(dy, w, input_shape=case.x_shape, **case.options),
+        "wgrad": ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, **case.options),
+    }
+
+
+def check_by_definition(case, dtype=np.float64):
+    arrays = case.arrays(dtype)
+    x, w, bias, dy = (a.astype(np.float64) for a in arrays)
+    expected = {
+        "fprop": definition.fprop(case, x, w, bias),
+        "dgrad": definition.dgrad(case, dy, w),
+        "wgrad": definition.wgrad(case, dy, x),
+    }
+    magnitude = {
+        "fprop": definition.fprop(case, abs(x), abs(w), abs(bias)),
+        "dgrad": definition.dgrad(case, abs(dy), abs(w)),
+        "wgrad": definition.wgrad(case, abs(dy), abs(x)),
+    }
+    for direction, actual in directions(case, *arrays).items():
+        assert actual.dtype == dtype
+        bound = sum_bound(dtype, case.reduction[direction] + 1, magnitude[direction])
+        assert_within(actual, expected[direction], bound, f"{direction} of {case}")
+
+
+# --- by hand -----------------------------------------------------------------------------------
+
+
+def volume(rows):
+    return np.array(rows, np.float64)[None, :, :, None]
+
+
+X = volume([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+W = volume([[1, -1], [2, 0]])
+
+
+def test_fprop_by_hand():
+    np.testing.assert_array_equal(ops.conv2d(X, W), volume([[1 - 2 + 8, 2 - 3 + 10], [4 - 5 + 14, 5 - 6 + 16]]))
+
+
+def test_fprop_with_bias_and_activation_by_hand():
+    y = ops.conv2d(X, -W, np.array([8.0]), activation="relu")
+    np.testing.assert_array_equal(y, volume([[1, 0], [0, 0]]))
+
+
+def test_fprop_with_uneven_padding_and_stride_by_hand():
+    # Rows -1 and 1, columns 0 and 2, of which column 3 is padding.
+    y = ops.conv2d(X, W, stride=2, padding=((1, 0), (0, 1)))
+    np.testing.assert_array_equal(y, volume([[2, 6], [4 - 5 + 14, 6 + 18]]))
+
+
+def test_dilation_counts_from_one():
+    np.testing.assert_array_equal(ops.conv2d(X, W, dilation=2), volume([[1 - 3 + 14]]))
+
+
+@pytest.mark.parametrize(("fit", "expected"), [("floor", [[7]]), ("cover", [[7, 3 + 12], [7 - 8, 9]])])
+def test_fit_by_hand(fit, expected):
+    np.testing.assert_array_equal(ops.conv2d(X, W, stride=2, fit=fit), volume(expected))
+
+
+def test_exact_fit_names_the_sizes_that_would_fit():
+    with pytest.raises(ValueError, match="2 or 4"):
+        ops.conv2d(X, W, stride=2, fit="exact")
+
+
+def test_groups_by_hand():
+    x = np.array([[[[1.0, 10.0, 100.0, 1000.0]]]])
+    w = np.array([[1.0, 2.0], [3.0, 4.0]])[:, None, None]
+    np.testing.assert_array_equal(ops.conv2d(x, w, groups=2), [[[[1 + 20, 300 + 4000]]]])
+
+
+def test_depthwise_with_two_filters_a_channel_by_hand():
+    x = np.array([[[[1.0, 10.0]]]])
+    w = np.array([1.0, 2.0, 3.0, 4.0])[:, None, None, None]
+    np.testing.assert_array_equal(ops.conv2d(x, w, groups=2), [[[[1, 2, 30, 40]]]])
+
+
+def test_gradients_by_hand():
+    dy = volume([[1, 2], [3, 4]])
+    dx = ops.conv2d_dgrad(dy, W, input_shape=X.shape)
+    np.testing.assert_array_equal(dx, volume([[1, 1, -2], [5, 5, -4], [6, 8, 0]]))
+    dw = ops.conv2d_wgrad(dy, X, kernel_size=2)
+    expected = [[1 + 4 + 12 + 20, 2 + 6 + 15 + 24], [4 + 10 + 21 + 32, 5 + 12 + 24 + 36]]
+    np.testing.assert_array_equal(dw, volume(expected))
+    np.testing.assert_array_equal(ops.bias_grad(dy), [10])
+
+
+def test_cells_that_no_window_reads_get_no_gradient():
+    dx = ops.conv2d_dgrad(np.ones((1, 2, 2, 1)), np.full((1, 1, 1, 1), 7.0), input_shape=(1, 4, 5, 1), stride=3)
+    np.testing.assert_array_equal(dx[0, :, :, 0], [[7, 0, 0, 7, 0], [0] * 5, [0] * 5, [7, 0, 0, 7, 0]])
+
+
+# --- against the definition, numerical gradients, SciPy ------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", TINY + ODD, ids=str)
+def test_every_form_agrees_with_the_definition(case, form, monkeypatch):
+    force(monkeypatch, form)
+    check_by_definition(case)
+
+
+@settings(max_examples=60, deadline=None)
+@given(random_conv_cases())
+def test_random_shapes_agree_with_the_definition(case):
+    check_by_definition(case)
+
+
+@pytest.mark.parametrize("case", [case for case in TINY + ODD if case.n * case.h * case.w * case.c < 500], ids=str)
+def test_numerical_gradients(case):
+    x, w, bias, dy = case.arrays()
+
+    def forward():
+        return ops.conv2d(x, w, bias, **case.options)
+
+    analytic = directions(case, x, w, bias, dy)
+    np.testing.assert_allclose(analytic["dgrad"], numerical_gradient(forward, x, dy, 1e-2), rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(analytic["wgrad"], numerical_gradient(forward, w, dy, 1e-2), rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(ops.bias_grad(dy), numerical_gradient(forward, bias, dy, 1e-2), rtol=1e-9, atol=1e-10)
+
+
+def test_scipy_agrees():
+    signal = pytest.importorskip("scipy.signal")
+    x, w, bias, _ = ConvCase(2, 11, 7, 3, 5, (3, 2)).arrays()
+    expected = np.zeros((2, 9, 6, 5))
+    for n, k, c in np.ndindex(2, 5, 3):
+        expected[n, :, :, k] += signal.correlate2d(x[n, :, :, c], w[k, :, :, c], mode="valid")
+    np.testing.assert_allclose(ops.conv2d(x, w, bias), expected + bias, rtol=1e-12, atol=1e-12)
+
+
+def test_depthwise_is_a_dense_convolution_with_diagonal_filters():
+    x, w, bias, dy = ConvCase(2, 9, 7, 5, 5, (3, 3), groups=5).arrays()
+    dense = np.zeros((5, 3, 3, 5))
+    dense[range(5), :, :, range(5)] = w[..., 0]
+    np.testing.assert_allclose(ops.conv2d(x, w, bias, groups=5), ops.conv2d(x, dense, bias), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        ops.conv2d_wgrad(dy, x, kernel_size=3, groups=5)[..., 0],
+        ops.conv2d_wgrad(dy, x, kernel_size=3)[range(5), :, :, range(5)], rtol=1e-12, atol=1e-12,
+    )
+
+
+# --- dtypes and the nets' own shapes ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("case", [TINY[2], ODD[0], ODD[5], ODD[8], ODD[20]], ids=str)
+def test_dtypes_accumulate_wide_and_round_once(case, name):
+    if name == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    check_by_definition(case, as_dtype(name))
+
+
+def test_halves_are_rounded_once_at_the_end():
+    # 2048 + 1 is lost in float16; added up in float32 the ones count.
+    x, w = np.ones((1, 1, 1, 2049), np.float16), np.ones((1, 1, 1, 2049), np.float16)
+    x[..., 0] = 2048
+    assert ops.conv2d(x, w, np.array([-4096], np.float16)).item() == 0
+    grad = ops.bias_grad(x.reshape(-1, 1), out=np.array([-4096], np.float16), accumulate=True)
+    assert grad.item() == 0
+
+
+def test_a_value_too_large_for_a_half_becomes_infinite():
+    x, w = np.full((1, 1, 1, 2), 300, np.float16), np.full((1, 1, 1, 2), 300, np.float16)
+    assert ops.conv2d(x, w).item() == np.inf
+
+
+@pytest.mark.parametrize("case", REAL, ids=str)
+def test_the_nets_shapes_in_float32_agree_with_float64(case):
+    arrays = case.arrays(np.float32)
+    wide = [a.astype(np.float64) for a in arrays]
+    expected, magnitude = directions(case, *wide), directions(case, *map(abs, wide))
+    for direction, actual in directions(case, *arrays).items():
+        bound = sum_bound("float32", case.reduction[direction] + 1, magnitude[direction])
+        assert_within(actual, expected[direction], bound, direction)
+
+
+# --- arrays of every kind ----------------------------------------------------------------------------
+
+SMALL = ConvCase(2, 6, 8, 3, 4, (3, 3), stride=(2, 1), padding=((1, 0), (2, 1)))
+
+
+def test_non_contiguous_inputs():
+    arrays = SMALL.arrays()
+    expected = directions(SMALL, *arrays)
+    strided = [np.repeat(np.flip(a, -1), 2, axis=0)[::2, ..., ::-1] for a in arrays[:2] + arrays[3:]]
+    assert not any(a.flags.c_contiguous for a in strided)
+    actual = directions(SMALL, strided[0], strided[1], arrays[2], strided[2])
+    for direction in expected:
+        np.testing.assert_allclose(actual[direction], expected[direction], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["float64", "float16"])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_out_receives_the_result_and_is_returned(name, contiguous):
+    x, w, bias, dy = SMALL.arrays(name)
+    results = directions(SMALL, x, w, bias, dy)
+    results["bias"] = ops.bias_grad(dy)
+    calls = {
+        "fprop": lambda out: ops.conv2d(x, w, bias, **SMALL.options, out=out),
+        "dgrad": lambda out: ops.conv2d_dgrad(dy, w, input_shape=x.shape, **SMALL.options, out=out),
+        "wgrad": lambda out: ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.options, out=out),
+        "bias": lambda out: ops.bias_grad(dy, out=out),
+    }
+    for direction, call in calls.items():
+        expected = results[direction]
+        shape = expected.shape if contiguous else (*expected.shape[:-1], 2 * expected.shape[-1])
+        out = np.full(shape, np.nan, name)[..., :: 1 if contiguous else 2]
+        assert call(out) is out
+        np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "float16"])
+def test_accumulate_adds_to_out(name):
+    x, w, _, dy = SMALL.arrays(name)
+    held = np.ones(w.shape, name), np.ones(w.shape[0], name)
+    dw = ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.options, out=held[0], accumulate=True)
+    db = ops.bias_grad(dy, out=held[1], accumulate=True)
+    assert dw is held[0]
+    assert db is held[1]
+    bound = 4 * sum_bound(name, 1, np.abs(dw.astype(np.float64)) + 1)
+    assert_within(dw, 1 + ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.options).astype(np.float64), bound)
+    assert_within(db, 1 + ops.bias_grad(dy).astype(np.float64), bound[:, 0, 0, 0])
+
+
+@pytest.mark.parametrize("block_bytes", [1, 8 << 20])
+def test_out_may_be_an_input(block_bytes, monkeypatch):
+    monkeypatch.setattr(conv, "BLOCK_BYTES", block_bytes)
+    x, w, bias, _ = ConvCase(3, 5, 5, 4, 4, (3, 3)).arrays()
+    expected = ops.conv2d(x, w, bias, padding=1)
+    assert ops.conv2d(x, w, bias, padding=1, out=x) is x
+    np.testing.assert_array_equal(x, expected)
+    expected = ops.conv2d_dgrad(x, w, input_shape=x.shape, padding=1)
+    np.testing.assert_array_equal(ops.conv2d_dgrad(x, w, input_shape=x.shape, padding=1, out=x), expected)
+
+
+def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients():
+    x, w, bias, dy = ConvCase(0, 5, 7, 3, 2, (3, 3)).arrays()
+    assert ops.conv2d(x, w, bias).shape == (0, 3, 5, 2)
+    assert ops.conv2d_dgrad(dy, w, input_shape=x.shape).shape == x.shape
+    np.testing.assert_array_equal(ops.conv2d_wgrad(dy, x, kernel_size=3), np.zeros(w.shape))
+    np.testing.assert_array_equal(ops.bias_grad(dy), np.zeros(2))
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value):
+    x, w, _, _ = ConvCase(1, 8, 8, 2, 3, (3, 3)).arrays()
+    x[0, 4, 4, 1] = value
+    finite = np.isfinite(ops.conv2d(x, w, padding=1))
+    reads = np.zeros((1, 8, 8, 3), bool)
+    reads[:, 3:6, 3:6] = True
+    np.testing.assert_array_equal(finite, ~reads)
+
+
+def test_strips_are_taken_where_channels_are_few():
+    windows = Windows((8, 12), (3, 3), (1, 1), (1, 1), (0, 0))
+    assert strips.strip_width(windows, 3, 10, groups=1) == 4
+    assert strips.strip_width(windows, 64, 64, groups=1) == 1
+    assert strips.strip_width(windows, 3, 10, groups=2) == 1
+    assert strips.strip_width(Windows((8, 31), (3, 3), (1, 1), (1, 1), (0, 0)), 3, 10, groups=1) == 1
+
+
+def test_the_same_inputs_give_the_same_bits():
+    case = ConvCase(5, 16, 16, 16, 24, (3, 3), padding=((1, 1), (1, 1)))
+    arrays = case.arrays(np.float32)
+    first, second = directions(case, *arrays), directions(case, *arrays)
+    for direction in first:
+        assert first[direction].tobytes() == second[direction].tobytes()
+
+
+def test_the_workspace_is_a_few_megabytes():
+    case = ConvCase(16, 32, 32, 32, 32, (3, 3), padding=((1, 1), (1, 1)))
+    arrays = case.arrays(np.float32)
+    tracemalloc.start()
+    directions(case, *arrays)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    results = 2 * arrays[0].nbytes + arrays[1].nbytes
+    assert peak - results < 2 * conv.BLOCK_BYTES < 9 * arrays[0].nbytes
+
+
+# --- bad input -------------------------------------------------------------------------------------
+
+x, w, bias, DY = np.ones((2, 5, 5, 4)), np.ones((6, 3, 3, 4)), np.ones(6), np.ones((2, 3, 3, 6))
+
+BAD = {
+    "rank of x": (ValueError, r"N, H, W, C", lambda: ops.conv2d(x[0], w)),
+    "rank of w": (ValueError, r"K, R, S", lambda: ops.conv2d(x, w[0])),
+    "channels": (ValueError, "4 channels.*received 3", lambda: ops.conv2d(x[..., :3], w)),
+    "filter": (ValueError, "spans 3.*only 2", lambda: ops.conv2d(x[:, :2], w)),
+    "dilated filter": (ValueError, "spans 7", lambda: ops.conv2d(x, w, dilation=3)),
+    "stride 0": (ValueError, "stride", lambda: ops.conv2d(x, w, stride=0)),
+    "stride 1.5": (TypeError, "stride", lambda: ops.conv2d(x, w, stride=1.5)),
+    "dilation 0": (ValueError, "dilation", lambda: ops.conv2d(x, w, dilation=(1, 0))),
+    "padding -1": (ValueError, "padding", lambda: ops.conv2d(x, w, padding=-1)),
+    "groups": (ValueError, "groups", lambda: ops.conv2d(x, w, groups=3)),
+    "groups of filters": (ValueError, "groups", lambda: ops.conv2d(x, w[..., :1], groups=4)),
+    "dtypes": (TypeError, "float32", lambda: ops.conv2d(x, w.astype(np.float32))),
+    "integers": (TypeError, "uint8", lambda: ops.conv2d(x.astype(np.uint8), w.astype(np.uint8))),
+    "bias": (ValueError, r"bias.*\(6,\)", lambda: ops.conv2d(x, w, bias[:5])),
+    "activation": (ValueError, "relu", lambda: ops.conv2d(x, w, activation="rellu")),
+    "fit": (ValueError, "floor", lambda: ops.conv2d(x, w, fit="flor")),
+    "shape of out": (ValueError, r"out.*\(2, 3, 3, 6\)", lambda: ops.conv2d(x, w, out=np.ones((2, 3, 3, 5)))),
+    "dtype of out": (TypeError, "out", lambda: ops.conv2d(x, w, out=np.ones((2, 3, 3, 6), np.float32))),
+    "a list": (TypeError, "list", lambda: ops.conv2d(x.tolist(), w)),
+    "dy": (ValueError, "dy.*3, 3, 6", lambda: ops.conv2d_dgrad(x, w, input_shape=x.shape)),
+    "input_shape": (ValueError, "input_shape", lambda: ops.conv2d_dgrad(DY, w, input_shape=(5, 5, 4))),
+    "dy of wgrad": (ValueError, "dy", lambda: ops.conv2d_wgrad(np.ones((2, 4, 3, 6)), x, kernel_size=3)),
+    "accumulate": (
+        ValueError, "accumulate", lambda: ops.conv2d_wgrad(DY, x, kernel_size=3, accumulate=True)
+    ),
+    "rank of dy": (ValueError, "dy", lambda: ops.bias_grad(np.ones(3))),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input(what):
+    error, message, call = BAD[what]
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_refused_call_changes_nothing():
+    out = np.full((2, 3, 3, 6), 7.0)
+    with pytest.raises(ValueError, match="channels"):
+        ops.conv2d(x[..., :3], w, out=out)
+    np.testing.assert_array_equal(out, 7)

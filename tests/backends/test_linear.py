@@ -1,0 +1,120 @@
+"""The reference linear ops: by hand, by numerical gradients, in every dtype, into every kind of out."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpuconv import ops
+from gpuconv.dtypes import as_dtype
+from tests.gradients import numerical_gradient
+from tests.tolerance import assert_within, sum_bound
+
+
+def arrays(n, c, k, dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    return tuple(rng.standard_normal(shape).astype(dtype) for shape in ((n, c), (k, c), (k,), (n, k)))
+
+
+X, W = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), np.array([[1.0, 0.0, -1.0], [2.0, 1.0, 0.0]])
+
+
+def test_by_hand():
+    np.testing.assert_array_equal(ops.linear(X, W), [[-2, 4], [-2, 13]])
+    np.testing.assert_array_equal(ops.linear(X, W, np.array([1.0, -5.0]), activation="relu"), [[0, 0], [0, 8]])
+    dy = np.array([[1.0, 2.0], [3.0, -1.0]])
+    np.testing.assert_array_equal(ops.linear_dgrad(dy, W), [[5, 2, -1], [1, -1, -3]])
+    np.testing.assert_array_equal(ops.linear_wgrad(dy, X), [[13, 17, 21], [-2, -1, 0]])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), (7, 1, 4), (1, 11, 3)])
+def test_numerical_gradients(shape):
+    x, w, bias, dy = arrays(*shape)
+
+    def forward():
+        return ops.linear(x, w, bias)
+
+    for analytic, of in ((ops.linear_dgrad(dy, w), x), (ops.linear_wgrad(dy, x), w), (ops.bias_grad(dy), bias)):
+        np.testing.assert_allclose(analytic, numerical_gradient(forward, of, dy, 1e-2), rtol=1e-9, atol=1e-10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 7), st.integers(1, 40), st.integers(1, 9), st.sampled_from(["float64", "float32", "float16"]))
+def test_random_shapes(n, c, k, name):
+    check(n, c, k, name)
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "float16", "bfloat16"])
+def test_dtypes_accumulate_wide_and_round_once(name):
+    if name == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    check(5, 33, 7, name)
+
+
+def check(n, c, k, name):
+    narrow = arrays(n, c, k, as_dtype(name))
+    x, w, bias, dy = (a.astype(np.float64) for a in narrow)
+    results = {
+        "fprop": (ops.linear(*narrow[:3]), lambda x, w, bias, dy: np.einsum("nc,kc->nk", x, w) + bias, c + 1),
+        "dgrad": (ops.linear_dgrad(narrow[3], narrow[1]), lambda x, w, bias, dy: np.einsum("nk,kc->nc", dy, w), k),
+        "wgrad": (ops.linear_wgrad(narrow[3], narrow[0]), lambda x, w, bias, dy: np.einsum("nk,nc->kc", dy, x), n),
+    }
+    for direction, (actual, formula, length) in results.items():
+        assert actual.dtype == name
+        bound = sum_bound(name, length, formula(*map(np.abs, (x, w, bias, dy))))
+        assert_within(actual, formula(x, w, bias, dy), bound, direction)
+
+
+@pytest.mark.parametrize("name", ["float64", "float16"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_out_accumulate_and_strided_inputs(name, step):
+    x, w, bias, dy = arrays(4, 6, 3, name)
+    strided = [np.repeat(a, 2, axis=1)[:, ::2] for a in (x, w, dy)]
+    calls = {
+        (4, 3): (lambda **out: ops.linear(strided[0], strided[1], bias, **out), ops.linear(x, w, bias)),
+        (4, 6): (lambda **out: ops.linear_dgrad(strided[2], strided[1], **out), ops.linear_dgrad(dy, w)),
+        (3, 6): (lambda **out: ops.linear_wgrad(strided[2], strided[0], **out), ops.linear_wgrad(dy, x)),
+    }
+    for (rows, columns), (call, expected) in calls.items():
+        out = np.full((rows, columns * step), np.nan, name)[:, ::step]
+        assert call(out=out) is out
+        assert_within(out, expected, sum_bound(name, 7, np.abs(expected.astype(np.float64)) + 1))
+    held = np.ones((3, 6 * step), name)[:, ::step]
+    assert ops.linear_wgrad(dy, x, out=held, accumulate=True) is held
+    expected = 1 + ops.linear_wgrad(dy, x).astype(np.float64)
+    assert_within(held, expected, 4 * sum_bound(name, 1, np.abs(expected) + 1))
+
+
+def test_out_may_be_an_input():
+    x, w, bias, _ = arrays(4, 4, 4)
+    expected = ops.linear(x, w, bias)
+    assert ops.linear(x, w, bias, out=x) is x
+    np.testing.assert_array_equal(x, expected)
+
+
+def test_an_empty_batch():
+    x, w, bias, dy = arrays(0, 3, 2)
+    assert ops.linear(x, w, bias).shape == (0, 2)
+    assert ops.linear_dgrad(dy, w).shape == (0, 3)
+    np.testing.assert_array_equal(ops.linear_wgrad(dy, x), np.zeros((2, 3)))
+
+
+BAD = {
+    "rank": (ValueError, "x", lambda: ops.linear(X[None], W)),
+    "features": (ValueError, r"2.*3|3.*2", lambda: ops.linear(X[:, :2], W)),
+    "bias": (ValueError, "bias", lambda: ops.linear(X, W, np.ones(3))),
+    "dtypes": (TypeError, "float32", lambda: ops.linear(X, W.astype(np.float32))),
+    "integers": (TypeError, "int", lambda: ops.linear(X.astype(int), W.astype(int))),
+    "out": (ValueError, "out", lambda: ops.linear(X, W, out=np.ones((2, 3)))),
+    "dtype of out": (TypeError, "out", lambda: ops.linear(X, W, out=np.ones((2, 2), np.float32))),
+    "dy": (ValueError, "dy", lambda: ops.linear_dgrad(X, W)),
+    "batches": (ValueError, "dy|x", lambda: ops.linear_wgrad(np.ones((3, 2)), X)),
+    "accumulate": (ValueError, "out", lambda: ops.linear_wgrad(np.ones((2, 2)), X, accumulate=True)),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input(what):
+    error, message, call = BAD[what]
+    with pytest.raises(error, match=message):
+        call()
