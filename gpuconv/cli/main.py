@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "say what is on image files, with the five best scores",
     "summary": "print a net layer by layer: shapes, parameters, work, memory",
     "check": "run the sanity suite on a net and its data",
+    "verify": "prove every kernel on this machine's device against the reference",
     "data": "download a data set",
     "info": "say which devices and optional packages this machine has",
 }

@@ -1,0 +1,65 @@
+"""Run every kernel on a device against the float64 reference, and print each op's worst error beside its bound.
+
+Status 1 if one fails; its smallest failing case is named. Without a GPU, --device emulated runs the same kernels on
+the CPU."""
+
+from __future__ import annotations
+
+import argparse
+
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.runs import choose_device, line
+
+EXAMPLES = [
+    "gpuconv verify",
+    "gpuconv verify --device emulated --tier tiny --tier odd",
+    "gpuconv verify --op conv2d --op conv2d_wgrad --dtype float16",
+]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    from gpuconv.cli import settings
+
+    settings.add_device(parser)
+    parser.add_argument("--op", action="append", metavar="NAME", help="only this op (may be given more than once)")
+    parser.add_argument("--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)")
+    parser.add_argument("--tier", action="append", metavar="NAME", help="only these cases: tiny, odd, real or random")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs and of the random tier (default: 0)")
+
+
+def run(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from gpuconv import ops, verify
+    from gpuconv.names import lookup
+
+    with asked():
+        names = {op: op for op in ops.__all__}
+        chosen_ops = [lookup("op", op, names) for op in options.op or ops.__all__]
+        dtypes = [lookup("dtype", d, {d: d for d in verify.DTYPES}) for d in options.dtype or verify.DTYPES]
+        tiers = tuple(lookup("tier", t, {t: t for t in verify.TIERS}) for t in options.tier or verify.TIERS)
+        if options.seed < 0:
+            raise UserError(f"--seed must be at least 0, received {options.seed}")
+    device = choose_device(options)
+    cases = [case for case in verify.cases(tiers, seed=options.seed) if case.op in chosen_ops]
+    line("cases", f"{len(cases)} of {len({case.op for case in cases})} ops, tiers {', '.join(tiers)}\n")
+
+    print(f"{'op':<27} {'dtype':<9} {'cases':>5} {'worst error':>12} {'its bound':>10} {'share':>6}")
+    failed, rows = 0, verify.verify(cases, dtypes, device, options.seed)
+    total = sum(dtype in case.dtypes for case in {case.op: case for case in cases}.values() for dtype in dtypes)
+    for row in tqdm(rows, total=total, desc="verify", leave=False, disable=None):
+        failed += row.smallest_failure is not None
+        tqdm.write(_report(row))
+    print(f"\n{failed} of {total} failed" if failed else f"\nall {total} pass on {device}")
+    return 1 if failed else 0
+
+
+def _report(row) -> str:
+    worst, failure = row.worst, row.smallest_failure
+    text = (
+        f"{row.op:<27} {row.dtype:<9} {len(row.outcomes):>5} {worst.error:>12.3g} {worst.bound:>10.3g} {worst.share:>6.0%}"
+        f"  {'FAIL' if failure else 'PASS'}"
+    )
+    if failure:
+        text += f"\n    smallest failing case ({failure.case.tier}): {failure.case.name}\n    {failure.problem}"
+    return text

@@ -1,0 +1,24 @@
+"""Every op of the contract on every device, against the float64 reference, over the named case tiers."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuconv import ops, verify
+
+CASES = verify.cases()
+
+
+def test_every_op_has_cases_in_every_tier_that_it_can():
+    assert {case.op for case in CASES} == set(ops.__all__)
+    for tier in ("tiny", "odd", "real"):
+        assert {case.op for case in CASES if case.tier == tier} == set(ops.__all__)
+
+
+@pytest.mark.parametrize("dtype", verify.DTYPES)
+@pytest.mark.parametrize("op", ops.__all__)
+def test_op(device, op, dtype):
+    for case in CASES:
+        if case.op == op and dtype in case.dtypes:
+            outcome = verify.run_case(case, dtype, device)
+            assert outcome.passed, f"{case.name}: {outcome.problem}"
