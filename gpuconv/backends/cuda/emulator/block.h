@@ -198,9 +198,13 @@ class Worker : public Context {
         fail(running, what);
     }
     [[noreturn]] void fail(int thread, const std::string& what) {
-        message = std::string("kernel ") + launch->kernel + ", block " + text(block) + ", thread " +
-                  text(threads[thread].index) + ": " + what;
+        running = thread;
+        message = who() + ": " + what;
         abandon();
+    }
+    std::string who() const {
+        return std::string("kernel ") + launch->kernel + ", block " + text(block) + ", thread " +
+               text(threads[running].index);
     }
 
     // The processor refused an address.
@@ -308,9 +312,12 @@ class Worker : public Context {
                 const Thread& peer = threads[first + other];
                 expected |= 1u << other;
                 if (state[first + other] != IN_WARP) continue;
-                if (peer.operation != leader.operation || peer.mask != leader.mask || peer.site.line != leader.site.line)
-                    fail(first + lane, "divergent warp operation: lane " + std::to_string(lane) + " is at " + place(leader.site) +
-                         ", lane " + std::to_string(other) + " at " + place(peer.site));
+                if (peer.operation != leader.operation || peer.mask != leader.mask || peer.site.line != leader.site.line) {
+                    if (!(peer.mask >> lane & 1)) continue;  // still busy among others
+                    fail(first + lane, "divergent warp operation: lane " + std::to_string(lane) + " is at " +
+                                           place(leader.site) + ", lane " + std::to_string(other) + " at " +
+                                           place(peer.site));
+                }
                 present |= 1u << other;
                 if (peer.value) ballot |= 1u << other;
             }

@@ -154,10 +154,13 @@ template <class T> T __ldcs(const T* p) { return *p; }
 template <class T> void __stcg(T* p, T value) { *p = value; }
 template <class T> void __stcs(T* p, T value) { *p = value; }
 
+// For what reports its accesses itself, or makes none of the kernel's.
+#define GPUCONV_UNCHECKED __attribute__((no_sanitize("thread", "undefined")))
+
 // Atomics on integers. There are none on floating-point numbers: their sum would depend on the order.
 #define GPUCONV_ATOMIC(name, expression)                                                           \
     template <class T>                                                                             \
-    T name(T* address, std::common_type_t<T> value) {                                              \
+    GPUCONV_UNCHECKED T name(T* address, std::common_type_t<T> value) {                                              \
         static_assert(std::is_integral<T>::value, "no floating-point atomics: same inputs, same bits"); \
         gpuconv_atomic(address, sizeof(T));                                                        \
         T old = __atomic_load_n(address, __ATOMIC_RELAXED);                                        \
@@ -177,7 +180,7 @@ GPUCONV_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
 #undef GPUCONV_ATOMIC
 
 template <class T>
-T atomicCAS(T* address, std::common_type_t<T> expected, std::common_type_t<T> value) {
+GPUCONV_UNCHECKED T atomicCAS(T* address, std::common_type_t<T> expected, std::common_type_t<T> value) {
     gpuconv_atomic(address, sizeof(T));
     __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     return expected;
@@ -266,8 +269,6 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
 // --- calling a kernel ---------------------------------------------------------------------------
 
 namespace gpuconv_emulator {
-
-#define GPUCONV_UNCHECKED __attribute__((no_sanitize("thread")))
 
 template <class... Parameters, size_t... i>
 GPUCONV_UNCHECKED inline void call(void (*kernel)(Parameters...), void** arguments, std::index_sequence<i...>) {

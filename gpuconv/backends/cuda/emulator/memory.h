@@ -15,15 +15,17 @@ namespace gpuconv_emulator {
 constexpr size_t kAlignment = 256;  // of cudaMalloc
 constexpr unsigned char kGuard = 0xfd;
 
-// AddressSanitizer's marks, where the process runs under it.
+// AddressSanitizer, where the process runs under it: null elsewhere.
 struct AddressSanitizer {
+    using OnDeath = void (*)(void (*)());
+    OnDeath on_death = OnDeath(dlsym(RTLD_DEFAULT, "__sanitizer_set_death_callback"));
     using Mark = void (*)(const volatile void*, size_t);
     Mark poison = Mark(dlsym(RTLD_DEFAULT, "__asan_poison_memory_region"));
     Mark unpoison = Mark(dlsym(RTLD_DEFAULT, "__asan_unpoison_memory_region"));
 
     static const AddressSanitizer& instance() {
-        static const AddressSanitizer marks;
-        return marks;
+        static const AddressSanitizer found;
+        return found;
     }
 };
 

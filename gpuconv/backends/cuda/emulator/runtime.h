@@ -111,7 +111,8 @@ class Run {
 
     std::string operator()() {
         std::unique_ptr<FaultHandlers> handlers;
-        if (!AddressSanitizer::instance().poison) handlers = std::make_unique<FaultHandlers>();
+        if (auto on_death = AddressSanitizer::instance().on_death) on_death(name_the_thread);
+        else handlers = std::make_unique<FaultHandlers>();
         const uint64_t workers = launch.checked ? 1 : std::min<uint64_t>(blocks, launch.workers);
         std::vector<std::thread> others;
         for (uint64_t i = 1; i < workers; ++i) others.emplace_back([this] { work(); });
@@ -121,6 +122,10 @@ class Run {
     }
 
   private:
+    static void name_the_thread() {
+        if (auto* worker = static_cast<Worker*>(gpuconv_context)) fprintf(stderr, "%s\n", worker->who().c_str());
+    }
+
     void work() {
         SignalStack stack;
         auto worker = Pool::instance().take();

@@ -85,6 +85,5 @@ def address_environment() -> dict[str, str]:
     return os.environ | {
         "LD_PRELOAD": sanitizer_runtime(),
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
         "GPUCONV_EMULATOR_SANITIZE": "address",
     }

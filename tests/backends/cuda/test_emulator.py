@@ -1,0 +1,217 @@
+"""What the emulated device gives a kernel: indices, barriers, warp operations, atomics, number types, workers."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.module import load
+from gpuconv.dtypes import as_dtype
+
+KERNELS = Path(__file__).with_name("features.cu")
+THREADS = 96
+
+
+def run(kernel, grid, block, out, *arguments, shared=0, **settings):
+    """What `kernel` writes into an array of out = (shape, dtype)."""
+    y = emulator.empty(*out)
+    with emulator.configure(**settings):
+        load(KERNELS).kernel(kernel)(grid, block, y, *arguments, shared=shared)
+    return np.asarray(y)
+
+
+def in_all_orders(*call, **options):
+    """The one result of every seed, sanitizer and number of workers."""
+    first = run(*call, **options)
+    for settings in ({"seed": 3}, {"seed": 4, "workers": 2}, {"sanitize": "checked", "seed": 5}):
+        np.testing.assert_array_equal(run(*call, **options, **settings), first)
+    return first
+
+
+def test_indices():
+    got = in_all_orders("indices", (3, 2, 4), (5, 3, 2), ((24 * 30, 4), np.int32))
+    z, y, x = np.meshgrid(*(np.arange(n) for n in (8, 6, 15)), indexing="ij")
+    by_global = {(a, b, c): tuple(row) for (a, b, c, *_), row in zip(got.tolist(), got.tolist())}
+    assert sorted(by_global) == sorted(zip(x.ravel().tolist(), y.ravel().tolist(), z.ravel().tolist()))
+    assert (got[:, 3] == 3 * 2 * 4 * 5 * 3 * 2).all()
+
+
+def test_shared_memory_and_barriers_sum_a_block():
+    x = np.random.default_rng(0).integers(-9, 9, 4 * 128).astype(np.int32)
+    got = in_all_orders("block_sums", 4, 128, ((4, 2), np.int32), emulator.asarray(x), shared=128 * 4)
+    np.testing.assert_array_equal(got, np.repeat(x.reshape(4, 128).sum(1)[:, None], 2, 1))
+
+
+def test_block_votes():
+    got = in_all_orders("block_votes", 1, THREADS, ((3,), np.int32), 40)
+    np.testing.assert_array_equal(got, [40, 1, 0])
+
+
+@pytest.mark.parametrize("width", [32, 16, 4])
+def test_shuffles(width):
+    got = in_all_orders("shuffles", 1, THREADS, ((4, THREADS), np.float64), width)
+    lane = np.arange(THREADS)
+    within, first = lane % width, lane - lane % width
+    np.testing.assert_array_equal(got[0], first + 3)
+    np.testing.assert_array_equal(got[1], np.where(within >= 1, lane - 1, lane))
+    np.testing.assert_array_equal(got[2], np.where(within + 2 < width, lane + 2, lane))
+    np.testing.assert_array_equal(got[3], lane ^ 1)
+
+
+def test_warp_votes_with_half_a_warp():
+    got = in_all_orders("warp_votes", 1, 64, ((3, 64), np.uint32))
+    even = sum(1 << lane for lane in range(0, 32, 2))
+    low = np.arange(64) % 32 < 16
+    np.testing.assert_array_equal(got[0], np.where(low, even & 0xFFFF, even & 0xFFFF0000))
+    np.testing.assert_array_equal(got[1], 1)
+    np.testing.assert_array_equal(got[2], 0)
+
+
+def test_integer_atomics_count_across_blocks():
+    got = emulator.zeros(6, np.int32)
+    got[2], got[3] = 1 << 30, -(1 << 30)
+    for workers, seed in ((1, 0), (2, 9)):
+        y = got.copy()
+        with emulator.configure(workers=workers, seed=seed):
+            load(KERNELS).kernel("atomics")(50, 64, y)
+        np.testing.assert_array_equal(np.asarray(y), [3200, -3200, -5, 3194, 1, 3200])
+
+
+def test_the_last_block_sums_what_the_others_wrote():
+    partial = emulator.empty(16, np.int32)
+    got = in_all_orders("last_block", 16, 32, ((1,), np.int32), partial, emulator.zeros(1, np.uint32))
+    assert got[0] == sum(range(16))
+
+
+def test_float_atomics_do_not_compile():
+    with pytest.raises(emulator.EmulatorError, match="no floating-point atomics"):
+        load(KERNELS, {"FLOAT_ATOMIC": 1}).kernel("indices")(1, 1, emulator.empty(4, np.int32))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_16_bit_number_converts(dtype):
+    bits = np.arange(2**16, dtype=np.uint16)
+    as_float = run(f"{dtype}_to_float", 256, 256, ((2**16,), np.float32), emulator.asarray(bits))
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(as_float, bits.view(as_dtype(dtype)).astype(np.float32))
+    back = run(f"float_to_{dtype}", 256, 256, ((2**16,), np.uint16), emulator.asarray(as_float))
+    number = ~np.isnan(as_float)
+    np.testing.assert_array_equal(back[number], bits[number])
+    assert np.isnan(back[~number].view(as_dtype(dtype)).astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("source", ["float", "double"])
+def test_rounding_to_16_bits(dtype, source):
+    generator = np.random.default_rng(0)
+    wide = np.float32 if source == "float" else np.float64
+    x = (generator.normal(0, 1, 2**16) * 2.0 ** generator.integers(-26, 17, 2**16)).astype(wide)
+    below = generator.integers(0, 0x7800, 4096).astype(np.uint16)  # finite in both, and so is the next one up
+    x[:4096] = (below.view(as_dtype(dtype)).astype(wide) + (below + 1).astype(np.uint16).view(as_dtype(dtype)).astype(wide)) / 2
+    with np.errstate(over="ignore"):
+        expected = x.astype(as_dtype(dtype))
+    got = run(f"{source}_to_{dtype}", 256, 256, ((2**16,), np.uint16), emulator.asarray(x)).view(as_dtype(dtype))
+    if source == "double" and dtype == "bfloat16":  # ml_dtypes goes through float and rounds twice
+        differs = got != expected
+        assert (np.abs(got.astype(float) - x)[differs] <= np.abs(expected.astype(float) - x)[differs]).all()
+    else:
+        np.testing.assert_array_equal(got.astype(wide), expected.astype(wide))
+
+
+def test_vectors_bits_and_math():
+    got = run("odds_and_ends", 1, 1, ((12,), np.float64))
+    expected = [10, 4, 3, 31, 32, 0x80000000, 0x3F800000, 0.5, 7, -2.5, 0xFFFFFFFE, 0x56789AB1]
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_divergent_barrier_without_assembly():
+    """The portable fibers (ucontext), in a process of their own."""
+    program = f"""
+import numpy as np
+from gpuconv.backends.cuda.emulator import compiler
+compiler._COMMON.append("-DGPUCONV_UCONTEXT")
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.module import load
+y = emulator.empty((4, 2), np.int32)
+for seed in (0, 5):
+    emulator.configure(seed=seed)
+    load({str(KERNELS)!r}).kernel("block_sums")(4, 128, y, emulator.asarray(np.ones(512, np.int32)), shared=512)
+assert (np.asarray(y) == 128).all()
+try:
+    load({str(KERNELS)!r}).kernel("block_votes")(1, 2000 % 1024, emulator.empty(3, np.int32), -1)
+except emulator.EmulatorError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "divergent barrier" in done.stdout, done.stderr
+
+
+def test_address_sanitizer_names_kernel_block_and_thread():
+    planted = Path(__file__).parents[2] / "kernels" / "planted.cu"
+    program = f"""
+import sys
+import numpy as np
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.module import load
+x, y = emulator.asarray(np.arange(128, dtype=np.float32)), emulator.empty(128)
+load({str(planted)!r}).kernel("correct")(2, 64, y, x)
+assert y[0] == 63
+load({str(planted)!r}).kernel(sys.argv[1])(2, 64, y, x, shared=256)
+"""
+    for kernel, told in {
+        "reads_past_the_end": "use-after-poison",
+        "writes_past_shared_memory": "use-after-poison",
+        "indexes_past_a_local_array": "past the end of an array",
+        "misaligned_vector": "not aligned to the 16 bytes",
+    }.items():
+        done = subprocess.run(
+            [sys.executable, "-c", program, kernel],
+            capture_output=True, text=True, check=False, env=emulator.address_environment(),
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert told in done.stderr, done.stderr[-3000:]
+        assert re.search(r"planted\.cu:\d+", done.stderr), done.stderr[-3000:]
+        assert f"kernel {kernel}, block (1, 0, 0), thread (5, 0, 0)" in done.stderr, done.stderr[-3000:]
+
+
+def test_address_needs_its_own_process():
+    with emulator.configure(sanitize="address"), pytest.raises(emulator.EmulatorError, match="LD_PRELOAD"):
+        load(KERNELS).kernel("indices")(1, 1, emulator.empty(4, np.int32))
+
+
+def test_no_compiler_is_a_clear_error(monkeypatch):
+    from gpuconv.backends import DeviceError, resolve
+    from gpuconv.backends.cuda.emulator import compiler
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    compiler.find.cache_clear()
+    with pytest.raises(DeviceError, match=r"needs a C\+\+ compiler and found none"):
+        resolve("emulated")
+    compiler.find.cache_clear()
+
+
+def test_settings():
+    assert emulator.settings().workers >= 1
+    before = emulator.settings()
+    with emulator.configure(seed=3, sanitize="checked") as chosen:
+        assert emulator.settings() is chosen
+        assert (chosen.seed, chosen.sanitize, chosen.workers) == (3, "checked", before.workers)
+    assert emulator.settings() == before
+    with pytest.raises(ValueError, match="sanitize must be one of none, checked, address, received 'all'"):
+        emulator.configure(sanitize="all")
+    with pytest.raises(ValueError, match="seed must be"):
+        emulator.configure(seed=-1)
+    with pytest.raises(ValueError, match="workers must be at least 1"):
+        emulator.configure(workers=0)
+    assert emulator.settings() == before
+
+
+def test_a_compile_error_points_into_the_cu_file(tmp_path):
+    (tmp_path / "bad.cu").write_text('// a kernel\nextern "C" __global__ void bad(float* y) {\n    y[0] = missing;\n}\n')
+    with pytest.raises(emulator.EmulatorError, match=r"bad does not compile[\s\S]*bad\.cu:3:\d+: error.*missing"):
+        load(tmp_path / "bad.cu").kernel("bad")(1, 1, emulator.empty(1))
