@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,3 +63,13 @@ def write_to(
     if target is not out:
         out[...] = target
     return out
+
+
+@contextlib.contextmanager
+def updated(*arrays: Any) -> Iterator[tuple[Any, ...]]:
+    """The arrays as a kernel can change them in place: a strided one as a contiguous copy, copied back at the end."""
+    targets = contiguous(*arrays)
+    yield targets
+    for array, target in zip(arrays, targets):
+        if target is not array:
+            array[...] = target

@@ -1,0 +1,95 @@
+"""Batch normalisation: launchers of kernels/batch_norm.cu."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gpuconv.backends.cuda.columns import MAP_STEPS, deal, finish_grid, partials, width_of
+from gpuconv.backends.cuda.device_array import empty
+from gpuconv.backends.cuda.launch import THREADS, contiguous, updated
+from gpuconv.backends.cuda.module import Module, load
+from gpuconv.dtypes import accumulation_dtype
+
+__all__ = ["batch_norm", "batch_norm_backward"]
+
+
+def batch_norm(
+    x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any, *, training: bool, momentum: float = 0.1,
+    eps: float = 1e-5, out: Any = None,
+) -> tuple[Any, Any, Any]:
+    rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
+    x, gamma, beta = contiguous(x, gamma, beta)
+    y = empty(x.shape, x.dtype, like=x) if out is None else out
+    mean, inv_std = _channel_vector(x), _channel_vector(x)
+    if not channels:
+        return y, mean, inv_std
+    with updated(y, running_mean, running_var) as (y_there, *running):
+        module, width = _module(x, y_there)
+        spread = deal(rows, channels, width, MAP_STEPS)
+        if training:
+            _statistics(module, width, rows, (mean, inv_std, *running), x, momentum, eps)
+            kernel = module.kernel("batch_norm_normalize")
+            kernel(spread.grid, spread.threads, y_there, x, gamma, beta, mean, inv_std, spread.struct)
+        else:
+            kernel = module.kernel("batch_norm_inference")
+            kernel(
+                spread.grid, spread.threads, y_there, mean, inv_std, x, gamma, beta, *running, eps, spread.struct
+            )
+    return y, mean, inv_std
+
+
+def batch_norm_backward(
+    dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, *, training: bool = True, out: Any = None, dgamma: Any = None,
+    dbeta: Any = None, accumulate: bool = False,
+) -> tuple[Any, Any, Any]:
+    rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
+    dy, x, gamma, mean, inv_std = contiguous(dy, x, gamma, mean, inv_std)
+    dx = empty(x.shape, x.dtype, like=x) if out is None else out
+    dgamma = _channel_vector(x) if dgamma is None else dgamma
+    dbeta = _channel_vector(x) if dbeta is None else dbeta
+    if not channels:
+        return dx, dgamma, dbeta
+    with updated(dx, dgamma, dbeta) as (dx_there, *gradients):
+        module, width = _module(x, dy, dx_there)
+        sums = empty((channels, 2), accumulation_dtype(x.dtype), like=x)
+        columns = deal(rows, channels, width, None)
+        chunks = partials(columns, 2, x.dtype, x)
+        module.kernel("batch_norm_backward_sums")(
+            columns.grid, columns.threads, *gradients, sums, chunks, dy, x, mean, inv_std, accumulate, columns.struct
+        )
+        if chunks is not None:
+            module.kernel("batch_norm_backward_finish")(
+                finish_grid(channels), THREADS, *gradients, sums, chunks, inv_std, accumulate, columns.chunks, channels
+            )
+        spread = deal(rows, channels, width, MAP_STEPS)
+        module.kernel("batch_norm_backward_dx")(
+            spread.grid, spread.threads, dx_there, dy, x if training else None, gamma, mean, inv_std, sums, rows,
+            spread.struct,
+        )
+    return dx, dgamma, dbeta
+
+
+def _statistics(
+    module: Module, width: int, rows: int, outputs: tuple[Any, ...], x: Any, momentum: float, eps: float
+) -> None:
+    """Fill mean and inv_std, and move the running statistics, outputs in this order."""
+    channels = x.shape[-1]
+    columns = deal(rows, channels, width, None)
+    chunks = partials(columns, 3, x.dtype, x)
+    module.kernel("batch_norm_statistics")(
+        columns.grid, columns.threads, *outputs, chunks, x, momentum, eps, columns.struct
+    )
+    if chunks is not None:
+        finish = module.kernel("batch_norm_statistics_finish")
+        finish(finish_grid(channels), THREADS, *outputs, chunks, momentum, eps, columns.chunks, channels)
+
+
+def _module(*arrays: Any) -> tuple[Module, int]:
+    first = arrays[0]
+    width = width_of(first.shape[-1], first.dtype, *arrays)
+    return load("batch_norm.cu", {"DTYPE": first.dtype.name, "WIDTH": width}), width
+
+
+def _channel_vector(x: Any) -> Any:
+    return empty(x.shape[-1:], accumulation_dtype(x.dtype), like=x)

@@ -1,0 +1,286 @@
+// Batch normalisation (Ioffe and Szegedy 2015) of x (M, C), all leading axes flattened, channels innermost.
+//
+//   y = gamma * (x - mean) * inv_std + beta,   inv_std = 1 / sqrt(var + eps)
+//   dx = gamma * inv_std * (dy - (sum dy + xhat * sum(dy * xhat)) / M),   xhat = (x - mean) * inv_std
+//
+// forward, training        _statistics, _statistics_finish, _normalize: x is read twice, y written
+// forward, inference       _inference alone
+// backward                 _backward_sums, _backward_finish, _backward_dx: dy and x are read twice, dx written
+//
+// Statistics: each thread combines the mean and the squared deviations of four rows at a time by Chan's formula (Chan, Golub,
+// LeVeque 1983), blocks and chunks likewise: no x^2 - mean^2, which would cancel. The _finish launches add the partial
+// results of chunks in a fixed order; where one chunk is all, the first launch finishes and they are left out.
+// mean, inv_std, gamma, beta, running statistics and the parameters' gradients are in the accumulation dtype. y may be x,
+// dx may be dy or x.
+//
+// Macros: DTYPE, WIDTH (column_reduce.cuh). M and C are any. Any compute capability. A partial result: 3 numbers a chunk and
+// channel forward, 2 backward, at most 1024 chunks times tiles.
+// Floor: forward 3 * sizeof(DTYPE) bytes a number (2 where the second read hits the L2 cache), 10 FLOPs; backward 5 (3) and
+// 11 FLOPs: bound by memory (prediction).
+#include "column_reduce.cuh"
+
+// How many values, their mean, and the sum of their squared deviations from it.
+struct Moments {
+    using Value = Real;
+    Real count, mean, deviations;
+
+    static __device__ Moments of(Real value) { return {1, value, 0}; }
+    template <int ROWS>
+    static __device__ void add(Moments (&lanes)[WIDTH], const Real (&values)[WIDTH][ROWS]) {
+        const Real count = lanes[0].count, total = count + ROWS, share = ROWS / total;  // every lane has seen as many
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            Real sum = values[j][0], deviations = 0;
+#pragma unroll
+            for (int i = 1; i < ROWS; ++i) sum += values[j][i];
+            const Real mean = sum * (Real(1) / ROWS), delta = mean - lanes[j].mean;
+#pragma unroll
+            for (int i = 0; i < ROWS; ++i) deviations += (values[j][i] - mean) * (values[j][i] - mean);
+            lanes[j].mean += delta * share;
+            lanes[j].deviations += deviations + delta * (count * share) * delta;
+            lanes[j].count = total;
+        }
+    }
+    __device__ void merge(const Moments& other) {
+        if (other.count == 0) return;
+        const Real total = count + other.count, share = other.count / total, delta = other.mean - mean;
+        mean += delta * share;
+        deviations += other.deviations + delta * (count * share) * delta;
+        count = total;
+    }
+};
+
+struct Inputs {
+    using Packs = Numbers;
+    const DTYPE* x;
+
+    __device__ Packs read(int64 pack) const { return reinterpret_cast<const Numbers*>(x)[pack]; }
+    __device__ Real value(const Packs& pack, int lane) const { return load(pack.at[lane]); }
+    __device__ Real single(int64 number, int) const { return load(x[number]); }
+};
+
+__device__ __forceinline__ Real inverse_root(Real var, Real eps) { return Real(1) / sqrt(var + eps); }
+
+struct Statistics {
+    Real* mean;
+    Real* inv_std;
+    Real* running_mean;
+    Real* running_var;
+    double momentum, eps;
+
+    __device__ void operator()(int32 c, const Moments& batch) const {
+        const Real keep = Real(1 - momentum), take = Real(momentum);
+        mean[c] = batch.mean;
+        inv_std[c] = inverse_root(batch.deviations / batch.count, Real(eps));
+        running_mean[c] = keep * running_mean[c] + take * batch.mean;
+        running_var[c] = keep * running_var[c] + take * (batch.deviations / (batch.count - 1));
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(256)
+batch_norm_statistics(Real* mean, Real* inv_std, Real* running_mean, Real* running_var, Moments* partials, const DTYPE* x,
+                      double momentum, double eps, Columns columns) {
+    column_reduce(partials, columns, Inputs{x}, Statistics{mean, inv_std, running_mean, running_var, momentum, eps});
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+batch_norm_statistics_finish(Real* mean, Real* inv_std, Real* running_mean, Real* running_var, const Moments* partials,
+                             double momentum, double eps, int32 chunks, int32 channels) {
+    column_finish(partials, chunks, channels, Statistics{mean, inv_std, running_mean, running_var, momentum, eps});
+}
+
+// y = (x - mean) * scale + beta, for the channels of a thread's lanes.
+struct Normalize {
+    DTYPE* y;
+    const DTYPE* x;
+    Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
+
+    __device__ DTYPE apply(DTYPE number, int lane) const {
+        return round_to<DTYPE>((load(number) - mean[lane]) * scale[lane] + beta[lane]);
+    }
+    template <int ROWS>
+    __device__ __forceinline__ void packs(int64 pack, int64 stride) {
+        Numbers rows[ROWS];
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) rows[i] = reinterpret_cast<const Numbers*>(x)[pack + i * stride];
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) {
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) rows[i].at[j] = apply(rows[i].at[j], j);
+            reinterpret_cast<Numbers*>(y)[pack + i * stride] = rows[i];
+        }
+    }
+    __device__ void single(int64 number, int lane) {
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)  // a variable index would push the coefficients out of the registers
+            if (j == lane) y[number] = apply(x[number], j);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(256)
+batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
+                     Columns columns) {
+    Normalize map{y, x, {}, {}, {}};
+    int32 column[WIDTH];
+    Place(columns).columns_of_lanes(column, columns.channels);
+    if (Place(columns).inside)
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            map.mean[j] = mean[column[j]];
+            map.scale[j] = gamma[column[j]] * inv_std[column[j]];
+            map.beta[j] = beta[column[j]];
+        }
+    walk<4>(columns, map);
+}
+
+// From the running statistics, which the first chunk's threads also hand out as the mean and inv_std used.
+extern "C" __global__ void __launch_bounds__(256)
+batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
+                     const Real* running_mean, const Real* running_var, double eps, Columns columns) {
+    Normalize map{y, x, {}, {}, {}};
+    int32 column[WIDTH];
+    Place(columns).columns_of_lanes(column, columns.channels);
+    if (Place(columns).inside)
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            const int32 c = column[j];
+            const Real root = inverse_root(running_var[c], Real(eps));
+            map.mean[j] = running_mean[c];
+            map.scale[j] = gamma[c] * root;
+            map.beta[j] = beta[c];
+            if (blockIdx.x == 0 && threadIdx.x * WIDTH + j < columns.tile) {
+                mean[c] = running_mean[c];
+                inv_std[c] = root;
+            }
+        }
+    walk<4>(columns, map);
+}
+
+// --- backward ----------------------------------------------------------------------------------
+
+// The sums of dy and of dy * (x - mean).
+struct Sums {
+    using Value = Sums;
+    Real dy, product;
+
+    static __device__ Sums of(const Sums& value) { return value; }
+    template <int ROWS>
+    static __device__ void add(Sums (&lanes)[WIDTH], const Sums (&values)[WIDTH][ROWS]) {
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+#pragma unroll
+            for (int i = 0; i < ROWS; ++i) lanes[j].merge(values[j][i]);
+    }
+    __device__ void merge(const Sums& other) {
+        dy += other.dy;
+        product += other.product;
+    }
+};
+
+struct Products {
+    struct Packs {
+        Numbers dy, x;
+    };
+    const DTYPE* dy;
+    const DTYPE* x;
+    Real mean[WIDTH];
+
+    __device__ Packs read(int64 pack) const {
+        return {reinterpret_cast<const Numbers*>(dy)[pack], reinterpret_cast<const Numbers*>(x)[pack]};
+    }
+    __device__ Sums value(const Packs& packs, int lane) const { return product(packs.dy.at[lane], packs.x.at[lane], lane); }
+    __device__ Sums single(int64 number, int lane) const {
+        Sums sums = {};
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+            if (j == lane) sums = product(dy[number], x[number], j);
+        return sums;
+    }
+    __device__ Sums product(DTYPE dy, DTYPE x, int lane) const { return {load(dy), load(dy) * (load(x) - mean[lane])}; }
+};
+
+struct Gradients {
+    Real* dgamma;
+    Real* dbeta;
+    Sums* sums;  // this call's alone, for dx
+    const Real* inv_std;
+    bool accumulate;
+
+    __device__ void operator()(int32 c, const Sums& total) const {
+        sums[c] = total;
+        dgamma[c] = (accumulate ? dgamma[c] : Real(0)) + total.product * inv_std[c];
+        dbeta[c] = (accumulate ? dbeta[c] : Real(0)) + total.dy;
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(256)
+batch_norm_backward_sums(Real* dgamma, Real* dbeta, Sums* sums, Sums* partials, const DTYPE* dy, const DTYPE* x,
+                         const Real* mean, const Real* inv_std, bool accumulate, Columns columns) {
+    Products products{dy, x, {}};
+    int32 column[WIDTH];
+    Place(columns).columns_of_lanes(column, columns.channels);
+    if (Place(columns).inside)
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) products.mean[j] = mean[column[j]];
+    column_reduce(partials, columns, products, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+batch_norm_backward_finish(Real* dgamma, Real* dbeta, Sums* sums, const Sums* partials, const Real* inv_std, bool accumulate,
+                           int32 chunks, int32 channels) {
+    column_finish(partials, chunks, channels, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
+}
+
+// dx = scale * (dy - shift - (x - mean) * slope). Without batch statistics shift and slope are 0, and x is null.
+struct InputGradient {
+    DTYPE* dx;
+    const DTYPE* dy;
+    const DTYPE* x;
+    Real scale[WIDTH], shift[WIDTH], mean[WIDTH], slope[WIDTH];
+
+    __device__ DTYPE apply(DTYPE dy, DTYPE x, int lane) const {
+        return round_to<DTYPE>(scale[lane] * (load(dy) - shift[lane] - (load(x) - mean[lane]) * slope[lane]));
+    }
+    __device__ DTYPE apply(DTYPE dy, int lane) const { return round_to<DTYPE>(scale[lane] * load(dy)); }
+
+    template <int ROWS>
+    __device__ __forceinline__ void packs(int64 pack, int64 stride) {
+        Numbers gradients[ROWS], inputs[ROWS];
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) gradients[i] = reinterpret_cast<const Numbers*>(dy)[pack + i * stride];
+        if (x)
+#pragma unroll
+            for (int i = 0; i < ROWS; ++i) inputs[i] = reinterpret_cast<const Numbers*>(x)[pack + i * stride];
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) {
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j)
+                gradients[i].at[j] = x ? apply(gradients[i].at[j], inputs[i].at[j], j) : apply(gradients[i].at[j], j);
+            reinterpret_cast<Numbers*>(dx)[pack + i * stride] = gradients[i];
+        }
+    }
+    __device__ void single(int64 number, int lane) {
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+            if (j == lane) dx[number] = x ? apply(dy[number], x[number], j) : apply(dy[number], j);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(256)
+batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* mean, const Real* inv_std,
+                       const Sums* sums, int64 rows, Columns columns) {
+    InputGradient map{dx, dy, x, {}, {}, {}, {}};
+    int32 column[WIDTH];
+    Place(columns).columns_of_lanes(column, columns.channels);
+    if (Place(columns).inside)
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            const int32 c = column[j];
+            const Real root = inv_std[c];
+            map.scale[j] = gamma[c] * root;
+            map.shift[j] = sums[c].dy / Real(rows);
+            map.mean[j] = mean[c];
+            map.slope[j] = sums[c].product * root * root / Real(rows);
+        }
+    walk<2>(columns, map);
+}
