@@ -39,9 +39,10 @@ def run(options: argparse.Namespace) -> int:
     line("model", f"{settings.model}, loss {settings.loss}, seed {settings.seed}\n")
     x, labels = next(loader.epoch(0))
     passed = True
+    loss = wanted.loss(settings.loss)[0]
     first = schedules.get(settings.schedule)(0, settings.epochs * len(loader), len(loader))
     optimizer = optimizers.get(settings.optimizer, lr=settings.lr * first)
-    for check in checks.sanity(net, x, labels, loss=settings.loss, optimizer=optimizer):
+    for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):
         passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)
     x = backends.to_numpy(x)[:2].astype("float64")
     gradients = checks.gradient_check(net, backends.asarray(x, device), samples=4)

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuconv.cli.errors import asked
 from gpuconv.cli.runs import choose_device, line, newest, open_run
-from gpuconv.cli.settings import add_device, add_options
+from gpuconv.cli.settings import add_device, add_options, loss
 
 EXAMPLES = ["gpuconv evaluate", "gpuconv evaluate runs/digits-digits-net-1 --tta"]
 
@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
     flip = options.tta and Augmentation.parse(trained.settings.augment).flip
     if options.tta:
         line("averaging", f"over {5 * (1 + flip)} views of each image")
-    found = evaluate(net, loader, loss=trained.settings.loss, confusion=True, flip=flip, shift=int(options.tta))
+    criterion = loss(trained.settings.loss)[1]
+    found = evaluate(net, loader, loss=criterion, confusion=True, flip=flip, shift=int(options.tta))
     print(f"\n{table(found.confusion, trained.classes)}\n")
     print(f"test loss {found.loss:.4f}")
     print(f"test accuracy {100 * found.accuracy:.2f}%")

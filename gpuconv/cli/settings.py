@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv.cli.errors import UserError, asked
+from gpuconv.names import lookup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "optimizer": (str, "SPEC", "sgd, adagrad, rmsprop, adam or adamw, as sgd:momentum=0.9,nesterov=true"),
     "schedule": (str, "SPEC", "constant, step:30,60, cosine or one-cycle, as cosine,warmup:5"),
     "augment": (str, "SPEC", "none, or of flip, shift:PIXELS and cutout:PIXELS, as flip,shift:4"),
-    "loss": (str, "NAME", "softmax or svm"),
+    "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
 }
 
 
@@ -99,7 +100,6 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 
 def complete(chosen: dict[str, Any]) -> Settings:
     """What was chosen, completed by the net's recipe. Raises UserError for what cannot be read."""
-    from gpuconv import losses
     from gpuconv.cli import recipes
     from gpuconv.data import Augmentation
     from gpuconv.training import optimizers, schedules
@@ -111,9 +111,24 @@ def complete(chosen: dict[str, Any]) -> Settings:
         # Words that no part understands are refused here, before anything is made.
         optimizers.get(settings.optimizer, lr=settings.lr)
         schedules.get(settings.schedule)
-        losses.get(settings.loss)
+        loss(settings.loss)
         Augmentation.parse(settings.augment)
     return settings
+
+
+def loss(text: str) -> tuple[str, Any]:
+    """The name and the loss of a short form as "softmax:label_smoothing=0.1". ValueError for what it cannot be."""
+    from gpuconv import losses
+    from gpuconv.training import spec
+
+    part, *more = spec.parse(text)
+    if more or part.numbers:
+        raise ValueError(f"a loss is written like 'softmax:label_smoothing=0.1', received {text!r}")
+    name = lookup("loss", part.name, {known: known for known in losses.LOSSES})
+    try:
+        return name, losses.get(name, **part.options)
+    except TypeError as error:
+        raise ValueError(f"{text!r}: {error}") from None
 
 
 def resumed(directory: str, chosen: dict[str, Any]) -> Settings:

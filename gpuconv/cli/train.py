@@ -54,8 +54,9 @@ def run(options: argparse.Namespace) -> int:
         loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = Loader(test, settings.batch_size, shuffle=False, **common)
         trainer = Trainer(
-            net, settings.optimizer, lr=settings.lr, loss=settings.loss, schedule=settings.schedule, seed=settings.seed
-        )
+            net, settings.optimizer, lr=settings.lr, loss=wanted.loss(settings.loss)[1], schedule=settings.schedule,
+            seed=settings.seed,
+        )  # fmt: skip
     line("model", f"{settings.model}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")

@@ -53,6 +53,8 @@ def test_version(capsys):
         (["train", "--optimizer", "adm"], "did you mean 'adam'"),
         (["train", "--schedule", "cosin"], "did you mean 'cosine'"),
         (["train", "--loss", "softmx"], "did you mean 'softmax'"),
+        (["train", "--loss", "svm:label_smoothing=0.1"], "label_smoothing"),
+        (["train", "--loss", "softmax:label_smoothing=2"], "label_smoothing"),
         (["train", "--augment", "flop"], "did you mean 'flip'"),
         (["summary", "--model", "vgg-16"], "did you mean 'vgg16'"),
         (["data", "cifar-1", "--to", "x"], "did you mean 'cifar10'"),
