@@ -51,9 +51,10 @@ def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: in
     if fit == "cover":
         starts_inside = (whole + 1) * stride < size + padding[0]
         return whole + 1 + starts_inside
+    would_fit = [near for near in (size - rest, size - rest + stride) if near > 0]
     raise ValueError(
         f"fit='exact': windows of span {span} at stride {stride} do not tile a padded input of "
-        f"{size + sum(padding)}; input sizes that would fit: {size - rest} or {size - rest + stride}"
+        f"{size + sum(padding)}; input sizes that would fit: {' or '.join(map(str, would_fit))}"
     )
 
 
@@ -120,12 +121,12 @@ def padding_pairs(padding: Any, kernel_size: Pair, stride: Pair, dilation: Pair 
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = False) -> float:
-    """`value` as a float in [low, high], or in [low, high) with `open_high`."""
+    """`value` as a float in [low, high], or in [low, high) with `open_high`. Infinity never lies inside."""
     if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name} must be a number, received {value!r}")
+    open_high = open_high or high == math.inf
     if not low <= value <= high or (open_high and value == high):
-        bracket = ")" if open_high or high == math.inf else "]"
-        raise ValueError(f"{name} must lie in [{low}, {high}{bracket}, received {value}")
+        raise ValueError(f"{name} must lie in [{low}, {high}{')' if open_high else ']'}, received {value}")
     return float(value)
 
 
@@ -429,6 +430,34 @@ def gelu_backward(dy, x, *, approximate="none", out=None):
 def softmax(x, *, out=None):
     volume("x", x, "N classes")
     _elementwise(x, out)
+    return {}
+
+
+# --- arithmetic --------------------------------------------------------------------------------
+
+
+def add(a, b, *, out=None):
+    same_dtype(a=a, b=b)
+    expect_shape("b", b, any_float("a", a), "a's shape")
+    expect_out(out, a.shape, a.dtype)
+    return {}
+
+
+def scale(x, *, factor, out=None):
+    _elementwise(x, out)
+    return dict(factor=number("factor", factor, -math.inf))
+
+
+def add_metrics(totals, loss, scores, labels):
+    if totals.dtype != np.float64 or tuple(totals.shape) != (4,):
+        raise TypeError(f"totals must be float64 of shape (4,), received {totals.dtype.name} of {tuple(totals.shape)}")
+    _scores_and_labels("scores", scores, labels, None)
+    if labels.dtype != np.int64:
+        raise TypeError(f"labels must be int64 here, received {labels.dtype.name}")
+    expect_shape("loss", loss, (), "a batch's mean")
+    if loss.dtype != accumulation_dtype(scores.dtype):
+        wanted = accumulation_dtype(scores.dtype).name
+        raise TypeError(f"loss must be {wanted} beside {scores.dtype.name} scores, received {loss.dtype.name}")
     return {}
 
 

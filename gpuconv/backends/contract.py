@@ -208,6 +208,28 @@ def softmax(x: Array, *, out: Array | None = None) -> Array:
     ...
 
 
+# --- arithmetic (any shape; out may be an input) -----------------------------------------------
+
+
+def add(a: Array, b: Array, *, out: Array | None = None) -> Array:
+    """a + b, of one shape: where the ways around a residual block meet."""
+    ...
+
+
+def scale(x: Array, *, factor: float, out: Array | None = None) -> Array:
+    """x * factor, the factor rounded to the accumulation dtype."""
+    ...
+
+
+def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> None:
+    """Count a batch in running sums on the device: totals += (loss * N, right answers, N, 1 while totals[0] is finite).
+
+    totals: (4,) float64, changed in place. loss: the batch's mean loss, 0-d, in the accumulation dtype. scores:
+    (N, classes), of which the first largest one is the answer (NaN counts as largest). labels: (N,) int64.
+    """
+    ...
+
+
 # --- linear ------------------------------------------------------------------------------------
 
 

@@ -197,16 +197,16 @@ class Residual(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         y = self._body.forward(x, training)
-        return y + (self._shortcut.forward(x, training) if self._shortcut else x)
+        return ops.add(y, self._shortcut.forward(x, training) if self._shortcut else x)
 
     def infer(self, x: Array) -> Array:
         y = self._body.infer(x)
-        return y + (self._shortcut.infer(x) if self._shortcut else x)
+        return ops.add(y, self._shortcut.infer(x) if self._shortcut else x)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         dx: Any = self._body.backward(dy, input_grad=input_grad)
         around = self._shortcut.backward(dy, input_grad=input_grad) if self._shortcut else dy
-        return dx + around if input_grad else None
+        return ops.add(dx, around) if input_grad else None
 
 
 def _by(shape: Shape) -> str:

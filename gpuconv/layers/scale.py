@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpuconv import shapes
+from gpuconv import ops, shapes
 from gpuconv.layers.base import Array, Layer
 
 
@@ -23,8 +23,8 @@ class Scale(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         self.save()
-        return (x * self.factor).astype(x.dtype, copy=False)
+        return ops.scale(x, factor=self.factor)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         self.take()
-        return (dy * self.factor).astype(dy.dtype, copy=False) if input_grad else None
+        return ops.scale(dy, factor=self.factor) if input_grad else None

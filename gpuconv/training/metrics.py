@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuconv import backends
+from gpuconv import backends, ops
 
 Array = Any
 
@@ -48,11 +48,7 @@ class Totals:
         The last sum counts the steps after which the sum of losses is still finite, so the step whose loss was the
         first that is not can be named later.
         """
-        sums, n = self.array, len(labels)
-        sums[0] += loss.astype(np.float64) * n
-        sums[1] += (scores.argmax(axis=1) == labels).sum()
-        sums[2] += n
-        sums[3] += abs(sums[0]) < np.inf
+        ops.add_metrics(self.array, loss, scores, labels)
 
     def read(self) -> Reading:
         """Wait for the device and return the sums so far."""

@@ -47,7 +47,7 @@ def cases(tiers: tuple[str, ...] = TIERS, random_cases: int = 6, seed: int = 0) 
 
 def normal(rng: np.random.Generator, shape: Any, dtype: Any) -> np.ndarray:
     """Signed numbers around zero."""
-    return rng.standard_normal(shape).astype(dtype)
+    return np.asarray(rng.standard_normal(shape), dtype)
 
 
 # --- convolutions ------------------------------------------------------------------------------
@@ -177,6 +177,7 @@ def _matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("softmax", tier, name, _several((n, k)))
             yield Case("softmax_cross_entropy", tier, name, _scores(n, k, {"label_smoothing": smoothing}))
             yield Case("svm_hinge", tier, name, _scores(n, k, {"delta": 1.0}))
+            yield Case("add_metrics", tier, name, _metrics(n, k))
             if n > 1:
                 yield Case("batch_norm", tier, name, _norm(n, c, training=index % 3 != 2))
                 yield Case("batch_norm_backward", tier, name, _norm_backward(n, c, training=index % 3 != 2))
@@ -188,6 +189,17 @@ def _several(*shaped: Any, **options: Any) -> Make:
 
 def _scores(n: int, classes: int, options: dict[str, Any]) -> Make:
     return lambda rng, dtype: ([3 * normal(rng, (n, classes), dtype), rng.integers(0, classes, n)], options)
+
+
+def _metrics(n: int, classes: int) -> Make:
+    """Whole scores, so that equals occur; labels for the dtype that add_metrics takes."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        wide = accumulation_dtype(dtype)
+        scores = rng.integers(-3, 4, (n, classes)).astype(dtype)
+        return [normal(rng, 4, np.float64), normal(rng, (), wide), scores, rng.integers(0, classes, n)], {}
+
+    return make
 
 
 def _norm(n: int, c: int, training: bool) -> Make:
@@ -227,6 +239,8 @@ def _elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                     name = f"{_join(shape)} {_text(options)}".strip()
                     yield Case(op, tier, name, _numbers(shape, options))
                     yield Case(f"{op}_backward", tier, name, _gradient(op, shape, options))
+            yield Case("add", tier, _join(shape), _several(shape, shape))
+            yield Case("scale", tier, _join(shape), _numbers(shape, {"factor": 1 / 9}))
             place = dict(p=0.3, seed=2**40 + 3, substream=5, offset=2**32 - 1)
             yield Case("dropout", tier, _join(shape), _numbers(shape, place))
             yield Case("dropout_backward", tier, _join(shape), _numbers(shape, place))

@@ -45,8 +45,14 @@ def magnitude_of(x: Any) -> Any:
 def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
     """What an op must give for host arrays of one dtype."""
     rule = _RULES[op]
-    dtype = next(a.dtype for a in _flat(arrays) if a is not None and a.dtype.kind not in "iub") if rule else None
+    dtype = _dtype(arrays) if rule else None
     return rule(op, [wide(a) for a in arrays], options, dtype) if rule else _same_bits(op, arrays, options)
+
+
+def _dtype(arrays: Arrays) -> np.dtype:
+    """The dtype a case is about: the narrowest float among the arrays."""
+    floats = [a.dtype for a in _flat(arrays) if a is not None and a.dtype.kind not in "iub"]
+    return min(floats, key=lambda dtype: dtype.itemsize)
 
 
 def _flat(arrays: Arrays) -> list[Any]:
@@ -246,6 +252,13 @@ def _step_size(op: str, arrays: Arrays, grad: np.ndarray, options: dict[str, Any
     return lr * grad / (np.sqrt(arrays[2]) + options.get("eps", 1e-10 if op == "adagrad_step" else 1e-8))
 
 
+def _metrics(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    totals, loss, scores, labels = arrays
+    ops.add_metrics(totals, loss, scores, labels)
+    return [Expected("totals", totals, accumulated(np.float64, 2, totals))]
+
+
+_relative_sum = _linear_in_its_inputs(lambda arrays, options: 2)
 _sum_of_rows = _linear_in_its_inputs(lambda arrays, options: math.prod(arrays[0].shape[:-1]))
 _sum_of_window = _linear_in_its_inputs(_window_length)
 _relative = _activation(lambda x, y: np.abs(y))
@@ -288,6 +301,9 @@ _RULES: dict[str, Callable[..., list[Expected]] | None] = {
     "adagrad_step": _optimizer,
     "rmsprop_step": _optimizer,
     "adam_step": _optimizer,
+    "add": _relative_sum,
+    "scale": _relative,
+    "add_metrics": _metrics,
     "load_batch": None,
     "random_uniform": None,
     "random_normal": None,

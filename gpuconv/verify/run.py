@@ -76,6 +76,8 @@ def _results(op: str, moved: list[Any], returned: Any) -> list[np.ndarray]:
     if op.endswith("_step"):  # in place: each parameter, then its states
         params, _, *state = moved
         found = [a for index, param in enumerate(params) for a in (param, *(group[index] for group in state))]
+    elif op == "add_metrics":
+        found = moved[:1]
     else:
         found = list(returned) if isinstance(returned, tuple) else [returned]
     if op == "batch_norm" and len(found) == 3:

@@ -4,32 +4,12 @@ The files carry the names of the reference backend's. `module` launches, `compil
 kernels on the CPU.
 """
 
-from gpuconv.backends.cuda.activation import (
-    gelu,
-    gelu_backward,
-    leaky_relu,
-    leaky_relu_backward,
-    relu,
-    relu_backward,
-    sigmoid,
-    sigmoid_backward,
-    silu,
-    silu_backward,
-    tanh,
-    tanh_backward,
-)
-
-__all__ = [
-    "gelu",
-    "gelu_backward",
-    "leaky_relu",
-    "leaky_relu_backward",
-    "relu",
-    "relu_backward",
-    "sigmoid",
-    "sigmoid_backward",
-    "silu",
-    "silu_backward",
-    "tanh",
-    "tanh_backward",
-]
+from gpuconv.backends.cuda.activation import *  # noqa: F403
+from gpuconv.backends.cuda.arithmetic import *  # noqa: F403
+from gpuconv.backends.cuda.batch import *  # noqa: F403
+from gpuconv.backends.cuda.bias import *  # noqa: F403
+from gpuconv.backends.cuda.dropout import *  # noqa: F403
+from gpuconv.backends.cuda.loss import *  # noqa: F403
+from gpuconv.backends.cuda.norm import *  # noqa: F403
+from gpuconv.backends.cuda.pool import *  # noqa: F403
+from gpuconv.backends.cuda.random_fill import *  # noqa: F403
