@@ -149,8 +149,8 @@ def vgg16(classes: int) -> Nested:
 @_model("digits-net", (8, 8, 1), 10)
 def digits_net(classes: int) -> Nested:
     """A small VGG with batch norm for the 8x8 digits."""
-    blocks = [[_conv_norm_relu(width), _conv_norm_relu(width), MaxPool2D(2)] for width in (32, 64)]
-    return [blocks, Flatten(), Dropout(0.3), Linear(classes)]
+    blocks = [[_conv_norm_relu(width), _conv_norm_relu(width), MaxPool2D(2)] for width in (48, 96)]
+    return [blocks, Flatten(), Dropout(0.5), Linear(classes)]
 
 
 # --- parts -------------------------------------------------------------------------------------
