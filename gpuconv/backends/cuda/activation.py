@@ -1,9 +1,10 @@
-"""Elementwise activations: launchers of kernels/activation.cu."""
+"""Activations: launchers of kernels/activation.cu and softmax.cu."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from gpuconv.backends.cuda.class_rows import row_blocks, row_module
 from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, flat_grid, pack_width, write_to
 from gpuconv.backends.cuda.module import load
 
@@ -18,6 +19,7 @@ __all__ = [
     "sigmoid_backward",
     "silu",
     "silu_backward",
+    "softmax",
     "tanh",
     "tanh_backward",
 ]
@@ -82,6 +84,17 @@ def silu(x: Any, *, out: Any = None) -> Any:
 
 def silu_backward(dy: Any, x: Any, *, out: Any = None) -> Any:
     return _map("silu_backward", out, dy, x)
+
+
+def softmax(x: Any, *, out: Any = None) -> Any:
+    (x,) = contiguous(x)
+    rows, classes = x.shape
+
+    def write(y: Any) -> None:
+        module, lanes = row_module("softmax.cu", x)
+        module.kernel("softmax_forward")(row_blocks(rows, lanes), THREADS, y, x, rows, classes, lanes)
+
+    return write_to(out, x.shape, x.dtype, x, write)
 
 
 _FORM = {"none": "erf", "tanh": "tanh"}

@@ -1,0 +1,68 @@
+"""Losses over a batch of class scores, each with its gradient: launchers of kernels/softmax_cross_entropy.cu and
+svm_hinge.cu."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends
+from gpuconv.backends.cuda.class_rows import row_blocks, row_module
+from gpuconv.backends.cuda.device_array import empty
+from gpuconv.backends.cuda.launch import THREADS, contiguous, write_to
+from gpuconv.dtypes import accumulation_dtype
+
+__all__ = ["softmax_cross_entropy", "svm_hinge"]
+
+
+def softmax_cross_entropy(
+    logits: Any, labels: Any, *, label_smoothing: float = 0.0, out: Any = None
+) -> tuple[Any, Any]:
+    return _loss("softmax_cross_entropy", logits, labels, label_smoothing, out)
+
+
+def svm_hinge(scores: Any, labels: Any, *, delta: float = 1.0, out: Any = None) -> tuple[Any, Any]:
+    return _loss("svm_hinge", scores, labels, delta, out)
+
+
+def _loss(name: str, scores: Any, labels: Any, option: float, out: Any) -> tuple[Any, Any]:
+    """Launch the kernel of a loss; its file has its name."""
+    rows, classes = scores.shape
+    scores, labels = contiguous(scores, labels)
+    _refuse_wrong_labels(labels, classes)
+    loss = empty((), accumulation_dtype(scores.dtype), like=scores)
+
+    def write(gradient: Any) -> None:
+        module, lanes = row_module(f"{name}.cu", scores, LABEL=labels.dtype.name)
+        blocks = row_blocks(rows, lanes)
+        partials = empty((blocks,), loss.dtype, like=scores)
+        module.kernel(name)(
+            blocks, THREADS, loss, gradient, partials, _counter(scores), scores, labels, rows, classes, lanes, option
+        )
+
+    return loss, write_to(out, scores.shape, scores.dtype, scores, write)
+
+
+def _refuse_wrong_labels(labels: Any, classes: int) -> None:
+    """Raise ValueError for a label outside the classes, where the host can read the device's memory without waiting."""
+    if isinstance(labels, np.ndarray):
+        wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+        if wrong.size:
+            raise ValueError(f"labels must lie in [0, {classes}), received {labels[wrong[0]]} at index {wrong[0]}")
+
+
+def _counter(like: Any) -> Any:
+    """The zero that a loss counts its finished blocks in, and leaves zero: one for all launches that follow each other."""
+    if isinstance(like, np.ndarray):
+        return _new_counter("emulated", threading.get_ident())
+    import cupy
+
+    return _new_counter(backends.device_of(like), cupy.cuda.get_current_stream().ptr)
+
+
+@functools.cache
+def _new_counter(device: str, queue: int) -> Any:
+    return backends.zeros((1,), np.uint32, device)

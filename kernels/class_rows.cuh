@@ -1,0 +1,99 @@
+// Rows of class scores: one sub-warp of `lanes` (a power of two, at most 32) a row, and the mean of a loss over the rows.
+//
+// A lane keeps PER_LANE numbers of its row in registers. Rows of more than lanes * PER_LANE classes are read again in each
+// traversal, from cache.
+//
+// Macros: DTYPE; PER_LANE. Launch: backends/cuda/loss.py, 256 threads a block.
+#pragma once
+
+#include "reduce.cuh"
+#include "types.cuh"
+
+using Real = accumulator<DTYPE>;
+
+__device__ __forceinline__ Real not_a_number() { return Real(__int_as_float(0x7fc00000)); }
+
+class ClassRow {
+  public:
+    // x: the row, or null where the sub-warp has none: it then holds no class, but takes part in the warp's work.
+    __device__ ClassRow(const DTYPE* x, int32 classes, int32 lanes)
+        : x(x), classes(x ? classes : 0), lanes(lanes), lane(threadIdx.x % lanes) {
+        if (this->classes <= reach()) fetch(0);
+    }
+
+    // use(class, score) for the lane's classes.
+    template <class Use>
+    __device__ __forceinline__ void each(Use use) {
+        for (int32 begin = 0; begin < classes; begin += reach()) {
+            if (classes > reach()) fetch(begin);
+#pragma unroll
+            for (int i = 0; i < PER_LANE; ++i) {
+                const int32 c = begin + i * lanes + lane;
+                if (c < classes) use(c, kept[i]);
+            }
+        }
+    }
+
+    // op over of(class, score) of all classes: every lane of the row gets it.
+    template <class Op, class Of>
+    __device__ __forceinline__ Real reduce(Op op, Of of) {
+        Real result = Op::identity();
+        each([&](int32 c, Real score) { result = op(result, of(c, score)); });
+        return across(result, op);
+    }
+
+    // op over one value a lane.
+    template <class Op>
+    __device__ __forceinline__ Real across(Real value, Op op) const {
+        for (int32 distance = lanes / 2; distance > 0; distance /= 2)
+            value = op(value, __shfl_xor_sync(0xffffffffu, value, distance));
+        return value;
+    }
+
+    __device__ bool leads() const { return classes && lane == 0; }
+
+  private:
+    __device__ int32 reach() const { return lanes * PER_LANE; }
+    __device__ __forceinline__ void fetch(int32 begin) {
+#pragma unroll
+        for (int i = 0; i < PER_LANE; ++i) {
+            const int32 c = begin + i * lanes + lane;
+            kept[i] = c < classes ? load(x[c]) : Real(0);
+        }
+    }
+
+    const DTYPE* x;
+    const int32 classes, lanes, lane;
+    Real kept[PER_LANE];
+};
+
+// visit(row number, ClassRow) for the block's rows, all threads of a warp together.
+template <class Visit>
+__device__ __forceinline__ void for_each_row(const DTYPE* x, int64 n, int32 classes, int32 lanes, Visit visit) {
+    const int32 together = blockDim.x / lanes;
+    for (int64 begin = int64(blockIdx.x) * together; begin < n; begin += int64(gridDim.x) * together) {
+        const int64 row = begin + threadIdx.x / lanes;
+        ClassRow scores(row < n ? x + row * classes : nullptr, classes, lanes);
+        visit(row, scores);
+    }
+}
+
+// loss[0] = (sum over all threads of `sum`) / n. The blocks leave their sums in `partials`; the last one to come adds them in
+// their order, so the bits do not depend on who that is. counter: zero before the launch, and again after it.
+__device__ __forceinline__ void mean_over_blocks(Real* loss, Real* partials, uint32* counter, Real sum, int64 n) {
+    __shared__ Real scratch[32];
+    __shared__ bool last;
+    sum = reduce_block(sum, Sum<Real>{}, scratch);
+    if (threadIdx.x == 0) {
+        partials[blockIdx.x] = sum;
+        __threadfence();
+        last = atomicInc(counter, gridDim.x - 1) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    Real total = 0;
+    for (int32 block = threadIdx.x; block < gridDim.x; block += blockDim.x) total += __ldcg(partials + block);
+    total = reduce_block(total, Sum<Real>{}, scratch);
+    if (threadIdx.x == 0) loss[0] = total / Real(n);
+}

@@ -1,0 +1,34 @@
+// Softmax cross-entropy and its gradient, in one launch.
+//
+//   z = logits[n, :] - max, p = exp(z) / sum of exp(z), t = (1 - s) * onehot(label) + s / classes, s the label smoothing
+//   loss = mean over n of (log sum of exp(z) - sum over c of t * z)          dlogits = (p - t) / N
+//
+// logits, dlogits: (N, classes), one may be the other; labels: (N,) integers; loss: one number of the accumulation dtype. A
+// label outside the classes makes the loss and its row of dlogits NaN. A sub-warp of `lanes` threads a row (class_rows.cuh).
+// partials: one number a block. counter: zero, and zero again afterwards.
+//
+// Macros: DTYPE; LABEL, an integer type; PER_LANE. Any compute capability, any number of classes. Floor: 2 * sizeof(DTYPE)
+// bytes a score while a row fits into registers (32 * PER_LANE classes), 2 exponentials.
+#include "class_rows.cuh"
+
+extern "C" __global__ void __launch_bounds__(256)
+softmax_cross_entropy(Real* loss, DTYPE* dlogits, Real* partials, uint32* counter, const DTYPE* logits, const LABEL* labels,
+                      int64 n, int32 classes, int32 lanes, double label_smoothing) {
+    const Real everywhere = Real(label_smoothing / classes), on_label = Real(1 - label_smoothing);
+    Real sum = 0;
+    for_each_row(logits, n, classes, lanes, [&](int64 row, ClassRow& scores) {
+        const int64 label = row < n ? int64(labels[row]) : 0;
+        const Real largest = scores.reduce(Max<Real>{}, [](int32, Real score) { return score; });
+        const Real total = scores.reduce(Sum<Real>{}, [&](int32, Real score) { return exp(score - largest); });
+        const Real valid = 0 <= label && label < classes ? Real(1) : not_a_number();
+        Real explained = 0;
+        scores.each([&](int32 c, Real score) {
+            const Real z = score - largest, target = everywhere + (c == label ? on_label : Real(0));
+            if (target > 0) explained += target * z;  // a score of -inf that no target asks for costs nothing
+            dlogits[row * classes + c] = round_to<DTYPE>((exp(z) / total - target) / Real(n) * valid);
+        });
+        explained = scores.across(explained, Sum<Real>{});
+        if (scores.leads()) sum += (log(total) - explained) * valid;
+    });
+    mean_over_blocks(loss, partials, counter, sum, n);
+}

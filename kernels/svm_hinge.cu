@@ -1,0 +1,41 @@
+// The multiclass SVM loss (Weston and Watkins 1999) and its gradient, in one launch.
+//
+//   margin(c) = scores[n, c] - scores[n, label] + delta for c other than the label
+//   loss = mean over n of the sum of max(0, margin)
+//   dscores[n, c] = [margin(c) > 0] / N, dscores[n, label] = -(number of positive margins) / N
+//
+// scores, dscores: (N, classes), one may be the other; labels: (N,) integers; loss: one number of the accumulation dtype. A
+// label outside the classes makes the loss and its row of dscores NaN; a NaN among the scores the loss alone. A sub-warp of
+// `lanes` threads a row (class_rows.cuh). partials: one number a block. counter: zero, and zero again afterwards.
+//
+// Macros: DTYPE; LABEL, an integer type; PER_LANE. Any compute capability, any number of classes. Floor: 2 * sizeof(DTYPE)
+// bytes and 4 FLOPs a score.
+#include "class_rows.cuh"
+
+extern "C" __global__ void __launch_bounds__(256)
+svm_hinge(Real* loss, DTYPE* dscores, Real* partials, uint32* counter, const DTYPE* scores, const LABEL* labels, int64 n,
+          int32 classes, int32 lanes, double delta) {
+    Real sum = 0;
+    for_each_row(scores, n, classes, lanes, [&](int64 row, ClassRow& others) {
+        const int64 label = row < n ? int64(labels[row]) : -1;
+        const bool known = 0 <= label && label < classes;
+        const Real valid = known ? Real(1) : not_a_number();
+        const Real right = known ? load(scores[row * classes + label]) : Real(0);
+        __syncwarp();  // dscores may be scores: every lane has read the label's before one overwrites it
+        Real margins = 0, positive = 0;
+        others.each([&](int32 c, Real score) {
+            if (c == label) return;
+            const Real margin = score - right + Real(delta);
+            if (!(margin <= 0)) margins += margin;  // NaN counts
+            positive += margin > 0;
+            dscores[row * classes + c] = round_to<DTYPE>((margin > 0 ? valid : 0 * valid) / Real(n));
+        });
+        margins = others.across(margins, Sum<Real>{});
+        positive = others.across(positive, Sum<Real>{});
+        if (others.leads()) {
+            sum += margins * valid;
+            if (known) dscores[row * classes + label] = round_to<DTYPE>(-positive / Real(n));
+        }
+    });
+    mean_over_blocks(loss, partials, counter, sum, n);
+}
