@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gpuconv.training import Callback, CheckpointError, SettingsError, Trainer, checkpoint, load_net
+from gpuconv.training.callbacks import Curves
 from gpuconv.training.interrupts import SIGNALS, Interrupts
 from tests.training import small
 
@@ -58,6 +59,13 @@ def test_killed_in_the_middle_of_writing(tmp_path, straight, syncs):
     assert not list((tmp_path / "run").glob(".*"))
 
 
+def test_killed_between_the_last_step_of_an_epoch_and_its_end(tmp_path, straight):
+    """Where a checkpoint would be due too: 15 is the end of an epoch and a multiple of checkpoint_every."""
+    assert run(tmp_path / "run", "step", 3 * small.STEPS_PER_EPOCH) == -signal.SIGKILL
+    assert run(tmp_path / "run", "never", 0, "resume") == 0
+    assert contents(tmp_path / "run") == straight
+
+
 def test_killed_before_there_was_a_run(tmp_path, straight):
     assert run(tmp_path / "run", "sync", 1) == -signal.SIGKILL
     assert run(tmp_path / "run", "never") == 0
@@ -78,8 +86,9 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path, straight):
     assert contents(tmp_path / "run") == straight
 
 
-def test_every_step_can_be_the_last(tmp_path):
+def test_every_step_can_be_the_last(tmp_path, monkeypatch):
     """In one process: stop after each step of the run, go on in a new trainer, compare with a run never stopped."""
+    monkeypatch.setattr(Curves, "on_stop", Callback.on_stop)  # 18 pictures take their time
 
     class Stop(Callback):
         def __init__(self, step):
@@ -258,6 +267,14 @@ def test_a_log_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
 
 
 # --- signals -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Python's own, also where the tests run in the background, which leaves SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Signal(Callback):
