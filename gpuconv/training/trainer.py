@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends, losses
+from gpuconv import backends, losses, profiling
 from gpuconv.data import Dataset, Loader
 from gpuconv.shapes import integer, seed_value
 from gpuconv.training import callbacks as watching
@@ -80,12 +80,13 @@ class Trainer:
         No host value that changes from step to step enters here, and nothing is read back, so the launches of one call
         can be captured and replayed. `optimizer.advance` writes the learning rate and step number before it.
         """
-        self.net.zero_grad()
-        scores = self.net.forward(x, training=True)
-        loss, dscores = self.loss(scores, y)
-        self.net.backward(dscores, input_grad=False)
-        self.optimizer.update(self.net.params(), self.net.grads())
-        self._totals.add(loss, scores, y)
+        with profiling.span("step", "step"):
+            self.net.zero_grad()
+            scores = self.net.forward(x, training=True)
+            loss, dscores = self.loss(scores, y)
+            self.net.backward(dscores, input_grad=False)
+            self.optimizer.update(self.net.params(), self.net.grads())
+            self._totals.add(loss, scores, y)
 
     @property
     def steps(self) -> int:
@@ -168,7 +169,7 @@ class Trainer:
             watchers.append(watching.Progress())
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
         # Overflow is judged by the readings, which name the step, not by a warning from some line inside an op.
-        with np.errstate(over="ignore", invalid="ignore"), interrupts:
+        with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), interrupts:
             try:
                 self._notify(watchers, "on_start")
                 self._run(feed, dict(zip(("validation", "test"), held_out)), watchers, metrics_every, interrupts)
