@@ -7,7 +7,7 @@
 // fits into registers (32 * PER_LANE classes), 2 exponentials.
 #include "class_rows.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 softmax_forward(DTYPE* y, const DTYPE* x, int64 n, int32 classes, int32 lanes) {
     for_each_row(x, n, classes, lanes, [&](int64 row, ClassRow& scores) {
         const Real largest = scores.reduce(Max<Real>{}, [](int32, Real score) { return score; });

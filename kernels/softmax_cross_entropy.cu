@@ -11,7 +11,7 @@
 // bytes a score while a row fits into registers (32 * PER_LANE classes), 2 exponentials.
 #include "class_rows.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 softmax_cross_entropy(Real* loss, DTYPE* dlogits, Real* partials, uint32* counter, const DTYPE* logits, const LABEL* labels,
                       int64 n, int32 classes, int32 lanes, double label_smoothing) {
     const Real everywhere = Real(label_smoothing / classes), on_label = Real(1 - label_smoothing);

@@ -12,7 +12,7 @@
 // bytes and 4 FLOPs a score.
 #include "class_rows.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 svm_hinge(Real* loss, DTYPE* dscores, Real* partials, uint32* counter, const DTYPE* scores, const LABEL* labels, int64 n,
           int32 classes, int32 lanes, double delta) {
     Real sum = 0;

@@ -11,5 +11,6 @@ from gpuconv.backends.cuda.bias import *  # noqa: F403
 from gpuconv.backends.cuda.dropout import *  # noqa: F403
 from gpuconv.backends.cuda.loss import *  # noqa: F403
 from gpuconv.backends.cuda.norm import *  # noqa: F403
+from gpuconv.backends.cuda.optim import *  # noqa: F403
 from gpuconv.backends.cuda.pool import *  # noqa: F403
 from gpuconv.backends.cuda.random_fill import *  # noqa: F403

@@ -1,0 +1,142 @@
+// Optimizer steps over a whole list of parameters in one launch, in place; d is the parameter's weight decay.
+//
+//   all but decoupled adam   g += d * p
+//   sgd_step       without velocity: p -= lr * g;  with: v = momentum * v + g, p -= lr * v, nesterov: lr * (g + momentum * v)
+//   adagrad_step   s += g^2, p -= lr * g / (sqrt(s) + eps)
+//   rmsprop_step   s = alpha * s + (1 - alpha) * g^2, p -= lr * g / (sqrt(s) + eps)
+//   adam_step      m = beta1 * m + (1 - beta1) * g, v = beta2 * v + (1 - beta2) * g^2,
+//                  p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps); decoupled: first p *= 1 - lr * d
+//
+// chunks: a table in device memory, one entry for each block: up to 8192 numbers of one parameter with its gradient and
+// state. Numbers move 16 bytes at a time where all of a chunk's arrays are aligned to that. lr and step are numbers, or are
+// read from device memory when the kernel runs, so that a captured step sees the values of the moment. Half precision is
+// computed in float32 and rounded once, parameter and state alike.
+//
+// Macros: DTYPE. Any compute capability. Floor, in sizeof(DTYPE) bytes a number, read and written: sgd 3, with velocity 5,
+// adagrad and rmsprop 5, adam 7; up to 15 FLOPs: bound by memory (prediction).
+#include "types.cuh"
+
+using Real = accumulator<DTYPE>;
+constexpr int kWidth = 16 / sizeof(DTYPE);
+using Numbers = Pack<DTYPE, kWidth>;
+
+struct Chunk {
+    DTYPE* param;
+    const DTYPE* grad;
+    DTYPE* state[2];  // null: the rule has no such state
+    int64 count;
+    double decay;
+};
+
+// lr as the launch gives it: in device memory as float32 or float64, or a number.
+__device__ __forceinline__ double read_rate(const float* lr32, const double* lr64, double lr) {
+    return lr64 ? *lr64 : lr32 ? double(*lr32) : lr;
+}
+
+// rule.update(p, g, a, b) changes one number and its state. STATES: how many of a, b it has.
+template <int STATES, class Rule>
+__device__ __forceinline__ void update_chunk(const Chunk& chunk, Rule rule) {
+    DTYPE* const arrays[] = {chunk.param, chunk.state[0], chunk.state[1]};
+    uint64 addresses = uint64(chunk.grad);
+#pragma unroll
+    for (int s = 0; s <= STATES; ++s) addresses |= uint64(arrays[s]);
+    const int64 packs = addresses % 16 == 0 ? chunk.count / kWidth : 0;
+    for (int64 i = threadIdx.x; i < packs; i += blockDim.x) {
+        const Numbers grad = reinterpret_cast<const Numbers*>(chunk.grad)[i];
+        Numbers numbers[STATES + 1];
+#pragma unroll
+        for (int s = 0; s <= STATES; ++s) numbers[s] = reinterpret_cast<const Numbers*>(arrays[s])[i];
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) {
+            Real values[3] = {};
+#pragma unroll
+            for (int s = 0; s <= STATES; ++s) values[s] = load(numbers[s].at[j]);
+            rule.update(values[0], load(grad.at[j]), values[1], values[2]);
+#pragma unroll
+            for (int s = 0; s <= STATES; ++s) numbers[s].at[j] = round_to<DTYPE>(values[s]);
+        }
+#pragma unroll
+        for (int s = 0; s <= STATES; ++s) reinterpret_cast<Numbers*>(arrays[s])[i] = numbers[s];
+    }
+    for (int64 i = packs * kWidth + threadIdx.x; i < chunk.count; i += blockDim.x) {
+        Real values[3] = {};
+#pragma unroll
+        for (int s = 0; s <= STATES; ++s) values[s] = load(arrays[s][i]);
+        rule.update(values[0], load(chunk.grad[i]), values[1], values[2]);
+#pragma unroll
+        for (int s = 0; s <= STATES; ++s) arrays[s][i] = round_to<DTYPE>(values[s]);
+    }
+}
+
+struct Descent {
+    Real lr, decay;
+    __device__ void update(Real& p, Real g, Real&, Real&) const { p -= lr * (g + decay * p); }
+};
+
+struct Momentum {
+    Real lr, decay, momentum;
+    bool nesterov;
+    __device__ void update(Real& p, Real g, Real& v, Real&) const {
+        g += decay * p;
+        v = momentum * v + g;
+        p -= lr * (nesterov ? g + momentum * v : v);
+    }
+};
+
+// Adagrad (keep = take = 1) and RMSprop.
+struct SquareScaled {
+    Real lr, decay, keep, take, eps;
+    __device__ void update(Real& p, Real g, Real& s, Real&) const {
+        g += decay * p;
+        s = keep * s + take * g * g;
+        p -= lr * g / (sqrt(s) + eps);
+    }
+};
+
+struct Moments {
+    Real lr, decay, shrink, beta1, beta2, rest1, rest2, eps, unbias2;  // lr makes up for m's start
+    __device__ void update(Real& p, Real g, Real& m, Real& v) const {
+        p *= shrink;
+        g += decay * p;
+        m = beta1 * m + rest1 * g;
+        v = beta2 * v + rest2 * g * g;
+        p -= lr * m / (sqrt(v * unbias2) + eps);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+sgd_step(const Chunk* chunks, const float* lr32, const double* lr64, double lr, double momentum, bool nesterov) {
+    const Chunk chunk = chunks[blockIdx.x];
+    const Real rate = Real(read_rate(lr32, lr64, lr)), decay = Real(chunk.decay);
+    if (chunk.state[0]) update_chunk<1>(chunk, Momentum{rate, decay, Real(momentum), nesterov});
+    else update_chunk<0>(chunk, Descent{rate, decay});
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+adagrad_step(const Chunk* chunks, const float* lr32, const double* lr64, double lr, double eps) {
+    const Chunk chunk = chunks[blockIdx.x];
+    const Real rate = Real(read_rate(lr32, lr64, lr));
+    update_chunk<1>(chunk, SquareScaled{rate, Real(chunk.decay), 1, 1, Real(eps)});
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+rmsprop_step(const Chunk* chunks, const float* lr32, const double* lr64, double lr, double alpha, double eps) {
+    const Chunk chunk = chunks[blockIdx.x];
+    const Real rate = Real(read_rate(lr32, lr64, lr));
+    update_chunk<1>(chunk, SquareScaled{rate, Real(chunk.decay), Real(alpha), Real(1 - alpha), Real(eps)});
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+adam_step(const Chunk* chunks, const float* lr32, const double* lr64, double lr, const int64* step_at, double step,
+          double beta1, double beta2, double eps, bool decoupled) {
+    // What makes up for m and v starting at zero: in double, by one thread each, since powers are dear.
+    __shared__ double unbias[2];
+    if (threadIdx.x % 32 == 0 && threadIdx.x < 64)
+        unbias[threadIdx.x / 32] = 1 / (1 - pow(threadIdx.x ? beta2 : beta1, step_at ? double(*step_at) : step));
+    __syncthreads();
+    const Chunk chunk = chunks[blockIdx.x];
+    const double rate = read_rate(lr32, lr64, lr);
+    const Real decay = Real(decoupled ? 0 : chunk.decay), shrink = Real(decoupled ? 1 - rate * chunk.decay : 1);
+    update_chunk<2>(chunk, Moments{Real(rate * unbias[0]), decay, shrink, Real(beta1), Real(beta2), Real(1 - beta1),
+                                   Real(1 - beta2), Real(eps), Real(unbias[1])});
+}
