@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ LAYERS = [
     {"ops"},
     {"convert", "data", "initializers", "layers", "losses"},
     {"models"},
-    {"checks", "interop", "plots", "profiling", "summary", "training", "verify"},
+    {"cases", "checks", "interop", "plots", "profiling", "summary", "training", "verify"},
     {"cli"},
     {"__main__"},
 ]
@@ -124,3 +125,17 @@ def test_the_wheel_brings_the_command(wheel):
     archive = zipfile.ZipFile(wheel)
     metadata = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
     assert "gpuconv = gpuconv.cli:main" in archive.read(metadata).decode()
+
+
+def test_the_readme_s_example_runs():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    assert python(code + "\nprint(maps.shape, scores.shape)") == "(64, 32, 32, 12) (64, 10)"
+
+
+def test_the_readme_names_every_command_and_net():
+    from gpuconv import models
+    from gpuconv.cli.main import COMMANDS
+
+    text = (ROOT / "README.md").read_text()
+    assert [name for name in COMMANDS if f"gpuconv {name}" not in text] == []
+    assert [name for name in models.MODELS if name not in text] == []
