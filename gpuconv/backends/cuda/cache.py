@@ -33,7 +33,7 @@ class Cache:
         name: what a person sees in the folder's name. key: everything the content depends on. fill: receives an empty
         folder to write into; what it raises passes through and leaves no entry.
         """
-        digest = hashlib.sha256()
+        key, digest = list(key), hashlib.sha256()
         for part in key:
             encoded = part.encode()
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
@@ -45,7 +45,7 @@ class Cache:
             made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.root))
         except OSError as error:
             self._retreat(error)
-            return self.entry(name, [digest.hexdigest()], fill)
+            return self.entry(name, key, fill)
         try:
             fill(made)
             (made / _DIGEST).write_text(_content_digest(made))

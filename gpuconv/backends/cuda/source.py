@@ -23,10 +23,12 @@ _BOUNDS = r"(?:__launch_bounds__\s*\((?P<bounds{0}>(?:[^()]|\([^()]*\))*)\)\s*)?
 _KERNEL = re.compile(
     rf'extern\s+"C"\s+__global__\s+{_BOUNDS.format(1)}void\s+{_BOUNDS.format(2)}(?P<name>\w+)\s*\((?P<list>[^()]*)\)\s*\{{'
 )
+_ALIGN = r"(?:alignas|__align__)\s*\(([^()]*)\)\s*"
+_ALIGNMENT = re.compile(r"\b" + _ALIGN)
 _SHARED = re.compile(
-    r"(?P<extern>\bextern\s+)?__shared__\s+(?P<type>[^;={}\[\]]*?[\s>&*])(?P<name>[A-Za-z_]\w*)\s*(?P<extent>(?:\[[^;{}]*\])?)\s*;"
+    rf"(?P<extern>\bextern\s+)?(?P<before>{_ALIGN})?__shared__\s+(?P<type>[^;={{}}\[\]]*?[\s>&*])"
+    r"(?P<name>[A-Za-z_]\w*)\s*(?P<extent>(?:\[[^;{}]*\])?)\s*;"
 )
-_ALIGNMENT = re.compile(r"\b(?:alignas|__align__)\s*\(([^()]*)\)\s*")
 
 DTYPE_OF_C: dict[str, str] = {
     "float": "float32", "double": "float64", "__half": "float16", "__nv_bfloat16": "bfloat16",
@@ -158,7 +160,7 @@ def for_host(text: str, kernels: list[str]) -> str:
 
 
 def _shared_on_host(match: re.Match[str]) -> str:
-    name, c_type, extent = match["name"], match["type"].strip(), match["extent"]
+    name, c_type, extent = match["name"], f"{match['before'] or ''}{match['type']}".strip(), match["extent"]
     alignment = _ALIGNMENT.search(c_type)
     c_type = _ALIGNMENT.sub("", c_type)
     least = alignment[1] if alignment else "1"

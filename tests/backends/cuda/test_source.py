@@ -1,0 +1,126 @@
+"""Reading .cu files: includes, signatures, shared variables."""
+
+from pathlib import Path
+
+import pytest
+
+from gpuconv.backends.cuda import source
+
+
+def parameters(declaration, **defines):
+    text = f'extern "C" __global__ void k({declaration}) {{ }}'
+    return source.signatures(text, defines)["k"].parameters
+
+
+@pytest.mark.parametrize(
+    ("declaration", "name", "c_type", "dtype", "alignment"),
+    [
+        ("float* y", "y", "float*", "float32", 1),
+        ("const float *__restrict__ x", "x", "float*", "float32", 1),
+        ("double const * const x", "x", "double*", "float64", 1),
+        ("const unsigned char* labels", "labels", "unsigned char*", "uint8", 1),
+        ("uint8* images", "images", "uint8*", "uint8", 1),
+        ("__nv_bfloat16* y", "y", "__nv_bfloat16*", "bfloat16", 1),
+        ("bool* mask", "mask", "bool*", "bool", 1),
+        ("const float4* x", "x", "float4*", "float32", 16),
+        ("uchar4* x", "x", "uchar4*", "uint8", 4),
+        ("void* memory", "memory", "void*", None, 1),
+        ("float* const* tensors", "tensors", "float**", "uint64", 8),
+        ("int n", "n", "int", "int32", 1),
+        ("const unsigned n", "n", "unsigned", "uint32", 1),
+        ("unsigned long long seed", "seed", "unsigned long long", "uint64", 1),
+        ("int64 n", "n", "int64", "int64", 1),
+        ("double rate", "rate", "double", "float64", 1),
+        ("const __grid_constant__ Shape shape", "shape", "Shape", None, 1),
+    ],
+)
+def test_a_parameter(declaration, name, c_type, dtype, alignment):
+    (parameter,) = parameters(declaration)
+    assert parameter == source.Parameter(name, c_type, "*" in c_type, dtype, alignment)
+
+
+def test_macros_are_substituted_through_each_other():
+    y, n = parameters("DTYPE* y, INDEX n", DTYPE="NUMBER", NUMBER="float16", INDEX="long long")
+    assert (y.dtype, n.dtype) == ("float16", "int64")
+
+
+def test_signatures_are_found_among_comments_bounds_and_templates():
+    text = """
+    // extern "C" __global__ void commented(int n) {}
+    /* extern "C" __global__ void commented_too(int n) {} */
+    template <class T> __global__ void not_extern(T* x) {}
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) first(
+        float* y,  // the output, of n numbers
+        int n) { printf("extern // %d", n); }
+    extern "C" __global__ __launch_bounds__(64 * 2) void second() {
+    }
+    extern "C" __global__ void declared_only(int n);
+    """
+    found = source.signatures(text, {"THREADS": "256"})
+    assert list(found) == ["first", "second"]
+    assert [p.name for p in found["first"].parameters] == ["y", "n"]
+    assert found["first"].max_threads == 256
+    assert found["second"].parameters == ()
+    assert found["second"].max_threads is None  # not a plain number: left to the compiler
+
+
+def test_an_unreadable_parameter_is_named():
+    with pytest.raises(ValueError, match="cannot read the kernel parameter 'float x\\[4\\]'"):
+        parameters("float x[4]")
+
+
+def test_headers_are_pasted_once_with_line_numbers(tmp_path):
+    (tmp_path / "a.cu").write_text('#include "b.cuh"\n#include "c.cuh"\n#include <cuda_fp16.h>\nint a;\n')
+    (tmp_path / "b.cuh").write_text('#pragma once\n#include "c.cuh"\nint b;\n')
+    (tmp_path / "c.cuh").write_text("#pragma once\nint c;\n")
+    flat = source.flatten(tmp_path / "a.cu")
+    assert flat.count("int c;") == flat.count("int b;") == 1
+    assert "#include <cuda_fp16.h>" in flat
+    assert "pragma once" not in flat
+    at, where = {}, ("", 0)
+    for line in flat.splitlines():
+        if line.startswith("#line"):
+            where = (Path(line.split('"')[1]).name, int(line.split()[1]))
+            continue
+        at[line] = where
+        where = (where[0], where[1] + 1)
+    assert at["int a;"] == ("a.cu", 4)
+    assert at["int b;"] == ("b.cuh", 3)
+    assert at["int c;"] == ("c.cuh", 2)
+
+
+def test_the_first_line_names_the_shipped_file():
+    flat = source.flatten(source.resolve("activation.cu"))
+    assert flat.splitlines()[0] == f'#line 1 "{source.directory() / "activation.cu"}"'
+
+
+def test_a_missing_file_or_header_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no kernel file .*nothing\.cu"):
+        source.resolve("nothing.cu")
+    (tmp_path / "a.cu").write_text('\n#include "nothing.cuh"\n')
+    with pytest.raises(ValueError, match=r'a\.cu:2: there is no header "nothing\.cuh"'):
+        source.flatten(tmp_path / "a.cu")
+
+
+def test_a_users_file_finds_shipped_headers(tmp_path):
+    (tmp_path / "a.cu").write_text('#include "types.cuh"\n')
+    assert "using float16 = __half;" in source.flatten(tmp_path / "a.cu")
+
+
+@pytest.mark.parametrize(
+    ("declaration", "expected"),
+    [
+        ("__shared__ float tile[2][3];", "using tile_type = float [2][3]"),
+        ("__shared__ alignas(16) float tile[N + 1];", "16 > alignof(tile_type)"),
+        ("__align__(8) __shared__ int tile;", "8 > alignof(tile_type)"),
+        ("__shared__ Pack<float, 4> tile[8];", "using tile_type = Pack<float, 4> [8]"),
+        ("__shared__ typename Loader::Tile tile;", "using tile_type = typename Loader::Tile "),
+        ("extern __shared__ __align__(16) unsigned char tile[];", "unsigned char* const tile = "),
+        ("__shared__ float\n    tile[4];", "using tile_type = float [4]"),
+    ],
+)
+def test_shared_variables_on_the_host(declaration, expected):
+    rewritten = source.for_host(f"void f() {{ {declaration} }}", [])
+    assert rewritten.count("\n") == declaration.count("\n") + 2  # lines keep their numbers
+    assert "__shared__" not in rewritten
+    assert expected in rewritten
