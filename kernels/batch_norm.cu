@@ -159,7 +159,7 @@ batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const 
 // --- backward ----------------------------------------------------------------------------------
 
 // The sums of dy and of dy * (x - mean).
-struct Sums {
+struct alignas(2 * sizeof(Real)) Sums {
     using Value = Sums;
     Real dy, product;
 

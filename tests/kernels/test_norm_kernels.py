@@ -1,0 +1,265 @@
+"""Bias gradient and batch normalisation, and the dealing out of columns that they share."""
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.backends.cuda import columns
+from gpuconv.backends.cuda.launch import THREADS
+from gpuconv.dtypes import as_dtype
+from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, wide
+from tests.tolerance import UNIT_ROUNDOFF, assert_within, elementwise_bound, sum_bound
+
+WIDTHS = {"float64": 2, "float32": 4, "float16": 8, "bfloat16": 8}
+SHAPES = {
+    "one channel": (7, 1),
+    "ragged end": (5, 3),
+    "twelve channels": (2, 3, 5, 12),
+    "prime sizes": (3, 7, 11, 5),
+    "a net's layer": (4, 8, 8, 64),
+    "several chunks": (20000, 7),
+    "several chunks of one channel": (40001, 1),
+    "all columns side by side": (33, 1000),
+    "tiles": (9, 4360),
+}
+NARROW = (17, 1031)  # columns in tiles, and no pack fits them
+cases = pytest.mark.parametrize(
+    ("shape", "dtype"), [(shape, dtype) for shape in SHAPES.values() for dtype in FLOATS] + [(NARROW, "float32")]
+)
+
+
+def accumulation(dtype):
+    return "float64" if dtype == "float64" else "float32"
+
+
+def leading(x):
+    return tuple(range(x.ndim - 1))
+
+
+# --- how the matrix is dealt out ---------------------------------------------------------------
+
+
+def elements_of(dealt, width):
+    """Every number that a thread of the launch visits, by the arithmetic of `walk`."""
+    size, stride, steps, chunk, _, tile, rows = dealt.struct.tolist()
+    chunks, tiles = dealt.grid
+    thread = np.arange(dealt.threads)
+    visited = []
+    for block in range(tiles):
+        first = block * (tile // width) + thread
+        inside = (thread * width < rows * tile) & (first < stride)
+        for begin in range(0, chunks * chunk, chunk):
+            for step in range(begin, min(begin + chunk, steps)):
+                number = ((first[inside] + step * stride) * width)[:, None] + np.arange(width)
+                visited.append(number[number < size])
+    return np.concatenate([np.zeros(0, int), *visited])
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+@pytest.mark.parametrize("most_steps", [None, columns.MAP_STEPS])
+@pytest.mark.parametrize("shape", [(1, 1), (0, 5), (5, 3), (100, 12), (4099, 1), (37, 64), (9, 255), (11, 1000), (3, 5000), (7, 20480)])
+def test_each_number_is_dealt_out_once_and_lanes_keep_their_column(shape, width, most_steps):
+    rows, channels = shape
+    if np.lcm(channels, width) > THREADS * width and channels % width:
+        width = 1
+    dealt = columns.deal(rows, channels, width, most_steps)
+    np.testing.assert_array_equal(np.sort(elements_of(dealt, width)), np.arange(rows * channels))
+    assert int(dealt.struct["stride"]) * width % channels == 0
+    assert dealt.threads <= THREADS
+    assert dealt.threads % 32 == 0
+
+
+def test_a_matrix_past_2_to_the_31_is_dealt_out_whole():
+    rows, channels, width = 2**29, 24, 8
+    dealt = columns.deal(rows, channels, width, None)
+    size, stride, steps, chunk, _, _, step_rows = dealt.struct.tolist()
+    assert size == rows * channels
+    assert (steps - 1) * step_rows < rows <= steps * step_rows
+    assert (dealt.chunks - 1) * chunk < steps <= dealt.chunks * chunk
+    assert dealt.chunks <= 1024
+    assert stride * width == step_rows * channels
+    spread = columns.deal(rows, channels, width, columns.MAP_STEPS)
+    assert spread.chunks * columns.MAP_STEPS >= steps
+
+
+@pytest.mark.parametrize(("channels", "width"), [(1, 4), (3, 4), (12, 4), (255, 4), (1000, 4), (4360, 4), (257, 1), (1031, 1)])
+def test_packs_are_taken_wherever_whole_packs_keep_their_columns(device, channels, width):
+    assert columns.width_of(channels, np.float32, asarray(np.zeros(64, np.float32), device)) == width
+    assert columns.width_of(channels, np.float32, asarray(np.zeros(64, np.float32), device)[1:]) == 1
+
+
+# --- bias --------------------------------------------------------------------------------------
+
+
+@cases
+def test_bias_grad(device, rng, shape, dtype):
+    dy = random(rng, shape, dtype)
+    bound = sum_bound(dtype, dy.size // shape[-1], np.abs(wide(dy)).sum(leading(dy)))
+    assert_within(on_device("bias_grad", device, dy), expected("bias_grad", dy), bound)
+
+
+def test_bias_grad_has_the_same_bits_in_every_thread_order(device, rng):
+    for shape in ((20000, 7), (5, 3), NARROW):
+        assert_same_bits("bias_grad", device, random(rng, shape, "float32"))
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (20000, 7)])
+def test_bias_grad_adds_to_what_is_there(device, rng, shape):
+    dy, before = random(rng, shape, "float16"), random(rng, shape[-1:], "float16")
+    out = asarray(np.repeat(before, 2), device)
+    assert_within(
+        to_numpy(ops.bias_grad(asarray(dy, device), out=out[::2], accumulate=True)),
+        expected("bias_grad", dy) + wide(before),
+        sum_bound("float16", shape[0], np.abs(wide(dy)).sum(0) + np.abs(wide(before))),
+    )
+    np.testing.assert_array_equal(to_numpy(out)[1::2], before)
+
+
+def test_bias_grad_of_nothing_and_of_views(device, rng):
+    out = asarray(np.full(4, np.nan, np.float32), device)
+    np.testing.assert_array_equal(to_numpy(ops.bias_grad(asarray(np.zeros((0, 4), np.float32), device), out=out)), 0)
+    assert on_device("bias_grad", device, np.zeros((3, 0), np.float32)).shape == (0,)
+    dy = random(rng, (9, 14), "float32")
+    for view in (lambda x: x[::2, 1::3], lambda x: x.reshape(-1)[3 : 3 + 60].reshape(10, 6)):
+        bound = sum_bound("float32", 10, np.abs(view(dy)).sum(0))
+        assert_within(to_numpy(ops.bias_grad(view(asarray(dy, device)))), expected("bias_grad", view(dy)), bound)
+
+
+# --- batch normalisation -----------------------------------------------------------------------
+
+
+def vectors(rng, channels, dtype, count=4):
+    """gamma, beta, a running mean and a running variance, or the first of them."""
+    made = [random(rng, (channels,), accumulation(dtype)) for _ in range(4)]
+    made[3] = np.abs(made[3]) + np.asarray(0.1, made[3].dtype)
+    return made[:count]
+
+
+def statistics_bounds(x, dtype, eps):
+    """The worst error of a mean and of an inv_std that are summed in the accumulation dtype.
+
+    The squared deviations are taken from means that are themselves off by the mean's error, so the variance is off by
+    that times the mean deviation, beside its own sum's rounding.
+    """
+    rows, name, x = x.size // x.shape[-1], accumulation(dtype), wide(x)
+    mean_error = sum_bound(name, rows, np.abs(x).mean(leading(x)))
+    variance, deviation = x.var(leading(x)), x.std(leading(x))
+    variance_error = sum_bound(name, 2 * rows, variance) + 4 * mean_error * deviation + mean_error**2
+    relative = 0.5 * variance_error / (variance + eps) + 4 * UNIT_ROUNDOFF[name]
+    return mean_error, relative / np.sqrt(variance + eps), variance_error
+
+
+@cases
+def test_batch_norm_in_training(device, rng, shape, dtype):
+    x = (1.5 * random(rng, shape, "float64") + 3).astype(as_dtype(dtype))
+    gamma, beta, *running = vectors(rng, shape[-1], dtype)
+    there = [asarray(a.copy(), device) for a in running]
+    here = [wide(a) for a in running]
+    out = asarray(np.full(shape, np.nan, x.dtype), device)
+    y, mean, inv_std = ops.batch_norm(
+        *(asarray(a, device) for a in (x, gamma, beta)), *there, training=True, momentum=0.3, eps=1e-3, out=out
+    )
+    y64, mean64, inv_std64 = ops.batch_norm(wide(x), wide(gamma), wide(beta), *here, training=True, momentum=0.3, eps=1e-3)
+    assert y is out
+    mean_error, inv_std_error, variance_error = statistics_bounds(x, dtype, 1e-3)
+    xhat = (wide(x) - mean64) * inv_std64
+    y_error = np.abs(gamma) * (inv_std64 * mean_error + np.abs(wide(x) - mean64) * inv_std_error)
+    assert_within(to_numpy(mean), mean64, mean_error, "mean")
+    assert_within(to_numpy(inv_std), inv_std64, inv_std_error, "inv_std")
+    assert_within(to_numpy(y), y64, y_error + elementwise_bound(dtype, np.abs(gamma * xhat) + np.abs(beta)), "y")
+    name = accumulation(dtype)
+    for what, ours, theirs, old, error in zip(("mean", "var"), there, here, running, (mean_error, 2 * variance_error)):
+        bound = 0.3 * error + elementwise_bound(name, np.abs(old) + np.abs(theirs))
+        assert_within(to_numpy(ours), theirs, bound, f"running {what}")
+
+
+@cases
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_backward(device, rng, shape, dtype, training):
+    x, dy = random(rng, shape, dtype), random(rng, shape, dtype)
+    gamma, _, mean, inv_std = vectors(rng, shape[-1], dtype)
+    before = vectors(rng, shape[-1], dtype, 2)
+    there = [asarray(a.copy(), device) for a in before]
+    dx, dgamma, dbeta = ops.batch_norm_backward(
+        *(asarray(a, device) for a in (dy, x, gamma, mean, inv_std)), training=training,
+        dgamma=there[0], dbeta=there[1], accumulate=True,
+    )
+    dx64, dgamma64, dbeta64 = expected("batch_norm_backward", dy, x, gamma, mean, inv_std, training=training)
+    axes, rows = leading(x), x.size // shape[-1]
+    xhat = np.abs((wide(x) - wide(mean)) * inv_std)
+    sums = [(np.abs(wide(dy)) * xhat).sum(axes), np.abs(wide(dy)).sum(axes)]
+    for what, ours, theirs, old, magnitude in zip(("dgamma", "dbeta"), (dgamma, dbeta), (dgamma64, dbeta64), before, sums):
+        bound = sum_bound(accumulation(dtype), rows + 4, magnitude + np.abs(old))
+        assert_within(to_numpy(ours), theirs + wide(old), bound, what)
+    magnitude = np.abs(wide(dy)) + training * (sums[1] + xhat * sums[0]) / rows
+    bound = np.abs(gamma * inv_std) * sum_bound(accumulation(dtype), rows + 8, magnitude) + elementwise_bound(dtype, dx64)
+    assert_within(to_numpy(dx), dx64, bound, "dx")
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((2, 3, 5, 12), "float32"), ((20000, 7), "bfloat16"), (NARROW, "float32")])
+def test_batch_norm_by_running_statistics(device, rng, shape, dtype):
+    x, operands = random(rng, shape, dtype), vectors(rng, shape[-1], dtype)
+    y, mean, inv_std = on_device("batch_norm", device, x, *operands, training=False, eps=1e-3)
+    y64, mean64, inv_std64 = expected("batch_norm", x, *operands, training=False, eps=1e-3)
+    name = accumulation(dtype)
+    magnitude = np.abs(wide(operands[0]) * (wide(x) - mean64) * inv_std64) + np.abs(operands[1])
+    np.testing.assert_array_equal(mean, operands[2])
+    assert_within(inv_std, inv_std64, elementwise_bound(name, inv_std64), "inv_std")
+    assert_within(y, y64, elementwise_bound(name, magnitude, 8) + elementwise_bound(dtype, y64), "y")
+
+
+@pytest.mark.parametrize("shape", [(20000, 7), (6, 5)])
+def test_batch_norm_has_the_same_bits_in_every_thread_order(device, rng, shape):
+    x, dy = random(rng, shape, "float32"), random(rng, shape, "float32")
+    gamma, beta, mean, var = vectors(rng, shape[-1], "float32")
+    assert_same_bits("batch_norm", device, x, gamma, beta, mean, var, training=True)
+    assert_same_bits("batch_norm_backward", device, dy, x, gamma, mean, var)
+
+
+def test_a_large_mean_does_not_cost_the_variance(device, rng):
+    """x**2 - mean**2 in float32 would leave nothing of this variance."""
+    x = (random(rng, (3000, 5), "float64") + 4096).astype(np.float32)
+    ones, zeros = np.ones(5, np.float32), np.zeros(5, np.float32)
+    _, _, inv_std = on_device("batch_norm", device, x, ones, zeros, zeros, ones, training=True)
+    np.testing.assert_allclose(inv_std, 1 / np.sqrt(wide(x).var(0) + 1e-5), rtol=2e-3)
+
+
+def test_batch_norm_over_its_input_and_through_views(device, rng):
+    x, operands = random(rng, (10, 6), "float32"), vectors(rng, 3, "float32")
+    there = [asarray(np.repeat(a, 2), device)[::2] for a in operands]  # strided, the running statistics too
+    block = asarray(x, device)
+    view = block[:, ::2]
+    y, mean, inv_std = ops.batch_norm(view, *there, training=True, out=view)
+    *affine, running_mean, running_var = [wide(a) for a in operands]
+    y64, _, _ = ops.batch_norm(wide(x[:, ::2]), *affine, running_mean, running_var, training=True)
+    assert y is view
+    np.testing.assert_allclose(to_numpy(y), y64, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(to_numpy(block)[:, 1::2], x[:, 1::2])
+    for ours, theirs in zip(there[2:], (running_mean, running_var)):
+        np.testing.assert_allclose(to_numpy(ours), theirs, rtol=1e-5, atol=1e-6)
+
+    dy = asarray(random(rng, (10, 3), "float32"), device)
+    fresh = ops.batch_norm_backward(dy, asarray(x, device)[:, ::2], there[0], mean, inv_std)
+    in_place = ops.batch_norm_backward(dy, asarray(x, device)[:, ::2], there[0], mean, inv_std, out=dy)
+    assert in_place[0] is dy
+    for a, b in zip(fresh, in_place):
+        np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
+
+
+def test_batch_norm_of_an_empty_batch(device, rng):
+    operands = vectors(rng, 3, "float32")
+    y, mean, inv_std = on_device("batch_norm", device, np.zeros((0, 3), np.float32), *operands, training=False)
+    assert y.shape == (0, 3)
+    np.testing.assert_array_equal(mean, operands[2])
+    np.testing.assert_allclose(inv_std, 1 / np.sqrt(operands[3] + 1e-5), rtol=1e-6)
+    empty = np.zeros((0, 3), np.float32)
+    _, dgamma, dbeta = on_device("batch_norm_backward", device, empty, empty, operands[0], mean, inv_std)
+    np.testing.assert_array_equal([dgamma, dbeta], 0)
+
+
+def test_batch_norm_lets_nan_show_in_its_channel_alone(device, rng):
+    x = random(rng, (50, 3), "float32")
+    x[7, 1] = np.nan
+    ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
+    y, _, _ = on_device("batch_norm", device, x, ones, zeros, zeros, ones, training=True)
+    np.testing.assert_array_equal(np.isnan(y), [[False, True, False]] * 50)
