@@ -6,7 +6,7 @@
 // divisor: the window's cells inside the padded input with INCLUDE_PAD 1, inside the input itself with 0. Cells past the
 // padding, where a "cover" window hangs over, never count. Sums run in row-major order.
 //
-// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE); INDEX uint32 or uint64; INCLUDE_PAD 0 or 1.
+// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE); INCLUDE_PAD 0 or 1.
 // Floor, 2x2 windows at stride 2: 5 sizeof(DTYPE) bytes an output, either direction; R * S additions an output.
 
 #include "pool.cuh"
@@ -26,8 +26,8 @@ __device__ __forceinline__ Real divisor(const Pool& pool, int32 p, int32 q) {
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-avg_pool2d_forward(DTYPE* y, const DTYPE* x, INDEX count, Pool pool) {
-    for (INDEX i = INDEX(global_thread()); i < count; i += INDEX(global_threads())) {
+avg_pool2d_forward(DTYPE* y, const DTYPE* x, uint32 count, Pool pool) {
+    for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
         const Place at(i, pool.p, pool.q, pool.packs);
         const int32 top = at.row * pool.stride_h - pool.top, left = at.column * pool.stride_w - pool.left;
         Real sum[WIDTH] = {};
@@ -46,8 +46,8 @@ avg_pool2d_forward(DTYPE* y, const DTYPE* x, INDEX count, Pool pool) {
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-avg_pool2d_backward(DTYPE* dx, const DTYPE* dy, INDEX count, Pool pool) {
-    for (INDEX i = INDEX(global_thread()); i < count; i += INDEX(global_threads())) {
+avg_pool2d_backward(DTYPE* dx, const DTYPE* dy, uint32 count, Pool pool) {
+    for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
         const Place at(i, pool.h, pool.w, pool.packs);
         const int32 p1 = last_window(at.row, pool.top, pool.stride_h, pool.p);
         const int32 q1 = last_window(at.column, pool.left, pool.stride_w, pool.q);

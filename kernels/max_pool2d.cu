@@ -6,7 +6,7 @@
 // NaN wins, ties go to the first in row-major order, cells outside the input never take part (a window always holds a cell
 // of the input: padding is smaller than the kernel). Backward gathers, so there are no atomics and no zeroing pass.
 //
-// Macros: DTYPE; ARGMAX uint8, uint16 or uint32; WIDTH 1 or 16 / sizeof(DTYPE); INDEX uint32 or uint64.
+// Macros: DTYPE; ARGMAX uint8, uint16 or uint32; WIDTH 1 or 16 / sizeof(DTYPE).
 // Floor, 2x2 windows at stride 2: (5 sizeof(DTYPE) + sizeof(ARGMAX)) bytes an output, either direction. Overlapping windows
 // and backward read again from L1 and L2 what neighbouring threads have read. R * S comparisons an output.
 
@@ -14,9 +14,9 @@
 
 using Indices = Pack<ARGMAX, WIDTH>;
 
-extern "C" __global__ void __launch_bounds__(256)
-max_pool2d_forward(DTYPE* y, ARGMAX* argmax, const DTYPE* x, INDEX count, Pool pool) {
-    for (INDEX i = INDEX(global_thread()); i < count; i += INDEX(global_threads())) {
+extern "C" __global__ void __launch_bounds__(256, 1)
+max_pool2d_forward(DTYPE* y, ARGMAX* argmax, const DTYPE* x, uint32 count, Pool pool) {
+    for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
         const Place at(i, pool.p, pool.q, pool.packs);
         const int32 top = at.row * pool.stride_h - pool.top, left = at.column * pool.stride_w - pool.left;
         const int32 r0 = max(0, -top), r1 = min(pool.r, pool.h - top);
@@ -25,7 +25,7 @@ max_pool2d_forward(DTYPE* y, ARGMAX* argmax, const DTYPE* x, INDEX count, Pool p
         Indices won;
         for (int32 r = r0; r < r1; ++r)
             for (int32 s = s0; s < s1; ++s) {
-                const INDEX cell = (at.n * pool.h + (top + r)) * pool.w + (left + s);
+                const uint32 cell = (at.n * pool.h + (top + r)) * pool.w + (left + s);
                 const Numbers candidate = read_pack(x, cell * pool.packs + at.pack);
                 const bool first = r == r0 && s == s0;
 #pragma unroll
@@ -42,16 +42,16 @@ max_pool2d_forward(DTYPE* y, ARGMAX* argmax, const DTYPE* x, INDEX count, Pool p
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-max_pool2d_backward(DTYPE* dx, const DTYPE* dy, const ARGMAX* argmax, INDEX count, Pool pool) {
-    for (INDEX i = INDEX(global_thread()); i < count; i += INDEX(global_threads())) {
+extern "C" __global__ void __launch_bounds__(256, 1)
+max_pool2d_backward(DTYPE* dx, const DTYPE* dy, const ARGMAX* argmax, uint32 count, Pool pool) {
+    for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
         const Place at(i, pool.h, pool.w, pool.packs);
         const int32 p1 = last_window(at.row, pool.top, pool.stride_h, pool.p);
         const int32 q1 = last_window(at.column, pool.left, pool.stride_w, pool.q);
         Real sum[WIDTH] = {};
         for (int32 p = first_window(at.row, pool.top, pool.r, pool.stride_h); p < p1; ++p)
             for (int32 q = first_window(at.column, pool.left, pool.s, pool.stride_w); q < q1; ++q) {
-                const INDEX window = ((at.n * pool.p + p) * pool.q + q) * pool.packs + at.pack;
+                const uint32 window = ((at.n * pool.p + p) * pool.q + q) * pool.packs + at.pack;
                 const int32 r = at.row + pool.top - p * pool.stride_h, s = at.column + pool.left - q * pool.stride_w;
                 const Indices won = read_pack(argmax, window);
                 const Numbers gradient = read_pack(dy, window);

@@ -11,7 +11,7 @@
 
 using Real = accumulator<DTYPE>;
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 metrics_add(double* totals, const Real* loss, const DTYPE* scores, const int64* labels, int32 n, int32 classes) {
     int32 correct = 0;
     for (int32 first = 0; first < n; first += blockDim.x) {

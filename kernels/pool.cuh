@@ -1,7 +1,8 @@
 // What the pooling kernels share: the window's geometry, and the place of a thread's pack of channels.
 //
 // Volumes are (N, H, W, C), pooled ones (N, P, Q, C). A thread works on WIDTH neighbouring channels (16 bytes where C and
-// the addresses allow). INDEX is uint32 while all of it fits, and uint64 beyond: 64-bit division is several times slower.
+// the addresses allow). Indices are uint32, for 64-bit division is several times slower: the launcher hands larger
+// volumes over in parts.
 #pragma once
 
 #include "types.cuh"
@@ -18,9 +19,9 @@ using Real = accumulator<DTYPE>;
 
 // Item `i` of a volume of (N, rows, columns, packs), its last axis innermost.
 struct Place {
-    INDEX n;
+    uint32 n;
     int32 row, column, pack;
-    __device__ Place(INDEX i, int32 rows, int32 columns, int32 packs) {
+    __device__ Place(uint32 i, int32 rows, int32 columns, int32 packs) {
         pack = int32(i % packs);
         i /= packs;
         column = int32(i % columns);
@@ -40,10 +41,10 @@ __device__ __forceinline__ int32 last_window(int32 at, int32 before, int32 strid
 }
 
 template <class T>
-__device__ __forceinline__ Pack<T, WIDTH> read_pack(const T* volume, INDEX pack) {
+__device__ __forceinline__ Pack<T, WIDTH> read_pack(const T* volume, uint32 pack) {
     return reinterpret_cast<const Pack<T, WIDTH>*>(volume)[pack];
 }
 template <class T>
-__device__ __forceinline__ void write_pack(T* volume, INDEX pack, Pack<T, WIDTH> value) {
+__device__ __forceinline__ void write_pack(T* volume, uint32 pack, Pack<T, WIDTH> value) {
     reinterpret_cast<Pack<T, WIDTH>*>(volume)[pack] = value;
 }

@@ -20,6 +20,7 @@ COMMANDS = {
     "summary": "print a net layer by layer: shapes, parameters, work, memory",
     "check": "run the sanity suite on a net and its data",
     "verify": "prove every kernel on this machine's device against the reference",
+    "kernels": "list the CUDA kernels; compile them and report what each takes",
     "data": "download a data set",
     "info": "say which devices and optional packages this machine has",
 }

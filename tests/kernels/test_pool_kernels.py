@@ -107,13 +107,16 @@ def test_an_unaligned_view_takes_the_narrow_path(device, rng):
     np.testing.assert_array_equal(to_numpy(y), ops.max_pool2d(to_numpy(x), kernel_size=2)[0])
 
 
-def test_64_bit_indices_give_the_same(device, rng, monkeypatch):
-    """Volumes past 2^31 elements take another instance of the same kernels; here it is made to take small ones."""
-    x = random(rng, (2, 9, 7, 8), "float32")
+def test_volumes_past_the_indices_go_in_parts(device, rng, monkeypatch):
+    """The kernels index 2^31 elements; here the limit is made small enough to be passed."""
+    x = random(rng, (5, 9, 7, 8), "float32")
     window = dict(kernel_size=3, stride=2, padding=1)
-    narrow = on_device("max_pool2d", device, x, **window)
-    assert pool._index(2**31 - 1, 5) == "uint32"
-    assert pool._index(5, 2**31) == "uint64"
-    monkeypatch.setattr(pool, "_index", lambda *sizes: "uint64")
-    for a, b in zip(on_device("max_pool2d", device, x, **window), narrow):
-        np.testing.assert_array_equal(a, b)
+    whole = on_device("max_pool2d", device, x, **window)
+    monkeypatch.setattr(pool, "_LARGEST_PART", 2 * x[0].size + 1)
+    for part, together in zip(on_device("max_pool2d", device, x, **window), whole):
+        np.testing.assert_array_equal(part, together)
+    dx = on_device("max_pool2d_backward", device, *whole, input_shape=x.shape, **window)
+    np.testing.assert_array_equal(dx, ops.max_pool2d_backward(*whole, input_shape=x.shape, **window))
+    monkeypatch.setattr(pool, "_LARGEST_PART", x[0].size)
+    with pytest.raises(ValueError, match="elements an image, received 504"):
+        on_device("max_pool2d", device, x, **window)

@@ -21,26 +21,21 @@ _POOL = np.dtype(
     ],
     align=True,
 )
-_LARGEST_UINT32_VOLUME = 2**31  # elements: past it a thread's stride would overflow 32 bits
+_LARGEST_PART = 2**31  # elements that one launch may index, in uint32 with room for a thread's stride
 
 
 @functools.lru_cache(maxsize=1024)
-def _geometry(input_shape: Any, kernel_size: Any, stride: Any, padding: Any, fit: str, width: int) -> Any:
-    """The kernels' `struct Pool`, and (P, Q)."""
+def _geometry(input_shape: Any, width: int, kernel_size: Any, stride: Any, padding: Any, fit: str) -> Any:
+    """The kernels' `struct Pool`."""
     _, h, w, c = input_shape
     (top, bottom), (left, right) = padding
     p, q = output_hw((h, w), kernel_size, stride, padding, fit=fit)
-    values = (h, w, c // width, p, q, *kernel_size, *stride, top, left, h + bottom, w + right)
-    return np.array(values, _POOL)[()], (p, q)
+    return np.array((h, w, c // width, p, q, *kernel_size, *stride, top, left, h + bottom, w + right), _POOL)[()]
 
 
 def _width(channels: int, dtype: Any, *arrays: Any) -> int:
     width = pack_width(dtype, *arrays)
     return 1 if channels % width else width
-
-
-def _index(*sizes: int) -> str:
-    return "uint32" if max(sizes) < _LARGEST_UINT32_VOLUME else "uint64"
 
 
 def _output_shape(x: Any, window: dict[str, Any]) -> tuple[int, ...]:
@@ -49,15 +44,27 @@ def _output_shape(x: Any, window: dict[str, Any]) -> tuple[int, ...]:
     return n, p, q, c
 
 
-def _run(file: str, kernel: str, macros: dict[str, Any], window: dict[str, Any], input_shape: Any, outs: Any, inputs: Any) -> None:
-    """Launch a kernel(outs..., inputs..., count, pool), a thread for each pack of the first output."""
+def _run(
+    file: str, kernel: str, macros: dict[str, Any], window: dict[str, Any], input_shape: Any, outs: Any, inputs: Any
+) -> None:
+    """Launch a kernel(outs..., inputs..., count, pool), a thread for each pack of the first output.
+
+    Volumes too large for the kernel's 32-bit indices go in parts, some images at a time.
+    """
     dtype = outs[0].dtype
     width = _width(input_shape[3], dtype, *outs, *inputs)
-    index = _index(*(array.size for array in (*outs, *inputs)))
-    pool, _ = _geometry(tuple(input_shape), window["kernel_size"], window["stride"], window["padding"], window["fit"], width)
-    count = outs[0].size // width
-    module = load(file, {"DTYPE": dtype.name, "WIDTH": width, "INDEX": index, **macros})
-    module.kernel(kernel)(flat_grid(count), THREADS, *outs, *inputs, count, pool)
+    pool = _geometry(input_shape, width, **window)
+    run = load(file, {"DTYPE": dtype.name, "WIDTH": width, **macros}).kernel(kernel)
+    images = input_shape[0]
+    largest = max(array.size for array in (*outs, *inputs)) // images
+    if largest >= _LARGEST_PART:
+        raise ValueError(f"a pool indexes fewer than {_LARGEST_PART} elements an image, received {largest}")
+    step = max(1, (_LARGEST_PART - 1) // largest)
+    for first in range(0, images, step):
+        part = slice(first, first + step)
+        arrays = [array[part] if step < images else array for array in (*outs, *inputs)]
+        count = arrays[0].size // width
+        run(flat_grid(count), THREADS, *arrays, count, pool)
 
 
 def max_pool2d(x: Any, *, kernel_size: Any, stride: Any = None, padding: Any = 0, fit: str = "floor", out: Any = None) -> Any:

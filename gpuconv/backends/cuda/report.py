@@ -1,0 +1,87 @@
+"""What the kernels take of a GPU: registers, shared memory, stack, spills, and the occupancy these allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from gpuconv.backends.cuda import compiler, source
+from gpuconv.backends.cuda.compiler import CompileError, Resources
+from gpuconv.backends.cuda.variants import Variant, kernels
+
+DEFAULT_BLOCK = 256  # threads, where a kernel declares no bound
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A multiprocessor's limits (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")."""
+
+    warps: int
+    blocks: int
+    shared: int  # bytes
+    registers: int = 65536
+
+
+CHIPS = {
+    "sm_80": Chip(64, 32, 164 * 1024),
+    "sm_86": Chip(48, 16, 100 * 1024),
+    "sm_89": Chip(48, 24, 100 * 1024),
+    "sm_90a": Chip(64, 32, 228 * 1024),
+    "sm_100a": Chip(64, 32, 228 * 1024),
+    "sm_120": Chip(48, 24, 100 * 1024),
+}
+_RESERVED_SHARED = 1024  # bytes the system keeps of each block's shared memory
+_REGISTER_UNIT = 256  # registers are handed to a warp in units of this many
+
+
+@dataclass(frozen=True)
+class Line:
+    """One kernel of one variant on one architecture."""
+
+    variant: Variant
+    arch: str
+    kernel: str
+    threads: int
+    resources: Resources
+    occupancy: float  # of the multiprocessor's warps, between 0 and 1
+
+    @property
+    def clean(self) -> bool:
+        """No spill, no local memory."""
+        return not (self.resources.stack or self.resources.spill_stores or self.resources.spill_loads)
+
+
+def occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
+    """The share of a multiprocessor's warps that blocks of this kind can fill.
+
+    registers: a thread. shared: bytes a block. What limits first counts: warps, blocks, registers, or shared memory.
+    """
+    chip, warps = CHIPS[arch], -(-threads // 32)
+    a_warp = -(-registers * 32 // _REGISTER_UNIT) * _REGISTER_UNIT
+    limits = [chip.blocks, chip.warps // warps, chip.shared // (shared + _RESERVED_SHARED)]
+    if a_warp:
+        limits.append(chip.registers // a_warp // warps)
+    return min(limits) * warps / chip.warps
+
+
+def report(chosen: Iterable[Variant], archs: Iterable[str], workers: int = 2) -> Iterator[Line | CompileError]:
+    """Compile variants for architectures, several at once; what does not compile is a CompileError among the lines."""
+    jobs = [(variant, arch) for variant in chosen for arch in archs]
+    with ThreadPoolExecutor(workers) as pool:
+        for found in pool.map(lambda job: _compile(*job), jobs):
+            yield from found
+
+
+def _compile(variant: Variant, arch: str) -> list[Line | CompileError]:
+    path = source.resolve(variant.file)
+    try:
+        binary = compiler.compile_cubin(path.stem, source.flatten(path), dict(variant.defines), arch)
+    except CompileError as error:
+        return [CompileError(f"{variant}: {error}")]
+    lines: list[Line | CompileError] = []
+    for name, signature in kernels(variant).items():
+        found, threads = binary.resources[name], signature.max_threads or DEFAULT_BLOCK
+        share = occupancy(arch, found.registers, found.static_shared, threads)
+        lines.append(Line(variant, arch, name, threads, found, share))
+    return lines

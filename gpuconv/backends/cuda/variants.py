@@ -1,0 +1,53 @@
+"""Every kernel file and the macros it is compiled under: what ``gpuconv kernels`` lists and the report compiles."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpuconv.backends.cuda import source
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
+
+WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold
+
+MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "activation.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
+    "arithmetic.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
+    "avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), INCLUDE_PAD=(0, 1)),
+    "batch_norm.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
+    "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
+    "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
+    "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),
+    "load_batch.cu": dict(DTYPE=FLOAT_NAMES),
+    "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
+    "metrics.cu": dict(DTYPE=FLOAT_NAMES),
+    "optimizer.cu": dict(DTYPE=FLOAT_NAMES),
+    "random_fill.cu": dict(DTYPE=FLOAT_NAMES),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One .cu file under one choice of macros."""
+
+    file: str
+    defines: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return " ".join([self.file, *(f"{name}={value}" for name, value in self.defines)])
+
+
+def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> Iterator[Variant]:
+    """Every variant of every file."""
+    for file, choices in macros.items():
+        for values in itertools.product(*choices.values()):
+            chosen = dict(zip(choices, values))
+            wide = 16 // as_dtype(chosen["DTYPE"]).itemsize if "DTYPE" in chosen else 1
+            yield Variant(file, tuple((name, str(wide if v == WIDE else v)) for name, v in chosen.items()))
+
+
+def kernels(variant: Variant) -> dict[str, source.Signature]:
+    """The kernels of a variant by name, with their parameters."""
+    return source.signatures(source.flatten(source.resolve(variant.file)), dict(variant.defines))

@@ -1,0 +1,89 @@
+"""List the CUDA kernels; with --report, compile them all (no GPU needed) and print what each takes of a GPU.
+
+Status 1 if a kernel spills registers, uses local memory or does not compile."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from gpuconv.cli.errors import asked
+
+EXAMPLES = [
+    "gpuconv kernels",
+    "gpuconv kernels --report",
+    "gpuconv kernels --report --arch sm_90a --file conv2d_fprop.cu",
+]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", action="store_true", help="compile, and print registers, shared memory, spills, occupancy")
+    parser.add_argument("--arch", action="append", metavar="NAME", help="only this architecture, such as sm_90a")
+    parser.add_argument("--file", action="append", metavar="NAME", help="only this .cu file")
+    parser.add_argument("--all", action="store_true", help="print every variant, not only the one that takes most")
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv.backends.cuda import compiler
+    from gpuconv.backends.cuda.variants import MACROS, kernels, variants
+    from gpuconv.names import lookup
+
+    with asked():
+        files = [lookup("kernel file", file, {file: file for file in MACROS}) for file in options.file or MACROS]
+        known = {arch: arch for arch in compiler.ARCHITECTURES}
+        archs = [lookup("architecture", arch, known) for arch in options.arch or compiler.ARCHITECTURES]
+    chosen = [variant for variant in variants() if variant.file in files]
+    if options.report:
+        return _report(chosen, archs, options.all)
+    for file in files:
+        of_file = [variant for variant in chosen if variant.file == file]
+        print(f"{file}  ({len(of_file)} variants)")
+        for macro, values in MACROS[file].items():
+            print(f"    {macro:<12}{', '.join(map(str, values))}")
+        for name, signature in kernels(of_file[0]).items():
+            print(f"    {name}({', '.join(f'{p.c_type} {p.name}' for p in signature.parameters)})")
+    return 0
+
+
+def _report(chosen: list, archs: list[str], everything: bool) -> int:
+    from tqdm import tqdm
+
+    from gpuconv.backends.cuda.compiler import CompileError
+    from gpuconv.backends.cuda.report import report
+
+    lines, errors = [], []
+    workers = os.cpu_count() or 1
+    with tqdm(total=len(chosen) * len(archs), desc="compiling", leave=False, disable=None) as progress:
+        for variant in chosen:
+            for line in report([variant], archs, workers):
+                (errors if isinstance(line, CompileError) else lines).append(line)
+            progress.update(len(archs))
+    shown = lines if everything else _worst(lines)
+    print(f"{'kernel':<34} {'arch':<8} {'registers':>9} {'shared':>7} {'stack':>6} {'spills':>7} {'threads':>8} {'occupancy':>10}")
+    for line in shown:
+        found = line.resources
+        print(
+            f"{line.kernel:<34} {line.arch:<8} {found.registers:>9} {found.static_shared:>7} {found.stack:>6}"
+            f" {found.spill_stores + found.spill_loads:>7} {line.threads:>8} {line.occupancy:>10.0%}"
+            + (f"  {line.variant}" if everything or not line.clean else "")
+        )
+    dirty = [line for line in lines if not line.clean]
+    for error in errors:
+        print(f"\n{error}")
+    print(f"\n{len(lines)} kernels of {len(chosen)} variants for {', '.join(archs)}:", end=" ")
+    print("no spill, no local memory" if not dirty and not errors else f"{len(dirty)} spill, {len(errors)} do not compile")
+    return 1 if dirty or errors else 0
+
+
+def _worst(lines: list) -> list:
+    """Of each kernel and architecture the variant that takes most: any that is not clean, then most registers."""
+    worst: dict[tuple[str, str], object] = {}
+    for line in lines:
+        key = (line.kernel, line.arch)
+        if key not in worst or _cost(line) > _cost(worst[key]):
+            worst[key] = line
+    return list(worst.values())
+
+
+def _cost(line) -> tuple[bool, int]:
+    return not line.clean, line.resources.registers
