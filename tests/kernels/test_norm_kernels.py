@@ -57,7 +57,10 @@ def elements_of(dealt, width):
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 @pytest.mark.parametrize("most_steps", [None, columns.MAP_STEPS])
-@pytest.mark.parametrize("shape", [(1, 1), (0, 5), (5, 3), (100, 12), (4099, 1), (37, 64), (9, 255), (11, 1000), (3, 5000), (7, 20480)])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1), (0, 5), (5, 3), (100, 12), (4099, 1), (37, 64), (9, 255), (11, 1000), (3, 5000), (7, 20480)],
+)
 def test_each_number_is_dealt_out_once_and_lanes_keep_their_column(shape, width, most_steps):
     rows, channels = shape
     if np.lcm(channels, width) > THREADS * width and channels % width:
@@ -82,7 +85,9 @@ def test_a_matrix_past_2_to_the_31_is_dealt_out_whole():
     assert spread.chunks * columns.MAP_STEPS >= steps
 
 
-@pytest.mark.parametrize(("channels", "width"), [(1, 4), (3, 4), (12, 4), (255, 4), (1000, 4), (4360, 4), (257, 1), (1031, 1)])
+@pytest.mark.parametrize(
+    ("channels", "width"), [(1, 4), (3, 4), (12, 4), (255, 4), (1000, 4), (4360, 4), (257, 1), (1031, 1)]
+)
 def test_packs_are_taken_wherever_whole_packs_keep_their_columns(device, channels, width):
     assert columns.width_of(channels, np.float32, asarray(np.zeros(64, np.float32), device)) == width
     assert columns.width_of(channels, np.float32, asarray(np.zeros(64, np.float32), device)[1:]) == 1
@@ -159,7 +164,9 @@ def test_batch_norm_in_training(device, rng, shape, dtype):
     y, mean, inv_std = ops.batch_norm(
         *(asarray(a, device) for a in (x, gamma, beta)), *there, training=True, momentum=0.3, eps=1e-3, out=out
     )
-    y64, mean64, inv_std64 = ops.batch_norm(wide(x), wide(gamma), wide(beta), *here, training=True, momentum=0.3, eps=1e-3)
+    y64, mean64, inv_std64 = ops.batch_norm(
+        *(wide(a) for a in (x, gamma, beta)), *here, training=True, momentum=0.3, eps=1e-3
+    )
     assert y is out
     mean_error, inv_std_error, variance_error = statistics_bounds(x, dtype, 1e-3)
     xhat = (wide(x) - mean64) * inv_std64
@@ -188,15 +195,17 @@ def test_batch_norm_backward(device, rng, shape, dtype, training):
     axes, rows = leading(x), x.size // shape[-1]
     xhat = np.abs((wide(x) - wide(mean)) * inv_std)
     sums = [(np.abs(wide(dy)) * xhat).sum(axes), np.abs(wide(dy)).sum(axes)]
-    for what, ours, theirs, old, magnitude in zip(("dgamma", "dbeta"), (dgamma, dbeta), (dgamma64, dbeta64), before, sums):
+    for ours, theirs, old, magnitude in zip((dgamma, dbeta), (dgamma64, dbeta64), before, sums):
         bound = sum_bound(accumulation(dtype), rows + 4, magnitude + np.abs(old))
-        assert_within(to_numpy(ours), theirs + wide(old), bound, what)
+        assert_within(to_numpy(ours), theirs + wide(old), bound, "dgamma, dbeta")
     magnitude = np.abs(wide(dy)) + training * (sums[1] + xhat * sums[0]) / rows
-    bound = np.abs(gamma * inv_std) * sum_bound(accumulation(dtype), rows + 8, magnitude) + elementwise_bound(dtype, dx64)
-    assert_within(to_numpy(dx), dx64, bound, "dx")
+    bound = np.abs(gamma * inv_std) * sum_bound(accumulation(dtype), rows + 8, magnitude)
+    assert_within(to_numpy(dx), dx64, bound + elementwise_bound(dtype, dx64), "dx")
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [((2, 3, 5, 12), "float32"), ((20000, 7), "bfloat16"), (NARROW, "float32")])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2, 3, 5, 12), "float32"), ((20000, 7), "bfloat16"), (NARROW, "float32")]
+)
 def test_batch_norm_by_running_statistics(device, rng, shape, dtype):
     x, operands = random(rng, shape, dtype), vectors(rng, shape[-1], dtype)
     y, mean, inv_std = on_device("batch_norm", device, x, *operands, training=False, eps=1e-3)

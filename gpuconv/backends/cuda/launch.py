@@ -38,8 +38,8 @@ def pack_width(dtype: Any, *arrays: Any) -> int:
 def device_scalar(value: Any, dtype: Any) -> tuple[Any, Any]:
     """A scalar that may live in device memory, as a kernel's two parameters (array or None, number).
 
-    The kernel reads the array, where there is one, when it runs: so a captured step sees the value of the moment. Raises
-    TypeError for an array of another dtype.
+    The kernel reads the array, where there is one, when it runs: so a captured step sees the value of the moment.
+    Raises TypeError for an array of another dtype.
     """
     if not hasattr(value, "dtype") or isinstance(value, np.generic):
         return None, value

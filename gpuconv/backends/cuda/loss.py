@@ -55,7 +55,7 @@ def _refuse_wrong_labels(labels: Any, classes: int) -> None:
 
 
 def _counter(like: Any) -> Any:
-    """The zero that a loss counts its finished blocks in, and leaves zero: one for all launches that follow each other."""
+    """The zero that a loss counts its finished blocks in, and leaves zero: one for launches that follow each other."""
     if isinstance(like, np.ndarray):
         return _new_counter("emulated", threading.get_ident())
     import cupy

@@ -24,8 +24,8 @@ _CHUNK = np.dtype(  # the kernels' `struct Chunk`
 
 
 def sgd_step(
-    params: Sequence[Any], grads: Sequence[Any], velocities: Sequence[Any] | None = None, *, lr: Any, momentum: float = 0.0,
-    nesterov: bool = False, weight_decay: float | Sequence[float] = 0.0,
+    params: Sequence[Any], grads: Sequence[Any], velocities: Sequence[Any] | None = None, *, lr: Any,
+    momentum: float = 0.0, nesterov: bool = False, weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
     states = [] if velocities is None else [velocities]
     _step("sgd_step", params, grads, states, weight_decay, *_rate(lr), momentum, nesterov)
@@ -46,9 +46,9 @@ def rmsprop_step(
 
 
 def adam_step(
-    params: Sequence[Any], grads: Sequence[Any], exp_avgs: Sequence[Any], exp_avg_sqs: Sequence[Any], *, lr: Any, step: Any,
-    beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0,
-    decoupled: bool = False,
+    params: Sequence[Any], grads: Sequence[Any], exp_avgs: Sequence[Any], exp_avg_sqs: Sequence[Any], *, lr: Any,
+    step: Any, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
+    weight_decay: float | Sequence[float] = 0.0, decoupled: bool = False,
 ) -> None:
     scalars = (*_rate(lr), *device_scalar(step, np.int64), beta1, beta2, eps, decoupled)
     _step("adam_step", params, grads, [exp_avgs, exp_avg_sqs], weight_decay, *scalars)

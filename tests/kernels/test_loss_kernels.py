@@ -1,0 +1,179 @@
+"""Softmax, softmax cross-entropy and the SVM hinge loss."""
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.backends.cuda import class_rows, loss
+from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, wide
+from tests.tolerance import assert_within, elementwise_bound, sum_bound
+
+# (N, classes), and the dtypes: a row in one number a lane, in a few, in many, and in more than registers hold
+SHAPES = {
+    "one class": ((1, 1), FLOATS),
+    "two classes": ((5, 2), FLOATS),
+    "ten classes": ((37, 10), FLOATS),
+    "a full warp": ((9, 32), FLOATS),
+    "one more than a warp": ((3, 33), ("float32", "float64")),
+    "a hundred": ((5, 100), ("float32", "float64")),
+    "a thousand": ((3, 1000), ("float32", "bfloat16")),
+    "a long row": ((2, 2503), ("float32", "bfloat16")),
+    "many blocks": ((1111, 3), ("float32",)),
+}
+cases = pytest.mark.parametrize(
+    ("shape", "dtype"), [(shape, dtype) for shape, dtypes in SHAPES.values() for dtype in dtypes]
+)
+both = pytest.mark.parametrize("name", ["softmax_cross_entropy", "svm_hinge"])
+
+
+def scores_and_labels(rng, shape, dtype):
+    return 4 * random(rng, shape, dtype), rng.integers(0, shape[1], shape[0])
+
+
+def accumulation(dtype):
+    return "float64" if dtype == "float64" else "float32"
+
+
+def softmax_parts(logits):
+    """z, its largest size in a row, and the probabilities."""
+    z = wide(logits) - wide(logits).max(1, keepdims=True)
+    return z, np.abs(z).max(1, keepdims=True), np.exp(z) / np.exp(z).sum(1, keepdims=True)
+
+
+@cases
+def test_softmax(device, rng, shape, dtype):
+    x, _ = scores_and_labels(rng, shape, dtype)
+    z, _, p = softmax_parts(x)  # the exponent's rounding is the power's relative error
+    assert_within(on_device("softmax", device, x), p, sum_bound(dtype, shape[1] + 8, p * (1 + np.abs(z))))
+
+
+@cases
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_softmax_cross_entropy(device, rng, shape, dtype, label_smoothing):
+    logits, labels = scores_and_labels(rng, shape, dtype)
+    value, gradient = on_device("softmax_cross_entropy", device, logits, labels, label_smoothing=label_smoothing)
+    value64, gradient64 = expected("softmax_cross_entropy", logits, labels, label_smoothing=label_smoothing)
+    z, largest, p = softmax_parts(logits)
+    assert value.shape == ()
+    assert value.dtype.name == accumulation(dtype)
+    rows, classes = shape
+    bound = sum_bound(accumulation(dtype), classes + rows, (1 + largest + np.log(classes)).mean())
+    assert_within(value, value64, bound, "loss")
+    target = label_smoothing / classes + (1 - label_smoothing) * np.eye(classes)[labels]
+    bound = sum_bound(accumulation(dtype), classes + 8, (p * (1 + np.abs(z)) + target) / rows)
+    assert_within(gradient, gradient64, bound + elementwise_bound(dtype, gradient64), "gradient")
+
+
+@cases
+def test_svm_hinge(device, rng, shape, dtype):
+    scores, labels = scores_and_labels(rng, shape, dtype)
+    value, gradient = on_device("svm_hinge", device, scores, labels, delta=0.75)
+    value64, gradient64 = expected("svm_hinge", scores, labels, delta=0.75)
+    rows, classes = shape
+    magnitude = (np.abs(wide(scores)) + np.abs(wide(scores)[np.arange(rows), labels])[:, None] + 0.75).sum() / rows
+    assert_within(value, value64, sum_bound(accumulation(dtype), classes + rows, magnitude), "loss")
+    assert_within(gradient, gradient64, sum_bound(dtype, 2, np.abs(gradient64)), "gradient")
+
+
+@both
+@pytest.mark.parametrize("shape", [(1111, 3), (5, 100)])
+def test_the_same_bits_in_every_thread_order(device, rng, name, shape):
+    assert_same_bits(name, device, *scores_and_labels(rng, shape, "float32"))
+    assert_same_bits("softmax", device, *scores_and_labels(rng, shape, "float32")[:1])
+
+
+@both
+def test_blocks_take_further_rows_where_there_are_many(device, rng, name, monkeypatch):
+    scores, labels = scores_and_labels(rng, (1111, 3), "float32")
+    value, gradient = on_device(name, device, scores, labels)
+    probabilities = on_device("softmax", device, scores)
+    monkeypatch.setattr(class_rows, "_MOST_BLOCKS", 3)
+    fewer = on_device(name, device, scores, labels)
+    np.testing.assert_array_equal(fewer[1], gradient)
+    np.testing.assert_allclose(fewer[0], value, rtol=1e-5)
+    np.testing.assert_array_equal(on_device("softmax", device, scores), probabilities)
+
+
+@both
+def test_the_counter_of_blocks_is_zero_again(device, rng, name):
+    scores, labels = (asarray(a, device) for a in scores_and_labels(rng, (1111, 3), "float32"))
+    values = {float(to_numpy(getattr(ops, name)(scores, labels)[0])) for _ in range(3)}
+    assert len(values) == 1
+    np.testing.assert_array_equal(to_numpy(loss._counter(scores)), 0)
+
+
+@both
+@pytest.mark.parametrize("labels_dtype", ["uint8", "int32"])
+def test_labels_of_any_integer_type(device, rng, name, labels_dtype):
+    scores, labels = scores_and_labels(rng, (9, 7), "float32")
+    others = on_device(name, device, scores, labels.astype(labels_dtype))
+    for a, b in zip(on_device(name, device, scores, labels), others):
+        np.testing.assert_array_equal(a, b)
+
+
+@both
+@pytest.mark.parametrize("wrong", [-1, 7, 2**40])
+def test_a_wrong_label_makes_its_row_and_the_loss_nan(device, rng, name, wrong, monkeypatch):
+    """As on a GPU, whose memory the host does not read."""
+    monkeypatch.setattr(loss, "_refuse_wrong_labels", lambda labels, classes: None)
+    scores, labels = scores_and_labels(rng, (5, 7), "float32")
+    _, gradient64 = expected(name, scores, labels)
+    labels[3] = wrong
+    value, gradient = on_device(name, device, scores, labels)
+    assert np.isnan(value)
+    assert np.isnan(gradient[3]).all()
+    np.testing.assert_allclose(np.delete(gradient, 3, 0), np.delete(gradient64, 3, 0), rtol=1e-5, atol=1e-7)
+
+
+@both
+def test_the_emulated_device_refuses_a_wrong_label(rng, name):
+    scores, labels = scores_and_labels(rng, (5, 7), "float32")
+    labels[3] = 7
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 7\), received 7 at index 3"):
+        on_device(name, "emulated", scores, labels)
+
+
+@both
+@pytest.mark.parametrize("classes", [7, 2503])
+def test_over_the_scores_and_through_views(device, rng, name, classes):
+    scores, labels = scores_and_labels(rng, (6, classes), "float32")
+    value, gradient = on_device(name, device, scores[:, ::2].copy(), labels // 2)
+    block, wide_labels = asarray(scores, device), asarray(np.repeat(labels // 2, 2), device)
+    value_there, gradient_there = getattr(ops, name)(block[:, ::2], wide_labels[::2], out=block[:, ::2])
+    assert np.shares_memory(gradient_there, block) or device != "emulated"
+    np.testing.assert_array_equal(to_numpy(value_there), value)
+    np.testing.assert_array_equal(to_numpy(block)[:, ::2], gradient)
+    np.testing.assert_array_equal(to_numpy(block)[:, 1::2], scores[:, 1::2])
+
+    whole = asarray(scores, device)
+    in_place = getattr(ops, name)(whole, asarray(labels, device), out=whole)
+    assert in_place[1] is whole
+    for a, b in zip(in_place, on_device(name, device, scores, labels)):
+        np.testing.assert_array_equal(to_numpy(a), b)
+
+
+@both
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, 1e4])
+def test_special_scores(device, rng, name, special):
+    scores, labels = scores_and_labels(rng, (4, 5), "float32")
+    labels[:] = [0, 1, 2, 3]
+    scores[1, 4], scores[2, 2] = special, special  # of a wrong class, and of the right one
+    with np.errstate(all="ignore"):
+        value64, gradient64 = expected(name, scores, labels)
+        probabilities = expected("softmax", scores)
+    value, gradient = on_device(name, device, scores, labels)
+    np.testing.assert_allclose(value, value64, rtol=1e-5)
+    np.testing.assert_allclose(gradient, gradient64, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(on_device("softmax", device, scores), probabilities, rtol=1e-5, atol=1e-7)
+
+
+def test_a_margin_of_exactly_zero_has_no_gradient(device):
+    scores = np.array([[2.0, 1.0, 1.5]], np.float32)
+    value, gradient = on_device("svm_hinge", device, scores, np.array([0]))
+    assert value == 0.5
+    np.testing.assert_array_equal(gradient, [[-1, 0, 1]])
+
+
+def test_softmax_of_nothing(device):
+    for shape in ((0, 5), (3, 0)):
+        assert on_device("softmax", device, np.zeros(shape, np.float32)).shape == shape

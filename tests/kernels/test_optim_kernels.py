@@ -1,0 +1,182 @@
+"""Optimizer steps over lists of parameters."""
+
+import gc
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.backends.cuda import emulator, optim
+from gpuconv.dtypes import as_dtype
+from tests.kernels.agreement import FLOATS, random, thread_orders, wide
+from tests.tolerance import assert_within, elementwise_bound
+
+# name: the op, how many state arrays a parameter has, the options
+RULES = {
+    "sgd": ("sgd_step", 0, dict(lr=0.05)),
+    "momentum": ("sgd_step", 1, dict(lr=0.05, momentum=0.9)),
+    "nesterov": ("sgd_step", 1, dict(lr=0.05, momentum=0.8, nesterov=True)),
+    "velocity without momentum": ("sgd_step", 1, dict(lr=0.05)),
+    "adagrad": ("adagrad_step", 1, dict(lr=0.05, eps=1e-6)),
+    "rmsprop": ("rmsprop_step", 1, dict(lr=0.05, alpha=0.95, eps=1e-6)),
+    "adam": ("adam_step", 2, dict(lr=0.05, step=3, beta1=0.8, beta2=0.99, eps=1e-6)),
+    "adamw": ("adam_step", 2, dict(lr=0.05, step=1, eps=1e-6, decoupled=True)),
+}
+SHAPES = [(5, 3, 3, 2), (1,), (20011,), (0, 3), (), (8,)]
+TINY = np.finfo(np.float64).tiny
+DECAYS = [0.3, 0.0, 0.1, 0.5, 0.2, 0.4]
+rules = pytest.mark.parametrize("rule", RULES)
+
+
+def lists_of(rng, rule, dtype, shapes=SHAPES):
+    """Parameters, gradients and state; squares are not negative."""
+    op, states, _ = RULES[rule]
+    lists = [[random(rng, shape, dtype) for shape in shapes] for _ in range(2 + states)]
+    if op != "sgd_step":
+        lists[-1] = [np.asarray(np.abs(array)) for array in lists[-1]]
+    return lists
+
+
+def on(device, lists):
+    return [[asarray(array.copy(), device) for array in arrays] for arrays in lists]
+
+
+def step(rule, lists, weight_decay=0.0, **options):
+    op, _, settings = RULES[rule]
+    getattr(ops, op)(*lists, weight_decay=weight_decay, **settings | options)
+
+
+def bounds(rule, before, after, dtype, decay):
+    """The worst error of each array: a dozen roundings of what went into it, before anything cancelled."""
+    op, _, options = RULES[rule]
+    param, grad, *state = [np.abs(wide(a)) for a in before]
+    lr, grad = options["lr"], grad + decay * param  # where the decay is decoupled, more than went in
+    if op == "sgd_step":
+        velocity = grad + (options.get("momentum", 0) * state[0] if state else 0)
+        update, states = 2 * lr * velocity, [velocity] * len(state)
+    elif op == "adam_step":
+        beta1, beta2, count = options.get("beta1", 0.9), options.get("beta2", 0.999), options["step"]
+        mean = beta1 * state[0] + (1 - beta1) * grad
+        square = after[3] + (1 - beta2) * grad**2
+        update = lr * mean / (1 - beta1**count) / (np.sqrt(after[3] / (1 - beta2**count)) + options["eps"])
+        update *= square / np.maximum(after[3], TINY)  # how far the square is off
+        states = [mean, square]
+    else:
+        square = state[0] + grad**2
+        update = lr * grad / (np.sqrt(after[2]) + options["eps"]) * square / np.maximum(after[2], TINY)
+        states = [square]
+    return [elementwise_bound(dtype, magnitude, 12) for magnitude in (param + update, 0 * grad, *states)]
+
+
+@rules
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_step(device, rng, rule, dtype):
+    before = lists_of(rng, rule, dtype)
+    there, here = on(device, before), [wide(arrays) for arrays in before]
+    step(rule, there, DECAYS)
+    step(rule, here, DECAYS)
+    for i, decay in enumerate(DECAYS):
+        old, ours, theirs = ([arrays[i] for arrays in lists] for lists in (before, there, here))
+        errors = bounds(rule, old, theirs, dtype, decay)
+        for what, a, b, bound in zip(("param", "grad", "state", "state 2"), ours, theirs, errors):
+            assert_within(to_numpy(a), b, bound, f"{what} of shape {a.shape}")
+
+
+@rules
+def test_the_same_bits_in_every_thread_order_and_for_unaligned_arrays(device, rng, rule):
+    before = lists_of(rng, rule, "float32")
+    results = []
+    for order in thread_orders(device):
+        with order:
+            there = on(device, before)
+            step(rule, there, DECAYS)
+        results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in there])
+    shifted = [[asarray(np.append(np.float32(7), a), device) for a in arrays] for arrays in before]
+    step(rule, [[a[1:].reshape(b.shape) for a, b in zip(*pair)] for pair in zip(shifted, before)], DECAYS)
+    results.append([[to_numpy(array[1:]).tobytes() for array in arrays] for arrays in shifted])
+    assert all(result == results[0] for result in results[1:])
+    assert all(to_numpy(array)[0] == 7 for arrays in shifted for array in arrays)
+
+
+@rules
+@pytest.mark.parametrize("rate", ["float32", "float64"])
+def test_rate_and_step_in_device_memory(device, rng, rule, rate):
+    before = lists_of(rng, rule, "float32", [(5, 7), (3,)])
+    lr = np.array([0.125], rate)  # the same number in both
+    by_number, by_array = on(device, before), on(device, before)
+    counted = {"step": asarray(np.array([3]), device)} if RULES[rule][0] == "adam_step" else {}
+    step(rule, by_number, lr=0.125, **({"step": 3} if counted else {}))
+    step(rule, by_array, lr=asarray(lr, device), **counted)
+    for a, b in zip(chain(*by_number), chain(*by_array)):
+        np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
+
+
+def test_a_rate_or_step_of_another_type_is_refused_before_anything_changes(device, rng):
+    before = lists_of(rng, "adam", "float32", [(3,)])
+    there = on(device, before)
+    for wrong in (dict(lr=asarray(np.array([1]), device)), dict(step=asarray(np.array([1.0]), device))):
+        with pytest.raises(TypeError, match="a scalar in device memory must be"):
+            step("adam", there, **wrong)
+    np.testing.assert_array_equal(to_numpy(there[0][0]), before[0][0])
+
+
+def test_views_and_several_dtypes_in_one_call(device, rng):
+    widths = {"float32": 4, "float64": 6, "bfloat16": 10}
+    before = [[random(rng, (3, width), dtype) for dtype, width in widths.items()] for _ in range(3)]
+    there = on(device, before)
+    step("momentum", [[a[:, ::2] for a in arrays] for arrays in there], [0.1, 0.2, 0.3])
+    here = on("numpy", before)
+    step("momentum", [[a[:, ::2] for a in arrays] for arrays in here], [0.1, 0.2, 0.3])
+    for a, b in zip(chain(*there), chain(*here)):
+        np.testing.assert_allclose(wide(to_numpy(a)), wide(b), rtol=1e-2 if b.dtype.itemsize == 2 else 1e-5, atol=1e-6)
+        np.testing.assert_array_equal(to_numpy(a)[:, 1::2], b[:, 1::2])
+
+
+def test_nothing_to_step(device):
+    ops.sgd_step([], [], lr=0.1)
+    empty = [asarray(np.zeros((0, 3), np.float32), device)]
+    ops.sgd_step(empty, empty, lr=0.1)
+
+
+def test_a_steady_step_copies_no_table(device, rng, monkeypatch):
+    copied = []
+    monkeypatch.setattr(optim, "asarray", lambda table, like: copied.append(table) or asarray(table, device))
+    there = on(device, lists_of(rng, "adam", "float32"))
+    for _ in range(3):
+        step("adam", there, DECAYS)
+    assert len(copied) == 1
+    step("adam", there, 0.5)  # the decays are part of the table
+    there[1][0] = there[1][0].copy()  # so are the addresses
+    step("adam", there, 0.5)
+    assert len(copied) == 3
+
+
+def test_a_table_lives_as_long_as_its_first_parameter(device, rng):
+    gc.collect()
+    tables = len(optim._tables)
+    there = on(device, lists_of(rng, "sgd", "float32"))
+    step("sgd", there)
+    assert len(optim._tables) == tables + 1
+    del there
+    gc.collect()
+    assert len(optim._tables) == tables
+
+
+def test_a_chunk_table_covers_each_number_once():
+    arrays = [emulator.zeros(size, as_dtype("float16")) for size in (1, 8192, 8193, 40000)]
+    table = optim._chunks([arrays, arrays, arrays], [0.0, 0.1, 0.2, 0.3])
+    assert table["count"].tolist() == [1, 8192, 8192, 1, 8192, 8192, 8192, 8192, 7232]
+    assert table["decay"].tolist() == [0.0, 0.1, 0.2, 0.2, *[0.3] * 5]
+    steps = np.diff(table["param"][4:].astype(np.int64))
+    np.testing.assert_array_equal(steps, 2 * 8192)
+    np.testing.assert_array_equal(table["grad"], table["param"])
+    np.testing.assert_array_equal(table["state"][:, 0], table["param"])
+    np.testing.assert_array_equal(table["state"][:, 1], 0)
+
+
+def test_nan_in_a_gradient_reaches_its_number_alone(device, rng):
+    there = on(device, lists_of(rng, "adam", "float32", [(9,)]))
+    there[1][0][4] = np.nan
+    step("adam", there)
+    np.testing.assert_array_equal(np.isnan(to_numpy(there[0][0])), np.arange(9) == 4)
