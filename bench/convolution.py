@@ -144,7 +144,8 @@ def main() -> None:
             goal = goals.get(direction)
             verdict = "" if goal is None else f"{goal:>6}  {'met' if mine <= goal * peer else 'NOT MET'}"
             label = f"{size}x{size} {c}->{k}"
-            print(f"{label:>16}  {direction:<20}{mine:>9.2f}{peer:>9.2f}{mine / peer:>7.2f}{of_medians:>11.2f}{verdict}")
+            numbers = f"{mine:>9.2f}{peer:>9.2f}{mine / peer:>7.2f}{of_medians:>11.2f}"
+            print(f"{label:>16}  {direction:<20}{numbers}{verdict}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from gpuconv.dtypes import accumulation_dtype
 
 __all__ = ["bias_grad", "conv2d", "conv2d_dgrad", "conv2d_wgrad"]
 
-BLOCK_BYTES = 8 << 20  # of copied windows: large enough for the matrix product's stride, small enough for the caches
+BLOCK_BYTES = 8 << 20  # of copied windows: large enough for a fast matrix product, small beside the activations
 
 
 def conv2d(
@@ -108,8 +108,8 @@ def _phase(position: int, taps: int, stride: int, dilation: int) -> tuple[slice,
 
 
 def _correlate(x, filters, windows, y, bias=None, activation=None) -> None:
-    """y[n, p, q, (g, k)] = act(bias[(g, k)] + sum over r, s, c of seen[n, p, q, r, s, (g, c)] * filters[g, r, s, c, k]),
-    seen being what the windows see of x."""
+    """y[..., (g, k)] = act(bias[(g, k)] + sum over r, s, c of seen[..., r, s, (g, c)] * filters[g, r, s, c, k]), where
+    seen is what the windows see of x, and ... stands for n, p, q."""
     filters, bias = widen(filters), None if bias is None else widen(bias)
     groups, _, _, channels, k = filters.shape
     width = strip_width(windows, channels, k, groups)
@@ -153,7 +153,7 @@ def _matrix_product(seen, filters, y) -> None:
 
 
 def _matrix_product_gradient(dy, seen, groups, dw) -> None:
-    by_group = dy.reshape(-1, groups, len(dw) // groups).transpose(1, 2, 0)
+    by_group = dy.reshape(math.prod(dy.shape[:3]), groups, len(dw) // groups).transpose(1, 2, 0)
     dw += (by_group @ _matrices(seen, groups)).reshape(dw.shape)
 
 

@@ -12,16 +12,14 @@ import numpy as np
 
 from gpuconv.backends.reference.windows import Windows
 
+WIDEST = 8
+FEW = 1024  # products of a strip's width with C and K; beyond, the multiplications by zero outweigh the copying saved
+
 
 def strip_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
-    """How many outputs to a strip: 1 where strips do not pay."""
-    if groups > 1 or channels * filters > FEW:
-        return 1
-    return next((width for width in WIDTHS if windows.count[1] % width == 0), 1)
-
-
-FEW = 512
-WIDTHS = (4, 5, 3, 6, 7, 2)
+    """How many outputs to a strip, a divisor of Q: 1 where strips do not pay."""
+    widest = min(WIDEST, FEW // (channels * filters)) if groups == 1 else 1
+    return next((width for width in range(widest, 1, -1) if windows.count[1] % width == 0), 1)
 
 
 def in_strips(y: np.ndarray, width: int) -> np.ndarray:
