@@ -124,9 +124,9 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, open_hi
     """`value` as a float in [low, high], or in [low, high) with `open_high`. Infinity never lies inside."""
     if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name} must be a number, received {value!r}")
-    open_high = open_high or high == math.inf
-    if not low <= value <= high or (open_high and value == high):
-        raise ValueError(f"{name} must lie in [{low}, {high}{')' if open_high else ']'}, received {value}")
+    if not low <= value <= high or not math.isfinite(value) or (open_high and value == high):
+        interval = f"{'(' if low == -math.inf else '['}{low}, {high}{')' if open_high or high == math.inf else ']'}"
+        raise ValueError(f"{name} must lie in {interval}, received {value}")
     return float(value)
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from gpuconv.names import lookup
 
 _HOMES = {
@@ -159,6 +160,7 @@ def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
     device: by default where x is, or "numpy" for what is no array yet. dtype: by default x's own.
     """
     place = _place(x)
+    dtype = as_dtype(dtype) if isinstance(dtype, str) and dtype in FLOAT_NAMES else dtype  # NumPy knows no bfloat16
     device = resolve(device) if device is not None else place or "numpy"
     if place != device:
         host = to_numpy(x)

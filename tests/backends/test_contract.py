@@ -6,19 +6,30 @@ import inspect
 import pytest
 
 from gpuconv import ops, shapes
-from gpuconv.backends import contract
+from gpuconv.backends import contract, reference
 
-BACKENDS = ["gpuconv.backends.reference"]
+BACKENDS = ["gpuconv.backends.reference", "gpuconv.backends.cuda"]
 
 
 def parameters(function):
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
-@pytest.mark.parametrize("name", ops.__all__)
-@pytest.mark.parametrize("backend", BACKENDS)
+UNWRITTEN = {"conv2d", "conv2d_dgrad", "conv2d_wgrad", "linear", "linear_dgrad", "linear_wgrad"}  # CUDA launchers
+
+PAIRS = [
+    pytest.param(
+        backend, name, marks=pytest.mark.xfail(reason="no launcher yet") if "cuda" in backend and name in UNWRITTEN else ()
+    )
+    for backend in BACKENDS
+    for name in ops.__all__
+]
+
+
+@pytest.mark.parametrize(("backend", "name"), PAIRS)
 def test_backend_mirrors_the_contract(backend, name):
     implementation = getattr(importlib.import_module(backend), name)
+    assert inspect.isfunction(implementation)
     assert parameters(implementation) == parameters(getattr(contract, name))
 
 
@@ -32,3 +43,20 @@ def test_ops_show_the_contract(name):
     op = getattr(ops, name)
     assert parameters(op) == parameters(getattr(contract, name))
     assert op.__doc__ == getattr(contract, name).__doc__
+    assert op.__doc__.strip()
+
+
+@pytest.mark.parametrize("name", ops.__all__)
+def test_array_arguments_come_first_and_the_rest_by_keyword(name):
+    """What follows the arrays cannot shift when one is left out, and dispatch finds the arrays by their annotation."""
+    for parameter in inspect.signature(getattr(contract, name)).parameters.values():
+        is_array = "Array" in parameter.annotation
+        assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        assert is_array or parameter.kind is parameter.KEYWORD_ONLY, parameter.name
+        if parameter.default is None and is_array:
+            assert "None" in parameter.annotation, parameter.name
+
+
+def test_the_reference_exports_ops_alone():
+    public = {name for name, member in vars(reference).items() if inspect.isfunction(member)}
+    assert public == set(ops.__all__)

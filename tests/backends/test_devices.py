@@ -1,0 +1,156 @@
+"""Naming devices, choosing one, and moving arrays between them."""
+
+import numpy as np
+import pytest
+
+from gpuconv import backends, ops
+from gpuconv.backends import DeviceError, asarray, device_of, resolve, to_numpy
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """A machine without a CUDA device, whatever this one has."""
+    real = backends._adapter
+
+    def adapter(device):
+        if device.startswith("cuda"):
+            raise DeviceError("no driver here")
+        return real(device)
+
+    monkeypatch.setattr(backends, "_adapter", adapter)
+
+
+class OneGpu:
+    name, description = "cuda:0", "a make-believe GPU"
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    real = backends._adapter
+    monkeypatch.setattr(backends, "_adapter", lambda device: OneGpu() if device[:4] == "cuda" else real(device))
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+def test_numpy_is_always_there():
+    assert resolve("numpy") == "numpy"
+    assert resolve("NumPy") == "numpy"
+
+
+def test_auto_without_a_gpu_says_why(no_gpu):
+    assert resolve("auto") == "numpy"
+    assert backends.choose() == ("numpy", "no CUDA device: no driver here")
+
+
+def test_auto_with_a_gpu(one_gpu):
+    assert resolve("auto") == resolve("cuda") == "cuda:0"
+    assert backends.choose() == ("cuda:0", "a make-believe GPU")
+
+
+def test_a_missing_device_is_an_error_that_says_what_is_missing(no_gpu):
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(DeviceError, match="no driver here"):
+            resolve(device)
+    with pytest.raises(DeviceError, match="no driver here"):
+        asarray(np.ones(3), device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("numpi", "unknown device 'numpi'; did you mean 'numpy'?"),
+        ("gpu", r"unknown device 'gpu'.*known: numpy, cuda, emulated, auto"),
+        ("", "unknown device ''"),
+        ("cuda:", "a device is numpy, cuda, cuda:1, emulated or auto, received 'cuda:'"),
+        ("cuda:x", "received 'cuda:x'"),
+        ("cuda:-1", "received 'cuda:-1'"),
+        ("numpy:0", "received 'numpy:0'"),
+        ("auto:0", "received 'auto:0'"),
+    ],
+)
+def test_a_bad_name(device, words):
+    with pytest.raises(ValueError, match=words):
+        resolve(device)
+
+
+# --- where an array is -------------------------------------------------------------------------
+
+
+def test_device_of():
+    assert device_of(np.ones(3)) == "numpy"
+    assert device_of(np.ma.ones(3)) == "numpy"
+    for stranger in ([1.0], 3.0, None, np.float32(1)):
+        with pytest.raises(TypeError, match=f"received {type(stranger).__name__}; gpuconv.asarray makes one"):
+            device_of(stranger)
+
+
+# --- moving ------------------------------------------------------------------------------------
+
+
+def test_asarray_does_not_copy_what_is_there():
+    x = np.arange(6, dtype=np.float32)[::2]
+    assert asarray(x) is x
+    assert asarray(x, device="numpy") is x
+    assert asarray(x, dtype="float32") is x
+    assert to_numpy(x) is x
+
+
+def test_asarray_converts():
+    x = asarray([[1, 2], [3, 4]], dtype="float16")
+    assert isinstance(x, np.ndarray)
+    assert x.dtype == np.float16
+    np.testing.assert_array_equal(x, [[1, 2], [3, 4]])
+    assert asarray(x, dtype=np.float64).dtype == np.float64
+    assert asarray(3).shape == ()
+
+
+def test_asarray_knows_bfloat16_by_name():
+    assert asarray(np.ones(2), dtype="bfloat16").dtype.name == "bfloat16"
+    assert asarray([1.0], dtype="bfloat16").dtype.name == "bfloat16"
+
+
+def test_making_arrays():
+    assert backends.empty([2, 3], "float32").shape == (2, 3)
+    np.testing.assert_array_equal(backends.zeros((2,), np.int64), [0, 0])
+    backends.synchronize()
+
+
+def test_dlpack_from_torch():
+    torch = pytest.importorskip("torch")
+    tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    x = asarray(tensor)
+    np.testing.assert_array_equal(x, [[0, 1, 2], [3, 4, 5]])
+    tensor[0, 0] = 9
+    assert x[0, 0] == 9, "the memory is shared"
+    x[0, 1] = 7  # and may be written to
+    assert tensor[0, 1] == 7
+    assert asarray(tensor.T, dtype="float64").flags.writeable
+    np.testing.assert_array_equal(to_numpy(tensor.T), tensor.T.numpy())
+
+
+def test_dlpack_from_a_tensor_that_needs_a_gradient_is_refused():
+    torch = pytest.importorskip("torch")
+    with pytest.raises((BufferError, RuntimeError), match="detach"):
+        asarray(torch.ones(2, requires_grad=True))
+
+
+# --- the emulated device -----------------------------------------------------------------------
+
+
+def test_round_trip_through_the_emulated_device():
+    try:
+        resolve("emulated")
+    except DeviceError as error:
+        pytest.skip(str(error))
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::2]
+    there = asarray(x, device="emulated")
+    assert device_of(there) == "emulated"
+    back = to_numpy(there)
+    assert type(back) is np.ndarray
+    np.testing.assert_array_equal(back, x)
+    assert asarray(there) is there
+    assert asarray(there, device="emulated") is there
+    assert type(asarray(there, device="numpy")) is np.ndarray
+    with pytest.raises(TypeError, match="dy is emulated, y is numpy"):
+        ops.relu_backward(there, x)

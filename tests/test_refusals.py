@@ -1,0 +1,210 @@
+"""Every op's refusals: the type and the words of each error, raised before anything is computed."""
+
+import re
+
+import numpy as np
+import pytest
+
+from gpuconv import ops, shapes
+
+F32 = np.float32
+
+
+def zeros(*shape, dtype=F32):
+    return np.zeros(shape, dtype)
+
+
+X, W = zeros(2, 5, 7, 4), zeros(6, 3, 2, 4)
+Y = zeros(2, 3, 6, 6)
+ROWS, WEIGHT = zeros(5, 3), zeros(4, 3)
+LOGITS, LABELS = zeros(3, 4), np.zeros(3, np.int64)
+VECTOR = zeros(4)
+PARAMS = [zeros(2, 3), zeros(5)]
+WINDOW = dict(kernel_size=2)
+ROUTED = dict(kernel_size=2, input_shape=X.shape)
+ARGMAX = np.zeros((2, 2, 3, 4), np.uint8)
+IMAGES, INDICES = np.zeros((3, 5, 7, 4), np.uint8), np.zeros(2, np.int64)
+
+REFUSALS = [
+    # arrays: dtype, rank, agreement
+    (ops.relu, [np.zeros(3, np.uint8)], {}, TypeError,
+     "x must be a float array (float64, float32, float16, bfloat16), received uint8; convert it, for example with "
+     "array.astype('float32') / 255 for images"),
+    (ops.conv2d, [IMAGES, W], {}, TypeError, "x must be a float array"),
+    (ops.relu, [np.zeros(3, np.complex64)], {}, TypeError, "received complex64"),
+    (ops.max_pool2d, [zeros(5, 7, 4)], WINDOW, ValueError,
+     "x must have the axes (N, H, W, C), received shape (5, 7, 4)"),
+    (ops.softmax, [zeros(3)], {}, ValueError, "x must have the axes (N, classes), received shape (3,)"),
+    (ops.bias_grad, [zeros(3)], {}, ValueError, "dy must have at least 2 axes, received shape (3,)"),
+    (ops.relu_backward, [zeros(3), zeros(3, dtype=float)], {}, TypeError,
+     "all arrays of one call must have one dtype, received dy float32, y float64"),
+    (ops.relu_backward, [zeros(3), zeros(4)], {}, ValueError, "y must have shape (3,) (dy's shape), received (4,)"),
+    (ops.silu_backward, [zeros(3), zeros(4)], {}, ValueError, "x must have shape (3,) (dy's shape), received (4,)"),
+    (ops.tanh, [zeros(3)], {"out": zeros(2)}, ValueError,
+     "out must have shape (3,) (the result's shape), received (2,)"),
+    (ops.tanh, [zeros(3)], {"out": zeros(3, dtype=float)}, TypeError,
+     "out must have the result's dtype float32, received float64"),
+    (ops.leaky_relu, [zeros(3)], {"negative_slope": -1}, ValueError,
+     "negative_slope must lie in [0.0, inf), received -1"),
+    (ops.gelu, [zeros(3)], {"approximate": "tan"}, ValueError,
+     "unknown GELU approximation 'tan'; did you mean 'tanh'? (known: none, tanh)"),
+    (ops.gelu_backward, [zeros(3), zeros(3)], {"approximate": None}, TypeError,
+     "a GELU approximation is chosen by name, received NoneType: None"),
+    # convolution
+    (ops.conv2d, [X, zeros(6, 3, 2, 3)], {}, ValueError,
+     "the filters read 3 channels in each of 1 group(s), so the input must have 3 channels, received 4"),
+    (ops.conv2d, [X, zeros(6, 3, 2, 1)], {"groups": 3}, ValueError,
+     "groups must divide the channels and the filters, received groups 3, 4 channels, 6 filters"),
+    (ops.conv2d, [X, W], {"groups": 0}, ValueError, "groups must be at least 1, received 0"),
+    (ops.conv2d, [X, W], {"stride": 0}, ValueError, "stride must be at least 1, received 0"),
+    (ops.conv2d, [X, W], {"dilation": (1, 0)}, ValueError, "dilation[1] must be at least 1, received 0"),
+    (ops.conv2d, [X, W], {"fit": "flor"}, ValueError,
+     "unknown fit 'flor'; did you mean 'floor'? (known: floor, exact, cover)"),
+    (ops.conv2d, [X, W], {"stride": 3, "fit": "exact"}, ValueError, "input sizes that would fit: 3 or 6"),
+    (ops.conv2d, [X, W], {"activation": "rely"}, ValueError, "unknown activation 'rely'; did you mean 'relu'?"),
+    (ops.conv2d, [X, zeros(6, 9, 2, 4)], {}, ValueError, "the filter spans 9 but the padded input only 5"),
+    (ops.conv2d, [X, W, zeros(5)], {}, ValueError,
+     "bias must have shape (6,) (one value for each filter), received (5,)"),
+    (ops.conv2d, [X, W, zeros(6, dtype=float)], {}, TypeError, "received x float32, w float32, bias float64"),
+    (ops.conv2d, [X, W], {"out": Y[:1]}, ValueError, "out must have shape (2, 3, 6, 6)"),
+    (ops.conv2d_dgrad, [Y, W], {"input_shape": (5, 7, 4)}, ValueError,
+     "input_shape must be (N, H, W, C), received (5, 7, 4)"),
+    (ops.conv2d_dgrad, [Y, W], {"input_shape": (2, 5, -7, 4)}, ValueError,
+     "input_shape[2] must be at least 0, received -7"),
+    (ops.conv2d_dgrad, [Y, W], {"input_shape": (2, 5, 8, 4)}, ValueError,
+     "dy must have shape (2, 3, 7, 6) (the convolution's output), received (2, 3, 6, 6)"),
+    (ops.conv2d_wgrad, [Y, X], {"kernel_size": (3, 3)}, ValueError, "dy must have shape (2, 3, 5, 6)"),
+    (ops.conv2d_wgrad, [Y, X], {"kernel_size": (3, 2), "groups": 4}, ValueError, "groups must divide"),
+    (ops.conv2d_wgrad, [Y, X], {"kernel_size": (3, 2), "accumulate": True}, ValueError,
+     "accumulate=True adds to out, which was not given"),
+    (ops.bias_grad, [Y], {"accumulate": True}, ValueError, "accumulate=True adds to out, which was not given"),
+    # pools
+    (ops.max_pool2d, [X], {"kernel_size": 0}, ValueError, "kernel_size must be at least 1, received 0"),
+    (ops.avg_pool2d, [X], {"kernel_size": 2, "stride": False}, TypeError, "stride must be an integer, received False"),
+    (ops.max_pool2d, [X], {"kernel_size": (2, 3), "padding": ((0, 0), (0, 3))}, ValueError,
+     "a pool's padding must be smaller than its kernel_size (2, 3), or a window would hold padding alone; "
+     "received ((0, 0), (0, 3))"),
+    (ops.max_pool2d, [zeros(2, 0, 7, 4)], {"kernel_size": 3, "padding": 2}, ValueError,
+     "a pool needs maps of at least one pixel, received shape (2, 0, 7, 4)"),
+    (ops.global_avg_pool2d, [zeros(2, 0, 7, 4)], {}, ValueError,
+     "the mean over an empty map is undefined, received shape (2, 0, 7, 4)"),
+    (ops.max_pool2d_backward, [zeros(2, 2, 3, 4), ARGMAX.astype(np.int64)], ROUTED, TypeError,
+     "argmax must be uint8, as max_pool2d returns it, received int64"),
+    (ops.max_pool2d_backward, [zeros(2, 2, 3, 4), ARGMAX[:1]], ROUTED, ValueError,
+     "argmax must have shape (2, 2, 3, 4) (the pool's output), received (1, 2, 3, 4)"),
+    (ops.avg_pool2d_backward, [zeros(2, 2, 4, 4)], ROUTED, ValueError,
+     "dy must have shape (2, 2, 3, 4) (the pool's output), received (2, 2, 4, 4)"),
+    (ops.global_avg_pool2d_backward, [zeros(2, 1, 2, 4)], {"input_shape": X.shape}, ValueError,
+     "dy must have shape (2, 1, 1, 4) (one value for each map), received (2, 1, 2, 4)"),
+    # linear
+    (ops.linear, [ROWS, zeros(4, 2)], {}, ValueError, "w reads 2 features, so x must have 2 columns, received 3"),
+    (ops.linear, [ROWS, WEIGHT, zeros(3)], {}, ValueError,
+     "bias must have shape (4,) (one value for each output feature), received (3,)"),
+    (ops.linear, [X, WEIGHT], {}, ValueError, "x must have the axes (N, in_features), received shape (2, 5, 7, 4)"),
+    (ops.linear_dgrad, [ROWS, WEIGHT], {}, ValueError,
+     "w has 4 output features, so dy must have 4 columns, received 3"),
+    (ops.linear_wgrad, [ROWS, zeros(4, 2)], {}, ValueError, "dy and x must have one batch size, received 5 and 4"),
+    # normalisation and dropout
+    (ops.batch_norm, [X, zeros(3), VECTOR, VECTOR, VECTOR], {"training": True}, ValueError,
+     "gamma must have shape (4,) (one value for each channel), received (3,)"),
+    (ops.batch_norm, [X, VECTOR, VECTOR, VECTOR, zeros(4, dtype=float)], {"training": True}, TypeError,
+     "running_var must be float32 beside float32 data, received float64"),
+    (ops.batch_norm, [X.astype(np.float16), *[zeros(4, dtype=np.float16)] * 4], {"training": True}, TypeError,
+     "gamma must be float32 beside float16 data, received float16"),
+    (ops.batch_norm, [zeros(1, 4), *[VECTOR] * 4], {"training": True}, ValueError,
+     "batch statistics need more than one value for each channel, received shape (1, 4)"),
+    (ops.batch_norm, [X, *[VECTOR] * 4], {"training": True, "momentum": 1.5}, ValueError,
+     "momentum must lie in [0.0, 1.0], received 1.5"),
+    (ops.batch_norm_backward, [X, X, *[VECTOR] * 3], {"accumulate": True, "dgamma": VECTOR}, ValueError,
+     "accumulate=True adds to dbeta, which was not given"),
+    (ops.batch_norm_backward, [X[:1], X, *[VECTOR] * 3], {}, ValueError,
+     "dy must have shape (2, 5, 7, 4) (x's shape), received (1, 5, 7, 4)"),
+    (ops.dropout, [X], {"p": 1.0, "seed": 0}, ValueError, "p must lie in [0.0, 1.0), received 1.0"),
+    (ops.dropout, [X], {"p": 0.5, "seed": -1}, ValueError, "seed must be at least 0, received -1"),
+    (ops.dropout_backward, [X], {"p": 0.5, "seed": 0, "substream": 0.5}, TypeError, "substream must be an integer"),
+    # losses
+    (ops.softmax_cross_entropy, [LOGITS, LABELS.astype(F32)], {}, TypeError,
+     "labels must be integers, received float32"),
+    (ops.softmax_cross_entropy, [LOGITS, LABELS.astype(bool)], {}, TypeError, "labels must be integers, received bool"),
+    (ops.softmax_cross_entropy, [LOGITS, LABELS[:2]], {}, ValueError,
+     "labels must have shape (3,) (one label for each row), received (2,)"),
+    (ops.softmax_cross_entropy, [LOGITS[:0], LABELS[:0]], {}, ValueError,
+     "a mean loss needs at least one sample and one class, received shape (0, 4)"),
+    (ops.softmax_cross_entropy, [LOGITS, LABELS], {"label_smoothing": 2}, ValueError,
+     "label_smoothing must lie in [0.0, 1.0], received 2"),
+    (ops.svm_hinge, [LOGITS[:, :0], LABELS], {}, ValueError, "received shape (3, 0)"),
+    (ops.svm_hinge, [LOGITS, LABELS], {"delta": -0.5}, ValueError, "delta must lie in [0.0, inf), received -0.5"),
+    # optimizer steps
+    (ops.sgd_step, [PARAMS, PARAMS[:1]], {"lr": 1}, ValueError,
+     "grads must have as many arrays as params (2), received 1"),
+    (ops.sgd_step, [PARAMS, PARAMS[::-1]], {"lr": 1}, ValueError,
+     "grads[0] must have shape (2, 3) (the shape of params[0]), received (5,)"),
+    (ops.sgd_step, [PARAMS, [PARAMS[0], zeros(5, dtype=float)]], {"lr": 1}, TypeError,
+     "grads[1] must be float32 as params[1] is, received float64"),
+    (ops.sgd_step, [[LABELS], [LABELS]], {"lr": 1}, TypeError, "params[0] must be a float array"),
+    (ops.sgd_step, [zeros(2, 3), PARAMS], {"lr": 1}, TypeError, "params must be a list of arrays, received ndarray"),
+    (ops.sgd_step, [PARAMS, PARAMS], {"lr": 1, "momentum": 0.9}, ValueError, "momentum 0.9 needs velocities"),
+    (ops.sgd_step, [PARAMS, PARAMS, PARAMS], {"lr": 1, "nesterov": True}, ValueError,
+     "nesterov=True needs a momentum above 0"),
+    (ops.sgd_step, [PARAMS, PARAMS], {"lr": -1}, ValueError, "lr must lie in [0.0, inf), received -1"),
+    (ops.sgd_step, [PARAMS, PARAMS], {"lr": 1, "weight_decay": [0.1]}, ValueError,
+     "weight_decay must be one number or one for each of 2 params, received 1"),
+    (ops.adagrad_step, [PARAMS, PARAMS, PARAMS], {"lr": 1, "weight_decay": -1}, ValueError,
+     "weight_decay must lie in [0.0"),
+    (ops.rmsprop_step, [PARAMS, PARAMS, PARAMS], {"lr": 1, "alpha": 1.5}, ValueError, "alpha must lie in [0.0, 1.0]"),
+    (ops.adam_step, [PARAMS] * 4, {"lr": 1, "step": 0}, ValueError, "step must lie in [1, inf), received 0"),
+    (ops.adam_step, [PARAMS] * 4, {"lr": 1, "step": 1, "beta1": 1}, ValueError,
+     "beta1 must lie in [0.0, 1.0), received 1"),
+    (ops.adam_step, [PARAMS] * 4, {"lr": np.ones(2, F32), "step": 1}, ValueError,
+     "lr must be a number or hold one element, received shape (2,)"),
+    # arithmetic
+    (ops.add, [X, X[:1]], {}, ValueError, "b must have shape (2, 5, 7, 4) (a's shape), received (1, 5, 7, 4)"),
+    (ops.add, [X, X.astype(float)], {}, TypeError, "received a float32, b float64"),
+    (ops.scale, [X], {"factor": np.nan}, ValueError, "factor must lie in (-inf, inf), received nan"),
+    (ops.add_metrics, [zeros(4), np.zeros((), F32), LOGITS, LABELS], {}, TypeError,
+     "totals must be float64 of shape (4,), received float32 of (4,)"),
+    (ops.add_metrics, [np.zeros(4), np.zeros(()), LOGITS, LABELS], {}, TypeError,
+     "loss must be float32 beside float32 scores, received float64"),
+    # batches
+    (ops.load_batch, [X, LABELS, INDICES], {"mean": VECTOR, "std": VECTOR}, TypeError,
+     "images must be uint8 (M, H, W, C), received float32 of shape (2, 5, 7, 4)"),
+    (ops.load_batch, [IMAGES, LABELS, INDICES.astype(np.int32)], {"mean": VECTOR, "std": VECTOR}, TypeError,
+     "indices must be int64 of rank 1, received int32 of shape (2,)"),
+    (ops.load_batch, [IMAGES, LABELS[:2], INDICES], {"mean": VECTOR, "std": VECTOR}, ValueError,
+     "labels must have shape (3,) (one label for each image), received (2,)"),
+    (ops.load_batch, [IMAGES, LABELS, INDICES], {"mean": zeros(3), "std": VECTOR}, ValueError,
+     "mean must be float32 of shape (4,) or (5, 7, 4), received float32 (3,)"),
+    (ops.load_batch, [IMAGES, LABELS, INDICES], {"mean": VECTOR, "std": VECTOR, "shift": 5}, ValueError,
+     "shift must be smaller than the image (5 x 7), received 5"),
+    (ops.load_batch, [IMAGES, LABELS, INDICES], {"mean": VECTOR, "std": VECTOR, "dtype": "int8"}, TypeError,
+     "dtype must be one of float64, float32, float16, bfloat16, received int8"),
+]  # fmt: skip
+
+
+IDS = [f"{number}-{case[0].__name__}" for number, case in enumerate(REFUSALS)]
+
+
+@pytest.mark.parametrize(("op", "arrays", "options", "error", "words"), REFUSALS, ids=IDS)
+def test_refusals(op, arrays, options, error, words):
+    with pytest.raises(error, match=re.escape(words)) as raised:
+        op(*arrays, **options)
+    assert raised.type is error
+
+
+def test_every_op_has_a_refusal():
+    """Apart from those that share the check of one that has."""
+    shared = {"relu", "sigmoid", "silu", "sigmoid_backward", "tanh_backward", "leaky_relu_backward"}
+    elsewhere = {name for name in ops.__all__ if name.startswith("random_")}  # tests/test_random.py
+    assert {case[0].__name__ for case in REFUSALS} | shared | elsewhere >= set(ops.__all__)
+
+
+def test_normal_forms():
+    assert shapes.conv2d(X, W, stride=(2, 1), padding="valid", fit="Exact") == dict(
+        stride=(2, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, fit="exact", activation=None
+    )
+    assert shapes.max_pool2d(X, kernel_size=[2, 3]) == dict(
+        kernel_size=(2, 3), stride=(2, 3), padding=((0, 0), (0, 0)), fit="floor"
+    )
+    assert shapes.conv2d(X, W, activation="Leaky-ReLU")["activation"] == "leaky_relu"
+    assert shapes.conv2d_dgrad(Y, W, input_shape=[2, np.int64(5), 7, 4])["input_shape"] == (2, 5, 7, 4)
+    assert shapes.sgd_step(PARAMS, PARAMS, lr=1, weight_decay=0.5)["weight_decay"] == (0.5, 0.5)
