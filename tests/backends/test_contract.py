@@ -17,10 +17,10 @@ def parameters(function):
 
 UNWRITTEN = {"conv2d", "conv2d_dgrad", "conv2d_wgrad", "linear", "linear_dgrad", "linear_wgrad"}  # CUDA launchers
 
+UNWRITTEN_YET = pytest.mark.xfail(reason="no launcher yet")  # strict: whoever writes it takes the name off
+
 PAIRS = [
-    pytest.param(
-        backend, name, marks=pytest.mark.xfail(reason="no launcher yet") if "cuda" in backend and name in UNWRITTEN else ()
-    )
+    pytest.param(backend, name, marks=UNWRITTEN_YET if "cuda" in backend and name in UNWRITTEN else ())
     for backend in BACKENDS
     for name in ops.__all__
 ]
