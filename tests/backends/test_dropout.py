@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gpuconv import ops
 from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
-from gpuconv.random import DROPOUT, uniform
+from gpuconv.random import DROPOUT, bits, uniform
 from tests.gradients import numerical_gradient
 
 
@@ -43,13 +43,13 @@ def test_keeps_the_mean():
 
 
 def test_the_bound_is_decided_exactly():
-    """p between two steps of the 24-bit uniform, and nearer to 1 than its last step."""
+    """p a hair below, at and above a step of the 24-bit uniform, and nearer to 1 than its last step."""
     x = np.ones(1 << 12)
-    words = uniform(x.shape, seed=0, stream=DROPOUT, dtype="float64")
-    u = np.sort(words)[x.size // 2]
-    for p in (np.nextafter(u, 0), u):
-        assert (ops.dropout(x, p=float(p), seed=0) != 0)[words == u].all()
-    assert (ops.dropout(x, p=float(np.nextafter(u, 1)), seed=0) == 0)[words == u].all()
+    words = bits(x.size, seed=0, stream=DROPOUT)
+    at = np.flatnonzero(words & 0xFF == 0)[0]  # a word that is its step exactly
+    u = float(words[at] * 2.0**-32)
+    for p, kept in ((np.nextafter(u, 0), True), (u, True), (np.nextafter(u, 1), False)):
+        assert (ops.dropout(x, p=float(p), seed=0)[at] != 0) == kept
     assert (ops.dropout(x, p=1 - 2.0**-53, seed=0) == 0).all()
 
 
