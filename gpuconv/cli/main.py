@@ -21,6 +21,7 @@ COMMANDS = {
     "check": "run the sanity suite on a net and its data",
     "verify": "prove every kernel on this machine's device against the reference",
     "kernels": "list the CUDA kernels; compile them and report what each takes",
+    "lab": "check and time your own .cu in the place of a shipped kernel",
     "data": "download a data set",
     "info": "say which devices and optional packages this machine has",
 }

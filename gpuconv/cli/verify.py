@@ -17,6 +17,9 @@ EXAMPLES = [
 ]
 
 
+HEADER = f"{'op':<27} {'dtype':<9} {'cases':>5} {'worst error':>12} {'its bound':>10} {'share':>6}"
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     from gpuconv.cli import settings
 
@@ -44,17 +47,17 @@ def run(options: argparse.Namespace) -> int:
     cases = [case for case in verify.cases(tiers, seed=options.seed) if case.op in chosen_ops]
     line("cases", f"{len(cases)} of {len({case.op for case in cases})} ops, tiers {', '.join(tiers)}\n")
 
-    print(f"{'op':<27} {'dtype':<9} {'cases':>5} {'worst error':>12} {'its bound':>10} {'share':>6}")
+    print(HEADER)
     failed, rows = 0, verify.verify(cases, dtypes, device, options.seed)
     total = sum(dtype in case.dtypes for case in {case.op: case for case in cases}.values() for dtype in dtypes)
     for row in tqdm(rows, total=total, desc="verify", leave=False, disable=None):
         failed += row.smallest_failure is not None
-        tqdm.write(_report(row))
+        tqdm.write(describe(row))
     print(f"\n{failed} of {total} failed" if failed else f"\nall {total} pass on {device}")
     return 1 if failed else 0
 
 
-def _report(row) -> str:
+def describe(row) -> str:
     worst, failure = row.worst, row.smallest_failure
     text = (
         f"{row.op:<27} {row.dtype:<9} {len(row.outcomes):>5} {worst.error:>12.3g} {worst.bound:>10.3g} {worst.share:>6.0%}"

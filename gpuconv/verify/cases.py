@@ -125,6 +125,7 @@ def _pool_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             name = f"{_join(shape)} {_text(options)}"
             average = options | {"count_include_pad": index % 2 == 0}
             yield Case("max_pool2d", tier, name, _on_volume(shape, options))
+            yield Case("max_pool2d", tier, f"{name}, ties and specials", _with_ties(shape, options))
             yield Case("max_pool2d_backward", tier, name, _unpool(shape, options))
             yield Case("avg_pool2d", tier, name, _on_volume(shape, average))
             yield Case("avg_pool2d_backward", tier, name, _on_volume(_pooled(shape, options), average | {"input_shape": shape}))
@@ -143,6 +144,11 @@ def _pooled(shape: Any, options: dict[str, Any]) -> tuple[int, ...]:
 
 def _on_volume(shape: Any, options: dict[str, Any]) -> Make:
     return lambda rng, dtype: ([normal(rng, shape, dtype)], options)
+
+
+def _with_ties(shape: Any, options: dict[str, Any]) -> Make:
+    values = np.array([-np.inf, -1.0, -0.0, 0.0, 1.0, 1.0, np.nan])
+    return lambda rng, dtype: ([rng.choice(values, shape).astype(dtype)], options)
 
 
 def _unpool(shape: Any, options: dict[str, Any]) -> Make:

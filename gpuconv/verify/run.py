@@ -50,7 +50,7 @@ class Row:
 def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
     """Run one case on a device and compare it with the float64 reference. A fault of the kernel is an outcome too."""
     arrays, options = case.arguments(dtype, seed)
-    moved, moved_options = [_move(a, device) for a in arrays], {k: _move(v, device) for k, v in options.items()}
+    moved, moved_options = [move(a, device) for a in arrays], {k: move(v, device) for k, v in options.items()}
     expected = expect(case.op, [_copy(a) for a in arrays], options)
     try:
         returned = getattr(ops, case.op)(*moved, **moved_options)
@@ -61,9 +61,9 @@ def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
     return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.share))
 
 
-def _move(value: Any, device: str) -> Any:
+def move(value: Any, device: str) -> Any:
     if isinstance(value, list):
-        return [_move(entry, device) for entry in value]
+        return [move(entry, device) for entry in value]
     return backends.asarray(value, device) if isinstance(value, np.ndarray) else value
 
 

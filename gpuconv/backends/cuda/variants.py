@@ -11,6 +11,8 @@ from gpuconv.backends.cuda import source
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 
 WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold
+LONGEST = "32 (float64: 16)"  # stands for the most scores of a row that a lane keeps in registers
+LABELS = ("int64", "int32", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
 
 MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "activation.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
@@ -25,6 +27,9 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "metrics.cu": dict(DTYPE=FLOAT_NAMES),
     "optimizer.cu": dict(DTYPE=FLOAT_NAMES),
     "random_fill.cu": dict(DTYPE=FLOAT_NAMES),
+    "softmax.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST)),
+    "softmax_cross_entropy.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=LABELS),
+    "svm_hinge.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=LABELS),
 }
 
 
@@ -44,8 +49,9 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
     for file, choices in macros.items():
         for values in itertools.product(*choices.values()):
             chosen = dict(zip(choices, values))
-            wide = 16 // as_dtype(chosen["DTYPE"]).itemsize if "DTYPE" in chosen else 1
-            yield Variant(file, tuple((name, str(wide if v == WIDE else v)) for name, v in chosen.items()))
+            size = as_dtype(chosen["DTYPE"]).itemsize
+            stands_for = {WIDE: 16 // size, LONGEST: 32 if size < 8 else 16}
+            yield Variant(file, tuple((name, str(stands_for.get(v, v))) for name, v in chosen.items()))
 
 
 def kernels(variant: Variant) -> dict[str, source.Signature]:

@@ -1,0 +1,65 @@
+"""Put your own .cu in the place of a shipped kernel: check it against the reference, and time it beside the shipped one.
+
+Begin with --template, which prints the shipped file. Status 1 if a case fails. On the emulated device nothing is timed:
+it is no performance model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.runs import choose_device, line
+
+EXAMPLES = [
+    "gpuconv lab --op conv2d --template > my_conv.cu",
+    "gpuconv lab my_conv.cu --op conv2d",
+    "gpuconv lab my_conv.cu --op conv2d --device emulated",
+]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    from gpuconv.cli import settings
+
+    parser.add_argument("file", nargs="?", type=Path, help="your .cu file")
+    parser.add_argument("--op", required=True, metavar="NAME", help="the op it serves")
+    parser.add_argument("--template", action="store_true", help="print the shipped file of the op, to begin with")
+    parser.add_argument("--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)")
+    settings.add_device(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv import lab, verify
+    from gpuconv.cli.verify import HEADER, describe
+    from gpuconv.names import lookup
+
+    with asked():
+        shipped = lab.shipped_file(options.op)
+        if options.template:
+            print(lab.template(options.op), end="")
+            return 0
+        if options.file is None:
+            raise UserError("name your .cu file, or ask for the shipped one with --template")
+        if not options.file.is_file():
+            raise UserError(f"{options.file}: no such file")
+        dtypes = tuple(lookup("dtype", d, {d: d for d in verify.DTYPES}) for d in options.dtype or verify.DTYPES)
+        lab.check_signatures(options.file, options.op)
+    device = choose_device(options)
+    if device == "numpy":
+        raise UserError("kernels run on cuda or, without a GPU, with --device emulated")
+    line("kernel", f"{options.file} in place of {shipped}\n")
+    print(HEADER)
+    failed = 0
+    for row in lab.check(options.file, options.op, device, dtypes):
+        failed += row.smallest_failure is not None
+        print(describe(row), flush=True)
+    if failed:
+        print("\nnot timed: a kernel that is wrong has no time")
+        return 1
+    if not device.startswith("cuda"):
+        print("\nnot timed: only a GPU can tell how fast a kernel is")
+        return 0
+    print(f"\n{'case':<60} {'yours ms':>10} {'shipped ms':>10} {'ratio':>7}")
+    for timing in lab.compare(options.file, options.op, device, dtypes[0]):
+        print(f"{timing.case.name:<60} {timing.yours:>10.4f} {timing.shipped:>10.4f} {timing.yours / timing.shipped:>6.2f}x")
+    return 0

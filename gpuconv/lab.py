@@ -1,0 +1,123 @@
+"""The kernel lab: a user's own .cu in the place of a shipped one, checked against the reference and timed beside it.
+
+The file must hold the kernels of the shipped file under the same names and parameters: `template` gives the shipped
+text to begin with. The shipped launcher calls it, so tiles and grids follow the macros that the launcher passes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpuconv import backends, ops
+from gpuconv.backends.cuda import module, source
+from gpuconv.backends.cuda.variants import MACROS, kernels, variants
+from gpuconv.names import lookup
+from gpuconv.verify import Case, Row, cases, verify
+from gpuconv.verify.run import move
+
+_NAMED_OTHERWISE = {
+    "conv2d": "conv2d_fprop.cu",
+    "linear": "conv2d_fprop.cu",
+    "linear_dgrad": "conv2d_dgrad.cu",
+    "linear_wgrad": "conv2d_wgrad.cu",
+    "add": "arithmetic.cu",
+    "scale": "arithmetic.cu",
+    "add_metrics": "metrics.cu",
+}
+
+
+def shipped_file(op: str) -> str:
+    """The .cu file whose kernels serve an op. Raises ValueError, naming the nearest one, for an unknown op."""
+    op = lookup("op", op, {name: name for name in ops.__all__})
+    if op in _NAMED_OTHERWISE:
+        return _NAMED_OTHERWISE[op]
+    stem = op.removesuffix("_backward")
+    for file in (f"{op}.cu", f"{stem}.cu", "optimizer.cu" if op.endswith("_step") else "", "random_fill.cu"):
+        if file in MACROS and (file != "random_fill.cu" or op.startswith("random_")):
+            return file
+    return "activation.cu"
+
+
+def template(op: str) -> str:
+    """The text of the shipped file; its headers are found among the shipped ones."""
+    return source.resolve(shipped_file(op)).read_text()
+
+
+def check_signatures(path: Path, op: str) -> None:
+    """Raise ValueError unless the file at `path` has the shipped file's kernels, with the same parameters."""
+    shipped = shipped_file(op)
+    variant = next(v for v in variants() if v.file == shipped)
+    wanted = kernels(variant)
+    found = source.signatures(source.flatten(source.resolve(path.resolve())), dict(variant.defines))
+    for name, signature in wanted.items():
+        if name not in found:
+            listed = ", ".join(found) or "no kernel"
+            raise ValueError(f"{path} must define {name} of {shipped}; it defines {listed}")
+        theirs, ours = ([(p.c_type, p.name) for p in s.parameters] for s in (found[name], signature))
+        if [c_type for c_type, _ in theirs] != [c_type for c_type, _ in ours]:
+            text = ", ".join(f"{c_type} {name}" for c_type, name in ours)
+            raise ValueError(f"{path}: {name} must take ({text}), it takes ({', '.join(' '.join(p) for p in theirs)})")
+
+
+def check(path: Path, op: str, device: str, dtypes: tuple[str, ...]) -> Iterator[Row]:
+    """`verify` of one op with the user's file in the shipped one's place."""
+    check_signatures(path, op)
+    chosen = [case for case in cases() if case.op == op]
+    with module.replaced({shipped_file(op): path.resolve()}):
+        yield from verify(chosen, dtypes, device)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one case: the median and the spread (the middle half) of each side's samples."""
+
+    case: Case
+    yours: float
+    yours_spread: float
+    shipped: float
+    shipped_spread: float
+
+
+def compare(path: Path, op: str, device: str, dtype: str, repeats: int = 30) -> Iterator[Timing]:
+    """Time the user's file beside the shipped one on a CUDA device, over the op's real cases, in turns."""
+    for case in cases(("real",)):
+        if case.op != op or dtype not in case.dtypes:
+            continue
+        samples: dict[str, list[float]] = {"yours": [], "shipped": []}
+        run = _launcher(case, dtype, device)
+        for turn in range(repeats + 3):  # the first turns load and warm up
+            for side, files in (("yours", {shipped_file(op): path.resolve()}), ("shipped", {})):
+                with module.replaced(files):
+                    milliseconds = _time(run, device)
+                if turn >= 3:
+                    samples[side].append(milliseconds)
+        (yours, a), (shipped, b) = (_summary(samples[side]) for side in ("yours", "shipped"))
+        yield Timing(case, yours, a, shipped, b)
+
+
+def _launcher(case: Case, dtype: str, device: str) -> Any:
+    arrays, options = case.arguments(dtype)
+    moved = [move(a, device) for a in arrays]
+    options = {name: move(value, device) for name, value in options.items()}
+    return lambda: getattr(ops, case.op)(*moved, **options)
+
+
+def _time(run: Any, device: str) -> float:
+    import cupy
+
+    with cupy.cuda.Device(int(device.partition(":")[2])):
+        start, end = cupy.cuda.Event(), cupy.cuda.Event()
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(cupy.cuda.get_elapsed_time(start, end))
+
+
+def _summary(samples: list[float]) -> tuple[float, float]:
+    quarter, _, three_quarters = statistics.quantiles(samples, n=4)
+    return statistics.median(samples), three_quarters - quarter
