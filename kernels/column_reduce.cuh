@@ -26,7 +26,6 @@ constexpr int kFinishColumns = 8;  // of a block that adds partial results
 struct Columns {
     int64 size;      // M * C
     int64 stride;    // packs from one step of a thread to its next
-    int64 steps;     // that cover the matrix
     int64 chunk;     // steps a block
     int32 channels;  // C
     int32 tile;      // columns a block
@@ -58,15 +57,14 @@ __device__ __forceinline__ void walk(const Columns& columns, Body& body) {
     if (!place.inside) return;
     const int64 packs = columns.size / WIDTH;
     const int64 whole = place.first < packs ? (packs - 1 - place.first) / columns.stride + 1 : 0;  // steps with whole packs
-    const int64 begin = int64(blockIdx.x) * columns.chunk, end = min(begin + columns.chunk, columns.steps);
-    const int64 last = min(end, whole);
-    int64 step = begin;
+    int64 step = int64(blockIdx.x) * columns.chunk;
+    const int64 end = step + columns.chunk, last = min(end, whole);
 #pragma unroll 1
     for (; step + GROUP <= last; step += GROUP)
         body.template packs<GROUP>(place.first + step * columns.stride, columns.stride);
 #pragma unroll 1
     for (; step < last; ++step) body.template packs<1>(place.first + step * columns.stride, columns.stride);
-    if (WIDTH > 1 && begin <= whole && whole < end)
+    if (WIDTH > 1 && whole < end)
         for (int j = 0; j < WIDTH; ++j) {
             const int64 number = (place.first + whole * columns.stride) * WIDTH + j;
             if (number < columns.size) body.single(number, j);

@@ -147,7 +147,7 @@ def test_a_steady_step_copies_no_table(device, rng, monkeypatch):
         step("adam", there, DECAYS)
     assert len(copied) == 1
     step("adam", there, 0.5)  # the decays are part of the table
-    there[1][0] = there[1][0].copy()  # so are the addresses
+    there[1][0] = asarray(to_numpy(there[1][0]).copy(), device)  # so are the addresses
     step("adam", there, 0.5)
     assert len(copied) == 3
 

@@ -14,7 +14,7 @@ from gpuconv.backends.cuda.launch import THREADS, ceil_div, pack_width
 from gpuconv.dtypes import accumulation_dtype
 
 _COLUMNS = np.dtype(
-    [(name, np.int64) for name in ("size", "stride", "steps", "chunk")]
+    [(name, np.int64) for name in ("size", "stride", "chunk")]
     + [(name, np.int32) for name in ("channels", "tile", "rows")],
     align=True,
 )
@@ -62,7 +62,7 @@ def deal(rows: int, channels: int, width: int, most_steps: int | None) -> Column
     wanted = ceil_div(steps * tiles, _BLOCKS)
     chunk = max(2 * _GROUP, wanted) if most_steps is None else min(max(_GROUP, wanted), most_steps)
     chunk = ceil_div(chunk, _GROUP) * _GROUP
-    struct = np.array((rows * channels, stride // width, steps, chunk, channels, tile, rows_a_step), _COLUMNS)[()]
+    struct = np.array((rows * channels, stride // width, chunk, channels, tile, rows_a_step), _COLUMNS)[()]
     threads = ceil_div(ceil_div(rows_a_step * tile, width), 32) * 32
     return Columns(struct, (max(1, ceil_div(steps, chunk)), tiles), threads)
 

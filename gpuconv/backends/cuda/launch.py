@@ -27,7 +27,13 @@ def flat_grid(work: int, threads: int = THREADS) -> int:
 
 def contiguous(*arrays: Any) -> tuple[Any, ...]:
     """The arrays, each copied if it is a strided view; None stays."""
-    return tuple([a if a is None or a.flags.c_contiguous else a.copy() for a in arrays])
+    return tuple([a if a is None or a.flags.c_contiguous else _copy(a) for a in arrays])
+
+
+def _copy(array: Any) -> Any:
+    copy = empty(array.shape, array.dtype, like=array)
+    copy[...] = array
+    return copy
 
 
 def pack_width(dtype: Any, *arrays: Any) -> int:
@@ -57,7 +63,7 @@ def write_to(
     """
     if out is None:
         out = empty(shape, dtype, like=like)
-    target = out if out.flags.c_contiguous else out.copy() if keep else empty(shape, dtype, like=like)
+    target = out if out.flags.c_contiguous else _copy(out) if keep else empty(shape, dtype, like=like)
     if math.prod(shape):
         write(target)
     if target is not out:
