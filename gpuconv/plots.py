@@ -29,9 +29,9 @@ class PlotError(RuntimeError):
 
 
 def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
-    """Loss and accuracy by epoch, for the training and the test images.
+    """Loss and accuracy by epoch, for the training, validation and test images.
 
-    history: one mapping an epoch with "epoch" and any of "train_loss", "test_loss", "train_accuracy" and
+    history: one mapping an epoch with "epoch" and any of "train_loss", "train_accuracy", "validation_loss", ...,
     "test_accuracy" (accuracies between 0 and 1); what is missing is not drawn. Raises ValueError for an empty history.
     """
     if not history:
@@ -43,7 +43,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
         axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.36, 0.66))
         axes.set_title(quantity, color=MUTED, fontsize=9, loc="left", pad=10)
         ends = []
-        for part, color in (("train", COLD), ("test", WARM)):
+        for part, color in (("train", COLD), ("validation", GOOD), ("test", WARM)):
             key = f"{part}_{quantity}"
             points = [(row["epoch"], scale * row[key]) for row in history if row.get(key) is not None]
             if points:
