@@ -40,7 +40,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     if title:
         figure.text(0.045, 0.94, title, color=INK, fontsize=11, weight="bold", va="center")
     for number, (quantity, scale, form) in enumerate((("loss", 1, "{:.3f}"), ("accuracy", 100, "{:.1f} %"))):
-        axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.36, 0.66))
+        axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.36, 0.66 if title else 0.76))
         axes.set_title(quantity, color=MUTED, fontsize=9, loc="left", pad=10)
         ends = []
         for part, color in (("train", COLD), ("validation", GOOD), ("test", WARM)):

@@ -26,7 +26,7 @@ LAYERS = [
     {"ops"},
     {"convert", "data", "initializers", "layers", "losses"},
     {"models"},
-    {"cases", "checks", "interop", "plots", "profiling", "summary", "training", "verify"},
+    {"cases", "checks", "interop", "lab", "plots", "profiling", "summary", "training", "verify"},
     {"cli"},
     {"__main__"},
 ]
