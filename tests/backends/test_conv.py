@@ -184,12 +184,14 @@ def test_dtypes_accumulate_wide_and_round_once(case, name):
 
 
 def test_halves_are_rounded_once_at_the_end():
-    # 2048 + 1 is lost in float16; added up in float32 the ones count.
-    x, w = np.ones((1, 1, 1, 2049), np.float16), np.ones((1, 1, 1, 2049), np.float16)
-    x[..., 0] = 2048
-    assert ops.conv2d(x, w, np.array([-4096], np.float16)).item() == 0
-    grad = ops.bias_grad(x.reshape(-1, 1), out=np.array([-4096], np.float16), accumulate=True)
-    assert grad.item() == 0
+    # 2049 is no float16: rounded before the bias is added or before it is added to out, the 1 is lost.
+    x, ones = np.array([2048, 1], np.float16).reshape(1, 1, 1, 2), np.ones((1, 1, 1, 2), np.float16)
+    minus = np.array([-2048], np.float16)
+    assert ops.conv2d(x, ones, minus).item() == 1
+    assert ops.bias_grad(x.reshape(2, 1), out=minus.copy(), accumulate=True).item() == 1
+    dy, pixels = np.ones((1, 1, 2, 1), np.float16), x.reshape(1, 1, 2, 1)
+    held = minus.reshape(1, 1, 1, 1).copy()
+    assert ops.conv2d_wgrad(dy, pixels, kernel_size=1, out=held, accumulate=True).item() == 1
 
 
 def test_a_value_too_large_for_a_half_becomes_infinite():
@@ -291,6 +293,15 @@ def test_strips_are_taken_where_channels_are_few():
     assert strips.strip_width(windows, 64, 64, groups=1) == 1
     assert strips.strip_width(windows, 3, 10, groups=2) == 1
     assert strips.strip_width(Windows((8, 31), (3, 3), (1, 1), (1, 1), (0, 0)), 3, 10, groups=1) == 1
+
+
+def test_no_channels_and_no_filters():
+    x, w = np.ones((2, 3, 4, 0)), np.ones((2, 3, 3, 0))
+    np.testing.assert_array_equal(ops.conv2d(x, w, np.array([1.0, 2.0]))[0], [[[1, 2], [1, 2]]])
+    assert ops.conv2d(np.ones((2, 3, 4, 1)), np.ones((0, 3, 3, 1))).shape == (2, 1, 2, 0)
+    dy = np.ones((2, 1, 2, 0))
+    np.testing.assert_array_equal(ops.conv2d_dgrad(dy, np.ones((0, 3, 3, 1)), input_shape=(2, 3, 4, 1)), 0)
+    assert ops.conv2d_wgrad(dy, np.ones((2, 3, 4, 1)), kernel_size=3).shape == (0, 3, 3, 1)
 
 
 def test_the_same_inputs_give_the_same_bits():

@@ -51,6 +51,13 @@ def test_dtypes_accumulate_wide_and_round_once(name):
     check(5, 33, 7, name)
 
 
+def test_halves_are_rounded_once_at_the_end():
+    # 2049 is no float16: rounded before the bias is added or before it is added to out, the 1 is lost.
+    x, ones, minus = np.array([[2048, 1]], np.float16), np.ones((1, 2), np.float16), np.array([-2048], np.float16)
+    assert ops.linear(x, ones, minus).item() == 1
+    assert ops.linear_wgrad(ones.T, x.T, out=minus[None].copy(), accumulate=True).item() == 1
+
+
 def check(n, c, k, name):
     narrow = arrays(n, c, k, as_dtype(name))
     x, w, bias, dy = (a.astype(np.float64) for a in narrow)

@@ -18,7 +18,7 @@ FEW = 1024  # products of a strip's width with C and K; beyond, the multiplicati
 
 def strip_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
     """How many outputs to a strip, a divisor of Q: 1 where strips do not pay."""
-    widest = min(WIDEST, FEW // (channels * filters)) if groups == 1 else 1
+    widest = min(WIDEST, FEW // max(1, channels * filters)) if groups == 1 else 1
     return next((width for width in range(widest, 1, -1) if windows.count[1] % width == 0), 1)
 
 
