@@ -10,7 +10,10 @@ from gpuconv.backends import DeviceError, asarray, device_of, to_numpy
 
 __version__ = "0.1.0"
 
-_LAZY = ("checks", "data", "initializers", "interop", "layers", "losses", "models", "plots", "profiling", "random", "training", "verify")
+_LAZY = (
+    "checks", "data", "initializers", "interop", "layers", "losses", "models", "plots", "profiling", "random",
+    "training", "verify",
+)  # fmt: skip
 
 __all__ = ["DeviceError", "asarray", "device_of", "ops", "to_numpy", *_LAZY]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpuconv import backends, ops
+from gpuconv import ops
 from gpuconv.backends.cuda import module, source
 from gpuconv.backends.cuda.variants import MACROS, kernels, variants
 from gpuconv.names import lookup

@@ -55,8 +55,14 @@ def test_afterwards_the_shipped_kernel_is_back(my_pool, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("max_pool2d_forward", "my_forward"), "must define max_pool2d_forward of max_pool2d.cu; it defines my_forward"),
-        (("const DTYPE* x, uint32 count", "const DTYPE* x, int64 count"), r"max_pool2d_forward must take \(float64\* y"),
+        (
+            ("max_pool2d_forward", "my_forward"),
+            "must define max_pool2d_forward of max_pool2d.cu; it defines my_forward",
+        ),
+        (
+            ("const DTYPE* x, uint32 count", "const DTYPE* x, int64 count"),
+            r"max_pool2d_forward must take \(float64\* y",
+        ),
     ],
 )
 def test_other_kernels_are_refused_before_anything_runs(my_pool, change, message):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
 from gpuconv.cli.errors import asked
 
@@ -17,7 +18,9 @@ EXAMPLES = [
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--report", action="store_true", help="compile, and print registers, shared memory, spills, occupancy")
+    parser.add_argument(
+        "--report", action="store_true", help="compile, and print registers, shared memory, spills, occupancy"
+    )
     parser.add_argument("--arch", action="append", metavar="NAME", help="only this architecture, such as sm_90a")
     parser.add_argument("--file", action="append", metavar="NAME", help="only this .cu file")
     parser.add_argument("--all", action="store_true", help="print every variant, not only the one that takes most")
@@ -51,15 +54,22 @@ def _report(chosen: list, archs: list[str], everything: bool) -> int:
     from gpuconv.backends.cuda.compiler import CompileError
     from gpuconv.backends.cuda.report import report
 
-    lines, errors = [], []
+    lines: list[Any] = []
+    errors: list[CompileError] = []
     workers = os.cpu_count() or 1
     with tqdm(total=len(chosen) * len(archs), desc="compiling", leave=False, disable=None) as progress:
         for variant in chosen:
             for line in report([variant], archs, workers):
-                (errors if isinstance(line, CompileError) else lines).append(line)
+                if isinstance(line, CompileError):
+                    errors.append(line)
+                else:
+                    lines.append(line)
             progress.update(len(archs))
     shown = lines if everything else _worst(lines)
-    print(f"{'kernel':<34} {'arch':<8} {'registers':>9} {'shared':>7} {'stack':>6} {'spills':>7} {'threads':>8} {'occupancy':>10}")
+    print(
+        f"{'kernel':<34} {'arch':<8} {'registers':>9} {'shared':>7} {'stack':>6} {'spills':>7}"
+        f" {'threads':>8} {'occupancy':>10}"
+    )
     for line in shown:
         found = line.resources
         print(
@@ -71,7 +81,9 @@ def _report(chosen: list, archs: list[str], everything: bool) -> int:
     for error in errors:
         print(f"\n{error}")
     print(f"\n{len(lines)} kernels of {len(chosen)} variants for {', '.join(archs)}:", end=" ")
-    print("no spill, no local memory" if not dirty and not errors else f"{len(dirty)} spill, {len(errors)} do not compile")
+    print(
+        "no spill, no local memory" if not dirty and not errors else f"{len(dirty)} spill, {len(errors)} do not compile"
+    )
     return 1 if dirty or errors else 0
 
 

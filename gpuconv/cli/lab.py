@@ -1,4 +1,4 @@
-"""Put your own .cu in the place of a shipped kernel: check it against the reference, and time it beside the shipped one.
+"""Put your own .cu in the place of a shipped kernel: check it against the reference, time it beside the shipped one.
 
 Begin with --template, which prints the shipped file. Status 1 if a case fails. On the emulated device nothing is timed:
 it is no performance model."""
@@ -24,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", type=Path, help="your .cu file")
     parser.add_argument("--op", required=True, metavar="NAME", help="the op it serves")
     parser.add_argument("--template", action="store_true", help="print the shipped file of the op, to begin with")
-    parser.add_argument("--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)")
+    parser.add_argument(
+        "--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)"
+    )
     settings.add_device(parser)
 
 
@@ -61,5 +63,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(f"\n{'case':<60} {'yours ms':>10} {'shipped ms':>10} {'ratio':>7}")
     for timing in lab.compare(options.file, options.op, device, dtypes[0]):
-        print(f"{timing.case.name:<60} {timing.yours:>10.4f} {timing.shipped:>10.4f} {timing.yours / timing.shipped:>6.2f}x")
+        print(
+            f"{timing.case.name:<60} {timing.yours:>10.4f} {timing.shipped:>10.4f}"
+            f" {timing.yours / timing.shipped:>6.2f}x"
+        )
     return 0

@@ -25,7 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     settings.add_device(parser)
     parser.add_argument("--op", action="append", metavar="NAME", help="only this op (may be given more than once)")
-    parser.add_argument("--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)")
+    parser.add_argument(
+        "--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)"
+    )
     parser.add_argument("--tier", action="append", metavar="NAME", help="only these cases: tiny, odd, real or random")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs and of the random tier (default: 0)")
 
@@ -60,8 +62,8 @@ def run(options: argparse.Namespace) -> int:
 def describe(row) -> str:
     worst, failure = row.worst, row.smallest_failure
     text = (
-        f"{row.op:<27} {row.dtype:<9} {len(row.outcomes):>5} {worst.error:>12.3g} {worst.bound:>10.3g} {worst.share:>6.0%}"
-        f"  {'FAIL' if failure else 'PASS'}"
+        f"{row.op:<27} {row.dtype:<9} {len(row.outcomes):>5} {worst.error:>12.3g} {worst.bound:>10.3g}"
+        f" {worst.share:>6.0%}  {'FAIL' if failure else 'PASS'}"
     )
     if failure:
         text += f"\n    smallest failing case ({failure.case.tier}): {failure.case.name}\n    {failure.problem}"

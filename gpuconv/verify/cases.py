@@ -61,7 +61,16 @@ def _random_convolution(rng: np.random.Generator) -> ConvCase:
     h, w = (d * (k - 1) + 1 + int(rng.integers(0, 8)) for d, k in zip(dilation, kernel))
     n, c, k = (int(rng.integers(1, high)) for high in (4, 9, 9))
     return ConvCase(
-        n, h, w, groups * c, groups * k, kernel, pair(1, 4), (pair(0, 3), pair(0, 3)), dilation, groups,
+        n,
+        h,
+        w,
+        groups * c,
+        groups * k,
+        kernel,
+        pair(1, 4),
+        (pair(0, 3), pair(0, 3)),
+        dilation,
+        groups,
         str(rng.choice(["floor", "cover"])),
     )
 
@@ -98,7 +107,11 @@ def _wgrad(problem: ConvCase) -> Make:
 # --- pools -------------------------------------------------------------------------------------
 
 POOLS: dict[str, list[tuple[tuple[int, ...], dict[str, Any]]]] = {
-    "tiny": [((1, 1, 1, 1), dict(kernel_size=1)), ((0, 4, 4, 3), dict(kernel_size=2)), ((1, 2, 2, 1), dict(kernel_size=2))],
+    "tiny": [
+        ((1, 1, 1, 1), dict(kernel_size=1)),
+        ((0, 4, 4, 3), dict(kernel_size=2)),
+        ((1, 2, 2, 1), dict(kernel_size=2)),
+    ],
     "odd": [
         ((3, 7, 11, 5), dict(kernel_size=2)),
         ((2, 9, 7, 3), dict(kernel_size=3, stride=2)),
@@ -106,13 +119,22 @@ POOLS: dict[str, list[tuple[tuple[int, ...], dict[str, Any]]]] = {
         ((2, 6, 5, 7), dict(kernel_size=(3, 2), stride=(2, 1), padding=((1, 2), (0, 1)))),
         ((2, 7, 9, 8), dict(kernel_size=(3, 2), stride=2, padding=((1, 1), (0, 1)), fit="cover")),
     ],
-    "real": [((2, 32, 32, 12), dict(kernel_size=2)), ((2, 15, 15, 64), dict(kernel_size=2)), ((2, 8, 8, 16), dict(kernel_size=3, stride=2, padding=1))],
+    "real": [
+        ((2, 32, 32, 12), dict(kernel_size=2)),
+        ((2, 15, 15, 64), dict(kernel_size=2)),
+        ((2, 8, 8, 16), dict(kernel_size=3, stride=2, padding=1)),
+    ],
 }
 
 
 def _random_pool(rng: np.random.Generator) -> tuple[tuple[int, ...], dict[str, Any]]:
     r, s = (int(v) for v in rng.integers(1, 4, 2))
-    shape = (int(rng.integers(1, 3)), r + int(rng.integers(0, 8)), s + int(rng.integers(0, 8)), int(rng.integers(1, 18)))
+    shape = (
+        int(rng.integers(1, 3)),
+        r + int(rng.integers(0, 8)),
+        s + int(rng.integers(0, 8)),
+        int(rng.integers(1, 18)),
+    )
     padding = tuple(tuple(int(v) for v in rng.integers(0, k, 2)) for k in (r, s))
     stride = tuple(int(v) for v in rng.integers(1, 4, 2))
     return shape, dict(kernel_size=(r, s), stride=stride, padding=padding, fit=str(rng.choice(["floor", "cover"])))
@@ -128,7 +150,9 @@ def _pool_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("max_pool2d", tier, f"{name}, ties and specials", _with_ties(shape, options))
             yield Case("max_pool2d_backward", tier, name, _unpool(shape, options))
             yield Case("avg_pool2d", tier, name, _on_volume(shape, average))
-            yield Case("avg_pool2d_backward", tier, name, _on_volume(_pooled(shape, options), average | {"input_shape": shape}))
+            yield Case(
+                "avg_pool2d_backward", tier, name, _on_volume(_pooled(shape, options), average | {"input_shape": shape})
+            )
             if shape[0]:
                 yield Case("global_avg_pool2d", tier, name, _on_volume(shape, {}))
                 backward = _on_volume((shape[0], 1, 1, shape[3]), {"input_shape": shape})
@@ -164,7 +188,7 @@ def _unpool(shape: Any, options: dict[str, Any]) -> Make:
 # --- matrices: linear, bias, norm, losses ------------------------------------------------------
 
 # rows, columns in, columns out
-MATRICES = {
+MATRICES: dict[str, list[tuple[int, ...]]] = {
     "tiny": [(1, 1, 1), (2, 3, 1), (2, 1, 4)],
     "odd": [(5, 7, 3), (17, 33, 65), (129, 3, 11)],
     "real": [(8, 3072, 10), (16, 512, 10), (32, 100, 1000)],
@@ -211,7 +235,12 @@ def _metrics(n: int, classes: int) -> Make:
 def _norm(n: int, c: int, training: bool) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
-        vectors = [normal(rng, c, wide), normal(rng, c, wide), normal(rng, c, wide), rng.uniform(0.5, 2, c).astype(wide)]
+        vectors = [
+            normal(rng, c, wide),
+            normal(rng, c, wide),
+            normal(rng, c, wide),
+            rng.uniform(0.5, 2, c).astype(wide),
+        ]
         x = (normal(rng, (n, 2, 1, c), np.float64) * 1.5 + 0.5).astype(dtype)
         return [x, *vectors], {"training": training, "momentum": 0.2}
 
@@ -230,7 +259,11 @@ def _norm_backward(n: int, c: int, training: bool) -> Make:
 
 # --- elementwise -------------------------------------------------------------------------------
 
-_SHAPES = {"tiny": [(1,), (0, 3)], "odd": [(3, 7), (2, 5, 5, 3), (1031,)], "real": [(2, 16, 16, 16)]}
+_SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "tiny": [(1,), (0, 3)],
+    "odd": [(3, 7), (2, 5, 5, 3), (1031,)],
+    "real": [(2, 16, 16, 16)],
+}
 _SAVES_X = ("gelu", "silu")
 
 
@@ -287,7 +320,8 @@ def _batch(n: int, shape: tuple[int, ...], options: dict[str, Any]) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         images, labels = rng.integers(0, 256, (9, *shape), np.uint8), rng.integers(0, 10, 9)
         statistics = dict(
-            mean=rng.uniform(0, 255, shape[-1]).astype(np.float32), std=rng.uniform(20, 80, shape[-1]).astype(np.float32)
+            mean=rng.uniform(0, 255, shape[-1]).astype(np.float32),
+            std=rng.uniform(20, 80, shape[-1]).astype(np.float32),
         )
         return [images, labels, rng.integers(0, 9, n)], options | statistics | {"dtype": dtype.name}
 
@@ -300,7 +334,11 @@ def _order(n: int) -> Make:
 
 # --- optimizer steps ---------------------------------------------------------------------------
 
-_PARAMETERS = {"tiny": [(1,)], "odd": [(3, 5, 7), (11,), (0,), (1031,)], "real": [(64, 3, 3, 64), (64,), (10, 640), (10,)]}
+_PARAMETERS: dict[str, list[tuple[int, ...]]] = {
+    "tiny": [(1,)],
+    "odd": [(3, 5, 7), (11,), (0,), (1031,)],
+    "real": [(64, 3, 3, 64), (64,), (10, 640), (10,)],
+}
 _STEPS: list[tuple[str, int, dict[str, Any]]] = [
     ("sgd_step", 0, dict(lr=0.1, weight_decay=0.01)),
     ("sgd_step", 1, dict(lr=0.1, momentum=0.9, nesterov=True)),

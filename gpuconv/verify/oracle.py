@@ -154,7 +154,9 @@ def _batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) ->
     variance_bound = accumulated(acc, rows + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
     inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
     normal = np.abs(x - mean)
-    y_bound = np.abs(gamma) * (inv_std * (mean_bound + accumulated(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound)
+    y_bound = np.abs(gamma) * (
+        inv_std * (mean_bound + accumulated(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound
+    )
     y_bound = y_bound + accumulated(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounded(dtype, y)
     kept_bounds: tuple[Any, Any] = (0.0, 0.0)  # inference leaves the running statistics as they are
     if options["training"]:
@@ -183,7 +185,11 @@ def _batch_norm_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype
     inside = np.abs(dy) + (np.abs(dbeta) + normal * np.abs(dgamma)) / rows if options["training"] else np.abs(dy)
     sums = (dbeta_bound + normal * dgamma_bound) / rows if options["training"] else 0.0
     dx_bound = np.abs(gamma) * inv_std * (accumulated(acc, 10, inside) + sums) + rounded(dtype, dx)
-    return [Expected("dx", dx, dx_bound), Expected("dgamma", dgamma, dgamma_bound), Expected("dbeta", dbeta, dbeta_bound)]
+    return [
+        Expected("dx", dx, dx_bound),
+        Expected("dgamma", dgamma, dgamma_bound),
+        Expected("dbeta", dbeta, dbeta_bound),
+    ]
 
 
 # --- losses ------------------------------------------------------------------------------------
@@ -309,5 +315,3 @@ _RULES: dict[str, Callable[..., list[Expected]] | None] = {
     "random_normal": None,
     "random_permutation": None,
 }
-
-

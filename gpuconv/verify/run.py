@@ -68,7 +68,13 @@ def move(value: Any, device: str) -> Any:
 
 
 def _copy(value: Any) -> Any:
-    return [_copy(v) for v in value] if isinstance(value, list) else value.copy() if isinstance(value, np.ndarray) else value
+    return (
+        [_copy(v) for v in value]
+        if isinstance(value, list)
+        else value.copy()
+        if isinstance(value, np.ndarray)
+        else value
+    )
 
 
 def _results(op: str, moved: list[Any], returned: Any) -> list[np.ndarray]:

@@ -74,7 +74,9 @@ def test_avg_pool(device, rng, shape, window, dtype, count_include_pad):
     assert_within(dx, dx64, sum_bound(dtype, length, magnitude))
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 7, 5, 3), (2, 4, 4, 40), (1, 33, 31, 1), (0, 2, 2, 3), (2, 8, 8, 64)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (3, 7, 5, 3), (2, 4, 4, 40), (1, 33, 31, 1), (0, 2, 2, 3), (2, 8, 8, 64)]
+)
 @dtypes
 def test_global_avg_pool(device, rng, shape, dtype):
     x = random(rng, shape, dtype)

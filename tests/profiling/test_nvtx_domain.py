@@ -66,7 +66,7 @@ def test_a_range_ends_when_its_layer_raises(recorder):
 
 
 def test_a_range_is_cheap_without_a_profiler():
-    """The real domain: some tenths of a microsecond were measured; the bound only catches another order of magnitude."""
+    """The real domain: half a microsecond was measured; the bound only catches another order of magnitude."""
 
     def use():
         with profiling.span("conv1.forward", "forward"):

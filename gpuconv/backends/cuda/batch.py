@@ -26,8 +26,19 @@ _BATCH = np.dtype(
 
 
 def load_batch(
-    images: Any, labels: Any, indices: Any, *, mean: Any, std: Any, flip: bool = False, shift: int = 0, cutout: int = 0,
-    seed: int = 0, offset: Any = 0, dtype: Any = "float32", out: Any = None,
+    images: Any,
+    labels: Any,
+    indices: Any,
+    *,
+    mean: Any,
+    std: Any,
+    flip: bool = False,
+    shift: int = 0,
+    cutout: int = 0,
+    seed: int = 0,
+    offset: Any = 0,
+    dtype: Any = "float32",
+    out: Any = None,
 ) -> Any:
     m, h, w, c = images.shape
     n, dtype = indices.shape[0], as_dtype(dtype)

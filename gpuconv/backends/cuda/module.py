@@ -213,7 +213,7 @@ _replaced: dict[str, Path] = {}
 
 @contextlib.contextmanager
 def replaced(files: Mapping[str, Path]) -> Iterator[None]:
-    """Within this context the launchers take these .cu files, by their paths, in place of shipped ones, by their names."""
+    """Within this context the launchers take these .cu files (paths) in place of shipped ones (names)."""
     before = dict(_replaced)
     _replaced.update(files)
     _resolve.cache_clear()

@@ -12,12 +12,33 @@ from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, flat_gri
 from gpuconv.backends.cuda.module import load
 from gpuconv.shapes import argmax_dtype, output_hw
 
-__all__ = ["avg_pool2d", "avg_pool2d_backward", "global_avg_pool2d", "global_avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]
+__all__ = [
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "global_avg_pool2d",
+    "global_avg_pool2d_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+]
 
 _POOL = np.dtype(
     [
         (name, np.int32)
-        for name in ("h", "w", "packs", "p", "q", "r", "s", "stride_h", "stride_w", "top", "left", "padded_h", "padded_w")
+        for name in (
+            "h",
+            "w",
+            "packs",
+            "p",
+            "q",
+            "r",
+            "s",
+            "stride_h",
+            "stride_w",
+            "top",
+            "left",
+            "padded_h",
+            "padded_w",
+        )
     ],
     align=True,
 )
@@ -67,7 +88,9 @@ def _run(
         run(flat_grid(count), THREADS, *arrays, count, pool)
 
 
-def max_pool2d(x: Any, *, kernel_size: Any, stride: Any = None, padding: Any = 0, fit: str = "floor", out: Any = None) -> Any:
+def max_pool2d(
+    x: Any, *, kernel_size: Any, stride: Any = None, padding: Any = 0, fit: str = "floor", out: Any = None
+) -> Any:
     window = dict(kernel_size=kernel_size, stride=stride, padding=padding, fit=fit)
     (x,) = contiguous(x)
     shape = _output_shape(x, window)
@@ -80,7 +103,14 @@ def max_pool2d(x: Any, *, kernel_size: Any, stride: Any = None, padding: Any = 0
 
 
 def max_pool2d_backward(
-    dy: Any, argmax: Any, *, input_shape: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, fit: str = "floor",
+    dy: Any,
+    argmax: Any,
+    *,
+    input_shape: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    fit: str = "floor",
     out: Any = None,
 ) -> Any:
     window = dict(kernel_size=kernel_size, stride=stride, padding=padding, fit=fit)
@@ -94,21 +124,36 @@ def max_pool2d_backward(
 
 
 def avg_pool2d(
-    x: Any, *, kernel_size: Any, stride: Any = None, padding: Any = 0, count_include_pad: bool = True, fit: str = "floor",
+    x: Any,
+    *,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    count_include_pad: bool = True,
+    fit: str = "floor",
     out: Any = None,
 ) -> Any:
     window = dict(kernel_size=kernel_size, stride=stride, padding=padding, fit=fit)
     (x,) = contiguous(x)
 
     def write(y: Any) -> None:
-        _run("avg_pool2d.cu", "avg_pool2d_forward", {"INCLUDE_PAD": int(count_include_pad)}, window, x.shape, (y,), (x,))
+        _run(
+            "avg_pool2d.cu", "avg_pool2d_forward", {"INCLUDE_PAD": int(count_include_pad)}, window, x.shape, (y,), (x,)
+        )
 
     return write_to(out, _output_shape(x, window), x.dtype, x, write)
 
 
 def avg_pool2d_backward(
-    dy: Any, *, input_shape: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, count_include_pad: bool = True,
-    fit: str = "floor", out: Any = None,
+    dy: Any,
+    *,
+    input_shape: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    count_include_pad: bool = True,
+    fit: str = "floor",
+    out: Any = None,
 ) -> Any:
     window = dict(kernel_size=kernel_size, stride=stride, padding=padding, fit=fit)
     (dy,) = contiguous(dy)
