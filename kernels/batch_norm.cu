@@ -77,7 +77,7 @@ struct Statistics {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 3)
 batch_norm_statistics(Real* mean, Real* inv_std, Real* running_mean, Real* running_var, Moments* partials, const DTYPE* x,
                       double momentum, double eps, Columns columns) {
     column_reduce(partials, columns, Inputs{x}, Statistics{mean, inv_std, running_mean, running_var, momentum, eps});
@@ -213,7 +213,7 @@ struct Gradients {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 3)
 batch_norm_backward_sums(Real* dgamma, Real* dbeta, Sums* sums, Sums* partials, const DTYPE* dy, const DTYPE* x,
                          const Real* mean, const Real* inv_std, bool accumulate, Columns columns) {
     Products products{dy, x, {}};

@@ -21,7 +21,6 @@ svm_hinge(Real* loss, DTYPE* dscores, Real* partials, uint32* counter, const DTY
         const bool known = 0 <= label && label < classes;
         const Real valid = known ? Real(1) : not_a_number();
         const Real right = known ? load(scores[row * classes + label]) : Real(0);
-        __syncwarp();  // dscores may be scores: every lane has read the label's before one overwrites it
         Real margins = 0, positive = 0;
         others.each([&](int32 c, Real score) {
             if (c == label) return;
@@ -32,7 +31,7 @@ svm_hinge(Real* loss, DTYPE* dscores, Real* partials, uint32* counter, const DTY
         });
         margins = others.across(margins, Sum<Real>{});
         positive = others.across(positive, Sum<Real>{});
-        if (others.leads()) {
+        if (others.leads()) {  // dscores may be scores: the label's is overwritten when all lanes have read it
             sum += margins * valid;
             if (known) dscores[row * classes + label] = round_to<DTYPE>(-positive / Real(n));
         }
