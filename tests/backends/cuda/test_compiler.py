@@ -1,0 +1,95 @@
+"""NVRTC: every architecture compiles on a machine without a GPU, with lines, without spills."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpuconv.backends.cuda import compiler, source
+from gpuconv.backends.cuda.module import load
+
+pytest.importorskip("cuda.core", reason="NVRTC is not installed")
+pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
+
+KERNELS = load("activation.cu", {"DTYPE": "float32", "WIDTH": 4})
+
+
+def compiled(arch, module=KERNELS):
+    return compiler.compile_cubin(module.path.stem, module.text, module.defines, arch)
+
+
+@pytest.mark.parametrize("arch", compiler.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_the_activations_compile_without_spills(arch, dtype):
+    module = load("activation.cu", {"DTYPE": dtype, "WIDTH": {"float32": 4, "float64": 2, "bfloat16": 8}[dtype]})
+    binary = compiled(arch, module)
+    assert set(binary.resources) == set(module.signatures)
+    for name, resources in binary.resources.items():
+        assert resources.spill_stores == resources.spill_loads == resources.stack == 0, name
+        assert resources.registers > 0, name
+    assert binary.path.read_bytes()[:4] == b"\x7fELF"
+
+
+def test_shared_memory_is_counted():
+    module = load(Path(__file__).parents[2] / "kernels" / "planted.cu")
+    resources = compiled("sm_80", module).resources
+    assert resources["correct"].static_shared == 64 * 4
+    assert resources["reads_past_the_end"].static_shared == 0
+
+
+def nvdisasm():
+    pathfinder = pytest.importorskip("cuda.pathfinder")
+    tool = pathfinder.find_nvidia_binary_utility("nvdisasm") or shutil.which("nvdisasm")
+    return tool or pytest.skip("nvdisasm is not installed")
+
+
+def test_the_machine_code_moves_16_bytes_and_knows_its_lines():
+    tool = nvdisasm()
+    listing = subprocess.run([tool, "-g", compiled("sm_90a").path], capture_output=True, text=True, check=True).stdout
+    relu = listing.split(".text.relu_forward:")[1].split(".text.")[0]
+    assert "LDG.E.128" in relu
+    assert "STG.E.128" in relu
+    assert "LDL" not in relu
+    assert f'File "{source.directory() / "activation.cu"}", line' in listing
+
+
+def test_no_flush_to_zero():
+    listing = subprocess.run([nvdisasm(), compiled("sm_80").path], capture_output=True, text=True, check=True).stdout
+    leaky = listing.split(".text.leaky_relu_forward:")[1].split(".text.")[0]
+    assert "FMUL " in leaky
+    assert "FMUL.FTZ" not in leaky
+
+
+def test_the_second_time_it_comes_from_the_cache():
+    first = compiled("sm_80")
+    stamp = first.path.stat().st_mtime_ns
+    assert compiled("sm_80") == first
+    assert first.path.stat().st_mtime_ns == stamp
+
+
+def test_a_compile_error_points_into_the_cu_file(tmp_path):
+    (tmp_path / "bad.cu").write_text('\nextern "C" __global__ void bad(float* y) {\n    y[0] = missing;\n}\n')
+    module = load(tmp_path / "bad.cu")
+    message = r'bad\.cu does not compile for sm_80[\s\S]*bad\.cu\(3\): error.*"missing"'
+    with pytest.raises(compiler.CompileError, match=message):
+        compiled("sm_80", module)
+
+
+@pytest.mark.parametrize(
+    ("capability", "arch"),
+    [((8, 0), "sm_80"), ((8, 9), "sm_89"), ((9, 0), "sm_90a"), ((10, 0), "sm_100a"), ((12, 0), "sm_120")],
+)
+def test_the_devices_own_architecture(capability, arch):
+    assert compiler.architecture(*capability) == arch
+
+
+def test_without_nvrtc_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    compiler.toolkit.cache_clear()
+    message = r"NVRTC cannot be loaded .*pip install 'gpuconv\[cuda13\]'"
+    with pytest.raises(compiler.CompileError, match=message) as caught:
+        compiler.toolkit()
+    assert isinstance(caught.value.__cause__, ImportError)
+    compiler.toolkit.cache_clear()

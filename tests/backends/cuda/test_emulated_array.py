@@ -1,0 +1,75 @@
+"""Emulated arrays: poisoned, aligned, a type of their own that does not mix with NumPy's."""
+
+import gc
+
+import numpy as np
+import pytest
+
+from gpuconv.backends import device_of
+from gpuconv.backends.cuda import emulator
+from gpuconv.dtypes import as_dtype
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_empty_floats_are_nan(dtype):
+    x = emulator.empty((3, 5), as_dtype(dtype))
+    assert np.isnan(np.asarray(x).astype(np.float64)).all()
+    assert x.dtype == as_dtype(dtype)
+
+
+def test_empty_integers_are_conspicuous():
+    assert (np.asarray(emulator.empty(4, np.int32)) == -0x32323233).all()
+    assert (np.asarray(emulator.empty(4, np.uint8)) == 0xCD).all()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), 7, (2, 3, 5)])
+def test_shapes_alignment_and_type(shape):
+    for make in (emulator.empty, emulator.zeros):
+        x = make(shape, np.float32)
+        assert type(x) is emulator.EmulatedArray
+        assert x.shape == np.empty(shape).shape
+        assert x.ctypes.data % 256 == 0
+        assert x.flags.c_contiguous
+        assert x.flags.writeable
+
+
+def test_asarray_copies_what_is_elsewhere():
+    host = np.arange(6.0).reshape(2, 3).T
+    x = emulator.asarray(host)
+    host[0, 0] = 9
+    assert x.tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert emulator.asarray(x) is x
+    assert emulator.asarray(x, np.float32).dtype == np.float32
+    assert emulator.asarray([1, 2], np.int8).dtype == np.int8
+
+
+def test_numpy_works_on_it_and_stays_on_the_device():
+    x = emulator.asarray(np.float32([[1, -2, 3], [4, 5, -6]]))
+    assert device_of(x) == "emulated"
+    for y in (x * 2, np.abs(x), x[:, 1], x.reshape(-1), x.sum(axis=0), x.copy(), x.astype(np.float64), 1 - x, x > 0):
+        assert device_of(y) == "emulated", y
+    assert x.sum() == 5
+    assert not isinstance(x.max(), np.ndarray)
+    x += 1
+    np.add(x, x, out=x)
+    assert type(x) is emulator.EmulatedArray
+    assert x.tolist() == [[4, -2, 8], [10, 12, -10]]
+
+
+@pytest.mark.parametrize("operation", [np.add, lambda a, b: b + a, lambda a, b: np.multiply(a, a, out=b)])
+def test_a_numpy_array_does_not_mix(operation):
+    with pytest.raises(TypeError, match="an array on the emulated device and a NumPy array"):
+        operation(emulator.zeros(3), np.zeros(3, np.float32))
+
+
+def test_memory_is_given_back():
+    gc.collect()
+    addresses = set()
+    for _ in range(50):
+        x = emulator.empty(1 << 20)
+        view = x[5:]
+        addresses.add(x.ctypes.data)
+        del x
+        assert np.isnan(view[0])  # a view keeps it
+        del view
+    assert len(addresses) < 50

@@ -1,0 +1,154 @@
+"""The way to a GPU, with a stand-in for CuPy: what is loaded and handed over, and what is said when a part is missing."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gpuconv.backends import DeviceError
+from gpuconv.backends.cuda import compiler
+from gpuconv.backends.cuda.device import open_device
+from gpuconv.backends.cuda.module import Module, load
+from gpuconv.backends.cuda.source import resolve
+
+
+class CudaError(Exception):
+    pass
+
+
+class FakeCupy(ModuleType):
+    """One GPU of compute capability 9.0 that notes what it is asked to launch; or, with `fail`, none."""
+
+    def __init__(self, count=1, driver=13000, fail=False):
+        super().__init__("cupy")
+        self.launches, self.loaded, self.current = [], [], []
+        fake = self
+
+        class Device:
+            compute_capability = "90"
+            attributes = {"ComputeCapabilityMajor": 9, "ComputeCapabilityMinor": 0}
+
+            def __init__(self, index):
+                self.index = index
+
+            def __enter__(self):
+                fake.current.append(self.index)
+                return self
+
+            def __exit__(self, *_):
+                fake.current.pop()
+
+        class RawModule:
+            def __init__(self, path):
+                fake.loaded.append(path)
+
+            def get_function(self, name):
+                return Function(name)
+
+        class Function:
+            max_dynamic_shared_size_bytes = 49152
+
+            def __init__(self, name):
+                self.name = name
+
+            def __call__(self, grid, block, arguments, shared_mem):
+                fake.launches.append((self.name, fake.current[-1], grid, block, arguments, shared_mem, self))
+
+        def device_count():
+            if fail:
+                raise CudaError("cudaErrorInsufficientDriver")
+            return count
+
+        self.RawModule = RawModule
+        self.cuda = SimpleNamespace(
+            Device=Device,
+            runtime=SimpleNamespace(
+                getDeviceCount=device_count,
+                driverGetVersion=lambda: driver,
+                runtimeGetVersion=lambda: 13000,
+                getDeviceProperties=lambda index: {"name": b"Make-Believe"},
+                CUDARuntimeError=CudaError,
+            ),
+        )
+
+
+class DeviceArray:
+    """What a launch looks at of a CuPy array."""
+
+    def __init__(self, dtype, pointer=4096, device=0):
+        self.dtype, self.size, self.shape, self.strides = np.dtype(dtype), 8, (8,), (np.dtype(dtype).itemsize,)
+        self.flags, self.data, self.device = SimpleNamespace(c_contiguous=True), SimpleNamespace(ptr=pointer), None
+        self.device = SimpleNamespace(id=device)
+
+
+DeviceArray.__module__ = "cupy"
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    fake = FakeCupy(count=2)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    return fake
+
+
+def test_a_launch_on_a_gpu(cupy, monkeypatch):
+    monkeypatch.setattr(
+        compiler, "compile_cubin", lambda name, text, defines, arch: SimpleNamespace(path=f"{name}.{arch}")
+    )
+    module = Module(resolve("activation.cu"), {"DTYPE": "float32", "WIDTH": "4"})
+    y, x = DeviceArray("float32", device=1), DeviceArray("float32", device=1)
+    kernel = module.kernel("leaky_relu_forward")
+    for shared in (0, 100_000):
+        kernel((3, 2), 128, y, None, 8, 0.5, shared=shared)
+    kernel(0, 128, y, x, 0, 0.5)
+    (first, second), function = cupy.launches, cupy.launches[0][-1]
+    assert cupy.loaded == ["activation.sm_90a"]
+    assert first[:4] == ("leaky_relu_forward", 1, (3, 2, 1), (128, 1, 1))
+    assert first[4][0] is y
+    assert [(type(a), a) for a in first[4][1:]] == [(np.uintp, 0), (np.int64, 8), (np.float64, 0.5)]
+    assert (first[5], second[5]) == (0, 100_000)
+    assert function.max_dynamic_shared_size_bytes == 100_000
+    with pytest.raises(TypeError, match="one device, received y on cuda:1, x on cuda:0"):
+        kernel(1, 128, y, DeviceArray("float32", device=0), 8, 0.5)
+    kernel(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8, 0.5)
+    assert len(cupy.loaded) == 2  # each device loads its own
+    assert cupy.launches[-1][1] == 0
+
+
+def test_a_gpu_compile_goes_through_nvrtc(cupy, tmp_path, monkeypatch):
+    pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
+    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
+    load(resolve("activation.cu"), {"DTYPE": "float16", "WIDTH": 8})._on_gpu(0)
+    assert cupy.loaded[0].endswith("kernel.cubin")
+    assert cupy.loaded[0].startswith(str(tmp_path / "activation-sm_90a-"))
+
+
+def test_open_a_device(cupy):
+    device = open_device("cuda", 1)
+    assert device.name == "cuda:1"
+    assert device.description == "Make-Believe, compute capability 90"
+    with pytest.raises(DeviceError, match=r"there is no device cuda:2; this machine has 2"):
+        open_device("cuda", 2)
+
+
+@pytest.mark.parametrize(
+    ("driver", "why"),
+    [
+        (0, "no NVIDIA driver is installed"),
+        (12020, r"the NVIDIA driver supports CUDA 12\.2 and CuPy was built for 13\.0"),
+        (13000, "the NVIDIA driver finds no usable GPU"),
+    ],
+)
+def test_no_device_says_why_and_keeps_the_cause(monkeypatch, driver, why):
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(driver=driver, fail=True))
+    with pytest.raises(DeviceError, match=why) as caught:
+        open_device("cuda", 0)
+    assert isinstance(caught.value.__cause__, CudaError)
+
+
+def test_cupy_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(DeviceError, match=r"CuPy is not installed: pip install 'gpuconv\[cuda13\]'") as caught:
+        open_device("cuda", 0)
+    assert isinstance(caught.value.__cause__, ImportError)
