@@ -386,8 +386,8 @@ def load_batch(
 
     x[n] = (augment(images[indices[n]]) - mean) * (1 / std), computed in float32 and rounded once to dtype, in this
     order: a horizontal flip with probability 1/2 (flip=True); a shift by whole pixels, uniform in [-shift, shift]
-    along each axis; a cutout of side `cutout` around a uniform centre, clipped at the border. Pixels shifted in or cut out are 0
-    after normalisation. Sample n draws one Philox block of the AUGMENT stream, at offset + n.
+    along each axis; a cutout of side `cutout` around a uniform centre, clipped at the border. Pixels shifted in or cut
+    out are 0 after normalisation. Sample n draws one Philox block of the AUGMENT stream, at offset + n.
 
     images: (M, H, W, C) uint8. labels: (M,) int64. indices: (N,) int64 in [0, M). mean, std: float32, (C,) or
     (H, W, C).

@@ -15,18 +15,8 @@ def parameters(function):
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
-UNWRITTEN = {"conv2d", "conv2d_dgrad", "conv2d_wgrad", "linear", "linear_dgrad", "linear_wgrad"}  # CUDA launchers
-
-UNWRITTEN_YET = pytest.mark.xfail(reason="no launcher yet")  # strict: whoever writes it takes the name off
-
-PAIRS = [
-    pytest.param(backend, name, marks=UNWRITTEN_YET if "cuda" in backend and name in UNWRITTEN else ())
-    for backend in BACKENDS
-    for name in ops.__all__
-]
-
-
-@pytest.mark.parametrize(("backend", "name"), PAIRS)
+@pytest.mark.parametrize("name", ops.__all__)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_backend_mirrors_the_contract(backend, name):
     implementation = getattr(importlib.import_module(backend), name)
     assert inspect.isfunction(implementation)

@@ -48,7 +48,7 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
 
     name: what the cache's entry is called. arch: "sm_90a" and the like. Raises CompileError.
     """
-    core, version, include = _toolkit()
+    core, version, include = toolkit()
     options: dict[str, Any] = {
         "arch": arch,
         "std": "c++17",
@@ -74,7 +74,7 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
 
 
 @functools.cache
-def _toolkit() -> tuple[Any, str, str | None]:
+def toolkit() -> tuple[Any, str, str | None]:
     """cuda.core, NVRTC's version, and where cuda_fp16.h is."""
     try:
         from cuda import core, pathfinder

@@ -68,6 +68,7 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
 def report(chosen: Iterable[Variant], archs: Iterable[str], workers: int = 2) -> Iterator[Line | CompileError]:
     """Compile variants for architectures, several at once; what does not compile is a CompileError among the lines."""
     jobs = [(variant, arch) for variant in chosen for arch in archs]
+    compiler.toolkit()  # imported once, before the threads would race for it
     with ThreadPoolExecutor(workers) as pool:
         for found in pool.map(lambda job: _compile(*job), jobs):
             yield from found

@@ -120,9 +120,16 @@ def _signatures(text: str, defines: tuple[tuple[str, str], ...]) -> dict[str, Si
         found[match["name"]] = Signature(
             match["name"],
             tuple(_parameter(_expand(p, macros)) for p in match["list"].split(",") if p.strip()),
-            int(bounds) if bounds.isdigit() else None,
+            _constant(bounds),
         )
     return found
+
+
+def _constant(expression: str) -> int | None:
+    """The value of a constant expression of integers, such as "(128 / 8) * (64 / 8)"; None for anything else."""
+    if not re.fullmatch(r"[\d\s()+*/-]+", expression):
+        return None
+    return int(eval(expression.replace("/", "//"), {"__builtins__": {}}))
 
 
 def signatures(text: str, defines: Mapping[str, str]) -> dict[str, Signature]:

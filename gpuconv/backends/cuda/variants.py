@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpuconv.backends.cuda import source
+from gpuconv.backends.cuda import gemm, source
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 
 WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold
 LONGEST = "32 (float64: 16)"  # stands for the most scores of a row that a lane keeps in registers
 LABELS = ("int64", "int32", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
+VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
+TILES = tuple(dict.fromkeys(gemm.TILES + gemm.TILES_OF_DOUBLES))
+ALL_ACTIVATIONS = tuple(gemm.ACTIVATIONS.values())
 
 MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "activation.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
@@ -20,7 +23,11 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), INCLUDE_PAD=(0, 1)),
     "batch_norm.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
     "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
+    "conv2d_dgrad.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=("Identity",), TILE=TILES, **VECTORS),
+    "conv2d_fprop.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ALL_ACTIVATIONS, TILE=TILES, **VECTORS),
+    "conv2d_wgrad.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=("Identity",), TILE=TILES, **VECTORS),
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
+    "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ALL_ACTIVATIONS),
     "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),
     "load_batch.cu": dict(DTYPE=FLOAT_NAMES),
     "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
@@ -45,13 +52,18 @@ class Variant:
 
 
 def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> Iterator[Variant]:
-    """Every variant of every file."""
+    """Every variant of every file that a launcher may ask for."""
     for file, choices in macros.items():
         for values in itertools.product(*choices.values()):
             chosen = dict(zip(choices, values))
-            size = as_dtype(chosen["DTYPE"]).itemsize
-            stands_for = {WIDE: 16 // size, LONGEST: 32 if size < 8 else 16}
-            yield Variant(file, tuple((name, str(stands_for.get(v, v))) for name, v in chosen.items()))
+            dtype = as_dtype(chosen["DTYPE"])
+            stands_for = {WIDE: 16 // dtype.itemsize, LONGEST: 32 if dtype.itemsize < 8 else 16}
+            tile = chosen.pop("TILE", None)
+            if tile and tile not in gemm.tiles(dtype):
+                continue
+            defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
+            defines |= tile.macros if tile else {}
+            yield Variant(file, tuple((name, str(value)) for name, value in defines.items()))
 
 
 def kernels(variant: Variant) -> dict[str, source.Signature]:

@@ -54,14 +54,17 @@ def test_signatures_are_found_among_comments_bounds_and_templates():
         int n) { printf("extern // %d", n); }
     extern "C" __global__ __launch_bounds__(64 * 2) void second() {
     }
+    extern "C" __global__ __launch_bounds__(sizeof(float) * 64) void third() {
+    }
     extern "C" __global__ void declared_only(int n);
     """
     found = source.signatures(text, {"THREADS": "256"})
-    assert list(found) == ["first", "second"]
+    assert list(found) == ["first", "second", "third"]
     assert [p.name for p in found["first"].parameters] == ["y", "n"]
     assert found["first"].max_threads == 256
     assert found["second"].parameters == ()
-    assert found["second"].max_threads is None  # not a plain number: left to the compiler
+    assert found["second"].max_threads == 128
+    assert found["third"].max_threads is None  # not a constant of numbers: left to the compiler
 
 
 def test_an_unreadable_parameter_is_named():

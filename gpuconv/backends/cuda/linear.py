@@ -1,0 +1,37 @@
+"""Linear layers: convolutions of 1 x 1 maps, by the same kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpuconv.backends.cuda import conv
+
+__all__ = ["linear", "linear_dgrad", "linear_wgrad"]
+
+_WINDOW: dict[str, Any] = dict(stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1))
+
+
+def _maps(matrix: Any) -> Any:
+    """(rows, columns) as (rows, 1, 1, columns)."""
+    return None if matrix is None else matrix.reshape(matrix.shape[0], 1, 1, matrix.shape[1])
+
+
+def linear(x: Any, w: Any, bias: Any = None, *, activation: str | None = None, out: Any = None) -> Any:
+    y = conv.conv2d(_maps(x), _maps(w), bias, activation=activation, out=_view(out), **_WINDOW)
+    return y.reshape(x.shape[0], w.shape[0]) if out is None else out
+
+
+def linear_dgrad(dy: Any, w: Any, *, out: Any = None) -> Any:
+    shape = (dy.shape[0], w.shape[1])
+    dx = conv.conv2d_dgrad(_maps(dy), _maps(w), input_shape=(shape[0], 1, 1, shape[1]), out=_view(out), **_WINDOW)
+    return dx.reshape(shape) if out is None else out
+
+
+def linear_wgrad(dy: Any, x: Any, *, out: Any = None, accumulate: bool = False) -> Any:
+    dw = conv.conv2d_wgrad(_maps(dy), _maps(x), kernel_size=(1, 1), out=_view(out), accumulate=accumulate, **_WINDOW)
+    return dw.reshape(dy.shape[1], x.shape[1]) if out is None else out
+
+
+def _view(out: Any) -> Any:
+    """`out` with two axes more, of the same memory whatever its strides."""
+    return None if out is None else out[:, None, None, :]
