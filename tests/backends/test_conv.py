@@ -17,8 +17,8 @@ from tests.tolerance import assert_within, sum_bound
 
 FORMS = {
     "chosen": {},
-    "no strips": {"FEW": 1},
-    "strips": {"WIDEST": 13, "FEW": 10**9},
+    "no strips": {"MANY": 1},
+    "strips": {"WIDEST": 13, "MANY": 10**9},
     "small blocks": {"BLOCK_BYTES": 600},
 }
 

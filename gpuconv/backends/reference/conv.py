@@ -118,17 +118,16 @@ def _correlate(x, filters, windows, y, bias=None, activation=None) -> None:
         filters, windows = widen_filters(filters, windows, width), windows.strips(width)
         y = in_strips(y, width)
         bias = None if bias is None else np.tile(bias, width)
-    product = _taps
-    if filters.shape[3:] != (1, 1):
-        product, filters = _matrix_product, filters.reshape(groups, math.prod(filters.shape[1:4]), filters.shape[4])
+    product = _taps if filters.shape[3:] == (1, 1) else _matrix_product
+    weights = filters.reshape(groups, math.prod(filters.shape[1:4]), filters.shape[4])
+    if bias is not None:  # one weight more, of an input that is always 1
+        weights = np.concatenate([weights, bias.reshape(groups, 1, -1)], axis=1)
     with np.errstate(all="ignore"):  # infinities and NaN are results here, as on a GPU, not warnings
-        for images, rows, block in windows.blocks(len(x), x.shape[3] * filters.itemsize, BLOCK_BYTES):
+        for images, rows, block in windows.blocks(len(x), x.shape[3] * weights.itemsize, BLOCK_BYTES):
             part = y[images, rows]
-            in_place = part.dtype == filters.dtype and part.flags.c_contiguous
-            result = part if in_place else np.empty(part.shape, filters.dtype)
-            product(block.of(x[images]), filters, result)
-            if bias is not None:
-                result += bias
+            in_place = part.dtype == weights.dtype and part.flags.c_contiguous
+            result = part if in_place else np.empty(part.shape, weights.dtype)
+            product(block.of(x[images]), weights, result)
             if activation is not None:
                 getattr(activations, activation)(result, out=result)
             if not in_place:
@@ -146,10 +145,10 @@ def _correlate_gradient(dy, x, windows, groups) -> np.ndarray:
     return dw
 
 
-def _matrix_product(seen, filters, y) -> None:
-    groups, _, k = filters.shape
+def _matrix_product(seen, weights, y) -> None:
+    groups, columns, k = weights.shape
     by_group = y.reshape(math.prod(y.shape[:3]), groups, k).transpose(1, 0, 2)
-    np.matmul(_matrices(seen, groups), filters, out=by_group)
+    np.matmul(_matrices(seen, groups, columns), weights, out=by_group)
 
 
 def _matrix_product_gradient(dy, seen, groups, dw) -> None:
@@ -157,19 +156,27 @@ def _matrix_product_gradient(dy, seen, groups, dw) -> None:
     dw += (by_group @ _matrices(seen, groups)).reshape(dw.shape)
 
 
-def _matrices(seen, groups) -> np.ndarray:
-    """For each group a matrix with a row for each window (n, p, q) and a column for each (r, s, c): this copies what
-    the windows see, unless it lies in memory like that already, as for 1x1 filters."""
+def _matrices(seen, groups, columns=None) -> np.ndarray:
+    """For each group a matrix with a row for each window (n, p, q) and a column for each (r, s, c), and a column of
+    ones where one more is wanted. This copies what the windows see, unless it lies in memory like that already, as
+    for 1x1 filters."""
     n, p, q, r, s, channels = seen.shape
     by_group = seen.reshape(n, p, q, r, s, groups, channels // groups).transpose(5, 0, 1, 2, 3, 4, 6)
-    return by_group.reshape(groups, n * p * q, r * s * channels // groups)
+    height, width = n * p * q, r * s * channels // groups
+    if columns in (None, width):
+        return by_group.reshape(groups, height, width)
+    matrices = np.empty((groups, height, columns), seen.dtype)
+    matrices[:, :, :width].reshape(by_group.shape, copy=False)[...] = by_group
+    matrices[:, :, width:] = 1
+    return matrices
 
 
-def _taps(seen, filters, y) -> None:
+def _taps(seen, weights, y) -> None:
     """Depthwise: each filter reads the channel of its own number, so a tap scales the whole shifted volume."""
-    y[...] = 0
-    for r, s in np.ndindex(filters.shape[1:3]):
-        y += seen[:, :, :, r, s] * filters[:, r, s, 0, 0]
+    taps = list(np.ndindex(seen.shape[3:5]))
+    y[...] = weights[:, len(taps) :, 0].sum(1)  # the bias, if any
+    for (r, s), weight in zip(taps, weights[:, :, 0].T):
+        y += seen[:, :, :, r, s] * weight
 
 
 def _taps_gradient(dy, seen, groups, dw) -> None:

@@ -8,17 +8,19 @@ less is copied for more multiplications, and the matrix product has more columns
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gpuconv.backends.reference.windows import Windows
 
 WIDEST = 8
-FEW = 1024  # products of a strip's width with C and K; beyond, the multiplications by zero outweigh the copying saved
+MANY = 64  # channels, in the geometric mean of C and K, of which a strip's width makes too many: measured
 
 
 def strip_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
     """How many outputs to a strip, a divisor of Q: 1 where strips do not pay."""
-    widest = min(WIDEST, FEW // max(1, channels * filters)) if groups == 1 else 1
+    widest = min(WIDEST, math.isqrt(MANY**2 // max(1, channels * filters))) if groups == 1 else 1
     return next((width for width in range(widest, 1, -1) if windows.count[1] % width == 0), 1)
 
 
