@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends, ops, random
+from gpuconv import backends, ops
 from gpuconv.data.augment import Augmentation
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.normalization import Normalization
@@ -90,8 +90,9 @@ class Loader:
                 f"start_batch must be at most {len(self)}, the batches of an epoch, received {start_batch}"
             )
         count = len(self.dataset)
-        order = random.permutation(count, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(count)
-        order = backends.asarray(order, device=self.device)
+        order = backends.asarray(np.arange(count), device=self.device)
+        if self.shuffle:
+            ops.random_permutation(order, seed=self.seed, epoch=epoch)
 
         def batch(number: int) -> Batch:
             start = number * self.batch_size
@@ -99,7 +100,7 @@ class Loader:
             return ops.load_batch(self._images, self._labels, indices, offset=epoch * count + start, **self._options)
 
         numbers = range(start_batch, len(self))
-        return _ahead(batch, numbers) if self.device == "numpy" else map(batch, numbers)
+        return _ahead(batch, numbers) if self.device == "numpy" else (batch(number) for number in numbers)
 
 
 def _ahead(batch: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:

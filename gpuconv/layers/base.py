@@ -418,6 +418,6 @@ def run(layer: Layer, method: str, *args: Any, **options: Any) -> Any:
             for listener in _listeners:
                 stack.enter_context(listener(layer, direction))
             return getattr(layer, method)(*args, **options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, MemoryError, RuntimeError) as error:
         error.add_note(f"in {layer.path}.{method} of {layer!r}")
         raise
