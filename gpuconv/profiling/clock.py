@@ -1,0 +1,120 @@
+"""Timing calls on a device: perf_counter where calls return when they are done, CUDA events where they only queue work.
+
+A call takes the number of the round it is in, so that it can rotate among input sets:
+
+    clock = open_clock("cuda:0")
+    samples = clock.burst(lambda round: work(sets[round % len(sets)]), seconds=0.05)
+
+A burst gives samples in seconds by column:
+
+wall   a call and the wait for it. On a GPU a run of calls queued one after another, divided by their number
+host   until the call returned (GPU: what queueing cost the processor)
+cold   device time alone, the input sets rotating (GPU)
+warm   device time alone, one input set over and over (GPU)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+Call = Callable[[int], Any]
+Samples = dict[str, list[float]]
+
+MOST = 40  # samples of a column in a burst
+_DELAY_BYTES = 1 << 29
+_QUEUED_SECONDS = 2.5e-3  # of host work in one queue: some 800 launches, which the driver holds without blocking
+
+
+class Clock(Protocol):
+    """What times calls on one device."""
+
+    def burst(self, call: Call, seconds: float) -> Samples:
+        """Time a call for about that long, at least three times; the first call is not counted."""
+        ...
+
+
+class CpuClock:
+    def burst(self, call: Call, seconds: float) -> Samples:
+        call(0)
+        times: list[float] = []
+        while len(times) < 3 or (sum(times) < seconds and len(times) < MOST):
+            start = time.perf_counter()
+            call(len(times))
+            times.append(time.perf_counter() - start)
+        return {"wall": times}
+
+
+class CudaClock:
+    """Device time without the host's: the queue is filled behind a large copy, so that the GPU never waits for Python.
+
+    That copy also leaves nothing of earlier calls in the cache. Needs CuPy; work of other libraries is timed too as
+    long as it runs on the default stream.
+    """
+
+    def __init__(self, device: str) -> None:
+        import cupy
+
+        self._cupy, self._device = cupy, cupy.cuda.Device(int(device.partition(":")[2] or 0))
+        with self._device:
+            self._from, self._to = (cupy.ones(_DELAY_BYTES, cupy.uint8) for _ in range(2))
+            self._delay(2)
+            self._device.synchronize()
+            start = time.perf_counter()
+            self._delay(8)
+            self._device.synchronize()
+            self._delay_seconds = (time.perf_counter() - start) / 8
+
+    def burst(self, call: Call, seconds: float) -> Samples:
+        with self._device:
+            call(0)
+            self._device.synchronize()
+            host, wall = self._once(call)
+            count = max(3, min(MOST, int(seconds / 3 / max(wall, 1e-6))))
+            samples: Samples = {"wall": [], "host": []}
+            for _ in range(3):
+                samples["host"].append(self._once(call)[0])
+                samples["wall"].append(self._run(call, count))
+            queued = max(1, min(count, int(_QUEUED_SECONDS / max(host, 1e-7))))
+            samples["cold"] = self._events(call, queued, host)
+            samples["warm"] = self._events(lambda _: call(0), queued, host)
+        return samples
+
+    def _once(self, call: Call) -> tuple[float, float]:
+        start = time.perf_counter()
+        call(0)
+        queued = time.perf_counter()
+        self._device.synchronize()
+        return queued - start, time.perf_counter() - start
+
+    def _run(self, call: Call, count: int) -> float:
+        start = time.perf_counter()
+        for number in range(count):
+            call(number)
+        self._device.synchronize()
+        return (time.perf_counter() - start) / count
+
+    def _events(self, call: Call, count: int, host: float) -> list[float]:
+        marks = [self._cupy.cuda.Event() for _ in range(count + 1)]
+        self._delay(1 + math.ceil(1.5 * (count + 1) * host / self._delay_seconds))
+        call(count)  # after the delay: what is timed next finds the cache as a call leaves it
+        marks[0].record()
+        for number, mark in enumerate(marks[1:]):
+            call(number)
+            mark.record()
+        marks[-1].synchronize()
+        elapsed = self._cupy.cuda.get_elapsed_time
+        return [1e-3 * float(elapsed(a, b)) for a, b in zip(marks, marks[1:])]
+
+    def _delay(self, copies: int) -> None:
+        for _ in range(copies):
+            self._to.data.copy_from_device_async(self._from.data, _DELAY_BYTES, self._cupy.cuda.get_current_stream())
+
+
+def open_clock(device: str) -> Clock:
+    """The clock of a device. Raises ValueError for the emulated one, which has no speed to measure."""
+    if device == "emulated":
+        raise ValueError("the emulated device proves kernels and says nothing about their speed: time numpy or cuda")
+    return CudaClock(device) if device.startswith("cuda") else CpuClock()

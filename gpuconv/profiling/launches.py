@@ -1,0 +1,71 @@
+"""Which kernels a piece of code launches, how often, and what they take of a GPU."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from gpuconv.backends.cuda import compiler
+from gpuconv.backends.cuda.module import Kernel
+from gpuconv.backends.cuda.report import CHIPS, occupancy
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch. grid: blocks, block: threads, each in all. shared: bytes of dynamic shared memory a block."""
+
+    kernel: Kernel
+    grid: int
+    block: int
+    shared: int
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Within this context every launch of ours, on a GPU or emulated, is added to the list; empty ones are not."""
+    found: list[Launch] = []
+    launch = Kernel.__call__
+
+    def noted(kernel: Kernel, grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
+        launch(kernel, grid, block, *arguments, shared=shared)
+        blocks, threads = (math.prod(e) if isinstance(e, tuple) else e for e in (grid, block))
+        if blocks:
+            found.append(Launch(kernel, blocks, threads, shared))
+
+    Kernel.__call__ = noted  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        Kernel.__call__ = launch  # type: ignore[method-assign]
+
+
+def table(launches: Sequence[Launch], arch: str | None = None) -> list[dict[str, Any]]:
+    """A JSON-able row for each different launch, in order: kernel, file, macros, how often, blocks, threads, and with
+    an architecture ("sm_90a") its registers, spilled bytes, shared memory and occupancy, compiled for it if need be."""
+    return [_row(launch, count, arch) for launch, count in Counter(launches).items()]
+
+
+def architecture(device: str) -> str:
+    """What kernels are compiled for on a CUDA device."""
+    import cupy
+
+    major_minor = cupy.cuda.Device(int(device.partition(":")[2] or 0)).compute_capability
+    return compiler.architecture(int(major_minor[:-1]), int(major_minor[-1]))
+
+
+def _row(launch: Launch, count: int, arch: str | None) -> dict[str, Any]:
+    module = launch.kernel.module
+    row = {
+        "kernel": launch.kernel.name, "file": module.path.name, "macros": dict(module.defines), "launches": count,
+        "blocks": launch.grid, "threads": launch.block,
+    }  # fmt: skip
+    if arch is None:
+        return row
+    found = compiler.compile_cubin(module.path.stem, module.text, module.defines, arch).resources[launch.kernel.name]
+    shared = found.static_shared + launch.shared
+    row |= {"registers": found.registers, "spilled": found.spill_stores + found.spill_loads, "shared": shared}
+    return row | ({"occupancy": occupancy(arch, found.registers, shared, launch.block)} if arch in CHIPS else {})

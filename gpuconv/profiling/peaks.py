@@ -1,0 +1,85 @@
+"""A device's own ceilings, measured: the bandwidth of its copy and the rate of its matrix product in each dtype.
+
+They are measured through whatever library is there and does best: a floor must not depend on our own code.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gpuconv.profiling.clock import Samples, open_clock
+from gpuconv.profiling.work import Ceilings
+
+Timed = tuple[str, str, float, Callable[[int], Any]]  # what, through which library, its bytes or FLOPs, the call
+
+
+def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[dict[str, Any]]]:
+    """The ceilings of "numpy" or of a CUDA device, and what was measured for them, JSON-able.
+
+    seconds: how long each call is timed. On a GPU the matrix rates of float32 are those of its full precision; "tf32"
+    is listed apart.
+    """
+    clock, rows = open_clock(device), []
+    for what, library, amount, call in (_on_gpu if device.startswith("cuda") else _on_cpu)():
+        samples = clock.burst(call, seconds)
+        rows.append({"what": what, "library": library, "rate": amount / _seconds(samples), "samples": samples})
+    best: dict[str, float] = {}
+    for row in rows:
+        best[row["what"]] = max(best.get(row["what"], 0.0), row["rate"])
+    return Ceilings(best.pop("copy"), best), rows
+
+
+def _seconds(samples: Samples) -> float:
+    return statistics.median(samples.get("cold", samples["wall"]))
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
+
+
+def _on_cpu() -> Iterator[Timed]:
+    torch, size, count = _torch(), 2048, 1 << 25
+    source, target = np.ones(count, np.float32), np.zeros(count, np.float32)
+    yield "copy", "numpy", 2.0 * source.nbytes, lambda _: np.copyto(target, source)
+    if torch:
+        a, b = torch.from_numpy(target), torch.from_numpy(source)
+        yield "copy", "torch", 2.0 * source.nbytes, lambda _: a.copy_(b)
+    for dtype in ("float32", "float64"):
+        matrix = np.random.default_rng(0).standard_normal((size, size)).astype(dtype)
+        yield dtype, "numpy", 2.0 * size**3, lambda _, m=matrix: m @ m
+        if torch:
+            yield dtype, "torch", 2.0 * size**3, lambda _, m=torch.from_numpy(matrix): m @ m
+
+
+def _on_gpu() -> Iterator[Timed]:
+    import cupy
+
+    torch, count = _torch(), 1 << 30
+    source, target = (cupy.ones(count, cupy.uint8) for _ in range(2))
+
+    def copy(_: int) -> None:
+        target.data.copy_from_device_async(source.data, count, cupy.cuda.get_current_stream())
+
+    yield "copy", "cuda", 2.0 * count, copy
+    if torch is None:
+        for dtype, size in (("float16", 8192), ("float32", 4096), ("float64", 4096)):
+            m = cupy.random.standard_normal((size, size), dtype=cupy.float32).astype(dtype)
+            yield dtype, "cupy", 2.0 * size**3, lambda _, m=m: m @ m
+        return
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    for rate, dtype, size in (
+        ("bfloat16", "bfloat16", 8192), ("float16", "float16", 8192), ("tf32", "float32", 8192),
+        ("float32", "float32", 4096), ("float64", "float64", 4096),
+    ):  # fmt: skip
+        m = torch.randn(size, size, device="cuda").to(getattr(torch, dtype))
+        torch.backends.cuda.matmul.allow_tf32 = rate == "tf32"
+        yield rate, "torch", 2.0 * size**3, lambda _, m=m: m @ m
+    torch.backends.cuda.matmul.allow_tf32 = allowed
