@@ -1,4 +1,4 @@
-"""Each fault that a GPU would hide, planted in a small kernel: the emulated device names kernel, block, thread and line."""
+"""Each fault that a GPU would hide, planted in a small kernel: the error names kernel, block, thread and line."""
 
 import re
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_a_race_between_warps_is_found_in_some_order():
 
 
 def test_a_race_shows_as_other_bits_for_another_order():
-    results = [launch("race_inside_a_warp", seed=seed) for seed in range(8)]
+    results = [launch("race_inside_a_warp", seed=seed, sanitize="none") for seed in range(8)]
     assert any(not np.array_equal(results[0], other, equal_nan=True) for other in results[1:])
 
 
@@ -99,7 +99,7 @@ def test_use_after_free():
     with emulator.configure(sanitize="checked"):
         kernel(2, 64, y, addresses)
         del freed
-        with pytest.raises(emulator.EmulatorError, match=r"block \(1, 0, 0\), thread \(5, 0, 0\): out of bounds: reads"):
+        with pytest.raises(emulator.EmulatorError, match=r"block \(1, 0, 0\), thread \(5, 0, 0\): out of bounds"):
             kernel(2, 64, y, addresses)
 
 

@@ -111,7 +111,8 @@ def test_rounding_to_16_bits(dtype, source):
     wide = np.float32 if source == "float" else np.float64
     x = (generator.normal(0, 1, 2**16) * 2.0 ** generator.integers(-26, 17, 2**16)).astype(wide)
     below = generator.integers(0, 0x7800, 4096).astype(np.uint16)  # finite in both, and so is the next one up
-    x[:4096] = (below.view(as_dtype(dtype)).astype(wide) + (below + 1).astype(np.uint16).view(as_dtype(dtype)).astype(wide)) / 2
+    above = (below + 1).astype(np.uint16)
+    x[:4096] = sum(bits.view(as_dtype(dtype)).astype(wide) for bits in (below, above)) / 2
     with np.errstate(over="ignore"):
         expected = x.astype(as_dtype(dtype))
     got = run(f"{source}_to_{dtype}", 256, 256, ((2**16,), np.uint16), emulator.asarray(x)).view(as_dtype(dtype))
@@ -212,6 +213,6 @@ def test_settings():
 
 
 def test_a_compile_error_points_into_the_cu_file(tmp_path):
-    (tmp_path / "bad.cu").write_text('// a kernel\nextern "C" __global__ void bad(float* y) {\n    y[0] = missing;\n}\n')
+    (tmp_path / "bad.cu").write_text('\nextern "C" __global__ void bad(float* y) {\n    y[0] = missing;\n}\n')
     with pytest.raises(emulator.EmulatorError, match=r"bad does not compile[\s\S]*bad\.cu:3:\d+: error.*missing"):
         load(tmp_path / "bad.cu").kernel("bad")(1, 1, emulator.empty(1))

@@ -1,4 +1,4 @@
-"""The way to a GPU, with a stand-in for CuPy: what is loaded and handed over, and what is said when a part is missing."""
+"""The way to a GPU, with a stand-in for CuPy: what is loaded and handed over, and what is said when a part lacks."""
 
 import sys
 from types import ModuleType, SimpleNamespace
@@ -27,10 +27,10 @@ class FakeCupy(ModuleType):
 
         class Device:
             compute_capability = "90"
-            attributes = {"ComputeCapabilityMajor": 9, "ComputeCapabilityMinor": 0}
 
             def __init__(self, index):
                 self.index = index
+                self.attributes = {"ComputeCapabilityMajor": 9, "ComputeCapabilityMinor": 0}
 
             def __enter__(self):
                 fake.current.append(self.index)
