@@ -156,9 +156,11 @@ def describe(device: str) -> str:
 def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
     """`x` as an array on `device`, without a copy where none is needed.
 
-    x: an array of any device, anything that speaks DLPack (a PyTorch tensor, say), or anything `numpy.asarray` takes.
-    device: by default where x is, or "numpy" for what is no array yet. dtype: by default x's own.
+    x: an array of any device, anything that speaks DLPack (a PyTorch tensor, say) or `__cuda_array_interface__`, or
+    anything `numpy.asarray` takes. device: by default where x is, or "numpy" for what is no array yet. dtype: by default
+    x's own. The other way, arrays of every device speak DLPack themselves: `torch.from_dlpack(x)`.
     """
+    x = _adopted(x)
     place = _place(x)
     dtype = as_dtype(dtype) if isinstance(dtype, str) and dtype in FLOAT_NAMES else dtype  # NumPy knows no bfloat16
     device = resolve(device) if device is not None else place or "numpy"
@@ -168,8 +170,22 @@ def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
     return x if dtype is None or x.dtype == dtype else x.astype(dtype)
 
 
+_DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
+
+
+def _adopted(x: Any) -> Any:
+    """A stranger's array in GPU memory as an array of ours, over the same memory; anything else as it is."""
+    if _place(x) is not None:
+        return x
+    if hasattr(x, "__dlpack_device__"):
+        kind, index = x.__dlpack_device__()
+        return _adapter(f"cuda:{index}").from_dlpack(x) if kind == _DLPACK_CUDA else x
+    return _adapter("cuda").from_cuda_array_interface(x) if hasattr(x, "__cuda_array_interface__") else x
+
+
 def to_numpy(x: Any) -> np.ndarray:
     """`x` as a NumPy array: a copy from device memory, or `x` itself when it is one already."""
+    x = _adopted(x)
     place = _place(x)
     if place is not None:
         return _adapter(place).to_numpy(x)

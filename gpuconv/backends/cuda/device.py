@@ -59,6 +59,13 @@ class CudaDevice:
         with self._device:
             return self._cupy.asarray(x)
 
+    def from_dlpack(self, x: Any) -> Any:
+        with self._device:
+            return self._cupy.from_dlpack(x)
+
+    def from_cuda_array_interface(self, x: Any) -> Any:
+        return self._cupy.asarray(x)  # on whatever device its memory is
+
     def to_numpy(self, x: Any) -> np.ndarray:
         return self._cupy.asnumpy(x)
 

@@ -1,0 +1,82 @@
+"""Arrays to and from other libraries, over the same memory: DLPack and the CUDA array interface."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gpuconv import DeviceError, asarray, to_numpy
+from gpuconv.backends import _KIND_OF_TYPE
+from gpuconv.backends.cuda import device as cuda_device
+
+
+class OnGpu:
+    """Stands in for a tensor of another library in the memory of cuda:1."""
+
+    def __dlpack__(self, **options):
+        raise AssertionError("the memory of a GPU is not the host's to read")
+
+    def __dlpack_device__(self):
+        return 2, 1
+
+
+class CudaInterface:
+    __cuda_array_interface__ = {"shape": (2,), "typestr": "<f4", "data": (4096, False), "version": 3}  # noqa: RUF012
+
+
+@pytest.fixture
+def adapters(monkeypatch):
+    """CUDA devices that note what they are asked to take over."""
+    taken = []
+
+    class Taken:
+        dtype = np.dtype("float32")
+        device = SimpleNamespace(id=1)
+
+    def open_device(kind, index):
+        def take(x):
+            taken.append((kind, index, x))
+            return Taken()
+
+        return SimpleNamespace(name=f"{kind}:{index}", from_dlpack=take, from_cuda_array_interface=take)
+
+    monkeypatch.setitem(_KIND_OF_TYPE, Taken, "cuda")
+    monkeypatch.setattr(cuda_device, "open_device", open_device)
+    return taken
+
+
+def test_a_tensor_on_a_gpu_stays_there(adapters):
+    tensor = OnGpu()
+    assert asarray(tensor).device.id == 1
+    assert adapters == [("cuda", 1, tensor)]
+
+
+def test_the_cuda_array_interface(adapters):
+    asarray(CudaInterface())
+    assert adapters[0][0] == "cuda"
+
+
+def test_a_tensor_on_a_gpu_without_cupy_is_told_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(DeviceError, match="CuPy is not installed"):
+        asarray(OnGpu())
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_pytorch_reads_our_memory(device):
+    torch = pytest.importorskip("torch")
+    x = asarray(np.arange(6, dtype=np.float32).reshape(2, 3), device)
+    tensor = torch.from_dlpack(x)
+    tensor[1, 2] = 50
+    assert to_numpy(x)[1, 2] == 50
+
+
+def test_we_read_pytorchs_memory():
+    torch = pytest.importorskip("torch")
+    tensor = torch.arange(6.0)
+    x = asarray(tensor)
+    tensor[3] = 50
+    assert x[3] == 50
