@@ -261,7 +261,7 @@ def _norm_backward(n: int, c: int, training: bool) -> Make:
 
 _SHAPES: dict[str, list[tuple[int, ...]]] = {
     "tiny": [(1,), (0, 3)],
-    "odd": [(3, 7), (2, 5, 5, 3), (1031,)],
+    "odd": [(3, 7), (2, 3, 4), (2, 5, 5, 3), (1031,)],
     "real": [(2, 16, 16, 16)],
 }
 _SAVES_X = ("gelu", "silu")

@@ -1,0 +1,253 @@
+"""Break the kernels one fault at a time and count how many the kernel tests find; exit 1 under 95 %.
+
+    python ci/mutation.py                               every mutant of every file
+    python ci/mutation.py --sample 300 --seed 7         so many, drawn at random
+    python ci/mutation.py --file pool.cuh --file max_pool2d.cu
+
+Each mutant runs in a process of its own, on a copy of the kernels, on the emulated device: first the cases of
+gpuconv.verify for the ops that use the file, then the kernel tests that name one of these ops, then the small cases with
+every memory access checked and in shuffled thread orders. A mutant dies by a wrong result, a fault that the emulator
+names, a crash, or a loop without end. One that does not compile is not counted. mutation_survivors.toml lists, with the
+reason, those that no test can or does tell from the shipped kernel; they count as survivors, and are not run again unless
+--recheck is given. Nothing in the repository is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import tomllib
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "ci")]
+os.environ |= {"OPENBLAS_NUM_THREADS": "1", "GPUCONV_EMULATOR_WORKERS": "1"}
+
+from mutants import Mutant, mutants  # noqa: E402
+
+from gpuconv import verify  # noqa: E402
+from gpuconv.backends.cuda import emulator, module, source  # noqa: E402
+
+SURVIVORS = REPOSITORY / "ci" / "mutation_survivors.toml"
+DTYPES = ("float32", "float16", "float64", "bfloat16")
+LEAST = 0.95
+CASE_SECONDS, SUITE_SECONDS = 8, 60  # of processor time, past which a mutant counts as a loop without end
+
+KILLED, SURVIVED, INVALID, LISTED = "killed", "survived", "does not compile", "listed"
+
+
+# --- which ops and tests a file has a part in --------------------------------------------------
+
+
+def shipped() -> list[str]:
+    """The names of all kernel files and headers."""
+    return sorted(path.name for path in source.directory().iterdir() if path.suffix in (".cu", ".cuh"))
+
+
+@functools.cache
+def ops_by_file(cases: tuple[verify.Case, ...]) -> dict[str, set[str]]:
+    """The ops that run code of each file, seen by running them. Raises RuntimeError where a shipped kernel fails."""
+    loaded: set[Path] = set()
+    load, found = module._load, {name: set() for name in shipped()}
+
+    def recording(path, defines):
+        loaded.add(path)
+        return load(path, defines)
+
+    module._load = recording
+    try:
+        for case in cases:
+            loaded.clear()
+            outcome = verify.run_case(case, case.dtypes[-1] if len(case.dtypes) == 1 else "float32", "emulated")
+            if not outcome.passed:
+                raise RuntimeError(f"the shipped {case.op} fails, {case.name}: {outcome.problem}")
+            for path in loaded:
+                for name in parts_of(path):
+                    found[name].add(case.op)
+    finally:
+        module._load = load
+    return found
+
+
+@functools.cache
+def parts_of(path: Path) -> frozenset[str]:
+    """A kernel file and the headers pasted into it."""
+    return frozenset(Path(name).name for name in re.findall(r'#line \d+ "(.*)"', source.flatten(path)))
+
+
+def suites(file: str, ops: set[str]) -> list[Path]:
+    """The kernel tests that name the file or one of the ops."""
+    named = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted([file, *ops]))) + r")\b")
+    files = [*(REPOSITORY / "tests/kernels").glob("test_*_kernels.py"), *REPOSITORY.glob("tests/backends/cuda/test_*.py")]
+    skipped = ("test_emulator.py", "test_cache.py", "test_source.py", "test_report.py")
+    return sorted(file for file in files if file.name not in skipped and named.search(file.read_text()))
+
+
+# --- one mutant --------------------------------------------------------------------------------
+
+
+def judge(mutant: Mutant, cases: list[verify.Case], tests: list[Path]) -> tuple[str, str]:
+    """Whether the tests kill a mutant, and what did or why not. Runs in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        kernels = Path(folder) / "kernels"
+        shutil.copytree(source.directory(), kernels, ignore=shutil.ignore_patterns("__pycache__"))
+        changed = kernels / mutant.file
+        changed.write_text(mutant.apply(changed.read_text()))
+        os.environ["GPUCONV_CACHE_DIR"] = tempfile.tempdir = folder
+        source.directory = lambda: kernels
+        module._resolve.cache_clear()
+        for problem in _problems(mutant, cases, tests):
+            if problem:
+                return (INVALID if "does not compile" in problem else KILLED), problem
+    return SURVIVED, ""
+
+
+def _problems(mutant: Mutant, cases: list[verify.Case], tests: list[Path]) -> Iterator[str]:
+    """What each check has to say, the cheap ones first; an empty text for one that passes."""
+    for dtype in DTYPES:
+        yield from _run(cases, dtype)
+    if tests:
+        yield _run_suites(tests)
+    small = [case for case in cases if case.tier in ("tiny", "odd")]
+    with emulator.configure(sanitize="checked"):
+        yield from _run(small, "float32")
+    for seed in (1, 2):
+        with emulator.configure(seed=seed):
+            yield from _run(cases, "float32")
+
+
+def _run(cases: list[verify.Case], dtype: str) -> Iterator[str]:
+    for case in cases:
+        if dtype in case.dtypes:
+            with at_most(CASE_SECONDS):
+                outcome = verify.run_case(case, dtype, "emulated")
+            yield f"{case.op} {dtype} {case.name}: {outcome.problem}" if outcome.problem else ""
+
+
+def _run_suites(tests: list[Path]) -> str:
+    import pytest
+
+    with at_most(SUITE_SECONDS):
+        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", f"--rootdir={REPOSITORY}", *map(str, tests)])
+    return f"pytest {' '.join(test.name for test in tests)}" if status else ""
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """End the process after so much processor time in here: a kernel that loops does not return to Python."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    yield
+    signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _child(mutant: Mutant, cases: list[verify.Case], tests: list[Path], sender) -> None:
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1), os.dup2(silence, 2)
+    try:
+        sender.send(judge(mutant, cases, tests))
+    except Exception:  # a launcher's own check found the fault
+        sender.send((KILLED, traceback.format_exc().strip().splitlines()[-1]))
+    finally:
+        os._exit(0)
+
+
+# --- all of them -------------------------------------------------------------------------------
+
+
+def run(chosen: list[Mutant], processes: int) -> Iterator[tuple[Mutant, str, str]]:
+    """Judge mutants, a few at a time."""
+    context, everything = multiprocessing.get_context("fork"), tuple(verify.cases())
+    files, waiting, running = ops_by_file(everything), list(reversed(chosen)), {}
+    while waiting or running:
+        while waiting and len(running) < processes:
+            mutant = waiting.pop()
+            ops = files[mutant.file]
+            receiver, sender = context.Pipe(duplex=False)
+            cases = [case for case in everything if case.op in ops]
+            child = context.Process(target=_child, args=(mutant, cases, suites(mutant.file, ops), sender))
+            child.start()
+            sender.close()
+            running[child.sentinel] = child, receiver, mutant
+        for sentinel in wait(list(running)):
+            child, receiver, mutant = running.pop(sentinel)
+            child.join()
+            try:
+                verdict, why = receiver.recv()
+            except EOFError:  # the process did not live to tell
+                verdict, why = KILLED, f"signal {signal.Signals(-child.exitcode).name}"
+            yield mutant, verdict, why
+
+
+def listed() -> dict[tuple[str, str, str], str]:
+    """The committed survivors and why each is one."""
+    entries = tomllib.loads(SURVIVORS.read_text())["survivor"] if SURVIVORS.exists() else []
+    return {(entry["file"], entry["line"], entry["mutant"]): entry["reason"] for entry in entries}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--file", action="append", choices=shipped(), metavar="NAME", help="only this file")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--recheck", action="store_true", help="run the listed survivors too")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--verbose", action="store_true", help="print what killed each mutant")
+    options = parser.parse_args()
+
+    known = listed()
+    files = options.file or shipped()
+    everything = [m for name in files for m in mutants(name, (source.directory() / name).read_text())]
+    if stale := {key for key in known if key[0] in files} - {mutant.key for mutant in everything}:
+        print("listed, but no such mutant:", *sorted(stale), sep="\n    ")
+    chosen = everything
+    if options.sample is not None and options.sample < len(everything):
+        chosen = random.Random(options.seed).sample(everything, options.sample)
+
+    counts: dict[str, Counter[str]] = {name: Counter() for name in files}
+    skipped = [mutant for mutant in chosen if mutant.key in known and not options.recheck]
+    for mutant in skipped:
+        counts[mutant.file][LISTED] += 1
+    judged = [mutant for mutant in chosen if options.recheck or mutant.key not in known]
+    for done, (mutant, verdict, why) in enumerate(run(judged, options.processes), 1):
+        if mutant.key in known:
+            print(f"listed, but {verdict}: {mutant.key} {why}" if verdict != SURVIVED else "", end="\n" * (verdict != SURVIVED))
+            verdict = LISTED if verdict == SURVIVED else verdict
+        counts[mutant.file][verdict] += 1
+        if verdict == SURVIVED or options.verbose:
+            print(f"{done}/{len(judged)} {mutant.file}:{mutant.line} {verdict}\n  - {mutant.before}\n  + {mutant.after}")
+            print(f"  {why}" * bool(why), flush=True)
+    return report(counts)
+
+
+def report(counts: dict[str, Counter[str]]) -> int:
+    """Print the table. Status 1 under 95 %, or where a survivor has no reason."""
+    columns = (KILLED, LISTED, SURVIVED, INVALID)
+    print(f"\n{'file':<28}" + "".join(f"{name:>18}" for name in columns) + f"{'share':>8}")
+    total: Counter[str] = sum(counts.values(), Counter())
+    for name, count in [*counts.items(), ("all", total)]:
+        print(f"{name:<28}" + "".join(f"{count[column]:>18}" for column in columns) + f"{share(count):>8.1%}")
+    print(f"\n{share(total):.1%} of the mutants die, at least {LEAST:.0%} must; {total[SURVIVED]} survive unexplained")
+    return 1 if share(total) < LEAST else 0
+
+
+def share(count: Counter[str]) -> float:
+    """The killed among those that compile and that no reason on the list excuses."""
+    counted = count[KILLED] + count[SURVIVED]
+    return count[KILLED] / counted if counted else 1.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
