@@ -1,0 +1,60 @@
+"""Our side of an entry: gpuconv on a device, over input sets that rotate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from bench.problems import Arrays, Problem
+from bench.sides import COPY, OURS, Prepared, Side
+from gpuconv import backends
+
+ROTATED_BYTES = 128 << 20  # of inputs in all sets of a side: beyond any cache of a GPU
+MOST_SETS = 40
+
+
+def set_count(arrays: Arrays, device: str) -> int:
+    """How many input sets a side rotates among: one on the CPU, on a GPU as many as no cache holds."""
+    if not device.startswith("cuda"):
+        return 1
+    return max(2, min(MOST_SETS, math.ceil(ROTATED_BYTES / sum(a.nbytes for a in arrays))))
+
+
+def sides(problem: Problem, arrays: Arrays, device: str) -> list[Side]:
+    """gpuconv's, and for a memory-bound operation the device's own copy of the largest array."""
+
+    def prepare() -> Prepared:
+        if problem.run is None:
+            raise NotImplementedError(f"gpuconv has no {problem.entry.op}")
+        run = problem.run
+        sets = [[_copy(a, device) for a in arrays] for _ in range(set_count(arrays, device))]
+
+        def results() -> list[np.ndarray]:
+            _poison(run(*[_copy(a, device) for a in arrays]))
+            return [backends.to_numpy(a) for a in run(*[_copy(a, device) for a in arrays])]
+
+        return Prepared(lambda number: run(*sets[number % len(sets)]), results)
+
+    def prepare_copy() -> Prepared:
+        largest = max(arrays, key=lambda a: a.nbytes)
+        source, target = _copy(largest, device), _copy(largest, device)
+
+        def copy(_: int) -> None:
+            target[...] = source
+
+        return Prepared(copy, lambda: [])
+
+    found = [Side(OURS, "gpuconv", prepare)]
+    return found + ([Side(COPY, "copy", prepare_copy)] if problem.entry.kind == "memory" else [])
+
+
+def _copy(array: np.ndarray, device: str) -> Any:
+    return backends.asarray(array.copy(), device)
+
+
+def _poison(results: tuple[Any, ...]) -> None:
+    """Leave garbage in memory that the next call is likely to be given for its results."""
+    for result in results:
+        result.fill(np.nan if result.dtype.kind not in "iub" else 0)

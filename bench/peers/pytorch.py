@@ -1,0 +1,229 @@
+"""PyTorch's sides of an operation: in each layout, and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench.ours import set_count
+from bench.problems import SGD, Arrays, Problem
+from bench.sides import PEER, LeftOutError, Prepared, Side
+from gpuconv.dtypes import as_dtype
+
+Form = tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]
+
+
+def load() -> Any:
+    """PyTorch, set up as the comparison wants it. Raises ImportError where it is not installed."""
+    import torch
+
+    torch.backends.cudnn.benchmark = True
+    # Equal precision: float32 means float32 on either side.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return torch
+
+
+def place(device: str) -> str:
+    """gpuconv's name of a device in PyTorch's words."""
+    return device if device.startswith("cuda") else "cpu"
+
+
+def tensor(array: np.ndarray, device: str, *, channels_last: bool = False) -> Any:
+    """A host array (volumes NHWC, filters KRSC) as a tensor on a device, NCHW in the layout wanted. Always a copy."""
+    torch = load()
+    array = np.array(array)
+    if array.dtype.name == "bfloat16":
+        made = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    else:
+        made = torch.from_numpy(array)
+    if array.ndim == 4:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        made = made.permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    return made.to(place(device))
+
+
+def to_host(result: Any) -> np.ndarray:
+    """A tensor as a host array in our layout."""
+    result = result.detach().cpu()
+    result = result.permute(0, 2, 3, 1) if result.ndim == 4 else result
+    if str(result.dtype) == "torch.bfloat16":
+        return result.contiguous().view(load().int16).numpy().view(as_dtype("bfloat16"))
+    return result.numpy()
+
+
+def sides(problem: Problem, arrays: Arrays, device: str, compiled: bool) -> list[Side]:
+    """Every form PyTorch is timed in. compiled: torch.compile too, which takes its time; else it is listed as left out."""
+
+    def form(channels_last: bool, compile_it: bool) -> Callable[[], Prepared]:
+        def prepare() -> Prepared:
+            torch = load()
+            if compile_it and not compiled:
+                raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
+            make, work = _FORMS[problem.entry.op](torch, problem)
+            if compile_it:
+                torch.compiler.reset()
+                work = torch.compile(work, mode="max-autotune-no-cudagraphs", dynamic=False)
+
+            def inputs() -> tuple[Any, ...]:
+                return make(*[tensor(a, device, channels_last=channels_last) for a in arrays])
+
+            sets = [inputs() for _ in range(set_count(arrays, device))]
+
+            def call(number: int) -> Any:
+                with torch.no_grad():
+                    return work(*sets[number % len(sets)])
+
+            def results() -> list[np.ndarray]:
+                with torch.no_grad():
+                    return [to_host(result) for result in work(*inputs())]
+
+            return Prepared(call, results)
+
+        return prepare
+
+    if problem.entry.op in _UNCOMPILED:
+        names = [("fused", False)] if problem.entry.op.startswith("sgd") else [("eager", False), ("channels_last", True)]
+        return [Side(PEER, name, form(last, False)) for name, last in names]
+    forms = [("eager", False, False), ("channels_last", True, False), ("compile", True, True)]
+    return [Side(PEER, name, form(*how)) for name, *how in forms]
+
+
+# --- the operations: what becomes of the inputs before the clock runs, and what is timed -------
+
+_UNCOMPILED = ("sgd_step", "sgd_master", "batch_norm_backward")  # the fused optimizer, autograd's own node
+
+
+def _as_given(*tensors: Any) -> tuple[Any, ...]:
+    return tensors
+
+
+def _fprop(torch: Any, problem: Problem) -> Form:
+    options, op = _convolution_options(problem), problem.entry.op
+
+    def work(x: Any, w: Any, bias: Any) -> tuple[Any, ...]:
+        y = torch.nn.functional.conv2d(x, w, bias, **options)
+        if op != "fprop":
+            y = torch.relu_(y)
+        return (torch.nn.functional.max_pool2d(y, 2) if op == "fprop_relu_pool" else y,)
+
+    return _as_given, work
+
+
+def _backward(torch: Any, problem: Problem) -> Form:
+    case, options = problem.entry.problem, _convolution_options(problem)
+    direction = problem.entry.op
+    made = {"dgrad": [True, False, False], "wgrad": [False, True, False]}.get(direction, [True, True, True])
+    windows = [list(options[name]) for name in ("stride", "padding", "dilation")]
+
+    def inputs(dy: Any, *others: Any) -> tuple[Any, ...]:
+        """dy, x, w: of what the direction does not read only the shape and the layout matter."""
+        if direction == "dgrad":
+            return dy, _like(torch, dy, case.x_shape), *others
+        return (dy, *others, _like(torch, dy, case.w_shape)) if direction == "wgrad" else (dy, *others)
+
+    def work(dy: Any, x: Any, w: Any) -> tuple[Any, ...]:
+        found = torch.ops.aten.convolution_backward(
+            dy, x, w, [case.k], *windows, False, [0, 0], options["groups"], made
+        )
+        return tuple([result for result in found if result is not None])
+
+    return inputs, work
+
+
+def _convolution_options(problem: Problem) -> dict[str, Any]:
+    case = problem.entry.problem
+    (top, bottom), (left, right) = case.padding
+    if (top, left) != (bottom, right):
+        raise NotImplementedError("PyTorch pads both sides of a convolution alike")
+    return dict(stride=case.stride, padding=(top, left), dilation=case.dilation, groups=case.groups)
+
+
+def _like(torch: Any, tensor: Any, shape: tuple[int, ...]) -> Any:
+    """An empty NCHW tensor of one of our shapes, in the layout of another."""
+    n, h, w, c = shape
+    eager = tensor.is_contiguous()
+    layout = torch.contiguous_format if eager else torch.channels_last
+    return torch.empty((n, c, h, w), dtype=tensor.dtype, device=tensor.device, memory_format=layout)
+
+
+def _max_pool(torch: Any, problem: Problem) -> Form:
+    return _as_given, lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True)[:1]
+
+
+def _max_pool_backward(torch: Any, problem: Problem) -> Form:
+    _, _, width, _ = problem.entry.problem
+
+    def inputs(dy: Any, argmax: Any) -> tuple[Any, ...]:
+        """PyTorch wants the index into the map where ours is the index into the window."""
+        rows = torch.arange(argmax.shape[2], device=argmax.device)[:, None]
+        columns = torch.arange(argmax.shape[3], device=argmax.device)
+        inside = argmax.long()
+        flat = (2 * rows + inside // 2) * width + 2 * columns + inside % 2
+        return dy, _like(torch, dy, problem.entry.problem), flat
+
+    def work(dy: Any, x: Any, flat: Any) -> tuple[Any, ...]:
+        backward = torch.ops.aten.max_pool2d_with_indices_backward
+        return (backward(dy, x, [2, 2], [2, 2], [0, 0], [1, 1], False, flat),)
+
+    return inputs, work
+
+
+def _batch_norm(torch: Any, problem: Problem) -> Form:
+    def work(x: Any, gamma: Any, beta: Any, mean: Any, var: Any) -> tuple[Any, ...]:
+        return (torch.nn.functional.batch_norm(x, mean, var, gamma, beta, training=True),)
+
+    return _as_given, work
+
+
+def _batch_norm_backward(torch: Any, problem: Problem) -> Form:
+    def inputs(dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any) -> tuple[Any, ...]:
+        with torch.enable_grad():
+            beta = torch.zeros_like(gamma)
+            leaves = [x.requires_grad_(), gamma.requires_grad_(), beta.requires_grad_()]
+            return torch.nn.functional.batch_norm(x, None, None, gamma, beta, training=True), leaves, dy
+
+    def work(y: Any, leaves: Any, dy: Any) -> tuple[Any, ...]:
+        return torch.autograd.grad(y, leaves, dy, retain_graph=True)
+
+    return inputs, work
+
+
+def _sgd(torch: Any, problem: Problem) -> Form:
+    master = problem.entry.op == "sgd_master"
+
+    def inputs(param: Any, grad: Any, velocity: Any) -> tuple[Any, ...]:
+        param = torch.nn.Parameter(param)
+        optimizer = torch.optim.SGD([param], fused=True, **SGD)
+        optimizer.state[param]["momentum_buffer"] = velocity
+        param.grad = grad
+        return optimizer, param, velocity, param.detach().to(torch.bfloat16) if master else None
+
+    def work(optimizer: Any, param: Any, velocity: Any, copy: Any) -> tuple[Any, ...]:
+        optimizer.step()
+        if master:
+            copy.copy_(param)
+        return param, velocity
+
+    return inputs, work
+
+
+_FORMS: dict[str, Callable[[Any, Problem], Form]] = {
+    "fprop": _fprop,
+    "fprop_relu": _fprop,
+    "fprop_relu_pool": _fprop,
+    "dgrad": _backward,
+    "wgrad": _backward,
+    "backward": _backward,
+    "bias_relu": lambda torch, _: (_as_given, lambda x, bias: (torch.relu(x + bias[:, None, None]),)),
+    "relu": lambda torch, _: (_as_given, lambda x: (torch.relu(x),)),
+    "relu_backward": lambda torch, _: (_as_given, lambda dy, y: (torch.ops.aten.threshold_backward(dy, y, 0),)),
+    "max_pool2d": _max_pool,
+    "max_pool2d_backward": _max_pool_backward,
+    "bias_grad": lambda torch, _: (_as_given, lambda dy: (dy.sum((0, 2, 3)),)),
+    "batch_norm": _batch_norm,
+    "batch_norm_backward": _batch_norm_backward,
+    "sgd_step": _sgd,
+    "sgd_master": _sgd,
+}

@@ -1,0 +1,270 @@
+"""An entry of the suite as arrays, as our call on them, and as what float64 says the call must give.
+
+Large results are compared in part, for float64 is slow: the first, middle and last images, or a few filters and
+channels, of the very call that is timed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.suite import Entry
+from gpuconv import ops
+from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.verify.oracle import Expected, expect
+
+Arrays = list[Any]
+Compared = Iterator[tuple[Expected, Any]]  # what a part of a result must be, and that part
+
+
+@dataclass(frozen=True)
+class Problem:
+    """make(rng): host arrays. run(*arrays): our call, a tuple of results, or None where gpuconv has no such op.
+    compare(arrays, results): the parts to compare; host arrays before the call, host results."""
+
+    entry: Entry
+    make: Callable[[np.random.Generator], Arrays]
+    run: Callable[..., tuple[Any, ...]] | None
+    compare: Callable[[Arrays, list[np.ndarray]], Compared]
+
+
+def problem(entry: Entry) -> Problem:
+    """Raises KeyError for an entry that is no convolution nor memory-bound operation."""
+    return _convolution(entry) if entry.kind == "convolution" else _MEMORY[entry.op](entry)
+
+
+def _normal(rng: np.random.Generator, shape: Any, dtype: str) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32).astype(as_dtype(dtype), copy=False)
+
+
+def _some(count: int) -> list[int]:
+    """First, middle and last."""
+    return sorted({0, count // 2, count - 1})
+
+
+# --- convolutions ------------------------------------------------------------------------------
+
+
+def _convolution(entry: Entry) -> Problem:
+    case, dtype = entry.problem, entry.dtype
+    options, images = case.options, _some(case.n)
+    filters, channels = _some(case.k), _some(case.c)
+
+    def make(*names: str) -> Callable[[np.random.Generator], Arrays]:
+        sizes = {"x": case.x_shape, "w": case.w_shape, "bias": case.k, "dy": case.y_shape}
+        return lambda rng: [_normal(rng, sizes[name], dtype) for name in names]
+
+    def fprop(*arrays: Any, activation: str | None = None) -> tuple[Any, ...]:
+        return (ops.conv2d(*arrays, activation=activation, **options),)
+
+    def pooled(*arrays: Any) -> tuple[Any, ...]:
+        return (ops.max_pool2d(*fprop(*arrays, activation="relu"), kernel_size=2)[0],)
+
+    def dgrad(dy: Any, w: Any) -> tuple[Any, ...]:
+        return (ops.conv2d_dgrad(dy, w, input_shape=case.x_shape, **options),)
+
+    def wgrad(dy: Any, x: Any) -> tuple[Any, ...]:
+        return (ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, **options),)
+
+    def backward(dy: Any, x: Any, w: Any) -> tuple[Any, ...]:
+        return (*dgrad(dy, w), *wgrad(dy, x), ops.bias_grad(dy))
+
+    def check_fprop(arrays: Arrays, results: list[np.ndarray], activation: str | None = None) -> Compared:
+        x, w, bias = arrays
+        (wanted,) = expect("conv2d", [x[images], w, bias], options | {"activation": activation})
+        yield wanted, results[0][images]
+
+    def check_pooled(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+        (wanted, _), *_ = check_fprop(arrays, [np.empty(case.y_shape[:1])], "relu")
+        # The largest of four errs by no more than the worst of them.
+        value, bound = (ops.max_pool2d(a, kernel_size=2)[0] for a in (wanted.value, wanted.bound))
+        yield Expected("pooled", value, bound), results[0][images]
+
+    def check_dgrad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+        dy, w = arrays
+        shape = (len(images), *case.x_shape[1:])
+        (wanted,) = expect("conv2d_dgrad", [dy[images], w], options | {"input_shape": shape})
+        yield wanted, results[0][images]
+
+    def check_wgrad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+        dy, x = arrays
+        part = [np.ascontiguousarray(dy[..., filters]), np.ascontiguousarray(x[..., channels])]
+        (wanted,) = expect("conv2d_wgrad", part, options | {"kernel_size": case.kernel_size})
+        yield wanted, results[0][filters][..., channels]
+
+    def check_backward(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+        dy, x, w = arrays
+        yield from check_dgrad([dy, w], results[:1])
+        yield from check_wgrad([dy, x], results[1:2])
+        yield from _check_bias_grad([dy], results[2:])
+
+    def relu(*arrays: Any) -> tuple[Any, ...]:
+        return fprop(*arrays, activation="relu")
+
+    def check_relu(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+        return check_fprop(arrays, results, "relu")
+
+    names, run, compare = {
+        "fprop": (("x", "w", "bias"), fprop, check_fprop),
+        "fprop_relu": (("x", "w", "bias"), relu, check_relu),
+        "fprop_relu_pool": (("x", "w", "bias"), pooled, check_pooled),
+        "dgrad": (("dy", "w"), dgrad, check_dgrad),
+        "wgrad": (("dy", "x"), wgrad, check_wgrad),
+        "backward": (("dy", "x", "w"), backward, check_backward),
+    }[entry.op]
+    return Problem(entry, make(*names), run, compare)
+
+
+def _check_bias_grad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+    (dy,) = arrays
+    channels = _some(dy.shape[-1])
+    (wanted,) = expect("bias_grad", [np.ascontiguousarray(dy[..., channels])], {})
+    yield wanted, results[0][channels]
+
+
+# --- memory-bound operations -------------------------------------------------------------------
+
+
+def _by_images(op: str, arrays: int, **options: Any) -> Callable[[Entry], Problem]:
+    """An op of `arrays` volumes whose images are computed apart."""
+
+    def build(entry: Entry) -> Problem:
+        def compare(given: Arrays, results: list[np.ndarray]) -> Compared:
+            images = _some(len(given[0]))
+            (wanted, *_) = expect(op, [a[images] for a in given], options)
+            yield wanted, results[0][images]
+
+        def run(*arrays: Any) -> tuple[Any, ...]:
+            results = getattr(ops, op)(*arrays, **options)
+            return results if isinstance(results, tuple) else (results,)
+
+        return Problem(
+            entry, lambda rng: [_normal(rng, entry.problem, entry.dtype) for _ in range(arrays)], run, compare
+        )
+
+    return build
+
+
+def _bias_relu(entry: Entry) -> Problem:
+    """By itself gpuconv has no such op: a bias and a ReLU are part of the convolution before them."""
+
+    def make(rng: np.random.Generator) -> Arrays:
+        return [_normal(rng, entry.problem, entry.dtype), _normal(rng, entry.problem[-1], entry.dtype)]
+
+    def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+        images = _some(entry.problem[0])
+        x, bias = arrays[0][images].astype(np.float64), arrays[1].astype(np.float64)
+        (wanted,) = expect("add", [x, np.broadcast_to(bias, x.shape)], {})
+        yield Expected("y", np.maximum(wanted.value, 0), wanted.bound), results[0][images]
+
+    return Problem(entry, make, None, compare)
+
+
+def _max_pool_backward(entry: Entry) -> Problem:
+    n, h, w, c = shape = entry.problem
+    options = dict(kernel_size=2)
+
+    def make(rng: np.random.Generator) -> Arrays:
+        pooled = (n, h // 2, w // 2, c)
+        return [_normal(rng, pooled, entry.dtype), rng.integers(0, 4, pooled, np.uint8)]
+
+    def run(dy: Any, argmax: Any) -> tuple[Any, ...]:
+        return (ops.max_pool2d_backward(dy, argmax, input_shape=shape, **options),)
+
+    def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+        images = _some(n)
+        part = options | {"input_shape": (len(images), h, w, c)}
+        (wanted,) = expect("max_pool2d_backward", [a[images] for a in arrays], part)
+        yield wanted, results[0][images]
+
+    return Problem(entry, make, run, compare)
+
+
+def _bias_grad(entry: Entry) -> Problem:
+    return Problem(
+        entry, lambda rng: [_normal(rng, entry.problem, entry.dtype)], lambda dy: (ops.bias_grad(dy),), _check_bias_grad
+    )
+
+
+def _channel_numbers(rng: np.random.Generator, entry: Entry) -> np.ndarray:
+    dtype = accumulation_dtype(as_dtype(entry.dtype))
+    return (1 + 0.1 * rng.standard_normal(entry.problem[-1])).astype(dtype)
+
+
+def _channels_of(arrays: Arrays) -> tuple[list[int], Arrays]:
+    channels = _some(arrays[0].shape[-1])
+    return channels, [np.ascontiguousarray(a[..., channels]) for a in arrays]
+
+
+def _batch_norm(entry: Entry) -> Problem:
+    def make(rng: np.random.Generator) -> Arrays:
+        return [_normal(rng, entry.problem, entry.dtype), *(_channel_numbers(rng, entry) for _ in range(4))]
+
+    def run(*arrays: Any) -> tuple[Any, ...]:
+        return ops.batch_norm(*arrays, training=True)
+
+    def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+        channels, part = _channels_of(arrays)
+        for wanted, result in zip(expect("batch_norm", part, dict(training=True))[:1], results):
+            yield wanted, result[..., channels]
+
+    return Problem(entry, make, run, compare)
+
+
+def _batch_norm_backward(entry: Entry) -> Problem:
+    def make(rng: np.random.Generator) -> Arrays:
+        dy, x = (_normal(rng, entry.problem, entry.dtype) for _ in range(2))
+        gamma = _channel_numbers(rng, entry)
+        pixels = x.reshape(-1, x.shape[-1])
+        mean = pixels.mean(0, dtype=np.float64)
+        square = np.array([np.square(pixels[:, c], dtype=np.float64).mean() for c in range(x.shape[-1])])
+        inv_std = 1 / np.sqrt(square - mean**2 + 1e-5)
+        return [dy, x, gamma, mean.astype(gamma.dtype), inv_std.astype(gamma.dtype)]
+
+    def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+        channels, part = _channels_of(arrays)
+        for wanted, result in zip(expect("batch_norm_backward", part, dict(training=True)), results):
+            yield wanted, result[..., channels]
+
+    return Problem(entry, make, lambda *arrays: ops.batch_norm_backward(*arrays), compare)
+
+
+SGD = dict(lr=0.01, momentum=0.9)
+
+
+def _sgd(entry: Entry) -> Problem:
+    size = math.prod(entry.problem)
+
+    def make(rng: np.random.Generator) -> Arrays:
+        return [_normal(rng, size, "float32") for _ in range(3)]
+
+    def run(param: Any, grad: Any, velocity: Any) -> tuple[Any, ...]:
+        ops.sgd_step([param], [grad], [velocity], **SGD)
+        return param, velocity
+
+    def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+        places = np.linspace(0, size - 1, 1000).astype(int)
+        for wanted, result in zip(expect("sgd_step", [[a[places]] for a in arrays], SGD), results):
+            yield wanted, result[places]
+
+    # Masters with a copy of another dtype are no op of gpuconv.
+    return Problem(entry, make, run if entry.op == "sgd_step" else None, compare)
+
+
+_MEMORY: dict[str, Callable[[Entry], Problem]] = {
+    "relu": _by_images("relu", 1),
+    "relu_backward": _by_images("relu_backward", 2),
+    "max_pool2d": _by_images("max_pool2d", 1, kernel_size=2),
+    "max_pool2d_backward": _max_pool_backward,
+    "bias_relu": _bias_relu,
+    "bias_grad": _bias_grad,
+    "batch_norm": _batch_norm,
+    "batch_norm_backward": _batch_norm_backward,
+    "sgd_step": _sgd,
+    "sgd_master": _sgd,
+}

@@ -1,0 +1,86 @@
+"""A side: one way to do an entry's work, ours or a peer's, and how its results are checked before it is timed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuconv.verify.oracle import Expected
+
+OURS, PEER, COPY = "ours", "peer", "copy"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """call(round): do the work once. results(): what it computes, as host arrays in our layout."""
+
+    call: Callable[[int], Any]
+    results: Callable[[], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """role: ours, peer, or copy (the device's own copy of the same bytes, which competes with nobody).
+    prepare: may raise anything; what it raises is recorded and the run goes on."""
+
+    role: str
+    name: str
+    prepare: Callable[[], Prepared]
+
+
+class WrongResultError(ArithmeticError):
+    """A side computes something else than float64 does; it is not timed."""
+
+
+# ||result - float64|| / ||float64|| that any side may have: derived bounds of long sums are far too wide to see a fault
+# in them, and a peer's algorithms (Winograd, say) are not ours to bound.
+TOLERANCE = {"float64": 1e-10, "float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-2}
+
+
+def check(compared: Iterable[tuple[Expected, np.ndarray]], dtype: str, *, bounded: bool) -> float:
+    """The worst relative error of the results. bounded: every value must lie within its derived bound as well.
+
+    Raises WrongResultError that says where and what.
+    """
+    worst = 0.0
+    for wanted, given in compared:
+        value, result = np.asarray(wanted.value, np.float64), np.asarray(given, np.float64)
+        if value.shape != result.shape:
+            raise WrongResultError(f"{wanted.name} has shape {result.shape}, float64 says {value.shape}")
+        error = np.abs(result - value)
+        relative = float(np.linalg.norm(error)) / (float(np.linalg.norm(value)) or 1.0)
+        excess = error - wanted.bound if bounded else np.zeros(error.shape)
+        if not relative <= TOLERANCE[dtype] or not (excess <= 0).all():
+            at = np.unravel_index(np.argmax(np.nan_to_num(error, nan=np.inf)), error.shape)
+            raise WrongResultError(
+                f"{wanted.name} is off by {relative:.2g} of its size; at {[int(i) for i in at]} it is "
+                f"{result[at]:.6g}, float64 says {value[at]:.6g}"
+            )
+        worst = max(worst, relative)
+    return worst
+
+
+def failure(error: BaseException) -> dict[str, str]:
+    """What a record says of a side that did not run: absent, out of memory, refused, or failed, and the first line of
+    the reason, without anything that belongs to this machine."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = re.sub(r"(?:[A-Za-z]:)?(?:/[\w.@+-]+){2,}/?", lambda path: "…/" + path[0].rstrip("/").rpartition("/")[2], text)
+    if isinstance(error, (ImportError, NotImplementedError)):
+        status = "absent"
+    elif isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "out of memory" in text.lower():
+        status = "out of memory"
+    elif isinstance(error, WrongResultError):
+        status = "refused"
+    elif isinstance(error, LeftOutError):
+        status = "left out"
+    else:
+        status, text = "failed", f"{type(error).__name__}: {text}"
+    return {"status": status, "reason": text[:240]}
+
+
+class LeftOutError(Exception):
+    """A side that this run does not measure; the message says why."""

@@ -1,0 +1,215 @@
+"""What is timed: convolutions, memory-bound operations, whole training steps. Data alone; nothing here computes.
+
+An entry is known by its op, shape and dtype. Importance orders a run that has not the time for everything: 0 first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gpuconv.cases import ConvCase
+from gpuconv.dtypes import as_dtype
+from gpuconv.names import lookup
+from gpuconv.profiling.work import Work, convolution
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing to time. group: the net or table it is from. problem: a ConvCase, a volume (N, H, W, C), or a net's
+    name and batch size, as the kind has it."""
+
+    kind: str
+    op: str
+    group: str
+    dtype: str
+    problem: Any
+    work: Work
+    importance: int = 0
+
+    @property
+    def shape(self) -> str:
+        if self.kind == "step":
+            return f"{self.problem[0]}-n{self.problem[1]}"
+        return str(self.problem) if self.kind == "convolution" else "x".join(map(str, self.problem))
+
+    @property
+    def key(self) -> str:
+        return f"{self.op} {self.shape} {self.dtype}"
+
+
+# --- convolutions ------------------------------------------------------------------------------
+
+
+def conv(n: int, size: int | tuple[int, int], c: int, k: int, kernel: int | tuple[int, int] = 3, stride: int = 1,
+         padding: int = 1) -> ConvCase:  # fmt: skip
+    h, w = size if isinstance(size, tuple) else (size, size)
+    r, s = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    return ConvCase(n, h, w, c, k, (r, s), (stride, stride), ((padding, padding), (padding, padding)))
+
+
+def _vgg(n: int) -> list[ConvCase]:
+    widths = [(32, 3, 64), (32, 64, 64), (16, 64, 128), (16, 128, 128)]
+    widths += [(8, 128, 256), (8, 256, 256), (4, 256, 512), (4, 512, 512)]
+    return [conv(n, *layer) for layer in widths]
+
+
+CONVOLUTIONS: dict[str, list[ConvCase]] = {
+    "vgg": _vgg(128),
+    "vgg-512": _vgg(512),
+    "airbench94": [
+        conv(2000, 32, 3, 24, 2, 1, 0), conv(2000, 31, 24, 64), conv(2000, 15, 64, 64), conv(2000, 15, 64, 256),
+        conv(2000, 7, 256, 256), conv(2000, 3, 256, 256),
+    ],
+    "resnet20": [
+        conv(128, 32, 3, 16), conv(128, 32, 16, 16), conv(128, 32, 16, 32, stride=2), conv(128, 16, 32, 32),
+        conv(128, 16, 32, 64, stride=2), conv(128, 8, 64, 64),
+    ],
+    # The widths that vgg-512 does not have already: the stride-2 transitions and 1x1 shortcuts.
+    "resnet18-cifar": [
+        conv(512, size, c, 2 * c, kernel, 2, kernel // 2)
+        for kernel in (3, 1) for size, c in ((32, 64), (16, 128), (8, 256))
+    ],
+    "deepbench": [
+        conv(16, 224, 3, 64), conv(16, 112, 64, 128), conv(16, 56, 128, 256), conv(16, 28, 256, 512),
+        conv(16, 14, 512, 512), conv(16, 7, 512, 512), conv(16, 224, 3, 64, 7, 2, 3), conv(16, 28, 192, 32, 5, 1, 2),
+        conv(16, 56, 64, 256, 1, 1, 0), conv(16, 56, 256, 128, 1, 2, 0), conv(8, 27, 128, 128),
+        conv(32, (161, 700), 1, 32, (5, 20), 2, 0),
+    ],
+    "seed-net": [conv(n, 32, 3, 12) for n in (1, 32, 128, 1024)],
+    # What a laptop can time: the nets' layers with 64 images, among them C = 3 and the 10 filters of tiny VGG.
+    "cpu": [
+        conv(64, 32, 3, 64), conv(64, 32, 64, 64), conv(64, 16, 128, 128), conv(64, 8, 256, 256), conv(64, 4, 512, 512),
+        conv(64, 32, 3, 12), conv(64, 32, 3, 10), conv(64, 32, 10, 10), conv(64, 16, 10, 10), conv(64, 8, 10, 10),
+    ],
+}  # fmt: skip
+
+# Directions alone; then with bias and ReLU, and 2x2 max pooling, in one call; then everything backward makes.
+DIRECTIONS = ("fprop", "dgrad", "wgrad", "backward", "fprop_relu", "fprop_relu_pool")
+_LATER = {"backward": 1, "fprop_relu": 1, "fprop_relu_pool": 1}
+_LATER |= {"vgg-512": 1, "resnet20": 1, "seed-net": 1, "resnet18-cifar": 2, "deepbench": 3}
+_LATER |= {"float32": 2, "float16": 3}
+
+
+def _convolutions() -> Iterator[Entry]:
+    for group, problems in CONVOLUTIONS.items():
+        for dtype in ("float32",) if group == "cpu" else ("bfloat16", "float32", "float16"):
+            for problem in problems:
+                for op in DIRECTIONS:
+                    if op == "fprop_relu_pool" and min(problem.y_shape[1:3]) < 2:
+                        continue
+                    later = sum(_LATER.get(part, 0) for part in (op, group, dtype))
+                    yield Entry("convolution", op, group, dtype, problem, _conv_work(problem, op, dtype), later)
+
+
+def _conv_work(problem: ConvCase, op: str, dtype: str) -> Work:
+    size = as_dtype(dtype).itemsize
+    options = dict(stride=problem.stride, padding=problem.padding, dilation=problem.dilation, itemsize=size)
+    one = convolution(problem.x_shape, problem.w_shape, **options)
+    if op in ("dgrad", "wgrad"):
+        return one
+    y_bytes, bias = math.prod(problem.y_shape) * size, Work(0.0, problem.k * size)
+    if op == "backward":  # dy is needed twice but must be read once only
+        return one + one + Work(math.prod(problem.y_shape), -y_bytes) + bias
+    return one + bias + Work(0.0, -0.75 * y_bytes if op == "fprop_relu_pool" else 0.0)
+
+
+# --- memory-bound operations -------------------------------------------------------------------
+
+# Bytes each must move for an element of the large tensor, from the dtype's size s. A ReLU's backward can know the sign
+# from a bit, a 2x2 pool the winner from two.
+MEMORY = {
+    "bias_relu": lambda s: 2 * s,
+    "relu": lambda s: 2 * s,
+    "relu_backward": lambda s: 2 * s + 1 / 8,
+    "max_pool2d": lambda s: (5 * s + 1 / 4) / 4,
+    "max_pool2d_backward": lambda s: (5 * s + 1 / 4) / 4,
+    "bias_grad": lambda s: s,
+    "batch_norm": lambda s: 2 * s,
+    "batch_norm_backward": lambda s: 3 * s,
+    "sgd_step": lambda s: 5 * s,  # momentum: parameter and velocity read and written, gradient read
+    "sgd_master": lambda s: 22,  # the same with float32 masters, and a bfloat16 copy for the net
+}
+MEGABYTES = (25, 63, 126, 512)
+_CHANNELS, _SIDE = 64, 32
+
+
+def _memory() -> Iterator[Entry]:
+    for order, megabytes in enumerate(MEGABYTES):
+        for dtype in ("bfloat16", "float32"):
+            size = as_dtype(dtype).itemsize
+            volume = (round(megabytes * 1e6 / size / (_CHANNELS * _SIDE**2)), _SIDE, _SIDE, _CHANNELS)
+            for op, moved in MEMORY.items():
+                if op == "sgd_master" and dtype == "float32" or op == "sgd_step" and dtype != "float32":
+                    continue
+                work = Work(0.0, moved(size) * math.prod(volume))
+                later = (0 if megabytes == 126 else 1 + order) + _LATER.get(dtype, 0) * (op != "sgd_step")
+                yield Entry("memory", op, f"memory-{megabytes}mb", dtype, volume, work, later)
+
+
+# --- whole training steps ----------------------------------------------------------------------
+
+STEPS = [
+    ("airbench94", 2000), ("vgg-cifar", 128), ("tiny-vgg", 128), ("resnet20", 128), ("seed-net", 128), ("lenet", 128),
+    ("resnet18-cifar", 512), ("vgg-cifar", 512),
+]  # fmt: skip
+CPU_STEPS = [("tiny-vgg", 64), ("seed-net", 64), ("lenet", 64)]
+
+
+def _steps() -> Iterator[Entry]:
+    for group, steps in (("steps", STEPS), ("cpu", CPU_STEPS)):
+        for order, problem in enumerate(steps):
+            for dtype in ("float32",) if group == "cpu" else ("bfloat16", "float32"):
+                later = order // 3 + _LATER.get(dtype, 0) * (group != "cpu")
+                yield Entry("step", "step", group, dtype, problem, _step_work(problem), later)
+
+
+def _step_work(problem: tuple[str, int]) -> Work:
+    """Forward, and twice that for backward, less the first convolution's input gradient; bytes are not counted."""
+    from gpuconv import models
+
+    layers = [layer for layer in models.build(problem[0], initialize=False).walk() if layer.variables]
+    counted = [layer.mult_adds for layer in layers if layer.mult_adds and not layer.children()]
+    first = counted[0] * (2 if "weight" in layers[0].frozen else 1)
+    return Work(2.0 * problem[1] * (3 * sum(counted) - first), 0.0)
+
+
+# --- choosing ----------------------------------------------------------------------------------
+
+
+def suite(kind: str) -> list[Entry]:
+    """Every entry of "ops" (convolutions and memory-bound operations) or of "steps", most important first."""
+    listed = [*_steps()] if kind == "steps" else [*_convolutions(), *_memory()]
+    return sorted(listed, key=lambda entry: entry.importance)
+
+
+def select(
+    kind: str, device: str, ops: Iterable[str] = (), shapes: Iterable[str] = (), dtypes: Iterable[str] = ()
+) -> list[Entry]:
+    """The entries of a kind that the filters leave; without a shape those that suit the device.
+
+    shapes: names of shapes or groups. Raises ValueError, naming the nearest known one, for an unknown name.
+    """
+    listed = suite(kind)
+
+    def chosen(what: str, names: Iterable[str], of: Any) -> set[str]:
+        known = {name: name for entry in listed for name in of(entry)}
+        return {lookup(what, name, known) for name in names}
+
+    ops = chosen("op of the suite", ops, lambda entry: [entry.op])
+    shapes = chosen("shape or group of the suite", shapes, lambda entry: [entry.group, entry.shape])
+    dtypes = chosen("dtype of the suite", dtypes, lambda entry: [entry.dtype])
+
+    def suits(entry: Entry) -> bool:
+        laptop = entry.group == "cpu" or (entry.group == "memory-25mb" and entry.dtype == "float32")
+        return laptop if device == "numpy" else entry.group != "cpu"
+
+    return [
+        entry
+        for entry in listed
+        if (not ops or entry.op in ops)
+        and (not dtypes or entry.dtype in dtypes)
+        and ({entry.group, entry.shape} & shapes if shapes else suits(entry))
+    ]
