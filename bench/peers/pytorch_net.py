@@ -1,0 +1,100 @@
+"""The same net in PyTorch: made from our layers, with our weights, so that both sides train the very same thing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.peers.pytorch import load
+from gpuconv import interop, layers
+from gpuconv.names import lookup
+
+
+def module(net: layers.Sequential) -> Any:
+    """A torch.nn.Module that computes what a net does, from NCHW images. Raises ValueError for a layer that has no
+    counterpart here."""
+    made = _module(net)
+    made.load_state_dict(interop.to_torch(net, made.state_dict(), tensors=True))
+    for layer, part in zip(_with_weights(net), _leaves(made), strict=True):
+        for name in layer.frozen:
+            getattr(part, name).requires_grad_(False)
+    return made
+
+
+def _with_weights(net: layers.Layer) -> list[layers.Layer]:
+    return [layer for layer in net.walk() if layer.variables and not layer.children()]
+
+
+def _leaves(module: Any) -> list[Any]:
+    return [part for part in module.modules() if part._parameters and not part._modules]
+
+
+def _module(layer: layers.Layer) -> Any:
+    return lookup("layer with a counterpart in PyTorch", type(layer).__name__, _COUNTERPARTS)(load().nn, layer)
+
+
+def _conv(nn: Any, layer: Any) -> Any:
+    k, r, s, group_channels = layer.variables["weight"].shape
+    window = layer.window
+    padding = [before for before, after in window["padding"] if before == after]
+    if len(padding) < 2 or window["fit"] != "floor":
+        raise ValueError(f"PyTorch has no {layer!r}")
+    return nn.Conv2d(
+        group_channels * window["groups"], k, (r, s), window["stride"], tuple(padding), window["dilation"],
+        window["groups"], layer.bias,
+    )  # fmt: skip
+
+
+def _linear(nn: Any, layer: Any) -> Any:
+    out_features, in_features = layer.variables["weight"].shape
+    return nn.Linear(in_features, out_features, layer.bias)
+
+
+def _batch_norm(nn: Any, layer: Any) -> Any:
+    kind = nn.BatchNorm2d if len(layer.input_shape) == 3 else nn.BatchNorm1d
+    return kind(layer.input_shape[-1], eps=layer.eps, momentum=layer.momentum)
+
+
+def _residual(nn: Any, layer: Any) -> Any:
+    parts = [_module(child) for _, child in layer.children()]
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.shortcut = parts[0], parts[1] if len(parts) > 1 else nn.Identity()
+
+        def forward(self, x: Any) -> Any:
+            return self.body(x) + self.shortcut(x)
+
+    return Residual()
+
+
+def _scale(nn: Any, layer: Any) -> Any:
+    class Scale(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x * layer.factor
+
+    return Scale()
+
+
+_COUNTERPARTS = {
+    "Sequential": lambda nn, layer: nn.Sequential(*[_module(child) for child in layer]),
+    "Residual": _residual,
+    "Input": lambda nn, layer: nn.Identity(),
+    "Conv2D": _conv,
+    "Linear": _linear,
+    "BatchNorm": _batch_norm,
+    "MaxPool2D": lambda nn, layer: nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding),
+    "AvgPool2D": lambda nn, layer: nn.AvgPool2d(
+        layer.kernel_size, layer.stride, layer.padding, count_include_pad=layer.count_include_pad
+    ),
+    "GlobalAvgPool2D": lambda nn, layer: nn.AdaptiveAvgPool2d(1),
+    "Flatten": lambda nn, layer: nn.Flatten(),
+    "Dropout": lambda nn, layer: nn.Dropout(layer.p),
+    "Scale": _scale,
+    "ReLU": lambda nn, layer: nn.ReLU(inplace=True),
+    "LeakyReLU": lambda nn, layer: nn.LeakyReLU(layer.negative_slope),
+    "Sigmoid": lambda nn, layer: nn.Sigmoid(),
+    "Tanh": lambda nn, layer: nn.Tanh(),
+    "GELU": lambda nn, layer: nn.GELU(approximate=layer.approximate),
+    "SiLU": lambda nn, layer: nn.SiLU(),
+}

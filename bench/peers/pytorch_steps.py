@@ -1,0 +1,76 @@
+"""PyTorch's sides of a training step: eager, channels_last, compiled, and the whole step in a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench.peers.pytorch import load, place, tensor
+from bench.peers.pytorch_net import module
+from bench.sides import PEER, LeftOutError, Prepared, Side
+from bench.steps import SGD, Step
+
+
+def sides(step: Step, device: str, compiled: bool) -> list[Side]:
+    """Every form PyTorch is timed in. Half precision is autocast over float32 weights, as its users have it."""
+    on_gpu = device.startswith("cuda")
+
+    def form(channels_last: bool, compile_it: bool, graph: bool) -> Callable[[], Prepared]:
+        def prepare() -> Prepared:
+            torch = load()
+            if compile_it and not compiled:
+                raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
+            if graph and not on_gpu:
+                raise NotImplementedError("CUDA graphs need a GPU")
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            net = module(step.net()).to(place(device)).to(memory_format=layout).train()
+            sets = [
+                (tensor(images, device, channels_last=channels_last), tensor(labels, device))
+                for images, labels in step.batches(device)
+            ]
+            trained = [p for p in net.parameters() if p.requires_grad]
+            optimizer = torch.optim.SGD(trained, fused=True, **SGD)
+            kind, half = place(device).partition(":")[0], step.entry.dtype != "float32"
+            cast = torch.autocast(kind, getattr(torch, step.entry.dtype), enabled=half)
+            if compile_it:
+                torch.compiler.reset()
+            forward = torch.compile(net, mode="max-autotune-no-cudagraphs" if graph else "max-autotune") \
+                if compile_it else net  # fmt: skip
+
+            def once(x: Any, y: Any) -> Any:
+                optimizer.zero_grad(set_to_none=True)
+                with cast:
+                    loss = torch.nn.functional.cross_entropy(forward(x).float(), y)
+                loss.backward()
+                optimizer.step()
+                return loss
+
+            first = float(once(*sets[0]).detach())  # the loss of the untrained net
+            results = [np.array(first)]
+            if not graph:
+                return Prepared(lambda number: once(*sets[number % len(sets)]), lambda: results)
+            replays = [_captured(torch, once, *batch) for batch in sets[:4]]
+            return Prepared(lambda number: replays[number % len(replays)].replay(), lambda: results)
+
+        return prepare
+
+    forms = [("eager", False, False, False), ("channels_last", True, False, False), ("compile", True, True, False)]
+    if on_gpu:
+        forms += [("graph", True, False, True), ("compile graph", True, True, True)]
+    return [Side(PEER, name, form(*how)) for name, *how in forms]
+
+
+def _captured(torch: Any, once: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
+    """The step as a graph, after the warm-up on a side stream that PyTorch's documentation asks for."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            once(x, y)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        once(x, y)
+    return graph

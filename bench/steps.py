@@ -1,0 +1,137 @@
+"""Our side of a training step: forward, loss, backward and update through the Trainer, as a user trains."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.ours import MOST_SETS, ROTATED_BYTES
+from bench.problems import Compared
+from bench.sides import OURS, Prepared, Side, WrongResultError
+from bench.suite import Entry
+from gpuconv import backends, losses, models
+from gpuconv.dtypes import as_dtype
+from gpuconv.training import Trainer, optimizers
+from gpuconv.verify.oracle import Expected
+
+SGD = dict(lr=0.001, momentum=0.9)
+
+# Of gradients over a whole net, ||g - float64|| / ||float64||: rounding turns some ReLUs and pool winners around.
+GRADIENT_TOLERANCE = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.3}
+_PROVED_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Step:
+    """A net's training step on random images; every side begins with the same weights and sees the same batches."""
+
+    entry: Entry
+
+    @property
+    def size(self) -> int:
+        return self.entry.problem[1]
+
+    def net(self, device: str = "numpy", dtype: str = "float32") -> Any:
+        return models.build(self.entry.problem[0], seed=1, device=device, dtype=dtype)
+
+    def batches(self, device: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Host batches, float32: one on the CPU, on a GPU more than its cache holds."""
+        bytes_each = 4 * self.size * math.prod(self.net().input_shape)
+        count = max(2, min(MOST_SETS // 5, math.ceil(ROTATED_BYTES / bytes_each))) if device.startswith("cuda") else 1
+        return [self.batch(seed) for seed in range(count)]
+
+    def batch(self, seed: int = 0, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        rng, size = np.random.default_rng(seed), size or self.size
+        images = rng.standard_normal((size, *self.net().input_shape), dtype=np.float32)
+        return images, rng.integers(0, 10, size)
+
+    @functools.cached_property
+    def loss(self) -> float:
+        """Float64's loss of the first batch, before any update."""
+        images, labels = self.batch()
+        net = self.net(dtype="float64")
+        return float(losses.get("softmax")(net.forward(images.astype(np.float64), training=True), labels)[0])
+
+    def compare(self, results: list[np.ndarray]) -> Compared:
+        """For `sides.check`: the loss of the first step, which is about log(classes)."""
+        yield Expected("loss", np.array(self.loss), 0.0), np.asarray(results[0], np.float64)
+
+
+def sides(step: Step, device: str) -> list[Side]:
+    """gpuconv's: each launch from Python, and on a GPU the whole step replayed as a CUDA graph."""
+
+    def eager() -> Prepared:
+        trainer, sets, results = _prepared(step, device)
+        return Prepared(lambda number: _once(trainer, *sets[number % len(sets)]), lambda: results)
+
+    def graph() -> Prepared:
+        trainer, sets, results = _prepared(step, device)
+        replays = [_captured(trainer, *batch) for batch in sets[:4]]
+
+        def replay(number: int) -> None:
+            trainer.optimizer.advance()
+            replays[number % len(replays)][0].launch()
+
+        return Prepared(replay, lambda: results)
+
+    found = [Side(OURS, "gpuconv", eager)]
+    return found + ([Side(OURS, "gpuconv graph", graph)] if device.startswith("cuda") else [])
+
+
+def _prepared(step: Step, device: str) -> tuple[Trainer, list[Any], list[np.ndarray]]:
+    dtype = step.entry.dtype
+    _prove_gradients(step, device)
+    trainer = Trainer(step.net(device, dtype), optimizers.get("sgd", **SGD))
+    sets = [
+        (backends.asarray(images.astype(as_dtype(dtype)), device), backends.asarray(labels, device))
+        for images, labels in step.batches(device)
+    ]
+    scores = step.net(device, dtype).forward(sets[0][0], training=True)
+    loss = backends.to_numpy(trainer.loss(scores, sets[0][1])[0])
+    return trainer, sets, [loss]
+
+
+def _once(trainer: Trainer, x: Any, y: Any) -> None:
+    trainer.optimizer.advance()
+    trainer.step(x, y)
+
+
+def _captured(trainer: Trainer, x: Any, y: Any) -> Any:
+    """The step as a graph over memory of its own, which must live as long as the graph."""
+    import cupy
+
+    pool, stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
+    with cupy.cuda.using_allocator(pool.malloc), stream:
+        for _ in range(3):
+            trainer.step(x, y)
+        stream.synchronize()
+        stream.begin_capture()
+        try:
+            trainer.step(x, y)
+        finally:
+            graph = stream.end_capture()
+    return graph, pool
+
+
+def _prove_gradients(step: Step, device: str) -> None:
+    """Every gradient of a few images against float64's. Raises WrongResultError."""
+    wanted = dict(_gradients(step, "numpy", "float64"))
+    given = dict(_gradients(step, device, step.entry.dtype))
+    norm = math.sqrt(sum(float(np.square(g).sum()) for g in wanted.values()))
+    error = math.sqrt(sum(float(np.square(given[name] - g).sum()) for name, g in wanted.items())) / norm
+    if not error <= GRADIENT_TOLERANCE[step.entry.dtype]:
+        raise WrongResultError(f"the gradients are off by {error:.2g} of their size")
+
+
+def _gradients(step: Step, device: str, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+    net = step.net(device, dtype)
+    images, labels = step.batch(size=min(step.size, _PROVED_IMAGES))
+    x, y = backends.asarray(images.astype(as_dtype(dtype)), device), backends.asarray(labels, device)
+    net.backward(losses.get("softmax")(net.forward(x, training=True), y)[1], input_grad=False)
+    for name, gradient in net.grads().items():
+        yield name, backends.to_numpy(gradient).astype(np.float64)
