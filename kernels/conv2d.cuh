@@ -22,8 +22,7 @@ struct InputWindows {
     const Convolution& conv;
 
     struct Line {
-        const DTYPE* image;
-        int32 h, w;  // of the window's first cell
+        int32 image, h, w;  // the image's first pixel; the window's first cell in it
     };
     struct Column {
         int32 h, w, channel;  // from there
@@ -32,8 +31,7 @@ struct InputWindows {
     __device__ __forceinline__ Line line(int32 pixel) const {
         const bool inside = pixel < conv.n * conv.p * conv.q;
         const int32 n = conv.pq.divide(pixel), p = conv.q_width.divide(pixel);
-        return {x + int64(n) * (conv.h * conv.w) * conv.all_channels,
-                inside ? p * int32(conv.stride_h.divisor) - conv.top : OUTSIDE,
+        return {n * (conv.h * conv.w), inside ? p * int32(conv.stride_h.divisor) - conv.top : OUTSIDE,
                 pixel * int32(conv.stride_w.divisor) - conv.left};
     }
     __device__ __forceinline__ Column column(int32 tap) const {
@@ -45,7 +43,7 @@ struct InputWindows {
     __device__ __forceinline__ bool find(const Line& line, const Column& column, const DTYPE*& from) const {
         const int32 h = line.h + column.h, w = line.w + column.w;
         if (uint32(h) >= uint32(conv.h) || uint32(w) >= uint32(conv.w)) return false;
-        from = line.image + (int64(h * conv.w + w) * conv.all_channels + column.channel);
+        from = x + (int64(line.image + h * conv.w + w) * conv.all_channels + column.channel);
         return true;
     }
 };
@@ -56,8 +54,7 @@ struct GradientWindows {
     const Convolution& conv;
 
     struct Line {
-        const DTYPE* image;
-        int32 h, w;  // in the padded input
+        int32 image, h, w;  // the first pixel of dy's image; the place in the padded input
     };
     struct Column {
         int32 h, w, filter;  // back to the first cell of a window that reads it with this tap
@@ -66,7 +63,7 @@ struct GradientWindows {
     __device__ __forceinline__ Line line(int32 pixel) const {
         const bool inside = pixel < conv.n * conv.h * conv.w;
         const int32 n = conv.hw.divide(pixel), h = conv.width.divide(pixel);
-        return {dy + int64(n) * (conv.p * conv.q) * conv.all_filters, inside ? h + conv.top : OUTSIDE, pixel + conv.left};
+        return {n * (conv.p * conv.q), inside ? h + conv.top : OUTSIDE, pixel + conv.left};
     }
     __device__ __forceinline__ Column column(int32 tap) const {
         const bool inside = tap < conv.r * conv.s * conv.k;
@@ -79,7 +76,7 @@ struct GradientWindows {
         if (h < 0 || w < 0) return false;
         const int32 p = conv.stride_h.divide(h), q = conv.stride_w.divide(w);
         if (h != 0 || w != 0 || p >= conv.p || q >= conv.q) return false;  // no window begins there
-        from = line.image + (int64(p * conv.q + q) * conv.all_filters + column.filter);
+        from = dy + (int64(line.image + p * conv.q + q) * conv.all_filters + column.filter);
         return true;
     }
 };
@@ -87,28 +84,31 @@ struct GradientWindows {
 // A plain matrix in memory.
 struct Plain {
     const DTYPE* base;
-    int64 pitch;
-    int32 lines, columns;
+    int32 pitch, lines, columns;  // pitch: elements from line to line
 
-    using Line = const DTYPE*;
+    using Line = int32;
     using Column = int32;
 
-    __device__ __forceinline__ Line line(int32 i) const { return i < lines ? base + i * pitch : nullptr; }
+    __device__ __forceinline__ Line line(int32 i) const { return i < lines ? i : OUTSIDE; }
     __device__ __forceinline__ Column column(int32 j) const { return j < columns ? j : OUTSIDE; }
     __device__ __forceinline__ bool find(Line line, Column column, const DTYPE*& from) const {
-        if (!line || column < 0) return false;
-        from = line + column;
+        if (line < 0 || column < 0) return false;
+        from = base + (int64(line) * pitch + column);
         return true;
     }
 };
 
 // The filters for dgrad: a line is the tap (r, s, filter), a column an input channel.
 struct TurnedFilters : Plain {
-    const Convolution& conv;
+    Divisor filters;
+    int32 places;  // R * S
+
+    __device__ __forceinline__ TurnedFilters(const DTYPE* w, const Convolution& conv)
+        : Plain{w, conv.c, conv.r * conv.s * conv.k, conv.c}, filters(conv.filters), places(conv.r * conv.s) {}
 
     __device__ __forceinline__ Line line(int32 tap) const {
-        if (tap >= conv.r * conv.s * conv.k) return nullptr;
-        const int32 place = conv.filters.divide(tap);
-        return base + (int64(tap) * (conv.r * conv.s) + place) * conv.c;
+        const bool inside = tap < lines;
+        const int32 place = filters.divide(tap);
+        return inside ? tap * places + place : OUTSIDE;
     }
 };

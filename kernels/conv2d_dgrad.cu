@@ -20,12 +20,12 @@ conv2d_dgrad_simt(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, cons
     const Block block(schedule, taps);
     const int64 first_filter = int64(block.group) * conv.k, first_channel = int64(block.group) * conv.c;
     const GradientWindows windows{dy + first_filter, conv};
-    const TurnedFilters filters{{w + first_filter * conv.r * conv.s * conv.c, 0, 0, conv.c}, conv};
+    const TurnedFilters filters(w + first_filter * conv.r * conv.s * conv.c, conv);
 
-    const Sums sums = product(Loader<GradientWindows, BLOCK_M, VECTOR_K, true>(windows, block.row),
+    const Sums sums = product({}, Loader<GradientWindows, BLOCK_M, VECTOR_K, true>(windows, block.row),
                               Loader<TurnedFilters, BLOCK_N, VECTOR_C, false>(filters, block.column), block);
 
     const int64 pitch = conv.all_channels;
     if (partials) partials += blockIdx.y * (pixels * pitch) + first_channel;
-    sums.store<VECTOR_C>({dx + first_channel, partials, nullptr, pitch, pixels, conv.c, false}, block);
+    sums.store<VECTOR_C>({dx + first_channel, partials, pitch, pixels, conv.c, false}, block);
 }

@@ -28,11 +28,13 @@ conv2d_fprop_simt(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* x, const 
     const InputWindows windows{x + int64(block.group) * conv.c, conv};
     const Plain filters{w + first_filter * taps, taps, conv.k, taps};
 
-    const Sums sums = product(Loader<InputWindows, BLOCK_M, VECTOR_C, true>(windows, block.row),
-                              Loader<Plain, BLOCK_N, VECTOR_C, true>(filters, block.column), block);
+    Sums sums;
+    if (bias && !partials) sums.begin_at(bias + first_filter, block, conv.k);
+    sums = product(sums, Loader<InputWindows, BLOCK_M, VECTOR_C, true>(windows, block.row),
+                   Loader<Plain, BLOCK_N, VECTOR_C, true>(filters, block.column), block);
 
     const int64 pitch = conv.all_filters;
     if (partials) partials += blockIdx.y * (pixels * pitch) + first_filter;
-    sums.store<VECTOR_K>({y + first_filter, partials, bias ? bias + first_filter : nullptr, pitch, pixels, conv.k, false},
+    sums.store<VECTOR_K>({y + first_filter, partials, pitch, pixels, conv.k, false},
                          block);
 }

@@ -22,10 +22,10 @@ conv2d_wgrad_simt(DTYPE* dw, accumulator<DTYPE>* partials, const DTYPE* dy, cons
     const Plain gradients{dy + first_filter, conv.all_filters, pixels, conv.k};
     const InputWindows windows{x + int64(block.group) * conv.c, conv};
 
-    const Sums sums = product(Loader<Plain, BLOCK_M, VECTOR_K, false>(gradients, block.row),
+    const Sums sums = product({}, Loader<Plain, BLOCK_M, VECTOR_K, false>(gradients, block.row),
                               Loader<InputWindows, BLOCK_N, VECTOR_C, false>(windows, block.column), block);
 
     const int64 first = first_filter * taps;
     if (partials) partials += blockIdx.y * (int64(conv.all_filters) * taps) + first;
-    sums.store<VECTOR_C>({dw + first, partials, nullptr, taps, conv.k, taps, accumulate}, block);
+    sums.store<VECTOR_C>({dw + first, partials, taps, conv.k, taps, accumulate}, block);
 }

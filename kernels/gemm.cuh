@@ -69,7 +69,7 @@ __device__ __forceinline__ int swizzle(int side, int depth) { return side ^ (dep
 // One thread's part in moving tiles of an operand, SIDE x BLOCK_K elements each, from global to shared memory.
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH>
 class Loader {
-    static constexpr int LINES = COLUMNS_ARE_DEPTH ? SIDE : BLOCK_K, PER_LINE = SIDE * BLOCK_K / LINES / VECTOR;
+    static constexpr uint32 LINES = COLUMNS_ARE_DEPTH ? SIDE : BLOCK_K, PER_LINE = SIDE * BLOCK_K / LINES / VECTOR;
     static constexpr int PASSES = LINES * PER_LINE / THREADS;
     // Neighbouring threads take neighbouring vectors of a line; single numbers along the depth, taps of an image in most
     // cases, are taken line by line: neighbouring lines are neighbouring pixels, and a thread keeps to one line.
@@ -82,11 +82,11 @@ class Loader {
     Pack<DTYPE, VECTOR> fetched[PASSES];
 
     static __device__ __forceinline__ int line(int pass) {
-        const int slot = threadIdx.x + pass * THREADS;
+        const uint32 slot = threadIdx.x + pass * THREADS;
         return LINES_FIRST ? slot % LINES : slot / PER_LINE;
     }
     static __device__ __forceinline__ int column(int pass) {
-        const int slot = threadIdx.x + pass * THREADS;
+        const uint32 slot = threadIdx.x + pass * THREADS;
         return LINES_FIRST ? slot / LINES : slot % PER_LINE * VECTOR;
     }
 
@@ -133,30 +133,18 @@ class Loader {
     }
 };
 
-// Where sums go: into `out`, finished with bias, activation and what out holds, or raw into `partials`, where the depth is
-// split over blocks (gemm_reduce.cu adds them up). Both begin at the block's group and have `pitch` elements from row to row.
+// Where sums go: into `out`, finished with the activation and what out holds, or raw into `partials`, where the depth is split
+// over blocks (gemm_reduce.cu adds them up). Both begin at the block's group and have `pitch` elements from row to row.
 struct Output {
     DTYPE* out;
-    Real* partials;     // null: the depth is whole
-    const DTYPE* bias;  // null: none
+    Real* partials;  // null: the depth is whole
     int64 pitch;
     int32 rows, columns;
     int32 accumulate;
 
-    // The bias of N columns.
-    template <int N>
-    __device__ __forceinline__ Pack<Real, N> bias_of(int32 column) const {
-        Pack<Real, N> values = {};
-        if (bias)
-#pragma unroll
-            for (int j = 0; j < N; ++j)
-                if (column + j < columns) values.at[j] = load(bias[column + j]);
-        return values;
-    }
-
     // Store N sums side by side. VECTOR divides the columns and the pitch, so a chunk is all inside or all outside.
     template <int VECTOR, int N>
-    __device__ __forceinline__ void store(int32 row, int32 column, Pack<Real, N> sums, Pack<Real, N> biases) const {
+    __device__ __forceinline__ void store(int32 row, int32 column, Pack<Real, N> sums) const {
         constexpr int CHUNK = VECTOR < N ? VECTOR : N;
         if (row >= rows) return;
 #pragma unroll
@@ -175,7 +163,7 @@ struct Output {
             if (accumulate) finished = *place;
 #pragma unroll
             for (int j = 0; j < CHUNK; ++j) {
-                Real value = ACTIVATION<Real>{}.apply(values.at[j] + biases.at[first + j]);
+                Real value = ACTIVATION<Real>{}.apply(values.at[j]);
                 if (accumulate) value += load(finished.at[j]);
                 finished.at[j] = round_to<DTYPE>(value);
             }

@@ -30,22 +30,32 @@ struct Sums {
         }
     }
 
+    // Where every row's sum begins: at the bias of its column.
+    __device__ __forceinline__ void begin_at(const DTYPE* bias, const Block& block, int32 columns) {
+#pragma unroll
+        for (int j = 0; j < THREAD_N; ++j) {
+            const int32 column = first_column(block, j / GROUP) + j % GROUP;
+            const Real value = column < columns ? load(bias[column]) : Real(0);
+#pragma unroll
+            for (int i = 0; i < THREAD_M; ++i) at[i][j / GROUP].at[j % GROUP] = value;
+        }
+    }
+
     template <int VECTOR>
     __device__ __forceinline__ void store(const Output& output, const Block& block) const {
-        const int32 first = block.column + thread_column() * GROUP;
-        Pack<Real, GROUP> biases[THREAD_N / GROUP];
-#pragma unroll
-        for (int j = 0; j < THREAD_N / GROUP; ++j) biases[j] = output.bias_of<GROUP>(first + j * THREADS_N * GROUP);
 #pragma unroll
         for (int i = 0; i < THREAD_M; ++i) {
             const int32 row = block.row + (i / GROUP * THREADS_M + thread_row()) * GROUP + i % GROUP;
 #pragma unroll
-            for (int j = 0; j < THREAD_N / GROUP; ++j)
-                output.store<VECTOR>(row, first + j * THREADS_N * GROUP, at[i][j], biases[j]);
+            for (int j = 0; j < THREAD_N / GROUP; ++j) output.store<VECTOR>(row, first_column(block, j), at[i][j]);
         }
     }
 
   private:
+    static __device__ __forceinline__ int32 first_column(const Block& block, int group) {
+        return block.column + (group * THREADS_N + thread_column()) * GROUP;
+    }
+
     // This thread's groups of one depth of a tile.
     template <int COUNT, int STRIDE, int SIDE>
     static __device__ __forceinline__ void read(Real (&to)[COUNT], const Real (&from)[SIDE], int thread, int depth) {
@@ -59,28 +69,26 @@ struct Sums {
     }
 };
 
-// The sums over a block's part of the depth. Tiles begin at multiples of BLOCK_K; what the last one has past the depth's end
+// `sums` and the products over a block's part of the depth. Tiles begin at multiples of BLOCK_K; what the last one has past the depth's end
 // the matrices give as zeros.
 template <class LoaderA, class LoaderB>
-__device__ __forceinline__ Sums product(LoaderA a, LoaderB b, const Block& block) {
+__device__ __forceinline__ Sums product(Sums sums, LoaderA a, LoaderB b, const Block& block) {
     __shared__ alignas(16) Real tile_a[2][BLOCK_K][BLOCK_M];
     __shared__ alignas(16) Real tile_b[2][BLOCK_K][BLOCK_N];
-    Sums sums;
     a.fetch(block.begin);
     b.fetch(block.begin);
     a.put(tile_a[0]);
     b.put(tile_b[0]);
     __syncthreads();
     int stage = 0;
-    for (int32 depth = block.begin + BLOCK_K; depth < block.end; depth += BLOCK_K) {
-        a.fetch(depth);
-        b.fetch(depth);
+    for (int32 depth = block.begin; depth < block.end; depth += BLOCK_K) {
+        a.fetch(depth + BLOCK_K);
+        b.fetch(depth + BLOCK_K);
         sums.multiply(tile_a[stage], tile_b[stage]);
         stage ^= 1;
         a.put(tile_a[stage]);  // last read before the barrier of the step before
         b.put(tile_b[stage]);
         __syncthreads();
     }
-    sums.multiply(tile_a[stage], tile_b[stage]);
     return sums;
 }
