@@ -157,8 +157,8 @@ def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
     """`x` as an array on `device`, without a copy where none is needed.
 
     x: an array of any device, anything that speaks DLPack (a PyTorch tensor, say) or `__cuda_array_interface__`, or
-    anything `numpy.asarray` takes. device: by default where x is, or "numpy" for what is no array yet. dtype: by default
-    x's own. The other way, arrays of every device speak DLPack themselves: `torch.from_dlpack(x)`.
+    anything `numpy.asarray` takes. device: by default where x is, or "numpy" for what is no array yet. dtype: by
+    default x's own. The other way, arrays of every device speak DLPack themselves: `torch.from_dlpack(x)`.
     """
     x = _adopted(x)
     place = _place(x)
