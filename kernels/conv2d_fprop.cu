@@ -29,7 +29,7 @@ conv2d_fprop_simt(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* x, const 
     const Plain filters{w + first_filter * taps, taps, conv.k, taps};
 
     Sums sums;
-    if (bias && !partials) sums.begin_at(bias + first_filter, block, conv.k);
+    if (bias) sums.begin_at(bias + first_filter, block, conv.k);
     sums = product(sums, Loader<InputWindows, BLOCK_M, VECTOR_C, true>(windows, block.row),
                    Loader<Plain, BLOCK_N, VECTOR_C, true>(filters, block.column), block);
 

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.cuda import gemm
-from gpuconv.backends.cuda.launch import contiguous, write_to
+from gpuconv.backends.cuda.launch import write_to
 from gpuconv.shapes import output_hw
 
 __all__ = ["conv2d", "conv2d_dgrad", "conv2d_wgrad"]
+
+# Kernels count pixels and taps in 32 bits, a tile past the end included, and add two coordinates; elements: 64 bits.
+_MOST_LINES, _LONGEST_SIDE = 2**31 - 1024, 2**29
 
 _SIZES = ("n", "h", "w", "c", "p", "q", "k", "r", "s", "all_channels", "all_filters", "top", "left")
 _DIVISORS = ("hw", "width", "pq", "q_width", "channels", "filters", "taps_across", "stride_h", "stride_w")
@@ -29,98 +32,63 @@ def _geometry(
     n, h, w, channels = input_shape
     (r, s), (p, q) = kernel_size, output_hw((h, w), kernel_size, stride, padding, dilation, fit)
     c, k = channels // groups, filters // groups
-    gemm.check_extent("input pixels", n * h * w)
-    gemm.check_extent("output pixels", n * p * q)
-    gemm.check_extent("filter taps", r * s * max(c, k))
+    for what, size in (("input pixels", n * h * w), ("output pixels", n * p * q), ("filter taps", r * s * max(c, k))):
+        if size > _MOST_LINES:
+            raise ValueError(f"a convolution has at most {_MOST_LINES} {what}, received {size}: use a smaller batch")
+    side = max(h + sum(padding[0]), w + sum(padding[1]), dilation[0] * r, dilation[1] * s)
+    if side > _LONGEST_SIDE:
+        raise ValueError(f"a padded input and a dilated filter have sides of at most {_LONGEST_SIDE}, received {side}")
     sizes = (n, h, w, c, p, q, k, r, s, channels, filters, padding[0][0], padding[1][0], *dilation)
     divisors = [gemm.divisor(max(1, d)) for d in (h * w, w, p * q, q, c, k, s, *stride)]
     return np.array((*sizes, *divisors), _CONVOLUTION)[()], (p, q)
 
 
 def conv2d(
-    x: Any,
-    w: Any,
-    bias: Any = None,
-    *,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    activation: str | None = None,
-    fit: str = "floor",
-    out: Any = None,
-) -> Any:
-    n, (k, r, s, c) = x.shape[0], w.shape
-    x, w, bias = contiguous(x, w, bias)
+    x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    activation: str | None = None, fit: str = "floor", out: Any = None,
+) -> Any:  # fmt: skip
+    (k, r, s, c), dtype = w.shape, x.dtype
     struct, (p, q) = _geometry(tuple(x.shape), k, (r, s), stride, padding, dilation, groups, fit)
+    shape = (x.shape[0], p, q, k)
+    x, w, bias = gemm.apart(out, x, w, bias)
 
     def write(y: Any) -> None:
-        macros = {"VECTOR_C": gemm.vector(c, x.dtype, x, w), "VECTOR_K": gemm.vector(k // groups, x.dtype, y)}
-        chosen = gemm.plan(n * p * q, k // groups, r * s * c, groups, x.dtype)
-        gemm.launch(
-            "conv2d_fprop.cu",
-            "conv2d_fprop_simt",
-            chosen,
-            groups,
-            y,
-            (x, w, bias),
-            struct,
-            macros,
-            bias=bias,
-            activation=activation,
-            columns=k,
-        )
+        chosen = gemm.plan(shape[0] * p * q, k // groups, r * s * c, groups, dtype)
+        macros = {"VECTOR_C": gemm.vector(c, x, w), "VECTOR_K": gemm.vector(k // groups, y)}
+        inputs = (x, w, bias if chosen.splits == 1 else None)
+        gemm.launch("conv2d_fprop", chosen, y, inputs, struct, macros, bias=bias, activation=activation)
 
-    return write_to(out, (n, p, q, k), x.dtype, x, write)
+    return write_to(out, shape, dtype, x, write)
 
 
 def conv2d_dgrad(
-    dy: Any,
-    w: Any,
-    *,
-    input_shape: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    fit: str = "floor",
-    out: Any = None,
-) -> Any:
-    (n, height, width, _), (k, r, s, c) = input_shape, w.shape
-    dy, w = contiguous(dy, w)
+    dy: Any, w: Any, *, input_shape: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    fit: str = "floor", out: Any = None,
+) -> Any:  # fmt: skip
+    (n, height, width, _), (k, r, s, c), dtype = input_shape, w.shape, dy.dtype
     struct, _ = _geometry(tuple(input_shape), k, (r, s), stride, padding, dilation, groups, fit)
+    dy, w = gemm.apart(out, dy, w)
 
     def write(dx: Any) -> None:
-        macros = {"VECTOR_C": gemm.vector(c, w.dtype, w, dx), "VECTOR_K": gemm.vector(k // groups, dy.dtype, dy)}
-        chosen = gemm.plan(n * height * width, c, r * s * (k // groups), groups, dy.dtype)
-        gemm.launch("conv2d_dgrad.cu", "conv2d_dgrad_simt", chosen, groups, dx, (dy, w), struct, macros)
+        chosen = gemm.plan(n * height * width, c, r * s * (k // groups), groups, dtype)
+        macros = {"VECTOR_C": gemm.vector(c, w, dx), "VECTOR_K": gemm.vector(k // groups, dy)}
+        gemm.launch("conv2d_dgrad", chosen, dx, (dy, w), struct, macros)
 
-    return write_to(out, input_shape, dy.dtype, dy, write)
+    return write_to(out, input_shape, dtype, dy, write)
 
 
 def conv2d_wgrad(
-    dy: Any,
-    x: Any,
-    *,
-    kernel_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    fit: str = "floor",
-    out: Any = None,
-    accumulate: bool = False,
-) -> Any:
-    (n, p, q, k), c = dy.shape, x.shape[3] // groups
-    dy, x = contiguous(dy, x)
+    dy: Any, x: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    fit: str = "floor", out: Any = None, accumulate: bool = False,
+) -> Any:  # fmt: skip
+    (n, p, q, k), (r, s), c, dtype = dy.shape, kernel_size, x.shape[3] // groups, x.dtype
     struct, _ = _geometry(tuple(x.shape), k, kernel_size, stride, padding, dilation, groups, fit)
-    r, s = kernel_size
+    dy, x = gemm.apart(out, dy, x)
 
     def write(dw: Any) -> None:
-        macros = {"VECTOR_C": gemm.vector(c, x.dtype, x, dw), "VECTOR_K": gemm.vector(k // groups, dy.dtype, dy)}
-        chosen = gemm.plan(k // groups, r * s * c, n * p * q, groups, x.dtype)
-        gemm.launch(
-            "conv2d_wgrad.cu", "conv2d_wgrad_simt", chosen, groups, dw, (dy, x), struct, macros, accumulate=accumulate
-        )
+        chosen = gemm.plan(k // groups, r * s * c, n * p * q, groups, dtype)
+        macros = {"VECTOR_C": gemm.vector(c, x, dw), "VECTOR_K": gemm.vector(k // groups, dy)}
+        adds = accumulate and chosen.splits == 1
+        gemm.launch("conv2d_wgrad", chosen, dw, (dy, x), struct, macros, adds, accumulate=accumulate)
 
-    return write_to(out, (k, r, s, c), x.dtype, x, write, keep=accumulate)
+    return write_to(out, (k, r, s, c), dtype, x, write, keep=accumulate)

@@ -7,19 +7,26 @@ the machine.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpuconv.backends.cuda.device_array import empty, is_aligned
-from gpuconv.backends.cuda.launch import THREADS, ceil_div, flat_grid
+from gpuconv.backends.cuda.device_array import address, empty, is_aligned
+from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, copied, flat_grid
 from gpuconv.backends.cuda.module import load
 from gpuconv.dtypes import accumulation_dtype
 
 LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums
-_ENOUGH_BLOCKS = 256  # about two for each multiprocessor of a large GPU
-_SHORTEST_SPLIT = 256  # of the depth; less would be mostly reduction
+
+# The machine that a product is cut up for, whatever it runs on: an H200. Costs: multiply-adds of one multiprocessor.
+_MULTIPROCESSORS = 132
+_BUSY_THREADS = 256  # that keep one multiprocessor's arithmetic busy
+_START_DEPTH = 32  # what a block costs beside its multiply-adds, as so much more depth
+_REDUCE_ELEMENT, _REDUCE_LAUNCH = 26, 300_000  # a partial sum written and read; the second launch
+_SHORTEST_SPLIT = 128  # of the depth
+_LARGEST_GRID_Y = 65535
 
 DIVISOR = np.dtype([(name, np.uint32) for name in ("divisor", "multiplier", "shift")], align=True)
 SCHEDULE = np.dtype([("across", DIVISOR), ("down", DIVISOR), ("depth_per_split", np.int32)], align=True)
@@ -33,13 +40,18 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Tile:
-    """BLOCK_M x BLOCK_N outputs a block, THREAD_M x THREAD_N of them a thread."""
+    """BLOCK_M x BLOCK_N outputs a block, THREAD_M x THREAD_N of them a thread.
+
+    min_blocks: how many blocks fit on a multiprocessor, which bounds a thread's registers. rate: the share of the
+    arithmetic's peak that its ratio of multiply-adds to shared-memory loads allows, an estimate.
+    """
 
     block_m: int
     block_n: int
     thread_m: int
     thread_n: int
     min_blocks: int
+    rate: float
 
     @property
     def threads(self) -> int:
@@ -53,16 +65,18 @@ class Tile:
         )  # fmt: skip
 
 
-# Large tiles first: they read least for each multiply-add. Doubles take twice the registers.
-TILES = (
-    Tile(128, 64, 8, 8, 2), Tile(64, 64, 8, 4, 2), Tile(64, 32, 8, 4, 2), Tile(32, 32, 4, 4, 2)
-)  # fmt: skip
-TILES_OF_DOUBLES = (Tile(64, 64, 4, 4, 1), Tile(64, 32, 4, 4, 1), Tile(32, 32, 4, 4, 1))
-
-
-def tiles(dtype: Any) -> tuple[Tile, ...]:
-    """The tiles for a dtype, largest first."""
-    return TILES_OF_DOUBLES if dtype == np.float64 else TILES
+# By the bytes of a number, largest first. Doubles take twice the registers, halves twice the depth at a time.
+TILES = {
+    8: (Tile(64, 64, 4, 4, 2, 0.45), Tile(64, 32, 4, 4, 3, 0.45), Tile(32, 32, 4, 4, 6, 0.45)),
+    4: (
+        Tile(128, 64, 8, 8, 3, 0.80), Tile(64, 64, 8, 8, 6, 0.75), Tile(64, 32, 8, 4, 8, 0.60),
+        Tile(32, 32, 4, 4, 8, 0.45),
+    ),
+    2: (
+        Tile(128, 64, 8, 8, 2, 0.75), Tile(64, 64, 8, 8, 4, 0.70), Tile(64, 32, 8, 4, 6, 0.60),
+        Tile(32, 32, 4, 4, 8, 0.45),
+    ),
+}  # fmt: skip
 
 
 def divisor(d: int) -> tuple[int, int, int]:
@@ -73,78 +87,103 @@ def divisor(d: int) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Plan:
-    """A product's tile, and how many blocks sum parts of its depth."""
+    """A product's tile, how many lie across, down and over all groups, and how many blocks share the depth of each.
+
+    cost: the estimated time, in multiply-adds of one multiprocessor.
+    """
 
     tile: Tile
     across: int
     down: int
+    tiles: int
     splits: int
     depth_per_split: int
+    cost: float
 
+    @functools.cached_property
     def schedule(self) -> Any:
+        """The kernels' `struct Schedule`."""
         return np.array((divisor(self.across), divisor(self.down), self.depth_per_split), SCHEDULE)[()]
 
 
 @functools.lru_cache(maxsize=1024)
 def plan(rows: int, columns: int, depth: int, groups: int, dtype: Any) -> Plan:
-    """The largest tile that leaves enough blocks, or else the one with most; then enough splits of a long depth."""
-    known = tiles(dtype)
-    fitting = [tile for tile in known if tile.block_n < 2 * columns or tile is known[-1]]
-
-    def blocks(tile: Tile) -> int:
-        return ceil_div(rows, tile.block_m) * ceil_div(columns, tile.block_n) * groups
-
-    tile = next((tile for tile in fitting if blocks(tile) >= _ENOUGH_BLOCKS), None)
-    if tile is None:  # few outputs: a long depth makes up for it in splits, a short one in small tiles
-        tile = fitting[-1] if depth < 4 * _SHORTEST_SPLIT else fitting[len(fitting) // 2]
-    block_k = 16 if dtype.itemsize == 2 else 8
-    partial = rows * columns * groups * accumulation_dtype(dtype).itemsize
-    splits = min(_ENOUGH_BLOCKS // max(1, blocks(tile)), depth // _SHORTEST_SPLIT, LARGEST_WORKSPACE // max(1, partial))
-    per_split = ceil_div(ceil_div(depth, max(1, splits)), block_k) * block_k
-    across, down = ceil_div(columns, tile.block_n), ceil_div(rows, tile.block_m)
-    return Plan(tile, across, down, max(1, ceil_div(depth, max(1, per_split))), max(block_k, per_split))
+    """The tile and the splits with the least estimated time; of several, the largest tile with fewest splits."""
+    return min(_plans(rows, columns, depth, groups, dtype), key=lambda plan: plan.cost)
 
 
-def vector(count: int, dtype: Any, *arrays: Any) -> int:
+def _plans(rows: int, columns: int, depth: int, groups: int, dtype: Any) -> Iterator[Plan]:
+    block_k = 16 if dtype.itemsize == 2 else 8  # BLOCK_K of gemm.cuh
+    outputs = rows * columns * groups
+    workspace = LARGEST_WORKSPACE // (outputs * accumulation_dtype(dtype).itemsize)
+    most = max(1, min(depth // _SHORTEST_SPLIT, workspace, _LARGEST_GRID_Y))
+    for tile in TILES[dtype.itemsize]:
+        across, down = ceil_div(columns, tile.block_n), ceil_div(rows, tile.block_m)
+        blocks = across * down * groups
+        # Splits that give every multiprocessor as many blocks.
+        full = {_MULTIPROCESSORS * each // blocks for each in range(1, 9)}
+        for wanted in sorted({1, *(min(most, splits) for splits in full if splits > 1)}):
+            per_split = max(1, ceil_div(ceil_div(depth, wanted), block_k)) * block_k
+            splits = max(1, ceil_div(depth, per_split))  # an empty depth, of a filter's gradient, sums to zero
+            busiest = ceil_div(blocks * splits, _MULTIPROCESSORS)
+            rate = tile.rate * min(1, busiest * tile.threads / _BUSY_THREADS)
+            cost = busiest * tile.block_m * tile.block_n * (per_split + _START_DEPTH) / rate
+            if splits > 1:
+                cost += splits * outputs / _MULTIPROCESSORS * _REDUCE_ELEMENT + _REDUCE_LAUNCH
+            yield Plan(tile, across, down, blocks, splits, per_split, cost)
+
+
+def vector(count: int, *arrays: Any) -> int:
     """How many of `count` neighbours move at once: 16 bytes of them where they divide and the arrays are aligned."""
-    wide = 16 // dtype.itemsize
+    wide = 16 // arrays[0].dtype.itemsize
     return wide if count % wide == 0 and is_aligned(16, *arrays) else 1
 
 
+def apart(out: Any, *inputs: Any) -> tuple[Any, ...]:
+    """The inputs, contiguous, and copied where they share memory with `out`: blocks read what others overwrite."""
+    if out is None:
+        return contiguous(*inputs)
+    begin, end = _extent(out)
+
+    def shared(a: Any) -> bool:
+        first, past = _extent(a)
+        return first < end and begin < past
+
+    return contiguous(*[copied(a) if a is not None and shared(a) else a for a in inputs])
+
+
+def _extent(array: Any) -> tuple[int, int]:
+    """The first address of an array's elements, and the first past them."""
+    if array.size == 0:
+        return 0, 0
+    reach = [stride * (size - 1) for stride, size in zip(array.strides, array.shape)]
+    begin = address(array)
+    return begin + sum(min(0, r) for r in reach), begin + sum(max(0, r) for r in reach) + array.dtype.itemsize
+
+
 def launch(
-    file: str,
     kernel: str,
     chosen: Plan,
-    groups: int,
     out: Any,
     inputs: tuple[Any, ...],
     struct: Any,
     macros: dict[str, Any],
-    *,
+    *flags: Any,
     bias: Any = None,
     activation: str | None = None,
-    accumulate: bool | None = None,
-    columns: int = 1,
+    accumulate: bool = False,
 ) -> None:
-    """Launch a kernel(out, partials, inputs..., struct, schedule[, accumulate]), and the reduction of its splits.
+    """Launch a direction's kernel(out, partials, inputs..., struct, schedule, flags...), and the sum of its splits.
 
-    bias and activation go to whichever of the two writes the output; accumulate is None for kernels without it.
-    columns: how many outputs share one set of biases.
+    bias and activation go to whichever of the two writes the output.
     """
     dtype, whole = out.dtype, chosen.splits == 1
     partials = None if whole else empty((chosen.splits, out.size), accumulation_dtype(dtype), like=out)
     finish = {"DTYPE": dtype.name, "ACTIVATION": ACTIVATIONS[activation]}
     defines = finish | chosen.tile.macros | macros | ({} if whole else {"ACTIVATION": ACTIVATIONS[None]})
-    flags = () if accumulate is None else (bool(accumulate) and whole,)
-    run = load(file, defines).kernel(kernel)
-    grid = (chosen.across * chosen.down * groups, chosen.splits)
-    run(grid, chosen.tile.threads, out, partials, *inputs, struct, chosen.schedule(), *flags)
+    run = load(f"{kernel}.cu", defines).kernel(f"{kernel}_simt")
+    run((chosen.tiles, chosen.splits), chosen.tile.threads, out, partials, *inputs, struct, chosen.schedule, *flags)
     if not whole:
         reduce = load("gemm_reduce.cu", finish).kernel("gemm_reduce_splits")
-        reduce(flat_grid(out.size), THREADS, out, partials, bias, out.size, chosen.splits, columns, bool(accumulate))
-
-
-def check_extent(what: str, size: int) -> None:
-    """The kernels count pixels and taps in 32 bits; elements have 64."""
-    if size >= 2**31 - 1024:
-        raise ValueError(f"a convolution has fewer than 2**31 - 1024 {what}, received {size}: use a smaller batch")
+        columns = 1 if bias is None else bias.size
+        reduce(flat_grid(out.size), THREADS, out, partials, bias, out.size, chosen.splits, columns, accumulate)

@@ -27,10 +27,11 @@ def flat_grid(work: int, threads: int = THREADS) -> int:
 
 def contiguous(*arrays: Any) -> tuple[Any, ...]:
     """The arrays, each copied if it is a strided view; None stays."""
-    return tuple([a if a is None or a.flags.c_contiguous else _copy(a) for a in arrays])
+    return tuple([a if a is None or a.flags.c_contiguous else copied(a) for a in arrays])
 
 
-def _copy(array: Any) -> Any:
+def copied(array: Any) -> Any:
+    """A contiguous copy on the same device."""
     copy = empty(array.shape, array.dtype, like=array)
     copy[...] = array
     return copy
@@ -63,7 +64,7 @@ def write_to(
     """
     if out is None:
         out = empty(shape, dtype, like=like)
-    target = out if out.flags.c_contiguous else _copy(out) if keep else empty(shape, dtype, like=like)
+    target = out if out.flags.c_contiguous else copied(out) if keep else empty(shape, dtype, like=like)
     if math.prod(shape):
         write(target)
     if target is not out:

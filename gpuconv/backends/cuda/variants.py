@@ -14,7 +14,7 @@ WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold
 LONGEST = "32 (float64: 16)"  # stands for the most scores of a row that a lane keeps in registers
 LABELS = ("int64", "int32", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
-TILES = tuple(dict.fromkeys(gemm.TILES + gemm.TILES_OF_DOUBLES))
+TILES = tuple(dict.fromkeys(itertools.chain(*gemm.TILES.values())))
 ALL_ACTIVATIONS = tuple(gemm.ACTIVATIONS.values())
 
 MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -59,7 +59,7 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             dtype = as_dtype(chosen["DTYPE"])
             stands_for = {WIDE: 16 // dtype.itemsize, LONGEST: 32 if dtype.itemsize < 8 else 16}
             tile = chosen.pop("TILE", None)
-            if tile and tile not in gemm.tiles(dtype):
+            if tile and tile not in gemm.TILES[dtype.itemsize]:
                 continue
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
             defines |= tile.macros if tile else {}
