@@ -1,0 +1,33 @@
+// Where conv2d.cuh finds elements, as offsets from the tensors' beginnings: -1 where there is none. Nothing is read.
+#include "conv2d.cuh"
+
+template <class Matrix>
+__device__ void find_all(int64* offsets, const DTYPE* base, const Matrix& matrix, const int32* lines, const int32* columns,
+                         int32 count) {
+    for (int32 i = threadIdx.x; i < count; i += blockDim.x) {
+        const DTYPE* from = nullptr;
+        const bool found = matrix.find(matrix.line(lines[i]), matrix.column(columns[i]), from);
+        offsets[i] = found ? from - base : -1;
+    }
+}
+
+extern "C" __global__ void input_windows(int64* offsets, const DTYPE* x, const int32* lines, const int32* columns, int32 count,
+                                         const Convolution conv) {
+    find_all(offsets, x, InputWindows{x, conv}, lines, columns, count);
+}
+
+extern "C" __global__ void gradient_windows(int64* offsets, const DTYPE* dy, const int32* lines, const int32* columns,
+                                            int32 count, const Convolution conv) {
+    find_all(offsets, dy, GradientWindows{dy, conv}, lines, columns, count);
+}
+
+extern "C" __global__ void turned_filters(int64* offsets, const DTYPE* w, const int32* lines, const int32* columns, int32 count,
+                                          const Convolution conv) {
+    find_all(offsets, w, TurnedFilters(w, conv), lines, columns, count);
+}
+
+extern "C" __global__ void plain_filters(int64* offsets, const DTYPE* w, const int32* lines, const int32* columns, int32 count,
+                                         const Convolution conv) {
+    const int32 taps = conv.r * conv.s * conv.c;
+    find_all(offsets, w, Plain{w, taps, conv.k, taps}, lines, columns, count);
+}

@@ -1,0 +1,320 @@
+"""The convolution kernels beyond the cases of test_every_op: every tile and vector width, splits, views, addresses."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.backends.cuda import conv, emulator, gemm
+from gpuconv.backends.cuda.launch import ceil_div
+from gpuconv.backends.cuda.module import load
+from gpuconv.cases import ConvCase, random_conv_cases
+from gpuconv.dtypes import as_dtype
+from gpuconv.shapes import ACTIVATIONS
+from gpuconv.verify.oracle import expect
+from tests.kernels.agreement import assert_same_bits, on_device
+from tests.tolerance import assert_within
+
+DIRECTIONS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
+directions = pytest.mark.parametrize("op", DIRECTIONS)
+
+
+def problem(c: int, k: int, groups: int = 1) -> ConvCase:
+    """Several tiles and a rest in every direction and dimension, none of them whole."""
+    return ConvCase(2, 9, 11, c * groups, k * groups, (3, 2), (1, 1), ((1, 1), (0, 2)), (2, 1), groups)
+
+
+def arguments(op: str, case: ConvCase, dtype: str = "float32"):
+    """The op's arrays and options for a case."""
+    x, w, bias, dy = case.arrays(as_dtype(dtype))
+    return {
+        "conv2d": ([x, w, bias], case.options),
+        "conv2d_dgrad": ([dy, w], case.options | dict(input_shape=case.x_shape)),
+        "conv2d_wgrad": ([dy, x], case.options | dict(kernel_size=case.kernel_size)),
+    }[op]
+
+
+def assert_right(op: str, device: str, case: ConvCase, dtype: str = "float32", **options):
+    """Run a direction, compare it with the reference, return what came out."""
+    arrays, given_options = arguments(op, case, dtype)
+    (wanted,) = expect(op, arrays, given_options | options)
+    result = on_device(op, device, *arrays, **given_options | options)
+    assert result.dtype == as_dtype(dtype)
+    assert_within(result, wanted.value, wanted.bound, f"{op} {case}")
+    return result
+
+
+def forced(monkeypatch, tile: gemm.Tile | None, splits: int = 1):
+    """Have every product take this tile and about as many splits."""
+
+    def plan(rows, columns, depth, groups, dtype):
+        chosen = tile or gemm.TILES[dtype.itemsize][-1]
+        across, down = ceil_div(columns, chosen.block_n), ceil_div(rows, chosen.block_m)
+        per_split = ceil_div(ceil_div(depth, splits), 16) * 16
+        return gemm.Plan(chosen, across, down, across * down * groups, ceil_div(depth, per_split), per_split, 0.0)
+
+    monkeypatch.setattr(gemm, "plan", plan)
+
+
+@directions
+@pytest.mark.parametrize("channels", [(16, 72), (5, 67)], ids=["vectors", "single numbers"])
+def test_every_tile_gives_the_same_bits(device, monkeypatch, op, channels):
+    results = []
+    for tile in gemm.TILES[4]:
+        forced(monkeypatch, tile)
+        results.append(assert_right(op, device, problem(*channels)).tobytes())
+    assert all(result == results[0] for result in results[1:])
+
+
+@directions
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_the_largest_tile_of_every_dtype(device, monkeypatch, op, dtype):
+    forced(monkeypatch, gemm.TILES[as_dtype(dtype).itemsize][0])
+    assert_right(op, device, problem(16, 72), dtype)
+
+
+@directions
+@pytest.mark.parametrize("channels", [(4, 3), (3, 4), (8, 8)])
+def test_channels_and_filters_have_a_vector_width_each(device, op, channels):
+    assert_right(op, device, problem(*channels))
+    assert_right(op, device, problem(*channels, groups=3))
+
+
+@directions
+@pytest.mark.parametrize("splits", [2, 5])
+def test_split_depths(device, monkeypatch, op, splits):
+    forced(monkeypatch, None, splits)
+    options = dict(activation="silu") if op == "conv2d" else {}
+    for case in (problem(16, 24), problem(5, 7, groups=2)):
+        assert_right(op, device, case, **options)
+    arrays, given_options = arguments(op, problem(8, 8))
+    assert_same_bits(op, device, *arrays, **given_options)
+
+
+@directions
+def test_thread_orders_and_repeats_give_the_same_bits(device, op):
+    for case in (problem(16, 24), problem(5, 7)):
+        arrays, options = arguments(op, case)
+        assert_same_bits(op, device, *arrays, **options)
+
+
+@directions
+@pytest.mark.parametrize("channels", [(8, 12), (3, 5)])
+def test_nothing_is_read_or_written_that_must_not_be(device, monkeypatch, op, channels):
+    if device != "emulated":
+        pytest.skip("the emulator's checks")
+    case = ConvCase(1, 5, 6, *channels, (3, 2), (2, 1), ((1, 0), (2, 1)))
+    with emulator.configure(sanitize="checked", seed=7):
+        for splits in (1, 3):
+            forced(monkeypatch, None, splits)
+            assert_right(op, device, case)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_fused_epilogue(device, activation, with_bias):
+    (x, w, bias), options = arguments("conv2d", problem(4, 6))
+    arrays, options = [x, w, bias if with_bias else None], options | dict(activation=activation)
+    (wanted,) = expect("conv2d", arrays, options)
+    assert_within(on_device("conv2d", device, *arrays, **options), wanted.value, wanted.bound, activation)
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+def test_wgrad_accumulates(device, monkeypatch, splits):
+    forced(monkeypatch, None, splits)
+    case = problem(4, 6)
+    arrays, options = arguments("conv2d_wgrad", case)
+    (wanted,) = expect("conv2d_wgrad", arrays, options)
+    before = np.random.default_rng(1).standard_normal(case.w_shape).astype(np.float32)
+    dw = asarray(np.repeat(before, 2, axis=3), device)
+    target = dw[..., ::2]
+    result = ops.conv2d_wgrad(*[asarray(a, device) for a in arrays], **options, out=target, accumulate=True)
+    assert result is target
+    value = wanted.value + before
+    assert_within(to_numpy(dw)[..., ::2], value, wanted.bound + 2.0**-22 * np.abs(value))
+    np.testing.assert_array_equal(to_numpy(dw)[..., 1::2], before)
+
+
+@directions
+def test_strided_and_unaligned_views_give_the_same_bits(device, op):
+    arrays, options = arguments(op, problem(8, 12))
+    wanted = on_device(op, device, *arrays, **options)
+
+    def strided(a):
+        return asarray(np.repeat(a, 2, axis=-1), device)[..., ::2]
+
+    def unaligned(a):
+        return asarray(np.concatenate([np.zeros(1, a.dtype), a.reshape(-1)]), device)[1:].reshape(a.shape)
+
+    for view in (strided, unaligned):
+        views = [view(a) for a in arrays]
+        np.testing.assert_array_equal(to_numpy(getattr(ops, op)(*views, **options)), wanted)
+        out = view(np.full(wanted.shape, 7, np.float32))
+        assert getattr(ops, op)(*[asarray(a, device) for a in arrays], **options, out=out) is out
+        np.testing.assert_array_equal(to_numpy(out), wanted)
+
+
+def test_the_output_may_be_the_input(device):
+    rng = np.random.default_rng(3)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 6, 7, 40), (40, 3, 3, 40)))
+    options = dict(stride=1, padding=1)
+    for op, arrays, more in (("conv2d", [x, w], {}), ("conv2d_dgrad", [x, w], dict(input_shape=x.shape))):
+        wanted = on_device(op, device, *arrays, **options, **more)
+        moved = [asarray(a, device) for a in arrays]
+        assert getattr(ops, op)(*moved, **options, **more, out=moved[0]) is moved[0]
+        np.testing.assert_array_equal(to_numpy(moved[0]), wanted)
+
+
+def test_an_empty_batch(device):
+    case = ConvCase(0, 5, 7, 3, 4, (3, 3))
+    for op in DIRECTIONS:
+        assert_right(op, device, case)
+    x, _, _, dy = [asarray(a, device) for a in case.arrays(np.float32)]
+    dw = asarray(np.ones(case.w_shape, np.float32), device)
+    ops.conv2d_wgrad(dy, x, kernel_size=(3, 3), out=dw, accumulate=True)
+    np.testing.assert_array_equal(to_numpy(dw), 1)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=random_conv_cases())
+def test_random_convolutions(device, case):
+    for op in DIRECTIONS:
+        assert_right(op, device, case)
+
+
+def test_infinities_and_nan_pass(device):
+    x = np.ones((1, 4, 4, 8), np.float32)
+    x[0, 1, 2, 3], x[0, 3, 0, 1] = np.nan, np.inf
+    w = np.ones((5, 1, 1, 8), np.float32)
+    y = on_device("conv2d", device, x, w, activation="relu")
+    np.testing.assert_array_equal(y, ops.conv2d(x, w, activation="relu"))
+
+
+# --- plans -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_plans_cover_the_product_within_the_workspace(dtype):
+    rng, dtype = np.random.default_rng(0), as_dtype(dtype)
+    for _ in range(300):
+        rows, columns, depth = (int(2 ** rng.uniform(0, high)) for high in (22, 12, 22))
+        plan = gemm.plan(rows, columns, depth, int(rng.integers(1, 5)), dtype)
+        assert plan.down * plan.tile.block_m >= rows > (plan.down - 1) * plan.tile.block_m
+        assert plan.across * plan.tile.block_n >= columns > (plan.across - 1) * plan.tile.block_n
+        assert plan.splits * plan.depth_per_split >= depth > (plan.splits - 1) * plan.depth_per_split
+        assert plan.depth_per_split % (16 if dtype.itemsize == 2 else 8) == 0
+        partials = plan.splits * rows * columns * (8 if dtype.itemsize == 8 else 4)
+        assert plan.splits == 1 or partials <= gemm.LARGEST_WORKSPACE
+
+
+def test_plans_follow_the_shape():
+    plan = functools.partial(gemm.plan, groups=1, dtype=np.dtype(np.float32))
+    vgg = plan(128 * 32 * 32, 64, 9 * 64)
+    assert (vgg.tile.block_m, vgg.splits) == (128, 1)  # outputs enough: large tiles, whole depths
+    filters = plan(64, 9 * 64, 128 * 32 * 32)
+    assert filters.splits > 8  # few outputs, a long depth
+    assert plan(1, 1, 1).tile == gemm.TILES[4][-1]
+
+
+def test_division_by_multiplication():
+    rng = np.random.default_rng(0)
+    for d in [1, 2, 3, 5, 7, 2**16 - 1, 2**16, 2**16 + 1, 2**31 - 1, *map(int, rng.integers(1, 2**31, 200))]:
+        _, multiplier, shift = gemm.divisor(d)
+        assert multiplier < 2**32
+        near = [(2**31 - 1) // d * d - 1, (2**31 - 1) // d * d, 2**31 - 1, 0, d - 1, d]
+        for n in [*near, *map(int, rng.integers(0, 2**31, 50))]:
+            if 0 <= n < 2**31:
+                assert ((2 * n * multiplier) >> 32) >> shift == n // d
+
+
+# --- addresses past 2^31 -----------------------------------------------------------------------
+
+LARGE = ConvCase(700, 1400, 2000, 6, 9, (3, 4), (2, 3), ((1, 2), (3, 0)), (3, 2))  # 11.8e9 elements in, 2.9e9 out
+MANY_FILTERS = ConvCase(1, 9, 9, 70_000, 40_000, (1, 3))  # 8.4e9 weights
+
+
+def offsets(device, kernel, case, lines, columns):
+    """What a matrix of conv2d.cuh finds at each (line, column): offsets from the tensor's beginning."""
+    struct, _ = conv._geometry(
+        case.x_shape, case.k, case.kernel_size, case.stride, case.padding, case.dilation, case.groups, case.fit
+    )
+    macros = gemm.TILES[4][-1].macros | dict(DTYPE="float32", ACTIVATION="Identity", VECTOR_C=1, VECTOR_K=1)
+    run = load(Path(__file__).with_name("addresses.cu"), macros).kernel(kernel)
+    found, tensor = asarray(np.zeros(len(lines), np.int64), device), asarray(np.zeros(1, np.float32), device)
+    run(1, 64, found, tensor, *[asarray(i.astype(np.int32), device) for i in (lines, columns)], len(lines), struct)
+    return to_numpy(found)
+
+
+def some_of(rng, size, count=400):
+    """Indices over the whole range, its ends, and past it."""
+    return np.concatenate([rng.integers(0, size, count), [0, 1, size - 1, size - 1, size, size + 100]])
+
+
+def places(index, *sizes):
+    """The coordinates of a flat index, last axis innermost; the first is open."""
+    found = []
+    for size in reversed(sizes):
+        index, rest = index // size, index % size
+        found.append(rest)
+    return [index, *reversed(found)]
+
+
+def test_input_addresses(device, rng):
+    case = LARGE
+    (r, s), (sh, sw), (dh, dw), ((top, _), (left, _)) = case.kernel_size, case.stride, case.dilation, case.padding
+    _, p_size, q_size, _ = case.y_shape
+    pixels, taps = some_of(rng, case.n * p_size * q_size), rng.permutation(some_of(rng, r * s * case.c))
+    n, p, q = places(pixels, p_size, q_size)
+    r_at, s_at, c = places(taps, s, case.c)
+    h, w = p * sh + r_at * dh - top, q * sw + s_at * dw - left
+    inside = (n < case.n) & (r_at < r) & (h >= 0) & (h < case.h) & (w >= 0) & (w < case.w)
+    wanted = np.where(inside, ((n * case.h + h) * case.w + w) * case.c + c, -1)
+    assert wanted.max() > 2**33
+    np.testing.assert_array_equal(offsets(device, "input_windows", case, pixels, taps), wanted)
+
+
+def test_gradient_addresses(device, rng):
+    case = LARGE
+    (r, s), (sh, sw), (dh, dw), ((top, _), (left, _)) = case.kernel_size, case.stride, case.dilation, case.padding
+    _, p_size, q_size, _ = case.y_shape
+    pixels, taps = some_of(rng, case.n * case.h * case.w, 4000), rng.permutation(some_of(rng, r * s * case.k, 4000))
+    n, h, w = places(pixels, case.h, case.w)
+    r_at, s_at, k = places(taps, s, case.k)
+    p, q = (h + top - r_at * dh) / sh, (w + left - s_at * dw) / sw
+    whole = (p == np.floor(p)) & (q == np.floor(q)) & (p >= 0) & (p < p_size) & (q >= 0) & (q < q_size)
+    wanted = np.where((n < case.n) & (r_at < r) & whole, ((n * p_size + p) * q_size + q) * case.k + k, -1)
+    assert wanted.max() > 2**31
+    np.testing.assert_array_equal(offsets(device, "gradient_windows", case, pixels, taps), wanted.astype(np.int64))
+
+
+def test_filter_addresses(device, rng):
+    case, (r, s) = MANY_FILTERS, MANY_FILTERS.kernel_size
+    k, taps = some_of(rng, case.k), rng.permutation(some_of(rng, r * s * case.c))
+    wanted = np.where((k < case.k) & (taps < r * s * case.c), k * (r * s * case.c) + taps, -1)
+    assert wanted.max() > 2**32
+    np.testing.assert_array_equal(offsets(device, "plain_filters", case, k, taps), wanted)
+
+    taps, c = some_of(rng, r * s * case.k), rng.permutation(some_of(rng, case.c))
+    place, k = places(taps, case.k)
+    wanted = np.where((place < r * s) & (c < case.c), (k * (r * s) + place) * case.c + c, -1)
+    np.testing.assert_array_equal(offsets(device, "turned_filters", case, taps, c), wanted)
+
+
+@pytest.mark.parametrize(
+    ("case", "what"),
+    [
+        (ConvCase(2**15, 256, 256, 1, 1, (1, 1)), "input pixels"),
+        (ConvCase(1, 1, 1, 2**30, 1, (1, 2), padding=((0, 0), (0, 1))), "filter taps"),
+        (ConvCase(1, 1, 1, 1, 1, (1, 1), padding=((2**30, 0), (0, 0)), stride=(2**20, 1)), "sides"),
+    ],
+)
+def test_what_32_bits_cannot_count_is_refused(case, what):
+    with pytest.raises(ValueError, match=what):
+        conv._geometry(
+            case.x_shape, case.k, case.kernel_size, case.stride, case.padding, case.dilation, case.groups, case.fit
+        )
