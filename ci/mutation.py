@@ -5,11 +5,11 @@
     python ci/mutation.py --file pool.cuh --file max_pool2d.cu
 
 Each mutant runs in a process of its own, on a copy of the kernels, on the emulated device: first the cases of
-gpuconv.verify for the ops that use the file, then the kernel tests that name one of these ops, then the small cases with
-every memory access checked and in shuffled thread orders. A mutant dies by a wrong result, a fault that the emulator
-names, a crash, or a loop without end. One that does not compile is not counted. mutation_survivors.toml lists, with the
-reason, those that no test can or does tell from the shipped kernel; they count as survivors, and are not run again unless
---recheck is given. Nothing in the repository is written.
+gpuconv.verify for the ops that run code of the file, then the kernel tests that do, then the small cases with every
+memory access checked and in shuffled thread orders. A mutant dies by a wrong result, a fault that the emulator names, a
+crash, or a loop without end. One that does not compile is not counted. mutation_survivors.toml lists, each with its
+reason, the mutants that compute the same as the shipped kernel, or that only a GPU could tell apart; they are not run
+again unless --recheck is given. Nothing in the repository is written.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import io
 import multiprocessing
 import os
 import random
@@ -28,7 +29,7 @@ import tempfile
 import tomllib
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -36,6 +37,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "ci")]
 os.environ |= {"OPENBLAS_NUM_THREADS": "1", "GPUCONV_EMULATOR_WORKERS": "1"}
 
+import pytest  # noqa: E402
 from mutants import Mutant, mutants  # noqa: E402
 
 from gpuconv import verify  # noqa: E402
@@ -44,6 +46,7 @@ from gpuconv.backends.cuda import emulator, module, source  # noqa: E402
 SURVIVORS = REPOSITORY / "ci" / "mutation_survivors.toml"
 DTYPES = ("float32", "float16", "float64", "bfloat16")
 LEAST = 0.95
+PYTEST = ["-q", "-p", "no:cacheprovider"]
 CASE_SECONDS, SUITE_SECONDS = 8, 60  # of processor time, past which a mutant counts as a loop without end
 
 KILLED, SURVIVED, INVALID, LISTED = "killed", "survived", "does not compile", "listed"
@@ -57,11 +60,11 @@ def shipped() -> list[str]:
     return sorted(path.name for path in source.directory().iterdir() if path.suffix in (".cu", ".cuh"))
 
 
-@functools.cache
-def ops_by_file(cases: tuple[verify.Case, ...]) -> dict[str, set[str]]:
-    """The ops that run code of each file, seen by running them. Raises RuntimeError where a shipped kernel fails."""
+@contextlib.contextmanager
+def recorded() -> Iterator[set[Path]]:
+    """The kernel files that launchers load in here."""
     loaded: set[Path] = set()
-    load, found = module._load, {name: set() for name in shipped()}
+    load = module._load
 
     def recording(path, defines):
         loaded.add(path)
@@ -69,16 +72,21 @@ def ops_by_file(cases: tuple[verify.Case, ...]) -> dict[str, set[str]]:
 
     module._load = recording
     try:
-        for case in cases:
-            loaded.clear()
-            outcome = verify.run_case(case, case.dtypes[-1] if len(case.dtypes) == 1 else "float32", "emulated")
-            if not outcome.passed:
-                raise RuntimeError(f"the shipped {case.op} fails, {case.name}: {outcome.problem}")
-            for path in loaded:
-                for name in parts_of(path):
-                    found[name].add(case.op)
+        yield loaded
     finally:
         module._load = load
+
+
+def ops_by_file(cases: list[verify.Case]) -> dict[str, set[str]]:
+    """The ops that run code of each file, seen by running them. Raises RuntimeError where a shipped kernel fails."""
+    found: dict[str, set[str]] = {name: set() for name in shipped()}
+    for case in cases:
+        with recorded() as loaded:
+            outcome = verify.run_case(case, "float32", "emulated")
+        if not outcome.passed:
+            raise RuntimeError(f"the shipped {case.op} fails, {case.name}: {outcome.problem}")
+        for name in {name for path in loaded for name in parts_of(path)} & found.keys():
+            found[name].add(case.op)
     return found
 
 
@@ -88,18 +96,35 @@ def parts_of(path: Path) -> frozenset[str]:
     return frozenset(Path(name).name for name in re.findall(r'#line \d+ "(.*)"', source.flatten(path)))
 
 
-def suites(file: str, ops: set[str]) -> list[Path]:
-    """The kernel tests that name the file or one of the ops."""
-    named = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted([file, *ops]))) + r")\b")
-    files = [*(REPOSITORY / "tests/kernels").glob("test_*_kernels.py"), *REPOSITORY.glob("tests/backends/cuda/test_*.py")]
-    skipped = ("test_emulator.py", "test_cache.py", "test_source.py", "test_report.py")
-    return sorted(file for file in files if file.name not in skipped and named.search(file.read_text()))
+class Recorder:
+    """A pytest plugin: which tests run code of each file."""
+
+    def __init__(self) -> None:
+        self.tests: dict[str, list[str]] = {name: [] for name in shipped()}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        with recorded() as loaded:
+            result = yield
+        for name in {name for path in loaded for name in parts_of(path)} & self.tests.keys():
+            self.tests[name].append(item.nodeid)
+        return result
+
+
+def tests_by_file() -> dict[str, list[str]]:
+    """The kernel tests that run code of each file, seen by running them. Raises RuntimeError where one fails."""
+    recorder, quiet = Recorder(), io.StringIO()
+    with contextlib.redirect_stdout(quiet):
+        status = pytest.main([*PYTEST, "tests/kernels", "--deselect=tests/kernels/test_every_op.py"], [recorder])
+    if status:
+        raise RuntimeError(f"the kernel tests fail on the shipped kernels:\n{quiet.getvalue()}")
+    return recorder.tests
 
 
 # --- one mutant --------------------------------------------------------------------------------
 
 
-def judge(mutant: Mutant, cases: list[verify.Case], tests: list[Path]) -> tuple[str, str]:
+def judge(mutant: Mutant, cases: list[verify.Case], tests: list[str]) -> tuple[str, str]:
     """Whether the tests kill a mutant, and what did or why not. Runs in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         kernels = Path(folder) / "kernels"
@@ -115,12 +140,12 @@ def judge(mutant: Mutant, cases: list[verify.Case], tests: list[Path]) -> tuple[
     return SURVIVED, ""
 
 
-def _problems(mutant: Mutant, cases: list[verify.Case], tests: list[Path]) -> Iterator[str]:
+def _problems(mutant: Mutant, cases: list[verify.Case], tests: list[str]) -> Iterator[str]:
     """What each check has to say, the cheap ones first; an empty text for one that passes."""
     for dtype in DTYPES:
         yield from _run(cases, dtype)
     if tests:
-        yield _run_suites(tests)
+        yield _run_tests(tests)
     small = [case for case in cases if case.tier in ("tiny", "odd")]
     with emulator.configure(sanitize="checked"):
         yield from _run(small, "float32")
@@ -137,12 +162,20 @@ def _run(cases: list[verify.Case], dtype: str) -> Iterator[str]:
             yield f"{case.op} {dtype} {case.name}: {outcome.problem}" if outcome.problem else ""
 
 
-def _run_suites(tests: list[Path]) -> str:
-    import pytest
-
+def _run_tests(tests: list[str]) -> str:
+    recorder = FirstFailure()
     with at_most(SUITE_SECONDS):
-        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", f"--rootdir={REPOSITORY}", *map(str, tests)])
-    return f"pytest {' '.join(test.name for test in tests)}" if status else ""
+        status = pytest.main([*PYTEST, "-x", *tests], [recorder])
+    return f"{recorder.nodeid or status!r} fails" if status else ""
+
+
+class FirstFailure:
+    """A pytest plugin: the name of a test that failed."""
+
+    nodeid = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.nodeid = self.nodeid or report.nodeid * report.failed
 
 
 @contextlib.contextmanager
@@ -153,7 +186,7 @@ def at_most(seconds: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _child(mutant: Mutant, cases: list[verify.Case], tests: list[Path], sender) -> None:
+def _child(mutant: Mutant, cases: list[verify.Case], tests: list[str], sender) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1), os.dup2(silence, 2)
     try:
@@ -169,15 +202,15 @@ def _child(mutant: Mutant, cases: list[verify.Case], tests: list[Path], sender) 
 
 def run(chosen: list[Mutant], processes: int) -> Iterator[tuple[Mutant, str, str]]:
     """Judge mutants, a few at a time."""
-    context, everything = multiprocessing.get_context("fork"), tuple(verify.cases())
-    files, waiting, running = ops_by_file(everything), list(reversed(chosen)), {}
+    context, everything = multiprocessing.get_context("fork"), verify.cases()
+    ops, tests = ops_by_file(everything), tests_by_file()
+    waiting, running = list(reversed(chosen)), {}
     while waiting or running:
         while waiting and len(running) < processes:
             mutant = waiting.pop()
-            ops = files[mutant.file]
             receiver, sender = context.Pipe(duplex=False)
-            cases = [case for case in everything if case.op in ops]
-            child = context.Process(target=_child, args=(mutant, cases, suites(mutant.file, ops), sender))
+            cases = [case for case in everything if case.op in ops[mutant.file]]
+            child = context.Process(target=_child, args=(mutant, cases, tests[mutant.file], sender))
             child.start()
             sender.close()
             running[child.sentinel] = child, receiver, mutant
@@ -198,6 +231,7 @@ def listed() -> dict[tuple[str, str, str], str]:
 
 
 def main() -> int:
+    os.chdir(REPOSITORY)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", action="append", choices=shipped(), metavar="NAME", help="only this file")
     parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
@@ -222,13 +256,14 @@ def main() -> int:
         counts[mutant.file][LISTED] += 1
     judged = [mutant for mutant in chosen if options.recheck or mutant.key not in known]
     for done, (mutant, verdict, why) in enumerate(run(judged, options.processes), 1):
-        if mutant.key in known:
-            print(f"listed, but {verdict}: {mutant.key} {why}" if verdict != SURVIVED else "", end="\n" * (verdict != SURVIVED))
-            verdict = LISTED if verdict == SURVIVED else verdict
+        if mutant.key in known and verdict == SURVIVED:
+            verdict = LISTED
+        elif mutant.key in known:
+            print(f"listed, but {verdict}:")
         counts[mutant.file][verdict] += 1
-        if verdict == SURVIVED or options.verbose:
-            print(f"{done}/{len(judged)} {mutant.file}:{mutant.line} {verdict}\n  - {mutant.before}\n  + {mutant.after}")
-            print(f"  {why}" * bool(why), flush=True)
+        if verdict == SURVIVED or mutant.key in known or options.verbose:
+            print(f"{done}/{len(judged)} {mutant.file}:{mutant.line} {verdict}")
+            print(f"  - {mutant.before}\n  + {mutant.after}\n  {why}", flush=True)
     return report(counts)
 
 
