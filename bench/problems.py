@@ -167,7 +167,7 @@ def _bias_relu(entry: Entry) -> Problem:
 
 def _max_pool_backward(entry: Entry) -> Problem:
     n, h, w, c = shape = entry.problem
-    options = dict(kernel_size=2)
+    options: dict[str, Any] = dict(kernel_size=2)
 
     def make(rng: np.random.Generator) -> Arrays:
         pooled = (n, h // 2, w // 2, c)
@@ -234,7 +234,7 @@ def _batch_norm_backward(entry: Entry) -> Problem:
     return Problem(entry, make, lambda *arrays: ops.batch_norm_backward(*arrays), compare)
 
 
-SGD = dict(lr=0.01, momentum=0.9)
+SGD: dict[str, Any] = dict(lr=0.01, momentum=0.9)
 
 
 def _sgd(entry: Entry) -> Problem:

@@ -64,11 +64,14 @@ def check(compared: Iterable[tuple[Expected, np.ndarray]], dtype: str, *, bounde
     return worst
 
 
+_PATH = re.compile(r"(?:[A-Za-z]:)?(?:/[\w.@+-]+){2,}/?")
+
+
 def failure(error: BaseException) -> dict[str, str]:
     """What a record says of a side that did not run: absent, out of memory, refused, or failed, and the first line of
     the reason, without anything that belongs to this machine."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    text = re.sub(r"(?:[A-Za-z]:)?(?:/[\w.@+-]+){2,}/?", lambda path: "…/" + path[0].rstrip("/").rpartition("/")[2], text)
+    text = _PATH.sub(lambda path: "…/" + path[0].rstrip("/").rpartition("/")[2], text)
     if isinstance(error, (ImportError, NotImplementedError)):
         status = "absent"
     elif isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "out of memory" in text.lower():

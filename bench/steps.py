@@ -19,7 +19,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.training import Trainer, optimizers
 from gpuconv.verify.oracle import Expected
 
-SGD = dict(lr=0.001, momentum=0.9)
+SGD: dict[str, Any] = dict(lr=0.001, momentum=0.9)
 
 # Of gradients over a whole net, ||g - float64|| / ||float64||: rounding turns some ReLUs and pool winners around.
 GRADIENT_TOLERANCE = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.3}

@@ -88,7 +88,7 @@ CONVOLUTIONS: dict[str, list[ConvCase]] = {
 
 # Directions alone; then with bias and ReLU, and 2x2 max pooling, in one call; then everything backward makes.
 DIRECTIONS = ("fprop", "dgrad", "wgrad", "backward", "fprop_relu", "fprop_relu_pool")
-_LATER = {"backward": 1, "fprop_relu": 1, "fprop_relu_pool": 1}
+_LATER = {"backward": 1, "fprop_relu": 2, "fprop_relu_pool": 2}
 _LATER |= {"vgg-512": 1, "resnet20": 1, "seed-net": 1, "resnet18-cifar": 2, "deepbench": 3}
 _LATER |= {"float32": 2, "float16": 3}
 
@@ -106,8 +106,10 @@ def _convolutions() -> Iterator[Entry]:
 
 def _conv_work(problem: ConvCase, op: str, dtype: str) -> Work:
     size = as_dtype(dtype).itemsize
-    options = dict(stride=problem.stride, padding=problem.padding, dilation=problem.dilation, itemsize=size)
-    one = convolution(problem.x_shape, problem.w_shape, **options)
+    one = convolution(
+        problem.x_shape, problem.w_shape, stride=problem.stride, padding=problem.padding, dilation=problem.dilation,
+        itemsize=size,
+    )  # fmt: skip
     if op in ("dgrad", "wgrad"):
         return one
     y_bytes, bias = math.prod(problem.y_shape) * size, Work(0.0, problem.k * size)
@@ -142,7 +144,7 @@ def _memory() -> Iterator[Entry]:
             size = as_dtype(dtype).itemsize
             volume = (round(megabytes * 1e6 / size / (_CHANNELS * _SIDE**2)), _SIDE, _SIDE, _CHANNELS)
             for op, moved in MEMORY.items():
-                if op == "sgd_master" and dtype == "float32" or op == "sgd_step" and dtype != "float32":
+                if (op, dtype) in (("sgd_master", "float32"), ("sgd_step", "bfloat16")):
                     continue
                 work = Work(0.0, moved(size) * math.prod(volume))
                 later = (0 if megabytes == 126 else 1 + order) + _LATER.get(dtype, 0) * (op != "sgd_step")
@@ -195,7 +197,7 @@ def select(
     listed = suite(kind)
 
     def chosen(what: str, names: Iterable[str], of: Any) -> set[str]:
-        known = {name: name for entry in listed for name in of(entry)}
+        known = {name: name for names in zip(*map(of, listed)) for name in names}
         return {lookup(what, name, known) for name in names}
 
     ops = chosen("op of the suite", ops, lambda entry: [entry.op])

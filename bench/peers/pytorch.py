@@ -54,7 +54,7 @@ def to_host(result: Any) -> np.ndarray:
 
 
 def sides(problem: Problem, arrays: Arrays, device: str, compiled: bool) -> list[Side]:
-    """Every form PyTorch is timed in. compiled: torch.compile too, which takes its time; else it is listed as left out."""
+    """Every form PyTorch is timed in. compiled: torch.compile too, which takes its time; else it is left out."""
 
     def form(channels_last: bool, compile_it: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
@@ -84,10 +84,11 @@ def sides(problem: Problem, arrays: Arrays, device: str, compiled: bool) -> list
         return prepare
 
     if problem.entry.op in _UNCOMPILED:
-        names = [("fused", False)] if problem.entry.op.startswith("sgd") else [("eager", False), ("channels_last", True)]
-        return [Side(PEER, name, form(last, False)) for name, last in names]
-    forms = [("eager", False, False), ("channels_last", True, False), ("compile", True, True)]
-    return [Side(PEER, name, form(*how)) for name, *how in forms]
+        optimizer = problem.entry.op.startswith("sgd")
+        plain = {"fused": False} if optimizer else {"eager": False, "channels_last": True}
+        return [Side(PEER, name, form(last, False)) for name, last in plain.items()]
+    forms = {"eager": (False, False), "channels_last": (True, False), "compile": (True, True)}
+    return [Side(PEER, name, form(*how)) for name, how in forms.items()]
 
 
 # --- the operations: what becomes of the inputs before the clock runs, and what is timed -------

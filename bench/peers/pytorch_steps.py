@@ -20,10 +20,10 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
     def form(channels_last: bool, compile_it: bool, graph: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
             torch = load()
+            if graph and not on_gpu:
+                raise NotImplementedError("a CUDA graph needs a GPU")
             if compile_it and not compiled:
                 raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
-            if graph and not on_gpu:
-                raise NotImplementedError("CUDA graphs need a GPU")
             layout = torch.channels_last if channels_last else torch.contiguous_format
             net = module(step.net()).to(place(device)).to(memory_format=layout).train()
             sets = [
@@ -34,10 +34,10 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
             optimizer = torch.optim.SGD(trained, fused=True, **SGD)
             kind, half = place(device).partition(":")[0], step.entry.dtype != "float32"
             cast = torch.autocast(kind, getattr(torch, step.entry.dtype), enabled=half)
+            forward = net
             if compile_it:
                 torch.compiler.reset()
-            forward = torch.compile(net, mode="max-autotune-no-cudagraphs" if graph else "max-autotune") \
-                if compile_it else net  # fmt: skip
+                forward = torch.compile(net, mode="max-autotune-no-cudagraphs" if graph else "max-autotune")
 
             def once(x: Any, y: Any) -> Any:
                 optimizer.zero_grad(set_to_none=True)
@@ -56,10 +56,14 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
 
         return prepare
 
-    forms = [("eager", False, False, False), ("channels_last", True, False, False), ("compile", True, True, False)]
-    if on_gpu:
-        forms += [("graph", True, False, True), ("compile graph", True, True, True)]
-    return [Side(PEER, name, form(*how)) for name, *how in forms]
+    forms = {
+        "eager": (False, False, False),
+        "channels_last": (True, False, False),
+        "compile": (True, True, False),
+        "graph": (True, False, True),
+        "compile graph": (True, True, True),
+    }
+    return [Side(PEER, name, form(*how)) for name, how in forms.items()]
 
 
 def _captured(torch: Any, once: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:

@@ -15,6 +15,7 @@ warm   device time alone, one input set over and over (GPU)
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -106,7 +107,7 @@ class CudaClock:
             mark.record()
         marks[-1].synchronize()
         elapsed = self._cupy.cuda.get_elapsed_time
-        return [1e-3 * float(elapsed(a, b)) for a, b in zip(marks, marks[1:])]
+        return [1e-3 * float(elapsed(a, b)) for a, b in itertools.pairwise(marks)]
 
     def _delay(self, copies: int) -> None:
         for _ in range(copies):

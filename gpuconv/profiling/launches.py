@@ -36,7 +36,7 @@ def recorded() -> Iterator[list[Launch]]:
         if blocks:
             found.append(Launch(kernel, blocks, threads, shared))
 
-    Kernel.__call__ = noted  # type: ignore[method-assign]
+    Kernel.__call__ = noted  # type: ignore[method-assign, assignment]
     try:
         yield found
     finally:

@@ -23,7 +23,8 @@ def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[dict[str,
     seconds: how long each call is timed. On a GPU the matrix rates of float32 are those of its full precision; "tf32"
     is listed apart.
     """
-    clock, rows = open_clock(device), []
+    clock = open_clock(device)
+    rows: list[dict[str, Any]] = []
     for what, library, amount, call in (_on_gpu if device.startswith("cuda") else _on_cpu)():
         samples = clock.burst(call, seconds)
         rows.append({"what": what, "library": library, "rate": amount / _seconds(samples), "samples": samples})
@@ -35,6 +36,10 @@ def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[dict[str,
 
 def _seconds(samples: Samples) -> float:
     return statistics.median(samples.get("cold", samples["wall"]))
+
+
+def _product(matrix: Any) -> Callable[[int], Any]:
+    return lambda _: matrix @ matrix
 
 
 def _torch() -> Any:
@@ -54,9 +59,9 @@ def _on_cpu() -> Iterator[Timed]:
         yield "copy", "torch", 2.0 * source.nbytes, lambda _: a.copy_(b)
     for dtype in ("float32", "float64"):
         matrix = np.random.default_rng(0).standard_normal((size, size)).astype(dtype)
-        yield dtype, "numpy", 2.0 * size**3, lambda _, m=matrix: m @ m
+        yield dtype, "numpy", 2.0 * size**3, _product(matrix)
         if torch:
-            yield dtype, "torch", 2.0 * size**3, lambda _, m=torch.from_numpy(matrix): m @ m
+            yield dtype, "torch", 2.0 * size**3, _product(torch.from_numpy(matrix))
 
 
 def _on_gpu() -> Iterator[Timed]:
@@ -72,7 +77,7 @@ def _on_gpu() -> Iterator[Timed]:
     if torch is None:
         for dtype, size in (("float16", 8192), ("float32", 4096), ("float64", 4096)):
             m = cupy.random.standard_normal((size, size), dtype=cupy.float32).astype(dtype)
-            yield dtype, "cupy", 2.0 * size**3, lambda _, m=m: m @ m
+            yield dtype, "cupy", 2.0 * size**3, _product(m)
         return
     allowed = torch.backends.cuda.matmul.allow_tf32
     for rate, dtype, size in (
@@ -81,5 +86,5 @@ def _on_gpu() -> Iterator[Timed]:
     ):  # fmt: skip
         m = torch.randn(size, size, device="cuda").to(getattr(torch, dtype))
         torch.backends.cuda.matmul.allow_tf32 = rate == "tf32"
-        yield rate, "torch", 2.0 * size**3, lambda _, m=m: m @ m
+        yield rate, "torch", 2.0 * size**3, _product(m)
     torch.backends.cuda.matmul.allow_tf32 = allowed

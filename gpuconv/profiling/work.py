@@ -38,8 +38,9 @@ class Work:
 
 
 def convolution(
-    x_shape: Sequence[int], w_shape: Sequence[int], *, stride: tuple[int, int], padding: tuple, dilation: tuple[int, int],
-    itemsize: int, fit: str = "floor", direction: str = "fprop",
+    x_shape: Sequence[int], w_shape: Sequence[int], *, stride: tuple[int, int] = (1, 1),
+    padding: tuple = ((0, 0), (0, 0)), dilation: tuple[int, int] = (1, 1), itemsize: int, fit: str = "floor",
+    direction: str = "fprop",
 ) -> Work:
     """One direction ("fprop", "dgrad" or "wgrad") of a convolution: two of x, w and y are read, the third is written.
 
@@ -48,7 +49,7 @@ def convolution(
     """
     if direction not in ("fprop", "dgrad", "wgrad"):
         raise ValueError(f"a direction is fprop, dgrad or wgrad, received {direction!r}")
-    p, q = output_hw(x_shape[1:3], w_shape[1:3], stride, padding, dilation, fit)
+    p, q = output_hw((x_shape[1], x_shape[2]), (w_shape[1], w_shape[2]), stride, padding, dilation, fit)
     y_size = x_shape[0] * p * q * w_shape[0]
     volumes = math.prod(x_shape) + math.prod(w_shape) + y_size
     return Work(2.0 * y_size * math.prod(w_shape[1:]), float(volumes * itemsize))

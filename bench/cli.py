@@ -1,0 +1,213 @@
+"""The command line: python -m bench ops | steps | peaks | report | compare A B."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+EPILOG = """examples:
+  python -m bench steps && python -m bench ops         # measure, most important first
+  python -m bench ops --device cuda --minutes 5        # as far as five minutes reach
+  python -m bench ops --op fprop --shape vgg --dtype bfloat16
+  python -m bench report                               # the README's block and the chart, from the newest records
+  python -m bench compare OLD.json NEW.json            # what changed beyond the noise
+
+Results go to bench/results/<hardware>/<date>-<commit>.json, written anew after every entry: Ctrl-C loses nothing, and a
+second run on the same day and commit adds to the file. Status: 0 done, 1 a result of ours was wrong and not timed,
+2 something to put right, told in one line, 130 stopped."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    if options.command in ("ops", "steps", "peaks"):  # before NumPy is there, which reads them once
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, str(options.threads))
+    from gpuconv.cli.errors import UserError, asked
+
+    try:
+        with asked():
+            return {"report": _report, "compare": _compare}.get(options.command, _measure)(options)
+    except UserError as error:
+        print(f"bench: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; what was timed is in the record", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__, epilog=EPILOG,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in (
+        ("ops", "time convolutions and memory-bound operations"),
+        ("steps", "time whole training steps"),
+        ("peaks", "measure the device's copy bandwidth and matrix rates alone"),
+    ):
+        command = commands.add_parser(name, help=what, description=what)
+        command.add_argument("--device", default="auto", help="numpy, cuda, cuda:1 or auto (default)")
+        command.add_argument("--threads", type=int, default=2, help="of the processor (default 2)")
+        command.add_argument("--results", type=Path, help="folder of the records (default bench/results)")
+        command.add_argument("--commit", help="what to call this version where git cannot tell")
+        if name == "peaks":
+            continue
+        command.add_argument("--op", action="append", default=[], help="only this op (repeatable)")
+        command.add_argument("--shape", action="append", default=[], help="only this shape or group (repeatable)")
+        command.add_argument("--dtype", action="append", default=[], help="only this dtype (repeatable)")
+        command.add_argument("--minutes", type=float, help="begin nothing after so many minutes")
+        command.add_argument("--rounds", type=int, default=6, help="turns each side has, at least 2 (default 6)")
+        command.add_argument(
+            "--compile", action=argparse.BooleanOptionalAction, help="time torch.compile too (default: on a GPU)"
+        )
+    report = commands.add_parser("report", help="rewrite the README's block and the charts from the newest records")
+    report.add_argument("--results", type=Path)
+    compare = commands.add_parser("compare", help="say what got faster or slower from record A to record B")
+    compare.add_argument("a", type=Path)
+    compare.add_argument("b", type=Path)
+    return parser
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from bench.record import RESULTS, Record
+    from bench.suite import select
+    from gpuconv import backends
+    from gpuconv.profiling.clock import open_clock
+
+    device, why = backends.choose() if options.device == "auto" else (backends.resolve(options.device), "as you asked")
+    clock = open_clock(device)
+    _at_least("--threads", options.threads, 1)
+    entries = []
+    if options.command != "peaks":
+        _at_least("--rounds", options.rounds, 2)
+        entries = select(options.command, device, options.op, options.shape, options.dtype)
+        if not entries:
+            raise ValueError("no entry of the suite is left under these filters")
+    print(f"device     {device} ({' '.join(why.split())})")
+    record = Record.start(device, options.threads, results=options.results or RESULTS, commit=options.commit)
+    print(f"record     {record.path}\n{_peer(options.threads)}")
+    if record.data["peaks"] is None or options.command == "peaks":
+        _peaks(record, device)
+    _print_peaks(record.data["peaks"])
+    if not entries:
+        return 0
+    refused = _run(options, record, device, clock, entries)
+    if device == "numpy":
+        _finish_cpu(options, record)
+    for line in refused:
+        print(f"wrong and not timed: {line}", file=sys.stderr)
+    return 1 if refused else 0
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, received {value}")
+
+
+def _peer(threads: int) -> str:
+    from bench.peers import pytorch
+
+    try:
+        torch = pytorch.load()
+    except ImportError:
+        return "peer       PyTorch is not installed, so only gpuconv is timed: pip install torch"
+    torch.set_num_threads(threads)
+    return f"peer       PyTorch {torch.__version__}"
+
+
+def _peaks(record: Any, device: str) -> None:
+    from gpuconv.profiling.peaks import measure
+
+    ceilings, rows = measure(device)
+    record.data["peaks"] = {"copy": ceilings.copy, "matrix": dict(ceilings.matrix), "rows": rows}
+    record.save()
+
+
+def _print_peaks(peaks: dict[str, Any]) -> None:
+    rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in peaks["matrix"].items())
+    print(f"ceilings   copy {peaks['copy'] / 1e9:.4g} GB/s, {rates}\n")
+
+
+def _run(options: argparse.Namespace, record: Any, device: str, clock: Any, entries: list[Any]) -> list[str]:
+    """Time the entries; returns a line for each of ours that was refused."""
+    from tqdm import tqdm
+
+    from bench.runner import run
+    from gpuconv.profiling.work import Ceilings
+
+    compiled = device.startswith("cuda") if options.compile is None else options.compile
+    ceilings = Ceilings(record.data["peaks"]["copy"], record.data["peaks"]["matrix"])
+    timing = run(
+        entries, record, device, clock, ceilings, minutes=options.minutes, compiled=compiled, rounds=options.rounds
+    )
+    columns = (("ours", 10), ("best peer", 10), ("ratio", 6), ("floor", 6), ("GFLOP/s", 8), ("GB/s", 6), ("noise", 6))
+    print(f"{'entry':<52} {' '.join(f'{name:>{width}}' for name, width in columns)}")
+    refused = []
+    with tqdm(total=len(entries), desc=options.command, leave=False, disable=None) as progress:
+        for entry in timing:
+            tqdm.write(describe(entry))
+            refused += [
+                f"{entry['key']}: {side['reason']}"
+                for side in entry["sides"] if side["role"] == "ours" and side["status"] == "refused"
+            ]  # fmt: skip
+            progress.update()
+    if record.data["not reached"]:
+        print(f"\n{len(record.data['not reached'])} not reached")
+    return refused
+
+
+def describe(entry: dict[str, Any]) -> str:
+    """An entry in a line, and a line for each side that was not timed for another reason than being left out."""
+    from bench.goals import ratio
+    from bench.record import best
+
+    mine, peer, share = best(entry, "ours"), best(entry, "peer"), ratio(entry)
+    cells = [f"{1e3 * side['median']:>8.3g}ms" if side else f"{'-':>10}" for side in (mine, peer)]
+    cells.append(f"{share:>6.2f}" if share else f"{'-':>6}")
+    if mine:
+        seconds = mine["median"]
+        cells += [f"{entry['floor'] / seconds:>6.0%}", f"{entry['flops'] / seconds / 1e9:>8.4g}"]
+        cells += [f"{entry['bytes'] / seconds / 1e9:>6.3g}", f"{entry['noise']:>6.1%}"]
+    text = f"{entry['key']:<52} {' '.join(cells)}"
+    for side in entry["sides"]:
+        if side["status"] not in ("timed", "left out", "absent"):
+            text += f"\n    {side['name']}: {side['status']}: {side['reason']}"
+    return text
+
+
+def _finish_cpu(options: argparse.Namespace, record: Any) -> None:
+    """What is measured of gpuconv alone, and the goals."""
+    from bench import goals, measures
+    from bench.suite import select
+
+    if options.command == "steps":
+        memory = select("steps", "numpy", shapes=[goals.STEP_SHAPE])[0]
+        record.data["measures"] = [measures.import_time(), measures.step_memory(memory)]
+    record.data["goals"] = goals.evaluate(record.data)
+    record.save()
+    print()
+    for goal in record.data["goals"]:
+        verdict = "met" if goal["met"] else "NOT MET"
+        least = f"least times {goal['least']:.3g}" if goal["least"] else ""
+        value = f"{goal['value']:>7.3g} {goal['unit']:<18} goal {goal['limit']:<4g}"
+        print(f"{goal['name']:<34} {value} {verdict:<8} {least}")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from bench import report
+    from bench.record import RESULTS
+
+    for path in report.write(results=options.results or RESULTS):
+        print(path)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from bench.compare import text
+    from bench.record import Record
+
+    print(text(Record.load(options.a), Record.load(options.b)))
+    return 0

@@ -1,0 +1,67 @@
+"""What the reference promises on a CPU, and whether a record keeps it.
+
+Against PyTorch on the same processor, the fastest of its forms: a convolution forward at most 2 times slower from 64
+channels and 4 times for 3, forward and backward together 3 times, a tiny-VGG step 3 times; `import gpuconv` under
+150 ms; the memory of that step under 3 times its activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bench.record import timed
+from bench.sides import OURS, PEER
+from bench.suite import CONVOLUTIONS
+
+FORWARD = {3: 4.0, 64: 2.0, 128: 2.0, 256: 2.0, 512: 2.0}  # by input channels
+BOTH, STEP, STEP_SHAPE = 3.0, 3.0, "tiny-vgg-n64"
+MEASURES = {"import gpuconv": 150.0, f"memory of {STEP_SHAPE}": 3.0}
+
+Goal = dict[str, Any]
+
+
+def evaluate(data: Mapping[str, Any]) -> list[Goal]:
+    """The goals that a record of a CPU has numbers for: name, value, limit, met."""
+    entries = {entry["key"]: entry for entry in data["entries"]}
+    found: list[Goal] = []
+    if data["kind"] == "numpy":
+        found += _convolutions(entries)
+        found += _against_pytorch(f"step {STEP_SHAPE}", STEP, entries.get(f"step {STEP_SHAPE} float32"))
+    for measure in data["measures"]:
+        found.append(_goal(measure["name"], measure["value"], MEASURES[measure["name"]], measure["unit"]))
+    return found
+
+
+def _convolutions(entries: Mapping[str, Any]) -> Iterator[Goal]:
+    for problem in CONVOLUTIONS["cpu"]:
+        forward, backward = (entries.get(f"{op} {problem} float32") for op in ("fprop", "backward"))
+        name = f"{problem.h}x{problem.w} {problem.c}->{problem.k}"
+        yield from _against_pytorch(f"{name} forward", FORWARD.get(problem.c), forward)
+        yield from _against_pytorch(f"{name} forward + backward", BOTH, forward, backward)
+
+
+def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | None:
+    """Our time for all of them over that of PyTorch's best form, which is one for all. None where a side is missing.
+
+    statistic: of the samples, "median" or "least".
+    """
+
+    def fastest(role: str) -> float | None:
+        sides = [timed(dict(entry), role) for entry in entries]
+        shared = set.intersection(*(set(names) for names in sides))
+        return min((sum(by_name[name][statistic] for by_name in sides) for name in shared), default=None)
+
+    ours, peer = fastest(OURS), fastest(PEER)
+    return ours / peer if ours and peer else None
+
+
+def _against_pytorch(name: str, limit: float | None, *entries: Mapping[str, Any] | None) -> Iterator[Goal]:
+    """The goal, where there is one and both sides were timed. least: the ratio of the least times, for comparison."""
+    there = [entry for entry in entries if entry]
+    if limit and len(there) == len(entries) and (value := ratio(*there)):
+        yield _goal(name, value, limit, "x PyTorch", ratio(*there, statistic="least"))
+
+
+def _goal(name: str, value: float, limit: float, unit: str, least: float | None = None) -> Goal:
+    return {"name": name, "value": value, "limit": limit, "unit": unit, "met": value <= limit, "least": least}

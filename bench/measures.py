@@ -1,0 +1,43 @@
+"""What is measured of gpuconv alone: how long its import takes, and the memory of a training step."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tracemalloc
+from typing import Any
+
+from bench.machine import ROOT
+from bench.steps import Step, sides
+from bench.suite import Entry
+from gpuconv.summary import rows, total
+
+_IMPORT = "import time; start = time.perf_counter(); import gpuconv; print(time.perf_counter() - start)"
+
+
+def import_time(repeats: int = 11) -> dict[str, Any]:
+    """Milliseconds of `import gpuconv` in a new process, NumPy's own import included."""
+    samples = [
+        1e3 * float(subprocess.run([sys.executable, "-c", _IMPORT], cwd=ROOT, capture_output=True, check=True).stdout)
+        for _ in range(repeats)
+    ]
+    return {"name": "import gpuconv", "unit": "ms", "value": statistics.median(samples), "samples": samples}
+
+
+def step_memory(entry: Entry) -> dict[str, Any]:
+    """The peak of what NumPy allocates in a step, over the sum of its activations: of every layer that makes a volume
+    of its own, for the whole batch."""
+    step = Step(entry)
+    call = sides(step, "numpy")[0].prepare().call
+    call(0)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    call(0)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    activations = total(rows(step.net())).activations * step.size * 4
+    return {
+        "name": f"memory of {entry.shape}", "unit": "x its activations", "value": peak / activations,
+        "samples": [peak, activations],
+    }  # fmt: skip

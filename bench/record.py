@@ -1,0 +1,119 @@
+"""Records: one JSON file for each device, date and commit, written anew, atomically, after every entry.
+
+bench/results/<hardware>/<date>-<commit>.json. What a file of the same name holds already is kept, so that `ops` after
+`steps`, and a run that is started again, add to it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+
+SCHEMA = 1
+RESULTS = Path(__file__).parent / "results"
+
+
+class RecordError(ValueError):
+    """A file is no record that this version reads; the message says why."""
+
+
+class Record:
+    """A record's data and its path; `save` after every change."""
+
+    def __init__(self, path: Path, data: dict[str, Any]) -> None:
+        self.path, self.data = path, data
+
+    @classmethod
+    def start(cls, device: str, threads: int, *, results: Path = RESULTS, commit: str | None = None) -> Record:
+        """The record of this device, day and commit: a new one, or the one that is there.
+
+        commit: what to call this version where git cannot tell.
+        """
+        head, dirty = machine.commit() if commit is None else (commit, False)
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        hardware = machine.folder(device, threads)
+        path = results / hardware / f"{now.date()}-{head}{'-dirty' if dirty else ''}.json"
+        if path.exists():
+            return cls.load(path)
+        data = {
+            "schema": SCHEMA, "hardware": hardware, "kind": "cuda" if device.startswith("cuda") else "numpy",
+            "date": now.isoformat(), "commit": head, "dirty": dirty, **machine.describe(device, threads),
+            "load": None, "peaks": None, "measures": [], "goals": [], "not reached": [], "entries": [],
+        }  # fmt: skip
+        return cls(path, data)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Record:
+        """Raises RecordError for what is no record or one of another version, OSError where there is no file."""
+        try:
+            data = json.loads(Path(path).read_text())
+        except ValueError as error:
+            raise RecordError(f"{path} is no benchmark record: {error}") from error
+        if not isinstance(data, dict) or "schema" not in data:
+            raise RecordError(f"{path} is no benchmark record: it has no schema number")
+        if data["schema"] != SCHEMA:
+            raise RecordError(f"{path} has schema {data['schema']}, this version reads {SCHEMA}: measure again")
+        return cls(Path(path), data)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Add an entry, in the place of an older one of the same key, and save."""
+        kept = [other for other in self.data["entries"] if other["key"] != entry["key"]]
+        self.data["entries"] = [*kept, entry]
+        self.save()
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, suffix=".part", delete=False) as file:
+            try:
+                json.dump(rounded(self.data), file, separators=(",", ":"))
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(file.name, self.path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+        self.path.chmod(0o644)
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        return {entry["key"]: entry for entry in self.data["entries"]}
+
+
+def rounded(value: Any) -> Any:
+    """Floats with four significant digits, which is more than any timing has."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {name: rounded(entry) for name, entry in value.items()}
+    return [rounded(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def newest(results: Path = RESULTS) -> list[Record]:
+    """The newest record of each device, GPUs first."""
+    latest: dict[str, Record] = {}
+    for path in sorted(results.glob("*/*.json")):
+        record = Record.load(path)
+        hardware = record.data["hardware"]
+        if hardware not in latest or record.data["date"] >= latest[hardware].data["date"]:
+            latest[hardware] = record
+    return sorted(latest.values(), key=lambda record: (record.data["kind"] != "cuda", record.data["hardware"]))
+
+
+# --- reading an entry --------------------------------------------------------------------------
+
+
+def timed(entry: dict[str, Any], role: str) -> dict[str, dict[str, Any]]:
+    """The sides of a role that were timed, by name."""
+    return {side["name"]: side for side in entry["sides"] if side["role"] == role and side["status"] == "timed"}
+
+
+def best(entry: dict[str, Any], role: str) -> dict[str, Any] | None:
+    """The fastest side of a role: the one that counts. None where none was timed."""
+    return min(timed(entry, role).values(), key=lambda side: side["median"], default=None)
+

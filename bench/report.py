@@ -1,0 +1,188 @@
+"""The newest record of each device as a block of the README, and as a chart."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench import goals
+from bench.machine import ROOT
+from bench.record import RESULTS, Record, best, newest
+from bench.sides import OURS
+from bench.suite import CONVOLUTIONS, DIRECTIONS, MEMORY
+
+BEGIN, END = "<!-- bench report: begin -->", "<!-- bench report: end -->"
+NOT_MEASURED = "**GPU: not yet measured.** No record of a GPU is in the repository."
+OPS = (*DIRECTIONS, *MEMORY, "step")
+
+
+def write(readme: Path = ROOT / "README.md", results: Path = RESULTS, docs: Path = ROOT / "docs") -> list[Path]:
+    """Rewrite the README's block and the charts; returns what was written.
+
+    Raises ValueError where the README has no block: nothing is written then.
+    """
+    text = readme.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"{readme.name} must hold the lines {BEGIN} and {END} once, around what the report rewrites")
+    records = newest(results)
+    charts = {record.data["hardware"]: docs / f"benchmark-{record.data['hardware']}.png" for record in records}
+    for record in records:
+        chart(record, charts[record.data["hardware"]])
+    blocks = [] if any(record.data["kind"] == "cuda" for record in records) else [NOT_MEASURED]
+    for record in records:
+        picture = os.path.relpath(charts[record.data["hardware"]], readme.parent)
+        blocks += [block(record), f"![Our time over PyTorch's, a dot for each shape]({picture})"]
+    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    _replace(readme, "\n\n".join([before + BEGIN, *blocks, after]))
+    return [readme, *charts.values()]
+
+
+def _replace(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    os.chmod(file.name, path.stat().st_mode)
+    os.replace(file.name, path)
+
+
+# --- the block ---------------------------------------------------------------------------------
+
+
+def block(record: Record) -> str:
+    """A record as Markdown: where it is from, a row for each op and dtype, and the goals where there are any."""
+    data = record.data
+    state = " with uncommitted changes" if data["dirty"] else ""
+    threads = f", {data['threads']} threads" if "threads" in data else ""
+    torch = data["versions"].get("torch")
+    peer = f"PyTorch {torch}, the fastest of its forms" if torch else "no PyTorch was installed"
+    load = f" The machine had other work: load average {data['load']:.1f}." if (data["load"] or 0) > 1 else ""
+    parts = [
+        f"**{data['device']}{threads}**, {data['date'][:10]}, commit {data['commit']}{state}. Ratio: our time over "
+        f"that of the peer ({peer}), so under 1 is faster; medians of interleaved samples. Share of floor: the time that "
+        f"the device's own copy and matrix product would need, over ours. {_ceilings(data)}{load}",
+        _table(data["entries"]),
+        _goals(data),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _ceilings(data: dict[str, Any]) -> str:
+    peaks = data["peaks"]
+    if not peaks:
+        return ""
+    rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in sorted(peaks["matrix"].items()))
+    return f"Measured ceilings: copy {peaks['copy'] / 1e9:.3g} GB/s, {rates}."
+
+
+def _table(entries: list[dict[str, Any]]) -> str:
+    lines = ["| op | dtype | shapes | ratio, median (range) | share of floor, median |", "|---|---|---|---|---|"]
+    for op in OPS[:-1]:
+        for dtype in sorted({entry["dtype"] for entry in entries if entry["op"] == op}):
+            listed = [e for e in entries if (e["op"], e["dtype"]) == (op, dtype) and best(e, OURS)]
+            ratios = sorted(filter(None, map(goals.ratio, listed)))
+            if listed:
+                shares = statistics.median([share(entry) for entry in listed])
+                lines.append(f"| {op} | {dtype} | {len(listed)} | {_range(ratios)} | {shares:.0%} |")
+    for entry in entries:
+        if entry["op"] == "step" and (mine := best(entry, OURS)):
+            ratio = goals.ratio(entry)
+            said = f"{ratio:.2f}" if ratio else "no peer"
+            name = f"step {entry['shape']}, {1e3 * mine['median']:.3g} ms"
+            lines.append(f"| {name} | {entry['dtype']} | 1 | {said} | {share(entry):.0%} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _range(ratios: list[float]) -> str:
+    if not ratios:
+        return "no peer"
+    return f"{statistics.median(ratios):.2f}" + (f" ({ratios[0]:.2f} to {ratios[-1]:.2f})" if len(ratios) > 1 else "")
+
+
+def share(entry: dict[str, Any]) -> float:
+    """Of the floor: 1 is as fast as the device can."""
+    mine = best(entry, OURS)
+    return entry["floor"] / mine["median"] if mine else math.nan
+
+
+def _goals(data: dict[str, Any]) -> str:
+    found = {goal["name"]: goal for goal in goals.evaluate(data)}
+    if not found:
+        return ""
+    met = sum(goal["met"] for goal in found.values())
+    lines = [
+        f"Goals of the reference, {met} of {len(found)} met: at most so many times PyTorch's time (in brackets: of the "
+        "least times, which other work disturbs least). Convolutions are 3x3, N = 64, float32.",
+        "",
+        "| convolution | forward | goal | forward + backward | goal |",
+        "|---|---|---|---|---|",
+    ]
+    for problem in CONVOLUTIONS["cpu"]:
+        name = f"{problem.h}x{problem.w} {problem.c}->{problem.k}"
+        pair = [found.pop(f"{name} {which}", None) for which in ("forward", "forward + backward")]
+        if any(pair):
+            lines.append(f"| {name} | {' | '.join(map(_cells, pair))} |")
+    lines += [""]
+    lines += [f"- {name}: {_value(g)} {g['unit']}, at most {g['limit']:g}{_missed(g)}" for name, g in found.items()]
+    return "\n".join(lines)
+
+
+def _cells(goal: dict[str, Any] | None) -> str:
+    return " | " if goal is None else f"{_value(goal)} | {goal['limit']:g}{_missed(goal)}"
+
+
+def _value(goal: dict[str, Any]) -> str:
+    value = f"{goal['value']:.0f}" if goal["value"] >= 100 else f"{goal['value']:.2f}"
+    return value + (f" ({goal['least']:.2f})" if goal["least"] else "")
+
+
+def _missed(goal: dict[str, Any]) -> str:
+    return "" if goal["met"] else " **not met**"
+
+
+# --- the chart ---------------------------------------------------------------------------------
+
+_COLOURS = {"bfloat16": "#1f77b4", "float32": "#d1603d", "float16": "#5a9e6f"}
+
+
+def chart(record: Record, path: Path) -> None:
+    """A row for each op, a dot for each shape: our time over the peer's, on a logarithmic axis. Needs matplotlib."""
+    from matplotlib.figure import Figure
+
+    entries = [(e, r) for e in record.data["entries"] if (r := goals.ratio(e))]
+    ops = [op for op in OPS if any(entry["op"] == op for entry, _ in entries)]
+    figure = Figure(figsize=(8, 1.3 + 0.36 * max(len(ops), 1)), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(1, color="black", linewidth=1)
+    for dtype in dict.fromkeys(entry["dtype"] for entry, _ in entries):
+        dots = [(ratio, ops.index(entry["op"])) for entry, ratio in entries if entry["dtype"] == dtype]
+        across, down = zip(*dots)
+        axes.scatter(across, down, s=26, color=_COLOURS.get(dtype, "grey"), alpha=0.75, linewidths=0, label=dtype)
+    for row, op in enumerate(ops):
+        middle = statistics.median([ratio for entry, ratio in entries if entry["op"] == op])
+        axes.plot([middle, middle], [row - 0.3, row + 0.3], color="black", linewidth=2)
+    axes.set_xscale("log")
+    ticks = _ticks([ratio for _, ratio in entries])
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(ticks[0], ticks[-1])
+    axes.set_yticks(range(len(ops)), [op.replace("_", " ") for op in ops])
+    axes.invert_yaxis()
+    axes.grid(axis="x", color="0.88")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("our time / PyTorch's best time (left of 1 is faster; the bar is the median)")
+    axes.set_title(f"{record.data['device']}, {record.data['date'][:10]}, {record.data['commit']}", fontsize=9)
+    if len({entry["dtype"] for entry, _ in entries}) > 1:
+        axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _ticks(ratios: Iterable[float]) -> list[float]:
+    """Powers of two around all ratios and 1."""
+    ratios = [1.0, *ratios]
+    low, high = math.floor(math.log2(min(ratios) * 0.97)), math.ceil(math.log2(max(ratios) * 1.03))
+    return [2.0**power for power in range(low, high + 1)]

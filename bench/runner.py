@@ -1,0 +1,159 @@
+"""Running entries: prepare every side, check it against float64, then time all of them in turns."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench import ours, problems, steps
+from bench.peers import pytorch, pytorch_steps
+from bench.record import Record, best
+from bench.sides import OURS, Prepared, Side, check, failure
+from bench.suite import Entry
+from gpuconv.profiling.clock import Clock
+from gpuconv.profiling.work import Ceilings
+from gpuconv.verify.oracle import Expected
+
+Compare = Callable[[list[np.ndarray]], Iterable[tuple[Expected, np.ndarray]]]
+MakeSides = Callable[[Entry, str, bool], tuple[list[Side], Compare]]
+
+ROUNDS = 6  # halved, they are the two timings of the same version that bound the noise
+BURST = 0.05  # seconds
+
+
+def sides_of(entry: Entry, device: str, compiled: bool) -> tuple[list[Side], Compare]:
+    """Every side of an entry, ours first, and what their results are compared with."""
+    if entry.kind == "step":
+        step = steps.Step(entry)
+        return steps.sides(step, device) + pytorch_steps.sides(step, device, compiled), step.compare
+    problem = problems.problem(entry)
+    arrays = problem.make(np.random.default_rng(0))
+    found = ours.sides(problem, arrays, device) + pytorch.sides(problem, arrays, device, compiled)
+    return found, lambda results: problem.compare(arrays, results)
+
+
+def run(
+    entries: Sequence[Entry],
+    record: Record,
+    device: str,
+    clock: Clock,
+    ceilings: Ceilings,
+    *,
+    minutes: float | None = None,
+    compiled: bool = False,
+    rounds: int = ROUNDS,
+    burst: float = BURST,
+    make_sides: MakeSides = sides_of,
+) -> Iterator[dict[str, Any]]:
+    """Time entry after entry; each is in the record's file before it is handed out.
+
+    minutes: no entry is begun later than that; those left are listed under "not reached". A KeyboardInterrupt leaves
+    the file as it is after the last whole entry.
+    """
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    remaining = [entry.key for entry in entries]
+    others = [key for key in record.data["not reached"] if key not in remaining]
+    for entry in entries:
+        if end is not None and time.monotonic() > end:
+            return
+        timed = time_entry(entry, device, clock, ceilings, compiled, rounds, burst, make_sides)
+        remaining.remove(entry.key)
+        record.data["not reached"] = others + remaining
+        record.data["load"] = statistics.mean(e["load"] for e in [*record.data["entries"], timed])
+        record.add(timed)
+        _free(device)
+        yield timed
+
+
+def time_entry(
+    entry: Entry, device: str, clock: Clock, ceilings: Ceilings, compiled: bool, rounds: int, burst: float,
+    make_sides: MakeSides = sides_of,
+) -> dict[str, Any]:
+    """What a record holds of one entry. Times in seconds."""
+    began = time.monotonic()
+    found, compare = make_sides(entry, device, compiled)
+    basis = "cold" if device.startswith("cuda") and entry.kind != "step" else "wall"
+    rows, ready = [], []
+    for side in found:
+        row: dict[str, Any] = {"role": side.role, "name": side.name}
+        rows.append(row)
+        try:
+            prepared = side.prepare()
+            if results := prepared.results():
+                bounded = side.role == OURS and entry.kind != "step"
+                row["error"] = check(compare(results), entry.dtype, bounded=bounded)
+            if side.role == OURS and device.startswith("cuda"):
+                row["kernels"] = _kernels(prepared, device)
+            prepared.call(0)
+            ready.append((row, prepared))
+        except Exception as error:  # whatever a side does, the others are timed
+            row |= failure(error)
+    _time(ready, clock, rounds, burst, basis)
+    floor = entry.work.floor(ceilings, entry.dtype)
+    mine = best({"sides": rows}, OURS)
+    first, second = mine["timings"] if mine else (1.0, 1.0)
+    return {
+        "key": entry.key, "kind": entry.kind, "op": entry.op, "shape": entry.shape, "group": entry.group,
+        "dtype": entry.dtype, "date": datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat(),
+        "flops": entry.work.flops, "bytes": entry.work.bytes, "floor": floor, "basis": basis,
+        "noise": abs(first / second - 1) if mine else None, "took": time.monotonic() - began,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, "sides": rows,
+    }  # fmt: skip
+
+
+def _time(ready: list[tuple[dict[str, Any], Prepared]], clock: Clock, rounds: int, burst: float, basis: str) -> None:
+    """In turns, since a machine's other work comes and goes; every other round in the opposite order."""
+    halves: dict[int, tuple[list[float], list[float]]] = {}
+    for number in range(rounds):
+        for place in range(len(ready))[:: -1 if number % 2 else 1]:
+            row, prepared = ready[place]
+            if row.get("status"):
+                continue
+            try:
+                samples = clock.burst(prepared.call, burst)
+            except Exception as error:
+                row |= failure(error)
+                row.pop("samples", None)
+                continue
+            for column, values in samples.items():
+                row.setdefault("samples", {}).setdefault(column, []).extend(values)
+            halves.setdefault(place, ([], []))[2 * number >= rounds].extend(samples[basis])
+    for place, (row, _) in enumerate(ready):
+        if row.get("status"):
+            continue
+        values = row["samples"][basis]
+        quarters = statistics.quantiles(values, n=4)
+        row |= {
+            "status": "timed", "median": statistics.median(values), "least": min(values),
+            "spread": quarters[2] - quarters[0],
+            "medians": {column: statistics.median(found) for column, found in row["samples"].items()},
+            "timings": [statistics.median(half or values) for half in halves[place]],
+        }  # fmt: skip
+
+
+def _kernels(prepared: Prepared, device: str) -> dict[str, Any]:
+    """Our launches in one call, and what each kernel takes."""
+    from gpuconv.profiling import launches
+
+    with launches.recorded() as found:
+        prepared.call(0)
+    return {"launches": len(found), "kernels": launches.table(found, launches.architecture(device))}
+
+
+def _free(device: str) -> None:
+    """Give both libraries' cached memory back, so that one side's leftovers are not the other's out of memory."""
+    if not device.startswith("cuda"):
+        return
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
+    try:
+        pytorch.load().cuda.empty_cache()
+    except ImportError:
+        return

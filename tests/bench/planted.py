@@ -1,0 +1,63 @@
+"""Planted sides: quick things to time, some of them slow, wrong or broken on purpose."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench.record import Record
+from bench.runner import run
+from bench.sides import OURS, PEER, Prepared, Side
+from bench.suite import Entry
+from gpuconv.profiling.clock import CpuClock
+from gpuconv.profiling.work import Ceilings, Work
+from gpuconv.verify.oracle import Expected
+
+CEILINGS = Ceilings(1e10, {"float32": 1e11})
+
+
+def entry(shape: int = 8, op: str = "fprop", dtype: str = "float32") -> Entry:
+    return Entry("memory", op, "planted", dtype, (shape,), Work(1e6, 1e5))
+
+
+def spend(seconds: float) -> None:
+    """Busy for that long: sleeping would be as imprecise as the machine is busy."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def side(role: str = OURS, name: str = "gpuconv", seconds: float = 1e-4, value: float = 2.0, fail=None) -> Side:
+    """A side that takes so long and computes `value`, where 2 is right; fail: raised by its preparation."""
+
+    def prepare() -> Prepared:
+        if fail is not None:
+            raise fail
+        return Prepared(lambda _: spend(seconds), lambda: [np.full(3, value)])
+
+    return Side(role, name, prepare)
+
+
+def compare(results):
+    yield Expected("y", np.full(3, 2.0), np.full(3, 1e-6)), results[0]
+
+
+def record(folder: Path, **data) -> Record:
+    """A record of a CPU in a folder's results, with data of its own."""
+    made = Record.start("numpy", 2, results=folder, commit=data.get("commit", "abc123"))
+    made.data |= {"commit": "abc123", "hardware": "cpu-planted-2-threads", "device": "Planted"} | data
+    made.path = folder / made.data["hardware"] / f"{made.data['date'][:10]}-{made.data['commit']}.json"
+    made.path.unlink(missing_ok=True)
+    made.save()
+    return made
+
+
+def timed(into: Record, *sides: Side, entries=None, rounds: int = 4, **options) -> list[dict]:
+    """Run entries (one, by default) whose sides are the planted ones."""
+    options = dict(burst=0.002, make_sides=lambda *_: (list(sides), compare)) | options
+    return list(run(entries or [entry()], into, "numpy", CpuClock(), CEILINGS, rounds=rounds, **options))
+
+
+__all__ = ["CEILINGS", "OURS", "PEER", "compare", "entry", "record", "side", "spend", "timed"]

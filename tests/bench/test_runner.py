@@ -1,0 +1,204 @@
+"""The method: what is wrong is not timed, what is slow is seen to be slow, what fails stops nobody else."""
+
+from __future__ import annotations
+
+import builtins
+import json
+
+import numpy as np
+import planted
+import pytest
+from planted import PEER, entry, record, side, timed
+
+from bench import compare, runner, suite
+from bench.record import Record, best
+from bench.runner import sides_of, time_entry
+from gpuconv import ops
+from gpuconv.profiling.clock import CpuClock
+
+
+def by_name(row):
+    return {side["name"]: side for side in row["sides"]}
+
+
+def test_every_side_is_timed_and_the_fastest_peer_counts(tmp_path):
+    (row,) = timed(record(tmp_path), side(), side(PEER, "slow", 1e-3), side(PEER, "quick", 2e-4))
+    assert best(row, PEER)["name"] == "quick"
+    mine = best(row, "ours")
+    assert 1e-4 <= mine["least"] <= mine["median"]
+    assert len(mine["samples"]["wall"]) >= 4 * 3
+    assert len(mine["timings"]) == 2
+    assert mine["error"] == 0
+    assert row["floor"] == pytest.approx(1e-5)
+    assert row["noise"] == pytest.approx(abs(mine["timings"][0] / mine["timings"][1] - 1))
+
+
+def test_a_planted_slow_kernel_is_reported_slower(tmp_path):
+    a, b = record(tmp_path / "a"), record(tmp_path / "b")
+    timed(a, side(seconds=3e-4), rounds=8)
+    timed(b, side(seconds=3e-3), rounds=8)
+    (change,) = compare.changes(a, b)
+    assert change.ratio > 3
+    assert change.verdict == compare.SLOWER
+    (change,) = compare.changes(b, a)
+    assert change.verdict == compare.FASTER
+    assert "1 faster, 0 slower, 0 within the noise" in compare.text(b, a)
+
+
+@pytest.mark.parametrize(
+    ("after", "noise", "verdict"),
+    [(1.05, 0.10, "noise"), (1.15, 0.10, "slower"), (0.95, 0.10, "noise"), (0.85, 0.10, "faster"), (1.0, 0.0, "noise")],
+)
+def test_a_difference_below_the_noise_is_called_noise(tmp_path, after, noise, verdict):
+    def made(name, median, noise):
+        sides = [{"role": "ours", "name": "gpuconv", "status": "timed", "median": median}]
+        return record(tmp_path / name, entries=[{"key": "k", "noise": noise, "sides": sides}])
+
+    # Two timings of the same version in either record bound it.
+    for noises in ((noise, 0.0), (0.0, noise)):
+        (change,) = compare.changes(made("a", 1.0, noises[0]), made("b", after, noises[1]))
+        assert change.verdict == verdict
+
+
+def test_records_of_different_hardware_are_not_compared(tmp_path):
+    a, b = record(tmp_path / "a"), record(tmp_path / "b", hardware="nvidia-x")
+    with pytest.raises(ValueError, match="different hardware"):
+        compare.changes(a, b)
+
+
+@pytest.mark.parametrize("value", [2.01, np.nan])
+def test_a_wrong_kernel_is_refused_before_timing(tmp_path, value):
+    (row,) = timed(record(tmp_path), side(value=value), side(PEER, "right"), side(PEER, "wrong", value=value))
+    for name in ("gpuconv", "wrong"):
+        assert by_name(row)[name]["status"] == "refused"
+        assert "y is off by" in by_name(row)[name]["reason"]
+        assert "samples" not in by_name(row)[name]
+    assert by_name(row)["right"]["status"] == "timed"
+    assert best(row, "ours") is None
+
+
+@pytest.mark.parametrize("op", [op for op in suite.DIRECTIONS] + ["max_pool2d", "bias_grad", "batch_norm_backward"])
+def test_a_fault_in_a_corner_of_our_own_result_is_found(monkeypatch, op):
+    """The planted fault is in the last image, channel or filter alone: comparing in part must not miss it."""
+    name = {"dgrad": "conv2d_dgrad", "wgrad": "conv2d_wgrad", "backward": "bias_grad"}.get(op, op)
+    name = "conv2d" if op.startswith("fprop") else name
+    right = getattr(ops, name)
+
+    def wrong(*arrays, **options):
+        results = right(*arrays, **options)
+        first = results[0] if isinstance(results, tuple) else results
+        first[(-1,) * first.ndim] += 1 + 2 * abs(first).max()
+        return results
+
+    chosen = tiny(op)
+    assert by_name(time_entry(chosen, "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0))["gpuconv"]["error"] < 1e-5
+    found, check = sides_of(chosen, "numpy", False)
+    prepared = found[0].prepare()
+    monkeypatch.setattr(ops, name, wrong)
+    results = prepared.results()
+    monkeypatch.undo()
+    with pytest.raises(ArithmeticError, match="off by"):
+        runner.check(check(results), "float32", bounded=True)
+
+
+def tiny(op):
+    """A small problem of the suite's kind."""
+    if op in suite.DIRECTIONS:
+        return suite.Entry("convolution", op, "planted", "float32", suite.conv(5, 6, 5, 7), planted.entry().work)
+    return suite.Entry("memory", op, "planted", "float32", (5, 6, 4, 7), planted.entry().work)
+
+
+@pytest.mark.parametrize("op", [*suite.DIRECTIONS, *suite.MEMORY])
+def test_pytorch_computes_what_float64_does(op):
+    pytest.importorskip("torch")
+    row = time_entry(tiny(op), "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
+    for side in row["sides"]:
+        absent = side["name"] == "gpuconv" and op in ("bias_relu", "sgd_master")
+        expected = "left out" if side["name"] == "compile" else "absent" if absent else "timed"
+        assert side["status"] == expected, side
+
+
+@pytest.mark.parametrize("model", ["tiny-vgg", "resnet20", "airbench94"])
+def test_both_sides_train_the_same_net(model):
+    pytest.importorskip("torch")
+    chosen = suite.Entry("step", "step", "planted", "float32", (model, 4), planted.entry().work)
+    row = time_entry(chosen, "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
+    assert {side["name"]: side["status"] for side in row["sides"]} == {
+        "gpuconv": "timed", "eager": "timed", "channels_last": "timed", "compile": "left out", "graph": "absent",
+        "compile graph": "absent",
+    }  # fmt: skip
+    assert all(side["error"] < 1e-5 for side in row["sides"] if side["status"] == "timed")
+
+
+def test_what_fails_is_recorded_and_the_run_goes_on(tmp_path):
+    secret = RuntimeError("kernel fell over in /home/someone/secret/place.cu\nand more")
+    (first, second) = timed(
+        record(tmp_path), side(), side(PEER, "broken", fail=secret), side(PEER, "large", fail=MemoryError("out")),
+        side(PEER, "missing", fail=ImportError("no torch")), entries=[entry(8), entry(9)],
+    )  # fmt: skip
+    found = by_name(first)
+    assert {name: side["status"] for name, side in found.items()} == {
+        "gpuconv": "timed", "broken": "failed", "large": "out of memory", "missing": "absent",
+    }  # fmt: skip
+    assert found["broken"]["reason"] == "RuntimeError: kernel fell over in …/place.cu"
+    assert best(first, PEER) is None
+    assert by_name(second)["gpuconv"]["status"] == "timed"
+
+
+def test_a_side_that_fails_while_it_is_timed_is_recorded(tmp_path):
+    calls = []
+
+    def prepare():
+        def call(_):
+            calls.append(1)
+            if len(calls) > 5:
+                raise ValueError("tired")
+
+        return planted.Prepared(call, lambda: [np.full(3, 2.0)])
+
+    (row,) = timed(record(tmp_path), side(), planted.Side(PEER, "tired", prepare))
+    assert by_name(row)["tired"]["status"] == "failed"
+    assert "samples" not in by_name(row)["tired"]
+    assert by_name(row)["gpuconv"]["status"] == "timed"
+
+
+def test_an_absent_pytorch_is_reported_and_ours_is_timed(tmp_path, monkeypatch):
+    really = builtins.__import__
+
+    def without_torch(name, *rest, **options):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+        return really(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_torch)
+    (row,) = timed(record(tmp_path), entries=[tiny("fprop")], make_sides=sides_of)
+    assert by_name(row)["gpuconv"]["status"] == "timed"
+    for name in ("eager", "channels_last", "compile"):
+        assert by_name(row)[name] == {
+            "role": "peer", "name": name, "status": "absent", "reason": "No module named 'torch'",
+        }  # fmt: skip
+
+
+def test_a_stopped_run_leaves_a_valid_file(tmp_path):
+    into = record(tmp_path)
+    entries = [entry(8), entry(9), entry(10)]
+
+    def make_sides(chosen, *_):
+        if chosen is entries[1]:
+            raise KeyboardInterrupt
+        return [side()], planted.compare
+
+    with pytest.raises(KeyboardInterrupt):
+        timed(into, entries=entries, make_sides=make_sides)
+    data = Record.load(into.path).data
+    assert [e["shape"] for e in data["entries"]] == ["8"]
+    assert data["not reached"] == [entries[1].key, entries[2].key]
+    assert [path.name for path in into.path.parent.iterdir()] == [into.path.name]
+
+
+def test_the_time_box_begins_nothing_late(tmp_path):
+    into = record(tmp_path)
+    entries = [entry(size) for size in range(8, 12)]
+    done = timed(into, side(seconds=2e-3), entries=entries, minutes=0.04 / 60)
+    assert 0 < len(done) < 4
+    assert json.loads(into.path.read_text())["not reached"] == [e.key for e in entries[len(done) :]]
