@@ -23,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--arch", action="append", metavar="NAME", help="only this architecture, such as sm_90a")
     parser.add_argument("--file", action="append", metavar="NAME", help="only this .cu file")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many to compile at once")
     parser.add_argument("--all", action="store_true", help="print every variant, not only the one that takes most")
 
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         archs = [lookup("architecture", arch, known) for arch in options.arch or compiler.ARCHITECTURES]
     chosen = [variant for variant in variants() if variant.file in files]
     if options.report:
-        return _report([v for v in chosen if options.all or _differs(v)], archs, options.all)
+        return _report([v for v in chosen if options.all or _differs(v)], archs, options.all, options.workers)
     for file in files:
         of_file = [variant for variant in chosen if variant.file == file]
         print(f"{file}  ({len(of_file)} variants)")
@@ -53,7 +54,7 @@ def _differs(variant: Any) -> bool:
     return dict(variant.defines).get("ACTIVATION", "Identity") in ("Identity", "Gelu")
 
 
-def _report(chosen: list, archs: list[str], everything: bool) -> int:
+def _report(chosen: list, archs: list[str], everything: bool, workers: int) -> int:
     from tqdm import tqdm
 
     from gpuconv.backends.cuda.compiler import CompileError
@@ -61,7 +62,6 @@ def _report(chosen: list, archs: list[str], everything: bool) -> int:
 
     lines: list[Any] = []
     errors: list[CompileError] = []
-    workers = os.cpu_count() or 1
     with tqdm(total=len(chosen) * len(archs), desc="compiling", leave=False, disable=None) as progress:
         for variant in chosen:
             for line in report([variant], archs, workers):
