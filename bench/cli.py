@@ -24,6 +24,7 @@ second run on the same day and commit adds to the file. Status: 0 done, 1 a resu
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.command in ("ops", "steps", "peaks"):  # before NumPy is there, which reads them once
+        options.threads = _threads(options)
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, str(options.threads))
     from gpuconv.cli.errors import UserError, asked
@@ -50,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=what, description=what)
         command.add_argument("--device", default="auto", help="numpy, cuda, cuda:1 or auto (default)")
-        command.add_argument("--threads", type=int, default=2, help="of the processor (default 2)")
+        command.add_argument(
+            "--threads", type=int, help="of the processor (default 2; all for the checks of a GPU's results)"
+        )
         command.add_argument("--results", type=Path, help="folder of the records (default bench/results)")
         command.add_argument("--commit", help="what to call this version where git cannot tell")
         if name == "peaks":
@@ -69,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("a", type=Path)
     compare.add_argument("b", type=Path)
     return parser
+
+
+def _threads(options: argparse.Namespace) -> int:
+    if options.threads is not None:
+        return int(options.threads)
+    on_gpu = options.device.startswith("cuda") or (options.device == "auto" and Path("/dev/nvidiactl").exists())
+    return os.cpu_count() or 2 if on_gpu else 2
 
 
 def _measure(options: argparse.Namespace) -> int:

@@ -102,7 +102,7 @@ def _once(trainer: Trainer, x: Any, y: Any) -> None:
 
 
 def _captured(trainer: Trainer, x: Any, y: Any) -> Any:
-    """The step as a graph over memory of its own, which must live as long as the graph."""
+    """The step as a graph, with what it works on: memory of its own and the batch must live as long as the graph."""
     import cupy
 
     pool, stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
@@ -115,7 +115,7 @@ def _captured(trainer: Trainer, x: Any, y: Any) -> Any:
             trainer.step(x, y)
         finally:
             graph = stream.end_capture()
-    return graph, pool
+    return graph, pool, x, y
 
 
 def _prove_gradients(step: Step, device: str) -> None:

@@ -52,7 +52,7 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
             if not graph:
                 return Prepared(lambda number: once(*sets[number % len(sets)]), lambda: results)
             replays = [_captured(torch, once, *batch) for batch in sets[:4]]
-            return Prepared(lambda number: replays[number % len(replays)].replay(), lambda: results)
+            return Prepared(lambda number: replays[number % len(replays)][0].replay(), lambda: results)
 
         return prepare
 
@@ -66,7 +66,7 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
     return [Side(PEER, name, form(*how)) for name, how in forms.items()]
 
 
-def _captured(torch: Any, once: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
+def _captured(torch: Any, once: Callable[[Any, Any], Any], x: Any, y: Any) -> tuple[Any, ...]:
     """The step as a graph, after the warm-up on a side stream that PyTorch's documentation asks for."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -77,4 +77,4 @@ def _captured(torch: Any, once: Callable[[Any, Any], Any], x: Any, y: Any) -> An
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         once(x, y)
-    return graph
+    return graph, once, x, y  # what a graph works on must live as long as it does

@@ -10,11 +10,12 @@ import planted
 import pytest
 from planted import PEER, entry, record, side, timed
 
-from bench import compare, runner, suite
+from bench import compare, runner, steps, suite
 from bench.record import Record, best
 from bench.runner import sides_of, time_entry
-from gpuconv import ops
+from gpuconv import layers, models, ops
 from gpuconv.profiling.clock import CpuClock
+from gpuconv.training import Trainer
 
 
 def by_name(row):
@@ -77,7 +78,7 @@ def test_a_wrong_kernel_is_refused_before_timing(tmp_path, value):
     assert best(row, "ours") is None
 
 
-@pytest.mark.parametrize("op", [op for op in suite.DIRECTIONS] + ["max_pool2d", "bias_grad", "batch_norm_backward"])
+@pytest.mark.parametrize("op", [*suite.DIRECTIONS, "max_pool2d", "bias_grad", "batch_norm_backward"])
 def test_a_fault_in_a_corner_of_our_own_result_is_found(monkeypatch, op):
     """The planted fault is in the last image, channel or filter alone: comparing in part must not miss it."""
     name = {"dgrad": "conv2d_dgrad", "wgrad": "conv2d_wgrad", "backward": "bias_grad"}.get(op, op)
@@ -112,22 +113,75 @@ def tiny(op):
 def test_pytorch_computes_what_float64_does(op):
     pytest.importorskip("torch")
     row = time_entry(tiny(op), "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
-    for side in row["sides"]:
-        absent = side["name"] == "gpuconv" and op in ("bias_relu", "sgd_master")
-        expected = "left out" if side["name"] == "compile" else "absent" if absent else "timed"
-        assert side["status"] == expected, side
+    for name, found in by_name(row).items():
+        absent = name == "gpuconv" and op in ("bias_relu", "sgd_master")
+        assert found["status"] == ("left out" if name == "compile" else "absent" if absent else "timed"), found
 
 
-@pytest.mark.parametrize("model", ["tiny-vgg", "resnet20", "airbench94"])
-def test_both_sides_train_the_same_net(model):
+def one_step():
+    return suite.Entry("step", "step", "planted", "float32", ("planted", 4), planted.entry().work)
+
+
+@pytest.fixture
+def small_net(monkeypatch):
+    """A net with every kind of layer that the suite's nets have, on 8x8 images."""
+
+    def build(input_shape=None, classes=None, **options):
+        body = [layers.Conv2D(4, 3, padding=1, bias=False), layers.BatchNorm(momentum=0.3), layers.ReLU(),
+                layers.Conv2D(6, 3, stride=2, padding=1)]  # fmt: skip
+        shortcut = [layers.Conv2D(6, 1, stride=2, frozen=("weight",))]
+        return layers.Sequential([
+            layers.Input((8, 10, 3)), layers.Residual(body, shortcut), layers.GELU(), layers.MaxPool2D((2, 1)),
+            layers.Conv2D(5, 2, padding="valid"), layers.ReLU(), layers.Flatten(), layers.Linear(10, bias=False),
+            layers.Scale(0.5),
+        ], **options)  # fmt: skip
+
+    monkeypatch.setitem(models.MODELS, "planted", build)
+
+
+def test_both_sides_train_the_same_net(small_net):
     pytest.importorskip("torch")
-    chosen = suite.Entry("step", "step", "planted", "float32", (model, 4), planted.entry().work)
+    chosen = one_step()
     row = time_entry(chosen, "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
     assert {side["name"]: side["status"] for side in row["sides"]} == {
         "gpuconv": "timed", "eager": "timed", "channels_last": "timed", "compile": "left out", "graph": "absent",
         "compile graph": "absent",
     }  # fmt: skip
     assert all(side["error"] < 1e-5 for side in row["sides"] if side["status"] == "timed")
+
+
+def test_pytorch_takes_the_same_steps(small_net):
+    """After three of them the weights still agree: same gradients, same optimizer, same frozen weights."""
+    torch = pytest.importorskip("torch")
+    from bench.peers.pytorch import tensor
+    from bench.peers.pytorch_net import module
+    from gpuconv import interop
+
+    step = steps.Step(one_step())
+    net = step.net()
+    theirs = module(net).train()
+    optimizer = torch.optim.SGD([p for p in theirs.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    trainer = Trainer(net, "sgd", lr=0.1, momentum=0.9)
+    images, labels = step.batch()
+    for _ in range(3):
+        steps._once(trainer, images, labels)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(theirs(tensor(images, "numpy")), tensor(labels, "numpy")).backward()
+        optimizer.step()
+    for name, value in interop.from_torch(theirs.state_dict(), net).items():
+        np.testing.assert_allclose(value, net.state_dict()[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_wrong_gradients_of_a_step_are_refused(small_net, monkeypatch):
+    right = ops.conv2d_wgrad
+
+    def wrong(dy, x, **options):
+        return right(1.1 * dy if dy.dtype == np.float32 else dy, x, **options)
+
+    monkeypatch.setattr(ops, "conv2d_wgrad", wrong)
+    row = time_entry(one_step(), "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
+    assert by_name(row)["gpuconv"]["status"] == "refused"
+    assert "gradients are off" in by_name(row)["gpuconv"]["reason"]
 
 
 def test_what_fails_is_recorded_and_the_run_goes_on(tmp_path):

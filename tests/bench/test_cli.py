@@ -1,0 +1,100 @@
+"""The command line: what the user can put right is one line and status 2."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from planted import CEILINGS, record, side, timed
+
+from bench import cli, runner
+from gpuconv.profiling import peaks
+
+SMALL = ["ops", "--device", "numpy", "--shape", "64x8x8x10-10x3x3-p1.1.1.1", "--op", "fprop", "--rounds", "2"]
+
+
+@pytest.fixture
+def quick_peaks(monkeypatch):
+    monkeypatch.setattr(peaks, "measure", lambda device: (CEILINGS, [{"what": "copy", "rate": 1e10}]))
+
+
+def test_ops_writes_a_record(tmp_path, capsys, quick_peaks):
+    assert cli.main([*SMALL, "--results", str(tmp_path), "--commit", "abc"]) == 0
+    (path,) = tmp_path.glob("*/*.json")
+    data = json.loads(path.read_text())
+    assert data["commit"] == "abc"
+    assert data["peaks"]["copy"] == 1e10
+    assert [entry["op"] for entry in data["entries"]] == ["fprop"]
+    assert "fprop 64x8x8x10-10x3x3-p1.1.1.1 float32" in capsys.readouterr().out
+
+
+def test_ctrl_c_leaves_a_valid_file_and_status_130(tmp_path, capsys, quick_peaks, monkeypatch):
+    times = []
+
+    def interrupted(*arguments, **options):
+        if times:
+            raise KeyboardInterrupt
+        times.append(1)
+        return time_entry(*arguments, **options)
+
+    time_entry = runner.time_entry
+    monkeypatch.setattr(runner, "time_entry", interrupted)
+    assert cli.main([*SMALL, "--op", "dgrad", "--results", str(tmp_path), "--commit", "abc"]) == 130
+    (path,) = tmp_path.glob("*/*.json")
+    data = json.loads(path.read_text())
+    assert [entry["op"] for entry in data["entries"]] == ["fprop"]
+    assert data["not reached"] == ["dgrad 64x8x8x10-10x3x3-p1.1.1.1 float32"]
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_a_wrong_result_of_ours_gives_status_1(tmp_path, capsys, quick_peaks, monkeypatch):
+    from bench import ours
+
+    right = ours.sides
+
+    def sides(problem, arrays, device):
+        return right(problem, [2 * a for a in arrays], device)
+
+    monkeypatch.setattr(ours, "sides", sides)
+    assert cli.main([*SMALL, "--results", str(tmp_path), "--commit", "abc"]) == 1
+    assert "wrong and not timed: fprop 64x8x8x10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ops", "--device", "cuda:99"], "cuda|CUDA|CuPy|NVIDIA"),
+        (["ops", "--device", "emulated"], "says nothing about their speed"),
+        (["ops", "--device", "nump"], "did you mean 'numpy'"),
+        (["ops", "--device", "numpy", "--op", "fprob"], "did you mean 'fprop'"),
+        (["steps", "--device", "numpy", "--shape", "tiny-vgg-n63"], "did you mean 'tiny-vgg-n64'"),
+        (["ops", "--device", "numpy", "--rounds", "1"], "--rounds must be at least 2"),
+        (["ops", "--device", "numpy", "--threads", "0"], "--threads must be at least 1"),
+        (["ops", "--device", "numpy", "--dtype", "float16"], "no entry of the suite is left"),
+        (["compare", "nowhere.json", "nowhere.json"], "nowhere.json: No such file"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, arguments, said):
+    options = [] if arguments[0] == "compare" else ["--results", str(tmp_path), "--commit", "abc"]
+    assert cli.main([*arguments, *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bench: error: ")
+    assert error.count("\n") == 1
+    assert re.search(said, error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_record_of_another_version_is_one_line(tmp_path, capsys):
+    path = tmp_path / "x.json"
+    path.write_text('{"schema": 0}')
+    assert cli.main(["compare", str(path), str(path)]) == 2
+    assert "has schema 0, this version reads 1" in capsys.readouterr().err
+
+
+def test_compare(tmp_path, capsys):
+    a, b = record(tmp_path / "a"), record(tmp_path / "b")
+    timed(a, side(seconds=3e-4), rounds=8)
+    timed(b, side(seconds=3e-3), rounds=8)
+    assert cli.main(["compare", str(a.path), str(b.path)]) == 0
+    assert "0 faster, 1 slower, 0 within the noise" in capsys.readouterr().out

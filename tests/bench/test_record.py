@@ -1,0 +1,100 @@
+"""Records round-trip, add up, refuse what they are not, and tell nothing of the machine but its hardware."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from planted import entry, record, side, timed
+
+from bench import machine
+from bench import record as records
+from bench.record import Record, RecordError
+
+
+def test_a_record_round_trips(tmp_path):
+    into = record(tmp_path)
+    timed(into, side(), side("peer", "eager"))
+    again = Record.load(into.path)
+    assert again.data == records.rounded(into.data)
+    (row,) = again.data["entries"]
+    samples = row["sides"][0]["samples"]["wall"]
+    assert samples == [float(f"{sample:.4g}") for sample in into.data["entries"][0]["sides"][0]["samples"]["wall"]]
+
+
+def test_a_second_run_adds_to_the_file_and_replaces_what_it_times_again(tmp_path):
+    first = Record.start("numpy", 2, results=tmp_path, commit="abc")
+    timed(first, side(), entries=[entry(8), entry(9)])
+    second = Record.start("numpy", 2, results=tmp_path, commit="abc")
+    assert second.path == first.path
+    timed(second, side(seconds=5e-4), entries=[entry(9), entry(10)])
+    found = Record.load(first.path).entries
+    assert list(found) == [entry(size).key for size in (8, 9, 10)]
+    assert found[entry(9).key]["sides"][0]["least"] >= 5e-4
+    assert Record.start("numpy", 2, results=tmp_path, commit="other").path != first.path
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"schema": 99}', "has schema 99, this version reads 1"), ("[]", "no schema"), ("{}", "no schema"),
+        ('{"schema": 1', "no benchmark record"), ("", "no benchmark record"),
+    ],
+)  # fmt: skip
+def test_what_is_no_record_of_this_version_is_refused(tmp_path, text, said):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(RecordError, match=said):
+        Record.load(path)
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path):
+    into = record(tmp_path)
+    before = into.path.read_text()
+    into.data["peaks"] = object()  # JSON has no such thing
+    with pytest.raises(TypeError):
+        into.save()
+    assert into.path.read_text() == before
+    assert list(into.path.parent.iterdir()) == [into.path]
+
+
+def test_the_newest_record_of_each_device(tmp_path):
+    old = record(tmp_path, date="2026-01-02T10:00:00+00:00", commit="old")
+    new = record(tmp_path, date="2026-01-02T11:00:00+00:00", commit="new")
+    gpu = record(tmp_path, date="2025-01-02T10:00:00+00:00", hardware="nvidia-x", kind="cuda")
+    assert old.path != new.path
+    assert [found.path for found in records.newest(tmp_path)] == [gpu.path, new.path]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("Intel(R) Xeon(R) Processor", "cpu-xeon-2-threads"),
+        ("Intel(R) Xeon(R) Platinum 8480+ @ 2.00GHz", "cpu-xeon-platinum-8480-2-threads"),
+        ("AMD Ryzen 9 7950X 16-Core Processor", "cpu-ryzen-9-7950x-2-threads"), ("", "cpu-unknown-2-threads"),
+    ],
+)  # fmt: skip
+def test_a_folder_has_the_name_of_the_hardware(monkeypatch, name, folder):
+    monkeypatch.setattr(machine, "processor", lambda: name)
+    assert machine.folder("numpy", 2) == folder
+
+
+def test_the_folder_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(machine.backends, "describe", lambda device: "NVIDIA H200, compute capability 90")
+    assert machine.folder("cuda:0", 2) == "nvidia-h200"
+
+
+def test_records_in_the_repository_are_valid_and_name_no_machine():
+    paths = sorted(records.RESULTS.glob("*/*.json"))
+    assert paths
+    for path in paths:
+        data = Record.load(path).data
+        text = json.dumps(data)
+        assert path.stat().st_size < 1_000_000
+        assert path.parent.name == data["hardware"]
+        assert path.name.startswith(f"{data['date'][:10]}-{data['commit']}")
+        for private in (socket.gethostname(), str(Path.home()), "/tmp/", "/work/", f"/{getpass.getuser()}/"):
+            assert private not in text

@@ -1,0 +1,114 @@
+"""The report shows the newest record, says what no GPU has run, and rewrites nothing but its own block."""
+
+from __future__ import annotations
+
+import pytest
+from planted import record
+
+from bench import goals, report, suite
+
+
+def timed_entry(op, shape, ours, peers, dtype="float32"):
+    sides = [("ours", "gpuconv", ours), *(("peer", name, time) for name, time in peers.items())]
+    return {
+        "key": f"{op} {shape} {dtype}", "op": op, "shape": shape, "dtype": dtype, "floor": 0.001, "noise": 0.01,
+        "sides": [
+            {"role": role, "name": name, "status": "timed", "median": time, "least": 0.9 * time}
+            for role, name, time in sides
+        ],
+    }  # fmt: skip
+
+
+C3, C64 = "64x32x32x3-64x3x3-p1.1.1.1", "64x32x32x64-64x3x3-p1.1.1.1"
+ENTRIES = [
+    timed_entry("fprop", C3, 0.006, {"eager": 0.002, "channels_last": 0.004}),
+    timed_entry("backward", C3, 0.005, {"eager": 0.006, "channels_last": 0.002}),
+    timed_entry("fprop", C64, 0.005, {"eager": 0.002}),
+    timed_entry("step", "tiny-vgg-n64", 0.010, {"eager": 0.008}),
+]
+
+
+@pytest.fixture
+def house(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# A\n\nbefore\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
+    return readme, tmp_path / "results", tmp_path / "docs"
+
+
+def test_the_report_shows_the_newest_record(house):
+    record(house[1], date="2026-01-01T00:00:00+00:00", commit="older", entries=ENTRIES[:1])
+    record(house[1], date="2026-01-03T00:00:00+00:00", commit="newer", entries=ENTRIES)
+    record(house[1], date="2026-01-02T00:00:00+00:00", commit="middle")
+    written = report.write(*house)
+    text = house[0].read_text()
+    assert text.startswith(f"# A\n\nbefore\n\n{report.BEGIN}\n")
+    assert text.endswith(f"{report.END}\n\nafter\n")
+    assert "old\n" not in text
+    assert "commit newer" in text
+    assert "older" not in text
+    assert "middle" not in text
+    assert "2026-01-03" in text
+    assert "| fprop | float32 | 2 | 2.75 (2.50 to 3.00) | 18% |" in text
+    assert "| step tiny-vgg-n64, 10 ms | float32 | 1 | 1.25 | 10% |" in text
+    # Forward and backward together: eager takes 0.008 s, channels_last 0.006 s.
+    assert "| 32x32 3->64 | 3.00 (3.00) | 4 | 1.83 (1.83) | 3 |" in text
+    assert "2 of 4 met" not in text
+    assert "3 of 4 met" in text
+    assert "| 32x32 64->64 | 2.50 (2.50) | 2 **not met** |" in text
+    (picture,) = written[1:]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "(docs/benchmark-cpu-planted-2-threads.png)" in text
+    report.write(*house)
+    assert house[0].read_text() == text
+
+
+def test_without_a_gpu_record_the_gpu_is_not_yet_measured(house):
+    record(house[1], entries=ENTRIES)
+    report.write(*house)
+    assert "GPU: not yet measured" in house[0].read_text()
+    record(house[1], hardware="nvidia-x", kind="cuda", device="NVIDIA X", entries=ENTRIES[:2])
+    report.write(*house)
+    text = house[0].read_text()
+    assert "not yet measured" not in text
+    assert text.index("**NVIDIA X") < text.index("**Planted")
+
+
+def test_without_any_record_no_figure_is_given(house):
+    assert report.write(*house) == [house[0]]
+    assert house[0].read_text().count("|") == 0
+    assert report.NOT_MEASURED in house[0].read_text()
+
+
+@pytest.mark.parametrize("text", ["no block", f"{report.END}{report.BEGIN}", report.BEGIN])
+def test_a_readme_without_the_block_is_an_error(house, text):
+    house[0].write_text(text)
+    with pytest.raises(ValueError, match=r"README\.md must hold the lines"):
+        report.write(*house)
+    assert house[0].read_text() == text
+
+
+def test_a_record_without_a_peer_has_no_ratio(house):
+    record(house[1], entries=[timed_entry("fprop", C64, 0.005, {})])
+    report.write(*house)
+    assert "| fprop | float32 | 1 | no peer | 20% |" in house[0].read_text()
+
+
+def test_goals():
+    measures = [{"name": name, "value": limit + 1, "unit": ""} for name, limit in goals.MEASURES.items()]
+    data = {"kind": "numpy", "entries": ENTRIES, "measures": measures}
+    found = {goal["name"]: (goal["value"], goal["limit"], goal["met"]) for goal in goals.evaluate(data)}
+    assert found == {
+        "32x32 3->64 forward": (pytest.approx(3), 4, True),
+        "32x32 3->64 forward + backward": (pytest.approx(11 / 6), 3, True),
+        "32x32 64->64 forward": (2.5, 2, False),
+        "step tiny-vgg-n64": (1.25, 3, True),
+        "import gpuconv": (151, 150, False),
+        "memory of tiny-vgg-n64": (4, 3, False),
+    }
+
+
+def test_every_goal_is_about_an_entry_of_the_suite():
+    keys = {entry.key for kind in ("ops", "steps") for entry in suite.suite(kind)}
+    assert {f"step {goals.STEP_SHAPE} float32"} <= keys
+    for problem in suite.CONVOLUTIONS["cpu"]:
+        assert {f"{op} {problem} float32" for op in ("fprop", "backward")} <= keys

@@ -1,0 +1,161 @@
+"""What benchmark and profile measure with: the clock, the launch counter, the work of an operation, the ceilings."""
+
+from __future__ import annotations
+
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv.cases import ConvCase
+from gpuconv.profiling import launches, peaks
+from gpuconv.profiling.clock import MOST, CpuClock, CudaClock, open_clock
+from gpuconv.profiling.work import Ceilings, Work, convolution
+
+
+def test_the_cpu_clock_times_every_call_but_the_first():
+    rounds = []
+
+    def call(number):
+        rounds.append(number)
+        time.sleep(0.02 if len(rounds) == 1 else 0.001)
+
+    (times,) = CpuClock().burst(call, 0.008).values()
+    assert rounds == [0, *range(len(times))]
+    assert 3 <= len(times) <= MOST
+    assert min(times) >= 0.001
+    assert len(CpuClock().burst(lambda _: None, 0.0)["wall"]) == 3
+
+
+class FakeGpu:
+    """CuPy's names over a GPU whose work takes the time it is told, on a queue that runs beside the host."""
+
+    def __init__(self):
+        self.done_at, self.host = 0.0, 0.0
+        gpu = self
+
+        class Device:
+            def __init__(self, index):
+                pass
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                pass
+
+            def synchronize(self):
+                gpu.host = max(gpu.host, gpu.done_at)
+
+        class Event:
+            def record(self):
+                gpu.work(0)
+                self.at = gpu.done_at
+
+            def synchronize(self):
+                gpu.host = max(gpu.host, self.at)
+
+        class Memory:
+            def copy_from_device_async(self, source, size, stream):
+                gpu.work(0.5e-3)
+
+        array = types.SimpleNamespace(data=Memory())
+        cuda = types.SimpleNamespace(
+            Device=Device, Event=Event, get_current_stream=lambda: None,
+            get_elapsed_time=lambda a, b: 1e3 * (b.at - a.at),
+        )  # fmt: skip
+        self.cupy = types.SimpleNamespace(cuda=cuda, ones=lambda *_: array, uint8="uint8")
+
+    def work(self, seconds, host=0.0):
+        """Queue work of so many seconds, which costs the host some too."""
+        self.host += host
+        self.done_at = max(self.done_at, self.host) + seconds
+
+
+@pytest.mark.parametrize(("device", "host"), [(2e-6, 30e-6), (400e-6, 30e-6), (20e-6, 3e-3)])
+def test_the_cuda_clock_tells_device_time_from_host_time(monkeypatch, device, host):
+    gpu = FakeGpu()
+    monkeypatch.setitem(sys.modules, "cupy", gpu.cupy)
+    monkeypatch.setattr(time, "perf_counter", lambda: gpu.host)
+    seen = []
+
+    def call(number):
+        seen.append(number)
+        gpu.work(device, host)
+
+    samples = CudaClock("cuda:0").burst(call, 0.05)
+    assert set(samples) == {"wall", "host", "cold", "warm"}
+    for column in ("cold", "warm"):  # the host's time is hidden behind the queue
+        np.testing.assert_allclose(samples[column], device, rtol=1e-6)
+    np.testing.assert_allclose(samples["host"], host, rtol=1e-6)
+    np.testing.assert_allclose(samples["wall"], max(device, host), rtol=0.4)
+    assert len(set(seen)) >= 3
+
+
+def test_the_emulated_device_has_no_clock():
+    with pytest.raises(ValueError, match="says nothing about their speed"):
+        open_clock("emulated")
+
+
+def test_launches_are_counted_with_what_they_take():
+    x = gc.asarray(np.ones((2, 4, 4, 3), np.float32), "emulated")
+    with launches.recorded() as found:
+        y = gc.ops.relu(x)
+        gc.ops.relu_backward(y, y)
+        gc.ops.relu(x)
+    gc.ops.relu(x)  # after it: not counted
+    rows = launches.table(found)
+    assert [(row["kernel"], row["launches"]) for row in rows] == [("relu_forward", 2), ("relu_backward", 1)]
+    assert rows[0]["file"] == "activation.cu"
+    assert rows[0]["macros"]["DTYPE"] == "float32"
+    assert rows[0]["blocks"] * rows[0]["threads"] >= 96 / 4
+    assert "registers" not in rows[0]
+
+
+def test_a_kernel_s_registers_and_occupancy():
+    pytest.importorskip("cuda.core")
+    x = gc.asarray(np.ones(64, np.float32), "emulated")
+    with launches.recorded() as found:
+        gc.ops.relu(x)
+    (row,) = launches.table(found, "sm_90a")
+    assert 0 < row["registers"] <= 255
+    assert row["spilled"] == 0
+    assert 0 < row["occupancy"] <= 1
+
+
+def test_a_floor_is_the_larger_of_both_times():
+    ceilings = Ceilings(10.0, {"float32": 100.0})
+    assert Work(1000, 50).floor(ceilings, "float32") == 10
+    assert Work(1000, 500).floor(ceilings, "float32") == 50
+    assert Work(1000, 50).floor(ceilings, "float16") == 5  # no rate is known: its bytes alone
+    assert Work(1, 2) + Work(3, 4) == Work(4, 6)
+
+
+def test_the_work_of_a_convolution():
+    case = ConvCase(2, 5, 6, 4, 6, (3, 2), (2, 1), ((1, 0), (0, 1)), groups=2)
+    found = convolution(case.x_shape, case.w_shape, stride=case.stride, padding=case.padding, itemsize=2)
+    y_size = np.prod(case.y_shape)
+    assert found == Work(2 * y_size * 3 * 2 * 2, 2 * (2 * 5 * 6 * 4 + 6 * 3 * 2 * 2 + y_size))
+    with pytest.raises(ValueError, match="fprop, dgrad or wgrad"):
+        convolution(case.x_shape, case.w_shape, itemsize=2, direction="forward")
+
+
+def test_the_ceilings_are_the_best_that_was_measured(monkeypatch):
+    timed = [("copy", "a", 8.0, 2.0), ("copy", "b", 8.0, 1.0), ("float32", "a", 100.0, 4.0)]
+    monkeypatch.setattr(peaks, "_on_cpu", lambda: iter(timed))
+    monkeypatch.setattr(
+        peaks, "open_clock", lambda _: types.SimpleNamespace(burst=lambda seconds, _: {"wall": [seconds] * 3})
+    )
+    ceilings, rows = peaks.measure("numpy")
+    assert ceilings == Ceilings(8.0, {"float32": 25.0})
+    assert [row["rate"] for row in rows] == [4.0, 8.0, 25.0]
+
+
+def test_ceilings_are_measured_on_this_machine():
+    ceilings, rows = peaks.measure("numpy", seconds=0.0)
+    assert 1e8 < ceilings.copy < 1e13
+    assert 1e9 < ceilings.matrix["float64"] < ceilings.matrix["float32"] * 1.5
+    assert all(len(row["samples"]["wall"]) == 3 for row in rows)
