@@ -62,8 +62,8 @@ def block(record: Record) -> str:
     load = f" The machine had other work: load average {data['load']:.1f}." if (data["load"] or 0) > 1 else ""
     parts = [
         f"**{data['device']}{threads}**, {data['date'][:10]}, commit {data['commit']}{state}. Ratio: our time "
-        f"over that of the peer ({peer}), so under 1 is faster; medians of interleaved samples. Share of floor: the time "
-        f"that the device's own copy and matrix product would need, over ours. {_ceilings(data)}{load}",
+        f"over that of the peer ({peer}), so under 1 is faster; medians of interleaved samples. Share of floor: the "
+        f"time that the device's own copy and matrix product would need, over ours. {_ceilings(data)}{load}",
         _table(data["entries"]),
         _goals(data),
     ]
