@@ -1,0 +1,182 @@
+"""The machine code does what the kernels' headers claim. Compiles with NVRTC, which needs no GPU, and disassembles."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gpuconv.backends.cuda import compiler, gemm, source
+from gpuconv.backends.cuda.variants import MACROS, Variant, variants
+
+ARCHS = ("sm_80", "sm_90a")
+SIZES = {"float32": 4, "float64": 8, "float16": 2}
+CONVOLUTIONS = ("conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu")
+
+_FUNCTION = re.compile(r"^\.text\.(\w+):$", re.MULTILINE)
+_LINE = re.compile(r'//## File "([^"]+)", line (\d+)')
+_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?\s*([A-Z][\w.]*)")
+
+
+@dataclass(frozen=True)
+class Function:
+    """A kernel's machine code: how often each instruction stands in it, and the source line of each."""
+
+    count: Counter[str]
+    lines: dict[str, set[tuple[str, int]]]
+
+    def any(self, pattern: str) -> int:
+        """How many instructions match."""
+        return sum(n for name, n in self.count.items() if re.fullmatch(pattern, name))
+
+
+@functools.cache
+def nvdisasm() -> str:
+    pathfinder = pytest.importorskip("cuda.pathfinder", reason="cuda-core is not installed", exc_type=ImportError)
+    tool = pathfinder.find_nvidia_binary_utility("nvdisasm") or shutil.which("nvdisasm")
+    return tool or pytest.skip("nvdisasm is not installed (pip install 'gpuconv[compile]')")
+
+
+@functools.cache
+def disassembled(variant: Variant, arch: str) -> dict[str, Function]:
+    """The kernels of a variant by name."""
+    tool, path = nvdisasm(), source.resolve(variant.file)
+    try:
+        compiler.toolkit()
+    except compiler.CompileError as error:
+        pytest.skip(str(error))
+    binary = compiler.compile_cubin(path.stem, source.flatten(path), dict(variant.defines), arch)
+    listing = subprocess.run([tool, "-c", "-g", binary.path], capture_output=True, text=True, check=True).stdout
+    _, *parts = _FUNCTION.split(listing)
+    return {name: _function(code.partition("\n\t.section")[0]) for name, code in zip(parts[::2], parts[1::2])}
+
+
+def _function(code: str) -> Function:
+    count, lines, at = Counter(), {}, ("", 0)
+    for text in code.splitlines():
+        if found := _LINE.search(text):
+            at = found[1], int(found[2])
+        elif found := _INSTRUCTION.search(text):
+            count[found[1]] += 1
+            lines.setdefault(found[1], set()).add(at)
+    return Function(count, lines)
+
+
+def variant_of(file: str, **wanted: object) -> Variant:
+    """The first variant of a file with these macros: of the convolutions the one with the largest tile."""
+    chosen = {name: str(value) for name, value in wanted.items()}
+    return next(v for v in variants({file: MACROS[file]}) if chosen.items() <= dict(v.defines).items())
+
+
+def width(dtype: str) -> int:
+    """How many numbers 16 bytes hold."""
+    return 16 // SIZES[dtype]
+
+
+def representatives() -> list[Variant]:
+    """Of each file one variant a dtype, the one that moves most at once."""
+    chosen = {}
+    for variant in variants():
+        dtype = dict(variant.defines)["DTYPE"]
+        if dtype in SIZES and dict(variant.defines).get("ACTIVATION", "Identity") == "Identity":
+            chosen.setdefault((variant.file, dtype), []).append(variant)
+    return [max(found, key=_reach) for found in chosen.values()]
+
+
+def _reach(variant: Variant) -> list[int]:
+    """Sorts by widths and by the tile."""
+    names = ("WIDTH", "VECTOR", "VECTOR_C", "VECTOR_K", "PER_LANE", "BLOCK_M", "BLOCK_N")
+    return [int(dict(variant.defines).get(name, 0)) for name in names]
+
+
+def test_every_file_is_looked_at():
+    assert {variant.file for variant in representatives()} == set(MACROS)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("variant", representatives(), ids=str)
+def test_no_local_memory_no_float_atomics(variant, arch):
+    for name, function in disassembled(variant, arch).items():
+        assert function.any(r"EXIT|RET\..*"), f"{name}: nothing was disassembled"
+        assert not function.any(r"(LDL|STL)\b.*"), name
+        assert not function.any(r"(ATOM|ATOMG|ATOMS|RED|REDG|REDAS)\.(?!.*INC).*"), name  # one counter of blocks
+
+
+# kernel: whether it loads, and whether it stores, 16 bytes at a time where its arrays allow
+WIDE_MOVES = {
+    "activation.cu": {".*": (True, True)},
+    "arithmetic.cu": {".*": (True, True)},
+    "avg_pool2d.cu": {".*": (True, True)},
+    "max_pool2d.cu": {".*": (True, True)},
+    "optimizer.cu": {".*": (True, True)},
+    "bias_grad.cu": {"bias_grad_sum": (True, False)},
+    "batch_norm.cu": {
+        "batch_norm_(statistics|backward_sums)": (True, False),
+        "batch_norm_(normalize|inference|backward_dx)": (True, True),
+    },
+}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("file", WIDE_MOVES)
+def test_sixteen_bytes_at_a_time(file, dtype, arch):
+    wide = {"WIDTH": width(dtype)} if "WIDTH" in MACROS[file] else {}
+    functions = disassembled(variant_of(file, DTYPE=dtype, **wide), arch)
+    for pattern, (loads, stores) in WIDE_MOVES[file].items():
+        names = [name for name in functions if re.fullmatch(pattern, name)]
+        assert names
+        for name in names:
+            assert not loads or functions[name].any(r"LDG?\.E\.128\b.*"), name
+            assert not stores or functions[name].any(r"STG?\.E\.128\b.*"), name
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_dropout_moves_four_numbers_at_a_time(arch):
+    wide = disassembled(variant_of("dropout.cu", DTYPE="float32", VECTOR=4), arch)["dropout_forward"]
+    assert wide.any(r"LDG\.E\.128.*") == wide.any(r"STG\.E\.128.*") == 1
+    half = disassembled(variant_of("dropout.cu", DTYPE="float16", VECTOR=4), arch)["dropout_forward"]
+    assert half.any(r"STG\.E\.64.*") == 1
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_unaligned_arrays_are_moved_number_by_number(arch):
+    for function in disassembled(variant_of("activation.cu", DTYPE="float32", WIDTH=1), arch).values():
+        assert function.any(r"LDG\.E\b.*")
+        assert not function.any(r"(LDG?|STG?)\.E\.(64|128).*")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", SIZES)
+@pytest.mark.parametrize("file", CONVOLUTIONS)
+def test_the_main_loop_of_a_product(file, dtype, arch):
+    """Its multiply-adds are fused, one each; shared memory is read 16 bytes at a time and no more often than needed."""
+    tile = gemm.TILES[SIZES[dtype]][0]
+    wide = dict(VECTOR_C=width(dtype), VECTOR_K=width(dtype))
+    variant = variant_of(file, DTYPE=dtype, ACTIVATION="Identity", **wide, **tile.macros)
+    (function,) = disassembled(variant, arch).values()
+    depth, real = (16 if dtype == "float16" else 8), (8 if dtype == "float64" else 4)
+    fused = "DFMA" if dtype == "float64" else "FFMA"
+    in_loop = {line for name, lines in function.lines.items() if name.startswith(fused) for line in lines}
+    assert function.any(rf"{fused}\b.*") == depth * tile.thread_m * tile.thread_n
+    assert {Path(file).name for file, _ in in_loop} == {"gemm_simt.cuh"}
+    assert function.any(r"LDS\b.*") == function.any(r"LDS\.128") == depth * (tile.thread_m + tile.thread_n) * real // 16
+    assert function.any(r"LDG\.E\.128.*")
+    assert function.any(r"STG\.E\.128.*")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_lines_are_those_of_the_shipped_files(arch):
+    (function,) = disassembled(variant_of("conv2d_fprop.cu", DTYPE="float32", ACTIVATION="Relu"), arch).values()
+    places = {place for lines in function.lines.values() for place in lines} - {("", 0)}
+    files = {Path(file) for file, _ in places}
+    assert {source.directory().resolve() / "conv2d_fprop.cu", source.directory().resolve() / "gemm_simt.cuh"} <= files
+    multiply = {line for name, lines in function.lines.items() if name.startswith("FFMA") for _, line in lines}
+    text = (source.directory() / "gemm_simt.cuh").read_text().splitlines()
+    assert any("rows[i] * columns[j]" in text[line - 1] for line in multiply)
