@@ -1,9 +1,9 @@
 // What the three directions of a convolution share: its geometry, and its tensors seen as the matrices of gemm.cuh.
 //
 // Volumes are (N, H, W, C) and (N, P, Q, K), filters (K, R, S, C / groups). A "pixel" is a place (n, p, q) or (n, h, w) of a
-// volume in memory's order, a "tap" a place (r, s, channel) of a filter. Fewer than 2^31 - 1024 pixels and taps, and maps
-// and filters, padding and dilation included, of fewer than 2^30 rows and columns (the launcher checks); elements are
-// addressed with 64 bits.
+// volume in memory's order, a "tap" a place (r, s, channel or filter). The launcher sees to it that there are at most
+// 2^31 - 1024 pixels and taps, and that no side of a padded map or a dilated filter is past 2^29: they are counted in 32
+// bits. Elements are addressed in 64.
 #pragma once
 
 #include "gemm.cuh"
@@ -13,6 +13,9 @@ struct Convolution {
     int32 all_channels, all_filters, top, left, dilation_h, dilation_w;
     Divisor hw, width, pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by H*W, W, P*Q, Q, c, k, S
 };
+
+// Moving single numbers takes more registers than moving vectors: room for them at one block less a multiprocessor.
+constexpr int RESIDENT_BLOCKS = VECTOR_C > 1 && VECTOR_K > 1 ? MIN_BLOCKS : MIN_BLOCKS - 1;
 
 constexpr int32 OUTSIDE = -(1 << 30);  // a coordinate that stays negative whatever is added to it
 

@@ -4,7 +4,7 @@
 //
 // over the taps where both divisions leave no rest and the window exists. dy (N, P, Q, K), w (K, R, S, C / groups),
 // dx (N, H, W, C). Rows are input pixels, columns a group's channels, the depth its taps (r, s, k). grid and splits as in
-// conv2d_fprop.cu. At a stride of 2 three of four taps multiply zeros.
+// conv2d_fprop.cu. Taps that read nothing multiply zeros: three of four at a stride of 2.
 //
 // Macros of conv2d_fprop.cu: VECTOR_K asks for dy, VECTOR_C for w and dx. Floor per output: 2 R S K / groups / stride^2
 // FLOPs and sizeof(DTYPE) bytes, plus dy and w once. Prediction, not measured: as conv2d_fprop.cu at stride 1; two more
@@ -13,7 +13,7 @@
 #include "conv2d.cuh"
 #include "gemm_simt.cuh"
 
-extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
 conv2d_dgrad_simt(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w, const Convolution conv,
                   const Schedule schedule) {
     const int32 pixels = conv.n * conv.h * conv.w, taps = conv.r * conv.s * conv.k;

@@ -7,13 +7,13 @@
 // conv2d_fprop.cu (partials: (splits, K, R, S, C / groups)).
 //
 // Macros of conv2d_fprop.cu: VECTOR_K asks for dy, VECTOR_C for x and dw. Floor per output: 2 N P Q FLOPs; dy and x once
-// are its bytes. Prediction, not measured: as conv2d_fprop.cu; neither tile is transposed, so 16-byte stores to shared
-// memory, and two divisions a vector of x in place of one a tap.
+// are the bytes. Prediction, not measured: as conv2d_fprop.cu. Neither tile is transposed, so that stores to shared memory
+// are of 16 bytes, but each vector of x takes two divisions.
 
 #include "conv2d.cuh"
 #include "gemm_simt.cuh"
 
-extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
 conv2d_wgrad_simt(DTYPE* dw, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* x, const Convolution conv,
                   const Schedule schedule, int32 accumulate) {
     const int32 pixels = conv.n * conv.p * conv.q, taps = conv.r * conv.s * conv.c;

@@ -62,9 +62,9 @@ struct Block {
     }
 };
 
-// Where element (side, depth) of a tile lies among the SIDE elements of its depth. Flipping bits 3 and 4 by the depth
-// spreads the stores of a transposed tile over the banks and leaves every 16 bytes together, so loads stay wide.
-__device__ __forceinline__ int swizzle(int side, int depth) { return side ^ (depth / 4 % 4 * 8); }
+// Where element (side, depth) of a tile lies among the SIDE elements of its depth. A warp stores a transposed tile as 16 lines
+// by the 2 halves of the depth: moving one half by 16 gives each its own banks, and leaves every 64 bytes together.
+__device__ __forceinline__ int swizzle(int side, int depth) { return side ^ (depth / (BLOCK_K / 2) * 16); }
 
 // One thread's part in moving tiles of an operand, SIDE x BLOCK_K elements each, from global to shared memory.
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH>
@@ -75,6 +75,7 @@ class Loader {
     // cases, are taken line by line: neighbouring lines are neighbouring pixels, and a thread keeps to one line.
     static constexpr bool LINES_FIRST = COLUMNS_ARE_DEPTH && VECTOR == 1;
     static_assert(LINES * PER_LINE == PASSES * THREADS, "every thread moves as many vectors");
+    static_assert(VECTOR <= BLOCK_K / 2 && SIDE % 32 == 0, "the swizzle leaves a vector together");
 
     const Matrix& matrix;
     typename Matrix::Line lines[PASSES];      // kept, where columns are the depth
@@ -123,10 +124,10 @@ class Loader {
                 Pack<Real, CHUNK> chunk;
 #pragma unroll
                 for (int j = 0; j < CHUNK; ++j) chunk.at[j] = load(fetched[pass].at[first + j]);
-                // A vector's depths are alike to the swizzle, four by four, so one address serves them.
-                const int depth = COLUMNS_ARE_DEPTH ? column(pass) + first / 4 * 4 : line(pass);
-                const int side = COLUMNS_ARE_DEPTH ? line(pass) : column(pass) + first;
-                Real* to = &tile[depth][swizzle(side, depth)] + (COLUMNS_ARE_DEPTH ? first % 4 * SIDE : 0);
+                // The swizzle is alike for all depths, or for all sides, of a vector: one address serves it.
+                const int depth = COLUMNS_ARE_DEPTH ? column(pass) : line(pass);
+                const int side = COLUMNS_ARE_DEPTH ? line(pass) : column(pass);
+                Real* to = &tile[depth][swizzle(side, depth)] + (COLUMNS_ARE_DEPTH ? first * SIDE : first);
                 *reinterpret_cast<Pack<Real, CHUNK>*>(to) = chunk;
             }
         }

@@ -1,4 +1,4 @@
-// The second half of a product whose depth was split over blocks, and of a column sum (bias_grad.cu).
+// The second half of a product whose depth was split over blocks.
 //
 //   out[i] = act(bias[i mod columns] + partials[0, i] + partials[1, i] + ...), plus what out holds with `accumulate`
 //

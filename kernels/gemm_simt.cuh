@@ -69,8 +69,9 @@ struct Sums {
     }
 };
 
-// `sums` and the products over a block's part of the depth. Tiles begin at multiples of BLOCK_K; what the last one has past the depth's end
-// the matrices give as zeros.
+// `sums` and the products over a block's part of the depth. Past the depth's end the matrices give zeros, and what the last
+// step fetches is not used: without a condition the compiler starts the loads ahead of the multiplications and keeps to the
+// registers there are.
 template <class LoaderA, class LoaderB>
 __device__ __forceinline__ Sums product(Sums sums, LoaderA a, LoaderB b, const Block& block) {
     __shared__ alignas(16) Real tile_a[2][BLOCK_K][BLOCK_M];

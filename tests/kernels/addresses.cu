@@ -31,3 +31,12 @@ extern "C" __global__ void plain_filters(int64* offsets, const DTYPE* w, const i
     const int32 taps = conv.r * conv.s * conv.c;
     find_all(offsets, w, Plain{w, taps, conv.k, taps}, lines, columns, count);
 }
+
+// Store one number at (row, column) of an output whose beginning lies so far back that it lands at *at.
+extern "C" __global__ void output_address(DTYPE* at, accumulator<DTYPE>* partial, int64 pitch, int32 row, int32 column) {
+    if (threadIdx.x != 0) return;
+    const int64 back = row * pitch + column;
+    const Pack<Real, 1> one = {{1}};
+    Output{at - back, nullptr, pitch, row + 1, column + 1, false}.store<1>(row, column, one);
+    Output{nullptr, partial - back, pitch, row + 1, column + 1, false}.store<1>(row, column, one);
+}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
+import subprocess
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -238,13 +241,21 @@ LARGE = ConvCase(700, 1400, 2000, 6, 9, (3, 4), (2, 3), ((1, 2), (3, 0)), (3, 2)
 MANY_FILTERS = ConvCase(1, 9, 9, 70_000, 40_000, (1, 3))  # 8.4e9 weights
 
 
-def offsets(device, kernel, case, lines, columns):
-    """What a matrix of conv2d.cuh finds at each (line, column): offsets from the tensor's beginning."""
-    struct, _ = conv._geometry(
+def geometry(case):
+    return conv._geometry(
         case.x_shape, case.k, case.kernel_size, case.stride, case.padding, case.dilation, case.groups, case.fit
     )
+
+
+def addresses(kernel):
     macros = gemm.TILES[4][-1].macros | dict(DTYPE="float32", ACTIVATION="Identity", VECTOR_C=1, VECTOR_K=1)
-    run = load(Path(__file__).with_name("addresses.cu"), macros).kernel(kernel)
+    return load(Path(__file__).with_name("addresses.cu"), macros).kernel(kernel)
+
+
+def offsets(device, kernel, case, lines, columns):
+    """What a matrix of conv2d.cuh finds at each (line, column): offsets from the tensor's beginning."""
+    struct, _ = geometry(case)
+    run = addresses(kernel)
     found, tensor = asarray(np.zeros(len(lines), np.int64), device), asarray(np.zeros(1, np.float32), device)
     run(1, 64, found, tensor, *[asarray(i.astype(np.int32), device) for i in (lines, columns)], len(lines), struct)
     return to_numpy(found)
@@ -305,6 +316,12 @@ def test_filter_addresses(device, rng):
     np.testing.assert_array_equal(offsets(device, "turned_filters", case, taps, c), wanted)
 
 
+def test_output_addresses(device):
+    out, partial = (asarray(np.zeros(1, np.float32), device) for _ in range(2))
+    addresses("output_address")(1, 32, out, partial, 2**20 + 1, 2**25 + 3, 2**19 + 5)
+    assert (to_numpy(out), to_numpy(partial)) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("case", "what"),
     [
@@ -315,6 +332,27 @@ def test_filter_addresses(device, rng):
 )
 def test_what_32_bits_cannot_count_is_refused(case, what):
     with pytest.raises(ValueError, match=what):
-        conv._geometry(
-            case.x_shape, case.k, case.kernel_size, case.stride, case.padding, case.dilation, case.groups, case.fit
-        )
+        geometry(case)
+
+
+# --- machine code ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", ["fprop", "dgrad", "wgrad"])
+def test_what_the_headers_claim_of_the_machine_code(op):
+    compiler = pytest.importorskip("gpuconv.backends.cuda.compiler")
+    pytest.importorskip("cuda.core", reason="NVRTC is not installed")
+    pathfinder = pytest.importorskip("cuda.pathfinder")
+    tool = pathfinder.find_nvidia_binary_utility("nvdisasm") or pytest.skip("nvdisasm is not installed")
+    macros = gemm.TILES[4][0].macros | dict(DTYPE="float32", ACTIVATION="Identity", VECTOR_C=4, VECTOR_K=4)
+    module = load(f"conv2d_{op}.cu", macros)
+    binary = compiler.compile_cubin(module.path.stem, module.text, module.defines, "sm_90a")
+    (resources,) = binary.resources.values()
+    assert resources.registers <= 168
+    assert resources.stack == resources.spill_stores == resources.spill_loads == 0
+    listing = subprocess.run([tool, binary.path], capture_output=True, text=True, check=True).stdout
+    count = Counter(re.findall(r"\b(FFMA|LDS\.128|LDS|LDG\.E\.128|LDL|STL|LD\.E|STG\.E\.128)\b", listing))
+    assert (count["FFMA"], count["LDS.128"], count["LDS"]) == (8 * 64, 8 * 4, 0)  # 8 depths of 8 x 8 a thread
+    assert count["LDG.E.128"] >= 6  # three a step, and three before the first
+    assert count["STG.E.128"] >= 16
+    assert count["LDL"] == count["STL"] == count["LD.E"] == 0
