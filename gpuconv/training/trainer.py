@@ -131,10 +131,11 @@ class Trainer:
         statistics. validation: evaluated after each epoch, and what "best" is judged by (without it the training loss
         is). test: evaluated too, for the record alone.
 
-        run_dir: a folder for checkpoints, logs and curves (see `rundir`). resume: go on from its last checkpoint, which
-        gives the same bits as a run that never stopped; it must have been made with the same settings. settings:
-        further JSON-able settings to store there and compare. metrics_every: the steps between readings of the running
-        loss, which is when NaN is seen. checkpoint_every: steps between checkpoints, besides one after each epoch.
+        run_dir: a folder for checkpoints, logs and curves (see `rundir`). resume: go on from its last checkpoint,
+        which gives the same bits as a run that never stopped (on the CPU: with the same BLAS and number of its
+        threads, which order its sums); it must have been made with the same settings. settings: further JSON-able
+        settings to store there and compare. metrics_every: the steps between readings of the running loss, which is
+        when NaN is seen. checkpoint_every: steps between checkpoints, besides one after each epoch.
 
         The first Ctrl-C or SIGTERM finishes the step, saves and returns with `stop_reason` "interrupted"; the second
         aborts. Raises DivergedError, and saves nothing more, when the loss is not finite; CheckpointError for a run
