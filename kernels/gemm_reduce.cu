@@ -2,8 +2,9 @@
 //
 //   out[i] = act(bias[i mod columns] + partials[0, i] + partials[1, i] + ...), plus what out holds with `accumulate`
 //
-// partials (splits, size) of accumulators, added in that order, so that the same shapes give the same bits on every device.
-// One thread an element; neighbours read neighbours. splits * sizeof(accumulator) + sizeof(DTYPE) bytes an output.
+// partials (splits, size) of accumulators. A block takes 32 elements, a warp's lanes side by side; its warps deal the splits out
+// among them, and the first adds up what each has found, in their order. The launcher chooses the warps by the number of
+// splits, so the same shapes give the same bits on every device. splits * sizeof(accumulator) + sizeof(DTYPE) bytes an output.
 //
 // Macros: DTYPE; ACTIVATION.
 
@@ -12,16 +13,24 @@
 
 using Real = accumulator<DTYPE>;
 
+constexpr int MOST_WARPS = 8;
+
 extern "C" __global__ void __launch_bounds__(256)
 gemm_reduce_splits(DTYPE* out, const accumulator<DTYPE>* partials, const DTYPE* bias, int64 size, int32 splits, int32 columns,
                    int32 accumulate) {
-    for (int64 i = global_thread(); i < size; i += global_threads()) {
-        Real sum = 0;
+    __shared__ Real sums[MOST_WARPS][32];
+    const int32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const int64 i = int64(blockIdx.x) * 32 + lane;
+    Real sum = 0;
+    if (i < size)
 #pragma unroll 8
-        for (int32 split = 0; split < splits; ++split) sum += partials[split * size + i];
-        if (bias) sum += load(bias[i % columns]);
-        sum = ACTIVATION<Real>{}.apply(sum);
-        if (accumulate) sum += load(out[i]);
-        out[i] = round_to<DTYPE>(sum);
-    }
+        for (int32 split = warp; split < splits; split += warps) sum += partials[split * size + i];
+    sums[warp][lane] = sum;
+    __syncthreads();
+    if (warp != 0 || i >= size) return;
+    for (int32 other = 1; other < warps; ++other) sum += sums[other][lane];
+    if (bias) sum += load(bias[i % columns]);
+    sum = ACTIVATION<Real>{}.apply(sum);
+    if (accumulate) sum += load(out[i]);
+    out[i] = round_to<DTYPE>(sum);
 }

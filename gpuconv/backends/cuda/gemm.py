@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.cuda.device_array import address, empty, is_aligned
-from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, copied, flat_grid
+from gpuconv.backends.cuda.launch import ceil_div, contiguous, copied
 from gpuconv.backends.cuda.module import load
 from gpuconv.dtypes import accumulation_dtype
 
@@ -24,7 +24,8 @@ LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums
 _MULTIPROCESSORS = 132
 _BUSY_THREADS = 256  # that keep one multiprocessor's arithmetic busy
 _START_DEPTH = 32  # what a block costs beside its multiply-adds, as so much more depth
-_REDUCE_ELEMENT, _REDUCE_LAUNCH = 26, 300_000  # a partial sum written and read; the second launch
+_REDUCE_LAUNCH, _REDUCE_SPLIT, _REDUCE_ELEMENT = 300_000, 2_000, 26  # the second launch, awaiting a split, moving a sum
+_REDUCE_WARPS = 8  # that share the splits: MOST_WARPS of gemm_reduce.cu
 _SHORTEST_SPLIT = 128  # of the depth
 _LARGEST_GRID_Y = 65535
 
@@ -129,7 +130,7 @@ def _plans(rows: int, columns: int, depth: int, groups: int, dtype: Any) -> Iter
             rate = tile.rate * min(1, busiest * tile.threads / _BUSY_THREADS)
             cost = busiest * tile.block_m * tile.block_n * (per_split + _START_DEPTH) / rate
             if splits > 1:
-                cost += splits * outputs / _MULTIPROCESSORS * _REDUCE_ELEMENT + _REDUCE_LAUNCH
+                cost += _REDUCE_LAUNCH + splits * (_REDUCE_SPLIT + _REDUCE_ELEMENT * outputs / _MULTIPROCESSORS)
             yield Plan(tile, across, down, blocks, splits, per_split, cost)
 
 
@@ -186,4 +187,5 @@ def launch(
     if not whole:
         reduce = load("gemm_reduce.cu", finish).kernel("gemm_reduce_splits")
         columns = 1 if bias is None else bias.size
-        reduce(flat_grid(out.size), THREADS, out, partials, bias, out.size, chosen.splits, columns, accumulate)
+        grid, block = ceil_div(out.size, 32), 32 * min(_REDUCE_WARPS, chosen.splits)
+        reduce(grid, block, out, partials, bias, out.size, chosen.splits, columns, accumulate)
