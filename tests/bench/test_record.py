@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import json
-import socket
-from pathlib import Path
-
 import pytest
 from planted import entry, record, side, timed
 
@@ -85,16 +80,3 @@ def test_a_folder_has_the_name_of_the_hardware(monkeypatch, name, folder):
 def test_the_folder_of_a_gpu(monkeypatch):
     monkeypatch.setattr(machine.backends, "describe", lambda device: "NVIDIA H200, compute capability 90")
     assert machine.folder("cuda:0", 2) == "nvidia-h200"
-
-
-def test_records_in_the_repository_are_valid_and_name_no_machine():
-    paths = sorted(records.RESULTS.glob("*/*.json"))
-    assert paths
-    for path in paths:
-        data = Record.load(path).data
-        text = json.dumps(data)
-        assert path.stat().st_size < 1_000_000
-        assert path.parent.name == data["hardware"]
-        assert path.name.startswith(f"{data['date'][:10]}-{data['commit']}")
-        for private in (socket.gethostname(), str(Path.home()), "/tmp/", "/work/", f"/{getpass.getuser()}/"):
-            assert private not in text
