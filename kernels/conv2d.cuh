@@ -2,7 +2,7 @@
 //
 // Volumes are (N, H, W, C) and (N, P, Q, K), filters (K, R, S, C / groups). A "pixel" is a place (n, p, q) or (n, h, w) of a
 // volume in memory's order, a "tap" a place (r, s, channel or filter). The launcher sees to it that there are at most
-// 2^31 - 1024 pixels and taps, and that no side of a padded map or a dilated filter is past 2^29: they are counted in 32
+// 2^31 - 2^16 pixels and taps, and that no side of a padded map or a dilated filter is past 2^29: they are counted in 32
 // bits. Elements are addressed in 64.
 #pragma once
 

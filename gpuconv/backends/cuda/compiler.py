@@ -83,7 +83,8 @@ def toolkit() -> tuple[Any, str, str | None]:
         _, major, minor = nvrtc.nvrtcVersion()
     except Exception as error:  # what is missing shows as ImportError, RuntimeError or a loader's own error
         raise CompileError(
-            f"NVRTC cannot be loaded ({error}); pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it)"
+            f"NVRTC cannot be loaded ({error}); pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it), "
+            "or 'gpuconv[compile]' on a machine without a GPU"
         ) from error
     return core, f"NVRTC {major}.{minor}", pathfinder.find_nvidia_header_directory("cudart")
 

@@ -14,7 +14,7 @@ from gpuconv.shapes import output_hw
 __all__ = ["conv2d", "conv2d_dgrad", "conv2d_wgrad"]
 
 # Kernels count pixels and taps in 32 bits, a tile past the end included, and add two coordinates; elements: 64 bits.
-_MOST_LINES, _LONGEST_SIDE = 2**31 - 1024, 2**29
+_MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
 _SIZES = ("n", "h", "w", "c", "p", "q", "k", "r", "s", "all_channels", "all_filters", "top", "left")
 _DIVISORS = ("hw", "width", "pq", "q_width", "channels", "filters", "taps_across", "stride_h", "stride_w")

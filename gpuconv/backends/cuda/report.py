@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gpuconv.backends.cuda import compiler, source
 from gpuconv.backends.cuda.compiler import CompileError, Resources
+from gpuconv.backends.cuda.launch import ceil_div
 from gpuconv.backends.cuda.variants import Variant, kernels
 
 DEFAULT_BLOCK = 256  # threads, where a kernel declares no bound
@@ -33,6 +34,8 @@ CHIPS = {
 }
 _RESERVED_SHARED = 1024  # bytes the system keeps of each block's shared memory
 _REGISTER_UNIT = 256  # registers are handed to a warp in units of this many
+_SHARED_UNIT = 128  # bytes, likewise to a block
+_PARTITIONS = 4  # of a multiprocessor, each with its share of registers; a warp belongs to one
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,12 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
 
     registers: a thread. shared: bytes a block. What limits first counts: warps, blocks, registers, or shared memory.
     """
-    chip, warps = CHIPS[arch], -(-threads // 32)
-    a_warp = -(-registers * 32 // _REGISTER_UNIT) * _REGISTER_UNIT
-    limits = [chip.blocks, chip.warps // warps, chip.shared // (shared + _RESERVED_SHARED)]
-    if a_warp:
-        limits.append(chip.registers // a_warp // warps)
+    chip, warps = CHIPS[arch], ceil_div(threads, 32)
+    a_block = ceil_div(shared + _RESERVED_SHARED, _SHARED_UNIT) * _SHARED_UNIT
+    limits = [chip.blocks, chip.warps // warps, chip.shared // a_block]
+    if registers:
+        a_warp = ceil_div(registers * 32, _REGISTER_UNIT) * _REGISTER_UNIT
+        limits.append(chip.registers // _PARTITIONS // a_warp * _PARTITIONS // warps)
     return min(limits) * warps / chip.warps
 
 

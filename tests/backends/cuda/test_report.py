@@ -1,0 +1,154 @@
+"""The kernel report's arithmetic, and that the list of variants is what the launchers load."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+
+import pytest
+
+from gpuconv import verify
+from gpuconv.backends.cuda import compiler, module, report, source
+from gpuconv.backends.cuda.emulator import EmulatorError
+from gpuconv.backends.cuda.emulator import compiler as host
+from gpuconv.backends.cuda.report import CHIPS, Line, occupancy
+from gpuconv.backends.cuda.variants import LABELS, MACROS, Variant, kernels, variants
+
+# --- occupancy ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arch", "registers", "shared", "threads", "share"),
+    [
+        ("sm_90a", 32, 0, 256, 1.0),  # 8 blocks of 8 warps: all 64
+        ("sm_90a", 33, 0, 256, 0.75),  # 40 registers a thread: 12 warps a quarter
+        ("sm_90a", 128, 0, 256, 0.25),
+        ("sm_90a", 200, 0, 64, 0.125),  # 2 warps a quarter, though 10 would fit on the whole
+        ("sm_90a", 32, 100 * 1024, 256, 0.25),  # 2 blocks by shared memory
+        ("sm_90a", 32, 0, 32, 0.5),  # 32 blocks are the most
+        ("sm_86", 32, 0, 1024, 2 / 3),  # 48 warps hold one block of 32
+        ("sm_80", 255, 0, 1024, 0.0),  # does not fit
+    ],
+)
+def test_occupancy_by_hand(arch, registers, shared, threads, share):
+    assert occupancy(arch, registers, shared, threads) == share
+
+
+ORACLE = """
+#include <climits>
+#include <cstdio>
+#include "cuda_occupancy.h"
+int main() {
+    int major, minor, warps, registers, threads;
+    size_t shared, a_block, all;
+    while (scanf("%d%d%d%zu%zu%d%zu%d", &major, &minor, &warps, &all, &a_block, &registers, &shared, &threads) == 8) {
+        cudaOccDeviceProp chip = {};
+        chip.computeMajor = major, chip.computeMinor = minor;
+        chip.maxThreadsPerBlock = 1024, chip.maxThreadsPerMultiprocessor = warps * 32, chip.warpSize = 32;
+        chip.regsPerBlock = chip.regsPerMultiprocessor = 65536, chip.numSms = 1;
+        chip.sharedMemPerBlock = 49152, chip.sharedMemPerBlockOptin = a_block, chip.sharedMemPerMultiprocessor = all;
+        chip.reservedSharedMemPerBlock = 1024;
+        cudaOccFuncAttributes kernel = {};
+        kernel.maxThreadsPerBlock = 1024, kernel.numRegs = registers, kernel.sharedSizeBytes = shared;
+        kernel.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN, kernel.maxDynamicSharedSizeBytes = a_block;
+        cudaOccDeviceState state;
+        state.carveoutConfig = SHAREDMEM_CARVEOUT_MAX_SHARED;
+        cudaOccResult result;
+        int error = cudaOccMaxActiveBlocksPerMultiprocessor(&result, &chip, &kernel, &state, threads, 0);
+        printf("%d\\n", error ? -error : result.activeBlocksPerMultiprocessor);
+    }
+}
+"""
+
+
+def test_occupancy_as_nvidias_own_header_has_it(tmp_path):
+    """cuda_occupancy.h, which comes with the runtime's headers, on every chip."""
+    pathfinder = pytest.importorskip("cuda.pathfinder", reason="cuda-core is not installed", exc_type=ImportError)
+    folder = pathfinder.find_nvidia_header_directory("cudart") or pytest.skip("no CUDA headers")
+    try:
+        cxx = host.find()
+    except EmulatorError as error:
+        pytest.skip(str(error))
+    (tmp_path / "oracle.cpp").write_text(ORACLE)
+    subprocess.run([cxx, f"-I{folder}", "oracle.cpp", "-o", "oracle"], cwd=tmp_path, check=True)
+    problems = [
+        (arch, registers, shared, threads)
+        for arch in CHIPS
+        for registers, shared, threads in itertools.product(
+            (16, 32, 40, 65, 96, 128, 168, 200, 255), (0, 33, 1024, 16384, 40000), (32, 64, 96, 128, 160, 256)
+        )
+    ]
+    told = "".join(
+        f"{int(arch.strip('sm_a')) // 10} {int(arch.strip('sm_a')) % 10} {CHIPS[arch].warps} {CHIPS[arch].shared}"
+        f" {CHIPS[arch].shared - 1024} {registers} {shared} {threads}\n"
+        for arch, registers, shared, threads in problems
+    )
+    answered = subprocess.run([tmp_path / "oracle"], input=told, capture_output=True, text=True, check=True).stdout
+    expected = [int(line) for line in answered.split()]
+    found = [occupancy(p[0], *p[1:]) * CHIPS[p[0]].warps / -(-p[3] // 32) for p in problems]
+    assert len(expected) == len(problems)
+    assert dict(zip(problems, found)) == dict(zip(problems, expected))
+
+
+def test_every_architecture_has_its_chip():
+    assert set(CHIPS) == set(compiler.ARCHITECTURES)
+
+
+def test_what_ptxas_says_is_read():
+    log = """ptxas info    : Compiling entry function 'first' for 'sm_80'
+ptxas info    : Function properties for first
+    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 40 registers, used 1 barriers, 2048 bytes smem, 400 bytes cmem[0]
+ptxas info    : Compiling entry function 'second' for 'sm_80'
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 10 registers
+"""
+    first, second = compiler.parse_resources(log).values()
+    assert first == compiler.Resources(registers=40, stack=8, spill_stores=4, spill_loads=12, static_shared=2048)
+    assert second == compiler.Resources(registers=10, stack=0, spill_stores=0, spill_loads=0, static_shared=0)
+    variant = Variant("x.cu", ())
+    assert not Line(variant, "sm_80", "first", 256, first, 1.0).clean
+    assert Line(variant, "sm_80", "second", 256, second, 1.0).clean
+
+
+def test_a_kernel_that_does_not_compile_is_among_the_lines(monkeypatch):
+    def fails(name, text, defines, arch):
+        raise compiler.CompileError(f"{name}.cu does not compile for {arch}")
+
+    monkeypatch.setattr(compiler, "compile_cubin", fails)
+    monkeypatch.setattr(compiler, "toolkit", lambda: None)
+    (line,) = report.report([next(variants())], ["sm_80"])
+    assert isinstance(line, compiler.CompileError)
+    assert "activation.cu" in str(line)
+
+
+# --- the list of variants ----------------------------------------------------------------------
+
+
+def test_every_file_is_listed():
+    assert set(MACROS) == {path.name for path in source.directory().glob("*.cu")}
+
+
+def test_every_listed_variant_has_kernels():
+    for variant in {v.file: v for v in variants()}.values():
+        assert kernels(variant)
+
+
+def test_the_launchers_load_listed_variants_only(monkeypatch):
+    """So the report leaves out nothing that runs. Labels may have any integer dtype; the usual ones are listed."""
+    loaded, load = set(), module._load
+
+    def recording(path, defines):
+        loaded.add((path.name, frozenset(defines)))
+        return load(path, defines)
+
+    monkeypatch.setattr(module, "_load", recording)
+    for case in verify.cases(("tiny", "odd", "real")):
+        dtype = "float32" if "float32" in case.dtypes else case.dtypes[0]
+        verify.run_case(case, dtype, "emulated")
+        if case.tier != "real" and "float64" in case.dtypes:
+            verify.run_case(case, "float64", "emulated")
+    listed = {(variant.file, frozenset(variant.defines)) for variant in variants()}
+    assert {file for file, _ in loaded} == set(MACROS)
+    assert loaded <= listed, f"not listed: {sorted(map(str, loaded - listed))}"
+    assert dict(next(d for f, d in loaded if f == "svm_hinge.cu"))["LABEL"] in LABELS
