@@ -1,4 +1,4 @@
-"""Say which devices this machine has (and why not), and which optional packages are installed."""
+"""Say which devices and compilers this machine has, what is missing and why, and which optional packages are there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import platform
 from importlib import metadata
 
 from gpuconv import __version__, backends
-from gpuconv.backends.cuda import cache
+from gpuconv.backends.cuda import cache, compiler
+from gpuconv.backends.cuda.emulator import EmulatorError
+from gpuconv.backends.cuda.emulator import compiler as host
 
 EXAMPLES = ["gpuconv info"]
 
@@ -34,8 +36,6 @@ def run(options: argparse.Namespace) -> int:
     row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores")
     row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}")
 
-    row("cache", f"{cache.directory()} (compiled kernels)")
-
     section("devices")
     for name in ("numpy", "emulated", "cuda"):
         try:
@@ -43,6 +43,20 @@ def run(options: argparse.Namespace) -> int:
         except backends.DeviceError as error:
             row(name, f"not available: {error}")
     row("auto takes", "{}: {}".format(*backends.choose()))
+
+    section("kernels")
+    for name, purpose, ask in (
+        ("driver", "", compiler.driver_version),
+        ("NVRTC", " (compiles for a GPU)", lambda: compiler.toolkit()[1]),
+        ("C++ compiler", " (compiles for the emulated device)", host.version),
+    ):
+        try:
+            row(name, f"{ask()}{purpose}")
+        except (compiler.CompileError, EmulatorError) as error:
+            row(name, f"not available: {error}")
+    folder = cache.directory()
+    entries = sum(1 for _ in folder.glob("*/")) if folder.is_dir() else 0
+    row("cache", f"{folder} ({entries} compiled files)")
 
     section("optional packages")
     for package, (purpose, extra) in OPTIONAL.items():

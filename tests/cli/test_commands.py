@@ -166,8 +166,28 @@ def test_info_names_devices_and_packages(capsys):
     assert re.search(r"^  numpy +ready: ", said, re.M)
     for name in ("emulated", "cuda"):
         assert re.search(rf"^  {name} +(ready|not available): \S", said, re.M)
+    for name in ("driver", "NVRTC", "C\\+\\+ compiler"):
+        assert re.search(rf"^  {name} +(CUDA \d|NVRTC \d|/|not available: \S)", said, re.M)
     for name in ("python", "BLAS", "cache", "auto takes", "matplotlib", "gpuconv["):
         assert name in said
+
+
+def test_info_says_what_is_missing_and_why(capsys, monkeypatch):
+    from gpuconv.backends.cuda import compiler
+    from gpuconv.backends.cuda.emulator import EmulatorError
+    from gpuconv.backends.cuda.emulator import compiler as host
+
+    def missing(error):
+        raise error
+
+    monkeypatch.setattr(compiler, "driver_version", lambda: missing(compiler.CompileError("no libcuda")))
+    monkeypatch.setattr(compiler, "toolkit", lambda: missing(compiler.CompileError("no NVRTC wheel")))
+    monkeypatch.setattr(host, "version", lambda: missing(EmulatorError("no compiler on the path")))
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    causes = {"driver": "no libcuda", "NVRTC": "no NVRTC wheel", "C++ compiler": "no compiler on the path"}
+    for name, why in causes.items():
+        assert re.search(rf"^  {re.escape(name)} +not available: {why}$", said, re.M)
 
 
 def test_check_passes_on_the_default_net(capsys):

@@ -89,6 +89,19 @@ def toolkit() -> tuple[Any, str, str | None]:
     return core, f"NVRTC {major}.{minor}", pathfinder.find_nvidia_header_directory("cudart")
 
 
+def driver_version() -> str:
+    """What the NVIDIA driver supports, as "CUDA 13.0". Raises CompileError, with the cause, where there is none."""
+    try:
+        from cuda.bindings import driver
+
+        error, version = driver.cuDriverGetVersion()
+    except Exception as missing:  # as in `toolkit`
+        raise CompileError(" ".join(str(missing).split())) from missing
+    if int(error):
+        raise CompileError(f"cuDriverGetVersion fails: {error!r}")
+    return f"CUDA {version // 1000}.{version % 1000 // 10}"
+
+
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 _COUNTS = {
     "stack": re.compile(r"(\d+) bytes stack frame"),
