@@ -11,7 +11,10 @@
 struct Convolution {
     int32 n, h, w, c, p, q, k, r, s;  // c and k: of one group
     int32 all_channels, all_filters, top, left, dilation_h, dilation_w;
-    Divisor hw, width, pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by H*W, W, P*Q, Q, c, k, S
+    Divisor pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by P*Q, Q, c, k, S
+    // dgrad: the pixels of one phase, and every how manieth tap meets it, how many windows apart
+    int32 phase_h, phase_w, tap_step_h, tap_step_w, window_step_h, window_step_w;
+    Divisor phases, phase_hw, phase_width, fewer_across, more_across;  // by the phases, phase_h * phase_w, phase_w
 };
 
 // Moving single numbers takes more registers than moving vectors: room for them at one block less a multiprocessor.
@@ -51,34 +54,61 @@ struct InputWindows {
     }
 };
 
-// What of dy reads a cell of x: a line is an input pixel, a column the tap of a filter.
+// One of the stride_h * stride_w sets of input pixels that are a whole stride apart. The same taps meet them all, and the
+// windows that these begin are neighbours: within a phase the gradient is a dense convolution of stride 1, whatever the
+// stride. Tap r meets pixel h where stride divides h + top - r * dilation: every tap_step-th from the first.
+struct Phase {
+    struct Axis {
+        int32 pixel, tap, taps, window;  // the first pixel and tap, how many taps, and the window that both belong to
+
+        __device__ __forceinline__ Axis(int32 pixel, int32 padding, int32 stride, int32 dilation, int32 step, int32 size)
+            : pixel(pixel) {
+            const int32 rest = (pixel + padding) % stride;
+            for (tap = 0; tap < step && (tap * dilation - rest) % stride != 0;) ++tap;
+            taps = tap < step && tap < size ? (size - tap + step - 1) / step : 0;
+            window = (pixel + padding - tap * dilation) / stride;
+        }
+    };
+    Axis h, w;
+
+    __device__ __forceinline__ Phase(const Convolution& conv, int32 row, int32 column)
+        : h(row, conv.top, int32(conv.stride_h.divisor), conv.dilation_h, conv.tap_step_h, conv.r),
+          w(column, conv.left, int32(conv.stride_w.divisor), conv.dilation_w, conv.tap_step_w, conv.s) {}
+
+    // The number of a phase's taps across is one of two, which differ by one.
+    __device__ __forceinline__ const Divisor& across(const Convolution& conv) const {
+        return w.taps == int32(conv.more_across.divisor) ? conv.more_across : conv.fewer_across;
+    }
+    __device__ __forceinline__ int32 depth(const Convolution& conv) const { return h.taps * w.taps * conv.k; }
+};
+
+// What of dy reads a phase's cells of x: a line is one of its pixels, a column one of its taps (r, s, filter).
 struct GradientWindows {
     const DTYPE* dy;  // at the group's first filter
     const Convolution& conv;
+    const Phase& phase;
 
     struct Line {
-        int32 image, h, w;  // the first pixel of dy's image; the place in the padded input
+        int32 image, p, q;  // the first pixel of dy's image; the window that reads the cell with the first tap
     };
     struct Column {
-        int32 h, w, filter;  // back to the first cell of a window that reads it with this tap
+        int32 p, q, filter;  // back to the window that reads it with this tap
     };
 
     __device__ __forceinline__ Line line(int32 pixel) const {
-        const bool inside = pixel < conv.n * conv.h * conv.w;
-        const int32 n = conv.hw.divide(pixel), h = conv.width.divide(pixel);
-        return {n * (conv.p * conv.q), inside ? h + conv.top : OUTSIDE, pixel + conv.left};
+        const bool inside = pixel < conv.n * int32(conv.phase_hw.divisor);
+        const int32 n = conv.phase_hw.divide(pixel), h = conv.phase_width.divide(pixel);
+        return {n * (conv.p * conv.q), inside ? phase.h.window + h : OUTSIDE, phase.w.window + pixel};
     }
     __device__ __forceinline__ Column column(int32 tap) const {
-        const bool inside = tap < conv.r * conv.s * conv.k;
+        const bool inside = tap < phase.depth(conv);
         int32 s = conv.filters.divide(tap);
-        const int32 r = conv.taps_across.divide(s);
-        return {inside ? r * conv.dilation_h : -OUTSIDE, s * conv.dilation_w, tap};
+        const int32 r = phase.across(conv).divide(s);
+        return {inside ? r * conv.window_step_h : -OUTSIDE, s * conv.window_step_w, tap};
     }
     __device__ __forceinline__ bool find(const Line& line, const Column& column, const DTYPE*& from) const {
-        int32 h = line.h - column.h, w = line.w - column.w;
-        if (h < 0 || w < 0) return false;
-        const int32 p = conv.stride_h.divide(h), q = conv.stride_w.divide(w);
-        if (h != 0 || w != 0 || p >= conv.p || q >= conv.q) return false;  // no window begins there
+        const int32 p = line.p - column.p, q = line.q - column.q;
+        if (uint32(p) >= uint32(conv.p) || uint32(q) >= uint32(conv.q)) return false;
         from = dy + (int64(line.image + p * conv.q + q) * conv.all_filters + column.filter);
         return true;
     }
@@ -101,17 +131,19 @@ struct Plain {
     }
 };
 
-// The filters for dgrad: a line is the tap (r, s, filter), a column an input channel.
+// The filters for dgrad: a line is a phase's tap (r, s, filter), a column an input channel.
 struct TurnedFilters : Plain {
-    Divisor filters;
-    int32 places;  // R * S
+    const Convolution& conv;
+    const Phase& phase;
 
-    __device__ __forceinline__ TurnedFilters(const DTYPE* w, const Convolution& conv)
-        : Plain{w, conv.c, conv.r * conv.s * conv.k, conv.c}, filters(conv.filters), places(conv.r * conv.s) {}
+    __device__ __forceinline__ TurnedFilters(const DTYPE* w, const Convolution& conv, const Phase& phase)
+        : Plain{w, conv.c, phase.depth(conv), conv.c}, conv(conv), phase(phase) {}
 
     __device__ __forceinline__ Line line(int32 tap) const {
         const bool inside = tap < lines;
-        const int32 place = filters.divide(tap);
-        return inside ? tap * places + place : OUTSIDE;
+        int32 s = conv.filters.divide(tap);
+        const int32 r = phase.across(conv).divide(s);
+        const int32 place = (phase.h.tap + r * conv.tap_step_h) * conv.s + phase.w.tap + s * conv.tap_step_w;
+        return inside ? tap * (conv.r * conv.s) + place : OUTSIDE;
     }
 };

@@ -38,5 +38,5 @@ conv2d_fprop_simt(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* x, const 
 
     const int64 pitch = conv.all_filters;
     if (partials) partials += blockIdx.y * (pixels * pitch) + first_filter;
-    sums.store<VECTOR_K>({y + first_filter, partials, pitch, pixels, conv.k, false}, block);
+    sums.store<VECTOR_K>({y + first_filter, partials, pitch, conv.k, false}, block, RowsInOrder{pixels});
 }

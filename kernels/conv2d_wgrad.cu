@@ -27,5 +27,5 @@ conv2d_wgrad_simt(DTYPE* dw, accumulator<DTYPE>* partials, const DTYPE* dy, cons
 
     const int64 first = first_filter * taps;
     if (partials) partials += blockIdx.y * (int64(conv.all_filters) * taps) + first;
-    sums.store<VECTOR_C>({dw + first, partials, taps, conv.k, taps, accumulate}, block);
+    sums.store<VECTOR_C>({dw + first, partials, taps, taps, accumulate}, block, RowsInOrder{conv.k});
 }

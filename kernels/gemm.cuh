@@ -134,20 +134,27 @@ class Loader {
     }
 };
 
+// Where the product's rows lie in the output, where they lie as they come; below zero: nowhere, the row is past the end.
+struct RowsInOrder {
+    int32 rows;
+    __device__ __forceinline__ int32 operator()(int32 row) const { return row < rows ? row : -1; }
+};
+
 // Where sums go: into `out`, finished with the activation and what out holds, or raw into `partials`, where the depth is split
 // over blocks (gemm_reduce.cu adds them up). Both begin at the block's group and have `pitch` elements from row to row.
 struct Output {
     DTYPE* out;
     Real* partials;  // null: the depth is whole
     int64 pitch;
-    int32 rows, columns;
+    int32 columns;
     int32 accumulate;
 
-    // Store N sums side by side. VECTOR divides the columns and the pitch, so a chunk is all inside or all outside.
+    // Store N sums side by side, in a row of `out` (below zero: in none). VECTOR divides the columns and the pitch, so a chunk
+    // is all inside or all outside.
     template <int VECTOR, int N>
     __device__ __forceinline__ void store(int32 row, int32 column, Pack<Real, N> sums) const {
         constexpr int CHUNK = VECTOR < N ? VECTOR : N;
-        if (row >= rows) return;
+        if (row < 0) return;
 #pragma unroll
         for (int first = 0; first < N; first += CHUNK) {
             if (column + first >= columns) return;

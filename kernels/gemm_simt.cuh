@@ -41,11 +41,12 @@ struct Sums {
         }
     }
 
-    template <int VECTOR>
-    __device__ __forceinline__ void store(const Output& output, const Block& block) const {
+    // rows(i): where row i of the product lies in the output.
+    template <int VECTOR, class Rows>
+    __device__ __forceinline__ void store(const Output& output, const Block& block, const Rows& rows) const {
 #pragma unroll
         for (int i = 0; i < THREAD_M; ++i) {
-            const int32 row = block.row + (i / GROUP * THREADS_M + thread_row()) * GROUP + i % GROUP;
+            const int32 row = rows(block.row + (i / GROUP * THREADS_M + thread_row()) * GROUP + i % GROUP);
 #pragma unroll
             for (int j = 0; j < THREAD_N / GROUP; ++j) output.store<VECTOR>(row, first_column(block, j), at[i][j]);
         }

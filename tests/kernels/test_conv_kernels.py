@@ -6,6 +6,7 @@ import functools
 import re
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -252,12 +253,15 @@ def addresses(kernel):
     return load(Path(__file__).with_name("addresses.cu"), macros).kernel(kernel)
 
 
-def offsets(device, kernel, case, lines, columns):
-    """What a matrix of conv2d.cuh finds at each (line, column): offsets from the tensor's beginning."""
+def offsets(device, kernel, case, lines, columns, *phase):
+    """What a matrix of conv2d.cuh finds at each (line, column): offsets from the tensor's beginning.
+
+    phase: its row and column, for the matrices of dgrad."""
     struct, _ = geometry(case)
     run = addresses(kernel)
     found, tensor = asarray(np.zeros(len(lines), np.int64), device), asarray(np.zeros(1, np.float32), device)
-    run(1, 64, found, tensor, *[asarray(i.astype(np.int32), device) for i in (lines, columns)], len(lines), struct)
+    asked = [asarray(i.astype(np.int32), device) for i in (lines, columns)]
+    run(1, 64, found, tensor, *asked, len(lines), struct, *phase)
     return to_numpy(found)
 
 
@@ -289,31 +293,67 @@ def test_input_addresses(device, rng):
     np.testing.assert_array_equal(offsets(device, "input_windows", case, pixels, taps), wanted)
 
 
-def test_gradient_addresses(device, rng):
-    case = LARGE
-    (r, s), (sh, sw), (dh, dw), ((top, _), (left, _)) = case.kernel_size, case.stride, case.dilation, case.padding
+def phases(case):
+    """Each phase (row, column) of a stride and the taps r and s that meet its pixels."""
+    for row, column in np.ndindex(case.stride):
+        yield (row, column), *(
+            np.array([tap for tap in range(size) if (at + padding[0] - tap * dilation) % stride == 0], int)
+            for at, padding, size, stride, dilation in zip(
+                (row, column), case.padding, case.kernel_size, case.stride, case.dilation
+            )
+        )
+
+
+def tap_of(index, rs, ss, filters):
+    """r, s and k of a phase's taps, and which of them exist."""
+    place, k = places(index, filters)
+    row, column = place // max(1, ss.size), place % max(1, ss.size)
+    there = place < rs.size * ss.size
+    pick = lambda taps, at: np.append(taps, 0)[np.minimum(at, taps.size)]  # noqa: E731
+    return pick(rs, row), pick(ss, column), k, there
+
+
+# Two taps of three and none of them for every other row; dilations that share a factor with the stride, or have none.
+PHASED = [
+    LARGE, replace(LARGE, stride=(2, 2), dilation=(2, 1)),
+    replace(LARGE, k=27, stride=(4, 3), dilation=(2, 3)), replace(LARGE, stride=(1, 5), dilation=(1, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PHASED, ids=lambda case: f"{case.stride}-{case.dilation}")
+def test_gradient_addresses(device, rng, case):
+    (sh, sw), (dh, dw), ((top, _), (left, _)) = case.stride, case.dilation, case.padding
     _, p_size, q_size, _ = case.y_shape
-    pixels, taps = some_of(rng, case.n * case.h * case.w, 4000), rng.permutation(some_of(rng, r * s * case.k, 4000))
-    n, h, w = places(pixels, case.h, case.w)
-    r_at, s_at, k = places(taps, s, case.k)
-    p, q = (h + top - r_at * dh) / sh, (w + left - s_at * dw) / sw
-    whole = (p == np.floor(p)) & (q == np.floor(q)) & (p >= 0) & (p < p_size) & (q >= 0) & (q < q_size)
-    wanted = np.where((n < case.n) & (r_at < r) & whole, ((n * p_size + p) * q_size + q) * case.k + k, -1)
-    assert wanted.max() > 2**31
-    np.testing.assert_array_equal(offsets(device, "gradient_windows", case, pixels, taps), wanted.astype(np.int64))
+    furthest = -1
+    for phase, rs, ss in phases(case):
+        across, down = ceil_div(case.w, sw), ceil_div(case.h, sh)
+        pixels = some_of(rng, case.n * down * across)
+        taps = rng.permutation(some_of(rng, max(1, rs.size * ss.size * case.k)))
+        n, i, j = places(pixels, down, across)
+        h, w = phase[0] + i * sh, phase[1] + j * sw
+        r, s, k, there = tap_of(taps, rs, ss, case.k)
+        p, q = (h + top - r * dh) // sh, (w + left - s * dw) // sw
+        there &= (n < case.n) & (p >= 0) & (p < p_size) & (q >= 0) & (q < q_size)
+        wanted = np.where(there, ((n * p_size + p) * q_size + q) * case.k + k, -1)
+        furthest = max(furthest, wanted.max())
+        np.testing.assert_array_equal(offsets(device, "gradient_windows", case, pixels, taps, *phase), wanted)
+    assert furthest > 2**31
 
 
-def test_filter_addresses(device, rng):
-    case, (r, s) = MANY_FILTERS, MANY_FILTERS.kernel_size
+@pytest.mark.parametrize("stride", [(1, 1), (1, 2), (3, 4)])
+def test_filter_addresses(device, rng, stride):
+    case = replace(MANY_FILTERS, stride=stride)
+    r, s = case.kernel_size
     k, taps = some_of(rng, case.k), rng.permutation(some_of(rng, r * s * case.c))
     wanted = np.where((k < case.k) & (taps < r * s * case.c), k * (r * s * case.c) + taps, -1)
     assert wanted.max() > 2**32
     np.testing.assert_array_equal(offsets(device, "plain_filters", case, k, taps), wanted)
 
-    taps, c = some_of(rng, r * s * case.k), rng.permutation(some_of(rng, case.c))
-    place, k = places(taps, case.k)
-    wanted = np.where((place < r * s) & (c < case.c), (k * (r * s) + place) * case.c + c, -1)
-    np.testing.assert_array_equal(offsets(device, "turned_filters", case, taps, c), wanted)
+    for phase, rs, ss in phases(case):
+        taps, c = some_of(rng, max(1, rs.size * ss.size * case.k)), rng.permutation(some_of(rng, case.c))
+        r_at, s_at, k, there = tap_of(taps, rs, ss, case.k)
+        wanted = np.where(there & (c < case.c), (k * (r * s) + r_at * s + s_at) * case.c + c, -1)
+        np.testing.assert_array_equal(offsets(device, "turned_filters", case, taps, c, *phase), wanted)
 
 
 def test_output_addresses(device):

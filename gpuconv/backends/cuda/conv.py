@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 
 from gpuconv.backends.cuda import gemm
-from gpuconv.backends.cuda.launch import write_to
+from gpuconv.backends.cuda.launch import ceil_div, write_to
 from gpuconv.shapes import output_hw
 
 __all__ = ["conv2d", "conv2d_dgrad", "conv2d_wgrad"]
@@ -17,11 +18,14 @@ __all__ = ["conv2d", "conv2d_dgrad", "conv2d_wgrad"]
 _MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
 _SIZES = ("n", "h", "w", "c", "p", "q", "k", "r", "s", "all_channels", "all_filters", "top", "left")
-_DIVISORS = ("hw", "width", "pq", "q_width", "channels", "filters", "taps_across", "stride_h", "stride_w")
+_DIVISORS = ("pq", "q_width", "channels", "filters", "taps_across", "stride_h", "stride_w")
+_PHASE_SIZES = ("phase_h", "phase_w", "tap_step_h", "tap_step_w", "window_step_h", "window_step_w")
+_PHASE_DIVISORS = ("phases", "phase_hw", "phase_width", "fewer_across", "more_across")
 _CONVOLUTION = np.dtype(
-    [(name, np.int32) for name in (*_SIZES, "dilation_h", "dilation_w")] + [(name, gemm.DIVISOR) for name in _DIVISORS],
+    [(name, np.int32) for name in (*_SIZES, "dilation_h", "dilation_w")] + [(name, gemm.DIVISOR) for name in _DIVISORS]
+    + [(name, np.int32) for name in _PHASE_SIZES] + [(name, gemm.DIVISOR) for name in _PHASE_DIVISORS],
     align=True,
-)
+)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1024)
@@ -39,8 +43,21 @@ def _geometry(
     if side > _LONGEST_SIDE:
         raise ValueError(f"a padded input and a dilated filter have sides of at most {_LONGEST_SIDE}, received {side}")
     sizes = (n, h, w, c, p, q, k, r, s, channels, filters, padding[0][0], padding[1][0], *dilation)
-    divisors = [gemm.divisor(max(1, d)) for d in (h * w, w, p * q, q, c, k, s, *stride)]
-    return np.array((*sizes, *divisors), _CONVOLUTION)[()], (p, q)
+    phase_h, phase_w, (step_h, step_w) = ceil_div(h, stride[0]), ceil_div(w, stride[1]), _tap_steps(stride, dilation)
+    phase = (phase_h, phase_w, step_h, step_w, dilation[0] * step_h // stride[0], dilation[1] * step_w // stride[1])
+    divisors, phase_divisors = (
+        [gemm.divisor(max(1, d)) for d in ds]
+        for ds in (
+            (p * q, q, c, k, s, *stride),
+            (stride[0] * stride[1], phase_h * phase_w, phase_w, s // step_w, s // step_w + 1),
+        )
+    )
+    return np.array((*sizes, *divisors, *phase, *phase_divisors), _CONVOLUTION)[()], (p, q)
+
+
+def _tap_steps(stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+    """How far apart the taps are that meet an input pixel: stride divides pixel + padding - tap * dilation."""
+    return stride[0] // math.gcd(stride[0], dilation[0]), stride[1] // math.gcd(stride[1], dilation[1])
 
 
 def conv2d(
@@ -67,10 +84,13 @@ def conv2d_dgrad(
 ) -> Any:  # fmt: skip
     (n, height, width, _), (k, r, s, c), dtype = input_shape, w.shape, dy.dtype
     struct, _ = _geometry(tuple(input_shape), k, (r, s), stride, padding, dilation, groups, fit)
-    dy, w = gemm.apart(out, dy, w)
+    dy, w, steps = *gemm.apart(out, dy, w), _tap_steps(stride, dilation)
 
     def write(dx: Any) -> None:
-        chosen = gemm.plan(n * height * width, c, r * s * (k // groups), groups, dtype)
+        # A product for each phase of the stride (conv2d_dgrad.cu), planned by the one with most pixels and taps.
+        rows = n * ceil_div(height, stride[0]) * ceil_div(width, stride[1])
+        taps = ceil_div(r, steps[0]) * ceil_div(s, steps[1])
+        chosen = gemm.plan(rows, c, taps * (k // groups), groups * stride[0] * stride[1], dtype)
         macros = {"VECTOR_C": gemm.vector(c, w, dx), "VECTOR_K": gemm.vector(k // groups, dy)}
         gemm.launch("conv2d_dgrad", chosen, dx, (dy, w), struct, macros)
 
