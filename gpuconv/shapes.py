@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv import algorithms
 from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
 from gpuconv.names import lookup
 
@@ -237,7 +238,8 @@ def convolution(
 
 
 def conv2d(
-    x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, fit="floor", out=None
+    x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, fit="floor", algo="auto",
+    tf32=False, out=None,
 ):
     x_shape, (k, r, s, c) = volume("x", x, "N H W C"), volume("w", w, "K R S C/groups")
     same_dtype(x=x, w=w, bias=bias)
@@ -245,7 +247,16 @@ def conv2d(
     if bias is not None:
         expect_shape("bias", bias, (k,), "one value for each filter")
     expect_out(out, y_shape, x.dtype)
-    return options | dict(activation=_activation(activation))
+    return options | dict(activation=_activation(activation)) | _arithmetic(x.dtype, algo, tf32)
+
+
+def _arithmetic(dtype: np.dtype, algo: Any, tf32: Any) -> dict[str, Any]:
+    """The algorithm's listed name, and tf32 as a bool."""
+    if not isinstance(tf32, (bool, np.bool_)):
+        raise TypeError(f"tf32 must be True or False, received {tf32!r}")
+    if tf32 and dtype != np.float32:
+        raise TypeError(f"tf32=True multiplies float32 arrays, received {dtype.name}")
+    return dict(algo=algorithms.checked(algo, algorithms.arithmetic_of(dtype, bool(tf32))), tf32=bool(tf32))
 
 
 def _activation(activation: str | None) -> str | None:
@@ -253,7 +264,7 @@ def _activation(activation: str | None) -> str | None:
 
 
 def conv2d_dgrad(
-    dy, w, *, input_shape, stride=1, padding=0, dilation=1, groups=1, fit="floor", out=None
+    dy, w, *, input_shape, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False, out=None
 ):
     (k, r, s, c), input_shape = volume("w", w, "K R S C/groups"), volume_shape("input_shape", input_shape)
     volume("dy", dy, "N P Q K")
@@ -261,11 +272,12 @@ def conv2d_dgrad(
     options, y_shape = convolution(input_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
     expect_shape("dy", dy, y_shape, "the convolution's output")
     expect_out(out, input_shape, dy.dtype)
-    return options | dict(input_shape=input_shape)
+    return options | dict(input_shape=input_shape) | _arithmetic(dy.dtype, algo, tf32)
 
 
 def conv2d_wgrad(
-    dy, x, *, kernel_size, stride=1, padding=0, dilation=1, groups=1, fit="floor", out=None, accumulate=False
+    dy, x, *, kernel_size, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False, out=None,
+    accumulate=False,
 ):
     x_shape, dy_shape = volume("x", x, "N H W C"), volume("dy", dy, "N P Q K")
     same_dtype(dy=dy, x=x)
@@ -277,7 +289,7 @@ def conv2d_wgrad(
     expect_shape("dy", dy, y_shape, "the convolution's output")
     expect_out(out, (filters, *kernel_size, filter_channels), x.dtype)
     expect_accumulate(accumulate, out=out)
-    return options | dict(kernel_size=kernel_size)
+    return options | dict(kernel_size=kernel_size) | _arithmetic(x.dtype, algo, tf32)
 
 
 def bias_grad(dy, *, out=None, accumulate=False):
@@ -464,7 +476,7 @@ def add_metrics(totals, loss, scores, labels):
 # --- linear ------------------------------------------------------------------------------------
 
 
-def linear(x, w, bias=None, *, activation=None, out=None):
+def linear(x, w, bias=None, *, activation=None, algo="auto", tf32=False, out=None):
     (n, features), (k, c) = volume("x", x, "N in_features"), volume("w", w, "out_features in_features")
     same_dtype(x=x, w=w, bias=bias)
     if features != c:
@@ -472,26 +484,26 @@ def linear(x, w, bias=None, *, activation=None, out=None):
     if bias is not None:
         expect_shape("bias", bias, (k,), "one value for each output feature")
     expect_out(out, (n, k), x.dtype)
-    return dict(activation=_activation(activation))
+    return dict(activation=_activation(activation)) | _arithmetic(x.dtype, algo, tf32)
 
 
-def linear_dgrad(dy, w, *, out=None):
+def linear_dgrad(dy, w, *, algo="auto", tf32=False, out=None):
     (n, rows), (k, c) = volume("dy", dy, "N out_features"), volume("w", w, "out_features in_features")
     same_dtype(dy=dy, w=w)
     if rows != k:
         raise ValueError(f"w has {k} output features, so dy must have {k} columns, received {rows}")
     expect_out(out, (n, c), dy.dtype)
-    return {}
+    return _arithmetic(dy.dtype, algo, tf32)
 
 
-def linear_wgrad(dy, x, *, out=None, accumulate=False):
+def linear_wgrad(dy, x, *, algo="auto", tf32=False, out=None, accumulate=False):
     (n, k), (x_n, c) = volume("dy", dy, "N out_features"), volume("x", x, "N in_features")
     same_dtype(dy=dy, x=x)
     if n != x_n:
         raise ValueError(f"dy and x must have one batch size, received {n} and {x_n}")
     expect_out(out, (k, c), dy.dtype)
     expect_accumulate(accumulate, out=out)
-    return {}
+    return _arithmetic(dy.dtype, algo, tf32)
 
 
 # --- normalisation and dropout -----------------------------------------------------------------

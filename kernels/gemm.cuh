@@ -16,7 +16,7 @@
 //
 // Every element sums its depth from first to last, so its bits do not depend on the tile.
 //
-// Macros: DTYPE; BLOCK_M, BLOCK_N, THREAD_M, THREAD_N.
+// Macros: DTYPE; TF32, where it is defined, for float32 factors rounded to TF32; BLOCK_M, BLOCK_N, THREAD_M, THREAD_N.
 #pragma once
 
 #include "activation.cuh"
@@ -27,6 +27,15 @@ using Real = accumulator<DTYPE>;
 constexpr int BLOCK_K = sizeof(DTYPE) == 2 ? 16 : 8;
 constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N, THREADS = THREADS_M * THREADS_N;
 constexpr int WIDE = 16 / sizeof(Real);  // numbers that one instruction moves in shared memory
+
+// A number of either operand as the main loop multiplies it.
+__device__ __forceinline__ Real factor(DTYPE x) {
+#ifdef TF32
+    return round_tf32(load(x));
+#else
+    return load(x);
+#endif
+}
 
 // n / d for 0 <= n < 2^31 as a product (Granlund and Montgomery, 1994): with 2^(l-1) < d <= 2^l and
 // multiplier = ceil(2^(31+l) / d), n / d = n * multiplier >> (31 + l).
@@ -114,7 +123,7 @@ class Loader {
         }
     }
 
-    // Write what was fetched into shared memory, as accumulators.
+    // Write what was fetched into shared memory, as factors.
     __device__ __forceinline__ void put(Real (&tile)[BLOCK_K][SIDE]) const {
         constexpr int CHUNK = COLUMNS_ARE_DEPTH ? 1 : VECTOR < WIDE ? VECTOR : WIDE;
 #pragma unroll
@@ -123,7 +132,7 @@ class Loader {
             for (int first = 0; first < VECTOR; first += CHUNK) {
                 Pack<Real, CHUNK> chunk;
 #pragma unroll
-                for (int j = 0; j < CHUNK; ++j) chunk.at[j] = load(fetched[pass].at[first + j]);
+                for (int j = 0; j < CHUNK; ++j) chunk.at[j] = factor(fetched[pass].at[first + j]);
                 // The swizzle is alike for all depths, or for all sides, of a vector: one address serves it.
                 const int depth = COLUMNS_ARE_DEPTH ? column(pass) : line(pass);
                 const int side = COLUMNS_ARE_DEPTH ? line(pass) : column(pass);

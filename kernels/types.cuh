@@ -32,6 +32,11 @@ __device__ __forceinline__ double load(double x) { return x; }
 __device__ __forceinline__ float load(float16 x) { return __half2float(x); }
 __device__ __forceinline__ float load(bfloat16 x) { return __bfloat162float(x); }
 
+// A float rounded to TF32's 10 bits behind the point, ties away from zero (cvt.rna.tf32.f32); NaN and infinities stay.
+__device__ __forceinline__ float round_tf32(float x) {
+    return x == x ? __uint_as_float((__float_as_uint(x) + 0x1000) & 0xffffe000) : x;
+}
+
 // A result as T, rounded to nearest even.
 template <class T, class From> __device__ __forceinline__ T round_to(From x) { return T(x); }
 template <> __device__ __forceinline__ float16 round_to<float16, float>(float x) { return __float2half_rn(x); }

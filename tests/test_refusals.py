@@ -200,7 +200,8 @@ def test_every_op_has_a_refusal():
 
 def test_normal_forms():
     assert shapes.conv2d(X, W, stride=(2, 1), padding="valid", fit="Exact") == dict(
-        stride=(2, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, fit="exact", activation=None
+        stride=(2, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, fit="exact", activation=None,
+        algo="auto", tf32=False,
     )
     assert shapes.max_pool2d(X, kernel_size=[2, 3]) == dict(
         kernel_size=(2, 3), stride=(2, 3), padding=((0, 0), (0, 0)), fit="floor"

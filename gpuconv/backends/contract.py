@@ -11,6 +11,10 @@ Conventions of every op:
   (height, width), ((top, bottom), (left, right)), "same" or "valid". Dilation counts from 1.
 - ``fit`` says what happens where windows do not tile the padded input: "floor" drops the rest, "exact" raises and
   names the sizes that would fit, "cover" adds a last partial window.
+- ``algo`` names an algorithm of `gpuconv.algorithms`, which changes the order of a sum at most; "auto" leaves it to the
+  device. The reference has one arithmetic whatever the name.
+- ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to 10 bits behind the point
+  (to nearest, ties away from zero, as ``cvt.rna.tf32.f32`` does), sums are float32; a bias is not rounded.
 - ``lr``, ``step`` and ``offset`` may be a number or a one-element array on the device.
 - Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.
 """
@@ -30,7 +34,8 @@ Scalar = Any
 
 def conv2d(
     x: Array, w: Array, bias: Array | None = None, *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
-    groups: int = 1, activation: str | None = None, fit: str = "floor", out: Array | None = None,
+    groups: int = 1, activation: str | None = None, fit: str = "floor", algo: str = "auto", tf32: bool = False,
+    out: Array | None = None,
 ) -> Array:
     """Cross-correlation of a volume with a filter bank, fprop.
 
@@ -45,7 +50,7 @@ def conv2d(
 
 def conv2d_dgrad(
     dy: Array, w: Array, *, input_shape: Sequence[int], stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
-    groups: int = 1, fit: str = "floor", out: Array | None = None,
+    groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Array | None = None,
 ) -> Array:
     """The gradient of conv2d to its input: dx[n, h, w, c] = sum of dy[n, p, q, k] * w[k, r, s, c] over every
     (p, q, r, s) that reads (h, w).
@@ -57,7 +62,8 @@ def conv2d_dgrad(
 
 def conv2d_wgrad(
     dy: Array, x: Array, *, kernel_size: Size, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
-    groups: int = 1, fit: str = "floor", out: Array | None = None, accumulate: bool = False,
+    groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Array | None = None,
+    accumulate: bool = False,
 ) -> Array:
     """The gradient of conv2d to its filters: dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k]
     * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c].
@@ -234,18 +240,24 @@ def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> Non
 
 
 def linear(
-    x: Array, w: Array, bias: Array | None = None, *, activation: str | None = None, out: Array | None = None
+    x: Array, w: Array, bias: Array | None = None, *, activation: str | None = None, algo: str = "auto",
+    tf32: bool = False, out: Array | None = None,
 ) -> Array:
     """act(x @ w.T + bias). x: (N, in_features). w: (out_features, in_features). Returns y: (N, out_features)."""
     ...
 
 
-def linear_dgrad(dy: Array, w: Array, *, out: Array | None = None) -> Array:
+def linear_dgrad(
+    dy: Array, w: Array, *, algo: str = "auto", tf32: bool = False, out: Array | None = None
+) -> Array:
     """dx = dy @ w. dy: (N, out_features). Returns dx: (N, in_features)."""
     ...
 
 
-def linear_wgrad(dy: Array, x: Array, *, out: Array | None = None, accumulate: bool = False) -> Array:
+def linear_wgrad(
+    dy: Array, x: Array, *, algo: str = "auto", tf32: bool = False, out: Array | None = None,
+    accumulate: bool = False,
+) -> Array:
     """dw = dy.T @ x. dy: (N, out_features). x: (N, in_features). Returns dw: (out_features, in_features)."""
     ...
 

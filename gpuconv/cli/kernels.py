@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         archs = [lookup("architecture", arch, known) for arch in options.arch or compiler.ARCHITECTURES]
     chosen = [variant for variant in variants() if variant.file in files]
     if options.report:
-        return _report([v for v in chosen if options.all or _differs(v)], archs, options.all, options.workers)
+        return _report(chosen, archs, options.all, options.workers)
     for file in files:
         of_file = [variant for variant in chosen if variant.file == file]
         print(f"{file}  ({len(of_file)} variants)")
@@ -47,11 +47,6 @@ def run(options: argparse.Namespace) -> int:
         for name, signature in kernels(of_file[0]).items():
             print(f"    {name}({', '.join(f'{p.c_type} {p.name}' for p in signature.parameters)})")
     return 0
-
-
-def _differs(variant: Any) -> bool:
-    """Of a product's activations the report takes none and the one with most arithmetic; the others lie between."""
-    return dict(variant.defines).get("ACTIVATION", "Identity") in ("Identity", "Gelu")
 
 
 def _report(chosen: list, archs: list[str], everything: bool, workers: int) -> int:
@@ -63,13 +58,10 @@ def _report(chosen: list, archs: list[str], everything: bool, workers: int) -> i
     lines: list[Any] = []
     errors: list[CompileError] = []
     with tqdm(total=len(chosen) * len(archs), desc="compiling", leave=False, disable=None) as progress:
-        for variant in chosen:
-            for line in report([variant], archs, workers):
-                if isinstance(line, CompileError):
-                    errors.append(line)
-                else:
-                    lines.append(line)
-            progress.update(len(archs))
+        for found in report(chosen, archs, workers):
+            errors += [line for line in found if isinstance(line, CompileError)]
+            lines += [line for line in found if not isinstance(line, CompileError)]
+            progress.update()
     shown = lines if everything else _worst(lines)
     print(
         f"{'kernel':<34} {'arch':<8} {'registers':>9} {'shared':>7} {'stack':>6} {'spills':>7}"

@@ -84,23 +84,30 @@ def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("conv2d", tier, str(problem), _fprop(problem, bias, activation))
             yield Case("conv2d_dgrad", tier, str(problem), _dgrad(problem))
             yield Case("conv2d_wgrad", tier, str(problem), _wgrad(problem))
+            if index % 4 == 2:
+                name = f"{problem} tf32"
+                yield Case("conv2d", tier, name, _fprop(problem, bias, activation, tf32=True), ("float32",))
+                yield Case("conv2d_dgrad", tier, name, _dgrad(problem, tf32=True), ("float32",))
+                yield Case("conv2d_wgrad", tier, name, _wgrad(problem, tf32=True), ("float32",))
 
 
-def _fprop(problem: ConvCase, bias: bool, activation: str | None) -> Make:
+def _fprop(problem: ConvCase, bias: bool, activation: str | None, **more: Any) -> Make:
+    options = problem.options | {"activation": activation} | more
+
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         x, w = normal(rng, problem.x_shape, dtype), normal(rng, problem.w_shape, dtype)
-        return [x, w, normal(rng, problem.k, dtype) if bias else None], problem.options | {"activation": activation}
+        return [x, w, normal(rng, problem.k, dtype) if bias else None], options
 
     return make
 
 
-def _dgrad(problem: ConvCase) -> Make:
-    options = problem.options | {"input_shape": problem.x_shape}
+def _dgrad(problem: ConvCase, **more: Any) -> Make:
+    options = problem.options | {"input_shape": problem.x_shape} | more
     return lambda rng, dtype: ([normal(rng, problem.y_shape, dtype), normal(rng, problem.w_shape, dtype)], options)
 
 
-def _wgrad(problem: ConvCase) -> Make:
-    options = problem.options | {"kernel_size": problem.kernel_size}
+def _wgrad(problem: ConvCase, **more: Any) -> Make:
+    options = problem.options | {"kernel_size": problem.kernel_size} | more
     return lambda rng, dtype: ([normal(rng, problem.y_shape, dtype), normal(rng, problem.x_shape, dtype)], options)
 
 
@@ -203,6 +210,11 @@ def _matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("linear", tier, name, _several((n, c), (k, c), (k,) if index % 2 else None))
             yield Case("linear_dgrad", tier, name, _several((n, k), (k, c)))
             yield Case("linear_wgrad", tier, name, _several((n, k), (n, c)))
+            if index == 1:
+                in_tf32 = f"{name} tf32"
+                yield Case("linear", tier, in_tf32, _several((n, c), (k, c), (k,), tf32=True), ("float32",))
+                yield Case("linear_dgrad", tier, in_tf32, _several((n, k), (k, c), tf32=True), ("float32",))
+                yield Case("linear_wgrad", tier, in_tf32, _several((n, k), (n, c), tf32=True), ("float32",))
             yield Case("bias_grad", tier, name, _several((n, 1, 1, k)))
             yield Case("softmax", tier, name, _several((n, k)))
             yield Case("softmax_cross_entropy", tier, name, _scores(n, k, {"label_smoothing": smoothing}))

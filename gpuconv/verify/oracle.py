@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import ops
+from gpuconv.backends.reference.rounding import round_tf32
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.verify.bounds import UNIT_ROUNDOFF, accumulated, rounded, sum_bound
 
@@ -72,7 +73,10 @@ def _linear_in_its_inputs(length: Callable[[Arrays, dict[str, Any]], int]) -> Ca
     """An op whose every output is a sum of `length` products of inputs."""
 
     def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
-        plain = {name: value for name, value in options.items() if name != "activation"}
+        plain = {name: value for name, value in options.items() if name not in ("activation", "algo", "tf32")}
+        if options.get("tf32"):  # the products of rounded factors are exact in float32, and the rest is as without
+            arrays = [*map(_in_tf32, arrays[:2]), *arrays[2:]]
+        options = plain | {"activation": options["activation"]} if "activation" in options else plain
         call = getattr(ops, op)
         magnitude = call(*[magnitude_of(a) for a in arrays], **plain)
         value = call(*arrays, **options)
@@ -82,6 +86,10 @@ def _linear_in_its_inputs(length: Callable[[Arrays, dict[str, Any]], int]) -> Ca
         return [Expected("result", value, bound)]
 
     return rule
+
+
+def _in_tf32(x: np.ndarray) -> np.ndarray:
+    return round_tf32(x.astype(np.float32)).astype(np.float64)
 
 
 def _conv_length(arrays: Arrays, options: dict[str, Any]) -> int:

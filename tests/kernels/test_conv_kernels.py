@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from gpuconv import asarray, ops, to_numpy
+from gpuconv.algorithms import Algorithm, arithmetic_of, serving
 from gpuconv.backends.cuda import conv, emulator, gemm
 from gpuconv.backends.cuda.launch import ceil_div
 from gpuconv.backends.cuda.module import load
@@ -53,14 +54,14 @@ def assert_right(op: str, device: str, case: ConvCase, dtype: str = "float32", *
     return result
 
 
-def forced(monkeypatch, tile: gemm.Tile | None, splits: int = 1):
-    """Have every product take this tile and about as many splits."""
+def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1):
+    """Have every product take this algorithm and about as many splits."""
 
-    def plan(rows, columns, depth, groups, dtype):
-        chosen = tile or gemm.TILES[dtype.itemsize][-1]
+    def plan(rows, columns, depth, groups, dtype, algo, tf32):
+        chosen = algorithm or serving(arithmetic_of(dtype, tf32))[-1]
         across, down = ceil_div(columns, chosen.block_n), ceil_div(rows, chosen.block_m)
         per_split = ceil_div(ceil_div(depth, splits), 16) * 16
-        return gemm.Plan(chosen, across, down, across * down * groups, ceil_div(depth, per_split), per_split, 0.0)
+        return gemm.Plan(chosen, tf32, across, down, across * down * groups, ceil_div(depth, per_split), per_split, 0.0)
 
     monkeypatch.setattr(gemm, "plan", plan)
 
@@ -69,16 +70,40 @@ def forced(monkeypatch, tile: gemm.Tile | None, splits: int = 1):
 @pytest.mark.parametrize("channels", [(16, 72), (5, 67)], ids=["vectors", "single numbers"])
 def test_every_tile_gives_the_same_bits(device, monkeypatch, op, channels):
     results = []
-    for tile in gemm.TILES[4]:
-        forced(monkeypatch, tile)
+    for algorithm in serving("float32"):
+        forced(monkeypatch, algorithm)
         results.append(assert_right(op, device, problem(*channels)).tobytes())
     assert all(result == results[0] for result in results[1:])
 
 
 @directions
+def test_a_named_algorithm_is_the_one_that_runs(device, monkeypatch, op):
+    taken, launch = [], gemm.launch
+
+    def noted(kernel, plan, *rest, **more):
+        taken.append(plan)
+        launch(kernel, plan, *rest, **more)
+
+    monkeypatch.setattr(gemm, "launch", noted)
+    for algorithm in serving("float32"):
+        assert_right(op, device, problem(16, 24), algo=algorithm.name)
+        assert taken[-1].algorithm == algorithm
+    chosen = assert_right(op, device, problem(16, 24))
+    pinned = assert_right(op, device, problem(16, 24), algo=taken[-1].algorithm.name)
+    np.testing.assert_array_equal(chosen, pinned)
+
+
+@directions
+@pytest.mark.parametrize("channels", [(16, 24), (5, 7)], ids=["vectors", "single numbers"])
+def test_tf32(device, op, channels):
+    rounded = assert_right(op, device, problem(*channels), tf32=True)
+    assert np.abs(rounded - assert_right(op, device, problem(*channels))).max() > 1e-4
+
+
+@directions
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 def test_the_largest_tile_of_every_dtype(device, monkeypatch, op, dtype):
-    forced(monkeypatch, gemm.TILES[as_dtype(dtype).itemsize][0])
+    forced(monkeypatch, serving(dtype)[0])
     assert_right(op, device, problem(16, 72), dtype)
 
 
@@ -208,8 +233,8 @@ def test_plans_cover_the_product_within_the_workspace(dtype):
     for _ in range(300):
         rows, columns, depth = (int(2 ** rng.uniform(0, high)) for high in (22, 12, 22))
         plan = gemm.plan(rows, columns, depth, int(rng.integers(1, 5)), dtype)
-        assert plan.down * plan.tile.block_m >= rows > (plan.down - 1) * plan.tile.block_m
-        assert plan.across * plan.tile.block_n >= columns > (plan.across - 1) * plan.tile.block_n
+        assert plan.down * plan.algorithm.block_m >= rows > (plan.down - 1) * plan.algorithm.block_m
+        assert plan.across * plan.algorithm.block_n >= columns > (plan.across - 1) * plan.algorithm.block_n
         assert plan.splits * plan.depth_per_split >= depth > (plan.splits - 1) * plan.depth_per_split
         assert plan.depth_per_split % (16 if dtype.itemsize == 2 else 8) == 0
         partials = plan.splits * rows * columns * (8 if dtype.itemsize == 8 else 4)
@@ -219,10 +244,10 @@ def test_plans_cover_the_product_within_the_workspace(dtype):
 def test_plans_follow_the_shape():
     plan = functools.partial(gemm.plan, groups=1, dtype=np.dtype(np.float32))
     vgg = plan(128 * 32 * 32, 64, 9 * 64)
-    assert (vgg.tile.block_m, vgg.splits) == (128, 1)  # outputs enough: large tiles, whole depths
+    assert (vgg.algorithm.block_m, vgg.splits) == (128, 1)  # outputs enough: large tiles, whole depths
     filters = plan(64, 9 * 64, 128 * 32 * 32)
     assert filters.splits > 8  # few outputs, a long depth
-    assert plan(1, 1, 1).tile == gemm.TILES[4][-1]
+    assert plan(1, 1, 1).algorithm == serving("float32")[-1]
 
 
 def test_division_by_multiplication():
@@ -249,7 +274,7 @@ def geometry(case):
 
 
 def addresses(kernel):
-    macros = gemm.TILES[4][-1].macros | dict(DTYPE="float32", ACTIVATION="Identity", VECTOR_C=1, VECTOR_K=1)
+    macros = serving("float32")[-1].defines("float32") | dict(ACTIVATION="Identity", VECTOR_C=1, VECTOR_K=1)
     return load(Path(__file__).with_name("addresses.cu"), macros).kernel(kernel)
 
 
@@ -384,7 +409,7 @@ def test_what_the_headers_claim_of_the_machine_code(op):
     pytest.importorskip("cuda.core", reason="NVRTC is not installed")
     pathfinder = pytest.importorskip("cuda.pathfinder")
     tool = pathfinder.find_nvidia_binary_utility("nvdisasm") or pytest.skip("nvdisasm is not installed")
-    macros = gemm.TILES[4][0].macros | dict(DTYPE="float32", ACTIVATION="Identity", VECTOR_C=4, VECTOR_K=4)
+    macros = serving("float32")[0].defines("float32") | dict(ACTIVATION="Identity", VECTOR_C=4, VECTOR_K=4)
     module = load(f"conv2d_{op}.cu", macros)
     binary = compiler.compile_cubin(module.path.stem, module.text, module.defines, "sm_90a")
     (resources,) = binary.resources.values()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuconv.backends.cuda import compiler, gemm, source
+from gpuconv.algorithms import serving
+from gpuconv.backends.cuda import compiler, source
 from gpuconv.backends.cuda.variants import MACROS, Variant, variants
 
 ARCHS = ("sm_80", "sm_90a")
@@ -157,23 +158,24 @@ def test_unaligned_arrays_are_moved_number_by_number(arch):
 @pytest.mark.parametrize("file", CONVOLUTIONS)
 def test_the_main_loop_of_a_product(file, dtype, arch):
     """Its multiply-adds are fused, one each; shared memory is read 16 bytes at a time and no more often than needed."""
-    tile = gemm.TILES[SIZES[dtype]][0]
+    algorithm = serving(dtype)[0]
     wide = dict(VECTOR_C=width(dtype), VECTOR_K=width(dtype))
-    variant = variant_of(file, DTYPE=dtype, ACTIVATION="Identity", **wide, **tile.macros)
+    variant = variant_of(file, ACTIVATION="Identity", **wide, **algorithm.defines(dtype))
     (function,) = disassembled(variant, arch).values()
+    thread_m, thread_n = algorithm.macros["THREAD_M"], algorithm.macros["THREAD_N"]
     depth, real = (16 if dtype == "float16" else 8), (8 if dtype == "float64" else 4)
     fused = "DFMA" if dtype == "float64" else "FFMA"
     in_loop = {line for name, lines in function.lines.items() if name.startswith(fused) for line in lines}
-    assert function.any(rf"{fused}\b.*") == depth * tile.thread_m * tile.thread_n
+    assert function.any(rf"{fused}\b.*") == depth * thread_m * thread_n
     assert {Path(file).name for file, _ in in_loop} == {"gemm_simt.cuh"}
-    assert function.any(r"LDS\b.*") == function.any(r"LDS\.128") == depth * (tile.thread_m + tile.thread_n) * real // 16
+    assert function.any(r"LDS\b.*") == function.any(r"LDS\.128") == depth * (thread_m + thread_n) * real // 16
     assert function.any(r"LDG\.E\.128.*")
     assert function.any(r"STG\.E\.128.*")
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_lines_are_those_of_the_shipped_files(arch):
-    (function,) = disassembled(variant_of("conv2d_fprop.cu", DTYPE="float32", ACTIVATION="Relu"), arch).values()
+    (function,) = disassembled(variant_of("conv2d_fprop.cu", DTYPE="float32", ACTIVATION="Gelu"), arch).values()
     places = {place for lines in function.lines.values() for place in lines} - {("", 0)}
     files = {Path(file) for file, _ in places}
     assert {source.directory().resolve() / "conv2d_fprop.cu", source.directory().resolve() / "gemm_simt.cuh"} <= files

@@ -62,7 +62,7 @@ def _tap_steps(stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int,
 
 def conv2d(
     x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
-    activation: str | None = None, fit: str = "floor", out: Any = None,
+    activation: str | None = None, fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Any = None,
 ) -> Any:  # fmt: skip
     (k, r, s, c), dtype = w.shape, x.dtype
     struct, (p, q) = _geometry(tuple(x.shape), k, (r, s), stride, padding, dilation, groups, fit)
@@ -70,7 +70,7 @@ def conv2d(
     x, w, bias = gemm.apart(out, x, w, bias)
 
     def write(y: Any) -> None:
-        chosen = gemm.plan(shape[0] * p * q, k // groups, r * s * c, groups, dtype)
+        chosen = gemm.plan(shape[0] * p * q, k // groups, r * s * c, groups, dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, x, w), "VECTOR_K": gemm.vector(k // groups, y)}
         inputs = (x, w, bias if chosen.splits == 1 else None)
         gemm.launch("conv2d_fprop", chosen, y, inputs, struct, macros, bias=bias, activation=activation)
@@ -80,7 +80,7 @@ def conv2d(
 
 def conv2d_dgrad(
     dy: Any, w: Any, *, input_shape: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
-    fit: str = "floor", out: Any = None,
+    fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Any = None,
 ) -> Any:  # fmt: skip
     (n, height, width, _), (k, r, s, c), dtype = input_shape, w.shape, dy.dtype
     struct, _ = _geometry(tuple(input_shape), k, (r, s), stride, padding, dilation, groups, fit)
@@ -90,7 +90,8 @@ def conv2d_dgrad(
         # A product for each phase of the stride (conv2d_dgrad.cu), planned by the one with most pixels and taps.
         rows = n * ceil_div(height, stride[0]) * ceil_div(width, stride[1])
         taps = ceil_div(r, steps[0]) * ceil_div(s, steps[1])
-        chosen = gemm.plan(rows, c, taps * (k // groups), groups * stride[0] * stride[1], dtype)
+        phases = groups * stride[0] * stride[1]
+        chosen = gemm.plan(rows, c, taps * (k // groups), phases, dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, w, dx), "VECTOR_K": gemm.vector(k // groups, dy)}
         gemm.launch("conv2d_dgrad", chosen, dx, (dy, w), struct, macros)
 
@@ -99,14 +100,14 @@ def conv2d_dgrad(
 
 def conv2d_wgrad(
     dy: Any, x: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
-    fit: str = "floor", out: Any = None, accumulate: bool = False,
+    fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Any = None, accumulate: bool = False,
 ) -> Any:  # fmt: skip
     (n, p, q, k), (r, s), c, dtype = dy.shape, kernel_size, x.shape[3] // groups, x.dtype
     struct, _ = _geometry(tuple(x.shape), k, kernel_size, stride, padding, dilation, groups, fit)
     dy, x = gemm.apart(out, dy, x)
 
     def write(dw: Any) -> None:
-        chosen = gemm.plan(k // groups, r * s * c, n * p * q, groups, dtype)
+        chosen = gemm.plan(k // groups, r * s * c, n * p * q, groups, dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, x, dw), "VECTOR_K": gemm.vector(k // groups, dy)}
         adds = accumulate and chosen.splits == 1
         gemm.launch("conv2d_wgrad", chosen, dw, (dy, x), struct, macros, adds, accumulate=accumulate)

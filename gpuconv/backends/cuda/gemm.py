@@ -1,18 +1,19 @@
-"""How an implicit GEMM is cut up: tiles, splits of the depth, vector widths. What kernels/gemm.cuh is told.
+"""How an implicit GEMM is computed: the algorithm, splits of the depth, vector widths. What kernels/gemm.cuh is told.
 
-The choice follows from the shape and the dtype alone, never from the device, so the bits of a result do not depend on
-the machine.
+The splits follow from the shape and the algorithm alone, and "auto" takes what a cost model makes of the shape and the
+arithmetic, never of the device: so the bits of a result do not depend on the machine.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gpuconv.algorithms import AUTO, Algorithm, arithmetic_of, find, serving
 from gpuconv.backends.cuda.device_array import address, empty, is_aligned
 from gpuconv.backends.cuda.launch import ceil_div, contiguous, copied
 from gpuconv.backends.cuda.module import load
@@ -39,47 +40,6 @@ ACTIVATIONS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Tile:
-    """BLOCK_M x BLOCK_N outputs a block, THREAD_M x THREAD_N of them a thread.
-
-    min_blocks: how many blocks fit on a multiprocessor, which bounds a thread's registers. rate: the share of the
-    arithmetic's peak that its ratio of multiply-adds to shared-memory loads allows, an estimate.
-    """
-
-    block_m: int
-    block_n: int
-    thread_m: int
-    thread_n: int
-    min_blocks: int
-    rate: float
-
-    @property
-    def threads(self) -> int:
-        return self.block_m // self.thread_m * (self.block_n // self.thread_n)
-
-    @property
-    def macros(self) -> dict[str, int]:
-        return dict(
-            BLOCK_M=self.block_m, BLOCK_N=self.block_n, THREAD_M=self.thread_m, THREAD_N=self.thread_n,
-            MIN_BLOCKS=self.min_blocks,
-        )  # fmt: skip
-
-
-# By the bytes of a number, largest first. Doubles take twice the registers, halves twice the depth at a time.
-TILES = {
-    8: (Tile(64, 64, 4, 4, 2, 0.45), Tile(64, 32, 4, 4, 3, 0.45), Tile(32, 32, 4, 4, 6, 0.45)),
-    4: (
-        Tile(128, 64, 8, 8, 3, 0.80), Tile(64, 64, 8, 8, 5, 0.75), Tile(64, 32, 8, 4, 8, 0.60),
-        Tile(32, 32, 4, 4, 8, 0.45),
-    ),
-    2: (
-        Tile(128, 64, 8, 8, 2, 0.75), Tile(64, 64, 8, 8, 4, 0.70), Tile(64, 32, 8, 4, 6, 0.60),
-        Tile(32, 32, 4, 4, 8, 0.45),
-    ),
-}  # fmt: skip
-
-
 def divisor(d: int) -> tuple[int, int, int]:
     """`struct Divisor` for 1 <= d < 2^31: with 2^(l-1) < d <= 2^l, (d, ceil(2^(31+l) / d), l)."""
     shift = (d - 1).bit_length()
@@ -88,12 +48,13 @@ def divisor(d: int) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Plan:
-    """A product's tile, how many lie across, down and over all groups, and how many blocks share the depth of each.
+    """A product's algorithm, how many tiles lie across, down and over all groups, and how many blocks share a depth.
 
     cost: the estimated time, in multiply-adds of one multiprocessor.
     """
 
-    tile: Tile
+    algorithm: Algorithm
+    tf32: bool
     across: int
     down: int
     tiles: int
@@ -108,30 +69,36 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=1024)
-def plan(rows: int, columns: int, depth: int, groups: int, dtype: Any) -> Plan:
-    """The tile and the splits with the least estimated time; of several, the largest tile with fewest splits."""
-    return min(_plans(rows, columns, depth, groups, dtype), key=lambda plan: plan.cost)
+def plan(
+    rows: int, columns: int, depth: int, groups: int, dtype: Any, algo: str = AUTO, tf32: bool = False
+) -> Plan:  # fmt: skip
+    """The algorithm, of all that serve the arithmetic or the one named, and the splits with the least estimated time;
+    of several, the first that is listed, with fewest splits."""
+    arithmetic = arithmetic_of(dtype, tf32)
+    candidates = serving(arithmetic) if algo == AUTO else (find(algo, arithmetic),)
+    return min(_plans(rows, columns, depth, groups, dtype, tf32, candidates), key=lambda plan: plan.cost)
 
 
-def _plans(rows: int, columns: int, depth: int, groups: int, dtype: Any) -> Iterator[Plan]:
-    block_k = 16 if dtype.itemsize == 2 else 8  # BLOCK_K of gemm.cuh
+def _plans(
+    rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool, candidates: Iterable[Algorithm]
+) -> Iterator[Plan]:
     outputs = rows * columns * groups
     workspace = LARGEST_WORKSPACE // (outputs * accumulation_dtype(dtype).itemsize)
     most = max(1, min(depth // _SHORTEST_SPLIT, workspace, _LARGEST_GRID_Y))
-    for tile in TILES[dtype.itemsize]:
+    for tile in candidates:
         across, down = ceil_div(columns, tile.block_n), ceil_div(rows, tile.block_m)
         blocks = across * down * groups
         # Splits that give every multiprocessor as many blocks.
         full = {_MULTIPROCESSORS * each // blocks for each in range(1, 9)}
         for wanted in sorted({1, *(min(most, splits) for splits in full if splits > 1)}):
-            per_split = max(1, ceil_div(ceil_div(depth, wanted), block_k)) * block_k
+            per_split = max(1, ceil_div(ceil_div(depth, wanted), tile.block_k)) * tile.block_k
             splits = max(1, ceil_div(depth, per_split))  # an empty depth, of a filter's gradient, sums to zero
             busiest = ceil_div(blocks * splits, _MULTIPROCESSORS)
             rate = tile.rate * min(1, busiest * tile.threads / _BUSY_THREADS)
             cost = busiest * tile.block_m * tile.block_n * (per_split + _START_DEPTH) / rate
             if splits > 1:
                 cost += _REDUCE_LAUNCH + splits * (_REDUCE_SPLIT + _REDUCE_ELEMENT * outputs / _MULTIPROCESSORS)
-            yield Plan(tile, across, down, blocks, splits, per_split, cost)
+            yield Plan(tile, tf32, across, down, blocks, splits, per_split, cost)
 
 
 def vector(count: int, *arrays: Any) -> int:
@@ -178,14 +145,17 @@ def launch(
 
     bias and activation go to whichever of the two writes the output.
     """
-    dtype, whole = out.dtype, chosen.splits == 1
+    dtype, whole, algorithm = out.dtype, chosen.splits == 1, chosen.algorithm
     partials = None if whole else empty((chosen.splits, out.size), accumulation_dtype(dtype), like=out)
     finish = {"DTYPE": dtype.name, "ACTIVATION": ACTIVATIONS[activation]}
-    defines = finish | chosen.tile.macros | macros | ({} if whole else {"ACTIVATION": ACTIVATIONS[None]})
-    run = load(f"{kernel}.cu", defines).kernel(f"{kernel}_simt")
-    run((chosen.tiles, chosen.splits), chosen.tile.threads, out, partials, *inputs, struct, chosen.schedule, *flags)
+    defines = finish | algorithm.defines(arithmetic_of(dtype, chosen.tf32)) | macros
+    if not whole:
+        defines["ACTIVATION"] = ACTIVATIONS[None]
+    run = load(algorithm.file(kernel), defines).kernel(f"{kernel}_{algorithm.family}")
+    grid, arguments = (chosen.tiles, chosen.splits), (out, partials, *inputs, struct, chosen.schedule, *flags)
+    run(grid, algorithm.threads, *arguments, shared=algorithm.shared)
     if not whole:
         reduce = load("gemm_reduce.cu", finish).kernel("gemm_reduce_splits")
         columns = 1 if bias is None else bias.size
-        grid, block = ceil_div(out.size, 32), 32 * min(_REDUCE_WARPS, chosen.splits)
-        reduce(grid, block, out, partials, bias, out.size, chosen.splits, columns, accumulate)
+        blocks, threads = ceil_div(out.size, 32), 32 * min(_REDUCE_WARPS, chosen.splits)
+        reduce(blocks, threads, out, partials, bias, out.size, chosen.splits, columns, accumulate)

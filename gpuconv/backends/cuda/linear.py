@@ -16,19 +16,27 @@ def _maps(matrix: Any) -> Any:
     return None if matrix is None else matrix.reshape(matrix.shape[0], 1, 1, matrix.shape[1])
 
 
-def linear(x: Any, w: Any, bias: Any = None, *, activation: str | None = None, out: Any = None) -> Any:
-    y = conv.conv2d(_maps(x), _maps(w), bias, activation=activation, out=_view(out), **_WINDOW)
+def linear(
+    x: Any, w: Any, bias: Any = None, *, activation: str | None = None, algo: str = "auto", tf32: bool = False,
+    out: Any = None,
+) -> Any:  # fmt: skip
+    options = dict(activation=activation, algo=algo, tf32=tf32, out=_view(out))
+    y = conv.conv2d(_maps(x), _maps(w), bias, **options, **_WINDOW)
     return y.reshape(x.shape[0], w.shape[0]) if out is None else out
 
 
-def linear_dgrad(dy: Any, w: Any, *, out: Any = None) -> Any:
+def linear_dgrad(dy: Any, w: Any, *, algo: str = "auto", tf32: bool = False, out: Any = None) -> Any:
     shape = (dy.shape[0], w.shape[1])
-    dx = conv.conv2d_dgrad(_maps(dy), _maps(w), input_shape=(shape[0], 1, 1, shape[1]), out=_view(out), **_WINDOW)
+    options = dict(input_shape=(shape[0], 1, 1, shape[1]), algo=algo, tf32=tf32, out=_view(out))
+    dx = conv.conv2d_dgrad(_maps(dy), _maps(w), **options, **_WINDOW)
     return dx.reshape(shape) if out is None else out
 
 
-def linear_wgrad(dy: Any, x: Any, *, out: Any = None, accumulate: bool = False) -> Any:
-    dw = conv.conv2d_wgrad(_maps(dy), _maps(x), kernel_size=(1, 1), out=_view(out), accumulate=accumulate, **_WINDOW)
+def linear_wgrad(
+    dy: Any, x: Any, *, algo: str = "auto", tf32: bool = False, out: Any = None, accumulate: bool = False
+) -> Any:
+    options = dict(kernel_size=(1, 1), algo=algo, tf32=tf32, out=_view(out), accumulate=accumulate)
+    dw = conv.conv2d_wgrad(_maps(dy), _maps(x), **options, **_WINDOW)
     return dw.reshape(dy.shape[1], x.shape[1]) if out is None else out
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 from gpuconv.backends.cuda import compiler, source
@@ -69,13 +71,19 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
     return min(limits) * warps / chip.warps
 
 
-def report(chosen: Iterable[Variant], archs: Iterable[str], workers: int = 2) -> Iterator[Line | CompileError]:
-    """Compile variants for architectures, several at once; what does not compile is a CompileError among the lines."""
+def report(
+    chosen: Iterable[Variant], archs: Iterable[str], workers: int = 1
+) -> Iterator[list[Line | CompileError]]:  # fmt: skip
+    """Compile variants for architectures; of each pair the lines of its kernels, or a CompileError in their place.
+
+    workers: how many processes. NVRTC does one thing at a time in a process, whatever its threads.
+    """
     jobs = [(variant, arch) for variant in chosen for arch in archs]
-    compiler.toolkit()  # imported once, before the threads would race for it
-    with ThreadPoolExecutor(workers) as pool:
-        for found in pool.map(lambda job: _compile(*job), jobs):
-            yield from found
+    if workers == 1:
+        yield from itertools.starmap(_compile, jobs)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_compile, *zip(*jobs), chunksize=8) if jobs else ()
 
 
 def _compile(variant: Variant, arch: str) -> list[Line | CompileError]:

@@ -7,15 +7,33 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpuconv.backends.cuda import gemm, source
+from gpuconv.algorithms import ALGORITHMS, Algorithm
+from gpuconv.backends.cuda import source
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 
 WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold
 LONGEST = "32 (float64: 16)"  # stands for the most scores of a row that a lane keeps in registers
-LABELS = ("int64", "int32", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
+LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
-TILES = tuple(dict.fromkeys(itertools.chain(*gemm.TILES.values())))
-ALL_ACTIVATIONS = tuple(gemm.ACTIVATIONS.values())
+ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: the others lie between, compiled when used
+
+
+@dataclass(frozen=True)
+class Product:
+    """An algorithm in one of its arithmetics: stands for DTYPE and the algorithm's own macros."""
+
+    algorithm: Algorithm
+    arithmetic: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm.name} {self.arithmetic}"
+
+
+def products(family: str) -> tuple[Product, ...]:
+    return tuple(Product(a, arithmetic) for a in ALGORITHMS if a.family == family for arithmetic in a.arithmetics)
+
+
+SIMT = products("simt")
 
 MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "activation.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
@@ -23,11 +41,11 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), INCLUDE_PAD=(0, 1)),
     "batch_norm.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
     "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
-    "conv2d_dgrad.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=("Identity",), TILE=TILES, **VECTORS),
-    "conv2d_fprop.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ALL_ACTIVATIONS, TILE=TILES, **VECTORS),
-    "conv2d_wgrad.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=("Identity",), TILE=TILES, **VECTORS),
+    "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
+    "conv2d_fprop.cu": dict(ALGORITHM=SIMT, ACTIVATION=ACTIVATIONS, **VECTORS),
+    "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
-    "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ALL_ACTIVATIONS),
+    "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS),
     "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),
     "load_batch.cu": dict(DTYPE=FLOAT_NAMES),
     "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
@@ -52,17 +70,16 @@ class Variant:
 
 
 def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> Iterator[Variant]:
-    """Every variant of every file that a launcher may ask for."""
+    """Every variant of every file that is compiled ahead."""
     for file, choices in macros.items():
         for values in itertools.product(*choices.values()):
             chosen = dict(zip(choices, values))
+            product = chosen.pop("ALGORITHM", None)
+            if product:
+                chosen |= product.algorithm.defines(product.arithmetic)
             dtype = as_dtype(chosen["DTYPE"])
             stands_for = {WIDE: 16 // dtype.itemsize, LONGEST: 32 if dtype.itemsize < 8 else 16}
-            tile = chosen.pop("TILE", None)
-            if tile and tile not in gemm.TILES[dtype.itemsize]:
-                continue
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
-            defines |= tile.macros if tile else {}
             yield Variant(file, tuple((name, str(value)) for name, value in defines.items()))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpuconv import shapes
 from gpuconv.backends.reference import activation as activations
-from gpuconv.backends.reference.rounding import separate, store, sum_rows, widen
+from gpuconv.backends.reference.rounding import factors, separate, store, sum_rows, widen
 from gpuconv.backends.reference.strips import fold_filters, in_strips, strip_width, widen_filters
 from gpuconv.backends.reference.windows import Windows
 from gpuconv.dtypes import accumulation_dtype
@@ -27,8 +27,10 @@ BLOCK_BYTES = 8 << 20  # of copied windows: large enough for a fast matrix produ
 
 
 def conv2d(
-    x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, fit="floor", out=None
+    x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, fit="floor", algo="auto",
+    tf32=False, out=None,
 ):
+    x, w = factors(tf32, x, w)
     windows = _windows(x.shape, w.shape[1:3], stride, padding, dilation, fit)
     y = separate(out, (x.shape[0], *windows.count, w.shape[0]), x.dtype, x, w, bias)
     k, r, s, channels = w.shape
@@ -38,13 +40,14 @@ def conv2d(
 
 
 def conv2d_dgrad(
-    dy, w, *, input_shape, stride=1, padding=0, dilation=1, groups=1, fit="floor", out=None
+    dy, w, *, input_shape, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False, out=None
 ):
     """Stride 1: fprop of dy with the filters flipped and the roles of input and output channels exchanged.
 
     Stride > 1: the cells h = a, a + stride, a + 2 stride, ... are read through the same taps, and for each such
     phase a, dx is again a stride-1 fprop of dy, with those taps alone.
     """
+    dy, w = factors(tf32, dy, w)
     _, h, w_size, _ = input_shape
     k, r, s, group_channels = w.shape
     dx = separate(out, input_shape, dy.dtype, dy, w)
@@ -61,8 +64,10 @@ def conv2d_dgrad(
 
 
 def conv2d_wgrad(
-    dy, x, *, kernel_size, stride=1, padding=0, dilation=1, groups=1, fit="floor", out=None, accumulate=False
+    dy, x, *, kernel_size, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False, out=None,
+    accumulate=False,
 ):
+    dy, x = factors(tf32, dy, x)
     windows = _windows(x.shape, kernel_size, stride, padding, dilation, fit)
     channels, k = x.shape[3] // groups, dy.shape[3]
     width = strip_width(windows, channels, k, groups)

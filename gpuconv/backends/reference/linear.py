@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv.backends.reference import activation as activations
-from gpuconv.backends.reference.rounding import separate, store, widen
+from gpuconv.backends.reference.rounding import factors, separate, store, widen
 from gpuconv.dtypes import accumulation_dtype
 
 __all__ = ["linear", "linear_dgrad", "linear_wgrad"]
 
 
-def linear(x, w, bias=None, *, activation=None, out=None):
+def linear(x, w, bias=None, *, activation=None, algo="auto", tf32=False, out=None):
+    x, w = factors(tf32, x, w)
     y = separate(out, (len(x), len(w)), accumulation_dtype(x.dtype), x, w, bias)
     _product(x, w.T, y)
     if bias is not None:
@@ -21,12 +22,14 @@ def linear(x, w, bias=None, *, activation=None, out=None):
     return store(y, x.dtype, out)
 
 
-def linear_dgrad(dy, w, *, out=None):
+def linear_dgrad(dy, w, *, algo="auto", tf32=False, out=None):
+    dy, w = factors(tf32, dy, w)
     dx = separate(out, (len(dy), w.shape[1]), accumulation_dtype(dy.dtype), dy, w)
     return store(_product(dy, w, dx), dy.dtype, out)
 
 
-def linear_wgrad(dy, x, *, out=None, accumulate=False):
+def linear_wgrad(dy, x, *, algo="auto", tf32=False, out=None, accumulate=False):
+    dy, x = factors(tf32, dy, x)
     fresh = None if accumulate else out
     dw = separate(fresh, (dy.shape[1], x.shape[1]), accumulation_dtype(dy.dtype), dy, x)
     return store(_product(dy.T, x, dw), dy.dtype, out, accumulate)

@@ -9,12 +9,23 @@ import numpy as np
 
 from gpuconv.dtypes import accumulation_dtype
 
-__all__ = ["separate", "store", "sum_rows", "widen"]
+__all__ = ["factors", "round_tf32", "separate", "store", "sum_rows", "widen"]
 
 
 def widen(x: np.ndarray) -> np.ndarray:
     """`x` in the dtype it accumulates in: a copy for the halves, `x` itself for float32 and float64."""
     return x.astype(accumulation_dtype(x.dtype), copy=False)
+
+
+def round_tf32(x: np.ndarray) -> np.ndarray:
+    """float32 numbers rounded to TF32's 10 bits behind the point, ties away from zero; NaN and infinities stay."""
+    rounded = ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return np.where(np.isnan(x), x, rounded)
+
+
+def factors(tf32: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What a product multiplies: the arrays, with `tf32` rounded."""
+    return tuple([round_tf32(x) for x in arrays]) if tf32 else arrays
 
 
 def store(result: np.ndarray, dtype: np.dtype, out: np.ndarray | None, accumulate: bool = False) -> np.ndarray:
