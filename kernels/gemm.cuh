@@ -20,6 +20,7 @@
 #pragma once
 
 #include "activation.cuh"
+#include "divisor.cuh"
 #include "types.cuh"
 
 using Real = accumulator<DTYPE>;
@@ -36,18 +37,6 @@ __device__ __forceinline__ Real factor(DTYPE x) {
     return load(x);
 #endif
 }
-
-// n / d for 0 <= n < 2^31 as a product (Granlund and Montgomery, 1994): with 2^(l-1) < d <= 2^l and
-// multiplier = ceil(2^(31+l) / d), n / d = n * multiplier >> (31 + l).
-struct Divisor {
-    uint32 divisor, multiplier, shift;  // shift: l
-    // n / d, with n left at n mod d.
-    __device__ __forceinline__ int32 divide(int32& n) const {
-        const int32 quotient = int32(__umulhi(2 * uint32(n), multiplier) >> shift);
-        n -= quotient * int32(divisor);
-        return quotient;
-    }
-};
 
 // How the product is cut into blocks: blockIdx.x counts tiles, across first, then down, then over groups, and blockIdx.y
 // counts the splits of the depth. Neighbouring blocks share their rows, which are the larger operand's.
