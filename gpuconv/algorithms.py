@@ -105,9 +105,24 @@ def find(name: str, arithmetic: str) -> Algorithm:
     return served[known]
 
 
-def checked(algo: Any, arithmetic: str) -> str:
-    """`algo` as it is listed: "auto", or a name that serves the arithmetic. Raises as `find` does, and TypeError."""
+def listed(algo: Any) -> str:
+    """`algo` as it is listed, "auto" or a name. Raises ValueError for an unknown one and TypeError for no name."""
     if isinstance(algo, str) and algo == AUTO:
         return AUTO
-    name = lookup("algorithm", algo, {AUTO: AUTO} | {a.name: a.name for a in ALGORITHMS})
+    return lookup("algorithm", algo, {AUTO: AUTO} | {a.name: a.name for a in ALGORITHMS})
+
+
+def checked(algo: Any, arithmetic: str) -> str:
+    """`listed`, and it serves the arithmetic, else ValueError."""
+    name = listed(algo)
     return name if name == AUTO else find(name, arithmetic).name
+
+
+def of_launch(kernel: str, macros: Mapping[str, str]) -> str | None:
+    """The name of the algorithm that a launched kernel, compiled with these macros, belongs to; None for others."""
+    arithmetic = "tf32" if "TF32" in macros else macros.get("DTYPE", "")
+    for algorithm in serving(arithmetic):
+        own = {name: str(value) for name, value in algorithm.defines(arithmetic).items()}
+        if kernel.endswith(f"_{algorithm.family}") and own.items() <= dict(macros).items():
+            return algorithm.name
+    return None

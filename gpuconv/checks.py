@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, losses, ops, random
-from gpuconv.layers import Dropout, Layer, Sequential
+from gpuconv.layers import Conv2D, Dropout, Layer, Linear, Sequential
 
 Array = Any
 
@@ -76,6 +76,9 @@ def _twin(layer: Layer, input_shape: tuple[int, ...] | None) -> Any:
     if shape is None:
         raise ValueError("the layer was not built yet: give input_shape, without N")
     twin = Layer.from_config(layer.config())
+    for inner in twin.walk():
+        if isinstance(inner, (Conv2D, Linear)):
+            inner.algo = "auto"  # a pinned one may not serve float64
     twin.build(shape, dtype="float64", device=layer.device, seed=getattr(layer, "seed", 0))
     if layer.input_shape == shape:
         twin.load_state_dict(layer.state_dict())

@@ -52,7 +52,7 @@ def conv_to_linear(conv: Conv2D) -> Linear:
     """
     assert conv.input_shape is not None
     inputs, outputs = math.prod(conv.input_shape), math.prod(conv.output_shape or ())
-    linear = Linear(outputs, bias=conv.bias, frozen=conv.frozen)
+    linear = Linear(outputs, bias=conv.bias, algo=conv.algo, frozen=conv.frozen)
     linear.build((inputs,), dtype=conv.dtype, device=conv.device)
     units = backends.asarray(np.eye(inputs, dtype=conv.dtype).reshape(inputs, *conv.input_shape), conv.device)
     linear["weight"][...] = ops.conv2d(units, conv["weight"], **conv.window).reshape(inputs, outputs).T
@@ -106,7 +106,7 @@ def _slid(layers: Iterable[Layer]) -> list[Layer]:
 
 def _as_conv(linear: Linear, volume: Shape) -> Conv2D:
     return Conv2D(
-        linear.out_features, volume[:2], bias=linear.bias, name=linear.name, frozen=linear.frozen,
+        linear.out_features, volume[:2], bias=linear.bias, algo=linear.algo, name=linear.name, frozen=linear.frozen,
         weight_init=linear.weight_init, bias_init=linear.bias_init,
     )
 

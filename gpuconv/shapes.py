@@ -211,6 +211,10 @@ def volume_shape(name: str, shape: Any) -> tuple[int, int, int, int]:
 # --- convolution -------------------------------------------------------------------------------
 
 
+# The window of a linear op, which is a convolution of 1 x 1 maps.
+PIXEL: dict[str, Any] = dict(stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, fit="floor")
+
+
 def convolution(
     input_shape: Sequence[int], filters: int, filter_channels: int, kernel_size: Any,
     stride: Any, padding: Any, dilation: Any, groups: Any, fit: str,

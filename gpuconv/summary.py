@@ -1,20 +1,22 @@
-"""What a net is made of: shapes, parameters, multiply-adds and memory of each layer, for one image."""
+"""What a net is made of: shapes, parameters, multiply-adds, memory and algorithms of each layer."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from gpuconv.layers import Layer, Residual
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer.
+    """One layer, for one image.
 
     parameters: how many numbers, biases included, of which `weights` without the biases. activations: the values of
     its output volume; 0 where an elementwise layer's output takes its input's place, as the notes count.
-    mult_adds: of a forward pass of one image.
+    mult_adds: of a forward pass. algorithms: which ones its products take, by direction, at the batch size asked for;
+    {} where the device has one arithmetic alone.
     """
 
     name: str
@@ -25,23 +27,25 @@ class Row:
     weights: int
     mult_adds: int
     activations: int
+    algorithms: Mapping[str, str] = field(default_factory=dict)
 
 
-def rows(net: Layer) -> list[Row]:
+def rows(net: Layer, batch_size: int = 128, device: str | None = None) -> list[Row]:
     """A row for each layer of a built net, in forward order; a residual's own row stands before its layers' and holds
-    the sum that it makes. Raises RuntimeError for a net that was not built."""
+    the sum that it makes. device: by default the net's. Raises RuntimeError for a net that was not built."""
     if net.output_shape is None:
         raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")
-    return [_row(layer) for layer in net.walk() if isinstance(layer, Residual) or not layer.children()]
+    shown = (layer for layer in net.walk() if isinstance(layer, Residual) or not layer.children())
+    return [_row(layer, batch_size, device) for layer in shown]
 
 
-def _row(layer: Layer) -> Row:
+def _row(layer: Layer, batch_size: int, device: str | None) -> Row:
     output_shape = layer.output_shape or ()
     own = {name: math.prod(v.shape) for name, v in layer.variables.items() if not v.buffer}
     return Row(
         layer.path or type(layer).__name__, type(layer).__name__, layer.input_shape or (), output_shape,
         sum(own.values()), sum(own.values()) - own.get("bias", 0), layer.mult_adds,
-        0 if layer.elementwise else math.prod(output_shape),
+        0 if layer.elementwise else math.prod(output_shape), layer.algorithms(batch_size, device),
     )
 
 
@@ -52,23 +56,31 @@ def total(table: list[Row]) -> Row:
     return Row("total", "", table[0].input_shape, table[-1].output_shape, **sums)
 
 
-def summary(net: Layer) -> str:
-    """The rows as a text table, with their sums and the memory they take in the net's dtype."""
-    table = rows(net)
+def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> str:
+    """The rows as a text table, with their sums and the memory they take in the net's dtype; on a device with kernels
+    also the algorithms of fprop, dgrad and wgrad for batches of that size."""
+    table = rows(net, batch_size, device)
     end = total(table)
     size = net.dtype.itemsize
-    lines = [("layer", "kind", "output", "parameters", "mult-adds", "activations")]
+    lines: list[tuple[str, ...]] = [("layer", "kind", "output", "parameters", "mult-adds", "activations")]
     lines += [(row.name, row.kind, _volume(row.output_shape), *_counts(row)) for row in table]
     lines.append(("total", "", "", *_counts(end)))
+    if any(row.algorithms for row in table):
+        named = [" ".join(row.algorithms.values()) for row in table]
+        lines = [(*line, cell) for line, cell in zip(lines, ["fprop, dgrad, wgrad", *named, ""], strict=True)]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    sides = "<<<>>>"
-    text = ["  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths)) for line in lines]
+    sides = "<<<>>><"
+    text = [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths)).rstrip() for line in lines
+    ]
     rule = "-" * max(map(len, text))
     foot = [
         f"weights without biases {end.weights:,}",
         f"memory in {net.dtype.name}: parameters {_bytes(end.parameters * size)}, "
         f"activations {_bytes(end.activations * size)} an image, forward",
     ]
+    if any(row.algorithms for row in table):
+        foot.append(f"algorithms on {device or net.device} for batches of {batch_size}")
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1], *foot])
 
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from gpuconv import algorithms, asarray, ops, shapes, to_numpy
+from gpuconv import algorithms, asarray, backends, ops, shapes, to_numpy
 from gpuconv.algorithms import ALGORITHMS, ARITHMETICS
 from gpuconv.backends.reference.rounding import round_tf32
+from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, ReLU, Sequential
+from gpuconv.profiling import launches
 
 X, W = np.ones((2, 4, 4, 8), np.float32), np.ones((6, 3, 3, 8), np.float32)
 DY, ROWS, WEIGHT = np.ones((2, 2, 2, 6), np.float32), np.ones((5, 8), np.float32), np.ones((6, 8), np.float32)
@@ -70,3 +72,65 @@ def test_both_factors_are_rounded_and_the_bias_is_not(device):
     zero, bias = np.zeros((1, 1), np.float32), np.float32([1 + 2**-20])
     biased = ops.linear(*[asarray(a, device) for a in (zero, zero, bias)], tf32=True)
     assert to_numpy(biased).item() == 1 + 2**-20
+
+
+def test_a_launch_tells_its_algorithm():
+    for algorithm in ALGORITHMS:
+        for arithmetic in algorithm.arithmetics:
+            macros = {name: str(value) for name, value in algorithm.defines(arithmetic).items()} | {"VECTOR_C": "1"}
+            assert algorithms.of_launch(f"conv2d_fprop_{algorithm.family}", macros) == algorithm.name
+            assert algorithms.of_launch("gemm_reduce_splits", macros) is None
+    assert algorithms.of_launch("relu_forward_simt", {"DTYPE": "float32"}) is None
+
+
+# --- layers ------------------------------------------------------------------------------------
+
+
+def a_net(algo="auto", device="emulated"):
+    layers = [Input((6, 5, 3)), Conv2D(4, 3, stride=2, algo=algo), ReLU(), Flatten(), Linear(5, algo=algo)]
+    return Sequential(layers, device=device)
+
+
+def products_of_a_step(net, batch=7):
+    """The algorithm of each kernel that multiplies, in order, and whether it is in TF32."""
+    x = asarray(np.ones((batch, 6, 5, 3), np.float32), net.device)
+    with launches.recorded() as found:
+        net.backward(net.forward(x, training=True))
+    rows = [row for launch in found for row in launches.table([launch])]
+    return [(row["kernel"], row["algorithm"], "TF32" in row["macros"]) for row in rows if row["algorithm"]]
+
+
+def test_layers_hand_their_choice_to_every_direction():
+    directions = [f"conv2d_{d}_simt" for d in ("fprop", "fprop", "wgrad", "dgrad", "wgrad", "dgrad")]
+    assert products_of_a_step(a_net("simt-64x64")) == [(d, "simt-64x64", False) for d in directions]
+    net = a_net()
+    for layer in net.walk():
+        assert layer.tf32 is False
+        layer.tf32 = True
+    assert [(kernel, tf32) for kernel, _, tf32 in products_of_a_step(net)] == [(d, True) for d in directions]
+
+
+def test_what_a_layer_says_it_takes_is_what_runs():
+    for batch in (1, 7, 600):
+        net = a_net()
+        conv, fc = (net[name].algorithms(batch) for name in ("conv1", "fc1"))
+        assert list(conv) == list(fc) == ["fprop", "dgrad", "wgrad"]
+        ran = [algorithm for _, algorithm, _ in products_of_a_step(net, batch)]
+        assert ran == [conv["fprop"], fc["fprop"], fc["wgrad"], fc["dgrad"], conv["wgrad"], conv["dgrad"]]
+    assert net["relu1"].algorithms(7) == {}
+    assert a_net("simt-128x64")["conv1"].algorithms(7, "cuda") == dict.fromkeys(conv, "simt-128x64")
+    assert a_net(device="numpy")["fc1"].algorithms(7) == {}
+    assert backends.algorithms("numpy", X.shape, W.shape) == {}
+
+
+def test_the_choice_is_configuration_and_tf32_is_not():
+    net = a_net("SIMT-64X64", "numpy")
+    net["conv1"].tf32 = True
+    config = net["conv1"].config()
+    assert config["algo"] == "simt-64x64"
+    assert "tf32" not in config
+    assert Layer.from_config(config).algo == "simt-64x64"
+    assert Layer.from_config({name: value for name, value in config.items() if name != "algo"}).algo == "auto"
+    for make in (lambda algo: Conv2D(4, 3, algo=algo), lambda algo: Linear(4, algo=algo)):
+        with pytest.raises(ValueError, match="unknown algorithm 'winograd'"):
+            make("winograd")

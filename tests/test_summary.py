@@ -52,3 +52,14 @@ def test_a_residual_shows_its_sum_and_its_layers():
 def test_a_net_that_was_not_built_has_no_rows():
     with pytest.raises(RuntimeError, match="no shapes yet"):
         rows(Sequential([Linear(3)]))
+
+
+def test_algorithms_are_shown_where_there_are_kernels():
+    net = Sequential([Input((8, 8, 3)), Conv2D(16, 3, algo="simt-64x64"), ReLU(), Flatten(), Linear(5)])
+    assert "simt" not in summary(net)
+    text = summary(net, device="emulated", batch_size=32).splitlines()
+    assert text[0].endswith("fprop, dgrad, wgrad")
+    assert next(line for line in text if line.startswith("conv1")).endswith("  simt-64x64 simt-64x64 simt-64x64")
+    assert next(line for line in text if line.startswith("fc1")).count("simt-") == 3
+    assert text[-1] == "algorithms on emulated for batches of 32"
+    assert rows(net, 32, "emulated")[2].algorithms == {}

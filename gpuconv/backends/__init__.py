@@ -202,6 +202,20 @@ def zeros(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
     return _adapter(device).zeros(tuple(shape), dtype)
 
 
+def algorithms(device: str, input_shape: Sequence[int], w_shape: Sequence[int], **options: Any) -> dict[str, str]:
+    """The name of the algorithm that "fprop", "dgrad" and "wgrad" of a convolution take on a device; {} on "numpy",
+    which has one.
+
+    input_shape: (N, H, W, C). w_shape: (K, R, S, C // groups). options: dtype, algo, tf32 and the window's arguments,
+    in normalised form. Asks no GPU: "cuda" need not be there.
+    """
+    if device.partition(":")[0] == "numpy":
+        return {}
+    from gpuconv.backends.cuda.conv import chosen
+
+    return chosen(tuple(input_shape), w_shape[0], tuple(w_shape[1:3]), **options)
+
+
 def synchronize(device: str = "numpy") -> None:
     """Wait until everything launched on a device is done; on NumPy, where nothing runs ahead, this is free."""
     _adapter(device).synchronize()

@@ -1,4 +1,4 @@
-"""Print a net layer by layer: shapes, parameters, multiply-adds, memory. Without a name, list the nets."""
+"""Print a net layer by layer: shapes, parameters, multiply-adds, memory, algorithms. Without a name, list the nets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from gpuconv.cli.errors import asked
 from gpuconv.cli.runs import open_run
 from gpuconv.cli.settings import count
 
-EXAMPLES = ["gpuconv summary", "gpuconv summary --model vgg16", "gpuconv summary --model resnet20 --input 64x64x3"]
+EXAMPLES = [
+    "gpuconv summary",
+    "gpuconv summary --model vgg16",
+    "gpuconv summary --model resnet20 --input 64x64x3",
+    "gpuconv summary --model tiny-vgg --device emulated --batch-size 512",
+]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--run-dir", metavar="DIR", help="the net of a run")
     parser.add_argument("--input", metavar="HxWxC", type=volume, help="its input volume (default: the net's own)")
     parser.add_argument("--classes", metavar="N", type=count(1), help="how many scores it gives")
+    parser.add_argument("--device", default="numpy", help="show the algorithms of this device: emulated, cuda, cuda:1")
+    parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="of the algorithms shown")
 
 
 def volume(text: str) -> tuple[int, ...]:
@@ -28,15 +35,17 @@ def volume(text: str) -> tuple[int, ...]:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv import models
+    from gpuconv import backends, models
     from gpuconv.summary import summary
 
+    with asked():
+        device = backends.resolve(options.device)
     if options.run_dir:
-        print(summary(open_run(options.run_dir, "numpy").net))
+        print(summary(open_run(options.run_dir, "numpy").net, batch_size=options.batch_size, device=device))
     elif options.model:
         with asked():
             net = models.build(options.model, options.input, options.classes, initialize=False)
-        print(summary(net))
+        print(summary(net, batch_size=options.batch_size, device=device))
     else:
         print("nets (gpuconv summary --model NAME shows one):")
         for name, model in models.MODELS.items():

@@ -58,7 +58,8 @@ class Layer:
 
     name: what it is called inside its net; by default its kind and number ("conv1"). frozen: the variables that are
     not trained. After `build`, `input_shape` and `output_shape` (both without N), `path` (its name with those of the
-    containers around it, "residual1.conv2") and `variables` are known; `arrays` holds the values.
+    containers around it, "residual1.conv2") and `variables` are known; `arrays` holds the values. tf32: whether float32
+    products are computed in TF32 (`gpuconv.ops.conv2d`); it is no part of the configuration.
     """
 
     stem: ClassVar[str] = "layer"
@@ -80,6 +81,7 @@ class Layer:
         if isinstance(self.frozen, str):
             self.frozen = (self.frozen,)
         self.path, self.device, self.dtype = "", "numpy", np.dtype("float32")
+        self.tf32 = False
         self.input_shape: Shape | None = None
         self.output_shape: Shape | None = None
         self.variables: dict[str, Variable] = {}
@@ -111,6 +113,11 @@ class Layer:
     def mult_adds(self) -> int:
         """Multiply-adds of a forward pass of one image."""
         return 0
+
+    def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
+        """The algorithm that "fprop", "dgrad" and "wgrad" take for batches of that size, on the layer's device or
+        another; {} for a layer without products and where the device has one arithmetic alone."""
+        return {}
 
     def children(self) -> Sequence[tuple[str, Layer]]:
         """The layers inside, each with its part of the path."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from gpuconv import ops, shapes
+from gpuconv import algorithms, backends, ops, shapes
 from gpuconv.layers.base import Array, Layer, Shape, expect_axes, volume_size, weight_and_bias
 
 
@@ -14,8 +14,8 @@ from gpuconv.layers.base import Array, Layer, Shape, expect_axes, volume_size, w
 class Conv2D(Layer):
     """Cross-correlate the volume with `out_channels` filters: (H, W, C) -> (P, Q, out_channels).
 
-    weight: (K, R, S, C // groups), bias: (K,). kernel_size, stride, padding, dilation, groups and fit are those of
-    `gpuconv.ops.conv2d`. weight_init, bias_init: see `gpuconv.initializers.get`.
+    weight: (K, R, S, C // groups), bias: (K,). kernel_size, stride, padding, dilation, groups, fit and algo are those
+    of `gpuconv.ops.conv2d`; algo is for all three directions. weight_init, bias_init: see `gpuconv.initializers.get`.
     """
 
     stem = "conv"
@@ -29,6 +29,7 @@ class Conv2D(Layer):
     groups: int = 1
     bias: bool = True
     fit: str = "floor"
+    algo: str = "auto"
     weight_init: str | Mapping[str, Any] = "he_normal"
     bias_init: str | Mapping[str, Any] = "zeros"
 
@@ -40,6 +41,7 @@ class Conv2D(Layer):
             shapes.pair(name, getattr(self, name), 1) for name in ("kernel_size", "stride", "dilation")
         )
         shapes.padding_pairs(self.padding, kernel_size, stride, dilation)
+        self.algo = algorithms.listed(self.algo)
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "H W C")
@@ -53,7 +55,7 @@ class Conv2D(Layer):
         return tuple(output_shape)
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        y = ops.conv2d(x, self["weight"], self["bias"] if self.bias else None, **self.window)
+        y = ops.conv2d(x, self["weight"], self["bias"] if self.bias else None, **self.window, **self._arithmetic)
         self.save(x)
         return y
 
@@ -62,12 +64,25 @@ class Conv2D(Layer):
         input_shape, weight = x.shape, self["weight"]
         if self.trains("weight"):
             ops.conv2d_wgrad(
-                dy, x, kernel_size=weight.shape[1:3], out=self.gradient("weight"), accumulate=True, **self.window
+                dy, x, kernel_size=weight.shape[1:3], out=self.gradient("weight"), accumulate=True, **self.window,
+                **self._arithmetic,
             )
         if self.trains("bias"):
             ops.bias_grad(dy, out=self.gradient("bias"), accumulate=True)
         del x
-        return ops.conv2d_dgrad(dy, weight, input_shape=input_shape, **self.window) if input_grad else None
+        if not input_grad:
+            return None
+        return ops.conv2d_dgrad(dy, weight, input_shape=input_shape, **self.window, **self._arithmetic)
+
+    @property
+    def _arithmetic(self) -> dict[str, Any]:
+        return dict(algo=self.algo, tf32=self.tf32)
+
+    def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
+        return backends.algorithms(
+            device or self.device, (batch_size, *(self.input_shape or ())), self.variables["weight"].shape,
+            dtype=self.dtype, **self._arithmetic, **self.window,
+        )
 
     @property
     def mult_adds(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from gpuconv import ops, shapes
+from gpuconv import algorithms, backends, ops, shapes
 from gpuconv.layers.base import Array, Layer, Shape, expect_axes, volume_size, weight_and_bias
 
 
@@ -14,8 +14,8 @@ from gpuconv.layers.base import Array, Layer, Shape, expect_axes, volume_size, w
 class Linear(Layer):
     """x @ weight.T + bias: (in_features,) -> (out_features,).
 
-    weight: (out_features, in_features), bias: (out_features,). weight_init, bias_init: see
-    `gpuconv.initializers.get`.
+    weight: (out_features, in_features), bias: (out_features,). algo: as in `gpuconv.ops.linear`, for all three
+    directions. weight_init, bias_init: see `gpuconv.initializers.get`.
     """
 
     stem = "fc"
@@ -23,12 +23,14 @@ class Linear(Layer):
     out_features: int
     _: KW_ONLY
     bias: bool = True
+    algo: str = "auto"
     weight_init: str | Mapping[str, Any] = "he_normal"
     bias_init: str | Mapping[str, Any] = "zeros"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         shapes.integer("out_features", self.out_features, 1)
+        self.algo = algorithms.listed(self.algo)
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "features")
@@ -36,18 +38,29 @@ class Linear(Layer):
         return (self.out_features,)
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        y = ops.linear(x, self["weight"], self["bias"] if self.bias else None)
+        y = ops.linear(x, self["weight"], self["bias"] if self.bias else None, **self._arithmetic)
         self.save(x)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (x,) = self.take()
         if self.trains("weight"):
-            ops.linear_wgrad(dy, x, out=self.gradient("weight"), accumulate=True)
+            ops.linear_wgrad(dy, x, out=self.gradient("weight"), accumulate=True, **self._arithmetic)
         if self.trains("bias"):
             ops.bias_grad(dy, out=self.gradient("bias"), accumulate=True)
         del x
-        return ops.linear_dgrad(dy, self["weight"]) if input_grad else None
+        return ops.linear_dgrad(dy, self["weight"], **self._arithmetic) if input_grad else None
+
+    @property
+    def _arithmetic(self) -> dict[str, Any]:
+        return dict(algo=self.algo, tf32=self.tf32)
+
+    def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
+        outputs, inputs = self.variables["weight"].shape
+        return backends.algorithms(
+            device or self.device, (batch_size, 1, 1, inputs), (outputs, 1, 1, inputs), dtype=self.dtype,
+            **self._arithmetic, **shapes.PIXEL,
+        )
 
     @property
     def mult_adds(self) -> int:

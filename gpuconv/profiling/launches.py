@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from gpuconv import algorithms
 from gpuconv.backends.cuda import compiler
 from gpuconv.backends.cuda.module import Kernel
 from gpuconv.backends.cuda.report import CHIPS, occupancy
@@ -44,8 +45,9 @@ def recorded() -> Iterator[list[Launch]]:
 
 
 def table(launches: Sequence[Launch], arch: str | None = None) -> list[dict[str, Any]]:
-    """A JSON-able row for each different launch, in order: kernel, file, macros, how often, blocks, threads, and with
-    an architecture ("sm_90a") its registers, spilled bytes, shared memory and occupancy, compiled for it if need be."""
+    """A JSON-able row for each different launch, in order: kernel, file, algorithm (None but of a product), macros,
+    how often, blocks, threads, and with an architecture ("sm_90a") its registers, spilled bytes, shared memory
+    and occupancy, compiled for it if need be."""
     return [_row(launch, count, arch) for launch, count in Counter(launches).items()]
 
 
@@ -60,8 +62,9 @@ def architecture(device: str) -> str:
 def _row(launch: Launch, count: int, arch: str | None) -> dict[str, Any]:
     module = launch.kernel.module
     row = {
-        "kernel": launch.kernel.name, "file": module.path.name, "macros": dict(module.defines), "launches": count,
-        "blocks": launch.grid, "threads": launch.block,
+        "kernel": launch.kernel.name, "file": module.path.name,
+        "algorithm": algorithms.of_launch(launch.kernel.name, module.defines), "macros": dict(module.defines),
+        "launches": count, "blocks": launch.grid, "threads": launch.block,
     }  # fmt: skip
     if arch is None:
         return row

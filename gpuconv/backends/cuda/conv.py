@@ -60,20 +60,52 @@ def _tap_steps(stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int,
     return stride[0] // math.gcd(stride[0], dilation[0]), stride[1] // math.gcd(stride[1], dilation[1])
 
 
+@functools.lru_cache(maxsize=1024)
+def _product(
+    kernel: str, input_shape: Any, filters: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
+    groups: int, fit: str,
+) -> tuple[int, int, int, int]:
+    """A direction's product: rows, columns, depth, and how many there are of it."""
+    n, h, w, channels = input_shape
+    (r, s), (p, q) = kernel_size, output_hw((h, w), kernel_size, stride, padding, dilation, fit)
+    c, k = channels // groups, filters // groups
+    if kernel == "conv2d_fprop":
+        return n * p * q, k, r * s * c, groups
+    if kernel == "conv2d_wgrad":
+        return k, r * s * c, n * p * q, groups
+    # A product for each phase of the stride (conv2d_dgrad.cu), planned by the one with most pixels and taps.
+    steps = _tap_steps(stride, dilation)
+    rows, taps = n * ceil_div(h, stride[0]) * ceil_div(w, stride[1]), ceil_div(r, steps[0]) * ceil_div(s, steps[1])
+    return rows, c, taps * k, groups * stride[0] * stride[1]
+
+
+def chosen(
+    input_shape: Any, filters: int, kernel_size: Any, *, stride: Any, padding: Any, dilation: Any, groups: int,
+    fit: str, dtype: Any, algo: str = "auto", tf32: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """The name of the algorithm that each direction of a convolution takes. Arguments in normalised form."""
+    geometry = (tuple(input_shape), filters, kernel_size, stride, padding, dilation, groups, fit)
+    return {
+        direction: gemm.plan(*_product(f"conv2d_{direction}", *geometry), dtype, algo, tf32).algorithm.name
+        for direction in ("fprop", "dgrad", "wgrad")
+    }
+
+
 def conv2d(
     x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     activation: str | None = None, fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Any = None,
 ) -> Any:  # fmt: skip
     (k, r, s, c), dtype = w.shape, x.dtype
-    struct, (p, q) = _geometry(tuple(x.shape), k, (r, s), stride, padding, dilation, groups, fit)
+    geometry = (tuple(x.shape), k, (r, s), stride, padding, dilation, groups, fit)
+    struct, (p, q) = _geometry(*geometry)
     shape = (x.shape[0], p, q, k)
     x, w, bias = gemm.apart(out, x, w, bias)
 
     def write(y: Any) -> None:
-        chosen = gemm.plan(shape[0] * p * q, k // groups, r * s * c, groups, dtype, algo, tf32)
+        plan = gemm.plan(*_product("conv2d_fprop", *geometry), dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, x, w), "VECTOR_K": gemm.vector(k // groups, y)}
-        inputs = (x, w, bias if chosen.splits == 1 else None)
-        gemm.launch("conv2d_fprop", chosen, y, inputs, struct, macros, bias=bias, activation=activation)
+        inputs = (x, w, bias if plan.splits == 1 else None)
+        gemm.launch("conv2d_fprop", plan, y, inputs, struct, macros, bias=bias, activation=activation)
 
     return write_to(out, shape, dtype, x, write)
 
@@ -82,18 +114,15 @@ def conv2d_dgrad(
     dy: Any, w: Any, *, input_shape: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Any = None,
 ) -> Any:  # fmt: skip
-    (n, height, width, _), (k, r, s, c), dtype = input_shape, w.shape, dy.dtype
-    struct, _ = _geometry(tuple(input_shape), k, (r, s), stride, padding, dilation, groups, fit)
-    dy, w, steps = *gemm.apart(out, dy, w), _tap_steps(stride, dilation)
+    (k, r, s, c), dtype = w.shape, dy.dtype
+    geometry = (tuple(input_shape), k, (r, s), stride, padding, dilation, groups, fit)
+    struct, _ = _geometry(*geometry)
+    dy, w = gemm.apart(out, dy, w)
 
     def write(dx: Any) -> None:
-        # A product for each phase of the stride (conv2d_dgrad.cu), planned by the one with most pixels and taps.
-        rows = n * ceil_div(height, stride[0]) * ceil_div(width, stride[1])
-        taps = ceil_div(r, steps[0]) * ceil_div(s, steps[1])
-        phases = groups * stride[0] * stride[1]
-        chosen = gemm.plan(rows, c, taps * (k // groups), phases, dtype, algo, tf32)
+        plan = gemm.plan(*_product("conv2d_dgrad", *geometry), dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, w, dx), "VECTOR_K": gemm.vector(k // groups, dy)}
-        gemm.launch("conv2d_dgrad", chosen, dx, (dy, w), struct, macros)
+        gemm.launch("conv2d_dgrad", plan, dx, (dy, w), struct, macros)
 
     return write_to(out, input_shape, dtype, dy, write)
 
@@ -102,14 +131,15 @@ def conv2d_wgrad(
     dy: Any, x: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Any = None, accumulate: bool = False,
 ) -> Any:  # fmt: skip
-    (n, p, q, k), (r, s), c, dtype = dy.shape, kernel_size, x.shape[3] // groups, x.dtype
-    struct, _ = _geometry(tuple(x.shape), k, kernel_size, stride, padding, dilation, groups, fit)
+    k, (r, s), c, dtype = dy.shape[3], kernel_size, x.shape[3] // groups, x.dtype
+    geometry = (tuple(x.shape), k, kernel_size, stride, padding, dilation, groups, fit)
+    struct, _ = _geometry(*geometry)
     dy, x = gemm.apart(out, dy, x)
 
     def write(dw: Any) -> None:
-        chosen = gemm.plan(k // groups, r * s * c, n * p * q, groups, dtype, algo, tf32)
+        plan = gemm.plan(*_product("conv2d_wgrad", *geometry), dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, x, dw), "VECTOR_K": gemm.vector(k // groups, dy)}
-        adds = accumulate and chosen.splits == 1
-        gemm.launch("conv2d_wgrad", chosen, dw, (dy, x), struct, macros, adds, accumulate=accumulate)
+        adds = accumulate and plan.splits == 1
+        gemm.launch("conv2d_wgrad", plan, dw, (dy, x), struct, macros, adds, accumulate=accumulate)
 
     return write_to(out, (k, r, s, c), dtype, x, write, keep=accumulate)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from gpuconv.backends.cuda import conv
+from gpuconv.shapes import PIXEL
 
 __all__ = ["linear", "linear_dgrad", "linear_wgrad"]
-
-_WINDOW: dict[str, Any] = dict(stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1))
-
 
 def _maps(matrix: Any) -> Any:
     """(rows, columns) as (rows, 1, 1, columns)."""
@@ -21,14 +19,14 @@ def linear(
     out: Any = None,
 ) -> Any:  # fmt: skip
     options = dict(activation=activation, algo=algo, tf32=tf32, out=_view(out))
-    y = conv.conv2d(_maps(x), _maps(w), bias, **options, **_WINDOW)
+    y = conv.conv2d(_maps(x), _maps(w), bias, **options, **PIXEL)
     return y.reshape(x.shape[0], w.shape[0]) if out is None else out
 
 
 def linear_dgrad(dy: Any, w: Any, *, algo: str = "auto", tf32: bool = False, out: Any = None) -> Any:
     shape = (dy.shape[0], w.shape[1])
     options = dict(input_shape=(shape[0], 1, 1, shape[1]), algo=algo, tf32=tf32, out=_view(out))
-    dx = conv.conv2d_dgrad(_maps(dy), _maps(w), **options, **_WINDOW)
+    dx = conv.conv2d_dgrad(_maps(dy), _maps(w), **options, **PIXEL)
     return dx.reshape(shape) if out is None else out
 
 
@@ -36,7 +34,7 @@ def linear_wgrad(
     dy: Any, x: Any, *, algo: str = "auto", tf32: bool = False, out: Any = None, accumulate: bool = False
 ) -> Any:
     options = dict(kernel_size=(1, 1), algo=algo, tf32=tf32, out=_view(out), accumulate=accumulate)
-    dw = conv.conv2d_wgrad(_maps(dy), _maps(x), **options, **_WINDOW)
+    dw = conv.conv2d_wgrad(_maps(dy), _maps(x), **options, **PIXEL)
     return dw.reshape(dy.shape[1], x.shape[1]) if out is None else out
 
 
