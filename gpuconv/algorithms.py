@@ -20,6 +20,7 @@ from typing import Any
 from gpuconv.names import lookup
 
 AUTO = "auto"
+DEPTHWISE = "depthwise"  # no product of matrices: serves groups of one channel, in every arithmetic; "auto" for them
 ARITHMETICS = ("float64", "float32", "tf32", "float16", "bfloat16")  # a dtype, or float32 arrays multiplied in TF32
 
 
@@ -49,9 +50,7 @@ class Algorithm:
 
     def defines(self, arithmetic: str) -> dict[str, Any]:
         """The macros for one of its arithmetics."""
-        if arithmetic == "tf32":
-            return {"DTYPE": "float32", "TF32": 1, **self.macros}
-        return {"DTYPE": arithmetic, **self.macros}
+        return macros_of(arithmetic) | self.macros
 
 
 def _simt(
@@ -82,6 +81,10 @@ ALGORITHMS = (
 )
 
 
+def macros_of(arithmetic: str) -> dict[str, Any]:
+    return {"DTYPE": "float32", "TF32": 1} if arithmetic == "tf32" else {"DTYPE": arithmetic}
+
+
 def arithmetic_of(dtype: Any, tf32: bool) -> str:
     return "tf32" if tf32 else dtype.name
 
@@ -109,17 +112,26 @@ def listed(algo: Any) -> str:
     """`algo` as it is listed, "auto" or a name. Raises ValueError for an unknown one and TypeError for no name."""
     if isinstance(algo, str) and algo == AUTO:
         return AUTO
-    return lookup("algorithm", algo, {AUTO: AUTO} | {a.name: a.name for a in ALGORITHMS})
+    return lookup("algorithm", algo, {name: name for name in (AUTO, DEPTHWISE, *(a.name for a in ALGORITHMS))})
 
 
-def checked(algo: Any, arithmetic: str) -> str:
-    """`listed`, and it serves the arithmetic, else ValueError."""
+def checked(algo: Any, arithmetic: str, depthwise: bool = False) -> str:
+    """`listed`, and it serves the arithmetic, else ValueError.
+
+    depthwise: whether it is for a convolution in several groups of one channel each, of which "auto" is "depthwise".
+    """
     name = listed(algo)
-    return name if name == AUTO else find(name, arithmetic).name
+    if name == DEPTHWISE and not depthwise:
+        raise ValueError("algorithm 'depthwise' serves convolutions in several groups of one channel each")
+    if name in (AUTO, DEPTHWISE):
+        return DEPTHWISE if depthwise else AUTO
+    return find(name, arithmetic).name
 
 
 def of_launch(kernel: str, macros: Mapping[str, str]) -> str | None:
     """The name of the algorithm that a launched kernel, compiled with these macros, belongs to; None for others."""
+    if kernel.endswith(f"_{DEPTHWISE}"):
+        return DEPTHWISE
     arithmetic = "tf32" if "TF32" in macros else macros.get("DTYPE", "")
     for algorithm in serving(arithmetic):
         own = {name: str(value) for name, value in algorithm.defines(arithmetic).items()}

@@ -110,6 +110,7 @@ ODD = [
     ConvCase(1, 13, 11, 1, 2, (3, 3), stride=(4, 6), padding=((3, 2), (2, 3)), dilation=(2, 4)),  # common divisors
     ConvCase(2, 5, 7, 6, 4, (3, 3), stride=(1, 2), padding=((1, 1), (1, 1)), groups=2),
     ConvCase(2, 7, 5, 5, 5, (3, 3), padding=((1, 1), (1, 1)), groups=5),  # depthwise
+    ConvCase(2, 7, 9, 16, 16, (3, 2), stride=(2, 3), padding=((1, 0), (2, 1)), dilation=(1, 2), groups=16),
     ConvCase(1, 7, 5, 3, 6, (3, 2), stride=(2, 1), padding=((1, 0), (0, 1)), groups=3),  # two filters a channel
     ConvCase(1, 5, 5, 6, 3, (2, 2), groups=3),  # two channels a filter
     ConvCase(3, 1, 1, 5, 7, (1, 1)),  # one pixel

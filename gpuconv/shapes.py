@@ -251,16 +251,21 @@ def conv2d(
     if bias is not None:
         expect_shape("bias", bias, (k,), "one value for each filter")
     expect_out(out, y_shape, x.dtype)
-    return options | dict(activation=_activation(activation)) | _arithmetic(x.dtype, algo, tf32)
+    return options | dict(activation=_activation(activation)) | _arithmetic(x.dtype, algo, tf32, _depthwise(options, c))
 
 
-def _arithmetic(dtype: np.dtype, algo: Any, tf32: Any) -> dict[str, Any]:
+def _arithmetic(dtype: np.dtype, algo: Any, tf32: Any, depthwise: bool = False) -> dict[str, Any]:
     """The algorithm's listed name, and tf32 as a bool."""
     if not isinstance(tf32, (bool, np.bool_)):
         raise TypeError(f"tf32 must be True or False, received {tf32!r}")
     if tf32 and dtype != np.float32:
         raise TypeError(f"tf32=True multiplies float32 arrays, received {dtype.name}")
-    return dict(algo=algorithms.checked(algo, algorithms.arithmetic_of(dtype, bool(tf32))), tf32=bool(tf32))
+    arithmetic = algorithms.arithmetic_of(dtype, bool(tf32))
+    return dict(algo=algorithms.checked(algo, arithmetic, depthwise), tf32=bool(tf32))
+
+
+def _depthwise(options: dict[str, Any], group_channels: int) -> bool:
+    return group_channels == 1 and options["groups"] > 1
 
 
 def _activation(activation: str | None) -> str | None:
@@ -276,7 +281,7 @@ def conv2d_dgrad(
     options, y_shape = convolution(input_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
     expect_shape("dy", dy, y_shape, "the convolution's output")
     expect_out(out, input_shape, dy.dtype)
-    return options | dict(input_shape=input_shape) | _arithmetic(dy.dtype, algo, tf32)
+    return options | dict(input_shape=input_shape) | _arithmetic(dy.dtype, algo, tf32, _depthwise(options, c))
 
 
 def conv2d_wgrad(
@@ -293,7 +298,8 @@ def conv2d_wgrad(
     expect_shape("dy", dy, y_shape, "the convolution's output")
     expect_out(out, (filters, *kernel_size, filter_channels), x.dtype)
     expect_accumulate(accumulate, out=out)
-    return options | dict(kernel_size=kernel_size) | _arithmetic(x.dtype, algo, tf32)
+    depthwise = _depthwise(options, filter_channels)
+    return options | dict(kernel_size=kernel_size) | _arithmetic(x.dtype, algo, tf32, depthwise)
 
 
 def bias_grad(dy, *, out=None, accumulate=False):

@@ -29,15 +29,6 @@ constexpr int BLOCK_K = sizeof(DTYPE) == 2 ? 16 : 8;
 constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N, THREADS = THREADS_M * THREADS_N;
 constexpr int WIDE = 16 / sizeof(Real);  // numbers that one instruction moves in shared memory
 
-// A number of either operand as the main loop multiplies it.
-__device__ __forceinline__ Real factor(DTYPE x) {
-#ifdef TF32
-    return round_tf32(load(x));
-#else
-    return load(x);
-#endif
-}
-
 // How the product is cut into blocks: blockIdx.x counts tiles, across first, then down, then over groups, and blockIdx.y
 // counts the splits of the depth. Neighbouring blocks share their rows, which are the larger operand's.
 struct Schedule {

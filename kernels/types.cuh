@@ -37,6 +37,15 @@ __device__ __forceinline__ float round_tf32(float x) {
     return x == x ? __uint_as_float((__float_as_uint(x) + 0x1000) & 0xffffe000) : x;
 }
 
+// A number as a product multiplies it: rounded where the macro TF32 is defined.
+template <class T> __device__ __forceinline__ accumulator<T> factor(T x) {
+#ifdef TF32
+    return round_tf32(load(x));
+#else
+    return load(x);
+#endif
+}
+
 // A result as T, rounded to nearest even.
 template <class T, class From> __device__ __forceinline__ T round_to(From x) { return T(x); }
 template <> __device__ __forceinline__ float16 round_to<float16, float>(float x) { return __float2half_rn(x); }

@@ -1,4 +1,4 @@
-"""Convolution: launchers of kernels/conv2d_fprop.cu, conv2d_dgrad.cu and conv2d_wgrad.cu."""
+"""Convolution: launchers of kernels/conv2d_fprop.cu, conv2d_dgrad.cu and conv2d_wgrad.cu, and where it is depthwise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.backends.cuda import gemm
+from gpuconv.algorithms import DEPTHWISE, arithmetic_of, checked
+from gpuconv.backends.cuda import depthwise, gemm
 from gpuconv.backends.cuda.launch import ceil_div, write_to
 from gpuconv.shapes import output_hw
 
@@ -85,6 +86,9 @@ def chosen(
 ) -> dict[str, str]:  # fmt: skip
     """The name of the algorithm that each direction of a convolution takes. Arguments in normalised form."""
     geometry = (tuple(input_shape), filters, kernel_size, stride, padding, dilation, groups, fit)
+    alone = groups > 1 and input_shape[3] == groups
+    if checked(algo, arithmetic_of(dtype, tf32), depthwise=alone) == DEPTHWISE:
+        return dict.fromkeys(("fprop", "dgrad", "wgrad"), DEPTHWISE)
     return {
         direction: gemm.plan(*_product(f"conv2d_{direction}", *geometry), dtype, algo, tf32).algorithm.name
         for direction in ("fprop", "dgrad", "wgrad")
@@ -102,6 +106,8 @@ def conv2d(
     x, w, bias = gemm.apart(out, x, w, bias)
 
     def write(y: Any) -> None:
+        if algo == DEPTHWISE:
+            return depthwise.fprop(y, x, w, bias, struct, activation, tf32)
         plan = gemm.plan(*_product("conv2d_fprop", *geometry), dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, x, w), "VECTOR_K": gemm.vector(k // groups, y)}
         inputs = (x, w, bias if plan.splits == 1 else None)
@@ -120,6 +126,8 @@ def conv2d_dgrad(
     dy, w = gemm.apart(out, dy, w)
 
     def write(dx: Any) -> None:
+        if algo == DEPTHWISE:
+            return depthwise.dgrad(dx, dy, w, struct, stride[1], tf32)
         plan = gemm.plan(*_product("conv2d_dgrad", *geometry), dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, w, dx), "VECTOR_K": gemm.vector(k // groups, dy)}
         gemm.launch("conv2d_dgrad", plan, dx, (dy, w), struct, macros)
@@ -137,6 +145,8 @@ def conv2d_wgrad(
     dy, x = gemm.apart(out, dy, x)
 
     def write(dw: Any) -> None:
+        if algo == DEPTHWISE:
+            return depthwise.wgrad(dw, dy, x, struct, tf32, accumulate)
         plan = gemm.plan(*_product("conv2d_wgrad", *geometry), dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, x, dw), "VECTOR_K": gemm.vector(k // groups, dy)}
         adds = accumulate and plan.splits == 1

@@ -147,15 +147,21 @@ def launch(
     """
     dtype, whole, algorithm = out.dtype, chosen.splits == 1, chosen.algorithm
     partials = None if whole else empty((chosen.splits, out.size), accumulation_dtype(dtype), like=out)
-    finish = {"DTYPE": dtype.name, "ACTIVATION": ACTIVATIONS[activation]}
-    defines = finish | algorithm.defines(arithmetic_of(dtype, chosen.tf32)) | macros
-    if not whole:
-        defines["ACTIVATION"] = ACTIVATIONS[None]
+    finish = {"ACTIVATION": ACTIVATIONS[activation if whole else None]}
+    defines = {"DTYPE": dtype.name} | finish | algorithm.defines(arithmetic_of(dtype, chosen.tf32)) | macros
     run = load(algorithm.file(kernel), defines).kernel(f"{kernel}_{algorithm.family}")
     grid, arguments = (chosen.tiles, chosen.splits), (out, partials, *inputs, struct, chosen.schedule, *flags)
     run(grid, algorithm.threads, *arguments, shared=algorithm.shared)
     if not whole:
-        reduce = load("gemm_reduce.cu", finish).kernel("gemm_reduce_splits")
-        columns = 1 if bias is None else bias.size
-        blocks, threads = ceil_div(out.size, 32), 32 * min(_REDUCE_WARPS, chosen.splits)
-        reduce(blocks, threads, out, partials, bias, out.size, chosen.splits, columns, accumulate)
+        reduce_splits(out, partials, bias=bias, activation=activation, accumulate=accumulate)
+
+
+def reduce_splits(
+    out: Any, partials: Any, *, bias: Any = None, activation: str | None = None, accumulate: bool = False
+) -> None:
+    """out = act(bias + the sum over the first axis of partials), plus what out holds: kernels/gemm_reduce.cu."""
+    defines = {"DTYPE": out.dtype.name, "ACTIVATION": ACTIVATIONS[activation]}
+    splits, columns = partials.shape[0], 1 if bias is None else bias.size
+    blocks, threads = ceil_div(out.size, 32), 32 * min(_REDUCE_WARPS, splits)
+    run = load("gemm_reduce.cu", defines).kernel("gemm_reduce_splits")
+    run(blocks, threads, out, partials, bias, out.size, splits, columns, accumulate)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpuconv.algorithms import ALGORITHMS, Algorithm
+from gpuconv.algorithms import ALGORITHMS, ARITHMETICS, Algorithm, macros_of
 from gpuconv.backends.cuda import source
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 
@@ -42,8 +42,11 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "batch_norm.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
     "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
     "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
+    "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, ACTIVATION=ACTIVATIONS, **VECTORS),
+    "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
+    "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
     "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS),
     "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),
@@ -77,6 +80,8 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             product = chosen.pop("ALGORITHM", None)
             if product:
                 chosen |= product.algorithm.defines(product.arithmetic)
+            if arithmetic := chosen.pop("ARITHMETIC", None):
+                chosen |= macros_of(arithmetic)
             dtype = as_dtype(chosen["DTYPE"])
             stands_for = {WIDE: 16 // dtype.itemsize, LONGEST: 32 if dtype.itemsize < 8 else 16}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}

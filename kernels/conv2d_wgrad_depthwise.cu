@@ -1,0 +1,44 @@
+// The gradient of a depthwise convolution to its filters.
+//
+//   partials[split, k, r, s] = sum over the split's rows (n, p) and all q of dy[n, p, q, k]
+//                              * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, k / m]
+//
+// dy (N, P, Q, K), x (N, H, W, C), with K = C m; gemm_reduce.cu adds the splits up. grid (tiles, splits): a block's threads
+// are `lanes` packs of filters by 256 / lanes taps, so a pack of dy is read from memory once and serves all of its taps from
+// the cache. Each thread adds its pixels in order.
+//
+// Macros: DTYPE; TF32, where it is defined; WIDTH 1 or, where m is 1, 16 / sizeof(DTYPE). Any compute capability. Floor: dy and x once, 2 FLOPs a tap and
+// element of dy. Prediction, not measured: bound by the L1 cache, two packs a multiply-add: at 3x3 60 % of the copy bandwidth.
+
+#include "depthwise.cuh"
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+conv2d_wgrad_depthwise(accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* x, const Convolution conv, int32 lanes,
+                       int32 rows_per_split) {
+    const int32 packs = conv.all_filters / WIDTH, taps = conv.r * conv.s, across = (packs + lanes - 1) / lanes;
+    const int32 pack = int32(blockIdx.x) % across * lanes + int32(threadIdx.x) % lanes;
+    const int32 tap = int32(blockIdx.x) / across * (256 / lanes) + int32(threadIdx.x) / lanes;
+    if (pack >= packs || tap >= taps) return;
+    const int32 filter = pack * WIDTH, channel = filter / conv.k, r = tap / conv.s, s = tap % conv.s;
+    const int32 stride_w = int32(conv.stride_w.divisor), left = s * conv.dilation_w - conv.left;
+    const int32 begin = int32(blockIdx.y) * rows_per_split, end = min(begin + rows_per_split, conv.n * conv.p);
+
+    Real sums[WIDTH] = {};
+    for (int32 row = begin; row < end; ++row) {
+        const int32 n = row / conv.p, h = row % conv.p * int32(conv.stride_h.divisor) - conv.top + r * conv.dilation_h;
+        if (uint32(h) >= uint32(conv.h)) continue;
+        const DTYPE* gradients = dy + int64(row) * conv.q * conv.all_filters + filter;
+        const DTYPE* line = x + (int64(n) * conv.h + h) * conv.w * conv.all_channels + channel;
+        for (int32 q = 0; q < conv.q; ++q) {
+            const int32 column = q * stride_w + left;
+            if (uint32(column) >= uint32(conv.w)) continue;
+            const Numbers a = *reinterpret_cast<const Numbers*>(gradients + int64(q) * conv.all_filters);
+            const Numbers b = *reinterpret_cast<const Numbers*>(line + int64(column) * conv.all_channels);
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) sums[j] += factor(a.at[j]) * factor(b.at[j]);
+        }
+    }
+    Real* to = partials + blockIdx.y * (int64(conv.all_filters) * taps);
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) to[int64(filter + j) * taps + tap] = sums[j];
+}

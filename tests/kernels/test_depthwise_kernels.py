@@ -1,0 +1,123 @@
+"""Depthwise convolutions: packs of channels, phases of a stride, splits, and that they are what depthwise problems get."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.backends.cuda import depthwise, emulator
+from gpuconv.cases import ConvCase
+from gpuconv.dtypes import as_dtype
+from gpuconv.profiling.launches import recorded
+from gpuconv.verify.oracle import expect
+from tests.kernels.agreement import assert_same_bits, on_device
+from tests.tolerance import assert_within
+
+DIRECTIONS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
+directions = pytest.mark.parametrize("op", DIRECTIONS)
+SQUARE = ConvCase(2, 11, 10, 16, 16, (3, 3), padding=((1, 1), (1, 1)), groups=16)
+UNEVEN = ConvCase(2, 9, 13, 24, 24, (4, 3), (3, 2), ((2, 1), (0, 3)), (2, 3), 24)
+CASES = {
+    "packs": SQUARE,
+    "strided": UNEVEN,
+    "common factor": replace(UNEVEN, stride=(2, 4), dilation=(2, 2)),
+    "single numbers": replace(UNEVEN, c=7, k=7, groups=7),
+    "three filters a channel": replace(UNEVEN, c=8, k=24, groups=8),
+    "more taps than threads": ConvCase(1, 19, 21, 32, 32, (17, 16), padding=((8, 8), (8, 8)), groups=32),
+    "wide rows": ConvCase(1, 3, 70, 64, 64, (1, 5), groups=64),
+    "cut windows": replace(UNEVEN, fit="cover"),
+}
+
+
+def arguments(op: str, case: ConvCase, dtype: str = "float32"):
+    x, w, bias, dy = case.arrays(as_dtype(dtype))
+    return {
+        "conv2d": ([x, w, bias], case.options | dict(activation="silu")),
+        "conv2d_dgrad": ([dy, w], case.options | dict(input_shape=case.x_shape)),
+        "conv2d_wgrad": ([dy, x], case.options | dict(kernel_size=case.kernel_size)),
+    }[op]
+
+
+def assert_right(op: str, device: str, case: ConvCase, dtype: str = "float32", **more):
+    arrays, options = arguments(op, case, dtype)
+    (wanted,) = expect(op, arrays, options | more)
+    with recorded() as launches:
+        result = on_device(op, device, *arrays, **options | more)
+    if device != "numpy":
+        assert launches[0].kernel.name.endswith("_depthwise")
+    assert_within(result, wanted.value, wanted.bound, f"{op} {case}")
+    return result
+
+
+@directions
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_every_shape(device, op, case):
+    assert_right(op, device, case)
+
+
+@directions
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["packs", "strided", "three filters a channel"])
+def test_every_dtype(device, op, dtype, name):
+    assert_right(op, device, CASES[name], dtype)
+
+
+@directions
+def test_tf32_rounds_both_factors(device, op):
+    assert_right(op, device, SQUARE, tf32=True)
+    exact, rounded = (on_device(op, device, *arguments(op, SQUARE)[0], **arguments(op, SQUARE)[1], tf32=tf32)
+                      for tf32 in (False, True))  # fmt: skip
+    assert np.abs(exact - rounded).max() > 1e-5
+
+
+@directions
+def test_thread_orders_and_packs_give_the_same_bits(device, op):
+    arrays, options = arguments(op, UNEVEN)
+    assert_same_bits(op, device, *arrays, **options)
+    unaligned = [asarray(np.concatenate([a.ravel()[:1], a.ravel()]), device)[1:].reshape(a.shape) for a in arrays]
+    one_by_one = to_numpy(getattr(ops, op)(*unaligned, **options))
+    np.testing.assert_array_equal(one_by_one, on_device(op, device, *arrays, **options))
+
+
+@directions
+def test_nothing_is_read_or_written_that_must_not_be(op):
+    with emulator.configure(sanitize="checked", seed=3):
+        assert_right(op, "emulated", UNEVEN)
+        assert_right(op, "emulated", CASES["single numbers"])
+
+
+def test_a_filter_s_gradient_accumulates_over_splits(device, monkeypatch):
+    monkeypatch.setattr(depthwise, "_BLOCKS", 5)
+    (dy, x), options = arguments("conv2d_wgrad", SQUARE)
+    held = np.random.default_rng(3).standard_normal((16, 3, 3, 1)).astype(np.float32)
+    (alone,) = expect("conv2d_wgrad", [dy, x], options)
+    out = asarray(held.copy(), device)
+    result = on_device("conv2d_wgrad", device, dy, x, **options, out=out, accumulate=True)
+    assert_within(result, held + alone.value, alone.bound + 1e-6, "accumulated")
+
+
+@directions
+def test_an_empty_batch(device, op):
+    arrays, options = arguments(op, replace(SQUARE, n=0))
+    result = on_device(op, device, *arrays, **options)
+    assert result.size == 0 or not result.any()
+
+
+def test_the_name_serves_depthwise_convolutions_alone():
+    x, w = np.ones((1, 4, 4, 6), np.float32), np.ones((6, 3, 3, 1), np.float32)
+    np.testing.assert_array_equal(ops.conv2d(x, w, groups=6, algo="depthwise"), np.full((1, 2, 2, 6), 9))
+    for groups, channels in ((1, 6), (3, 2)):
+        with pytest.raises(ValueError, match="'depthwise' serves convolutions in several groups of one channel each"):
+            ops.conv2d(x, np.ones((6, 3, 3, channels), np.float32), groups=groups, algo="depthwise")
+
+
+def test_a_product_can_be_asked_for_instead(device):
+    arrays, options = arguments("conv2d", SQUARE)
+    (wanted,) = expect("conv2d", arrays, options)
+    with recorded() as launches:
+        result = on_device("conv2d", device, *arrays, **options, algo="simt-64x32")
+    assert_within(result, wanted.value, wanted.bound, "as a product")
+    assert launches[0].kernel.name == "conv2d_fprop_simt"
