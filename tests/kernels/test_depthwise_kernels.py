@@ -121,3 +121,11 @@ def test_a_product_can_be_asked_for_instead(device):
         result = on_device("conv2d", device, *arrays, **options, algo="simt-64x32")
     assert_within(result, wanted.value, wanted.bound, "as a product")
     assert launches[0].kernel.name == "conv2d_fprop_simt"
+
+
+def test_a_layer_names_it():
+    from gpuconv.layers import Conv2D, Input, Sequential
+    from gpuconv.summary import summary
+
+    net = Sequential([Input((8, 8, 6)), Conv2D(6, 3, groups=6)], device="emulated")
+    assert "depthwise" in summary(net)
