@@ -1,4 +1,4 @@
-"""Depthwise convolutions: packs of channels, phases of a stride, splits, and that they are what depthwise problems get."""
+"""Depthwise convolutions: packs of channels, phases of a stride, splits, and which problems get them."""
 
 from __future__ import annotations
 
