@@ -50,7 +50,7 @@ class Algorithm:
 
     def defines(self, arithmetic: str) -> dict[str, Any]:
         """The macros for one of its arithmetics."""
-        return macros_of(arithmetic) | self.macros
+        return macros_of(arithmetic) | dict(self.macros)
 
 
 def _simt(
