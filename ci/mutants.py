@@ -110,7 +110,7 @@ def _faults(code: str) -> Iterator[tuple[int, int, str]]:
         if match[0] in _OTHER:
             yield match.start(), match.end(), _OTHER[match[0]]
     for match in _NUMBER.finditer(code):
-        yield match.start(), match.end(), _another_number(match, _declares_array(code, match.start()))
+        yield match.start(), match.end(), _another_number(match, _declares_array(code, *match.span()))
     for match in _NEGATION.finditer(code):
         yield match.start(), match.end(), ""
     for match in _INCREMENT.finditer(code):
@@ -134,9 +134,13 @@ def _another_number(match: re.Match[str], extent: bool) -> str:
     return f"{int(match['whole']) + (-1 if extent else 1)}{match['whole_end']}"
 
 
-def _declares_array(code: str, at: int) -> bool:
-    """Whether a number is an extent in a declaration of shared memory, where one more would change nothing."""
-    return "__shared__" in code[code.rfind("\n", 0, at) + 1 : at]
+_EXTENT = re.compile(r"(?!\s*return\b)[^=]*[\w>] \w+(?:\[\w+\])*\[")
+
+
+def _declares_array(code: str, start: int, end: int) -> bool:
+    """Whether a number is an extent in a declaration, where one more would change nothing."""
+    line = code[code.rfind("\n", 0, start) + 1 : start]
+    return code[end] == "]" and _EXTENT.fullmatch(line) is not None
 
 
 def _closing(code: str, opening: int) -> int:

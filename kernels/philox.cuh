@@ -6,7 +6,7 @@
 
 #include "types.cuh"
 
-enum Stream : uint32 { INIT = 0, SHUFFLE = 1, AUGMENT = 2, DROPOUT = 3, DATA = 4 };
+enum Stream : uint32 { AUGMENT = 2, DROPOUT = 3 };  // of random.py's streams, those that kernels name
 
 struct Words {
     uint32 at[4];
