@@ -207,13 +207,13 @@ def algorithms(device: str, input_shape: Sequence[int], w_shape: Sequence[int], 
     which has one.
 
     input_shape: (N, H, W, C). w_shape: (K, R, S, C // groups). options: dtype, algo, tf32 and the window's arguments,
-    in normalised form. Asks no GPU: "cuda" need not be there.
+    in normalised form. On a GPU "auto" is what was measured there, or the cost model's choice where nothing was yet.
     """
     if device.partition(":")[0] == "numpy":
         return {}
     from gpuconv.backends.cuda.conv import chosen
 
-    return chosen(tuple(input_shape), w_shape[0], tuple(w_shape[1:3]), **options)
+    return chosen(device, tuple(input_shape), w_shape[0], tuple(w_shape[1:3]), **options)
 
 
 def synchronize(device: str = "numpy") -> None:

@@ -55,7 +55,8 @@ def assert_right(op: str, device: str, case: ConvCase, dtype: str = "float32", *
 
 
 def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1):
-    """Have every product take this algorithm and about as many splits."""
+    """Have every product take this algorithm and about as many splits, on a GPU too."""
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
     def plan(rows, columns, depth, groups, dtype, algo, tf32):
         chosen = algorithm or serving(arithmetic_of(dtype, tf32))[-1]

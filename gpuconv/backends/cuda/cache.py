@@ -1,8 +1,8 @@
-"""A content-addressed cache of compiled kernels on disk.
+"""A content-addressed cache on disk, of compiled kernels and of choices among them.
 
 An entry is a folder named by the digest of everything its content depends on. It is filled in a private folder and
-renamed into place, so that two processes compiling at once are safe, and it carries a digest of its own files, so that
-a damaged entry is compiled anew instead of loaded.
+renamed into place, so that two processes filling one at once are safe, and it carries a digest of its own files, so
+that a damaged entry is made anew instead of loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DIGEST = "digest"
 
 
 class Cache:
-    """Compiled kernels under one folder, which is created when the first entry is."""
+    """Entries under one folder, which is created when the first entry is."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -33,13 +33,9 @@ class Cache:
         name: what a person sees in the folder's name. key: everything the content depends on. fill: receives an empty
         folder to write into; what it raises passes through and leaves no entry.
         """
-        key, digest = list(key), hashlib.sha256()
-        for part in key:
-            encoded = part.encode()
-            digest.update(len(encoded).to_bytes(8, "little") + encoded)
-        folder = self.root / f"{name}-{digest.hexdigest()[:32]}"
-        if _is_whole(folder):
-            return folder
+        key = list(key)
+        if found := self.find(name, key):
+            return found
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.root))
@@ -49,9 +45,21 @@ class Cache:
         try:
             fill(made)
             (made / _DIGEST).write_text(_content_digest(made))
-            return _move(made, folder)
+            return _move(made, self._folder(name, key))
         finally:
             shutil.rmtree(made, ignore_errors=True)
+
+    def find(self, name: str, key: Iterable[str]) -> Path | None:
+        """The folder of a whole entry, or None."""
+        folder = self._folder(name, key)
+        return folder if _is_whole(folder) else None
+
+    def _folder(self, name: str, key: Iterable[str]) -> Path:
+        digest = hashlib.sha256()
+        for part in key:
+            encoded = part.encode()
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        return self.root / f"{name}-{digest.hexdigest()[:32]}"
 
     def _retreat(self, error: OSError) -> None:
         """Use a private folder for this process where the chosen one cannot be written."""

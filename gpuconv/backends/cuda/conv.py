@@ -81,18 +81,26 @@ def _product(
 
 
 def chosen(
-    input_shape: Any, filters: int, kernel_size: Any, *, stride: Any, padding: Any, dilation: Any, groups: int,
-    fit: str, dtype: Any, algo: str = "auto", tf32: bool = False,
+    device: str, input_shape: Any, filters: int, kernel_size: Any, *, stride: Any, padding: Any, dilation: Any,
+    groups: int, fit: str, dtype: Any, algo: str = "auto", tf32: bool = False,
 ) -> dict[str, str]:  # fmt: skip
-    """The name of the algorithm that each direction of a convolution takes. Arguments in normalised form."""
+    """The name of the algorithm that each direction of a convolution of aligned arrays takes on a device.
+
+    Arguments in normalised form. On a GPU "auto" is what was measured, or, where nothing was yet, the cost model's.
+    """
     geometry = (tuple(input_shape), filters, kernel_size, stride, padding, dilation, groups, fit)
     alone = groups > 1 and input_shape[3] == groups
     if checked(algo, arithmetic_of(dtype, tf32), depthwise=alone) == DEPTHWISE:
         return dict.fromkeys(("fprop", "dgrad", "wgrad"), DEPTHWISE)
-    return {
-        direction: gemm.plan(*_product(f"conv2d_{direction}", *geometry), dtype, algo, tf32).algorithm.name
-        for direction in ("fprop", "dgrad", "wgrad")
-    }
+    macros = {
+        "VECTOR_C": gemm.width(input_shape[3] // groups, dtype), "VECTOR_K": gemm.width(filters // groups, dtype)
+    }  # fmt: skip
+    plans = {}
+    for direction in ("fprop", "dgrad", "wgrad"):
+        kernel, (struct, _) = f"conv2d_{direction}", _geometry(*geometry)
+        product = _product(kernel, *geometry)
+        plans[direction] = gemm.chosen(device, kernel, product, dtype, algo, tf32, struct, macros)
+    return {direction: plan.algorithm.name for direction, plan in plans.items()}
 
 
 def conv2d(
@@ -108,10 +116,14 @@ def conv2d(
     def write(y: Any) -> None:
         if algo == DEPTHWISE:
             return depthwise.fprop(y, x, w, bias, struct, activation, tf32)
-        plan = gemm.plan(*_product("conv2d_fprop", *geometry), dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, x, w), "VECTOR_K": gemm.vector(k // groups, y)}
-        inputs = (x, w, bias if plan.splits == 1 else None)
-        gemm.launch("conv2d_fprop", plan, y, inputs, struct, macros, bias=bias, activation=activation)
+
+        def run(plan: gemm.Plan, y: Any) -> None:
+            inputs = (x, w, bias if plan.splits == 1 else None)
+            gemm.launch("conv2d_fprop", plan, y, inputs, struct, macros, bias=bias, activation=activation)
+
+        product = _product("conv2d_fprop", *geometry)
+        gemm.compute("conv2d_fprop", product, algo, tf32, struct, macros, y, run)
 
     return write_to(out, shape, dtype, x, write)
 
@@ -128,9 +140,13 @@ def conv2d_dgrad(
     def write(dx: Any) -> None:
         if algo == DEPTHWISE:
             return depthwise.dgrad(dx, dy, w, struct, stride[1], tf32)
-        plan = gemm.plan(*_product("conv2d_dgrad", *geometry), dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, w, dx), "VECTOR_K": gemm.vector(k // groups, dy)}
-        gemm.launch("conv2d_dgrad", plan, dx, (dy, w), struct, macros)
+
+        def run(plan: gemm.Plan, dx: Any) -> None:
+            gemm.launch("conv2d_dgrad", plan, dx, (dy, w), struct, macros)
+
+        product = _product("conv2d_dgrad", *geometry)
+        gemm.compute("conv2d_dgrad", product, algo, tf32, struct, macros, dx, run)
 
     return write_to(out, input_shape, dtype, dy, write)
 
@@ -147,9 +163,13 @@ def conv2d_wgrad(
     def write(dw: Any) -> None:
         if algo == DEPTHWISE:
             return depthwise.wgrad(dw, dy, x, struct, tf32, accumulate)
-        plan = gemm.plan(*_product("conv2d_wgrad", *geometry), dtype, algo, tf32)
         macros = {"VECTOR_C": gemm.vector(c, x, dw), "VECTOR_K": gemm.vector(k // groups, dy)}
-        adds = accumulate and plan.splits == 1
-        gemm.launch("conv2d_wgrad", plan, dw, (dy, x), struct, macros, adds, accumulate=accumulate)
+
+        def run(plan: gemm.Plan, dw: Any) -> None:
+            adds = accumulate and plan.splits == 1
+            gemm.launch("conv2d_wgrad", plan, dw, (dy, x), struct, macros, adds, accumulate=accumulate)
+
+        product = _product("conv2d_wgrad", *geometry)
+        gemm.compute("conv2d_wgrad", product, algo, tf32, struct, macros, dw, run, accumulate=accumulate)
 
     return write_to(out, (k, r, s, c), dtype, x, write, keep=accumulate)

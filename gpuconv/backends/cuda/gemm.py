@@ -1,19 +1,21 @@
 """How an implicit GEMM is computed: the algorithm, splits of the depth, vector widths. What kernels/gemm.cuh is told.
 
-The splits follow from the shape and the algorithm alone, and "auto" takes what a cost model makes of the shape and the
-arithmetic, never of the device: so the bits of a result do not depend on the machine.
+The splits follow from the shape and the algorithm alone, so an algorithm's bits do not depend on the machine. "auto" is
+what a cost model makes of the shape and the arithmetic, the same everywhere; on a GPU it is what `tuning` measured
+there, unless that is switched off, and the choice, not its bits, may differ from machine to machine.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gpuconv.algorithms import AUTO, Algorithm, arithmetic_of, find, serving
+from gpuconv.backends.cuda import tuning
 from gpuconv.backends.cuda.device_array import address, empty, is_aligned
 from gpuconv.backends.cuda.launch import ceil_div, contiguous, copied
 from gpuconv.backends.cuda.module import load
@@ -75,17 +77,24 @@ def plan(
     """The algorithm, of all that serve the arithmetic or the one named, and the splits with the least estimated time;
     of several, the first that is listed, with fewest splits."""
     arithmetic = arithmetic_of(dtype, tf32)
-    candidates = serving(arithmetic) if algo == AUTO else (find(algo, arithmetic),)
-    return min(_plans(rows, columns, depth, groups, dtype, tf32, candidates), key=lambda plan: plan.cost)
+    able = serving(arithmetic) if algo == AUTO else (find(algo, arithmetic),)
+    return min(_plans(rows, columns, depth, groups, dtype, tf32, able), key=lambda plan: plan.cost)
+
+
+@functools.lru_cache(maxsize=1024)
+def candidates(rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool) -> tuple[Plan, ...]:
+    """Every algorithm's plan of a product, those of the least estimated time first: the first is `plan`'s."""
+    plans = [plan(rows, columns, depth, groups, dtype, each.name, tf32) for each in serving(arithmetic_of(dtype, tf32))]
+    return tuple(sorted(plans, key=lambda plan: plan.cost))
 
 
 def _plans(
-    rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool, candidates: Iterable[Algorithm]
+    rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool, able: Iterable[Algorithm]
 ) -> Iterator[Plan]:
     outputs = rows * columns * groups
     workspace = LARGEST_WORKSPACE // (outputs * accumulation_dtype(dtype).itemsize)
     most = max(1, min(depth // _SHORTEST_SPLIT, workspace, _LARGEST_GRID_Y))
-    for tile in candidates:
+    for tile in able:
         across, down = ceil_div(columns, tile.block_n), ceil_div(rows, tile.block_m)
         blocks = across * down * groups
         # Splits that give every multiprocessor as many blocks.
@@ -103,8 +112,13 @@ def _plans(
 
 def vector(count: int, *arrays: Any) -> int:
     """How many of `count` neighbours move at once: 16 bytes of them where they divide and the arrays are aligned."""
-    wide = 16 // arrays[0].dtype.itemsize
-    return wide if count % wide == 0 and is_aligned(16, *arrays) else 1
+    return width(count, arrays[0].dtype) if is_aligned(16, *arrays) else 1
+
+
+def width(count: int, dtype: Any) -> int:
+    """`vector` of aligned arrays."""
+    wide = 16 // dtype.itemsize
+    return wide if count % wide == 0 else 1
 
 
 def apart(out: Any, *inputs: Any) -> tuple[Any, ...]:
@@ -127,6 +141,55 @@ def _extent(array: Any) -> tuple[int, int]:
     reach = [stride * (size - 1) for stride, size in zip(array.strides, array.shape)]
     begin = address(array)
     return begin + sum(min(0, r) for r in reach), begin + sum(max(0, r) for r in reach) + array.dtype.itemsize
+
+
+def compute(
+    kernel: str,
+    product: tuple[int, int, int, int],
+    algo: str,
+    tf32: bool,
+    struct: Any,
+    macros: dict[str, Any],
+    out: Any,
+    run: Callable[[Plan, Any], None],
+    *,
+    accumulate: bool = False,
+) -> None:
+    """Have run(plan, out) compute a product into `out`, under the plan that algo stands for.
+
+    product: rows, columns, depth, how many. kernel, struct, macros: what tells one problem from another. "auto" on a
+    GPU may run it several times first, to see which plan is fastest: into `out`, which the last run overwrites, or
+    where it accumulates into a scratch, if that is within the workspace, beside the partial sums.
+    """
+    dtype, gpu = out.dtype, tuning.gpu_of(out) if algo == AUTO and tuning.enabled() else None
+    if gpu is None:
+        return run(plan(*product, dtype, algo, tf32), out)
+    plans = candidates(*product, dtype, tf32)
+    partials = max(each.splits for each in plans) * out.size * accumulation_dtype(dtype).itemsize
+    if len(plans) == 1 or (accumulate and out.nbytes + partials > LARGEST_WORKSPACE):
+        return run(plans[0], out)
+
+    @functools.cache
+    def scratch() -> Any:
+        return empty(out.shape, dtype, like=out) if accumulate else out
+
+    problem = _problem(kernel, dtype, tf32, struct, macros)
+    return run(tuning.choose(problem, plans, gpu, lambda plan: run(plan, scratch())), out)
+
+
+def chosen(
+    device: str, kernel: str, product: tuple[int, int, int, int], dtype: Any, algo: str, tf32: bool, struct: Any,
+    macros: dict[str, Any],
+) -> Plan:  # fmt: skip
+    """The plan that `compute` takes on a device without timing anything."""
+    gpu = tuning.gpu_named(device) if algo == AUTO and tuning.enabled() else None
+    if gpu is None:
+        return plan(*product, dtype, algo, tf32)
+    return tuning.recall(_problem(kernel, dtype, tf32, struct, macros), candidates(*product, dtype, tf32), gpu)
+
+
+def _problem(kernel: str, dtype: Any, tf32: bool, struct: Any, macros: dict[str, Any]) -> tuning.Problem:
+    return tuning.Problem(kernel, arithmetic_of(dtype, tf32), struct.tobytes(), tuple(macros.items()))
 
 
 def launch(

@@ -225,6 +225,11 @@ def replaced(files: Mapping[str, Path]) -> Iterator[None]:
         _resolve.cache_clear()
 
 
+def text_of(file: str | Path) -> str:
+    """The flat text that `load` of this file compiles."""
+    return source.flatten(_resolve(file))
+
+
 def load(file: str | Path, defines: Mapping[str, Any] | None = None) -> Module:
     """A .cu file under a set of macros: a shipped one by its name, a user's own by its path.
 

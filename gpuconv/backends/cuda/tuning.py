@@ -1,0 +1,162 @@
+"""Which algorithm is fastest, by the clock: what "auto" means on a GPU.
+
+A problem's candidates are timed once on each model of GPU, before its first run, and the winner is kept on disk beside
+the compiled kernels, under everything that the times depend on: an edited kernel is timed again, and so is an entry
+that was damaged. So "auto" may choose differently on two machines, or after the cache was emptied, and results may
+then differ in the order of their sums; the bits of a given choice never do. ``GPUCONV_AUTOTUNE=0`` takes the cost
+model's choice instead, which is the same everywhere.
+
+During a stream capture nothing is timed: a choice made earlier counts, or the cost model's.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from gpuconv.backends.cuda import cache
+from gpuconv.backends.cuda.module import text_of
+from gpuconv.names import lookup
+
+if TYPE_CHECKING:
+    from gpuconv.backends.cuda.gemm import Plan
+
+SECONDS = 0.05  # of device time that the choice for one problem may take, when the candidates are compiled
+_SAMPLES, _MOST_RUNS = 3, 16  # of a candidate, and runs in a sample
+_HOPELESS = 2.0  # times the best so far: one run is enough to see it
+_GATE_SECONDS = 0.2  # after which a queue starts although it is not full yet
+
+
+class Problem(NamedTuple):
+    """What is computed: a direction's kernel, its arithmetic, the geometry that it is handed, its macros."""
+
+    kernel: str
+    arithmetic: str
+    geometry: bytes
+    macros: tuple[tuple[str, Any], ...]
+
+
+class Gpu:
+    """What the choice asks of a GPU."""
+
+    def __init__(self, index: int) -> None:
+        import cupy
+
+        self._cuda, self._device = cupy.cuda, cupy.cuda.Device(index)
+        self.model: str = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
+
+    def capturing(self) -> bool:
+        """Whether what is launched now goes into a graph."""
+        with self._device:
+            return bool(self._cuda.get_current_stream().is_capturing())
+
+    def seconds(self, run: Callable[[], None], count: int) -> float:
+        """Device time of `count` runs. They are queued behind a closed gate, so that the GPU never waits for Python."""
+        with self._device:
+            stream, gate = self._cuda.get_current_stream(), threading.Event()
+            begin, end = self._cuda.Event(), self._cuda.Event()
+            stream.launch_host_func(lambda _: gate.wait(_GATE_SECONDS), None)
+            try:
+                begin.record()
+                for _ in range(count):
+                    run()
+                end.record()
+            finally:
+                gate.set()
+            end.synchronize()
+            return 1e-3 * float(self._cuda.get_elapsed_time(begin, end))
+
+
+@functools.cache
+def _gpu(index: int) -> Gpu:
+    return Gpu(index)
+
+
+def gpu_of(array: Any) -> Gpu | None:
+    """The GPU that an array is on; None for the emulated device, whose speed says nothing."""
+    return None if isinstance(array, np.ndarray) else _gpu(array.device.id)
+
+
+def gpu_named(device: str) -> Gpu | None:
+    """The GPU of a device's name; None for "emulated"."""
+    kind, _, index = device.partition(":")
+    return _gpu(int(index or 0)) if kind == "cuda" else None
+
+
+def enabled() -> bool:
+    """Whether "auto" is timed: unless GPUCONV_AUTOTUNE is 0. Raises ValueError where it is neither 0 nor 1."""
+    return lookup("value of GPUCONV_AUTOTUNE", os.environ.get("GPUCONV_AUTOTUNE", "1"), {"1": True, "0": False})
+
+
+_remembered: dict[tuple[Problem, str], Plan] = {}
+
+
+def choose(problem: Problem, candidates: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None]) -> Plan:
+    """The fastest of the candidates, which come in the cost model's order, by what is remembered or else by `run`.
+
+    run: computes the problem under a plan, wherever it may write.
+    """
+    place = problem, gpu.model
+    if place not in _remembered:
+        name, key = f"choice-{problem.kernel}", _key(problem, candidates, gpu.model)
+        if gpu.capturing():
+            entry = cache.default().find(name, key)
+            if entry is None:
+                return candidates[0]
+        else:
+            entry = cache.default().entry(name, key, lambda folder: _measure(candidates, gpu, run, folder))
+        _remembered[place] = _read(entry, candidates)
+    return _remembered[place]
+
+
+def recall(problem: Problem, candidates: Sequence[Plan], gpu: Gpu) -> Plan:
+    """What `choose` would give during a capture: the remembered choice or the cost model's."""
+    entry = cache.default().find(f"choice-{problem.kernel}", _key(problem, candidates, gpu.model))
+    return candidates[0] if entry is None else _read(entry, candidates)
+
+
+def _key(problem: Problem, candidates: Sequence[Plan], model: str) -> list[str]:
+    """All that the times depend on: the problem, the GPU, the candidates, and the source they are compiled from."""
+    files = dict.fromkeys([*(plan.algorithm.file(problem.kernel) for plan in candidates), "gemm_reduce.cu"])
+    plans = [f"{plan.algorithm} {plan.splits} {plan.depth_per_split}" for plan in candidates]
+    return ["choice", model, repr(problem), *plans, *map(text_of, files)]
+
+
+def _measure(candidates: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
+    """Time the candidates, the cost model's first, until the time is up, and write down what came out."""
+    share, left, best = SECONDS / len(candidates), SECONDS, dict[str, float]()
+    for plan in candidates:
+        if left <= 0:
+            break
+        run(plan)  # compiled, loaded and warm
+        least, spent = _least(gpu, functools.partial(run, plan), share, min(best.values(), default=0.0))
+        best[plan.algorithm.name], left = least, left - spent
+    choice = min(best, key=lambda name: best[name])
+    text = json.dumps({"algorithm": choice, "device": gpu.model, "seconds": best}, indent=1)
+    (folder / "choice.json").write_text(text)
+
+
+def _least(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tuple[float, float]:
+    """The least seconds of a run, and how long it took to find out: one run, and samples of several within `share`."""
+    least = spent = gpu.seconds(run, 1)
+    if best and least > _HOPELESS * best:
+        return least, spent
+    count = max(1, min(_MOST_RUNS, int(share / _SAMPLES / max(least, 1e-9))))
+    for _ in range(_SAMPLES):
+        if spent + count * least > share:
+            break
+        sample = gpu.seconds(run, count)
+        least, spent = min(least, sample / count), spent + sample
+    return least, spent
+
+
+def _read(entry: Path, candidates: Sequence[Plan]) -> Plan:
+    name = json.loads((entry / "choice.json").read_text())["algorithm"]
+    return next(plan for plan in candidates if plan.algorithm.name == name)
