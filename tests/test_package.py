@@ -20,7 +20,7 @@ HEAVY = ["cupy", "cuda", "matplotlib", "PIL", "scipy", "torch", "tqdm", "safeten
 # Each part may import from its own line and the lines above it.
 LAYERS = [
     {"names"},
-    {"dtypes", "shapes"},
+    {"algorithms", "dtypes", "shapes"},
     {"random", "kernels"},
     {"backends"},
     {"ops"},
