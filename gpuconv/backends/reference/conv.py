@@ -23,7 +23,9 @@ from gpuconv.dtypes import accumulation_dtype
 
 __all__ = ["bias_grad", "conv2d", "conv2d_dgrad", "conv2d_wgrad"]
 
-BLOCK_BYTES = 8 << 20  # of copied windows: large enough for a fast matrix product, small beside the activations
+BLOCK_BYTES = 8 << 20  # of copied windows, at most: small beside the activations
+CACHED_BYTES = 1 << 20  # of copied windows that are still in a core's cache when they are multiplied
+TIMES_WEIGHTS = 32  # every block reads all weights anew, so it should hold many times their bytes: measured
 
 
 def conv2d(
@@ -128,7 +130,7 @@ def _correlate(x, filters, windows, y, bias=None, activation=None) -> None:
     if bias is not None:  # one weight more, of an input that is always 1
         weights = np.concatenate([weights, bias.reshape(groups, 1, -1)], axis=1)
     with np.errstate(all="ignore"):  # infinities and NaN are results here, as on a GPU, not warnings
-        for images, rows, block in windows.blocks(len(x), x.shape[3] * weights.itemsize, BLOCK_BYTES):
+        for images, rows, block in windows.blocks(len(x), x.shape[3] * weights.itemsize, _block_bytes(weights)):
             part = y[images, rows]
             in_place = part.dtype == weights.dtype and part.flags.c_contiguous
             result = part if in_place else np.empty(part.shape, weights.dtype)
@@ -145,9 +147,14 @@ def _correlate_gradient(dy, x, windows, groups) -> np.ndarray:
     dw = np.zeros((k, *windows.kernel_size, channels), accumulator)
     product = _taps_gradient if channels == 1 and k == groups else _matrix_product_gradient
     with np.errstate(all="ignore"):
-        for images, rows, block in windows.blocks(len(x), x.shape[3] * dw.itemsize, BLOCK_BYTES):
+        for images, rows, block in windows.blocks(len(x), x.shape[3] * dw.itemsize, _block_bytes(dw)):
             product(widen(dy[images, rows]), block.of(x[images]), groups, dw)
     return dw
+
+
+def _block_bytes(weights: np.ndarray) -> int:
+    """How many bytes of windows to copy for one product with these weights."""
+    return min(BLOCK_BYTES, max(CACHED_BYTES, TIMES_WEIGHTS * weights.nbytes))
 
 
 def _matrix_product(seen, weights, y) -> None:
