@@ -85,6 +85,7 @@ def macros_of(arithmetic: str) -> dict[str, Any]:
     return {"DTYPE": "float32", "TF32": 1} if arithmetic == "tf32" else {"DTYPE": arithmetic}
 
 
+@functools.cache
 def arithmetic_of(dtype: Any, tf32: bool) -> str:
     return "tf32" if tf32 else dtype.name
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from typing import Any
 
 from gpuconv.cli.errors import asked
@@ -21,14 +22,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", action="store_true", help="compile, and print registers, shared memory, spills, occupancy"
     )
-    parser.add_argument("--arch", action="append", metavar="NAME", help="only this architecture, such as sm_90a")
+    parser.add_argument("--arch", action="append", metavar="NAME", help="every variant, for this architecture alone")
     parser.add_argument("--file", action="append", metavar="NAME", help="only this .cu file")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many to compile at once")
-    parser.add_argument("--all", action="store_true", help="print every variant, not only the one that takes most")
+    parser.add_argument(
+        "--all", action="store_true", help="compile and print every variant everywhere, not only what takes most"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv.backends.cuda import compiler
+    from gpuconv.backends.cuda.report import jobs
     from gpuconv.backends.cuda.variants import MACROS, kernels, variants
     from gpuconv.names import lookup
 
@@ -38,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         archs = [lookup("architecture", arch, known) for arch in options.arch or compiler.ARCHITECTURES]
     chosen = [variant for variant in variants() if variant.file in files]
     if options.report:
-        return _report(chosen, archs, options.all, options.workers)
+        return _report(jobs(chosen, archs, options.all or bool(options.arch)), options.all, options.workers)
     for file in files:
         of_file = [variant for variant in chosen if variant.file == file]
         print(f"{file}  ({len(of_file)} variants)")
@@ -49,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _report(chosen: list, archs: list[str], everything: bool, workers: int) -> int:
+def _report(listed: list, everything: bool, workers: int) -> int:
     from tqdm import tqdm
 
     from gpuconv.backends.cuda.compiler import CompileError
@@ -57,8 +61,8 @@ def _report(chosen: list, archs: list[str], everything: bool, workers: int) -> i
 
     lines: list[Any] = []
     errors: list[CompileError] = []
-    with tqdm(total=len(chosen) * len(archs), desc="compiling", leave=False, disable=None) as progress:
-        for found in report(chosen, archs, workers):
+    with tqdm(total=len(listed), desc="compiling", leave=False, disable=None) as progress:
+        for found in report(listed, workers):
             errors += [line for line in found if isinstance(line, CompileError)]
             lines += [line for line in found if not isinstance(line, CompileError)]
             progress.update()
@@ -77,7 +81,8 @@ def _report(chosen: list, archs: list[str], everything: bool, workers: int) -> i
     dirty = [line for line in lines if not line.clean]
     for error in errors:
         print(f"\n{error}")
-    print(f"\n{len(lines)} kernels of {len(chosen)} variants for {', '.join(archs)}:", end=" ")
+    counts = ", ".join(f"{count} for {arch}" for arch, count in Counter(arch for _, arch in listed).items())
+    print(f"\n{len(lines)} kernels of {len(listed)} variants ({counts}):", end=" ")
     print(
         "no spill, no local memory" if not dirty and not errors else f"{len(dirty)} spill, {len(errors)} do not compile"
     )

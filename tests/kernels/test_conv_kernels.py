@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.algorithms import Algorithm, arithmetic_of, serving
+from gpuconv.algorithms import ALGORITHMS, Algorithm, arithmetic_of, serving
 from gpuconv.backends.cuda import conv, emulator, gemm
 from gpuconv.backends.cuda.launch import ceil_div
 from gpuconv.backends.cuda.module import load
@@ -101,11 +101,14 @@ def test_tf32(device, op, channels):
     assert np.abs(rounded - assert_right(op, device, problem(*channels))).max() > 1e-4
 
 
+OTHERS = [(a.name, arithmetic) for a in ALGORITHMS for arithmetic in a.arithmetics if arithmetic != "float32"]
+
+
 @directions
-@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
-def test_the_largest_tile_of_every_dtype(device, monkeypatch, op, dtype):
-    forced(monkeypatch, serving(dtype)[0])
-    assert_right(op, device, problem(16, 72), dtype)
+@pytest.mark.parametrize(("algo", "arithmetic"), OTHERS)
+def test_every_algorithm_in_every_other_arithmetic(device, op, algo, arithmetic):
+    dtype, tf32 = ("float32", True) if arithmetic == "tf32" else (arithmetic, False)
+    assert_right(op, device, problem(16, 72), dtype, algo=algo, tf32=tf32)
 
 
 @directions

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 from gpuconv.backends.cuda import compiler, source
 from gpuconv.backends.cuda.compiler import CompileError, Resources
 from gpuconv.backends.cuda.launch import ceil_div
-from gpuconv.backends.cuda.variants import Variant, kernels
+from gpuconv.backends.cuda.variants import Variant, kernels, representatives
 
+THOROUGH = ("sm_80", "sm_90a")
 DEFAULT_BLOCK = 256  # threads, where a kernel declares no bound
 
 
@@ -71,19 +72,23 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
     return min(limits) * warps / chip.warps
 
 
-def report(
-    chosen: Iterable[Variant], archs: Iterable[str], workers: int = 1
-) -> Iterator[list[Line | CompileError]]:  # fmt: skip
-    """Compile variants for architectures; of each pair the lines of its kernels, or a CompileError in their place.
+def jobs(chosen: Sequence[Variant], archs: Iterable[str], everything: bool) -> list[tuple[Variant, str]]:
+    """What the report compiles: every variant for `THOROUGH`, where registers are as scarce as anywhere, and of each
+    file and arithmetic one for the other architectures; or everything for all."""
+    few = representatives(chosen)
+    return [(v, arch) for arch in archs for v in (chosen if everything or arch in THOROUGH else few)]
+
+
+def report(listed: Sequence[tuple[Variant, str]], workers: int = 1) -> Iterator[list[Line | CompileError]]:
+    """Compile variants, each for an architecture: the lines of its kernels, or a CompileError in their place.
 
     workers: how many processes. NVRTC does one thing at a time in a process, whatever its threads.
     """
-    jobs = [(variant, arch) for variant in chosen for arch in archs]
     if workers == 1:
-        yield from itertools.starmap(_compile, jobs)
+        yield from itertools.starmap(_compile, listed)
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_compile, *zip(*jobs), chunksize=8) if jobs else ()
+        yield from pool.map(_compile, *zip(*listed), chunksize=8) if listed else ()
 
 
 def _compile(variant: Variant, arch: str) -> list[Line | CompileError]:

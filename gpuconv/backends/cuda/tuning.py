@@ -92,7 +92,8 @@ def gpu_named(device: str) -> Gpu | None:
 
 def enabled() -> bool:
     """Whether "auto" is timed: unless GPUCONV_AUTOTUNE is 0. Raises ValueError where it is neither 0 nor 1."""
-    return lookup("value of GPUCONV_AUTOTUNE", os.environ.get("GPUCONV_AUTOTUNE", "1"), {"1": True, "0": False})
+    value = os.environ.get("GPUCONV_AUTOTUNE", "1")
+    return value == "1" or lookup("value of GPUCONV_AUTOTUNE", value, {"1": True, "0": False})
 
 
 _remembered: dict[tuple[Problem, str], Plan] = {}

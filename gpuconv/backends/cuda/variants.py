@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,21 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             stands_for = {WIDE: 16 // dtype.itemsize, LONGEST: 32 if dtype.itemsize < 8 else 16}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
             yield Variant(file, tuple((name, str(value)) for name, value in defines.items()))
+
+
+def representatives(chosen: Iterable[Variant]) -> list[Variant]:
+    """Of each file and arithmetic one variant, plainly finished: that which moves most at once, on the largest tile."""
+    groups: dict[tuple[str | None, ...], list[Variant]] = {}
+    for variant in chosen:
+        defines = dict(variant.defines)
+        if defines.get("ACTIVATION", "Identity") == "Identity":
+            groups.setdefault((variant.file, defines["DTYPE"], defines.get("TF32")), []).append(variant)
+    return [max(found, key=_reach) for found in groups.values()]
+
+
+def _reach(variant: Variant) -> list[int]:
+    names = ("WIDTH", "VECTOR", "VECTOR_C", "VECTOR_K", "PER_LANE", "COLUMNS", "BLOCK_M", "BLOCK_N")
+    return [int(dict(variant.defines).get(name, 0)) for name in names]
 
 
 def kernels(variant: Variant) -> dict[str, source.Signature]:

@@ -12,7 +12,7 @@ from gpuconv.backends.cuda import compiler, gemm, module, report, source
 from gpuconv.backends.cuda.emulator import EmulatorError
 from gpuconv.backends.cuda.emulator import compiler as host
 from gpuconv.backends.cuda.report import CHIPS, Line, occupancy
-from gpuconv.backends.cuda.variants import LABELS, MACROS, Variant, kernels, variants
+from gpuconv.backends.cuda.variants import LABELS, MACROS, Variant, kernels, representatives, variants
 
 # --- occupancy ---------------------------------------------------------------------------------
 
@@ -117,9 +117,20 @@ def test_a_kernel_that_does_not_compile_is_among_the_lines(monkeypatch):
 
     monkeypatch.setattr(compiler, "compile_cubin", fails)
     monkeypatch.setattr(compiler, "toolkit", lambda: None)
-    ((line,),) = report.report([next(variants())], ["sm_80"])
+    ((line,),) = report.report([(next(variants()), "sm_80")])
     assert isinstance(line, compiler.CompileError)
     assert "activation.cu" in str(line)
+
+
+def test_the_report_is_thorough_where_it_matters():
+    chosen = list(variants())
+    few = representatives(chosen)
+    assert {(v.file, dict(v.defines)["DTYPE"]) for v in few} == {(v.file, dict(v.defines)["DTYPE"]) for v in chosen}
+    listed = report.jobs(chosen, compiler.ARCHITECTURES, False)
+    for arch in compiler.ARCHITECTURES:
+        assert [v for v, a in listed if a == arch] == (chosen if arch in report.THOROUGH else few)
+    assert len(report.jobs(chosen, ["sm_86"], True)) == len(chosen)
+    assert len(listed) <= 1500, "continuous integration compiles them all on one core, some three a second"
 
 
 # --- the list of variants ----------------------------------------------------------------------
