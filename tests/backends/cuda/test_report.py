@@ -133,6 +133,15 @@ def test_the_report_is_thorough_where_it_matters():
     assert len(listed) <= 1500, "continuous integration compiles them all on one core, some three a second"
 
 
+def test_processes_give_the_lines_of_one(monkeypatch, tmp_path):
+    pytest.importorskip("cuda.core", reason="NVRTC is not installed")
+    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
+    listed = [(v, "sm_80") for v in variants() if v.file == "metrics.cu"]
+    together = list(report.report(listed, 2))
+    assert len(together) == len(listed) == len(list(tmp_path.iterdir())) > 1  # compiled there, and found again here
+    assert together == list(report.report(listed))
+
+
 # --- the list of variants ----------------------------------------------------------------------
 
 
