@@ -303,6 +303,11 @@ class Layer:
             raise RuntimeError(f"{where}.backward needs a forward before it: each forward serves one backward")
         return saved
 
+    @property
+    def kept(self) -> tuple[Any, ...]:
+        """What forward keeps until backward takes it; () when that is nothing."""
+        return self._saved or ()
+
     def release(self) -> None:
         """Forget what forward kept, here and inside."""
         for layer in self.walk():

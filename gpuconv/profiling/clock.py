@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 Call = Callable[[int], Any]
@@ -36,6 +36,18 @@ class Clock(Protocol):
         """Time a call for about that long, at least three times; the first call is not counted."""
         ...
 
+    def hold(self, seconds: float) -> None:
+        """Keep the device busy for so long, so that what is queued meanwhile runs without waiting for the host."""
+        ...
+
+    def mark(self) -> Any:
+        """A point in the device's time, when all work before it is done and none after it begun."""
+        ...
+
+    def seconds(self, marks: Sequence[Any]) -> list[float]:
+        """When each mark was, from the first on."""
+        ...
+
 
 class CpuClock:
     def burst(self, call: Call, seconds: float) -> Samples:
@@ -46,6 +58,15 @@ class CpuClock:
             call(len(times))
             times.append(time.perf_counter() - start)
         return {"wall": times}
+
+    def hold(self, seconds: float) -> None:
+        """A call returns when it is done: there is no queue."""
+
+    def mark(self) -> float:
+        return time.perf_counter()
+
+    def seconds(self, marks: Sequence[float]) -> list[float]:
+        return [mark - marks[0] for mark in marks]
 
 
 class CudaClock:
@@ -83,6 +104,21 @@ class CudaClock:
             samples["warm"] = self._events(lambda _: call(0), queued, host)
         return samples
 
+    def hold(self, seconds: float) -> None:
+        with self._device:
+            self._delay(1 + math.ceil(seconds / self._delay_seconds))
+
+    def mark(self) -> Any:
+        with self._device:
+            event = self._cupy.cuda.Event()
+            event.record()
+        return event
+
+    def seconds(self, marks: Sequence[Any]) -> list[float]:
+        for mark in marks:
+            mark.synchronize()
+        return [1e-3 * float(self._cupy.cuda.get_elapsed_time(marks[0], mark)) for mark in marks]
+
     def _once(self, call: Call) -> tuple[float, float]:
         start = time.perf_counter()
         call(0)
@@ -99,7 +135,7 @@ class CudaClock:
 
     def _events(self, call: Call, count: int, host: float) -> list[float]:
         marks = [self._cupy.cuda.Event() for _ in range(count + 1)]
-        self._delay(1 + math.ceil(1.5 * (count + 1) * host / self._delay_seconds))
+        self.hold(1.5 * (count + 1) * host)
         call(count)  # after the delay: what is timed next finds the cache as a call leaves it
         marks[0].record()
         for number, mark in enumerate(marks[1:]):

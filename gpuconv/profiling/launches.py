@@ -26,13 +26,18 @@ class Launch:
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """Within this context every launch of ours, on a GPU or emulated, is added to the list; empty ones are not."""
+def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
+    """Within this context every launch of ours, on a GPU or emulated, is added to the list; empty ones are not.
+
+    execute=False: nothing is compiled nor run, and what kernels would have written is left as it is. So a net that
+    would take the emulated device hours tells what it launches at once.
+    """
     found: list[Launch] = []
     launch = Kernel.__call__
 
     def noted(kernel: Kernel, grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
-        launch(kernel, grid, block, *arguments, shared=shared)
+        if execute:
+            launch(kernel, grid, block, *arguments, shared=shared)
         blocks, threads = (math.prod(e) if isinstance(e, tuple) else e for e in (grid, block))
         if blocks:
             found.append(Launch(kernel, blocks, threads, shared))

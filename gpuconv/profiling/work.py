@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from gpuconv.layers import Layer, Residual
 from gpuconv.shapes import output_hw
 
 
@@ -53,3 +55,35 @@ def convolution(
     y_size = x_shape[0] * p * q * w_shape[0]
     volumes = math.prod(x_shape) + math.prod(w_shape) + y_size
     return Work(2.0 * y_size * math.prod(w_shape[1:]), float(volumes * itemsize))
+
+
+# --- a net's layers ----------------------------------------------------------------------------
+
+
+def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, input_grad: bool = True) -> Work:
+    """One direction, "forward" or "backward", of a built layer; of a residual only the sum that it makes itself.
+
+    Forward reads the input and the parameters and writes the output. Backward reads the output's gradient, the
+    parameters and what forward kept (kept: bytes), and writes the gradients of the parameters that are trained and,
+    with input_grad, of the input. Only products count as FLOPs.
+    """
+    size = layer.dtype.itemsize
+    x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
+    if isinstance(layer, Residual):
+        return Work(0.0, 3.0 * (y if direction == "forward" else x * input_grad))
+    variables = [variable for inner in layer.walk() for variable in inner.variables.values() if not variable.buffer]
+    parameters, trained = (
+        sum(math.prod(v.shape) * v.resolve_dtype(layer.dtype).itemsize for v in variables if v.trained or not only)
+        for only in (False, True)
+    )
+    flops = 2.0 * batch_size * layer.mult_adds
+    if direction == "forward":
+        return Work(flops, float(x + parameters + y))
+    products = input_grad + any(variable.trained and len(variable.shape) > 1 for variable in variables)
+    return Work(products * flops, float(y + kept + trained + input_grad * (x + parameters)))
+
+
+def of_update(params: Mapping[str, Any], slots: int) -> Work:
+    """An optimizer's step with so many state arrays a parameter: those and the parameters are read and written, the
+    gradients read."""
+    return Work(0.0, float((3 + 2 * slots) * sum(array.nbytes for array in params.values())))

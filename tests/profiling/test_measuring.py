@@ -95,6 +95,34 @@ def test_the_cuda_clock_tells_device_time_from_host_time(monkeypatch, device, ho
     assert len(set(seen)) >= 3
 
 
+def test_marks_tell_device_time_while_the_device_is_held(monkeypatch):
+    gpu = FakeGpu()
+    monkeypatch.setitem(sys.modules, "cupy", gpu.cupy)
+    monkeypatch.setattr(time, "perf_counter", lambda: gpu.host)
+    clock = CudaClock("cuda:0")
+
+    def marks():
+        found = [clock.mark()]
+        for seconds in (2e-6, 5e-6):
+            gpu.work(seconds, host=1e-3)
+            found.append(clock.mark())
+        return clock.seconds(found)
+
+    clock.hold(3e-3)
+    np.testing.assert_allclose(marks(), [0, 2e-6, 7e-6], rtol=1e-6)
+    assert marks()[-1] > 1e-3  # not held: the device waits for the host
+
+
+def test_marks_of_the_cpu():
+    clock = CpuClock()
+    clock.hold(1.0)
+    first = clock.mark()
+    time.sleep(0.002)
+    begin, end = clock.seconds([first, clock.mark()])
+    assert begin == 0
+    assert 0.002 <= end < 0.5
+
+
 def test_the_emulated_device_has_no_clock():
     with pytest.raises(ValueError, match="says nothing about their speed"):
         open_clock("emulated")
@@ -113,6 +141,14 @@ def test_launches_are_counted_with_what_they_take():
     assert rows[0]["macros"]["DTYPE"] == "float32"
     assert rows[0]["blocks"] * rows[0]["threads"] >= 96 / 4
     assert "registers" not in rows[0]
+
+
+def test_launches_can_be_listed_without_running_anything():
+    x = gc.asarray(-np.ones(8, np.float32), "emulated")
+    with launches.recorded(execute=False) as found:
+        y = gc.ops.relu(x)
+    assert [launch.kernel.name for launch in found] == ["relu_forward"]
+    assert np.isnan(np.asarray(y)).all()  # poison: nothing was written
 
 
 def test_a_kernel_s_registers_and_occupancy():

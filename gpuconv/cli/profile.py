@@ -1,0 +1,114 @@
+"""Take a training step apart: of each layer and direction the time, the work, the rates, and the kernels it launches.
+
+On the emulated device nothing is timed: it tells the launches, and what each kernel takes of a GPU. docs/profiling.md
+says how to read the table, and how to go on with Nsight."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.runs import choose_device, line
+from gpuconv.cli.settings import add_device, count
+
+EXAMPLES = [
+    "gpuconv profile",
+    "gpuconv profile --model resnet20 --batch-size 128 --dtype bfloat16 --device cuda",
+    "gpuconv profile --model tiny-vgg --trace step.json",
+    "gpuconv profile --model vgg-cifar --device emulated --arch sm_100a",
+]
+
+HEADER = (
+    f"{'layer':<24} {'time':>10} {'share':>6} {'MFLOP':>9} {'MB':>8} {'GFLOP/s':>9} {'GB/s':>7} {'of roof':>8}"
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help="a net by name (default: tiny-vgg)")
+    parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images a step (default: 128)")
+    parser.add_argument("--dtype", metavar="NAME", default="float32", help="of the net (default: float32)")
+    add_device(parser)
+    parser.add_argument("--steps", metavar="N", type=count(1), default=10, help="how many are timed (default: 10)")
+    parser.add_argument("--trace", metavar="FILE", type=Path, help="write one step for chrome://tracing or Perfetto")
+    parser.add_argument(
+        "--peaks", action=argparse.BooleanOptionalAction, default=True, help="measure the device's ceilings too"
+    )
+    parser.add_argument("--arch", metavar="NAME", help="what the emulated device's kernels are compiled for (sm_90a)")
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv import models
+    from gpuconv.backends.cuda.compiler import ARCHITECTURES
+    from gpuconv.names import lookup
+    from gpuconv.profiling import peaks
+    from gpuconv.profiling.step import profile
+    from gpuconv.training.checkpoint import write_atomically
+
+    with asked():
+        arch = lookup("architecture", options.arch or "sm_90a", {arch: arch for arch in ARCHITECTURES})
+        models.build(options.model, dtype=options.dtype, initialize=False)
+        if options.trace and not options.trace.parent.is_dir():
+            raise UserError(f"{options.trace.parent}: no such folder for --trace")
+    device = choose_device(options)
+    if device == "emulated" and options.trace:
+        raise UserError("the emulated device has no times to trace; --trace works on numpy and cuda")
+    if device != "emulated" and options.arch:
+        raise UserError("--arch is for the emulated device; a GPU's kernels are compiled for that GPU")
+    with asked():
+        net = models.build(options.model, dtype=options.dtype, device=device)
+    line("step", f"{options.model}, {options.batch_size} images, {options.dtype}")
+    found = profile(net, options.batch_size, steps=options.steps, arch=arch)
+    ceilings = peaks.measure(device, seconds=0.1)[0] if options.peaks and found.timeline else None
+    print()
+    print(text(found, ceilings))
+    if options.trace:
+        write_atomically(options.trace, found.trace())
+        print(f"\ntrace      {options.trace} (open it in ui.perfetto.dev or chrome://tracing)")
+    return 0
+
+
+def text(found: Any, ceilings: Any) -> str:
+    """The profile as a table of 100 columns: a line for each layer and direction, below it one for each kernel."""
+    whole = found.total
+    lines = [HEADER, "-" * len(HEADER)]
+    for row in found.rows:
+        lines.append(_row(row, whole.seconds, ceilings, found.dtype))
+        lines += [f"    {_kernel(kernel)}" for kernel in row.launches]
+    lines += ["-" * len(HEADER), _row(whole, whole.seconds, ceilings, found.dtype), ""]
+    if whole.seconds is None:
+        lines.append("no times: the emulated device proves kernels and says nothing about their speed")
+    elif ceilings:
+        rate = ceilings.matrix.get(found.dtype)
+        rate = f"{rate / 1e9:.4g} GFLOP/s" if rate else "no rate measured"
+        lines += [
+            f"roof: copy {ceilings.copy / 1e9:.3g} GB/s, {found.dtype} product {rate}, measured on {found.device};",
+            "of roof: the least time these allow over the time taken, above 100 % where a cache holds the volumes",
+        ]
+    launched = sum(kernel["launches"] for row in found.rows for kernel in row.launches)
+    if launched:
+        lines.append(f"{launched} launches a step" + (f"; compiled for {found.arch}" if found.arch else ""))
+    if found.unknown:
+        lines.append(f"registers and occupancy are unknown: {' '.join(found.unknown.split())}")
+    return "\n".join(lines)
+
+
+def _row(row: Any, whole: float | None, ceilings: Any, dtype: str) -> str:
+    name, work = f"{row.name} {row.direction}".strip(), row.work
+    cells = [f"{work.flops / 1e6:>9.4g}" if work.flops else f"{'-':>9}", f"{work.bytes / 1e6:>8.3g}"]
+    if not row.seconds:
+        return " ".join([f"{name:<24} {'-':>10} {'-':>6}", *cells, f"{'-':>9} {'-':>7} {'-':>8}"])
+    cells = [f"{1e3 * row.seconds:>8.3f}ms", f"{row.seconds / whole:>6.1%}" if whole else "", *cells]
+    cells.append(f"{work.flops / row.seconds / 1e9:>9.4g}" if work.flops else f"{'-':>9}")
+    cells.append(f"{work.bytes / row.seconds / 1e9:>7.3g}")
+    cells.append(f"{work.floor(ceilings, dtype) / row.seconds:>8.1%}" if ceilings else f"{'-':>8}")
+    return " ".join([f"{name:<24}", *cells])
+
+
+def _kernel(kernel: dict[str, Any]) -> str:
+    often = f"{kernel['launches']} times " if kernel["launches"] > 1 else ""
+    text = f"{kernel['kernel']:<32} {often}{kernel['blocks']} x {kernel['threads']} threads"
+    if "registers" in kernel:
+        text += f", {kernel['registers']} registers"
+    return text + (f", {kernel['occupancy']:.0%} occupancy" if "occupancy" in kernel else "")

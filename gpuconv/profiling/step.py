@@ -1,0 +1,240 @@
+"""A training step taken apart: what each layer and direction takes, does and launches.
+
+    found = profile(models.build("tiny-vgg"), batch_size=128)
+    [(row.name, row.direction, row.seconds) for row in found.rows]
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends
+from gpuconv.backends.cuda import compiler
+from gpuconv.layers import Flatten, Input, Layer, Sequential
+from gpuconv.layers.base import listen
+from gpuconv.profiling import launches, work
+from gpuconv.profiling.clock import Clock, open_clock
+from gpuconv.profiling.work import Work
+from gpuconv.shapes import integer
+from gpuconv.training import Trainer
+
+_WITHOUT_WORK = (Input, Flatten, Sequential)  # hand a volume on, see it in another shape, or leave all to their layers
+
+
+@dataclass
+class Span:
+    """A part of the step between two marks. layer: None for what no layer does."""
+
+    name: str
+    direction: str
+    layer: Layer | None
+    parent: Span | None
+    begin: Any = None
+    end: Any = None
+    kept: int = 0  # bytes, after a layer's forward
+
+
+class Spans:
+    """Listens to a net's layers (`gpuconv.layers.base.listen`) and marks where each begins and ends."""
+
+    def __init__(self, mark: Callable[[], Any]) -> None:
+        self.all: list[Span] = []
+        self._open: list[Span | None] = [None]
+        self._mark = mark
+
+    @contextmanager
+    def span(self, name: str, direction: str = "", layer: Layer | None = None) -> Iterator[None]:
+        span = Span(name, direction, layer, self._open[-1], self._mark())
+        self.all.append(span)
+        self._open.append(span)
+        yield
+        if layer is not None:
+            span.kept = sum(value.nbytes for value in layer.kept if hasattr(value, "nbytes"))
+        span.end = self._mark()
+        self._open.pop()
+
+    def of_layer(self, layer: Layer, direction: str) -> Any:
+        return self.span(layer.path, direction, layer)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer and direction, or the loss, the update, the zeroing of the gradients (direction "").
+
+    seconds: the median over the steps, without the layers inside; None on the emulated device. launches: a row of
+    `launches.table` for each kernel; none on NumPy.
+    """
+
+    name: str
+    direction: str
+    work: Work
+    seconds: float | None
+    launches: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """rows: in the order in which they ran. timeline: of the step of median length, (name, direction, begin, end) in
+    seconds from its start; layers inside others overlap them. unknown: why nothing is said of the kernels' registers,
+    or None."""
+
+    device: str
+    dtype: str
+    batch_size: int
+    rows: list[Row]
+    timeline: list[tuple[str, str, float, float]]
+    arch: str | None = None
+    unknown: str | None = None
+
+    @property
+    def total(self) -> Row:
+        """The sum over all rows."""
+        timed = [row.seconds for row in self.rows if row.seconds is not None]
+        done = sum((row.work for row in self.rows), Work(0.0, 0.0))
+        return Row("step", "", done, sum(timed) if timed else None)
+
+    def trace(self) -> bytes:
+        """The timeline in the Trace Event Format, which chrome://tracing and ui.perfetto.dev open."""
+        about = {"name": "process_name", "ph": "M", "pid": 0, "tid": 0, "args": {"name": f"gpuconv on {self.device}"}}
+        rows = {(row.name, row.direction): row for row in self.rows}
+        events = [
+            {
+                "name": f"{name}.{direction}" if direction else name, "cat": direction or "step", "ph": "X", "pid": 0,
+                "tid": 0, "ts": round(1e6 * begin, 3), "dur": round(1e6 * (end - begin), 3),
+                "args": _arguments(rows.get((name, direction))),
+            }
+            for name, direction, begin, end in self.timeline
+        ]  # fmt: skip
+        return json.dumps({"traceEvents": [about, *events], "displayTimeUnit": "ms"}).encode()
+
+
+def _arguments(row: Row | None) -> dict[str, Any]:
+    if row is None:
+        return {}
+    kernels = {"kernels": [kernel["kernel"] for kernel in row.launches]} if row.launches else {}
+    return {"flops": row.work.flops, "bytes": row.work.bytes} | kernels
+
+
+def profile(net: Sequential, batch_size: int = 128, *, steps: int = 10, arch: str = "sm_90a") -> Profile:
+    """Train a built net for some steps on random images, with SGD and momentum, and take the steps apart.
+
+    steps: how many are timed, after two that are not. arch: what the kernels of the emulated device are compiled for
+    to tell registers and occupancy; a GPU's are its own. On the emulated device nothing is run nor timed.
+    """
+    step = _Step(net, integer("batch_size", batch_size, 1))
+    emulated = net.device == "emulated"
+    with launches.recorded(execute=not emulated) as found:
+        spans = step(Spans(lambda: len(found)))
+    timed = [] if emulated else _timed(step, open_clock(net.device), integer("steps", steps, 1))
+    seconds = [statistics.median(each) for each in zip(*map(_own_seconds, timed))] or [None] * len(spans)
+    own_arch, unknown = None, None
+    if found:
+        own_arch, unknown = _compiles(arch if emulated else launches.architecture(net.device))
+    rows = [
+        Row(span.name, span.direction, step.work(span), each, launches.table(own, own_arch))
+        for span, each, own in zip(spans, seconds, _own_launches(spans, found), strict=True)
+        if span.parent is not None and not isinstance(span.layer, _WITHOUT_WORK)
+    ]
+    return Profile(net.device, net.dtype.name, batch_size, rows, _timeline(timed), own_arch, unknown)
+
+
+class _Step:
+    """What is profiled: the same work as a `Trainer`'s step, each part in a span."""
+
+    def __init__(self, net: Sequential, batch_size: int) -> None:
+        if net.input_shape is None or net.output_shape is None:
+            raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")
+        rng = np.random.default_rng(0)
+        self.net, self.batch_size, self.classes = net, batch_size, net.output_shape[-1]
+        self.trainer = Trainer(net, "sgd", lr=1e-6, momentum=0.9)
+        images = rng.standard_normal((batch_size, *net.input_shape), np.float32).astype(net.dtype)
+        self.x = backends.asarray(images, net.device)
+        self.y = backends.asarray(rng.integers(0, self.classes, batch_size), net.device)
+        # Backward makes no gradient of the images: what trains first is spared that.
+        self.first = next(layer for layer in net.walk() if layer.variables and layer.trainable)
+
+    def __call__(self, spans: Spans) -> list[Span]:
+        optimizer = self.trainer.optimizer
+        optimizer.advance()
+        with listen(spans.of_layer), spans.span("step"):
+            with spans.span("zero_grad"):
+                self.net.zero_grad()
+            scores = self.net.forward(self.x, training=True)
+            with spans.span("loss"):
+                _, dscores = self.trainer.loss(scores, self.y)
+            self.net.backward(dscores, input_grad=False)
+            with spans.span(optimizer.name):
+                optimizer.update(self.net.params(), self.net.grads())
+        kept = {span.layer: span.kept for span in spans.all if span.direction == "forward"}
+        for span in spans.all:
+            span.kept = kept.get(span.layer, 0)
+        return spans.all
+
+    def work(self, span: Span) -> Work:
+        if span.layer is not None:
+            grad = self.first not in span.layer.walk()
+            return work.of_layer(span.layer, span.direction, self.batch_size, kept=span.kept, input_grad=grad)
+        params = self.net.params()
+        if span.name == "zero_grad":
+            return Work(0.0, float(sum(array.nbytes for array in params.values())))
+        if span.name == "loss":
+            scores = self.batch_size * self.classes * self.net.dtype.itemsize
+            return Work(0.0, float(2 * scores + self.y.nbytes))
+        return work.of_update(params, len(self.trainer.optimizer.slots()))
+
+
+def _timed(step: _Step, clock: Clock, steps: int) -> list[list[Span]]:
+    """The spans of each step, marked in seconds from its start."""
+    found, host = [], 0.0
+    for number in range(steps + 1):  # the first one warms up, and tells how long the host takes to queue a step
+        clock.hold(1.5 * host)
+        start = time.perf_counter()
+        spans = step(Spans(clock.mark))
+        host = time.perf_counter() - start
+        seconds = clock.seconds([mark for span in spans for mark in (span.begin, span.end)])
+        for span, begin, end in zip(spans, seconds[::2], seconds[1::2]):
+            span.begin, span.end = begin, end
+        if number:
+            found.append(spans)
+    return found
+
+
+def _own_seconds(spans: list[Span]) -> list[float]:
+    """Of each span, without the spans inside."""
+    own = {id(span): span.end - span.begin for span in spans}
+    for span in spans:
+        if span.parent is not None:
+            own[id(span.parent)] -= span.end - span.begin
+    return list(own.values())
+
+
+def _own_launches(spans: list[Span], found: list[launches.Launch]) -> list[list[launches.Launch]]:
+    """Of each span, without those of the spans inside: a launch belongs to the last span that began before it."""
+    owner: dict[int, Span] = {}
+    for span in spans:
+        owner |= dict.fromkeys(range(span.begin, span.end), span)
+    return [[launch for number, launch in enumerate(found) if owner.get(number) is span] for span in spans]
+
+
+def _timeline(timed: list[list[Span]]) -> list[tuple[str, str, float, float]]:
+    if not timed:
+        return []
+    middle = sorted(timed, key=lambda spans: spans[0].end)[(len(timed) - 1) // 2]
+    return [(span.name, span.direction, span.begin, span.end) for span in middle]
+
+
+def _compiles(arch: str) -> tuple[str | None, str | None]:
+    """The architecture, or None and why nothing can be compiled for it here."""
+    try:
+        compiler.toolkit()
+    except compiler.CompileError as error:
+        return None, str(error)
+    return arch, None

@@ -1,0 +1,70 @@
+"""gpuconv profile: the table, the trace file, and what it refuses before it begins."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gpuconv.cli import main
+from gpuconv.profiling import peaks
+from gpuconv.profiling.work import Ceilings
+
+
+@pytest.fixture
+def ceilings(monkeypatch):
+    monkeypatch.setattr(peaks, "measure", lambda device, seconds: (Ceilings(1e10, {"float32": 1e11}), []))
+
+
+def profiled(capsys, *arguments):
+    assert main(["profile", "--batch-size", "2", "--steps", "2", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_table_on_numpy(capsys, ceilings, tmp_path):
+    trace = tmp_path / "step.json"
+    said = profiled(capsys, "--device", "numpy", "--trace", str(trace))
+    (row,) = [line for line in said.splitlines() if line.startswith("conv1 forward ")]
+    time, share, mflop, megabytes, *rates, roof = row.split()[2:]
+    assert (time[-2:], share[-1], mflop, megabytes, len(rates), roof[-1]) == ("ms", "%", "1.106", "0.108", 2, "%")
+    assert 1e-3 * float(mflop) / (1e-3 * float(time[:-2])) == pytest.approx(float(rates[0]), rel=0.05)
+    assert "roof: copy 10 GB/s, float32 product 100 GFLOP/s, measured on numpy" in said
+    assert max(map(len, said.replace(str(trace), "").splitlines())) <= 100
+    assert json.loads(trace.read_text())["traceEvents"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step.json"]
+
+
+def test_without_peaks_there_is_no_roof(capsys, monkeypatch):
+    monkeypatch.setattr(peaks, "measure", lambda *_, **__: pytest.fail("not asked for"))
+    assert "roof:" not in profiled(capsys, "--device", "numpy", "--no-peaks")
+
+
+def test_the_emulated_device_tells_kernels_and_no_times(capsys):
+    said = profiled(capsys, "--device", "emulated")
+    assert "no times: the emulated device proves kernels" in said
+    assert "    conv2d_fprop_simt" in said
+    assert "launches a step" in said
+    assert max(map(len, said.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "tiny-vg"], "did you mean 'tiny-vgg'"),
+        (["--dtype", "float31"], "float32"),
+        (["--arch", "sm_99", "--device", "emulated"], "unknown architecture 'sm_99'"),
+        (["--arch", "sm_80", "--device", "numpy"], "--arch is for the emulated device"),
+        (["--trace", "nowhere/step.json"], "nowhere: no such folder"),
+        (["--trace", "step.json", "--device", "emulated"], "has no times to trace"),
+        (["--batch-size", "0"], "from 1 on, received '0'"),
+        (["--device", "cuda:99"], "cuda"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(capsys, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["profile", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gpuconv: error: ")
+    assert error.count("\n") == 1
+    assert said in error
+    assert list(tmp_path.iterdir()) == []

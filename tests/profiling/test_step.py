@@ -1,0 +1,195 @@
+"""A step taken apart: whose time and launches are whose, what work there is, what the trace holds."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from gpuconv import layers, models
+from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
+from gpuconv.profiling import step, work
+from gpuconv.profiling.step import profile
+from gpuconv.profiling.work import Work
+
+
+def small(device="numpy", dtype="float32"):
+    body = [Conv2D(4, 3, padding=1, bias=False), BatchNorm()]
+    return Sequential(
+        [Input((4, 6, 3)), Conv2D(4, 3, padding=1), ReLU(), Residual(body), MaxPool2D(2), Flatten(), Linear(5)],
+        device=device, dtype=dtype,
+    )  # fmt: skip
+
+
+def names(found):
+    return [f"{row.name} {row.direction}".strip() for row in found.rows]
+
+
+STEP = [
+    "zero_grad", "conv1 forward", "relu1 forward", "residual1 forward", "residual1.conv1 forward",
+    "residual1.norm1 forward", "pool1 forward", "fc1 forward", "loss", "fc1 backward", "pool1 backward",
+    "residual1 backward", "residual1.norm1 backward", "residual1.conv1 backward", "relu1 backward", "conv1 backward",
+    "sgd",
+]  # fmt: skip
+
+
+def test_a_row_for_each_layer_and_direction_in_their_order():
+    found = profile(small(), 2, steps=2)
+    assert names(found) == STEP
+    assert all(row.seconds > 0 and row.launches == [] for row in found.rows)
+    assert (found.arch, found.unknown) == (None, None)
+
+
+class Ticks:
+    """A clock that is one further at each mark: a span's length is how many marks lie in it."""
+
+    def __init__(self):
+        self.now, self.held = 0, []
+
+    def hold(self, seconds):
+        self.held.append(seconds)
+
+    def mark(self):
+        self.now += 1
+        return self.now
+
+    def seconds(self, marks):
+        return [float(mark - marks[0]) for mark in marks]
+
+
+def test_a_layer_s_time_is_without_the_layers_inside(monkeypatch):
+    ticks = Ticks()
+    monkeypatch.setattr(step, "open_clock", lambda device: ticks)
+    found = profile(small(), 2, steps=3)
+    seconds = dict(zip(names(found), [row.seconds for row in found.rows]))
+    assert seconds["conv1 forward"] == 1
+    assert seconds["residual1 forward"] == 3  # of five, two are its layers'
+    assert ticks.held[0] == 0
+    assert len(ticks.held) == 4
+    assert min(ticks.held[1:]) > 0
+    assert found.total.seconds == sum(seconds.values())
+
+
+def test_the_median_over_the_steps_and_the_timeline_of_the_middle_one(monkeypatch):
+    ticks, number = Ticks(), []
+    lengths = [0, 10, 70, 20]  # the first one is not counted
+
+    def seconds(marks):
+        number.append(0)
+        return [lengths[len(number) - 1] * float(mark - marks[0]) for mark in marks]
+
+    monkeypatch.setattr(ticks, "seconds", seconds)
+    monkeypatch.setattr(step, "open_clock", lambda device: ticks)
+    found = profile(small(), 2, steps=3)
+    assert found.rows[1].seconds == 20
+    name, direction, begin, end = found.timeline[0]
+    assert (name, direction, begin) == ("step", "", 0)
+    assert end == 20 * (2 * len(found.timeline) - 1)
+
+
+def test_the_trace_is_one_step_nested_as_the_layers_are():
+    found = profile(small(), 2, steps=1)
+    about, whole, *events = json.loads(found.trace())["traceEvents"]
+    assert about["args"]["name"] == "gpuconv on numpy"
+    assert (whole["name"], whole["ts"]) == ("step", 0)
+    by_name = {event["name"]: event for event in events}
+    assert {"zero_grad", "conv1.forward", "residual1.conv1.backward", "loss", "sgd"} <= set(by_name)
+    for event in events:
+        assert event["ph"] == "X"
+        assert 0 <= event["ts"] <= event["ts"] + event["dur"] <= whole["dur"] + 0.01
+    outer, inner = by_name["residual1.forward"], by_name["residual1.conv1.forward"]
+    assert outer["ts"] <= inner["ts"] <= inner["ts"] + inner["dur"] <= outer["ts"] + outer["dur"] + 0.01
+    assert inner["args"]["flops"] == 2 * 2 * 4 * 6 * 4 * 9 * 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_work_of_each_layer(dtype):
+    """By hand, for a batch of 2; s is the size of a number."""
+    found = profile(small(dtype=dtype), 2, steps=1)
+    rows, s = dict(zip(names(found), [row.work for row in found.rows])), np.dtype(dtype).itemsize
+    images, maps, pooled = 2 * 4 * 6 * 3, 2 * 4 * 6 * 4, 2 * 2 * 3 * 4
+    conv1, conv2, fc, norm = 4 * 9 * 3 + 4, 4 * 9 * 4, 5 * 24 + 5, 8
+    assert rows["conv1 forward"] == Work(2 * maps * 27, s * (images + conv1 + maps))
+    # No gradient of the images: one product; dy, x and dw pass.
+    assert rows["conv1 backward"] == Work(2 * maps * 27, s * (maps + images + conv1))
+    assert rows["relu1 forward"] == Work(0, 2 * s * maps)
+    assert rows["relu1 backward"] == Work(0, 3 * s * maps)
+    assert rows["residual1 forward"] == rows["residual1 backward"] == Work(0, 3 * s * maps)
+    assert rows["residual1.conv1 backward"] == Work(4 * maps * 36, s * (2 * maps + 2 * conv2 + maps))
+    assert rows["residual1.norm1 forward"] == Work(0, s * (2 * maps + norm))
+    assert rows["residual1.norm1 backward"] == Work(0, s * (3 * maps + 2 * norm + 8))  # 8: mean and inv_std of 4
+    assert rows["pool1 forward"] == Work(0, s * (maps + pooled))
+    assert rows["fc1 forward"] == Work(2 * 2 * 5 * 24, s * (pooled + fc + 10))
+    assert rows["loss"] == Work(0, 2 * 10 * s + 2 * 8)
+    parameters = conv1 + conv2 + fc + norm
+    assert rows["sgd"] == Work(0, 5 * s * parameters)
+    assert rows["zero_grad"] == Work(0, s * parameters)
+    assert found.total.work.flops == sum(row.flops for row in rows.values())
+
+
+def test_a_frozen_weight_has_no_product_of_its_own():
+    net = Sequential([Input((4, 4, 2)), Conv2D(3, 3), Conv2D(3, 1, frozen=("weight",)), Flatten(), Linear(2)])
+    conv = net["conv2"]
+    forward = work.of_layer(conv, "forward", 1)
+    assert work.of_layer(conv, "backward", 1).flops == forward.flops
+    assert work.of_layer(net["conv1"], "backward", 1).flops == 2 * work.of_layer(net["conv1"], "forward", 1).flops
+    assert work.of_layer(conv, "backward", 1, input_grad=False).flops == 0
+
+
+def test_every_net_by_name_has_work_for_all_its_layers():
+    """Forward products are the summary's mult-adds."""
+    for name in models.MODELS:
+        net = models.build(name, initialize=False)
+        leaves = [layer for layer in net.walk() if not layer.children()]
+        flops = sum(work.of_layer(layer, "forward", 1).flops for layer in leaves)
+        assert flops == 2 * sum(layer.mult_adds for layer in leaves) > 0
+        for layer in leaves:
+            for direction in ("forward", "backward"):
+                assert math.isfinite(work.of_layer(layer, direction, 1).bytes)
+
+
+def test_on_the_emulated_device_launches_are_told_and_nothing_runs(monkeypatch):
+    monkeypatch.setattr(step, "open_clock", lambda device: pytest.fail("the emulated device has no clock"))
+    found = profile(small("emulated"), 2)
+    assert names(found) == STEP
+    kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}
+    assert kernels["conv1 forward"] == ["conv2d_fprop_simt"]
+    assert kernels["relu1 backward"] == ["relu_backward"]
+    assert kernels["residual1 forward"] == ["add_forward"]  # its layers' launches are theirs
+    assert "conv2d_dgrad_simt" in kernels["residual1.conv1 backward"]
+    assert not any("dgrad" in kernel for kernel in kernels["conv1 backward"])
+    assert kernels["sgd"] == ["sgd_step"]
+    assert found.timeline == []
+    assert {row.seconds for row in found.rows} == {None}
+    assert found.total.seconds is None
+
+
+def test_registers_and_occupancy_where_kernels_can_be_compiled():
+    pytest.importorskip("cuda.core")
+    net = Sequential([Input((4,)), Linear(3), layers.ReLU()], device="emulated")
+    found = profile(net, 2, arch="sm_80")
+    assert found.arch == "sm_80"
+    for row in found.rows:
+        for kernel in row.launches:
+            assert 0 < kernel["registers"] <= 255
+            assert 0 < kernel["occupancy"] <= 1
+
+
+def test_without_a_compiler_for_kernels_it_says_so(monkeypatch):
+    from gpuconv.backends.cuda import compiler
+
+    def missing():
+        raise compiler.CompileError("NVRTC cannot be loaded")
+
+    monkeypatch.setattr(compiler, "toolkit", missing)
+    found = profile(small("emulated"), 2)
+    assert (found.arch, found.unknown) == (None, "NVRTC cannot be loaded")
+    assert "registers" not in found.rows[1].launches[0]
+
+
+@pytest.mark.parametrize(("options", "said"), [({"batch_size": 0}, "batch_size"), ({"steps": 0}, "steps")])
+def test_bad_numbers(options, said):
+    with pytest.raises(ValueError, match=f"{said} must be at least 1, received 0"):
+        profile(small(), **options)
