@@ -238,22 +238,24 @@ SGD: dict[str, Any] = dict(lr=0.01, momentum=0.9)
 
 
 def _sgd(entry: Entry) -> Problem:
-    size = math.prod(entry.problem)
+    """sgd_step: param, grad, velocity. sgd_master: the same of a bfloat16 net, and the float32 master."""
+    size, with_master = math.prod(entry.problem), entry.op == "sgd_master"
 
     def make(rng: np.random.Generator) -> Arrays:
-        return [_normal(rng, size, "float32") for _ in range(3)]
+        dtypes = [entry.dtype, entry.dtype, "float32"] + ["float32"] * with_master
+        return [_normal(rng, size, dtype) for dtype in dtypes]
 
-    def run(param: Any, grad: Any, velocity: Any) -> tuple[Any, ...]:
-        ops.sgd_step([param], [grad], [velocity], **SGD)
-        return param, velocity
+    def run(param: Any, grad: Any, velocity: Any, *masters: Any) -> tuple[Any, ...]:
+        ops.sgd_step([param], [grad], [velocity], list(masters) or None, **SGD)
+        return param, velocity, *masters
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         places = np.linspace(0, size - 1, 1000).astype(int)
-        for wanted, result in zip(expect("sgd_step", [[a[places]] for a in arrays], SGD), results):
+        lists = [[a[places]] for a in arrays] + [None] * (5 - len(arrays))
+        for wanted, result in zip(expect("sgd_step", lists, SGD), results):
             yield wanted, result[places]
 
-    # Masters with a copy of another dtype are no op of gpuconv.
-    return Problem(entry, make, run if entry.op == "sgd_step" else None, compare)
+    return Problem(entry, make, run, compare)
 
 
 _MEMORY: dict[str, Callable[[Entry], Problem]] = {

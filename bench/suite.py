@@ -132,7 +132,7 @@ MEMORY = {
     "batch_norm": lambda s: 2 * s,
     "batch_norm_backward": lambda s: 3 * s,
     "sgd_step": lambda s: 5 * s,  # momentum: parameter and velocity read and written, gradient read
-    "sgd_master": lambda s: 22,  # the same with float32 masters, and a bfloat16 copy for the net
+    "sgd_master": lambda s: 16 + 2 * s,  # of float32 masters: a half gradient read, the parameter written as a half
 }
 MEGABYTES = (25, 63, 126, 512)
 _CHANNELS, _SIDE = 64, 32

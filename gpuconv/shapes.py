@@ -597,8 +597,8 @@ def svm_hinge(scores, labels, *, delta=1.0, out=None):
 # --- optimizer steps ---------------------------------------------------------------------------
 
 
-def _lists(**lists: Any) -> None:
-    """Lists of one length whose arrays agree in shape and dtype, entry by entry."""
+def _lists(dtypes: bool = True, **lists: Any) -> None:
+    """Lists of one length whose arrays agree in shape and, with `dtypes`, dtype, entry by entry."""
     first_name, first = next(iter(lists.items()))
     for name, arrays in lists.items():
         if not isinstance(arrays, (list, tuple)):
@@ -608,7 +608,7 @@ def _lists(**lists: Any) -> None:
         for index, (array, param) in enumerate(zip(arrays, first)):
             any_float(f"{name}[{index}]", array)
             expect_shape(f"{name}[{index}]", array, param.shape, f"the shape of {first_name}[{index}]")
-            if array.dtype != param.dtype:
+            if dtypes and array.dtype != param.dtype:
                 raise TypeError(
                     f"{name}[{index}] must be {param.dtype.name} as {first_name}[{index}] is, "
                     f"received {array.dtype.name}"
@@ -622,10 +622,37 @@ def _decay(weight_decay: Any, count: int) -> tuple[float, ...]:
     return tuple(number("weight_decay", value, 0.0) for value in values)
 
 
-def sgd_step(params, grads, velocities=None, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+def _step(params: Any, grads: Any, masters: Any, scaling: Any, **states: Any) -> None:
+    """The lists of a step: gradients like the parameters, state like the masters."""
+    _lists(params=params, grads=grads)
+    if scaling is not None:
+        _scaling(scaling)
+    if masters is None:
+        _lists(params=params, **states)
+        return
+    _lists(dtypes=False, params=params, masters=masters)
+    for index, (param, master) in enumerate(zip(params, masters)):
+        wanted = accumulation_dtype(param.dtype)
+        if master.dtype != wanted:
+            raise TypeError(
+                f"masters[{index}] must be {wanted.name} beside {param.dtype.name}, received {master.dtype.name}"
+            )
+    _lists(masters=masters, **states)
+
+
+def _scaling(scaling: Any) -> None:
+    if scaling.dtype != np.float64 or tuple(scaling.shape) != (4,):
+        raise TypeError(
+            f"scaling must be float64 of shape (4,), received {scaling.dtype.name} of {tuple(scaling.shape)}"
+        )
+
+
+def sgd_step(
+    params, grads, velocities=None, masters=None, scaling=None, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0
+):
     if velocities is None and momentum:
         raise ValueError(f"momentum {momentum} needs velocities, which were not given")
-    _lists(params=params, grads=grads, **({} if velocities is None else {"velocities": velocities}))
+    _step(params, grads, masters, scaling, **({} if velocities is None else {"velocities": velocities}))
     momentum = number("momentum", momentum, 0.0, 1.0)
     if nesterov and not momentum:
         raise ValueError("nesterov=True needs a momentum above 0")
@@ -635,15 +662,17 @@ def sgd_step(params, grads, velocities=None, *, lr, momentum=0.0, nesterov=False
     )
 
 
-def adagrad_step(params, grads, square_sums, *, lr, eps=1e-10, weight_decay=0.0):
-    _lists(params=params, grads=grads, square_sums=square_sums)
+def adagrad_step(params, grads, square_sums, masters=None, scaling=None, *, lr, eps=1e-10, weight_decay=0.0):
+    _step(params, grads, masters, scaling, square_sums=square_sums)
     return dict(
         lr=step_scalar("lr", lr), eps=number("eps", eps, 0.0), weight_decay=_decay(weight_decay, len(params))
     )
 
 
-def rmsprop_step(params, grads, square_averages, *, lr, alpha=0.99, eps=1e-8, weight_decay=0.0):
-    _lists(params=params, grads=grads, square_averages=square_averages)
+def rmsprop_step(
+    params, grads, square_averages, masters=None, scaling=None, *, lr, alpha=0.99, eps=1e-8, weight_decay=0.0
+):
+    _step(params, grads, masters, scaling, square_averages=square_averages)
     return dict(
         lr=step_scalar("lr", lr), alpha=number("alpha", alpha, 0.0, 1.0), eps=number("eps", eps, 0.0),
         weight_decay=_decay(weight_decay, len(params)),
@@ -651,15 +680,24 @@ def rmsprop_step(params, grads, square_averages, *, lr, alpha=0.99, eps=1e-8, we
 
 
 def adam_step(
-    params, grads, exp_avgs, exp_avg_sqs, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8,
+    params, grads, exp_avgs, exp_avg_sqs, masters=None, scaling=None, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8,
     weight_decay=0.0, decoupled=False,
 ):
-    _lists(params=params, grads=grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
+    _step(params, grads, masters, scaling, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
     return dict(
         lr=step_scalar("lr", lr), step=step_scalar("step", step, 1),
         beta1=number("beta1", beta1, 0.0, 1.0, open_high=True),
         beta2=number("beta2", beta2, 0.0, 1.0, open_high=True), eps=number("eps", eps, 0.0),
         weight_decay=_decay(weight_decay, len(params)), decoupled=bool(decoupled),
+    )
+
+
+def update_loss_scale(scaling, grads, *, growth=2.0, backoff=0.5, interval=2000):
+    _scaling(scaling)
+    _lists(grads=grads)
+    return dict(
+        growth=number("growth", growth, 1.0), backoff=number("backoff", backoff, 0.0, 1.0),
+        interval=integer("interval", interval, 1),
     )
 
 

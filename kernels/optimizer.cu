@@ -7,23 +7,30 @@
 //   adam_step      m = beta1 * m + (1 - beta1) * g, v = beta2 * v + (1 - beta2) * g^2,
 //                  p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps); decoupled: first p *= 1 - lr * d
 //
-// chunks: a table in device memory, one entry for each block: up to 8192 numbers of one parameter with its gradient and
-// state. Numbers move 16 bytes at a time where all of a chunk's arrays are aligned to that. lr and step are numbers, or are
-// read from device memory when the kernel runs, so that a captured step sees the values of the moment. Half precision is
-// computed in float32 and rounded once, parameter and state alike.
+// chunks: a table in device memory, one entry for each block: up to 8192 numbers of one parameter with its gradient, its
+// state and, where it is the float32 master of a 16-bit parameter, that parameter: the copy, which gets p rounded. Numbers move
+// 16 bytes at a time (the halves beside float32 8) where all of a chunk's arrays are aligned to that. lr and step are numbers,
+// or are read from device memory when the kernel runs, so that a captured step sees the values of the moment. Half precision
+// is computed in float32 and rounded once, parameter and state alike.
 //
-// Macros: DTYPE. Any compute capability. Floor, in sizeof(DTYPE) bytes a number, read and written: sgd 3, with velocity 5,
-// adagrad and rmsprop 5, adam 7; up to 15 FLOPs: bound by memory (prediction).
+// scaling: null, or what loss_scale.cu left: gradients are multiplied by scaling[1] before all else; where that is 0 nothing
+// changes; steps count without the scaling[3] that were skipped.
+//
+// Macros: DTYPE, of parameters and state; GRAD, of gradients and copies: DTYPE, or a half beside float32. Any compute
+// capability. Floor, in sizeof(DTYPE) bytes a number, read and written: sgd 3, with velocity 5, adagrad and rmsprop 5, adam 7;
+// with masters two halves in place of the gradient's float32, as many bytes. Up to 16 FLOPs: bound by memory (prediction).
 #include "types.cuh"
 
 using Real = accumulator<DTYPE>;
 constexpr int kWidth = 16 / sizeof(DTYPE);
 using Numbers = Pack<DTYPE, kWidth>;
+using Halves = Pack<GRAD, kWidth>;
 
 struct Chunk {
     DTYPE* param;
-    const DTYPE* grad;
+    const GRAD* grad;
     DTYPE* state[2];  // null: the rule has no such state
+    GRAD* copy;       // null: the parameter is no master
     int64 count;
     double decay;
 };
@@ -33,16 +40,21 @@ __device__ __forceinline__ double read_rate(const float* lr32, const double* lr6
     return lr64 ? *lr64 : lr32 ? double(*lr32) : lr;
 }
 
+// What the gradients are to be multiplied by; 0: skip the step.
+__device__ __forceinline__ double read_unscale(const double* scaling) { return scaling ? scaling[1] : 1; }
+
 // rule.update(p, g, a, b) changes one number and its state. STATES: how many of a, b it has.
 template <int STATES, class Rule>
-__device__ __forceinline__ void update_chunk(const Chunk& chunk, Rule rule) {
+__device__ __forceinline__ void update_chunk(const Chunk& chunk, Real unscale, Rule rule) {
     DTYPE* const arrays[] = {chunk.param, chunk.state[0], chunk.state[1]};
-    uint64 addresses = uint64(chunk.grad);
+    uint64 addresses = 0;
 #pragma unroll
     for (int s = 0; s <= STATES; ++s) addresses |= uint64(arrays[s]);
-    const int64 packs = addresses % 16 == 0 ? chunk.count / kWidth : 0;
+    const bool aligned = addresses % sizeof(Numbers) == 0 && (uint64(chunk.grad) | uint64(chunk.copy)) % sizeof(Halves) == 0;
+    const int64 packs = aligned ? chunk.count / kWidth : 0;
     for (int64 i = threadIdx.x; i < packs; i += blockDim.x) {
-        const Numbers grad = reinterpret_cast<const Numbers*>(chunk.grad)[i];
+        const Halves grad = reinterpret_cast<const Halves*>(chunk.grad)[i];
+        Halves copy;
         Numbers numbers[STATES + 1];
 #pragma unroll
         for (int s = 0; s <= STATES; ++s) numbers[s] = reinterpret_cast<const Numbers*>(arrays[s])[i];
@@ -51,10 +63,12 @@ __device__ __forceinline__ void update_chunk(const Chunk& chunk, Rule rule) {
             Real values[3] = {};
 #pragma unroll
             for (int s = 0; s <= STATES; ++s) values[s] = load(numbers[s].at[j]);
-            rule.update(values[0], load(grad.at[j]), values[1], values[2]);
+            rule.update(values[0], load(grad.at[j]) * unscale, values[1], values[2]);
 #pragma unroll
             for (int s = 0; s <= STATES; ++s) numbers[s].at[j] = round_to<DTYPE>(values[s]);
+            copy.at[j] = round_to<GRAD>(values[0]);
         }
+        if (chunk.copy) reinterpret_cast<Halves*>(chunk.copy)[i] = copy;
 #pragma unroll
         for (int s = 0; s <= STATES; ++s) reinterpret_cast<Numbers*>(arrays[s])[i] = numbers[s];
     }
@@ -62,9 +76,10 @@ __device__ __forceinline__ void update_chunk(const Chunk& chunk, Rule rule) {
         Real values[3] = {};
 #pragma unroll
         for (int s = 0; s <= STATES; ++s) values[s] = load(arrays[s][i]);
-        rule.update(values[0], load(chunk.grad[i]), values[1], values[2]);
+        rule.update(values[0], load(chunk.grad[i]) * unscale, values[1], values[2]);
 #pragma unroll
         for (int s = 0; s <= STATES; ++s) arrays[s][i] = round_to<DTYPE>(values[s]);
+        if (chunk.copy) chunk.copy[i] = round_to<GRAD>(values[0]);
     }
 }
 
@@ -105,38 +120,51 @@ struct Moments {
 };
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-sgd_step(const Chunk* chunks, const float* lr32, const double* lr64, double lr, double momentum, bool nesterov) {
+sgd_step(const Chunk* chunks, const double* scaling, const float* lr32, const double* lr64, double lr, double momentum,
+         bool nesterov) {
+    const double unscale = read_unscale(scaling);
+    if (unscale == 0) return;
     const Chunk chunk = chunks[blockIdx.x];
     const Real rate = Real(read_rate(lr32, lr64, lr)), decay = Real(chunk.decay);
-    if (chunk.state[0]) update_chunk<1>(chunk, Momentum{rate, decay, Real(momentum), nesterov});
-    else update_chunk<0>(chunk, Descent{rate, decay});
+    if (chunk.state[0]) update_chunk<1>(chunk, Real(unscale), Momentum{rate, decay, Real(momentum), nesterov});
+    else update_chunk<0>(chunk, Real(unscale), Descent{rate, decay});
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-adagrad_step(const Chunk* chunks, const float* lr32, const double* lr64, double lr, double eps) {
+adagrad_step(const Chunk* chunks, const double* scaling, const float* lr32, const double* lr64, double lr, double eps) {
+    const double unscale = read_unscale(scaling);
+    if (unscale == 0) return;
     const Chunk chunk = chunks[blockIdx.x];
     const Real rate = Real(read_rate(lr32, lr64, lr));
-    update_chunk<1>(chunk, SquareScaled{rate, Real(chunk.decay), 1, 1, Real(eps)});
+    update_chunk<1>(chunk, Real(unscale), SquareScaled{rate, Real(chunk.decay), 1, 1, Real(eps)});
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-rmsprop_step(const Chunk* chunks, const float* lr32, const double* lr64, double lr, double alpha, double eps) {
+rmsprop_step(const Chunk* chunks, const double* scaling, const float* lr32, const double* lr64, double lr, double alpha,
+             double eps) {
+    const double unscale = read_unscale(scaling);
+    if (unscale == 0) return;
     const Chunk chunk = chunks[blockIdx.x];
     const Real rate = Real(read_rate(lr32, lr64, lr));
-    update_chunk<1>(chunk, SquareScaled{rate, Real(chunk.decay), Real(alpha), Real(1 - alpha), Real(eps)});
+    update_chunk<1>(chunk, Real(unscale),
+                    SquareScaled{rate, Real(chunk.decay), Real(alpha), Real(1 - alpha), Real(eps)});
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-adam_step(const Chunk* chunks, const float* lr32, const double* lr64, double lr, const int64* step_at, double step,
-          double beta1, double beta2, double eps, bool decoupled) {
+adam_step(const Chunk* chunks, const double* scaling, const float* lr32, const double* lr64, double lr, const int64* step_at,
+          double step, double beta1, double beta2, double eps, bool decoupled) {
+    const double unscale = read_unscale(scaling);
+    if (unscale == 0) return;
     // What makes up for m and v starting at zero: in double, by one thread each, since powers are dear.
     __shared__ double unbias[2];
-    if (threadIdx.x % 32 == 0 && threadIdx.x < 64)
-        unbias[threadIdx.x / 32] = 1 / (1 - pow(threadIdx.x ? beta2 : beta1, step_at ? double(*step_at) : step));
+    if (threadIdx.x % 32 == 0 && threadIdx.x < 64) {
+        const double count = (step_at ? double(*step_at) : step) - (scaling ? scaling[3] : 0);
+        unbias[threadIdx.x / 32] = 1 / (1 - pow(threadIdx.x ? beta2 : beta1, count));
+    }
     __syncthreads();
     const Chunk chunk = chunks[blockIdx.x];
     const double rate = read_rate(lr32, lr64, lr);
     const Real decay = Real(decoupled ? 0 : chunk.decay), shrink = Real(decoupled ? 1 - rate * chunk.decay : 1);
-    update_chunk<2>(chunk, Moments{Real(rate * unbias[0]), decay, shrink, Real(beta1), Real(beta2), Real(1 - beta1),
-                                   Real(1 - beta2), Real(eps), Real(unbias[1])});
+    update_chunk<2>(chunk, Real(unscale), Moments{Real(rate * unbias[0]), decay, shrink, Real(beta1), Real(beta2),
+                                                  Real(1 - beta1), Real(1 - beta2), Real(eps), Real(unbias[1])});
 }

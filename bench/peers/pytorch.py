@@ -194,18 +194,19 @@ def _batch_norm_backward(torch: Any, problem: Problem) -> Form:
 def _sgd(torch: Any, problem: Problem) -> Form:
     master = problem.entry.op == "sgd_master"
 
-    def inputs(param: Any, grad: Any, velocity: Any) -> tuple[Any, ...]:
-        param = torch.nn.Parameter(param)
-        optimizer = torch.optim.SGD([param], fused=True, **SGD)
-        optimizer.state[param]["momentum_buffer"] = velocity
-        param.grad = grad
-        return optimizer, param, velocity, param.detach().to(torch.bfloat16) if master else None
+    def inputs(param: Any, grad: Any, velocity: Any, *masters: Any) -> tuple[Any, ...]:
+        stepped = torch.nn.Parameter(masters[0] if master else param)
+        optimizer = torch.optim.SGD([stepped], fused=True, **SGD)
+        optimizer.state[stepped]["momentum_buffer"] = velocity
+        stepped.grad = grad.to(stepped.dtype)  # the fused step takes no gradient of another dtype
+        return optimizer, stepped, velocity, param
 
-    def work(optimizer: Any, param: Any, velocity: Any, copy: Any) -> tuple[Any, ...]:
+    def work(optimizer: Any, stepped: Any, velocity: Any, param: Any) -> tuple[Any, ...]:
         optimizer.step()
-        if master:
-            copy.copy_(param)
-        return param, velocity
+        if not master:
+            return stepped, velocity
+        param.copy_(stepped)
+        return param, velocity, stepped.detach()
 
     return inputs, work
 

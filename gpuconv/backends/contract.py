@@ -342,13 +342,20 @@ def svm_hinge(
 
 
 # --- optimizer steps: whole lists of parameters in one call, updated in place ------------------
-# The parameters, gradients and state arrays of one entry share a shape and a dtype. weight_decay is one number or
-# one for each parameter; it adds weight_decay * param to the gradient unless said otherwise.
+# The parameter, gradient and state arrays of one entry share a shape and a dtype. weight_decay is one number or one for
+# each parameter; it adds weight_decay * param to the gradient unless said otherwise.
+#
+# masters: where given, the arrays that the formula updates in the parameters' place, and which the parameters are then
+# rounded from. A master, and its state, is of the dtype its parameter accumulates in: float32 beside 16 bits. A
+# parameter may be its own master.
+# scaling: what update_loss_scale left. The gradients are multiplied by scaling[1] first; where that is 0, nothing
+# changes. `step` is counted without the scaling[3] steps that were skipped.
 
 
 def sgd_step(
-    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array] | None = None, *, lr: Scalar,
-    momentum: float = 0.0, nesterov: bool = False, weight_decay: float | Sequence[float] = 0.0,
+    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array] | None = None,
+    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, momentum: float = 0.0,
+    nesterov: bool = False, weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
     """v = momentum * v + g; param -= lr * v, or lr * (g + momentum * v) with nesterov (PyTorch's form).
 
@@ -358,7 +365,8 @@ def sgd_step(
 
 
 def adagrad_step(
-    params: Sequence[Array], grads: Sequence[Array], square_sums: Sequence[Array], *, lr: Scalar, eps: float = 1e-10,
+    params: Sequence[Array], grads: Sequence[Array], square_sums: Sequence[Array],
+    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, eps: float = 1e-10,
     weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
     """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011)."""
@@ -366,23 +374,40 @@ def adagrad_step(
 
 
 def rmsprop_step(
-    params: Sequence[Array], grads: Sequence[Array], square_averages: Sequence[Array], *, lr: Scalar,
-    alpha: float = 0.99, eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0,
+    params: Sequence[Array], grads: Sequence[Array], square_averages: Sequence[Array],
+    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, alpha: float = 0.99,
+    eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
     """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012)."""
     ...
 
 
 def adam_step(
-    params: Sequence[Array], grads: Sequence[Array], exp_avgs: Sequence[Array], exp_avg_sqs: Sequence[Array], *,
-    lr: Scalar, step: Scalar, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
-    weight_decay: float | Sequence[float] = 0.0, decoupled: bool = False,
+    params: Sequence[Array], grads: Sequence[Array], exp_avgs: Sequence[Array], exp_avg_sqs: Sequence[Array],
+    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, step: Scalar,
+    beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0,
+    decoupled: bool = False,
 ) -> None:
     """m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g**2;
     param -= lr * (m / (1 - beta1**step)) / (sqrt(v / (1 - beta2**step)) + eps) (Kingma and Ba 2014).
 
     step counts from 1. decoupled=True is AdamW (Loshchilov and Hutter 2017): instead of adding to the gradient, the
     decay first scales param by 1 - lr * weight_decay.
+    """
+    ...
+
+
+def update_loss_scale(
+    scaling: Array, grads: Sequence[Array], *, growth: float = 2.0, backoff: float = 0.5, interval: int = 2000
+) -> None:
+    """The step of a dynamic loss scale, between backward and the optimizer's (Micikevicius et al. 2018).
+
+    scaling: (4,) float64, changed in place: [0] the scale, which the next loss gradient is to be multiplied by; [1]
+    what the optimizer shall multiply these gradients by: 1 / the scale that made them, or 0 where one of their
+    numbers is not finite; [2] the good steps since the scale changed; [3] the steps skipped in all. After a skipped
+    step the scale is multiplied by backoff, after `interval` good ones by growth.
+
+    grads: all gradients of the step, of any float dtypes.
     """
     ...
 

@@ -1,8 +1,9 @@
 """Gradient descent and its relatives, over named parameters.
 
-An optimizer keeps a state array for each parameter and updates all parameters in one op call. The learning rate and
+An optimizer keeps state arrays for each parameter and updates all parameters in one op call. The learning rate and
 the step number are read from one-element arrays on the parameters' device, so a captured update can be replayed while
-the host writes new values beforehand:
+the host writes new values beforehand. Of a 16-bit parameter it keeps a float32 master: that is what the formula
+updates, with state in float32, and the parameter is the master rounded, so that steps smaller than its spacing add up:
 
     optimizer = Adam(lr=1e-3)
     optimizer.step(net.params(), net.grads())      # advance() on the host, update() on the device
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpuconv import backends, ops
+from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import lookup
 from gpuconv.shapes import integer, number
 from gpuconv.training import spec
@@ -44,6 +46,7 @@ class Optimizer:
 
     steps: int = field(default=0, init=False)
     state: dict[str, dict[str, Array]] = field(default_factory=dict, init=False, repr=False)
+    masters: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
     _lr: Array = field(default=None, init=False, repr=False)
     _step: Array = field(default=None, init=False, repr=False)
     _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
@@ -62,13 +65,20 @@ class Optimizer:
         """The names of the state arrays that each parameter has."""
         return ()
 
-    def build(self, params: Arrays) -> None:
-        """Make the state, zeros beside each parameter. `step` does so by itself the first time."""
+    def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
+        """Make the state, zeros beside each parameter, and the masters. `step` does so by itself the first time.
+
+        masters: host arrays that the masters of 16-bit parameters start from, by default the parameters themselves.
+        """
         if not params:
             raise ValueError("there is nothing to optimize: the net has no parameters")
         device = backends.device_of(next(iter(params.values())))
+        narrow = {name: p for name, p in params.items() if p.dtype.itemsize == 2}
+        self.masters = {
+            name: backends.asarray(_wide(p if masters is None else masters[name]), device) for name, p in narrow.items()
+        }
         self.state = {
-            slot: {name: backends.zeros(p.shape, p.dtype, device) for name, p in params.items()}
+            slot: {name: backends.zeros(p.shape, accumulation_dtype(p.dtype), device) for name, p in params.items()}
             for slot in self.slots()
         }
         wide = any(p.dtype == np.float64 for p in params.values())
@@ -90,18 +100,32 @@ class Optimizer:
         self._lr.fill(self.lr if lr is None else lr)
         self._step.fill(self.steps)
 
-    def update(self, params: Arrays, grads: Arrays) -> None:
-        """The device's part of a step: one op call, without a host value that changes from step to step."""
-        state = [[slot[name] for name in params] for slot in self.state.values()]
-        self._launch(list(params.values()), [grads[name] for name in params], *state)
+    def update(self, params: Arrays, grads: Arrays, scaling: Array | None = None) -> None:
+        """The device's part of a step: one op call, without a host value that changes from step to step.
 
-    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Sequence[Array]) -> None:
+        scaling: what `ops.update_loss_scale` left for these gradients: whether to skip the step, else their factor.
+        """
+        state = [[slot[name] for name in params] for slot in self.state.values()]
+        masters = [self.masters.get(name, p) for name, p in params.items()] if self.masters else None
+        self._launch(
+            list(params.values()), [grads[name] for name in params], *state, masters=masters, scaling=scaling
+        )
+
+    def _launch(
+        self, params: Sequence[Array], grads: Sequence[Array], *state: Sequence[Array],
+        masters: Sequence[Array] | None, scaling: Array | None,
+    ) -> None:
+        """Call the op with these arrays, which it takes under these names."""
         raise NotImplementedError
+
+    def _named(self) -> dict[str, Array]:
+        """The arrays of the state, live, named "slot.parameter"; the masters are the slot "master"."""
+        slots = self.state | ({"master": self.masters} if self.masters else {})
+        return {f"{slot}.{name}": array for slot, arrays in slots.items() for name, array in arrays.items()}
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The state as NumPy copies, named "slot.parameter", and the number of steps as "steps"."""
-        named = {f"{slot}.{name}": array for slot, arrays in self.state.items() for name, array in arrays.items()}
-        copies = {name: np.array(backends.to_numpy(array)) for name, array in named.items()}
+        copies = {name: np.array(backends.to_numpy(array)) for name, array in self._named().items()}
         return copies | {"steps": np.array(self.steps, np.int64)}
 
     def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
@@ -121,9 +145,8 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Take over what `state_dict` gave. The optimizer must be built; nothing changes when this raises."""
         self.check_state_dict(state)
-        for slot, arrays in self.state.items():
-            for name, array in arrays.items():
-                array[...] = backends.asarray(state[f"{slot}.{name}"], device=backends.device_of(array))
+        for name, array in self._named().items():
+            array[...] = backends.asarray(state[name], device=backends.device_of(array))
         self.steps = integer("steps", state["steps"][()], 0)
 
 
@@ -145,10 +168,10 @@ class SGD(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()
 
-    def _launch(self, params, grads, *state):
+    def _launch(self, params, grads, *state, **more):
         ops.sgd_step(
             params, grads, *state, lr=self._lr, momentum=self.momentum, nesterov=self.nesterov,
-            weight_decay=self._weight_decay,
+            weight_decay=self._weight_decay, **more,
         )
 
 
@@ -163,8 +186,8 @@ class Adagrad(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("square_sum",)
 
-    def _launch(self, params, grads, *state):
-        ops.adagrad_step(params, grads, *state, lr=self._lr, eps=self.eps, weight_decay=self._weight_decay)
+    def _launch(self, params, grads, *state, **more):
+        ops.adagrad_step(params, grads, *state, lr=self._lr, eps=self.eps, weight_decay=self._weight_decay, **more)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -179,9 +202,9 @@ class RMSprop(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("square_average",)
 
-    def _launch(self, params, grads, *state):
+    def _launch(self, params, grads, *state, **more):
         ops.rmsprop_step(
-            params, grads, *state, lr=self._lr, alpha=self.alpha, eps=self.eps, weight_decay=self._weight_decay
+            params, grads, *state, lr=self._lr, alpha=self.alpha, eps=self.eps, weight_decay=self._weight_decay, **more,
         )
 
 
@@ -199,10 +222,10 @@ class Adam(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def _launch(self, params, grads, *state):
+    def _launch(self, params, grads, *state, **more):
         ops.adam_step(
             params, grads, *state, lr=self._lr, step=self._step, beta1=self.beta1, beta2=self.beta2, eps=self.eps,
-            weight_decay=self._weight_decay, decoupled=self.decoupled,
+            weight_decay=self._weight_decay, decoupled=self.decoupled, **more,
         )
 
 
@@ -213,6 +236,10 @@ class AdamW(Adam):
     name: ClassVar[str] = "adamw"
     decoupled: ClassVar[bool] = True
     weight_decay: float = 0.01
+
+
+def _wide(array: Array) -> np.ndarray:
+    return backends.to_numpy(array).astype(np.float32)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Adagrad, RMSprop, Adam, AdamW)}

@@ -365,14 +365,43 @@ _STEPS: list[tuple[str, int, dict[str, Any]]] = [
 def _optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     for tier, listed in _PARAMETERS.items():
         for op, states, options in _STEPS:
-            yield Case(op, tier, f"{len(listed)} params, {_text(options)}", _parameters(listed, states, options))
+            name = f"{len(listed)} params, {_text(options)}"
+            yield Case(op, tier, name, _parameters(op, listed, states, options))
+            with_masters = _parameters(op, listed, states, options, masters=True)
+            yield Case(op, tier, f"{name}, masters", with_masters, ("float16", "bfloat16"))
+            scaled = _parameters(op, listed, states, options, masters=True, unscale=2.0**-3)
+            yield Case(op, tier, f"{name}, masters, scaled", scaled, ("float16",))
+        for what, number in (("finite", 65504.0), ("inf", -np.inf), ("nan", np.nan)):
+            name = f"{len(listed)} gradients, the last number {what}"
+            yield Case("update_loss_scale", tier, name, _gradients(listed, number, dict(interval=9)))
+        growing = _gradients(listed, 0.0, dict(growth=4.0, interval=8))
+        yield Case("update_loss_scale", tier, f"{len(listed)} gradients, scale grows", growing)
 
 
-def _parameters(listed: list[tuple[int, ...]], states: int, options: dict[str, Any]) -> Make:
+def _parameters(
+    op: str, listed: list[tuple[int, ...]], states: int, options: dict[str, Any], masters: bool = False,
+    unscale: float | None = None,
+) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        signed = [[normal(rng, shape, dtype) for shape in listed] for _ in range(2)]
-        state = [[np.abs(normal(rng, shape, dtype)) for shape in listed] for _ in range(states)]
-        return [*signed, *state], options
+        def lists(count: int, dtype: Any) -> list[Any]:
+            return [[normal(rng, shape, dtype) for shape in listed] for _ in range(count)]
+
+        wide = accumulation_dtype(dtype) if masters else dtype
+        params, grads = lists(2, dtype)
+        state = [[np.abs(array) for array in arrays] for arrays in lists(states, wide)] or [None][: op == "sgd_step"]
+        scaling = None if unscale is None else np.array([1 / unscale, unscale, 5.0, 2.0])
+        return [params, grads, *state, lists(1, wide)[0] if masters else None, scaling], options
+
+    return make
+
+
+def _gradients(listed: list[tuple[int, ...]], last: float, options: dict[str, Any]) -> Make:
+    """Gradients of the dtype, the first of them in float32, whose last number is the given one, seven good steps on."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]
+        grads.append(np.append(normal(rng, 12, dtype), np.array(last, dtype)))
+        return [np.array([1024.0, 0.0, 7.0, 3.0]), grads], options
 
     return make
 

@@ -232,38 +232,52 @@ def _svm_hinge(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> 
 
 
 def _optimizer(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
-    """Each entry of params and state after the step. The lists are params, grads, state..., as the op takes them."""
-    before = [[a.copy() for a in group] for group in arrays]
+    """Each entry of params, state and masters after the step. The arrays are the op's: params, grads, state, masters,
+    scaling."""
+    *_, masters, scaling = arrays
+    lists = [group for group in arrays if isinstance(group, list)]
+    before = [[a.copy() for a in group] for group in lists]
     getattr(ops, op)(*arrays, **options)
+    unscale, skipped = (1.0, 0.0) if scaling is None else scaling[[1, 3]]
+    kept = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
+    states = lists[2 : len(lists) - bool(masters)]
     decays = options.get("weight_decay", 0.0)
     decay = max(decays) if isinstance(decays, (tuple, list)) else decays
     results = []
-    for index, param in enumerate(arrays[0]):
-        old, grad = before[0][index], np.abs(before[1][index]) + decay * np.abs(before[0][index])
-        moved = np.abs(param - old) + _step_size(op, [group[index] for group in arrays], grad, options)
-        results.append(
-            Expected(f"param {index}", param, accumulated(dtype, 16, np.abs(old) + moved) + rounded(dtype, param))
-        )
-        for slot, group in enumerate(arrays[2:]):
+    for index, param in enumerate(lists[0]):
+        old = before[-1 if masters else 0][index]
+        grad = np.abs(before[1][index]) * unscale + decay * np.abs(old)
+        moved = np.abs(param - old) + _step_size(op, [group[index] for group in states], grad, options, skipped)
+        error = accumulated(dtype, 16, np.abs(old) + moved) + (rounded(kept, param) if masters else 0)
+        results.append(Expected(f"param {index}", param, error + rounded(dtype, param)))
+        for slot, group in enumerate(states):
             was = np.abs(before[2 + slot][index])
             size = was + (grad if op in ("sgd_step",) or (op == "adam_step" and slot == 0) else grad**2)
-            bound = accumulated(dtype, 8, size) + rounded(dtype, group[index])
+            bound = accumulated(dtype, 8, size) + rounded(kept, group[index])
             results.append(Expected(f"state {slot} of param {index}", group[index], bound))
+        if masters:
+            results.append(Expected(f"master {index}", masters[index], error))
     return results
 
 
-def _step_size(op: str, arrays: Arrays, grad: np.ndarray, options: dict[str, Any]) -> np.ndarray:
+def _loss_scale(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    scaling, grads = arrays
+    ops.update_loss_scale(scaling, grads, **options)
+    return [Expected("scaling", scaling, 0.0)]
+
+
+def _step_size(op: str, states: Arrays, grad: Any, options: dict[str, Any], skipped: float) -> np.ndarray:
     """How large the update would be if nothing in it cancelled."""
     lr = float(np.asarray(options["lr"]).item())
     if op == "sgd_step":
-        return lr * 2 * (grad + (np.abs(arrays[2]) if len(arrays) > 2 else 0))
+        return lr * 2 * (grad + (np.abs(states[0]) if states else 0))
     if op == "adam_step":
-        _, _, m, v = arrays
-        step = float(np.asarray(options["step"]).item())
+        m, v = states
+        step = float(np.asarray(options["step"]).item()) - skipped
         m_share, v_share = 1 - options.get("beta1", 0.9) ** step, 1 - options.get("beta2", 0.999) ** step
         # 1 - beta**step loses digits in float32 where step is small; kernels compute it in double.
         return lr * (np.abs(m) + grad) / m_share / (np.sqrt(v / v_share) + options.get("eps", 1e-8))
-    return lr * grad / (np.sqrt(arrays[2]) + options.get("eps", 1e-10 if op == "adagrad_step" else 1e-8))
+    return lr * grad / (np.sqrt(states[0]) + options.get("eps", 1e-10 if op == "adagrad_step" else 1e-8))
 
 
 def _metrics(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
@@ -315,6 +329,7 @@ _RULES: dict[str, Callable[..., list[Expected]] | None] = {
     "adagrad_step": _optimizer,
     "rmsprop_step": _optimizer,
     "adam_step": _optimizer,
+    "update_loss_scale": _loss_scale,
     "add": _relative_sum,
     "scale": _relative,
     "add_metrics": _metrics,

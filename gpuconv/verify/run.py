@@ -79,10 +79,11 @@ def _copy(value: Any) -> Any:
 
 def _results(op: str, moved: list[Any], returned: Any) -> list[np.ndarray]:
     """Everything the op computed, in the order of the oracle's expectations."""
-    if op.endswith("_step"):  # in place: each parameter, then its states
-        params, _, *state = moved
-        found = [a for index, param in enumerate(params) for a in (param, *(group[index] for group in state))]
-    elif op == "add_metrics":
+    if op.endswith("_step"):  # in place: each parameter, then its states and its master
+        params, _, *rest = moved
+        changed = [group for group in rest if isinstance(group, list)]
+        found = [a for index, param in enumerate(params) for a in (param, *(group[index] for group in changed))]
+    elif op in ("add_metrics", "update_loss_scale"):
         found = moved[:1]
     else:
         found = list(returned) if isinstance(returned, tuple) else [returned]

@@ -185,3 +185,106 @@ def test_a_refused_step_changes_nothing(name):
         op(params, grads, *states, lr=0.5, **options)
     for param, copy in zip(params, kept):
         np.testing.assert_array_equal(param, copy)
+
+
+# --- masters and the loss scale ----------------------------------------------------------------
+
+
+@ALL
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_masters_step_in_float32_and_parameters_are_them_rounded(name, dtype):
+    op, _, count, options = STEPS[name]
+    params, grads, _ = problem(0, dtype)
+    masters, _, states = problem(count, "float32")
+    wide = [[array.copy() for array in arrays] for arrays in (masters, *states)]
+    same = [np.asarray(grad.astype(np.float32)) for grad in grads]
+    op(wide[0], same, *wide[1:], lr=0.125, weight_decay=0.1, **options)
+    op(params, grads, *states, masters=masters, lr=0.125, weight_decay=0.1, **options)
+    for ours, expected in zip((masters, *states), wide):
+        for a, b in zip(ours, expected):
+            np.testing.assert_array_equal(a, b)
+    for param, master in zip(params, masters):
+        np.testing.assert_array_equal(param, master.astype(param.dtype))
+
+
+def test_small_steps_stall_without_masters_and_add_up_with_them():
+    """The spacing of bfloat16 below 1 is 2**-8: twenty steps of 2**-13 each vanish there, and make 20 * 2**-13."""
+    dtype = as_dtype("bfloat16")
+    grad, alone, param, master = (np.full(3, value, dtype) for value in (2.0**-3, 1, 1, 1))
+    master = master.astype(np.float32)
+    for _ in range(20):
+        ops.sgd_step([alone], [grad], lr=2.0**-10)
+        ops.sgd_step([param], [grad], masters=[master], lr=2.0**-10)
+    np.testing.assert_array_equal(alone, np.ones(3, dtype))
+    np.testing.assert_array_equal(master, np.full(3, 1 - 20 * 2.0**-13, np.float32))
+    np.testing.assert_array_equal(param, np.full(3, 1 - 2.0**-8, dtype))  # nearer than 1
+
+
+@ALL
+def test_scaled_gradients_step_like_unscaled_ones(name):
+    op, _, count, options = STEPS[name]
+    plain, scaled = problem(count, "float32"), problem(count, "float32")
+    scaling = np.array([4096.0, 0, 0, 0])
+    grads = [np.asarray(grad * np.float32(4096)) for grad in scaled[1]]
+    ops.update_loss_scale(scaling, grads)
+    op(plain[0], plain[1], *plain[2], lr=0.5, **options)
+    op(scaled[0], grads, *scaled[2], scaling=scaling, lr=0.5, **options)
+    for ours, expected in zip((scaled[0], *scaled[2]), (plain[0], *plain[2])):
+        for a, b in zip(ours, expected):
+            np.testing.assert_array_equal(a, b)
+
+
+@ALL
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
+def test_one_gradient_that_is_not_finite_skips_the_whole_step(name, number):
+    op, _, count, options = STEPS[name]
+    params, grads, states = problem(count, "float32")
+    kept = [[array.copy() for array in arrays] for arrays in (params, *states)]
+    grads[3][1, 2, 0, 3] = number
+    scaling = np.array([4096.0, 0, 9, 2])
+    ops.update_loss_scale(scaling, grads)
+    np.testing.assert_array_equal(scaling, [2048, 0, 0, 3])
+    op(params, grads, *states, scaling=scaling, lr=0.5, weight_decay=0.1, **options)
+    for ours, before in zip((params, *states), kept):
+        for a, b in zip(ours, before):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_adam_counts_the_steps_that_were_not_skipped():
+    results = []
+    for step, skipped in ((5, 0), (9, 4)):
+        params, grads, states = problem(2, "float32")
+        ops.adam_step(params, grads, *states, lr=0.5, step=step, scaling=np.array([1.0, 1.0, 0.0, skipped]))
+        results.append(params)
+    for a, b in zip(*results):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_scale_grows_after_good_steps_and_falls_after_a_bad_one():
+    scaling, good, bad = np.array([8.0, 0, 0, 0]), [np.ones(3)], [np.ones(3), np.array([1, np.nan])]
+    seen = []
+    for grads in (good, good, good, bad, good, bad, bad):
+        ops.update_loss_scale(scaling, grads, growth=4, backoff=0.25, interval=3)
+        seen.append(scaling.tolist())
+    assert seen == [
+        [8, 1 / 8, 1, 0], [8, 1 / 8, 2, 0], [32, 1 / 8, 0, 0], [8, 0, 0, 1], [8, 1 / 8, 1, 1], [2, 0, 0, 2],
+        [0.5, 0, 0, 3],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(masters=[np.zeros(3, np.float16)]), r"masters\[0\] must be float32 beside float16, received float16"),
+        (dict(masters=[]), r"masters must have as many arrays as params \(1\)"),
+        (dict(masters=[np.zeros(4, np.float32)]), r"masters\[0\] must have shape \(3,\)"),
+        (dict(velocities=[np.zeros(3, np.float16)]), r"velocities\[0\] must be float32 as masters\[0\] is"),
+        (dict(scaling=np.zeros(4, np.float32)), r"scaling must be float64 of shape \(4,\), received float32"),
+    ],
+)
+def test_masters_and_scaling_that_do_not_fit_are_refused(change, message):
+    lists = dict(masters=[np.ones(3, np.float32)], velocities=[np.ones(3, np.float32)]) | change
+    params = [np.ones(3, np.float16)]
+    with pytest.raises((TypeError, ValueError), match=message):
+        ops.sgd_step(params, [np.ones(3, np.float16)], **lists, momentum=0.9, lr=0.1)
+    np.testing.assert_array_equal(params[0], np.ones(3))

@@ -167,14 +167,15 @@ def test_a_table_lives_as_long_as_its_first_parameter(device, rng):
 
 def test_a_chunk_table_covers_each_number_once():
     arrays = [emulator.zeros(size, as_dtype("float16")) for size in (1, 8192, 8193, 40000)]
-    table = optim._chunks([arrays, arrays, arrays], [0.0, 0.1, 0.2, 0.3])
+    table = optim._chunks(dict.fromkeys(("param", "grad", "state0", "copy"), arrays), [0.0, 0.1, 0.2, 0.3])
     assert table["count"].tolist() == [1, 8192, 8192, 1, 8192, 8192, 8192, 8192, 7232]
     assert table["decay"].tolist() == [0.0, 0.1, 0.2, 0.2, *[0.3] * 5]
     steps = np.diff(table["param"][4:].astype(np.int64))
     np.testing.assert_array_equal(steps, 2 * 8192)
     np.testing.assert_array_equal(table["grad"], table["param"])
-    np.testing.assert_array_equal(table["state"][:, 0], table["param"])
-    np.testing.assert_array_equal(table["state"][:, 1], 0)
+    np.testing.assert_array_equal(table["state0"], table["param"])
+    np.testing.assert_array_equal(table["copy"], table["param"])
+    np.testing.assert_array_equal(table["state1"], 0)
 
 
 def test_nan_in_a_gradient_reaches_its_number_alone(device, rng):
@@ -182,3 +183,115 @@ def test_nan_in_a_gradient_reaches_its_number_alone(device, rng):
     there[1][0][4] = np.nan
     step("adam", there)
     np.testing.assert_array_equal(np.isnan(to_numpy(there[0][0])), np.arange(9) == 4)
+
+
+# --- masters and the loss scale ----------------------------------------------------------------
+
+
+def with_masters(rng, rule, dtype, shapes=SHAPES):
+    """Parameters and gradients of a half, state and masters in float32; the last parameter is its own master."""
+    _, states, _ = RULES[rule]
+    dtypes = [dtype] * (len(shapes) - 1) + ["float32"]
+    lists = [[random(rng, shape, kind) for shape, kind in zip(shapes, dtypes)] for _ in range(2)]
+    lists += [[np.abs(random(rng, shape, "float32")) for shape in shapes] for _ in range(states + 1)]
+    return [[np.asarray(array) for array in arrays] for arrays in lists]
+
+
+def master_step(rule, lists, scaling=None):
+    params, grads, *states, masters = lists
+    masters[-1] = params[-1]
+    step(rule, [params, grads, *states], DECAYS, masters=masters, scaling=scaling)
+
+
+@rules
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_step_of_masters(device, rng, rule, dtype):
+    """The master steps as a float32 parameter does, and its parameter is it rounded."""
+    before = with_masters(rng, rule, dtype)
+    plain = [[np.asarray(a.astype(np.float32)) for a in arrays] for arrays in (before[-1], *before[1:-1])]
+    plain[0][-1] = before[0][-1].copy()
+    there, alone = on(device, before), on(device, plain)
+    master_step(rule, there)
+    step(rule, alone, DECAYS)
+    params, _, *states, masters = there
+    for ours, expected in zip((masters, *states), (alone[0], *alone[2:])):
+        for a, b in zip(ours, expected):
+            np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
+    for param, master in zip(params, masters):
+        np.testing.assert_array_equal(to_numpy(param), to_numpy(master).astype(param.dtype))
+
+
+@rules
+def test_masters_in_every_thread_order_and_unaligned(device, rng, rule):
+    before = with_masters(rng, rule, "bfloat16")
+    results = []
+    for order in thread_orders(device):
+        with order:
+            there = on(device, before)
+            master_step(rule, there)
+        results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in there])
+    for unaligned in range(len(before)):
+        there = on(device, before)
+        longer = [asarray(np.append(np.zeros(1, a.dtype), a), device) for a in before[unaligned]]
+        there[unaligned] = [a[1:].reshape(b.shape) for a, b in zip(longer, before[unaligned])]
+        master_step(rule, there)
+        results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in there])
+    assert all(result == results[0] for result in results[1:])
+
+
+@rules
+@pytest.mark.parametrize("number", [np.inf, np.nan])
+def test_a_gradient_that_is_not_finite_skips_the_step(device, rng, rule, number):
+    before = with_masters(rng, rule, "float16")
+    before[1][2][20000] = number
+    there = on(device, before)
+    scaling = asarray(np.array([1024.0, 0, 5, 1]), device)
+    ops.update_loss_scale(scaling, there[1])
+    master_step(rule, there, scaling)
+    np.testing.assert_array_equal(to_numpy(scaling), [512, 0, 0, 2])
+    before[-1][-1] = before[0][-1]
+    for arrays, kept in zip(there, before):
+        for a, b in zip(arrays, kept):
+            np.testing.assert_array_equal(to_numpy(a), b)
+
+
+@rules
+def test_a_scaled_step(device, rng, rule):
+    """A power of two goes in and out without a trace; the skipped steps are not counted by Adam."""
+    before = lists_of(rng, rule, "float32")
+    plain, scaled = on(device, before), on(device, before)
+    scaled[1] = [asarray(np.asarray(grad * np.float32(256)), device) for grad in before[1]]
+    scaling = asarray(np.array([256.0, 0, 0, 7]), device)
+    ops.update_loss_scale(scaling, scaled[1])
+    counted = {"step": RULES[rule][2]["step"] + 7} if RULES[rule][0] == "adam_step" else {}
+    step(rule, plain, DECAYS)
+    step(rule, scaled, DECAYS, scaling=scaling, **counted)
+    for ours, expected in zip((scaled[0], *scaled[2:]), (plain[0], *plain[2:])):
+        for a, b in zip(ours, expected):
+            np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_place_of_every_dtype_is_looked_at(device, rng, dtype):
+    """One number after the other is made infinite, aligned and not, across the border of two blocks."""
+    finite = np.finfo(as_dtype(dtype)) if dtype != "bfloat16" else None
+    largest = finite.max if finite else as_dtype(dtype).type(3.3895e38)
+    numbers = np.full(8192 + 11, largest, as_dtype(dtype))
+    for first in (0, 1):
+        grads = [asarray(numbers.copy(), device)[first:], asarray(np.ones(3, np.float32), device)]
+        for place in (*range(20), 8180, *range(8188, len(numbers) - first)):
+            scaling = asarray(np.array([2.0, 0, 0, 0]), device)
+            grads[0][place] = -np.inf
+            ops.update_loss_scale(scaling, grads)
+            assert to_numpy(scaling).tolist() == [1, 0, 0, 1], place
+            grads[0][place] = largest
+        scaling = asarray(np.array([2.0, 0, 0, 0]), device)
+        ops.update_loss_scale(scaling, grads, interval=1)
+        assert to_numpy(scaling).tolist() == [4, 0.5, 0, 0]
+
+
+def test_no_gradients_are_a_good_step(device):
+    scaling = asarray(np.array([2.0, 0, 0, 0]), device)
+    ops.update_loss_scale(scaling, [])
+    ops.update_loss_scale(scaling, [asarray(np.zeros((0, 3), np.float32), device)])
+    assert to_numpy(scaling).tolist() == [2, 0.5, 2, 0]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gpuconv.dtypes import as_dtype
 from gpuconv.training import optimizers
 from gpuconv.training.optimizers import SGD, Adam, AdamW
 
@@ -172,3 +173,42 @@ def test_float32_parameters_read_a_float32_rate():
     adam.step(params, arrays(1, np.float32))
     assert all(value.dtype == np.float32 for value in params.values())
     assert adam.state_dict()["exp_avg.fc1.weight"].dtype == np.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_16_bit_parameters_have_masters_and_float32_state(name):
+    """They step as float32 parameters do with the same gradients, which are exact in 16 bits."""
+    half = as_dtype("bfloat16")
+    params, wide = arrays(0, half), arrays(0, np.float32)
+    narrow, full = optimizers.get(name, weight_decay=0.1), optimizers.get(name, weight_decay=0.1)
+    narrow.build(params, wide)
+    for seed in range(1, 4):
+        grads = arrays(seed, half)
+        narrow.step(params, grads)
+        full.step(wide, {key: value.astype(np.float32) for key, value in grads.items()})
+    state = narrow.state_dict()
+    for key, value in wide.items():
+        np.testing.assert_array_equal(state[f"master.{key}"], value)
+        np.testing.assert_array_equal(params[key], value.astype(half))
+    for key, value in full.state_dict().items():
+        np.testing.assert_array_equal(state[key], value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masters_are_part_of_the_state(name):
+    half = as_dtype("float16")
+    straight, params, broken = optimizers.get(name), arrays(0, half), arrays(0, half)
+    first = optimizers.get(name)
+    for seed in range(1, 5):
+        straight.step(params, arrays(seed, half))
+    for seed in range(1, 3):
+        first.step(broken, arrays(seed, half))
+    second = optimizers.get(**first.config())
+    second.build(broken)
+    second.load_state_dict(first.state_dict())
+    for seed in range(3, 5):
+        second.step(broken, arrays(seed, half))
+    for key in params:
+        np.testing.assert_array_equal(params[key], broken[key])
+    for key, value in straight.state_dict().items():
+        np.testing.assert_array_equal(second.state_dict()[key], value)

@@ -1,9 +1,12 @@
-"""Optimizer steps, one launch for all parameters of a dtype: launchers of kernels/optimizer.cu."""
+"""Optimizer steps, one launch for all parameters of a dtype, and the dynamic loss scale's: launchers of
+kernels/optimizer.cu and loss_scale.cu."""
 
 from __future__ import annotations
 
+import functools
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,45 +16,66 @@ from gpuconv.backends.cuda.device_array import address, asarray
 from gpuconv.backends.cuda.launch import THREADS, contiguous, device_scalar, updated
 from gpuconv.backends.cuda.module import load
 
-__all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step"]
+__all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
 
 _NUMBERS = 8192  # of one parameter, a thread block; a multiple of 8, so that chunks keep their parameter's alignment
 
 _CHUNK = np.dtype(  # the kernels' `struct Chunk`
-    [("param", np.uint64), ("grad", np.uint64), ("state", np.uint64, 2), ("count", np.int64), ("decay", np.float64)],
+    [
+        ("param", np.uint64), ("grad", np.uint64), ("state0", np.uint64), ("state1", np.uint64), ("copy", np.uint64),
+        ("count", np.int64), ("decay", np.float64),
+    ],
     align=True,
-)
+)  # fmt: skip
+_EXTENT = np.dtype([("numbers", np.uint64), ("count", np.int64), ("kind", np.int64)], align=True)
+_KINDS = ("float16", "bfloat16", "float32", "float64")  # as `struct Extent` numbers them
 
 
 def sgd_step(
-    params: Sequence[Any], grads: Sequence[Any], velocities: Sequence[Any] | None = None, *, lr: Any,
-    momentum: float = 0.0, nesterov: bool = False, weight_decay: float | Sequence[float] = 0.0,
+    params: Sequence[Any], grads: Sequence[Any], velocities: Sequence[Any] | None = None,
+    masters: Sequence[Any] | None = None, scaling: Any | None = None, *, lr: Any, momentum: float = 0.0,
+    nesterov: bool = False, weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
     states = [] if velocities is None else [velocities]
-    _step("sgd_step", params, grads, states, weight_decay, *_rate(lr), momentum, nesterov)
+    _step("sgd_step", params, grads, states, masters, weight_decay, scaling, *_rate(lr), momentum, nesterov)
 
 
 def adagrad_step(
-    params: Sequence[Any], grads: Sequence[Any], square_sums: Sequence[Any], *, lr: Any, eps: float = 1e-10,
-    weight_decay: float | Sequence[float] = 0.0,
+    params: Sequence[Any], grads: Sequence[Any], square_sums: Sequence[Any], masters: Sequence[Any] | None = None,
+    scaling: Any | None = None, *, lr: Any, eps: float = 1e-10, weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
-    _step("adagrad_step", params, grads, [square_sums], weight_decay, *_rate(lr), eps)
+    _step("adagrad_step", params, grads, [square_sums], masters, weight_decay, scaling, *_rate(lr), eps)
 
 
 def rmsprop_step(
-    params: Sequence[Any], grads: Sequence[Any], square_averages: Sequence[Any], *, lr: Any, alpha: float = 0.99,
+    params: Sequence[Any], grads: Sequence[Any], square_averages: Sequence[Any],
+    masters: Sequence[Any] | None = None, scaling: Any | None = None, *, lr: Any, alpha: float = 0.99,
     eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
-    _step("rmsprop_step", params, grads, [square_averages], weight_decay, *_rate(lr), alpha, eps)
+    _step("rmsprop_step", params, grads, [square_averages], masters, weight_decay, scaling, *_rate(lr), alpha, eps)
 
 
 def adam_step(
-    params: Sequence[Any], grads: Sequence[Any], exp_avgs: Sequence[Any], exp_avg_sqs: Sequence[Any], *, lr: Any,
-    step: Any, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
-    weight_decay: float | Sequence[float] = 0.0, decoupled: bool = False,
+    params: Sequence[Any], grads: Sequence[Any], exp_avgs: Sequence[Any], exp_avg_sqs: Sequence[Any],
+    masters: Sequence[Any] | None = None, scaling: Any | None = None, *, lr: Any, step: Any, beta1: float = 0.9,
+    beta2: float = 0.999, eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0, decoupled: bool = False,
 ) -> None:
     scalars = (*_rate(lr), *device_scalar(step, np.int64), beta1, beta2, eps, decoupled)
-    _step("adam_step", params, grads, [exp_avgs, exp_avg_sqs], weight_decay, *scalars)
+    _step("adam_step", params, grads, [exp_avgs, exp_avg_sqs], masters, weight_decay, scaling, *scalars)
+
+
+def update_loss_scale(
+    scaling: Any, grads: Sequence[Any], *, growth: float = 2.0, backoff: float = 0.5, interval: int = 2000
+) -> None:
+    grads = contiguous(*[grad for grad in grads if grad.size])
+    if not grads:
+        grads = (backends.zeros((1,), np.float32, backends.device_of(scaling)),)  # nothing to find, and a good step
+    extents = _table(_extents, {"numbers": grads})
+    module = load("loss_scale.cu")
+    blocks = extents.size * 8 // _EXTENT.itemsize
+    module.kernel("loss_scale_update")(
+        blocks, THREADS, scaling, _found(scaling), extents, growth, backoff, float(interval)
+    )
 
 
 def _rate(lr: Any) -> tuple[Any, Any, Any]:
@@ -61,51 +85,88 @@ def _rate(lr: Any) -> tuple[Any, Any, Any]:
     return None, *device_scalar(lr, np.float64)
 
 
-def _step(kernel: str, params: Any, grads: Any, states: Any, decays: Any, *scalars: Any) -> None:
-    """Launch a kernel over the parameters, once for each dtype among them."""
-    for dtype in dict.fromkeys(param.dtype for param in params):
-        chosen = [i for i, param in enumerate(params) if param.dtype == dtype and param.size]
-        lists = [[arrays[i] for i in chosen] for arrays in (params, *states)]
-        changed = [array for arrays in lists for array in arrays]
-        read = contiguous(*[grads[i] for i in chosen])
+def _step(
+    kernel: str, params: Any, grads: Any, states: Any, masters: Any, decays: Any, scaling: Any, *scalars: Any
+) -> None:
+    """Launch a kernel over the parameters, once for each dtype among them and kind of master."""
+    masters = params if masters is None else masters
+    kinds = [(master.dtype, param.dtype, master is param) for master, param in zip(masters, params)]
+    for kind in dict.fromkeys(kinds):
+        chosen = [i for i, param in enumerate(params) if kinds[i] == kind and param.size]
         if not chosen:
             continue
-        with updated(*changed) as there:
+        dtype, copied, own = kind
+        changed = {"param": masters, **dict(zip(("state0", "state1"), states))}
+        if not own:
+            changed["copy"] = params
+        read = contiguous(*[grads[i] for i in chosen])
+        with updated(*[arrays[i] for arrays in changed.values() for i in chosen]) as there:
             count = len(chosen)
-            columns = [there[:count], read, *(there[i : i + count] for i in range(count, len(there), count))]
-            chunks = _table(columns, [decays[i] for i in chosen])
-            module = load("optimizer.cu", {"DTYPE": dtype.name})
-            module.kernel(kernel)(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, *scalars)
+            columns = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {"grad": read}
+            chunks = _table(_chunks, columns, [decays[i] for i in chosen])
+            module = load("optimizer.cu", {"DTYPE": dtype.name, "GRAD": copied.name})
+            module.kernel(kernel)(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
 
 
-# The table of a list of parameters, by everything it says; it lives as long as the first of them.
+# The table of a list of arrays, by everything it says; it lives as long as the first of them.
 _tables: dict[tuple[Any, ...], Any] = {}
 
+Columns = Mapping[str, Sequence[Any]]
 
-def _table(columns: Sequence[Sequence[Any]], decays: Sequence[float]) -> Any:
-    """The device's table of chunks, from the arrays of each of its columns (parameters, gradients, states). It is
-    copied there once: a step that finds its arrays where they were moves nothing from the host."""
-    first = columns[0][0]
+
+def _table(
+    make: Callable[[Columns, Sequence[float]], np.ndarray], columns: Columns, decays: Sequence[float] = ()
+) -> Any:
+    """The device's table that `make` gives for the arrays of its columns. It is copied there once: a step that finds
+    its arrays where they were moves nothing from the host."""
+    first = next(iter(columns.values()))[0]
     key = (
-        backends.device_of(first), first.dtype, *decays, *(array.size for array in columns[0]),
-        *(address(array) for arrays in columns for array in arrays),
-    )
+        backends.device_of(first), *decays, *columns,
+        *((array.dtype, array.size, address(array)) for arrays in columns.values() for array in arrays),
+    )  # fmt: skip
     if key not in _tables:
-        _tables[key] = asarray(_chunks(columns, decays).view(np.uint64), like=first)
+        _tables[key] = asarray(make(columns, decays).view(np.uint64), like=first)
         weakref.finalize(first, _tables.pop, key, None).atexit = False
     return _tables[key]
 
 
-def _chunks(columns: Sequence[Sequence[Any]], decays: Sequence[float]) -> np.ndarray:
-    itemsize = columns[0][0].dtype.itemsize
-    parts = []
-    for *arrays, decay in zip(*columns, decays):
-        begin = np.arange(0, arrays[0].size, _NUMBERS)
-        part = np.zeros(begin.size, _CHUNK)
-        at = [np.uint64(address(array)) + begin.astype(np.uint64) * np.uint64(itemsize) for array in arrays]
-        part["param"], part["grad"] = at[:2]
-        for slot, addresses in enumerate(at[2:]):
-            part["state"][:, slot] = addresses
-        part["count"], part["decay"] = np.minimum(_NUMBERS, arrays[0].size - begin), decay
-        parts.append(part)
+def _chunks(columns: Columns, decays: Sequence[float]) -> np.ndarray:
+    """A `struct Chunk` for each block; the columns are named after its members."""
+    parts = [_split(_CHUNK, {name: arrays[i] for name, arrays in columns.items()}) for i in range(len(decays))]
+    for part, decay in zip(parts, decays):
+        part["decay"] = decay
     return np.concatenate(parts)
+
+
+def _extents(columns: Columns, _: Sequence[float]) -> np.ndarray:
+    """A `struct Extent` for each block."""
+    parts = [_split(_EXTENT, {"numbers": array}) for array in columns["numbers"]]
+    for part, array in zip(parts, columns["numbers"]):
+        part["kind"] = _KINDS.index(array.dtype.name)
+    return np.concatenate(parts)
+
+
+def _split(entry: np.dtype, arrays: Mapping[str, Any]) -> np.ndarray:
+    """Entries that deal out arrays of one size, `_NUMBERS` of each an entry."""
+    size = next(iter(arrays.values())).size
+    begin = np.arange(0, size, _NUMBERS)
+    part = np.zeros(begin.size, entry)
+    for name, array in arrays.items():
+        part[name] = np.uint64(address(array)) + begin.astype(np.uint64) * np.uint64(array.dtype.itemsize)
+    part["count"] = np.minimum(_NUMBERS, size - begin)
+    return part
+
+
+def _found(like: Any) -> Any:
+    """The zeros that the loss scale's blocks note what they found in, and leave zero: for launches that follow each
+    other."""
+    if isinstance(like, np.ndarray):
+        return _new_found("emulated", threading.get_ident())
+    import cupy
+
+    return _new_found(backends.device_of(like), cupy.cuda.get_current_stream().ptr)
+
+
+@functools.cache
+def _new_found(device: str, queue: int) -> Any:
+    return backends.zeros((2,), np.uint32, device)

@@ -34,6 +34,8 @@ def products(family: str) -> tuple[Product, ...]:
 
 
 SIMT = products("simt")
+# Of parameters and state, and of gradients: the same, or masters with the halves that a net computes in.
+STEPS = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
 
 MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "activation.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
@@ -53,7 +55,8 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "load_batch.cu": dict(DTYPE=FLOAT_NAMES),
     "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
     "metrics.cu": dict(DTYPE=FLOAT_NAMES),
-    "optimizer.cu": dict(DTYPE=FLOAT_NAMES),
+    "loss_scale.cu": {},
+    "optimizer.cu": dict(STEP=STEPS),
     "random_fill.cu": dict(DTYPE=FLOAT_NAMES),
     "softmax.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST)),
     "softmax_cross_entropy.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=LABELS),
@@ -82,8 +85,10 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
                 chosen |= product.algorithm.defines(product.arithmetic)
             if arithmetic := chosen.pop("ARITHMETIC", None):
                 chosen |= macros_of(arithmetic)
-            dtype = as_dtype(chosen["DTYPE"])
-            stands_for = {WIDE: 16 // dtype.itemsize, LONGEST: 32 if dtype.itemsize < 8 else 16}
+            if step := chosen.pop("STEP", None):
+                chosen |= dict(zip(("DTYPE", "GRAD"), step))
+            size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
+            stands_for = {WIDE: 16 // size, LONGEST: 32 if size < 8 else 16}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
             yield Variant(file, tuple((name, str(value)) for name, value in defines.items()))
 
@@ -94,7 +99,8 @@ def representatives(chosen: Iterable[Variant]) -> list[Variant]:
     for variant in chosen:
         defines = dict(variant.defines)
         if defines.get("ACTIVATION", "Identity") == "Identity":
-            groups.setdefault((variant.file, defines["DTYPE"], defines.get("TF32")), []).append(variant)
+            arithmetic = [defines.get(name) for name in ("DTYPE", "GRAD", "TF32")]
+            groups.setdefault((variant.file, *arithmetic), []).append(variant)
     return [max(found, key=_reach) for found in groups.values()]
 
 

@@ -1,5 +1,5 @@
 """Optimizer steps. Each formula updates one block of a parameter and its state in place; half precision is computed
-in float32 and rounded once."""
+in float32 and rounded once. With masters the block is theirs, and the parameters get it rounded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.reference.elementwise import update
+from gpuconv.backends.reference.rounding import store
 
-__all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step"]
+__all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
 
 
-def sgd_step(params, grads, velocities=None, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+def sgd_step(
+    params, grads, velocities=None, masters=None, scaling=None, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0
+):
     lr = _value(lr)
 
     def plain(decay, param, grad):
@@ -27,12 +30,12 @@ def sgd_step(params, grads, velocities=None, *, lr, momentum=0.0, nesterov=False
         param -= lr * (grad + momentum * v if nesterov else v)
 
     if velocities is None:
-        _update_each(plain, weight_decay, grads, params)
+        _update_each(plain, weight_decay, scaling, masters, params, grads)
     else:
-        _update_each(with_velocity, weight_decay, grads, params, velocities)
+        _update_each(with_velocity, weight_decay, scaling, masters, params, grads, velocities)
 
 
-def adagrad_step(params, grads, square_sums, *, lr, eps=1e-10, weight_decay=0.0):
+def adagrad_step(params, grads, square_sums, masters=None, scaling=None, *, lr, eps=1e-10, weight_decay=0.0):
     lr = _value(lr)
 
     def formula(decay, param, s, grad):
@@ -40,10 +43,12 @@ def adagrad_step(params, grads, square_sums, *, lr, eps=1e-10, weight_decay=0.0)
         s += grad * grad
         param -= lr * grad / (np.sqrt(s) + eps)
 
-    _update_each(formula, weight_decay, grads, params, square_sums)
+    _update_each(formula, weight_decay, scaling, masters, params, grads, square_sums)
 
 
-def rmsprop_step(params, grads, square_averages, *, lr, alpha=0.99, eps=1e-8, weight_decay=0.0):
+def rmsprop_step(
+    params, grads, square_averages, masters=None, scaling=None, *, lr, alpha=0.99, eps=1e-8, weight_decay=0.0
+):
     lr = _value(lr)
 
     def formula(decay, param, s, grad):
@@ -52,14 +57,15 @@ def rmsprop_step(params, grads, square_averages, *, lr, alpha=0.99, eps=1e-8, we
         s += (1 - alpha) * grad * grad
         param -= lr * grad / (np.sqrt(s) + eps)
 
-    _update_each(formula, weight_decay, grads, params, square_averages)
+    _update_each(formula, weight_decay, scaling, masters, params, grads, square_averages)
 
 
 def adam_step(
-    params, grads, exp_avgs, exp_avg_sqs, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0,
-    decoupled=False,
+    params, grads, exp_avgs, exp_avg_sqs, masters=None, scaling=None, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8,
+    weight_decay=0.0, decoupled=False,
 ):
-    lr, step = _value(lr), _value(step)
+    skipped = 0 if scaling is None else int(scaling[3])
+    lr, step = _value(lr), _value(step) - skipped
     m_share, v_share = 1 - beta1**step, 1 - beta2**step  # how much of m and v is not their start at zero
 
     def formula(decay, param, m, v, grad):
@@ -73,7 +79,7 @@ def adam_step(
         v += (1 - beta2) * grad * grad
         param -= lr * (m / m_share) / (np.sqrt(v / v_share) + eps)
 
-    _update_each(formula, weight_decay, grads, params, exp_avgs, exp_avg_sqs)
+    _update_each(formula, weight_decay, scaling, masters, params, grads, exp_avgs, exp_avg_sqs)
 
 
 def _value(scalar: Any) -> Any:
@@ -82,7 +88,31 @@ def _value(scalar: Any) -> Any:
 
 
 def _update_each(
-    formula: Callable[..., None], decays: Sequence[float], grads: Sequence[np.ndarray], *updated: Sequence[np.ndarray]
+    formula: Callable[..., None], decays: Sequence[float], scaling: np.ndarray | None,
+    masters: Sequence[np.ndarray] | None, params: Sequence[np.ndarray], grads: Sequence[np.ndarray],
+    *states: Sequence[np.ndarray],
 ) -> None:
-    for decay, grad, *arrays in zip(decays, grads, *updated):
-        update(partial(formula, decay), *arrays, given=grad)
+    """formula(decay, param, *state, grad) over every entry."""
+    unscale = 1.0 if scaling is None else float(scaling[1])
+    if not unscale:
+        return
+
+    def unscaled(decay: float, *blocks: np.ndarray) -> None:
+        *updated, grad = blocks
+        formula(decay, *updated, grad * unscale)
+
+    for decay, param, master, grad, *state in zip(decays, params, masters or params, grads, *states):
+        update(partial(unscaled, decay), master, *state, given=grad)
+        if master is not param:
+            store(master, param.dtype, param)
+
+
+def update_loss_scale(scaling, grads, *, growth=2.0, backoff=0.5, interval=2000):
+    scale, overflow = scaling[0], not all(np.isfinite(grad).all() for grad in grads)
+    scaling[1] = 0 if overflow else 1 / scale
+    scaling[2] = 0 if overflow else scaling[2] + 1
+    scaling[3] += overflow
+    if overflow:
+        scaling[0] = scale * backoff
+    elif scaling[2] >= interval:
+        scaling[0], scaling[2] = scale * growth, 0

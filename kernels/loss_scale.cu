@@ -1,0 +1,62 @@
+// The dynamic loss scale's step, between backward and the optimizer's, in one launch: are all gradients finite, and what
+// follows from it.
+//
+//   scaling[1] = 1 / scaling[0], or 0 where a gradient is not finite: what the optimizer multiplies the gradients by
+//   scaling[2] += 1, or 0 there: the good steps in a row          scaling[3] += 0, or 1 there: the skipped steps
+//   scaling[0] *= growth after `interval` good steps, which begin anew, *= backoff where a gradient is not finite
+//
+// extents: a table in device memory, one entry for each block: up to 8192 numbers of one gradient, 16 bytes at a time where
+// they are aligned to that. A number is not finite when all bits of its exponent are set, so all dtypes go in one launch.
+// found: {whether any block found one, how many blocks are done}, zero, and zero again afterwards. The flag is an integer and
+// the last block to come does the rest, so the result does not depend on who that is.
+//
+// Macros: none. Any compute capability. Floor: the bytes of the gradients, read: bound by memory (prediction).
+#include "types.cuh"
+
+struct Extent {
+    const void* numbers;
+    int64 count;
+    int64 kind;  // 0 float16, 1 bfloat16, 2 float32, 3 float64
+};
+
+// Whether the thread meets a number that is not finite. BITS: an unsigned integer as wide as the number.
+template <class BITS>
+__device__ __forceinline__ bool overflows(const Extent& extent, BITS exponent) {
+    using Numbers = Pack<BITS, 16 / sizeof(BITS)>;
+    const BITS* const x = static_cast<const BITS*>(extent.numbers);
+    const int64 packs = uint64(x) % 16 == 0 ? extent.count / int64(16 / sizeof(BITS)) : 0;
+    bool found = false;
+    for (int64 i = threadIdx.x; i < packs; i += blockDim.x) {
+        const Numbers pack = reinterpret_cast<const Numbers*>(x)[i];
+#pragma unroll
+        for (int j = 0; j < int(16 / sizeof(BITS)); ++j) found |= (pack.at[j] & exponent) == exponent;
+    }
+    for (int64 i = packs * int64(16 / sizeof(BITS)) + threadIdx.x; i < extent.count; i += blockDim.x)
+        found |= (x[i] & exponent) == exponent;
+    return found;
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+loss_scale_update(double* scaling, uint32* found, const Extent* extents, double growth, double backoff, double interval) {
+    const Extent extent = extents[blockIdx.x];
+    bool mine;
+    switch (extent.kind) {
+        case 0: mine = overflows<uint16>(extent, 0x7c00); break;
+        case 1: mine = overflows<uint16>(extent, 0x7f80); break;
+        case 2: mine = overflows<uint32>(extent, 0x7f800000); break;
+        default: mine = overflows<uint64>(extent, 0x7ff0000000000000); break;
+    }
+    const bool any = __syncthreads_or(mine);
+    if (threadIdx.x != 0) return;
+    if (any) atomicOr(found, 1u);
+    __threadfence();
+    if (atomicInc(found + 1, gridDim.x - 1) != gridDim.x - 1) return;
+    __threadfence();
+    const bool overflow = atomicExch(found, 0u);
+    const double scale = scaling[0], good = overflow ? 0 : scaling[2] + 1;
+    const bool grow = good >= interval;
+    scaling[0] = overflow ? scale * backoff : grow ? scale * growth : scale;
+    scaling[1] = overflow ? 0 : 1 / scale;
+    scaling[2] = grow ? 0 : good;
+    scaling[3] += overflow ? 1 : 0;
+}
