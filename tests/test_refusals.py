@@ -157,6 +157,11 @@ REFUSALS = [
      "beta1 must lie in [0.0, 1.0), received 1"),
     (ops.adam_step, [PARAMS] * 4, {"lr": np.ones(2, F32), "step": 1}, ValueError,
      "lr must be a number or hold one element, received shape (2,)"),
+    (ops.update_loss_scale, [zeros(4), PARAMS], {}, TypeError,
+     "scaling must be float64 of shape (4,), received float32 of (4,)"),
+    (ops.update_loss_scale, [np.zeros(4), [LABELS]], {}, TypeError, "grads[0] must be a float array"),
+    (ops.update_loss_scale, [np.zeros(4), PARAMS], {"backoff": 2}, ValueError,
+     "backoff must lie in [0.0, 1.0], received 2"),
     # arithmetic
     (ops.add, [X, X[:1]], {}, ValueError, "b must have shape (2, 5, 7, 4) (a's shape), received (1, 5, 7, 4)"),
     (ops.add, [X, X.astype(float)], {}, TypeError, "received a float32, b float64"),
