@@ -7,8 +7,8 @@
 //
 // extents: a table in device memory, one entry for each block: up to 8192 numbers of one gradient, 16 bytes at a time where
 // they are aligned to that. A number is not finite when all bits of its exponent are set, so all dtypes go in one launch.
-// found: {whether any block found one, how many blocks are done}, zero, and zero again afterwards. The flag is an integer and
-// the last block to come does the rest, so the result does not depend on who that is.
+// found: how many blocks found one, and how many are done; zero, and zero again afterwards. The last block to come does the
+// rest, and the result does not depend on who that is.
 //
 // Macros: none. Any compute capability. Floor: the bytes of the gradients, read: bound by memory (prediction).
 #include "types.cuh"
@@ -48,11 +48,12 @@ loss_scale_update(double* scaling, uint32* found, const Extent* extents, double 
     }
     const bool any = __syncthreads_or(mine);
     if (threadIdx.x != 0) return;
-    if (any) atomicOr(found, 1u);
+    if (any) atomicInc(found, gridDim.x);
     __threadfence();
     if (atomicInc(found + 1, gridDim.x - 1) != gridDim.x - 1) return;
     __threadfence();
-    const bool overflow = atomicExch(found, 0u);
+    const bool overflow = __ldcg(found);
+    found[0] = 0;
     const double scale = scaling[0], good = overflow ? 0 : scaling[2] + 1;
     const bool grow = good >= interval;
     scaling[0] = overflow ? scale * backoff : grow ? scale * growth : scale;
