@@ -39,6 +39,7 @@ def _op(declared: Op) -> Op:
 
 
 conv2d = _op(contract.conv2d)
+conv2d_relu = _op(contract.conv2d_relu)
 conv2d_dgrad = _op(contract.conv2d_dgrad)
 conv2d_wgrad = _op(contract.conv2d_wgrad)
 bias_grad = _op(contract.bias_grad)

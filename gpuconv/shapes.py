@@ -268,25 +268,71 @@ def _depthwise(options: dict[str, Any], group_channels: int) -> bool:
     return group_channels == 1 and options["groups"] > 1
 
 
+def conv2d_relu(
+    x, w, bias=None, *, pool=1, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False,
+    out=None,
+):
+    x_shape, (k, r, s, c) = volume("x", x, "N H W C"), volume("w", w, "K R S C/groups")
+    same_dtype(x=x, w=w, bias=bias)
+    options, y_shape = convolution(x_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
+    if bias is not None:
+        expect_shape("bias", bias, (k,), "one value for each filter")
+    expect_out(out, pooled(y_shape, pool), x.dtype)
+    return options | dict(pool=pool) | _arithmetic(x.dtype, algo, tf32)
+
+
+def pooled(y_shape: tuple[int, int, int, int], pool: Any) -> tuple[int, int, int, int]:
+    """The shape of a convolution's output after a max pool of `pool` x `pool` windows at stride `pool`, 1 or 2."""
+    if integer("pool", pool, 1) > 2:
+        raise ValueError(f"pool must be 1 (none) or 2 (2 x 2 windows), received {pool}")
+    n, p, q, k = y_shape
+    if min(p, q) < pool:
+        raise ValueError(f"a pool of 2 x 2 windows needs maps of at least 2 x 2, received {p} x {q}")
+    return n, p // pool, q // pool, k
+
+
+def mask_shape(y_shape: Sequence[int], groups: int, pool: int) -> tuple[int, int, int, int]:
+    """The shape of the mask that conv2d_relu returns with a y of this shape."""
+    n, p, q, k = y_shape
+    return n, p, q, groups * -(-(k // groups) * pool**2 // 8)
+
+
+def _masked_gradient(dy: Any, y_shape: Any, mask: Any, pool: Any, groups: int) -> int:
+    """Check dy, and the mask where there is one, against a convolution's output; returns the pool."""
+    dy_shape = pooled(y_shape, pool)
+    if mask is None:
+        if pool != 1:
+            raise ValueError(f"pool={pool} needs the mask that conv2d_relu returned, received none")
+        expect_shape("dy", dy, y_shape, "the convolution's output")
+        return pool
+    expect_shape("dy", dy, dy_shape, "the output of conv2d_relu")
+    if mask.dtype != np.uint8:
+        raise TypeError(f"mask must be uint8, as conv2d_relu returns it, received {mask.dtype.name}")
+    expect_shape("mask", mask, mask_shape(dy_shape, groups, pool), "as conv2d_relu returns it")
+    return pool
+
+
 def _activation(activation: str | None) -> str | None:
     return None if activation is None else lookup("activation", activation, ACTIVATIONS)
 
 
 def conv2d_dgrad(
-    dy, w, *, input_shape, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False, out=None
+    dy, w, *, input_shape, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False,
+    mask=None, pool=1, out=None,
 ):
     (k, r, s, c), input_shape = volume("w", w, "K R S C/groups"), volume_shape("input_shape", input_shape)
     volume("dy", dy, "N P Q K")
     same_dtype(dy=dy, w=w)
     options, y_shape = convolution(input_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
-    expect_shape("dy", dy, y_shape, "the convolution's output")
+    pool = _masked_gradient(dy, y_shape, mask, pool, options["groups"])
     expect_out(out, input_shape, dy.dtype)
-    return options | dict(input_shape=input_shape) | _arithmetic(dy.dtype, algo, tf32, _depthwise(options, c))
+    depthwise = mask is None and _depthwise(options, c)
+    return options | dict(input_shape=input_shape, pool=pool) | _arithmetic(dy.dtype, algo, tf32, depthwise)
 
 
 def conv2d_wgrad(
-    dy, x, *, kernel_size, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False, out=None,
-    accumulate=False,
+    dy, x, *, kernel_size, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False,
+    mask=None, pool=1, out=None, db=None, accumulate=False,
 ):
     x_shape, dy_shape = volume("x", x, "N H W C"), volume("dy", dy, "N P Q K")
     same_dtype(dy=dy, x=x)
@@ -295,11 +341,18 @@ def conv2d_wgrad(
     options, y_shape = convolution(
         x_shape, filters, filter_channels, kernel_size, stride, padding, dilation, groups, fit
     )
-    expect_shape("dy", dy, y_shape, "the convolution's output")
+    pool = _masked_gradient(dy, y_shape, mask, pool, groups)
     expect_out(out, (filters, *kernel_size, filter_channels), x.dtype)
+    _expect_db(db, filters, filter_channels, x.dtype)
     expect_accumulate(accumulate, out=out)
-    depthwise = _depthwise(options, filter_channels)
-    return options | dict(kernel_size=kernel_size) | _arithmetic(x.dtype, algo, tf32, depthwise)
+    depthwise = mask is None and _depthwise(options, filter_channels)
+    return options | dict(kernel_size=kernel_size, pool=pool) | _arithmetic(x.dtype, algo, tf32, depthwise)
+
+
+def _expect_db(db: Any, filters: int, channels: int, dtype: np.dtype) -> None:
+    expect_out(db, (filters,), dtype, "db")
+    if db is not None and not channels:
+        raise ValueError("db is made beside the gradient of a weight that reads something, received one of no channels")
 
 
 def bias_grad(dy, *, out=None, accumulate=False):
@@ -506,12 +559,13 @@ def linear_dgrad(dy, w, *, algo="auto", tf32=False, out=None):
     return _arithmetic(dy.dtype, algo, tf32)
 
 
-def linear_wgrad(dy, x, *, algo="auto", tf32=False, out=None, accumulate=False):
+def linear_wgrad(dy, x, *, algo="auto", tf32=False, out=None, db=None, accumulate=False):
     (n, k), (x_n, c) = volume("dy", dy, "N out_features"), volume("x", x, "N in_features")
     same_dtype(dy=dy, x=x)
     if n != x_n:
         raise ValueError(f"dy and x must have one batch size, received {n} and {x_n}")
     expect_out(out, (k, c), dy.dtype)
+    _expect_db(db, k, c, dy.dtype)
     expect_accumulate(accumulate, out=out)
     return _arithmetic(dy.dtype, algo, tf32)
 

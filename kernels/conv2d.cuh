@@ -4,11 +4,39 @@
 #include "convolution.cuh"
 #include "gemm.cuh"
 
-// Moving single numbers takes more registers than moving vectors: room for them at one block less a multiprocessor.
-constexpr int RESIDENT_BLOCKS = VECTOR_C > 1 && VECTOR_K > 1 ? MIN_BLOCKS : MIN_BLOCKS - 1;
+// How many blocks a multiprocessor is to hold: one less where single numbers move, and one less where masks are kept beside
+// them, for that takes more registers.
+constexpr int GIVEN_UP = int(VECTOR_C == 1 || VECTOR_K == 1) + int(MASK > 0);
+constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > GIVEN_UP ? MIN_BLOCKS - GIVEN_UP : 1;
+
+// The mask of a y or dy: for each of its pixels and groups, MASK bits a filter, from the lowest bit of the first byte on, filled
+// up to whole bytes. A bit is set where the gradient passes: bit i * MASK + j for filter i and pixel j of the window.
+struct Mask {
+    uint8* bytes;  // at the group's first
+    int32 pitch;   // bytes from pixel to pixel
+
+    __device__ __forceinline__ Mask(const uint8* mask, const Convolution& conv, int32 group) {
+        const int32 a_group = (conv.k * MASK + 7) / 8;
+        bytes = const_cast<uint8*>(mask) + int64(group) * a_group;
+        pitch = conv.all_filters / max(1, conv.k) * a_group;
+    }
+    // The bits of VECTOR filters from `filter`, a multiple of VECTOR, on: those of pixel j of the window are shifted to
+    // 0, MASK, 2 * MASK, ...
+    template <int VECTOR>
+    __device__ __forceinline__ uint32 read(int32 pixel, int32 filter, int32 j) const {
+        constexpr int COUNT = VECTOR * MASK, BYTES = COUNT < 8 ? 1 : COUNT / 8;
+        const uint8* at = bytes + (int64(pixel) * pitch + filter * MASK / 8);
+        if constexpr (COUNT < 8) j += filter * MASK % 8;
+        if constexpr (BYTES == 4) return *reinterpret_cast<const uint32*>(at) >> j;
+        else if constexpr (BYTES == 2) return uint32(*reinterpret_cast<const uint16*>(at)) >> j;
+        else return uint32(*at) >> j;
+    }
+};
 
 // The windows of x: a line is an output pixel, a column the tap of an input channel.
 struct InputWindows {
+    static constexpr int BITS = 0;
+
     const DTYPE* x;  // at the group's first channel
     const Convolution& conv;
 
@@ -21,9 +49,13 @@ struct InputWindows {
 
     __device__ __forceinline__ Line line(int32 pixel) const {
         const bool inside = pixel < conv.n * conv.p * conv.q;
-        const int32 n = conv.pq.divide(pixel), p = conv.q_width.divide(pixel);
+        const int32 j = pixel % WINDOW;
+        int32 q = pixel / WINDOW;
+        const int32 n = conv.pq.divide(q);
+        int32 p = conv.q_width.divide(q);
+        if constexpr (WINDOW == 4) p = 2 * p + j / 2, q = 2 * q + j % 2;
         return {n * (conv.h * conv.w), inside ? p * int32(conv.stride_h.divisor) - conv.top : OUTSIDE,
-                pixel * int32(conv.stride_w.divisor) - conv.left};
+                q * int32(conv.stride_w.divisor) - conv.left};
     }
     __device__ __forceinline__ Column column(int32 tap) const {
         const bool inside = tap < conv.r * conv.s * conv.c;
@@ -41,9 +73,12 @@ struct InputWindows {
 
 // What of dy reads a phase's cells of x: a line is one of its pixels, a column one of its taps (r, s, filter).
 struct GradientWindows {
+    static constexpr int BITS = MASK;
+
     const DTYPE* dy;  // at the group's first filter
     const Convolution& conv;
     const Phase& phase;
+    Mask bits;
 
     struct Line {
         int32 image, p, q;  // the first pixel of dy's image; the window that reads the cell with the first tap
@@ -55,7 +90,7 @@ struct GradientWindows {
     __device__ __forceinline__ Line line(int32 pixel) const {
         const bool inside = pixel < conv.n * int32(conv.phase_hw.divisor);
         const int32 n = conv.phase_hw.divide(pixel), h = conv.phase_width.divide(pixel);
-        return {n * (conv.p * conv.q), inside ? phase.h.window + h : OUTSIDE, phase.w.window + pixel};
+        return {n * (conv.p * conv.q / WINDOW), inside ? phase.h.window + h : OUTSIDE, phase.w.window + pixel};
     }
     __device__ __forceinline__ Column column(int32 tap) const {
         const bool inside = tap < phase.depth(conv);
@@ -66,13 +101,51 @@ struct GradientWindows {
     __device__ __forceinline__ bool find(const Line& line, const Column& column, const DTYPE*& from) const {
         const int32 p = line.p - column.p, q = line.q - column.q;
         if (uint32(p) >= uint32(conv.p) || uint32(q) >= uint32(conv.q)) return false;
-        from = dy + (int64(line.image + p * conv.q + q) * conv.all_filters + column.filter);
+        from = dy + (int64(line.image + pixel(p, q)) * conv.all_filters + column.filter);
         return true;
+    }
+    template <int VECTOR>
+    __device__ __forceinline__ uint32 mask(const Line& line, const Column& column) const {
+        const int32 p = line.p - column.p, q = line.q - column.q;
+        return bits.read<VECTOR>(line.image + pixel(p, q), column.filter, WINDOW == 4 ? p % 2 * 2 + q % 2 : 0);
+    }
+
+  private:
+    // The pixel of dy's image that (p, q) of the convolution lies in.
+    __device__ __forceinline__ int32 pixel(int32 p, int32 q) const {
+        return WINDOW == 4 ? (p >> 1) * (conv.q >> 1) + (q >> 1) : p * conv.q + q;
     }
 };
 
+// dy for wgrad: a line is an output pixel, a column a filter.
+struct Gradients {
+    static constexpr int BITS = MASK;
+
+    const DTYPE* dy;  // at the group's first filter
+    const Convolution& conv;
+    Mask bits;
+
+    using Line = int32;
+    using Column = int32;
+
+    __device__ __forceinline__ Line line(int32 pixel) const { return pixel < conv.n * conv.p * conv.q ? pixel : OUTSIDE; }
+    __device__ __forceinline__ Column column(int32 filter) const { return filter < conv.k ? filter : OUTSIDE; }
+    __device__ __forceinline__ bool find(Line pixel, Column filter, const DTYPE*& from) const {
+        if (pixel < 0 || filter < 0) return false;
+        from = dy + (int64(pixel / WINDOW) * conv.all_filters + filter);
+        return true;
+    }
+    template <int VECTOR>
+    __device__ __forceinline__ uint32 mask(Line pixel, Column filter) const {
+        return bits.read<VECTOR>(pixel / WINDOW, filter, pixel % WINDOW);
+    }
+};
+
+
 // A plain matrix in memory.
 struct Plain {
+    static constexpr int BITS = 0;
+
     const DTYPE* base;
     int32 pitch, lines, columns;  // pitch: elements from line to line
 
@@ -103,4 +176,48 @@ struct TurnedFilters : Plain {
         const int32 place = (phase.h.tap + r * conv.tap_step_h) * conv.s + phase.w.tap + s * conv.tap_step_w;
         return inside ? tap * (conv.r * conv.s) + place : OUTSIDE;
     }
+};
+
+// Where fprop's sums go under a ReLU: y, and its mask. WINDOW neighbouring rows are one row of y, their largest.
+struct MaskedOutput {
+    static constexpr int ROWS = WINDOW;
+
+    Output y;  // its activation: the ReLU
+    Mask mask;
+
+    template <int VECTOR, int N>
+    __device__ __forceinline__ void store(int32 row, int32 column, const Pack<Real, N> (&sums)[WINDOW]) const {
+        Pack<Real, N> best[1];
+        uint32 bits = 0;
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            int won = 0;
+            Real leader = finished(sums[0].at[i]);
+#pragma unroll
+            for (int j = 1; j < WINDOW; ++j) {
+                const Real value = finished(sums[j].at[i]);
+                if (value > leader || (value != value && leader == leader)) leader = value, won = j;
+            }
+            best[0].at[i] = leader;
+            if (leader > 0) bits |= 1u << (i * MASK + won);  // past the last filter the sums are zero
+        }
+        y.store<VECTOR>(row, column, best);
+        constexpr int COUNT = N * MASK;
+        if constexpr (COUNT == 4) bits |= __shfl_xor_sync(0xffffffffu, bits, 1) << 4;
+        if (row < 0 || (COUNT == 4 && column % 8 != 0)) return;
+        uint8* at = mask.bytes + (int64(row) * mask.pitch + column * MASK / 8);
+#pragma unroll
+        for (int byte = 0; byte < (COUNT + 7) / 8; ++byte)
+            if (column + byte * 8 / MASK < y.columns) at[byte] = uint8(bits >> byte * 8);
+    }
+
+  private:
+    // What y holds of a sum.
+    static __device__ __forceinline__ Real finished(Real sum) { return load(round_to<DTYPE>(ACTIVATION<Real>{}.apply(sum))); }
+};
+
+// Where the pixels of a convolution lie in y, windows as the one that they become.
+struct WindowRows {
+    int32 pixels;
+    __device__ __forceinline__ int32 operator()(int32 row) const { return row < pixels ? row / WINDOW : -1; }
 };

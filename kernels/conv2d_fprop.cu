@@ -7,11 +7,17 @@
 // taps (r, s, c). grid (tiles x groups, splits): split i sums `depth_per_split` taps from i * depth_per_split on; with several,
 // the sums go to partials (splits, N, P, Q, K), bias is null, and gemm_reduce.cu finishes them.
 //
+// With MASK 1 and ACTIVATION Relu also the mask of the ReLU (conv2d.cuh); with MASK 4 y is the largest of 2 x 2 windows
+// behind it, (N, P / 2, Q / 2, K), and conv.p, conv.q are even: what a flooring pool drops is not computed. A window is four
+// neighbouring rows, so that one thread has its sums. Such a product's depth is whole.
+//
 // Macros of gemm.cuh; ACTIVATION Identity, Relu, ...; VECTOR_C, VECTOR_K: how many channels and filters move at once,
 // 16 / sizeof(DTYPE) where they divide a group's channels (filters) and x, w (y) are aligned to 16 bytes, else 1; MIN_BLOCKS:
 // how many blocks a multiprocessor is to hold.
 //
-// Floor per output: 2 R S C / groups FLOPs and sizeof(DTYPE) bytes, plus x and w once. A 128 x 64 tile reads 192 numbers a
+// Floor per output: 2 R S C / groups FLOPs and sizeof(DTYPE) bytes, plus x and w once; with the pool, for each of its outputs
+// four times the FLOPs and sizeof(DTYPE) + 1/2 bytes, where convolution, ReLU and pool one by one move 14 times sizeof(DTYPE)
+// and an index: 29 bytes become 2.5 in bfloat16 (prediction: first layers, bound by memory, gain most). A 128 x 64 tile reads 192 numbers a
 // depth for 8192 multiply-adds: in float32 21 FLOPs for each byte out of L2.
 //
 // The machine code for sm_90a, 128 x 64 in float32: no spill at 168 registers, so 3 blocks of 128 threads a multiprocessor; a
@@ -23,7 +29,7 @@
 #include "gemm_simt.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
-conv2d_fprop_simt(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w, const DTYPE* bias,
+conv2d_fprop_simt(DTYPE* y, uint8* mask, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w, const DTYPE* bias,
                   const Convolution conv, const Schedule schedule) {
     const int32 pixels = conv.n * conv.p * conv.q, taps = conv.r * conv.s * conv.c;
     const Block block(schedule, taps);
@@ -33,10 +39,13 @@ conv2d_fprop_simt(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* x, const 
 
     Sums sums;
     if (bias) sums.begin_at(bias + first_filter, block, conv.k);
-    sums = product(sums, Loader<InputWindows, BLOCK_M, VECTOR_C, true>(windows, block.row),
-                   Loader<Plain, BLOCK_N, VECTOR_C, true>(filters, block.column), block);
+    Loader<InputWindows, BLOCK_M, VECTOR_C, true> a(windows, block.row);
+    sums = product(sums, a, Loader<Plain, BLOCK_N, VECTOR_C, true>(filters, block.column), block);
 
     const int64 pitch = conv.all_filters;
     if (partials) partials += blockIdx.y * (pixels * pitch) + first_filter;
-    sums.store<VECTOR_K>({y + first_filter, partials, pitch, conv.k, false}, block, RowsInOrder{pixels});
+    const Output output{y + first_filter, partials, pitch, conv.k, false};
+    const WindowRows rows{pixels};
+    if constexpr (MASK > 0) sums.store<VECTOR_K>(MaskedOutput{output, Mask(mask, conv, block.group)}, block, rows);
+    else sums.store<VECTOR_K>(output, block, rows);
 }

@@ -4,7 +4,10 @@
 //
 // and, with `accumulate`, what dw holds. dy (N, P, Q, K), x (N, H, W, C), dw (K, R, S, C / groups). Rows are a group's
 // filters, columns its taps (r, s, c), the depth all output pixels: long, so it is split over blocks in most cases, as in
-// conv2d_fprop.cu (partials: (splits, K, R, S, C / groups)).
+// conv2d_fprop.cu (partials: (splits, K * R * S * C / groups, and K, to a multiple of 4, with db)).
+//
+// db, where it is not null: the sum of dy over the pixels, which the blocks of the first columns add up from what they fetch
+// of dy anyway. With MASK dy is masked as in conv2d_dgrad.cu; with a pool the depth goes window by window.
 //
 // Macros of conv2d_fprop.cu: VECTOR_K asks for dy, VECTOR_C for x and dw. Floor per output: 2 N P Q FLOPs; dy and x once
 // are the bytes. Prediction, not measured: as conv2d_fprop.cu. Neither tile is transposed, so that stores to shared memory
@@ -14,18 +17,29 @@
 #include "gemm_simt.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
-conv2d_wgrad_simt(DTYPE* dw, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* x, const Convolution conv,
-                  const Schedule schedule, int32 accumulate) {
+conv2d_wgrad_simt(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* x,
+                  const Convolution conv, const Schedule schedule, int32 accumulate) {
     const int32 pixels = conv.n * conv.p * conv.q, taps = conv.r * conv.s * conv.c;
     const Block block(schedule, pixels);
     const int64 first_filter = int64(block.group) * conv.k;
-    const Plain gradients{dy + first_filter, conv.all_filters, pixels, conv.k};
+    const Gradients gradients{dy + first_filter, conv, Mask(mask, conv, block.group)};
     const InputWindows windows{x + int64(block.group) * conv.c, conv};
 
-    const Sums sums = product({}, Loader<Plain, BLOCK_M, VECTOR_K, false>(gradients, block.row),
-                              Loader<InputWindows, BLOCK_N, VECTOR_C, false>(windows, block.column), block);
+    Loader<Gradients, BLOCK_M, VECTOR_K, false, true> a(gradients, block.row);
+    const bool sum_dy = db && block.column == 0;
+    a.want_sums(sum_dy);
+    const Sums sums = product({}, a, Loader<InputWindows, BLOCK_N, VECTOR_C, false>(windows, block.column), block);
 
     const int64 first = first_filter * taps;
-    if (partials) partials += blockIdx.y * (int64(conv.all_filters) * taps) + first;
-    sums.store<VECTOR_C>({dw + first, partials, taps, taps, accumulate}, block, RowsInOrder{conv.k});
+    const int64 size = int64(conv.all_filters) * taps;
+    if (partials) partials += blockIdx.y * (size + (db ? (conv.all_filters + 3) / 4 * 4 : 0));
+    sums.store<VECTOR_C>(Output{dw + first, partials ? partials + first : nullptr, taps, taps, accumulate}, block,
+                         RowsInOrder{conv.k});
+    if (sum_dy)
+        a.take_sums([&](int32 row, Real sum) {
+            if (block.row + row >= conv.k) return;
+            const int64 filter = first_filter + block.row + row;
+            if (partials) partials[size + filter] = sum;
+            else db[filter] = round_to<DTYPE>(accumulate ? load(db[filter]) + sum : sum);
+        });
 }

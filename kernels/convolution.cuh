@@ -4,18 +4,28 @@
 // volume in memory's order, a "tap" a place (r, s, channel or filter). The launcher sees to it that there are at most
 // 2^31 - 2^16 pixels and taps, and that no side of a padded map or a dilated filter is past 2^29: they are counted in 32
 // bits. Elements are addressed in 64.
+//
+// MASK says what stands between the convolution and y: 0 nothing, or an activation; 1 a ReLU; 4 a ReLU and a 2 x 2 max pool
+// after it. It is how many bits of a mask (conv2d.cuh) a number of y has. With a pool, P and Q are even: pixels that no window
+// holds do not exist here. Pixels are then counted window by window, the four of one being neighbours.
 #pragma once
+
+#ifndef MASK
+#define MASK 0
+#endif
 
 #include "divisor.cuh"
 
 struct Convolution {
     int32 n, h, w, c, p, q, k, r, s;  // c and k: of one group
     int32 all_channels, all_filters, top, left, dilation_h, dilation_w;
-    Divisor pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by P*Q, Q, c, k, S
+    Divisor pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by P*Q and Q of y, c, k, S
     // dgrad: the pixels of one phase, and every how manieth tap meets it, how many windows apart
     int32 phase_h, phase_w, tap_step_h, tap_step_w, window_step_h, window_step_w;
     Divisor phases, phase_hw, phase_width, fewer_across, more_across;  // by the phases, phase_h * phase_w, phase_w
 };
+
+constexpr int WINDOW = MASK == 4 ? 4 : 1;  // pixels behind one of y
 
 constexpr int32 OUTSIDE = -(1 << 30);  // a coordinate that stays negative whatever is added to it
 

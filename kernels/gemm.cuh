@@ -9,6 +9,8 @@
 //   Line   line(int32 i)            a line of the matrix, and
 //   Column column(int32 j)          a column, whatever helps to find an element; past the end, one that holds nothing
 //   bool find(Line, Column, from)   where an element and its VECTOR - 1 right neighbours are; false: nowhere, they are zeros
+//   BITS, mask<VECTOR>(Line, Column)          with BITS > 0, an element that was found counts only where its bit is set: bit
+//                                             j * BITS for the neighbour j
 //
 // The columns of a line lie side by side in memory. Where they run along the depth a tile is transposed on its way into
 // shared memory, where they run along rows or columns of the product it is not; the main loop sees tile[depth][side].
@@ -55,8 +57,9 @@ struct Block {
 // by the 2 halves of the depth: moving one half by 16 gives each its own banks, and leaves every 64 bytes together.
 __device__ __forceinline__ int swizzle(int side, int depth) { return side ^ (depth / (BLOCK_K / 2) * 16); }
 
-// One thread's part in moving tiles of an operand, SIDE x BLOCK_K elements each, from global to shared memory.
-template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH>
+// One thread's part in moving tiles of an operand, SIDE x BLOCK_K elements each, from global to shared memory. With SUMS it can
+// also add up the elements of each column, over the depth of the block.
+template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS = false>
 class Loader {
     static constexpr uint32 LINES = COLUMNS_ARE_DEPTH ? SIDE : BLOCK_K, PER_LINE = SIDE * BLOCK_K / LINES / VECTOR;
     static constexpr int PASSES = LINES * PER_LINE / THREADS;
@@ -70,6 +73,9 @@ class Loader {
     typename Matrix::Line lines[PASSES];      // kept, where columns are the depth
     typename Matrix::Column columns[PASSES];  // kept, where lines are
     Pack<DTYPE, VECTOR> fetched[PASSES];
+    uint32 masks[PASSES];
+    Pack<Real, VECTOR> sums = {};
+    bool sums_wanted = false;
 
     static __device__ __forceinline__ int line(int pass) {
         const uint32 slot = threadIdx.x + pass * THREADS;
@@ -98,16 +104,51 @@ class Loader {
             else lines[pass] = matrix.line(depth + line(pass));
             const DTYPE* from;
             fetched[pass] = {};
-            if (matrix.find(lines[pass], columns[pass], from))
+            if (matrix.find(lines[pass], columns[pass], from)) {
                 fetched[pass] = *reinterpret_cast<const Pack<DTYPE, VECTOR>*>(from);
+                if constexpr (Matrix::BITS > 0) masks[pass] = matrix.template mask<VECTOR>(lines[pass], columns[pass]);
+            }
+        }
+    }
+
+    // Ask for the columns' sums, or not.
+    __device__ __forceinline__ void want_sums(bool wanted) { sums_wanted = wanted; }
+
+    // Add what was fetched, and put, to the columns' sums.
+    __device__ __forceinline__ void add() {
+        if constexpr (SUMS) {
+            static_assert(!COLUMNS_ARE_DEPTH && THREADS % PER_LINE == 0, "a thread keeps to its columns");
+            if (!sums_wanted) return;
+#pragma unroll
+            for (int pass = 0; pass < PASSES; ++pass)
+#pragma unroll
+                for (int j = 0; j < VECTOR; ++j) sums.at[j] += load(fetched[pass].at[j]);
+        }
+    }
+
+    // The block's sums of its columns, each handed once to take(column, sum): by all threads, after the last add.
+    template <class Take>
+    __device__ __forceinline__ void take_sums(Take take) const {
+        __shared__ alignas(16) Real rows[THREADS / PER_LINE][SIDE];
+        *reinterpret_cast<Pack<Real, VECTOR>*>(&rows[threadIdx.x / PER_LINE][column(0)]) = sums;
+        __syncthreads();
+        for (int side = threadIdx.x; side < SIDE; side += THREADS) {
+            Real sum = 0;
+#pragma unroll 1
+            for (uint32 row = 0; row < THREADS / PER_LINE; ++row) sum += rows[row][side];
+            take(side, sum);
         }
     }
 
     // Write what was fetched into shared memory, as factors.
-    __device__ __forceinline__ void put(Real (&tile)[BLOCK_K][SIDE]) const {
+    __device__ __forceinline__ void put(Real (&tile)[BLOCK_K][SIDE]) {
         constexpr int CHUNK = COLUMNS_ARE_DEPTH ? 1 : VECTOR < WIDE ? VECTOR : WIDE;
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
+            if constexpr (Matrix::BITS > 0)
+#pragma unroll
+                for (int j = 0; j < VECTOR; ++j)
+                    if (!(masks[pass] >> j * Matrix::BITS & 1)) fetched[pass].at[j] = round_to<DTYPE>(Real(0));
 #pragma unroll
             for (int first = 0; first < VECTOR; first += CHUNK) {
                 Pack<Real, CHUNK> chunk;
@@ -132,6 +173,8 @@ struct RowsInOrder {
 // Where sums go: into `out`, finished with the activation and what out holds, or raw into `partials`, where the depth is split
 // over blocks (gemm_reduce.cu adds them up). Both begin at the block's group and have `pitch` elements from row to row.
 struct Output {
+    static constexpr int ROWS = 1;  // of sums that one store takes
+
     DTYPE* out;
     Real* partials;  // null: the depth is whole
     int64 pitch;
@@ -141,7 +184,8 @@ struct Output {
     // Store N sums side by side, in a row of `out` (below zero: in none). VECTOR divides the columns and the pitch, so a chunk
     // is all inside or all outside.
     template <int VECTOR, int N>
-    __device__ __forceinline__ void store(int32 row, int32 column, Pack<Real, N> sums) const {
+    __device__ __forceinline__ void store(int32 row, int32 column, const Pack<Real, N> (&rows_of_sums)[1]) const {
+        const Pack<Real, N>& sums = rows_of_sums[0];
         constexpr int CHUNK = VECTOR < N ? VECTOR : N;
         if (row < 0) return;
 #pragma unroll

@@ -41,14 +41,21 @@ struct Sums {
         }
     }
 
-    // rows(i): where row i of the product lies in the output.
-    template <int VECTOR, class Rows>
-    __device__ __forceinline__ void store(const Output& output, const Block& block, const Rows& rows) const {
+    // rows(i): where row i of the product lies in the output, which takes ROWS neighbouring ones at once. A lane's neighbour,
+    // lane ^ 1, holds the columns beside its own.
+    template <int VECTOR, class To, class Rows>
+    __device__ __forceinline__ void store(const To& output, const Block& block, const Rows& rows) const {
+        static_assert(GROUP % To::ROWS == 0, "a thread has the rows that belong together");
 #pragma unroll
-        for (int i = 0; i < THREAD_M; ++i) {
+        for (int i = 0; i < THREAD_M; i += To::ROWS) {
             const int32 row = rows(block.row + (i / GROUP * THREADS_M + thread_row()) * GROUP + i % GROUP);
 #pragma unroll
-            for (int j = 0; j < THREAD_N / GROUP; ++j) output.store<VECTOR>(row, first_column(block, j), at[i][j]);
+            for (int j = 0; j < THREAD_N / GROUP; ++j) {
+                Pack<Real, GROUP> sums[To::ROWS];
+#pragma unroll
+                for (int of = 0; of < To::ROWS; ++of) sums[of] = at[i + of][j];
+                output.template store<VECTOR>(row, first_column(block, j), sums);
+            }
         }
     }
 
@@ -74,7 +81,7 @@ struct Sums {
 // step fetches is not used: without a condition the compiler starts the loads ahead of the multiplications and keeps to the
 // registers there are.
 template <class LoaderA, class LoaderB>
-__device__ __forceinline__ Sums product(Sums sums, LoaderA a, LoaderB b, const Block& block) {
+__device__ __forceinline__ Sums product(Sums sums, LoaderA& a, LoaderB b, const Block& block) {
     __shared__ alignas(16) Real tile_a[2][BLOCK_K][BLOCK_M];
     __shared__ alignas(16) Real tile_b[2][BLOCK_K][BLOCK_N];
     a.fetch(block.begin);
@@ -84,6 +91,7 @@ __device__ __forceinline__ Sums product(Sums sums, LoaderA a, LoaderB b, const B
     __syncthreads();
     int stage = 0;
     for (int32 depth = block.begin; depth < block.end; depth += BLOCK_K) {
+        a.add();
         a.fetch(depth + BLOCK_K);
         b.fetch(depth + BLOCK_K);
         sums.multiply(tile_a[stage], tile_b[stage]);

@@ -48,27 +48,52 @@ def conv2d(
     ...
 
 
+def conv2d_relu(
+    x: Array, w: Array, bias: Array | None = None, *, pool: int = 1, stride: Size = 1, padding: Padding = 0,
+    dilation: Size = 1, groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """relu(conv2d(...)), with pool=2 followed by max_pool2d of 2 x 2 windows at stride 2, of which an odd last row and
+    column are dropped; and the mask that the two gradients of conv2d take.
+
+    y: (N, P, Q, K), or (N, P // 2, Q // 2, K). mask: uint8, a bit for each number that the convolution made and y
+    depends on, set where its gradient passes: it is positive and, with pool=2, the first of the largest of its window.
+    For each place of y and each group, ceil(K / groups * pool**2 / 8) bytes side by side: bit i * pool**2 + j of them,
+    counted from the lowest bit of the first, belongs to the group's filter i and pixel j of the window in row-major
+    order. So mask: (N, P, Q, groups * bytes) with y's P and Q. Bits past the last filter are 0.
+
+    Other arguments as in conv2d. Returns y and mask.
+    """
+    ...
+
+
 def conv2d_dgrad(
     dy: Array, w: Array, *, input_shape: Sequence[int], stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
-    groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Array | None = None,
+    groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Array | None = None,
+    pool: int = 1, out: Array | None = None,
 ) -> Array:
     """The gradient of conv2d to its input: dx[n, h, w, c] = sum of dy[n, p, q, k] * w[k, r, s, c] over every
     (p, q, r, s) that reads (h, w).
 
     dy: (N, P, Q, K). w: (K, R, S, C // groups). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
+
+    mask, pool: of conv2d_relu, whose gradient to x this then is. dy has the shape of its y, (N, P // 2, Q // 2, K) with
+    pool=2; it passes where the mask has a bit and is zero elsewhere.
     """
     ...
 
 
 def conv2d_wgrad(
     dy: Array, x: Array, *, kernel_size: Size, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
-    groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Array | None = None,
-    accumulate: bool = False,
+    groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Array | None = None,
+    pool: int = 1, out: Array | None = None, db: Array | None = None, accumulate: bool = False,
 ) -> Array:
     """The gradient of conv2d to its filters: dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k]
     * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c].
 
-    dy: (N, P, Q, K). x: (N, H, W, C). Returns dw: (K, R, S, C // groups).
+    dy: (N, P, Q, K). x: (N, H, W, C). mask, pool: as in conv2d_dgrad. db: (K,), where given, receives the bias's
+    gradient as `out` does the filters': the sum of dy, where it passes, over n, p, q.
+    Returns dw: (K, R, S, C // groups).
     """
     ...
 
@@ -256,9 +281,11 @@ def linear_dgrad(
 
 def linear_wgrad(
     dy: Array, x: Array, *, algo: str = "auto", tf32: bool = False, out: Array | None = None,
-    accumulate: bool = False,
+    db: Array | None = None, accumulate: bool = False,
 ) -> Array:
-    """dw = dy.T @ x. dy: (N, out_features). x: (N, in_features). Returns dw: (out_features, in_features)."""
+    """dw = dy.T @ x. dy: (N, out_features). x: (N, in_features). db: (out_features,), where given, receives the sum of
+    dy over the batch. Returns dw: (out_features, in_features).
+    """
     ...
 
 

@@ -69,7 +69,7 @@ class Sequential(Layer):
 
     def __post_init__(self, dtype: Any, device: str, initialize: bool) -> None:
         super().__post_init__()
-        _name(self.layers)
+        name_layers(self.layers)
         if isinstance(self.layers[0], Input):
             self.build(self.layers[0].shape, seed=self.seed, dtype=dtype, device=device, initialize=initialize)
 
@@ -155,6 +155,22 @@ class Sequential(Layer):
         twin.load_state_dict(self.state_dict())
         return twin
 
+    def fuse(self) -> Sequential:
+        """This net with runs of layers in one op each, in fewer launches and trips through memory: the same results.
+
+        CONV with RELU and a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu`, CONV with another activation that keeps
+        its output `gpuconv.ops.conv2d` with that activation, also inside rows and residual blocks; other layers stay.
+        Activations are the same numbers, bit for bit, unless a device splits the sums of a convolution alone (few
+        images, deep filters); gradients are sums of the same products, of which filters and biases behind a pool add
+        theirs in another order.
+
+        The net returned shares the layers of this one, and so every array: training one trains both. State dicts,
+        params and grads have the same keys. Raises RuntimeError for a net that was not built.
+        """
+        from gpuconv.layers.fused import fuse
+
+        return fuse(self)
+
     def as_convolutional(self) -> Sequential:
         """The same net with its FC layers turned into CONV layers; see `gpuconv.convert.as_convolutional`."""
         from gpuconv.convert import as_convolutional
@@ -179,6 +195,11 @@ class Residual(Layer):
         super().__post_init__()
         self._body = _row(self.body)
         self._shortcut = None if self.shortcut is None else _row(self.shortcut)
+
+    @property
+    def rows(self) -> tuple[Sequential, Sequential | None]:
+        """The body and the shortcut."""
+        return self._body, self._shortcut
 
     def children(self) -> Sequence[tuple[str, Layer]]:
         return [("", self._body)] + ([("shortcut", self._shortcut)] if self._shortcut else [])
@@ -217,7 +238,7 @@ def _row(layers: Sequence[Layer]) -> Sequential:
     return layers if isinstance(layers, Sequential) else Sequential(layers)
 
 
-def _name(layers: Sequence[Layer]) -> None:
+def name_layers(layers: Sequence[Layer]) -> None:
     """Give every layer of a row a name of its own: the one it has, or its kind and number."""
     if not layers or not all(isinstance(layer, Layer) for layer in layers):
         raise TypeError(f"a net is a list of at least one layer, received {layers!r}")

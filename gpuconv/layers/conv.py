@@ -55,33 +55,41 @@ class Conv2D(Layer):
         return tuple(output_shape)
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        y = ops.conv2d(x, self["weight"], self["bias"] if self.bias else None, **self.window, **self._arithmetic)
+        y = ops.conv2d(x, self["weight"], self["bias"] if self.bias else None, **self.options)
         self.save(x)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (x,) = self.take()
-        input_shape, weight = x.shape, self["weight"]
-        if self.trains("weight"):
+        return self.gradients_of(dy, x, input_grad)
+
+    def gradients_of(self, dy: Array, x: Array, input_grad: bool, **masked: Any) -> Array | None:
+        """`backward` for the input x. masked: the mask and the pool of `gpuconv.ops.conv2d_relu`, if dy is its y's."""
+        input_shape, weight, options = x.shape, self["weight"], self.options | masked
+        db = self.gradient("bias") if self.trains("bias") else None
+        if self.trains("weight") or (masked and db is not None):  # then a frozen weight's is made too, and never read
             ops.conv2d_wgrad(
-                dy, x, kernel_size=weight.shape[1:3], out=self.gradient("weight"), accumulate=True, **self.window,
-                **self._arithmetic,
+                dy, x, kernel_size=weight.shape[1:3], out=self.gradient("weight"), db=db, accumulate=True, **options
             )
-        if self.trains("bias"):
-            ops.bias_grad(dy, out=self.gradient("bias"), accumulate=True)
+        elif db is not None:
+            ops.bias_grad(dy, out=db, accumulate=True)
         del x
-        if not input_grad:
-            return None
-        return ops.conv2d_dgrad(dy, weight, input_shape=input_shape, **self.window, **self._arithmetic)
+        return ops.conv2d_dgrad(dy, weight, input_shape=input_shape, **options) if input_grad else None
 
     @property
-    def _arithmetic(self) -> dict[str, Any]:
-        return dict(algo=self.algo, tf32=self.tf32)
+    def depthwise(self) -> bool:
+        """Whether there are several groups of one channel each."""
+        return self.groups > 1 and self.variables["weight"].shape[3] == 1
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What all three directions take beside the arrays."""
+        return self.window | dict(algo=self.algo, tf32=self.tf32)
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
         return backends.algorithms(
             device or self.device, (batch_size, *(self.input_shape or ())), self.variables["weight"].shape,
-            dtype=self.dtype, **self._arithmetic, **self.window,
+            dtype=self.dtype, **self.options,
         )
 
     @property

@@ -44,10 +44,11 @@ class Linear(Layer):
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (x,) = self.take()
+        db = self.gradient("bias") if self.trains("bias") else None
         if self.trains("weight"):
-            ops.linear_wgrad(dy, x, out=self.gradient("weight"), accumulate=True, **self._arithmetic)
-        if self.trains("bias"):
-            ops.bias_grad(dy, out=self.gradient("bias"), accumulate=True)
+            ops.linear_wgrad(dy, x, out=self.gradient("weight"), db=db, accumulate=True, **self._arithmetic)
+        elif db is not None:
+            ops.bias_grad(dy, out=db, accumulate=True)
         del x
         return ops.linear_dgrad(dy, self["weight"], **self._arithmetic) if input_grad else None
 

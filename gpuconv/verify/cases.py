@@ -84,6 +84,12 @@ def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("conv2d", tier, str(problem), _fprop(problem, bias, activation))
             yield Case("conv2d_dgrad", tier, str(problem), _dgrad(problem))
             yield Case("conv2d_wgrad", tier, str(problem), _wgrad(problem))
+            pool = 2 if min(problem.y_shape[1:3]) > 1 and index % 3 else 1
+            name = f"{problem} relu{' pool' if pool == 2 else ''}"
+            yield Case("conv2d_relu", tier, name, _relu(problem, bias, pool))
+            yield Case("conv2d_dgrad", tier, name, _under_mask(problem, pool, _dgrad(problem)))
+            yield Case("conv2d_wgrad", tier, name, _under_mask(problem, pool, _wgrad(problem)))
+
             if index % 4 == 2:
                 name = f"{problem} tf32"
                 yield Case("conv2d", tier, name, _fprop(problem, bias, activation, tf32=True), ("float32",))
@@ -109,6 +115,29 @@ def _dgrad(problem: ConvCase, **more: Any) -> Make:
 def _wgrad(problem: ConvCase, **more: Any) -> Make:
     options = problem.options | {"kernel_size": problem.kernel_size} | more
     return lambda rng, dtype: ([normal(rng, problem.y_shape, dtype), normal(rng, problem.x_shape, dtype)], options)
+
+
+def _relu(problem: ConvCase, bias: bool, pool: int) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        arrays, options = _fprop(problem, bias, None)(rng, dtype)
+        options.pop("activation")
+        return arrays, options | {"pool": pool}
+
+    return make
+
+
+def _under_mask(problem: ConvCase, pool: int, gradient: Make) -> Make:
+    """A gradient's case with dy and mask as conv2d_relu's."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        from gpuconv import ops
+
+        arrays, relu = _relu(problem, False, pool)(rng, np.dtype(np.float32))
+        y, mask = ops.conv2d_relu(*arrays, **relu)
+        (_, other), options = gradient(rng, dtype)
+        return [normal(rng, y.shape, dtype), other], options | {"mask": mask, "pool": pool}
+
+    return make
 
 
 # --- pools -------------------------------------------------------------------------------------

@@ -110,6 +110,26 @@ def _window_length(arrays: Arrays, options: dict[str, Any]) -> int:
     return math.prod(size) if isinstance(size, tuple) else size * size
 
 
+def _conv2d_relu(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    """y errs by no more than the worst of its window. A byte of the mask is certain unless rounding may turn one of its
+    bits: where the largest number of a window lies within its error of zero, or of the second largest above zero."""
+    window = {name: value for name, value in options.items() if name != "pool"}
+    (before,) = _linear_in_its_inputs(_conv_length)("conv2d", arrays, window, dtype)
+    y, mask = ops.conv2d_relu(*arrays, **options)
+    pool: dict[str, Any] = dict(kernel_size=options["pool"])
+    bound, _ = ops.max_pool2d(before.bound, **pool)
+    largest, first = ops.max_pool2d(before.value, **pool)
+    of_others = before.value.copy()
+    of_others[ops.max_pool2d_backward(np.ones_like(y), first, input_shape=of_others.shape, **pool) > 0] = -np.inf
+    second, _ = ops.max_pool2d(of_others, **pool)
+    doubtful = (np.abs(largest) <= bound) | ((largest - second <= 2 * bound) & (largest > 0))
+    n, p, q, k = y.shape
+    groups = options.get("groups", 1)
+    bits = np.repeat(doubtful.reshape(n, p, q, groups, k // groups), options["pool"] ** 2, axis=-1)
+    doubtful_bytes = np.packbits(bits, -1, "little").reshape(mask.shape) > 0
+    return [Expected("y", y, bound), Expected("mask", wide(mask), np.where(doubtful_bytes, 255.0, 0.0))]
+
+
 # --- activations -------------------------------------------------------------------------------
 
 
@@ -293,6 +313,7 @@ _relative = _activation(lambda x, y: np.abs(y))
 
 _RULES: dict[str, Callable[..., list[Expected]] | None] = {
     "conv2d": _linear_in_its_inputs(_conv_length),
+    "conv2d_relu": _conv2d_relu,
     "conv2d_dgrad": _linear_in_its_inputs(_dgrad_length),
     "conv2d_wgrad": _linear_in_its_inputs(_wgrad_length),
     "bias_grad": _sum_of_rows,

@@ -108,6 +108,24 @@ def test_depthwise_with_two_filters_a_channel_by_hand():
     np.testing.assert_array_equal(ops.conv2d(x, w, groups=2), [[[[1, 2, 30, 40]]]])
 
 
+def test_relu_and_pool_by_hand():
+    x = volume([[1, -2, 3, 9], [2, 2, -1, 9], [-1, -3, np.nan, 9], [-2, -1, 5, 9], [8, 8, 8, 8]])
+    w = np.array([1.0, -1.0])[:, None, None, None]
+    y, mask = ops.conv2d_relu(x, w, pool=2)
+    np.testing.assert_array_equal(y, [[[[2, 2], [9, 1]], [[0, 3], [np.nan, np.nan]]]])
+    # Four bits a filter: the first of two equals, nothing at zero and NaN.
+    np.testing.assert_array_equal(mask, [[[[0b0010_0100], [0b0100_0010]], [[0b0010_0000], [0]]]])
+    dx = ops.conv2d_dgrad(np.ones_like(y), w, input_shape=x.shape, mask=mask, pool=2)
+    np.testing.assert_array_equal(
+        dx, volume([[0, -1, 0, 1], [1, 0, -1, 0], [0, -1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    )
+    y, mask = ops.conv2d_relu(x[:, :1], np.ones((9, 1, 1, 1)))
+    np.testing.assert_array_equal(mask, [[[[255, 1], [0, 0], [255, 1], [255, 1]]]])  # a bit a filter
+    db = np.ones(9)
+    ops.conv2d_wgrad(y, x[:, :1], kernel_size=1, mask=mask, out=np.zeros((9, 1, 1, 1)), db=db, accumulate=True)
+    np.testing.assert_array_equal(db, [14] * 9)
+
+
 def test_gradients_by_hand():
     dy = volume([[1, 2], [3, 4]])
     dx = ops.conv2d_dgrad(dy, W, input_shape=X.shape)

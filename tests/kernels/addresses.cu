@@ -19,7 +19,7 @@ extern "C" __global__ void input_windows(int64* offsets, const DTYPE* x, const i
 extern "C" __global__ void gradient_windows(int64* offsets, const DTYPE* dy, const int32* lines, const int32* columns,
                                             int32 count, const Convolution conv, int32 row, int32 column) {
     const Phase phase(conv, row, column);
-    find_all(offsets, dy, GradientWindows{dy, conv, phase}, lines, columns, count);
+    find_all(offsets, dy, GradientWindows{dy, conv, phase, Mask(nullptr, conv, 0)}, lines, columns, count);
 }
 
 extern "C" __global__ void turned_filters(int64* offsets, const DTYPE* w, const int32* lines, const int32* columns, int32 count,
@@ -38,7 +38,7 @@ extern "C" __global__ void plain_filters(int64* offsets, const DTYPE* w, const i
 extern "C" __global__ void output_address(DTYPE* at, accumulator<DTYPE>* partial, int64 pitch, int32 row, int32 column) {
     if (threadIdx.x != 0) return;
     const int64 back = row * pitch + column;
-    const Pack<Real, 1> one = {{1}};
+    const Pack<Real, 1> one[1] = {{{1}}};
     Output{at - back, nullptr, pitch, column + 1, false}.store<1>(row, column, one);
     Output{nullptr, partial - back, pitch, column + 1, false}.store<1>(row, column, one);
 }

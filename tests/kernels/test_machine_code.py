@@ -156,7 +156,9 @@ def test_the_main_loop_of_a_product(file, dtype, arch):
     in_loop = {line for name, lines in function.lines.items() if name.startswith(fused) for line in lines}
     assert function.any(rf"{fused}\b.*") == depth * thread_m * thread_n
     assert {Path(file).name for file, _ in in_loop} == {"gemm_simt.cuh"}
-    assert function.any(r"LDS\b.*") == function.any(r"LDS\.128") == depth * (thread_m + thread_n) * real // 16
+    assert function.any(r"LDS\.128") == depth * (thread_m + thread_n) * real // 16
+    narrow = {line for name, lines in function.lines.items() if re.match(r"LDS(?!\.128)", name) for line in lines}
+    assert {Path(file).name for file, _ in narrow} <= {"gemm.cuh"}  # the columns' sums, after the loop
     assert function.any(r"LDG\.E\.128.*")
     assert function.any(r"STG\.E\.128.*")
 

@@ -10,6 +10,8 @@ from gpuconv.layers import (
     AvgPool2D,
     BatchNorm,
     Conv2D,
+    ConvActivation,
+    ConvReLU,
     Dropout,
     Flatten,
     GlobalAvgPool2D,
@@ -33,6 +35,10 @@ CASES = [
     (Conv2D(4, (3, 2), stride=(2, 3), padding=((1, 0), (2, 1)), dilation=(1, 2), groups=2), (7, 5, 6), (3, 2, 4)),
     (Conv2D(5, 1, stride=3, bias=False, fit="cover"), (5, 4, 1), (2, 2, 5)),
     (Conv2D(2, 3, padding="same"), (1, 1, 3), (1, 1, 2)),
+    (ConvReLU([Conv2D(3, 3), ReLU()]), (5, 7, 2), (3, 5, 3)),
+    (ConvReLU([Conv2D(4, 3, groups=2, padding=1), ReLU(), MaxPool2D(2)]), (5, 7, 4), (2, 3, 4)),
+    (ConvReLU([Conv2D(3, 2, bias=False), MaxPool2D(2), ReLU()]), (6, 7, 2), (2, 3, 3)),
+    (ConvActivation([Conv2D(3, 3), Sigmoid()]), (5, 7, 2), (3, 5, 3)),
     (Linear(3), (7,), (3,)),
     (Linear(1, bias=False), (1,), (1,)),
     (Flatten(), (3, 2, 5), (30,)),
@@ -74,7 +80,7 @@ def rewind(layer, kept):
 
 def test_every_layer_has_a_case():
     kinds = {type(inner) for layer, shape, _ in CASES for inner in layer.walk()}
-    abstract = {layers.activation.Activation, layers.pool.Pool2D}
+    abstract = {layers.activation.Activation, layers.pool.Pool2D, layers.fused.Fused}
     assert kinds == {kind for kind in LAYERS.values() if kind.__module__.startswith("gpuconv.")} - abstract
 
 

@@ -10,10 +10,12 @@ import numpy as np
 
 from gpuconv.algorithms import DEPTHWISE, arithmetic_of, checked
 from gpuconv.backends.cuda import depthwise, gemm
-from gpuconv.backends.cuda.launch import ceil_div, write_to
-from gpuconv.shapes import output_hw
+from gpuconv.backends.cuda.bias import bias_grad
+from gpuconv.backends.cuda.device_array import empty
+from gpuconv.backends.cuda.launch import ceil_div, updated, write_to
+from gpuconv.shapes import mask_shape, output_hw
 
-__all__ = ["conv2d", "conv2d_dgrad", "conv2d_wgrad"]
+__all__ = ["conv2d", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
 # Kernels count pixels and taps in 32 bits, a tile past the end included, and add two coordinates; elements: 64 bits.
 _MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
@@ -31,11 +33,13 @@ _CONVOLUTION = np.dtype(
 
 @functools.lru_cache(maxsize=1024)
 def _geometry(
-    input_shape: Any, filters: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, groups: int, fit: str
-) -> tuple[Any, tuple[int, int]]:
-    """The kernels' `struct Convolution`, and (P, Q)."""
+    input_shape: Any, filters: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, groups: int, fit: str,
+    pool: int = 1,
+) -> tuple[Any, tuple[int, int]]:  # fmt: skip
+    """The kernels' `struct Convolution`, and (P, Q) of y. With a pool the convolution has whole windows alone."""
     n, h, w, channels = input_shape
-    (r, s), (p, q) = kernel_size, output_hw((h, w), kernel_size, stride, padding, dilation, fit)
+    (r, s), (y_h, y_w) = kernel_size, _pooled((h, w), kernel_size, stride, padding, dilation, fit, pool)
+    p, q = y_h * pool, y_w * pool
     c, k = channels // groups, filters // groups
     for what, size in (("input pixels", n * h * w), ("output pixels", n * p * q), ("filter taps", r * s * max(c, k))):
         if size > _MOST_LINES:
@@ -49,11 +53,19 @@ def _geometry(
     divisors, phase_divisors = (
         [gemm.divisor(max(1, d)) for d in ds]
         for ds in (
-            (p * q, q, c, k, s, *stride),
+            (y_h * y_w, y_w, c, k, s, *stride),
             (stride[0] * stride[1], phase_h * phase_w, phase_w, s // step_w, s // step_w + 1),
         )
     )
-    return np.array((*sizes, *divisors, *phase, *phase_divisors), _CONVOLUTION)[()], (p, q)
+    return np.array((*sizes, *divisors, *phase, *phase_divisors), _CONVOLUTION)[()], (y_h, y_w)
+
+
+def _pooled(
+    hw: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, fit: str, pool: int
+) -> tuple[int, int]:  # fmt: skip
+    """(P, Q) of a convolution behind a max pool of pool x pool windows at that stride."""
+    p, q = output_hw(hw, kernel_size, stride, padding, dilation, fit)
+    return p // pool, q // pool
 
 
 def _tap_steps(stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
@@ -64,16 +76,16 @@ def _tap_steps(stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int,
 @functools.lru_cache(maxsize=1024)
 def _product(
     kernel: str, input_shape: Any, filters: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
-    groups: int, fit: str,
+    groups: int, fit: str, pool: int = 1,
 ) -> tuple[int, int, int, int]:
     """A direction's product: rows, columns, depth, and how many there are of it."""
     n, h, w, channels = input_shape
-    (r, s), (p, q) = kernel_size, output_hw((h, w), kernel_size, stride, padding, dilation, fit)
-    c, k = channels // groups, filters // groups
+    (r, s), (p, q) = kernel_size, _pooled((h, w), kernel_size, stride, padding, dilation, fit, pool)
+    c, k, pixels = channels // groups, filters // groups, n * p * q * pool**2
     if kernel == "conv2d_fprop":
-        return n * p * q, k, r * s * c, groups
+        return pixels, k, r * s * c, groups
     if kernel == "conv2d_wgrad":
-        return k, r * s * c, n * p * q, groups
+        return k, r * s * c, pixels, groups
     # A product for each phase of the stride (conv2d_dgrad.cu), planned by the one with most pixels and taps.
     steps = _tap_steps(stride, dilation)
     rows, taps = n * ceil_div(h, stride[0]) * ceil_div(w, stride[1]), ceil_div(r, steps[0]) * ceil_div(s, steps[1])
@@ -107,43 +119,69 @@ def conv2d(
     x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     activation: str | None = None, fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Any = None,
 ) -> Any:  # fmt: skip
-    (k, r, s, c), dtype = w.shape, x.dtype
-    geometry = (tuple(x.shape), k, (r, s), stride, padding, dilation, groups, fit)
-    struct, (p, q) = _geometry(*geometry)
-    shape = (x.shape[0], p, q, k)
+    geometry = (tuple(x.shape), w.shape[0], w.shape[1:3], stride, padding, dilation, groups, fit)
+    return _fprop(x, w, bias, out, None, activation, geometry, algo, tf32)
+
+
+def conv2d_relu(
+    x: Any, w: Any, bias: Any = None, *, pool: int = 1, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Any = None,
+) -> tuple[Any, Any]:  # fmt: skip
+    geometry = (tuple(x.shape), w.shape[0], w.shape[1:3], stride, padding, dilation, groups, fit, pool)
+    y_hw = _geometry(*geometry)[1]
+    mask = empty(mask_shape((x.shape[0], *y_hw, w.shape[0]), groups, pool), np.uint8, like=x)
+    return _fprop(x, w, bias, out, mask, "relu", geometry, algo, tf32), mask
+
+
+def _fprop(
+    x: Any, w: Any, bias: Any, out: Any, mask: Any, activation: str | None, geometry: Any, algo: str, tf32: bool
+) -> Any:
+    (k, _, _, c), dtype, groups = w.shape, x.dtype, geometry[6]
+    struct, y_hw = _geometry(*geometry)
     x, w, bias = gemm.apart(out, x, w, bias)
 
     def write(y: Any) -> None:
         if algo == DEPTHWISE:
             return depthwise.fprop(y, x, w, bias, struct, activation, tf32)
-        macros = {"VECTOR_C": gemm.vector(c, x, w), "VECTOR_K": gemm.vector(k // groups, y)}
+        macros = {"VECTOR_C": gemm.vector(c, x, w), "VECTOR_K": gemm.vector(k // groups, y)} | _masked(mask, geometry)
 
         def run(plan: gemm.Plan, y: Any) -> None:
             inputs = (x, w, bias if plan.splits == 1 else None)
-            gemm.launch("conv2d_fprop", plan, y, inputs, struct, macros, bias=bias, activation=activation)
+            gemm.launch("conv2d_fprop", plan, (y, mask), inputs, struct, macros, bias=bias, activation=activation)
 
-        product = _product("conv2d_fprop", *geometry)
-        gemm.compute("conv2d_fprop", product, algo, tf32, struct, macros, y, run)
+        product, whole = _product("conv2d_fprop", *geometry), mask is not None
+        gemm.compute("conv2d_fprop", product, algo, tf32, struct, macros, y, run, whole=whole)
 
-    return write_to(out, shape, dtype, x, write)
+    return write_to(out, (x.shape[0], *y_hw, k), dtype, x, write)
+
+
+def _masked(mask: Any, geometry: Any) -> dict[str, int]:
+    """The macro that tells the kernels of a mask."""
+    return {} if mask is None else {"MASK": geometry[-1] ** 2}
+
+
+def _vector_of_dy(filters: int, dy: Any, mask: Any) -> int:
+    """How many filters of dy move at once, and of its mask beside them."""
+    return gemm.vector(filters, *([dy] if mask is None else [dy, mask]))
 
 
 def conv2d_dgrad(
     dy: Any, w: Any, *, input_shape: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
-    fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Any = None,
+    fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Any = None, pool: int = 1, out: Any = None,
 ) -> Any:  # fmt: skip
     (k, r, s, c), dtype = w.shape, dy.dtype
-    geometry = (tuple(input_shape), k, (r, s), stride, padding, dilation, groups, fit)
+    geometry = (tuple(input_shape), k, (r, s), stride, padding, dilation, groups, fit, pool)
     struct, _ = _geometry(*geometry)
-    dy, w = gemm.apart(out, dy, w)
+    dy, w, mask = gemm.apart(out, dy, w, mask)
 
     def write(dx: Any) -> None:
         if algo == DEPTHWISE:
             return depthwise.dgrad(dx, dy, w, struct, stride[1], tf32)
-        macros = {"VECTOR_C": gemm.vector(c, w, dx), "VECTOR_K": gemm.vector(k // groups, dy)}
+        macros = {"VECTOR_C": gemm.vector(c, w, dx), "VECTOR_K": _vector_of_dy(k // groups, dy, mask)}
+        macros |= _masked(mask, geometry)
 
         def run(plan: gemm.Plan, dx: Any) -> None:
-            gemm.launch("conv2d_dgrad", plan, dx, (dy, w), struct, macros)
+            gemm.launch("conv2d_dgrad", plan, (dx,), (dy, mask, w), struct, macros)
 
         product = _product("conv2d_dgrad", *geometry)
         gemm.compute("conv2d_dgrad", product, algo, tf32, struct, macros, dx, run)
@@ -153,23 +191,30 @@ def conv2d_dgrad(
 
 def conv2d_wgrad(
     dy: Any, x: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
-    fit: str = "floor", algo: str = "auto", tf32: bool = False, out: Any = None, accumulate: bool = False,
+    fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Any = None, pool: int = 1, out: Any = None,
+    db: Any = None, accumulate: bool = False,
 ) -> Any:  # fmt: skip
     k, (r, s), c, dtype = dy.shape[3], kernel_size, x.shape[3] // groups, x.dtype
-    geometry = (tuple(x.shape), k, kernel_size, stride, padding, dilation, groups, fit)
+    geometry = (tuple(x.shape), k, kernel_size, stride, padding, dilation, groups, fit, pool)
     struct, _ = _geometry(*geometry)
-    dy, x = gemm.apart(out, dy, x)
+    dy, x, mask = gemm.apart(db, *gemm.apart(out, dy, x, mask))
 
     def write(dw: Any) -> None:
         if algo == DEPTHWISE:
+            if db is not None:
+                bias_grad(dy, out=db, accumulate=accumulate)
             return depthwise.wgrad(dw, dy, x, struct, tf32, accumulate)
-        macros = {"VECTOR_C": gemm.vector(c, x, dw), "VECTOR_K": gemm.vector(k // groups, dy)}
+        macros = {"VECTOR_C": gemm.vector(c, x, dw), "VECTOR_K": _vector_of_dy(k // groups, dy, mask)}
+        macros |= _masked(mask, geometry)
 
-        def run(plan: gemm.Plan, dw: Any) -> None:
-            adds = accumulate and plan.splits == 1
-            gemm.launch("conv2d_wgrad", plan, dw, (dy, x), struct, macros, adds, accumulate=accumulate)
+        def run(plan: gemm.Plan, to: Any) -> None:
+            adds, inputs = accumulate and plan.splits == 1, (dy, mask, x)
+            beside = db_there if to is dw or db is None else empty(db.shape, dtype, like=db)  # a scratch's own
+            gemm.launch("conv2d_wgrad", plan, (to, beside), inputs, struct, macros, adds, accumulate=accumulate)
 
         product = _product("conv2d_wgrad", *geometry)
-        gemm.compute("conv2d_wgrad", product, algo, tf32, struct, macros, dw, run, accumulate=accumulate)
+        with updated(*([] if db is None else [db])) as there:
+            db_there = there[0] if there else None
+            gemm.compute("conv2d_wgrad", product, algo, tf32, struct, macros, dw, run, accumulate=accumulate)
 
     return write_to(out, (k, r, s, c), dtype, x, write, keep=accumulate)

@@ -72,19 +72,24 @@ class Plan:
 
 @functools.lru_cache(maxsize=1024)
 def plan(
-    rows: int, columns: int, depth: int, groups: int, dtype: Any, algo: str = AUTO, tf32: bool = False
+    rows: int, columns: int, depth: int, groups: int, dtype: Any, algo: str = AUTO, tf32: bool = False,
+    whole: bool = False,
 ) -> Plan:  # fmt: skip
     """The algorithm, of all that serve the arithmetic or the one named, and the splits with the least estimated time;
-    of several, the first that is listed, with fewest splits."""
+    of several, the first that is listed, with fewest splits. whole: the depth must not be split."""
     arithmetic = arithmetic_of(dtype, tf32)
     able = serving(arithmetic) if algo == AUTO else (find(algo, arithmetic),)
-    return min(_plans(rows, columns, depth, groups, dtype, tf32, able), key=lambda plan: plan.cost)
+    plans = _plans(rows, columns, depth, groups, dtype, tf32, able)
+    return min((plan for plan in plans if not whole or plan.splits == 1), key=lambda plan: plan.cost)
 
 
 @functools.lru_cache(maxsize=1024)
-def candidates(rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool) -> tuple[Plan, ...]:
+def candidates(
+    rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool, whole: bool = False
+) -> tuple[Plan, ...]:
     """Every algorithm's plan of a product, those of the least estimated time first: the first is `plan`'s."""
-    plans = [plan(rows, columns, depth, groups, dtype, each.name, tf32) for each in serving(arithmetic_of(dtype, tf32))]
+    names = [each.name for each in serving(arithmetic_of(dtype, tf32))]
+    plans = [plan(rows, columns, depth, groups, dtype, name, tf32, whole) for name in names]
     return tuple(sorted(plans, key=lambda plan: plan.cost))
 
 
@@ -153,18 +158,20 @@ def compute(
     out: Any,
     run: Callable[[Plan, Any], None],
     *,
+    whole: bool = False,
     accumulate: bool = False,
 ) -> None:
     """Have run(plan, out) compute a product into `out`, under the plan that algo stands for.
 
-    product: rows, columns, depth, how many. kernel, struct, macros: what tells one problem from another. "auto" on a
-    GPU may run it several times first, to see which plan is fastest: into `out`, which the last run overwrites, or
-    where it accumulates into a scratch, if that is within the workspace, beside the partial sums.
+    product: rows, columns, depth, how many. whole: its depth must not be split. kernel, struct, macros: what tells one
+    problem from another. "auto" on a GPU may run it several times first, to see which plan is fastest: into `out`,
+    which the last run overwrites, or where it accumulates into a scratch, if that is within the workspace, beside the
+    partial sums.
     """
     dtype, gpu = out.dtype, tuning.gpu_of(out) if algo == AUTO and tuning.enabled() else None
     if gpu is None:
-        return run(plan(*product, dtype, algo, tf32), out)
-    plans = candidates(*product, dtype, tf32)
+        return run(plan(*product, dtype, algo, tf32, whole), out)
+    plans = candidates(*product, dtype, tf32, whole)
     partials = max(each.splits for each in plans) * out.size * accumulation_dtype(dtype).itemsize
     if len(plans) == 1 or (accumulate and out.nbytes + partials > LARGEST_WORKSPACE):
         return run(plans[0], out)
@@ -195,7 +202,7 @@ def _problem(kernel: str, dtype: Any, tf32: bool, struct: Any, macros: dict[str,
 def launch(
     kernel: str,
     chosen: Plan,
-    out: Any,
+    outs: tuple[Any, ...],
     inputs: tuple[Any, ...],
     struct: Any,
     macros: dict[str, Any],
@@ -204,27 +211,35 @@ def launch(
     activation: str | None = None,
     accumulate: bool = False,
 ) -> None:
-    """Launch a direction's kernel(out, partials, inputs..., struct, schedule, flags...), and the sum of its splits.
+    """Launch a direction's kernel(outs..., partials, inputs..., struct, schedule, flags...), and the sum of its splits.
 
-    bias and activation go to whichever of the two writes the output.
+    outs: what it writes; beside it fprop writes a mask, of a depth that is whole, and wgrad a bias's gradient, or None.
+    bias and activation go to whichever of the two launches writes the output.
     """
+    out, beside = outs[0], outs[-1] if len(outs) > 1 else None
     dtype, whole, algorithm = out.dtype, chosen.splits == 1, chosen.algorithm
-    partials = None if whole else empty((chosen.splits, out.size), accumulation_dtype(dtype), like=out)
+    pitch = out.size + (0 if beside is None else ceil_div(beside.size, 4) * 4)  # aligned for the kernels' wide moves
+    partials = None if whole else empty((chosen.splits, pitch), accumulation_dtype(dtype), like=out)
     finish = {"ACTIVATION": ACTIVATIONS[activation if whole else None]}
     defines = {"DTYPE": dtype.name} | finish | algorithm.defines(arithmetic_of(dtype, chosen.tf32)) | macros
     run = load(algorithm.file(kernel), defines).kernel(f"{kernel}_{algorithm.family}")
-    grid, arguments = (chosen.tiles, chosen.splits), (out, partials, *inputs, struct, chosen.schedule, *flags)
+    grid, arguments = (chosen.tiles, chosen.splits), (*outs, partials, *inputs, struct, chosen.schedule, *flags)
     run(grid, algorithm.threads, *arguments, shared=algorithm.shared)
     if not whole:
-        reduce_splits(out, partials, bias=bias, activation=activation, accumulate=accumulate)
+        reduce_splits(out, partials, beside, bias=bias, activation=activation, accumulate=accumulate)
 
 
 def reduce_splits(
-    out: Any, partials: Any, *, bias: Any = None, activation: str | None = None, accumulate: bool = False
-) -> None:
-    """out = act(bias + the sum over the first axis of partials), plus what out holds: kernels/gemm_reduce.cu."""
+    out: Any, partials: Any, beside: Any = None, *, bias: Any = None, activation: str | None = None,
+    accumulate: bool = False,
+) -> None:  # fmt: skip
+    """out = act(bias + the sum over the first axis of partials), plus what out holds: kernels/gemm_reduce.cu.
+
+    beside: a second output, whose sums lie behind the first's.
+    """
     defines = {"DTYPE": out.dtype.name, "ACTIVATION": ACTIVATIONS[activation]}
-    splits, columns = partials.shape[0], 1 if bias is None else bias.size
-    blocks, threads = ceil_div(out.size, 32), 32 * min(_REDUCE_WARPS, splits)
+    (splits, pitch), columns = partials.shape, 1 if bias is None else bias.size
+    more = 0 if beside is None else beside.size
+    blocks, threads = ceil_div(out.size + more, 32), 32 * min(_REDUCE_WARPS, splits)
     run = load("gemm_reduce.cu", defines).kernel("gemm_reduce_splits")
-    run(blocks, threads, out, partials, bias, out.size, splits, columns, accumulate)
+    run(blocks, threads, out, beside, partials, bias, out.size, more, pitch, splits, columns, accumulate)

@@ -31,9 +31,10 @@ def linear_dgrad(dy: Any, w: Any, *, algo: str = "auto", tf32: bool = False, out
 
 
 def linear_wgrad(
-    dy: Any, x: Any, *, algo: str = "auto", tf32: bool = False, out: Any = None, accumulate: bool = False
+    dy: Any, x: Any, *, algo: str = "auto", tf32: bool = False, out: Any = None, db: Any = None,
+    accumulate: bool = False,
 ) -> Any:
-    options = dict(kernel_size=(1, 1), algo=algo, tf32=tf32, out=_view(out), accumulate=accumulate)
+    options = dict(kernel_size=(1, 1), algo=algo, tf32=tf32, out=_view(out), db=db, accumulate=accumulate)
     dw = conv.conv2d_wgrad(_maps(dy), _maps(x), **options, **PIXEL)
     return dw.reshape(dy.shape[1], x.shape[1]) if out is None else out
 

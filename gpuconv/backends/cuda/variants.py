@@ -16,6 +16,8 @@ LONGEST = "32 (float64: 16)"  # stands for the most scores of a row that a lane 
 LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: the others lie between, compiled when used
+MASKS = (0, 4)  # none, and the one with most bits: the third lies between, compiled when used
+FINISHES = (*((activation, 0) for activation in ACTIVATIONS), ("Relu", 4))  # ACTIVATION and MASK
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), INCLUDE_PAD=(0, 1)),
     "batch_norm.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
     "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
-    "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
+    "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), MASK=MASKS, **VECTORS),
     "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
-    "conv2d_fprop.cu": dict(ALGORITHM=SIMT, ACTIVATION=ACTIVATIONS, **VECTORS),
+    "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
-    "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
+    "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), MASK=MASKS, **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
     "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS),
@@ -87,6 +89,10 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
                 chosen |= macros_of(arithmetic)
             if step := chosen.pop("STEP", None):
                 chosen |= dict(zip(("DTYPE", "GRAD"), step))
+            if finish := chosen.pop("FINISH", None):
+                chosen["ACTIVATION"], chosen["MASK"] = finish
+            if chosen.get("MASK") and chosen["VECTOR_C"] != chosen["VECTOR_K"]:
+                continue  # between those where all moves are wide and where none is
             size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
             stands_for = {WIDE: 16 // size, LONGEST: 32 if size < 8 else 16}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}

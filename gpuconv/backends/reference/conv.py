@@ -16,12 +16,14 @@ import numpy as np
 
 from gpuconv import shapes
 from gpuconv.backends.reference import activation as activations
+from gpuconv.backends.reference.bits import keep
+from gpuconv.backends.reference.pool import max_pool2d
 from gpuconv.backends.reference.rounding import factors, separate, store, sum_rows, widen
 from gpuconv.backends.reference.strips import fold_filters, in_strips, strip_width, widen_filters
 from gpuconv.backends.reference.windows import Windows
 from gpuconv.dtypes import accumulation_dtype
 
-__all__ = ["bias_grad", "conv2d", "conv2d_dgrad", "conv2d_wgrad"]
+__all__ = ["bias_grad", "conv2d", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
 BLOCK_BYTES = 8 << 20  # of copied windows, at most: small beside the activations
 CACHED_BYTES = 1 << 20  # of copied windows that are still in a core's cache when they are multiplied
@@ -41,18 +43,31 @@ def conv2d(
     return store(y, x.dtype, out)
 
 
+def conv2d_relu(
+    x, w, bias=None, *, pool=1, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False,
+    out=None,
+):
+    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit, tf32=tf32)
+    y = conv2d(x, w, bias, activation="relu", **window)
+    y, first = max_pool2d(y, kernel_size=(pool, pool), stride=(pool, pool), padding=((0, 0), (0, 0)))
+    passes = (first[..., None] == np.arange(pool**2)) & (y > 0)[..., None]
+    return store(y, x.dtype, out), _packed(passes, groups)
+
+
 def conv2d_dgrad(
-    dy, w, *, input_shape, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False, out=None
+    dy, w, *, input_shape, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False,
+    mask=None, pool=1, out=None,
 ):
     """Stride 1: fprop of dy with the filters flipped and the roles of input and output channels exchanged.
 
     Stride > 1: the cells h = a, a + stride, a + 2 stride, ... are read through the same taps, and for each such
     phase a, dx is again a stride-1 fprop of dy, with those taps alone.
     """
-    dy, w = factors(tf32, dy, w)
     _, h, w_size, _ = input_shape
     k, r, s, group_channels = w.shape
     dx = separate(out, input_shape, dy.dtype, dy, w)
+    dy = _spread(dy, mask, pool, groups, _windows(input_shape, (r, s), stride, padding, dilation, fit).count)
+    dy, w = factors(tf32, dy, w)
     filters = w.reshape(groups, k // groups, r, s, group_channels).transpose(0, 2, 3, 1, 4)
     for a in range(min(stride[0], h)):
         for b in range(min(stride[1], w_size)):
@@ -66,11 +81,14 @@ def conv2d_dgrad(
 
 
 def conv2d_wgrad(
-    dy, x, *, kernel_size, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False, out=None,
-    accumulate=False,
+    dy, x, *, kernel_size, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False,
+    mask=None, pool=1, out=None, db=None, accumulate=False,
 ):
-    dy, x = factors(tf32, dy, x)
     windows = _windows(x.shape, kernel_size, stride, padding, dilation, fit)
+    dy = _spread(dy, mask, pool, groups, windows.count)
+    if db is not None:
+        bias_grad(dy, out=db, accumulate=accumulate)
+    dy, x = factors(tf32, dy, x)
     channels, k = x.shape[3] // groups, dy.shape[3]
     width = strip_width(windows, channels, k, groups)
     if width == 1:
@@ -84,6 +102,32 @@ def conv2d_wgrad(
 
 def bias_grad(dy, *, out=None, accumulate=False):
     return store(sum_rows(dy), dy.dtype, out, accumulate)
+
+
+# --- masks -------------------------------------------------------------------------------------
+
+
+def _packed(passes: np.ndarray, groups: int) -> np.ndarray:
+    """The mask of conv2d_relu: passes[n, p, q, k, j] as bits, each group's filled up to whole bytes."""
+    n, p, q, k, pixels = passes.shape
+    packed = np.packbits(passes.reshape(n, p, q, groups, k // groups * pixels), -1, "little")
+    return packed.reshape(n, p, q, groups * packed.shape[4])
+
+
+def _spread(dy, mask, pool, groups, pq) -> np.ndarray:
+    """The gradient to the convolution's own output, (N, P, Q, K): each number of dy at the pixel that the mask says, or
+    nowhere."""
+    if mask is None:
+        return dy
+    (n, p, q, k), pixels = dy.shape, pool**2
+    bytes_a_group = mask.reshape(n, p, q, groups, mask.shape[3] // groups)
+    bits = np.unpackbits(bytes_a_group, axis=-1, count=k // groups * pixels, bitorder="little")
+    passes = bits.reshape(n, p, q, k, pool, pool)
+    spread = np.zeros((n, *pq, k), dy.dtype)
+    for row, column in np.ndindex(pool, pool):
+        place = spread[:, row : p * pool : pool, column : q * pool : pool]
+        place[...] = keep(dy, passes[..., row, column])
+    return spread
 
 
 # --- windows -----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv.backends.reference import activation as activations
-from gpuconv.backends.reference.rounding import factors, separate, store, widen
+from gpuconv.backends.reference.rounding import factors, separate, store, sum_rows, widen
 from gpuconv.dtypes import accumulation_dtype
 
 __all__ = ["linear", "linear_dgrad", "linear_wgrad"]
@@ -28,7 +28,9 @@ def linear_dgrad(dy, w, *, algo="auto", tf32=False, out=None):
     return store(_product(dy, w, dx), dy.dtype, out)
 
 
-def linear_wgrad(dy, x, *, algo="auto", tf32=False, out=None, accumulate=False):
+def linear_wgrad(dy, x, *, algo="auto", tf32=False, out=None, db=None, accumulate=False):
+    if db is not None:
+        store(sum_rows(dy), dy.dtype, db, accumulate)
     dy, x = factors(tf32, dy, x)
     fresh = None if accumulate else out
     dw = separate(fresh, (dy.shape[1], x.shape[1]), accumulation_dtype(dy.dtype), dy, x)

@@ -1,0 +1,165 @@
+"""Layers that run as one op, and the rewriting of a net into them (`Sequential.fuse`).
+
+A fused layer holds the layers it stands for, which keep their names, paths and arrays: state dicts, params and grads of
+a net have the same keys before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpuconv import ops
+from gpuconv.layers.activation import Activation, ReLU
+from gpuconv.layers.base import Array, Layer, Shape
+from gpuconv.layers.container import Residual, Sequential, name_layers
+from gpuconv.layers.conv import Conv2D
+from gpuconv.layers.pool import MaxPool2D
+
+
+@dataclass(eq=False, repr=False)
+class Fused(Layer):
+    """Layers in a row that run as one. `fits` says of which the kind can be made."""
+
+    stem = "fused"
+
+    layers: Sequence[Layer]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name_layers(self.layers)
+        if self.name is None:
+            self.name = "+".join(str(layer.name) for layer in self.layers)
+
+    @staticmethod
+    def fits(layers: Sequence[Layer]) -> bool:
+        """Whether these built layers can run as this one."""
+        raise NotImplementedError
+
+    def children(self) -> Sequence[tuple[str, Layer]]:
+        return [(str(layer.name), layer) for layer in self.layers]
+
+    def plan(self, input_shape: Shape) -> Shape:
+        around = self.path.rpartition(".")[0]
+        for name, layer in self.children():
+            input_shape = layer.place(f"{around}.{name}" if around else name, input_shape)
+        if not self.fits(self.layers):
+            raise ValueError(f"{type(self).__name__} cannot stand for {list(self.layers)}")
+        return input_shape
+
+    @property
+    def mult_adds(self) -> int:
+        return sum(layer.mult_adds for layer in self.layers)
+
+
+class ConvReLU(Fused):
+    """CONV with RELU, and a 2 x 2 max POOL before or behind it or none: `gpuconv.ops.conv2d_relu`.
+
+    Kept for backward are the input and a bit for each number that the convolution made.
+    """
+
+    @staticmethod
+    def fits(layers: Sequence[Layer]) -> bool:
+        conv, *others = layers
+        kinds = [type(layer) for layer in others]
+        pools = [layer for layer in others if type(layer) is MaxPool2D]
+        return (
+            type(conv) is Conv2D and not conv.depthwise and kinds in ([ReLU], [ReLU, MaxPool2D], [MaxPool2D, ReLU])
+            and all(map(_halves, pools))
+        )  # fmt: skip
+
+    @property
+    def pool(self) -> int:
+        return len(self.layers) - 1
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        conv: Any = self.layers[0]
+        y, mask = ops.conv2d_relu(
+            x, conv["weight"], conv["bias"] if conv.bias else None, pool=self.pool, **conv.options
+        )
+        self.save(x, mask)
+        return y
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        conv: Any = self.layers[0]
+        x, mask = self.take()
+        return conv.gradients_of(dy, x, input_grad, mask=mask, pool=self.pool)
+
+
+class ConvActivation(Fused):
+    """CONV and an activation whose derivative its output tells: `gpuconv.ops.conv2d` with activation=."""
+
+    @staticmethod
+    def fits(layers: Sequence[Layer]) -> bool:
+        return (
+            len(layers) == 2 and type(layers[0]) is Conv2D and isinstance(layers[1], Activation)
+            and layers[1].keeps_output and layers[1].options == type(layers[1])().options
+        )  # fmt: skip
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        conv, activation = self.layers  # type: Any, Any
+        bias = conv["bias"] if conv.bias else None
+        y = ops.conv2d(x, conv["weight"], bias, activation=activation.op, **conv.options)
+        self.save(x, y)
+        return y
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        conv, activation = self.layers  # type: Any, Any
+        x, y = self.take()
+        dy = getattr(ops, f"{activation.op}_backward")(dy, y, **activation.options)
+        return conv.gradients_of(dy, x, input_grad)
+
+
+KINDS: list[type[Fused]] = [ConvReLU, ConvActivation]
+LONGEST = 3
+
+
+def fuse(net: Sequential) -> Sequential:
+    """See `Sequential.fuse`."""
+    if net.input_shape is None:
+        raise RuntimeError("a net is fused after it is built: begin it with Input(...) or call build(input_shape)")
+    fused = _row(net)
+    fused.place(net.path, net.input_shape)
+    for layer in fused.walk():
+        layer.dtype, layer.device = net.dtype, net.device
+    return fused
+
+
+def _row(row: Sequential) -> Sequential:
+    return Sequential(
+        list(_rewritten(row.layers)), name=row.name, frozen=row.frozen, seed=row.seed, initialize=False
+    )
+
+
+def _rewritten(layers: Sequence[Layer]) -> Iterable[Layer]:
+    """A row's layers, the longest runs of them that a fused layer stands for replaced by it."""
+    place = 0
+    while place < len(layers):
+        layer, step = _beginning(layers[place : place + LONGEST])
+        yield layer
+        place += step
+
+
+def _beginning(layers: Sequence[Layer]) -> tuple[Layer, int]:
+    """What stands in the place of the first layers, and of how many."""
+    for length in range(len(layers), 1, -1):
+        for kind in KINDS:
+            if kind.fits(layers[:length]):
+                return kind(layers[:length]), length
+    first = layers[0]
+    if isinstance(first, Residual):
+        body, shortcut = (None if row is None else _row(row) for row in first.rows)
+        first = Residual(body, shortcut, name=first.name, frozen=first.frozen)  # type: ignore[arg-type]
+    elif isinstance(first, Sequential):
+        first = _row(first)
+    return first, 1
+
+
+def _halves(layer: Layer) -> bool:
+    """Whether a max pool takes whole 2 x 2 windows at stride 2 alone."""
+    pool: Any = layer
+    assert pool.input_shape is not None
+    even = all(size % 2 == 0 for size in pool.input_shape[:2])
+    window = dict(kernel_size=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0)), fit=pool.fit)
+    return pool.window == window and (even or pool.fit == "floor")

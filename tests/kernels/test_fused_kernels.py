@@ -1,0 +1,162 @@
+"""A convolution with ReLU and pool in one kernel, and gradients under its mask, against the kernels one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.algorithms import serving
+from gpuconv.backends.cuda import emulator
+from gpuconv.cases import ConvCase
+from gpuconv.dtypes import as_dtype
+from gpuconv.shapes import mask_shape
+from tests.kernels.agreement import FLOATS, assert_same_bits, on_device
+from tests.kernels.test_conv_kernels import forced, problem
+from tests.tolerance import assert_within, sum_bound
+
+pools = pytest.mark.parametrize("pool", [1, 2])
+channels = pytest.mark.parametrize("channels", [(16, 72), (5, 67), (4, 6, 3)], ids=["vectors", "single", "groups"])
+
+
+def one_by_one(case: ConvCase, x, w, bias, dy, pool: int):
+    """conv2d, relu and max_pool2d, and back: y, and the gradient to the convolution's output."""
+    conv = ops.conv2d(x, w, bias, activation="relu", **case.options)
+    if pool == 1:
+        return conv, ops.relu_backward(dy, conv)
+    y, argmax = ops.max_pool2d(conv, kernel_size=2)
+    gradient = ops.max_pool2d_backward(dy, argmax, input_shape=conv.shape, kernel_size=2)
+    return y, ops.relu_backward(gradient, conv)
+
+
+def numbers(case: ConvCase, pool: int, dtype: str = "float32", halves: bool = False):
+    """x, w, bias and dy of y's shape. halves: few different values, so that windows hold equals."""
+    x, w, bias, _ = case.arrays(as_dtype(dtype))
+    if halves:
+        x, w, bias = (np.round(a.astype(np.float32)).astype(a.dtype) for a in (x, w, bias))
+    n, p, q, k = case.y_shape
+    dy = np.random.default_rng(9).standard_normal((n, p // pool, q // pool, k)).astype(as_dtype(dtype))
+    return x, w, bias, dy
+
+
+def assert_the_same(device, case: ConvCase, pool: int, dtype: str = "float32", halves=False, between=lambda: None):
+    """Fused and one by one: y and dx are the same bits, dw and db sums of the same products.
+
+    between: called between forward and backward.
+    """
+    x, w, bias, dy = (asarray(a, device) for a in numbers(case, pool, dtype, halves))
+    y, gradient = one_by_one(case, x, w, bias, dy, pool)
+    fused, mask = ops.conv2d_relu(x, w, bias, pool=pool, **case.options)
+    np.testing.assert_array_equal(to_numpy(fused), to_numpy(y))
+    between()
+    dx = ops.conv2d_dgrad(gradient, w, input_shape=x.shape, **case.options)
+    masked = case.options | dict(mask=mask, pool=pool)
+    np.testing.assert_array_equal(to_numpy(ops.conv2d_dgrad(dy, w, input_shape=x.shape, **masked)), to_numpy(dx))
+
+    db = asarray(np.full(case.k, 7, as_dtype(dtype)), device)
+    dw = to_numpy(ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, db=db, **masked))
+    wide_x, wide_gradient = (to_numpy(a).astype(np.float64) for a in (x, gradient))
+    length = gradient.size // case.k
+    window = case.options | dict(kernel_size=case.kernel_size)
+    wanted, magnitude = (ops.conv2d_wgrad(*pair, **window) for pair in (
+        (wide_gradient, wide_x), (np.abs(wide_gradient), np.abs(wide_x))
+    ))  # fmt: skip
+    assert_within(dw, wanted, sum_bound(as_dtype(dtype), length, magnitude), "dw")
+    bound = sum_bound(as_dtype(dtype), length, ops.bias_grad(np.abs(wide_gradient)))
+    assert_within(to_numpy(db), ops.bias_grad(wide_gradient), bound, "db")
+
+
+@pools
+@channels
+def test_every_algorithm(device, monkeypatch, channels, pool):
+    for algorithm in serving("float32"):
+        forced(monkeypatch, algorithm)
+        assert_the_same(device, problem(*channels), pool)
+
+
+@pools
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_equals_in_a_window(device, dtype, pool):
+    for channels in ((8, 16), (3, 5)):
+        assert_the_same(device, ConvCase(2, 7, 9, *channels, (1, 1)), pool, dtype, halves=True)
+
+
+@pools
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_the_first_algorithm_of_every_dtype(device, monkeypatch, dtype, pool):
+    forced(monkeypatch, serving(dtype)[0])
+    assert_the_same(device, problem(16, 72), pool, dtype)
+
+
+@pools
+@pytest.mark.parametrize("channels", [(8, 12), (3, 5)])
+def test_splits_of_the_gradients(device, monkeypatch, channels, pool):
+    assert_the_same(device, problem(*channels, groups=2), pool, between=lambda: forced(monkeypatch, None, 3))
+
+
+@pools
+@pytest.mark.parametrize("channels", [(8, 12), (3, 5)])
+def test_nothing_is_read_or_written_that_must_not_be(device, monkeypatch, channels, pool):
+    if device != "emulated":
+        pytest.skip("the emulator's checks")
+    case = ConvCase(1, 5, 6, *channels, (3, 2), (1, 1), ((1, 0), (2, 1)))
+    with emulator.configure(sanitize="checked", seed=7):
+        for splits in (1, 3):
+            forced(monkeypatch, None)
+            assert_the_same(device, case, pool, between=lambda splits=splits: forced(monkeypatch, None, splits))
+
+
+@pools
+def test_thread_orders_and_repeats_give_the_same_bits(device, pool):
+    for case in (problem(16, 24), problem(5, 7)):
+        x, w, bias, dy = numbers(case, pool)
+        assert_same_bits("conv2d_relu", device, x, w, bias, pool=pool, **case.options)
+        mask = np.random.default_rng(3).integers(0, 256, mask_shape(dy.shape, 1, pool), np.uint8)
+        masked = case.options | dict(mask=asarray(mask, device), pool=pool)
+        assert_same_bits("conv2d_dgrad", device, dy, w, input_shape=x.shape, **masked)
+        assert_same_bits("conv2d_wgrad", device, dy, x, kernel_size=case.kernel_size, **masked)
+
+
+@pools
+def test_infinities_and_nan(device, pool):
+    x = np.random.default_rng(4).standard_normal((2, 6, 6, 4)).astype(np.float32)
+    x[0, 1, 2, 3], x[0, 3, 0, 1], x[1, 4, 4, 0] = np.nan, np.inf, -np.inf
+    w = np.ones((5, 1, 1, 4), np.float32)
+    y, mask = on_device("conv2d_relu", device, x, w, pool=pool)
+    wanted, wanted_mask = ops.conv2d_relu(x, w, pool=pool)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(wanted))
+    np.testing.assert_array_equal(mask, wanted_mask)
+
+
+@pools
+def test_views_and_an_output_that_is_an_input(device, pool):
+    case = problem(8, 12)
+    x, w, bias, dy = numbers(case, pool)
+    options = dict(pool=pool, **case.options)
+    wanted, wanted_mask = on_device("conv2d_relu", device, x, w, bias, **options)
+    out = asarray(np.repeat(np.full(wanted.shape, 7, np.float32), 2, axis=-1), device)[..., ::2]
+    strided = asarray(np.repeat(x, 2, axis=-1), device)[..., ::2]
+    result, mask = ops.conv2d_relu(strided, asarray(w, device), asarray(bias, device), **options, out=out)
+    assert result is out
+    np.testing.assert_array_equal(to_numpy(out), wanted)
+    np.testing.assert_array_equal(to_numpy(mask), wanted_mask)
+    # A mask at an odd address, where several of its bytes cannot be read at once.
+    odd = asarray(np.concatenate([np.zeros(1, np.uint8), wanted_mask.reshape(-1)]), device)[1:].reshape(mask.shape)
+    dx = on_device("conv2d_dgrad", device, dy, w, input_shape=x.shape, mask=mask, **options)
+    moved = on_device("conv2d_dgrad", device, dy, w, input_shape=x.shape, mask=odd, **options)
+    np.testing.assert_array_equal(moved, dx)
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+def test_db_accumulates_with_dw(device, monkeypatch, splits):
+    forced(monkeypatch, None, splits)
+    case = problem(8, 12)
+    x, _, _, dy = numbers(case, 1)
+    before = np.random.default_rng(1).standard_normal(case.k).astype(np.float32)
+    db, dw = asarray(np.repeat(before, 2), device), asarray(np.ones(case.w_shape, np.float32), device)
+    window = case.options | dict(kernel_size=case.kernel_size)
+    ops.conv2d_wgrad(asarray(dy, device), asarray(x, device), out=dw, db=db[::2], accumulate=True, **window)
+    wide = dy.astype(np.float64)
+    bound = sum_bound(np.float32, dy.size // case.k + 1, ops.bias_grad(np.abs(wide)) + np.abs(before))
+    assert_within(to_numpy(db)[::2], ops.bias_grad(wide) + before, bound)
+    np.testing.assert_array_equal(to_numpy(db)[1::2], before)

@@ -1,0 +1,161 @@
+"""Fused nets: the same results, the same parameters, fewer launches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv.layers import (
+    GELU,
+    BatchNorm,
+    Conv2D,
+    Flatten,
+    Input,
+    LeakyReLU,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+)
+from gpuconv.layers.fused import ConvActivation, ConvReLU
+from gpuconv.summary import summary
+
+
+def step(net, images: int = 3, seed: int = 0):
+    """Scores, gradient to the input and parameters' gradients of one pass, as NumPy arrays."""
+    rng = np.random.default_rng(seed)
+    x = gc.asarray(rng.standard_normal((images, *net.input_shape)), net.device, net.dtype)
+    y = net.forward(x, training=True)
+    dy = gc.asarray(rng.standard_normal(y.shape), net.device, net.dtype)
+    net.zero_grad()
+    dx = net.backward(dy)
+    return [gc.to_numpy(a).copy() for a in (y, dx, *net.grads().values())]
+
+
+def odd_net(**options):
+    """Maps of odd sizes, every rule, and what no rule fits."""
+    return Sequential([
+        Input((15, 13, 3)),
+        Conv2D(6, 3, padding=1), ReLU(), MaxPool2D(2),
+        Conv2D(6, (3, 2), groups=2, padding=1), MaxPool2D(2), ReLU(),
+        Residual([Conv2D(6, 3, padding=1), ReLU(), Conv2D(6, 3, padding=1)], [Conv2D(6, 1, bias=False), Sigmoid()]),
+        Sequential([Conv2D(8, 3, padding=1), LeakyReLU()]),
+        Conv2D(5, 2, padding=1), LeakyReLU(negative_slope=0.2),
+        Conv2D(4, 1), GELU(), Conv2D(4, 2), ReLU(), MaxPool2D(3, stride=1), Flatten(), Linear(3),
+    ], **options)  # fmt: skip
+
+
+def kinds(net):
+    return [type(layer).__name__ for layer in net]
+
+
+def test_the_rules():
+    net = odd_net().fuse()
+    assert kinds(net) == [
+        "Input", "ConvReLU", "ConvReLU", "Residual", "Sequential", "Conv2D", "LeakyReLU", "Conv2D", "GELU", "ConvReLU",
+        "MaxPool2D", "Flatten", "Linear",
+    ]  # fmt: skip
+    assert [layer.pool for layer in net if isinstance(layer, ConvReLU)] == [2, 2, 1]
+    body, shortcut = net[3].rows
+    assert (kinds(body), kinds(shortcut)) == (["ConvReLU", "Conv2D"], ["ConvActivation"])
+    assert isinstance(net[4][0], ConvActivation)
+    assert net[1].name == "conv1+relu1+pool1"
+
+
+@pytest.mark.parametrize(
+    "pool", [MaxPool2D(3), MaxPool2D(2, stride=1), MaxPool2D(2, padding=1), MaxPool2D(2, fit="cover")]
+)
+def test_pools_that_do_not_fit(pool):
+    net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), ReLU(), pool])
+    assert kinds(net.fuse()) == ["Input", "ConvReLU", "MaxPool2D"]
+    even = Sequential([Input((8, 8, 2)), Conv2D(3, 1), ReLU(), MaxPool2D(2, fit="cover")])
+    assert kinds(even.fuse()) == ["Input", "ConvReLU"]
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_the_same_results(device):
+    net = odd_net(device=device, seed=2)
+    fused = net.fuse()
+    for plain, found in zip(step(net), step(fused), strict=True):
+        np.testing.assert_allclose(found, plain, rtol=2e-5, atol=2e-5 * np.abs(plain).max())
+    y, dx = step(net)[:2], step(fused)[:2]
+    np.testing.assert_array_equal(y[0], dx[0])
+    np.testing.assert_array_equal(y[1], dx[1])
+
+
+def test_keys_and_arrays_are_the_same():
+    net = odd_net()
+    fused = net.fuse()
+    for of in ("state_dict", "params", "grads", "buffers"):
+        plain, found = getattr(net, of)(), getattr(fused, of)()
+        assert list(plain) == list(found)
+        assert all(plain[key] is found[key] for key in plain)
+    assert fused.parameter_count == net.parameter_count
+    other = odd_net(seed=5)
+    fused.load_state_dict(other.state_dict())
+    np.testing.assert_array_equal(net["conv1"]["weight"], other["conv1"]["weight"])
+
+
+def test_a_fused_net_is_a_net():
+    fused = odd_net(seed=3).fuse()
+    twin = fused.copy(dtype="float64")
+    assert kinds(twin) == kinds(fused)
+    assert list(twin.state_dict()) == list(fused.state_dict())
+    x = np.random.default_rng(0).standard_normal((2, 15, 13, 3)).astype(np.float32)
+    np.testing.assert_allclose(twin.predict(x.astype(np.float64)), fused.predict(x), rtol=1e-4, atol=1e-5)
+    assert kinds(fused.fuse()) == kinds(fused)
+    assert summary(fused).splitlines()[-1] == summary(odd_net()).splitlines()[-1]
+    with pytest.raises(RuntimeError, match="each forward serves one backward"):
+        fused.backward(np.zeros((2, 3), np.float32))
+
+
+def test_frozen_weights_stay_and_their_bias_trains():
+    net = Sequential([Input((6, 6, 2)), Conv2D(3, 3, frozen=("weight",)), ReLU(), MaxPool2D(2)])
+    fused = net.fuse()
+    assert list(fused.grads()) == ["conv1.bias"]
+    (_, _, plain), (_, _, found) = step(net), step(fused)
+    np.testing.assert_array_equal(found, plain)
+
+
+def test_gradients_equal_numerical_ones():
+    net = Sequential(
+        [Input((7, 6, 2)), Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(3)], dtype="float64", seed=1
+    ).fuse()
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 7, 6, 2)), rng.standard_normal((2, 3))
+    net.forward(x)
+    net.zero_grad()
+    dx = net.backward(dy)
+    weight, gradient = net.params()["conv1.weight"], net.grads()["conv1.weight"]
+    for array, found in ((x, dx), (weight, gradient)):
+        for index in map(tuple, rng.integers(0, array.shape, (20, array.ndim))):
+            kept = array[index]
+            array[index] = kept + 1e-6
+            above = (net.infer(x) * dy).sum()
+            array[index] = kept - 1e-6
+            below = (net.infer(x) * dy).sum()
+            array[index] = kept
+            np.testing.assert_allclose(found[index], (above - below) / 2e-6, rtol=1e-6, atol=1e-8)
+
+
+def test_layers_that_do_not_belong_together_are_refused():
+    with pytest.raises(ValueError, match="ConvReLU cannot stand for"):
+        ConvReLU([Conv2D(3, 3), ReLU(), MaxPool2D(3)]).build((7, 7, 2))
+
+
+def test_a_net_without_shapes_is_refused():
+    with pytest.raises(RuntimeError, match="fused after it is built"):
+        Sequential([Conv2D(3, 3), ReLU()]).fuse()
+
+
+def test_batch_norm_between_keeps_them_apart():
+    net = Sequential([Input((6, 6, 2)), Conv2D(3, 3), BatchNorm(), ReLU()])
+    assert kinds(net.fuse()) == kinds(net)
+
+
+def test_depthwise_layers_keep_their_own_kernels():
+    net = Sequential([Input((6, 6, 4)), Conv2D(4, 3, groups=4), ReLU(), MaxPool2D(2)])
+    assert kinds(net.fuse()) == ["Input", "ConvActivation", "MaxPool2D"]
