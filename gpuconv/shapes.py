@@ -755,6 +755,22 @@ def update_loss_scale(scaling, grads, *, growth=2.0, backoff=0.5, interval=2000)
     )
 
 
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of muon_step, Jordan's: steep at 0, near 1 at 1
+
+
+def muon_step(
+    params, grads, velocities, masters=None, scaling=None, *, lr, momentum=0.0, nesterov=False, steps=5
+):
+    _step(params, grads, masters, scaling, velocities=velocities)
+    for index, param in enumerate(params):
+        if len(param.shape) < 2:
+            raise ValueError(f"muon_step takes params of rank 2 or more, received params[{index}] of {param.shape}")
+    momentum = number("momentum", momentum, 0.0, 1.0)
+    if nesterov and not momentum:
+        raise ValueError("nesterov=True needs a momentum above 0")
+    return dict(lr=step_scalar("lr", lr), momentum=momentum, nesterov=bool(nesterov), steps=integer("steps", steps, 0))
+
+
 # --- batches -----------------------------------------------------------------------------------
 
 

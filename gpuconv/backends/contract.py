@@ -439,6 +439,22 @@ def update_loss_scale(
     ...
 
 
+def muon_step(
+    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array],
+    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, momentum: float = 0.0,
+    nesterov: bool = False, steps: int = 5,
+) -> None:
+    """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), with nesterov of g + momentum * v
+    (Jordan et al. 2024, "Muon"; that the weights keep a norm of 1 a filter is airbench's).
+
+    params: of rank 2 or more, taken as matrices (K, the rest); |param| is the root of the sum of squares, and a
+    parameter of zeros is not scaled. orthogonal(x) divides x by |x| + 1e-7, then does `steps` Newton-Schulz steps on
+    the smaller side, x = (a + b x x^T + c (x x^T)^2) x with a, b, c = 3.4445, -4.7750, 2.0315: singular values come
+    near 1, not to it. All of it is computed in the accumulation dtype.
+    """
+    ...
+
+
 # --- batches -----------------------------------------------------------------------------------
 
 

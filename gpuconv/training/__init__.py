@@ -3,7 +3,8 @@
 from gpuconv.training.callbacks import Callback, EarlyStopping
 from gpuconv.training.checkpoint import Checkpoint, CheckpointError, load_net
 from gpuconv.training.evaluate import Evaluation, evaluate
-from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from gpuconv.training.groups import Groups
+from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
 from gpuconv.training.trainer import DivergedError, SettingsError, Trainer
@@ -19,6 +20,8 @@ __all__ = [
     "DivergedError",
     "EarlyStopping",
     "Evaluation",
+    "Groups",
+    "Muon",
     "Optimizer",
     "RMSprop",
     "RunDirectory",

@@ -87,6 +87,9 @@ class Optimizer:
         smallest_rank = lookup("choice of what decays", self.decay, DECAYS)
         self._weight_decay = [self.weight_decay if len(p.shape) >= smallest_rank else 0.0 for p in params.values()]
 
+    def begin(self, total: int, epoch: int) -> None:
+        """What a run tells before its first step: how many steps it has in all, and how many an epoch has."""
+
     def step(self, params: Arrays, grads: Arrays, lr: float | None = None) -> None:
         """One step: the parameters change in place. lr: this step's rate, by default the optimizer's own."""
         if self._lr is None:
@@ -242,11 +245,51 @@ def _wide(array: Array) -> np.ndarray:
     return backends.to_numpy(array).astype(np.float32)
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Adagrad, RMSprop, Adam, AdamW)}
+@dataclass(kw_only=True, eq=False)
+class Muon(Optimizer):
+    """Momentum whose direction is made orthogonal by newton_schulz steps, for filters and matrices alone; the weights
+    keep a norm of 1 a filter, so there is no decay (see `gpuconv.ops.muon_step`; Jordan et al. 2024)."""
+
+    name: ClassVar[str] = "muon"
+    lr: float = 0.02
+    momentum: float = 0.95
+    nesterov: bool = True
+    newton_schulz: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("momentum", self.momentum, 0, 1)
+        self.newton_schulz = integer("newton_schulz", self.newton_schulz, 0)
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True needs a momentum above 0")
+        if self.weight_decay:
+            raise ValueError("muon keeps the norm of each weight, so it takes no weight_decay")
+
+    def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
+        vectors = [name for name, param in params.items() if len(param.shape) < 2]
+        if vectors:
+            raise ValueError(
+                f"muon takes filters and matrices, not {', '.join(vectors)}: give those to another optimizer in "
+                "groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'"
+            )
+        super().build(params, masters)
+
+    def slots(self) -> tuple[str, ...]:
+        return ("velocity",)
+
+    def _launch(self, params, grads, *state, **more):
+        ops.muon_step(
+            params, grads, *state, lr=self._lr, momentum=self.momentum, nesterov=self.nesterov,
+            steps=self.newton_schulz, **more,
+        )
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Adagrad, RMSprop, Adam, AdamW, Muon)}
 
 
 def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
-    """An optimizer by its name or short form ("sgd", "sgd:momentum=0.9,nesterov=true"); an optimizer is itself.
+    """An optimizer by its name or short form ("sgd", "sgd:momentum=0.9,nesterov=true"), or several of them for groups
+    of parameters ("filters -> muon:lr=0.02; * -> sgd:lr=0.05", see `gpuconv.training.groups`); an optimizer is itself.
 
     settings: what its class takes, over what the short form says. Raises ValueError for an unknown name (the nearest
     known one is named) or a setting it does not have.
@@ -255,6 +298,10 @@ def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
         if settings:
             raise ValueError(f"settings {sorted(settings)} were given beside an optimizer that is already built")
         return optimizer
+    if "->" in optimizer:
+        from gpuconv.training.groups import Groups
+
+        return Groups(groups=optimizer, **settings)
     part, *more = spec.parse(optimizer)
     if more or part.numbers:
         raise ValueError(f"an optimizer is written like 'sgd:momentum=0.9', received {optimizer!r}")

@@ -5,7 +5,7 @@ epoch, and returns the factor on the optimizer's learning rate. It keeps no stat
 place by knowing its step. Lengths are in epochs; with the default ``epoch=1`` they are in steps.
 
 `get` reads the short form that the command line takes, and ``str(schedule)`` writes it:
-"constant", "step:30", "step:30,60,gamma=0.2", "cosine", "one-cycle", "cosine,warmup:5".
+"constant", "linear", "step:30", "step:30,60,gamma=0.2", "cosine", "one-cycle", "cosine,warmup:5".
 """
 
 from __future__ import annotations
@@ -76,6 +76,25 @@ class MultiStep(Schedule):
 
     def __str__(self) -> str:
         return spec.write("multi-step", self.milestones, {"gamma": self.gamma})
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """A straight line from 1 at step 0 to 0 at the end of `length` epochs, by default of the run; 0 from there on."""
+
+    length: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.length is not None:
+            number("the length of a linear schedule", self.length, 0)
+            if not self.length:
+                raise ValueError("a linear schedule ends after a number of epochs above 0, received 0")
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        return max(0.0, 1 - step / (total if self.length is None else self.length * epoch))
+
+    def __str__(self) -> str:
+        return spec.write("linear", () if self.length is None else (self.length,))
 
 
 @dataclass(frozen=True)
@@ -154,6 +173,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": Constant,
     "step": _step,
     "multi-step": lambda *at, gamma=0.1: MultiStep(at, gamma),
+    "linear": Linear,
     "cosine": Cosine,
     "one-cycle": OneCycle,
     "warmup": Warmup,

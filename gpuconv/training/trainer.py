@@ -153,6 +153,7 @@ class Trainer:
         )  # fmt: skip
         feed, *held_out = loaders.values()
         self.batches = len(feed)
+        self.optimizer.begin(self.total_steps, self.batches)
         self._settings = checkpoints.as_json(
             self.settings() | {name: feeding.describe(loader) for name, loader in loaders.items()}
             | {"metrics_every": metrics_every, "options": settings or {}}

@@ -380,6 +380,12 @@ _PARAMETERS: dict[str, list[tuple[int, ...]]] = {
     "odd": [(3, 5, 7), (11,), (0,), (1031,)],
     "real": [(64, 3, 3, 64), (64,), (10, 640), (10,)],
 }
+# One, several of a shape, wide and tall, zeros of an empty one, more than a block's 8192 numbers.
+_MATRICES_OF_MUON: dict[str, list[tuple[int, ...]]] = {
+    "tiny": [(1, 1)],
+    "odd": [(3, 2, 3, 5), (33, 17), (3, 2, 3, 5), (0, 4), (7, 1)],
+    "real": [(64, 3, 3, 24), (64, 3, 3, 24), (10, 256)],
+}
 _STEPS: list[tuple[str, int, dict[str, Any]]] = [
     ("sgd_step", 0, dict(lr=0.1, weight_decay=0.01)),
     ("sgd_step", 1, dict(lr=0.1, momentum=0.9, nesterov=True)),
@@ -405,6 +411,12 @@ def _optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("update_loss_scale", tier, name, _gradients(listed, number, dict(interval=9)))
         growing = _gradients(listed, 0.0, dict(growth=4.0, interval=8))
         yield Case("update_loss_scale", tier, f"{len(listed)} gradients, scale grows", growing)
+    for tier, listed in _MATRICES_OF_MUON.items():
+        for options in (dict(lr=0.1), dict(lr=0.24, momentum=0.6, nesterov=True)):
+            name = f"{'; '.join(map(_join, listed))}, {_text(options)}"
+            yield Case("muon_step", tier, name, _parameters("muon_step", listed, 1, options))
+            scaled = _parameters("muon_step", listed, 1, options, masters=True, unscale=2.0**-3)
+            yield Case("muon_step", tier, f"{name}, masters, scaled", scaled, ("float16", "bfloat16"))
 
 
 def _parameters(

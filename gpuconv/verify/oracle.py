@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from gpuconv import ops
+from gpuconv.backends.reference.muon import orthogonal
 from gpuconv.backends.reference.rounding import round_tf32
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.shapes import NEWTON_SCHULZ
 from gpuconv.verify.bounds import UNIT_ROUNDOFF, accumulated, rounded, sum_bound
 
 Arrays = Sequence[Any]
@@ -300,6 +302,56 @@ def _step_size(op: str, states: Arrays, grad: Any, options: dict[str, Any], skip
     return lr * grad / (np.sqrt(states[0]) + options.get("eps", 1e-10 if op == "adagrad_step" else 1e-8))
 
 
+def _muon(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    """As `_optimizer`; an orthogonal direction errs by `_newton_schulz`."""
+    *_, masters, scaling = arrays
+    params, grads, velocities = ([a.copy() for a in group] for group in (masters or arrays[0], *arrays[1:3]))
+    ops.muon_step(*arrays, **options)
+    unscale = 1.0 if scaling is None else scaling[1]
+    kept = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
+    lr, momentum, steps = options["lr"], options.get("momentum", 0.0), options.get("steps", 5)
+    results = []
+    for index, (param, grad, velocity) in enumerate(zip(params, grads, velocities)):
+        after, v = arrays[0][index], arrays[2][index]
+        size, error = momentum * np.abs(velocity) + np.abs(grad) * unscale, np.zeros(param.shape)
+        if param.size:
+            direction = (grad * unscale + momentum * v if options.get("nesterov") else v).reshape(len(param), -1)
+            wide, length = direction if len(direction) <= len(direction.T) else direction.T, np.linalg.norm(direction)
+            began = np.linalg.norm(accumulated(dtype, 4, 2 * size)) / length + accumulated(dtype, param.size, 1.0)
+            turned = lr * orthogonal(direction, steps).reshape(param.shape)
+            error = lr * _newton_schulz(wide / length, steps, began, dtype) + accumulated(dtype, 4, turned)
+            error = error + accumulated(dtype, param.size + 4, after + turned) + rounded(kept, after)
+        results.append(Expected(f"param {index}", after, error + rounded(dtype, after)))
+        results.append(Expected(f"velocity {index}", v, accumulated(dtype, 4, size) + rounded(kept, v)))
+        if masters:
+            results.append(Expected(f"master {index}", masters[index], error))
+    return results
+
+
+def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: Any) -> float:
+    """The Frobenius norm of what Newton-Schulz steps from x (lines <= columns) err by, from that of x's own error.
+
+    p(s) = a s + b s^3 + c s^5 on singular values is a function of the Hermitian [[0, x], [x^T, 0]]: a step multiplies
+    an error by at most the largest |p'| between 0 and x's norm (Daleckii and Krein: divided differences bound it), and
+    adds what rounding its own products and sums does.
+    """
+    a, b, c = NEWTON_SCHULZ
+    lines, columns = x.shape
+    for _ in range(steps):
+        norm = np.linalg.norm(x, 2) + error
+        slope = np.abs(a + 3 * b * (s := np.linspace(0, norm, 1000)) ** 2 + 5 * c * s**4).max()
+        gram, size = x @ x.T, np.abs(x)
+        gram_error = np.linalg.norm(accumulated(dtype, columns, size @ size.T))
+        square_error = np.linalg.norm(accumulated(dtype, lines, np.abs(gram) @ np.abs(gram)))
+        m = a * np.eye(lines) + b * gram + c * gram @ gram
+        terms = a * np.eye(lines) + abs(b) * np.abs(gram) + c * np.abs(gram @ gram)
+        m_error = (abs(b) + 2 * c * norm**2) * gram_error + c * square_error
+        m_error += np.linalg.norm(accumulated(dtype, 3, terms))
+        own = m_error * norm + np.linalg.norm(accumulated(dtype, lines, np.abs(m) @ size))
+        x, error = m @ x, slope * error + own
+    return error
+
+
 def _metrics(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
     totals, loss, scores, labels = arrays
     ops.add_metrics(totals, loss, scores, labels)
@@ -351,6 +403,7 @@ _RULES: dict[str, Callable[..., list[Expected]] | None] = {
     "rmsprop_step": _optimizer,
     "adam_step": _optimizer,
     "update_loss_scale": _loss_scale,
+    "muon_step": _muon,
     "add": _relative_sum,
     "scale": _relative,
     "add_metrics": _metrics,

@@ -12,6 +12,7 @@ from gpuconv.backends.cuda.conv import *  # noqa: F403
 from gpuconv.backends.cuda.dropout import *  # noqa: F403
 from gpuconv.backends.cuda.linear import *  # noqa: F403
 from gpuconv.backends.cuda.loss import *  # noqa: F403
+from gpuconv.backends.cuda.muon import *  # noqa: F403
 from gpuconv.backends.cuda.norm import *  # noqa: F403
 from gpuconv.backends.cuda.optim import *  # noqa: F403
 from gpuconv.backends.cuda.pool import *  # noqa: F403

@@ -7,6 +7,7 @@ from gpuconv.backends.reference.conv import *  # noqa: F403
 from gpuconv.backends.reference.dropout import *  # noqa: F403
 from gpuconv.backends.reference.linear import *  # noqa: F403
 from gpuconv.backends.reference.loss import *  # noqa: F403
+from gpuconv.backends.reference.muon import *  # noqa: F403
 from gpuconv.backends.reference.norm import *  # noqa: F403
 from gpuconv.backends.reference.optim import *  # noqa: F403
 from gpuconv.backends.reference.pool import *  # noqa: F403

@@ -1,0 +1,105 @@
+"""Muon, parameters of one shape and dtype at a time as a batch: launchers of kernels/muon.cu and matmul.cu."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends
+from gpuconv.backends.cuda import gemm
+from gpuconv.backends.cuda.device_array import address, asarray, empty
+from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, flat_grid, updated
+from gpuconv.backends.cuda.module import load
+from gpuconv.backends.cuda.optim import _rate
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.shapes import NEWTON_SCHULZ
+
+__all__ = ["muon_step"]
+
+_NUMBERS = 8192  # of one parameter, a thread block: kNumbers of muon.cu
+_EPS = 1e-7
+_MEMBERS = 4  # of the kernels' `struct Matrix`, pointers all of them
+
+_MATRICES = np.dtype(
+    [("size", np.int64)] + [(name, np.int32) for name in ("rows", "columns", "blocks", "transposed")], align=True
+)
+_MATMUL = np.dtype([(name, np.int32) for name in ("batch", "rows", "columns", "depth")], align=True)
+
+
+def muon_step(
+    params: Sequence[Any], grads: Sequence[Any], velocities: Sequence[Any], masters: Sequence[Any] | None = None,
+    scaling: Any | None = None, *, lr: Any, momentum: float = 0.0, nesterov: bool = False, steps: int = 5,
+) -> None:
+    masters = params if masters is None else masters
+    kinds = [(master.dtype, param.dtype, master is param, tuple(param.shape)) for master, param in zip(masters, params)]
+    for kind in dict.fromkeys(kinds):
+        chosen = [i for i, param in enumerate(params) if kinds[i] == kind and param.size]
+        if not chosen:
+            continue
+        changed = [masters, velocities] if kind[2] else [masters, velocities, params]
+        read = contiguous(*[grads[i] for i in chosen])
+        with updated(*[arrays[i] for arrays in changed for i in chosen]) as there:
+            matrices, state, *copies = (there[at : at + len(chosen)] for at in range(0, len(there), len(chosen)))
+            _step(matrices, read, state, copies, scaling, _rate(lr), momentum, nesterov, steps)
+
+
+def _step(
+    params: Sequence[Any], grads: Sequence[Any], velocities: Sequence[Any], copies: Sequence[Sequence[Any]],
+    scaling: Any, rate: Any, momentum: float, nesterov: bool, steps: int,
+) -> None:
+    """The step of parameters of one shape and dtype."""
+    first, batch = params[0], len(params)
+    rows, size, wide = first.shape[0], first.size, accumulation_dtype(first.dtype)
+    columns = size // rows
+    lines, width, blocks = min(rows, columns), max(rows, columns), ceil_div(size, _NUMBERS)
+    matrices = np.array((size, rows, columns, blocks, rows > columns), _MATRICES)[()]
+    table, grid = _table(params, grads, velocities, *copies), batch * blocks
+    x, partials = empty((batch, lines, width), wide, like=first), empty((grid, 2), wide, like=first)
+    module = load("muon.cu", {"DTYPE": first.dtype.name, "GRAD": grads[0].dtype.name})
+    module.kernel("muon_direction")(grid, THREADS, x, partials, table, scaling, matrices, momentum, nesterov)
+    module.kernel("muon_normalize")(grid, THREADS, x, partials, matrices, _EPS)
+    if steps:
+        other = empty(x.shape, wide, like=first)
+        gram, squared, m = (empty((batch, lines, lines), wide, like=first) for _ in range(3))
+        for _ in range(steps):
+            _matmul(gram, x, x)
+            _matmul(squared, gram, gram)  # symmetric, so that it is its own transpose
+            module.kernel("muon_polynomial")(
+                flat_grid(m.size), THREADS, m, gram, squared, m.size, lines, *NEWTON_SCHULZ
+            )
+            _matmul(other, m, x, depth_first=True)
+            x, other = other, x
+    module.kernel("muon_apply")(grid, THREADS, x, partials, table, scaling, matrices, *rate)
+
+
+def _matmul(y: Any, a: Any, b: Any, *, depth_first: bool = False) -> None:
+    """y[i] = a[i] b[i]^T, with depth_first a[i] b[i]. y, a, b: contiguous, of one dtype, of rank 3."""
+    batch, rows, depth = a.shape
+    columns = y.shape[2]
+    struct = np.array((batch, rows, columns, depth), _MATMUL)[()]
+    macros = {"DEPTH_FIRST": int(depth_first), "WIDTH": gemm.vector(math.gcd(depth, columns), y, a, b)}
+
+    def run(plan: gemm.Plan, out: Any) -> None:
+        gemm.launch("matmul", plan, (out,), (a, b), struct, macros)
+
+    gemm.compute("matmul", (rows, columns, depth, batch), "auto", False, struct, macros, y, run)
+
+
+# Where the arrays of a batch are, in device memory, by their addresses; it lives as long as the first parameter.
+_tables: dict[tuple[Any, ...], Any] = {}
+
+
+def _table(*columns: Sequence[Any]) -> Any:
+    """The kernels' `struct Matrix` of each parameter, copied to the device the first time that it is asked for."""
+    first = columns[0][0]
+    places = np.zeros((len(columns[0]), _MEMBERS), np.uint64)
+    places[:, : len(columns)] = [[address(array) for array in arrays] for arrays in zip(*columns)]
+    key = (backends.device_of(first), first.dtype, places.tobytes())
+    if key not in _tables:
+        _tables[key] = asarray(places, like=first)
+        weakref.finalize(first, _tables.pop, key, None).atexit = False
+    return _tables[key]

@@ -1,0 +1,49 @@
+"""Muon: momentum whose direction is made orthogonal before it is taken."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpuconv.backends.reference.rounding import store, widen
+from gpuconv.shapes import NEWTON_SCHULZ
+
+__all__ = ["muon_step"]
+
+_EPS = 1e-7
+
+
+def muon_step(
+    params, grads, velocities, masters=None, scaling=None, *, lr, momentum=0.0, nesterov=False, steps=5
+):
+    lr = lr.item() if isinstance(lr, np.ndarray) else lr
+    unscale = 1.0 if scaling is None else float(scaling[1])
+    if not unscale:
+        return
+    for param, grad, velocity, master in zip(params, grads, velocities, masters or params):
+        if not param.size:
+            continue
+        p, g = widen(master), widen(grad) * unscale
+        v = momentum * widen(velocity) + g
+        direction = g + momentum * v if nesterov else v
+        x = orthogonal(direction.reshape(len(p), -1), steps).reshape(p.shape)
+        length = math.sqrt(np.sum(p * p))
+        moved = p * (math.sqrt(len(p)) / length if length else 1.0) - lr * x
+        store(v, velocity.dtype, velocity)
+        store(moved, master.dtype, master)
+        if master is not param:
+            store(master, param.dtype, param)
+
+
+def orthogonal(x: np.ndarray, steps: int) -> np.ndarray:
+    """x (rows, columns) with its singular values brought near 1 by Newton-Schulz steps, each
+    x = (a + b x x^T + c (x x^T)^2) x, on whichever side is smaller."""
+    if x.shape[0] > x.shape[1]:
+        return orthogonal(x.T, steps).T
+    a, b, c = (x.dtype.type(value) for value in NEWTON_SCHULZ)
+    x = x / (np.sqrt(np.sum(x * x)) + x.dtype.type(_EPS))
+    for _ in range(steps):
+        gram = x @ x.T
+        x = (a * np.eye(len(x), dtype=x.dtype) + b * gram + c * (gram @ gram)) @ x
+    return x

@@ -1,0 +1,42 @@
+// Products of many matrices of one shape, batched: what Muon's Newton-Schulz iteration is made of.
+//
+//   y[i] = a[i] b[i]^T, or with DEPTH_FIRST y[i] = a[i] b[i]        for each matrix i of the batch
+//
+// a (batch, rows, depth), b (batch, columns, depth), with DEPTH_FIRST (batch, depth, columns), y (batch, rows, columns): the
+// groups of gemm.cuh. Splits of the depth as in conv2d_fprop.cu, partials: (splits, batch, rows, columns).
+//
+// Macros of gemm.cuh; ACTIVATION; MIN_BLOCKS; WIDTH: how many numbers move at once, 16 / sizeof(DTYPE) where they divide the
+// depth and the columns and the arrays are aligned to 16 bytes, else 1. 2 depth FLOPs an output; a, b and y once are the
+// bytes. Prediction, not measured: limited as conv2d_fprop.cu, without what it spends on addresses.
+
+#define MASK 0
+#define VECTOR_C WIDTH
+#define VECTOR_K WIDTH
+#include "conv2d.cuh"
+#include "gemm_simt.cuh"
+
+struct Matmul {
+    int32 batch, rows, columns, depth;
+};
+
+extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
+matmul_simt(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* a, const DTYPE* b, const Matmul product_of,
+            const Schedule schedule) {
+    const int32 rows = product_of.rows, columns = product_of.columns, depth = product_of.depth;
+    const Block block(schedule, depth);
+    const Plain left{a + block.group * (int64(rows) * depth), depth, rows, depth};
+    const DTYPE* const right_base = b + block.group * (int64(columns) * depth);
+#if DEPTH_FIRST
+    const Plain right{right_base, columns, depth, columns};
+    using Right = Loader<Plain, BLOCK_N, WIDTH, false>;
+#else
+    const Plain right{right_base, depth, columns, depth};
+    using Right = Loader<Plain, BLOCK_N, WIDTH, true>;
+#endif
+    Loader<Plain, BLOCK_M, WIDTH, true> rows_of_left(left, block.row);
+    const Sums sums = product({}, rows_of_left, Right(right, block.column), block);
+
+    const int64 size = int64(rows) * columns, first = block.group * size;
+    if (partials) partials += blockIdx.y * (product_of.batch * size) + first;
+    sums.store<WIDTH>(Output{y + first, partials, columns, columns, false}, block, RowsInOrder{rows});
+}

@@ -1,0 +1,116 @@
+// The steps of Muon around its matrix products (matmul.cu), over a batch of parameters of one shape, rows x columns.
+//
+//   muon_direction   v = momentum * v + g;  x = v, or g + momentum * v with nesterov;  partials: each block's sums of x^2, p^2
+//   muon_normalize   x *= 1 / (|x| + eps), |x| the root of the sum of squares
+//   muon_polynomial  m = a * identity + b * gram + c * gram^2, gram = x x^T
+//   muon_apply       p = p * sqrt(rows) / |p| - lr * x;  where |p| is 0: p - lr * x
+//
+// matrices: a table in device memory of where each parameter, its gradient and its velocity are. x (batch, lines, width) of
+// accumulators holds the parameters' matrices, transposed where rows > columns, so that lines <= width. A block takes up to
+// 8192 numbers of one matrix. Norms are sums over blocks in their order, taken by every block that needs one. lr as in
+// optimizer.cu, scaling and masters too: parameters are masters' where those are, and copies get them rounded; of a step that is
+// skipped, x is zeros. Half precision is computed in float32 and rounded once.
+//
+// Macros: DTYPE and GRAD of optimizer.cu. Any compute capability. Floor a number: direction 4 sizeof(DTYPE) + an accumulator
+// bytes, normalize 2 accumulators, apply 2 sizeof(DTYPE) + an accumulator: bound by memory, as far as it is not by the launches (prediction).
+#include "reduce.cuh"
+#include "types.cuh"
+
+using Real = accumulator<DTYPE>;
+constexpr int64 kNumbers = 8192;
+
+struct Matrix {
+    DTYPE* param;
+    const GRAD* grad;
+    DTYPE* velocity;
+    GRAD* copy;  // null: the parameter is no master
+};
+
+struct Matrices {
+    int64 size;  // rows * columns
+    int32 rows, columns, blocks, transposed;
+
+    // Where number i of a parameter is in its matrix of x.
+    __device__ __forceinline__ int64 place(int64 i) const {
+        return transposed ? i % columns * rows + i / columns : i;
+    }
+};
+
+// The numbers of a matrix that a block takes.
+struct Part {
+    int64 matrix, block, begin, end;
+
+    __device__ __forceinline__ explicit Part(const Matrices& all)
+        : matrix(blockIdx.x / all.blocks), block(blockIdx.x % all.blocks), begin(block * kNumbers),
+          end(begin + kNumbers < all.size ? begin + kNumbers : all.size) {}
+};
+
+// What the gradients are to be multiplied by; 0: skip the step.
+__device__ __forceinline__ double read_unscale(const double* scaling) { return scaling ? scaling[1] : 1; }
+
+// The norm out of a matrix's partial sums of squares: `which` 0 of x, 1 of p. Every thread of the block gets it.
+__device__ __forceinline__ Real norm(const Real* partials, const Part& part, const Matrices& all, int which, Real* scratch) {
+    Real sum = 0;
+    for (int32 block = threadIdx.x; block < all.blocks; block += blockDim.x)
+        sum += partials[(part.matrix * all.blocks + block) * 2 + which];
+    return sqrt(reduce_block(sum, Sum<Real>{}, scratch));
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+muon_direction(accumulator<DTYPE>* x, accumulator<DTYPE>* partials, const Matrix* matrices, const double* scaling,
+               const Matrices all, double momentum, bool nesterov) {
+    __shared__ Real scratch[32];
+    const Part part(all);
+    const Matrix matrix = matrices[part.matrix];
+    const Real unscale = Real(read_unscale(scaling));
+    const Real kept = Real(momentum);
+    Real x_squares = 0, p_squares = 0;
+    for (int64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
+        const Real p = load(matrix.param[i]), g = load(matrix.grad[i]) * unscale, v = kept * load(matrix.velocity[i]) + g;
+        const Real direction = unscale == 0 ? Real(0) : nesterov ? g + kept * v : v;
+        if (unscale != 0) matrix.velocity[i] = round_to<DTYPE>(v);
+        x[part.matrix * all.size + all.place(i)] = direction;
+        x_squares += direction * direction;
+        p_squares += p * p;
+    }
+    x_squares = reduce_block(x_squares, Sum<Real>{}, scratch);
+    p_squares = reduce_block(p_squares, Sum<Real>{}, scratch);
+    if (threadIdx.x == 0) {
+        partials[int64(blockIdx.x) * 2] = x_squares;
+        partials[int64(blockIdx.x) * 2 + 1] = p_squares;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+muon_normalize(accumulator<DTYPE>* x, const accumulator<DTYPE>* partials, const Matrices all, double eps) {
+    __shared__ Real scratch[32];
+    const Part part(all);
+    const Real factor = 1 / (norm(partials, part, all, 0, scratch) + Real(eps));
+    for (int64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) x[part.matrix * all.size + i] *= factor;
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+muon_polynomial(accumulator<DTYPE>* m, const accumulator<DTYPE>* gram, const accumulator<DTYPE>* gram_squared, int64 size,
+                int32 lines, double a, double b, double c) {
+    for (int64 i = int64(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += int64(gridDim.x) * blockDim.x) {
+        const bool diagonal = i / lines % lines == i % lines;
+        m[i] = (diagonal ? Real(a) : Real(0)) + Real(b) * gram[i] + Real(c) * gram_squared[i];
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+muon_apply(const accumulator<DTYPE>* x, const accumulator<DTYPE>* partials, const Matrix* matrices, const double* scaling,
+           const Matrices all, const float* lr32, const double* lr64, double lr) {
+    __shared__ Real scratch[32];
+    if (read_unscale(scaling) == 0) return;
+    const Part part(all);
+    const Matrix matrix = matrices[part.matrix];
+    const Real length = norm(partials, part, all, 1, scratch);
+    const Real keep = length > 0 ? sqrt(Real(all.rows)) / length : Real(1);
+    const Real rate = Real(lr64 ? *lr64 : lr32 ? double(*lr32) : lr);
+    for (int64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
+        const Real p = load(matrix.param[i]) * keep - rate * x[part.matrix * all.size + all.place(i)];
+        matrix.param[i] = round_to<DTYPE>(p);
+        if (matrix.copy) matrix.copy[i] = round_to<GRAD>(p);
+    }
+}

@@ -1,0 +1,41 @@
+"""Muon against its meaning: a polynomial of the singular values, computed from NumPy's SVD."""
+
+import numpy as np
+import pytest
+
+from gpuconv import ops
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+def on_singular_values(x, steps):
+    left, values, right = np.linalg.svd(x, full_matrices=False)
+    values = values / (np.sqrt((values**2).sum()) + 1e-7)
+    for _ in range(steps):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return left * values @ right
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("shape", [(4, 3, 2, 5), (13, 2, 2, 1), (6, 6), (1, 7)])
+def test_two_steps_follow_the_singular_values(rng, shape, nesterov):
+    param, v = rng.standard_normal(shape), np.zeros(shape)
+    expected, momentum = param.copy(), np.zeros(shape)
+    for lr in (0.3, 0.1):
+        grad = rng.standard_normal(shape)
+        momentum = 0.6 * momentum + grad
+        direction = grad + 0.6 * momentum if nesterov else momentum
+        turned = on_singular_values(direction.reshape(len(param), -1), 5).reshape(shape)
+        expected = expected * np.sqrt(len(param)) / np.linalg.norm(expected) - lr * turned
+        ops.muon_step([param], [grad], [v], lr=lr, momentum=0.6, nesterov=nesterov)
+    np.testing.assert_allclose(param, expected, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(v, momentum, rtol=1e-14)
+
+
+def test_no_step_is_the_normalised_direction():
+    param, grad, v = np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]]), np.zeros((1, 2))
+    ops.muon_step([param], [grad], [v], lr=0.5, steps=0)
+    np.testing.assert_allclose(param, [[0.6, 0.3]], rtol=1e-6)

@@ -1,0 +1,72 @@
+"""Muon's kernels and their batched matrix products, on shapes that the shared cases leave out."""
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.verify.bounds import accumulated, rounded
+
+SHAPES = [(130, 70), (130, 70), (5, 9100), (9, 2, 2, 4)]  # several tiles down and across, a split depth, tall and wide
+
+
+def lists(rng, dtype):
+    return [[rng.standard_normal(shape).astype(dtype) for shape in SHAPES] for _ in range(3)]
+
+
+def there(lists, device):
+    return [[asarray(array, device) for array in arrays] for arrays in lists]
+
+
+def test_several_tiles_and_split_depths_agree_with_the_reference(device, rng):
+    wanted = lists(rng, np.float64)
+    given = there(wanted, device)
+    for _ in range(2):
+        ops.muon_step(*given, lr=0.1, momentum=0.6, nesterov=True)
+        ops.muon_step(*wanted, lr=0.1, momentum=0.6, nesterov=True)
+    for one, other in zip([*given[0], *given[2]], [*wanted[0], *wanted[2]]):
+        np.testing.assert_allclose(to_numpy(one), other, rtol=0, atol=1e-11)
+
+
+def test_the_same_bits_run_after_run(device, rng):
+    wanted = lists(rng, np.float32)
+    runs = [there(wanted, device) for _ in range(2)]
+    for given in runs:
+        ops.muon_step(*given, lr=0.1, momentum=0.6)
+    for one, other in zip(*([*given[0], *given[2]] for given in runs)):
+        np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
+
+
+def test_strided_parameters_change_in_place_and_zeros_stay_finite(device, rng):
+    base = rng.standard_normal((6, 8))
+    param, grad = asarray(base, device), asarray(np.zeros((6, 4)), device)
+    zero, push = asarray(np.zeros((2, 3)), device), asarray(np.eye(2, 3), device)
+    velocities = [asarray(np.zeros((6, 4)), device), asarray(np.zeros((2, 3)), device)]
+    ops.muon_step([param[:, ::2], zero], [grad, push], velocities, lr=asarray(np.array([0.5]), device), steps=0)
+    kept = base[:, ::2] * np.sqrt(6) / np.linalg.norm(base[:, ::2])
+    np.testing.assert_allclose(to_numpy(param)[:, ::2], kept, rtol=1e-12)
+    np.testing.assert_array_equal(to_numpy(param)[:, 1::2], base[:, 1::2])
+    np.testing.assert_allclose(to_numpy(zero), -0.5 * np.eye(2, 3) / np.sqrt(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_rate_is_read_when_the_step_runs(device, rng, dtype):
+    given = there(lists(rng, dtype), device)
+    before = [to_numpy(array).copy() for array in given[0]]
+    rate = asarray(np.array([0.0], np.float32), device)
+    ops.muon_step(*given, lr=rate)
+    for old, new in zip(before, given[0]):
+        wide = old.astype(np.float64)
+        expected = wide * np.sqrt(len(old)) / np.linalg.norm(wide)
+        error = np.abs(to_numpy(new).astype(np.float64) - expected)
+        assert (error <= accumulated(dtype, old.size + 4, expected) + rounded(dtype, expected)).all()
+
+
+@pytest.mark.parametrize("where", ["numpy", "kernels"])
+def test_a_skipped_step_changes_nothing(device, rng, where):
+    given = there(lists(rng, np.float32), "numpy" if where == "numpy" else device)
+    given[1][0][0, 0] = np.nan  # what the step is skipped for
+    before = [to_numpy(array).copy() for array in [*given[0], *given[2]]]
+    scaling = asarray(np.array([8.0, 0.0, 0.0, 1.0]), "numpy" if where == "numpy" else device)
+    ops.muon_step(*given, None, scaling, lr=0.1, momentum=0.6)
+    for old, new in zip(before, [*given[0], *given[2]]):
+        np.testing.assert_array_equal(to_numpy(new), old)
