@@ -28,6 +28,8 @@ _NAMED_OTHERWISE = {
     "add": "arithmetic.cu",
     "scale": "arithmetic.cu",
     "add_metrics": "metrics.cu",
+    "advance_clock": "clock.cu",
+    "advance_counter": "clock.cu",
 }
 
 

@@ -775,7 +775,7 @@ def muon_step(
 
 
 def load_batch(
-    images, labels, indices, *, mean, std, flip=False, shift=0, cutout=0, seed=0, offset=0,
+    images, labels, indices, *, mean, std, flip=False, shift=0, cutout=0, seed=0, offset=0, start=0, count=None,
     dtype="float32", out=None,
 ):
     if images.dtype != np.uint8 or len(images.shape) != 4:
@@ -798,12 +798,49 @@ def load_batch(
     shift, cutout = integer("shift", shift, 0), integer("cutout", cutout, 0)
     if shift >= min(h, w):
         raise ValueError(f"shift must be smaller than the image ({h} x {w}), received {shift}")
+    start, count = _part_of("indices", indices.shape[0], step_scalar("start", start), count)
     dtype = as_dtype(dtype)
-    expect_out(out, (indices.shape[0], h, w, c), dtype)
+    expect_out(out, (count, h, w, c), dtype)
     return dict(
         flip=bool(flip), shift=shift, cutout=cutout, seed=seed_value("seed", seed),
-        offset=step_scalar("offset", offset), dtype=dtype,
+        offset=step_scalar("offset", offset), start=start, count=count, dtype=dtype,
     )
+
+
+def _part_of(name: str, length: int, start: Any, count: Any) -> tuple[Any, int]:
+    """Where a part begins and how long it is, inside `length` entries as far as the host can tell."""
+    on_device = hasattr(start, "shape") and not isinstance(start, np.generic)
+    if on_device and count is None:
+        raise ValueError("a start in device memory needs a count: how long the batch is must be known before it runs")
+    first = 0 if on_device else integer("start", start, 0)
+    count = max(0, length - first) if count is None else integer("count", count, 0)
+    if first + count > length:
+        raise ValueError(f"{name} has {length} entries; a batch of {count} from {first} on does not fit")
+    return (start if on_device else first), count
+
+
+# --- the training clock -----------------------------------------------------------------------
+
+
+def advance_clock(clock, lr, rates, *, batch_size):
+    _expect_counters("clock", clock, 4)
+    expect_shape("lr", lr, (1,), "one number")
+    if lr.dtype not in (np.float32, np.float64) or rates.dtype != lr.dtype or len(rates.shape) != 1:
+        raise TypeError(
+            f"lr and rates must both be float32 or both float64, rates of rank 1, received {lr.dtype.name} and "
+            f"{rates.dtype.name} of shape {tuple(rates.shape)}"
+        )
+    return dict(batch_size=integer("batch_size", batch_size, 0))
+
+
+def advance_counter(counter, *, by):
+    _expect_counters("counter", counter, 1)
+    return dict(by=integer("by", by, 0))
+
+
+def _expect_counters(name: str, array: Any, length: int) -> None:
+    if array.dtype != np.int64 or tuple(array.shape) != (length,):
+        raise TypeError(f"{name} must be int64 of shape ({length},), received {array.dtype.name} {tuple(array.shape)}")
 
 
 # --- random numbers ----------------------------------------------------------------------------

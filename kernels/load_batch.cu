@@ -1,12 +1,13 @@
 // A batch out of a uint8 data set in device memory: shuffle's gather, augmentation and normalisation in one pass.
 //
 //   x[n, h, w, c] = (float32(pixel) - mean) * (1 / std), or 0 where the pixel was shifted in or cut out
-//   y[n]          = labels[indices[n]]
+//   y[n]          = labels[indices[start + n]]
 //
 // images (M, H, W, C) uint8; x (N, H, W, C) DTYPE. The four words of the Philox block (AUGMENT, offset + n) give the flip,
 // both shifts and the centre of the cutout, as backends/reference/batch.py states; same arithmetic, same bits. mean and
-// std repeat with their own periods: C, or H * W * C. An index outside the data set, which nobody waits for on a GPU, makes
-// its sample NaN and its label -1.
+// std repeat with their own periods: C, or H * W * C. offset and start are numbers, or read from device memory when the kernel
+// runs, so that a captured step goes through its epoch. A place past the indices, or an index outside the data set, which
+// nobody waits for on a GPU, makes its sample NaN and its label -1.
 //
 // One thread block of 256 works on `elements` consecutive elements of one sample. Floor: 1 byte read and sizeof(DTYPE)
 // written an element; reads of a row are contiguous (backward under a flip).
@@ -14,7 +15,7 @@
 #include "philox.cuh"
 
 struct Batch {
-    int64 images;  // M
+    int64 images, indices;  // how many there are
     int32 height, width, channels, mean_period, std_period;
     int32 flip, shift, cutout, blocks;  // thread blocks a sample
 };
@@ -25,10 +26,12 @@ __device__ __forceinline__ int32 shift_of(uint32 word, int32 shift) {
 
 extern "C" __global__ void __launch_bounds__(256)
 load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const int64* indices, const float* mean,
-           const float* std, uint64 seed, const int64* offset_at, int64 offset, Batch batch) {
+           const float* std, uint64 seed, const int64* offset_at, int64 offset, const int64* start_at, int64 start,
+           Batch batch) {
     const int64 n = blockIdx.x / batch.blocks;
     const int32 part = blockIdx.x % batch.blocks;
-    const int64 index = indices[n];
+    const int64 place = (start_at ? *start_at : start) + n;
+    const int64 index = 0 <= place && place < batch.indices ? indices[place] : -1;
     const bool valid = 0 <= index && index < batch.images;
     if (part == 0 && threadIdx.x == 0) y[n] = valid ? labels[index] : -1;
 

@@ -15,7 +15,7 @@ Conventions of every op:
   device. The reference has one arithmetic whatever the name.
 - ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to 10 bits behind the point
   (to nearest, ties away from zero, as ``cvt.rna.tf32.f32`` does), sums are float32; a bias is not rounded.
-- ``lr``, ``step`` and ``offset`` may be a number or a one-element array on the device.
+- ``lr``, ``step``, ``offset`` and ``start`` may be a number or a one-element array on the device.
 - Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.
 """
 
@@ -460,19 +460,41 @@ def muon_step(
 
 def load_batch(
     images: Array, labels: Array, indices: Array, *, mean: Array, std: Array, flip: bool = False, shift: int = 0,
-    cutout: int = 0, seed: int = 0, offset: Scalar = 0, dtype: Any = "float32", out: Array | None = None,
+    cutout: int = 0, seed: int = 0, offset: Scalar = 0, start: Scalar = 0, count: int | None = None,
+    dtype: Any = "float32", out: Array | None = None,
 ) -> tuple[Array, Array]:
     """Gather, augment and normalise a batch out of a uint8 data set.
 
+    The batch is indices[start : start + count]; count None takes the rest, which only a start that is a number allows.
+    With N = count and indices counted from start,
     x[n] = (augment(images[indices[n]]) - mean) * (1 / std), computed in float32 and rounded once to dtype, in this
     order: a horizontal flip with probability 1/2 (flip=True); a shift by whole pixels, uniform in [-shift, shift]
     along each axis; a cutout of side `cutout` around a uniform centre, clipped at the border. Pixels shifted in or cut
     out are 0 after normalisation. Sample n draws one Philox block of the AUGMENT stream, at offset + n.
 
-    images: (M, H, W, C) uint8. labels: (M,) int64. indices: (N,) int64 in [0, M). mean, std: float32, (C,) or
-    (H, W, C).
+    images: (M, H, W, C) uint8. labels: (M,) int64. indices: int64 in [0, M), of rank 1. mean, std: float32, (C,) or
+    (H, W, C). A place past the indices, or an index past the images, that only a GPU sees makes its sample NaN and its
+    label -1.
     Returns x: (N, H, W, C) and labels[indices]: (N,).
     """
+    ...
+
+
+# --- what changes from step to step lives on the device, where a captured step finds it ---------
+
+
+def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
+    """Go on to the next training step: lr[0] = rates[clock[0]], then clock += (1, 1, batch_size, batch_size).
+
+    clock: (4,) int64, changed in place: the steps done of this epoch and in all, then where the next batch begins in
+    the epoch's order and in its stream of random numbers. lr: (1,), changed in place; rates: (T,), the epoch's learning
+    rates: both float32 or both float64. Past the end of the rates lr becomes NaN, which no run overlooks.
+    """
+    ...
+
+
+def advance_counter(counter: Array, *, by: int) -> Array:
+    """counter += by. counter: (1,) int64, changed in place. Returns, of the same shape, what it held before."""
     ...
 
 

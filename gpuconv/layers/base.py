@@ -87,6 +87,7 @@ class Layer:
         self.variables: dict[str, Variable] = {}
         self.arrays: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
+        self._stale: set[str] = set()  # gradients that count as zero whatever their arrays hold
         self._saved: tuple[Any, ...] | None = None
 
     # --- what a layer defines ------------------------------------------------------------------
@@ -217,11 +218,25 @@ class Layer:
             ) from None
 
     def gradient(self, name: str) -> Array:
-        """The array that the gradient of one of this layer's own variables is added to."""
+        """The gradient of one of this layer's own variables, live: what is added to it counts."""
         if name not in self.gradients:
             value = self[name]
             self.gradients[name] = backends.zeros(value.shape, value.dtype, self.device)
+        elif name in self._stale:
+            self.gradients[name].fill(0)
+        self._stale.discard(name)
         return self.gradients[name]
+
+    def gradients_into(self, *names: str | None) -> tuple[list[Any], bool]:
+        """The arrays that backward leaves these variables' gradients in, and whether it adds to them (`accumulate`).
+
+        Right after `zero_grad` it does not: to assign is to add to zero without having written one. None stays None.
+        """
+        given = {name for name in names if name is not None}
+        assign = self._stale.issuperset(given)
+        if assign:
+            self._stale -= given
+        return [None if name is None else self.gradient(name) for name in names], not assign
 
     def trains(self, name: str) -> bool:
         return name in self.variables and self.variables[name].trained
@@ -244,10 +259,9 @@ class Layer:
         return {key: layer[name] for key, layer, name in self._named(trained=False)}
 
     def zero_grad(self) -> None:
-        """Set every gradient to zero, in place."""
+        """Every gradient counts as zero from here on: whoever asks for it sees zeros, and the next backward assigns."""
         for layer in self.walk():
-            for gradient in layer.gradients.values():
-                gradient.fill(0)
+            layer._stale.update(layer.gradients)
 
     def state_dict(self) -> dict[str, Array]:
         """Every array of the tree by its path, live: copy what must not change with the net."""

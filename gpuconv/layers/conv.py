@@ -66,13 +66,14 @@ class Conv2D(Layer):
     def gradients_of(self, dy: Array, x: Array, input_grad: bool, **masked: Any) -> Array | None:
         """`backward` for the input x. masked: the mask and the pool of `gpuconv.ops.conv2d_relu`, if dy is its y's."""
         input_shape, weight, options = x.shape, self["weight"], self.options | masked
-        db = self.gradient("bias") if self.trains("bias") else None
-        if self.trains("weight") or (masked and db is not None):  # then a frozen weight's is made too, and never read
-            ops.conv2d_wgrad(
-                dy, x, kernel_size=weight.shape[1:3], out=self.gradient("weight"), db=db, accumulate=True, **options
-            )
+        bias = "bias" if self.trains("bias") else None
+        # Under a mask the bias's gradient needs the weight's: then a frozen weight's is made too, and never read.
+        made = "weight" if self.trains("weight") or (masked and bias) else None
+        (dw, db), accumulate = self.gradients_into(made, bias)
+        if dw is not None:
+            ops.conv2d_wgrad(dy, x, kernel_size=weight.shape[1:3], out=dw, db=db, accumulate=accumulate, **options)
         elif db is not None:
-            ops.bias_grad(dy, out=db, accumulate=True)
+            ops.bias_grad(dy, out=db, accumulate=accumulate)
         del x
         return ops.conv2d_dgrad(dy, weight, input_shape=input_shape, **options) if input_grad else None
 

@@ -38,11 +38,9 @@ class Dropout(Layer):
         if not training or self.p == 0:
             self.save(None)
             return x
-        offset = self["offset"].copy()
-        y = ops.dropout(x, p=self.p, seed=self.seed, substream=self.substream, offset=offset)
-        self.arrays["offset"] += -(-x.size // 4)  # blocks of four random words
+        offset = ops.advance_counter(self["offset"], by=-(-x.size // 4))  # blocks of four random words
         self.save(offset)
-        return y
+        return ops.dropout(x, p=self.p, seed=self.seed, substream=self.substream, offset=offset)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (offset,) = self.take()

@@ -44,11 +44,12 @@ class Linear(Layer):
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (x,) = self.take()
-        db = self.gradient("bias") if self.trains("bias") else None
-        if self.trains("weight"):
-            ops.linear_wgrad(dy, x, out=self.gradient("weight"), db=db, accumulate=True, **self._arithmetic)
+        trained = [name if self.trains(name) else None for name in ("weight", "bias")]
+        (dw, db), accumulate = self.gradients_into(*trained)
+        if dw is not None:
+            ops.linear_wgrad(dy, x, out=dw, db=db, accumulate=accumulate, **self._arithmetic)
         elif db is not None:
-            ops.bias_grad(dy, out=db, accumulate=True)
+            ops.bias_grad(dy, out=db, accumulate=accumulate)
         del x
         return ops.linear_dgrad(dy, self["weight"], **self._arithmetic) if input_grad else None
 

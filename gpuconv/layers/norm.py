@@ -49,8 +49,9 @@ class BatchNorm(Layer):
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         x, mean, inv_std, training = self.take()
+        (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
         dx, _, _ = ops.batch_norm_backward(  # one pass makes both sums, so a frozen one is made too, and never read
             dy, x, self["weight"], mean, inv_std, training=training,
-            dgamma=self.gradient("weight"), dbeta=self.gradient("bias"), accumulate=True,
+            dgamma=dgamma, dbeta=dbeta, accumulate=accumulate,
         )
         return dx if input_grad else None

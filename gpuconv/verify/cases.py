@@ -353,20 +353,38 @@ def _batch_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             for options in ({}, dict(flip=True, shift=min(h, w) // 4, cutout=h // 3, seed=3, offset=100)):
                 name = f"{n} of {h}x{w}x{c} {_text(options)}".strip()
                 yield Case("load_batch", tier, name, _batch(n, (h, w, c), options))
+                yield Case("load_batch", tier, f"{name} from 2 on", _batch(n, (h, w, c), options, before=2))
+    for tier, done, number in (("tiny", 0, 1), ("odd", 6, 5), ("real", 3, 1000)):
+        yield Case("advance_clock", tier, f"step {done} of 7", _clock(done, number), ("float64", "float32"))
+        yield Case("advance_counter", tier, f"by {number}", _counter(number), ("float32",))
+    yield Case("advance_clock", "odd", "past the end", _clock(7, 3), ("float64", "float32"))
     for tier, n in (("tiny", 1), ("odd", 17), ("real", 1437)):
         yield Case("random_permutation", tier, str(n), _order(n), ("float32",))
 
 
-def _batch(n: int, shape: tuple[int, ...], options: dict[str, Any]) -> Make:
+def _batch(n: int, shape: tuple[int, ...], options: dict[str, Any], before: int = 0) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         images, labels = rng.integers(0, 256, (9, *shape), np.uint8), rng.integers(0, 10, 9)
         statistics = dict(
             mean=rng.uniform(0, 255, shape[-1]).astype(np.float32),
             std=rng.uniform(20, 80, shape[-1]).astype(np.float32),
         )
-        return [images, labels, rng.integers(0, 9, n)], options | statistics | {"dtype": dtype.name}
+        place = dict(start=np.array([before]), count=n) if before else {}
+        return [images, labels, rng.integers(0, 9, n + before)], options | statistics | place | {"dtype": dtype.name}
 
     return make
+
+
+def _clock(done: int, batch_size: int) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        clock = np.array([done, 2**40 + done, 11, 2**40])
+        return [clock, normal(rng, (1,), dtype), normal(rng, (7,), dtype)], dict(batch_size=batch_size)
+
+    return make
+
+
+def _counter(by: int) -> Make:
+    return lambda rng, dtype: ([np.array([2**40])], dict(by=by))
 
 
 def _order(n: int) -> Make:

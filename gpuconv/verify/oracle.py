@@ -48,14 +48,14 @@ def magnitude_of(x: Any) -> Any:
 def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
     """What an op must give for host arrays of one dtype."""
     rule = _RULES[op]
-    dtype = _dtype(arrays) if rule else None
+    dtype = _dtype(arrays)
     return rule(op, [wide(a) for a in arrays], options, dtype) if rule else _same_bits(op, arrays, options)
 
 
-def _dtype(arrays: Arrays) -> np.dtype:
-    """The dtype a case is about: the narrowest float among the arrays."""
+def _dtype(arrays: Arrays) -> np.dtype | None:
+    """The dtype a case is about: the narrowest float among the arrays, None where there is none."""
     floats = [a.dtype for a in _flat(arrays) if a is not None and a.dtype.kind not in "iub"]
-    return min(floats, key=lambda dtype: dtype.itemsize)
+    return min(floats, key=lambda dtype: dtype.itemsize, default=None)
 
 
 def _flat(arrays: Arrays) -> list[Any]:
@@ -358,6 +358,17 @@ def _metrics(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> li
     return [Expected("totals", totals, accumulated(np.float64, 2, totals))]
 
 
+def _in_place(names: str) -> Callable[..., list[Expected]]:
+    """An op that changes its arrays, and perhaps returns one more, to the reference's very bits."""
+
+    def expect_changed(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+        returned = getattr(ops, op)(*arrays, **options)
+        changed = [Expected(name, array, 0.0) for name, array in zip(names.split(), arrays)]
+        return changed + ([] if returned is None else [Expected("result", returned, 0.0)])
+
+    return expect_changed
+
+
 _relative_sum = _linear_in_its_inputs(lambda arrays, options: 2)
 _sum_of_rows = _linear_in_its_inputs(lambda arrays, options: math.prod(arrays[0].shape[:-1]))
 _sum_of_window = _linear_in_its_inputs(_window_length)
@@ -408,6 +419,8 @@ _RULES: dict[str, Callable[..., list[Expected]] | None] = {
     "scale": _relative,
     "add_metrics": _metrics,
     "load_batch": None,
+    "advance_clock": _in_place("clock lr"),
+    "advance_counter": _in_place("counter"),
     "random_uniform": None,
     "random_normal": None,
     "random_permutation": None,

@@ -77,14 +77,18 @@ def _copy(value: Any) -> Any:
     )
 
 
+# How many of its arrays, from the first on, an op changes.
+_CHANGED = {"add_metrics": 1, "update_loss_scale": 1, "advance_clock": 2, "advance_counter": 1}
+
+
 def _results(op: str, moved: list[Any], returned: Any) -> list[np.ndarray]:
     """Everything the op computed, in the order of the oracle's expectations."""
     if op.endswith("_step"):  # in place: each parameter, then its states and its master
         params, _, *rest = moved
         changed = [group for group in rest if isinstance(group, list)]
         found = [a for index, param in enumerate(params) for a in (param, *(group[index] for group in changed))]
-    elif op in ("add_metrics", "update_loss_scale"):
-        found = moved[:1]
+    elif op in _CHANGED:
+        found = moved[: _CHANGED[op]] + ([] if returned is None else [returned])
     else:
         found = list(returned) if isinstance(returned, tuple) else [returned]
     if op == "batch_norm" and len(found) == 3:

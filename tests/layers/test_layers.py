@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpuconv import layers, ops
+from gpuconv import asarray, layers, ops, to_numpy
 from gpuconv.layers import (
     GELU,
     LAYERS,
@@ -301,3 +301,34 @@ def test_no_arrays_no_forward():
 
 def test_repr_is_the_call_without_defaults():
     assert repr(Conv2D(4, 3, padding=1)) == "Conv2D(out_channels=4, kernel_size=3, padding=1)"
+
+
+# --- gradients that count as zero --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_after_zero_grad_backward_assigns_then_adds_and_whoever_looks_sees_zeros(device):
+    net = Sequential([Input((6, 5, 2)), Conv2D(3, 3), BatchNorm(), Flatten(), Linear(4)], seed=2).to(device)
+    x = asarray(np.random.default_rng(0).standard_normal((3, 6, 5, 2)).astype(np.float32), device)
+    dy = asarray(np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32), device)
+
+    def backward():
+        net.forward(x, training=True)
+        net.backward(dy, input_grad=False)
+        return {key: np.array(to_numpy(gradient)) for key, gradient in net.grads().items()}
+
+    once, live = backward(), net.grads()
+    twice = backward()
+    net.zero_grad()
+    assert all(not to_numpy(gradient).any() for gradient in net.grads().values())  # seen: so the next one adds to zeros
+    after_a_look = backward()
+    net.zero_grad()
+    next(layer for layer in net.walk() if isinstance(layer, BatchNorm)).gradient("weight")  # one of the two of a norm
+    mixed = backward()
+    net.zero_grad()
+    unseen = backward()
+    for key, gradient in once.items():
+        for other in (after_a_look, mixed, unseen):
+            np.testing.assert_array_equal(other[key], gradient, err_msg=key)
+        np.testing.assert_allclose(twice[key], 2 * gradient, rtol=1e-5, atol=1e-5, err_msg=key)
+        assert net.grads()[key] is live[key]

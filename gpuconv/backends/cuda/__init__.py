@@ -8,6 +8,7 @@ from gpuconv.backends.cuda.activation import *  # noqa: F403
 from gpuconv.backends.cuda.arithmetic import *  # noqa: F403
 from gpuconv.backends.cuda.batch import *  # noqa: F403
 from gpuconv.backends.cuda.bias import *  # noqa: F403
+from gpuconv.backends.cuda.clock import *  # noqa: F403
 from gpuconv.backends.cuda.conv import *  # noqa: F403
 from gpuconv.backends.cuda.dropout import *  # noqa: F403
 from gpuconv.backends.cuda.linear import *  # noqa: F403

@@ -16,7 +16,7 @@ __all__ = ["load_batch"]
 _ELEMENTS = 4096  # of one sample, a thread block
 
 _BATCH = np.dtype(
-    [("images", np.int64)]
+    [("images", np.int64), ("indices", np.int64)]
     + [
         (name, np.int32)
         for name in ("height", "width", "channels", "mean_period", "std_period", "flip", "shift", "cutout", "blocks")
@@ -37,19 +37,22 @@ def load_batch(
     cutout: int = 0,
     seed: int = 0,
     offset: Any = 0,
+    start: Any = 0,
+    count: int | None = None,
     dtype: Any = "float32",
     out: Any = None,
 ) -> Any:
     m, h, w, c = images.shape
-    n, dtype = indices.shape[0], as_dtype(dtype)
+    assert count is not None  # shapes.py says how long the rest is
+    n, dtype = count, as_dtype(dtype)
     images, labels, indices, mean, std = contiguous(images, labels, indices, mean, std)
-    offset_at, offset = device_scalar(offset, np.int64)
+    place = (*device_scalar(offset, np.int64), *device_scalar(start, np.int64))
     picked = empty((n,), labels.dtype, like=labels)
     blocks = max(1, ceil_div(h * w * c, _ELEMENTS))
-    batch = np.array((m, h, w, c, mean.size, std.size, flip, shift, cutout, blocks), _BATCH)[()]
+    batch = np.array((m, indices.shape[0], h, w, c, mean.size, std.size, flip, shift, cutout, blocks), _BATCH)[()]
 
     def write(x: Any) -> None:
         kernel = load("load_batch.cu", {"DTYPE": dtype.name}).kernel("load_batch")
-        kernel(n * blocks, THREADS, x, picked, images, labels, indices, mean, std, seed, offset_at, offset, batch)
+        kernel(n * blocks, THREADS, x, picked, images, labels, indices, mean, std, seed, *place, batch)
 
     return write_to(out, (n, h, w, c), dtype, images, write), picked

@@ -45,6 +45,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), INCLUDE_PAD=(0, 1)),
     "batch_norm.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
     "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
+    "clock.cu": dict(DTYPE=("float32", "float64")),
     "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), MASK=MASKS, **VECTORS),
     "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),

@@ -3,6 +3,7 @@
 from gpuconv.backends.reference.activation import *  # noqa: F403
 from gpuconv.backends.reference.arithmetic import *  # noqa: F403
 from gpuconv.backends.reference.batch import *  # noqa: F403
+from gpuconv.backends.reference.clock import *  # noqa: F403
 from gpuconv.backends.reference.conv import *  # noqa: F403
 from gpuconv.backends.reference.dropout import *  # noqa: F403
 from gpuconv.backends.reference.linear import *  # noqa: F403

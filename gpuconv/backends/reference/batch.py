@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv import random
+from gpuconv.backends.reference.clock import value
 
 __all__ = ["load_batch"]
 
 
 def load_batch(
-    images, labels, indices, *, mean, std, flip=False, shift=0, cutout=0, seed=0, offset=0, dtype="float32", out=None
+    images, labels, indices, *, mean, std, flip=False, shift=0, cutout=0, seed=0, offset=0, start=0,
+    count=None, dtype="float32", out=None,
 ):
     """See the contract. The exact arithmetic, which a kernel repeats without fused multiply-add:
 
@@ -24,7 +26,11 @@ def load_batch(
 
     Output pixel (h, w) reads row h + dy and column w + dx of the image, which was flipped before.
     """
-    n, (m, height, width, channels) = len(indices), images.shape
+    start = int(value(start))
+    indices = indices[start : start + count]
+    n, (m, height, width, channels) = count, images.shape
+    if len(indices) != n:
+        raise IndexError(f"the indices end {n - len(indices)} short of a batch of {n} from {start} on")
     if n and not 0 <= indices.min() <= indices.max() < m:
         raise IndexError(f"indices must be in [0, {m}), received {indices.min()} to {indices.max()}")
     x = np.empty((n, height, width, channels), dtype) if out is None else out

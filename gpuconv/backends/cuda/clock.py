@@ -1,0 +1,21 @@
+"""The numbers that change from step to step: launchers of kernels/clock.cu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpuconv.backends.cuda.device_array import empty
+from gpuconv.backends.cuda.module import load
+
+__all__ = ["advance_clock", "advance_counter"]
+
+
+def advance_clock(clock: Any, lr: Any, rates: Any, *, batch_size: int) -> None:
+    module = load("clock.cu", {"DTYPE": lr.dtype.name})
+    module.kernel("clock_advance")(1, 1, clock, lr, rates, rates.shape[0], batch_size)
+
+
+def advance_counter(counter: Any, *, by: int) -> Any:
+    before = empty((1,), counter.dtype, like=counter)
+    load("clock.cu", {"DTYPE": "float32"}).kernel("counter_advance")(1, 1, before, counter, by)
+    return before
