@@ -6,6 +6,7 @@ import math
 import os
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def block(record: Record) -> str:
         f"over that of the peer ({peer}), so under 1 is faster; medians of interleaved samples. Share of floor: the "
         f"time that the device's own copy and matrix product would need, over ours. {_ceilings(data)}{load}",
         _table(data["entries"]),
+        _untimed(data),
         _goals(data),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -94,6 +96,19 @@ def _table(entries: list[dict[str, Any]]) -> str:
             name = f"step {entry['shape']}, {1e3 * mine['median']:.3g} ms"
             lines.append(f"| {name} | {entry['dtype']} | 1 | {said} | {share(entry):.0%} |")
     return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _untimed(data: dict[str, Any]) -> str:
+    """Which sides were absent, left out, refused or failed, and how much the run did not come to."""
+    sides = Counter(
+        f"{side['name']} {side['status']}" for entry in data["entries"] for side in entry["sides"]
+        if side["status"] != "timed"
+    )  # fmt: skip
+    listed = ", ".join(f"{what} in {count}" for what, count in sorted(sides.items()))
+    said = [f"Not timed, of {len(data['entries'])} entries: {listed}."] if listed else []
+    if data["not reached"]:
+        said.append(f"Not reached when the run was stopped or its time was up: {len(data['not reached'])} entries.")
+    return " ".join(said)
 
 
 def _range(ratios: list[float]) -> str:

@@ -112,3 +112,22 @@ def test_every_goal_is_about_an_entry_of_the_suite():
     assert {f"step {goals.STEP_SHAPE} float32"} <= keys
     for problem in suite.CONVOLUTIONS["cpu"]:
         assert {f"{op} {problem} float32" for op in ("fprop", "backward")} <= keys
+
+
+def test_the_block_tells_what_was_not_timed_and_not_reached(house):
+    entry = timed_entry("fprop", C3, 0.006, {"eager": 0.002})
+    for name, status in (("compile", "left out"), ("graph", "absent"), ("channels_last", "out of memory")):
+        entry["sides"].append({"role": "peer", "name": name, "status": status, "reason": "of a kind"})
+    record(house[1], entries=[entry, ENTRIES[1]], **{"not reached": ["a", "b", "c"]})
+    report.write(*house)
+    text = house[0].read_text()
+    told = "channels_last out of memory in 1, compile left out in 1, graph absent in 1"
+    assert f"Not timed, of 2 entries: {told}." in text
+    assert "Not reached when the run was stopped or its time was up: 3 entries." in text
+
+
+def test_where_all_was_timed_nothing_is_said_of_it(house):
+    record(house[1], entries=ENTRIES)
+    report.write(*house)
+    assert "Not timed" not in house[0].read_text()
+    assert "Not reached" not in house[0].read_text()

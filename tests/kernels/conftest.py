@@ -1,23 +1,14 @@
-"""The devices that every kernel test runs on: "emulated" always, "cuda" where there is a GPU. The same tests."""
+"""The devices that every kernel test runs on (`tests.devices`), and its random numbers. The same tests on all."""
 
 from __future__ import annotations
-
-import contextlib
 
 import numpy as np
 import pytest
 
-from gpuconv import backends
+from tests.devices import kernel_devices
 
 
-def _devices() -> list[str]:
-    found = ["emulated"]
-    with contextlib.suppress(backends.DeviceError):  # `gpuconv info` says why there is none
-        found.append(backends.resolve("cuda"))
-    return found
-
-
-@pytest.fixture(params=_devices())
+@pytest.fixture(params=kernel_devices())
 def device(request):
     """The name of a device that kernels run on."""
     return request.param

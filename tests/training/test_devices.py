@@ -7,10 +7,11 @@ import contextlib
 import numpy as np
 import pytest
 
-from gpuconv import asarray, backends, models, to_numpy
+from gpuconv import asarray, models, to_numpy
 from gpuconv.backends.cuda import emulator, launch
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization
 from gpuconv.training import Trainer
+from tests.devices import kernel_devices
 
 STEPS, BATCH = 20, 4
 
@@ -19,14 +20,7 @@ STEPS, BATCH = 20, 4
 AGREEMENT = dict(rtol=1e-4, atol=1e-5)
 
 
-def _devices():
-    found = ["emulated"]
-    with contextlib.suppress(backends.DeviceError):
-        found.append(backends.resolve("cuda"))
-    return found
-
-
-@pytest.fixture(params=_devices())
+@pytest.fixture(params=kernel_devices())
 def device(request):
     return request.param
 

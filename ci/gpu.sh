@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# The GPU gate: everything that only a GPU can tell, in nine minutes.  ci/gpu.sh OUT; --help tells the rest
+set -euo pipefail
+repository=$(cd "$(dirname "$0")/.." && pwd)
+PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python3}" -m ci.gate "$@"

@@ -1,0 +1,19 @@
+"""Which devices kernels are tested on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from gpuconv import backends
+
+
+def kernel_devices() -> list[str]:
+    """Those that GPUCONV_TEST_DEVICES names ("cuda", "emulated,cuda"), and then a missing one is an error; without it
+    "emulated" always, and the first GPU where there is one (`gpuconv info` says why there is none)."""
+    if named := os.environ.get("GPUCONV_TEST_DEVICES"):
+        return [backends.resolve(name) for name in named.split(",")]
+    found = ["emulated"]
+    with contextlib.suppress(backends.DeviceError):
+        found.append(backends.resolve("cuda"))
+    return found
