@@ -58,7 +58,7 @@ class ClassRow {
 #pragma unroll
         for (int i = 0; i < PER_LANE; ++i) {
             const int32 c = begin + i * lanes + lane;
-            kept[i] = c < classes ? load(x[c]) : Real(0);
+            if (c < classes) kept[i] = load(x[c]);
         }
     }
 

@@ -12,11 +12,11 @@ struct Sum {
     __device__ T operator()(T a, T b) const { return a + b; }
 };
 
-// The larger; NaN wins.
+// The larger; of a number and a NaN, the number.
 template <class T>
 struct Max {
     static __device__ T identity() { return T(__int_as_float(0xff800000)); }
-    __device__ T operator()(T a, T b) const { return a > b || a != a ? a : b; }
+    __device__ T operator()(T a, T b) const { return fmax(a, b); }
 };
 
 template <class T, class Op>

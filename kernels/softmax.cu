@@ -1,7 +1,7 @@
 // Softmax over the classes: y[n, c] = exp(x[n, c] - m) / sum over j of exp(x[n, j] - m), m the row's largest score.
 //
 // x, y: (N, classes); y may be x. A sub-warp of `lanes` threads a row (class_rows.cuh): `lanes` the power of two that holds
-// the classes, 32 at most. A row with NaN or +inf becomes NaN.
+// the classes, 32 at most. A row with NaN or +inf becomes NaN: where the maximum passes a NaN over, the sum does not.
 //
 // Macros: DTYPE; PER_LANE. Any compute capability, any number of classes. Floor: 2 * sizeof(DTYPE) bytes a score while a row
 // fits into registers (32 * PER_LANE classes), 2 exponentials.

@@ -51,8 +51,6 @@ template <class T, class From> __device__ __forceinline__ T round_to(From x) { r
 template <> __device__ __forceinline__ float16 round_to<float16, float>(float x) { return __float2half_rn(x); }
 template <> __device__ __forceinline__ bfloat16 round_to<bfloat16, float>(float x) { return __float2bfloat16_rn(x); }
 
-template <class T> __device__ __forceinline__ T infinity() { return T(__int_as_float(0x7f800000)); }
-
 // N numbers side by side, moved by one instruction where N * sizeof(T) is 2, 4, 8 or 16 bytes.
 template <class T, int N>
 struct alignas(N * sizeof(T)) Pack {

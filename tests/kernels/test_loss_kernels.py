@@ -18,7 +18,7 @@ SHAPES = {
     "a hundred": ((5, 100), ("float32", "float64")),
     "a thousand": ((3, 1000), ("float32", "bfloat16")),
     "a long row": ((2, 2503), ("float32", "bfloat16")),
-    "many blocks": ((1111, 3), ("float32",)),
+    "more blocks than a block has threads": ((2111, 17), ("float32",)),
 }
 cases = pytest.mark.parametrize(
     ("shape", "dtype"), [(shape, dtype) for shape, dtypes in SHAPES.values() for dtype in dtypes]
