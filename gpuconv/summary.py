@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gpuconv.layers import Layer, Residual
+from gpuconv.layers.fused import Fused
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,17 @@ def rows(net: Layer, batch_size: int = 128, device: str | None = None) -> list[R
     if net.output_shape is None:
         raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")
     shown = (layer for layer in net.walk() if isinstance(layer, Residual) or not layer.children())
-    return [_row(layer, batch_size, device) for layer in shown]
+    runs_as = {id(layer.layers[0]): layer for layer in net.walk() if isinstance(layer, Fused)}
+    return [_row(layer, runs_as.get(id(layer), layer).algorithms(batch_size, device)) for layer in shown]
 
 
-def _row(layer: Layer, batch_size: int, device: str | None) -> Row:
+def _row(layer: Layer, algorithms: Mapping[str, str]) -> Row:
     output_shape = layer.output_shape or ()
     own = {name: math.prod(v.shape) for name, v in layer.variables.items() if not v.buffer}
     return Row(
         layer.path or type(layer).__name__, type(layer).__name__, layer.input_shape or (), output_shape,
         sum(own.values()), sum(own.values()) - own.get("bias", 0), layer.mult_adds,
-        0 if layer.elementwise else math.prod(output_shape), layer.algorithms(batch_size, device),
+        0 if layer.elementwise else math.prod(output_shape), algorithms,
     )
 
 

@@ -6,8 +6,9 @@ import pytest
 from gpuconv import algorithms, asarray, backends, ops, shapes, to_numpy
 from gpuconv.algorithms import ALGORITHMS, ARITHMETICS
 from gpuconv.backends.reference.rounding import round_tf32
-from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, ReLU, Sequential
+from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential, Sigmoid
 from gpuconv.profiling import launches
+from gpuconv.summary import rows
 
 X, W = np.ones((2, 4, 4, 8), np.float32), np.ones((6, 3, 3, 8), np.float32)
 DY, ROWS, WEIGHT = np.ones((2, 2, 2, 6), np.float32), np.ones((5, 8), np.float32), np.ones((6, 8), np.float32)
@@ -121,6 +122,20 @@ def test_what_a_layer_says_it_takes_is_what_runs():
     assert a_net("simt-128x64")["conv1"].algorithms(7, "emulated") == dict.fromkeys(conv, "simt-128x64")
     assert a_net(device="numpy")["fc1"].algorithms(7) == {}
     assert backends.algorithms("numpy", X.shape, W.shape) == {}
+
+
+def test_a_fused_layer_says_what_runs():
+    """Under a pool there are fewer pixels, and the depth is whole."""
+    for batch in (1, 40):
+        layers = [Input((13, 9, 40)), Conv2D(8, 3), ReLU(), MaxPool2D(2), Conv2D(8, 2), Sigmoid(), Flatten(), Linear(5)]
+        net = Sequential(layers, device="emulated").fuse()
+        x = asarray(np.ones((batch, 13, 9, 40), np.float32), "emulated")
+        with launches.recorded() as found:
+            net.backward(net.forward(x, training=True))
+        ran = [row["algorithm"] for each in found for row in launches.table([each]) if row["algorithm"]]
+        first, second, fc = (row.algorithms for row in rows(net, batch) if row.algorithms)
+        backward = [layer[direction] for layer in (fc, second, first) for direction in ("wgrad", "dgrad")]
+        assert ran == [first["fprop"], second["fprop"], fc["fprop"], *backward]
 
 
 def test_the_choice_is_configuration_and_tf32_is_not():

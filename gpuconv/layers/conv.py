@@ -87,10 +87,11 @@ class Conv2D(Layer):
         """What all three directions take beside the arrays."""
         return self.window | dict(algo=self.algo, tf32=self.tf32)
 
-    def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
+    def algorithms(self, batch_size: int, device: str | None = None, **pooled: int) -> dict[str, str]:
+        """As every layer's. pooled: the pool of `gpuconv.ops.conv2d_relu`, if it is run."""
         return backends.algorithms(
             device or self.device, (batch_size, *(self.input_shape or ())), self.variables["weight"].shape,
-            dtype=self.dtype, **self.options,
+            dtype=self.dtype, **self.options, **pooled,
         )
 
     @property

@@ -48,6 +48,9 @@ class Fused(Layer):
             raise ValueError(f"{type(self).__name__} cannot stand for {list(self.layers)}")
         return input_shape
 
+    def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
+        return self.layers[0].algorithms(batch_size, device)
+
     @property
     def mult_adds(self) -> int:
         return sum(layer.mult_adds for layer in self.layers)
@@ -72,6 +75,10 @@ class ConvReLU(Fused):
     @property
     def pool(self) -> int:
         return len(self.layers) - 1
+
+    def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
+        conv: Any = self.layers[0]
+        return conv.algorithms(batch_size, device, pool=self.pool)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         conv: Any = self.layers[0]

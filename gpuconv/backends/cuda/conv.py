@@ -94,24 +94,25 @@ def _product(
 
 def chosen(
     device: str, input_shape: Any, filters: int, kernel_size: Any, *, stride: Any, padding: Any, dilation: Any,
-    groups: int, fit: str, dtype: Any, algo: str = "auto", tf32: bool = False,
+    groups: int, fit: str, dtype: Any, algo: str = "auto", tf32: bool = False, pool: int | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """The name of the algorithm that each direction of a convolution of aligned arrays takes on a device.
 
-    Arguments in normalised form. On a GPU "auto" is what was measured, or, where nothing was yet, the cost model's.
+    Arguments in normalised form; pool: that of conv2d_relu and of gradients under its mask, None for conv2d. On a GPU
+    "auto" is what was measured, or, where nothing was yet, the cost model's.
     """
-    geometry = (tuple(input_shape), filters, kernel_size, stride, padding, dilation, groups, fit)
+    geometry = (tuple(input_shape), filters, kernel_size, stride, padding, dilation, groups, fit, pool or 1)
     alone = groups > 1 and input_shape[3] == groups
     if checked(algo, arithmetic_of(dtype, tf32), depthwise=alone) == DEPTHWISE:
         return dict.fromkeys(("fprop", "dgrad", "wgrad"), DEPTHWISE)
     macros = {
         "VECTOR_C": gemm.width(input_shape[3] // groups, dtype), "VECTOR_K": gemm.width(filters // groups, dtype)
-    }  # fmt: skip
-    plans = {}
+    } | _masked(pool, geometry)  # fmt: skip
+    plans, (struct, _) = {}, _geometry(*geometry)
     for direction in ("fprop", "dgrad", "wgrad"):
-        kernel, (struct, _) = f"conv2d_{direction}", _geometry(*geometry)
+        kernel, whole = f"conv2d_{direction}", direction == "fprop" and pool is not None
         product = _product(kernel, *geometry)
-        plans[direction] = gemm.chosen(device, kernel, product, dtype, algo, tf32, struct, macros)
+        plans[direction] = gemm.chosen(device, kernel, product, dtype, algo, tf32, struct, macros, whole)
     return {direction: plan.algorithm.name for direction, plan in plans.items()}
 
 

@@ -186,13 +186,13 @@ def compute(
 
 def chosen(
     device: str, kernel: str, product: tuple[int, int, int, int], dtype: Any, algo: str, tf32: bool, struct: Any,
-    macros: dict[str, Any],
+    macros: dict[str, Any], whole: bool = False,
 ) -> Plan:  # fmt: skip
     """The plan that `compute` takes on a device without timing anything."""
     gpu = tuning.gpu_named(device) if algo == AUTO and tuning.enabled() else None
     if gpu is None:
-        return plan(*product, dtype, algo, tf32)
-    return tuning.recall(_problem(kernel, dtype, tf32, struct, macros), candidates(*product, dtype, tf32), gpu)
+        return plan(*product, dtype, algo, tf32, whole)
+    return tuning.recall(_problem(kernel, dtype, tf32, struct, macros), candidates(*product, dtype, tf32, whole), gpu)
 
 
 def _problem(kernel: str, dtype: Any, tf32: bool, struct: Any, macros: dict[str, Any]) -> tuning.Problem:

@@ -17,7 +17,8 @@ from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import serving
 from gpuconv.backends.cuda import gemm, module, source, tuning
 from gpuconv.backends.cuda.cache import Cache
-from gpuconv.layers import Conv2D
+from gpuconv.layers import Conv2D, Linear, MaxPool2D, ReLU
+from gpuconv.layers.fused import ConvReLU
 from gpuconv.profiling import launches
 
 NAMES = [algorithm.name for algorithm in serving("float32")]
@@ -290,11 +291,14 @@ def test_the_emulated_device_takes_the_cost_model_s(tmp_path, monkeypatch):
 
 def test_a_layer_tells_what_was_measured(on):
     on(StandIn(speeds("simt-128x64")))
-    layer = Conv2D(12, 3)
-    layer.build(X.shape[1:], device="emulated")
-    modelled = layer.algorithms(2)
-    layer.forward(asarray(X, "emulated"))
-    assert layer.algorithms(2) == modelled | {"fprop": "simt-128x64"} != modelled
+    fused = ConvReLU([Conv2D(12, 3), ReLU(), MaxPool2D(2)])
+    for layer, x in ((Conv2D(12, 3), X), (Linear(6), np.ones((5, 8), np.float32)), (fused, X)):
+        layer.build(x.shape[1:], device="emulated")
+        modelled = layer.algorithms(len(x))
+        y = layer.forward(asarray(x, "emulated"))
+        assert layer.algorithms(len(x)) == modelled | {"fprop": "simt-128x64"} != modelled
+        layer.backward(y)
+        assert layer.algorithms(len(x)) == dict.fromkeys(modelled, "simt-128x64")
 
 
 # --- the GPU, with a stand-in for CuPy ---------------------------------------------------------
