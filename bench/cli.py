@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--shape", action="append", default=[], help="only this shape or group (repeatable)")
         command.add_argument("--dtype", action="append", default=[], help="only this dtype (repeatable)")
         command.add_argument("--minutes", type=float, help="begin nothing after so many minutes")
+        command.add_argument(
+            "--missing", action="store_true", help="only what the record of this day and commit does not hold yet"
+        )
         command.add_argument("--rounds", type=int, default=6, help="turns each side has, at least 2 (default 6)")
         command.add_argument(
             "--compile", action=argparse.BooleanOptionalAction, help="time torch.compile too (default: on a GPU)"
@@ -102,6 +105,9 @@ def _measure(options: argparse.Namespace) -> int:
     if record.data["peaks"] is None or options.command == "peaks":
         _peaks(record, device)
     _print_peaks(record.data["peaks"])
+    if entries and options.missing:
+        entries = [entry for entry in entries if entry.key not in record.entries]
+        print(f"{len(entries)} entries are missing in the record")
     if not entries:
         return 0
     refused = _run(options, record, device, clock, entries)

@@ -16,6 +16,7 @@ from bench.peers import pytorch, pytorch_steps
 from bench.record import Record, best
 from bench.sides import OURS, Prepared, Side, check, failure
 from bench.suite import Entry
+from gpuconv import backends
 from gpuconv.profiling.clock import Clock
 from gpuconv.profiling.work import Ceilings
 from gpuconv.verify.oracle import Expected
@@ -54,7 +55,7 @@ def run(
     """Time entry after entry; each is in the record's file before it is handed out.
 
     minutes: no entry is begun later than that; those left are listed under "not reached". A KeyboardInterrupt leaves
-    the file as it is after the last whole entry.
+    the file as it is after the last whole entry. Raises DeviceError after an entry that took the GPU down.
     """
     end = None if minutes is None else time.monotonic() + 60 * minutes
     remaining = [entry.key for entry in entries]
@@ -67,7 +68,7 @@ def run(
         record.data["not reached"] = others + remaining
         record.data["load"] = statistics.mean(e["load"] for e in [*record.data["entries"], timed])
         record.add(timed)
-        _free(device)
+        _free(device, entry.key)
         yield timed
 
 
@@ -146,13 +147,23 @@ def _kernels(prepared: Prepared, device: str) -> dict[str, Any]:
     return {"launches": len(found), "kernels": launches.table(found, launches.architecture(device))}
 
 
-def _free(device: str) -> None:
-    """Give both libraries' cached memory back, so that one side's leftovers are not the other's out of memory."""
+def _free(device: str, key: str) -> None:
+    """Give both libraries' cached memory back, so that one side's leftovers are not the other's out of memory.
+
+    Raises DeviceError where a side left the GPU in a state in which this process cannot use it any more.
+    """
     if not device.startswith("cuda"):
         return
     import cupy
 
-    cupy.get_default_memory_pool().free_all_blocks()
+    try:
+        cupy.cuda.Device(int(device.partition(":")[2] or 0)).synchronize()
+        cupy.get_default_memory_pool().free_all_blocks()
+    except Exception as error:
+        raise backends.DeviceError(
+            f"{device} no longer answers after {key} ({error}); the record holds what was timed, and the same command "
+            "with --missing goes on"
+        ) from error
     try:
         pytorch.load().cuda.empty_cache()
     except ImportError:

@@ -14,6 +14,7 @@ Status: 0 all passed, 1 something failed or was not reached, 2 bad usage, 3 no G
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -143,12 +144,22 @@ class Gate:
             return self.run(name, commands[name], left, **environment) if left > 1 else None
 
         with ThreadPoolExecutor(workers) as pool:
-            found = dict(zip(commands, pool.map(one, commands)))
+            try:
+                found = dict(zip(commands, pool.map(one, commands)))
+            except KeyboardInterrupt:
+                end = 0.0  # begins no more
+                self.stop()
+                raise
         return {name: done for name, done in found.items() if done is not None}
 
     def stop(self) -> None:
-        for process in list(self._running):
+        """End what is running; the copy that it runs in is about to go."""
+        running = list(self._running)
+        for process in running:
             process.terminate()  # `timeout` hands it on to the command's whole group
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
 
 
 Body = Callable[[Gate, float], tuple[str, dict[str, Any]]]

@@ -29,6 +29,20 @@ def test_ops_writes_a_record(tmp_path, capsys, quick_peaks):
     assert "fprop 64x8x8x10-10x3x3-p1.1.1.1 float32" in capsys.readouterr().out
 
 
+def test_missing_times_what_the_record_does_not_hold(tmp_path, capsys, quick_peaks):
+    here = ["--results", str(tmp_path), "--commit", "abc"]
+    assert cli.main([*SMALL, *here]) == 0
+    (path,) = tmp_path.glob("*/*.json")
+    first = json.loads(path.read_text())["entries"]
+    assert cli.main([*SMALL, "--op", "fprop_relu", "--missing", *here]) == 0
+    assert "1 entries are missing" in capsys.readouterr().out
+    entries = json.loads(path.read_text())["entries"]
+    assert [entry["op"] for entry in entries] == ["fprop", "fprop_relu"]
+    assert entries[0] == first[0]
+    assert cli.main([*SMALL, "--missing", *here]) == 0
+    assert "0 entries are missing" in capsys.readouterr().out
+
+
 def test_ctrl_c_leaves_a_valid_file_and_status_130(tmp_path, capsys, quick_peaks, monkeypatch):
     times = []
 

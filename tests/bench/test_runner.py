@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import json
+import sys
+import types
 
 import numpy as np
 import planted
@@ -14,6 +16,7 @@ from bench import compare, runner, steps, suite
 from bench.record import Record, best
 from bench.runner import sides_of, time_entry
 from gpuconv import layers, models, ops
+from gpuconv.backends import DeviceError
 from gpuconv.profiling.clock import CpuClock
 from gpuconv.training import Trainer
 
@@ -231,6 +234,35 @@ def test_an_absent_pytorch_is_reported_and_ours_is_timed(tmp_path, monkeypatch):
         assert by_name(row)[name] == {
             "role": "peer", "name": name, "status": "absent", "reason": "No module named 'torch'",
         }  # fmt: skip
+
+
+def test_a_side_that_takes_the_gpu_down_ends_the_run_and_is_in_the_record(tmp_path, monkeypatch):
+    """After an illegal address every later call of the process fails: those must not be recorded as the entries'."""
+    answers = []
+
+    class Device:
+        def __init__(self, index):
+            pass
+
+        def synchronize(self):
+            answers.append(1)
+            if len(answers) > 1:
+                raise RuntimeError("cudaErrorIllegalAddress")
+
+    pool = types.SimpleNamespace(free_all_blocks=lambda: None)
+    cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(Device=Device), get_default_memory_pool=lambda: pool)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(runner.pytorch, "load", lambda: types.SimpleNamespace(cuda=types.SimpleNamespace(
+        empty_cache=lambda: None)))  # fmt: skip
+    into, entries = record(tmp_path), [entry(8), entry(9), entry(10)]
+    broken = side(PEER, "broken", fail=RuntimeError("cudaErrorIllegalAddress"))
+    made = runner.run(entries, into, "cuda:0", CpuClock(), planted.CEILINGS,
+                      make_sides=lambda *_: ([broken], planted.compare))  # fmt: skip
+    with pytest.raises(DeviceError, match=f"cuda:0 no longer answers after {entries[1].key} .*--missing"):
+        list(made)
+    data = Record.load(into.path).data
+    assert [e["key"] for e in data["entries"]] == [e.key for e in entries[:2]]
+    assert data["not reached"] == [entries[2].key]
 
 
 def test_a_stopped_run_leaves_a_valid_file(tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -175,6 +177,16 @@ def test_ctrl_c_leaves_a_table(gate):
     assert len(json.loads((gate.out / "gate.json").read_text())["parts"]) == 2
 
 
+def test_ctrl_c_ends_what_runs_side_by_side(gate):
+    start = time.monotonic()
+    main = threading.main_thread().ident
+    threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        gate.together({f"{name}.log": shell("sleep 60") for name in "abc"}, 60, 2)
+    assert time.monotonic() - start < 20
+    assert not (gate.out / "c.log").exists()
+
+
 def test_the_copy_finds_its_kernels_without_an_installation(tmp_path, monkeypatch):
     home = gates.copied(tmp_path / "out", tmp_path)
     monkeypatch.setattr(gates, "ROOT", home)
@@ -310,6 +322,13 @@ def test_the_benchmark_tells_absent_and_failed_peers(planted):
         parts.timed("ops")(planted.tell(bench=(124, "")), 60)
     with pytest.raises(FailedError, match="wrong and not timed"):
         parts.timed("ops")(planted.tell(bench=(1, "wrong and not timed: x")), 60)
+
+
+def test_the_benchmark_goes_on_in_a_new_process_where_a_side_took_the_gpu_down(planted, monkeypatch):
+    monkeypatch.setattr(parts, "entries_of", lambda gate: [{"kind": "step", "sides": []}])
+    planted.tell(missing=(0, "2 entries are missing"), bench=(2, "bench: error: cuda:0 no longer answers after x"))
+    assert parts.timed("steps")(planted, 60)[0] == "1 entries timed"
+    assert ["--missing" in command for command in planted.ran] == [False, True]
 
 
 def test_tests_run_on_the_devices_that_are_named_or_not_at_all(monkeypatch):
