@@ -774,9 +774,21 @@ def muon_step(
 # --- batches -----------------------------------------------------------------------------------
 
 
+BORDERS = ("zero", "reflect")
+
+
+def flip_value(flip: Any) -> bool | str:
+    """False, True or "alternating"; TypeError and ValueError for anything else."""
+    if isinstance(flip, (bool, np.bool_)):
+        return bool(flip)
+    if not isinstance(flip, str):
+        raise TypeError(f"flip must be True, False or 'alternating', received {flip!r}")
+    return lookup("flip", flip, {"alternating": "alternating"})
+
+
 def load_batch(
-    images, labels, indices, *, mean, std, flip=False, shift=0, cutout=0, seed=0, offset=0, start=0, count=None,
-    dtype="float32", out=None,
+    images, labels, indices, *, mean, std, flip=False, shift=0, border="zero", cutout=0, seed=0, offset=0, start=0,
+    count=None, dtype="float32", out=None,
 ):
     if images.dtype != np.uint8 or len(images.shape) != 4:
         raise TypeError(
@@ -802,7 +814,8 @@ def load_batch(
     dtype = as_dtype(dtype)
     expect_out(out, (count, h, w, c), dtype)
     return dict(
-        flip=bool(flip), shift=shift, cutout=cutout, seed=seed_value("seed", seed),
+        flip=flip_value(flip), shift=shift, border=lookup("border", border, {name: name for name in BORDERS}),
+        cutout=cutout, seed=seed_value("seed", seed),
         offset=step_scalar("offset", offset), start=start, count=count, dtype=dtype,
     )
 

@@ -1,10 +1,11 @@
 // A batch out of a uint8 data set in device memory: shuffle's gather, augmentation and normalisation in one pass.
 //
-//   x[n, h, w, c] = (float32(pixel) - mean) * (1 / std), or 0 where the pixel was shifted in or cut out
+//   x[n, h, w, c] = (float32(pixel) - mean) * (1 / std), or 0 where the pixel was cut out, or shifted in without `reflect`
 //   y[n]          = labels[indices[start + n]]
 //
 // images (M, H, W, C) uint8; x (N, H, W, C) DTYPE. The four words of the Philox block (AUGMENT, offset + n) give the flip,
-// both shifts and the centre of the cutout, as backends/reference/batch.py states; same arithmetic, same bits. mean and
+// both shifts and the centre of the cutout, as backends/reference/batch.py states, an alternating flip the image's own block;
+// same arithmetic, same bits. mean and
 // std repeat with their own periods: C, or H * W * C. offset and start are numbers, or read from device memory when the kernel
 // runs, so that a captured step goes through its epoch. A place past the indices, or an index outside the data set, which
 // nobody waits for on a GPU, makes its sample NaN and its label -1.
@@ -17,8 +18,13 @@
 struct Batch {
     int64 images, indices;  // how many there are
     int32 height, width, channels, mean_period, std_period;
-    int32 flip, shift, cutout, blocks;  // thread blocks a sample
+    int32 flip, shift, reflect, cutout, blocks;  // thread blocks a sample
 };
+
+enum Flip : int32 { RANDOM = 1, ALTERNATING = 2 };
+
+// A position up to a size outside, mirrored at the first or last one.
+__device__ __forceinline__ int32 reflected(int32 position, int32 size) { return size - 1 - abs(size - 1 - abs(position)); }
 
 __device__ __forceinline__ int32 shift_of(uint32 word, int32 shift) {
     return int32(__umulhi(word, uint32(2 * shift + 1))) - shift;
@@ -36,7 +42,11 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
     if (part == 0 && threadIdx.x == 0) y[n] = valid ? labels[index] : -1;
 
     const Words words = philox(read_offset(offset_at, offset) + uint64(n), AUGMENT, 0, seed);
-    const bool flipped = batch.flip && words.at[0] >> 31;
+    bool flipped = batch.flip == RANDOM && words.at[0] >> 31;
+    if (batch.flip == ALTERNATING && valid) {
+        const int64 epoch = int64(read_offset(offset_at, offset) + uint64(n)) / batch.images;
+        flipped = (philox(uint64(index), AUGMENT, 1, seed).at[0] >> 31) != (epoch & 1);
+    }
     const int32 dy = shift_of(words.at[1], batch.shift), dx = shift_of(words.at[2], batch.shift);
     const int32 top = int32((words.at[3] >> 16) * uint64(batch.height) >> 16) - batch.cutout / 2;
     const int32 left = int32((words.at[3] & 0xffff) * uint64(batch.width) >> 16) - batch.cutout / 2;
@@ -45,7 +55,11 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
     for (int64 e = int64(part) * blockDim.x + threadIdx.x; e < size; e += int64(batch.blocks) * blockDim.x) {
         const int32 c = int32(e % batch.channels), pixel = int32(e / batch.channels);
         const int32 h = pixel / batch.width, w = pixel % batch.width;
-        const int32 row = h + dy, column = w + dx;
+        int32 row = h + dy, column = w + dx;
+        if (batch.reflect) {
+            row = reflected(row, batch.height);
+            column = reflected(column, batch.width);
+        }
         const bool cut = h >= top && h < top + batch.cutout && w >= left && w < left + batch.cutout;
         float value = 0;
         if (!valid) {

@@ -459,9 +459,9 @@ def muon_step(
 
 
 def load_batch(
-    images: Array, labels: Array, indices: Array, *, mean: Array, std: Array, flip: bool = False, shift: int = 0,
-    cutout: int = 0, seed: int = 0, offset: Scalar = 0, start: Scalar = 0, count: int | None = None,
-    dtype: Any = "float32", out: Array | None = None,
+    images: Array, labels: Array, indices: Array, *, mean: Array, std: Array, flip: bool | str = False,
+    shift: int = 0, border: str = "zero", cutout: int = 0, seed: int = 0, offset: Scalar = 0, start: Scalar = 0,
+    count: int | None = None, dtype: Any = "float32", out: Array | None = None,
 ) -> tuple[Array, Array]:
     """Gather, augment and normalise a batch out of a uint8 data set.
 
@@ -469,8 +469,13 @@ def load_batch(
     With N = count and indices counted from start,
     x[n] = (augment(images[indices[n]]) - mean) * (1 / std), computed in float32 and rounded once to dtype, in this
     order: a horizontal flip with probability 1/2 (flip=True); a shift by whole pixels, uniform in [-shift, shift]
-    along each axis; a cutout of side `cutout` around a uniform centre, clipped at the border. Pixels shifted in or cut
-    out are 0 after normalisation. Sample n draws one Philox block of the AUGMENT stream, at offset + n.
+    along each axis; a cutout of side `cutout` around a uniform centre, clipped at the border. Pixels cut out are 0
+    after normalisation, those shifted in too, or with border="reflect" the image's, mirrored at its outermost pixels.
+    Sample n draws one Philox block of the AUGMENT stream, at offset + n.
+
+    flip="alternating" (Jordan 2024, arXiv:2404.00498): half of the images are flipped in epoch 0, those that the blocks
+    at their indices in the AUGMENT stream's substream 1 say, and in every other epoch the others are. The epoch is
+    (offset + n) // M, as it is where offset is the samples that came before.
 
     images: (M, H, W, C) uint8. labels: (M,) int64. indices: int64 in [0, M), of rank 1. mean, std: float32, (C,) or
     (H, W, C). A place past the indices, or an index past the images, that only a GPU sees makes its sample NaN and its

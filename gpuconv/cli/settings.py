@@ -70,7 +70,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "lr": (positive, "X", "learning rate, before the schedule's factor"),
     "optimizer": (str, "SPEC", "sgd, adagrad, rmsprop, adam, adamw or muon, as sgd:momentum=0.9,nesterov=true"),
     "schedule": (str, "SPEC", "constant, linear, step:30,60, cosine or one-cycle, as cosine,warmup:5"),
-    "augment": (str, "SPEC", "none, or of flip, shift:PIXELS and cutout:PIXELS, as flip,shift:4"),
+    "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
 }
 

@@ -3,50 +3,65 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from gpuconv.names import lookup
-from gpuconv.shapes import integer
+from gpuconv.shapes import BORDERS, flip_value, integer
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """Random changes of each image, drawn anew in each epoch; the default is none.
 
-    flip: mirror left to right with probability 1/2. shift: move by up to so many pixels along each axis. cutout: blank
-    a square of that side around a uniformly drawn centre. `ops.load_batch` says how each is drawn.
+    flip: mirror left to right with probability 1/2; "alternating" mirrors half of the images in the first epoch, the
+    other half in the second, and so on. shift: move by up to so many pixels along each axis. border: what is shifted
+    in, "zero" or "reflect". cutout: blank a square of that side around a uniformly drawn centre. `ops.load_batch` says
+    how each is drawn.
     """
 
-    flip: bool = False
+    flip: bool | str = False
     shift: int = 0
+    border: str = "zero"
     cutout: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.flip, bool):
-            raise TypeError(f"flip must be True or False, received {self.flip!r}")
+        object.__setattr__(self, "flip", flip_value(self.flip))
+        object.__setattr__(self, "border", lookup("border", self.border, {name: name for name in BORDERS}))
         for name in ("shift", "cutout"):
             object.__setattr__(self, name, integer(name, getattr(self, name), 0))
 
     @classmethod
     def parse(cls, text: str) -> Augmentation:
-        """From text such as "flip,shift:4,cutout:8", or "none". Raises ValueError for anything else."""
+        """From text such as "flip,shift:4,cutout:8", "alternating-flip,shift:2,reflect" or "none".
+
+        Raises ValueError for anything else.
+        """
         if text.strip().lower() == "none":
             return cls()
-        options: dict[str, bool | int] = {}
+        options: dict[str, Any] = {}
         for part in text.split(","):
             name, colon, size = (piece.strip() for piece in part.partition(":"))
-            name, takes_size = lookup("augmentation", name, _PARTS)
-            if name in options:
-                raise ValueError(f"augmentation {name!r} is given twice in {text!r}")
-            if takes_size != bool(colon) or (takes_size and not size.isdecimal()):
-                form = f"{name}:PIXELS" if takes_size else name
+            name, option, value = lookup("augmentation", name, _PARTS)
+            if option in options:
+                raise ValueError(f"augmentation {option!r} is given twice in {text!r}")
+            if (value is None) != bool(colon) or (value is None and not size.isdecimal()):
+                form = f"{name}:PIXELS" if value is None else name
                 raise ValueError(f"augmentation {name!r} is written {form}, received {part.strip()!r}")
-            options[name] = int(size) if takes_size else True
-        return cls(**options)  # type: ignore[arg-type]
+            options[option] = int(size) if value is None else value
+        return cls(**options)
 
     def __str__(self) -> str:
         """The text that `parse` turns back into this."""
-        sizes = [f"{name}:{getattr(self, name)}" for name in ("shift", "cutout") if getattr(self, name)]
-        return ",".join((["flip"] if self.flip else []) + sizes) or "none"
+        parts = [name for name, option, value in _PARTS.values() if value and getattr(self, option) == value]
+        parts += [f"{name}:{getattr(self, name)}" for name in ("shift", "cutout") if getattr(self, name)]
+        return ",".join(parts) or "none"
 
 
-_PARTS = {"flip": ("flip", False), "shift": ("shift", True), "cutout": ("cutout", True)}
+# The name in the text, the option, and its value; None: the number behind the colon.
+_PARTS: dict[str, tuple[str, str, Any]] = {
+    name: (name, option, value)
+    for name, option, value in (
+        ("flip", "flip", True), ("alternating-flip", "flip", "alternating"), ("reflect", "border", "reflect"),
+        ("shift", "shift", None), ("cutout", "cutout", None),
+    )
+}  # fmt: skip

@@ -350,7 +350,8 @@ def _batch_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     problems = {"tiny": [(1, 1, 1, 1)], "odd": [(5, 7, 11, 3)], "real": [(16, 32, 32, 3), (32, 8, 8, 1)]}
     for tier, listed in problems.items():
         for n, h, w, c in listed:
-            for options in ({}, dict(flip=True, shift=min(h, w) // 4, cutout=h // 3, seed=3, offset=100)):
+            drawn = dict(flip=True, shift=min(h, w) // 4, cutout=h // 3, seed=3, offset=100)
+            for options in ({}, drawn, drawn | dict(flip="alternating", border="reflect", offset=7)):
                 name = f"{n} of {h}x{w}x{c} {_text(options)}".strip()
                 yield Case("load_batch", tier, name, _batch(n, (h, w, c), options))
                 yield Case("load_batch", tier, f"{name} from 2 on", _batch(n, (h, w, c), options, before=2))

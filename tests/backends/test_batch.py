@@ -20,24 +20,33 @@ def labels():
     return np.arange(M) * 7 % 10
 
 
-def pixel_by_pixel(images, indices, mean, std, *, flip=False, shift=0, cutout=0, seed=0, offset=0):
+def pixel_by_pixel(images, indices, mean, std, *, flip=False, shift=0, border="zero", cutout=0, seed=0, offset=0):
     mean, std = np.broadcast_to(mean, (H, W, C)), np.broadcast_to(std, (H, W, C))
     x = np.zeros((len(indices), H, W, C), np.float32)
     for n, index in enumerate(indices):
         words = random.bits(4, seed=seed, stream=random.AUGMENT, offset=offset + n).tolist()
         image = images[index]
-        if flip and words[0] >> 31:
+        flipped = flip and words[0] >> 31
+        if flip == "alternating":
+            own = random.bits(4, seed=seed, stream=random.AUGMENT, substream=1, offset=int(index))[0] >> 31
+            flipped = own != (offset + n) // M % 2
+        if flipped:
             image = image[:, ::-1]
+        if border == "reflect":
+            image = np.pad(image, [(H - 1, H - 1), (W - 1, W - 1), (0, 0)], mode="reflect")
         dy, dx = ((word * (2 * shift + 1) >> 32) - shift for word in words[1:3])
         top = ((words[3] >> 16) * H >> 16) - cutout // 2
         left = ((words[3] & 0xFFFF) * W >> 16) - cutout // 2
         for h in range(H):
             for w in range(W):
-                inside = 0 <= h + dy < H and 0 <= w + dx < W
+                row, column = h + dy, w + dx
+                inside = border == "reflect" or (0 <= row < H and 0 <= column < W)
+                if border == "reflect":
+                    row, column = row + H - 1, column + W - 1
                 cut = top <= h < top + cutout and left <= w < left + cutout
                 if inside and not cut:
                     for c in range(C):
-                        pixel = np.float32(image[h + dy, w + dx, c])
+                        pixel = np.float32(image[row, column, c])
                         x[n, h, w, c] = (pixel - mean[h, w, c]) * (np.float32(1) / std[h, w, c])
     return x
 
@@ -53,6 +62,8 @@ def pixel_by_pixel(images, indices, mean, std, *, flip=False, shift=0, cutout=0,
         {"cutout": 4},
         {"cutout": 100},
         {"flip": True, "shift": 3, "cutout": 3},
+        {"flip": "alternating"},
+        {"flip": "alternating", "shift": 4, "border": "reflect", "cutout": 2},
     ],
     ids=str,
 )
@@ -103,6 +114,22 @@ def test_offset_as_a_one_element_array(images, labels):
     options = {"mean": MEAN, "std": STD, "shift": 2}
     given, _ = ops.load_batch(images, labels, indices, offset=np.array([77]), **options)
     np.testing.assert_array_equal(given, ops.load_batch(images, labels, indices, offset=77, **options)[0])
+
+
+def test_an_alternating_flip_shows_every_image_both_ways(images, labels):
+    """Whatever the order of the epochs, each image is flipped in every other one, half of them at first."""
+
+    def epoch(number):
+        order = random.permutation(M, seed=4, epoch=number)
+        x, _ = ops.load_batch(images, labels, order, mean=MEAN, std=STD, flip="alternating", offset=number * M, seed=8)
+        return x[np.argsort(order)]
+
+    plain, _ = ops.load_batch(images, labels, np.arange(M), mean=MEAN, std=STD)
+    first, second = epoch(0), epoch(1)
+    flipped = [not np.array_equal(one, other) for one, other in zip(first, plain)]
+    assert 0.25 < np.mean(flipped) < 0.75
+    np.testing.assert_array_equal(second, first[:, :, ::-1])
+    np.testing.assert_array_equal(epoch(2), first)
 
 
 def test_draws_are_uniform():
@@ -165,6 +192,9 @@ def test_indices_out_of_range(images, labels, index):
         ({"shift": -1}, ValueError),
         ({"shift": W}, ValueError),
         ({"cutout": 1.5}, TypeError),
+        ({"flip": "alternate"}, ValueError),
+        ({"flip": 2}, TypeError),
+        ({"border": "wrap"}, ValueError),
         ({"seed": -1}, ValueError),
         ({"dtype": "int8"}, TypeError),
         ({"out": np.empty((1, H, W, C), np.float32)}, ValueError),

@@ -10,6 +10,7 @@ from gpuconv.data import Augmentation
         ("flip", Augmentation(flip=True)),
         ("shift:4", Augmentation(shift=4)),
         ("flip,shift:4,cutout:8", Augmentation(flip=True, shift=4, cutout=8)),
+        ("alternating-flip,reflect,shift:2", Augmentation(flip="alternating", shift=2, border="reflect")),
         (" Cutout:3 , flip ", Augmentation(flip=True, cutout=3)),
     ],
 )
@@ -31,6 +32,8 @@ def test_parse_and_back(text, expected):
         ("flip:1", "written flip"),
         ("flip,none", "unknown augmentation 'none'"),
         ("flip,flip", "twice"),
+        ("flip,alternating-flip", "twice"),
+        ("reflect:2", "written reflect"),
     ],
 )
 def test_bad_text(text, message):

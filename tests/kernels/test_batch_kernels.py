@@ -11,6 +11,7 @@ AUGMENTATIONS = {
     "shift": dict(shift=2),
     "cutout": dict(cutout=3),
     "all": dict(flip=True, shift=3, cutout=4),
+    "alternating": dict(flip="alternating", shift=3, border="reflect"),
 }
 
 

@@ -15,12 +15,12 @@ __all__ = ["load_batch"]
 
 _ELEMENTS = 4096  # of one sample, a thread block
 
+_FLIPS: dict[bool | str, int] = {False: 0, True: 1, "alternating": 2}  # the kernel's `enum Flip`
+
 _BATCH = np.dtype(
     [("images", np.int64), ("indices", np.int64)]
-    + [
-        (name, np.int32)
-        for name in ("height", "width", "channels", "mean_period", "std_period", "flip", "shift", "cutout", "blocks")
-    ],
+    + [(name, np.int32) for name in ("height", "width", "channels", "mean_period", "std_period")]
+    + [(name, np.int32) for name in ("flip", "shift", "reflect", "cutout", "blocks")],
     align=True,
 )
 
@@ -32,8 +32,9 @@ def load_batch(
     *,
     mean: Any,
     std: Any,
-    flip: bool = False,
+    flip: bool | str = False,
     shift: int = 0,
+    border: str = "zero",
     cutout: int = 0,
     seed: int = 0,
     offset: Any = 0,
@@ -49,7 +50,8 @@ def load_batch(
     place = (*device_scalar(offset, np.int64), *device_scalar(start, np.int64))
     picked = empty((n,), labels.dtype, like=labels)
     blocks = max(1, ceil_div(h * w * c, _ELEMENTS))
-    batch = np.array((m, indices.shape[0], h, w, c, mean.size, std.size, flip, shift, cutout, blocks), _BATCH)[()]
+    options = (_FLIPS[flip], shift, border == "reflect", cutout)
+    batch = np.array((m, indices.shape[0], h, w, c, mean.size, std.size, *options, blocks), _BATCH)[()]
 
     def write(x: Any) -> None:
         kernel = load("load_batch.cu", {"DTYPE": dtype.name}).kernel("load_batch")

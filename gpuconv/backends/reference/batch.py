@@ -11,7 +11,7 @@ __all__ = ["load_batch"]
 
 
 def load_batch(
-    images, labels, indices, *, mean, std, flip=False, shift=0, cutout=0, seed=0, offset=0, start=0,
+    images, labels, indices, *, mean, std, flip=False, shift=0, border="zero", cutout=0, seed=0, offset=0, start=0,
     count=None, dtype="float32", out=None,
 ):
     """See the contract. The exact arithmetic, which a kernel repeats without fused multiply-add:
@@ -20,7 +20,7 @@ def load_batch(
 
     and the exact use of the four words w of a sample's Philox block, each product in 64 bits:
 
-    flip    if w0 >= 2^31
+    flip    if w0 >= 2^31; alternating: if word 0 of the image's own block is, or else is not where the epoch is odd
     dy      = (w1 * (2 shift + 1) >> 32) - shift,  dx the same from w2
     cutout  centre (w3 >> 16) * H >> 16, (w3 & 0xffff) * W >> 16; from centre - cutout // 2, `cutout` pixels a side
 
@@ -39,9 +39,16 @@ def load_batch(
         words = random.bits(4 * n, seed=seed, stream=random.AUGMENT, offset=offset).reshape(n, 4).astype(np.int64)
         w0, w1, w2, w3 = words.T[..., None]  # each (n, 1), against rows or columns
         rows, columns = np.arange(height) + _shift(w1, shift), np.arange(width) + _shift(w2, shift)
+        if border == "reflect":
+            rows, columns = _reflected(rows, height), _reflected(columns, width)
         blank = _outside(rows, height)[:, :, None] | _outside(columns, width)[:, None, :]
         if flip:
-            columns = np.where(w0 >= 2**31, width - 1 - columns, columns)
+            flipped = w0 >= 2**31
+            if flip == "alternating":
+                odd = (int(value(offset)) + np.arange(n)) // m % 2 == 1
+                own, *_ = random.philox4x32((indices & 0xFFFFFFFF, indices >> 32, random.AUGMENT, 1), seed=seed)
+                flipped = ((own >= 2**31) ^ odd)[:, None]
+            columns = np.where(flipped, width - 1 - columns, columns)
         if cutout:
             covered_rows = _covered((w3 >> 16) * height >> 16, cutout, height)
             covered_columns = _covered((w3 & 0xFFFF) * width >> 16, cutout, width)
@@ -64,6 +71,11 @@ def load_batch(
 def _whole(values, shape):
     """One value for each element of an image: NumPy is several times slower on rows of three."""
     return np.ascontiguousarray(np.broadcast_to(values, shape))
+
+
+def _reflected(position, size):
+    """Positions up to a size outside, mirrored at the first or last one."""
+    return size - 1 - abs(size - 1 - abs(position))
 
 
 def _shift(word, shift):
