@@ -9,24 +9,26 @@ import numpy as np
 
 from gpuconv.cli.errors import asked
 from gpuconv.cli.runs import choose_device, line, newest, open_run
-from gpuconv.cli.settings import add_device, add_options, loss
+from gpuconv.cli.settings import add_device, add_options, loss, test_time
 
-EXAMPLES = ["gpuconv evaluate", "gpuconv evaluate runs/digits-digits-net-1 --tta"]
+EXAMPLES = ["gpuconv evaluate", "gpuconv evaluate runs/digits-digits-net-1 --tta shift"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run directory (default: the newest in ./runs)")
     add_options(parser, only=["data"])
     parser.add_argument(
-        "--tta", action="store_true",
-        help="test-time averaging: the mean score of each image moved a pixel each way, mirrored too if training did",
+        "--tta", metavar="MODE",
+        help="test-time averaging of each image's scores over views of it: none, mirror, shift (by a pixel) or "
+        "mirror+shift (default: as the run's recipe says)",
     )  # fmt: skip
     add_device(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv.data import Augmentation, Loader, load
+    from gpuconv.data import Loader, load
     from gpuconv.training import evaluate
+    from gpuconv.training.evaluate import TTA
 
     directory = options.run_dir or newest()
     line("run", directory)
@@ -44,11 +46,11 @@ def run(options: argparse.Namespace) -> int:
     loader = Loader(
         test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False
     )
-    flip = options.tta and Augmentation.parse(trained.settings.augment).flip
-    if options.tta:
-        line("averaging", f"over {5 * (1 + flip)} views of each image")
-    criterion = loss(trained.settings.loss)[1]
-    found = evaluate(net, loader, loss=criterion, confusion=True, flip=flip, shift=int(options.tta))
+    with asked():
+        tta = test_time(options.tta or trained.settings.tta)
+    if TTA[tta] > 1:
+        line("averaging", f"over {TTA[tta]} views of each image")
+    found = evaluate(net, loader, loss=loss(trained.settings.loss)[1], confusion=True, tta=tta)
     print(f"\n{table(found.confusion, trained.classes)}\n")
     print(f"test loss {found.loss:.4f}")
     print(f"test accuracy {100 * found.accuracy:.2f}%")

@@ -26,12 +26,16 @@ class Settings:
     schedule: str
     augment: str
     loss: str
+    whiten: int = 0
+    tta: str = "none"
 
     def __str__(self) -> str:
         parts = [
             f"{self.epochs} epochs", f"batches of {self.batch_size}", f"{self.optimizer} lr {self.lr:g}",
             self.schedule, f"augment {self.augment}", f"loss {self.loss}", f"seed {self.seed}",
         ]  # fmt: skip
+        parts += [f"first filters whiten {self.whiten:,} images"] if self.whiten else []
+        parts += [f"tta {self.tta}"] if self.tta != "none" else []
         return ", ".join(parts)
 
 
@@ -72,6 +76,8 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "schedule": (str, "SPEC", "constant, linear, step:30,60, cosine or one-cycle, as cosine,warmup:5"),
     "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
+    "whiten": (count(0), "IMAGES", "make the first convolution's filters whiten so many training images; 0: do not"),
+    "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
 }
 
 
@@ -98,22 +104,33 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def complete(chosen: dict[str, Any]) -> Settings:
-    """What was chosen, completed by the net's recipe. Raises UserError for what cannot be read."""
+def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
+    """What was chosen, completed by the recipe of that name, else by the net's own.
+
+    Raises UserError for what cannot be read.
+    """
     from gpuconv.cli import recipes
     from gpuconv.data import Augmentation
     from gpuconv.training import optimizers, schedules
 
     with asked():
         data = chosen.get("data", "digits")
-        recipe = recipes.get(chosen.get("model"), data.partition(":")[0])
+        recipe = recipes.get(chosen.get("model"), data.partition(":")[0], name)
         settings = Settings(**{"data": data, "seed": 0} | recipe | chosen)
         # Words that no part understands are refused here, before anything is made.
         optimizers.get(settings.optimizer, lr=settings.lr)
         schedules.get(settings.schedule)
         loss(settings.loss)
+        test_time(settings.tta)
         Augmentation.parse(settings.augment)
     return settings
+
+
+def test_time(name: str) -> str:
+    """A test-time augmentation by its name. ValueError for an unknown one."""
+    from gpuconv.training.evaluate import TTA
+
+    return lookup("test-time augmentation", name, {known: known for known in TTA})
 
 
 def loss(text: str) -> tuple[str, Any]:

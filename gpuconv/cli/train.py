@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from gpuconv.cli import recipes
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line, notes
@@ -17,6 +18,7 @@ EXAMPLES = [
     "gpuconv train",
     "gpuconv train --data cifar10:data --model tiny-vgg --epochs 10 --augment flip,shift:4",
     "gpuconv train --data folder:photos,size=32x32 --optimizer adam --lr 0.001 --schedule cosine,warmup:1",
+    "gpuconv train --data cifar10:data --model airbench94 --recipe airbench94",
     "gpuconv train --resume runs/digits-digits-net-1",
 ]
 
@@ -24,6 +26,8 @@ EXAMPLES = [
 def configure(parser: argparse.ArgumentParser) -> None:
     wanted.add_options(parser)
     wanted.add_device(parser)
+    names = ", ".join(recipes.RECIPES)
+    parser.add_argument("--recipe", metavar="NAME", help=f"settings that go together: {names} (default: the net's own)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--run-dir", metavar="DIR", help="where to leave the run, a new folder (runs/DATA-MODEL-N)")
     where.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, with the settings stored there")
@@ -33,11 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv import models
     from gpuconv.data import Augmentation, Loader, Normalization, load
-    from gpuconv.training import DivergedError, SettingsError, Trainer
+    from gpuconv.training import DivergedError, RunDirectory, SettingsError, Trainer, evaluate
     from gpuconv.training.trainer import INTERRUPTED
 
     chosen = wanted.given(options)
-    settings = wanted.resumed(options.resume, chosen) if options.resume else wanted.complete(chosen)
+    if options.resume and options.recipe:
+        raise UserError(f"{options.resume} goes on with the settings it was started with; leave --recipe out")
+    settings = wanted.resumed(options.resume, chosen) if options.resume else wanted.complete(chosen, options.recipe)
     directory = options.resume or options.run_dir or wanted.new_directory(settings)
 
     with asked():
@@ -49,6 +55,8 @@ def run(options: argparse.Namespace) -> int:
             settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
         ).to(device)
         normalization = Normalization.from_dataset(train)
+        if settings.whiten and not RunDirectory(directory).last.exists():  # a checkpoint holds what it gave
+            models.whiten(net, normalization(train.images[: settings.whiten], net.dtype))
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)
         loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
@@ -72,7 +80,11 @@ def run(options: argparse.Namespace) -> int:
     if trainer.stop_reason == INTERRUPTED:
         return 130
     _leave(directory, net, test, normalization, settings)
-    print(f"test accuracy {100 * history[-1]['test_accuracy']:.2f}%")
+    accuracy = history[-1]["test_accuracy"]
+    if settings.tta != "none":
+        line("averaging", f"{settings.tta}; without it the test accuracy is {100 * accuracy:.2f}%")
+        accuracy = evaluate(net, held_out, loss=trainer.loss, tta=settings.tta).accuracy
+    print(f"test accuracy {100 * accuracy:.2f}%")
     return 0
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends, losses
-from gpuconv.shapes import integer
+from gpuconv import backends, losses, ops
+from gpuconv.names import lookup
 from gpuconv.training.metrics import Totals
 
 Array = Any
+
+TTA = {"none": 1, "mirror": 2, "shift": 3, "mirror+shift": 6}  # the number of views of each test-time augmentation
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,18 @@ class Evaluation:
 
 
 def evaluate(
-    net: Any, loader: Any, *, loss: Any = "softmax", confusion: bool = False, flip: bool = False, shift: int = 0
+    net: Any, loader: Any, *, loss: Any = "softmax", confusion: bool = False, tta: str = "none"
 ) -> Evaluation:
     """Run a net over every batch of a loader, without training it.
 
-    loader: what gives batches by ``epoch(0)``, on the net's device; it should neither augment nor drop. flip, shift:
-    average the scores over augmented copies of each image: mirrored, and moved by `shift` pixels up, down, left and
-    right (the border is filled with zeros). Raises ValueError when there is no image.
+    loader: what gives batches by ``epoch(0)``, on the net's device; it should neither augment nor drop. tta: the
+    test-time augmentation, over which the scores of each image are averaged (see `views`). Raises ValueError when there
+    is no image.
     """
-    criterion, shift = losses.get(loss), integer("shift", shift, 0)
+    criterion, tta = losses.get(loss), lookup("test-time augmentation", tta, {name: name for name in TTA})
     totals, matrix = None, None
     for x, labels in loader.epoch(0):
-        scores = averaged_scores(net, x, flip=flip, shift=shift)
+        scores = averaged_scores(net, x, tta)
         totals = totals or Totals(backends.device_of(scores))
         totals.add(criterion(scores, labels)[0], scores, labels)
         if confusion:
@@ -53,28 +55,46 @@ def evaluate(
     return Evaluation(sums.loss, sums.accuracy, int(sums.samples), matrix)
 
 
-def averaged_scores(net: Any, x: Array, *, flip: bool = False, shift: int = 0) -> Array:
+def averaged_scores(net: Any, x: Array, tta: str = "none") -> Array:
     """The mean of a net's scores over `views` of a batch. x: (N, H, W, C). Returns (N, classes)."""
-    scores = [net.infer(view) for view in views(x, flip=flip, shift=shift)]
-    return sum(scores[1:], scores[0]) / scores[0].dtype.type(len(scores))
+    total = None
+    for weight, view in views(x, tta):
+        scores = net.infer(view)
+        scores = scores if weight == 1 else ops.scale(scores, factor=weight)
+        total = scores if total is None else ops.add(total, scores)
+    return total
 
 
-def views(x: Array, *, flip: bool = False, shift: int = 0) -> Iterator[Array]:
-    """The batch itself, then copies moved by `shift` pixels along each axis, then all of them mirrored."""
-    moves = [(0, 0), *((dy, dx) for dy, dx in ((-shift, 0), (shift, 0), (0, -shift), (0, shift)) if shift)]
-    for mirrored in (False, True)[: 1 + flip]:
-        for dy, dx in moves:
-            yield x if not (mirrored or dy or dx) else _moved(x, dy, dx, mirrored)
+def views(x: Array, tta: str) -> Iterator[tuple[float, Array]]:
+    """The copies of a batch that a test-time augmentation looks at, each with its share; the shares add up to 1.
+
+    "mirror": the batch and its mirror image, half each. "shift": the batch, half, and it moved by a pixel up and left,
+    and down and right, a quarter each, the border reflected. "mirror+shift": the three, each also mirrored, in the same
+    proportions: the six views of airbench (Jordan 2024, arXiv:2404.00498).
+    """
+    moves = ((0.5, 0), (0.25, 1), (0.25, -1)) if "shift" in tta else ((1.0, 0),)
+    for mirrored in (False, True)[: 1 + ("mirror" in tta)]:
+        for share, move in moves:
+            view = x if not (mirrored or move) else _moved(x[:, :, ::-1] if mirrored else x, move)
+            yield share * (0.5 if "mirror" in tta else 1.0), view
 
 
-def _moved(x: Array, dy: int, dx: int, mirrored: bool) -> Array:
-    """x mirrored left to right, if asked, then moved down by dy and right by dx over zeros."""
-    height, width = x.shape[1:3]
-    if max(abs(dy), abs(dx)) >= min(height, width):
-        raise ValueError(f"shift must be smaller than the image ({height} x {width}), received {max(abs(dy), abs(dx))}")
-    source = x[:, :, ::-1] if mirrored else x
+def _moved(x: Array, move: int) -> Array:
+    """A contiguous copy of x moved down and right by `move`, -1, 0 or 1, its border reflected."""
+    if move and min(x.shape[1:3]) < 2:
+        raise ValueError(f"an image must have sides of 2 pixels and more to be shifted, received {x.shape[1:3]}")
+    rows, columns = (_reflected(size, move) for size in x.shape[1:3])
     moved = backends.zeros(x.shape, x.dtype, backends.device_of(x))
-    moved[:, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = source[
-        :, max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)
-    ]
+    for to_rows, from_rows in rows:
+        for to_columns, from_columns in columns:
+            moved[:, to_rows, to_columns] = x[:, from_rows, from_columns]
     return moved
+
+
+def _reflected(size: int, move: int) -> list[tuple[slice, slice]]:
+    """Which part of an axis goes where: all but one place, and the one that the border's mirror image fills."""
+    if move == 0:
+        return [(slice(None), slice(None))]
+    if move > 0:
+        return [(slice(1, None), slice(size - 1)), (slice(1), slice(1, 2))]
+    return [(slice(size - 1), slice(1, None)), (slice(size - 1, None), slice(size - 2, size - 1))]

@@ -61,4 +61,4 @@ def _value(text: str) -> Any:
     """A bool, a number, or the text itself."""
     known = {"true": True, "false": False}.get(text.lower())
     number = _number(text)
-    return known if known is not None else text if number is None else number
+    return known if known is not None else int(text) if text.isdecimal() else text if number is None else number

@@ -139,8 +139,10 @@ def test_evaluate_agrees_with_training_and_counts_the_classes(trained, capsys):
 
 
 def test_evaluate_with_averaging(trained, capsys):
-    assert main(["evaluate", str(trained), "--tta"]) == 0
-    assert "over 5 views of each image" in capsys.readouterr().out
+    assert main(["evaluate", str(trained), "--tta", "mirror+shift"]) == 0
+    assert "over 6 views of each image" in capsys.readouterr().out
+    assert main(["evaluate", str(trained), "--tta", "miror"]) == 2
+    assert "did you mean 'mirror'?" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_other_images(trained, capsys):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from gpuconv import losses
+from gpuconv import asarray, losses, to_numpy
 from gpuconv.data import Loader, Normalization
 from gpuconv.training import evaluate
-from gpuconv.training.evaluate import averaged_scores, views
+from gpuconv.training.evaluate import TTA, averaged_scores, views
 from gpuconv.training.metrics import Totals
 from tests.training import small
 
@@ -43,39 +43,46 @@ def test_confusion_counts_true_classes_in_rows():
 def test_evaluation_changes_nothing():
     net = small.net()
     before = {name: value.copy() for name, value in net.state_dict().items()}
-    evaluate(net, batches(4), flip=True, shift=1)
+    evaluate(net, batches(4), tta="mirror+shift")
     assert small.same_arrays(net.state_dict(), before)
 
 
 def test_views_are_the_batch_its_shifts_and_their_mirrors():
     x = np.arange(2 * 3 * 4 * 1, dtype=np.float32).reshape(2, 3, 4, 1) + 1
-    found = list(views(x, flip=True, shift=2))
-    assert len(found) == 10
+    shares, found = zip(*views(x, "mirror+shift"))
+    assert shares == (0.25, 0.125, 0.125) * 2
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
     np.testing.assert_array_equal(found[0], x)
-    np.testing.assert_array_equal(found[5], x[:, :, ::-1])
-    up, down, left, right = np.zeros((4, *x.shape), np.float32)
-    up[:, 0], down[:, 2] = x[:, 2], x[:, 0]
-    left[:, :, :2], right[:, :, 2:] = x[:, :, 2:], x[:, :, :2]
-    for view, expected in zip(found[1:5], (up, down, left, right)):
+    np.testing.assert_array_equal(found[1], padded[:, :3, :4])
+    np.testing.assert_array_equal(found[2], padded[:, 2:, 2:])
+    mirrored = np.pad(x[:, :, ::-1], [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
+    for view, expected in zip(found[3:], (x[:, :, ::-1], mirrored[:, :3, :4], mirrored[:, 2:, 2:])):
         np.testing.assert_array_equal(view, expected)
-    right_of_mirror = np.zeros_like(x)
-    right_of_mirror[:, :, 2:] = x[:, :, ::-1][:, :, :2]
-    np.testing.assert_array_equal(found[9], right_of_mirror)
     assert all(view.flags.c_contiguous and view.dtype == x.dtype for view in found)
-    assert len(list(views(x, shift=1))) == 5
-    assert len(list(views(x))) == 1
-    with pytest.raises(ValueError, match="smaller than the image"):
-        list(views(x, shift=3))
 
 
-def test_scores_are_averaged_over_the_views():
+@pytest.mark.parametrize("tta", TTA)
+def test_the_shares_add_up_to_one(tta):
+    shares = [share for share, _ in views(np.zeros((1, 2, 2, 1), np.float32), tta)]
+    assert len(shares) == TTA[tta]
+    assert sum(shares) == 1
+
+
+def test_an_image_of_one_pixel_has_no_shifts():
+    with pytest.raises(ValueError, match="2 pixels and more"):
+        list(views(np.zeros((1, 1, 5, 1), np.float32), "shift"))
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_scores_are_averaged_over_the_views(device):
     net = small.net()
-    x, _ = next(iter(batches(13).epoch(0)))
-    expected = np.mean([net.forward(view) for view in views(x, flip=True, shift=1)], axis=0)
-    np.testing.assert_allclose(averaged_scores(net, x, flip=True, shift=1), expected, rtol=1e-5, atol=1e-6)
-    found = evaluate(net, batches(6), flip=True, shift=1)
-    _, labels = next(iter(batches(13).epoch(0)))
-    assert found.accuracy == (expected.argmax(1) == labels).mean()
+    x, labels = next(iter(batches(13).epoch(0)))
+    expected = sum(share * net.forward(view) for share, view in views(x, "mirror+shift"))
+    net.to(device)
+    given = to_numpy(averaged_scores(net, asarray(x, device), "mirror+shift"))
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
+    if device == "numpy":
+        assert evaluate(net, batches(6), tta="mirror+shift").accuracy == (expected.argmax(1) == labels).mean()
 
 
 def test_nothing_to_evaluate_on_is_an_error():

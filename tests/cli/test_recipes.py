@@ -1,0 +1,108 @@
+"""Recipes by name, and airbench94's end to end on small made-up images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv import models, to_numpy
+from gpuconv.cli import main, recipes, settings
+from gpuconv.data import Augmentation, Loader, Normalization, load
+from gpuconv.layers import GELU, BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, Scale, Sequential
+from gpuconv.training import Trainer, checkpoint
+
+# The smallest images that the net takes; four classes, so that chance is 25 %.
+SIZE = "25x25x3,classes=4"
+AIRBENCH = ["--model", "airbench94", "--recipe", "airbench94"]
+
+
+def test_without_a_name_a_net_has_its_own_recipe():
+    assert recipes.get("digits-net", "cifar10")["epochs"] == 30
+    assert recipes.get("airbench94", "cifar10") == recipes.DEFAULT | {"model": "airbench94"}
+    assert recipes.get(None, "digits") == recipes.get("digits-net", "digits")
+    assert recipes.get("digits-net", "digits", "default") == recipes.DEFAULT | {"model": "digits-net"}
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_can_be_read(name):
+    found = settings.complete({"data": "cifar10:somewhere"}, name)
+    if name in models.MODELS:
+        assert found.model == name
+
+
+def test_an_unknown_recipe_names_the_nearest(capsys):
+    assert main(["train", "--recipe", "airbench"]) == 2
+    assert "did you mean 'airbench94'?" in capsys.readouterr().err
+
+
+def test_a_resumed_run_takes_no_recipe(capsys):
+    assert main(["train", "--resume", "somewhere", "--recipe", "airbench94"]) == 2
+    assert "leave --recipe out" in capsys.readouterr().err
+
+
+def test_airbench94_from_the_command_line(tmp_path, capsys):
+    pytest.importorskip("safetensors")
+    pytest.importorskip("tqdm")
+    run = tmp_path / "run"
+    options = ["--data", f"synthetic:n=6,size={SIZE}", "--batch-size", "3", "--epochs", "1", "--device", "numpy"]
+    assert main(["train", *AIRBENCH, *options, "--run-dir", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "first filters whiten 5,000 images, tta mirror+shift" in said
+    assert main(["evaluate", str(run)]) == 0  # averages too: it is part of the recipe
+    again = capsys.readouterr().out
+    assert "over 6 views of each image" in again
+    assert again.splitlines()[-1] == said.splitlines()[-1]
+
+    # The first filters are as `whiten` made them, whatever came after.
+    train, _ = load(f"synthetic:n=6,size={SIZE}")
+    net = models.airbench94((25, 25, 3), 4)
+    models.whiten(net, Normalization.from_dataset(train)(train.images))
+    stored = checkpoint.load(run / "last.safetensors").part("net")
+    np.testing.assert_array_equal(stored["conv1.weight"], net.state_dict()["conv1.weight"])
+
+
+def narrow(dtype):
+    """airbench94 with a few filters: the same layers under the same names."""
+    layers = [Input((25, 25, 3)), Conv2D(24, 2, frozen=("weight",)), GELU()]
+    for filters in (4, 8, 8):
+        for pool in ([MaxPool2D(2)], []):
+            layers += [Conv2D(filters, 3, padding="same", bias=False, weight_init="dirac"), *pool]
+            layers += [BatchNorm(momentum=0.4, eps=1e-12, frozen=("weight",)), GELU()]
+    return Sequential([*layers, MaxPool2D(3), Flatten(), Linear(4, bias=False), Scale(1 / 9)], dtype=dtype)
+
+
+def follow(device, dtype, images, batch, epochs):
+    """A run by the recipe, but of a narrow net and small batches."""
+    recipe = settings.complete({"data": f"synthetic:n={images},size={SIZE}"}, "airbench94")
+    train, _ = load(recipe.data)
+    normalization, net = Normalization.from_dataset(train), narrow(dtype)
+    models.whiten(net, normalization(train.images, dtype))
+    net.to(device)
+    augmentation, loss = Augmentation.parse(recipe.augment), settings.loss(recipe.loss)[1]
+    loader = Loader(
+        train, batch, normalization=normalization, augmentation=augmentation, device=device, dtype=net.dtype
+    )
+    trainer = Trainer(net, recipe.optimizer, lr=recipe.lr, loss=loss, schedule=recipe.schedule)
+    trainer.fit(loader, epochs=epochs, progress=False)
+    return trainer
+
+
+def test_the_narrow_net_has_the_parameters_of_airbench94():
+    assert list(narrow("float32").params()) == list(models.airbench94().params())
+
+
+def test_the_loss_falls():
+    losses = [record["train_loss"] for record in follow("numpy", "float32", 16, 8, epochs=8).history]
+    assert losses[-1] < min(losses[:2]), losses
+
+
+def test_the_emulated_device_follows_the_reference_step_by_step():
+    """Four steps in float64, past the whitening bias's half way; each step's rounding grows by the next ones' slopes,
+    bounded here by 10^4 roundings of the largest number."""
+    one, other = (follow(device, "float64", 8, 4, epochs=2) for device in ("numpy", "emulated"))
+    for (name, expected), given in zip(one.net.state_dict().items(), other.net.state_dict().values()):
+        bound = 1e4 * np.finfo(np.float64).eps * max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(to_numpy(given), expected, rtol=0, atol=bound, err_msg=name)
+    np.testing.assert_allclose(
+        [record["train_loss"] for record in other.history], [record["train_loss"] for record in one.history], rtol=1e-12
+    )
