@@ -17,11 +17,11 @@ EXAMPLES = [
     "gpuconv profile",
     "gpuconv profile --model resnet20 --batch-size 128 --dtype bfloat16 --device cuda",
     "gpuconv profile --model tiny-vgg --trace step.json",
-    "gpuconv profile --model vgg-cifar --device emulated --arch sm_100a",
+    "gpuconv profile --model vgg-cifar --fuse --device emulated --arch sm_100a",
 ]
 
 HEADER = (
-    f"{'layer':<24} {'time':>10} {'share':>6} {'MFLOP':>9} {'MB':>8} {'GFLOP/s':>9} {'GB/s':>7} {'of roof':>8}"
+    f"{'layer':<28} {'time':>10} {'share':>6} {'MFLOP':>9} {'MB':>8} {'GFLOP/s':>9} {'GB/s':>7} {'of roof':>8}"
 )
 
 
@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help="a net by name (default: tiny-vgg)")
     parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images a step (default: 128)")
     parser.add_argument("--dtype", metavar="NAME", default="float32", help="of the net (default: float32)")
+    parser.add_argument("--fuse", action="store_true", help="with layers in a row fused into one op where they can be")
     add_device(parser)
     parser.add_argument("--steps", metavar="N", type=count(1), default=10, help="how many are timed (default: 10)")
     parser.add_argument("--trace", metavar="FILE", type=Path, help="write one step for chrome://tracing or Perfetto")
@@ -58,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--arch is for the emulated device; a GPU's kernels are compiled for that GPU")
     with asked():
         net = models.build(options.model, dtype=options.dtype, device=device)
-    line("step", f"{options.model}, {options.batch_size} images, {options.dtype}")
+        net = net.fuse() if options.fuse else net
+    line("step", f"{options.model}{' fused' * options.fuse}, {options.batch_size} images, {options.dtype}")
     found = profile(net, options.batch_size, steps=options.steps, arch=arch)
     ceilings = peaks.measure(device, seconds=0.1)[0] if options.peaks and found.timeline else None
     print()
@@ -98,12 +100,12 @@ def _row(row: Any, whole: float | None, ceilings: Any, dtype: str) -> str:
     name, work = f"{row.name} {row.direction}".strip(), row.work
     cells = [f"{work.flops / 1e6:>9.4g}" if work.flops else f"{'-':>9}", f"{work.bytes / 1e6:>8.3g}"]
     if not row.seconds:
-        return " ".join([f"{name:<24} {'-':>10} {'-':>6}", *cells, f"{'-':>9} {'-':>7} {'-':>8}"])
+        return " ".join([f"{name:<28} {'-':>10} {'-':>6}", *cells, f"{'-':>9} {'-':>7} {'-':>8}"])
     cells = [f"{1e3 * row.seconds:>8.3f}ms", f"{row.seconds / whole:>6.1%}" if whole else "", *cells]
     cells.append(f"{work.flops / row.seconds / 1e9:>9.4g}" if work.flops else f"{'-':>9}")
     cells.append(f"{work.bytes / row.seconds / 1e9:>7.3g}")
     cells.append(f"{work.floor(ceilings, dtype) / row.seconds:>8.1%}" if ceilings else f"{'-':>8}")
-    return " ".join([f"{name:<24}", *cells])
+    return " ".join([f"{name:<28}", *cells])
 
 
 def _kernel(kernel: dict[str, Any]) -> str:

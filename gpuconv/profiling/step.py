@@ -67,7 +67,7 @@ class Spans:
 
 @dataclass(frozen=True)
 class Row:
-    """One layer and direction, or the loss, the update, the zeroing of the gradients (direction "").
+    """One layer and direction, or the loss or the update (direction "").
 
     seconds: the median over the steps, without the layers inside; None on the emulated device. launches: a row of
     `launches.table` for each kernel; none on NumPy.
@@ -165,8 +165,7 @@ class _Step:
         optimizer = self.trainer.optimizer
         optimizer.advance()
         with listen(spans.of_layer), spans.span("step"):
-            with spans.span("zero_grad"):
-                self.net.zero_grad()
+            self.net.zero_grad()
             scores = self.net.forward(self.x, training=True)
             with spans.span("loss"):
                 _, dscores = self.trainer.loss(scores, self.y)
@@ -183,8 +182,6 @@ class _Step:
             grad = self.first not in span.layer.walk()
             return work.of_layer(span.layer, span.direction, self.batch_size, kept=span.kept, input_grad=grad)
         params = self.net.params()
-        if span.name == "zero_grad":
-            return Work(0.0, float(sum(array.nbytes for array in params.values())))
         if span.name == "loss":
             scores = self.batch_size * self.classes * self.net.dtype.itemsize
             return Work(0.0, float(2 * scores + self.y.nbytes))

@@ -40,7 +40,8 @@ def test_without_peaks_there_is_no_roof(capsys, monkeypatch):
 
 
 def test_the_emulated_device_tells_kernels_and_no_times(capsys):
-    said = profiled(capsys, "--device", "emulated")
+    said = profiled(capsys, "--device", "emulated", "--fuse")
+    assert "conv2+relu2+pool1 backward" in said
     assert "no times: the emulated device proves kernels" in said
     assert "    conv2d_fprop_simt" in said
     assert "launches a step" in said

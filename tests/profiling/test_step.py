@@ -28,7 +28,7 @@ def names(found):
 
 
 STEP = [
-    "zero_grad", "conv1 forward", "relu1 forward", "residual1 forward", "residual1.conv1 forward",
+    "conv1 forward", "relu1 forward", "residual1 forward", "residual1.conv1 forward",
     "residual1.norm1 forward", "pool1 forward", "fc1 forward", "loss", "fc1 backward", "pool1 backward",
     "residual1 backward", "residual1.norm1 backward", "residual1.conv1 backward", "relu1 backward", "conv1 backward",
     "sgd",
@@ -83,7 +83,7 @@ def test_the_median_over_the_steps_and_the_timeline_of_the_middle_one(monkeypatc
     monkeypatch.setattr(ticks, "seconds", seconds)
     monkeypatch.setattr(step, "open_clock", lambda device: ticks)
     found = profile(small(), 2, steps=3)
-    assert found.rows[1].seconds == 20
+    assert found.rows[0].seconds == 20
     name, direction, begin, end = found.timeline[0]
     assert (name, direction, begin) == ("step", "", 0)
     assert end == 20 * (2 * len(found.timeline) - 1)
@@ -95,7 +95,7 @@ def test_the_trace_is_one_step_nested_as_the_layers_are():
     assert about["args"]["name"] == "gpuconv on numpy"
     assert (whole["name"], whole["ts"]) == ("step", 0)
     by_name = {event["name"]: event for event in events}
-    assert {"zero_grad", "conv1.forward", "residual1.conv1.backward", "loss", "sgd"} <= set(by_name)
+    assert {"conv1.forward", "residual1.conv1.backward", "loss", "sgd"} <= set(by_name)
     for event in events:
         assert event["ph"] == "X"
         assert 0 <= event["ts"] <= event["ts"] + event["dur"] <= whole["dur"] + 0.01
@@ -125,8 +125,16 @@ def test_the_work_of_each_layer(dtype):
     assert rows["loss"] == Work(0, 2 * 10 * s + 2 * 8)
     parameters = conv1 + conv2 + fc + norm
     assert rows["sgd"] == Work(0, 5 * s * parameters)
-    assert rows["zero_grad"] == Work(0, s * parameters)
     assert found.total.work.flops == sum(row.flops for row in rows.values())
+
+
+def test_a_fused_layer_does_the_products_of_its_layers_and_moves_less():
+    net = Sequential([Input((4, 6, 3)), Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(5)])
+    apart, fused = (profile(each, 2, steps=1) for each in (net, net.fuse()))
+    assert names(fused)[0] == "conv1+relu1+pool1 forward"
+    assert fused.total.work.flops == apart.total.work.flops
+    assert fused.rows[0].work == Work(2 * 2 * 24 * 4 * 27, 4 * (2 * 24 * 3 + 4 * 27 + 4 + 2 * 6 * 4))
+    assert fused.total.work.bytes < apart.total.work.bytes
 
 
 def test_a_frozen_weight_has_no_product_of_its_own():
@@ -186,7 +194,7 @@ def test_without_a_compiler_for_kernels_it_says_so(monkeypatch):
     monkeypatch.setattr(compiler, "toolkit", missing)
     found = profile(small("emulated"), 2)
     assert (found.arch, found.unknown) == (None, "NVRTC cannot be loaded")
-    assert "registers" not in found.rows[1].launches[0]
+    assert "registers" not in found.rows[0].launches[0]
 
 
 @pytest.mark.parametrize(("options", "said"), [({"batch_size": 0}, "batch_size"), ({"steps": 0}, "steps")])
