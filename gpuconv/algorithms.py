@@ -76,6 +76,8 @@ ALGORITHMS = (
     _simt(("float32", "tf32"), 64, 64, 8, 8, 5, 0.75),
     _simt(("float32",), 64, 32, 8, 4, 8, 0.60),
     _simt(("float32",), 32, 32, 4, 4, 8, 0.45),
+    _simt(("float32",), 64, 16, 8, 4, 8, 0.55),  # few filters or channels, and their gradient: a warp a block
+    _simt(("float32",), 16, 64, 4, 8, 8, 0.55),
     _simt(("float64",), 64, 32, 4, 4, 3, 0.45),
     _simt(("float16", "bfloat16"), 64, 64, 8, 8, 4, 0.70, block_k=16),
 )

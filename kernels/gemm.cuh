@@ -54,8 +54,12 @@ struct Block {
 };
 
 // Where element (side, depth) of a tile lies among the SIDE elements of its depth. A warp stores a transposed tile as 16 lines
-// by the 2 halves of the depth: moving one half by 16 gives each its own banks, and leaves every 64 bytes together.
-__device__ __forceinline__ int swizzle(int side, int depth) { return side ^ (depth / (BLOCK_K / 2) * 16); }
+// by the 2 halves of the depth: moving one half by 16 gives each its own banks, and leaves every 64 bytes together. A tile of
+// no more than 16 has no room for that.
+template <int SIDE>
+__device__ __forceinline__ int swizzle(int side, int depth) {
+    return SIDE < 32 ? side : side ^ (depth / (BLOCK_K / 2) * 16);
+}
 
 // One thread's part in moving tiles of an operand, SIDE x BLOCK_K elements each, from global to shared memory. With SUMS it can
 // also add up the elements of each column, over the depth of the block.
@@ -67,7 +71,7 @@ class Loader {
     // cases, are taken line by line: neighbouring lines are neighbouring pixels, and a thread keeps to one line.
     static constexpr bool LINES_FIRST = COLUMNS_ARE_DEPTH && VECTOR == 1;
     static_assert(LINES * PER_LINE == PASSES * THREADS, "every thread moves as many vectors");
-    static_assert(VECTOR <= BLOCK_K / 2 && SIDE % 32 == 0, "the swizzle leaves a vector together");
+    static_assert(VECTOR <= BLOCK_K / 2 && (SIDE % 32 == 0 || SIDE == 16), "the swizzle leaves a vector together");
 
     const Matrix& matrix;
     typename Matrix::Line lines[PASSES];      // kept, where columns are the depth
@@ -157,7 +161,7 @@ class Loader {
                 // The swizzle is alike for all depths, or for all sides, of a vector: one address serves it.
                 const int depth = COLUMNS_ARE_DEPTH ? column(pass) : line(pass);
                 const int side = COLUMNS_ARE_DEPTH ? line(pass) : column(pass);
-                Real* to = &tile[depth][swizzle(side, depth)] + (COLUMNS_ARE_DEPTH ? first * SIDE : first);
+                Real* to = &tile[depth][swizzle<SIDE>(side, depth)] + (COLUMNS_ARE_DEPTH ? first * SIDE : first);
                 *reinterpret_cast<Pack<Real, CHUNK>*>(to) = chunk;
             }
         }

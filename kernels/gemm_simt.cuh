@@ -1,7 +1,7 @@
 // The main loop of gemm.cuh on the ordinary arithmetic units: every dtype, every compute capability.
 //
 // Two tiles in shared memory: while one is multiplied the next is on its way through registers. A warp's threads stand 4 x 8
-// in the block's tile, and each takes groups of 4 rows and columns, THREADS_M * 4 and THREADS_N * 4 apart.
+// (8 x 4 where the tile is narrow) in the block's tile, and each takes groups of 4 rows and columns, THREADS_M * 4 and THREADS_N * 4 apart.
 #pragma once
 
 #include "gemm.cuh"
@@ -9,12 +9,13 @@
 // One thread's sums, and where in the block's tile they lie.
 struct Sums {
     static constexpr int GROUP = 4;
-    static_assert(THREADS_M % 4 == 0 && THREADS_N % 8 == 0 && THREAD_M % GROUP == 0 && THREAD_N % GROUP == 0, "tile");
+    static constexpr int LANES_N = THREADS_N < 8 ? THREADS_N : 8, LANES_M = 32 / LANES_N, ACROSS = THREADS_N / LANES_N;
+    static_assert(THREADS_M % LANES_M == 0 && THREADS_N % LANES_N == 0 && THREAD_M % GROUP == 0 && THREAD_N % GROUP == 0, "tile");
 
     Pack<Real, GROUP> at[THREAD_M][THREAD_N / GROUP] = {};
 
-    static __device__ __forceinline__ int thread_row() { return threadIdx.x / 32 / (THREADS_N / 8) * 4 + threadIdx.x % 32 / 8; }
-    static __device__ __forceinline__ int thread_column() { return threadIdx.x / 32 % (THREADS_N / 8) * 8 + threadIdx.x % 8; }
+    static __device__ __forceinline__ int thread_row() { return threadIdx.x / 32 / ACROSS * LANES_M + threadIdx.x % 32 / LANES_N; }
+    static __device__ __forceinline__ int thread_column() { return threadIdx.x / 32 % ACROSS * LANES_N + threadIdx.x % LANES_N; }
 
     // Add the products of one pair of tiles.
     __device__ __forceinline__ void multiply(const Real (&a)[BLOCK_K][BLOCK_M], const Real (&b)[BLOCK_K][BLOCK_N]) {
@@ -69,7 +70,7 @@ struct Sums {
     static __device__ __forceinline__ void read(Real (&to)[COUNT], const Real (&from)[SIDE], int thread, int depth) {
 #pragma unroll
         for (int i = 0; i < COUNT; i += WIDE) {
-            const int side = swizzle(thread * GROUP, depth) + i / GROUP * STRIDE * GROUP + i % GROUP;
+            const int side = swizzle<SIDE>(thread * GROUP, depth) + i / GROUP * STRIDE * GROUP + i % GROUP;
             const auto wide = *reinterpret_cast<const Pack<Real, WIDE>*>(&from[side]);
 #pragma unroll
             for (int j = 0; j < WIDE; ++j) to[i + j] = wide.at[j];

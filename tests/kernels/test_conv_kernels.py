@@ -251,7 +251,10 @@ def test_plans_follow_the_shape():
     assert (vgg.algorithm.block_m, vgg.splits) == (128, 1)  # outputs enough: large tiles, whole depths
     filters = plan(64, 9 * 64, 128 * 32 * 32)
     assert filters.splits > 8  # few outputs, a long depth
-    assert plan(1, 1, 1).algorithm == serving("float32")[-1]
+    few = plan(128 * 32 * 32, 10, 9 * 10).algorithm
+    assert (few.block_m, few.block_n) == (64, 16)  # tiny VGG's ten filters: no tile of 32 columns
+    tile = plan(1, 1, 1).algorithm
+    assert tile.block_m * tile.block_n == min(a.block_m * a.block_n for a in serving("float32"))
 
 
 def test_division_by_multiplication():
