@@ -78,7 +78,8 @@ class Loader {
     typename Matrix::Column columns[PASSES];  // kept, where lines are
     Pack<DTYPE, VECTOR> fetched[PASSES];
     uint32 masks[PASSES];
-    Pack<Real, VECTOR> sums = {};
+    static constexpr int KEPT = PER_LINE > THREADS ? PER_LINE / THREADS : 1;  // columns of a thread, with a sum each
+    Pack<Real, VECTOR> sums[KEPT] = {};
     bool sums_wanted = false;
 
     static __device__ __forceinline__ int line(int pass) {
@@ -121,25 +122,28 @@ class Loader {
     // Add what was fetched, and put, to the columns' sums.
     __device__ __forceinline__ void add() {
         if constexpr (SUMS) {
-            static_assert(!COLUMNS_ARE_DEPTH && THREADS % PER_LINE == 0, "a thread keeps to its columns");
+            static_assert(!COLUMNS_ARE_DEPTH && THREADS * KEPT % PER_LINE == 0, "a thread keeps to its columns");
             if (!sums_wanted) return;
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass)
 #pragma unroll
-                for (int j = 0; j < VECTOR; ++j) sums.at[j] += load(fetched[pass].at[j]);
+                for (int j = 0; j < VECTOR; ++j) sums[pass % KEPT].at[j] += load(fetched[pass].at[j]);
         }
     }
 
     // The block's sums of its columns, each handed once to take(column, sum): by all threads, after the last add.
     template <class Take>
     __device__ __forceinline__ void take_sums(Take take) const {
-        __shared__ alignas(16) Real rows[THREADS / PER_LINE][SIDE];
-        *reinterpret_cast<Pack<Real, VECTOR>*>(&rows[threadIdx.x / PER_LINE][column(0)]) = sums;
+        constexpr uint32 ROWS = THREADS * KEPT / PER_LINE;
+        __shared__ alignas(16) Real rows[ROWS][SIDE];
+#pragma unroll
+        for (int i = 0; i < KEPT; ++i)
+            *reinterpret_cast<Pack<Real, VECTOR>*>(&rows[threadIdx.x / PER_LINE][column(i)]) = sums[i];
         __syncthreads();
         for (int side = threadIdx.x; side < SIDE; side += THREADS) {
             Real sum = 0;
 #pragma unroll 1
-            for (uint32 row = 0; row < THREADS / PER_LINE; ++row) sum += rows[row][side];
+            for (uint32 row = 0; row < ROWS; ++row) sum += rows[row][side];
             take(side, sum);
         }
     }
