@@ -63,7 +63,7 @@ def _convolution(entry: Entry) -> Problem:
         return (ops.conv2d(*arrays, activation=activation, **options),)
 
     def pooled(*arrays: Any) -> tuple[Any, ...]:
-        return (ops.max_pool2d(*fprop(*arrays, activation="relu"), kernel_size=2)[0],)
+        return (ops.conv2d_relu(*arrays, pool=2, **options)[0],)
 
     def dgrad(dy: Any, w: Any) -> tuple[Any, ...]:
         return (ops.conv2d_dgrad(dy, w, input_shape=case.x_shape, **options),)

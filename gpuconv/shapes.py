@@ -585,7 +585,7 @@ def _channel_vectors(x: Any, shape: Sequence[int], **vectors: Any) -> None:
 
 
 def batch_norm(
-    x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-5, out=None
+    x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-5, activation=None, out=None
 ):
     shape = any_float("x", x, 2)
     _channel_vectors(x, shape, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
@@ -593,20 +593,24 @@ def batch_norm(
         raise ValueError(f"batch statistics need more than one value for each channel, received shape {shape}")
     expect_out(out, shape, x.dtype)
     return dict(
-        training=bool(training), momentum=number("momentum", momentum, 0.0, 1.0), eps=number("eps", eps, 0.0)
+        training=bool(training), momentum=number("momentum", momentum, 0.0, 1.0), eps=number("eps", eps, 0.0),
+        activation=_activation(activation),
     )
 
 
 def batch_norm_backward(
-    dy, x, gamma, mean, inv_std, *, training=True, out=None, dgamma=None, dbeta=None, accumulate=False
+    dy, x, gamma, mean, inv_std, *, beta=None, activation=None, training=True, out=None, dgamma=None, dbeta=None,
+    accumulate=False
 ):
     shape = any_float("x", x, 2)
     same_dtype(dy=dy, x=x)
     expect_shape("dy", dy, shape, "x's shape")
-    _channel_vectors(x, shape, gamma=gamma, mean=mean, inv_std=inv_std, dgamma=dgamma, dbeta=dbeta)
+    _channel_vectors(x, shape, gamma=gamma, mean=mean, inv_std=inv_std, beta=beta, dgamma=dgamma, dbeta=dbeta)
+    if activation is not None and beta is None:
+        raise ValueError(f"the gradient of activation={activation!r} needs beta, which was not given")
     expect_out(out, shape, x.dtype)
     expect_accumulate(accumulate, dgamma=dgamma, dbeta=dbeta)
-    return dict(training=bool(training))
+    return dict(training=bool(training), activation=_activation(activation))
 
 
 def _dropout(array: Any, p: Any, seed: Any, substream: Any, offset: Any, out: Any) -> dict[str, Any]:

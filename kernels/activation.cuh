@@ -1,8 +1,11 @@
 // The activations and their derivatives, as functions of one number: for activation.cu and for fused epilogues.
 //
-// Real is float or double, the accumulator's type. Each has `apply(x)` and `gradient(dy, saved)`, where saved is y for
-// relu, leaky_relu, sigmoid and tanh (their derivative needs no more), and x for gelu and silu. NaN passes through all.
+// Real is float or double, the accumulator's type. Each has `apply(x)` and `gradient(dy, saved)`, where saved is y with
+// SAVES_OUTPUT (the derivative needs no more), else x. NaN passes through all.
 #pragma once
+
+template <template <class> class Activation> constexpr bool SAVES_OUTPUT = true;
+template <template <class> class Activation> constexpr bool IS_IDENTITY = false;
 
 template <class Real>
 struct Identity {
@@ -68,3 +71,8 @@ struct Silu {
         return dy * s * (1 + x * (1 - s));
     }
 };
+
+template <> constexpr bool IS_IDENTITY<Identity> = true;
+template <> constexpr bool SAVES_OUTPUT<Gelu> = false;
+template <> constexpr bool SAVES_OUTPUT<GeluTanh> = false;
+template <> constexpr bool SAVES_OUTPUT<Silu> = false;

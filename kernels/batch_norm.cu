@@ -1,7 +1,10 @@
 // Batch normalisation (Ioffe and Szegedy 2015) of x (M, C), all leading axes flattened, channels innermost.
 //
-//   y = gamma * (x - mean) * inv_std + beta,   inv_std = 1 / sqrt(var + eps)
+//   y = act(gamma * (x - mean) * inv_std + beta),   inv_std = 1 / sqrt(var + eps)
 //   dx = gamma * inv_std * (dy - (sum dy + xhat * sum(dy * xhat)) / M),   xhat = (x - mean) * inv_std
+//
+// where backward's dy stands for what passes the activation: what that was given is computed again from x, so that its own
+// passes through memory, 3 (backward) and 2 (forward) of a tensor, are gone.
 //
 // forward, training        _statistics, _statistics_finish, _normalize: x is read twice, y written
 // forward, inference       _inference alone
@@ -13,11 +16,14 @@
 // mean, inv_std, gamma, beta, running statistics and the parameters' gradients are in the accumulation dtype. y may be x,
 // dx may be dy or x.
 //
-// Macros: DTYPE, WIDTH (column_reduce.cuh). M and C are any. Any compute capability. A partial result: 3 numbers a chunk and
+// Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION. M and C are any. Any compute capability. A partial result: 3 numbers a chunk and
 // channel forward, 2 backward, at most 1024 chunks times tiles.
 // Floor: forward 3 * sizeof(DTYPE) bytes a number (2 where the second read hits the L2 cache), 10 FLOPs; backward 5 (3) and
 // 11 FLOPs: bound by memory (prediction).
+#include "activation.cuh"
 #include "column_reduce.cuh"
+
+constexpr bool ACTIVE = !IS_IDENTITY<ACTIVATION>;
 
 // How many values, their mean, and the sum of their squared deviations from it.
 struct Moments {
@@ -89,14 +95,20 @@ batch_norm_statistics_finish(Real* mean, Real* inv_std, Real* running_mean, Real
     column_finish(partials, chunks, channels, Statistics{mean, inv_std, running_mean, running_var, momentum, eps});
 }
 
-// y = (x - mean) * scale + beta, for the channels of a thread's lanes.
+// What the activation is given.
+__device__ __forceinline__ DTYPE normal(DTYPE x, Real mean, Real scale, Real beta) {
+    return round_to<DTYPE>((load(x) - mean) * scale + beta);
+}
+
+// y = act((x - mean) * scale + beta), for the channels of a thread's lanes.
 struct Normalize {
     DTYPE* y;
     const DTYPE* x;
     Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
 
     __device__ DTYPE apply(DTYPE number, int lane) const {
-        return round_to<DTYPE>((load(number) - mean[lane]) * scale[lane] + beta[lane]);
+        const DTYPE given = normal(number, mean[lane], scale[lane], beta[lane]);
+        return ACTIVE ? round_to<DTYPE>(ACTIVATION<Real>{}.apply(load(given))) : given;
     }
     template <int ROWS>
     __device__ __forceinline__ void packs(int64 pack, int64 stride) {
@@ -117,7 +129,7 @@ struct Normalize {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
                      Columns columns) {
     Normalize map{y, x, {}, {}, {}};
@@ -134,7 +146,7 @@ batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* be
 }
 
 // From the running statistics, which the first chunk's threads also hand out as the mean and inv_std used.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
                      const Real* running_mean, const Real* running_var, double eps, Columns columns) {
     Normalize map{y, x, {}, {}, {}};
@@ -157,6 +169,31 @@ batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const 
 }
 
 // --- backward ----------------------------------------------------------------------------------
+
+// dy behind the activation, for the channels of a thread's lanes.
+struct Through {
+    Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
+
+    __device__ Through(const Columns& columns, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std) {
+        int32 column[WIDTH];
+        Place(columns).columns_of_lanes(column, columns.channels);
+        if (Place(columns).inside)
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) {
+                const int32 c = column[j];
+                this->mean[j] = mean[c];
+                this->scale[j] = ACTIVE ? gamma[c] * inv_std[c] : Real(0);
+                this->beta[j] = ACTIVE ? beta[c] : Real(0);
+            }
+    }
+    __device__ __forceinline__ Real operator()(DTYPE dy, DTYPE x, int lane) const {
+        if constexpr (!ACTIVE) return load(dy);
+        const ACTIVATION<Real> activation;
+        const Real given = load(normal(x, mean[lane], scale[lane], beta[lane]));
+        const Real saved = SAVES_OUTPUT<ACTIVATION> ? load(round_to<DTYPE>(activation.apply(given))) : given;
+        return load(round_to<DTYPE>(activation.gradient(load(dy), saved)));
+    }
+};
 
 // The sums of dy and of dy * (x - mean).
 struct alignas(2 * sizeof(Real)) Sums {
@@ -183,7 +220,7 @@ struct Products {
     };
     const DTYPE* dy;
     const DTYPE* x;
-    Real mean[WIDTH];
+    Through through;
 
     __device__ Packs read(int64 pack) const {
         return {reinterpret_cast<const Numbers*>(dy)[pack], reinterpret_cast<const Numbers*>(x)[pack]};
@@ -196,7 +233,10 @@ struct Products {
             if (j == lane) sums = product(dy[number], x[number], j);
         return sums;
     }
-    __device__ Sums product(DTYPE dy, DTYPE x, int lane) const { return {load(dy), load(dy) * (load(x) - mean[lane])}; }
+    __device__ Sums product(DTYPE dy, DTYPE x, int lane) const {
+        const Real gradient = through(dy, x, lane);
+        return {gradient, gradient * (load(x) - through.mean[lane])};
+    }
 };
 
 struct Gradients {
@@ -213,15 +253,11 @@ struct Gradients {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256, 3)
+extern "C" __global__ void __launch_bounds__(256, ACTIVE ? 1 : 3)
 batch_norm_backward_sums(Real* dgamma, Real* dbeta, Sums* sums, Sums* partials, const DTYPE* dy, const DTYPE* x,
-                         const Real* mean, const Real* inv_std, bool accumulate, Columns columns) {
-    Products products{dy, x, {}};
-    int32 column[WIDTH];
-    Place(columns).columns_of_lanes(column, columns.channels);
-    if (Place(columns).inside)
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) products.mean[j] = mean[column[j]];
+                         const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std, bool accumulate,
+                         Columns columns) {
+    const Products products{dy, x, Through(columns, gamma, beta, mean, inv_std)};
     column_reduce(partials, columns, products, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
 }
 
@@ -231,15 +267,19 @@ batch_norm_backward_finish(Real* dgamma, Real* dbeta, Sums* sums, const Sums* pa
     column_finish(partials, chunks, channels, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
 }
 
-// dx = scale * (dy - shift - (x - mean) * slope). Without batch statistics shift and slope are 0, and x is null.
+// dx = scale * (dy - shift - (x - mean) * slope), without batch statistics scale * dy; x is null where nothing needs it.
 struct InputGradient {
     DTYPE* dx;
     const DTYPE* dy;
     const DTYPE* x;
-    Real scale[WIDTH], shift[WIDTH], mean[WIDTH], slope[WIDTH];
+    bool statistics;
+    Through through;
+    Real scale[WIDTH], shift[WIDTH], slope[WIDTH];
 
     __device__ DTYPE apply(DTYPE dy, DTYPE x, int lane) const {
-        return round_to<DTYPE>(scale[lane] * (load(dy) - shift[lane] - (load(x) - mean[lane]) * slope[lane]));
+        const Real gradient = through(dy, x, lane);
+        if (!statistics) return round_to<DTYPE>(scale[lane] * gradient);
+        return round_to<DTYPE>(scale[lane] * (gradient - shift[lane] - (load(x) - through.mean[lane]) * slope[lane]));
     }
     __device__ DTYPE apply(DTYPE dy, int lane) const { return round_to<DTYPE>(scale[lane] * load(dy)); }
 
@@ -266,10 +306,10 @@ struct InputGradient {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256)
-batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* mean, const Real* inv_std,
-                       const Sums* sums, int64 rows, Columns columns) {
-    InputGradient map{dx, dy, x, {}, {}, {}, {}};
+extern "C" __global__ void __launch_bounds__(256, 1)
+batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean,
+                       const Real* inv_std, const Sums* sums, int64 rows, bool statistics, Columns columns) {
+    InputGradient map{dx, dy, x, statistics, Through(columns, gamma, beta, mean, inv_std), {}, {}, {}};
     int32 column[WIDTH];
     Place(columns).columns_of_lanes(column, columns.channels);
     if (Place(columns).inside)
@@ -279,7 +319,6 @@ batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* g
             const Real root = inv_std[c];
             map.scale[j] = gamma[c] * root;
             map.shift[j] = sums[c].dy / Real(rows);
-            map.mean[j] = mean[c];
             map.slope[j] = sums[c].product * root * root / Real(rows);
         }
     walk<2>(columns, map);

@@ -294,30 +294,34 @@ def linear_wgrad(
 
 def batch_norm(
     x: Array, gamma: Array, beta: Array, running_mean: Array, running_var: Array, *, training: bool,
-    momentum: float = 0.1, eps: float = 1e-5, out: Array | None = None,
+    momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None, out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """y = gamma * (x - mean) * inv_std + beta for each channel, inv_std = 1 / sqrt(var + eps) (Ioffe and Szegedy 2015).
+    """y = act(gamma * (x - mean) * inv_std + beta) for each channel, inv_std = 1 / sqrt(var + eps)
+    (Ioffe and Szegedy 2015).
 
     training=True takes mean and (biased) variance over all axes but the last, and updates the running statistics in
     place: running = (1 - momentum) * running + momentum * batch, with the unbiased variance. training=False takes
     the running statistics.
 
-    x: (..., C). gamma, beta, running_mean, running_var: (C,) in the dtype x accumulates in. Returns y of x's shape,
+    x: (..., C). gamma, beta, running_mean, running_var: (C,) in the dtype x accumulates in. activation: None or the
+    name of an activation op, applied with that op's defaults to the value rounded to x's dtype. Returns y of x's shape,
     and the mean and inv_std used, (C,) in that dtype.
     """
     ...
 
 
 def batch_norm_backward(
-    dy: Array, x: Array, gamma: Array, mean: Array, inv_std: Array, *, training: bool = True, out: Array | None = None,
-    dgamma: Array | None = None, dbeta: Array | None = None, accumulate: bool = False,
+    dy: Array, x: Array, gamma: Array, mean: Array, inv_std: Array, *, beta: Array | None = None,
+    activation: str | None = None, training: bool = True, out: Array | None = None, dgamma: Array | None = None,
+    dbeta: Array | None = None, accumulate: bool = False,
 ) -> tuple[Array, Array, Array]:
     """With xhat = (x - mean) * inv_std: dbeta = sum dy, dgamma = sum dy * xhat over all axes but the last, and
     dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M), M values a channel; training=False has constant
     statistics, so dx = gamma * inv_std * dy.
 
-    mean, inv_std: what batch_norm returned. accumulate adds to dgamma and dbeta; dx is always assigned (and uses
-    this call's sums alone). Returns dx (in out), dgamma, dbeta.
+    mean, inv_std: what batch_norm returned. With an activation, dy is the gradient to its output, and beta is needed:
+    what the activation was given is computed again, and dy stands above for what passes it. accumulate adds to dgamma
+    and dbeta; dx is always assigned (and uses this call's sums alone). Returns dx (in out), dgamma, dbeta.
     """
     ...
 

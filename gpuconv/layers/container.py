@@ -159,7 +159,8 @@ class Sequential(Layer):
         """This net with runs of layers in one op each, in fewer launches and trips through memory: the same results.
 
         CONV with RELU and a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu`, CONV with another activation that keeps
-        its output `gpuconv.ops.conv2d` with that activation, also inside rows and residual blocks; other layers stay.
+        its output `gpuconv.ops.conv2d` with that activation, batch norm and an activation `gpuconv.ops.batch_norm`
+        with it, also inside rows and residual blocks; other layers stay.
         Activations are the same numbers, bit for bit, unless a device splits the sums of a convolution alone (few
         images, deep filters); gradients are sums of the same products, of which filters and biases behind a pool add
         theirs in another order.

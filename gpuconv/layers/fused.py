@@ -15,6 +15,7 @@ from gpuconv.layers.activation import Activation, ReLU
 from gpuconv.layers.base import Array, Layer, Shape
 from gpuconv.layers.container import Residual, Sequential, name_layers
 from gpuconv.layers.conv import Conv2D
+from gpuconv.layers.norm import BatchNorm
 from gpuconv.layers.pool import MaxPool2D
 
 
@@ -99,10 +100,8 @@ class ConvActivation(Fused):
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
-        return (
-            len(layers) == 2 and type(layers[0]) is Conv2D and isinstance(layers[1], Activation)
-            and layers[1].keeps_output and layers[1].options == type(layers[1])().options
-        )  # fmt: skip
+        conv, *others = layers
+        return type(conv) is Conv2D and len(others) == 1 and _is_plain(others[0], keeps_output=True)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         conv, activation = self.layers  # type: Any, Any
@@ -118,7 +117,27 @@ class ConvActivation(Fused):
         return conv.gradients_of(dy, x, input_grad)
 
 
-KINDS: list[type[Fused]] = [ConvReLU, ConvActivation]
+class NormActivation(Fused):
+    """Batch normalisation and an activation: `gpuconv.ops.batch_norm` with activation=, both ways."""
+
+    @staticmethod
+    def fits(layers: Sequence[Layer]) -> bool:
+        return len(layers) == 2 and type(layers[0]) is BatchNorm and _is_plain(layers[1])
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        norm, activation = self.layers  # type: Any, Any
+        y, mean, inv_std = ops.batch_norm(
+            x, *norm.vectors, training=training, activation=activation.op, **norm.options
+        )
+        self.save(x, mean, inv_std, training)
+        return y
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        norm, activation = self.layers  # type: Any, Any
+        return norm.gradients_of(dy, self.take(), input_grad, beta=norm["bias"], activation=activation.op)
+
+
+KINDS: list[type[Fused]] = [ConvReLU, ConvActivation, NormActivation]
 LONGEST = 3
 
 
@@ -161,6 +180,14 @@ def _beginning(layers: Sequence[Layer]) -> tuple[Layer, int]:
     elif isinstance(first, Sequential):
         first = _row(first)
     return first, 1
+
+
+def _is_plain(layer: Layer, keeps_output: bool = False) -> bool:
+    """Whether a layer is an activation with its op's defaults, and one whose output tells its derivative."""
+    return (
+        isinstance(layer, Activation) and layer.options == type(layer)().options
+        and (layer.keeps_output or not keeps_output)
+    )  # fmt: skip
 
 
 def _halves(layer: Layer) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 from gpuconv import ops, shapes
 from gpuconv.initializers import ones, zeros
@@ -40,18 +41,31 @@ class BatchNorm(Layer):
         return input_shape
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        y, mean, inv_std = ops.batch_norm(
-            x, self["weight"], self["bias"], self["running_mean"], self["running_var"],
-            training=training, momentum=self.momentum, eps=self.eps,
-        )
+        y, mean, inv_std = ops.batch_norm(x, *self.vectors, training=training, **self.options)
         self.save(x, mean, inv_std, training)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        x, mean, inv_std, training = self.take()
+        return self.gradients_of(dy, self.take(), input_grad)
+
+    @property
+    def vectors(self) -> list[Array]:
+        """What `gpuconv.ops.batch_norm` takes beside x."""
+        return [self[name] for name in self.variables]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(momentum=self.momentum, eps=self.eps)
+
+    def gradients_of(
+        self, dy: Array, saved: tuple[Any, ...], input_grad: bool, **activation: Any
+    ) -> Array | None:
+        """`backward` from what forward saved: x, mean, inv_std, training. activation: of
+        `gpuconv.ops.batch_norm_backward`, where dy is the gradient behind one."""
+        x, mean, inv_std, training = saved
         (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
         dx, _, _ = ops.batch_norm_backward(  # one pass makes both sums, so a frozen one is made too, and never read
             dy, x, self["weight"], mean, inv_std, training=training,
-            dgamma=dgamma, dbeta=dbeta, accumulate=accumulate,
+            dgamma=dgamma, dbeta=dbeta, accumulate=accumulate, **activation,
         )
         return dx if input_grad else None

@@ -252,6 +252,10 @@ def _matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             if n > 1:
                 yield Case("batch_norm", tier, name, _norm(n, c, training=index % 3 != 2))
                 yield Case("batch_norm_backward", tier, name, _norm_backward(n, c, training=index % 3 != 2))
+                activation = list(shapes.ACTIVATIONS)[(index + n) % len(shapes.ACTIVATIONS)]
+                active, training = f"{name} {activation}", index % 3 != 1
+                yield Case("batch_norm", tier, active, _norm(n, c, training, activation))
+                yield Case("batch_norm_backward", tier, active, _norm_backward(n, c, training, activation))
 
 
 def _several(*shaped: Any, **options: Any) -> Make:
@@ -273,7 +277,7 @@ def _metrics(n: int, classes: int) -> Make:
     return make
 
 
-def _norm(n: int, c: int, training: bool) -> Make:
+def _norm(n: int, c: int, training: bool, activation: str | None = None) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
         vectors = [
@@ -283,17 +287,18 @@ def _norm(n: int, c: int, training: bool) -> Make:
             rng.uniform(0.5, 2, c).astype(wide),
         ]
         x = (normal(rng, (n, 2, 1, c), np.float64) * 1.5 + 0.5).astype(dtype)
-        return [x, *vectors], {"training": training, "momentum": 0.2}
+        return [x, *vectors], {"training": training, "momentum": 0.2, "activation": activation}
 
     return make
 
 
-def _norm_backward(n: int, c: int, training: bool) -> Make:
+def _norm_backward(n: int, c: int, training: bool, activation: str | None = None) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
         dy, x = normal(rng, (n, 1, 2, c), dtype), normal(rng, (n, 1, 2, c), dtype)
         vectors = [normal(rng, c, wide), 0.1 * normal(rng, c, wide), rng.uniform(0.5, 2, c).astype(wide)]
-        return [dy, x, *vectors], {"training": training}
+        options = {"training": training, "activation": activation}
+        return [dy, x, *vectors], options | ({"beta": normal(rng, c, wide)} if activation else {})
 
     return make
 

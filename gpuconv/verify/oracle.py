@@ -173,7 +173,7 @@ def _softmax_error(x: np.ndarray, y: np.ndarray, dtype: Any) -> np.ndarray:
 def _batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
     x, gamma, beta, running_mean, running_var = arrays
     before = running_mean.copy(), running_var.copy()
-    y, mean, inv_std = ops.batch_norm(x, gamma, beta, running_mean, running_var, **options)
+    y, mean, inv_std = ops.batch_norm(x, gamma, beta, running_mean, running_var, **options | {"activation": None})
     rows = math.prod(x.shape[:-1]) if options["training"] else 1
     acc = accumulation_dtype(dtype)
     mean_bound = accumulated(acc, rows, np.abs(x).reshape(-1, x.shape[-1]).mean(0) + np.abs(mean)) + rounded(acc, mean)
@@ -188,6 +188,10 @@ def _batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) ->
         inv_std * (mean_bound + accumulated(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound
     )
     y_bound = y_bound + accumulated(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounded(dtype, y)
+    if options.get("activation"):  # as of a product: no activation is steeper than 1.13
+        y_bound = 1.13 * y_bound + accumulated(dtype, 8, y)
+        y = getattr(ops, options["activation"])(y)
+        y_bound = y_bound + rounded(dtype, y)
     kept_bounds: tuple[Any, Any] = (0.0, 0.0)  # inference leaves the running statistics as they are
     if options["training"]:
         unbiased = rows / (rows - 1)
@@ -206,20 +210,43 @@ def _batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) ->
 
 def _batch_norm_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
     dy, x, gamma, mean, inv_std = arrays
+    options = options | ({"beta": wide(options["beta"])} if options.get("activation") else {})
     dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)
     rows, acc = math.prod(x.shape[:-1]), accumulation_dtype(dtype)
+    dy, dy_bound = _behind_activation(dy, x, gamma, mean, inv_std, options, dtype)
     normal = (np.abs(x) + np.abs(mean)) * inv_std  # xhat before its terms cancel
     axes = tuple(range(x.ndim - 1))
-    dbeta_bound = sum_bound(acc, rows, np.abs(dy).sum(axes))
-    dgamma_bound = sum_bound(acc, rows + 4, (np.abs(dy) * normal).sum(axes))
+    dbeta_bound = sum_bound(acc, rows, np.abs(dy).sum(axes)) + dy_bound.sum(axes)
+    dgamma_bound = sum_bound(acc, rows + 4, (np.abs(dy) * normal).sum(axes)) + (dy_bound * normal).sum(axes)
     inside = np.abs(dy) + (np.abs(dbeta) + normal * np.abs(dgamma)) / rows if options["training"] else np.abs(dy)
     sums = (dbeta_bound + normal * dgamma_bound) / rows if options["training"] else 0.0
-    dx_bound = np.abs(gamma) * inv_std * (accumulated(acc, 10, inside) + sums) + rounded(dtype, dx)
+    dx_bound = np.abs(gamma) * inv_std * (accumulated(acc, 10, inside) + sums + dy_bound) + rounded(dtype, dx)
     return [
         Expected("dx", dx, dx_bound),
         Expected("dgamma", dgamma, dgamma_bound),
         Expected("dbeta", dbeta, dbeta_bound),
     ]
+
+
+def _behind_activation(
+    dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, options: dict[str, Any], dtype: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The gradient to what the activation was given, and how far a kernel's may lie from it: no derivative of one
+    changes faster than its argument, but those of the ReLUs, which jump where that may be of either sign."""
+    op = options.get("activation")
+    if not op:
+        return dy, np.zeros_like(dy)
+    acc = accumulation_dtype(dtype)
+    terms = np.abs(gamma) * (np.abs(x) + np.abs(mean)) * inv_std + np.abs(options["beta"])
+    given = gamma * (x - mean) * inv_std + options["beta"]
+    given_bound = accumulated(acc, 6, terms) + rounded(dtype, given)
+    saved = given if op in ("gelu", "silu") else getattr(ops, op)(given)
+    behind = getattr(ops, f"{op}_backward")(dy, saved)
+    changes = np.abs(given) <= given_bound if op in ("relu", "leaky_relu") else 1.13 * given_bound
+    own = accumulated(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(given), 3))) + rounded(dtype, behind)
+    if op in ("sigmoid", "tanh"):  # their derivative is of the rounded output
+        own = own + np.abs(dy) * 2 * rounded(dtype, np.ones_like(dy))
+    return behind, np.abs(dy) * changes + own
 
 
 # --- losses ------------------------------------------------------------------------------------

@@ -151,9 +151,21 @@ def test_a_net_without_shapes_is_refused():
         Sequential([Conv2D(3, 3), ReLU()]).fuse()
 
 
-def test_batch_norm_between_keeps_them_apart():
-    net = Sequential([Input((6, 6, 2)), Conv2D(3, 3), BatchNorm(), ReLU()])
-    assert kinds(net.fuse()) == kinds(net)
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+@pytest.mark.parametrize("activation", [ReLU, GELU, LeakyReLU])
+def test_batch_norm_and_an_activation(device, activation):
+    def net():
+        layers = [Input((6, 6, 2)), Conv2D(3, 3), BatchNorm(), activation(), BatchNorm()]
+        return Sequential(layers, device=device, seed=4)
+
+    plain, fused = net(), net().fuse()
+    assert kinds(fused) == ["Input", "Conv2D", "NormActivation", "BatchNorm"]
+    for wanted, found in zip(step(plain), step(fused), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    for name, wanted in plain.buffers().items():
+        np.testing.assert_array_equal(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(wanted))
+    leaky = Sequential([Input((4,)), BatchNorm(), LeakyReLU(negative_slope=0.3)])
+    assert kinds(leaky.fuse()) == kinds(leaky)
 
 
 def test_depthwise_layers_keep_their_own_kernels():

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpuconv.backends.cuda.columns import MAP_STEPS, deal, finish_grid, partials, width_of
 from gpuconv.backends.cuda.device_array import empty
+from gpuconv.backends.cuda.gemm import ACTIVATIONS
 from gpuconv.backends.cuda.launch import THREADS, contiguous, updated
 from gpuconv.backends.cuda.module import Module, load
 from gpuconv.dtypes import accumulation_dtype
@@ -16,7 +17,7 @@ __all__ = ["batch_norm", "batch_norm_backward"]
 
 def batch_norm(
     x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any, *, training: bool, momentum: float = 0.1,
-    eps: float = 1e-5, out: Any = None,
+    eps: float = 1e-5, activation: str | None = None, out: Any = None,
 ) -> tuple[Any, Any, Any]:
     rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
     x, gamma, beta = contiguous(x, gamma, beta)
@@ -25,7 +26,7 @@ def batch_norm(
     if not channels:
         return y, mean, inv_std
     with updated(y, running_mean, running_var) as (y_there, *running):
-        module, width = _module(x, y_there)
+        module, width = _module(activation, x, y_there)
         spread = deal(rows, channels, width, MAP_STEPS)
         if training:
             _statistics(module, width, rows, (mean, inv_std, *running), x, momentum, eps)
@@ -40,23 +41,24 @@ def batch_norm(
 
 
 def batch_norm_backward(
-    dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, *, training: bool = True, out: Any = None, dgamma: Any = None,
-    dbeta: Any = None, accumulate: bool = False,
+    dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, *, beta: Any = None, activation: str | None = None,
+    training: bool = True, out: Any = None, dgamma: Any = None, dbeta: Any = None, accumulate: bool = False,
 ) -> tuple[Any, Any, Any]:
     rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
-    dy, x, gamma, mean, inv_std = contiguous(dy, x, gamma, mean, inv_std)
+    dy, x, gamma, beta, mean, inv_std = contiguous(dy, x, gamma, beta, mean, inv_std)
     dx = empty(x.shape, x.dtype, like=x) if out is None else out
     dgamma = _channel_vector(x) if dgamma is None else dgamma
     dbeta = _channel_vector(x) if dbeta is None else dbeta
     if not channels:
         return dx, dgamma, dbeta
     with updated(dx, dgamma, dbeta) as (dx_there, *gradients):
-        module, width = _module(x, dy, dx_there)
+        module, width = _module(activation, x, dy, dx_there)
         sums = empty((channels, 2), accumulation_dtype(x.dtype), like=x)
         columns = deal(rows, channels, width, None)
         chunks = partials(columns, 2, x.dtype, x)
         module.kernel("batch_norm_backward_sums")(
-            columns.grid, columns.threads, *gradients, sums, chunks, dy, x, mean, inv_std, accumulate, columns.struct
+            columns.grid, columns.threads, *gradients, sums, chunks, dy, x, gamma, beta, mean, inv_std, accumulate,
+            columns.struct,
         )
         if chunks is not None:
             module.kernel("batch_norm_backward_finish")(
@@ -64,8 +66,8 @@ def batch_norm_backward(
             )
         spread = deal(rows, channels, width, MAP_STEPS)
         module.kernel("batch_norm_backward_dx")(
-            spread.grid, spread.threads, dx_there, dy, x if training else None, gamma, mean, inv_std, sums, rows,
-            spread.struct,
+            spread.grid, spread.threads, dx_there, dy, x if training or activation else None, gamma, beta, mean,
+            inv_std, sums, rows, training, spread.struct,
         )
     return dx, dgamma, dbeta
 
@@ -85,10 +87,11 @@ def _statistics(
         finish(finish_grid(channels), THREADS, *outputs, chunks, momentum, eps, columns.chunks, channels)
 
 
-def _module(*arrays: Any) -> tuple[Module, int]:
+def _module(activation: str | None, *arrays: Any) -> tuple[Module, int]:
     first = arrays[0]
     width = width_of(first.shape[-1], first.dtype, *arrays)
-    return load("batch_norm.cu", {"DTYPE": first.dtype.name, "WIDTH": width}), width
+    defines = {"DTYPE": first.dtype.name, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation]}
+    return load("batch_norm.cu", defines), width
 
 
 def _channel_vector(x: Any) -> Any:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.rounding import separate, store, sum_rows, widen
 
 __all__ = ["batch_norm", "batch_norm_backward"]
@@ -13,7 +14,7 @@ __all__ = ["batch_norm", "batch_norm_backward"]
 
 @np.errstate(all="ignore")  # inf and NaN in x are inf and NaN in y, as on a GPU
 def batch_norm(
-    x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-5, out=None
+    x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-5, activation=None, out=None
 ):
     y = separate(out, x.shape, gamma.dtype)
     if training:
@@ -29,13 +30,17 @@ def batch_norm(
     inv_std = 1 / np.sqrt(var + eps)
     y *= gamma * inv_std
     y += beta
-    return store(y, x.dtype, out), mean, inv_std
+    y = store(y, x.dtype, out)
+    return y if activation is None else getattr(activations, activation)(y, out=y), mean, inv_std
 
 
 @np.errstate(all="ignore")
 def batch_norm_backward(
-    dy, x, gamma, mean, inv_std, *, training=True, out=None, dgamma=None, dbeta=None, accumulate=False
+    dy, x, gamma, mean, inv_std, *, beta=None, activation=None, training=True, out=None, dgamma=None, dbeta=None,
+    accumulate=False
 ):
+    if activation is not None:
+        dy = _through(activation, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype))
     wide_dy = widen(dy)
     xhat = np.subtract(widen(x), mean, out=separate(out, x.shape, gamma.dtype, dy))
     xhat *= inv_std
@@ -54,6 +59,12 @@ def batch_norm_backward(
         store(dgamma_here, gamma.dtype, dgamma, accumulate),
         store(dbeta_here, gamma.dtype, dbeta, accumulate),
     )
+
+
+def _through(activation: str, dy: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """The gradient to what an activation was given, `normal`."""
+    saved = normal if activation in activations.SAVES_INPUT else getattr(activations, activation)(normal)
+    return getattr(activations, f"{activation}_backward")(dy, saved)
 
 
 def _channel_dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
