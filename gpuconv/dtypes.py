@@ -1,4 +1,4 @@
-"""The float dtypes that operations take, and the dtype each accumulates in."""
+"""The float dtypes that operations take, the dtype each accumulates in, and the precisions that nets compute in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.names import lookup
+
 FLOAT_NAMES = ("float64", "float32", "float16", "bfloat16")
+
+# A dtype, or float32 arrays whose products are in TF32.
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
 
 
 def as_dtype(dtype: Any) -> np.dtype:
@@ -31,3 +36,17 @@ def as_dtype(dtype: Any) -> np.dtype:
 def accumulation_dtype(dtype: np.dtype) -> np.dtype:
     """float64 sums in float64; everything else sums in float32 and is rounded once."""
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
+
+
+def as_precision(dtype: Any = None, precision: str | None = None) -> tuple[np.dtype, bool]:
+    """The dtype of a net's arrays, and whether products of float32 are in TF32, from one of the two; float32 without.
+
+    precision: one of `PRECISIONS`. Raises ValueError for another name and where both are given, TypeError for another
+    dtype.
+    """
+    if precision is None:
+        return as_dtype("float32" if dtype is None else dtype), False
+    if dtype is not None:
+        raise ValueError(f"give a dtype or a precision, received dtype {dtype!r} and precision {precision!r}")
+    name = lookup("precision", precision, {name: name for name in PRECISIONS})
+    return as_dtype("float32" if name == "tf32" else name), name == "tf32"

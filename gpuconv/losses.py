@@ -1,7 +1,8 @@
-"""Losses: callables ``loss(scores, labels) -> (loss, dscores)``, by name "softmax" and "svm".
+"""Losses: callables ``loss(scores, labels, grad_scale=1) -> (loss, dscores)``, by name "softmax" and "svm".
 
 scores: (N, classes). labels: (N,) integers. loss: 0-d, in the dtype that scores accumulate in. dscores: the gradient
-of the loss to the scores, of their shape and dtype, ready for ``net.backward``.
+of the loss to the scores times grad_scale, a number or a one-element float64 array on their device, of their shape and
+dtype, ready for ``net.backward``. Training in float16 alone gives a grad_scale.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class SoftmaxCrossEntropy:
     def __post_init__(self) -> None:
         number("label_smoothing", self.label_smoothing, 0.0, 1.0)
 
-    def __call__(self, scores: Array, labels: Array) -> tuple[Array, Array]:
-        return ops.softmax_cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
+    def __call__(self, scores: Array, labels: Array, grad_scale: Any = 1.0) -> tuple[Array, Array]:
+        return ops.softmax_cross_entropy(scores, labels, label_smoothing=self.label_smoothing, grad_scale=grad_scale)
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class SVMHinge:
     def __post_init__(self) -> None:
         number("delta", self.delta, 0.0)
 
-    def __call__(self, scores: Array, labels: Array) -> tuple[Array, Array]:
-        return ops.svm_hinge(scores, labels, delta=self.delta)
+    def __call__(self, scores: Array, labels: Array, grad_scale: Any = 1.0) -> tuple[Array, Array]:
+        return ops.svm_hinge(scores, labels, delta=self.delta, grad_scale=grad_scale)
 
 
-Loss = Callable[[Array, Array], tuple[Array, Array]]
+Loss = Callable[..., tuple[Array, Array]]
 LOSSES: dict[str, Callable[..., Loss]] = {"softmax": SoftmaxCrossEntropy, "svm": SVMHinge}
 
 

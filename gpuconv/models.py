@@ -1,7 +1,7 @@
 """The nets, by name: ``build("tiny-vgg", classes=10, seed=0)``, or one function a net, ``tiny_vgg()``.
 
-Every net takes input_shape (H, W, C) and classes, and what `gpuconv.layers.Sequential` takes: seed, dtype, device, and
-initialize=False for a net without weights.
+Every net takes input_shape (H, W, C) and classes, and what `gpuconv.layers.Sequential` takes: seed, precision or dtype,
+device, and initialize=False for a net without weights.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ MODELS: dict[str, Model] = {}
 def build(name: str, input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential:
     """The net of a name, with its own input shape and number of classes unless they are given.
 
-    options: seed, dtype, device, initialize. Raises ValueError for an unknown name, with the nearest known one, and
-    where the input is too small for the net.
+    options: seed, precision or dtype, device, initialize. Raises ValueError for an unknown name, with the nearest known
+    one, and where the input is too small for the net.
     """
     return lookup("model", name, MODELS)(input_shape, classes, **options)
 

@@ -642,14 +642,17 @@ def _scores_and_labels(name: str, scores: Any, labels: Any, out: Any) -> None:
     expect_out(out, (n, classes), scores.dtype)
 
 
-def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, out=None):
+def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, grad_scale=1.0, out=None):
     _scores_and_labels("logits", logits, labels, out)
-    return dict(label_smoothing=number("label_smoothing", label_smoothing, 0.0, 1.0))
+    return dict(
+        label_smoothing=number("label_smoothing", label_smoothing, 0.0, 1.0),
+        grad_scale=step_scalar("grad_scale", grad_scale),
+    )
 
 
-def svm_hinge(scores, labels, *, delta=1.0, out=None):
+def svm_hinge(scores, labels, *, delta=1.0, grad_scale=1.0, out=None):
     _scores_and_labels("scores", scores, labels, out)
-    return dict(delta=number("delta", delta, 0.0))
+    return dict(delta=number("delta", delta, 0.0), grad_scale=step_scalar("grad_scale", grad_scale))
 
 
 # --- optimizer steps ---------------------------------------------------------------------------

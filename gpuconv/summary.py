@@ -63,7 +63,6 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
     also the algorithms of fprop, dgrad and wgrad for batches of that size."""
     table = rows(net, batch_size, device)
     end = total(table)
-    size = net.dtype.itemsize
     lines: list[tuple[str, ...]] = [("layer", "kind", "output", "parameters", "mult-adds", "activations")]
     lines += [(row.name, row.kind, _volume(row.output_shape), *_counts(row)) for row in table]
     lines.append(("total", "", "", *_counts(end)))
@@ -78,8 +77,8 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
     rule = "-" * max(map(len, text))
     foot = [
         f"weights without biases {end.weights:,}",
-        f"memory in {net.dtype.name}: parameters {_bytes(end.parameters * size)}, "
-        f"activations {_bytes(end.activations * size)} an image, forward",
+        f"memory in {net.precision}: parameters {_bytes(net.parameter_bytes)}, "
+        f"activations {_bytes(end.activations * net.dtype.itemsize)} an image, forward",
     ]
     if any(row.algorithms for row in table):
         foot.append(f"algorithms on {device or net.device} for batches of {batch_size}")

@@ -2,8 +2,9 @@
 //
 //   margin(c) = scores[n, c] - scores[n, label] + delta for c other than the label
 //   loss = mean over n of the sum of max(0, margin)
-//   dscores[n, c] = [margin(c) > 0] / N, dscores[n, label] = -(number of positive margins) / N
+//   dscores[n, c] = scale * [margin(c) > 0] / N, dscores[n, label] = -scale * (number of positive margins) / N
 //
+// scale: a number, or read from device memory when the kernel runs (scale_at, else null); it goes in before the rounding.
 // scores, dscores: (N, classes), one may be the other; labels: (N,) integers; loss: one number of the accumulation dtype. A
 // label outside the classes makes the loss and its row of dscores NaN; a NaN among the scores the loss alone. A sub-warp of
 // `lanes` threads a row (class_rows.cuh). partials: one number a block. counter: zero, and zero again afterwards.
@@ -14,7 +15,8 @@
 
 extern "C" __global__ void __launch_bounds__(256, 2)
 svm_hinge(Real* loss, DTYPE* dscores, Real* partials, uint32* counter, const DTYPE* scores, const LABEL* labels, int64 n,
-          int32 classes, int32 lanes, double delta) {
+          int32 classes, int32 lanes, double delta, const double* scale_at, double scale) {
+    const Real factor = Real(scale_at ? *scale_at : scale);
     Real sum = 0;
     for_each_row(scores, n, classes, lanes, [&](int64 row, ClassRow& others) {
         const int64 label = row < n ? int64(labels[row]) : -1;
@@ -27,13 +29,13 @@ svm_hinge(Real* loss, DTYPE* dscores, Real* partials, uint32* counter, const DTY
             const Real margin = score - right + Real(delta);
             if (!(margin <= 0)) margins += margin;  // NaN counts
             positive += margin > 0;
-            dscores[row * classes + c] = round_to<DTYPE>((margin > 0 ? valid : 0 * valid) / Real(n));
+            dscores[row * classes + c] = round_to<DTYPE>((margin > 0 ? valid : 0 * valid) / Real(n) * factor);
         });
         margins = others.across(margins, Sum<Real>{});
         positive = others.across(positive, Sum<Real>{});
         if (others.leads()) {  // dscores may be scores: the label's is overwritten when all lanes have read it
             sum += margins * valid;
-            if (known) dscores[row * classes + label] = round_to<DTYPE>(-positive / Real(n));
+            if (known) dscores[row * classes + label] = round_to<DTYPE>(-positive / Real(n) * factor);
         }
     });
     mean_over_blocks(loss, partials, counter, sum, n);

@@ -15,7 +15,7 @@ Conventions of every op:
   device. The reference has one arithmetic whatever the name.
 - ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to 10 bits behind the point
   (to nearest, ties away from zero, as ``cvt.rna.tf32.f32`` does), sums are float32; a bias is not rounded.
-- ``lr``, ``step``, ``offset`` and ``start`` may be a number or a one-element array on the device.
+- ``lr``, ``step``, ``offset``, ``start`` and ``grad_scale`` may be a number or a one-element array on the device.
 - Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.
 """
 
@@ -349,20 +349,20 @@ def dropout_backward(
 
 
 def softmax_cross_entropy(
-    logits: Array, labels: Array, *, label_smoothing: float = 0.0, out: Array | None = None
+    logits: Array, labels: Array, *, label_smoothing: float = 0.0, grad_scale: Scalar = 1.0, out: Array | None = None
 ) -> tuple[Array, Array]:
     """The mean over the batch of -sum over classes of t * log softmax(logits), with the target
     t = (1 - label_smoothing) * onehot(label) + label_smoothing / classes.
 
     logits: (N, classes). labels: (N,) integers in [0, classes); others raise ValueError on devices whose memory the
     host reads, and make the loss NaN on a GPU, which is never waited for. Returns the loss, 0-d in the accumulation
-    dtype, and dlogits = (softmax - t) / N (in out).
+    dtype, and dlogits = grad_scale * (softmax - t) / N (in out), scaled before it is rounded.
     """
     ...
 
 
 def svm_hinge(
-    scores: Array, labels: Array, *, delta: float = 1.0, out: Array | None = None
+    scores: Array, labels: Array, *, delta: float = 1.0, grad_scale: Scalar = 1.0, out: Array | None = None
 ) -> tuple[Array, Array]:
     """The multiclass SVM loss: mean over the batch of the sum over wrong classes j of
     max(0, scores[j] - scores[label] + delta) (Weston and Watkins 1999; not divided by the number of classes).

@@ -9,6 +9,7 @@ from gpuconv.names import lookup
 DEFAULT = {
     "epochs": 10, "batch_size": 64, "optimizer": "sgd:momentum=0.9,nesterov=true,weight_decay=5e-4", "lr": 0.05,
     "schedule": "one-cycle", "augment": "none", "loss": "softmax",
+    "precision": "float32",
 }  # fmt: skip
 
 # The recipe of Keller Jordan's "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv:2404.00498) with the Muon

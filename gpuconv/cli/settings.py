@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv.cli.errors import UserError, asked
+from gpuconv.dtypes import PRECISIONS, as_precision
 from gpuconv.names import lookup
 
 
@@ -28,11 +29,12 @@ class Settings:
     loss: str
     whiten: int = 0
     tta: str = "none"
+    precision: str = "float32"
 
     def __str__(self) -> str:
         parts = [
             f"{self.epochs} epochs", f"batches of {self.batch_size}", f"{self.optimizer} lr {self.lr:g}",
-            self.schedule, f"augment {self.augment}", f"loss {self.loss}", f"seed {self.seed}",
+            self.schedule, f"augment {self.augment}", f"loss {self.loss}", self.precision, f"seed {self.seed}",
         ]  # fmt: skip
         parts += [f"first filters whiten {self.whiten:,} images"] if self.whiten else []
         parts += [f"tta {self.tta}"] if self.tta != "none" else []
@@ -78,6 +80,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
     "whiten": (count(0), "IMAGES", "make the first convolution's filters whiten so many training images; 0: do not"),
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
+    "precision": (str, "NAME", f"what the net computes in: {', '.join(PRECISIONS)}; masters are float32"),
 }
 
 
@@ -122,6 +125,7 @@ def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
         schedules.get(settings.schedule)
         loss(settings.loss)
         test_time(settings.tta)
+        as_precision(precision=settings.precision)
         Augmentation.parse(settings.augment)
     return settings
 

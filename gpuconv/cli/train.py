@@ -54,6 +54,10 @@ def run(options: argparse.Namespace) -> int:
         net = models.build(
             settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
         ).to(device)
+        trainer = Trainer(
+            net, settings.optimizer, lr=settings.lr, loss=wanted.loss(settings.loss)[1], schedule=settings.schedule,
+            seed=settings.seed, precision=settings.precision,
+        )  # fmt: skip
         normalization = Normalization.from_dataset(train)
         if settings.whiten and not RunDirectory(directory).last.exists():  # a checkpoint holds what it gave
             models.whiten(net, normalization(train.images[: settings.whiten], net.dtype))
@@ -61,10 +65,6 @@ def run(options: argparse.Namespace) -> int:
         augmentation = Augmentation.parse(settings.augment)
         loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = Loader(test, settings.batch_size, shuffle=False, **common)
-        trainer = Trainer(
-            net, settings.optimizer, lr=settings.lr, loss=wanted.loss(settings.loss)[1], schedule=settings.schedule,
-            seed=settings.seed,
-        )  # fmt: skip
     line("model", f"{settings.model}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from gpuconv import backends, initializers
-from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.dtypes import accumulation_dtype, as_precision
 from gpuconv.initializers import Initializer
 from gpuconv.names import lookup
 from gpuconv.shapes import integer
@@ -127,19 +127,20 @@ class Layer:
     # --- building ------------------------------------------------------------------------------
 
     def build(
-        self, input_shape: Shape, *, seed: int = 0, dtype: Any = "float32", device: str = "numpy",
-        initialize: bool = True,
+        self, input_shape: Shape, *, seed: int = 0, dtype: Any = None, device: str = "numpy",
+        initialize: bool = True, precision: str | None = None,
     ) -> Shape:
         """Infer all shapes from the input volume's, and make the variables. Returns the output's shape.
 
-        input_shape: without N, as (32, 32, 3). initialize=False allocates nothing: enough for a `summary`. Raises
-        ValueError, with the layer's path, where a shape does not fit.
+        input_shape: without N, as (32, 32, 3). dtype or precision: see `to`. initialize=False allocates nothing:
+        enough for a `summary`. Raises ValueError, with the layer's path, where a shape does not fit.
         """
         shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
         self.place("", shape)
-        self.dtype = as_dtype(dtype)
         if initialize:
-            self.reset(seed=seed, dtype=dtype, device=device)
+            self.reset(seed=seed, dtype=dtype, device=device, precision=precision)
+        else:
+            self._compute_in(*as_precision(dtype, precision))
         assert self.output_shape is not None
         return self.output_shape
 
@@ -162,15 +163,27 @@ class Layer:
         for name in self.frozen:
             self.variables[name] = replace(lookup("variable", name, self.variables), frozen=True)
 
-    def reset(self, *, seed: int = 0, dtype: Any = "float32", device: str = "numpy") -> None:
+    @property
+    def precision(self) -> str:
+        """What the layer computes in: the name of its dtype, or "tf32" for float32 arrays multiplied in TF32."""
+        return "tf32" if self.tf32 else self.dtype.name
+
+    def _compute_in(self, dtype: np.dtype, tf32: bool) -> None:
+        for layer in self.walk():
+            layer.dtype, layer.tf32 = dtype, tf32
+
+    def reset(
+        self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None
+    ) -> None:
         """Allocate every variable in the tree and draw its first value.
 
         Variable number i, counted through the whole net, draws from sub-stream i of the seed's INIT stream, so the
         same seed gives the same bits on every device.
         """
-        dtype, device = as_dtype(dtype), backends.resolve(device)
+        (dtype, tf32), device = as_precision(dtype, precision), backends.resolve(device)
+        self._compute_in(dtype, tf32)
         for layer in self.walk():
-            layer.dtype, layer.device = dtype, device
+            layer.device = device
             layer.gradients.clear()
         for number, (layer, name, variable) in enumerate(self._all_variables()):
             value = variable.initializer(
@@ -199,6 +212,14 @@ class Layer:
     def parameter_count(self) -> int:
         """How many numbers the parameters of the tree hold, frozen ones included."""
         return sum(volume_size(variable.shape) for _, _, variable in self._all_variables() if not variable.buffer)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """The memory of those numbers."""
+        return sum(
+            volume_size(variable.shape) * variable.resolve_dtype(self.dtype).itemsize
+            for _, _, variable in self._all_variables() if not variable.buffer
+        )
 
     def _named(self, trained: bool | None = None) -> Iterator[tuple[str, Layer, str]]:
         """(key in the state dict, layer, variable's name), of all or of only the trained or untrained ones."""
@@ -290,12 +311,18 @@ class Layer:
             array = layer[name]
             array[...] = backends.asarray(values[key].astype(array.dtype), layer.device)
 
-    def to(self, device: str | None = None, dtype: Any = None) -> Self:
-        """Move to a device, change the dtype, or both; returns itself. Gradients and kept activations are dropped."""
+    def to(self, device: str | None = None, dtype: Any = None, *, precision: str | None = None) -> Self:
+        """Move to a device, change the precision, or both; returns itself. Gradients and kept activations are dropped.
+
+        precision: "float32"; "tf32", float32 arrays whose products are in TF32; "float16", "bfloat16" or "float64".
+        Norms keep their parameters and statistics in float32 beside halves. dtype: the same as a dtype, without TF32.
+        """
         device = self.device if device is None else backends.resolve(device)
-        net_dtype = self.dtype if dtype is None else as_dtype(dtype)
+        given = dtype is not None or precision is not None
+        net_dtype, tf32 = as_precision(dtype, precision) if given else (self.dtype, self.tf32)
+        self._compute_in(net_dtype, tf32)
         for layer in self.walk():
-            layer.device, layer.dtype = device, net_dtype
+            layer.device = device
             layer.gradients.clear()
             layer.release()
         for layer, name, variable in self._all_variables():
@@ -345,12 +372,18 @@ class Layer:
     def from_config(config: Mapping[str, Any], **options: Any) -> Any:
         """The layer or net that `config` describes; its class comes from the entry "layer".
 
-        options: handed to the constructor too (a net takes dtype, device, initialize). Raises ValueError for an
+        options: handed to the constructor too (a net takes dtype or precision, which replaces the config's, device,
+        initialize). Raises ValueError for an
         unknown layer or option, with the nearest known one.
         """
         if not isinstance(config, Mapping) or "layer" not in config:
             raise ValueError(f"a layer's config is a mapping with the entry 'layer', received {config!r}")
         kind = lookup("layer", config["layer"], LAYERS)
+        if "precision" in config:
+            config = dict(config)
+            options = {"precision": config.pop("precision")} | options
+            if options.get("dtype") is not None:
+                del options["precision"]
         known = {name: name for name in _options(kind)}
         given = {lookup(f"option of {kind.__name__}", key, known): _decode(value)
                  for key, value in config.items() if key != "layer"}

@@ -53,9 +53,9 @@ class Input(Layer):
 class Sequential(Layer):
     """Layers in a row, each fed with the volume before it: a net, or a part of one.
 
-    A list that begins with `Input` is built at once: seed draws its weights, dtype and device say what and where they
-    are, and initialize=False makes none, which is enough for a `summary`. Layers without a name are called by kind and
-    number, conv1, relu1, ...; ``net["conv1"]`` and ``net[0]`` give a layer.
+    A list that begins with `Input` is built at once: seed draws its weights, precision (or dtype) and device say what
+    and where they are (see `to`), and initialize=False makes none, which is enough for a `summary`. Layers without a
+    name are called by kind and number, conv1, relu1, ...; ``net["conv1"]`` and ``net[0]`` give a layer.
     """
 
     stem = "block"
@@ -63,15 +63,19 @@ class Sequential(Layer):
     layers: Sequence[Layer]
     _: KW_ONLY
     seed: int = 0
-    dtype: InitVar[Any] = "float32"
+    dtype: InitVar[Any] = None
     device: InitVar[str] = "numpy"
     initialize: InitVar[bool] = True
+    precision: InitVar[str | None] = None
 
-    def __post_init__(self, dtype: Any, device: str, initialize: bool) -> None:
+    def __post_init__(self, dtype: Any, device: str, initialize: bool, precision: str | None) -> None:
         super().__post_init__()
         name_layers(self.layers)
         if isinstance(self.layers[0], Input):
-            self.build(self.layers[0].shape, seed=self.seed, dtype=dtype, device=device, initialize=initialize)
+            self.build(
+                self.layers[0].shape, seed=self.seed, dtype=dtype, device=device, initialize=initialize,
+                precision=precision,
+            )
 
     def children(self) -> Sequence[tuple[str, Layer]]:
         return [(str(layer.name), layer) for layer in self.layers]
@@ -91,9 +95,16 @@ class Sequential(Layer):
             input_shape = layer.place(f"{self.path}.{name}" if self.path else name, input_shape)
         return input_shape
 
-    def reset(self, *, seed: int = 0, dtype: Any = "float32", device: str = "numpy") -> None:
+    def reset(
+        self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None
+    ) -> None:
         self.seed = shapes.seed_value("seed", seed)
-        super().reset(seed=seed, dtype=dtype, device=device)
+        super().reset(seed=seed, dtype=dtype, device=device, precision=precision)
+
+    def config(self) -> dict[str, Any]:
+        """As every layer's; a net's has its precision too, where that is not float32."""
+        own = {} if self.path or self.precision == "float32" else {"precision": self.precision}
+        return super().config() | own
 
     # --- running -------------------------------------------------------------------------------
 
@@ -147,11 +158,10 @@ class Sequential(Layer):
 
     # --- making other nets of it ---------------------------------------------------------------
 
-    def copy(self, *, device: str | None = None, dtype: Any = None) -> Sequential:
-        """A net of its own with the same layers and values, on the same device and of the same dtype by default."""
-        twin = Layer.from_config(
-            self.config(), device=device or self.device, dtype=self.dtype if dtype is None else dtype
-        )
+    def copy(self, *, device: str | None = None, dtype: Any = None, precision: str | None = None) -> Sequential:
+        """A net of its own with the same layers and values, by default on the same device and of the same precision."""
+        wanted = {"dtype": dtype, "precision": precision if dtype is not None else precision or self.precision}
+        twin = Layer.from_config(self.config(), device=device or self.device, **wanted)
         twin.load_state_dict(self.state_dict())
         return twin
 
@@ -177,6 +187,9 @@ class Sequential(Layer):
         from gpuconv.convert import as_convolutional
 
         return as_convolutional(self)
+
+
+del Sequential.precision  # the default of the constructor's argument, which would hide the property of that name
 
 
 @dataclass(eq=False, repr=False)

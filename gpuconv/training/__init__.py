@@ -4,6 +4,7 @@ from gpuconv.training.callbacks import Callback, EarlyStopping
 from gpuconv.training.checkpoint import Checkpoint, CheckpointError, load_net
 from gpuconv.training.evaluate import Evaluation, evaluate
 from gpuconv.training.groups import Groups
+from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
@@ -21,6 +22,7 @@ __all__ = [
     "EarlyStopping",
     "Evaluation",
     "Groups",
+    "LossScale",
     "Muon",
     "Optimizer",
     "RMSprop",

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpuconv import backends, losses, profiling
 from gpuconv.data import Dataset, Loader
+from gpuconv.dtypes import as_precision
 from gpuconv.shapes import integer, seed_value
 from gpuconv.training import callbacks as watching
 from gpuconv.training import checkpoint as checkpoints
@@ -19,6 +20,7 @@ from gpuconv.training import feeding, optimizers, schedules
 from gpuconv.training.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.evaluate import evaluate
 from gpuconv.training.interrupts import Interrupts
+from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.metrics import NOTHING, Reading, Totals
 from gpuconv.training.rundir import RunDirectory
 
@@ -43,6 +45,11 @@ class Trainer:
     `gpuconv.training.optimizers`). loss: a loss or its name. schedule: a schedule or its short form, "cosine,warmup:5".
     seed: of the shuffles and augmentations that `fit` sets up for a bare Dataset.
 
+    precision: what the net is turned to compute in ("float32", "tf32", "float16", "bfloat16"; see
+    `gpuconv.layers.Layer.to`), by default its own. The optimizer keeps float32 masters of 16-bit parameters, which
+    start from the parameters as they were given; other weights loaded into the net later do not reach them. loss_scale:
+    for float16 alone, by default `LossScale()`.
+
     The state: `steps` done, `epoch` (epochs completed), `batch` (batches done of the next one), `records` (what
     metrics.jsonl holds).
     """
@@ -55,14 +62,23 @@ class Trainer:
         loss: Any = "softmax",
         schedule: str | schedules.Schedule | None = None,
         seed: int = 0,
+        precision: str | None = None,
+        loss_scale: LossScale | None = None,
         **optimizer_settings: Any,
     ) -> None:
-        self.net = net
+        dtype, _ = as_precision(precision=precision or net.precision)
+        if loss_scale is not None and dtype != np.float16:
+            raise ValueError(f"a loss scale is for float16, the precision is {precision or net.precision}")
         self.optimizer = optimizers.get(optimizer, **optimizer_settings)
         self.loss = losses.get(loss)
         self.schedule = schedules.get(schedule)
         self.seed = seed_value("seed", seed)
-        self.optimizer.build(net.params())
+        masters = {name: np.array(backends.to_numpy(value), np.float32) for name, value in net.params().items()}
+        self.net = net.to(precision=precision) if precision else net
+        self.optimizer.build(net.params(), masters)
+        self.loss_scale = loss_scale or LossScale() if dtype == np.float16 else None
+        if self.loss_scale:
+            self.loss_scale.build(net.device)
         self.epoch = self.batch = 0
         self.epochs = self.batches = 0
         self.records: list[Record] = []
@@ -83,10 +99,17 @@ class Trainer:
         with profiling.span("step", "step"):
             self.net.zero_grad()
             scores = self.net.forward(x, training=True)
-            loss, dscores = self.loss(scores, y)
+            loss, dscores = self.loss(scores, y, self.loss_scale.factor) if self.loss_scale else self.loss(scores, y)
             self.net.backward(dscores, input_grad=False)
-            self.optimizer.update(self.net.params(), self.net.grads())
+            self._update(self.net.params(), self.net.grads())
             self._totals.add(loss, scores, y)
+
+    def _update(self, params: dict[str, Array], grads: dict[str, Array]) -> None:
+        if self.loss_scale:
+            self.loss_scale.update(grads)
+            self.optimizer.update(params, grads, self.loss_scale.array)
+        else:
+            self.optimizer.update(params, grads)
 
     @property
     def steps(self) -> int:
@@ -254,7 +277,9 @@ class Trainer:
     def settings(self) -> Record:
         """What a run must share with the one it continues. JSON-able."""
         return {
-            "net": self.net.config(),
+            "net": {name: value for name, value in self.net.config().items() if name != "precision"},
+            "precision": self.net.precision,
+            "loss_scale": self.loss_scale and self.loss_scale.config(),
             "optimizer": self.optimizer.config(),
             "loss": repr(self.loss) if hasattr(self.loss, "__dataclass_fields__") else self.loss.__name__,
             "schedule": str(self.schedule),
@@ -274,13 +299,15 @@ class Trainer:
         state = {
             "net": self.net.config(), "settings": self._settings, "epoch": self.epoch,
             "batch": self.batch, "totals": sums, "read": self._read, "records": self.records,
+            "loss_scale": self.loss_scale and self.loss_scale.read(),
         }  # fmt: skip
         return Checkpoint(tensors, checkpoints.as_json(state))
 
     def restore(self, checkpoint: Checkpoint, path: Any = "the checkpoint") -> None:
         """Take over a snapshot that was made with the settings of this `fit`; nothing changes when this raises."""
-        checkpoints.check_net(path, checkpoint, self.net)
         state = checkpoint.state
+        self._expect_settings(state["settings"], path, only="precision")  # which makes another net, too
+        checkpoints.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
         try:
             self.optimizer.check_state_dict(checkpoint.part("optimizer"))
@@ -291,8 +318,14 @@ class Trainer:
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.records, self._read = state["records"], Reading(*state["read"])
         self._totals.write(Reading(*state["totals"]))
+        if self.loss_scale:
+            self.loss_scale.write(state["loss_scale"])
 
-    def _expect_settings(self, stored: Record, path: Any) -> None:
-        others = checkpoints.differences(stored, self._settings)
+    def _expect_settings(self, stored: Record, path: Any, only: str | None = None) -> None:
+        """Raise SettingsError where the stored settings, or `only` one of them, are not this fit's."""
+        here = self._settings
+        if only:
+            stored, here = {only: stored.get(only)}, {only: here.get(only)}
+        others = checkpoints.differences(stored, here)
         if others:
             raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")

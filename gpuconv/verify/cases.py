@@ -248,6 +248,10 @@ def _matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("softmax", tier, name, _several((n, k)))
             yield Case("softmax_cross_entropy", tier, name, _scores(n, k, {"label_smoothing": smoothing}))
             yield Case("svm_hinge", tier, name, _scores(n, k, {"delta": 1.0}))
+            if index == 1:
+                scaled = {"grad_scale": np.array([1024.0])}
+                yield Case("softmax_cross_entropy", tier, f"{name} scaled", _scores(n, k, scaled))
+                yield Case("svm_hinge", tier, f"{name} scaled", _scores(n, k, scaled))
             yield Case("add_metrics", tier, name, _metrics(n, k))
             if n > 1:
                 yield Case("batch_norm", tier, name, _norm(n, c, training=index % 3 != 2))

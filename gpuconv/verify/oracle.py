@@ -257,9 +257,11 @@ def _softmax_cross_entropy(op: str, arrays: Arrays, options: dict[str, Any], dty
     loss, dlogits = ops.softmax_cross_entropy(logits, labels, **options)
     n, classes = logits.shape
     acc, y = accumulation_dtype(dtype), ops.softmax(logits)
+    scale = float(np.asarray(options.get("grad_scale", 1.0)).item())
     magnitude = 2 * np.abs(logits).max(1).mean() + abs(loss) + math.log(classes) + 1
-    target = np.abs(y - n * dlogits)
-    dlogits_bound = (_softmax_error(logits, y, dtype) + accumulated(dtype, 6, y + target)) / n + rounded(dtype, dlogits)
+    target = np.abs(y - n * dlogits / scale)
+    error = _softmax_error(logits, y, dtype) + accumulated(dtype, 7, y + target)
+    dlogits_bound = error / n * scale + rounded(dtype, dlogits)
     return [
         Expected("loss", loss, accumulated(acc, n + 2 * classes + 8, magnitude)),
         Expected("dlogits", dlogits, dlogits_bound),
@@ -273,7 +275,7 @@ def _svm_hinge(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> 
     magnitude = classes * (2 * np.abs(scores).max(1).mean() + options.get("delta", 1.0))
     return [
         Expected("loss", loss, accumulated(accumulation_dtype(dtype), n + classes + 4, magnitude)),
-        Expected("dscores", dscores, accumulated(dtype, 2, dscores) + rounded(dtype, dscores)),
+        Expected("dscores", dscores, accumulated(dtype, 3, dscores) + rounded(dtype, dscores)),
     ]
 
 

@@ -12,27 +12,30 @@ import numpy as np
 from gpuconv import backends
 from gpuconv.backends.cuda.class_rows import row_blocks, row_module
 from gpuconv.backends.cuda.device_array import empty
-from gpuconv.backends.cuda.launch import THREADS, contiguous, write_to
+from gpuconv.backends.cuda.launch import THREADS, contiguous, device_scalar, write_to
 from gpuconv.dtypes import accumulation_dtype
 
 __all__ = ["softmax_cross_entropy", "svm_hinge"]
 
 
 def softmax_cross_entropy(
-    logits: Any, labels: Any, *, label_smoothing: float = 0.0, out: Any = None
+    logits: Any, labels: Any, *, label_smoothing: float = 0.0, grad_scale: Any = 1.0, out: Any = None
 ) -> tuple[Any, Any]:
-    return _loss("softmax_cross_entropy", logits, labels, label_smoothing, out)
+    return _loss("softmax_cross_entropy", logits, labels, label_smoothing, grad_scale, out)
 
 
-def svm_hinge(scores: Any, labels: Any, *, delta: float = 1.0, out: Any = None) -> tuple[Any, Any]:
-    return _loss("svm_hinge", scores, labels, delta, out)
+def svm_hinge(
+    scores: Any, labels: Any, *, delta: float = 1.0, grad_scale: Any = 1.0, out: Any = None
+) -> tuple[Any, Any]:
+    return _loss("svm_hinge", scores, labels, delta, grad_scale, out)
 
 
-def _loss(name: str, scores: Any, labels: Any, option: float, out: Any) -> tuple[Any, Any]:
+def _loss(name: str, scores: Any, labels: Any, option: float, grad_scale: Any, out: Any) -> tuple[Any, Any]:
     """Launch the kernel of a loss; its file has its name."""
     rows, classes = scores.shape
     scores, labels = contiguous(scores, labels)
     _refuse_wrong_labels(labels, classes)
+    factor = device_scalar(grad_scale, np.float64)
     loss = empty((), accumulation_dtype(scores.dtype), like=scores)
 
     def write(gradient: Any) -> None:
@@ -40,7 +43,8 @@ def _loss(name: str, scores: Any, labels: Any, option: float, out: Any) -> tuple
         blocks = row_blocks(rows, lanes)
         partials = empty((blocks,), loss.dtype, like=scores)
         module.kernel(name)(
-            blocks, THREADS, loss, gradient, partials, _counter(scores), scores, labels, rows, classes, lanes, option
+            blocks, THREADS, loss, gradient, partials, _counter(scores), scores, labels, rows, classes, lanes, option,
+            *factor,
         )
 
     return loss, write_to(out, scores.shape, scores.dtype, scores, write)

@@ -7,7 +7,7 @@ rounded once on the way out. So a formula's temporaries stay in cache, and an op
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,6 +35,11 @@ def elementwise(formula: Callable[..., np.ndarray], *inputs: np.ndarray, out: np
 def result_array(x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
     """`out`, or where none is given a new array like x."""
     return np.empty(x.shape, x.dtype) if out is None else out
+
+
+def value_of(scalar: Any) -> Any:
+    """A number, out of its one-element array where it comes in one."""
+    return scalar.item() if isinstance(scalar, np.ndarray) else scalar
 
 
 def update(formula: Callable[..., None], *updated: np.ndarray, given: np.ndarray) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpuconv.backends.reference.elementwise import value_of
 from gpuconv.backends.reference.rounding import store, widen
 
 __all__ = ["softmax_cross_entropy", "svm_hinge"]
 
 
 @np.errstate(all="ignore")  # scores of inf or NaN make a loss of NaN, as on a GPU
-def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, out=None):
+def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, grad_scale=1.0, out=None):
     rows, (n, classes) = _rows(logits, labels), logits.shape
     log_p = widen(logits)
     log_p = log_p - log_p.max(axis=1, keepdims=True)
@@ -24,11 +25,12 @@ def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, out=None):
     dlogits -= label_smoothing / classes
     dlogits[rows, labels] -= 1 - label_smoothing
     dlogits /= n
+    dlogits *= value_of(grad_scale)
     return np.asarray(loss, dlogits.dtype), store(dlogits, logits.dtype, out)
 
 
 @np.errstate(all="ignore")
-def svm_hinge(scores, labels, *, delta=1.0, out=None):
+def svm_hinge(scores, labels, *, delta=1.0, grad_scale=1.0, out=None):
     rows, n = _rows(scores, labels), len(scores)
     wide = widen(scores)
     margins = np.maximum(0, wide - wide[rows, labels][:, None] + delta)
@@ -38,6 +40,7 @@ def svm_hinge(scores, labels, *, delta=1.0, out=None):
     dscores = (margins > 0).astype(wide.dtype)
     dscores[rows, labels] = -dscores.sum(axis=1)
     dscores /= n
+    dscores *= value_of(grad_scale)
     return np.asarray(loss, wide.dtype), store(dscores, scores.dtype, out)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from gpuconv.backends.reference.elementwise import update
+from gpuconv.backends.reference.elementwise import update, value_of
 from gpuconv.backends.reference.rounding import store
 
 __all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
@@ -18,7 +17,7 @@ __all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss
 def sgd_step(
     params, grads, velocities=None, masters=None, scaling=None, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0
 ):
-    lr = _value(lr)
+    lr = value_of(lr)
 
     def plain(decay, param, grad):
         param -= lr * (grad + decay * param)
@@ -36,7 +35,7 @@ def sgd_step(
 
 
 def adagrad_step(params, grads, square_sums, masters=None, scaling=None, *, lr, eps=1e-10, weight_decay=0.0):
-    lr = _value(lr)
+    lr = value_of(lr)
 
     def formula(decay, param, s, grad):
         grad = grad + decay * param
@@ -49,7 +48,7 @@ def adagrad_step(params, grads, square_sums, masters=None, scaling=None, *, lr, 
 def rmsprop_step(
     params, grads, square_averages, masters=None, scaling=None, *, lr, alpha=0.99, eps=1e-8, weight_decay=0.0
 ):
-    lr = _value(lr)
+    lr = value_of(lr)
 
     def formula(decay, param, s, grad):
         grad = grad + decay * param
@@ -65,7 +64,7 @@ def adam_step(
     weight_decay=0.0, decoupled=False,
 ):
     skipped = 0 if scaling is None else int(scaling[3])
-    lr, step = _value(lr), _value(step) - skipped
+    lr, step = value_of(lr), value_of(step) - skipped
     m_share, v_share = 1 - beta1**step, 1 - beta2**step  # how much of m and v is not their start at zero
 
     def formula(decay, param, m, v, grad):
@@ -80,11 +79,6 @@ def adam_step(
         param -= lr * (m / m_share) / (np.sqrt(v / v_share) + eps)
 
     _update_each(formula, weight_decay, scaling, masters, params, grads, exp_avgs, exp_avg_sqs)
-
-
-def _value(scalar: Any) -> Any:
-    """A number, out of its one-element array where it comes in one."""
-    return scalar.item() if isinstance(scalar, np.ndarray) else scalar
 
 
 def _update_each(
