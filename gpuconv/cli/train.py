@@ -54,13 +54,13 @@ def run(options: argparse.Namespace) -> int:
         net = models.build(
             settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
         ).to(device)
+        normalization = Normalization.from_dataset(train)
+        if settings.whiten and not RunDirectory(directory).last.exists():  # a checkpoint holds what it gave
+            models.whiten(net, normalization(train.images[: settings.whiten], net.dtype))
         trainer = Trainer(
             net, settings.optimizer, lr=settings.lr, loss=wanted.loss(settings.loss)[1], schedule=settings.schedule,
             seed=settings.seed, precision=settings.precision,
         )  # fmt: skip
-        normalization = Normalization.from_dataset(train)
-        if settings.whiten and not RunDirectory(directory).last.exists():  # a checkpoint holds what it gave
-            models.whiten(net, normalization(train.images[: settings.whiten], net.dtype))
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)
         loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
