@@ -56,7 +56,7 @@ __device__ __forceinline__ Real norm(const Real* partials, const Part& part, con
     return sqrt(reduce_block(sum, Sum<Real>{}, scratch));
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 muon_direction(accumulator<DTYPE>* x, accumulator<DTYPE>* partials, const Matrix* matrices, const double* scaling,
                const Matrices all, double momentum, bool nesterov) {
     __shared__ Real scratch[32];
@@ -81,7 +81,7 @@ muon_direction(accumulator<DTYPE>* x, accumulator<DTYPE>* partials, const Matrix
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 muon_normalize(accumulator<DTYPE>* x, const accumulator<DTYPE>* partials, const Matrices all, double eps) {
     __shared__ Real scratch[32];
     const Part part(all);
@@ -89,7 +89,7 @@ muon_normalize(accumulator<DTYPE>* x, const accumulator<DTYPE>* partials, const 
     for (int64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) x[part.matrix * all.size + i] *= factor;
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 muon_polynomial(accumulator<DTYPE>* m, const accumulator<DTYPE>* gram, const accumulator<DTYPE>* gram_squared, int64 size,
                 int32 lines, double a, double b, double c) {
     for (int64 i = int64(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += int64(gridDim.x) * blockDim.x) {
@@ -98,7 +98,7 @@ muon_polynomial(accumulator<DTYPE>* m, const accumulator<DTYPE>* gram, const acc
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 muon_apply(const accumulator<DTYPE>* x, const accumulator<DTYPE>* partials, const Matrix* matrices, const double* scaling,
            const Matrices all, const float* lr32, const double* lr64, double lr) {
     __shared__ Real scratch[32];

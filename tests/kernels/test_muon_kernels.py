@@ -6,7 +6,7 @@ import pytest
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.verify.bounds import accumulated, rounded
 
-SHAPES = [(130, 70), (130, 70), (5, 9100), (9, 2, 2, 4)]  # several tiles down and across, a split depth, tall and wide
+SHAPES = [(130, 70), (130, 70), (5, 9100), (5, 9100), (9, 2, 2, 4)]  # tiles, split depths, tall and wide
 
 
 def lists(rng, dtype):
