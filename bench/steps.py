@@ -71,13 +71,17 @@ def sides(step: Step, device: str) -> list[Side]:
 
     def graph() -> Prepared:
         trainer, sets, results = _prepared(step, device)
-        replays = [_captured(trainer, *batch) for batch in sets[:4]]
+        recorder = backends.recorder(device)
+        with recorder.queue():
+            for batch in sets[:4]:
+                _once(trainer, *batch)
+            replays = [recorder.capture(functools.partial(trainer.step, *batch)) for batch in sets[:4]]
 
         def replay(number: int) -> None:
             trainer.optimizer.advance()
-            replays[number % len(replays)][0].launch()
+            replays[number % len(replays)]()
 
-        return Prepared(replay, lambda: results)
+        return Prepared(replay, lambda: (recorder, results)[1])  # the recorder's memory must live as long
 
     found = [Side(OURS, "gpuconv", eager)]
     return found + ([Side(OURS, "gpuconv graph", graph)] if device.startswith("cuda") else [])
@@ -99,23 +103,6 @@ def _prepared(step: Step, device: str) -> tuple[Trainer, list[Any], list[np.ndar
 def _once(trainer: Trainer, x: Any, y: Any) -> None:
     trainer.optimizer.advance()
     trainer.step(x, y)
-
-
-def _captured(trainer: Trainer, x: Any, y: Any) -> Any:
-    """The step as a graph, with what it works on: memory of its own and the batch must live as long as the graph."""
-    import cupy
-
-    pool, stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
-    with cupy.cuda.using_allocator(pool.malloc), stream:
-        for _ in range(3):
-            trainer.step(x, y)
-        stream.synchronize()
-        stream.begin_capture()
-        try:
-            trainer.step(x, y)
-        finally:
-            graph = stream.end_capture()
-    return graph, pool, x, y
 
 
 def _prove_gradients(step: Step, device: str) -> None:

@@ -844,12 +844,12 @@ def _part_of(name: str, length: int, start: Any, count: Any) -> tuple[Any, int]:
 
 def advance_clock(clock, lr, rates, *, batch_size):
     _expect_counters("clock", clock, 4)
-    expect_shape("lr", lr, (1,), "one number")
-    if lr.dtype not in (np.float32, np.float64) or rates.dtype != lr.dtype or len(rates.shape) != 1:
+    if lr.dtype not in (np.float32, np.float64) or rates.dtype != lr.dtype:
         raise TypeError(
-            f"lr and rates must both be float32 or both float64, rates of rank 1, received {lr.dtype.name} and "
-            f"{rates.dtype.name} of shape {tuple(rates.shape)}"
+            f"lr and rates must both be float32 or both float64, received {lr.dtype.name} and {rates.dtype.name}"
         )
+    if len(lr.shape) != 1 or tuple(rates.shape[1:]) != tuple(lr.shape):
+        raise ValueError(f"rates must be rows like lr, (T, L) and (L,), received {rates.shape} and {lr.shape}")
     return dict(batch_size=integer("batch_size", batch_size, 0))
 
 

@@ -1,22 +1,27 @@
 // The numbers that change from one training step to the next, moved on by the device itself: a captured step, which can be
 // handed no new number, finds them in memory.
 //
-//   clock_advance    lr = rates[clock[0]], NaN past the end; clock += (1, 1, batch_size, batch_size)
+//   clock_advance    lr = rates[clock[0]], a row, NaN past the end; clock += (1, 1, batch_size, batch_size)
 //   counter_advance  before = counter; counter += by
 //
-// clock: steps done of the epoch and in all, where the next batch begins in the epoch's order and in its random numbers.
-// One thread. Macros: DTYPE float32, float64, of the learning rates. Launch-bound.
+// clock: the place in rates, the steps done, where the next batch begins in the epoch's order and in its random numbers.
+// One warp, for a learning rate each; one thread. Macros: DTYPE float32, float64, of the learning rates. Launch-bound.
 
 #include "types.cuh"
 
-extern "C" __global__ void __launch_bounds__(1)
-clock_advance(int64* clock, DTYPE* lr, const DTYPE* rates, int64 count, int64 batch_size) {
+extern "C" __global__ void __launch_bounds__(32)
+clock_advance(int64* clock, DTYPE* lr, const DTYPE* rates, int64 count, int64 width, int64 batch_size) {
     const int64 place = clock[0];
-    *lr = 0 <= place && place < count ? rates[place] : DTYPE(__int_as_float(0x7fc00000));  // NaN
-    clock[0] = place + 1;
-    clock[1] += 1;
-    clock[2] += batch_size;
-    clock[3] += batch_size;
+    const bool known = 0 <= place && place < count;
+    for (int64 i = threadIdx.x; i < width; i += blockDim.x)
+        lr[i] = known ? rates[place * width + i] : DTYPE(__int_as_float(0x7fc00000));  // NaN
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        clock[0] = place + 1;
+        clock[1] += 1;
+        clock[2] += batch_size;
+        clock[3] += batch_size;
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(1)

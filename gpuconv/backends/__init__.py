@@ -219,3 +219,13 @@ def algorithms(device: str, input_shape: Sequence[int], w_shape: Sequence[int], 
 def synchronize(device: str = "numpy") -> None:
     """Wait until everything launched on a device is done; on NumPy, where nothing runs ahead, this is free."""
     _adapter(device).synchronize()
+
+
+def address(array: Any) -> int:
+    """Where an array begins in its device's memory."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else int(array.data.ptr)
+
+
+def recorder(device: str) -> Any:
+    """What captures work on a CUDA device, or on the emulated one, and replays it: see `backends.cuda.graph`."""
+    return _adapter(device).recorder()

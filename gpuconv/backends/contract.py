@@ -493,11 +493,11 @@ def load_batch(
 
 
 def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
-    """Go on to the next training step: lr[0] = rates[clock[0]], then clock += (1, 1, batch_size, batch_size).
+    """Go on to the next training step: lr = rates[clock[0]], then clock += (1, 1, batch_size, batch_size).
 
-    clock: (4,) int64, changed in place: the steps done of this epoch and in all, then where the next batch begins in
-    the epoch's order and in its stream of random numbers. lr: (1,), changed in place; rates: (T,), the epoch's learning
-    rates: both float32 or both float64. Past the end of the rates lr becomes NaN, which no run overlooks.
+    clock: (4,) int64, changed in place: the place in rates and the steps done, then where the next batch begins in
+    the epoch's order and in its stream of random numbers. lr: (L,), changed in place; rates: (T, L), the learning rates
+    of the steps: both float32 or both float64. Past the end of the rates lr becomes NaN, which no run overlooks.
     """
     ...
 

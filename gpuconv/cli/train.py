@@ -31,6 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--run-dir", metavar="DIR", help="where to leave the run, a new folder (runs/DATA-MODEL-N)")
     where.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, with the settings stored there")
+    parser.add_argument(
+        "--graph", action=argparse.BooleanOptionalAction,
+        help="replay training steps as CUDA graphs; on emulated, as recorded launches (default: on for cuda)",
+    )
     parser.add_argument("--checkpoint-every", type=wanted.count(1), metavar="STEPS", help="save within epochs too")
 
 
@@ -59,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
             models.whiten(net, normalization(train.images[: settings.whiten], net.dtype))
         trainer = Trainer(
             net, settings.optimizer, lr=settings.lr, loss=wanted.loss(settings.loss)[1], schedule=settings.schedule,
-            seed=settings.seed, precision=settings.precision,
+            seed=settings.seed, precision=settings.precision, graph=options.graph,
         )  # fmt: skip
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)

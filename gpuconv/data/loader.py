@@ -89,18 +89,42 @@ class Loader:
             raise ValueError(
                 f"start_batch must be at most {len(self)}, the batches of an epoch, received {start_batch}"
             )
-        count = len(self.dataset)
-        order = backends.asarray(np.arange(count), device=self.device)
-        if self.shuffle:
-            ops.random_permutation(order, seed=self.seed, epoch=epoch)
+        order = self.order()
+        self.shuffle_into(order, epoch)
 
         def batch(number: int) -> Batch:
-            start = number * self.batch_size
-            indices = order[start : start + self.batch_size]
-            return ops.load_batch(self._images, self._labels, indices, offset=epoch * count + start, **self._options)
+            start, offset = self.place(epoch, number)
+            return self.load(order, self.size(number), start=start, offset=offset)
 
         numbers = range(start_batch, len(self))
         return _ahead(batch, numbers) if self.device == "numpy" else (batch(number) for number in numbers)
+
+
+    # --- the same, one call each, for a step that takes its place from the device ---------------
+
+    def order(self) -> Any:
+        """A new array for an epoch's order, in which the images are as they came."""
+        return backends.asarray(np.arange(len(self.dataset)), device=self.device)
+
+    def shuffle_into(self, order: Any, epoch: int) -> None:
+        """Write an epoch's order over another one."""
+        if self.shuffle:
+            ops.random_permutation(order, seed=self.seed, epoch=epoch)
+
+    def size(self, number: int) -> int:
+        """How many images batch `number` has."""
+        return min(self.batch_size, len(self.dataset) - number * self.batch_size)
+
+    def place(self, epoch: int, number: int) -> tuple[int, int]:
+        """Where a batch begins in its epoch's order and in the stream of random numbers."""
+        start = number * self.batch_size
+        return start, epoch * len(self.dataset) + start
+
+    def load(self, order: Any, count: int, *, start: Any, offset: Any) -> Batch:
+        """The batch of `count` images at that place, numbers or arrays on the device: device work alone."""
+        return ops.load_batch(
+            self._images, self._labels, order, start=start, count=count, offset=offset, **self._options
+        )
 
 
 def _ahead(batch: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:

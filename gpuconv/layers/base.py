@@ -368,6 +368,10 @@ class Layer:
             name: _encode(getattr(self, name)) for name in _options(type(self))
         }
 
+    def hyperparameters(self) -> dict[str, Any]:
+        """The values of the layer's fields, as they are now."""
+        return {name: getattr(self, name) for name in _options(type(self))}
+
     @staticmethod
     def from_config(config: Mapping[str, Any], **options: Any) -> Any:
         """The layer or net that `config` describes; its class comes from the entry "layer".

@@ -6,6 +6,7 @@ from gpuconv.training.evaluate import Evaluation, evaluate
 from gpuconv.training.groups import Groups
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
+from gpuconv.training.replay import UncapturedWarning
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
 from gpuconv.training.trainer import DivergedError, SettingsError, Trainer
@@ -30,6 +31,7 @@ __all__ = [
     "Schedule",
     "SettingsError",
     "Trainer",
+    "UncapturedWarning",
     "evaluate",
     "load_net",
 ]

@@ -1,6 +1,6 @@
 """What watches a run: progress, logs, curves, checkpoints, early stopping.
 
-A callback has four methods, each of which may be left out:
+A callback has these methods, each of which may be left out:
 
     on_start(trainer)            before the first step, after a checkpoint was loaded
     on_step(trainer, record)     after each step; record is None, or every so many steps the recent loss and accuracy
@@ -34,6 +34,14 @@ class Callback:
     def on_start(self, trainer: Any) -> None: ...
 
     def on_step(self, trainer: Any, record: Record | None) -> None: ...
+
+    def next_step(self, trainer: Any) -> int | None:
+        """In how many steps `on_step` next does something that depends on the state, or changes it.
+
+        1, the default for whoever has an `on_step`, is at each of them; None is never. Steps before that may be told of
+        together, when they are done.
+        """
+        return None if type(self).on_step is Callback.on_step else 1
 
     def on_epoch(self, trainer: Any, record: Record) -> None: ...
 
@@ -73,6 +81,9 @@ class Checkpoints(Callback):
 
     def on_start(self, trainer: Any) -> None:
         self._save(trainer)
+
+    def next_step(self, trainer: Any) -> int | None:
+        return self.every - trainer.steps % self.every if self.every else None
 
     def on_step(self, trainer: Any, record: Record | None) -> None:
         # The last step of an epoch is saved by on_epoch, once its epoch is closed.
@@ -117,6 +128,9 @@ class Log(Callback):
     def on_start(self, trainer: Any) -> None:
         self._epochs = 0
         write_atomically(self.path, "".join(map(self._next, trainer.records)).encode())
+
+    def next_step(self, trainer: Any) -> int | None:
+        return None  # it waits for records
 
     def on_step(self, trainer: Any, record: Record | None) -> None:
         if record is not None:
@@ -219,6 +233,9 @@ class Progress(Callback):
     def on_start(self, trainer: Any) -> None:
         self._bar: Any = None
         self._began = time.perf_counter()
+
+    def next_step(self, trainer: Any) -> int | None:
+        return None  # it only counts
 
     def on_step(self, trainer: Any, record: Record | None) -> None:
         if self._bar is None:

@@ -42,3 +42,67 @@ def describe(loader: Any) -> dict[str, Any] | None:
         "batch_size": loader.batch_size, "shuffle": loader.shuffle, "drop_last": loader.drop_last,
         "seed": loader.seed, "augmentation": str(loader.augmentation),
     }  # fmt: skip
+
+
+class Feed:
+    """The batches of a run, one after another, from whatever has ``len`` and ``epoch(epoch, start_batch=...)``."""
+
+    on_device = False  # whether `next` is device work alone, the same for every batch of a size
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self._batches: Any = None
+        self._given = 0
+
+    def enter(self, epoch: int, number: int) -> None:
+        """The next batch is that one."""
+        self.close()
+        self._batches, self._given = iter(self.loader.epoch(epoch, start_batch=number)), number
+
+    def close(self) -> None:
+        if hasattr(self._batches, "close"):
+            self._batches.close()
+        self._batches = None
+
+    def size(self, number: int) -> int:
+        """How many images that batch has; 0 where that is not known before it is there."""
+        return 0
+
+    def place(self, epoch: int, number: int) -> tuple[int, int]:
+        """The numbers by which `next` finds that batch on the device, if it does."""
+        return 0, 0
+
+    def next(self, clock: Any, size: int) -> tuple[Any, Any]:
+        """The next batch. Raises ValueError where there are fewer than the loader's length tells."""
+        for batch in self._batches:
+            self._given += 1
+            return batch
+        raise ValueError(f"the loader gave {self._given} batches of the {len(self.loader)} that its length tells")
+
+
+class DeviceFeed(Feed):
+    """The batches of our loader, on a device where it loads without the host: the clock says which is next."""
+
+    on_device = True
+
+    def __init__(self, loader: Loader) -> None:
+        super().__init__(loader)
+        self._order = loader.order()
+
+    def enter(self, epoch: int, number: int) -> None:
+        self.loader.shuffle_into(self._order, epoch)
+
+    def size(self, number: int) -> int:
+        return self.loader.size(number)
+
+    def place(self, epoch: int, number: int) -> tuple[int, int]:
+        return self.loader.place(epoch, number)
+
+    def next(self, clock: Any, size: int) -> tuple[Any, Any]:
+        return self.loader.load(self._order, size, start=clock.start, offset=clock.offset)
+
+
+def feed(loader: Any) -> Feed:
+    """What gives a run its batches. On NumPy the loader's thread prepares them ahead."""
+    ours = isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
+    return DeviceFeed(loader) if ours and loader.device != "numpy" else Feed(loader)

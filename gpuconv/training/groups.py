@@ -9,7 +9,7 @@ counts:
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -84,16 +84,37 @@ class Groups(Optimizer):
     def begin(self, total: int, epoch: int) -> None:
         self._total, self._epoch = total, epoch
 
-    def advance(self, lr: float | None = None) -> None:
-        factor = self.lr if lr is None else lr
+    def rates(self, lr: float, ahead: int = 0) -> list[float]:
+        return [self._factor(part, lr, ahead) * part.optimizer.lr for part in self.parts]
+
+    def _factor(self, part: Group, lr: float, ahead: int) -> float:
+        if part.schedule is None:
+            return lr
+        if not self._epoch:
+            raise ValueError(f"group {part.selector!r} has a schedule, so begin(total, epoch) must be called")
+        return self.lr * part.schedule(self.steps + ahead, self._total, self._epoch)
+
+    def follow(self, lr: Array, step: Array) -> None:
+        for index, part in enumerate(self.parts):
+            part.optimizer.follow(lr[index : index + 1], step)
+
+    def arrays(self) -> list[Array]:
+        return []
+
+    def count(self) -> None:
         for part in self.parts:
-            if part.schedule is not None:
-                if not self._epoch:
-                    raise ValueError(f"group {part.selector!r} has a schedule, so begin(total, epoch) must be called")
-                factor_here = self.lr * part.schedule(self.steps, self._total, self._epoch)
-            else:
-                factor_here = factor
-            part.optimizer.advance(factor_here * part.optimizer.lr)
+            part.optimizer.count()
+        self.steps += 1
+
+    def walk(self) -> Iterator[Optimizer]:
+        yield self
+        for part in self.parts:
+            yield from part.optimizer.walk()
+
+    def advance(self, lr: float | None = None) -> None:
+        rates = self.rates(self.lr if lr is None else lr)
+        for part, rate in zip(self.parts, rates):
+            part.optimizer.advance(rate)
         self.steps += 1
 
     def update(self, params: Arrays, grads: Arrays, scaling: Array | None = None) -> None:

@@ -11,7 +11,7 @@ updates, with state in float32, and the parameter is the master rounded, so that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -86,6 +86,35 @@ class Optimizer:
         self._step = backends.zeros((1,), np.int64, device)
         smallest_rank = lookup("choice of what decays", self.decay, DECAYS)
         self._weight_decay = [self.weight_decay if len(p.shape) >= smallest_rank else 0.0 for p in params.values()]
+
+    @property
+    def rate_dtype(self) -> np.dtype:
+        """The dtype in which the device takes learning rates."""
+        return self._lr.dtype
+
+    def rates(self, lr: float, ahead: int = 0) -> list[float]:
+        """The learning rates of a step, one for each optimizer inside, when the run's own is `lr`.
+
+        ahead: how many steps come before it."""
+        return [lr]
+
+    def follow(self, lr: Array, step: Array) -> None:
+        """Read each step's rates and number from these arrays, (L,) as `rates` has them and (1,) int64.
+
+        Somebody else moves them on: then `count` stands for `advance`."""
+        self._lr, self._step = lr, step
+
+    def count(self) -> None:
+        """Note that the device has done, or will do, a step more."""
+        self.steps += 1
+
+    def arrays(self) -> list[Array]:
+        """Every array of its own that an update reads or writes, live."""
+        return [*self._named().values(), self._lr, self._step]
+
+    def walk(self) -> Iterator[Optimizer]:
+        """This optimizer and every optimizer inside."""
+        yield self
 
     def begin(self, total: int, epoch: int) -> None:
         """What a run tells before its first step: how many steps it has in all, and how many an epoch has."""

@@ -18,10 +18,12 @@ from gpuconv.training import callbacks as watching
 from gpuconv.training import checkpoint as checkpoints
 from gpuconv.training import feeding, optimizers, schedules
 from gpuconv.training.checkpoint import Checkpoint, CheckpointError
+from gpuconv.training.clock import AHEAD, Clock
 from gpuconv.training.evaluate import evaluate
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.metrics import NOTHING, Reading, Totals
+from gpuconv.training.replay import Replay
 from gpuconv.training.rundir import RunDirectory
 
 Array = Any
@@ -50,6 +52,10 @@ class Trainer:
     start from the parameters as they were given; other weights loaded into the net later do not reach them. loss_scale:
     for float16 alone, by default `LossScale()`.
 
+    graph: whether `fit` captures the step, from the loading of a batch to the metrics, and replays it, up to eight
+    steps a launch; by default on CUDA devices. On "emulated" its launches are noted down and run again. Captured or
+    not, a run gives the same bits. Where a capture fails, an `UncapturedWarning` says why and the run goes on without.
+
     The state: `steps` done, `epoch` (epochs completed), `batch` (batches done of the next one), `records` (what
     metrics.jsonl holds).
     """
@@ -64,11 +70,18 @@ class Trainer:
         seed: int = 0,
         precision: str | None = None,
         loss_scale: LossScale | None = None,
+        graph: bool | None = None,
         **optimizer_settings: Any,
     ) -> None:
         dtype, _ = as_precision(precision=precision or net.precision)
         if loss_scale is not None and dtype != np.float16:
             raise ValueError(f"a loss scale is for float16, the precision is {precision or net.precision}")
+        if graph and net.device == "numpy":
+            raise ValueError(
+                "graph=True captures the launches of a CUDA or the emulated device, and the net is on numpy; "
+                "move it, or leave graph at None or False"
+            )
+        self.graph = graph
         self.optimizer = optimizers.get(optimizer, **optimizer_settings)
         self.loss = losses.get(loss)
         self.schedule = schedules.get(schedule)
@@ -94,7 +107,8 @@ class Trainer:
         """Forward, loss, backward, update, and the sums of the metrics: device work alone.
 
         No host value that changes from step to step enters here, and nothing is read back, so the launches of one call
-        can be captured and replayed. `optimizer.advance` writes the learning rate and step number before it.
+        can be captured and replayed. The learning rate and step number are on the device: `optimizer.advance` writes
+        them, in `fit` a clock does.
         """
         with profiling.span("step", "step"):
             self.net.zero_grad()
@@ -119,7 +133,10 @@ class Trainer:
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        return self.optimizer.lr * self.schedule(self.steps, self.total_steps, self.batches)
+        return self._lr_after(0)
+
+    def _lr_after(self, further: int) -> float:
+        return self.optimizer.lr * self.schedule(self.steps + further, self.total_steps, self.batches)
 
     @property
     def total_steps(self) -> int:
@@ -174,8 +191,8 @@ class Trainer:
             batch_size=integer("batch_size", batch_size, 1), seed=self.seed,
             device=self.net.device, dtype=self.net.dtype,
         )  # fmt: skip
-        feed, *held_out = loaders.values()
-        self.batches = len(feed)
+        loader, *held_out = loaders.values()
+        self.batches = len(loader)
         self.optimizer.begin(self.total_steps, self.batches)
         self._settings = checkpoints.as_json(
             self.settings() | {name: feeding.describe(loader) for name, loader in loaders.items()}
@@ -194,10 +211,12 @@ class Trainer:
             watchers.append(watching.Progress())
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
         # Overflow is judged by the readings, which name the step, not by a warning from some line inside an op.
-        with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), interrupts:
+        replay = Replay(self.net.device, self.net.device.startswith("cuda") if self.graph is None else self.graph)
+        with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), interrupts, replay.queue():
             try:
                 self._notify(watchers, "on_start")
-                self._run(feed, dict(zip(("validation", "test"), held_out)), watchers, metrics_every, interrupts)
+                rest = dict(zip(("validation", "test"), held_out))
+                self._run(feeding.feed(loader), replay, rest, watchers, metrics_every, interrupts)
                 self.stop(FINISHED)
             except BaseException:
                 self.stop_reason = FAILED
@@ -211,26 +230,84 @@ class Trainer:
         self.stop_reason = self.stop_reason or reason
 
     def _run(
-        self, train: Any, held_out: dict[str, Any], watchers: list[watching.Callback], metrics_every: int,
-        interrupts: Interrupts,
+        self, feed: feeding.Feed, replay: Replay, held_out: dict[str, Any], watchers: list[watching.Callback],
+        metrics_every: int, interrupts: Interrupts,
     ) -> None:
+        if not self.batches:
+            raise ValueError("the loader has no batch: its length is 0")
+        if replay.together > 1 and not feed.on_device:
+            replay.give_up(f"the batches come from a {type(feed.loader).__name__}, not from a gpuconv.data.Loader")
+        clock = Clock(self.optimizer, self.net.device)
+        self.net.grads()  # made now: a graph must find them where it left them
         while self.epoch < self.epochs and not self.stop_reason:
-            with contextlib.closing(iter(train.epoch(self.epoch, start_batch=self.batch))) as batches:
-                for x, y in batches:
-                    lr = self.lr
-                    self.optimizer.advance(lr)
-                    self.step(x, y)
-                    self.batch += 1
-                    due = self.steps % metrics_every == 0
-                    self._notify(watchers, "on_step", self._record_step(lr) if due else None)
-                    if self.batch == self.batches:
-                        self._notify(watchers, "on_epoch", self._record_epoch(lr, held_out))
+            with contextlib.closing(feed):
+                feed.enter(self.epoch, self.batch)
+                clock.planned.clear()
+                epoch = self.epoch
+                while self.epoch == epoch and not self.stop_reason:
+                    self._plan(clock, feed)
+                    count = self._together(clock, feed, replay, watchers, metrics_every)
+                    self._advance(clock, feed, replay, count)
+                    for _ in range(count):
+                        self._account(clock, held_out, watchers, metrics_every)
                     if interrupts.requested:
                         self.stop(INTERRUPTED)
-                    if self.stop_reason:
-                        return
-            if self.batch or not self.batches:
-                raise ValueError(f"the loader gave {self.batch} batches of the {self.batches} that its length tells")
+
+    def _plan(self, clock: Clock, feed: feeding.Feed) -> None:
+        """Tell the device the learning rates of the steps ahead, unless it knows them and they still hold."""
+        if clock.planned and clock.planned[0] == self.optimizer.rates(self.lr):
+            return
+        ahead = range(min(AHEAD, self.batches - self.batch))
+        rates = [self.optimizer.rates(self._lr_after(step), step) for step in ahead]
+        clock.write(self.steps, *feed.place(self.epoch, self.batch), rates)
+
+    def _together(
+        self, clock: Clock, feed: feeding.Feed, replay: Replay, watchers: list[watching.Callback], metrics_every: int
+    ) -> int:
+        """How many steps may pass before the host must do something between two of them."""
+        if not feed.on_device:
+            return 1
+        limits = [watcher.next_step(self) for watcher in watchers]
+        limits += [replay.together, len(clock.planned), metrics_every - self.steps % metrics_every]
+        count = min(limit for limit in limits if limit is not None)
+        size = feed.size(self.batch)
+        return next((n for n in range(1, count) if feed.size(self.batch + n) != size), count)
+
+    def _advance(self, clock: Clock, feed: feeding.Feed, replay: Replay, count: int) -> None:
+        """Do steps: load a batch, move the clock on, train on it. All of it is the device's work."""
+        size = feed.size(self.batch)
+
+        def work() -> None:
+            x, y = feed.next(clock, size)
+            clock.advance(size)
+            self.step(x, y)
+
+        replay.run(work, count, size, self._taken() if replay.together > 1 else None)
+
+    def _taken(self) -> list[Any]:
+        """What a step takes from Python, by value or by address; a graph of it holds while these are equal."""
+        arrays = [
+            *self.net.state_dict().values(), *(g for layer in self.net.walk() for g in layer.gradients.values()),
+            *(a for optimizer in self.optimizer.walk() for a in optimizer.arrays()), self._totals.array,
+            *([self.loss_scale.array] if self.loss_scale else []),
+        ]  # fmt: skip
+        settings = [optimizer.config() | {"lr": None} for optimizer in self.optimizer.walk()]
+        settings += [layer.hyperparameters() for layer in self.net.walk()]
+        settings += [self.loss_scale.config()] if self.loss_scale else []
+        return [settings, self.loss, [backends.address(array) for array in arrays]]
+
+    def _account(
+        self, clock: Clock, held_out: dict[str, Any], watchers: list[watching.Callback], metrics_every: int
+    ) -> None:
+        """The host's part of a step that the device has done or will do."""
+        lr = self.lr
+        clock.planned.popleft()
+        self.optimizer.count()
+        self.batch += 1
+        due = self.steps % metrics_every == 0
+        self._notify(watchers, "on_step", self._record_step(lr) if due else None)
+        if self.batch == self.batches:
+            self._notify(watchers, "on_epoch", self._record_epoch(lr, held_out))
 
     def _notify(self, watchers: list[watching.Callback], event: str, *arguments: Any) -> None:
         for watcher in watchers:

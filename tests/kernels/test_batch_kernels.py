@@ -63,7 +63,7 @@ def test_the_place_comes_from_device_memory(device):
     there = host | dict(mean=asarray(ones, device), std=asarray(ones, device))
     arrays = [asarray(a, device) for a in (images, labels, order)]
     clock, lr = asarray(np.array([0, 0, 4, 40]), device), asarray(np.zeros(1, np.float32), device)
-    rates = asarray(np.array([0.5, 0.25], np.float32), device)
+    rates = asarray(np.array([[0.5], [0.25]], np.float32), device)
     for number, (start, rate) in enumerate(((4, 0.5), (7, 0.25), (10, np.nan))):
         place = dict(start=clock[2:3], offset=clock[3:4], count=3)
         x, picked = map(to_numpy, ops.load_batch(*arrays, **there, **place))

@@ -36,7 +36,12 @@ class EmulatedDevice:
         return self._arrays.zeros(shape, dtype)
 
     def synchronize(self) -> None:
-        pass
+        self._arrays.queue.forbid("synchronize")
+
+    def recorder(self) -> Any:
+        from gpuconv.backends.cuda.graph import EmulatedRecorder
+
+        return EmulatedRecorder()
 
 
 class CudaDevice:
@@ -79,6 +84,11 @@ class CudaDevice:
 
     def synchronize(self) -> None:
         self._device.synchronize()
+
+    def recorder(self) -> Any:
+        from gpuconv.backends.cuda.graph import CudaRecorder
+
+        return CudaRecorder(self._device.id)
 
 
 def _device_count(cupy: Any) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from gpuconv.backends import address
 from gpuconv.backends.cuda import emulator
 
 
@@ -23,11 +22,6 @@ def zeros(shape: int | Sequence[int], dtype: Any, *, like: Any) -> Any:
 def asarray(x: Any, dtype: Any = None, *, like: Any) -> Any:
     """A host array (a table of addresses, say) copied to the device of `like`."""
     return _maker(like).asarray(x, dtype)
-
-
-def address(array: Any) -> int:
-    """Where an array begins in its device's memory."""
-    return array.ctypes.data if isinstance(array, np.ndarray) else int(array.data.ptr)
 
 
 def is_aligned(alignment: int, *arrays: Any) -> bool:

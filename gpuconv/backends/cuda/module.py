@@ -23,6 +23,7 @@ import numpy as np
 from gpuconv.backends import device_of
 from gpuconv.backends.cuda import emulator, source
 from gpuconv.backends.cuda.device_array import address
+from gpuconv.backends.cuda.emulator.queue import submit
 from gpuconv.names import lookup
 
 Extent = int | tuple[int, ...]
@@ -125,7 +126,7 @@ class Kernel:
             for name, size, argument in zip(names, sizes, arguments):
                 if isinstance(argument, np.void) and argument.itemsize != size:
                     raise TypeError(f"{self.name}: {name} is a struct of {size} bytes, received {argument.itemsize}")
-            library.launch(self.name, entry, grid, block, arguments, names, shared)
+            submit(functools.partial(library.launch, self.name, entry, grid, block, arguments, names, shared))
 
         return run
 

@@ -10,7 +10,7 @@ __all__ = ["advance_clock", "advance_counter"]
 
 
 def advance_clock(clock, lr, rates, *, batch_size):
-    lr[0] = rates[clock[0]] if 0 <= clock[0] < len(rates) else np.nan
+    lr[...] = rates[clock[0]] if 0 <= clock[0] < len(rates) else np.nan
     clock += (1, 1, batch_size, batch_size)
 
 

@@ -1,5 +1,6 @@
 """The way to a GPU, with a stand-in for CuPy: what is loaded and handed over, and what is said when a part lacks."""
 
+import contextlib
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from gpuconv.backends import DeviceError
 from gpuconv.backends.cuda import compiler
 from gpuconv.backends.cuda.device import open_device
+from gpuconv.backends.cuda.graph import CudaRecorder
 from gpuconv.backends.cuda.module import Module, load
 from gpuconv.backends.cuda.source import resolve
 
@@ -152,3 +154,97 @@ def test_cupy_missing(monkeypatch):
     with pytest.raises(DeviceError, match=r"CuPy is not installed: pip install 'gpuconv\[cuda13\]'") as caught:
         open_device("cuda", 0)
     assert isinstance(caught.value.__cause__, ImportError)
+
+
+# --- capturing: which calls are made, in which order, and what is kept ------------------------
+
+
+class Capturing(FakeCupy):
+    """With streams, graphs and pools that note what is asked of them. `room`: how many bytes a pool can have."""
+
+    def __init__(self, room=100):
+        super().__init__()
+        self.calls, self.room, self.alive = [], room, 0
+        fake, calls = self, self.calls
+
+        class Stream:
+            def __init__(self, non_blocking=False):
+                self.non_blocking = non_blocking
+
+            def __enter__(self):
+                fake.current_stream = self
+                return self
+
+            def __exit__(self, *_):
+                fake.current_stream = None
+
+            def synchronize(self):
+                calls.append("wait for the stream")
+
+            def begin_capture(self):
+                assert self.non_blocking
+                calls.append("begin")
+
+            def end_capture(self):
+                calls.append("end")
+                return SimpleNamespace(launch=lambda: calls.append("launch"))
+
+        class Memory:
+            def __init__(self, size):
+                if size > fake.room:
+                    raise CudaError("cudaErrorMemoryAllocation")
+                fake.alive += 1
+
+            def __del__(self):
+                fake.alive -= 1
+
+        class MemoryPool:
+            def __init__(self, allocator):
+                self.allocator = allocator
+
+            def malloc(self, size):
+                return self.allocator(size)
+
+        @contextlib.contextmanager
+        def using_allocator(malloc):
+            calls.append("private memory")
+            fake.malloc = malloc
+            yield
+            calls.append("common memory")
+
+        self.cuda.Device.synchronize = lambda device: calls.append("wait for the device")
+        self.cuda.Stream, self.cuda.Memory, self.cuda.MemoryPool = Stream, Memory, MemoryPool
+        self.cuda.MemoryPointer = lambda memory, offset: memory
+        self.cuda.using_allocator = using_allocator
+        self.cuda.get_current_stream = lambda: self.current_stream
+        self.get_default_memory_pool = lambda: SimpleNamespace(free_all_blocks=lambda: calls.append("free the rest"))
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    fake = Capturing()
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    return fake
+
+
+def test_a_capture_on_a_gpu(capturing):
+    recorder = CudaRecorder(0)
+    with recorder.queue():
+        replay = recorder.capture(lambda: (capturing.calls.append("work"), capturing.malloc(60)))
+        replay()
+        replay()
+    begun = ["wait for the device", "free the rest", "private memory", "begin", "work", "end", "common memory"]
+    assert capturing.calls == [*begun, "launch", "launch", "wait for the stream"]
+    assert capturing.alive == 1  # although the work let go of it
+    recorder.release()
+    assert capturing.alive == 0
+
+
+def test_a_capture_that_runs_out_of_memory_is_ended_and_its_memory_given_back(capturing):
+    recorder = CudaRecorder(0)
+    with recorder.queue(), pytest.raises(MemoryError, match="no 101 bytes more of device memory") as raised:
+        recorder.capture(lambda: [capturing.malloc(size) for size in (50, 101)])
+    assert isinstance(raised.value.__cause__, CudaError)
+    assert capturing.calls.count("end") == 1
+    recorder.release()
+    assert capturing.alive == 0

@@ -4,16 +4,21 @@ It needs only a C++ compiler. `configure` chooses the order threads run in and w
 """
 
 from gpuconv.backends.cuda.emulator.array import EmulatedArray, asarray, empty, zeros
+from gpuconv.backends.cuda.emulator.queue import HostAccessError, device_only, host_reads, recorded
 from gpuconv.backends.cuda.emulator.settings import EmulatorError, Settings, address_environment, configure, settings
 
 __all__ = [
     "EmulatedArray",
     "EmulatorError",
+    "HostAccessError",
     "Settings",
     "address_environment",
     "asarray",
     "configure",
+    "device_only",
     "empty",
+    "host_reads",
+    "recorded",
     "settings",
     "zeros",
 ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from gpuconv.backends.cuda.emulator.queue import forbid
 
 POISON_INTEGER, POISON_FLOAT = 0xCD, 0xFF  # 0xff...ff is a NaN in every floating-point dtype
 
@@ -22,6 +25,7 @@ class EmulatedArray(np.ndarray):
     """
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
+        forbid(f"numpy.{ufunc.__name__}")
         for operand in (*inputs, *(out or ())):
             if isinstance(operand, np.ndarray) and not isinstance(operand, EmulatedArray) and operand.ndim:
                 raise TypeError(
@@ -34,6 +38,60 @@ class EmulatedArray(np.ndarray):
         if out is not None:
             return out[0] if len(out) == 1 else out
         return tuple(_emulated(array) for array in result) if isinstance(result, tuple) else _emulated(result)
+
+
+    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        forbid(f"numpy.{function.__name__}")
+        return super().__array_function__(function, types, args, options)
+
+    def view(self, *arguments: Any, **options: Any) -> Any:
+        """Of another dtype, free; as a plain NumPy array, the host's way to look in."""
+        result = super().view(*arguments, **options)
+        if not isinstance(result, EmulatedArray):
+            forbid("view(numpy.ndarray)")
+        return result
+
+
+def _host_only(name: str) -> Any:
+    """The method of that name, which reads or writes memory."""
+    method = getattr(np.ndarray, name)
+
+    @functools.wraps(method)
+    def guarded(self: EmulatedArray, *arguments: Any, **options: Any) -> Any:
+        forbid(name)
+        return method(self, *arguments, **options)
+
+    return guarded
+
+
+def _view_or_copy(name: str) -> Any:
+    """The method of that name, which the host does alone where the result shares the array's memory."""
+    method = getattr(np.ndarray, name)
+
+    @functools.wraps(method)
+    def guarded(self: EmulatedArray, *arguments: Any, **options: Any) -> Any:
+        result = method(self, *arguments, **options)
+        if not (isinstance(result, np.ndarray) and np.may_share_memory(_plain_view(result), _plain_view(self))):
+            forbid(f"{name}, which copies here")
+        return result
+
+    return guarded
+
+
+def _plain_view(array: np.ndarray) -> np.ndarray:
+    return np.ndarray.view(array, np.ndarray)
+
+
+_HOST_ONLY = """
+    __setitem__ __bool__ __int__ __float__ __index__ __complex__ __contains__ __repr__ __str__ __format__ __copy__
+    __deepcopy__ __reduce__ __dlpack__ all any argmax argmin argpartition argsort astype byteswap choose clip compress
+    conj conjugate copy cumprod cumsum dot dump dumps fill flatten item max mean min nonzero partition prod put repeat
+    resize round searchsorted sort std sum take tobytes tofile tolist trace var
+"""
+for _name in _HOST_ONLY.split():
+    setattr(EmulatedArray, _name, _host_only(_name))
+for _name in ("__getitem__", "ravel", "reshape"):
+    setattr(EmulatedArray, _name, _view_or_copy(_name))
 
 
 def _plain(operand: Any) -> Any:
@@ -67,6 +125,7 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> EmulatedArray:
 
 def zeros(shape: int | Sequence[int], dtype: Any = np.float32) -> EmulatedArray:
     """A new array of zeros."""
+    forbid("zeros")
     return _allocate(shape, dtype, 0)
 
 
@@ -74,6 +133,7 @@ def asarray(x: Any, dtype: Any = None) -> EmulatedArray:
     """`x` on the emulated device: itself when it is there already and of that dtype, else a copy."""
     if isinstance(x, EmulatedArray) and dtype in (None, x.dtype):
         return x
+    forbid("asarray of a host array")
     host = np.asarray(x, dtype)
     array = empty(host.shape, host.dtype)
     array.view(np.ndarray)[...] = host

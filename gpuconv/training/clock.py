@@ -1,0 +1,47 @@
+"""What changes from step to step, in device memory, where a captured step finds it: `ops.advance_clock`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, ops
+
+Array = Any
+Rates = list[float]  # of one step: the learning rates of all optimizers inside
+
+AHEAD = 64  # steps whose learning rates the device knows
+
+
+class Clock:
+    """The place in the epoch, the step's number and its learning rates. The optimizer is made to read them here.
+
+    `write` is the host's part, every so many steps; `advance` is the device's, once a step. `planned` holds the rates
+    that the device will take next.
+    """
+
+    def __init__(self, optimizer: Any, device: str) -> None:
+        width = len(optimizer.rates(optimizer.lr))
+        self._counters = backends.zeros((4,), np.int64, device)
+        self._lr = backends.zeros((width,), optimizer.rate_dtype, device)
+        self._rates = backends.zeros((AHEAD, width), optimizer.rate_dtype, device)
+        self.start, self.offset = self._counters[2:3], self._counters[3:4]
+        self.planned: deque[Rates] = deque()
+        optimizer.follow(self._lr, self._counters[1:2])
+
+    def write(self, steps: int, start: int, offset: int, rates: Sequence[Rates]) -> None:
+        """Set everything. steps: done in all. start, offset: of the next batch, see `ops.load_batch`. rates: of the
+        next steps, at most AHEAD."""
+        table = np.full(self._rates.shape, np.nan, self._rates.dtype)
+        table[: len(rates)] = rates
+        device = backends.device_of(self._rates)
+        self._counters[...] = backends.asarray(np.array([0, steps, start, offset]), device)
+        self._rates[...] = backends.asarray(table, device)
+        self.planned = deque(rates)
+
+    def advance(self, batch_size: int) -> None:
+        """On to the next step: device work alone."""
+        ops.advance_clock(self._counters, self._lr, self._rates, batch_size=batch_size)

@@ -1,0 +1,258 @@
+"""The captured step: the same bits as launch by launch, whatever happens between the steps."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, backends, models, to_numpy
+from gpuconv.backends.cuda import emulator
+from gpuconv.data import Augmentation, Loader, Normalization
+from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, ReLU, Residual, Sequential
+from gpuconv.training import Callback, Trainer, UncapturedWarning
+from gpuconv.training.replay import TOGETHER
+from tests.training import small
+
+DEVICE = "emulated"
+
+
+def loader(count=22, batch_size=1, **options):
+    data = small.images(count)
+    return Loader(
+        data, batch_size, normalization=Normalization.from_dataset(data),
+        augmentation=Augmentation(shift=1, flip=True), seed=3, device=DEVICE, **options,
+    )  # fmt: skip
+
+
+def trainer(graph, optimizer="adam", **options):
+    options = {"schedule": "one-cycle", "lr": 0.01} | options
+    return Trainer(small.net().to(DEVICE), optimizer, graph=graph, **options)
+
+
+def fit(made, **options):
+    options = {"epochs": 2, "metrics_every": 50, "progress": False, "train": loader()} | options
+    return made.fit(options.pop("train"), **options)
+
+
+def state(made):
+    arrays = {key: np.array(to_numpy(value)) for key, value in made.net.state_dict().items()}
+    return arrays | {f"optimizer.{key}": value for key, value in made.optimizer.state_dict().items()}
+
+
+def same(one, other):
+    assert one.records == other.records
+    assert small.same_arrays(state(one), state(other))
+
+
+@pytest.fixture
+def captures(monkeypatch):
+    """How many steps each capture held, and how often graphs were launched."""
+    from gpuconv.backends.cuda.graph import EmulatedRecorder
+
+    seen = {"captured": [], "replays": 0}
+    capture = EmulatedRecorder.capture
+
+    def watched(self, work):
+        replay = capture(self, work)
+        seen["captured"].append(replay.__closure__[0].cell_contents.__len__())
+
+        def counted():
+            seen["replays"] += 1
+            replay()
+
+        return counted
+
+    monkeypatch.setattr(EmulatedRecorder, "capture", watched)
+    return seen
+
+
+@pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9,nesterov=true", "adam"])
+@pytest.mark.parametrize(("batch_size", "metrics_every"), [(1, 50), (5, 3), (4, 1)])
+def test_replay_is_the_uncaptured_run_bit_for_bit(captures, optimizer, batch_size, metrics_every):
+    runs = []
+    for graph in (False, True):
+        runs.append(trainer(graph, optimizer))
+        fit(runs[-1], train=loader(batch_size=batch_size), metrics_every=metrics_every)
+    same(*runs)
+    assert captures["captured"]
+    if batch_size == 1:  # 22 steps an epoch: 1 uncaptured, 7 alone, 8, 6 alone; then 8, 8, 6 alone
+        one, eight = captures["captured"]
+        assert eight == TOGETHER * one
+        assert captures["replays"] == 7 + 1 + 6 + 2 + 6
+
+
+def test_groups_of_optimizers_with_schedules_of_their_own():
+    runs = []
+    for graph in (False, True):
+        runs.append(
+            trainer(graph, "filters -> muon:lr=0.02; conv1.bias -> sgd:lr=0.05 @ linear:2; * -> sgd:lr=0.05", lr=1.0)
+        )
+        fit(runs[-1])
+    same(*runs)
+
+
+class Lower(Callback):
+    """Takes the learning rate down after some steps, as a user's callback does."""
+
+    def on_step(self, trainer, record):
+        if trainer.steps in (5, 6, 17):
+            trainer.optimizer.lr /= 2
+
+
+class AtEpochs(Callback):
+    def on_epoch(self, trainer, record):
+        trainer.optimizer.lr /= 3
+        trainer.optimizer.weight_decay = 0.01
+        trainer.optimizer.beta1 = 0.8
+
+
+@pytest.mark.parametrize("callback", [Lower, AtEpochs])
+def test_what_a_callback_changes_counts(callback):
+    runs = []
+    for graph in (False, True):
+        runs.append(trainer(graph))
+        fit(runs[-1], callbacks=[callback()], validation=loader(9, 4, shuffle=False))
+    same(*runs)
+
+
+def test_a_replaced_array_is_captured_anew():
+    class Replace(Callback):
+        def on_epoch(self, trainer, record):
+            layer = next(layer for layer in trainer.net.walk() if "weight" in layer.arrays)
+            layer.arrays["weight"] = asarray(to_numpy(layer.arrays["weight"]) * 2, DEVICE)
+
+    runs = []
+    for graph in (False, True):
+        runs.append(trainer(graph, "sgd"))
+        fit(runs[-1], callbacks=[Replace()])
+    same(*runs)
+
+
+def test_checkpoint_and_resume(tmp_path):
+    class Stop(Callback):
+        def next_step(self, trainer):
+            return None
+
+        def on_step(self, trainer, record):
+            if trainer.steps == 13:
+                trainer.stop("enough")
+
+    straight = trainer(False)
+    fit(straight)
+    stopped = trainer(True)
+    fit(stopped, run_dir=tmp_path / "run", callbacks=[Stop()], checkpoint_every=5)
+    assert stopped.steps == 15  # a checkpoint at 5, 10, 15 ends a group; the stop came inside one
+    resumed = trainer(True)
+    fit(resumed, run_dir=tmp_path / "run", resume=True)
+    same(straight, resumed)
+
+
+def test_a_capture_that_fails_leaves_a_run_that_goes_on_and_says_so_once(monkeypatch):
+    from gpuconv.backends.cuda.graph import EmulatedRecorder
+
+    def full(self, work):
+        raise MemoryError("no 12 bytes more")
+
+    straight, failing = trainer(False), trainer(True)
+    fit(straight)
+    monkeypatch.setattr(EmulatedRecorder, "capture", full)
+    with pytest.warns(UncapturedWarning, match=r"launch by launch: MemoryError: no 12 bytes more") as told:
+        fit(failing)
+    assert len(told) == 1
+    same(straight, failing)
+
+
+def test_a_stranger_s_loader_runs_uncaptured_and_says_so():
+    class Theirs:
+        def __init__(self):
+            self.inner = loader(batch_size=5)
+
+        def __len__(self):
+            return len(self.inner)
+
+        def epoch(self, epoch, start_batch=0):
+            return self.inner.epoch(epoch, start_batch)
+
+    ours, theirs = trainer(True), trainer(True)
+    fit(ours, train=loader(batch_size=5))
+    with pytest.warns(UncapturedWarning, match="the batches come from a Theirs"):
+        fit(theirs, train=Theirs())
+    same(ours, theirs)
+
+
+def test_graph_on_numpy_is_refused():
+    with pytest.raises(ValueError, match="graph=True captures the launches of a CUDA or the emulated device"):
+        Trainer(small.net(), graph=True)
+
+
+# --- nothing in a step touches the host --------------------------------------------------------
+
+RESIDUAL = Sequential(
+    [
+        Input((6, 5, 1)), Conv2D(4, 3, padding=1), Residual([Conv2D(4, 3, padding=1), BatchNorm(), ReLU()]), ReLU(),
+        Flatten(), Dropout(0.2), Linear(3),
+    ]
+)  # fmt: skip
+OPTIMIZERS = ["sgd", "sgd:momentum=0.9", "adagrad", "rmsprop", "adam", "adamw", "filters -> muon; * -> sgd"]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("loss", ["softmax", "svm"])
+def test_a_step_touches_nothing_from_the_host(optimizer, loss):
+    net = Sequential.from_config(RESIDUAL.config()).to(DEVICE)
+    capturing(Trainer(net, optimizer, loss=loss, graph=True))
+
+
+@pytest.mark.parametrize("name", ["seed-net", "digits-net"])
+def test_nor_does_one_of_the_models(name):
+    capturing(Trainer(models.build(name, (8, 8, 1), 3).to(DEVICE), graph=True))
+
+
+def capturing(made):
+    shape = made.net.input_shape
+    data = small.images(6)
+    data = type(data)(np.resize(data.images, (6, *shape)), data.labels, data.classes, data.name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.fit(
+            Loader(data, 2, normalization=Normalization.from_dataset(data), device=DEVICE), epochs=1, progress=False
+        )
+
+
+@pytest.mark.parametrize(
+    ("touch", "named"),
+    [
+        (lambda x: x + 1, "numpy.add"),
+        (lambda x: np.sum(x), "numpy.sum"),
+        (lambda x: x.copy(), "copy"),
+        (lambda x: x.fill(0), "fill"),
+        (lambda x: x[0, 0], "__getitem__"),
+        (lambda x: float(x[0, :1].reshape(())), "__float__"),
+        (lambda x: x.__setitem__(0, 1), "__setitem__"),
+        (lambda x: x.T.reshape(-1), "reshape"),
+        (lambda x: to_numpy(x), "view"),
+        (lambda x: asarray(np.zeros(3), DEVICE), "asarray"),
+        (lambda x: backends.zeros((3,), np.float32, DEVICE), "zeros"),
+        (lambda x: backends.synchronize(DEVICE), "synchronize"),
+    ],
+)
+def test_a_planted_touch_is_named(touch, named):
+    x = asarray(np.ones((2, 3), np.float32), DEVICE)
+    touch(x)  # free outside
+    with emulator.device_only(), pytest.raises(emulator.HostAccessError, match=named):
+        touch(x)
+    with emulator.device_only():  # these are no touch
+        x[1:, ::2].T.view(np.uint32)
+        x.reshape(3, 2)
+        backends.empty((2,), np.float32, DEVICE)
+
+
+def test_a_step_with_a_planted_touch_is_not_captured():
+    made = trainer(True)
+    inner = made.loss
+    made.loss = lambda scores, labels: inner(scores * 1, labels)
+    made.loss.__name__ = "touching"
+    with pytest.warns(UncapturedWarning, match=r"HostAccessError: .*numpy\.multiply"):
+        fit(made)
