@@ -117,6 +117,19 @@ def test_what_a_callback_changes_counts(callback):
     same(*runs)
 
 
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_learning_rate_of_zero_holds_from_the_next_step_on(graph):
+    class Freeze(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 5:
+                trainer.optimizer.lr = 0.0
+                self.params = {key: np.array(to_numpy(value)) for key, value in trainer.net.params().items()}
+
+    made, freeze = trainer(graph, "sgd"), Freeze()
+    fit(made, epochs=1, callbacks=[freeze])
+    assert small.same_arrays(freeze.params, {key: to_numpy(value) for key, value in made.net.params().items()})
+
+
 def test_a_replaced_array_is_captured_anew():
     class Replace(Callback):
         def on_epoch(self, trainer, record):
