@@ -5,8 +5,8 @@
     python ci/mutation.py --file pool.cuh --file max_pool2d.cu
 
 Each mutant runs in a process of its own, on a copy of the kernels, on the emulated device: first the cases of
-gpuconv.verify for the ops that run code of the file, then the kernel tests that do, then the small cases with every
-memory access checked and in shuffled thread orders. A mutant dies by a wrong result, a fault that the emulator names, a
+gpuconv.verify that run code of the file, then the kernel tests that do, then the small cases with every memory access
+checked and in shuffled thread orders. A mutant dies by a wrong result, a fault that the emulator names, a
 crash, or a loop without end. One that does not compile is not counted. mutation_survivors.toml lists, each with its
 reason, the mutants that compute the same as the shipped kernel, or that only a GPU could tell apart; they are not run
 again unless --recheck is given. Nothing in the repository is written.
@@ -51,7 +51,7 @@ CASE_SECONDS, SUITE_SECONDS = 8, 60  # of processor time, past which a mutant co
 KILLED, SURVIVED, INVALID, LISTED = "killed", "survived", "does not compile", "listed"
 
 
-# --- which ops and tests a file has a part in --------------------------------------------------
+# --- which cases and tests a file has a part in -------------------------------------------------
 
 
 def shipped() -> list[str]:
@@ -76,16 +76,17 @@ def recorded() -> Iterator[set[Path]]:
         module._load = load
 
 
-def ops_by_file(cases: list[verify.Case]) -> dict[str, set[str]]:
-    """The ops that run code of each file, seen by running them. Raises RuntimeError where a shipped kernel fails."""
-    found: dict[str, set[str]] = {name: set() for name in shipped()}
+def cases_by_file(cases: list[verify.Case]) -> dict[str, list[verify.Case]]:
+    """The cases that run code of each file, seen by running them. Raises RuntimeError where a shipped kernel fails."""
+    found: dict[str, list[verify.Case]] = {name: [] for name in shipped()}
     for case in cases:
         with recorded() as loaded:
-            outcome = verify.run_case(case, "float32", "emulated")
-        if not outcome.passed:
-            raise RuntimeError(f"the shipped {case.op} fails, {case.name}: {outcome.problem}")
+            for dtype in {"float32", "float16"} & set(case.dtypes):  # another algorithm may serve halves
+                outcome = verify.run_case(case, dtype, "emulated")
+                if not outcome.passed:
+                    raise RuntimeError(f"the shipped {case.op} fails in {dtype}, {case.name}: {outcome.problem}")
         for name in {name for path in loaded for name in parts_of(path)} & found.keys():
-            found[name].add(case.op)
+            found[name].append(case)
     return found
 
 
@@ -200,15 +201,14 @@ def _child(mutant: Mutant, cases: list[verify.Case], tests: list[str], sender) -
 
 def run(chosen: list[Mutant], processes: int) -> Iterator[tuple[Mutant, str, str]]:
     """Judge mutants, a few at a time."""
-    context, everything = multiprocessing.get_context("fork"), verify.cases()
-    ops, tests = ops_by_file(everything), tests_by_file()
+    context = multiprocessing.get_context("fork")
+    cases, tests = cases_by_file(verify.cases()), tests_by_file()
     waiting, running = list(reversed(chosen)), {}
     while waiting or running:
         while waiting and len(running) < processes:
             mutant = waiting.pop()
             receiver, sender = context.Pipe(duplex=False)
-            cases = [case for case in everything if case.op in ops[mutant.file]]
-            child = context.Process(target=_child, args=(mutant, cases, tests[mutant.file], sender))
+            child = context.Process(target=_child, args=(mutant, cases[mutant.file], tests[mutant.file], sender))
             child.start()
             sender.close()
             running[child.sentinel] = child, receiver, mutant
