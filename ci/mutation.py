@@ -26,10 +26,12 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import tomllib
 import traceback
 from collections import Counter
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -46,7 +48,8 @@ from gpuconv.backends.cuda import emulator, module, source  # noqa: E402
 SURVIVORS = REPOSITORY / "ci" / "mutation_survivors.toml"
 LEAST = 0.95
 PYTEST = ["-q", "-p", "no:cacheprovider"]
-CASE_SECONDS, SUITE_SECONDS = 8, 60  # of processor time, past which a mutant counts as a loop without end
+CASE_SECONDS = 8  # of processor time, past which a mutant counts as a loop without end; tests have as many more,
+SUITE_FACTOR = 4  # and this many times what the shipped kernel needs
 
 KILLED, SURVIVED, INVALID, LISTED = "killed", "survived", "does not compile", "listed"
 
@@ -96,35 +99,45 @@ def parts_of(path: Path) -> frozenset[str]:
     return frozenset(Path(name).name for name in re.findall(r'#line \d+ "(.*)"', source.flatten(path)))
 
 
+@dataclass
+class Suite:
+    """The tests that run code of a file, and the processor time that they need on the shipped kernels."""
+
+    tests: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
 class Recorder:
     """A pytest plugin: which tests run code of each file."""
 
     def __init__(self) -> None:
-        self.tests: dict[str, list[str]] = {name: [] for name in shipped()}
+        self.suites = {name: Suite() for name in shipped()}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        begin = time.process_time()
         with recorded() as loaded:
             result = yield
-        for name in {name for path in loaded for name in parts_of(path)} & self.tests.keys():
-            self.tests[name].append(item.nodeid)
+        for name in {name for path in loaded for name in parts_of(path)} & self.suites.keys():
+            self.suites[name].tests.append(item.nodeid)
+            self.suites[name].seconds += time.process_time() - begin
         return result
 
 
-def tests_by_file() -> dict[str, list[str]]:
+def suites_by_file() -> dict[str, Suite]:
     """The kernel tests that run code of each file, seen by running them. Raises RuntimeError where one fails."""
     recorder, quiet = Recorder(), io.StringIO()
     with contextlib.redirect_stdout(quiet):
         status = pytest.main([*PYTEST, *map(str, sorted(Path("tests/kernels").glob("test_*_kernels.py")))], [recorder])
     if status:
         raise RuntimeError(f"the kernel tests fail on the shipped kernels:\n{quiet.getvalue()}")
-    return recorder.tests
+    return recorder.suites
 
 
 # --- one mutant --------------------------------------------------------------------------------
 
 
-def judge(mutant: Mutant, cases: list[verify.Case], tests: list[str]) -> tuple[str, str]:
+def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, str]:
     """Whether the tests kill a mutant, and what did or why not. Runs in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         kernels = Path(folder) / "kernels"
@@ -134,18 +147,18 @@ def judge(mutant: Mutant, cases: list[verify.Case], tests: list[str]) -> tuple[s
         os.environ["GPUCONV_CACHE_DIR"] = tempfile.tempdir = folder
         source.directory = lambda: kernels
         module._resolve.cache_clear()
-        for problem in _problems(mutant, cases, tests):
+        for problem in _problems(cases, suite):
             if problem:
                 return (INVALID if "does not compile" in problem else KILLED), problem
     return SURVIVED, ""
 
 
-def _problems(mutant: Mutant, cases: list[verify.Case], tests: list[str]) -> Iterator[str]:
+def _problems(cases: list[verify.Case], suite: Suite) -> Iterator[str]:
     """What each check has to say, the cheap ones first; an empty text for one that passes."""
     small = [case for case in cases if case.tier in ("tiny", "odd")]
     yield from _run(cases, "float32")
-    if tests:
-        yield _run_tests(tests)
+    if suite.tests:
+        yield _run_tests(suite)
     for dtype in ("float16", "float64", "bfloat16"):
         yield from _run(small, dtype)
     for setting in ({"seed": 1}, {"seed": 2}, {"sanitize": "checked"}):
@@ -161,10 +174,10 @@ def _run(cases: list[verify.Case], dtype: str) -> Iterator[str]:
             yield f"{case.op} {dtype} {case.name}: {outcome.problem}" if outcome.problem else ""
 
 
-def _run_tests(tests: list[str]) -> str:
+def _run_tests(suite: Suite) -> str:
     recorder = FirstFailure()
-    with at_most(SUITE_SECONDS):
-        status = pytest.main([*PYTEST, "-x", *tests], [recorder])
+    with at_most(CASE_SECONDS + SUITE_FACTOR * suite.seconds):
+        status = pytest.main([*PYTEST, "-x", *suite.tests], [recorder])
     return f"{recorder.nodeid or status!r} fails" if status else ""
 
 
@@ -185,11 +198,11 @@ def at_most(seconds: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _child(mutant: Mutant, cases: list[verify.Case], tests: list[str], sender) -> None:
+def _child(mutant: Mutant, cases: list[verify.Case], suite: Suite, sender) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1), os.dup2(silence, 2)
     try:
-        sender.send(judge(mutant, cases, tests))
+        sender.send(judge(mutant, cases, suite))
     except Exception:  # a launcher's own check found the fault
         sender.send((KILLED, traceback.format_exc().strip().splitlines()[-1]))
     finally:
@@ -202,13 +215,13 @@ def _child(mutant: Mutant, cases: list[verify.Case], tests: list[str], sender) -
 def run(chosen: list[Mutant], processes: int) -> Iterator[tuple[Mutant, str, str]]:
     """Judge mutants, a few at a time."""
     context = multiprocessing.get_context("fork")
-    cases, tests = cases_by_file(verify.cases()), tests_by_file()
+    cases, suites = cases_by_file(verify.cases()), suites_by_file()
     waiting, running = list(reversed(chosen)), {}
     while waiting or running:
         while waiting and len(running) < processes:
             mutant = waiting.pop()
             receiver, sender = context.Pipe(duplex=False)
-            child = context.Process(target=_child, args=(mutant, cases[mutant.file], tests[mutant.file], sender))
+            child = context.Process(target=_child, args=(mutant, cases[mutant.file], suites[mutant.file], sender))
             child.start()
             sender.close()
             running[child.sentinel] = child, receiver, mutant
