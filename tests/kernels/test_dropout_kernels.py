@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
+from gpuconv.random import DROPOUT, bits
 from tests.kernels.agreement import FLOATS, on_device, random
 
 
@@ -13,6 +14,16 @@ def test_the_same_mask_and_bits_as_the_reference(device, rng, dtype, shape, p):
     place = dict(p=p, seed=2**63 + 5, substream=7, offset=2**33 + 1)
     np.testing.assert_array_equal(on_device("dropout", device, x, **place), ops.dropout(x, **place))
     np.testing.assert_array_equal(on_device("dropout_backward", device, x, **place), ops.dropout_backward(x, **place))
+
+
+@pytest.mark.parametrize("size", [64, 63])  # in packs of four, and one by one
+def test_an_element_whose_number_is_p_itself_is_kept(device, size):
+    """uniform >= p, not > p: once in 2^24 elements, so p is made of a number that is drawn."""
+    drawn = bits(size, seed=3, stream=DROPOUT) >> 8
+    place = int(np.argsort(drawn)[size // 2])
+    y = on_device("dropout", device, np.ones(size, np.float32), p=drawn[place] * 2.0**-24, seed=3)
+    np.testing.assert_array_equal(y != 0, drawn >= drawn[place])
+    assert y[place]
 
 
 def test_the_offset_may_live_in_device_memory(device, rng):
