@@ -69,9 +69,29 @@ def _simt(
     )
 
 
+def _mma(block_m: int, block_n: int, warp_m: int, warp_n: int, min_blocks: int, rate: float) -> tuple[Algorithm, ...]:
+    """Tensor cores, warp_m x warp_n outputs a warp (kernels/gemm_mma.cuh): for halves, and for TF32 at half the rate.
+
+    Modelled, not measured: the tile's multiply-adds a byte, at the 24 bytes a clock that a multiprocessor of an H200
+    gets from the second-level cache, against the 128 multiply-adds of its ordinary units. rate: that of halves.
+    min_blocks: of halves; TF32 needs more registers for addresses.
+    """
+    threads, stages = 32 * (block_m // warp_m) * (block_n // warp_n), 4
+    macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=warp_m // 8, THREAD_N=warp_n // 4, STAGES=stages)
+    made = functools.partial(Algorithm, f"mma-{block_m}x{block_n}", "mma", block_m=block_m, block_n=block_n)
+    made = functools.partial(made, threads=threads, shared=stages * (block_m + block_n) * 64)
+    return (
+        made(("float16", "bfloat16"), block_k=32, rate=rate, macros=macros | dict(MIN_BLOCKS=min_blocks)),
+        made(("tf32",), block_k=16, rate=rate / 2, macros=macros | dict(MIN_BLOCKS=max(1, min_blocks - 1))),
+    )
+
+
 # Of each arithmetic the largest tile first. Doubles take twice the registers and serve gradient checks; halves are
 # widened on their way into shared memory, and TF32 rounded there, to be right where no tensor core is asked for.
 ALGORITHMS = (
+    *_mma(128, 128, 64, 32, 2, 6.0),
+    *_mma(128, 64, 64, 32, 3, 4.0),
+    *_mma(64, 64, 32, 32, 3, 3.0),
     _simt(("float32",), 128, 64, 8, 8, 3, 0.80),
     _simt(("float32", "tf32"), 64, 64, 8, 8, 5, 0.75),
     _simt(("float32",), 64, 32, 8, 4, 8, 0.60),

@@ -25,27 +25,12 @@
 // 16-byte loads of global memory and some 100 instructions on addresses. Prediction, not measured: limited by issue, 512 of
 // 660 slots, so 70 % of the float32 rate where C, K >= 64 fill the device, and 60 % with what the last wave leaves idle.
 
-#include "conv2d.cuh"
 #include "gemm_simt.cuh"
+
+#include "conv2d_fprop.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
 conv2d_fprop_simt(DTYPE* y, uint8* mask, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w, const DTYPE* bias,
                   const Convolution conv, const Schedule schedule) {
-    const int32 pixels = conv.n * conv.p * conv.q, taps = conv.r * conv.s * conv.c;
-    const Block block(schedule, taps);
-    const int64 first_filter = int64(block.group) * conv.k;
-    const InputWindows windows{x + int64(block.group) * conv.c, conv};
-    const Plain filters{w + first_filter * taps, taps, conv.k, taps};
-
-    Sums sums;
-    if (bias) sums.begin_at(bias + first_filter, block, conv.k);
-    Loader<InputWindows, BLOCK_M, VECTOR_C, true> a(windows, block.row);
-    sums = product(sums, a, Loader<Plain, BLOCK_N, VECTOR_C, true>(filters, block.column), block);
-
-    const int64 pitch = conv.all_filters;
-    if (partials) partials += blockIdx.y * (pixels * pitch) + first_filter;
-    const Output output{y + first_filter, partials, pitch, conv.k, false};
-    const WindowRows rows{pixels};
-    if constexpr (MASK > 0) sums.store<VECTOR_K>(MaskedOutput{output, Mask(mask, conv, block.group)}, block, rows);
-    else sums.store<VECTOR_K>(output, block, rows);
+    fprop(y, mask, partials, x, w, bias, conv, schedule);
 }

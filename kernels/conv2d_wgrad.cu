@@ -13,33 +13,12 @@
 // are the bytes. Prediction, not measured: as conv2d_fprop.cu. Neither tile is transposed, so that stores to shared memory
 // are of 16 bytes, but each vector of x takes two divisions.
 
-#include "conv2d.cuh"
 #include "gemm_simt.cuh"
+
+#include "conv2d_wgrad.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
 conv2d_wgrad_simt(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* x,
                   const Convolution conv, const Schedule schedule, int32 accumulate) {
-    const int32 pixels = conv.n * conv.p * conv.q, taps = conv.r * conv.s * conv.c;
-    const Block block(schedule, pixels);
-    const int64 first_filter = int64(block.group) * conv.k;
-    const Gradients gradients{dy + first_filter, conv, Mask(mask, conv, block.group)};
-    const InputWindows windows{x + int64(block.group) * conv.c, conv};
-
-    Loader<Gradients, BLOCK_M, VECTOR_K, false, true> a(gradients, block.row);
-    const bool sum_dy = db && block.column == 0;
-    a.want_sums(sum_dy);
-    const Sums sums = product({}, a, Loader<InputWindows, BLOCK_N, VECTOR_C, false>(windows, block.column), block);
-
-    const int64 first = first_filter * taps;
-    const int64 size = int64(conv.all_filters) * taps;
-    if (partials) partials += blockIdx.y * (size + (db ? (conv.all_filters + 3) / 4 * 4 : 0));
-    sums.store<VECTOR_C>(Output{dw + first, partials ? partials + first : nullptr, taps, taps, accumulate}, block,
-                         RowsInOrder{conv.k});
-    if (sum_dy)
-        a.take_sums([&](int32 row, Real sum) {
-            if (block.row + row >= conv.k) return;
-            const int64 filter = first_filter + block.row + row;
-            if (partials) partials[size + filter] = sum;
-            else db[filter] = round_to<DTYPE>(accumulate ? load(db[filter]) + sum : sum);
-        });
+    wgrad(dw, db, partials, dy, mask, x, conv, schedule, accumulate);
 }

@@ -2,8 +2,8 @@
 //
 //   out[row, column] = finish(sum over depth of a[row, depth] * b[column, depth])
 //
-// A block computes BLOCK_M rows x BLOCK_N columns, a thread THREAD_M x THREAD_N of them in registers, BLOCK_K of the depth
-// at a time through shared memory. Neither operand exists in memory as a matrix: it is a `Matrix` type that finds the
+// A block computes BLOCK_M rows x BLOCK_N columns, a thread THREAD_M x THREAD_N of them in registers, the depth step by step
+// through shared memory. Neither operand exists in memory as a matrix: it is a `Matrix` type that finds the
 // elements in its tensor (conv2d.cuh has them).
 //
 //   Line   line(int32 i)            a line of the matrix, and
@@ -12,9 +12,11 @@
 //   BITS, mask<VECTOR>(Line, Column)          with BITS > 0, an element that was found counts only where its bit is set: bit
 //                                             j * BITS for the neighbour j
 //
-// The columns of a line lie side by side in memory. Where they run along the depth a tile is transposed on its way into
-// shared memory, where they run along rows or columns of the product it is not; the main loop sees tile[depth][side].
-// gemm_simt.cuh is a main loop of scalar multiply-adds. One on tensor cores replaces that file alone.
+// The columns of a line lie side by side in memory, and run along the depth, or along rows or columns of the product.
+//
+// A main loop has a `Loader`, which moves tiles of an operand into shared memory, the `Sums` of a thread, and `product`, which
+// brings the two together: gemm_simt.cuh by scalar multiply-adds, gemm_mma.cuh on tensor cores. The kernels of a direction
+// share one text, and differ in the main loop that they include.
 //
 // Every element sums its depth from first to last, so its bits do not depend on the tile.
 //
@@ -27,15 +29,13 @@
 
 using Real = accumulator<DTYPE>;
 
-constexpr int BLOCK_K = sizeof(DTYPE) == 2 ? 16 : 8;
 constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N, THREADS = THREADS_M * THREADS_N;
-constexpr int WIDE = 16 / sizeof(Real);  // numbers that one instruction moves in shared memory
 
 // How the product is cut into blocks: blockIdx.x counts tiles, across first, then down, then over groups, and blockIdx.y
 // counts the splits of the depth. Neighbouring blocks share their rows, which are the larger operand's.
 struct Schedule {
     Divisor across, down;
-    int32 depth_per_split;  // a multiple of BLOCK_K
+    int32 depth_per_split;  // a multiple of a step
 };
 
 // The part that a block computes.
@@ -50,125 +50,6 @@ struct Block {
         column *= BLOCK_N;
         begin = int32(blockIdx.y) * schedule.depth_per_split;
         end = min(begin + schedule.depth_per_split, depth);
-    }
-};
-
-// Where element (side, depth) of a tile lies among the SIDE elements of its depth. A warp stores a transposed tile as 16 lines
-// by the 2 halves of the depth: moving one half by 16 gives each its own banks, and leaves every 64 bytes together. A tile of
-// no more than 16 has no room for that.
-template <int SIDE>
-__device__ __forceinline__ int swizzle(int side, int depth) {
-    return SIDE < 32 ? side : side ^ (depth / (BLOCK_K / 2) * 16);
-}
-
-// One thread's part in moving tiles of an operand, SIDE x BLOCK_K elements each, from global to shared memory. With SUMS it can
-// also add up the elements of each column, over the depth of the block.
-template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS = false>
-class Loader {
-    static constexpr uint32 LINES = COLUMNS_ARE_DEPTH ? SIDE : BLOCK_K, PER_LINE = SIDE * BLOCK_K / LINES / VECTOR;
-    static constexpr int PASSES = LINES * PER_LINE / THREADS;
-    // Neighbouring threads take neighbouring vectors of a line; single numbers along the depth, taps of an image in most
-    // cases, are taken line by line: neighbouring lines are neighbouring pixels, and a thread keeps to one line.
-    static constexpr bool LINES_FIRST = COLUMNS_ARE_DEPTH && VECTOR == 1;
-    static_assert(LINES * PER_LINE == PASSES * THREADS, "every thread moves as many vectors");
-    static_assert(VECTOR <= BLOCK_K / 2 && (SIDE % 32 == 0 || SIDE == 16), "the swizzle leaves a vector together");
-
-    const Matrix& matrix;
-    typename Matrix::Line lines[PASSES];      // kept, where columns are the depth
-    typename Matrix::Column columns[PASSES];  // kept, where lines are
-    Pack<DTYPE, VECTOR> fetched[PASSES];
-    uint32 masks[PASSES];
-    static constexpr int KEPT = PER_LINE > THREADS ? PER_LINE / THREADS : 1;  // columns of a thread, with a sum each
-    Pack<Real, VECTOR> sums[KEPT] = {};
-    bool sums_wanted = false;
-
-    static __device__ __forceinline__ int line(int pass) {
-        const uint32 slot = threadIdx.x + pass * THREADS;
-        return LINES_FIRST ? slot % LINES : slot / PER_LINE;
-    }
-    static __device__ __forceinline__ int column(int pass) {
-        const uint32 slot = threadIdx.x + pass * THREADS;
-        return LINES_FIRST ? slot / LINES : slot % PER_LINE * VECTOR;
-    }
-
-  public:
-    // side: the block's first row or column of the product.
-    __device__ __forceinline__ Loader(const Matrix& matrix, int32 side) : matrix(matrix) {
-#pragma unroll
-        for (int pass = 0; pass < PASSES; ++pass) {
-            if constexpr (COLUMNS_ARE_DEPTH) lines[pass] = matrix.line(side + line(pass));
-            else columns[pass] = matrix.column(side + column(pass));
-        }
-    }
-
-    // Start reading the tile at `depth` into registers.
-    __device__ __forceinline__ void fetch(int32 depth) {
-#pragma unroll
-        for (int pass = 0; pass < PASSES; ++pass) {
-            if constexpr (COLUMNS_ARE_DEPTH) columns[pass] = matrix.column(depth + column(pass));
-            else lines[pass] = matrix.line(depth + line(pass));
-            const DTYPE* from;
-            fetched[pass] = {};
-            if (matrix.find(lines[pass], columns[pass], from)) {
-                fetched[pass] = *reinterpret_cast<const Pack<DTYPE, VECTOR>*>(from);
-                if constexpr (Matrix::BITS > 0) masks[pass] = matrix.template mask<VECTOR>(lines[pass], columns[pass]);
-            }
-        }
-    }
-
-    // Ask for the columns' sums, or not.
-    __device__ __forceinline__ void want_sums(bool wanted) { sums_wanted = wanted; }
-
-    // Add what was fetched, and put, to the columns' sums.
-    __device__ __forceinline__ void add() {
-        if constexpr (SUMS) {
-            static_assert(!COLUMNS_ARE_DEPTH && THREADS * KEPT % PER_LINE == 0, "a thread keeps to its columns");
-            if (!sums_wanted) return;
-#pragma unroll
-            for (int pass = 0; pass < PASSES; ++pass)
-#pragma unroll
-                for (int j = 0; j < VECTOR; ++j) sums[pass % KEPT].at[j] += load(fetched[pass].at[j]);
-        }
-    }
-
-    // The block's sums of its columns, each handed once to take(column, sum): by all threads, after the last add.
-    template <class Take>
-    __device__ __forceinline__ void take_sums(Take take) const {
-        constexpr uint32 ROWS = THREADS * KEPT / PER_LINE;
-        __shared__ alignas(16) Real rows[ROWS][SIDE];
-#pragma unroll
-        for (int i = 0; i < KEPT; ++i)
-            *reinterpret_cast<Pack<Real, VECTOR>*>(&rows[threadIdx.x / PER_LINE][column(i)]) = sums[i];
-        __syncthreads();
-        for (int side = threadIdx.x; side < SIDE; side += THREADS) {
-            Real sum = 0;
-#pragma unroll 1
-            for (uint32 row = 0; row < ROWS; ++row) sum += rows[row][side];
-            take(side, sum);
-        }
-    }
-
-    // Write what was fetched into shared memory, as factors.
-    __device__ __forceinline__ void put(Real (&tile)[BLOCK_K][SIDE]) {
-        constexpr int CHUNK = COLUMNS_ARE_DEPTH ? 1 : VECTOR < WIDE ? VECTOR : WIDE;
-#pragma unroll
-        for (int pass = 0; pass < PASSES; ++pass) {
-            if constexpr (Matrix::BITS > 0)
-#pragma unroll
-                for (int j = 0; j < VECTOR; ++j)
-                    if (!(masks[pass] >> j * Matrix::BITS & 1)) fetched[pass].at[j] = round_to<DTYPE>(Real(0));
-#pragma unroll
-            for (int first = 0; first < VECTOR; first += CHUNK) {
-                Pack<Real, CHUNK> chunk;
-#pragma unroll
-                for (int j = 0; j < CHUNK; ++j) chunk.at[j] = factor(fetched[pass].at[first + j]);
-                // The swizzle is alike for all depths, or for all sides, of a vector: one address serves it.
-                const int depth = COLUMNS_ARE_DEPTH ? column(pass) : line(pass);
-                const int side = COLUMNS_ARE_DEPTH ? line(pass) : column(pass);
-                Real* to = &tile[depth][swizzle<SIDE>(side, depth)] + (COLUMNS_ARE_DEPTH ? first * SIDE : first);
-                *reinterpret_cast<Pack<Real, CHUNK>*>(to) = chunk;
-            }
-        }
     }
 };
 

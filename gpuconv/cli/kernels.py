@@ -72,9 +72,9 @@ def _report(listed: list, everything: bool, workers: int) -> int:
         f" {'threads':>8} {'occupancy':>10}"
     )
     for line in shown:
-        found = line.resources
+        found, shared = line.resources, line.resources.static_shared + line.variant.shared
         print(
-            f"{line.kernel:<34} {line.arch:<8} {found.registers:>9} {found.static_shared:>7} {found.stack:>6}"
+            f"{line.kernel:<34} {line.arch:<8} {found.registers:>9} {shared:>7} {found.stack:>6}"
             f" {found.spill_stores + found.spill_loads:>7} {line.threads:>8} {line.occupancy:>10.0%}"
             + (f"  {line.variant}" if everything or not line.clean else "")
         )

@@ -61,7 +61,8 @@ def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1):
     def plan(rows, columns, depth, groups, dtype, algo, tf32, whole=False):
         chosen = algorithm or serving(arithmetic_of(dtype, tf32))[-1]
         across, down = ceil_div(columns, chosen.block_n), ceil_div(rows, chosen.block_m)
-        per_split = ceil_div(ceil_div(depth, 1 if whole else splits), 16) * 16
+        step = max(16, chosen.block_k)
+        per_split = ceil_div(ceil_div(depth, 1 if whole else splits), step) * step
         return gemm.Plan(chosen, tf32, across, down, across * down * groups, ceil_div(depth, per_split), per_split, 0.0)
 
     monkeypatch.setattr(gemm, "plan", plan)

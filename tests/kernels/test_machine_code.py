@@ -146,7 +146,7 @@ def test_unaligned_arrays_are_moved_number_by_number(arch):
 @pytest.mark.parametrize("file", CONVOLUTIONS)
 def test_the_main_loop_of_a_product(file, dtype, arch):
     """Its multiply-adds are fused, one each; shared memory is read 16 bytes at a time and no more often than needed."""
-    algorithm = serving(dtype)[0]
+    algorithm = next(a for a in serving(dtype) if a.family == "simt")
     wide = dict(VECTOR_C=width(dtype), VECTOR_K=width(dtype))
     variant = variant_of(file, ACTIVATION="Identity", **wide, **algorithm.defines(dtype))
     (function,) = disassembled(variant, arch).values()
@@ -158,9 +158,32 @@ def test_the_main_loop_of_a_product(file, dtype, arch):
     assert {Path(file).name for file, _ in in_loop} == {"gemm_simt.cuh"}
     assert function.any(r"LDS\.128") == depth * (thread_m + thread_n) * real // 16
     narrow = {line for name, lines in function.lines.items() if re.match(r"LDS(?!\.128)", name) for line in lines}
-    assert {Path(file).name for file, _ in narrow} <= {"gemm.cuh"}  # the columns' sums, after the loop
+    text = (source.directory() / "gemm_simt.cuh").read_text().splitlines()
+    assert all("rows[row][side]" in text[line - 1] for _, line in narrow)  # the columns' sums, after the loop
     assert function.any(r"LDG\.E\.128.*")
     assert function.any(r"STG\.E\.128.*")
+
+
+@pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
+@pytest.mark.parametrize("file", CONVOLUTIONS)
+def test_the_main_loop_on_tensor_cores(file, arithmetic, arch):
+    """One HMMA each 16 x 8 outputs and 32 bytes of depth; operands by cp.async, 16 bytes each, and by ldmatrix."""
+    (algorithm, *_), direction = serving(arithmetic), file.removesuffix(".cu").removeprefix("conv2d_")
+    wide = 8 if arithmetic == "bfloat16" else 4
+    macros = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", MASK=0, VECTOR_C=wide, VECTOR_K=wide)
+    variant = Variant(algorithm.file(f"conv2d_{direction}"), tuple((name, str(v)) for name, v in macros.items()))
+    (function,) = disassembled(variant, arch).values()
+    warp_m, warp_n = algorithm.macros["THREAD_M"] * 8, algorithm.macros["THREAD_N"] * 4
+    steps = 2
+    assert function.any(r"HMMA\..*") == steps * (warp_m // 16) * (warp_n // 8)
+    fragments = {"fprop": (1, 1), "dgrad": (1, arithmetic == "bfloat16"), "wgrad": (arithmetic == "bfloat16",) * 2}
+    by_ldmatrix = [turns * side // 16 for turns, side in zip(fragments[direction], (warp_m, warp_n))]
+    assert function.any(r"LDSM\..*") == steps * sum(by_ldmatrix)
+    chunks = (algorithm.block_m + algorithm.block_n) * 4 // algorithm.threads
+    assert function.any(r"LDGSTS\..*128.*") == chunks * algorithm.macros["STAGES"]
+    assert function.any(r"STG\.E\.128.*")
+    assert not function.any(r"(LDL|STL)\b.*")
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -100,6 +100,6 @@ def _compile(variant: Variant, arch: str) -> list[Line | CompileError]:
     lines: list[Line | CompileError] = []
     for name, signature in kernels(variant).items():
         found, threads = binary.resources[name], signature.max_threads or DEFAULT_BLOCK
-        share = occupancy(arch, found.registers, found.static_shared, threads)
+        share = occupancy(arch, found.registers, found.static_shared + variant.shared, threads)
         lines.append(Line(variant, arch, name, threads, found, share))
     return lines

@@ -15,6 +15,7 @@ WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold
 LONGEST = "32 (float64: 16)"  # stands for the most scores of a row that a lane keeps in registers
 LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
+MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K alike; mixtures lie between, compiled when used
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: the others lie between, compiled when used
 MASKS = (0, 4)  # none, and the one with most bits: the third lies between, compiled when used
 FINISHES = (*((activation, 0) for activation in ACTIVATIONS), ("Relu", 4))  # ACTIVATION and MASK
@@ -31,11 +32,12 @@ class Product:
         return f"{self.algorithm.name} {self.arithmetic}"
 
 
-def products(family: str) -> tuple[Product, ...]:
-    return tuple(Product(a, arithmetic) for a in ALGORITHMS if a.family == family for arithmetic in a.arithmetics)
+def products(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[Product, ...]:
+    return tuple(Product(a, of) for a in ALGORITHMS if a.family == family for of in a.arithmetics if of in arithmetics)
 
 
-SIMT = products("simt")
+# Of the halves one: float16 and bfloat16 differ in the name of an instruction.
+SIMT, MMA = (products(family, tuple(a for a in ARITHMETICS if a != "bfloat16")) for family in ("simt", "mma"))
 # Of parameters and state, and of gradients: the same, or masters with the halves that a net computes in.
 STEPS = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
 
@@ -48,10 +50,13 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "clock.cu": dict(DTYPE=("float32", "float64")),
     "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), MASK=MASKS, **VECTORS),
     "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
+    "conv2d_dgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MASK=MASKS, MOVE=MOVES),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
+    "conv2d_fprop_mma.cu": dict(ALGORITHM=MMA, FINISH=(FINISHES[0], FINISHES[-1]), MOVE=MOVES),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), MASK=MASKS, **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
+    "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MASK=MASKS, MOVE=MOVES),
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
     "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS),
     "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),
@@ -74,10 +79,11 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One .cu file under one choice of macros."""
+    """One .cu file under one choice of macros. shared: bytes of dynamic shared memory its blocks ask for."""
 
     file: str
     defines: tuple[tuple[str, str], ...]
+    shared: int = 0
 
     def __str__(self) -> str:
         return " ".join([self.file, *(f"{name}={value}" for name, value in self.defines)])
@@ -97,12 +103,15 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
                 chosen |= dict(zip(("DTYPE", "GRAD"), step))
             if finish := chosen.pop("FINISH", None):
                 chosen["ACTIVATION"], chosen["MASK"] = finish
+            if move := chosen.pop("MOVE", None):
+                chosen["VECTOR_C"] = chosen["VECTOR_K"] = move
             if chosen.get("MASK") and chosen["VECTOR_C"] != chosen["VECTOR_K"]:
                 continue  # between those where all moves are wide and where none is
             size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
             stands_for = {WIDE: 16 // size, LONGEST: 32 if size < 8 else 16}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
-            yield Variant(file, tuple((name, str(value)) for name, value in defines.items()))
+            shared = product.algorithm.shared if product else 0
+            yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), shared)
 
 
 def representatives(chosen: Iterable[Variant]) -> list[Variant]:

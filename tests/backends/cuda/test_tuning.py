@@ -166,7 +166,7 @@ def test_each_problem_and_each_model_of_gpu_has_its_own(on, tmp_path):
     assert ran()[0] == ["simt-64x64"]
 
 
-def test_tf32_with_one_algorithm_has_no_choice(on, tmp_path):
+def test_tf32_chooses_among_its_own(on, tmp_path):
     only = [algorithm.name for algorithm in serving("tf32")]
     gpu = on(StandIn(dict.fromkeys(only, 1e-5)))
     assert ran(tf32=True)[0][-1] in only

@@ -29,7 +29,7 @@ struct Site {  // a place in a .cu file
     int line;
 };
 
-enum Collective : int { SYNC, SHUFFLE, VOTE };
+enum Collective : int { SYNC, SHUFFLE, VOTE, TOGETHER };
 
 struct Lanes {  // what a warp-wide operation hands back to each lane
     uint64_t value;   // of the lane that was asked for
@@ -53,6 +53,8 @@ unsigned gpuconv_barrier(int predicate, gpuconv_emulator::Site site);
 // Wait for the lanes in `mask`, then read the value that lane `source` brought.
 gpuconv_emulator::Lanes gpuconv_warp(gpuconv_emulator::Collective operation, unsigned mask, uint64_t value,
                                      unsigned source, gpuconv_emulator::Site site);
+// Wait for all 32 lanes of the warp; then, before any goes on, `work` is called once with what each of them brought.
+void gpuconv_together(void* brought, void (*work)(void* const* lanes), gpuconv_emulator::Site site);
 // The block's copy of one __shared__ variable; `key` is the address of something unique to its declaration.
 void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t alignment);
 void* gpuconv_dynamic_shared(size_t alignment);

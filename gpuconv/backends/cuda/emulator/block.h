@@ -55,7 +55,8 @@ struct Thread {
     Site site;  // where it waits
     Collective operation;
     unsigned mask, source;
-    uint64_t value;
+    uint64_t value;  // TOGETHER: the address of what it brought
+    void (*work)(void* const*);
     Lanes lanes;
     uint32_t warp_syncs;
     int copy_groups;
@@ -136,6 +137,16 @@ class Worker : public Context {
             wait(IN_WARP, site);
         }
         return self.lanes;
+    }
+
+    void together(void* brought, void (*work)(void* const*), Site site) {
+        const int first = running - running % 32;
+        for (int lane = 0; lane < 32; ++lane)
+            if (first + lane >= count || state[first + lane] == DONE)
+                fail("divergent warp operation: " + place(site) + " takes all 32 lanes of a warp, and lane " +
+                     std::to_string(lane) + (first + lane >= count ? " does not exist" : " has exited"));
+        threads[running].work = work;
+        warp(TOGETHER, ~0u, uint64_t(brought), ~0u, site);
     }
 
     void* shared(const void* key, const char* name, size_t bytes, size_t alignment) {
@@ -303,8 +314,10 @@ class Worker : public Context {
     bool complete(int first) {
         bool any = false;
         const int lanes = std::min(32, count - first);
+        unsigned incomplete = 0;  // lanes that wait together, for others
         for (int lane = 0; lane < lanes; ++lane) {
-            if (state[first + lane] != IN_WARP) continue;
+            if (state[first + lane] != IN_WARP || (incomplete >> lane & 1)) continue;
+            bool alike = true;
             const Thread& leader = threads[first + lane];
             unsigned present = 0, expected = 0, ballot = 0;
             for (int other = 0; other < lanes; ++other) {
@@ -313,6 +326,7 @@ class Worker : public Context {
                 expected |= 1u << other;
                 if (state[first + other] != IN_WARP) continue;
                 if (peer.operation != leader.operation || peer.mask != leader.mask || peer.site.line != leader.site.line) {
+                    alike = false;
                     if (!(peer.mask >> lane & 1)) continue;  // still busy among others
                     fail(first + lane, "divergent warp operation: lane " + std::to_string(lane) + " is at " +
                                            place(leader.site) + ", lane " + std::to_string(other) + " at " +
@@ -321,7 +335,10 @@ class Worker : public Context {
                 present |= 1u << other;
                 if (peer.value) ballot |= 1u << other;
             }
-            if (present != expected) continue;
+            if (present != expected) {
+                if (alike) incomplete |= present;
+                continue;
+            }
             for (int other = 0; other < lanes; ++other) {
                 if (!(present >> other & 1)) continue;
                 Thread& peer = threads[first + other];
@@ -329,6 +346,11 @@ class Worker : public Context {
                     fail(first + other, "a shuffle at " + place(peer.site) + " reads lane " + std::to_string(peer.source) +
                          ", which does not take part");
                 peer.lanes = {peer.operation == SHUFFLE ? threads[first + peer.source].value : 0, ballot, present};
+            }
+            if (leader.operation == TOGETHER) {
+                void* brought[32];
+                for (int other = 0; other < 32; ++other) brought[other] = reinterpret_cast<void*>(threads[first + other].value);
+                leader.work(brought);
             }
             for (int other = 0; other < lanes; ++other)
                 if (present >> other & 1) {

@@ -173,6 +173,7 @@ unsigned gpuconv_barrier(int predicate, Site site) { return worker().barrier(pre
 Lanes gpuconv_warp(Collective operation, unsigned mask, uint64_t value, unsigned source, Site site) {
     return worker().warp(operation, mask, value, source, site);
 }
+void gpuconv_together(void* brought, void (*work)(void* const*), Site site) { worker().together(brought, work, site); }
 void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t alignment) {
     return worker().shared(key, name, bytes, alignment);
 }

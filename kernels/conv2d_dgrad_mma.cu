@@ -1,0 +1,17 @@
+// The gradient of a convolution to its input on tensor cores: float16, bfloat16, TF32; sm_80 and up.
+//
+// Formula, layouts, grid, phases and macros are those of conv2d_dgrad.cu; the main loop is that of gemm_mma.cuh. The filters'
+// lines run along channels: ldmatrix turns them. Under a mask dy goes through registers, filters still by cp.async.
+//
+// The machine code for sm_90a in bfloat16 with vectors, without spill or local memory: 121 registers at 128 x 128, under a mask
+// 155 (1 block of 256 threads a multiprocessor instead of 2); 151 at 128 x 64, 106 at 64 x 64.
+
+#include "gemm_mma.cuh"
+
+#include "conv2d_dgrad.cuh"
+
+extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
+conv2d_dgrad_mma(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* w,
+                 const Convolution conv, const Schedule schedule) {
+    dgrad(dx, partials, dy, mask, w, conv, schedule);
+}

@@ -1,0 +1,17 @@
+// Convolution forward on tensor cores: float16, bfloat16, and float32 rounded to TF32; sm_80 and up.
+//
+// Formula, layouts, grid and macros are those of conv2d_fprop.cu; the main loop is that of gemm_mma.cuh, which has its costs and
+// limits. Both operands' lines run along the depth, so that tiles are copied and read as they lie.
+//
+// The machine code for sm_90a in bfloat16 with vectors, without spill or local memory: 120 registers at 128 x 128 (2 blocks of
+// 256 threads a multiprocessor), 138 at 128 x 64 (3 of 128), 94 at 64 x 64 (5 of 128).
+
+#include "gemm_mma.cuh"
+
+#include "conv2d_fprop.cuh"
+
+extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
+conv2d_fprop_mma(DTYPE* y, uint8* mask, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w, const DTYPE* bias,
+                 const Convolution conv, const Schedule schedule) {
+    fprop(y, mask, partials, x, w, bias, conv, schedule);
+}

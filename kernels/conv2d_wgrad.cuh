@@ -1,0 +1,32 @@
+// The one text of conv2d_wgrad.cu and conv2d_wgrad_mma.cu, which include their main loop first. The .cu has formula and layouts.
+#pragma once
+
+#include "conv2d.cuh"
+
+__device__ __forceinline__ void
+wgrad(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* x,
+      const Convolution& conv, const Schedule& schedule, int32 accumulate) {
+    const int32 pixels = conv.n * conv.p * conv.q, taps = conv.r * conv.s * conv.c;
+    const Block block(schedule, pixels);
+    const int64 first_filter = int64(block.group) * conv.k;
+    const Gradients gradients{dy + first_filter, conv, Mask(mask, conv, block.group)};
+    const InputWindows windows{x + int64(block.group) * conv.c, conv};
+
+    Loader<Gradients, BLOCK_M, VECTOR_K, false, true> a(gradients, block.row);
+    const bool sum_dy = db && block.column == 0;
+    a.want_sums(sum_dy);
+    const Sums sums = product({}, a, Loader<InputWindows, BLOCK_N, VECTOR_C, false>(windows, block.column), block);
+
+    const int64 first = first_filter * taps;
+    const int64 size = int64(conv.all_filters) * taps;
+    if (partials) partials += blockIdx.y * (size + (db ? (conv.all_filters + 3) / 4 * 4 : 0));
+    sums.store<VECTOR_C>(Output{dw + first, partials ? partials + first : nullptr, taps, taps, accumulate}, block,
+                         RowsInOrder{conv.k});
+    if (sum_dy)
+        a.take_sums([&](int32 row, Real sum) {
+            if (block.row + row >= conv.k) return;
+            const int64 filter = first_filter + block.row + row;
+            if (partials) partials[size + filter] = sum;
+            else db[filter] = round_to<DTYPE>(accumulate ? load(db[filter]) + sum : sum);
+        });
+}

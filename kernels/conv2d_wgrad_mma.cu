@@ -1,0 +1,17 @@
+// The gradient of a convolution to its filters on tensor cores: float16, bfloat16, TF32; sm_80 and up.
+//
+// Formula, layouts, splits and macros are those of conv2d_wgrad.cu; the main loop is that of gemm_mma.cuh. Lines are pixels, and
+// run along filters and taps: ldmatrix turns both operands. The bias's gradient adds up what a thread brought to shared memory.
+//
+// The machine code for sm_90a in bfloat16 with vectors, without spill or local memory: 124 registers at 128 x 128, under a mask
+// 160 (1 block of 256 threads a multiprocessor instead of 2); 145 at 128 x 64, 110 at 64 x 64.
+
+#include "gemm_mma.cuh"
+
+#include "conv2d_wgrad.cuh"
+
+extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
+conv2d_wgrad_mma(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* x,
+                 const Convolution conv, const Schedule schedule, int32 accumulate) {
+    wgrad(dw, db, partials, dy, mask, x, conv, schedule, accumulate);
+}

@@ -1,0 +1,134 @@
+// Matrix products of a warp on tensor cores, and the loads that bring their operands into place (sm_80).
+//
+//   uint32 a[4], b[4];
+//   load_matrices<false>(a, &tile_a[...]);   // ldmatrix.x4: each lane hands in the address of one row of 16 bytes
+//   load_matrices<true>(b, &tile_b[...]);    // each 8 x 8 matrix of 16-bit numbers turned
+//   multiply_add<float16>(sums, a, b[0], b[2]);
+//
+// Four 8 x 8 matrices of 16-bit numbers: lanes 8m to 8m + 7 hand in the rows of matrix m, and lane l receives in to[m] the
+// numbers 2 (l % 4) and the one after it of row l / 4; turned: of column l / 4. As rows of four 32-bit numbers: number l % 4.
+//
+// multiply_add<T>: sums (16 x 8) += a (16 x depth) * b (depth x 8), of depth 16 for halves, 8 for float32, whose numbers must
+// be rounded to TF32 (tf32_bits). With g = lane / 4 and t = lane % 4, and two halves or one float32 a register:
+//   a[0], a[1], a[2], a[3]   rows g, g + 8, g, g + 8; in depth the lower half twice, then the upper half twice, at 2t or t
+//   b0, b1                   column g; the lower half of the depth, the upper half
+//   sums[0..3]               (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
+// (PTX ISA, "Matrix Fragments for mma.m16n8k16" and "... mma.m16n8k8".) All lanes of a warp take part. Products are exact; how
+// a tensor core rounds their sum to float32 is its own affair, the same every time. The emulated device sums in double.
+#pragma once
+
+#include "types.cuh"
+
+template <class T> constexpr bool is_bfloat16 = false;
+template <> constexpr bool is_bfloat16<bfloat16> = true;
+
+#ifdef GPUCONV_EMULATOR
+
+namespace emulated {
+
+struct alignas(16) Row {
+    uint32 words[4];
+};
+struct Matrices {
+    Row in;
+    uint32* to;
+};
+
+template <bool TURNED>
+GPUCONV_UNCHECKED inline void exchange(void* const* lanes) {
+    for (int lane = 0; lane < 32; ++lane)
+        for (int m = 0; m < 4; ++m) {
+            auto row = [&](int i) { return reinterpret_cast<const uint16*>(static_cast<Matrices*>(lanes[8 * m + i])->in.words); };
+            uint32& to = static_cast<Matrices*>(lanes[lane])->to[m];
+            const int g = lane / 4, t = lane % 4;
+            if (TURNED) to = row(2 * t)[g] | uint32(row(2 * t + 1)[g]) << 16;
+            else to = row(g)[2 * t] | uint32(row(g)[2 * t + 1]) << 16;
+        }
+}
+
+struct Factors {
+    const uint32 *a, *b;
+    float* sums;
+};
+
+// Number i of a register.
+template <class T>
+GPUCONV_UNCHECKED inline float number(uint32 bits, int i) {
+    if constexpr (sizeof(T) == 4) return __uint_as_float(bits);
+    else return load(T{uint16(bits >> 16 * i)});
+}
+
+template <class T>
+GPUCONV_UNCHECKED inline void multiply(void* const* lanes) {
+    constexpr int PER = 4 / sizeof(T), DEPTH = 8 * PER;
+    float a[16][DEPTH], b[DEPTH][8];
+    for (int lane = 0; lane < 32; ++lane) {
+        const auto& own = *static_cast<Factors*>(lanes[lane]);
+        const int g = lane / 4, t = lane % 4;
+        for (int half = 0; half < 2; ++half)
+            for (int i = 0; i < PER; ++i) {
+                const int depth = half * DEPTH / 2 + t * PER + i;
+                a[g][depth] = number<T>(own.a[2 * half], i);
+                a[g + 8][depth] = number<T>(own.a[2 * half + 1], i);
+                b[depth][g] = number<T>(own.b[half], i);
+            }
+    }
+    for (int row = 0; row < 16; ++row) {
+        double sums[8] = {};
+        for (int depth = 0; depth < DEPTH; ++depth)
+            for (int column = 0; column < 8; ++column) sums[column] += double(a[row][depth]) * b[depth][column];
+        for (int column = 0; column < 8; ++column) {
+            float& sum = static_cast<Factors*>(lanes[row % 8 * 4 + column / 2])->sums[row / 8 * 2 + column % 2];
+            sum = float(sum + sums[column]);
+        }
+    }
+}
+
+}  // namespace emulated
+
+#endif
+
+template <bool TURNED>
+__device__ __forceinline__ void load_matrices(uint32 (&to)[4], const void* row) {
+#ifdef GPUCONV_EMULATOR
+    emulated::Matrices own{*static_cast<const emulated::Row*>(row), to};
+    gpuconv_together(&own, emulated::exchange<TURNED>, {__FILE__, __LINE__});
+#else
+    const unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row));
+    if constexpr (TURNED)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(from) : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(from) : "memory");
+#endif
+}
+
+template <class T>
+__device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
+#ifdef GPUCONV_EMULATOR
+    const uint32 b[2] = {b0, b1};
+    emulated::Factors own{a, b, sums};
+    gpuconv_together(&own, emulated::multiply<T>, {__FILE__, __LINE__});
+#else
+#define GPUCONV_MMA(shape)                                                                                  \
+    asm("mma.sync.aligned." shape " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"         \
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                                        \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+    if constexpr (sizeof(T) == 4) GPUCONV_MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
+    else if constexpr (is_bfloat16<T>) GPUCONV_MMA("m16n8k16.row.col.f32.bf16.bf16.f32");
+    else GPUCONV_MMA("m16n8k16.row.col.f32.f16.f16.f32");
+#undef GPUCONV_MMA
+#endif
+}
+
+// The bits of a float32 rounded to TF32, ties away from zero.
+__device__ __forceinline__ uint32 tf32_bits(uint32 bits) {
+#ifdef GPUCONV_EMULATOR
+    return __float_as_uint(round_tf32(__uint_as_float(bits)));
+#else
+    uint32 rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+    return rounded;
+#endif
+}

@@ -1,0 +1,121 @@
+"""Tensor cores: the wrappers of mma.cuh against plain products, and the convolutions on them, gemm_mma.cuh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, to_numpy
+from gpuconv.algorithms import serving
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.module import load
+from gpuconv.backends.reference.rounding import round_tf32
+from gpuconv.cases import ConvCase
+from gpuconv.dtypes import as_dtype
+from tests.kernels.agreement import assert_same_bits
+from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right, forced, problem
+
+ARITHMETICS = ("float16", "bfloat16", "tf32")
+directions = pytest.mark.parametrize("op", DIRECTIONS)
+arithmetics = pytest.mark.parametrize("arithmetic", ARITHMETICS)
+
+
+def fragments(kernel, arithmetic):
+    dtype = "float32" if arithmetic == "tf32" else arithmetic
+    return load(Path(__file__).with_name("fragments.cu"), {"DTYPE": dtype}).kernel(kernel)
+
+
+def options(arithmetic):
+    """The dtype of an arithmetic and the options that ask for it."""
+    return ("float32", dict(tf32=True)) if arithmetic == "tf32" else (arithmetic, {})
+
+
+@arithmetics
+def test_a_product_of_fragments(device, rng, arithmetic):
+    dtype, depth = as_dtype(options(arithmetic)[0]), 8 if arithmetic == "tf32" else 16
+    a, b = rng.standard_normal((16, depth)).astype(dtype), rng.standard_normal((depth, 8)).astype(dtype)
+    before = rng.standard_normal((16, 8)).astype(np.float32)
+    sums = asarray(before, device)
+    fragments("product", arithmetic)(1, 32, sums, asarray(a, device), asarray(b, device))
+    a, b = (round_tf32(f) if arithmetic == "tf32" else f.astype(np.float64) for f in (a, b))
+    wanted, magnitude = a.astype(np.float64) @ b + before, np.abs(a).astype(np.float64) @ np.abs(b) + np.abs(before)
+    assert (np.abs(to_numpy(sums) - wanted) <= 2.0**-23 * (depth + 1) * magnitude).all()
+
+
+def test_matrices_as_they_lie_and_turned(device):
+    rows = np.arange(256, dtype=np.uint16).reshape(32, 8)
+    straight, turned = (asarray(np.zeros((32, 4, 2), np.uint16), device) for _ in range(2))
+    fragments("matrices", "float16")(1, 32, straight, turned, asarray(rows, device))
+    lanes, four = np.arange(32), rows.reshape(4, 8, 8)
+    for m in range(4):
+        for i in range(2):
+            g, at = lanes // 4, lanes % 4 * 2 + i
+            np.testing.assert_array_equal(to_numpy(straight)[:, m, i], four[m, g, at])
+            np.testing.assert_array_equal(to_numpy(turned)[:, m, i], four[m, at, g])
+
+
+def test_all_lanes_must_take_part():
+    sums = asarray(np.zeros(32, np.float32), "emulated")
+    with pytest.raises(emulator.EmulatorError, match=r"takes all 32 lanes of a warp|divergent warp operation"):
+        fragments("without_a_lane", "float16")(1, 32, sums)
+
+
+@directions
+@arithmetics
+@pytest.mark.parametrize("channels", [(16, 72), (5, 67)], ids=["vectors", "single numbers"])
+def test_every_tile(device, op, arithmetic, channels):
+    """Each is right, and all give the same bits."""
+    dtype, asked = options(arithmetic)
+    tiles = [algorithm for algorithm in serving(arithmetic) if algorithm.family == "mma"]
+    if arithmetic == "float16":
+        tiles = tiles[-1:]  # bfloat16 has the others
+    results = {assert_right(op, device, problem(*channels), dtype, algo=a.name, **asked).tobytes() for a in tiles}
+    assert len(results) == 1
+
+
+@directions
+def test_tensor_cores_are_what_halves_take(op, device, monkeypatch):
+    from gpuconv.profiling import launches
+
+    for arithmetic in ARITHMETICS:
+        dtype, asked = options(arithmetic)
+        with launches.recorded() as found:
+            assert_right(op, device, problem(8, 8), dtype, **asked)
+        assert found[0].kernel.name.endswith("_mma")
+
+
+@directions
+@pytest.mark.parametrize("splits", [2, 5])
+def test_split_depths(device, monkeypatch, op, splits):
+    forced(monkeypatch, serving("bfloat16")[2], splits)
+    more = dict(activation="silu") if op == "conv2d" else {}
+    for case in (problem(16, 24), problem(5, 7, groups=2)):
+        assert_right(op, device, case, "bfloat16", **more)
+
+
+@directions
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
+def test_thread_orders_give_the_same_bits(device, op, arithmetic):
+    dtype, asked = options(arithmetic)
+    for channels in ((16, 24), (5, 7)):
+        arrays, given = arguments(op, problem(*channels), dtype)
+        assert_same_bits(op, device, *arrays, **given, algo="mma-64x64", **asked)
+
+
+@directions
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
+@pytest.mark.parametrize("channels", [(8, 24), (3, 5)])
+def test_nothing_is_read_or_written_that_must_not_be(device, op, arithmetic, channels):
+    if device != "emulated":
+        pytest.skip("the emulator's checks")
+    dtype, asked = options(arithmetic)
+    case = ConvCase(1, 5, 6, *channels, (3, 2), (2, 1), ((1, 0), (2, 1)))
+    with emulator.configure(sanitize="checked", seed=7):
+        assert_right(op, device, case, dtype, algo="mma-64x64", **asked)
+
+
+@directions
+def test_an_empty_batch(device, op):
+    assert_right(op, device, ConvCase(0, 5, 7, 8, 16, (3, 3)), "bfloat16", algo="mma-64x64")
