@@ -148,7 +148,7 @@ def fuse(net: Sequential) -> Sequential:
     fused = _row(net)
     fused.place(net.path, net.input_shape)
     for layer in fused.walk():
-        layer.dtype, layer.device = net.dtype, net.device
+        layer.dtype, layer.tf32, layer.device = net.dtype, net.tf32, net.device
     return fused
 
 

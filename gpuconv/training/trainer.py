@@ -45,7 +45,8 @@ class Trainer:
 
     net: built, on the device it shall train on. optimizer: an optimizer, or a name with `lr` and further settings (see
     `gpuconv.training.optimizers`). loss: a loss or its name. schedule: a schedule or its short form, "cosine,warmup:5".
-    seed: of the shuffles and augmentations that `fit` sets up for a bare Dataset.
+    seed: of the shuffles and augmentations that `fit` sets up for a bare Dataset. fuse: train through `net.fuse()`, the
+    same arrays in fewer launches; by default where kernels run, which is everywhere but on NumPy.
 
     precision: what the net is turned to compute in ("float32", "tf32", "float16", "bfloat16"; see
     `gpuconv.layers.Layer.to`), by default its own. The optimizer keeps float32 masters of 16-bit parameters, which
@@ -71,6 +72,7 @@ class Trainer:
         precision: str | None = None,
         loss_scale: LossScale | None = None,
         graph: bool | None = None,
+        fuse: bool | None = None,
         **optimizer_settings: Any,
     ) -> None:
         dtype, _ = as_precision(precision=precision or net.precision)
@@ -88,6 +90,7 @@ class Trainer:
         self.seed = seed_value("seed", seed)
         masters = {name: np.array(backends.to_numpy(value), np.float32) for name, value in net.params().items()}
         self.net = net.to(precision=precision) if precision else net
+        self._trained = net.fuse() if (net.device != "numpy" if fuse is None else fuse) else net
         self.optimizer.build(net.params(), masters)
         self.loss_scale = loss_scale or LossScale() if dtype == np.float16 else None
         if self.loss_scale:
@@ -112,9 +115,9 @@ class Trainer:
         """
         with profiling.span("step", "step"):
             self.net.zero_grad()
-            scores = self.net.forward(x, training=True)
+            scores = self._trained.forward(x, training=True)
             loss, dscores = self.loss(scores, y, self.loss_scale.factor) if self.loss_scale else self.loss(scores, y)
-            self.net.backward(dscores, input_grad=False)
+            self._trained.backward(dscores, input_grad=False)
             self._update(self.net.params(), self.net.grads())
             self._totals.add(loss, scores, y)
 

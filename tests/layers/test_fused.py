@@ -96,6 +96,8 @@ def test_keys_and_arrays_are_the_same():
     assert fused.parameter_count == net.parameter_count
     other = odd_net(seed=5)
     fused.load_state_dict(other.state_dict())
+    tf32 = odd_net().to(precision="tf32")
+    assert tf32.fuse().precision == tf32["conv1"].precision == "tf32"
     np.testing.assert_array_equal(net["conv1"]["weight"], other["conv1"]["weight"])
 
 
@@ -171,3 +173,21 @@ def test_batch_norm_and_an_activation(device, activation):
 def test_depthwise_layers_keep_their_own_kernels():
     net = Sequential([Input((6, 6, 4)), Conv2D(4, 3, groups=4), ReLU(), MaxPool2D(2)])
     assert kinds(net.fuse()) == ["Input", "ConvActivation", "MaxPool2D"]
+
+
+def test_a_trainer_fuses_where_kernels_run(monkeypatch):
+    ran = []
+    monkeypatch.setattr(ConvReLU, "forward", lambda self, x, training=False, plain=ConvReLU.forward: (
+        ran.append(self.path), plain(self, x, training))[1])  # fmt: skip
+    weights = []
+    for device, fuse in (("numpy", None), ("numpy", True), ("emulated", None), ("emulated", False)):
+        net = gc.models.build("seed-net", (8, 8, 1), 3, device=device)
+        trainer = gc.training.Trainer(net, "sgd", lr=0.1, fuse=fuse)
+        trainer.optimizer.advance(0.1)
+        x, labels = np.random.default_rng(0).standard_normal((4, 8, 8, 1)).astype(np.float32), np.arange(4) % 3
+        trainer.step(gc.asarray(x, device), gc.asarray(labels, device))
+        assert ran == (["conv1+relu1+pool1"] if fuse or (fuse is None and device == "emulated") else [])
+        ran.clear()
+        weights.append(gc.to_numpy(net["conv1"]["weight"]))
+    for found in weights[1:]:
+        np.testing.assert_allclose(found, weights[0], rtol=1e-5, atol=1e-6)
