@@ -47,3 +47,10 @@ extern "C" __global__ void without_a_lane(float32* sums) {
     if (threadIdx.x != 5) multiply_add<DTYPE>(own, none, 0, 0);  // fault
     sums[threadIdx.x] = own[0];
 }
+
+extern "C" __global__ void strided(float32* to, int32 stride) {
+    __shared__ float32 words[32 * 33];
+    volatile float32* word = &words[threadIdx.x * stride];
+    *word = 1;
+    to[threadIdx.x] = *word;
+}

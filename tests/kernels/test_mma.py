@@ -119,3 +119,29 @@ def test_nothing_is_read_or_written_that_must_not_be(device, op, arithmetic, cha
 @directions
 def test_an_empty_batch(device, op):
     assert_right(op, device, ConvCase(0, 5, 7, 8, 16, (3, 3)), "bfloat16", algo="mma-64x64")
+
+
+# --- bank conflicts ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stride", "conflicts"), [(1, 0), (2, 2), (8, 14), (32, 62), (33, 0)])
+def test_planted_bank_conflicts_are_counted(stride, conflicts):
+    """Of a store and a load, one word a lane, `stride` words apart."""
+    to = asarray(np.zeros(32, np.float32), "emulated")
+    with emulator.bank_conflicts() as of:
+        fragments("strided", "float16")(1, 32, to, stride)
+    assert of("strided") == (2, conflicts)
+    assert of("product") == (0, 0)
+
+
+@directions
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
+def test_shared_memory_without_bank_conflicts(op, arithmetic):
+    """Copies into the tiles, fragments out of them, and the sums on their way to the output."""
+    dtype, asked = options(arithmetic)
+    case = ConvCase(1, 8, 8, 64, 64, (1, 1))
+    with emulator.bank_conflicts() as of:
+        assert_right(op, "emulated", case, dtype, algo="mma-64x64", **asked)
+    accesses, conflicts = of({"conv2d": "conv2d_fprop"}.get(op, op) + "_mma")
+    assert accesses > 100
+    assert conflicts == 0

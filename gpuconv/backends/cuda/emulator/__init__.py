@@ -4,6 +4,7 @@ It needs only a C++ compiler. `configure` chooses the order threads run in and w
 """
 
 from gpuconv.backends.cuda.emulator.array import EmulatedArray, asarray, empty, zeros
+from gpuconv.backends.cuda.emulator.native import bank_conflicts
 from gpuconv.backends.cuda.emulator.queue import HostAccessError, device_only, host_reads, recorded
 from gpuconv.backends.cuda.emulator.settings import EmulatorError, Settings, address_environment, configure, settings
 
@@ -14,6 +15,7 @@ __all__ = [
     "Settings",
     "address_environment",
     "asarray",
+    "bank_conflicts",
     "configure",
     "device_only",
     "empty",

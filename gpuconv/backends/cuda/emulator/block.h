@@ -7,9 +7,11 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "abi.h"
+#include "banks.h"
 #include "checker.h"
 #include "fiber.h"
 #include "memory.h"
@@ -91,6 +93,7 @@ class Worker : public Context {
         block = {unsigned(number % grid_size.x), unsigned(number / grid_size.x % grid_size.y),
                  unsigned(number / grid_size.x / grid_size.y)};
         ++blocks_run;
+        count_banks = launch->checked && BankCounts::instance().wanted;
         barriers = arrived = 0;
         ready = live = count;
         random = launch->seed + number * 0x9e3779b97f4a7c15;
@@ -104,6 +107,7 @@ class Worker : public Context {
         start(*next_ready());
         caller.switch_to(*fiber);
         if (message.empty()) check_shared_guards();
+        if (count_banks) BankCounts::instance().add(launch->kernel, banks);
         return message.empty();
     }
 
@@ -183,6 +187,7 @@ class Worker : public Context {
     void copy_wait(int pending) {
         Thread& self = threads[running];
         size_t kept = 0;
+        const bool counting = std::exchange(count_banks, false);  // a copy was counted when it started
         for (const AsyncCopy& copy : self.copies)
             if (copy.group < self.copy_groups - pending) {
                 memcpy(copy.destination, copy.source, copy.valid);
@@ -192,6 +197,7 @@ class Worker : public Context {
                 self.copies[kept++] = copy;
             }
         self.copies.resize(kept);
+        count_banks = counting;
     }
 
     void fence() {
@@ -200,6 +206,7 @@ class Worker : public Context {
 
     void access(const void* address, size_t bytes, Kind kind, uintptr_t pc) {
         if (!launch->checked || bytes == 0 || stacks.contains(uintptr_t(address)) || own(uintptr_t(address))) return;
+        if (count_banks && uintptr_t(address) - uintptr_t(arena.data()) < kArena) banks.touch(running, uintptr_t(address), bytes, pc);
         const Now now{blocks_run, barriers, threads[running].warp_syncs, uint32_t(running)};
         if (!checker.check(now, uintptr_t(address), bytes, kind, pc)) fail(checker.message);
     }
@@ -488,6 +495,8 @@ class Worker : public Context {
     int count = 0, ready = 0, live = 0, arrived = 0, position = 0, running = 0, fibers_in_use = 0;
     int predicates = 0, predicates_of_all = 0;
     uint32_t blocks_run = 0, barriers = 0;
+    bool count_banks = false;
+    Banks banks;
     uint64_t random = 0;
     Site barrier_site{};
     uint8_t state[kMaxThreads];

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpuconv.backends.cuda.emulator import compiler
-from gpuconv.backends.cuda.emulator.settings import EmulatorError, settings
+from gpuconv.backends.cuda.emulator.settings import EmulatorError, configure, settings
 
 
 class _Region(ctypes.Structure):
@@ -48,7 +49,37 @@ def runtime() -> ctypes.CDLL:
     library.gpuconv_release.restype = None
     library.gpuconv_launch.argtypes = [ctypes.POINTER(_Launch), ctypes.c_char_p, ctypes.c_size_t]
     library.gpuconv_launch.restype = ctypes.c_int
+    library.gpuconv_count_banks.argtypes = [ctypes.c_int]
+    library.gpuconv_count_banks.restype = None
+    library.gpuconv_bank_counts.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint64)]
+    library.gpuconv_bank_counts.restype = None
     return library
+
+
+@contextlib.contextmanager
+def bank_conflicts() -> Iterator[Callable[[str], tuple[int, int]]]:
+    """Count, of every kernel launched within, its accesses to shared memory by a warp and their bank conflicts.
+
+    Yields what tells (accesses, conflicts) of a kernel's name. Kernels run checked; banks.h says what counts as one
+    access, and where that is exact. ::
+
+        with emulator.bank_conflicts() as of:
+            ops.conv2d(x, w)
+        accesses, conflicts = of("conv2d_fprop_mma")
+    """
+    library = runtime()
+
+    def of(kernel: str) -> tuple[int, int]:
+        counts = (ctypes.c_uint64 * 2)()
+        library.gpuconv_bank_counts(kernel.encode(), counts)
+        return counts[0], counts[1]
+
+    library.gpuconv_count_banks(1)
+    try:
+        with configure(sanitize="checked"):
+            yield of
+    finally:
+        library.gpuconv_count_banks(0)
 
 
 class EmulatedLibrary:

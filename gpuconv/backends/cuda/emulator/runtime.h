@@ -277,6 +277,19 @@ int gpuconv_launch(const Launch* launch, char* message, size_t capacity) {
     return !fault.empty();
 }
 
+// Begin to count bank conflicts, or stop.
+void gpuconv_count_banks(int wanted) {
+    BankCounts& counts = BankCounts::instance();
+    counts.wanted = wanted;
+    if (wanted) counts.of.clear();
+}
+// What was counted of a kernel.
+void gpuconv_bank_counts(const char* kernel, uint64_t* accesses_and_conflicts) {
+    const auto [accesses, conflicts] = BankCounts::instance().of[kernel];
+    accesses_and_conflicts[0] = accesses;
+    accesses_and_conflicts[1] = conflicts;
+}
+
 void* gpuconv_allocate(size_t bytes, int fill) { return Memory::instance().allocate(bytes, fill); }
 void gpuconv_release(void* base) { Memory::instance().release(base); }
 

@@ -1,0 +1,79 @@
+// Counting bank conflicts: how often shared memory takes more turns than the bytes of an access need.
+//
+// Shared memory has 32 banks of 4 bytes; in one turn each serves one word. A warp's access of up to 4 bytes a lane is one
+// turn, of 8 bytes two turns of 16 lanes, of 16 bytes four turns of 8 lanes: so ldmatrix too. Lanes that touch the same word
+// share it. Every turn beyond these is a conflict.
+//
+// Which lanes access together is not known here, where each runs by itself. Counted as one access: the n-th time that the lanes
+// of a warp run one instrumented instruction in a block. That is exact where they all take the same way through the kernel; and
+// what the CPU's compiler splits or joins counts as it stands in its code, not as in a GPU's.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace gpuconv_emulator {
+
+class Banks {  // of one block
+  public:
+    void touch(int thread, uintptr_t address, size_t bytes, uintptr_t pc) {
+        const uint32_t time = times[{thread, pc}]++;
+        accesses[{thread / 32, pc, time}].push_back({thread % 32, address, bytes});
+    }
+
+    // Add this block's accesses and conflicts to the counts, and begin anew.
+    void settle(uint64_t& counted, uint64_t& conflicts) {
+        for (auto& [key, lanes] : accesses) {
+            std::sort(lanes.begin(), lanes.end(), [](const Touch& a, const Touch& b) { return a.lane < b.lane; });
+            ++counted;
+            const size_t bytes = lanes[0].bytes, together = bytes <= 4 ? 32 : bytes <= 8 ? 16 : 8;
+            for (int first = 0; first < 32; first += int(together)) {
+                std::map<uintptr_t, std::set<uintptr_t>> words;  // of each bank
+                size_t turns = 1;
+                for (const Touch& touch : lanes)
+                    if (touch.lane >= first && touch.lane < first + int(together))
+                        for (uintptr_t word = touch.address / 4; word * 4 < touch.address + touch.bytes; ++word) {
+                            words[word % 32].insert(word);
+                            turns = std::max(turns, words[word % 32].size());
+                        }
+                conflicts += turns - 1;
+            }
+        }
+        accesses.clear();
+        times.clear();
+    }
+
+  private:
+    struct Touch {
+        int lane;
+        uintptr_t address;
+        size_t bytes;
+    };
+    std::map<std::pair<int, uintptr_t>, uint32_t> times;
+    std::map<std::tuple<int, uintptr_t, uint32_t>, std::vector<Touch>> accesses;
+};
+
+// The counts of each kernel, while they are asked for.
+struct BankCounts {
+    static BankCounts& instance() {
+        static BankCounts counts;
+        return counts;
+    }
+    std::mutex mutex;
+    bool wanted = false;
+    std::map<std::string, std::pair<uint64_t, uint64_t>> of;
+
+    void add(const char* kernel, Banks& banks) {
+        std::lock_guard<std::mutex> lock(mutex);
+        auto& [counted, conflicts] = of[kernel];
+        banks.settle(counted, conflicts);
+    }
+};
+
+}  // namespace gpuconv_emulator
