@@ -598,6 +598,24 @@ def batch_norm(
     )
 
 
+def conv2d_batch_norm(
+    x, w, bias, gamma, beta, running_mean, running_var, *, stride=1, padding=0, dilation=1, groups=1, fit="floor",
+    momentum=0.1, eps=1e-5, activation=None, algo="auto", tf32=False, out=None
+):
+    x_shape, (k, r, s, c) = volume("x", x, "N H W C"), volume("w", w, "K R S C/groups")
+    same_dtype(x=x, w=w, bias=bias)
+    options, y_shape = convolution(x_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
+    if bias is not None:
+        expect_shape("bias", bias, (k,), "one value for each filter")
+    _channel_vectors(x, y_shape, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    if math.prod(y_shape[:-1]) < 2:
+        raise ValueError(f"batch statistics need more than one value for each filter, received maps of {y_shape}")
+    expect_out(out, y_shape, x.dtype)
+    return options | _arithmetic(x.dtype, algo, tf32) | dict(
+        momentum=number("momentum", momentum, 0.0, 1.0), eps=number("eps", eps, 0.0), activation=_activation(activation)
+    )
+
+
 def batch_norm_backward(
     dy, x, gamma, mean, inv_std, *, beta=None, activation=None, training=True, out=None, dgamma=None, dbeta=None,
     accumulate=False

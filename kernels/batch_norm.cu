@@ -7,6 +7,7 @@
 // passes through memory, 3 (backward) and 2 (forward) of a tensor, are gone.
 //
 // forward, training        _statistics, _statistics_finish, _normalize: x is read twice, y written
+// behind a convolution     _merge, _statistics_finish, _normalize: its kernel has left the partial results
 // forward, inference       _inference alone
 // backward                 _backward_sums, _backward_finish, _backward_dx: dy and x are read twice, dx written
 //
@@ -22,39 +23,9 @@
 // 11 FLOPs: bound by memory (prediction).
 #include "activation.cuh"
 #include "column_reduce.cuh"
+#include "moments.cuh"
 
 constexpr bool ACTIVE = !IS_IDENTITY<ACTIVATION>;
-
-// How many values, their mean, and the sum of their squared deviations from it.
-struct Moments {
-    using Value = Real;
-    Real count, mean, deviations;
-
-    static __device__ Moments of(Real value) { return {1, value, 0}; }
-    template <int ROWS>
-    static __device__ void add(Moments (&lanes)[WIDTH], const Real (&values)[WIDTH][ROWS]) {
-        const Real count = lanes[0].count, total = count + ROWS, share = ROWS / total;  // every lane has seen as many
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) {
-            Real sum = values[j][0], deviations = 0;
-#pragma unroll
-            for (int i = 1; i < ROWS; ++i) sum += values[j][i];
-            const Real mean = sum * (Real(1) / ROWS), delta = mean - lanes[j].mean;
-#pragma unroll
-            for (int i = 0; i < ROWS; ++i) deviations += (values[j][i] - mean) * (values[j][i] - mean);
-            lanes[j].mean += delta * share;
-            lanes[j].deviations += deviations + delta * (count * share) * delta;
-            lanes[j].count = total;
-        }
-    }
-    __device__ void merge(const Moments& other) {
-        if (other.count == 0) return;
-        const Real total = count + other.count, share = other.count / total, delta = other.mean - mean;
-        mean += delta * share;
-        deviations += other.deviations + delta * (count * share) * delta;
-        count = total;
-    }
-};
 
 struct Inputs {
     using Packs = Numbers;
@@ -93,6 +64,14 @@ extern "C" __global__ void __launch_bounds__(256)
 batch_norm_statistics_finish(Real* mean, Real* inv_std, Real* running_mean, Real* running_var, const Moments* partials,
                              double momentum, double eps, int32 chunks, int32 channels) {
     column_finish(partials, chunks, channels, Statistics{mean, inv_std, running_mean, running_var, momentum, eps});
+}
+
+// Partial results that a convolution has left, a State a tile and channel, made fewer: each block adds up `share` of them.
+extern "C" __global__ void __launch_bounds__(256)
+batch_norm_merge(Moments* fewer, const Moments* partials, int32 chunks, int32 share, int32 channels) {
+    const int32 first = int32(blockIdx.y) * share;
+    column_finish(partials + int64(first) * channels, min(share, chunks - first), channels,
+                  [&](int32 c, const Moments& state) { fewer[int64(blockIdx.y) * channels + c] = state; });
 }
 
 // What the activation is given.

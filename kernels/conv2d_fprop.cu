@@ -11,6 +11,9 @@
 // behind it, (N, P / 2, Q / 2, K), and conv.p, conv.q are even: what a flooring pool drops is not computed. A window is four
 // neighbouring rows, so that one thread has its sums. Such a product's depth is whole.
 //
+// With MOMENTS 1 also the moments of every filter over the pixels of each tile down, for a batch norm behind it, which then
+// need not read y for its statistics: one pass of four over a tensor less (prediction). Such a product's depth is whole too.
+//
 // Macros of gemm.cuh; ACTIVATION Identity, Relu, ...; VECTOR_C, VECTOR_K: how many channels and filters move at once,
 // 16 / sizeof(DTYPE) where they divide a group's channels (filters) and x, w (y) are aligned to 16 bytes, else 1; MIN_BLOCKS:
 // how many blocks a multiprocessor is to hold.
@@ -30,7 +33,7 @@
 #include "conv2d_fprop.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
-conv2d_fprop_simt(DTYPE* y, uint8* mask, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w, const DTYPE* bias,
-                  const Convolution conv, const Schedule schedule) {
-    fprop(y, mask, partials, x, w, bias, conv, schedule);
+conv2d_fprop_simt(DTYPE* y, uint8* mask, Moments* moments, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w,
+                  const DTYPE* bias, const Convolution conv, const Schedule schedule) {
+    fprop(y, mask, moments, partials, x, w, bias, conv, schedule);
 }

@@ -310,6 +310,20 @@ def batch_norm(
     ...
 
 
+def conv2d_batch_norm(
+    x: Array, w: Array, bias: Array | None, gamma: Array, beta: Array, running_mean: Array, running_var: Array, *,
+    stride: Size = 1, padding: Padding = 0, dilation: Size = 1, groups: int = 1, fit: str = "floor",
+    momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None, algo: str = "auto", tf32: bool = False,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, Array]:
+    """batch_norm(conv2d(x, w, bias), training=True), the statistics taken where the convolution is made.
+
+    Arguments as of those two. Returns y (in out), what conv2d gives, and the mean and inv_std used: the last three are
+    what batch_norm_backward takes.
+    """
+    ...
+
+
 def batch_norm_backward(
     dy: Array, x: Array, gamma: Array, mean: Array, inv_std: Array, *, beta: Array | None = None,
     activation: str | None = None, training: bool = True, out: Array | None = None, dgamma: Array | None = None,

@@ -5,14 +5,14 @@ from gpuconv.layers.base import LAYERS, Layer, Variable, listen
 from gpuconv.layers.container import Input, Residual, Sequential
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.dropout import Dropout
-from gpuconv.layers.fused import ConvActivation, ConvReLU, NormActivation
+from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvReLU, NormActivation
 from gpuconv.layers.linear import Flatten, Linear
 from gpuconv.layers.norm import BatchNorm
 from gpuconv.layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
 from gpuconv.layers.scale import Scale
 
 __all__ = [
-    "GELU", "LAYERS", "AvgPool2D", "BatchNorm", "Conv2D", "ConvActivation", "ConvReLU", "Dropout", "Flatten",
-    "GlobalAvgPool2D", "Input", "Layer", "LeakyReLU", "Linear", "MaxPool2D", "NormActivation", "ReLU", "Residual",
-    "Scale", "Sequential", "SiLU", "Sigmoid", "Tanh", "Variable", "listen",
+    "GELU", "LAYERS", "AvgPool2D", "BatchNorm", "Conv2D", "ConvActivation", "ConvNorm", "ConvReLU", "Dropout",
+    "Flatten", "GlobalAvgPool2D", "Input", "Layer", "LeakyReLU", "Linear", "MaxPool2D", "NormActivation", "ReLU",
+    "Residual", "Scale", "Sequential", "SiLU", "Sigmoid", "Tanh", "Variable", "listen",
 ]  # fmt: skip

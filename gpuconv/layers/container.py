@@ -169,11 +169,12 @@ class Sequential(Layer):
         """This net with runs of layers in one op each, in fewer launches and trips through memory: the same results.
 
         CONV with RELU and a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu`, CONV with another activation that keeps
-        its output `gpuconv.ops.conv2d` with that activation, batch norm and an activation `gpuconv.ops.batch_norm`
-        with it, also inside rows and residual blocks; other layers stay.
-        Activations are the same numbers, bit for bit, unless a device splits the sums of a convolution alone (few
-        images, deep filters); gradients are sums of the same products, of which filters and biases behind a pool add
-        theirs in another order.
+        its output `gpuconv.ops.conv2d` with that activation, CONV with batch norm and maybe an activation
+        `gpuconv.ops.conv2d_batch_norm`, batch norm and an activation `gpuconv.ops.batch_norm` with it, also inside rows
+        and residual blocks; other layers stay. Activations are the same numbers, bit for bit, unless a device splits
+        the sums of a convolution alone (few images, deep filters) or takes batch statistics where it is made, in
+        another order; gradients are sums of the same products, of which filters and biases behind a pool add theirs in
+        another order.
 
         The net returned shares the layers of this one, and so every array: training one trains both. State dicts,
         params and grads have the same keys. Raises RuntimeError for a net that was not built.

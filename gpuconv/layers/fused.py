@@ -137,7 +137,48 @@ class NormActivation(Fused):
         return norm.gradients_of(dy, self.take(), input_grad, beta=norm["bias"], activation=activation.op)
 
 
-KINDS: list[type[Fused]] = [ConvReLU, ConvActivation, NormActivation]
+class ConvNorm(Fused):
+    """CONV, batch normalisation and maybe an activation: in training `gpuconv.ops.conv2d_batch_norm`."""
+
+    @staticmethod
+    def fits(layers: Sequence[Layer]) -> bool:
+        if [type(layer) for layer in layers[:2]] != [Conv2D, BatchNorm]:
+            return False
+        conv: Any = layers[0]
+        others = layers[2:]
+        return not conv.depthwise and len(others) < 2 and all(map(_is_plain, others))
+
+    @property
+    def activation(self) -> str | None:
+        last: Any = self.layers[-1]
+        return last.op if len(self.layers) == 3 else None
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        conv, norm = self.layers[:2]  # type: Any, Any
+        weight, bias = conv["weight"], conv["bias"] if conv.bias else None
+        options = norm.options | {"activation": self.activation}
+        gamma, beta, running_mean, running_var = norm.vectors
+        if training:
+            y, between, mean, inv_std = ops.conv2d_batch_norm(
+                x, weight, bias, gamma, beta, running_mean, running_var, **options, **conv.options
+            )
+        else:
+            between = ops.conv2d(x, weight, bias, **conv.options)
+            y, mean, inv_std = ops.batch_norm(
+                between, gamma, beta, running_mean, running_var, training=False, **options
+            )
+        self.save(x, between, mean, inv_std, training)
+        return y
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        conv, norm = self.layers[:2]  # type: Any, Any
+        x, *saved = self.take()
+        behind = dict(beta=norm["bias"], activation=self.activation) if self.activation else {}
+        dy = norm.gradients_of(dy, tuple(saved), True, **behind)
+        return conv.gradients_of(dy, x, input_grad)
+
+
+KINDS: list[type[Fused]] = [ConvReLU, ConvNorm, ConvActivation, NormActivation]
 LONGEST = 3
 
 

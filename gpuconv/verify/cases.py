@@ -84,6 +84,9 @@ def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("conv2d", tier, str(problem), _fprop(problem, bias, activation))
             yield Case("conv2d_dgrad", tier, str(problem), _dgrad(problem))
             yield Case("conv2d_wgrad", tier, str(problem), _wgrad(problem))
+            if problem.y_shape[0] * problem.y_shape[1] * problem.y_shape[2] > 1:
+                name = f"{problem} norm {activation}"
+                yield Case("conv2d_batch_norm", tier, name, _conv_norm(problem, bias, activation))
             pool = 2 if min(problem.y_shape[1:3]) > 1 and index % 3 else 1
             name = f"{problem} relu{' pool' if pool == 2 else ''}"
             yield Case("conv2d_relu", tier, name, _relu(problem, bias, pool))
@@ -122,6 +125,15 @@ def _relu(problem: ConvCase, bias: bool, pool: int) -> Make:
         arrays, options = _fprop(problem, bias, None)(rng, dtype)
         options.pop("activation")
         return arrays, options | {"pool": pool}
+
+    return make
+
+
+def _conv_norm(problem: ConvCase, bias: bool, activation: str | None) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        arrays, options = _fprop(problem, bias, activation)(rng, dtype)
+        (_, *vectors), _ = _norm(1, problem.k, True)(rng, dtype)
+        return [*arrays, *vectors], options
 
     return make
 

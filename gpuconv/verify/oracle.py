@@ -170,7 +170,8 @@ def _softmax_error(x: np.ndarray, y: np.ndarray, dtype: Any) -> np.ndarray:
 # --- normalisation -----------------------------------------------------------------------------
 
 
-def _batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+def _batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any, x_bound: Any = 0.0) -> list[Expected]:
+    """x_bound: how far a kernel's x may lie from this one."""
     x, gamma, beta, running_mean, running_var = arrays
     before = running_mean.copy(), running_var.copy()
     y, mean, inv_std = ops.batch_norm(x, gamma, beta, running_mean, running_var, **options | {"activation": None})
@@ -179,13 +180,17 @@ def _batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) ->
     mean_bound = accumulated(acc, rows, np.abs(x).reshape(-1, x.shape[-1]).mean(0) + np.abs(mean)) + rounded(acc, mean)
     if not options["training"]:
         mean_bound = 0 * mean_bound
+    err = np.broadcast_to(x_bound, x.shape).reshape(-1, x.shape[-1])
+    mean_bound = mean_bound + err.mean(0) * bool(options["training"])
     # The variance is a sum of squares around a mean that itself errs; 1 / sqrt halves a relative error.
     variance = 1 / inv_std**2
     variance_bound = accumulated(acc, rows + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
+    square = (err**2).mean(0) * bool(options["training"])  # by Cauchy and Schwarz
+    variance_bound = variance_bound + 2 * np.sqrt(variance * square) + square
     inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
     normal = np.abs(x - mean)
     y_bound = np.abs(gamma) * (
-        inv_std * (mean_bound + accumulated(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound
+        inv_std * (mean_bound + x_bound + accumulated(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound
     )
     y_bound = y_bound + accumulated(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounded(dtype, y)
     if options.get("activation"):  # as of a product: no activation is steeper than 1.13
@@ -247,6 +252,14 @@ def _behind_activation(
     if op in ("sigmoid", "tanh"):  # their derivative is of the rounded output
         own = own + np.abs(dy) * 2 * rounded(dtype, np.ones_like(dy))
     return behind, np.abs(dy) * changes + own
+
+
+def _conv2d_batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    own = {name: options[name] for name in ("activation", "momentum", "eps") if name in options}
+    window = {name: value for name, value in options.items() if name not in own}
+    (conv,) = _linear_in_its_inputs(_conv_length)("conv2d", arrays[:3], window, dtype)
+    y, *statistics = _batch_norm(op, [conv.value, *arrays[3:]], own | {"training": True}, dtype, conv.bound)
+    return [y, Expected("conv", conv.value, conv.bound), *statistics]
 
 
 # --- losses ------------------------------------------------------------------------------------
@@ -433,6 +446,7 @@ _RULES: dict[str, Callable[..., list[Expected]] | None] = {
     "linear_dgrad": _linear_in_its_inputs(lambda arrays, options: arrays[0].shape[1]),
     "linear_wgrad": _linear_in_its_inputs(lambda arrays, options: arrays[0].shape[0]),
     "batch_norm": _batch_norm,
+    "conv2d_batch_norm": _conv2d_batch_norm,
     "batch_norm_backward": _batch_norm_backward,
     "dropout": None,
     "dropout_backward": None,

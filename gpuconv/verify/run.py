@@ -91,8 +91,8 @@ def _results(op: str, moved: list[Any], returned: Any) -> list[np.ndarray]:
         found = moved[: _CHANGED[op]] + ([] if returned is None else [returned])
     else:
         found = list(returned) if isinstance(returned, tuple) else [returned]
-    if op == "batch_norm" and len(found) == 3:
-        found += moved[3:5]
+    if op in ("batch_norm", "conv2d_batch_norm"):  # and the running statistics, in place
+        found += moved[-2:]
     return [backends.to_numpy(a) for a in found]
 
 

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.backends.cuda import columns
+from gpuconv.algorithms import serving
+from gpuconv.backends.cuda import columns, emulator, norm
 from gpuconv.backends.cuda.launch import THREADS
-from gpuconv.dtypes import as_dtype
+from gpuconv.cases import ConvCase
+from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.verify.oracle import expect
 from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, wide
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, elementwise_bound, sum_bound
 
@@ -283,3 +286,57 @@ def test_batch_norm_lets_nan_show_in_its_channel_alone(device, rng):
     ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
     y, _, _ = on_device("batch_norm", device, x, ones, zeros, zeros, ones, training=True)
     np.testing.assert_array_equal(np.isnan(y), [[False, True, False]] * 50)
+
+
+# --- statistics where a convolution is made ----------------------------------------------------
+
+
+def conv_norm_arrays(case: ConvCase, dtype: str):
+    x, w, bias, _ = case.arrays(as_dtype(dtype))
+    rng, wide_dtype = np.random.default_rng(6), accumulation_dtype(as_dtype(dtype))
+    gamma, beta, mean = (rng.standard_normal(case.k).astype(wide_dtype) for _ in range(3))
+    return [x, w, bias, gamma, beta, mean, rng.uniform(0.5, 2, case.k).astype(wide_dtype)]
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("channels", [(8, 72), (3, 5)])
+def test_statistics_of_every_algorithm(device, monkeypatch, channels, merged):
+    if merged:
+        monkeypatch.setattr(norm, "_MOST_CHUNKS", 3)
+        monkeypatch.setattr(norm, "_MERGED_CHUNKS", 2)
+    case = ConvCase(2, 9, 13, *channels, (3, 2), (1, 1), ((1, 1), (0, 2)))
+    arrays = conv_norm_arrays(case, "float32")
+    wanted = expect("conv2d_batch_norm", arrays, case.options | dict(activation="silu"))
+    for algorithm in serving("float32"):
+        moved = [asarray(a.copy(), device) for a in arrays]
+        found = ops.conv2d_batch_norm(*moved, **case.options, activation="silu", algo=algorithm.name)
+        for one, result in zip(wanted, [*found, *moved[-2:]], strict=True):
+            assert_within(to_numpy(result), one.value, one.bound, f"{algorithm.name} {one.name}")
+
+
+def test_statistics_do_not_cancel(device):
+    """A mean a thousand times the deviation: sums of squares would lose the variance."""
+    case = ConvCase(4, 8, 8, 4, 8, (1, 1))
+    arrays = conv_norm_arrays(case, "float32")
+    arrays[2] = np.full(8, 5000, np.float32)
+    wanted = expect("conv2d_batch_norm", arrays, case.options)
+    moved = [asarray(a, device) for a in arrays]
+    found = ops.conv2d_batch_norm(*moved, **case.options)
+    inv_std = next(one for one in wanted if one.name == "inv_std")
+    np.testing.assert_allclose(to_numpy(found[3]), inv_std.value, rtol=1e-3)
+
+
+def test_statistics_have_the_same_bits_in_every_thread_order(device):
+    case = ConvCase(2, 9, 13, 4, 40, (3, 3))
+    assert_same_bits("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **case.options)
+
+
+def test_statistics_under_the_checker(device):
+    if device != "emulated":
+        pytest.skip("the emulator's checks")
+    case = ConvCase(1, 5, 6, 4, 12, (3, 2))
+    with emulator.configure(sanitize="checked", seed=7):
+        found = on_device("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **case.options)
+    wanted = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), case.options)
+    for one, result in zip(wanted, found):
+        assert_within(result, one.value, one.bound, one.name)

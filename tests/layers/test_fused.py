@@ -157,11 +157,11 @@ def test_a_net_without_shapes_is_refused():
 @pytest.mark.parametrize("activation", [ReLU, GELU, LeakyReLU])
 def test_batch_norm_and_an_activation(device, activation):
     def net():
-        layers = [Input((6, 6, 2)), Conv2D(3, 3), BatchNorm(), activation(), BatchNorm()]
+        layers = [Input((6, 6, 2)), MaxPool2D(2), BatchNorm(), activation(), BatchNorm()]
         return Sequential(layers, device=device, seed=4)
 
     plain, fused = net(), net().fuse()
-    assert kinds(fused) == ["Input", "Conv2D", "NormActivation", "BatchNorm"]
+    assert kinds(fused) == ["Input", "MaxPool2D", "NormActivation", "BatchNorm"]
     for wanted, found in zip(step(plain), step(fused), strict=True):
         np.testing.assert_array_equal(found, wanted)
     for name, wanted in plain.buffers().items():
@@ -191,3 +191,24 @@ def test_a_trainer_fuses_where_kernels_run(monkeypatch):
         weights.append(gc.to_numpy(net["conv1"]["weight"]))
     for found in weights[1:]:
         np.testing.assert_allclose(found, weights[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_convolutions_with_batch_norm(device):
+    def net():
+        return Sequential([
+            Input((7, 6, 3)), Conv2D(8, 3, padding=1, bias=False), BatchNorm(), ReLU(),
+            Residual([Conv2D(8, 3, padding=1, bias=False), BatchNorm()]), Conv2D(4, 3, bias=False), BatchNorm(), GELU(),
+            Flatten(), Linear(3),
+        ], device=device, seed=4)  # fmt: skip
+
+    plain, fused = net(), net().fuse()
+    assert kinds(fused) == ["Input", "ConvNorm", "Residual", "ConvNorm", "Flatten", "Linear"]
+    assert kinds(fused[2].rows[0]) == ["ConvNorm"]
+    for wanted, found in zip(step(plain), step(fused), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
+    for name, wanted in plain.buffers().items():
+        np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(wanted), rtol=1e-5, atol=1e-6)
+    x = gc.asarray(np.random.default_rng(3).standard_normal((2, 7, 6, 3)).astype(np.float32), device)
+    plain.load_state_dict(fused.state_dict())
+    np.testing.assert_array_equal(gc.to_numpy(fused.predict(x)), gc.to_numpy(plain.predict(x)))

@@ -13,6 +13,7 @@ from gpuconv.backends.cuda import depthwise, gemm
 from gpuconv.backends.cuda.bias import bias_grad
 from gpuconv.backends.cuda.device_array import empty
 from gpuconv.backends.cuda.launch import ceil_div, updated, write_to
+from gpuconv.dtypes import accumulation_dtype
 from gpuconv.shapes import mask_shape, output_hw
 
 __all__ = ["conv2d", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
@@ -134,9 +135,19 @@ def conv2d_relu(
     return _fprop(x, w, bias, out, mask, "relu", geometry, algo, tf32), mask
 
 
+def conv2d_moments(x: Any, w: Any, bias: Any, window: dict[str, Any], algo: str, tf32: bool) -> tuple[Any, Any]:
+    """y, and each filter's `struct Moments` over the pixels of each of some parts of it, (parts, K, 3)."""
+    names = ("stride", "padding", "dilation", "groups", "fit")
+    geometry = (tuple(x.shape), w.shape[0], w.shape[1:3], *(window[name] for name in names))
+    moments: list[Any] = []
+    return _fprop(x, w, bias, None, None, None, geometry, algo, tf32, moments), moments[-1]
+
+
 def _fprop(
-    x: Any, w: Any, bias: Any, out: Any, mask: Any, activation: str | None, geometry: Any, algo: str, tf32: bool
-) -> Any:
+    x: Any, w: Any, bias: Any, out: Any, mask: Any, activation: str | None, geometry: Any, algo: str, tf32: bool,
+    moments: list[Any] | None = None,
+) -> Any:  # fmt: skip
+    """moments: a list that receives them, of the last of the plans that are run."""
     (k, _, _, c), dtype, groups = w.shape, x.dtype, geometry[6]
     struct, y_hw = _geometry(*geometry)
     x, w, bias = gemm.apart(out, x, w, bias)
@@ -145,12 +156,17 @@ def _fprop(
         if algo == DEPTHWISE:
             return depthwise.fprop(y, x, w, bias, struct, activation, tf32)
         macros = {"VECTOR_C": gemm.vector(c, x, w), "VECTOR_K": gemm.vector(k // groups, y)} | _masked(mask, geometry)
+        macros |= {} if moments is None else {"MOMENTS": 1}
 
         def run(plan: gemm.Plan, y: Any) -> None:
             inputs = (x, w, bias if plan.splits == 1 else None)
-            gemm.launch("conv2d_fprop", plan, (y, mask), inputs, struct, macros, bias=bias, activation=activation)
+            found = None if moments is None else empty((plan.down, k, 3), accumulation_dtype(dtype), like=y)
+            if moments is not None:
+                moments.append(found)
+            outs = (y, mask, found)
+            gemm.launch("conv2d_fprop", plan, outs, inputs, struct, macros, bias=bias, activation=activation)
 
-        product, whole = _product("conv2d_fprop", *geometry), mask is not None
+        product, whole = _product("conv2d_fprop", *geometry), mask is not None or moments is not None
         gemm.compute("conv2d_fprop", product, algo, tf32, struct, macros, y, run, whole=whole)
 
     return write_to(out, (x.shape[0], *y_hw, k), dtype, x, write)

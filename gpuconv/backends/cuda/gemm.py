@@ -213,10 +213,10 @@ def launch(
 ) -> None:
     """Launch a direction's kernel(outs..., partials, inputs..., struct, schedule, flags...), and the sum of its splits.
 
-    outs: what it writes; beside it fprop writes a mask, of a depth that is whole, and wgrad a bias's gradient, or None.
-    bias and activation go to whichever of the two launches writes the output.
+    outs: what it writes; beside it fprop writes a mask and moments, of a depth that is whole, and wgrad a bias's
+    gradient, or None. bias and activation go to whichever of the two launches writes the output.
     """
-    out, beside = outs[0], outs[-1] if len(outs) > 1 else None
+    out, beside = outs[0], outs[1] if len(outs) > 1 else None
     dtype, whole, algorithm = out.dtype, chosen.splits == 1, chosen.algorithm
     pitch = out.size + (0 if beside is None else ceil_div(beside.size, 4) * 4)  # aligned for the kernels' wide moves
     partials = None if whole else empty((chosen.splits, pitch), accumulation_dtype(dtype), like=out)

@@ -6,13 +6,17 @@ import math
 from typing import Any
 
 from gpuconv.backends.cuda.columns import MAP_STEPS, deal, finish_grid, partials, width_of
+from gpuconv.backends.cuda.conv import conv2d_moments
 from gpuconv.backends.cuda.device_array import empty
 from gpuconv.backends.cuda.gemm import ACTIVATIONS
-from gpuconv.backends.cuda.launch import THREADS, contiguous, updated
+from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, updated
 from gpuconv.backends.cuda.module import Module, load
 from gpuconv.dtypes import accumulation_dtype
 
-__all__ = ["batch_norm", "batch_norm_backward"]
+__all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm"]
+
+# Partial results that one launch adds up in good time, and to how many a launch before it makes more of them.
+_MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 
 
 def batch_norm(
@@ -38,6 +42,35 @@ def batch_norm(
                 spread.grid, spread.threads, y_there, mean, inv_std, x, gamma, beta, *running, eps, spread.struct
             )
     return y, mean, inv_std
+
+
+def conv2d_batch_norm(
+    x: Any, w: Any, bias: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any, *, stride: Any = 1,
+    padding: Any = 0, dilation: Any = 1, groups: int = 1, fit: str = "floor", momentum: float = 0.1, eps: float = 1e-5,
+    activation: str | None = None, algo: str = "auto", tf32: bool = False, out: Any = None,
+) -> tuple[Any, Any, Any, Any]:
+    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    conv, moments = conv2d_moments(x, w, bias, window, algo, tf32)
+    y = empty(conv.shape, conv.dtype, like=conv) if out is None else out
+    mean, inv_std = _channel_vector(conv), _channel_vector(conv)
+    rows, channels = math.prod(conv.shape[:-1]), conv.shape[-1]
+    gamma, beta = contiguous(gamma, beta)
+    with updated(y, running_mean, running_var) as (y_there, *running):
+        module, width = _module(activation, conv, y_there)
+        if len(moments) > _MOST_CHUNKS:
+            share = ceil_div(len(moments), _MERGED_CHUNKS)
+            chunks, many = ceil_div(len(moments), share), moments
+            moments = empty((chunks, channels, 3), many.dtype, like=many)
+            grid = finish_grid(channels), chunks
+            module.kernel("batch_norm_merge")(grid, THREADS, moments, many, len(many), share, channels)
+        finish = module.kernel("batch_norm_statistics_finish")
+        finish(
+            finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels
+        )
+        spread = deal(rows, channels, width, MAP_STEPS)
+        normalize = module.kernel("batch_norm_normalize")
+        normalize(spread.grid, spread.threads, y_there, conv, gamma, beta, mean, inv_std, spread.struct)
+    return y, conv, mean, inv_std
 
 
 def batch_norm_backward(

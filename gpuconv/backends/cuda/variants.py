@@ -18,7 +18,8 @@ VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE
 MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K alike; mixtures lie between, compiled when used
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: the others lie between, compiled when used
 MASKS = (0, 4)  # none, and the one with most bits: the third lies between, compiled when used
-FINISHES = (*((activation, 0) for activation in ACTIVATIONS), ("Relu", 4))  # ACTIVATION and MASK
+# ACTIVATION, MASK and MOMENTS
+FINISHES = (*((activation, 0, 0) for activation in ACTIVATIONS), ("Relu", 4, 0), ("Identity", 0, 1))
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,10 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             if step := chosen.pop("STEP", None):
                 chosen |= dict(zip(("DTYPE", "GRAD"), step))
             if finish := chosen.pop("FINISH", None):
-                chosen["ACTIVATION"], chosen["MASK"] = finish
+                chosen |= dict(zip(("ACTIVATION", "MASK", "MOMENTS"), finish))
             if move := chosen.pop("MOVE", None):
                 chosen["VECTOR_C"] = chosen["VECTOR_K"] = move
-            if chosen.get("MASK") and chosen["VECTOR_C"] != chosen["VECTOR_K"]:
+            if (chosen.get("MASK") or chosen.get("MOMENTS")) and chosen["VECTOR_C"] != chosen["VECTOR_K"]:
                 continue  # between those where all moves are wide and where none is
             size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
             stands_for = {WIDE: 16 // size, LONGEST: 32 if size < 8 else 16}

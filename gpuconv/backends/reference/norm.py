@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from gpuconv.backends.reference import activation as activations
+from gpuconv.backends.reference.conv import conv2d
 from gpuconv.backends.reference.rounding import separate, store, sum_rows, widen
 
-__all__ = ["batch_norm", "batch_norm_backward"]
+__all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm"]
 
 
 @np.errstate(all="ignore")  # inf and NaN in x are inf and NaN in y, as on a GPU
@@ -32,6 +33,20 @@ def batch_norm(
     y += beta
     y = store(y, x.dtype, out)
     return y if activation is None else getattr(activations, activation)(y, out=y), mean, inv_std
+
+
+def conv2d_batch_norm(
+    x, w, bias, gamma, beta, running_mean, running_var, *, stride=1, padding=0, dilation=1, groups=1, fit="floor",
+    momentum=0.1, eps=1e-5, activation=None, algo="auto", tf32=False, out=None
+):
+    conv = conv2d(
+        x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit, algo=algo, tf32=tf32
+    )
+    y, mean, inv_std = batch_norm(
+        conv, gamma, beta, running_mean, running_var, training=True, momentum=momentum, eps=eps, activation=activation,
+        out=out,
+    )
+    return y, conv, mean, inv_std
 
 
 @np.errstate(all="ignore")

@@ -1,0 +1,38 @@
+// The mean and the variance of values that come in parts.
+#pragma once
+
+#include "types.cuh"
+
+using Real = accumulator<DTYPE>;
+
+// How many values, their mean, and the sum of their squared deviations from it. Parts are combined by Chan's formula (Chan,
+// Golub, LeVeque 1983): no x^2 - mean^2, which would cancel.
+struct Moments {
+    using Value = Real;
+    Real count, mean, deviations;
+
+    static __device__ Moments of(Real value) { return {1, value, 0}; }
+    template <int LANES, int ROWS>
+    static __device__ void add(Moments (&lanes)[LANES], const Real (&values)[LANES][ROWS]) {
+        const Real count = lanes[0].count, total = count + ROWS, share = ROWS / total;  // every lane has seen as many
+#pragma unroll
+        for (int j = 0; j < LANES; ++j) {
+            Real sum = values[j][0], deviations = 0;
+#pragma unroll
+            for (int i = 1; i < ROWS; ++i) sum += values[j][i];
+            const Real mean = sum * (Real(1) / ROWS), delta = mean - lanes[j].mean;
+#pragma unroll
+            for (int i = 0; i < ROWS; ++i) deviations += (values[j][i] - mean) * (values[j][i] - mean);
+            lanes[j].mean += delta * share;
+            lanes[j].deviations += deviations + delta * (count * share) * delta;
+            lanes[j].count = total;
+        }
+    }
+    __device__ void merge(const Moments& other) {
+        if (other.count == 0) return;
+        const Real total = count + other.count, share = other.count / total, delta = other.mean - mean;
+        mean += delta * share;
+        deviations += other.deviations + delta * (count * share) * delta;
+        count = total;
+    }
+};
