@@ -21,7 +21,8 @@ def accumulated(dtype: Any, length: int, magnitude: Any) -> Any:
     """The worst error of a sum of `length` products in the dtype's accumulator, before it is rounded to dtype.
 
     magnitude: the same sum over absolute values. The factor 2 covers the second order of gamma, and products that are
-    not fused.
+    not fused; or a tensor core, whose products are exact and whose additions cut off where others round, which doubles
+    u (Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021).
     """
     accumulator = "float64" if as_dtype(dtype).name == "float64" else "float32"
     return 2 * (length + 2) * UNIT_ROUNDOFF[accumulator] * np.abs(magnitude)
