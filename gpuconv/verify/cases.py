@@ -265,6 +265,8 @@ def _matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("softmax_cross_entropy", tier, f"{name} scaled", _scores(n, k, scaled))
                 yield Case("svm_hinge", tier, f"{name} scaled", _scores(n, k, scaled))
             yield Case("add_metrics", tier, name, _metrics(n, k))
+            if index == 1:
+                yield Case("add_metrics", tier, f"{name}, an infinite loss", _metrics(n, k, np.inf))
             if n > 1:
                 yield Case("batch_norm", tier, name, _norm(n, c, training=index % 3 != 2))
                 yield Case("batch_norm_backward", tier, name, _norm_backward(n, c, training=index % 3 != 2))
@@ -282,13 +284,14 @@ def _scores(n: int, classes: int, options: dict[str, Any]) -> Make:
     return lambda rng, dtype: ([3 * normal(rng, (n, classes), dtype), rng.integers(0, classes, n)], options)
 
 
-def _metrics(n: int, classes: int) -> Make:
-    """Whole scores, so that equals occur; labels for the dtype that add_metrics takes."""
+def _metrics(n: int, classes: int, loss: float | None = None) -> Make:
+    """Whole scores, so that equals occur; labels for the dtype that add_metrics takes. loss: None draws one."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
         scores = rng.integers(-3, 4, (n, classes)).astype(dtype)
-        return [normal(rng, 4, np.float64), normal(rng, (), wide), scores, rng.integers(0, classes, n)], {}
+        drawn = normal(rng, (), wide) if loss is None else np.array(loss, wide)
+        return [normal(rng, 4, np.float64), drawn, scores, rng.integers(0, classes, n)], {}
 
     return make
 
