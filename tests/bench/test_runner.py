@@ -84,8 +84,10 @@ def test_a_wrong_kernel_is_refused_before_timing(tmp_path, value):
 @pytest.mark.parametrize("op", [*suite.DIRECTIONS, "max_pool2d", "bias_grad", "batch_norm_backward"])
 def test_a_fault_in_a_corner_of_our_own_result_is_found(monkeypatch, op):
     """The planted fault is in the last image, channel or filter alone: comparing in part must not miss it."""
-    name = {"dgrad": "conv2d_dgrad", "wgrad": "conv2d_wgrad", "backward": "bias_grad"}.get(op, op)
-    name = "conv2d" if op.startswith("fprop") else name
+    name = {
+        "fprop": "conv2d", "fprop_relu": "conv2d", "fprop_relu_pool": "conv2d_relu", "dgrad": "conv2d_dgrad",
+        "wgrad": "conv2d_wgrad", "backward": "bias_grad",
+    }.get(op, op)  # fmt: skip
     right = getattr(ops, name)
 
     def wrong(*arrays, **options):

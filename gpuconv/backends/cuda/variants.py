@@ -17,9 +17,12 @@ LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any int
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
 MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K alike; mixtures lie between, compiled when used
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: the others lie between, compiled when used
-MASKS = (0, 4)  # none, and the one with most bits: the third lies between, compiled when used
-# ACTIVATION, MASK and MOMENTS
-FINISHES = (*((activation, 0, 0) for activation in ACTIVATIONS), ("Relu", 4, 0), ("Identity", 0, 1))
+MASKED = dict(MASK=4)  # of the masks the one with most bits: the other lies between, compiled when used
+FINISHES: tuple[Mapping[str, Any], ...] = (
+    *(dict(ACTIVATION=activation) for activation in ACTIVATIONS),
+    dict(ACTIVATION="Relu") | MASKED,
+    dict(ACTIVATION="Identity", MOMENTS=1),
+)
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,24 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "batch_norm.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
     "clock.cu": dict(DTYPE=("float32", "float64")),
-    "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), MASK=MASKS, **VECTORS),
+    "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), FINISH=({}, MASKED), **VECTORS),
     "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
-    "conv2d_dgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MASK=MASKS, MOVE=MOVES),
+    "conv2d_dgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, MASKED), MOVE=MOVES),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
-    "conv2d_fprop_mma.cu": dict(ALGORITHM=MMA, FINISH=(FINISHES[0], FINISHES[-1]), MOVE=MOVES),
-    "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), MASK=MASKS, **VECTORS),
+    "conv2d_fprop_mma.cu": dict(ALGORITHM=MMA, FINISH=FINISHES, MOVE=MOVES),
+    "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), FINISH=({}, MASKED), **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
-    "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MASK=MASKS, MOVE=MOVES),
+    "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, MASKED), MOVE=MOVES),
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
     "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS),
     "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),
     "load_batch.cu": dict(DTYPE=FLOAT_NAMES),
     "matmul.cu": dict(
-        ALGORITHM=tuple(each for each in SIMT if each.arithmetic in ("float32", "float64")), ACTIVATION=("Identity",),
-        DEPTH_FIRST=(0, 1), WIDTH=(1, WIDE),
+        ALGORITHM=tuple(each for each in SIMT if each.arithmetic in ("float32", "float64")),
+        ACTIVATION=("Identity",),
+        DEPTH_FIRST=(0, 1),
+        WIDTH=(1, WIDE),
     ),
     "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
     "metrics.cu": dict(DTYPE=FLOAT_NAMES),
@@ -102,11 +107,10 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
                 chosen |= macros_of(arithmetic)
             if step := chosen.pop("STEP", None):
                 chosen |= dict(zip(("DTYPE", "GRAD"), step))
-            if finish := chosen.pop("FINISH", None):
-                chosen |= dict(zip(("ACTIVATION", "MASK", "MOMENTS"), finish))
+            chosen |= chosen.pop("FINISH", {})
             if move := chosen.pop("MOVE", None):
                 chosen["VECTOR_C"] = chosen["VECTOR_K"] = move
-            if (chosen.get("MASK") or chosen.get("MOMENTS")) and chosen["VECTOR_C"] != chosen["VECTOR_K"]:
+            if not _plain(chosen) and len({chosen.get(name) for name in VECTORS}) > 1:
                 continue  # between those where all moves are wide and where none is
             size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
             stands_for = {WIDE: 16 // size, LONGEST: 32 if size < 8 else 16}
@@ -115,12 +119,17 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), shared)
 
 
+def _plain(defines: Mapping[str, Any]) -> bool:
+    """Nothing but a product is written."""
+    return defines.get("ACTIVATION", "Identity") == "Identity" and not defines.keys() & {"MASK", "MOMENTS"}
+
+
 def representatives(chosen: Iterable[Variant]) -> list[Variant]:
     """Of each file and arithmetic one variant, plainly finished: that which moves most at once, on the largest tile."""
     groups: dict[tuple[str | None, ...], list[Variant]] = {}
     for variant in chosen:
         defines = dict(variant.defines)
-        if defines.get("ACTIVATION", "Identity") == "Identity":
+        if _plain(defines):
             arithmetic = [defines.get(name) for name in ("DTYPE", "GRAD", "TF32")]
             groups.setdefault((variant.file, *arithmetic), []).append(variant)
     return [max(found, key=_reach) for found in groups.values()]
