@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import ours, problems, steps
-from bench.peers import pytorch, pytorch_steps
+from bench import ours, problems, recipes, steps
+from bench.peers import pytorch, pytorch_recipe, pytorch_steps
 from bench.record import Record, best
 from bench.sides import OURS, Prepared, Side, check, failure
 from bench.suite import Entry
@@ -30,6 +30,9 @@ BURST = 0.05  # seconds
 
 def sides_of(entry: Entry, device: str, compiled: bool) -> tuple[list[Side], Compare]:
     """Every side of an entry, ours first, and what their results are compared with."""
+    if entry.op == "recipe":
+        recipe = recipes.Recipe(entry)
+        return recipes.sides(recipe, device) + pytorch_recipe.sides(recipe, device, compiled), recipe.compare
     if entry.kind == "step":
         step = steps.Step(entry)
         return steps.sides(step, device) + pytorch_steps.sides(step, device, compiled), step.compare
@@ -89,7 +92,7 @@ def time_entry(
             if results := prepared.results():
                 bounded = side.role == OURS and entry.kind != "step"
                 row["error"] = check(compare(results), entry.dtype, bounded=bounded)
-            if side.role == OURS and device.startswith("cuda"):
+            if side.role == OURS and device.startswith("cuda") and entry.op != "recipe":
                 row["kernels"] = _kernels(prepared, device)
             prepared.call(0)
             ready.append((row, prepared))

@@ -157,6 +157,7 @@ STEPS = [
     ("airbench94", 2000), ("vgg-cifar", 128), ("tiny-vgg", 128), ("resnet20", 128), ("seed-net", 128), ("lenet", 128),
     ("resnet18-cifar", 512), ("vgg-cifar", 512),
 ]  # fmt: skip
+RECIPES, RECIPE_STEPS = [("airbench94", 2000)], 200  # a recipe counts as so many steps in one
 CPU_STEPS = [("tiny-vgg", 64), ("seed-net", 64), ("lenet", 64)]
 
 
@@ -166,16 +167,18 @@ def _steps() -> Iterator[Entry]:
             for dtype in ("float32",) if group == "cpu" else ("bfloat16", "float32"):
                 later = order // 3 + _LATER.get(dtype, 0) * (group != "cpu")
                 yield Entry("step", "step", group, dtype, problem, _step_work(problem), later)
+    for problem in RECIPES:
+        yield Entry("step", "recipe", "recipes", "bfloat16", problem, _step_work(problem, RECIPE_STEPS), 2)
 
 
-def _step_work(problem: tuple[str, int]) -> Work:
+def _step_work(problem: tuple[str, int], steps: int = 1) -> Work:
     """Forward, and twice that for backward, less the first convolution's input gradient; bytes are not counted."""
     from gpuconv import models
 
     layers = [layer for layer in models.build(problem[0], initialize=False).walk() if layer.variables]
     counted = [layer.mult_adds for layer in layers if layer.mult_adds and not layer.children()]
     first = counted[0] * (2 if "weight" in layers[0].frozen else 1)
-    return Work(2.0 * problem[1] * (3 * sum(counted) - first), 0.0)
+    return Work(2.0 * steps * problem[1] * (3 * sum(counted) - first), 0.0)
 
 
 # --- choosing ----------------------------------------------------------------------------------

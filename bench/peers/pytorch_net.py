@@ -20,6 +20,16 @@ def module(net: layers.Sequential) -> Any:
     return made
 
 
+def parameters(net: layers.Sequential, made: Any) -> dict[str, Any]:
+    """The trained parameters of what `module` made of a net, by our names."""
+    pairs = [
+        (layer[name], getattr(part, name))
+        for layer, part in zip(_with_weights(net), _leaves(made), strict=True) for name in layer.variables
+    ]  # fmt: skip
+    theirs = {id(own): their for own, their in pairs}
+    return {name: theirs[id(own)] for name, own in net.params().items()}
+
+
 def _with_weights(net: layers.Layer) -> list[layers.Layer]:
     return [layer for layer in net.walk() if layer.variables and not layer.children()]
 

@@ -51,7 +51,7 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
             results = [np.array(first)]
             if not graph:
                 return Prepared(lambda number: once(*sets[number % len(sets)]), lambda: results)
-            replays = [_captured(torch, once, *batch) for batch in sets[:4]]
+            replays = [captured(once, *batch) for batch in sets[:4]]
             return Prepared(lambda number: replays[number % len(replays)][0].replay(), lambda: results)
 
         return prepare
@@ -66,8 +66,9 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
     return [Side(PEER, name, form(*how)) for name, how in forms.items()]
 
 
-def _captured(torch: Any, once: Callable[[Any, Any], Any], x: Any, y: Any) -> tuple[Any, ...]:
+def captured(once: Callable[[Any, Any], Any], x: Any, y: Any) -> tuple[Any, ...]:
     """The step as a graph, after the warm-up on a side stream that PyTorch's documentation asks for."""
+    torch = load()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -1,0 +1,179 @@
+"""PyTorch's sides of a whole recipe: channels_last, compiled, and each step in a CUDA graph.
+
+As Keller Jordan's public script has it: images stay on the device as bytes become numbers once and are padded once, a
+batch is one gather of them; a step's rates lie in device memory, so that a captured step can be replayed. Weights are
+float32 under autocast, as on our side; Newton-Schulz runs in bfloat16 where the net does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.peers.pytorch import load, place, tensor
+from bench.peers.pytorch_net import module, parameters
+from bench.peers.pytorch_steps import captured
+from bench.recipes import Recipe
+from bench.sides import PEER, LeftOutError, Prepared, Side
+from gpuconv.data import Dataset
+from gpuconv.shapes import NEWTON_SCHULZ
+from gpuconv.training.optimizers import Muon
+
+Update = Callable[[], None]
+
+
+class Images:
+    """A data set on the device, normalised, and its batches, (n, C, H, W) in channels_last."""
+
+    def __init__(self, recipe: Recipe, data: Dataset, device: str, dtype: Any) -> None:
+        torch = self.torch = load()
+        self.size, self.augmentation = min(recipe.settings.batch_size, len(data)), recipe.augmentation
+        images = tensor(recipe.normalization(data.images), device).to(dtype)
+        self.height, self.width = images.shape[2:]
+        shift = self.augmentation.shift
+        border = "reflect" if self.augmentation.border == "reflect" else "constant"
+        self.padded = torch.nn.functional.pad(images, (shift,) * 4, border).permute(0, 2, 3, 1).contiguous()
+        self.labels = tensor(data.labels.astype(np.int64), device)
+        self.flipped = torch.rand(len(data), device=images.device) < 0.5
+        self.rows, self.columns = (torch.arange(size, device=images.device) for size in (self.height, self.width))
+
+    def order(self, epoch: int) -> Any:
+        """A new order, and half of the images flipped: in each epoch the other half."""
+        self.flipped = ~self.flipped
+        return self.torch.randperm(len(self.labels), device=self.labels.device)
+
+    def batch(self, order: Any, number: int) -> tuple[Any, Any]:
+        index, shift = order[number * self.size : (number + 1) * self.size], self.augmentation.shift
+        moves = self.torch.randint(0, 2 * shift + 1, (2, len(index), 1), device=index.device)
+        columns = self.torch.where(self.flipped[index, None], self.width - 1 - self.columns, self.columns)
+        rows, columns = (self.rows + moves[0])[:, :, None], (columns + moves[1])[:, None, :]
+        return self.padded[index[:, None, None], rows, columns].permute(0, 3, 1, 2), self.labels[index]
+
+
+class Training:
+    """The net, what updates each group of its parameters, and a step of both."""
+
+    def __init__(self, recipe: Recipe, device: str, steps: int, epoch: int, compile_mode: str | None = None) -> None:
+        torch = load()
+        self.half = recipe.entry.dtype != "float32"
+        self.dtype = getattr(torch, recipe.entry.dtype)
+        net = recipe.net()
+        self.net = module(net).to(place(device)).to(memory_format=torch.channels_last).train()
+        self.forward, direction = self.net, orthogonal
+        if compile_mode:
+            torch.compiler.reset()
+            self.forward = torch.compile(self.net, mode=compile_mode)
+            direction = torch.compile(orthogonal, mode=compile_mode)
+        self.kind, self.smoothing = place(device).partition(":")[0], recipe.loss.label_smoothing
+        groups, rates = recipe.rates(net, steps, epoch)
+        self.rates = torch.tensor(list(rates), dtype=torch.float32, device=place(device))  # (steps, groups)
+        self.lr = self.rates[0].clone()
+        ours = parameters(net, self.net)
+        self.updates = [
+            _update(part.optimizer, [ours[name] for name in part.names], lr, self.dtype, direction)
+            for part, lr in zip(groups.parts, self.lr)
+        ]
+
+    def step(self, x: Any, y: Any) -> Any:
+        torch = load()
+        self.net.zero_grad(set_to_none=True)
+        with torch.autocast(self.kind, self.dtype, enabled=self.half):
+            scores = self.forward(x)
+        loss = torch.nn.functional.cross_entropy(scores.float(), y, label_smoothing=self.smoothing)
+        loss.backward()
+        for update in self.updates:
+            update()
+        return loss.detach()
+
+    def losses(self, x: Any, y: Any) -> np.ndarray:
+        """Of a run on one batch."""
+        found = []
+        for rates in self.rates:
+            self.lr.copy_(rates)
+            found.append(float(self.step(x, y)))
+        return np.array(found)
+
+
+def orthogonal(x: Any, steps: int) -> Any:
+    """A matrix with its singular values brought near 1 (see `gpuconv.ops.muon_step`)."""
+    a, b, c = NEWTON_SCHULZ
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+def _update(optimizer: Any, params: Sequence[Any], lr: Any, dtype: Any, direction: Callable[..., Any]) -> Update:
+    """One of our optimizers in PyTorch, its rate a tensor on the device."""
+    torch = load()
+    if not isinstance(optimizer, Muon):
+        settings = {key: getattr(optimizer, key) for key in ("momentum", "nesterov", "weight_decay")}
+        return torch.optim.SGD(params, lr=lr, fused=True, **settings).step  # type: ignore[no-any-return]
+    velocities = [torch.zeros_like(p) for p in params]
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def update() -> None:
+        for p, v in zip(params, velocities):
+            v.mul_(optimizer.momentum).add_(p.grad)
+            towards = p.grad + optimizer.momentum * v if optimizer.nesterov else v
+            x = direction(towards.reshape(len(p), -1).to(dtype), optimizer.newton_schulz).reshape(p.shape)
+            p.mul_(math.sqrt(len(p)) / p.norm()).sub_(lr * x)
+
+    return update
+
+
+def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
+    """Every form PyTorch is timed in."""
+    on_gpu, chosen = device.startswith("cuda"), recipe.settings
+    batches = recipe.steps // chosen.epochs
+
+    def form(compile_it: bool, graph: bool) -> Callable[[], Prepared]:
+        def prepare() -> Prepared:
+            if graph and not on_gpu:
+                raise NotImplementedError("a CUDA graph needs a GPU")
+            if compile_it and not compiled:
+                raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
+            mode = "max-autotune-no-cudagraphs" if compile_it else None
+            proof = Training(recipe, device, len(recipe._wanted), 1, mode)
+            losses = proof.losses(*first(recipe, device, proof.dtype))
+            training = Training(recipe, device, recipe.steps, batches, mode)
+            images = Images(recipe, recipe.data, device, training.dtype)
+            x, y = images.batch(images.order(0), 0)
+            replay = captured(training.step, x, y)[0].replay if graph else None
+
+            def call(_: int) -> None:
+                for epoch in range(chosen.epochs):
+                    order = images.order(epoch)
+                    for number in range(batches):
+                        training.lr.copy_(training.rates[epoch * batches + number])
+                        batch = images.batch(order, number)
+                        if replay:
+                            x.copy_(batch[0])
+                            y.copy_(batch[1])
+                            replay()
+                        else:
+                            training.step(*batch)
+
+            return Prepared(call, lambda: [losses])
+
+        return prepare
+
+    forms = {
+        "channels_last": (False, False),
+        "compile": (True, False),
+        "graph": (False, True),
+        "compile graph": (True, True),
+    }
+    return [Side(PEER, name, form(*how)) for name, how in forms.items()]
+
+
+def first(recipe: Recipe, device: str, dtype: Any) -> tuple[Any, Any]:
+    """The proof's images as they are, in one batch."""
+    x = tensor(recipe.normalization(recipe.proof.images), device, channels_last=True)
+    return x.to(dtype), tensor(recipe.proof.labels.astype(np.int64), device)

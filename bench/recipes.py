@@ -1,0 +1,116 @@
+"""Our side of a whole recipe: all of its steps as `gpuconv train --recipe` makes them, on made-up images.
+
+Batches are loaded, shuffled and augmented on the device, rates follow their schedules, every group of parameters has
+its own optimizer. Evaluation and whitening are no part of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.problems import Compared
+from bench.sides import OURS, Prepared, Side
+from bench.suite import RECIPE_STEPS, Entry
+from gpuconv import models
+from gpuconv.cli import settings as wanted
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, synthetic
+from gpuconv.training import Trainer
+from gpuconv.verify.oracle import Expected
+
+_PROVED_STEPS, _PROVED_IMAGES = 3, 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A net's recipe in batches of a size: as many epochs as it says, `steps` steps in all."""
+
+    entry: Entry
+    steps: int = RECIPE_STEPS
+
+    @functools.cached_property
+    def settings(self) -> wanted.Settings:
+        name, size = self.entry.problem
+        return wanted.complete({"data": "synthetic", "model": name, "batch_size": size}, "airbench94")
+
+    @functools.cached_property
+    def loss(self) -> Any:
+        return wanted.loss(self.settings.loss)[1]
+
+    @functools.cached_property
+    def augmentation(self) -> Augmentation:
+        return Augmentation.parse(self.settings.augment)
+
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """So many images that the recipe's epochs have its steps."""
+        images = self.steps // self.settings.epochs * self.settings.batch_size
+        return synthetic.load(images, size=models.build(self.settings.model, initialize=False).input_shape)[0]
+
+    @functools.cached_property
+    def normalization(self) -> Normalization:
+        return Normalization.from_dataset(self.data)
+
+    @functools.cached_property
+    def proof(self) -> Dataset:
+        """The few images that every side takes a few steps on before it is timed."""
+        return self.data.subset(slice(_PROVED_IMAGES))
+
+    def net(self, dtype: str = "float32") -> Any:
+        net = models.build(self.settings.model, seed=1, dtype=dtype)
+        models.whiten(net, self.normalization(self.data.images[: self.settings.whiten], dtype))
+        return net
+
+    def trainer(self, device: str, dtype: str) -> Trainer:
+        """In half precision from float32 weights, which it keeps as masters."""
+        net, chosen = self.net("float64" if dtype == "float64" else "float32").to(device), self.settings
+        return Trainer(
+            net, chosen.optimizer, lr=chosen.lr, loss=self.loss, schedule=chosen.schedule, precision=dtype
+        )
+
+    def loader(self, trainer: Trainer, data: Dataset, batch_size: int, **options: Any) -> Loader:
+        where = dict(device=trainer.net.device, dtype=trainer.net.dtype)
+        return Loader(data, batch_size, normalization=self.normalization, **where, **options)
+
+    def losses(self, device: str, dtype: str) -> np.ndarray:
+        """Of the first steps, each on the whole proof, as a recipe of so many epochs has it."""
+        trainer = self.trainer(device, dtype)
+        loader = self.loader(trainer, self.proof, len(self.proof), shuffle=False)
+        trainer.fit(loader, epochs=_PROVED_STEPS, progress=False)
+        return np.array([record["train_loss"] for record in trainer.history])
+
+    def rates(self, net: Any, steps: int, epoch: int) -> tuple[Any, Iterator[list[float]]]:
+        """For a peer: the groups of a net's parameters, and the rates of each step of a run, a rate for a group."""
+        trainer = Trainer(net, self.settings.optimizer, lr=self.settings.lr, schedule=self.settings.schedule)
+        groups, schedule = trainer.optimizer, trainer.schedule
+        groups.begin(steps, epoch)
+        factors = (groups.lr * schedule(step, steps, epoch) for step in range(steps))
+        return groups, (groups.rates(factor, step) for step, factor in enumerate(factors))
+
+    @functools.cached_property
+    def _wanted(self) -> np.ndarray:
+        return self.losses("numpy", "float64")
+
+    def compare(self, results: list[np.ndarray]) -> Compared:
+        """For `sides.check`."""
+        yield Expected("losses", self._wanted, np.zeros(_PROVED_STEPS)), np.asarray(results[0], np.float64)
+
+
+def sides(recipe: Recipe, device: str) -> list[Side]:
+    """gpuconv's: a run of `Trainer.fit`. On a GPU each run captures its graphs anew, and that time counts."""
+
+    def prepare() -> Prepared:
+        losses = recipe.losses(device, recipe.entry.dtype)
+        trainer = recipe.trainer(device, recipe.entry.dtype)
+        loader = recipe.loader(trainer, recipe.data, recipe.settings.batch_size, augmentation=recipe.augmentation)
+
+        def call(_: int) -> None:
+            trainer.fit(loader, epochs=trainer.epoch + recipe.settings.epochs, progress=False)
+
+        return Prepared(call, lambda: [losses])
+
+    return [Side(OURS, "gpuconv", prepare)]

@@ -1,0 +1,90 @@
+"""A whole recipe as an entry: both sides train the same thing, by the same rates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import planted
+import pytest
+
+from bench import recipes, suite
+from bench.runner import time_entry
+from gpuconv import interop, models
+from gpuconv.layers import GELU, BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, Scale, Sequential
+from gpuconv.profiling.clock import CpuClock
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """airbench94's, of a net with fewer and smaller layers under the same names."""
+
+    def build(input_shape=None, classes=None, **options):
+        return Sequential([
+            Input((9, 9, 3)), Conv2D(24, 2, frozen=("weight",)), GELU(),
+            Conv2D(5, 3, padding="same", bias=False, weight_init="dirac"), MaxPool2D(2),
+            BatchNorm(momentum=0.4, eps=1e-12, frozen=("weight",)), GELU(),
+            Flatten(), Linear(10, bias=False), Scale(1 / 9),
+        ], **options)  # fmt: skip
+
+    monkeypatch.setitem(models.MODELS, "planted", build)
+    entry = suite.Entry("step", "recipe", "planted", "float32", ("planted", 6), planted.entry().work)
+    return recipes.Recipe(entry, steps=16)
+
+
+def test_the_suite_has_a_whole_run():
+    entry = next(entry for entry in suite.suite("steps") if entry.key == "recipe airbench94-n2000 bfloat16")
+    step = next(entry for entry in suite.suite("steps") if entry.key == "step airbench94-n2000 bfloat16")
+    assert entry.work.flops == 200 * step.work.flops
+    found = recipes.Recipe(entry)
+    assert found.settings.epochs * found.settings.batch_size * 25 == 200 * 2000
+    assert found.loss.label_smoothing == 0.2
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_both_sides_train_a_whole_recipe(recipe, monkeypatch, dtype, most):
+    pytest.importorskip("torch")
+    recipe = replace(recipe, entry=replace(recipe.entry, dtype=dtype))
+    monkeypatch.setattr(recipes, "Recipe", lambda entry: recipe)
+    row = time_entry(recipe.entry, "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
+    assert {side["name"]: side["status"] for side in row["sides"]} == {
+        "gpuconv": "timed", "channels_last": "timed", "compile": "left out", "graph": "absent",
+        "compile graph": "absent",
+    }, row  # fmt: skip
+    assert all(side["error"] < most for side in row["sides"] if side["status"] == "timed")
+
+
+def test_pytorch_takes_the_same_steps(recipe):
+    """Until the whitening bias stands still, and after."""
+    pytest.importorskip("torch")
+    from bench.peers.pytorch_recipe import Training, first
+
+    trainer = recipe.trainer("numpy", "float32")
+    trainer.fit(recipe.loader(trainer, recipe.proof, 6, shuffle=False), epochs=5, progress=False)
+    theirs = Training(recipe, "numpy", trainer.steps, len(recipe.proof) // 6)
+    x, y = first(recipe, "numpy", theirs.dtype)
+    for step, rates in enumerate(theirs.rates):
+        theirs.lr.copy_(rates)
+        part = slice(step % 2 * 6, step % 2 * 6 + 6)
+        theirs.step(x[part], y[part])
+    for name, value in interop.from_torch(theirs.net.state_dict(), trainer.net).items():
+        np.testing.assert_allclose(value, trainer.net.state_dict()[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_pytorch_augments_as_the_recipe_says(recipe):
+    """Every image appears once an epoch, shifted by up to two pixels; half are flipped, next time the others."""
+    torch = pytest.importorskip("torch")
+    from bench.peers.pytorch_recipe import Images
+
+    images = Images(recipe, recipe.data, "numpy", torch.float32)
+    flipped = images.flipped.clone()
+    order = images.order(0)
+    assert sorted(order.tolist()) == list(range(len(recipe.data)))
+    assert (images.flipped ^ flipped).all()
+    x, y = images.batch(order, 0)
+    plain = recipe.normalization(recipe.data.images)
+    for n, index in enumerate(order[: images.size].tolist()):
+        assert y[n] == recipe.data.labels[index]
+        bordered, across = np.pad(plain[index], ((2, 2), (2, 2), (0, 0)), "reflect"), -1 if images.flipped[index] else 1
+        views = [bordered[r : r + 9, c : c + 9][:, ::across] for r in range(5) for c in range(5)]
+        assert any(np.array_equal(x[n].permute(1, 2, 0), view) for view in views)
