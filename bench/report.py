@@ -19,7 +19,8 @@ from bench.suite import CONVOLUTIONS, DIRECTIONS, MEMORY
 
 BEGIN, END = "<!-- bench report: begin -->", "<!-- bench report: end -->"
 NOT_MEASURED = "**GPU: not yet measured.** No record of a GPU is in the repository."
-OPS = (*DIRECTIONS, *MEMORY, "step")
+WHOLE = ("step", "recipe")  # told one by one
+OPS = (*DIRECTIONS, *MEMORY, *WHOLE)
 
 
 def write(readme: Path = ROOT / "README.md", results: Path = RESULTS, docs: Path = ROOT / "docs") -> list[Path]:
@@ -82,7 +83,7 @@ def _ceilings(data: dict[str, Any]) -> str:
 
 def _table(entries: list[dict[str, Any]]) -> str:
     lines = ["| op | dtype | shapes | ratio, median (range) | share of floor, median |", "|---|---|---|---|---|"]
-    for op in OPS[:-1]:
+    for op in (*DIRECTIONS, *MEMORY):
         for dtype in sorted({entry["dtype"] for entry in entries if entry["op"] == op}):
             listed = [e for e in entries if (e["op"], e["dtype"]) == (op, dtype) and best(e, OURS)]
             ratios = sorted(filter(None, map(goals.ratio, listed)))
@@ -90,10 +91,10 @@ def _table(entries: list[dict[str, Any]]) -> str:
                 shares = statistics.median([share(entry) for entry in listed])
                 lines.append(f"| {op} | {dtype} | {len(listed)} | {_range(ratios)} | {shares:.0%} |")
     for entry in entries:
-        if entry["op"] == "step" and (mine := best(entry, OURS)):
+        if entry["op"] in WHOLE and (mine := best(entry, OURS)):
             ratio = goals.ratio(entry)
             said = f"{ratio:.2f}" if ratio else "no peer"
-            name = f"step {entry['shape']}, {1e3 * mine['median']:.3g} ms"
+            name = f"{entry['op']} {entry['shape']}, {1e3 * mine['median']:.3g} ms"
             lines.append(f"| {name} | {entry['dtype']} | 1 | {said} | {share(entry):.0%} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
