@@ -1,18 +1,23 @@
 """The kernel lab: a user's own .cu in the place of a shipped one, checked against the reference and timed beside it.
 
 The file must hold the kernels of the shipped file under the same names and parameters: `template` gives the shipped
-text to begin with. The shipped launcher calls it, so tiles and grids follow the macros that the launcher passes.
+text to begin with. The shipped launcher calls it, so tiles and grids follow the macros that the launcher passes. Of a
+product that file is the "simt" family's, and its algorithm is named in every case: left alone, another one might run.
 """
 
 from __future__ import annotations
 
+import inspect
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpuconv import ops
+from gpuconv.algorithms import arithmetic_of, serving
 from gpuconv.backends.cuda import module, source
 from gpuconv.backends.cuda.variants import MACROS, kernels, variants
 from gpuconv.names import lookup
@@ -31,6 +36,8 @@ _NAMED_OTHERWISE = {
     "add_metrics": "metrics.cu",
     "advance_clock": "clock.cu",
     "advance_counter": "clock.cu",
+    "update_loss_scale": "loss_scale.cu",
+    "muon_step": "muon.cu",
 }
 
 
@@ -70,9 +77,22 @@ def check_signatures(path: Path, op: str) -> None:
 def check(path: Path, op: str, device: str, dtypes: tuple[str, ...]) -> Iterator[Row]:
     """`verify` of one op with the user's file in the shipped one's place."""
     check_signatures(path, op)
-    chosen = [case for case in cases() if case.op == op]
+    chosen = [_through_simt(case) for case in cases() if case.op == op]
     with module.replaced({shipped_file(op): path.resolve()}):
         yield from verify(chosen, dtypes, device)
+
+
+def _through_simt(case: Case) -> Case:
+    """The case, with the first algorithm of the "simt" family named where its op takes one."""
+    if "algo" not in inspect.signature(getattr(ops, case.op)).parameters:
+        return case
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> tuple[list[Any], dict[str, Any]]:
+        arrays, options = case.make(rng, dtype)
+        able = serving(arithmetic_of(dtype, bool(options.get("tf32"))))
+        return arrays, options | {"algo": next(each.name for each in able if each.family == "simt")}
+
+    return replace(case, make=make)
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,7 @@ class Timing:
 
 def compare(path: Path, op: str, device: str, dtype: str, repeats: int = 30) -> Iterator[Timing]:
     """Time the user's file beside the shipped one on a CUDA device, over the op's real cases, in turns."""
-    for case in cases(("real",)):
+    for case in map(_through_simt, cases(("real",))):
         if case.op != op or dtype not in case.dtypes:
             continue
         samples: dict[str, list[float]] = {"yours": [], "shipped": []}

@@ -1,8 +1,11 @@
 import pytest
 
 from gpuconv import lab, ops
-from gpuconv.backends.cuda.variants import MACROS
+from gpuconv.backends.cuda import source
 from gpuconv.cli import main
+from gpuconv.profiling import launches
+from gpuconv.verify import DTYPES
+from gpuconv.verify.run import move
 
 
 @pytest.fixture
@@ -18,8 +21,39 @@ def run(*arguments, capsys):
     return status, captured.out + captured.err
 
 
-def test_every_op_has_a_shipped_file():
-    assert {lab.shipped_file(op) for op in ops.__all__} <= set(MACROS)
+@pytest.mark.parametrize("op", ops.__all__)
+def test_every_case_of_an_op_runs_its_file(op, monkeypatch):
+    """In every dtype: what runs another kernel than the user's says nothing about the user's."""
+    monkeypatch.setattr(lab, "verify", lambda chosen, dtypes, device: files_of(chosen, dtypes))
+    file = source.resolve(lab.shipped_file(op))
+    found = dict(lab.check(file, op, "emulated", DTYPES))
+    assert found
+    assert [name for name, files in found.items() if file not in files] == []
+
+
+def files_of(chosen, dtypes):
+    """Of each case and dtype that launches anything the files of its kernels."""
+    for case in chosen:
+        for dtype in dtypes:
+            if dtype in case.dtypes:
+                arrays, options = case.arguments(dtype)
+                arguments = [move(a, "emulated") for a in arrays]
+                options = {name: move(value, "emulated") for name, value in options.items()}
+                with launches.recorded(execute=False) as found:
+                    getattr(ops, case.op)(*arguments, **options)
+                if found:
+                    yield f"{case.name} {dtype}", {launch.kernel.module.path for launch in found}
+
+
+def test_halves_are_checked_through_the_user_s_file_too(tmp_path, capsys):
+    path = tmp_path / "my_linear.cu"
+    text = lab.template("linear").splitlines()
+    at = next(number for number, line in enumerate(text) if line.startswith("    fprop("))
+    text[at] = "    if (blockIdx.x == 0 && threadIdx.x == 0) y[0] = round_to<DTYPE>(1000.0f);"
+    path.write_text("\n".join(text))
+    status, said = run(path, "--op", "linear", "--device", "emulated", "--dtype", "float16", capsys=capsys)
+    assert status == 1
+    assert "result[0, 0] is 1000" in said
 
 
 def test_the_template_passes(my_pool, capsys):
