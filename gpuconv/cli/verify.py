@@ -45,13 +45,15 @@ def run(options: argparse.Namespace) -> int:
         tiers = tuple(lookup("tier", t, {t: t for t in verify.TIERS}) for t in options.tier or verify.TIERS)
         if options.seed < 0:
             raise UserError(f"--seed must be at least 0, received {options.seed}")
-    device = choose_device(options)
     cases = [case for case in verify.cases(tiers, seed=options.seed) if case.op in chosen_ops]
+    total = len({(case.op, dtype) for case in cases for dtype in dtypes if dtype in case.dtypes})
+    if not total:
+        raise UserError(f"there is no case of {', '.join(chosen_ops)} in {', '.join(dtypes)}, tiers {', '.join(tiers)}")
+    device = choose_device(options)
     line("cases", f"{len(cases)} of {len({case.op for case in cases})} ops, tiers {', '.join(tiers)}\n")
 
     print(HEADER)
     failed, rows = 0, verify.verify(cases, dtypes, device, options.seed)
-    total = sum(dtype in case.dtypes for case in {case.op: case for case in cases}.values() for dtype in dtypes)
     for row in tqdm(rows, total=total, desc="verify", leave=False, disable=None):
         failed += row.smallest_failure is not None
         tqdm.write(describe(row))

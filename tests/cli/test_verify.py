@@ -1,0 +1,59 @@
+"""gpuconv verify: its table, its count, and what it says of a kernel that is wrong."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from gpuconv import lab
+from gpuconv.backends.cuda import module
+from gpuconv.cli import main
+
+TINY = ["verify", "--device", "emulated", "--tier", "tiny"]
+
+
+def test_every_row_is_counted(capsys):
+    """sgd_step has cases for all dtypes and others, with masters, for halves alone."""
+    ops = ["sgd_step", "random_permutation", "softmax"]
+    dtypes = ["float32", "float16"]
+    assert main([*TINY, *(w for op in ops for w in ("--op", op)), *(w for d in dtypes for w in ("--dtype", d))]) == 0
+    said = capsys.readouterr().out
+    rows = re.findall(r"^(\w+) +(\w+) .* PASS$", said, re.M)
+    assert sorted(rows) == [
+        ("random_permutation", "float32"), ("sgd_step", "float16"), ("sgd_step", "float32"), ("softmax", "float16"),
+        ("softmax", "float32"),
+    ]  # fmt: skip
+    assert said.endswith("\nall 5 pass on emulated\n")
+
+
+def test_a_wrong_kernel_is_told_by_its_smallest_failing_case(capsys, tmp_path):
+    wrong = tmp_path / "arithmetic.cu"
+    text = lab.template("scale")
+    wrong.write_text(text.replace("* Real(factor)", "* Real(factor) + 1"))
+    with module.replaced({"arithmetic.cu": wrong}):
+        assert main([*TINY, "--op", "scale", "--op", "add", "--dtype", "float32"]) == 1
+    said = capsys.readouterr().out
+    told = r"^scale +float32 .* FAIL\n +smallest failing case \(tiny\): 1\n +result\[0\] is .*, expected "
+    assert re.search(told, said, re.M)
+    assert re.search(r"^add +float32 .* PASS$", said, re.M)
+    assert said.endswith("\n1 of 2 failed\n")
+
+
+def test_nothing_to_run_is_no_pass(capsys):
+    assert main([*TINY, "--op", "random_permutation", "--dtype", "float64"]) == 2
+    assert "no case of random_permutation in float64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--op", "conv2"], "did you mean 'conv2d'"),
+        (["--dtype", "float31"], "did you mean 'float32'"),
+        (["--tier", "tinny"], "did you mean 'tiny'"),
+        (["--seed", "-1"], "--seed must be at least 0, received -1"),
+    ],
+)
+def test_mistakes(capsys, arguments, said):
+    assert main(["verify", "--device", "emulated", *arguments]) == 2
+    assert said in capsys.readouterr().err
