@@ -7,6 +7,8 @@
 // 16 bytes where all arrays are aligned to 16, else one number.
 //
 // Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 1 or 16 / sizeof(DTYPE). Any compute capability.
+// Prediction, not measured: bound by memory, 85 % of the copy bandwidth; in half precision GELU by its instructions, some
+// 35 a number forward and 50 backward, where an H200 has time for 29 and 43.
 #include "activation.cuh"
 #include "types.cuh"
 

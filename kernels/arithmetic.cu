@@ -4,7 +4,8 @@
 //   scale_forward   y[i] = x[i] * factor        2 * sizeof(DTYPE) bytes a number
 //
 // Any shape, flat; the output may be an input. A thread moves WIDTH numbers at a time: 16 bytes where all arrays are aligned
-// to 16, else one. Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 1 or 16 / sizeof(DTYPE).
+// to 16, else one. Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 1 or 16 / sizeof(DTYPE). Prediction, not measured:
+// bound by memory, 85 % of the copy bandwidth.
 
 #include "types.cuh"
 

@@ -17,8 +17,8 @@
 // mean, inv_std, gamma, beta, running statistics and the parameters' gradients are in the accumulation dtype. y may be x,
 // dx may be dy or x.
 //
-// Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION. M and C are any. Any compute capability. A partial result: 3 numbers a chunk and
-// channel forward, 2 backward, at most 1024 chunks times tiles.
+// Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION. M and C are any. Any compute capability. A partial result: 3 numbers a
+// chunk and channel forward, 2 backward, at most 1024 chunks times tiles.
 // Floor: forward 3 * sizeof(DTYPE) bytes a number (2 where the second read hits the L2 cache), 10 FLOPs; backward 5 (3) and
 // 11 FLOPs: bound by memory (prediction).
 #include "activation.cuh"

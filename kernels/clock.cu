@@ -5,7 +5,8 @@
 //   counter_advance  before = counter; counter += by
 //
 // clock: the place in rates, the steps done, where the next batch begins in the epoch's order and in its random numbers.
-// One warp, for a learning rate each; one thread. Macros: DTYPE float32, float64, of the learning rates. Launch-bound.
+// One warp, for a learning rate each; one thread. Macros: DTYPE float32, float64, of the learning rates. A few dozen bytes:
+// launch-bound (prediction).
 
 #include "types.cuh"
 

@@ -6,8 +6,9 @@
 // with K = C m. grid: blocks_across blocks for each row (n, h) of dx; their threads over (the row's phases, a quarter of the
 // phase's pixels, channels of a pack), channels innermost: pixels of one phase (convolution.cuh) have the same taps.
 //
-// Macros: DTYPE; TF32, where it is defined; WIDTH 1 or, where m is 1, 16 / sizeof(DTYPE). Any compute capability. Floor per output: sizeof(DTYPE) bytes
-// and those of dy once, 2 R S m / stride^2 FLOPs. Prediction, not measured: as conv2d_fprop_depthwise.cu.
+// Macros: DTYPE; TF32, where it is defined; WIDTH 1 or, where m is 1, 16 / sizeof(DTYPE). Any compute capability.
+// Floor per output: sizeof(DTYPE) bytes and those of dy once, 2 R S m / stride^2 FLOPs. Prediction, not measured: as
+// conv2d_fprop_depthwise.cu.
 
 #include "depthwise.cuh"
 

@@ -20,8 +20,8 @@
 //
 // Floor per output: 2 R S C / groups FLOPs and sizeof(DTYPE) bytes, plus x and w once; with the pool, for each of its outputs
 // four times the FLOPs and sizeof(DTYPE) + 1/2 bytes, where convolution, ReLU and pool one by one move 14 times sizeof(DTYPE)
-// and an index: 29 bytes become 2.5 in bfloat16 (prediction: first layers, bound by memory, gain most). A 128 x 64 tile reads 192 numbers a
-// depth for 8192 multiply-adds: in float32 21 FLOPs for each byte out of L2.
+// and an index: 29 bytes become 2.5 in bfloat16 (prediction: first layers, bound by memory, gain most). A
+// 128 x 64 tile reads 192 numbers a depth for 8192 multiply-adds: in float32 21 FLOPs for each byte out of L2.
 //
 // The machine code for sm_90a, 128 x 64 in float32: no spill at 168 registers, so 3 blocks of 128 threads a multiprocessor; a
 // step of 8 depths is 512 multiply-adds a thread, 32 16-byte loads and 12 stores of shared memory without bank conflicts, 3

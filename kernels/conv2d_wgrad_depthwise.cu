@@ -7,8 +7,9 @@
 // are `lanes` packs of filters by 256 / lanes taps, so a pack of dy is read from memory once and serves all of its taps from
 // the cache. Each thread adds its pixels in order.
 //
-// Macros: DTYPE; TF32, where it is defined; WIDTH 1 or, where m is 1, 16 / sizeof(DTYPE). Any compute capability. Floor: dy and x once, 2 FLOPs a tap and
-// element of dy. Prediction, not measured: bound by the L1 cache, two packs a multiply-add: at 3x3 60 % of the copy bandwidth.
+// Macros: DTYPE; TF32, where it is defined; WIDTH 1 or, where m is 1, 16 / sizeof(DTYPE). Any compute capability.
+// Floor: dy and x once, 2 FLOPs a tap and element of dy. Prediction, not measured: bound by the L1 cache, two packs a
+// multiply-add: at 3x3 60 % of the copy bandwidth.
 
 #include "depthwise.cuh"
 

@@ -4,7 +4,7 @@
 // or above `threshold` = ceil(p * 2^24). The mask is a function of the position: it is never stored, and backward draws it
 // again. One thread a Philox block, four elements, in one load and one store of 4 * sizeof(DTYPE) bytes where VECTOR is 4.
 // Floor: 2 * sizeof(DTYPE) bytes an element. ALU: 10 Philox rounds, about 15 integer instructions an element, which a
-// float32 stream on an H200 can hide (prediction).
+// float32 stream on an H200 can hide (prediction). Macros: DTYPE; VECTOR 1 or 4.
 
 #include "philox.cuh"
 

@@ -7,6 +7,7 @@
 // sample, each row of threads every 256 / COLUMNS-th cell, then the rows in their order: the same bits every time.
 //
 // Macros: DTYPE; COLUMNS 1, 2, 4, ... 32. Floor: sizeof(DTYPE) bytes a cell read (forward) or written (backward).
+// Prediction, not measured: behind a net's last maps, which are small, launch-bound; from some 10 MB on bound by memory.
 
 #include "types.cuh"
 

@@ -9,6 +9,7 @@
 // Macros: DTYPE; ARGMAX uint8, uint16 or uint32; WIDTH 1 or 16 / sizeof(DTYPE).
 // Floor, 2x2 windows at stride 2: (5 sizeof(DTYPE) + sizeof(ARGMAX)) bytes an output, either direction. Overlapping windows
 // and backward read again from L1 and L2 what neighbouring threads have read. R * S comparisons an output.
+// Prediction, not measured: bound by memory, 85 % of the copy bandwidth; where windows overlap, by the L1 cache.
 
 #include "pool.cuh"
 

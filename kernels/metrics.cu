@@ -5,7 +5,9 @@
 //   totals[3] += totals[0] is still finite
 //
 // totals: 4 doubles. scores (n, classes). One block of 256 threads, a thread a row at a time: the sums are integers, or
-// added by one thread, so every run gives the same bits. Floor: n * classes * sizeof(DTYPE) bytes; launch-bound.
+// added by one thread, so every run gives the same bits. Floor: n * classes * sizeof(DTYPE) bytes; launch-bound (prediction).
+//
+// Macros: DTYPE.
 
 #include "types.cuh"
 

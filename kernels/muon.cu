@@ -12,7 +12,8 @@
 // skipped, x is zeros. Half precision is computed in float32 and rounded once.
 //
 // Macros: DTYPE and GRAD of optimizer.cu. Any compute capability. Floor a number: direction 4 sizeof(DTYPE) + an accumulator
-// bytes, normalize 2 accumulators, apply 2 sizeof(DTYPE) + an accumulator: bound by memory, as far as it is not by the launches (prediction).
+// bytes, normalize 2 accumulators, apply 2 sizeof(DTYPE) + an accumulator: bound by memory, as far as it is not by the launches
+// (prediction).
 #include "reduce.cuh"
 #include "types.cuh"
 

@@ -7,7 +7,7 @@
 // Everything is computed in double from operations that IEEE 754 defines to the last bit, by intrinsics that the compiler
 // may not contract to a fused multiply-add. One thread a Philox block: four numbers; the permutation one thread a number.
 // Floor: sizeof(DTYPE) bytes written a number; at double rate 1/2 (sm_80, sm_90) the normal's 40 operations hide behind it,
-// elsewhere they are the limit. Initial weights are drawn once a run.
+// elsewhere they are the limit (prediction). Initial weights are drawn once a run. Macros: DTYPE.
 
 #include "philox.cuh"
 

@@ -4,7 +4,8 @@
 // the classes, 32 at most. A row with NaN or +inf becomes NaN: where the maximum passes a NaN over, the sum does not.
 //
 // Macros: DTYPE; PER_LANE. Any compute capability, any number of classes. Floor: 2 * sizeof(DTYPE) bytes a score while a row
-// fits into registers (32 * PER_LANE classes), 2 exponentials.
+// fits into registers (32 * PER_LANE classes), 2 exponentials. Prediction, not measured: launch-bound below some 10 MB of
+// scores, bound by memory beyond.
 #include "class_rows.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 2)

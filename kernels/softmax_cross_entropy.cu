@@ -9,7 +9,8 @@
 // partials: one number a block. counter: zero, and zero again afterwards.
 //
 // Macros: DTYPE; LABEL, an integer type; PER_LANE. Any compute capability, any number of classes. Floor: 2 * sizeof(DTYPE)
-// bytes a score while a row fits into registers (32 * PER_LANE classes), 2 exponentials.
+// bytes a score while a row fits into registers (32 * PER_LANE classes), 2 exponentials. Prediction, not measured:
+// launch-bound below some 10 MB of scores, bound by memory beyond.
 #include "class_rows.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 2)
