@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 
@@ -14,3 +16,9 @@ def pytest_runtest_call():
         if error.name != "ml_dtypes":
             raise
         pytest.skip("bfloat16 needs ml_dtypes")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _answers_ctrl_c():
+    """As Python does by itself, also where the tests run in the background, which leaves SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

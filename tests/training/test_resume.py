@@ -269,14 +269,6 @@ def test_a_log_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
 # --- signals -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def usual_handlers():
-    """Python's own, also where the tests run in the background, which leaves SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 class Signal(Callback):
     """Send a signal to ourselves after some steps."""
 
