@@ -11,13 +11,13 @@ from typing import Any
 
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line
-from gpuconv.cli.settings import add_device, count
+from gpuconv.cli.settings import add_device, add_precision, count
 
 EXAMPLES = [
     "gpuconv profile",
-    "gpuconv profile --model resnet20 --batch-size 128 --dtype bfloat16 --device cuda",
+    "gpuconv profile --model resnet20 --batch-size 128 --precision bfloat16 --device cuda",
     "gpuconv profile --model tiny-vgg --trace step.json",
-    "gpuconv profile --model vgg-cifar --fuse --device emulated --arch sm_100a",
+    "gpuconv profile --model vgg-cifar --no-fuse --device emulated --arch sm_100a",
 ]
 
 HEADER = (
@@ -28,8 +28,11 @@ HEADER = (
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help="a net by name (default: tiny-vgg)")
     parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images a step (default: 128)")
-    parser.add_argument("--dtype", metavar="NAME", default="float32", help="of the net (default: float32)")
-    parser.add_argument("--fuse", action="store_true", help="with layers in a row fused into one op where they can be")
+    add_precision(parser)
+    parser.add_argument(
+        "--fuse", action=argparse.BooleanOptionalAction,
+        help="layers in a row as one op where they can be (default: as in training, where kernels run)",
+    )
     add_device(parser)
     parser.add_argument("--steps", metavar="N", type=count(1), default=10, help="how many are timed (default: 10)")
     parser.add_argument("--trace", metavar="FILE", type=Path, help="write one step for chrome://tracing or Perfetto")
@@ -49,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
     with asked():
         arch = lookup("architecture", options.arch or "sm_90a", {arch: arch for arch in ARCHITECTURES})
-        models.build(options.model, dtype=options.dtype, initialize=False)
+        models.build(options.model, precision=options.precision, initialize=False)
         if options.trace and not options.trace.parent.is_dir():
             raise UserError(f"{options.trace.parent}: no such folder for --trace")
     device = choose_device(options)
@@ -58,10 +61,10 @@ def run(options: argparse.Namespace) -> int:
     if device != "emulated" and options.arch:
         raise UserError("--arch is for the emulated device; a GPU's kernels are compiled for that GPU")
     with asked():
-        net = models.build(options.model, dtype=options.dtype, device=device)
-        net = net.fuse() if options.fuse else net
-    line("step", f"{options.model}{' fused' * options.fuse}, {options.batch_size} images, {options.dtype}")
-    found = profile(net, options.batch_size, steps=options.steps, arch=arch)
+        net = models.build(options.model, precision=options.precision, device=device)
+    fuse = device != "numpy" if options.fuse is None else options.fuse
+    line("step", f"{options.model}{' fused' * fuse}, {options.batch_size} images, {options.precision}")
+    found = profile(net, options.batch_size, steps=options.steps, fuse=fuse, arch=arch)
     ceilings = peaks.measure(device, seconds=0.1)[0] if options.peaks and found.timeline else None
     print()
     print(text(found, ceilings))
@@ -76,16 +79,16 @@ def text(found: Any, ceilings: Any) -> str:
     whole = found.total
     lines = [HEADER, "-" * len(HEADER)]
     for row in found.rows:
-        lines.append(_row(row, whole.seconds, ceilings, found.dtype))
+        lines.append(_row(row, whole.seconds, ceilings, found.precision))
         lines += [f"    {_kernel(kernel)}" for kernel in row.launches]
-    lines += ["-" * len(HEADER), _row(whole, whole.seconds, ceilings, found.dtype), ""]
+    lines += ["-" * len(HEADER), _row(whole, whole.seconds, ceilings, found.precision), ""]
     if whole.seconds is None:
         lines.append("no times: the emulated device proves kernels and says nothing about their speed")
     elif ceilings:
-        rate = ceilings.matrix.get(found.dtype)
+        rate = ceilings.matrix.get(found.precision)
         rate = f"{rate / 1e9:.4g} GFLOP/s" if rate else "no rate measured"
         lines += [
-            f"roof: copy {ceilings.copy / 1e9:.3g} GB/s, {found.dtype} product {rate}, measured on {found.device};",
+            f"roof: copy {ceilings.copy / 1e9:.3g} GB/s, {found.precision} product {rate}, measured on {found.device};",
             "of roof: the least time these allow over the time taken, above 100 % where a cache holds the volumes",
         ]
     launched = sum(kernel["launches"] for row in found.rows for kernel in row.launches)
@@ -96,7 +99,7 @@ def text(found: Any, ceilings: Any) -> str:
     return "\n".join(lines)
 
 
-def _row(row: Any, whole: float | None, ceilings: Any, dtype: str) -> str:
+def _row(row: Any, whole: float | None, ceilings: Any, precision: str) -> str:
     name, work = f"{row.name} {row.direction}".strip(), row.work
     cells = [f"{work.flops / 1e6:>9.4g}" if work.flops else f"{'-':>9}", f"{work.bytes / 1e6:>8.3g}"]
     if not row.seconds:
@@ -104,7 +107,7 @@ def _row(row: Any, whole: float | None, ceilings: Any, dtype: str) -> str:
     cells = [f"{1e3 * row.seconds:>8.3f}ms", f"{row.seconds / whole:>6.1%}" if whole else "", *cells]
     cells.append(f"{work.flops / row.seconds / 1e9:>9.4g}" if work.flops else f"{'-':>9}")
     cells.append(f"{work.bytes / row.seconds / 1e9:>7.3g}")
-    cells.append(f"{work.floor(ceilings, dtype) / row.seconds:>8.1%}" if ceilings else f"{'-':>8}")
+    cells.append(f"{work.floor(ceilings, precision) / row.seconds:>8.1%}" if ceilings else f"{'-':>8}")
     return " ".join([f"{name:<28}", *cells])
 
 

@@ -101,6 +101,11 @@ def add_device(parser: Any) -> None:
     parser.add_argument("--device", metavar="NAME", default="auto", help=names)
 
 
+def add_precision(parser: Any) -> None:
+    text = f"what the net computes in: {', '.join(PRECISIONS)} (default: float32)"
+    parser.add_argument("--precision", metavar="NAME", default="float32", help=text)
+
+
 def given(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line."""
     found = {name: getattr(options, name, None) for name in OPTIONS}

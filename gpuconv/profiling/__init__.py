@@ -1,5 +1,5 @@
 """Seeing where the time goes: named ranges for Nsight."""
 
-from gpuconv.profiling.nvtx_domain import ranges, span
+from gpuconv.profiling.nvtx_domain import part, ranges, span
 
-__all__ = ["ranges", "span"]
+__all__ = ["part", "ranges", "span"]

@@ -43,6 +43,11 @@ def span(message: str, category: str | None = None) -> AbstractContextManager[No
     return _Span(message, category)
 
 
+def part(message: str) -> AbstractContextManager[None]:
+    """`span` of a training step, or of a part of it that is no layer's."""
+    return span(message, "step")
+
+
 def _of_layer(layer: Layer, direction: str) -> AbstractContextManager[None]:
     return span(f"{layer.path}.{direction}", direction)
 

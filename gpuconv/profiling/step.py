@@ -24,7 +24,7 @@ from gpuconv.profiling import launches, work
 from gpuconv.profiling.clock import Clock, open_clock
 from gpuconv.profiling.work import Work
 from gpuconv.shapes import integer
-from gpuconv.training import Trainer
+from gpuconv.training import LossScale, Trainer
 
 _WITHOUT_WORK = (Input, Flatten, Sequential)  # hand a volume on, see it in another shape, or leave all to their layers
 
@@ -67,7 +67,7 @@ class Spans:
 
 @dataclass(frozen=True)
 class Row:
-    """One layer and direction, or the loss or the update (direction "").
+    """One layer and direction, or the loss, the update (by the optimizer's name) or the metrics (direction "").
 
     seconds: the median over the steps, without the layers inside; None on the emulated device. launches: a row of
     `launches.table` for each kernel; none on NumPy.
@@ -87,7 +87,7 @@ class Profile:
     or None."""
 
     device: str
-    dtype: str
+    precision: str
     batch_size: int
     rows: list[Row]
     timeline: list[tuple[str, str, float, float]]
@@ -123,13 +123,16 @@ def _arguments(row: Row | None) -> dict[str, Any]:
     return {"flops": row.work.flops, "bytes": row.work.bytes} | kernels
 
 
-def profile(net: Sequential, batch_size: int = 128, *, steps: int = 10, arch: str = "sm_90a") -> Profile:
+def profile(
+    net: Sequential, batch_size: int = 128, *, steps: int = 10, fuse: bool | None = None, arch: str = "sm_90a"
+) -> Profile:
     """Train a built net for some steps on random images, with SGD and momentum, and take the steps apart.
 
-    steps: how many are timed, after two that are not. arch: what the kernels of the emulated device are compiled for
-    to tell registers and occupancy; a GPU's are its own. On the emulated device nothing is run nor timed.
+    fuse: as of `Trainer`, by default as it trains. steps: how many are timed, after two that are not. arch: what the
+    kernels of the emulated device are compiled for to tell registers and occupancy; a GPU's are its own. On the
+    emulated device nothing is run nor timed.
     """
-    step = _Step(net, integer("batch_size", batch_size, 1))
+    step = _Step(net, integer("batch_size", batch_size, 1), fuse)
     emulated = net.device == "emulated"
     with launches.recorded(execute=not emulated) as found:
         spans = step(Spans(lambda: len(found)))
@@ -143,35 +146,29 @@ def profile(net: Sequential, batch_size: int = 128, *, steps: int = 10, arch: st
         for span, each, own in zip(spans, seconds, _own_launches(spans, found), strict=True)
         if span.parent is not None and not isinstance(span.layer, _WITHOUT_WORK)
     ]
-    return Profile(net.device, net.dtype.name, batch_size, rows, _timeline(timed), own_arch, unknown)
+    return Profile(net.device, net.precision, batch_size, rows, _timeline(timed), own_arch, unknown)
 
 
 class _Step:
-    """What is profiled: the same work as a `Trainer`'s step, each part in a span."""
+    """What is profiled: a `Trainer`'s step, each part in a span."""
 
-    def __init__(self, net: Sequential, batch_size: int) -> None:
+    def __init__(self, net: Sequential, batch_size: int, fuse: bool | None) -> None:
         if net.input_shape is None or net.output_shape is None:
             raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")
         rng = np.random.default_rng(0)
         self.net, self.batch_size, self.classes = net, batch_size, net.output_shape[-1]
-        self.trainer = Trainer(net, "sgd", lr=1e-6, momentum=0.9)
+        scale = LossScale(start=1.0) if net.precision == "float16" else None  # none is skipped
+        self.trainer = Trainer(net, "sgd", lr=1e-6, momentum=0.9, loss_scale=scale, fuse=fuse)
         images = rng.standard_normal((batch_size, *net.input_shape), np.float32).astype(net.dtype)
         self.x = backends.asarray(images, net.device)
         self.y = backends.asarray(rng.integers(0, self.classes, batch_size), net.device)
         # Backward makes no gradient of the images: what trains first is spared that.
-        self.first = next(layer for layer in net.walk() if layer.variables and layer.trainable)
+        self.first = next(layer for layer in self.trainer.trained.walk() if layer.variables and layer.trainable)
 
     def __call__(self, spans: Spans) -> list[Span]:
-        optimizer = self.trainer.optimizer
-        optimizer.advance()
-        with listen(spans.of_layer), spans.span("step"):
-            self.net.zero_grad()
-            scores = self.net.forward(self.x, training=True)
-            with spans.span("loss"):
-                _, dscores = self.trainer.loss(scores, self.y)
-            self.net.backward(dscores, input_grad=False)
-            with spans.span(optimizer.name):
-                optimizer.update(self.net.params(), self.net.grads())
+        self.trainer.optimizer.advance()
+        with listen(spans.of_layer):
+            self.trainer.step(self.x, self.y, spans.span)
         kept = {span.layer: span.kept for span in spans.all if span.direction == "forward"}
         for span in spans.all:
             span.kept = kept.get(span.layer, 0)
@@ -181,11 +178,12 @@ class _Step:
         if span.layer is not None:
             grad = self.first not in span.layer.walk()
             return work.of_layer(span.layer, span.direction, self.batch_size, kept=span.kept, input_grad=grad)
-        params = self.net.params()
+        scores = self.batch_size * self.classes * self.net.dtype.itemsize
         if span.name == "loss":
-            scores = self.batch_size * self.classes * self.net.dtype.itemsize
             return Work(0.0, float(2 * scores + self.y.nbytes))
-        return work.of_update(params, len(self.trainer.optimizer.slots()))
+        if span.name == "metrics":
+            return Work(0.0, float(scores + self.y.nbytes + 2 * 4 * 8))  # four sums
+        return work.of_update(self.trainer.optimizer, self.net.params(), 2 if self.trainer.loss_scale else 1)
 
 
 def _timed(step: _Step, clock: Clock, steps: int) -> list[list[Span]]:

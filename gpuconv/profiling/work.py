@@ -83,7 +83,9 @@ def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, in
     return Work(products * flops, float(y + kept + trained + input_grad * (x + parameters)))
 
 
-def of_update(params: Mapping[str, Any], slots: int) -> Work:
-    """An optimizer's step with so many state arrays a parameter: those and the parameters are read and written, the
-    gradients read."""
-    return Work(0.0, float((3 + 2 * slots) * sum(array.nbytes for array in params.values())))
+def of_update(optimizer: Any, params: Mapping[str, Any], looks: int = 1) -> Work:
+    """A built optimizer's step: its state and the parameters are read and written, a parameter with a master is written
+    alone. looks: how often the gradients are read; with a loss scale twice."""
+    kept = 2 * sum(a.nbytes for slot in (*optimizer.state.values(), optimizer.masters) for a in slot.values())
+    own = sum(array.nbytes * (looks + (1 if name in optimizer.masters else 2)) for name, array in params.items())
+    return Work(0.0, float(kept + own))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Trainer:
     steps a launch; by default on CUDA devices. On "emulated" its launches are noted down and run again. Captured or
     not, a run gives the same bits. Where a capture fails, an `UncapturedWarning` says why and the run goes on without.
 
+    `trained` is what a step runs: the net, or its fused twin.
+
     The state: `steps` done, `epoch` (epochs completed), `batch` (batches done of the next one), `records` (what
     metrics.jsonl holds).
     """
@@ -90,7 +92,7 @@ class Trainer:
         self.seed = seed_value("seed", seed)
         masters = {name: np.array(backends.to_numpy(value), np.float32) for name, value in net.params().items()}
         self.net = net.to(precision=precision) if precision else net
-        self._trained = net.fuse() if (net.device != "numpy" if fuse is None else fuse) else net
+        self.trained = net.fuse() if (net.device != "numpy" if fuse is None else fuse) else net
         self.optimizer.build(net.params(), masters)
         self.loss_scale = loss_scale or LossScale() if dtype == np.float16 else None
         if self.loss_scale:
@@ -106,20 +108,26 @@ class Trainer:
 
     # --- a step --------------------------------------------------------------------------------
 
-    def step(self, x: Array, y: Array) -> None:
+    def step(
+        self, x: Array, y: Array, part: Callable[[str], contextlib.AbstractContextManager[None]] = profiling.part
+    ) -> None:
         """Forward, loss, backward, update, and the sums of the metrics: device work alone.
 
         No host value that changes from step to step enters here, and nothing is read back, so the launches of one call
         can be captured and replayed. The learning rate and step number are on the device: `optimizer.advance` writes
-        them, in `fit` a clock does.
+        them, in `fit` a clock does. part: what "step", "loss", the optimizer's name and "metrics" run inside.
         """
-        with profiling.span("step", "step"):
+        with part("step"):
             self.net.zero_grad()
-            scores = self._trained.forward(x, training=True)
-            loss, dscores = self.loss(scores, y, self.loss_scale.factor) if self.loss_scale else self.loss(scores, y)
-            self._trained.backward(dscores, input_grad=False)
-            self._update(self.net.params(), self.net.grads())
-            self._totals.add(loss, scores, y)
+            scores = self.trained.forward(x, training=True)
+            with part("loss"):
+                scale = [self.loss_scale.factor] if self.loss_scale else []
+                loss, dscores = self.loss(scores, y, *scale)
+            self.trained.backward(dscores, input_grad=False)
+            with part(self.optimizer.name):
+                self._update(self.net.params(), self.net.grads())
+            with part("metrics"):
+                self._totals.add(loss, scores, y)
 
     def _update(self, params: dict[str, Array], grads: dict[str, Array]) -> None:
         if self.loss_scale:

@@ -34,16 +34,22 @@ def test_the_table_on_numpy(capsys, ceilings, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step.json"]
 
 
+def test_layers_one_by_one_where_they_are_asked_for(capsys):
+    assert "relu2 backward" in profiled(capsys, "--device", "emulated", "--no-fuse")
+    assert "conv2+relu2+pool1 backward" in profiled(capsys, "--device", "numpy", "--fuse", "--no-peaks")
+
+
 def test_without_peaks_there_is_no_roof(capsys, monkeypatch):
     monkeypatch.setattr(peaks, "measure", lambda *_, **__: pytest.fail("not asked for"))
     assert "roof:" not in profiled(capsys, "--device", "numpy", "--no-peaks")
 
 
 def test_the_emulated_device_tells_kernels_and_no_times(capsys):
-    said = profiled(capsys, "--device", "emulated", "--fuse")
+    said = profiled(capsys, "--device", "emulated", "--precision", "tf32")
+    assert "tiny-vgg fused, 2 images, tf32" in said
     assert "conv2+relu2+pool1 backward" in said
     assert "no times: the emulated device proves kernels" in said
-    assert "    conv2d_fprop_simt" in said
+    assert "    conv2d_fprop_mma" in said
     assert "launches a step" in said
     assert max(map(len, said.splitlines())) <= 100
 
@@ -52,7 +58,7 @@ def test_the_emulated_device_tells_kernels_and_no_times(capsys):
     ("arguments", "said"),
     [
         (["--model", "tiny-vg"], "did you mean 'tiny-vgg'"),
-        (["--dtype", "float31"], "float32"),
+        (["--precision", "float31"], "did you mean 'float32'"),
         (["--arch", "sm_99", "--device", "emulated"], "unknown architecture 'sm_99'"),
         (["--arch", "sm_80", "--device", "numpy"], "--arch is for the emulated device"),
         (["--trace", "nowhere/step.json"], "nowhere: no such folder"),

@@ -31,7 +31,7 @@ STEP = [
     "conv1 forward", "relu1 forward", "residual1 forward", "residual1.conv1 forward",
     "residual1.norm1 forward", "pool1 forward", "fc1 forward", "loss", "fc1 backward", "pool1 backward",
     "residual1 backward", "residual1.norm1 backward", "residual1.conv1 backward", "relu1 backward", "conv1 backward",
-    "sgd",
+    "sgd", "metrics",
 ]  # fmt: skip
 
 
@@ -125,12 +125,36 @@ def test_the_work_of_each_layer(dtype):
     assert rows["loss"] == Work(0, 2 * 10 * s + 2 * 8)
     parameters = conv1 + conv2 + fc + norm
     assert rows["sgd"] == Work(0, 5 * s * parameters)
+    assert rows["metrics"] == Work(0, 10 * s + 2 * 8 + 2 * 4 * 8)
     assert found.total.work.flops == sum(row.flops for row in rows.values())
+
+
+@pytest.mark.parametrize(("precision", "looked_at"), [("bfloat16", 0), ("float16", 1)])
+def test_the_update_of_halves_moves_float32_masters_and_velocities(precision, looked_at):
+    """A number of a norm is float32 itself. looked_at: how often the loss scale reads a gradient."""
+    found = profile(small().to(precision=precision), 2, steps=1)
+    halves, norm = 4 * 9 * 3 + 4 + 4 * 9 * 4 + 5 * 24 + 5, 8
+    updated = {name: row.work for name, row in zip(names(found), found.rows)}["sgd"]
+    assert updated == Work(0, (2 + 2 * looked_at + 2 + 2 * 4 + 2 * 4) * halves + (5 + looked_at) * 4 * norm)
+
+
+def test_it_is_the_trainer_s_step_that_is_taken_apart(monkeypatch):
+    """Fused as training is on a device with kernels, and with the loss scale of float16."""
+    found = profile(small("emulated").to(precision="float16"), 2)
+    assert names(found)[0] == "conv1+relu1 forward"
+    kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}
+    assert kernels["sgd"] == ["loss_scale_update", "sgd_step", "sgd_step"]  # halves, and the norm's float32
+    assert kernels["metrics"] == ["metrics_add"]
+    steps = []
+    step_of = step.Trainer.step
+    monkeypatch.setattr(step.Trainer, "step", lambda *given: steps.append(step_of(*given)))
+    profile(small(), 2, steps=3)
+    assert len(steps) == 5  # two of them are not timed
 
 
 def test_a_fused_layer_does_the_products_of_its_layers_and_moves_less():
     net = Sequential([Input((4, 6, 3)), Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(5)])
-    apart, fused = (profile(each, 2, steps=1) for each in (net, net.fuse()))
+    apart, fused = (profile(net, 2, steps=1, fuse=fuse) for fuse in (False, True))
     assert names(fused)[0] == "conv1+relu1+pool1 forward"
     assert fused.total.work.flops == apart.total.work.flops
     assert fused.rows[0].work == Work(2 * 2 * 24 * 4 * 27, 4 * (2 * 24 * 3 + 4 * 27 + 4 + 2 * 6 * 4))
@@ -160,7 +184,7 @@ def test_every_net_by_name_has_work_for_all_its_layers():
 
 def test_on_the_emulated_device_launches_are_told_and_nothing_runs(monkeypatch):
     monkeypatch.setattr(step, "open_clock", lambda device: pytest.fail("the emulated device has no clock"))
-    found = profile(small("emulated"), 2)
+    found = profile(small("emulated"), 2, fuse=False)
     assert names(found) == STEP
     kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}
     assert kernels["conv1 forward"] == ["conv2d_fprop_simt"]
