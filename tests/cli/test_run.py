@@ -110,6 +110,30 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, capsys):
     assert (tmp_path / "run/last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
 
 
+def test_a_run_by_graphs_leaves_the_same_bytes(tmp_path, monkeypatch):
+    from gpuconv.backends.cuda.graph import EmulatedRecorder
+
+    captures, capture = [], EmulatedRecorder.capture
+    monkeypatch.setattr(EmulatedRecorder, "capture", lambda *given: captures.append(given) or capture(*given))
+    data = ["--data", "synthetic:n=24,size=6x6x1,classes=3", "--model", "seed-net", "--batch-size", "4"]
+    left = []
+    for graph in ("--graph", "--no-graph", None):
+        run, before = tmp_path / str(graph), len(captures)
+        asked = [] if graph is None else [graph]
+        assert main(["train", *data, "--device", "emulated", "--epochs", "2", "--run-dir", str(run), *asked]) == 0
+        assert (len(captures) > before) == (graph == "--graph")
+        left.append((run / "last.safetensors").read_bytes())
+    assert left[0] == left[1] == left[2]
+
+
+def test_a_graph_is_refused_on_numpy(tmp_path, capsys):
+    assert train("--graph", "--run-dir", tmp_path / "run") == 2
+    assert "graph=True captures the launches of a CUDA or the emulated device, and the net is on numpy" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_resume_refuses_other_settings_and_names_them(trained, capsys):
     before = {path: path.read_bytes() for path in trained.iterdir()}
     assert main(["train", "--resume", str(trained), "--epochs", "5", "--lr", "0.5", "--model", "seed-net"]) == 2

@@ -11,7 +11,7 @@ from gpuconv import asarray, backends, models, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, ReLU, Residual, Sequential
-from gpuconv.training import Callback, Trainer, UncapturedWarning
+from gpuconv.training import Callback, LossScale, Trainer, UncapturedWarning
 from gpuconv.training.replay import TOGETHER
 from tests.training import small
 
@@ -81,6 +81,23 @@ def test_replay_is_the_uncaptured_run_bit_for_bit(captures, optimizer, batch_siz
         one, eight = captures["captured"]
         assert eight == TOGETHER * one
         assert captures["replays"] == 7 + 1 + 6 + 2 + 6
+
+
+@pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
+def test_every_precision(captures, precision):
+    """In float16 with steps that are skipped, and a scale that falls and grows, inside graphs."""
+    runs = []
+    for graph in (False, True):
+        scale = LossScale(start=2.0**30, interval=2) if precision == "float16" else None
+        runs.append(trainer(graph, precision=precision, loss_scale=scale))
+        fit(runs[-1], train=loader(dtype=runs[-1].net.dtype))
+    same(*runs)
+    assert captures["replays"]
+    if precision == "float16":
+        scale, _, _, skipped = runs[0].loss_scale.read()
+        assert runs[1].loss_scale.read() == runs[0].loss_scale.read()
+        assert 8 < skipped < 40  # not all by the first step, which runs uncaptured
+        assert scale > 2.0 ** (30 - skipped)  # it grew between
 
 
 def test_groups_of_optimizers_with_schedules_of_their_own():
