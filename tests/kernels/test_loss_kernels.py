@@ -5,6 +5,8 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import class_rows, loss
+from gpuconv.dtypes import as_dtype
+from gpuconv.verify.bounds import UNIT_ROUNDOFF
 from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, wide
 from tests.tolerance import assert_within, elementwise_bound, sum_bound
 
@@ -22,6 +24,10 @@ SHAPES = {
 }
 cases = pytest.mark.parametrize(
     ("shape", "dtype"), [(shape, dtype) for shape, dtypes in SHAPES.values() for dtype in dtypes]
+)
+every = pytest.mark.parametrize(
+    ("name", "options"),
+    [("softmax_cross_entropy", {}), ("softmax_cross_entropy", {"label_smoothing": 0.2}), ("svm_hinge", {})],
 )
 both = pytest.mark.parametrize("name", ["softmax_cross_entropy", "svm_hinge"])
 
@@ -152,19 +158,32 @@ def test_over_the_scores_and_through_views(device, rng, name, classes):
         np.testing.assert_array_equal(to_numpy(a), b)
 
 
-@both
+@every
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, 1e4])
-def test_special_scores(device, rng, name, special):
+def test_special_scores(device, rng, name, options, special):
     scores, labels = scores_and_labels(rng, (4, 5), "float32")
     labels[:] = [0, 1, 2, 3]
     scores[1, 4], scores[2, 2] = special, special  # of a wrong class, and of the right one
     with np.errstate(all="ignore"):
-        value64, gradient64 = expected(name, scores, labels)
+        value64, gradient64 = expected(name, scores, labels, **options)
         probabilities = expected("softmax", scores)
-    value, gradient = on_device(name, device, scores, labels)
+    value, gradient = on_device(name, device, scores, labels, **options)
     np.testing.assert_allclose(value, value64, rtol=1e-5)
     np.testing.assert_allclose(gradient, gradient64, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(on_device("softmax", device, scores), probabilities, rtol=1e-5, atol=1e-7)
+
+
+@every
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_scores_at_the_end_of_halves(device, name, options, dtype):
+    """Differences, sums and the loss lie beyond what float16 holds; the gradient does not."""
+    scores = np.array([[60000, -60000, 59000, 0], [-60000, 60000, 1, 2], [60000] * 4]).astype(as_dtype(dtype))
+    labels = np.array([0, 0, 3])
+    value, gradient = on_device(name, device, scores, labels, **options)
+    value64, gradient64 = expected(name, scores, labels, **options)
+    assert value64 > 20000
+    np.testing.assert_allclose(value, value64, rtol=1e-6)
+    np.testing.assert_allclose(wide(gradient), gradient64, rtol=2 * UNIT_ROUNDOFF[dtype], atol=1e-7)
 
 
 def test_a_margin_of_exactly_zero_has_no_gradient(device):
