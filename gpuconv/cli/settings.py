@@ -101,9 +101,9 @@ def add_device(parser: Any) -> None:
     parser.add_argument("--device", metavar="NAME", default="auto", help=names)
 
 
-def add_precision(parser: Any) -> None:
+def add_precision(parser: Any, default: str | None = "float32") -> None:
     text = f"what the net computes in: {', '.join(PRECISIONS)} (default: float32)"
-    parser.add_argument("--precision", metavar="NAME", default="float32", help=text)
+    parser.add_argument("--precision", metavar="NAME", default=default, help=text)
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from gpuconv.cli.errors import asked
+from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import open_run
-from gpuconv.cli.settings import count
+from gpuconv.cli.settings import add_precision, count
 
 EXAMPLES = [
     "gpuconv summary",
     "gpuconv summary --model vgg16",
     "gpuconv summary --model resnet20 --input 64x64x3",
-    "gpuconv summary --model tiny-vgg --device emulated --batch-size 512",
+    "gpuconv summary --model tiny-vgg --precision bfloat16 --device emulated --batch-size 512",
 ]
+OF_A_MODEL = ("input", "classes", "precision")  # a run's net has its own
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--run-dir", metavar="DIR", help="the net of a run")
     parser.add_argument("--input", metavar="HxWxC", type=volume, help="its input volume (default: the net's own)")
     parser.add_argument("--classes", metavar="N", type=count(1), help="how many scores it gives")
+    add_precision(parser, None)
     parser.add_argument("--device", default="numpy", help="show the algorithms of this device: emulated, cuda, cuda:1")
     parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="of the algorithms shown")
 
@@ -38,13 +40,18 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv import backends, models
     from gpuconv.summary import summary
 
+    alone = [f"--{name}" for name in OF_A_MODEL if getattr(options, name) is not None]
+    if alone and not options.model:
+        go = "go" if len(alone) > 1 else "goes"
+        raise UserError(f"{' and '.join(alone)} {go} with --model; a run's net has its own")
     with asked():
         device = backends.resolve(options.device)
     if options.run_dir:
         print(summary(open_run(options.run_dir, "numpy").net, batch_size=options.batch_size, device=device))
     elif options.model:
         with asked():
-            net = models.build(options.model, options.input, options.classes, initialize=False)
+            more = {"precision": options.precision, "initialize": False}
+            net = models.build(options.model, options.input, options.classes, **more)
         print(summary(net, batch_size=options.batch_size, device=device))
     else:
         print("nets (gpuconv summary --model NAME shows one):")

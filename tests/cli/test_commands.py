@@ -72,6 +72,9 @@ def test_version(capsys):
         (["predict", "x.png", "--run-dir", "nowhere"], "nowhere holds no run"),
         (["predict"], "required: IMAGE"),
         (["summary", "--model", "tiny-vgg", "--input", "32x32"], "32x32x3"),
+        (["summary", "--model", "tiny-vgg", "--precision", "float8"], "unknown precision 'float8'"),
+        (["summary", "--run-dir", "runs/1", "--classes", "3"], "--classes goes with --model"),
+        (["summary", "--precision", "tf32", "--input", "8x8x3"], "--input and --precision go with --model"),
     ],
 )
 def test_mistakes_are_one_line_and_change_nothing(arguments, said, capsys, tmp_path, monkeypatch):
@@ -146,6 +149,19 @@ def test_summary_of_vgg16_has_the_count_the_notes_argue_with(capsys):
     said = capsys.readouterr().out
     assert "138,344,128" in said
     assert "224x224x64" in said
+
+
+def test_summary_in_a_precision_shows_its_algorithms(capsys):
+    said = {}
+    for precision in ("float32", "tf32", "bfloat16"):
+        given = ["--model", "tiny-vgg", "--device", "emulated", "--precision", precision]
+        assert main(["summary", *given]) == 0
+        said[precision] = capsys.readouterr().out
+        assert f"memory in {precision}" in said[precision]
+    assert "simt-" in said["float32"]
+    assert "mma-" not in said["float32"]
+    assert "mma-" in said["tf32"]
+    assert "mma-" in said["bfloat16"]
 
 
 def test_summary_lists_the_nets_and_takes_an_input(capsys):
