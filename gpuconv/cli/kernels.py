@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 from gpuconv.cli.errors import asked
+from gpuconv.cli.settings import count
 
 EXAMPLES = [
     "gpuconv kernels",
@@ -24,7 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--arch", action="append", metavar="NAME", help="every variant, for this architecture alone")
     parser.add_argument("--file", action="append", metavar="NAME", help="only this .cu file")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many to compile at once")
+    parser.add_argument(
+        "--workers", metavar="N", type=count(1), default=os.cpu_count() or 1, help="how many to compile at once"
+    )
     parser.add_argument(
         "--all", action="store_true", help="compile and print every variant everywhere, not only what takes most"
     )

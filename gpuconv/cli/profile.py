@@ -113,7 +113,8 @@ def _row(row: Any, whole: float | None, ceilings: Any, precision: str) -> str:
 
 def _kernel(kernel: dict[str, Any]) -> str:
     often = f"{kernel['launches']} times " if kernel["launches"] > 1 else ""
-    text = f"{kernel['kernel']:<32} {often}{kernel['blocks']} x {kernel['threads']} threads"
+    name = " ".join([kernel["kernel"], kernel["algorithm"] or ""])
+    text = f"{name:<32} {often}{kernel['blocks']} x {kernel['threads']} threads"
     if "registers" in kernel:
         text += f", {kernel['registers']} registers"
     return text + (f", {kernel['occupancy']:.0%} occupancy" if "occupancy" in kernel else "")

@@ -30,7 +30,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model": "digits-net", "epochs": 30, "augment": "shift:1", "loss": "softmax:label_smoothing=0.1",
     },
     "airbench94": {
-        "model": "airbench94", "epochs": 8, "batch_size": 2000, "lr": 1.0, "schedule": "linear",
+        "data": "cifar10:data", "model": "airbench94", "epochs": 8, "batch_size": 2000, "lr": 1.0, "schedule": "linear",
         "optimizer": f"filters -> {_MUON}; conv1.bias -> {_NORMS} @ linear:3; norm*.bias -> {_NORMS}; * -> {_HEAD}",
         "augment": "alternating-flip,shift:2,reflect", "loss": "softmax:label_smoothing=0.2", "whiten": 5000,
         "tta": "mirror+shift",

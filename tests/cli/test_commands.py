@@ -67,6 +67,7 @@ def test_version(capsys):
         (["train", "--data", "synthetic:n=0"], "n must be at least 1"),
         (["train", "--model", "lenet"], "the filter spans 5"),  # digits are 8x8
         (["train", "--resume", "nowhere"], "nowhere holds no run"),
+        (["kernels", "--report", "--workers", "0"], "from 1 on, received '0'"),
         (["train", "--resume", "here", "--run-dir", "there"], "not allowed with"),
         (["evaluate", "nowhere"], "nowhere holds no run"),
         (["predict", "x.png", "--run-dir", "nowhere"], "nowhere holds no run"),

@@ -35,6 +35,13 @@ def test_an_unknown_recipe_names_the_nearest(capsys):
     assert "did you mean 'airbench94'?" in capsys.readouterr().err
 
 
+def test_airbench94_is_for_cifar10(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *AIRBENCH]) == 2
+    assert "no CIFAR-10 in data" in capsys.readouterr().err
+    assert settings.complete({"data": "folder:photos"}, "airbench94").data == "folder:photos"
+
+
 def test_a_resumed_run_takes_no_recipe(capsys):
     assert main(["train", "--resume", "somewhere", "--recipe", "airbench94"]) == 2
     assert "leave --recipe out" in capsys.readouterr().err
