@@ -246,6 +246,7 @@ def entries_of(gate: Gate) -> list[dict[str, Any]]:
 
 
 def train(gate: Gate, seconds: float) -> Found:
+    """A run by CUDA graphs, to its accuracy."""
     shutil.rmtree(gate.out / "run", ignore_errors=True)
     words = ["-m", "gpuconv", "train", "--device", gate.device, "--run-dir", str(gate.out / "run")]
     done = gate.python("train.log", words, seconds)
@@ -253,6 +254,9 @@ def train(gate: Gate, seconds: float) -> Found:
     reached = accuracy(done.last)
     if not reached >= LEAST_ACCURACY:
         raise FailedError(f"{done.last}, at least {LEAST_ACCURACY} % was to be reached", accuracy=reached)
+    uncaptured = [line for line in done.text.splitlines() if "UncapturedWarning: " in line]
+    if uncaptured:
+        raise FailedError(f"the step was not captured: {uncaptured[0]}", accuracy=reached)
     return f"{done.last} in {done.seconds:.1f} s", {"accuracy": reached}
 
 

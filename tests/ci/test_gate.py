@@ -236,6 +236,18 @@ def test_training_passes_by_its_last_line(planted):
     assert planted.ran[0][1:4] == ["-m", "gpuconv", "train"]
 
 
+def test_training_that_was_not_captured_fails(planted):
+    """Which the run only warns of, and reaches its accuracy."""
+    from gpuconv.training.replay import Replay, UncapturedWarning
+
+    with pytest.warns(UncapturedWarning) as told:
+        Replay("numpy", False).give_up("MemoryError: no 12 bytes more")
+    said = f"trainer.py:1: UncapturedWarning: {told[0].message}\n  warnings.warn(...)\n\ntest accuracy 98.00%\n"
+    with pytest.raises(FailedError, match=r"not captured: .*launch by launch: MemoryError: no 12 bytes more") as caught:
+        parts.train(planted.tell(train=(0, said)), 30)
+    assert caught.value.details == {"accuracy": 98.0}
+
+
 def test_verify_names_the_ops_that_fail_and_those_out_of_time(planted):
     planted.facts["ops"] = ["relu", "add", "scale"]
     with pytest.raises(FailedError, match="failed: add; 1 of 3 ops pass; out of time: scale") as caught:
