@@ -5,20 +5,22 @@
 //
 // images (M, H, W, C) uint8; x (N, H, W, C) DTYPE. The four words of the Philox block (AUGMENT, offset + n) give the flip,
 // both shifts and the centre of the cutout, as backends/reference/batch.py states, an alternating flip the image's own block;
-// same arithmetic, same bits. mean and
-// std repeat with their own periods: C, or H * W * C. offset and start are numbers, or read from device memory when the kernel
-// runs, so that a captured step goes through its epoch. A place past the indices, or an index outside the data set, which
-// nobody waits for on a GPU, makes its sample NaN and its label -1.
+// same arithmetic, same bits. mean and std have a number for each channel, or for each element of an image. offset and start
+// are numbers, or read from device memory when the kernel runs, so that a captured step goes through its epoch. A place past
+// the indices, or an index outside the data set, which nobody waits for on a GPU, makes its sample NaN and its label -1.
 //
-// One thread block of 256 works on `elements` consecutive elements of one sample. Floor: 1 byte read and sizeof(DTYPE)
-// written an element; reads of a row are contiguous (backward under a flip). Prediction, not measured: bound by its
-// instructions, some 300 an element, four 64-bit divisions among them: a tenth of the copy bandwidth. Macros: DTYPE.
+// `blocks` blocks of 256 threads share the elements of one sample, of which there are less than 2^31. Floor: 1 byte read and
+// sizeof(DTYPE) written an element; reads of a row are contiguous (backward under a flip). Prediction, not measured: bound by
+// its instructions, some 80 an element on sm_90a: 40 % of the copy bandwidth in float32, a quarter in halves. Macros: DTYPE.
 
+#include "divisor.cuh"
 #include "philox.cuh"
 
 struct Batch {
     int64 images, indices;  // how many there are
-    int32 height, width, channels, mean_period, std_period;
+    int32 height;
+    Divisor width, channels;
+    int32 mean_each, std_each;  // whether there is one for each element
     int32 flip, shift, reflect, cutout, blocks;  // thread blocks a sample
 };
 
@@ -42,6 +44,7 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
     const bool valid = 0 <= index && index < batch.images;
     if (part == 0 && threadIdx.x == 0) y[n] = valid ? labels[index] : -1;
 
+    const int32 width = int32(batch.width.divisor), channels = int32(batch.channels.divisor);
     const Words words = philox(read_offset(offset_at, offset) + uint64(n), AUGMENT, 0, seed);
     bool flipped = batch.flip == RANDOM && words.at[0] >> 31;
     if (batch.flip == ALTERNATING && valid) {
@@ -50,25 +53,26 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
     }
     const int32 dy = shift_of(words.at[1], batch.shift), dx = shift_of(words.at[2], batch.shift);
     const int32 top = int32((words.at[3] >> 16) * uint64(batch.height) >> 16) - batch.cutout / 2;
-    const int32 left = int32((words.at[3] & 0xffff) * uint64(batch.width) >> 16) - batch.cutout / 2;
+    const int32 left = int32((words.at[3] & 0xffff) * uint64(width) >> 16) - batch.cutout / 2;
 
-    const int64 size = int64(batch.height) * batch.width * batch.channels;
-    for (int64 e = int64(part) * blockDim.x + threadIdx.x; e < size; e += int64(batch.blocks) * blockDim.x) {
-        const int32 c = int32(e % batch.channels), pixel = int32(e / batch.channels);
-        const int32 h = pixel / batch.width, w = pixel % batch.width;
+    const int32 size = batch.height * width * channels;
+    const uint8* const image = images + index * size;
+    for (int32 e = part * blockDim.x + threadIdx.x; e < size; e += batch.blocks * blockDim.x) {
+        int32 c = e, w = batch.channels.divide(c);
+        const int32 h = batch.width.divide(w);
         int32 row = h + dy, column = w + dx;
         if (batch.reflect) {
             row = reflected(row, batch.height);
-            column = reflected(column, batch.width);
+            column = reflected(column, width);
         }
         const bool cut = h >= top && h < top + batch.cutout && w >= left && w < left + batch.cutout;
         float value = 0;
         if (!valid) {
             value = __int_as_float(0x7fc00000);  // NaN
-        } else if (!cut && 0 <= row && row < batch.height && 0 <= column && column < batch.width) {
-            const int32 source = flipped ? batch.width - 1 - column : column;
-            const float byte = images[index * size + (int64(row) * batch.width + source) * batch.channels + c];
-            value = (byte - mean[e % batch.mean_period]) * (1.0f / std[e % batch.std_period]);
+        } else if (!cut && 0 <= row && row < batch.height && 0 <= column && column < width) {
+            const int32 source = flipped ? width - 1 - column : column;
+            const float byte = image[(row * width + source) * channels + c];
+            value = (byte - mean[batch.mean_each ? e : c]) * (1.0f / std[batch.std_each ? e : c]);
         }
         x[n * size + e] = round_to<DTYPE>(accumulator<DTYPE>(value));
     }

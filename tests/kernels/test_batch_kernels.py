@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
+from gpuconv.backends.cuda.batch import load_batch
 from gpuconv.dtypes import as_dtype
 from tests.kernels.agreement import FLOATS
 
@@ -20,7 +23,7 @@ def batch(device, rng, size, shape, pixelwise=False, **options):
     images = rng.integers(0, 256, (7, *shape), np.uint8)
     labels, indices = rng.integers(0, 10, 7), rng.integers(0, 7, size)
     mean = rng.uniform(0, 255, shape if pixelwise else shape[-1:]).astype(np.float32)
-    std = rng.uniform(1, 80, shape[-1:]).astype(np.float32)
+    std = rng.uniform(1, 80, shape if pixelwise else shape[-1:]).astype(np.float32)
     arrays = [asarray(a, device) for a in (images, labels, indices)]
     statistics = dict(mean=asarray(mean, device), std=asarray(std, device))
     return [to_numpy(a) for a in ops.load_batch(*arrays, **statistics, **options)]
@@ -42,6 +45,12 @@ def test_an_empty_batch(device, rng):
     x, labels = batch(device, rng, 0, (8, 8, 3))
     assert x.shape == (0, 8, 8, 3)
     assert labels.shape == (0,)
+
+
+def test_an_image_that_32_bits_cannot_count_is_refused():
+    images = SimpleNamespace(shape=(1, 2**16, 2**14, 2))
+    with pytest.raises(ValueError, match=f"at most {2**31 - 2**16 - 1} numbers, received 65536 x 16384 x 2"):
+        load_batch(images, None, None, mean=None, std=None, count=1)
 
 
 def test_an_index_outside_the_data_set_shows(device, rng):

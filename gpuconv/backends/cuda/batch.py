@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.cuda.device_array import empty
+from gpuconv.backends.cuda.gemm import DIVISOR, divisor
 from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, device_scalar, write_to
 from gpuconv.backends.cuda.module import load
 from gpuconv.dtypes import as_dtype
@@ -15,12 +16,13 @@ __all__ = ["load_batch"]
 
 _ELEMENTS = 4096  # of one sample, a thread block
 
+_MOST_ELEMENTS = 2**31 - 2**16  # of one sample: a thread's next one is counted in 32 bits too
+
 _FLIPS: dict[bool | str, int] = {False: 0, True: 1, "alternating": 2}  # the kernel's `enum Flip`
 
 _BATCH = np.dtype(
-    [("images", np.int64), ("indices", np.int64)]
-    + [(name, np.int32) for name in ("height", "width", "channels", "mean_period", "std_period")]
-    + [(name, np.int32) for name in ("flip", "shift", "reflect", "cutout", "blocks")],
+    [("images", np.int64), ("indices", np.int64), ("height", np.int32), ("width", DIVISOR), ("channels", DIVISOR)]
+    + [(name, np.int32) for name in ("mean_each", "std_each", "flip", "shift", "reflect", "cutout", "blocks")],
     align=True,
 )
 
@@ -44,14 +46,17 @@ def load_batch(
     out: Any = None,
 ) -> Any:
     m, h, w, c = images.shape
+    if h * w * c >= _MOST_ELEMENTS:
+        raise ValueError(f"an image has at most {_MOST_ELEMENTS - 1} numbers, received {h} x {w} x {c}")
     assert count is not None  # shapes.py says how long the rest is
     n, dtype = count, as_dtype(dtype)
     images, labels, indices, mean, std = contiguous(images, labels, indices, mean, std)
     place = (*device_scalar(offset, np.int64), *device_scalar(start, np.int64))
     picked = empty((n,), labels.dtype, like=labels)
     blocks = max(1, ceil_div(h * w * c, _ELEMENTS))
+    sides, each = (h, divisor(max(1, w)), divisor(max(1, c))), (mean.ndim > 1, std.ndim > 1)
     options = (_FLIPS[flip], shift, border == "reflect", cutout)
-    batch = np.array((m, indices.shape[0], h, w, c, mean.size, std.size, *options, blocks), _BATCH)[()]
+    batch = np.array((m, indices.shape[0], *sides, *each, *options, blocks), _BATCH)[()]
 
     def write(x: Any) -> None:
         kernel = load("load_batch.cu", {"DTYPE": dtype.name}).kernel("load_batch")
