@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpuconv import asarray, ops, to_numpy
+from gpuconv import asarray, ops, to_numpy, verify
 from gpuconv.algorithms import serving
 from gpuconv.backends.cuda import emulator
 from gpuconv.cases import ConvCase
 from gpuconv.dtypes import as_dtype
+from gpuconv.profiling import launches
 from gpuconv.shapes import mask_shape
 from tests.kernels.agreement import FLOATS, assert_same_bits, on_device
 from tests.kernels.test_conv_kernels import forced, problem
@@ -104,6 +105,20 @@ def test_nothing_is_read_or_written_that_must_not_be(device, monkeypatch, channe
         for splits in (1, 3):
             forced(monkeypatch, None)
             assert_the_same(device, case, pool, between=lambda splits=splits: forced(monkeypatch, None, splits))
+
+
+def test_nor_on_tensor_cores(device):
+    """Masked numbers go through registers there, beside others by cp.async; moments are summed from the fragments."""
+    if device != "emulated":
+        pytest.skip("the emulator's checks")
+    of_vectors = [c for c in verify.cases(("tiny",)) if c.name.startswith("2x2x3x8-8x1x1 ")]
+    chosen = [c for c in of_vectors if c.name.endswith("pool") or c.op == "conv2d_batch_norm"]
+    assert {c.op for c in chosen} == {"conv2d_relu", "conv2d_dgrad", "conv2d_wgrad", "conv2d_batch_norm"}
+    with emulator.configure(sanitize="checked", seed=7), launches.recorded() as found:
+        for case in chosen:
+            outcome = verify.run_case(case, "bfloat16", device)
+            assert outcome.passed, outcome.problem
+    assert len([launch for launch in found if launch.kernel.name.endswith("_mma")]) == 4
 
 
 @pools

@@ -230,14 +230,16 @@ OPTIMIZERS = ["sgd", "sgd:momentum=0.9", "adagrad", "rmsprop", "adam", "adamw", 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
-def test_a_step_touches_nothing_from_the_host(optimizer, loss):
+def test_a_step_touches_nothing_from_the_host(captures, optimizer, loss):
     net = Sequential.from_config(RESIDUAL.config()).to(DEVICE)
     capturing(Trainer(net, optimizer, loss=loss, graph=True))
+    assert captures["replays"] == 2
 
 
 @pytest.mark.parametrize("name", ["seed-net", "digits-net"])
-def test_nor_does_one_of_the_models(name):
+def test_nor_does_one_of_the_models(captures, name):
     capturing(Trainer(models.build(name, (8, 8, 1), 3).to(DEVICE), graph=True))
+    assert captures["replays"] == 2
 
 
 def capturing(made):

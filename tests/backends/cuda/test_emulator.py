@@ -212,6 +212,16 @@ def test_settings():
     assert emulator.settings() == before
 
 
+def test_settings_of_the_environment(monkeypatch):
+    from gpuconv.backends.cuda.emulator.settings import _from_environment
+
+    monkeypatch.setenv("GPUCONV_EMULATOR_SEED", "7")
+    assert _from_environment().seed == 7
+    monkeypatch.setenv("GPUCONV_EMULATOR_WORKERS", "two")
+    with pytest.raises(ValueError, match="GPUCONV_EMULATOR_WORKERS must be a whole number, received 'two'"):
+        _from_environment()
+
+
 def test_a_compile_error_points_into_the_cu_file(tmp_path):
     (tmp_path / "bad.cu").write_text('\nextern "C" __global__ void bad(float* y) {\n    y[0] = missing;\n}\n')
     with pytest.raises(emulator.EmulatorError, match=r"bad does not compile[\s\S]*bad\.cu:3:\d+: error.*missing"):

@@ -43,11 +43,15 @@ class Settings:
 
 def _from_environment() -> Settings:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Settings(
-        int(os.environ.get("GPUCONV_EMULATOR_SEED", "0")),
-        os.environ.get("GPUCONV_EMULATOR_SANITIZE", "none"),
-        int(os.environ.get("GPUCONV_EMULATOR_WORKERS", str(cores))),
-    )
+    sanitize = os.environ.get("GPUCONV_EMULATOR_SANITIZE", "none")
+    return Settings(_number("GPUCONV_EMULATOR_SEED", 0), sanitize, _number("GPUCONV_EMULATOR_WORKERS", cores))
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise ValueError(f"{name} must be a whole number, received {text!r}")
+    return int(text)
 
 
 _current = _from_environment()
