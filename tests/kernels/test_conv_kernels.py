@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
-import subprocess
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -406,27 +403,3 @@ def test_output_addresses(device):
 def test_what_32_bits_cannot_count_is_refused(case, what):
     with pytest.raises(ValueError, match=what):
         geometry(case)
-
-
-# --- machine code ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("op", ["fprop", "dgrad", "wgrad"])
-def test_what_the_headers_claim_of_the_machine_code(op):
-    compiler = pytest.importorskip("gpuconv.backends.cuda.compiler")
-    pytest.importorskip("cuda.core", reason="NVRTC is not installed")
-    pathfinder = pytest.importorskip("cuda.pathfinder")
-    tool = pathfinder.find_nvidia_binary_utility("nvdisasm") or pytest.skip("nvdisasm is not installed")
-    macros = serving("float32")[0].defines("float32") | dict(ACTIVATION="Identity", VECTOR_C=4, VECTOR_K=4)
-    module = load(f"conv2d_{op}.cu", macros)
-    binary = compiler.compile_cubin(module.path.stem, module.text, module.defines, "sm_90a")
-    (resources,) = binary.resources.values()
-    assert resources.registers <= 168
-    assert resources.stack == resources.spill_stores == resources.spill_loads == 0
-    listing = subprocess.run([tool, binary.path], capture_output=True, text=True, check=True).stdout
-    count = Counter(re.findall(r"\b(FFMA|LDS\.128|LDS|LDG\.E\.128|LDL|STL|LD\.E|STG\.E\.128)\b", listing))
-    assert (count["FFMA"], count["LDS.128"]) == (8 * 64, 8 * 4)  # 8 depths of 8 x 8 a thread
-    assert count["LDS"] == 0 or op == "wgrad"  # which sums dy after the loop
-    assert count["LDG.E.128"] >= 6  # three a step, and three before the first
-    assert count["STG.E.128"] >= 16
-    assert count["LDL"] == count["STL"] == count["LD.E"] == 0

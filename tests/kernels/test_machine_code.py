@@ -44,15 +44,19 @@ def nvdisasm() -> str:
     return tool or pytest.skip("nvdisasm is not installed (pip install 'gpuconv[compile]')")
 
 
-@functools.cache
-def disassembled(variant: Variant, arch: str) -> dict[str, Function]:
-    """The kernels of a variant by name."""
-    tool, path = nvdisasm(), source.resolve(variant.file)
+def compiled(variant: Variant, arch: str) -> compiler.Binary:
+    path = source.resolve(variant.file)
     try:
         compiler.toolkit()
     except compiler.CompileError as error:
         pytest.skip(str(error))
-    binary = compiler.compile_cubin(path.stem, source.flatten(path), dict(variant.defines), arch)
+    return compiler.compile_cubin(path.stem, source.flatten(path), dict(variant.defines), arch)
+
+
+@functools.cache
+def disassembled(variant: Variant, arch: str) -> dict[str, Function]:
+    """The kernels of a variant by name."""
+    tool, binary = nvdisasm(), compiled(variant, arch)
     listing = subprocess.run([tool, "-c", "-g", binary.path], capture_output=True, text=True, check=True).stdout
     _, *parts = _FUNCTION.split(listing)
     return {name: _function(code.partition("\n\t.section")[0]) for name, code in zip(parts[::2], parts[1::2])}
@@ -160,6 +164,10 @@ def test_the_main_loop_of_a_product(file, dtype, arch):
     narrow = {line for name, lines in function.lines.items() if re.match(r"LDS(?!\.128)", name) for line in lines}
     text = (source.directory() / "gemm_simt.cuh").read_text().splitlines()
     assert all("rows[row][side]" in text[line - 1] for _, line in narrow)  # the columns' sums, after the loop
+    if dtype == "float32":  # three blocks a multiprocessor; three loads a step, and three before the first
+        (resources,) = compiled(variant, arch).resources.values()
+        assert resources.registers <= 168
+        assert function.any(r"LDG\.E\.128.*") >= 6
     assert function.any(r"LDG\.E\.128.*")
     assert function.any(r"STG\.E\.128.*")
 
