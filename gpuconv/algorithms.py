@@ -7,12 +7,14 @@ and the tile it works on; `ALGORITHMS` lists them all. ``algo="auto"`` leaves th
 To add one, add its entry. Its kernels are those of its family: ``conv2d_fprop_simt``, ``conv2d_dgrad_simt`` and
 ``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; those of another family, say "mma", are
 ``conv2d_fprop_mma`` in kernels/conv2d_fprop_mma.cu and so on, with the same parameters. All entries of one name serve
-different arithmetics: a tile may need other registers in another dtype.
+different arithmetics: a tile may need other registers in another dtype. `FIRST` lists those that serve only the forward
+direction of what `first_bytes` knows as a first layer; elsewhere they do not exist.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +32,8 @@ class Algorithm:
 
     arithmetics: those of `ARITHMETICS` it serves. rate: its estimated multiply-adds a second, as a share of the peak
     of the ordinary units in float32, 1.0; what the cost model compares. macros: what its kernels are compiled with,
-    beside those of every product. shared: bytes of dynamic shared memory a block.
+    beside those of every product. shared: bytes of dynamic shared memory a block; of a first layer `first_bytes`.
+    resident: how many blocks a multiprocessor holds, where they take tile after tile; 0: a block has one tile.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Algorithm:
     rate: float
     macros: Mapping[str, int] = field(hash=False)
     shared: int = 0
+    resident: int = 0
 
     def file(self, kernel: str) -> str:
         """The .cu of a direction's kernel, such as "conv2d_fprop"."""
@@ -102,6 +106,73 @@ ALGORITHMS = (
     _simt(("float16", "bfloat16"), 64, 64, 8, 8, 4, 0.70, block_k=16),
 )
 
+FIRST_PIXELS, FIRST_FILTERS = 256, 64  # of a tile of a first layer; filters: of the largest
+MOST_CHANNELS = 4  # of a first layer
+MOST_FIRST_BYTES = 96 * 1024  # of shared memory: what a block has on every GPU since sm_80
+
+
+def _first(arithmetics: tuple[str, ...], block_n: int, block_k: int, resident: int, rate: float) -> Algorithm:
+    """Patches of the input in shared memory, a warp's 32 pixels by all filters of the tile (kernels/conv2d_first.cuh).
+
+    rate: modelled, not measured: its blocks read little but shared memory.
+    """
+    tile = dict(BLOCK_M=FIRST_PIXELS, BLOCK_N=block_n, THREAD_M=4, THREAD_N=block_n // 4)
+    macros = tile | dict(MIN_BLOCKS=resident, VECTOR_C=1)
+    return Algorithm(
+        f"first-{FIRST_PIXELS}x{block_n}", "first", arithmetics, FIRST_PIXELS, block_n, block_k, FIRST_PIXELS, rate,
+        macros, resident=resident,
+    )  # fmt: skip
+
+
+FIRST = (
+    _first(("float16", "bfloat16"), 64, 16, 2, 5.5),
+    _first(("float16", "bfloat16"), 32, 16, 3, 4.5),  # half the sums, more blocks: for few filters
+    _first(("tf32",), 64, 8, 2, 2.75),
+    _first(("float32",), 64, 1, 2, 0.85),
+)
+
+
+def patch_lines(n: int, y_hw: tuple[int, int], r: int, stride: int, dilation: int, pool: int) -> int:
+    """How many lines of x the windows of a first layer's tile meet, at most, images lying one upon the other.
+
+    y_hw: the size of the output, behind a pool of `pool` x `pool`, along which a tile's pixels are counted then.
+    """
+    (p, q), windows, reach = y_hw, FIRST_PIXELS // pool**2, (r - 1) * dilation + 1
+
+    def met(size: int) -> int:
+        """How many runs of `size` windows a tile's lie in, at most: it begins at a multiple of their number."""
+        return min((size - math.gcd(size, windows) + windows - 1) // size + 1, -(-n * p * q // size))
+
+    if n * p * q == 0:
+        return 0
+    return (met(q) * pool - 1) * stride + reach + (met(p * q) - 1) * max(0, reach - stride)
+
+
+@functools.lru_cache(maxsize=1024)
+def first_bytes(
+    x_shape: tuple[int, ...], kernel_size: tuple[int, int], stride: tuple[int, int], padding: Any,
+    dilation: tuple[int, int], groups: int, y_hw: tuple[int, int], pool: int, arithmetic: str,
+) -> int:  # fmt: skip
+    """Bytes of shared memory that a block of a first layer takes (kernels/conv2d_first.cuh): what the taps say, the
+    filters, and twice the part of x that a tile's pixels read. 0: this is no first layer, which has one group, at most
+    `MOST_CHANNELS` channels, filters larger than 1 x 1, and no more than `MOST_FIRST_BYTES` of such bytes.
+
+    y_hw: the size of the output, behind a pool of `pool` x `pool`.
+    """
+    (n, _, _, channels), (r, s), filters = x_shape, kernel_size, FIRST_FILTERS
+    if groups != 1 or not 1 <= channels <= MOST_CHANNELS or r * s == 1:
+        return 0
+    itemsize = {"float64": 8, "float16": 2, "bfloat16": 2}.get(arithmetic, 4)
+    chunk, one_by_one = 16 // itemsize, arithmetic == "float32"
+    step = 1 if one_by_one else 2 * chunk
+    depth = -(-r * s * channels // step) * step
+    bank = depth * (filters + 8) if one_by_one else filters * (depth + chunk)
+    across = (y_hw[1] * pool - 1) * stride[1] + (s - 1) * dilation[1] + 1
+    line = -(-(-padding[1][0] * channels % chunk + across * channels) // chunk) * 16
+    lines = patch_lines(n, y_hw, r, stride[0], dilation[0], pool)
+    found = -(-depth // 4) * 16 + bank * itemsize + 2 * lines * line
+    return found if found <= MOST_FIRST_BYTES else 0
+
 
 def macros_of(arithmetic: str) -> dict[str, Any]:
     return {"DTYPE": "float32", "TF32": 1} if arithmetic == "tf32" else {"DTYPE": arithmetic}
@@ -113,17 +184,18 @@ def arithmetic_of(dtype: Any, tf32: bool) -> str:
 
 
 @functools.cache
-def serving(arithmetic: str) -> tuple[Algorithm, ...]:
-    """All that serve an arithmetic, in the order of `ALGORITHMS`."""
-    return tuple(algorithm for algorithm in ALGORITHMS if arithmetic in algorithm.arithmetics)
+def serving(arithmetic: str, first: bool = False) -> tuple[Algorithm, ...]:
+    """All that serve an arithmetic, in the order of `ALGORITHMS`. first: the forward direction of a first layer, which
+    those of `FIRST` come before."""
+    return tuple(a for a in (*(FIRST if first else ()), *ALGORITHMS) if arithmetic in a.arithmetics)
 
 
 @functools.cache
-def find(name: str, arithmetic: str) -> Algorithm:
+def find(name: str, arithmetic: str, first: bool = False) -> Algorithm:
     """The algorithm of a name. Raises ValueError for an unknown one, naming the nearest, and for one that does not
     serve this arithmetic, naming those that do."""
-    known = lookup("algorithm", name, {a.name: a.name for a in ALGORITHMS})
-    served = {algorithm.name: algorithm for algorithm in serving(arithmetic)}
+    known = lookup("algorithm", name, {a.name: a.name for a in (*FIRST, *ALGORITHMS)})
+    served = {algorithm.name: algorithm for algorithm in serving(arithmetic, first)}
     if known not in served:
         raise ValueError(
             f"algorithm {known!r} does not serve {arithmetic}; those that do: {', '.join((AUTO, *served))}"
@@ -135,20 +207,30 @@ def listed(algo: Any) -> str:
     """`algo` as it is listed, "auto" or a name. Raises ValueError for an unknown one and TypeError for no name."""
     if isinstance(algo, str) and algo == AUTO:
         return AUTO
-    return lookup("algorithm", algo, {name: name for name in (AUTO, DEPTHWISE, *(a.name for a in ALGORITHMS))})
+    names = (AUTO, DEPTHWISE, *(a.name for a in (*FIRST, *ALGORITHMS)))
+    return lookup("algorithm", algo, {name: name for name in names})
 
 
-def checked(algo: Any, arithmetic: str, depthwise: bool = False) -> str:
+def checked(algo: Any, arithmetic: str, depthwise: bool = False, first: bool = False, forward: bool = False) -> str:
     """`listed`, and it serves the arithmetic, else ValueError.
 
     depthwise: whether it is for a convolution in several groups of one channel each, of which "auto" is "depthwise".
+    first: whether it is for a first layer. forward: for its forward direction; the others have no algorithm of their
+    own, and its name stands for "auto" there.
     """
     name = listed(algo)
     if name == DEPTHWISE and not depthwise:
         raise ValueError("algorithm 'depthwise' serves convolutions in several groups of one channel each")
     if name in (AUTO, DEPTHWISE):
         return DEPTHWISE if depthwise else AUTO
-    return find(name, arithmetic).name
+    special = any(name == each.name for each in FIRST)
+    if special and not first:
+        raise ValueError(
+            f"algorithm {name!r} serves convolutions in one group of at most {MOST_CHANNELS} channels, by filters "
+            f"larger than 1 x 1, where a block's lines of x and its filters fit in {MOST_FIRST_BYTES // 1024} KiB"
+        )
+    served = find(name, arithmetic, first).name
+    return served if forward or not special else AUTO
 
 
 def of_launch(kernel: str, macros: Mapping[str, str]) -> str | None:
@@ -156,7 +238,7 @@ def of_launch(kernel: str, macros: Mapping[str, str]) -> str | None:
     if kernel.endswith(f"_{DEPTHWISE}"):
         return DEPTHWISE
     arithmetic = "tf32" if "TF32" in macros else macros.get("DTYPE", "")
-    for algorithm in serving(arithmetic):
+    for algorithm in serving(arithmetic, first=True):
         own = {name: str(value) for name, value in algorithm.defines(arithmetic).items()}
         if kernel.endswith(f"_{algorithm.family}") and own.items() <= dict(macros).items():
             return algorithm.name

@@ -251,21 +251,30 @@ def conv2d(
     if bias is not None:
         expect_shape("bias", bias, (k,), "one value for each filter")
     expect_out(out, y_shape, x.dtype)
-    return options | dict(activation=_activation(activation)) | _arithmetic(x.dtype, algo, tf32, _depthwise(options, c))
+    asked = _convolution_s(x.dtype, algo, tf32, options, x_shape, (r, s), y_shape, forward=True)
+    return options | dict(activation=_activation(activation)) | asked
 
 
-def _arithmetic(dtype: np.dtype, algo: Any, tf32: Any, depthwise: bool = False) -> dict[str, Any]:
-    """The algorithm's listed name, and tf32 as a bool."""
+def _arithmetic(dtype: np.dtype, algo: Any, tf32: Any, **serves: bool) -> dict[str, Any]:
+    """The algorithm's listed name, and tf32 as a bool. serves: what `algorithms.checked` is told of a convolution."""
     if not isinstance(tf32, (bool, np.bool_)):
         raise TypeError(f"tf32 must be True or False, received {tf32!r}")
     if tf32 and dtype != np.float32:
         raise TypeError(f"tf32=True multiplies float32 arrays, received {dtype.name}")
     arithmetic = algorithms.arithmetic_of(dtype, bool(tf32))
-    return dict(algo=algorithms.checked(algo, arithmetic, depthwise), tf32=bool(tf32))
+    return dict(algo=algorithms.checked(algo, arithmetic, **serves), tf32=bool(tf32))
 
 
-def _depthwise(options: dict[str, Any], group_channels: int) -> bool:
-    return group_channels == 1 and options["groups"] > 1
+def _convolution_s(
+    dtype: np.dtype, algo: Any, tf32: Any, options: dict[str, Any], x_shape: Sequence[int], kernel_size: Pair,
+    y_shape: Sequence[int], pool: int = 1, *, plain: bool = True, forward: bool = False,
+) -> dict[str, Any]:
+    """`_arithmetic` of a convolution. plain: it makes or takes y alone, with no mask and no statistics."""
+    groups, window = options["groups"], [options[name] for name in ("stride", "padding", "dilation", "groups")]
+    arithmetic = algorithms.arithmetic_of(dtype, bool(tf32))
+    first = algorithms.first_bytes(tuple(x_shape), kernel_size, *window, tuple(y_shape[1:3]), pool, arithmetic)
+    depthwise = plain and groups > 1 and x_shape[3] == groups
+    return _arithmetic(dtype, algo, tf32, depthwise=depthwise, first=first > 0, forward=forward)
 
 
 def conv2d_relu(
@@ -277,8 +286,10 @@ def conv2d_relu(
     options, y_shape = convolution(x_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
     if bias is not None:
         expect_shape("bias", bias, (k,), "one value for each filter")
-    expect_out(out, pooled(y_shape, pool), x.dtype)
-    return options | dict(pool=pool) | _arithmetic(x.dtype, algo, tf32)
+    y_shape = pooled(y_shape, pool)
+    expect_out(out, y_shape, x.dtype)
+    asked = _convolution_s(x.dtype, algo, tf32, options, x_shape, (r, s), y_shape, pool, plain=False, forward=True)
+    return options | dict(pool=pool) | asked
 
 
 def pooled(y_shape: tuple[int, int, int, int], pool: Any) -> tuple[int, int, int, int]:
@@ -326,8 +337,8 @@ def conv2d_dgrad(
     options, y_shape = convolution(input_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
     pool = _masked_gradient(dy, y_shape, mask, pool, options["groups"])
     expect_out(out, input_shape, dy.dtype)
-    depthwise = mask is None and _depthwise(options, c)
-    return options | dict(input_shape=input_shape, pool=pool) | _arithmetic(dy.dtype, algo, tf32, depthwise)
+    asked = _convolution_s(dy.dtype, algo, tf32, options, input_shape, (r, s), dy.shape, pool, plain=mask is None)
+    return options | dict(input_shape=input_shape, pool=pool) | asked
 
 
 def conv2d_wgrad(
@@ -345,8 +356,8 @@ def conv2d_wgrad(
     expect_out(out, (filters, *kernel_size, filter_channels), x.dtype)
     _expect_db(db, filters, filter_channels, x.dtype)
     expect_accumulate(accumulate, out=out)
-    depthwise = mask is None and _depthwise(options, filter_channels)
-    return options | dict(kernel_size=kernel_size, pool=pool) | _arithmetic(x.dtype, algo, tf32, depthwise)
+    asked = _convolution_s(x.dtype, algo, tf32, options, x_shape, kernel_size, dy_shape, pool, plain=mask is None)
+    return options | dict(kernel_size=kernel_size, pool=pool) | asked
 
 
 def _expect_db(db: Any, filters: int, channels: int, dtype: np.dtype) -> None:
@@ -611,7 +622,8 @@ def conv2d_batch_norm(
     if math.prod(y_shape[:-1]) < 2:
         raise ValueError(f"batch statistics need more than one value for each filter, received maps of {y_shape}")
     expect_out(out, y_shape, x.dtype)
-    return options | _arithmetic(x.dtype, algo, tf32) | dict(
+    asked = _convolution_s(x.dtype, algo, tf32, options, x_shape, (r, s), y_shape, plain=False, forward=True)
+    return options | asked | dict(
         momentum=number("momentum", momentum, 0.0, 1.0), eps=number("eps", eps, 0.0), activation=_activation(activation)
     )
 

@@ -33,6 +33,27 @@ struct Mask {
     }
 };
 
+// The place of an output pixel.
+struct Pixel {
+    int32 n, p, q;
+
+    __device__ __forceinline__ Pixel(const Convolution& conv, int32 pixel) {
+        const int32 j = pixel % WINDOW;
+        q = pixel / WINDOW;
+        n = conv.pq.divide(q);
+        p = conv.q_width.divide(q);
+        if constexpr (WINDOW == 4) p = 2 * p + j / 2, q = 2 * q + j % 2;
+    }
+    // On to the next, within a window of a pool.
+    __device__ __forceinline__ void step(const Convolution& conv) {
+        if constexpr (WINDOW == 4) q ^= 1, p ^= 1 - q % 2;
+        else if (++q == conv.q) {
+            q = 0;
+            if (++p == conv.p) p = 0, ++n;
+        }
+    }
+};
+
 // The windows of x: a line is an output pixel, a column the tap of an input channel.
 struct InputWindows {
     static constexpr int BITS = 0;
@@ -49,13 +70,9 @@ struct InputWindows {
 
     __device__ __forceinline__ Line line(int32 pixel) const {
         const bool inside = pixel < conv.n * conv.p * conv.q;
-        const int32 j = pixel % WINDOW;
-        int32 q = pixel / WINDOW;
-        const int32 n = conv.pq.divide(q);
-        int32 p = conv.q_width.divide(q);
-        if constexpr (WINDOW == 4) p = 2 * p + j / 2, q = 2 * q + j % 2;
-        return {n * (conv.h * conv.w), inside ? p * int32(conv.stride_h.divisor) - conv.top : OUTSIDE,
-                q * int32(conv.stride_w.divisor) - conv.left};
+        const Pixel at(conv, pixel);
+        return {at.n * (conv.h * conv.w), inside ? at.p * int32(conv.stride_h.divisor) - conv.top : OUTSIDE,
+                at.q * int32(conv.stride_w.divisor) - conv.left};
     }
     __device__ __forceinline__ Column column(int32 tap) const {
         const bool inside = tap < conv.r * conv.s * conv.c;

@@ -6,16 +6,18 @@ filters, dilation, groups. real: the nets' own shapes at small batches. random: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from gpuconv import shapes
+from gpuconv import algorithms, shapes
 from gpuconv.cases import ODD, REAL, TINY, ConvCase
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 
+FIRST = "first-256x64"  # serves first layers in every arithmetic but float64
 TIERS = ("tiny", "odd", "real", "random")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -98,6 +100,25 @@ def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("conv2d", tier, name, _fprop(problem, bias, activation, tf32=True), ("float32",))
                 yield Case("conv2d_dgrad", tier, name, _dgrad(problem, tf32=True), ("float32",))
                 yield Case("conv2d_wgrad", tier, name, _wgrad(problem, tf32=True), ("float32",))
+            yield from _first_layer_cases(tier, index, problem, bias, activation)
+
+
+def _first_layer_cases(
+    tier: str, index: int, problem: ConvCase, bias: bool, activation: str | None
+) -> Iterator[Case]:
+    """The algorithm of first layers, where it serves; "auto" takes it for large ones."""
+    if problem.groups > 1 or problem.c > algorithms.MOST_CHANNELS or problem.kernel_size == (1, 1):
+        return
+    made = {
+        "conv2d": _fprop(problem, bias, activation, algo=FIRST),
+        "conv2d_relu": _relu(problem, bias, 2 if min(problem.y_shape[1:3]) > 1 and index % 2 else 1, algo=FIRST),
+    }
+    if index % 3 == 0 and math.prod(problem.y_shape[:3]) > 1:
+        made["conv2d_batch_norm"] = _conv_norm(problem, bias, activation, algo=FIRST)
+    for op, make in made.items():
+        yield Case(op, tier, f"{problem} first", make, ("float32", "float16", "bfloat16"))
+    tf32 = _fprop(problem, bias, activation, algo=FIRST, tf32=True)
+    yield Case("conv2d", tier, f"{problem} first tf32", tf32, ("float32",))
 
 
 def _fprop(problem: ConvCase, bias: bool, activation: str | None, **more: Any) -> Make:
@@ -120,18 +141,18 @@ def _wgrad(problem: ConvCase, **more: Any) -> Make:
     return lambda rng, dtype: ([normal(rng, problem.y_shape, dtype), normal(rng, problem.x_shape, dtype)], options)
 
 
-def _relu(problem: ConvCase, bias: bool, pool: int) -> Make:
+def _relu(problem: ConvCase, bias: bool, pool: int, **more: Any) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        arrays, options = _fprop(problem, bias, None)(rng, dtype)
+        arrays, options = _fprop(problem, bias, None, **more)(rng, dtype)
         options.pop("activation")
         return arrays, options | {"pool": pool}
 
     return make
 
 
-def _conv_norm(problem: ConvCase, bias: bool, activation: str | None) -> Make:
+def _conv_norm(problem: ConvCase, bias: bool, activation: str | None, **more: Any) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        arrays, options = _fprop(problem, bias, activation)(rng, dtype)
+        arrays, options = _fprop(problem, bias, activation, **more)(rng, dtype)
         (_, *vectors), _ = _norm(1, problem.k, True)(rng, dtype)
         return [*arrays, *vectors], options
 

@@ -47,9 +47,14 @@ def magnitude_of(x: Any) -> Any:
 
 def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
     """What an op must give for host arrays of one dtype, by whatever algorithm."""
-    rule, options = _RULES[op], {name: value for name, value in options.items() if name != "algo"}
-    dtype = _dtype(arrays)
-    return rule(op, [wide(a) for a in arrays], options, dtype) if rule else _same_bits(op, arrays, options)
+    rule, tf32 = _RULES[op], options.get("tf32", False)
+    options, dtype = {name: value for name, value in options.items() if name not in ("algo", "tf32")}, _dtype(arrays)
+    if not rule:
+        return _same_bits(op, arrays, options)
+    arrays = [wide(a) for a in arrays]
+    if tf32:  # the products of rounded factors are exact in float32, and the rest is as without
+        arrays = [*map(_in_tf32, arrays[:2]), *arrays[2:]]
+    return rule(op, arrays, options, dtype)
 
 
 def _dtype(arrays: Arrays) -> np.dtype | None:
@@ -75,10 +80,7 @@ def _linear_in_its_inputs(length: Callable[[Arrays, dict[str, Any]], int]) -> Ca
     """An op whose every output is a sum of `length` products of inputs."""
 
     def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
-        plain = {name: value for name, value in options.items() if name not in ("activation", "tf32")}
-        if options.get("tf32"):  # the products of rounded factors are exact in float32, and the rest is as without
-            arrays = [*map(_in_tf32, arrays[:2]), *arrays[2:]]
-        options = plain | {"activation": options["activation"]} if "activation" in options else plain
+        plain = {name: value for name, value in options.items() if name != "activation"}
         call = getattr(ops, op)
         magnitude = call(*[magnitude_of(a) for a in arrays], **plain)
         value = call(*arrays, **options)

@@ -55,12 +55,13 @@ def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1):
     """Have every product take this algorithm and about as many splits, on a GPU too."""
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
-    def plan(rows, columns, depth, groups, dtype, algo, tf32, whole=False):
+    def plan(rows, columns, depth, groups, dtype, algo, tf32, whole=False, first=0):
         chosen = algorithm or serving(arithmetic_of(dtype, tf32))[-1]
         across, down = ceil_div(columns, chosen.block_n), ceil_div(rows, chosen.block_m)
         step = max(16, chosen.block_k)
         per_split = ceil_div(ceil_div(depth, 1 if whole else splits), step) * step
-        return gemm.Plan(chosen, tf32, across, down, across * down * groups, ceil_div(depth, per_split), per_split, 0.0)
+        tiles, splits_made = across * down * groups, ceil_div(depth, per_split)
+        return gemm.Plan(chosen, tf32, across, down, tiles, splits_made, per_split, 0.0, chosen.shared, tiles)
 
     monkeypatch.setattr(gemm, "plan", plan)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuconv.algorithms import serving
+from gpuconv.algorithms import FIRST, serving
 from gpuconv.backends.cuda import compiler, source
 from gpuconv.backends.cuda.variants import MACROS, Variant, representatives, variants
 
@@ -192,6 +192,26 @@ def test_the_main_loop_on_tensor_cores(file, arithmetic, arch):
     assert function.any(r"LDGSTS\..*128.*") == chunks * algorithm.macros["STAGES"]
     assert function.any(r"STG\.E\.128.*")
     assert not function.any(r"(LDL|STL)\b.*")
+
+
+@pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
+@pytest.mark.parametrize("algorithm", FIRST, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
+def test_the_main_loop_of_a_first_layer(algorithm, arch):
+    """An HMMA for 16 pixels, 8 filters, 32 bytes of depth, or an FMA each product; x is copied 16 bytes at a time."""
+    arithmetic, filters = algorithm.arithmetics[0], algorithm.block_n
+    wide = 8 if arithmetic == "float16" else 4
+    macros = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", VECTOR_K=wide)
+    variant = Variant("conv2d_fprop_first.cu", tuple((name, str(value)) for name, value in macros.items()))
+    (function,) = disassembled(variant, arch).values()
+    if arithmetic == "float32":
+        assert function.any(r"FFMA\b.*") == 4 * filters // 4
+        assert function.any(r"LDS\.128") == filters // 16
+    else:
+        assert function.any(r"HMMA\..*") == 2 * filters // 8
+        assert function.any(r"LDSM\..*") == filters // 16
+    assert function.any(r"LDGSTS\..*128.*") == 2  # of a block's first tile, and of the next
+    assert function.any(r"STG\.E\.128.*") == 4 * filters // 4 // wide
+    assert not function.any(r"(LDL|STL|LD|ST)\b.*")
 
 
 @pytest.mark.parametrize("arch", ARCHS)

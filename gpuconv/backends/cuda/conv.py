@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.algorithms import DEPTHWISE, arithmetic_of, checked
+from gpuconv.algorithms import DEPTHWISE, arithmetic_of, checked, first_bytes, patch_lines
 from gpuconv.backends.cuda import depthwise, gemm
 from gpuconv.backends.cuda.bias import bias_grad
 from gpuconv.backends.cuda.device_array import empty
@@ -27,7 +27,8 @@ _PHASE_SIZES = ("phase_h", "phase_w", "tap_step_h", "tap_step_w", "window_step_h
 _PHASE_DIVISORS = ("phases", "phase_hw", "phase_width", "fewer_across", "more_across")
 _CONVOLUTION = np.dtype(
     [(name, np.int32) for name in (*_SIZES, "dilation_h", "dilation_w")] + [(name, gemm.DIVISOR) for name in _DIVISORS]
-    + [(name, np.int32) for name in _PHASE_SIZES] + [(name, gemm.DIVISOR) for name in _PHASE_DIVISORS],
+    + [(name, np.int32) for name in _PHASE_SIZES] + [(name, gemm.DIVISOR) for name in _PHASE_DIVISORS]
+    + [("patch_lines", np.int32)],
     align=True,
 )  # fmt: skip
 
@@ -58,7 +59,8 @@ def _geometry(
             (stride[0] * stride[1], phase_h * phase_w, phase_w, s // step_w, s // step_w + 1),
         )
     )
-    return np.array((*sizes, *divisors, *phase, *phase_divisors), _CONVOLUTION)[()], (y_h, y_w)
+    lines = patch_lines(n, (y_h, y_w), r, stride[0], dilation[0], pool)
+    return np.array((*sizes, *divisors, *phase, *phase_divisors, lines), _CONVOLUTION)[()], (y_h, y_w)
 
 
 def _pooled(
@@ -72,6 +74,13 @@ def _pooled(
 def _tap_steps(stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
     """How far apart the taps are that meet an input pixel: stride divides pixel + padding - tap * dilation."""
     return stride[0] // math.gcd(stride[0], dilation[0]), stride[1] // math.gcd(stride[1], dilation[1])
+
+
+def _first(geometry: Any, dtype: Any, tf32: bool) -> int:
+    """What a first layer's algorithms take of shared memory, 0 where it is none. geometry: `_geometry`'s arguments."""
+    x_shape, _, kernel_size, *window, groups, _, pool = geometry if len(geometry) == 9 else (*geometry, 1)
+    y_hw = _geometry(*geometry)[1]
+    return first_bytes(x_shape, kernel_size, *window, groups, y_hw, pool, arithmetic_of(dtype, tf32))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -103,17 +112,21 @@ def chosen(
     "auto" is what was measured, or, where nothing was yet, the cost model's.
     """
     geometry = (tuple(input_shape), filters, kernel_size, stride, padding, dilation, groups, fit, pool or 1)
-    alone = groups > 1 and input_shape[3] == groups
-    if checked(algo, arithmetic_of(dtype, tf32), depthwise=alone) == DEPTHWISE:
+    first, alone = _first(geometry, dtype, tf32), groups > 1 and input_shape[3] == groups
+    serves = functools.partial(checked, algo, arithmetic_of(dtype, tf32), depthwise=alone, first=first > 0)
+    if serves() == DEPTHWISE:
         return dict.fromkeys(("fprop", "dgrad", "wgrad"), DEPTHWISE)
     macros = {
         "VECTOR_C": gemm.width(input_shape[3] // groups, dtype), "VECTOR_K": gemm.width(filters // groups, dtype)
     } | _masked(pool, geometry)  # fmt: skip
     plans, (struct, _) = {}, _geometry(*geometry)
     for direction in ("fprop", "dgrad", "wgrad"):
-        kernel, whole = f"conv2d_{direction}", direction == "fprop" and pool is not None
+        forward = direction == "fprop"
+        kernel, whole, asked = f"conv2d_{direction}", forward and pool is not None, serves(forward=forward)
         product = _product(kernel, *geometry)
-        plans[direction] = gemm.chosen(device, kernel, product, dtype, algo, tf32, struct, macros, whole)
+        plans[direction] = gemm.chosen(
+            device, kernel, product, dtype, asked, tf32, struct, macros, whole, first * forward
+        )
     return {direction: plan.algorithm.name for direction, plan in plans.items()}
 
 
@@ -167,7 +180,8 @@ def _fprop(
             gemm.launch("conv2d_fprop", plan, outs, inputs, struct, macros, bias=bias, activation=activation)
 
         product, whole = _product("conv2d_fprop", *geometry), mask is not None or moments is not None
-        gemm.compute("conv2d_fprop", product, algo, tf32, struct, macros, y, run, whole=whole)
+        first = _first(geometry, dtype, tf32)
+        gemm.compute("conv2d_fprop", product, algo, tf32, struct, macros, y, run, whole=whole, first=first)
 
     return write_to(out, (x.shape[0], *y_hw, k), dtype, x, write)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.algorithms import AUTO, Algorithm, arithmetic_of, find, serving
+from gpuconv.algorithms import AUTO, FIRST, Algorithm, arithmetic_of, find, serving
 from gpuconv.backends.cuda import tuning
 from gpuconv.backends.cuda.device_array import address, empty, is_aligned
 from gpuconv.backends.cuda.launch import ceil_div, contiguous, copied
@@ -52,7 +52,8 @@ def divisor(d: int) -> tuple[int, int, int]:
 class Plan:
     """A product's algorithm, how many tiles lie across, down and over all groups, and how many blocks share a depth.
 
-    cost: the estimated time, in multiply-adds of one multiprocessor.
+    cost: the estimated time, in multiply-adds of one multiprocessor. shared: bytes of dynamic shared memory a block.
+    blocks: that the tiles are dealt out to.
     """
 
     algorithm: Algorithm
@@ -63,6 +64,8 @@ class Plan:
     splits: int
     depth_per_split: int
     cost: float
+    shared: int
+    blocks: int
 
     @functools.cached_property
     def schedule(self) -> Any:
@@ -73,28 +76,29 @@ class Plan:
 @functools.lru_cache(maxsize=1024)
 def plan(
     rows: int, columns: int, depth: int, groups: int, dtype: Any, algo: str = AUTO, tf32: bool = False,
-    whole: bool = False,
+    whole: bool = False, first: int = 0,
 ) -> Plan:  # fmt: skip
     """The algorithm, of all that serve the arithmetic or the one named, and the splits with the least estimated time;
-    of several, the first that is listed, with fewest splits. whole: the depth must not be split."""
-    arithmetic = arithmetic_of(dtype, tf32)
-    able = serving(arithmetic) if algo == AUTO else (find(algo, arithmetic),)
-    plans = _plans(rows, columns, depth, groups, dtype, tf32, able)
+    of several, the first that is listed, with fewest splits. whole: the depth must not be split. first: the bytes that
+    a first layer's algorithms take of shared memory; 0: it is none."""
+    arithmetic, special = arithmetic_of(dtype, tf32), first > 0
+    able = serving(arithmetic, special) if algo == AUTO else (find(algo, arithmetic, special),)
+    plans = _plans(rows, columns, depth, groups, dtype, tf32, able, first)
     return min((plan for plan in plans if not whole or plan.splits == 1), key=lambda plan: plan.cost)
 
 
 @functools.lru_cache(maxsize=1024)
 def candidates(
-    rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool, whole: bool = False
+    rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool, whole: bool = False, first: int = 0
 ) -> tuple[Plan, ...]:
     """Every algorithm's plan of a product, those of the least estimated time first: the first is `plan`'s."""
-    names = [each.name for each in serving(arithmetic_of(dtype, tf32))]
-    plans = [plan(rows, columns, depth, groups, dtype, name, tf32, whole) for name in names]
+    names = [each.name for each in serving(arithmetic_of(dtype, tf32), first > 0)]
+    plans = [plan(rows, columns, depth, groups, dtype, name, tf32, whole, first) for name in names]
     return tuple(sorted(plans, key=lambda plan: plan.cost))
 
 
 def _plans(
-    rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool, able: Iterable[Algorithm]
+    rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool, able: Iterable[Algorithm], first: int
 ) -> Iterator[Plan]:
     outputs = rows * columns * groups
     workspace = LARGEST_WORKSPACE // (outputs * accumulation_dtype(dtype).itemsize)
@@ -104,7 +108,7 @@ def _plans(
         blocks = across * down * groups
         # Splits that give every multiprocessor as many blocks.
         full = {_MULTIPROCESSORS * each // blocks for each in range(1, 9)}
-        for wanted in sorted({1, *(min(most, splits) for splits in full if splits > 1)}):
+        for wanted in {1} if tile in FIRST else sorted({1, *(min(most, splits) for splits in full if splits > 1)}):
             per_split = max(1, ceil_div(ceil_div(depth, wanted), tile.block_k)) * tile.block_k
             splits = max(1, ceil_div(depth, per_split))  # an empty depth, of a filter's gradient, sums to zero
             busiest = ceil_div(blocks * splits, _MULTIPROCESSORS)
@@ -112,7 +116,10 @@ def _plans(
             cost = busiest * tile.block_m * tile.block_n * (per_split + _START_DEPTH) / rate
             if splits > 1:
                 cost += _REDUCE_LAUNCH + splits * (_REDUCE_SPLIT + _REDUCE_ELEMENT * outputs / _MULTIPROCESSORS)
-            yield Plan(tile, tf32, across, down, blocks, splits, per_split, cost)
+            shared = first if tile in FIRST else tile.shared
+            resident = max(1, _MULTIPROCESSORS * tile.resident // across) * across if tile.resident else blocks
+            dealt_to = min(blocks, resident)
+            yield Plan(tile, tf32, across, down, blocks, splits, per_split, cost, shared, dealt_to)
 
 
 def vector(count: int, *arrays: Any) -> int:
@@ -160,18 +167,19 @@ def compute(
     *,
     whole: bool = False,
     accumulate: bool = False,
+    first: int = 0,
 ) -> None:
     """Have run(plan, out) compute a product into `out`, under the plan that algo stands for.
 
-    product: rows, columns, depth, how many. whole: its depth must not be split. kernel, struct, macros: what tells one
+    product: rows, columns, depth, how many. whole, first: `plan`'s. kernel, struct, macros: what tells one
     problem from another. "auto" on a GPU may run it several times first, to see which plan is fastest: into `out`,
     which the last run overwrites, or where it accumulates into a scratch, if that is within the workspace, beside the
     partial sums.
     """
     dtype, gpu = out.dtype, tuning.gpu_of(out) if algo == AUTO and tuning.enabled() else None
     if gpu is None:
-        return run(plan(*product, dtype, algo, tf32, whole), out)
-    plans = candidates(*product, dtype, tf32, whole)
+        return run(plan(*product, dtype, algo, tf32, whole, first), out)
+    plans = candidates(*product, dtype, tf32, whole, first)
     partials = max(each.splits for each in plans) * out.size * accumulation_dtype(dtype).itemsize
     if len(plans) == 1 or (accumulate and out.nbytes + partials > LARGEST_WORKSPACE):
         return run(plans[0], out)
@@ -186,13 +194,14 @@ def compute(
 
 def chosen(
     device: str, kernel: str, product: tuple[int, int, int, int], dtype: Any, algo: str, tf32: bool, struct: Any,
-    macros: dict[str, Any], whole: bool = False,
+    macros: dict[str, Any], whole: bool = False, first: int = 0,
 ) -> Plan:  # fmt: skip
     """The plan that `compute` takes on a device without timing anything."""
     gpu = tuning.gpu_named(device) if algo == AUTO and tuning.enabled() else None
     if gpu is None:
-        return plan(*product, dtype, algo, tf32, whole)
-    return tuning.recall(_problem(kernel, dtype, tf32, struct, macros), candidates(*product, dtype, tf32, whole), gpu)
+        return plan(*product, dtype, algo, tf32, whole, first)
+    plans = candidates(*product, dtype, tf32, whole, first)
+    return tuning.recall(_problem(kernel, dtype, tf32, struct, macros), plans, gpu)
 
 
 def _problem(kernel: str, dtype: Any, tf32: bool, struct: Any, macros: dict[str, Any]) -> tuning.Problem:
@@ -221,10 +230,10 @@ def launch(
     pitch = out.size + (0 if beside is None else ceil_div(beside.size, 4) * 4)  # aligned for the kernels' wide moves
     partials = None if whole else empty((chosen.splits, pitch), accumulation_dtype(dtype), like=out)
     finish = {"ACTIVATION": ACTIVATIONS[activation if whole else None]}
-    defines = {"DTYPE": dtype.name} | finish | algorithm.defines(arithmetic_of(dtype, chosen.tf32)) | macros
+    defines = {"DTYPE": dtype.name} | finish | macros | algorithm.defines(arithmetic_of(dtype, chosen.tf32))
     run = load(algorithm.file(kernel), defines).kernel(f"{kernel}_{algorithm.family}")
-    grid, arguments = (chosen.tiles, chosen.splits), (*outs, partials, *inputs, struct, chosen.schedule, *flags)
-    run(grid, algorithm.threads, *arguments, shared=algorithm.shared)
+    grid, arguments = (chosen.blocks, chosen.splits), (*outs, partials, *inputs, struct, chosen.schedule, *flags)
+    run(grid, algorithm.threads, *arguments, shared=chosen.shared)
     if not whole:
         reduce_splits(out, partials, beside, bias=bias, activation=activation, accumulate=accumulate)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpuconv.algorithms import ALGORITHMS, ARITHMETICS, Algorithm, macros_of
+from gpuconv.algorithms import ALGORITHMS, ARITHMETICS, FIRST, Algorithm, macros_of
 from gpuconv.backends.cuda import source
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 
@@ -37,11 +37,13 @@ class Product:
 
 
 def products(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[Product, ...]:
-    return tuple(Product(a, of) for a in ALGORITHMS if a.family == family for of in a.arithmetics if of in arithmetics)
+    listed = (*FIRST, *ALGORITHMS)
+    return tuple(Product(a, of) for a in listed if a.family == family for of in a.arithmetics if of in arithmetics)
 
 
 # Of the halves one: float16 and bfloat16 differ in the name of an instruction.
-SIMT, MMA = (products(family, tuple(a for a in ARITHMETICS if a != "bfloat16")) for family in ("simt", "mma"))
+NUMBERS = tuple(a for a in ARITHMETICS if a != "bfloat16")
+SIMT, MMA, FIRST_LAYERS = (products(family, NUMBERS) for family in ("simt", "mma", "first"))
 # Of parameters and state, and of gradients: the same, or masters with the halves that a net computes in.
 STEPS = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
 
@@ -57,6 +59,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "conv2d_dgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, MASKED), MOVE=MOVES),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
+    "conv2d_fprop_first.cu": dict(ALGORITHM=FIRST_LAYERS, FINISH=FINISHES, VECTOR_K=(1, WIDE)),
     "conv2d_fprop_mma.cu": dict(ALGORITHM=MMA, FINISH=FINISHES, MOVE=MOVES),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), FINISH=({}, MASKED), **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
@@ -110,13 +113,22 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             chosen |= chosen.pop("FINISH", {})
             if move := chosen.pop("MOVE", None):
                 chosen["VECTOR_C"] = chosen["VECTOR_K"] = move
-            if not _plain(chosen) and len({chosen.get(name) for name in VECTORS}) > 1:
-                continue  # between those where all moves are wide and where none is
+            if product and _another_stands_for(product, chosen):
+                continue
             size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
             stands_for = {WIDE: 16 // size, LONGEST: 32 if size < 8 else 16}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
             shared = product.algorithm.shared if product else 0
             yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), shared)
+
+
+def _another_stands_for(product: Product, defines: Mapping[str, Any]) -> bool:
+    family, moves = product.algorithm.family, {defines[name] for name in VECTORS if name in defines}
+    if family == "first":
+        return not _plain(defines) and defines["VECTOR_K"] != WIDE  # but for their stores those of single numbers
+    if family == "simt" and product.arithmetic == "tf32":
+        return not _plain(defines) or moves != {WIDE}  # float32's, that round what they put into shared memory
+    return not _plain(defines) and len(moves) > 1  # between those where all moves are wide and where none is
 
 
 def _plain(defines: Mapping[str, Any]) -> bool:

@@ -161,9 +161,14 @@ def dearest(file, defines):
         defines |= {"MASK": "4"}
     elif defines.get("ACTIVATION", "Identity") != "Identity":  # of the activations the one with most arithmetic
         defines |= {"ACTIVATION": "Gelu"}
+    if "TF32" in defines and file in ("conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu"):
+        plain = {name: value for name, value in defines.items() if name not in ("MASK", "MOMENTS")}
+        return plain | dict(ACTIVATION="Identity", VECTOR_C="4", VECTOR_K="4")
     written = defines.keys() & {"MASK", "MOMENTS"} or defines.get("ACTIVATION") == "Gelu"
     if "VECTOR_C" in defines and (written or "mma" in file):  # of mixtures that where all moves are wide
         defines |= dict.fromkeys(("VECTOR_C", "VECTOR_K"), max(defines["VECTOR_C"], defines["VECTOR_K"]))
+    if file == "conv2d_fprop_first.cu" and written:
+        defines |= {"VECTOR_C": "1", "VECTOR_K": "8" if "16" in defines["DTYPE"] else "4"}
     return defines
 
 
