@@ -73,8 +73,9 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "seed": (count(0), "N", "of everything random: weights, order, augmentation (default: 0)"),
     "epochs": (count(1), "N", "how often the net sees every training image"),
     "batch_size": (count(1), "N", "images a step"),
-    "lr": (positive, "X", "learning rate, before the schedule's factor"),
-    "optimizer": (str, "SPEC", "sgd, adagrad, rmsprop, adam, adamw or muon, as sgd:momentum=0.9,nesterov=true"),
+    "lr": (positive, "X", "learning rate, before the schedule's factor; beside groups a factor of their rates"),
+    "optimizer": (str, "SPEC", "sgd, adagrad, rmsprop, adam, adamw or muon, as sgd:momentum=0.9,nesterov=true, "
+                               "or groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'"),
     "schedule": (str, "SPEC", "constant, linear, step:30,60, cosine or one-cycle, as cosine,warmup:5"),
     "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
@@ -124,7 +125,7 @@ def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
     with asked():
         data = chosen.get("data", "digits")
         recipe = recipes.get(chosen.get("model"), data.partition(":")[0], name)
-        settings = Settings(**{"data": data, "seed": 0} | recipe | chosen)
+        settings = Settings(**{"data": data, "seed": 0} | recipe | rate_in(chosen) | chosen)
         # Words that no part understands are refused here, before anything is made.
         optimizers.get(settings.optimizer, lr=settings.lr)
         schedules.get(settings.schedule)
@@ -133,6 +134,22 @@ def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
         as_precision(precision=settings.precision)
         Augmentation.parse(settings.augment)
     return settings
+
+
+def rate_in(chosen: dict[str, Any]) -> dict[str, float]:
+    """The learning rate that the chosen optimizer's own words say: of groups, which have rates of their own, a factor
+    of 1. ValueError where another one is chosen beside it."""
+    from gpuconv.training import optimizers, spec
+
+    text = chosen.get("optimizer", "")
+    if "->" in text:
+        return {"lr": 1.0}
+    if not text or "lr" not in spec.parse(text)[0].options:
+        return {}
+    said = optimizers.get(text).lr
+    if chosen.get("lr", said) != said:
+        raise ValueError(f"--lr is {chosen['lr']:g} and --optimizer says lr={said:g}; leave one of them out")
+    return {"lr": float(said)}
 
 
 def test_time(name: str) -> str:

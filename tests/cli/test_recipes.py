@@ -30,6 +30,16 @@ def test_every_recipe_can_be_read(name):
         assert found.model == name
 
 
+def test_a_rate_in_the_optimizer_counts():
+    rate = lambda **chosen: settings.complete(chosen).lr  # noqa: E731
+    assert rate(optimizer="sgd:lr=0.3,momentum=0.9") == 0.3
+    assert rate(optimizer="sgd:momentum=0.9") == recipes.DEFAULT["lr"]
+    assert rate(optimizer="sgd:momentum=0.9", lr=0.2) == rate(optimizer="sgd:lr=0.2", lr=0.2) == 0.2
+    groups = "filters -> muon:lr=0.02; * -> sgd:lr=0.05"
+    assert rate(optimizer=groups) == 1.0  # of a group's own rates it is a factor
+    assert rate(optimizer=groups, lr=0.5) == 0.5
+
+
 def test_an_unknown_recipe_names_the_nearest(capsys):
     assert main(["train", "--recipe", "airbench"]) == 2
     assert "did you mean 'airbench94'?" in capsys.readouterr().err
