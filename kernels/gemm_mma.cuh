@@ -56,18 +56,23 @@ struct Tile {
         return (line * PER_LINE + (chunk ^ mixed)) * 16;
     }
 
-    // 16 sides from `side` on by one step of the depth, as both operands of multiply_add want them: registers 0 and 2 are the
-    // lower and the upper half of the depth for the first 8 sides, 1 and 3 for the others.
+    // 16 sides from `side` on by one step of the depth, as an operand of multiply_add. Rows: registers 0 and 2 are the lower and
+    // the upper half of the depth for the first 8 sides, 1 and 3 for the others. Columns: 0 and 1, and 2 and 3: a product takes
+    // the two side by side, from where they are loaded.
+    template <bool ROWS>
     static __device__ __forceinline__ void fragment(uint32 (&to)[4], const unsigned char* tile, int side, int step) {
         const int lane = threadIdx.x % 32;
+        const auto eight = [](int matrix) { return ROWS ? matrix % 2 : matrix / 2; };  // of the sides
+        const auto half = [](int matrix) { return ROWS ? matrix / 2 : matrix % 2; };   // of the depth
+        const int matrix = lane / 8;
         if constexpr (COLUMNS_ARE_DEPTH) {
-            load_matrices<false>(to, tile + place(side + lane % 16, step * 2 + lane / 16));
+            load_matrices<false>(to, tile + place(side + eight(matrix) * 8 + lane % 8, step * 2 + half(matrix)));
         } else if constexpr (sizeof(DTYPE) == 2) {
-            load_matrices<true>(to, tile + place(step * 16 + lane / 16 * 8 + lane % 8, side / 8 + lane / 8 % 2));
+            load_matrices<true>(to, tile + place(step * 16 + half(matrix) * 8 + lane % 8, side / 8 + eight(matrix)));
         } else {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const int line = step * 8 + i / 2 * 4 + lane % 4, at = side + i % 2 * 8 + lane / 4;
+                const int line = step * 8 + half(i) * 4 + lane % 4, at = side + eight(i) * 8 + lane / 4;
                 to[i] = *reinterpret_cast<const uint32*>(tile + place(line, at / CHUNK) + at % CHUNK * 4);
             }
         }
@@ -205,14 +210,14 @@ struct Sums {
         for (int step = 0; step < STAGE_K / STEP_K; ++step) {
             uint32 rows[WARP_M / 16][4], columns[WARP_N / 16][4];
 #pragma unroll
-            for (int i = 0; i < WARP_M / 16; ++i) TileA::fragment(rows[i], a, warp_row() + i * 16, step);
+            for (int i = 0; i < WARP_M / 16; ++i) TileA::template fragment<true>(rows[i], a, warp_row() + i * 16, step);
 #pragma unroll
-            for (int j = 0; j < WARP_N / 16; ++j) TileB::fragment(columns[j], b, warp_column() + j * 16, step);
+            for (int j = 0; j < WARP_N / 16; ++j) TileB::template fragment<false>(columns[j], b, warp_column() + j * 16, step);
 #pragma unroll
             for (int i = 0; i < WARP_M / 16; ++i)
 #pragma unroll
                 for (int j = 0; j < WARP_N / 8; ++j)
-                    multiply_add<DTYPE>(at[i][j], rows[i], columns[j / 2][j % 2], columns[j / 2][2 + j % 2]);
+                    multiply_add<DTYPE>(at[i][j], rows[i], columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]);
         }
     }
 
