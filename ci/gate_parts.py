@@ -19,10 +19,13 @@ Found = tuple[str, dict[str, Any]]
 NEEDED = ("numpy", "ml_dtypes", "nvtx", "safetensors", "tqdm", "cupy", "cuda.core")
 WISHED = ("torch", "triton", "pytest", "hypothesis", "scipy", "matplotlib", "PIL", "pooch")
 TOOLS = ("nvidia-smi", "nvcc", "ncu", "compute-sanitizer")
-SANITIZED = (  # every kind of kernel: tiles in shared memory, reductions, plain maps
-    "conv2d", "conv2d_dgrad", "conv2d_wgrad", "max_pool2d_backward", "batch_norm_backward", "bias_grad",
-    "softmax_cross_entropy", "sgd_step",
-)  # fmt: skip
+SANITIZED = {  # every kind of kernel: tiles in shared memory, tensor cores, reductions, plain maps
+    "float32": (
+        "conv2d", "conv2d_dgrad", "conv2d_wgrad", "max_pool2d_backward", "batch_norm_backward", "bias_grad",
+        "softmax_cross_entropy", "sgd_step",
+    ),
+    "float16": ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "conv2d_relu", "conv2d_batch_norm", "muon_step"),
+}  # fmt: skip
 LEAST_ACCURACY = 96.5  # per cent, of the digits that nobody trained on
 PROFILED = "vgg-cifar"
 
@@ -199,10 +202,13 @@ def sanitized(tool: str) -> Any:
         if not shutil.which("compute-sanitizer"):
             raise NotReachedError("compute-sanitizer is not on the PATH")
         words = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", _UNPOOLED]
-        words += ["verify", "--device", gate.device, "--tier", "tiny", "--tier", "odd", "--dtype", "float32", "--op"]
-        commands = {f"{tool}/{op}.log": [*words, op] for op in SANITIZED}
+        words += ["verify", "--device", gate.device, "--tier", "tiny", "--tier", "odd"]
+        commands = {
+            f"{tool}/{op}-{dtype}.log": [*words, "--dtype", dtype, "--op", op]
+            for dtype, ops in SANITIZED.items() for op in ops
+        }  # fmt: skip
         clean(gate, commands)
-        found = gate.together(commands, seconds, min(workers(), 4))
+        found = gate.together(commands, seconds, min(workers(), 6))
         silent = [name for name, done in found.items() if not done.late and "ERROR SUMMARY" not in done.text
                   and "RACECHECK SUMMARY" not in done.text]  # fmt: skip
         if silent:
