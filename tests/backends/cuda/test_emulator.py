@@ -179,6 +179,22 @@ load({str(planted)!r}).kernel(sys.argv[1])(2, 64, y, x, shared=256)
         assert f"kernel {kernel}, block (1, 0, 0), thread (5, 0, 0)" in done.stderr, done.stderr[-3000:]
 
 
+def test_the_first_kernel_may_know_nothing_of_its_threads(tmp_path):
+    """Then none has yet tied the threads' context to a place that all later ones find."""
+    (tmp_path / "simple.cu").write_text('extern "C" __global__ void simple(float* y) { y[0] = 7; }\n')
+    program = f"""
+import numpy as np
+from gpuconv import asarray, ops
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.module import load
+y = emulator.empty(1)
+load({str(tmp_path / "simple.cu")!r}).kernel("simple")(1, 1, y)
+print(y[0], ops.relu(asarray(np.ones(3, np.float32), "emulated")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "7.0 [1. 1. 1.]\n", done.stderr
+
+
 def test_address_needs_its_own_process():
     with emulator.configure(sanitize="address"), pytest.raises(emulator.EmulatorError, match="LD_PRELOAD"):
         load(KERNELS).kernel("indices")(1, 1, emulator.empty(4, np.int32))

@@ -14,7 +14,7 @@
 #include <link.h>
 #endif
 
-thread_local gpuconv_emulator::Context* gpuconv_context = nullptr;
+thread_local gpuconv_emulator::Context* gpuconv_context GPUCONV_TLS = nullptr;
 
 namespace gpuconv_emulator {
 
