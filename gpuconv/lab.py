@@ -1,8 +1,10 @@
 """The kernel lab: a user's own .cu in the place of a shipped one, checked against the reference and timed beside it.
 
 The file must hold the kernels of the shipped file under the same names and parameters: `template` gives the shipped
-text to begin with. The shipped launcher calls it, so tiles and grids follow the macros that the launcher passes. Of a
-product that file is the "simt" family's, and its algorithm is named in every case: left alone, another one might run.
+text to begin with. The shipped launcher calls it, so tiles and grids follow the macros that the launcher passes.
+
+algo: of a product, the algorithm (`gpuconv.algorithms`) whose family's file it is. It is named in every case: left
+alone, another one might run. By default the first of the "simt" family, which serve every arithmetic.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from gpuconv import ops
-from gpuconv.algorithms import arithmetic_of, serving
+from gpuconv.algorithms import ALGORITHMS, Algorithm, arithmetic_of
 from gpuconv.backends.cuda import module, source
 from gpuconv.backends.cuda.variants import MACROS, kernels, variants
+from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
-from gpuconv.verify import Case, Row, cases, verify
+from gpuconv.verify import TIERS, Case, Row, cases, verify
 from gpuconv.verify.run import move
 
 _NAMED_OTHERWISE = {
@@ -41,9 +44,14 @@ _NAMED_OTHERWISE = {
 }
 
 
-def shipped_file(op: str) -> str:
-    """The .cu file whose kernels serve an op. Raises ValueError, naming the nearest one, for an unknown op."""
+def shipped_file(op: str, algo: str | None = None) -> str:
+    """The .cu file whose kernels serve an op. Raises ValueError for an unknown op or algorithm, naming the nearest one,
+    and for an algorithm of an op that has none."""
     op = lookup("op", op, {name: name for name in ops.__all__})
+    if algo is not None:
+        if not _takes_algorithms(op):
+            raise ValueError(f"{op} has no algorithms, received {algo!r}")
+        return _entries(algo)[0].file(_NAMED_OTHERWISE.get(op, f"{op}.cu").removesuffix(".cu"))
     if op in _NAMED_OTHERWISE:
         return _NAMED_OTHERWISE[op]
     stem = op.removesuffix("_backward")
@@ -53,14 +61,14 @@ def shipped_file(op: str) -> str:
     return "activation.cu"
 
 
-def template(op: str) -> str:
+def template(op: str, algo: str | None = None) -> str:
     """The text of the shipped file; its headers are found among the shipped ones."""
-    return source.resolve(shipped_file(op)).read_text()
+    return source.resolve(shipped_file(op, algo)).read_text()
 
 
-def check_signatures(path: Path, op: str) -> None:
+def check_signatures(path: Path, op: str, algo: str | None = None) -> None:
     """Raise ValueError unless the file at `path` has the shipped file's kernels, with the same parameters."""
-    shipped = shipped_file(op)
+    shipped = shipped_file(op, algo)
     variant = next(v for v in variants() if v.file == shipped)
     wanted = kernels(variant)
     found = source.signatures(source.flatten(source.resolve(path.resolve())), dict(variant.defines))
@@ -74,25 +82,56 @@ def check_signatures(path: Path, op: str) -> None:
             raise ValueError(f"{path}: {name} must take ({text}), it takes ({', '.join(' '.join(p) for p in theirs)})")
 
 
-def check(path: Path, op: str, device: str, dtypes: tuple[str, ...]) -> Iterator[Row]:
+def check(
+    path: Path, op: str, device: str, dtypes: tuple[str, ...], algo: str | None = None
+) -> Iterator[Row]:
     """`verify` of one op with the user's file in the shipped one's place."""
-    check_signatures(path, op)
-    chosen = [_through_simt(case) for case in cases() if case.op == op]
-    with module.replaced({shipped_file(op): path.resolve()}):
-        yield from verify(chosen, dtypes, device)
+    check_signatures(path, op, algo)
+    with module.replaced({shipped_file(op, algo): path.resolve()}):
+        yield from verify(cases_of(op, algo), dtypes, device)
 
 
-def _through_simt(case: Case) -> Case:
-    """The case, with the first algorithm of the "simt" family named where its op takes one."""
-    if "algo" not in inspect.signature(getattr(ops, case.op)).parameters:
-        return case
+def served(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[str, ...]:
+    """Those of the dtypes in which the op has cases. Raises ValueError where there is none."""
+    chosen = cases_of(op, algo)
+    found = tuple(dtype for dtype in dtypes if any(dtype in case.dtypes for case in chosen))
+    if not found:
+        able = dict.fromkeys(dtype for case in chosen for dtype in case.dtypes)
+        raise ValueError(f"{algo or op} has cases in {', '.join(able)}, received {', '.join(dtypes)}")
+    return found
+
+
+def cases_of(op: str, algo: str | None = None, tiers: tuple[str, ...] = TIERS) -> list[Case]:
+    """The op's cases, in the dtypes that the algorithm serves, with it named."""
+    listed = [case for case in cases(tiers) if case.op == op]
+    return [_through(case, _entries(algo)) for case in listed] if _takes_algorithms(op) else listed
+
+
+def _takes_algorithms(op: str) -> bool:
+    return "algo" in inspect.signature(getattr(ops, op)).parameters
+
+
+def _entries(algo: str | None) -> list[Algorithm]:
+    """The entries of a name; without one, all of the "simt" family."""
+    if algo is None:
+        return [each for each in ALGORITHMS if each.family == "simt"]
+    name = lookup("algorithm", algo, {each.name: each.name for each in ALGORITHMS})
+    return [each for each in ALGORITHMS if each.name == name]
+
+
+def _through(case: Case, entries: list[Algorithm]) -> Case:
+    """The case, in the dtypes that an entry serves, with the first that does named."""
+    tf32 = bool(case.arguments(case.dtypes[0])[1].get("tf32"))
+
+    def of(dtype: Any) -> str | None:
+        able = (each.name for each in entries if arithmetic_of(as_dtype(dtype), tf32) in each.arithmetics)
+        return next(able, None)
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> tuple[list[Any], dict[str, Any]]:
         arrays, options = case.make(rng, dtype)
-        able = serving(arithmetic_of(dtype, bool(options.get("tf32"))))
-        return arrays, options | {"algo": next(each.name for each in able if each.family == "simt")}
+        return arrays, options | {"algo": of(dtype)}
 
-    return replace(case, make=make)
+    return replace(case, make=make, dtypes=tuple(filter(of, case.dtypes)))
 
 
 @dataclass(frozen=True)
@@ -106,15 +145,17 @@ class Timing:
     shipped_spread: float
 
 
-def compare(path: Path, op: str, device: str, dtype: str, repeats: int = 30) -> Iterator[Timing]:
+def compare(
+    path: Path, op: str, device: str, dtype: str, algo: str | None = None, repeats: int = 30
+) -> Iterator[Timing]:
     """Time the user's file beside the shipped one on a CUDA device, over the op's real cases, in turns."""
-    for case in map(_through_simt, cases(("real",))):
-        if case.op != op or dtype not in case.dtypes:
+    for case in cases_of(op, algo, ("real",)):
+        if dtype not in case.dtypes:
             continue
         samples: dict[str, list[float]] = {"yours": [], "shipped": []}
         run = _launcher(case, dtype, device)
         for turn in range(repeats + 3):  # the first turns load and warm up
-            for side, files in (("yours", {shipped_file(op): path.resolve()}), ("shipped", {})):
+            for side, files in (("yours", {shipped_file(op, algo): path.resolve()}), ("shipped", {})):
                 with module.replaced(files):
                     milliseconds = _time(run, device)
                 if turn >= 3:

@@ -45,6 +45,33 @@ def files_of(chosen, dtypes):
                     yield f"{case.name} {dtype}", {launch.kernel.module.path for launch in found}
 
 
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_relu", "conv2d_wgrad", "linear_dgrad"])
+def test_every_case_of_an_algorithm_runs_its_file(op, monkeypatch):
+    monkeypatch.setattr(lab, "verify", lambda chosen, dtypes, device: files_of(chosen, dtypes))
+    file = source.resolve(lab.shipped_file(op, "mma-64x64"))
+    assert file.name.endswith("_mma.cu")
+    found = dict(lab.check(file, op, "emulated", DTYPES, "mma-64x64"))
+    in_tf32 = set() if op == "conv2d_relu" else {"float32"}
+    assert {name.split()[-1] for name in found} == {"float16", "bfloat16"} | in_tf32
+    assert [name for name, files in found.items() if file not in files] == []
+
+
+def test_an_algorithm_from_the_command_line(tmp_path, capsys):
+    path = tmp_path / "my_linear.cu"
+    asked = ["--op", "linear", "--algo", "mma-64x64"]
+    assert main(["lab", *asked, "--template"]) == 0
+    path.write_text(capsys.readouterr().out.replace("fprop(y, ", "y[0] = round_to<DTYPE>(1000.0f); return; fprop(y, "))
+    status, said = run(path, *asked, "--device", "emulated", "--dtype", "bfloat16", capsys=capsys)
+    assert status == 1
+    assert "in place of conv2d_fprop_mma.cu" in said
+    assert "result[0, 0] is 1000" in said
+    status, said = run(path, *asked, "--device", "emulated", "--dtype", "float64", capsys=capsys)
+    assert status == 2
+    assert "mma-64x64 has cases in float16, bfloat16, float32, received float64" in said
+    assert "relu has no algorithms" in run(path, "--op", "relu", "--algo", "mma-64x64", capsys=capsys)[1]
+    assert "did you mean 'mma-64x64'" in run(path, "--op", "linear", "--algo", "mma-64x65", capsys=capsys)[1]
+
+
 def test_halves_are_checked_through_the_user_s_file_too(tmp_path, capsys):
     path = tmp_path / "my_linear.cu"
     text = lab.template("linear").splitlines()

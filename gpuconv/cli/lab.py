@@ -15,6 +15,7 @@ EXAMPLES = [
     "gpuconv lab --op conv2d --template > my_conv.cu",
     "gpuconv lab my_conv.cu --op conv2d",
     "gpuconv lab my_conv.cu --op conv2d --device emulated",
+    "gpuconv lab my_conv.cu --op conv2d --algo mma-128x128 --dtype bfloat16",
 ]
 
 
@@ -23,6 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("file", nargs="?", type=Path, help="your .cu file")
     parser.add_argument("--op", required=True, metavar="NAME", help="the op it serves")
+    parser.add_argument(
+        "--algo", metavar="NAME", help="of a product, the algorithm whose file it is (default: the first simt)"
+    )
     parser.add_argument("--template", action="store_true", help="print the shipped file of the op, to begin with")
     parser.add_argument(
         "--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)"
@@ -36,23 +40,24 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.names import lookup
 
     with asked():
-        shipped = lab.shipped_file(options.op)
+        shipped = lab.shipped_file(options.op, options.algo)
         if options.template:
-            print(lab.template(options.op), end="")
+            print(lab.template(options.op, options.algo), end="")
             return 0
         if options.file is None:
             raise UserError("name your .cu file, or ask for the shipped one with --template")
         if not options.file.is_file():
             raise UserError(f"{options.file}: no such file")
         dtypes = tuple(lookup("dtype", d, {d: d for d in verify.DTYPES}) for d in options.dtype or verify.DTYPES)
-        lab.check_signatures(options.file, options.op)
+        dtypes = lab.served(options.op, dtypes, options.algo)
+        lab.check_signatures(options.file, options.op, options.algo)
     device = choose_device(options)
     if device == "numpy":
         raise UserError("kernels run on cuda or, without a GPU, with --device emulated")
     line("kernel", f"{options.file} in place of {shipped}\n")
     print(HEADER)
     failed = 0
-    for row in lab.check(options.file, options.op, device, dtypes):
+    for row in lab.check(options.file, options.op, device, dtypes, options.algo):
         failed += row.smallest_failure is not None
         print(describe(row), flush=True)
     if failed:
@@ -62,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         print("\nnot timed: only a GPU can tell how fast a kernel is")
         return 0
     print(f"\n{'case':<60} {'yours ms':>10} {'shipped ms':>10} {'ratio':>7}")
-    for timing in lab.compare(options.file, options.op, device, dtypes[0]):
+    for timing in lab.compare(options.file, options.op, device, dtypes[0], options.algo):
         print(
             f"{timing.case.name:<60} {timing.yours:>10.4f} {timing.shipped:>10.4f}"
             f" {timing.yours / timing.shipped:>6.2f}x"
