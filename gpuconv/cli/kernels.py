@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from typing import Any
 
-from gpuconv.cli.errors import asked
+from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.settings import count
 
 EXAMPLES = [
@@ -39,6 +39,9 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.backends.cuda.variants import MACROS, kernels, variants
     from gpuconv.names import lookup
 
+    alone = [f"--{name}" for name in ("arch", "all") if getattr(options, name)]
+    if alone and not options.report:
+        raise UserError(f"{' and '.join(alone)} {'go' if len(alone) > 1 else 'goes'} with --report, which compiles")
     with asked():
         files = [lookup("kernel file", file, {file: file for file in MACROS}) for file in options.file or MACROS]
         known = {arch: arch for arch in compiler.ARCHITECTURES}

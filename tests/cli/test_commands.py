@@ -71,6 +71,8 @@ def test_version(capsys):
         (["train", "--model", "lenet"], "the filter spans 5"),  # digits are 8x8
         (["train", "--resume", "nowhere"], "nowhere holds no run"),
         (["kernels", "--report", "--workers", "0"], "from 1 on, received '0'"),
+        (["kernels", "--arch", "sm_90a"], "--arch goes with --report"),
+        (["kernels", "--arch", "sm_90", "--all"], "--arch and --all go with --report"),
         (["train", "--resume", "here", "--run-dir", "there"], "not allowed with"),
         (["evaluate", "nowhere"], "nowhere holds no run"),
         (["predict", "x.png", "--run-dir", "nowhere"], "nowhere holds no run"),
