@@ -1,4 +1,5 @@
-"""Named ranges in Nsight: one NVTX domain, "gpuconv", with a range for each layer and direction and for each step.
+"""Named ranges in Nsight: one NVTX domain, "gpuconv", with a range for each layer and direction, for each step and for
+its loss, update and metrics.
 
     with profiling.ranges():
         net.forward(x)                      # conv1.forward, relu1.forward, ...
@@ -49,7 +50,8 @@ def part(message: str) -> AbstractContextManager[None]:
 
 
 def _of_layer(layer: Layer, direction: str) -> AbstractContextManager[None]:
-    return span(f"{layer.path}.{direction}", direction)
+    name = layer.path.replace("+", "-")  # a plus in a filter of Nsight Compute stands for a range in between
+    return span(f"{name}.{direction}", direction)
 
 
 def ranges() -> AbstractContextManager[None]:

@@ -46,6 +46,14 @@ def test_a_range_for_each_layer_and_direction(recorder):
     assert recorder.events.count("end") == len(names)
 
 
+def test_a_fused_layer_has_a_name_that_filters_can_hold(recorder):
+    """To Nsight Compute's --nvtx-include a plus stands for a range in between."""
+    with profiling.ranges():
+        models.build("seed-net").fuse().forward(np.zeros((1, 32, 32, 3), np.float32))
+    assert recorder.events[0] == ("input.forward", "forward")
+    assert ("conv1-relu1-pool1.forward", "forward") in recorder.events
+
+
 def test_nothing_is_ranged_outside(recorder):
     models.build("seed-net").forward(np.zeros((1, 32, 32, 3), np.float32))
     assert recorder.events == []
