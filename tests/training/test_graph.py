@@ -13,22 +13,24 @@ from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, ReLU, Residual, Sequential
 from gpuconv.training import Callback, LossScale, Trainer, UncapturedWarning
 from gpuconv.training.replay import TOGETHER
+from tests.devices import kernel_devices
 from tests.training import small
 
 DEVICE = "emulated"
+devices = pytest.mark.parametrize("device", kernel_devices())
 
 
-def loader(count=22, batch_size=1, **options):
+def loader(count=22, batch_size=1, device=DEVICE, **options):
     data = small.images(count)
     return Loader(
         data, batch_size, normalization=Normalization.from_dataset(data),
-        augmentation=Augmentation(shift=1, flip=True), seed=3, device=DEVICE, **options,
+        augmentation=Augmentation(shift=1, flip=True), seed=3, device=device, **options,
     )  # fmt: skip
 
 
-def trainer(graph, optimizer="adam", **options):
+def trainer(graph, optimizer="adam", device=DEVICE, **options):
     options = {"schedule": "one-cycle", "lr": 0.01} | options
-    return Trainer(small.net().to(DEVICE), optimizer, graph=graph, **options)
+    return Trainer(small.net().to(device), optimizer, graph=graph, **options)
 
 
 def fit(made, **options):
@@ -48,49 +50,58 @@ def same(one, other):
 
 @pytest.fixture
 def captures(monkeypatch):
-    """How many steps each capture held, and how often graphs were launched."""
-    from gpuconv.backends.cuda.graph import EmulatedRecorder
+    """How many launches each capture held, where that can be seen, and how often graphs were launched."""
+    from gpuconv.backends.cuda.graph import CudaRecorder, EmulatedRecorder
 
     seen = {"captured": [], "replays": 0}
-    capture = EmulatedRecorder.capture
 
-    def watched(self, work):
-        replay = capture(self, work)
-        seen["captured"].append(replay.__closure__[0].cell_contents.__len__())
+    def watch(recorder):
+        capture = recorder.capture
 
-        def counted():
-            seen["replays"] += 1
-            replay()
+        def watched(self, work):
+            replay = capture(self, work)
+            if recorder is EmulatedRecorder:
+                seen["captured"].append(len(replay.__closure__[0].cell_contents))
 
-        return counted
+            def counted():
+                seen["replays"] += 1
+                replay()
 
-    monkeypatch.setattr(EmulatedRecorder, "capture", watched)
+            return counted
+
+        monkeypatch.setattr(recorder, "capture", watched)
+
+    watch(EmulatedRecorder)
+    watch(CudaRecorder)
     return seen
 
 
+@devices
 @pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9,nesterov=true", "adam"])
 @pytest.mark.parametrize(("batch_size", "metrics_every"), [(1, 50), (5, 3), (4, 1)])
-def test_replay_is_the_uncaptured_run_bit_for_bit(captures, optimizer, batch_size, metrics_every):
+def test_replay_is_the_uncaptured_run_bit_for_bit(captures, device, optimizer, batch_size, metrics_every):
     runs = []
     for graph in (False, True):
-        runs.append(trainer(graph, optimizer))
-        fit(runs[-1], train=loader(batch_size=batch_size), metrics_every=metrics_every)
+        runs.append(trainer(graph, optimizer, device))
+        fit(runs[-1], train=loader(batch_size=batch_size, device=device), metrics_every=metrics_every)
     same(*runs)
-    assert captures["captured"]
-    if batch_size == 1:  # 22 steps an epoch: 1 uncaptured, 7 alone, 8, 6 alone; then 8, 8, 6 alone
+    assert captures["replays"]
+    if batch_size == 1 and device == "emulated":
+        # 22 steps an epoch: 1 uncaptured, 7 alone, 8, 6 alone; then 8, 8, 6 alone.
         one, eight = captures["captured"]
         assert eight == TOGETHER * one
         assert captures["replays"] == 7 + 1 + 6 + 2 + 6
 
 
+@devices
 @pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
-def test_every_precision(captures, precision):
+def test_every_precision(captures, device, precision):
     """In float16 with steps that are skipped, and a scale that falls and grows, inside graphs."""
     runs = []
     for graph in (False, True):
         scale = LossScale(start=2.0**30, interval=2) if precision == "float16" else None
-        runs.append(trainer(graph, precision=precision, loss_scale=scale))
-        fit(runs[-1], train=loader(dtype=runs[-1].net.dtype))
+        runs.append(trainer(graph, device=device, precision=precision, loss_scale=scale))
+        fit(runs[-1], train=loader(device=device, dtype=runs[-1].net.dtype))
     same(*runs)
     assert captures["replays"]
     if precision == "float16":
@@ -100,14 +111,14 @@ def test_every_precision(captures, precision):
         assert scale > 2.0 ** (30 - skipped)  # it grew between
 
 
-def test_groups_of_optimizers_with_schedules_of_their_own():
-    runs = []
+@devices
+def test_groups_of_optimizers_with_schedules_of_their_own(captures, device):
+    groups, runs = "filters -> muon:lr=0.02; conv1.bias -> sgd:lr=0.05 @ linear:2; * -> sgd:lr=0.05", []
     for graph in (False, True):
-        runs.append(
-            trainer(graph, "filters -> muon:lr=0.02; conv1.bias -> sgd:lr=0.05 @ linear:2; * -> sgd:lr=0.05", lr=1.0)
-        )
-        fit(runs[-1])
+        runs.append(trainer(graph, groups, device, lr=1.0))
+        fit(runs[-1], train=loader(device=device))
     same(*runs)
+    assert captures["replays"]
 
 
 class Lower(Callback):
