@@ -9,6 +9,7 @@ from gpuconv.backends.reference.rounding import round_tf32
 from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential, Sigmoid
 from gpuconv.profiling import launches
 from gpuconv.summary import rows
+from tests.devices import kernel_devices
 
 X, W = np.ones((2, 4, 4, 8), np.float32), np.ones((6, 3, 3, 8), np.float32)
 DY, ROWS, WEIGHT = np.ones((2, 2, 2, 6), np.float32), np.ones((5, 8), np.float32), np.ones((6, 8), np.float32)
@@ -61,7 +62,7 @@ def test_tf32_by_hand():
     np.testing.assert_array_equal(round_tf32(given.reshape(1, -1)[:, ::2]), wanted.reshape(1, -1)[:, ::2])
 
 
-@pytest.mark.parametrize("device", ["numpy", "emulated"])
+@pytest.mark.parametrize("device", ["numpy", *kernel_devices()])
 def test_both_factors_are_rounded_and_the_bias_is_not(device):
     """One product a sum, so that float32 holds it exactly: the very bits."""
     rng = np.random.default_rng(5)

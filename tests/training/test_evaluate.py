@@ -8,6 +8,7 @@ from gpuconv.data import Loader, Normalization
 from gpuconv.training import evaluate
 from gpuconv.training.evaluate import TTA, averaged_scores, views
 from gpuconv.training.metrics import Totals
+from tests.devices import kernel_devices
 from tests.training import small
 
 
@@ -73,7 +74,7 @@ def test_an_image_of_one_pixel_has_no_shifts():
         list(views(np.zeros((1, 1, 5, 1), np.float32), "shift"))
 
 
-@pytest.mark.parametrize("device", ["numpy", "emulated"])
+@pytest.mark.parametrize("device", ["numpy", *kernel_devices()])
 def test_scores_are_averaged_over_the_views(device):
     net = small.net()
     x, labels = next(iter(batches(13).epoch(0)))

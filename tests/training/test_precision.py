@@ -8,11 +8,12 @@ from gpuconv.data import load
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential
 from gpuconv.summary import summary
 from gpuconv.training import Callback, CheckpointError, LossScale, SettingsError, Trainer, load_net
+from tests.devices import kernel_devices
 from tests.training import small
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 every = pytest.mark.parametrize("precision", PRECISIONS)
-DEVICES = ["numpy", "emulated"]
+DEVICES = ["numpy", *kernel_devices()]
 
 
 def batch(device, dtype, count=6):
