@@ -11,6 +11,7 @@
 //   128 x 128   16                     8.0, 32.0                                           38 %
 //   128 x 64    16                     7.1, 21.3                                           25 %
 //   64 x 64     8                      5.3, 16.0                                           19 %
+//   128 x 32    8                      5.0, 12.8                                           15 %   (32 x 128 alike)
 // Prediction, not measured: limited by L2, since cp.async passes the first-level cache by; 35 % of the tensor cores' rate where
 // C, K >= 128 fill the device, 23 % at C = K = 64, and the same shares in TF32. mma.sync itself ends at 60 to 75 %. The first
 // things to time: copies of x through the first-level cache (cp.async.ca), where the taps of a window meet again; then 256 rows.

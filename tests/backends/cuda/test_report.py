@@ -131,7 +131,7 @@ def test_the_report_is_thorough_where_it_matters():
     for arch in compiler.ARCHITECTURES:
         assert [v for v, a in listed if a == arch] == (chosen if arch in report.THOROUGH else few)
     assert len(report.jobs(chosen, ["sm_86"], True)) == len(chosen)
-    assert len(listed) <= 1600, "continuous integration compiles them all on one core, some three a second"
+    assert len(listed) <= 1750, "continuous integration compiles them all on one core, some three a second"
 
 
 def test_processes_give_the_lines_of_one(monkeypatch, tmp_path):
