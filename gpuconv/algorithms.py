@@ -155,9 +155,9 @@ def first_bytes(
     x_shape: tuple[int, ...], kernel_size: tuple[int, int], stride: tuple[int, int], padding: Any,
     dilation: tuple[int, int], groups: int, y_hw: tuple[int, int], pool: int, arithmetic: str,
 ) -> int:  # fmt: skip
-    """Bytes of shared memory that a block of a first layer takes (kernels/conv2d_first.cuh): what the taps say, the
-    filters, and twice the part of x that a tile's pixels read. 0: this is no first layer, which has one group, at most
-    `MOST_CHANNELS` channels, filters larger than 1 x 1, and no more than `MOST_FIRST_BYTES` of such bytes.
+    """Bytes of shared memory that a block of a first layer takes (kernels/conv2d_first.cuh): the biases, what the taps
+    say, the filters, and twice the part of x that a tile's pixels read. 0: this is no first layer, which has one group,
+    at most `MOST_CHANNELS` channels, filters larger than 1 x 1, and no more than `MOST_FIRST_BYTES` of such bytes.
 
     y_hw: the size of the output, behind a pool of `pool` x `pool`.
     """
@@ -168,11 +168,11 @@ def first_bytes(
     chunk, one_by_one = 16 // itemsize, arithmetic == "float32"
     step = 1 if one_by_one else 2 * chunk
     depth = -(-r * s * channels // step) * step
-    bank = depth * (filters + 8) if one_by_one else filters * (depth + chunk)
+    bank = depth * (filters + 8) if one_by_one else depth * filters
     across = (y_hw[1] * pool - 1) * stride[1] + (s - 1) * dilation[1] + 1
     line = -(-(-padding[1][0] * channels % chunk + across * channels) // chunk) * 16
     lines = patch_lines(n, y_hw, r, stride[0], dilation[0], pool)
-    found = -(-depth // 4) * 16 + bank * itemsize + 2 * lines * line
+    found = 4 * filters + -(-depth // 4) * 16 + bank * itemsize + 2 * lines * line
     return found if found <= MOST_FIRST_BYTES else 0
 
 

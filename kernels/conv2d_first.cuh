@@ -7,8 +7,8 @@
 // at the sum of what its pixel and its tap say, and nothing is asked of it any more. The filters stand beside this `Patch`, the
 // depth whole, so that a block waits twice, for memory and for the other threads, and then multiplies and stores.
 //
-// Dynamic shared memory: what the taps say, the filters, the patch. The launcher (`first_bytes` of gpuconv/algorithms.py) knows
-// how large they become.
+// Dynamic shared memory: the biases, what the taps say, the filters, two patches. The launcher (`first_bytes` of
+// gpuconv/algorithms.py) knows how large they become.
 #pragma once
 
 #include "async_copy.cuh"
@@ -28,24 +28,20 @@ static_assert(BLOCK_M == THREADS && BLOCK_N % 32 == 0 && sizeof(Real) == 4, "a w
 // The part of x that a tile's pixels read.
 class Patch {
     const Convolution& conv;
-    int32 stack;         // lines from image to image: one with its padding, as far as windows reach
     int32 before, lead;  // chunks of padding left of a line, and numbers that fill them up
     int32 pitch;         // from line to line
     int32 pixel;         // of the tile, the first
     Pixel first;
 
-    __device__ __forceinline__ int32 reach() const { return (conv.r - 1) * conv.dilation_h + 1; }
-
     // How many lines below the first pixel's window that of another begins.
     __device__ __forceinline__ int32 below(const Pixel& pixel) const {
-        return (pixel.n - first.n) * stack + (pixel.p - first.p) * int32(conv.stride_h.divisor);
+        return (pixel.n - first.n) * int32(conv.image_lines.divisor) + (pixel.p - first.p) * int32(conv.stride_h.divisor);
     }
 
   public:
     __device__ __forceinline__ Patch(const Convolution& conv, int32 pixel) : conv(conv), pixel(pixel), first(conv, pixel) {
         const int32 across = (conv.q - 1) * int32(conv.stride_w.divisor) + (conv.s - 1) * conv.dilation_w + 1;
         const int32 left = conv.left * conv.c;
-        stack = (conv.p - 1) * int32(conv.stride_h.divisor) + reach();
         before = left / CHUNK + (left % CHUNK != 0);
         lead = before * CHUNK - left;
         pitch = (lead + across * conv.c + CHUNK - 1) / CHUNK * CHUNK;
@@ -54,12 +50,13 @@ class Patch {
     // Start copying what the windows of BLOCK_M pixels read to `cells`.
     __device__ __forceinline__ void fetch(DTYPE* cells, const DTYPE* x) const {
         const Pixel last(conv, min(pixel + BLOCK_M, conv.n * conv.p * conv.q) - 1);
-        const int32 lines = below(last) + reach(), line_of_x = conv.w * conv.c;
+        const int32 lines = below(last) + (conv.r - 1) * conv.dilation_h + 1, line_of_x = conv.w * conv.c;
         const bool as_they_lie = line_of_x % CHUNK == 0 && reinterpret_cast<uint64>(x) % 16 == 0;
 #pragma unroll 1
         for (int32 line = threadIdx.x / 32; line < lines; line += THREADS / 32) {
-            const int32 of_stack = first.p * int32(conv.stride_h.divisor) + line, image = of_stack / stack;
-            const int32 h = of_stack - image * stack - conv.top;
+            int32 h = first.p * int32(conv.stride_h.divisor) + line;
+            const int32 image = conv.image_lines.divide(h);
+            h -= conv.top;
             const bool inside = uint32(h) < uint32(conv.h);
             const DTYPE* from = x + (int64(first.n + image) * conv.h + h) * line_of_x;
 #pragma unroll 1
@@ -105,27 +102,40 @@ class Patch {
     }
 };
 
-// The block's filters, as the sums read them, zeros past the last and past their depth. On tensor cores a line is a column of
-// the product, by 16-byte chunks whose number is odd, so that ldmatrix reads eight lines without a conflict; else it is a tap.
+// The block's filters, as the sums read them, zeros past the last and past their depth: for scalar multiply-adds lines of taps.
+// On tensor cores two chunks, the halves of a step's depth, for each column of the product, step by step; every second four
+// columns have them the other way round, so that ldmatrix reads eight without a bank conflict.
 struct Filters {
     static constexpr int TAP_PITCH = BLOCK_N + 8;
 
+    float* biases;  // a lane's every fourth; zeros where there are none
     DTYPE* cells;
     int32 depth;  // a multiple of STEP_K
 
-    __device__ __forceinline__ int32 pitch() const { return ON_TENSOR_CORES ? depth + CHUNK : TAP_PITCH; }
-    __device__ __forceinline__ int32 size() const { return ON_TENSOR_CORES ? BLOCK_N * pitch() : depth * TAP_PITCH; }
+    // Of the columns of four products a lane has two each: they are eight filters side by side.
+    static __device__ __forceinline__ int32 filter_of(int32 column) {
+        return column / 32 * 32 + column % 8 / 2 * 8 + column / 8 % 4 * 2 + column % 2;
+    }
 
-    // w: (filters, taps), of which the block begins.
-    __device__ __forceinline__ void read(const DTYPE* w, int32 filters, int32 taps) const {
+    __device__ __forceinline__ int32 size() const { return depth * (ON_TENSOR_CORES ? BLOCK_N : TAP_PITCH); }
+
+    // A half of the first step's depth, of a column.
+    __device__ __forceinline__ DTYPE* chunk(int32 column, int32 half) const {
+        return cells + (column * 2 + (half ^ (column / 4 % 2))) * CHUNK;
+    }
+
+    // w, bias: (filters, taps) and (filters), of which the block begins.
+    __device__ __forceinline__ void read(const DTYPE* w, const DTYPE* bias, int32 filters, int32 taps) const {
+        if (const int32 i = threadIdx.x, filter = i / 32 * 32 + i % 4 * 8 + i / 4 % 8; i < BLOCK_N)
+            biases[i] = bias && filter < filters ? load(bias[filter]) : 0;
 #pragma unroll 1
         for (int32 line = threadIdx.x / 4; line < BLOCK_N; line += THREADS / 4) {
-            // Of the columns of four products a lane has two each: they become eight filters side by side.
-            const int32 filter = ON_TENSOR_CORES ? line / 32 * 32 + line % 8 / 2 * 8 + line / 8 % 4 * 2 + line % 2 : line;
+            const int32 filter = ON_TENSOR_CORES ? filter_of(line) : line;
             for (int32 tap = threadIdx.x % 4; tap < depth; tap += 4) {
                 DTYPE number = round_to<DTYPE>(Real(0));
                 if (tap < taps && filter < filters) number = round_to<DTYPE>(factor(w[int64(filter) * taps + tap]));
-                cells[ON_TENSOR_CORES ? line * pitch() + tap : tap * TAP_PITCH + filter] = number;
+                if (ON_TENSOR_CORES) chunk(line, tap / CHUNK % 2)[tap / STEP_K * STEP_K * BLOCK_N + tap % CHUNK] = number;
+                else cells[tap * TAP_PITCH + filter] = number;
             }
         }
     }
@@ -147,14 +157,13 @@ struct Sums {
     static __device__ __forceinline__ int32 pixel() { return threadIdx.x / 4 * PIXELS; }
     static __device__ __forceinline__ int32 filter(int i) { return i / 8 * 32 + threadIdx.x % 4 * 8 + i % 8; }
 
-    // Every pixel's sum begins at the bias of its filter, at zero where there is none.
-    __device__ __forceinline__ Sums(const DTYPE* bias, const Block& block, int32 filters) {
+    // Every pixel's sum begins at the bias of its filter.
+    __device__ __forceinline__ Sums(const Filters& filters) {
 #pragma unroll
         for (int i = 0; i < FILTERS; ++i) {
-            const int32 number = block.column + filter(i);
-            const Real value = bias && number < filters ? load(bias[number]) : Real(0);
+            const float bias = filters.biases[i * 4 + threadIdx.x % 4];
 #pragma unroll
-            for (int j = 0; j < PIXELS; ++j) of(j, i) = value;
+            for (int j = 0; j < PIXELS; ++j) of(j, i) = bias;
         }
     }
 
@@ -208,8 +217,7 @@ struct Sums {
         for (int column = 0; column < BLOCK_N; column += 16) {
             uint32 w[4];
             // The halves of the depth of eight columns side by side: a product takes two registers in a row.
-            const int32 line = column + lane / 16 * 8 + lane % 8;
-            load_matrices<false>(w, filters.cells + line * filters.pitch() + tap + lane / 8 % 2 * CHUNK);
+            load_matrices<false>(w, filters.chunk(lane / 16 * 8 + lane % 8, lane / 8 % 2) + tap * BLOCK_N + column * STEP_K);
 #pragma unroll
             for (int i = 0; i < PIXELS / 2; ++i) {
                 multiply_add<DTYPE>(at[i][column / 8], x[i], w[0], w[1]);

@@ -23,7 +23,9 @@ struct Convolution {
     // dgrad: the pixels of one phase, and every how manieth tap meets it, how many windows apart
     int32 phase_h, phase_w, tap_step_h, tap_step_w, window_step_h, window_step_w;
     Divisor phases, phase_hw, phase_width, fewer_across, more_across;  // by the phases, phase_h * phase_w, phase_w
-    int32 patch_lines;  // of a first layer: how many the windows of a tile meet, at most (conv2d_first.cuh)
+    // of a first layer (conv2d_first.cuh): the lines of an image with its padding, and how many the windows of a tile meet, at most
+    Divisor image_lines;
+    int32 patch_lines;
 };
 
 constexpr int WINDOW = MASK == 4 ? 4 : 1;  // pixels behind one of y

@@ -28,7 +28,7 @@ _PHASE_DIVISORS = ("phases", "phase_hw", "phase_width", "fewer_across", "more_ac
 _CONVOLUTION = np.dtype(
     [(name, np.int32) for name in (*_SIZES, "dilation_h", "dilation_w")] + [(name, gemm.DIVISOR) for name in _DIVISORS]
     + [(name, np.int32) for name in _PHASE_SIZES] + [(name, gemm.DIVISOR) for name in _PHASE_DIVISORS]
-    + [("patch_lines", np.int32)],
+    + [("image_lines", gemm.DIVISOR), ("patch_lines", np.int32)],
     align=True,
 )  # fmt: skip
 
@@ -59,8 +59,10 @@ def _geometry(
             (stride[0] * stride[1], phase_h * phase_w, phase_w, s // step_w, s // step_w + 1),
         )
     )
+    image_lines = gemm.divisor(max(1, (p - 1) * stride[0] + (r - 1) * dilation[0] + 1))
     lines = patch_lines(n, (y_h, y_w), r, stride[0], dilation[0], pool)
-    return np.array((*sizes, *divisors, *phase, *phase_divisors, lines), _CONVOLUTION)[()], (y_h, y_w)
+    struct = np.array((*sizes, *divisors, *phase, *phase_divisors, image_lines, lines), _CONVOLUTION)[()]
+    return struct, (y_h, y_w)
 
 
 def _pooled(
