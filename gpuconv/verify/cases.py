@@ -478,7 +478,7 @@ def _optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
         growing = _gradients(listed, 0.0, dict(growth=4.0, interval=8))
         yield Case("update_loss_scale", tier, f"{len(listed)} gradients, scale grows", growing)
     for tier, listed in _MATRICES_OF_MUON.items():
-        for options in (dict(lr=0.1), dict(lr=0.24, momentum=0.6, nesterov=True)):
+        for options in (dict(lr=0.1, momentum=0.5), dict(lr=0.24, momentum=0.6, nesterov=True)):
             name = f"{'; '.join(map(_join, listed))}, {_text(options)}"
             yield Case("muon_step", tier, name, _parameters("muon_step", listed, 1, options))
             scaled = _parameters("muon_step", listed, 1, options, masters=True, unscale=2.0**-3)
