@@ -57,7 +57,7 @@ __device__ __forceinline__ Real norm(const Real* partials, const Part& part, con
     return sqrt(reduce_block(sum, Sum<Real>{}, scratch));
 }
 
-extern "C" __global__ void __launch_bounds__(256, 4)
+extern "C" __global__ void __launch_bounds__(256, sizeof(DTYPE) == 8 ? 3 : 4)  // doubles take more registers
 muon_direction(accumulator<DTYPE>* x, accumulator<DTYPE>* partials, const Matrix* matrices, const double* scaling,
                const Matrices all, double momentum, bool nesterov) {
     __shared__ Real scratch[32];
