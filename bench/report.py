@@ -61,7 +61,8 @@ def block(record: Record) -> str:
     threads = f", {data['threads']} threads" if "threads" in data else ""
     torch = data["versions"].get("torch")
     peer = f"PyTorch {torch}, the fastest of its forms" if torch else "no PyTorch was installed"
-    load = f" The machine had other work: load average {data['load']:.1f}." if (data["load"] or 0) > 1 else ""
+    busy = (data["load"] or 0) > data.get("threads", 1)  # with more than the run itself
+    load = f" The machine had other work: load average {data['load']:.1f}." if busy else ""
     parts = [
         f"**{data['device']}{threads}**, {data['date'][:10]}, commit {data['commit']}{state}. Ratio: our time "
         f"over that of the peer ({peer}), so under 1 is faster; medians of interleaved samples. Share of floor: the "
