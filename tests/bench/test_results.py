@@ -1,0 +1,42 @@
+"""The records in the repository: whole, of committed code, and what the README says."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import goals, report, suite
+from bench.machine import ROOT
+from bench.record import RESULTS, Record, newest
+
+PATHS = sorted(RESULTS.glob("*/*.json"))
+
+
+def test_there_is_a_record_of_a_cpu():
+    assert "numpy" in {record.data["kind"] for record in newest()}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_record_is_of_committed_code_and_of_the_suite(path):
+    data = Record.load(path).data
+    assert not data["dirty"]
+    assert path.parent.name == data["hardware"]
+    assert path.stem == f"{data['date'][:10]}-{data['commit']}"
+    known = {entry.key for kind in ("ops", "steps") for entry in suite.suite(kind)}
+    assert {entry["key"] for entry in data["entries"]} <= known
+    assert all(side["samples"] for entry in data["entries"] for side in entry["sides"] if side["status"] == "timed")
+
+
+@pytest.mark.parametrize("record", newest(), ids=lambda record: record.data["hardware"])
+def test_the_readme_says_what_the_newest_record_holds(record):
+    text = (ROOT / "README.md").read_text()
+    assert report.block(record) in text
+    assert f"docs/benchmark-{record.data['hardware']}.png" in text
+    assert (ROOT / "docs" / f"benchmark-{record.data['hardware']}.png").is_file()
+
+
+@pytest.mark.parametrize("record", newest(), ids=lambda record: record.data["hardware"])
+def test_the_goals_beside_a_record_follow_from_it(record):
+    found = goals.evaluate(record.data)
+    wanted = [(goal["name"], goal["limit"], pytest.approx(goal["value"], rel=2e-3)) for goal in found]
+    assert [(goal["name"], goal["limit"], goal["value"]) for goal in record.data["goals"]] == wanted
+    assert all(goal["met"] == (goal["value"] <= goal["limit"]) for goal in record.data["goals"])
