@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from gpuconv import ops
 from gpuconv.backends.reference import conv, strips
@@ -152,6 +152,7 @@ def test_every_form_agrees_with_the_definition(case, form, monkeypatch):
 
 
 @settings(max_examples=60, deadline=None)
+@example(ConvCase(0, 1, 4, 1, 1, (1, 1), stride=(1, 2), dilation=(1, 3)))  # no image, a phase without a tap
 @given(random_conv_cases())
 def test_random_shapes_agree_with_the_definition(case):
     check_by_definition(case)

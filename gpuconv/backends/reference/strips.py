@@ -20,7 +20,8 @@ MANY = 48  # channels, in the geometric mean of C and K, of which a strip's widt
 
 def strip_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
     """How many outputs to a strip, a divisor of Q: 1 where strips do not pay."""
-    widest = min(WIDEST, math.isqrt(MANY**2 // max(1, channels * filters))) if groups == 1 else 1
+    plain = groups == 1 and min(windows.kernel_size) > 0  # a phase of the stride may have no tap
+    widest = min(WIDEST, math.isqrt(MANY**2 // max(1, channels * filters))) if plain else 1
     return next((width for width in range(widest, 1, -1) if windows.count[1] % width == 0), 1)
 
 
