@@ -22,7 +22,7 @@ from gpuconv.data import Augmentation, Dataset, Loader, Normalization, synthetic
 from gpuconv.training import Trainer
 from gpuconv.verify.oracle import Expected
 
-_PROVED_STEPS, _PROVED_IMAGES = 3, 64
+PROVED_STEPS, PROVED_IMAGES = 3, 64
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Recipe:
     @functools.cached_property
     def proof(self) -> Dataset:
         """The few images that every side takes a few steps on before it is timed."""
-        return self.data.subset(slice(_PROVED_IMAGES))
+        return self.data.subset(slice(PROVED_IMAGES))
 
     def net(self, dtype: str = "float32") -> Any:
         net = models.build(self.settings.model, seed=1, dtype=dtype)
@@ -80,7 +80,7 @@ class Recipe:
         """Of the first steps, each on the whole proof, as a recipe of so many epochs has it."""
         trainer = self.trainer(device, dtype)
         loader = self.loader(trainer, self.proof, len(self.proof), shuffle=False)
-        trainer.fit(loader, epochs=_PROVED_STEPS, progress=False)
+        trainer.fit(loader, epochs=PROVED_STEPS, progress=False)
         return np.array([record["train_loss"] for record in trainer.history])
 
     def rates(self, net: Any, steps: int, epoch: int) -> tuple[Any, Iterator[list[float]]]:
@@ -97,7 +97,7 @@ class Recipe:
 
     def compare(self, results: list[np.ndarray]) -> Compared:
         """For `sides.check`."""
-        yield Expected("losses", self._wanted, np.zeros(_PROVED_STEPS)), np.asarray(results[0], np.float64)
+        yield Expected("losses", self._wanted, np.zeros(PROVED_STEPS)), np.asarray(results[0], np.float64)
 
 
 def sides(recipe: Recipe, device: str) -> list[Side]:

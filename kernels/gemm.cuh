@@ -53,6 +53,15 @@ struct Block {
     }
 };
 
+// Of neighbours in a matrix those that its mask leaves out become zeros.
+template <int BITS, int N>
+__device__ __forceinline__ void drop_masked(Pack<DTYPE, N>& numbers, const uint32& mask) {
+    if constexpr (BITS > 0)
+#pragma unroll
+        for (int j = 0; j < N; ++j)
+            if (!(mask >> j * BITS & 1)) numbers.at[j] = round_to<DTYPE>(Real(0));
+}
+
 // Where the product's rows lie in the output, where they lie as they come; below zero: nowhere, the row is past the end.
 struct RowsInOrder {
     int32 rows;

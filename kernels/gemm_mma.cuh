@@ -158,10 +158,7 @@ class Loader {
         if constexpr (!COPIES)
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) {
-                if constexpr (Matrix::BITS > 0)
-#pragma unroll
-                    for (int j = 0; j < CHUNK; ++j)
-                        if (!(masks[pass] >> j * Matrix::BITS & 1)) fetched[pass].at[j] = round_to<DTYPE>(Real(0));
+                drop_masked<Matrix::BITS>(fetched[pass], masks[pass]);
                 *reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + place(pass)) = fetched[pass];
             }
     }

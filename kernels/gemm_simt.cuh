@@ -110,10 +110,7 @@ class Loader {
         constexpr int CHUNK = COLUMNS_ARE_DEPTH ? 1 : VECTOR < WIDE ? VECTOR : WIDE;
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
-            if constexpr (Matrix::BITS > 0)
-#pragma unroll
-                for (int j = 0; j < VECTOR; ++j)
-                    if (!(masks[pass] >> j * Matrix::BITS & 1)) fetched[pass].at[j] = round_to<DTYPE>(Real(0));
+            drop_masked<Matrix::BITS>(fetched[pass], masks[pass]);
 #pragma unroll
             for (int first = 0; first < VECTOR; first += CHUNK) {
                 Pack<Real, CHUNK> chunk;

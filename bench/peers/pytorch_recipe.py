@@ -16,7 +16,7 @@ import numpy as np
 from bench.peers.pytorch import load, place, tensor
 from bench.peers.pytorch_net import module, parameters
 from bench.peers.pytorch_steps import captured
-from bench.recipes import Recipe
+from bench.recipes import PROVED_STEPS, Recipe
 from bench.sides import PEER, LeftOutError, Prepared, Side
 from gpuconv.data import Dataset
 from gpuconv.shapes import NEWTON_SCHULZ
@@ -40,8 +40,8 @@ class Images:
         self.flipped = torch.rand(len(data), device=images.device) < 0.5
         self.rows, self.columns = (torch.arange(size, device=images.device) for size in (self.height, self.width))
 
-    def order(self, epoch: int) -> Any:
-        """A new order, and half of the images flipped: in each epoch the other half."""
+    def shuffle(self) -> Any:
+        """The order of a new epoch, in which the other half of the images is flipped."""
         self.flipped = ~self.flipped
         return self.torch.randperm(len(self.labels), device=self.labels.device)
 
@@ -140,16 +140,16 @@ def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
             if compile_it and not compiled:
                 raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
             mode = "max-autotune-no-cudagraphs" if compile_it else None
-            proof = Training(recipe, device, len(recipe._wanted), 1, mode)
+            proof = Training(recipe, device, PROVED_STEPS, 1, mode)
             losses = proof.losses(*first(recipe, device, proof.dtype))
             training = Training(recipe, device, recipe.steps, batches, mode)
             images = Images(recipe, recipe.data, device, training.dtype)
-            x, y = images.batch(images.order(0), 0)
+            x, y = images.batch(images.shuffle(), 0)
             replay = captured(training.step, x, y)[0].replay if graph else None
 
             def call(_: int) -> None:
                 for epoch in range(chosen.epochs):
-                    order = images.order(epoch)
+                    order = images.shuffle()
                     for number in range(batches):
                         training.lr.copy_(training.rates[epoch * batches + number])
                         batch = images.batch(order, number)

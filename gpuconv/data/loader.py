@@ -99,7 +99,6 @@ class Loader:
         numbers = range(start_batch, len(self))
         return _ahead(batch, numbers) if self.device == "numpy" else (batch(number) for number in numbers)
 
-
     # --- the same, one call each, for a step that takes its place from the device ---------------
 
     def order(self) -> Any:

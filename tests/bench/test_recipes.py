@@ -78,7 +78,7 @@ def test_pytorch_augments_as_the_recipe_says(recipe):
 
     images = Images(recipe, recipe.data, "numpy", torch.float32)
     flipped = images.flipped.clone()
-    order = images.order(0)
+    order = images.shuffle()
     assert sorted(order.tolist()) == list(range(len(recipe.data)))
     assert (images.flipped ^ flipped).all()
     x, y = images.batch(order, 0)

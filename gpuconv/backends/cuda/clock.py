@@ -9,13 +9,12 @@ from gpuconv.backends.cuda.module import load
 
 __all__ = ["advance_clock", "advance_counter"]
 
-
-WARP = 32
+_WARP = 32
 
 
 def advance_clock(clock: Any, lr: Any, rates: Any, *, batch_size: int) -> None:
     module = load("clock.cu", {"DTYPE": lr.dtype.name})
-    module.kernel("clock_advance")(1, WARP, clock, lr, rates, *rates.shape, batch_size)
+    module.kernel("clock_advance")(1, _WARP, clock, lr, rates, *rates.shape, batch_size)
 
 
 def advance_counter(counter: Any, *, by: int) -> Any:

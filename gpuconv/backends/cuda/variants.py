@@ -88,7 +88,8 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One .cu file under one choice of macros. shared: bytes of dynamic shared memory its blocks ask for."""
+    """One .cu file under one choice of macros. shared: bytes of dynamic shared memory its blocks ask for,
+    but for a first layer's, which follow from the shape."""
 
     file: str
     defines: tuple[tuple[str, str], ...]

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from gpuconv.backends.reference.elementwise import value_of
 from gpuconv.backends.reference.rounding import store, widen
 from gpuconv.shapes import NEWTON_SCHULZ
 
@@ -17,7 +18,7 @@ _EPS = 1e-7
 def muon_step(
     params, grads, velocities, masters=None, scaling=None, *, lr, momentum=0.0, nesterov=False, steps=5
 ):
-    lr = lr.item() if isinstance(lr, np.ndarray) else lr
+    lr = value_of(lr)
     unscale = 1.0 if scaling is None else float(scaling[1])
     if not unscale:
         return

@@ -39,7 +39,6 @@ class EmulatedArray(np.ndarray):
             return out[0] if len(out) == 1 else out
         return tuple(_emulated(array) for array in result) if isinstance(result, tuple) else _emulated(result)
 
-
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
         forbid(f"numpy.{function.__name__}")
         return super().__array_function__(function, types, args, options)
