@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Every kernel over the small case tiers, in shuffled thread orders under the emulator's checker, then under
-# AddressSanitizer and UndefinedBehaviorSanitizer; under these also tensor cores and optimizers in float16.
+# Every kernel over the small case tiers, in shuffled thread orders under the emulator's checker, and at the same time
+# under AddressSanitizer and UndefinedBehaviorSanitizer; under these also tensor cores and optimizers in float16.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+logs=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
 single=(--tier tiny --tier odd --dtype float32)
 half=(--tier tiny --dtype float16)
 for op in conv2d_relu conv2d_dgrad conv2d_wgrad sgd_step adam_step muon_step update_loss_scale; do half+=(--op "$op"); done
 
 verify=(-m gpuconv verify --device emulated)
-GPUCONV_EMULATOR_SANITIZE=checked GPUCONV_EMULATOR_SEED=7 python "${verify[@]}" "${single[@]}"
-for cases in single half; do
-    declare -n chosen=$cases
-    python - "${verify[@]}" "${chosen[@]}" <<'PYTHON'
+checked() { GPUCONV_EMULATOR_SANITIZE=checked GPUCONV_EMULATOR_SEED=7 python "${verify[@]}" "$@"; }
+address() {
+    python - "${verify[@]}" "$@" <<'PYTHON'
 import subprocess
 import sys
 
@@ -19,4 +20,10 @@ from gpuconv.backends.cuda.emulator import address_environment
 
 raise SystemExit(subprocess.run([sys.executable, *sys.argv[1:]], env=address_environment()).returncode)
 PYTHON
-done
+}
+
+{ address "${single[@]}" && address "${half[@]}"; } >"$logs/address" 2>&1 &  # most of the time is one core compiling
+other=$!
+checked "${single[@]}"
+wait "$other" || { cat "$logs/address"; exit 1; }
+cat "$logs/address"

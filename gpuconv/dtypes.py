@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,12 @@ def as_dtype(dtype: Any) -> np.dtype:
     if resolved.name not in FLOAT_NAMES:
         raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received {resolved.name}")
     return resolved
+
+
+@functools.cache  # every argument of every op is asked for it, and NumPy makes up a name each time
+def is_float(dtype: np.dtype) -> bool:
+    """Whether this is one of `FLOAT_NAMES`."""
+    return dtype.name in FLOAT_NAMES
 
 
 def accumulation_dtype(dtype: np.dtype) -> np.dtype:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import algorithms
-from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
+from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype, is_float
 from gpuconv.names import lookup
 
 Pair = tuple[int, int]
@@ -156,7 +156,7 @@ def seed_value(name: str, value: Any) -> int:
 def volume(name: str, array: Any, layout: str) -> tuple[int, ...]:
     """The shape of a float array with one axis per letter of `layout`, such as "N H W C"."""
     axes = layout.split()
-    if array.dtype.name not in FLOAT_NAMES:
+    if not is_float(array.dtype):
         raise TypeError(
             f"{name} must be a float array ({', '.join(FLOAT_NAMES)}), received {array.dtype.name}; "
             "convert it, for example with array.astype('float32') / 255 for images"
@@ -175,6 +175,8 @@ def any_float(name: str, array: Any, minimum_rank: int = 0) -> tuple[int, ...]:
 
 def same_dtype(**arrays: Any) -> None:
     """All that are not None share one dtype."""
+    if len({array.dtype for array in arrays.values() if array is not None}) <= 1:
+        return  # without asking NumPy for names, which it makes up each time
     dtypes = {name: array.dtype.name for name, array in arrays.items() if array is not None}
     if len(set(dtypes.values())) > 1:
         listed = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())

@@ -15,7 +15,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-HEAVY = ["cupy", "cuda", "matplotlib", "PIL", "scipy", "torch", "tqdm", "safetensors", "ml_dtypes", "pooch", "nvtx"]
+HEAVY = [
+    "cupy", "cuda", "matplotlib", "PIL", "scipy", "torch", "tqdm", "safetensors", "ml_dtypes", "pooch", "nvtx",
+    "threadpoolctl",
+]  # fmt: skip
 
 # Each part may import from its own line and the lines above it.
 LAYERS = [

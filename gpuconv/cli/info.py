@@ -11,6 +11,7 @@ from gpuconv import __version__, backends
 from gpuconv.backends.cuda import cache, compiler
 from gpuconv.backends.cuda.emulator import EmulatorError
 from gpuconv.backends.cuda.emulator import compiler as host
+from gpuconv.backends.reference import cores
 
 EXAMPLES = ["gpuconv info"]
 
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     print("this machine")
     row("gpuconv", __version__)
     row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores")
-    row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}")
+    row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}, ops on up to {cores.threads()} cores at once")
 
     section("devices")
     for name in ("numpy", "emulated", "cuda"):

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 
 from gpuconv import ops
-from gpuconv.backends.reference import conv, strips
+from gpuconv.backends.reference import conv, cores, strips
 from gpuconv.backends.reference.windows import Windows
 from gpuconv.cases import ODD, REAL, TINY, ConvCase, random_conv_cases
 from gpuconv.dtypes import as_dtype
 from tests.backends import conv_definition as definition
+from tests.backends.three_threads import Blas
 from tests.gradients import numerical_gradient
 from tests.tolerance import assert_within, sum_bound
 
@@ -19,13 +20,15 @@ FORMS = {
     "chosen": {},
     "no strips": {"MANY": 1},
     "strips": {"WIDEST": 13, "MANY": 10**9},
-    "small blocks": {"BLOCK_BYTES": 600},
+    "small blocks": {"MOST_BLOCK_BYTES": 600},
+    "parts": {"LEAST_BYTES": 1, "_blas": lambda: [Blas()]},
 }
+OWNERS = {"MOST_BLOCK_BYTES": conv, "LEAST_BYTES": cores, "_blas": cores}
 
 
 def force(monkeypatch, form):
     for name, value in FORMS[form].items():
-        monkeypatch.setattr(conv if name == "BLOCK_BYTES" else strips, name, value)
+        monkeypatch.setattr(OWNERS.get(name, strips), name, value)
 
 
 def directions(case, x, w, bias, dy):
@@ -278,7 +281,7 @@ def test_accumulate_adds_to_out(name):
 
 @pytest.mark.parametrize("block_bytes", [1, 8 << 20])
 def test_out_may_be_an_input(block_bytes, monkeypatch):
-    monkeypatch.setattr(conv, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(conv, "MOST_BLOCK_BYTES", block_bytes)
     x, w, bias, _ = ConvCase(3, 5, 5, 4, 4, (3, 3)).arrays()
     expected = ops.conv2d(x, w, bias, padding=1)
     assert ops.conv2d(x, w, bias, padding=1, out=x) is x
@@ -339,7 +342,7 @@ def test_the_workspace_is_a_few_megabytes():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     results = 2 * arrays[0].nbytes + arrays[1].nbytes
-    assert peak - results < 2 * conv.BLOCK_BYTES < 9 * arrays[0].nbytes
+    assert peak - results < 2 * conv.MOST_BLOCK_BYTES < 9 * arrays[0].nbytes
 
 
 # --- bad input -------------------------------------------------------------------------------------

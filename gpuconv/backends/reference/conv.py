@@ -11,12 +11,14 @@ than multiplying, and `taps`, where each filter reads one channel and there is n
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 from gpuconv import shapes
 from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.bits import keep
+from gpuconv.backends.reference.cores import in_parts, sum_parts
 from gpuconv.backends.reference.pool import max_pool2d
 from gpuconv.backends.reference.rounding import factors, separate, store, sum_rows, widen
 from gpuconv.backends.reference.strips import fold_filters, in_strips, strip_width, widen_filters
@@ -25,9 +27,11 @@ from gpuconv.dtypes import accumulation_dtype
 
 __all__ = ["bias_grad", "conv2d", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
-BLOCK_BYTES = 8 << 20  # of copied windows, at most: small beside the activations
-CACHED_BYTES = 1 << 20  # of copied windows that are still in a core's cache when they are multiplied
-TIMES_WEIGHTS = 32  # every block reads all weights anew, so it should hold many times their bytes: measured
+# Of copied windows in one product, measured. Few weights are multiplied so fast that Python would show between blocks.
+MOST_BLOCK_BYTES = 8 << 20  # small beside the activations
+LEAST_BLOCK_BYTES = {"few weights": 4 << 20, "many weights": 1 << 20}
+FEW_WEIGHTS_BYTES = 64 << 10
+TIMES_WEIGHTS = 8  # every block reads all weights anew, so it should hold many times their bytes
 
 
 def conv2d(
@@ -163,71 +167,110 @@ def _correlate(x, filters, windows, y, bias=None, activation=None) -> None:
     seen is what the windows see of x, and ... stands for n, p, q."""
     filters, bias = widen(filters), None if bias is None else widen(bias)
     groups, _, _, channels, k = filters.shape
-    width = strip_width(windows, channels, k, groups)
-    # A wide filter has zeros beside its taps, and they would turn a neighbour's infinity into NaN.
-    if width > 1 and y.flags.c_contiguous and np.isfinite(x).all():
-        filters, windows = widen_filters(filters, windows, width), windows.strips(width)
-        y = in_strips(y, width)
-        bias = None if bias is None else np.tile(bias, width)
-    product = _taps if filters.shape[3:] == (1, 1) else _matrix_product
-    weights = filters.reshape(groups, math.prod(filters.shape[1:4]), filters.shape[4])
-    if bias is not None:  # one weight more, of an input that is always 1
-        weights = np.concatenate([weights, bias.reshape(groups, 1, -1)], axis=1)
+    width = strip_width(windows, channels, k, groups) if y.flags.c_contiguous else 1
     with np.errstate(all="ignore"):  # infinities and NaN are results here, as on a GPU, not warnings
-        for images, rows, block in windows.blocks(len(x), x.shape[3] * weights.itemsize, _block_bytes(weights)):
+        if width > 1:
+            wide_bias = None if bias is None else np.tile(bias, width)
+            wide, strips = widen_filters(filters, windows, width), in_strips(y, width)
+            if _products(x, wide, windows.strips(width), strips, wide_bias, activation, looked_over=True):
+                return
+        # A wide filter has zeros beside its taps, which turn a neighbour's infinity into NaN.
+        _products(x, filters, windows, y, bias, activation)
+
+
+def _products(x, filters, windows, y, bias, activation, looked_over=False) -> bool:
+    """`_correlate` with these very filters. looked_over: say whether the results are finite, else True."""
+    groups, r, s, channels, k = filters.shape
+    product = _taps if (channels, k) == (1, 1) else _matrix_product
+    weights = filters.reshape(groups, r * s * channels, k)
+    if bias is not None:  # one weight more, of an input that is always 1
+        weights = np.concatenate([weights, bias.reshape(groups, 1, k)], axis=1)
+
+    def write(x, y):
+        matrices = _Matrices(groups, weights.shape[1])
+        for images, rows, seen in _blocks(x, windows, weights):
             part = y[images, rows]
             in_place = part.dtype == weights.dtype and part.flags.c_contiguous
             result = part if in_place else np.empty(part.shape, weights.dtype)
-            product(block.of(x[images]), weights, result)
+            product(seen, weights, result, matrices)
             if activation is not None:
                 getattr(activations, activation)(result, out=result)
             if not in_place:
                 part[...] = result
+        return not looked_over or np.isfinite(y.sum(dtype=weights.dtype))
+
+    return all(in_parts(write, x, y, nbytes=windows.copied_bytes(x)))
 
 
 def _correlate_gradient(dy, x, windows, groups) -> np.ndarray:
     """dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k] * seen[n, p, q, r, s, c], in the accumulation dtype."""
     k, channels, accumulator = dy.shape[3], x.shape[3] // groups, accumulation_dtype(x.dtype)
-    dw = np.zeros((k, *windows.kernel_size, channels), accumulator)
     product = _taps_gradient if channels == 1 and k == groups else _matrix_product_gradient
+
+    def gradient(dy, x):
+        dw = np.zeros((k, *windows.kernel_size, channels), accumulator)
+        matrices = _Matrices(groups, math.prod(dw.shape[1:]))
+        for images, rows, seen in _blocks(x, windows, dw):
+            product(widen(dy[images, rows]), seen, dw, matrices)
+        return dw
+
     with np.errstate(all="ignore"):
-        for images, rows, block in windows.blocks(len(x), x.shape[3] * dw.itemsize, _block_bytes(dw)):
-            product(widen(dy[images, rows]), block.of(x[images]), groups, dw)
-    return dw
+        return sum_parts(gradient, dy, x, nbytes=windows.copied_bytes(x))
+
+
+def _blocks(x: np.ndarray, windows: Windows, weights: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """What the windows of x see, in blocks for one product each, the largest first: several images where their copies
+    are small enough, else some rows p of one, but always one row. Yields its images, its rows and what is seen."""
+    rows, budget = windows.count[0], _block_bytes(weights)
+    image_bytes = max(1, windows.copied_bytes(x[:1]))
+    depth = max(1, min(len(x), budget // image_bytes))
+    height = max(1, min(rows, budget * rows // image_bytes))
+    padded = windows.padded(depth, x)
+    for n in range(0, len(x), depth):
+        images = slice(n, min(n + depth, len(x)))
+        seen = windows.of(x[images], padded)
+        for p in range(0, rows, height):
+            yield images, slice(p, min(p + height, rows)), seen[:, p : p + height]
 
 
 def _block_bytes(weights: np.ndarray) -> int:
     """How many bytes of windows to copy for one product with these weights."""
-    return min(BLOCK_BYTES, max(CACHED_BYTES, TIMES_WEIGHTS * weights.nbytes))
+    least = LEAST_BLOCK_BYTES["few weights" if weights.nbytes < FEW_WEIGHTS_BYTES else "many weights"]
+    return min(MOST_BLOCK_BYTES, max(least, TIMES_WEIGHTS * weights.nbytes))
 
 
-def _matrix_product(seen, weights, y) -> None:
-    groups, columns, k = weights.shape
-    by_group = y.reshape(math.prod(y.shape[:3]), groups, k).transpose(1, 0, 2)
-    np.matmul(_matrices(seen, groups, columns), weights, out=by_group)
-
-
-def _matrix_product_gradient(dy, seen, groups, dw) -> None:
-    by_group = dy.reshape(math.prod(dy.shape[:3]), groups, len(dw) // groups).transpose(1, 2, 0)
-    dw += (by_group @ _matrices(seen, groups)).reshape(dw.shape)
-
-
-def _matrices(seen, groups, columns=None) -> np.ndarray:
+class _Matrices:
     """For each group a matrix with a row for each window (n, p, q) and a column for each (r, s, c), and a column of
-    ones where one more is wanted. This copies what the windows see, unless it lies in memory like that already, as
-    for 1x1 filters."""
-    n, p, q, r, s, channels = seen.shape
-    by_group = seen.reshape(n, p, q, r, s, groups, channels // groups).transpose(5, 0, 1, 2, 3, 4, 6)
-    height, width = n * p * q, r * s * channels // groups
-    if columns in (None, width):
-        return by_group.reshape(groups, height, width)
-    matrices = np.empty((groups, height, columns), seen.dtype)
-    matrices[:, :, :width].reshape(by_group.shape, copy=False)[...] = by_group
-    matrices[:, :, width:] = 1
-    return matrices
+    ones where one more is wanted. The windows are copied into one room, which the first, largest block makes."""
+
+    def __init__(self, groups: int, columns: int) -> None:
+        self.groups, self.columns = groups, columns
+        self.room: np.ndarray | None = None
+
+    def of(self, seen: np.ndarray) -> np.ndarray:
+        n, p, q, r, s, channels = seen.shape
+        height, width = n * p * q, r * s * channels // self.groups
+        if self.room is None:
+            self.room = np.empty((self.groups, height, self.columns), seen.dtype)
+            self.room[:, :, width:] = 1
+        matrices = self.room[:, :height]
+        by_group = seen.reshape(n, p, q, r, s, self.groups, channels // self.groups).transpose(5, 0, 1, 2, 3, 4, 6)
+        matrices[:, :, :width].reshape(by_group.shape, copy=False)[...] = by_group
+        return matrices
 
 
-def _taps(seen, weights, y) -> None:
+def _matrix_product(seen, weights, y, matrices) -> None:
+    groups, _, k = weights.shape
+    by_group = y.reshape(math.prod(y.shape[:3]), groups, k).transpose(1, 0, 2)
+    np.matmul(matrices.of(seen), weights, out=by_group)
+
+
+def _matrix_product_gradient(dy, seen, dw, matrices) -> None:
+    by_group = dy.reshape(math.prod(dy.shape[:3]), matrices.groups, len(dw) // matrices.groups).transpose(1, 2, 0)
+    dw += (by_group @ matrices.of(seen)).reshape(dw.shape)
+
+
+def _taps(seen, weights, y, matrices) -> None:
     """Depthwise: each filter reads the channel of its own number, so a tap scales the whole shifted volume."""
     taps = list(np.ndindex(seen.shape[3:5]))
     y[...] = weights[:, len(taps) :, 0].sum(1)  # the bias, if any
@@ -235,6 +278,6 @@ def _taps(seen, weights, y) -> None:
         y += seen[:, :, :, r, s] * weight
 
 
-def _taps_gradient(dy, seen, groups, dw) -> None:
+def _taps_gradient(dy, seen, dw, matrices) -> None:
     for r, s in np.ndindex(dw.shape[1:3]):
         dw[:, r, s, 0] += sum_rows(dy * seen[:, :, :, r, s])

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gpuconv.backends.reference.cores import in_parts
 from gpuconv.dtypes import accumulation_dtype
 
 _Access = Sequence[Literal["readonly", "writeonly", "readwrite", "overlap_assume_elementwise"]]
@@ -28,7 +29,8 @@ def elementwise(formula: Callable[..., np.ndarray], *inputs: np.ndarray, out: np
     def visit(*blocks: np.ndarray) -> None:
         blocks[-1][...] = formula(*blocks[:-1])
 
-    _visit_blocks(visit, [*inputs, result], [_READ] * len(inputs) + [_WRITE])
+    access = [_READ] * len(inputs) + [_WRITE]
+    in_parts(lambda *arrays: _visit_blocks(visit, arrays, access), *inputs, result)
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv.backends.reference import activation as activations
+from gpuconv.backends.reference.cores import matmul
 from gpuconv.backends.reference.rounding import factors, separate, store, sum_rows, widen
 from gpuconv.dtypes import accumulation_dtype
 
@@ -39,4 +40,4 @@ def linear_wgrad(dy, x, *, algo="auto", tf32=False, out=None, db=None, accumulat
 
 def _product(a, b, out) -> np.ndarray:
     with np.errstate(all="ignore"):  # infinities and NaN are results here, as on a GPU, not warnings
-        return np.matmul(widen(a), widen(b), out=out)
+        return matmul(widen(a), widen(b), out)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from gpuconv.backends.reference.cores import matmul
 from gpuconv.backends.reference.elementwise import value_of
 from gpuconv.backends.reference.rounding import store, widen
 from gpuconv.shapes import NEWTON_SCHULZ
@@ -45,6 +46,6 @@ def orthogonal(x: np.ndarray, steps: int) -> np.ndarray:
     a, b, c = (x.dtype.type(value) for value in NEWTON_SCHULZ)
     x = x / (np.sqrt(np.sum(x * x)) + x.dtype.type(_EPS))
     for _ in range(steps):
-        gram = x @ x.T
-        x = (a * np.eye(len(x), dtype=x.dtype) + b * gram + c * (gram @ gram)) @ x
+        gram = matmul(x, x.T)
+        x = matmul(a * np.eye(len(x), dtype=x.dtype) + b * gram + c * matmul(gram, gram), x)
     return x

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gpuconv.backends.reference.bits import keep, replace
+from gpuconv.backends.reference.cores import in_parts
 from gpuconv.backends.reference.rounding import separate, store, widen
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.shapes import Padding, Pair, argmax_dtype, output_hw
@@ -33,13 +34,20 @@ def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None)
     pq = output_hw((h, w), kernel_size, stride, padding, fit=fit)
     y = separate(out, (n, *pq, c), x.dtype, x)
     argmax = np.empty(y.shape, argmax_dtype(kernel_size))
-    y[...] = -np.inf
-    argmax[...] = _first_inside(pq, kernel_size, stride, padding)[:, :, None]
-    for cell, windows, inside in _cells((h, w), pq, kernel_size, stride, padding):
-        best, challenger = y[windows], np.ascontiguousarray(x[inside])  # short runs are walked once, not three times
-        wins = ~((challenger <= best) | (best != best))  # greater than all before it, or the first NaN
-        replace(best, wins, challenger)
-        np.maximum(argmax[windows], wins * argmax.dtype.type(cell), out=argmax[windows])  # cells come in rising order
+
+    def pool(x, y, argmax):
+        y[...] = -np.inf
+        argmax[...] = _first_inside(pq, kernel_size, stride, padding)[:, :, None]
+        for cell, windows, inside in _cells((h, w), pq, kernel_size, stride, padding):
+            best, challenger = y[windows], np.ascontiguousarray(x[inside])  # short runs are walked once, not often
+            if cell == 0 and best.shape == y.shape:  # it has nothing to be compared with yet
+                best[...] = challenger
+                continue
+            wins = ~((challenger <= best) | (best != best))  # greater than all before it, or the first NaN
+            replace(best, wins, challenger)
+            np.maximum(argmax[windows], wins * argmax.dtype.type(cell), out=argmax[windows])  # cells come in order
+
+    in_parts(pool, x, y, argmax)
     return store(y, x.dtype, out), argmax
 
 
@@ -48,11 +56,15 @@ def max_pool2d_backward(
     dy, argmax, *, input_shape, kernel_size, stride=None, padding=0, fit="floor", out=None
 ):
     dx = separate(out, input_shape, accumulation_dtype(dy.dtype), dy, argmax)
-    dx[...] = 0
     apart = all(step >= size for step, size in zip(stride, kernel_size))
-    for cell, windows, inside in _cells(input_shape[1:3], dy.shape[1:3], kernel_size, stride, padding):
-        won = keep(dy[windows], argmax[windows] == cell)
-        dx[inside] = won if apart else dx[inside] + won  # where windows lie apart, a cell belongs to one
+
+    def spread(dy, argmax, dx):
+        dx[...] = 0
+        for cell, windows, inside in _cells(dx.shape[1:3], dy.shape[1:3], kernel_size, stride, padding):
+            won = keep(dy[windows], argmax[windows] == cell)
+            dx[inside] = won if apart else dx[inside] + won  # where windows lie apart, a cell belongs to one
+
+    in_parts(spread, dy, argmax, dx)
     return store(dx, dy.dtype, out)
 
 
@@ -61,10 +73,15 @@ def avg_pool2d(x, *, kernel_size, stride=None, padding=0, count_include_pad=True
     n, h, w, c = x.shape
     pq = output_hw((h, w), kernel_size, stride, padding, fit=fit)
     y = separate(out, (n, *pq, c), accumulation_dtype(x.dtype), x)
-    y[...] = 0
-    for _, windows, inside in _cells((h, w), pq, kernel_size, stride, padding):
-        y[windows] += x[inside]
-    y /= _counts((h, w), pq, kernel_size, stride, padding, count_include_pad, y.dtype)
+    counts = _counts((h, w), pq, kernel_size, stride, padding, count_include_pad, y.dtype)
+
+    def average(x, y):
+        y[...] = 0
+        for _, windows, inside in _cells((h, w), pq, kernel_size, stride, padding):
+            y[windows] += x[inside]
+        y /= counts
+
+    in_parts(average, x, y)
     return store(y, x.dtype, out)
 
 
@@ -73,12 +90,16 @@ def avg_pool2d_backward(
     dy, *, input_shape, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None
 ):
     hw, pq = input_shape[1:3], dy.shape[1:3]
-    share = widen(dy)
-    share = share / _counts(hw, pq, kernel_size, stride, padding, count_include_pad, share.dtype)
-    dx = separate(out, input_shape, share.dtype)
-    dx[...] = 0
-    for _, windows, inside in _cells(hw, pq, kernel_size, stride, padding):
-        dx[inside] += share[windows]
+    dx = separate(out, input_shape, accumulation_dtype(dy.dtype), dy)
+    counts = _counts(hw, pq, kernel_size, stride, padding, count_include_pad, dx.dtype)
+
+    def spread(dy, dx):
+        dx[...] = 0
+        share = widen(dy) / counts
+        for _, windows, inside in _cells(hw, pq, kernel_size, stride, padding):
+            dx[inside] += share[windows]
+
+    in_parts(spread, dy, dx)
     return store(dx, dy.dtype, out)
 
 

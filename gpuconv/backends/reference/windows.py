@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,10 +27,13 @@ class Windows:
     dilation: Pair
     start: Pair
 
-    def of(self, x: np.ndarray) -> np.ndarray:
+    def of(self, x: np.ndarray, padded: np.ndarray | None) -> np.ndarray:
         """What the windows of x (N, H, W, C) see, (N, P, Q, R, S, C), in the accumulation dtype and without copying
-        a cell twice: all windows are views of one cut of x. Read only, since windows overlap."""
-        x = cut(x, *(self._reach(axis) for axis in (0, 1)))
+        a cell twice: all windows are views of one cut of x. Read only, since windows overlap.
+
+        padded: from `padded`, where the cut is laid in if windows reach outside.
+        """
+        x = self._cut(x, padded)
         n, h, w, c = x.strides
         (sh, sw), (dh, dw) = self.stride, self.dilation
         return np.lib.stride_tricks.as_strided(
@@ -41,17 +43,35 @@ class Windows:
             writeable=False,
         )
 
+    def padded(self, images: int, x: np.ndarray) -> np.ndarray | None:
+        """Room for what windows see of so many images like those of x, zero around them: None where they see no more
+        than the images."""
+        (top, bottom), (left, right) = self._reach(0), self._reach(1)
+        if min(top, left) >= 0 and bottom <= x.shape[1] and right <= x.shape[2]:
+            return None
+        return np.zeros((images, bottom - top, right - left, x.shape[3]), accumulation_dtype(x.dtype))
+
+    def copied_bytes(self, x: np.ndarray) -> int:
+        """How much a copy of everything takes that the windows of x see."""
+        each = self.count[0] * self.count[1] * self.kernel_size[0] * self.kernel_size[1] * x.shape[3]
+        return len(x) * each * accumulation_dtype(x.dtype).itemsize
+
+    def _cut(self, x: np.ndarray, padded: np.ndarray | None) -> np.ndarray:
+        """The cells that any window reads."""
+        (top, bottom), (left, right) = self._reach(0), self._reach(1)
+        inside = x[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        if padded is None:
+            return widen(inside)
+        above, before = max(-top, 0), max(-left, 0)
+        padded[: len(x), above : above + inside.shape[1], before : before + inside.shape[2]] = inside
+        return padded[: len(x)]
+
     def _reach(self, axis: int) -> Pair:
         """The first cell that any window reads along an axis, and one past the last."""
         span = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
         first = self.start[axis]
         last_window = first + (self.count[axis] - 1) * self.stride[axis]
         return first, max(first, last_window + span)
-
-    def rows(self, first: int, last: int) -> Windows:
-        """The windows p in [first, last) alone."""
-        (start_h, start_w), (_, q) = self.start, self.count
-        return replace(self, count=(last - first, q), start=(start_h + first * self.stride[0], start_w))
 
     def strips(self, width: int) -> Windows:
         """The windows that each see what `width` neighbours in a row see; width divides Q."""
@@ -60,31 +80,3 @@ class Windows:
         )
         wide = (width - 1) * stride_w + (s - 1) * dilation_w + 1
         return Windows((p, q // width), (r, wide), (stride_h, width * stride_w), (dilation_h, 1), self.start)
-
-    def blocks(self, images: int, cell_bytes: int, budget: int) -> Iterator[tuple[slice, slice, Windows]]:
-        """Cut a batch into blocks whose copied windows take `budget` bytes at most (but always one row of windows):
-        several images where they fit, else some rows of one. cell_bytes: of the C channels of one cell.
-
-        Yields the block's images, its rows p, and its windows.
-        """
-        p, q = self.count
-        row_bytes = q * self.kernel_size[0] * self.kernel_size[1] * cell_bytes
-        height = min(p, max(1, budget // max(1, row_bytes)))
-        depth = max(1, budget // max(1, row_bytes * p))
-        for n in range(0, images, depth):
-            for first in range(0, p, max(1, height)):
-                last = min(first + height, p)
-                yield slice(n, min(n + depth, images)), slice(first, last), self.rows(first, last)
-
-
-def cut(x: np.ndarray, rows: Pair, columns: Pair) -> np.ndarray:
-    """x[:, rows, columns] in the accumulation dtype, where rows and columns may reach outside and find zeros there."""
-    (top, bottom), (left, right) = rows, columns
-    n, h, w, c = x.shape
-    inside = x[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-    if top >= 0 and left >= 0 and bottom <= h and right <= w:
-        return widen(inside)
-    padded = np.zeros((n, bottom - top, right - left, c), accumulation_dtype(x.dtype))
-    above, before = max(-top, 0), max(-left, 0)
-    padded[:, above : above + inside.shape[1], before : before + inside.shape[2]] = inside
-    return padded

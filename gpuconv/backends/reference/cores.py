@@ -1,0 +1,128 @@
+"""The processor's cores, each with its own part of a batch.
+
+NumPy copies and adds on one core, and its BLAS spreads a product over all of them, which first fetch from that one
+core's cache what it has just written. Here a core does everything for its images, with a BLAS that stays on it, so it
+multiplies what it copied itself, and the rest of the work is shared too.
+
+There are as many parts as NumPy's BLAS may use threads, so OPENBLAS_NUM_THREADS and `threadpoolctl.threadpool_limits`
+decide. threadpoolctl is also what keeps BLAS on one core; without it a batch is one part, and BLAS does as it likes.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+
+__all__ = ["in_parts", "matmul", "sum_parts", "threads"]
+
+LEAST_BYTES = 1 << 20  # to a part: handing less to another core costs more than it saves, measured
+
+Result = TypeVar("Result")
+
+_one_at_a_time = threading.Lock()  # BLAS has one number of threads for the whole process
+_inside = contextvars.ContextVar("inside a part", default=False)
+
+
+def in_parts(work: Callable[..., Result], *arrays: np.ndarray, nbytes: int | None = None) -> list[Result]:
+    """work(part of each array), the parts cut along the first axis, and what it returned for them in their order.
+
+    nbytes: how many bytes the work moves, where that is more than the arrays'. One image alone is not cut, and its
+    products are left to BLAS with all its threads.
+    """
+    length = arrays[0].shape[0] if arrays[0].ndim else 1
+    if length == 1 or _inside.get():
+        return [work(*arrays)]
+    nbytes = sum(x.nbytes for x in arrays) if nbytes is None else nbytes
+    with _OneCoreBlas() as cores:
+        count = min(cores, length, nbytes // LEAST_BYTES) or 1
+        bounds = [length * i // count for i in range(count + 1)]
+        mine, *others = [[x[first:last] for x in arrays] for first, last in pairwise(bounds)]
+        running = [_start(work, part) for part in others]
+        try:
+            result = work(*mine)
+        finally:
+            for other in running:
+                other.exception()  # waits: they write into our caller's arrays
+        return [result, *(other.result() for other in running)]
+
+
+def sum_parts(work: Callable[..., np.ndarray], *arrays: np.ndarray, nbytes: int | None = None) -> np.ndarray:
+    """The sum of what `work` returns for the parts, in their order."""
+    total, *others = in_parts(work, *arrays, nbytes=nbytes)
+    for other in others:
+        total += other
+    return total
+
+
+def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """a @ b for two matrices of one dtype, each core with a part of the longer axis of the result."""
+    out = np.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out
+    if out.shape[0] >= out.shape[1]:
+        in_parts(lambda a, out: np.matmul(a, b, out=out), a, out)
+    else:
+        in_parts(lambda b, out: np.matmul(a, b.T, out=out.T), b.T, out.T)
+    return out
+
+
+def threads() -> int:
+    """How many parts a batch may have."""
+    return max((library.num_threads for library in _blas()), default=1)
+
+
+@functools.cache
+def _blas() -> list[Any]:
+    """What NumPy's BLAS is told its number of threads by."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return []
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+class _OneCoreBlas:
+    """A context in which BLAS stays on the core it is called on. It gives how many threads BLAS has at other times, 1
+    where nobody can tell."""
+
+    def __enter__(self) -> int:
+        self.lock = _one_at_a_time
+        self.lock.acquire()
+        self.before = [library.num_threads for library in _blas()]
+        self.outside = _inside.set(True)
+        for library in _blas():
+            library.set_num_threads(1)
+        return max(self.before, default=1)
+
+    def __exit__(self, *_: object) -> None:
+        for library, number in zip(_blas(), self.before):
+            library.set_num_threads(number)
+        _inside.reset(self.outside)
+        self.lock.release()
+
+
+def _start(work: Callable[..., Result], part: list[np.ndarray]) -> Future[Result]:
+    """On another core, with the same np.errstate."""
+    return _others().submit(contextvars.copy_context().run, work, *part)
+
+
+@functools.cache
+def _others() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="gpuconv")
+
+
+def _after_fork() -> None:
+    """A child gets none of its parent's threads, and so none that could release the lock."""
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+    _others.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
