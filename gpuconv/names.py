@@ -17,6 +17,8 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     """
     if not isinstance(name, str):
         raise TypeError(f"a {kind} is chosen by name, received {type(name).__name__}: {name!r}")
+    if name in table:  # the names that an op is called with, several times a call
+        return table[name]
     by_plain = {_plain(known): known for known in table}
     if _plain(name) in by_plain:
         return table[by_plain[_plain(name)]]

@@ -27,11 +27,13 @@ from gpuconv.dtypes import accumulation_dtype
 
 __all__ = ["bias_grad", "conv2d", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
-# Of copied windows in one product, measured. Few weights are multiplied so fast that Python would show between blocks.
-MOST_BLOCK_BYTES = 8 << 20  # small beside the activations
-LEAST_BLOCK_BYTES = {"few weights": 4 << 20, "many weights": 1 << 20}
+# Of the windows that a core copies for one product, measured: so many that they are still in its cache when they are
+# multiplied, and many times the weights, which every product reads anew. Few weights are multiplied so fast that the
+# time in Python between products would show.
+CACHED_BYTES = 1 << 20
+TIMES_WEIGHTS = 8
 FEW_WEIGHTS_BYTES = 64 << 10
-TIMES_WEIGHTS = 8  # every block reads all weights anew, so it should hold many times their bytes
+MOST_BLOCK_BYTES = 8 << 20  # small beside the activations
 
 
 def conv2d(
@@ -90,18 +92,16 @@ def conv2d_wgrad(
 ):
     windows = _windows(x.shape, kernel_size, stride, padding, dilation, fit)
     dy = _spread(dy, mask, pool, groups, windows.count)
-    if db is not None:
-        bias_grad(dy, out=db, accumulate=accumulate)
-    dy, x = factors(tf32, dy, x)
+    exact_dy, (dy, x) = dy, factors(tf32, dy, x)
     channels, k = x.shape[3] // groups, dy.shape[3]
     width = strip_width(windows, channels, k, groups)
-    if width == 1:
-        dw = _correlate_gradient(dy, x, windows, groups)
-    else:
-        wide = windows.strips(width)
-        dw = _correlate_gradient(in_strips(dy, width), x, wide, groups)
-        dw = fold_filters(dw, windows, width)
-    return store(dw, x.dtype, out, accumulate)
+    seen_by = windows.strips(width) if width > 1 else windows
+    gradient = _correlate_gradient(in_strips(dy, width), x, seen_by, groups)
+    dw = gradient[:, :-1].reshape(width * k, *seen_by.kernel_size, channels)
+    if db is not None:
+        sums = sum_rows(exact_dy) if tf32 else gradient[:, -1].reshape(width, k).sum(0)
+        store(sums, exact_dy.dtype, db, accumulate)
+    return store(fold_filters(dw, windows, width) if width > 1 else dw, x.dtype, out, accumulate)
 
 
 def bias_grad(dy, *, out=None, accumulate=False):
@@ -170,16 +170,16 @@ def _correlate(x, filters, windows, y, bias=None, activation=None) -> None:
     width = strip_width(windows, channels, k, groups) if y.flags.c_contiguous else 1
     with np.errstate(all="ignore"):  # infinities and NaN are results here, as on a GPU, not warnings
         if width > 1:
-            wide_bias = None if bias is None else np.tile(bias, width)
+            wide_bias = None if bias is None else np.concatenate([bias] * width)
             wide, strips = widen_filters(filters, windows, width), in_strips(y, width)
-            if _products(x, wide, windows.strips(width), strips, wide_bias, activation, looked_over=True):
+            if _products(x, wide, windows.strips(width), strips, wide_bias, activation, finite=True):
                 return
         # A wide filter has zeros beside its taps, which turn a neighbour's infinity into NaN.
         _products(x, filters, windows, y, bias, activation)
 
 
-def _products(x, filters, windows, y, bias, activation, looked_over=False) -> bool:
-    """`_correlate` with these very filters. looked_over: say whether the results are finite, else True."""
+def _products(x, filters, windows, y, bias, activation, finite=False) -> bool:
+    """`_correlate` with these very filters. finite: only where all numbers are; returns whether it is done."""
     groups, r, s, channels, k = filters.shape
     product = _taps if (channels, k) == (1, 1) else _matrix_product
     weights = filters.reshape(groups, r * s * channels, k)
@@ -187,6 +187,8 @@ def _products(x, filters, windows, y, bias, activation, looked_over=False) -> bo
         weights = np.concatenate([weights, bias.reshape(groups, 1, k)], axis=1)
 
     def write(x, y):
+        if finite and x.size < y.size and not np.isfinite(x.sum(dtype=weights.dtype)):
+            return False
         matrices = _Matrices(groups, weights.shape[1])
         for images, rows, seen in _blocks(x, windows, weights):
             part = y[images, rows]
@@ -197,19 +199,20 @@ def _products(x, filters, windows, y, bias, activation, looked_over=False) -> bo
                 getattr(activations, activation)(result, out=result)
             if not in_place:
                 part[...] = result
-        return not looked_over or np.isfinite(y.sum(dtype=weights.dtype))
+        return not finite or x.size < y.size or np.isfinite(y.sum(dtype=weights.dtype))
 
     return all(in_parts(write, x, y, nbytes=windows.copied_bytes(x)))
 
 
 def _correlate_gradient(dy, x, windows, groups) -> np.ndarray:
-    """dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k] * seen[n, p, q, r, s, c], in the accumulation dtype."""
+    """dw[k, (r, s, c)] = sum over n, p, q of dy[n, p, q, k] * seen[n, p, q, r, s, c], in the accumulation dtype. One
+    column more, for an input that is always 1, is the gradient of the bias."""
     k, channels, accumulator = dy.shape[3], x.shape[3] // groups, accumulation_dtype(x.dtype)
+    columns = math.prod(windows.kernel_size) * channels + 1
     product = _taps_gradient if channels == 1 and k == groups else _matrix_product_gradient
 
     def gradient(dy, x):
-        dw = np.zeros((k, *windows.kernel_size, channels), accumulator)
-        matrices = _Matrices(groups, math.prod(dw.shape[1:]))
+        dw, matrices = np.zeros((k, columns), accumulator), _Matrices(groups, columns)
         for images, rows, seen in _blocks(x, windows, dw):
             product(widen(dy[images, rows]), seen, dw, matrices)
         return dw
@@ -235,8 +238,9 @@ def _blocks(x: np.ndarray, windows: Windows, weights: np.ndarray) -> Iterator[tu
 
 def _block_bytes(weights: np.ndarray) -> int:
     """How many bytes of windows to copy for one product with these weights."""
-    least = LEAST_BLOCK_BYTES["few weights" if weights.nbytes < FEW_WEIGHTS_BYTES else "many weights"]
-    return min(MOST_BLOCK_BYTES, max(least, TIMES_WEIGHTS * weights.nbytes))
+    if weights.nbytes < FEW_WEIGHTS_BYTES:
+        return MOST_BLOCK_BYTES // 2
+    return min(MOST_BLOCK_BYTES, max(CACHED_BYTES, TIMES_WEIGHTS * weights.nbytes))
 
 
 class _Matrices:
@@ -279,5 +283,6 @@ def _taps(seen, weights, y, matrices) -> None:
 
 
 def _taps_gradient(dy, seen, dw, matrices) -> None:
-    for r, s in np.ndindex(dw.shape[1:3]):
-        dw[:, r, s, 0] += sum_rows(dy * seen[:, :, :, r, s])
+    for column, (r, s) in enumerate(np.ndindex(seen.shape[3:5])):
+        dw[:, column] += sum_rows(dy * seen[:, :, :, r, s])
+    dw[:, -1] += sum_rows(dy)

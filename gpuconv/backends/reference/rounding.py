@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpuconv.backends.reference.cores import sum_parts
 from gpuconv.dtypes import accumulation_dtype
 
 __all__ = ["factors", "round_tf32", "separate", "store", "sum_rows", "widen"]
@@ -58,4 +59,5 @@ def sum_rows(x: np.ndarray) -> np.ndarray:
     """
     rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
     beside = math.gcd(rows, 64) or 1
-    return widen(x).reshape(rows // beside, beside * columns).sum(0).reshape(beside, columns).sum(0)
+    long = widen(x).reshape(rows // beside, beside * columns)
+    return sum_parts(lambda long: long.sum(0), long).reshape(beside, columns).sum(0)

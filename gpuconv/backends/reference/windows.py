@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,45 +35,39 @@ class Windows:
 
         padded: from `padded`, where the cut is laid in if windows reach outside.
         """
-        x = self._cut(x, padded)
-        n, h, w, c = x.strides
+        cut = _cut(self, x.shape[1:3])
+        inside = x[:, *cut.seen]
+        if padded is None:
+            inside = widen(inside)
+        else:
+            padded = padded[: len(x)]
+            padded[:, *cut.place] = inside
+            inside = padded
+        n, h, w, c = inside.strides
         (sh, sw), (dh, dw) = self.stride, self.dilation
         return np.lib.stride_tricks.as_strided(
-            x,
+            inside,
             (x.shape[0], *self.count, *self.kernel_size, x.shape[3]),
             (n, h * sh, w * sw, h * dh, w * dw, c),
             writeable=False,
         )
 
     def padded(self, images: int, x: np.ndarray) -> np.ndarray | None:
-        """Room for what windows see of so many images like those of x, zero around them: None where they see no more
-        than the images."""
-        (top, bottom), (left, right) = self._reach(0), self._reach(1)
-        if min(top, left) >= 0 and bottom <= x.shape[1] and right <= x.shape[2]:
+        """Room for what windows see of so many images like those of x, with zeros where that is outside of the images:
+        None where they see no more than the images."""
+        cut = _cut(self, x.shape[1:3])
+        if not cut.reaches_outside:
             return None
-        return np.zeros((images, bottom - top, right - left, x.shape[3]), accumulation_dtype(x.dtype))
+        padded = np.empty((images, *cut.size, x.shape[3]), accumulation_dtype(x.dtype))
+        rows, columns = cut.place
+        padded[:, : rows.start] = padded[:, rows.stop :] = 0
+        padded[:, :, : columns.start] = padded[:, :, columns.stop :] = 0
+        return padded
 
     def copied_bytes(self, x: np.ndarray) -> int:
         """How much a copy of everything takes that the windows of x see."""
         each = self.count[0] * self.count[1] * self.kernel_size[0] * self.kernel_size[1] * x.shape[3]
         return len(x) * each * accumulation_dtype(x.dtype).itemsize
-
-    def _cut(self, x: np.ndarray, padded: np.ndarray | None) -> np.ndarray:
-        """The cells that any window reads."""
-        (top, bottom), (left, right) = self._reach(0), self._reach(1)
-        inside = x[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-        if padded is None:
-            return widen(inside)
-        above, before = max(-top, 0), max(-left, 0)
-        padded[: len(x), above : above + inside.shape[1], before : before + inside.shape[2]] = inside
-        return padded[: len(x)]
-
-    def _reach(self, axis: int) -> Pair:
-        """The first cell that any window reads along an axis, and one past the last."""
-        span = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-        first = self.start[axis]
-        last_window = first + (self.count[axis] - 1) * self.stride[axis]
-        return first, max(first, last_window + span)
 
     def strips(self, width: int) -> Windows:
         """The windows that each see what `width` neighbours in a row see; width divides Q."""
@@ -80,3 +76,28 @@ class Windows:
         )
         wide = (width - 1) * stride_w + (s - 1) * dilation_w + 1
         return Windows((p, q // width), (r, wide), (stride_h, width * stride_w), (dilation_h, 1), self.start)
+
+
+class Cut(NamedTuple):
+    """The cells that any window reads of a map, which may reach outside of it: along height and width."""
+
+    size: tuple[int, ...]
+    seen: tuple[slice, ...]  # of the map's own cells
+    place: tuple[slice, ...]  # where those lie in the cut
+    reaches_outside: bool
+
+
+@functools.lru_cache(1024)
+def _cut(windows: Windows, hw: Pair) -> Cut:
+    size, seen, place = [], [], []
+    for axis in (0, 1):
+        first = windows.start[axis]
+        span = windows.dilation[axis] * (windows.kernel_size[axis] - 1) + 1
+        last = max(first, first + (windows.count[axis] - 1) * windows.stride[axis] + span)
+        start = min(max(first, 0), hw[axis])
+        stop = max(start, min(last, hw[axis]))
+        size.append(last - first)
+        seen.append(slice(start, stop))
+        place.append(slice(start - first, stop - first))
+    outside = any(length > part.stop - part.start for length, part in zip(size, seen))
+    return Cut(tuple(size), tuple(seen), tuple(place), outside)
