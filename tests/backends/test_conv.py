@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from gpuconv import ops
-from gpuconv.backends.reference import conv, cores, strips
+from gpuconv.backends.reference import cores, products, strips
 from gpuconv.backends.reference.windows import Windows
 from gpuconv.cases import ODD, REAL, TINY, ConvCase, random_conv_cases
 from gpuconv.dtypes import as_dtype
@@ -20,10 +20,13 @@ FORMS = {
     "chosen": {},
     "no strips": {"MANY": 1},
     "strips": {"WIDEST": 13, "MANY": 10**9},
+    "no lines": {"MOST_SUMS": 0},
+    "lines": {"MOST_SUMS": 10**9},
+    "lines of strips": {"MOST_SUMS": 10**9, "WIDEST": 13, "MANY": 10**9},
     "small blocks": {"MOST_BLOCK_BYTES": 600},
     "parts": {"LEAST_BYTES": 1, "_blas": lambda: [Blas()]},
 }
-OWNERS = {"MOST_BLOCK_BYTES": conv, "LEAST_BYTES": cores, "_blas": cores}
+OWNERS = {"MOST_BLOCK_BYTES": products, "MOST_SUMS": products, "LEAST_BYTES": cores, "_blas": cores}
 
 
 def force(monkeypatch, form):
@@ -281,7 +284,7 @@ def test_accumulate_adds_to_out(name):
 
 @pytest.mark.parametrize("block_bytes", [1, 8 << 20])
 def test_out_may_be_an_input(block_bytes, monkeypatch):
-    monkeypatch.setattr(conv, "MOST_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(products, "MOST_BLOCK_BYTES", block_bytes)
     x, w, bias, _ = ConvCase(3, 5, 5, 4, 4, (3, 3)).arrays()
     expected = ops.conv2d(x, w, bias, padding=1)
     assert ops.conv2d(x, w, bias, padding=1, out=x) is x
@@ -342,7 +345,7 @@ def test_the_workspace_is_a_few_megabytes():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     results = 2 * arrays[0].nbytes + arrays[1].nbytes
-    assert peak - results < 2 * conv.MOST_BLOCK_BYTES < 9 * arrays[0].nbytes
+    assert peak - results < 2 * products.MOST_BLOCK_BYTES < 9 * arrays[0].nbytes
 
 
 # --- bad input -------------------------------------------------------------------------------------
