@@ -130,7 +130,8 @@ def _block_bytes(weights: np.ndarray) -> int:
 
 class _Matrices:
     """For each group a matrix with a row for each window (n, p, q) and a column for each (r, s, c), and a column of
-    ones where one more is wanted. The windows are copied into one room, which the first, largest block makes."""
+    ones where one more is wanted. The windows are copied into one room, which the first, largest block makes, unless
+    they lie in memory like that already, as those of 1 x 1 filters may."""
 
     def __init__(self, groups: int, columns: int) -> None:
         self.groups, self.columns = groups, columns
@@ -139,11 +140,13 @@ class _Matrices:
     def of(self, seen: np.ndarray) -> np.ndarray:
         n, p, q, r, s, channels = seen.shape
         height, width = n * p * q, r * s * channels // self.groups
+        by_group = seen.reshape(n, p, q, r, s, self.groups, channels // self.groups).transpose(5, 0, 1, 2, 3, 4, 6)
+        if r == s == 1 and width == self.columns:
+            return by_group.reshape(self.groups, height, width)
         if self.room is None:
             self.room = np.empty((self.groups, height, self.columns), seen.dtype)
             self.room[:, :, width:] = 1
         matrices = self.room[:, :height]
-        by_group = seen.reshape(n, p, q, r, s, self.groups, channels // self.groups).transpose(5, 0, 1, 2, 3, 4, 6)
         matrices[:, :, :width].reshape(by_group.shape, copy=False)[...] = by_group
         return matrices
 
