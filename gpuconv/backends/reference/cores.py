@@ -6,6 +6,9 @@ multiplies what it copied itself, and the rest of the work is shared too.
 
 There are as many parts as NumPy's BLAS may use threads, so OPENBLAS_NUM_THREADS and `threadpoolctl.threadpool_limits`
 decide. threadpoolctl is also what keeps BLAS on one core; without it a batch is one part, and BLAS does as it likes.
+
+What was measured was measured on two cores. Dozens of them may want fewer and larger parts: the Python between the
+products runs on one core at a time.
 """
 
 from __future__ import annotations
