@@ -9,7 +9,8 @@ python3 -m venv "$venv"
 "$venv/bin/python" - <<'PYTHON'
 import importlib.util
 
-present = [name for name in ("scipy", "torch", "cupy", "ml_dtypes", "threadpoolctl", "matplotlib") if importlib.util.find_spec(name)]
+others = ("scipy", "torch", "cupy", "ml_dtypes", "threadpoolctl", "matplotlib")
+present = [name for name in others if importlib.util.find_spec(name)]
 assert not present, f"not NumPy alone: {present}"
 PYTHON
 "$venv/bin/python" -m pytest tests/backends tests/test_random.py --ignore=tests/backends/cuda

@@ -181,7 +181,6 @@ def macros_of(arithmetic: str) -> dict[str, Any]:
 
 
 @functools.cache
-@functools.cache
 def arithmetic_of(dtype: Any, tf32: bool) -> str:
     return "tf32" if tf32 else dtype.name
 

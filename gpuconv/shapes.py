@@ -84,7 +84,7 @@ def same_padding(kernel_size: Pair, dilation: Pair = (1, 1)) -> Padding:
 
 def integer(name: str, value: Any, minimum: int) -> int:
     """`value` as an int; a bool, a fraction or a number below `minimum` raises."""
-    if type(value) is int and value >= minimum:
+    if type(value) is int and value >= minimum:  # nearly always
         return value
     try:
         if isinstance(value, (bool, np.bool_)):

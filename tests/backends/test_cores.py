@@ -169,6 +169,14 @@ def test_products_of_the_parts_are_within_the_bound(blas, op):
     assert_within(product(X, W, DY), exact, sum_bound("float32", terms, size))
 
 
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+def test_out_may_overlap_an_input(blas, shift):
+    held = np.arange(10.0)
+    x, out = held[1:9], held[1 + shift : 9 + shift]
+    expected = 2 * x
+    np.testing.assert_array_equal(ops.scale(x, factor=2.0, out=out), expected)
+
+
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_an_image_that_is_not_finite_leaves_the_others_alone(blas, value):
     x = X.copy()

@@ -24,9 +24,9 @@ from gpuconv.dtypes import accumulation_dtype
 # Of the windows that a core copies for one product, measured: so many that they are still in its cache when they are
 # multiplied, and many times the weights, which every product reads anew. Few weights are multiplied so fast that the
 # time in Python between products would show.
-CACHED_BYTES = 1 << 20
+LEAST_BLOCK_BYTES = 1 << 20
 TIMES_WEIGHTS = 8
-FEW_WEIGHTS_BYTES = 64 << 10
+FEW_WEIGHTS_BYTES, LEAST_OF_FEW_WEIGHTS = 64 << 10, 4 << 20
 MOST_BLOCK_BYTES = 8 << 20  # small beside the activations
 
 MOST_SUMS = 1.0  # that a line of windows gives, for each channel copied of it
@@ -123,9 +123,8 @@ def _blocks(x: np.ndarray, windows: Windows, budget: int) -> Iterator[tuple[slic
 
 def _block_bytes(weights: np.ndarray) -> int:
     """How many bytes of windows to copy for one product with these weights."""
-    if weights.nbytes < FEW_WEIGHTS_BYTES:
-        return MOST_BLOCK_BYTES // 2
-    return min(MOST_BLOCK_BYTES, max(CACHED_BYTES, TIMES_WEIGHTS * weights.nbytes))
+    least = LEAST_OF_FEW_WEIGHTS if weights.nbytes < FEW_WEIGHTS_BYTES else LEAST_BLOCK_BYTES
+    return min(MOST_BLOCK_BYTES, max(least, TIMES_WEIGHTS * weights.nbytes))
 
 
 class _Matrices:
