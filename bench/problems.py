@@ -56,7 +56,7 @@ def _convolution(entry: Entry) -> Problem:
     filters, channels = _some(case.k), _some(case.c)
 
     def make(*names: str) -> Callable[[np.random.Generator], Arrays]:
-        sizes = {"x": case.x_shape, "w": case.w_shape, "bias": case.k, "dy": case.y_shape}
+        sizes = {"x": case.x_shape, "w": case.w_shape, "bias": case.k, "dy": case.y_shape, "db": case.k}
         return lambda rng: [_normal(rng, sizes[name], dtype) for name in names]
 
     def fprop(*arrays: Any, activation: str | None = None) -> tuple[Any, ...]:
@@ -71,8 +71,8 @@ def _convolution(entry: Entry) -> Problem:
     def wgrad(dy: Any, x: Any) -> tuple[Any, ...]:
         return (ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, **options),)
 
-    def backward(dy: Any, x: Any, w: Any) -> tuple[Any, ...]:
-        return (*dgrad(dy, w), *wgrad(dy, x), ops.bias_grad(dy))
+    def backward(dy: Any, x: Any, w: Any, db: Any) -> tuple[Any, ...]:
+        return (*ops.conv2d_backward(dy, x, w, db=db, **options), db)
 
     def check_fprop(arrays: Arrays, results: list[np.ndarray], activation: str | None = None) -> Compared:
         x, w, bias = arrays
@@ -98,7 +98,7 @@ def _convolution(entry: Entry) -> Problem:
         yield wanted, results[0][filters][..., channels]
 
     def check_backward(arrays: Arrays, results: list[np.ndarray]) -> Compared:
-        dy, x, w = arrays
+        dy, x, w, _ = arrays
         yield from check_dgrad([dy, w], results[:1])
         yield from check_wgrad([dy, x], results[1:2])
         yield from _check_bias_grad([dy], results[2:])
@@ -115,7 +115,7 @@ def _convolution(entry: Entry) -> Problem:
         "fprop_relu_pool": (("x", "w", "bias"), pooled, check_pooled),
         "dgrad": (("dy", "w"), dgrad, check_dgrad),
         "wgrad": (("dy", "x"), wgrad, check_wgrad),
-        "backward": (("dy", "x", "w"), backward, check_backward),
+        "backward": (("dy", "x", "w", "db"), backward, check_backward),
     }[entry.op]
     return Problem(entry, make(*names), run, compare)
 

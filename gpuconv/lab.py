@@ -31,6 +31,7 @@ _NAMED_OTHERWISE = {
     "conv2d": "conv2d_fprop.cu",
     "conv2d_relu": "conv2d_fprop.cu",
     "conv2d_batch_norm": "conv2d_fprop.cu",
+    "conv2d_backward": "conv2d_wgrad.cu",  # and that of conv2d_dgrad
     "linear": "conv2d_fprop.cu",
     "linear_dgrad": "conv2d_dgrad.cu",
     "linear_wgrad": "conv2d_wgrad.cu",

@@ -275,8 +275,9 @@ def _convolution_s(
 ) -> dict[str, Any]:
     """`_arithmetic` of a convolution. plain: it makes or takes y alone, with no mask and no statistics."""
     groups, window = options["groups"], [options[name] for name in ("stride", "padding", "dilation", "groups")]
-    arithmetic = algorithms.arithmetic_of(dtype, bool(tf32))
-    first = algorithms.first_bytes(tuple(x_shape), kernel_size, *window, tuple(y_shape[1:3]), pool, arithmetic)
+    arithmetic, first = algorithms.arithmetic_of(dtype, bool(tf32)), 0
+    if algo != algorithms.AUTO:  # which every convolution has
+        first = algorithms.first_bytes(tuple(x_shape), kernel_size, *window, tuple(y_shape[1:3]), pool, arithmetic)
     depthwise = plain and groups > 1 and x_shape[3] == groups
     return _arithmetic(dtype, algo, tf32, depthwise=depthwise, first=first > 0, forward=forward)
 
@@ -362,6 +363,23 @@ def conv2d_wgrad(
     expect_accumulate(accumulate, out=out)
     asked = _convolution_s(x.dtype, algo, tf32, options, x_shape, kernel_size, dy_shape, pool, plain=mask is None)
     return options | dict(kernel_size=kernel_size, pool=pool) | asked
+
+
+def conv2d_backward(
+    dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False, mask=None, pool=1,
+    out=None, dw=None, db=None, accumulate=False,
+):
+    x_shape, (k, r, s, c) = volume("x", x, "N H W C"), volume("w", w, "K R S C/groups")
+    volume("dy", dy, "N P Q K")
+    same_dtype(dy=dy, x=x, w=w)
+    options, y_shape = convolution(x_shape, k, c, (r, s), stride, padding, dilation, groups, fit)
+    pool = _masked_gradient(dy, y_shape, mask, pool, options["groups"])
+    expect_out(out, x_shape, x.dtype)
+    expect_out(dw, w.shape, w.dtype, "dw")
+    _expect_db(db, k, c, x.dtype)
+    expect_accumulate(accumulate, dw=dw)
+    asked = _convolution_s(x.dtype, algo, tf32, options, x_shape, (r, s), dy.shape, pool, plain=mask is None)
+    return options | dict(pool=pool) | asked
 
 
 def _expect_db(db: Any, filters: int, channels: int, dtype: np.dtype) -> None:

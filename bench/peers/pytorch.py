@@ -122,7 +122,7 @@ def _backward(torch: Any, problem: Problem) -> Form:
         """dy, x, w: of what the direction does not read only the shape and the layout matter."""
         if direction == "dgrad":
             return dy, _like(torch, dy, case.x_shape), *others
-        return (dy, *others, _like(torch, dy, case.w_shape)) if direction == "wgrad" else (dy, *others)
+        return (dy, *others, _like(torch, dy, case.w_shape)) if direction == "wgrad" else (dy, *others[:2])
 
     def work(dy: Any, x: Any, w: Any) -> tuple[Any, ...]:
         found = torch.ops.aten.convolution_backward(

@@ -98,6 +98,19 @@ def conv2d_wgrad(
     ...
 
 
+def conv2d_backward(
+    dy: Array, x: Array, w: Array, *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1, groups: int = 1,
+    fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Array | None = None, pool: int = 1,
+    out: Array | None = None, dw: Array | None = None, db: Array | None = None, accumulate: bool = False,
+) -> tuple[Array, Array]:
+    """All gradients of conv2d: conv2d_dgrad and conv2d_wgrad in one call, for which a backend may read dy once.
+
+    dy: (N, P, Q, K). x: (N, H, W, C). w: (K, R, S, C // groups). mask, pool: as in conv2d_dgrad. db: as in
+    conv2d_wgrad. accumulate adds to dw and db; dx is always assigned. Returns dx (in out), dw.
+    """
+    ...
+
+
 def bias_grad(dy: Array, *, out: Array | None = None, accumulate: bool = False) -> Array:
     """The gradient to a bias: the sum of dy over all axes but the last.
 

@@ -65,17 +65,18 @@ class Conv2D(Layer):
 
     def gradients_of(self, dy: Array, x: Array, input_grad: bool, **masked: Any) -> Array | None:
         """`backward` for the input x. masked: the mask and the pool of `gpuconv.ops.conv2d_relu`, if dy is its y's."""
-        input_shape, weight, options = x.shape, self["weight"], self.options | masked
+        weight, options = self["weight"], self.options | masked
         bias = "bias" if self.trains("bias") else None
         # Under a mask the bias's gradient needs the weight's: then a frozen weight's is made too, and never read.
         made = "weight" if self.trains("weight") or (masked and bias) else None
         (dw, db), accumulate = self.gradients_into(made, bias)
+        if dw is not None and input_grad:
+            return ops.conv2d_backward(dy, x, weight, dw=dw, db=db, accumulate=accumulate, **options)[0]
         if dw is not None:
             ops.conv2d_wgrad(dy, x, kernel_size=weight.shape[1:3], out=dw, db=db, accumulate=accumulate, **options)
         elif db is not None:
             ops.bias_grad(dy, out=db, accumulate=accumulate)
-        del x
-        return ops.conv2d_dgrad(dy, weight, input_shape=input_shape, **options) if input_grad else None
+        return ops.conv2d_dgrad(dy, weight, input_shape=x.shape, **options) if input_grad else None
 
     @property
     def depthwise(self) -> bool:

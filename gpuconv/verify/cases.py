@@ -94,12 +94,16 @@ def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("conv2d_relu", tier, name, _relu(problem, bias, pool))
             yield Case("conv2d_dgrad", tier, name, _under_mask(problem, pool, _dgrad(problem)))
             yield Case("conv2d_wgrad", tier, name, _under_mask(problem, pool, _wgrad(problem)))
-
+            if index % 2:
+                yield Case("conv2d_backward", tier, name, _under_mask(problem, pool, _backward(problem)))
+            else:
+                yield Case("conv2d_backward", tier, str(problem), _backward(problem))
             if index % 4 == 2:
                 name = f"{problem} tf32"
                 yield Case("conv2d", tier, name, _fprop(problem, bias, activation, tf32=True), ("float32",))
                 yield Case("conv2d_dgrad", tier, name, _dgrad(problem, tf32=True), ("float32",))
                 yield Case("conv2d_wgrad", tier, name, _wgrad(problem, tf32=True), ("float32",))
+                yield Case("conv2d_backward", tier, name, _backward(problem, tf32=True), ("float32",))
             yield from _first_layer_cases(tier, index, problem, bias, activation)
 
 
@@ -141,6 +145,12 @@ def _wgrad(problem: ConvCase, **more: Any) -> Make:
     return lambda rng, dtype: ([normal(rng, problem.y_shape, dtype), normal(rng, problem.x_shape, dtype)], options)
 
 
+def _backward(problem: ConvCase, **more: Any) -> Make:
+    shapes_of_all = (problem.y_shape, problem.x_shape, problem.w_shape)
+    options = problem.options | more
+    return lambda rng, dtype: ([normal(rng, shape, dtype) for shape in shapes_of_all], options)
+
+
 def _relu(problem: ConvCase, bias: bool, pool: int, **more: Any) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         arrays, options = _fprop(problem, bias, None, **more)(rng, dtype)
@@ -167,8 +177,8 @@ def _under_mask(problem: ConvCase, pool: int, gradient: Make) -> Make:
 
         arrays, relu = _relu(problem, False, pool)(rng, np.dtype(np.float32))
         y, mask = ops.conv2d_relu(*arrays, **relu)
-        (_, other), options = gradient(rng, dtype)
-        return [normal(rng, y.shape, dtype), other], options | {"mask": mask, "pool": pool}
+        (_, *others), options = gradient(rng, dtype)
+        return [normal(rng, y.shape, dtype), *others], options | {"mask": mask, "pool": pool}
 
     return make
 

@@ -53,7 +53,8 @@ def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
         return _same_bits(op, arrays, options)
     arrays = [wide(a) for a in arrays]
     if tf32:  # the products of rounded factors are exact in float32, and the rest is as without
-        arrays = [*map(_in_tf32, arrays[:2]), *arrays[2:]]
+        factors = 3 if op == "conv2d_backward" else 2  # elsewhere a third is a bias
+        arrays = [*map(_in_tf32, arrays[:factors]), *arrays[factors:]]
     return rule(op, arrays, options, dtype)
 
 
@@ -107,6 +108,15 @@ def _dgrad_length(arrays: Arrays, options: dict[str, Any]) -> int:
 
 def _wgrad_length(arrays: Arrays, options: dict[str, Any]) -> int:
     return math.prod(arrays[0].shape[:3])
+
+
+def _conv2d_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    """What the two ops give that make one gradient each."""
+    dy, x, w = arrays
+    dgrad, wgrad = _linear_in_its_inputs(_dgrad_length), _linear_in_its_inputs(_wgrad_length)
+    (dx,) = dgrad("conv2d_dgrad", [dy, w], options | {"input_shape": x.shape}, dtype)
+    (dw,) = wgrad("conv2d_wgrad", [dy, x], options | {"kernel_size": w.shape[1:3]}, dtype)
+    return [Expected("dx", dx.value, dx.bound), Expected("dw", dw.value, dw.bound)]
 
 
 def _window_length(arrays: Arrays, options: dict[str, Any]) -> int:
@@ -423,6 +433,7 @@ _RULES: dict[str, Callable[..., list[Expected]] | None] = {
     "conv2d_relu": _conv2d_relu,
     "conv2d_dgrad": _linear_in_its_inputs(_dgrad_length),
     "conv2d_wgrad": _linear_in_its_inputs(_wgrad_length),
+    "conv2d_backward": _conv2d_backward,
     "bias_grad": _sum_of_rows,
     "max_pool2d": None,
     "max_pool2d_backward": _sum_of_window,

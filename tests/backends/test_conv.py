@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from gpuconv import ops
-from gpuconv.backends.reference import cores, products, strips
+from gpuconv.backends.reference import conv, cores, products, strips
 from gpuconv.backends.reference.windows import Windows
 from gpuconv.cases import ODD, REAL, TINY, ConvCase, random_conv_cases
 from gpuconv.dtypes import as_dtype
@@ -16,6 +16,7 @@ from tests.backends.three_threads import Blas
 from tests.gradients import numerical_gradient
 from tests.tolerance import assert_within, sum_bound
 
+MAY_SHARE = 10**9  # MOST_CELLS with which copies are shared wherever the stride lets them
 FORMS = {
     "chosen": {},
     "no strips": {"MANY": 1},
@@ -23,10 +24,12 @@ FORMS = {
     "no lines": {"MOST_SUMS": 0},
     "lines": {"MOST_SUMS": 10**9},
     "lines of strips": {"MOST_SUMS": 10**9, "WIDEST": 13, "MANY": 10**9},
+    "shared": {"MOST_CELLS": MAY_SHARE, "MOST_SUMS": 0},
+    "not shared": {"MOST_CELLS": 0},
     "small blocks": {"MOST_BLOCK_BYTES": 600},
     "parts": {"LEAST_BYTES": 1, "_blas": lambda: [Blas()]},
 }
-OWNERS = {"MOST_BLOCK_BYTES": products, "MOST_SUMS": products, "LEAST_BYTES": cores, "_blas": cores}
+OWNERS = {"MOST_BLOCK_BYTES": products, "MOST_SUMS": products, "MOST_CELLS": conv, "LEAST_BYTES": cores, "_blas": cores}
 
 
 def force(monkeypatch, form):
@@ -43,6 +46,12 @@ def directions(case, x, w, bias, dy):
     }
 
 
+def both_ways(case, x, w, bias, dy):
+    """What one call gives for both gradients."""
+    dx, dw = ops.conv2d_backward(dy, x, w, **case.options)
+    return {"dgrad": dx, "wgrad": dw}
+
+
 def check_by_definition(case, dtype=np.float64):
     arrays = case.arrays(dtype)
     x, w, bias, dy = (a.astype(np.float64) for a in arrays)
@@ -56,7 +65,7 @@ def check_by_definition(case, dtype=np.float64):
         "dgrad": definition.dgrad(case, abs(dy), abs(w)),
         "wgrad": definition.wgrad(case, abs(dy), abs(x)),
     }
-    for direction, actual in directions(case, *arrays).items():
+    for direction, actual in (*directions(case, *arrays).items(), *both_ways(case, *arrays).items()):
         assert actual.dtype == dtype
         bound = sum_bound(dtype, case.reduction[direction] + 1, magnitude[direction])
         assert_within(actual, expected[direction], bound, f"{direction} of {case}")
@@ -140,6 +149,11 @@ def test_gradients_by_hand():
     expected = [[1 + 4 + 12 + 20, 2 + 6 + 15 + 24], [4 + 10 + 21 + 32, 5 + 12 + 24 + 36]]
     np.testing.assert_array_equal(dw, volume(expected))
     np.testing.assert_array_equal(ops.bias_grad(dy), [10])
+    db = np.ones(1)
+    both = ops.conv2d_backward(dy, X, W, dw=np.ones(W.shape), db=db, accumulate=True)
+    np.testing.assert_array_equal(both[0], dx)
+    np.testing.assert_array_equal(both[1], 1 + dw)
+    np.testing.assert_array_equal(db, [11])
 
 
 def test_cells_that_no_window_reads_get_no_gradient():
@@ -229,7 +243,7 @@ def test_the_nets_shapes_in_float32_agree_with_float64(case):
     arrays = case.arrays(np.float32)
     wide = [a.astype(np.float64) for a in arrays]
     expected, magnitude = directions(case, *wide), directions(case, *map(abs, wide))
-    for direction, actual in directions(case, *arrays).items():
+    for direction, actual in (*directions(case, *arrays).items(), *both_ways(case, *arrays).items()):
         bound = sum_bound("float32", case.reduction[direction] + 1, magnitude[direction])
         assert_within(actual, expected[direction], bound, direction)
 
@@ -244,9 +258,9 @@ def test_non_contiguous_inputs():
     expected = directions(SMALL, *arrays)
     strided = [np.repeat(np.flip(a, -1), 2, axis=0)[::2, ..., ::-1] for a in arrays[:2] + arrays[3:]]
     assert not any(a.flags.c_contiguous for a in strided)
-    actual = directions(SMALL, strided[0], strided[1], arrays[2], strided[2])
-    for direction in expected:
-        np.testing.assert_allclose(actual[direction], expected[direction], rtol=1e-12, atol=1e-12)
+    given = strided[0], strided[1], arrays[2], strided[2]
+    for direction, actual in (*directions(SMALL, *given).items(), *both_ways(SMALL, *given).items()):
+        np.testing.assert_allclose(actual, expected[direction], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["float64", "float16"])
@@ -260,6 +274,12 @@ def test_out_receives_the_result_and_is_returned(name, contiguous):
         "dgrad": lambda out: ops.conv2d_dgrad(dy, w, input_shape=x.shape, **SMALL.options, out=out),
         "wgrad": lambda out: ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.options, out=out),
         "bias": lambda out: ops.bias_grad(dy, out=out),
+    }
+    made = ops.conv2d_backward(dy, x, w, **SMALL.options)
+    results |= {"dx": made[0], "dw": made[1]}
+    calls |= {
+        "dx": lambda out: ops.conv2d_backward(dy, x, w, **SMALL.options, out=out)[0],
+        "dw": lambda out: ops.conv2d_backward(dy, x, w, **SMALL.options, dw=out)[1],
     }
     for direction, call in calls.items():
         expected = results[direction]
@@ -291,6 +311,16 @@ def test_out_may_be_an_input(block_bytes, monkeypatch):
     np.testing.assert_array_equal(x, expected)
     expected = ops.conv2d_dgrad(x, w, input_shape=x.shape, padding=1)
     np.testing.assert_array_equal(ops.conv2d_dgrad(x, w, input_shape=x.shape, padding=1, out=x), expected)
+    dy = ops.conv2d(x, w, padding=1)
+    dx, dw = ops.conv2d_backward(dy, x, w, padding=1)
+    dw += w
+    ops.conv2d_backward(dy, x, w, padding=1, out=dy, dw=w, accumulate=True)
+    np.testing.assert_array_equal(dy, dx)
+    np.testing.assert_array_equal(w, dw)
+    dx, dw = ops.conv2d_backward(dy, x, w, padding=1)
+    _, there = ops.conv2d_backward(dy, x, w, padding=1, out=x)
+    np.testing.assert_array_equal(x, dx)
+    np.testing.assert_array_equal(there, dw)
 
 
 def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients():
@@ -298,6 +328,7 @@ def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients():
     assert ops.conv2d(x, w, bias).shape == (0, 3, 5, 2)
     assert ops.conv2d_dgrad(dy, w, input_shape=x.shape).shape == x.shape
     np.testing.assert_array_equal(ops.conv2d_wgrad(dy, x, kernel_size=3), np.zeros(w.shape))
+    np.testing.assert_array_equal(ops.conv2d_backward(dy, x, w)[1], np.zeros(w.shape))
     np.testing.assert_array_equal(ops.bias_grad(dy), np.zeros(2))
 
 
@@ -309,6 +340,47 @@ def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value)
     reads = np.zeros((1, 8, 8, 3), bool)
     reads[:, 3:6, 3:6] = True
     np.testing.assert_array_equal(finite, ~reads)
+    dx, _ = ops.conv2d_backward(x, np.ones_like(x), np.ones((2, 3, 3, 2)), padding=1)
+    np.testing.assert_array_equal(np.isfinite(dx), ~reads[..., :2])
+
+
+@pytest.mark.parametrize("form", ["chosen", "shared", "not shared"])
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, padding, form, monkeypatch):
+    force(monkeypatch, form)
+    x, w, _, _ = ConvCase(1, 8, 8, 2, 3, (3, 3)).arrays()
+    x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
+    _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
+    reads = np.zeros(w.shape, bool)
+    reads[:, : 1 + padding, : 1 + padding, 1] = True
+    np.testing.assert_array_equal(np.isfinite(dw), ~reads)
+
+
+@pytest.mark.parametrize("k", [3, 64])
+def test_gradients_that_are_not_finite_are_results_and_no_warnings(k):
+    x, w, _, dy = ConvCase(2, 8, 8, 3, k, (3, 3), padding=((1, 1), (1, 1))).arrays(np.float32)
+    dy[0, 0, 0, 0], dy[1, 7, 7, 0], dy[..., 1] = np.inf, -np.inf, 3e38
+    db = np.full((k,), np.inf, np.float32)
+    for _ in range(2):
+        ops.conv2d_backward(dy, x, w, padding=1, dw=np.full_like(w, -np.inf), db=db, accumulate=True)
+        ops.conv2d_wgrad(dy, x, kernel_size=3, padding=1, out=np.full_like(w, -np.inf), db=db, accumulate=True)
+    assert np.isnan(db[0])
+    assert np.isnan(ops.bias_grad(dy)[0])
+
+
+@pytest.mark.parametrize("k", [8, 12, 80])
+def test_gradients_are_contiguous(k):
+    x, w, _, dy = ConvCase(2, 8, 8, 3, k, (3, 3), padding=((1, 1), (1, 1))).arrays()
+    for dw in (ops.conv2d_wgrad(dy, x, kernel_size=3, padding=1), *ops.conv2d_backward(dy, x, w, padding=1)):
+        assert dw.flags.c_contiguous
+
+
+def test_a_bias_gradient_is_not_rounded_to_tf32():
+    x, w, _, dy = ConvCase(1, 4, 4, 4, 4, (3, 3), padding=((1, 1), (1, 1))).arrays(np.float32)
+    db = np.empty(4, np.float32)
+    ops.conv2d_backward(dy, x, w, padding=1, tf32=True, db=db)
+    np.testing.assert_array_equal(db, ops.bias_grad(dy))
 
 
 def test_strips_are_taken_where_channels_are_few():
@@ -327,6 +399,10 @@ def test_no_channels_and_no_filters():
     dy = np.ones((2, 1, 2, 0))
     np.testing.assert_array_equal(ops.conv2d_dgrad(dy, np.ones((0, 3, 3, 1)), input_shape=(2, 3, 4, 1)), 0)
     assert ops.conv2d_wgrad(dy, np.ones((2, 3, 4, 1)), kernel_size=3).shape == (0, 3, 3, 1)
+    dx, dw = ops.conv2d_backward(dy, np.ones((2, 3, 4, 1)), np.ones((0, 3, 3, 1)))
+    np.testing.assert_array_equal(dx, np.zeros((2, 3, 4, 1)))
+    assert dw.shape == (0, 3, 3, 1)
+    assert [a.shape for a in ops.conv2d_backward(np.ones((2, 1, 2, 2)), x, w)] == [x.shape, w.shape]
 
 
 def test_the_same_inputs_give_the_same_bits():
@@ -343,9 +419,12 @@ def test_the_workspace_is_a_few_megabytes():
     tracemalloc.start()
     directions(case, *arrays)
     peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    both_ways(case, *arrays)
+    peak_of_both = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     results = 2 * arrays[0].nbytes + arrays[1].nbytes
-    assert peak - results < 2 * products.MOST_BLOCK_BYTES < 9 * arrays[0].nbytes
+    assert max(peak, peak_of_both) - results < 2 * products.MOST_BLOCK_BYTES < 9 * arrays[0].nbytes
 
 
 # --- bad input -------------------------------------------------------------------------------------
@@ -378,6 +457,8 @@ BAD = {
     "accumulate": (
         ValueError, "accumulate", lambda: ops.conv2d_wgrad(DY, x, kernel_size=3, accumulate=True)
     ),
+    "channels of backward": (ValueError, "4 channels", lambda: ops.conv2d_backward(DY, x[..., :3], w)),
+    "accumulate of backward": (ValueError, "dw", lambda: ops.conv2d_backward(DY, x, w, accumulate=True)),
     "rank of dy": (ValueError, "dy", lambda: ops.bias_grad(np.ones(3))),
 }
 

@@ -32,3 +32,6 @@ def test_pytorch_agrees(case):
     agree(dx, tx.grad, reduction["dgrad"])
     dw = ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, **case.options)
     agree(dw, tw.grad, reduction["wgrad"])
+    dx, dw = ops.conv2d_backward(dy, x, w, **case.options)
+    agree(dx, tx.grad, reduction["dgrad"])
+    agree(dw, tw.grad, reduction["wgrad"])

@@ -54,6 +54,22 @@ def test_work_inside_a_part_is_not_cut_again(blas):
     assert cores.in_parts(lambda x: cores.in_parts(len, x), np.zeros(6)) == [[2], [2], [2]]
 
 
+def test_parts_are_made_ready_one_after_the_other_before_any_begins(blas):
+    events = []
+
+    def prepare(x):
+        events.append(("ready", threading.get_ident()))
+        return x.sum(), len(x)
+
+    def work(total, length):
+        events.append(("begun", None))
+        return total, length
+
+    assert cores.in_parts(work, np.arange(6), prepare=prepare) == [(1, 2), (5, 2), (9, 2)]
+    assert events == [("ready", threading.get_ident())] * 3 + [("begun", None)] * 3
+    assert cores.in_parts(work, np.arange(1), prepare=prepare) == [(0, 1)]
+
+
 @pytest.mark.parametrize("failing", [0, 5])
 def test_an_error_of_any_part_comes_out_when_all_have_ended(blas, failing):
     done = []
@@ -157,6 +173,7 @@ PRODUCTS = {  # of how many terms each number is the sum
     "conv2d": (27, lambda x, w, dy: ops.conv2d(x, w, padding=1)),
     "conv2d_dgrad": (45, lambda x, w, dy: ops.conv2d_dgrad(dy, w, input_shape=x.shape, padding=1)),
     "conv2d_wgrad": (7 * 9 * 8, lambda x, w, dy: ops.conv2d_wgrad(dy, x, kernel_size=3, padding=1)),
+    "conv2d_backward": (7 * 9 * 8, lambda x, w, dy: ops.conv2d_backward(dy, x, w, padding=1)[1]),
     "linear": (27, lambda x, w, dy: ops.linear(x.reshape(-1, 27), w.reshape(5, 27))),
 }
 

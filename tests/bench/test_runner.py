@@ -81,19 +81,23 @@ def test_a_wrong_kernel_is_refused_before_timing(tmp_path, value):
     assert best(row, "ours") is None
 
 
-@pytest.mark.parametrize("op", [*suite.DIRECTIONS, "max_pool2d", "bias_grad", "batch_norm_backward"])
+@pytest.mark.parametrize("op", [
+    *suite.DIRECTIONS, "backward dw", "backward db", "max_pool2d", "bias_grad", "batch_norm_backward",
+])  # fmt: skip
 def test_a_fault_in_a_corner_of_our_own_result_is_found(monkeypatch, op):
     """The planted fault is in the last image, channel or filter alone: comparing in part must not miss it."""
+    op, _, result = op.partition(" ")
     name = {
         "fprop": "conv2d", "fprop_relu": "conv2d", "fprop_relu_pool": "conv2d_relu", "dgrad": "conv2d_dgrad",
-        "wgrad": "conv2d_wgrad", "backward": "bias_grad",
+        "wgrad": "conv2d_wgrad", "backward": "conv2d_backward",
     }.get(op, op)  # fmt: skip
     right = getattr(ops, name)
 
     def wrong(*arrays, **options):
         results = right(*arrays, **options)
-        first = results[0] if isinstance(results, tuple) else results
-        first[(-1,) * first.ndim] += 1 + 2 * abs(first).max()
+        found = results if isinstance(results, tuple) else (results,)
+        planted_in = {"dw": found[-1], "db": options.get("db")}.get(result, found[0])
+        planted_in[(-1,) * planted_in.ndim] += 1 + 2 * abs(planted_in).max()
         return results
 
     chosen = tiny(op)
@@ -178,7 +182,7 @@ def test_pytorch_takes_the_same_steps(small_net):
 
 
 def test_wrong_gradients_of_a_step_are_refused(small_net, monkeypatch):
-    right = ops.conv2d_wgrad
+    right = ops.conv2d_wgrad  # of the first layer, which needs no gradient to its input
 
     def wrong(dy, x, **options):
         return right(1.1 * dy if dy.dtype == np.float32 else dy, x, **options)

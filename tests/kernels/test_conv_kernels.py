@@ -404,3 +404,42 @@ def test_output_addresses(device):
 def test_what_32_bits_cannot_count_is_refused(case, what):
     with pytest.raises(ValueError, match=what):
         geometry(case)
+
+
+@pytest.mark.parametrize(
+    "places", [dict(out="dy", dw="w"), dict(out="x"), dict(dw="x"), dict(db="dy"), dict(db="mask")], ids=str
+)
+def test_backward_reads_what_it_also_writes(device, places):
+    """dx, dw or db in the place of an input, of which each is read as it was."""
+    case = ConvCase(2, 9, 11, 8, 8, (3, 3), (1, 1), ((1, 1), (1, 1)))
+    x, w, bias, dy = case.arrays(np.float32)
+    _, mask = ops.conv2d_relu(x, w, bias, **case.options)
+    arrays = dict(dy=dy, x=x, w=w, mask=mask)
+    wanted = ops_apart(device, case, **arrays)
+    there = {name: asarray(a.copy(), device) for name, a in arrays.items()}
+    outs = {}
+    for name, place in places.items():
+        bytes_there = there[place].reshape(-1).view(np.uint8)[: wanted[name].nbytes]
+        outs[name] = bytes_there.view(np.float32).reshape(wanted[name].shape)
+    dx, dw = ops.conv2d_backward(there["dy"], there["x"], there["w"], mask=there["mask"], **outs, **case.options)
+    for name, array in (outs | {"out": dx, "dw": dw}).items():
+        np.testing.assert_array_equal(to_numpy(array), wanted[name], err_msg=name)
+
+
+def ops_apart(device, case: ConvCase, dy, x, w, mask):
+    """The gradients one by one: out is dx."""
+    dy, x, w, mask = (asarray(a, device) for a in (dy, x, w, mask))
+    db = asarray(np.zeros(case.k, np.float32), device)
+    dw = ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, mask=mask, db=db, **case.options)
+    dx = ops.conv2d_dgrad(dy, w, input_shape=x.shape, mask=mask, **case.options)
+    return {"out": to_numpy(dx), "dw": to_numpy(dw), "db": to_numpy(db)}
+
+
+def test_backward_accumulates(device):
+    case = ConvCase(2, 9, 11, 8, 8, (3, 3), (1, 1), ((1, 1), (1, 1)))
+    x, w, _, dy = case.arrays(np.float32)
+    dw, db = (asarray(np.ones(shape, np.float32), device) for shape in (w.shape, case.k))
+    ops.conv2d_backward(*(asarray(a, device) for a in (dy, x, w)), dw=dw, db=db, accumulate=True, **case.options)
+    _, wanted = expect("conv2d_backward", [dy, x, w], case.options)
+    assert_within(to_numpy(dw), 1 + wanted.value, wanted.bound + 1e-6)
+    np.testing.assert_allclose(to_numpy(db), 1 + dy.astype(np.float64).sum((0, 1, 2)), rtol=1e-5, atol=1e-4)

@@ -155,7 +155,7 @@ def test_without_an_input_gradient_the_parameters_get_theirs(layer, shape, expec
     built.backward(dy)
     assert twin.backward(dy, input_grad=False) is None
     for key, value in twin.grads().items():
-        np.testing.assert_array_equal(value, built.grads()[key])
+        np.testing.assert_allclose(value, built.grads()[key], rtol=1e-12, atol=1e-14)  # sums may be in another order
     assert all(inner._saved is None for inner in twin.walk())
 
 

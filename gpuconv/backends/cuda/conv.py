@@ -16,7 +16,7 @@ from gpuconv.backends.cuda.launch import ceil_div, updated, write_to
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.shapes import mask_shape, output_hw
 
-__all__ = ["conv2d", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
+__all__ = ["conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
 # Kernels count pixels and taps in 32 bits, a tile past the end included, and add two coordinates; elements: 64 bits.
 _MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
@@ -251,3 +251,17 @@ def conv2d_wgrad(
             gemm.compute("conv2d_wgrad", product, algo, tf32, struct, macros, dw, run, accumulate=accumulate)
 
     return write_to(out, (k, r, s, c), dtype, x, write, keep=accumulate)
+
+
+def conv2d_backward(
+    dy: Any, x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Any = None, pool: int = 1, out: Any = None,
+    dw: Any = None, db: Any = None, accumulate: bool = False,
+) -> tuple[Any, Any]:  # fmt: skip
+    options = dict(
+        stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit, algo=algo, tf32=tf32,
+        pool=pool,
+    )  # fmt: skip
+    dy, w, mask = gemm.apart(db, *gemm.apart(dw, dy, w, mask))  # read again when dw and db have been written
+    dw = conv2d_wgrad(dy, x, kernel_size=w.shape[1:3], out=dw, db=db, accumulate=accumulate, mask=mask, **options)
+    return conv2d_dgrad(dy, w, input_shape=x.shape, out=out, mask=mask, **options), dw

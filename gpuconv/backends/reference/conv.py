@@ -2,7 +2,8 @@
 
 fprop   y  = seen(x) @ w           seen(x) has a row for each output pixel and a column for each (r, s, c)
 wgrad   dw = dy^T @ seen(x)
-dgrad   dx = seen(dy) @ flipped w  once for each phase of the stride (see `_phase`)
+dgrad   dx = seen(dy) @ flipped w  once for each phase of the stride (see `_phases`)
+both    dx as dgrad, and dw of the same copies: flipped dw = seen(dy)^T @ x
 
 `products` has the forms they take.
 """
@@ -10,17 +11,21 @@ dgrad   dx = seen(dy) @ flipped w  once for each phase of the stride (see `_phas
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 from gpuconv import shapes
 from gpuconv.backends.reference.bits import keep
 from gpuconv.backends.reference.pool import max_pool2d
-from gpuconv.backends.reference.products import correlate, correlate_gradient
+from gpuconv.backends.reference.products import correlate, correlate_both, correlate_gradient, in_lines
 from gpuconv.backends.reference.rounding import factors, separate, store, sum_rows
 from gpuconv.backends.reference.windows import Windows
+from gpuconv.dtypes import accumulation_dtype
 
-__all__ = ["bias_grad", "conv2d", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
+__all__ = ["bias_grad", "conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
+
+MOST_CELLS = 4 / 3  # of a map of x for each of y, measured
 
 
 def conv2d(
@@ -51,25 +56,10 @@ def conv2d_dgrad(
     dy, w, *, input_shape, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False,
     mask=None, pool=1, out=None,
 ):
-    """Stride 1: fprop of dy with the filters flipped and the roles of input and output channels exchanged.
-
-    Stride > 1: the cells h = a, a + stride, a + 2 stride, ... are read through the same taps, and for each such
-    phase a, dx is again a stride-1 fprop of dy, with those taps alone.
-    """
-    _, h, w_size, _ = input_shape
-    k, r, s, group_channels = w.shape
+    windows = _windows(input_shape, w.shape[1:3], stride, padding, dilation, fit)
     dx = separate(out, input_shape, dy.dtype, dy, w)
-    dy = _spread(dy, mask, pool, groups, _windows(input_shape, (r, s), stride, padding, dilation, fit).count)
-    dy, w = factors(tf32, dy, w)
-    filters = w.reshape(groups, k // groups, r, s, group_channels).transpose(0, 2, 3, 1, 4)
-    for a in range(min(stride[0], h)):
-        for b in range(min(stride[1], w_size)):
-            part = dx[:, a :: stride[0], b :: stride[1]]
-            taps_h, start_h, dilation_h = _phase(a + padding[0][0], r, stride[0], dilation[0])
-            taps_w, start_w, dilation_w = _phase(b + padding[1][0], s, stride[1], dilation[1])
-            used = filters[:, taps_h, taps_w]
-            windows = Windows(part.shape[1:3], used.shape[1:3], (1, 1), (dilation_h, dilation_w), (start_h, start_w))
-            correlate(dy, used, windows, part)
+    dy, w = factors(tf32, _spread(dy, mask, pool, groups, windows.count), w)
+    _correlate_back(dy, _filters_back(w, groups), windows, dx)
     return store(dx, dy.dtype, out)
 
 
@@ -80,10 +70,32 @@ def conv2d_wgrad(
     windows = _windows(x.shape, kernel_size, stride, padding, dilation, fit)
     dy = _spread(dy, mask, pool, groups, windows.count)
     dy_factors, x_factors = factors(tf32, dy, x)
-    dw, sums = correlate_gradient(dy_factors, x_factors, windows, groups)
+    gradient, sums = correlate_gradient(dy_factors, x_factors, windows, groups)
     if db is not None:
         store(sum_rows(dy) if tf32 else sums, dy.dtype, db, accumulate)
-    return store(dw, x.dtype, out, accumulate)
+    return store(_weight(gradient), x.dtype, out, accumulate)
+
+
+def conv2d_backward(
+    dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False, mask=None, pool=1,
+    out=None, dw=None, db=None, accumulate=False,
+):
+    windows = _windows(x.shape, w.shape[1:3], stride, padding, dilation, fit)
+    dx = separate(out, x.shape, x.dtype, dy, x, w)
+    dy = _spread(dy, mask, pool, groups, windows.count)
+    dy_factors, x_factors, w = factors(tf32, dy, x, w)
+    filters, gradient, sums = _filters_back(w, groups), None, None
+    if _shares_copies(filters, windows, x.shape):
+        gradient = _correlate_both_back(dy_factors, filters, windows, dx, x_factors)
+    else:
+        _correlate_back(dy_factors, filters, windows, dx)
+    # Windows of dy that reach outside see zeros there, which turn an infinity of x into NaN.
+    if gradient is None or not np.isfinite(gradient).all():
+        gradient, sums = correlate_gradient(dy_factors, x_factors, windows, groups)
+        gradient = _weight(gradient)
+    if db is not None:
+        store(sum_rows(dy) if sums is None or tf32 else sums, dy.dtype, db, accumulate)
+    return store(dx, x.dtype, out), store(gradient, x.dtype, dw, accumulate)
 
 
 def bias_grad(dy, *, out=None, accumulate=False):
@@ -116,22 +128,73 @@ def _spread(dy, mask, pool, groups, pq) -> np.ndarray:
     return spread
 
 
-# --- windows -----------------------------------------------------------------------------------
+def _weight(gradient: np.ndarray) -> np.ndarray:
+    """(groups, R, S, C // groups, K // groups) -> (K, R, S, C // groups)."""
+    groups, *taps_channels, k = gradient.shape
+    return gradient.transpose(0, 4, 1, 2, 3).reshape(groups * k, *taps_channels)
 
 
-def _windows(input_shape, kernel_size, stride, padding, dilation, fit) -> Windows:
-    count = shapes.output_hw(input_shape[1:3], kernel_size, stride, padding, dilation, fit)
-    return Windows(count, kernel_size, stride, dilation, (-padding[0][0], -padding[1][0]))
+# --- the way back ------------------------------------------------------------------------------
 
 
-def _phase(position: int, taps: int, stride: int, dilation: int) -> tuple[slice, int, int]:
-    """Which outputs read the cells at position, position + stride, ... of the padded input, through which taps.
+def _filters_back(w: np.ndarray, groups: int) -> np.ndarray:
+    """(K, R, S, C // groups) -> (groups, R, S, K // groups, C // groups): what is a channel of y is one of dx's."""
+    k, *taps_channels = w.shape
+    return w.reshape(groups, k // groups, *taps_channels).transpose(0, 2, 3, 1, 4)
 
-    Output p reads the cell p * stride + r * dilation through tap r, so r * dilation = position modulo stride. Those
-    r are `every` = stride / gcd apart, and from one to the next p falls by dilation / gcd.
+
+def _correlate_back(dy, filters, windows, dx) -> None:
+    """dx, of filters from `_filters_back`, with the windows of fprop."""
+    for cells, taps, seen_by in _phases(filters, windows, dx):
+        correlate(dy, filters[taps], seen_by, dx[cells])
+
+
+def _shares_copies(filters, windows, input_shape) -> bool:
+    """Whether dw of the windows of dy that dx needs is made sooner than of those of x, which must be copied first: it
+    sums over the cells of x, not of dy, which are more where windows have no padding."""
+    cells, outputs = math.prod(input_shape[1:3]), math.prod(windows.count)
+    return windows.stride == (1, 1) and cells <= MOST_CELLS * outputs and not in_lines(filters, windows)
+
+
+def _correlate_both_back(dy, filters, windows, dx, x) -> np.ndarray:
+    """dx as `_correlate_back`, and dw, which sums products of x and the very windows of dy: dw[k, r, s, c] = sum over
+    n, h, w of x[n, h, w, c] * dy[n, p, q, k], where (p, q) reads (h, w) through the tap (r, s)."""
+    groups, r, s, k, channels = filters.shape
+    dw = np.zeros((groups, k, r, s, channels), accumulation_dtype(x.dtype))
+    gradient = dw.transpose(0, 2, 3, 1, 4)  # laid out as the filters are
+    for cells, taps, seen_by in _phases(filters, windows, dx):
+        gradient[taps] = correlate_both(dy, filters[taps], seen_by, dx[cells], x[cells])
+    return dw.reshape(groups * k, r, s, channels)
+
+
+def _phases(filters, windows, dx) -> Iterator[tuple[tuple, tuple, Windows]]:
+    """Cells of dx, the filters' taps that read them, and which windows of dy are seen through those.
+
+    Stride 1: dx is fprop of dy with the filters flipped and the roles of input and output channels exchanged.
+
+    Stride > 1: the cells h = a, a + stride, a + 2 stride, ... are read through the same taps, and for each such
+    phase a, dx is again a stride-1 fprop of dy, with those taps alone. No tap serves two phases.
+    """
+    stride_h, stride_w = windows.stride
+    for a in range(min(stride_h, dx.shape[1])):
+        for b in range(min(stride_w, dx.shape[2])):
+            taps_h, start_h, dilation_h = _phase(a, 0, windows)
+            taps_w, start_w, dilation_w = _phase(b, 1, windows)
+            cells, taps = np.s_[:, a::stride_h, b::stride_w], np.s_[:, taps_h, taps_w]
+            count, used = dx[cells].shape[1:3], filters[taps].shape[1:3]
+            yield cells, taps, Windows(count, used, (1, 1), (dilation_h, dilation_w), (start_h, start_w))
+
+
+def _phase(cell: int, axis: int, windows: Windows) -> tuple[slice, int, int]:
+    """Which outputs read the cells at cell, cell + stride, ... along an axis, through which taps.
+
+    Output p reads the cell start + p * stride + r * dilation through tap r, so r * dilation = cell - start modulo
+    stride. Those r are `every` = stride / gcd apart, and from one to the next p falls by dilation / gcd.
 
     Returns the taps r, last one first as p ascends, and the first p and the step of p.
     """
+    position, taps = cell - windows.start[axis], windows.kernel_size[axis]
+    stride, dilation = windows.stride[axis], windows.dilation[axis]
     common = math.gcd(stride, dilation)
     every, step = stride // common, dilation // common
     first = next((r for r in range(min(every, taps)) if (position - r * dilation) % stride == 0), taps)
@@ -139,3 +202,11 @@ def _phase(position: int, taps: int, stride: int, dilation: int) -> tuple[slice,
     if not used:
         return slice(0, 0), 0, step
     return slice(used[-1], first - 1 if first else None, -every), (position - used[-1] * dilation) // stride, step
+
+
+# --- windows -----------------------------------------------------------------------------------
+
+
+def _windows(input_shape, kernel_size, stride, padding, dilation, fit) -> Windows:
+    count = shapes.output_hw(input_shape[1:3], kernel_size, stride, padding, dilation, fit)
+    return Windows(count, kernel_size, stride, dilation, (-padding[0][0], -padding[1][0]))

@@ -17,14 +17,14 @@ import contextvars
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["in_parts", "matmul", "sum_parts", "threads"]
+__all__ = ["in_parts", "matmul", "sum_in_order", "sum_parts", "threads"]
 
 LEAST_BYTES = 1 << 20  # to a part: handing less to another core costs more than it saves, measured
 
@@ -34,20 +34,27 @@ _one_at_a_time = threading.Lock()  # BLAS has one number of threads for the whol
 _inside = contextvars.ContextVar("inside a part", default=False)
 
 
-def in_parts(work: Callable[..., Result], *arrays: np.ndarray, nbytes: int | None = None) -> list[Result]:
+def in_parts(
+    work: Callable[..., Result], *arrays: np.ndarray, nbytes: int | None = None,
+    prepare: Callable[..., Sequence[Any]] | None = None,
+) -> list[Result]:
     """work(part of each array), the parts cut along the first axis, and what it returned for them in their order.
 
     nbytes: how many bytes the work moves, where that is more than the arrays'. One image alone is not cut, and its
     products are left to BLAS with all its threads.
+
+    prepare: makes of a part what `work` is given instead, for one part after the other before any begins. Threads that
+    run much Python side by side wait for each other, and each wait costs more than what it is for.
     """
     length = arrays[0].shape[0] if arrays[0].ndim else 1
     if length == 1 or _inside.get():
-        return [work(*arrays)]
+        return [work(*(prepare(*arrays) if prepare else arrays))]
     nbytes = sum(x.nbytes for x in arrays) if nbytes is None else nbytes
     with _OneCoreBlas() as cores:
         count = min(cores, length, nbytes // LEAST_BYTES) or 1
         bounds = [length * i // count for i in range(count + 1)]
-        mine, *others = [[x[first:last] for x in arrays] for first, last in pairwise(bounds)]
+        parts = [[x[first:last] for x in arrays] for first, last in pairwise(bounds)]
+        mine, *others = [prepare(*part) for part in parts] if prepare else parts
         running = [_start(work, part) for part in others]
         try:
             result = work(*mine)
@@ -57,9 +64,14 @@ def in_parts(work: Callable[..., Result], *arrays: np.ndarray, nbytes: int | Non
         return [result, *(other.result() for other in running)]
 
 
-def sum_parts(work: Callable[..., np.ndarray], *arrays: np.ndarray, nbytes: int | None = None) -> np.ndarray:
-    """The sum of what `work` returns for the parts, in their order."""
-    total, *others = in_parts(work, *arrays, nbytes=nbytes)
+def sum_parts(work: Callable[..., np.ndarray], *arrays: np.ndarray, **options: Any) -> np.ndarray:
+    """The sum of what `work` returns for the parts, in their order. options: of `in_parts`."""
+    return sum_in_order(in_parts(work, *arrays, **options))
+
+
+def sum_in_order(results: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of what parts returned, in their order, in the place of the first."""
+    total, *others = results
     for other in others:
         total += other
     return total
@@ -110,7 +122,7 @@ class _OneCoreBlas:
         self.lock.release()
 
 
-def _start(work: Callable[..., Result], part: list[np.ndarray]) -> Future[Result]:
+def _start(work: Callable[..., Result], part: Sequence[Any]) -> Future[Result]:
     """On another core, with the same np.errstate."""
     return _others().submit(contextvars.copy_context().run, work, *part)
 

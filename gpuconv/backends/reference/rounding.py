@@ -34,9 +34,9 @@ def store(result: np.ndarray, dtype: np.dtype, out: np.ndarray | None, accumulat
 
     A value beyond the largest half becomes inf without a warning, as on a GPU.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         if out is None:
-            return result.astype(dtype, copy=False)
+            return result.astype(dtype, order="C", copy=False)
         if out is not result:
             out[...] = widen(out) + result if accumulate else result
         return out
@@ -51,13 +51,15 @@ def separate(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype, *inp
     return np.empty(shape, dtype) if overlaps else out
 
 
+@np.errstate(all="ignore")
 def sum_rows(x: np.ndarray) -> np.ndarray:
     """The sum over all axes but the last, in the accumulation dtype.
 
-    Up to 64 rows are summed side by side as one long row: NumPy adds long rows faster, and the chains of roundings
-    are that much shorter.
+    Up to 64 rows are summed side by side as one long row, so that the chains of roundings are that much shorter. BLAS
+    adds them as a product with ones, so fast that only many are worth another core.
     """
     rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
     beside = math.gcd(rows, 64) or 1
     long = widen(x).reshape(rows // beside, beside * columns)
-    return sum_parts(lambda long: long.sum(0), long).reshape(beside, columns).sum(0)
+    sums = sum_parts(lambda long: np.ones(len(long), long.dtype) @ long, long, nbytes=long.nbytes // 4)
+    return sums.reshape(beside, columns).sum(0)

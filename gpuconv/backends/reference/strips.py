@@ -41,9 +41,9 @@ def widen_filters(filters: np.ndarray, windows: Windows, width: int) -> np.ndarr
 
 
 def fold_filters(wide: np.ndarray, windows: Windows, width: int) -> np.ndarray:
-    """The gradient's way back: (width * K, R, wide S, C) -> (K, R, S, C)."""
-    wide = wide.reshape(width, -1, *wide.shape[1:])
-    return np.sum([wide[t, :, :, taps] for t, taps in enumerate(_taps(windows, width))], axis=0)
+    """A gradient's way back: (1, R, wide S, C, width * K) -> (1, R, S, C, K)."""
+    wide = wide.reshape(*wide.shape[:4], width, wide.shape[4] // width)
+    return np.sum([wide[:, :, taps, :, t] for t, taps in enumerate(_taps(windows, width))], axis=0)
 
 
 def _taps(windows: Windows, width: int) -> list[slice]:

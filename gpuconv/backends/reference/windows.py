@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpuconv.backends.reference.rounding import widen
 from gpuconv.dtypes import accumulation_dtype
 
 Pair = tuple[int, int]
@@ -29,41 +28,6 @@ class Windows:
     dilation: Pair
     start: Pair
 
-    def of(self, x: np.ndarray, padded: np.ndarray | None) -> np.ndarray:
-        """What the windows of x (N, H, W, C) see, (N, P, Q, R, S, C), in the accumulation dtype and without copying
-        a cell twice: all windows are views of one cut of x. Read only, since windows overlap.
-
-        padded: from `padded`, where the cut is laid in if windows reach outside.
-        """
-        cut = _cut(self, x.shape[1:3])
-        inside = x[:, *cut.seen]
-        if padded is None:
-            inside = widen(inside)
-        else:
-            padded = padded[: len(x)]
-            padded[:, *cut.place] = inside
-            inside = padded
-        n, h, w, c = inside.strides
-        (sh, sw), (dh, dw) = self.stride, self.dilation
-        return np.lib.stride_tricks.as_strided(
-            inside,
-            (x.shape[0], *self.count, *self.kernel_size, x.shape[3]),
-            (n, h * sh, w * sw, h * dh, w * dw, c),
-            writeable=False,
-        )
-
-    def padded(self, images: int, x: np.ndarray) -> np.ndarray | None:
-        """Room for what windows see of so many images like those of x, with zeros where that is outside of the images:
-        None where they see no more than the images."""
-        cut = _cut(self, x.shape[1:3])
-        if not cut.reaches_outside:
-            return None
-        padded = np.empty((images, *cut.size, x.shape[3]), accumulation_dtype(x.dtype))
-        rows, columns = cut.place
-        padded[:, : rows.start] = padded[:, rows.stop :] = 0
-        padded[:, :, : columns.start] = padded[:, :, columns.stop :] = 0
-        return padded
-
     def copied_bytes(self, x: np.ndarray) -> int:
         """How much a copy of everything takes that the windows of x see."""
         each = self.count[0] * self.count[1] * self.kernel_size[0] * self.kernel_size[1] * x.shape[3]
@@ -76,6 +40,44 @@ class Windows:
         )
         wide = (width - 1) * stride_w + (s - 1) * dilation_w + 1
         return Windows((p, q // width), (r, wide), (stride_h, width * stride_w), (dilation_h, 1), self.start)
+
+
+class Seen:
+    """What windows see of the images x (N, H, W, C), (N, P, Q, R, S, C), in the accumulation dtype and without copying
+    a cell twice: all windows are views of one cut of x, read only, since they overlap.
+
+    Where they reach outside of an image, or see it in another dtype, that cut is a room for `images` images at a time,
+    with zeros where there is nothing to see.
+    """
+
+    def __init__(self, windows: Windows, x: np.ndarray, images: int) -> None:
+        self.x, self.cut = x, _cut(windows, x.shape[1:3])
+        dtype = accumulation_dtype(x.dtype)
+        self.room = self._room(images, dtype) if self.cut.reaches_outside or x.dtype != dtype else None
+        inside = x[:, *self.cut.seen] if self.room is None else self.room
+        n, h, w, c = inside.strides
+        (sh, sw), (dh, dw) = windows.stride, windows.dilation
+        self.all = np.lib.stride_tricks.as_strided(
+            inside,
+            (len(inside), *windows.count, *windows.kernel_size, x.shape[3]),
+            (n, h * sh, w * sw, h * dh, w * dw, c),
+            writeable=False,
+        )
+
+    def of(self, images: slice) -> np.ndarray:
+        """Of these images, until the next call."""
+        if self.room is None:
+            return self.all[images]
+        count = images.stop - images.start
+        self.room[:count, *self.cut.place] = self.x[images, *self.cut.seen]
+        return self.all[:count]
+
+    def _room(self, images: int, dtype: np.dtype) -> np.ndarray:
+        room = np.empty((images, *self.cut.size, self.x.shape[3]), dtype)
+        rows, columns = self.cut.place
+        room[:, : rows.start] = room[:, rows.stop :] = 0
+        room[:, :, : columns.start] = room[:, :, columns.stop :] = 0
+        return room
 
 
 class Cut(NamedTuple):
