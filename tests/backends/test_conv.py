@@ -16,7 +16,6 @@ from tests.backends.three_threads import Blas
 from tests.gradients import numerical_gradient
 from tests.tolerance import assert_within, sum_bound
 
-MAY_SHARE = 10**9  # MOST_CELLS with which copies are shared wherever the stride lets them
 FORMS = {
     "chosen": {},
     "no strips": {"MANY": 1},
@@ -24,7 +23,7 @@ FORMS = {
     "no lines": {"MOST_SUMS": 0},
     "lines": {"MOST_SUMS": 10**9},
     "lines of strips": {"MOST_SUMS": 10**9, "WIDEST": 13, "MANY": 10**9},
-    "shared": {"MOST_CELLS": MAY_SHARE, "MOST_SUMS": 0},
+    "shared": {"MOST_CELLS": 10**9, "MOST_SUMS": 0},
     "not shared": {"MOST_CELLS": 0},
     "small blocks": {"MOST_BLOCK_BYTES": 600},
     "parts": {"LEAST_BYTES": 1, "_blas": lambda: [Blas()]},

@@ -259,9 +259,8 @@ def conv2d_backward(
     dw: Any = None, db: Any = None, accumulate: bool = False,
 ) -> tuple[Any, Any]:  # fmt: skip
     options = dict(
-        stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit, algo=algo, tf32=tf32,
-        pool=pool,
-    )  # fmt: skip
+        stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit, algo=algo, tf32=tf32, pool=pool
+    )
     dy, w, mask = gemm.apart(db, *gemm.apart(dw, dy, w, mask))  # read again when dw and db have been written
     dw = conv2d_wgrad(dy, x, kernel_size=w.shape[1:3], out=dw, db=db, accumulate=accumulate, mask=mask, **options)
     return conv2d_dgrad(dy, w, input_shape=x.shape, out=out, mask=mask, **options), dw

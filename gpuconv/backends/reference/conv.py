@@ -150,8 +150,8 @@ def _correlate_back(dy, filters, windows, dx) -> None:
 
 
 def _shares_copies(filters, windows, input_shape) -> bool:
-    """Whether dw of the windows of dy that dx needs is made sooner than of those of x, which must be copied first: it
-    sums over the cells of x, not of dy, which are more where windows have no padding."""
+    """Whether dw is made faster of the windows of dy, which dx needs copied anyway, than of those of x. The former sum
+    over x's cells and the latter over y's, which are fewer where windows have no padding."""
     cells, outputs = math.prod(input_shape[1:3]), math.prod(windows.count)
     return windows.stride == (1, 1) and cells <= MOST_CELLS * outputs and not in_lines(filters, windows)
 
