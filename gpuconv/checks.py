@@ -35,7 +35,8 @@ def gradient_check(
     x: (N, ...), by default two normal volumes of the layer's (or the given) input shape. samples: how many elements
     of each array are tried, None for all. An element's error is |backward - numerical|, less what rounding the two
     values of f may have added, over the larger of the two, or over a thousandth of the array's largest gradient where
-    that is more. The dropout masks stay fixed.
+    that is more. The dropout masks stay fixed. Where numbers tie, as a plain background does under a max pool, f has no
+    derivative and the two differ though backward is right.
     """
     twin = _twin(layer, input_shape)
     host = _normal((2, *twin.input_shape), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)

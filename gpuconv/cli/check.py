@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv import backends, checks, models
+    from gpuconv import checks, models
     from gpuconv.data import Loader, Normalization, load
     from gpuconv.training import optimizers, schedules
 
@@ -44,8 +44,8 @@ def run(options: argparse.Namespace) -> int:
     optimizer = optimizers.get(settings.optimizer, lr=settings.lr * first)
     for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):
         passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)
-    x = backends.to_numpy(x)[:2].astype("float64")
-    gradients = checks.gradient_check(net, backends.asarray(x, device), samples=4)
+    # Not on the images: a plain background makes equal neighbours, and where those tie a max pool has no derivative.
+    gradients = checks.gradient_check(net, samples=4)
     worst = max(gradients, key=lambda found: found.worst)
     agree = all(found.passed for found in gradients)
     details = f"{sum(found.checked for found in gradients)} compared, the worst is in {worst.name}"

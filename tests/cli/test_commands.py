@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from gpuconv import ops
 from gpuconv.cli import main
 from gpuconv.cli.main import COMMANDS
 
@@ -222,3 +223,16 @@ def test_check_passes_on_the_default_net(capsys):
 def test_check_fails_on_a_learning_rate_that_is_far_off(capsys):
     assert main(["check", "--lr", "1000"]) == 1
     assert re.search(r"^FAIL  update-to-weight ratio: ", capsys.readouterr().out, re.M)
+
+
+def test_check_is_not_misled_by_plain_backgrounds(capsys):
+    """On the digits the seed net's pool meets equal neighbours, where it has no derivative."""
+    assert main(["check", "--model", "seed-net"]) == 0
+    assert "PASS  gradients" in capsys.readouterr().out
+
+
+def test_check_finds_a_wrong_gradient(monkeypatch, capsys):
+    right = ops.relu_backward
+    monkeypatch.setattr(ops, "relu_backward", lambda dy, y, **options: right(1.001 * dy, y, **options))
+    assert main(["check", "--model", "seed-net"]) == 1
+    assert "FAIL  gradients: worst relative error 1.0e-03" in capsys.readouterr().out
