@@ -16,24 +16,26 @@ from tests.backends.three_threads import Blas
 from tests.gradients import numerical_gradient
 from tests.tolerance import assert_within, sum_bound
 
+ANY, NONE = 10**9, 0
 FORMS = {
     "chosen": {},
-    "no strips": {"MANY": 1},
-    "strips": {"WIDEST": 13, "MANY": 10**9},
-    "no lines": {"MOST_SUMS": 0},
-    "lines": {"MOST_SUMS": 10**9},
-    "lines of strips": {"MOST_SUMS": 10**9, "WIDEST": 13, "MANY": 10**9},
-    "shared": {"MOST_CELLS": 10**9, "MOST_SUMS": 0},
-    "not shared": {"MOST_CELLS": 0},
-    "small blocks": {"MOST_BLOCK_BYTES": 600},
+    "no strips": {"MANY": NONE},
+    "strips": {"WIDEST": 13, "MANY": ANY},
+    "no lines": {"MOST_FILTERS": NONE},
+    "lines": {"MOST_FILTERS": ANY, "MANY": NONE},
+    "lines of strips": {"MOST_FILTERS": ANY, "WIDEST": 13, "MANY": ANY},
+    "shared": {"MOST_CELLS": ANY, "MOST_FILTERS": NONE},
+    "shared lines": {"MOST_CELLS": ANY, "MOST_FILTERS": ANY, "MANY": NONE},
+    "not shared": {"MOST_CELLS": NONE},
+    "small blocks": {"MOST_BLOCK_BYTES": 600, "MOST_FILTERS": NONE},
     "parts": {"LEAST_BYTES": 1, "_blas": lambda: [Blas()]},
 }
-OWNERS = {"MOST_BLOCK_BYTES": products, "MOST_SUMS": products, "MOST_CELLS": conv, "LEAST_BYTES": cores, "_blas": cores}
+OWNERS = {"MANY": strips, "WIDEST": strips, "MOST_CELLS": conv, "LEAST_BYTES": cores, "_blas": cores}
 
 
 def force(monkeypatch, form):
     for name, value in FORMS[form].items():
-        monkeypatch.setattr(OWNERS.get(name, strips), name, value)
+        monkeypatch.setattr(OWNERS.get(name, products), name, value)
 
 
 def directions(case, x, w, bias, dy):
@@ -331,8 +333,10 @@ def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients():
     np.testing.assert_array_equal(ops.bias_grad(dy), np.zeros(2))
 
 
+@pytest.mark.parametrize("form", ["chosen", "lines", "no strips"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value):
+def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value, form, monkeypatch):
+    force(monkeypatch, form)
     x, w, _, _ = ConvCase(1, 8, 8, 2, 3, (3, 3)).arrays()
     x[0, 4, 4, 1] = value
     finite = np.isfinite(ops.conv2d(x, w, padding=1))
@@ -343,7 +347,7 @@ def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value)
     np.testing.assert_array_equal(np.isfinite(dx), ~reads[..., :2])
 
 
-@pytest.mark.parametrize("form", ["chosen", "shared", "not shared"])
+@pytest.mark.parametrize("form", ["chosen", "shared", "shared lines", "not shared"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("padding", [0, 1])
 def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, padding, form, monkeypatch):
@@ -389,6 +393,50 @@ def test_strips_are_taken_where_channels_are_few():
     assert strips.strip_width(windows, 64, 64, groups=1) == 1
     assert strips.strip_width(windows, 3, 10, groups=2) == 1
     assert strips.strip_width(Windows((8, 31), (3, 3), (1, 1), (1, 1), (0, 0)), 3, 10, groups=1) == 1
+
+
+@pytest.fixture
+def blocks_of_lines(monkeypatch):
+    """How many images each block had that was multiplied in lines."""
+    images, multiply = [], products.Lines.multiply
+
+    def counted(self, seen, weights, y):
+        images.append(len(y))
+        multiply(self, seen, weights, y)
+
+    monkeypatch.setattr(products.Lines, "multiply", counted)
+    return images
+
+
+def test_lines_are_whole_images_and_as_many_as_fit(blocks_of_lines, monkeypatch):
+    case = ConvCase(5, 7, 6, 32, 40, (3, 2), padding=((1, 0), (2, 1)), dilation=(2, 1))
+    image_bytes = 8 * 7 * case.y_shape[2] * 2 * 32  # for each row and window what two taps see
+    monkeypatch.setattr(products, "LINES_BYTES", image_bytes * 5 // 2)
+    check_by_definition(case)
+    assert blocks_of_lines[:3] == [2, 2, 1]
+    blocks_of_lines.clear()
+    monkeypatch.setattr(products, "LINES_BYTES", image_bytes - 1)
+    ops.conv2d(*case.arrays()[:3], **case.options)
+    assert not blocks_of_lines
+
+
+@pytest.mark.parametrize(
+    ("taken", "channels", "k", "options"),
+    [
+        (True, 64, 64, {}),
+        (True, 64, 96, {}),
+        (True, 64, 4, {}),  # of strips
+        (True, 64, 64, {"stride": (1, 2), "dilation": 2}),
+        (False, 64, 97, {}),
+        (False, 10, 10, {}),  # strips
+        (False, 64, 64, {"stride": (2, 1)}),
+        (False, 64, 128, {"groups": 2}),
+    ],
+)
+def test_lines_are_taken_where_filters_are_few_beside_channels(taken, channels, k, options, blocks_of_lines):
+    w = np.ones((k, 3, 3, channels // options.get("groups", 1)))
+    ops.conv2d(np.ones((1, 8, 8, channels)), w, **options)
+    assert bool(blocks_of_lines) is taken
 
 
 def test_no_channels_and_no_filters():

@@ -18,7 +18,7 @@ import numpy as np
 from gpuconv import shapes
 from gpuconv.backends.reference.bits import keep
 from gpuconv.backends.reference.pool import max_pool2d
-from gpuconv.backends.reference.products import correlate, correlate_both, correlate_gradient, in_lines
+from gpuconv.backends.reference.products import correlate, correlate_both, correlate_gradient
 from gpuconv.backends.reference.rounding import factors, separate, store, sum_rows
 from gpuconv.backends.reference.windows import Windows
 from gpuconv.dtypes import accumulation_dtype
@@ -85,7 +85,7 @@ def conv2d_backward(
     dy = _spread(dy, mask, pool, groups, windows.count)
     dy_factors, x_factors, w = factors(tf32, dy, x, w)
     filters, gradient, sums = _filters_back(w, groups), None, None
-    if _shares_copies(filters, windows, x.shape):
+    if _shares_copies(windows, x.shape):
         gradient = _correlate_both_back(dy_factors, filters, windows, dx, x_factors)
     else:
         _correlate_back(dy_factors, filters, windows, dx)
@@ -149,11 +149,11 @@ def _correlate_back(dy, filters, windows, dx) -> None:
         correlate(dy, filters[taps], seen_by, dx[cells])
 
 
-def _shares_copies(filters, windows, input_shape) -> bool:
+def _shares_copies(windows, input_shape) -> bool:
     """Whether dw is made faster of the windows of dy, which dx needs copied anyway, than of those of x. The former sum
     over x's cells and the latter over y's, which are fewer where windows have no padding."""
     cells, outputs = math.prod(input_shape[1:3]), math.prod(windows.count)
-    return windows.stride == (1, 1) and cells <= MOST_CELLS * outputs and not in_lines(filters, windows)
+    return windows.stride == (1, 1) and cells <= MOST_CELLS * outputs
 
 
 def _correlate_both_back(dy, filters, windows, dx, x) -> np.ndarray:

@@ -41,6 +41,20 @@ class Windows:
         wide = (width - 1) * stride_w + (s - 1) * dilation_w + 1
         return Windows((p, q // width), (r, wide), (stride_h, width * stride_w), (dilation_h, 1), self.start)
 
+    def lines(self, height: int) -> Windows:
+        """The windows that see of each of a map's rows, by itself, what these see of it through one row of taps."""
+        (_, q), (_, s), (_, stride), (_, dilation), (_, start) = (
+            self.count, self.kernel_size, self.stride, self.dilation, self.start
+        )
+        return Windows((height, q), (1, s), (1, stride), (1, dilation), (0, start))
+
+    def through(self, r: int, height: int) -> tuple[slice, slice]:
+        """Which p see one of a map's rows through the taps of row r, and which rows those are, at a stride of 1."""
+        first = self.start[0] + r * self.dilation[0]
+        start = min(max(0, -first), self.count[0])
+        stop = max(start, min(height - first, self.count[0]))
+        return slice(start, stop), slice(first + start, first + stop)
+
 
 class Seen:
     """What windows see of the images x (N, H, W, C), (N, P, Q, R, S, C), in the accumulation dtype and without copying

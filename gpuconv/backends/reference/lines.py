@@ -1,0 +1,71 @@
+"""A convolution as one with filters of a single row.
+
+What the windows see of one row of a map, a line, is copied once, not once for each row of taps, and multiplied by the
+taps of all R rows: by R * K filters that are one row high. Of the R sums that a line so gives for each of the K, each
+belongs to another output row, or to none where that would lie outside. So R times less is copied, for R times as many
+columns of sums to be added; which pays where filters are few beside the channels, and nearly always where they are as
+many, since a product of more columns is also a faster one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv.backends.reference.forms import Matrix
+from gpuconv.backends.reference.windows import Windows
+
+
+def one_row_filters(filters: np.ndarray) -> np.ndarray:
+    """(1, R, S, C, K) -> (1, 1, S, C, R * K), copied in the order of their bytes, which is many times faster."""
+    _, r, s, c, k = filters.shape
+    if filters.strides[4] > filters.strides[3]:
+        return filters[0].transpose(0, 3, 1, 2).reshape(r * k, s, c).transpose(1, 2, 0)[None, None]
+    return filters.transpose(0, 2, 3, 1, 4).reshape(1, 1, s, c, r * k)
+
+
+def of_rows(gradient: np.ndarray, r: int) -> np.ndarray:
+    """A gradient's way back: (1, 1, S, C, R * K) -> (1, R, S, C, K)."""
+    _, _, s, c, columns = gradient.shape
+    return gradient.reshape(1, s, c, r, columns // r).transpose(0, 3, 1, 2, 4)
+
+
+class Lines(Matrix):
+    """The products for blocks of whole maps (H, W), of what is seen by `windows.lines(H)`."""
+
+    def __init__(self, windows: Windows, height: int, bias: np.ndarray | None) -> None:
+        super().__init__()
+        self.bias = 0 if bias is None else bias
+        # Of each row of taps which p see which h through it. Most rows of taps serve all p or nearly; one such first.
+        self.rows = sorted(
+            ((r, *windows.through(r, height)) for r in range(windows.kernel_size[0])),
+            key=lambda row: row[1].start - row[1].stop,
+        )
+        self.wide: np.ndarray | None = None
+
+    def multiply(self, seen: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
+        sums = self._by_row(seen, weights)
+        super().multiply(seen, weights, _flat(sums))
+        (r, p, h), *others = self.rows
+        y[:, : p.start] = y[:, p.stop :] = self.bias
+        np.add(sums[:, h, :, r], self.bias, out=y[:, p])
+        for r, p, h in others:
+            y[:, p] += sums[:, h, :, r]
+
+    def add_gradient(self, seen: np.ndarray, beside: np.ndarray, gradient: np.ndarray) -> None:
+        by_row = self._by_row(seen, gradient)
+        for r, p, h in self.rows:
+            by_row[:, h, :, r] = beside[:, p]
+            by_row[:, : h.start, :, r] = by_row[:, h.stop :, :, r] = 0
+        super().add_gradient(seen, _flat(by_row), gradient)
+
+    def _by_row(self, seen: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """A room for (N, H, Q, R, K), which the first, largest block makes."""
+        if self.wide is None:
+            rows = len(self.rows)
+            self.wide = np.empty((*seen.shape[:3], rows, weights.shape[2] // rows), weights.dtype)
+        return self.wide[: len(seen)]
+
+
+def _flat(by_row: np.ndarray) -> np.ndarray:
+    """(N, H, Q, R, K) -> (N, H, Q, R * K)."""
+    return by_row.reshape(*by_row.shape[:3], -1)
