@@ -13,6 +13,7 @@ import numpy as np
 from gpuconv.backends.reference.bits import keep, replace
 from gpuconv.backends.reference.cores import in_parts
 from gpuconv.backends.reference.rounding import separate, store, widen
+from gpuconv.backends.reference.windows import overlap
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.shapes import Padding, Pair, argmax_dtype, output_hw
 
@@ -123,17 +124,10 @@ def _cells(
     and those cells (n, h, w), slice for slice."""
     every = slice(None)
     for r in range(kernel_size[0]):
-        p, h = _inside(hw[0], pq[0], r - padding[0][0], stride[0])
+        p, h = overlap(hw[0], pq[0], r - padding[0][0], stride[0])
         for s in range(kernel_size[1]):
-            q, w = _inside(hw[1], pq[1], s - padding[1][0], stride[1])
+            q, w = overlap(hw[1], pq[1], s - padding[1][0], stride[1])
             yield r * kernel_size[1] + s, (every, p, q), (every, h, w)
-
-
-def _inside(size: int, windows: int, shift: int, stride: int) -> tuple[slice, slice]:
-    """The windows i with 0 <= i * stride + shift < size, and those positions, along one axis."""
-    first = max(0, -(shift // stride))
-    last = max(first, min(windows, (size - 1 - shift) // stride + 1))
-    return slice(first, last), slice(first * stride + shift, last * stride + shift, stride)
 
 
 def _first_inside(pq: Pair, kernel_size: Pair, stride: Pair, padding: Padding) -> np.ndarray:

@@ -49,11 +49,15 @@ class Windows:
         return Windows((height, q), (1, s), (1, stride), (1, dilation), (0, start))
 
     def through(self, r: int, height: int) -> tuple[slice, slice]:
-        """Which p see one of a map's rows through the taps of row r, and which rows those are, at a stride of 1."""
-        first = self.start[0] + r * self.dilation[0]
-        start = min(max(0, -first), self.count[0])
-        stop = max(start, min(height - first, self.count[0]))
-        return slice(start, stop), slice(first + start, first + stop)
+        """Which p see a row of a map through the taps of row r, and which rows those are."""
+        return overlap(height, self.count[0], self.start[0] + r * self.dilation[0], self.stride[0])
+
+
+def overlap(size: int, count: int, shift: int, stride: int) -> tuple[slice, slice]:
+    """The windows i < count with 0 <= i * stride + shift < size, and those positions, along one axis."""
+    first = max(0, -(shift // stride))
+    last = max(first, min(count, (size - 1 - shift) // stride + 1))
+    return slice(first, last), slice(first * stride + shift, last * stride + shift, stride)
 
 
 class Seen:
