@@ -420,6 +420,13 @@ def test_lines_are_whole_images_and_as_many_as_fit(blocks_of_lines, monkeypatch)
     assert not blocks_of_lines
 
 
+def test_lines_that_just_fit_give_all_rows_of_a_larger_map(blocks_of_lines, monkeypatch):
+    case = ConvCase(2, 5, 5, 32, 32, (3, 3))  # dx has 5 rows, dy has 3
+    monkeypatch.setattr(products, "LINES_BYTES", 8 * 3 * 5 * 3 * 32)
+    check_by_definition(case)
+    assert blocks_of_lines == [1] * 6  # fprop, dgrad, and both ways
+
+
 @pytest.mark.parametrize(
     ("taken", "channels", "k", "options"),
     [
