@@ -24,13 +24,14 @@ FORMS = {
     "no lines": {"MOST_FILTERS": NONE},
     "lines": {"MOST_FILTERS": ANY, "MANY": NONE},
     "lines of strips": {"MOST_FILTERS": ANY, "WIDEST": 13, "MANY": ANY},
-    "shared": {"MOST_CELLS": ANY, "MOST_FILTERS": NONE},
-    "shared lines": {"MOST_CELLS": ANY, "MOST_FILTERS": ANY, "MANY": NONE},
+    "shared": {"MOST_CELLS": ANY, "MOST_CHANNELS": NONE},
     "not shared": {"MOST_CELLS": NONE},
     "small blocks": {"MOST_BLOCK_BYTES": 600, "MOST_FILTERS": NONE},
     "parts": {"LEAST_BYTES": 1, "_blas": lambda: [Blas()]},
 }
-OWNERS = {"MANY": strips, "WIDEST": strips, "MOST_CELLS": conv, "LEAST_BYTES": cores, "_blas": cores}
+OWNERS = {
+    "MANY": strips, "WIDEST": strips, "MOST_CELLS": conv, "MOST_CHANNELS": conv, "LEAST_BYTES": cores, "_blas": cores,
+}
 
 
 def force(monkeypatch, form):
@@ -347,7 +348,7 @@ def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value,
     np.testing.assert_array_equal(np.isfinite(dx), ~reads[..., :2])
 
 
-@pytest.mark.parametrize("form", ["chosen", "shared", "shared lines", "not shared"])
+@pytest.mark.parametrize("form", ["chosen", "shared", "not shared"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("padding", [0, 1])
 def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, padding, form, monkeypatch):
@@ -420,6 +421,14 @@ def test_lines_are_whole_images_and_as_many_as_fit(blocks_of_lines, monkeypatch)
     assert not blocks_of_lines
 
 
+def test_lines_are_cut_into_as_many_parts_as_windows(blocks_of_lines, monkeypatch):
+    force(monkeypatch, "parts")
+    x, w = np.ones((6, 4, 4, 64)), np.ones((64, 3, 3, 64))
+    monkeypatch.setattr(cores, "LEAST_BYTES", 6 * 2 * 2 * 9 * 64 * 8 // 3)
+    ops.conv2d(x, w)
+    assert blocks_of_lines == [2, 2, 2]
+
+
 def test_lines_that_just_fit_give_all_rows_of_a_larger_map(blocks_of_lines, monkeypatch):
     case = ConvCase(2, 5, 5, 32, 32, (3, 3))  # dx has 5 rows, dy has 3
     monkeypatch.setattr(products, "LINES_BYTES", 8 * 3 * 5 * 3 * 32)
@@ -444,6 +453,26 @@ def test_lines_are_taken_where_filters_are_few_beside_channels(taken, channels, 
     w = np.ones((k, 3, 3, channels // options.get("groups", 1)))
     ops.conv2d(np.ones((1, 8, 8, channels)), w, **options)
     assert bool(blocks_of_lines) is taken
+
+
+@pytest.mark.parametrize(
+    ("shared", "channels", "k", "options"),
+    [
+        (True, 8, 16, {}),
+        (True, 8, 23, {}),
+        (False, 8, 24, {}),
+        (True, 8, 24, {"groups": 2}),
+        (False, 8, 16, {"padding": 0}),
+        (False, 8, 16, {"stride": 2}),
+    ],
+)
+def test_both_gradients_share_copies_unless_channels_are_few(shared, channels, k, options, monkeypatch):
+    calls, both = [], conv.correlate_both
+    monkeypatch.setattr(conv, "correlate_both", lambda *args: calls.append(1) or both(*args))
+    x, w = np.ones((1, 8, 8, channels)), np.ones((k, 3, 3, channels // options.get("groups", 1)))
+    options = {"padding": 1, **options}
+    ops.conv2d_backward(ops.conv2d(x, w, **options), x, w, **options)
+    assert bool(calls) is shared
 
 
 def test_no_channels_and_no_filters():

@@ -18,7 +18,7 @@ import numpy as np
 from gpuconv import shapes
 from gpuconv.backends.reference.bits import keep
 from gpuconv.backends.reference.pool import max_pool2d
-from gpuconv.backends.reference.products import correlate, correlate_both, correlate_gradient
+from gpuconv.backends.reference.products import correlate, correlate_both, correlate_gradient, suit_lines
 from gpuconv.backends.reference.rounding import factors, separate, store, sum_rows
 from gpuconv.backends.reference.windows import Windows
 from gpuconv.dtypes import accumulation_dtype
@@ -26,6 +26,7 @@ from gpuconv.dtypes import accumulation_dtype
 __all__ = ["bias_grad", "conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
 MOST_CELLS = 4 / 3  # of a map of x for each of y, measured
+MOST_CHANNELS = 1 / 3  # of x for each of y, where dx and dw are faster apart, measured
 
 
 def conv2d(
@@ -85,7 +86,7 @@ def conv2d_backward(
     dy = _spread(dy, mask, pool, groups, windows.count)
     dy_factors, x_factors, w = factors(tf32, dy, x, w)
     filters, gradient, sums = _filters_back(w, groups), None, None
-    if _shares_copies(windows, x.shape):
+    if _shares_copies(filters, windows, x.shape):
         gradient = _correlate_both_back(dy_factors, filters, windows, dx, x_factors)
     else:
         _correlate_back(dy_factors, filters, windows, dx)
@@ -149,11 +150,13 @@ def _correlate_back(dy, filters, windows, dx) -> None:
         correlate(dy, filters[taps], seen_by, dx[cells])
 
 
-def _shares_copies(windows, input_shape) -> bool:
+def _shares_copies(filters, windows, input_shape) -> bool:
     """Whether dw is made faster of the windows of dy, which dx needs copied anyway, than of those of x. The former sum
-    over x's cells and the latter over y's, which are fewer where windows have no padding."""
+    over x's cells and the latter over y's, which are fewer where windows have no padding. And where x has few channels,
+    its windows are a small copy, while dx alone may copy lines of dy, an even smaller one."""
     cells, outputs = math.prod(input_shape[1:3]), math.prod(windows.count)
-    return windows.stride == (1, 1) and cells <= MOST_CELLS * outputs
+    worth_it = windows.stride == (1, 1) and cells <= MOST_CELLS * outputs
+    return worth_it and not suit_lines(filters, windows, MOST_CHANNELS)
 
 
 def _correlate_both_back(dy, filters, windows, dx, x) -> np.ndarray:

@@ -23,12 +23,6 @@ def one_row_filters(filters: np.ndarray) -> np.ndarray:
     return filters.transpose(0, 2, 3, 1, 4).reshape(1, 1, s, c, r * k)
 
 
-def of_rows(gradient: np.ndarray, r: int) -> np.ndarray:
-    """A gradient's way back: (1, 1, S, C, R * K) -> (1, R, S, C, K)."""
-    _, _, s, c, columns = gradient.shape
-    return gradient.reshape(1, s, c, r, columns // r).transpose(0, 3, 1, 2, 4)
-
-
 class Lines(Matrix):
     """The products for blocks of whole maps (H, W), of what is seen by `windows.lines(H)`."""
 
@@ -43,29 +37,13 @@ class Lines(Matrix):
         self.wide: np.ndarray | None = None
 
     def multiply(self, seen: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
-        sums = self._by_row(seen, weights)
-        super().multiply(seen, weights, _flat(sums))
+        if self.wide is None:  # the first block is the largest
+            self.wide = np.empty((*seen.shape[:3], weights.shape[2]), weights.dtype)
+        wide = self.wide[: len(seen)]
+        super().multiply(seen, weights, wide)
+        sums = wide.reshape(*wide.shape[:3], len(self.rows), y.shape[3])
         (r, p, h), *others = self.rows
         y[:, : p.start] = y[:, p.stop :] = self.bias
         np.add(sums[:, h, :, r], self.bias, out=y[:, p])
         for r, p, h in others:
             y[:, p] += sums[:, h, :, r]
-
-    def add_gradient(self, seen: np.ndarray, beside: np.ndarray, gradient: np.ndarray) -> None:
-        by_row = self._by_row(seen, gradient)
-        for r, p, h in self.rows:
-            by_row[:, h, :, r] = beside[:, p]
-            by_row[:, : h.start, :, r] = by_row[:, h.stop :, :, r] = 0
-        super().add_gradient(seen, _flat(by_row), gradient)
-
-    def _by_row(self, seen: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """A room for (N, H, Q, R, K), which the first, largest block makes."""
-        if self.wide is None:
-            rows = len(self.rows)
-            self.wide = np.empty((*seen.shape[:3], rows, weights.shape[2] // rows), weights.dtype)
-        return self.wide[: len(seen)]
-
-
-def _flat(by_row: np.ndarray) -> np.ndarray:
-    """(N, H, Q, R, K) -> (N, H, Q, R * K)."""
-    return by_row.reshape(*by_row.shape[:3], -1)

@@ -2,8 +2,8 @@
 matrix, a block at a time, and multiplied by the filters. Three other forms win by a measured margin:
 
 strips  where channels and filters are few, and copying windows would cost more than multiplying (see `strips`);
-lines   else, where filters are not many more than channels: a row of a map is copied once, not once for each row of
-        taps (see `lines`);
+lines   else, where filters are not many more than channels and no gradient is made of the copies: a row of a map is
+        copied once, not once for each row of taps (see `lines`);
 taps    where each filter reads one channel, and there is no matrix to multiply.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.cores import in_parts, sum_in_order, sum_parts
 from gpuconv.backends.reference.forms import Matrix, Taps
-from gpuconv.backends.reference.lines import Lines, of_rows, one_row_filters
+from gpuconv.backends.reference.lines import Lines, one_row_filters
 from gpuconv.backends.reference.rounding import widen
 from gpuconv.backends.reference.strips import fold_filters, in_strips, strip_width, widen_filters
 from gpuconv.backends.reference.windows import Seen, Windows
@@ -74,19 +74,24 @@ class _NotFinite(Exception):
 
 def _in_chosen_form(x, filters, windows, bias, y, *beside, **options) -> Any:
     """`_products` in the form that these filters take, which may be lines."""
-    (groups, r, _, channels, k), height = filters.shape, x.shape[1]
-    lines = windows.lines(height)
-    few = groups == windows.stride[0] == 1 < r and k <= MOST_FILTERS * channels
-    if few and lines.copied_bytes(x[:1]) <= LINES_BYTES:
-        form = partial(Lines, windows, height, bias)
-        gradient = _products(form, x, one_row_filters(filters), lines, None, y, *beside, block=LINES_BYTES, **options)
-        return of_rows(gradient, r) if beside else None
-    return _products(Taps if channels == k == 1 else Matrix, x, filters, windows, bias, y, *beside, **options)
+    lines, options["nbytes"] = windows.lines(x.shape[1]), windows.copied_bytes(x)
+    if not beside and suit_lines(filters, windows, MOST_FILTERS) and lines.copied_bytes(x[:1]) <= LINES_BYTES:
+        form = partial(Lines, windows, x.shape[1], bias)
+        return _products(form, x, one_row_filters(filters), lines, None, y, block=LINES_BYTES, **options)
+    plain = Taps if filters.shape[3:] == (1, 1) else Matrix
+    return _products(plain, x, filters, windows, bias, y, *beside, **options)
 
 
-def _products(form, x, filters, windows, bias, y, *beside, activation, block=None, finite=False) -> Any:
+def suit_lines(filters: np.ndarray, windows: Windows, most: float) -> bool:
+    """Whether lines may be copied for filters (G, R, S, C, K), which are at most `most` for each channel."""
+    groups, r, _, channels, k = filters.shape
+    return groups == windows.stride[0] == 1 < r and k <= most * channels
+
+
+def _products(form, x, filters, windows, bias, y, *beside, activation, nbytes, block=None, finite=False) -> Any:
     """`_correlate` in this form and with these very filters.
 
+    nbytes: what it would copy of the plain windows, by which the batch is cut into parts in any form.
     block: bytes of windows for one product, if the size of the filters is not to decide.
     finite: raise _NotFinite where a number of y is infinite or NaN.
     """
@@ -115,7 +120,7 @@ def _products(form, x, filters, windows, bias, y, *beside, activation, block=Non
                 part[...] = result
         return gradient
 
-    gradients = in_parts(write, x, y, *beside, nbytes=windows.copied_bytes(x), prepare=prepare)
+    gradients = in_parts(write, x, y, *beside, nbytes=nbytes, prepare=prepare)
     return sum_in_order(gradients).reshape(filters.shape) if beside else None
 
 
