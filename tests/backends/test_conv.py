@@ -437,20 +437,21 @@ def test_lines_that_just_fit_give_all_rows_of_a_larger_map(blocks_of_lines, monk
 
 
 @pytest.mark.parametrize(
-    ("taken", "channels", "k", "options"),
+    ("taken", "r", "channels", "k", "options"),
     [
-        (True, 64, 64, {}),
-        (True, 64, 96, {}),
-        (True, 64, 4, {}),  # of strips
-        (True, 64, 64, {"stride": (1, 2), "dilation": 2}),
-        (False, 64, 97, {}),
-        (False, 10, 10, {}),  # strips
-        (False, 64, 64, {"stride": (2, 1)}),
-        (False, 64, 128, {"groups": 2}),
+        (True, 3, 64, 64, {}),
+        (True, 2, 64, 96, {}),
+        (True, 3, 64, 4, {}),  # of strips
+        (True, 3, 64, 64, {"stride": (1, 2), "dilation": 2}),
+        (False, 1, 64, 64, {}),
+        (False, 3, 64, 97, {}),
+        (False, 3, 10, 10, {}),  # strips
+        (False, 3, 64, 64, {"stride": (2, 1)}),
+        (False, 3, 64, 128, {"groups": 2}),
     ],
 )
-def test_lines_are_taken_where_filters_are_few_beside_channels(taken, channels, k, options, blocks_of_lines):
-    w = np.ones((k, 3, 3, channels // options.get("groups", 1)))
+def test_lines_are_taken_where_filters_are_few_beside_channels(taken, r, channels, k, options, blocks_of_lines):
+    w = np.ones((k, r, 3, channels // options.get("groups", 1)))
     ops.conv2d(np.ones((1, 8, 8, channels)), w, **options)
     assert bool(blocks_of_lines) is taken
 

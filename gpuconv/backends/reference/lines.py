@@ -29,11 +29,7 @@ class Lines(Matrix):
     def __init__(self, windows: Windows, height: int, bias: np.ndarray | None) -> None:
         super().__init__()
         self.bias = 0 if bias is None else bias
-        # Of each row of taps which p see which h through it. Most rows of taps serve all p or nearly; one such first.
-        self.rows = sorted(
-            ((r, *windows.through(r, height)) for r in range(windows.kernel_size[0])),
-            key=lambda row: row[1].start - row[1].stop,
-        )
+        self.rows = [windows.through(r, height) for r in range(windows.kernel_size[0])]
         self.wide: np.ndarray | None = None
 
     def multiply(self, seen: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
@@ -42,8 +38,8 @@ class Lines(Matrix):
         wide = self.wide[: len(seen)]
         super().multiply(seen, weights, wide)
         sums = wide.reshape(*wide.shape[:3], len(self.rows), y.shape[3])
-        (r, p, h), *others = self.rows
+        p, h = self.rows[0]
         y[:, : p.start] = y[:, p.stop :] = self.bias
-        np.add(sums[:, h, :, r], self.bias, out=y[:, p])
-        for r, p, h in others:
+        np.add(sums[:, h, :, 0], self.bias, out=y[:, p])
+        for r, (p, h) in enumerate(self.rows[1:], 1):
             y[:, p] += sums[:, h, :, r]
