@@ -60,8 +60,7 @@ def architecture(device: str) -> str:
     """What kernels are compiled for on a CUDA device."""
     import cupy
 
-    major_minor = cupy.cuda.Device(int(device.partition(":")[2] or 0)).compute_capability
-    return compiler.architecture(int(major_minor[:-1]), int(major_minor[-1]))
+    return compiler.architecture(cupy.cuda.Device(int(device.partition(":")[2] or 0)).compute_capability)
 
 
 def _row(launch: Launch, count: int, arch: str | None) -> dict[str, Any]:

@@ -38,9 +38,10 @@ class Binary:
     resources: Mapping[str, Resources]
 
 
-def architecture(major: int, minor: int) -> str:
-    """What to compile for on a device of this compute capability; Hopper and Blackwell with their own instructions."""
-    return f"sm_{major}{minor}" + ("a" if major in (9, 10) else "")
+def architecture(capability: str) -> str:
+    """What to compile for on a device of this compute capability, "90" as CuPy has it for 9.0; Hopper and Blackwell
+    with their own instructions."""
+    return f"sm_{capability}" + ("a" if capability[:-1] in ("9", "10") else "")
 
 
 def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -> Binary:
@@ -48,13 +49,14 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
 
     name: what the cache's entry is called. arch: "sm_90a" and the like. Raises CompileError.
     """
-    core, version, include = toolkit()
+    core, version, include, caches = toolkit()
     options: dict[str, Any] = {
         "arch": arch,
         "std": "c++17",
         "lineinfo": True,
         "ftz": False,
         "ptxas_options": ["-v"],
+        "no_cache": caches or None,  # NVRTC's own, which would give the code without the log
         "define_macro": [*defines.items()] or None,
         "include_path": [include] if include else None,
     }
@@ -74,8 +76,8 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
 
 
 @functools.cache
-def toolkit() -> tuple[Any, str, str | None]:
-    """cuda.core, NVRTC's version, and where cuda_fp16.h is."""
+def toolkit() -> tuple[Any, str, str | None, bool]:
+    """cuda.core, NVRTC's version, where cuda_fp16.h is, and whether NVRTC keeps a cache where there is a driver."""
     try:
         from cuda import core, pathfinder
         from cuda.bindings import nvrtc
@@ -86,7 +88,8 @@ def toolkit() -> tuple[Any, str, str | None]:
             f"NVRTC cannot be loaded ({error}); pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it), "
             "or 'gpuconv[compile]' on a machine without a GPU"
         ) from error
-    return core, f"NVRTC {major}.{minor}", pathfinder.find_nvidia_header_directory("cudart")
+    include = pathfinder.find_nvidia_header_directory("cudart")
+    return core, f"NVRTC {major}.{minor}", include, (major, minor) >= (12, 9)
 
 
 def driver_version() -> str:

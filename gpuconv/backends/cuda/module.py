@@ -65,8 +65,7 @@ class Module:
         from gpuconv.backends.cuda import compiler
 
         with cupy.cuda.Device(device) as on:
-            capability = on.attributes["ComputeCapabilityMajor"], on.attributes["ComputeCapabilityMinor"]
-            arch = compiler.architecture(*capability)
+            arch = compiler.architecture(on.compute_capability)
             return cupy.RawModule(path=str(compiler.compile_cubin(self.path.stem, self.text, self.defines, arch).path))
 
 

@@ -32,7 +32,6 @@ class FakeCupy(ModuleType):
 
             def __init__(self, index):
                 self.index = index
-                self.attributes = {"ComputeCapabilityMajor": 9, "ComputeCapabilityMinor": 0}
 
             def __enter__(self):
                 fake.current.append(self.index)

@@ -94,7 +94,7 @@ def test_headers_are_pasted_once_with_line_numbers(tmp_path):
 
 def test_the_first_line_names_the_shipped_file():
     flat = source.flatten(source.resolve("activation.cu"))
-    assert flat.splitlines()[0] == f'#line 1 "{source.directory() / "activation.cu"}"'
+    assert flat.splitlines()[0] == f'#line 1 "{(source.directory() / "activation.cu").resolve()}"'
 
 
 def test_a_missing_file_or_header_is_an_error(tmp_path):
