@@ -43,7 +43,8 @@ __device__ __forceinline__ double read_rate(const float* lr32, const double* lr6
 // What the gradients are to be multiplied by; 0: skip the step.
 __device__ __forceinline__ double read_unscale(const double* scaling) { return scaling ? scaling[1] : 1; }
 
-// rule.update(p, g, a, b) changes one number and its state. STATES: how many of a, b it has.
+// rule.update(p, g, a, b) changes one number and its state. STATES: how many of a, b it has. It is compiled twice, for packs
+// and for single numbers, which have to give the same bits: so fma is written wherever a compiler could fuse either of two.
 template <int STATES, class Rule>
 __device__ __forceinline__ void update_chunk(const Chunk& chunk, Real unscale, Rule rule) {
     DTYPE* const arrays[] = {chunk.param, chunk.state[0], chunk.state[1]};
@@ -85,16 +86,16 @@ __device__ __forceinline__ void update_chunk(const Chunk& chunk, Real unscale, R
 
 struct Descent {
     Real lr, decay;
-    __device__ void update(Real& p, Real g, Real&, Real&) const { p -= lr * (g + decay * p); }
+    __device__ void update(Real& p, Real g, Real&, Real&) const { p -= lr * fma(decay, p, g); }
 };
 
 struct Momentum {
     Real lr, decay, momentum;
     bool nesterov;
     __device__ void update(Real& p, Real g, Real& v, Real&) const {
-        g += decay * p;
-        v = momentum * v + g;
-        p -= lr * (nesterov ? g + momentum * v : v);
+        g = fma(decay, p, g);
+        v = fma(momentum, v, g);
+        p -= lr * (nesterov ? fma(momentum, v, g) : v);
     }
 };
 
@@ -102,8 +103,8 @@ struct Momentum {
 struct SquareScaled {
     Real lr, decay, keep, take, eps;
     __device__ void update(Real& p, Real g, Real& s, Real&) const {
-        g += decay * p;
-        s = keep * s + take * g * g;
+        g = fma(decay, p, g);
+        s = fma(take * g, g, keep * s);
         p -= lr * g / (sqrt(s) + eps);
     }
 };
@@ -112,9 +113,9 @@ struct Moments {
     Real lr, decay, shrink, beta1, beta2, rest1, rest2, eps, unbias2;  // lr makes up for m's start
     __device__ void update(Real& p, Real g, Real& m, Real& v) const {
         p *= shrink;
-        g += decay * p;
-        m = beta1 * m + rest1 * g;
-        v = beta2 * v + rest2 * g * g;
+        g = fma(decay, p, g);
+        m = fma(rest1, g, beta1 * m);
+        v = fma(rest2 * g, g, beta2 * v);
         p -= lr * m / (sqrt(v * unbias2) + eps);
     }
 };
