@@ -32,7 +32,7 @@ _MAX_GRID = (2**31 - 1, 65535, 65535)
 _MAX_BLOCK = (1024, 1024, 64)
 _MAX_THREADS = 1024
 _MAX_SHARED = 232448  # bytes; a device may have less and then says so itself
-_STATIC_SHARED = 48 * 1024  # bytes; a kernel needs leave for more
+_SHARED_WITHOUT_LEAVE = 48 * 1024  # bytes, what a kernel declares itself included
 
 
 class Module:
@@ -133,11 +133,12 @@ class Kernel:
         import cupy
 
         kernel = self.module._on_gpu(int(device.partition(":")[2])).get_function(self.name)
-        null = np.uintp(0)
+        null, allowed = np.uintp(0), _SHARED_WITHOUT_LEAVE - kernel.shared_size_bytes
 
         def run(grid: Any, block: Any, arguments: tuple[Any, ...], shared: int) -> None:
-            if shared > _STATIC_SHARED and kernel.max_dynamic_shared_size_bytes < shared:
-                kernel.max_dynamic_shared_size_bytes = shared
+            nonlocal allowed
+            if shared > allowed:
+                kernel.max_dynamic_shared_size_bytes = allowed = shared
             kernel(grid, block, tuple([null if a is None else a for a in arguments]), shared_mem=shared)
 
         def run_there(*launch: Any) -> None:

@@ -48,12 +48,15 @@ class FakeCupy(ModuleType):
                 return Function(name)
 
         class Function:
-            max_dynamic_shared_size_bytes = 49152
+            shared_size_bytes = 3072
+            max_dynamic_shared_size_bytes = 48 * 1024 - shared_size_bytes
 
             def __init__(self, name):
                 self.name = name
 
             def __call__(self, grid, block, arguments, shared_mem):
+                if shared_mem > self.max_dynamic_shared_size_bytes:
+                    raise CudaError("CUDA_ERROR_INVALID_VALUE")
                 fake.launches.append((self.name, fake.current[-1], grid, block, arguments, shared_mem, self))
 
         def device_count():
@@ -100,10 +103,10 @@ def test_a_launch_on_a_gpu(cupy, monkeypatch):
     module = Module(resolve("activation.cu"), {"DTYPE": "float32", "WIDTH": "4"})
     y, x = DeviceArray("float32", device=1), DeviceArray("float32", device=1)
     kernel = module.kernel("leaky_relu_forward")
-    for shared in (0, 100_000):
+    for shared in (0, 100_000, 48 * 1024):
         kernel((3, 2), 128, y, None, 8, 0.5, shared=shared)
     kernel(0, 128, y, x, 0, 0.5)
-    (first, second), function = cupy.launches, cupy.launches[0][-1]
+    (first, second, _), function = cupy.launches, cupy.launches[0][-1]
     assert cupy.loaded == ["activation.sm_90a"]
     assert first[:4] == ("leaky_relu_forward", 1, (3, 2, 1), (128, 1, 1))
     assert first[4][0] is y
@@ -112,7 +115,8 @@ def test_a_launch_on_a_gpu(cupy, monkeypatch):
     assert function.max_dynamic_shared_size_bytes == 100_000
     with pytest.raises(TypeError, match="one device, received y on cuda:1, x on cuda:0"):
         kernel(1, 128, y, DeviceArray("float32", device=0), 8, 0.5)
-    kernel(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8, 0.5)
+    kernel(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8, 0.5, shared=48 * 1024)
+    assert cupy.launches[-1][-1].max_dynamic_shared_size_bytes == 48 * 1024  # and is given leave of its own
     assert len(cupy.loaded) == 2  # each device loads its own
     assert cupy.launches[-1][1] == 0
 
