@@ -46,8 +46,6 @@ class CudaRecorder:
 
     A graph keeps no array alive, and its kernels write wherever they wrote when it was captured. So what captured work
     allocates comes from a private pool, and that pool's memory is given back by `release` alone.
-
-    No GPU has run this yet: the calls and their order are tested with a stand-in for CuPy.
     """
 
     def __init__(self, index: int) -> None:
