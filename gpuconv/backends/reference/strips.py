@@ -15,7 +15,7 @@ import numpy as np
 from gpuconv.backends.reference.windows import Windows
 
 WIDEST = 4
-MANY = 48  # channels, in the geometric mean of C and K, of which a strip's width makes too many: measured
+MANY = 32  # channels, in the geometric mean of C and K, of which a strip's width makes too many: measured
 
 
 def strip_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
