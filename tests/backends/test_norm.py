@@ -54,7 +54,7 @@ def test_a_far_mean_does_not_cancel():
     np.testing.assert_array_equal(y, x - 10000)  # sum of squares minus square of sum would be off by tens of percent
 
 
-SHAPES = [(7, 3), (2, 1), (3, 5, 7, 2), (2, 1, 1, 3), (5, 3, 1)]
+SHAPES = [(7, 3), (2, 1), (3, 5, 7, 2), (2, 1, 1, 3), (5, 3, 1), (3, 2, 4, 2)]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -160,6 +160,17 @@ def test_an_empty_batch():
     with pytest.raises(ValueError, match="more than one value for each channel"):
         call(x, running=running, training=True)
     np.testing.assert_array_equal(running, (np.zeros(3), np.ones(3)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_channels(training):
+    x, none = np.zeros((2, 3, 3, 0), np.float32), np.zeros(0, np.float32)
+    y, mean, inv_std = call(x, training=training)
+    assert y.shape == x.shape
+    assert mean.shape == inv_std.shape == (0,)
+    dx, dgamma, dbeta = ops.batch_norm_backward(x, x, none, mean, inv_std, training=training)
+    assert dx.shape == x.shape
+    assert dgamma.shape == dbeta.shape == (0,)
 
 
 @settings(deadline=None, max_examples=40)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.conv import conv2d
-from gpuconv.backends.reference.rounding import separate, store, sum_rows, widen
+from gpuconv.backends.reference.rounding import separate, side_by_side, store, sum_rows, widen
 
 __all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm"]
 
@@ -18,19 +20,19 @@ def batch_norm(
     x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-5, activation=None, out=None
 ):
     y = separate(out, x.shape, gamma.dtype)
+    rows, each = _rows(y)
+    m = math.prod(x.shape[:-1])
+    mean = sum_rows(x) / m if training else running_mean.copy()
+    np.subtract(side_by_side(widen(x)), each(mean), out=rows)
     if training:
-        m = math.prod(x.shape[:-1])
-        mean = sum_rows(x) / m
-        np.subtract(widen(x), mean, out=y)
         var = _channel_dot(y, y) / m
         _move(running_mean, mean, momentum)
         _move(running_var, var * m / (m - 1), momentum)
     else:
-        mean, var = running_mean.copy(), running_var
-        np.subtract(widen(x), mean, out=y)
+        var = running_var
     inv_std = 1 / np.sqrt(var + eps)
-    y *= gamma * inv_std
-    y += beta
+    rows *= each(gamma * inv_std)
+    rows += each(beta)
     y = store(y, x.dtype, out)
     return y if activation is None else getattr(activations, activation)(y, out=y), mean, inv_std
 
@@ -57,20 +59,21 @@ def batch_norm_backward(
     if activation is not None:
         dy = _through(activation, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype))
     wide_dy = widen(dy)
-    xhat = np.subtract(widen(x), mean, out=separate(out, x.shape, gamma.dtype, dy))
-    xhat *= inv_std
+    xhat = separate(out, x.shape, gamma.dtype, dy)
+    rows, each = _rows(xhat)
+    np.subtract(side_by_side(widen(x)), each(mean), out=rows)
+    rows *= each(inv_std)
     dgamma_here, dbeta_here = _channel_dot(wide_dy, xhat), sum_rows(wide_dy)
-    if training:
+    if training:  # dx = (dy - (dbeta + xhat * dgamma) / m) * gamma * inv_std, in xhat's place
         m = max(1, math.prod(x.shape[:-1]))
-        dx = xhat  # dy - (dbeta + xhat * dgamma) / m, in xhat's place
-        dx *= -dgamma_here / m
-        dx += wide_dy
-        dx -= dbeta_here / m
-        dx *= gamma * inv_std
+        rows *= each(-dgamma_here / m)
+        rows += side_by_side(wide_dy)
+        rows -= each(dbeta_here / m)
+        rows *= each(gamma * inv_std)
     else:
-        dx = np.multiply(wide_dy, gamma * inv_std, out=xhat)
+        np.multiply(side_by_side(wide_dy), each(gamma * inv_std), out=rows)
     return (
-        store(dx, dy.dtype, out),
+        store(xhat, dy.dtype, out),
         store(dgamma_here, gamma.dtype, dgamma, accumulate),
         store(dbeta_here, gamma.dtype, dbeta, accumulate),
     )
@@ -80,6 +83,12 @@ def _through(activation: str, dy: np.ndarray, normal: np.ndarray) -> np.ndarray:
     """The gradient to what an activation was given, `normal`."""
     saved = normal if activation in activations.SAVES_INPUT else getattr(activations, activation)(normal)
     return getattr(activations, f"{activation}_backward")(dy, saved)
+
+
+def _rows(y: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """A view of y with pixels side by side, and what repeats a number for each channel for all pixels of such a row."""
+    rows = side_by_side(y)
+    return rows, partial(np.resize, new_shape=rows.shape[1:])
 
 
 def _channel_dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

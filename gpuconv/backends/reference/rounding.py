@@ -10,7 +10,7 @@ import numpy as np
 from gpuconv.backends.reference.cores import sum_parts
 from gpuconv.dtypes import accumulation_dtype
 
-__all__ = ["factors", "round_tf32", "separate", "store", "sum_rows", "widen"]
+__all__ = ["factors", "round_tf32", "separate", "side_by_side", "store", "sum_rows", "widen"]
 
 
 def widen(x: np.ndarray) -> np.ndarray:
@@ -55,11 +55,17 @@ def separate(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype, *inp
 def sum_rows(x: np.ndarray) -> np.ndarray:
     """The sum over all axes but the last, in the accumulation dtype.
 
-    Up to 64 rows are summed side by side as one long row, so that the chains of roundings are that much shorter. BLAS
-    adds them as a product with ones, so fast that only many are worth another core.
+    Rows are summed side by side, so that the chains of roundings are that much shorter. BLAS adds them as a product
+    with ones, so fast that only many are worth another core.
     """
-    rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
-    beside = math.gcd(rows, 64) or 1
-    long = widen(x).reshape(rows // beside, beside * columns)
-    sums = sum_parts(lambda long: np.ones(len(long), long.dtype) @ long, long, nbytes=long.nbytes // 4)
-    return sums.reshape(beside, columns).sum(0)
+    rows = side_by_side(widen(x))
+    sums = sum_parts(lambda rows: np.tensordot(np.ones(len(rows), rows.dtype), rows, 1), rows, nbytes=rows.nbytes // 4)
+    return sums.sum(0)
+
+
+def side_by_side(x: np.ndarray) -> np.ndarray:
+    """(..., C) as rows of up to 64 pixels, (rows, pixels, C), a view where x is contiguous: with an array (pixels, C)
+    for every row NumPy walks a row in one loop; with one (C,) for every pixel its loops would be short."""
+    pixels = math.prod(x.shape[:-1])
+    beside = math.gcd(pixels, 64)
+    return x.reshape(pixels // beside, beside, x.shape[-1])
