@@ -32,14 +32,14 @@ def linear_to_conv(linear: Linear, volume: Shape | None = None) -> Conv2D:
     """The CONV layer that computes what a built FC layer does, with the same values.
 
     volume: the (H, W, C) that was flattened before it; without one, its features are the channels of a 1x1 map.
-    Raises ValueError when the volume does not hold the layer's inputs.
+    Raises ValueError when the volume does not hold the layer's inputs, or the layer is not built.
     """
-    assert linear.input_shape is not None
-    volume = (1, 1, *linear.input_shape) if volume is None else volume
-    if math.prod(volume) != linear.input_shape[0]:
-        raise ValueError(f"the layer reads {linear.input_shape[0]} features, {volume} has {math.prod(volume)}")
+    (features,) = _input_shape(linear)
+    volume = (1, 1, features) if volume is None else volume
+    if math.prod(volume) != features:
+        raise ValueError(f"the layer reads {features} features, {volume} has {math.prod(volume)}")
     conv = _as_conv(linear, volume)
-    conv.build(volume, dtype=linear.dtype, device=linear.device)
+    conv.build(volume, precision=linear.precision, device=linear.device)
     _copy_values(linear, conv)
     return conv
 
@@ -48,13 +48,13 @@ def conv_to_linear(conv: Conv2D) -> Linear:
     """The FC layer that maps the flattened input of a built CONV layer to its flattened output.
 
     Its weight is the convolution written as one matrix, (P * Q * K, H * W * C), mostly zeros unless the filter is as
-    large as the input; that filter bank then comes out reshaped.
+    large as the input; that filter bank then comes out reshaped. Raises ValueError when the layer is not built.
     """
-    assert conv.input_shape is not None
-    inputs, outputs = math.prod(conv.input_shape), math.prod(conv.output_shape or ())
+    shape = _input_shape(conv)
+    inputs, outputs = math.prod(shape), math.prod(conv.output_shape or ())
     linear = Linear(outputs, bias=conv.bias, algo=conv.algo, frozen=conv.frozen)
-    linear.build((inputs,), dtype=conv.dtype, device=conv.device)
-    units = backends.asarray(np.eye(inputs, dtype=conv.dtype).reshape(inputs, *conv.input_shape), conv.device)
+    linear.build((inputs,), precision=conv.precision, device=conv.device)
+    units = backends.asarray(np.eye(inputs, dtype=conv.dtype).reshape(inputs, *shape), conv.device)
     linear["weight"][...] = ops.conv2d(units, conv["weight"], **conv.window).reshape(inputs, outputs).T
     if conv.bias:
         linear["bias"].reshape(-1, conv.out_channels)[...] = conv["bias"]
@@ -64,16 +64,17 @@ def conv_to_linear(conv: Conv2D) -> Linear:
 def as_convolutional(net: Sequential) -> Sequential:
     """A net of CONV layers alone with the same values, which slides over larger images in one pass.
 
-    On an image of the original size it gives the original scores as a 1x1 map; on a larger one, a map of scores, one
-    for each window of the original size, at steps of the product of all strides. That equals running the original net
-    on the windows one by one where no layer pads; a layer that pads sees the neighbourhood where a cropped window
-    would see zeros.
+    On an image of the original size it gives the original scores as a 1x1 map; on a larger one, a map of scores at
+    steps of the product of all strides. Each equals the original net's on the window of the original size there, as
+    long as every window of a layer lies inside the layer's map: at the borders of a window, a layer with padding or
+    fit="cover" sees the neighbourhood where the original sees nothing. Where fit="floor" left a rest of the original
+    map unread, there may be scores whose window ends that much beyond the image, in what they do not read.
 
     Raises ValueError for a net that cannot slide: one with batch norm between Flatten and FC, or without an Input.
     """
     if not isinstance(net[0], Input):
         raise ValueError("a net that slides begins with Input, which says how large its windows are")
-    twin = Sequential(_slid(net), seed=net.seed, dtype=net.dtype, device=net.device)
+    twin = Sequential(_slid(net), seed=net.seed, precision=net.precision, device=net.device)
     _copy_values(net, twin)
     return twin
 
@@ -102,6 +103,12 @@ def _slid(layers: Iterable[Layer]) -> list[Layer]:
         else:
             slid.append(Layer.from_config(layer.config()))
     return slid
+
+
+def _input_shape(layer: Layer) -> Shape:
+    if layer.input_shape is None:
+        raise ValueError(f"build the {type(layer).__name__} first: what it reads is not known yet")
+    return layer.input_shape
 
 
 def _as_conv(linear: Linear, volume: Shape) -> Conv2D:

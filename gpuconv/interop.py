@@ -104,12 +104,13 @@ def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool
 
     like: a state dict of the PyTorch module, whose names are used; without one the names are the net's own. tensors:
     give PyTorch tensors, which needs PyTorch installed, instead of NumPy arrays. Each batch norm gets the
-    `num_batches_tracked` that PyTorch expects, from `like` or 0.
+    `num_batches_tracked` that PyTorch expects, from `like` or 0. Raises ValueError, as `from_torch` does, where `like`
+    is of another architecture.
     """
+    if like is not None:
+        from_torch(like, net)  # all its checks
     parts = _parts(net)
     prefixes = [part.layer.path for part in parts] if like is None else list(_groups(like))
-    if len(prefixes) != len(parts):
-        raise ValueError(f"the net has {len(parts)} layers with weights, the PyTorch state {len(prefixes)}")
     state: dict[str, np.ndarray] = {}
     for part, prefix in zip(parts, prefixes):
         for name in part.names:

@@ -129,3 +129,28 @@ def test_what_cannot_slide_is_refused(layers, message):
         Sequential(layers).as_convolutional()
     with pytest.raises(ValueError, match="begins with Input"):
         convert.as_convolutional(Sequential([Linear(3)]))
+
+
+def test_twins_compute_in_the_same_precision():
+    net = models.build("seed-net", precision="tf32")
+    assert convert.as_convolutional(net).precision == "tf32"
+    conv = convert.linear_to_conv(net["fc1"])
+    assert conv.precision == convert.conv_to_linear(conv).precision == "tf32"
+
+
+def test_a_layer_that_is_not_built_is_refused():
+    with pytest.raises(ValueError, match="build the Linear first"):
+        convert.linear_to_conv(Linear(3))
+    with pytest.raises(ValueError, match="build the Conv2D first"):
+        convert.conv_to_linear(Conv2D(3, 3))
+
+
+def test_where_pools_leave_a_rest_unread_windows_may_end_beyond_the_image():
+    layers = [Input((7, 7, 1)), Conv2D(2, 3), MaxPool2D(2), Flatten(), Linear(3)]  # the last row and column: not read
+    net = Sequential(layers, dtype="float64")
+    x = batch(1, 8, 8, 1)
+    scores = convert.as_convolutional(net).forward(x)
+    assert scores.shape == (1, 2, 2, 3)
+    padded = np.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=np.nan)
+    for p, q in np.ndindex(2, 2):
+        close(scores[0, p, q], net.forward(padded[:, 2 * p : 2 * p + 7, 2 * q : 2 * q + 7])[0])

@@ -81,5 +81,7 @@ def test_what_does_not_fit_is_named_all_at_once():
         assert message in str(caught.value)
     with pytest.raises(ValueError, match="nothing left for fc2"):
         interop.from_torch({key: value for key, value in torch_state().items() if key != "9.weight"}, net())
-    with pytest.raises(ValueError, match="the net has 5 layers with weights, the PyTorch state 1"):
+    with pytest.raises(ValueError, match=r"nothing left for fc2.*0\.weight has shape \(3,\)"):
         interop.to_torch(net(), like={"0.weight": np.ones(3)})
+    with pytest.raises(ValueError, match=r"unexpected 9\.bias for fc2"):
+        interop.to_torch(net(), like=torch_state() | {"9.bias": np.ones(4, np.float32)})

@@ -294,22 +294,21 @@ class Layer:
         Raises ValueError that lists every missing key, unexpected key and wrong shape, or TypeError for an integer
         where a float belongs, before anything is changed.
         """
-        own = self.state_dict()
+        own, state = self.state_dict(), {key: backends.to_numpy(value) for key, value in state.items()}
         problems = [f"missing {key}" for key in own if key not in state]
         problems += [f"unexpected {key}" for key in state if key not in own]
         problems += [
-            f"{key} has shape {tuple(state[key].shape)} where the net has {tuple(value.shape)}"
-            for key, value in own.items() if key in state and tuple(state[key].shape) != tuple(value.shape)
+            f"{key} has shape {state[key].shape} where the net has {tuple(value.shape)}"
+            for key, value in own.items() if key in state and state[key].shape != tuple(value.shape)
         ]
         if problems:
             raise ValueError(f"the state does not fit the net: {'; '.join(problems)}")
-        values = {key: backends.to_numpy(state[key]) for key in own}
         for key, value in own.items():
-            if (values[key].dtype.kind in "iub") != (value.dtype.kind in "iub"):
-                raise TypeError(f"{key} must be {value.dtype.name}, received {values[key].dtype.name}")
+            if state[key].dtype.kind in "USO" or (state[key].dtype.kind in "iub") != (value.dtype.kind in "iub"):
+                raise TypeError(f"{key} must be {value.dtype.name}, received {state[key].dtype.name}")
         for key, layer, name in self._named():
             array = layer[name]
-            array[...] = backends.asarray(values[key].astype(array.dtype), layer.device)
+            array[...] = backends.asarray(state[key].astype(array.dtype), layer.device)
 
     def to(self, device: str | None = None, dtype: Any = None, *, precision: str | None = None) -> Self:
         """Move to a device, change the precision, or both; returns itself. Gradients and kept activations are dropped.

@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
 
 from gpuconv import backends, ops, shapes
+from gpuconv.dtypes import as_precision
 from gpuconv.layers.base import Array, Layer, Shape, run
 from gpuconv.names import lookup
 
@@ -53,9 +54,10 @@ class Input(Layer):
 class Sequential(Layer):
     """Layers in a row, each fed with the volume before it: a net, or a part of one.
 
-    A list that begins with `Input` is built at once: seed draws its weights, precision (or dtype) and device say what
-    and where they are (see `to`), and initialize=False makes none, which is enough for a `summary`. Layers without a
-    name are called by kind and number, conv1, relu1, ...; ``net["conv1"]`` and ``net[0]`` give a layer.
+    seed draws its weights, precision (or dtype) and device say what and where they are (see `to`), and initialize=False
+    makes none, which is enough for a `summary`. A list that begins with `Input` is built at once, another by `build`,
+    whose own options come first. Layers without a name are called by kind and number, conv1, relu1, ...;
+    ``net["conv1"]`` and ``net[0]`` give a layer.
     """
 
     stem = "block"
@@ -71,11 +73,18 @@ class Sequential(Layer):
     def __post_init__(self, dtype: Any, device: str, initialize: bool, precision: str | None) -> None:
         super().__post_init__()
         name_layers(self.layers)
+        as_precision(dtype, precision)  # refuses what is wrong now rather than in `build`
+        device = backends.resolve(device)
+        self._given = {"dtype": dtype, "device": device, "initialize": initialize, "precision": precision}
         if isinstance(self.layers[0], Input):
-            self.build(
-                self.layers[0].shape, seed=self.seed, dtype=dtype, device=device, initialize=initialize,
-                precision=precision,
-            )
+            self.build(self.layers[0].shape)
+
+    def build(self, input_shape: Shape, **options: Any) -> Shape:
+        """As every layer's, with what the constructor was given where `options` do not say otherwise."""
+        given = {"seed": self.seed} | self._given
+        if {"dtype", "precision"} & options.keys():  # two ways to say one thing
+            del given["dtype"], given["precision"]
+        return super().build(input_shape, **(given | options))
 
     def children(self) -> Sequence[tuple[str, Layer]]:
         return [(str(layer.name), layer) for layer in self.layers]

@@ -147,6 +147,9 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes():
     state = dict(before, **{"fc1.bias": np.ones(5, np.int64), "conv1.bias": np.ones(4, np.float32)})
     with pytest.raises(TypeError, match=r"fc1\.bias must be float32, received int64"):
         net.load_state_dict(state)
+    state["fc1.bias"] = np.array(["1", "2", "3", "4", "5"])
+    with pytest.raises(TypeError, match=r"fc1\.bias must be float32, received <?str"):
+        net.load_state_dict(state)
     assert same_state(net.state_dict(), before)
 
 
@@ -280,6 +283,21 @@ def test_a_net_without_an_input_is_built_when_asked():
     assert net.output_shape is None
     assert net.build((4,), seed=5) == (3,)
     assert net.config()["seed"] == 5
+
+
+def test_a_net_without_an_input_is_built_with_what_its_constructor_was_given():
+    net = Sequential([Linear(3)], seed=7, precision="tf32", device="emulated")
+    net.build((4,))
+    assert (net.seed, net.precision, net.device) == (7, "tf32", "emulated")
+    same = Sequential([Input((4,)), Linear(3)], seed=7, precision="tf32", device="emulated")
+    np.testing.assert_array_equal(*(backends.to_numpy(one["fc1"]["weight"]) for one in (net, same)))
+    net = Sequential([Linear(3)], dtype="float64")
+    net.build((4,))
+    assert net["fc1"]["weight"].dtype == np.float64
+    net.build((4,), precision="float16", seed=1)
+    assert (net.seed, net["fc1"]["weight"].dtype) == (1, np.float16)
+    with pytest.raises(ValueError, match="float23"):
+        Sequential([Linear(3)], precision="float23")
 
 
 def test_a_net_learns_twenty_random_images_by_heart():
