@@ -7,6 +7,7 @@ thread, in a notebook and on a machine without a display.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ Figure = Any
 
 
 class PlotError(RuntimeError):
-    """Pictures were asked for and matplotlib is not installed."""
+    """A picture cannot be made: matplotlib is not installed, or the file asked for is no PNG by its name."""
 
 
 def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
@@ -38,7 +39,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
         raise ValueError("curves need at least one epoch, received an empty history")
     figure = _figure(1500, 620)
     if title:
-        figure.text(0.045, 0.94, title, color=INK, fontsize=11, weight="bold", va="center")
+        _text(figure, 0.045, 0.94, title, room=1365, color=INK, fontsize=11, weight="bold", va="center")
     for number, (quantity, scale, form) in enumerate((("loss", 1, "{:.3f}"), ("accuracy", 100, "{:.1f} %"))):
         axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.36, 0.66 if title else 0.76))
         axes.set_title(quantity, color=MUTED, fontsize=9, loc="left", pad=10)
@@ -71,8 +72,9 @@ def activations(
     lie in rows, the first `rows` of them where it has more. The five best scores are on the right, sorted, with labels.
     Slices of one volume share one scale: negative is blue, zero dark, positive amber.
 
-    image: (H, W), (H, W, 1) or (H, W, 3), uint8 or floats between 0 and 1. volumes: (name, (H, W, C) or (C,) array) of
-    each layer. scores: (classes,) probabilities. truth: the index of the right class, if it is known.
+    image: (H, W) or (H, W, C), uint8 or floats between 0 and 1; of other than 3 channels the mean is drawn, in gray.
+    volumes: (name, (H, W, C) or (C,) array) of each layer. scores: (classes,) probabilities. truth: the index of the
+    right class, if it is known.
     """
     scores = np.asarray(scores, np.float64).ravel()
     if len(scores) != len(classes):
@@ -94,10 +96,10 @@ def activations(
         return figure.add_axes((x / width, 1 - (y + h) / total, w / width, h / total))
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
-        figure.text(x / width, 1 - y / total, text, **{"color": MUTED, "fontsize": 7, "va": "center", **style})
+        _text(figure, x / width, 1 - y / total, text, **{"color": MUTED, "fontsize": 7, "va": "center", **style})
 
     if title:
-        write(left, 45, title, color=INK, fontsize=11, weight="bold")
+        write(left, 45, title, room=width - left - 50, color=INK, fontsize=11, weight="bold")
 
     picture = place(left, top + (height - big) / 2, big, big)
     _show(picture, _as_image(image), label="image")
@@ -105,7 +107,7 @@ def activations(
     write(middle, below - big - 48, "image", color=INK, fontsize=8, ha="center")
     write(middle, below - big - 24, _size(np.atleast_3d(image)), ha="center")
     if truth is not None:
-        write(middle, below + 28, f"this is: {classes[truth]}", color=INK, fontsize=8, ha="center")
+        write(middle, below + 28, f"this is: {classes[truth]}", room=big + left, color=INK, fontsize=8, ha="center")
 
     for number, (name, volume) in enumerate(stacks):
         x = columns_at + number * column
@@ -152,7 +154,8 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
         sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], :3] = drawn
         sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], 3] = 1
     figure = _figure(width, height)
-    figure.text(50 / width, 1 - 42 / height, title or "filters", color=INK, fontsize=10, weight="bold", va="center")
+    heading = {"color": INK, "fontsize": 10, "weight": "bold", "va": "center"}
+    _text(figure, 50 / width, 1 - 42 / height, title or "filters", room=width - 100, **heading)
     size = TIMES.join(map(str, weight.shape[1:]))
     note = f"{weight.shape[0]} filters of {size}, largest weight {np.abs(weight).max(initial=0):.2g}"
     figure.text(50 / width, 1 - 76 / height, note, color=MUTED, fontsize=7, va="center")
@@ -162,8 +165,38 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG: whole or not at all, so a viewer never reads half a file. Returns the path."""
+    """Write a figure as PNG: whole or not at all, so a viewer never reads half a file. Returns the path.
+
+    Raises what `target` does, and OSError, naming the path, for what cannot be written.
+    """
+    path = target(path)
+    try:
+        _replace(figure, path)
+    except OSError as error:  # it may name the temporary file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    return path
+
+
+def target(path: str | os.PathLike[str]) -> Path:
+    """The path, if a picture may be saved there.
+
+    Raises PlotError for a name that does not end in .png, and OSError where there is no folder for it or something
+    other than a file has its name.
+    """
     path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise PlotError(f"a picture is a PNG file, its name must end in .png, received {path}")
+    if not path.parent.is_dir():
+        raise OSError(errno.ENOENT, "the folder to put it in does not exist", str(path))
+    if path.exists() and not path.is_file():  # a rename would put a file in the place of a device or a pipe
+        raise OSError(errno.EINVAL, "exists and is not a regular file", str(path))
+    return path
+
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+def _replace(figure: Figure, path: Path) -> None:
     handle, temporary = tempfile.mkstemp(suffix=".png", prefix=f".{path.stem}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -173,10 +206,22 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return path
 
 
-# --- parts -------------------------------------------------------------------------------------
+def _text(place: Any, x: float, y: float, words: str, *, room: float = np.inf, **style: Any) -> None:
+    """Write `words` as they are, whatever they hold: no formulas, and "?" for what the font lacks.
+
+    place: a figure or axes. room: the pixels there are; longer text ends in an ellipsis.
+    """
+    from matplotlib.font_manager import findfont, get_font
+
+    text = place.text(x, y, "", parse_math=False, **style)
+    font = get_font(findfont(text.get_fontproperties()))
+    words = "".join(letter if font.get_char_index(ord(letter)) else "?" for letter in words)
+    text.set_text(words)
+    while words and text.get_window_extent().width > room:
+        words = words[:-1].rstrip()
+        text.set_text(words + "…")
 
 
 def _figure(width: int, height: int) -> Figure:
@@ -235,9 +280,11 @@ def _as_volume(volume: np.ndarray) -> np.ndarray:
 
 def _as_image(image: np.ndarray) -> np.ndarray:
     image = np.atleast_3d(np.asarray(image))
-    if image.ndim != 3 or image.shape[2] not in (1, 3):
-        raise ValueError(f"an image is (H, W), (H, W, 1) or (H, W, 3), received shape {image.shape}")
+    if image.ndim != 3 or not image.shape[2]:
+        raise ValueError(f"an image is (H, W) or (H, W, C), received shape {image.shape}")
     image = image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
+    if image.shape[2] != 3:
+        image = image.mean(axis=2, keepdims=True)
     return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
@@ -288,7 +335,8 @@ def _scores(axes: Any, scores: np.ndarray, classes: Sequence[str], truth: int | 
         color = GOOD if known and index == truth else WARM if row == 0 else MUTED
         axes.barh(row, 1, color=FAINT, height=0.26)
         axes.barh(row, scores[index], color=color, height=0.26)
-        axes.text(0, row - 0.34, classes[index], color=INK, fontsize=9, va="center")
+        name = {"room": 0.76 * axes.get_window_extent().width, "color": INK, "fontsize": 9, "va": "center"}
+        _text(axes, 0, row - 0.34, classes[index], **name)  # the rest of the line is the share's
         axes.text(1, row - 0.34, f"{100 * scores[index]:.1f} %", color=color, fontsize=9, va="center", ha="right")
     axes.set_xlim(0, 1)
     axes.set_ylim(4.2, -0.6)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -98,10 +100,53 @@ def test_fewer_classes_than_five():
 def test_activations_refuses_what_does_not_fit_together():
     with pytest.raises(ValueError, match="7 scores but 2 class names"):
         plots.activations(np.zeros((4, 4)), VOLUMES, SCORES, ["cat", "dog"])
-    with pytest.raises(ValueError, match=r"an image is .* received shape \(4, 4, 5\)"):
-        plots.activations(np.zeros((4, 4, 5)), VOLUMES, SCORES, CLASSES)
+    with pytest.raises(ValueError, match=r"an image is .* received shape \(2, 4, 4, 3\)"):
+        plots.activations(np.zeros((2, 4, 4, 3)), VOLUMES, SCORES, CLASSES)
     with pytest.raises(ValueError, match=r"a layer's volume is .* received shape \(2, 4, 4, 5\)"):
         plots.activations(np.zeros((4, 4)), [("conv1", np.zeros((2, 4, 4, 5)))], SCORES, CLASSES)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_an_image_of_other_channels_is_their_mean(channels):
+    image = RNG.integers(0, 256, (9, 7, channels)).astype(np.uint8)
+    drawn = panels(plots.activations(image, [], SCORES, CLASSES))["image"].images[0].get_array()
+    np.testing.assert_allclose(drawn, np.repeat(image.mean(axis=2, keepdims=True) / 255, 3, axis=2), rtol=1e-12)
+
+
+def test_text_is_drawn_as_it_is(tmp_path):
+    name = "cost $x_$ low"
+    pictures = [
+        plots.activations(np.zeros((4, 4)), [], np.array([0.3, 0.7]), ["cat", name], truth=1, title=f"at {name}"),
+        plots.curves(HISTORY, title=name),
+        plots.filters(np.zeros((2, 3, 3, 3)), title=name),
+    ]
+    for number, figure in enumerate(pictures):
+        plots.save(figure, tmp_path / f"{number}.png")
+        assert any(name in text for text in words(figure))
+
+
+def test_letters_that_the_font_lacks_are_question_marks(tmp_path):
+    name = "a\N{CJK UNIFIED IDEOGRAPH-732B}b\n\udc80é"
+    figure = plots.activations(np.zeros((4, 4)), [], np.array([1.0]), [name], truth=0, title=name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.save(figure, tmp_path / "a.png")
+    assert "a?b??é" in words(figure)
+
+
+@pytest.mark.parametrize("letter", ["W", "i"])
+def test_long_text_ends_in_an_ellipsis_where_its_room_ends(letter):
+    long = 200 * letter
+    figure = plots.activations(np.zeros((4, 4)), [], np.array([1.0]), [long], truth=0, title=long)
+    name, share = panels(figure)["scores"].texts
+    assert name.get_text().endswith("…")
+    assert name.get_window_extent().x1 < share.get_window_extent().x0
+    title, = (text for text in figure.texts if text.get_weight() == "bold")
+    truth, = (text for text in figure.texts if text.get_text().startswith("this is"))
+    for text in (title, truth):
+        assert text.get_text().endswith("…")
+        assert text.get_window_extent().x0 > 0
+        assert text.get_window_extent().x1 < figure.bbox.width
 
 
 def test_values_that_are_no_numbers_can_be_drawn():
@@ -169,6 +214,33 @@ def test_save_writes_a_whole_png_or_nothing(tmp_path, monkeypatch):
         plots.save(figure, path)
     assert path.read_bytes() == data
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_save_writes_png_files_only(tmp_path):
+    figure = plots.curves(HISTORY)
+    for name in ("curves.jpg", "curves"):
+        with pytest.raises(plots.PlotError, match=rf"must end in \.png, received .*{name}$"):
+            plots.save(figure, tmp_path / name)
+    with pytest.raises(OSError, match=r"folder .* does not exist: .*none/curves\.png"):
+        plots.save(figure, tmp_path / "none" / "curves.png")
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match=r"not a regular file: .*pipe\.png"):
+        plots.save(figure, pipe)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_what_save_cannot_write_is_named_by_its_path(tmp_path, monkeypatch):
+    path = tmp_path / "curves.png"
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", str(tmp_path / ".curves-hidden.png"))
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        plots.save(plots.curves(HISTORY), path)
+    assert caught.value.filename == str(path)
 
 
 def test_without_matplotlib_the_error_says_what_to_install():

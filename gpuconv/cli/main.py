@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     or SIGTERM. Anything else that goes wrong is a defect and leaves with its traceback; --debug shows one for 2 too.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # A bar or a class name that the terminal cannot encode is no reason to stop; stderr escapes such by itself.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
     try:
         return _run(arguments)
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """Say what is on image files: the five best scores of a trained net, sorted.
 
-Files of any size and mode are converted to what the net takes, and that is said."""
+Files of any size, of 8 bits a value or grey of 16, are converted to what the net takes, and that is said."""
 
 from __future__ import annotations
 
@@ -26,13 +26,19 @@ BAR = 30
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file")
     parser.add_argument("--run-dir", metavar="DIR", help="the run whose net looks (default: the newest in ./runs)")
-    parser.add_argument("--picture", metavar="FILE", help="draw the way of the first image through the net")
+    parser.add_argument("--picture", metavar="FILE", help="draw the way of the first image through the net (a .png)")
     add_device(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    from gpuconv import plots
     from gpuconv.cli import pictures
 
+    if options.picture:
+        try:
+            plots.target(options.picture)
+        except plots.PlotError as error:
+            raise UserError(str(error)) from error
     directory = options.run_dir or newest()
     line("run", directory)
     trained = open_run(directory, choose_device(options))
@@ -56,18 +62,22 @@ def run(options: argparse.Namespace) -> int:
 
 def read(path: str, trained: Run) -> np.ndarray:
     """The image as the net takes it, uint8 (H, W, C); says how it was converted."""
-    from gpuconv.data.folder import read_image
+    from gpuconv.data.folder import read_image, read_mode
 
     height, width, channels = trained.input_shape
     try:
         with asked():
             original = read_image(path, channels=3)
             image = read_image(path, size=(height, width), channels=channels)
+            mode = read_mode(path)
     except OSError as error:
         raise UserError(describe(error)) from error
     changes = []
     if original.shape[:2] != (height, width):
         changes.append(f"resized from {original.shape[0]}x{original.shape[1]} to {height}x{width}")
+    wanted = "L" if channels == 1 else "RGB"
+    if mode != wanted:
+        changes.append(f"converted from {mode} to {wanted}")
     if channels == 1 and np.ptp(original, axis=2).any():
         changes.append("its colors taken as gray")
     print(f"\n{path}" + (f" ({', '.join(changes)})" if changes else ""))

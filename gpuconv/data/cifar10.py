@@ -55,15 +55,16 @@ def load(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
 def download(directory: str | os.PathLike[str], *, progress: bool = True) -> Path:
     """Download the binary version (170 MB) into `directory`, unpack it, and return the folder of the batch files.
 
-    What is there already is not fetched again, and a download that was cut off goes on where it stopped. progress: show
-    a bar. Raises what `fetch_archive` does.
+    Where all files are there, of the right sizes, nothing is fetched; a download that was cut off goes on where it
+    stopped. progress: show a bar. Raises what `fetch_archive` does.
     """
     return _download(Path(directory), URL, SHA256, progress)
 
 
 def _download(directory: Path, url: str, sha256: str, progress: bool) -> Path:
     folder = directory / "cifar-10-batches-bin"
-    if not all((folder / f"{name}.bin").is_file() for name in TRAIN_FILES + TEST_FILES):
+    paths = [folder / f"{name}.bin" for name in TRAIN_FILES + TEST_FILES]
+    if not all(path.is_file() and path.stat().st_size == _binary_size() for path in paths):
         fetch_archive(url, directory, sha256=sha256, progress=progress)
     return folder
 
@@ -80,8 +81,12 @@ def _find(directory: Path) -> tuple[Path, str]:
     )
 
 
+def _binary_size() -> int:
+    return IMAGES_PER_FILE * (1 + PIXELS)
+
+
 def _read_binary(path: Path) -> Part:
-    expected, found = IMAGES_PER_FILE * (1 + PIXELS), path.stat().st_size
+    expected, found = _binary_size(), path.stat().st_size
     if found != expected:
         raise ValueError(f"{path} is not a whole CIFAR-10 batch: expected {expected} bytes, found {found}")
     records = np.fromfile(path, np.uint8).reshape(IMAGES_PER_FILE, 1 + PIXELS)

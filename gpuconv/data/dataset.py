@@ -71,7 +71,7 @@ class Dataset:
         """Two sets: the second has `fraction` of every class, drawn by `seed`, the first has the rest.
 
         A class of two images or more has at least one in each; order is kept. Raises ValueError unless
-        0 < fraction < 1, and when a side would be empty.
+        0 < fraction < 1, and when no class has two images, as the second set would be empty.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be between 0 and 1, received {fraction}")
@@ -81,4 +81,9 @@ class Dataset:
             count = min(max(round(fraction * len(members)), 1), len(members) - 1)
             order = random.permutation(len(members), seed=seed, epoch=label, stream=random.DATA)
             second[members[order[: max(count, 0)]]] = True
+        if not second.any():
+            raise ValueError(
+                f"the test part of {self.name!r} would be empty: no class has two images or more; at least one must, "
+                "as one image is for training and one for testing"
+            )
         return self.subset(~second), self.subset(second)

@@ -32,7 +32,8 @@ def load(
     fraction of every class that is kept for testing, chosen by `seed`.
 
     Files without an image's suffix and hidden ones are passed over. Raises FileNotFoundError where there are no classes
-    or no images, and ValueError, naming the file, for an image that cannot be read or is of another size.
+    or no images, ValueError, naming the file, for an image that `read_image` refuses or that is of another size, and
+    ValueError where no class has two images, one to train on and one to test on.
     """
     directory = Path(directory)
     folders = list(_visible(directory)) if directory.is_dir() else []
@@ -65,23 +66,56 @@ def read_image(
 ) -> NDArray[np.uint8]:
     """One image file as uint8 (H, W, channels), upright, resized to `size` = (H, W) with antialiasing if given.
 
-    Raises FileNotFoundError for a missing file and ValueError, naming the file, for one that is no readable image.
+    Where the image is transparent, white shows through. Grey of 16 bits is scaled down to 8.
+
+    Raises FileNotFoundError for a missing file and ValueError, naming the file, for one that is no readable image or
+    whose values have no known range: integers of 32 bits and floats.
     """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError('reading image files needs Pillow: pip install "gpuconv[image]"') from error
+    Image = _pillow()
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels}")
     with open(path, "rb") as file:
         try:
-            image: Any = ImageOps.exif_transpose(Image.open(file)).convert(_MODES[channels])
+            image = _flat(Image.open(file)).convert(_MODES[channels])
         except Exception as error:  # Pillow's decoders raise many kinds on bad bytes
             raise ValueError(f"cannot read {path} as an image: {error}") from error
     if size is not None:
         height, width = pair("size", size, 1)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.array(image).reshape(image.height, image.width, channels)
+
+
+def read_mode(path: str | os.PathLike[str]) -> str:
+    """The mode of an image file as Pillow names it: "L" is grey, "RGBA" colour with transparency, and so on."""
+    with _pillow().open(path) as image:
+        return image.mode
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError('reading image files needs Pillow: pip install "gpuconv[image]"') from error
+    return Image
+
+
+def _flat(image: Any) -> Any:
+    """The image upright, with 8 bits a value and nothing transparent."""
+    from PIL import Image, ImageOps
+
+    # Pillow reads 16 bits of grey into "I" from PGM files, and older versions from PNG files too.
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.mode in ("I", "F") and not deep:
+        values = "floats" if image.mode == "F" else "integers of 32 bits"
+        raise ValueError(
+            f"its mode is {image.mode}, {values} of no known range; accepted are 8 bits a value and grey of 16 bits"
+        )
+    image = ImageOps.exif_transpose(image)
+    if deep:
+        return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))  # 65535 is 255
+    if image.mode.endswith("A") or "transparency" in image.info:
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image
 
 
 def _visible(directory: Path) -> Iterator[Path]:

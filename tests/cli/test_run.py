@@ -188,8 +188,9 @@ def test_predict_prints_the_sorted_best_five_of_each_image(trained, tmp_path, ca
     files = list(images(tmp_path, (9, 7), (30, 41), mode=mode))
     assert main(["predict", *files, "--run-dir", str(trained)]) == 0
     said = capsys.readouterr().out
-    assert f"{files[0]}\n" in said
-    assert f"{files[1]} (resized from 30x41 to 9x7)\n" in said
+    converted = "" if mode == "RGB" else f"converted from {mode} to RGB"
+    assert f"{files[0]}{converted and f' ({converted})'}\n" in said
+    assert f"{files[1]} (resized from 30x41 to 9x7{converted and f', {converted}'})\n" in said
     scores = [float(score) for score in re.findall(r"^  class \d +([\d.]+) %", said, re.M)]
     assert len(scores) == 2 * 4  # four classes
     for start in (0, 4):
@@ -203,7 +204,7 @@ def test_predict_says_when_colors_are_lost(tmp_path, capsys):
     assert main(["train", *gray, "--epochs", "1", "--run-dir", run]) == 0
     color, = images(tmp_path, (8, 8))
     assert main(["predict", color, "--run-dir", run]) == 0
-    assert f"{color} (its colors taken as gray)" in capsys.readouterr().out
+    assert f"{color} (converted from RGB to L, its colors taken as gray)" in capsys.readouterr().out
 
 
 def test_predict_goes_on_after_an_image_it_cannot_read(trained, tmp_path, capsys):
@@ -220,6 +221,24 @@ def test_predict_draws_the_way_of_an_image(trained, tmp_path):
     image, = images(tmp_path, (9, 7))
     assert main(["predict", image, "--run-dir", str(trained), "--picture", str(tmp_path / "inside.png")]) == 0
     assert (tmp_path / "inside.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_predict_refuses_a_picture_that_is_no_png_first(tmp_path, capsys):
+    assert main(["predict", "a.png", "--run-dir", "nowhere", "--picture", str(tmp_path / "p.jpg")]) == 2
+    said = capsys.readouterr()
+    assert f"must end in .png, received {tmp_path / 'p.jpg'}" in said.err
+    assert not said.out
+    assert main(["predict", "a.png", "--run-dir", "nowhere", "--picture", str(tmp_path / "none" / "p.png")]) == 2
+    assert f"{tmp_path / 'none' / 'p.png'}: the folder to put it in does not exist" in capsys.readouterr().err
+
+
+def test_predict_on_a_terminal_that_cannot_encode_its_bars(trained, tmp_path):
+    image, = images(tmp_path, (9, 7))
+    command = [sys.executable, "-m", "gpuconv", "predict", image, "--run-dir", str(trained)]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, capture_output=True, encoding="cp1252", env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"class \d +[\d.]+ %  \?+$", done.stdout, re.M)
 
 
 def test_the_newest_run_is_taken_when_none_is_named(tmp_path, monkeypatch, trained, capsys):

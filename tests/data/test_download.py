@@ -107,6 +107,14 @@ def test_what_is_there_is_not_fetched_again(server, tmp_path):
     check(tmp_path)
 
 
+@pytest.mark.parametrize("size", [0, COUNT * 3073 - 1, COUNT * 3073 + 1])
+def test_a_file_of_another_size_is_fetched_again(server, tmp_path, size):
+    fetch(tmp_path, server)
+    os.truncate(tmp_path / FOLDER / "data_batch_2.bin", size)
+    fetch(tmp_path, server)
+    check(tmp_path)
+
+
 def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     server.stop_after = 50_000
     with pytest.raises(ConnectionError, match=r"stopped after \d+ bytes; run it again") as raised:

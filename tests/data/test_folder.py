@@ -86,6 +86,63 @@ def test_read_image_makes_any_picture_plain(tmp_path):
     np.testing.assert_array_equal(folder.read_image(tmp_path / "alpha.png"), pixels)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
+def test_grey_of_16_bits_is_scaled_to_8(tmp_path, name, channels):
+    values = np.array([[0, 128, 129, 257], [32767, 32768, 65406, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / name)
+    expected = np.rint(values * (255 / 65535)).astype(np.uint8)
+    read = folder.read_image(tmp_path / name, channels=channels)
+    np.testing.assert_array_equal(read, np.repeat(expected[..., None], channels, axis=2))
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])
+def test_values_of_no_known_range_are_refused(tmp_path, dtype, mode):
+    Image.fromarray(np.linspace(0, 1, 12).reshape(3, 4).astype(dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=rf"a\.tif as an image: its mode is {mode}, .* accepted are 8 bits"):
+        folder.read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_white_shows_through_what_is_transparent(tmp_path, mode, channels):
+    alpha = np.array([[0, 255], [51, 0]], np.uint8)
+    image = Image.new(mode, (2, 2))  # black ink, all of it in the alpha channel
+    image.putalpha(Image.fromarray(alpha))
+    image.save(tmp_path / "a.png")
+    read = folder.read_image(tmp_path / "a.png", channels=channels)
+    np.testing.assert_array_equal(read, np.repeat(255 - alpha[..., None], channels, axis=2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_white_shows_through_a_transparent_color(tmp_path, mode, channels):
+    image = Image.fromarray(np.array([[9, 0], [0, 9]], np.uint8)).convert(mode)
+    image.save(tmp_path / "a.png", transparency=(9, 9, 9) if mode == "RGB" else 9)
+    read = folder.read_image(tmp_path / "a.png", channels=channels)
+    np.testing.assert_array_equal(read, np.repeat(np.array([[[255], [0]], [[0], [255]]]), channels, axis=2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_an_opaque_image_is_read_as_without_transparency(tmp_path, mode, channels):
+    pixels = np.random.default_rng(5).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    opaque = Image.fromarray(pixels)
+    image = opaque.convert(mode)
+    plain = image.convert({1: "L", 3: "RGB"}[channels])
+    image.save(tmp_path / "a.png", **({"transparency": b"\xff" * 256} if mode == "P" else {}))
+    read = folder.read_image(tmp_path / "a.png", channels=channels)
+    np.testing.assert_array_equal(read, np.asarray(plain).reshape(64, 64, channels))
+
+
+def test_one_image_a_class_leaves_none_to_test_on(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.fromarray(picture(2, 2, 0)).save(tmp_path / name / "0.png")
+    with pytest.raises(ValueError, match=r"test part of .* would be empty: no class has two images or more"):
+        folder.load(tmp_path)
+
+
 def test_read_image_turns_pictures_upright(tmp_path):
     pixels = picture(4, 3, 1)
     exif = Image.Exif()
