@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuconv.names import lookup
+from gpuconv.names import canonical, lookup
 
 AUTO = "auto"
 DEPTHWISE = "depthwise"  # no product of matrices: serves groups of one channel, in every arithmetic; "auto" for them
@@ -210,7 +210,7 @@ def listed(algo: Any) -> str:
     if isinstance(algo, str) and algo == AUTO:
         return AUTO
     names = (AUTO, DEPTHWISE, *(a.name for a in (*FIRST, *ALGORITHMS)))
-    return lookup("algorithm", algo, {name: name for name in names})
+    return canonical("algorithm", algo, names)
 
 
 def checked(algo: Any, arithmetic: str, depthwise: bool = False, first: bool = False, forward: bool = False) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpuconv import backends, losses, ops, random
 from gpuconv.layers import Conv2D, Dropout, Layer, Linear, Sequential
+from gpuconv.losses import Loss, SoftmaxCrossEntropy, SVMHinge
 
 Array = Any
 
@@ -122,7 +123,8 @@ class SanityCheck:
 
 
 def sanity(
-    net: Sequential, x: Array, labels: Array, *, loss: str = "softmax", optimizer: Any = None, overfit_steps: int = 300
+    net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", optimizer: Any = None,
+    overfit_steps: int = 300,
 ) -> list[SanityCheck]:
     """All checks of this module but the gradients, on a batch of the net's own data. The net is not changed.
 
@@ -137,24 +139,31 @@ def sanity(
     ]
 
 
-def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str = "softmax") -> SanityCheck:
-    """With small last weights all scores are near 0, so the loss is that of guessing: log C for softmax, and
-    delta * (C - 1) for the SVM. Another value means wrong labels, a wrong mean or a wrong loss."""
+def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax") -> SanityCheck:
+    """With small last weights all scores are near 0, so the loss is that of guessing: log C for softmax,
+    delta * (C - 1) for the SVM, and for a loss that is neither its own value at scores of 0. Another value means wrong
+    labels, a wrong mean or a wrong loss."""
+    compute = losses.get(loss)
     twin = net.copy()
     last = [layer for layer in twin.walk() if layer.trains("weight")][-1]
     for array in last.arrays.values():
         array[...] = backends.asarray(backends.to_numpy(array) * array.dtype.type(1e-3), net.device)
     scores = twin.forward(x, training=True)
     twin.release()
-    value = _number(losses.get(loss)(scores, labels)[0])
+    value = _number(compute(scores, labels)[0])
     classes = scores.shape[-1]
-    guess = {"softmax": math.log(classes), "svm": classes - 1.0}[loss]
+    if isinstance(compute, SoftmaxCrossEntropy):
+        guess = math.log(classes)
+    elif isinstance(compute, SVMHinge):
+        guess = compute.delta * (classes - 1)
+    else:
+        guess = _number(compute(backends.zeros(scores.shape, scores.dtype, net.device), labels)[0])
     close = abs(value - guess) <= 0.05 * guess
-    return SanityCheck("first loss", close, value, f"{guess:.4f} for {classes} classes and {loss}")
+    return SanityCheck("first loss", close, value, f"{guess:.4f}, that of guessing among {classes} classes")
 
 
 def regularisation(
-    net: Sequential, x: Array, labels: Array, *, loss: str = "softmax", weight_decay: float = 1e-2
+    net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", weight_decay: float = 1e-2
 ) -> SanityCheck:
     """Regularisation, weight_decay / 2 * sum of squares, must raise the loss; and a descent of it must lower it."""
     twin = net.copy()
@@ -171,35 +180,46 @@ def regularisation(
 
 
 def overfits(
-    net: Sequential, x: Array, labels: Array, *, loss: str = "softmax", steps: int = 300, lr: float = 1e-3
+    net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", steps: int = 300, lr: float = 1e-3
 ) -> SanityCheck:
-    """A few samples must be learned by heart: every label right, the loss under a tenth of its first value. Adam,
-    no regularisation, dropout off; it stops as soon as both hold."""
+    """A few samples must be learned by heart: every label right, the loss down by nine tenths of its way from the
+    first value to the least it can have, 0 without label smoothing. Adam, no regularisation, dropout off; it stops as
+    soon as both hold."""
     twin = _without_dropout(net)
     compute = losses.get(loss)
     averages = [[backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in range(2)]
     truth = backends.to_numpy(labels)
-    first = value = math.inf
+    value, goal = math.inf, -math.inf
     right, step = 0.0, 0
     for step in range(1, steps + 1):
         scores = twin.forward(x, training=True)
         value_now, dscores = compute(scores, labels)
         value = _number(value_now)
-        first = value if step == 1 else first
+        if step == 1:
+            least = _least(compute, scores.shape[-1])
+            goal = least + 0.1 * (value - least)
         right = float(np.mean(backends.to_numpy(scores).argmax(axis=-1) == truth))
-        if not math.isfinite(value) or (right == 1.0 and value < 0.1 * first):
+        if not math.isfinite(value) or (right == 1.0 and value < goal):
             break
         twin.zero_grad()
         twin.backward(dscores, input_grad=False)
         ops.adam_step(list(twin.params().values()), list(twin.grads().values()), *averages, lr=lr, step=step)
     return SanityCheck(
-        f"overfits {len(truth)} samples", right == 1.0 and value < 0.1 * first, value,
-        f"under {0.1 * first:.4f}, every label right", f"{right:.0%} right after {step} steps",
+        f"overfits {len(truth)} samples", right == 1.0 and value < goal, value,
+        f"under {goal:.4f}, every label right", f"{right:.0%} right after {step} steps",
     )
 
 
+def _least(loss: Loss, classes: int) -> float:
+    """The loss of perfect scores: with label smoothing the entropy of the smoothed targets, else 0."""
+    smoothing = getattr(loss, "label_smoothing", 0.0)
+    targets = np.full(classes, smoothing / classes)
+    targets[0] += 1 - smoothing
+    return float(-np.sum(targets * np.log(targets, where=targets > 0, out=np.zeros(classes))))
+
+
 def update_ratio(
-    net: Sequential, x: Array, labels: Array, *, loss: str = "softmax", optimizer: Any = None
+    net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", optimizer: Any = None
 ) -> SanityCheck:
     """One step must move the weights by about a thousandth of their size: |change of w| / |w|, the median over the
     weights, within 1e-4 and 1e-2. The details tell each weight's ratio.

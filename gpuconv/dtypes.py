@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 
 FLOAT_NAMES = ("float64", "float32", "float16", "bfloat16")
 
@@ -55,5 +55,5 @@ def as_precision(dtype: Any = None, precision: str | None = None) -> tuple[np.dt
         return as_dtype("float32" if dtype is None else dtype), False
     if dtype is not None:
         raise ValueError(f"give a dtype or a precision, received dtype {dtype!r} and precision {precision!r}")
-    name = lookup("precision", precision, {name: name for name in PRECISIONS})
+    name = canonical("precision", precision, PRECISIONS)
     return as_dtype("float32" if name == "tf32" else name), name == "tf32"

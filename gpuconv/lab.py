@@ -23,7 +23,7 @@ from gpuconv.algorithms import ALGORITHMS, Algorithm, arithmetic_of
 from gpuconv.backends.cuda import module, source
 from gpuconv.backends.cuda.variants import MACROS, kernels, variants
 from gpuconv.dtypes import as_dtype
-from gpuconv.names import lookup
+from gpuconv.names import canonical, lookup
 from gpuconv.verify import TIERS, Case, Row, cases, verify
 from gpuconv.verify.run import move
 
@@ -48,7 +48,7 @@ _NAMED_OTHERWISE = {
 def shipped_file(op: str, algo: str | None = None) -> str:
     """The .cu file whose kernels serve an op. Raises ValueError for an unknown op or algorithm, naming the nearest one,
     and for an algorithm of an op that has none."""
-    op = lookup("op", op, {name: name for name in ops.__all__})
+    op = canonical("op", op, ops.__all__)
     if algo is not None:
         if not _takes_algorithms(op):
             raise ValueError(f"{op} has no algorithms, received {algo!r}")

@@ -200,9 +200,11 @@ def whiten(net: Sequential, images: Any, *, eps: float = 5e-4) -> None:
     the patches' covariance over sqrt(eigenvalue + eps), each once with either sign.
 
     images: (N, H, W, C) normalised floats, of which the patches are taken (5000 suffice). The convolution must have
-    2 * R * S * C filters.
+    2 * R * S * C filters. Raises ValueError where it has others, or there is none.
     """
-    conv = next(layer for layer in net.walk() if isinstance(layer, Conv2D))
+    conv = next((layer for layer in net.walk() if isinstance(layer, Conv2D)), None)
+    if conv is None:
+        raise ValueError("whitening makes filters of a convolution, the net has none")
     filters, r, s, c = conv["weight"].shape
     if filters != 2 * r * s * c:
         raise ValueError(f"whitening {r} x {s} x {c} patches takes {2 * r * s * c} filters, the net has {filters}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,6 +25,11 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     near = difflib.get_close_matches(_plain(name), list(by_plain), n=1, cutoff=0.5)
     hint = f"; did you mean {by_plain[near[0]]!r}?" if near else ""
     raise ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(table)})")
+
+
+def canonical(kind: str, name: str, names: Iterable[str]) -> str:
+    """The name as `names` has it. Raises what `lookup` raises."""
+    return lookup(kind, name, {known: known for known in names})
 
 
 def _plain(name: str) -> str:

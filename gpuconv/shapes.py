@@ -20,7 +20,7 @@ import numpy as np
 
 from gpuconv import algorithms
 from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype, is_float
-from gpuconv.names import lookup
+from gpuconv.names import canonical, lookup
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -873,7 +873,7 @@ def load_batch(
     dtype = as_dtype(dtype)
     expect_out(out, (count, h, w, c), dtype)
     return dict(
-        flip=flip_value(flip), shift=shift, border=lookup("border", border, {name: name for name in BORDERS}),
+        flip=flip_value(flip), shift=shift, border=canonical("border", border, BORDERS),
         cutout=cutout, seed=seed_value("seed", seed),
         offset=step_scalar("offset", offset), start=start, count=count, dtype=dtype,
     )

@@ -1,9 +1,10 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
-from gpuconv import checks, models, ops
+from gpuconv import checks, losses, models, ops
 from gpuconv.layers import (
     LAYERS,
     BatchNorm,
@@ -92,6 +93,34 @@ def test_the_sanity_suite_passes_on_a_right_net(loss):
     assert "conv1.weight" in ratio.details
     for key, value in net.state_dict().items():
         np.testing.assert_array_equal(value, before[key])
+
+
+@pytest.mark.parametrize(
+    ("loss", "guess"),
+    [
+        ("Softmax", math.log(10)), (losses.get("svm", delta=5.0), 45.0),
+        (losses.get("softmax", label_smoothing=0.2), math.log(10)),
+        (partial(ops.svm_hinge, delta=3.0), 27.0),
+    ],
+)  # fmt: skip
+def test_any_loss_is_checked_as_it_is(loss, guess):
+    net = models.build("digits-net", seed=1)
+    first, regularised, overfit, _ = checks.sanity(net, *data(), loss=loss)
+    assert first.passed
+    assert first.value == pytest.approx(guess, rel=0.01)
+    assert first.expected.startswith(f"{guess:.4f}")
+    assert regularised.passed
+    assert overfit.passed, overfit
+
+
+def test_smoothed_labels_have_a_least_loss():
+    """Scores whose softmax is the smoothed targets have no gradient, and the loss that `overfits` counts from."""
+    scores = np.log(np.full((1, 4), 0.05) + 0.8 * np.eye(4)[:1])
+    loss, slope = ops.softmax_cross_entropy(scores, np.array([0]), label_smoothing=0.2)
+    np.testing.assert_allclose(slope, 0, atol=1e-15)
+    smoothed, plain = (losses.get("softmax", label_smoothing=share) for share in (0.2, 0.0))
+    assert checks._least(smoothed, 4) == pytest.approx(float(loss), rel=1e-14)
+    assert checks._least(plain, 4) == checks._least(losses.get("svm"), 4) == 0
 
 
 def test_a_wrong_loss_fails_the_first_check(monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import losses, models
-from gpuconv.layers import Conv2D, Input, Layer, Sequential
+from gpuconv.layers import Conv2D, Flatten, Input, Layer, Sequential
 
 # Counted by hand or known from the nets' papers and public implementations.
 PARAMETERS = {
@@ -86,3 +86,5 @@ def test_whitening_makes_white_patches():
     np.testing.assert_array_equal(y[:, 12:], -y[:, :12])
     with pytest.raises(ValueError, match="takes 54 filters, the net has 12"):
         models.whiten(Sequential([Input((32, 32, 3)), Conv2D(12, 3)]), images)
+    with pytest.raises(ValueError, match="filters of a convolution, the net has none"):
+        models.whiten(Sequential([Input((32, 32, 3)), Flatten()]), images)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 
 _HOMES = {
     "numpy": "gpuconv.backends.reference",
@@ -133,7 +133,7 @@ def resolve(device: str) -> str:
     if device == "auto":
         return choose()[0]
     kind, colon, index = str(device).partition(":")
-    kind = lookup("device", kind, {name: name for name in (*_HOMES, "auto")})
+    kind = canonical("device", kind, (*_HOMES, "auto"))
     if colon and (kind != "cuda" or not index.isdigit()):
         raise ValueError(f"a device is numpy, cuda, cuda:1, emulated or auto, received {device!r}")
     return _adapter(f"{kind}:{index}" if colon else kind).name

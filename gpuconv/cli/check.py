@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     line("model", f"{settings.model}, loss {settings.loss}, seed {settings.seed}\n")
     x, labels = next(loader.epoch(0))
     passed = True
-    loss = wanted.loss(settings.loss)[0]
+    loss = wanted.loss(settings.loss)[1]
     first = schedules.get(settings.schedule)(0, settings.epochs * len(loader), len(loader))
     optimizer = optimizers.get(settings.optimizer, lr=settings.lr * first)
     for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):

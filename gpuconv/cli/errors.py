@@ -19,7 +19,7 @@ def asked() -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(describe(error)) from error
-    except (ValueError, TypeError, DeviceError, ImportError) as error:
+    except (ValueError, TypeError, DeviceError, ImportError, MemoryError) as error:
         raise UserError(str(error)) from error
 
 

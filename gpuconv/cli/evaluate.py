@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv.data import Loader, load
     from gpuconv.training import evaluate
-    from gpuconv.training.evaluate import TTA
+    from gpuconv.training.evaluate import TTA, expect_views
 
     directory = options.run_dir or newest()
     line("run", directory)
@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
     )
     with asked():
         tta = test_time(options.tta or trained.settings.tta)
+        expect_views(tta, test.image_shape)
     if TTA[tta] > 1:
         line("averaging", f"over {TTA[tta]} views of each image")
     found = evaluate(net, loader, loss=loss(trained.settings.loss)[1], confusion=True, tta=tta)

@@ -37,15 +37,16 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.backends.cuda import compiler
     from gpuconv.backends.cuda.report import jobs
     from gpuconv.backends.cuda.variants import MACROS, kernels, variants
-    from gpuconv.names import lookup
+    from gpuconv.names import canonical
 
     alone = [f"--{name}" for name in ("arch", "all") if getattr(options, name)]
     if alone and not options.report:
         raise UserError(f"{' and '.join(alone)} {'go' if len(alone) > 1 else 'goes'} with --report, which compiles")
     with asked():
-        files = [lookup("kernel file", file, {file: file for file in MACROS}) for file in options.file or MACROS]
-        known = {arch: arch for arch in compiler.ARCHITECTURES}
-        archs = [lookup("architecture", arch, known) for arch in options.arch or compiler.ARCHITECTURES]
+        files = [canonical("kernel file", file, MACROS) for file in options.file or MACROS]
+        archs = [
+            canonical("architecture", arch, compiler.ARCHITECTURES) for arch in options.arch or compiler.ARCHITECTURES
+        ]
     chosen = [variant for variant in variants() if variant.file in files]
     if options.report:
         return _report(jobs(chosen, archs, options.all or bool(options.arch)), options.all, options.workers)

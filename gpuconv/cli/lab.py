@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv import lab, verify
     from gpuconv.cli.verify import HEADER, describe
-    from gpuconv.names import lookup
+    from gpuconv.names import canonical
 
     with asked():
         shipped = lab.shipped_file(options.op, options.algo)
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError("name your .cu file, or ask for the shipped one with --template")
         if not options.file.is_file():
             raise UserError(f"{options.file}: no such file")
-        dtypes = tuple(lookup("dtype", d, {d: d for d in verify.DTYPES}) for d in options.dtype or verify.DTYPES)
+        dtypes = tuple(canonical("dtype", d, verify.DTYPES) for d in options.dtype or verify.DTYPES)
         dtypes = lab.served(options.op, dtypes, options.algo)
         lab.check_signatures(options.file, options.op, options.algo)
     device = choose_device(options)

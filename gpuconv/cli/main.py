@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from gpuconv.backends import DeviceError
 from gpuconv.cli.errors import UserError, describe
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 
 COMMANDS = {
     "train": "train a ConvNet on images and test it on images it never saw",
@@ -78,7 +78,7 @@ def _run(arguments: list[str]) -> int:
         print(f"gpuconv {__version__}")
         return 0
     try:
-        name = lookup("command", arguments[0], {name: name for name in COMMANDS})
+        name = canonical("command", arguments[0], COMMANDS)
     except ValueError as error:
         raise UserError(str(error)) from None
     command: Any = importlib.import_module(f"gpuconv.cli.{name}")

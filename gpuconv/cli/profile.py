@@ -45,13 +45,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv import models
     from gpuconv.backends.cuda.compiler import ARCHITECTURES
-    from gpuconv.names import lookup
+    from gpuconv.names import canonical
     from gpuconv.profiling import peaks
     from gpuconv.profiling.step import profile
     from gpuconv.training.checkpoint import write_atomically
 
     with asked():
-        arch = lookup("architecture", options.arch or "sm_90a", {arch: arch for arch in ARCHITECTURES})
+        arch = canonical("architecture", options.arch or "sm_90a", ARCHITECTURES)
         models.build(options.model, precision=options.precision, initialize=False)
         if options.trace and not options.trace.parent.is_dir():
             raise UserError(f"{options.trace.parent}: no such folder for --trace")

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.dtypes import PRECISIONS, as_precision
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Settings:
     whiten: int = 0
     tta: str = "none"
     precision: str = "float32"
+    checkpoint_every: int | None = None
 
     def __str__(self) -> str:
         parts = [
@@ -38,6 +39,7 @@ class Settings:
         ]  # fmt: skip
         parts += [f"first filters whiten {self.whiten:,} images"] if self.whiten else []
         parts += [f"tta {self.tta}"] if self.tta != "none" else []
+        parts += [f"saved every {self.checkpoint_every} steps"] if self.checkpoint_every else []
         return ", ".join(parts)
 
 
@@ -82,6 +84,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "whiten": (count(0), "IMAGES", "make the first convolution's filters whiten so many training images; 0: do not"),
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
     "precision": (str, "NAME", f"what the net computes in: {', '.join(PRECISIONS)}; masters are float32"),
+    "checkpoint_every": (count(1), "STEPS", "save within epochs too, every so many steps"),
 }
 
 
@@ -108,9 +111,20 @@ def add_precision(parser: Any, default: str | None = "float32") -> None:
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given on the command line."""
-    found = {name: getattr(options, name, None) for name in OPTIONS}
-    return {name: value for name, value in found.items() if value is not None}
+    """The settings that were given on the command line, the net and the kind of data under their own names.
+
+    Raises UserError for an unknown one.
+    """
+    from gpuconv import models
+    from gpuconv.data import spec
+
+    found = {name: value for name, value in vars(options).items() if name in OPTIONS and value is not None}
+    with asked():
+        if "model" in found:
+            found["model"] = canonical("model", found["model"], models.MODELS)
+        if "data" in found:
+            found["data"] = spec.spelled(found["data"])
+    return found
 
 
 def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
@@ -119,21 +133,34 @@ def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
     Raises UserError for what cannot be read.
     """
     from gpuconv.cli import recipes
-    from gpuconv.data import Augmentation
-    from gpuconv.training import optimizers, schedules
 
     with asked():
         data = chosen.get("data", "digits")
         recipe = recipes.get(chosen.get("model"), data.partition(":")[0], name)
         settings = Settings(**{"data": data, "seed": 0} | recipe | rate_in(chosen) | chosen)
-        # Words that no part understands are refused here, before anything is made.
-        optimizers.get(settings.optimizer, lr=settings.lr)
-        schedules.get(settings.schedule)
-        loss(settings.loss)
-        test_time(settings.tta)
-        as_precision(precision=settings.precision)
-        Augmentation.parse(settings.augment)
+        check(settings)
     return settings
+
+
+def check(settings: Settings) -> None:
+    """Raise ValueError or TypeError for a setting that no part understands, before anything is made."""
+    from gpuconv.data import Augmentation
+    from gpuconv.training import optimizers, schedules
+
+    for name, value in dataclasses.asdict(settings).items():
+        if value is not None:
+            try:
+                read = OPTIONS[name][0](str(value))
+            except argparse.ArgumentTypeError as error:
+                raise ValueError(f"{option(name)}: {error}") from None
+            if read != value:
+                raise TypeError(f"{option(name)} must be {OPTIONS[name][1]}, received {value!r}")
+    optimizers.get(settings.optimizer, lr=settings.lr)
+    schedules.get(settings.schedule)
+    loss(settings.loss)
+    test_time(settings.tta)
+    as_precision(precision=settings.precision)
+    Augmentation.parse(settings.augment)
 
 
 def rate_in(chosen: dict[str, Any]) -> dict[str, float]:
@@ -156,7 +183,7 @@ def test_time(name: str) -> str:
     """A test-time augmentation by its name. ValueError for an unknown one."""
     from gpuconv.training.evaluate import TTA
 
-    return lookup("test-time augmentation", name, {known: known for known in TTA})
+    return canonical("test-time augmentation", name, TTA)
 
 
 def loss(text: str) -> tuple[str, Any]:
@@ -167,7 +194,7 @@ def loss(text: str) -> tuple[str, Any]:
     part, *more = spec.parse(text)
     if more or part.numbers:
         raise ValueError(f"a loss is written like 'softmax:label_smoothing=0.1', received {text!r}")
-    name = lookup("loss", part.name, {known: known for known in losses.LOSSES})
+    name = canonical("loss", part.name, losses.LOSSES)
     try:
         return name, losses.get(name, **part.options)
     except TypeError as error:
@@ -179,11 +206,15 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
     from gpuconv.training import RunDirectory
 
     with asked():
-        stored = RunDirectory.open(directory).settings()["options"]
+        stored = RunDirectory.open(directory).settings()
         try:
-            settings = Settings(**stored["command"])
+            settings = Settings(**stored["options"]["command"])
         except (KeyError, TypeError):
             raise ValueError(f"{directory} was not started by `gpuconv train`; go on with it where it was") from None
+        try:
+            check(settings)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"the settings stored in {directory} cannot be used: {error}") from error
     others = [
         f"{option(name)} is {getattr(settings, name)} there, {value} here"
         for name, value in chosen.items() if value != getattr(settings, name)

@@ -35,13 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--graph", action=argparse.BooleanOptionalAction,
         help="replay training steps as CUDA graphs; on emulated, as recorded launches (default: on for cuda)",
     )
-    parser.add_argument("--checkpoint-every", type=wanted.count(1), metavar="STEPS", help="save within epochs too")
 
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import models
     from gpuconv.data import Augmentation, Loader, Normalization, load
     from gpuconv.training import DivergedError, RunDirectory, SettingsError, Trainer, evaluate
+    from gpuconv.training.evaluate import expect_views
     from gpuconv.training.trainer import INTERRUPTED
 
     chosen = wanted.given(options)
@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
     with asked():
         train, test = load(settings.data)
+        expect_views(wanted.test_time(settings.tta), train.image_shape)
         line("data", f"{train.name}: {_sets(train, test)}")
     device = choose_device(options)
     with asked():
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         history = trainer.fit(
             loader, epochs=settings.epochs, test=held_out, settings=extra, run_dir=directory,
-            resume=bool(options.resume), checkpoint_every=options.checkpoint_every,
+            resume=bool(options.resume), checkpoint_every=settings.checkpoint_every,
         )  # fmt: skip
     except (DivergedError, SettingsError) as error:
         raise UserError(str(error)) from error

@@ -36,13 +36,13 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from gpuconv import ops, verify
-    from gpuconv.names import lookup
+    from gpuconv.names import canonical, lookup
 
     with asked():
         names = {op: op for op in ops.__all__}
         chosen_ops = [lookup("op", op, names) for op in options.op or ops.__all__]
-        dtypes = [lookup("dtype", d, {d: d for d in verify.DTYPES}) for d in options.dtype or verify.DTYPES]
-        tiers = tuple(lookup("tier", t, {t: t for t in verify.TIERS}) for t in options.tier or verify.TIERS)
+        dtypes = [canonical("dtype", d, verify.DTYPES) for d in options.dtype or verify.DTYPES]
+        tiers = tuple(canonical("tier", t, verify.TIERS) for t in options.tier or verify.TIERS)
         if options.seed < 0:
             raise UserError(f"--seed must be at least 0, received {options.seed}")
     cases = [case for case in verify.cases(tiers, seed=options.seed) if case.op in chosen_ops]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from gpuconv.names import lookup
+from gpuconv.names import canonical, lookup
 from gpuconv.shapes import BORDERS, flip_value, integer
 
 
@@ -26,7 +26,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flip", flip_value(self.flip))
-        object.__setattr__(self, "border", lookup("border", self.border, {name: name for name in BORDERS}))
+        object.__setattr__(self, "border", canonical("border", self.border, BORDERS))
         for name in ("shift", "cutout"):
             object.__setattr__(self, name, integer(name, getattr(self, name), 0))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.dataset import Dataset
-from gpuconv.names import lookup
+from gpuconv.names import canonical, lookup
 
 
 def load(spec: str) -> tuple[Dataset, Dataset]:
@@ -25,6 +25,12 @@ def load(spec: str) -> tuple[Dataset, Dataset]:
         raise TypeError(f"a data set is described by text, received {type(spec).__name__}")
     name, _, rest = spec.partition(":")
     return lookup("data set", name, _SOURCES)(rest)
+
+
+def spelled(spec: str) -> str:
+    """The same text with the name of its data set as `load` tells it. ValueError for an unknown one."""
+    name, colon, rest = spec.partition(":")
+    return canonical("data set", name, _SOURCES) + colon + rest
 
 
 def _digits(rest: str) -> tuple[Dataset, Dataset]:

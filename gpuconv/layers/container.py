@@ -28,10 +28,11 @@ class Input(Layer):
         self.shape = tuple(shapes.integer(f"shape[{axis}]", size, 1) for axis, size in enumerate(self.shape))
 
     def plan(self, input_shape: Shape) -> Shape:
-        self._check(input_shape)
+        self.expect(input_shape)
         return input_shape
 
-    def _check(self, shape: Shape) -> None:
+    def expect(self, shape: Shape) -> None:
+        """Raise ValueError for a volume that the net does not take."""
         fits = (
             len(shape) == len(self.shape) and shape[-1] == self.shape[-1]
             and all(size >= least for size, least in zip(shape, self.shape))
@@ -41,7 +42,7 @@ class Input(Layer):
             raise ValueError(f"the net takes volumes of {wanted}, received {_by(shape)}")
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        self._check(tuple(x.shape[1:]))
+        self.expect(tuple(x.shape[1:]))
         self.save()
         return x
 

@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -46,6 +47,13 @@ class Callback:
     def on_epoch(self, trainer: Any, record: Record) -> None: ...
 
     def on_stop(self, trainer: Any, reason: str) -> None: ...
+
+
+def next_step(callback: Any, trainer: Any) -> int | None:
+    """Its `next_step`, or what `Callback`'s says of one that has none."""
+    if hasattr(callback, "next_step"):
+        return callback.next_step(trainer)
+    return 1 if hasattr(callback, "on_step") else None
 
 
 def keepers(run: RunDirectory, checkpoint_every: int | None = None) -> list[Callback]:
@@ -103,9 +111,11 @@ class Checkpoints(Callback):
         if self._saved_at != trainer.steps:
             self._save(trainer)
         if reason == "interrupted":
+            by_command = "command" in self.run.settings().get("options", {})
+            where = shlex.quote(str(self.run)) if by_command else repr(str(self.run))
+            how = f"gpuconv train --resume {where}" if by_command else f"fit(..., run_dir={where}, resume=True)"
             print(
-                f"interrupted after step {trainer.steps}; saved to {self.run.last}\n"
-                f"continue with: gpuconv train --resume {self.run}",
+                f"interrupted after step {trainer.steps}; saved to {self.run.last}\ncontinue with: {how}",
                 file=sys.stderr,
             )
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, losses, ops
-from gpuconv.names import lookup
+from gpuconv.names import canonical
 from gpuconv.training.metrics import Totals
 
 Array = Any
@@ -39,7 +39,7 @@ def evaluate(
     test-time augmentation, over which the scores of each image are averaged (see `views`). Raises ValueError when there
     is no image.
     """
-    criterion, tta = losses.get(loss), lookup("test-time augmentation", tta, {name: name for name in TTA})
+    criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)
     totals, matrix = None, None
     for x, labels in loader.epoch(0):
         scores = averaged_scores(net, x, tta)
@@ -72,6 +72,7 @@ def views(x: Array, tta: str) -> Iterator[tuple[float, Array]]:
     and down and right, a quarter each, the border reflected. "mirror+shift": the three, each also mirrored, in the same
     proportions: the six views of airbench (Jordan 2024, arXiv:2404.00498).
     """
+    expect_views(tta, x.shape[1:])
     moves = ((0.5, 0), (0.25, 1), (0.25, -1)) if "shift" in tta else ((1.0, 0),)
     for mirrored in (False, True)[: 1 + ("mirror" in tta)]:
         for share, move in moves:
@@ -79,10 +80,14 @@ def views(x: Array, tta: str) -> Iterator[tuple[float, Array]]:
             yield share * (0.5 if "mirror" in tta else 1.0), view
 
 
+def expect_views(tta: str, image_shape: tuple[int, ...]) -> None:
+    """Raise ValueError where images of that shape, (H, W, C), have not the `views` of a test-time augmentation."""
+    if "shift" in tta and min(image_shape[:2]) < 2:
+        raise ValueError(f"tta {tta}: images are shifted that have sides of 2 pixels and more, received {image_shape}")
+
+
 def _moved(x: Array, move: int) -> Array:
     """A contiguous copy of x moved down and right by `move`, -1, 0 or 1, its border reflected."""
-    if move and min(x.shape[1:3]) < 2:
-        raise ValueError(f"an image must have sides of 2 pixels and more to be shifted, received {x.shape[1:3]}")
     rows, columns = (_reflected(size, move) for size in x.shape[1:3])
     moved = backends.zeros(x.shape, x.dtype, backends.device_of(x))
     for to_rows, from_rows in rows:

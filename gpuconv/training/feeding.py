@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any
 
 from gpuconv.data import Dataset, Loader, Normalization
+from gpuconv.layers import BatchNorm, Input
 
 
 def loaders(data: dict[str, Any], *, batch_size: int, seed: int, device: str, dtype: Any) -> dict[str, Any]:
@@ -29,6 +31,33 @@ def loaders(data: dict[str, Any], *, batch_size: int, seed: int, device: str, dt
             raise TypeError(f"{name} must be a Loader or a Dataset, received {type(part).__name__}")
         made[name] = part
     return made
+
+
+def expect(name: str, loader: Any, net: Any) -> None:
+    """Raise ValueError where a loader's images, labels or last batch are known not to fit the net."""
+    if not isinstance(loader, Loader):
+        return
+    data = loader.dataset
+    for layer in net.walk():
+        if isinstance(layer, Input):
+            try:
+                layer.expect(data.image_shape)
+            except ValueError as error:
+                raise ValueError(f"{name} does not fit: {error} from {data.name!r}") from None
+    classes, most = net.output_shape[-1], int(data.labels.max())
+    if most >= classes:
+        raise ValueError(
+            f"{name} does not fit: the net tells {classes} classes apart, labels 0 to {classes - 1}, received {most} "
+            f"from {data.name!r}"
+        )
+    rest = loader.size(len(loader) - 1)
+    for layer in net.walk():
+        shape = layer.input_shape
+        if name == "train" and isinstance(layer, BatchNorm) and shape and rest * math.prod(shape[:-1]) < 2:
+            raise ValueError(
+                f"{layer.path} takes statistics of more than one value, and the last batch has one image: choose "
+                f"another batch_size than {loader.batch_size} for {len(data)} images, or drop_last"
+            )
 
 
 def describe(loader: Any) -> dict[str, Any] | None:

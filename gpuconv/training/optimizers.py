@@ -194,6 +194,8 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         number("momentum", self.momentum, 0, 1)
+        if not isinstance(self.nesterov, bool):
+            raise ValueError(f"nesterov must be true or false, received {self.nesterov!r}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True needs a momentum above 0")
 
@@ -215,6 +217,10 @@ class Adagrad(Optimizer):
     lr: float = 0.01
     eps: float = 1e-10
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("eps", self.eps, 0)
+
     def slots(self) -> tuple[str, ...]:
         return ("square_sum",)
 
@@ -230,6 +236,11 @@ class RMSprop(Optimizer):
     lr: float = 0.01
     alpha: float = 0.99
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("alpha", self.alpha, 0, 1)
+        number("eps", self.eps, 0)
 
     def slots(self) -> tuple[str, ...]:
         return ("square_average",)
@@ -250,6 +261,12 @@ class Adam(Optimizer):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("beta1", self.beta1, 0, 1, open_high=True)
+        number("beta2", self.beta2, 0, 1, open_high=True)
+        number("eps", self.eps, 0)
 
     def slots(self) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")

@@ -52,7 +52,7 @@ class Step(Schedule):
             raise ValueError("a step schedule drops after a number of epochs above 0, received 0")
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
-        return self.gamma ** math.floor(step / (self.every * epoch))
+        return self.gamma ** (step // (self.every * epoch))
 
     def __str__(self) -> str:
         return spec.write("step", (self.every,), {"gamma": self.gamma})

@@ -59,6 +59,6 @@ def _number(text: str) -> float | None:
 
 def _value(text: str) -> Any:
     """A bool, a number, or the text itself."""
-    known = {"true": True, "false": False}.get(text.lower())
+    known = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(text.lower())
     number = _number(text)
     return known if known is not None else int(text) if text.isdecimal() else text if number is None else number

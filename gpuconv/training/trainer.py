@@ -195,6 +195,8 @@ class Trainer:
         """
         integer("metrics_every", metrics_every, 1)
         self.epochs = integer("epochs", epochs, 0)
+        if checkpoint_every is not None:
+            integer("checkpoint_every", checkpoint_every, 1)
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the directory of the run to continue")
         loaders = feeding.loaders(
@@ -202,6 +204,8 @@ class Trainer:
             batch_size=integer("batch_size", batch_size, 1), seed=self.seed,
             device=self.net.device, dtype=self.net.dtype,
         )  # fmt: skip
+        for name, loader in loaders.items():
+            feeding.expect(name, loader, self.net)
         loader, *held_out = loaders.values()
         self.batches = len(loader)
         self.optimizer.begin(self.total_steps, self.batches)
@@ -224,16 +228,23 @@ class Trainer:
         # Overflow is judged by the readings, which name the step, not by a warning from some line inside an op.
         replay = Replay(self.net.device, self.net.device.startswith("cuda") if self.graph is None else self.graph)
         with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), interrupts, replay.queue():
+            started: list[watching.Callback] = []
             try:
-                self._notify(watchers, "on_start")
+                for watcher in watchers:
+                    self._notify([watcher], "on_start")
+                    started.append(watcher)
                 rest = dict(zip(("validation", "test"), held_out))
                 self._run(feeding.feed(loader), replay, rest, watchers, metrics_every, interrupts)
                 self.stop(FINISHED)
-            except BaseException:
+            except BaseException as error:
                 self.stop_reason = FAILED
+                for watcher in started:  # what they cannot do now must not hide why the run failed
+                    try:
+                        self._notify([watcher], "on_stop", FAILED)
+                    except Exception as more:
+                        error.add_note(f"{type(watcher).__name__} could not end: {more}")
                 raise
-            finally:
-                self._notify(watchers, "on_stop", self.stop_reason)
+            self._notify(watchers, "on_stop", self.stop_reason)
         return self.history
 
     def stop(self, reason: str) -> None:
@@ -278,7 +289,7 @@ class Trainer:
         """How many steps may pass before the host must do something between two of them."""
         if not feed.on_device:
             return 1
-        limits = [watcher.next_step(self) for watcher in watchers]
+        limits = [watching.next_step(watcher, self) for watcher in watchers]
         limits += [replay.together, len(clock.planned), metrics_every - self.steps % metrics_every]
         count = min(limit for limit in limits if limit is not None)
         size = feed.size(self.batch)
@@ -322,7 +333,8 @@ class Trainer:
 
     def _notify(self, watchers: list[watching.Callback], event: str, *arguments: Any) -> None:
         for watcher in watchers:
-            getattr(watcher, event)(self, *arguments)
+            if (told := getattr(watcher, event, None)) is not None:
+                told(self, *arguments)
 
     def _record_step(self, lr: float) -> Record:
         """Read the sums and record what the steps since the last reading made."""
@@ -369,7 +381,8 @@ class Trainer:
             "precision": self.net.precision,
             "loss_scale": self.loss_scale and self.loss_scale.config(),
             "optimizer": self.optimizer.config(),
-            "loss": repr(self.loss) if hasattr(self.loss, "__dataclass_fields__") else self.loss.__name__,
+            "loss": repr(self.loss) if hasattr(self.loss, "__dataclass_fields__")
+            else getattr(self.loss, "__name__", type(self.loss).__qualname__),
             "schedule": str(self.schedule),
             "seed": self.seed,
             "epochs": self.epochs,

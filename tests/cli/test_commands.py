@@ -55,6 +55,12 @@ def test_version(capsys):
         (["train", "--optimizer", "sgd:lr=0.3", "--lr", "0.1"], "--lr is 0.1 and --optimizer says lr=0.3"),
         (["train", "--optimizer", "sgd:lr=0.1; x"], "lr must be a number, received '0.1; x'"),
         (["train", "--optimizer", "sgd:lr=-1"], "lr must lie in [0, inf), received -1"),
+        (["train", "--optimizer", "adam:beta1=1.5"], "beta1 must lie in [0, 1), received 1.5"),
+        (["check", "--optimizer", "adam:beta1=2"], "beta1 must lie in [0, 1), received 2"),
+        (["check", "--optimizer", "adam:eps=a"], "eps must be a number, received 'a'"),
+        (["train", "--data", "synthetic:n=8,size=1x1x3", "--model", "seed-net", "--tta", "shift"], "2 pixels and more"),
+        (["train", "--data", "synthetic:n=999999999999,size=320x320x3"], "Unable to allocate"),
+        (["train", "--checkpoint-every", "0"], "from 1 on, received '0'"),
         (["train", "--schedule", "cosin"], "did you mean 'cosine'"),
         (["train", "--loss", "softmx"], "did you mean 'softmax'"),
         (["train", "--loss", "svm:label_smoothing=0.1"], "label_smoothing"),
@@ -218,6 +224,11 @@ def test_check_passes_on_the_default_net(capsys):
     said = capsys.readouterr().out
     assert len(re.findall(r"^PASS  ", said, re.M)) == 5
     assert "FAIL" not in said
+
+
+def test_check_takes_the_loss_with_its_options(capsys):
+    main(["check", "--model", "seed-net", "--loss", "svm:delta=5"])
+    assert re.search(r"^PASS  first loss: (45|44\.9\d*|45\.0\d*), expected 45\.0000", capsys.readouterr().out, re.M)
 
 
 def test_check_fails_on_a_learning_rate_that_is_far_off(capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,14 @@ def test_without_a_name_a_net_has_its_own_recipe():
     assert recipes.get("airbench94", "cifar10") == recipes.DEFAULT | {"model": "airbench94"}
     assert recipes.get(None, "digits") == recipes.get("digits-net", "digits")
     assert recipes.get("digits-net", "digits", "default") == recipes.DEFAULT | {"model": "digits-net"}
+
+
+@pytest.mark.parametrize("spelled", [["--model", "digits_net"], ["--data", "Digits"], ["--model", "DIGITS-NET"]])
+def test_another_spelling_is_the_same_run(spelled):
+    parser = argparse.ArgumentParser()
+    settings.add_options(parser)
+    chosen = settings.given(parser.parse_args(spelled))
+    assert settings.complete(chosen) == settings.complete({})
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)

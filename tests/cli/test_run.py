@@ -94,20 +94,20 @@ def test_the_same_seed_leaves_the_same_bytes(tmp_path, trained):
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, capsys):
-    command = [sys.executable, "-m", "gpuconv", "train", *TINY, "--epochs", "60", "--run-dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "gpuconv", "train", *TINY, "--epochs", "60", "--run-dir", str(tmp_path / "my run")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "run/metrics.jsonl"
+    metrics = tmp_path / "my run/metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"gpuconv train --resume {tmp_path / 'run'}" in said
+    assert f"gpuconv train --resume '{tmp_path / 'my run'}'" in said
     assert "Traceback" not in said
-    assert main(["train", "--resume", str(tmp_path / "run"), "--device", "numpy"]) == 0
+    assert main(["train", "--resume", str(tmp_path / "my run"), "--device", "numpy"]) == 0
     assert train("--epochs", 60, "--run-dir", tmp_path / "whole") == 0
-    assert (tmp_path / "run/last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
+    assert (tmp_path / "my run/last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
 
 
 def test_a_run_by_graphs_leaves_the_same_bytes(tmp_path, monkeypatch):
@@ -142,6 +142,55 @@ def test_resume_refuses_other_settings_and_names_them(trained, capsys):
     assert "--lr is " in said
     assert "--model" not in said
     assert {path: path.read_bytes() for path in trained.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("epochs", -1, "--epochs: expected a whole number from 1 on, received '-1'"),
+        ("epochs", "2", "--epochs must be N, received '2'"),
+        ("lr", 0, "--lr: expected a number above 0, received '0'"),
+        ("optimizer", "adm", "did you mean 'adam'?"),
+    ],
+)
+def test_stored_settings_that_cannot_be_are_named(trained, tmp_path, capsys, name, value, said):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    content = json.loads((run / "run.json").read_text())
+    content["settings"]["options"]["command"][name] = value
+    (run / "run.json").write_text(json.dumps(content))
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    assert main(["train", "--resume", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert f"the settings stored in {run} cannot be used" in error
+    assert said in error
+    assert error.count("\n") == 1
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_how_often_to_save_is_stored(tmp_path, monkeypatch):
+    from gpuconv.training import Trainer
+
+    asked, fit = [], Trainer.fit
+    monkeypatch.setattr(Trainer, "fit", lambda *args, **options: asked.append(options) or fit(*args, **options))
+    assert train("--epochs", 1, "--checkpoint-every", 2, "--run-dir", tmp_path / "run") == 0
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert [options["checkpoint_every"] for options in asked] == [2, 2]
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
+    from gpuconv import plots
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    calls, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: full() if len(calls) > 8 else calls.append(sync(number)))
+    monkeypatch.setattr(plots, "save", full)  # which must not hide it
+    assert train("--epochs", 9, "--run-dir", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert re.search(r"^gpuconv: error: cannot write .*safetensors: No space left on device", error)
+    assert error.count("\n") == 1
 
 
 def test_resume_of_a_finished_run_tells_its_result(trained, capsys):

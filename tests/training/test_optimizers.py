@@ -158,6 +158,13 @@ def test_another_state_is_refused_before_anything_changes(change, message):
         (lambda: optimizers.get(SGD(), lr=0.1), "already built"),
         (lambda: SGD(lr=-1), "lr must lie in"),
         (lambda: SGD(nesterov=True), "momentum above 0"),
+        (lambda: optimizers.get("sgd:momentum=0.9,nesterov=maybe"), "nesterov must be true or false, received 'maybe'"),
+        (lambda: optimizers.get("adam:beta1=1"), r"beta1 must lie in \[0, 1\), received 1"),
+        (lambda: optimizers.get("adamw:beta2=1.5"), "beta2 must lie in"),
+        (lambda: optimizers.get("adam:eps=-1"), "eps must lie in"),
+        (lambda: optimizers.get("rmsprop:alpha=2"), "alpha must lie in"),
+        (lambda: optimizers.get("rmsprop:eps=-1"), "eps must lie in"),
+        (lambda: optimizers.get("adagrad:eps=-1"), "eps must lie in"),
         (lambda: AdamW(decay="weigths"), "did you mean 'weights'"),
         (lambda: SGD().build({}), "no parameters"),
     ],
@@ -165,6 +172,12 @@ def test_another_state_is_refused_before_anything_changes(change, message):
 def test_bad_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_words_for_yes_and_no():
+    for words, value in ((("true", "yes", "On"), True), (("false", "No", "off"), False)):
+        for word in words:
+            assert optimizers.get(f"sgd:momentum=0.9,nesterov={word}").nesterov is value
 
 
 def test_float32_parameters_read_a_float32_rate():

@@ -291,7 +291,7 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, ca
     assert (trainer.steps, trainer.stop_reason) == (step, "interrupted")
     told = capfd.readouterr().err
     assert f"{number.name}: finishing the step" in told
-    assert f"continue with: gpuconv train --resume {tmp_path / 'run'}" in told
+    assert f"continue with: fit(..., run_dir={str(tmp_path / 'run')!r}, resume=True)" in told
     second, straight = small.trainer(), small.trainer()
     small.fit(second, run_dir=tmp_path / "run", resume=True)
     small.fit(straight)

@@ -44,7 +44,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         RunDirectory.start(tmp_path / "run", {})
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": {}}', '{"format": 7, "settings": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": {}}', '{"format": 1}', '{"format": 7, "settings": {}}'])
 def test_settings_that_are_not_ours_are_refused(tmp_path, text):
     run = RunDirectory.start(tmp_path / "run", {})
     run.settings_file.write_text(text)

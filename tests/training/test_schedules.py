@@ -17,6 +17,10 @@ def test_step_drops_at_every_multiple():
     assert [schedule(step, 10) for step in (0, 2, 3, 5, 6, 9)] == [1, 1, 0.5, 0.5, 0.25, 0.125]
 
 
+def test_a_step_of_next_to_no_length_drops_at_once():
+    assert [schedules.get("step:1e-320")(step, 10) for step in (0, 1, 5)] == [1.0, 0.0, 0.0]
+
+
 def test_lengths_count_epochs_when_an_epoch_has_several_steps():
     assert [Step(2, gamma=0.1)(step, 100, 5) for step in (9, 10, 19, 20)] == pytest.approx([1, 0.1, 0.1, 0.01])
     multi = MultiStep((1.5, 3), gamma=0.1)

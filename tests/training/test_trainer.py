@@ -2,12 +2,14 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
-from gpuconv import backends, losses
-from gpuconv.layers import Flatten, Input, Linear, Sequential
+from gpuconv import backends, losses, ops
+from gpuconv.data import Dataset
+from gpuconv.layers import BatchNorm, Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, Sequential
 from gpuconv.training import Callback, DivergedError, EarlyStopping, Trainer, callbacks, checkpoint, evaluate
 from gpuconv.training.metrics import Totals
 from tests.training import small
@@ -310,7 +312,56 @@ def test_missing_matplotlib_is_said_once(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("no curves.png: pictures need matplotlib") == 1
 
 
+def test_only_who_was_started_is_told_of_the_end_and_what_failed_first_is_what_is_raised():
+    class Broken(Callback):
+        def on_start(self, trainer):
+            raise RuntimeError("no start")
+
+    class NoEnd(Callback):
+        def on_stop(self, trainer, reason):
+            raise OSError("no end")
+
+    first, last = Listener(), Listener()
+    with pytest.raises(RuntimeError, match="no start") as raised:
+        small.fit(small.trainer(), callbacks=[NoEnd(), first, Broken(), last])
+    assert (first.events, last.events) == (["start", "failed"], [])
+    assert raised.value.__notes__ == ["NoEnd could not end: no end"]
+
+
+def test_a_callback_need_not_have_every_method():
+    class Steps:
+        def __init__(self):
+            self.seen = []
+
+        def on_step(self, trainer, record):
+            self.seen.append(trainer.steps)
+
+    class Nothing:
+        pass
+
+    steps = Steps()
+    small.fit(small.trainer(), epochs=1, callbacks=[steps, Nothing()])
+    assert steps.seen == [1, 2, 3, 4, 5]
+    nexts = [callbacks.next_step(each, None) for each in (steps, Nothing(), Callback(), Listener())]
+    assert nexts == [1, None, None, 1]
+
+
+@pytest.mark.parametrize("loss", [partial(ops.svm_hinge, delta=2.0), losses.get("svm", delta=2.0)])
+def test_any_callable_is_a_loss(tmp_path, loss):
+    trainer = Trainer(small.net(), "sgd", loss=loss)
+    assert len(small.fit(trainer, epochs=1, run_dir=tmp_path / "run")) == 1
+
+
 # --- arguments ---------------------------------------------------------------------------------
+
+
+def other_images():
+    return small.loader(Dataset(np.zeros((4, 3, 3, 1), np.uint8), np.arange(4) % 3, ["a", "b", "c"], "narrow"))
+
+
+def more_classes():
+    data = small.images()
+    return small.loader(Dataset(data.images, data.labels + 1, ["other", *data.classes], "more"))
 
 
 @pytest.mark.parametrize(
@@ -319,17 +370,41 @@ def test_missing_matplotlib_is_said_once(tmp_path, monkeypatch, capsys):
         ({"epochs": -1}, ValueError, "epochs must be at least 0"),
         ({"epochs": 1.5}, TypeError, "epochs must be an integer"),
         ({"metrics_every": 0}, ValueError, "metrics_every must be at least 1"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
+        ({"train": other_images}, ValueError, "train does not fit: the net takes .* 6 x 5 x 1 .* received 3 x 3 x 1"),
+        ({"validation": other_images}, ValueError, "validation does not fit: the net takes volumes"),
+        ({"test": more_classes}, ValueError, "test does not fit: the net tells 3 classes apart, .* received 3 from"),
         ({"resume": True}, ValueError, "resume=True needs run_dir"),
         ({"train": [1, 2]}, TypeError, "train must be a Loader or a Dataset, received list"),
         ({"validation": "digits"}, TypeError, "validation must be a Loader or a Dataset, received str"),
         ({"train": Poisoned(99), "validation": small.images()}, TypeError, "give validation as a Loader too"),
     ],
 )
-def test_bad_arguments_are_refused_before_a_step(options, error, message):
+def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, options, error, message):
     trainer = small.trainer()
+    before = {key: value.copy() for key, value in trainer.net.state_dict().items()}
+    options = {name: given() if callable(given) else given for name, given in options.items()}
+    where = {} if "resume" in options else {"run_dir": tmp_path / "run"}
     with pytest.raises(error, match=message):
-        small.fit(trainer, **options)
+        small.fit(trainer, **where, **options)
     assert trainer.steps == 0
+    assert small.same_arrays(trainer.net.state_dict(), before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_last_batch_without_statistics_is_refused_before_anything_is_made(tmp_path):
+    net = Sequential([Input((6, 5, 1)), Flatten(), Linear(4), BatchNorm(), Linear(3)])
+    with pytest.raises(ValueError, match=r"norm1 takes statistics .* batch_size than 7 for 22 images, or drop_last"):
+        Trainer(net).fit(small.images(), batch_size=7, epochs=1, run_dir=tmp_path / "run", progress=False)
+    assert not list(tmp_path.iterdir())
+    Trainer(net).fit(small.images(), validation=small.images(1), batch_size=11, epochs=1, progress=False)
+
+
+def test_a_net_whose_input_may_be_larger_trains_on_larger_images():
+    layers = [Input((4, 4, 1), larger=True), Conv2D(3, 3), GlobalAvgPool2D(), Flatten()]
+    assert len(Trainer(Sequential(layers)).fit(small.images(), epochs=1, progress=False)) == 1
+    with pytest.raises(ValueError, match="or larger maps, received 3 x 3 x 1"):
+        Trainer(Sequential(layers)).fit(other_images(), epochs=1, progress=False)
 
 
 def test_a_loader_that_gives_fewer_batches_than_it_tells_is_named():
