@@ -154,7 +154,7 @@ def check(settings: Settings) -> None:
             except argparse.ArgumentTypeError as error:
                 raise ValueError(f"{option(name)}: {error}") from None
             if read != value:
-                raise TypeError(f"{option(name)} must be {OPTIONS[name][1]}, received {value!r}")
+                raise TypeError(f"{option(name)} must be {type(read).__name__}, received {value!r}")
     optimizers.get(settings.optimizer, lr=settings.lr)
     schedules.get(settings.schedule)
     loss(settings.loss)

@@ -148,7 +148,7 @@ def test_resume_refuses_other_settings_and_names_them(trained, capsys):
     ("name", "value", "said"),
     [
         ("epochs", -1, "--epochs: expected a whole number from 1 on, received '-1'"),
-        ("epochs", "2", "--epochs must be N, received '2'"),
+        ("epochs", "2", "--epochs must be int, received '2'"),
         ("lr", 0, "--lr: expected a number above 0, received '0'"),
         ("optimizer", "adm", "did you mean 'adam'?"),
     ],
