@@ -147,14 +147,16 @@ def check(settings: Settings) -> None:
     from gpuconv.data import Augmentation
     from gpuconv.training import optimizers, schedules
 
-    for name, value in dataclasses.asdict(settings).items():
-        if value is not None:
-            try:
-                read = OPTIONS[name][0](str(value))
-            except argparse.ArgumentTypeError as error:
-                raise ValueError(f"{option(name)}: {error}") from None
-            if read != value:
-                raise TypeError(f"{option(name)} must be {type(read).__name__}, received {value!r}")
+    for field in dataclasses.fields(settings):
+        name, value = field.name, getattr(settings, field.name)
+        if value is None and field.default is None:
+            continue
+        try:
+            read = OPTIONS[name][0](str(value))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"{option(name)}: {error}") from None
+        if read != value:
+            raise TypeError(f"{option(name)} must be {type(read).__name__}, received {value!r}")
     optimizers.get(settings.optimizer, lr=settings.lr)
     schedules.get(settings.schedule)
     loss(settings.loss)
