@@ -47,11 +47,12 @@ def test_import_leaves_what_is_heavy_alone(module):
     assert not set(HEAVY) & set(loaded.split())
 
 
-def test_import_takes_under_150_ms():
-    # The processor's time, and the best of five: a busy machine makes any import wait.
-    code = "import time; start = time.process_time(); import gpuconv; print(time.process_time() - start)"
-    fastest = min(float(python(code)) for _ in range(5))
-    assert fastest < 0.150
+def test_import_takes_less_than_numpy_itself():
+    """Both on this machine, as it is now: how many milliseconds it takes is for `bench` to tell, on a quiet one."""
+    code = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
+    names = ("numpy", "numpy, gpuconv")
+    alone, both = (min(took) for took in zip(*([float(python(code.format(name))) for name in names] for _ in range(5))))
+    assert both < 2 * alone
 
 
 def modules() -> list[Path]:
