@@ -158,7 +158,7 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
         guess = compute.delta * (classes - 1)
     else:
         guess = _number(compute(backends.zeros(scores.shape, scores.dtype, net.device), labels)[0])
-    close = abs(value - guess) <= 0.05 * guess
+    close = abs(value - guess) <= 0.05 * max(guess, 1.0)
     return SanityCheck("first loss", close, value, f"{guess:.4f}, that of guessing among {classes} classes")
 
 
@@ -183,8 +183,8 @@ def overfits(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", steps: int = 300, lr: float = 1e-3
 ) -> SanityCheck:
     """A few samples must be learned by heart: every label right, the loss down by nine tenths of its way from the
-    first value to the least it can have, 0 without label smoothing. Adam, no regularisation, dropout off; it stops as
-    soon as both hold."""
+    first value to the least it can have, which is taken to be 0 for all but `SoftmaxCrossEntropy`. Adam, no
+    regularisation, dropout off; it stops as soon as both hold."""
     twin = _without_dropout(net)
     compute = losses.get(loss)
     averages = [[backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in range(2)]

@@ -20,7 +20,7 @@ def asked() -> Iterator[None]:
     except OSError as error:
         raise UserError(describe(error)) from error
     except (ValueError, TypeError, DeviceError, ImportError, MemoryError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(str(error) or "not enough memory") from error
 
 
 def describe(error: OSError) -> str:

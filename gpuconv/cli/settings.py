@@ -30,7 +30,6 @@ class Settings:
     whiten: int = 0
     tta: str = "none"
     precision: str = "float32"
-    checkpoint_every: int | None = None
 
     def __str__(self) -> str:
         parts = [
@@ -39,7 +38,6 @@ class Settings:
         ]  # fmt: skip
         parts += [f"first filters whiten {self.whiten:,} images"] if self.whiten else []
         parts += [f"tta {self.tta}"] if self.tta != "none" else []
-        parts += [f"saved every {self.checkpoint_every} steps"] if self.checkpoint_every else []
         return ", ".join(parts)
 
 
@@ -84,7 +82,6 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "whiten": (count(0), "IMAGES", "make the first convolution's filters whiten so many training images; 0: do not"),
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
     "precision": (str, "NAME", f"what the net computes in: {', '.join(PRECISIONS)}; masters are float32"),
-    "checkpoint_every": (count(1), "STEPS", "save within epochs too, every so many steps"),
 }
 
 
@@ -115,15 +112,20 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises UserError for an unknown one.
     """
+    with asked():
+        return _spelled({name: v for name, v in vars(options).items() if name in OPTIONS and v is not None})
+
+
+def _spelled(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same settings, the net and the kind of data under their own names."""
     from gpuconv import models
     from gpuconv.data import spec
 
-    found = {name: value for name, value in vars(options).items() if name in OPTIONS and value is not None}
-    with asked():
-        if "model" in found:
-            found["model"] = canonical("model", found["model"], models.MODELS)
-        if "data" in found:
-            found["data"] = spec.spelled(found["data"])
+    found = dict(settings)
+    if "model" in found:
+        found["model"] = canonical("model", found["model"], models.MODELS)
+    if "data" in found:
+        found["data"] = spec.spelled(found["data"])
     return found
 
 
@@ -147,10 +149,7 @@ def check(settings: Settings) -> None:
     from gpuconv.data import Augmentation
     from gpuconv.training import optimizers, schedules
 
-    for field in dataclasses.fields(settings):
-        name, value = field.name, getattr(settings, field.name)
-        if value is None and field.default is None:
-            continue
+    for name, value in dataclasses.asdict(settings).items():
         try:
             read = OPTIONS[name][0](str(value))
         except argparse.ArgumentTypeError as error:
@@ -217,9 +216,10 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
             check(settings)
         except (ValueError, TypeError) as error:
             raise ValueError(f"the settings stored in {directory} cannot be used: {error}") from error
+        there = _spelled(dataclasses.asdict(settings))
     others = [
-        f"{option(name)} is {getattr(settings, name)} there, {value} here"
-        for name, value in chosen.items() if value != getattr(settings, name)
+        f"{option(name)} is {there[name]} there, {value} here"
+        for name, value in chosen.items() if value != there[name]
     ]
     if others:
         raise UserError(

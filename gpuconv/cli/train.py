@@ -35,12 +35,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--graph", action=argparse.BooleanOptionalAction,
         help="replay training steps as CUDA graphs; on emulated, as recorded launches (default: on for cuda)",
     )
+    parser.add_argument(
+        "--checkpoint-every", type=wanted.count(1), metavar="STEPS",
+        help="save within epochs too; changes no result and is not stored, so say it again with --resume",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import models
     from gpuconv.data import Augmentation, Loader, Normalization, load
-    from gpuconv.training import DivergedError, RunDirectory, SettingsError, Trainer, evaluate
+    from gpuconv.training import DivergedError, RunDirectory, SettingsError, Trainer, evaluate, feeding
     from gpuconv.training.evaluate import expect_views
     from gpuconv.training.trainer import INTERRUPTED
 
@@ -70,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
         augmentation = Augmentation.parse(settings.augment)
         loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = Loader(test, settings.batch_size, shuffle=False, **common)
+        for name, part in (("train", loader), ("test", held_out)):
+            feeding.expect(name, part, net, trainer.loss)
     line("model", f"{settings.model}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
@@ -78,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         history = trainer.fit(
             loader, epochs=settings.epochs, test=held_out, settings=extra, run_dir=directory,
-            resume=bool(options.resume), checkpoint_every=settings.checkpoint_every,
+            resume=bool(options.resume), checkpoint_every=options.checkpoint_every,
         )  # fmt: skip
     except (DivergedError, SettingsError) as error:
         raise UserError(str(error)) from error

@@ -7,7 +7,8 @@ import zlib
 from typing import Any
 
 from gpuconv.data import Dataset, Loader, Normalization
-from gpuconv.layers import BatchNorm, Input
+from gpuconv.layers import BatchNorm, Input, Sequential
+from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 
 
 def loaders(data: dict[str, Any], *, batch_size: int, seed: int, device: str, dtype: Any) -> dict[str, Any]:
@@ -33,30 +34,32 @@ def loaders(data: dict[str, Any], *, batch_size: int, seed: int, device: str, dt
     return made
 
 
-def expect(name: str, loader: Any, net: Any) -> None:
-    """Raise ValueError where a loader's images, labels or last batch are known not to fit the net."""
-    if not isinstance(loader, Loader):
+def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
+    """Raise ValueError where a loader's images, labels or last batch are known not to fit the net and its loss."""
+    if not _ours(loader):
         return
     data = loader.dataset
-    for layer in net.walk():
-        if isinstance(layer, Input):
-            try:
-                layer.expect(data.image_shape)
-            except ValueError as error:
-                raise ValueError(f"{name} does not fit: {error} from {data.name!r}") from None
+    first = net[0] if isinstance(net, Sequential) else net
+    if isinstance(first, Input):
+        try:
+            first.expect(data.image_shape)
+        except ValueError as error:
+            raise ValueError(f"{name} does not fit: {error} from {data.name!r}") from None
     classes, most = net.output_shape[-1], int(data.labels.max())
-    if most >= classes:
+    if isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and most >= classes:
         raise ValueError(
             f"{name} does not fit: the net tells {classes} classes apart, labels 0 to {classes - 1}, received {most} "
             f"from {data.name!r}"
         )
+    if name != "train" or data.image_shape != net.input_shape:  # of larger images the layers' shapes are not known
+        return
     rest = loader.size(len(loader) - 1)
     for layer in net.walk():
         shape = layer.input_shape
-        if name == "train" and isinstance(layer, BatchNorm) and shape and rest * math.prod(shape[:-1]) < 2:
+        if isinstance(layer, BatchNorm) and shape and rest * math.prod(shape[:-1]) < 2:
             raise ValueError(
                 f"{layer.path} takes statistics of more than one value, and the last batch has one image: choose "
-                f"another batch_size than {loader.batch_size} for {len(data)} images, or drop_last"
+                f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
             )
 
 
@@ -133,5 +136,9 @@ class DeviceFeed(Feed):
 
 def feed(loader: Any) -> Feed:
     """What gives a run its batches. On NumPy the loader's thread prepares them ahead."""
-    ours = isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
-    return DeviceFeed(loader) if ours and loader.device != "numpy" else Feed(loader)
+    return DeviceFeed(loader) if _ours(loader) and loader.device != "numpy" else Feed(loader)
+
+
+def _ours(loader: Any) -> bool:
+    """Whether its batches are what `Loader` makes of its data set."""
+    return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch

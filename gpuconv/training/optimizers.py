@@ -182,6 +182,13 @@ class Optimizer:
         self.steps = integer("steps", state["steps"][()], 0)
 
 
+def _expect_nesterov(nesterov: Any, momentum: float) -> None:
+    if isinstance(nesterov, str) or nesterov not in (True, False):  # 1 and 0 are these
+        raise ValueError(f"nesterov must be true or false, received {nesterov!r}")
+    if nesterov and not momentum:
+        raise ValueError("nesterov=True needs a momentum above 0")
+
+
 @dataclass(kw_only=True, eq=False)
 class SGD(Optimizer):
     """v = momentum * v + g; param -= lr * v, or lr * (g + momentum * v) with nesterov (PyTorch's form)."""
@@ -194,10 +201,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         number("momentum", self.momentum, 0, 1)
-        if not isinstance(self.nesterov, bool):
-            raise ValueError(f"nesterov must be true or false, received {self.nesterov!r}")
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov=True needs a momentum above 0")
+        _expect_nesterov(self.nesterov, self.momentum)
 
     def slots(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()
@@ -306,8 +310,7 @@ class Muon(Optimizer):
         super().__post_init__()
         number("momentum", self.momentum, 0, 1)
         self.newton_schulz = integer("newton_schulz", self.newton_schulz, 0)
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov=True needs a momentum above 0")
+        _expect_nesterov(self.nesterov, self.momentum)
         if self.weight_decay:
             raise ValueError("muon keeps the norm of each weight, so it takes no weight_decay")
 

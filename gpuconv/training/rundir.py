@@ -74,9 +74,9 @@ class RunDirectory:
         """The settings that the run was started with. Raises CheckpointError when run.json is not ours."""
         try:
             content = json.loads(self.settings_file.read_text())
-            found, settings = content["format"], content["settings"]
+            found = content["format"]
+            if found == FORMAT:
+                return content["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self.settings_file} cannot be read: {error}") from error
-        if found != FORMAT:
-            raise CheckpointError(f"{self.settings_file} has format {found!r}, this version of gpuconv reads {FORMAT}")
-        return settings
+        raise CheckpointError(f"{self.settings_file} has format {found!r}, this version of gpuconv reads {FORMAT}")

@@ -52,7 +52,8 @@ class Step(Schedule):
             raise ValueError("a step schedule drops after a number of epochs above 0, received 0")
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
-        return self.gamma ** (step // (self.every * epoch))
+        passed = step / (self.every * epoch)
+        return self.gamma ** (math.floor(passed) if math.isfinite(passed) else passed)
 
     def __str__(self) -> str:
         return spec.write("step", (self.every,), {"gamma": self.gamma})

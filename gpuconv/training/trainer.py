@@ -205,7 +205,7 @@ class Trainer:
             device=self.net.device, dtype=self.net.dtype,
         )  # fmt: skip
         for name, loader in loaders.items():
-            feeding.expect(name, loader, self.net)
+            feeding.expect(name, loader, self.net, self.loss)
         loader, *held_out = loaders.values()
         self.batches = len(loader)
         self.optimizer.begin(self.total_steps, self.batches)

@@ -60,6 +60,10 @@ def test_version(capsys):
         (["check", "--optimizer", "adam:eps=a"], "eps must be a number, received 'a'"),
         (["train", "--data", "synthetic:n=8,size=1x1x3", "--model", "seed-net", "--tta", "shift"], "2 pixels and more"),
         (["train", "--data", "synthetic:n=999999999999,size=320x320x3"], "Unable to allocate"),
+        (
+            ["train", "--data", "synthetic:n=66,size=4x4x3", "--model", "resnet20", "--batch-size", "5"],
+            "another batch size than 5 for 66 images",
+        ),
         (["train", "--checkpoint-every", "0"], "from 1 on, received '0'"),
         (["train", "--schedule", "cosin"], "did you mean 'cosine'"),
         (["train", "--loss", "softmx"], "did you mean 'softmax'"),
@@ -104,6 +108,16 @@ def test_a_device_that_is_not_there(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     error_of(capsys, "train", "--device", "cuda")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_memory_is_told_where_python_has_no_words(monkeypatch, capsys):
+    from gpuconv import models
+
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(models, "build", full)
+    assert "not enough memory" in error_of(capsys, "train")
 
 
 def test_debug_shows_the_traceback():

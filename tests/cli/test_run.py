@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from gpuconv.cli import main
+from gpuconv.cli import main, settings
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
@@ -170,14 +170,16 @@ def test_stored_settings_that_cannot_be_are_named(trained, tmp_path, capsys, nam
     assert {path: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_how_often_to_save_is_stored(tmp_path, monkeypatch):
-    from gpuconv.training import Trainer
-
-    asked, fit = [], Trainer.fit
-    monkeypatch.setattr(Trainer, "fit", lambda *args, **options: asked.append(options) or fit(*args, **options))
-    assert train("--epochs", 1, "--checkpoint-every", 2, "--run-dir", tmp_path / "run") == 0
-    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
-    assert [options["checkpoint_every"] for options in asked] == [2, 2]
+def test_a_run_goes_on_with_its_own_words_and_another_pace_of_saving(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    content = json.loads((run / "run.json").read_text())
+    command = content["settings"]["options"]["command"]
+    assert main(["train", "--resume", str(run), "--model", "Seed_Net", "--checkpoint-every", "2"]) == 0
+    there = settings.resumed(str(run), {})
+    (run / "run.json").write_text(json.dumps(content).replace('"model": "seed-net"', '"model": "Seed_Net"'))
+    assert command["model"] == there.model == "seed-net"
+    assert settings.resumed(str(run), {"model": "seed-net"}).model == "Seed_Net"
 
 
 def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):

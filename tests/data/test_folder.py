@@ -86,6 +86,12 @@ def test_read_image_makes_any_picture_plain(tmp_path):
     np.testing.assert_array_equal(folder.read_image(tmp_path / "alpha.png"), pixels)
 
 
+def test_white_shows_through_grey_of_16_bits(tmp_path):
+    image = Image.fromarray(np.array([[40000, 257]], np.uint16))
+    image.save(tmp_path / "deep.png", transparency=40000)
+    assert folder.read_image(tmp_path / "deep.png", channels=1).ravel().tolist() == [255, 1]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
 def test_grey_of_16_bits_is_scaled_to_8(tmp_path, name, channels):

@@ -159,6 +159,8 @@ def test_another_state_is_refused_before_anything_changes(change, message):
         (lambda: SGD(lr=-1), "lr must lie in"),
         (lambda: SGD(nesterov=True), "momentum above 0"),
         (lambda: optimizers.get("sgd:momentum=0.9,nesterov=maybe"), "nesterov must be true or false, received 'maybe'"),
+        (lambda: optimizers.get("muon:nesterov=maybe"), "nesterov must be true or false, received 'maybe'"),
+        (lambda: SGD(momentum=0.9, nesterov=2), "nesterov must be true or false, received 2"),
         (lambda: optimizers.get("adam:beta1=1"), r"beta1 must lie in \[0, 1\), received 1"),
         (lambda: optimizers.get("adamw:beta2=1.5"), "beta2 must lie in"),
         (lambda: optimizers.get("adam:eps=-1"), "eps must lie in"),
@@ -178,6 +180,8 @@ def test_words_for_yes_and_no():
     for words, value in ((("true", "yes", "On"), True), (("false", "No", "off"), False)):
         for word in words:
             assert optimizers.get(f"sgd:momentum=0.9,nesterov={word}").nesterov is value
+    for yes in (1, np.True_):
+        assert SGD(momentum=0.9, nesterov=yes).nesterov
 
 
 def test_float32_parameters_read_a_float32_rate():

@@ -44,6 +44,13 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         RunDirectory.start(tmp_path / "run", {})
 
 
+def test_another_format_is_named_whatever_else_it_holds(tmp_path):
+    run = RunDirectory.start(tmp_path / "run", {})
+    run.settings_file.write_text('{"format": 2, "config": {}}')
+    with pytest.raises(CheckpointError, match="has format 2, this version of gpuconv reads 1"):
+        run.settings()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": {}}', '{"format": 1}', '{"format": 7, "settings": {}}'])
 def test_settings_that_are_not_ours_are_refused(tmp_path, text):
     run = RunDirectory.start(tmp_path / "run", {})

@@ -21,6 +21,10 @@ def test_a_step_of_next_to_no_length_drops_at_once():
     assert [schedules.get("step:1e-320")(step, 10) for step in (0, 1, 5)] == [1.0, 0.0, 0.0]
 
 
+def test_a_step_drops_where_a_length_in_epochs_ends():
+    assert schedules.Step(1.1)(869, 9999, 79) == pytest.approx(1e-10)  # 10 * 1.1 epochs of 79 steps
+
+
 def test_lengths_count_epochs_when_an_epoch_has_several_steps():
     assert [Step(2, gamma=0.1)(step, 100, 5) for step in (9, 10, 19, 20)] == pytest.approx([1, 0.1, 0.1, 0.01])
     multi = MultiStep((1.5, 3), gamma=0.1)

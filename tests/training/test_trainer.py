@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpuconv import backends, losses, ops
-from gpuconv.data import Dataset
+from gpuconv.data import Dataset, Loader, Normalization
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, Sequential
 from gpuconv.training import Callback, DivergedError, EarlyStopping, Trainer, callbacks, checkpoint, evaluate
 from gpuconv.training.metrics import Totals
@@ -394,10 +394,34 @@ def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, options, er
 
 def test_a_last_batch_without_statistics_is_refused_before_anything_is_made(tmp_path):
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(4), BatchNorm(), Linear(3)])
-    with pytest.raises(ValueError, match=r"norm1 takes statistics .* batch_size than 7 for 22 images, or drop_last"):
+    with pytest.raises(ValueError, match=r"norm1 takes statistics .* batch size than 7 for 22 images, or drop that"):
         Trainer(net).fit(small.images(), batch_size=7, epochs=1, run_dir=tmp_path / "run", progress=False)
     assert not list(tmp_path.iterdir())
     Trainer(net).fit(small.images(), validation=small.images(1), batch_size=11, epochs=1, progress=False)
+
+
+def test_what_only_looks_as_if_it_did_not_fit_trains():
+    data = Dataset(small.images().images, np.arange(22) % 2, ["a", "b"], "two")
+    normalization = Normalization.from_dataset(data)
+
+    class Cropped(Loader):
+        def epoch(self, epoch=0, start_batch=0):
+            return ((np.ascontiguousarray(x[:, :4, :4]), y) for x, y in super().epoch(epoch, start_batch))
+
+    def logistic(scores, labels):
+        share = 1 / (1 + np.exp(-scores[:, 0]))
+        loss = -np.log(np.where(labels == 1, share, 1 - share)).mean()
+        return np.asarray(loss, np.float32), ((share - labels)[:, None] / len(labels)).astype(np.float32)
+
+    inner = Sequential([Input((4, 3, 3)), Flatten(), Linear(2)])
+    slides = [Input((3, 3, 1), larger=True), Conv2D(4, 3), BatchNorm(), GlobalAvgPool2D(), Flatten(), Linear(2)]
+    for layers, train, options in (
+        ([Input((4, 4, 1)), Flatten(), Linear(2)], Cropped(data, 5, normalization=normalization), {}),
+        ([Input((6, 5, 1)), Flatten(), Linear(1)], data, {"loss": logistic}),
+        ([Input((6, 5, 1)), Conv2D(3, 3), inner], data, {}),
+        (slides, Loader(data, 7, normalization=normalization), {}),
+    ):
+        assert len(Trainer(Sequential(layers), **options).fit(train, epochs=1, progress=False)) == 1
 
 
 def test_a_net_whose_input_may_be_larger_trains_on_larger_images():
