@@ -112,9 +112,9 @@ def _flat(image: Any) -> Any:
         )
     image = ImageOps.exif_transpose(image)
     if deep:
-        values = np.asarray(image).astype(np.uint32)
-        values[values == image.info.get("transparency")] = 65535
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 is 255
+        grey = np.asarray(image).astype(np.uint32)
+        grey[grey == image.info.get("transparency")] = 65535
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8))  # 65535 is 255
     if image.mode.endswith("A") or "transparency" in image.info:
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image
