@@ -158,7 +158,7 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
         guess = compute.delta * (classes - 1)
     else:
         guess = _number(compute(backends.zeros(scores.shape, scores.dtype, net.device), labels)[0])
-    close = abs(value - guess) <= 0.05 * max(guess, 1.0)
+    close = abs(value - guess) <= 0.05 * abs(guess)
     return SanityCheck("first loss", close, value, f"{guess:.4f}, that of guessing among {classes} classes")
 
 

@@ -8,7 +8,8 @@ dtype, ready for ``net.backward``. Training in float16 alone gives a grad_scale.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from functools import partial
 from typing import Any
 
 from gpuconv import ops
@@ -51,3 +52,11 @@ LOSSES: dict[str, Callable[..., Loss]] = {"softmax": SoftmaxCrossEntropy, "svm":
 def get(loss: str | Loss, **options: Any) -> Loss:
     """The loss of a name with its options; a callable is passed through. ValueError for an unknown name."""
     return loss if callable(loss) else lookup("loss", loss, LOSSES)(**options)
+
+
+def describe(loss: Any) -> str:
+    """What tells a loss from another one, in the same words in every process."""
+    if isinstance(loss, partial):
+        given = [*map(repr, loss.args), *(f"{name}={value!r}" for name, value in loss.keywords.items())]
+        return f"{describe(loss.func)}({', '.join(given)})"
+    return repr(loss) if is_dataclass(loss) else getattr(loss, "__name__", type(loss).__qualname__)

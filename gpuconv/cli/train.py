@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv import models
     from gpuconv.data import Augmentation, Loader, Normalization, load
-    from gpuconv.training import DivergedError, RunDirectory, SettingsError, Trainer, evaluate, feeding
+    from gpuconv.training import DataError, DivergedError, RunDirectory, SettingsError, Trainer, evaluate
     from gpuconv.training.evaluate import expect_views
     from gpuconv.training.trainer import INTERRUPTED
 
@@ -74,8 +74,6 @@ def run(options: argparse.Namespace) -> int:
         augmentation = Augmentation.parse(settings.augment)
         loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = Loader(test, settings.batch_size, shuffle=False, **common)
-        for name, part in (("train", loader), ("test", held_out)):
-            feeding.expect(name, part, net, trainer.loss)
     line("model", f"{settings.model}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
@@ -86,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
             loader, epochs=settings.epochs, test=held_out, settings=extra, run_dir=directory,
             resume=bool(options.resume), checkpoint_every=options.checkpoint_every,
         )  # fmt: skip
-    except (DivergedError, SettingsError) as error:
+    except (DataError, DivergedError, SettingsError) as error:
         raise UserError(str(error)) from error
     if trainer.stop_reason == INTERRUPTED:
         return 130

@@ -3,6 +3,7 @@
 from gpuconv.training.callbacks import Callback, EarlyStopping
 from gpuconv.training.checkpoint import Checkpoint, CheckpointError, load_net
 from gpuconv.training.evaluate import Evaluation, evaluate
+from gpuconv.training.feeding import DataError
 from gpuconv.training.groups import Groups
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
@@ -19,6 +20,7 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "CheckpointError",
+    "DataError",
     "DivergedError",
     "EarlyStopping",
     "Evaluation",

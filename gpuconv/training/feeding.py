@@ -11,6 +11,10 @@ from gpuconv.layers import BatchNorm, Input, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 
 
+class DataError(ValueError):
+    """Images, labels or batches that the net cannot be trained or tested on."""
+
+
 def loaders(data: dict[str, Any], *, batch_size: int, seed: int, device: str, dtype: Any) -> dict[str, Any]:
     """Each part's loader, in order. A loader, or None, is itself.
 
@@ -35,7 +39,7 @@ def loaders(data: dict[str, Any], *, batch_size: int, seed: int, device: str, dt
 
 
 def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
-    """Raise ValueError where a loader's images, labels or last batch are known not to fit the net and its loss."""
+    """Raise DataError where a loader's images, labels or last batch are known not to fit the net and its loss."""
     if not _ours(loader):
         return
     data = loader.dataset
@@ -44,10 +48,10 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
         try:
             first.expect(data.image_shape)
         except ValueError as error:
-            raise ValueError(f"{name} does not fit: {error} from {data.name!r}") from None
+            raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
     classes, most = net.output_shape[-1], int(data.labels.max())
     if isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and most >= classes:
-        raise ValueError(
+        raise DataError(
             f"{name} does not fit: the net tells {classes} classes apart, labels 0 to {classes - 1}, received {most} "
             f"from {data.name!r}"
         )
@@ -57,7 +61,7 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
     for layer in net.walk():
         shape = layer.input_shape
         if isinstance(layer, BatchNorm) and shape and rest * math.prod(shape[:-1]) < 2:
-            raise ValueError(
+            raise DataError(
                 f"{layer.path} takes statistics of more than one value, and the last batch has one image: choose "
                 f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
             )

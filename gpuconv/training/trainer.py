@@ -189,7 +189,8 @@ class Trainer:
         when NaN is seen. checkpoint_every: steps between checkpoints, besides one after each epoch.
 
         The first Ctrl-C or SIGTERM finishes the step, saves and returns with `stop_reason` "interrupted"; the second
-        aborts. Raises DivergedError, and saves nothing more, when the loss is not finite; CheckpointError for a run
+        aborts. Raises DataError where the images, labels or the last batch do not fit the net, before anything is made;
+        DivergedError, and saves nothing more, when the loss is not finite; CheckpointError for a run
         directory or checkpoint that cannot be used, SettingsError for a resume with other settings, FileExistsError
         when run_dir already holds a run.
         """
@@ -381,8 +382,7 @@ class Trainer:
             "precision": self.net.precision,
             "loss_scale": self.loss_scale and self.loss_scale.config(),
             "optimizer": self.optimizer.config(),
-            "loss": repr(self.loss) if hasattr(self.loss, "__dataclass_fields__")
-            else getattr(self.loss, "__name__", type(self.loss).__qualname__),
+            "loss": losses.describe(self.loss),
             "schedule": str(self.schedule),
             "seed": self.seed,
             "epochs": self.epochs,

@@ -10,7 +10,17 @@ import pytest
 from gpuconv import backends, losses, ops
 from gpuconv.data import Dataset, Loader, Normalization
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, Sequential
-from gpuconv.training import Callback, DivergedError, EarlyStopping, Trainer, callbacks, checkpoint, evaluate
+from gpuconv.training import (
+    Callback,
+    DataError,
+    DivergedError,
+    EarlyStopping,
+    SettingsError,
+    Trainer,
+    callbacks,
+    checkpoint,
+    evaluate,
+)
 from gpuconv.training.metrics import Totals
 from tests.training import small
 
@@ -350,6 +360,9 @@ def test_a_callback_need_not_have_every_method():
 def test_any_callable_is_a_loss(tmp_path, loss):
     trainer = Trainer(small.net(), "sgd", loss=loss)
     assert len(small.fit(trainer, epochs=1, run_dir=tmp_path / "run")) == 1
+    other = Trainer(small.net(), "sgd", loss=partial(ops.svm_hinge, delta=3.0))
+    with pytest.raises(SettingsError, match=r"loss is .*delta=2.0.* there and .*delta=3.0.* here"):
+        small.fit(other, epochs=1, run_dir=tmp_path / "run", resume=True)
 
 
 # --- arguments ---------------------------------------------------------------------------------
@@ -371,9 +384,9 @@ def more_classes():
         ({"epochs": 1.5}, TypeError, "epochs must be an integer"),
         ({"metrics_every": 0}, ValueError, "metrics_every must be at least 1"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
-        ({"train": other_images}, ValueError, "train does not fit: the net takes .* 6 x 5 x 1 .* received 3 x 3 x 1"),
-        ({"validation": other_images}, ValueError, "validation does not fit: the net takes volumes"),
-        ({"test": more_classes}, ValueError, "test does not fit: the net tells 3 classes apart, .* received 3 from"),
+        ({"train": other_images}, DataError, "train does not fit: the net takes .* 6 x 5 x 1 .* received 3 x 3 x 1"),
+        ({"validation": other_images}, DataError, "validation does not fit: the net takes volumes"),
+        ({"test": more_classes}, DataError, "test does not fit: the net tells 3 classes apart, .* received 3 from"),
         ({"resume": True}, ValueError, "resume=True needs run_dir"),
         ({"train": [1, 2]}, TypeError, "train must be a Loader or a Dataset, received list"),
         ({"validation": "digits"}, TypeError, "validation must be a Loader or a Dataset, received str"),
