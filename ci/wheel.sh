@@ -6,7 +6,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 # `build/` of an earlier build would slip into the wheel, so it is built from a copy of what belongs to it.
 mkdir "$scratch/source"
-cp -r gpuconv kernels pyproject.toml README.md "$scratch/source"
+cp -r gpuconv kernels pyproject.toml README.md LICENSE "$scratch/source"
 python3 -m venv "$scratch/venv"
 "$scratch/venv/bin/python" -m pip wheel --quiet --no-deps --wheel-dir "$scratch" "$scratch/source"
 "$scratch/venv/bin/python" -m pip install --quiet "$(echo "$scratch"/gpuconv-*.whl)[plot]"
