@@ -214,6 +214,16 @@ def test_dropout_draws_anew_each_forward_and_repeats_its_mask_backward():
     assert drop["offset"].tolist() == [100]
 
 
+def test_two_masks_share_no_random_word():
+    """Four words are drawn at once; those that a mask leaves over are not the next one's."""
+    for size, blocks in {1: 1, 3: 1, 4: 1, 5: 2, 6: 2, 8: 2, 9: 3}.items():
+        drop, x = fresh(Dropout(0.5), (size,)), np.ones((1, size))
+        drop.forward(x, True)
+        second = drop.forward(x, True)
+        np.testing.assert_array_equal(second, ops.dropout(x, p=0.5, seed=3, substream=0, offset=blocks))
+        assert drop["offset"].tolist() == [2 * blocks]
+
+
 def test_two_dropouts_of_a_net_have_masks_of_their_own():
     net = Sequential([Input((40,)), Dropout(0.5), Dropout(0.5)], seed=7)
     assert net[1].substream != net[2].substream
@@ -307,6 +317,16 @@ def test_no_arrays_no_forward():
 
 def test_repr_is_the_call_without_defaults():
     assert repr(Conv2D(4, 3, padding=1)) == "Conv2D(out_channels=4, kernel_size=3, padding=1)"
+
+
+def test_a_net_that_moves_forgets_what_it_kept():
+    net = Sequential([Input((3,)), Residual([Linear(3)]), ReLU()])
+    for change in ({"dtype": "float64"}, {"precision": "tf32"}, {"device": "emulated"}):
+        net.forward(asarray(np.ones((2, 3), net.dtype), net.device), training=True)
+        net.to(**change)
+        assert all(layer.kept == () for layer in net.walk()), change
+        with pytest.raises(RuntimeError, match="needs a forward before it"):
+            net.backward(asarray(np.ones((2, 3), net.dtype), net.device))
 
 
 # --- gradients that count as zero --------------------------------------------------------------

@@ -134,6 +134,18 @@ def test_another_format_is_named(path, monkeypatch):
         load(path)
 
 
+def test_an_array_beside_the_checksum_is_noticed(path):
+    """Of a dtype that is no part of the checksum, as another program could add it."""
+    whole = path.read_bytes()
+    (size,) = struct.unpack("<Q", whole[:8])
+    header, data = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+    header["net.more"] = {"dtype": "F8_E5M2", "shape": [2], "data_offsets": [len(data), len(data) + 2]}
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data + b"xy")
+    with pytest.raises(CheckpointError):
+        load(path)
+
+
 # --- disks that are full, folders that cannot be written ---------------------------------------
 
 
@@ -206,6 +218,19 @@ def test_the_bytes_reach_the_disk_before_the_name_changes(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "replace", lambda *names: (order.append("replace"), replace(*names)))
     write_atomically(tmp_path / "x", b"1")
     assert order[:2] == ["fsync", "replace"]
+
+
+def test_the_new_name_reaches_the_disk_too(path, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def watch(handle):
+        if os.path.samestat(os.fstat(handle), path.parent.stat()):
+            synced.append(path.read_bytes())
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    save(path, Checkpoint({"x": np.ones(3)}))
+    assert synced[-1:] == [path.read_bytes()]
 
 
 # --- differences -------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """A run that is killed anywhere and goes on gives the same bits as one that never stopped."""
 
+import dataclasses
+import json
 import os
 import random
 import signal
@@ -124,6 +126,12 @@ def stored(tmp_path):
     return tmp_path / "run"
 
 
+def relabeled():
+    """The same images with other labels."""
+    data = small.images()
+    return dataclasses.replace(data, labels=(data.labels + 1) % 3)
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
@@ -137,6 +145,7 @@ def stored(tmp_path):
         ({}, {"train": small.loader(seed=9)}, "train.seed is 3 there and 9 here"),
         ({}, {"train": small.loader(batch_size=6)}, "train.batch_size is 5 there and 6 here"),
         ({}, {"train": small.loader(small.images(seed=8))}, "train.checksum is .* there and .* here"),
+        ({}, {"train": small.loader(relabeled())}, "train.checksum is .* there and .* here"),
         ({}, {"validation": None}, "validation is .* there and null here"),
     ],
 )
@@ -238,32 +247,34 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert trainer.records == straight.records
 
 
-def test_a_log_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
-    from gpuconv.training import callbacks
-
-    class Half:
-        def __init__(self, path, mode):
-            self.file = open(path, mode)  # noqa: SIM115 - closed by __exit__
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
-
-        def write(self, data):
-            self.file.write(data[:9])
-            raise OSError(28, "No space left on device")
+def test_a_log_line_that_does_not_fit_is_taken_back(tmp_path):
+    """The system takes 9 bytes of the second line and refuses the rest, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    log, (soft, hard) = tmp_path / "run" / "metrics.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
 
     class FillUp(Callback):
         def on_step(self, trainer, record):
             if trainer.steps == 3:
-                monkeypatch.setattr(callbacks, "open", Half, raising=False)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 9, hard))
 
-    with pytest.raises(CheckpointError, match=r"cannot write .*metrics\.jsonl: No space left"):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[FillUp()])
-    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 1
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes().endswith(b"}\n")
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot write .*metrics\.jsonl: File too large"):
+            small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[FillUp()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2]
+
+
+def test_a_run_that_fails_saves_nothing_more(tmp_path):
+    class Fail(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 7:
+                raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Fail()])
+    state = checkpoint.load(tmp_path / "run" / "last.safetensors").state
+    assert (state["epoch"], state["batch"]) == (1, 0)
 
 
 # --- signals -----------------------------------------------------------------------------------

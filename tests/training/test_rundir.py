@@ -20,6 +20,13 @@ def test_a_folder_that_holds_a_run_is_refused_and_kept(tmp_path):
     assert RunDirectory.open(tmp_path).settings() == {"epochs": 3}
 
 
+def test_a_folder_that_holds_a_checkpoint_alone_is_refused_and_kept(tmp_path):
+    (tmp_path / "last.safetensors").write_bytes(b"hours of work")
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        RunDirectory.start(tmp_path, {})
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("last.safetensors", b"hours of work")]
+
+
 def test_a_folder_without_a_run_cannot_be_opened(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         RunDirectory.open(tmp_path)
