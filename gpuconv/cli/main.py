@@ -35,6 +35,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        """An unset shell variable (`--resume "$RUN"`) must not count as an option left out, nor as the folder "."."""
+        if not text.strip():
+            raise argparse.ArgumentError(action, f"expected a value, received {text!r}; is a shell variable unset?")
+        return super()._get_value(action, text)
+
     def refuse_unknown(self, rest: Sequence[str]) -> None:
         if not rest:
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ KEY = "gpuconv"
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "U64": "uint64", "U32": "uint32", "U8": "uint8", "BOOL": "bool",
+    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 
 
@@ -43,14 +44,28 @@ class Checkpoint:
 
 
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Write a checkpoint. Where that fails CheckpointError says why, and what was at `path` before is still there."""
+    """Write a checkpoint. Where that fails CheckpointError says why, and what was at `path` before is still there.
+
+    Raises CheckpointError, too, for an array that could not be read back: of a dtype not in `_DTYPES`, or masked.
+    """
     from safetensors.numpy import save as serialize
 
-    tensors = {name: np.asarray(a, order="C") for name, a in sorted(checkpoint.tensors.items())}
+    tensors = {name: _storable(path, name, array) for name, array in sorted(checkpoint.tensors.items())}
     # A plain dump would write NaN, which is no JSON; a run that went wrong must not be stored anyway.
     state = json.dumps(checkpoint.state, allow_nan=False)
     header = {"format": FORMAT, "sha256": _digest(tensors, state), "state": state}
     write_atomically(path, serialize(tensors, metadata={KEY: json.dumps(header)}))
+
+
+def _storable(path: Any, name: str, array: Any) -> np.ndarray:
+    """The array as the file holds it: contiguous, in native byte order."""
+    given, array = array, np.asarray(array, order="C")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.name not in _DTYPES.values() or isinstance(given, np.ma.MaskedArray):
+        kind = "masked" if isinstance(given, np.ma.MaskedArray) else f"of dtype {array.dtype}"
+        accepted = ", ".join(_DTYPES.values())
+        raise CheckpointError(f"cannot save {path}: {name} is {kind}; accepted are plain arrays of {accepted}")
+    return array
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
@@ -70,17 +85,36 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             f"{path} ({len(data)} bytes) is truncated, corrupt or no safetensors file: {error}"
         ) from error
     header = _header(path, written)
-    tensors = {name: _array(entry) for name, entry in entries if entry["dtype"] in _DTYPES}
-    state = header.get("state")
-    if not isinstance(state, str) or len(tensors) != len(entries) or _digest(tensors, state) != header.get("sha256"):
-        raise CheckpointError(f"{path} is corrupt: its contents do not match its checksum")
-    return Checkpoint(tensors, json.loads(state))
+    try:
+        tensors = {name: _array(entry) for name, entry in entries}
+        state = header["state"]
+        if header["sha256"] != _digest(tensors, state):
+            raise ValueError("its contents do not match its checksum")
+        return Checkpoint(tensors, parse(state))
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        raise CheckpointError(f"{path} is corrupt: {error}") from error
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """The JSON object that a text holds. ValueError where it is none, is nested too deeply or has NaN or infinity."""
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise ValueError(f"{number} is no finite number")
+        return value
+
+    try:
+        value = json.loads(text, parse_constant=finite, parse_float=finite)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {_short(value)}")
+    return value
 
 
 def _header(path: Any, written: Any) -> dict[str, Any]:
     """Our JSON in a safetensors header, of a format that we read."""
     try:
-        header = json.loads(written["__metadata__"][KEY])
+        header = parse(written["__metadata__"][KEY])
         version = header["format"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -96,6 +130,8 @@ def _header(path: Any, written: Any) -> dict[str, Any]:
 
 
 def _array(entry: dict[str, Any]) -> np.ndarray:
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"an array is of dtype {entry['dtype']}; known are {', '.join(_DTYPES)}")
     name = _DTYPES[entry["dtype"]]
     dtype = as_dtype(name) if name == "bfloat16" else np.dtype(name)
     return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])

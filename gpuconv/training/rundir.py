@@ -27,6 +27,8 @@ class RunDirectory:
     """The paths of a run's files. Make one with `start`, or `open` to go on with a run or look at it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not os.fspath(path):  # Path("") is the current folder
+            raise ValueError("a run directory needs a path, received ''")
         self.path = Path(path)
         self.settings_file = self.path / "run.json"
         self.last = self.path / "last.safetensors"

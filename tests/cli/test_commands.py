@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 
 import pytest
 
 from gpuconv import ops
 from gpuconv.cli import main
-from gpuconv.cli.main import COMMANDS
+from gpuconv.cli.main import COMMANDS, Parser
 
 
 def error_of(capsys, *arguments) -> str:
@@ -97,6 +98,26 @@ def test_version(capsys):
 def test_mistakes_are_one_line_and_change_nothing(arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert said in error_of(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_option_of_any_command_takes_an_empty_value(capsys, tmp_path, monkeypatch):
+    """An unset shell variable leaves one, as in `gpuconv train --resume "$RUN"`."""
+    monkeypatch.chdir(tmp_path)
+    tried = 0
+    for command in COMMANDS:
+        parser = Parser()
+        importlib.import_module(f"gpuconv.cli.{command}").configure(parser)
+        for action in parser._actions:
+            if action.nargs == 0:
+                continue
+            for empty in ("", " "):
+                arguments = [action.option_strings[0], empty] if action.option_strings else [empty]
+                assert f"received {empty!r}; is a shell variable unset?" in error_of(capsys, command, *arguments)
+                tried += 1
+    assert tried > 80
+    for arguments in (["train", "--resume="], ["predict", "a.png", "", "--run-dir", "run"]):
+        assert "is a shell variable unset?" in error_of(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
 
 

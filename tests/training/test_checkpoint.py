@@ -1,6 +1,7 @@
 """Checkpoint files: what goes in comes out, and nothing that is broken gets in."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -50,6 +51,38 @@ def test_bfloat16_round_trip(tmp_path):
     save(tmp_path / "b", Checkpoint({"x": value}))
     assert load(tmp_path / "b").tensors["x"].dtype == value.dtype
     np.testing.assert_array_equal(load(tmp_path / "b").tensors["x"], value)
+
+
+DTYPES = {f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64)} | {"bool"} | {
+    f"float{bits}" for bits in (16, 32, 64)
+}
+
+
+def test_every_dtype_of_numpy_is_stored_and_loaded_or_refused(tmp_path):
+    for code in np.typecodes["All"]:
+        value, path = np.zeros(2, np.dtype(code)), tmp_path / f"{code}.safetensors"
+        if value.dtype.name in DTYPES:
+            save(path, Checkpoint({"net.seen": value}))
+            assert load(path).tensors["net.seen"].dtype == value.dtype
+        else:
+            said = re.escape(f"cannot save {path}: net.seen is of dtype {value.dtype}; accepted are")
+            with pytest.raises(CheckpointError, match=said):
+                save(path, Checkpoint({"net.seen": value}))
+            assert not path.exists()
+
+
+def test_a_byte_swapped_array_is_stored_by_its_values(tmp_path):
+    value = np.arange(6.0).reshape(2, 3).astype(">f4")
+    save(tmp_path / "x", Checkpoint({"x": value}))
+    found = load(tmp_path / "x").tensors["x"]
+    assert found.dtype.isnative
+    np.testing.assert_array_equal(found, value)
+
+
+def test_a_masked_array_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="x is masked"):
+        save(tmp_path / "x", Checkpoint({"x": np.ma.masked_array([1.0, 2.0], [True, False])}))
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_same_state_gives_the_same_bytes(path):
@@ -115,6 +148,40 @@ def test_a_header_that_is_no_safetensors_header_is_refused(tmp_path):
     for text in (b"[]", b"{}", b'{"__metadata__": 3}', b"[" * 100_000):
         (tmp_path / "x").write_bytes(struct.pack("<Q", len(text)) + text)
         with pytest.raises(CheckpointError):
+            load(tmp_path / "x")
+
+
+def sealed(path, header, data=b""):
+    """A file with a header of our choice, whose checksum is right where it holds a state and no arrays."""
+    if isinstance(header.get("state"), str):
+        digest = hashlib.sha256(header["state"].encode("utf-8", "surrogatepass")).hexdigest()
+        header = {"format": 1, "sha256": digest} | header
+    text = json.dumps({"__metadata__": {"gpuconv": json.dumps(header)}}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def test_a_state_that_is_no_plain_object_is_refused(tmp_path):
+    deep = "[" * 100_000 + "]" * 100_000
+    for state, said in [
+        ("[]", "expected a JSON object"), ("", "Expecting value"), (deep, "nested too deeply"),
+        (f'{{"settings": {deep}}}', "nested too deeply"), ('{"lr": NaN}', "NaN is no finite number"),
+        ('{"lr": 1e999}', "1e999 is no finite number"), ("{", "Expecting"), (f'{{"a": {"9" * 5000}}}', "digits"),
+        ("\ud800", "surrogates"),
+    ]:  # fmt: skip
+        sealed(tmp_path / "x", {"state": state})
+        with pytest.raises(CheckpointError, match=f"x is corrupt: .*{said}"):
+            load(tmp_path / "x")
+    sealed(tmp_path / "x", {"state": "{}"})
+    assert load(tmp_path / "x").state == {}
+
+
+def test_a_header_of_other_types_is_refused(tmp_path):
+    for header in [
+        {"format": 1}, {"format": 1, "state": "{}", "sha256": 1}, {"format": 1, "state": 3}, {"format": [1]}, {},
+        {"format": 1, "state": None, "sha256": None},
+    ]:  # fmt: skip
+        sealed(tmp_path / "x", header)
+        with pytest.raises(CheckpointError, match=r"x is corrupt|has checkpoint format|no checkpoint of gpuconv"):
             load(tmp_path / "x")
 
 

@@ -32,6 +32,14 @@ def test_a_folder_without_a_run_cannot_be_opened(tmp_path):
         RunDirectory.open(tmp_path)
 
 
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for make in (RunDirectory, RunDirectory.open, lambda path: RunDirectory.start(path, {})):
+        with pytest.raises(ValueError, match="a run directory needs a path, received ''"):
+            make("")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("here first")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
