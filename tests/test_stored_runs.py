@@ -1,0 +1,102 @@
+"""Runs that an older version left (`tests/fixtures/runs`) go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv.cli import main
+from gpuconv.training import checkpoint
+from tests.fixtures.runs import library, make
+
+STORED = Path(__file__).parent / "fixtures" / "runs"
+COMMANDS = list(make.RUNS)
+RUNS = [*COMMANDS, "library"]
+OTHER_BLAS = 1e-5  # OpenBLAS's kernels for Prescott, SkylakeX and Zen left these runs up to 5.4e-7 apart
+
+
+@pytest.fixture(autouse=True)
+def copies(tmp_path, monkeypatch):
+    """The stored runs in a folder of their own, which is the current one; no pictures, which take time."""
+    pytest.importorskip("PIL")
+    shutil.copytree(STORED, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py", "*.md"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
+def resume(name):
+    if name == "library":
+        library.fit("library/interrupted", resume=True)
+    else:
+        assert main(["train", "--resume", f"{name}/interrupted", "--device", "numpy"]) == 0
+
+
+def left(folder):
+    """What a run left: arrays, place, records; not the settings, of which a later version may store more."""
+    found = {"metrics": [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]}
+    for which in ("last", "best"):
+        stored = checkpoint.load(Path(folder, f"{which}.safetensors"))
+        found[which] = stored.tensors | {key: stored.state[key] for key in ("epoch", "batch", "loss_scale", "records")}
+    return found
+
+
+def largest_difference(one, other):
+    """Between the numbers of two nested values, relative to those above 1. All else must be equal."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        return max(largest_difference(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        assert len(one) == len(other)
+        return max(map(largest_difference, one, other), default=0.0)
+    if one is None or isinstance(one, str):
+        assert one == other
+        return 0.0
+    one, other = np.asarray(one), np.asarray(other)
+    assert (one.shape, one.dtype) == (other.shape, other.dtype)
+    one, other = one.astype(float), other.astype(float)
+    return float(np.max(np.abs(one - other) / np.maximum(np.abs(other), 1), initial=0.0))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_goes_on_to_the_bits_of_a_run_that_never_stopped(name):
+    stored = left(f"{name}/finished")
+    shutil.rmtree(f"{name}/finished")
+    make.train(name, "finished")
+    anew = largest_difference(left(f"{name}/finished"), stored)
+    assert anew < OTHER_BLAS
+    resume(name)
+    resumed = largest_difference(left(f"{name}/interrupted"), stored)
+    assert resumed < OTHER_BLAS
+    assert resumed == 0 or anew > 0, "this machine makes the stored bits in one go, but not by going on"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_state_that_was_not_restored_is_seen(name):
+    """The bound for another BLAS lets no forgotten state through."""
+    path = Path(f"{name}/interrupted/last.safetensors")
+    stored, found = left(f"{name}/finished"), checkpoint.load(path)
+    for key, array in found.tensors.items():
+        if re.match(r"optimizer\.(velocity|exp_avg|square_average)", key):
+            found.tensors[key] = np.zeros_like(array)
+    checkpoint.save(path, found)
+    resume(name)
+    assert largest_difference(left(f"{name}/interrupted"), stored) > 10 * OTHER_BLAS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("end", ["interrupted", "finished"])
+def test_can_be_evaluated_and_asked(name, end, capsys):
+    assert main(["evaluate", f"{name}/{end}", "--tta", "none", "--device", "numpy"]) == 0
+    accuracy = float(re.search(r"test accuracy ([\d.]+)%", capsys.readouterr().out)[1])
+    if end == "finished":
+        recorded = left(f"{name}/{end}")["metrics"][-1]["test_accuracy"]
+        assert accuracy == pytest.approx(100 * recorded, abs=0.005)
+    assert main(["predict", "photos/left/3.png", "--run-dir", f"{name}/{end}", "--device", "numpy"]) == 0
+    scores = re.findall(r"^  [\w ]+? +([\d.]+) %", capsys.readouterr().out, re.M)
+    assert sum(map(float, scores)) == pytest.approx(100, abs=0.5)
