@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv.data.dataset import Dataset
+from gpuconv.names import canonical
 from gpuconv.shapes import pair
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+SPLITS = ("name", "order")
 
 _MODES = {1: "L", 3: "RGB"}
 
@@ -25,16 +30,22 @@ def load(
     channels: int = 3,
     test: float = 0.2,
     seed: int = 0,
+    split: str = "name",
 ) -> tuple[Dataset, Dataset]:
     """(train, test) of the images in the sub-folders of `directory`, whose sorted names are the classes.
 
     size: (H, W) to resize to; without it all images must have one size. channels: 3 for colour, 1 for grey. test: the
-    fraction of every class that is kept for testing, chosen by `seed`.
+    fraction of every class that is kept for testing, chosen by `seed` and by the rule `split`: "name" judges each file
+    by its name alone (see `for_testing`), so that a file that is added moves no other; "order" draws from the sorted
+    files of a class, as gpuconv 0.1.0 did.
 
     Files without an image's suffix and hidden ones are passed over. Raises FileNotFoundError where there are no classes
     or no images, ValueError, naming the file, for an image that `read_image` refuses or that is of another size, and
     ValueError where no class has two images, one to train on and one to test on.
     """
+    split = canonical("split", split, SPLITS)
+    if not 0 < test < 1:
+        raise ValueError(f"test must be between 0 and 1, received {test}")
     directory = Path(directory)
     folders = list(_visible(directory)) if directory.is_dir() else []
     folders = [folder for folder in folders if folder.is_dir()]
@@ -42,6 +53,7 @@ def load(
         raise FileNotFoundError(f"{directory} must hold one sub-folder of images for each class; it has none")
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
+    tested: list[NDArray[np.bool_]] = []
     first = None
     for label, folder in enumerate(folders):
         paths = [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES]
@@ -57,8 +69,32 @@ def load(
                 )
             images.append(image)
             labels.append(label)
+        tested.append(for_testing([path.relative_to(directory).as_posix() for path in paths], test, seed))
     dataset = Dataset(np.stack(images), np.array(labels), [folder.name for folder in folders], directory.name)
-    return dataset.split(test, seed=seed)
+    if split == "order" or max(map(len, tested)) < 2:  # which refuses where no class has two
+        return dataset.split(test, seed=seed)
+    second = np.concatenate(tested)
+    return dataset.subset(~second), dataset.subset(second)
+
+
+def for_testing(names: Sequence[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
+    """Which files of a class are for testing: about `fraction` of them.
+
+    names: the class and the path in its folder, "cats/001.png". A file is for testing when a hash of `seed` and its
+    name, as a number in [0, 1), is below `fraction`, whatever other files there are. Of two files or more at least one
+    is for testing, the one of the lowest hash, and at least one for training, the one of the highest.
+    """
+    hashes = np.array([_hash(f"{seed}/{name}") for name in names])
+    chosen = hashes < fraction
+    if len(names) > 1:
+        chosen[np.argmin(hashes)], chosen[np.argmax(hashes)] = True, False
+    return chosen & (len(names) > 1)
+
+
+def _hash(text: str) -> float:
+    """A number in [0, 1) for a file's name, the same in every locale and where macOS has decomposed it."""
+    name = unicodedata.normalize("NFC", os.fsencode(text).decode("utf-8", "surrogateescape"))
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
 
 
 def read_image(

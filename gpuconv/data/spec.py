@@ -16,7 +16,7 @@ def load(spec: str) -> tuple[Dataset, Dataset]:
 
     digits                                          the shipped handwritten digits
     cifar10:DIR                                     CIFAR-10, python or binary version, from a directory
-    folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0]   image files, one sub-folder a class
+    folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0][,split=name]   image files, one sub-folder a class
     synthetic[:N=1024,size=32x32x3,classes=10,seed=0]          made-up images
 
     Raises ValueError, naming what would be accepted, for any other text.
@@ -50,7 +50,10 @@ def _folder(rest: str) -> tuple[Dataset, Dataset]:
     directory, *parts = re.split(r",(?=\w+=[^,/]*(?:,\w+=[^,/]*)*$)", rest)
     if not directory:
         raise ValueError("folder needs a directory with one sub-folder for each class: folder:DIR")
-    return folder.load(directory, **_options(parts, {"size": _size(2), "channels": int, "test": float, "seed": int}))
+    known: dict[str, Callable[[str], Any]] = {
+        "size": _size(2), "channels": int, "test": float, "seed": int, "split": str,
+    }  # fmt: skip
+    return folder.load(directory, **_options(parts, known))
 
 
 def _synthetic(rest: str) -> tuple[Dataset, Dataset]:

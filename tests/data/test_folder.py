@@ -1,3 +1,5 @@
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -28,8 +30,8 @@ def pets(tmp_path):
 def test_classes_are_the_sorted_folders(pets):
     train, test = folder.load(pets, test=0.2)
     assert train.classes == ("ant", "bee", "cat")
-    assert np.bincount(train.labels).tolist() == [8, 8, 8]
-    assert np.bincount(test.labels).tolist() == [2, 2, 2]
+    assert (np.bincount(train.labels) + np.bincount(test.labels)).tolist() == [10, 10, 10]
+    assert np.bincount(test.labels).min() >= 1
     assert train.image_shape == (6, 4, 3)
     read = {image.tobytes() for part in (train, test) for image in part.images[part.labels == 1]}
     assert read == {picture(6, 4, 20 + number).tobytes() for number in range(10)}
@@ -39,6 +41,57 @@ def test_the_split_is_a_function_of_the_seed(pets):
     tests = [folder.load(pets, seed=seed)[1].images for seed in (0, 0, 1)]
     np.testing.assert_array_equal(tests[0], tests[1])
     assert not np.array_equal(tests[0], tests[2])
+
+
+def test_the_split_goes_by_name_alone():
+    """Which files are for testing, written down: a change of the rule would test stored runs on images they saw."""
+    names = [f"cats/{number:03}.png" for number in range(10)]
+    chosen = folder.for_testing(names, 0.2)
+    assert [name for name, tested in zip(names, chosen) if tested] == ["cats/008.png"]
+    everything = [f"cats/{number}.png" for number in range(3000)]
+    whole = dict(zip(everything, folder.for_testing(everything, 0.2)))
+    assert 540 <= sum(whole.values()) <= 660
+    some = everything[::7]
+    assert dict(zip(some, folder.for_testing(some, 0.2))) == {name: whole[name] for name in some}
+    larger = dict(zip(everything, folder.for_testing(everything, 0.3)))
+    assert all(larger[name] for name in everything if whole[name])
+    assert dict(zip(everything, folder.for_testing(everything, 0.2, seed=1))) != whole
+
+
+def test_every_class_has_an_image_on_both_sides():
+    for count in range(2, 9):
+        for first in range(60):
+            names = [f"{first}/{number}" for number in range(count)]
+            for fraction in (0.01, 0.5, 0.99):
+                assert 1 <= folder.for_testing(names, fraction).sum() <= count - 1
+    assert folder.for_testing(["alone"], 0.99).tolist() == [False]
+
+
+def test_a_name_is_the_same_one_decomposed():
+    names = ["caf\u00e9/a", "caf\u00e9/b", "caf\u00e9/c"]
+    for seed in range(20):
+        decomposed = [unicodedata.normalize("NFD", name) for name in names]
+        assert folder.for_testing(names, 0.5, seed).tolist() == folder.for_testing(decomposed, 0.5, seed).tolist()
+    assert folder.for_testing(["x/\udcff", "x/b"], 0.5).sum() == 1  # undecodable names have a side, too
+
+
+def test_photos_that_are_added_move_no_other(pets):
+    trained = {image.tobytes() for image in folder.load(pets)[0].images}
+    for number in range(12):
+        Image.fromarray(picture(6, 4, 60 + number)).save(pets / "cat" / f"0-new-{number}.png")
+        test = {image.tobytes() for image in folder.load(pets)[1].images}
+        assert not trained & test
+    drawn = {image.tobytes() for image in folder.load(pets, split="order")[1].images}
+    assert trained & drawn  # which is why the rule changed
+
+
+def test_the_rule_of_version_0_1_0_is_kept(pets):
+    """The images that 0.1.0 tested on; they are picture(6, 4, value)."""
+    test = folder.load(pets, split="order")[1]
+    values = {picture(6, 4, value).tobytes(): value for value in range(30)}
+    assert [values[image.tobytes()] for image in test.images] == [13, 19, 26, 28, 5, 7]
+    with pytest.raises(ValueError, match="unknown split 'nam'; did you mean 'name'"):
+        folder.load(pets, split="nam")
 
 
 def test_resize_and_grey(pets):

@@ -29,8 +29,8 @@ def test_synthetic_without_options_is_the_default():
         ("folder:C:/my, pets", ("C:/my, pets", {})),
         ("folder:a=1,b/c", ("a=1,b/c", {})),
         (
-            "folder:my,pets,size=24x32,channels=1,test=0.25,seed=3",
-            ("my,pets", {"size": (24, 32), "channels": 1, "test": 0.25, "seed": 3}),
+            "folder:my,pets,size=24x32,channels=1,test=0.25,seed=3,split=order",
+            ("my,pets", {"size": (24, 32), "channels": 1, "test": 0.25, "seed": 3, "split": "order"}),
         ),
     ],
 )
