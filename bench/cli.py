@@ -1,4 +1,4 @@
-"""The command line: python -m bench ops | steps | peaks | report | compare A B."""
+"""The command line: python -m bench ops | steps | peaks | report | compare A B | predict | fit."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ EPILOG = """examples:
   python -m bench ops --op fprop --shape vgg --dtype bfloat16
   python -m bench report                               # the README's block and the chart, from the newest records
   python -m bench compare OLD.json NEW.json            # what changed beyond the noise
+  python -m bench predict --shape vgg --dtype bfloat16 # predicted times of convolutions; needs no GPU
+  python -m bench fit                                  # the model behind them, from the GPU records
 
 Results go to bench/results/<hardware>/<date>-<commit>.json, written anew after every entry: Ctrl-C loses nothing, and a
 second run on the same day and commit adds to the file. Status: 0 done, 1 a result of ours was wrong and not timed,
@@ -31,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         with asked():
-            return {"report": _report, "compare": _compare}.get(options.command, _measure)(options)
+            commands = {"report": _report, "compare": _compare, "predict": _predict, "fit": _fit}
+            return commands.get(options.command, _measure)(options)
     except UserError as error:
         print(f"bench: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -58,9 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--commit", help="what to call this version where git cannot tell")
         if name == "peaks":
             continue
-        command.add_argument("--op", action="append", default=[], help="only this op (repeatable)")
-        command.add_argument("--shape", action="append", default=[], help="only this shape or group (repeatable)")
-        command.add_argument("--dtype", action="append", default=[], help="only this dtype (repeatable)")
+        _filters(command)
         command.add_argument("--minutes", type=float, help="begin nothing after so many minutes")
         command.add_argument(
             "--missing", action="store_true", help="only what the record of this day and commit does not hold yet"
@@ -69,12 +70,25 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--compile", action=argparse.BooleanOptionalAction, help="time torch.compile too (default: on a GPU)"
         )
+    predict = commands.add_parser("predict", help="predict the times of convolutions on tensor cores, without a GPU")
+    _filters(predict)
+    predict.add_argument("--gpu", default="h200", help="h200 (default) or h100")
+    predict.add_argument("--algo", default="auto", help="an algorithm of `gpuconv.algorithms` (default auto)")
+    fit = commands.add_parser("fit", help="fit the model behind the predictions to the GPU records")
+    fit.add_argument("--results", type=Path)
+    fit.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count new rows with")
     report = commands.add_parser("report", help="rewrite the README's block and the charts from the newest records")
     report.add_argument("--results", type=Path)
     compare = commands.add_parser("compare", help="say what got faster or slower from record A to record B")
     compare.add_argument("a", type=Path)
     compare.add_argument("b", type=Path)
     return parser
+
+
+def _filters(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--op", action="append", default=[], help="only this op (repeatable)")
+    command.add_argument("--shape", action="append", default=[], help="only this shape or group (repeatable)")
+    command.add_argument("--dtype", action="append", default=[], help="only this dtype (repeatable)")
 
 
 def _threads(options: argparse.Namespace) -> int:
@@ -226,4 +240,32 @@ def _compare(options: argparse.Namespace) -> int:
     from bench.record import Record
 
     print(text(Record.load(options.a), Record.load(options.b)))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from bench.predict import table
+    from bench.suite import select
+    from gpuconv.backends.cuda.predict import GPUS, Model
+    from gpuconv.names import lookup
+
+    gpu, model = lookup("GPU", options.gpu, GPUS), Model.load()
+    entries = select("ops", "cuda", options.op, options.shape, options.dtype)
+    print(f"gpu        {gpu.name}, {gpu.arch}; all times are predictions but those of the column 'measured'")
+    print(f"model      {model}\n")
+    for line in table(entries, options.algo, model, gpu):
+        print(line)
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from bench.predict import load_nvrtc, refit
+    from bench.record import RESULTS, Record
+    from gpuconv.backends.cuda.predict import FILE, GPUS, Model
+
+    if options.nvrtc is not None:
+        load_nvrtc(options.nvrtc)
+    paths = sorted((options.results or RESULTS).glob("nvidia-h200/*.json"))
+    known = Model.load().rows if FILE.exists() else ()
+    print(f"model      {refit([Record.load(path).data for path in paths], known, GPUS['h200'])}\n{FILE}")
     return 0

@@ -18,6 +18,8 @@ from gpuconv.shapes import mask_shape, output_hw
 
 __all__ = ["conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
+DIRECTIONS = ("fprop", "dgrad", "wgrad")
+
 # Kernels count pixels and taps in 32 bits, a tile past the end included, and add two coordinates; elements: 64 bits.
 _MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
@@ -86,7 +88,7 @@ def _first(geometry: Any, dtype: Any, tf32: bool) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _product(
+def implicit_gemm(
     kernel: str, input_shape: Any, filters: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
     groups: int, fit: str, pool: int = 1,
 ) -> tuple[int, int, int, int]:
@@ -104,11 +106,11 @@ def _product(
     return rows, c, taps * k, groups * stride[0] * stride[1]
 
 
-def chosen(
+def plans(
     device: str, input_shape: Any, filters: int, kernel_size: Any, *, stride: Any, padding: Any, dilation: Any,
     groups: int, fit: str, dtype: Any, algo: str = "auto", tf32: bool = False, pool: int | None = None,
-) -> dict[str, str]:  # fmt: skip
-    """The name of the algorithm that each direction of a convolution of aligned arrays takes on a device.
+) -> dict[str, gemm.Plan] | None:  # fmt: skip
+    """The plan that each direction of a convolution of aligned arrays takes on a device; None: it is depthwise.
 
     Arguments in normalised form; pool: that of conv2d_relu and of gradients under its mask, None for conv2d. On a GPU
     "auto" is what was measured, or, where nothing was yet, the cost model's.
@@ -117,19 +119,25 @@ def chosen(
     first, alone = _first(geometry, dtype, tf32), groups > 1 and input_shape[3] == groups
     serves = functools.partial(checked, algo, arithmetic_of(dtype, tf32), depthwise=alone, first=first > 0)
     if serves() == DEPTHWISE:
-        return dict.fromkeys(("fprop", "dgrad", "wgrad"), DEPTHWISE)
+        return None
     macros = {
         "VECTOR_C": gemm.width(input_shape[3] // groups, dtype), "VECTOR_K": gemm.width(filters // groups, dtype)
     } | _masked(pool, geometry)  # fmt: skip
-    plans, (struct, _) = {}, _geometry(*geometry)
-    for direction in ("fprop", "dgrad", "wgrad"):
+    found, (struct, _) = {}, _geometry(*geometry)
+    for direction in DIRECTIONS:
         forward = direction == "fprop"
         kernel, whole, asked = f"conv2d_{direction}", forward and pool is not None, serves(forward=forward)
-        product = _product(kernel, *geometry)
-        plans[direction] = gemm.chosen(
+        product = implicit_gemm(kernel, *geometry)
+        found[direction] = gemm.chosen(
             device, kernel, product, dtype, asked, tf32, struct, macros, whole, first * forward
         )
-    return {direction: plan.algorithm.name for direction, plan in plans.items()}
+    return found
+
+
+def chosen(device: str, input_shape: Any, filters: int, kernel_size: Any, **options: Any) -> dict[str, str]:
+    """The name of the algorithm that each direction takes: `plans`, which has the arguments."""
+    found = plans(device, input_shape, filters, kernel_size, **options)
+    return {direction: found[direction].algorithm.name if found else DEPTHWISE for direction in DIRECTIONS}
 
 
 def conv2d(
@@ -181,7 +189,7 @@ def _fprop(
             outs = (y, mask, found)
             gemm.launch("conv2d_fprop", plan, outs, inputs, struct, macros, bias=bias, activation=activation)
 
-        product, whole = _product("conv2d_fprop", *geometry), mask is not None or moments is not None
+        product, whole = implicit_gemm("conv2d_fprop", *geometry), mask is not None or moments is not None
         first = _first(geometry, dtype, tf32)
         gemm.compute("conv2d_fprop", product, algo, tf32, struct, macros, y, run, whole=whole, first=first)
 
@@ -216,7 +224,7 @@ def conv2d_dgrad(
         def run(plan: gemm.Plan, dx: Any) -> None:
             gemm.launch("conv2d_dgrad", plan, (dx,), (dy, mask, w), struct, macros)
 
-        product = _product("conv2d_dgrad", *geometry)
+        product = implicit_gemm("conv2d_dgrad", *geometry)
         gemm.compute("conv2d_dgrad", product, algo, tf32, struct, macros, dx, run)
 
     return write_to(out, input_shape, dtype, dy, write)
@@ -245,7 +253,7 @@ def conv2d_wgrad(
             beside = db_there if to is dw or db is None else empty(db.shape, dtype, like=db)  # a scratch's own
             gemm.launch("conv2d_wgrad", plan, (to, beside), inputs, struct, macros, adds, accumulate=accumulate)
 
-        product = _product("conv2d_wgrad", *geometry)
+        product = implicit_gemm("conv2d_wgrad", *geometry)
         with updated(*([] if db is None else [db])) as there:
             db_there = there[0] if there else None
             gemm.compute("conv2d_wgrad", product, algo, tf32, struct, macros, dw, run, accumulate=accumulate)

@@ -1,0 +1,177 @@
+"""Predicted times of the suite's convolutions, and the model behind them fitted to GPU records.
+
+A model's row is one timed convolution: what its launches asked of the GPU (`Terms`) and the seconds they took. The
+counts of a row are stored with the model, for a later kernel or another NVRTC issues other instructions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.record import best
+from bench.suite import Entry, suite
+from gpuconv.algorithms import find
+from gpuconv.backends.cuda import compiler, gemm, predict
+from gpuconv.backends.cuda.conv import DIRECTIONS, implicit_gemm, plans
+from gpuconv.backends.cuda.launch import ceil_div
+from gpuconv.backends.cuda.predict import TERMS, Gpu, Model, Prediction, Terms
+from gpuconv.cases import ConvCase
+from gpuconv.dtypes import as_dtype
+from gpuconv.training.checkpoint import write_atomically
+
+_REDUCTION_OUTPUTS = 32  # of a block of gemm_reduce.cu
+
+
+# --- fitting -----------------------------------------------------------------------------------
+
+
+def fit(rows: Sequence[dict[str, Any]], gpu: Gpu) -> tuple[Terms, np.ndarray, np.ndarray]:
+    """The rates that make the relative errors least, with none below zero; each row's error, and its error under the
+    rates of all other rows."""
+    from scipy.optimize import nnls
+
+    asked = np.array([[row["terms"][name] for name in TERMS] for row in rows])
+    cycles = np.array([row["seconds"] for row in rows]) * gpu.clock
+    shares = asked / cycles[:, None]
+
+    def rates(chosen: np.ndarray) -> np.ndarray:
+        return nnls(shares[chosen], np.ones(np.count_nonzero(chosen)))[0]
+
+    everything = np.ones(len(rows), bool)
+    found = rates(everything)
+    others = [rates(everything & (np.arange(len(rows)) != row)) for row in range(len(rows))]
+    left_out = np.einsum("ij,ij->i", shares, np.array(others)) - 1
+    return Terms(*map(float, found)), shares @ found - 1, left_out
+
+
+def rows_of(record: dict[str, Any], gpu: Gpu, known: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A row for each convolution on tensor cores that a record has timed. known: rows by name, taken as they are."""
+    problems = {entry.key: entry for entry in suite("ops")}
+    for entry in record["entries"]:
+        side, name = best(entry, "ours"), f"{record['hardware']} {record['commit']} {entry['key']}"
+        if name in known:
+            yield known[name]
+        elif side and entry["key"] in problems and entry["op"] in DIRECTIONS:
+            kernel, *reduction = side["kernels"]["kernels"]
+            if "_mma" in kernel["kernel"]:
+                asked = _recorded(problems[entry["key"]], kernel, sum(each["blocks"] for each in reduction), gpu)
+                yield {
+                    "row": name, "algorithm": kernel["algorithm"], "terms": asked, "seconds": side["medians"]["cold"]
+                }  # fmt: skip
+
+
+def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) -> dict[str, float]:
+    macros, algorithm = kernel["macros"], find(kernel["algorithm"], entry.dtype)
+    vectors = int(macros["VECTOR_C"]), int(macros["VECTOR_K"])
+    loop = predict.compiled(algorithm, entry.op, entry.dtype, vectors, gpu.arch).loop
+    rows, columns, depth, count = _gemm(entry.problem, entry.op)
+    tiles = ceil_div(rows, algorithm.block_m) * ceil_div(columns, algorithm.block_n) * count
+    splits = round(kernel["blocks"] / tiles)
+    asked = predict.terms(
+        loop,
+        blocks=kernel["blocks"],
+        tiles_of_depth=ceil_div(ceil_div(depth, splits), algorithm.block_k),
+        threads=kernel["threads"],
+        resident=predict.resident_blocks(gpu.arch, kernel["registers"], kernel["shared"], kernel["threads"]),
+        reduction=reduction,
+        multiprocessors=gpu.multiprocessors,
+    )
+    return {name: getattr(asked, name) for name in TERMS}
+
+
+def _gemm(case: ConvCase, direction: str) -> tuple[int, int, int, int]:
+    """Rows, columns and depth of the product that a direction is, and how many there are of it."""
+    return implicit_gemm(f"conv2d_{direction}", case.x_shape, case.k, case.kernel_size, **case.options)
+
+
+def refit(records: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]], gpu: Gpu) -> Model:
+    """The model of all records of a GPU, written to predict.json."""
+    stored = {row["row"]: row for row in known}
+    rows = [row for record in records for row in rows_of(record, gpu, stored)]
+    if len(rows) <= len(TERMS):
+        raise ValueError(f"a model of {len(TERMS)} terms needs more rows than that; the records have {len(rows)}")
+    rates, errors, left_out = fit(rows, gpu)
+    rounded = Terms(*(float(f"{getattr(rates, name):.4g}") for name in TERMS))
+    model = Model(gpu.name, rounded, _rms(errors), _rms(left_out), compiler.toolkit()[1], tuple(rows))
+    write_atomically(predict.FILE, (json.dumps(model.as_json(), indent=1) + "\n").encode())
+    return model
+
+
+def load_nvrtc(folder: Path) -> None:
+    """Compile with the NVRTC of a folder in place of the installed one; FileNotFoundError where it holds none.
+
+    `pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88` makes such a folder.
+    """
+    for name in ("libnvrtc-builtins.so.*", "libnvrtc.so.*"):
+        found = sorted(folder.rglob(name))
+        if not found:
+            raise FileNotFoundError(f"{folder} holds no {name}")
+        ctypes.CDLL(str(found[0]), mode=ctypes.RTLD_GLOBAL)
+
+
+def _rms(errors: np.ndarray) -> float:
+    return float(f"{np.sqrt(np.mean(errors**2)):.3g}")
+
+
+# --- predicting --------------------------------------------------------------------------------
+
+
+def predicted(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Prediction] | None:
+    """The algorithm that a convolution takes under `algo`, and its predicted time; None where the model has no terms:
+    other operations, and algorithms without tensor cores."""
+    if entry.op not in DIRECTIONS or entry.dtype not in ("float16", "bfloat16"):
+        return None
+    case, dtype = entry.problem, as_dtype(entry.dtype)
+    found = plans("emulated", case.x_shape, case.k, case.kernel_size, **case.options, dtype=dtype, algo=algo)
+    if found is None or found[entry.op].algorithm.family != "mma":
+        return None
+    plan, algorithm = found[entry.op], found[entry.op].algorithm
+    vectors = gemm.width(case.c // case.groups, dtype), gemm.width(case.k // case.groups, dtype)
+    kernel = predict.compiled(algorithm, entry.op, entry.dtype, vectors, gpu.arch)
+    rows, columns, _, count = _gemm(case, entry.op)
+    asked = predict.terms(
+        kernel.loop,
+        blocks=plan.blocks * plan.splits,
+        tiles_of_depth=ceil_div(plan.depth_per_split, algorithm.block_k),
+        threads=algorithm.threads,
+        resident=predict.resident_blocks(gpu.arch, kernel.registers, kernel.shared + plan.shared, algorithm.threads),
+        reduction=0 if plan.splits == 1 else ceil_div(rows * columns * count, _REDUCTION_OUTPUTS),
+        multiprocessors=gpu.multiprocessors,
+    )
+    return algorithm.name, model.predict(asked, gpu, entry.work.bytes)
+
+
+def measured(entry: Entry, algorithm: str, model: Model) -> float | None:
+    """Seconds of the newest row of the model that is this entry under this algorithm."""
+    found = [
+        row["seconds"] for row in model.rows if row["row"].endswith(entry.key) and row["algorithm"] == algorithm
+    ]
+    return found[-1] if found else None
+
+
+def table(entries: Sequence[Entry], algo: str, model: Model, gpu: Gpu) -> Iterator[str]:
+    """Lines for a terminal: of each entry the predicted time, its parts, the largest marked, and what was measured."""
+    names, others = (*TERMS, "bytes"), 0
+    parts = " ".join(f"{name:>11}" for name in names)
+    yield f"{'microseconds':<46} {'algorithm':<12} {'predicted':>10} {parts} {'measured':>9} {'error':>7}"
+    for entry in entries:
+        found = predicted(entry, algo, model, gpu)
+        if found is None:
+            others += 1
+            continue
+        (algorithm, prediction), seconds = found, None
+        if gpu.name == model.gpu:
+            seconds = measured(entry, algorithm, model)
+        parts = " ".join(
+            f"{1e6 * prediction.parts[name]:>10.1f}{'*' if name == prediction.binds else ' '}" for name in names
+        )
+        line = f"{entry.key:<46} {algorithm:<12} {1e6 * prediction.seconds:>10.1f} {parts}"
+        yield line + (f" {1e6 * seconds:>9.1f} {prediction.seconds / seconds - 1:>+7.1%}" if seconds else "")
+    if others:
+        yield f"{others} more entries are not modelled; those are that are fprop, dgrad or wgrad in half precision"

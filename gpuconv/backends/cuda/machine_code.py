@@ -1,0 +1,101 @@
+"""The machine code of a compiled kernel: its instructions, and what the main loop of a matrix product issues.
+
+Needs NVIDIA's nvdisasm (``pip install 'gpuconv[compile]'``), but no GPU and no driver.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from gpuconv.backends.cuda.compiler import CompileError
+
+_FUNCTION = re.compile(r"^\.text\.(\w+):$", re.MULTILINE)
+_LABEL = re.compile(r"^(\.L_x_\d+):")
+_TARGET = re.compile(r"\((\.L_x_\d+)\)")
+_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?\s*([A-Z][\w.]*)(.*?);")
+
+
+class Instruction(NamedTuple):
+    """opcode: with its modifiers, "HMMA.16816.F32.BF16". target: the index that a branch goes to, None elsewhere."""
+
+    opcode: str
+    target: int | None
+
+
+@dataclass(frozen=True)
+class MainLoop:
+    """What a warp issues for one tile of depth. instructions: all. hmma: the multiplications of the tensor cores."""
+
+    instructions: int
+    hmma: int
+
+
+@functools.cache
+def disassembler() -> str:
+    """The path of nvdisasm. Raises CompileError where there is none."""
+    try:
+        from cuda import pathfinder
+
+        found = pathfinder.find_nvidia_binary_utility("nvdisasm") or shutil.which("nvdisasm")
+    except ImportError:
+        found = shutil.which("nvdisasm")
+    if not found:
+        raise CompileError("nvdisasm is not installed: pip install 'gpuconv[compile]'")
+    return found
+
+
+def disassemble(cubin: Path) -> dict[str, list[Instruction]]:
+    """The instructions of each kernel of a cubin, by the kernel's name."""
+    listing = subprocess.run([disassembler(), "-c", cubin], capture_output=True, text=True, check=True).stdout
+    _, *parts = _FUNCTION.split(listing)
+    return {name: _instructions(code.partition("\n\t.section")[0]) for name, code in zip(parts[::2], parts[1::2])}
+
+
+def _instructions(code: str) -> list[Instruction]:
+    found: list[tuple[str, str]] = []
+    labels: dict[str, int] = {}
+    for line in code.splitlines():
+        if label := _LABEL.match(line.strip()):
+            labels[label[1]] = len(found)
+        elif instruction := _INSTRUCTION.search(line):
+            found.append((instruction[1], instruction[2]))
+    return [Instruction(opcode, _target(opcode, operands, labels)) for opcode, operands in found]
+
+
+def _target(opcode: str, operands: str, labels: dict[str, int]) -> int | None:
+    named = _TARGET.search(operands) if opcode.startswith("BRA") else None
+    return labels.get(named[1]) if named else None
+
+
+def main_loop(instructions: list[Instruction]) -> MainLoop | None:
+    """The longest loop that multiplies on tensor cores; None where there is none.
+
+    Parts of it that a branch skips and that only add, as the sums of the bias gradient do, are left out.
+    """
+    loops = [
+        (at.target, end) for end, at in enumerate(instructions)
+        if at.target is not None and at.target <= end and _hmma(instructions[at.target : end + 1])
+    ]  # fmt: skip
+    if not loops:
+        return None
+    begin, end = max(loops, key=lambda loop: loop[1] - loop[0])
+    skipped: set[int] = set()
+    for at in range(begin, end):
+        target = instructions[at].target
+        if target is not None and at < target <= end:
+            part = [each.opcode for each in instructions[at + 1 : target]]
+            adds = any(opcode.startswith("FADD") for opcode in part)
+            if adds and not any(opcode.startswith(("HMMA", "LDGSTS")) for opcode in part):
+                skipped.update(range(at + 1, target))
+    body = [each for at, each in enumerate(instructions[begin : end + 1], begin) if at not in skipped]
+    return MainLoop(len(body), _hmma(body))
+
+
+def _hmma(instructions: list[Instruction]) -> int:
+    return sum(each.opcode.startswith("HMMA") for each in instructions)

@@ -1,0 +1,171 @@
+"""The predicted time of a convolution on a GPU: from its machine code, its plan, and rates fitted to GPU records.
+
+    time = launch + block * (blocks of a multiprocessor)
+                  + instruction * (instructions that a scheduler issues in the main loop)
+                  + hmma * (tensor-core multiplications among them)
+                  + reduction * (blocks that add up a split depth)
+
+or the time of its bytes at the GPU's own copy rate, where that is more. The rates, in clock cycles, and the error that
+they leave are in predict.json, which `python -m bench fit` writes from the records in bench/results. Every number made
+here is a prediction; `python -m bench predict` sets it beside what was measured.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from gpuconv.algorithms import Algorithm
+from gpuconv.backends.cuda import compiler, machine_code, report, source
+from gpuconv.backends.cuda.launch import ceil_div
+from gpuconv.backends.cuda.machine_code import MainLoop
+
+FILE = Path(__file__).with_name("predict.json")
+SCHEDULERS = 4  # of a multiprocessor
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """arch: what kernels are compiled for. clock: Hz, boosted. copy: bytes a second, read plus written."""
+
+    name: str
+    arch: str
+    multiprocessors: int
+    clock: float
+    copy: float
+
+
+# Multiprocessors and clocks are NVIDIA's; the H200's copy was measured, the H100's is the same share of its peak.
+GPUS = {
+    "h200": Gpu("NVIDIA H200", "sm_90a", 132, 1.98e9, 4.256e12),
+    "h100": Gpu("NVIDIA H100 SXM", "sm_90a", 132, 1.98e9, 4.256e12 / 4.8 * 3.35),
+}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a convolution asks of a GPU, or, in a model, the cycles that each costs.
+
+    launch: 1. block: thread blocks of the busiest multiprocessor. instruction, hmma: of its busiest scheduler in the
+    main loop. reduction: thread blocks of the split-K reduction.
+    """
+
+    launch: float
+    block: float
+    instruction: float
+    hmma: float
+    reduction: float
+
+    def __mul__(self, rates: Terms) -> Terms:
+        return Terms(*(getattr(self, name) * getattr(rates, name) for name in TERMS))
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, name) for name in TERMS)
+
+
+TERMS = tuple(field.name for field in fields(Terms))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """seconds: the predicted time. parts: seconds of each term, and of the bytes, which take place beside them.
+    binds: the name of the largest part."""
+
+    seconds: float
+    parts: Mapping[str, float]
+    binds: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """gpu: whose records it was fitted to. rates: cycles of each of `Terms`. rows: what it was fitted to.
+
+    rms: the relative error of the rows; left_out: that of each row under a model of all others. nvrtc: the compiler
+    whose instructions were counted.
+    """
+
+    gpu: str
+    rates: Terms
+    rms: float
+    left_out: float
+    nvrtc: str
+    rows: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def load(cls) -> Model:
+        return cls.of(json.loads(FILE.read_text()))
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Model:
+        return cls(
+            stored["gpu"], Terms(**stored["rates"]), stored["rms"], stored["left_out"], stored["nvrtc"],
+            tuple(stored["rows"]),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"fitted to {len(self.rows)} convolutions timed on {self.gpu}, counted with {self.nvrtc}: "
+            f"rms error {self.rms:.1%}, {self.left_out:.1%} for rows left out of the fit"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def predict(self, work: Terms, gpu: Gpu, moved: float) -> Prediction:
+        """moved: the bytes that must pass through memory."""
+        cycles = work * self.rates
+        parts = {name: getattr(cycles, name) / gpu.clock for name in TERMS} | {"bytes": moved / gpu.copy}
+        return Prediction(max(cycles.total / gpu.clock, parts["bytes"]), parts, max(parts, key=parts.__getitem__))
+
+
+def terms(
+    loop: MainLoop, *, blocks: int, tiles_of_depth: int, threads: int, resident: int, reduction: int,
+    multiprocessors: int,
+) -> Terms:  # fmt: skip
+    """What a launch of `blocks` thread blocks asks, each of `tiles_of_depth` turns of its main loop.
+
+    resident: blocks that a multiprocessor holds at once. Where all blocks are resident together the multiprocessor
+    with most of them counts, else the mean, for those that end early take more.
+    """
+    at_once = blocks <= multiprocessors * resident
+    each = ceil_div(blocks, multiprocessors) if at_once else blocks / multiprocessors
+    turns = each * tiles_of_depth * threads / 32 / SCHEDULERS
+    return Terms(1, each, turns * loop.instructions, turns * loop.hmma, reduction)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled kernel: its main loop, its registers, and the bytes of shared memory that it declares itself."""
+
+    loop: MainLoop
+    registers: int
+    shared: int
+
+
+@functools.cache
+def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Compiled:
+    """The plain kernel of a direction, compiled and counted. vectors: VECTOR_C and VECTOR_K.
+
+    Raises CompileError where NVRTC or nvdisasm is missing, ValueError for an algorithm without tensor cores.
+    """
+    file = source.resolve(algorithm.file(f"conv2d_{direction}"))
+    chosen = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", VECTOR_C=vectors[0], VECTOR_K=vectors[1])
+    defines = {name: str(value) for name, value in chosen.items()}
+    name = f"conv2d_{direction}_{algorithm.family}"
+    binary = compiler.compile_cubin(file.stem, source.flatten(file), defines, arch)
+    loop = machine_code.main_loop(machine_code.disassemble(binary.path)[name])
+    if loop is None:
+        raise ValueError(f"algorithm {algorithm.name!r} has no tensor-core loop; the model covers no other")
+    return Compiled(loop, binary.resources[name].registers, binary.resources[name].static_shared)
+
+
+def resident_blocks(arch: str, registers: int, shared: int, threads: int) -> int:
+    """How many blocks a multiprocessor holds at once. shared: bytes a block."""
+    warps = report.CHIPS[arch].warps
+    return math.floor(report.occupancy(arch, registers, shared, threads) * warps / ceil_div(threads, 32))

@@ -1,0 +1,116 @@
+"""The performance model: its fit, the rows it is held against, and the counts it is made of."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bench import predict as bench_predict
+from bench.record import RESULTS, Record, best
+from bench.suite import select
+from gpuconv.backends.cuda import compiler, machine_code, predict
+from gpuconv.backends.cuda.machine_code import Instruction, MainLoop
+from gpuconv.backends.cuda.predict import GPUS, TERMS, Model, Terms
+
+H200 = GPUS["h200"]
+
+
+def made_up(rates: Terms, count: int, seed: int = 0) -> list[dict]:
+    """Rows that a machine with these rates would give."""
+    rng = np.random.default_rng(seed)
+    asked = [
+        Terms(1, *(float(rng.integers(1, most)) for most in (100, 10**6, 10**5, 10**4))) for _ in range(count)
+    ]
+    return [
+        {"row": str(at), "algorithm": "mma-128x128", "terms": vars(a), "seconds": (a * rates).total / H200.clock}
+        for at, a in enumerate(asked)
+    ]
+
+
+def test_a_fit_finds_the_rates_that_made_the_times():
+    rates = Terms(17000.0, 1500.0, 1.5, 4.0, 1.6)
+    found, errors, left_out = bench_predict.fit(made_up(rates, 12), H200)
+    for name in TERMS:
+        assert getattr(found, name) == pytest.approx(getattr(rates, name), rel=1e-6)
+    assert max(abs(errors)) < 1e-9
+    assert max(abs(left_out)) < 1e-6
+
+
+def test_a_row_left_out_does_not_vouch_for_itself():
+    rows = made_up(Terms(17000.0, 1500.0, 1.5, 4.0, 1.6), 12)
+    rows[0]["seconds"] *= 2
+    _, errors, left_out = bench_predict.fit(rows, H200)
+    assert abs(left_out[0]) > abs(errors[0])
+
+
+def test_the_stored_model_is_the_fit_of_its_rows():
+    model = Model.load()
+    rates, errors, left_out = bench_predict.fit(model.rows, H200)
+    for name in TERMS:
+        assert getattr(model.rates, name) == pytest.approx(getattr(rates, name), rel=1e-3)
+    assert model.rms == pytest.approx(math.sqrt(np.mean(errors**2)), rel=1e-2)
+    assert model.left_out == pytest.approx(math.sqrt(np.mean(left_out**2)), rel=1e-2)
+    assert model.left_out <= 0.15
+
+
+def test_every_tensor_core_row_of_the_records_is_in_the_model():
+    timed = set()
+    for path in RESULTS.glob("nvidia-h200/*.json"):
+        record = Record.load(path).data
+        for entry in record["entries"]:
+            side = best(entry, "ours")
+            if side and entry["kind"] == "convolution" and "_mma" in side["kernels"]["kernels"][0]["kernel"]:
+                timed.add(f"{record['hardware']} {record['commit']} {entry['key']}")
+    assert timed
+    assert timed <= {row["row"] for row in Model.load().rows}
+
+
+def test_known_rows_keep_their_counts():
+    (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
+    known = {row["row"]: row for row in Model.load().rows}
+    assert list(bench_predict.rows_of(Record.load(path).data, H200, known)) == list(Model.load().rows)
+
+
+def test_the_bytes_bind_where_they_take_longer_than_all_else():
+    model = Model("made up", Terms(1000.0, 0.0, 1.0, 0.0, 0.0), 0.0, 0.0, "none", ())
+    asked = Terms(1, 1, 1000.0, 0, 0)
+    computed = model.predict(asked, H200, moved=0.0)
+    assert computed.seconds == pytest.approx(2000 / H200.clock)
+    moved = model.predict(asked, H200, moved=1e9)
+    assert (moved.seconds, moved.binds) == (pytest.approx(1e9 / H200.copy), "bytes")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "busiest"), [(132, 1), (133, 2), (264, 2), (1320, 10)], ids=lambda value: str(value)
+)
+def test_blocks_resident_together_wait_for_the_busiest_multiprocessor(blocks, busiest):
+    asked = predict.terms(
+        MainLoop(100, 16), blocks=blocks, tiles_of_depth=3, threads=128, resident=2, reduction=0, multiprocessors=132
+    )
+    assert (asked.block, asked.instruction, asked.hmma) == (busiest, busiest * 300, busiest * 48)
+
+
+def test_a_main_loop_is_the_longest_with_tensor_cores_less_sums_that_are_skipped():
+    opcodes = ("LDG.E", "HMMA.16816.F32", "LDSM.16", "BRA", "FADD", "FADD", "HMMA.16816.F32")
+    code = [Instruction(opcode, 6 if opcode == "BRA" else None) for opcode in opcodes]  # the branch skips both FADD
+    loop = [*code, Instruction("BRA", 1), Instruction("FFMA", None), Instruction("BRA", 8)]
+    assert machine_code.main_loop(loop) == MainLoop(instructions=5, hmma=2)
+    assert machine_code.main_loop([Instruction("FFMA", None), Instruction("BRA", 0)]) is None
+
+
+@pytest.mark.kernels
+def test_a_table_marks_what_binds_and_sets_the_measured_time_beside_it():
+    try:
+        compiler.toolkit(), machine_code.disassembler()
+    except compiler.CompileError as error:
+        pytest.skip(str(error))
+    entries = select("ops", "cuda", ["fprop", "backward"], ["128x16x16x128-128x3x3-p1.1.1.1"], ["bfloat16"])
+    head, line, rest = bench_predict.table(entries, "mma-128x128", Model.load(), H200)
+    assert head.split()[-2:] == ["measured", "error"]
+    assert line.count("*") == 1
+    assert "41.3" in line.split()  # of the record
+    assert rest.startswith("1 more")
+    _, elsewhere, _ = bench_predict.table(entries, "mma-128x128", Model.load(), GPUS["h100"])
+    assert "%" not in elsewhere
