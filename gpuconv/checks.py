@@ -144,6 +144,8 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     delta * (C - 1) for the SVM, and for a loss that is neither its own value at scores of 0. Another value means wrong
     labels, a wrong mean or a wrong loss."""
     compute = losses.get(loss)
+    if net.output_shape == (1,) and isinstance(compute, (SoftmaxCrossEntropy, SVMHinge)):
+        raise ValueError("the net gives one score: there is nothing to tell apart; the checks take two classes or more")
     twin = net.copy()
     last = [layer for layer in twin.walk() if layer.trains("weight")][-1]
     for array in last.arrays.values():

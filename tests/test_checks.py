@@ -123,6 +123,13 @@ def test_smoothed_labels_have_a_least_loss():
     assert checks._least(plain, 4) == checks._least(losses.get("svm"), 4) == 0
 
 
+def test_one_score_has_nothing_to_be_checked():
+    net = models.build("seed-net", (8, 8, 3), 1)
+    for loss in ("softmax", "svm"):
+        with pytest.raises(ValueError, match="nothing to tell apart"):
+            checks.sanity(net, np.zeros((20, 8, 8, 3), np.float32), np.zeros(20, np.int64), loss=loss)
+
+
 def test_a_wrong_loss_fails_the_first_check(monkeypatch):
     right = ops.softmax_cross_entropy
     monkeypatch.setattr(ops, "softmax_cross_entropy", lambda *args, **options: (2 * right(*args, **options)[0], None))

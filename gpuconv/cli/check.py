@@ -25,9 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv import checks, models
     from gpuconv.data import Loader, Normalization, load
-    from gpuconv.training import optimizers, schedules
+    from gpuconv.training import feeding, optimizers, schedules
 
     settings = wanted.complete(wanted.given(options))
+    loss = wanted.loss(settings.loss)[1]
     with asked():
         train, _ = load(settings.data)
         line("data", f"{train.name}: {min(IMAGES, len(train))} training images")
@@ -36,10 +37,10 @@ def run(options: argparse.Namespace) -> int:
         loader = Loader(
             train, IMAGES, normalization=Normalization.from_dataset(train), seed=settings.seed, device=device
         )
+        feeding.expect("train", loader, net, loss)
     line("model", f"{settings.model}, loss {settings.loss}, seed {settings.seed}\n")
     x, labels = next(loader.epoch(0))
     passed = True
-    loss = wanted.loss(settings.loss)[1]
     first = schedules.get(settings.schedule)(0, settings.epochs * len(loader), len(loader))
     optimizer = optimizers.get(settings.optimizer, lr=settings.lr * first)
     for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):

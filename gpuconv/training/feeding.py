@@ -50,7 +50,12 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
         except ValueError as error:
             raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
     classes, most = net.output_shape[-1], int(data.labels.max())
-    if isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and most >= classes:
+    compares = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge))
+    if compares and name == "train" and min(classes, len(data.classes)) < 2:
+        only = f"{data.name!r} has one class, {data.classes[0]!r}"
+        what = only if len(data.classes) < 2 else "the net gives one score"
+        raise DataError(f"{what}: there is nothing to tell apart; training takes two classes or more")
+    if compares and most >= classes:
         raise DataError(
             f"{name} does not fit: the net tells {classes} classes apart, labels 0 to {classes - 1}, received {most} "
             f"from {data.name!r}"

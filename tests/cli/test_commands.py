@@ -266,6 +266,14 @@ def test_check_takes_the_loss_with_its_options(capsys):
     assert re.search(r"^PASS  first loss: (45|44\.9\d*|45\.0\d*), expected 45\.0000", capsys.readouterr().out, re.M)
 
 
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_one_class_alone_is_refused(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "--data", "synthetic:n=32,size=8x8x3,classes=1", "--model", "seed-net"]) == 2
+    assert "one class, 'class 0': there is nothing to tell apart" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_check_fails_on_a_learning_rate_that_is_far_off(capsys):
     assert main(["check", "--lr", "1000"]) == 1
     assert re.search(r"^FAIL  update-to-weight ratio: ", capsys.readouterr().out, re.M)

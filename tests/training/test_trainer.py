@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from gpuconv import backends, losses, ops
-from gpuconv.data import Dataset, Loader, Normalization
+from gpuconv import backends, losses, models, ops
+from gpuconv.data import Dataset, Loader, Normalization, synthetic
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, Sequential
 from gpuconv.training import (
     Callback,
@@ -457,6 +457,26 @@ def test_unknown_names_are_refused():
     for options in ({"optimizer": "adm"}, {"loss": "softmx"}, {"schedule": "cosin"}):
         with pytest.raises(ValueError, match="did you mean"):
             Trainer(small.net(), **options)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "svm"])
+def test_one_class_alone_is_refused_before_a_run_begins(loss, tmp_path):
+    one, _ = synthetic.load(8, size=(8, 8, 3), classes=1)
+    two, _ = synthetic.load(8, size=(8, 8, 3), classes=2)
+    for data, classes, said in ((one, 1, "has one class, 'class 0'"), (one, 9, "has one class"), (two, 1, "one score")):
+        trainer = Trainer(models.build("seed-net", (8, 8, 3), classes), loss=loss)
+        with pytest.raises(DataError, match=f"{said}.*nothing to tell apart; training takes two classes or more"):
+            trainer.fit(data, epochs=1, run_dir=tmp_path / "run", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_of_ones_own_may_train_on_one_class():
+    one, _ = synthetic.load(8, size=(8, 8, 3), classes=1)
+    def shrink(scores, labels):
+        return np.zeros((), np.float32), scores
+
+    trainer = Trainer(models.build("seed-net", (8, 8, 3), 1), loss=shrink)
+    assert len(trainer.fit(one, epochs=1, progress=False)) == 1
 
 
 def test_labels_out_of_range_are_refused():
