@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import ops
+from gpuconv import backends, ops
 from gpuconv.algorithms import ALGORITHMS, Algorithm, arithmetic_of
 from gpuconv.backends.cuda import module, source
 from gpuconv.backends.cuda.variants import MACROS, kernels, variants
@@ -150,6 +150,7 @@ def compare(
     path: Path, op: str, device: str, dtype: str, algo: str | None = None, repeats: int = 30
 ) -> Iterator[Timing]:
     """Time the user's file beside the shipped one on a CUDA device, over the op's real cases, in turns."""
+    device = backends.resolve(device)
     for case in cases_of(op, algo, ("real",)):
         if dtype not in case.dtypes:
             continue

@@ -1,14 +1,15 @@
 """Devices, and which backend an array belongs to.
 
-A device is named "numpy", "cuda" (or "cuda:1", ...), "emulated", or "auto". An array's type says where it lives: NumPy
-arrays belong to the reference backend, CuPy arrays and emulated arrays to the CUDA backend. Nothing is moved silently:
-arrays of two devices in one call are a TypeError.
+A device is named "numpy" (or "cpu"), "cuda" (or "cuda:1", ...), "emulated", or "auto". An array's type says where it
+lives: NumPy arrays belong to the reference backend, CuPy arrays and emulated arrays to the CUDA backend. Nothing is
+moved silently: arrays of two devices in one call are a TypeError.
 
 Importing this module touches no CUDA library; each backend is imported when its first array or its name turns up.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
@@ -24,6 +25,7 @@ _HOMES = {
     "cuda": "gpuconv.backends.cuda",
     "emulated": "gpuconv.backends.cuda",
 }
+_ALIASES = {"cpu": "numpy"}  # as PyTorch, JAX and Keras call it
 _KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
 
 
@@ -113,44 +115,56 @@ def _named_arrays(
 
 
 def _adapter(device: str) -> Any:
-    """What makes arrays on a device; raises DeviceError when this machine has no such device."""
-    kind, _, index = device.partition(":")
+    """What makes arrays on a device; raises what `resolve` does."""
+    kind, index = _parsed(str(device))
+    if kind == "auto":
+        return _chosen()[0]
     if kind == "numpy":
         from gpuconv.backends.reference.device import NumpyDevice
 
         return NumpyDevice()
     from gpuconv.backends.cuda.device import open_device
 
-    return open_device(kind, int(index) if index else 0)
+    return open_device(kind, index)
+
+
+@functools.cache
+def _parsed(device: str) -> tuple[str, int]:
+    """The kind and the index that a device's name says. Raises ValueError for no such name."""
+    kind, colon, index = device.partition(":")
+    kind = canonical("device", _ALIASES.get(kind.lower(), kind), (*_HOMES, "auto"))
+    if colon and (kind != "cuda" or not (index.isascii() and index.isdigit())):
+        raise ValueError(f"a device is numpy (or cpu), cuda, cuda:1, emulated or auto, received {device!r}")
+    return kind, int(index or 0)
 
 
 def resolve(device: str) -> str:
-    """The full name of a device, checked: "auto" becomes the one `choose` takes, "cuda" becomes "cuda:0".
+    """The full name of a device, checked: "auto" becomes the one `choose` takes, "cuda" becomes "cuda:0", "cpu" becomes
+    "numpy".
 
     Raises ValueError for an unknown name (the nearest known one is named) and DeviceError, saying what is missing,
     for a device that this machine cannot give.
     """
-    if device == "auto":
-        return choose()[0]
-    kind, colon, index = str(device).partition(":")
-    kind = canonical("device", kind, (*_HOMES, "auto"))
-    if colon and (kind != "cuda" or not index.isdigit()):
-        raise ValueError(f"a device is numpy, cuda, cuda:1, emulated or auto, received {device!r}")
-    return _adapter(f"{kind}:{index}" if colon else kind).name
+    return _adapter(device).name
 
 
 def choose() -> tuple[str, str]:
     """The device "auto" takes, and in one line why: the first CUDA GPU where one works, else NumPy."""
+    device, why = _chosen()
+    return device.name, why
+
+
+def _chosen() -> tuple[Any, str]:
     try:
         device = _adapter("cuda")
     except DeviceError as error:
-        return "numpy", f"no CUDA device: {error}"
-    return device.name, device.description
+        return _adapter("numpy"), f"no CUDA device: {error}"
+    return device, device.description
 
 
 def describe(device: str) -> str:
     """What a device is, in a line. Raises what `resolve` does."""
-    return _adapter(resolve(device)).description
+    return _adapter(device).description
 
 
 def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
@@ -209,7 +223,8 @@ def algorithms(device: str, input_shape: Sequence[int], w_shape: Sequence[int], 
     input_shape: (N, H, W, C). w_shape: (K, R, S, C // groups). options: dtype, algo, tf32 and the window's arguments,
     in normalised form. On a GPU "auto" is what was measured there, or the cost model's choice where nothing was yet.
     """
-    if device.partition(":")[0] == "numpy":
+    device = resolve(device)
+    if device == "numpy":
         return {}
     from gpuconv.backends.cuda.conv import chosen
 

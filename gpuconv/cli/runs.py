@@ -67,7 +67,7 @@ def newest() -> Path:
 def choose_device(options: argparse.Namespace) -> str:
     """The device that was asked for, or the one that "auto" takes; says which, and why."""
     with asked():
-        if options.device == "auto":
+        if options.device.lower() == "auto":
             device, why = backends.choose()
         else:
             device, why = backends.resolve(options.device), "as you asked"

@@ -98,7 +98,7 @@ def add_options(parser: argparse.ArgumentParser, only: Iterable[str] = OPTIONS) 
 
 
 def add_device(parser: Any) -> None:
-    names = "numpy, cuda, cuda:1, emulated or auto (default: auto)"
+    names = "numpy (or cpu), cuda, cuda:1, emulated or auto (default: auto)"
     parser.add_argument("--device", metavar="NAME", default="auto", help=names)
 
 

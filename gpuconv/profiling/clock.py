@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from gpuconv import backends
+
 Call = Callable[[int], Any]
 Samples = dict[str, list[float]]
 
@@ -152,6 +154,7 @@ class CudaClock:
 
 def open_clock(device: str) -> Clock:
     """The clock of a device. Raises ValueError for the emulated one, which has no speed to measure."""
+    device = backends.resolve(device)
     if device == "emulated":
         raise ValueError("the emulated device proves kernels and says nothing about their speed: time numpy or cuda")
     return CudaClock(device) if device.startswith("cuda") else CpuClock()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv import backends
 from gpuconv.profiling.clock import Samples, open_clock
 from gpuconv.profiling.work import Ceilings
 
@@ -23,6 +24,7 @@ def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[dict[str,
     seconds: how long each call is timed. On a GPU the matrix rates of float32 are those of its full precision; "tf32"
     is listed apart.
     """
+    device = backends.resolve(device)
     clock = open_clock(device)
     rows: list[dict[str, Any]] = []
     for what, library, amount, call in (_on_gpu if device.startswith("cuda") else _on_cpu)():
