@@ -92,7 +92,7 @@ class Linear(Schedule):
                 raise ValueError("a linear schedule ends after a number of epochs above 0, received 0")
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
-        return max(0.0, 1 - step / (total if self.length is None else self.length * epoch))
+        return max(0.0, 1 - step / (max(total, 1) if self.length is None else self.length * epoch))
 
     def __str__(self) -> str:
         return spec.write("linear", () if self.length is None else (self.length,))
@@ -108,7 +108,7 @@ class Cosine(Schedule):
         number("final", self.final, 0, 1)
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
-        return _anneal(1.0, self.final, step / total)
+        return _anneal(1.0, self.final, step / max(total, 1))
 
     def __str__(self) -> str:
         return spec.write("cosine", (), {"final": self.final})
@@ -118,7 +118,8 @@ class Cosine(Schedule):
 class OneCycle(Schedule):
     """Up a cosine from `start` to 1 over the first `peak` of the run, then down to `final` at the last step.
 
-    Smith and Topin 2017; where phases begin and end is as in PyTorch's OneCycleLR, whose defaults these are.
+    Smith and Topin 2017; where phases begin and end is as in PyTorch's OneCycleLR, whose defaults these are. Where the
+    rise is shorter than a step, the first step is at 1: a run of one step learns at the full rate, not at `final`.
     """
 
     peak: float = 0.3
@@ -130,7 +131,7 @@ class OneCycle(Schedule):
             number(name, getattr(self, name), 0, 1)
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
-        top, last = self.peak * total - 1, total - 1
+        top, last = max(0.0, self.peak * total - 1), total - 1
         if step <= top:
             return _anneal(self.start, 1.0, step / top if top else 1.0)
         return _anneal(1.0, self.final, (step - top) / (last - top) if last > top else 1.0)

@@ -48,6 +48,52 @@ def test_one_cycle_peaks_where_it_says_and_ends_at_its_final_factor():
     assert max(range(40), key=lambda step: schedule(step, 40)) == 9
 
 
+@pytest.mark.parametrize("total", [1, 2, 3])
+@pytest.mark.parametrize("options", ["", ":peak=0", ":peak=0.1", ":start=0", ":final=0"])
+def test_one_cycle_of_few_steps_learns_at_the_full_rate(options, total):
+    schedule = schedules.get(f"one-cycle{options}")
+    factors = [schedule(step, total) for step in range(total)]
+    assert factors[0] == 1
+    assert factors == sorted(factors, reverse=True)
+
+
+def test_every_schedule_over_one_two_and_three_steps():
+    expected = {
+        "constant": ([1], [1, 1], [1, 1, 1]),
+        "step:1,gamma=0.5": ([1], [1, 0.5], [1, 0.5, 0.25]),
+        "step:1,2,gamma=0.5": ([1], [1, 0.5], [1, 0.5, 0.25]),
+        "linear": ([1], [1, 1 / 2], [1, 2 / 3, 1 / 3]),
+        "linear:2": ([1], [1, 1 / 2], [1, 1 / 2, 0]),
+        "cosine": ([1], [1, 1 / 2], [1, 3 / 4, 1 / 4]),
+        "one-cycle:final=0": ([1], [1, 0], [1, 1 / 2, 0]),
+        "one-cycle:peak=1,start=0": ([1], [0, 1], [0, 1 / 2, 1]),
+        "warmup:2": ([1 / 2], [1 / 2, 1], [1 / 2, 1, 1]),
+        "one-cycle:final=0,warmup:1": ([1], [1, 0], [1, 1 / 2, 0]),
+    }
+    for text, runs in expected.items():
+        for total, factors in enumerate(runs, 1):
+            assert [schedules.get(text)(step, total) for step in range(total)] == pytest.approx(factors), (text, total)
+
+
+def test_a_trainer_knows_its_rate_before_its_first_run():
+    from gpuconv import models
+    from gpuconv.training import Trainer
+
+    for text in ("constant", "linear", "cosine", "one-cycle"):
+        assert Trainer(models.build("seed-net", (8, 8, 3)), lr=0.5, schedule=text).lr == 0.5
+
+
+def test_a_run_of_one_step_learns():
+    from gpuconv import models
+    from gpuconv.data import synthetic
+    from gpuconv.training import Trainer
+
+    trainer = Trainer(models.build("seed-net", (8, 8, 3)), lr=0.1, schedule="one-cycle")
+    before = trainer.net["conv1"]["weight"].copy()
+    trainer.fit(synthetic.load(32, size=(8, 8, 3))[0], epochs=1, batch_size=32, progress=False)
+    assert abs(trainer.net["conv1"]["weight"] - before).max() > 1e-3
+
+
 def test_warm_up_multiplies_any_schedule_and_keeps_its_clock():
     schedule = Warmup(4, MultiStep((6, 8), gamma=0.1))
     assert [schedule(step, 10) for step in range(10)] == pytest.approx(
