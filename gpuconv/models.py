@@ -205,6 +205,8 @@ def whiten(net: Sequential, images: Any, *, eps: float = 5e-4) -> None:
     conv = next((layer for layer in net.walk() if isinstance(layer, Conv2D)), None)
     if conv is None:
         raise ValueError("whitening makes filters of a convolution, the net has none")
+    if conv.groups > 1:
+        raise ValueError(f"whitening makes filters that read all channels, the net's have {conv.groups} groups")
     filters, r, s, c = conv["weight"].shape
     if filters != 2 * r * s * c:
         raise ValueError(f"whitening {r} x {s} x {c} patches takes {2 * r * s * c} filters, the net has {filters}")

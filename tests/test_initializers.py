@@ -39,6 +39,34 @@ def test_fans_of_linear_grouped_and_vector():
         draw("he_normal", (5,))
 
 
+@pytest.mark.parametrize("groups", [1, 4, 16], ids=["plain", "grouped", "depthwise"])
+@pytest.mark.parametrize("draw", ["normal", "uniform"])
+def test_a_convolution_keeps_the_variance_that_its_fan_says(groups, draw):
+    """Forward with fan_in, backward with fan_out, between the two with Xavier: measured on a ring, without borders."""
+    channels = filters = 16
+    x = np.random.default_rng(0).normal(size=(8, 34, 34, channels))
+
+    def measured(choice):
+        conv = Conv2D(filters, 3, groups=groups, bias=False, weight_init=choice)
+        conv.build(x.shape[1:], dtype="float64", seed=3)
+        y = conv.forward(x)
+        dx = conv.backward(np.random.default_rng(1).normal(size=y.shape))
+        return y.var(), dx[:, 2:-2, 2:-2].var()
+
+    he = {"name": f"he_{draw}", "gain": 1.0}
+    assert measured(he)[0] == pytest.approx(1, rel=0.12)
+    assert measured(he | {"fan": "out"})[1] == pytest.approx(1, rel=0.12)
+    assert measured(f"xavier_{draw}") == pytest.approx((1, 1), rel=0.12)  # as many filters as channels
+
+
+def test_fans_of_a_convolution_that_widens():
+    fan_in, fan_out = initializers.fans((32, 3, 3, 2), groups=4)  # 8 channels to 32 filters
+    assert (fan_in, fan_out) == (9 * 2, 9 * 8)
+    conv = Conv2D(32, 3, groups=4, weight_init={"name": "he_uniform", "fan": "out"})
+    conv.build((4, 4, 8), seed=5)
+    assert conv["weight"].var() == pytest.approx(2 / fan_out, rel=0.15)
+
+
 def test_constants():
     assert not draw("zeros").any()
     assert (draw("ones") == 1).all()
@@ -53,6 +81,32 @@ def test_dirac_begins_as_a_copy():
     np.testing.assert_array_equal(conv.forward(x)[..., :2], x)
     assert np.count_nonzero(weight[:2]) == 2
     assert 0 < np.abs(weight[2:]).max() <= 1 / np.sqrt(18)
+
+
+@pytest.mark.parametrize(("filters", "groups"), [(4, 2), (4, 4), (12, 2), (2, 2), (8, 4)])
+def test_dirac_of_groups_copies_each_groups_channels(filters, groups):
+    x = np.random.default_rng(0).normal(size=(1, 5, 5, 4))
+    conv = Conv2D(filters, 3, padding="same", groups=groups, bias=False, weight_init="dirac")
+    conv.build((5, 5, 4), dtype="float64", seed=1)
+    y, copied = conv.forward(x), min(filters, 4) // groups
+    for group in range(groups):
+        first, channel = group * filters // groups, group * 4 // groups
+        np.testing.assert_array_equal(y[..., first : first + copied], x[..., channel : channel + copied])
+        assert np.abs(conv["weight"][first + copied : first + filters // groups]).all()  # drawn
+
+
+def test_dirac_of_groups_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.init.dirac_(torch.empty(12, 2, 3, 4), groups=3).numpy().transpose(0, 2, 3, 1)
+    ours = initializers.dirac((12, 3, 4, 2), dtype="float32", seed=0, groups=3)
+    copies = theirs.any((1, 2, 3))
+    np.testing.assert_array_equal(ours[copies], theirs[copies])
+    assert copies.sum() == 6
+
+
+def test_dirac_is_for_filters():
+    with pytest.raises(ValueError, match="filters"):
+        Linear(3, weight_init="dirac").build((2,))
 
 
 def test_the_same_seed_gives_the_same_bits_and_every_parameter_its_own():

@@ -86,5 +86,7 @@ def test_whitening_makes_white_patches():
     np.testing.assert_array_equal(y[:, 12:], -y[:, :12])
     with pytest.raises(ValueError, match="takes 54 filters, the net has 12"):
         models.whiten(Sequential([Input((32, 32, 3)), Conv2D(12, 3)]), images)
+    with pytest.raises(ValueError, match="3 groups"):
+        models.whiten(Sequential([Input((32, 32, 3)), Conv2D(18, 3, groups=3)]), images)
     with pytest.raises(ValueError, match="filters of a convolution, the net has none"):
         models.whiten(Sequential([Input((32, 32, 3)), Flatten()]), images)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass, fields, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -443,9 +444,10 @@ def volume_size(shape: Shape | None) -> int:
     return math.prod(shape or ())
 
 
-def weight_and_bias(layer: Any, weight_shape: Shape) -> dict[str, Variable]:
+def weight_and_bias(layer: Any, weight_shape: Shape, groups: int = 1) -> dict[str, Variable]:
     """The variables of a layer with `weight_init`, `bias` and `bias_init`; the weight's first axis is the output."""
-    variables = {"weight": Variable(weight_shape, initializers.get(layer.weight_init))}
+    initializer = initializers.get(layer.weight_init)
+    variables = {"weight": Variable(weight_shape, partial(initializer, groups=groups) if groups > 1 else initializer)}
     if layer.bias:
         variables["bias"] = Variable(weight_shape[:1], initializers.get(layer.bias_init))
     return variables

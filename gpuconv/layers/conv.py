@@ -51,7 +51,8 @@ class Conv2D(Layer):
             (1, *input_shape), self.out_channels, channels // self.groups, kernel_size,
             self.stride, self.padding, self.dilation, self.groups, self.fit,
         )
-        self.variables = weight_and_bias(self, (self.out_channels, *kernel_size, channels // self.groups))
+        weight_shape = (self.out_channels, *kernel_size, channels // self.groups)
+        self.variables = weight_and_bias(self, weight_shape, self.groups)
         return tuple(output_shape)
 
     def forward(self, x: Array, training: bool = False) -> Array:
