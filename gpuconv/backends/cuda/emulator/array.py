@@ -43,6 +43,18 @@ class EmulatedArray(np.ndarray):
         forbid(f"numpy.{function.__name__}")
         return super().__array_function__(function, types, args, options)
 
+    def __reduce__(self) -> Any:
+        """A pickle holds the values; what it gives is in the emulated device's memory again."""
+        forbid("__reduce__")
+        return asarray, (self.view(np.ndarray),)
+
+    def __copy__(self) -> EmulatedArray:
+        forbid("__copy__")
+        return asarray(self.view(np.ndarray))
+
+    def __deepcopy__(self, memo: Any) -> EmulatedArray:
+        return self.__copy__()
+
     def view(self, *arguments: Any, **options: Any) -> Any:
         """Of another dtype, free; as a plain NumPy array, the host's way to look in."""
         result = super().view(*arguments, **options)
@@ -82,8 +94,8 @@ def _plain_view(array: np.ndarray) -> np.ndarray:
 
 
 _HOST_ONLY = """
-    __setitem__ __bool__ __int__ __float__ __index__ __complex__ __contains__ __repr__ __str__ __format__ __copy__
-    __deepcopy__ __reduce__ __dlpack__ all any argmax argmin argpartition argsort astype byteswap choose clip compress
+    __setitem__ __bool__ __int__ __float__ __index__ __complex__ __contains__ __repr__ __str__ __format__
+    __dlpack__ all any argmax argmin argpartition argsort astype byteswap choose clip compress
     conj conjugate copy cumprod cumsum dot dump dumps fill flatten item max mean min nonzero partition prod put repeat
     resize round searchsorted sort std sum take tobytes tofile tolist trace var
 """

@@ -1,0 +1,96 @@
+"""Nets and what trains them go through pickle and copy.deepcopy, as multiprocessing, joblib and dask do with them."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import backends, losses, models
+from gpuconv.data import Augmentation, Loader, Normalization, synthetic
+from gpuconv.training import LossScale, Trainer, optimizers, schedules
+
+WAYS = {"pickle": lambda thing: pickle.loads(pickle.dumps(thing)), "deepcopy": copy.deepcopy}
+
+
+@pytest.fixture(params=WAYS)
+def again(request):
+    return WAYS[request.param]
+
+
+def scores(net):
+    x = np.random.default_rng(0).normal(size=(2, *net.input_shape)).astype("f4")
+    return backends.to_numpy(net.predict(gc.asarray(x, net.device, net.dtype)))
+
+
+@pytest.mark.parametrize("name", ["seed-net", "lenet", "digits-net", "resnet20", "airbench94"])
+def test_a_net_comes_back_with_its_values_and_arrays_of_its_own(again, name):
+    net = models.build(name)
+    twin = again(net)
+    np.testing.assert_array_equal(scores(twin), scores(net))
+    assert twin.config() == net.config()
+    before = scores(net)
+    for array in twin.params().values():
+        array[...] = 0
+    np.testing.assert_array_equal(scores(net), before)
+    twin.build(net.input_shape, seed=net.seed)  # initializers came along
+    np.testing.assert_array_equal(scores(twin), before)
+
+
+@pytest.mark.parametrize("precision", ["float64", "tf32", "float16", "bfloat16"])
+def test_a_net_keeps_its_precision(again, precision):
+    net = models.build("seed-net", (8, 8, 3), precision=precision)
+    twin = again(net)
+    assert twin.precision == precision
+    np.testing.assert_array_equal(scores(twin), scores(net))
+
+
+def test_a_fused_net_in_the_middle_of_a_step(again):
+    net = models.build("digits-net").fuse()
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("f4")
+    y = net.forward(x, training=True)
+    twin = again(net)
+    for each in (net, twin):
+        each.backward(np.ones_like(y), input_grad=False)
+    for key, gradient in net.grads().items():
+        np.testing.assert_array_equal(twin.grads()[key], gradient, err_msg=key)
+
+
+def test_an_emulated_net_is_in_the_emulated_devices_memory_again(again):
+    net = models.build("seed-net", (8, 8, 3), device="emulated")
+    twin = again(net)
+    for array in twin.params().values():
+        assert backends.device_of(array) == "emulated"
+        assert backends.address(array) % 256 == 0  # as all that the device allocates
+    np.testing.assert_array_equal(scores(twin), scores(net))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    ["sgd:momentum=0.9", "adam", "rmsprop", "adagrad", "filters -> muon:lr=0.02; * -> sgd:lr=0.05 @ linear:3"],
+    ids=lambda text: text.split(":")[0],
+)
+def test_a_trainer_goes_on_with_the_same_bits(again, optimizer):
+    train, _ = synthetic.load(32, size=(8, 8, 3))
+    trainer = Trainer(models.build("seed-net", (8, 8, 3)), optimizer, lr=0.01, schedule="cosine,warmup:1")
+    trainer.fit(train, epochs=1, batch_size=16, progress=False)
+    twin = again(trainer)
+    for each in (trainer, twin):
+        each.fit(train, epochs=2, batch_size=16, progress=False)
+    assert twin.history == trainer.history
+    for key, array in trainer.snapshot().tensors.items():
+        np.testing.assert_array_equal(twin.snapshot().tensors[key], array, err_msg=key)
+
+
+def test_what_a_run_is_made_from(again):
+    train, _ = synthetic.load(16, size=(8, 8, 3))
+    normalization = Normalization.from_dataset(train)
+    loader = Loader(train, 8, normalization=normalization, augmentation=Augmentation.parse("flip,shift:1"))
+    for (x, y), (twin_x, twin_y) in zip(loader.epoch(1), again(loader).epoch(1)):
+        np.testing.assert_array_equal(x, twin_x)
+        np.testing.assert_array_equal(y, twin_y)
+    for made in (schedules.get("one-cycle,warmup:2"), losses.get("softmax", label_smoothing=0.1), losses.get("svm")):
+        assert again(made) == made
+    assert again(optimizers.get("adamw:lr=0.5")).config() == optimizers.get("adamw:lr=0.5").config()
+    assert again(LossScale()).config() == LossScale().config()
