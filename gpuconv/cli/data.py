@@ -6,6 +6,7 @@ import argparse
 
 from gpuconv.cli.errors import asked
 from gpuconv.names import lookup
+from gpuconv.shell import command
 
 EXAMPLES = ["gpuconv data cifar10 --to data", "gpuconv train --data cifar10:data"]
 
@@ -21,5 +22,5 @@ def run(options: argparse.Namespace) -> int:
     with asked():
         download = lookup("downloadable data set", options.name, {"cifar10": cifar10.download})
         folder = download(options.to)
-    print(f"CIFAR-10 is in {folder}\ntry next:  gpuconv train --data cifar10:{options.to}")
+    print(f"CIFAR-10 is in {folder}\ntry next:  {command('gpuconv', 'train', '--data', f'cifar10:{options.to}')}")
     return 0

@@ -13,6 +13,7 @@ from gpuconv.cli import recipes
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line, notes
+from gpuconv.shell import command
 
 EXAMPLES = [
     "gpuconv train",
@@ -123,5 +124,5 @@ def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: wa
     line("metrics", f"{run.metrics_jsonl}, {run.metrics_csv.name}")
     if files:
         line("pictures", f"{run.path}/: {', '.join(files)}")
-    line("try next", f"gpuconv evaluate {directory}")
-    line("", f"gpuconv predict IMAGE --run-dir {directory}\n")
+    line("try next", command("gpuconv", "evaluate", run.path))
+    line("", command("gpuconv", "predict", "IMAGE", "--run-dir", run.path) + "\n")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.download import fetch_archive
 from gpuconv.data.pickles import ArrayState, ArrayUnpickler, RefusedError
+from gpuconv.shell import command
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -77,7 +78,7 @@ def _find(directory: Path) -> tuple[Path, str]:
                 return folder, suffix
     raise FileNotFoundError(
         f"no CIFAR-10 in {directory}: expected data_batch_1 to 5 and test_batch, as .bin files or python batches "
-        f"(gpuconv data cifar10 --to {directory} downloads them)"
+        f"({command('gpuconv', 'data', 'cifar10', '--to', directory)} downloads them)"
     )
 
 

@@ -17,12 +17,12 @@ import csv
 import io
 import json
 import os
-import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from gpuconv.shell import command
 from gpuconv.training.checkpoint import CheckpointError, save, write_atomically
 from gpuconv.training.rundir import RunDirectory
 
@@ -112,8 +112,8 @@ class Checkpoints(Callback):
             self._save(trainer)
         if reason == "interrupted":
             by_command = "command" in self.run.settings().get("options", {})
-            where = shlex.quote(str(self.run)) if by_command else repr(str(self.run))
-            how = f"gpuconv train --resume {where}" if by_command else f"fit(..., run_dir={where}, resume=True)"
+            by_fit = f"fit(..., run_dir={str(self.run)!r}, resume=True)"
+            how = command("gpuconv", "train", "--resume", self.run.path) if by_command else by_fit
             print(
                 f"interrupted after step {trainer.steps}; saved to {self.run.last}\ncontinue with: {how}",
                 file=sys.stderr,

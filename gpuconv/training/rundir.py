@@ -18,6 +18,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gpuconv.shell import command
 from gpuconv.training.checkpoint import CheckpointError, write_atomically
 
 FORMAT = 1
@@ -51,7 +52,7 @@ class RunDirectory:
         run = cls(path)
         if run.settings_file.exists() or run.last.exists():
             raise FileExistsError(
-                f"{path} already holds a run; continue it with `gpuconv train --resume {path}` "
+                f"{path} already holds a run; continue it with `{command('gpuconv', 'train', '--resume', run.path)}` "
                 "(fit(..., resume=True) in Python) or choose another directory"
             )
         try:

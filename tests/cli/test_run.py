@@ -53,6 +53,20 @@ def test_training_says_what_it_does_and_ends_with_the_accuracy(tmp_path, monkeyp
     assert "gpuconv evaluate runs/synthetic-seed-net-1" in said
 
 
+@pytest.mark.parametrize("name", ["my run", "it's  a run", "-run", "caf\udce9"], ids=repr)
+def test_the_commands_that_are_printed_work_when_pasted(name, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert train("--epochs", 1, f"--run-dir={name}") == 0
+    tried = [line for line in capfd.readouterr().out.splitlines() if "gpuconv evaluate" in line or "IMAGE" in line]
+    assert train("--epochs", 1, f"--run-dir={name}") == 2
+    tried += re.findall("`(.*?)`", capfd.readouterr().err)
+    assert [hint[hint.index("gpuconv") :].split()[1] for hint in tried] == ["evaluate", "predict", "train"]
+    for hint in tried:
+        shell = "gpuconv() { printf '%s\\0' \"$@\"; }; " + hint[hint.index("gpuconv") :]
+        read = subprocess.run(["bash", "-c", shell], stdout=subprocess.PIPE, check=True).stdout.split(b"\0")
+        assert read[-2].removeprefix(b"./") == os.fsencode(name)
+
+
 def test_a_run_is_never_overwritten(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
