@@ -138,7 +138,7 @@ def tests(gate: Gate, seconds: float) -> Found:
         raise NotReachedError("there are no tests in this tree")
     names = {f"tests/{str(f.relative_to(folder))[:-3].replace(os.sep, '.')}.log": f for f in files}
     commands = {
-        log: [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rfE", str(f.relative_to(gate.home))]
+        log: [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "", "-rfE", str(f.relative_to(gate.home))]
         for log, f in names.items()
     }
     clean(gate, commands)

@@ -47,7 +47,7 @@ from gpuconv.backends.cuda import emulator, module, source  # noqa: E402
 
 SURVIVORS = REPOSITORY / "ci" / "mutation_survivors.toml"
 LEAST = 0.95
-PYTEST = ["-q", "-p", "no:cacheprovider"]
+PYTEST = ["-q", "-p", "no:cacheprovider", "-m", ""]
 CASE_SECONDS = 8  # of processor time, past which a mutant counts as a loop without end; tests have as many more,
 SUITE_FACTOR = 4  # and this many times what the shipped kernel needs
 
