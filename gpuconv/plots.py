@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,11 @@ Figure = Any
 
 
 class PlotError(RuntimeError):
-    """A picture cannot be made: matplotlib is not installed, or the file asked for is no PNG by its name."""
+    """A picture cannot be made; the message says why in one line."""
+
+
+class NoMatplotlibError(PlotError):
+    """No picture can be made: matplotlib is not installed or cannot be imported."""
 
 
 def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
@@ -164,6 +168,20 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
     return figure
 
 
+def draw(path: str | os.PathLike[str], make: Callable[[], Figure]) -> None:
+    """Save the figure that `make` gives. Whatever goes wrong is a PlotError: a picture is never worth a run.
+
+    What goes wrong is often nothing of ours: a matplotlibrc, MPLBACKEND, fonts, a full disk.
+    """
+    try:
+        path = target(path)
+        save(make(), path)
+    except PlotError:
+        raise
+    except Exception as error:
+        raise PlotError(_one_line(error)) from error
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure as PNG: whole or not at all, so a viewer never reads half a file. Returns the path.
 
@@ -228,9 +246,17 @@ def _figure(width: int, height: int) -> Figure:
     """An empty figure of that many pixels."""
     try:
         from matplotlib.figure import Figure as Canvas
-    except ImportError as error:
-        raise PlotError("pictures need matplotlib: python -m pip install 'gpuconv[plot]'") from error
+    except ModuleNotFoundError as error:
+        raise NoMatplotlibError("pictures need matplotlib: python -m pip install 'gpuconv[plot]'") from error
+    except Exception as error:  # it reads MPLBACKEND and matplotlibrc
+        raise NoMatplotlibError(f"matplotlib cannot be imported: {_one_line(error)}") from error
     return Canvas(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _umask() -> int:

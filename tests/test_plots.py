@@ -243,7 +243,42 @@ def test_what_save_cannot_write_is_named_by_its_path(tmp_path, monkeypatch):
     assert caught.value.filename == str(path)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("Key backend:\n  no such"), "ValueError: Key backend: no such"),
+        (RuntimeError("latex is\nmissing"), "RuntimeError: latex is missing"),
+        (UserWarning("Glyph 9 missing"), "UserWarning: Glyph 9 missing"),
+        (OSError(28, "No space left on device", "x.png"), "x.png: No space left on device"),
+        (MemoryError(), "MemoryError: "),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_whatever_a_drawing_raises_is_one_line(error, said, tmp_path):
+    def make():
+        raise error
+
+    with pytest.raises(plots.PlotError) as raised:
+        plots.draw(tmp_path / "x.png", make)
+    assert str(raised.value) == said
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_in_a_drawing_is_no_failed_picture(tmp_path):
+    def make():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plots.draw(tmp_path / "x.png", make)
+
+
+def test_a_folder_in_the_place_of_a_picture_is_told_before_it_is_drawn(tmp_path):
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(plots.PlotError, match=r"x\.png: exists and is not a regular file"):
+        plots.draw(tmp_path / "x.png", lambda: pytest.fail("drawn"))
+
+
 def test_without_matplotlib_the_error_says_what_to_install():
     code = "import sys; sys.modules['matplotlib'] = None; from gpuconv import plots; plots.curves([{'epoch': 1}])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "PlotError: pictures need matplotlib: python -m pip install 'gpuconv[plot]'" in done.stderr
+    assert "MatplotlibError: pictures need matplotlib: python -m pip install 'gpuconv[plot]'" in done.stderr

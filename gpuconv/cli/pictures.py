@@ -28,9 +28,12 @@ def draw_activations(
     path: Any, net: Any, image: np.ndarray, normalization: Any, classes: Any, *, truth: int | None = None, title: str
 ) -> None:
     """image: uint8 (H, W, C), as the net takes it."""
-    x = backends.asarray(normalization(image[None]), net.device, net.dtype)
-    volumes, scores = look(net, x)
-    plots.save(plots.activations(image, volumes, scores, classes, truth=truth, title=title), path)
+
+    def make() -> Any:
+        volumes, scores = look(net, backends.asarray(normalization(image[None]), net.device, net.dtype))
+        return plots.activations(image, volumes, scores, classes, truth=truth, title=title)
+
+    plots.draw(path, make)
 
 
 def first_filters(net: Any) -> tuple[str, np.ndarray] | None:
@@ -53,4 +56,4 @@ def draw_filters(path: Any, net: Any) -> None:
     found = first_filters(net)
     if found:
         name, weight = found
-        plots.save(plots.filters(weight, title=f"what {name} looks for"), path)
+        plots.draw(path, lambda: plots.filters(weight, title=f"what {name} looks for"))

@@ -42,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
     directory = options.run_dir or newest()
     line("run", directory)
     trained = open_run(directory, choose_device(options))
-    failed = 0
-    for number, path in enumerate(options.images):
+    failed, first = 0, None
+    for path in options.images:
         try:
             image = read(path, trained)
         except UserError as error:
@@ -55,8 +55,9 @@ def run(options: argparse.Namespace) -> int:
         x = trained.normalization(image[None])
         scores = pictures.look(trained.net, _on(trained, x))[1]
         print("\n".join(top(scores, trained.classes)))
-        if options.picture and number == 0:
-            draw(options.picture, trained, image, Path(path).name)
+        first = first or (image, Path(path).name)
+    if options.picture and first:
+        draw(options.picture, trained, *first)
     return failed
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from typing import Any
 
 from gpuconv.cli import recipes
@@ -111,13 +112,19 @@ def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: wa
 
     run = RunDirectory(directory)
     title = f"{settings.model} looks at a test image of {test.name}"
-    try:
-        pictures.draw_filters(run.filters, net)
-        pictures.draw_activations(
+    drawings = {
+        run.filters: lambda: pictures.draw_filters(run.filters, net),
+        run.activations: lambda: pictures.draw_activations(
             run.activations, net, test.images[0], normalization, test.classes, truth=int(test.labels[0]), title=title
-        )
-    except plots.PlotError:
-        pass  # said already when the curves could not be drawn
+        ),
+    }
+    for path, draw in drawings.items():
+        try:
+            draw()
+        except plots.NoMatplotlibError:
+            break  # the curves have said so
+        except plots.PlotError as error:
+            print(f"no {path.name}: {error}", file=sys.stderr)
     files = [path.name for path in (run.curves, run.activations, run.filters) if path.exists()]
     print()
     line("checkpoint", run.last)

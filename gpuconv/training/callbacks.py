@@ -189,7 +189,10 @@ class CSVLog(Log):
 
 
 class Curves(Callback):
-    """Draw loss and accuracy by epoch: when the run ends, and on the way at most every `seconds`."""
+    """Draw loss and accuracy by epoch: when the run ends, and on the way at most every `seconds`.
+
+    What cannot be drawn is said, once for each reason, and the run goes on.
+    """
 
     def __init__(self, path: Path, seconds: float = 30.0) -> None:
         self.path = path
@@ -197,6 +200,7 @@ class Curves(Callback):
 
     def on_start(self, trainer: Any) -> None:
         self._drawn = time.monotonic()
+        self._said = ""
 
     def on_epoch(self, trainer: Any, record: Record) -> None:
         if time.monotonic() - self._drawn >= self.seconds:
@@ -204,19 +208,18 @@ class Curves(Callback):
 
     def on_stop(self, trainer: Any, reason: str) -> None:
         if trainer.history:
-            self._draw(trainer)
+            self._draw(trainer, say=reason != "failed")  # the one line is for what made it fail
 
-    def _draw(self, trainer: Any) -> None:
+    def _draw(self, trainer: Any, say: bool = True) -> None:
         from gpuconv import plots
 
         try:
-            plots.save(plots.curves(trainer.history), self.path)
+            plots.draw(self.path, lambda: plots.curves(trainer.history))
         except plots.PlotError as error:
-            if self._drawn != float("inf"):  # say it once
+            if say and str(error) != self._said:
                 print(f"no {self.path.name}: {error}", file=sys.stderr)
-            self._drawn = float("inf")
-        else:
-            self._drawn = time.monotonic()
+            self._said = str(error)
+        self._drawn = time.monotonic()
 
 
 class EarlyStopping(Callback):

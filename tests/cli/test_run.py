@@ -328,6 +328,22 @@ def test_without_matplotlib_training_says_so_once_and_goes_on(tmp_path):
     assert "test accuracy" in done.stdout.splitlines()[-1]
 
 
+def test_pictures_that_cannot_be_drawn_are_said_and_take_nothing_along(tmp_path, monkeypatch, capsys):
+    from gpuconv import plots
+
+    def broken(*_, **__):
+        raise RuntimeError("latex\nis missing")
+
+    monkeypatch.setattr(plots, "filters", broken)
+    monkeypatch.setattr(plots, "curves", broken)
+    assert train("--epochs", 1, "--run-dir", tmp_path / "run") == 0
+    said = capsys.readouterr()
+    for name in ("curves", "filters"):
+        assert said.err.count(f"no {name}.png: RuntimeError: latex is missing\n") == 1
+    assert "activations.png" in said.out
+    assert "test accuracy" in said.out.splitlines()[-1]
+
+
 @pytest.mark.parametrize("model", ["three-layer", "tiny-vgg", "resnet20"])
 def test_pictures_of_other_nets(model):
     """A column a layer that changes the volume, a residual block being one; FC layers first give filters too."""

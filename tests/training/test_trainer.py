@@ -322,6 +322,37 @@ def test_missing_matplotlib_is_said_once(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("no curves.png: pictures need matplotlib") == 1
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError("backend"), KeyError("font"), DeprecationWarning("old"), OSError(28, "full"), MemoryError()],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_curves_that_cannot_be_drawn_are_said_once_and_end_no_run(error, tmp_path, monkeypatch, capsys):
+    from gpuconv import plots
+
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(plots, "curves", broken)
+    trainer = small.trainer()
+    small.fit(trainer, callbacks=[callbacks.Curves(tmp_path / "curves.png", seconds=0)])
+    assert trainer.stop_reason == "finished"
+    assert capsys.readouterr().err.count("no curves.png: ") == 1
+
+
+def test_curves_are_drawn_again_once_they_can_be(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    place = tmp_path / "curves.png"
+    place.mkdir()
+
+    class Clear(Callback):
+        def on_stop(self, trainer, reason):
+            place.rmdir()
+
+    small.fit(small.trainer(), callbacks=[Clear(), callbacks.Curves(place, seconds=0)])
+    assert "no curves.png" in capsys.readouterr().err
+    assert place.read_bytes().startswith(b"\x89PNG")
+
+
 def test_only_who_was_started_is_told_of_the_end_and_what_failed_first_is_what_is_raised():
     class Broken(Callback):
         def on_start(self, trainer):
