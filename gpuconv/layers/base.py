@@ -52,6 +52,10 @@ class Variable:
             return net_dtype
         return accumulation_dtype(net_dtype) if self.dtype == "accumulation" else np.dtype(self.dtype)
 
+    def stand_in(self, net_dtype: np.dtype) -> np.ndarray:
+        """An array of its shape and dtype that takes no memory."""
+        return np.broadcast_to(np.zeros((), self.resolve_dtype(net_dtype)), self.shape)
+
 
 @dataclass(eq=False, repr=False)
 class Layer:

@@ -1,7 +1,7 @@
 """Training: optimizers, schedules, the loop, its callbacks, checkpoints and evaluation."""
 
 from gpuconv.training.callbacks import Callback, EarlyStopping
-from gpuconv.training.checkpoint import Checkpoint, CheckpointError, load_net
+from gpuconv.training.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.evaluate import Evaluation, evaluate
 from gpuconv.training.feeding import DataError
 from gpuconv.training.groups import Groups
@@ -10,6 +10,7 @@ from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, Optimiz
 from gpuconv.training.replay import UncapturedWarning
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
+from gpuconv.training.stored import load_net
 from gpuconv.training.trainer import DivergedError, SettingsError, Trainer
 
 __all__ = [

@@ -107,7 +107,7 @@ def parse(text: str | bytes) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {_short(value)}")
+        raise ValueError(f"expected a JSON object, found {shown(value)}")
     return value
 
 
@@ -178,57 +178,7 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def differences(stored: Any, current: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ, in words: "optimizer.lr is 0.1 there and 0.2 here"."""
-    if isinstance(stored, dict) and isinstance(current, dict):
-        keys = [*stored, *(key for key in current if key not in stored)]
-        return [
-            line
-            for key in keys
-            for line in differences(stored.get(key), current.get(key), f"{name}.{key}" if name else str(key))
-        ]
-    if isinstance(stored, list) and isinstance(current, list) and len(stored) == len(current):
-        return [
-            line
-            for at, (one, other) in enumerate(zip(stored, current))
-            for line in differences(one, other, f"{name}[{at}]")
-        ]
-    if isinstance(stored, list) and isinstance(current, list):
-        same = next((at for at, (one, other) in enumerate(zip(stored, current)) if one != other), None)
-        counts = f"{name} has {len(stored)} entries there and {len(current)} here"
-        return [counts] if same is None else [*differences(stored[same], current[same], f"{name}[{same}]"), counts]
-    return [] if stored == current else [f"{name or 'it'} is {_short(stored)} there and {_short(current)} here"]
-
-
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A JSON value for a message, cut where it is long."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def check_net(path: Any, checkpoint: Checkpoint, net: Any) -> None:
-    """Raise CheckpointError, naming the first difference, when a checkpoint is of another net than `net`."""
-    unseeded = {"seed": None}  # the seed that drew the first weights makes no other net
-    found = differences(checkpoint.state["net"] | unseeded, as_json(net.config()) | unseeded)
-    own, stored = net.state_dict(), checkpoint.part("net")
-    for name in [*own, *stored]:
-        if name not in own or name not in stored:
-            found.append(f"{name} is only {'there' if name in stored else 'here'}")
-        elif tuple(own[name].shape) != stored[name].shape:
-            found.append(f"{name} has shape {stored[name].shape} there and {tuple(own[name].shape)} here")
-        elif own[name].dtype != stored[name].dtype:
-            found.append(f"{name} is {stored[name].dtype.name} there and {own[name].dtype.name} here")
-    if found:
-        raise CheckpointError(f"{path} is a checkpoint of another net: {found[0]}")
-
-
-def load_net(path: str | os.PathLike[str], net: Any) -> Checkpoint:
-    """Load the weights and buffers of a checkpoint into `net`, which does not change when this raises."""
-    checkpoint = load(path)
-    check_net(path, checkpoint, net)
-    net.load_state_dict(checkpoint.part("net"))
-    return checkpoint
-
-
-def as_json(value: Any) -> Any:
-    """`value` as it comes back from JSON: tuples become lists."""
-    return json.loads(json.dumps(value))

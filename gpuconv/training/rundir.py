@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv.shell import command
-from gpuconv.training.checkpoint import CheckpointError, write_atomically
+from gpuconv.training import stored
+from gpuconv.training.checkpoint import CheckpointError, parse, shown, write_atomically
 
 FORMAT = 1
 
@@ -59,11 +60,15 @@ class RunDirectory:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"cannot make the run directory {path}: {error.strerror}") from error
+        run.write(settings)
+        return run
+
+    def write(self, settings: dict[str, Any]) -> None:
+        """Write run.json."""
         from gpuconv import __version__
 
         content = {"format": FORMAT, "gpuconv": __version__, "settings": settings}
-        write_atomically(run.settings_file, (json.dumps(content, indent=2) + "\n").encode())
-        return run
+        write_atomically(self.settings_file, (json.dumps(content, indent=2) + "\n").encode())
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
@@ -74,12 +79,22 @@ class RunDirectory:
         return run
 
     def settings(self) -> dict[str, Any]:
-        """The settings that the run was started with. Raises CheckpointError when run.json is not ours."""
+        """The settings that the run was started with. Raises CheckpointError that names what is wrong in run.json."""
         try:
-            content = json.loads(self.settings_file.read_text())
-            found = content["format"]
-            if found == FORMAT:
+            content = parse(self.settings_file.read_bytes())
+            if content["format"] == FORMAT:
+                stored.expect(content, stored.RUN)
                 return content["settings"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.settings_file} cannot be read: {error}") from error
-        raise CheckpointError(f"{self.settings_file} has format {found!r}, this version of gpuconv reads {FORMAT}")
+        except OSError as error:
+            raise CheckpointError(f"{self.settings_file} cannot be read: {error.strerror}") from error
+        except KeyError as error:
+            raise CheckpointError(f"{self.settings_file}: {error.args[0]} is missing") from None
+        except ValueError as error:
+            raise CheckpointError(f"{self.settings_file}: {error}") from None
+        found = shown(content["format"])
+        raise CheckpointError(f"{self.settings_file} has format {found}, this version of gpuconv reads {FORMAT}")
+
+    def begun(self) -> list[str]:
+        """The files that a run writes only after its first checkpoint, where they are there."""
+        files = [self.best, self.metrics_jsonl, self.metrics_csv, self.curves, self.activations, self.filters]
+        return [file.name for file in files if os.path.lexists(file)]

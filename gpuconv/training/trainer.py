@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from gpuconv.dtypes import as_precision
 from gpuconv.shapes import integer, seed_value
 from gpuconv.training import callbacks as watching
 from gpuconv.training import checkpoint as checkpoints
-from gpuconv.training import feeding, optimizers, schedules
+from gpuconv.training import feeding, optimizers, schedules, stored
 from gpuconv.training.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.clock import AHEAD, Clock
 from gpuconv.training.evaluate import evaluate
@@ -210,7 +211,7 @@ class Trainer:
         loader, *held_out = loaders.values()
         self.batches = len(loader)
         self.optimizer.begin(self.total_steps, self.batches)
-        self._settings = checkpoints.as_json(
+        self._settings = stored.as_json(
             self.settings() | {name: feeding.describe(loader) for name, loader in loaders.items()}
             | {"metrics_every": metrics_every, "options": settings or {}}
         )  # fmt: skip
@@ -218,10 +219,8 @@ class Trainer:
         watchers = [*callbacks]
         if run_dir is not None:
             self.run = RunDirectory.open(run_dir) if resume else RunDirectory.start(run_dir, self._settings)
-            if self.run.last.exists():
-                self.restore(checkpoints.load(self.run.last), self.run.last)
-            else:  # new, or killed before its first checkpoint
-                self._expect_settings(self.run.settings(), self.run)
+            if resume:
+                self._go_on(self.run)
             watchers = [*watching.keepers(self.run, checkpoint_every), *watchers]
         if progress:
             watchers.append(watching.Progress())
@@ -402,18 +401,38 @@ class Trainer:
             "batch": self.batch, "totals": sums, "read": self._read, "records": self.records,
             "loss_scale": self.loss_scale and self.loss_scale.read(),
         }  # fmt: skip
-        return Checkpoint(tensors, checkpoints.as_json(state))
+        return Checkpoint(tensors, stored.as_json(state))
+
+    def _go_on(self, run: RunDirectory) -> None:
+        """Take over a run's last state. A run that was killed before its first checkpoint begins anew, and says so."""
+        settings = run.settings()
+        if run.last.exists():
+            self.restore(checkpoints.load(run.last), run.last)
+        elif begun := run.begun():
+            best = f", or copy {run.best.name} there to go on after the best epoch" if run.best.exists() else ""
+            raise CheckpointError(
+                f"{run.last} is gone, but the run had begun: {', '.join(begun)} are there. Put it back{best}"
+            )
+        else:
+            self._expect_settings(settings, run)
+            print(f"{run} has no checkpoint yet; the run begins with its first step", file=sys.stderr)
+        if settings != self._settings:  # its data lies elsewhere now, or an older version wrote it
+            run.write(self._settings)
 
     def restore(self, checkpoint: Checkpoint, path: Any = "the checkpoint") -> None:
         """Take over a snapshot that was made with the settings of this `fit`; nothing changes when this raises."""
-        state = checkpoint.state
-        self._expect_settings(state["settings"], path, only="precision")  # which makes another net, too
-        checkpoints.check_net(path, checkpoint, self.net)
+        state = stored.state(checkpoint.state, path)
+        self._expect_settings(state["settings"], path, only=("precision",))  # which makes another net, too
+        stored.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
         try:
             self.optimizer.check_state_dict(checkpoint.part("optimizer"))
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
+        if state["batch"] >= max(self.batches, 1):
+            raise CheckpointError(f"{path}: batch is {state['batch']}, and an epoch has {self.batches} batches")
+        if bool(self.loss_scale) != bool(state["loss_scale"]):
+            raise CheckpointError(f"{path}: loss_scale is {checkpoints.shown(state['loss_scale'])}")
         self.net.load_state_dict(checkpoint.part("net"))
         self.optimizer.load_state_dict(checkpoint.part("optimizer"))
         self.epoch, self.batch = state["epoch"], state["batch"]
@@ -422,11 +441,8 @@ class Trainer:
         if self.loss_scale:
             self.loss_scale.write(state["loss_scale"])
 
-    def _expect_settings(self, stored: Record, path: Any, only: str | None = None) -> None:
-        """Raise SettingsError where the stored settings, or `only` one of them, are not this fit's."""
-        here = self._settings
-        if only:
-            stored, here = {only: stored.get(only)}, {only: here.get(only)}
-        others = checkpoints.differences(stored, here)
+    def _expect_settings(self, there: Record, path: Any, only: tuple[str, ...] | None = None) -> None:
+        """Raise SettingsError where the stored settings, or `only` some of them, are not this fit's."""
+        others = stored.unlike(there, self._settings, only)
         if others:
             raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")

@@ -298,26 +298,3 @@ def test_the_new_name_reaches_the_disk_too(path, monkeypatch):
     monkeypatch.setattr(os, "fsync", watch)
     save(path, Checkpoint({"x": np.ones(3)}))
     assert synced[-1:] == [path.read_bytes()]
-
-
-# --- differences -------------------------------------------------------------------------------
-
-
-def test_differences_name_the_keys():
-    stored = {"net": {"layers": [{"k": 3}, {"k": 5}]}, "lr": 0.1, "gone": 1, "same": [1]}
-    current = {"net": {"layers": [{"k": 3}, {"k": 7}]}, "lr": 0.2, "same": [1], "new": True}
-    assert checkpoints.differences(stored, current) == [
-        "net.layers[1].k is 5 there and 7 here",
-        "lr is 0.1 there and 0.2 here",
-        "gone is 1 there and null here",
-        "new is null there and true here",
-    ]
-
-
-def test_differences_of_lists_name_the_first_entry_and_the_lengths():
-    assert checkpoints.differences([{"k": 3}, 5, 6], [{"k": 4}, 5], "layers") == [
-        "layers[0].k is 3 there and 4 here",
-        "layers has 3 entries there and 2 here",
-    ]
-    assert checkpoints.differences([1, 2], [1], "layers") == ["layers has 2 entries there and 1 here"]
-    assert not checkpoints.differences(json.loads('{"a": [1, {"b": null}]}'), {"a": [1, {"b": None}]})

@@ -141,7 +141,7 @@ def relabeled():
         ({"loss": "svm"}, {}, "loss is .*SoftmaxCrossEntropy.* there and .*SVMHinge"),
         ({"seed": 4}, {}, "net.seed is 0 there and 4 here.*; seed is 0 there and 4 here"),
         ({}, {"epochs": 5, "metrics_every": 3}, "epochs is 3 there and 5 here; .*metrics_every is 2 there and 3 here"),
-        ({}, {"settings": {"data": "other"}}, 'options.data is null there and "other" here'),
+        ({}, {"settings": {"data": "other"}}, 'options.data is absent there and "other" here'),
         ({}, {"train": small.loader(seed=9)}, "train.seed is 3 there and 9 here"),
         ({}, {"train": small.loader(batch_size=6)}, "train.batch_size is 5 there and 6 here"),
         ({}, {"train": small.loader(small.images(seed=8))}, "train.checksum is .* there and .* here"),
@@ -207,12 +207,31 @@ def test_a_directory_without_a_run_is_not_continued(tmp_path):
         small.fit(small.trainer(), run_dir=tmp_path, resume=True)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_anew(stored):
+def test_a_checkpoint_that_is_gone_is_told_and_nothing_is_overwritten(stored):
     (stored / "last.safetensors").unlink()
+    kept = {path: path.read_bytes() for path in stored.iterdir()}
+    trainer = small.trainer()
+    with pytest.raises(CheckpointError, match=r"last\.safetensors is gone, but the run had begun: best.* Put it"):
+        small.fit(trainer, run_dir=stored, resume=True)
+    assert {path: path.read_bytes() for path in stored.iterdir()} == kept
+    (stored / "last.safetensors").symlink_to("nowhere")
+    with pytest.raises(CheckpointError, match=r"is gone"):
+        small.fit(trainer, run_dir=stored, resume=True)
+    (stored / "last.safetensors").unlink()
+    (stored / "best.safetensors").rename(stored / "last.safetensors")
+    small.fit(trainer, run_dir=stored, resume=True)
+    assert trainer.epoch == 3
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(stored, capsys):
+    for path in stored.iterdir():
+        if path.name != "run.json":
+            path.unlink()
     with pytest.raises(SettingsError, match="epochs is 3 there and 4 here"):
         small.fit(small.trainer(), run_dir=stored, resume=True, epochs=4)
     trainer, straight = small.trainer(), small.trainer()
     small.fit(trainer, run_dir=stored, resume=True)
+    assert capsys.readouterr().err == f"{stored} has no checkpoint yet; the run begins with its first step\n"
     small.fit(straight)
     assert trainer.records == straight.records
 

@@ -1,0 +1,217 @@
+"""What run.json and a checkpoint's state hold. Both are checked here, before anything is made of them.
+
+A schema is a `Kind` of value, a list with the schema of each entry, a dictionary with a schema by name, or a tuple of
+alternatives. What a run did not store, because its version of gpuconv had no such setting, is as in `ABSENT`, and in
+the description of a layer or an optimizer the default of its class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpuconv.dtypes import is_float
+from gpuconv.layers.base import LAYERS
+from gpuconv.training.checkpoint import Checkpoint, CheckpointError, load, shown
+from gpuconv.training.optimizers import OPTIMIZERS
+
+Record = dict[str, Any]
+Schema = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of value, in words, and what tells it."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+TEXT = Kind("text", lambda value: isinstance(value, str))
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+COUNT = Kind("a whole number from 0 on", lambda value: type(value) is int and 0 <= value < 2**63)
+NUMBER = Kind("a number", lambda value: type(value) in (int, float) and abs(value) < 2**1023)
+OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+NOTHING = Kind("null", lambda value: value is None)
+LAYER = Kind("a layer", lambda value: isinstance(value, dict) and isinstance(value.get("layer"), str))
+OPTIMIZER = Kind("an optimizer", lambda value: isinstance(value, dict) and isinstance(value.get("optimizer"), str))
+
+_DATA = {
+    "batches": COUNT, "name": TEXT, "images": COUNT, "shape": [COUNT], "checksum": TEXT, "batch_size": COUNT,
+    "shuffle": FLAG, "drop_last": FLAG, "seed": COUNT, "augmentation": TEXT,
+}  # fmt: skip
+SETTINGS = {
+    "net": LAYER, "precision": TEXT, "loss_scale": (OBJECT, NOTHING), "optimizer": OPTIMIZER, "loss": TEXT,
+    "schedule": TEXT, "seed": COUNT, "epochs": COUNT, "train": _DATA, "validation": (_DATA, NOTHING),
+    "test": (_DATA, NOTHING), "metrics_every": COUNT, "options": OBJECT,
+}  # fmt: skip
+STATE = {
+    "net": LAYER, "settings": SETTINGS, "epoch": COUNT, "batch": COUNT, "totals": [NUMBER], "read": [NUMBER],
+    "records": [OBJECT], "loss_scale": ([NUMBER], NOTHING),
+}  # fmt: skip
+RUN = {"format": COUNT, "gpuconv": TEXT, "settings": SETTINGS}
+
+ABSENT: Record = {"precision": "float32", "loss_scale": None, "validation": None, "test": None, "options": {}}
+
+_GONE: Any = object()  # in place of an entry that is not there
+
+# Where data lies and how a command line said things is not compared; the data's checksum and what the words mean are.
+PLACES = ("train.name", "validation.name", "test.name", "options.command")
+
+
+def expect(value: Any, schema: Schema, name: str = "") -> None:
+    """Raise ValueError, naming the first entry that is not as `schema` says. Entries may be absent."""
+    if isinstance(schema, tuple):
+        schema = schema[0] if value is not None or NOTHING not in schema else NOTHING
+    if isinstance(schema, Kind):
+        if not schema.fits(value):
+            raise ValueError(f"{name} must be {schema.words}, received {shown(value)}")
+    elif isinstance(schema, list):
+        expect(value, Kind("a list", lambda value: isinstance(value, list)), name)
+        for at, entry in enumerate(value):
+            expect(entry, schema[0], f"{name}[{at}]")
+    else:
+        expect(value, OBJECT, name)
+        for key, entry in value.items():
+            path = f"{name}.{key}" if name else key
+            if key not in schema:
+                raise ValueError(f"this version of gpuconv knows no {path}; the version that wrote it reads it")
+            expect(entry, schema[key], path)
+
+
+def state(found: Record, path: Any) -> Record:
+    """A checkpoint's state, complete. Raises CheckpointError that names the entry which is wrong or missing."""
+    defaults: Record = {"loss_scale": None}
+    found = defaults | found
+    try:
+        expect(found, STATE)
+        for name in STATE:
+            if name not in found:
+                raise ValueError(f"{name} is missing")
+        for name in ("totals", "read", *(["loss_scale"] if found["loss_scale"] else [])):
+            if len(found[name]) != 4:
+                raise ValueError(f"{name} must be 4 numbers, received {shown(found[name])}")
+        held_out = [name for name in ("validation", "test") if found["settings"].get(name)]
+        epochs = [_record(record, held_out, f"records[{at}]") for at, record in enumerate(found["records"])]
+        if sum(epochs) != found["epoch"]:
+            raise ValueError(f"epoch is {found['epoch']}, and records tells of {sum(epochs)} epochs")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return found
+
+
+def _record(record: Record, held_out: list[str], name: str) -> bool:
+    """Whether a record is of an epoch. Raises ValueError for one that is incomplete; callbacks may have added to it."""
+    needed: Record = {"event": TEXT, "step": COUNT, "epoch": COUNT, "lr": NUMBER}
+    of_epoch = record.get("event") == "epoch"
+    parts = ["train", *held_out]
+    metrics = [f"{part}_{metric}" for part in parts for metric in ("loss", "accuracy")] if of_epoch else []
+    needed |= dict.fromkeys(metrics or ["loss", "accuracy"], NUMBER)
+    for key, kind in needed.items():
+        if key not in record:
+            raise ValueError(f"{name}.{key} is missing")
+        expect(record[key], kind, f"{name}.{key}")
+    return of_epoch
+
+
+# --- what a run has in common with a stored one -------------------------------------------------
+
+
+def complete(value: Any) -> Any:
+    """The description of layers and optimizers, with the defaults of what an older version did not store."""
+    if isinstance(value, list):
+        return [complete(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    kind = LAYERS.get(str(value.get("layer"))) or OPTIMIZERS.get(str(value.get("optimizer")))
+    known = {entry.name: entry.default for entry in dataclasses.fields(kind) if entry.init} if kind else {}
+    defaults = {name: as_json(default) for name, default in known.items() if default is not dataclasses.MISSING}
+    return defaults | {key: complete(entry) for key, entry in value.items()}
+
+
+def differences(stored: Any, current: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, in words: "optimizer.lr is 0.1 there and 0.2 here". An entry may be absent."""
+    if isinstance(stored, dict) and isinstance(current, dict):
+        keys = [*stored, *(key for key in current if key not in stored)]
+        return [
+            line
+            for key in keys
+            for line in differences(
+                stored.get(key, _GONE), current.get(key, _GONE), f"{name}.{key}" if name else str(key)
+            )
+        ]
+    if isinstance(stored, list) and isinstance(current, list) and len(stored) == len(current):
+        return [
+            line
+            for at, (one, other) in enumerate(zip(stored, current))
+            for line in differences(one, other, f"{name}[{at}]")
+        ]
+    if isinstance(stored, list) and isinstance(current, list):
+        same = next((at for at, (one, other) in enumerate(zip(stored, current)) if one != other), None)
+        counts = f"{name} has {len(stored)} entries there and {len(current)} here"
+        return [counts] if same is None else [*differences(stored[same], current[same], f"{name}[{same}]"), counts]
+    if stored == current:
+        return []
+    there, here = ("absent" if side is _GONE else shown(side) for side in (stored, current))
+    return [f"{name or 'it'} is {there} there and {here} here"]
+
+
+def unlike(there: Record, here: Record, only: tuple[str, ...] | None = None) -> list[str]:
+    """Where stored settings, or `only` some of them, differ from those of this run, in words."""
+    there, here = ABSENT | there, ABSENT | here
+    if only is not None:
+        there, here = ({key: side[key] for key in only if key in side} for side in (there, here))
+    return differences(_without_places(complete(there)), _without_places(complete(here)))
+
+
+def _without_places(settings: Record) -> Record:
+    dropped = {tuple(place.split(".")) for place in PLACES}
+    return {
+        key: {name: value for name, value in entry.items() if (key, name) not in dropped}
+        if isinstance(entry, dict) else entry
+        for key, entry in settings.items()
+    }
+
+
+def check_net(path: Any, checkpoint: Checkpoint, net: Any) -> None:
+    """Raise CheckpointError, naming the first difference, when a checkpoint is of another net than `net`.
+
+    The net may be without weights (initialize=False). Weights that are not finite are refused, too.
+    """
+    unseeded = {"seed": None}  # the seed that drew the first weights makes no other net
+    found = differences(complete(checkpoint.state["net"]) | unseeded, as_json(net.config()) | unseeded)
+    variables = {key: layer.variables[name] for key, layer, name in net._named()}
+    own = {key: layer.arrays.get(name, variables[key].stand_in(layer.dtype)) for key, layer, name in net._named()}
+    there = checkpoint.part("net")
+    for name in [*own, *there]:
+        if name not in own or name not in there:
+            found.append(f"{name} is only {'there' if name in there else 'here'}")
+        elif tuple(own[name].shape) != there[name].shape:
+            found.append(f"{name} has shape {there[name].shape} there and {tuple(own[name].shape)} here")
+        elif own[name].dtype != there[name].dtype:
+            found.append(f"{name} is {there[name].dtype.name} there and {own[name].dtype.name} here")
+    if found:
+        raise CheckpointError(f"{path} is a checkpoint of another net: {found[0]}")
+    for name, array in there.items():
+        if is_float(array.dtype) and np.isnan(array).any():
+            raise CheckpointError(f"{path}: {name} holds NaN ({np.isnan(array).sum()} of {array.size} values)")
+        if is_float(array.dtype) and not variables[name].buffer and np.isinf(array).any():
+            raise CheckpointError(f"{path}: {name} holds infinity ({np.isinf(array).sum()} of {array.size} values)")
+
+
+def load_net(path: str | os.PathLike[str], net: Any) -> Checkpoint:
+    """Load the weights and buffers of a checkpoint into `net`, which does not change when this raises."""
+    checkpoint = load(path)
+    check_net(path, checkpoint, net)
+    net.load_state_dict(checkpoint.part("net"))
+    return checkpoint
+
+
+def as_json(value: Any) -> Any:
+    """`value` as it comes back from JSON: tuples become lists."""
+    return json.loads(json.dumps(value))

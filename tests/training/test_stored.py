@@ -1,0 +1,216 @@
+"""What run.json and checkpoints hold: each wrong entry is named, what an older version lacked has its default."""
+
+import copy
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from gpuconv.layers import Flatten, Input, Layer, Linear, Sequential
+from gpuconv.layers.base import Variable
+from gpuconv.training import CheckpointError, RunDirectory, SettingsError, Trainer, checkpoint, load_net, stored
+from tests.training import small
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The checkpoint and the settings of a run of two epochs."""
+    run = RunDirectory(tmp_path_factory.mktemp("stored") / "run")
+    small.fit(small.trainer(), epochs=2, run_dir=run.path, test=small.held_out())
+    return checkpoint.load(run.last), run.settings()
+
+
+def changed(value, path, new):
+    """A copy with another value at a path such as "records.0.step"; without the entry where it is `...`."""
+    value = copy.deepcopy(value)
+    inner, *names = value, *path.split(".")
+    for name in names[:-1]:
+        inner = inner[int(name) if isinstance(inner, list) else name]
+    if new is ...:
+        del inner[names[-1]]
+    else:
+        inner[int(names[-1]) if isinstance(inner, list) else names[-1]] = new
+    return value
+
+
+WRONG = [  # the entry of a checkpoint's state, what it is made, what is said
+    ("net", ..., "net is missing"),
+    ("net", {"layer": 3}, 'net must be a layer, received {"layer": 3}'),
+    ("epoch", True, "epoch must be a whole number from 0 on, received true"),
+    ("epoch", -1, "epoch must be a whole number"),
+    ("epoch", 2**63, "epoch must be a whole number"),
+    ("epoch", 1, "epoch is 1, and records tells of 2 epochs"),
+    ("batch", "0", 'batch must be a whole number from 0 on, received "0"'),
+    ("batch", 5, "batch is 5, and an epoch has 5 batches"),
+    ("totals", [0.0], "totals must be 4 numbers, received [0.0]"),
+    ("read", [0, 0, 0, None], "read[3] must be a number, received null"),
+    ("records", {}, "records must be a list, received {}"),
+    ("records.0", 3, "records[0] must be an object"),
+    ("records.0.event", ..., "records[0].event is missing"),
+    ("records.0.loss", "low", 'records[0].loss must be a number, received "low"'),
+    ("records.2.test_accuracy", ..., "test_accuracy is missing"),
+    ("loss_scale", [1, 2], "loss_scale must be 4 numbers"),
+    ("loss_scale", [1.0, 2, 3, 4], "loss_scale is [1.0, 2, 3, 4]"),
+    ("momentum", 1, "this version of gpuconv knows no momentum; the version that wrote it reads it"),
+    ("settings", [], "settings must be an object, received []"),
+]  # fmt: skip
+WRONG_SETTINGS = [
+    ("net", [], "settings.net must be a layer, received []"),
+    ("epochs", 2.5, "settings.epochs must be a whole number from 0 on, received 2.5"),
+    ("optimizer", "sgd", 'settings.optimizer must be an optimizer, received "sgd"'),
+    ("loss", None, "settings.loss must be text, received null"),
+    ("train.checksum", 7, "settings.train.checksum must be text, received 7"),
+    ("train.shape.1", "5", 'settings.train.shape[1] must be a whole number from 0 on, received "5"'),
+    ("test", [], "settings.test must be an object, received []"),
+    ("options", None, "settings.options must be an object, received null"),
+    ("ema", 0.9, "this version of gpuconv knows no settings.ema; the version that wrote it reads it"),
+    ("train.workers", 2, "knows no settings.train.workers"),
+]
+
+
+def test_a_wrong_entry_of_a_checkpoint_is_named(finished, tmp_path):
+    found, settings = finished
+    run = RunDirectory.start(tmp_path / "run", settings)
+    for path, new, said in [*WRONG, *((f"settings.{path}", new, said) for path, new, said in WRONG_SETTINGS)]:
+        checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, changed(found.state, path, new)))
+        trainer, before = small.trainer(), run.last.read_bytes()
+        with pytest.raises(CheckpointError) as error:
+            small.fit(trainer, epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
+        assert str(error.value).startswith(f"{run.last}: ")
+        assert said in str(error.value)
+        assert "\n" not in str(error.value)
+        assert (trainer.steps, run.last.read_bytes()) == (0, before)
+
+
+def test_a_wrong_entry_of_run_json_is_named(finished, tmp_path):
+    run = RunDirectory.start(tmp_path / "run", finished[1])
+    whole = json.loads(run.settings_file.read_text())
+    wrong = [(f"settings.{path}", new, said) for path, new, said in WRONG_SETTINGS]
+    wrong += [("format", ..., "format is missing"), ("settings", ..., "settings is missing"),
+              ("gpuconv", 1, "gpuconv must be text, received 1"), ("host", "x", "knows no host")]
+    for path, new, said in wrong:
+        run.settings_file.write_text(json.dumps(changed(whole, path, new)))
+        for read in (run.settings, lambda: small.fit(small.trainer(), run_dir=run.path, resume=True)):
+            with pytest.raises(CheckpointError) as error:
+                read()
+            assert str(error.value).startswith(f"{run.settings_file}: ")
+            assert said in str(error.value)
+    for text in ("[" * 100_000, '{"format": 1, "settings": {"epochs": NaN}}', '{"format": 1, "settings": 1e999}', "[]"):
+        run.settings_file.write_text(text)
+        with pytest.raises(CheckpointError, match=r"run\.json: .*(nested too deeply|finite|JSON object)"):
+            run.settings()
+
+
+def test_a_setting_that_an_older_version_did_not_store_has_its_default(finished, tmp_path):
+    found, settings = finished
+    absent = [
+        "precision", "loss_scale", "options", "net.layers.1.groups", "net.layers.1.fit", "net.layers.2.momentum",
+        "optimizer.decay", "optimizer.beta2", "train.name",
+    ]  # fmt: skip
+    older = copy.deepcopy(found.state)
+    for path in absent:
+        older["settings"] = changed(older["settings"], path, ...)
+        if path.startswith("net."):
+            older = changed(older, path, ...)
+    older.pop("loss_scale")
+    run = RunDirectory.start(tmp_path / "run", older["settings"])
+    checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, older))
+    trainer = small.trainer()
+    small.fit(trainer, epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
+    assert trainer.epoch == 2
+    assert run.settings() == settings  # written anew, in the words of this version
+    load_net(run.last, small.net(seed=9))
+    checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, older))
+    with pytest.raises(SettingsError, match=r"optimizer\.beta2 is 0\.999 there and 0\.9 here"):
+        small.fit(small.trainer(beta2=0.9), epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
+
+
+def test_an_entry_of_a_newer_version_is_named(finished, tmp_path):
+    found, settings = finished
+    for path, said in [("net.layers.1.padding_mode", "padding_mode"), ("optimizer.amsgrad", "optimizer.amsgrad")]:
+        run = RunDirectory.start(tmp_path / path, changed(settings, path, True))
+        state = changed(found.state, f"settings.{path}", True)
+        checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, state))
+        with pytest.raises(SettingsError, match=f"{said} is true there and absent here"):
+            small.fit(small.trainer(), epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
+
+
+def test_weights_that_are_not_finite_are_refused(finished, tmp_path):
+    found, settings = finished
+    run = RunDirectory.start(tmp_path / "run", settings)
+    for name, value, said in [
+        ("net.conv1.weight", np.nan, "conv1.weight holds NaN (2 of 36 values)"),
+        ("net.fc1.bias", -np.inf, "fc1.bias holds infinity (2 of 3 values)"),
+        ("net.norm1.running_mean", np.nan, "norm1.running_mean holds NaN (2 of 4 values)"),
+    ]:
+        tensors = {key: array.copy() for key, array in found.tensors.items()}
+        tensors[name].flat[:2] = value
+        checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
+        net = small.net()
+        before = {key: array.copy() for key, array in net.state_dict().items()}
+        for read in (
+            lambda net=net: load_net(run.last, net),
+            lambda: small.fit(small.trainer(), epochs=2, run_dir=run.path, test=small.held_out(), resume=True),
+        ):
+            with pytest.raises(CheckpointError) as error:
+                read()
+            assert str(error.value) == f"{run.last}: {said}"
+        assert small.same_arrays(net.state_dict(), before)
+
+
+@dataclass(eq=False, repr=False)
+class Counter(Layer):
+    """Passes its input on; its buffer is of a dtype of choice."""
+
+    kind: str = "int16"
+
+    def plan(self, input_shape):
+        zeros = lambda shape, dtype, **_: np.zeros(shape, dtype)  # noqa: E731
+        self.variables = {"seen": Variable((2,), zeros, buffer=True, dtype=self.kind)}
+        return input_shape
+
+    def forward(self, x, training=False):
+        self.save()
+        self["seen"][...] += np.ones(2, self.kind)
+        return x
+
+    def backward(self, dy, *, input_grad=True):
+        self.take()
+        return dy
+
+
+def test_a_buffer_of_any_integer_dtype_goes_on(tmp_path):
+    def trainer(kind):
+        layers = [Input((6, 5, 1)), Counter(kind), Flatten(), Linear(3)]
+        return Trainer(Sequential(layers), "sgd", lr=0.01)
+
+    for kind in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"):
+        first = trainer(kind)
+        small.fit(first, epochs=1, validation=None, run_dir=tmp_path / kind)
+        second = trainer(kind)
+        small.fit(second, epochs=1, validation=None, run_dir=tmp_path / kind, resume=True)
+        assert second.net.state_dict()["layer1.seen"].tolist() == [small.STEPS_PER_EPOCH] * 2
+    with pytest.raises(CheckpointError, match=r"cannot save .*net\.layer1\.seen is of dtype complex64"):
+        small.fit(trainer("complex64"), epochs=1, validation=None, run_dir=tmp_path / "complex")
+    assert not (tmp_path / "complex" / "last.safetensors").exists()
+
+
+def test_differences_name_the_keys():
+    there = {"net": {"layers": [{"k": 3}, {"k": 5}]}, "lr": 0.1, "gone": 1, "same": [1]}
+    here = {"net": {"layers": [{"k": 3}, {"k": 7}]}, "lr": 0.2, "same": [1], "new": True}
+    assert stored.differences(there, here) == [
+        "net.layers[1].k is 5 there and 7 here",
+        "lr is 0.1 there and 0.2 here",
+        "gone is 1 there and absent here",
+        "new is absent there and true here",
+    ]
+
+
+def test_differences_of_lists_name_the_first_entry_and_the_lengths():
+    assert stored.differences([{"k": 3}, 5, 6], [{"k": 4}, 5], "layers") == [
+        "layers[0].k is 3 there and 4 here",
+        "layers has 3 entries there and 2 here",
+    ]
+    assert stored.differences([1, 2], [1], "layers") == ["layers has 2 entries there and 1 here"]
+    assert not stored.differences(json.loads('{"a": [1, {"b": null}]}'), {"a": [1, {"b": None}]})
