@@ -6,6 +6,12 @@ import signal
 
 import pytest
 
+from tests import speaking
+
+
+def pytest_make_parametrize_id(val, argname):
+    return speaking.identify(val, argname)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call():

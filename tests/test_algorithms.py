@@ -102,6 +102,7 @@ def products_of_a_step(net, batch=7):
     return [(row["kernel"], row["algorithm"], "TF32" in row["macros"]) for row in rows if row["algorithm"]]
 
 
+@pytest.mark.kernels
 def test_layers_hand_their_choice_to_every_direction():
     directions = [f"conv2d_{d}_simt" for d in ("fprop", "fprop", "wgrad", "dgrad", "wgrad", "dgrad")]
     assert products_of_a_step(a_net("simt-64x64")) == [(d, "simt-64x64", False) for d in directions]

@@ -21,6 +21,7 @@ def run(*arguments, capsys):
     return status, captured.out + captured.err
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("op", ops.__all__)
 def test_every_case_of_an_op_runs_its_file(op, monkeypatch):
     """In every dtype: what runs another kernel than the user's says nothing about the user's."""
@@ -45,6 +46,7 @@ def files_of(chosen, dtypes):
                     yield f"{case.name} {dtype}", {launch.kernel.module.path for launch in found}
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("op", ["conv2d", "conv2d_relu", "conv2d_wgrad", "linear_dgrad"])
 def test_every_case_of_an_algorithm_runs_its_file(op, monkeypatch):
     monkeypatch.setattr(lab, "verify", lambda chosen, dtypes, device: files_of(chosen, dtypes))
@@ -72,6 +74,7 @@ def test_an_algorithm_from_the_command_line(tmp_path, capsys):
     assert "did you mean 'mma-64x64'" in run(path, "--op", "linear", "--algo", "mma-64x65", capsys=capsys)[1]
 
 
+@pytest.mark.kernels
 def test_halves_are_checked_through_the_user_s_file_too(tmp_path, capsys):
     path = tmp_path / "my_linear.cu"
     text = lab.template("linear").splitlines()

@@ -224,7 +224,7 @@ REFUSALS = [
 ]  # fmt: skip
 
 
-IDS = [f"{number}-{case[0].__name__}" for number, case in enumerate(REFUSALS)]
+IDS = [f"{op.__name__}-{words[:60]}" for op, _, _, _, words in REFUSALS]
 
 
 @pytest.mark.parametrize(("op", "arrays", "options", "error", "words"), REFUSALS, ids=IDS)

@@ -155,7 +155,6 @@ def test_padding(padding, normal):
         ("sane", ValueError, "unknown padding 'sane'; did you mean 'same'? (known: same, valid)"),
         (None, TypeError, "padding must be an integer, received None"),
     ],
-    ids=str,
 )
 def test_bad_padding(padding, error, words):
     refused(error, words, shapes.padding_pairs, padding, (3, 4), (1, 1))

@@ -45,7 +45,7 @@ def signed(shape, dtype="float64", seed=0):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "options"), CASES)
 def test_values(name, options, dtype):
     x = POINTS.astype(as_dtype(dtype))
     y = getattr(ops, name)(x, **options)
@@ -61,7 +61,7 @@ def test_values(name, options, dtype):
     assert_within(y, expected, bound, name)
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "options"), CASES)
 @pytest.mark.parametrize("shape", [(), (1,), (17,), (2, 3, 5, 7), (1, 1, 1, 1)], ids=str)
 def test_gradient(name, options, shape):
     x, dy = np.asarray(signed(shape) * 2), np.asarray(signed(shape, seed=1))
@@ -74,7 +74,7 @@ def test_gradient(name, options, shape):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "options"), CASES)
 def test_backward_in_every_dtype_is_the_float64_one_rounded(name, options, dtype):
     """More elements than a block holds, so that several blocks are stitched together."""
     saved = signed((3, 7001), dtype)

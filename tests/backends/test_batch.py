@@ -65,7 +65,6 @@ def pixel_by_pixel(images, indices, mean, std, *, flip=False, shift=0, border="z
         {"flip": "alternating"},
         {"flip": "alternating", "shift": 4, "border": "reflect", "cutout": 2},
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("kind", ["channel", "image"])
 def test_bits_equal_the_formula(images, labels, augment, kind):

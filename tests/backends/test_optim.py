@@ -112,7 +112,7 @@ def test_adamw_decays_without_the_gradient():
 
 @ALL
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1, [0.5, 0.0, 0.25, 0.0, 1.0]], ids=str)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1, [0.5, 0.0, 0.25, 0.0, 1.0]])
 def test_the_formula(name, dtype, weight_decay):
     """Each result from the rounded inputs, in float64, then rounded once."""
     op, formula, count, options = STEPS[name]

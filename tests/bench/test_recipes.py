@@ -41,6 +41,7 @@ def test_the_suite_has_a_whole_run():
     assert found.loss.label_smoothing == 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-5), ("bfloat16", 1e-2)])
 def test_both_sides_train_a_whole_recipe(recipe, monkeypatch, dtype, most):
     pytest.importorskip("torch")

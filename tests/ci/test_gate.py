@@ -103,6 +103,7 @@ def test_a_command_that_dies_early_is_not_late(gate):
     assert not done.late
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["sleep 60", "trap '' INT; while :; do sleep 1; done"])
 def test_a_command_out_of_time_is_stopped(gate, script):
     start = time.monotonic()
@@ -110,6 +111,7 @@ def test_a_command_out_of_time_is_stopped(gate, script):
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 def test_commands_side_by_side_and_those_the_time_did_not_reach(gate):
     found = gate.together({f"{name}.log": shell("sleep 60") for name in "abc"}, 2, 2)
     assert [(name, done.late) for name, done in found.items()] == [("a.log", True), ("b.log", True)]

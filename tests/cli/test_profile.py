@@ -45,6 +45,7 @@ def test_without_peaks_there_is_no_roof(capsys, monkeypatch):
     assert "roof:" not in profiled(capsys, "--device", "numpy", "--no-peaks")
 
 
+@pytest.mark.kernels
 def test_the_emulated_device_tells_kernels_and_no_times(capsys):
     said = profiled(capsys, "--device", "emulated", "--precision", "tf32")
     assert "tiny-vgg fused, 2 images, tf32" in said

@@ -67,6 +67,7 @@ def test_a_resumed_run_takes_no_recipe(capsys):
     assert "leave --recipe out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_airbench94_from_the_command_line(tmp_path, capsys):
     pytest.importorskip("safetensors")
     pytest.importorskip("tqdm")
@@ -123,6 +124,7 @@ def test_the_loss_falls():
     assert losses[-1] < min(losses[:2]), losses
 
 
+@pytest.mark.kernels
 def test_the_emulated_device_follows_the_reference_step_by_step():
     """Four steps in float64, past the whitening bias's half way; each step's rounding grows by the next ones' slopes,
     bounded here by 10^4 roundings of the largest number."""

@@ -124,6 +124,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, capsys):
     assert (tmp_path / "my run/last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
 
 
+@pytest.mark.kernels
 def test_a_run_by_graphs_leaves_the_same_bytes(tmp_path, monkeypatch):
     from gpuconv.backends.cuda.graph import EmulatedRecorder
 

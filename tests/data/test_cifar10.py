@@ -95,6 +95,7 @@ def test_pickles_of_python_2(small, tmp_path):
     check(*cifar10.load(tmp_path))
 
 
+@pytest.mark.slow
 def test_files_of_full_size(tmp_path):
     write_binary(tmp_path, 10_000)
     train, test = cifar10.load(tmp_path)

@@ -23,6 +23,8 @@ from gpuconv.layers import (
 from gpuconv.layers.fused import ConvActivation, ConvReLU
 from gpuconv.summary import summary
 
+DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
+
 
 def step(net, images: int = 3, seed: int = 0):
     """Scores, gradient to the input and parameters' gradients of one pass, as NumPy arrays."""
@@ -75,7 +77,7 @@ def test_pools_that_do_not_fit(pool):
     assert kinds(even.fuse()) == ["Input", "ConvReLU"]
 
 
-@pytest.mark.parametrize("device", ["numpy", "emulated"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_same_results(device):
     net = odd_net(device=device, seed=2)
     fused = net.fuse()
@@ -154,7 +156,7 @@ def test_a_net_without_shapes_is_refused():
         Sequential([Conv2D(3, 3), ReLU()]).fuse()
 
 
-@pytest.mark.parametrize("device", ["numpy", "emulated"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", [ReLU, GELU, LeakyReLU])
 def test_batch_norm_and_an_activation(device, activation):
     def net():
@@ -194,7 +196,7 @@ def test_a_trainer_fuses_where_kernels_run(monkeypatch):
         np.testing.assert_allclose(found, weights[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("device", ["numpy", "emulated"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_convolutions_with_batch_norm(device):
     def net():
         return Sequential([

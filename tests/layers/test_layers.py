@@ -70,7 +70,7 @@ CASES = [
      (5, 3, 2), (3, 2, 4)),
     (Sequential([Conv2D(3, 3), ReLU(), MaxPool2D(2), Flatten(), Linear(4)]), (6, 6, 2), (4,)),
 ]  # fmt: skip
-IDS = [f"{number}-{type(layer).__name__}" for number, (layer, _, _) in enumerate(CASES)]
+IDS = [f"{type(layer).__name__} of {'x'.join(map(str, shape))}" for layer, shape, _ in CASES]
 
 
 def fresh(layer, shape, *, dtype="float64", seed=3):

@@ -190,6 +190,7 @@ def test_the_ceilings_are_the_best_that_was_measured(monkeypatch):
     assert [row["rate"] for row in rows] == [4.0, 8.0, 25.0]
 
 
+@pytest.mark.slow
 def test_ceilings_are_measured_on_this_machine():
     ceilings, rows = peaks.measure("numpy", seconds=0.0)
     assert 1e8 < ceilings.copy < 1e13

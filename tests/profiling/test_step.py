@@ -138,6 +138,7 @@ def test_the_update_of_halves_moves_float32_masters_and_velocities(precision, lo
     assert updated == Work(0, (2 + 2 * looked_at + 2 + 2 * 4 + 2 * 4) * halves + (5 + looked_at) * 4 * norm)
 
 
+@pytest.mark.kernels
 def test_it_is_the_trainer_s_step_that_is_taken_apart(monkeypatch):
     """Fused as training is on a device with kernels, and with the loss scale of float16."""
     found = profile(small("emulated").to(precision="float16"), 2)

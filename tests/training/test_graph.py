@@ -93,6 +93,7 @@ def test_replay_is_the_uncaptured_run_bit_for_bit(captures, device, optimizer, b
         assert captures["replays"] == 7 + 1 + 6 + 2 + 6
 
 
+@pytest.mark.kernels
 @devices
 @pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
 def test_every_precision(captures, device, precision):
@@ -111,6 +112,7 @@ def test_every_precision(captures, device, precision):
         assert scale > 2.0 ** (30 - skipped)  # it grew between
 
 
+@pytest.mark.kernels
 @devices
 def test_groups_of_optimizers_with_schedules_of_their_own(captures, device):
     groups, runs = "filters -> muon:lr=0.02; conv1.bias -> sgd:lr=0.05 @ linear:2; * -> sgd:lr=0.05", []

@@ -160,6 +160,7 @@ def test_wrong_precisions_are_refused():
         LossScale(start=0)
 
 
+@pytest.mark.slow
 @every
 def test_digits_are_learned(precision):
     """Eight epochs of a small net, which learns 94 to 95 % in float32, seeds 1 to 3; guessing learns 10."""

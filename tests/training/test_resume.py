@@ -43,6 +43,7 @@ def straight(tmp_path_factory):
     return contents(directory)
 
 
+@pytest.mark.slow
 def test_killed_at_random_steps(tmp_path, straight):
     draw = random.Random(7)
     steps = sorted(draw.sample(range(1, STEPS), 4))
@@ -52,6 +53,7 @@ def test_killed_at_random_steps(tmp_path, straight):
     assert contents(tmp_path / "run") == straight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syncs", [(2, 3), (7, 4), (9, 6)])
 def test_killed_in_the_middle_of_writing(tmp_path, straight, syncs):
     for number, sync in enumerate(syncs):
@@ -61,6 +63,7 @@ def test_killed_in_the_middle_of_writing(tmp_path, straight, syncs):
     assert not list((tmp_path / "run").glob(".*"))
 
 
+@pytest.mark.slow
 def test_killed_between_the_last_step_of_an_epoch_and_its_end(tmp_path, straight):
     """Where a checkpoint would be due too: 15 is the end of an epoch and a multiple of checkpoint_every."""
     assert run(tmp_path / "run", "step", 3 * small.STEPS_PER_EPOCH) == -signal.SIGKILL
@@ -68,6 +71,7 @@ def test_killed_between_the_last_step_of_an_epoch_and_its_end(tmp_path, straight
     assert contents(tmp_path / "run") == straight
 
 
+@pytest.mark.slow
 def test_killed_before_there_was_a_run(tmp_path, straight):
     assert run(tmp_path / "run", "sync", 1) == -signal.SIGKILL
     assert run(tmp_path / "run", "never") == 0

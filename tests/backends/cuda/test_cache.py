@@ -158,6 +158,7 @@ def test_a_corrupt_library_is_compiled_anew_and_not_loaded(tmp_path, monkeypatch
     assert library.stat().st_size > len(whole) // 2
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tmp_path):
     (tmp_path / "scale.cu").write_text(SOURCE)
     (tmp_path / "factor.cuh").write_text("#define FACTOR 7\n")

@@ -20,6 +20,7 @@ def compiled(arch, module=KERNELS):
     return compiler.compile_cubin(module.path.stem, module.text, module.defines, arch)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("arch", compiler.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_the_activations_compile_without_spills(arch, dtype):

@@ -129,6 +129,7 @@ def test_vectors_bits_and_math():
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow
 def test_a_divergent_barrier_without_assembly():
     """The portable fibers (ucontext), in a process of their own."""
     program = f"""
@@ -151,6 +152,7 @@ except emulator.EmulatorError as error:
     assert "divergent barrier" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_address_sanitizer_names_kernel_block_and_thread():
     planted = Path(__file__).parents[2] / "kernels" / "planted.cu"
     program = f"""

@@ -175,6 +175,7 @@ def dearest(file, defines):
     return defines
 
 
+@pytest.mark.kernels
 def test_the_launchers_load_listed_variants_only(monkeypatch):
     """So the report leaves out nothing that runs, but what lies between two that are listed."""
     loaded, load = set(), module._load

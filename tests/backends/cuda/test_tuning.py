@@ -166,6 +166,7 @@ def test_each_problem_and_each_model_of_gpu_has_its_own(on, tmp_path):
     assert ran()[0] == ["simt-64x64"]
 
 
+@pytest.mark.kernels
 def test_tf32_chooses_among_its_own(on, tmp_path):
     only = [algorithm.name for algorithm in serving("tf32")]
     gpu = on(StandIn(dict.fromkeys(only, 1e-5)))
@@ -173,6 +174,7 @@ def test_tf32_chooses_among_its_own(on, tmp_path):
     assert bool(gpu.timed) == (len(only) > 1)
 
 
+@pytest.mark.kernels
 def test_an_edited_kernel_is_timed_again(on, tmp_path):
     on(StandIn(speeds("simt-64x64")))
     ran()
@@ -236,6 +238,7 @@ def test_the_time_box(on):
         assert (len(gpu.timed) > len(NAMES)) == (seconds < tuning.SECONDS / len(NAMES) / 2)
 
 
+@pytest.mark.kernels
 def test_accumulation_adds_once(on):
     gpu = on(StandIn(speeds("simt-64x64")))
     dy = np.random.default_rng(1).standard_normal((2, 4, 5, 12)).astype(np.float32)
@@ -289,6 +292,7 @@ def test_the_emulated_device_takes_the_cost_model_s(tmp_path, monkeypatch):
     assert ran()[0] == [gemm.plan(2 * 4 * 5, 12, 72, 1, np.dtype(np.float32)).algorithm.name]
 
 
+@pytest.mark.kernels
 def test_a_layer_tells_what_was_measured(on):
     on(StandIn(speeds("simt-128x64")))
     fused = ConvReLU([Conv2D(12, 3), ReLU(), MaxPool2D(2)])

@@ -1,0 +1,47 @@
+"""Names of parametrized tests that tell what is tested."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import numpy as np
+
+LONGEST = 60
+
+
+def identify(value: Any, name: str) -> str | None:
+    """The part of a test's name for one argument: "stride=2", "2x3x5", "momentum=0.9,nesterov=True".
+
+    None where pytest's own choice is right: text, and classes and functions by their names.
+    """
+    if isinstance(value, str):
+        return None if value else f"{name}=''"
+    if isinstance(value, types.FunctionType) and value.__name__ == "<lambda>":
+        return _words(value.__code__)
+    if isinstance(value, (type, types.FunctionType)):
+        return value.__name__
+    if isinstance(value, BaseException):
+        return type(value).__name__
+    return f"{name}={_text(value)}" if value is None or isinstance(value, (bool, int, float)) else _text(value, name)
+
+
+def _text(value: Any, name: str = "") -> str:
+    if isinstance(value, (tuple, list, dict)) and not value:
+        return f"no {name}".strip()
+    if isinstance(value, (tuple, list)) and all(type(entry) is int for entry in value):
+        return "x".join(map(str, value)) if len(value) > 1 else f"{name}={value[0]}"
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(_text, value))[:LONGEST]
+    if isinstance(value, dict):
+        return ",".join(f"{key}={_text(entry)}" for key, entry in value.items())[:LONGEST]
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} array of {'x'.join(map(str, value.shape)) or 'no axes'}"
+    text = str(value)
+    return type(value).__name__ if " at 0x" in text else text[:LONGEST]
+
+
+def _words(code: types.CodeType) -> str:
+    """What a function without a name calls and is given: "pop net.conv1.weight"."""
+    given = [entry for entry in code.co_consts if isinstance(entry, (str, int, float))]
+    return " ".join(map(str, [*code.co_names, *given]))[:LONGEST] or "identity"
