@@ -1,0 +1,87 @@
+"""A stand-in for CuPy over host memory that keeps CUDA's rules, for tests of the host code that only a GPU takes.
+
+    with standin.installed(gpus=("90", "80"), schedule="late") as machine:
+        y = gpuconv.ops.relu(gpuconv.asarray(x, "cuda:1"))
+
+Kernels run through gpuconv's emulator. What CUDA leaves open is decided by the schedule: "late" runs a stream's work
+only when somebody waits for it, "early" as soon as it is given; correct code gives the same numbers under both. These
+rules are kept, and test_rules.py breaks each of them:
+
+- arrays and modules belong to the device that was current when they were made, and are used there alone;
+- legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
+- what may not be done during a capture spoils it or is refused; a graph keeps no array alive;
+- a pool hands a freed block out at once to its stream, poisoned, and to no other stream;
+- a kernel has the shared memory and the instructions of its GPU's architecture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tests.standin import arrays, memory, modules, streams
+from tests.standin.machine import CUDARuntimeError, Machine, use
+
+
+def module(machine: Machine) -> types.ModuleType:
+    """A module that has the names of CuPy that gpuconv uses."""
+    cupy = types.ModuleType("cupy")
+    for name in ("ndarray", "empty", "zeros", "ones", "asarray", "asnumpy", "from_dlpack"):
+        setattr(cupy, name, getattr(arrays, name))
+    vars(cupy).update(
+        RawModule=modules.RawModule, uint8=np.uint8, float32=np.float32,
+        get_default_memory_pool=memory.get_default_memory_pool,
+    )  # fmt: skip
+    names = ("Device", "Stream", "Event", "get_current_stream", "get_elapsed_time")
+    cupy.cuda = types.SimpleNamespace(
+        **{name: getattr(streams, name) for name in names},
+        Memory=memory.Memory, MemoryPointer=memory.MemoryPointer, MemoryPool=memory.MemoryPool,
+        using_allocator=memory.using_allocator, set_allocator=memory.set_allocator,
+        runtime=types.SimpleNamespace(
+            CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: len(machine.gpus),
+            driverGetVersion=lambda: 13000, runtimeGetVersion=lambda: 13020,
+            getDeviceProperties=machine.properties,
+        ),
+    )  # fmt: skip
+    return cupy
+
+
+@contextlib.contextmanager
+def installed(
+    gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_access: bool = False
+) -> Iterator[Machine]:
+    """Within this context `import cupy` gives the stand-in, on a machine with these GPUs.
+
+    gpus: the compute capability of each. schedule: "late" or "early". peer_access: whether one GPU may read another's
+    memory. At the end all work is run, so that a fault in it is raised here.
+    """
+    from gpuconv.backends.cuda import compiler
+
+    machine = Machine(tuple(gpus), schedule, peer_access)
+    before, compile_cubin = sys.modules.get("cupy"), compiler.compile_cubin
+    with use(machine):
+        sys.modules["cupy"] = module(machine)
+        compiler.compile_cubin = modules.compile_cubin
+        forget()
+        try:
+            yield machine
+            machine.run_all()
+        finally:
+            compiler.compile_cubin = compile_cubin
+            if before is None:
+                del sys.modules["cupy"]
+            else:
+                sys.modules["cupy"] = before
+            forget()
+
+
+def forget() -> None:
+    """Empty gpuconv's caches of what belongs to a machine."""
+    from gpuconv.backends.cuda import loss, module, optim, tuning
+
+    for cache in (module._load, tuning._gpu, loss._new_counter, optim._new_found):
+        cache.cache_clear()

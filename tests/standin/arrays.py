@@ -1,0 +1,185 @@
+"""Arrays in device memory, with as much of CuPy's ndarray as gpuconv uses."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import types
+from typing import Any
+
+import numpy as np
+
+from tests.standin.machine import current
+from tests.standin.memory import MemoryPointer, allocate
+from tests.standin.streams import Device, get_current_stream
+
+
+def array_at(address: int, shape: Any, strides: Any, dtype: np.dtype) -> np.ndarray:
+    """The memory at an address as a NumPy array."""
+    reach = sum(abs(stride) * (size - 1) for stride, size in zip(strides, shape)) + dtype.itemsize if all(shape) else 1
+    memory = (ctypes.c_char * reach).from_address(address)
+    if dtype.kind == "V":  # NumPy makes no array of bfloat16 over a buffer
+        return np.ndarray(shape, np.uint16, memory, 0, strides).view(dtype)
+    return np.ndarray(shape, dtype, memory, 0, strides)
+
+
+class ndarray:
+    """dtype, shape and strides over memory of the device that was current when it was allocated."""
+
+    def __init__(self, shape: Any, dtype: Any = np.float32, memptr: Any = None, strides: Any = None) -> None:
+        self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(size) for size in shape)
+        self.dtype = np.dtype(dtype)
+        self.size = math.prod(self.shape)
+        self.ndim, self.itemsize, self.nbytes = len(self.shape), self.dtype.itemsize, self.size * self.dtype.itemsize
+        self.strides = tuple(strides) if strides is not None else _packed_strides(self.shape, self.itemsize)
+        self.data = memptr if memptr is not None else allocate(self.nbytes)
+
+    @property
+    def device(self) -> Device:
+        return Device(self.data.device_id)
+
+    @property
+    def flags(self) -> Any:
+        return types.SimpleNamespace(c_contiguous=bool(self._host().flags.c_contiguous))
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape, "typestr": self.dtype.str, "data": (self.data.ptr, False), "strides": self.strides,
+            "version": 3, "stream": get_current_stream().ptr or 1,
+        }  # fmt: skip
+
+    def _place(self) -> tuple[Any, ...]:
+        return self.data.ptr, self.shape, self.strides, self.dtype
+
+    def _host(self) -> np.ndarray:
+        return array_at(*self._place())
+
+    def _view(self, host: np.ndarray) -> ndarray:
+        pointer = MemoryPointer.__new__(MemoryPointer)
+        pointer.mem, pointer.device_id = self.data.mem, self.data.device_id
+        pointer.ptr = host.ctypes.data if host.size else self.data.ptr
+        return ndarray(host.shape, host.dtype, pointer, host.strides)
+
+    def _expect_current(self) -> None:
+        own, now = self.data.device_id, current().device
+        if own != now and not current().peer_access:
+            raise ValueError(
+                f"The device where the array resides ({own}) is different from the current device ({now}). Peer access "
+                "is unavailable between these devices."
+            )
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> ndarray:
+        return self._view(self._host()[index if isinstance(index, tuple) else (index,)])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        target = self if index is Ellipsis else self[index]
+        target._expect_current()
+        place = target._place()
+        if isinstance(value, ndarray):
+            value._expect_current()
+            source = value._place()
+            get_current_stream().queue.push(lambda: _assign(place, array_at(*source)))
+        elif isinstance(value, np.ndarray) and value.ndim:
+            raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+        else:
+            get_current_stream().queue.push(lambda: _assign(place, value))
+
+    def fill(self, value: Any) -> None:
+        self[...] = value
+
+    def reshape(self, *shape: Any) -> ndarray:
+        shape = shape[0] if len(shape) == 1 else shape
+        host = self._host()
+        view = host.reshape(shape)
+        if not view.size or np.shares_memory(view, host):
+            return self._view(view)
+        return self.copy().reshape(shape)
+
+    def ravel(self) -> ndarray:
+        return self.reshape(-1)
+
+    def transpose(self, *axes: Any) -> ndarray:
+        return self._view(self._host().transpose(*axes))
+
+    def view(self, dtype: Any) -> ndarray:
+        return self._view(self._host().view(dtype))
+
+    def copy(self) -> ndarray:
+        return self.astype(self.dtype)
+
+    def astype(self, dtype: Any, copy: bool = True) -> ndarray:
+        self._expect_current()
+        if not copy and self.dtype == dtype:
+            return self
+        result = ndarray(self.shape, dtype)
+        result[...] = self
+        return result
+
+    def get(self) -> np.ndarray:
+        copies: list[np.ndarray] = []
+        with Device(self.data.device_id):
+            stream = get_current_stream()
+            if not stream.is_capturing():
+                place = self._place()
+                stream.queue.push(lambda: copies.append(array_at(*place).copy()))
+            stream.synchronize()
+        return copies[0]
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.data.device_id
+
+
+ndarray.__module__ = "cupy"
+
+
+def _assign(place: tuple[Any, ...], value: Any) -> None:
+    array_at(*place)[...] = value
+
+
+def _packed_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    return tuple(itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def empty(shape: Any, dtype: Any = np.float32) -> ndarray:
+    return ndarray(shape, dtype)
+
+
+def zeros(shape: Any, dtype: Any = np.float32) -> ndarray:
+    array = ndarray(shape, dtype)
+    array.data.memset_async(0, array.nbytes)
+    return array
+
+
+def ones(shape: Any, dtype: Any = np.float32) -> ndarray:
+    array = ndarray(shape, dtype)
+    array.fill(1)
+    return array
+
+
+def asarray(x: Any, dtype: Any = None) -> ndarray:
+    """A host array is staged, as CuPy does it in pinned memory: it may change as soon as this returns."""
+    if isinstance(x, ndarray):
+        return x if dtype is None or x.dtype == dtype else x.astype(dtype)
+    host = np.array(x, dtype, order="C")
+    if host.dtype.byteorder == ">":  # CuPy copies the bytes as they are
+        host = host.view(host.dtype.newbyteorder("="))
+    array = ndarray(host.shape, host.dtype)
+    place = array._place()
+    get_current_stream().queue.push(lambda: _assign(place, host))
+    return array
+
+
+def asnumpy(x: ndarray) -> np.ndarray:
+    return x.get()
+
+
+def from_dlpack(x: Any) -> ndarray:
+    """Of what a test offers: an object whose `standin_dlpack(stream)` gives an array ordered after its producer."""
+    return x.standin_dlpack(get_current_stream())

@@ -1,0 +1,164 @@
+"""The machine that the stand-in is of: its GPUs, and queues of work that run no earlier than they must, or at once."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Work = Callable[[], None]
+
+# Bytes of shared memory that a block may have when the kernel asks for them, by compute capability.
+SHARED_MEMORY = {
+    "75": 64 * 1024, "80": 163 * 1024, "86": 99 * 1024, "87": 163 * 1024, "89": 99 * 1024, "90": 227 * 1024,
+    "100": 227 * 1024, "120": 99 * 1024,
+}  # fmt: skip
+
+
+class CUDARuntimeError(RuntimeError):
+    """What CuPy raises for a CUDA call that fails; the message is the error's name."""
+
+
+class CUDADriverError(RuntimeError):
+    """The same for the driver's calls."""
+
+
+class Queue:
+    """The work of one stream. kind: "legacy", "blocking" or "non-blocking"."""
+
+    def __init__(self, machine: Machine, device: int, kind: str) -> None:
+        self.machine, self.device, self.kind = machine, device, kind
+        self.captured: list[Work] | None = None  # during a capture
+        self.spoiled: str | None = None  # why a capture cannot end well
+        self._work: list[tuple[list[tuple[Queue, int]], Work]] = []
+        self._done = 0
+        self._running = False
+        machine.queues.append(self)
+
+    @property
+    def end(self) -> int:
+        """How much work was given so far."""
+        return len(self._work)
+
+    def push(self, work: Work) -> None:
+        """Give the stream work, or during a capture note it down."""
+        with self.machine.lock:
+            if self.captured is not None:
+                self._expect_unspoiled()
+                self.captured.append(work)
+                return
+            self._append(self._implicit_waits(), work)
+
+    def wait(self, other: Queue, end: int) -> None:
+        """What comes after waits until the first `end` pieces of another stream's work are done."""
+        with self.machine.lock:
+            self._append([(other, end)], lambda: None)
+
+    def _append(self, waits: list[tuple[Queue, int]], work: Work) -> None:
+        self._work.append((waits, work))
+        if self.machine.schedule == "early":
+            self.run(self.end)
+
+    def _implicit_waits(self) -> list[tuple[Queue, int]]:
+        others = [queue for queue in self.machine.queues if queue.device == self.device and queue is not self]
+        if self.kind == "legacy":
+            blocking = [queue for queue in others if queue.kind == "blocking"]
+            for queue in blocking:
+                if queue.captured is not None:
+                    queue.spoiled = "cudaErrorStreamCaptureImplicit"
+                    raise CUDARuntimeError(queue.spoiled)
+            return [(queue, queue.end) for queue in blocking]
+        return [(queue, queue.end) for queue in others if queue.kind == "legacy" and self.kind == "blocking"]
+
+    def synchronize(self) -> None:
+        """Run all work; refused during a capture, which is spoiled by it."""
+        with self.machine.lock:
+            if self.captured is not None:
+                self.spoiled = "cudaErrorStreamCaptureUnsupported"
+                raise CUDARuntimeError(self.spoiled)
+            self.run(self.end)
+
+    def run(self, end: int) -> None:
+        """Run the first `end` pieces of work, and before each what it waits for."""
+        with self.machine.lock:
+            while self._done < end:
+                waits, work = self._work[self._done]
+                for queue, needed in waits:
+                    queue.run(needed)
+                self._work[self._done] = ([], lambda: None)
+                self._done += 1
+                work()
+
+    def begin_capture(self) -> None:
+        if self.kind == "legacy":
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        self.captured, self.spoiled = [], None
+
+    def end_capture(self) -> list[Work]:
+        captured, self.captured = self.captured, None
+        self._expect_unspoiled()
+        assert captured is not None
+        return captured
+
+    def _expect_unspoiled(self) -> None:
+        if self.spoiled:
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureInvalidated, by {self.spoiled}")
+
+
+class Machine:
+    """gpus: the compute capability of each. launches: (kernel, device) in the order they were asked for."""
+
+    def __init__(self, gpus: tuple[str, ...], schedule: str, peer_access: bool) -> None:
+        if schedule not in ("early", "late"):
+            raise ValueError(f"a schedule is early or late, received {schedule!r}")
+        self.gpus, self.schedule, self.peer_access = gpus, schedule, peer_access
+        self.lock = threading.RLock()
+        self.queues: list[Queue] = []
+        self.launches: list[tuple[str, int]] = []
+        self.property_calls = 0
+        self.allocated = 0  # bytes
+        self.legacy = [Queue(self, device, "legacy") for device in range(len(gpus))]
+        self.thread = threading.local()
+
+    @property
+    def device(self) -> int:
+        """The current device of this thread."""
+        return getattr(self.thread, "device", 0)
+
+    @device.setter
+    def device(self, index: int) -> None:
+        if not 0 <= index < len(self.gpus):
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        self.thread.device = index
+
+    def properties(self, index: int) -> dict[str, Any]:
+        self.property_calls += 1
+        return {"name": f"Stand-in {self.gpus[index]}".encode()}
+
+    def synchronize(self, device: int) -> None:
+        """Wait for all streams of a device, as cudaDeviceSynchronize does; a capture there is spoiled by it."""
+        for queue in [queue for queue in self.queues if queue.device == device]:
+            queue.synchronize()
+
+    def run_all(self) -> None:
+        for queue in list(self.queues):
+            queue.run(queue.end)
+
+
+_machine: Machine | None = None
+
+
+def current() -> Machine:
+    assert _machine is not None, "the stand-in is used outside of standin.installed()"
+    return _machine
+
+
+@contextlib.contextmanager
+def use(machine: Machine) -> Iterator[None]:
+    global _machine
+    _machine = machine
+    try:
+        yield
+    finally:
+        _machine = None

@@ -1,0 +1,118 @@
+"""Device memory: blocks of host memory that belong to a device, and pools that hand them out again."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tests.standin.machine import current
+from tests.standin.streams import get_current_stream
+
+_UNIT = 512  # bytes that a pool rounds up to, and the alignment of every block
+POISON = 0xFF  # NaN in every float
+
+
+class Memory:
+    """cudaMalloc, and cudaFree when it is dropped, which waits for the device."""
+
+    def __init__(self, size: int) -> None:
+        self._machine = current()
+        self.size, self.device_id = size, self._machine.device
+        self._machine.allocated += size
+        self._bytes = np.full(size + _UNIT, POISON, np.uint8)
+        self.ptr = self._bytes.ctypes.data + -self._bytes.ctypes.data % _UNIT
+
+    def __del__(self) -> None:
+        self._machine.allocated -= self.size
+        with contextlib.suppress(Exception):  # at the interpreter's end
+            for queue in self._machine.queues:
+                if queue.device == self.device_id and queue.captured is None:
+                    queue.run(queue.end)
+
+
+class MemoryPointer:
+    def __init__(self, mem: Any, offset: int) -> None:
+        self.mem, self.ptr, self.device_id = mem, mem.ptr + offset, mem.device_id
+
+    def memset_async(self, value: int, size: int, stream: Any = None) -> None:
+        address = self.ptr
+        (stream or get_current_stream()).queue.push(lambda: _set(address, value, size))
+
+    def copy_from_device_async(self, source: MemoryPointer, size: int, stream: Any = None) -> None:
+        to, from_ = self.ptr, source.ptr
+        (stream or get_current_stream()).queue.push(lambda: _copy(to, from_, size))
+
+
+def _set(address: int, value: int, size: int) -> None:
+    ctypes.memset(address, value, size)
+
+
+def _copy(to: int, from_: int, size: int) -> None:
+    ctypes.memmove(to, from_, size)
+
+
+class _Block:
+    """A pool's block in use; it goes back to the pool when it is dropped, whatever still works on it."""
+
+    def __init__(self, pool: MemoryPool, memory: Any, home: Any) -> None:
+        self._pool, self._memory, self._home = pool, memory, home
+        self.ptr, self.device_id, self.size = memory.ptr, memory.device_id, memory.size
+
+    def __del__(self) -> None:
+        self._pool._free.setdefault(self._home, []).append(self._memory)
+
+
+class MemoryPool:
+    """Blocks by device, stream and size: a freed one is the next that the same stream gets of that size."""
+
+    def __init__(self, allocator: Callable[[int], MemoryPointer] | None = None) -> None:
+        self._allocator = allocator or (lambda size: MemoryPointer(Memory(size), 0))
+        self._free: dict[Any, list[Any]] = {}
+
+    def malloc(self, size: int) -> MemoryPointer:
+        size = max(1, -(-size // _UNIT)) * _UNIT
+        stream = get_current_stream()
+        home = current().device, stream.ptr, size
+        free = self._free.get(home)
+        if not free:
+            return MemoryPointer(_Block(self, self._allocator(size).mem, home), 0)
+        block = MemoryPointer(_Block(self, free.pop(), home), 0)
+        if not stream.is_capturing():
+            block.memset_async(POISON, size, stream)
+        return block
+
+    def free_all_blocks(self, stream: Any = None) -> None:
+        self._free.clear()
+
+
+def get_default_memory_pool() -> MemoryPool:
+    machine = current()
+    if not hasattr(machine, "pool"):
+        machine.pool = MemoryPool()
+    return machine.pool
+
+
+@contextlib.contextmanager
+def using_allocator(allocator: Callable[[int], MemoryPointer]) -> Iterator[None]:
+    thread = current().thread
+    before = getattr(thread, "allocator", None)
+    thread.allocator = allocator
+    try:
+        yield
+    finally:
+        thread.allocator = before
+
+
+def set_allocator(allocator: Callable[[int], MemoryPointer] | None) -> None:
+    current().allocator = allocator or (lambda size: MemoryPointer(Memory(size), 0))
+
+
+def allocate(size: int) -> MemoryPointer:
+    """By this thread's allocator, the machine's, or the default pool."""
+    machine = current()
+    own = getattr(machine.thread, "allocator", None) or getattr(machine, "allocator", None)
+    return (own or get_default_memory_pool().malloc)(size)

@@ -1,0 +1,101 @@
+"""Compiled kernels: "compiling" notes text and macros down, launching runs them through gpuconv's emulator."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tests.standin.arrays import array_at, ndarray
+from tests.standin.machine import SHARED_MEMORY, CUDADriverError, current
+from tests.standin.streams import get_current_stream
+
+_WITHOUT_LEAVE = 48 * 1024  # bytes of shared memory
+_cubins: dict[str, tuple[str, str, dict[str, str], str]] = {}
+
+
+def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -> Any:
+    """In the place of gpuconv.backends.cuda.compiler.compile_cubin."""
+    path = f"/standin/{name}-{arch}-{len(_cubins)}.cubin"
+    _cubins[path] = (name, text, dict(defines), arch)
+    return types.SimpleNamespace(path=path, resources={})
+
+
+@functools.cache
+def _library(name: str, text: str, defines: tuple[tuple[str, str], ...]) -> tuple[Any, Any]:
+    from gpuconv.backends.cuda import emulator, source
+    from gpuconv.backends.cuda.emulator.native import EmulatedLibrary
+
+    signatures = source.signatures(text, dict(defines))
+    host = source.for_host(text, list(signatures))
+    return EmulatedLibrary(name, host, dict(defines), emulator.settings().sanitize), signatures
+
+
+class RawModule:
+    """A cubin; CuPy loads it on the device that is current when its first kernel is asked for something."""
+
+    def __init__(self, *, path: str) -> None:
+        self._path = path
+
+    def get_function(self, name: str) -> RawKernel:
+        return RawKernel(self._path, name)
+
+
+class RawKernel:
+    def __init__(self, path: str, name: str) -> None:
+        self._path, self.name = path, name
+        self._allowed: dict[int, int] = {}
+        self._load()
+
+    def _load(self) -> tuple[Any, Any]:
+        name, text, defines, arch = _cubins[self._path]
+        capability, built_for = current().gpus[current().device], "".join(c for c in arch if c.isdigit())
+        if built_for[:-1] != capability[:-1] or int(built_for[-1]) > int(capability[-1]):
+            raise CUDADriverError(f"CUDA_ERROR_NO_BINARY_FOR_GPU: {arch} on compute capability {capability}")
+        return _library(name, text, tuple(defines.items()))
+
+    @property
+    def shared_size_bytes(self) -> int:
+        self._load()
+        return 0
+
+    @property
+    def max_dynamic_shared_size_bytes(self) -> int:
+        return self._allowed.get(current().device, _WITHOUT_LEAVE)
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, size: int) -> None:
+        self._load()
+        if size > SHARED_MEMORY[current().gpus[current().device]]:
+            raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+        self._allowed[current().device] = size
+
+    def __call__(self, grid: Any, block: Any, args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
+        """As CuPy does it packs addresses and numbers, and keeps no array alive."""
+        library, signatures = self._load()
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+        machine, parameters = current(), signatures[self.name].parameters
+        machine.launches.append((self.name, machine.device))
+        packed = [_packed(argument) for argument in args]
+
+        def launch() -> None:
+            values = [
+                array_at(*each) if isinstance(each, tuple) else None if parameter.pointer else each
+                for each, parameter in zip(packed, parameters)
+            ]
+            names = [parameter.name for parameter in parameters]
+            library.launch(self.name, library.entry(self.name), tuple(grid), tuple(block), values, names, shared_mem)
+
+        get_current_stream().queue.push(launch)
+
+
+def _packed(argument: Any) -> Any:
+    if isinstance(argument, ndarray):
+        return argument.data.ptr, (argument.size,), (argument.dtype.itemsize,), argument.dtype
+    if isinstance(argument, np.ndarray) and argument.size != 1:
+        raise TypeError("You are trying to pass a numpy.ndarray of shape other than () to a kernel")
+    return argument

@@ -1,0 +1,139 @@
+"""Devices, streams, events and graphs, with CuPy's names."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.standin.machine import Queue, Work, current
+
+_addresses = itertools.count(0x1000, 8)
+
+
+class Device:
+    """A GPU; within its context it is this thread's current one."""
+
+    def __init__(self, device: int | None = None) -> None:
+        self.id = current().device if device is None else int(device)
+
+    def __int__(self) -> int:
+        return self.id
+
+    def __enter__(self) -> Device:
+        machine = current()
+        machine.thread.__dict__.setdefault("devices", []).append(machine.device)
+        machine.device = self.id
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        current().device = current().thread.devices.pop()
+
+    def use(self) -> None:
+        current().device = self.id
+
+    @property
+    def compute_capability(self) -> str:
+        return current().gpus[self.id]
+
+    def synchronize(self) -> None:
+        current().synchronize(self.id)
+
+
+class Stream:
+    """A stream of the device that was current when it was made; within its context it is current there."""
+
+    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
+        machine = current()
+        self.device_id = -1 if null else machine.device
+        self._own = None if null else Queue(machine, machine.device, "non-blocking" if non_blocking else "blocking")
+        self.ptr = 0 if null else next(_addresses)
+
+    @property
+    def queue(self) -> Queue:
+        return self._own or current().legacy[current().device]
+
+    def __enter__(self) -> Stream:
+        machine = current()
+        if self.device_id not in (-1, machine.device):
+            raise RuntimeError(f"this stream belongs to device {self.device_id}, the current one is {machine.device}")
+        _stack(machine.device).append(self)
+        machine.thread.__dict__.setdefault("entered", []).append(machine.device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _stack(current().thread.entered.pop()).pop()
+
+    def synchronize(self) -> None:
+        self.queue.synchronize()
+
+    def is_capturing(self) -> bool:
+        return self.queue.captured is not None
+
+    def begin_capture(self) -> None:
+        self.queue.begin_capture()
+
+    def end_capture(self) -> Graph:
+        return Graph(self.queue.end_capture())
+
+    def launch_host_func(self, callback: Callable[[Any], None], argument: Any) -> None:
+        self.queue.push(lambda: callback(argument))
+
+    def record(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        if event.place is not None:
+            self.queue.wait(*event.place)
+
+
+def _stack(device: int) -> list[Stream]:
+    stacks = current().thread.__dict__.setdefault("streams", {})
+    return stacks.setdefault(device, [])
+
+
+def get_current_stream(device_id: int = -1) -> Stream:
+    stack = _stack(current().device if device_id == -1 else device_id)
+    return stack[-1] if stack else Stream(null=True)
+
+
+class Event:
+    """place: the queue and how much of its work comes before; None until it is recorded."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+        self.place: tuple[Queue, int] | None = None
+        self.time = 0.0
+
+    def record(self, stream: Stream | None = None) -> None:
+        queue = (stream or get_current_stream()).queue
+
+        def note_time() -> None:
+            self.time = time.perf_counter()
+
+        queue.push(note_time)
+        self.place = queue, queue.end
+
+    def synchronize(self) -> None:
+        if self.place is not None:
+            queue, end = self.place
+            with contextlib.nullcontext() if queue.captured is None else current().lock:
+                queue.run(end)
+
+
+def get_elapsed_time(start: Event, end: Event) -> float:
+    """Milliseconds."""
+    return 1e3 * (end.time - start.time)
+
+
+class Graph:
+    def __init__(self, work: list[Work]) -> None:
+        self._work = work
+
+    def launch(self, stream: Stream | None = None) -> None:
+        queue = (stream or get_current_stream()).queue
+        for work in self._work:
+            queue.push(work)

@@ -1,0 +1,172 @@
+"""The stand-in finds what breaks CUDA's rules: a fault of each kind is planted, and what right code does runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import ops
+from tests import standin
+from tests.standin.machine import CUDADriverError, CUDARuntimeError
+
+X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+
+
+@pytest.fixture(params=["early", "late"])
+def machine(request):
+    with standin.installed(("90", "90"), schedule=request.param) as machine:
+        yield machine
+
+
+@pytest.fixture
+def late():
+    with standin.installed(("90", "90"), schedule="late") as machine:
+        yield machine
+
+
+def cupy():
+    import cupy
+
+    return cupy
+
+
+def test_a_kernel_gives_numpys_numbers(machine):
+    np.testing.assert_array_equal(gc.to_numpy(ops.relu(gc.asarray(X, "cuda:0"))), np.maximum(X, 0))
+    assert machine.launches == [("relu_forward", 0)]
+
+
+def test_a_missing_wait_between_streams_is_seen(late):
+    cp = cupy()
+    a, there, here = cp.zeros(4), cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
+    cp.cuda.get_current_stream().synchronize()
+    with there:
+        a.fill(1)
+        event = there.record()
+    with here:
+        without = a.get()
+        here.wait_event(event)
+        waited = a.get()
+    assert (without == 0).all()
+    assert (waited == 1).all()
+
+
+def test_the_legacy_stream_waits_for_blocking_streams_alone(late):
+    cp = cupy()
+    blocking, free = cp.zeros(4), cp.zeros(4)
+    cp.cuda.get_current_stream().synchronize()
+    with cp.cuda.Stream():
+        blocking.fill(1)
+    with cp.cuda.Stream(non_blocking=True):
+        free.fill(1)
+    assert (blocking.get() == 1).all()
+    assert (free.get() == 0).all()
+
+
+def test_a_block_that_was_let_go_of_is_reused_and_poisoned(late):
+    cp = cupy()
+    other = cp.cuda.Stream(non_blocking=True)
+    a = cp.zeros(4)
+    address = a.data.ptr
+    with other:
+        b = cp.empty(4)
+        b[...] = a  # reads later than the next line, on another stream
+    del a
+    c = cp.empty(4)
+    assert c.data.ptr == address
+    cp.cuda.get_current_stream().synchronize()
+    with other:
+        assert np.isnan(b.get()).all()
+
+
+def test_a_freed_block_stays_with_its_stream(late):
+    cp = cupy()
+    a = cp.zeros(4)
+    address = a.data.ptr
+    del a
+    with cp.cuda.Stream():
+        assert cp.empty(4).data.ptr != address
+
+
+def test_an_array_is_used_on_its_own_device(machine):
+    cp = cupy()
+    with cp.cuda.Device(1):
+        a = cp.zeros(4)
+    with pytest.raises(ValueError, match="resides \\(1\\)"):
+        a.fill(1)
+    stream = cp.cuda.Stream()
+    with cp.cuda.Device(1), pytest.raises(RuntimeError, match="belongs to device 0"):
+        stream.__enter__()
+
+
+def test_a_module_for_another_architecture_is_refused():
+    from gpuconv.backends.cuda import compiler
+
+    text = 'extern "C" __global__ void k(float* a) { a[0] = 1.0f; }'
+    with standin.installed(("80", "89", "90")):
+        cp = cupy()
+        module = cp.RawModule(path=compiler.compile_cubin("k", text, {}, "sm_80").path)
+        with cp.cuda.Device(1):
+            module.get_function("k")  # of the same major version
+        with cp.cuda.Device(2), pytest.raises(CUDADriverError, match="sm_80 on compute capability 90"):
+            module.get_function("k")
+
+
+def test_a_copy_to_the_host_spoils_a_capture(machine):
+    cp = cupy()
+    stream = cp.cuda.Stream()
+    with stream:
+        a = cp.zeros(4)
+        stream.begin_capture()
+        with pytest.raises(CUDARuntimeError, match="StreamCaptureUnsupported"):
+            a.get()
+        with pytest.raises(CUDARuntimeError, match="Invalidated"):
+            stream.end_capture()
+
+
+def test_work_on_the_legacy_stream_spoils_the_capture_of_a_blocking_one(machine):
+    cp = cupy()
+    stream, a = cp.cuda.Stream(), cp.zeros(4)
+    with stream:
+        stream.begin_capture()
+    with pytest.raises(CUDARuntimeError, match="Implicit"):
+        a.fill(1)
+    with pytest.raises(CUDARuntimeError, match="Invalidated"):
+        stream.end_capture()
+
+
+def test_a_graph_writes_where_it_wrote_when_it_was_captured(late):
+    cp = cupy()
+    stream = cp.cuda.Stream()
+    with stream:
+        a = cp.zeros(4)
+        stream.begin_capture()
+        a.fill(1)
+        graph = stream.end_capture()
+        assert (a.get() == 0).all()  # captured, not run
+        address = a.data.ptr
+        del a
+        b = cp.zeros(4)
+        assert b.data.ptr == address
+        graph.launch()
+        assert (b.get() == 1).all()
+
+
+@pytest.mark.parametrize(("capability", "fits"), [("75", 64 * 1024), ("86", 99 * 1024), ("90", 227 * 1024)])
+def test_shared_memory_ends_where_the_architecture_ends(capability, fits):
+    from gpuconv.backends.cuda import compiler
+
+    text = 'extern "C" __global__ void k(float* a) { a[0] = 1.0f; }'
+    with standin.installed((capability,)):
+        kernel = cupy().RawModule(path=compiler.compile_cubin("k", text, {}, f"sm_{capability}").path).get_function("k")
+        kernel.max_dynamic_shared_size_bytes = fits
+        with pytest.raises(CUDADriverError, match="INVALID_VALUE"):
+            kernel.max_dynamic_shared_size_bytes = fits + 1
+
+
+def test_work_that_nobody_waits_for_runs_at_the_end():
+    ran = []
+    with standin.installed(schedule="late"):
+        cupy().cuda.get_current_stream().launch_host_func(ran.append, 1)
+        assert ran == []
+    assert ran == [1]
