@@ -216,4 +216,4 @@ def whiten(net: Sequential, images: Any, *, eps: float = 5e-4) -> None:
     values, vectors = np.linalg.eigh(patches.T @ patches / math.prod(patches.shape[:1]))
     rows = (vectors / np.sqrt(values + eps)).T[::-1].reshape(-1, r, s, c)
     weight = conv["weight"]
-    weight[...] = backends.asarray(np.concatenate([rows, -rows]).astype(weight.dtype), conv.device)
+    backends.assign(weight, np.concatenate([rows, -rows]).astype(weight.dtype))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 from gpuconv import shapes
-from gpuconv.backends import Slot, backend_of, contract
+from gpuconv.backends import Slot, backend_of, contract, current_device_of
 
 Op = TypeVar("Op", bound=Callable)
 
@@ -31,9 +31,10 @@ def _op(declared: Op) -> Op:
 
     @functools.wraps(declared)
     def op(*arrays, **options):
-        backend = backend_of(slots, arrays, options)
+        backend, some = backend_of(slots, arrays, options)
         normalised = options | check(*arrays, **options)
-        return getattr(backend, name)(*arrays, **normalised)
+        with current_device_of(some):
+            return getattr(backend, name)(*arrays, **normalised)
 
     return cast(Op, op)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple, cast
 
@@ -72,13 +73,15 @@ class Slot(NamedTuple):
     many: bool
 
 
-def backend_of(slots: Mapping[str, Slot], arrays: Sequence[Any], options: Mapping[str, Any]) -> ModuleType:
-    """The backend that serves a call, found from its arrays.
+def backend_of(
+    slots: Mapping[str, Slot], arrays: Sequence[Any], options: Mapping[str, Any]
+) -> tuple[ModuleType, Any]:
+    """The backend that serves a call, found from its arrays, and one of these, or None where there is none.
 
     slots: the op's array arguments by name, the positional ones first. A mixture of devices, or an argument in an
     array's place that is none, is a TypeError that names it.
     """
-    places = {_place(array) for _, array in _named_arrays(slots, arrays, options)}
+    places = {_place(array): array for _, array in _named_arrays(slots, arrays, options)}
     if None in places:
         name, stranger = next(each for each in _named_arrays(slots, arrays, options) if _place(each[1]) is None)
         wanted = "a list of arrays" if name in slots and slots[name].many else "an array"
@@ -92,8 +95,9 @@ def backend_of(slots: Mapping[str, Slot], arrays: Sequence[Any], options: Mappin
             f"all arrays of one call must live on one device, received: {listed} "
             "(gpuconv.asarray(x, device=...) moves one)"
         )
-    place = places.pop() if places else "numpy"  # no array at all: nothing to do, or a call to be refused
-    return importlib.import_module(_HOMES[cast(str, place).partition(":")[0]])
+    # No array at all: nothing to do, or a call to be refused.
+    place, some = next(iter(places.items()), ("numpy", None))
+    return importlib.import_module(_HOMES[cast(str, place).partition(":")[0]]), some
 
 
 def _named_arrays(
@@ -181,7 +185,10 @@ def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
     if place != device:
         host = to_numpy(x)
         x = _adapter(device).from_host(host if dtype is None else host.astype(dtype, copy=False))
-    return x if dtype is None or x.dtype == dtype else x.astype(dtype)
+    if dtype is None or x.dtype == dtype:
+        return x
+    with current_device_of(x):
+        return x.astype(dtype)
 
 
 _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
@@ -229,6 +236,17 @@ def algorithms(device: str, input_shape: Sequence[int], w_shape: Sequence[int], 
     from gpuconv.backends.cuda.conv import chosen
 
     return chosen(device, tuple(input_shape), w_shape[0], tuple(w_shape[1:3]), **options)
+
+
+def assign(array: Any, value: Any) -> None:
+    """``array[...] = value`` on the array's own device. value: a number, a host array, or an array of that device."""
+    with current_device_of(array):
+        array[...] = value if np.isscalar(value) else asarray(value, device_of(array))
+
+
+def current_device_of(array: Any) -> AbstractContextManager[Any]:
+    """The context in which an array's device is CUDA's current one, as CuPy wants it; elsewhere it does nothing."""
+    return array.device if _kind(array) == "cuda" else nullcontext()
 
 
 def synchronize(device: str = "numpy") -> None:

@@ -249,7 +249,7 @@ class Layer:
             value = self[name]
             self.gradients[name] = backends.zeros(value.shape, value.dtype, self.device)
         elif name in self._stale:
-            self.gradients[name].fill(0)
+            backends.assign(self.gradients[name], 0)
         self._stale.discard(name)
         return self.gradients[name]
 
@@ -313,7 +313,7 @@ class Layer:
                 raise TypeError(f"{key} must be {value.dtype.name}, received {state[key].dtype.name}")
         for key, layer, name in self._named():
             array = layer[name]
-            array[...] = backends.asarray(state[key].astype(array.dtype), layer.device)
+            backends.assign(array, state[key].astype(array.dtype))
 
     def to(self, device: str | None = None, dtype: Any = None, *, precision: str | None = None) -> Self:
         """Move to a device, change the precision, or both; returns itself. Gradients and kept activations are dropped.

@@ -37,9 +37,8 @@ class Clock:
         next steps, at most AHEAD."""
         table = np.full(self._rates.shape, np.nan, self._rates.dtype)
         table[: len(rates)] = rates
-        device = backends.device_of(self._rates)
-        self._counters[...] = backends.asarray(np.array([0, steps, start, offset]), device)
-        self._rates[...] = backends.asarray(table, device)
+        backends.assign(self._counters, np.array([0, steps, start, offset]))
+        backends.assign(self._rates, table)
         self.planned = deque(rates)
 
     def advance(self, batch_size: int) -> None:

@@ -71,4 +71,4 @@ class LossScale:
 
     def write(self, numbers: Sequence[float]) -> None:
         """Go on from what was read before."""
-        self.array[...] = backends.asarray(np.array(numbers, np.float64), backends.device_of(self.array))
+        backends.assign(self.array, np.array(numbers, np.float64))

@@ -56,7 +56,7 @@ class Totals:
 
     def write(self, sums: Reading) -> None:
         """Go on from sums that were read before."""
-        self.array[...] = backends.asarray(np.array(sums, np.float64), device=backends.device_of(self.array))
+        backends.assign(self.array, np.array(sums, np.float64))
 
     def clear(self) -> None:
         self.write(NOTHING)

@@ -129,8 +129,8 @@ class Optimizer:
     def advance(self, lr: float | None = None) -> None:
         """The host's part of a step: count it, and write its number and learning rate to the device."""
         self.steps += 1
-        self._lr.fill(self.lr if lr is None else lr)
-        self._step.fill(self.steps)
+        backends.assign(self._lr, self.lr if lr is None else lr)
+        backends.assign(self._step, self.steps)
 
     def update(self, params: Arrays, grads: Arrays, scaling: Array | None = None) -> None:
         """The device's part of a step: one op call, without a host value that changes from step to step.
@@ -178,7 +178,7 @@ class Optimizer:
         """Take over what `state_dict` gave. The optimizer must be built; nothing changes when this raises."""
         self.check_state_dict(state)
         for name, array in self._named().items():
-            array[...] = backends.asarray(state[name], device=backends.device_of(array))
+            backends.assign(array, state[name])
         self.steps = integer("steps", state["steps"][()], 0)
 
 

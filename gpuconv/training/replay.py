@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -35,10 +34,6 @@ class Replay:
         """How many steps may be run at once."""
         return TOGETHER if self._recorder else 1
 
-    def queue(self) -> contextlib.AbstractContextManager[None]:
-        """The context in which steps and all other device work of a run belong."""
-        return self._recorder.queue() if self._recorder else contextlib.nullcontext()
-
     def run(self, work: Work, steps: int, shape: Hashable, same: Any) -> None:
         """Do `work`, the device's part of one step, `steps` times.
 
@@ -49,7 +44,7 @@ class Replay:
             self._forget()
             self._same = same
         if self._recorder and shape not in self._graphs:
-            work()  # compiles and loads the kernels, and makes the arrays that stay
+            self._recorder.prepare(work)
             self._graphs[shape] = {}
             steps -= 1
         while steps:
@@ -74,6 +69,10 @@ class Replay:
                 self.give_up(f"{type(error).__name__}: {error}")
                 return None
         return graphs[count]
+
+    def close(self) -> None:
+        """Give the graphs and their memory back."""
+        self._forget()
 
     def give_up(self, reason: str) -> None:
         """From here on no graphs."""

@@ -227,7 +227,7 @@ class Trainer:
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
         # Overflow is judged by the readings, which name the step, not by a warning from some line inside an op.
         replay = Replay(self.net.device, self.net.device.startswith("cuda") if self.graph is None else self.graph)
-        with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), interrupts, replay.queue():
+        with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), interrupts, contextlib.closing(replay):
             started: list[watching.Callback] = []
             try:
                 for watcher in watchers:

@@ -81,7 +81,7 @@ def installed(
 
 def forget() -> None:
     """Empty gpuconv's caches of what belongs to a machine."""
-    from gpuconv.backends.cuda import loss, module, optim, tuning
+    from gpuconv.backends.cuda import graph, loss, module, optim, tuning
 
-    for cache in (module._load, tuning._gpu, loss._new_counter, optim._new_found):
+    for cache in (graph._capture_stream, module._load, tuning._gpu, loss._new_counter, optim._new_found):
         cache.cache_clear()

@@ -56,9 +56,12 @@ class CudaDevice:
         if index >= count:
             raise DeviceError(f"there is no device cuda:{index}; this machine has {count}")
         self.name = f"cuda:{index}"
-        self._cupy, self._device = cupy, cupy.cuda.Device(index)
-        model = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
-        self.description = f"{model}, compute capability {self._device.compute_capability}"
+        self._cupy, self._index, self._device = cupy, index, cupy.cuda.Device(index)
+
+    @property
+    def description(self) -> str:
+        model = self._cupy.cuda.runtime.getDeviceProperties(self._index)["name"].decode()
+        return f"{model}, compute capability {self._device.compute_capability}"
 
     def from_host(self, x: np.ndarray) -> Any:
         with self._device:
@@ -88,7 +91,7 @@ class CudaDevice:
     def recorder(self) -> Any:
         from gpuconv.backends.cuda.graph import CudaRecorder
 
-        return CudaRecorder(self._device.id)
+        return CudaRecorder(self._index)
 
 
 def _device_count(cupy: Any) -> int:

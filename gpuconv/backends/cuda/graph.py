@@ -1,18 +1,20 @@
 """Capturing work of the device once, to launch it again as a whole: CUDA graphs, and their like on the emulated device.
 
     recorder = backends.recorder(device)
-    with recorder.queue():
-        work()                              # loads every kernel, makes every array that stays
-        replay = recorder.capture(work)     # notes the launches down, runs none
-        replay()                            # runs them again, on the same memory
+    recorder.prepare(work)              # runs it: loads every kernel, makes every array that stays
+    replay = recorder.capture(work)     # notes the launches down, runs none
+    replay()                            # runs them again, on the same memory
 
 What the work reads must come from device memory: a number that Python hands to a launch is that number in every replay.
+The work must be gpuconv's own: what another library launches in it may order itself after another stream.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from gpuconv.backends.cuda import emulator
@@ -24,8 +26,8 @@ class EmulatedRecorder:
     """Notes the launches down and runs them again. While they are noted down the host may touch no emulated array, as a
     capture on a GPU would refuse it. The launches keep the arrays alive that they work on."""
 
-    def queue(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def prepare(self, work: Work) -> None:
+        work()
 
     def capture(self, work: Work) -> Work:
         with emulator.recorded() as launches:
@@ -41,8 +43,17 @@ class EmulatedRecorder:
         pass
 
 
+@functools.cache
+def _capture_stream(index: int, thread: int) -> Any:
+    """One for all captures of a thread on a device, since CuPy keeps freed memory with the stream it was made on."""
+    import cupy
+
+    return cupy.cuda.Stream(non_blocking=True)
+
+
 class CudaRecorder:
-    """CUDA graphs over a memory pool that only they use, on a stream of their own.
+    """CUDA graphs over a memory pool that only they use. They are captured on a stream of their own, since the default
+    one cannot be captured, and launched on the caller's current stream, after whatever it was given before.
 
     A graph keeps no array alive, and its kernels write wherever they wrote when it was captured. So what captured work
     allocates comes from a private pool, and that pool's memory is given back by `release` alone.
@@ -53,23 +64,20 @@ class CudaRecorder:
 
         self._cupy, self._device = cupy, cupy.cuda.Device(index)
         with self._device:
-            self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._stream = _capture_stream(index, threading.get_ident())
         self.release()
 
-    @contextlib.contextmanager
-    def queue(self) -> Iterator[None]:
-        """Within this context the stream is the current one: a capture needs another one than CUDA's default. What was
-        launched before is done before; all of it is done at the end."""
+    def prepare(self, work: Work) -> None:
+        """Run the work where it will be captured, since some scratch memory belongs to a stream. Waits for the device
+        before and after."""
         with self._device:
             self._device.synchronize()
             with self._stream:
-                try:
-                    yield
-                finally:
-                    self._stream.synchronize()
+                work()
+                self._stream.synchronize()
 
     def capture(self, work: Work) -> Work:
-        """Capture the launches that `work` makes on the current stream, which must not be CUDA's default one.
+        """Capture the launches that `work` makes on the current stream.
 
         Raises MemoryError where the memory does not suffice, and whatever else the capture is refused with; then
         nothing was launched.
@@ -77,20 +85,25 @@ class CudaRecorder:
         cupy = self._cupy
         with self._device:
             cupy.get_default_memory_pool().free_all_blocks()  # what uncaptured work let go of makes room
-            stream = cupy.cuda.get_current_stream()
-            with cupy.cuda.using_allocator(self._pool.malloc):
-                stream.begin_capture()
+            with self._stream, cupy.cuda.using_allocator(self._pool.malloc):
+                self._stream.begin_capture()
                 try:
                     work()
                 except BaseException:
                     with contextlib.suppress(Exception):  # a capture that failed cannot be ended well; its cause counts
-                        stream.end_capture()
+                        self._stream.end_capture()
                     raise
-                graph = stream.end_capture()
-        return graph.launch
+                graph = self._stream.end_capture()
+
+        def replay() -> None:
+            with self._device:
+                graph.launch(cupy.cuda.get_current_stream())
+
+        return replay
 
     def release(self) -> None:
         """Give the memory back; no graph may be launched from here on."""
+        self._cupy.get_default_memory_pool().free_all_blocks(self._stream)  # what `prepare` let go of
         self._kept: list[Any] = []
         self._pool = self._cupy.cuda.MemoryPool(self._reserve)
 

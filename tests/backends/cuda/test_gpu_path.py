@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpuconv.backends import DeviceError
-from gpuconv.backends.cuda import compiler
+from gpuconv.backends.cuda import compiler, graph
 from gpuconv.backends.cuda.device import open_device
 from gpuconv.backends.cuda.graph import CudaRecorder
 from gpuconv.backends.cuda.module import Module, load
@@ -190,7 +190,7 @@ class Capturing(FakeCupy):
 
             def end_capture(self):
                 calls.append("end")
-                return SimpleNamespace(launch=lambda: calls.append("launch"))
+                return SimpleNamespace(launch=lambda stream: calls.append("launch"))
 
         class Memory:
             def __init__(self, size):
@@ -220,24 +220,28 @@ class Capturing(FakeCupy):
         self.cuda.MemoryPointer = lambda memory, offset: memory
         self.cuda.using_allocator = using_allocator
         self.cuda.get_current_stream = lambda: self.current_stream
-        self.get_default_memory_pool = lambda: SimpleNamespace(free_all_blocks=lambda: calls.append("free the rest"))
+        pool = SimpleNamespace(free_all_blocks=lambda stream=None: calls.append("free the rest"))
+        self.get_default_memory_pool = lambda: pool
 
 
 @pytest.fixture
 def capturing(monkeypatch):
     fake = Capturing()
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    return fake
+    graph._capture_stream.cache_clear()
+    yield fake
+    graph._capture_stream.cache_clear()
 
 
 def test_a_capture_on_a_gpu(capturing):
     recorder = CudaRecorder(0)
-    with recorder.queue():
-        replay = recorder.capture(lambda: (capturing.calls.append("work"), capturing.malloc(60)))
-        replay()
-        replay()
-    begun = ["wait for the device", "free the rest", "private memory", "begin", "work", "end", "common memory"]
-    assert capturing.calls == [*begun, "launch", "launch", "wait for the stream"]
+    recorder.prepare(lambda: capturing.calls.append("first work"))
+    replay = recorder.capture(lambda: (capturing.calls.append("work"), capturing.malloc(60)))
+    replay()
+    replay()
+    prepared = ["wait for the device", "first work", "wait for the stream"]
+    begun = ["free the rest", "private memory", "begin", "work", "end", "common memory"]
+    assert capturing.calls[1:] == [*prepared, *begun, "launch", "launch"]  # behind what the first release gives back
     assert capturing.alive == 1  # although the work let go of it
     recorder.release()
     assert capturing.alive == 0
@@ -245,7 +249,7 @@ def test_a_capture_on_a_gpu(capturing):
 
 def test_a_capture_that_runs_out_of_memory_is_ended_and_its_memory_given_back(capturing):
     recorder = CudaRecorder(0)
-    with recorder.queue(), pytest.raises(MemoryError, match="no 101 bytes more of device memory") as raised:
+    with pytest.raises(MemoryError, match="no 101 bytes more of device memory") as raised:
         recorder.capture(lambda: [capturing.malloc(size) for size in (50, 101)])
     assert isinstance(raised.value.__cause__, CudaError)
     assert capturing.calls.count("end") == 1

@@ -1,0 +1,169 @@
+"""gpuconv's host code on the stand-in: devices, launches, graphs, loaders of the user's own."""
+
+from __future__ import annotations
+
+import gc as gc_module
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import backends, ops
+from gpuconv.data import Augmentation, Loader, Normalization
+from gpuconv.training import Trainer
+from tests import standin
+from tests.training import small
+
+X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+SCHEDULES = ("early", "late")
+
+
+@pytest.fixture(autouse=True)
+def _no_timing(monkeypatch):
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
+
+
+@pytest.fixture(params=SCHEDULES)
+def schedule(request):
+    return request.param
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_an_op_works_where_its_arrays_are(schedule, device):
+    with standin.installed(("90", "90"), schedule=schedule):
+        y = ops.relu(gc.asarray(X, device))
+        assert gc.device_of(y) == device
+        np.testing.assert_array_equal(gc.to_numpy(y), np.maximum(X, 0))
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_asarray_converts_on_the_arrays_own_device(schedule, device):
+    with standin.installed(("90", "90"), schedule=schedule):
+        half = gc.asarray(gc.asarray(X, device), dtype="float16")
+        assert gc.device_of(half) == device
+        np.testing.assert_array_equal(gc.to_numpy(half), X.astype(np.float16))
+
+
+def test_unlike_gpus_each_load_their_own_binary(schedule):
+    with standin.installed(("80", "90"), schedule=schedule):
+        for device in ("cuda:0", "cuda:1"):
+            x = gc.asarray(X, device)
+            y = ops.relu(x, out=backends.empty(X.shape, "float32", device))
+            np.testing.assert_array_equal(gc.to_numpy(y), np.maximum(X, 0))
+
+
+def trained(device, *, graph, **options):
+    data = small.images(22)
+    normalization = Normalization.from_dataset(data)
+    augmentation = Augmentation(shift=1, flip=True)
+    loader = Loader(data, 5, normalization=normalization, augmentation=augmentation, seed=3, device=device)
+    trainer = Trainer(small.net().to(device), "adam", lr=0.01, graph=graph, fuse=True, **options)
+    trainer.fit(loader, epochs=2, progress=False, metrics_every=3)
+    return {name: np.array(backends.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["launches", "graph"])
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_training_gives_the_emulated_devices_bits(schedule, device, graph):
+    expected = trained("emulated", graph=False)
+    with standin.installed(("90", "90"), schedule=schedule):
+        found = trained(device, graph=graph)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+# --- loaders of the user's own: batches that another library, or another thread, puts on the device ----------------
+
+
+class ForeignTensor:
+    """A tensor of a library with a caching allocator of its own, which hands the block of a dropped tensor to the next
+    one, and with a default stream that has nothing else to do."""
+
+    _free: dict = {}  # noqa: RUF012
+
+    def __init__(self, host):
+        import cupy
+
+        self._home = (host.shape, host.dtype)
+        blocks = self._free.setdefault(self._home, [])
+        self._array = blocks.pop() if blocks else cupy.empty(host.shape, host.dtype)
+        with cupy.cuda.Stream(null=True) as stream:
+            self._array[...] = cupy.asarray(host)
+            self._written = stream.record()
+            stream.synchronize()
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    def standin_dlpack(self, stream):
+        stream.wait_event(self._written)
+        array = self._array[:]
+        array.owner = self
+        return array
+
+    def __del__(self):
+        self._free[self._home].append(self._array)
+
+
+ForeignTensor.__module__ = "torch"
+
+
+class OwnLoader:
+    """Batches in order, as `to_device` makes them."""
+
+    def __init__(self, to_device):
+        self._data, self._to_device = small.images(20), to_device
+        self._normalization = Normalization.from_dataset(self._data)
+
+    def __len__(self):
+        return 4
+
+    def epoch(self, epoch=0, start_batch=0):
+        for at in range(5 * start_batch, 20, 5):
+            x = self._normalization(self._data.images[at : at + 5]).astype(np.float32)
+            yield self._to_device(x), self._to_device(self._data.labels[at : at + 5].astype(np.int64))
+
+
+def fed_by(to_device, device, **options):
+    trainer = Trainer(small.net().to(device), "sgd", lr=0.01, fuse=True, **options)
+    trainer.fit(OwnLoader(to_device), epochs=2, progress=False, metrics_every=100)
+    return trainer.records[-1]["train_loss"]
+
+
+def in_another_thread(make):
+    """`make` done by a thread, whose current stream is its own."""
+    import threading
+
+    def made(host):
+        results = []
+        thread = threading.Thread(target=lambda: results.append(make(host)))
+        thread.start()
+        thread.join()
+        return results[0]
+
+    return made
+
+
+@pytest.mark.filterwarnings("ignore::gpuconv.training.UncapturedWarning")
+@pytest.mark.parametrize("graph", [None, False], ids=["default", "launches"])
+@pytest.mark.parametrize("maker", ["another library", "another thread"])
+def test_a_loader_of_the_users_own_feeds_what_it_says(schedule, maker, graph):
+    expected = fed_by(lambda host: gc.asarray(host, "emulated"), "emulated", graph=False)
+    makers = {
+        "another library": lambda host: gc.asarray(ForeignTensor(host)),
+        "another thread": in_another_thread(lambda host: gc.asarray(host, "cuda:0")),
+    }
+    ForeignTensor._free.clear()
+    with standin.installed(("90", "90"), schedule=schedule):
+        assert fed_by(makers[maker], "cuda:0", graph=graph) == expected
+        ForeignTensor._free.clear()
+
+
+def test_one_run_after_another_takes_no_more_memory_and_no_more_streams(schedule):
+    with standin.installed(("90",), schedule=schedule) as machine:
+        found = []
+        for _ in range(3):
+            trained("cuda:0", graph=True)
+            gc_module.collect()
+            found.append((len(machine.queues), machine.allocated))
+        assert found[1] == found[2]
