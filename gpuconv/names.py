@@ -1,4 +1,4 @@
-"""Look a thing up by its name, and on a miss name the nearest one."""
+"""Look a thing up by its name, and on a miss name the nearest one; print names safely."""
 
 from __future__ import annotations
 
@@ -34,3 +34,10 @@ def canonical(kind: str, name: str, names: Iterable[str]) -> str:
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "_")
+
+
+def printable(text: str) -> str:
+    """The text with what cannot be seen escaped: ESC would steer a terminal, U+202E turn the line around."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
+    )

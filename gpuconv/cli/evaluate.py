@@ -10,6 +10,7 @@ import numpy as np
 from gpuconv.cli.errors import asked
 from gpuconv.cli.runs import choose_device, line, newest, open_run
 from gpuconv.cli.settings import add_device, add_options, loss, test_time
+from gpuconv.names import printable
 
 EXAMPLES = ["gpuconv evaluate", "gpuconv evaluate runs/digits-digits-net-1 --tta shift"]
 
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 def table(confusion: Any, classes: list[str]) -> str:
     """A line a class: its images, how many were right, and what it was most often mistaken for."""
+    classes = list(map(printable, classes))
     width = max(5, *map(len, classes))
     lines = [f"{'class':{width}}  images   right  accuracy  most often mistaken for"]
     for label, name in enumerate(classes):

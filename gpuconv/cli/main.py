@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from gpuconv.backends import DeviceError
 from gpuconv.cli.errors import UserError, describe
-from gpuconv.names import canonical
+from gpuconv.names import canonical, printable
+from gpuconv.notices import on_stderr
 
 COMMANDS = {
     "train": "train a ConvNet on images and test it on images it never saw",
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")
     try:
-        return _run(arguments)
+        with on_stderr():
+            return _run(arguments)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             raise
         said = describe(error) if isinstance(error, OSError) else str(error)
-        print(f"gpuconv: error: {' '.join(said.split())}", file=sys.stderr)
+        print(f"gpuconv: error: {printable(' '.join(said.split()))}", file=sys.stderr)
         return 2
 
 

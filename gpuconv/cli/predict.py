@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.cli.errors import UserError, asked, describe
+from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import Run, choose_device, line, newest, open_run
 from gpuconv.cli.settings import add_device
+from gpuconv.names import printable
 
 EXAMPLES = [
     "gpuconv predict cat.png dog.jpg",
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         except UserError as error:
             if len(options.images) == 1:
                 raise
-            print(f"gpuconv: error: {error}", file=sys.stderr)
+            print(f"gpuconv: error: {printable(str(error))}", file=sys.stderr)
             failed = 1
             continue
         x = trained.normalization(image[None])
@@ -63,34 +64,32 @@ def run(options: argparse.Namespace) -> int:
 
 def read(path: str, trained: Run) -> np.ndarray:
     """The image as the net takes it, uint8 (H, W, C); says how it was converted."""
-    from gpuconv.data.folder import read_image, read_mode
+    from gpuconv.data.image import Picture
 
     height, width, channels = trained.input_shape
-    try:
-        with asked():
-            original = read_image(path, channels=3)
-            image = read_image(path, size=(height, width), channels=channels)
-            mode = read_mode(path)
-    except OSError as error:
-        raise UserError(describe(error)) from error
+    with asked():
+        picture = Picture.open(path)
+        original = picture.array()
+        image = picture.array(size=(height, width), channels=channels)
     changes = []
     if original.shape[:2] != (height, width):
         changes.append(f"resized from {original.shape[0]}x{original.shape[1]} to {height}x{width}")
     wanted = "L" if channels == 1 else "RGB"
-    if mode != wanted:
-        changes.append(f"converted from {mode} to {wanted}")
+    if picture.mode != wanted:
+        changes.append(f"converted from {picture.mode} to {wanted}")
     if channels == 1 and np.ptp(original, axis=2).any():
         changes.append("its colors taken as gray")
-    print(f"\n{path}" + (f" ({', '.join(changes)})" if changes else ""))
+    print(f"\n{printable(path)}" + (f" ({', '.join(changes)})" if changes else ""))
     return image
 
 
 def top(scores: np.ndarray, classes: list[str]) -> list[str]:
     """The five best scores as lines with bars, best first."""
     best = np.argsort(-scores, kind="stable")[:5]
-    width = max(len(classes[index]) for index in best)
+    names = {index: printable(classes[index]) for index in best}
+    width = max(map(len, names.values()))
     return [
-        f"  {classes[index]:{width}}  {100 * scores[index]:6.2f} %  {'█' * round(BAR * scores[index])}".rstrip()
+        f"  {names[index]:{width}}  {100 * scores[index]:6.2f} %  {'█' * round(BAR * scores[index])}".rstrip()
         for index in best
     ]
 

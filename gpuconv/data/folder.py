@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv.data.dataset import Dataset
+from gpuconv.data.image import read_image
+from gpuconv.data.listing import list_images
 from gpuconv.names import canonical
-from gpuconv.shapes import pair
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 SPLITS = ("name", "order")
 
-_MODES = {1: "L", 3: "RGB"}
+_FIRST_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of 0.1.0
 
 
 def load(
@@ -37,28 +35,49 @@ def load(
     size: (H, W) to resize to; without it all images must have one size. channels: 3 for colour, 1 for grey. test: the
     fraction of every class that is kept for testing, chosen by `seed` and by the rule `split`: "name" judges each file
     by its name alone (see `for_testing`), so that a file that is added moves no other; "order" draws from the sorted
-    files of a class, as gpuconv 0.1.0 did.
+    files of a class, as gpuconv 0.1.0 did, which read no folders within a class.
 
-    Files without an image's suffix and hidden ones are passed over. Raises FileNotFoundError where there are no classes
-    or no images, ValueError, naming the file, for an image that `read_image` refuses or that is of another size, and
-    ValueError where no class has two images, one to train on and one to test on.
+    Raises what `whole` does, and ValueError where no class has two images, one to train on and one to test on.
     """
     split = canonical("split", split, SPLITS)
     if not 0 < test < 1:
         raise ValueError(f"test must be between 0 and 1, received {test}")
-    directory = Path(directory)
-    folders = list(_visible(directory)) if directory.is_dir() else []
-    folders = [folder for folder in folders if folder.is_dir()]
-    if not folders:
-        raise FileNotFoundError(f"{directory} must hold one sub-folder of images for each class; it has none")
+    dataset, paths = _read(directory, size, channels, first_version=split == "order")
+    tested = [for_testing(names, test, seed) for names in paths]
+    if split == "order" or max(map(len, tested)) < 2:  # which refuses where no class has two
+        return dataset.split(test, seed=seed)
+    second = np.concatenate(tested)
+    return dataset.subset(~second), dataset.subset(second)
+
+
+def whole(
+    directory: str | os.PathLike[str], *, size: tuple[int, int] | None = None, channels: int = 3
+) -> Dataset:
+    """All images in the sub-folders of `directory`, unsplit; `load` says what the arguments are.
+
+    `~` is the home folder. Folders within a class belong to it. Hidden files are left out; a notice counts the others
+    that are not read.
+
+    Raises FileNotFoundError or NotADirectoryError for a missing folder, FileNotFoundError where there are no classes or
+    no images, and OSError or ValueError, naming the file, for an image that `read_image` refuses or that is of another
+    size.
+    """
+    return _read(directory, size, channels)[0]
+
+
+def _read(
+    directory: str | os.PathLike[str], size: tuple[int, int] | None, channels: int, first_version: bool = False
+) -> tuple[Dataset, list[list[str]]]:
+    """The data set, and for each class the names of its files, from `directory` on."""
+    root = Path(os.path.expanduser(directory))
+    classes = list_images(root)
+    if first_version:
+        for name, paths in classes.items():
+            classes[name] = [p for p in paths if p.parent == root / name and p.suffix.lower() in _FIRST_SUFFIXES]
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
-    tested: list[NDArray[np.bool_]] = []
     first = None
-    for label, folder in enumerate(folders):
-        paths = [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES]
-        if not paths:
-            raise FileNotFoundError(f"class folder {folder} has no images ({' '.join(SUFFIXES)})")
+    for label, paths in enumerate(classes.values()):
         for path in paths:
             image = read_image(path, size=size, channels=channels)
             first = first or (path, image.shape)
@@ -69,12 +88,8 @@ def load(
                 )
             images.append(image)
             labels.append(label)
-        tested.append(for_testing([path.relative_to(directory).as_posix() for path in paths], test, seed))
-    dataset = Dataset(np.stack(images), np.array(labels), [folder.name for folder in folders], directory.name)
-    if split == "order" or max(map(len, tested)) < 2:  # which refuses where no class has two
-        return dataset.split(test, seed=seed)
-    second = np.concatenate(tested)
-    return dataset.subset(~second), dataset.subset(second)
+    dataset = Dataset(np.stack(images), np.array(labels), list(classes), root.name)
+    return dataset, [[path.relative_to(root).as_posix() for path in paths] for paths in classes.values()]
 
 
 def for_testing(names: Sequence[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
@@ -95,69 +110,6 @@ def _hash(text: str) -> float:
     """A number in [0, 1) for a file's name, the same in every locale and where macOS has decomposed it."""
     name = unicodedata.normalize("NFC", os.fsencode(text).decode("utf-8", "surrogateescape"))
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
-
-
-def read_image(
-    path: str | os.PathLike[str], *, size: tuple[int, int] | None = None, channels: int = 3
-) -> NDArray[np.uint8]:
-    """One image file as uint8 (H, W, channels), upright, resized to `size` = (H, W) with antialiasing if given.
-
-    Where the image is transparent, white shows through. Grey of 16 bits is scaled down to 8.
-
-    Raises FileNotFoundError for a missing file and ValueError, naming the file, for one that is no readable image or
-    whose values have no known range: integers of 32 bits and floats.
-    """
-    Image = _pillow()
-    if channels not in _MODES:
-        raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels}")
-    with open(path, "rb") as file:
-        try:
-            image = _flat(Image.open(file)).convert(_MODES[channels])
-        except Exception as error:  # Pillow's decoders raise many kinds on bad bytes
-            raise ValueError(f"cannot read {path} as an image: {error}") from error
-    if size is not None:
-        height, width = pair("size", size, 1)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.array(image).reshape(image.height, image.width, channels)
-
-
-def read_mode(path: str | os.PathLike[str]) -> str:
-    """The mode of an image file as Pillow names it: "L" is grey, "RGBA" colour with transparency, and so on."""
-    with _pillow().open(path) as image:
-        return image.mode
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError('reading image files needs Pillow: pip install "gpuconv[image]"') from error
-    return Image
-
-
-def _flat(image: Any) -> Any:
-    """The image upright, with 8 bits a value and nothing transparent."""
-    from PIL import Image, ImageOps
-
-    # Pillow reads 16 bits of grey into "I" from PGM files, and older versions from PNG files too.
-    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-    if image.mode in ("I", "F") and not deep:
-        values = "floats" if image.mode == "F" else "integers of 32 bits"
-        raise ValueError(
-            f"its mode is {image.mode}, {values} of no known range; accepted are 8 bits a value and grey of 16 bits"
-        )
-    image = ImageOps.exif_transpose(image)
-    if deep:
-        grey = np.asarray(image).astype(np.uint32)
-        grey[grey == image.info.get("transparency")] = 65535
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8))  # 65535 is 255
-    if image.mode.endswith("A") or "transparency" in image.info:
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image
-
-
-def _visible(directory: Path) -> Iterator[Path]:
-    return (path for path in sorted(directory.iterdir()) if not path.name.startswith("."))
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -15,15 +15,11 @@ def picture(height, width, value):
 
 @pytest.fixture
 def pets(tmp_path):
-    """Ten pictures of 6x4 in each of three folders, and what is not to be read."""
+    """Ten pictures of 6x4 in each of three folders."""
     for label, name in enumerate(["cat", "ant", "bee"]):
         (tmp_path / name).mkdir()
         for number in range(10):
             Image.fromarray(picture(6, 4, 10 * label + number)).save(tmp_path / name / f"{number}.png")
-        (tmp_path / name / "notes.txt").write_text("not an image")
-        (tmp_path / name / ".hidden.png").write_text("nor this")
-    (tmp_path / ".git").mkdir()
-    (tmp_path / "README.md").write_text("nor this")
     return tmp_path
 
 
@@ -114,86 +110,6 @@ def test_an_unreadable_image_is_named(pets, content):
         folder.load(pets)
 
 
-def test_a_class_without_images(pets):
-    (pets / "dog").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"dog has no images"):
-        folder.load(pets)
-
-
-@pytest.mark.parametrize("name", ["empty", "missing", "file"])
-def test_no_classes(tmp_path, name):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").touch()
-    with pytest.raises(FileNotFoundError, match="one sub-folder"):
-        folder.load(tmp_path / name)
-
-
-def test_read_image_makes_any_picture_plain(tmp_path):
-    pixels = picture(4, 3, 1)
-    grey = pixels[..., 0]
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(folder.read_image(tmp_path / "grey.png"), np.repeat(grey[..., None], 3, axis=2))
-    np.testing.assert_array_equal(folder.read_image(tmp_path / "grey.png", channels=1), grey[..., None])
-    with_alpha = np.dstack([pixels, np.full((4, 3), 255, np.uint8)])
-    Image.fromarray(with_alpha).save(tmp_path / "alpha.png")
-    np.testing.assert_array_equal(folder.read_image(tmp_path / "alpha.png"), pixels)
-
-
-def test_white_shows_through_grey_of_16_bits(tmp_path):
-    image = Image.fromarray(np.array([[40000, 257]], np.uint16))
-    image.save(tmp_path / "deep.png", transparency=40000)
-    assert folder.read_image(tmp_path / "deep.png", channels=1).ravel().tolist() == [255, 1]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
-def test_grey_of_16_bits_is_scaled_to_8(tmp_path, name, channels):
-    values = np.array([[0, 128, 129, 257], [32767, 32768, 65406, 65535]], np.uint16)
-    Image.fromarray(values).save(tmp_path / name)
-    expected = np.rint(values * (255 / 65535)).astype(np.uint8)
-    read = folder.read_image(tmp_path / name, channels=channels)
-    np.testing.assert_array_equal(read, np.repeat(expected[..., None], channels, axis=2))
-
-
-@pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])
-def test_values_of_no_known_range_are_refused(tmp_path, dtype, mode):
-    Image.fromarray(np.linspace(0, 1, 12).reshape(3, 4).astype(dtype)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=rf"a\.tif as an image: its mode is {mode}, .* accepted are 8 bits"):
-        folder.read_image(tmp_path / "a.tif")
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_white_shows_through_what_is_transparent(tmp_path, mode, channels):
-    alpha = np.array([[0, 255], [51, 0]], np.uint8)
-    image = Image.new(mode, (2, 2))  # black ink, all of it in the alpha channel
-    image.putalpha(Image.fromarray(alpha))
-    image.save(tmp_path / "a.png")
-    read = folder.read_image(tmp_path / "a.png", channels=channels)
-    np.testing.assert_array_equal(read, np.repeat(255 - alpha[..., None], channels, axis=2))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
-def test_white_shows_through_a_transparent_color(tmp_path, mode, channels):
-    image = Image.fromarray(np.array([[9, 0], [0, 9]], np.uint8)).convert(mode)
-    image.save(tmp_path / "a.png", transparency=(9, 9, 9) if mode == "RGB" else 9)
-    read = folder.read_image(tmp_path / "a.png", channels=channels)
-    np.testing.assert_array_equal(read, np.repeat(np.array([[[255], [0]], [[0], [255]]]), channels, axis=2))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_an_opaque_image_is_read_as_without_transparency(tmp_path, mode, channels):
-    pixels = np.random.default_rng(5).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    opaque = Image.fromarray(pixels)
-    image = opaque.convert(mode)
-    plain = image.convert({1: "L", 3: "RGB"}[channels])
-    image.save(tmp_path / "a.png", **({"transparency": b"\xff" * 256} if mode == "P" else {}))
-    read = folder.read_image(tmp_path / "a.png", channels=channels)
-    np.testing.assert_array_equal(read, np.asarray(plain).reshape(64, 64, channels))
-
-
 def test_one_image_a_class_leaves_none_to_test_on(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -202,19 +118,18 @@ def test_one_image_a_class_leaves_none_to_test_on(tmp_path):
         folder.load(tmp_path)
 
 
-def test_read_image_turns_pictures_upright(tmp_path):
-    pixels = picture(4, 3, 1)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate a quarter to show
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(folder.read_image(tmp_path / "turned.png"), np.rot90(pixels, -1))
+def test_the_whole_folder(pets):
+    (pets / "cat" / "siamese").mkdir()
+    Image.fromarray(picture(6, 4, 30)).save(pets / "cat" / "siamese" / "0.png")
+    everything = folder.whole(pets)
+    assert (everything.name, everything.classes, len(everything)) == (pets.name, ("ant", "bee", "cat"), 31)
+    assert np.bincount(everything.labels).tolist() == [10, 10, 11]
+    assert sum(map(len, folder.load(pets))) == 31
+    assert sum(map(len, folder.load(pets, split="order"))) == 30  # as 0.1.0 read it
 
 
-def test_read_image_errors(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        folder.read_image(tmp_path / "none.png")
-    with pytest.raises(ValueError, match="channels must be 1"):
-        folder.read_image(tmp_path / "none.png", channels=4)
-    Image.fromarray(picture(2, 2, 0)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="size"):
-        folder.read_image(tmp_path / "a.png", size=(0, 3))
+def test_a_tilde_is_the_home_folder(pets, monkeypatch):
+    monkeypatch.setenv("HOME", str(pets.parent))
+    assert len(folder.whole(f"~/{pets.name}")) == 30
+    with pytest.raises(FileNotFoundError, match="there is no such folder: '~nobody-here/pets'"):
+        folder.whole("~nobody-here/pets")

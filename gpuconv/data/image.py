@@ -1,0 +1,159 @@
+"""One image file as an array: which formats are read, up to which size, and what becomes of their values."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import stat
+import warnings
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuconv.shapes import pair
+
+FORMATS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "HEIF": (".heic", ".heif"),
+    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg"),
+    "PNG": (".png",),
+    "PPM": (".pbm", ".pgm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+
+MAX_PIXELS = 1 << 26  # 67 million: at most about 1 GB while one image is read
+MAX_BYTES = 1 << 30  # of the file
+
+_MODES = {1: "L", 3: "RGB"}
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 258, 262, 322, 323, 339  # tags of TIFF
+_MIN_IS_WHITE, _UNSIGNED = 0, 1
+
+
+def readable_formats() -> tuple[str, ...]:
+    """The formats of `FORMATS` that this Pillow reads: "AVIF" and "WEBP" depend on its build, "HEIF" on a plugin."""
+    Image = _pillow()
+    from PIL import features
+
+    Image.init()
+    built = {"AVIF": "avif", "WEBP": "webp"}
+    return tuple(
+        name for name in FORMATS if name in Image.OPEN and (name not in built or features.check(built[name]))
+    )
+
+
+def readable_suffixes() -> tuple[str, ...]:
+    """The suffixes of those formats, sorted."""
+    return tuple(sorted(suffix for name in readable_formats() for suffix in FORMATS[name]))
+
+
+def read_image(
+    path: str | os.PathLike[str], *, size: tuple[int, int] | None = None, channels: int = 3
+) -> NDArray[np.uint8]:
+    """One image file as uint8 (H, W, channels), upright, resized to `size` = (H, W) with antialiasing if given.
+
+    The content tells the format, one of `readable_formats()`; of an animation the first picture is read. Where the
+    image is transparent, white shows through. Grey of 12 and 16 bits is scaled down to 8, so that white stays white.
+
+    Raises OSError for a file that is missing, cannot be opened or is no regular file (a FIFO, a folder), and
+    ValueError, naming the file, for one that is no image, is larger than MAX_PIXELS or MAX_BYTES, or whose values have
+    no known range: signed integers, integers of 32 bits and floats.
+    """
+    if channels not in _MODES:
+        raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels}")
+    return Picture.open(path).array(size=size, channels=channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A decoded image file. mode: as Pillow names it, "L" is grey, "RGBA" colour with transparency, and so on."""
+
+    image: Any
+    mode: str
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Picture:
+        """Raises what `read_image` does."""
+        Image = _pillow()
+        with _regular_file(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about damaged headers that it can do without
+            try:
+                image = Image.open(file, formats=readable_formats())
+                _check_size(image)
+                return cls(_flat(image), image.mode)
+            except Exception as error:  # Pillow's decoders raise many kinds on bad bytes
+                raise ValueError(f"cannot read {os.fspath(path)} as an image: {_cause(error)}") from error
+
+    def array(self, *, size: tuple[int, int] | None = None, channels: int = 3) -> NDArray[np.uint8]:
+        """uint8 (H, W, channels), resized to `size` = (H, W) with antialiasing if given."""
+        mode = _MODES[channels]
+        image = self.image if self.image.mode == mode else self.image.convert(mode)
+        if size is not None:
+            height, width = pair("size", size, 1)
+            image = image.resize((width, height), _pillow().Resampling.BILINEAR)
+        return np.array(image).reshape(image.height, image.width, channels)
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError('reading image files needs Pillow: pip install "gpuconv[image]"') from error
+    return Image
+
+
+def _regular_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a file without waiting: to open a FIFO would hang until someone writes into it."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+    if found.st_size > MAX_BYTES:
+        raise ValueError(f"cannot read {os.fspath(path)}: it has {found.st_size:,} bytes, at most {MAX_BYTES:,}")
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+
+
+def _check_size(image: Any) -> None:
+    width, height = image.size
+    tags = getattr(image, "tag_v2", {})  # libtiff decodes a whole tile, however little of it the image has
+    pixels = max(width * height, tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0))
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"it has {pixels:,} pixels ({height}x{width}), at most {MAX_PIXELS:,} are read")
+
+
+def _flat(image: Any) -> Any:
+    """The image upright, with 8 bits a value and nothing transparent."""
+    from PIL import Image, ImageOps
+
+    # Pillow reads 16 bits of grey into "I" from PGM files, and older versions from PNG files too.
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    tags = getattr(image, "tag_v2", {})
+    if (image.mode in ("I", "F") and not deep) or any(kind != _UNSIGNED for kind in tags.get(_SAMPLE_FORMAT, ())):
+        raise ValueError(
+            f"its values have no known range (mode {image.mode}); accepted are unsigned integers of 8 bits, "
+            "and of 12 and 16 bits in grey"
+        )
+    ImageOps.exif_transpose(image, in_place=True)
+    if deep:
+        white = (1 << tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
+        grey = np.asarray(image).astype(np.uint32)
+        grey[grey == image.info.get("transparency")] = white
+        if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE:  # which Pillow heeds up to 8 bits
+            grey = white - grey
+        return Image.fromarray(((grey * 255 + white // 2) // white).astype(np.uint8))
+    if image.mode.endswith("A") or "transparency" in image.info:
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image
+
+
+def _cause(error: Exception) -> str:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # names the open file, not what would be accepted
+        return f"its content is none of {', '.join(readable_formats())}"
+    if isinstance(error, Image.DecompressionBombError):  # names Pillow's own limit
+        return f"it has far more than {MAX_PIXELS:,} pixels, the most that are read"
+    return str(error) or type(error).__name__

@@ -1,0 +1,103 @@
+"""Which image files a folder holds, one sub-folder a class, and what else is there."""
+
+from __future__ import annotations
+
+import collections
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpuconv.data.image import readable_suffixes
+from gpuconv.notices import notice
+
+_KINDS = {
+    stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "character device", stat.S_IFBLK: "block device",
+}  # fmt: skip
+
+
+def list_images(directory: Path) -> dict[str, list[Path]]:
+    """The sorted image files in the sub-folders of `directory`, however deep, by the sorted names of these.
+
+    Hidden ones are left out. Links are followed, and a folder is entered once in each class, however many links lead to
+    it. A notice counts what else is there.
+
+    Raises FileNotFoundError or NotADirectoryError where there is no such folder, FileNotFoundError where it has no
+    class, a class has no image or a class is a dangling link, and OSError for what cannot be entered.
+    """
+    if not directory.exists():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(directory))
+    if not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is not a folder", str(directory))
+    suffixes = readable_suffixes()
+    classes: dict[str, list[Path]] = {}
+    others = collections.Counter[str]()
+    for path, status in _entries(directory):
+        if status is None:
+            raise FileNotFoundError(errno.ENOENT, f"is a link to nothing ({os.readlink(path)})", str(path))
+        if not stat.S_ISDIR(status.st_mode):
+            others[_kind(path, status)] += 1
+            continue
+        classes[path.name], more = _files_of_class(path, directory, suffixes)
+        if not classes[path.name]:
+            raise FileNotFoundError(f"class folder {path} has no images ({' '.join(suffixes)}){_told(more, '; ')}")
+        others += more
+    if not classes:
+        raise FileNotFoundError(
+            f"{directory} must hold one sub-folder of images for each class; it has none{_told(others, '; ')}"
+        )
+    if others:
+        notice(f"{directory}: not read are {_told(others)}")
+    return classes
+
+
+def _files_of_class(
+    folder: Path, root: Path, suffixes: tuple[str, ...]
+) -> tuple[list[Path], collections.Counter[str]]:
+    files, others = [], collections.Counter[str]()
+    above = root.resolve()
+    entered = {_identity(os.stat(path)) for path in (folder, above, *above.parents)}
+    pending = [folder]
+    while pending:
+        for path, status in _entries(pending.pop()):
+            if status is None:
+                others["dangling link"] += 1
+            elif stat.S_ISDIR(status.st_mode):
+                if _identity(status) in entered:
+                    others["link to a folder above or read already"] += 1
+                else:
+                    entered.add(_identity(status))
+                    pending.append(path)
+            elif stat.S_ISREG(status.st_mode) and path.suffix.lower() in suffixes:
+                files.append(path)
+            else:
+                others[_kind(path, status)] += 1
+    return sorted(files), others
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result | None]]:
+    """What is in a folder, sorted, without what is hidden; no status for a link to nothing or to itself."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        try:
+            yield path, path.stat()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
+            yield path, None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _kind(path: Path, status: os.stat_result) -> str:
+    default = path.suffix.lower() or "file without a suffix"
+    return _KINDS.get(stat.S_IFMT(status.st_mode), default)
+
+
+def _told(others: collections.Counter[str], before: str = "") -> str:
+    """ "3 x .heic, 1 x dangling link", after `before`; nothing where there is nothing."""
+    return before * bool(others) + ", ".join(f"{count} x {kind}" for kind, count in sorted(others.items()))

@@ -1,0 +1,264 @@
+"""One image file: every depth, colour and orientation, and what is refused before it is decoded."""
+
+import os
+import socket
+import struct
+
+import numpy as np
+import pytest
+
+from gpuconv.data import image as images
+from gpuconv.data.image import Picture, read_image
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def picture(height, width, value):
+    rows = np.arange(height * width * 3).reshape(height, width, 3)
+    return ((rows * 5 + value * 11) % 256).astype(np.uint8)
+
+
+def test_read_image_makes_any_picture_plain(tmp_path):
+    pixels = picture(4, 3, 1)
+    grey = pixels[..., 0]
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.repeat(grey[..., None], 3, axis=2))
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png", channels=1), grey[..., None])
+    with_alpha = np.dstack([pixels, np.full((4, 3), 255, np.uint8)])
+    Image.fromarray(with_alpha).save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), pixels)
+
+
+def test_white_shows_through_grey_of_16_bits(tmp_path):
+    image = Image.fromarray(np.array([[40000, 257]], np.uint16))
+    image.save(tmp_path / "deep.png", transparency=40000)
+    assert read_image(tmp_path / "deep.png", channels=1).ravel().tolist() == [255, 1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
+def test_grey_of_16_bits_is_scaled_to_8(tmp_path, name, channels):
+    values = np.array([[0, 128, 129, 257], [32767, 32768, 65406, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / name)
+    expected = np.rint(values * (255 / 65535)).astype(np.uint8)
+    read = read_image(tmp_path / name, channels=channels)
+    np.testing.assert_array_equal(read, np.repeat(expected[..., None], channels, axis=2))
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])
+def test_values_of_no_known_range_are_refused(tmp_path, dtype, mode):
+    Image.fromarray(np.linspace(0, 1, 12).reshape(3, 4).astype(dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=rf"a\.tif as .* no known range \(mode {mode}\); accepted are unsigned"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_white_shows_through_what_is_transparent(tmp_path, mode, channels):
+    alpha = np.array([[0, 255], [51, 0]], np.uint8)
+    image = Image.new(mode, (2, 2))  # black ink, all of it in the alpha channel
+    image.putalpha(Image.fromarray(alpha))
+    image.save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png", channels=channels)
+    np.testing.assert_array_equal(read, np.repeat(255 - alpha[..., None], channels, axis=2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_white_shows_through_a_transparent_color(tmp_path, mode, channels):
+    image = Image.fromarray(np.array([[9, 0], [0, 9]], np.uint8)).convert(mode)
+    image.save(tmp_path / "a.png", transparency=(9, 9, 9) if mode == "RGB" else 9)
+    read = read_image(tmp_path / "a.png", channels=channels)
+    np.testing.assert_array_equal(read, np.repeat(np.array([[[255], [0]], [[0], [255]]]), channels, axis=2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_an_opaque_image_is_read_as_without_transparency(tmp_path, mode, channels):
+    pixels = np.random.default_rng(5).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    opaque = Image.fromarray(pixels)
+    image = opaque.convert(mode)
+    plain = image.convert({1: "L", 3: "RGB"}[channels])
+    image.save(tmp_path / "a.png", **({"transparency": b"\xff" * 256} if mode == "P" else {}))
+    read = read_image(tmp_path / "a.png", channels=channels)
+    np.testing.assert_array_equal(read, np.asarray(plain).reshape(64, 64, channels))
+
+
+def test_read_image_turns_pictures_upright(tmp_path):
+    pixels = picture(4, 3, 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate a quarter to show
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(pixels, -1))
+
+
+def test_read_image_errors(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(ValueError, match="channels must be 1"):
+        read_image(tmp_path / "none.png", channels=4)
+    Image.fromarray(picture(2, 2, 0)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="size"):
+        read_image(tmp_path / "a.png", size=(0, 3))
+
+
+def tiff(path, data, *, bits, width, height=1, photometric=1, extra=(), order="<"):
+    """A TIFF file of one strip, written by hand."""
+    tags = {
+        256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data),
+    } | dict(extra)  # fmt: skip
+    fields = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
+    path.write_bytes(head + data + struct.pack(f"{order}H", len(tags)) + fields + bytes(4))
+    return path
+
+
+def packed(values, bits):
+    """Values of so many bits, one behind the other, the rest of the last byte zero."""
+    text = "".join(f"{value:0{bits}b}" for value in values)
+    text += "0" * (-len(text) % 8)
+    return bytes(int(text[start : start + 8], 2) for start in range(0, len(text), 8))
+
+
+@pytest.mark.parametrize("photometric", [0, 1], ids=["white-is-zero", "black-is-zero"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
+def test_grey_tiff_of_every_depth(tmp_path, bits, photometric):
+    """Zero is one end, the largest value the other; where Pillow has no such form, the file is refused."""
+    white = 2**bits - 1
+    values = [0, white, white // 2, 1, white - 1]
+    data = np.array(values, "<u2").tobytes() if bits == 16 else packed(values, bits)
+    path = tiff(tmp_path / "a.tif", data, bits=bits, width=5, photometric=photometric)
+    if (bits, photometric) == (12, 0):
+        with pytest.raises(ValueError, match=r"a\.tif as an image: its content is none of .*TIFF"):
+            read_image(path)
+        return
+    grey = np.array(values) if photometric else white - np.array(values)
+    expected = np.rint(grey * 255 / white)
+    assert read_image(path, channels=1).ravel().tolist() == expected.tolist()
+
+
+def test_grey_tiff_of_16_bits_in_the_other_byte_order(tmp_path):
+    data = np.array([0, 65535, 257], ">u2").tobytes()
+    path = tiff(tmp_path / "a.tif", data, bits=16, width=3, order=">")
+    assert read_image(path, channels=1).ravel().tolist() == [0, 255, 1]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_signed_values_are_refused(tmp_path, bits):
+    path = tiff(tmp_path / "a.tif", bytes(4), bits=bits, width=2, extra={339: 2})
+    with pytest.raises(ValueError, match=r"a\.tif .* no known range .*; accepted are unsigned integers"):
+        read_image(path)
+
+
+def test_the_content_tells_the_format(tmp_path):
+    pixels = picture(4, 3, 1)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", format="PNG")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), pixels)
+
+
+@pytest.mark.parametrize("format", ["EPS", "ICO", "PCX", "TGA", "PDF", "SGI"])
+def test_other_formats_are_never_decoded(tmp_path, format, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript is started"))
+    Image.fromarray(picture(32, 32, 1)).save(tmp_path / "a.png", format=format)
+    with pytest.raises(ValueError, match=r"a\.png as an image: its content is none of .*, PNG, "):
+        read_image(tmp_path / "a.png")
+
+
+def test_every_listed_format_that_pillow_writes(tmp_path):
+    pixels = np.full((8, 8, 3), 200, np.uint8)
+    for name in set(images.readable_formats()) & set(Image.SAVE):
+        for suffix in images.FORMATS[name]:
+            path = tmp_path / f"a{suffix}"
+            Image.fromarray(pixels).save(path, format=name)
+            assert np.abs(read_image(path).astype(int) - (255 if suffix == ".pbm" else 200)).max() < 60
+
+
+def test_cmyk_palette_and_bilevel(tmp_path):
+    red = Image.new("RGB", (4, 4), (255, 0, 0))
+    for mode, suffix in (("CMYK", "jpg"), ("CMYK", "tif"), ("P", "gif"), ("P", "png"), ("P", "bmp")):
+        red.convert(mode).save(tmp_path / f"a.{suffix}")
+        found = read_image(tmp_path / f"a.{suffix}")
+        assert np.abs(found.astype(int) - [255, 0, 0]).max() < 4, (mode, suffix)
+        assert Picture.open(tmp_path / f"a.{suffix}").mode == mode
+    Image.new("1", (4, 4), 1).save(tmp_path / "a.png")
+    assert (read_image(tmp_path / "a.png") == 255).all()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "avif"])
+def test_the_first_picture_of_several(tmp_path, suffix):
+    if f".{suffix}" not in images.readable_suffixes():
+        pytest.skip(f"this Pillow reads no {suffix}")
+    first, second = Image.new("RGB", (16, 16), "white"), Image.new("RGB", (16, 16), "black")
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
+    assert read_image(tmp_path / f"a.{suffix}").min() > 240
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_every_orientation(tmp_path, suffix):
+    turns = {
+        1: np.asarray, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: np.rot90,
+    }  # fmt: skip
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8, :8], pixels[8:, 24:] = 255, 128
+    for orientation, turn in turns.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        options = {"quality": 100, "lossless": True} if suffix == "webp" else {}
+        Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", exif=exif, **options)
+        found = read_image(tmp_path / f"a.{suffix}")
+        assert np.abs(found.astype(int) - turn(pixels)).max() < 20, orientation
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "folder.png").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        where = os.getcwd()
+        os.chdir(tmp_path)  # the name of a socket may have 107 bytes
+        try:
+            server.bind("socket.png")
+        finally:
+            os.chdir(where)
+        for path in (*tmp_path.iterdir(), "/dev/zero"):
+            with pytest.raises(OSError, match="is not a regular file"):
+                read_image(path)
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    (tmp_path / "gone.png").symlink_to("nothing.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    for name, cause in (("gone.png", "No such file"), ("loop.png", "symbolic links")):
+        with pytest.raises(OSError, match=cause):
+            read_image(tmp_path / name)
+
+
+def test_size_limits_before_decoding(tmp_path, monkeypatch):
+    """Of the picture, of a TIFF's tile and of the file; a file of the largest size is read."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 64)
+    monkeypatch.setattr(images, "_flat", lambda _: pytest.fail("it is decoded"))
+    Image.new("L", (13, 5)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png as an image: it has 65 pixels \(5x13\), at most 64 are read"):
+        read_image(tmp_path / "a.png")
+    path = tiff(tmp_path / "tile.tif", bytes(1), bits=8, width=1, extra={322: 16, 323: 16, 324: 8, 325: 256})
+    with pytest.raises(ValueError, match=r"tile\.tif as an image: it has 256 pixels"):
+        read_image(path)
+    monkeypatch.undo()
+    monkeypatch.setattr(images, "MAX_PIXELS", 64)
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").shape == (8, 8, 3)
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    with pytest.raises(ValueError, match=r"a\.png: it has \d+ bytes, at most 10"):
+        read_image(tmp_path / "a.png")
+
+
+def test_far_too_large_a_picture(tmp_path, monkeypatch):
+    """Pillow refuses it with words, and a limit, of its own."""
+    from PIL import Image
+
+    Image.new("L", (100, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"a\.png as an image: it has far more than 67,108,864 pixels"):
+        read_image(tmp_path / "a.png")

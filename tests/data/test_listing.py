@@ -1,0 +1,90 @@
+"""Which files of a folder are read, and that the others are told of."""
+
+import os
+
+import pytest
+
+from gpuconv.data.listing import list_images
+from gpuconv.notices import Notice
+
+pytest.importorskip("PIL")
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def names(root):
+    return {name: [str(path.relative_to(root)) for path in paths] for name, paths in list_images(root).items()}
+
+
+def test_classes_are_folders_and_folders_within_belong_to_them(tmp_path):
+    touch(
+        tmp_path / "cats/2.png", tmp_path / "cats/1.JPG", tmp_path / "cats/persian/old/3.jfif",
+        tmp_path / "cats/odd.png/4.png", tmp_path / "cats/.thumbnails/1.png", tmp_path / "cats/.5.png",
+        tmp_path / "ants/1.tiff", tmp_path / ".git/config",
+    )  # fmt: skip
+    assert names(tmp_path) == {
+        "ants": ["ants/1.tiff"],
+        "cats": ["cats/1.JPG", "cats/2.png", "cats/odd.png/4.png", "cats/persian/old/3.jfif"],
+    }
+
+
+def test_what_is_not_read_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("gpuconv.data.listing.readable_suffixes", lambda: (".png",))
+    touch(
+        tmp_path / "cats/1.png", tmp_path / "cats/1.heic", tmp_path / "cats/b/2.HEIC", tmp_path / "cats/IMG_1",
+        tmp_path / "dogs/1.png", tmp_path / "dogs/labels.csv", tmp_path / "README.md",
+    )  # fmt: skip
+    (tmp_path / "cats/gone.png").symlink_to("/unmounted/cat.png")
+    (tmp_path / "cats/loop.png").symlink_to("loop.png")
+    (tmp_path / "cats/up").symlink_to("..", target_is_directory=True)
+    (tmp_path / "cats/top").symlink_to("/", target_is_directory=True)
+    (tmp_path / "cats/again").symlink_to("b", target_is_directory=True)
+    os.mkfifo(tmp_path / "dogs/2.png")
+    with pytest.warns(Notice) as told:
+        found = names(tmp_path)
+    assert found == {"cats": ["cats/1.png"], "dogs": ["dogs/1.png"]}
+    expected = (
+        "1 x .csv, 2 x .heic, 1 x .md, 1 x FIFO, 2 x dangling link, 1 x file without a suffix, "
+        "3 x link to a folder above or read already"
+    )
+    assert [str(warning.message) for warning in told] == [f"{tmp_path}: not read are {expected}"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    """Many links to one folder, in a chain of such, end: 2^30 ways lead through this one."""
+    root = tmp_path / "root"
+    touch(root / "cats/1.png", root / "dogs/1.png")
+    for level in range(30):
+        (tmp_path / f"{level}").mkdir()
+        for name in "ab":
+            (tmp_path / f"{level}/{name}").symlink_to(tmp_path / f"{level + 1}")
+    touch(tmp_path / "30/2.png")
+    for name in ("cats", "dogs"):
+        (root / name / "more").symlink_to(tmp_path / "0")
+    with pytest.warns(Notice, match="60 x link to a folder above or read already"):
+        assert {name: len(paths) for name, paths in names(root).items()} == {"cats": 2, "dogs": 2}
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda root: None, FileNotFoundError, "there is no such folder"),
+        (lambda root: root.touch(), NotADirectoryError, "is not a folder"),
+        (lambda root: root.symlink_to("nothing"), FileNotFoundError, "there is no such folder"),
+        (lambda root: root.mkdir(), FileNotFoundError, "one sub-folder of images for each class; it has none$"),
+        (lambda root: touch(root / "1.png"), FileNotFoundError, "for each class; it has none; 1 x .png$"),
+        (lambda root: (root / "dogs").mkdir(parents=True), FileNotFoundError, r"dogs has no images \(.*\.png"),
+        (lambda root: touch(root / "dogs/1.txt"), FileNotFoundError, r"dogs has no images .*; 1 x \.txt$"),
+        (lambda root: (root.mkdir(), (root / "birds").symlink_to("/unmounted")), FileNotFoundError,
+         r"is a link to nothing \(/unmounted\): .*birds"),
+    ],
+    ids=["missing", "file", "dangling", "empty", "images-beside-classes", "empty-class", "no-images", "dangling-class"],
+)  # fmt: skip
+def test_refusals(tmp_path, make, error, message):
+    make(tmp_path / "photos")
+    with pytest.raises(error, match=message):
+        list_images(tmp_path / "photos")
