@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from tools.mutation.campaign import Mutant
 
 _SILENT = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 _BOUNDS = re.compile(r"__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)|alignas\s*\([^()]*\)|static_assert\([^;]*;")
@@ -42,27 +43,6 @@ _STATEMENT = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """`text[start:end]` of a file, replaced."""
-
-    file: str
-    start: int
-    end: int
-    replacement: str
-    line: int
-    before: str  # the whole line, stripped, as it is shipped
-    after: str  # and with the fault
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What names a mutant whatever is edited around it."""
-        return self.file, self.before, self.after
-
-    def apply(self, text: str) -> str:
-        return text[: self.start] + self.replacement + text[self.end :]
-
-
 def mutants(file: str, text: str) -> Iterator[Mutant]:
     """Every mutant of a file's text, in the order of the text."""
     code, found = _code(text), set()
@@ -70,11 +50,7 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
         if (start, end, replacement) in found or text[start:end] == replacement:
             continue
         found.add((start, end, replacement))
-        begin, stop = text.rfind("\n", 0, start) + 1, text.find("\n", end)
-        changed = text[begin:start] + replacement + text[end:stop]
-        yield Mutant(
-            file, start, end, replacement, text.count("\n", 0, start) + 1, text[begin:stop].strip(), changed.strip()
-        )
+        yield Mutant.of(file, text, start, end, replacement)
 
 
 def _code(text: str) -> str:

@@ -1,57 +1,61 @@
 """Break the kernels one fault at a time and count how many the kernel tests find; exit 1 under 95 %.
 
-    python ci/mutation.py                               every mutant of every file
-    python ci/mutation.py --sample 300 --seed 7         so many, drawn at random
-    python ci/mutation.py --file pool.cuh --file max_pool2d.cu
+    python -m tools.mutation.kernels                            every mutant of every file
+    python -m tools.mutation.kernels --sample 300 --seed 7      so many, drawn at random
+    python -m tools.mutation.kernels --file pool.cuh --file max_pool2d.cu
 
 Each mutant runs in a process of its own, on a copy of the kernels, on the emulated device: first the cases of
 gpuconv.verify that run code of the file, then the kernel tests that do, then the small cases with every memory access
 checked and in shuffled thread orders. A mutant dies by a wrong result, a fault that the emulator names, a
-crash, or a loop without end. One that does not compile is not counted. mutation_survivors.toml lists, each with its
+crash, or a loop without end. One that does not compile is not counted. kernels_survivors.toml lists, each with its
 reason, the mutants that compute the same as the shipped kernel, or that only a GPU could tell apart; they are not run
 again unless --recheck is given. Nothing in the repository is written.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import io
-import multiprocessing
 import os
-import random
 import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
-import tomllib
-import traceback
-from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "ci")]
 os.environ |= {"OPENBLAS_NUM_THREADS": "1", "GPUCONV_EMULATOR_WORKERS": "1"}
 
-import pytest  # noqa: E402
-from mutants import Mutant, mutants  # noqa: E402
+import pytest
 
-from gpuconv import verify  # noqa: E402
-from gpuconv.backends.cuda import emulator, module, source  # noqa: E402
+from gpuconv import verify
+from gpuconv.backends.cuda import emulator, module, source
+from tools.mutation.campaign import (
+    INVALID,
+    KILLED,
+    REPOSITORY,
+    SURVIVED,
+    FirstFailure,
+    Mutant,
+    campaign,
+    counts,
+    draw,
+    listed,
+    parser,
+    share,
+    table,
+)
+from tools.mutation.cuda_faults import mutants
 
-SURVIVORS = REPOSITORY / "ci" / "mutation_survivors.toml"
+SURVIVORS = Path(__file__).with_name("kernels_survivors.toml")
 LEAST = 0.95
 PYTEST = ["-q", "-p", "no:cacheprovider", "-m", ""]
 CASE_SECONDS = 8  # of processor time, past which a mutant counts as a loop without end; tests have as many more,
 SUITE_FACTOR = 4  # and this many times what the shipped kernel needs
-
-KILLED, SURVIVED, INVALID, LISTED = "killed", "survived", "does not compile", "listed"
 
 
 # --- which cases and tests a file has a part in -------------------------------------------------
@@ -147,10 +151,13 @@ def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, 
         os.environ["GPUCONV_CACHE_DIR"] = tempfile.tempdir = folder
         source.directory = lambda: kernels
         module._resolve.cache_clear()
-        for problem in _problems(cases, suite):
-            if problem:
-                return (INVALID if "does not compile" in problem else KILLED), problem
-    return SURVIVED, ""
+        try:
+            problem = next(filter(None, _problems(cases, suite)), "")
+        except Exception as error:  # a launcher's own check found the fault
+            return KILLED, f"{type(error).__name__}: {error}"
+    if not problem:
+        return SURVIVED, ""
+    return (INVALID if "does not compile" in problem else KILLED), problem
 
 
 def _problems(cases: list[verify.Case], suite: Suite) -> Iterator[str]:
@@ -181,15 +188,6 @@ def _run_tests(suite: Suite) -> str:
     return f"{recorder.nodeid or status!r} fails" if status else ""
 
 
-class FirstFailure:
-    """A pytest plugin: the name of a test that failed."""
-
-    nodeid = ""
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.nodeid = self.nodeid or report.nodeid * report.failed
-
-
 @contextlib.contextmanager
 def at_most(seconds: float) -> Iterator[None]:
     """End the process after so much processor time in here: a kernel that loops does not return to Python."""
@@ -198,101 +196,25 @@ def at_most(seconds: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _child(mutant: Mutant, cases: list[verify.Case], suite: Suite, sender) -> None:
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1), os.dup2(silence, 2)
-    try:
-        sender.send(judge(mutant, cases, suite))
-    except Exception:  # a launcher's own check found the fault
-        sender.send((KILLED, traceback.format_exc().strip().splitlines()[-1]))
-    finally:
-        os._exit(0)
-
-
-# --- all of them -------------------------------------------------------------------------------
-
-
-def run(chosen: list[Mutant], processes: int) -> Iterator[tuple[Mutant, str, str]]:
-    """Judge mutants, a few at a time."""
-    context = multiprocessing.get_context("fork")
-    cases, suites = cases_by_file(verify.cases()), suites_by_file()
-    waiting, running = list(reversed(chosen)), {}
-    while waiting or running:
-        while waiting and len(running) < processes:
-            mutant = waiting.pop()
-            receiver, sender = context.Pipe(duplex=False)
-            child = context.Process(target=_child, args=(mutant, cases[mutant.file], suites[mutant.file], sender))
-            child.start()
-            sender.close()
-            running[child.sentinel] = child, receiver, mutant
-        for sentinel in wait(list(running)):
-            child, receiver, mutant = running.pop(sentinel)
-            child.join()
-            try:
-                verdict, why = receiver.recv()
-            except EOFError:  # the process did not live to tell
-                verdict, why = KILLED, f"signal {signal.Signals(-child.exitcode).name}"
-            yield mutant, verdict, why
-
-
-def listed() -> dict[tuple[str, str, str], str]:
-    """The committed survivors and why each is one."""
-    entries = tomllib.loads(SURVIVORS.read_text())["survivor"] if SURVIVORS.exists() else []
-    return {(entry["file"], entry["line"], entry["mutant"]): entry["reason"] for entry in entries}
-
-
 def main() -> int:
     os.chdir(REPOSITORY)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--file", action="append", choices=shipped(), metavar="NAME", help="only this file")
-    parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--recheck", action="store_true", help="run the listed survivors too")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--verbose", action="store_true", help="print what killed each mutant")
-    options = parser.parse_args()
-
-    known = listed()
+    options = parser(__doc__, processes=2).parse_args()
+    if unknown := set(options.file or ()) - set(shipped()):
+        sys.exit(f"no kernel file: {', '.join(sorted(unknown))}")
+    known = listed(SURVIVORS)
     files = options.file or shipped()
     everything = [m for name in files for m in mutants(name, (source.directory() / name).read_text())]
     if stale := {key for key in known if key[0] in files} - {mutant.key for mutant in everything}:
         print("listed, but no such mutant:", *sorted(stale), sep="\n    ")
-    chosen = everything
-    if options.sample is not None and options.sample < len(everything):
-        chosen = random.Random(options.seed).sample(everything, options.sample)
-
-    counts: dict[str, Counter[str]] = {name: Counter() for name in files}
-    skipped = [mutant for mutant in chosen if mutant.key in known and not options.recheck]
-    for mutant in skipped:
-        counts[mutant.file][LISTED] += 1
-    judged = [mutant for mutant in chosen if options.recheck or mutant.key not in known]
-    for done, (mutant, verdict, why) in enumerate(run(judged, options.processes), 1):
-        if mutant.key in known and verdict == SURVIVED:
-            verdict = LISTED
-        elif mutant.key in known:
-            print(f"listed, but {verdict}:")
-        counts[mutant.file][verdict] += 1
-        if verdict == SURVIVED or mutant.key in known or options.verbose:
-            print(f"{done}/{len(judged)} {mutant.file}:{mutant.line} {verdict}")
-            print(f"  - {mutant.before}\n  + {mutant.after}\n  {why}", flush=True)
-    return report(counts)
-
-
-def report(counts: dict[str, Counter[str]]) -> int:
-    """Print the table. Status 1 under 95 %, or where a survivor has no reason."""
-    columns = (KILLED, LISTED, SURVIVED, INVALID)
-    print(f"\n{'file':<28}" + "".join(f"{name:>18}" for name in columns) + f"{'share':>8}")
-    total: Counter[str] = sum(counts.values(), Counter())
-    for name, count in [*counts.items(), ("all", total)]:
-        print(f"{name:<28}" + "".join(f"{count[column]:>18}" for column in columns) + f"{share(count):>8.1%}")
-    print(f"\n{share(total):.1%} of the mutants die, at least {LEAST:.0%} must; {total[SURVIVED]} survive unexplained")
+    cases, suites = cases_by_file(verify.cases()), suites_by_file()
+    outcomes = campaign(
+        draw(everything, options), known, lambda mutant: judge(mutant, cases[mutant.file], suites[mutant.file]), options
+    )
+    found = counts(outcomes, lambda mutant: mutant.file)
+    total = found["all"]
+    print(f"\n{table(found)}\n")
+    print(f"{share(total):.1%} of the mutants die, at least {LEAST:.0%} must; {total[SURVIVED]} survive unexplained")
     return 1 if share(total) < LEAST else 0
-
-
-def share(count: Counter[str]) -> float:
-    """The killed among those that compile and that no reason on the list excuses."""
-    counted = count[KILLED] + count[SURVIVED]
-    return count[KILLED] / counted if counted else 1.0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,58 @@
+"""The faults that a mutation run plants in Python text."""
+
+import ast
+
+from tools.mutation.python_faults import mutants
+
+TEXT = '''
+def spread(values: "list[int]", top=3, *, clear=True) -> "int":
+    """Not a fault: 1 + 1."""
+    if values and not clear:
+        raise ValueError(f"{1 + 1} is a message")
+    self.total = max(values, key=len) * (top - 1)
+    send(self.total)
+    return values[1:] if top < 5 else None
+'''
+
+
+def test_every_kind_of_fault_is_planted_where_it_belongs():
+    assert sorted(mutant.after for mutant in mutants("x.py", TEXT)) == sorted([
+        'def spread(values: "list[int]", top=4, *, clear=True) -> "int":',
+        'def spread(values: "list[int]", top=3, *, clear=False) -> "int":',
+        "if True:",
+        "if values or not clear:",
+        "if not clear:",
+        "if values:",
+        "if values and clear:",
+        "pass",
+        "pass",
+        "self.total = max(values, key=len) + (top - 1)",
+        "self.total = max(values, key=len) * (top + 1)",
+        "self.total = max(values, key=len) * (top - 2)",
+        "self.total = max(values) * (top - 1)",
+        "self.total = min(values, key=len) * (top - 1)",
+        "pass",
+        "return values[1:] if True else None",
+        "return values[1:] if False else None",
+        "return values[1:] if top <= 5 else None",
+        "return values[1:] if top < 6 else None",
+        "return values[2:] if top < 5 else None",
+    ])
+
+
+def test_a_fault_is_one_node_of_the_tree_whatever_stands_around_it():
+    """Parentheses are put where the text needs them."""
+    texts = ("x = a and (b or c)\n", "x = -(a if b else c) ** 2\n", "if p:\n    pass\nelif not (a and b) or c: q\n")
+    for text in texts:
+        for mutant in mutants("x.py", text):
+            changed = mutant.apply(text)
+            assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(text))
+    (drop, *_) = [m.after for m in mutants("x.py", "x = -(a or b)\n") if "or" not in m.after and "and" not in m.after]
+    assert drop == "x = -(b)"
+
+
+def test_a_fault_knows_its_function_and_the_lines_of_its_statement():
+    text = "class A:\n    def f(self):\n        return g(\n            1,\n        )\n"
+    (mutant,) = mutants("x.py", text)
+    assert (mutant.line, mutant.where, mutant.lines) == (4, "A.f", range(3, 6))
+    assert mutant.apply(text).count("2") == 1

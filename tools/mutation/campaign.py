@@ -1,0 +1,189 @@
+"""What mutation runs have in common: mutants, the list of known survivors, a process for each mutant, the table."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import time
+import tomllib
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+KILLED, SURVIVED, INVALID, LISTED = "killed", "survived", "does not compile", "listed"
+BROKEN = "broken"  # the tool itself
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`text[start:end]` of a file, replaced."""
+
+    file: str
+    start: int
+    end: int
+    replacement: str
+    line: int
+    before: str  # the whole lines, stripped, as they are shipped
+    after: str  # and with the fault
+    where: str = ""  # the function, where that is known
+
+    @classmethod
+    def of(cls, file: str, text: str, start: int, end: int, replacement: str, where: str = "") -> Mutant:
+        begin = text.rfind("\n", 0, start) + 1
+        stop = found if (found := text.find("\n", end)) >= 0 else len(text)
+        changed = text[begin:start] + replacement + text[end:stop]
+        line = text.count("\n", 0, start) + 1
+        return cls(file, start, end, replacement, line, text[begin:stop].strip(), changed.strip(), where)
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What names a mutant whatever is edited around it."""
+        return self.file, self.where, self.before, self.after
+
+    def apply(self, text: str) -> str:
+        return text[: self.start] + self.replacement + text[self.end :]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    mutant: Mutant
+    verdict: str
+    why: str = ""  # what killed it, or the reason why nothing can
+
+
+Judge = Callable[[Mutant], tuple[str, str]]
+
+
+def parser(description: str | None, processes: int) -> argparse.ArgumentParser:
+    """The options that every mutation run has."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--file", action="append", metavar="NAME", help="only this file; may be repeated")
+    made.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
+    made.add_argument("--seed", type=int, default=0, help="of the draw")
+    made.add_argument("--recheck", action="store_true", help="run the listed survivors too")
+    made.add_argument("--processes", type=int, default=processes)
+    made.add_argument("--verbose", action="store_true", help="print what killed each mutant")
+    return made
+
+
+def draw(mutants: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
+    if options.sample is None or options.sample >= len(mutants):
+        return mutants
+    return random.Random(options.seed).sample(mutants, options.sample)
+
+
+def listed(path: Path) -> dict[tuple[str, str, str, str], str]:
+    """The survivors of a TOML file and why each is one."""
+    entries = tomllib.loads(path.read_text()).get("survivor", []) if path.exists() else []
+    return {(e["file"], e.get("where", ""), e["line"], e["mutant"]): e["reason"] for e in entries}
+
+
+def campaign(
+    chosen: list[Mutant], known: dict[tuple[str, str, str, str], str], judge: Judge, options: argparse.Namespace,
+    seconds: Callable[[Mutant], float] | None = None,
+) -> list[Outcome]:  # fmt: skip
+    """Judge the chosen mutants and print those that need a look. seconds: the time that a mutant may take."""
+    skipped = [mutant for mutant in chosen if mutant.key in known and not options.recheck]
+    outcomes = [Outcome(mutant, LISTED, known[mutant.key]) for mutant in skipped]
+    judged = [mutant for mutant in chosen if options.recheck or mutant.key not in known]
+    for done, outcome in enumerate(_run(judged, judge, options.processes, seconds), 1):
+        mutant, verdict, why = outcome.mutant, outcome.verdict, outcome.why
+        if mutant.key in known and verdict == SURVIVED:
+            outcome = Outcome(mutant, LISTED, known[mutant.key])
+        elif mutant.key in known:
+            print(f"listed, but {verdict}:")
+        outcomes.append(outcome)
+        if verdict == SURVIVED or mutant.key in known or options.verbose:
+            print(f"{done}/{len(judged)} {mutant.file}:{mutant.line} {mutant.where} {outcome.verdict}")
+            print(f"  - {mutant.before}\n  + {mutant.after}\n  {why}", flush=True)
+    return outcomes
+
+
+def _run(
+    mutants: list[Mutant], judge: Judge, processes: int, seconds: Callable[[Mutant], float] | None
+) -> Iterator[Outcome]:
+    """Judge each mutant in a process of its own, a few at a time."""
+    context = multiprocessing.get_context("fork")
+    waiting, running = list(reversed(mutants)), {}
+    while waiting or running:
+        while waiting and len(running) < processes:
+            mutant = waiting.pop()
+            receiver, sender = context.Pipe(duplex=False)
+            child = context.Process(target=_child, args=(judge, mutant, sender))
+            child.start()
+            sender.close()
+            until = time.monotonic() + seconds(mutant) if seconds else float("inf")
+            running[child.sentinel] = child, receiver, mutant, until
+        left = min(until for *_, until in running.values()) - time.monotonic()
+        ended = wait(list(running), None if left == float("inf") else max(left, 0))
+        late = [sentinel for sentinel, (*_, until) in running.items() if until <= time.monotonic()]
+        for sentinel in {*ended, *late}:
+            child, receiver, mutant, _ = running.pop(sentinel)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # what it may have started, too
+            child.join()
+            try:
+                verdict, why = receiver.recv()
+            except EOFError:  # the process did not live to tell
+                verdict, why = KILLED, "takes too long" if sentinel in late else f"exit status {child.exitcode}"
+            if verdict == BROKEN:
+                raise RuntimeError(f"{mutant.file}:{mutant.line} cannot be judged:\n{why}")
+            yield Outcome(mutant, verdict, why)
+
+
+def _child(judge: Judge, mutant: Mutant, sender) -> None:
+    os.setpgid(0, 0)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1), os.dup2(silence, 2)
+    try:
+        sender.send(judge(mutant))
+    except Exception:
+        sender.send((BROKEN, traceback.format_exc()))
+    finally:
+        os._exit(0)
+
+
+class FirstFailure:
+    """A pytest plugin: the name of the first test that failed."""
+
+    nodeid = ""
+
+    def pytest_runtest_logreport(self, report) -> None:
+        self.nodeid = self.nodeid or report.nodeid * report.failed
+
+    def pytest_collectreport(self, report) -> None:
+        self.nodeid = self.nodeid or (report.nodeid or "collection") * report.failed
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+COLUMNS = (KILLED, LISTED, SURVIVED, INVALID)
+
+
+def counts(outcomes: Sequence[Outcome], group: Callable[[Mutant], str]) -> dict[str, Counter[str]]:
+    """How many of each verdict in each group, and in "all"."""
+    found: dict[str, Counter[str]] = {}
+    for outcome in outcomes:
+        found.setdefault(group(outcome.mutant), Counter())[outcome.verdict] += 1
+    return dict(sorted(found.items())) | {"all": sum(found.values(), Counter())}
+
+
+def share(count: Counter[str]) -> float:
+    """The killed among those that compile and that no reason on the list excuses."""
+    counted = count[KILLED] + count[SURVIVED]
+    return count[KILLED] / counted if counted else 1.0
+
+
+def table(found: dict[str, Counter[str]]) -> str:
+    lines = [f"{'':<28}" + "".join(f"{name:>18}" for name in COLUMNS) + f"{'share':>8}"]
+    for name, count in found.items():
+        lines.append(f"{name:<28}" + "".join(f"{count[column]:>18}" for column in COLUMNS) + f"{share(count):>8.1%}")
+    return "\n".join(lines)

@@ -1,0 +1,309 @@
+"""Break the library's Python one fault at a time and count how many the fast tests find; exit 1 under 90 %.
+
+    python -m tools.mutation.library --sample 200 --seed 7
+    python -m tools.mutation.library --file gpuconv/training/trainer.py --verbose
+    python -m tools.mutation.library --tests tests/layers --file gpuconv/layers/base.py
+
+First the fast tests run once under coverage, which tells the lines that each runs; those that fail are left out. Then
+each mutant runs in a process of its own, on a copy of the repository: the tests that run its lines, those of its
+package first, the quick ones before the slow ones, until one fails. At the end the tests that found a fault run once
+more without one, and must pass. library_survivors.toml lists, each with its reason, the mutants that no test can or
+shall find; they are not run again unless --recheck is given. --result FILE stores the score and every survivor as
+JSON. Needs `pip install coverage`; nothing else in the repository is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import coverage
+import pytest
+
+from tools.mutation.campaign import (
+    KILLED,
+    LISTED,
+    REPOSITORY,
+    SURVIVED,
+    FirstFailure,
+    Outcome,
+    campaign,
+    counts,
+    draw,
+    listed,
+    parser,
+    share,
+    table,
+)
+from tools.mutation.python_faults import PythonMutant, mutants
+
+SCOPE = [
+    "gpuconv/training", "gpuconv/data", "gpuconv/layers", "gpuconv/cli", "gpuconv/backends/reference",
+    "gpuconv/losses.py",
+]  # fmt: skip
+SURVIVORS = Path(__file__).with_name("library_survivors.toml")
+LEAST = 0.90
+TESTS = ["tests"]
+NOT_OF_THE_LIBRARY = ["tests/kernels", "tests/backends/cuda", "tests/bench", "tests/ci", "tests/profiling"]
+AT_MOST = 40.0  # seconds of tests for a mutant, as recorded
+SECONDS, FACTOR = 30.0, 6.0  # a mutant may take so long, and so many times what its tests took
+# What the tests import beside the library takes its time once, not in each process.
+FOREIGN = [
+    "numpy", "ml_dtypes", "safetensors.numpy", "threadpoolctl", "tqdm", "nvtx", "PIL.Image",
+    "matplotlib.backends.backend_agg", "scipy.signal", "scipy.special", "torch",
+]  # fmt: skip
+
+
+def files() -> list[str]:
+    """The library's files that are broken."""
+    found = [REPOSITORY / name for name in SCOPE]
+    paths = [path for entry in found for path in (sorted(entry.glob("*.py")) if entry.is_dir() else [entry])]
+    return [str(path.relative_to(REPOSITORY)) for path in paths if path.exists()]
+
+
+# --- which tests run a line ---------------------------------------------------------------------
+
+
+@dataclass
+class Record:
+    """What a run of the tests on the shipped library showed."""
+
+    seconds: dict[str, float] = field(default_factory=dict)  # of each test
+    starters: list[str] = field(default_factory=list)  # tests that start processes, whose lines are not seen
+    failed: list[str] = field(default_factory=list)
+    lines: dict[str, dict[int, list[str]]] = field(default_factory=dict)  # of each file: the tests that run each line
+
+    def tests(self, mutant: PythonMutant) -> list[str]:
+        """The tests that could find a mutant, in the order to run them."""
+        lines = self.lines.get(mutant.file, {})
+        ran = {test for line in mutant.lines for test in lines.get(line, ())}
+        if ran == {""}:  # run by the import alone
+            ran = {test for tests in lines.values() for test in tests}
+        package = "/".join(Path(mutant.file).parts[1:2]).removesuffix(".py")
+        near = (f"tests/{package}/", f"tests/test_{package}.py")
+        able = set(ran - {""} or self.starters) - set(self.failed)
+        chosen = sorted(able, key=lambda test: (not test.startswith(near), self.seconds[test]))
+        total, kept = 0.0, []
+        for test in chosen:
+            total += self.seconds[test]
+            if total > AT_MOST and kept:
+                break
+            kept.append(test)
+        return kept
+
+
+class Recorder:
+    """A pytest plugin that fills a `Record` but for its lines, and tells coverage which test runs."""
+
+    def __init__(self, watch: coverage.Coverage) -> None:
+        self.watch, self.record = watch, Record()
+        self.current = ""
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, _: tuple) -> None:
+        if event in ("subprocess.Popen", "os.posix_spawn") and self.current not in ("", *self.record.starters):
+            self.record.starters.append(self.current)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self.current = item.nodeid
+        self.watch.switch_context(item.nodeid)
+        begin = time.perf_counter()
+        result = yield
+        self.record.seconds[item.nodeid] = time.perf_counter() - begin
+        self.watch.switch_context("")
+        self.current = ""
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.record.failed.append(report.nodeid)
+
+
+def record(tree: Path, tests: list[str]) -> Record:
+    """Run the tests in a copy of the repository. Raises RuntimeError where they cannot be run."""
+    watch = coverage.Coverage(data_file=None, source=[str(tree / "gpuconv")], config_file=False)
+    watch.start()
+    recorder = Recorder(watch)
+    ignored = [f"--ignore={name}" for name in NOT_OF_THE_LIBRARY]
+    status, told = _pytest(tree, [*ignored, *tests], recorder)
+    watch.stop()
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"the tests of the shipped library do not run:\n{told}")
+    data = watch.get_data()
+    for name in files():
+        recorder.record.lines[name] = data.contexts_by_lineno(str(tree / name))
+    return recorder.record
+
+
+def _pytest(tree: Path, arguments: Iterable[str], *plugins: object) -> tuple[int, str]:
+    """The status of a run of pytest in this process, which must not have imported the library yet, and its words."""
+    os.chdir(tree)
+    sys.path[:] = [str(tree), *(entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY)]
+    os.environ["PYTHONPATH"] = str(tree)
+    scratch, told = tree.parent / "scratch", io.StringIO()
+    scratch.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
+    with contextlib.redirect_stdout(told):
+        status = pytest.main(["-p", "no:cacheprovider", f"--rootdir={tree}", *arguments], list(plugins))
+    return int(status), told.getvalue()
+
+
+def in_a_process(work, *arguments):
+    """What `work` returns in a process of its own. Raises RuntimeError where it raised."""
+
+    def child() -> None:
+        try:
+            sender.send((work(*arguments), ""))
+        except Exception as error:
+            sender.send((None, str(error)))
+        finally:
+            os._exit(0)
+
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=child)
+    process.start()
+    sender.close()
+    result, problem = receiver.recv()
+    process.join()
+    if problem:
+        raise RuntimeError(problem)
+    return result
+
+
+# --- one mutant --------------------------------------------------------------------------------
+
+
+class Chosen:
+    """A pytest plugin: run these tests alone, in this order."""
+
+    def __init__(self, tests: list[str]) -> None:
+        self.place = {test: place for place, test in enumerate(tests)}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = sorted((item for item in items if item.nodeid in self.place), key=lambda i: self.place[i.nodeid])
+
+
+def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
+    """Run tests until one fails: pytest's status, and the name of the one that failed."""
+    failure = FirstFailure()
+    paths = sorted({test.split("::")[0] for test in tests})
+    status, _ = _pytest(tree, ["-x", *paths], Chosen(tests), failure)
+    return status, failure.nodeid
+
+
+def judge(mutant: PythonMutant, tree: Path, tests: list[str]) -> tuple[str, str]:
+    """Whether the tests kill a mutant, and which did. Runs in a process of its own."""
+    if not tests:
+        return SURVIVED, "no test runs it"
+    with tempfile.TemporaryDirectory(prefix="mutant-", dir=tree.parent) as folder:
+        copied = Path(folder) / "tree"
+        shutil.copytree(tree, copied)
+        changed = copied / mutant.file
+        changed.write_text(mutant.apply(changed.read_text()))
+        sys.dont_write_bytecode = True
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        status, failed = run_tests(copied, tests)
+        os.chdir(tree)
+    if status == 0:
+        return SURVIVED, f"{len(tests)} tests pass"
+    return KILLED, failed or f"pytest ends with status {status}"
+
+
+# --- all of them -------------------------------------------------------------------------------
+
+
+def copy_of_the_repository(folder: Path) -> Path:
+    """All that git tracks or would track."""
+    tree = folder / "tree"
+    for name in _git("ls-files", "--cached", "--others", "--exclude-standard").splitlines():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, tree / name)
+    # Checked by their contents: a mutant may be as long, and as old to the second, as what it replaces.
+    compiled = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "gpuconv"]
+    subprocess.run(compiled, cwd=tree, check=True)
+    return tree
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+
+
+def result(outcomes: list[Outcome], options, sampled: bool) -> dict[str, object]:
+    """The score and every survivor, JSON-able."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": _git("rev-parse", "--short=10", "HEAD").strip(),
+        "sample": options.sample if sampled else None, "seed": options.seed,
+        "counts": {name: dict(count) for name, count in counts(outcomes, _package).items()},
+        "survivors": [
+            {"file": m.file, "where": m.where, "line": m.before, "mutant": m.after, "reason": outcome.why}
+            for outcome in outcomes if outcome.verdict in (SURVIVED, LISTED) for m in [outcome.mutant]
+        ],
+    }  # fmt: skip
+
+
+def _package(mutant: PythonMutant) -> str:
+    return str(Path(mutant.file).parent if mutant.file.count("/") > 1 else mutant.file)
+
+
+def main() -> int:
+    options = parser(__doc__, processes=2)
+    options.add_argument("--tests", action="append", metavar="PATH", help="only these tests; may be repeated")
+    options.add_argument("--result", type=Path, metavar="FILE", help="write the score and the survivors there")
+    options = options.parse_args()
+    if unknown := set(options.file or ()) - set(files()):
+        sys.exit(f"no file of the library: {', '.join(sorted(unknown))}")
+    known = listed(SURVIVORS)
+    chosen = options.file or files()
+    everything = [mutant for name in chosen for mutant in mutants(name, (REPOSITORY / name).read_text())]
+    if stale := {key for key in known if key[0] in chosen} - {mutant.key for mutant in everything}:
+        print("listed, but no such mutant:", *sorted(stale), sep="\n    ")
+    for name in FOREIGN:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        tree = copy_of_the_repository(Path(folder))
+        begin = time.monotonic()
+        seen = in_a_process(record, tree, options.tests or TESTS)
+        shutil.rmtree(tree.parent / "scratch")
+        print(f"{len(seen.seconds)} tests recorded in {time.monotonic() - begin:.0f} s", flush=True)
+        if seen.failed:
+            print("left out, as they fail on the shipped library:", *seen.failed, sep="\n    ", flush=True)
+        tests = functools.cache(seen.tests)
+        outcomes = campaign(
+            draw(everything, options), known, lambda mutant: judge(mutant, tree, tests(mutant)), options,
+            lambda mutant: SECONDS + FACTOR * sum(seen.seconds[test] for test in tests(mutant)),
+        )  # fmt: skip
+        finders = [o.why for o in outcomes if o.verdict == KILLED and o.why in seen.seconds]
+        status, failed = in_a_process(run_tests, tree, list(dict.fromkeys(finders)))
+    if finders and status:
+        print(f"a test that found a fault also fails without one: {failed or status}")
+        return 1
+    if options.result:
+        options.result.write_text(json.dumps(result(outcomes, options, len(everything) > len(outcomes)), indent=2))
+    found = counts(outcomes, _package)
+    total = found["all"]
+    print(f"\n{table(found)}\n")
+    print(f"{share(total):.1%} of the mutants die, at least {LEAST:.0%} must; {total[SURVIVED]} survive unexplained")
+    return 1 if share(total) < LEAST else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
