@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from bench import machine
+from gpuconv import files
 
 SCHEMA = 1
 RESULTS = Path(__file__).parent / "results"
@@ -69,16 +68,7 @@ class Record:
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, suffix=".part", delete=False) as file:
-            try:
-                json.dump(rounded(self.data), file, separators=(",", ":"))
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, self.path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-        self.path.chmod(0o644)
+        files.write(self.path, json.dumps(rounded(self.data), separators=(",", ":")).encode())
 
     @property
     def entries(self) -> dict[str, dict[str, Any]]:

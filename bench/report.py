@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import statistics
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from bench.machine import ROOT
 from bench.record import RESULTS, Record, best, newest
 from bench.sides import OURS
 from bench.suite import CONVOLUTIONS, DIRECTIONS, MEMORY
+from gpuconv import files
 
 BEGIN, END = "<!-- bench report: begin -->", "<!-- bench report: end -->"
 NOT_MEASURED = "**GPU: not yet measured.** No record of a GPU is in the repository."
@@ -40,15 +40,8 @@ def write(readme: Path = ROOT / "README.md", results: Path = RESULTS, docs: Path
         picture = os.path.relpath(charts[record.data["hardware"]], readme.parent)
         blocks += [block(record), f"![Our time over PyTorch's, a dot for each shape]({picture})"]
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    _replace(readme, "\n\n".join([before + BEGIN, *blocks, after]))
+    files.write(readme, "\n\n".join([before + BEGIN, *blocks, after]).encode())
     return [readme, *charts.values()]
-
-
-def _replace(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, path.stat().st_mode)
-    os.replace(file.name, path)
 
 
 # --- the block ---------------------------------------------------------------------------------
@@ -195,7 +188,8 @@ def chart(record: Record, path: Path) -> None:
     if len({entry["dtype"] for entry, _ in entries}) > 1:
         axes.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    with files.replacing(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def _ticks(ratios: Iterable[float]) -> list[float]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from gpuconv import files
 
 DPI = 150
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -188,10 +189,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     Raises what `target` does, and OSError, naming the path, for what cannot be written.
     """
     path = target(path)
-    try:
-        _replace(figure, path)
-    except OSError as error:  # it may name the temporary file
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    with files.replacing(path) as file:
+        figure.savefig(file, format="png", dpi=DPI, facecolor=figure.get_facecolor())
     return path
 
 
@@ -212,18 +211,6 @@ def target(path: str | os.PathLike[str]) -> Path:
 
 
 # --- parts -------------------------------------------------------------------------------------
-
-
-def _replace(figure: Figure, path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(suffix=".png", prefix=f".{path.stem}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            figure.savefig(file, format="png", dpi=DPI, facecolor=figure.get_facecolor())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _text(place: Any, x: float, y: float, words: str, *, room: float = np.inf, **style: Any) -> None:
@@ -257,12 +244,6 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _style_curves(axes: Any, epochs: Sequence[int]) -> None:

@@ -234,10 +234,10 @@ def test_save_writes_png_files_only(tmp_path):
 def test_what_save_cannot_write_is_named_by_its_path(tmp_path, monkeypatch):
     path = tmp_path / "curves.png"
 
-    def full(*_, **__):
-        raise OSError(28, "No space left on device", str(tmp_path / ".curves-hidden.png"))
+    def full(temporary):
+        raise OSError(28, "No space left on device", str(temporary))
 
-    monkeypatch.setattr("tempfile.mkstemp", full)
+    monkeypatch.setattr("gpuconv.files._make_file", full)
     with pytest.raises(OSError, match="No space left") as caught:
         plots.save(plots.curves(HISTORY), path)
     assert caught.value.filename == str(path)

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from gpuconv import files
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.cli.settings import add_device, add_precision, count
@@ -48,7 +49,6 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.names import canonical
     from gpuconv.profiling import peaks
     from gpuconv.profiling.step import profile
-    from gpuconv.training.checkpoint import write_atomically
 
     with asked():
         arch = canonical("architecture", options.arch or "sm_90a", ARCHITECTURES)
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     print()
     print(text(found, ceilings))
     if options.trace:
-        write_atomically(options.trace, found.trace())
+        files.write(options.trace, found.trace())
         print(f"\ntrace      {options.trace} (open it in ui.perfetto.dev or chrome://tracing)")
     return 0
 

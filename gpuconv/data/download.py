@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from gpuconv import files
+
 _BLOCK = 1 << 14  # bytes; what came of a block that breaks off is lost
 
 
@@ -29,12 +31,12 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, progress: bool = Tr
     archive = pooch.retrieve(
         url, known_hash=f"sha256:{sha256}", path=directory, fname=part.stem, downloader=_Resuming(part, progress)
     )
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+    with files.scratch(directory) as scratch:
         with tarfile.open(archive) as tar:
             # Before 3.11.4 Python has no filter; the checksum vouches for what the archive holds.
             tar.extraction_filter = getattr(tarfile, "data_filter", None)
             tar.extractall(scratch)
-        for path in sorted(Path(scratch).rglob("*")):
+        for path in sorted(scratch.rglob("*")):
             if path.is_file():
                 target = directory / path.relative_to(scratch)
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gpuconv.files import open_to_append
 from gpuconv.shell import command
 from gpuconv.training.checkpoint import CheckpointError, save, write_atomically
 from gpuconv.training.rundir import RunDirectory
@@ -158,7 +159,7 @@ class Log(Callback):
         try:
             whole = self.path.stat().st_size
             try:
-                with open(self.path, "ab") as file:
+                with open(self.path, "ab", opener=open_to_append) as file:
                     file.write(text)
             except OSError:
                 os.truncate(self.path, whole)  # no half line

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv import files
 from gpuconv.dtypes import as_dtype
 
 FORMAT = 1
@@ -146,36 +147,12 @@ def _digest(tensors: dict[str, np.ndarray], state: str) -> str:
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace a file: a reader, or a crash at any moment, finds the old contents or the new, never a part.
-
-    The bytes go to a temporary file in the same folder, reach the disk, then take the name. Raises CheckpointError.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
+    """`files.write`, for a file of a run. Raises CheckpointError."""
     try:
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+        files.write(path, data)
     except OSError as error:
-        kept = f"; {path} is as it was before" if path.exists() else ""
+        kept = f"; {path} is as it was before" if Path(path).exists() else ""
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}{kept}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself last through a power cut, where the system has such a call."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def shown(value: Any) -> str:

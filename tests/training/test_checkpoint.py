@@ -10,6 +10,7 @@ import struct
 import numpy as np
 import pytest
 
+from gpuconv import files
 from gpuconv.dtypes import as_dtype
 from gpuconv.training import checkpoint as checkpoints
 from gpuconv.training.checkpoint import Checkpoint, CheckpointError, load, save, write_atomically
@@ -236,7 +237,7 @@ class FullDisk:
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    monkeypatch.setattr(checkpoints, "open", lambda *args: FullDisk(*args), raising=False)
+    monkeypatch.setattr(files, "open", FullDisk, raising=False)
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(path, full_disk):

@@ -49,12 +49,12 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
-    from gpuconv.training import checkpoint
+    from gpuconv import files
 
     def read_only(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(checkpoint, "open", read_only, raising=False)
+    monkeypatch.setattr(files, "_make_file", read_only)
     with pytest.raises(CheckpointError, match=r"cannot write .*run\.json: Read-only file system"):
         RunDirectory.start(tmp_path / "run", {})
 

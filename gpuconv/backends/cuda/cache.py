@@ -8,6 +8,7 @@ that a damaged entry is made anew instead of loaded.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import os
 import shutil
@@ -17,6 +18,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+
+from gpuconv import files
 
 _DIGEST = "digest"
 
@@ -36,18 +39,17 @@ class Cache:
         key = list(key)
         if found := self.find(name, key):
             return found
+        done = contextlib.ExitStack()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.root))
+            made = done.enter_context(files.scratch(self.root))
         except OSError as error:
             self._retreat(error)
             return self.entry(name, key, fill)
-        try:
+        with done:
             fill(made)
             (made / _DIGEST).write_text(_content_digest(made))
             return _move(made, self._folder(name, key))
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
 
     def find(self, name: str, key: Iterable[str]) -> Path | None:
         """The folder of a whole entry, or None."""
@@ -98,13 +100,8 @@ def _move(made: Path, folder: Path) -> Path:
         except OSError:
             if _is_whole(folder):
                 return folder
-            aside = Path(tempfile.mkdtemp(prefix=".damaged-", dir=folder.parent))
-            try:
-                folder.rename(aside / "entry")
-            except FileNotFoundError:
-                pass  # another process cleared it first
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+            with files.scratch(folder.parent) as aside, contextlib.suppress(FileNotFoundError):
+                folder.rename(aside / "entry")  # unless another process cleared it first
     raise OSError(f"could not replace the damaged cache entry {folder}")
 
 

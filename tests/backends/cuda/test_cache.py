@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpuconv import files
 from gpuconv.backends.cuda import cache, emulator
 from gpuconv.backends.cuda.cache import Cache
 from gpuconv.backends.cuda.module import Module
@@ -88,13 +89,13 @@ def test_another_process_was_first(tmp_path):
 def unwritable(tmp_path, monkeypatch):
     """A folder nobody may write, root included."""
 
-    def refuse(*_, **options):
-        if str(options.get("dir", "")).startswith(str(tmp_path)):
+    def refuse(path):
+        if path.is_relative_to(tmp_path):
             raise PermissionError(13, "Permission denied", str(tmp_path))
-        return make(*_, **options)
+        return make(path)
 
-    make = cache.tempfile.mkdtemp
-    monkeypatch.setattr(cache.tempfile, "mkdtemp", refuse)
+    make = files._make_folder
+    monkeypatch.setattr(files, "_make_folder", refuse)
     return tmp_path
 
 

@@ -1,0 +1,161 @@
+"""The one way gpuconv writes files: whole or not at all, whoever else writes there, and never through a link.
+
+What is written grows under a temporary name in the same folder, which no other writer has, reaches the disk, and then
+takes its name. The temporary file is locked while its writer lives. What a killed writer left has no lock, and the next
+writer in that folder removes it; where the file system has no locks, nothing is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from gpuconv import locks
+
+_TEMPORARY = re.compile(r"\.gpuconv-[0-9a-f]{16}\.part")
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+
+
+def write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace a file: a reader, or a crash at any moment, finds the old contents or the new, never a part.
+
+    Raises OSError, naming `path`, for what cannot be written; then what was there before is still there.
+    """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A new file to write into, which replaces the one at `path` when the block ends without an error.
+
+    Raises as `write` does; errors of the block that name another file pass through.
+    """
+    path = Path(path)
+    try:
+        _expect_file_or_nothing(path)
+        clear(path.parent)
+        temporary, handle = _claim(path.parent, _make_file)
+        try:
+            with open(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+    except OSError as error:
+        if error.filename and not _TEMPORARY.fullmatch(os.path.basename(error.filename)):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A private folder inside `folder` for what is moved into place when it is done; it is removed at the end."""
+    if os.name != "posix":  # a folder cannot be opened, and so not locked
+        with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
+            yield Path(name)
+        return
+    clear(folder)
+    path, handle = _claim(folder, _make_folder)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
+
+
+def clear(folder: Path) -> None:
+    """Remove what killed writers left in a folder."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    _remove_if_abandoned(Path(entry.path))
+
+
+def open_to_append(path: str | os.PathLike[str], flags: int) -> int:
+    """An `opener` for `open` that follows no link."""
+    return os.open(path, flags | _NO_LINK, 0o666)
+
+
+def _claim(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """Make something under a name of its own and lock it. Returns its path and handle."""
+    while True:
+        path = folder / f".gpuconv-{secrets.token_hex(8)}.part"
+        try:
+            handle = make(path)
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            if not folder.is_dir():
+                raise
+            continue  # taken for abandoned before it was locked
+        locks.lock(handle, wait=True)
+        if locks.is_at(handle, path):
+            return path, handle
+        os.close(handle)  # as above
+
+
+def _make_file(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0), 0o666)
+
+
+def _make_folder(path: Path) -> int:
+    path.mkdir(mode=0o700)
+    return os.open(path, os.O_RDONLY | _NO_LINK)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    folder = stat.S_ISDIR(os.lstat(path).st_mode)
+    handle = os.open(path, (os.O_RDONLY if folder else os.O_RDWR) | _NO_WAIT | _NO_LINK)
+    try:
+        if locks.lock(handle):
+            if folder:
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _expect_file_or_nothing(path: Path) -> None:
+    """A link is replaced, too; a folder, device or pipe is not."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise OSError(errno.EINVAL, "exists and is not a regular file", str(path))
+
+
+def _sync(folder: Path) -> None:
+    """Make a new name itself last through a power cut, where the system has such a call."""
+    if os.name != "posix":
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder may be writable and not readable
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,105 @@
+"""Locks that the kernel releases when their process ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import stat
+import time
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_held: set[int] = set()
+
+
+def lock(handle: int, *, wait: bool = False) -> bool | None:
+    """Lock an open file or folder until it is closed. False: another holds the lock. None: there are no locks here.
+
+    wait: wait for the other one.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return None
+        raise
+    return True
+
+
+def is_at(handle: int, path: str | os.PathLike[str]) -> bool:
+    """Whether an open file still has that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+class LockedError(OSError):
+    """Another process holds the lock; the message says which."""
+
+
+class LockFile:
+    """A lock with a name: the file exists while it is held, and after its holder was killed.
+
+    It says who holds it, for people; only the kernel's lock counts. `supported` is False where there are no locks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock. Raises LockedError where it is held, OSError where the file cannot be made."""
+        self.path = path
+        while True:
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK | getattr(os, "O_NONBLOCK", 0), 0o666)
+            try:
+                if not stat.S_ISREG(os.fstat(self._handle).st_mode):
+                    raise OSError(errno.EINVAL, "exists and is not a regular file", str(path))
+                taken = lock(self._handle)
+                if taken is False:
+                    raise LockedError(_holder(self._handle))
+                if is_at(self._handle, path):  # else its last holder has just removed it
+                    break
+            except BaseException:
+                os.close(self._handle)
+                raise
+            os.close(self._handle)
+        self.supported = taken is True
+        _held.add(self._handle)
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        os.ftruncate(self._handle, 0)
+        os.write(self._handle, json.dumps(who).encode())
+
+    def release(self) -> None:
+        """Remove the file and give the lock back; a second call does nothing."""
+        if self._handle in _held:
+            self.path.unlink(missing_ok=True)
+            _held.discard(self._handle)
+            os.close(self._handle)
+
+
+def _holder(handle: int) -> str:
+    try:
+        who = json.loads(os.pread(handle, 4096, 0))
+        return f"process {who['pid']} on {who['host']} since {who['since']}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "another process"
+
+
+def _let_go() -> None:
+    """A forked child does not keep its parent's locks."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

@@ -1,0 +1,216 @@
+"""Writing files: whole or not at all, whoever else writes, never through a link; and locks."""
+
+import errno
+import os
+import stat
+import threading
+
+import pytest
+
+from gpuconv import files, locks
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def abandon(folder, content=b"half"):
+    """What a killed writer leaves: a temporary file or folder without its lock."""
+    path, handle = files._claim(folder, files._make_file)
+    os.write(handle, content)
+    os.close(handle)
+    path_of_folder, handle = files._claim(folder, files._make_folder)
+    (path_of_folder / "object.o").write_bytes(content)
+    os.close(handle)
+    return [path.name, path_of_folder.name]
+
+
+def test_a_file_is_replaced_with_the_users_permissions(tmp_path):
+    old = os.umask(0o027)
+    try:
+        files.write(tmp_path / "a", b"1")
+        files.write(tmp_path / "a", b"2")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a").read_bytes() == b"2"
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+    assert names(tmp_path) == ["a"]
+
+
+class Tokens:
+    """The names that a temporary file gets, the first of them taken already."""
+
+    def __init__(self):
+        self.given = 0
+
+    def __call__(self, size):
+        self.given += 1
+        return str(self.given - 1) * 16
+
+
+def test_a_planted_link_is_replaced_and_what_it_names_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run" / "last").symlink_to(tmp_path / "precious")
+    monkeypatch.setattr(files.secrets, "token_hex", Tokens())
+    (tmp_path / "run" / f".gpuconv-{'0' * 16}.part").symlink_to(tmp_path / "precious")
+    files.write(tmp_path / "run" / "last", b"new")
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert (tmp_path / "run" / "last").read_bytes() == b"new"
+    assert not (tmp_path / "run" / "last").is_symlink()
+
+
+def write_half(path, error):
+    with files.replacing(path) as file:
+        file.write(b"half")
+        raise error
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+    files.write(tmp_path / "a", b"old")
+    for error in (OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), RuntimeError("drawing")):
+        with pytest.raises(type(error)) as caught:
+            write_half(tmp_path / "a", error)
+        if isinstance(error, OSError):
+            assert caught.value.filename == str(tmp_path / "a")
+        assert (tmp_path / "a").read_bytes() == b"old"
+        assert names(tmp_path) == ["a"]
+
+
+def test_an_error_that_names_another_file_passes_through(tmp_path):
+    with pytest.raises(FileNotFoundError, match="font"), files.replacing(tmp_path / "a"):
+        open(tmp_path / "font")  # noqa: SIM115 - it does not exist
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="not a regular file"):
+        files.write(tmp_path / "pipe", b"")
+    with pytest.raises(IsADirectoryError):
+        files.write(tmp_path / "folder", b"")
+    with pytest.raises(FileNotFoundError) as caught:
+        files.write(tmp_path / "none" / "a", b"")
+    assert caught.value.filename == str(tmp_path / "none" / "a")
+    assert names(tmp_path) == ["folder", "pipe"]
+
+
+def test_the_next_writer_clears_what_dead_ones_left_and_nothing_of_living_ones(tmp_path):
+    dead = abandon(tmp_path)
+    others = [".gpuconv-notes.part", "mine.part"]
+    for name in others:
+        (tmp_path / name).write_text("kept")
+    with files.replacing(tmp_path / "slow") as slow, files.scratch(tmp_path) as living:
+        slow.write(b"slow")
+        (living / "library.so").write_bytes(b"x")
+        assert not set(dead) & set(names(tmp_path))
+        files.write(tmp_path / "quick", b"quick")
+        assert (living / "library.so").exists()
+    assert names(tmp_path) == sorted([*others, "quick", "slow"])
+    assert (tmp_path / "slow").read_bytes() == b"slow"
+
+
+def test_without_locks_nothing_is_cleared(tmp_path, monkeypatch):
+    dead = abandon(tmp_path)
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    files.write(tmp_path / "a", b"1")
+    assert names(tmp_path) == sorted([*dead, "a"])
+
+
+def test_a_writer_whose_new_file_is_taken_for_abandoned_makes_another(tmp_path, monkeypatch):
+    """Another process may clear between the making of a file and its lock."""
+    lock, calls = locks.lock, []
+
+    def late(handle, *, wait=False):
+        if wait and not calls:
+            calls.append(handle)
+            files.clear(tmp_path)
+        return lock(handle, wait=wait)
+
+    monkeypatch.setattr(locks, "lock", late)
+    files.write(tmp_path / "a", b"1")
+    calls.clear()
+    with files.scratch(tmp_path) as folder:
+        assert folder.is_dir()
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_many_writers_of_one_file_and_every_read_is_whole(tmp_path):
+    path, contents = tmp_path / "a", [bytes([number]) * 300_000 for number in range(4)]
+    files.write(path, contents[0])
+    errors = []
+
+    def work(content):
+        try:
+            for _ in range(20):
+                files.write(path, content)
+        except Exception as error:
+            errors.append(error)
+
+    writers = [threading.Thread(target=work, args=(content,)) for content in contents]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        assert path.read_bytes() in contents
+    assert not errors
+    assert names(tmp_path) == ["a"]
+
+
+# --- locks -------------------------------------------------------------------------------------
+
+
+def test_a_lock_file_says_who_holds_it_and_goes_with_its_holder(tmp_path):
+    first = locks.LockFile(tmp_path / "lock")
+    assert first.supported
+    with pytest.raises(locks.LockedError, match=rf"process {os.getpid()} on .* since \d{{4}}-"):
+        locks.LockFile(tmp_path / "lock")
+    first.release()
+    first.release()
+    assert names(tmp_path) == []
+    locks.LockFile(tmp_path / "lock").release()
+
+
+def test_the_lock_of_a_killed_process_is_free_and_a_fork_does_not_keep_it(tmp_path):
+    """The child dies without releasing; its own child lives on."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        locks.LockFile(tmp_path / "lock")
+        if not os.fork():
+            os.read(read, 1)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert names(tmp_path) == ["lock"]
+    locks.LockFile(tmp_path / "lock").release()
+    os.write(write, b"x")
+    os.close(read), os.close(write)
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    """The holder lets go between our opening of the file and our lock."""
+    lock, holder = locks.lock, [locks.LockFile(tmp_path / "lock")]
+
+    def late(handle, **options):
+        if holder:
+            holder.pop().release()
+        return lock(handle, **options)
+
+    monkeypatch.setattr(locks, "lock", late)
+    second = locks.LockFile(tmp_path / "lock")
+    with pytest.raises(locks.LockedError):
+        locks.LockFile(tmp_path / "lock")
+    second.release()
+
+
+def test_a_lock_is_no_link_and_no_pipe(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        with pytest.raises(OSError, match=name):
+            locks.LockFile(tmp_path / name)
+    assert (tmp_path / "precious").read_text() == "mine"
