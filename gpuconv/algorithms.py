@@ -48,6 +48,11 @@ class Algorithm:
     shared: int = 0
     resident: int = 0
 
+    @property
+    def capability(self) -> int:
+        """The lowest compute capability that it runs on, 80 for 8.0; 0 where every GPU does."""
+        return 0 if self.family == "simt" else 80
+
     def file(self, kernel: str) -> str:
         """The .cu of a direction's kernel, such as "conv2d_fprop"."""
         return f"{kernel}.cu" if self.family == "simt" else f"{kernel}_{self.family}.cu"

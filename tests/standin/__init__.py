@@ -20,6 +20,7 @@ import contextlib
 import sys
 import types
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,8 @@ def installed(
 
 def forget() -> None:
     """Empty gpuconv's caches of what belongs to a machine."""
-    from gpuconv.backends.cuda import graph, loss, module, optim, tuning
+    from gpuconv.backends.cuda import device_array, graph, loss, module, optim, tuning
 
-    for cache in (graph._capture_stream, module._load, tuning._gpu, loss._new_counter, optim._new_found):
+    caches: tuple[Any, ...] = (device_array._capability, graph._capture_stream, module._load, tuning._gpu)
+    for cache in (*caches, loss._new_counter, optim._new_found):
         cache.cache_clear()

@@ -9,9 +9,11 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import backends, ops
+from gpuconv.backends.cuda import compiler, tuning
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.training import Trainer
 from tests import standin
+from tests.standin import modules
 from tests.training import small
 
 X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
@@ -167,3 +169,59 @@ def test_one_run_after_another_takes_no_more_memory_and_no_more_streams(schedule
             gc_module.collect()
             found.append((len(machine.queues), machine.allocated))
         assert found[1] == found[2]
+
+
+# --- GPUs without the newest instructions, and candidates that fail -------------------------------------------------
+
+
+def convolution(device="cuda:0", **options):
+    rng = np.random.default_rng(0)
+    x, w = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 8, 8, 1), (4, 3, 3, 1)))
+    y = ops.conv2d(gc.asarray(x, device), gc.asarray(w, device), padding=1, **options)
+    return gc.to_numpy(y), ops.conv2d(x, w, padding=1)
+
+
+@pytest.fixture
+def timed(monkeypatch, tmp_path):
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
+    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
+    tuning._remembered.clear()
+    yield
+    tuning._remembered.clear()
+
+
+@pytest.mark.parametrize("tf32", [False, True], ids=["float32", "tf32"])
+def test_simt_kernels_serve_a_gpu_without_asynchronous_copies(tf32):
+    with standin.installed(("75",)) as machine:
+        found, expected = convolution(tf32=tf32)
+        np.testing.assert_allclose(found, expected, rtol=1e-2 if tf32 else 1e-5, atol=1e-2 if tf32 else 1e-5)
+        assert machine.launches == [("conv2d_fprop_simt", 0)]
+        with pytest.raises(ValueError, match=r"needs a GPU of compute capability 8\.0, received one of 7\.5"):
+            convolution(algo="mma-128x64", tf32=True)
+
+
+def test_a_candidate_that_fails_is_left_out_and_named(timed, monkeypatch):
+    asked = []
+
+    def failing_once(name, text, defines, arch):
+        asked.append(name)
+        if len(asked) == 1:
+            raise compiler.CompileError("planted")
+        return modules.compile_cubin(name, text, defines, arch)
+
+    with standin.installed(("90",)), monkeypatch.context() as patch:
+        patch.setattr(compiler, "compile_cubin", failing_once)
+        with pytest.warns(tuning.FailedCandidateWarning, match="is left out of the choice .*: CompileError: planted"):
+            found, expected = convolution()
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::gpuconv.backends.cuda.tuning.FailedCandidateWarning")
+def test_where_every_candidate_fails_the_op_raises(timed, monkeypatch):
+    def failing(name, text, defines, arch):
+        raise compiler.CompileError("planted")
+
+    with standin.installed(("90",)), monkeypatch.context() as patch:
+        patch.setattr(compiler, "compile_cubin", failing)
+        with pytest.raises(compiler.CompileError, match="planted"):
+            convolution()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from gpuconv.backends import address
 from gpuconv.backends.cuda import emulator
+
+NEWEST = 999  # above every compute capability
 
 
 def empty(shape: int | Sequence[int], dtype: Any, *, like: Any) -> Any:
@@ -22,6 +25,24 @@ def zeros(shape: int | Sequence[int], dtype: Any, *, like: Any) -> Any:
 def asarray(x: Any, dtype: Any = None, *, like: Any) -> Any:
     """A host array (a table of addresses, say) copied to the device of `like`."""
     return _maker(like).asarray(x, dtype)
+
+
+def capability_of(array: Any) -> int:
+    """The compute capability of an array's GPU, 90 for 9.0. The emulated device is as able as any."""
+    return NEWEST if isinstance(array, emulator.EmulatedArray) else _capability(array.device.id)
+
+
+def capability_named(device: str) -> int:
+    """`capability_of` by the device's name."""
+    kind, _, index = device.partition(":")
+    return NEWEST if kind == "emulated" else _capability(int(index or 0))
+
+
+@functools.cache
+def _capability(index: int) -> int:
+    import cupy
+
+    return int(cupy.cuda.Device(index).compute_capability)
 
 
 def is_aligned(alignment: int, *arrays: Any) -> bool:

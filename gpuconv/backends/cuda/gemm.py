@@ -16,7 +16,7 @@ import numpy as np
 
 from gpuconv.algorithms import AUTO, FIRST, Algorithm, arithmetic_of, find, serving
 from gpuconv.backends.cuda import tuning
-from gpuconv.backends.cuda.device_array import address, empty, is_aligned
+from gpuconv.backends.cuda.device_array import NEWEST, address, capability_named, capability_of, empty, is_aligned
 from gpuconv.backends.cuda.launch import ceil_div, contiguous, copied
 from gpuconv.backends.cuda.module import load
 from gpuconv.dtypes import accumulation_dtype
@@ -76,23 +76,39 @@ class Plan:
 @functools.lru_cache(maxsize=1024)
 def plan(
     rows: int, columns: int, depth: int, groups: int, dtype: Any, algo: str = AUTO, tf32: bool = False,
-    whole: bool = False, first: int = 0,
+    whole: bool = False, first: int = 0, capability: int = NEWEST,
 ) -> Plan:  # fmt: skip
     """The algorithm, of all that serve the arithmetic or the one named, and the splits with the least estimated time;
     of several, the first that is listed, with fewest splits. whole: the depth must not be split. first: the bytes that
-    a first layer's algorithms take of shared memory; 0: it is none."""
+    a first layer's algorithms take of shared memory; 0: it is none. capability: the GPU's.
+
+    Raises ValueError for a named algorithm that this GPU has not the instructions for.
+    """
     arithmetic, special = arithmetic_of(dtype, tf32), first > 0
-    able = serving(arithmetic, special) if algo == AUTO else (find(algo, arithmetic, special),)
+    able = _able(arithmetic, special, capability)
+    if algo != AUTO:
+        named = find(algo, arithmetic, special)
+        if named.capability > capability:
+            raise ValueError(
+                f"algorithm {named.name!r} needs a GPU of compute capability {named.capability / 10:.1f}, received one "
+                f"of {capability / 10:.1f}; those that it runs: {', '.join((AUTO, *(each.name for each in able)))}"
+            )
+        able = (named,)
     plans = _plans(rows, columns, depth, groups, dtype, tf32, able, first)
     return min((plan for plan in plans if not whole or plan.splits == 1), key=lambda plan: plan.cost)
 
 
+def _able(arithmetic: str, special: bool, capability: int) -> tuple[Algorithm, ...]:
+    return tuple(each for each in serving(arithmetic, special) if each.capability <= capability)
+
+
 @functools.lru_cache(maxsize=1024)
 def candidates(
-    rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool, whole: bool = False, first: int = 0
-) -> tuple[Plan, ...]:
+    rows: int, columns: int, depth: int, groups: int, dtype: Any, tf32: bool, whole: bool = False, first: int = 0,
+    capability: int = NEWEST,
+) -> tuple[Plan, ...]:  # fmt: skip
     """Every algorithm's plan of a product, those of the least estimated time first: the first is `plan`'s."""
-    names = [each.name for each in serving(arithmetic_of(dtype, tf32), first > 0)]
+    names = [each.name for each in _able(arithmetic_of(dtype, tf32), first > 0, capability)]
     plans = [plan(rows, columns, depth, groups, dtype, name, tf32, whole, first) for name in names]
     return tuple(sorted(plans, key=lambda plan: plan.cost))
 
@@ -177,9 +193,10 @@ def compute(
     partial sums.
     """
     dtype, gpu = out.dtype, tuning.gpu_of(out) if algo == AUTO and tuning.enabled() else None
+    capability = capability_of(out)
     if gpu is None:
-        return run(plan(*product, dtype, algo, tf32, whole, first), out)
-    plans = candidates(*product, dtype, tf32, whole, first)
+        return run(plan(*product, dtype, algo, tf32, whole, first, capability), out)
+    plans = candidates(*product, dtype, tf32, whole, first, capability)
     partials = max(each.splits for each in plans) * out.size * accumulation_dtype(dtype).itemsize
     if len(plans) == 1 or (accumulate and out.nbytes + partials > LARGEST_WORKSPACE):
         return run(plans[0], out)
@@ -198,9 +215,10 @@ def chosen(
 ) -> Plan:  # fmt: skip
     """The plan that `compute` takes on a device without timing anything."""
     gpu = tuning.gpu_named(device) if algo == AUTO and tuning.enabled() else None
+    capability = capability_named(device)
     if gpu is None:
-        return plan(*product, dtype, algo, tf32, whole, first)
-    plans = candidates(*product, dtype, tf32, whole, first)
+        return plan(*product, dtype, algo, tf32, whole, first, capability)
+    plans = candidates(*product, dtype, tf32, whole, first, capability)
     return tuning.recall(_problem(kernel, dtype, tf32, struct, macros), plans, gpu)
 
 

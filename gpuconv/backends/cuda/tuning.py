@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +33,10 @@ SECONDS = 0.05  # of device time that the choice for one problem may take, when 
 _SAMPLES, _MOST_RUNS = 3, 16  # of a candidate, and runs in a sample
 _HOPELESS = 2.0  # times the best so far: one run is enough to see it
 _GATE_SECONDS = 0.2  # after which a queue starts although it is not full yet
+
+
+class FailedCandidateWarning(UserWarning):
+    """An algorithm that should serve a problem failed when it was timed; another one serves it."""
 
 
 class Problem(NamedTuple):
@@ -131,12 +136,22 @@ def _key(problem: Problem, candidates: Sequence[Plan], model: str) -> list[str]:
 
 
 def _measure(candidates: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
-    """Time the candidates, the cost model's first, until the time is up, and write down what came out."""
+    """Time the candidates, the cost model's first, until the time is up, and write down what came out.
+
+    One that fails is left out, with a warning. Raises the last failure where all fail.
+    """
     share, left, best = SECONDS / len(candidates), SECONDS, dict[str, float]()
     for plan in candidates:
         if left <= 0:
             break
-        run(plan)  # compiled, loaded and warm
+        try:
+            run(plan)  # compiled, loaded and warm
+        except Exception as error:
+            if plan is candidates[-1] and not best:
+                raise
+            told = f"{plan.algorithm.name} is left out of the choice for this problem: {type(error).__name__}: {error}"
+            warnings.warn(told, FailedCandidateWarning, stacklevel=2)
+            continue
         least, spent = _least(gpu, functools.partial(run, plan), share, min(best.values(), default=0.0))
         best[plan.algorithm.name], left = least, left - spent
     choice = min(best, key=lambda name: best[name])
