@@ -64,7 +64,7 @@ def shipped_file(op: str, algo: str | None = None) -> str:
 
 def template(op: str, algo: str | None = None) -> str:
     """The text of the shipped file; its headers are found among the shipped ones."""
-    return source.resolve(shipped_file(op, algo)).read_text()
+    return source.resolve(shipped_file(op, algo)).read_text(encoding="utf-8")
 
 
 def check_signatures(path: Path, op: str, algo: str | None = None) -> None:

@@ -92,7 +92,7 @@ def _run(arguments: list[str]) -> int:
     command: Any = importlib.import_module(f"gpuconv.cli.{name}")
     parser = Parser(
         prog=f"gpuconv {name}",
-        description=command.__doc__.strip(),
+        description=(command.__doc__ or COMMANDS[name]).strip(),  # python -OO has no docstrings
         epilog=f"example{'s' * (len(command.EXAMPLES) > 1)}:\n" + "\n".join(f"  {line}" for line in command.EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -30,6 +30,15 @@ def test_help_shows_an_example(command, capsys):
     assert re.search(rf"^examples?:\n  gpuconv {command}", said, re.M)
 
 
+def test_help_without_docstrings(capsys, monkeypatch):
+    """As python -OO has it."""
+    for command, text in COMMANDS.items():
+        monkeypatch.setattr(importlib.import_module(f"gpuconv.cli.{command}"), "__doc__", None)
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert text.split()[0] in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
 def test_the_overview_names_every_command(arguments, capsys):
     assert main(arguments) == 0

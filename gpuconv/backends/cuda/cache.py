@@ -59,7 +59,7 @@ class Cache:
     def _folder(self, name: str, key: Iterable[str]) -> Path:
         digest = hashlib.sha256()
         for part in key:
-            encoded = part.encode()
+            encoded = part.encode(errors="surrogateescape")  # a path may hold bytes that are no text
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
         return self.root / f"{name}-{digest.hexdigest()[:32]}"
 

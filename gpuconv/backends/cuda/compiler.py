@@ -63,16 +63,17 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
 
     def fill(folder: Path) -> None:
         log = io.StringIO()
+        shown = name.encode("ascii", "replace").decode()
         try:
-            program = core.Program(text, "c++", core.ProgramOptions(name=f"{name}.cu", **options))
+            program = core.Program(text, "c++", core.ProgramOptions(name=f"{shown}.cu", **options))
             code = program.compile("cubin", logs=log).code
         except Exception as error:
             raise CompileError(f"{name}.cu does not compile for {arch}:\n{log.getvalue() or error}") from error
         (folder / "kernel.cubin").write_bytes(code)
-        (folder / "log.txt").write_text(log.getvalue())
+        (folder / "log.txt").write_text(log.getvalue(), encoding="utf-8", errors="replace")
 
     entry = cache.default().entry(f"{name}-{arch}", ["nvrtc", version, repr(options), text], fill)
-    return Binary(entry / "kernel.cubin", parse_resources((entry / "log.txt").read_text()))
+    return Binary(entry / "kernel.cubin", parse_resources((entry / "log.txt").read_text(encoding="utf-8")))
 
 
 @functools.cache

@@ -15,12 +15,13 @@ class EmulatedDevice:
 
     def __init__(self) -> None:
         from gpuconv.backends.cuda import emulator
-        from gpuconv.backends.cuda.emulator import compiler
+        from gpuconv.backends.cuda.emulator import native
 
         try:
-            compiler.find()
-        except emulator.EmulatorError as error:
+            emulator.settings()
+        except ValueError as error:
             raise DeviceError(str(error)) from error
+        native.runtime()
         self._arrays = emulator
 
     def from_host(self, x: np.ndarray) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,18 +86,28 @@ def flatten(path: Path) -> str:
 
     def paste(file: Path) -> str:
         seen.add(file)
-        text = file.read_text()
-        parts, end = [f'#line 1 "{file.as_posix()}"\n'], 0
+        text = file.read_text(encoding="utf-8", errors="replace")  # a comment of another encoding does no harm
+        name = _c_string(file)
+        parts, end = [f"#line 1 {name}\n"], 0
         for match in _INCLUDE.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
             header = _find(match[1], file, line)
             parts.append(text[end : match.start()])
             if header not in seen:
-                parts.append(f'{paste(header)}\n#line {line + 1} "{file.as_posix()}"')
+                parts.append(f"{paste(header)}\n#line {line + 1} {name}")
             end = match.end()
         return "".join([*parts, text[end:]])
 
     return _PRAGMA_ONCE.sub("", paste(path))
+
+
+def _c_string(path: Path) -> str:
+    """The path as a string literal: as it is where it can be, other bytes as octal escapes."""
+    plain = path.as_posix()
+    if plain.isprintable() and not set(plain) & {'"', "\\"}:
+        return f'"{plain}"'
+    shown = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in os.fsencode(plain))
+    return f'"{"".join(shown)}"'
 
 
 def _find(name: str, includer: Path, line: int) -> Path:

@@ -1,6 +1,8 @@
 """What the emulated device gives a kernel: indices, barriers, warp operations, atomics, number types, workers."""
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpuconv.backends import DeviceError, resolve
 from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.emulator import compiler, native
 from gpuconv.backends.cuda.module import load
 from gpuconv.dtypes import as_dtype
 
@@ -202,16 +206,108 @@ def test_address_needs_its_own_process():
         load(KERNELS).kernel("indices")(1, 1, emulator.empty(4, np.int32))
 
 
-def test_no_compiler_is_a_clear_error(monkeypatch):
-    from gpuconv.backends import DeviceError, resolve
-    from gpuconv.backends.cuda.emulator import compiler
+@pytest.fixture
+def forget_compiler():
+    """The compiler is looked for again, here and in the next test."""
+    cached = compiler.find, compiler.version, native.runtime
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()
 
+
+@pytest.mark.usefixtures("forget_compiler")
+def test_no_compiler_is_a_clear_error(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    compiler.find.cache_clear()
     with pytest.raises(DeviceError, match=r"needs a C\+\+ compiler and found none"):
         resolve("emulated")
+
+
+@pytest.mark.usefixtures("forget_compiler")
+@pytest.mark.parametrize(
+    ("cxx", "said"),
+    [
+        ("no-such-c++", "CXX is 'no-such-c\\+\\+', and there is no program 'no-such-c\\+\\+'"),
+        ("ccache-that-is-not-there g++", "there is no program 'ccache-that-is-not-there'"),
+        ("/", "there is no program '/'"),
+        ('g++ "', "is no command: No closing quotation"),
+        ("false", "false --version.* does not run:\\nstatus 1"),
+        ("/etc/passwd", "there is no program"),
+    ],
+    ids=lambda text: text.split()[0],
+)
+def test_a_wrong_cxx_is_refused_and_not_replaced(cxx, said, monkeypatch):
+    monkeypatch.setenv("CXX", cxx)
+    with pytest.raises(DeviceError, match=said):
+        resolve("emulated")
+
+
+@pytest.mark.usefixtures("forget_compiler")
+def test_cxx_may_hold_options_and_paths(monkeypatch, tmp_path):
+    compilers = compiler.find()
+    script = tmp_path / "my compiler"
+    script.write_text(f'#!/bin/sh\necho "$@" >> "$0.log"\nexec {shlex.join(compilers)} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "'./my compiler' -DOF_THE_USER=7")
     compiler.find.cache_clear()
+    made = compiler.compile_library("probe", "int probe = OF_THE_USER;\n")
+    assert made.is_file()
+    said = (tmp_path / "my compiler.log").read_text().splitlines()
+    assert all(line.startswith("-DOF_THE_USER=7") for line in said)
+    assert len(said) == 3  # its version, the compilation, the linking
+
+
+@pytest.mark.usefixtures("forget_compiler")
+def test_a_compiler_that_fails_is_told_with_its_own_words(monkeypatch, tmp_path):
+    script = tmp_path / "c++"
+    script.write_text('#!/bin/sh\n[ "$1" = --version ] && echo mine && exit\nprintf "caf\\351: no space" >&2\nexit 4\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", str(script))
+    with pytest.raises(DeviceError, match=r"runtime does not compile for the emulated device:\ncaf.: no space"):
+        resolve("emulated")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("SEED", "x", "GPUCONV_EMULATOR_SEED is 'x': expected a whole number"),
+        ("SEED", str(2**64), "seed must be from 0"),
+        ("SANITIZE", "all", "GPUCONV_EMULATOR_SANITIZE is 'all': sanitize must be one of"),
+        ("WORKERS", "0", "GPUCONV_EMULATOR_WORKERS is '0': workers must be at least 1"),
+    ],
+)
+def test_settings_of_the_environment_that_cannot_be_read(variable, value, said, monkeypatch):
+    monkeypatch.setattr(sys.modules[emulator.settings.__module__], "_current", None)
+    monkeypatch.setenv(f"GPUCONV_EMULATOR_{variable}", value)
+    with pytest.raises(DeviceError, match=said):
+        resolve("emulated")
+
+
+def test_settings_of_the_environment(monkeypatch):
+    monkeypatch.setattr(sys.modules[emulator.settings.__module__], "_current", None)
+    for name, value in (("SEED", "7"), ("WORKERS", "3"), ("SANITIZE", "checked")):
+        monkeypatch.setenv(f"GPUCONV_EMULATOR_{name}", value)
+    assert emulator.settings() == emulator.Settings(7, "checked", 3)
+
+
+def test_a_kernel_in_a_folder_whose_name_no_compiler_likes(tmp_path):
+    """Quotes, backslashes and bytes that are no text: compiled, and named in errors."""
+    folder = tmp_path / os.fsdecode(b'caf\xe9 "a\\b"')
+    folder.mkdir()
+    kernel = b'extern "C" __global__ void count(int *y) { y[threadIdx.x] = threadIdx.x; } // caf\xe9\n'
+    (folder / "right.cu").write_bytes(kernel)
+    (folder / "wrong.cu").write_bytes(kernel + b"this is no C++\n")
+    y = emulator.empty(4, np.int32)
+    load(folder / "right.cu").kernel("count")(1, 4, y)
+    np.testing.assert_array_equal(y.view(np.ndarray), range(4))
+    with pytest.raises(emulator.EmulatorError, match=r'"a\\b"/wrong\.cu:2:\d+: error'):
+        load(folder / "wrong.cu").kernel("count")(1, 4, y)
 
 
 def test_settings():
@@ -229,15 +325,6 @@ def test_settings():
         emulator.configure(workers=0)
     assert emulator.settings() == before
 
-
-def test_settings_of_the_environment(monkeypatch):
-    from gpuconv.backends.cuda.emulator.settings import _from_environment
-
-    monkeypatch.setenv("GPUCONV_EMULATOR_SEED", "7")
-    assert _from_environment().seed == 7
-    monkeypatch.setenv("GPUCONV_EMULATOR_WORKERS", "two")
-    with pytest.raises(ValueError, match="GPUCONV_EMULATOR_WORKERS must be a whole number, received 'two'"):
-        _from_environment()
 
 
 def test_a_compile_error_points_into_the_cu_file(tmp_path):

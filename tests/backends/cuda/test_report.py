@@ -71,7 +71,7 @@ def test_occupancy_as_nvidias_own_header_has_it(tmp_path):
     except EmulatorError as error:
         pytest.skip(str(error))
     (tmp_path / "oracle.cpp").write_text(ORACLE)
-    subprocess.run([cxx, f"-I{folder}", "oracle.cpp", "-o", "oracle"], cwd=tmp_path, check=True)
+    subprocess.run([*cxx, f"-I{folder}", "oracle.cpp", "-o", "oracle"], cwd=tmp_path, check=True)
     problems = [
         (arch, registers, shared, threads)
         for arch in CHIPS

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gpuconv.backends import DeviceError
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator.settings import EmulatorError
 
@@ -27,23 +29,45 @@ _OPTIONS = {
 }
 
 
+class HostCompilerError(EmulatorError, DeviceError):
+    """There is no C++ compiler, or it failed; the message has its own words."""
+
+
 @functools.cache
-def find() -> str:
-    """The C++ compiler: $CXX, or the first of g++, clang++ and c++ on the path. Raises EmulatorError without one."""
-    for candidate in (os.environ.get("CXX"), "g++", "clang++", "c++"):
-        if candidate and (path := shutil.which(candidate)):
-            return path
-    raise EmulatorError(
+def find() -> tuple[str, ...]:
+    """The command of the C++ compiler: $CXX, which may hold options ("ccache g++"), or else the first of g++, clang++
+    and c++ on the path. Raises HostCompilerError where $CXX names no program, and where there is none."""
+    if chosen := os.environ.get("CXX", "").strip():
+        return _named_by_user(chosen)
+    for candidate in ("g++", "clang++", "c++"):
+        if path := shutil.which(candidate):
+            return (os.path.abspath(path),)
+    raise HostCompilerError(
         "the emulated device needs a C++ compiler and found none ($CXX, g++, clang++, c++); "
         "install one (Debian, Ubuntu: apt install g++; macOS: xcode-select --install) or set CXX"
     )
 
 
+def _named_by_user(chosen: str) -> tuple[str, ...]:
+    try:
+        program, *options = shlex.split(chosen)
+    except ValueError as error:
+        raise HostCompilerError(f"CXX is {chosen!r}, which is no command: {error}") from None
+    path = shutil.which(os.path.expanduser(program))
+    if path is None:
+        raise HostCompilerError(
+            f"CXX is {chosen!r}, and there is no program {program!r}; name a C++ compiler, as CXX=clang++ or "
+            "CXX='ccache g++', or unset CXX"
+        )
+    return (os.path.abspath(path), *options)
+
+
 @functools.cache
 def version() -> str:
-    """The compiler's path and what it says of itself."""
-    told = subprocess.run([find(), "--version"], capture_output=True, text=True, check=False).stdout
-    return f"{find()}: {told.splitlines()[0] if told else 'unknown'}"
+    """The compiler's command and what it says of itself."""
+    command = [*find(), "--version"]
+    told = _run(command, f"the C++ compiler ({shlex.join(command)}) does not run").splitlines()
+    return f"{shlex.join(find())}: {told[0] if told else 'unknown'}"
 
 
 @functools.cache
@@ -61,15 +85,15 @@ def sanitizer_runtime() -> str:
     """The library that a process must preload for sanitize="address"."""
     clang = "clang" in version()
     name = f"libclang_rt.asan-{platform.machine()}.so" if clang else "libasan.so"
-    found = subprocess.run([find(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
-    path = found.stdout.strip()
+    command = [*find(), f"-print-file-name={name}"]
+    path = _run(command, f"the C++ compiler ({shlex.join(command)}) does not run").strip()
     if not Path(path).is_file():
-        raise EmulatorError(f"{find()} has no AddressSanitizer library ({name})")
+        raise HostCompilerError(f"{shlex.join(find())} has no AddressSanitizer library ({name})")
     return path
 
 
 def _headers() -> list[str]:
-    return [f"{file.name}\n{file.read_text()}" for file in sorted(_HERE.glob("*.h"))]
+    return [f"{file.name}\n{file.read_text(encoding='utf-8')}" for file in sorted(_HERE.glob("*.h"))]
 
 
 def compile_library(
@@ -77,7 +101,7 @@ def compile_library(
 ) -> Path:
     """The path of the shared library made of `text`, from the cache or compiled now.
 
-    Raises EmulatorError with the compiler's messages, which name the lines of the .cu file.
+    Raises HostCompilerError with the compiler's messages, which name the lines of the .cu file.
     """
     macros = [f"-D{macro}={value}" for macro, value in (defines or {}).items()]
     options = [*_COMMON, *_machine_options(), *_OPTIONS[sanitize], f"-I{_HERE}", *macros]
@@ -87,16 +111,24 @@ def compile_library(
     link += ["-shared-libasan"] if sanitize == "address" and "clang" in version() else []
 
     def fill(folder: Path) -> None:
-        (folder / "source.cpp").write_text(text)
-        _run([find(), *options, "-c", "source.cpp", "-o", "object.o"], name, folder)
-        _run([find(), *link, "object.o", "-o", "library.so"], name, folder)
+        failed = f"{name} does not compile for the emulated device"
+        (folder / "source.cpp").write_text(text, encoding="utf-8")
+        _run([*find(), *options, "-c", "source.cpp", "-o", "object.o"], failed, folder)
+        _run([*find(), *link, "object.o", "-o", "library.so"], failed, folder)
         (folder / "object.o").unlink()
 
     key = ["emulator", version(), *options, *link, text, *_headers()]
     return cache.default().entry(f"{name}-{sanitize}", key, fill) / "library.so"
 
 
-def _run(command: Sequence[str], name: str, folder: Path) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+def _run(command: Sequence[str], failed: str, folder: Path | None = None) -> str:
+    """What a command prints. Raises HostCompilerError with `failed` and the command's own words where it fails."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, cwd=folder
+        )
+    except OSError as error:  # no program for this machine, say
+        raise HostCompilerError(f"{failed}: {error.strerror}") from error
     if done.returncode:
-        raise EmulatorError(f"{name} does not compile for the emulated device:\n{done.stderr.strip()}")
+        raise HostCompilerError(f"{failed}:\n{done.stderr.strip() or f'status {done.returncode}'}")
+    return done.stdout

@@ -40,7 +40,7 @@ class _Launch(ctypes.Structure):  # `Launch` of block.h
 
 @functools.cache
 def runtime() -> ctypes.CDLL:
-    """The runtime library, compiled when it is first needed. Raises EmulatorError where there is no C++ compiler."""
+    """The runtime library, compiled when it is first needed. Raises HostCompilerError where that fails."""
     path = compiler.compile_library("runtime", '#include "runtime.h"\n')
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # kernels find the runtime's functions in it
     library.gpuconv_allocate.argtypes = [ctypes.c_size_t, ctypes.c_int]
@@ -131,7 +131,7 @@ class EmulatedLibrary:
         )  # fmt: skip
         message = ctypes.create_string_buffer(4096)
         if runtime().gpuconv_launch(request, message, len(message)):
-            raise EmulatorError(_with_lines(message.value.decode(), self.path))
+            raise EmulatorError(_with_lines(message.value.decode(errors="replace"), self.path))
 
 
 def _with_lines(message: str, library: Path) -> str:
@@ -142,7 +142,8 @@ def _with_lines(message: str, library: Path) -> str:
         address = hex(int(match[1], 16) - 1)  # inside the call, not after it
         if tool is None:
             return address
-        told = subprocess.run([tool, "-e", str(library), address], capture_output=True, text=True, check=False).stdout
+        command = [tool, "-e", str(library), address]
+        told = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
         return Path(told.split(" (")[0].strip()).name or address
 
     return re.sub(r"\{pc ([0-9a-f]+)\}", line, message)

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 SANITIZERS = ("none", "checked", "address")
 
@@ -43,22 +44,34 @@ class Settings:
 
 def _from_environment() -> Settings:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    sanitize = os.environ.get("GPUCONV_EMULATOR_SANITIZE", "none")
-    return Settings(_number("GPUCONV_EMULATOR_SEED", 0), sanitize, _number("GPUCONV_EMULATOR_WORKERS", cores))
+    given: dict[str, Any] = {"workers": cores}
+    for name, read in (("seed", _whole), ("sanitize", str), ("workers", _whole)):
+        variable = f"GPUCONV_EMULATOR_{name.upper()}"
+        if text := os.environ.get(variable):
+            try:
+                given[name] = read(text)
+                Settings(**{name: given[name]})
+            except ValueError as error:
+                raise ValueError(f"{variable} is {text!r}: {error}") from None
+    return Settings(**given)
 
 
-def _number(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
+def _whole(text: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"{name} must be a whole number, received {text!r}")
+        raise ValueError("expected a whole number")
     return int(text)
 
 
-_current = _from_environment()
+_current: Settings | None = None
 
 
 def settings() -> Settings:
-    """The settings in force; at first those of GPUCONV_EMULATOR_SEED, _SANITIZE and _WORKERS."""
+    """The settings in force; at first those of GPUCONV_EMULATOR_SEED, _SANITIZE and _WORKERS.
+
+    Raises ValueError where one of these cannot be read.
+    """
+    global _current
+    _current = _current or _from_environment()
     return _current
 
 
@@ -66,7 +79,7 @@ def settings() -> Settings:
 def _restoring(before: Settings) -> Iterator[Settings]:
     global _current
     try:
-        yield _current
+        yield settings()
     finally:
         _current = before
 
@@ -76,9 +89,10 @@ def configure(
 ) -> contextlib.AbstractContextManager[Settings]:
     """Change settings, at once; what is not given stays. Used in a ``with``, they change back at its end."""
     global _current
-    before = _current
+    before = settings()
     given = {"seed": seed, "sanitize": sanitize, "workers": workers}
-    _current = replace(before, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    _current = replace(before, **changed)
     return _restoring(before)
 
 
