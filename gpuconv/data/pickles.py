@@ -1,13 +1,17 @@
 """Reading pickles without running what they say.
 
 A pickle names functions and has them called: a crafted one runs any code. Here it gets to name what an array is made of
-and nothing else, and even for those it is handed stand-ins, which keep what they are given and do nothing.
+and nothing else, and even for those it is handed stand-ins, which keep what they are given and do nothing. Opcodes that
+no array needs are refused, and nothing is allocated or nested by a number that the pickle tells.
 """
 
 from __future__ import annotations
 
 import pickle
-from typing import Any
+import pickletools
+import struct
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +22,12 @@ class RefusedError(pickle.UnpicklingError):
 
 
 class ArrayState:
-    """Stands in for numpy.ndarray and for the function that makes an empty one."""
+    """Stands in for numpy.ndarray, and for the functions that make an empty one or one of a buffer."""
+
+    state: Any = None
 
     def __init__(self, *_: object) -> None:
-        self.state: Any = None
+        pass
 
     def __setstate__(self, state: object) -> None:
         self.state = state
@@ -47,6 +53,13 @@ class _Dtype:
         pass  # byte order and field names: nothing that a byte has
 
 
+def _from_buffer(data: object, dtype: object, shape: object, order: object, *_: object) -> ArrayState:
+    """How NumPy writes an array at protocol 5."""
+    array = ArrayState()
+    array.state = (1, shape, dtype, order == "F", data)
+    return array
+
+
 def _encode(text: str, encoding: str) -> bytes:
     """How Python 3 writes bytes into the old pickle protocol."""
     if encoding != "latin1":
@@ -54,15 +67,75 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, strings, numbers and `ArrayState`s; raises RefusedError at anything else."""
+class ArrayUnpickler(pickle._Unpickler):
+    """Reads dicts, lists, strings, numbers and `ArrayState`s; raises RefusedError at anything else.
+
+    It is Python's own in Python: the one in C makes room for as many objects as a pickle says, and has no say in what
+    an opcode does.
+    """
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]]
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:
             case ("numpy", "ndarray") | ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct"):
                 return ArrayState
+            case ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer"):
+                return _from_buffer
             case ("numpy", "dtype"):
                 return _Dtype
             case ("_codecs", "encode"):
                 return _encode
         raise RefusedError(f"it asks for {module}.{name}, which no array needs; nothing of it was run")
+
+
+_OPCODES = """
+    PROTO FRAME STOP MARK POP MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET
+    NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
+    STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
+    BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS
+    GLOBAL STACK_GLOBAL REDUCE
+"""
+
+
+def _refused(code: int) -> Callable[[Any], None]:
+    def refuse(_: Any) -> None:
+        opcode = next(known.name for known in pickletools.opcodes if known.code == chr(code))
+        raise RefusedError(f"it asks for the opcode {opcode}, which no array needs; nothing of it was run")
+
+    return refuse
+
+
+def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Refuses tuples deeper than an array's state: to hash one as a key takes as much of the stack as it is deep."""
+
+    def load_tuple(reader: Any) -> None:
+        load(reader)
+        for part in reader.stack[-1]:
+            if type(part) is tuple and any(type(inner) is tuple for inner in part):
+                raise RefusedError("it asks for tuples within tuples within tuples, which no array needs")
+
+    return load_tuple
+
+
+def _build(reader: Any) -> None:
+    if not isinstance(reader.stack[-2], ArrayState | _Dtype):
+        raise RefusedError(f"it asks to change a {type(reader.stack[-2]).__name__}, which no array needs")
+    _PLAIN[pickle.BUILD[0]](reader)
+
+
+def _bytes(reader: Any) -> None:
+    """A byte array, from what is there, however many bytes it tells of."""
+    (size,) = struct.unpack("<Q", reader.read(8))
+    reader.append(reader.read(size))
+
+
+_PLAIN = pickle._Unpickler.dispatch
+_ALLOWED = {getattr(pickle, name)[0]: _PLAIN[getattr(pickle, name)[0]] for name in _OPCODES.split()}
+_TUPLES = {code[0]: _shallow(_PLAIN[code[0]]) for code in (
+    pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3
+)}  # fmt: skip
+ArrayUnpickler.dispatch = (
+    {code: _refused(code) for code in _PLAIN}
+    | _ALLOWED | _TUPLES | {pickle.BUILD[0]: _build, pickle.BYTEARRAY8[0]: _bytes}
+)  # fmt: skip

@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_binary_version(small, tmp_path, below):
 
 
 @pytest.mark.parametrize("below", ["", "cifar-10-batches-py"])
-@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("as_bytes", [False, True])
 def test_python_version(small, tmp_path, below, protocol, as_bytes):
     write_python(tmp_path / below, protocol, as_bytes)
@@ -87,6 +88,21 @@ def python2_pickle(pixels, labels):
     array += b"(K\x01" + shape + dtype + b"\x89" + text(pixels.tobytes()) + b"tb"
     numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
     return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + numbers + b"u."
+
+
+def test_arrays_of_every_form_at_every_protocol(small, tmp_path):
+    """Contiguous, Fortran-ordered, a view, read-only; and with the bytes and labels of the others."""
+    pixels, labels = batch(0)
+    frozen = pixels.copy()
+    frozen.flags.writeable = False
+    for protocol in range(6):
+        for array in (pixels, np.asfortranarray(pixels), np.repeat(pixels, 2, axis=0)[::2], frozen):
+            names = [b"a.png"] * COUNT
+            content = {b"data": array, b"labels": labels.tolist(), b"filenames": names, b"batch_label": b"batch 1"}
+            (tmp_path / "batch").write_bytes(pickle.dumps(content, protocol))
+            read, told = cifar10._read_python(tmp_path / "batch")
+            np.testing.assert_array_equal(read, pixels)
+            np.testing.assert_array_equal(told, labels)
 
 
 def test_pickles_of_python_2(small, tmp_path):
@@ -148,7 +164,7 @@ def test_pickles_with_flipped_bytes_raise_value_errors_only(small, tmp_path):
     """Whatever a byte of the frame turns into, the file is read, or named in a ValueError."""
     write_python(tmp_path)
     good = (tmp_path / "data_batch_1").read_bytes()
-    frame = [*range(200), *range(len(good) - 200, len(good))]
+    frame = [*range(0, 200, 3), *range(len(good) - 200, len(good), 3)]
     refused = []
     for position in frame:
         bad = bytearray(good)
@@ -209,6 +225,11 @@ def crafted(path):
         ),
         "by hand": b"cos\nsystem\n(S'" + command.encode() + b"'\ntR.",
         "INST": b"(S'" + command.encode() + b"'\nios\nsystem\n.",
+        "OBJ": b"(cos\nsystem\nS'" + command.encode() + b"'\no.",
+        "NEWOBJ": b"\x80\x02cnumpy\nndarray\n)\x81.",
+        "extension": b"\x80\x02\x82\x01.",
+        "persistent": b"Pname\n.",
+        "set": b"\x80\x04\x8f(K\x01\x90.",
         "getattr": b"cbuiltins\ngetattr\n(cnumpy\nndarray\nS'tofile'\ntR.",
         "dotted": b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.",
         "numpy function": b"cnumpy\nload\n(S'x'\ntR.",
@@ -223,6 +244,36 @@ def test_a_crafted_pickle_runs_nothing(small, tmp_path, kind):
     with pytest.raises(ValueError, match=r"data_batch_1 is refused: it asks for .*nothing of it was run"):
         cifar10.load(tmp_path)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"c_codecs\nencode\n}S'x'\nK\x01sb.", "it asks to change a function"),
+        (b"cnumpy\nndarray\n}S'values'\nK\x01sb.", "it asks to change a type"),
+        (b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.", "tuples within tuples"),
+    ],
+    ids=["function", "class", "deep-key"],
+)
+def test_what_would_change_or_end_the_process(small, tmp_path, content, message):
+    (tmp_path / "batch").write_bytes(content)
+    with pytest.raises(ValueError, match=f"batch is refused: .*{message}"):
+        cifar10._read_python(tmp_path / "batch")
+
+
+@pytest.mark.parametrize(
+    "opcode",
+    [b"K\x01r\xff\xff\xff\x0f", b"\x96" + bytes(5) + b"\x01\0\0", b"\x8b\xff\xff\xff\x7f"],
+    ids=["memo", "byte-array", "integer"],
+)
+def test_nothing_is_allocated_by_a_number_in_the_pickle(small, tmp_path, opcode):
+    """A place in the memo, a byte array of 1 TB, an integer of 2 GB: told, but not there."""
+    tracemalloc.start()
+    (tmp_path / "batch").write_bytes(b"\x80\x05" + opcode + b".")
+    with pytest.raises(ValueError, match="batch is"):
+        cifar10._read_python(tmp_path / "batch")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_other_codecs_are_refused(small, tmp_path):
