@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.cli.errors import asked
-from gpuconv.cli.runs import choose_device, line, newest, open_run
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.runs import choose_device, line, load_data, newest, open_run, warn_of_other_data
 from gpuconv.cli.settings import add_device, add_options, loss, test_time
 from gpuconv.names import printable
 
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv.data import Loader, load
+    from gpuconv.data import Loader
     from gpuconv.training import evaluate
     from gpuconv.training.evaluate import TTA, expect_views
 
@@ -35,14 +35,15 @@ def run(options: argparse.Namespace) -> int:
     line("run", directory)
     device = choose_device(options)
     trained = open_run(directory, device)
+    train, test = load_data(trained.settings.data, options.data)
     with asked():
-        test = load(options.data or trained.settings.data)[1]
         if test.image_shape != trained.input_shape or list(test.classes) != trained.classes:
             raise ValueError(
                 f"the net takes images of {trained.input_shape} in {len(trained.classes)} classes, "
                 f"received {test.image_shape} in {len(test.classes)} classes, or other class names"
             )
     line("data", f"{test.name}: {len(test):,} test images")
+    warn_of_other_data(trained, train, test)
     net = trained.net
     loader = Loader(
         test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False
@@ -53,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
     if TTA[tta] > 1:
         line("averaging", f"over {TTA[tta]} views of each image")
     found = evaluate(net, loader, loss=loss(trained.settings.loss)[1], confusion=True, tta=tta)
+    if not np.isfinite(found.loss):
+        raise UserError(f"the test loss is {found.loss}: the net's scores are not finite, its answers mean nothing")
     print(f"\n{table(found.confusion, trained.classes)}\n")
     print(f"test loss {found.loss:.4f}")
     print(f"test accuracy {100 * found.accuracy:.2f}%")

@@ -55,6 +55,8 @@ def run(options: argparse.Namespace) -> int:
             continue
         x = trained.normalization(image[None])
         scores = pictures.look(trained.net, _on(trained, x))[1]
+        if not np.isfinite(scores).all():
+            raise UserError(f"the net's scores of {path} are not finite; it cannot tell what is on it")
         print("\n".join(top(scores, trained.classes)))
         first = first or (image, Path(path).name)
     if options.picture and first:

@@ -1,14 +1,18 @@
-"""A trained net as its checkpoint describes it, without the data it was trained on."""
+"""A run that `gpuconv train` left: its settings, checked, and the net that its last checkpoint describes."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gpuconv import backends
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli import settings as wanted
+from gpuconv.cli.errors import UserError, asked, describe
 from gpuconv.cli.settings import Settings
 
 HOME = Path("runs")
@@ -16,18 +20,18 @@ HOME = Path("runs")
 
 @dataclasses.dataclass
 class Run:
-    """A net with what it needs to look at an image."""
+    """A net with what it needs to look at an image. The net of `described` has no weights."""
 
-    path: Path
     net: Any
     settings: Settings
     classes: list[str]
     normalization: Any
     input_shape: tuple[int, int, int]
+    stored: dict[str, Any]
 
 
 def notes(classes: Any, normalization: Any, input_shape: Any) -> dict[str, Any]:
-    """What a run stores for `open_run`, JSON-able."""
+    """What a run stores for `described`, JSON-able."""
     return {
         "classes": list(classes),
         "mean": normalization.mean.tolist(),
@@ -36,24 +40,123 @@ def notes(classes: Any, normalization: Any, input_shape: Any) -> dict[str, Any]:
     }
 
 
+def described(stored: dict[str, Any], path: Any) -> Run:
+    """What stored settings say. Raises UserError that names the entry which is missing, unknown or wrong."""
+    from gpuconv.data import Normalization
+    from gpuconv.training.stored import COUNT, NUMBERS, OBJECT, TEXT, expect
+
+    options = stored.get("options", {})
+    if "command" not in options:
+        raise UserError(f"{path}: the run was not started by `gpuconv train`; go on with it where it was")
+    schema = {"command": OBJECT, "classes": [TEXT], "mean": NUMBERS, "std": NUMBERS, "input_shape": [COUNT]}
+    with _entry(path, "options"):
+        expect(options, schema, "options")
+        for name in schema:
+            if name not in options:
+                raise ValueError(f"{name} is missing")
+    classes, input_shape = options["classes"], tuple(options["input_shape"])
+    with _entry(path, "options.command"):
+        settings = wanted.from_stored(options["command"])
+    with _entry(path, "net"):
+        net = _planned(stored.get("net"))
+    with _entry(path, "options.classes"):
+        if net.output_shape != (len(classes),):
+            raise ValueError(f"{len(classes)} names, and the net has outputs of shape {net.output_shape}")
+    with _entry(path, "options.input_shape"):
+        if input_shape != net.input_shape or len(input_shape) != 3:
+            raise ValueError(f"{input_shape}, and the net takes {net.input_shape}")
+    with _entry(path, "options"):
+        normalization = Normalization(options["mean"], options["std"])
+        for name in ("mean", "std"):
+            shape = getattr(normalization, name).shape
+            if shape not in (input_shape, input_shape[-1:]):
+                raise ValueError(f"{name} must be of shape {input_shape[-1:]} or {input_shape}, received {shape}")
+    return Run(net, settings, classes, normalization, input_shape, stored)
+
+
+@contextmanager
+def _entry(path: Any, name: str) -> Iterator[None]:
+    """What is refused inside is in a stored run's entry of that name."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the settings stored in {path} cannot be used: {name}: {error}") from error
+
+
+def _planned(config: Any) -> Any:
+    """A net without weights. Raises ValueError for a config that makes none."""
+    from gpuconv.layers import Layer
+
+    try:
+        net = Layer.from_config(config, initialize=False)
+    except Exception as error:  # one that was made by hand can fail in any way
+        raise ValueError(str(error) or type(error).__name__) from error
+    if net.output_shape is None:
+        raise ValueError("the net does not begin with an Input")
+    return net
+
+
 def open_run(directory: str | Path, device: str) -> Run:
     """The net of a run directory's last checkpoint, on a device. Raises UserError for a directory without one."""
-    from gpuconv.data import Normalization
     from gpuconv.layers import Layer
-    from gpuconv.training import RunDirectory, checkpoint
+    from gpuconv.training import RunDirectory, checkpoint, stored
+
+    run = RunDirectory.open(directory)
+    described(run.settings(), run.settings_file)
+    loaded = checkpoint.load(run.last)
+    state = stored.state(loaded.state, run.last)
+    found = described(state["settings"] | {"net": state["net"]}, run.last)
+    stored.check_net(run.last, loaded, found.net)
+    with asked():
+        found.net = Layer.from_config(state["net"], device=device)
+        found.net.load_state_dict(loaded.part("net"))
+    return found
+
+
+def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
+    """The settings stored with a run. Raises UserError that names others which were chosen; --data may be another."""
+    from gpuconv.training import RunDirectory
+
+    run = RunDirectory.open(directory)
+    settings = described(run.settings(), run.settings_file).settings
+    there = wanted.spelled(dataclasses.asdict(settings))
+    others = [
+        f"{wanted.option(name)} is {there[name]} there, {value} here"
+        for name, value in chosen.items() if value != there[name] and name != "data"
+    ]
+    if others:
+        raise UserError(
+            f"{directory} goes on with the settings it was started with: {'; '.join(others)} "
+            f"(leave {'it' if len(others) == 1 else 'them'} out, or start a new run)"
+        )
+    return settings
+
+
+def load_data(stored: str, given: str | None) -> tuple[Any, Any]:
+    """(train, test) of a run, or what --data gives in its place. Raises UserError for what cannot be read."""
+    from gpuconv.data import load, spec
 
     with asked():
-        run = RunDirectory.open(directory)
-        stored = checkpoint.load(run.last)
-        options = stored.state["settings"]["options"]
-        if "command" not in options:
-            raise ValueError(f"{directory} was not started by `gpuconv train`")
-        net = Layer.from_config(stored.state["net"], device=device)
-        net.load_state_dict(stored.part("net"))
-        normalization = Normalization(options["mean"], options["std"])
-    return Run(
-        run.path, net, Settings(**options["command"]), options["classes"], normalization, tuple(options["input_shape"])
-    )
+        try:
+            return load(spec.placed(given, stored) if given else stored)
+        except FileNotFoundError as error:
+            hint = "" if given else "; where the run's data lies now is said by --data"
+            raise UserError(f"{describe(error)}{hint}") from error
+
+
+def warn_of_other_data(run: Run, train: Any, test: Any) -> None:
+    """Say on stderr when images are not those of the run, so that a test image may be one that it trained on."""
+    from gpuconv.training.feeding import checksum
+
+    there = [run.stored.get(part) or {} for part in ("train", "test")]
+    if [part.get("checksum") for part in there] != [checksum(part) for part in (train, test)]:
+        counts = [part.get("images", "?") for part in there]
+        print(
+            f"gpuconv: warning: the data differs from that of the run, which had {counts[0]} images to train on and "
+            f"{counts[1]} to test on, here {len(train)} and {len(test)}: it may have been trained on images that it is "
+            "tested on now",
+            file=sys.stderr,
+        )
 
 
 def newest() -> Path:
@@ -67,7 +170,7 @@ def newest() -> Path:
 def choose_device(options: argparse.Namespace) -> str:
     """The device that was asked for, or the one that "auto" takes; says which, and why."""
     with asked():
-        if options.device.lower() == "auto":
+        if options.device == "auto":
             device, why = backends.choose()
         else:
             device, why = backends.resolve(options.device), "as you asked"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import asked
 from gpuconv.dtypes import PRECISIONS, as_precision
 from gpuconv.names import canonical
 
@@ -51,6 +51,8 @@ def count(least: int) -> Any:
             number = least - 1
         if number < least:
             raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, received {text!r}")
+        if number >= 2**63:
+            raise argparse.ArgumentTypeError(f"expected a whole number below 2^63, received {text!r}")
         return number
 
     return read
@@ -113,10 +115,10 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
     Raises UserError for an unknown one.
     """
     with asked():
-        return _spelled({name: v for name, v in vars(options).items() if name in OPTIONS and v is not None})
+        return spelled({name: v for name, v in vars(options).items() if name in OPTIONS and v is not None})
 
 
-def _spelled(settings: dict[str, Any]) -> dict[str, Any]:
+def spelled(settings: dict[str, Any]) -> dict[str, Any]:
     """The same settings, the net and the kind of data under their own names."""
     from gpuconv import models
     from gpuconv.data import spec
@@ -142,6 +144,26 @@ def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
         settings = Settings(**{"data": data, "seed": 0} | recipe | rate_in(chosen) | chosen)
         check(settings)
     return settings
+
+
+def from_stored(command: dict[str, Any]) -> Settings:
+    """The settings that a run stored; what an older version did not store has its default.
+
+    Raises ValueError or TypeError that names the one which is missing, unknown or wrong.
+    """
+    from gpuconv.data import spec
+
+    known = {entry.name: entry.default for entry in dataclasses.fields(Settings)}
+    for name, default in known.items():
+        if name not in command and default is dataclasses.MISSING:
+            raise ValueError(f"{name} is missing")
+    for name in command:
+        if name not in known:
+            raise ValueError(f"this version of gpuconv knows no {name}; the version that wrote it reads it")
+    settings = Settings(**command)
+    check(settings)
+    spelled(command)
+    return dataclasses.replace(settings, data=spec.from_run(settings.data))
 
 
 def check(settings: Settings) -> None:
@@ -200,33 +222,6 @@ def loss(text: str) -> tuple[str, Any]:
         return name, losses.get(name, **part.options)
     except TypeError as error:
         raise ValueError(f"{text!r}: {error}") from None
-
-
-def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
-    """The settings stored with a run. Raises UserError when others were chosen, and names them."""
-    from gpuconv.training import RunDirectory
-
-    with asked():
-        stored = RunDirectory.open(directory).settings()
-        try:
-            settings = Settings(**stored["options"]["command"])
-        except (KeyError, TypeError):
-            raise ValueError(f"{directory} was not started by `gpuconv train`; go on with it where it was") from None
-        try:
-            check(settings)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"the settings stored in {directory} cannot be used: {error}") from error
-        there = _spelled(dataclasses.asdict(settings))
-    others = [
-        f"{option(name)} is {there[name]} there, {value} here"
-        for name, value in chosen.items() if value != there[name]
-    ]
-    if others:
-        raise UserError(
-            f"{directory} goes on with the settings it was started with: {'; '.join(others)} "
-            f"(leave {'it' if len(others) == 1 else 'them'} out, or start a new run)"
-        )
-    return settings
 
 
 def new_directory(settings: Settings) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from gpuconv.cli import recipes
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.runs import choose_device, line, notes
+from gpuconv.cli.runs import choose_device, line, load_data, notes, resumed
 from gpuconv.shell import command
 
 EXAMPLES = [
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import models
-    from gpuconv.data import Augmentation, Loader, Normalization, load
+    from gpuconv.data import Augmentation, Loader, Normalization, load, spec
     from gpuconv.training import DataError, DivergedError, RunDirectory, SettingsError, Trainer, evaluate
     from gpuconv.training.evaluate import expect_views
     from gpuconv.training.trainer import INTERRUPTED
@@ -53,11 +53,11 @@ def run(options: argparse.Namespace) -> int:
     chosen = wanted.given(options)
     if options.resume and options.recipe:
         raise UserError(f"{options.resume} goes on with the settings it was started with; leave --recipe out")
-    settings = wanted.resumed(options.resume, chosen) if options.resume else wanted.complete(chosen, options.recipe)
+    settings = resumed(options.resume, chosen) if options.resume else wanted.complete(chosen, options.recipe)
     directory = options.resume or options.run_dir or wanted.new_directory(settings)
 
     with asked():
-        train, test = load(settings.data)
+        train, test = load_data(settings.data, options.data) if options.resume else load(settings.data)
         expect_views(wanted.test_time(settings.tta), train.image_shape)
         line("data", f"{train.name}: {_sets(train, test)}")
     device = choose_device(options)
@@ -80,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
     line("recipe", settings)
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
-    extra = {"command": dataclasses.asdict(settings)} | notes(train.classes, normalization, train.image_shape)
+    placed = dataclasses.asdict(settings) | {"data": spec.placed(settings.data)}
+    extra = {"command": placed} | notes(train.classes, normalization, train.image_shape)
     try:
         history = trainer.fit(
             loader, epochs=settings.epochs, test=held_out, settings=extra, run_dir=directory,

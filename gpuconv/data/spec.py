@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,34 @@ def spelled(spec: str) -> str:
     return canonical("data set", name, _SOURCES) + colon + rest
 
 
+def placed(spec: str, like: str = "") -> str:
+    """The text that loads the same images whatever the current folder is, and in every later version of gpuconv.
+
+    like: of a run's own data. What `spec` does not say of a folder (its size, how it is split) is as there.
+    """
+    name, _, rest = spelled(spec).partition(":")
+    if name == "cifar10" and rest:
+        return f"cifar10:{_absolute(rest)}"
+    if name != "folder" or not rest:
+        return spec
+    directory, said = _folder_parts(rest)
+    kind, _, there = like.partition(":")
+    inherited = _folder_parts(there)[1] if kind == "folder" else {}
+    options = {"split": folder.SPLITS[0]} | inherited | said
+    return ",".join([f"folder:{_absolute(directory)}", *(f"{key}={value}" for key, value in options.items())])
+
+
+def from_run(spec: str) -> str:
+    """The text that a run stored, spelled out: version 0.1.0 stored no rule for the split of a folder."""
+    name, _, rest = spelled(spec).partition(":")
+    old = name == "folder" and "split" not in _folder_parts(rest)[1]
+    return f"{name}:{rest},split=order" if old else spelled(spec)
+
+
+def _absolute(directory: str) -> str:
+    return os.path.abspath(os.path.expanduser(directory))
+
+
 def _digits(rest: str) -> tuple[Dataset, Dataset]:
     if rest:
         raise ValueError(f"digits takes nothing after its name, received {rest!r}")
@@ -46,14 +75,20 @@ def _cifar10(rest: str) -> tuple[Dataset, Dataset]:
 
 
 def _folder(rest: str) -> tuple[Dataset, Dataset]:
-    # A directory's name may hold commas and equal signs; only what follows it and looks like an option is one.
-    directory, *parts = re.split(r",(?=\w+=[^,/]*(?:,\w+=[^,/]*)*$)", rest)
+    directory, options = _folder_parts(rest)
     if not directory:
         raise ValueError("folder needs a directory with one sub-folder for each class: folder:DIR")
     known: dict[str, Callable[[str], Any]] = {
         "size": _size(2), "channels": int, "test": float, "seed": int, "split": str,
     }  # fmt: skip
-    return folder.load(directory, **_options(parts, known))
+    return folder.load(directory, **_options([f"{key}={value}" for key, value in options.items()], known))
+
+
+def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:
+    """The directory and the options behind "folder:"."""
+    # A directory's name may hold commas and equal signs; only what follows it and looks like an option is one.
+    directory, *parts = re.split(r",(?=\w+=[^,/]*(?:,\w+=[^,/]*)*$)", rest)
+    return directory, {name.lower(): value for name, _, value in (part.partition("=") for part in parts)}
 
 
 def _synthetic(rest: str) -> tuple[Dataset, Dataset]:

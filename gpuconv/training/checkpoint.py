@@ -21,6 +21,7 @@ from gpuconv.dtypes import as_dtype
 
 FORMAT = 1
 KEY = "gpuconv"
+_DEEP = "its JSON is nested too deeply"
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
@@ -106,10 +107,18 @@ def parse(text: str | bytes) -> dict[str, Any]:
     try:
         value = json.loads(text, parse_constant=finite, parse_float=finite)
     except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
+        raise ValueError(_DEEP) from None
+    if not _shallow(value):
+        raise ValueError(_DEEP)
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {shown(value)}")
     return value
+
+
+def _shallow(value: Any, levels: int = 100) -> bool:
+    """Whether a JSON value is nested by at most so many levels, so that a recursion into it ends."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_shallow(entry, levels - 1) for entry in inner)
 
 
 def _header(path: Any, written: Any) -> dict[str, Any]:

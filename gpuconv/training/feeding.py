@@ -72,14 +72,18 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
             )
 
 
+def checksum(data: Dataset) -> str:
+    """Of images and labels, in their order."""
+    return f"{zlib.crc32(data.labels.data, zlib.crc32(data.images.data)):08x}"
+
+
 def describe(loader: Any) -> dict[str, Any] | None:
     """What a loader feeds the net, with a checksum of its images, so that other data is noticed. JSON-able."""
     if not isinstance(loader, Loader):
         return None if loader is None else {"batches": len(loader)}
     data = loader.dataset
-    checksum = zlib.crc32(data.labels.data, zlib.crc32(data.images.data))
     return {
-        "name": data.name, "images": len(data), "shape": list(data.image_shape), "checksum": f"{checksum:08x}",
+        "name": data.name, "images": len(data), "shape": list(data.image_shape), "checksum": checksum(data),
         "batch_size": loader.batch_size, "shuffle": loader.shuffle, "drop_last": loader.drop_last,
         "seed": loader.seed, "augmentation": str(loader.augmentation),
     }  # fmt: skip

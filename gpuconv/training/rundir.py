@@ -60,15 +60,11 @@ class RunDirectory:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"cannot make the run directory {path}: {error.strerror}") from error
-        run.write(settings)
-        return run
-
-    def write(self, settings: dict[str, Any]) -> None:
-        """Write run.json."""
         from gpuconv import __version__
 
         content = {"format": FORMAT, "gpuconv": __version__, "settings": settings}
-        write_atomically(self.settings_file, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomically(run.settings_file, (json.dumps(content, indent=2) + "\n").encode())
+        return run
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:

@@ -36,6 +36,7 @@ TEXT = Kind("text", lambda value: isinstance(value, str))
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 COUNT = Kind("a whole number from 0 on", lambda value: type(value) is int and 0 <= value < 2**63)
 NUMBER = Kind("a number", lambda value: type(value) in (int, float) and abs(value) < 2**1023)
+NUMBERS = Kind("numbers, in lists or not", lambda value: _numbers(value))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 NOTHING = Kind("null", lambda value: value is None)
 LAYER = Kind("a layer", lambda value: isinstance(value, dict) and isinstance(value.get("layer"), str))
@@ -62,6 +63,10 @@ _GONE: Any = object()  # in place of an entry that is not there
 
 # Where data lies and how a command line said things is not compared; the data's checksum and what the words mean are.
 PLACES = ("train.name", "validation.name", "test.name", "options.command")
+
+
+def _numbers(value: Any) -> bool:
+    return all(map(_numbers, value)) if isinstance(value, list) else NUMBER.fits(value)
 
 
 def expect(value: Any, schema: Schema, name: str = "") -> None:

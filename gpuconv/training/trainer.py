@@ -416,13 +416,12 @@ class Trainer:
         else:
             self._expect_settings(settings, run)
             print(f"{run} has no checkpoint yet; the run begins with its first step", file=sys.stderr)
-        if settings != self._settings:  # its data lies elsewhere now, or an older version wrote it
-            run.write(self._settings)
 
     def restore(self, checkpoint: Checkpoint, path: Any = "the checkpoint") -> None:
         """Take over a snapshot that was made with the settings of this `fit`; nothing changes when this raises."""
         state = stored.state(checkpoint.state, path)
-        self._expect_settings(state["settings"], path, only=("precision",))  # which makes another net, too
+        makes_the_net = ("precision", "train", "validation", "test")  # told first: another one makes another net
+        self._expect_settings(state["settings"], path, only=makes_the_net)
         stored.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
         try:

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from gpuconv.cli import main, settings
+from gpuconv.cli import main, runs
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
@@ -179,7 +179,7 @@ def test_stored_settings_that_cannot_be_are_named(trained, tmp_path, capsys, nam
     before = {path: path.read_bytes() for path in run.iterdir()}
     assert main(["train", "--resume", str(run)]) == 2
     error = capsys.readouterr().err
-    assert f"the settings stored in {run} cannot be used" in error
+    assert f"the settings stored in {run / 'run.json'} cannot be used: options.command: " in error
     assert said in error
     assert error.count("\n") == 1
     assert {path: path.read_bytes() for path in run.iterdir()} == before
@@ -191,10 +191,10 @@ def test_a_run_goes_on_with_its_own_words_and_another_pace_of_saving(trained, tm
     content = json.loads((run / "run.json").read_text())
     command = content["settings"]["options"]["command"]
     assert main(["train", "--resume", str(run), "--model", "Seed_Net", "--checkpoint-every", "2"]) == 0
-    there = settings.resumed(str(run), {})
+    there = runs.resumed(str(run), {})
     (run / "run.json").write_text(json.dumps(content).replace('"model": "seed-net"', '"model": "Seed_Net"'))
     assert command["model"] == there.model == "seed-net"
-    assert settings.resumed(str(run), {"model": "seed-net"}).model == "Seed_Net"
+    assert runs.resumed(str(run), {"model": "seed-net"}).model == "Seed_Net"
 
 
 def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):

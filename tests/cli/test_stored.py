@@ -1,0 +1,281 @@
+"""Stored runs by the command line: data that moved or changed, entries that are wrong, weights that are NaN."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from gpuconv import plots
+from gpuconv.cli import main
+from gpuconv.data import spec
+from gpuconv.training import RunDirectory, checkpoint
+from tests.training.test_stored import changed
+
+Image = pytest.importorskip("PIL.Image")
+
+
+TINY = ["--model", "seed-net", "--epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    def refuse(*_, **__):
+        raise plots.PlotError("not drawn")
+
+    for name in ("curves", "activations", "filters"):
+        monkeypatch.setattr(plots, name, refuse)
+
+
+def photo(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Photos, and a run that trained on them, named by a relative path."""
+    folder = tmp_path_factory.mktemp("home")
+    for number, name in enumerate(["cats", "dogs"]):
+        for image in range(20):
+            photo(folder / "photos" / name / f"{image:03}.png", 100 * number + image)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", "--data", "folder:photos", *TINY, "--run-dir", "run"]) == 0
+    return folder
+
+
+@pytest.fixture
+def work(home, tmp_path, monkeypatch):
+    """A copy of it, which is the current folder; the run's photos are still those of `home`."""
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def said(capsys, *arguments, status=0):
+    """What a command says, stdout and stderr; exactly one line on stderr when it fails."""
+    assert main([*map(str, arguments), "--device", "numpy"]) == status
+    out, err = capsys.readouterr()
+    if status:
+        assert err.startswith("gpuconv: error: ")
+        assert err.count("\n") == 1
+    return out + err
+
+
+def test_a_run_finds_its_data_from_any_folder(work, home, capsys, monkeypatch):
+    (work / "elsewhere").mkdir()
+    monkeypatch.chdir(work / "elsewhere")
+    assert "test accuracy" in said(capsys, "train", "--resume", "../run")
+    assert "warning" not in said(capsys, "evaluate", "../run")
+    stored = RunDirectory("../run").settings()["options"]["command"]["data"]
+    assert stored == f"folder:{home / 'photos'},split=name"
+
+
+def test_data_that_moved_is_given_anew(work, capsys):
+    run = changed_run(work, "settings.options.command.data", f"folder:{work / 'gone'},split=name")
+    for command in (["evaluate", run], ["train", "--resume", run]):
+        assert "gone" in (told := said(capsys, *command, status=2))
+        assert "where the run's data lies now is said by --data" in told
+        assert "warning" not in said(capsys, *command, "--data", "folder:photos")
+    assert "gone" in said(capsys, "evaluate", run, "--data", "folder:gone", status=2)
+
+
+def changed_run(work, path, value):
+    """The run with another value at a path of run.json and of the checkpoint's state; where it lies."""
+    run = RunDirectory(work / "run")
+    content = json.loads(run.settings_file.read_text())
+    found = checkpoint.load(run.last)
+    run.settings_file.write_text(json.dumps(changed(content, path, value)))
+    checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, changed(found.state, path, value)))
+    return run.path
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "renamed", "redrawn", "swapped"])
+def test_data_that_changed_is_told_and_not_gone_on_with(work, capsys, change):
+    cats = work / "photos" / "cats"
+    trained = {image.tobytes() for image in spec.load("folder:photos")[0].images}
+    if change == "added":
+        for number in range(9):
+            photo(cats / f"000-{number}.png", 1000 + number)
+    elif change == "removed":
+        (cats / "000.png").unlink()
+    elif change == "renamed":
+        for path in list(cats.iterdir()):
+            path.rename(cats / f"new-{path.name}")
+    elif change == "redrawn":
+        photo(cats / "003.png", 1000)
+    else:
+        (cats / "001.png").rename(work / "kept.png")
+        (work / "photos" / "dogs" / "001.png").rename(cats / "001.png")
+        (work / "kept.png").rename(work / "photos" / "dogs" / "001.png")
+    told = said(capsys, "evaluate", "run", "--data", "folder:photos")
+    assert "gpuconv: warning: the data differs from that of the run, which had " in told
+    assert "it may have been trained on images that it is tested on now" in told
+    seen = [image.tobytes() in trained for image in spec.load("folder:photos")[1].images]
+    assert any(seen) == (change == "renamed")
+    kept = {path: path.read_bytes() for path in (work / "run").iterdir()}
+    told = said(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
+    assert "cannot be continued with other settings: train." in told or "settings: test." in told
+    assert {path: path.read_bytes() for path in (work / "run").iterdir()} == kept
+
+
+def test_a_class_that_was_added_or_renamed_is_refused(work, capsys):
+    (work / "photos" / "cats").rename(work / "photos" / "kittens")
+    for name in ("", "birds"):
+        if name:
+            photo(work / "photos" / name / "0.png", 1)
+            photo(work / "photos" / name / "1.png", 2)
+        said(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
+        assert "other class names" in said(capsys, "evaluate", "run", "--data", "folder:photos", status=2)
+
+
+def test_what_data_given_anew_leaves_out_is_as_in_the_run(work, monkeypatch):
+    where = work.resolve()
+    monkeypatch.chdir(where)
+    for given, stored, found in [
+        ("folder:x", "folder:/y,size=8x8,test=0.5,split=order", "folder:{}/x,split=order,size=8x8,test=0.5"),
+        ("Folder:x,size=4x4", "folder:/y,size=8x8,split=name", "folder:{}/x,split=name,size=4x4"),
+        ("folder:x,SPLIT=order", "digits", "folder:{}/x,split=order"),
+        ("folder:/a,b=1/x", "", "folder:/a,b=1/x,split=name"),
+        ("cifar10:x", "cifar10:/y", "cifar10:{}/x"),
+        ("digits", "folder:/y,size=8x8", "digits"),
+        ("synthetic:n=3", "synthetic:n=4", "synthetic:n=3"),
+    ]:
+        assert spec.placed(given, stored) == found.format(where)
+        assert spec.placed(found.format(where)) == found.format(where)
+    assert spec.placed("folder:~/x") == f"folder:{spec._absolute('~')}/x,split=name"
+    assert spec.from_run("folder:x,size=3x3") == "folder:x,size=3x3,split=order"
+    assert spec.from_run("folder:x,split=name") == "folder:x,split=name"
+    assert spec.from_run("cifar10:x") == "cifar10:x"
+
+
+def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):
+    """It stored a relative path and no rule: the images it trains and tests on are those of the files' order."""
+    assert said(capsys, "train", "--data", "folder:photos,split=order", *TINY, "--run-dir", "old")
+    run = RunDirectory("old")
+    content, found = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
+    for settings in (content["settings"], found.state["settings"]):
+        settings["options"]["command"]["data"] = "folder:photos"
+    run.settings_file.write_text(json.dumps(content))
+    checkpoint.save(run.last, found)
+    assert "warning" not in said(capsys, "evaluate", "old")
+    assert "warning" not in said(capsys, "evaluate", "old", "--data", "folder:photos")
+    assert "test accuracy" in said(capsys, "train", "--resume", "old")
+    assert "warning" in said(capsys, "evaluate", "old", "--data", "folder:photos,split=name")
+
+
+# --- entries that are wrong --------------------------------------------------------------------
+
+WRONG = [  # a path of run.json and the state, what it is made, what is said
+    ("settings.options.command.loss", "hinge", "options.command: unknown loss 'hinge'"),
+    ("settings.options.command.data", ..., "options.command: data is missing"),
+    ("settings.options.command.ema", 0.9, "options.command: this version of gpuconv knows no ema"),
+    ("settings.options.command.epochs", 10**30, "options.command: --epochs: expected a whole number below 2^63"),
+    ("settings.options.command.model", ["lenet"], "options.command: --model must be str"),
+    ("settings.options.command.model", "lenett", "did you mean 'lenet'"),
+    ("settings.options.command.tta", "flip", "options.command: unknown test-time augmentation 'flip'"),
+    ("settings.options.command.data", "fodler:x", "options.command: unknown data set 'fodler'"),
+    ("settings.options.command", 3, "options.command must be an object, received 3"),
+    ("settings.options.command", ..., "was not started by `gpuconv train`"),
+    ("settings.options.classes", ["cats"], "options.classes: 1 names, and the net has outputs of shape (2,)"),
+    ("settings.options.classes", ["cats", 3], "options.classes[1] must be text, received 3"),
+    ("settings.options.classes", ..., "options: classes is missing"),
+    ("settings.options.mean", [1.0], "options: mean must be of shape (3,) or (8, 8, 3), received (1,)"),
+    ("settings.options.mean", "1", 'options.mean must be numbers, in lists or not, received "1"'),
+    ("settings.options.std", [1, 0, 1], "options: std must be positive"),
+    ("settings.options.std", [[1], [1, 2]], "options: "),
+    ("settings.options.input_shape", [8, 8], "options.input_shape: (8, 8), and the net takes (8, 8, 3)"),
+    ("settings.options.views", 2, "this version of gpuconv knows no options.views"),
+    ("settings.epochs", None, "settings.epochs must be a whole number"),
+]  # fmt: skip
+
+
+def test_a_wrong_entry_is_one_line_in_every_command(work, capsys):
+    run = RunDirectory(work / "run")
+    content, found = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
+    whole = run.last.read_bytes()
+    photo(work / "x.png", 1)
+    reading = [["evaluate", "run"], ["predict", "x.png", "--run-dir", "run"], ["summary", "--run-dir", "run"]]
+    for path, new, words in WRONG:
+        run.settings_file.write_text(json.dumps(changed(content, path, new)))
+        run.last.write_bytes(whole)
+        for command in (["train", "--resume", "run"], *reading):
+            told = said(capsys, *command, status=2)
+            assert words in told
+            assert "run.json" in told
+        run.settings_file.write_text(json.dumps(content))
+        checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, changed(found.state, path, new)))
+        for command in reading:
+            told = said(capsys, *command, status=2)
+            assert words in told
+            assert "last.safetensors" in told
+
+
+NETS = [  # what makes no net, or another one than that of the weights
+    ("net.layers.1.out_channels", 10**15, "of another net"),
+    ("net.layers.1.out_channels", -1, "net: "),
+    ("net.layers.1.layer", "Conv3D", "unknown layer 'Conv3D'; did you mean 'Conv2D'"),
+    ("net.layers.1.kernel", 3, "net: unknown option of Conv2D 'kernel'; did you mean 'kernel_size'"),
+    ("net.layers.1.weight_init", 7, "net: "),
+    ("net.layers", [], "net: "),
+    ("net.layers", [{"layer": "Flatten"}], "net: the net does not begin with an Input"),
+    ("net", {"layer": "ReLU"}, "net: "),
+    ("net.precision", "float8", "net: unknown precision 'float8'"),
+    ("net.layers.1.name", "other", "of another net"),
+]
+
+
+def test_a_net_that_cannot_be_is_one_line(work, capsys):
+    run = RunDirectory(work / "run")
+    found = checkpoint.load(run.last)
+    for path, new, words in NETS:
+        checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, changed(found.state, path, new)))
+        assert words in said(capsys, "summary", "--run-dir", "run", status=2)
+        said(capsys, "train", "--resume", "run", status=2)
+
+
+def test_weights_that_are_nan_are_said(work, capsys):
+    run = RunDirectory(work / "run")
+    found = checkpoint.load(run.last)
+    photo(work / "x.png", 1)
+    tensors = {name: array.copy() for name, array in found.tensors.items()}
+    tensors["net.conv1.weight"].flat[5] = np.nan
+    checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
+    commands = [["evaluate", "run"], ["predict", "x.png", "--run-dir", "run"], ["summary", "--run-dir", "run"]]
+    for command in (["train", "--resume", "run"], *commands):
+        assert "last.safetensors: conv1.weight holds NaN (1 of 324 values)" in said(capsys, *command, status=2)
+    tensors = {name: array.copy() for name, array in found.tensors.items()}
+    for name in ("net.conv1.weight", "net.fc1.weight"):
+        tensors[name].fill(3e38)  # finite, and every score of it is not
+    checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert "the net's scores are not finite" in said(capsys, "evaluate", "run", status=2)
+        assert "scores of x.png are not finite" in said(capsys, "predict", "x.png", "--run-dir", "run", status=2)
+
+
+def test_a_checkpoint_that_is_gone_is_said_by_every_command(work, capsys):
+    run = RunDirectory(work / "run")
+    run.last.unlink()
+    kept = {path: path.read_bytes() for path in run.path.iterdir()}
+    for command in (["train", "--resume", "run"], ["evaluate", "run"], ["summary", "--run-dir", "run"]):
+        assert "last.safetensors" in said(capsys, *command, status=2)
+    assert {path: path.read_bytes() for path in run.path.iterdir()} == kept
+
+
+def test_an_absent_setting_has_its_default(work, capsys):
+    run = RunDirectory(work / "run")
+    content, found = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
+    older = copy.deepcopy(found.state)
+    for settings in (content["settings"], older["settings"]):
+        for name in ("whiten", "tta", "precision"):
+            del settings["options"]["command"][name]
+        del settings["precision"], settings["validation"], settings["loss_scale"]
+    run.settings_file.write_text(json.dumps(content))
+    checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, older))
+    assert "warning" not in said(capsys, "evaluate", "run")
+    assert "test accuracy" in said(capsys, "train", "--resume", "run")
