@@ -101,6 +101,7 @@ def test_a_wrong_kernel_is_told_by_its_smallest_failing_case(my_pool, capsys):
     assert "not timed: a kernel that is wrong" in said
 
 
+@pytest.mark.kernels
 def test_a_compile_error_points_into_the_file(my_pool, capsys):
     text = my_pool.read_text().replace("value > leader", "value > leadr")
     my_pool.write_text(text)

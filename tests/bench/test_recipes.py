@@ -14,6 +14,8 @@ from gpuconv import interop, models
 from gpuconv.layers import GELU, BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, Scale, Sequential
 from gpuconv.profiling.clock import CpuClock
 
+pytestmark = pytest.mark.slow  # both sides are timed
+
 
 @pytest.fixture
 def recipe(monkeypatch):
@@ -41,7 +43,6 @@ def test_the_suite_has_a_whole_run():
     assert found.loss.label_smoothing == 0.2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-5), ("bfloat16", 1e-2)])
 def test_both_sides_train_a_whole_recipe(recipe, monkeypatch, dtype, most):
     pytest.importorskip("torch")

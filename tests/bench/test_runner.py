@@ -20,6 +20,8 @@ from gpuconv.backends import DeviceError
 from gpuconv.profiling.clock import CpuClock
 from gpuconv.training import Trainer
 
+pytestmark = pytest.mark.slow  # both sides are timed
+
 
 def by_name(row):
     return {side["name"]: side for side in row["sides"]}

@@ -35,6 +35,7 @@ def test_the_table_on_numpy(capsys, ceilings, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step.json"]
 
 
+@pytest.mark.kernels
 def test_layers_one_by_one_where_they_are_asked_for(capsys):
     assert "relu2 backward" in profiled(capsys, "--device", "emulated", "--no-fuse")
     assert "conv2+relu2+pool1 backward" in profiled(capsys, "--device", "numpy", "--fuse", "--no-peaks")

@@ -178,6 +178,7 @@ def test_depthwise_layers_keep_their_own_kernels():
     assert kinds(net.fuse()) == ["Input", "ConvActivation", "MaxPool2D"]
 
 
+@pytest.mark.kernels
 def test_a_trainer_fuses_where_kernels_run(monkeypatch):
     ran = []
     monkeypatch.setattr(ConvReLU, "forward", lambda self, x, training=False, plain=ConvReLU.forward: (

@@ -252,6 +252,7 @@ def test_accumulation_adds_once(on):
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_nothing_is_allocated_beyond_the_workspace(on, monkeypatch, accumulate):
     """A scratch is only where a result is added to; where it would not fit, the cost model chooses."""

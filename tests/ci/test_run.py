@@ -1,0 +1,21 @@
+"""The gate runs what the README tells everyone to run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_it_runs_the_readme_s_test_command_and_the_kernels():
+    (command,) = re.findall(r"^python -m pip install -e '\.\[test\]' && (.+)$", (ROOT / "README.md").read_text(), re.M)
+    script = (ROOT / ".ci" / "run").read_text()
+    assert re.search(rf"^tests {command}$", script, re.M)
+    assert re.search(rf"^tests {command} -m kernels$", script, re.M)
+
+
+def test_an_unknown_option_is_refused():
+    done = subprocess.run([ROOT / ".ci" / "run", "--al"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "usage: .ci/run [--all], received --al\n")
