@@ -16,8 +16,8 @@ class Notice(RuntimeWarning):
 
 
 def notice(text: str) -> None:
-    """Warn of `text`: each time that it happens, unless warnings are filtered."""
-    warnings.warn(Notice(text), stacklevel=3)
+    """Warn of `text`, without a line of our source, each time that it happens, unless warnings are filtered."""
+    warnings.warn_explicit(Notice(text), Notice, "<gpuconv>", 1, module="gpuconv")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 import platform
 from importlib import metadata
 
-from gpuconv import __version__, backends
+from gpuconv import __version__, backends, trust
 from gpuconv.backends.cuda import cache, compiler
 from gpuconv.backends.cuda.emulator import EmulatorError
 from gpuconv.backends.cuda.emulator import compiler as host
@@ -57,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
             row(name, f"not available: {error}")
     folder = cache.directory()
     entries = sum(1 for _ in folder.glob("*/")) if folder.is_dir() else 0
-    row("cache", f"{folder} ({entries} compiled files)")
+    why = trust.doubt_about_way(folder) if folder.is_dir() else ""
+    row("cache", f"{folder} ({f'not used: {why}' if why else f'{entries} compiled files'})")
 
     section("optional packages")
     for package, (purpose, extra) in OPTIONAL.items():

@@ -3,6 +3,9 @@
 An entry is a folder named by the digest of everything its content depends on. It is filled in a private folder and
 renamed into place, so that two processes filling one at once are safe, and it carries a digest of its own files, so
 that a damaged entry is made anew instead of loaded.
+
+An entry is code that will run: it is used only if it, its files and the folders that lead to it belong to this user or
+root, and others cannot write them.
 """
 
 from __future__ import annotations
@@ -14,12 +17,12 @@ import os
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
-from gpuconv import files
+from gpuconv import files, trust
+from gpuconv.notices import notice
 
 _DIGEST = "digest"
 
@@ -29,6 +32,7 @@ class Cache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._private: Path | None = None  # of this process, once the root could not be used
 
     def entry(self, name: str, key: Iterable[str], fill: Callable[[Path], None]) -> Path:
         """Return the folder of the entry for `key`; where there is none, or a damaged one, `fill` makes its files.
@@ -39,41 +43,59 @@ class Cache:
         key = list(key)
         if found := self.find(name, key):
             return found
-        done = contextlib.ExitStack()
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            made = done.enter_context(files.scratch(self.root))
-        except OSError as error:
-            self._retreat(error)
-            return self.entry(name, key, fill)
-        with done:
+        with contextlib.ExitStack() as done:
+            if not self._private:
+                try:
+                    root = _own_folder(self.root)
+                    made = done.enter_context(files.scratch(root))
+                except OSError as error:
+                    self._private = _retreat(error)
+            if self._private:
+                root = self._private
+                made = done.enter_context(files.scratch(root))
             fill(made)
             (made / _DIGEST).write_text(_content_digest(made))
-            return _move(made, self._folder(name, key))
+            trust.keep_from_others(made)
+            return _move(made, root / _folder_name(name, key))
 
     def find(self, name: str, key: Iterable[str]) -> Path | None:
         """The folder of a whole entry, or None."""
-        folder = self._folder(name, key)
-        return folder if _is_whole(folder) else None
+        folder = _folder_name(name, key)
+        root = self.root.resolve()
+        if _is_whole(root / folder) and not trust.doubt_about_way(root):
+            return root / folder
+        if self._private and _is_whole(self._private / folder):
+            return self._private / folder
+        return None
 
-    def _folder(self, name: str, key: Iterable[str]) -> Path:
-        digest = hashlib.sha256()
-        for part in key:
-            encoded = part.encode(errors="surrogateescape")  # a path may hold bytes that are no text
-            digest.update(len(encoded).to_bytes(8, "little") + encoded)
-        return self.root / f"{name}-{digest.hexdigest()[:32]}"
 
-    def _retreat(self, error: OSError) -> None:
-        """Use a private folder for this process where the chosen one cannot be written."""
-        private = Path(tempfile.mkdtemp(prefix="gpuconv-"))
-        atexit.register(shutil.rmtree, private, ignore_errors=True)
-        warnings.warn(
-            f"gpuconv cannot write its cache ({error}); kernels are compiled anew in each process. "
-            "Set GPUCONV_CACHE_DIR to a folder that can be written.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        self.root = private
+def _own_folder(root: Path) -> Path:
+    """The folder, made where it is missing. Raises OSError for one that others could change."""
+    root = root.resolve()
+    trust.make_folder(root)
+    if why := trust.doubt_about_way(root):
+        raise PermissionError(why)
+    return root
+
+
+def _folder_name(name: str, key: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in key:
+        encoded = part.encode(errors="surrogateescape")  # a path may hold bytes that are no text
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return f"{name}-{digest.hexdigest()[:32]}"
+
+
+def _retreat(error: OSError) -> Path:
+    """A private folder for this process where the chosen one cannot be used."""
+    private = Path(tempfile.mkdtemp(prefix="gpuconv-"))
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    why = f"{error.filename}: {error.strerror}" if error.strerror else error
+    notice(
+        f"gpuconv cannot keep kernels in its cache ({why}): those that it lacks are compiled anew in each process. "
+        "Set GPUCONV_CACHE_DIR to a folder that you, and nobody else, can write."
+    )
+    return private
 
 
 def _content_digest(folder: Path) -> str:
@@ -86,6 +108,8 @@ def _content_digest(folder: Path) -> str:
 
 def _is_whole(folder: Path) -> bool:
     try:
+        if any(trust.doubt(path) for path in (folder, *folder.iterdir())):
+            return False
         return (folder / _DIGEST).read_text() == _content_digest(folder)
     except (OSError, UnicodeDecodeError):
         return False

@@ -1,8 +1,13 @@
 """The cache of compiled kernels: what makes a new entry, and what it survives."""
 
+import grp
 import os
+import pwd
+import shutil
 import subprocess
 import sys
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +106,7 @@ def unwritable(tmp_path, monkeypatch):
 
 def test_a_read_only_folder_gives_a_private_one_and_a_warning(unwritable):
     fill, store = Filler(), Cache(unwritable)
-    with pytest.warns(RuntimeWarning, match="cannot write its cache.*GPUCONV_CACHE_DIR"):
+    with pytest.warns(RuntimeWarning, match="cannot keep kernels in its cache.*GPUCONV_CACHE_DIR"):
         first = store.entry("k", ["x"], fill)
     assert not first.is_relative_to(unwritable)
     assert store.entry("k", ["x"], fill) == first  # and no second warning
@@ -114,6 +119,140 @@ def test_entries_of_a_read_only_folder_are_used(tmp_path, request):
     request.getfixturevalue("unwritable")
     assert Cache(tmp_path).entry("k", ["x"], fill) == entry
     assert fill.calls == 1
+
+
+def test_entries_of_a_read_only_folder_are_used_beside_new_ones(tmp_path, request):
+    fill = Filler()
+    entry = Cache(tmp_path).entry("k", ["x"], fill)
+    request.getfixturevalue("unwritable")
+    store = Cache(tmp_path)
+    with pytest.warns(RuntimeWarning, match="those that it lacks"):
+        new = store.entry("k", ["y"], fill)
+    assert store.entry("k", ["x"], fill) == entry
+    assert store.entry("k", ["y"], fill) == new
+    assert fill.calls == 2
+
+
+def test_the_warning_has_no_line_of_our_source(unwritable):
+    with pytest.warns(RuntimeWarning) as told:
+        Cache(unwritable).entry("k", ["x"], Filler())
+    said = warnings.formatwarning(told[0].message, told[0].category, told[0].filename, told[0].lineno)
+    assert said.startswith(f"<gpuconv>:1: Notice: gpuconv cannot keep kernels in its cache ({unwritable}: Permission")
+    assert said.count("\n") == 1
+
+
+def give_away(path, monkeypatch):
+    """Make it another user's."""
+    if os.getuid() == 0:
+        os.chown(path, 4321, 4321, follow_symlinks=False)
+    else:
+        another = os.getuid() + 1
+        monkeypatch.setattr(os, "getuid", lambda: another)
+
+
+@pytest.mark.parametrize("what", ["entry", "library", "digest", "added"])
+@pytest.mark.parametrize("how", ["others-write", "group-writes", "another-owner"])
+def test_an_entry_that_others_could_have_made_is_made_anew(tmp_path, monkeypatch, what, how):
+    store = Cache(tmp_path)
+    entry = store.entry("k", ["x"], Filler("planted"))
+    path = {"entry": entry, "library": entry / "a", "digest": entry / "digest", "added": entry / "b"}[what]
+    match how:
+        case "others-write":
+            path.chmod(path.stat().st_mode | 0o002)
+        case "group-writes":
+            monkeypatch.setattr(grp, "getgrgid", lambda number: grp.struct_group(("users", "x", number, ["alice"])))
+            path.chmod(path.stat().st_mode | 0o020)
+        case "another-owner":
+            if os.getuid():
+                pytest.skip("only root can give a file away")
+            give_away(path, monkeypatch)
+    assert store.find("k", ["x"]) is None
+    assert (store.entry("k", ["x"], Filler("ours")) / "a").read_text() == "ours"
+
+
+@pytest.mark.parametrize("where", ["root", "above"])
+@pytest.mark.parametrize("how", ["others-write", "another-owner"])
+def test_a_cache_that_others_could_have_filled_is_not_used(tmp_path, monkeypatch, where, how):
+    root = tmp_path / "above" / "root"
+    Cache(root).entry("k", ["x"], Filler("planted"))
+    path = root if where == "root" else root.parent
+    if how == "others-write":
+        path.chmod(0o777)
+    else:
+        give_away(path, monkeypatch)
+    store = Cache(root)
+    assert store.find("k", ["x"]) is None
+    with pytest.warns(RuntimeWarning, match=f"({path}|belongs to the user).*compiled anew"):
+        entry = store.entry("k", ["x"], Filler("ours"))
+    assert (entry / "a").read_text() == "ours"
+    assert not entry.is_relative_to(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_planted_library_is_not_loaded(tmp_path, monkeypatch):
+    """The library of another kernel, whole by its digest, in a cache that anyone can write."""
+    (tmp_path / "scale.cu").write_text(SOURCE)
+    entries = {}
+    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
+    for factor in (7, 3):
+        (tmp_path / "factor.cuh").write_text(f"#define FACTOR {factor}\n")
+        assert scaled(tmp_path / "scale.cu") == factor
+        (entries[factor],) = set((tmp_path / "cache").glob("scale*")) - set(entries.values())
+    for mode, expected in ((0o755, 7), (0o777, 3)):
+        root = tmp_path / f"{mode:o}"
+        shutil.copytree(entries[7], root / entries[3].name)
+        root.chmod(mode)
+        monkeypatch.setenv("GPUCONV_CACHE_DIR", str(root))
+        told = pytest.warns(RuntimeWarning, match=rf"others can write {root}\)") if expected == 3 else nullcontext()
+        with told:
+            assert scaled(tmp_path / "scale.cu") == expected
+
+
+def test_links_in_the_cache_are_not_followed(tmp_path):
+    store = Cache(tmp_path / "cache")
+    entry = store.entry("k", ["x"], Filler("planted"))
+    (tmp_path / "elsewhere").mkdir()
+    moved = entry.rename(tmp_path / "elsewhere" / "entry")
+    entry.symlink_to(moved)
+    assert store.find("k", ["x"]) is None
+    entry.unlink()
+    shutil.copytree(moved, entry)
+    assert store.find("k", ["x"])
+    (entry / "a").unlink()
+    (entry / "a").symlink_to(moved / "a")
+    assert store.find("k", ["x"]) is None
+
+
+def test_a_cache_below_a_folder_such_as_tmp_is_used(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    store = Cache(tmp_path / "tmp" / "mine")
+    assert store.entry("k", ["x"], Filler()) == store.find("k", ["x"])
+
+
+def test_what_we_make_is_ours_whatever_the_umask_is(tmp_path):
+    before = os.umask(0)
+    try:
+        entry = Cache(tmp_path / "new" / "cache").entry("k", ["x"], Filler())
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (entry, entry.parent, entry.parent.parent)}
+    assert modes == {0o755}
+    assert {path.stat().st_mode & 0o777 for path in entry.iterdir()} == {0o644}
+
+
+def test_a_group_of_one_user_is_no_others(tmp_path, monkeypatch):
+    """As Ubuntu sets users up: a group of the user's name, umask 002, and so 775 wherever a program made a folder."""
+    store = Cache(tmp_path / "cache")
+    store.entry("k", ["x"], Filler())
+    (tmp_path / "cache").chmod(0o775)
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: pwd.struct_passwd(("me", "x", number, 9, "", "/", "")))
+    for name, members, used in (("me", [], True), ("me", ["me"], True), ("me", ["eve"], False), ("users", [], False)):
+        monkeypatch.setattr(grp, "getgrgid", lambda n, g=name, m=members: grp.struct_group((g, "x", n, m)))
+        assert bool(store.find("k", ["x"])) == used, (name, members)
+    monkeypatch.setattr(grp, "getgrgid", lambda number: grp.struct_group(("me", "x", number, [])))
+    monkeypatch.setattr(os, "listxattr", lambda path: ["system.posix_acl_access"], raising=False)
+    assert store.find("k", ["x"]) is None
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

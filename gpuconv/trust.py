@@ -1,0 +1,69 @@
+"""Whether others could have made or changed a file: what is loaded and run must be this user's own, or root's."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+
+def doubt(path: Path) -> str:
+    """Who else than this user and root could change the file or folder `path`, in words; "" where nobody could.
+
+    A link is not this user's file, whatever it leads to. A group counts as others unless it is this user's alone.
+    Windows, where permissions are lists of their own, is trusted.
+    """
+    if os.name != "posix":
+        return ""
+    found = os.lstat(path)
+    if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
+        return f"{path} is neither a file nor a folder"
+    if found.st_uid not in (os.getuid(), 0):
+        return f"{path} belongs to the user of number {found.st_uid}"
+    if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _is_own_group(path, found.st_gid)):
+        return f"others can write {path}"
+    return ""
+
+
+def doubt_about_way(path: Path) -> str:
+    """The same of a folder and of every folder above it; those above may be as /tmp, where nobody can rename a file
+    of another user."""
+    if os.name != "posix":
+        return ""
+    folder = path.resolve()
+    above = (doubt(parent) for parent in folder.parents if not _is_shared(parent))
+    return doubt(folder) or next(filter(None, above), "")
+
+
+def keep_from_others(folder: Path) -> None:
+    """Let others read a folder of files of ours, and not write them."""
+    for file in folder.iterdir():
+        file.chmod(file.stat().st_mode & 0o755 | 0o644)
+    folder.chmod(0o755)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, which others cannot write, whatever the umask is."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(0o755, exist_ok=True)
+
+
+def _is_shared(folder: Path) -> bool:
+    found = os.stat(folder)
+    return bool(found.st_mode & stat.S_ISVTX) and found.st_uid in (os.getuid(), 0)
+
+
+def _is_own_group(path: Path, number: int) -> bool:
+    """Whether the group is the one that many systems give to each user, and no access list lets others in."""
+    import grp
+    import pwd
+
+    try:
+        group, user = grp.getgrgid(number), pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    alone = group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+    list_attributes: Callable[[Path], list[str]] = getattr(os, "listxattr", lambda _: [])
+    return alone and "system.posix_acl_access" not in list_attributes(path)
