@@ -53,7 +53,7 @@ from tools.mutation.python_faults import PythonMutant, mutants
 
 SCOPE = [
     "gpuconv/training", "gpuconv/data", "gpuconv/layers", "gpuconv/cli", "gpuconv/backends/reference",
-    "gpuconv/losses.py",
+    "gpuconv/losses.py", "gpuconv/files.py", "gpuconv/locks.py",
 ]  # fmt: skip
 SURVIVORS = Path(__file__).with_name("library_survivors.toml")
 LEAST = 0.90
@@ -89,12 +89,13 @@ class Record:
 
     def tests(self, mutant: PythonMutant) -> list[str]:
         """The tests that could find a mutant, in the order to run them."""
+        package = Path(mutant.file).parts[1].removesuffix(".py")
+        near = (f"tests/{package}/", f"tests/test_{package}.py")
         lines = self.lines.get(mutant.file, {})
         ran = {test for line in mutant.lines for test in lines.get(line, ())}
-        if ran == {""}:  # run by the import alone
+        if ran == {""}:  # by the import alone
             ran = {test for tests in lines.values() for test in tests}
-        package = "/".join(Path(mutant.file).parts[1:2]).removesuffix(".py")
-        near = (f"tests/{package}/", f"tests/test_{package}.py")
+            ran.update(test for test in self.seconds if test.startswith(near))
         able = set(ran - {""} or self.starters) - set(self.failed)
         chosen = sorted(able, key=lambda test: (not test.startswith(near), self.seconds[test]))
         total, kept = 0.0, []

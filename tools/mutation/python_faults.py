@@ -23,7 +23,7 @@ _OPERATORS = {
 }  # fmt: skip
 _NAMES = {"min": "max", "any": "all", "ceil": "floor"}
 _NAMES |= {other: name for name, other in _NAMES.items()}
-_TEXT = ("help", "metavar")  # keywords of argparse that only the reader of --help sees
+_TEXT = ("help", "metavar", "repr")  # keywords that change what a reader sees alone
 _REMOVED = (ast.Raise, ast.Continue, ast.Break, ast.Delete, ast.AugAssign)
 
 
@@ -82,10 +82,11 @@ def _statements(node: ast.AST, where: str) -> Iterator[tuple[ast.stmt, str]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
+        named = isinstance(child, (ast.FunctionDef, ast.ClassDef))
+        place = ".".join(filter(None, (where, child.name))) if named else where
         if isinstance(child, ast.stmt):
-            yield child, where
-        name = getattr(child, "name", None) if isinstance(child, (ast.FunctionDef, ast.ClassDef)) else None
-        yield from _statements(child, ".".join(filter(None, (where, name))))
+            yield child, place
+        yield from _statements(child, place)
 
 
 def _head_end(statement: ast.stmt) -> int:
