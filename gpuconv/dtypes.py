@@ -40,6 +40,22 @@ def is_float(dtype: np.dtype) -> bool:
     return dtype.name in FLOAT_NAMES
 
 
+@functools.cache
+def is_numeric(dtype: np.dtype) -> bool:
+    """Whether arrays of it are ours: numbers of at most 64 bits each part, in this machine's byte order."""
+    known = (dtype.kind in "biufc" and dtype.char not in "gG") or dtype.type.__module__.partition(".")[0] == "ml_dtypes"
+    return known and dtype.isnative
+
+
+def as_numeric(name: str, dtype: Any) -> np.dtype:
+    """A dtype of numbers in this machine's byte order. Raises TypeError for objects, text, dates and records."""
+    given = as_dtype(dtype) if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
+    native = given if given.isnative else given.newbyteorder("=")
+    if not is_numeric(native):
+        raise TypeError(f"{name} must hold numbers of at most 64 bits, received dtype {given}")
+    return native
+
+
 def accumulation_dtype(dtype: np.dtype) -> np.dtype:
     """float64 sums in float64; everything else sums in float32 and is rounded once."""
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)

@@ -248,10 +248,7 @@ def _uint(name: str, value: Any, width: int) -> int:
     """`value` as a Python int in [0, 2^width); an array of one integer is one too."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
-    number = integer(name, value, 0)
-    if number >= 1 << width:
-        raise ValueError(f"{name} must be below 2**{width}, received {number}")
-    return number
+    return integer(name, value, 0, 2**width - 1)
 
 
 def _chunks(n: int, seed: int, stream: int, substream: int, offset: int) -> Iterator[tuple[slice, NDArray[np.uint32]]]:

@@ -82,19 +82,35 @@ def same_padding(kernel_size: Pair, dilation: Pair = (1, 1)) -> Padding:
 # --- arguments that are no arrays --------------------------------------------------------------
 
 
-def integer(name: str, value: Any, minimum: int) -> int:
-    """`value` as an int; a bool, a fraction or a number below `minimum` raises."""
-    if type(value) is int and value >= minimum:  # nearly always
+INT32, INT63 = 2**31 - 1, 2**63 - 1  # the largest numbers of the signed integers of a device
+
+
+def integer(name: str, value: Any, minimum: int, maximum: int = INT63) -> int:
+    """`value` as an int; a bool, a fraction, an array or a number outside [minimum, maximum] raises."""
+    if type(value) is int and minimum <= value <= maximum:  # nearly always
         return value
     try:
-        if isinstance(value, (bool, np.bool_)):
+        if isinstance(value, (bool, np.bool_)) or _is_array(value):
             raise TypeError
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, received {value!r}") from None
     if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, received {number}")
+        raise ValueError(f"{name} must be at least {minimum}, received {shown(number)}")
+    if number > maximum:
+        limit = f"below 2**{maximum.bit_length()}" if maximum & (maximum + 1) == 0 else f"at most {maximum}"
+        raise ValueError(f"{name} must be {limit}, received {shown(number)}")
     return number
+
+
+def shown(number: int) -> str:
+    """An integer as text, of a huge one how many digits it has: Python writes no more than 4300."""
+    bits = number.bit_length()
+    return str(number) if bits < 256 else f"a number of some {bits * 30103 // 100000} digits"
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype") and hasattr(value, "shape") and not isinstance(value, np.generic)
 
 
 def pair(name: str, value: Any, minimum: int) -> Pair:
@@ -102,8 +118,8 @@ def pair(name: str, value: Any, minimum: int) -> Pair:
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{name} must be an integer or (height, width), received {value!r}")
-        return integer(f"{name}[0]", value[0], minimum), integer(f"{name}[1]", value[1], minimum)
-    number = integer(name, value, minimum)
+        return integer(f"{name}[0]", value[0], minimum, INT32), integer(f"{name}[1]", value[1], minimum, INT32)
+    number = integer(name, value, minimum, INT32)
     return number, number
 
 
@@ -123,33 +139,68 @@ def padding_pairs(padding: Any, kernel_size: Pair, stride: Pair, dilation: Pair 
     return (vertical, vertical), (horizontal, horizontal)
 
 
-def number(name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = False) -> float:
-    """`value` as a float in [low, high], or in [low, high) with `open_high`. Infinity never lies inside."""
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
+def number(
+    name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = False, beside: Sequence[Any] = ()
+) -> float:
+    """`value` as a float in [low, high], or in [low, high) with `open_high`. Infinity never lies inside.
+
+    beside: the arrays that it is computed with; a number that would be infinite in their accumulation dtype raises.
+    """
+    known = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
+    if not known:
         raise TypeError(f"{name} must be a number, received {value!r}")
+    try:
+        given, value = value, float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold, received {shown(value)}") from None
     if not low <= value <= high or not math.isfinite(value) or (open_high and value == high):
         interval = f"{'(' if low == -math.inf else '['}{low}, {high}{')' if open_high or high == math.inf else ']'}"
-        raise ValueError(f"{name} must lie in {interval}, received {value}")
-    return float(value)
+        raise ValueError(f"{name} must lie in {interval}, received {given}")
+    if abs(value) > _LARGEST_32 and any(array.dtype != np.float64 for array in beside):
+        raise ValueError(f"{name} must be a number that float32 can hold, received {given}")
+    return value
 
 
-def step_scalar(name: str, value: Any, low: float = 0.0) -> Any:
-    """A number, or a one-element array that a captured step reads on the device (not looked into)."""
-    if hasattr(value, "dtype") and hasattr(value, "shape") and not isinstance(value, np.generic):
-        if math.prod(value.shape) != 1:
-            raise ValueError(f"{name} must be a number or hold one element, received shape {value.shape}")
-        return value
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        number(name, value, low)
-        return int(value)  # an offset may need more digits than a float has
-    return number(name, value, low)
+_LARGEST_32 = float(np.finfo(np.float32).max)
+
+
+def step_scalar(name: str, value: Any, beside: Sequence[Any] = ()) -> Any:
+    """A number from 0 on, or a one-element array that a captured step reads on the device (not looked into).
+
+    beside: as in `number`.
+    """
+    return _one_element(name, value) if _is_array(value) else number(name, value, 0.0, beside=beside)
+
+
+def step_integer(name: str, value: Any, minimum: int = 0) -> Any:
+    """An integer, or a one-element int64 array that a captured step reads on the device (not looked into)."""
+    if not _is_array(value):
+        return integer(name, value, minimum)
+    if value.dtype != np.int64:
+        raise TypeError(f"{name} must be an integer or int64, received an array of {value.dtype.name}")
+    return _one_element(name, value)
+
+
+def _one_element(name: str, array: Any) -> Any:
+    if math.prod(array.shape) != 1:
+        raise ValueError(f"{name} must be a number or hold one element, received shape {array.shape}")
+    return array
 
 
 def seed_value(name: str, value: Any) -> int:
-    seed = integer(name, value, 0)
-    if seed >= 2**64:
-        raise ValueError(f"{name} must be below 2**64, received {seed}")
-    return seed
+    return integer(name, value, 0, 2**64 - 1)
+
+
+def stream_word(name: str, value: Any) -> int:
+    """One of the 32-bit words that keep random numbers apart: a stream, a substream, an epoch."""
+    return integer(name, value, 0, 2**32 - 1)
+
+
+def expect_within(name: str, values: Any, count: int) -> None:
+    """Every integer of a host array is in [0, count)."""
+    wrong = np.flatnonzero((values < 0) | (values >= count))
+    if wrong.size:
+        raise ValueError(f"{name} must lie in [0, {count}), received {values[wrong[0]]} at index {wrong[0]}")
 
 
 # --- arrays ------------------------------------------------------------------------------------
@@ -209,7 +260,14 @@ def volume_shape(name: str, shape: Any) -> tuple[int, int, int, int]:
     if not isinstance(shape, (tuple, list)) or len(shape) != 4:
         raise ValueError(f"{name} must be (N, H, W, C), received {shape!r}")
     n, h, w, c = (integer(f"{name}[{axis}]", size, 0) for axis, size in enumerate(shape))
-    return n, h, w, c
+    return expect_memory(name, (n, h, w, c))
+
+
+def expect_memory(name: str, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """The shape; ValueError where no memory can hold a volume of it."""
+    if math.prod(shape) > INT63 // 8 or max(shape) > INT63 // 8:
+        raise ValueError(f"{name} must fit into memory, received {shape}")
+    return shape
 
 
 # --- convolution -------------------------------------------------------------------------------
@@ -242,7 +300,7 @@ def convolution(
         )
     p, q = output_hw((h, w), kernel_size, stride, padding, dilation, fit)
     options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    return options, (n, p, q, filters)
+    return options, expect_memory("the output", (n, p, q, filters))
 
 
 def conv2d(
@@ -415,7 +473,8 @@ def pooling(
     if h * w == 0:
         raise ValueError(f"a pool needs maps of at least one pixel, received shape {(n, h, w, c)}")
     p, q = output_hw((h, w), kernel_size, stride, padding, fit=fit)
-    return dict(kernel_size=kernel_size, stride=stride, padding=padding, fit=fit), (n, p, q, c)
+    options = dict(kernel_size=kernel_size, stride=stride, padding=padding, fit=fit)
+    return options, expect_memory("the output", (n, p, q, c))
 
 
 def argmax_dtype(kernel_size: Pair) -> np.dtype:
@@ -505,12 +564,12 @@ def relu_backward(dy, y, *, out=None):
 
 def leaky_relu(x, *, negative_slope=0.01, out=None):
     _elementwise(x, out)
-    return dict(negative_slope=number("negative_slope", negative_slope, 0.0))
+    return dict(negative_slope=number("negative_slope", negative_slope, 0.0, beside=[x]))
 
 
 def leaky_relu_backward(dy, y, *, negative_slope=0.01, out=None):
     _elementwise_backward("y", dy, y, out)
-    return dict(negative_slope=number("negative_slope", negative_slope, 0.0))
+    return dict(negative_slope=number("negative_slope", negative_slope, 0.0, beside=[dy]))
 
 
 sigmoid = tanh = silu = relu
@@ -553,7 +612,7 @@ def add(a, b, *, out=None):
 
 def scale(x, *, factor, out=None):
     _elementwise(x, out)
-    return dict(factor=number("factor", factor, -math.inf))
+    return dict(factor=number("factor", factor, -math.inf, beside=[x]))
 
 
 def add_metrics(totals, loss, scores, labels):
@@ -626,7 +685,8 @@ def batch_norm(
         raise ValueError(f"batch statistics need more than one value for each channel, received shape {shape}")
     expect_out(out, shape, x.dtype)
     return dict(
-        training=bool(training), momentum=number("momentum", momentum, 0.0, 1.0), eps=number("eps", eps, 0.0),
+        training=bool(training), momentum=number("momentum", momentum, 0.0, 1.0),
+        eps=number("eps", eps, 0.0, beside=[x]),
         activation=_activation(activation),
     )
 
@@ -646,7 +706,8 @@ def conv2d_batch_norm(
     expect_out(out, y_shape, x.dtype)
     asked = _convolution_s(x.dtype, algo, tf32, options, x_shape, (r, s), y_shape, plain=False, forward=True)
     return options | asked | dict(
-        momentum=number("momentum", momentum, 0.0, 1.0), eps=number("eps", eps, 0.0), activation=_activation(activation)
+        momentum=number("momentum", momentum, 0.0, 1.0), eps=number("eps", eps, 0.0, beside=[x]),
+        activation=_activation(activation),
     )
 
 
@@ -669,7 +730,7 @@ def _dropout(array: Any, p: Any, seed: Any, substream: Any, offset: Any, out: An
     _elementwise(array, out)
     return dict(
         p=number("p", p, 0.0, 1.0, open_high=True), seed=seed_value("seed", seed),
-        substream=integer("substream", substream, 0), offset=step_scalar("offset", offset),
+        substream=stream_word("substream", substream), offset=step_integer("offset", offset),
     )
 
 
@@ -698,13 +759,16 @@ def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, grad_scale=1.0
     _scores_and_labels("logits", logits, labels, out)
     return dict(
         label_smoothing=number("label_smoothing", label_smoothing, 0.0, 1.0),
-        grad_scale=step_scalar("grad_scale", grad_scale),
+        grad_scale=step_scalar("grad_scale", grad_scale, [logits]),
     )
 
 
 def svm_hinge(scores, labels, *, delta=1.0, grad_scale=1.0, out=None):
     _scores_and_labels("scores", scores, labels, out)
-    return dict(delta=number("delta", delta, 0.0), grad_scale=step_scalar("grad_scale", grad_scale))
+    return dict(
+        delta=number("delta", delta, 0.0, beside=[scores]),
+        grad_scale=step_scalar("grad_scale", grad_scale, [scores]),
+    )
 
 
 # --- optimizer steps ---------------------------------------------------------------------------
@@ -728,11 +792,15 @@ def _lists(dtypes: bool = True, **lists: Any) -> None:
                 )
 
 
-def _decay(weight_decay: Any, count: int) -> tuple[float, ...]:
-    values = weight_decay if isinstance(weight_decay, (tuple, list)) else (weight_decay,) * count
-    if len(values) != count:
-        raise ValueError(f"weight_decay must be one number or one for each of {count} params, received {len(values)}")
-    return tuple(number("weight_decay", value, 0.0) for value in values)
+def _decay(weight_decay: Any, params: Sequence[Any]) -> tuple[float, ...]:
+    count = len(params)
+    if not isinstance(weight_decay, (tuple, list)):
+        return (number("weight_decay", weight_decay, 0.0, beside=params),) * count
+    if len(weight_decay) != count:
+        raise ValueError(
+            f"weight_decay must be one number or one for each of {count} params, received {len(weight_decay)}"
+        )
+    return tuple([number("weight_decay", value, 0.0, beside=params) for value in weight_decay])
 
 
 def _step(params: Any, grads: Any, masters: Any, scaling: Any, **states: Any) -> None:
@@ -770,15 +838,16 @@ def sgd_step(
     if nesterov and not momentum:
         raise ValueError("nesterov=True needs a momentum above 0")
     return dict(
-        lr=step_scalar("lr", lr), momentum=momentum, nesterov=bool(nesterov),
-        weight_decay=_decay(weight_decay, len(params)),
+        lr=step_scalar("lr", lr, params), momentum=momentum, nesterov=bool(nesterov),
+        weight_decay=_decay(weight_decay, params),
     )
 
 
 def adagrad_step(params, grads, square_sums, masters=None, scaling=None, *, lr, eps=1e-10, weight_decay=0.0):
     _step(params, grads, masters, scaling, square_sums=square_sums)
     return dict(
-        lr=step_scalar("lr", lr), eps=number("eps", eps, 0.0), weight_decay=_decay(weight_decay, len(params))
+        lr=step_scalar("lr", lr, params), eps=number("eps", eps, 0.0, beside=params),
+        weight_decay=_decay(weight_decay, params)
     )
 
 
@@ -787,8 +856,9 @@ def rmsprop_step(
 ):
     _step(params, grads, masters, scaling, square_averages=square_averages)
     return dict(
-        lr=step_scalar("lr", lr), alpha=number("alpha", alpha, 0.0, 1.0), eps=number("eps", eps, 0.0),
-        weight_decay=_decay(weight_decay, len(params)),
+        lr=step_scalar("lr", lr, params), alpha=number("alpha", alpha, 0.0, 1.0),
+        eps=number("eps", eps, 0.0, beside=params),
+        weight_decay=_decay(weight_decay, params),
     )
 
 
@@ -798,10 +868,10 @@ def adam_step(
 ):
     _step(params, grads, masters, scaling, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
     return dict(
-        lr=step_scalar("lr", lr), step=step_scalar("step", step, 1),
+        lr=step_scalar("lr", lr, params), step=step_integer("step", step, 1),
         beta1=number("beta1", beta1, 0.0, 1.0, open_high=True),
-        beta2=number("beta2", beta2, 0.0, 1.0, open_high=True), eps=number("eps", eps, 0.0),
-        weight_decay=_decay(weight_decay, len(params)), decoupled=bool(decoupled),
+        beta2=number("beta2", beta2, 0.0, 1.0, open_high=True), eps=number("eps", eps, 0.0, beside=params),
+        weight_decay=_decay(weight_decay, params), decoupled=bool(decoupled),
     )
 
 
@@ -814,6 +884,7 @@ def update_loss_scale(scaling, grads, *, growth=2.0, backoff=0.5, interval=2000)
     )
 
 
+MOST_NEWTON_SCHULZ = 100  # steps; five bring the singular values near 1, and no more bring them nearer
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of muon_step, Jordan's: steep at 0, near 1 at 1
 
 
@@ -827,7 +898,10 @@ def muon_step(
     momentum = number("momentum", momentum, 0.0, 1.0)
     if nesterov and not momentum:
         raise ValueError("nesterov=True needs a momentum above 0")
-    return dict(lr=step_scalar("lr", lr), momentum=momentum, nesterov=bool(nesterov), steps=integer("steps", steps, 0))
+    return dict(
+        lr=step_scalar("lr", lr, params), momentum=momentum, nesterov=bool(nesterov),
+        steps=integer("steps", steps, 0, MOST_NEWTON_SCHULZ),
+    )
 
 
 # --- batches -----------------------------------------------------------------------------------
@@ -866,22 +940,22 @@ def load_batch(
                 f"{name} must be float32 of shape {(c,)} or {(h, w, c)}, "
                 f"received {values.dtype.name} {tuple(values.shape)}"
             )
-    shift, cutout = integer("shift", shift, 0), integer("cutout", cutout, 0)
+    shift, cutout = integer("shift", shift, 0), integer("cutout", cutout, 0, INT32)
     if shift >= min(h, w):
         raise ValueError(f"shift must be smaller than the image ({h} x {w}), received {shift}")
-    start, count = _part_of("indices", indices.shape[0], step_scalar("start", start), count)
+    start, count = _part_of("indices", indices.shape[0], step_integer("start", start), count)
     dtype = as_dtype(dtype)
     expect_out(out, (count, h, w, c), dtype)
     return dict(
         flip=flip_value(flip), shift=shift, border=canonical("border", border, BORDERS),
         cutout=cutout, seed=seed_value("seed", seed),
-        offset=step_scalar("offset", offset), start=start, count=count, dtype=dtype,
+        offset=step_integer("offset", offset), start=start, count=count, dtype=dtype,
     )
 
 
 def _part_of(name: str, length: int, start: Any, count: Any) -> tuple[Any, int]:
     """Where a part begins and how long it is, inside `length` entries as far as the host can tell."""
-    on_device = hasattr(start, "shape") and not isinstance(start, np.generic)
+    on_device = _is_array(start)
     if on_device and count is None:
         raise ValueError("a start in device memory needs a count: how long the batch is must be known before it runs")
     first = 0 if on_device else integer("start", start, 0)
@@ -889,6 +963,16 @@ def _part_of(name: str, length: int, start: Any, count: Any) -> tuple[Any, int]:
     if first + count > length:
         raise ValueError(f"{name} has {length} entries; a batch of {count} from {first} on does not fit")
     return (start if on_device else first), count
+
+
+def batch_indices(indices: Any, start: Any, count: int, images: int) -> Any:
+    """indices[start : start + count] where the host can read them; ValueError unless each is one of the images."""
+    first = int(start.item() if _is_array(start) else start)
+    if not 0 <= first <= len(indices) - count:
+        raise ValueError(f"indices has {len(indices)} entries; a batch of {count} from {first} on does not fit")
+    part = indices[first : first + count]
+    expect_within("indices", part, images)
+    return part
 
 
 # --- the training clock -----------------------------------------------------------------------
@@ -920,21 +1004,24 @@ def _expect_counters(name: str, array: Any, length: int) -> None:
 
 def _place_of_a_draw(seed: Any, **words: Any) -> dict[str, int]:
     """The seed and the other words that say where in the stream a draw begins."""
-    return dict(seed=seed_value("seed", seed), **{name: integer(name, word, 0) for name, word in words.items()})
+    return dict(seed=seed_value("seed", seed), **{name: stream_word(name, word) for name, word in words.items()})
 
 
 def random_uniform(y, *, low=0.0, high=1.0, seed, stream=0, substream=0, offset=0):
     any_float("y", y)
-    if not number("low", low, -math.inf) <= number("high", high, -math.inf):
+    low, high = number("low", low, -math.inf), number("high", high, -math.inf)
+    if not low <= high:
         raise ValueError(f"low must not exceed high, received {low} and {high}")
-    return _place_of_a_draw(seed, stream=stream, substream=substream, offset=offset)
+    if not math.isfinite(high - low):
+        raise ValueError(f"high - low must be finite, received {low} and {high}")
+    return _place_of_a_draw(seed, stream=stream, substream=substream) | dict(offset=integer("offset", offset, 0))
 
 
 def random_normal(y, *, mean=0.0, std=1.0, seed, stream=0, substream=0, offset=0):
     any_float("y", y)
     number("mean", mean, -math.inf)
     number("std", std, 0.0)
-    return _place_of_a_draw(seed, stream=stream, substream=substream, offset=offset)
+    return _place_of_a_draw(seed, stream=stream, substream=substream) | dict(offset=integer("offset", offset, 0))
 
 
 def random_permutation(order, *, seed, epoch=0, stream=1):

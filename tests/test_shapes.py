@@ -183,14 +183,28 @@ def test_number():
 def test_step_scalar():
     one = np.array([3.0])
     assert shapes.step_scalar("lr", one) is one
-    assert shapes.step_scalar("offset", 2**60 + 1) == 2**60 + 1
     assert shapes.step_scalar("lr", np.float32(0.5)) == 0.5
     refused(
         ValueError, "lr must be a number or hold one element, received shape (2,)",
         shapes.step_scalar, "lr", np.ones(2),
     )
-    refused(ValueError, "step must lie in [1, inf), received 0", shapes.step_scalar, "step", 0, 1)
     refused(TypeError, "lr must be a number, received True", shapes.step_scalar, "lr", True)
+
+
+def test_step_integer():
+    one = np.array([3])
+    assert shapes.step_integer("offset", one) is one
+    assert shapes.step_integer("offset", 2**60 + 1) == 2**60 + 1
+    refused(ValueError, "step must be at least 1, received 0", shapes.step_integer, "step", 0, 1)
+    refused(TypeError, "step must be an integer, received 1.5", shapes.step_integer, "step", 1.5, 1)
+
+
+def test_numbers_of_any_type_are_compared_as_floats():
+    for value in (2, 2.0, np.float16(2), np.float32(2), np.int8(2), np.uint64(2)):
+        assert type(shapes.number("factor", value, 0, beside=[np.ones(1, np.float32)])) is float
+    assert shapes.number("factor", 1e300, 0, beside=[np.ones(1)]) == 1e300
+    huge = np.longdouble("1e4000")
+    refused(ValueError, f"factor must lie in [0, inf), received {huge}", shapes.number, "factor", huge, 0)
 
 
 def test_seed():

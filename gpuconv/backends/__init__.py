@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from gpuconv.dtypes import FLOAT_NAMES, as_dtype
+from gpuconv.dtypes import as_numeric, is_numeric
 from gpuconv.names import canonical
 
 _HOMES = {
@@ -28,6 +28,8 @@ _HOMES = {
 }
 _ALIASES = {"cpu": "numpy"}  # as PyTorch, JAX and Keras call it
 _KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
+SUBCLASSES: set[type] = set()  # of NumPy's array, met so far; ops see plain views of them
+_MASKED = "masked"  # the kind of numpy.ma's arrays, which no device takes
 
 
 class DeviceError(RuntimeError):
@@ -38,14 +40,15 @@ def _kind(array: Any) -> str | None:
     """The kind of device an object's type belongs to, or None when it is no array of ours."""
     array_type = type(array)
     if array_type not in _KIND_OF_TYPE:
-        root = array_type.__module__
-        kind: str | None
-        if root.startswith("gpuconv.backends.cuda.emulator"):
+        modules = [base.__module__ for base in array_type.__mro__]
+        kind: str | None = None
+        if any(module.startswith("gpuconv.backends.cuda.emulator") for module in modules):
             kind = "emulated"
-        elif root.partition(".")[0] == "cupy" and hasattr(array, "data"):
+        elif any(module.partition(".")[0] == "cupy" for module in modules) and hasattr(array, "data"):
             kind = "cuda"
-        else:
-            kind = "numpy" if isinstance(array, np.ndarray) else None
+        elif isinstance(array, np.ndarray):
+            kind = _MASKED if isinstance(array, np.ma.MaskedArray) else "numpy"
+            SUBCLASSES.add(array_type)
         _KIND_OF_TYPE[array_type] = kind
     return _KIND_OF_TYPE[array_type]
 
@@ -63,7 +66,29 @@ def device_of(array: Any) -> str:
         raise TypeError(
             f"expected an array of NumPy or CuPy, received {type(array).__name__}; gpuconv.asarray makes one"
         )
+    if place == _MASKED:
+        raise _masked("the array")
     return place
+
+
+def plain_views(arrays: Sequence[Any], options: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], list[Any]]:
+    """The arguments of a call with subclasses of NumPy's array, matrices say, viewed as plain arrays of the same
+    memory; and what was viewed, each with its view."""
+    viewed: list[tuple[Any, Any]] = []
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(entry) for entry in value] if any(type(entry) in SUBCLASSES for entry in value) else value
+        if type(value) not in SUBCLASSES:
+            return value
+        viewed.append((value, value.view(np.ndarray)))
+        return viewed[-1][1]
+
+    return tuple(map(plain, arrays)), {name: plain(value) for name, value in options.items()}, viewed
+
+
+def _masked(name: str) -> TypeError:
+    return TypeError(f"{name} must not be a masked array, whose mask would be lost; x.filled(value) makes a plain one")
 
 
 class Slot(NamedTuple):
@@ -78,19 +103,25 @@ def backend_of(
 ) -> tuple[ModuleType, Any]:
     """The backend that serves a call, found from its arrays, and one of these, or None where there is none.
 
-    slots: the op's array arguments by name, the positional ones first. A mixture of devices, or an argument in an
-    array's place that is none, is a TypeError that names it.
+    slots: the op's array arguments by name, the positional ones first. A mixture of devices, a masked array, one that
+    holds no numbers or in the other byte order, or an argument in an array's place that is none, is a TypeError that
+    names it.
     """
-    places = {_place(array): array for _, array in _named_arrays(slots, arrays, options)}
+    named = [*_named_arrays(slots, arrays, options)]
+    places = {_place(array): array for _, array in named}
     if None in places:
-        name, stranger = next(each for each in _named_arrays(slots, arrays, options) if _place(each[1]) is None)
+        name, stranger = next(each for each in named if _place(each[1]) is None)
         wanted = "a list of arrays" if name in slots and slots[name].many else "an array"
         raise TypeError(
             f"{name} must be {wanted} of NumPy or CuPy, received {type(stranger).__name__}; "
             "gpuconv.asarray makes arrays"
         )
+    if _MASKED in places:
+        raise _masked(next(name for name, array in named if _place(array) == _MASKED))
+    if not all(map(is_numeric, [array.dtype for _, array in named])):
+        _refuse_dtype(*next((name, array.dtype) for name, array in named if not is_numeric(array.dtype)))
     if len(places) > 1:
-        listed = ", ".join(f"{name} is {_place(array)}" for name, array in _named_arrays(slots, arrays, options))
+        listed = ", ".join(f"{name} is {_place(array)}" for name, array in named)
         raise TypeError(
             f"all arrays of one call must live on one device, received: {listed} "
             "(gpuconv.asarray(x, device=...) moves one)"
@@ -98,6 +129,15 @@ def backend_of(
     # No array at all: nothing to do, or a call to be refused.
     place, some = next(iter(places.items()), ("numpy", None))
     return importlib.import_module(_HOMES[cast(str, place).partition(":")[0]]), some
+
+
+def _refuse_dtype(name: str, dtype: np.dtype) -> None:
+    """Raise the TypeError for an array that holds no numbers, or in the other byte order."""
+    native = as_numeric(name, dtype)
+    raise TypeError(
+        f"{name} must be in this machine's byte order, received {native.name} in the other one ({dtype.str!r}); "
+        "gpuconv.asarray converts it"
+    )
 
 
 def _named_arrays(
@@ -177,12 +217,15 @@ def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
     x: an array of any device, anything that speaks DLPack (a PyTorch tensor, say) or `__cuda_array_interface__`, or
     anything `numpy.asarray` takes. device: by default where x is, or "numpy" for what is no array yet. dtype: by
     default x's own. The other way, arrays of every device speak DLPack themselves: `torch.from_dlpack(x)`.
+
+    The other byte order is converted, a subclass of NumPy's array becomes a plain view. Raises TypeError for a masked
+    array and for objects, text, dates and records.
     """
     x = _adopted(x)
     place = _place(x)
-    dtype = as_dtype(dtype) if isinstance(dtype, str) and dtype in FLOAT_NAMES else dtype  # NumPy knows no bfloat16
+    dtype = None if dtype is None else as_numeric("dtype", dtype)
     device = resolve(device) if device is not None else place or "numpy"
-    if place != device:
+    if place != device or device == "numpy":
         host = to_numpy(x)
         x = _adapter(device).from_host(host if dtype is None else host.astype(dtype, copy=False))
     if dtype is None or x.dtype == dtype:
@@ -194,9 +237,12 @@ def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
 _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 
 
-def _adopted(x: Any) -> Any:
+def _adopted(x: Any, name: str = "the array") -> Any:
     """A stranger's array in GPU memory as an array of ours, over the same memory; anything else as it is."""
-    if _place(x) is not None:
+    place = _place(x)
+    if place == _MASKED:
+        raise _masked(name)
+    if place is not None:
         return x
     if hasattr(x, "__dlpack_device__"):
         kind, index = x.__dlpack_device__()
@@ -204,23 +250,29 @@ def _adopted(x: Any) -> Any:
     return _adapter("cuda").from_cuda_array_interface(x) if hasattr(x, "__cuda_array_interface__") else x
 
 
-def to_numpy(x: Any) -> np.ndarray:
-    """`x` as a NumPy array: a copy from device memory, or `x` itself when it is one already."""
-    x = _adopted(x)
+def to_numpy(x: Any, name: str = "the array") -> np.ndarray:
+    """`x` as a NumPy array: a copy from device memory, or `x` itself when it is one already.
+
+    Byte order, subclasses and errors: as in `asarray`. name: what to call it in errors.
+    """
+    x = _adopted(x, name)
     place = _place(x)
-    if place is not None:
-        return _adapter(place).to_numpy(x)
-    return np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
+    if place is None:
+        host = np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
+    else:
+        host = _adapter(place).to_numpy(x)
+    host = host if type(host) is np.ndarray else host.view(np.ndarray)
+    return host if is_numeric(host.dtype) else host.astype(as_numeric(name, host.dtype))
 
 
 def empty(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
     """An array whose elements nobody has written yet."""
-    return _adapter(device).empty(tuple(shape), dtype)
+    return _adapter(device).empty(tuple(shape), as_numeric("an array", dtype))
 
 
 def zeros(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
     """An array of zeros."""
-    return _adapter(device).zeros(tuple(shape), dtype)
+    return _adapter(device).zeros(tuple(shape), as_numeric("an array", dtype))
 
 
 def algorithms(device: str, input_shape: Sequence[int], w_shape: Sequence[int], **options: Any) -> dict[str, str]:

@@ -5,8 +5,11 @@ Conventions of every op:
 - Activation volumes are (N, H, W, C), filters (K, R, S, C // groups), linear weights (out_features, in_features).
 - Arrays are float64, float32, float16 or bfloat16 and of one dtype a call. float64 accumulates in float64,
   the others in float32, and each result is rounded once.
-- ``out`` receives the result as in NumPy's ufuncs, and is returned. Ops that make parameter gradients take
-  ``accumulate``: True adds to the given arrays instead of overwriting them.
+- ``out`` receives the result as in NumPy's ufuncs, and is returned. It may share memory with an input: the result is
+  the same as if it did not. Two outputs that share memory, and a read-only one, raise ValueError. Ops that make
+  parameter gradients take ``accumulate``: True adds to the given arrays instead of overwriting them.
+- Subclasses of NumPy's array are taken as plain arrays. Masked arrays, the other byte order and dtypes that hold no
+  numbers raise TypeError.
 - ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,
   (height, width), ((top, bottom), (left, right)), "same" or "valid". Dilation counts from 1.
 - ``fit`` says what happens where windows do not tile the padded input: "floor" drops the rest, "exact" raises and
@@ -481,7 +484,7 @@ def muon_step(
     params: of rank 2 or more, taken as matrices (K, the rest); |param| is the root of the sum of squares, and a
     parameter of zeros is not scaled. orthogonal(x) divides x by |x| + 1e-7, then does `steps` Newton-Schulz steps on
     the smaller side, x = (a + b x x^T + c (x x^T)^2) x with a, b, c = 3.4445, -4.7750, 2.0315: singular values come
-    near 1, not to it. All of it is computed in the accumulation dtype.
+    near 1, not to it. steps: 0 to 100. All of it is computed in the accumulation dtype.
     """
     ...
 
@@ -509,8 +512,8 @@ def load_batch(
     (offset + n) // M, as it is where offset is the samples that came before.
 
     images: (M, H, W, C) uint8. labels: (M,) int64. indices: int64 in [0, M), of rank 1. mean, std: float32, (C,) or
-    (H, W, C). A place past the indices, or an index past the images, that only a GPU sees makes its sample NaN and its
-    label -1.
+    (H, W, C). A place past the indices, or an index past the images, raises ValueError on devices whose memory the host
+    reads; on a GPU it makes its sample NaN and its label -1.
     Returns x: (N, H, W, C) and labels[indices]: (N,).
     """
     ...

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv import random
+from gpuconv.backends import to_numpy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +29,8 @@ class Dataset:
     name: str = "images"
 
     def __post_init__(self) -> None:
-        images, labels, classes = np.asarray(self.images), np.asarray(self.labels), tuple(map(str, self.classes))
+        images, labels = (to_numpy(getattr(self, part), f"{part} of {self.name!r}") for part in ("images", "labels"))
+        classes = tuple(map(str, self.classes))
         if images.dtype != np.uint8:
             raise TypeError(f"images of {self.name!r} must be uint8 in 0..255, received {images.dtype.name}")
         if images.ndim != 4:

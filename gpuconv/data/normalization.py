@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv import ops
+from gpuconv.backends import to_numpy
 from gpuconv.data.dataset import Dataset
 from gpuconv.names import lookup
 
@@ -23,7 +24,7 @@ class Normalization:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            values = np.asarray(getattr(self, name), np.float32)
+            values = to_numpy(getattr(self, name), name).astype(np.float32)
             if values.ndim not in (1, 3):
                 raise ValueError(f"{name} must have shape (C,) or (H, W, C), received {values.shape}")
             if not np.isfinite(values).all():

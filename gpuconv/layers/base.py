@@ -296,10 +296,10 @@ class Layer:
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Copy values into the arrays, in place. Floats of another precision are converted.
 
-        Raises ValueError that lists every missing key, unexpected key and wrong shape, or TypeError for an integer
-        where a float belongs, before anything is changed.
+        Raises ValueError that lists every missing key, unexpected key and wrong shape, or for an integer that does not
+        fit, or TypeError for an integer where a float belongs, before anything is changed.
         """
-        own, state = self.state_dict(), {key: backends.to_numpy(value) for key, value in state.items()}
+        own, state = self.state_dict(), {key: backends.to_numpy(value, key) for key, value in state.items()}
         problems = [f"missing {key}" for key in own if key not in state]
         problems += [f"unexpected {key}" for key in state if key not in own]
         problems += [
@@ -309,11 +309,15 @@ class Layer:
         if problems:
             raise ValueError(f"the state does not fit the net: {'; '.join(problems)}")
         for key, value in own.items():
-            if state[key].dtype.kind in "USO" or (state[key].dtype.kind in "iub") != (value.dtype.kind in "iub"):
-                raise TypeError(f"{key} must be {value.dtype.name}, received {state[key].dtype.name}")
-        for key, layer, name in self._named():
-            array = layer[name]
-            backends.assign(array, state[key].astype(array.dtype))
+            given, whole = state[key], value.dtype.kind in "iub"
+            if given.dtype.kind == "c" or (given.dtype.kind in "iub") != whole:
+                raise TypeError(f"{key} must be {value.dtype.name}, received {given.dtype.name}")
+            with np.errstate(all="ignore"):  # what is beyond a half becomes infinite, as in every op
+                state[key] = given.astype(value.dtype)
+            if whole and not np.array_equal(state[key], given):
+                raise ValueError(f"{key} holds integers that {value.dtype.name} cannot, received {given.dtype.name}")
+        for key, array in own.items():
+            backends.assign(array, state[key])
 
     def to(self, device: str | None = None, dtype: Any = None, *, precision: str | None = None) -> Self:
         """Move to a device, change the precision, or both; returns itself. Gradients and kept activations are dropped.

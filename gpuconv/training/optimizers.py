@@ -20,7 +20,7 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import lookup
-from gpuconv.shapes import integer, number
+from gpuconv.shapes import MOST_NEWTON_SCHULZ, integer, number
 from gpuconv.training import spec
 
 Array = Any
@@ -309,7 +309,7 @@ class Muon(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         number("momentum", self.momentum, 0, 1)
-        self.newton_schulz = integer("newton_schulz", self.newton_schulz, 0)
+        self.newton_schulz = integer("newton_schulz", self.newton_schulz, 0, MOST_NEWTON_SCHULZ)
         _expect_nesterov(self.nesterov, self.momentum)
         if self.weight_decay:
             raise ValueError("muon keeps the norm of each weight, so it takes no weight_decay")

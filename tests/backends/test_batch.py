@@ -174,7 +174,7 @@ def test_an_empty_batch_has_its_shape(images, labels):
 
 @pytest.mark.parametrize("index", [-1, M])
 def test_indices_out_of_range(images, labels, index):
-    with pytest.raises(IndexError, match=rf"\[0, {M}\)"):
+    with pytest.raises(ValueError, match=rf"indices must lie in \[0, {M}\)"):
         ops.load_batch(images, labels, np.array([0, index]), mean=MEAN, std=STD)
 
 

@@ -81,7 +81,7 @@ def test_a_bad_name(device, words):
 
 def test_device_of():
     assert device_of(np.ones(3)) == "numpy"
-    assert device_of(np.ma.ones(3)) == "numpy"
+    assert device_of(np.ones(3).view(np.recarray)) == "numpy"
     for stranger in ([1.0], 3.0, None, np.float32(1)):
         with pytest.raises(TypeError, match=f"received {type(stranger).__name__}; gpuconv.asarray makes one"):
             device_of(stranger)

@@ -148,7 +148,7 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes():
     with pytest.raises(TypeError, match=r"fc1\.bias must be float32, received int64"):
         net.load_state_dict(state)
     state["fc1.bias"] = np.array(["1", "2", "3", "4", "5"])
-    with pytest.raises(TypeError, match=r"fc1\.bias must be float32, received <?str"):
+    with pytest.raises(TypeError, match=r"fc1\.bias must hold numbers of at most 64 bits, received dtype <U1"):
         net.load_state_dict(state)
     assert same_state(net.state_dict(), before)
 

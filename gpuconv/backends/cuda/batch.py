@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.device_array import empty
 from gpuconv.backends.cuda.gemm import DIVISOR, divisor
 from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, device_scalar, write_to
 from gpuconv.backends.cuda.module import load
 from gpuconv.dtypes import as_dtype
+from gpuconv.shapes import batch_indices
 
 __all__ = ["load_batch"]
 
@@ -49,6 +51,8 @@ def load_batch(
     if h * w * c >= _MOST_ELEMENTS:
         raise ValueError(f"an image has at most {_MOST_ELEMENTS - 1} numbers, received {h} x {w} x {c}")
     assert count is not None  # shapes.py says how long the rest is
+    if isinstance(indices, np.ndarray) and emulator.host_reads():
+        batch_indices(indices, start, count, m)
     n, dtype = count, as_dtype(dtype)
     images, labels, indices, mean, std = contiguous(images, labels, indices, mean, std)
     place = (*device_scalar(offset, np.int64), *device_scalar(start, np.int64))

@@ -12,7 +12,7 @@ from gpuconv.algorithms import DEPTHWISE, arithmetic_of, checked, first_bytes, p
 from gpuconv.backends.cuda import depthwise, gemm
 from gpuconv.backends.cuda.bias import bias_grad
 from gpuconv.backends.cuda.device_array import empty
-from gpuconv.backends.cuda.launch import ceil_div, updated, write_to
+from gpuconv.backends.cuda.launch import ceil_div, contiguous, updated, write_to
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.shapes import mask_shape, output_hw
 
@@ -51,6 +51,8 @@ def _geometry(
     side = max(h + sum(padding[0]), w + sum(padding[1]), dilation[0] * r, dilation[1] * s)
     if side > _LONGEST_SIDE:
         raise ValueError(f"a padded input and a dilated filter have sides of at most {_LONGEST_SIDE}, received {side}")
+    if stride[0] * stride[1] > _MOST_LINES:
+        raise ValueError(f"the product of both strides is at most {_MOST_LINES}, received strides {stride}")
     sizes = (n, h, w, c, p, q, k, r, s, channels, filters, padding[0][0], padding[1][0], *dilation)
     phase_h, phase_w, (step_h, step_w) = ceil_div(h, stride[0]), ceil_div(w, stride[1]), _tap_steps(stride, dilation)
     phase = (phase_h, phase_w, step_h, step_w, dilation[0] * step_h // stride[0], dilation[1] * step_w // stride[1])
@@ -173,7 +175,7 @@ def _fprop(
     """moments: a list that receives them, of the last of the plans that are run."""
     (k, _, _, c), dtype, groups = w.shape, x.dtype, geometry[6]
     struct, y_hw = _geometry(*geometry)
-    x, w, bias = gemm.apart(out, x, w, bias)
+    x, w, bias = contiguous(x, w, bias)
 
     def write(y: Any) -> None:
         if algo == DEPTHWISE:
@@ -213,7 +215,7 @@ def conv2d_dgrad(
     (k, r, s, c), dtype = w.shape, dy.dtype
     geometry = (tuple(input_shape), k, (r, s), stride, padding, dilation, groups, fit, pool)
     struct, _ = _geometry(*geometry)
-    dy, w, mask = gemm.apart(out, dy, w, mask)
+    dy, w, mask = contiguous(dy, w, mask)
 
     def write(dx: Any) -> None:
         if algo == DEPTHWISE:
@@ -238,7 +240,7 @@ def conv2d_wgrad(
     k, (r, s), c, dtype = dy.shape[3], kernel_size, x.shape[3] // groups, x.dtype
     geometry = (tuple(x.shape), k, kernel_size, stride, padding, dilation, groups, fit, pool)
     struct, _ = _geometry(*geometry)
-    dy, x, mask = gemm.apart(db, *gemm.apart(out, dy, x, mask))
+    dy, x, mask = contiguous(dy, x, mask)
 
     def write(dw: Any) -> None:
         if algo == DEPTHWISE:
@@ -269,6 +271,6 @@ def conv2d_backward(
     options = dict(
         stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit, algo=algo, tf32=tf32, pool=pool
     )
-    dy, w, mask = gemm.apart(db, *gemm.apart(dw, dy, w, mask))  # read again when dw and db have been written
+    dy, w, mask = contiguous(dy, w, mask)
     dw = conv2d_wgrad(dy, x, kernel_size=w.shape[1:3], out=dw, db=db, accumulate=accumulate, mask=mask, **options)
     return conv2d_dgrad(dy, w, input_shape=x.shape, out=out, mask=mask, **options), dw

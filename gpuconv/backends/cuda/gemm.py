@@ -16,8 +16,8 @@ import numpy as np
 
 from gpuconv.algorithms import AUTO, FIRST, Algorithm, arithmetic_of, find, serving
 from gpuconv.backends.cuda import tuning
-from gpuconv.backends.cuda.device_array import NEWEST, address, capability_named, capability_of, empty, is_aligned
-from gpuconv.backends.cuda.launch import ceil_div, contiguous, copied
+from gpuconv.backends.cuda.device_array import NEWEST, capability_named, capability_of, empty, is_aligned
+from gpuconv.backends.cuda.launch import ceil_div
 from gpuconv.backends.cuda.module import load
 from gpuconv.dtypes import accumulation_dtype
 
@@ -147,28 +147,6 @@ def width(count: int, dtype: Any) -> int:
     """`vector` of aligned arrays."""
     wide = 16 // dtype.itemsize
     return wide if count % wide == 0 else 1
-
-
-def apart(out: Any, *inputs: Any) -> tuple[Any, ...]:
-    """The inputs, contiguous, and copied where they share memory with `out`: blocks read what others overwrite."""
-    if out is None:
-        return contiguous(*inputs)
-    begin, end = _extent(out)
-
-    def shared(a: Any) -> bool:
-        first, past = _extent(a)
-        return first < end and begin < past
-
-    return contiguous(*[copied(a) if a is not None and shared(a) else a for a in inputs])
-
-
-def _extent(array: Any) -> tuple[int, int]:
-    """The first address of an array's elements, and the first past them."""
-    if array.size == 0:
-        return 0, 0
-    reach = [stride * (size - 1) for stride, size in zip(array.strides, array.shape)]
-    begin = address(array)
-    return begin + sum(min(0, r) for r in reach), begin + sum(max(0, r) for r in reach) + array.dtype.itemsize
 
 
 def compute(

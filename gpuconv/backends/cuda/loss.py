@@ -15,6 +15,7 @@ from gpuconv.backends.cuda.class_rows import row_blocks, row_module
 from gpuconv.backends.cuda.device_array import empty
 from gpuconv.backends.cuda.launch import THREADS, contiguous, device_scalar, write_to
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.shapes import expect_within
 
 __all__ = ["softmax_cross_entropy", "svm_hinge"]
 
@@ -54,9 +55,7 @@ def _loss(name: str, scores: Any, labels: Any, option: float, grad_scale: Any, o
 def _refuse_wrong_labels(labels: Any, classes: int) -> None:
     """Raise ValueError for a label outside the classes, where the host can read the device's memory without waiting."""
     if isinstance(labels, np.ndarray) and emulator.host_reads():
-        wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-        if wrong.size:
-            raise ValueError(f"labels must lie in [0, {classes}), received {labels[wrong[0]]} at index {wrong[0]}")
+        expect_within("labels", labels, classes)
 
 
 def _counter(like: Any) -> Any:

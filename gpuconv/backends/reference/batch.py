@@ -6,6 +6,7 @@ import numpy as np
 
 from gpuconv import random
 from gpuconv.backends.reference.clock import value
+from gpuconv.shapes import batch_indices
 
 __all__ = ["load_batch"]
 
@@ -26,13 +27,8 @@ def load_batch(
 
     Output pixel (h, w) reads row h + dy and column w + dx of the image, which was flipped before.
     """
-    start = int(value(start))
-    indices = indices[start : start + count]
     n, (m, height, width, channels) = count, images.shape
-    if len(indices) != n:
-        raise IndexError(f"the indices end {n - len(indices)} short of a batch of {n} from {start} on")
-    if n and not 0 <= indices.min() <= indices.max() < m:
-        raise IndexError(f"indices must be in [0, {m}), received {indices.min()} to {indices.max()}")
+    indices = batch_indices(indices, start, n, m)
     x = np.empty((n, height, width, channels), dtype) if out is None else out
 
     if flip or shift or cutout:

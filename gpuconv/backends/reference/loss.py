@@ -6,6 +6,7 @@ import numpy as np
 
 from gpuconv.backends.reference.elementwise import value_of
 from gpuconv.backends.reference.rounding import store, widen
+from gpuconv.shapes import expect_within
 
 __all__ = ["softmax_cross_entropy", "svm_hinge"]
 
@@ -46,8 +47,5 @@ def svm_hinge(scores, labels, *, delta=1.0, grad_scale=1.0, out=None):
 
 def _rows(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The rows' numbers, once every label is known to name a class."""
-    classes = scores.shape[1]
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if wrong.size:
-        raise ValueError(f"labels must lie in [0, {classes}), received {labels[wrong[0]]} at index {wrong[0]}")
+    expect_within("labels", labels, scores.shape[1])
     return np.arange(len(labels))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.cuda.emulator.queue import forbid
+from gpuconv.dtypes import as_numeric
 
 POISON_INTEGER, POISON_FLOAT = 0xCD, 0xFF  # 0xff...ff is a NaN in every floating-point dtype
 
@@ -116,7 +117,7 @@ def _emulated(result: Any) -> Any:
 def _allocate(shape: int | Sequence[int], dtype: Any, poison: int | None) -> EmulatedArray:
     from gpuconv.backends.cuda.emulator.native import runtime
 
-    dtype = np.dtype(dtype)
+    dtype = as_numeric("an array", dtype)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     nbytes = math.prod(shape) * dtype.itemsize
     if poison is None:

@@ -1,0 +1,421 @@
+"""Arrays at the door of every op: outputs that overlap or are read-only, masks, byte order, what holds no numbers."""
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import backends, losses, ops, verify
+from gpuconv.backends import contract, overlap
+from gpuconv.backends.cuda import emulator
+from gpuconv.data import Dataset, Normalization
+from gpuconv.layers import BatchNorm, Dropout, Flatten, Input, Linear, Sequential
+from gpuconv.training.metrics import Totals
+from tests.devices import kernel_devices
+
+RESULTS = ("out", "dw", "db", "dgamma", "dbeta")
+CHANGED = {
+    "batch_norm": ["running_mean", "running_var"],
+    "conv2d_batch_norm": ["running_mean", "running_var"],
+    "sgd_step": ["params", "velocities", "masters"],
+    "adagrad_step": ["params", "square_sums", "masters"],
+    "rmsprop_step": ["params", "square_averages", "masters"],
+    "adam_step": ["params", "exp_avgs", "exp_avg_sqs", "masters"],
+    "muon_step": ["params", "velocities", "masters"],
+    "update_loss_scale": ["scaling"],
+    "advance_clock": ["clock", "lr"],
+    "advance_counter": ["counter"],
+    "add_metrics": ["totals"],
+    "random_uniform": ["y"],
+    "random_normal": ["y"],
+    "random_permutation": ["order"],
+}
+CASES = verify.cases(("odd",))
+DEVICES = ["numpy", *(pytest.param(name, marks=pytest.mark.kernels) for name in kernel_devices())]
+
+
+def slots(op):
+    """The op's array arguments."""
+    parameters = inspect.signature(getattr(contract, op)).parameters.values()
+    return [parameter.name for parameter in parameters if "Array" in parameter.annotation]
+
+
+def calls(op, count=2):
+    """Some calls of an op, on host arrays: every argument by its name."""
+    found = [case for case in CASES if case.op == op and "first" not in case.name][:count]
+    for case in found:
+        arrays, options = case.arguments("float32")
+        yield dict(zip(slots(op), arrays)) | options
+
+
+def flat(call, op):
+    """(label, array, what puts another one in its place) of every array of a call."""
+    for name in slots(op):
+        value = call.get(name)
+        if isinstance(value, list):
+            for index, array in enumerate(value):
+                yield f"{name}[{index}]", array, lambda new, name=name, index=index: call | {
+                    name: [*call[name][:index], new, *call[name][index + 1 :]]
+                }
+        elif value is not None:
+            yield name, value, lambda new, name=name: call | {name: new}
+
+
+def copied(value):
+    return [copied(entry) for entry in value] if isinstance(value, list) else getattr(value, "copy", lambda: value)()
+
+
+def outputs(op, call):
+    """Every array that can receive a result of a call, filled with something."""
+    with np.errstate(all="ignore"):
+        returned = getattr(ops, op)(**{name: copied(value) for name, value in call.items()})
+    returned = returned if isinstance(returned, tuple) else (returned,)
+    like = dict(zip({"conv2d_backward": ("out", "dw")}.get(op, ("out", "dgamma", "dbeta")), returned))
+    if op in ("softmax_cross_entropy", "svm_hinge"):
+        like = {"out": returned[1]}
+    if "db" in slots(op):
+        like["db"] = np.zeros(call["dy"].shape[-1:], np.float32)
+    return {name: np.full_like(like[name], 3) for name in slots(op) if name in like and name in RESULTS}
+
+
+# --- outputs that share memory with an input ---------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("op", [op for op in ops.__all__ if set(slots(op)) & set(RESULTS)])
+def test_an_output_may_overlap_any_input(op, device):
+    """As if they were apart, wherever the output begins: before the input, at it, and behind."""
+    for call in calls(op, 2 if device == "numpy" else 1):
+        call |= outputs(op, call)
+        for result in set(RESULTS) & call.keys():
+            for name in set(slots(op)) - set(RESULTS) - set(CHANGED.get(op, ())):
+                if call.get(name) is None:
+                    continue
+                for shift in (-8, 0, 8):
+                    x, out = overlapping(call[name], call[result], shift, device)
+                    moved = {key: verify.run.move(copied(value), device) for key, value in call.items()}
+                    apart = moved | {name: overlap.copy_of(x), result: overlap.copy_of(out)}
+                    apart |= {key: verify.run.move(copied(call[key]), device) for key in CHANGED.get(op, ())}
+                    assert_same(run(op, moved | {name: x, result: out}), run(op, apart), (result, name, shift))
+
+
+def overlapping(x, out, shift, device):
+    """Two arrays on a device with the first one's numbers, and the shapes of both, `shift` bytes from each other."""
+    place = 64 + abs(shift)
+    memory = gc.asarray(np.full(place + 64 + max(x.nbytes, out.nbytes), 60, np.uint8), device)
+    views = [
+        memory[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
+        for array, at in ((x, place), (out, place + shift))
+    ]
+    views[0][...] = gc.asarray(x, device)
+    return views
+
+
+def run(op, call):
+    with np.errstate(all="ignore"):
+        returned = getattr(ops, op)(**call)
+    written = [call[name] for name in (*RESULTS, *CHANGED.get(op, ())) if call.get(name) is not None]
+    returned = returned if isinstance(returned, tuple) else (returned,)
+    return [gc.to_numpy(array).copy() for array in (*returned, *written)]
+
+
+def assert_same(found, expected, where):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.astype(float), b.astype(float), 1e-5, 1e-5, err_msg=str(where))
+
+
+def test_a_pool_may_write_over_its_input_on_a_kernel_s_device():
+    x = np.random.default_rng(0).standard_normal((2, 6, 6, 4), np.float32)
+    for device in kernel_devices():
+        there = gc.asarray(x.copy(), device)
+        y, _ = ops.max_pool2d(there, kernel_size=3, stride=1, padding=1, out=there)
+        assert y is there
+        np.testing.assert_array_equal(gc.to_numpy(y), ops.max_pool2d(x, kernel_size=3, stride=1, padding=1)[0])
+
+
+def test_in_place_nothing_is_copied(monkeypatch):
+    monkeypatch.delattr(overlap, "copy_of")
+    for op in ("relu", "gelu", "silu_backward", "add", "scale", "dropout", "softmax", "svm_hinge", "batch_norm"):
+        (call, *_) = calls(op)
+        name = slots(op)[0]
+        expected = run(op, {key: copied(value) for key, value in call.items()})
+        x = call[name].copy()
+        found = run(op, call | {name: x, "out": x})
+        results = len(expected) - len(CHANGED.get(op, ()))
+        assert_same(found[:results], expected[:results], op)
+    beside = np.ones((2, 8), np.float32)
+    ops.relu(beside[:1], out=beside[1:])  # neighbours share nothing
+
+
+def test_two_outputs_of_one_memory_are_refused():
+    x, w, vector = np.ones((4, 3), np.float32), np.ones((3, 3), np.float32), np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="out and db share memory, and both are written to"):
+        ops.linear_wgrad(x, x, out=w, db=w[0])
+    statistics = [vector, vector, vector, vector]
+    with pytest.raises(ValueError, match="running_mean and running_var share memory"):
+        ops.batch_norm(x, *statistics, training=True)
+    ops.batch_norm(x, *statistics, training=False)
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_what_is_written_must_be_writable(device):
+    """Outputs, and what is changed in place; refused by name, before anything changes."""
+    refused = 0
+    for op in ops.__all__:
+        for call in calls(op, 1):
+            call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
+            if "masters" in slots(op):
+                call["masters"] = copied(call["params"])
+            call = {name: verify.run.move(value, device) for name, value in call.items()}
+            before = {label: gc.to_numpy(array).copy() for label, array, _ in flat(call, op)}
+            for label, array, replace in flat(call, op):
+                if label.partition("[")[0] not in (*RESULTS, *CHANGED.get(op, ())):
+                    continue
+                frozen = array[...]
+                frozen.flags.writeable = False
+                with pytest.raises(ValueError, match=re.escape(f"{label} is written to, and must not be read-only")):
+                    getattr(ops, op)(**replace(frozen))
+                refused += 1
+            for label, array, _ in flat(call, op):
+                np.testing.assert_array_equal(gc.to_numpy(array), before[label], err_msg=f"{op} {label}")
+    assert refused > 80
+
+
+def test_read_only_inputs_and_statistics_that_stay_are_welcome():
+    x = np.broadcast_to(np.float32(2), (3, 4))
+    np.testing.assert_array_equal(ops.relu(x), x)
+    ops.batch_norm(x, *[np.broadcast_to(np.float32(1), (4,))] * 4, training=False)
+
+
+# --- what is refused, or seen as a plain array -------------------------------------------------
+
+STRANGERS = {
+    "the other byte order": (
+        lambda array: array.astype(array.dtype.newbyteorder()),
+        "{} must be in this machine's byte order, received {dtype} in the other one",
+    ),
+    "masked": (np.ma.masked_array, "{} must not be a masked array, whose mask would be lost"),
+    "objects": (lambda array: array.astype(object), "{} must hold numbers of at most 64 bits, received dtype object"),
+    "text": (lambda array: array.astype("U3"), "{} must hold numbers of at most 64 bits, received dtype <U3"),
+    "dates": (lambda array: np.zeros(array.shape, "M8[s]"), "{} must hold numbers of at most 64 bits"),
+    "records": (lambda array: np.zeros(array.shape, "f4,i4"), "{} must hold numbers of at most 64 bits"),
+    "long doubles": (lambda array: array.astype(np.longdouble), "{} must hold numbers of at most 64 bits"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_every_op_refuses(kind):
+    """In the place of every one of its arrays, by the array's name."""
+    strange, words = STRANGERS[kind]
+    refused = 0
+    for op in ops.__all__:
+        for call in calls(op, 1):
+            call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
+            for label, array, replace in flat(call, op):
+                if kind == "the other byte order" and array.dtype.itemsize == 1:
+                    continue
+                expected = re.escape(words.format(label, dtype=array.dtype.name))
+                with pytest.raises(TypeError, match=f"^{expected}"):
+                    getattr(ops, op)(**replace(strange(array)))
+                refused += 1
+    assert refused > 150
+
+
+def test_a_device_s_array_in_the_other_byte_order_is_refused():
+    x = gc.asarray(np.ones(3, np.float32), "emulated").view(np.dtype(np.float32).newbyteorder())
+    with pytest.raises(TypeError, match="x must be in this machine's byte order"):
+        ops.relu(x)
+    with pytest.raises(TypeError, match="lr must be in this machine's byte order"):
+        ops.sgd_step([np.ones(3)], [np.ones(3)], lr=np.ones(1).astype(np.dtype(float).newbyteorder()))
+
+
+class Named(np.ndarray):
+    """A subclass whose arithmetic is not to be trusted."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        raise AssertionError("an op met a subclass")
+
+
+@pytest.mark.parametrize("kind", [Named, np.matrix, np.recarray])
+def test_subclasses_are_seen_as_plain_arrays(kind):
+    x, w = np.random.default_rng(0).standard_normal((2, 3, 3), np.float32)
+    for op in (ops.linear, ops.linear_wgrad, ops.add):
+        found = op(x.view(kind), w.view(kind))
+        assert type(found) is np.ndarray
+        np.testing.assert_array_equal(found, op(x, w))
+    np.testing.assert_array_equal(ops.bias_grad(x.view(kind)), ops.bias_grad(x))  # a matrix keeps its axes
+    out = np.zeros((3, 3), np.float32).view(kind)
+    assert ops.linear(x, w, out=out) is out
+    np.testing.assert_array_equal(out.view(np.ndarray), x @ w.T)
+    param = np.zeros((3, 3), np.float32)
+    ops.sgd_step([param.view(kind)], [x.view(kind)], lr=1.0)
+    np.testing.assert_array_equal(param, -x)
+
+
+# --- asarray and its like ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_asarray_converts_or_refuses(device):
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for given in (x.astype(">f4"), x.astype("<f4"), x.view(np.matrix), x.view(Named)):
+        moved = gc.asarray(given, device)
+        assert moved.dtype == np.float32
+        assert moved.dtype.isnative
+        assert gc.device_of(moved) == device
+        np.testing.assert_array_equal(gc.to_numpy(moved), x)
+        assert type(gc.to_numpy(given)) is np.ndarray
+    assert gc.asarray(x, device, dtype=">f8").dtype.isnative
+    np.testing.assert_array_equal(gc.to_numpy(gc.asarray(np.array([1, 2], ">i8"), device, "float32")), [1, 2])
+    refusals = [np.array([object(), "a"]), ["a", "b"], np.array([1, 2], "M8[s]"), np.zeros(3, "f4,i4"), [2**70], None]
+    for given in refusals:
+        with pytest.raises(TypeError, match="the array must hold numbers of at most 64 bits"):
+            gc.asarray(given, device)
+        with pytest.raises(TypeError, match="the array must hold numbers of at most 64 bits"):
+            gc.to_numpy(given)
+    for call in (gc.asarray, gc.to_numpy, gc.device_of):
+        with pytest.raises(TypeError, match="must not be a masked array"):
+            call(np.ma.ones(3))
+    with pytest.raises(TypeError, match="dtype must hold numbers"):
+        gc.asarray(x, device, dtype=object)
+    for make in (backends.empty, backends.zeros):
+        assert make((2,), ">f4", device).dtype.isnative
+        with pytest.raises(TypeError, match="must hold numbers"):
+            make((2,), object, device)
+
+
+def test_a_plain_array_is_not_copied():
+    x = np.ones(3)
+    assert gc.asarray(x) is x
+    assert gc.to_numpy(x) is x
+    assert gc.asarray(x, "numpy", np.float64) is x
+    assert np.shares_memory(gc.asarray(np.ones((2, 2)).view(Named)), x) is False
+
+
+def test_the_emulated_device_makes_no_arrays_of_objects():
+    for make in (emulator.empty, emulator.zeros):
+        with pytest.raises(TypeError, match="must hold numbers"):
+            make(3, object)
+    with pytest.raises(TypeError, match="must hold numbers"):
+        emulator.asarray(np.array(["a", None]))
+    np.testing.assert_array_equal(gc.to_numpy(emulator.asarray(np.array([1.5], ">f8"))), [1.5])
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+WHOLE = {"int", "int | None", "Size", "Size | None", "Padding", "Sequence[int]"}
+COUNTED = {"step", "offset", "start"}  # scalars that are counts
+
+
+def whole_options(op):
+    parameters = inspect.signature(getattr(contract, op)).parameters.values()
+    return [each.name for each in parameters if each.annotation in WHOLE or each.name in COUNTED]
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_every_option_that_counts_refuses_what_is_no_count(device):
+    tried = set()
+    for op in ops.__all__:
+        for name in whole_options(op):
+            (call, *_) = calls(op, 1)
+            there = {key: verify.run.move(copied(value), device) for key, value in call.items()}
+            for value, error in (
+                (2**64, ValueError), (10**20, ValueError), (10**5000, ValueError), (-(2**63) - 1, ValueError),
+                (True, TypeError), (2.5, TypeError), (np.float64(2), TypeError), ("2", (TypeError, ValueError)),
+            ):
+                given = (2, value, 3, 3) if name == "input_shape" else value
+                with pytest.raises(error, match=name):
+                    getattr(ops, op)(**there | {name: given})
+                tried.add((op, name))
+    assert len(tried) > 60
+
+
+# --- the other doors ----------------------------------------------------------------------------
+
+IMAGES = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
+LABELS = np.array([0, 1, 1, 0])
+
+
+def test_a_data_set_s_arrays():
+    swapped = Dataset(IMAGES, LABELS.astype(">i8"), "ab")
+    np.testing.assert_array_equal(swapped.labels, LABELS)
+    assert swapped.labels.dtype.isnative
+    viewed = Dataset(IMAGES.view(Named), LABELS.view(Named), "ab")
+    assert type(viewed.images) is type(viewed.labels) is np.ndarray
+    for images, labels, words in (
+        (np.ma.masked_array(IMAGES), LABELS, "images of 'images' must not be a masked array"),
+        (IMAGES, np.ma.masked_array(LABELS), "labels of 'images' must not be a masked array"),
+        (IMAGES, LABELS.astype(object), "labels of 'images' must hold numbers"),
+        (IMAGES, LABELS.astype("U1"), "labels of 'images' must hold numbers"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            Dataset(images, labels, "ab")
+
+
+def test_a_normalization_s_arrays():
+    np.testing.assert_array_equal(Normalization(np.ones(3, ">f4"), [1, 2, 3]).mean, np.ones(3))
+    with pytest.raises(TypeError, match="mean must not be a masked array"):
+        Normalization(np.ma.ones(3), np.ones(3))
+    with pytest.raises(TypeError, match="std must hold numbers"):
+        Normalization(np.ones(3), ["1", "2", "3"])
+
+
+def small():
+    return Sequential([Input((2, 2, 3)), BatchNorm(), Flatten(), Linear(2)])
+
+
+def test_a_state_s_arrays():
+    net, state = small(), small().state_dict()
+    swapped = {key: value.astype(value.dtype.newbyteorder()) for key, value in state.items()}
+    net.load_state_dict(swapped)
+    assert all(value.dtype.isnative for value in net.state_dict().values())
+    before = {key: value.copy() for key, value in net.state_dict().items()}
+    *_, last = state
+    for strange, words in (
+        (np.ma.masked_array(state[last]), "must not be a masked array"),
+        (state[last].astype(object), "must hold numbers"),
+        (state[last].astype(complex), "must be float32, received complex128"),
+    ):
+        changed = {key: value + 1 for key, value in state.items()} | {last: strange}
+        with pytest.raises(TypeError, match=f"^{re.escape(last)} {words}"):
+            net.load_state_dict(changed)
+    net.load_state_dict(before | {last: np.full(2, 1e300)})  # beyond float32: infinite, as everywhere, and no warning
+    assert np.isinf(net.state_dict()[last]).all()
+
+
+def test_integers_of_a_state_must_fit():
+    net = Sequential([Input((2, 2, 3)), Dropout(0.5)])
+    (key, offset), = net.state_dict().items()
+    net.load_state_dict({key: np.array([5], ">u8")})
+    with pytest.raises(ValueError, match=f"{re.escape(key)} holds integers that int64 cannot, received uint64"):
+        net.load_state_dict({key: np.array([2**63], np.uint64)})
+    assert offset.tolist() == [5]
+
+
+def test_a_net_s_input_and_weights():
+    net, x = small(), np.random.default_rng(0).standard_normal((4, 2, 2, 3), np.float32)
+    expected = net.infer(x)
+    np.testing.assert_array_equal(net.infer(x.view(Named)), expected)
+    for strange, words in ((np.ma.masked_array(x), "x must not be a masked"), (x.astype(">f4"), "x must be in this")):
+        with pytest.raises(TypeError, match=words):
+            net.forward(strange)
+    net.layers[1].arrays["running_var"].flags.writeable = False
+    with pytest.raises(ValueError, match="running_var is written to, and must not be read-only"):
+        net.forward(x, training=True)
+    np.testing.assert_array_equal(net.infer(x), expected)
+
+
+def test_metrics_and_losses():
+    scores, loss = np.zeros((4, 2), np.float32), np.zeros((), np.float32)
+    totals = Totals("numpy")
+    for labels in (LABELS.astype(">i8"), np.ma.masked_array(LABELS), LABELS.astype(object)):
+        with pytest.raises(TypeError, match=r"^labels must"):
+            totals.add(loss, scores, labels)
+        with pytest.raises(TypeError, match=r"^labels must"):
+            losses.SVMHinge()(scores, labels)
+    totals.array.flags.writeable = False
+    with pytest.raises(ValueError, match="totals is written to"):
+        totals.add(loss, scores, LABELS)
+    assert totals.read().samples == 0
