@@ -7,6 +7,7 @@ dtype, ready for ``net.backward``. Training in float16 alone gives a grad_scale.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from functools import partial
@@ -60,3 +61,15 @@ def describe(loss: Any) -> str:
         given = [*map(repr, loss.args), *(f"{name}={value!r}" for name, value in loss.keywords.items())]
         return f"{describe(loss.func)}({', '.join(given)})"
     return repr(loss) if is_dataclass(loss) else getattr(loss, "__name__", type(loss).__qualname__)
+
+
+def described(text: str) -> str:
+    """What `describe` makes today of the loss that another version described so; text that tells no loss of ours is
+    returned as it is."""
+    kinds = LOSSES | {kind.__name__: kind for kind in LOSSES.values()}
+    try:
+        call: Any = ast.parse(text, mode="eval").body
+        options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return describe(kinds[call.func.id](**options))
+    except (SyntaxError, AttributeError, KeyError, TypeError, ValueError):
+        return text

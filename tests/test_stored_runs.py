@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuconv import plots
+from gpuconv import losses, models, plots
 from gpuconv.cli import main
-from gpuconv.training import checkpoint
+from gpuconv.layers import LAYERS
+from gpuconv.training import checkpoint, schedules
+from gpuconv.training.optimizers import OPTIMIZERS
 from tests.fixtures.runs import library, make
 
 STORED = Path(__file__).parent / "fixtures" / "runs"
@@ -105,3 +107,53 @@ def test_can_be_evaluated_and_asked(name, end, capsys):
     assert main(["predict", "photos/left/3.png", "--run-dir", f"{name}/{end}", "--device", "numpy"]) == 0
     scores = re.findall(r"^  [\w ]+? +([\d.]+) %", capsys.readouterr().out, re.M)
     assert sum(map(float, scores)) == pytest.approx(100, abs=0.5)
+
+
+DEFAULTS = {
+    "frozen": [], "larger": False, "dilation": 1, "groups": 1, "bias": True, "fit": "floor", "algo": "auto",
+    "weight_init": "he_normal", "bias_init": "zeros", "weight_decay": 0.0, "decay": "all", "nesterov": False,
+    "precision": "float32", "loss_scale": None, "validation": None, "drop_last": False, "augmentation": "none",
+    "whiten": 0, "tta": "none",
+}  # fmt: skip
+NAMES = {
+    "Conv2D": (LAYERS, "Convolution"), "sgd": (OPTIMIZERS, "descent"), "adam": (OPTIMIZERS, "moments"),
+    "seed-net": (models.MODELS, "seed"), "one-cycle": (schedules.SCHEDULES, "circle"),
+    "SoftmaxCrossEntropy": (losses.LOSSES, "Softmax"),
+}  # fmt: skip
+
+
+def without_defaults(value):
+    """The settings of a version that had fewer; "options" beside "command" are no settings with a default."""
+    if isinstance(value, list):
+        return [without_defaults(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: entry for key, entry in value.items() if key not in DEFAULTS or entry != DEFAULTS[key]}
+    return {key: without_defaults(entry) for key, entry in kept.items()}
+
+
+def with_other_names(value):
+    text = json.dumps(value).replace("(label_smoothing=0.0)", "()")  # an option that the loss did not have
+    for name, (_, other) in NAMES.items():
+        text = re.sub(rf"(?<![\w-]){name}(?![\w-])", other, text)
+    return json.loads(text)
+
+
+@pytest.mark.parametrize("change", [without_defaults, with_other_names])
+@pytest.mark.parametrize("name", RUNS)
+def test_an_absent_setting_means_its_default_and_other_names_are_found(name, change, monkeypatch):
+    for own, (table, other) in NAMES.items():
+        kinds = table | {getattr(kind, "__name__", ""): kind for kind in table.values()}
+        monkeypatch.setitem(table, other, kinds[own])
+    run, stored = Path(f"{name}/interrupted"), left(f"{name}/finished")
+    content = json.loads((run / "run.json").read_text())
+    found = checkpoint.load(run / "last.safetensors")
+    changed = change(content["settings"])
+    assert changed != content["settings"]
+    (run / "run.json").write_text(json.dumps(content | {"settings": changed}))
+    found.state |= {"net": change(found.state["net"]), "settings": changed}
+    checkpoint.save(run / "last.safetensors", found)
+    if name != "library":
+        assert main(["evaluate", str(run), "--device", "numpy"]) == 0
+    resume(name)
+    assert largest_difference(left(run), stored) < OTHER_BLAS

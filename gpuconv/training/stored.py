@@ -2,11 +2,13 @@
 
 A schema is a `Kind` of value, a list with the schema of each entry, a dictionary with a schema by name, or a tuple of
 alternatives. What a run did not store, because its version of gpuconv had no such setting, is as in `ABSENT`, and in
-the description of a layer or an optimizer the default of its class.
+the description of a layer or an optimizer the default of its class. A class that gets another name keeps the old one as
+a second entry of its table (`LAYERS`, `OPTIMIZERS`, `LOSSES`, `SCHEDULES`, `MODELS`), so that stored runs find it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv import losses
 from gpuconv.dtypes import is_float
 from gpuconv.layers.base import LAYERS
+from gpuconv.training import schedules
 from gpuconv.training.checkpoint import Checkpoint, CheckpointError, load, shown
+from gpuconv.training.groups import Groups
 from gpuconv.training.optimizers import OPTIMIZERS
 
 Record = dict[str, Any]
@@ -58,6 +63,10 @@ STATE = {
 RUN = {"format": COUNT, "gpuconv": TEXT, "settings": SETTINGS}
 
 ABSENT: Record = {"precision": "float32", "loss_scale": None, "validation": None, "test": None, "options": {}}
+ABSENT_DATA: Record = {"drop_last": False, "augmentation": "none"}
+TEXTS: dict[str, Callable[[str], str]] = {  # read and written again: today's names, and every option
+    "loss": losses.described, "schedule": lambda text: str(schedules.get(text)),
+}  # fmt: skip
 
 _GONE: Any = object()  # in place of an entry that is not there
 
@@ -128,15 +137,33 @@ def _record(record: Record, held_out: list[str], name: str) -> bool:
 
 
 def complete(value: Any) -> Any:
-    """The description of layers and optimizers, with the defaults of what an older version did not store."""
+    """The description of layers and optimizers as this version writes it: under the names that their classes have now,
+    with the defaults of what an older version did not store."""
     if isinstance(value, list):
         return [complete(entry) for entry in value]
     if not isinstance(value, dict):
         return value
-    kind = LAYERS.get(str(value.get("layer"))) or OPTIMIZERS.get(str(value.get("optimizer")))
-    known = {entry.name: entry.default for entry in dataclasses.fields(kind) if entry.init} if kind else {}
-    defaults = {name: as_json(default) for name, default in known.items() if default is not dataclasses.MISSING}
-    return defaults | {key: complete(entry) for key, entry in value.items()}
+    found = {key: complete(entry) for key, entry in value.items()}
+    if layer := LAYERS.get(str(value.get("layer"))):
+        return _defaults(layer) | found | {"layer": layer.__name__}
+    if optimizer := (OPTIMIZERS | {Groups.name: Groups}).get(str(value.get("optimizer"))):
+        return _defaults(optimizer) | found | {"optimizer": optimizer.name}
+    return found
+
+
+def _defaults(kind: Any) -> Record:
+    known = {entry.name: entry.default for entry in dataclasses.fields(kind) if entry.init}
+    return {name: as_json(default) for name, default in known.items() if default is not dataclasses.MISSING}
+
+
+def _as_written_now(settings: Record) -> Record:
+    """The settings as this version writes them. What it cannot read stays as it is, and differs."""
+    found = complete(ABSENT | settings)
+    for name, again in TEXTS.items():
+        if name in found:
+            with contextlib.suppress(ValueError, TypeError):
+                found[name] = again(found[name])
+    return found | {name: ABSENT_DATA | found[name] for name in ("train", "validation", "test") if found.get(name)}
 
 
 def differences(stored: Any, current: Any, name: str = "") -> list[str]:
@@ -168,10 +195,10 @@ def differences(stored: Any, current: Any, name: str = "") -> list[str]:
 
 def unlike(there: Record, here: Record, only: tuple[str, ...] | None = None) -> list[str]:
     """Where stored settings, or `only` some of them, differ from those of this run, in words."""
-    there, here = ABSENT | there, ABSENT | here
+    there, here = _as_written_now(there), _as_written_now(here)
     if only is not None:
         there, here = ({key: side[key] for key in only if key in side} for side in (there, here))
-    return differences(_without_places(complete(there)), _without_places(complete(here)))
+    return differences(_without_places(there), _without_places(here))
 
 
 def _without_places(settings: Record) -> Record:
