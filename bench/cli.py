@@ -251,7 +251,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     gpu, model = lookup("GPU", options.gpu, GPUS), Model.load()
     entries = select("ops", "cuda", options.op, options.shape, options.dtype)
-    print(f"gpu        {gpu.name}, {gpu.arch}; all times are predictions but those of the column 'measured'")
+    print(f"gpu        {gpu.name}, {gpu.arch}; all times are predictions but 'measured', of that day's kernels")
     print(f"model      {model}\n")
     for line in table(entries, options.algo, model, gpu):
         print(line)

@@ -22,11 +22,8 @@ from gpuconv.backends.cuda.conv import DIRECTIONS, implicit_gemm, plans
 from gpuconv.backends.cuda.launch import ceil_div
 from gpuconv.backends.cuda.predict import TERMS, Gpu, Model, Prediction, Terms
 from gpuconv.cases import ConvCase
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.training.checkpoint import write_atomically
-
-_REDUCTION_OUTPUTS = 32  # of a block of gemm_reduce.cu
-
 
 # --- fitting -----------------------------------------------------------------------------------
 
@@ -141,10 +138,11 @@ def predicted(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Pre
         tiles_of_depth=ceil_div(plan.depth_per_split, algorithm.block_k),
         threads=algorithm.threads,
         resident=predict.resident_blocks(gpu.arch, kernel.registers, kernel.shared + plan.shared, algorithm.threads),
-        reduction=0 if plan.splits == 1 else ceil_div(rows * columns * count, _REDUCTION_OUTPUTS),
+        reduction=0,
         multiprocessors=gpu.multiprocessors,
     )
-    return algorithm.name, model.predict(asked, gpu, entry.work.bytes)
+    partials = 0 if plan.splits == 1 else plan.splits * rows * columns * count * accumulation_dtype(dtype).itemsize
+    return algorithm.name, model.predict(asked, gpu, entry.work.bytes, partials)
 
 
 def measured(entry: Entry, algorithm: str, model: Model) -> float | None:
@@ -159,7 +157,7 @@ def table(entries: Sequence[Entry], algo: str, model: Model, gpu: Gpu) -> Iterat
     """Lines for a terminal: of each entry the predicted time, its parts, the largest marked, and what was measured."""
     names, others = (*TERMS, "bytes"), 0
     parts = " ".join(f"{name:>11}" for name in names)
-    yield f"{'microseconds':<46} {'algorithm':<12} {'predicted':>10} {parts} {'measured':>9} {'error':>7}"
+    yield f"{'microseconds':<46} {'algorithm':<12} {'predicted':>10} {parts} {'measured':>9} difference"
     for entry in entries:
         found = predicted(entry, algo, model, gpu)
         if found is None:

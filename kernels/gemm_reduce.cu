@@ -3,37 +3,64 @@
 //   out[i] = act(bias[i mod columns] + partials[0, i] + partials[1, i] + ...), plus what out holds with `accumulate`
 //
 // and with more_size > 0 likewise a second output, whose sums lie behind the first's. partials (splits, pitch) of
-// accumulators. A block takes 32 elements, a warp's lanes side by side; its warps deal the splits out
-// among them, and the first adds up what each has found, in their order. The launcher chooses the warps by the number of
-// splits, so the same shapes give the same bits on every device. splits * sizeof(accumulator) + sizeof(DTYPE) bytes an output.
+// accumulators. A block takes 1024 outputs: 256 lanes, each WIDTH outputs side by side at a time. Its threads stand in up to
+// four groups of 256, which share the splits; the first group adds up what each has found, in their order. The launcher
+// chooses the groups by the number of splits, so the same shapes give the same bits on every device.
 //
-// Macros: DTYPE; ACTIVATION. Prediction, not measured: partials of at most 64 MiB, mostly out of the L2 cache that the product
-// has left them in; launch-bound below 1 MB.
+// Macros: DTYPE; ACTIVATION; WIDTH, 16 bytes of accumulators where sizes and arrays allow, else 1. Floor: splits *
+// sizeof(accumulator) + sizeof(DTYPE) bytes an output.
 
 #include "activation.cuh"
 #include "types.cuh"
 
 using Real = accumulator<DTYPE>;
 
-constexpr int MOST_WARPS = 8;
+constexpr int LANES = 256, OUTPUTS = 1024, MOST_GROUPS = 4;
+constexpr int PACKS = OUTPUTS / (LANES * WIDTH);  // of a lane
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(LANES * MOST_GROUPS, 1)
 gemm_reduce_splits(DTYPE* out, DTYPE* more, const accumulator<DTYPE>* partials, const DTYPE* bias, int64 size,
                    int64 more_size, int64 pitch, int32 splits, int32 columns, int32 accumulate) {
-    __shared__ Real sums[MOST_WARPS][32];
-    const int32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    const int64 i = int64(blockIdx.x) * 32 + lane;
-    Real sum = 0;
-    if (i < size + more_size)
-#pragma unroll 8
-        for (int32 split = warp; split < splits; split += warps) sum += partials[split * pitch + i];
-    sums[warp][lane] = sum;
+    __shared__ Pack<Real, WIDTH> found[MOST_GROUPS - 1][PACKS][LANES];
+    const int32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES, groups = blockDim.x / LANES;
+    const int64 first = int64(blockIdx.x) * OUTPUTS + lane * WIDTH, end = size + more_size;
+    Pack<Real, WIDTH> sums[PACKS] = {};
+#pragma unroll
+    for (int pack = 0; pack < PACKS; ++pack) {
+        const int64 i = first + pack * (LANES * WIDTH);
+        if (i < end) {
+            const Real* from = partials + group * pitch + i;
+#pragma unroll 4
+            for (int32 split = group; split < splits; split += groups, from += groups * pitch) {
+                const auto part = *reinterpret_cast<const Pack<Real, WIDTH>*>(from);
+#pragma unroll
+                for (int j = 0; j < WIDTH; ++j) sums[pack].at[j] += part.at[j];
+            }
+        }
+        if (group > 0) found[group - 1][pack][lane] = sums[pack];
+    }
     __syncthreads();
-    if (warp != 0 || i >= size + more_size) return;
-    for (int32 other = 1; other < warps; ++other) sum += sums[other][lane];
-    if (bias) sum += load(bias[i % columns]);
-    sum = ACTIVATION<Real>{}.apply(sum);
-    DTYPE* to = i < size ? out + i : more + (i - size);
-    if (accumulate) sum += load(*to);
-    *to = round_to<DTYPE>(sum);
+    if (group > 0) return;
+#pragma unroll
+    for (int pack = 0; pack < PACKS; ++pack) {
+        const int64 i = first + pack * (LANES * WIDTH);
+        if (i >= end) return;
+        auto* to = reinterpret_cast<Pack<DTYPE, WIDTH>*>(i < size ? out + i : more + (i - size));
+        Pack<DTYPE, WIDTH> finished;
+        if (accumulate) finished = *to;
+        int32 column = bias ? int32(i % columns) : 0;
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            Real sum = sums[pack].at[j];
+            for (int32 other = 1; other < groups; ++other) sum += found[other - 1][pack][lane].at[j];
+            if (bias) {
+                sum += load(bias[column]);
+                column = column + 1 < columns ? column + 1 : 0;
+            }
+            sum = ACTIVATION<Real>{}.apply(sum);
+            if (accumulate) sum += load(finished.at[j]);
+            finished.at[j] = round_to<DTYPE>(sum);
+        }
+        *to = finished;
+    }
 }

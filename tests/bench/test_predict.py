@@ -23,9 +23,10 @@ def made_up(rates: Terms, count: int, seed: int = 0) -> list[dict]:
     asked = [
         Terms(1, *(float(rng.integers(1, most)) for most in (100, 10**6, 10**5, 10**4))) for _ in range(count)
     ]
+    seconds = [sum(vars(each * rates).values()) / H200.clock for each in asked]
     return [
-        {"row": str(at), "algorithm": "mma-128x128", "terms": vars(a), "seconds": (a * rates).total / H200.clock}
-        for at, a in enumerate(asked)
+        {"row": str(at), "algorithm": "mma-128x128", "terms": vars(each), "seconds": took}
+        for at, (each, took) in enumerate(zip(asked, seconds))
     ]
 
 
@@ -80,6 +81,8 @@ def test_the_bytes_bind_where_they_take_longer_than_all_else():
     assert computed.seconds == pytest.approx(2000 / H200.clock)
     moved = model.predict(asked, H200, moved=1e9)
     assert (moved.seconds, moved.binds) == (pytest.approx(1e9 / H200.copy), "bytes")
+    reduced = model.predict(asked, H200, moved=0.0, partials=1e9)
+    assert (reduced.seconds, reduced.binds) == (pytest.approx(2000 / H200.clock + 1e9 / H200.copy), "reduction")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ def test_a_table_marks_what_binds_and_sets_the_measured_time_beside_it():
         pytest.skip(str(error))
     entries = select("ops", "cuda", ["fprop", "backward"], ["128x16x16x128-128x3x3-p1.1.1.1"], ["bfloat16"])
     head, line, rest = bench_predict.table(entries, "mma-128x128", Model.load(), H200)
-    assert head.split()[-2:] == ["measured", "error"]
+    assert head.split()[-2:] == ["measured", "difference"]
     assert line.count("*") == 1
     assert "41.3" in line.split()  # of the record
     assert rest.startswith("1 more")

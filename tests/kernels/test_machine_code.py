@@ -139,6 +139,14 @@ def test_dropout_moves_four_numbers_at_a_time(arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_sums_of_splits_are_read_sixteen_bytes_at_a_time(dtype, arch):
+    (function,) = disassembled(variant_of("gemm_reduce.cu", DTYPE=dtype, ACTIVATION="Identity", WIDTH=4), arch).values()
+    assert function.any(r"LDG?\.E\.128\b.*") >= 4  # at least four splits under way
+    assert function.any(r"STG?\.E\.128\b.*" if dtype == "float32" else r"STG?\.E\.64\b.*")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
 def test_unaligned_arrays_are_moved_number_by_number(arch):
     for function in disassembled(variant_of("activation.cu", DTYPE="float32", WIDTH=1), arch).values():
         assert function.any(r"LDG\.E\b.*")

@@ -28,7 +28,8 @@ _MULTIPROCESSORS = 132
 _BUSY_THREADS = 256  # that keep one multiprocessor's arithmetic busy
 _START_DEPTH = 32  # what a block costs beside its multiply-adds, as so much more depth
 _REDUCE_LAUNCH, _REDUCE_SPLIT, _REDUCE_ELEMENT = 300_000, 2_000, 26  # the second launch, awaiting a split, moving a sum
-_REDUCE_WARPS = 8  # that share the splits: MOST_WARPS of gemm_reduce.cu
+REDUCE_OUTPUTS, _REDUCE_LANES, _REDUCE_GROUPS = 1024, 256, 4  # of a block of gemm_reduce.cu
+_REDUCE_SHARE = 8  # splits that one group adds up before there is another
 _SHORTEST_SPLIT = 128  # of the depth
 _LARGEST_GRID_Y = 65535
 
@@ -242,9 +243,11 @@ def reduce_splits(
 
     beside: a second output, whose sums lie behind the first's.
     """
-    defines = {"DTYPE": out.dtype.name, "ACTIVATION": ACTIVATIONS[activation]}
     (splits, pitch), columns = partials.shape, 1 if bias is None else bias.size
-    more = 0 if beside is None else beside.size
-    blocks, threads = ceil_div(out.size + more, 32), 32 * min(_REDUCE_WARPS, splits)
+    more, wide = 0 if beside is None else beside.size, 16 // partials.dtype.itemsize
+    moves = not (pitch % wide or out.size % wide or more % wide) and is_aligned(wide * out.dtype.itemsize, out, beside)
+    defines = {"DTYPE": out.dtype.name, "ACTIVATION": ACTIVATIONS[activation], "WIDTH": wide if moves else 1}
+    blocks = ceil_div(out.size + more, REDUCE_OUTPUTS)
+    threads = _REDUCE_LANES * min(_REDUCE_GROUPS, ceil_div(splits, _REDUCE_SHARE))
     run = load("gemm_reduce.cu", defines).kernel("gemm_reduce_splits")
     run(blocks, threads, out, beside, partials, bias, out.size, more, pitch, splits, columns, accumulate)

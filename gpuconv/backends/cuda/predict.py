@@ -3,7 +3,7 @@
     time = launch + block * (blocks of a multiprocessor)
                   + instruction * (instructions that a scheduler issues in the main loop)
                   + hmma * (tensor-core multiplications among them)
-                  + reduction * (blocks that add up a split depth)
+                  + reduction * (blocks that add up a split depth) + its bytes at the copy rate
 
 or the time of its bytes at the GPU's own copy rate, where that is more. The rates, in clock cycles, and the error that
 they leave are in predict.json, which `python -m bench fit` writes from the records in bench/results. Every number made
@@ -52,7 +52,8 @@ class Terms:
     """What a convolution asks of a GPU, or, in a model, the cycles that each costs.
 
     launch: 1. block: thread blocks of the busiest multiprocessor. instruction, hmma: of its busiest scheduler in the
-    main loop. reduction: thread blocks of the split-K reduction.
+    main loop. reduction: thread blocks of a split-K reduction of 32 outputs a block, as the H200's first record timed
+    it; today's takes 1024 and counts by its bytes.
     """
 
     launch: float
@@ -63,10 +64,6 @@ class Terms:
 
     def __mul__(self, rates: Terms) -> Terms:
         return Terms(*(getattr(self, name) * getattr(rates, name) for name in TERMS))
-
-    @property
-    def total(self) -> float:
-        return sum(getattr(self, name) for name in TERMS)
 
 
 TERMS = tuple(field.name for field in fields(Terms))
@@ -117,11 +114,15 @@ class Model:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def predict(self, work: Terms, gpu: Gpu, moved: float) -> Prediction:
-        """moved: the bytes that must pass through memory."""
+    def predict(self, work: Terms, gpu: Gpu, moved: float, partials: float = 0) -> Prediction:
+        """moved: the bytes that must pass through memory. partials: those that the split-K reduction reads."""
         cycles = work * self.rates
-        parts = {name: getattr(cycles, name) / gpu.clock for name in TERMS} | {"bytes": moved / gpu.copy}
-        return Prediction(max(cycles.total / gpu.clock, parts["bytes"]), parts, max(parts, key=parts.__getitem__))
+        parts = {name: getattr(cycles, name) / gpu.clock for name in TERMS}
+        parts["reduction"] += partials / gpu.copy
+        bytes_ = moved / gpu.copy
+        seconds = max(sum(parts.values()), bytes_)
+        parts["bytes"] = bytes_
+        return Prediction(seconds, parts, max(parts, key=parts.__getitem__))
 
 
 def terms(

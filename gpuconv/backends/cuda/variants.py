@@ -12,6 +12,7 @@ from gpuconv.backends.cuda import source
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 
 WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold
+WIDE_SUMS = "16 bytes of sums"  # likewise, of accumulators
 LONGEST = "32 (float64: 16)"  # stands for the most scores of a row that a lane keeps in registers
 LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
@@ -65,7 +66,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, MASKED), MOVE=MOVES),
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
-    "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS),
+    "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE_SUMS)),
     "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),
     "load_batch.cu": dict(DTYPE=FLOAT_NAMES),
     "matmul.cu": dict(
@@ -117,7 +118,7 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             if product and _another_stands_for(product, chosen):
                 continue
             size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
-            stands_for = {WIDE: 16 // size, LONGEST: 32 if size < 8 else 16}
+            stands_for = {WIDE: 16 // size, WIDE_SUMS: 16 // max(size, 4), LONGEST: 32 if size < 8 else 16}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
             shared = product.algorithm.shared if product else 0
             yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), shared)

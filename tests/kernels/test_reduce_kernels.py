@@ -1,0 +1,65 @@
+"""The sum over the splits of a depth: kernels/gemm_reduce.cu."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv import backends
+from gpuconv.backends.cuda import gemm
+from gpuconv.dtypes import accumulation_dtype, as_dtype
+
+# Outputs: fewer than a block takes, as many, one more; more than one block; sizes that no wide move divides.
+SIZES = (1, 7, 1020, 1024, 1025, 4100)
+SPLITS = (1, 2, 8, 9, 31)  # of one group of threads, of two, of four
+
+
+def reduced(device, dtype, size, splits, *, more=0, bias=None, accumulate=False, skipped=0, activation=None):
+    """What the kernel makes of random partial sums, and the same in float64. skipped: elements before the output."""
+    rng, dtype = np.random.default_rng(size + splits), as_dtype(dtype)
+    pitch = size + -(-more // 4) * 4
+    partials = rng.standard_normal((splits, pitch)).astype(accumulation_dtype(dtype))
+    old = rng.standard_normal(size).astype(dtype)
+    out = backends.asarray(np.concatenate([np.zeros(skipped, dtype), old]), device)[skipped:]
+    second = backends.asarray(np.full(more, np.nan, dtype), device) if more else None
+    gemm.reduce_splits(
+        out, backends.asarray(partials, device), second, activation=activation, accumulate=accumulate,
+        bias=None if bias is None else backends.asarray(bias.astype(dtype), device),
+    )  # fmt: skip
+    exact = partials.astype(np.float64).sum(axis=0)
+    wanted = exact[:size] + (0 if bias is None else np.resize(bias.astype(dtype).astype(np.float64), size))
+    wanted = np.maximum(wanted, 0) if activation == "relu" else wanted
+    wanted = wanted + (old.astype(np.float64) if accumulate else 0)
+    found = [backends.to_numpy(each) for each in (out, second) if each is not None]
+    return found, [wanted, exact[size : size + more]][: len(found)]
+
+
+def agree(results, dtype):
+    step = {"float64": 2e-15, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[dtype]
+    for found, wanted in zip(*results):
+        np.testing.assert_allclose(found.astype(np.float64), wanted, rtol=2 * step, atol=40 * step)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_every_size_and_number_of_splits(device, dtype):
+    for size in SIZES:
+        for splits in SPLITS:
+            agree(reduced(device, dtype, size, splits), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_a_second_output_lies_behind_the_first(device, dtype):
+    for size, more in ((1024, 4), (1020, 8), (1021, 3), (1024, 3), (4, 1030)):
+        agree(reduced(device, dtype, size, 9, more=more), dtype)
+
+
+def test_bias_activation_and_what_is_there(device):
+    for columns in (1, 3, 8, 64):
+        bias = np.random.default_rng(columns).standard_normal(columns)
+        for size in (columns * 17, columns * 1028):
+            results = reduced(device, "float32", size, 3, bias=bias, activation="relu", accumulate=True)
+            agree(results, "float32")
+
+
+def test_an_output_that_is_not_aligned(device):
+    agree(reduced(device, "float32", 1024, 9, skipped=1), "float32")
