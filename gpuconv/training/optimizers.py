@@ -161,7 +161,8 @@ class Optimizer:
         return copies | {"steps": np.array(self.steps, np.int64)}
 
     def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Raise ValueError, naming the first entry that is missing, unknown or of another shape or dtype."""
+        """Raise ValueError, naming the first entry that is missing, unknown or of another shape or dtype, or `steps`
+        where it is negative."""
         here = self.state_dict()
         for name in [*here, *state]:
             if name not in here or name not in state:
@@ -173,13 +174,14 @@ class Optimizer:
                     f"the state of this {self.name} optimizer does not match: {name!r} must be {own.dtype.name} "
                     f"{own.shape}, received {given.dtype.name} {given.shape}"
                 )
+        integer("steps", state["steps"][()], 0)
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Take over what `state_dict` gave. The optimizer must be built; nothing changes when this raises."""
         self.check_state_dict(state)
         for name, array in self._named().items():
             backends.assign(array, state[name])
-        self.steps = integer("steps", state["steps"][()], 0)
+        self.steps = int(state["steps"][()])
 
 
 def _expect_nesterov(nesterov: Any, momentum: float) -> None:

@@ -1,0 +1,209 @@
+"""Run folders that were damaged or made by an attacker, in every command: refused in one line, or what they were.
+
+Never a traceback, and never a result that differs in silence: where a command takes a damaged file, it says what the
+undamaged one says.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import shutil
+import struct
+
+import numpy as np
+import pytest
+
+from gpuconv import plots
+from gpuconv.cli import main
+from gpuconv.training import RunDirectory, checkpoint
+
+pytestmark = pytest.mark.slow
+
+Image = pytest.importorskip("PIL.Image")
+
+DEEP = json.loads("[" * 300 + "]" * 300)
+VALUES = [
+    ..., None, True, False, -1, 0, 1, 3, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, "", "x", "0", "../..", "nan", "\ud800",
+    "a" * 300, [], [1], [[]], {}, {"layer": "ReLU"}, {"layer": []}, {"optimizer": {}}, {"": None}, DEEP,
+]  # fmt: skip
+READING = [["evaluate", "run"], ["predict", "x.png", "--run-dir", "run"], ["summary", "--run-dir", "run"]]
+EVERY = [["train", "--resume", "run"], *READING]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A finished run and a picture."""
+    folder = tmp_path_factory.mktemp("home")
+    data = ["--data", "synthetic:n=24,size=6x6x3,classes=3", "--batch-size", "8"]
+    Image.fromarray(np.full((6, 6, 3), 99, np.uint8)).save(folder / "x.png")
+    with pytest.MonkeyPatch.context() as patch:
+        refuse_pictures(patch)
+        options = ["--model", "seed-net", "--augment", "flip", "--epochs", "2", "--run-dir", str(folder / "run")]
+        assert main(["train", *data, *options, "--device", "numpy"]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(home, tmp_path, monkeypatch):
+    refuse_pictures(monkeypatch)
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return RunDirectory("run")
+
+
+def refuse_pictures(patch):
+    def refuse(*_, **__):
+        raise plots.PlotError("not drawn")
+
+    for name in ("curves", "activations", "filters"):
+        patch.setattr(plots, name, refuse)
+
+
+class Commands:
+    """Runs commands, and compares what they say with what they said first."""
+
+    def __init__(self, capsys):
+        self.capsys = capsys
+        self.usual = {tuple(command): self.ask(command)[1] for command in EVERY}
+
+    def ask(self, command):
+        self.capsys.readouterr()
+        with np.errstate(all="ignore"):
+            status = main([*command, "--device", "numpy"])
+        out, err = self.capsys.readouterr()
+        assert status in (0, 2), (command, status)
+        if status == 2:
+            assert err.startswith("gpuconv: error: "), err
+            assert err.count("\n") == 1, err
+            assert len(err) < 2000, err
+        return status, out
+
+    def expect_refusal_or_the_usual(self, command):
+        """Whether the command was refused."""
+        status, out = self.ask(command)
+        assert status == 2 or out == self.usual[tuple(command)]
+        return status == 2
+
+
+def paths(value, path=()):
+    """Every place in a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in inner:
+        yield (*path, key)
+        yield from paths(entry, (*path, key))
+
+
+def mutated(value, path, new):
+    value = copy.deepcopy(value)
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    if new is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = new
+    return value
+
+
+def test_entries_of_run_json(run, capsys):
+    commands, draw = Commands(capsys), random.Random(0)
+    whole, content = run.settings_file.read_text(), json.loads(run.settings_file.read_text())
+    last, refused, tried = run.last.read_bytes(), 0, 0
+    for path in paths(content):
+        for new in [..., *draw.sample(VALUES[1:], 4)]:
+            run.settings_file.write_text(json.dumps(mutated(content, path, new)))
+            refused += sum(map(commands.expect_refusal_or_the_usual, EVERY)) > 0
+            tried += 1
+            assert run.last.read_bytes() == last, (path, new)
+    run.settings_file.write_text(whole)
+    assert 0.5 < refused / tried < 1
+
+
+def test_entries_of_a_checkpoint_that_was_sealed_anew(run, capsys):
+    """Its checksum is right, so what it holds counts; whatever that is, it ends in no traceback."""
+    commands, draw = Commands(capsys), random.Random(1)
+    found, refused, tried = checkpoint.load(run.last), 0, 0
+    for path in paths(found.state):
+        for new in [..., *draw.sample(VALUES[1:], 4)]:
+            checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, mutated(found.state, path, new)))
+            for command in [*READING, EVERY[0]]:
+                refused += commands.ask(command)[0] == 2
+                tried += 1
+    assert 0.5 < refused / tried < 1
+
+
+def test_arrays_of_a_checkpoint_that_was_sealed_anew(run, capsys):
+    commands, draw = Commands(capsys), np.random.default_rng(2)
+    found = checkpoint.load(run.last)
+    for name, array in found.tensors.items():
+        changes = [
+            None, array[None], array.reshape(-1)[:0], array.astype(np.float64), array.astype(np.int16),
+            np.full_like(array, np.nan) if array.dtype.kind == "f" else array + 1,
+            np.full_like(array, 3e38) if array.dtype.kind == "f" else -array - 1, np.zeros((0, 2**40), np.int8),
+        ]  # fmt: skip
+        for new in changes:
+            tensors = {key: value for key, value in found.tensors.items() if key != name}
+            tensors |= {} if new is None else {name: new}
+            checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
+            for command in draw.permutation(np.array(EVERY, object)):
+                commands.ask(list(command))
+
+
+def test_bytes_of_both_files(run, capsys):
+    commands, draw = Commands(capsys), random.Random(3)
+    for file, commanded in ((run.settings_file, EVERY), (run.last, EVERY)):
+        whole, refused = file.read_bytes(), 0
+        for number in range(300):
+            broken = bytearray(whole)
+            at = draw.randrange(len(broken))
+            if number % 3 == 0:
+                broken[at] ^= 1 << draw.randrange(8)
+            elif number % 3 == 1:
+                del broken[at : at + draw.randrange(1, 50)]
+            else:
+                broken[at:at] = draw.randbytes(draw.randrange(1, 9))
+            file.write_bytes(broken)
+            refused += commands.expect_refusal_or_the_usual(commanded[number % len(commanded)])
+            file.write_bytes(whole)
+        assert refused > 150 if file == run.settings_file else refused == 300
+
+
+def test_headers_of_safetensors_files(run, capsys):
+    """The header is JSON, too: other dtypes, shapes, offsets, names, metadata, with the length before it right."""
+    commands, draw = Commands(capsys), random.Random(4)
+    whole = run.last.read_bytes()
+    size = struct.unpack("<Q", whole[:8])[0]
+    header, data = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+    inner = json.loads(header["__metadata__"]["gpuconv"])
+    texts = [json.dumps(mutated(header, path, new)) for path in paths(header) for new in draw.sample(VALUES, 8)]
+    for path in paths(inner):
+        for new in VALUES:
+            metadata = {"gpuconv": json.dumps(mutated(inner, path, new))}
+            texts.append(json.dumps(header | {"__metadata__": metadata}))
+    texts += ["", "null", "[]", "{", '{"a": 1, "a": 2}', "[" * 10**6]
+    texts.append(json.dumps(header | {"__metadata__": {"gpuconv": "[" * 10**6}}))
+    for number, text in enumerate(texts):
+        encoded = text.encode("utf-8", "surrogatepass")
+        run.last.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
+        commands.expect_refusal_or_the_usual(EVERY[number % len(EVERY)])
+    for length in (0, 1, size - 1, size + 1, 2**31, 2**63, 2**64 - 1):
+        run.last.write_bytes(struct.pack("<Q", length) + whole[8:])
+        for command in EVERY:
+            assert commands.expect_refusal_or_the_usual(command)
+
+
+def test_what_is_no_file(run, capsys):
+    commands = Commands(capsys)
+    for file in (run.settings_file, run.last):
+        whole = file.read_bytes()
+        file.unlink()
+        for make in (file.mkdir, lambda file=file: file.symlink_to(file.name), lambda file=file: file.write_bytes(b"")):
+            make()
+            for command in EVERY:
+                assert commands.expect_refusal_or_the_usual(command)
+            file.rmdir() if file.is_dir() else file.unlink()
+        for command in EVERY:
+            assert commands.expect_refusal_or_the_usual(command)
+        file.write_bytes(whole)
