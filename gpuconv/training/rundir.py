@@ -51,7 +51,7 @@ class RunDirectory:
         Raises FileExistsError when it already holds a run, CheckpointError when it cannot be made or written to.
         """
         run = cls(path)
-        if run.settings_file.exists() or run.last.exists():
+        if any(map(os.path.lexists, (run.settings_file, run.last, run.best, run.metrics_jsonl, run.metrics_csv))):
             raise FileExistsError(
                 f"{path} already holds a run; continue it with `{command('gpuconv', 'train', '--resume', run.path)}` "
                 "(fit(..., resume=True) in Python) or choose another directory"

@@ -27,6 +27,15 @@ def test_a_folder_that_holds_a_checkpoint_alone_is_refused_and_kept(tmp_path):
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("last.safetensors", b"hours of work")]
 
 
+def test_what_a_run_left_is_not_overwritten_though_its_settings_are_gone(tmp_path):
+    for name in ("last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("kept")
+        with pytest.raises(FileExistsError, match="already holds a run"):
+            RunDirectory.start(tmp_path / name, {"epochs": 3})
+        assert [path.name for path in (tmp_path / name).iterdir()] == [name]
+
+
 def test_a_folder_without_a_run_cannot_be_opened(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         RunDirectory.open(tmp_path)
