@@ -1,0 +1,32 @@
+"""Parametrized cases are named after their arguments."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.speaking import identify
+
+CASES = {
+    "text": ("relu", None),
+    "empty text": ("", "argument=''"),
+    "number": (2, "argument=2"),
+    "nothing": (None, "argument=None"),
+    "shape": ((2, 3, 5), "2x3x5"),
+    "one axis": ((7,), "argument=7"),
+    "no axes": ((), "no argument"),
+    "pairs": (((1, 0), (2, 1)), "1x0,2x1"),
+    "options": ({"momentum": 0.9, "nesterov": True}, "momentum=0.9,nesterov=True"),
+    "no options": ({}, "no argument"),
+    "array": (np.zeros((2, 3), np.uint8), "uint8 array of 2x3"),
+    "class": (ValueError, "ValueError"),
+    "exception": (OSError("full"), "OSError"),
+    "function without a name": (lambda state: state.pop("conv1.weight"), "pop conv1.weight"),
+    "object": (object(), "object"),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_name_tells_the_argument(kind):
+    value, name = CASES[kind]
+    assert identify(value, "argument") == name
