@@ -7,13 +7,14 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from gpuconv import backends
+from gpuconv.notices import Notice
 
 TOGETHER = 8  # steps that one graph holds, where that many may pass before the host must see one
 
 Work = Callable[[], None]
 
 
-class UncapturedWarning(UserWarning):
+class UncapturedWarning(Notice):
     """Training runs launch by launch, although it was to be captured; the message says why."""
 
 

@@ -244,7 +244,7 @@ def test_training_that_was_not_captured_fails(planted):
 
     with pytest.warns(UncapturedWarning) as told:
         Replay("numpy", False).give_up("MemoryError: no 12 bytes more")
-    said = f"trainer.py:1: UncapturedWarning: {told[0].message}\n  warnings.warn(...)\n\ntest accuracy 98.00%\n"
+    said = f"gpuconv: warning: {told[0].message}\n\ntest accuracy 98.00%\n"
     with pytest.raises(FailedError, match=r"not captured: .*launch by launch: MemoryError: no 12 bytes more") as caught:
         parts.train(planted.tell(train=(0, said)), 30)
     assert caught.value.details == {"accuracy": 98.0}

@@ -132,12 +132,17 @@ def _move(made: Path, folder: Path) -> Path:
 def directory() -> Path:
     """Where compiled kernels are kept: GPUCONV_CACHE_DIR, or the user's cache folder of this platform."""
     if chosen := os.environ.get("GPUCONV_CACHE_DIR"):
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))  # a container's settings have it as "~/cache"
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "gpuconv" / "cache"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "gpuconv"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpuconv"
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "gpuconv"
+    try:
+        return Path.home() / ".cache" / "gpuconv"
+    except RuntimeError:  # no HOME, and no entry of the user's, as in a container with a number for a user
+        return Path(tempfile.gettempdir()) / f"gpuconv-{os.getuid()}"
 
 
 @cache

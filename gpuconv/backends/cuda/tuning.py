@@ -25,6 +25,7 @@ import numpy as np
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.module import text_of
 from gpuconv.names import lookup
+from gpuconv.notices import Notice
 
 if TYPE_CHECKING:
     from gpuconv.backends.cuda.gemm import Plan
@@ -35,7 +36,7 @@ _HOPELESS = 2.0  # times the best so far: one run is enough to see it
 _GATE_SECONDS = 0.2  # after which a queue starts although it is not full yet
 
 
-class FailedCandidateWarning(UserWarning):
+class FailedCandidateWarning(Notice):
     """An algorithm that should serve a problem failed when it was timed; another one serves it."""
 
 

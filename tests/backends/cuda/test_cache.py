@@ -6,6 +6,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -264,6 +265,20 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert cache.directory() == tmp_path / "mine"
     assert cache.default() is cache.default()
     assert cache.default().root == tmp_path / "mine"
+    monkeypatch.setenv("GPUCONV_CACHE_DIR", "~/mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.directory() == tmp_path / "mine"
+
+
+def test_where_the_cache_is_of_a_user_without_a_home(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("GPUCONV_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cache.directory() == Path(tempfile.gettempdir(), f"gpuconv-{os.getuid()}")
 
 
 SOURCE = '#include "factor.cuh"\nextern "C" __global__ void scale(float* y) { y[threadIdx.x] *= FACTOR; }\n'
