@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.runs import choose_device, line, load_data, newest, open_run, warn_of_other_data
+from gpuconv.cli.runs import Run, choose_device, line, load_data, newest, open_run, warn_of_other_data
 from gpuconv.cli.settings import add_device, add_options, loss, test_time
 from gpuconv.names import printable
 
-EXAMPLES = ["gpuconv evaluate", "gpuconv evaluate runs/digits-digits-net-1 --tta shift"]
+EXAMPLES = [
+    "gpuconv evaluate",
+    "gpuconv evaluate runs/digits-digits-net-1 --tta shift",
+    "gpuconv evaluate --test folder:photos/test",
+]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run directory (default: the newest in ./runs)")
-    add_options(parser, only=["data"])
+    add_options(parser, only=["data", "test"])
     parser.add_argument(
         "--tta", metavar="MODE",
         help="test-time averaging of each image's scores over views of it: none, mirror, shift (by a pixel) or "
@@ -35,15 +39,17 @@ def run(options: argparse.Namespace) -> int:
     line("run", directory)
     device = choose_device(options)
     trained = open_run(directory, device)
-    train, test = load_data(trained.settings.data, options.data)
+    train, test = _images(trained, options.data, options.test)
     with asked():
         if test.image_shape != trained.input_shape or list(test.classes) != trained.classes:
             raise ValueError(
                 f"the net takes images of {trained.input_shape} in {len(trained.classes)} classes, "
                 f"received {test.image_shape} in {len(test.classes)} classes, or other class names"
             )
-    line("data", f"{test.name}: {len(test):,} test images")
-    warn_of_other_data(trained, train, test)
+    of_all = f" of {len(train) + len(test):,}; test=1 takes them all" if train and options.data else ""
+    line("data", f"{test.name}: {len(test):,} test images{of_all}")
+    if train:
+        warn_of_other_data(trained, train, test)
     net = trained.net
     loader = Loader(
         test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False
@@ -60,6 +66,19 @@ def run(options: argparse.Namespace) -> int:
     print(f"test loss {found.loss:.4f}")
     print(f"test accuracy {100 * found.accuracy:.2f}%")
     return 0
+
+
+def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]:
+    """(train, test) of a run, the data perhaps elsewhere; (None, test) for a test set of its own."""
+    from gpuconv.data import spec
+
+    with asked():
+        if data and test:
+            raise ValueError(f"--test {test} says what to test on; leave --data {data} out")
+        test = data if data and spec.is_whole(data) else test
+        if not test:
+            return load_data(trained.settings, data)
+        return None, spec.load_test(test, trained.settings.data, trained.classes)
 
 
 def table(confusion: Any, classes: list[str]) -> str:

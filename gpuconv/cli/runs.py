@@ -114,7 +114,7 @@ def open_run(directory: str | Path, device: str) -> Run:
 
 
 def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
-    """The settings stored with a run. Raises UserError that names others which were chosen; --data may be another."""
+    """The settings stored with a run. Raises UserError that names others which were chosen; data may be elsewhere."""
     from gpuconv.training import RunDirectory
 
     run = RunDirectory.open(directory)
@@ -122,7 +122,7 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
     there = wanted.spelled(dataclasses.asdict(settings))
     others = [
         f"{wanted.option(name)} is {there[name]} there, {value} here"
-        for name, value in chosen.items() if value != there[name] and name != "data"
+        for name, value in chosen.items() if value != there[name] and name not in ("data", "test")
     ]
     if others:
         raise UserError(
@@ -132,13 +132,13 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
     return settings
 
 
-def load_data(stored: str, given: str | None) -> tuple[Any, Any]:
-    """(train, test) of a run, or what --data gives in its place. Raises UserError for what cannot be read."""
+def load_data(stored: Settings, given: str | None, test: str | None = None) -> tuple[Any, Any]:
+    """(train, test) of a run, or what --data and --test give in its place. Raises UserError for what cannot be read."""
     from gpuconv.data import load, spec
 
     with asked():
         try:
-            return load(spec.placed(given, stored) if given else stored)
+            return load(spec.placed(given, stored.data) if given else stored.data, test or stored.test)
         except FileNotFoundError as error:
             hint = "" if given else "; where the run's data lies now is said by --data"
             raise UserError(f"{describe(error)}{hint}") from error

@@ -30,6 +30,7 @@ class Settings:
     whiten: int = 0
     tta: str = "none"
     precision: str = "float32"
+    test: str = ""
 
     def __str__(self) -> str:
         parts = [
@@ -71,6 +72,7 @@ def positive(text: str) -> float:
 
 OPTIONS: dict[str, tuple[Any, str, str]] = {
     "data": (str, "SPEC", "digits, cifar10:DIR, folder:DIR[,size=32x32] or synthetic[:n=1024,size=32x32x3]"),
+    "test": (str, "SPEC", "a test set of its own, used whole, as folder:DIR; then all images of a --data folder train"),
     "model": (str, "NAME", "a net by name, as digits-net or tiny-vgg; `gpuconv summary` lists them"),
     "seed": (count(0), "N", "of everything random: weights, order, augmentation (default: 0)"),
     "epochs": (count(1), "N", "how often the net sees every training image"),
@@ -126,8 +128,9 @@ def spelled(settings: dict[str, Any]) -> dict[str, Any]:
     found = dict(settings)
     if "model" in found:
         found["model"] = canonical("model", found["model"], models.MODELS)
-    if "data" in found:
-        found["data"] = spec.spelled(found["data"])
+    for name in ("data", "test"):
+        if found.get(name):
+            found[name] = spec.spelled(found[name])
     return found
 
 

@@ -20,6 +20,7 @@ EXAMPLES = [
     "gpuconv train",
     "gpuconv train --data cifar10:data --model tiny-vgg --epochs 10 --augment flip,shift:4",
     "gpuconv train --data folder:photos,size=32x32 --optimizer adam --lr 0.001 --schedule cosine,warmup:1",
+    "gpuconv train --data folder:photos/train,size=32x32 --test folder:photos/test",
     "gpuconv train --data cifar10:data --model airbench94 --recipe airbench94",
     "gpuconv train --resume runs/digits-digits-net-1",
 ]
@@ -57,7 +58,9 @@ def run(options: argparse.Namespace) -> int:
     directory = options.resume or options.run_dir or wanted.new_directory(settings)
 
     with asked():
-        train, test = load_data(settings.data, options.data) if options.resume else load(settings.data)
+        train, test = (
+            load_data(settings, options.data, options.test) if options.resume else load(settings.data, settings.test)
+        )
         expect_views(wanted.test_time(settings.tta), train.image_shape)
         line("data", f"{train.name}: {_sets(train, test)}")
     device = choose_device(options)
@@ -80,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
     line("recipe", settings)
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
-    placed = dataclasses.asdict(settings) | {"data": spec.placed(settings.data)}
+    places = {"data": spec.placed(settings.data), "test": spec.placed(settings.test) if settings.test else ""}
+    placed = dataclasses.asdict(settings) | places
     extra = {"command": placed} | notes(train.classes, normalization, train.image_shape)
     try:
         history = trainer.fit(

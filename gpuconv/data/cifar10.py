@@ -38,7 +38,7 @@ def load(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
     directory: the one with the six batch files of either version, or the one that was unpacked in. Raises
     FileNotFoundError naming what is missing, and ValueError naming the file that is truncated, corrupt or refused.
     """
-    folder, suffix = _find(Path(directory))
+    folder, suffix = _find(Path(os.path.expanduser(directory)))
     read = _read_binary if suffix else _read_python
     missing = [name + suffix for name in TRAIN_FILES + TEST_FILES if not (folder / (name + suffix)).is_file()]
     if missing:
@@ -59,7 +59,7 @@ def download(directory: str | os.PathLike[str], *, progress: bool = True) -> Pat
     Where all files are there, of the right sizes, nothing is fetched; a download that was cut off goes on where it
     stopped. progress: show a bar. Raises what `fetch_archive` does.
     """
-    return _download(Path(directory), URL, SHA256, progress)
+    return _download(Path(os.path.expanduser(directory)), URL, SHA256, progress)
 
 
 def _download(directory: Path, url: str, sha256: str, progress: bool) -> Path:

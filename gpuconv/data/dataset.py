@@ -69,6 +69,21 @@ class Dataset:
         """The images at `indices`: a slice, integers (any order, repeats allowed) or a mask."""
         return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
 
+    def relabelled(self, classes: Sequence[str]) -> Dataset:
+        """The same images with the labels that their classes have, by name, in `classes`.
+
+        Raises ValueError where the names are not the same.
+        """
+        missing, unknown = ([repr(name) for name in a if name not in b] for a, b in (
+            (classes, self.classes), (self.classes, classes)
+        ))  # fmt: skip
+        if missing or unknown:
+            told = [f"{what} {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
+                    for what, names in (("lacks", missing), ("has unknown", unknown)) if names]  # fmt: skip
+            raise ValueError(f"{self.name!r} must have the classes that are trained: it {' and '.join(told)}")
+        places = np.array([list(classes).index(name) for name in self.classes])
+        return dataclasses.replace(self, labels=places[self.labels], classes=classes)
+
     def split(self, fraction: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Two sets: the second has `fraction` of every class, drawn by `seed`, the first has the rest.
 

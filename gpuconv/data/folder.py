@@ -40,6 +40,8 @@ def load(
     Raises what `whole` does, and ValueError where no class has two images, one to train on and one to test on.
     """
     split = canonical("split", split, SPLITS)
+    if test == 1:
+        raise ValueError(f"test=1 keeps all of {os.fspath(directory)} for testing and leaves none to train on")
     if not 0 < test < 1:
         raise ValueError(f"test must be between 0 and 1, received {test}")
     dataset, paths = _read(directory, size, channels, first_version=split == "order")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpuconv.data import cifar10, digits, folder, synthetic
@@ -12,7 +12,7 @@ from gpuconv.data.dataset import Dataset
 from gpuconv.names import canonical, lookup
 
 
-def load(spec: str) -> tuple[Dataset, Dataset]:
+def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
     """(train, test) of the data set that `spec` describes:
 
     digits                                          the shipped handwritten digits
@@ -20,12 +20,52 @@ def load(spec: str) -> tuple[Dataset, Dataset]:
     folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0][,split=name]   image files, one sub-folder a class
     synthetic[:N=1024,size=32x32x3,classes=10,seed=0]          made-up images
 
+    test: the description of a test set of its own, as `load_test` takes it; then all images of a folder are for
+    training.
+
     Raises ValueError, naming what would be accepted, for any other text.
     """
     if not isinstance(spec, str):
         raise TypeError(f"a data set is described by text, received {type(spec).__name__}")
     name, _, rest = spec.partition(":")
-    return lookup("data set", name, _SOURCES)(rest)
+    read = lookup("data set", name, _SOURCES)
+    if not test:
+        return read(rest)
+    if read is not _folder:
+        train = read(rest)[0]
+    else:
+        directory, options = _folder_parts(rest)
+        if "test" in options:
+            raise ValueError(f"with a test set of its own all of {directory} is for training; leave test= out")
+        train = _whole_folder(directory, options)
+    return train, load_test(test, spec, train.classes)
+
+
+def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
+    """All images of a folder, as "folder:DIR"; of another data set the test images.
+
+    like: the training data; what `spec` does not say of size= and channels= is as there. classes: of the training
+    data, by whose names the images are labelled. Raises what `load` does, and ValueError where the classes differ.
+    """
+    name, _, rest = spelled(spec).partition(":")
+    if name != "folder":
+        return load(spec)[1].relabelled(classes)
+    directory, said = _folder_parts(rest)
+    if not is_whole(spec) and "test" in said:
+        raise ValueError(f"{directory} is tested on as a whole; leave test={said['test']} out")
+    kind, _, there = like.partition(":")
+    inherited = _folder_parts(there)[1] if kind == "folder" else {}
+    options = {key: inherited[key] for key in _SHAPE if key in inherited} | said
+    return _whole_folder(directory, options).relabelled(classes)
+
+
+def is_whole(spec: str) -> bool:
+    """Whether the text describes a folder to test on as a whole: "folder:DIR,test=1"."""
+    name, _, rest = spelled(spec).partition(":")
+    try:
+        return name == "folder" and float(_folder_parts(rest)[1].get("test", 0)) == 1
+    except ValueError:
+        return False
 
 
 def spelled(spec: str) -> str:
@@ -76,18 +116,25 @@ def _cifar10(rest: str) -> tuple[Dataset, Dataset]:
 
 def _folder(rest: str) -> tuple[Dataset, Dataset]:
     directory, options = _folder_parts(rest)
-    if not directory:
-        raise ValueError("folder needs a directory with one sub-folder for each class: folder:DIR")
-    known: dict[str, Callable[[str], Any]] = {
-        "size": _size(2), "channels": int, "test": float, "seed": int, "split": str,
-    }  # fmt: skip
-    return folder.load(directory, **_options([f"{key}={value}" for key, value in options.items()], known))
+    return folder.load(directory, **_folder_options(options))
+
+
+def _whole_folder(directory: str, options: dict[str, str]) -> Dataset:
+    """Of the options, those of the split do not matter here."""
+    return folder.whole(directory, **{k: v for k, v in _folder_options(options).items() if k in _SHAPE})
+
+
+def _folder_options(options: dict[str, str]) -> dict[str, Any]:
+    known = _SHAPE | {"test": float, "seed": int, "split": str}
+    return _options([f"{key}={value}" for key, value in options.items()], known)
 
 
 def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:
     """The directory and the options behind "folder:"."""
     # A directory's name may hold commas and equal signs; only what follows it and looks like an option is one.
     directory, *parts = re.split(r",(?=\w+=[^,/]*(?:,\w+=[^,/]*)*$)", rest)
+    if not directory:
+        raise ValueError("folder needs a directory with one sub-folder for each class: folder:DIR")
     return directory, {name.lower(): value for name, _, value in (part.partition("=") for part in parts)}
 
 
@@ -125,3 +172,6 @@ def _size(axes: int) -> Callable[[str], tuple[int, ...]]:
         return tuple(map(int, sides))
 
     return read
+
+
+_SHAPE: dict[str, Callable[[str], Any]] = {"size": _size(2), "channels": int}

@@ -130,3 +130,12 @@ def test_unknown_kind_names_the_nearest():
 def test_bad_normalizations(mean, std, message):
     with pytest.raises(ValueError, match=message):
         Normalization(mean, std)
+
+
+def test_relabelled_by_name():
+    images = np.zeros((3, 1, 1, 1), np.uint8)
+    data = Dataset(images, np.array([0, 1, 1]), ["dog", "cat"]).relabelled(["cat", "dog"])
+    assert data.labels.tolist() == [1, 0, 0]
+    assert data.classes == ("cat", "dog")
+    with pytest.raises(ValueError, match="it lacks 'ant' and has unknown 'dog'"):
+        data.relabelled(["ant", "cat"])

@@ -1,0 +1,107 @@
+"""A folder to test on beside the one to train on: used whole, its classes matched by name."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from gpuconv import plots
+from gpuconv.cli import main
+
+Image = pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    def refuse(*_, **__):
+        raise plots.PlotError("no pictures here")
+
+    monkeypatch.setattr(plots, "save", refuse)
+
+
+def photos(root, count, size=(8, 8), classes=("cats", "dogs")):
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng(number).integers(0, 128, (*size, 3)) + 127 * (label % 2)
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:03}.png")
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "train", 6)
+    photos(tmp_path / "test", 5, size=(10, 12))
+    return tmp_path
+
+
+TRAIN = ("train", "--model", "seed-net", "--device", "numpy", "--epochs", "1", "--run-dir", "run")
+
+
+def said(capsys, *arguments, status=0):
+    assert main([*arguments]) == status
+    out, err = capsys.readouterr()
+    return err if status else out
+
+
+def test_a_run_with_a_test_set_of_its_own(work, capsys):
+    """All images of both are used, the test images resized as the others; later commands find both."""
+    out = said(capsys, *TRAIN, "--data", "folder:train,size=8x8", "--test", "folder:test")
+    assert "train: 12 images to train on, 10 to test on, 8x8x3, 2 classes" in out
+    assert f'"folder:{work}/test' in (work / "run" / "run.json").read_text()
+    assert "test: 10 test images" in said(capsys, "evaluate", "run")
+    (work / "test").rename(work / "moved")
+    assert "/test: there is no such folder" in said(capsys, "evaluate", "run", status=2)
+    assert "moved: 10 test images" in said(capsys, "evaluate", "run", "--test", "folder:moved")
+    assert "goes on with the settings" not in said(capsys, "train", "--resume", "run", "--test", "folder:moved")
+
+
+@pytest.mark.parametrize("whole", [["--test", "folder:test"], ["--data", "folder:test,test=1"]], ids=["test", "data"])
+def test_evaluate_on_all_of_a_folder(work, capsys, whole):
+    said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
+    assert main(["evaluate", "run", *whole]) == 0
+    out, err = capsys.readouterr()
+    assert "test: 10 test images\n" in out
+    assert err == ""
+
+
+def test_evaluate_says_which_part_of_a_folder_it_takes(work, capsys):
+    said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
+    out = said(capsys, "evaluate", "run", "--data", "folder:test")
+    assert "test: 2 test images of 10; test=1 takes them all\n" in out
+
+
+def test_classes_are_matched_by_name(work, capsys):
+    """An odd one out in either is named."""
+    said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
+    shutil.copytree(work / "test" / "cats", work / "test" / "ants")
+    wrong = said(capsys, "evaluate", "run", "--test", "folder:test", status=2)
+    assert wrong == (
+        "gpuconv: error: 'test' must have the classes that are trained: it has unknown 'ants'\n"
+    )
+    shutil.rmtree(work / "test" / "cats")
+    wrong = said(capsys, "evaluate", "run", "--test", "folder:test", status=2)
+    assert "it lacks 'cats' and has unknown 'ants'" in wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*TRAIN, "--data", "folder:train,test=0.5", "--test", "folder:test"], "all of train is for training; leave"),
+        ([*TRAIN, "--data", "folder:train", "--test", "folder:test,test=0.5"], "as a whole; leave test=0.5 out"),
+        ([*TRAIN, "--data", "folder:train,test=1"], "leaves none to train on"),
+        ([*TRAIN, "--data", "folder:train", "--test", "folder:tset"], "tset: there is no such folder"),
+        ([*TRAIN, "--data", "folder:train", "--test", "folder:test"], "of 8 x 8 x 3 .* received 10 x 12 x 3"),
+        ([*TRAIN, "--data", "folder:train", "--test", "folder:test,sized=8x8"], "unknown option 'sized'; did you mean"),
+        ([*TRAIN, "--data", "folder:train", "--test", "flder:test"], "unknown data set 'flder'; did you mean 'folder'"),
+    ],
+    ids=["part-of-train", "part-of-test", "none-to-train", "missing", "sizes", "option", "data-set"],
+)  # fmt: skip
+def test_refusals(work, capsys, arguments, message):
+    err = said(capsys, *arguments, status=2)
+    assert re.search(message, err)
+    assert err.count("\n") == 1
+    assert not (work / "run").exists()
