@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpuconv import random
+from gpuconv import ops, random
 from gpuconv.random import AUGMENT, DATA, DROPOUT, INIT, SHUFFLE
 
 ONES = 0xFFFFFFFF
@@ -201,6 +201,16 @@ PINNED_NORMALS = [
 ]
 
 
+def test_the_ops_fill_arrays_with_these_numbers():
+    place = dict(seed=3, stream=2, substream=5, offset=7)
+    for name, options in {"uniform": {"low": -2.0, "high": 5.0}, "normal": {"mean": 3.0, "std": 0.5}}.items():
+        for chosen in (options | place, {"seed": 4, "stream": 0}):
+            for dtype in ("float64", "float32"):
+                y = np.full((3, 5), np.nan, dtype)
+                assert getattr(ops, f"random_{name}")(y, **chosen) is y
+                np.testing.assert_array_equal(y, getattr(random, name)((3, 5), dtype=dtype, **chosen))
+
+
 # -- permutation --------------------------------------------------------------------------------
 
 
@@ -209,6 +219,13 @@ def test_permutation_is_a_bijection():
         order = random.permutation(n, seed=11, epoch=3)
         assert order.dtype == np.int64
         assert np.array_equal(np.sort(order), np.arange(n)), n
+
+
+def test_the_op_writes_a_permutation_over_an_order():
+    for chosen in ({"seed": 5, "epoch": 3, "stream": 2}, {"seed": 5}):
+        order = np.zeros(9, np.int64)
+        assert ops.random_permutation(order, **chosen) is order
+        np.testing.assert_array_equal(order, random.permutation(9, **chosen))
 
 
 def test_permutation_depends_on_seed_and_epoch_and_nothing_else():
