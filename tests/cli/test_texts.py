@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from gpuconv.backends.cuda import report
 from gpuconv.backends.cuda.compiler import CompileError, Resources
 from gpuconv.backends.cuda.variants import Variant
-from gpuconv.cli import main, predict, settings
+from gpuconv.cli import evaluate, main, predict, profile, settings
 from gpuconv.cli.check import report as verdict
 from gpuconv.models import MODELS
+from gpuconv.profiling import peaks, step
+from gpuconv.profiling.step import Profile, Row
+from gpuconv.profiling.work import Ceilings, Work
 
 
 def test_a_recipe_in_a_line():
@@ -67,7 +73,9 @@ def reported(monkeypatch, capsys):
         monkeypatch.setattr(report, "jobs", lambda chosen, archs, everything: asked.append(everything) or listed)
         monkeypatch.setattr(report, "report", lambda listed, workers: iter([lines[:1], lines[1:]]))
         status = main(["kernels", "--report", *arguments])
-        return status, asked[0], capsys.readouterr().out.splitlines()
+        told = capsys.readouterr()
+        assert told.err == ""  # no progress where no terminal shows it
+        return status, asked[0], told.out.splitlines()
 
     return run
 
@@ -134,3 +142,110 @@ def test_a_check_is_a_line_and_its_details(capsys):
     assert not verdict(False, "first loss", "9, expected 2.3", "why")
     said = capsys.readouterr().out.splitlines()
     assert said == ["PASS  first loss: 2.3, expected 2.3", "FAIL  first loss: 9, expected 2.3", "      why"]
+
+
+def test_the_classes_in_a_table():
+    """A class without images has no accuracy; one that was never mistaken names no other."""
+    confusion = np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
+    assert evaluate.table(confusion, ["cat", "a\tdog", "none"]).splitlines() == [
+        "class   images   right  accuracy  most often mistaken for",
+        "cat          4       3   75.00 %  a\\tdog (1)",
+        "a\\tdog       2       2  100.00 %",
+        "none         0       0        -",
+    ]
+    assert confusion[0, 0] == 3
+
+
+def test_a_conversion_is_told_beside_the_name(tmp_path, capsys):
+    Image = pytest.importorskip("PIL.Image")
+    grey, color = np.arange(30, dtype=np.uint8).reshape(6, 5), np.arange(90, dtype=np.uint8).reshape(6, 5, 3)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(color).save(tmp_path / "color.png")
+
+    def told(name, *shape):
+        image = predict.read(str(tmp_path / name), SimpleNamespace(input_shape=shape))
+        assert (image.shape, image.dtype) == (shape, np.uint8)
+        return capsys.readouterr().out.replace(str(tmp_path), "").strip()
+
+    assert told("grey.png", 6, 5, 1) == "/grey.png"
+    assert told("color.png", 6, 5, 3) == "/color.png"
+    assert told("grey.png", 6, 5, 3) == "/grey.png (converted from L to RGB)"
+    assert told("color.png", 6, 5, 1) == "/color.png (converted from RGB to L, its colors taken as gray)"
+    assert told("grey.png", 3, 5, 1) == "/grey.png (resized from 6x5 to 3x5)"
+    assert told("grey.png", 6, 4, 1) == "/grey.png (resized from 6x5 to 6x4)"
+
+
+# --- profile, of steps that were timed elsewhere -------------------------------------------------
+
+STEP = [Row("conv1", "forward", Work(3e6, 1e6), 0.003), Row("sgd", "", Work(0.0, 2e6), 0.001)]
+KERNEL = {"kernel": "conv2d_fprop_mma", "algorithm": "mma-64x32", "launches": 1, "blocks": 12, "threads": 128}
+TWICE = {"kernel": "sgd_step", "algorithm": None, "launches": 2, "blocks": 3, "threads": 256}
+ROOF = Ceilings(2e9, {"float32": 1.5e9})
+COLUMNS = "layer                              time  share     MFLOP       MB   GFLOP/s    GB/s  of roof"
+
+
+def test_the_profile_of_a_device_with_times():
+    """3 MFLOP in 3 ms are 1 GFLOP/s, and could take 2 ms; 1 MB could take 0.5 ms."""
+    found = Profile("numpy", "float32", 2, STEP, [])
+    assert profile.text(found, ROOF).splitlines() == [
+        COLUMNS,
+        "-" * 92,
+        "conv1 forward                   3.000ms  75.0%         3        1         1   0.333    66.7%",
+        "sgd                             1.000ms  25.0%         -        2         -       2   100.0%",
+        "-" * 92,
+        "step                            4.000ms 100.0%         3        3      0.75    0.75    50.0%",
+        "",
+        "roof: copy 2 GB/s, float32 product 1.5 GFLOP/s, measured on numpy;",
+        "of roof: the least time these allow over the time taken, above 100 % where a cache holds the volumes",
+    ]
+    rows = profile.text(found, None).splitlines()
+    assert rows[2] == "conv1 forward                   3.000ms  75.0%         3        1         1   0.333        -"
+    assert rows[-1].startswith("step ")
+    unmeasured = profile.text(Profile("numpy", "float64", 2, STEP, []), ROOF).splitlines()
+    assert unmeasured[2].endswith(" 16.7%")
+    assert unmeasured[-2] == "roof: copy 2 GB/s, float64 product no rate measured, measured on numpy;"
+
+
+def test_the_profile_of_the_emulated_device():
+    kernels = [KERNEL | {"registers": 80, "occupancy": 0.25}], [TWICE]
+    rows = [dataclasses.replace(row, seconds=None, launches=own) for row, own in zip(STEP, kernels)]
+    assert profile.text(Profile("emulated", "float32", 2, rows, [], "sm_80"), None).splitlines() == [
+        COLUMNS,
+        "-" * 92,
+        "conv1 forward                         -      -         3        1         -       -        -",
+        "    conv2d_fprop_mma mma-64x32       12 x 128 threads, 80 registers, 25% occupancy",
+        "sgd                                   -      -         -        2         -       -        -",
+        "    sgd_step                         2 times 3 x 256 threads",
+        "-" * 92,
+        "step                                  -      -         3        3         -       -        -",
+        "",
+        "no times: the emulated device proves kernels and says nothing about their speed",
+        "3 launches a step; compiled for sm_80",
+    ]
+    unknown = profile.text(Profile("emulated", "float32", 2, rows, [], None, "no  NVRTC\nhere"), None)
+    assert unknown.splitlines()[-2:] == ["3 launches a step", "registers and occupancy are unknown: no NVRTC here"]
+
+
+def test_what_profile_is_asked_for(monkeypatch, capsys):
+    asked = []
+
+    def planted(net, batch_size, **options):
+        asked.append((net.device, net.precision, batch_size, options))
+        return Profile(net.device, net.precision, batch_size, STEP, [])
+
+    monkeypatch.setattr(step, "profile", planted)
+    monkeypatch.setattr(peaks, "measure", lambda device, seconds: pytest.fail("not asked for"))
+
+    def run(*arguments):
+        assert main(["profile", "--model", "seed-net", "--no-peaks", *arguments]) == 0
+        return asked.pop(), capsys.readouterr().out
+
+    usual = {"steps": 10, "fuse": False, "arch": "sm_90a"}
+    found, told = run("--device", "numpy")
+    assert found == ("numpy", "float32", 128, usual)
+    assert "seed-net, 128 images, float32" in told
+    found, told = run("--device", "emulated", "--arch", "SM_80", "--steps", "3", "--precision", "tf32")
+    assert found == ("emulated", "tf32", 128, {"steps": 3, "fuse": True, "arch": "sm_80"})
+    assert "seed-net fused, 128 images, tf32" in told
+    assert run("--device", "emulated", "--no-fuse")[0][-1] == usual
+    assert run("--device", "numpy", "--fuse", "--batch-size", "7")[0][2:] == (7, usual | {"fuse": True})
