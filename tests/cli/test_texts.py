@@ -151,7 +151,7 @@ def test_the_classes_in_a_table():
         "class   images   right  accuracy  most often mistaken for",
         "cat          4       3   75.00 %  a\\tdog (1)",
         "a\\tdog       2       2  100.00 %",
-        "none         0       0        -",
+        "none         0       0         -",
     ]
     assert confusion[0, 0] == 3
 
