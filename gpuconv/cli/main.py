@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from gpuconv.backends import DeviceError
+from gpuconv.cli import process
 from gpuconv.cli.errors import UserError, describe
 from gpuconv.names import canonical, printable
 from gpuconv.notices import on_stderr
@@ -53,10 +54,20 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's). Returns the exit status.
 
-    0: done. 1: a check or an image failed. 2: something the user can put right, told in one line on stderr. 130: Ctrl-C
-    or SIGTERM. Anything else that goes wrong is a defect and leaves with its traceback; --debug shows one for 2 too.
+    0: done. 1: a check or an image failed. 2: something the user can put right, told in one line on stderr. 130, 143,
+    129: Ctrl-C, SIGTERM, SIGHUP. Anything else that goes wrong is a defect and leaves with its traceback; --debug shows
+    one for 2 too.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is not None:
+        return _main(list(argv))
+    process.begin()
+    try:
+        return process.end(_main(sys.argv[1:]))
+    except SystemExit as left:  # argparse, after a help text
+        return process.end(int(left.code or 0))
+
+
+def _main(arguments: list[str]) -> int:
     # A bar or a class name that the terminal cannot encode is no reason to stop; stderr escapes such by itself.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="replace")

@@ -228,8 +228,7 @@ def loss(text: str) -> tuple[str, Any]:
 
 
 def new_directory(settings: Settings) -> Path:
-    """runs/DATA-MODEL-N with the first N that is free."""
-    stem, number = f"{settings.data.partition(':')[0]}-{settings.model}", 1
-    while (path := Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return path
+    """Make runs/DATA-MODEL-N with the first N that is free."""
+    from gpuconv.training import RunDirectory
+
+    return RunDirectory.claim(Path("runs"), f"{settings.data.partition(':')[0]}-{settings.model}")

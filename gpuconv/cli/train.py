@@ -6,14 +6,16 @@ on."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import sys
+import os
 from typing import Any
 
-from gpuconv.cli import recipes
+from gpuconv.cli import process, recipes
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line, load_data, notes, resumed
+from gpuconv.console import say
 from gpuconv.shell import command
 
 EXAMPLES = [
@@ -49,13 +51,13 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.data import Augmentation, Loader, Normalization, load, spec
     from gpuconv.training import DataError, DivergedError, RunDirectory, SettingsError, Trainer, evaluate
     from gpuconv.training.evaluate import expect_views
-    from gpuconv.training.trainer import INTERRUPTED
 
+    process.outlive_stdout()
     chosen = wanted.given(options)
     if options.resume and options.recipe:
         raise UserError(f"{options.resume} goes on with the settings it was started with; leave --recipe out")
     settings = resumed(options.resume, chosen) if options.resume else wanted.complete(chosen, options.recipe)
-    directory = options.resume or options.run_dir or wanted.new_directory(settings)
+    given = options.resume or options.run_dir
 
     with asked():
         train, test = (
@@ -69,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
             settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
         ).to(device)
         normalization = Normalization.from_dataset(train)
-        if settings.whiten and not RunDirectory(directory).last.exists():  # a checkpoint holds what it gave
+        if settings.whiten and not (given and RunDirectory(given).last.exists()):  # a checkpoint holds what it gave
             models.whiten(net, normalization(train.images[: settings.whiten], net.dtype))
         trainer = Trainer(
             net, settings.optimizer, lr=settings.lr, loss=wanted.loss(settings.loss)[1], schedule=settings.schedule,
@@ -81,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
         held_out = Loader(test, settings.batch_size, shuffle=False, **common)
     line("model", f"{settings.model}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
+    with asked():
+        directory = given or wanted.new_directory(settings)
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
     places = {"data": spec.placed(settings.data), "test": spec.placed(settings.test) if settings.test else ""}
@@ -93,14 +97,18 @@ def run(options: argparse.Namespace) -> int:
         )  # fmt: skip
     except (DataError, DivergedError, SettingsError) as error:
         raise UserError(str(error)) from error
-    if trainer.stop_reason == INTERRUPTED:
-        return 130
+    finally:
+        if not given:
+            with contextlib.suppress(OSError):  # unless a run is in it
+                os.removedirs(directory)
+    if trainer.interrupted_by:
+        return 128 + trainer.interrupted_by
     _leave(directory, net, test, normalization, settings)
     accuracy = history[-1]["test_accuracy"]
     if settings.tta != "none":
         line("averaging", f"{settings.tta}; without it the test accuracy is {100 * accuracy:.2f}%")
         accuracy = evaluate(net, held_out, loss=trainer.loss, tta=settings.tta).accuracy
-    print(f"test accuracy {100 * accuracy:.2f}%")
+    say(f"test accuracy {100 * accuracy:.2f}%", "stdout")
     return 0
 
 
@@ -129,9 +137,9 @@ def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: wa
         except plots.NoMatplotlibError:
             break  # the curves have said so
         except plots.PlotError as error:
-            print(f"no {path.name}: {error}", file=sys.stderr)
+            say(f"no {path.name}: {error}")
     files = [path.name for path in (run.curves, run.activations, run.filters) if path.exists()]
-    print()
+    say("", "stdout")
     line("checkpoint", run.last)
     line("metrics", f"{run.metrics_jsonl}, {run.metrics_csv.name}")
     if files:

@@ -13,6 +13,7 @@ what they need of the past is in ``trainer.history``.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -22,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gpuconv.console import say
 from gpuconv.files import open_to_append
 from gpuconv.shell import command
 from gpuconv.training.checkpoint import CheckpointError, save, write_atomically
@@ -115,10 +117,7 @@ class Checkpoints(Callback):
             by_command = "command" in self.run.settings().get("options", {})
             by_fit = f"fit(..., run_dir={str(self.run)!r}, resume=True)"
             how = command("gpuconv", "train", "--resume", self.run.path) if by_command else by_fit
-            print(
-                f"interrupted after step {trainer.steps}; saved to {self.run.last}\ncontinue with: {how}",
-                file=sys.stderr,
-            )
+            say(f"interrupted after step {trainer.steps}; saved to {self.run.last}\ncontinue with: {how}")
 
     def _save(self, trainer: Any) -> None:
         save(self.run.last, trainer.snapshot())
@@ -209,16 +208,16 @@ class Curves(Callback):
 
     def on_stop(self, trainer: Any, reason: str) -> None:
         if trainer.history:
-            self._draw(trainer, say=reason != "failed")  # the one line is for what made it fail
+            self._draw(trainer, quiet=reason == "failed")  # the one line is for what made it fail
 
-    def _draw(self, trainer: Any, say: bool = True) -> None:
+    def _draw(self, trainer: Any, quiet: bool = False) -> None:
         from gpuconv import plots
 
         try:
             plots.draw(self.path, lambda: plots.curves(trainer.history))
         except plots.PlotError as error:
-            if say and str(error) != self._said:
-                print(f"no {self.path.name}: {error}", file=sys.stderr)
+            if not quiet and str(error) != self._said:
+                say(f"no {self.path.name}: {error}")
             self._said = str(error)
         self._drawn = time.monotonic()
 
@@ -252,13 +251,17 @@ class Progress(Callback):
         return None  # it only counts
 
     def on_step(self, trainer: Any, record: Record | None) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody can see it
+            self._show(trainer, record)
+
+    def _show(self, trainer: Any, record: Record | None) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
             width = len(str(trainer.epochs))
             self._bar = tqdm(
                 total=trainer.batches, initial=trainer.batch - 1, leave=False, unit="step", dynamic_ncols=True,
-                desc=f"epoch {trainer.epoch + 1:{width}}/{trainer.epochs}", disable=None,
+                desc=f"epoch {trainer.epoch + 1:{width}}/{trainer.epochs}", disable=None if sys.stderr else True,
             )
         self._bar.update()
         if record is not None:
@@ -267,17 +270,18 @@ class Progress(Callback):
     def on_epoch(self, trainer: Any, record: Record) -> None:
         self._close()
         now = time.perf_counter()
-        print(f"{describe(record, trainer.epochs)}  {now - self._began:.1f} s", flush=True)
+        say(f"{describe(record, trainer.epochs)}  {now - self._began:.1f} s", "stdout")
         self._began = now
 
     def on_stop(self, trainer: Any, reason: str) -> None:
         self._close()
         if reason not in ("finished", "interrupted", "failed"):
-            print(reason, flush=True)
+            say(reason, "stdout")
 
     def _close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.close()
         self._bar = None
 
 

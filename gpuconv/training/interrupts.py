@@ -1,42 +1,54 @@
-"""Ctrl-C and SIGTERM as a request, not as an accident."""
+"""Ctrl-C, SIGTERM and a lost terminal as a request, not as an accident."""
 
 from __future__ import annotations
 
-import os
+import itertools
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from gpuconv.console import SIGNALS, heeded, say_in_handler
 
+__all__ = ["SIGNALS", "Interrupts"]
 
 class Interrupts:
-    """While entered, the first SIGINT or SIGTERM is only noted; a second one does what it did before.
+    """While entered, the first signal is only noted, as `requested`; a second one does what it did before.
 
+    Where nobody has called `serve` at the end, the noted signal then does what it did before, rather than get lost.
     Handlers can be set in the main thread alone; elsewhere this does nothing.
     """
 
     def __init__(self, notice: str) -> None:
-        self.requested: str | None = None
+        self.requested: signal.Signals | None = None
         self._notice = notice
         self._previous: dict[signal.Signals, Any] = {}
+        self._calls = itertools.count()  # its `next` is one step, which no further signal can come between
+        self._served = False
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._previous = {number: signal.getsignal(number) for number in heeded()}
+            for number in self._previous:
+                signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = signal.Signals(number).name
-        self._restore()
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, f"\n{self.requested}: {self._notice}\n".encode())
-
-    def _restore(self) -> None:
-        while self._previous:
-            number, handler = self._previous.popitem()
+    def __exit__(self, kind: Any, *_: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self.requested and not self._served and kind is None:
+            signal.raise_signal(self.requested)
+
+    def serve(self) -> None:
+        """Say that the request has been met."""
+        self._served = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if next(self._calls) == 0:
+            self.requested = signal.Signals(number)
+            say_in_handler(f"{self.requested.name}: {self._notice}")
+        elif callable(previous := self._previous[signal.Signals(number)]):
+            previous(number, frame)
+        elif previous != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)

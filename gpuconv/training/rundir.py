@@ -7,17 +7,25 @@
     metrics.csv        the epochs as a table
     curves.png         loss and accuracy by epoch
     activations.png, filters.png   drawn by the command line
+    run.lock           who writes here, while somebody does
 
+One process at a time writes; others may read meanwhile, as every file but the growing metrics is replaced at once.
 Nothing in metrics.jsonl and metrics.csv depends on the clock, so the same run writes the same bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gpuconv import files
+from gpuconv.console import say
+from gpuconv.locks import LockedError, LockFile
 from gpuconv.shell import command
 from gpuconv.training import stored
 from gpuconv.training.checkpoint import CheckpointError, parse, shown, write_atomically
@@ -26,7 +34,7 @@ FORMAT = 1
 
 
 class RunDirectory:
-    """The paths of a run's files. Make one with `start`, or `open` to go on with a run or look at it."""
+    """The paths of a run's files. Make one with `held` to write there, with `open` to look at a run."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not os.fspath(path):  # Path("") is the current folder
@@ -40,6 +48,7 @@ class RunDirectory:
         self.curves = self.path / "curves.png"
         self.activations = self.path / "activations.png"
         self.filters = self.path / "filters.png"
+        self.lock_file = self.path / "run.lock"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -56,15 +65,61 @@ class RunDirectory:
                 f"{path} already holds a run; continue it with `{command('gpuconv', 'train', '--resume', run.path)}` "
                 "(fit(..., resume=True) in Python) or choose another directory"
             )
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"cannot make the run directory {path}: {error.strerror}") from error
+        run._make(exist_ok=True)
         from gpuconv import __version__
 
         content = {"format": FORMAT, "gpuconv": __version__, "settings": settings}
         write_atomically(run.settings_file, (json.dumps(content, indent=2) + "\n").encode())
         return run
+
+    @classmethod
+    @contextlib.contextmanager
+    def held(
+        cls, path: str | os.PathLike[str], settings: dict[str, Any], resume: bool = False
+    ) -> Iterator[RunDirectory]:
+        """A run that is started, or gone on with, while no other process can do either.
+
+        Raises what `start` and `open` do, and CheckpointError where another process holds the folder, naming it.
+        """
+        run = cls.open(path) if resume else cls(path)
+        run._make(exist_ok=True)
+        lock = run._lock()
+        try:
+            files.clear(run.path)
+            yield run if resume else cls.start(path, settings)
+        finally:
+            lock.release()
+
+    @classmethod
+    def claim(cls, home: Path, stem: str) -> Path:
+        """Make the folder HOME/STEM-N with the first N that is free, which no other process gets."""
+        for number in itertools.count(1):
+            run = cls(home / f"{stem}-{number}")
+            with contextlib.suppress(FileExistsError):
+                run._make(exist_ok=False)
+                return run.path
+        raise AssertionError
+
+    def _make(self, exist_ok: bool) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=exist_ok)
+        except OSError as error:
+            if not exist_ok and isinstance(error, FileExistsError) and os.path.lexists(self.path):
+                raise  # rather than a file in the place of a parent
+            raise CheckpointError(f"cannot make the run directory {self.path}: {error.strerror}") from error
+
+    def _lock(self) -> LockFile:
+        try:
+            lock = LockFile(self.lock_file)
+        except LockedError as error:
+            raise CheckpointError(
+                f"{self.path} is being written by {error}; wait until it ends, or train in another directory"
+            ) from error
+        except OSError as error:
+            raise CheckpointError(f"cannot lock {self.lock_file}: {error.strerror}") from error
+        if not lock.supported:
+            say(f"{self.path}: this file system has no locks, so nothing keeps a second process from writing there")
+        return lock
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:

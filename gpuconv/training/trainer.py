@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, losses, profiling
+from gpuconv.console import say
 from gpuconv.data import Dataset, Loader
 from gpuconv.dtypes import as_precision
 from gpuconv.shapes import integer, seed_value
@@ -102,6 +104,7 @@ class Trainer:
         self.epochs = self.batches = 0
         self.records: list[Record] = []
         self.stop_reason: str | None = None
+        self.interrupted_by: signal.Signals | None = None
         self.run: RunDirectory | None = None
         self._settings: Record = {}
         self._totals = Totals(net.device)
@@ -189,11 +192,13 @@ class Trainer:
         settings to store there and compare. metrics_every: the steps between readings of the running loss, which is
         when NaN is seen. checkpoint_every: steps between checkpoints, besides one after each epoch.
 
-        The first Ctrl-C or SIGTERM finishes the step, saves and returns with `stop_reason` "interrupted"; the second
-        aborts. Raises DataError where the images, labels or the last batch do not fit the net, before anything is made;
-        DivergedError, and saves nothing more, when the loss is not finite; CheckpointError for a run
-        directory or checkpoint that cannot be used, SettingsError for a resume with other settings, FileExistsError
-        when run_dir already holds a run.
+        The first Ctrl-C, SIGTERM or SIGHUP finishes the step, saves and returns with `stop_reason` "interrupted" and
+        the signal as `interrupted_by`; the second aborts. A callback that fails in `on_stop` is told of on stderr.
+
+        Raises DataError where the images, labels or the last batch do not fit the net, before anything is made;
+        DivergedError, and saves nothing more, when the loss is not finite; CheckpointError for a run directory or
+        checkpoint that cannot be used, or that another process is writing; SettingsError for a resume with other
+        settings; FileExistsError when run_dir already holds a run.
         """
         integer("metrics_every", metrics_every, 1)
         self.epochs = integer("epochs", epochs, 0)
@@ -215,26 +220,42 @@ class Trainer:
             self.settings() | {name: feeding.describe(loader) for name, loader in loaders.items()}
             | {"metrics_every": metrics_every, "options": settings or {}}
         )  # fmt: skip
-        self.run, self.stop_reason = None, None
+        self.run, self.stop_reason, self.interrupted_by = None, None, None
         watchers = [*callbacks]
-        if run_dir is not None:
-            self.run = RunDirectory.open(run_dir) if resume else RunDirectory.start(run_dir, self._settings)
-            if resume:
-                self._go_on(self.run)
-            watchers = [*watching.keepers(self.run, checkpoint_every), *watchers]
-        if progress:
-            watchers.append(watching.Progress())
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
+        with interrupts, contextlib.ExitStack() as held:
+            if run_dir is not None:
+                self.run = held.enter_context(RunDirectory.held(run_dir, self._settings, resume))
+                if resume:
+                    self._go_on(self.run)
+                watchers = [*watching.keepers(self.run, checkpoint_every), *watchers]
+            if progress:
+                watchers.append(watching.Progress())
+            rest = dict(zip(("validation", "test"), held_out))
+            self._watched(feeding.feed(loader), rest, watchers, metrics_every, interrupts)
+            if self.stop_reason == INTERRUPTED:
+                self.interrupted_by = interrupts.requested
+                interrupts.serve()
+        return self.history
+
+    def stop(self, reason: str) -> None:
+        """Ask the loop to end after the current step; the first reason given counts."""
+        self.stop_reason = self.stop_reason or reason
+
+    def _watched(
+        self, feed: feeding.Feed, held_out: dict[str, Any], watchers: list[watching.Callback], metrics_every: int,
+        interrupts: Interrupts,
+    ) -> None:
+        """The loop, between the watchers' `on_start` and `on_stop`."""
         # Overflow is judged by the readings, which name the step, not by a warning from some line inside an op.
         replay = Replay(self.net.device, self.net.device.startswith("cuda") if self.graph is None else self.graph)
-        with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), interrupts, contextlib.closing(replay):
+        with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), contextlib.closing(replay):
             started: list[watching.Callback] = []
             try:
                 for watcher in watchers:
                     self._notify([watcher], "on_start")
                     started.append(watcher)
-                rest = dict(zip(("validation", "test"), held_out))
-                self._run(feeding.feed(loader), replay, rest, watchers, metrics_every, interrupts)
+                self._run(feed, replay, held_out, watchers, metrics_every, interrupts)
                 self.stop(FINISHED)
             except BaseException as error:
                 self.stop_reason = FAILED
@@ -244,12 +265,22 @@ class Trainer:
                     except Exception as more:
                         error.add_note(f"{type(watcher).__name__} could not end: {more}")
                 raise
-            self._notify(watchers, "on_stop", self.stop_reason)
-        return self.history
+            self._end(watchers)
 
-    def stop(self, reason: str) -> None:
-        """Ask the loop to end after the current step; the first reason given counts."""
-        self.stop_reason = self.stop_reason or reason
+    def _end(self, watchers: list[watching.Callback]) -> None:
+        """Tell every watcher that the run is over. Raises only where the run could not be saved: what it gave is not
+        lost because something that watched it fails."""
+        unsaved: Exception | None = None
+        for watcher in watchers:
+            try:
+                self._notify([watcher], "on_stop", self.stop_reason)
+            except Exception as error:
+                if isinstance(watcher, watching.Checkpoints):
+                    unsaved = error
+                else:
+                    say(f"{type(watcher).__name__} failed at the end of the run: {type(error).__name__}: {error}")
+        if unsaved:
+            raise unsaved
 
     def _run(
         self, feed: feeding.Feed, replay: Replay, held_out: dict[str, Any], watchers: list[watching.Callback],

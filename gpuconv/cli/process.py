@@ -1,0 +1,86 @@
+"""What a command owes the process that started it: how it ends on a signal, and without a reader of its output."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from gpuconv.console import heeded, say, say_in_handler
+
+
+def begin() -> None:
+    """Make this process end as a command does. Not undone, for nothing comes after the command."""
+    for number in (0, 1, 2):  # a closed one would be the number of the next file that is opened
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout, sys.stderr = _stream(1, sys.stdout, "replace"), _stream(2, sys.stderr, "backslashreplace")
+    _outlet(sys.stderr).outlived = True
+    for each in heeded():
+        signal.signal(each, _end_at_once)
+
+
+def outlive_stdout() -> None:
+    """Go on when standard output cannot be written: what this command does is not for its output alone."""
+    if outlet := _outlet(sys.stdout):
+        outlet.outlived = True
+
+
+def end(status: int) -> int:
+    """The exit status, once the output is written: 2 where it was lost for another reason than a reader who left."""
+    outlet = _outlet(sys.stdout)
+    with contextlib.suppress(OSError):  # the outlet keeps it
+        sys.stdout.flush()
+    if outlet and outlet.error and not isinstance(outlet.error, BrokenPipeError) and not status:
+        say(f"gpuconv: error: standard output: {outlet.error.strerror}")
+        return 2
+    return status
+
+
+class Outlet(io.FileIO):
+    """Standard output or error. The first write that fails is kept as `error`, and what follows goes nowhere."""
+
+    error: OSError | None = None
+    outlived = False  # whether the writer shall not notice
+
+    def write(self, data: Any) -> int:
+        try:
+            while (count := super().write(data)) is None:  # a full pipe that another process made non-blocking
+                select.select([], [self], [])
+            return count
+        except OSError as error:
+            name = {1: "standard output", 2: "standard error"}[self.fileno()]
+            self.error = OSError(error.errno, error.strerror, name)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if not self.outlived:
+                raise self.error from error
+            return len(data)
+
+
+def _stream(number: int, old: Any, errors: str) -> io.TextIOWrapper:
+    encoding = getattr(old, "encoding", None)
+    errors = errors if getattr(old, "errors", "strict") == "strict" else old.errors
+    if old is not None:
+        old.flush()
+    outlet = io.BufferedWriter(Outlet(number, "wb", closefd=False))
+    return io.TextIOWrapper(outlet, encoding, errors, line_buffering=number == 2 or os.isatty(number))
+
+
+def _outlet(stream: Any) -> Any:
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return raw if isinstance(raw, Outlet) else None
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """Every file is whole at any moment, so nothing needs to be put away first."""
+    say_in_handler(f"gpuconv: stopped by {signal.Signals(number).name}")
+    os._exit(128 + number)

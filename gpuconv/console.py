@@ -1,0 +1,35 @@
+"""The person in front of a run: what is said to them, though nobody may be there to read it, and how they end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def heeded() -> list[signal.Signals]:
+    """Those of SIGNALS that this process does not ignore, as `nohup` makes it ignore SIGHUP.
+
+    SIGINT counts in any case: shells ignore it for jobs in the background, which `kill -INT` shall end well too.
+    """
+    return [each for each in SIGNALS if each == signal.SIGINT or signal.getsignal(each) != signal.SIG_IGN]
+
+
+def say(text: str, stream: str = "stderr") -> None:
+    """Print a line on sys.stderr or sys.stdout; closed, full or without a reader, it is dropped."""
+    if (file := getattr(sys, stream)) is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=file, flush=True)
+
+
+def say_in_handler(text: str) -> None:
+    """Write a line to standard error from a signal handler: without Python's streams, which the signal may have
+    interrupted, and only if it can be done without waiting."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # sys.stderr may be None
+        number = sys.stderr.fileno()
+        if os.name != "posix" or select.select([], [number], [], 0)[1]:
+            os.write(number, f"\n{text}\n".encode())

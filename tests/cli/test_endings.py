@@ -1,0 +1,372 @@
+"""Runs of one process beside another's, and how a run ends: by signals, without a reader, without a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from gpuconv.cli import main
+from gpuconv.console import SIGNALS
+from gpuconv.locks import LockFile
+from gpuconv.training import Callback, CheckpointError, callbacks, checkpoint
+from gpuconv.training.interrupts import Interrupts
+from tests.training import small
+
+DATA = "synthetic:n=64,size=6x6x1,classes=3"
+TINY = ["--data", DATA, "--model", "seed-net", "--batch-size", "4", "--device", "numpy"]
+LONG = ["--epochs", "4000"]  # ended by a signal
+
+
+def gpuconv(*arguments, **options):
+    """A process of the command line, its output on pipes unless `options` say otherwise."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen([sys.executable, "-m", "gpuconv", *map(str, arguments)], text=True, **pipes)
+
+
+def wait_for(path, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (path.exists() and path.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert path.exists(), f"no {path} after {seconds} s"
+
+
+# --- several runs ------------------------------------------------------------------------------
+
+
+def test_a_folder_that_another_process_writes_is_refused_by_its_name(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    lock = LockFile(run / "run.lock")
+    assert main(["train", *TINY, "--epochs", "1", "--run-dir", str(run)]) == 2
+    told = capsys.readouterr().err
+    assert re.fullmatch(rf"gpuconv: error: {run} is being written by process {os.getpid()} on \S+ since [^\n]+\n", told)
+    assert [path.name for path in run.iterdir()] == ["run.lock"]
+    lock.release()
+    assert main(["train", *TINY, "--epochs", "1", "--run-dir", str(run)]) == 0
+    assert not (run / "run.lock").exists()
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+
+    lock = LockFile(run / "run.lock")
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "is being written by process" in capsys.readouterr().err
+    assert main(["evaluate", str(run)]) == 0  # readers are not blocked
+    lock.release()
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_fit_holds_its_folder_until_it_returns_or_fails(tmp_path):
+    class Second(Callback):
+        """Starts and resumes the run that it watches."""
+
+        def on_epoch(self, trainer, record):
+            for resume in (False, True):
+                with pytest.raises(CheckpointError, match=f"is being written by process {os.getpid()}"):
+                    small.fit(small.trainer(), run_dir=tmp_path / "run", resume=resume)
+            if trainer.epoch == 2:
+                raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Second()])
+    assert not (tmp_path / "run" / "run.lock").exists()
+    small.fit(small.trainer(), run_dir=tmp_path / "run", resume=True)
+
+
+def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, monkeypatch, capfd):
+    from gpuconv import locks
+
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    small.fit(small.trainer(), epochs=1, run_dir=tmp_path / "run")
+    assert capfd.readouterr().err.count("this file system has no locks") == 1
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
+
+
+def test_a_number_that_is_taken_is_passed_over_and_a_refused_run_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    bad = ["train", "--data", "synthetic:n=66,size=4x4x3", "--model", "resnet20", "--batch-size", "5"]
+    assert main(bad) == 2
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs" / "synthetic-seed-net-1").mkdir(parents=True)
+    (tmp_path / "runs" / "synthetic-seed-net-2").write_text("a file")
+    (tmp_path / "runs" / "synthetic-seed-net-3").symlink_to("nowhere")
+    assert main(["train", *TINY, "--epochs", "1"]) == 0
+    assert (tmp_path / "runs" / "synthetic-seed-net-4" / "last.safetensors").exists()
+    assert os.listdir(tmp_path / "runs" / "synthetic-seed-net-1") == []
+
+
+@pytest.mark.slow
+def test_runs_started_at_once_get_a_folder_each_and_two_for_one_folder_share_nothing(tmp_path):
+    runs = [gpuconv("train", *TINY, "--epochs", "2", "--seed", seed, cwd=tmp_path) for seed in range(5)]
+    assert [run.communicate(timeout=120)[1] for run in runs] == [""] * 5
+    assert [run.returncode for run in runs] == [0] * 5
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert [folder.name for folder in folders] == [f"synthetic-seed-net-{number}" for number in range(1, 6)]
+    seeds = [checkpoint.load(folder / "last.safetensors").state["settings"]["seed"] for folder in folders]
+    assert sorted(seeds) == list(range(5))
+    for arguments in (["--run-dir", "one", *TINY, "--epochs", "300"], ["--resume", "one"]):
+        pair = [gpuconv("train", *arguments, cwd=tmp_path) for _ in range(2)]
+        ends = sorted((run.wait(120), run.communicate()[1]) for run in pair)
+        assert ends[0] == (0, "")
+        assert ends[1][0] == 2 or arguments[0] == "--resume"  # which may begin when the other has ended
+        told = r"gpuconv: error: one (is being written by process \d+ on|already holds a run).*\n"
+        assert ends[1][0] == 0 or re.fullmatch(told, ends[1][1])
+        assert not (tmp_path / "one" / "run.lock").exists()
+
+
+# --- signals -----------------------------------------------------------------------------------
+
+
+def test_every_further_signal_goes_to_the_handler_before_even_during_the_first(monkeypatch):
+    """The second may come while the first is being handled, or while the handlers are being set."""
+    from gpuconv.training import interrupts as module
+
+    aborted = []
+    before = {number: signal.signal(number, lambda *given: aborted.append(given[0])) for number in SIGNALS}
+    try:
+        monkeypatch.setattr(module, "say_in_handler", lambda text: signal.raise_signal(signal.SIGTERM))
+        with Interrupts("never") as interrupts:
+            signal.raise_signal(signal.SIGINT)
+            assert aborted == [signal.SIGTERM]
+            signal.raise_signal(signal.SIGINT)
+            assert aborted == [signal.SIGTERM, signal.SIGINT]
+            assert interrupts.requested == signal.SIGINT
+            interrupts.serve()
+        assert aborted == [signal.SIGTERM, signal.SIGINT]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_an_ignored_hangup_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts("never") as interrupts:
+            signal.raise_signal(signal.SIGHUP)
+        assert interrupts.requested is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_after_the_last_step_is_not_lost(tmp_path):
+    class Late(Callback):
+        def on_stop(self, trainer, reason):
+            signal.raise_signal(signal.SIGINT)
+
+    trainer = small.trainer()
+    with pytest.raises(KeyboardInterrupt):
+        small.fit(trainer, run_dir=tmp_path / "run", callbacks=[Late()])
+    assert trainer.stop_reason == "finished"
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 3
+    assert not (tmp_path / "run" / "run.lock").exists()
+
+
+def test_a_handler_whose_output_nobody_reads_does_not_wait_and_does_not_raise(monkeypatch):
+    from gpuconv.console import say, say_in_handler
+
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(1000):
+            os.write(write, b"x" * 65536)
+    os.set_blocking(write, True)
+    with open(write, "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        say_in_handler("nobody")
+        os.close(read)
+        say_in_handler("nobody")
+        say("nobody")
+        monkeypatch.setattr(sys, "stderr", None)
+        say_in_handler("nobody")
+        say("nobody")
+        monkeypatch.undo()
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), write)  # for what `full` still holds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_to_a_run_whose_reader_has_died_saves_the_step(tmp_path, number):
+    read, write = os.pipe()
+    run = gpuconv("train", *TINY, *LONG, "--run-dir", tmp_path / "run", stdout=write, stderr=write)
+    os.close(write)
+    wait_for(tmp_path / "run" / "metrics.csv")
+    os.close(read)
+    time.sleep(0.3)
+    run.send_signal(number)
+    assert run.wait(60) == 128 + number
+    state = checkpoint.load(tmp_path / "run" / "last.safetensors").state
+    assert state["epoch"] * 16 + state["batch"] > 0
+    assert not (tmp_path / "run" / "run.lock").exists()
+    assert (tmp_path / "run" / "metrics.csv").read_text().count("\n") == state["epoch"] + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_second_signal_ends_at_once_and_leaves_the_last_checkpoint(tmp_path, number):
+    run = gpuconv("train", *TINY, *LONG, "--run-dir", tmp_path / "run")
+    wait_for(tmp_path / "run" / "metrics.csv")
+    run.send_signal(number)
+    for _ in range(3):
+        run.send_signal(number)
+        time.sleep(0.002)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert "Traceback" not in said
+    checkpoint.load(tmp_path / "run" / "last.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_before_and_after_the_loop_is_one_line(tmp_path, number):
+    """Before: while nine million pixels are made. After: while the pictures are drawn."""
+    run = gpuconv("train", "--data", "synthetic:n=60000,size=32x32x3", "--model", "seed-net", cwd=tmp_path)
+    time.sleep(1.5)
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    assert (run.returncode, said) == (128 + number, f"\ngpuconv: stopped by {number.name}\n")
+
+    run = gpuconv("train", *TINY, "--epochs", "2", "--run-dir", tmp_path / "run")
+    for line in run.stdout:
+        if line.startswith("epoch 2/2"):
+            break
+    time.sleep(0.15)
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert said.splitlines()[-1] == f"gpuconv: stopped by {number.name}" or "interrupted after step 32" in said
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 2
+
+
+@pytest.mark.slow
+def test_a_lost_terminal_saves_the_run(tmp_path):
+    """The terminal's closing sends SIGHUP, and every write to it fails from then on."""
+    ours, theirs = pty.openpty()
+    reader = threading.Thread(target=lambda: [None for _ in iter(lambda: _read(ours), b"")], daemon=True)
+    reader.start()
+    run = gpuconv(
+        "train", *TINY, *LONG, "--run-dir", tmp_path / "run", stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    wait_for(tmp_path / "run" / "metrics.csv")
+    run.send_signal(signal.SIGHUP)
+    os.close(ours)
+    assert run.wait(60) == 129
+    checkpoint.load(tmp_path / "run" / "last.safetensors")
+
+
+def _read(handle):
+    try:
+        return os.read(handle, 1000)
+    except OSError:
+        return b""
+
+
+# --- output that fails, and what follows training ----------------------------------------------
+
+
+class Broken(io.StringIO):
+    """A stream whose reader has left."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_stream_that_fails_costs_neither_the_run_nor_what_follows(tmp_path, monkeypatch):
+    for number, stream in enumerate([Broken(), None]):
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        try:
+            trainer = small.trainer()
+            small.fit(trainer, run_dir=tmp_path / f"{number}", progress=True)
+        finally:
+            monkeypatch.undo()
+        assert (trainer.stop_reason, trainer.epoch) == ("finished", 3)
+
+
+def test_a_callback_that_fails_at_the_end_keeps_nothing_else_from_ending(tmp_path, capfd):
+    ended = []
+
+    class Bad(Callback):
+        def on_stop(self, trainer, reason):
+            raise RuntimeError("broken")
+
+    class Good(Callback):
+        def on_stop(self, trainer, reason):
+            ended.append(reason)
+
+    assert len(small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Bad(), Good()])) == 3
+    assert ended == ["finished"]
+    assert "Bad failed at the end of the run: RuntimeError: broken" in capfd.readouterr().err
+
+
+def test_a_run_that_cannot_be_saved_at_its_end_raises_after_all_were_told(tmp_path, monkeypatch):
+    ended = []
+
+    class Stop(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 2:
+                monkeypatch.setattr(callbacks, "save", refuse)
+                trainer.stop("for now")
+
+        def on_stop(self, trainer, reason):
+            ended.append(reason)
+
+    def refuse(*_):
+        raise CheckpointError("cannot write last.safetensors: No space left on device")
+
+    with pytest.raises(CheckpointError, match="No space left"):
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Stop()])
+    assert ended == ["for now"]
+
+
+@pytest.mark.parametrize("broken", ["Curves", "Progress", "JSONLog"])
+def test_the_test_accuracy_is_printed_whatever_fails_after_training(tmp_path, monkeypatch, capsys, broken):
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(getattr(callbacks, broken), "on_stop", fail)
+    assert main(["train", *TINY, "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"^test accuracy [\d.]+%$", said.out, re.M)
+    assert f"{broken} failed at the end of the run: RuntimeError: broken" in said.err
+
+
+@pytest.mark.slow
+def test_the_streams_of_a_process(tmp_path):
+    """Closed, full or without a reader: the run is whole, the status says whether something was lost, no traceback."""
+    command = f"{sys.executable} -m gpuconv"
+    train = f"{command} train {' '.join(TINY)} --epochs 2 --run-dir"
+    endings = {
+        f"{train} 0 > /dev/full": (2, "gpuconv: error: standard output: No space left on device\n"),
+        f"{train} 1 2> /dev/full": (0, ""),
+        f"{train} 2 2>&-": (0, ""),
+        f"{train} 3 >&- 2>&-": (0, ""),
+        f"{train} 4 <&- >&- 2>&-": (0, ""),
+        f"{train} 5 | true": (0, ""),
+        f"{train} 6 2>&1 | head -n 1 > /dev/null": (0, ""),
+        f"{command} evaluate 0 > /dev/full": (2, "gpuconv: error: standard output: No space left on device\n"),
+        f"{command} evaluate 0 | true": (0, ""),
+        f"{command} train --help > /dev/full": (2, "gpuconv: error: standard output: No space left on device\n"),
+        f"{command} --help | true": (0, ""),
+    }
+    for line, (status, error) in endings.items():
+        shell = ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"]
+        done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (status, error), line
+    for number in range(7):
+        assert checkpoint.load(tmp_path / f"{number}" / "last.safetensors").state["epoch"] == 2
+        assert (tmp_path / f"{number}" / "activations.png").exists()
+        assert (tmp_path / f"{number}" / "run.json").read_bytes().startswith(b"{")
