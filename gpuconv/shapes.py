@@ -164,24 +164,27 @@ def number(
 _LARGEST_32 = float(np.finfo(np.float32).max)
 
 
-def step_scalar(name: str, value: Any, beside: Sequence[Any] = ()) -> Any:
+def step_scalar(name: str, value: Any, beside: Sequence[Any] = (), dtypes: Sequence[Any] = (np.float64,)) -> Any:
     """A number from 0 on, or a one-element array that a captured step reads on the device (not looked into).
 
-    beside: as in `number`.
+    beside: as in `number`. dtypes: those that the array may have.
     """
-    return _one_element(name, value) if _is_array(value) else number(name, value, 0.0, beside=beside)
+    return _one_element(name, value, dtypes) if _is_array(value) else number(name, value, 0.0, beside=beside)
 
 
 def step_integer(name: str, value: Any, minimum: int = 0) -> Any:
     """An integer, or a one-element int64 array that a captured step reads on the device (not looked into)."""
-    if not _is_array(value):
-        return integer(name, value, minimum)
-    if value.dtype != np.int64:
-        raise TypeError(f"{name} must be an integer or int64, received an array of {value.dtype.name}")
-    return _one_element(name, value)
+    return _one_element(name, value, [np.int64]) if _is_array(value) else integer(name, value, minimum)
 
 
-def _one_element(name: str, array: Any) -> Any:
+def _rate(lr: Any, params: Sequence[Any]) -> Any:
+    return step_scalar("lr", lr, params, (np.float32, np.float64))
+
+
+def _one_element(name: str, array: Any, dtypes: Sequence[Any]) -> Any:
+    if array.dtype not in dtypes:
+        accepted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
+        raise TypeError(f"{name} must be a number or an array of {accepted}, received one of {array.dtype}")
     if math.prod(array.shape) != 1:
         raise ValueError(f"{name} must be a number or hold one element, received shape {array.shape}")
     return array
@@ -838,7 +841,7 @@ def sgd_step(
     if nesterov and not momentum:
         raise ValueError("nesterov=True needs a momentum above 0")
     return dict(
-        lr=step_scalar("lr", lr, params), momentum=momentum, nesterov=bool(nesterov),
+        lr=_rate(lr, params), momentum=momentum, nesterov=bool(nesterov),
         weight_decay=_decay(weight_decay, params),
     )
 
@@ -846,7 +849,7 @@ def sgd_step(
 def adagrad_step(params, grads, square_sums, masters=None, scaling=None, *, lr, eps=1e-10, weight_decay=0.0):
     _step(params, grads, masters, scaling, square_sums=square_sums)
     return dict(
-        lr=step_scalar("lr", lr, params), eps=number("eps", eps, 0.0, beside=params),
+        lr=_rate(lr, params), eps=number("eps", eps, 0.0, beside=params),
         weight_decay=_decay(weight_decay, params)
     )
 
@@ -856,7 +859,7 @@ def rmsprop_step(
 ):
     _step(params, grads, masters, scaling, square_averages=square_averages)
     return dict(
-        lr=step_scalar("lr", lr, params), alpha=number("alpha", alpha, 0.0, 1.0),
+        lr=_rate(lr, params), alpha=number("alpha", alpha, 0.0, 1.0),
         eps=number("eps", eps, 0.0, beside=params),
         weight_decay=_decay(weight_decay, params),
     )
@@ -868,7 +871,7 @@ def adam_step(
 ):
     _step(params, grads, masters, scaling, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
     return dict(
-        lr=step_scalar("lr", lr, params), step=step_integer("step", step, 1),
+        lr=_rate(lr, params), step=step_integer("step", step, 1),
         beta1=number("beta1", beta1, 0.0, 1.0, open_high=True),
         beta2=number("beta2", beta2, 0.0, 1.0, open_high=True), eps=number("eps", eps, 0.0, beside=params),
         weight_decay=_decay(weight_decay, params), decoupled=bool(decoupled),
@@ -899,7 +902,7 @@ def muon_step(
     if nesterov and not momentum:
         raise ValueError("nesterov=True needs a momentum above 0")
     return dict(
-        lr=step_scalar("lr", lr, params), momentum=momentum, nesterov=bool(nesterov),
+        lr=_rate(lr, params), momentum=momentum, nesterov=bool(nesterov),
         steps=integer("steps", steps, 0, MOST_NEWTON_SCHULZ),
     )
 

@@ -12,6 +12,7 @@ from gpuconv.backends import contract, overlap
 from gpuconv.backends.cuda import emulator
 from gpuconv.data import Dataset, Normalization
 from gpuconv.layers import BatchNorm, Dropout, Flatten, Input, Linear, Sequential
+from gpuconv.training import SGD
 from gpuconv.training.metrics import Totals
 from tests.devices import kernel_devices
 
@@ -385,6 +386,19 @@ def test_a_state_s_arrays():
     assert np.isinf(net.state_dict()[last]).all()
 
 
+def test_an_optimizer_s_state():
+    optimizer = SGD(momentum=0.9)
+    optimizer.build({"w": np.zeros(3, np.float32)})
+    state = optimizer.state_dict()
+    changed = {key: value + 1 for key, value in state.items()}
+    optimizer.load_state_dict({key: value.astype(value.dtype.newbyteorder()) for key, value in changed.items()})
+    assert optimizer.state_dict()["velocity.w"].tolist() == [1, 1, 1]
+    assert optimizer.steps == 1
+    for key, value in state.items():
+        with pytest.raises(TypeError, match=f"^{key} must not be a masked array"):
+            optimizer.load_state_dict(changed | {key: np.ma.masked_array(value)})
+
+
 def test_integers_of_a_state_must_fit():
     net = Sequential([Input((2, 2, 3)), Dropout(0.5)])
     (key, offset), = net.state_dict().items()
@@ -419,3 +433,24 @@ def test_metrics_and_losses():
     with pytest.raises(ValueError, match="totals is written to"):
         totals.add(loss, scores, LABELS)
     assert totals.read().samples == 0
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_bad_indices_are_refused_where_the_host_can_read_them(device):
+    images, labels, ones = (gc.asarray(array, device) for array in (IMAGES, LABELS, np.ones(3, np.float32)))
+    for indices, more, words in (
+        ([0, 4], {}, "indices must lie in [0, 4), received 4 at index 1"),
+        ([-1], {}, "indices must lie in [0, 4), received -1 at index 0"),
+        ([0, 1], {"start": 1, "count": 2}, "a batch of 2 from 1 on does not fit"),
+        ([0, 1], {"start": 2**62, "count": 2**62}, "does not fit"),
+        ([0, 1], {"start": gc.asarray(np.array([1]), device), "count": 2}, "a batch of 2 from 1 on does not fit"),
+        ([0, 1], {"start": gc.asarray(np.array([-1]), device), "count": 1}, "a batch of 1 from -1 on does not fit"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            ops.load_batch(images, labels, gc.asarray(np.array(indices), device), mean=ones, std=ones, **more)
+
+
+def test_strides_that_no_kernel_can_count_are_refused():
+    x, w = (gc.asarray(np.ones((1, side, side, 1), np.float32), "emulated") for side in (4, 2))
+    with pytest.raises(ValueError, match="the product of both strides is at most"):
+        ops.conv2d(x, w, stride=2**31 - 1)

@@ -240,7 +240,11 @@ REFUSALS = [
     (ops.scale, [X], {"factor": np.complex64(2)}, TypeError, "factor must be a number, received np.complex64"),
     (ops.scale, [X], {"factor": np.timedelta64(2)}, TypeError, "factor must be a number, received np.timedelta64(2)"),
     (ops.dropout, [X], {"p": 0.5, "seed": 0, "offset": np.array([1.0])}, TypeError,
-     "offset must be an integer or int64, received an array of float64"),
+     "offset must be a number or an array of int64, received one of float64"),
+    (ops.sgd_step, [PARAMS, PARAMS], {"lr": np.array([1])}, TypeError,
+     "lr must be a number or an array of float32 or float64, received one of int64"),
+    (ops.svm_hinge, [LOGITS, LABELS], {"grad_scale": np.ones(1, F32)}, TypeError,
+     "grad_scale must be a number or an array of float64, received one of float32"),
 ]  # fmt: skip
 
 

@@ -168,7 +168,7 @@ class Optimizer:
             if name not in here or name not in state:
                 where = "only in the given state" if name in state else "missing in the given state"
                 raise ValueError(f"the state of this {self.name} optimizer does not match: {name!r} is {where}")
-            given, own = state[name], here[name]
+            given, own = backends.to_numpy(state[name], name), here[name]
             if given.shape != own.shape or given.dtype != own.dtype:
                 raise ValueError(
                     f"the state of this {self.name} optimizer does not match: {name!r} must be {own.dtype.name} "
@@ -181,7 +181,7 @@ class Optimizer:
         self.check_state_dict(state)
         for name, array in self._named().items():
             backends.assign(array, state[name])
-        self.steps = int(state["steps"][()])
+        self.steps = int(backends.to_numpy(state["steps"])[()])
 
 
 def _expect_nesterov(nesterov: Any, momentum: float) -> None:

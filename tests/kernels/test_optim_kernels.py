@@ -118,7 +118,7 @@ def test_a_rate_or_step_of_another_type_is_refused_before_anything_changes(devic
     before = lists_of(rng, "adam", "float32", [(3,)])
     there = on(device, before)
     for wrong in (dict(lr=asarray(np.array([1]), device)), dict(step=asarray(np.array([1.0]), device))):
-        with pytest.raises(TypeError, match="a scalar in device memory must be"):
+        with pytest.raises(TypeError, match="must be a number or an array of"):
             step("adam", there, **wrong)
     np.testing.assert_array_equal(to_numpy(there[0][0]), before[0][0])
 
