@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpuconv import plots
 from gpuconv.cli import main
-from gpuconv.data import spec
+from gpuconv.data import Dataset, cifar10, spec
 from gpuconv.training import RunDirectory, checkpoint
 from tests.training.test_stored import changed
 
@@ -83,6 +84,25 @@ def test_data_that_moved_is_given_anew(work, capsys):
         assert "where the run's data lies now is said by --data" in told
         assert "warning" not in said(capsys, *command, "--data", "folder:photos")
     assert "gone" in said(capsys, "evaluate", run, "--data", "folder:gone", status=2)
+
+
+def test_cifar10_that_moved_is_given_anew(tmp_path, monkeypatch, capsys):
+    def small_cifar10(directory):
+        if not Path(directory).is_dir():
+            raise FileNotFoundError(f"no CIFAR-10 in {directory}")
+        draw = np.random.default_rng(0)
+        labels = np.arange(24) % 10
+        images = Dataset(draw.integers(0, 256, (24, 32, 32, 3)).astype(np.uint8), labels, cifar10.CLASSES, "cifar10")
+        return images.subset(slice(16)), images.subset(slice(16, None))
+
+    monkeypatch.setattr(cifar10, "load", small_cifar10)
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    assert "test accuracy" in said(capsys, "train", "--data", "cifar10:data", *TINY, "--run-dir", "run")
+    Path("data").rename("moved")
+    assert "no CIFAR-10 in" in said(capsys, "train", "--resume", "run", status=2)
+    for command in (["evaluate", "run"], ["train", "--resume", "run"]):
+        assert "warning" not in said(capsys, *command, "--data", "cifar10:moved")
 
 
 def changed_run(work, path, value):
