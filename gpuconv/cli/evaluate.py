@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.runs import Run, choose_device, line, load_data, newest, open_run, warn_of_other_data
+from gpuconv.cli.runs import (
+    Run,
+    choose_device,
+    line,
+    load_data,
+    newest,
+    open_run,
+    warn_of_other_data,
+    warn_of_trained_images,
+)
 from gpuconv.cli.settings import add_device, add_options, loss, test_time
 from gpuconv.names import printable
 
@@ -50,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
     line("data", f"{test.name}: {len(test):,} test images{of_all}")
     if train:
         warn_of_other_data(trained, train, test)
+    else:
+        warn_of_trained_images(trained, test)
     net = trained.net
     loader = Loader(
         test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False

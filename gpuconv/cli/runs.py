@@ -145,18 +145,40 @@ def load_data(stored: Settings, given: str | None, test: str | None = None) -> t
 
 
 def warn_of_other_data(run: Run, train: Any, test: Any) -> None:
-    """Say on stderr when images are not those of the run, so that a test image may be one that it trained on."""
+    """Say when images are not those of the run, so that a test image may be one that it trained on."""
+    there = [run.stored.get(part) or {} for part in ("train", "test")]
+    if not (_same(run, "train", train) and _same(run, "test", test)):
+        counts = [part.get("images", "?") for part in there]
+        _warn(
+            f"the data differs from that of the run, which had {counts[0]} images to train on and {counts[1]} to test "
+            f"on, here {len(train)} and {len(test)}: it may have been trained on images that it is tested on now"
+        )
+
+
+def warn_of_trained_images(run: Run, test: Any) -> None:
+    """Say on how many images of another test set the run was trained, or that this cannot be told."""
+    unknown = "whether the run was trained on some of these images cannot be told: "
+    try:
+        train = load_data(run.settings, None)[0]
+    except UserError as error:
+        return _warn(f"{unknown}{error}")
+    if not _same(run, "train", train):
+        return _warn(f"{unknown}its training images have changed")
+    trained = {hash(image.tobytes()) for image in train.images}
+    seen = sum(hash(image.tobytes()) in trained for image in test.images)
+    if seen:
+        _warn(f"the run was trained on {seen:,} of these {len(test):,} images")
+
+
+def _same(run: Run, part: str, data: Any) -> bool:
+    """Whether images and labels are those that the run had, in "train" or "test"."""
     from gpuconv.training.feeding import checksum
 
-    there = [run.stored.get(part) or {} for part in ("train", "test")]
-    if [part.get("checksum") for part in there] != [checksum(part) for part in (train, test)]:
-        counts = [part.get("images", "?") for part in there]
-        print(
-            f"gpuconv: warning: the data differs from that of the run, which had {counts[0]} images to train on and "
-            f"{counts[1]} to test on, here {len(train)} and {len(test)}: it may have been trained on images that it is "
-            "tested on now",
-            file=sys.stderr,
-        )
+    return (run.stored.get(part) or {}).get("checksum") == checksum(data)
+
+
+def _warn(text: str) -> None:
+    print(f"gpuconv: warning: {' '.join(text.split())}", file=sys.stderr)
 
 
 def newest() -> Path:

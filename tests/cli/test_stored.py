@@ -144,6 +144,23 @@ def test_data_that_changed_is_told_and_not_gone_on_with(work, capsys, change):
     assert {path: path.read_bytes() for path in (work / "run").iterdir()} == kept
 
 
+def test_a_test_set_that_was_trained_on_is_told(work, capsys):
+    """A folder tested on as a whole may be the one that was trained on, or hold copies from there."""
+    shutil.copytree("photos", "copied")
+    photo(work / "copied" / "cats" / "new.png", 1000)
+    trained = len(spec.load("folder:photos")[0])
+    for chosen in (["--test", "folder:copied"], ["--data", "folder:copied,test=1"]):
+        told = said(capsys, "evaluate", "run", *chosen)
+        assert f"warning: the run was trained on {trained} of these 41 images\n" in told
+    for number in range(4):
+        photo(work / "own" / ("cats", "dogs")[number % 2] / f"{number}.png", 2000 + number)
+    assert "warning" not in said(capsys, "evaluate", "run", "--test", "folder:own")
+    run = changed_run(work, "settings.options.command.data", f"folder:{work / 'gone'},split=name")
+    assert "cannot be told: " in said(capsys, "evaluate", run, "--test", "folder:own")
+    run = changed_run(work, "settings.options.command.data", f"folder:{work / 'copied'},split=name")
+    assert "its training images have changed" in said(capsys, "evaluate", run, "--test", "folder:own")
+
+
 def test_a_class_that_was_added_or_renamed_is_refused(work, capsys):
     (work / "photos" / "cats").rename(work / "photos" / "kittens")
     for name in ("", "birds"):

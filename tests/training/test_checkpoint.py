@@ -176,6 +176,16 @@ def test_a_state_that_is_no_plain_object_is_refused(tmp_path):
     assert load(tmp_path / "x").state == {}
 
 
+def test_json_is_nested_by_less_than_what_a_recursion_bears():
+    for levels, fits in ((99, True), (101, False)):
+        text = '{"a":' * levels + "1" + "}" * levels
+        if fits:
+            assert checkpoints.parse(text)
+        else:
+            with pytest.raises(ValueError, match="nested too deeply"):
+                checkpoints.parse(text)
+
+
 def test_a_header_of_other_types_is_refused(tmp_path):
     for header in [
         {"format": 1}, {"format": 1, "state": "{}", "sha256": 1}, {"format": 1, "state": 3}, {"format": [1]}, {},
