@@ -89,7 +89,7 @@ def from_torch(state: Mapping[str, Any], net: Layer) -> dict[str, np.ndarray]:
         for name in part.names:
             if name not in keys:
                 continue
-            value, wanted = _host(state[keys[name]]), part.torch_shape(name)
+            value, wanted = _host(state[keys[name]], keys[name]), part.torch_shape(name)
             if value.shape != wanted:
                 problems.append(f"{keys[name]} has shape {value.shape} where {part.layer.path} takes {wanted}")
             else:
@@ -117,7 +117,7 @@ def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool
             state[_join(prefix, name)] = part.to_torch(name, backends.to_numpy(part.layer[name]))
         if isinstance(part.layer, BatchNorm):
             key = _join(prefix, _COUNTER)
-            state[key] = _host(like[key]) if like and key in like else np.array(0, np.int64)
+            state[key] = _host(like[key], key) if like and key in like else np.array(0, np.int64)
     return {key: _tensor(value) for key, value in state.items()} if tensors else state
 
 
@@ -135,10 +135,10 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _host(value: Any) -> np.ndarray:
+def _host(value: Any, key: str) -> np.ndarray:
     """A tensor or an array as a NumPy array of the same bits."""
     if not hasattr(value, "detach"):
-        return backends.to_numpy(value)
+        return backends.to_numpy(value, key)
     tensor = value.detach().cpu()
     if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no name for it, so it goes through as 16 bits
         return tensor.view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))

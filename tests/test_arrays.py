@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
-from gpuconv import backends, losses, ops, verify
+from gpuconv import backends, interop, losses, ops, verify
 from gpuconv.backends import contract, overlap
 from gpuconv.backends.cuda import emulator
 from gpuconv.data import Dataset, Normalization
@@ -279,6 +279,8 @@ def test_asarray_converts_or_refuses(device):
     for call in (gc.asarray, gc.to_numpy, gc.device_of):
         with pytest.raises(TypeError, match="must not be a masked array"):
             call(np.ma.ones(3))
+    with pytest.raises(TypeError, match="must not be a masked array"):
+        gc.asarray([np.ones(3), np.ma.ones(3)], device)
     with pytest.raises(TypeError, match="dtype must hold numbers"):
         gc.asarray(x, device, dtype=object)
     for make in (backends.empty, backends.zeros):
@@ -384,6 +386,16 @@ def test_a_state_s_arrays():
             net.load_state_dict(changed)
     net.load_state_dict(before | {last: np.full(2, 1e300)})  # beyond float32: infinite, as everywhere, and no warning
     assert np.isinf(net.state_dict()[last]).all()
+
+
+def test_a_torch_state_s_arrays():
+    net = small()
+    state = interop.to_torch(net)
+    *_, last = state
+    swapped = interop.from_torch({key: value.astype(value.dtype.newbyteorder()) for key, value in state.items()}, net)
+    assert all(value.dtype.isnative for value in swapped.values())
+    with pytest.raises(TypeError, match=f"^{re.escape(last)} must not be a masked array"):
+        interop.from_torch(state | {last: np.ma.masked_array(state[last])}, net)
 
 
 def test_an_optimizer_s_state():

@@ -240,7 +240,7 @@ _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 def _adopted(x: Any, name: str = "the array") -> Any:
     """A stranger's array in GPU memory as an array of ours, over the same memory; anything else as it is."""
     place = _place(x)
-    if place == _MASKED:
+    if place == _MASKED or (isinstance(x, (list, tuple)) and any(_kind(row) == _MASKED for row in x)):
         raise _masked(name)
     if place is not None:
         return x
