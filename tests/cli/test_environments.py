@@ -78,7 +78,7 @@ def test_every_command_runs(flags, env, tmp_path):
 @pytest.mark.parametrize(
     ("env", "matplotlibrc", "drawn"),
     [
-        ({"MPLBACKEND": "module://a_notebooks.backend"}, "", False),
+        ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, "", None),  # drawn where that is installed
         ({"MPLBACKEND": "no-such-backend"}, "", False),
         ({"MPLBACKEND": "TkAgg", "DISPLAY": ":99"}, "", True),
         ({"MPLBACKEND": "", "DISPLAY": None, "WAYLAND_DISPLAY": None}, "", True),
