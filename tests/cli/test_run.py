@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import time
 import numpy as np
 import pytest
 
-from gpuconv.cli import main, runs
+from gpuconv.cli import main, runs, settings
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
@@ -364,3 +365,27 @@ def test_pictures_of_other_nets(model):
         np.testing.assert_array_equal(weight.reshape(100, -1), net.params()["fc1.weight"])
     else:
         np.testing.assert_array_equal(weight, net.params()["conv1.weight"])
+
+
+def test_a_net_without_filters_has_no_picture_of_them(tmp_path):
+    from gpuconv.cli import pictures
+    from gpuconv.layers import Flatten, GlobalAvgPool2D, Input, Linear, MaxPool2D, Sequential
+
+    for rest in ([MaxPool2D(2)], [MaxPool2D(2), Flatten(), Linear(2)], [GlobalAvgPool2D(), Flatten(), Linear(2)]):
+        net = Sequential([Input((4, 4, 3)), *rest])
+        assert pictures.first_filters(net) is None
+        pictures.draw_filters(tmp_path / "filters.png", net)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stored_net_of_anything_but_images_is_refused():
+    from gpuconv.cli.errors import UserError
+    from gpuconv.layers import Input, Linear, Sequential
+
+    net = Sequential([Input((4,)), Linear(2)])
+    options = {
+        "command": dataclasses.asdict(settings.complete({})), "classes": ["a", "b"], "mean": [0.0], "std": [1.0],
+        "input_shape": [4],
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"options.input_shape: \(4,\), and the net takes \(4,\)"):
+        runs.described({"options": options, "net": net.config()}, "run.json")

@@ -1,0 +1,103 @@
+"""verify and lab on results that were made elsewhere: the table, the counts, the status."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuconv import lab, verify
+from gpuconv.cli import main
+from gpuconv.verify.run import Outcome, Row
+
+HEAD = "op                          dtype     cases  worst error  its bound  share"
+SMALL, LARGE = (next(case for case in verify.cases(("tiny", "odd")) if (case.op, case.tier) == ("relu", tier))
+                for tier in ("tiny", "odd"))  # fmt: skip
+RIGHT, WRONG = Row("relu", "float32"), Row("relu", "float16")
+RIGHT.outcomes = [Outcome(SMALL, "float32", 0.0, 1e-6, 0.0), Outcome(LARGE, "float32", 5e-7, 1e-6, 0.5)]
+WRONG.outcomes = [
+    Outcome(SMALL, "float16", 2.0, 1e-3, 2000.0, "y[0] is 2"),
+    Outcome(LARGE, "float16", 3.0, 1e-3, 3000.0, "y[1] is 3"),
+]
+PASS = "relu                        float32       2        5e-07      1e-06    50%  PASS"
+FAIL = [
+    "relu                        float16       2            3      0.001 300000%  FAIL",
+    f"    smallest failing case (tiny): {SMALL.name}",
+    "    y[0] is 2",
+]
+
+
+@pytest.fixture
+def verified(monkeypatch, capsys):
+    """Returns (what verify was asked for, its status, its lines, what it told on stderr)."""
+
+    def run(rows, *arguments):
+        asked = []
+        monkeypatch.setattr(verify, "verify", lambda *given: asked.append(given) or iter(rows))
+        status = main(["verify", "--device", "emulated", "--op", "relu", *arguments])
+        told = capsys.readouterr()
+        return asked[0], status, told.out.splitlines(), told.err
+
+    return run
+
+
+def test_verify_counts_what_passes(verified):
+    (cases, dtypes, device, seed), status, lines, errors = verified([RIGHT], "--dtype", "float32", "--tier", "tiny")
+    assert ({(case.op, case.tier) for case in cases}, dtypes) == ({("relu", "tiny")}, ["float32"])
+    assert (device, seed, status, errors) == ("emulated", 0, 0, "")
+    assert lines[1:] == [f"cases      {len(cases)} of 1 ops, tiers tiny", "", HEAD, PASS, "", "all 1 pass on emulated"]
+
+
+def test_verify_names_the_smallest_failing_case(verified):
+    chosen = ["--dtype", "float32", "--dtype", "float16", "--seed", "3"]
+    (_, dtypes, _, seed), status, lines, _ = verified([RIGHT, WRONG], *chosen)
+    assert (dtypes, seed, status) == (["float32", "float16"], 3, 1)
+    assert lines[3:] == [HEAD, PASS, *FAIL, "", "1 of 2 failed"]
+
+
+def test_verify_runs_every_dtype_and_tier_by_default(verified):
+    (cases, dtypes, _, _), _, lines, _ = verified([RIGHT])
+    assert dtypes == list(verify.DTYPES)
+    assert lines[1].endswith(f" of 1 ops, tiers {', '.join(verify.TIERS)}")
+    assert {case.tier for case in cases} >= {"tiny", "odd"}
+
+
+# --- lab ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tried(monkeypatch, capsys, tmp_path):
+    """Returns (status, lines) of lab on a kernel of one's own."""
+    own = tmp_path / "own.cu"
+    own.write_text(lab.template("relu"))
+
+    def run(rows, *arguments, device="emulated"):
+        monkeypatch.setattr(lab, "check", lambda *_: iter(rows))
+        monkeypatch.setattr(lab, "compare", lambda *_: iter([lab.Timing(SMALL, 0.5, 0.1, 0.25, 0.1)]))
+        monkeypatch.setattr("gpuconv.cli.lab.choose_device", lambda options: device)
+        status = main(["lab", str(own), "--op", "relu", *arguments])
+        return status, capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_lab_times_on_a_gpu_alone(tried):
+    status, lines = tried([RIGHT])
+    assert (status, lines[2:]) == (0, [HEAD, PASS, "", "not timed: only a GPU can tell how fast a kernel is"])
+    assert lines[0].endswith("own.cu in place of activation.cu")
+    status, lines = tried([RIGHT], device="cuda:1")
+    assert (status, lines[4:]) == (0, [
+        "", f"{'case':<60}   yours ms shipped ms   ratio", f"{SMALL.name:<60}     0.5000     0.2500   2.00x",
+    ])  # fmt: skip
+
+
+def test_lab_does_not_time_what_is_wrong(tried):
+    status, lines = tried([RIGHT, WRONG], device="cuda")
+    assert (status, lines[3:]) == (1, [PASS, *FAIL, "", "not timed: a kernel that is wrong has no time"])
+
+
+def test_lab_needs_a_file_and_a_device_of_kernels(tried, capsys, tmp_path):
+    assert tried([RIGHT], device="numpy")[0] == 2
+    for arguments, said in (([], "name your .cu file"), ([str(tmp_path / "none.cu")], "none.cu: no such file")):
+        assert main(["lab", "--op", "relu", *arguments]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["lab", "--op", "relu", "--template"]) == 0
+    assert capsys.readouterr().out == lab.template("relu")
