@@ -22,7 +22,7 @@ HEAVY = [
 
 # Each part may import from its own line and the lines above it.
 LAYERS = [
-    {"files", "locks", "names", "notices", "shell", "trust"},
+    {"console", "files", "locks", "names", "notices", "shell", "trust"},
     {"algorithms", "dtypes", "shapes"},
     {"random", "kernels"},
     {"backends"},

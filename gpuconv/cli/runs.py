@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from gpuconv import backends
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked, describe
 from gpuconv.cli.settings import Settings
+from gpuconv.console import say
 
 HOME = Path("runs")
 
@@ -178,7 +178,7 @@ def _same(run: Run, part: str, data: Any) -> bool:
 
 
 def _warn(text: str) -> None:
-    print(f"gpuconv: warning: {' '.join(text.split())}", file=sys.stderr)
+    say(f"gpuconv: warning: {' '.join(text.split())}")
 
 
 def newest() -> Path:

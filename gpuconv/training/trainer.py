@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -446,7 +445,7 @@ class Trainer:
             )
         else:
             self._expect_settings(settings, run)
-            print(f"{run} has no checkpoint yet; the run begins with its first step", file=sys.stderr)
+            say(f"{run} has no checkpoint yet; the run begins with its first step")
 
     def restore(self, checkpoint: Checkpoint, path: Any = "the checkpoint") -> None:
         """Take over a snapshot that was made with the settings of this `fit`; nothing changes when this raises."""
