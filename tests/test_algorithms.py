@@ -127,6 +127,7 @@ def test_what_a_layer_says_it_takes_is_what_runs():
     assert backends.algorithms("numpy", X.shape, W.shape) == {}
 
 
+@pytest.mark.kernels
 def test_a_fused_layer_says_what_runs():
     """Under a pool there are fewer pixels, and the depth is whole."""
     for batch in (1, 100):

@@ -38,6 +38,7 @@ def run_script(tmp_path: Path, *words: str, lists_gpus: bool = False):
     return done, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_runs_to_its_end_and_says_what_it_could_not_do(tmp_path):
     before = sorted(path.name for path in (ROOT / "gpuconv").iterdir())
     done, said = run_script(tmp_path)
@@ -52,6 +53,7 @@ def test_without_a_gpu_it_runs_to_its_end_and_says_what_it_could_not_do(tmp_path
     assert "devices" in (tmp_path / "out" / "environment.log").read_text()  # of `gpuconv info`
 
 
+@pytest.mark.slow
 def test_a_gpu_that_cannot_be_used_is_a_failure(tmp_path):
     done, said = run_script(tmp_path, "--part", "train", lists_gpus=True)
     assert done.returncode == 1, said

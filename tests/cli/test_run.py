@@ -108,6 +108,7 @@ def test_the_same_seed_leaves_the_same_bytes(tmp_path, trained):
     assert (tmp_path / "other/last.safetensors").read_bytes() != weights
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, capsys):
     command = [sys.executable, "-m", "gpuconv", "train", *TINY, "--epochs", "60", "--run-dir", str(tmp_path / "my run")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

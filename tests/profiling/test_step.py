@@ -183,6 +183,7 @@ def test_every_net_by_name_has_work_for_all_its_layers():
                 assert math.isfinite(work.of_layer(layer, direction, 1).bytes)
 
 
+@pytest.mark.kernels
 def test_on_the_emulated_device_launches_are_told_and_nothing_runs(monkeypatch):
     monkeypatch.setattr(step, "open_clock", lambda device: pytest.fail("the emulated device has no clock"))
     found = profile(small("emulated"), 2, fuse=False)

@@ -64,6 +64,7 @@ def trained(device, *, graph, **options):
     return {name: np.array(backends.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("graph", [False, True], ids=["launches", "graph"])
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
 def test_training_gives_the_emulated_devices_bits(schedule, device, graph):
@@ -161,6 +162,7 @@ def test_a_loader_of_the_users_own_feeds_what_it_says(schedule, maker, graph):
         ForeignTensor._free.clear()
 
 
+@pytest.mark.slow
 def test_one_run_after_another_takes_no_more_memory_and_no_more_streams(schedule):
     with standin.installed(("90",), schedule=schedule) as machine:
         found = []
