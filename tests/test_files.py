@@ -97,6 +97,9 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
 
 def test_the_next_writer_clears_what_dead_ones_left_and_nothing_of_living_ones(tmp_path):
     dead = abandon(tmp_path)
+    files.write(tmp_path / "quick", b"1")
+    assert names(tmp_path) == ["quick"]
+    dead = abandon(tmp_path)
     others = [".gpuconv-notes.part", "mine.part"]
     for name in others:
         (tmp_path / name).write_text("kept")
@@ -176,18 +179,22 @@ def test_a_lock_file_says_who_holds_it_and_goes_with_its_holder(tmp_path):
 
 def test_the_lock_of_a_killed_process_is_free_and_a_fork_does_not_keep_it(tmp_path):
     """The child dies without releasing; its own child lives on."""
-    read, write = os.pipe()
+    (read, write), (ready, tell) = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
         locks.LockFile(tmp_path / "lock")
         if not os.fork():
+            os.write(tell, b"x")
             os.read(read, 1)
+        else:
+            os.read(ready, 1)
         os._exit(0)
     os.waitpid(child, 0)
     assert names(tmp_path) == ["lock"]
     locks.LockFile(tmp_path / "lock").release()
     os.write(write, b"x")
-    os.close(read), os.close(write)
+    for handle in (read, write, ready, tell):
+        os.close(handle)
 
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
