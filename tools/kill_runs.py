@@ -1,0 +1,154 @@
+"""Kill several runs at once, again and again, and see that nothing is lost: python tools/kill_runs.py [--kills 100].
+
+Several `gpuconv train` run at once. Each is killed at a random moment with
+SIGKILL, SIGTERM or SIGINT, sometimes twice, and resumed. When one ends by itself, every file of it must hold the bytes
+of a run of the same seed that nobody killed, and nothing else may lie in its folder; then it begins anew, until the
+kills are used up. Writes what came out as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from gpuconv import files
+from gpuconv.training import checkpoint
+
+RESULT = Path(__file__).with_name("kill_runs.json")
+FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv", "run.json")
+PICTURES = ("curves.png", "activations.png", "filters.png")
+# Batch norm, augmentation and momentum are in it; an epoch takes some hundredths of a second.
+RUN = ["--data", "synthetic:n=96,size=8x8x3,classes=4", "--model", "resnet20", "--batch-size", "16", "--epochs", "12",
+       "--augment", "flip,shift:1", "--device", "numpy", "--checkpoint-every", "2"]  # fmt: skip
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+def start(*options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "gpuconv", "train", *options]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+class Run:
+    """A run that is started, killed and resumed."""
+
+    def __init__(self, seed: int, draw: random.Random) -> None:
+        self.seed, self.draw, self.folder = seed, draw, Path(f"killed-{seed}")
+        self.kills, self.reached, self.problems = dict.fromkeys([each.name for each in SIGNALS], 0), 0, list[str]()
+        self.compared = 0
+        self.process: subprocess.Popen[str] | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        new = ["--run-dir", str(self.folder), "--seed", str(self.seed), *RUN]
+        old = ["--resume", str(self.folder), "--checkpoint-every", "2"]
+        self.process = start(*(old if (self.folder / "run.json").exists() else new))
+        self.kill_at = time.monotonic() + self.draw.choice([self.draw.uniform(0, 2), self.draw.uniform(1, 6)])
+
+    def kill(self) -> None:
+        """Kill the process, see what it left, and go on."""
+        assert self.process
+        number = self.draw.choice(SIGNALS)
+        self.process.send_signal(number)
+        if again := self.draw.random() < 0.3:
+            time.sleep(self.draw.uniform(0, 0.05))
+            self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=120)
+        self.kills[number.name] += 1
+        # By its own handler, by the system's before there was one, or it had just ended. While Python itself starts
+        # it answers Ctrl-C with a traceback and status 1.
+        status = self.process.returncode
+        starting = number == signal.SIGINT and said.rstrip().endswith("KeyboardInterrupt")
+        if not starting and (status not in (-number, 128 + number, 0) or "Traceback" in said):
+            self.problems.append(f"{number.name}{' twice' * again}: status {status}: {said[-200:]}")
+        last = self.folder / "last.safetensors"
+        if last.exists():
+            state = checkpoint.load(last).state
+            place = state["epoch"] * 1000 + state["batch"]
+            if place < self.reached:
+                self.problems.append(f"{number.name}: fell back from {self.reached} to {place}")
+            self.reached = place
+        self.begin()
+
+
+    def finish(self) -> None:
+        """See that the run that has ended is as if nobody had killed it."""
+        assert self.process
+        _, said = self.process.communicate(timeout=600)
+        if self.process.returncode:
+            self.problems.append(f"ended with status {self.process.returncode}: {said[-200:]}")
+        for name, data in contents(Path(f"whole-{self.seed}")).items():
+            if (self.folder / name).read_bytes() != data:
+                self.problems.append(f"{name} differs from that of the run that nobody killed")
+        if more := {path.name for path in self.folder.iterdir()} - {*FILES, *PICTURES}:
+            self.problems.append(f"left behind: {sorted(more)}")
+        self.compared += 1
+        shutil.rmtree(self.folder)
+        self.reached = 0
+
+
+def attack(kills: int, runs: int, seed: int) -> dict[str, object]:
+    draw = random.Random(seed)
+    for one in [start("--run-dir", f"whole-{each}", "--seed", str(each), *RUN) for each in range(runs)]:
+        assert one.wait(600) == 0
+    began = time.monotonic()
+    living = [Run(each, draw) for each in range(runs)]
+    done = 0
+    while done < kills:
+        for run in living:
+            if run.process and run.process.poll() is not None:
+                run.finish()
+                run.begin()
+            elif time.monotonic() >= run.kill_at and done < kills:
+                run.kill()
+                done += 1
+        time.sleep(0.01)
+    for run in living:
+        run.finish()
+    by_signal = {each.name: sum(run.kills[each.name] for run in living) for each in SIGNALS}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "seed": seed,
+        "runs at once": runs,
+        "kills": by_signal,
+        "runs compared": sum(run.compared for run in living),
+        "seconds": round(time.monotonic() - began),
+        "lost": [problem for run in living for problem in run.problems],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--result", type=Path, default=RESULT)
+    options = parser.parse_args()
+    result = options.result.absolute()
+    with tempfile.TemporaryDirectory(prefix="kill-runs-") as folder:
+        os.chdir(folder)
+        found = attack(options.kills, options.runs, options.seed)
+        os.chdir("/")
+    files.write(result, (json.dumps(found, indent=1) + "\n").encode())
+    print(json.dumps(found, indent=1))
+    return bool(found["lost"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
