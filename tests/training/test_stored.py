@@ -1,7 +1,9 @@
 """What run.json and checkpoints hold: each wrong entry is named, what an older version lacked has its default."""
 
 import copy
+import itertools
 import json
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -214,3 +216,44 @@ def test_differences_of_lists_name_the_first_entry_and_the_lengths():
     ]
     assert stored.differences([1, 2], [1], "layers") == ["layers has 2 entries there and 1 here"]
     assert not stored.differences(json.loads('{"a": [1, {"b": null}]}'), {"a": [1, {"b": None}]})
+
+
+def test_values_of_two_kinds_differ_as_wholes():
+    values = {'{"a": 1}': {"a": 1}, "[1]": [1], "5": 5, "null": None}
+    for there, here in itertools.permutations(values, 2):
+        assert stored.differences(values[there], values[here], "x") == [f"x is {there} there and {here} here"]
+    assert stored.differences(1, 2) == ["it is 1 there and 2 here"]
+    assert stored.differences([1, 2, 5], [1, 3], "x") == [
+        "x[1] is 2 there and 3 here",
+        "x has 3 entries there and 2 here",
+    ]
+
+
+def test_the_kinds_of_stored_values():
+    fitting = {
+        stored.TEXT: ["", "x"], stored.FLAG: [True, False], stored.COUNT: [0, 2**63 - 1], stored.OBJECT: [{}],
+        stored.NUMBER: [0, -1.5, 1e300], stored.NUMBERS: [1, [], [1.5, [2]]], stored.NOTHING: [None],
+        stored.LAYER: [{"layer": "ReLU"}], stored.OPTIMIZER: [{"optimizer": "sgd"}],
+    }  # fmt: skip
+    others = {
+        stored.TEXT: [1, None], stored.FLAG: [0, 1, None], stored.COUNT: [-1, 2**63, 1.0, True, "1"],
+        stored.OBJECT: [[], None], stored.NUMBER: [True, "1", math.nan, math.inf, -math.inf, 10**400, None],
+        stored.NUMBERS: [[1, "x"], [[math.nan]], {}, True], stored.NOTHING: [0, ""],
+        stored.LAYER: [{}, {"layer": 1}, "ReLU"], stored.OPTIMIZER: [{}, {"optimizer": None}, "sgd"],
+    }  # fmt: skip
+    for kind, values in fitting.items():
+        for value in values:
+            stored.expect(value, kind, "x")
+            stored.expect([value], [kind], "x")
+            stored.expect({"y": value}, {"y": kind, "z": kind}, "x")
+            stored.expect(None, (kind, stored.NOTHING), "x")
+    for kind, values in others.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"^x must be {kind.words}, received "):
+                stored.expect(value, kind, "x")
+            with pytest.raises(ValueError, match=rf"^x\[1\] must be {kind.words}, received "):
+                stored.expect([fitting[kind][0], value], [kind], "x")
+            with pytest.raises(ValueError, match=rf"^x\.y must be {kind.words}, received "):
+                stored.expect({"y": value}, {"y": kind}, "x")
+    with pytest.raises(ValueError, match=r"knows no x\.other"):
+        stored.expect({"other": 1}, {"y": stored.COUNT}, "x")
