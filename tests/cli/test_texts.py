@@ -11,7 +11,7 @@ import pytest
 from gpuconv.backends.cuda import report
 from gpuconv.backends.cuda.compiler import CompileError, Resources
 from gpuconv.backends.cuda.variants import Variant
-from gpuconv.cli import evaluate, main, predict, profile, settings
+from gpuconv.cli import evaluate, info, main, predict, profile, settings
 from gpuconv.cli.check import report as verdict
 from gpuconv.models import MODELS
 from gpuconv.profiling import peaks, step
@@ -249,3 +249,49 @@ def test_what_profile_is_asked_for(monkeypatch, capsys):
     assert "seed-net fused, 128 images, tf32" in told
     assert run("--device", "emulated", "--no-fuse")[0][-1] == usual
     assert run("--device", "numpy", "--fuse", "--batch-size", "7")[0][2:] == (7, usual | {"fuse": True})
+
+
+def test_info_in_its_own_words(monkeypatch, capsys, tmp_path):
+    from gpuconv import backends
+    from gpuconv.backends.cuda import cache
+
+    def version(package):
+        if package in ("numpy", "matplotlib"):
+            return "1.2.3"
+        raise info.metadata.PackageNotFoundError(package)
+
+    def unavailable(name):
+        if name == "numpy":
+            return "a  cpu\nof two cores"
+        raise backends.DeviceError("none here")
+
+    for entry in ("a", "b"):
+        (tmp_path / entry).mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(info.metadata, "version", version)
+    monkeypatch.setattr(backends, "describe", unavailable)
+    monkeypatch.setattr(backends, "choose", lambda: ("numpy", "no GPU"))
+    monkeypatch.setattr(cache, "directory", lambda: tmp_path)
+    assert main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[lines.index("devices") :][:5] == [
+        "devices",
+        "  numpy         ready: a cpu of two cores",
+        "  emulated      not available: none here",
+        "  cuda          not available: none here",
+        "  auto takes    numpy: no GPU",
+    ]
+    assert f"  cache         {tmp_path} (2 compiled files)" in lines
+    assert lines[lines.index("optional packages") :] == [
+        "optional packages",
+        "  matplotlib    1.2.3 (pictures)",
+        "  pillow        not installed (image files): python -m pip install 'gpuconv[image]'",
+        "  pooch         not installed (downloads): python -m pip install 'gpuconv[download]'",
+        "  cupy-cuda12x  not installed (GPU arrays, CUDA 12): python -m pip install 'gpuconv[cuda12]'",
+        "  cupy-cuda13x  not installed (GPU arrays, CUDA 13): python -m pip install 'gpuconv[cuda13]'",
+        "  cuda-core     not installed (kernel compiler): python -m pip install 'gpuconv[cuda12]'",
+        "  torch         not installed (a peer to compare with): python -m pip install torch",
+    ]
+    monkeypatch.setattr(cache, "directory", lambda: tmp_path / "none")
+    assert main(["info"]) == 0
+    assert f"  cache         {tmp_path / 'none'} (0 compiled files)" in capsys.readouterr().out.splitlines()
