@@ -17,7 +17,7 @@ from ci.gate import FailedError, Gate, LateError, NoGpuError, NotReachedError, P
 Found = tuple[str, dict[str, Any]]
 
 NEEDED = ("numpy", "ml_dtypes", "nvtx", "safetensors", "tqdm", "cupy", "cuda.core")
-WISHED = ("torch", "triton", "pytest", "hypothesis", "scipy", "matplotlib", "PIL", "pooch")
+WISHED = ("torch", "triton", "pytest", "hypothesis", "scipy", "matplotlib", "PIL", "requests")
 TOOLS = ("nvidia-smi", "nvcc", "ncu", "compute-sanitizer")
 SANITIZED = {  # every kind of kernel: tiles in shared memory, tensor cores, reductions, plain maps
     "float32": (

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 HEAVY = [
-    "cupy", "cuda", "matplotlib", "PIL", "scipy", "torch", "tqdm", "safetensors", "ml_dtypes", "pooch", "nvtx",
+    "cupy", "cuda", "matplotlib", "PIL", "scipy", "torch", "tqdm", "safetensors", "ml_dtypes", "requests", "nvtx",
     "threadpoolctl",
 ]  # fmt: skip
 

@@ -19,7 +19,7 @@ EXAMPLES = ["gpuconv info"]
 OPTIONAL = {
     "matplotlib": ("pictures", "plot"),
     "pillow": ("image files", "image"),
-    "pooch": ("downloads", "download"),
+    "requests": ("downloads", "download"),
     "cupy-cuda12x": ("GPU arrays, CUDA 12", "cuda12"),
     "cupy-cuda13x": ("GPU arrays, CUDA 13", "cuda13"),
     "cuda-core": ("kernel compiler", "cuda12 or cuda13"),

@@ -27,6 +27,7 @@ PIXELS = 3 * 32 * 32
 
 # The binary version: the same images, and no pickles.
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+SIZE = 170_052_171
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
 Part = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -59,14 +60,14 @@ def download(directory: str | os.PathLike[str], *, progress: bool = True) -> Pat
     Where all files are there, of the right sizes, nothing is fetched; a download that was cut off goes on where it
     stopped. progress: show a bar. Raises what `fetch_archive` does.
     """
-    return _download(Path(os.path.expanduser(directory)), URL, SHA256, progress)
+    return _download(Path(os.path.expanduser(directory)), URL, SHA256, SIZE, progress)
 
 
-def _download(directory: Path, url: str, sha256: str, progress: bool) -> Path:
+def _download(directory: Path, url: str, sha256: str, size: int, progress: bool) -> Path:
     folder = directory / "cifar-10-batches-bin"
     paths = [folder / f"{name}.bin" for name in TRAIN_FILES + TEST_FILES]
     if not all(path.is_file() and path.stat().st_size == _binary_size() for path in paths):
-        fetch_archive(url, directory, sha256=sha256, progress=progress)
+        fetch_archive(url, directory, sha256=sha256, size=size, progress=progress)
     return folder
 
 

@@ -1,38 +1,50 @@
-"""Fetching an archive: checked, resumable, and nothing half-written under its final name."""
+"""Fetching an archive: of a known size and checksum, resumable, and nothing half-written under its final name."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 import tarfile
 import tempfile
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from gpuconv import files
+from gpuconv import files, locks
 
 _BLOCK = 1 << 14  # bytes; what came of a block that breaks off is lost
+_PATIENCE = 30  # seconds without a byte
 
 
-def fetch_archive(url: str, directory: Path, *, sha256: str, progress: bool = True) -> None:
-    """Download the tar file at `url` into `directory`, check its SHA-256, unpack it there and remove it.
+def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress: bool = True) -> None:
+    """Download the tar file at `url` into `directory`, check its size and SHA-256, unpack it there and remove it.
 
     A download that was cut off goes on where it stopped. Each file appears under its name only when it is whole.
-    progress: show a bar.
+    size: in bytes; a file of another size is not fetched, and no more than that is ever kept. progress: show a bar.
 
-    Raises OSError (PermissionError, ...) if `directory` cannot be written to, ConnectionError if the download stops,
-    and ValueError if what came is not what was expected; then nothing is unpacked.
+    Raises OSError (PermissionError, ...) if `directory` cannot be written to, ConnectionError, saying why, if the
+    download stops or the server does not give it, and ValueError if what comes is not what was expected; then nothing
+    is unpacked.
     """
     try:
-        import pooch
+        import requests
     except ImportError as error:
-        raise ImportError('downloading needs pooch: pip install "gpuconv[download]"') from error
+        raise ImportError('downloading needs requests: pip install "gpuconv[download]"') from error
     _make_writable(directory)
     part = directory / (url.rpartition("/")[2] + ".part")
-    archive = pooch.retrieve(
-        url, known_hash=f"sha256:{sha256}", path=directory, fname=part.stem, downloader=_Resuming(part, progress)
-    )
+    try:
+        _fetch(url, part, size, progress)
+    except requests.RequestException as error:
+        have = _have(part, size)
+        raise ConnectionError(f"the download of {url} stopped after {have} bytes: {_why(error)}") from error
+    with open(part, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        part.unlink()
+        raise ValueError(f"{url} gave another file (SHA-256 hash {found}, expected {sha256}); it was removed")
     with files.scratch(directory) as scratch:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(part) as tar:
             # Before 3.11.4 Python has no filter; the checksum vouches for what the archive holds.
             tar.extraction_filter = getattr(tarfile, "data_filter", None)
             tar.extractall(scratch)
@@ -41,7 +53,7 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, progress: bool = Tr
                 target = directory / path.relative_to(scratch)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target)
-    os.remove(archive)
+    part.unlink()
 
 
 def _make_writable(directory: Path) -> None:
@@ -52,45 +64,76 @@ def _make_writable(directory: Path) -> None:
         raise OSError(error.errno, f"cannot download into this directory: {error.strerror}", str(directory)) from error
 
 
-class _Resuming:
-    """A downloader for pooch that keeps what has come in `part`, and asks only for the rest when it is there.
+def _have(part: Path, size: int) -> int:
+    """How many bytes have come. What cannot be the beginning of the file, as a link, is removed."""
+    try:
+        found = os.lstat(part)
+    except FileNotFoundError:
+        return 0
+    if stat.S_ISREG(found.st_mode) and found.st_size <= size:
+        return found.st_size
+    part.unlink()
+    return 0
 
-    pooch hands it the name of a temporary file, checks what it finds there, and gives it its name only if it is right.
-    """
 
-    def __init__(self, part: Path, progress: bool) -> None:
-        self.part = part
-        self.progress = progress
+def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
+    """Fill `part` with the rest of the file. Raises RequestException, and ValueError for a file of another size."""
+    import requests
+    from tqdm import tqdm
 
-    def __call__(self, url: str, output_file: Any, pooch: Any) -> None:
-        import requests
-
-        try:
-            self._fetch(url)
-        except requests.RequestException as error:
-            have = self.part.stat().st_size if self.part.exists() else 0
-            raise ConnectionError(
-                f"the download of {url} stopped after {have} bytes; run it again to go on from there ({error})"
-            ) from error
-        os.replace(self.part, output_file)
-
-    def _fetch(self, url: str) -> None:
-        import requests
-        from tqdm import tqdm
-
-        have = self.part.stat().st_size if self.part.exists() else 0
+    have = _have(part, size)
+    with open(part, "ab", opener=files.open_to_append) as file:
+        if locks.lock(file.fileno()) is False:
+            raise OSError(None, "another process is downloading it", str(part))
+        if have == size:
+            return
         headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
-        with requests.get(url, headers=headers, stream=True, timeout=30) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # all of it is here
+        with requests.get(url, headers=headers, stream=True, timeout=_PATIENCE) as response:
             response.raise_for_status()
-            if response.status_code != requests.codes.partial_content:
+            if response.status_code != HTTPStatus.PARTIAL_CONTENT:
                 have = 0  # this server sends the whole file
-            total = have + int(response.headers.get("Content-Length", 0))
-            with (
-                open(self.part, "r+b" if have else "wb") as file,
-                tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=not self.progress) as bar,
-            ):
-                file.seek(have)
+            offered = response.headers.get("Content-Length", "")
+            if offered.isdecimal() and have + int(offered) != size:
+                raise ValueError(f"{url} is a file of {have + int(offered)} bytes, expected {size}; it was not fetched")
+            file.truncate(have)
+            with tqdm(total=size, initial=have, unit="B", unit_scale=True, disable=not progress) as bar:
                 for block in response.iter_content(_BLOCK):
+                    have += len(block)
+                    if have > size:
+                        file.truncate(0)
+                        raise ValueError(f"{url} gave more than the expected {size} bytes; they were removed")
                     bar.update(file.write(block))
+        if have < size:
+            raise requests.exceptions.ChunkedEncodingError("the server ended it early")
+
+
+def _why(error: Any) -> str:
+    """What happened, in words for a user."""
+    import requests
+
+    if error.response is not None and error.response.status_code >= HTTPStatus.BAD_REQUEST:
+        status = error.response.status_code
+        failed = "it has a problem; try again later" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "it refuses"
+        return f"the server answers {status} {error.response.reason or ''}: {_STATUS.get(status, failed)}"
+    for kind, text in (
+        (requests.exceptions.SSLError, "no secure connection; is the certificate trusted, and this machine's clock right?"),
+        (requests.exceptions.ProxyError, "the proxy cannot be reached; the variable https_proxy names it"),
+        (requests.TooManyRedirects, "the server redirects in a circle; try again later"),
+        (requests.Timeout, f"no answer for {_PATIENCE} s; run it again to go on from there"),
+        (requests.exceptions.ChunkedEncodingError, "the connection broke off; run it again to go on from there"),
+        (requests.ConnectionError, "no connection, is there a network? run it again to go on from there"),
+    ):
+        if isinstance(error, kind):
+            return text
+    return str(error)
+
+
+_STATUS = {
+    HTTPStatus.UNAUTHORIZED: "it wants a password",
+    HTTPStatus.FORBIDDEN: "it does not give the file to you; get it elsewhere and unpack it in that folder",
+    HTTPStatus.NOT_FOUND: "the file was moved or removed; get it elsewhere and unpack it in that folder",
+    HTTPStatus.GONE: "the file was removed; get it elsewhere and unpack it in that folder",
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "the proxy wants a password",
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "the file there is smaller than what has come",
+    HTTPStatus.TOO_MANY_REQUESTS: "it was asked too often; try again later",
+}

@@ -6,28 +6,35 @@ import http.server
 import io
 import os
 import re
+import socket
 import tarfile
 import threading
 
 import numpy as np
 import pytest
 
+from gpuconv import locks
 from gpuconv.data import cifar10
 
-pytest.importorskip("pooch")
+pytest.importorskip("requests")
 
 FOLDER = "cifar-10-batches-bin"
 COUNT = 40
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves one file; `stop_after` cuts each answer off there, `ranges` says whether a part can be asked for."""
+    """Serves one file; `stop_after` cuts each answer off there, `ranges` says whether a part can be asked for.
+
+    `status` refuses instead, `location` redirects there, `length` is the size told (None: none is told).
+    """
 
     def __init__(self, content):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = content
         self.stop_after = None
         self.ranges = True
+        self.status = self.location = None
+        self.length = "true"
         self.asked = []
 
     @property
@@ -41,13 +48,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.asked.append(self.headers["Range"])
         start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1]) if server.ranges else 0
         if start and start >= len(server.content):
-            self.send_error(416)
+            server.status = 416
+        if server.status and not server.location:
+            self.send_error(server.status)
             return
-        self.send_response(206 if server.ranges else 200)
+        self.send_response(server.status or (206 if server.ranges else 200))
+        if server.location:
+            self.send_header("Location", server.location)
         body = server.content[start:]
-        self.send_header("Content-Length", str(len(body)))
+        if server.length:
+            self.send_header("Content-Length", str(len(body)) if server.length == "true" else server.length)
         self.end_headers()
-        self.wfile.write(body[: server.stop_after])
+        with contextlib.suppress(OSError):  # of a client that has enough
+            self.wfile.write(body[: server.stop_after])
 
     def log_message(self, *_):
         pass
@@ -82,7 +95,7 @@ def server(monkeypatch):
 
 
 def fetch(directory, server, sha256=SHA256, progress=False):
-    return cifar10._download(directory, server.url, sha256, progress)
+    return cifar10._download(directory, server.url, sha256, len(CONTENT), progress)
 
 
 def check(directory):
@@ -117,7 +130,7 @@ def test_a_file_of_another_size_is_fetched_again(server, tmp_path, size):
 
 def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     server.stop_after = 50_000
-    with pytest.raises(ConnectionError, match=r"stopped after \d+ bytes; run it again") as raised:
+    with pytest.raises(ConnectionError, match=r"stopped after \d+ bytes: the connection broke off; run") as raised:
         fetch(tmp_path, server)
     assert not (tmp_path / FOLDER).exists()
     have = int(re.search(r"after (\d+) bytes", str(raised.value))[1])
@@ -140,6 +153,7 @@ def test_a_server_without_ranges_starts_over(server, tmp_path):
 def test_a_part_that_was_whole_already(server, tmp_path):
     (tmp_path / "cifar.tar.gz.part").write_bytes(CONTENT)
     fetch(tmp_path, server)
+    assert server.asked == []
     check(tmp_path)
 
 
@@ -161,8 +175,8 @@ def test_no_server(server, tmp_path):
     url = server.url
     server.shutdown()
     server.server_close()
-    with pytest.raises(ConnectionError, match="stopped after 0 bytes"):
-        cifar10._download(tmp_path, url, SHA256, False)
+    with pytest.raises(ConnectionError, match="stopped after 0 bytes: no connection, is there a network"):
+        cifar10._download(tmp_path, url, SHA256, len(CONTENT), False)
 
 
 def test_progress_bar(server, tmp_path, capsys):
@@ -190,3 +204,83 @@ def test_no_permission_to_write(server, tmp_path, monkeypatch):
         with pytest.raises(PermissionError, match=f"cannot download.*Permission denied.*{tmp_path.name}"):
             fetch(tmp_path, server)
     assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "it wants a password"),
+        (403, "it does not give the file to you; get it elsewhere"),
+        (404, "the file was moved or removed; get it elsewhere and unpack it in that folder"),
+        (410, "the file was removed"),
+        (418, "it refuses"),
+        (429, "it was asked too often; try again later"),
+        (500, "it has a problem; try again later"),
+        (503, "it has a problem; try again later"),
+    ],
+)
+def test_what_a_status_means(server, tmp_path, status, words):
+    server.status = status
+    with pytest.raises(ConnectionError, match=rf"stopped after 0 bytes: the server answers {status} .*: {words}"):
+        fetch(tmp_path, server)
+    server.status = None
+    fetch(tmp_path, server)
+    check(tmp_path)
+
+
+def test_redirects(server, tmp_path):
+    """One that goes in a circle, and one to what is not HTTP."""
+    for location, words in (("/cifar.tar.gz", "redirects in a circle"), ("file:///etc/passwd", "No connection adapt")):
+        server.status, server.location = 302, location
+        with pytest.raises(ConnectionError, match=words):
+            fetch(tmp_path, server)
+
+
+def test_a_server_that_says_nothing(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("gpuconv.data.download._PATIENCE", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/cifar.tar.gz"
+        with pytest.raises(ConnectionError, match=r"no answer for 0\.05 s; run it again"):
+            cifar10._download(tmp_path, url, SHA256, len(CONTENT), False)
+
+
+def test_a_server_without_a_certificate(server, tmp_path):
+    with pytest.raises(ConnectionError, match="no secure connection"):
+        cifar10._download(tmp_path, server.url.replace("http:", "https:"), SHA256, len(CONTENT), False)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not-told"])
+@pytest.mark.parametrize("more", [-1, 1, 10**6], ids=["shorter", "longer", "far-longer"])
+def test_a_file_of_another_size_is_refused(server, tmp_path, more, told):
+    """At once where the server says its size; else as soon as it is too long, and it may be cut off where it is not."""
+    server.content = (CONTENT + bytes(10**6))[: len(CONTENT) + more]
+    server.length = "true" if told else None
+    error = ConnectionError if more < 0 and not told else ValueError
+    words = rf"is a file of {len(CONTENT) + more} bytes, expected {len(CONTENT)}" if told else "gave more|broke off"
+    with pytest.raises(error, match=words):
+        fetch(tmp_path, server)
+    kept = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert kept == (len(CONTENT) - 1 if error is ConnectionError else 0)
+
+
+def test_nothing_is_written_through_a_planted_link(server, tmp_path):
+    (tmp_path / "theirs").write_text("precious")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cifar.tar.gz.part").symlink_to("../theirs")
+    fetch(tmp_path / "data", server)
+    check(tmp_path / "data")
+    assert (tmp_path / "theirs").read_text() == "precious"
+
+
+def test_two_downloads_at_once(server, tmp_path):
+    with open(tmp_path / "cifar.tar.gz.part", "ab") as other:
+        assert locks.lock(other.fileno())
+        with pytest.raises(OSError, match="another process is downloading it"):
+            fetch(tmp_path, server)
+    fetch(tmp_path, server)
+
+
+def test_a_folder_named_by_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(cifar10, "_download", lambda directory, *_: directory)
+    assert cifar10.download("~/data") == tmp_path / "data"
