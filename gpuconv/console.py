@@ -8,6 +8,8 @@ import select
 import signal
 import sys
 
+from gpuconv.names import printable
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -20,10 +22,13 @@ def heeded() -> list[signal.Signals]:
 
 
 def say(text: str, stream: str = "stderr") -> None:
-    """Print a line on sys.stderr or sys.stdout; closed, full or without a reader, it is dropped."""
+    """Print a line on sys.stderr or sys.stdout; closed, full or without a reader, it is dropped.
+
+    What would steer a terminal is escaped, ends of lines excepted.
+    """
     if (file := getattr(sys, stream)) is not None:
         with contextlib.suppress(OSError, ValueError):
-            print(text, file=file, flush=True)
+            print("\n".join(map(printable, text.split("\n"))), file=file, flush=True)
 
 
 def say_in_handler(text: str) -> None:

@@ -222,7 +222,8 @@ def _text(place: Any, x: float, y: float, words: str, *, room: float = np.inf, *
 
     text = place.text(x, y, "", parse_math=False, **style)
     font = get_font(findfont(text.get_fontproperties()))
-    words = "".join(letter if font.get_char_index(ord(letter)) else "?" for letter in words)
+    shown = (letter.isprintable() and font.get_char_index(ord(letter)) for letter in words)
+    words = "".join(letter if has else "?" for letter, has in zip(words, shown))
     text.set_text(words)
     while words and text.get_window_extent().width > room:
         words = words[:-1].rstrip()

@@ -14,6 +14,7 @@ from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked, describe
 from gpuconv.cli.settings import Settings
 from gpuconv.console import say
+from gpuconv.names import printable
 
 HOME = Path("runs")
 
@@ -202,4 +203,5 @@ def choose_device(options: argparse.Namespace) -> str:
 
 def line(name: str, text: Any) -> None:
     """One of the lines that say what is about to happen."""
-    print(f"{name:11}{text}", flush=True)
+    words = str(text).rstrip("\n")
+    print(f"{name:11}{printable(words)}{str(text)[len(words):]}", flush=True)

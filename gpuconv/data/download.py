@@ -116,7 +116,7 @@ def _why(error: Any) -> str:
         failed = "it has a problem; try again later" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "it refuses"
         return f"the server answers {status} {error.response.reason or ''}: {_STATUS.get(status, failed)}"
     for kind, text in (
-        (requests.exceptions.SSLError, "no secure connection; is the certificate trusted, and this machine's clock right?"),
+        (requests.exceptions.SSLError, "no secure connection; is its certificate trusted, this machine's clock right?"),
         (requests.exceptions.ProxyError, "the proxy cannot be reached; the variable https_proxy names it"),
         (requests.TooManyRedirects, "the server redirects in a circle; try again later"),
         (requests.Timeout, f"no answer for {_PATIENCE} s; run it again to go on from there"),

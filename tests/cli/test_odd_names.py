@@ -1,0 +1,67 @@
+"""Names of classes and files that would steer a terminal, as they are printed by each command and in pictures."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from gpuconv import plots
+from gpuconv.cli import main
+from gpuconv.names import printable
+
+Image = pytest.importorskip("PIL.Image")
+
+ODD = "\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"  # colour, return, lines, a bell, clear, from right to left
+SHOWN = r"\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"
+
+
+def test_printable():
+    assert printable(ODD) == SHOWN
+    assert printable("Gr\u00fc\u00dfe \U0001f431 a b") == "Gr\u00fc\u00dfe \U0001f431 a b"
+    assert printable("\udcff") == r"\udcff"  # a byte of a name that is no UTF-8
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (f"photos{ODD}/cat{ODD}", f"photos{ODD}/dog{ODD}"):
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}{ODD}.png")
+        (tmp_path / name / f"notes.{ODD}").touch()
+    return tmp_path
+
+
+def test_no_command_prints_what_steers_a_terminal(work, capsys, monkeypatch):
+    monkeypatch.setattr(plots, "save", lambda figure, path: texts(figure))
+    drawn = []
+
+    def texts(figure):
+        found = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+        drawn.extend(text.get_text() for text in found)
+
+    photo = next(work.glob("photos*/cat*/*.png"))
+    shutil.copy(photo, work / f"broken{ODD}.png")
+    (work / f"broken{ODD}.png").write_bytes(b"no image")
+    data, run = f"folder:photos{ODD}", f"run{ODD}"
+    for status, *arguments in (
+        (0, "train", "--data", data, "--model", "seed-net", "--device", "numpy", "--epochs", "1", "--run-dir", run),
+        (0, "evaluate", run),
+        (0, "evaluate", run, "--test", data),
+        (0, "predict", str(photo), "--run-dir", run, "--picture", "inside.png"),
+        (1, "predict", str(photo), f"broken{ODD}.png", "--run-dir", run),
+        (2, "predict", f"gone{ODD}.png", "--run-dir", run),
+        (2, "evaluate", run, "--test", f"folder:gone{ODD}"),
+        (2, "evaluate", f"gone{ODD}"),
+        (2, "train", "--data", f"photos{ODD}"),
+    ):
+        assert main(arguments) == status, capsys.readouterr().err
+        out, err = capsys.readouterr()
+        for line in f"{out}\n{err}".replace("\r", "\n" if arguments[0] == "train" else "\r").split("\n"):
+            assert line.isprintable(), (arguments, line)
+        assert r"\x1b[31m" in out + err
+    assert drawn
+    assert all(text.isprintable() for text in drawn)
