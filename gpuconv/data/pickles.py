@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuconv.names import printable
+
 
 class RefusedError(pickle.UnpicklingError):
     """The pickle asks for what no array needs."""
@@ -86,7 +88,7 @@ class ArrayUnpickler(pickle._Unpickler):
                 return _Dtype
             case ("_codecs", "encode"):
                 return _encode
-        raise RefusedError(f"it asks for {module}.{name}, which no array needs; nothing of it was run")
+        raise RefusedError(f"it asks for {printable(f'{module}.{name}')}, which no array needs; nothing of it was run")
 
 
 _OPCODES = """
