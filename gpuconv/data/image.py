@@ -72,6 +72,7 @@ def read_image(
 class Picture:
     """A decoded image file. mode: as Pillow names it, "L" is grey, "RGBA" colour with transparency, and so on."""
 
+    path: str
     image: Any
     mode: str
 
@@ -84,14 +85,17 @@ class Picture:
             try:
                 image = Image.open(file, formats=readable_formats())
                 _check_size(image)
-                return cls(_flat(image), image.mode)
+                return cls(os.fspath(path), _flat(image), image.mode)
             except Exception as error:  # Pillow's decoders raise many kinds on bad bytes
                 raise ValueError(f"cannot read {os.fspath(path)} as an image: {_cause(error)}") from error
 
     def array(self, *, size: tuple[int, int] | None = None, channels: int = 3) -> NDArray[np.uint8]:
         """uint8 (H, W, channels), resized to `size` = (H, W) with antialiasing if given."""
         mode = _MODES[channels]
-        image = self.image if self.image.mode == mode else self.image.convert(mode)
+        try:
+            image = self.image if self.image.mode == mode else self.image.convert(mode)
+        except ValueError as error:  # of a mode that Pillow cannot convert, as LAB to grey
+            raise ValueError(f"cannot read {self.path} as an image: {error}") from error
         if size is not None:
             height, width = pair("size", size, 1)
             image = image.resize((width, height), _pillow().Resampling.BILINEAR)
@@ -144,6 +148,8 @@ def _flat(image: Any) -> Any:
         if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE:  # which Pillow heeds up to 8 bits
             grey = white - grey
         return Image.fromarray(((grey * 255 + white // 2) // white).astype(np.uint8))
+    if image.mode.endswith("a"):  # the colours are multiplied by alpha
+        image = image.convert(f"{image.mode[:-1]}A")
     if image.mode.endswith("A") or "transparency" in image.info:
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image

@@ -150,6 +150,26 @@ def test_signed_values_are_refused(tmp_path, bits):
         read_image(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [(0, [128, 0, 64]), (1, [255, 255, 64]), (2, [191, 255, 64])],
+    ids=["unspecified", "multiplied", "alpha"],
+)
+def test_the_second_channel_of_a_grey_tiff(tmp_path, kind, expected):
+    """What it is says the tag ExtraSamples; white shows through alpha, and half of a grey of 128 is 64."""
+    data = bytes([128, 128, 0, 0, 64, 255])
+    path = tiff(tmp_path / "a.tif", data, bits=8, width=3, extra={277: 2, 338: kind})
+    fields = path.read_bytes().replace(struct.pack("<HHII", 258, 4, 1, 8), struct.pack("<HHIHH", 258, 3, 2, 8, 8))
+    path.write_bytes(fields)
+    assert read_image(path, channels=1).ravel().tolist() == expected
+
+
+def test_colours_that_cannot_be_converted(tmp_path):
+    Image.new("LAB", (4, 4)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"cannot read .*a\.tif as an image: conversion"):
+        read_image(tmp_path / "a.tif", channels=1)
+
+
 def test_the_content_tells_the_format(tmp_path):
     pixels = picture(4, 3, 1)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", format="PNG")
