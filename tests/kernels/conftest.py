@@ -1,7 +1,4 @@
-"""The devices that every kernel test runs on (`tests.devices`), and its random numbers. The same tests on all.
-
-The tests here are the tier `kernels`, but for those of `test_smoke.py`.
-"""
+"""The devices that every kernel test runs on (`tests.devices`), and its random numbers. The same tests on all."""
 
 from __future__ import annotations
 
@@ -13,11 +10,12 @@ import pytest
 from tests.devices import kernel_devices
 
 HERE = Path(__file__).parent
+DAILY = ("test_headers.py", "test_smoke.py")  # the others are the tier `kernels`
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.parent == HERE and item.path.name != "test_smoke.py":
+        if item.path.parent == HERE and item.path.name not in DAILY:
             item.add_marker("kernels")
 
 
