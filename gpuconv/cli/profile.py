@@ -70,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
     print(text(found, ceilings))
     if options.trace:
         files.write(options.trace, found.trace())
-        print(f"\ntrace      {options.trace} (open it in ui.perfetto.dev or chrome://tracing)")
+        print()
+        line("trace", f"{options.trace} (open it in ui.perfetto.dev or chrome://tracing)")
     return 0
 
 
