@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gpuconv import ops
-from gpuconv.backends import DeviceError, asarray, device_of, to_numpy
+if TYPE_CHECKING:
+    from gpuconv import ops as ops
+    from gpuconv.backends import DeviceError, asarray, device_of, to_numpy
 
 __version__ = "0.1.0"
 
-_LAZY = (
-    "checks", "data", "initializers", "interop", "layers", "losses", "models", "plots", "profiling", "random",
+_MODULES = (
+    "checks", "data", "initializers", "interop", "layers", "losses", "models", "ops", "plots", "profiling", "random",
     "training", "verify",
 )  # fmt: skip
 
-__all__ = ["DeviceError", "asarray", "device_of", "ops", "to_numpy", *_LAZY]
+__all__ = ["DeviceError", "asarray", "device_of", "to_numpy", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     """Import a part of the package when it is first named, so that ``import gpuconv`` stays quick."""
-    if name in _LAZY:
+    if name in _MODULES:
         return importlib.import_module(f"gpuconv.{name}")
+    if name in __all__:
+        globals()[name] = found = getattr(importlib.import_module("gpuconv.backends"), name)
+        return found
     raise AttributeError(f"module 'gpuconv' has no attribute {name!r}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import shutil
@@ -47,10 +48,27 @@ def test_import_leaves_what_is_heavy_alone(module):
     assert not set(HEAVY) & set(loaded.split())
 
 
+def test_import_loads_no_numpy_before_it_is_needed():
+    found = python("import sys, gpuconv as gc; print('numpy' in sys.modules, gc.asarray is gc.asarray)")
+    assert found == "False True"
+
+
+def test_ctrl_c_while_the_command_is_imported_ends_it_quietly(monkeypatch, capfd):
+    class Interrupted:
+        def find_spec(self, name, path=None, target=None):
+            if name == "gpuconv.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "gpuconv.cli", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert importlib.import_module("gpuconv.__main__").main() == 130
+    assert capfd.readouterr() == ("", "")
+
+
 def test_import_takes_less_than_numpy_itself():
     """Both on this machine, as it is now: how many milliseconds it takes is for `bench` to tell, on a quiet one."""
     code = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
-    names = ("numpy", "numpy, gpuconv")
+    names = ("numpy", "numpy, gpuconv.ops")
     alone, both = (min(took) for took in zip(*([float(python(code.format(name))) for name in names] for _ in range(5))))
     assert both < 2 * alone
 
@@ -130,7 +148,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
 def test_the_wheel_brings_the_command(wheel):
     archive = zipfile.ZipFile(wheel)
     metadata = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
-    assert "gpuconv = gpuconv.cli:main" in archive.read(metadata).decode()
+    assert "gpuconv = gpuconv.__main__:main" in archive.read(metadata).decode()
 
 
 def test_the_readme_s_example_runs():
