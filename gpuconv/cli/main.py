@@ -77,12 +77,12 @@ def _main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except (UserError, OSError, DeviceError, _checkpoint_error()) as error:
+    except (UserError, OSError, DeviceError, MemoryError, _checkpoint_error()) as error:
         if isinstance(error, BrokenPipeError):
             return _closed_pipe()
         if "--debug" in arguments:
             raise
-        said = describe(error) if isinstance(error, OSError) else str(error)
+        said = describe(error) if isinstance(error, OSError) else str(error) or "not enough memory"
         print(f"gpuconv: error: {printable(' '.join(said.split()))}", file=sys.stderr)
         return 2
 

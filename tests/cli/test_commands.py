@@ -10,6 +10,7 @@ import pytest
 from gpuconv import ops
 from gpuconv.cli import main
 from gpuconv.cli.main import COMMANDS, Parser
+from gpuconv.training import Trainer
 
 
 def error_of(capsys, *arguments) -> str:
@@ -148,6 +149,17 @@ def test_no_memory_is_told_where_python_has_no_words(monkeypatch, capsys):
 
     monkeypatch.setattr(models, "build", full)
     assert "not enough memory" in error_of(capsys, "train")
+
+
+@pytest.mark.parametrize(("raised", "said"), [("", "not enough memory"), ("no 9 bytes more", "no 9 bytes more")])
+def test_no_memory_in_the_middle_of_training_is_told(raised, said, monkeypatch, tmp_path, capsys):
+    def exhausted(self, *arguments, **options):
+        raise MemoryError(raised)
+
+    monkeypatch.setattr(Trainer, "step", exhausted)
+    tiny = ("--model", "seed-net", "--data", "synthetic:n=64,size=8x8x3", "--run-dir", tmp_path / "run")
+    assert main(["train", *map(str, tiny)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"gpuconv: error: {said}"
 
 
 def test_debug_shows_the_traceback():
