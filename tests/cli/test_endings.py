@@ -12,10 +12,11 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 
 import pytest
 
-from gpuconv.cli import main
+from gpuconv.cli import main, process
 from gpuconv.console import SIGNALS
 from gpuconv.locks import LockFile
 from gpuconv.training import Callback, CheckpointError, callbacks, checkpoint
@@ -342,6 +343,87 @@ def test_the_test_accuracy_is_printed_whatever_fails_after_training(tmp_path, mo
     said = capsys.readouterr()
     assert re.search(r"^test accuracy [\d.]+%$", said.out, re.M)
     assert f"{broken} failed at the end of the run: RuntimeError: broken" in said.err
+
+
+def ended(work, status=0, prepare=lambda: None):
+    """The exit status of a process that begins, works and ends as a command does, and what it wrote to stderr."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.dup2(write, 2)
+            prepare()
+            process.begin()
+            work()
+            os._exit(process.end(status))
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+            os._exit(99)
+    os.close(write)
+    with open(read) as pipe:
+        said = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
+
+
+def onto(number, path):
+    return lambda: os.dup2(os.open(path, os.O_WRONLY), number)
+
+
+def test_output_that_is_lost_is_told_by_the_status(tmp_path):
+    lost = "gpuconv: error: standard output: No space left on device\n"
+    full, kept = onto(1, "/dev/full"), tmp_path / "kept"
+    assert ended(lambda: print("x"), 0, full) == (2, lost)
+    assert ended(lambda: print("x"), 1, full) == (1, "")
+    assert ended(lambda: None, 0, full) == (0, "")
+    code, said = ended(lambda: print("x", flush=True), 0, full)
+    assert (code, "OSError: [Errno 28] No space left on device: 'standard output'" in said) == (99, True)
+    assert ended(lambda: (process.outlive_stdout(), print("x", flush=True), print("y")), 0, full) == (2, lost)
+
+    def reader_leaves():
+        read, write = os.pipe()
+        os.dup2(write, 1)
+        os.close(write)
+        os.close(read)
+
+    assert ended(lambda: (process.outlive_stdout(), print("x", flush=True), print("y")), 0, reader_leaves) == (0, "")
+    assert ended(lambda: print("x"), 1, reader_leaves) == (1, "")
+    kept.touch()
+    assert ended(lambda: print("x"), 3, onto(1, kept)) == (3, "")
+    assert kept.read_text() == "x\n"
+
+
+def test_closed_streams_are_not_the_numbers_of_files(tmp_path):
+    def close():
+        os.close(0), os.close(1)
+
+    def work():
+        print("lost")
+        with open(tmp_path / "file", "w") as file:
+            assert file.fileno() > 2
+            file.write("kept")
+
+    assert ended(work, 0, close) == (0, "")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_what_stderr_cannot_take_ends_nothing(tmp_path):
+    assert ended(lambda: (print("x", file=sys.stderr), print("y", file=sys.stderr)), 4, onto(2, "/dev/full")) == (4, "")
+
+
+def test_what_a_stream_cannot_encode_is_replaced_or_escaped(tmp_path):
+    def prepare():
+        onto(1, tmp_path / "out")()
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "wb", closefd=False), "ascii")
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "wb", closefd=False), "ascii")
+
+    (tmp_path / "out").touch()
+    assert ended(lambda: (print("\u2588"), print("\u2588", file=sys.stderr)), 0, prepare) == (0, "\\u2588\n")
+    assert (tmp_path / "out").read_text() == "?\n"
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_command_is_ended_at_once_by_a_signal(number):
+    assert ended(lambda: signal.raise_signal(number)) == (128 + number, f"\ngpuconv: stopped by {number.name}\n")
 
 
 @pytest.mark.slow

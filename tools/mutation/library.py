@@ -96,7 +96,8 @@ class Record:
         if ran == {""}:  # by the import alone
             ran = {test for tests in lines.values() for test in tests}
             ran.update(test for test in self.seconds if test.startswith(near))
-        able = set(ran - {""} or self.starters) - set(self.failed)
+        ran.update(test for test in self.starters if test.startswith(near) or not ran)
+        able = ran - {"", *self.failed}
         chosen = sorted(able, key=lambda test: (not test.startswith(near), self.seconds[test]))
         total, kept = 0.0, []
         for test in chosen:
@@ -116,7 +117,8 @@ class Recorder:
         sys.addaudithook(self._audit)
 
     def _audit(self, event: str, _: tuple) -> None:
-        if event in ("subprocess.Popen", "os.posix_spawn") and self.current not in ("", *self.record.starters):
+        started = event in ("subprocess.Popen", "os.posix_spawn", "os.fork")
+        if started and self.current not in ("", *self.record.starters):
             self.record.starters.append(self.current)
 
     @pytest.hookimpl(wrapper=True)
