@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -259,6 +260,20 @@ def test_cxx_may_hold_options_and_paths(monkeypatch, tmp_path):
     said = (tmp_path / "my compiler.log").read_text().splitlines()
     assert all(line.startswith("-DOF_THE_USER=7") for line in said)
     assert len(said) == 3  # its version, the compilation, the linking
+
+
+def test_the_same_headers_elsewhere_are_not_compiled_for_again(monkeypatch, tmp_path):
+    """So a cache serves every checkout, and can be carried."""
+    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
+    made = compiler.compile_library("probe", "int probe = 1;\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for header in compiler._HERE.glob("*.h"):
+        shutil.copy(header, elsewhere)
+    monkeypatch.setattr(compiler, "_HERE", elsewhere)
+    assert compiler.compile_library("probe", "int probe = 1;\n") == made
+    (elsewhere / "other.h").touch()
+    assert compiler.compile_library("probe", "int probe = 1;\n") != made
 
 
 @pytest.mark.usefixtures("forget_compiler")

@@ -104,7 +104,7 @@ def compile_library(
     Raises HostCompilerError with the compiler's messages, which name the lines of the .cu file.
     """
     macros = [f"-D{macro}={value}" for macro, value in (defines or {}).items()]
-    options = [*_COMMON, *_machine_options(), *_OPTIONS[sanitize], f"-I{_HERE}", *macros]
+    options = [*_COMMON, *_machine_options(), *_OPTIONS[sanitize], *macros]
     link = ["-shared", "-pthread"]
     link += ["-Wl,-undefined,dynamic_lookup"] if sys.platform == "darwin" else []
     link += ["-fsanitize=address"] if sanitize == "address" else []
@@ -113,11 +113,11 @@ def compile_library(
     def fill(folder: Path) -> None:
         failed = f"{name} does not compile for the emulated device"
         (folder / "source.cpp").write_text(text, encoding="utf-8")
-        _run([*find(), *options, "-c", "source.cpp", "-o", "object.o"], failed, folder)
+        _run([*find(), *options, f"-I{_HERE}", "-c", "source.cpp", "-o", "object.o"], failed, folder)
         _run([*find(), *link, "object.o", "-o", "library.so"], failed, folder)
         (folder / "object.o").unlink()
 
-    key = ["emulator", version(), *options, *link, text, *_headers()]
+    key = ["emulator", version(), *options, *link, text, *_headers()]  # wherever the headers lie
     return cache.default().entry(f"{name}-{sanitize}", key, fill) / "library.so"
 
 
