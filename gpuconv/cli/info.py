@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     folder = cache.directory()
     entries = sum(1 for _ in folder.glob("*/")) if folder.is_dir() else 0
     why = trust.doubt_about_way(folder) if folder.is_dir() else ""
-    row("cache", f"{folder} ({f'not used: {why}' if why else f'{entries} compiled files'})")
+    row("cache", f"{folder} ({f'not used: {why}' if why else f'compiled files: {entries}'})")
 
     section("optional packages")
     for package, (purpose, extra) in OPTIONAL.items():

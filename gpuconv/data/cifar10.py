@@ -115,11 +115,16 @@ def _read_python(path: Path) -> Part:
     if pixels is None or pixels.shape != (IMAGES_PER_FILE, PIXELS):
         found = "none" if pixels is None else f"shape {pixels.shape}"
         raise ValueError(f"{path} is corrupt: expected 'data' of uint8 {(IMAGES_PER_FILE, PIXELS)}, found {found}")
-    if not isinstance(labels, list) or len(labels) != IMAGES_PER_FILE or not all(type(n) is int for n in labels):
+    if not isinstance(labels, list) or len(labels) != IMAGES_PER_FILE or not all(map(_is_int64, labels)):
         found = f"{len(labels)} entries" if isinstance(labels, list) else type(labels).__name__
-        raise ValueError(f"{path} is corrupt: expected 'labels', a list of {IMAGES_PER_FILE} integers, found {found}")
+        expected = f"'labels', a list of {IMAGES_PER_FILE} integers of 64 bits"
+        raise ValueError(f"{path} is corrupt: expected {expected}, found {found}")
     _check_labels(path, labels)
     return pixels, np.array(labels, np.uint8)
+
+
+def _is_int64(value: Any) -> bool:
+    return type(value) is int and value.bit_length() < 64
 
 
 def _check_labels(path: Path, labels: Any) -> None:

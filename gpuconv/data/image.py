@@ -65,6 +65,10 @@ def read_image(
     """
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels}")
+    if size is not None:
+        height, width = size = pair("size", size, 1)
+        if height * width > MAX_PIXELS:
+            raise ValueError(f"size must be at most {MAX_PIXELS:,} pixels, received {height}x{width}")
     return Picture.open(path).array(size=size, channels=channels)
 
 
@@ -104,9 +108,14 @@ class Picture:
 
 def _pillow() -> Any:
     try:
-        from PIL import Image
+        from PIL import Image, TiffImagePlugin
     except ImportError as error:
         raise ImportError('reading image files needs Pillow: pip install "gpuconv[image]"') from error
+    # Pillow knows 12 bits in one byte order and photometric, 16 bits where zero is white in one byte order.
+    for order, deep in ((TiffImagePlugin.II, "I;16"), (TiffImagePlugin.MM, "I;16B")):
+        for photometric in (0, 1):
+            for bits, modes in ((12, ("I;16", "I;12")), (16, (deep, deep))):
+                TiffImagePlugin.OPEN_INFO.setdefault((order, photometric, (1,), 1, (bits,), ()), modes)
     return Image
 
 
@@ -159,7 +168,8 @@ def _cause(error: Exception) -> str:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):  # names the open file, not what would be accepted
-        return f"its content is none of {', '.join(readable_formats())}"
+        known = ", ".join(readable_formats())
+        return f"its content is none of {known}, or it is damaged, or of a form that Pillow does not read"
     if isinstance(error, Image.DecompressionBombError):  # names Pillow's own limit
         return f"it has far more than {MAX_PIXELS:,} pixels, the most that are read"
     return str(error) or type(error).__name__

@@ -281,7 +281,7 @@ def test_info_in_its_own_words(monkeypatch, capsys, tmp_path):
         "  cuda          not available: none here",
         "  auto takes    numpy: no GPU",
     ]
-    assert f"  cache         {tmp_path} (2 compiled files)" in lines
+    assert f"  cache         {tmp_path} (compiled files: 2)" in lines
     assert lines[lines.index("optional packages") :] == [
         "optional packages",
         "  matplotlib    1.2.3 (pictures)",
@@ -294,4 +294,4 @@ def test_info_in_its_own_words(monkeypatch, capsys, tmp_path):
     ]
     monkeypatch.setattr(cache, "directory", lambda: tmp_path / "none")
     assert main(["info"]) == 0
-    assert f"  cache         {tmp_path / 'none'} (0 compiled files)" in capsys.readouterr().out.splitlines()
+    assert f"  cache         {tmp_path / 'none'} (compiled files: 0)" in capsys.readouterr().out.splitlines()

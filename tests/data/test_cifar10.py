@@ -203,6 +203,14 @@ def test_pickles_of_other_things(small, tmp_path, content, message):
         cifar10.load(tmp_path)
 
 
+def test_labels_too_long_to_print(small, tmp_path):
+    """Python refuses to turn such integers into text."""
+    write_python(tmp_path)
+    (tmp_path / "data_batch_1").write_bytes(pickle.dumps({"data": PIXELS, "labels": [10**5000] * COUNT}, 2))
+    with pytest.raises(ValueError, match=r"data_batch_1 is corrupt: .* integers of 64 bits"):
+        cifar10.load(tmp_path)
+
+
 # -- crafted pickles ----------------------------------------------------------------------------
 
 
