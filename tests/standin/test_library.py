@@ -38,6 +38,13 @@ def test_an_op_works_where_its_arrays_are(schedule, device):
         np.testing.assert_array_equal(gc.to_numpy(y), np.maximum(X, 0))
 
 
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_a_setting_of_the_tuner_that_cannot_be_read_is_refused_before_work_begins(monkeypatch, device):
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "nonsense")
+    with standin.installed(("90",)), pytest.raises(ValueError, match="unknown value of GPUCONV_AUTOTUNE 'nonsense'"):
+        gc.asarray(X, device)
+
+
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
 def test_asarray_converts_on_the_arrays_own_device(schedule, device):
     with standin.installed(("90", "90"), schedule=schedule):

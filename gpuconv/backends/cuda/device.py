@@ -47,6 +47,8 @@ class EmulatedDevice:
 
 class CudaDevice:
     def __init__(self, index: int) -> None:
+        from gpuconv.backends.cuda import tuning
+
         try:
             import cupy
         except ImportError as error:
@@ -56,6 +58,7 @@ class CudaDevice:
         count = _device_count(cupy)
         if index >= count:
             raise DeviceError(f"there is no device cuda:{index}; this machine has {count}")
+        tuning.enabled()  # a setting that cannot be read is refused here, before work is begun
         self.name = f"cuda:{index}"
         self._cupy, self._index, self._device = cupy, index, cupy.cuda.Device(index)
 
