@@ -286,7 +286,7 @@ def test_info_in_its_own_words(monkeypatch, capsys, tmp_path):
         "optional packages",
         "  matplotlib    1.2.3 (pictures)",
         "  pillow        not installed (image files): python -m pip install 'gpuconv[image]'",
-        "  pooch         not installed (downloads): python -m pip install 'gpuconv[download]'",
+        "  requests      not installed (downloads): python -m pip install 'gpuconv[download]'",
         "  cupy-cuda12x  not installed (GPU arrays, CUDA 12): python -m pip install 'gpuconv[cuda12]'",
         "  cupy-cuda13x  not installed (GPU arrays, CUDA 13): python -m pip install 'gpuconv[cuda13]'",
         "  cuda-core     not installed (kernel compiler): python -m pip install 'gpuconv[cuda12]'",
