@@ -52,6 +52,9 @@ class Optimizer:
     _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for entry in fields(self):  # NumPy's numbers as Python's, which a run can store
+            if isinstance(value := getattr(self, entry.name), np.generic):
+                setattr(self, entry.name, value.item())
         number("lr", self.lr, 0)
         number("weight_decay", self.weight_decay, 0)
         lookup("choice of what decays", self.decay, DECAYS)
@@ -69,9 +72,14 @@ class Optimizer:
         """Make the state, zeros beside each parameter, and the masters. `step` does so by itself the first time.
 
         masters: host arrays that the masters of 16-bit parameters start from, by default the parameters themselves.
+
+        Raises ValueError for settings that would be infinite in the dtype that the parameters are updated in.
         """
         if not params:
             raise ValueError("there is nothing to optimize: the net has no parameters")
+        for entry in fields(self):
+            if type(value := getattr(self, entry.name)) in (int, float):
+                number(entry.name, value, 0, beside=[*params.values()])
         device = backends.device_of(next(iter(params.values())))
         narrow = {name: p for name, p in params.items() if p.dtype.itemsize == 2}
         self.masters = {

@@ -176,6 +176,18 @@ def test_bad_settings_are_refused(make, message):
         make()
 
 
+def test_settings_that_float32_cannot_hold_are_refused_before_the_first_step():
+    for make in (
+        lambda: SGD(lr=1e39), lambda: SGD(lr=10**39), lambda: Adam(lr=0.1, eps=1e39),
+        lambda: AdamW(lr=0.1, weight_decay=1e39), lambda: Adam(lr=np.float64(1e300)),
+        lambda: optimizers.get("* -> sgd:lr=1e20", lr=1e20),
+    ):
+        for dtype in ("float32", "float16", "bfloat16"):
+            with pytest.raises(ValueError, match="that float32 can hold"):
+                make().build(arrays(0, as_dtype(dtype)))
+        make().build(arrays(0, np.float64))
+
+
 def test_words_for_yes_and_no():
     for words, value in ((("true", "yes", "On"), True), (("false", "No", "off"), False)):
         for word in words:
