@@ -48,13 +48,16 @@ class Checkpoint:
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """Write a checkpoint. Where that fails CheckpointError says why, and what was at `path` before is still there.
 
-    Raises CheckpointError, too, for an array that could not be read back: of a dtype not in `_DTYPES`, or masked.
+    Raises CheckpointError, too, for what could not be read back: an array that is masked or of a dtype not in
+    `_DTYPES`, a state that `parse` refuses.
     """
     from safetensors.numpy import save as serialize
 
     tensors = {name: _storable(path, name, array) for name, array in sorted(checkpoint.tensors.items())}
-    # A plain dump would write NaN, which is no JSON; a run that went wrong must not be stored anyway.
-    state = json.dumps(checkpoint.state, allow_nan=False)
+    try:
+        state = dump(checkpoint.state)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"cannot save {path}: its state cannot be stored: {error}") from error
     header = {"format": FORMAT, "sha256": _digest(tensors, state), "state": state}
     write_atomically(path, serialize(tensors, metadata={KEY: json.dumps(header)}))
 
@@ -95,6 +98,16 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         return Checkpoint(tensors, parse(state))
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         raise CheckpointError(f"{path} is corrupt: {error}") from error
+
+
+def dump(value: dict[str, Any], indent: int | None = None) -> str:
+    """The text of a JSON object. Raises ValueError or TypeError for one that `parse` would not read again."""
+    try:
+        text = json.dumps(value, indent=indent)
+    except RecursionError:
+        raise ValueError(_DEEP) from None
+    parse(text)
+    return text
 
 
 def parse(text: str | bytes) -> dict[str, Any]:

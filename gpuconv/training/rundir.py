@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ from gpuconv.console import say
 from gpuconv.locks import LockedError, LockFile
 from gpuconv.shell import command
 from gpuconv.training import stored
-from gpuconv.training.checkpoint import CheckpointError, parse, shown, write_atomically
+from gpuconv.training.checkpoint import CheckpointError, dump, parse, shown, write_atomically
 
 FORMAT = 1
 
@@ -57,7 +56,8 @@ class RunDirectory:
     def start(cls, path: str | os.PathLike[str], settings: dict[str, Any]) -> RunDirectory:
         """Make the folder for a new run and write its settings.
 
-        Raises FileExistsError when it already holds a run, CheckpointError when it cannot be made or written to.
+        Raises FileExistsError when it already holds a run, CheckpointError when it cannot be made or written to,
+        or when `settings` could not be read again.
         """
         run = cls(path)
         if any(map(os.path.lexists, (run.settings_file, run.last, run.best, run.metrics_jsonl, run.metrics_csv))):
@@ -65,11 +65,16 @@ class RunDirectory:
                 f"{path} already holds a run; continue it with `{command('gpuconv', 'train', '--resume', run.path)}` "
                 "(fit(..., resume=True) in Python) or choose another directory"
             )
-        run._make(exist_ok=True)
         from gpuconv import __version__
 
         content = {"format": FORMAT, "gpuconv": __version__, "settings": settings}
-        write_atomically(run.settings_file, (json.dumps(content, indent=2) + "\n").encode())
+        try:
+            stored.expect(content, stored.RUN)
+            text = dump(content, indent=2)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"cannot write {run.settings_file}: {error}") from error
+        run._make(exist_ok=True)
+        write_atomically(run.settings_file, f"{text}\n".encode())
         return run
 
     @classmethod

@@ -40,6 +40,7 @@ class Kind:
 TEXT = Kind("text", lambda value: isinstance(value, str))
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 COUNT = Kind("a whole number from 0 on", lambda value: type(value) is int and 0 <= value < 2**63)
+SEED = Kind("a whole number from 0 to 2^64 - 1", lambda value: type(value) is int and 0 <= value < 2**64)
 NUMBER = Kind("a number", lambda value: type(value) in (int, float) and abs(value) < 2**1023)
 NUMBERS = Kind("numbers, in lists or not", lambda value: _numbers(value))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
@@ -49,11 +50,11 @@ OPTIMIZER = Kind("an optimizer", lambda value: isinstance(value, dict) and isins
 
 _DATA = {
     "batches": COUNT, "name": TEXT, "images": COUNT, "shape": [COUNT], "checksum": TEXT, "batch_size": COUNT,
-    "shuffle": FLAG, "drop_last": FLAG, "seed": COUNT, "augmentation": TEXT,
+    "shuffle": FLAG, "drop_last": FLAG, "seed": SEED, "augmentation": TEXT,
 }  # fmt: skip
 SETTINGS = {
     "net": LAYER, "precision": TEXT, "loss_scale": (OBJECT, NOTHING), "optimizer": OPTIMIZER, "loss": TEXT,
-    "schedule": TEXT, "seed": COUNT, "epochs": COUNT, "train": _DATA, "validation": (_DATA, NOTHING),
+    "schedule": TEXT, "seed": SEED, "epochs": COUNT, "train": _DATA, "validation": (_DATA, NOTHING),
     "test": (_DATA, NOTHING), "metrics_every": COUNT, "options": OBJECT,
 }  # fmt: skip
 STATE = {
@@ -245,5 +246,11 @@ def load_net(path: str | os.PathLike[str], net: Any) -> Checkpoint:
 
 
 def as_json(value: Any) -> Any:
-    """`value` as it comes back from JSON: tuples become lists."""
-    return json.loads(json.dumps(value))
+    """`value` as it comes back from JSON: tuples become lists, NumPy's numbers Python's."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be stored as JSON")

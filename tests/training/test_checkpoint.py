@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -103,11 +104,22 @@ def test_a_part_is_taken_by_its_prefix():
     assert set(found) == {"conv1.weight", "conv1.bias", "half", "offset", "empty"}
 
 
-def test_nan_in_the_state_is_refused(path):
+def test_a_state_that_could_not_be_read_again_is_not_saved(path):
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="JSON"):
-        save(path, Checkpoint({}, {"loss": float("nan")}))
-    assert path.read_bytes() == before
+    for value, said in (
+        (float("nan"), "NaN is no finite number"), (-math.inf, "-Infinity is no finite number"),
+        (nested(120), "nested too deeply"), (nested(5000), "nested too deeply"), (np.float32(1), "float32"),
+    ):
+        with pytest.raises(CheckpointError, match=f"cannot save .*{said}"):
+            save(path, Checkpoint({}, {"loss": value}))
+        assert path.read_bytes() == before
+
+
+def nested(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 # --- files that are broken ---------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from gpuconv.layers import Flatten, Input, Layer, Linear, Sequential
 from gpuconv.layers.base import Variable
-from gpuconv.training import CheckpointError, RunDirectory, SettingsError, Trainer, checkpoint, load_net, stored
+from gpuconv.training import SGD, CheckpointError, RunDirectory, SettingsError, Trainer, checkpoint, load_net, stored
 from tests.training import small
 
 
@@ -196,6 +196,31 @@ def test_a_buffer_of_any_integer_dtype_goes_on(tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot save .*net\.layer1\.seen is of dtype complex64"):
         small.fit(trainer("complex64"), epochs=1, validation=None, run_dir=tmp_path / "complex")
     assert not (tmp_path / "complex" / "last.safetensors").exists()
+
+
+def test_settings_that_could_not_be_read_again_begin_no_run(tmp_path):
+    for options, said in (
+        ({"x": math.nan}, "NaN is no finite number"), ([1], "options must be an object"), ({3: set()}, "set"),
+        ({"deep": copy.deepcopy(DEEP)}, "nested too deeply"),
+    ):
+        with pytest.raises((CheckpointError, TypeError), match=said):
+            small.fit(small.trainer(), epochs=1, run_dir=tmp_path / "run", settings=options)
+        assert not (tmp_path / "run" / "run.json").exists()
+
+
+DEEP = json.loads("[" * 150 + "]" * 150)
+
+
+def test_numpy_numbers_and_the_largest_seed_go_on(tmp_path):
+    def fit(resume):
+        optimizer = SGD(lr=np.float32(0.01), momentum=np.float32(0.5), nesterov=np.True_)
+        trainer = Trainer(small.net(), optimizer, seed=2**64 - 1)
+        return small.fit(
+            trainer, train=small.loader(seed=2**64 - 1), epochs=np.int64(1), metrics_every=np.uint8(2),
+            run_dir=tmp_path / "run", settings={"note": np.float64(3)}, resume=resume,
+        )  # fmt: skip
+
+    assert fit(resume=False) == fit(resume=True)
 
 
 def test_differences_name_the_keys():
