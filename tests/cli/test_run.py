@@ -368,6 +368,25 @@ def test_pictures_of_other_nets(model):
         np.testing.assert_array_equal(weight, net.params()["conv1.weight"])
 
 
+def test_filters_are_whitened_where_no_checkpoint_holds_them(tmp_path, monkeypatch):
+    from gpuconv import models
+
+    seen = []
+    monkeypatch.setattr(models, "whiten", lambda net, images: seen.append(images.shape))
+    run = tmp_path / "run"
+    assert train("--epochs", 1, "--whiten", 7, "--run-dir", run) == 0
+    assert seen.pop() == (7, 9, 7, 3)
+    assert main(["train", "--resume", str(run), "--device", "numpy"]) == 0
+    assert seen == []
+    for path in run.iterdir():  # as if killed before its first checkpoint
+        if path.name != "run.json":
+            path.unlink()
+    assert main(["train", "--resume", str(run), "--device", "numpy"]) == 0
+    assert seen == [(7, 9, 7, 3)]
+    assert train("--epochs", 1, "--run-dir", tmp_path / "plain") == 0
+    assert len(seen) == 1
+
+
 def test_a_net_without_filters_has_no_picture_of_them(tmp_path):
     from gpuconv.cli import pictures
     from gpuconv.layers import Flatten, GlobalAvgPool2D, Input, Linear, MaxPool2D, Sequential

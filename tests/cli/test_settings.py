@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from gpuconv.cli import recipes, settings
+from gpuconv.cli import recipes, settings, summary
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 
 
@@ -23,6 +23,13 @@ def test_numbers_are_positive_and_finite():
     for text in ("0", "-1", "inf", "nan", "x", ""):
         with pytest.raises(argparse.ArgumentTypeError, match="expected a number above 0"):
             settings.positive(text)
+
+
+def test_a_volume_has_three_sides():
+    assert summary.volume("32X24x3") == (32, 24, 3)
+    for text in ("32x24", "32x24x3x1", "32x0x3", "axbxc", "32x-1x3", "1.5x2x3", "32x24x"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a volume written 32x32x3"):
+            summary.volume(text)
 
 
 def test_a_loss_by_its_short_form():

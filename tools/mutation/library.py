@@ -9,7 +9,8 @@ each mutant runs in a process of its own, on a copy of the repository: the tests
 package first, the quick ones before the slow ones, until one fails. At the end the tests that found a fault run once
 more without one, and must pass. library_survivors.toml lists, each with its reason, the mutants that no test can or
 shall find; they are not run again unless --recheck is given. --result FILE stores the score and every survivor as
-JSON. Needs `pip install coverage`; nothing else in the repository is written.
+JSON, and --again FILE judges those survivors once more, after a hole was closed. Needs `pip install coverage`; nothing
+else in the repository is written.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,18 +254,35 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
 
 
-def result(outcomes: list[Outcome], options, sampled: bool) -> dict[str, object]:
+def result(outcomes: list[Outcome], found: dict[str, Counter[str]], about: dict[str, object]) -> dict[str, object]:
     """The score and every survivor, JSON-able."""
     return {
-        "date": datetime.date.today().isoformat(),
-        "commit": _git("rev-parse", "--short=10", "HEAD").strip(),
-        "sample": options.sample if sampled else None, "seed": options.seed,
-        "counts": {name: dict(count) for name, count in counts(outcomes, _package).items()},
+        "date": datetime.date.today().isoformat(), "commit": _git("rev-parse", "--short=10", "HEAD").strip(),
+        "sample": about["sample"], "seed": about["seed"], "share": round(share(found["all"]), 4),
+        "counts": {name: dict(sorted(count.items())) for name, count in found.items()},
         "survivors": [
-            {"file": m.file, "where": m.where, "line": m.before, "mutant": m.after, "reason": outcome.why}
+            {
+                "file": m.file, "where": m.where, "line": m.before, "mutant": m.after, "verdict": outcome.verdict,
+                "reason": outcome.why,
+            }
             for outcome in outcomes if outcome.verdict in (SURVIVED, LISTED) for m in [outcome.mutant]
         ],
     }  # fmt: skip
+
+
+def still_there(earlier: dict, everything: list[PythonMutant]) -> list[PythonMutant]:
+    """The survivors of an earlier result that the library's text still has."""
+    keys = {(entry["file"], entry["where"], entry["line"], entry["mutant"]) for entry in earlier["survivors"]}
+    return list({mutant.key: mutant for mutant in everything if mutant.key in keys}.values())
+
+
+def replaced(earlier: dict, found: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
+    """The counts of an earlier result, its survivors replaced by what was found of them now."""
+    before = {name: Counter(count) for name, count in earlier["counts"].items()}
+    for name, count in before.items():
+        count[SURVIVED] = count[LISTED] = 0
+        count.update(found.get(name, {}))
+    return before
 
 
 def _package(mutant: PythonMutant) -> str:
@@ -273,11 +292,12 @@ def _package(mutant: PythonMutant) -> str:
 def main() -> int:
     options = parser(__doc__, processes=2)
     options.add_argument("--tests", action="append", metavar="PATH", help="only these tests; may be repeated")
+    options.add_argument("--again", type=Path, metavar="FILE", help="only the survivors of an earlier --result")
     options.add_argument("--result", type=Path, metavar="FILE", help="write the score and the survivors there")
     options = options.parse_args()
     if unknown := set(options.file or ()) - set(files()):
         sys.exit(f"no file of the library: {', '.join(sorted(unknown))}")
-    known = listed(SURVIVORS)
+    known, earlier = listed(SURVIVORS), json.loads(options.again.read_text()) if options.again else None
     chosen = options.file or files()
     everything = [mutant for name in chosen for mutant in mutants(name, (REPOSITORY / name).read_text())]
     if stale := {key for key in known if key[0] in chosen} - {mutant.key for mutant in everything}:
@@ -293,8 +313,9 @@ def main() -> int:
         if seen.failed:
             print("left out, as they fail on the shipped library:", *seen.failed, sep="\n    ", flush=True)
         tests = functools.cache(seen.tests)
+        drawn = still_there(earlier, everything) if earlier else draw(everything, options)
         outcomes = campaign(
-            draw(everything, options), known, lambda mutant: judge(mutant, tree, tests(mutant)), options,
+            drawn, known, lambda mutant: judge(mutant, tree, tests(mutant)), options,
             lambda mutant: SECONDS + FACTOR * sum(seen.seconds[test] for test in tests(mutant)),
         )  # fmt: skip
         finders = [o.why for o in outcomes if o.verdict == KILLED and o.why in seen.seconds]
@@ -302,9 +323,12 @@ def main() -> int:
     if finders and status:
         print(f"a test that found a fault also fails without one: {failed or status}")
         return 1
-    if options.result:
-        options.result.write_text(json.dumps(result(outcomes, options, len(everything) > len(outcomes)), indent=2))
     found = counts(outcomes, _package)
+    if earlier:
+        found = replaced(earlier, found)
+    if options.result:
+        about = {name: earlier[name] for name in ("sample", "seed")} if earlier else vars(options)
+        options.result.write_text(json.dumps(result(outcomes, found, about), indent=2) + "\n")
     total = found["all"]
     print(f"\n{table(found)}\n")
     print(f"{share(total):.1%} of the mutants die, at least {LEAST:.0%} must; {total[SURVIVED]} survive unexplained")
