@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
 import sys
+from typing import Any
 
 from gpuconv.names import printable
 
@@ -29,6 +31,42 @@ def say(text: str, stream: str = "stderr") -> None:
     if (file := getattr(sys, stream)) is not None:
         with contextlib.suppress(OSError, ValueError):
             print("\n".join(map(printable, text.split("\n"))), file=file, flush=True)
+
+
+def progress_bar(**options: Any) -> Any:
+    """tqdm's bar with these options. If tqdm fails, over a variable TQDM_... say, that is said, and no bar is shown."""
+    try:
+        from tqdm import tqdm
+
+        return tqdm(**options)
+    except Exception as error:
+        return _no_bar(f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+@functools.cache  # so that each reason is said once
+def _no_bar(why: str) -> _NoBar:
+    say(f"no progress bar: {why}; tqdm reads the variables TQDM_...")
+    return _NoBar()
+
+
+class _NoBar:
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, count: int = 1) -> None:
+        pass
+
+    def set_postfix(self, **_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def write(self, text: str) -> None:
+        print(text)
 
 
 def say_in_handler(text: str) -> None:

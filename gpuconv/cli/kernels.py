@@ -11,6 +11,7 @@ from typing import Any
 
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.settings import count
+from gpuconv.console import progress_bar
 
 EXAMPLES = [
     "gpuconv kernels",
@@ -61,14 +62,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _report(listed: list, everything: bool, workers: int) -> int:
-    from tqdm import tqdm
-
     from gpuconv.backends.cuda.compiler import CompileError
     from gpuconv.backends.cuda.report import report
 
     lines: list[Any] = []
     errors: list[CompileError] = []
-    with tqdm(total=len(listed), desc="compiling", leave=False, disable=None) as progress:
+    with progress_bar(total=len(listed), desc="compiling", leave=False, disable=None) as progress:
         for found in report(listed, workers):
             errors += [line for line in found if isinstance(line, CompileError)]
             lines += [line for line in found if not isinstance(line, CompileError)]

@@ -9,6 +9,7 @@ import argparse
 
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line
+from gpuconv.console import progress_bar
 
 EXAMPLES = [
     "gpuconv verify",
@@ -33,8 +34,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from gpuconv import ops, verify
     from gpuconv.names import canonical, lookup
 
@@ -54,9 +53,11 @@ def run(options: argparse.Namespace) -> int:
 
     print(HEADER)
     failed, rows = 0, verify.verify(cases, dtypes, device, options.seed)
-    for row in tqdm(rows, total=total, desc="verify", leave=False, disable=None):
-        failed += row.smallest_failure is not None
-        tqdm.write(describe(row))
+    with progress_bar(total=total, desc="verify", leave=False, disable=None) as progress:
+        for row in rows:
+            failed += row.smallest_failure is not None
+            progress.write(describe(row))
+            progress.update()
     print(f"\n{failed} of {total} failed" if failed else f"\nall {total} pass on {device}")
     return 1 if failed else 0
 

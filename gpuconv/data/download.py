@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv import files, locks
+from gpuconv.console import progress_bar
 
 _BLOCK = 1 << 14  # bytes; what came of a block that breaks off is lost
 _PATIENCE = 30  # seconds without a byte
@@ -79,7 +80,6 @@ def _have(part: Path, size: int) -> int:
 def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
     """Fill `part` with the rest of the file. Raises RequestException, and ValueError for a file of another size."""
     import requests
-    from tqdm import tqdm
 
     have = _have(part, size)
     with open(part, "ab", opener=files.open_to_append) as file:
@@ -96,7 +96,7 @@ def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
             if offered.isdecimal() and have + int(offered) != size:
                 raise ValueError(f"{url} is a file of {have + int(offered)} bytes, expected {size}; it was not fetched")
             file.truncate(have)
-            with tqdm(total=size, initial=have, unit="B", unit_scale=True, disable=not progress) as bar:
+            with progress_bar(total=size, initial=have, unit="B", unit_scale=True, disable=not progress) as bar:
                 for block in response.iter_content(_BLOCK):
                     have += len(block)
                     if have > size:

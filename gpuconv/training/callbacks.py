@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpuconv.console import say
+from gpuconv.console import progress_bar, say
 from gpuconv.files import open_to_append
 from gpuconv.shell import command
 from gpuconv.training.checkpoint import CheckpointError, save, write_atomically
@@ -256,10 +256,8 @@ class Progress(Callback):
 
     def _show(self, trainer: Any, record: Record | None) -> None:
         if self._bar is None:
-            from tqdm import tqdm
-
             width = len(str(trainer.epochs))
-            self._bar = tqdm(
+            self._bar = progress_bar(
                 total=trainer.batches, initial=trainer.batch - 1, leave=False, unit="step", dynamic_ncols=True,
                 desc=f"epoch {trainer.epoch + 1:{width}}/{trainer.epochs}", disable=None if sys.stderr else True,
             )

@@ -143,6 +143,19 @@ def test_a_run_needs_nothing_of_the_environment(env, tmp_path):
     assert run(tmp_path, *VERIFY, env=env).returncode == 0
 
 
+def test_a_bar_that_cannot_be_drawn(tmp_path):
+    """tqdm takes its options from the environment, some of them when it is imported."""
+    for number, value in enumerate(("NCOLS=x", "MININTERVAL=soon", "FILE=x")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        env = dict([f"TQDM_{value}".split("=")])
+        said = trains(folder, env=env)
+        done = run(folder, *VERIFY, env=env)
+        assert done.returncode == 0
+        for text in (said, done.stderr):
+            assert re.fullmatch(r"(no progress bar: [^\n]+; tqdm reads the variables TQDM_\.\.\.\n)?", text)
+
+
 NAMES = [b"caf\xe9", "caf\u00e9 \u2603".encode(), b"a\nb", b"two  spaces", b"-dash", b"quo\"te's", b"\x1b[31mred"]
 
 
