@@ -262,6 +262,12 @@ def test_cxx_may_hold_options_and_paths(monkeypatch, tmp_path):
     assert len(said) == 3  # its version, the compilation, the linking
 
 
+def test_ctrl_c_does_not_reach_the_compiler():
+    """A run finishes its step, which may have to compile a kernel first."""
+    group = compiler._run([sys.executable, "-c", "import os; print(os.getpgrp())"], "python")
+    assert int(group) != os.getpgrp()
+
+
 def test_the_same_headers_elsewhere_are_not_compiled_for_again(monkeypatch, tmp_path):
     """So a cache serves every checkout, and can be carried."""
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))

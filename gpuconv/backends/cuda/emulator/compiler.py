@@ -122,10 +122,13 @@ def compile_library(
 
 
 def _run(command: Sequence[str], failed: str, folder: Path | None = None) -> str:
-    """What a command prints. Raises HostCompilerError with `failed` and the command's own words where it fails."""
+    """What a command prints. Raises HostCompilerError with `failed` and the command's own words where it fails.
+
+    Ctrl-C is this process's to heed: a terminal sends it to the whole process group, which the command is not in.
+    """
     try:
         done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", check=False, cwd=folder
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, cwd=folder, process_group=0
         )
     except OSError as error:  # no program for this machine, say
         raise HostCompilerError(f"{failed}: {error.strerror}") from error
