@@ -111,7 +111,7 @@ def _claim(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
 
 
 def _make_file(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0), 0o666)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def _make_folder(path: Path) -> int:

@@ -76,8 +76,12 @@ class LockFile:
         self.supported = taken is True
         _held.add(self._handle)
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        os.ftruncate(self._handle, 0)
-        os.write(self._handle, json.dumps(who).encode())
+        try:
+            os.ftruncate(self._handle, 0)
+            os.write(self._handle, json.dumps(who).encode())
+        except OSError:  # a full disk
+            self.release()
+            raise
 
     def release(self) -> None:
         """Remove the file and give the lock back; a second call does nothing."""

@@ -60,6 +60,23 @@ def test_a_planted_link_is_replaced_and_what_it_names_is_kept(tmp_path, monkeypa
     assert not (tmp_path / "run" / "last").is_symlink()
 
 
+def test_a_planted_file_is_not_taken_for_a_temporary_one(tmp_path, monkeypatch):
+    """It comes after the folder was cleared; as a second name of a file it would pass for ours."""
+    (tmp_path / "precious").write_text("mine")
+
+    def plant(folder):
+        os.link(tmp_path / "precious", folder / f".gpuconv-{'0' * 16}.part")
+        (folder / f".gpuconv-{'1' * 16}.part").symlink_to(tmp_path / "made")
+
+    monkeypatch.setattr(files.secrets, "token_hex", Tokens())
+    monkeypatch.setattr(files, "clear", plant)
+    files.write(tmp_path / "last", b"new")
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (tmp_path / "made").exists()
+    assert (tmp_path / "last").read_bytes() == b"new"
+    assert not os.path.samefile(tmp_path / "last", tmp_path / "precious")
+
+
 def write_half(path, error):
     with files.replacing(path) as file:
         file.write(b"half")
@@ -211,6 +228,18 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeyp
     with pytest.raises(locks.LockedError):
         locks.LockFile(tmp_path / "lock")
     second.release()
+
+
+def test_a_lock_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(locks.os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            locks.LockFile(tmp_path / "lock")
+    assert names(tmp_path) == []
+    locks.LockFile(tmp_path / "lock").release()
 
 
 def test_a_lock_is_no_link_and_no_pipe(tmp_path):
