@@ -9,7 +9,7 @@ import tarfile
 import tempfile
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gpuconv import files, locks
 from gpuconv.console import progress_bar
@@ -39,13 +39,19 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress
     except requests.RequestException as error:
         have = _have(part, size)
         raise ConnectionError(f"the download of {url} stopped after {have} bytes: {_why(error)}") from error
-    with open(part, "rb") as file:
+    with open(part, "rb") as file:  # read to its end even where another process removes it
         found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found == sha256:
+            file.seek(0)
+            _unpack(file, directory)
+    part.unlink(missing_ok=True)
     if found != sha256:
-        part.unlink()
         raise ValueError(f"{url} gave another file (SHA-256 hash {found}, expected {sha256}); it was removed")
+
+
+def _unpack(archive: BinaryIO, directory: Path) -> None:
     with files.scratch(directory) as scratch:
-        with tarfile.open(part) as tar:
+        with tarfile.open(fileobj=archive) as tar:
             # Before 3.11.4 Python has no filter; the checksum vouches for what the archive holds.
             tar.extraction_filter = getattr(tarfile, "data_filter", None)
             tar.extractall(scratch)
@@ -54,7 +60,6 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress
                 target = directory / path.relative_to(scratch)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target)
-    part.unlink()
 
 
 def _make_writable(directory: Path) -> None:

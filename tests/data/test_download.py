@@ -13,7 +13,7 @@ import threading
 import numpy as np
 import pytest
 
-from gpuconv import locks
+from gpuconv import files, locks
 from gpuconv.data import cifar10
 
 pytest.importorskip("requests")
@@ -278,6 +278,17 @@ def test_two_downloads_at_once(server, tmp_path):
         with pytest.raises(OSError, match="another process is downloading it"):
             fetch(tmp_path, server)
     fetch(tmp_path, server)
+
+
+def test_another_process_unpacks_at_the_same_time_and_is_done_first(server, tmp_path, monkeypatch):
+    def scratch(folder):
+        (tmp_path / "cifar.tar.gz.part").unlink()
+        return make(folder)
+
+    make = files.scratch
+    monkeypatch.setattr(files, "scratch", scratch)
+    fetch(tmp_path, server)
+    check(tmp_path)
 
 
 def test_a_folder_named_by_a_tilde(monkeypatch, tmp_path):
