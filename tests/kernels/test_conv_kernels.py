@@ -55,7 +55,7 @@ def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1):
     """Have every product take this algorithm and about as many splits, on a GPU too."""
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
-    def plan(rows, columns, depth, groups, dtype, algo, tf32, whole=False, first=0):
+    def plan(rows, columns, depth, groups, dtype, algo, tf32, whole=False, first=0, capability=gemm.NEWEST):
         chosen = algorithm or serving(arithmetic_of(dtype, tf32))[-1]
         across, down = ceil_div(columns, chosen.block_n), ceil_div(rows, chosen.block_m)
         step = max(16, chosen.block_k)
