@@ -5,7 +5,7 @@ import pytest
 
 from gpuconv import algorithms, asarray, backends, ops, shapes, to_numpy
 from gpuconv.algorithms import ALGORITHMS, ARITHMETICS
-from gpuconv.backends.reference.rounding import round_tf32
+from gpuconv.backends.cpu.precision import round_tf32
 from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential, Sigmoid
 from gpuconv.profiling import launches
 from gpuconv.summary import rows

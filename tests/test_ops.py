@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpuconv import backends, ops
-from gpuconv.backends import contract, reference
+from gpuconv.backends import contract, cpu
 
 
 class Elsewhere(np.ndarray):
@@ -20,7 +20,7 @@ def elsewhere(monkeypatch):
     """An array on a second device, whose backend answers every op with its own name."""
     monkeypatch.setitem(backends._KIND_OF_TYPE, Elsewhere, "elsewhere")
     monkeypatch.setitem(backends._HOMES, "elsewhere", "elsewhere")
-    monkeypatch.setattr(backends.importlib, "import_module", lambda name: fake if name == "elsewhere" else reference)
+    monkeypatch.setattr(backends.importlib, "import_module", lambda name: fake if name == "elsewhere" else cpu)
     fake = types.SimpleNamespace(relu=lambda *arrays, **options: ("elsewhere", arrays, options))
     fake.linear = fake.max_pool2d = fake.relu
     return lambda *shape: np.ones(shape, np.float32).view(Elsewhere)

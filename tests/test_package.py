@@ -90,7 +90,7 @@ def imports(path: Path) -> set[str]:
 
 
 def part(name: str) -> str:
-    """"gpuconv.backends.reference.conv" belongs to "backends"."""
+    """"gpuconv.backends.cpu.conv" belongs to "backends"."""
     return name.split(".")[1]
 
 
@@ -104,10 +104,10 @@ def test_imports_run_one_way():
         for name in imports(path) - {"gpuconv.__version__"}:
             what = f"{path} imports {name}"
             assert level[part(name)] <= level[inside[0]], what
-            if inside[:2] == ("backends", "reference"):
-                assert not name.startswith("gpuconv.backends.cuda"), f"{what}: the reference knows nothing of CUDA"
+            if inside[:2] == ("backends", "cpu"):
+                assert not name.startswith("gpuconv.backends.cuda"), f"{what}: the CPU backend knows nothing of CUDA"
             if inside[0] in ("layers", "losses", "models", "training"):
-                assert not name.startswith(("gpuconv.backends.reference", "gpuconv.backends.cuda")), what
+                assert not name.startswith(("gpuconv.backends.cpu", "gpuconv.backends.cuda")), what
 
 
 def test_the_sources_were_found():

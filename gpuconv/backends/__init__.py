@@ -22,7 +22,7 @@ from gpuconv.dtypes import as_numeric, is_numeric
 from gpuconv.names import canonical
 
 _HOMES = {
-    "numpy": "gpuconv.backends.reference",
+    "numpy": "gpuconv.backends.cpu",
     "cuda": "gpuconv.backends.cuda",
     "emulated": "gpuconv.backends.cuda",
 }
@@ -164,7 +164,7 @@ def _adapter(device: str) -> Any:
     if kind == "auto":
         return _chosen()[0]
     if kind == "numpy":
-        from gpuconv.backends.reference.device import NumpyDevice
+        from gpuconv.backends.cpu.device import NumpyDevice
 
         return NumpyDevice()
     from gpuconv.backends.cuda.device import open_device

@@ -8,10 +8,10 @@ import platform
 from importlib import metadata
 
 from gpuconv import __version__, backends, trust
+from gpuconv.backends.cpu import parallel
 from gpuconv.backends.cuda import cache, compiler
 from gpuconv.backends.cuda.emulator import EmulatorError
 from gpuconv.backends.cuda.emulator import compiler as host
-from gpuconv.backends.reference import cores
 
 EXAMPLES = ["gpuconv info"]
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     print("this machine")
     row("gpuconv", __version__)
     row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores")
-    row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}, ops on up to {cores.threads()} cores at once")
+    row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}, ops on up to {parallel.threads()} cores at once")
 
     section("devices")
     for name in ("numpy", "emulated", "cuda"):

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from gpuconv import ops
-from gpuconv.backends.reference.muon import orthogonal
-from gpuconv.backends.reference.rounding import round_tf32
+from gpuconv.backends.cpu.muon import orthogonal
+from gpuconv.backends.cpu.precision import round_tf32
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.shapes import NEWTON_SCHULZ
 from gpuconv.verify.bounds import UNIT_ROUNDOFF, accumulated, rounded, sum_bound

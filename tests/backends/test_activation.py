@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from gpuconv import ops
-from gpuconv.backends.reference.erf import erfc
+from gpuconv.backends.cpu.erf import erfc
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from tests.gradients import numerical_gradient
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, smallest

@@ -6,9 +6,9 @@ import inspect
 import pytest
 
 from gpuconv import ops, shapes
-from gpuconv.backends import contract, reference
+from gpuconv.backends import contract, cpu
 
-BACKENDS = ["gpuconv.backends.reference", "gpuconv.backends.cuda"]
+BACKENDS = ["gpuconv.backends.cpu", "gpuconv.backends.cuda"]
 
 
 def parameters(function):
@@ -47,6 +47,6 @@ def test_array_arguments_come_first_and_the_rest_by_keyword():
                 assert "None" in parameter.annotation, (name, parameter.name)
 
 
-def test_the_reference_exports_ops_alone():
-    public = {name for name, member in vars(reference).items() if inspect.isfunction(member)}
+def test_the_cpu_backend_exports_ops_alone():
+    public = {name for name, member in vars(cpu).items() if inspect.isfunction(member)}
     assert public == set(ops.__all__)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 
 from gpuconv import ops
-from gpuconv.backends.reference import conv, cores, products, strips
-from gpuconv.backends.reference.windows import Windows
+from gpuconv.backends.cpu import conv, correlate, parallel, wide_filters
+from gpuconv.backends.cpu.im2col import Windows
 from gpuconv.cases import ODD, REAL, TINY, ConvCase, random_conv_cases
 from gpuconv.dtypes import as_dtype
 from tests.backends import conv_definition as definition
@@ -31,13 +31,13 @@ FORMS = {
     "parts": {"LEAST_BYTES": 1, "_blas": lambda: [Blas()]},
 }
 OWNERS = {
-    "MANY": strips, "WIDEST": strips, "MOST_CELLS": conv, "MOST_CHANNELS": conv, "LEAST_BYTES": cores, "_blas": cores,
+    "MANY": wide_filters, "WIDEST": wide_filters, "MOST_CELLS": conv, "MOST_CHANNELS": conv, "LEAST_BYTES": parallel, "_blas": parallel,
 }
 
 
 def force(monkeypatch, form):
     for name, value in FORMS[form].items():
-        monkeypatch.setattr(OWNERS.get(name, products), name, value)
+        monkeypatch.setattr(OWNERS.get(name, correlate), name, value)
 
 
 def directions(case, x, w, bias, dy):
@@ -311,7 +311,7 @@ def test_accumulate_adds_to_out(name):
 
 @pytest.mark.parametrize("block_bytes", [1, 8 << 20])
 def test_out_may_be_an_input(block_bytes, monkeypatch):
-    monkeypatch.setattr(products, "MOST_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(correlate, "MOST_BLOCK_BYTES", block_bytes)
     x, w, bias, _ = ConvCase(3, 5, 5, 4, 4, (3, 3)).arrays()
     expected = ops.conv2d(x, w, bias, padding=1)
     assert ops.conv2d(x, w, bias, padding=1, out=x) is x
@@ -394,34 +394,34 @@ def test_a_bias_gradient_is_not_rounded_to_tf32():
 
 def test_strips_are_taken_where_channels_are_few():
     windows = Windows((8, 12), (3, 3), (1, 1), (1, 1), (0, 0))
-    assert strips.strip_width(windows, 3, 10, groups=1) == 4
-    assert strips.strip_width(windows, 10, 10, groups=1) == 3
-    assert strips.strip_width(windows, 64, 64, groups=1) == 1
-    assert strips.strip_width(windows, 3, 10, groups=2) == 1
-    assert strips.strip_width(Windows((8, 31), (3, 3), (1, 1), (1, 1), (0, 0)), 3, 10, groups=1) == 1
+    assert wide_filters.strip_width(windows, 3, 10, groups=1) == 4
+    assert wide_filters.strip_width(windows, 10, 10, groups=1) == 3
+    assert wide_filters.strip_width(windows, 64, 64, groups=1) == 1
+    assert wide_filters.strip_width(windows, 3, 10, groups=2) == 1
+    assert wide_filters.strip_width(Windows((8, 31), (3, 3), (1, 1), (1, 1), (0, 0)), 3, 10, groups=1) == 1
 
 
 @pytest.fixture
 def blocks_of_lines(monkeypatch):
     """How many images each block had that was multiplied in lines."""
-    images, multiply = [], products.Lines.multiply
+    images, multiply = [], correlate.Lines.multiply
 
     def counted(self, seen, weights, y):
         images.append(len(y))
         multiply(self, seen, weights, y)
 
-    monkeypatch.setattr(products.Lines, "multiply", counted)
+    monkeypatch.setattr(correlate.Lines, "multiply", counted)
     return images
 
 
 def test_lines_are_whole_images_and_as_many_as_fit(blocks_of_lines, monkeypatch):
     case = ConvCase(5, 7, 6, 32, 40, (3, 2), padding=((1, 0), (2, 1)), dilation=(2, 1))
     image_bytes = 8 * 7 * case.y_shape[2] * 2 * 32  # for each row and window what two taps see
-    monkeypatch.setattr(products, "LINES_BYTES", image_bytes * 5 // 2)
+    monkeypatch.setattr(correlate, "LINES_BYTES", image_bytes * 5 // 2)
     check_by_definition(case)
     assert blocks_of_lines[:3] == [2, 2, 1]
     blocks_of_lines.clear()
-    monkeypatch.setattr(products, "LINES_BYTES", image_bytes - 1)
+    monkeypatch.setattr(correlate, "LINES_BYTES", image_bytes - 1)
     ops.conv2d(*case.arrays()[:3], **case.options)
     assert not blocks_of_lines
 
@@ -429,14 +429,14 @@ def test_lines_are_whole_images_and_as_many_as_fit(blocks_of_lines, monkeypatch)
 def test_lines_are_cut_into_as_many_parts_as_windows(blocks_of_lines, monkeypatch):
     force(monkeypatch, "parts")
     x, w = np.ones((6, 4, 4, 64)), np.ones((64, 3, 3, 64))
-    monkeypatch.setattr(cores, "LEAST_BYTES", 6 * 2 * 2 * 9 * 64 * 8 // 3)
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 6 * 2 * 2 * 9 * 64 * 8 // 3)
     ops.conv2d(x, w)
     assert blocks_of_lines == [2, 2, 2]
 
 
 def test_lines_that_just_fit_give_all_rows_of_a_larger_map(blocks_of_lines, monkeypatch):
     case = ConvCase(2, 5, 5, 32, 32, (3, 3))  # dx has 5 rows, dy has 3
-    monkeypatch.setattr(products, "LINES_BYTES", 8 * 3 * 5 * 3 * 32)
+    monkeypatch.setattr(correlate, "LINES_BYTES", 8 * 3 * 5 * 3 * 32)
     check_by_definition(case)
     assert blocks_of_lines == [1] * 6  # fprop, dgrad, and both ways
 
@@ -513,7 +513,7 @@ def test_the_workspace_is_a_few_megabytes():
     peak_of_both = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     results = 2 * arrays[0].nbytes + arrays[1].nbytes
-    assert max(peak, peak_of_both) - results < 2 * products.MOST_BLOCK_BYTES < 9 * arrays[0].nbytes
+    assert max(peak, peak_of_both) - results < 2 * correlate.MOST_BLOCK_BYTES < 9 * arrays[0].nbytes
 
 
 # --- bad input -------------------------------------------------------------------------------------

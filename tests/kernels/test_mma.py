@@ -9,9 +9,9 @@ import pytest
 
 from gpuconv import asarray, to_numpy
 from gpuconv.algorithms import serving
+from gpuconv.backends.cpu.precision import round_tf32
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.module import load
-from gpuconv.backends.reference.rounding import round_tf32
 from gpuconv.cases import ConvCase
 from gpuconv.dtypes import as_dtype
 from tests.kernels.agreement import assert_same_bits

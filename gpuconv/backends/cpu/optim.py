@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from gpuconv.backends.reference.elementwise import update, value_of
-from gpuconv.backends.reference.rounding import store
+from gpuconv.backends.cpu.elementwise import update, value_of
+from gpuconv.backends.cpu.precision import store
 
 __all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
 

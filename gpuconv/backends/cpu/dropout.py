@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from gpuconv.backends.reference.bits import keep
-from gpuconv.backends.reference.elementwise import elementwise
+from gpuconv.backends.cpu.elementwise import elementwise
+from gpuconv.backends.cpu.select import keep
 from gpuconv.random import DROPOUT, bits
 
 __all__ = ["dropout", "dropout_backward"]

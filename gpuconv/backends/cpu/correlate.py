@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.backends.reference import activation as activations
-from gpuconv.backends.reference.cores import in_parts, sum_in_order, sum_parts
-from gpuconv.backends.reference.forms import Matrix, Taps
-from gpuconv.backends.reference.lines import Lines, one_row_filters
-from gpuconv.backends.reference.rounding import widen
-from gpuconv.backends.reference.strips import fold_filters, in_strips, strip_width, widen_filters
-from gpuconv.backends.reference.windows import Seen, Windows
+from gpuconv.backends.cpu import activation as activations
+from gpuconv.backends.cpu.block_gemm import Matrix, Taps
+from gpuconv.backends.cpu.im2col import Seen, Windows
+from gpuconv.backends.cpu.parallel import in_parts, sum_in_order, sum_parts
+from gpuconv.backends.cpu.precision import widen
+from gpuconv.backends.cpu.row_reuse import Lines, one_row_filters
+from gpuconv.backends.cpu.wide_filters import fold_filters, in_strips, strip_width, widen_filters
 from gpuconv.dtypes import accumulation_dtype
 
 # Of the windows that a core copies for one product, measured: so many that they are still in its cache when they are

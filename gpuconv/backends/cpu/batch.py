@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv import random
-from gpuconv.backends.reference.clock import value
+from gpuconv.backends.cpu.step_counter import value
 from gpuconv.shapes import batch_indices
 
 __all__ = ["load_batch"]

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gpuconv.backends.reference.bits import keep, replace
-from gpuconv.backends.reference.cores import in_parts
-from gpuconv.backends.reference.rounding import separate, store, widen
-from gpuconv.backends.reference.windows import overlap
+from gpuconv.backends.cpu.im2col import overlap
+from gpuconv.backends.cpu.parallel import in_parts
+from gpuconv.backends.cpu.precision import separate, store, widen
+from gpuconv.backends.cpu.select import keep, replace
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.shapes import Padding, Pair, argmax_dtype, output_hw
 

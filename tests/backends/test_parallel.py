@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpuconv import ops
-from gpuconv.backends.reference import cores
+from gpuconv.backends.cpu import parallel
 from tests.backends.three_threads import Blas
 from tests.tolerance import assert_within, sum_bound
 
@@ -16,14 +16,14 @@ from tests.tolerance import assert_within, sum_bound
 @pytest.fixture
 def blas(monkeypatch):
     blas = Blas()
-    monkeypatch.setattr(cores, "_blas", lambda: [blas])
-    monkeypatch.setattr(cores, "LEAST_BYTES", 1)
+    monkeypatch.setattr(parallel, "_blas", lambda: [blas])
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
     return blas
 
 
 def test_parts_lie_side_by_side_and_results_keep_their_order(blas):
     x, y = np.arange(14.0).reshape(7, 2), np.arange(7)
-    parts = cores.in_parts(lambda x, y: (x.copy(), y.copy(), threading.get_ident()), x, y)
+    parts = parallel.in_parts(lambda x, y: (x.copy(), y.copy(), threading.get_ident()), x, y)
     assert [len(part[0]) for part in parts] == [2, 2, 3]
     np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), x)
     np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), y)
@@ -31,27 +31,27 @@ def test_parts_lie_side_by_side_and_results_keep_their_order(blas):
 
 
 def test_blas_stays_on_one_core_inside_and_has_its_threads_back_outside(blas):
-    assert cores.in_parts(lambda x: blas.num_threads, np.zeros(6)) == [1, 1, 1]
-    assert blas.num_threads == cores.threads() == 3
+    assert parallel.in_parts(lambda x: blas.num_threads, np.zeros(6)) == [1, 1, 1]
+    assert blas.num_threads == parallel.threads() == 3
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 5)])
 def test_what_cannot_be_cut_is_one_part_and_left_to_blas(blas, shape):
-    assert cores.in_parts(lambda x: (x.shape, blas.num_threads), np.zeros(shape)) == [(shape, 3)]
+    assert parallel.in_parts(lambda x: (x.shape, blas.num_threads), np.zeros(shape)) == [(shape, 3)]
 
 
 def test_an_empty_batch_is_one_part(blas):
-    assert cores.in_parts(lambda x: len(x), np.zeros((0, 4))) == [0]
+    assert parallel.in_parts(lambda x: len(x), np.zeros((0, 4))) == [0]
 
 
 def test_small_work_is_one_part_on_one_core(blas, monkeypatch):
-    monkeypatch.setattr(cores, "LEAST_BYTES", 100)
-    assert cores.in_parts(lambda x: (len(x), blas.num_threads), np.zeros(12)) == [(12, 1)]
-    assert cores.in_parts(len, np.zeros(12), nbytes=250) == [6, 6]
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 100)
+    assert parallel.in_parts(lambda x: (len(x), blas.num_threads), np.zeros(12)) == [(12, 1)]
+    assert parallel.in_parts(len, np.zeros(12), nbytes=250) == [6, 6]
 
 
 def test_work_inside_a_part_is_not_cut_again(blas):
-    assert cores.in_parts(lambda x: cores.in_parts(len, x), np.zeros(6)) == [[2], [2], [2]]
+    assert parallel.in_parts(lambda x: parallel.in_parts(len, x), np.zeros(6)) == [[2], [2], [2]]
 
 
 def test_parts_are_made_ready_one_after_the_other_before_any_begins(blas):
@@ -65,9 +65,9 @@ def test_parts_are_made_ready_one_after_the_other_before_any_begins(blas):
         events.append(("begun", None))
         return total, length
 
-    assert cores.in_parts(work, np.arange(6), prepare=prepare) == [(1, 2), (5, 2), (9, 2)]
+    assert parallel.in_parts(work, np.arange(6), prepare=prepare) == [(1, 2), (5, 2), (9, 2)]
     assert events == [("ready", threading.get_ident())] * 3 + [("begun", None)] * 3
-    assert cores.in_parts(work, np.arange(1), prepare=prepare) == [(0, 1)]
+    assert parallel.in_parts(work, np.arange(1), prepare=prepare) == [(0, 1)]
 
 
 @pytest.mark.parametrize("failing", [0, 5])
@@ -80,62 +80,62 @@ def test_an_error_of_any_part_comes_out_when_all_have_ended(blas, failing):
         done.append(len(x))
 
     with pytest.raises(ValueError, match="this part"):
-        cores.in_parts(work, np.arange(6))
+        parallel.in_parts(work, np.arange(6))
     assert len(done) == 2
     assert blas.num_threads == 3
-    assert cores.in_parts(len, np.arange(6)) == [2, 2, 2]
+    assert parallel.in_parts(len, np.arange(6)) == [2, 2, 2]
 
 
 def test_errstate_holds_in_every_part(blas):
     with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
-        cores.in_parts(lambda x: 1 / x, np.array([1.0, 1.0, 0.0]))
+        parallel.in_parts(lambda x: 1 / x, np.array([1.0, 1.0, 0.0]))
     with np.errstate(divide="ignore"):
-        cores.in_parts(lambda x: 1 / x, np.array([1.0, 1.0, 0.0]))
+        parallel.in_parts(lambda x: 1 / x, np.array([1.0, 1.0, 0.0]))
 
 
 def test_sums_of_parts_are_taken_in_their_order(blas):
     x = np.array([1e8, 1.0, -1e8], np.float32)
-    assert cores.sum_parts(lambda x: x.copy(), x) == np.float32(1e8) + np.float32(1) - np.float32(1e8)
+    assert parallel.sum_parts(lambda x: x.copy(), x) == np.float32(1e8) + np.float32(1) - np.float32(1e8)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(9, 4), (4, 9), (1, 1), (0, 3)])
 def test_matrix_products(blas, rows, columns):
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((rows, 5)), rng.standard_normal((5, columns))
-    np.testing.assert_allclose(cores.matmul(a, b), np.einsum("ij,jk->ik", a, b), rtol=1e-12)
+    np.testing.assert_allclose(parallel.matmul(a, b), np.einsum("ij,jk->ik", a, b), rtol=1e-12)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_starts_threads_of_its_own(blas):
-    cores.in_parts(len, np.zeros(6))
-    with cores._one_at_a_time:  # as if another thread were at work
+    parallel.in_parts(len, np.zeros(6))
+    with parallel._one_at_a_time:  # as if another thread were at work
         child = os.fork()
         if child == 0:
-            os._exit(0 if cores.in_parts(len, np.zeros(6)) == [2, 2, 2] else 1)
+            os._exit(0 if parallel.in_parts(len, np.zeros(6)) == [2, 2, 2] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_without_threadpoolctl_a_batch_is_one_part(monkeypatch):
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
-    monkeypatch.setattr(cores, "LEAST_BYTES", 1)
-    cores._blas.cache_clear()
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
+    parallel._blas.cache_clear()
     try:
-        assert cores.threads() == 1
-        assert cores.in_parts(len, np.zeros(6)) == [6]
+        assert parallel.threads() == 1
+        assert parallel.in_parts(len, np.zeros(6)) == [6]
     finally:
-        cores._blas.cache_clear()
+        parallel._blas.cache_clear()
 
 
 def test_threadpoolctl_sets_the_threads_of_numpys_blas():
     control = pytest.importorskip("threadpoolctl")
     with control.threadpool_limits(1, user_api="blas"):
-        assert cores.threads() == 1
+        assert parallel.threads() == 1
         with control.threadpool_limits(2, user_api="blas"):
-            assert cores.threads() == 2
-    before = cores.threads()
-    assert cores.in_parts(lambda x: cores.threads(), np.zeros(1 << 20)) == [1] * min(before, 8)
-    assert cores.threads() == before
+            assert parallel.threads() == 2
+    before = parallel.threads()
+    assert parallel.in_parts(lambda x: parallel.threads(), np.zeros(1 << 20)) == [1] * min(before, 8)
+    assert parallel.threads() == before
 
 
 # --- ops over a batch of several images --------------------------------------------------------
@@ -164,8 +164,8 @@ OPS = {
 @pytest.mark.parametrize("op", OPS)
 def test_an_image_has_the_same_bits_in_any_part(op, monkeypatch):
     whole = OPS[op]()
-    monkeypatch.setattr(cores, "_blas", lambda: [Blas()])
-    monkeypatch.setattr(cores, "LEAST_BYTES", 1)
+    monkeypatch.setattr(parallel, "_blas", lambda: [Blas()])
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
     np.testing.assert_array_equal(OPS[op](), whole)
 
 

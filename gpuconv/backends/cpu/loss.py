@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.backends.reference.elementwise import value_of
-from gpuconv.backends.reference.rounding import store, widen
+from gpuconv.backends.cpu.elementwise import value_of
+from gpuconv.backends.cpu.precision import store, widen
 from gpuconv.shapes import expect_within
 
 __all__ = ["softmax_cross_entropy", "svm_hinge"]

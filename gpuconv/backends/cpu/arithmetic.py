@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.backends.reference.elementwise import elementwise
+from gpuconv.backends.cpu.elementwise import elementwise
 
 __all__ = ["add", "add_metrics", "scale"]
 

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuconv import shapes
-from gpuconv.backends.reference.bits import keep
-from gpuconv.backends.reference.pool import max_pool2d
-from gpuconv.backends.reference.products import correlate, correlate_both, correlate_gradient, suit_lines
-from gpuconv.backends.reference.rounding import factors, separate, store, sum_rows
-from gpuconv.backends.reference.windows import Windows
+from gpuconv.backends.cpu.correlate import correlate, correlate_both, correlate_gradient, suit_lines
+from gpuconv.backends.cpu.im2col import Windows
+from gpuconv.backends.cpu.pool import max_pool2d
+from gpuconv.backends.cpu.precision import factors, separate, store, sum_rows
+from gpuconv.backends.cpu.select import keep
 from gpuconv.dtypes import accumulation_dtype
 
 __all__ = ["bias_grad", "conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from gpuconv.backends.reference.bits import keep
-from gpuconv.backends.reference.elementwise import elementwise, result_array
-from gpuconv.backends.reference.erf import normal_cdf, normal_pdf
-from gpuconv.backends.reference.rounding import store, widen
+from gpuconv.backends.cpu.elementwise import elementwise, result_array
+from gpuconv.backends.cpu.erf import normal_cdf, normal_pdf
+from gpuconv.backends.cpu.precision import store, widen
+from gpuconv.backends.cpu.select import keep
 
 __all__ = [
     "gelu",

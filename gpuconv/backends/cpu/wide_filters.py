@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from gpuconv.backends.reference.windows import Windows
+from gpuconv.backends.cpu.im2col import Windows
 
 WIDEST = 4
 MANY = 32  # channels, in the geometric mean of C and K, of which a strip's width makes too many: measured

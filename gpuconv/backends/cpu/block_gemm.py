@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from gpuconv.backends.reference.rounding import sum_rows
+from gpuconv.backends.cpu.precision import sum_rows
 
 
 class Matrix:

@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from gpuconv.backends.reference import activation as activations
-from gpuconv.backends.reference.conv import conv2d
-from gpuconv.backends.reference.rounding import separate, side_by_side, store, sum_rows, widen
+from gpuconv.backends.cpu import activation as activations
+from gpuconv.backends.cpu.conv import conv2d
+from gpuconv.backends.cpu.precision import separate, side_by_side, store, sum_rows, widen
 
 __all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.backends.reference import activation as activations
-from gpuconv.backends.reference.cores import matmul
-from gpuconv.backends.reference.rounding import factors, separate, store, sum_rows, widen
+from gpuconv.backends.cpu import activation as activations
+from gpuconv.backends.cpu.parallel import matmul
+from gpuconv.backends.cpu.precision import factors, separate, store, sum_rows, widen
 from gpuconv.dtypes import accumulation_dtype
 
 __all__ = ["linear", "linear_dgrad", "linear_wgrad"]

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.backends.reference.forms import Matrix
-from gpuconv.backends.reference.windows import Windows
+from gpuconv.backends.cpu.block_gemm import Matrix
+from gpuconv.backends.cpu.im2col import Windows
 
 
 def one_row_filters(filters: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from gpuconv.backends.reference.cores import matmul
-from gpuconv.backends.reference.elementwise import value_of
-from gpuconv.backends.reference.rounding import store, widen
+from gpuconv.backends.cpu.elementwise import value_of
+from gpuconv.backends.cpu.parallel import matmul
+from gpuconv.backends.cpu.precision import store, widen
 from gpuconv.shapes import NEWTON_SCHULZ
 
 __all__ = ["muon_step"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpuconv.backends.reference.cores import sum_parts
+from gpuconv.backends.cpu.parallel import sum_parts
 from gpuconv.dtypes import accumulation_dtype
 
 __all__ = ["factors", "round_tf32", "separate", "side_by_side", "store", "sum_rows", "widen"]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpuconv.backends.reference.cores import in_parts
+from gpuconv.backends.cpu.parallel import in_parts
 from gpuconv.dtypes import accumulation_dtype
 
 _Access = Sequence[Literal["readonly", "writeonly", "readwrite", "overlap_assume_elementwise"]]
