@@ -1,4 +1,4 @@
-"""gpuconv: a ConvNet library whose every operation exists twice, in NumPy and as a hand-written CUDA kernel."""
+"""gpuconv: a ConvNet library of hand-written CUDA kernels and fast NumPy code, both proved against a plain oracle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpuconv import ops as ops
-    from gpuconv.backends import DeviceError, asarray, device_of, to_numpy
+    from gpuconv.backends import DeviceError, asarray, device_of, oracle, to_numpy
 
 __version__ = "0.1.0"
 
@@ -16,7 +16,7 @@ _MODULES = (
     "training", "verify",
 )  # fmt: skip
 
-__all__ = ["DeviceError", "asarray", "device_of", "to_numpy", *_MODULES]
+__all__ = ["DeviceError", "asarray", "device_of", "oracle", "to_numpy", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

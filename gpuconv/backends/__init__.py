@@ -1,8 +1,8 @@
 """Devices, and which backend an array belongs to.
 
 A device is named "numpy" (or "cpu"), "cuda" (or "cuda:1", ...), "emulated", or "auto". An array's type says where it
-lives: NumPy arrays belong to the reference backend, CuPy arrays and emulated arrays to the CUDA backend. Nothing is
-moved silently: arrays of two devices in one call are a TypeError.
+lives: NumPy arrays belong to the CPU backend, or within `oracle()` to the reference; CuPy arrays and emulated arrays to
+the CUDA backend. Nothing is moved silently: arrays of two devices in one call are a TypeError.
 
 Importing this module touches no CUDA library; each backend is imported when its first array or its name turns up.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple, cast
 
@@ -30,6 +31,9 @@ _ALIASES = {"cpu": "numpy"}  # as PyTorch, JAX and Keras call it
 _KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
 SUBCLASSES: set[type] = set()  # of NumPy's array, met so far; ops see plain views of them
 _MASKED = "masked"  # the kind of numpy.ma's arrays, which no device takes
+
+_ORACLE = "gpuconv.backends.reference"
+_asks_the_oracle = ContextVar("ops on NumPy arrays run the oracle", default=False)
 
 
 class DeviceError(RuntimeError):
@@ -69,6 +73,17 @@ def device_of(array: Any) -> str:
     if place == _MASKED:
         raise _masked("the array")
     return place
+
+
+@contextmanager
+def oracle() -> Iterator[None]:
+    """A context in which ops on NumPy arrays run the reference: they compute in float64 and round once to the arrays'
+    dtype. It holds for this thread, and for this task of asyncio; arrays of other devices take no notice."""
+    token = _asks_the_oracle.set(True)
+    try:
+        yield
+    finally:
+        _asks_the_oracle.reset(token)
 
 
 def plain_views(arrays: Sequence[Any], options: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], list[Any]]:
@@ -128,7 +143,8 @@ def backend_of(
         )
     # No array at all: nothing to do, or a call to be refused.
     place, some = next(iter(places.items()), ("numpy", None))
-    return importlib.import_module(_HOMES[cast(str, place).partition(":")[0]]), some
+    kind = cast(str, place).partition(":")[0]
+    return importlib.import_module(_ORACLE if kind == "numpy" and _asks_the_oracle.get() else _HOMES[kind]), some
 
 
 def _refuse_dtype(name: str, dtype: np.dtype) -> None:

@@ -6,9 +6,9 @@ import inspect
 import pytest
 
 from gpuconv import ops, shapes
-from gpuconv.backends import contract, cpu
+from gpuconv.backends import contract, cpu, reference
 
-BACKENDS = ["gpuconv.backends.cpu", "gpuconv.backends.cuda"]
+BACKENDS = ["gpuconv.backends.cpu", "gpuconv.backends.cuda", "gpuconv.backends.reference"]
 
 
 def parameters(function):
@@ -47,6 +47,7 @@ def test_array_arguments_come_first_and_the_rest_by_keyword():
                 assert "None" in parameter.annotation, (name, parameter.name)
 
 
-def test_the_cpu_backend_exports_ops_alone():
-    public = {name for name, member in vars(cpu).items() if inspect.isfunction(member)}
+@pytest.mark.parametrize("backend", [cpu, reference])
+def test_a_backend_exports_ops_alone(backend):
+    public = {name for name, member in vars(backend).items() if inspect.isfunction(member)}
     assert public == set(ops.__all__)

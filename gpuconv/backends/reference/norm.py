@@ -1,0 +1,52 @@
+"""Batch normalisation."""
+
+import math
+
+import numpy as np
+
+from gpuconv.backends.reference import activation as activations
+from gpuconv.backends.reference.conv import conv2d
+from gpuconv.backends.reference.precision import round_to, wide
+
+
+def batch_norm(
+    x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-5, activation=None, out=None
+):
+    z, axes, m = wide(x), tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
+    if training:
+        mean, var = z.mean(axes), z.var(axes)
+        for running, batch in ((running_mean, mean), (running_var, var * m / (m - 1))):
+            round_to((1 - momentum) * wide(running) + momentum * batch, running.dtype, running)
+    else:
+        mean, var = wide(running_mean), wide(running_var)
+    inv_std = 1 / np.sqrt(var + eps)
+    y = wide(gamma) * (z - mean) * inv_std + wide(beta)
+    if activation is not None:
+        y = getattr(activations, activation)(wide(round_to(y, x.dtype)))
+    return round_to(y, x.dtype, out), round_to(mean, gamma.dtype), round_to(inv_std, gamma.dtype)
+
+
+def conv2d_batch_norm(
+    x, w, bias, gamma, beta, running_mean, running_var, *, stride=1, padding=0, dilation=1, groups=1, fit="floor",
+    momentum=0.1, eps=1e-5, activation=None, algo="auto", tf32=False, out=None
+):
+    conv = conv2d(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit, tf32=tf32)
+    options = dict(momentum=momentum, eps=eps, activation=activation, out=out)
+    y, mean, inv_std = batch_norm(conv, gamma, beta, running_mean, running_var, training=True, **options)
+    return y, conv, mean, inv_std
+
+
+def batch_norm_backward(
+    dy, x, gamma, mean, inv_std, *, beta=None, activation=None, training=True, out=None, dgamma=None, dbeta=None,
+    accumulate=False
+):
+    wide_dy, g, s = wide(dy), wide(gamma), wide(inv_std)
+    xhat, axes, m = (wide(x) - wide(mean)) * s, tuple(range(x.ndim - 1)), max(1, math.prod(x.shape[:-1]))
+    if activation is not None:
+        given = wide(round_to(g * xhat + wide(beta), x.dtype))
+        saved = given if activation in ("gelu", "silu") else getattr(activations, activation)(given)
+        wide_dy = getattr(activations, f"{activation}_backward")(wide_dy, saved)
+    sum_dy, sum_dy_xhat = wide_dy.sum(axes), (wide_dy * xhat).sum(axes)
+    centred = wide_dy - (sum_dy + xhat * sum_dy_xhat) / m if training else wide_dy
+    dx, dgamma = round_to(g * s * centred, dy.dtype, out), round_to(sum_dy_xhat, gamma.dtype, dgamma, accumulate)
+    return dx, dgamma, round_to(sum_dy, gamma.dtype, dbeta, accumulate)

@@ -1,0 +1,44 @@
+"""The way into float64, and the one rounding on the way out."""
+
+from typing import Any
+
+import numpy as np
+
+
+def wide(x: np.ndarray) -> np.ndarray:
+    """A copy of x in float64, which holds the numbers of every dtype exactly."""
+    return np.array(x, np.float64, order="C")
+
+
+def factors(tf32: bool, *arrays: np.ndarray) -> list[np.ndarray]:
+    """The factors of a product in float64, rounded to TF32 where that is asked for."""
+    return [round_tf32(wide(x)) if tf32 else wide(x) for x in arrays]
+
+
+def round_to(result: Any, dtype: np.dtype, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:
+    """A float64 result rounded to dtype, ties to even: in a new array, or in `out`, to which `accumulate` adds it."""
+    result = np.asarray(result if out is None or not accumulate else wide(out) + result, np.float64)
+    if dtype.name == "bfloat16":  # ml_dtypes would round to float32 first, and so twice
+        step = _spacing(result, significant_bits=8, smallest=-133)
+        result = np.rint(result / step) * step
+    if out is None:
+        return result.astype(dtype, order="C")
+    out[...] = result.astype(dtype)
+    return out
+
+
+def round_tf32(x: np.ndarray) -> np.ndarray:
+    """float32 numbers, given in float64, rounded to TF32: to nearest, ties away from zero."""
+    step = _spacing(x, significant_bits=11, smallest=-136)
+    return wide((np.copysign(np.floor(np.abs(x) / step + 0.5), x) * step).astype(np.float32))  # may overflow there
+
+
+def _spacing(x: np.ndarray, significant_bits: int, smallest: int) -> np.ndarray:
+    """The distance between neighbouring numbers of a format around x, at least 2**smallest."""
+    _, exponent = np.frexp(x)  # 2**(exponent - 1) <= |x| < 2**exponent
+    return np.ldexp(1.0, np.maximum(exponent - significant_bits, smallest))
+
+
+def number(scalar: Any) -> Any:
+    """A number, which may come in an array of one element."""
+    return np.asarray(scalar).item()
