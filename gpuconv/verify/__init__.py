@@ -1,4 +1,4 @@
-"""Proving the kernels on a device: every op against the float64 reference over named case tiers, in derived bounds."""
+"""Proving the ops of a device: each against the oracle in float64, over named case tiers, in derived bounds."""
 
 from gpuconv.verify.cases import DTYPES, TIERS, Case, cases
 from gpuconv.verify.run import Outcome, Row, run_case, verify

@@ -1,4 +1,4 @@
-"""How far a result may lie from the float64 reference: derived from the dtype and the reduction's length.
+"""How far a result may lie from the oracle: derived from the dtype and the reduction's length.
 
 Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1: a sum of n products, in any order, errs by at
 most gamma(n) = n u / (1 - n u) times the sum of the absolute values, u the unit roundoff of the arithmetic.

@@ -1,8 +1,8 @@
-"""What each op must give: the float64 reference's result, and how far a kernel may lie from it.
+"""What each op must give: the oracle's result in float64, and how far a device's may lie from it.
 
-The inputs are numbers of the kernel's own dtype, so float64 holds them exactly. Where the reference only adds and
+The inputs are numbers of the device's own dtype, so float64 holds them exactly. Where the oracle only adds and
 multiplies, its own value on absolute inputs is the magnitude that a bound scales with. Ops that draw random numbers or
-only pick values must give the reference's very bits.
+only pick values must give the oracle's very bits.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import ops
-from gpuconv.backends.cpu.muon import orthogonal
-from gpuconv.backends.cpu.precision import round_tf32
+from gpuconv import backends, ops
+from gpuconv.backends.reference.optim import orthogonal
+from gpuconv.backends.reference.precision import round_tf32
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.shapes import NEWTON_SCHULZ
 from gpuconv.verify.bounds import UNIT_ROUNDOFF, accumulated, rounded, sum_bound
@@ -45,6 +45,7 @@ def magnitude_of(x: Any) -> Any:
     return np.abs(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
 
 
+@backends.oracle()
 def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
     """What an op must give for host arrays of one dtype, by whatever algorithm."""
     rule, tf32 = _RULES[op], options.get("tf32", False)
@@ -54,7 +55,7 @@ def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
     arrays = [wide(a) for a in arrays]
     if tf32:  # the products of rounded factors are exact in float32, and the rest is as without
         factors = 3 if op == "conv2d_backward" else 2  # elsewhere a third is a bias
-        arrays = [*map(_in_tf32, arrays[:factors]), *arrays[factors:]]
+        arrays = [*map(round_tf32, arrays[:factors]), *arrays[factors:]]
     return rule(op, arrays, options, dtype)
 
 
@@ -91,10 +92,6 @@ def _linear_in_its_inputs(length: Callable[[Arrays, dict[str, Any]], int]) -> Ca
         return [Expected("result", value, bound)]
 
     return rule
-
-
-def _in_tf32(x: np.ndarray) -> np.ndarray:
-    return round_tf32(x.astype(np.float32)).astype(np.float64)
 
 
 def _conv_length(arrays: Arrays, options: dict[str, Any]) -> int:
@@ -413,7 +410,7 @@ def _metrics(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> li
 
 
 def _in_place(names: str) -> Callable[..., list[Expected]]:
-    """An op that changes its arrays, and perhaps returns one more, to the reference's very bits."""
+    """An op that changes its arrays, and perhaps returns one more, to the oracle's very bits."""
 
     def expect_changed(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
         returned = getattr(ops, op)(*arrays, **options)

@@ -48,7 +48,7 @@ class Row:
 
 
 def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
-    """Run one case on a device and compare it with the float64 reference. A fault of the kernel is an outcome too."""
+    """Run one case on a device and compare it with the oracle. A fault of a kernel is an outcome too."""
     arrays, options = case.arguments(dtype, seed)
     moved, moved_options = [move(a, device) for a in arrays], {k: move(v, device) for k, v in options.items()}
     expected = expect(case.op, [_copy(a) for a in arrays], options)

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from gpuconv import lab
+from gpuconv.backends import cpu
 from gpuconv.backends.cuda import module
 from gpuconv.cli import main
 
@@ -37,6 +38,17 @@ def test_a_wrong_kernel_is_told_by_its_smallest_failing_case(capsys, tmp_path):
     told = r"^scale +float32 .* FAIL\n +smallest failing case \(tiny\): 1\n +result\[0\] is .*, expected "
     assert re.search(told, said, re.M)
     assert re.search(r"^add +float32 .* PASS$", said, re.M)
+    assert said.endswith("\n1 of 2 failed\n")
+
+
+def test_a_fault_of_the_fast_numpy_code_is_found(monkeypatch, capsys):
+    right = cpu.scale
+    monkeypatch.setattr(cpu, "scale", lambda x, **options: right(x, **options) + x.dtype.type(0.5))
+    chosen = ["--tier", "tiny", "--dtype", "float32", "--op", "scale", "--op", "add"]
+    status = main(["verify", "--device", "numpy", *chosen])
+    said = capsys.readouterr().out
+    assert status == 1
+    assert "smallest failing case (tiny): 1" in said
     assert said.endswith("\n1 of 2 failed\n")
 
 

@@ -1,4 +1,4 @@
-"""Running an op on a device and on the float64 reference, from the same inputs."""
+"""Running an op on a device and on the oracle, in float64, from the same inputs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import asarray, ops, to_numpy
+from gpuconv import asarray, ops, oracle, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.dtypes import as_dtype
 
@@ -33,8 +33,9 @@ def on_device(name: str, device: str, *arrays: Any, **options: Any) -> Any:
 
 
 def expected(name: str, *arrays: Any, **options: Any) -> Any:
-    """What the reference gives in float64."""
-    return getattr(ops, name)(*[wide(a) for a in arrays], **options)
+    """What the oracle gives in float64."""
+    with oracle():
+        return getattr(ops, name)(*[wide(a) for a in arrays], **options)
 
 
 def thread_orders(device: str) -> list[contextlib.AbstractContextManager[Any]]:

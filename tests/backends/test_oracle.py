@@ -1,0 +1,262 @@
+"""The oracle: where it is asked, how it rounds, what it honours, and what it is made of."""
+
+import ast
+import asyncio
+import copy
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpuconv
+from gpuconv import backends, ops, oracle, verify
+from gpuconv.backends.cpu import precision as fast
+from gpuconv.backends.reference.precision import round_tf32, round_to
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
+from gpuconv.verify.oracle import expect
+from gpuconv.verify.run import _results
+
+FOLDER = Path(gpuconv.__file__).parent / "backends" / "reference"
+ONES = np.ones((1, 3), np.float32)
+
+
+def asked():
+    """Whether ops on NumPy arrays compute in float64: in float32, 1e8 + 3 is 1e8."""
+    x = np.array([1e8, 3.0, -1e8], np.float32).reshape(1, 1, 3, 1)
+    return {1.0: True, 0.0: False}[ops.avg_pool2d(x, kernel_size=(1, 3)).item()]
+
+
+# --- where it is asked -------------------------------------------------------------------------
+
+
+def test_it_holds_within_the_block_and_however_that_is_left():
+    assert not asked()
+    with oracle():
+        assert asked()
+        with gpuconv.oracle():
+            assert asked()
+        assert asked()
+    assert not asked()
+    with pytest.raises(ValueError, match="accumulate"), oracle():
+        ops.linear_wgrad(ONES, ONES, accumulate=True)
+    assert not asked()
+
+
+def test_it_holds_for_this_thread_alone():
+    found = {}
+    inside, over = threading.Event(), threading.Event()
+
+    def other():
+        inside.wait(10)
+        found["another thread"] = asked()
+        with oracle():
+            found["with its own"] = asked()
+            over.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with oracle():
+        inside.set()
+        over.wait(10)
+        assert asked()
+    assert not asked()
+    thread.join(10)
+    assert found == {"another thread": False, "with its own": True}
+
+
+def test_it_holds_for_this_task_of_asyncio_alone():
+    async def with_it(entered, leave):
+        with oracle():
+            entered.set()
+            await leave.wait()
+            return asked()
+
+    async def main():
+        entered, leave = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(with_it(entered, leave))
+        await entered.wait()
+        outside = asked()
+        leave.set()
+        return outside, await task
+
+    assert asyncio.run(main()) == (False, True)
+
+
+def test_it_may_decorate_a_function():
+    assert oracle()(asked)()
+    assert not asked()
+
+
+def test_arrays_of_other_devices_take_no_notice():
+    try:
+        x = backends.asarray(ONES, "emulated")
+    except backends.DeviceError as error:
+        pytest.skip(str(error))
+    with oracle():
+        serves, _ = backends.backend_of({"x": backends.Slot(optional=False, many=False)}, [x], {})
+        assert serves.__name__ == "gpuconv.backends.cuda"
+        with pytest.raises(TypeError, match="dy is emulated, y is numpy"):
+            ops.relu_backward(x, ONES)
+
+
+# --- how it rounds -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "rounded"),
+    [
+        ("float32", 1 + 2.0**-24, 1),  # ties to even
+        ("float32", 1 + 3 * 2.0**-24, 1 + 2.0**-22),
+        ("float16", 1 + 2.0**-11 + 2.0**-40, 1 + 2.0**-10),  # rounded to float32 first it would be a tie
+        ("bfloat16", 1 + 2.0**-8, 1),
+        ("bfloat16", 1 + 3 * 2.0**-8, 1 + 2.0**-6),
+        ("bfloat16", 1 + 2.0**-8 + 2.0**-40, 1 + 2.0**-7),
+        ("bfloat16", -1 - 2.0**-8 - 2.0**-40, -1 - 2.0**-7),
+        ("bfloat16", 2.0**-133 * 2.5, 2.0**-132),  # subnormal
+        ("bfloat16", 2.0**-134, 0),
+        ("bfloat16", 2.0**-134 * (1 + 2.0**-40), 2.0**-133),
+        ("bfloat16", 2.0**128 * (1 - 2.0**-9), np.inf),
+        ("bfloat16", 1e300, np.inf),
+        ("float16", 65520, np.inf),
+        ("float16", -65519.9, -65504),
+        ("bfloat16", np.nan, np.nan),
+        ("bfloat16", -np.inf, -np.inf),
+    ],
+)
+@np.errstate(all="ignore")
+def test_a_result_is_rounded_once(dtype, value, rounded):
+    result = round_to(value, as_dtype(dtype))
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result.astype(np.float64), rounded)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@np.errstate(all="ignore")
+def test_every_half_and_every_middle_of_two(dtype):
+    halves = np.arange(1 << 16, dtype=np.uint16).view(as_dtype(dtype))
+    halves = np.sort(halves[np.isfinite(halves)].astype(np.float64))
+    np.testing.assert_array_equal(round_to(halves, as_dtype(dtype)).astype(np.float64), halves)
+    middles = (halves[1:] + halves[:-1]) / 2
+    for side, neighbours in ((-np.inf, halves[:-1]), (np.inf, halves[1:])):
+        given = round_to(np.nextafter(middles, side), as_dtype(dtype)).astype(np.float64)
+        np.testing.assert_array_equal(given, np.where(middles == neighbours, middles, neighbours))
+
+
+@np.errstate(all="ignore")
+def test_tf32_is_rounded_by_its_definition_and_as_fast_code_rounds_it():
+    exact = [0, 1 + 2.0**-11, -1 - 2.0**-11, 1 + 2.0**-11 - 2.0**-23, 3 * 2.0**-137, np.inf, -np.inf, np.nan]
+    rounded = [0, 1 + 2.0**-10, -1 - 2.0**-10, 1, 2.0**-135, np.inf, -np.inf, np.nan]
+    np.testing.assert_array_equal(round_tf32(np.array(exact)), rounded)
+    bits = np.random.default_rng(0).integers(0, 1 << 32, 1 << 16, np.uint32)
+    edges = np.array([0, 1, 0xFFF, 0x1000, 0x7FFFFF, 0x800000, 0x7F7FEFFF, 0x7F7FF000, 0x7F7FFFFF], np.uint32)
+    for x in (bits.view(np.float32), edges.view(np.float32), -edges.view(np.float32)):
+        np.testing.assert_array_equal(round_tf32(x.astype(np.float64)), fast.round_tf32(x))
+
+
+# Where the contract rounds on the way: between two ops, before an activation, the factor, the masters.
+ROUNDED_BEFORE = {"batch_norm", "batch_norm_backward", "conv2d_batch_norm", "scale"}
+
+
+@pytest.mark.parametrize("tier", ["tiny", pytest.param("odd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+@pytest.mark.parametrize("op", ops.__all__)
+@np.errstate(all="ignore")
+def test_every_op_gives_its_float64_result_rounded_once(op, dtype, tier):
+    """And within the bounds of every device, where the contract rounds before."""
+    for case in verify.cases((tier,)):
+        if case.op != op or dtype not in case.dtypes:
+            continue
+        arrays, options = case.arguments(dtype)
+        wanted = expect(op, copy.deepcopy(arrays), options)
+        with oracle():
+            results = _results(op, arrays, getattr(ops, op)(*arrays, **options))
+            assert verify.run_case(case, dtype, "numpy").passed
+        for each, result in zip(wanted, results, strict=True):
+            if op in ROUNDED_BEFORE or each.name == "mask" or "masters" in case.name:
+                continue
+            once = round_to(each.value, result.dtype) if result.dtype.kind not in "iub" else each.value
+            np.testing.assert_array_equal(result.astype(float), once.astype(float), f"{each.name} of {case.name}")
+
+
+# --- what it honours ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+def test_dtype_out_and_accumulate(dtype):
+    dy, x = (np.arange(6.0).reshape(3, 2).astype(as_dtype(dtype)) for _ in "ab")
+    with oracle():
+        dw = ops.linear_wgrad(dy, x)
+        out = np.ones((2, 4), dw.dtype)[:, ::2]
+        assert ops.linear_wgrad(dy, x, out=out, accumulate=True) is out
+        products = np.empty((3, 3), dw.dtype)
+        assert ops.linear(dy, x, out=products) is products
+    assert dw.dtype == dtype
+    np.testing.assert_array_equal(dw.astype(float), [[20, 26], [26, 35]])
+    np.testing.assert_array_equal(out.astype(float), [[21, 27], [27, 36]])
+    np.testing.assert_array_equal(products.astype(float), [[1, 3, 5], [3, 13, 23], [5, 23, 41]])
+
+
+def test_accumulating_rounds_the_sum_once():
+    held, one = np.array([[2048]], np.float16), np.array([[0.75]], np.float16)
+    with oracle():
+        ops.linear_wgrad(np.ones((1, 1), np.float16), one, out=held, accumulate=True)
+        assert held.item() == 2048  # 2048.75; beside it 2050
+        ops.linear_wgrad(np.ones((2, 1), np.float16), np.repeat(one, 2, 0), out=held, accumulate=True)
+        assert held.item() == 2050  # 2049.5, where 0.75 twice would have been lost
+
+
+def test_tf32():
+    x, w = np.array([[1 + 2.0**-11, 2.0**-12]], np.float32), np.ones((1, 2), np.float32)
+    bias = np.array([2.0**-11], np.float32)  # not rounded
+    with oracle():
+        assert ops.linear(x, w, bias, tf32=True).item() == 1 + 2.0**-10 + 2.0**-12 + 2.0**-11
+        assert ops.linear(x, w, bias).item() == 1 + 2.0**-10 + 2.0**-12
+        with pytest.raises(TypeError, match="tf32=True multiplies float32"):
+            ops.linear(x.astype(float), w.astype(float), tf32=True)
+
+
+def test_it_refuses_what_every_device_refuses():
+    with oracle(), pytest.raises(ValueError, match="channels"):
+        ops.conv2d(np.ones((1, 4, 4, 3)), np.ones((2, 3, 3, 4)))
+
+
+# --- what it is made of ------------------------------------------------------------------------
+
+
+def test_it_is_short_and_made_of_numpy_alone():
+    files = sorted(FOLDER.glob("*.py"))
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 700
+    allowed = {"collections", "inspect", "math", "typing", "numpy", "gpuconv"}
+    ours = {"contract", "dtypes", "random", "reference", "shapes"}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                assert name.partition(".")[0] in allowed, f"{file.name} imports {name}"
+                parts = [alias.name for alias in node.names] if name in ("gpuconv", "gpuconv.backends") else [
+                    name.removeprefix("gpuconv.").removeprefix("backends.").partition(".")[0]
+                ]
+                assert not name.startswith("gpuconv") or set(parts) <= ours, f"{file.name} imports {parts}"
+
+
+@pytest.mark.parametrize("first", ["import gpuconv", "import gpuconv.cli", "import gpuconv.verify, gpuconv.layers"])
+def test_fast_code_is_made_ready_at_its_first_use_and_not_before(first):
+    """Importing it settles the allocator; its first op asks BLAS for its threads."""
+    code = f"""
+import sys
+{first}
+import gpuconv as gc, numpy as np
+def loaded(): return [name for name in ("gpuconv.backends.cpu", "threadpoolctl") if name in sys.modules]
+print(loaded())
+with gc.oracle():
+    gc.ops.conv2d(np.ones((2, 4, 4, 1)), np.ones((1, 3, 3, 1)))
+print(loaded())
+gc.ops.conv2d(np.ones((2, 4, 4, 1)), np.ones((1, 3, 3, 1)))
+print(loaded()[:1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split("\n")[:3] == ["[]", "[]", "['gpuconv.backends.cpu']"], done.stderr
