@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 
 import pytest
@@ -28,3 +29,12 @@ def pytest_runtest_call():
 def _answers_ctrl_c():
     """As Python does by itself, also where the tests run in the background, which leaves SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(params=["oracle", "numpy"])
+def oracle_and_numpy(request):
+    """Each test twice: on the oracle, then on the fast code of the device "numpy"."""
+    from gpuconv.backends import oracle
+
+    with oracle() if request.param == "oracle" else contextlib.nullcontext():
+        yield

@@ -51,6 +51,7 @@ def nchw(x):
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 
+@pytest.mark.usefixtures("oracle_and_numpy")
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
 def test_a_training_step_agrees(loss):
     ours, theirs = pair()
@@ -97,6 +98,7 @@ class Block(nn.Module):
         return torch.relu(y + self.downsample(x))
 
 
+@pytest.mark.usefixtures("oracle_and_numpy")
 def test_a_torchvision_style_residual_net_gives_the_same_scores():
     torch.manual_seed(0)
     theirs = nn.Sequential(Block(3, 5, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)).double()

@@ -9,6 +9,7 @@ SCORES = np.array([[3.2, 5.1, -1.7], [1.0, 1.0, 1.0]])
 LABELS = np.array([0, 2])
 
 
+@pytest.mark.usefixtures("oracle_and_numpy")
 def test_softmax_by_hand():
     loss, dscores = losses.get("softmax")(SCORES, LABELS)
     p = math.exp(3.2) / (math.exp(3.2) + math.exp(5.1) + math.exp(-1.7))
@@ -17,6 +18,7 @@ def test_softmax_by_hand():
     np.testing.assert_allclose(dscores[1], [1 / 6, 1 / 6, -1 / 3], rtol=1e-13)
 
 
+@pytest.mark.usefixtures("oracle_and_numpy")
 def test_svm_by_hand():
     """The notes' example: scores 3.2, 5.1, -1.7 with the first class right lose 2.9."""
     loss, dscores = losses.get("svm")(SCORES, LABELS)

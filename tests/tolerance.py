@@ -1,4 +1,4 @@
-"""Comparing with the float64 reference, within bounds that follow from the dtype and the reduction's length."""
+"""Comparing with float64, within bounds that follow from the dtype and the reduction's length."""
 
 from __future__ import annotations
 

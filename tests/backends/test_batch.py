@@ -5,6 +5,8 @@ import pytest
 
 from gpuconv import ops, random
 
+pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
+
 M, H, W, C = 23, 7, 5, 3
 MEAN = np.array([100.5, 120.25, 90.125], np.float32)
 STD = np.array([50.0, 61.0, 70.0], np.float32)

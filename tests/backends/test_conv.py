@@ -1,81 +1,17 @@
-"""The reference convolutions: by hand, by definition, by numerical gradients, against SciPy, in every dtype."""
-
-import functools
-import tracemalloc
+"""Convolutions: by hand, by definition, by numerical gradients, against SciPy, in every dtype."""
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 
 from gpuconv import ops
-from gpuconv.backends.cpu import conv, correlate, parallel, wide_filters
-from gpuconv.backends.cpu.im2col import Windows
-from gpuconv.cases import ODD, REAL, TINY, ConvCase, random_conv_cases
+from gpuconv.cases import ODD, TINY, ConvCase, random_conv_cases
 from gpuconv.dtypes import as_dtype
-from tests.backends import conv_definition as definition
-from tests.backends.three_threads import Blas
+from tests.backends.conv_checks import both_ways, check_by_definition, directions
 from tests.gradients import numerical_gradient
 from tests.tolerance import assert_within, sum_bound
 
-ANY, NONE = 10**9, 0
-FORMS = {
-    "chosen": {},
-    "no strips": {"MANY": NONE},
-    "strips": {"WIDEST": 13, "MANY": ANY},
-    "no lines": {"MOST_FILTERS": NONE},
-    "lines": {"MOST_FILTERS": ANY, "MANY": NONE},
-    "lines of strips": {"MOST_FILTERS": ANY, "WIDEST": 13, "MANY": ANY},
-    "shared": {"MOST_CELLS": ANY, "MOST_CHANNELS": NONE},
-    "not shared": {"MOST_CELLS": NONE},
-    "small blocks": {"MOST_BLOCK_BYTES": 600, "MOST_FILTERS": NONE},
-    "parts": {"LEAST_BYTES": 1, "_blas": lambda: [Blas()]},
-}
-OWNERS = {
-    "MANY": wide_filters, "WIDEST": wide_filters, "MOST_CELLS": conv, "MOST_CHANNELS": conv, "LEAST_BYTES": parallel, "_blas": parallel,
-}
-
-
-def force(monkeypatch, form):
-    for name, value in FORMS[form].items():
-        monkeypatch.setattr(OWNERS.get(name, correlate), name, value)
-
-
-def directions(case, x, w, bias, dy):
-    """What the ops give for each direction."""
-    return {
-        "fprop": ops.conv2d(x, w, bias, **case.options),
-        "dgrad": ops.conv2d_dgrad(dy, w, input_shape=case.x_shape, **case.options),
-        "wgrad": ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, **case.options),
-    }
-
-
-def both_ways(case, x, w, bias, dy):
-    """What one call gives for both gradients."""
-    dx, dw = ops.conv2d_backward(dy, x, w, **case.options)
-    return {"dgrad": dx, "wgrad": dw}
-
-
-@functools.cache
-def defined(case, dtype):
-    """Each direction by the definition in float64, and the same of the magnitudes."""
-    arrays = [a.astype(np.float64) for a in case.arrays(dtype)]
-    return [
-        {
-            "fprop": definition.fprop(case, x, w, bias),
-            "dgrad": definition.dgrad(case, dy, w),
-            "wgrad": definition.wgrad(case, dy, x),
-        }
-        for x, w, bias, dy in (arrays, map(abs, arrays))
-    ]
-
-
-def check_by_definition(case, dtype=np.float64):
-    arrays = case.arrays(dtype)
-    expected, magnitude = defined(case, dtype)
-    for direction, actual in (*directions(case, *arrays).items(), *both_ways(case, *arrays).items()):
-        assert actual.dtype == dtype
-        bound = sum_bound(dtype, case.reduction[direction] + 1, magnitude[direction])
-        assert_within(actual, expected[direction], bound, f"{direction} of {case}")
+pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 
 
 # --- by hand -----------------------------------------------------------------------------------
@@ -171,11 +107,9 @@ def test_cells_that_no_window_reads_get_no_gradient():
 # --- against the definition, numerical gradients, SciPy ------------------------------------------
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_agrees_with_the_definition(form, monkeypatch):
-    force(monkeypatch, form)
-    for case in TINY + ODD:
-        check_by_definition(case)
+@pytest.mark.parametrize("case", TINY + ODD, ids=str)
+def test_the_definition(case):
+    check_by_definition(case)
 
 
 @settings(max_examples=60, deadline=None)
@@ -218,7 +152,7 @@ def test_depthwise_is_a_dense_convolution_with_diagonal_filters():
     )
 
 
-# --- dtypes and the nets' own shapes ---------------------------------------------------------------
+# --- dtypes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
@@ -243,16 +177,6 @@ def test_halves_are_rounded_once_at_the_end():
 def test_a_value_too_large_for_a_half_becomes_infinite():
     x, w = np.full((1, 1, 1, 2), 300, np.float16), np.full((1, 1, 1, 2), 300, np.float16)
     assert ops.conv2d(x, w).item() == np.inf
-
-
-@pytest.mark.parametrize("case", REAL, ids=str)
-def test_the_nets_shapes_in_float32_agree_with_float64(case):
-    arrays = case.arrays(np.float32)
-    wide = [a.astype(np.float64) for a in arrays]
-    expected, magnitude = directions(case, *wide), directions(case, *map(abs, wide))
-    for direction, actual in (*directions(case, *arrays).items(), *both_ways(case, *arrays).items()):
-        bound = sum_bound("float32", case.reduction[direction] + 1, magnitude[direction])
-        assert_within(actual, expected[direction], bound, direction)
 
 
 # --- arrays of every kind ----------------------------------------------------------------------------
@@ -309,9 +233,7 @@ def test_accumulate_adds_to_out(name):
     assert_within(db, 1 + ops.bias_grad(dy).astype(np.float64), bound[:, 0, 0, 0])
 
 
-@pytest.mark.parametrize("block_bytes", [1, 8 << 20])
-def test_out_may_be_an_input(block_bytes, monkeypatch):
-    monkeypatch.setattr(correlate, "MOST_BLOCK_BYTES", block_bytes)
+def test_out_may_be_an_input():
     x, w, bias, _ = ConvCase(3, 5, 5, 4, 4, (3, 3)).arrays()
     expected = ops.conv2d(x, w, bias, padding=1)
     assert ops.conv2d(x, w, bias, padding=1, out=x) is x
@@ -339,10 +261,8 @@ def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients():
     np.testing.assert_array_equal(ops.bias_grad(dy), np.zeros(2))
 
 
-@pytest.mark.parametrize("form", ["chosen", "lines", "no strips"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value, form, monkeypatch):
-    force(monkeypatch, form)
+def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value):
     x, w, _, _ = ConvCase(1, 8, 8, 2, 3, (3, 3)).arrays()
     x[0, 4, 4, 1] = value
     finite = np.isfinite(ops.conv2d(x, w, padding=1))
@@ -353,11 +273,9 @@ def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value,
     np.testing.assert_array_equal(np.isfinite(dx), ~reads[..., :2])
 
 
-@pytest.mark.parametrize("form", ["chosen", "shared", "not shared"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("padding", [0, 1])
-def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, padding, form, monkeypatch):
-    force(monkeypatch, form)
+def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, padding):
     x, w, _, _ = ConvCase(1, 8, 8, 2, 3, (3, 3)).arrays()
     x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
     _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
@@ -392,95 +310,6 @@ def test_a_bias_gradient_is_not_rounded_to_tf32():
     np.testing.assert_array_equal(db, ops.bias_grad(dy))
 
 
-def test_strips_are_taken_where_channels_are_few():
-    windows = Windows((8, 12), (3, 3), (1, 1), (1, 1), (0, 0))
-    assert wide_filters.strip_width(windows, 3, 10, groups=1) == 4
-    assert wide_filters.strip_width(windows, 10, 10, groups=1) == 3
-    assert wide_filters.strip_width(windows, 64, 64, groups=1) == 1
-    assert wide_filters.strip_width(windows, 3, 10, groups=2) == 1
-    assert wide_filters.strip_width(Windows((8, 31), (3, 3), (1, 1), (1, 1), (0, 0)), 3, 10, groups=1) == 1
-
-
-@pytest.fixture
-def blocks_of_lines(monkeypatch):
-    """How many images each block had that was multiplied in lines."""
-    images, multiply = [], correlate.Lines.multiply
-
-    def counted(self, seen, weights, y):
-        images.append(len(y))
-        multiply(self, seen, weights, y)
-
-    monkeypatch.setattr(correlate.Lines, "multiply", counted)
-    return images
-
-
-def test_lines_are_whole_images_and_as_many_as_fit(blocks_of_lines, monkeypatch):
-    case = ConvCase(5, 7, 6, 32, 40, (3, 2), padding=((1, 0), (2, 1)), dilation=(2, 1))
-    image_bytes = 8 * 7 * case.y_shape[2] * 2 * 32  # for each row and window what two taps see
-    monkeypatch.setattr(correlate, "LINES_BYTES", image_bytes * 5 // 2)
-    check_by_definition(case)
-    assert blocks_of_lines[:3] == [2, 2, 1]
-    blocks_of_lines.clear()
-    monkeypatch.setattr(correlate, "LINES_BYTES", image_bytes - 1)
-    ops.conv2d(*case.arrays()[:3], **case.options)
-    assert not blocks_of_lines
-
-
-def test_lines_are_cut_into_as_many_parts_as_windows(blocks_of_lines, monkeypatch):
-    force(monkeypatch, "parts")
-    x, w = np.ones((6, 4, 4, 64)), np.ones((64, 3, 3, 64))
-    monkeypatch.setattr(parallel, "LEAST_BYTES", 6 * 2 * 2 * 9 * 64 * 8 // 3)
-    ops.conv2d(x, w)
-    assert blocks_of_lines == [2, 2, 2]
-
-
-def test_lines_that_just_fit_give_all_rows_of_a_larger_map(blocks_of_lines, monkeypatch):
-    case = ConvCase(2, 5, 5, 32, 32, (3, 3))  # dx has 5 rows, dy has 3
-    monkeypatch.setattr(correlate, "LINES_BYTES", 8 * 3 * 5 * 3 * 32)
-    check_by_definition(case)
-    assert blocks_of_lines == [1] * 6  # fprop, dgrad, and both ways
-
-
-@pytest.mark.parametrize(
-    ("taken", "r", "channels", "k", "options"),
-    [
-        (True, 3, 64, 64, {}),
-        (True, 2, 64, 96, {}),
-        (True, 3, 64, 4, {}),  # of strips
-        (True, 3, 64, 64, {"stride": (1, 2), "dilation": 2}),
-        (False, 1, 64, 64, {}),
-        (False, 3, 64, 97, {}),
-        (False, 3, 10, 10, {}),  # strips
-        (False, 3, 64, 64, {"stride": (2, 1)}),
-        (False, 3, 64, 128, {"groups": 2}),
-    ],
-)
-def test_lines_are_taken_where_filters_are_few_beside_channels(taken, r, channels, k, options, blocks_of_lines):
-    w = np.ones((k, r, 3, channels // options.get("groups", 1)))
-    ops.conv2d(np.ones((1, 8, 8, channels)), w, **options)
-    assert bool(blocks_of_lines) is taken
-
-
-@pytest.mark.parametrize(
-    ("shared", "channels", "k", "options"),
-    [
-        (True, 8, 16, {}),
-        (True, 8, 23, {}),
-        (False, 8, 24, {}),
-        (True, 8, 24, {"groups": 2}),
-        (False, 8, 16, {"padding": 0}),
-        (False, 8, 16, {"stride": 2}),
-    ],
-)
-def test_both_gradients_share_copies_unless_channels_are_few(shared, channels, k, options, monkeypatch):
-    calls, both = [], conv.correlate_both
-    monkeypatch.setattr(conv, "correlate_both", lambda *args: calls.append(1) or both(*args))
-    x, w = np.ones((1, 8, 8, channels)), np.ones((k, 3, 3, channels // options.get("groups", 1)))
-    options = {"padding": 1, **options}
-    ops.conv2d_backward(ops.conv2d(x, w, **options), x, w, **options)
-    assert bool(calls) is shared
-
-
 def test_no_channels_and_no_filters():
     x, w = np.ones((2, 3, 4, 0)), np.ones((2, 3, 3, 0))
     np.testing.assert_array_equal(ops.conv2d(x, w, np.array([1.0, 2.0]))[0], [[[1, 2], [1, 2]]])
@@ -500,20 +329,6 @@ def test_the_same_inputs_give_the_same_bits():
     first, second = directions(case, *arrays), directions(case, *arrays)
     for direction in first:
         assert first[direction].tobytes() == second[direction].tobytes()
-
-
-def test_the_workspace_is_a_few_megabytes():
-    case = ConvCase(16, 32, 32, 32, 32, (3, 3), padding=((1, 1), (1, 1)))
-    arrays = case.arrays(np.float32)
-    tracemalloc.start()
-    directions(case, *arrays)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.reset_peak()
-    both_ways(case, *arrays)
-    peak_of_both = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    results = 2 * arrays[0].nbytes + arrays[1].nbytes
-    assert max(peak, peak_of_both) - results < 2 * correlate.MOST_BLOCK_BYTES < 9 * arrays[0].nbytes
 
 
 # --- bad input -------------------------------------------------------------------------------------

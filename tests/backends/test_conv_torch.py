@@ -1,4 +1,4 @@
-"""The reference convolutions agree with PyTorch, an implementation that shares nothing with ours."""
+"""Convolutions agree with PyTorch, an implementation that shares nothing with ours."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,8 @@ from gpuconv import ops
 from gpuconv.cases import ODD, REAL, TINY
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 
 CASES = [case for case in TINY + ODD + REAL if case.fit != "cover" and case.n]
 

@@ -1,4 +1,4 @@
-"""The reference linear ops: by hand, by numerical gradients, in every dtype, into every kind of out."""
+"""Linear ops: by hand, by numerical gradients, in every dtype, into every kind of out."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,8 @@ from gpuconv import ops
 from gpuconv.dtypes import as_dtype
 from tests.gradients import numerical_gradient
 from tests.tolerance import assert_within, sum_bound
+
+pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 
 
 def arrays(n, c, k, dtype=np.float64, seed=0):

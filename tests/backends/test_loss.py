@@ -10,6 +10,8 @@ from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
 from tests.gradients import numerical_gradient
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, smallest
 
+pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
+
 LOSSES = [
     (ops.softmax_cross_entropy, {}),
     (ops.softmax_cross_entropy, {"label_smoothing": 0.1}),
@@ -100,6 +102,17 @@ def test_out(loss, options, dtype):
     np.testing.assert_array_equal(again, value)
     assert loss(scores, labels, **options, out=scores)[1] is scores
     np.testing.assert_array_equal(scores, expected)
+
+
+@pytest.mark.parametrize("wrap", [float, lambda value: np.array([value]), lambda value: np.array(value)])
+@pytest.mark.parametrize(("loss", "options"), LOSSES, ids=IDS)
+def test_grad_scale_multiplies_the_gradient_before_it_is_rounded(loss, options, wrap):
+    scores, labels = batch(7, 5, "float16")
+    wide = scores.astype(np.float64)
+    value, gradient = loss(wide, labels, **options)
+    scaled_value, scaled = loss(scores, labels, **options, grad_scale=wrap(2.0**16))
+    np.testing.assert_allclose(scaled_value, value, rtol=1e-5)
+    np.testing.assert_allclose(scaled.astype(float), 2.0**16 * gradient, rtol=2.0**-10, atol=2.0**-8)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

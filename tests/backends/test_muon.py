@@ -5,6 +5,8 @@ import pytest
 
 from gpuconv import ops
 
+pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
+
 
 @pytest.fixture
 def rng():
@@ -33,6 +35,12 @@ def test_two_steps_follow_the_singular_values(rng, shape, nesterov):
         ops.muon_step([param], [grad], [v], lr=lr, momentum=0.6, nesterov=nesterov)
     np.testing.assert_allclose(param, expected, rtol=0, atol=1e-11)
     np.testing.assert_allclose(v, momentum, rtol=1e-14)
+
+
+def test_a_parameter_of_zeros_is_not_scaled():
+    param, grad, v = np.zeros((2, 3)), np.ones((2, 3)), np.zeros((2, 3))
+    ops.muon_step([param], [grad], [v], lr=0.5, steps=0)
+    np.testing.assert_allclose(param, np.full((2, 3), -0.5 / np.sqrt(6)), rtol=1e-6)
 
 
 def test_no_step_is_the_normalised_direction():

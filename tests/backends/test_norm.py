@@ -10,6 +10,8 @@ from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, as_dtype
 from tests.gradients import numerical_gradient
 from tests.tolerance import UNIT_ROUNDOFF, assert_within
 
+pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
+
 
 def signed(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
@@ -123,7 +125,9 @@ def test_out_and_accumulate(dtype):
     assert result[1] is sums[0]
     assert result[2] is sums[1]
     np.testing.assert_array_equal(out, dx)  # this call's sums alone
-    np.testing.assert_array_equal(sums, (10 + dgamma, -20 + dbeta))
+    once = np.array([dgamma, dbeta], np.float64), np.array([10 + dgamma, -20 + dbeta], np.float64)
+    unit = UNIT_ROUNDOFF[wide.name]  # of the gradient alone; then of either sum, which may round another number
+    assert_within(sums, once[1], unit * (abs(once[0]) + 2 * abs(once[1])))
     ops.batch_norm_backward(dy, x, gamma, mean, inv_std, dgamma=sums[0], dbeta=sums[1])
     np.testing.assert_array_equal(sums, (dgamma, dbeta))
 
@@ -131,6 +135,36 @@ def test_out_and_accumulate(dtype):
         inputs = [target if np.array_equal(target, each) else each for each in (dy, x)]
         np.testing.assert_array_equal(ops.batch_norm_backward(*inputs, gamma, mean, inv_std, out=target)[0], dx)
     np.testing.assert_array_equal(call(x, gamma, training=True, out=x)[0], expected)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+@pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+def test_an_activation_is_of_the_rounded_value(activation, dtype):
+    x = (signed((7, 5, 3)) * 2).astype(as_dtype(dtype))
+    plain, *statistics = call(x, training=True)
+    y, *same = call(x, training=True, activation=activation)
+    np.testing.assert_array_equal(y, getattr(ops, activation)(plain))
+    np.testing.assert_array_equal(same, statistics)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "sigmoid", "tanh", "gelu", "silu"])
+def test_gradients_with_an_activation(activation, training):
+    x, dy = signed((7, 3)) * 2 + 1, signed((7, 3), 1)
+    gamma, beta = signed(3, 2), signed(3, 3)
+    options = dict(training=training, eps=1e-2)
+    statistics = signed(3, 4), np.abs(signed(3, 5)) + 0.5
+
+    def forward():
+        return call(x, gamma, beta, [each.copy() for each in statistics], activation=activation, **options)[0]
+
+    _, mean, inv_std = call(x, gamma, beta, [each.copy() for each in statistics], **options)
+    gradients = ops.batch_norm_backward(
+        dy, x, gamma, mean, inv_std, beta=beta, activation=activation, training=training
+    )
+    for name, gradient, argument in zip(("dx", "dgamma", "dbeta"), gradients, (x, gamma, beta)):
+        numerical = numerical_gradient(forward, argument, dy)
+        np.testing.assert_allclose(gradient, numerical, rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 def test_inputs_are_left_alone():

@@ -8,6 +8,8 @@ from gpuconv import ops
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
+pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
+
 
 def signed(shape, seed=0, scale=1.0):
     return np.random.default_rng(seed).normal(size=shape) * scale

@@ -7,6 +7,8 @@ from gpuconv import ops
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, smallest
 
+pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
+
 SHAPES = [(3, 5), (7,), (), (2, 3, 1, 4), (0, 3)]
 
 

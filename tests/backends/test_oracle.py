@@ -199,6 +199,18 @@ def test_dtype_out_and_accumulate(dtype):
     np.testing.assert_array_equal(products.astype(float), [[1, 3, 5], [3, 13, 23], [5, 23, 41]])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_norm_s_activation_is_given_the_rounded_value_on_the_way_back_too(dtype):
+    x, dy = (np.random.default_rng(seed).normal(size=(50, 1)).astype(as_dtype(dtype)) for seed in (0, 1))
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    gamma = np.full(1, 1.1, np.float32)
+    with oracle():
+        _, _, dbeta = ops.batch_norm_backward(dy, x, gamma, zero, one, beta=one, activation="gelu", training=False)
+        given = round_to(np.float64(gamma) * x.astype(float) + 1, x.dtype).astype(float)
+        wanted = ops.gelu_backward(dy.astype(float), given).sum()
+    assert dbeta.item() == np.float32(wanted)
+
+
 def test_accumulating_rounds_the_sum_once():
     held, one = np.array([[2048]], np.float16), np.array([[0.75]], np.float16)
     with oracle():

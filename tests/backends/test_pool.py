@@ -10,6 +10,8 @@ from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from tests.gradients import numerical_gradient
 from tests.tolerance import assert_within, sum_bound
 
+pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
+
 # (input H, W), kernel_size, stride, padding, fit
 WINDOWS = [
     ((4, 4), (2, 2), (2, 2), 0, "floor"),

@@ -22,6 +22,7 @@ SHAPES = [
 FITS = [("floor", False), ("cover", True)]
 
 pytestmark = [
+    pytest.mark.usefixtures("oracle_and_numpy"),
     pytest.mark.parametrize(("fit", "ceil_mode"), FITS),
     pytest.mark.parametrize(("h", "w", "kernel_size", "stride", "padding"), SHAPES),
 ]

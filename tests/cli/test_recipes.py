@@ -125,7 +125,7 @@ def test_the_loss_falls():
 
 
 @pytest.mark.kernels
-def test_the_emulated_device_follows_the_reference_step_by_step():
+def test_the_emulated_device_follows_numpy_step_by_step():
     """Four steps in float64, past the whitening bias's half way; each step's rounding grows by the next ones' slopes,
     bounded here by 10^4 roundings of the largest number."""
     one, other = (follow(device, "float64", 8, 4, epochs=2) for device in ("numpy", "emulated"))

@@ -33,7 +33,7 @@ def batch(device, rng, size, shape, pixelwise=False, **options):
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(8, 8, 1), (11, 7, 3), (40, 40, 3)])
-def test_the_bits_of_the_reference(device, shape, dtype, augmentation):
+def test_the_bits_of_the_oracle(device, shape, dtype, augmentation):
     options = augmentation | dict(dtype=dtype, seed=5, offset=123, pixelwise=shape[2] == 3)
     x, labels = batch(device, np.random.default_rng(1), 9, shape, **options)
     x_expected, labels_expected = batch("numpy", np.random.default_rng(1), 9, shape, **options)

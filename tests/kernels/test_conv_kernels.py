@@ -42,7 +42,7 @@ def arguments(op: str, case: ConvCase, dtype: str = "float32"):
 
 
 def assert_right(op: str, device: str, case: ConvCase, dtype: str = "float32", **options):
-    """Run a direction, compare it with the reference, return what came out."""
+    """Run a direction, compare it with the oracle, return what came out."""
     arrays, given_options = arguments(op, case, dtype)
     (wanted,) = expect(op, arrays, given_options | options)
     result = on_device(op, device, *arrays, **given_options | options)

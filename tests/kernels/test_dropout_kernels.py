@@ -9,7 +9,7 @@ from tests.kernels.agreement import FLOATS, on_device, random
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(1,), (3, 7), (2, 5, 5, 3), (4, 8, 8, 16), (0, 4)])
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.999])
-def test_the_same_mask_and_bits_as_the_reference(device, rng, dtype, shape, p):
+def test_the_same_mask_and_bits_as_the_oracle(device, rng, dtype, shape, p):
     x = random(rng, shape, dtype)
     place = dict(p=p, seed=2**63 + 5, substream=7, offset=2**33 + 1)
     np.testing.assert_array_equal(on_device("dropout", device, x, **place), ops.dropout(x, **place))

@@ -26,7 +26,7 @@ def arguments(op, rng, shape, dtype):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_against_the_reference(device, rng, op, shape, dtype):
+def test_against_the_oracle(device, rng, op, shape, dtype):
     arrays = arguments(op, rng, shape, dtype)
     (wanted,) = expect(op, arrays, {})
     result = on_device(op, device, *arrays)

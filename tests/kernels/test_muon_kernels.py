@@ -17,7 +17,7 @@ def there(lists, device):
     return [[asarray(array, device) for array in arrays] for arrays in lists]
 
 
-def test_several_tiles_and_split_depths_agree_with_the_reference(device, rng):
+def test_several_tiles_and_split_depths_agree_with_the_oracle(device, rng):
     wanted = lists(rng, np.float64)
     given = there(wanted, device)
     for _ in range(2):

@@ -98,6 +98,7 @@ def test_output_shape(layer, shape, expected):
     assert built.forward(np.ones((2, *shape)), training=True).shape == (2, *expected)
 
 
+@pytest.mark.usefixtures("oracle_and_numpy")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
 def test_gradients_are_the_numerical_ones(layer, shape, expected, training):

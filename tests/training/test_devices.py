@@ -55,7 +55,7 @@ def trained(name, device, steps=STEPS):
 
 
 @pytest.mark.parametrize("name", ["seed-net", pytest.param("tiny-vgg", marks=pytest.mark.kernels)])
-def test_twenty_steps_agree_with_the_reference_step_by_step(device, name):
+def test_twenty_steps_agree_with_numpy_step_by_step(device, name):
     losses, state = trained(name, device)
     expected_losses, expected = trained(name, "numpy")
     np.testing.assert_allclose(losses, expected_losses, **AGREEMENT)

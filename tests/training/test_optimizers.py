@@ -44,6 +44,7 @@ def by_formula(config, param, grads, decay):
     return p
 
 
+@pytest.mark.usefixtures("oracle_and_numpy")
 @pytest.mark.parametrize("decay", ["all", "weights"])
 @pytest.mark.parametrize("name", NAMES)
 def test_five_steps_follow_the_formula(name, decay):
@@ -58,6 +59,7 @@ def test_five_steps_follow_the_formula(name, decay):
         np.testing.assert_allclose(params[key], expected, rtol=1e-12, atol=1e-14, err_msg=key)
 
 
+@pytest.mark.usefixtures("oracle_and_numpy")
 @pytest.mark.parametrize("name", NAMES)
 def test_agreement_with_pytorch(name):
     torch = pytest.importorskip("torch")

@@ -54,8 +54,8 @@ from tools.mutation.campaign import (
 from tools.mutation.python_faults import PythonMutant, mutants
 
 SCOPE = [
-    "gpuconv/training", "gpuconv/data", "gpuconv/layers", "gpuconv/cli", "gpuconv/backends/reference",
-    "gpuconv/losses.py", "gpuconv/files.py", "gpuconv/locks.py",
+    "gpuconv/training", "gpuconv/data", "gpuconv/layers", "gpuconv/cli", "gpuconv/backends/cpu",
+    "gpuconv/backends/reference", "gpuconv/losses.py", "gpuconv/files.py", "gpuconv/locks.py",
 ]  # fmt: skip
 SURVIVORS = Path(__file__).with_name("library_survivors.toml")
 LEAST = 0.90

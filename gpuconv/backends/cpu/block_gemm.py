@@ -1,6 +1,6 @@
-"""How a block of windows is multiplied by weights, and how it gives a gradient to such weights. Both forms take
+"""Two forms of the product of a block of windows with weights, and of the gradient to such weights. Both take
 
-seen       what the windows see, (N, P, Q, R, S, C)
+view       the im2col view of the block, (N, P, Q, R, S, C)
 weights    (G, R * S * C / G, K / G), and the gradient to them: one row more where there is a bias, whose input is 1
 y, beside  (N, P, Q, K), y to be written
 """
@@ -16,33 +16,33 @@ from gpuconv.backends.cpu.precision import sum_rows
 
 class Matrix:
     """For each group a matrix with a row for each window (n, p, q) and a column for each (r, s, c), and a column of
-    ones where one more is wanted. The windows are copied into one room, which the first, largest block makes, unless
+    ones for the bias. The windows are copied into one buffer, which the first, largest block makes, unless
     they lie in memory like that already, as those of 1 x 1 filters may."""
 
     def __init__(self) -> None:
-        self.room: np.ndarray | None = None
-        self.seen: np.ndarray | None = None  # what it holds now
+        self.buffer: np.ndarray | None = None
+        self.view: np.ndarray | None = None  # the block that the buffer holds
 
-    def multiply(self, seen: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
-        np.matmul(self._of(seen, weights), weights, out=_by_group(y, weights))
+    def multiply(self, view: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
+        np.matmul(self._of(view, weights), weights, out=_by_group(y, weights))
 
-    def add_gradient(self, seen: np.ndarray, beside: np.ndarray, gradient: np.ndarray) -> None:
-        seen_by_column = self._of(seen, gradient).transpose(0, 2, 1)
-        gradient += np.matmul(seen_by_column, _by_group(beside, gradient), out=np.empty_like(gradient))
+    def add_gradient(self, view: np.ndarray, beside: np.ndarray, gradient: np.ndarray) -> None:
+        view_by_column = self._of(view, gradient).transpose(0, 2, 1)
+        gradient += np.matmul(view_by_column, _by_group(beside, gradient), out=np.empty_like(gradient))
 
-    def _of(self, seen: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        (n, p, q, r, s, channels), (groups, columns, _) = seen.shape, weights.shape
+    def _of(self, view: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        (n, p, q, r, s, channels), (groups, columns, _) = view.shape, weights.shape
         height, width = n * p * q, r * s * channels // groups
-        by_group = seen.reshape(n, p, q, r, s, groups, channels // groups).transpose(5, 0, 1, 2, 3, 4, 6)
+        by_group = view.reshape(n, p, q, r, s, groups, channels // groups).transpose(5, 0, 1, 2, 3, 4, 6)
         if r == s == 1 and width == columns:
             return by_group.reshape(groups, height, width)
-        if self.room is None:
-            self.room = np.empty((groups, height, columns), seen.dtype)
-            self.room[:, :, width:] = 1
-        matrices = self.room[:, :height]
-        if self.seen is not seen:  # a second product of one block finds it here
+        if self.buffer is None:
+            self.buffer = np.empty((groups, height, columns), view.dtype)
+            self.buffer[:, :, width:] = 1
+        matrices = self.buffer[:, :height]
+        if self.view is not view:  # a second product of one block finds it here
             matrices[:, :, :width].reshape(by_group.shape, copy=False)[...] = by_group
-            self.seen = seen
+            self.view = view
         return matrices
 
 
@@ -56,16 +56,16 @@ class Taps:
     """Depthwise: each filter reads the channel of its own number, so a tap scales the whole shifted volume."""
 
     @staticmethod
-    def multiply(seen: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
-        taps = list(np.ndindex(seen.shape[3:5]))
+    def multiply(view: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
+        taps = list(np.ndindex(view.shape[3:5]))
         y[...] = weights[:, len(taps) :, 0].sum(1)  # the bias, if any
         for (r, s), weight in zip(taps, weights[:, :, 0].T):
-            y += seen[:, :, :, r, s] * weight
+            y += view[:, :, :, r, s] * weight
 
     @staticmethod
-    def add_gradient(seen: np.ndarray, beside: np.ndarray, gradient: np.ndarray) -> None:
-        taps = list(np.ndindex(seen.shape[3:5]))
+    def add_gradient(view: np.ndarray, beside: np.ndarray, gradient: np.ndarray) -> None:
+        taps = list(np.ndindex(view.shape[3:5]))
         for row, (r, s) in enumerate(taps):
-            gradient[:, row, 0] += sum_rows(beside * seen[:, :, :, r, s])
+            gradient[:, row, 0] += sum_rows(beside * view[:, :, :, r, s])
         for row in range(len(taps), gradient.shape[1]):  # the bias's, if any
             gradient[:, row, 0] += sum_rows(beside)

@@ -1,11 +1,11 @@
-"""Convolutions. All three directions are matrix products over what the windows see, a batch block at a time.
+"""Convolutions. All three directions are matrix products with im2col matrices, a block of the batch at a time.
 
-fprop   y  = seen(x) @ w           seen(x) has a row for each output pixel and a column for each (r, s, c)
-wgrad   dw = dy^T @ seen(x)
-dgrad   dx = seen(dy) @ flipped w  once for each phase of the stride (see `_phases`)
-both    dx as dgrad, and dw of the same copies: flipped dw = seen(dy)^T @ x
+fprop   y  = im2col(x) @ w           im2col(x) has a row for each output pixel and a column for each (r, s, c)
+wgrad   dw = dy^T @ im2col(x)
+dgrad   dx = im2col(dy) @ flipped w  once for each phase of the stride (see `_phases`)
+both    dx as dgrad, and dw of the same copies: flipped dw = im2col(dy)^T @ x
 
-`products` has the forms they take.
+`correlate` chooses the form of the product.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuconv import shapes
-from gpuconv.backends.cpu.correlate import correlate, correlate_both, correlate_gradient, suit_lines
+from gpuconv.backends.cpu.correlate import correlate, correlate_both, correlate_gradient, suits_row_reuse
 from gpuconv.backends.cpu.im2col import Windows
 from gpuconv.backends.cpu.pool import max_pool2d
 from gpuconv.backends.cpu.precision import factors, separate, store, sum_rows
@@ -153,10 +153,10 @@ def _correlate_back(dy, filters, windows, dx) -> None:
 def _shares_copies(filters, windows, input_shape) -> bool:
     """Whether dw is made faster of the windows of dy, which dx needs copied anyway, than of those of x. The former sum
     over x's cells and the latter over y's, which are fewer where windows have no padding. And where x has few channels,
-    its windows are a small copy, while dx alone may copy lines of dy, an even smaller one."""
+    its windows are a small copy, while dx alone may reuse rows of dy, an even smaller one."""
     cells, outputs = math.prod(input_shape[1:3]), math.prod(windows.count)
     worth_it = windows.stride == (1, 1) and cells <= MOST_CELLS * outputs
-    return worth_it and not suit_lines(filters, windows, MOST_CHANNELS)
+    return worth_it and not suits_row_reuse(filters, windows, MOST_CHANNELS)
 
 
 def _correlate_both_back(dy, filters, windows, dx, x) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Sums of products over windows, the heart of all three directions of a convolution: what windows see is copied into a
+"""The sum of products over windows, the heart of all three directions of a convolution: the windows are copied into a
 matrix, a block at a time, and multiplied by the filters. Three other forms win by a measured margin:
 
-strips  where channels and filters are few, and copying windows would cost more than multiplying (see `strips`);
-lines   else, where filters are not many more than channels and no gradient is made of the copies: a row of a map is
-        copied once, not once for each row of taps (see `lines`);
-taps    where each filter reads one channel, and there is no matrix to multiply.
+wide_filters  where channels and filters are few, and copying the windows would cost more than multiplying them;
+row_reuse     otherwise, where filters are not many more than channels and no gradient is made of the copies: a row of a
+              map is copied once, not once for each row of taps;
+Taps          (in block_gemm) where each filter reads one channel, and there is no matrix to multiply.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 
 from gpuconv.backends.cpu import activation as activations
 from gpuconv.backends.cpu.block_gemm import Matrix, Taps
-from gpuconv.backends.cpu.im2col import Seen, Windows
+from gpuconv.backends.cpu.im2col import Im2colView, Windows
 from gpuconv.backends.cpu.parallel import in_parts, sum_in_order, sum_parts
 from gpuconv.backends.cpu.precision import widen
-from gpuconv.backends.cpu.row_reuse import Lines, one_row_filters
+from gpuconv.backends.cpu.row_reuse import RowReuse, one_row_filters
 from gpuconv.backends.cpu.wide_filters import fold_filters, in_strips, strip_width, widen_filters
 from gpuconv.dtypes import accumulation_dtype
 
@@ -33,19 +33,19 @@ TIMES_WEIGHTS = 8
 FEW_WEIGHTS_BYTES, LEAST_OF_FEW_WEIGHTS = 64 << 10, 4 << 20
 MOST_BLOCK_BYTES = 8 << 20  # small beside the activations
 
-LINES_BYTES = 3 << 20  # of lines for one product, and about as much for their sums: measured
-MOST_FILTERS = 1.5  # for each channel, where lines still pay: measured
+ROW_REUSE_BYTES = 3 << 20  # of copied rows for one product, and about as much for their sums: measured
+MOST_FILTERS = 1.5  # for each channel, where row reuse still pays: measured
 
 
 def correlate(x, filters, windows, y, bias=None, activation=None) -> None:
-    """y[..., (g, k)] = act(bias[(g, k)] + sum over r, s, c of seen[..., r, s, (g, c)] * filters[g, r, s, c, k]), where
-    seen is what the windows see of x, and ... stands for n, p, q."""
+    """y[..., (g, k)] = act(bias[(g, k)] + sum over r, s, c of view[..., r, s, (g, c)] * filters[g, r, s, c, k]), where
+    view is the im2col view of x, and ... stands for n, p, q."""
     _correlate(x, filters, windows, y, bias, activation)
 
 
 def correlate_both(x, filters, windows, y, beside) -> np.ndarray:
     """`correlate`, and of the same copies the gradient to such filters: for an array `beside`, of y's shape,
-    gradient[g, r, s, c, k] = sum over n, p, q of seen[..., r, s, (g, c)] * beside[..., (g, k)], in the accumulation
+    gradient[g, r, s, c, k] = sum over n, p, q of view[..., r, s, (g, c)] * beside[..., (g, k)], in the accumulation
     dtype."""
     return _correlate(x, filters, windows, y, None, None, beside)
 
@@ -61,7 +61,7 @@ def _correlate(x, filters, windows, y, bias, activation, *beside) -> Any:
         strips = [in_strips(array, width) for array in (y, *beside)]
         wide = widen_filters(filters, windows, width)
         try:
-            gradient = products(wide, windows.strips(width), wide_bias, *strips, finite=True)
+            gradient = products(wide, windows.widened(width), wide_bias, *strips, finite=True)
             return fold_filters(gradient, windows, width) if beside else None
         except _NotFinite:  # a wide filter has zeros beside its taps, which turn a neighbour's infinity into NaN
             pass
@@ -73,17 +73,17 @@ class _NotFinite(Exception):
 
 
 def _in_chosen_form(x, filters, windows, bias, y, *beside, **options) -> Any:
-    """`_products` in the form that these filters take, which may be lines."""
-    lines, options["nbytes"] = windows.lines(x.shape[1]), windows.copied_bytes(x)
-    if not beside and suit_lines(filters, windows, MOST_FILTERS) and lines.copied_bytes(x[:1]) <= LINES_BYTES:
-        form = partial(Lines, windows, x.shape[1], bias)
-        return _products(form, x, one_row_filters(filters), lines, None, y, block=LINES_BYTES, **options)
+    """`_products` in the form that suits these filters."""
+    by_row, options["nbytes"] = windows.by_row(x.shape[1]), windows.copied_bytes(x)
+    if not beside and suits_row_reuse(filters, windows, MOST_FILTERS) and by_row.copied_bytes(x[:1]) <= ROW_REUSE_BYTES:
+        form = partial(RowReuse, windows, x.shape[1], bias)
+        return _products(form, x, one_row_filters(filters), by_row, None, y, block=ROW_REUSE_BYTES, **options)
     plain = Taps if filters.shape[3:] == (1, 1) else Matrix
     return _products(plain, x, filters, windows, bias, y, *beside, **options)
 
 
-def suit_lines(filters: np.ndarray, windows: Windows, most: float) -> bool:
-    """Whether lines may be copied for filters (G, R, S, C, K), which are at most `most` for each channel."""
+def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
+    """Whether rows may be reused: for filters (G, R, S, C, K) that are at most `most` for each channel."""
     groups, r, _, channels, k = filters.shape
     return groups == windows.stride[0] == 1 < r and k <= most * channels
 
@@ -105,15 +105,15 @@ def _products(form, x, filters, windows, bias, y, *beside, activation, nbytes, b
         return _Blocks(x, windows, block or _block_bytes(weights)), form(), gradient, y, *beside
 
     def write(blocks, form, gradient, y, *beside):
-        for images, rows, seen in blocks:
+        for images, rows, view in blocks:
             part = y[images, rows]
             in_place = part.dtype == weights.dtype and part.flags.c_contiguous
             result = part if in_place else np.empty(part.shape, weights.dtype)
-            form.multiply(seen, weights, result)
+            form.multiply(view, weights, result)
             if finite and not np.isfinite(np.vdot(result, result)):  # squares of huge numbers count as infinite too
                 raise _NotFinite
             for other in beside:
-                form.add_gradient(seen, widen(other[images, rows]), gradient)
+                form.add_gradient(view, widen(other[images, rows]), gradient)
             if activation is not None:
                 getattr(activations, activation)(result, out=result)
             if not in_place:
@@ -126,11 +126,11 @@ def _products(form, x, filters, windows, bias, y, *beside, activation, nbytes, b
 
 @np.errstate(all="ignore")
 def correlate_gradient(dy, x, windows, groups) -> tuple[np.ndarray, np.ndarray]:
-    """dw[g, r, s, c, k] = sum over n, p, q of seen[..., r, s, (g, c)] * dy[..., (g, k)], and db[(g, k)] = sum of
+    """dw[g, r, s, c, k] = sum over n, p, q of view[..., r, s, (g, c)] * dy[..., (g, k)], and db[(g, k)] = sum of
     dy[..., (g, k)], the gradient to a weight of an input that is always 1: both in the accumulation dtype."""
     k, channels = dy.shape[3] // groups, x.shape[3] // groups
     width = strip_width(windows, channels, k, groups)
-    seen_by = windows.strips(width) if width > 1 else windows
+    seen_by = windows.widened(width) if width > 1 else windows
     gradient = _gradient(in_strips(dy, width), x, seen_by, groups)
     dw = gradient[..., :-1].reshape(groups, width * k, *seen_by.kernel_size, channels).transpose(0, 2, 3, 4, 1)
     db = gradient[..., -1].reshape(width, groups * k).sum(0)
@@ -148,8 +148,8 @@ def _gradient(dy, x, windows, groups) -> np.ndarray:
         return dy, _Blocks(x, windows, _block_bytes(dw)), form(), dw
 
     def gradient(dy, blocks, form, dw):
-        for images, rows, seen in blocks:
-            form.add_gradient(seen, widen(dy[images, rows]), dw.transpose(0, 2, 1))
+        for images, rows, view in blocks:
+            form.add_gradient(view, widen(dy[images, rows]), dw.transpose(0, 2, 1))
         return dw
 
     return sum_parts(gradient, dy, x, nbytes=windows.copied_bytes(x), prepare=prepare)
@@ -157,7 +157,7 @@ def _gradient(dy, x, windows, groups) -> np.ndarray:
 
 class _Blocks:
     """What the windows of x see, in blocks for one product each, the largest first: several images where their copies
-    are small enough, else some rows p of one, but always one row. Gives a block's images, its rows and what is seen."""
+    are small enough, else some rows p of one, but always one row. Gives a block's images, its rows and their view."""
 
     def __init__(self, x: np.ndarray, windows: Windows, budget: int) -> None:
         count, image_bytes = windows.count[0], max(1, windows.copied_bytes(x[:1]))
@@ -165,14 +165,14 @@ class _Blocks:
         height = max(1, budget * count // image_bytes)
         whole = image_bytes <= budget
         self.rows = [slice(None)] if whole else [slice(p, p + height) for p in range(0, count, height)]
-        self.seen = Seen(windows, x, self.depth)
+        self.view = Im2colView(windows, x, self.depth)
 
     def __iter__(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
-        for n in range(0, len(self.seen.x), self.depth):
-            images = slice(n, min(n + self.depth, len(self.seen.x)))
-            seen = self.seen.of(images)
+        for n in range(0, len(self.view.x), self.depth):
+            images = slice(n, min(n + self.depth, len(self.view.x)))
+            view = self.view.of(images)
             for rows in self.rows:
-                yield images, rows, seen[:, rows]
+                yield images, rows, view[:, rows]
 
 
 def _block_bytes(weights: np.ndarray) -> int:

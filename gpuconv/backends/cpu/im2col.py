@@ -33,16 +33,16 @@ class Windows:
         each = self.count[0] * self.count[1] * self.kernel_size[0] * self.kernel_size[1] * x.shape[3]
         return len(x) * each * accumulation_dtype(x.dtype).itemsize
 
-    def strips(self, width: int) -> Windows:
-        """The windows that each see what `width` neighbours in a row see; width divides Q."""
+    def widened(self, width: int) -> Windows:
+        """Windows that each cover `width` neighbours in a row; width divides Q."""
         (p, q), (r, s), (stride_h, stride_w), (dilation_h, dilation_w) = (
             self.count, self.kernel_size, self.stride, self.dilation
         )
         wide = (width - 1) * stride_w + (s - 1) * dilation_w + 1
         return Windows((p, q // width), (r, wide), (stride_h, width * stride_w), (dilation_h, 1), self.start)
 
-    def lines(self, height: int) -> Windows:
-        """The windows that see of each of a map's rows, by itself, what these see of it through one row of taps."""
+    def by_row(self, height: int) -> Windows:
+        """Windows of one row of the map: what these see of it through one row of taps, for each of its rows."""
         (_, q), (_, s), (_, stride), (_, dilation), (_, start) = (
             self.count, self.kernel_size, self.stride, self.dilation, self.start
         )
@@ -60,19 +60,19 @@ def overlap(size: int, count: int, shift: int, stride: int) -> tuple[slice, slic
     return slice(first, last), slice(first * stride + shift, last * stride + shift, stride)
 
 
-class Seen:
-    """What windows see of the images x (N, H, W, C), (N, P, Q, R, S, C), in the accumulation dtype and without copying
-    a cell twice: all windows are views of one cut of x, read only, since they overlap.
+class Im2colView:
+    """The windows of the images x (N, H, W, C) as one view (N, P, Q, R, S, C), in the accumulation dtype. No cell is
+    copied twice: all windows are views of one cut of x, read only, since they overlap.
 
-    Where they reach outside of an image, or see it in another dtype, that cut is a room for `images` images at a time,
-    with zeros where there is nothing to see.
+    Where windows reach outside of an image, or x has another dtype, the cut is copied into a buffer for `images` images
+    at a time, with zeros outside.
     """
 
     def __init__(self, windows: Windows, x: np.ndarray, images: int) -> None:
         self.x, self.cut = x, _cut(windows, x.shape[1:3])
         dtype = accumulation_dtype(x.dtype)
-        self.room = self._room(images, dtype) if self.cut.reaches_outside or x.dtype != dtype else None
-        inside = x[:, *self.cut.seen] if self.room is None else self.room
+        self.buffer = self._buffer(images, dtype) if self.cut.reaches_outside or x.dtype != dtype else None
+        inside = x[:, *self.cut.cells] if self.buffer is None else self.buffer
         n, h, w, c = inside.strides
         (sh, sw), (dh, dw) = windows.stride, windows.dilation
         self.all = np.lib.stride_tricks.as_strided(
@@ -84,32 +84,32 @@ class Seen:
 
     def of(self, images: slice) -> np.ndarray:
         """Of these images, until the next call."""
-        if self.room is None:
+        if self.buffer is None:
             return self.all[images]
         count = images.stop - images.start
-        self.room[:count, *self.cut.place] = self.x[images, *self.cut.seen]
+        self.buffer[:count, *self.cut.place] = self.x[images, *self.cut.cells]
         return self.all[:count]
 
-    def _room(self, images: int, dtype: np.dtype) -> np.ndarray:
-        room = np.empty((images, *self.cut.size, self.x.shape[3]), dtype)
+    def _buffer(self, images: int, dtype: np.dtype) -> np.ndarray:
+        buffer = np.empty((images, *self.cut.size, self.x.shape[3]), dtype)
         rows, columns = self.cut.place
-        room[:, : rows.start] = room[:, rows.stop :] = 0
-        room[:, :, : columns.start] = room[:, :, columns.stop :] = 0
-        return room
+        buffer[:, : rows.start] = buffer[:, rows.stop :] = 0
+        buffer[:, :, : columns.start] = buffer[:, :, columns.stop :] = 0
+        return buffer
 
 
 class Cut(NamedTuple):
     """The cells that any window reads of a map, which may reach outside of it: along height and width."""
 
     size: tuple[int, ...]
-    seen: tuple[slice, ...]  # of the map's own cells
+    cells: tuple[slice, ...]  # of the map's own cells
     place: tuple[slice, ...]  # where those lie in the cut
     reaches_outside: bool
 
 
 @functools.lru_cache(1024)
 def _cut(windows: Windows, hw: Pair) -> Cut:
-    size, seen, place = [], [], []
+    size, cells, place = [], [], []
     for axis in (0, 1):
         first = windows.start[axis]
         span = windows.dilation[axis] * (windows.kernel_size[axis] - 1) + 1
@@ -117,7 +117,7 @@ def _cut(windows: Windows, hw: Pair) -> Cut:
         start = min(max(first, 0), hw[axis])
         stop = max(start, min(last, hw[axis]))
         size.append(last - first)
-        seen.append(slice(start, stop))
+        cells.append(slice(start, stop))
         place.append(slice(start - first, stop - first))
-    outside = any(length > part.stop - part.start for length, part in zip(size, seen))
-    return Cut(tuple(size), tuple(seen), tuple(place), outside)
+    outside = any(length > part.stop - part.start for length, part in zip(size, cells))
+    return Cut(tuple(size), tuple(cells), tuple(place), outside)

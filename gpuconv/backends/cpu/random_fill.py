@@ -1,4 +1,4 @@
-"""Filling arrays with random numbers: gpuconv.random is the reference itself."""
+"""Filling arrays with random numbers: `gpuconv.random` draws them."""
 
 from __future__ import annotations
 

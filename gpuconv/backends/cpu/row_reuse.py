@@ -1,10 +1,10 @@
 """A convolution as one with filters of a single row.
 
-What the windows see of one row of a map, a line, is copied once, not once for each row of taps, and multiplied by the
-taps of all R rows: by R * K filters that are one row high. Of the R sums that a line so gives for each of the K, each
-belongs to another output row, or to none where that would lie outside. So R times less is copied, for R times as many
-columns of sums to be added; which pays where filters are few beside the channels, and nearly always where they are as
-many, since a product of more columns is also a faster one.
+The windows of one row of a map are copied once, not once for each row of taps, and multiplied by the taps of all R
+rows: by R * K filters that are one row high. That gives R sums for each of the K filters, each for another output row,
+or for none where that row would lie outside. So R times less is copied, and R times as many sums are added. This pays
+where filters are few beside the channels, and nearly always where they are as many, since a product with more columns
+is also faster.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def one_row_filters(filters: np.ndarray) -> np.ndarray:
     return filters.transpose(0, 2, 3, 1, 4).reshape(1, 1, s, c, r * k)
 
 
-class Lines(Matrix):
-    """The products for blocks of whole maps (H, W), of what is seen by `windows.lines(H)`."""
+class RowReuse(Matrix):
+    """The products for blocks of whole maps (H, W), given the view of `windows.by_row(H)`."""
 
     def __init__(self, windows: Windows, height: int, bias: np.ndarray | None) -> None:
         super().__init__()
@@ -32,11 +32,11 @@ class Lines(Matrix):
         self.rows = [windows.through(r, height) for r in range(windows.kernel_size[0])]
         self.wide: np.ndarray | None = None
 
-    def multiply(self, seen: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
+    def multiply(self, view: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
         if self.wide is None:  # the first block is the largest
-            self.wide = np.empty((*seen.shape[:3], weights.shape[2]), weights.dtype)
-        wide = self.wide[: len(seen)]
-        super().multiply(seen, weights, wide)
+            self.wide = np.empty((*view.shape[:3], weights.shape[2]), weights.dtype)
+        wide = self.wide[: len(view)]
+        super().multiply(view, weights, wide)
         sums = wide.reshape(*wide.shape[:3], len(self.rows), y.shape[3])
         p, h = self.rows[0]
         y[:, : p.start] = y[:, p.stop :] = self.bias

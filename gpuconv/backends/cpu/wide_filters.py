@@ -34,7 +34,7 @@ def in_strips(y: np.ndarray, width: int) -> np.ndarray:
 def widen_filters(filters: np.ndarray, windows: Windows, width: int) -> np.ndarray:
     """(1, R, S, C, K) -> (1, R, wide S, C, width * K)."""
     c, k = filters.shape[3:]
-    wide = np.zeros((1, *windows.strips(width).kernel_size, c, width, k), filters.dtype)
+    wide = np.zeros((1, *windows.widened(width).kernel_size, c, width, k), filters.dtype)
     for t, taps in enumerate(_taps(windows, width)):
         wide[:, :, taps, :, t] = filters
     return wide.reshape(*wide.shape[:4], width * k)

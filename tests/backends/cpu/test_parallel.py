@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv import ops
 from gpuconv.backends.cpu import parallel
-from tests.backends.three_threads import Blas
+from tests.backends.cpu.three_threads import Blas
 from tests.tolerance import assert_within, sum_bound
 
 

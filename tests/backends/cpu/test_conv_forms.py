@@ -1,0 +1,185 @@
+"""The forms that the fast convolutions take: each agrees with the definition, and is taken where it pays."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from gpuconv import ops, oracle
+from gpuconv.backends.cpu import conv, correlate, parallel, wide_filters
+from gpuconv.backends.cpu.im2col import Windows
+from gpuconv.cases import ODD, REAL, TINY, ConvCase
+from tests.backends.conv_checks import both_ways, check_by_definition, directions
+from tests.backends.cpu.three_threads import Blas
+from tests.tolerance import assert_within, sum_bound
+
+ANY, NONE = 10**9, 0
+FORMS = {
+    "chosen": {},
+    "no wide filters": {"MANY": NONE},
+    "wide filters": {"WIDEST": 13, "MANY": ANY},
+    "no row reuse": {"MOST_FILTERS": NONE},
+    "row reuse": {"MOST_FILTERS": ANY, "MANY": NONE},
+    "row reuse of wide filters": {"MOST_FILTERS": ANY, "WIDEST": 13, "MANY": ANY},
+    "shared": {"MOST_CELLS": ANY, "MOST_CHANNELS": NONE},
+    "not shared": {"MOST_CELLS": NONE},
+    "small blocks": {"MOST_BLOCK_BYTES": 600, "MOST_FILTERS": NONE},
+    "parts": {"LEAST_BYTES": 1, "_blas": lambda: [Blas()]},
+}
+OWNERS = {
+    "MANY": wide_filters, "WIDEST": wide_filters, "MOST_CELLS": conv, "MOST_CHANNELS": conv, "LEAST_BYTES": parallel,
+    "_blas": parallel,
+}
+
+
+def force(monkeypatch, form):
+    for name, value in FORMS[form].items():
+        monkeypatch.setattr(OWNERS.get(name, correlate), name, value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_agrees_with_the_definition(form, monkeypatch):
+    force(monkeypatch, form)
+    for case in TINY + ODD:
+        check_by_definition(case)
+
+
+@pytest.mark.parametrize("case", REAL, ids=str)
+def test_the_nets_shapes_in_float32_agree_with_float64(case):
+    arrays = case.arrays(np.float32)
+    wide = [a.astype(np.float64) for a in arrays]
+    with oracle():
+        expected, magnitude = directions(case, *wide), directions(case, *map(abs, wide))
+    for direction, actual in (*directions(case, *arrays).items(), *both_ways(case, *arrays).items()):
+        bound = sum_bound("float32", case.reduction[direction] + 1, magnitude[direction])
+        assert_within(actual, expected[direction], bound, direction)
+
+
+@pytest.mark.parametrize("form", ["chosen", "row reuse", "no wide filters"])
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value, form, monkeypatch):
+    force(monkeypatch, form)
+    x, w, _, _ = ConvCase(1, 8, 8, 2, 3, (3, 3)).arrays()
+    x[0, 4, 4, 1] = value
+    finite = np.isfinite(ops.conv2d(x, w, padding=1))
+    reads = np.zeros((1, 8, 8, 3), bool)
+    reads[:, 3:6, 3:6] = True
+    np.testing.assert_array_equal(finite, ~reads)
+    dx, _ = ops.conv2d_backward(x, np.ones_like(x), np.ones((2, 3, 3, 2)), padding=1)
+    np.testing.assert_array_equal(np.isfinite(dx), ~reads[..., :2])
+
+
+@pytest.mark.parametrize("form", ["chosen", "shared", "not shared"])
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, padding, form, monkeypatch):
+    force(monkeypatch, form)
+    x, w, _, _ = ConvCase(1, 8, 8, 2, 3, (3, 3)).arrays()
+    x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
+    _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
+    reads = np.zeros(w.shape, bool)
+    reads[:, : 1 + padding, : 1 + padding, 1] = True
+    np.testing.assert_array_equal(np.isfinite(dw), ~reads)
+
+
+def test_wide_filters_are_taken_where_channels_are_few():
+    windows = Windows((8, 12), (3, 3), (1, 1), (1, 1), (0, 0))
+    assert wide_filters.strip_width(windows, 3, 10, groups=1) == 4
+    assert wide_filters.strip_width(windows, 10, 10, groups=1) == 3
+    assert wide_filters.strip_width(windows, 64, 64, groups=1) == 1
+    assert wide_filters.strip_width(windows, 3, 10, groups=2) == 1
+    assert wide_filters.strip_width(Windows((8, 31), (3, 3), (1, 1), (1, 1), (0, 0)), 3, 10, groups=1) == 1
+
+
+@pytest.fixture
+def row_reuse_blocks(monkeypatch):
+    """How many images each block had whose rows were reused."""
+    images, multiply = [], correlate.RowReuse.multiply
+
+    def counted(self, seen, weights, y):
+        images.append(len(y))
+        multiply(self, seen, weights, y)
+
+    monkeypatch.setattr(correlate.RowReuse, "multiply", counted)
+    return images
+
+
+def test_row_reuse_takes_whole_images_and_as_many_as_fit(row_reuse_blocks, monkeypatch):
+    case = ConvCase(5, 7, 6, 32, 40, (3, 2), padding=((1, 0), (2, 1)), dilation=(2, 1))
+    image_bytes = 8 * 7 * case.y_shape[2] * 2 * 32  # for each row and window what two taps see
+    monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", image_bytes * 5 // 2)
+    check_by_definition(case)
+    assert row_reuse_blocks[:3] == [2, 2, 1]
+    row_reuse_blocks.clear()
+    monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", image_bytes - 1)
+    ops.conv2d(*case.arrays()[:3], **case.options)
+    assert not row_reuse_blocks
+
+
+def test_row_reuse_cuts_as_many_parts_as_windows_would(row_reuse_blocks, monkeypatch):
+    force(monkeypatch, "parts")
+    x, w = np.ones((6, 4, 4, 64)), np.ones((64, 3, 3, 64))
+    monkeypatch.setattr(parallel, "LEAST_BYTES", 6 * 2 * 2 * 9 * 64 * 8 // 3)
+    ops.conv2d(x, w)
+    assert row_reuse_blocks == [2, 2, 2]
+
+
+def test_rows_that_just_fit_give_all_rows_of_a_larger_map(row_reuse_blocks, monkeypatch):
+    case = ConvCase(2, 5, 5, 32, 32, (3, 3))  # dx has 5 rows, dy has 3
+    monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", 8 * 3 * 5 * 3 * 32)
+    check_by_definition(case)
+    assert row_reuse_blocks == [1] * 6  # fprop, dgrad, and both ways
+
+
+@pytest.mark.parametrize(
+    ("taken", "r", "channels", "k", "options"),
+    [
+        (True, 3, 64, 64, {}),
+        (True, 2, 64, 96, {}),
+        (True, 3, 64, 4, {}),  # with wide filters
+        (True, 3, 64, 64, {"stride": (1, 2), "dilation": 2}),
+        (False, 1, 64, 64, {}),
+        (False, 3, 64, 97, {}),
+        (False, 3, 10, 10, {}),  # wide filters
+        (False, 3, 64, 64, {"stride": (2, 1)}),
+        (False, 3, 64, 128, {"groups": 2}),
+    ],
+)
+def test_row_reuse_is_taken_where_filters_are_few_beside_channels(taken, r, channels, k, options, row_reuse_blocks):
+    w = np.ones((k, r, 3, channels // options.get("groups", 1)))
+    ops.conv2d(np.ones((1, 8, 8, channels)), w, **options)
+    assert bool(row_reuse_blocks) is taken
+
+
+@pytest.mark.parametrize(
+    ("shared", "channels", "k", "options"),
+    [
+        (True, 8, 16, {}),
+        (True, 8, 23, {}),
+        (False, 8, 24, {}),
+        (True, 8, 24, {"groups": 2}),
+        (False, 8, 16, {"padding": 0}),
+        (False, 8, 16, {"stride": 2}),
+    ],
+)
+def test_both_gradients_share_copies_unless_channels_are_few(shared, channels, k, options, monkeypatch):
+    calls, both = [], conv.correlate_both
+    monkeypatch.setattr(conv, "correlate_both", lambda *args: calls.append(1) or both(*args))
+    x, w = np.ones((1, 8, 8, channels)), np.ones((k, 3, 3, channels // options.get("groups", 1)))
+    options = {"padding": 1, **options}
+    ops.conv2d_backward(ops.conv2d(x, w, **options), x, w, **options)
+    assert bool(calls) is shared
+
+
+def test_the_workspace_is_a_few_megabytes():
+    case = ConvCase(16, 32, 32, 32, 32, (3, 3), padding=((1, 1), (1, 1)))
+    arrays = case.arrays(np.float32)
+    tracemalloc.start()
+    directions(case, *arrays)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    both_ways(case, *arrays)
+    peak_of_both = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    results = 2 * arrays[0].nbytes + arrays[1].nbytes
+    assert max(peak, peak_of_both) - results < 2 * correlate.MOST_BLOCK_BYTES < 9 * arrays[0].nbytes
