@@ -1,4 +1,4 @@
-"""What the reference promises on a CPU, and whether a record keeps it.
+"""What the NumPy code promises, and whether a record keeps it.
 
 Against PyTorch on the same processor, the fastest of its forms: a convolution forward at most 2 times slower from 64
 channels and 4 times for 3, forward and backward together 3 times, a tiny-VGG step 3 times; `import gpuconv` under

@@ -178,7 +178,7 @@ def clean(gate: Gate, logs: Any) -> None:
 
 
 def verify(gate: Gate, seconds: float) -> Found:
-    """`gpuconv verify`, a process an op: the float64 reference is what takes the time."""
+    """`gpuconv verify`, a process an op: the oracle is what takes the time."""
     words = [sys.executable, "-m", "gpuconv", "verify", "--device", gate.device, "--op"]
     commands = {f"verify/{op}.log": [*words, op] for op in gate.facts.get("ops", ())}
     commands = commands or {"verify/all.log": words[:-1]}

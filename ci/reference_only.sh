@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The oracle needs no other framework: the reference's tests with only NumPy beside the test tools.
+# The oracle needs no other framework: its tests, and its proof of the fast NumPy code, with only NumPy beside the test
+# tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$(mktemp -d)

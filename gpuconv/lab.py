@@ -1,4 +1,4 @@
-"""The kernel lab: a user's own .cu in the place of a shipped one, checked against the reference and timed beside it.
+"""The kernel lab: a user's own .cu in the place of a shipped one, checked against the oracle and timed beside it.
 
 The file must hold the kernels of the shipped file under the same names and parameters: `template` gives the shipped
 text to begin with. The shipped launcher calls it, so tiles and grids follow the macros that the launcher passes.

@@ -1,7 +1,7 @@
 """The ops users call: check the arguments, find the arrays' backend, call it.
 
 Signatures and docstrings are the contract's (`gpuconv.backends.contract`), so ``help(gpuconv.ops.conv2d)`` tells
-everything. An op works on whatever device its arrays are on: NumPy arrays run the reference, CuPy arrays the CUDA
+everything. An op works on whatever device its arrays are on: NumPy arrays run the CPU backend, CuPy arrays the CUDA
 kernels, emulated arrays the same kernels on the CPU.
 """
 

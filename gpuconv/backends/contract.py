@@ -15,7 +15,7 @@ Conventions of every op:
 - ``fit`` says what happens where windows do not tile the padded input: "floor" drops the rest, "exact" raises and
   names the sizes that would fit, "cover" adds a last partial window.
 - ``algo`` names an algorithm of `gpuconv.algorithms`, which changes the order of a sum at most; "auto" leaves it to the
-  device. The reference has one arithmetic whatever the name.
+  device. NumPy has one arithmetic whatever the name.
 - ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to 10 bits behind the point
   (to nearest, ties away from zero, as ``cvt.rna.tf32.f32`` does), sums are float32; a bias is not rounded.
 - ``lr``, ``step``, ``offset``, ``start`` and ``grad_scale`` may be a number or a one-element array on the device.

@@ -1,4 +1,4 @@
-"""Put your own .cu in the place of a shipped kernel: check it against the reference, time it beside the shipped one.
+"""Put your own .cu in the place of a shipped kernel: check it against the oracle, time it beside the shipped one.
 
 Begin with --template, which prints the shipped file. Status 1 if a case fails. On the emulated device nothing is timed:
 it is no performance model."""

@@ -22,7 +22,7 @@ COMMANDS = {
     "predict": "say what is on image files, with the five best scores",
     "summary": "print a net layer by layer: shapes, parameters, work, memory",
     "check": "run the sanity suite on a net and its data",
-    "verify": "prove every kernel on this machine's device against the reference",
+    "verify": "prove every operation on this machine's device against the oracle",
     "profile": "take a training step apart: time, work and kernels of each layer",
     "kernels": "list the CUDA kernels; compile them and report what each takes",
     "lab": "check and time your own .cu in the place of a shipped kernel",

@@ -1,7 +1,7 @@
-"""Run every kernel on a device against the float64 reference, and print each op's worst error beside its bound.
+"""Run every operation on a device against the oracle in float64, and print each one's worst error beside its bound.
 
 Status 1 if one fails; its smallest failing case is named. Without a GPU, --device emulated runs the same kernels on
-the CPU."""
+the CPU; --device numpy proves the fast NumPy code."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gpuconv.console import progress_bar
 EXAMPLES = [
     "gpuconv verify",
     "gpuconv verify --device emulated --tier tiny --tier odd",
+    "gpuconv verify --device numpy",
     "gpuconv verify --op conv2d --op conv2d_wgrad --dtype float16",
 ]
 

@@ -1,6 +1,6 @@
 """The CUDA backend: each op of the contract as a launcher of hand-written kernels, for GPUs and the emulated device.
 
-The files carry the names of the reference backend's. `module` launches, `compiler` compiles, `emulator` runs the same
+The files carry the names of the other backends' files. `module` launches, `compiler` compiles, `emulator` runs the same
 kernels on the CPU.
 """
 
