@@ -39,6 +39,17 @@ def test_the_list_of_nets(capsys):
     assert rows[-1] == "  digits-net      A small VGG with batch norm for the 8x8 digits."
 
 
+def test_what_summary_is_asked_for(monkeypatch, capsys):
+    """The algorithms are those of a device and a batch size."""
+    told = lambda net, **options: f"{net.input_shape} {net.precision} {options}"  # noqa: E731
+    monkeypatch.setattr("gpuconv.summary.summary", told)
+    assert main(["summary", "--model", "digits-net"]) == 0
+    assert capsys.readouterr().out == "(8, 8, 1) float32 {'batch_size': 128, 'device': 'numpy'}\n"
+    chosen = ["--device", "emulated", "--batch-size", "7", "--precision", "tf32", "--input", "16x12x2"]
+    assert main(["summary", "--model", "digits-net", *chosen]) == 0
+    assert capsys.readouterr().out == "(16, 12, 2) tf32 {'batch_size': 7, 'device': 'emulated'}\n"
+
+
 def test_the_list_of_kernels(capsys):
     assert main(["kernels", "--file", "metrics.cu"]) == 0
     assert capsys.readouterr().out.splitlines() == [
