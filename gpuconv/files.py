@@ -87,6 +87,14 @@ def clear(folder: Path) -> None:
                     _remove_if_abandoned(Path(entry.path))
 
 
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read, without waiting: to open a FIFO would hang until someone writes into it, and a device may
+    never end. Raises OSError for what is no regular file."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAIT))
+
+
 def open_to_append(path: str | os.PathLike[str], flags: int) -> int:
     """An `opener` for `open` that follows no link."""
     return os.open(path, flags | _NO_LINK, 0o666)

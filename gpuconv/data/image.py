@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
-import stat
 import warnings
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuconv import files
 from gpuconv.shapes import pair
 
 FORMATS = {
@@ -84,7 +83,7 @@ class Picture:
     def open(cls, path: str | os.PathLike[str]) -> Picture:
         """Raises what `read_image` does."""
         Image = _pillow()
-        with _regular_file(path) as file, warnings.catch_warnings():
+        with _file_to_read(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about damaged headers that it can do without
             try:
                 image = Image.open(file, formats=readable_formats())
@@ -119,14 +118,10 @@ def _pillow() -> Any:
     return Image
 
 
-def _regular_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """Opens a file without waiting: to open a FIFO would hang until someone writes into it."""
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
-    if found.st_size > MAX_BYTES:
-        raise ValueError(f"cannot read {os.fspath(path)}: it has {found.st_size:,} bytes, at most {MAX_BYTES:,}")
-    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+def _file_to_read(path: str | os.PathLike[str]) -> BinaryIO:
+    if (size := os.stat(path).st_size) > MAX_BYTES:
+        raise ValueError(f"cannot read {os.fspath(path)}: it has {size:,} bytes, at most {MAX_BYTES:,}")
+    return files.open_regular(path)
 
 
 def _check_size(image: Any) -> None:

@@ -78,7 +78,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     from safetensors import SafetensorError, deserialize
 
     try:
-        data = Path(path).read_bytes()
+        with files.open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
     try:

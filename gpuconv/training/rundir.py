@@ -137,7 +137,8 @@ class RunDirectory:
     def settings(self) -> dict[str, Any]:
         """The settings that the run was started with. Raises CheckpointError that names what is wrong in run.json."""
         try:
-            content = parse(self.settings_file.read_bytes())
+            with files.open_regular(self.settings_file) as file:
+                content = parse(file.read())
             if content["format"] == FORMAT:
                 stored.expect(content, stored.RUN)
                 return content["settings"]

@@ -1,6 +1,7 @@
 """The run directory: made once, refused where it cannot be."""
 
 import json
+import os
 
 import pytest
 
@@ -80,4 +81,11 @@ def test_settings_that_are_not_ours_are_refused(tmp_path, text):
     run = RunDirectory.start(tmp_path / "run", {})
     run.settings_file.write_text(text)
     with pytest.raises(CheckpointError, match=r"run\.json"):
+        run.settings()
+
+
+def test_settings_that_are_no_file_are_refused_at_once(tmp_path):
+    run = RunDirectory(tmp_path)
+    os.mkfifo(run.settings_file)
+    with pytest.raises(CheckpointError, match=r"run\.json cannot be read: is not a regular file"):
         run.settings()
