@@ -16,7 +16,7 @@ PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
 
 
 def as_dtype(dtype: Any) -> np.dtype:
-    """Return the NumPy dtype of one of `FLOAT_NAMES`, given its name, a type or a dtype.
+    """Return the NumPy dtype of one of `FLOAT_NAMES`, in this machine's byte order, given its name, a type or a dtype.
 
     bfloat16 comes from ``ml_dtypes``, which is imported only when it is asked for. Raises TypeError
     for any other dtype.
@@ -31,7 +31,7 @@ def as_dtype(dtype: Any) -> np.dtype:
         raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received {dtype!r}") from None
     if resolved.name not in FLOAT_NAMES:
         raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received {resolved.name}")
-    return resolved
+    return resolved.newbyteorder("=")
 
 
 @functools.cache  # every argument of every op is asked for it, and NumPy makes up a name each time

@@ -11,6 +11,7 @@ from gpuconv import backends, interop, losses, ops, verify
 from gpuconv.backends import contract, overlap
 from gpuconv.backends.cuda import emulator
 from gpuconv.data import Dataset, Normalization
+from gpuconv.dtypes import as_dtype
 from gpuconv.layers import BatchNorm, Dropout, Flatten, Input, Linear, Sequential
 from gpuconv.training import SGD
 from gpuconv.training.metrics import Totals
@@ -279,14 +280,25 @@ def test_asarray_converts_or_refuses(device):
     for call in (gc.asarray, gc.to_numpy, gc.device_of):
         with pytest.raises(TypeError, match="must not be a masked array"):
             call(np.ma.ones(3))
-    with pytest.raises(TypeError, match="must not be a masked array"):
-        gc.asarray([np.ones(3), np.ma.ones(3)], device)
+    for rows in ([np.ones(3), np.ma.ones(3)], [[np.ones(3)], (np.ma.ones(3),)]):
+        with pytest.raises(TypeError, match="must not be a masked array"):
+            gc.asarray(rows, device)
     with pytest.raises(TypeError, match="dtype must hold numbers"):
         gc.asarray(x, device, dtype=object)
     for make in (backends.empty, backends.zeros):
         assert make((2,), ">f4", device).dtype.isnative
         with pytest.raises(TypeError, match="must hold numbers"):
             make((2,), object, device)
+
+
+def test_a_dtype_in_the_other_byte_order_names_the_machine_s():
+    swapped = np.dtype(np.float32).newbyteorder()
+    assert as_dtype(swapped).isnative
+    net = Sequential([Input((2, 2, 3)), Flatten(), Linear(2)], dtype=swapped)
+    assert all(array.dtype.isnative for array in net.state_dict().values())
+    ones = np.ones(3, np.float32)
+    x, _ = ops.load_batch(IMAGES, LABELS, np.array([0]), mean=ones, std=ones, dtype=swapped)
+    assert ops.relu(x).dtype == np.float32
 
 
 def test_a_plain_array_is_not_copied():

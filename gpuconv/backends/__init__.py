@@ -256,7 +256,7 @@ _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 def _adopted(x: Any, name: str = "the array") -> Any:
     """A stranger's array in GPU memory as an array of ours, over the same memory; anything else as it is."""
     place = _place(x)
-    if place == _MASKED or (isinstance(x, (list, tuple)) and any(_kind(row) == _MASKED for row in x)):
+    if place == _MASKED or _holds_masked(x):
         raise _masked(name)
     if place is not None:
         return x
@@ -264,6 +264,11 @@ def _adopted(x: Any, name: str = "the array") -> Any:
         kind, index = x.__dlpack_device__()
         return _adapter(f"cuda:{index}").from_dlpack(x) if kind == _DLPACK_CUDA else x
     return _adapter("cuda").from_cuda_array_interface(x) if hasattr(x, "__cuda_array_interface__") else x
+
+
+def _holds_masked(x: Any) -> bool:
+    """Whether a masked array stands in a list, or in lists within it."""
+    return isinstance(x, (list, tuple)) and any(_kind(row) == _MASKED or _holds_masked(row) for row in x)
 
 
 def to_numpy(x: Any, name: str = "the array") -> np.ndarray:
