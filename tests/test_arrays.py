@@ -159,6 +159,12 @@ def test_two_outputs_of_one_memory_are_refused():
     with pytest.raises(ValueError, match="running_mean and running_var share memory"):
         ops.batch_norm(x, *statistics, training=True)
     ops.batch_norm(x, *statistics, training=False)
+    params, velocities, grads = ([np.ones(3), np.ones(3)] for _ in range(3))
+    with pytest.raises(ValueError, match=r"params\[0\] and params\[1\] share memory, and both are written to"):
+        ops.sgd_step(params[:1] * 2, grads, lr=1.0)
+    with pytest.raises(ValueError, match=r"params\[0\] and velocities\[1\] share memory"):
+        ops.sgd_step(params, grads, [velocities[0], params[0]], lr=1.0, momentum=0.9)
+    np.testing.assert_array_equal(params, np.ones((2, 3)))
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])

@@ -17,15 +17,20 @@ def separate(
     """The arguments of an op, with a copy of every input that shares memory with an output.
 
     slots: the op's array arguments, the positional ones first. written: those of them that it writes. in_place: whether
-    `out` may be an input itself. Raises ValueError for an output that is read-only, and for two that share memory.
+    `out` may be an input itself. Raises ValueError for an output that is read-only, and for two that share memory; of
+    lists, for an array that stands in them twice.
     """
     given = {**dict(zip(slots, arrays)), **options}
     outputs = {}
+    listed: dict[int, str] = {}
     for name in written:
         value = given.get(name)
         if slots[name].many:
             for index, array in enumerate(value or ()):
-                _expect_writable(array, name, index)
+                place = f"{name}[{index}]"
+                _expect_writable(array, place)
+                if (other := listed.setdefault(id(array), place)) != place:
+                    raise _shared(other, place)
         elif value is not None:
             _expect_writable(value, name)
             outputs[name] = value
@@ -45,16 +50,19 @@ def separate(
     return tuple(copies.get(name, array) for name, array in zip(slots, arrays)), options
 
 
-def _expect_writable(array: Any, name: str, index: int | None = None) -> None:
+def _expect_writable(array: Any, name: str) -> None:
     if isinstance(array, np.ndarray) and not array.flags.writeable:
-        name = name if index is None else f"{name}[{index}]"
         raise ValueError(f"{name} is written to, and must not be read-only; array.copy() can be written")
 
 
 def _expect_distinct(outputs: Mapping[str, Any]) -> None:
     for (a_name, a), (b_name, b) in combinations(outputs.items(), 2):
         if overlap(a, b):
-            raise ValueError(f"{a_name} and {b_name} share memory, and both are written to; give each its own")
+            raise _shared(a_name, b_name)
+
+
+def _shared(a: str, b: str) -> ValueError:
+    return ValueError(f"{a} and {b} share memory, and both are written to; give each its own")
 
 
 def overlap(a: Any, b: Any) -> bool:
