@@ -88,7 +88,10 @@ def placed(spec: str, like: str = "") -> str:
     kind, _, there = like.partition(":")
     inherited = _folder_parts(there)[1] if kind == "folder" else {}
     options = {"split": folder.SPLITS[0]} | inherited | said
-    return ",".join([f"folder:{_absolute(directory)}", *(f"{key}={value}" for key, value in options.items())])
+    directory = _absolute(directory)
+    if _folder_parts(directory)[1]:
+        directory += "/"  # which tells a name such as "pets,b=c" from a folder with an option
+    return ",".join([f"folder:{directory}", *(f"{key}={value}" for key, value in options.items())])
 
 
 def from_run(spec: str) -> str:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from gpuconv.data import folder, load, synthetic
+from gpuconv.data.spec import placed
 
 
 def test_digits():
@@ -65,3 +66,15 @@ def test_bad_text(spec, message):
 def test_no_text():
     with pytest.raises(TypeError, match="text"):
         load(None)
+
+
+def test_a_folder_whose_name_ends_like_an_option(monkeypatch, tmp_path):
+    """A slash tells it from one, also where the text is stored."""
+    monkeypatch.setattr(folder, "load", lambda directory, **options: (directory, options))
+    monkeypatch.chdir(tmp_path)
+    stored = placed("folder:pets,b=c/,size=3x3")
+    directory, options = load(stored)
+    assert directory.rstrip("/") == str(tmp_path / "pets,b=c")
+    assert options == {"size": (3, 3), "split": "name"}
+    assert placed(stored) == stored
+    assert "/," not in placed("folder:pets,size=3x3")
