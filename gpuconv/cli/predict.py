@@ -1,6 +1,7 @@
 """Say what is on image files: the five best scores of a trained net, sorted.
 
-Files of any size, of 8 bits a value or grey of 16, are converted to what the net takes, and that is said."""
+Images of any size up to 67 million pixels, of 8 bits a value or grey of 12 and 16, are converted to what the net takes,
+and the output says how."""
 
 from __future__ import annotations
 
