@@ -16,7 +16,7 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     the table has no such entry. `kind` is what the error calls it ("model", "optimizer", ...).
     """
     if not isinstance(name, str):
-        raise TypeError(f"a {kind} is chosen by name, received {type(name).__name__}: {name!r}")
+        raise TypeError(f"the {kind} is chosen by name, received {type(name).__name__}: {name!r}")
     if name in table:  # the names that an op is called with, several times a call
         return table[name]
     by_plain = {_plain(known): known for known in table}

@@ -49,7 +49,7 @@ REFUSALS = [
     (ops.gelu, [zeros(3)], {"approximate": "tan"}, ValueError,
      "unknown GELU approximation 'tan'; did you mean 'tanh'? (known: none, tanh)"),
     (ops.gelu_backward, [zeros(3), zeros(3)], {"approximate": None}, TypeError,
-     "a GELU approximation is chosen by name, received NoneType: None"),
+     "the GELU approximation is chosen by name, received NoneType: None"),
     # convolution
     (ops.conv2d, [X, zeros(6, 3, 2, 3)], {}, ValueError,
      "the filters read 3 channels in each of 1 group(s), so the input must have 3 channels, received 4"),
