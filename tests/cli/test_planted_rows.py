@@ -101,3 +101,9 @@ def test_lab_needs_a_file_and_a_device_of_kernels(tried, capsys, tmp_path):
         assert said in capsys.readouterr().err
     assert main(["lab", "--op", "relu", "--template"]) == 0
     assert capsys.readouterr().out == lab.template("relu")
+
+
+def test_verify_draws_its_random_cases_by_the_seed(verified):
+    cases, *_ = verified([RIGHT], "--tier", "random", "--seed", "3")[0]
+    drawn = {seed: [case for case in verify.cases(("random",), seed=seed) if case.op == "relu"] for seed in (0, 3)}
+    assert [case.name for case in cases] == [case.name for case in drawn[3]] != [case.name for case in drawn[0]]

@@ -243,3 +243,28 @@ def test_masters_are_part_of_the_state(name):
         np.testing.assert_array_equal(params[key], broken[key])
     for key, value in straight.state_dict().items():
         np.testing.assert_array_equal(second.state_dict()[key], value)
+
+
+def test_optimizers_are_told_apart_by_identity():
+    for kind in optimizers.OPTIMIZERS.values():
+        assert len({kind(), kind()}) == 2
+
+
+def test_every_setting_changes_the_second_step():
+    """So none is left behind on the way to the op."""
+
+    def stepped(name, **settings):
+        params = {"w": np.array([[1.0, -2.0], [0.5, 3.0]])}
+        optimizer = optimizers.get(name, lr=0.1, **settings)
+        for size in (1.0, 3.0):
+            optimizer.step(params, {"w": size * np.array([[0.3, -0.2], [0.1, 0.4]])})
+        return params["w"]
+
+    settings = {
+        "sgd": {"momentum": 0.5}, "adagrad": {"eps": 1.0}, "rmsprop": {"alpha": 0.5, "eps": 1.0},
+        "adam": {"beta1": 0.5, "beta2": 0.5, "eps": 1.0}, "adamw": {"beta1": 0.5, "beta2": 0.5, "eps": 1.0},
+    }  # fmt: skip
+    for name, changes in settings.items():
+        for setting, value in (changes | {"weight_decay": 0.5}).items():
+            assert np.abs(stepped(name, **{setting: value}) - stepped(name)).max() > 1e-3, (name, setting)
+    assert np.abs(stepped("sgd", momentum=0.5, nesterov=True) - stepped("sgd", momentum=0.5)).max() > 1e-3

@@ -288,6 +288,18 @@ def test_a_log_line_that_does_not_fit_is_taken_back(tmp_path):
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2]
 
 
+def test_a_checkpoint_within_an_epoch_is_of_its_step(tmp_path):
+    found = {}
+
+    class Look(Callback):
+        def on_step(self, trainer, record):
+            state = checkpoint.load(tmp_path / "run" / "last.safetensors").state
+            found[trainer.steps] = state["epoch"], state["batch"]
+
+    small.fit(small.trainer(), epochs=1, run_dir=tmp_path / "run", checkpoint_every=2, callbacks=[Look()])
+    assert found == {1: (0, 0), 2: (0, 2), 3: (0, 2), 4: (0, 4), 5: (0, 4)}
+
+
 def test_a_run_that_fails_saves_nothing_more(tmp_path):
     class Fail(Callback):
         def on_step(self, trainer, record):

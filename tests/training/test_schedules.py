@@ -172,3 +172,10 @@ def test_agreement_with_pytorch(total):
     for text, make in pairs.items():
         ours = [schedules.get(text)(step, total) for step in range(total)]
         assert ours == pytest.approx(theirs(make), rel=1e-12, abs=1e-15), text
+
+
+def test_milestones_are_numbers_from_zero_on():
+    assert MultiStep([3, 6]).milestones == (3, 6)
+    for wrong in ((-1,), (3, "x"), (3, float("nan"))):
+        with pytest.raises((ValueError, TypeError), match="a milestone must"):
+            MultiStep(wrong)

@@ -94,7 +94,7 @@ def campaign(
     skipped = [mutant for mutant in chosen if mutant.key in known and not options.recheck]
     outcomes = [Outcome(mutant, LISTED, known[mutant.key]) for mutant in skipped]
     judged = [mutant for mutant in chosen if options.recheck or mutant.key not in known]
-    for done, outcome in enumerate(_run(judged, judge, options.processes, seconds), 1):
+    for done, outcome in enumerate(_until_ctrl_c(_run(judged, judge, options.processes, seconds)), 1):
         mutant, verdict, why = outcome.mutant, outcome.verdict, outcome.why
         if mutant.key in known and verdict == SURVIVED:
             outcome = Outcome(mutant, LISTED, known[mutant.key])
@@ -105,6 +105,12 @@ def campaign(
             print(f"{done}/{len(judged)} {mutant.file}:{mutant.line} {mutant.where} {outcome.verdict}")
             print(f"  - {mutant.before}\n  + {mutant.after}\n  {why}", flush=True)
     return outcomes
+
+
+def _until_ctrl_c(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Ctrl-C ends a run early, with what was judged so far."""
+    with contextlib.suppress(KeyboardInterrupt):
+        yield from outcomes
 
 
 def _run(
