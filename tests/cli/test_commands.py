@@ -278,6 +278,7 @@ def test_info_says_what_is_missing_and_why(capsys, monkeypatch):
 def test_check_passes_on_the_default_net(capsys):
     assert main(["check"]) == 0
     said = capsys.readouterr().out
+    assert re.search(r"^model +digits-net, loss softmax:label_smoothing=0.1, seed 0\n\nPASS  ", said, re.M)
     assert len(re.findall(r"^PASS  ", said, re.M)) == 5
     assert "FAIL" not in said
 

@@ -452,3 +452,7 @@ def test_the_streams_of_a_process(tmp_path):
         assert checkpoint.load(tmp_path / f"{number}" / "last.safetensors").state["epoch"] == 2
         assert (tmp_path / f"{number}" / "activations.png").exists()
         assert (tmp_path / f"{number}" / "run.json").read_bytes().startswith(b"{")
+
+
+def test_without_streams_of_its_own_the_status_is_what_it_was(capsys):
+    assert [process.end(status) for status in (0, 3)] == [0, 3]

@@ -3,7 +3,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from gpuconv.data import folder
+from gpuconv.data import folder, image
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -133,3 +133,13 @@ def test_a_tilde_is_the_home_folder(pets, monkeypatch):
     assert len(folder.whole(f"~/{pets.name}")) == 30
     with pytest.raises(FileNotFoundError, match="there is no such folder: '~nobody-here/pets'"):
         folder.whole("~nobody-here/pets")
+
+
+def test_a_share_to_test_on_is_between_none_and_all():
+    for share in (0, -0.5, 1.5):
+        with pytest.raises(ValueError, match="test must be between 0 and 1"):
+            folder.load("nowhere", test=share)
+
+
+def test_an_error_without_words_is_told_by_its_kind():
+    assert (image._cause(ValueError()), image._cause(ValueError("why"))) == ("ValueError", "why")
