@@ -160,6 +160,9 @@ def test_two_outputs_of_one_memory_are_refused():
         ops.batch_norm(x, *statistics, training=True)
     ops.batch_norm(x, *statistics, training=False)
     params, velocities, grads = ([np.ones(3), np.ones(3)] for _ in range(3))
+    ops.sgd_step(params, grads, velocities, masters=params, lr=0.0)  # each parameter may be its own master
+    with pytest.raises(ValueError, match=r"params\[1\] and masters\[0\] share memory"):
+        ops.sgd_step(params, grads, velocities, masters=params[::-1], lr=0.1)
     with pytest.raises(ValueError, match=r"params\[0\] and params\[1\] share memory, and both are written to"):
         ops.sgd_step(params[:1] * 2, grads, lr=1.0)
     with pytest.raises(ValueError, match=r"params\[0\] and velocities\[1\] share memory"):

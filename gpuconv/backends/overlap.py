@@ -18,7 +18,7 @@ def separate(
 
     slots: the op's array arguments, the positional ones first. written: those of them that it writes. in_place: whether
     `out` may be an input itself. Raises ValueError for an output that is read-only, and for two that share memory; of
-    lists, for an array that stands in them twice.
+    lists, for an array that stands in them twice, other than a parameter that is its own master.
     """
     given = {**dict(zip(slots, arrays)), **options}
     outputs = {}
@@ -29,7 +29,8 @@ def separate(
             for index, array in enumerate(value or ()):
                 place = f"{name}[{index}]"
                 _expect_writable(array, place)
-                if (other := listed.setdefault(id(array), place)) != place:
+                other = listed.setdefault(id(array), place)
+                if other != place and (name, other) != ("masters", f"params[{index}]"):
                     raise _shared(other, place)
         elif value is not None:
             _expect_writable(value, name)
