@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpuconv import files
+
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = 9.0
 GRACE = 5  # seconds between asking a command to stop and killing it
@@ -210,9 +212,7 @@ def run_parts(parts: Sequence[Part], gate: Gate, seconds: float, report: Callabl
 
 
 def _write(path: Path, data: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(part, path)
+    files.write(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
 def table(results: Sequence[Result]) -> str:
