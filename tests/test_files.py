@@ -99,6 +99,22 @@ def test_an_error_that_names_another_file_passes_through(tmp_path):
         open(tmp_path / "font")  # noqa: SIM115 - it does not exist
 
 
+def test_a_folder_that_may_not_be_read_takes_a_file(tmp_path, monkeypatch):
+    """It cannot be opened to make the new name last."""
+    asked, opened = [], os.open
+
+    def refuse(path, *flags, **options):
+        if path == tmp_path:
+            asked.append(path)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *flags, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    files.write(tmp_path / "a", b"1")
+    assert asked
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
 def test_what_is_no_file_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from gpuconv import ops
+from gpuconv import checks, ops
 from gpuconv.cli import main
 from gpuconv.cli.main import COMMANDS, Parser
 from gpuconv.training import Trainer
@@ -299,6 +299,14 @@ def test_one_class_alone_is_refused(command, capsys, tmp_path, monkeypatch):
 def test_check_fails_on_a_learning_rate_that_is_far_off(capsys):
     assert main(["check", "--lr", "1000"]) == 1
     assert re.search(r"^FAIL  update-to-weight ratio: ", capsys.readouterr().out, re.M)
+
+
+def test_check_measures_the_first_step_of_the_schedule(monkeypatch):
+    rates = []
+    monkeypatch.setattr(checks, "sanity", lambda *_, optimizer, **__: rates.append(optimizer.lr) or [])
+    data = ["--data", "synthetic:n=128,size=8x8x3", "--model", "seed-net"]
+    assert main(["check", *data, "--lr", "0.5", "--schedule", "constant,warmup:5"]) == 0
+    assert rates == [0.5 / 10]  # 64 images a step, so 10 steps of warm-up
 
 
 def test_check_is_not_misled_by_plain_backgrounds(capsys):

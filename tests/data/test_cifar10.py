@@ -260,8 +260,9 @@ def test_a_crafted_pickle_runs_nothing(small, tmp_path, kind):
         (b"c_codecs\nencode\n}S'x'\nK\x01sb.", "it asks to change a function"),
         (b"cnumpy\nndarray\n}S'values'\nK\x01sb.", "it asks to change a type"),
         (b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.", "tuples within tuples"),
+        (b"\x80\x02}K\x01\x85K\x01\x86\x85K\x01s.", "tuples within tuples"),  # {(((1,), 1),): 1}
     ],
-    ids=["function", "class", "deep-key"],
+    ids=["function", "class", "deep-key", "mixed-key"],
 )
 def test_what_would_change_or_end_the_process(small, tmp_path, content, message):
     (tmp_path / "batch").write_bytes(content)

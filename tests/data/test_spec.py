@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gpuconv.data import folder, load, synthetic
-from gpuconv.data.spec import placed
+from gpuconv.data.spec import load_test, placed
 
 
 def test_digits():
@@ -21,6 +21,15 @@ def test_synthetic(spec):
 
 def test_synthetic_without_options_is_the_default():
     assert load("synthetic")[0].images.shape == (1024, 32, 32, 3)
+
+
+def test_a_test_set_of_its_own_that_is_no_folder():
+    spec, other = (f"synthetic:n=60,size=6x4x2,classes=3,seed={seed}" for seed in (5, 6))
+    train, test = load(spec, other)
+    np.testing.assert_array_equal(train.images, load(spec)[0].images)
+    np.testing.assert_array_equal(test.images, load(other)[1].images)
+    reversed_labels = 2 - load(other)[1].labels
+    np.testing.assert_array_equal(load_test(other, spec, train.classes[::-1]).labels, reversed_labels)
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,15 @@ def test_a_trainer_fuses_where_kernels_run(monkeypatch):
         np.testing.assert_allclose(found, weights[0], rtol=1e-5, atol=1e-6)
 
 
+def test_a_depthwise_convolution_stays_apart_from_its_norm():
+    def net(groups, *behind):
+        return Sequential([Input((6, 6, 4)), Conv2D(4, 3, groups=groups), BatchNorm(), *behind]).fuse()
+
+    assert kinds(net(4)) == ["Input", "Conv2D", "BatchNorm"]
+    assert kinds(net(4, ReLU())) == ["Input", "Conv2D", "NormActivation"]
+    assert kinds(net(2)) == kinds(net(2, ReLU())) == ["Input", "ConvNorm"]
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_convolutions_with_batch_norm(device):
     def net():
