@@ -92,6 +92,8 @@ def test_version(capsys):
         (["train", "--data", "synthetic:n=0"], "n must be at least 1"),
         (["train", "--model", "lenet"], "the filter spans 5"),  # digits are 8x8
         (["train", "--resume", "nowhere"], "nowhere holds no run"),
+        (["train", "--qqqq"], "unknown argument '--qqqq' (see"),
+        (["lab", "--template"], "required: --op"),
         (["kernels", "--report", "--workers", "0"], "from 1 on, received '0'"),
         (["kernels", "--arch", "sm_90a"], "--arch goes with --report"),
         (["kernels", "--arch", "sm_90", "--all"], "--arch and --all go with --report"),

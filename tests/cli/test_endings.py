@@ -297,6 +297,16 @@ def test_a_stream_that_fails_costs_neither_the_run_nor_what_follows(tmp_path, mo
         assert (trainer.stop_reason, trainer.epoch) == ("finished", 3)
 
 
+def test_a_command_whose_reader_has_left_ends_quietly(tmp_path, monkeypatch, capsys):
+    with open(tmp_path / "out", "w") as file:
+        stream = Broken()
+        stream.fileno = file.fileno
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(["kernels", "--file", "metrics.cu"]) == 0
+        assert os.path.samestat(os.fstat(file.fileno()), os.stat(os.devnull))  # what else is written goes nowhere
+    assert capsys.readouterr().err == ""
+
+
 def test_a_callback_that_fails_at_the_end_keeps_nothing_else_from_ending(tmp_path, capfd):
     ended = []
 
@@ -378,6 +388,14 @@ def test_output_that_is_lost_is_told_by_the_status(tmp_path):
     code, said = ended(lambda: print("x", flush=True), 0, full)
     assert (code, "OSError: [Errno 28] No space left on device: 'standard output'" in said) == (99, True)
     assert ended(lambda: (process.outlive_stdout(), print("x", flush=True), print("y")), 0, full) == (2, lost)
+
+    def keep_no_handle():
+        process.outlive_stdout()
+        before = os.listdir("/proc/self/fd")
+        print("x", flush=True)
+        assert os.listdir("/proc/self/fd") == before
+
+    assert ended(keep_no_handle, 0, full) == (2, lost)
 
     def reader_leaves():
         read, write = os.pipe()

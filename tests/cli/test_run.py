@@ -368,6 +368,16 @@ def test_pictures_of_other_nets(model):
         np.testing.assert_array_equal(weight, net.params()["conv1.weight"])
 
 
+def test_the_filters_behind_a_norm_of_the_image_are_the_first():
+    from gpuconv.cli import pictures
+    from gpuconv.layers import BatchNorm, Conv2D, Input, Sequential
+
+    net = Sequential([Input((4, 4, 3)), BatchNorm(), Conv2D(5, 3)])
+    name, weight = pictures.first_filters(net)
+    assert name == "conv1"
+    np.testing.assert_array_equal(weight, net.params()["conv1.weight"])
+
+
 def test_filters_are_whitened_where_no_checkpoint_holds_them(tmp_path, monkeypatch):
     from gpuconv import models
 

@@ -180,7 +180,9 @@ def test_no_server(server, tmp_path):
 
 
 def test_progress_bar(server, tmp_path, capsys):
-    fetch(tmp_path, server, progress=True)
+    fetch(tmp_path / "without", server, progress=False)
+    assert capsys.readouterr().err == ""
+    fetch(tmp_path / "with", server, progress=True)
     assert "100%" in capsys.readouterr().err
 
 

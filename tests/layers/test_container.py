@@ -276,6 +276,8 @@ def test_a_copy_is_a_net_of_its_own():
     twin["fc1"]["bias"][...] = 7
     assert not net["fc1"]["bias"].any()
     assert net.copy(dtype="float64").dtype == np.float64
+    with pytest.raises(ValueError, match="nowhere"):
+        net.copy(device="nowhere")
 
 
 def test_a_net_without_an_input_is_built_when_asked():

@@ -200,6 +200,11 @@ def test_json_is_nested_by_less_than_what_a_recursion_bears():
                 checkpoints.parse(text)
 
 
+def test_a_long_value_is_cut_in_a_message():
+    assert checkpoints.shown("x" * 78) == f'"{"x" * 78}"'  # 80 characters with its quotes
+    assert checkpoints.shown("x" * 79) == f'"{"x" * 76}...'
+
+
 def test_a_header_of_other_types_is_refused(tmp_path):
     for header in [
         {"format": 1}, {"format": 1, "state": "{}", "sha256": 1}, {"format": 1, "state": 3}, {"format": [1]}, {},

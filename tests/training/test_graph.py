@@ -138,7 +138,12 @@ class AtEpochs(Callback):
         trainer.optimizer.beta1 = 0.8
 
 
-@pytest.mark.parametrize("callback", [Lower, AtEpochs])
+class DropMore(Callback):
+    def on_epoch(self, trainer, record):
+        next(layer for layer in trainer.net.walk() if isinstance(layer, Dropout)).p = 0.7
+
+
+@pytest.mark.parametrize("callback", [Lower, AtEpochs, DropMore])
 def test_what_a_callback_changes_counts(callback):
     runs = []
     for graph in (False, True):

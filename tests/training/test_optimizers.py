@@ -204,6 +204,9 @@ def test_float32_parameters_read_a_float32_rate():
     adam.step(params, arrays(1, np.float32))
     assert all(value.dtype == np.float32 for value in params.values())
     assert adam.state_dict()["exp_avg.fc1.weight"].dtype == np.float32
+    assert adam.rate_dtype == np.float32
+    adam.build(arrays(0, np.float64))
+    assert adam.rate_dtype == np.float64
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -171,6 +171,17 @@ def test_both_gradients_share_copies_unless_channels_are_few(shared, channels, k
     assert bool(calls) is shared
 
 
+def test_a_gradient_that_shares_wide_filters_copies_is_not_made_again(monkeypatch):
+    force(monkeypatch, "wide filters")
+    force(monkeypatch, "shared")
+    folded, fold = [], correlate.fold_filters
+    monkeypatch.setattr(correlate, "fold_filters", lambda *args: folded.append(1) or fold(*args))
+    monkeypatch.setattr(conv, "correlate_gradient", None)
+    x, w = np.ones((1, 8, 8, 3)), np.ones((4, 3, 3, 3))
+    ops.conv2d_backward(np.ones((1, 8, 8, 4)), x, w, padding=1)
+    assert folded
+
+
 def test_the_workspace_is_a_few_megabytes():
     case = ConvCase(16, 32, 32, 32, 32, (3, 3), padding=((1, 1), (1, 1)))
     arrays = case.arrays(np.float32)
