@@ -438,6 +438,20 @@ def test_what_a_stream_cannot_encode_is_replaced_or_escaped(tmp_path):
     assert ended(lambda: (print("\u2588"), print("\u2588", file=sys.stderr)), 0, prepare) == (0, "\\u2588\n")
     assert (tmp_path / "out").read_text() == "?\n"
 
+    def asked_for():
+        onto(1, tmp_path / "out")()
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "wb", closefd=False), "ascii", "xmlcharrefreplace")
+
+    assert ended(lambda: print("\u2588"), 0, asked_for) == (0, "")
+    assert (tmp_path / "out").read_text() == "&#9608;\n"
+
+
+def test_the_status_is_that_of_whoever_left(monkeypatch):
+    monkeypatch.setattr(process, "begin", lambda: None)
+    for code, status in ((None, 0), (0, 0), (3, 3)):
+        monkeypatch.setattr(sys.modules["gpuconv.cli.main"], "_main", lambda _, code=code: sys.exit(code))
+        assert main() == status
+
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_command_is_ended_at_once_by_a_signal(number):

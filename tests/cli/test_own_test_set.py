@@ -74,6 +74,16 @@ def test_evaluate_says_which_part_of_a_folder_it_takes(work, capsys):
     assert "test: 2 test images of 10; test=1 takes them all\n" in out
 
 
+def test_data_that_is_no_longer_that_of_the_run_is_told(work, capsys):
+    said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
+    assert main(["evaluate", "run"]) == 0
+    assert "the data differs" not in capsys.readouterr().err
+    shutil.copy(work / "train" / "cats" / "000.png", work / "train" / "cats" / "more.png")
+    assert main(["evaluate", "run"]) == 0
+    err = capsys.readouterr().err
+    assert "which had 10 images to train on and 2 to test on, here 11 and 2: " in err
+
+
 def test_classes_are_matched_by_name(work, capsys):
     """An odd one out in either is named."""
     said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
