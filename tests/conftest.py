@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: with threads of their own they would wait for one another
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 

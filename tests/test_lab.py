@@ -58,6 +58,7 @@ def test_every_case_of_an_algorithm_runs_its_file(op, monkeypatch):
     assert [name for name, files in found.items() if file not in files] == []
 
 
+@pytest.mark.slow
 def test_an_algorithm_from_the_command_line(tmp_path, capsys):
     path = tmp_path / "my_linear.cu"
     asked = ["--op", "linear", "--algo", "mma-64x64"]

@@ -234,6 +234,7 @@ def test_permutation_depends_on_seed_and_epoch_and_nothing_else():
     np.testing.assert_array_equal(orders[0], random.permutation(100, seed=0, epoch=0))
 
 
+@pytest.mark.slow
 def test_positions_are_uniform():
     """Over many epochs every element lands on every position equally often."""
     n, epochs = 11, 800

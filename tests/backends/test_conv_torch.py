@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 
-CASES = [case for case in TINY + ODD + REAL if case.fit != "cover" and case.n]
+CASES = [case for case in TINY + ODD if case.fit != "cover" and case.n]
+CASES += [pytest.param(case, marks=pytest.mark.slow) for case in REAL]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -54,6 +54,7 @@ def test_training_says_what_it_does_and_ends_with_the_accuracy(tmp_path, monkeyp
     assert "gpuconv evaluate runs/synthetic-seed-net-1" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["my run", "it's  a run", "-run", "caf\udce9"], ids=repr)
 def test_the_commands_that_are_printed_work_when_pasted(name, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
@@ -378,6 +379,7 @@ def test_the_filters_behind_a_norm_of_the_image_are_the_first():
     np.testing.assert_array_equal(weight, net.params()["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_filters_are_whitened_where_no_checkpoint_holds_them(tmp_path, monkeypatch):
     from gpuconv import models
 

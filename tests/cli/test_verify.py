@@ -14,6 +14,7 @@ from gpuconv.cli import main
 TINY = ["verify", "--device", "emulated", "--tier", "tiny"]
 
 
+@pytest.mark.slow
 def test_every_row_is_counted(capsys):
     """sgd_step has cases for all dtypes and others, with masters, for halves alone."""
     ops = ["sgd_step", "random_permutation", "softmax"]

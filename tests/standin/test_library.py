@@ -155,7 +155,7 @@ def in_another_thread(make):
 
 
 @pytest.mark.filterwarnings("ignore::gpuconv.training.UncapturedWarning")
-@pytest.mark.parametrize("graph", [None, False], ids=["default", "launches"])
+@pytest.mark.parametrize("graph", [None, pytest.param(False, marks=pytest.mark.slow)], ids=["default", "launches"])
 @pytest.mark.parametrize("maker", ["another library", "another thread"])
 def test_a_loader_of_the_users_own_feeds_what_it_says(schedule, maker, graph):
     expected = fed_by(lambda host: gc.asarray(host, "emulated"), "emulated", graph=False)

@@ -54,6 +54,7 @@ def trained(name, device, steps=STEPS):
     return np.diff(losses, prepend=0.0) / BATCH, {key: to_numpy(value) for key, value in net.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["seed-net", pytest.param("tiny-vgg", marks=pytest.mark.kernels)])
 def test_twenty_steps_agree_with_numpy_step_by_step(device, name):
     losses, state = trained(name, device)
@@ -96,6 +97,7 @@ def test_two_runs_give_the_same_bits_in_any_thread_order(device):
             assert state[key].tobytes() == value.tobytes()
 
 
+@pytest.mark.slow
 def test_a_run_moves_to_another_device_and_back(device, tmp_path):
     """What was trained on one device goes on on another, from its checkpoint."""
     dataset = images(16, (8, 8, 1), 4)

@@ -143,6 +143,7 @@ class DropMore(Callback):
         next(layer for layer in trainer.net.walk() if isinstance(layer, Dropout)).p = 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("callback", [Lower, AtEpochs, DropMore])
 def test_what_a_callback_changes_counts(callback):
     runs = []
@@ -165,6 +166,7 @@ def test_a_learning_rate_of_zero_holds_from_the_next_step_on(graph):
     assert small.same_arrays(freeze.params, {key: to_numpy(value) for key, value in made.net.params().items()})
 
 
+@pytest.mark.slow
 def test_a_replaced_array_is_captured_anew():
     class Replace(Callback):
         def on_epoch(self, trainer, record):
@@ -178,6 +180,7 @@ def test_a_replaced_array_is_captured_anew():
     same(*runs)
 
 
+@pytest.mark.slow
 def test_checkpoint_and_resume(tmp_path):
     class Stop(Callback):
         def next_step(self, trainer):
@@ -197,6 +200,7 @@ def test_checkpoint_and_resume(tmp_path):
     same(straight, resumed)
 
 
+@pytest.mark.slow
 def test_a_capture_that_fails_leaves_a_run_that_goes_on_and_says_so_once(monkeypatch):
     from gpuconv.backends.cuda.graph import EmulatedRecorder
 

@@ -97,7 +97,7 @@ def test_another_precision_is_refused_at_resume(tmp_path):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9", "adam"])
+@pytest.mark.parametrize("optimizer", [pytest.param("sgd:momentum=0.9", marks=pytest.mark.slow), "adam"])
 def test_an_overflow_skips_the_step_and_halves_the_scale(device, optimizer):
     net = small.net().to(device)
     trainer = Trainer(net, optimizer, lr=0.01, precision="float16", loss_scale=LossScale(start=2.0**40))

@@ -92,6 +92,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path, straight):
     assert contents(tmp_path / "run") == straight
 
 
+@pytest.mark.slow
 def test_every_step_can_be_the_last(tmp_path, monkeypatch):
     """In one process: stop after each step of the run, go on in a new trainer, compare with a run never stopped."""
     monkeypatch.setattr(Curves, "on_stop", Callback.on_stop)  # 18 pictures take their time
@@ -327,7 +328,7 @@ class Signal(Callback):
                 signal.raise_signal(self.number)
 
 
-@pytest.mark.parametrize("step", [1, 5, 7])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, capfd, number, step):
     before = [signal.getsignal(each) for each in SIGNALS]

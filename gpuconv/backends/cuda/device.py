@@ -55,6 +55,8 @@ class CudaDevice:
             raise DeviceError(
                 "CuPy is not installed: pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it)"
             ) from error
+        except Exception as error:  # it makes a folder in the home, for one
+            raise DeviceError(f"CuPy cannot be imported: {' '.join(str(error).split())}") from error
         count = _device_count(cupy)
         if index >= count:
             raise DeviceError(f"there is no device cuda:{index}; this machine has {count}")

@@ -56,6 +56,7 @@ def test_the_machine_code_moves_16_bytes_and_knows_its_lines():
     assert f'File "{(source.directory() / "activation.cu").resolve()}", line' in listing
 
 
+@pytest.mark.slow
 def test_no_flush_to_zero():
     listing = subprocess.run([nvdisasm(), compiled("sm_80").path], capture_output=True, text=True, check=True).stdout
     leaky = listing.split(".text.leaky_relu_forward:")[1].split(".text.")[0]

@@ -159,6 +159,18 @@ def test_cupy_missing(monkeypatch):
     assert isinstance(caught.value.__cause__, ImportError)
 
 
+def test_cupy_that_cannot_make_its_folder(monkeypatch):
+    class Homeless:
+        def find_spec(self, name, path=None, target=None):
+            if name == "cupy":
+                raise NotADirectoryError(20, "Not a directory", "/etc/passwd/.cupy")
+
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Homeless(), *sys.meta_path])
+    with pytest.raises(DeviceError, match=r"CuPy cannot be imported: .*Not a directory: '/etc/passwd/\.cupy'"):
+        open_device("cuda", 0)
+
+
 # --- capturing: which calls are made, in which order, and what is kept ------------------------
 
 

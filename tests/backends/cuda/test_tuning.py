@@ -79,6 +79,7 @@ def ran(op="conv2d", arrays=(X, W), **options):
     return [row["algorithm"] for launch in found for row in launches.table([launch]) if row["algorithm"]], result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fastest", NAMES)
 def test_the_fastest_is_taken_and_gives_the_bits_it_gives_when_pinned(on, fastest):
     gpu = on(StandIn(speeds(fastest)))
