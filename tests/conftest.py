@@ -30,9 +30,10 @@ def pytest_runtest_call():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _answers_ctrl_c():
-    """As Python does by itself, also where the tests run in the background, which leaves SIGINT ignored."""
+def _answers_signals():
+    """As Python does by itself, also in the background, where SIGINT is ignored, and under nohup, where SIGHUP is."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(params=["oracle", "numpy"])
