@@ -13,7 +13,7 @@ EPILOG = """examples:
   python -m bench steps && python -m bench ops         # measure, most important first
   python -m bench ops --device cuda --minutes 5        # as far as five minutes reach
   python -m bench ops --op fprop --shape vgg --dtype bfloat16
-  python -m bench report                               # the README's block and the chart, from the newest records
+  python -m bench report                               # docs/benchmarks.md and its charts, from the newest records
   python -m bench compare OLD.json NEW.json            # what changed beyond the noise
   python -m bench predict --shape vgg --dtype bfloat16 # predicted times of convolutions; needs no GPU
   python -m bench fit                                  # the model behind them, from the GPU records
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     fit = commands.add_parser("fit", help="fit the model behind the predictions to the GPU records")
     fit.add_argument("--results", type=Path)
     fit.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count new rows with")
-    report = commands.add_parser("report", help="rewrite the README's block and the charts from the newest records")
+    report = commands.add_parser("report", help="rewrite docs/benchmarks.md and its charts from the newest records")
     report.add_argument("--results", type=Path)
     compare = commands.add_parser("compare", help="say what got faster or slower from record A to record B")
     compare.add_argument("a", type=Path)

@@ -1,9 +1,8 @@
-"""The newest record of each device as a block of the README, and as a chart."""
+"""The newest record of each device as a block of docs/benchmarks.md, and as a chart."""
 
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable
@@ -23,25 +22,25 @@ WHOLE = ("step", "recipe")  # told one by one
 OPS = (*DIRECTIONS, *MEMORY, *WHOLE)
 
 
-def write(readme: Path = ROOT / "README.md", results: Path = RESULTS, docs: Path = ROOT / "docs") -> list[Path]:
-    """Rewrite the README's block and the charts; returns what was written.
+def write(page: Path = ROOT / "docs/benchmarks.md", results: Path = RESULTS) -> list[Path]:
+    """Rewrite the page's block, and the charts beside the page; returns what was written.
 
-    Raises ValueError where the README has no block: nothing is written then.
+    Raises ValueError where the page has no block: nothing is written then.
     """
-    text = readme.read_text()
+    text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{readme.name} must hold the lines {BEGIN} and {END} once, around what the report rewrites")
+        raise ValueError(f"{page.name} must hold the lines {BEGIN} and {END} once, around what the report rewrites")
     records = newest(results)
-    charts = {record.data["hardware"]: docs / f"benchmark-{record.data['hardware']}.png" for record in records}
+    charts = {record.data["hardware"]: page.parent / f"benchmark-{record.data['hardware']}.png" for record in records}
     for record in records:
         chart(record, charts[record.data["hardware"]])
     blocks = [] if any(record.data["kind"] == "cuda" for record in records) else [NOT_MEASURED]
     for record in records:
-        picture = os.path.relpath(charts[record.data["hardware"]], readme.parent)
+        picture = charts[record.data["hardware"]].name
         blocks += [block(record), f"![Our time over PyTorch's, a dot for each shape]({picture})"]
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    files.write(readme, "\n\n".join([before + BEGIN, *blocks, after]).encode())
-    return [readme, *charts.values()]
+    files.write(page, "\n\n".join([before + BEGIN, *blocks, after]).encode())
+    return [page, *charts.values()]
 
 
 # --- the block ---------------------------------------------------------------------------------

@@ -158,10 +158,20 @@ def test_the_readme_s_example_runs():
     assert python(code + "\nprint(maps.shape, scores.shape)") == "(64, 32, 32, 12) (64, 10)"
 
 
-def test_the_readme_names_every_command_and_net():
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+def test_a_link_of_the_readme_and_the_docs_leads_to_a_file():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "kernels/README.md"):
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_docs_name_every_command_and_net():
     from gpuconv import models
     from gpuconv.cli.main import COMMANDS
 
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs/commands.md").read_text()
     assert [name for name in COMMANDS if f"gpuconv {name}" not in text] == []
     assert [name for name in models.MODELS if name not in text] == []

@@ -30,9 +30,9 @@ ENTRIES = [
 
 @pytest.fixture
 def house(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# A\n\nbefore\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
-    return readme, tmp_path / "results", tmp_path / "docs"
+    page = tmp_path / "benchmarks.md"
+    page.write_text(f"# A\n\nbefore\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
+    return page, tmp_path / "results"
 
 
 def test_the_report_shows_the_newest_record(house):
@@ -57,7 +57,7 @@ def test_the_report_shows_the_newest_record(house):
     assert "| 32x32 64->64 | 2.50 (2.50) | 2 **not met** |" in text
     (picture,) = written[1:]
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "(docs/benchmark-cpu-planted-2-threads.png)" in text
+    assert "(benchmark-cpu-planted-2-threads.png)" in text
     report.write(*house)
     assert house[0].read_text() == text
 
@@ -80,9 +80,9 @@ def test_without_any_record_no_figure_is_given(house):
 
 
 @pytest.mark.parametrize("text", ["no block", f"{report.END}{report.BEGIN}", report.BEGIN])
-def test_a_readme_without_the_block_is_an_error(house, text):
+def test_a_page_without_the_block_is_an_error(house, text):
     house[0].write_text(text)
-    with pytest.raises(ValueError, match=r"README\.md must hold the lines"):
+    with pytest.raises(ValueError, match=r"benchmarks\.md must hold the lines"):
         report.write(*house)
     assert house[0].read_text() == text
 

@@ -1,4 +1,4 @@
-"""The records in the repository: whole, of committed code, and what the README says."""
+"""The records in the repository: whole, of committed code, and what docs/benchmarks.md says."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def test_a_record_is_of_committed_code_and_of_the_suite(path):
 
 
 @pytest.mark.parametrize("record", newest(), ids=lambda record: record.data["hardware"])
-def test_the_readme_says_what_the_newest_record_holds(record):
-    text = (ROOT / "README.md").read_text()
+def test_the_page_says_what_the_newest_record_holds(record):
+    text = (ROOT / "docs/benchmarks.md").read_text()
     assert report.block(record) in text
-    assert f"docs/benchmark-{record.data['hardware']}.png" in text
+    assert f"(benchmark-{record.data['hardware']}.png)" in text
     assert (ROOT / "docs" / f"benchmark-{record.data['hardware']}.png").is_file()
 
 
