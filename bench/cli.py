@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gpuconv import numerals
+
 EPILOG = """examples:
   python -m bench steps && python -m bench ops         # measure, most important first
   python -m bench ops --device cuda --minutes 5        # as far as five minutes reach
@@ -55,18 +57,20 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=what, description=what)
         command.add_argument("--device", default="auto", help="numpy, cuda, cuda:1 or auto (default)")
         command.add_argument(
-            "--threads", type=int, help="of the processor (default 2; all for the checks of a GPU's results)"
+            "--threads", type=numerals.whole, help="of the processor (default 2; all for the checks of a GPU's results)"
         )
         command.add_argument("--results", type=Path, help="folder of the records (default bench/results)")
         command.add_argument("--commit", help="what to call this version where git cannot tell")
         if name == "peaks":
             continue
         _filters(command)
-        command.add_argument("--minutes", type=float, help="begin nothing after so many minutes")
+        command.add_argument("--minutes", type=numerals.real, help="begin nothing after so many minutes")
         command.add_argument(
             "--missing", action="store_true", help="only what the record of this day and commit does not hold yet"
         )
-        command.add_argument("--rounds", type=int, default=6, help="turns each side has, at least 2 (default 6)")
+        command.add_argument(
+            "--rounds", type=numerals.whole, default=6, help="turns each side has, at least 2 (default 6)"
+        )
         command.add_argument(
             "--compile", action=argparse.BooleanOptionalAction, help="time torch.compile too (default: on a GPU)"
         )

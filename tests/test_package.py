@@ -23,7 +23,7 @@ HEAVY = [
 
 # Each part may import from its own line and the lines above it.
 LAYERS = [
-    {"console", "files", "locks", "names", "notices", "shell", "trust"},
+    {"console", "files", "locks", "names", "notices", "numerals", "shell", "trust"},
     {"algorithms", "dtypes", "shapes"},
     {"random", "kernels"},
     {"backends"},

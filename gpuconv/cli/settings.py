@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gpuconv import numerals
 from gpuconv.cli.errors import asked
 from gpuconv.dtypes import PRECISIONS, as_precision
 from gpuconv.names import canonical
@@ -47,10 +48,10 @@ def count(least: int) -> Any:
 
     def read(text: str) -> int:
         try:
-            number = int(text)
+            number = numerals.whole(text)
         except ValueError:
-            number = least - 1
-        if number < least:
+            number = None
+        if number is None or number < least:
             raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, received {text!r}")
         if number >= 2**63:
             raise argparse.ArgumentTypeError(f"expected a whole number below 2^63, received {text!r}")
@@ -62,7 +63,7 @@ def count(least: int) -> Any:
 def positive(text: str) -> float:
     """An argparse type: a finite number above zero."""
     try:
-        number = float(text)
+        number = numerals.real(text)
     except ValueError:
         number = 0.0
     if not 0 < number < float("inf"):
@@ -181,7 +182,7 @@ def check(settings: Settings) -> None:
             raise ValueError(f"{option(name)}: {error}") from None
         if read != value:
             raise TypeError(f"{option(name)} must be {type(read).__name__}, received {value!r}")
-    optimizers.get(settings.optimizer, lr=settings.lr)
+    optimizers.get(settings.optimizer)
     schedules.get(settings.schedule)
     loss(settings.loss)
     test_time(settings.tta)

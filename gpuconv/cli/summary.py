@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from gpuconv import numerals
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import open_run
 from gpuconv.cli.settings import add_precision, count
@@ -30,10 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def volume(text: str) -> tuple[int, ...]:
     """An argparse type: "32x32x3"."""
-    sides = text.lower().split("x")
-    if len(sides) != 3 or not all(side.isdecimal() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"expected a volume written 32x32x3, received {text!r}")
-    return tuple(map(int, sides))
+    try:
+        return numerals.volume(text, axes=3)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from gpuconv import numerals
 from gpuconv.names import canonical, lookup
 from gpuconv.shapes import BORDERS, flip_value, integer
 
@@ -44,7 +45,7 @@ class Augmentation:
             name, option, value = lookup("augmentation", name, _PARTS)
             if option in options:
                 raise ValueError(f"augmentation {option!r} is given twice in {text!r}")
-            if (value is None) != bool(colon) or (value is None and not size.isdecimal()):
+            if (value is None) != bool(colon) or (value is None and not numerals.is_whole(size)):
                 form = f"{name}:PIXELS" if value is None else name
                 raise ValueError(f"augmentation {name!r} is written {form}, received {part.strip()!r}")
             options[option] = int(size) if value is None else value

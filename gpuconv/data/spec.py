@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from gpuconv import numerals
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.dataset import Dataset
 from gpuconv.names import canonical, lookup
@@ -63,7 +65,7 @@ def is_whole(spec: str) -> bool:
     """Whether the text describes a folder to test on as a whole: "folder:DIR,test=1"."""
     name, _, rest = spelled(spec).partition(":")
     try:
-        return name == "folder" and float(_folder_parts(rest)[1].get("test", 0)) == 1
+        return name == "folder" and numerals.real(_folder_parts(rest)[1].get("test", "0")) == 1
     except ValueError:
         return False
 
@@ -128,7 +130,7 @@ def _whole_folder(directory: str, options: dict[str, str]) -> Dataset:
 
 
 def _folder_options(options: dict[str, str]) -> dict[str, Any]:
-    known = _SHAPE | {"test": float, "seed": int, "split": str}
+    known = _SHAPE | {"test": numerals.real, "seed": numerals.whole, "split": str}
     return _options([f"{key}={value}" for key, value in options.items()], known)
 
 
@@ -138,12 +140,22 @@ def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:
     directory, *parts = re.split(r",(?=\w+=[^,/]*(?:,\w+=[^,/]*)*$)", rest)
     if not directory:
         raise ValueError("folder needs a directory with one sub-folder for each class: folder:DIR")
-    return directory, {name.lower(): value for name, _, value in (part.partition("=") for part in parts)}
+    options: dict[str, str] = {}
+    for part in parts:
+        name, _, value = part.partition("=")
+        if name.lower() in options:
+            raise ValueError(f"{name} is given twice in {rest!r}")
+        options[name.lower()] = value
+    return directory, options
 
 
 def _synthetic(rest: str) -> tuple[Dataset, Dataset]:
     parts = rest.split(",") if rest else []
-    return synthetic.load(**_options(parts, {"n": int, "size": _size(3), "classes": int, "seed": int}))
+    known: dict[str, Callable[[str], Any]] = {
+        "n": numerals.whole, "size": partial(numerals.volume, axes=3), "classes": numerals.whole,
+        "seed": numerals.whole,
+    }  # fmt: skip
+    return synthetic.load(**_options(parts, known))
 
 
 _SOURCES: dict[str, Callable[[str], tuple[Dataset, Dataset]]] = {
@@ -160,6 +172,8 @@ def _options(parts: list[str], known: dict[str, Callable[[str], Any]]) -> dict[s
     for part in parts:
         name, _, text = part.partition("=")
         name, read = lookup("option", name, {key: (key, read) for key, read in known.items()})
+        if name in options:
+            raise ValueError(f"{name} is given twice in {','.join(parts)!r}")
         try:
             options[name] = read(text)
         except ValueError as error:
@@ -167,14 +181,4 @@ def _options(parts: list[str], known: dict[str, Callable[[str], Any]]) -> dict[s
     return options
 
 
-def _size(axes: int) -> Callable[[str], tuple[int, ...]]:
-    def read(text: str) -> tuple[int, ...]:
-        sides = text.lower().split("x")
-        if len(sides) != axes or not all(side.isdecimal() and int(side) for side in sides):
-            raise ValueError(f"a size is written {'x'.join(['32', '32', '3'][:axes])}")
-        return tuple(map(int, sides))
-
-    return read
-
-
-_SHAPE: dict[str, Callable[[str], Any]] = {"size": _size(2), "channels": int}
+_SHAPE: dict[str, Callable[[str], Any]] = {"size": partial(numerals.volume, axes=2), "channels": numerals.whole}

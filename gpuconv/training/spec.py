@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from gpuconv import numerals
+
 
 class Part(NamedTuple):
     """One ``name:number,number,key=value`` of a spec."""
@@ -36,6 +38,8 @@ def parse(spec: str) -> list[Part]:
         last = parts.pop()
         if number is not None:
             parts.append(last._replace(numbers=(*last.numbers, number)))
+        elif key in last.options:
+            raise ValueError(f"{key} is given twice in {spec!r}")
         elif equals:
             parts.append(last._replace(options=last.options | {key: _value(value)}))
         else:
@@ -52,7 +56,7 @@ def write(name: str, numbers: tuple[float, ...] = (), options: dict[str, Any] | 
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        return numerals.real(text)
     except ValueError:
         return None
 
@@ -61,4 +65,4 @@ def _value(text: str) -> Any:
     """A bool, a number, or the text itself."""
     known = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(text.lower())
     number = _number(text)
-    return known if known is not None else int(text) if text.isdecimal() else text if number is None else number
+    return known if known is not None else int(text) if numerals.is_whole(text) else text if number is None else number

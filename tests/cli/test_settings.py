@@ -28,7 +28,7 @@ def test_numbers_are_positive_and_finite():
 def test_a_volume_has_three_sides():
     assert summary.volume("32X24x3") == (32, 24, 3)
     for text in ("32x24", "32x24x3x1", "32x0x3", "axbxc", "32x-1x3", "1.5x2x3", "32x24x"):
-        with pytest.raises(argparse.ArgumentTypeError, match="expected a volume written 32x32x3"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a size written 32x32x3"):
             summary.volume(text)
 
 

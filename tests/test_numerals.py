@@ -1,0 +1,69 @@
+"""Numbers as users write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuconv import numerals
+from gpuconv.cli import main
+from gpuconv.data import Augmentation
+from gpuconv.data import load as load_data
+from gpuconv.training import optimizers, schedules
+
+
+def test_plain_numerals_are_read():
+    assert [numerals.whole(text) for text in ("0", "-3", "+10", " 7 ", "007")] == [0, -3, 10, 7, 7]
+    assert [numerals.real(text) for text in ("0", "-3", "1e-3", ".5", "inf")] == [0, -3, 1e-3, 0.5, float("inf")]
+    assert [text for text in ("0", "12", "-1", "+1", "1.0", "", "x", "\u0663", "1_0") if numerals.is_whole(text)] == [
+        "0", "12",
+    ]  # fmt: skip
+    assert numerals.volume("32X24x3", 3) == (32, 24, 3)
+    assert numerals.volume("1x1", 2) == (1, 1)
+
+
+def test_what_only_python_reads_is_refused():
+    for text in ("1_0", "_1", "\uff11\uff10", "\u0663", "x", ""):
+        for read in (numerals.whole, numerals.real):
+            with pytest.raises(ValueError, match=r"numeral|invalid|convert"):
+                read(text)
+    for text, axes in (("32x32", 3), ("32x32x3", 2), ("32x0", 2), ("1_0x8", 2), ("8x\u0663", 2), ("x8", 2)):
+        with pytest.raises(ValueError, match=rf"expected a size written {'32x32x3' if axes == 3 else '32x32, '}"):
+            numerals.volume(text, axes)
+
+
+def test_no_number_on_the_command_line_has_an_underscore(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, said in (
+        (["train", "--epochs", "1_0"], "expected a whole number from 1 on, received '1_0'"),
+        (["train", "--seed", "1_0"], "expected a whole number from 0 on, received '1_0'"),
+        (["train", "--lr", "1_0"], "expected a number above 0, received '1_0'"),
+        (["train", "--lr", "\uff11"], "expected a number above 0, received '\uff11'"),
+        (["verify", "--seed", "1_0"], "expected a whole number from 0 on, received '1_0'"),
+        (["summary", "--model", "lenet", "--input", "3_2x32x3"], "written 32x32x3, received '3_2x32x3'"),
+        (["train", "--data", "synthetic:n=1_0"], "cannot read 'n=1_0'"),
+        (["train", "--data", "synthetic:size=1_0x8x3"], "cannot read 'size=1_0x8x3': expected a size written 32x32x3"),
+        (["train", "--data", "folder:x,test=0.2_5"], "cannot read 'test=0.2_5'"),
+        (["train", "--data", "folder:x,seed=1_0"], "cannot read 'seed=1_0'"),
+        (["train", "--data", "folder:x,channels=0_3"], "cannot read 'channels=0_3'"),
+        (["train", "--optimizer", "sgd:lr=0_1"], "lr must be a number, received '0_1'"),
+        (["train", "--schedule", "step:1_0"], "'1_0' in 'step:1_0' is neither a number nor key=value"),
+        (["train", "--schedule", "step:10,2_0"], "2_0"),
+        (["train", "--augment", "shift:0_1"], "augmentation 'shift' is written shift:PIXELS, received 'shift:0_1'"),
+    ):
+        assert main(arguments) == 2
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_option_that_is_given_twice_is_refused():
+    """Else the last one would count and the others would not."""
+    for read, text in (
+        (load_data, "folder:x,test=0.1,test=0.2"), (load_data, "folder:x,test=0.1,TEST=0.1"),
+        (load_data, "synthetic:n=8,N=9"), (load_data, "synthetic:n=8,classes=2,n=8"),
+        (optimizers.get, "sgd:lr=0.1,lr=0.2"), (optimizers.get, "adam:lr=1,beta1=0.5,lr=1"),
+        (optimizers.get, "* -> sgd:lr=0.1,lr=0.2"), (schedules.get, "step:3,gamma=0.1,gamma=0.2"),
+        (Augmentation.parse, "flip,shift:1,flip"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="is given twice in '"):
+            read(text)
+    assert schedules.get("one-cycle:peak=0.5,warmup:1") == schedules.get("one-cycle:peak=0.5,warmup:1")
