@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -41,3 +42,17 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
     )
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal the text takes: East Asian wide letters take two, combining marks none."""
+    return sum(
+        0 if unicodedata.category(letter) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in text
+    )
+
+
+def padded(text: str, width: int, side: str = "<") -> str:
+    """The text with spaces behind it, or before it (`side` ">"), up to that many columns of a terminal."""
+    space = " " * (width - columns(text))
+    return text + space if side == "<" else space + text

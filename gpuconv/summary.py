@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from gpuconv.layers import Layer, Residual
 from gpuconv.layers.fused import Fused
+from gpuconv.names import columns, padded
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
     if any(row.algorithms for row in table):
         named = [" ".join(row.algorithms.values()) for row in table]
         lines = [(*line, cell) for line, cell in zip(lines, ["fprop, dgrad, wgrad", *named, ""], strict=True)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
+    widths = [max(map(columns, column)) for column in zip(*lines)]
     sides = "<<<>>><"
     text = [
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths)).rstrip() for line in lines
+        "  ".join(padded(*entry) for entry in zip(line, widths, sides)).rstrip() for line in lines
     ]
-    rule = "-" * max(map(len, text))
+    rule = "-" * max(map(columns, text))
     foot = [
         f"weights without biases {end.weights:,}",
         f"memory in {net.precision}: parameters {_bytes(net.parameter_bytes)}, "

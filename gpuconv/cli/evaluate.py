@@ -19,7 +19,7 @@ from gpuconv.cli.runs import (
     warn_of_trained_images,
 )
 from gpuconv.cli.settings import add_device, add_options, loss, test_time
-from gpuconv.names import printable
+from gpuconv.names import columns, padded, printable
 
 EXAMPLES = [
     "gpuconv evaluate",
@@ -95,7 +95,7 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]
 def table(confusion: Any, classes: list[str]) -> str:
     """A line a class: its images, how many were right, and what it was most often mistaken for."""
     classes = list(map(printable, classes))
-    width = max(5, *map(len, classes))
+    width = max(5, *map(columns, classes))
     lines = [f"{'class':{width}}  images   right  accuracy  most often mistaken for"]
     for label, name in enumerate(classes):
         row = confusion[label].copy()
@@ -104,5 +104,5 @@ def table(confusion: Any, classes: list[str]) -> str:
         worst = int(np.argmax(row))
         mistaken = f"{classes[worst]} ({row[worst]})" if row[worst] else ""
         share = f"{100 * right / images:6.2f} %" if images else "       -"
-        lines.append(f"{name:{width}}  {images:6}  {right:6}  {share}  {mistaken}".rstrip())
+        lines.append(f"{padded(name, width)}  {images:6}  {right:6}  {share}  {mistaken}".rstrip())
     return "\n".join(lines)

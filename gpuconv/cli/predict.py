@@ -15,7 +15,7 @@ import numpy as np
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import Run, choose_device, line, newest, open_run
 from gpuconv.cli.settings import add_device
-from gpuconv.names import printable
+from gpuconv.names import columns, padded, printable
 
 EXAMPLES = [
     "gpuconv predict cat.png dog.jpg",
@@ -90,9 +90,9 @@ def top(scores: np.ndarray, classes: list[str]) -> list[str]:
     """The five best scores as lines with bars, best first."""
     best = np.argsort(-scores, kind="stable")[:5]
     names = {index: printable(classes[index]) for index in best}
-    width = max(map(len, names.values()))
+    width = max(map(columns, names.values()))
     return [
-        f"  {names[index]:{width}}  {100 * scores[index]:6.2f} %  {'█' * round(BAR * scores[index])}".rstrip()
+        f"  {padded(names[index], width)}  {100 * scores[index]:6.2f} %  {'█' * round(BAR * scores[index])}".rstrip()
         for index in best
     ]
 
@@ -106,7 +106,8 @@ def draw(file: str, trained: Run, image: np.ndarray, name: str) -> None:
         pictures.draw_activations(file, trained.net, image, trained.normalization, trained.classes, title=title)
     except plots.PlotError as error:
         raise UserError(str(error)) from error
-    line("\npicture", file)
+    print()
+    line("picture", file)
 
 
 def _on(trained: Run, x: np.ndarray) -> Any:

@@ -13,6 +13,7 @@ from gpuconv import files
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.cli.settings import add_device, add_precision, count
+from gpuconv.names import padded
 
 EXAMPLES = [
     "gpuconv profile",
@@ -104,12 +105,12 @@ def _row(row: Any, whole: float | None, ceilings: Any, precision: str) -> str:
     name, work = f"{row.name} {row.direction}".strip(), row.work
     cells = [f"{work.flops / 1e6:>9.4g}" if work.flops else f"{'-':>9}", f"{work.bytes / 1e6:>8.3g}"]
     if not row.seconds:
-        return " ".join([f"{name:<28} {'-':>10} {'-':>6}", *cells, f"{'-':>9} {'-':>7} {'-':>8}"])
+        return " ".join([f"{padded(name, 28)} {'-':>10} {'-':>6}", *cells, f"{'-':>9} {'-':>7} {'-':>8}"])
     cells = [f"{1e3 * row.seconds:>8.3f}ms", f"{row.seconds / whole:>6.1%}" if whole else "", *cells]
     cells.append(f"{work.flops / row.seconds / 1e9:>9.4g}" if work.flops else f"{'-':>9}")
     cells.append(f"{work.bytes / row.seconds / 1e9:>7.3g}")
     cells.append(f"{work.floor(ceilings, precision) / row.seconds:>8.1%}" if ceilings else f"{'-':>8}")
-    return " ".join([f"{name:<28}", *cells])
+    return " ".join([padded(name, 28), *cells])
 
 
 def _kernel(kernel: dict[str, Any]) -> str:

@@ -1,0 +1,36 @@
+"""Names in columns of a terminal, where some letters take two."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv.cli import evaluate, predict, profile
+from gpuconv.layers import Conv2D, Input, Sequential
+from gpuconv.names import columns, padded
+from gpuconv.profiling.step import Profile, Row
+from gpuconv.profiling.work import Work
+from gpuconv.summary import summary
+
+CAT, DOG = "\u732b", "\uff24og"  # a wide letter; a full-width one and two narrow ones
+
+
+def test_columns_of_a_terminal():
+    for text, width in (
+        ("", 0), ("cat", 3), (CAT, 2), (DOG, 4), ("\U0001f431!", 3), ("e\u0301", 1), ("\xfc", 1), ("\u200d", 0),
+    ):  # fmt: skip
+        assert columns(text) == width, text
+    assert (padded(CAT, 4), padded(CAT, 4, ">"), padded("cat", 2)) == (f"{CAT}  ", f"  {CAT}", "cat")
+
+
+def test_wide_letters_keep_the_columns_of_tables():
+    names = [CAT, DOG, "bird", f"{CAT}{CAT}{CAT}{CAT}"]
+    table = evaluate.table(np.eye(4, dtype=int), names).splitlines()
+    assert [columns(line) for line in table[1:]] == [34] * 4
+    assert table[1].startswith(f"{CAT}             1 ")
+    assert [line.index("%") + columns(line) - len(line) for line in predict.top(np.full(4, 0.25), names)] == [19] * 4
+    net = Sequential([Input((4, 4, 1)), Conv2D(2, 1, name=CAT * 5), Conv2D(2, 1, name="narrow")])
+    head, rule, *rows = summary(net).splitlines()
+    assert {columns(row) for row in rows[:3]} == {columns(head), len(rule)}
+    steps = [Row(name, "forward", Work(3e6, 1e6), 0.003) for name in (CAT, "narrow")]
+    rows = profile.text(Profile("numpy", "float32", 2, steps, []), None).splitlines()
+    assert columns(rows[2]) == columns(rows[3]) == 92
