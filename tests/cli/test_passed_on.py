@@ -1,0 +1,495 @@
+"""What commands pass on: every option with its default, and what a command hands to the library that does the work."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv import checks, console, losses, models, to_numpy
+from gpuconv.cli import main, pictures, runs, settings
+from gpuconv.cli.main import Parser
+from gpuconv.data import Loader, Normalization, load
+from gpuconv.profiling import peaks, step
+from gpuconv.profiling.step import Profile, Row
+from gpuconv.profiling.work import Ceilings, Work
+from gpuconv.training import Trainer, evaluate
+
+# --- options ------------------------------------------------------------------------------------
+
+SETTINGS = dict.fromkeys(settings.OPTIONS)
+OPTIONS = {  # of each command: the least it takes, and what that is read as
+    "train": ([], SETTINGS | {
+        "device": "auto", "recipe": None, "run_dir": None, "resume": None, "graph": None, "checkpoint_every": None,
+    }),
+    "evaluate": ([], {"run_dir": None, "data": None, "test": None, "tta": None, "device": "auto"}),
+    "predict": (["a.png"], {"images": ["a.png"], "run_dir": None, "picture": None, "device": "auto"}),
+    "summary": ([], {
+        "model": None, "run_dir": None, "input": None, "classes": None, "precision": None, "device": "numpy",
+        "batch_size": 128,
+    }),
+    "check": ([], dict.fromkeys(("data", "model", "seed", "lr", "optimizer", "schedule", "loss"))
+              | {"device": "auto"}),
+    "verify": ([], {"device": "auto", "op": None, "dtype": None, "tier": None, "seed": 0}),
+    "profile": ([], {
+        "model": "tiny-vgg", "batch_size": 128, "precision": "float32", "fuse": None, "device": "auto", "steps": 10,
+        "trace": None, "peaks": True, "arch": None,
+    }),
+    "kernels": ([], {"report": False, "arch": None, "file": None, "workers": os.cpu_count() or 1, "all": False}),
+    "lab": (["--op", "relu"], {
+        "file": None, "op": "relu", "algo": None, "template": False, "dtype": None, "device": "auto",
+    }),
+    "data": (["cifar10", "--to", "x"], {"name": "cifar10", "to": "x"}),
+    "info": ([], {}),
+}  # fmt: skip
+GIVEN = {  # more words, and what is read otherwise then
+    "train": [
+        ("--seed 0 --epochs 1 --batch-size 1 --whiten 0 --checkpoint-every 1 --graph --run-dir x",
+         {"seed": 0, "epochs": 1, "batch_size": 1, "whiten": 0, "checkpoint_every": 1, "graph": True, "run_dir": "x"}),
+        ("--lr 0.5 --no-graph --resume y --recipe z", {"lr": 0.5, "graph": False, "resume": "y", "recipe": "z"}),
+    ],
+    "evaluate": [("x --data a --test b --tta c", {"run_dir": "x", "data": "a", "test": "b", "tta": "c"})],
+    "predict": [("b.png --run-dir x --picture y", {"images": ["a.png", "b.png"], "run_dir": "x", "picture": "y"})],
+    "summary": [
+        ("--model x --input 1x2x3 --classes 1 --batch-size 1 --precision tf32",
+         {"model": "x", "input": (1, 2, 3), "classes": 1, "batch_size": 1, "precision": "tf32"}),
+        ("--run-dir x", {"run_dir": "x"}),
+    ],
+    "check": [("--seed 0 --lr 2", {"seed": 0, "lr": 2.0})],
+    "verify": [
+        ("--op a --op b --dtype c --dtype d --tier e --tier f --seed 3",
+         {"op": ["a", "b"], "dtype": ["c", "d"], "tier": ["e", "f"], "seed": 3}),
+    ],
+    "profile": [
+        ("--batch-size 1 --steps 1 --fuse --no-peaks --trace x",
+         {"batch_size": 1, "steps": 1, "fuse": True, "peaks": False, "trace": Path("x")}),
+        ("--no-fuse --arch a --model b", {"fuse": False, "arch": "a", "model": "b"}),
+    ],
+    "kernels": [
+        ("--report --arch a --arch b --file c --file d --workers 1 --all",
+         {"report": True, "arch": ["a", "b"], "file": ["c", "d"], "workers": 1, "all": True}),
+    ],
+    "lab": [
+        ("x.cu --template --dtype a --dtype b --algo c",
+         {"file": Path("x.cu"), "template": True, "dtype": ["a", "b"], "algo": "c"}),
+    ],
+}  # fmt: skip
+
+
+def test_every_option_is_read_and_has_its_default():
+    for command, (least, expected) in OPTIONS.items():
+        parser = Parser()
+        importlib.import_module(f"gpuconv.cli.{command}").configure(parser)
+        assert vars(parser.parse_args(least)) == expected, command
+        for words, changed in GIVEN.get(command, ()):
+            assert vars(parser.parse_args([*least, *words.split()])) == expected | changed, command
+
+
+def test_what_must_be_named_is_asked_for(capsys):
+    for arguments, missing in (
+        (["data", "cifar10"], "--to"), (["data", "--to", "x"], "NAME"), (["lab", "x.cu"], "--op"),
+        (["predict"], "IMAGE"),
+    ):  # fmt: skip
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.startswith(
+            f"gpuconv: error: the following arguments are required: {missing} (see gpuconv {arguments[0]} --help)"
+        )
+
+
+def test_options_that_exclude_each_other(capsys):
+    for arguments in (
+        ["summary", "--model", "lenet", "--run-dir", "x"], ["train", "--run-dir", "x", "--resume", "y"],
+    ):  # fmt: skip
+        assert main(arguments) == 2
+        assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_an_option_is_never_shortened(capsys):
+    assert main(["train", "--epoch", "3"]) == 2
+    assert "unknown argument '--epoch'; did you mean --epochs? (see gpuconv train --help)" in capsys.readouterr().err
+    assert main(["train", "--epohcs=3"]) == 2
+    assert "unknown argument '--epohcs=3'; did you mean --epochs?" in capsys.readouterr().err
+
+
+# --- check --------------------------------------------------------------------------------------
+
+
+def test_what_check_measures_and_says(monkeypatch, capsys):
+    asked = {}
+
+    def sanity(net, x, labels, *, loss, optimizer):
+        asked.update(net=net, x=to_numpy(x), labels=to_numpy(labels), loss=loss, optimizer=optimizer)
+        return [checks.SanityCheck("one", outcome, 2.34567, "about 2", "of many"),
+                checks.SanityCheck("other", True, 12345.678, "any")]  # fmt: skip
+
+    def gradient_check(net, **options):
+        asked.update(checked=net, options=options)
+        return [checks.GradientCheck("a", 3, 1e-9, True), checks.GradientCheck("b", 4, 2.5e-7, agree),
+                checks.GradientCheck("c", 5, 1e-8, True)]  # fmt: skip
+
+    monkeypatch.setattr(checks, "sanity", sanity)
+    monkeypatch.setattr(checks, "gradient_check", gradient_check)
+    data = "synthetic:n=80,size=8x8x3"
+    chosen = ["--data", data, "--model", "seed-net", "--seed", "3", "--lr", "0.5", "--loss", "svm:delta=2"]
+    for outcome, agree in ((True, True), (False, True), (True, False)):
+        status = main(["check", *chosen, "--optimizer", "adam:beta1=0.5", "--device", "numpy"])
+        passed = outcome and agree
+        assert status == (0 if passed else 1)
+        assert capsys.readouterr().out.splitlines() == [
+            "data       synthetic: 64 training images",
+            "device     numpy (as you asked)",
+            "model      seed-net, loss svm:delta=2, seed 3",
+            "",
+            f"{'PASS' if outcome else 'FAIL'}  one: 2.346, expected about 2",
+            "      of many",
+            "PASS  other: 1.235e+04, expected any",
+            f"{'PASS' if agree else 'FAIL'}  gradients: worst relative error 2.5e-07 beyond rounding",
+            "      12 compared, the worst is in b",
+            "",
+            "all checks pass" if passed else "checks failed",
+        ]
+
+    train, _ = load(data)
+    loader = Loader(train, 64, normalization=Normalization.from_dataset(train), seed=3)
+    x, labels = next(loader.epoch(0))
+    np.testing.assert_array_equal(asked["x"], x)
+    np.testing.assert_array_equal(asked["labels"], labels)
+    for name, value in models.build("seed-net", (8, 8, 3), 10, seed=3).params().items():
+        np.testing.assert_array_equal(asked["net"].params()[name], value)
+    assert asked["checked"] is asked["net"]
+    assert asked["options"] == {"samples": 4}
+    assert asked["loss"] == losses.SVMHinge(delta=2)
+    # One-cycle begins at a fraction of the rate.
+    first = asked["optimizer"]
+    assert (type(first).__name__, first.beta1) == ("Adam", 0.5)
+    assert 0 < first.lr < 0.5
+    # Fewer images than a batch of them are all there are.
+    assert main(["check", "--data", "synthetic:n=9,size=8x8x3", "--model", "seed-net"]) in (0, 1)
+    assert "synthetic: 9 training images" in capsys.readouterr().out
+
+
+# --- profile ------------------------------------------------------------------------------------
+
+
+def test_what_profile_prints_around_its_table(monkeypatch, capsys, tmp_path):
+    measured = []
+
+    def measure(device, seconds):
+        measured.append((device, seconds))
+        return Ceilings(2e9, {"float32": 1.5e9}), ["more"]
+
+    def planted(net, batch_size, **options):
+        timeline = [] if net.device == "emulated" else [("conv1", 0.0, 1.0)]
+        rows = [Row("conv1", "forward", Work(3e6, 1e6), 0.003)]
+        found = Profile(net.device, net.precision, batch_size, rows, timeline)
+        monkeypatch.setattr(type(found), "trace", lambda self: b"a trace")
+        return found
+
+    monkeypatch.setattr(step, "profile", planted)
+    monkeypatch.setattr(peaks, "measure", measure)
+    monkeypatch.chdir(tmp_path)
+    assert main(["profile", "--device", "numpy", "--trace", "step.json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["device     numpy (as you asked)", "step       tiny-vgg, 128 images, float32", ""]
+    assert "roof: copy 2 GB/s, float32 product 1.5 GFLOP/s, measured on numpy;" in lines
+    assert lines[-2:] == ["", "trace      step.json (open it in ui.perfetto.dev or chrome://tracing)"]
+    assert (tmp_path / "step.json").read_bytes() == b"a trace"
+    assert measured == [("numpy", 0.1)]
+    assert main(["profile", "--device", "emulated"]) == 0  # has no times
+    assert measured == [("numpy", 0.1)]
+
+
+# --- progress bars --------------------------------------------------------------------------------
+
+
+class Bar(console._NoBar):
+    made: list = []  # noqa: RUF012
+
+    def __init__(self, **options):
+        self.options, self.updates = options, 0
+        self.made.append(self)
+
+    def update(self, count=1):
+        self.updates += count
+
+    def write(self, text):
+        print(text)
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    Bar.made = []
+    for module in ("verify", "kernels"):
+        monkeypatch.setattr(f"gpuconv.cli.{module}.progress_bar", Bar)
+    return Bar.made
+
+
+def test_the_bars_of_verify_and_kernels(bars, monkeypatch, capsys):
+    from gpuconv import verify
+    from gpuconv.backends.cuda import report
+
+    row = verify.run.Row("relu", "float32")
+    case = next(case for case in verify.cases(("tiny",)) if case.op == "relu")
+    row.outcomes = [verify.run.Outcome(case, "float32", 0.0, 1e-6, 0.0)]
+    monkeypatch.setattr(verify, "verify", lambda *_: iter([row, row]))
+    assert main(["verify", "--device", "numpy", "--op", "relu", "--dtype", "float32", "--dtype", "float16"]) == 0
+    monkeypatch.setattr(report, "jobs", lambda *_: [(None, "sm_80")] * 3)
+    monkeypatch.setattr(report, "report", lambda listed, workers: iter([[], [], []]))
+    assert main(["kernels", "--report"]) == 0
+    shown = {"leave": False, "disable": None}  # None: only on a terminal
+    assert [(bar.options, bar.updates) for bar in bars] == [
+        ({"total": 2, "desc": "verify"} | shown, 2), ({"total": 3, "desc": "compiling"} | shown, 3),
+    ]  # fmt: skip
+
+
+def test_what_the_report_of_kernels_is_asked_for(monkeypatch, capsys):
+    from gpuconv.backends.cuda import compiler, report, variants
+
+    asked = []
+    monkeypatch.setattr(report, "jobs", lambda *given: asked.append(given) or [])
+    monkeypatch.setattr(report, "report", lambda listed, workers: asked.append(workers) or iter([]))
+    every = list(compiler.ARCHITECTURES)
+    of_file = [variant for variant in variants.variants() if variant.file == "metrics.cu"]
+    for arguments, archs, everything in (
+        ((), every, False), (("--all",), every, True),
+        (("--arch", "SM_80", "--arch", "sm_90a"), ["sm_80", "sm_90a"], True),
+    ):  # fmt: skip
+        assert main(["kernels", "--report", "--workers", "3", "--file", "metrics.cu", *arguments]) == 0
+        assert asked == [(of_file, archs, everything), 3]
+        asked.clear()
+    assert capsys.readouterr().out.splitlines()[-1] == "0 kernels of 0 variants (): no spill, no local memory"
+    assert main(["kernels", "--report", "--file", "metrics.cu"]) == 0
+    assert asked[-1] == (os.cpu_count() or 1)
+    assert main(["kernels"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1].isalpha()]
+    assert listed[-len(variants.MACROS) :] == list(variants.MACROS)
+
+
+# --- train and what reads its runs ----------------------------------------------------------------
+
+DATA = "synthetic:n=20,size=9x7x3,classes=4"
+CHOSEN = [
+    "--data", DATA, "--model", "seed-net", "--seed", "3", "--epochs", "2", "--batch-size", "7", "--lr", "0.25",
+    "--optimizer", "adam:beta1=0.5", "--schedule", "cosine", "--augment", "flip,shift:1", "--loss",
+    "softmax:label_smoothing=0.2", "--device", "numpy",
+]  # fmt: skip
+
+
+@pytest.fixture
+def handed(monkeypatch):
+    """What is given to the parts of training: name -> a list of (arguments, options)."""
+    given = {"Trainer": [], "fit": [], "Loader": [], "evaluate": []}
+
+    class SeenTrainer(Trainer):
+        def __init__(self, *arguments, **options):
+            given["Trainer"].append((arguments, options))
+            super().__init__(*arguments, **options)
+
+        def fit(self, *arguments, **options):
+            given["fit"].append((arguments, options))
+            return super().fit(*arguments, **options)
+
+    class SeenLoader(Loader):
+        def __init__(self, *arguments, **options):
+            given["Loader"].append((arguments, options))
+            super().__init__(*arguments, **options)
+
+    def seen_evaluate(*arguments, **options):
+        given["evaluate"].append((arguments, options))
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr("gpuconv.training.Trainer", SeenTrainer)
+    monkeypatch.setattr("gpuconv.training.evaluate", seen_evaluate)
+    monkeypatch.setattr("gpuconv.data.Loader", SeenLoader)
+    return given
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The pictures that were drawn: (name, arguments, options). Nothing is drawn, each file is made."""
+    found = []
+
+    def draw(kind):
+        def make(path, *arguments, **options):
+            Path(path).write_bytes(b"a picture")
+            found.append((kind, Path(path).name, arguments, options))
+
+        return make
+
+    for kind in ("draw_activations", "draw_filters"):
+        monkeypatch.setattr(pictures, kind, draw(kind))
+    return found
+
+
+def test_what_train_hands_on_and_says(handed, drawn, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *CHOSEN, "--tta", "mirror", "--run-dir", "run", "--checkpoint-every", "2"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    at = next(number for number, line in enumerate(said) if line.startswith("epoch 1/2"))
+    net = models.build("seed-net", (9, 7, 3), 4)
+    assert said[:at] == [
+        "data       synthetic: 20 images to train on, 4 to test on, 9x7x3, 4 classes",
+        "device     numpy (as you asked)",
+        f"model      seed-net: {sum(value.size for value in net.params().values()):,} parameters",
+        "recipe     2 epochs, batches of 7, adam:beta1=0.5 lr 0.25, cosine, augment flip,shift:1, "
+        "loss softmax:label_smoothing=0.2, float32, seed 3, tta mirror",
+        "run        run",
+        "",
+    ]
+    assert said[at + 1].startswith("epoch 2/2")
+    plain, averaged = said[at + 1].rpartition("accuracy ")[2].split("%")[0], said[-1].removeprefix("test accuracy ")
+    assert said[at + 2 :] == [
+        "",
+        "checkpoint run/last.safetensors",
+        "metrics    run/metrics.jsonl, metrics.csv",
+        "pictures   run/: curves.png, activations.png, filters.png",
+        "try next   gpuconv evaluate run",
+        "           gpuconv predict IMAGE --run-dir run",
+        "",
+        f"averaging  mirror; without it the test accuracy is {float(plain):.2f}%",
+        f"test accuracy {averaged}",
+    ]
+
+    train, test = load(DATA)
+    normalization = Normalization.from_dataset(train)
+    (((trained,), how),) = [(arguments[:1], options) for arguments, options in handed["Trainer"]]
+    assert handed["Trainer"][0][0][1] == "adam:beta1=0.5"
+    assert {name: how[name] for name in ("lr", "schedule", "seed", "precision", "graph")} == {
+        "lr": 0.25, "schedule": "cosine", "seed": 3, "precision": "float32", "graph": None,
+    }  # fmt: skip
+    assert how["loss"] == losses.SoftmaxCrossEntropy(label_smoothing=0.2)
+    (first, one), (second, other), *_ = handed["Loader"]
+    np.testing.assert_array_equal(first[0].images, train.images)
+    np.testing.assert_array_equal(second[0].images, test.images)
+    for options in (one, other):
+        np.testing.assert_array_equal(options.pop("normalization").mean, normalization.mean)
+    assert (first[1], str(one.pop("augmentation"))) == (7, "flip,shift:1")
+    assert one == {"seed": 3, "device": "numpy", "dtype": np.float32}
+    assert (second[1], other) == (7, {"shuffle": False, "device": "numpy", "dtype": np.float32})
+    (((_,), fitted),) = handed["fit"]
+    stored = fitted.pop("settings")
+    assert isinstance(fitted.pop("test"), Loader)
+    assert fitted == {"epochs": 2, "run_dir": "run", "resume": False, "checkpoint_every": 2}
+    assert stored["command"] == {
+        "data": DATA, "model": "seed-net", "seed": 3, "epochs": 2, "batch_size": 7, "optimizer": "adam:beta1=0.5",
+        "lr": 0.25, "schedule": "cosine", "augment": "flip,shift:1", "loss": "softmax:label_smoothing=0.2",
+        "whiten": 0, "tta": "mirror", "precision": "float32", "test": "",
+    }  # fmt: skip
+    assert {name: stored[name] for name in ("classes", "mean", "std", "input_shape")} == {
+        "classes": [f"class {label}" for label in range(4)], "mean": normalization.mean.tolist(),
+        "std": normalization.std.tolist(), "input_shape": [9, 7, 3],
+    }  # fmt: skip
+    (((net_again, loader), options),) = handed["evaluate"]
+    assert (net_again, loader.dataset.name, options) == (trained, test.name, {"loss": how["loss"], "tta": "mirror"})
+    (_, filters, (of,), _), (_, name, (shown, image, _, classes), options) = drawn
+    assert (name, filters, shown, of) == ("activations.png", "filters.png", trained, trained)
+    np.testing.assert_array_equal(image, test.images[0])
+    assert (classes, options["truth"]) == (test.classes, test.labels[0])
+    assert options["title"] == "seed-net looks at a test image of synthetic"
+
+    # Again without averaging, in a folder of its own, and resumed: the same words but for the run's.
+    assert main(["train", *CHOSEN, "--no-graph"]) == 0
+    fresh = capsys.readouterr().out.splitlines()
+    assert fresh[4:6] == ["run        runs/synthetic-seed-net-1", ""]
+    assert not any(line.startswith("averaging") for line in fresh)
+    assert handed["Trainer"][-1][1]["graph"] is False
+    assert len(handed["evaluate"]) == 1
+    assert main(["train", "--resume", "run", "--device", "numpy"]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert again[: at - 2] == said[: at - 2]
+    assert again[at - 2 : at] == ["run        run (continued)", ""]
+    assert again[-9:] == said[-9:]
+    assert handed["fit"][-1][1]["resume"] is True
+
+
+def test_the_first_weights_are_those_of_the_seed(handed, drawn, tmp_path, monkeypatch):
+    begun = {}
+
+    def fit(self, *arguments, **options):
+        begun.update({name: np.array(value) for name, value in self.net.params().items()})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    assert main(["train", *CHOSEN, "--run-dir", str(tmp_path / "run")]) == 130
+    for name, value in models.build("seed-net", (9, 7, 3), 4, seed=3).params().items():
+        np.testing.assert_array_equal(begun[name], value)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "draw_activations", lambda *_, **__: None)
+        patch.setattr(pictures, "draw_filters", lambda *_: None)
+        assert main(["train", *CHOSEN, "--run-dir", str(directory)]) == 0
+    return directory
+
+
+def test_what_evaluate_hands_on_and_says(handed, trained, capsys):
+    for tta, views in ((None, ""), ("mirror", "2"), ("mirror+shift", "6")):
+        capsys.readouterr()
+        assert main(["evaluate", str(trained), "--device", "numpy", *(["--tta", tta] if tta else [])]) == 0
+        said = capsys.readouterr().out.splitlines()
+        (((net, loader), options),) = handed["evaluate"]
+        found = evaluate(net, loader, **options)
+        averaging = [f"averaging  over {views} views of each image"] * bool(views)
+        assert said[: 3 + len(averaging)] == [
+            f"run        {trained}", "device     numpy (as you asked)", "data       synthetic: 4 test images",
+            *averaging,
+        ]  # fmt: skip
+        assert said[len(said) - 2 :] == [
+            f"test loss {found.loss:.4f}", f"test accuracy {100 * found.accuracy:.2f}%",
+        ]  # fmt: skip
+        assert said[3 + len(averaging)] == said[-3] == ""
+        assert options == {
+            "loss": losses.SoftmaxCrossEntropy(label_smoothing=0.2), "confusion": True, "tta": tta or "none",
+        }  # fmt: skip
+        ((dataset, size), how) = handed["Loader"][-1]
+        np.testing.assert_array_equal(dataset.images, load(DATA)[1].images)
+        np.testing.assert_array_equal(how.pop("normalization").mean, Normalization.from_dataset(load(DATA)[0]).mean)
+        assert (size, how) == (256, {"device": "numpy", "dtype": np.float32, "shuffle": False})
+        handed["evaluate"].clear()
+
+
+def test_what_predict_hands_on_and_says(drawn, trained, tmp_path, capsys):
+    Image = pytest.importorskip("PIL.Image")
+    train, test = load(DATA)
+    for name, image in zip("ab", test.images):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    files = [str(tmp_path / name) for name in ("gone.png", "a.png", "b.png")]
+    arguments = ["predict", *files, "--run-dir", str(trained), "--device", "numpy"]
+    assert main([*arguments, "--picture", str(tmp_path / "inside.png")]) == 1
+    said = capsys.readouterr()
+    assert said.err == f"gpuconv: error: {files[0]}: No such file or directory\n"
+    run = runs.open_run(trained, "numpy")
+    scores = pictures.look(run.net, Normalization.from_dataset(train)(test.images[:1]))[1]
+    best = np.argsort(-scores)
+    lines = said.out.splitlines()
+    assert lines[:4] == [f"run        {trained}", "device     numpy (as you asked)", "", files[1]]
+    assert lines[4].split() == ["class", str(best[0]), f"{100 * scores[best[0]]:.2f}", "%", *lines[4].split()[4:]]
+    assert lines[8:10] == ["", files[2]]
+    assert lines[14:] == ["", f"picture    {tmp_path / 'inside.png'}"]
+    ((kind, name, (_, image, _, classes), options),) = drawn
+    assert (kind, name, classes) == ("draw_activations", "inside.png", [f"class {label}" for label in range(4)])
+    assert options == {"title": "seed-net looks at a.png"}
+    np.testing.assert_array_equal(image, test.images[0])
+    # Alone, what cannot be read ends the command; of several, all are tried, and no picture is drawn of none.
+    assert main(["predict", files[0], "--run-dir", str(trained)]) == 2
+    assert main(["predict", files[0], files[0], "--run-dir", str(trained), "--picture", str(tmp_path / "x.png")]) == 1
+    assert len(drawn) == 1
+    assert main(["predict", *files[1:], "--run-dir", str(trained)]) == 0
+    assert len(drawn) == 1
+    assert "picture" not in capsys.readouterr().out
+
+
+def test_a_net_is_opened_on_the_device_that_is_asked_for(trained):
+    assert [runs.open_run(trained, device).net.device for device in ("numpy", "emulated")] == ["numpy", "emulated"]
+
+
+def test_summary_of_a_run(monkeypatch, trained, capsys):
+    monkeypatch.setattr("gpuconv.summary.summary", lambda net, **options: f"{net.input_shape} {net.device} {options}")
+    assert main(["summary", "--run-dir", str(trained), "--device", "emulated", "--batch-size", "7"]) == 0
+    assert capsys.readouterr().out == "(9, 7, 3) numpy {'batch_size': 7, 'device': 'emulated'}\n"
