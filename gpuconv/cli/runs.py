@@ -173,9 +173,7 @@ def warn_of_trained_images(run: Run, test: Any) -> None:
 
 def _same(run: Run, part: str, data: Any) -> bool:
     """Whether images and labels are those that the run had, in "train" or "test"."""
-    from gpuconv.training.feeding import checksum
-
-    return (run.stored.get(part) or {}).get("checksum") == checksum(data)
+    return (run.stored.get(part) or {}).get("checksum") == data.checksum()
 
 
 def _warn(text: str) -> None:

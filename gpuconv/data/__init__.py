@@ -5,13 +5,18 @@ from gpuconv.data.augment import Augmentation
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.loader import Loader
 from gpuconv.data.normalization import Normalization
+from gpuconv.data.samples import Samples
 from gpuconv.data.spec import load
+from gpuconv.data.stream import Batches, StreamLoader
 
 __all__ = [
     "Augmentation",
+    "Batches",
     "Dataset",
     "Loader",
     "Normalization",
+    "Samples",
+    "StreamLoader",
     "cifar10",
     "digits",
     "folder",

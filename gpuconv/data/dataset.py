@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,6 +65,16 @@ class Dataset:
         """(H, W, C): what a net takes as its input volume."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
+
+    raw = True  # uint8, to be normalised
+
+    def measured(self) -> NDArray[np.uint8]:
+        """The images that say how all are normalised."""
+        return self.images
+
+    def checksum(self) -> str:
+        """Of images and labels, in their order."""
+        return f"{zlib.crc32(self.labels.data, zlib.crc32(self.images.data)):08x}"
 
     def subset(self, indices: Any) -> Dataset:
         """The images at `indices`: a slice, integers (any order, repeats allowed) or a mask."""

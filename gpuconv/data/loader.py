@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gpuconv import backends, ops
 from gpuconv.data.augment import Augmentation
-from gpuconv.data.dataset import Dataset
 from gpuconv.data.normalization import Normalization
 from gpuconv.dtypes import as_dtype
 from gpuconv.shapes import integer, seed_value
 
 Batch = tuple[Any, Any]
+T = TypeVar("T")
 
-_AHEAD = 2  # batches that the background thread may have ready
+_AHEAD = 2  # batches that one background thread may have ready
 
 
 class Loader:
@@ -35,10 +35,10 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Any,
         batch_size: int,
         *,
-        normalization: Normalization,
+        normalization: Normalization | None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
         device: str = "numpy",
@@ -55,24 +55,32 @@ class Loader:
         self.drop_last = bool(drop_last)
         if drop_last and len(dataset) < batch_size:
             raise ValueError(f"drop_last leaves no batch: {len(dataset)} images, batch_size {batch_size}")
-        height, width, channels = dataset.image_shape
-        for name, values in (("mean", normalization.mean), ("std", normalization.std)):
+        self.normalization = normalization
+        self._options = dataclasses.asdict(self.augmentation) | {"seed": self.seed, "dtype": as_dtype(dtype)}
+        if normalization is not None:
+            self._expect(dataset.image_shape)
+            for name in ("mean", "std"):
+                self._options[name] = backends.asarray(getattr(normalization, name), device=self.device)
+        self._hold()
+
+    def _expect(self, image_shape: tuple[int, ...]) -> None:
+        """Raise ValueError where the images cannot be normalised or augmented so."""
+        height, width, channels = image_shape
+        for name in ("mean", "std"):
+            values = getattr(self.normalization, name)
             if values.shape not in ((channels,), (height, width, channels)):
                 raise ValueError(
-                    f"normalization is of other images: {name} has shape {values.shape}, images {dataset.image_shape}"
+                    f"normalization is of other images: {name} has shape {values.shape}, images {image_shape}"
                 )
         if self.augmentation.shift >= min(height, width):
             raise ValueError(
                 f"shift must be smaller than the image ({height} x {width}), received {self.augmentation.shift}"
             )
-        self._images = backends.asarray(dataset.images, device=self.device)
-        self._labels = backends.asarray(dataset.labels, device=self.device)
-        self._options = dataclasses.asdict(self.augmentation) | {
-            "mean": backends.asarray(normalization.mean, device=self.device),
-            "std": backends.asarray(normalization.std, device=self.device),
-            "seed": self.seed,
-            "dtype": as_dtype(dtype),
-        }
+
+    def _hold(self) -> None:
+        """Move the whole data set to the device."""
+        self._images = backends.asarray(self.dataset.images, device=self.device)
+        self._labels = backends.asarray(self.dataset.labels, device=self.device)
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -84,11 +92,7 @@ class Loader:
 
         Raises ValueError for a negative epoch and for a start_batch past the end (`len(self)` gives no batch).
         """
-        epoch = integer("epoch", epoch, 0)
-        if integer("start_batch", start_batch, 0) > len(self):
-            raise ValueError(
-                f"start_batch must be at most {len(self)}, the batches of an epoch, received {start_batch}"
-            )
+        numbers = self.numbers(epoch, start_batch)
         order = self.order()
         self.shuffle_into(order, epoch)
 
@@ -96,8 +100,16 @@ class Loader:
             start, offset = self.place(epoch, number)
             return self.load(order, self.size(number), start=start, offset=offset)
 
-        numbers = range(start_batch, len(self))
-        return _ahead(batch, numbers) if self.device == "numpy" else (batch(number) for number in numbers)
+        return prepared(batch, numbers) if self.device == "numpy" else (batch(number) for number in numbers)
+
+    def numbers(self, epoch: int, start_batch: int) -> range:
+        """The numbers of an epoch's batches from `start_batch` on. Raises what `epoch` does."""
+        integer("epoch", epoch, 0)
+        if integer("start_batch", start_batch, 0) > len(self):
+            raise ValueError(
+                f"start_batch must be at most {len(self)}, the batches of an epoch, received {start_batch}"
+            )
+        return range(start_batch, len(self))
 
     # --- the same, one call each, for a step that takes its place from the device ---------------
 
@@ -126,20 +138,20 @@ class Loader:
         )
 
 
-def _ahead(batch: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
-    """`map(batch, numbers)`, with the next results made by a thread while the caller works on this one.
+def prepared(batch: Callable[[int], T], numbers: range, workers: int = 1) -> Iterator[T]:
+    """`map(batch, numbers)`, with the next results made by threads while the caller works on this one.
 
-    What the thread raises is raised here, at the batch it belongs to; the thread ends when this generator does, however
+    What a thread raises is raised here, at the batch it belongs to; the threads end when this generator does, however
     that comes about.
     """
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpuconv-loader")
-    ready: deque[Future[Batch]] = deque()
+    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="gpuconv-loader")
+    ready: deque[Future[T]] = deque()
     try:
         for number in numbers:
             ready.append(pool.submit(batch, number))
-            if len(ready) > _AHEAD:
+            if len(ready) > _AHEAD + workers - 1:
                 yield ready.popleft().result()
         while ready:
             yield ready.popleft().result()

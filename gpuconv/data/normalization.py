@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from gpuconv import ops
 from gpuconv.backends import to_numpy
-from gpuconv.data.dataset import Dataset
 from gpuconv.names import lookup
 
 
@@ -34,15 +33,25 @@ class Normalization:
             raise ValueError(f"std must be positive, received {self.std}")
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset, kind: str = "channel") -> Normalization:
-        """Measured on `dataset`, which has to be the training set: the test set is unseen in this too.
+    def from_dataset(cls, dataset: Any, kind: str = "channel") -> Normalization:
+        """Measured on `dataset`, which has to be the training set: the test set is unseen in this too. Of `Samples`,
+        which are read from files, a part is measured.
 
         kind: "channel" subtracts each channel's mean, "image" the mean image; both divide by each channel's standard
         deviation around what was subtracted (1 where a channel never varies). The sums are exact integers, so that
         every machine finds the same numbers.
         """
+        return cls.from_images(dataset.measured(), kind)
+
+    @classmethod
+    def measured(cls, data: Any) -> Normalization:
+        """Of a data set or of uint8 images."""
+        return cls.from_images(data) if isinstance(data, np.ndarray) else cls.from_dataset(data)
+
+    @classmethod
+    def from_images(cls, images: NDArray[np.uint8], kind: str = "channel") -> Normalization:
+        """As `from_dataset`, of uint8 images (N, H, W, C)."""
         axes = lookup("normalization", kind, {"channel": (0, 1, 2), "image": (0,)})
-        images = dataset.images
         total = images.sum(axis=axes, dtype=np.int64)
         count = math.prod(images.shape[axis] for axis in axes)
         channels = total.reshape(-1, total.shape[-1])

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, losses, ops
+from gpuconv.data import Normalization
 from gpuconv.names import canonical
+from gpuconv.training import feeding
 from gpuconv.training.metrics import Totals
 
 Array = Any
@@ -31,15 +33,19 @@ class Evaluation:
 
 
 def evaluate(
-    net: Any, loader: Any, *, loss: Any = "softmax", confusion: bool = False, tta: str = "none"
-) -> Evaluation:
-    """Run a net over every batch of a loader, without training it.
+    net: Any, data: Any, *, loss: Any = "softmax", confusion: bool = False, tta: str = "none", batch_size: int = 256,
+    normalization: Normalization | None = None,
+) -> Evaluation:  # fmt: skip
+    """Run a net over every image of a data set, without training it.
 
-    loader: what gives batches by ``epoch(0)``, on the net's device; it should neither augment nor drop. tta: the
-    test-time augmentation, over which the scores of each image are averaged (see `views`). Raises ValueError when there
-    is no image.
+    data: what `Trainer.fit` takes; a Loader should neither augment nor drop. uint8 images that no loader normalises are
+    normalised by `normalization`, or else as the net was trained. tta: the test-time augmentation, over which the
+    scores of each image are averaged (see `views`).
+
+    Raises ValueError when there is no image, and TypeError where it is not known how to normalise images.
     """
     criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)
+    loader = feeding.held_out("data", data, net, normalization, batch_size)
     totals, matrix = None, None
     for x, labels in loader.epoch(0):
         scores = averaged_scores(net, x, tta)

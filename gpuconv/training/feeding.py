@@ -3,44 +3,100 @@
 from __future__ import annotations
 
 import math
-import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from gpuconv.data import Dataset, Loader, Normalization
+from gpuconv.data import Dataset, Loader, Normalization, given
+from gpuconv.data.samples import Samples
+from gpuconv.data.stream import StreamLoader
 from gpuconv.layers import BatchNorm, Input, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
+from gpuconv.shapes import integer
 
 
 class DataError(ValueError):
     """Images, labels or batches that the net cannot be trained or tested on."""
 
 
-def loaders(data: dict[str, Any], *, batch_size: int, seed: int, device: str, dtype: Any) -> dict[str, Any]:
-    """Each part's loader, in order. A loader, or None, is itself.
+def loaders(
+    data: dict[str, Any], *, net: Any, batch_size: int, seed: int, steps_per_epoch: int | None = None,
+    normalization: Normalization | None = None,
+) -> dict[str, Any]:
+    """A loader of each part, in order; None stays None, but for the first.
 
-    A Dataset becomes a loader, normalised by the statistics of the images of the first part, which alone is shuffled.
-    Raises TypeError for what is neither, and where those images are not known.
+    uint8 images are normalised by `normalization`, or else by the statistics of the first part, which alone is
+    shuffled. steps_per_epoch: the batches of an epoch of the first part, for one that does not tell.
+    Raises TypeError for what no loader can be made of, and where those statistics are not known.
     """
     made: dict[str, Any] = {}
-    first = next(iter(data.values()))
-    training = first if isinstance(first, Dataset) else getattr(first, "dataset", None)
     for name, part in data.items():
-        if isinstance(part, Dataset):
-            if not isinstance(training, Dataset):
-                raise TypeError(f"give {name} as a Loader too: how to normalise its images is not known")
-            normalization = Normalization.from_dataset(training)
-            part = Loader(
-                part, batch_size, normalization=normalization, seed=seed, shuffle=not made, device=device, dtype=dtype
-            )
-        elif not hasattr(part, "epoch") and not (made and part is None):
-            raise TypeError(f"{name} must be a Loader or a Dataset, received {type(part).__name__}")
-        made[name] = part
+        if not made:
+            made[name] = loader(
+                name, part, net, normalization or Normalization.measured, batch_size=batch_size, seed=seed,
+                shuffle=True, length=steps_per_epoch,
+            )  # fmt: skip
+            training = partial(_normalization, name, made[name])
+        else:
+            made[name] = None if part is None else loader(
+                name, part, net, normalization or partial(training, name), batch_size=batch_size, seed=seed
+            )  # fmt: skip
     return made
+
+
+def held_out(name: str, data: Any, net: Any, normalization: Normalization | None, batch_size: int) -> Any:
+    """The loader of data that a net is tested on: in order, normalised by `normalization`, else as in training."""
+    known = normalization or getattr(net, "normalization", None)
+    found = loader(name, data, net, known or partial(_unknown, name), batch_size=integer("batch_size", batch_size, 1))
+    expect(name, found, net, None)
+    return found
+
+
+def loader(
+    name: str, data: Any, net: Any, normalization: Normalization | Callable[[Any], Normalization], *, batch_size: int,
+    seed: int = 0, shuffle: bool = False, length: int | None = None,
+) -> Any:  # fmt: skip
+    """The loader of what a user gives; what has `epoch` is one.
+
+    normalization: of uint8 images, or a function that is asked for it where there are any, with them.
+    """
+    normalize = normalization if not isinstance(normalization, Normalization) else lambda _: normalization
+    data = given.recognised(
+        data, name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype, length=length,
+        normalize=normalize,
+    )  # fmt: skip
+    if not isinstance(data, (Dataset, Samples)):
+        return data
+    kind: Any = Loader if isinstance(data, Dataset) else StreamLoader
+    return kind(
+        data, batch_size, normalization=normalize(data) if data.raw else None, seed=seed, shuffle=shuffle,
+        device=net.device, dtype=net.dtype,
+    )  # fmt: skip
+
+
+def _normalization(training_name: str, training: Any, name: str, _: Any) -> Normalization:
+    """What the training part's loader normalises by, or else what its images measure."""
+    if (found := getattr(training, "normalization", None)) is not None:
+        return found
+    data = getattr(training, "dataset", None)
+    if isinstance(data, (Dataset, Samples)) and data.raw:
+        return Normalization.from_dataset(data)
+    raise TypeError(
+        f"how to normalise the uint8 images of {name} is not known, as those of {training_name} are not normalised "
+        f"here: give {name} as a Loader too, as floats, or say normalization="
+    )
+
+
+def _unknown(name: str, _: Any) -> Normalization:
+    raise TypeError(
+        f"how to normalise the uint8 images of {name} is not known: say normalization=, give a Loader, or floats as "
+        "the net was trained on"
+    )
 
 
 def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
     """Raise DataError where a loader's images, labels or last batch are known not to fit the net and its loss."""
-    if not _ours(loader):
+    if not (_ours(loader) or isinstance(loader, StreamLoader)):
         return
     data = loader.dataset
     first = net[0] if isinstance(net, Sequential) else net
@@ -49,10 +105,10 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
             first.expect(data.image_shape)
         except ValueError as error:
             raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
-    classes, most = net.output_shape[-1], int(data.labels.max())
+    classes, most = net.output_shape[-1], -1 if data.labels is None else int(data.labels.max())
     compares = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge))
     if compares and name == "train" and min(classes, len(data.classes)) < 2:
-        only = f"{data.name!r} has one class, {data.classes[0]!r}"
+        only = f"{data.name!r} has one class, {[*data.classes, 'none'][0]!r}"
         what = only if len(data.classes) < 2 else "the net gives one score"
         raise DataError(f"{what}: there is nothing to tell apart; training takes two classes or more")
     if compares and most >= classes:
@@ -72,21 +128,35 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
             )
 
 
-def checksum(data: Dataset) -> str:
-    """Of images and labels, in their order."""
-    return f"{zlib.crc32(data.labels.data, zlib.crc32(data.images.data)):08x}"
-
-
 def describe(loader: Any) -> dict[str, Any] | None:
     """What a loader feeds the net, with a checksum of its images, so that other data is noticed. JSON-able."""
     if not isinstance(loader, Loader):
-        return None if loader is None else {"batches": len(loader)}
+        return None if loader is None else {} if (count := length(loader)) is None else {"batches": count}
     data = loader.dataset
-    return {
-        "name": data.name, "images": len(data), "shape": list(data.image_shape), "checksum": checksum(data),
+    known = {
+        "name": data.name, "images": len(data), "shape": list(data.image_shape), "checksum": data.checksum(),
         "batch_size": loader.batch_size, "shuffle": loader.shuffle, "drop_last": loader.drop_last,
         "seed": loader.seed, "augmentation": str(loader.augmentation),
     }  # fmt: skip
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def expect_length(loader: Any) -> int:
+    """The number of batches of the training part. Raises ValueError where that is not known."""
+    if (count := length(loader)) is None:
+        raise ValueError(
+            "how many batches an epoch of train has is not known; say it: fit(..., steps_per_epoch=100). Schedules and "
+            "progress need it"
+        )
+    return count
+
+
+def length(loader: Any) -> int | None:
+    """The number of batches, or None where that is not known."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 class Feed:

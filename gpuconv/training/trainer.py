@@ -13,7 +13,7 @@ import numpy as np
 
 from gpuconv import backends, losses, profiling
 from gpuconv.console import say
-from gpuconv.data import Dataset, Loader
+from gpuconv.data import Normalization
 from gpuconv.dtypes import as_precision
 from gpuconv.shapes import integer, seed_value
 from gpuconv.training import callbacks as watching
@@ -165,25 +165,30 @@ class Trainer:
 
     def fit(
         self,
-        train: Loader | Dataset,
+        train: Any,
         *,
         epochs: int,
-        validation: Loader | Dataset | None = None,
-        test: Loader | Dataset | None = None,
+        validation: Any = None,
+        test: Any = None,
         callbacks: Sequence[watching.Callback] = (),
         run_dir: str | Path | None = None,
         resume: bool = False,
         metrics_every: int = 50,
         checkpoint_every: int | None = None,
         batch_size: int = 64,
+        steps_per_epoch: int | None = None,
+        normalization: Normalization | None = None,
         settings: Record | None = None,
         progress: bool = True,
     ) -> list[Record]:
         """Train until `epochs` epochs are done in all, and return a record for each.
 
-        train: a Loader, or a Dataset, of which batches of `batch_size` are made, shuffled and normalised by its own
-        statistics. validation: evaluated after each epoch, and what "best" is judged by (without it the training loss
-        is). test: evaluated too, for the record alone.
+        train: (images, labels), a Dataset, any object with __len__ and __getitem__, of which batches of `batch_size`
+        are made and shuffled; or batches: a Loader, a PyTorch DataLoader, a generator, or a function that makes one
+        (docs/data.md). uint8 images are normalised by `normalization`, by default the statistics of the training
+        images; floats are taken as they are. steps_per_epoch: the batches of an epoch, for a generator. validation:
+        evaluated after each epoch, and what "best" is judged by (without it the training loss is). test: evaluated too,
+        for the record alone.
 
         run_dir: a folder for checkpoints, logs and curves (see `rundir`). resume: go on from its last checkpoint,
         which gives the same bits as a run that never stopped (on the CPU: with the same BLAS and number of its
@@ -206,14 +211,14 @@ class Trainer:
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the directory of the run to continue")
         loaders = feeding.loaders(
-            {"train": train, "validation": validation, "test": test},
-            batch_size=integer("batch_size", batch_size, 1), seed=self.seed,
-            device=self.net.device, dtype=self.net.dtype,
+            {"train": train, "validation": validation, "test": test}, net=self.net,
+            batch_size=integer("batch_size", batch_size, 1), seed=self.seed, steps_per_epoch=steps_per_epoch,
+            normalization=normalization,
         )  # fmt: skip
         for name, loader in loaders.items():
             feeding.expect(name, loader, self.net, self.loss)
         loader, *held_out = loaders.values()
-        self.batches = len(loader)
+        self.batches = feeding.expect_length(loader)
         self.optimizer.begin(self.total_steps, self.batches)
         self._settings = stored.as_json(
             self.settings() | {name: feeding.describe(loader) for name, loader in loaders.items()}

@@ -419,8 +419,7 @@ def more_classes():
         ({"validation": other_images}, DataError, "validation does not fit: the net takes volumes"),
         ({"test": more_classes}, DataError, "test does not fit: the net tells 3 classes apart, .* received 3 from"),
         ({"resume": True}, ValueError, "resume=True needs run_dir"),
-        ({"train": [1, 2]}, TypeError, "train must be a Loader or a Dataset, received list"),
-        ({"validation": "digits"}, TypeError, "validation must be a Loader or a Dataset, received str"),
+        ({"validation": "digits"}, TypeError, r"validation must be \(images, labels\), .*; received str"),
         ({"train": Poisoned(99), "validation": small.images()}, TypeError, "give validation as a Loader too"),
     ],
 )

@@ -1,0 +1,99 @@
+"""What a user may give as data, told apart: the one place that makes a data set or batches of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpuconv.data.dataset import Dataset
+from gpuconv.data.normalization import Normalization
+from gpuconv.data.samples import (
+    ArraySamples,
+    MapSamples,
+    Samples,
+    class_numbers,
+    expect_image_dtype,
+    laid_out,
+    mapped,
+)
+from gpuconv.data.stream import Batches
+
+ACCEPTED = (
+    "(images, labels), a gpuconv.data.Dataset or Loader, an object with __len__ and __getitem__, "
+    "or batches: a PyTorch DataLoader, a generator, or a function that makes one"
+)
+
+
+def recognised(
+    data: Any, name: str, shape: tuple[int, ...], *, classes: int = 0, device: str, dtype: Any,
+    length: int | None = None, normalize: Callable[[Any], Normalization] = Normalization.from_images,
+) -> Any:  # fmt: skip
+    """`data` as a Dataset, as Samples, or as what has ``epoch(epoch, start_batch)``.
+
+    name: what errors call it. shape: of the images that the net takes. classes: how many scores it gives. length: the
+    batches of an epoch, for what does not tell (`Batches`), which `device`, `dtype` and `normalize` are for too.
+    Raises TypeError for what is none of `ACCEPTED`.
+    """
+    if isinstance(data, (Dataset, Samples)) or hasattr(data, "epoch"):
+        return data
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Dataset) for part in data):
+        raise TypeError(f"{name} must be one data set, received two: train, test = gpuconv.data.load(...) parts them")
+    if isinstance(data, (tuple, list)) and len(data) == 2 and _is_array(data[0]):
+        return _of_arrays(data[0], data[1], name, shape, classes)
+    if isinstance(data, (str, bytes, dict, set)) or _is_array(data):
+        raise TypeError(f"{name} must be {ACCEPTED}; received {type(data).__name__}")
+    indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    if indexed and not len(data):
+        raise ValueError(f"{name} is empty: its length is 0")
+    if indexed and (made := _of_map(data, name, shape, classes)):
+        return made
+    if not (hasattr(data, "__iter__") or callable(data) or indexed):
+        raise TypeError(f"{name} must be {ACCEPTED}; received {type(data).__name__}")
+    return Batches(
+        data, name, shape, length=_length(data) if length is None else length, device=device, dtype=dtype,
+        normalize=normalize,
+    )  # fmt: skip
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _of_arrays(images: Any, labels: Any, name: str, shape: tuple[int, ...], classes: int) -> Dataset | ArraySamples:
+    """uint8 in memory becomes a Dataset, which moves to the device as a whole; the rest is read batch by batch."""
+    in_file = mapped(images)
+    images = laid_out(images, shape, rank=1 + len(shape))
+    expect_image_dtype(images.dtype, name)
+    numbers = class_numbers(labels, name, len(images))
+    names = [str(label) for label in range(max(classes, int(numbers.max(initial=-1)) + 1))]
+    if images.dtype == np.uint8 and in_file is None and images.ndim == 4:
+        return Dataset(images, numbers, names, name)
+    if not images.size:
+        raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")
+    return ArraySamples(
+        name=name, image_shape=images.shape[1:], dtype=images.dtype, labels=numbers, classes=names, images=images
+    )
+
+
+def _of_map(data: Any, name: str, shape: tuple[int, ...], classes: int) -> MapSamples | None:
+    """None where an item is a batch, not a sample."""
+    first = data[0]
+    if not isinstance(first, (tuple, list)) or len(first) != 2:
+        received = f"{len(first)} parts" if isinstance(first, (tuple, list)) else type(first).__name__
+        raise TypeError(f"{name}[0] must be (image, label), received {received}; {name} may be {ACCEPTED}")
+    image = laid_out(first[0], shape, rank=len(shape))
+    if image.ndim > len(shape):
+        return None
+    expect_image_dtype(image.dtype, name)
+    names = getattr(data, "classes", None) or [str(label) for label in range(classes)]
+    return MapSamples(name=name, image_shape=image.shape, dtype=image.dtype, classes=[*map(str, names)], source=data)
+
+
+def _length(data: Any) -> int | None:
+    try:
+        return len(data)
+    except TypeError:
+        return None
+

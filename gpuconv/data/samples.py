@@ -1,0 +1,162 @@
+"""Labelled images that are read when a batch needs them: arrays, arrays in files, objects of the user's."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuconv.backends import to_numpy
+from gpuconv.dtypes import is_float
+
+MEASURED = 4096  # the most images that are read to find what they are normalised by
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Samples:
+    """The base: samples 0 to len - 1, an image and a class each.
+
+    image_shape: of one image, (H, W, C) for pictures. dtype: uint8, which is normalised, or a float dtype, which is
+    fed to the net as it is. labels: int64 (N,), or None where they are known only once a sample is read. classes: the
+    names of the classes, or none. workers: threads that may read at once.
+    """
+
+    name: str
+    image_shape: tuple[int, ...]
+    dtype: Any
+    labels: NDArray[np.int64] | None = None
+    classes: Sequence[str] = ()
+    workers: int = 1
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The images, (n, *image_shape), and labels, (n,), of some samples."""
+        raise NotImplementedError
+
+    def checksum(self) -> str | None:
+        """What tells this data from other data; None where nothing does."""
+        return None
+
+    @property
+    def raw(self) -> bool:
+        """Whether images are uint8, to be normalised."""
+        return self.dtype == np.uint8
+
+    def measured(self) -> NDArray[np.uint8]:
+        """The images by which all are normalised: at most MEASURED of them, spread evenly."""
+        return self.read(np.linspace(0, len(self) - 1, min(len(self), MEASURED)).astype(np.int64))[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ArraySamples(Samples):
+    """The rows of an array, which may lie in a file (np.load(..., mmap_mode="r"))."""
+
+    images: NDArray[Any]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        return self.images[indices].reshape(len(indices), *self.image_shape), self.labels[indices]
+
+    def checksum(self) -> str:
+        """Of images and labels, in their order. Of a file: its name, size and date, and the labels."""
+        if (file := mapped(self.images)) is None:
+            images = zlib.crc32(np.ascontiguousarray(self.images).data.cast("B"))
+        else:
+            status = os.stat(file)
+            images = zlib.crc32(f"{os.path.basename(file)} {status.st_size} {status.st_mtime_ns}".encode())
+        return f"{zlib.crc32(self.labels.data, images):08x}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class MapSamples(Samples):
+    """An object with `__len__` and `__getitem__`, which gives (image, label): a PyTorch Dataset, a list of pairs."""
+
+    source: Any
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        pairs = [self.source[int(index)] for index in indices]
+        images = [laid_out(image, self.image_shape, rank=len(self.image_shape)) for image, _ in pairs]
+        for index, image in zip(indices, images):
+            if image.shape != self.image_shape or image.dtype != self.dtype:
+                raise ValueError(
+                    f"image {index} of {self.name!r} must be {np.dtype(self.dtype).name} of shape {self.image_shape} "
+                    f"as the first one, received {image.dtype.name} of shape {image.shape}"
+                )
+        return np.stack(images), class_numbers([label for _, label in pairs], self.name, len(pairs))
+
+
+def mapped(array: Any) -> str | None:
+    """The file that an array lies in, by np.memmap; None for one in memory."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap) and array.filename is not None:
+            return os.fspath(array.filename)
+        array = array.base
+    return None
+
+
+def is_torch(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "torch"
+
+
+def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> NDArray[Any]:
+    """Images as NumPy's array with the axes of `shape`, one image's, last; `rank` is how many axes they are to have.
+
+    A PyTorch tensor with its channels first has them moved last; grey pictures without an axis of channels get one.
+    Raises ValueError, with the way out, for a NumPy array with its channels first.
+    """
+    torch = is_torch(images)
+    array = to_numpy(images.detach().cpu() if torch else images, "images")
+    if len(shape) != 3:
+        return array
+    height, width, channels = shape
+    if channels == 1 and array.ndim == rank - 1 and array.shape[-2:] == (height, width):
+        return array[..., None]
+    if array.ndim == rank and array.shape[-3] == channels != array.shape[-1]:
+        last = np.moveaxis(array, -3, -1)
+        if torch:
+            return last
+        if last.shape[-3:] == shape:
+            order = (*range(rank - 3), *(axis + rank - 3 for axis in (1, 2, 0)))
+            raise ValueError(
+                f"images must have their channels last, (N, H, W, C), received shape {array.shape}; "
+                f"x.transpose{order} moves them there"
+            )
+    return array
+
+
+def class_numbers(labels: Any, name: str, count: int) -> NDArray[np.int64]:
+    """Labels as int64 (count,). Raises TypeError and ValueError for what numbers no classes."""
+    found = np.asarray([int(label) if is_torch(label) and label.ndim == 0 else label for label in labels]
+                       if isinstance(labels, (list, tuple)) else to_numpy(labels, f"labels of {name!r}"))  # fmt: skip
+    if found.dtype.kind not in "iu":
+        raise TypeError(f"labels of {name!r} must be integers, the numbers of classes, received {found.dtype.name}")
+    if found.shape != (count,):
+        one_hot = "; x.argmax(1) makes numbers of one-hot rows" if found.ndim == 2 and found.shape[1] > 1 else ""
+        raise ValueError(
+            f"labels of {name!r} must be one for each of {count} images, received shape {found.shape}{one_hot}"
+        )
+    if len(found) and int(found.min()) < 0:
+        raise ValueError(f"labels of {name!r} must be 0 or more, received {int(found.min())}")
+    return found.astype(np.int64)
+
+
+def expect_image_dtype(dtype: Any, name: str) -> None:
+    """Raise TypeError unless images are uint8 or floats."""
+    if dtype != np.uint8 and not is_float(dtype):
+        raise TypeError(
+            f"images of {name!r} must be uint8 in 0..255, which is normalised, or floats, which are taken as they are; "
+            f"received {dtype.name}"
+        )

@@ -1,0 +1,152 @@
+"""Batches of data that is not in device memory: read ahead by threads, or given by an iterable of the user's."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, ops, random
+from gpuconv.data.loader import Batch, Loader, prepared
+from gpuconv.data.normalization import Normalization
+from gpuconv.data.samples import Samples, class_numbers, expect_image_dtype, laid_out
+from gpuconv.dtypes import as_dtype
+from gpuconv.shapes import integer
+
+
+class StreamLoader(Loader):
+    """A `Loader` of `Samples`, which are read batch by batch; in all else, and in each bit of a batch, as that one.
+
+    Images of a float dtype are fed as they are: then normalization is None and there is no augmentation. workers:
+    threads that read ahead, by default as many as the samples allow, on at most 8 cores.
+    """
+
+    def __init__(
+        self, dataset: Samples, batch_size: int, *, normalization: Normalization | None = None,
+        workers: int | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        most = min(dataset.workers, 8, os.cpu_count() or 1)
+        self.workers = most if workers is None else integer("workers", workers, 1)
+        super().__init__(dataset, batch_size, normalization=normalization, **options)
+        if dataset.dtype != np.uint8 and (normalization is not None or str(self.augmentation) != "none"):
+            raise ValueError(
+                f"images of {dataset.name!r} are floats and taken as they are; normalization and augmentation are for "
+                "uint8 images"
+            )
+
+    def _hold(self) -> None:
+        """Nothing moves to the device before its batch does."""
+
+    def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
+        numbers = self.numbers(epoch, start_batch)
+        count = len(self.dataset)
+        order = random.permutation(count, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(count)
+
+        def read(number: int) -> tuple[Any, Any, int]:
+            start, offset = self.place(epoch, number)
+            chosen = order[start : start + self.size(number)]
+            images, labels = self.dataset.read(chosen)
+            if self.augmentation.flip == "alternating":
+                images = self._flipped(images, chosen, offset)
+            return np.ascontiguousarray(images), labels, offset
+
+        if self.device == "numpy":
+            return prepared(lambda number: self._made(*read(number)), numbers, self.workers)
+        return (self._made(*each) for each in prepared(read, numbers, self.workers))  # threads leave the device alone
+
+    def _flipped(self, images: Any, chosen: Any, offset: int) -> Any:
+        """Those images mirrored that `ops.load_batch` would mirror by their places in the whole data set."""
+        odd = (offset + np.arange(len(chosen))) // len(self.dataset) % 2 == 1
+        own, *_ = random.philox4x32((chosen & 0xFFFFFFFF, chosen >> 32, random.AUGMENT, 1), seed=self.seed)
+        flipped = (own >= 2**31) ^ odd
+        return np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+
+    def _made(self, images: Any, labels: Any, offset: int) -> Batch:
+        labels = backends.asarray(labels, device=self.device)
+        if self.dataset.dtype != np.uint8:
+            return backends.asarray(images, device=self.device, dtype=self._options["dtype"]), labels
+        every = backends.asarray(np.arange(len(images)), device=self.device)
+        options = self._options | ({"flip": False} if self.augmentation.flip == "alternating" else {})
+        return ops.load_batch(backends.asarray(images, device=self.device), labels, every, offset=offset, **options)
+
+
+class Batches:
+    """Batches (x, y) of an iterable of the user's: a PyTorch DataLoader, a generator, or a function that makes one.
+
+    An iterable is gone through anew in each epoch, a function is called anew; an iterator, such as a generator, goes on
+    where it is, and one epoch follows another. x: (n, *shape), floats, taken as they are, or uint8, normalised by what
+    `normalize` makes of the first batch; a PyTorch tensor may have its channels first. y: (n,) integers. length: the
+    batches of an epoch, None where they are counted only by going through them.
+
+    The first batch is read, and checked, when this is made, and used in the first epoch.
+    """
+
+    def __init__(
+        self, source: Any, name: str, shape: tuple[int, ...], *, length: int | None, device: str, dtype: Any,
+        normalize: Callable[[Any], Normalization] = Normalization.from_images,
+    ) -> None:  # fmt: skip
+        self.name, self.shape, self.length = name, shape, length
+        self.device, self.dtype = device, as_dtype(dtype)
+        self.once = hasattr(source, "__next__")
+        makes = callable(source) and not hasattr(source, "__iter__")
+        self._begin: Callable[[], Any] = source if makes else lambda: source
+        self._taken = 0
+        batches = iter(self._begin())
+        first = [*itertools.islice(batches, 1)]
+        if not first:
+            raise ValueError(f"{name} has no batch: the {type(source).__name__} gave none")
+        self._begun: Any = itertools.chain(first, batches)
+        x, _ = self._pair(first[0])
+        self.normalization = normalize(x) if x.dtype == np.uint8 else None
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError(f"how many batches {self.name} has is not known")
+        return self.length
+
+    def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start_batch` on; those before are read and dropped.
+
+        Raises ValueError where that is to go back in an iterator.
+        """
+        batches = self._begun or iter(self._begin())
+        skipped = start_batch
+        if self.once:
+            skipped += epoch * (self.length or 0) - self._taken
+            self._taken += skipped
+        else:
+            self._begun = None
+        if skipped < 0:
+            raise ValueError(
+                f"{self.name} is a {type(self._begin()).__name__}, which gives each batch once; give the function that "
+                "makes it, or a list of batches"
+            )
+        last = None if self.length is None else skipped + self.length - start_batch
+        for given in itertools.islice(batches, skipped, last):
+            self._taken += 1
+            yield self._batch(given)
+
+    def _pair(self, given: Any) -> tuple[Any, Any]:
+        if not isinstance(given, (tuple, list)) or len(given) != 2:
+            received = f"{len(given)} parts" if isinstance(given, (tuple, list)) else type(given).__name__
+            raise TypeError(f"a batch of {self.name} must be (images, labels), received {received}")
+        x = laid_out(given[0], self.shape, rank=1 + len(self.shape))
+        expect_image_dtype(x.dtype, self.name)
+        if x.ndim != 1 + len(self.shape):
+            raise ValueError(
+                f"a batch of {self.name} must have images of shape (N, {', '.join(map(str, self.shape))}), "
+                f"received {x.shape}"
+            )
+        return x, class_numbers(given[1], self.name, len(x))
+
+    def _batch(self, given: Any) -> Batch:
+        x, labels = self._pair(given)
+        if x.dtype == np.uint8:
+            if self.normalization is None:
+                raise TypeError(f"batches of {self.name} were floats at first and are uint8 now")
+            x = self.normalization(np.ascontiguousarray(x), self.dtype)
+        x = backends.asarray(np.ascontiguousarray(x), device=self.device, dtype=self.dtype)
+        return x, backends.asarray(labels, device=self.device)

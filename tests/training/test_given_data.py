@@ -1,0 +1,248 @@
+"""What a user may give as data: each form trains as a loader of the same images would."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader, given
+from gpuconv.layers import Flatten, Input, Linear, Sequential
+from gpuconv.training import DataError, Trainer, evaluate
+from tests.training import small
+
+DATA = small.images()
+NORMALIZATION = Normalization.from_dataset(DATA)
+FLOATS = NORMALIZATION(DATA.images)
+
+
+def fit(train, epochs=2, net=None, **options):
+    trainer = Trainer(small.net() if net is None else net, "adam", lr=0.01, seed=3)
+    trainer.fit(train, epochs=epochs, batch_size=5, progress=False, **options)
+    return trainer
+
+
+def same(one, other):
+    assert one.history == other.history
+    assert small.same_arrays(one.net.state_dict(), other.net.state_dict())
+
+
+class Indexed:
+    """As a PyTorch Dataset: a length and items, nothing else."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.images[index], self.labels[index]
+
+
+def test_arrays_and_indexed_objects_train_as_the_loader_of_the_same_images(tmp_path):
+    expected = fit(DATA)
+    np.save(tmp_path / "images.npy", DATA.images)
+    np.save(tmp_path / "floats.npy", FLOATS)
+    mapped, floats = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "floats"))
+    for train in (
+        (DATA.images, DATA.labels), [DATA.images, DATA.labels.astype(np.uint8)], (DATA.images[..., 0], [*DATA.labels]),
+        (FLOATS, DATA.labels), (FLOATS.astype(np.float64), DATA.labels), Indexed(DATA.images, DATA.labels),
+        Indexed(FLOATS, DATA.labels), list(zip(DATA.images, DATA.labels)), list(zip(FLOATS, map(int, DATA.labels))),
+        (mapped, DATA.labels), (floats, DATA.labels), Indexed(DATA.images[..., 0], DATA.labels.astype(np.int32)),
+    ):  # fmt: skip
+        same(fit(train), expected)
+
+
+def epoch_of_batches(epoch, length=5):
+    loader = Loader(DATA, 5, normalization=NORMALIZATION, seed=3)
+    return [(np.array(x), np.array(y)) for x, y in loader.epoch(epoch)][:length]
+
+
+def test_batches_train_as_the_loader_that_gave_them():
+    expected = fit(DATA)
+
+    class Epochs:
+        """An iterable that is gone through anew in each epoch."""
+
+        at = 0
+
+        def __iter__(self):
+            self.at += 1
+            return iter(epoch_of_batches(self.at - 1))
+
+    class Counted(Epochs):
+        def __len__(self):
+            return 5
+
+    again = Epochs()
+    everything = epoch_of_batches(0) + epoch_of_batches(1)
+    for train, options in (
+        (Counted(), {}), (Epochs(), {"steps_per_epoch": 5}), (iter(everything), {"steps_per_epoch": 5}),
+        ((batch for batch in everything), {"steps_per_epoch": 5}), (lambda: iter(again), {"steps_per_epoch": 5}),
+    ):  # fmt: skip
+        same(fit(train, **options), expected)
+    one = fit(epoch_of_batches(0), epochs=1)  # a list of batches
+    np.testing.assert_array_equal(one.net["conv1"].arrays["weight"], fit(DATA, epochs=1).net["conv1"].arrays["weight"])
+
+
+def test_a_resumed_generator_goes_on_where_the_run_was(tmp_path):
+    everything = epoch_of_batches(0) + epoch_of_batches(1)
+    fit(iter(everything), epochs=1, steps_per_epoch=5, run_dir=tmp_path / "stopped", normalization=None)
+    straight = fit(iter(everything), epochs=2, steps_per_epoch=5)
+    assert [record["event"] for record in straight.records].count("epoch") == 2
+    with pytest.raises(ValueError, match="gave 3 batches of the 5"):
+        fit(iter(everything[:8]), steps_per_epoch=5)
+
+
+def test_torch(tmp_path):
+    torch = pytest.importorskip("torch")
+    from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+    expected = fit(DATA)
+    first = torch.tensor(FLOATS).permute(0, 3, 1, 2)  # channels first, as PyTorch has them
+    labels = torch.tensor(DATA.labels)
+    same(fit((first, labels)), expected)
+    same(fit(TensorDataset(first, labels)), expected)
+    same(fit(TensorDataset(torch.tensor(DATA.images).permute(0, 3, 1, 2), labels)), expected)
+    plain = fit(list(zip(np.split(FLOATS, [5, 10, 15, 20]), np.split(DATA.labels, [5, 10, 15, 20]))))
+    same(fit(DataLoader(TensorDataset(first, labels), batch_size=5)), plain)
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(zip(first, labels))
+
+    same(fit(DataLoader(Stream(), batch_size=5), steps_per_epoch=5), plain)
+    found = evaluate(plain.net, DataLoader(TensorDataset(first, labels), batch_size=4))
+    assert found.samples == len(DATA)
+    assert found.accuracy == evaluate(plain.net, (FLOATS, DATA.labels)).accuracy
+
+
+def test_uint8_batches_are_normalised_by_the_first():
+    batches = [(DATA.images[:11], DATA.labels[:11]), (DATA.images[11:], DATA.labels[11:])]
+    first = Normalization.from_images(DATA.images[:11])
+    same(fit(batches, validation=batches), fit([(first(x), y) for x, y in batches], validation=[
+        (first(x), y) for x, y in batches
+    ]))  # fmt: skip
+    given_one = Normalization([10.0], [20.0])
+    same(fit(batches, normalization=given_one), fit([(given_one(x), y) for x, y in batches]))
+    same(fit((DATA.images, DATA.labels), normalization=given_one), fit((given_one(DATA.images), DATA.labels)))
+
+
+def test_validation_and_test_come_in_any_form_and_are_normalised_as_training():
+    other = small.images(9, seed=5)
+    expected = fit(DATA, validation=Loader(other, 4, normalization=NORMALIZATION, shuffle=False)).history
+    for form in ((other.images, other.labels), Indexed(other.images, other.labels), [(other.images, other.labels)],
+                 (NORMALIZATION(other.images), other.labels)):  # fmt: skip
+        found = fit((DATA.images, DATA.labels), validation=form, test=form).history
+        for record, wanted in zip(found, expected, strict=True):
+            assert record["validation_accuracy"] == record["test_accuracy"] == wanted["validation_accuracy"]
+            assert record["validation_loss"] == pytest.approx(wanted["validation_loss"], rel=1e-6)
+
+
+def test_evaluate_takes_data_and_a_normalization():
+    trained = fit(DATA)
+    expected = evaluate(trained.net, Loader(DATA, 256, normalization=NORMALIZATION, shuffle=False))
+    for form in (DATA, (DATA.images, DATA.labels), Indexed(DATA.images, DATA.labels), [(DATA.images, DATA.labels)]):
+        assert evaluate(trained.net, form, normalization=NORMALIZATION) == expected
+    assert evaluate(trained.net, (FLOATS, DATA.labels)) == expected
+    bare = small.net()
+    with pytest.raises(TypeError, match="how to normalise the uint8 images of data is not known: say normalization="):
+        evaluate(bare, DATA)
+
+
+def test_streamed_batches_are_the_loaders_bit_for_bit():
+    class Streamed(Samples):
+        def __len__(self):
+            return len(DATA)
+
+        def read(self, indices):
+            return DATA.images[indices], DATA.labels[indices]
+
+    samples = Streamed(name="lines", image_shape=DATA.image_shape, dtype=np.dtype("uint8"), workers=3)
+    for augment in ("flip,shift:2,cutout:2", "alternating-flip,shift:1,reflect", "none"):
+        options = {"normalization": NORMALIZATION, "augmentation": Augmentation.parse(augment), "seed": 4}
+        for epoch in (0, 1):
+            whole = [*Loader(DATA, 4, **options).epoch(epoch, start_batch=1)]
+            streamed = [*StreamLoader(samples, 4, workers=3, **options).epoch(epoch, start_batch=1)]
+            for (x, y), (wanted_x, wanted_y) in zip(streamed, whole, strict=True):
+                np.testing.assert_array_equal(x, wanted_x)
+                np.testing.assert_array_equal(y, wanted_y)
+
+
+def test_what_cannot_be_data_is_refused_and_says_what_can(tmp_path):
+    images, labels = DATA.images, DATA.labels
+    rgb = Sequential([Input((4, 5, 3)), Flatten(), Linear(3)])
+    channels_first = np.zeros((6, 3, 4, 5), np.float32)
+
+    def no_batch():
+        return iter([])
+
+    for train, error, message, options in (
+        ("digits", TypeError, r"train must be \(images, labels\), .* a PyTorch DataLoader, .*; received str", {}),
+        (7, TypeError, "received int", {}),
+        (None, TypeError, "received NoneType", {}),
+        (images, TypeError, "received ndarray", {}),
+        ({"images": images}, TypeError, "received dict", {}),
+        ((DATA, DATA), TypeError, "must be one data set, received two", {}),
+        ([1, 2], TypeError, r"train\[0\] must be \(image, label\), received int", {}),
+        ([], ValueError, "train is empty", {}),
+        ((images.astype(np.int32), labels), TypeError, "must be uint8 .* or floats.*received int32", {}),
+        ((images, labels.astype(float)), TypeError, "must be integers.*received float64", {}),
+        ((images, labels[:5]), ValueError, r"one for each of 22 images, received shape \(5,\)", {}),
+        ((images, np.eye(3)[labels].astype(int)), ValueError, r"argmax\(1\) makes numbers of one-hot rows", {}),
+        ((images, labels - 1), ValueError, "must be 0 or more, received -1", {}),
+        ((images, labels + 3), DataError, "labels 0 to 2, received 5", {}),
+        ((FLOATS[:, :4], labels), DataError, "takes volumes of 6 x 5 x 1", {}),
+        ((channels_first, [0] * 6), ValueError,
+         r"channels last.*received shape \(6, 3, 4, 5\); x.transpose\(0, 2, 3, 1\)", {"net": rgb}),
+        ([(image, 0) for image in channels_first], ValueError, r"x.transpose\(1, 2, 0\) moves them", {"net": rgb}),
+        (iter([(FLOATS, labels)]), ValueError, r"not known; say it: fit\(..., steps_per_epoch=100\)", {}),
+        (no_batch, ValueError, "train has no batch: the function gave none", {}),
+        (iter([(FLOATS, labels, labels)]), TypeError, r"must be \(images, labels\), received 3 parts",
+         {"steps_per_epoch": 1}),
+        (iter([(FLOATS[0], labels[:1])]), ValueError, r"images of shape \(N, 6, 5, 1\), received \(6, 5, 1\)",
+         {"steps_per_epoch": 1}),
+        ((FLOATS, labels), TypeError, "uint8 images of validation is not known", {"validation": DATA}),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            fit(train, run_dir=tmp_path / "run", **options)
+        assert not [*tmp_path.iterdir()]
+
+
+def test_a_generator_for_validation_is_told_to_be_a_function():
+    batches = [(FLOATS, DATA.labels)]
+    with pytest.raises(ValueError, match="validation is a list_iterator, which gives each batch once"):
+        fit(DATA, validation=iter(batches))
+    assert len(fit(DATA, validation=lambda: iter(batches)).history) == 2
+
+
+def test_runs_store_what_they_were_fed_and_refuse_other_data(tmp_path):
+    from gpuconv.training import SettingsError
+
+    fit((FLOATS, DATA.labels), run_dir=tmp_path / "run")
+    fit((FLOATS, DATA.labels), run_dir=tmp_path / "run", resume=True)
+    with pytest.raises(SettingsError, match="checksum"):
+        fit((FLOATS + 1, DATA.labels), run_dir=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("device", ["emulated"])
+def test_the_device_gets_the_same_batches(device):
+    expected, wanted = next(Loader(DATA, 5, normalization=NORMALIZATION, seed=3).epoch(0))
+    for form in ((FLOATS, DATA.labels), Indexed(DATA.images, DATA.labels)):
+        part = given.recognised(form, "train", DATA.image_shape, device=device, dtype="float32")
+        loader = StreamLoader(part, 5, normalization=NORMALIZATION if part.raw else None, seed=3, device=device)
+        x, y = next(loader.epoch(0))
+        from gpuconv import device_of, to_numpy
+
+        assert device_of(x) == device_of(y) == device
+        np.testing.assert_array_equal(to_numpy(x), expected)
+        np.testing.assert_array_equal(to_numpy(y), wanted)
+
+
+def test_classes_are_numbers_where_they_have_no_names():
+    pair = (DATA.images, DATA.labels)
+    found = given.recognised(pair, "train", DATA.image_shape, classes=5, device="numpy", dtype="float32")
+    assert isinstance(found, Dataset)
+    assert list(found.classes) == ["0", "1", "2", "3", "4"]
