@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         if not rest:
             return
         known = [option for action in self._actions for option in action.option_strings]
-        near = difflib.get_close_matches(rest[0].partition("=")[0], known, n=1)
+        near = difflib.get_close_matches(rest[0].partition("=")[0], known)
         self.error(f"unknown argument {rest[0]!r}" + (f"; did you mean {near[0]}?" if near else ""))
 
 

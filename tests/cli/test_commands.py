@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import io
 import re
+import sys
 
 import pytest
 
 from gpuconv import checks, ops
-from gpuconv.cli import main
+from gpuconv.cli import main, runs
+from gpuconv.cli.check import report
+from gpuconv.cli.errors import describe
 from gpuconv.cli.main import COMMANDS, Parser
+from gpuconv.console import say
 from gpuconv.training import Trainer
 
 
@@ -28,7 +33,9 @@ def test_help_shows_an_example(command, capsys):
     assert left.value.code == 0
     said = capsys.readouterr().out
     assert f"usage: gpuconv {command}" in said
-    assert re.search(rf"^examples?:\n  gpuconv {command}", said, re.M)
+    examples = importlib.import_module(f"gpuconv.cli.{command}").EXAMPLES
+    assert said.endswith("\n".join([f"example{'s' if examples[1:] else ''}:", *(f"  {line}" for line in examples), ""]))
+    assert examples[0].startswith(f"gpuconv {command}")
 
 
 def test_help_without_docstrings(capsys, monkeypatch):
@@ -44,7 +51,10 @@ def test_help_without_docstrings(capsys, monkeypatch):
 def test_the_overview_names_every_command(arguments, capsys):
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    assert all(re.search(rf"^  {command} ", said, re.M) for command in COMMANDS)
+    lines = said.splitlines()
+    assert lines[:5] == ["usage: gpuconv COMMAND [options]", "", "Train, inspect and use ConvNets.", "", "commands:"]
+    assert lines[5:-4] == [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
+    assert lines[-1] == "  gpuconv train"
 
 
 def test_version(capsys):
@@ -329,3 +339,35 @@ def test_the_lines_of_a_command_cannot_steer_the_terminal(capsys):
 
     line("run", "\x1b[31mred\nblue\n")
     assert capsys.readouterr().out == "run        \\x1b[31mred\\nblue\n\n"
+
+
+def test_an_error_of_the_system_in_words():
+    for error, said in (
+        (OSError(2, "No such file", "a"), "a: No such file"), (OSError(28, "No space left"), "No space left"),
+        (OSError("in words"), "in words"),
+    ):  # fmt: skip
+        assert describe(error) == said
+
+
+class Flushed(io.StringIO):
+    """Keeps what had been written whenever it was flushed."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def flush(self):
+        self.shown.append(self.getvalue())
+
+
+def test_what_a_command_does_is_shown_at_once_in_a_pipe_too(monkeypatch):
+    """The next line may take minutes."""
+    for tell, text in (
+        (lambda: runs.line("run", "x"), "run        x\n"), (lambda: say("x", "stdout"), "x\n"),
+        (lambda: report(True, "one", "2", ""), "PASS  one: 2\n"),
+    ):  # fmt: skip
+        stream = Flushed()
+        monkeypatch.setattr(sys, "stdout", stream)
+        tell()
+        monkeypatch.undo()
+        assert stream.shown == [text]

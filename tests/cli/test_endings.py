@@ -410,6 +410,41 @@ def test_output_that_is_lost_is_told_by_the_status(tmp_path):
     assert kept.read_text() == "x\n"
 
 
+def test_a_full_pipe_that_does_not_block_is_waited_for():
+    """Another process that shares the pipe may have made it so."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    got = []
+
+    def collect():
+        time.sleep(0.05)
+        with open(read, "rb") as pipe:
+            got.append(pipe.read())
+
+    reader = threading.Thread(target=collect)
+    reader.start()
+    text = "x" * 300_000
+    assert ended(lambda: print(text), 0, lambda: os.dup2(write, 1)) == (0, "")
+    os.close(write)
+    reader.join(20)
+    assert got == [text.encode() + b"\n"]
+
+
+def test_how_the_streams_are_buffered(tmp_path):
+    """Standard error by lines, standard output by lines on a terminal alone; to close one leaves its number alone."""
+    def work(by_line):
+        assert (sys.stdout.line_buffering, sys.stderr.line_buffering) == (by_line, True)
+        sys.stdout.close()
+        os.fstat(1)
+        sys.stdout = io.StringIO()
+
+    (tmp_path / "out").touch()
+    assert ended(lambda: work(False), 0, onto(1, tmp_path / "out")) == (0, "")
+    ours, theirs = pty.openpty()
+    assert ended(lambda: work(True), 0, lambda: os.dup2(theirs, 1)) == (0, "")
+    os.close(ours), os.close(theirs)
+
+
 def test_closed_streams_are_not_the_numbers_of_files(tmp_path):
     def close():
         os.close(0), os.close(1)
@@ -422,6 +457,18 @@ def test_closed_streams_are_not_the_numbers_of_files(tmp_path):
 
     assert ended(work, 0, close) == (0, "")
     assert (tmp_path / "file").read_text() == "kept"
+
+    def without_objects():  # as Python leaves it where they were closed before it began
+        close()
+        sys.stdin = sys.stdout = None
+
+    def inherited():
+        print("lost")
+        assert os.get_inheritable(0)
+        assert os.get_inheritable(1)
+        assert subprocess.run(["cat"], timeout=10).returncode == 0
+
+    assert ended(inherited, 0, without_objects) == (0, "")
 
 
 def test_what_stderr_cannot_take_ends_nothing(tmp_path):

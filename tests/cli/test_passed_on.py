@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -493,3 +494,41 @@ def test_summary_of_a_run(monkeypatch, trained, capsys):
     monkeypatch.setattr("gpuconv.summary.summary", lambda net, **options: f"{net.input_shape} {net.device} {options}")
     assert main(["summary", "--run-dir", str(trained), "--device", "emulated", "--batch-size", "7"]) == 0
     assert capsys.readouterr().out == "(9, 7, 3) numpy {'batch_size': 7, 'device': 'emulated'}\n"
+
+
+def test_the_first_filters_are_whitened_unless_a_checkpoint_holds_them(monkeypatch, tmp_path):
+    seen = []
+
+    def stop(self, *_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "whiten", lambda net, images: seen.append(images))
+    monkeypatch.setattr(Trainer, "fit", stop)
+    train, _ = load(DATA)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "last.safetensors").touch()
+    for where, chosen, expected in (
+        ("new", ("--whiten", "5"), 5), ("begun", ("--whiten", "5"), 0), ("new", (), 0), (None, ("--whiten", "5"), 5),
+    ):  # fmt: skip
+        monkeypatch.chdir(tmp_path)
+        place = ["--run-dir", where] if where else []
+        assert main(["train", *CHOSEN, *chosen, *place]) == 130
+        assert [len(images) for images in seen] == [expected] * bool(expected)
+        if seen:
+            np.testing.assert_array_equal(seen.pop(), Normalization.from_dataset(train)(train.images[:5]))
+
+
+def test_a_run_that_a_signal_ended_says_so_by_its_status(monkeypatch, drawn, tmp_path, capsys):
+    step = Trainer.step
+
+    def signalled(self, x, y, **options):
+        step(self, x, y, **options)
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(Trainer, "step", signalled)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert main(["train", *CHOSEN, "--run-dir", str(tmp_path / number.name)]) == 128 + number
+        said = capsys.readouterr()
+        assert "test accuracy" not in said.out
+        assert "interrupted after step 1; saved to" in said.err
+    assert drawn == []

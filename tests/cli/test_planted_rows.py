@@ -66,17 +66,29 @@ def test_verify_runs_every_dtype_and_tier_by_default(verified):
 @pytest.fixture
 def tried(monkeypatch, capsys, tmp_path):
     """Returns (status, lines) of lab on a kernel of one's own."""
-    own = tmp_path / "own.cu"
+    own, asked = tmp_path / "own.cu", []
     own.write_text(lab.template("relu"))
 
     def run(rows, *arguments, device="emulated"):
-        monkeypatch.setattr(lab, "check", lambda *_: iter(rows))
-        monkeypatch.setattr(lab, "compare", lambda *_: iter([lab.Timing(SMALL, 0.5, 0.1, 0.25, 0.1)]))
+        asked.clear()
+        monkeypatch.setattr(lab, "check", lambda *given: asked.append(given) or iter(rows))
+        timing = lab.Timing(SMALL, 0.5, 0.1, 0.25, 0.1)
+        monkeypatch.setattr(lab, "compare", lambda *given: asked.append(given) or iter([timing]))
         monkeypatch.setattr("gpuconv.cli.lab.choose_device", lambda options: device)
         status = main(["lab", str(own), "--op", "relu", *arguments])
         return status, capsys.readouterr().out.splitlines()
 
+    run.asked, run.file = asked, own
     return run
+
+
+def test_what_lab_checks_and_times(tried):
+    tried([RIGHT], "--dtype", "float16", "--dtype", "Float32", device="cuda:1")
+    assert tried.asked == [
+        (tried.file, "relu", "cuda:1", ("float16", "float32"), None), (tried.file, "relu", "cuda:1", "float16", None),
+    ]  # fmt: skip
+    tried([RIGHT])
+    assert tried.asked == [(tried.file, "relu", "emulated", tuple(verify.DTYPES), None)]
 
 
 def test_lab_times_on_a_gpu_alone(tried):

@@ -79,3 +79,9 @@ def test_mistakes_are_one_line_and_write_nothing(capsys, arguments, said, tmp_pa
     assert error.count("\n") == 1
     assert said in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_net_is_looked_up_before_a_device_is_chosen(capsys):
+    for wrong in (["--model", "tiny-vg"], ["--precision", "float8"], ["--arch", "sm_1"], ["--trace", "nowhere/x"]):
+        assert main(["profile", *wrong]) == 2
+        assert capsys.readouterr().out == ""

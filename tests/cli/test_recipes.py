@@ -48,6 +48,7 @@ def test_a_rate_in_the_optimizer_counts():
     groups = "filters -> muon:lr=0.02; * -> sgd:lr=0.05"
     assert rate(optimizer=groups) == 1.0  # of a group's own rates it is a factor
     assert rate(optimizer=groups, lr=0.5) == 0.5
+    assert settings.complete({"data": "cifar10:x"}, "airbench94").lr == 1.0
 
 
 def test_an_unknown_recipe_names_the_nearest(capsys):

@@ -146,6 +146,8 @@ def test_the_five_best_scores_with_bars():
     ]
     assert predict.top(np.array([0.5, 0.5, 0.0]), ["x", "y", "z"])[0].startswith("  x ")
     assert predict.top(np.array([1.0, 0.0]), ["x", "y"])[1] == "  y    0.00 %"
+    many = predict.top(np.tile([0.25, 0.125], 500), list(map(str, range(1000))))
+    assert [line.split()[0] for line in many] == ["0", "2", "4", "6", "8"]
 
 
 def test_a_check_is_a_line_and_its_details(capsys):
@@ -165,6 +167,7 @@ def test_the_classes_in_a_table():
         "none         0       0         -",
     ]
     assert confusion[0, 0] == 3
+    assert evaluate.table(np.eye(2, dtype=int), ["a", "b"]).splitlines()[1] == "a           1       1  100.00 %"
 
 
 def test_a_conversion_is_told_beside_the_name(tmp_path, capsys):
@@ -306,6 +309,16 @@ def test_info_in_its_own_words(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(cache, "directory", lambda: tmp_path / "none")
     assert main(["info"]) == 0
     assert f"  cache         {tmp_path / 'none'} (compiled files: 0)" in capsys.readouterr().out.splitlines()
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(info.os, "sched_getaffinity", {0: {1, 4, 5}}.get, raising=False)
+    monkeypatch.setattr(info.os, "cpu_count", lambda: 8)
+    assert info._cores() == 3
+    monkeypatch.delattr(info.os, "sched_getaffinity")
+    assert info._cores() == 8
+    monkeypatch.setattr(info.os, "cpu_count", lambda: None)
+    assert info._cores() == 1
 
 
 def test_a_download_says_where_it_is_and_what_comes_next(monkeypatch, capsys):
