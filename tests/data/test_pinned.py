@@ -1,0 +1,125 @@
+"""Numbers that stored runs rely on, and edges of what is accepted."""
+
+from __future__ import annotations
+
+import errno
+import pathlib
+
+import numpy as np
+import pytest
+
+from gpuconv import console
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, digits, download, listing, synthetic
+
+
+def test_shipped_and_made_up_images_are_the_same_for_ever():
+    """A run tells its data by these checksums; other images would be refused where it goes on."""
+    for data, sums in (
+        (digits.load(), ["a7f44713", "a5f6c60b"]),
+        (synthetic.load(20, size=(5, 7, 3), classes=4, seed=3), ["e0444dd3", "ccd364cb"]),
+        (synthetic.load(3, size=(2, 3, 1), classes=2), ["03fc817f", "dab999f0"]),
+    ):
+        assert [part.checksum() for part in data] == sums
+
+
+def test_a_split_is_the_same_for_ever():
+    whole = digits.load()[0].subset(slice(60))
+    first, second = whole.split(0.25, seed=2)
+    drawn = {image.tobytes() for image in second.images}
+    chosen = [number for number, image in enumerate(whole.images) if image.tobytes() in drawn]
+    assert chosen == [0, 1, 2, 5, 7, 13, 20, 24, 27, 29, 33, 34, 37, 38, 40, 47, 51]
+    assert len(first) == 60 - len(second) == 43
+
+
+def test_the_names_of_test_images():
+    for part in (*synthetic.load(4, size=(1, 1, 1), classes=2), *digits.load()):
+        assert part.name in ("synthetic", "digits")
+    assert synthetic.load(4, size=(1, 1, 1), classes=2)[0].classes == ("class 0", "class 1")
+
+
+def test_at_most_five_odd_classes_are_named():
+    images = np.zeros((1, 1, 1, 1), np.uint8)
+    for count, told in ((5, "'a', 'b', 'c', 'd', 'e' and"), (6, "'a', 'b', 'c', 'd', 'e', ... and")):
+        with pytest.raises(ValueError, match="lacks") as raised:
+            Dataset(images, np.array([0]), ["x"], "set").relabelled("abcdef"[:count])
+        assert str(raised.value) == (
+            f"'set' must have the classes that are trained: it lacks {told} has unknown 'x'"
+        )
+
+
+def test_what_just_fits_a_loader():
+    data = Dataset(np.zeros((6, 5, 4, 1), np.uint8), np.zeros(6, int), ["a"])
+    make = {"normalization": Normalization([0], [1])}
+    assert len(Loader(data, 6, drop_last=True, **make)) == 1
+    assert Loader(data, 2, augmentation=Augmentation(shift=3), **make).augmentation.shift == 3
+    with pytest.raises(ValueError, match=r"smaller than the image \(5 x 4\), received 4"):
+        Loader(data, 2, augmentation=Augmentation(shift=4), **make)
+    image = Normalization(np.zeros((5, 4, 1)), [1])
+    assert len(list(Loader(data, 4, normalization=image).epoch())) == 2
+    assert list(Loader(data, 4, **make).epoch(0, 2)) == []
+
+
+def test_classes_without_an_image_and_the_last_label_are_accepted():
+    data = Dataset(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 2]), "abc")
+    assert data.labels.tolist() == [0, 2]
+
+
+def test_mean_images_and_their_deviation_by_hand():
+    pixels = np.array([[0, 10], [4, 30], [8, 20], [12, 20]], np.uint8).reshape(2, 1, 2, 2)
+    found = Normalization.from_dataset(Dataset(pixels, np.zeros(2, int), ["a"]), "image")
+    assert found.mean.tolist() == [[[4, 15], [8, 25]]]
+    np.testing.assert_array_equal(found.std, np.array([4, 5], np.float32))
+
+
+def test_what_a_download_shows(monkeypatch, tmp_path):
+    """A bar of bytes that begins at what has come."""
+    asked = []
+    requests = pytest.importorskip("requests")
+
+    class Response:
+        status_code = 206
+        headers = {"Content-Length": "6"}  # noqa: RUF012
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def raise_for_status(self):
+            pass
+
+        def iter_content(self, size):
+            asked.append(size)
+            return iter([b"cdef", b"gh"])
+
+    class Bar(console._NoBar):
+        def update(self, count=1):
+            asked.append(count)
+
+    monkeypatch.setattr(requests, "get", lambda *given, **options: asked.append((given, options)) or Response())
+    monkeypatch.setattr(download, "progress_bar", lambda **options: asked.append(options) or Bar())
+    (tmp_path / "x.part").write_bytes(b"ab")
+    for progress in (True, False):
+        asked.clear()
+        (tmp_path / "x.part").write_bytes(b"ab")
+        download._fetch("url/x", tmp_path / "x.part", 8, progress)
+        assert (tmp_path / "x.part").read_bytes() == b"abcdefgh"
+        assert asked == [
+            (("url/x",), {
+                "headers": {"Range": "bytes=2-", "Accept-Encoding": "identity"}, "stream": True, "timeout": 30,
+            }),
+            {"total": 8, "initial": 2, "unit": "B", "unit_scale": True, "disable": not progress}, 1 << 14, 4, 2,
+        ]  # fmt: skip
+
+
+def test_a_folder_that_may_not_be_looked_into_is_an_error(monkeypatch, tmp_path):
+    """Only a link to nothing, or to itself, is passed over."""
+    (tmp_path / "cats").mkdir()
+
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(pathlib.Path, "stat", refuse)
+    with pytest.raises(PermissionError, match="cats"):
+        list(listing._entries(tmp_path))

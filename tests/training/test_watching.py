@@ -1,0 +1,157 @@
+"""What watches a run, without a run: bars, logs, curves, and when each has something to do."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from gpuconv import console, plots
+from gpuconv.training import Callback, EarlyStopping, callbacks
+from gpuconv.training.callbacks import Checkpoints, Curves, Log, Progress, best_epoch, describe, monitored
+from gpuconv.training.rundir import RunDirectory
+from tests.training import small
+
+
+class Bar(console._NoBar):
+    def __init__(self, **options):
+        self.options, self.did = options, []
+
+    def update(self, count=1):
+        self.did.append(count)
+
+    def set_postfix(self, **shown):
+        self.did.append(shown)
+
+    def close(self):
+        self.did.append("closed")
+
+
+def test_a_bar_for_each_epoch(monkeypatch, capsys):
+    bars = []
+    monkeypatch.setattr(callbacks, "progress_bar", lambda **options: bars.append(Bar(**options)) or bars[-1])
+    trainer = small.trainer()
+    small.fit(trainer, epochs=10, metrics_every=2, progress=True)
+    assert [bar.options for bar in bars] == [
+        {"total": 5, "initial": 0, "leave": False, "unit": "step", "dynamic_ncols": True,
+         "desc": f"epoch {epoch:2}/10", "disable": None} for epoch in range(1, 11)
+    ]  # fmt: skip
+    steps = {record["step"]: record for record in trainer.records if record["event"] == "step"}
+    shown = [
+        {"loss": f"{steps[step]['loss']:.4f}", "accuracy": f"{100 * steps[step]['accuracy']:.2f}%"} for step in (2, 4)
+    ]
+    assert bars[0].did == [1, 1, shown[0], 1, 1, shown[1], 1, "closed"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("  ")[0] for line in lines] == [describe(record, 10) for record in trainer.history]
+    assert all(line.endswith(" s") and float(line.split()[-2]) < 60 for line in lines)
+
+
+def test_a_bar_goes_on_in_the_middle_of_an_epoch_and_is_left_out_without_stderr(monkeypatch):
+    made = []
+    monkeypatch.setattr(callbacks, "progress_bar", lambda **options: made.append(options) or Bar())
+    trainer = SimpleNamespace(batches=5, batch=4, epoch=0, epochs=3)
+    for stream in ("there", None):
+        watcher = Progress()
+        watcher.on_start(trainer)
+        monkeypatch.setattr(callbacks.sys, "stderr", stream)
+        watcher.on_step(trainer, None)
+        monkeypatch.undo()
+        monkeypatch.setattr(callbacks, "progress_bar", lambda **options: made.append(options) or Bar())
+    assert [(options["initial"], options["desc"], options["disable"]) for options in made] == [
+        (3, "epoch 1/3", None), (3, "epoch 1/3", True),
+    ]  # fmt: skip
+
+
+def test_the_reason_that_ended_a_run_is_told_unless_it_is_known(capsys):
+    for reason in ("finished", "interrupted", "failed", "early stopping: enough"):
+        watcher = Progress()
+        watcher.on_start(None)
+        watcher.on_stop(None, reason)
+    assert capsys.readouterr().out == "early stopping: enough\n"
+
+
+def test_an_epoch_in_a_line():
+    record = {"epoch": 3, "train_loss": 0.12345, "train_accuracy": 0.961, "test_loss": 1, "test_accuracy": 1.0}
+    assert describe(record, 20) == "epoch  3/20  loss 0.1235  accuracy 96.10%  test loss 1.0000  test accuracy 100.00%"
+    held_out = record | {"validation_loss": 0.5, "validation_accuracy": 0.25}
+    assert "  validation loss 0.5000  validation accuracy 25.00%  test loss" in describe(held_out, 3)
+
+
+def test_in_how_many_steps_a_callback_has_something_to_do(tmp_path):
+    """Until then a device may run ahead. Whoever listens to steps is asked at each, unless it says otherwise."""
+    class Listens(Callback):
+        def on_step(self, trainer, record):
+            pass
+
+    ask = lambda watcher, steps: callbacks.next_step(watcher, SimpleNamespace(steps=steps))  # noqa: E731
+    assert [ask(Callback(), 3), ask(Listens(), 3), ask(EarlyStopping(1), 3)] == [None, 1, None]
+    assert [ask(SimpleNamespace(), 3), ask(SimpleNamespace(on_step=print), 3)] == [None, 1]
+    assert [ask(watcher, 3) for watcher in (Log(tmp_path), Progress(), Curves(tmp_path))] == [None] * 3
+    run = RunDirectory(tmp_path)
+    assert [ask(Checkpoints(run, 5), steps) for steps in (0, 3, 4, 5, 7)] == [5, 2, 1, 5, 3]
+    assert ask(Checkpoints(run), 3) is None
+
+
+def test_what_is_judged_and_the_first_of_the_best():
+    assert monitored({"train_loss": 2.0, "validation_accuracy": 0.5}) == ("validation_accuracy", 0.5)
+    assert monitored({"train_loss": 2.0}) == ("train_loss", -2.0)
+    history = [{"epoch": number, "train_loss": loss} for number, loss in enumerate([3.0, 1.0, 2.0, 1.0], 1)]
+    assert best_epoch(history)["epoch"] == 2
+
+
+def test_early_stopping_waits_for_its_patience():
+    for patience, told in ((1, True), (2, True), (3, False)):
+        reasons = []
+        history = [{"epoch": number, "train_loss": loss} for number, loss in enumerate([1.0, 3.0, 2.0], 1)]
+        trainer = SimpleNamespace(history=history, stop=reasons.append)
+        EarlyStopping(patience).on_epoch(trainer, history[-1])
+        assert reasons == [f"early stopping: no better train_loss in {patience} epochs"] * told
+    EarlyStopping(1).on_start(SimpleNamespace(history=[]))
+    with pytest.raises(ValueError, match="patience is a number of epochs from 1, received 0"):
+        EarlyStopping(0)
+
+
+def test_curves_are_drawn_now_and_then_and_at_the_end(monkeypatch, tmp_path, capsys):
+    now, drawn, failing = [100.0], [], [None]
+
+    def draw(path, make):
+        drawn.append((path, now[0]))
+        if failing[0]:
+            raise plots.PlotError(failing[0])
+
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(plots, "draw", draw)
+    watcher, trainer = Curves(tmp_path / "curves.png", seconds=30), SimpleNamespace(history=[])
+    watcher.on_start(trainer)
+    watcher.on_stop(trainer, "finished")
+    assert drawn == []  # there is nothing to draw
+    trainer.history.append({})
+    for now[0] in (129.9, 130.0, 150.0, 159.9, 160.0):
+        watcher.on_epoch(trainer, {})
+    assert [at for _, at in drawn] == [130.0, 160.0]
+    watcher.on_stop(trainer, "finished")
+    assert drawn[-1] == (tmp_path / "curves.png", 160.0)
+    assert len(drawn) == 3
+    for failing[0] in ("no fonts", "no fonts", "no disk"):
+        watcher.on_stop(trainer, "finished")
+    assert capsys.readouterr().err == "no curves.png: no fonts\nno curves.png: no disk\n"
+    failing[0] = "no more"
+    watcher.on_stop(trainer, "failed")  # the one line is for what made it fail
+    assert capsys.readouterr().err == ""
+
+
+def test_logs_begin_anew_and_grow(tmp_path):
+    records = [
+        {"event": "step", "step": 1, "loss": 0.5}, {"event": "epoch", "epoch": 1, "step": 2, "train_loss": 0.25},
+    ]  # fmt: skip
+    table, lines = callbacks.CSVLog(tmp_path / "a.csv"), callbacks.JSONLog(tmp_path / "a.jsonl")
+    for log in (table, lines):
+        log.path.write_text("left by a killed process\n")
+        log.on_start(SimpleNamespace(records=records))
+        log.on_step(None, None)
+        log.on_step(None, {"event": "step", "step": 3, "loss": 0.125})
+        log.on_epoch(None, {"event": "epoch", "epoch": 2, "step": 4, "train_loss": 0.125})
+    assert table.path.read_text() == "epoch,step,train_loss\n1,2,0.25\n2,4,0.125\n"
+    assert [json.loads(line)["step"] for line in lines.path.read_text().splitlines()] == [1, 2, 3, 4]
+    assert json.loads(lines.path.read_text().splitlines()[0]) == records[0]
