@@ -145,9 +145,18 @@ def load_data(stored: Settings, given: str | None, test: str | None = None) -> t
             raise UserError(f"{describe(error)}{hint}") from error
 
 
+def parts(settings: Settings, train: Any) -> tuple[Any, Any]:
+    """The images that a run trains on, and those of them that it is validated on, or None."""
+    if not settings.validation:
+        return train, None
+    with asked():
+        return train.split(settings.validation, seed=settings.seed, what="validation")
+
+
 def warn_of_other_data(run: Run, train: Any, test: Any) -> None:
     """Say when images are not those of the run, so that a test image may be one that it trained on."""
     there = [run.stored.get(part) or {} for part in ("train", "test")]
+    train = parts(run.settings, train)[0]
     if not (_same(run, "train", train) and _same(run, "test", test)):
         counts = [part.get("images", "?") for part in there]
         _warn(
@@ -160,7 +169,7 @@ def warn_of_trained_images(run: Run, test: Any) -> None:
     """Say on how many images of another test set the run was trained, or that this cannot be told."""
     unknown = "whether the run was trained on some of these images cannot be told: "
     try:
-        train = load_data(run.settings, None)[0]
+        train = parts(run.settings, load_data(run.settings, None)[0])[0]
     except UserError as error:
         return _warn(f"{unknown}{error}")
     if not _same(run, "train", train):

@@ -32,6 +32,7 @@ class Settings:
     tta: str = "none"
     precision: str = "float32"
     test: str = ""
+    validation: float = 0.0
 
     def __str__(self) -> str:
         parts = [
@@ -40,6 +41,7 @@ class Settings:
         ]  # fmt: skip
         parts += [f"first filters whiten {self.whiten:,} images"] if self.whiten else []
         parts += [f"tta {self.tta}"] if self.tta != "none" else []
+        parts += [f"validation {self.validation:g}"] if self.validation else []
         return ", ".join(parts)
 
 
@@ -71,9 +73,22 @@ def positive(text: str) -> float:
     return number
 
 
+def part(text: str) -> float:
+    """An argparse type: a number from 0 up to, but not including, 1."""
+    try:
+        number = numerals.real(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"expected a part from 0 to below 1, received {text!r}")
+    return number
+
+
 OPTIONS: dict[str, tuple[Any, str, str]] = {
     "data": (str, "SPEC", "digits, cifar10:DIR, folder:DIR[,size=32x32] or synthetic[:n=1024,size=32x32x3]"),
     "test": (str, "SPEC", "a test set of its own, used whole, as folder:DIR; then all images of a --data folder train"),
+    "validation": (part, "PART", "a part of each class of the training images, as 0.1, which judges the epochs; then "
+                                 "the test images are looked at once, at the end (default: 0, no part)"),
     "model": (str, "NAME", "a net by name, as digits-net or tiny-vgg; `gpuconv summary` lists them"),
     "seed": (count(0), "N", "of everything random: weights, order, augmentation (default: 0)"),
     "epochs": (count(1), "N", "how often the net sees every training image"),
@@ -88,6 +103,9 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
     "precision": (str, "NAME", f"what the net computes in: {', '.join(PRECISIONS)}; masters are float32"),
 }
+
+
+LATER = ("validation",)  # settings that version 0.1.0 does not know
 
 
 def option(name: str) -> str:
@@ -168,6 +186,17 @@ def from_stored(command: dict[str, Any]) -> Settings:
     check(settings)
     spelled(command)
     return dataclasses.replace(settings, data=spec.from_run(settings.data))
+
+
+def to_store(settings: Settings) -> dict[str, Any]:
+    """What a run keeps of its settings: data under its absolute place; of `LATER` what is not the default, so that
+    older versions of gpuconv read what they know."""
+    from gpuconv.data import spec
+
+    found = dataclasses.asdict(settings)
+    found |= {name: spec.placed(found[name]) for name in ("data", "test") if found[name]}
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(Settings)}
+    return {name: value for name, value in found.items() if name not in LATER or value != defaults[name]}
 
 
 def check(settings: Settings) -> None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
 from typing import Any
 
 from gpuconv.cli import process, recipes
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.runs import choose_device, line, load_data, notes, resumed
+from gpuconv.cli.runs import choose_device, line, load_data, notes, parts, resumed
 from gpuconv.console import say
 from gpuconv.shell import command
 
@@ -48,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import models
-    from gpuconv.data import Augmentation, Loader, Normalization, load, spec
+    from gpuconv.data import Augmentation, Loader, Normalization, load
     from gpuconv.training import DataError, DivergedError, RunDirectory, SettingsError, Trainer, evaluate
     from gpuconv.training.evaluate import expect_views
 
@@ -64,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
             load_data(settings, options.data, options.test) if options.resume else load(settings.data, settings.test)
         )
         expect_views(wanted.test_time(settings.tta), train.image_shape)
-        line("data", f"{train.name}: {_sets(train, test)}")
+        train, validation = parts(settings, train)
+        line("data", f"{train.name}: {_sets(train, validation, test)}")
     device = choose_device(options)
     with asked():
         net = models.build(
@@ -81,19 +81,21 @@ def run(options: argparse.Namespace) -> int:
         augmentation = Augmentation.parse(settings.augment)
         loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = Loader(test, settings.batch_size, shuffle=False, **common)
+        judged: dict[str, Any] = {}
+        if validation:
+            judged["validation"] = Loader(validation, settings.batch_size, shuffle=False, **common)
+            judged["test_at_end"] = True
     line("model", f"{settings.model}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
     with asked():
         directory = given or wanted.new_directory(settings)
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
-    places = {"data": spec.placed(settings.data), "test": spec.placed(settings.test) if settings.test else ""}
-    placed = dataclasses.asdict(settings) | places
-    extra = {"command": placed} | notes(train.classes, normalization, train.image_shape)
+    extra = {"command": wanted.to_store(settings)} | notes(train.classes, normalization, train.image_shape)
     try:
         history = trainer.fit(
             loader, epochs=settings.epochs, test=held_out, settings=extra, run_dir=directory,
-            resume=bool(options.resume), checkpoint_every=options.checkpoint_every,
+            resume=bool(options.resume), checkpoint_every=options.checkpoint_every, **judged,
         )  # fmt: skip
     except (DataError, DivergedError, SettingsError) as error:
         raise UserError(str(error)) from error
@@ -104,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
     _leave(directory, net, test, normalization, settings)
-    accuracy = history[-1]["test_accuracy"]
+    accuracy = (trainer.tested or history[-1])["test_accuracy"]
     if settings.tta != "none":
         line("averaging", f"{settings.tta}; without it the test accuracy is {100 * accuracy:.2f}%")
         accuracy = evaluate(net, held_out, loss=trainer.loss, tta=settings.tta).accuracy
@@ -112,9 +114,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _sets(train: Any, test: Any) -> str:
+def _sets(train: Any, validation: Any, test: Any) -> str:
     size = "x".join(map(str, train.image_shape))
-    return f"{len(train):,} images to train on, {len(test):,} to test on, {size}, {len(train.classes)} classes"
+    judged = f"{len(validation):,} to validate on, " if validation else ""
+    return f"{len(train):,} images to train on, {judged}{len(test):,} to test on, {size}, {len(train.classes)} classes"
 
 
 def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: wanted.Settings) -> None:

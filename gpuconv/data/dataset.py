@@ -95,23 +95,29 @@ class Dataset:
         places = np.array([list(classes).index(name) for name in self.classes])
         return dataclasses.replace(self, labels=places[self.labels], classes=classes)
 
-    def split(self, fraction: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+    def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Dataset, Dataset]:
         """Two sets: the second has `fraction` of every class, drawn by `seed`, the first has the rest.
 
-        A class of two images or more has at least one in each; order is kept. Raises ValueError unless
-        0 < fraction < 1, and when no class has two images, as the second set would be empty.
+        A class of two images or more has at least one in each; order is kept. what: what the second is for, in errors.
+        Raises ValueError unless 0 < fraction < 1, and when no class has two images, as the second set would be empty.
         """
-        if not 0 < fraction < 1:
-            raise ValueError(f"fraction must be between 0 and 1, received {fraction}")
-        second = np.zeros(len(self), bool)
-        for label in range(len(self.classes)):
-            members = np.flatnonzero(self.labels == label)
-            count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-            order = random.permutation(len(members), seed=seed, epoch=label, stream=random.DATA)
-            second[members[order[: max(count, 0)]]] = True
-        if not second.any():
-            raise ValueError(
-                f"the test part of {self.name!r} would be empty: no class has two images or more; at least one must, "
-                "as one image is for training and one for testing"
-            )
+        second = drawn(self.labels, fraction, seed, f"the {what} part of {self.name!r}")
         return self.subset(~second), self.subset(second)
+
+
+def drawn(labels: NDArray[np.int64], fraction: float, seed: int, part: str) -> NDArray[np.bool_]:
+    """Which images belong to a part that has `fraction` of every class; `Dataset.split` says more."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be between 0 and 1, received {fraction}")
+    second = np.zeros(len(labels), bool)
+    for label in range(int(labels.max(initial=-1)) + 1):
+        members = np.flatnonzero(labels == label)
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        order = random.permutation(len(members), seed=seed, epoch=label, stream=random.DATA)
+        second[members[order[: max(count, 0)]]] = True
+    if not second.any():
+        raise ValueError(
+            f"{part} would be empty: no class has two images or more; at least one must, as one image is for training "
+            "and one for testing"
+        )
+    return second

@@ -82,6 +82,13 @@ class Loader:
         self._images = backends.asarray(self.dataset.images, device=self.device)
         self._labels = backends.asarray(self.dataset.labels, device=self.device)
 
+    def over(self, dataset: Any, **changes: Any) -> Loader:
+        """A loader of another data set, with the same settings but for `changes`."""
+        same = {name: getattr(self, name) for name in (
+            "batch_size", "normalization", "augmentation", "seed", "device", "shuffle", "drop_last"
+        )}  # fmt: skip
+        return type(self)(dataset, **(same | {"dtype": self._options["dtype"]} | changes))
+
     def __len__(self) -> int:
         """The number of batches in an epoch."""
         whole, rest = divmod(len(self.dataset), self.batch_size)

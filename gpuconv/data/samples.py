@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv.backends import to_numpy
+from gpuconv.data.dataset import drawn
 from gpuconv.dtypes import is_float
 
 MEASURED = 4096  # the most images that are read to find what they are normalised by
@@ -52,6 +53,38 @@ class Samples:
     def measured(self) -> NDArray[np.uint8]:
         """The images by which all are normalised: at most MEASURED of them, spread evenly."""
         return self.read(np.linspace(0, len(self) - 1, min(len(self), MEASURED)).astype(np.int64))[0]
+
+
+    def subset(self, indices: Any) -> Samples:
+        """The samples at `indices`: a slice, integers or a mask."""
+        chosen = np.arange(len(self))[indices]
+        labels = None if self.labels is None else self.labels[chosen]
+        shared = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(Samples)}
+        return Subset(**(shared | {"labels": labels}), whole=self, chosen=chosen)
+
+    def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Samples, Samples]:
+        """As `Dataset.split`; of one class, where labels are not known before a sample is read."""
+        labels = np.zeros(len(self), np.int64) if self.labels is None else self.labels
+        second = drawn(labels, fraction, seed, f"the {what} part of {self.name!r}")
+        return self.subset(~second), self.subset(second)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Subset(Samples):
+    """Some samples of others."""
+
+    whole: Samples
+    chosen: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        return self.whole.read(self.chosen[indices])
+
+    def checksum(self) -> str | None:
+        whole = self.whole.checksum()
+        return None if whole is None else f"{zlib.crc32(self.chosen.data, int(whole, 16)):08x}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

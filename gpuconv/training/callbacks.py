@@ -5,6 +5,7 @@ A callback has these methods, each of which may be left out:
     on_start(trainer)            before the first step, after a checkpoint was loaded
     on_step(trainer, record)     after each step; record is None, or every so many steps the recent loss and accuracy
     on_epoch(trainer, record)    after each epoch, with its record
+    on_test(trainer, record)     at the end, where test data was kept for it
     on_stop(trainer, reason)     at the end: "finished", "interrupted", "failed" or what stopped it
 
 ``trainer.stop("reason")`` ends the run after the current step. Callbacks keep no state that a resumed run would miss:
@@ -48,6 +49,8 @@ class Callback:
         return None if type(self).on_step is Callback.on_step else 1
 
     def on_epoch(self, trainer: Any, record: Record) -> None: ...
+
+    def on_test(self, trainer: Any, record: Record) -> None: ...
 
     def on_stop(self, trainer: Any, reason: str) -> None: ...
 
@@ -147,6 +150,9 @@ class Log(Callback):
             self._append(record)
 
     def on_epoch(self, trainer: Any, record: Record) -> None:
+        self._append(record)
+
+    def on_test(self, trainer: Any, record: Record) -> None:
         self._append(record)
 
     def _next(self, record: Record) -> str:
@@ -270,6 +276,9 @@ class Progress(Callback):
         now = time.perf_counter()
         say(f"{describe(record, trainer.epochs)}  {now - self._began:.1f} s", "stdout")
         self._began = now
+
+    def on_test(self, trainer: Any, record: Record) -> None:
+        say(f"test loss {record['test_loss']:.4f}  test accuracy {100 * record['test_accuracy']:.2f}%", "stdout")
 
     def on_stop(self, trainer: Any, reason: str) -> None:
         self._close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 from typing import Any
 
 from gpuconv.data import Dataset, Loader, Normalization, given
@@ -30,6 +31,7 @@ def loaders(
     Raises TypeError for what no loader can be made of, and where those statistics are not known.
     """
     made: dict[str, Any] = {}
+    data = with_part(data, net, seed)
     for name, part in data.items():
         if not made:
             made[name] = loader(
@@ -42,6 +44,32 @@ def loaders(
                 name, part, net, normalization or partial(training, name), batch_size=batch_size, seed=seed
             )  # fmt: skip
     return made
+
+
+def is_fraction(data: Any) -> bool:
+    return isinstance(data, Real) and not isinstance(data, bool)
+
+
+def with_part(data: dict[str, Any], net: Any, seed: int) -> dict[str, Any]:
+    """The same data; where "validation" is a number, it is that part of the first set, which has the rest."""
+    name, fraction = next(iter(data)), data.get("validation")
+    if fraction is None or not is_fraction(fraction):
+        return data
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation must be data, or a part of {name} between 0 and 1, received {fraction}")
+    whole = given.recognised(
+        data[name], name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype
+    )
+    of = whole.dataset if _batched(whole) else whole
+    if not isinstance(of, (Dataset, Samples)):
+        raise TypeError(
+            f"validation={fraction} takes a part of a data set, and {name} gives batches "
+            f"({type(data[name]).__name__}); give validation data of its own"
+        )
+    rest, part = of.split(float(fraction), seed=seed, what="validation")
+    if whole is not of:
+        part = whole.over(part, augmentation=None, shuffle=False, drop_last=False)
+    return data | {name: rest if whole is of else whole.over(rest), "validation": part}
 
 
 def held_out(name: str, data: Any, net: Any, normalization: Normalization | None, batch_size: int) -> Any:
@@ -96,7 +124,7 @@ def _unknown(name: str, _: Any) -> Normalization:
 
 def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
     """Raise DataError where a loader's images, labels or last batch are known not to fit the net and its loss."""
-    if not (_ours(loader) or isinstance(loader, StreamLoader)):
+    if not _batched(loader):
         return
     data = loader.dataset
     first = net[0] if isinstance(net, Sequential) else net
@@ -128,16 +156,21 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
             )
 
 
-def describe(loader: Any) -> dict[str, Any] | None:
-    """What a loader feeds the net, with a checksum of its images, so that other data is noticed. JSON-able."""
-    if not isinstance(loader, Loader):
-        return None if loader is None else {} if (count := length(loader)) is None else {"batches": count}
-    data = loader.dataset
-    known = {
-        "name": data.name, "images": len(data), "shape": list(data.image_shape), "checksum": data.checksum(),
-        "batch_size": loader.batch_size, "shuffle": loader.shuffle, "drop_last": loader.drop_last,
-        "seed": loader.seed, "augmentation": str(loader.augmentation),
-    }  # fmt: skip
+def describe(loader: Any, at_end: bool = False) -> dict[str, Any] | None:
+    """What a loader feeds the net, with a checksum of its images, so that other data is noticed. JSON-able.
+
+    at_end: it does so at the end of a run alone."""
+    if loader is None:
+        return None
+    data: Any = getattr(loader, "dataset", None)
+    known: dict[str, Any] = {"batches": length(loader)}
+    if isinstance(loader, Loader):
+        known = {
+            "name": data.name, "images": len(data), "shape": list(data.image_shape), "checksum": data.checksum(),
+            "batch_size": loader.batch_size, "shuffle": loader.shuffle, "drop_last": loader.drop_last,
+            "seed": loader.seed, "augmentation": str(loader.augmentation),
+        }  # fmt: skip
+    known["at_end"] = at_end or None
     return {name: value for name, value in known.items() if value is not None}
 
 
@@ -225,3 +258,8 @@ def feed(loader: Any) -> Feed:
 def _ours(loader: Any) -> bool:
     """Whether its batches are what `Loader` makes of its data set."""
     return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
+
+
+def _batched(loader: Any) -> bool:
+    """Whether its batches are what one of our loaders makes of its data set."""
+    return _ours(loader) or (isinstance(loader, StreamLoader) and type(loader).epoch is StreamLoader.epoch)

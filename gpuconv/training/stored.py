@@ -51,6 +51,7 @@ OPTIMIZER = Kind("an optimizer", lambda value: isinstance(value, dict) and isins
 _DATA = {
     "batches": COUNT, "name": TEXT, "images": COUNT, "shape": [COUNT], "checksum": TEXT, "batch_size": COUNT,
     "shuffle": FLAG, "drop_last": FLAG, "seed": SEED, "augmentation": TEXT,
+    "at_end": FLAG,
 }  # fmt: skip
 SETTINGS = {
     "net": LAYER, "precision": TEXT, "loss_scale": (OBJECT, NOTHING), "optimizer": OPTIMIZER, "loss": TEXT,
@@ -64,7 +65,7 @@ STATE = {
 RUN = {"format": COUNT, "gpuconv": TEXT, "settings": SETTINGS}
 
 ABSENT: Record = {"precision": "float32", "loss_scale": None, "validation": None, "test": None, "options": {}}
-ABSENT_DATA: Record = {"drop_last": False, "augmentation": "none"}
+ABSENT_DATA: Record = {"drop_last": False, "augmentation": "none", "at_end": False}
 TEXTS: dict[str, Callable[[str], str]] = {  # read and written again: today's names, and every option
     "loss": losses.described, "schedule": lambda text: str(schedules.get(text)),
 }  # fmt: skip
@@ -111,7 +112,8 @@ def state(found: Record, path: Any) -> Record:
         for name in ("totals", "read", *(["loss_scale"] if found["loss_scale"] else [])):
             if len(found[name]) != 4:
                 raise ValueError(f"{name} must be 4 numbers, received {shown(found[name])}")
-        held_out = [name for name in ("validation", "test") if found["settings"].get(name)]
+        sets = {name: found["settings"].get(name) for name in ("validation", "test")}
+        held_out = [name for name, data in sets.items() if data and not data.get("at_end")]
         epochs = [_record(record, held_out, f"records[{at}]") for at, record in enumerate(found["records"])]
         if sum(epochs) != found["epoch"]:
             raise ValueError(f"epoch is {found['epoch']}, and records tells of {sum(epochs)} epochs")

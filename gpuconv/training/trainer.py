@@ -21,7 +21,7 @@ from gpuconv.training import checkpoint as checkpoints
 from gpuconv.training import feeding, optimizers, schedules, stored
 from gpuconv.training.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.clock import AHEAD, Clock
-from gpuconv.training.evaluate import evaluate
+from gpuconv.training.held_out import HeldOut
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.metrics import NOTHING, Reading, Totals
@@ -62,7 +62,7 @@ class Trainer:
     `trained` is what a step runs: the net, or its fused twin.
 
     The state: `steps` done, `epoch` (epochs completed), `batch` (batches done of the next one), `records` (what
-    metrics.jsonl holds).
+    metrics.jsonl holds). `tested`: what a test at the end found.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class Trainer:
         self.stop_reason: str | None = None
         self.interrupted_by: signal.Signals | None = None
         self.run: RunDirectory | None = None
+        self.tested: Record | None = None
         self._settings: Record = {}
         self._totals = Totals(net.device)
         self._read = NOTHING
@@ -170,6 +171,7 @@ class Trainer:
         epochs: int,
         validation: Any = None,
         test: Any = None,
+        test_at_end: bool | None = None,
         callbacks: Sequence[watching.Callback] = (),
         run_dir: str | Path | None = None,
         resume: bool = False,
@@ -187,8 +189,10 @@ class Trainer:
         are made and shuffled; or batches: a Loader, a PyTorch DataLoader, a generator, or a function that makes one
         (docs/data.md). uint8 images are normalised by `normalization`, by default the statistics of the training
         images; floats are taken as they are. steps_per_epoch: the batches of an epoch, for a generator. validation:
-        evaluated after each epoch, and what "best" is judged by (without it the training loss is). test: evaluated too,
-        for the record alone.
+        evaluated after each epoch, and what "best" is judged by (without it the training loss is); a number between 0
+        and 1 is that part of each class of the training data, drawn by the trainer's seed. test: evaluated too, for the
+        record alone: after each epoch, or, by default where validation is a part of the training data, once at the end
+        (test_at_end), which `tested` then holds.
 
         run_dir: a folder for checkpoints, logs and curves (see `rundir`). resume: go on from its last checkpoint,
         which gives the same bits as a run that never stopped (on the CPU: with the same BLAS and number of its
@@ -217,14 +221,17 @@ class Trainer:
         )  # fmt: skip
         for name, loader in loaders.items():
             feeding.expect(name, loader, self.net, self.loss)
-        loader, *held_out = loaders.values()
+        loader = loaders["train"]
+        if test_at_end is None:
+            test_at_end = feeding.is_fraction(validation)
+        held_out = HeldOut({name: loaders[name] for name in ("validation", "test")}, ("test",) * test_at_end)
         self.batches = feeding.expect_length(loader)
         self.optimizer.begin(self.total_steps, self.batches)
         self._settings = stored.as_json(
-            self.settings() | {name: feeding.describe(loader) for name, loader in loaders.items()}
+            self.settings() | {name: feeding.describe(each, name in held_out.at_end) for name, each in loaders.items()}
             | {"metrics_every": metrics_every, "options": settings or {}}
         )  # fmt: skip
-        self.run, self.stop_reason, self.interrupted_by = None, None, None
+        self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
         watchers = [*callbacks]
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
         with interrupts, contextlib.ExitStack() as held:
@@ -235,8 +242,7 @@ class Trainer:
                 watchers = [*watching.keepers(self.run, checkpoint_every), *watchers]
             if progress:
                 watchers.append(watching.Progress())
-            rest = dict(zip(("validation", "test"), held_out))
-            self._watched(feeding.feed(loader), rest, watchers, metrics_every, interrupts)
+            self._watched(feeding.feed(loader), held_out, watchers, metrics_every, interrupts)
             if self.stop_reason == INTERRUPTED:
                 self.interrupted_by = interrupts.requested
                 interrupts.serve()
@@ -247,7 +253,7 @@ class Trainer:
         self.stop_reason = self.stop_reason or reason
 
     def _watched(
-        self, feed: feeding.Feed, held_out: dict[str, Any], watchers: list[watching.Callback], metrics_every: int,
+        self, feed: feeding.Feed, held_out: HeldOut, watchers: list[watching.Callback], metrics_every: int,
         interrupts: Interrupts,
     ) -> None:
         """The loop, between the watchers' `on_start` and `on_stop`."""
@@ -261,6 +267,7 @@ class Trainer:
                     started.append(watcher)
                 self._run(feed, replay, held_out, watchers, metrics_every, interrupts)
                 self.stop(FINISHED)
+                self._judge(held_out, watchers)
             except BaseException as error:
                 self.stop_reason = FAILED
                 for watcher in started:  # what they cannot do now must not hide why the run failed
@@ -287,7 +294,7 @@ class Trainer:
             raise unsaved
 
     def _run(
-        self, feed: feeding.Feed, replay: Replay, held_out: dict[str, Any], watchers: list[watching.Callback],
+        self, feed: feeding.Feed, replay: Replay, held_out: HeldOut, watchers: list[watching.Callback],
         metrics_every: int, interrupts: Interrupts,
     ) -> None:
         if not self.batches:
@@ -354,7 +361,7 @@ class Trainer:
         return [settings, self.loss, [backends.address(array) for array in arrays]]
 
     def _account(
-        self, clock: Clock, held_out: dict[str, Any], watchers: list[watching.Callback], metrics_every: int
+        self, clock: Clock, held_out: HeldOut, watchers: list[watching.Callback], metrics_every: int
     ) -> None:
         """The host's part of a step that the device has done or will do."""
         lr = self.lr
@@ -379,17 +386,26 @@ class Trainer:
         self.records.append(record | {"loss": recent.loss, "accuracy": recent.accuracy, "lr": lr})
         return self.records[-1]
 
-    def _record_epoch(self, lr: float, held_out: dict[str, Any]) -> Record:
+    def _judge(self, held_out: HeldOut, watchers: list[watching.Callback]) -> None:
+        """Look once at what is kept for the end, unless the run is to go on."""
+        if self.stop_reason != INTERRUPTED and (found := self._measured(held_out, end=True)):
+            self.tested = {"event": "test", "step": self.steps, "epoch": self.epoch} | found
+            self._notify(watchers, "on_test", self.tested)
+
+    def _measured(self, held_out: HeldOut, end: bool = False) -> Record:
+        found = held_out.measure(self.net, self.loss, end)
+        for name, value in found.items():
+            if name.endswith("_loss") and not math.isfinite(value):
+                what = f"the {name.removesuffix('_loss')} loss is {value} after step {self.steps}"
+                raise DivergedError(self._diverged(what))
+        return found
+
+    def _record_epoch(self, lr: float, held_out: HeldOut) -> Record:
         """Close the epoch: its training metrics, those of the held-out sets, and on to the next."""
         sums = self._read_totals()
         record: Record = {"event": "epoch", "step": self.steps, "epoch": self.epoch + 1, "lr": lr}
         record |= {"train_loss": sums.loss, "train_accuracy": sums.accuracy}
-        for name, loader in held_out.items():
-            if loader is not None:
-                found = evaluate(self.net, loader, loss=self.loss)
-                record |= {f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy}
-                if not math.isfinite(found.loss):
-                    raise DivergedError(self._diverged(f"the {name} loss is {found.loss} after step {self.steps}"))
+        record |= self._measured(held_out)
         self.epoch, self.batch = self.epoch + 1, 0
         self._totals.clear()
         self._read = NOTHING

@@ -1,0 +1,131 @@
+"""A part of the training data that judges the epochs; the test data is then looked at once."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gpuconv.data import Augmentation, Loader, Normalization
+from gpuconv.training import Callback, SettingsError, Trainer, checkpoint, evaluate
+from tests.training import small
+
+DATA = small.images(60)
+
+
+def fit(train=DATA, seed=3, **options):
+    trainer = Trainer(small.net(), "adam", lr=0.01, seed=seed)
+    options = {"epochs": 3, "batch_size": 8, "progress": False, "validation": 0.25} | options
+    trainer.fit(train, **options)
+    return trainer
+
+
+def test_it_is_a_part_of_each_class_drawn_by_the_seed():
+    rest, part = DATA.split(0.25, seed=3)
+    expected = fit(rest, validation=part)
+    assert [len(each) for each in (rest, part)] == [45, 15]
+    for train in (DATA, (DATA.images, DATA.labels)):
+        found = fit(train)
+        assert found.history == expected.history
+        assert small.same_arrays(found.net.state_dict(), expected.net.state_dict())
+        assert found.history != fit(train, seed=4).history
+
+
+def test_of_a_loader_it_is_neither_augmented_nor_shuffled():
+    rest, part = DATA.split(0.25, seed=3)
+    options = {"normalization": Normalization.from_dataset(rest), "augmentation": Augmentation(shift=1), "seed": 3}
+    plain = {"normalization": options["normalization"], "shuffle": False}
+    expected = fit(Loader(rest, 8, **options), validation=Loader(part, 8, **plain))
+    assert fit(Loader(DATA, 8, drop_last=False, **options)).history == expected.history
+
+
+@pytest.mark.parametrize("form", ["pairs", "floats"])
+def test_of_what_is_read_batch_by_batch(form):
+    floats = Normalization.from_dataset(DATA)(DATA.images)
+    train = [*zip(floats, DATA.labels)] if form == "pairs" else (floats, DATA.labels)
+    found = fit(train)
+    assert found._settings["train"]["images"] == 45
+    assert found._settings["validation"]["images"] == 15
+    assert found.history == fit(train).history
+
+
+def test_the_test_data_is_looked_at_once(tmp_path, capsys):
+    looked = []
+    test = small.images(9, seed=5)
+
+    class Counted(Loader):
+        def epoch(self, epoch=0, start_batch=0):
+            looked.append(len(self.dataset))
+            return super().epoch(epoch, start_batch)
+
+    held_out = Counted(test, 9, normalization=Normalization.from_dataset(DATA.split(0.25, seed=3)[0]), shuffle=False)
+    trainer = fit(test=held_out, run_dir=tmp_path / "run", progress=True)
+    assert looked == [9]
+    assert not any("test_loss" in record for record in trainer.history)
+    assert all("validation_accuracy" in record for record in trainer.history)
+    found = evaluate(trainer.net, held_out)
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last == trainer.tested
+    assert last == {
+        "event": "test", "step": 18, "epoch": 3, "test_loss": found.loss, "test_accuracy": found.accuracy
+    }  # fmt: skip
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"test loss {found.loss:.4f}  test accuracy ")
+    again = fit(test=held_out, run_dir=tmp_path / "run", resume=True)
+    assert again.tested == trainer.tested
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]) == last
+    with pytest.raises(SettingsError, match=r"validation.images is 15 there and 6 here"):
+        fit(test=held_out, run_dir=tmp_path / "run", resume=True, validation=0.1)
+
+
+def test_a_run_that_is_interrupted_does_not_look(tmp_path):
+    class Interrupt(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 4:
+                trainer.stop("interrupted")
+
+    trainer = fit(test=small.images(9, seed=5), run_dir=tmp_path / "run", callbacks=[Interrupt()])
+    assert trainer.tested is None
+    rest = fit(test=small.images(9, seed=5), run_dir=tmp_path / "run", resume=True)
+    straight = fit(test=small.images(9, seed=5))
+    assert (rest.tested, rest.history) == (straight.tested, straight.history)
+    assert rest.tested["epoch"] == 3
+
+
+def test_best_is_judged_by_it(tmp_path):
+    states = {}
+
+    class Remember(Callback):
+        def on_epoch(self, trainer, record):
+            states[record["epoch"]] = {name: value.copy() for name, value in trainer.net.state_dict().items()}
+
+    trainer = fit(epochs=5, run_dir=tmp_path / "run", callbacks=[Remember()], test=small.images(9, seed=5))
+    accuracies = [record["validation_accuracy"] for record in trainer.history]
+    best = 1 + accuracies.index(max(accuracies))
+    assert small.same_arrays(checkpoint.load(tmp_path / "run" / "best.safetensors").part("net"), states[best])
+
+
+def test_what_is_no_part_is_refused(tmp_path):
+    for part, error, message in (
+        (1, ValueError, "a part of train between 0 and 1, received 1"), (0.0, ValueError, "received 0.0"),
+        (-0.1, ValueError, "received -0.1"), (float("nan"), ValueError, "received nan"),
+        (True, TypeError, "validation must be .*; received bool"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            fit(validation=part, run_dir=tmp_path / "run")
+    batches = [(np.zeros((4, 6, 5, 1), np.float32), [0, 1, 2, 0])]
+
+    class Own:
+        def __len__(self):
+            return 1
+
+        def epoch(self, epoch, start_batch=0):
+            return iter(batches)
+
+    for train in (batches, Own()):
+        with pytest.raises(TypeError, match="takes a part of a data set, and train gives batches"):
+            fit(train, run_dir=tmp_path / "run")
+    one_each = small.images(60).subset([int(np.flatnonzero(DATA.labels == label)[0]) for label in range(3)])
+    with pytest.raises(ValueError, match="the validation part of 'lines' would be empty"):
+        fit(one_each, run_dir=tmp_path / "run")
+    assert not [*tmp_path.iterdir()]
