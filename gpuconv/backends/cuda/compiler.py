@@ -58,8 +58,9 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
         "ptxas_options": ["-v"],
         "no_cache": caches or None,  # NVRTC's own, which would give the code without the log
         "define_macro": [*defines.items()] or None,
-        "include_path": [include] if include else None,
     }
+    key = ["nvrtc", version, f"headers {_header_version(include)}", repr(options), text]  # and no folder's name
+    options["include_path"] = [include] if include else None
 
     def fill(folder: Path) -> None:
         log = io.StringIO()
@@ -72,7 +73,7 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
         (folder / "kernel.cubin").write_bytes(code)
         (folder / "log.txt").write_text(log.getvalue(), encoding="utf-8", errors="replace")
 
-    entry = cache.default().entry(f"{name}-{arch}", ["nvrtc", version, repr(options), text], fill)
+    entry = cache.default().entry(f"{name}-{arch}", key, fill)
     return Binary(entry / "kernel.cubin", parse_resources((entry / "log.txt").read_text(encoding="utf-8")))
 
 
@@ -91,6 +92,17 @@ def toolkit() -> tuple[Any, str, str | None, bool]:
         ) from error
     include = pathfinder.find_nvidia_header_directory("cudart")
     return core, f"NVRTC {major}.{minor}", include, (major, minor) >= (12, 9)
+
+
+@functools.cache
+def _header_version(folder: str | None) -> str:
+    """CUDA's version, as the folder of cuda_fp16.h has it."""
+    try:
+        text = Path(folder or "", "cuda_runtime_api.h").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "unknown"
+    found = re.search(r"#define\s+CUDART_VERSION\s+(\d+)", text)
+    return found[1] if found else "unknown"
 
 
 def driver_version() -> str:

@@ -1,7 +1,10 @@
 """Reading .cu files: one flat text from a kernel and its headers, and the signatures of its kernels.
 
 Project headers (``#include "..."``) are pasted in, once each, under ``#line`` directives. So one text is what NVRTC and
-the C++ compiler see, what the cache's key covers, and what profilers and error messages map back to the shipped files.
+the C++ compiler see, what the cache's key covers, and what profilers and error messages map back to the .cu files.
+
+The directives name a shipped file "gpuconv/kernels/relu.cu" and a user's own as it lies from the .cu that is compiled.
+So the text, and with it the cache's key and the binary, is the same wherever the files are.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+_SHIPPED = "gpuconv/kernels"  # the folder of the shipped files, in an installed package
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[^\n]*$', re.MULTILINE)
 _PRAGMA_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[ \t]*$", re.MULTILINE)
 _COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
@@ -82,12 +86,13 @@ def resolve(file: str | Path) -> Path:
 
 def flatten(path: Path) -> str:
     """The text of a .cu file with its project headers pasted in. A missing header raises ValueError."""
+    path, shipped = path.resolve(), directory().resolve()
     seen: set[Path] = set()
 
     def paste(file: Path) -> str:
         seen.add(file)
         text = file.read_text(encoding="utf-8", errors="replace")  # a comment of another encoding does no harm
-        name = _c_string(file)
+        name = _c_string(_shown(file, path.parent, shipped))
         parts, end = [f"#line 1 {name}\n"], 0
         for match in _INCLUDE.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
@@ -101,12 +106,21 @@ def flatten(path: Path) -> str:
     return _PRAGMA_ONCE.sub("", paste(path))
 
 
-def _c_string(path: Path) -> str:
-    """The path as a string literal: as it is where it can be, other bytes as octal escapes."""
-    plain = path.as_posix()
-    if plain.isprintable() and not set(plain) & {'"', "\\"}:
-        return f'"{plain}"'
-    shown = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in os.fsencode(plain))
+def _shown(file: Path, beside: Path, shipped: Path) -> str:
+    """The name of a file in `#line` directives."""
+    if file.parent == shipped:
+        return f"{_SHIPPED}/{file.name}"
+    try:
+        return Path(os.path.relpath(file, beside)).as_posix()
+    except ValueError:  # on another drive of Windows
+        return file.as_posix()
+
+
+def _c_string(name: str) -> str:
+    """A string literal: as it is where it can be, other bytes as octal escapes."""
+    if name.isprintable() and not set(name) & {'"', "\\"}:
+        return f'"{name}"'
+    shown = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in os.fsencode(name))
     return f'"{"".join(shown)}"'
 
 

@@ -1,5 +1,6 @@
 """Reading .cu files: includes, signatures, shared variables."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,28 @@ def test_headers_are_pasted_once_with_line_numbers(tmp_path):
 
 def test_the_first_line_names_the_shipped_file():
     flat = source.flatten(source.resolve("activation.cu"))
-    assert flat.splitlines()[0] == f'#line 1 "{(source.directory() / "activation.cu").resolve()}"'
+    assert flat.splitlines()[0] == '#line 1 "gpuconv/kernels/activation.cu"'
+
+
+def test_the_text_is_the_same_wherever_the_files_are(tmp_path, monkeypatch):
+    expected = source.flatten(source.resolve("conv2d_fprop_mma.cu"))
+    assert str(source.directory().resolve()) not in expected
+    moved = tmp_path / "moved"
+    shutil.copytree(source.directory(), moved)
+    monkeypatch.setattr(source, "directory", lambda: moved)
+    assert source.flatten(source.resolve("conv2d_fprop_mma.cu")) == expected
+
+
+def test_a_users_files_are_named_from_the_one_that_is_compiled(tmp_path):
+    texts = []
+    for folder in ("a", "b"):
+        (tmp_path / folder / "lib").mkdir(parents=True)
+        (tmp_path / folder / "lib" / "mine.cuh").write_text("int mine;\n")
+        (tmp_path / folder / "my.cu").write_text('#include "lib/mine.cuh"\n#include "types.cuh"\n')
+        texts.append(source.flatten(tmp_path / folder / "my.cu"))
+    assert texts[0] == texts[1]
+    for line in ('#line 1 "my.cu"', '#line 1 "lib/mine.cuh"', '#line 1 "gpuconv/kernels/types.cuh"'):
+        assert line in texts[0].splitlines()
 
 
 def test_a_missing_file_or_header_is_an_error(tmp_path):
