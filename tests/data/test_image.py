@@ -160,7 +160,11 @@ def test_the_second_channel_of_a_grey_tiff(tmp_path, kind, expected):
     path = tiff(tmp_path / "a.tif", data, bits=8, width=3, extra={277: 2, 338: kind})
     fields = path.read_bytes().replace(struct.pack("<HHII", 258, 4, 1, 8), struct.pack("<HHIHH", 258, 3, 2, 8, 8))
     path.write_bytes(fields)
-    assert read_image(path, channels=1).ravel().tolist() == expected
+    if kind != 2 and int(Image.__version__.partition(".")[0]) < 13:
+        with pytest.raises(ValueError, match="of a form that Pillow does not read"):
+            read_image(path, channels=1)
+    else:
+        assert read_image(path, channels=1).ravel().tolist() == expected
 
 
 def test_colours_that_cannot_be_converted(tmp_path):

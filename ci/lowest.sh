@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The everyday tests on the lowest versions that pyproject.toml declares.  ci/lowest.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+python3 -m venv "$scratch/venv"
+source "$scratch/venv/bin/activate"
+python - >"$scratch/lowest.txt" <<'PYTHON'
+import re
+import tomllib
+
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+extras = project["optional-dependencies"]
+wanted = [*project["dependencies"], *sum((extras[name] for name in ("plot", "image", "download", "test")), [])]
+for requirement in wanted:
+    name, lowest = re.fullmatch(r"([\w.\-]+(?:\[[\w,]+\])?)(?:>=([\w.]+))?", requirement).groups()
+    if lowest:
+        print(f"{name.partition('[')[0]}=={lowest}")
+PYTHON
+python -m pip install --quiet -e '.[test]' -c "$scratch/lowest.txt"
+python -m pip list --format=freeze | grep -i -E "^(numpy|scipy|ml.dtypes|matplotlib|pillow|safetensors|nvtx)="
+python -m pytest -n auto
