@@ -167,3 +167,24 @@ def test_settings_of_optimizers_are_given_by_name():
     for kind in (gpuconv.layers.BatchNorm, gpuconv.layers.LeakyReLU, gpuconv.layers.GELU):
         with pytest.raises(TypeError, match="positional"):
             kind("a name")
+
+
+def test_what_a_class_must_define_says_so():
+    """Else it would give None, which fails somewhere else."""
+    from gpuconv.data import Samples
+    from gpuconv.layers import Layer
+    from gpuconv.layers.fused import Fused
+    from gpuconv.training import Optimizer, callbacks, schedules
+
+    class Own(Optimizer):
+        name = "own"
+
+    samples = Samples(name="own", image_shape=(1, 1, 1), dtype="uint8")
+    for call in (
+        lambda: Layer().forward(0), lambda: Layer().backward(0), lambda: Fused.fits([]),
+        lambda: schedules.Schedule()(0, 1),
+        lambda: len(samples), lambda: samples.read([0]), lambda: callbacks.Log("x").lines({}, True),
+        lambda: Own(lr=1)._launch([], [], masters=None, scaling=None),
+    ):  # fmt: skip
+        with pytest.raises(NotImplementedError):
+            call()

@@ -266,3 +266,64 @@ def test_a_lock_is_no_link_and_no_pipe(tmp_path):
         with pytest.raises(OSError, match=name):
             locks.LockFile(tmp_path / name)
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_the_permissions_of_new_files_and_folders(tmp_path):
+    """Files as the user's umask has them; a scratch folder is its owner's alone."""
+    before = os.umask(0)
+    try:
+        lock = locks.LockFile(tmp_path / "lock")
+        with open(tmp_path / "log", "ab", opener=files.open_to_append) as log, files.scratch(tmp_path) as folder:
+            made = [tmp_path / "lock", tmp_path / "log", folder]
+            assert [oct(path.stat().st_mode & 0o777) for path in made] == ["0o666", "0o666", "0o700"]
+            log.write(b"x")
+        lock.release()
+    finally:
+        os.umask(before)
+    assert names(tmp_path) == ["log"]
+
+
+def test_a_folder_that_cannot_be_synced_is_passed_over_where_no_call_for_it_exists(tmp_path, monkeypatch):
+    fsync, failing = os.fsync, [0]
+
+    def refuse(handle):
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(failing[0], os.strerror(failing[0]))
+        fsync(handle)
+
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    before = os.listdir("/proc/self/fd")
+    for failing[0] in (errno.EINVAL, errno.ENOTSUP):
+        files.write(tmp_path / "file", b"new")
+    for failing[0] in (errno.EIO, errno.ENOSPC):
+        with pytest.raises(OSError, match="file") as raised:
+            files.write(tmp_path / "file", b"newer")
+        assert raised.value.errno == failing[0]
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_who_holds_a_lock_is_told_where_it_can_be_read(tmp_path):
+    lock = locks.LockFile(tmp_path / "lock")
+    for text in (b"", b"{}", b"[1]", b"[" * 4000, b"no json"):
+        os.ftruncate(lock._handle, 0)
+        os.pwrite(lock._handle, text, 0)
+        with pytest.raises(locks.LockedError, match=r"^another process$"):
+            locks.LockFile(tmp_path / "lock")
+    lock.release()
+
+
+def test_locks_where_there_are_none_and_where_they_fail(tmp_path, monkeypatch):
+    failing = [0]
+
+    def refuse(*_):
+        raise OSError(failing[0], os.strerror(failing[0]))
+
+    with open(tmp_path / "file", "wb") as file:
+        monkeypatch.setattr(locks.fcntl, "flock", refuse)
+        for failing[0] in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EBADF):
+            assert locks.lock(file.fileno()) is None
+        failing[0] = errno.EIO
+        with pytest.raises(OSError, match="Input/output error"):
+            locks.lock(file.fileno())
+        monkeypatch.setattr(locks, "fcntl", None)
+        assert locks.lock(file.fileno()) is None

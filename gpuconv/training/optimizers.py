@@ -193,7 +193,7 @@ class Optimizer:
 
 
 def _expect_nesterov(nesterov: Any, momentum: float) -> None:
-    if isinstance(nesterov, str) or nesterov not in (True, False):  # 1 and 0 are these
+    if nesterov not in (True, False):  # 1 and 0 are these
         raise ValueError(f"nesterov must be true or false, received {nesterov!r}")
     if nesterov and not momentum:
         raise ValueError("nesterov=True needs a momentum above 0")

@@ -118,6 +118,15 @@ def test_one_image_a_class_leaves_none_to_test_on(tmp_path):
         folder.load(tmp_path)
 
 
+def test_a_class_of_one_image_trains_and_leaves_the_other_classes_their_split(pets):
+    expected = folder.load(pets)
+    (pets / "dog").mkdir()
+    Image.fromarray(picture(6, 4, 99)).save(pets / "dog" / "0.png")
+    train, test = folder.load(pets)
+    assert (train.labels == 3).sum() == 1
+    np.testing.assert_array_equal(test.images, expected[1].images)
+
+
 def test_the_whole_folder(pets):
     (pets / "cat" / "siamese").mkdir()
     Image.fromarray(picture(6, 4, 30)).save(pets / "cat" / "siamese" / "0.png")

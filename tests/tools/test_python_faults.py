@@ -40,6 +40,10 @@ def test_every_kind_of_fault_is_planted_where_it_belongs():
     ])
 
 
+def test_what_no_program_comes_to_is_left_alone():
+    assert [m.after for m in mutants("x.py", "raise AssertionError\nraise NotImplementedError\n")] == ["pass"]
+
+
 def test_a_fault_is_one_node_of_the_tree_whatever_stands_around_it():
     """Parentheses are put where the text needs them."""
     texts = ("x = a and (b or c)\n", "x = -(a if b else c) ** 2\n", "if p:\n    pass\nelif not (a and b) or c: q\n")

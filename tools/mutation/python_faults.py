@@ -1,6 +1,7 @@
 """Small faults to plant in Python text: one operator, constant, condition, keyword or statement at a time.
 
-Messages, help texts, annotations and docstrings are left alone.
+Messages, help texts, annotations and docstrings are left alone, and so is `raise AssertionError`: it stands where no
+program comes.
 """
 
 from __future__ import annotations
@@ -119,6 +120,8 @@ def _removable(statement: ast.stmt) -> bool:
         return statement.value is None
     if isinstance(statement, ast.Expr):
         return isinstance(statement.value, ast.Call)
+    if isinstance(statement, ast.Raise) and isinstance(statement.exc, ast.Name):
+        return statement.exc.id != "AssertionError"
     return isinstance(statement, _REMOVED)
 
 

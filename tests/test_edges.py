@@ -1,0 +1,119 @@
+"""The first and last value that each setting takes, and the next one, which is refused by its name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, synthetic
+from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, Scale, Sequential
+from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
+from gpuconv.training import LossScale, Trainer, optimizers, schedules
+from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, RMSprop
+from gpuconv.training.schedules import Cosine, MultiStep, OneCycle, Step, Warmup
+from gpuconv.training.schedules import Linear as LinearSchedule
+from tests.training import small
+
+LARGEST = 1e300
+DATA = Dataset(np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3, int), ["a"])
+HALVES = Normalization([0], [1])
+
+
+def fit(**options):
+    small.fit(small.trainer(), **{"epochs": 0, "validation": None} | options)
+
+
+NET = small.net()
+REALS = [  # who takes it, the option, the first and the last value, and whether the last lies inside
+    *((kind, "lr", 0, LARGEST, True) for kind in (SGD, Adagrad, RMSprop, Adam, AdamW, Muon)),
+    *((kind, "weight_decay", 0, LARGEST, True) for kind in (SGD, Adagrad, RMSprop, Adam, AdamW)),
+    *((kind, "eps", 0, LARGEST, True) for kind in (Adagrad, RMSprop, Adam, AdamW)),
+    *((kind, name, 0, 1, False) for kind in (Adam, AdamW) for name in ("beta1", "beta2")),
+    (SGD, "momentum", 0, 1, True), (lambda **given: Muon(nesterov=False, **given), "momentum", 0, 1, True),
+    (RMSprop, "alpha", 0, 1, True),
+    (lambda **given: Step(3, **given), "gamma", 0, LARGEST, True),
+    (lambda **given: MultiStep((3,), **given), "gamma", 0, LARGEST, True),
+    (Cosine, "final", 0, 1, True), *((OneCycle, name, 0, 1, True) for name in ("peak", "start", "final")),
+    (lambda **given: Warmup(*given.values()), "the length of a warm-up", 0, LARGEST, True),
+    (lambda **given: MultiStep(tuple(given.values())), "a milestone", 0, LARGEST, True),
+    (LossScale, "growth", 1, LARGEST, True), (LossScale, "backoff", 0, 1, True),
+    (SoftmaxCrossEntropy, "label_smoothing", 0, 1, True), (SVMHinge, "delta", 0, LARGEST, True),
+    (BatchNorm, "momentum", 0, 1, True), (BatchNorm, "eps", 0, LARGEST, True), (Dropout, "p", 0, 1, False),
+    (Scale, "factor", -LARGEST, LARGEST, True),
+]  # fmt: skip
+ABOVE_ZERO = [
+    (lambda value: Step(value), "every|above 0"), (lambda value: LinearSchedule(value), "linear schedule"),
+    (lambda value: LossScale(start=value), "start"),
+]  # fmt: skip
+WHOLE = [  # who takes it, the option, the first and the last value (None: there is no last)
+    (Muon, "newton_schulz", 0, 100), (LossScale, "interval", 1, None), (Augmentation, "shift", 0, None),
+    (Augmentation, "cutout", 0, None), (synthetic.load, "n", 1, None), (synthetic.load, "classes", 1, None),
+    (lambda size: synthetic.load(2, size=(size, 1, 1)), "size", 1, None),
+    (lambda size: synthetic.load(2, size=(1, 1, size)), "size", 1, None),
+    (lambda batch_size: Loader(DATA, batch_size, normalization=HALVES), "batch_size", 1, None),
+    (lambda seed: Loader(DATA, 1, normalization=HALVES, seed=seed), "seed", 0, 2**64 - 1),
+    (lambda epoch: Loader(DATA, 2, normalization=HALVES).epoch(epoch), "epoch", 0, None),
+    (lambda start_batch: Loader(DATA, 2, normalization=HALVES).epoch(0, start_batch), "start_batch", 0, 2),
+    (lambda out_channels: Conv2D(out_channels, 3), "out_channels", 1, None),
+    *((lambda name=name, **given: Conv2D(2, **{"kernel_size": 3} | given), name, 1, None)
+      for name in ("groups", "kernel_size", "stride", "dilation")),
+    (lambda out_features: Linear(out_features), "out_features", 1, None),
+    (lambda shape: Input((4, shape, 1)), "shape", 1, None),
+    (lambda input_shape: Sequential([Flatten()]).build((input_shape,)), "input_shape", 1, None),
+    (lambda batch_size: NET.predict(np.zeros((2, 6, 5, 1), np.float32), batch_size=batch_size), "batch_size", 1, None),
+    (lambda epochs: fit(epochs=epochs), "epochs", 0, None),
+    (lambda metrics_every: fit(metrics_every=metrics_every), "metrics_every", 1, None),
+    (lambda checkpoint_every: fit(checkpoint_every=checkpoint_every), "checkpoint_every", 1, None),
+    (lambda batch_size: fit(train=small.images(), batch_size=batch_size), "batch_size", 1, None),
+    (lambda seed: Trainer(small.net(), seed=seed), "seed", 0, 2**64 - 1),
+]  # fmt: skip
+
+
+def test_real_numbers():
+    for kind, name, first, last, inside in REALS:
+        kind(**{name: first})
+        just_inside = last if inside else np.nextafter(last, 0)
+        kind(**{name: just_inside})
+        wrong = [np.inf, np.nan] + [np.nextafter(first, -np.inf)] * (first > -LARGEST)
+        for value in wrong + ([np.nextafter(last, np.inf) if inside else last] if last < LARGEST else []):
+            with pytest.raises(ValueError, match=name):
+                kind(**{name: value})
+        for value in ("1", None, [1]) if name not in ("a milestone",) else ("1",):
+            with pytest.raises(TypeError, match=f"{name} must be a number"):
+                kind(**{name: value})
+
+
+def test_numbers_above_zero():
+    for kind, name in ABOVE_ZERO:
+        kind(np.nextafter(0, 1))
+        for value in (0, -1, np.nan, np.inf):
+            with pytest.raises(ValueError, match=name):
+                kind(value)
+
+
+def test_whole_numbers():
+    for kind, name, first, last in WHOLE:
+        kind(**{name: first})
+        if last is not None:
+            kind(**{name: last})
+        for value in (first - 1, *([last + 1] if last is not None else [])):
+            with pytest.raises(ValueError, match=name):
+                kind(**{name: value})
+        with pytest.raises(TypeError, match=f"{name}.* must be an? "):
+            kind(**{name: 1.5})
+
+
+def test_a_rate_of_the_largest_float32_is_the_last_that_trains_one():
+    largest = float(np.finfo(np.float32).max)
+    params = {"w": np.zeros((2, 2), np.float32)}
+    for text in ("sgd", "* -> sgd:lr=1"):
+        optimizers.get(text, lr=largest).build(params)
+        with pytest.raises(ValueError, match="that float32 can hold"):
+            optimizers.get(text, lr=np.nextafter(largest, np.inf).item()).build(params)
+
+
+def test_what_two_spellings_of_a_schedule_are():
+    assert schedules.get("step:3") == Step(3)
+    assert schedules.get("multi-step:3") == MultiStep((3,)) != Step(3)
+    assert schedules.get("linear:2,warmup:1") == Warmup(1, LinearSchedule(2))
+    assert schedules.get(None) == schedules.get("constant") == schedules.Constant()
