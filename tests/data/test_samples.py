@@ -1,0 +1,230 @@
+"""Samples and batches that are not held in device memory: what is read, measured, checked and refused."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from gpuconv.data import Augmentation, Normalization, Samples, StreamLoader, given, samples, stream
+from gpuconv.data.samples import ArraySamples, MapSamples, class_numbers, laid_out, mapped
+
+IMAGES = np.arange(10 * 2 * 3 * 3).astype(np.uint8).reshape(10, 2, 3, 3)
+LABELS = np.arange(10) % 3
+PLAIN = Normalization([0] * 3, [1] * 3)
+
+
+class Numbered(Samples):
+    def __init__(self, count, **options):
+        super().__init__(**{"name": "numbered", "image_shape": (1, 1, 1), "dtype": np.dtype(np.uint8)} | options)
+        object.__setattr__(self, "count", count)
+        object.__setattr__(self, "asked", [])
+
+    def __len__(self):
+        return self.count
+
+    def read(self, indices):
+        self.asked.append(np.array(indices))
+        return (indices % 256).astype(np.uint8).reshape(-1, 1, 1, 1), np.zeros(len(indices), np.int64)
+
+
+def of_array(images=IMAGES, labels=LABELS):
+    return ArraySamples(
+        name="array", image_shape=images.shape[1:], dtype=images.dtype, labels=labels, images=images, classes="abc"
+    )
+
+
+def test_samples_are_measured_by_at_most_4096_spread_evenly():
+    for count, expected in ((5, 5), (4096, 4096), (4097, 4096), (100_000, 4096)):
+        numbered = Numbered(count)
+        assert len(numbered.measured()) == expected
+        (asked,) = numbered.asked
+        assert (asked[0], asked[-1], len(np.unique(asked))) == (0, count - 1, expected)
+        assert np.ptp(np.diff(asked)) <= 1
+    assert samples.MEASURED == 4096
+
+
+def test_what_is_known_of_samples():
+    bare = Numbered(1)
+    assert (bare.labels, list(bare.classes), bare.workers, bare.checksum(), bare.raw) == (None, [], 1, None, True)
+    assert not Numbered(1, dtype=np.dtype(np.float32)).raw
+
+
+def test_a_checksum_tells_images_labels_and_files_apart(tmp_path):
+    sums = {of_array().checksum(), of_array(IMAGES + 1).checksum(), of_array(labels=LABELS[::-1].copy()).checksum()}
+    assert len(sums) == 3
+    assert of_array(IMAGES[:, :, ::-1][:, :, ::-1]).checksum() == of_array().checksum()
+    np.save(tmp_path / "a.npy", IMAGES)
+    (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes())
+    a, b = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "ab")
+    first = of_array(a).checksum()
+    assert of_array(a[:]).checksum() == first != of_array(b).checksum()
+    os.utime(tmp_path / "a.npy", ns=(1, 1))
+    assert of_array(a).checksum() != first
+    assert all(len(text) == 8 and int(text, 16) >= 0 for text in sums)
+
+
+def test_the_file_that_an_array_lies_in(tmp_path):
+    np.save(tmp_path / "a.npy", IMAGES)
+    array = np.load(tmp_path / "a.npy", mmap_mode="r")
+    for view in (array, array[2:], array.reshape(-1), np.asarray(array)[1:]):
+        assert mapped(view) == str(tmp_path / "a.npy")
+    for other in (IMAGES, IMAGES[1:], np.array(array), [1], None):
+        assert mapped(other) is None
+
+
+def test_how_images_are_laid_out():
+    rgb, grey = (2, 3, 3), (2, 3, 1)
+    assert laid_out(IMAGES, rgb, rank=4) is IMAGES
+    assert laid_out(IMAGES[0], rgb, rank=3).shape == rgb
+    assert laid_out(IMAGES[..., 0], grey, rank=4).shape == (10, 2, 3, 1)
+    assert laid_out(IMAGES[0, ..., 0], grey, rank=3).shape == grey
+    assert laid_out(IMAGES[..., :2, 0], grey, rank=4).shape == (10, 2, 2)  # refused later, by its shape
+    assert laid_out(np.zeros((4, 7)), (7,), rank=2).shape == (4, 7)
+    first = np.zeros((10, 3, 2, 4), np.uint8)
+    with pytest.raises(ValueError, match=r"\(10, 3, 2, 4\); x.transpose\(0, 2, 3, 1\) moves them there"):
+        laid_out(first, (2, 4, 3), rank=4)
+    with pytest.raises(ValueError, match=r"\(3, 2, 4\); x.transpose\(1, 2, 0\) moves them there"):
+        laid_out(first[0], (2, 4, 3), rank=3)
+    assert laid_out(first, (5, 4, 3), rank=4).shape == (10, 3, 2, 4)  # of no size that the net takes
+    assert laid_out(np.zeros((10, 3, 4, 3)), (3, 4, 3), rank=4).shape == (10, 3, 4, 3)
+
+
+def test_numbers_of_classes():
+    for labels in ([0, 2], (0, 2), np.array([0, 2], np.uint8)):
+        found = class_numbers(labels, "set", 2)
+        assert (found.tolist(), found.dtype) == ([0, 2], np.int64)
+    assert class_numbers(np.zeros(0, int), "set", 0).shape == (0,)
+    for labels, error, said in (
+        ([0.0, 1.0], TypeError, "must be integers, the numbers of classes, received float64"),
+        ([True, False], TypeError, "received bool"), ([0], ValueError, r"each of 2 images, received shape \(1,\)$"),
+        ([[0], [1]], ValueError, r"shape \(2, 1\)$"), ([[0, 1], [1, 0]], ValueError, r"\(2, 2\); x.argmax\(1\) makes"),
+        ([0, -1], ValueError, "labels of 'set' must be 0 or more, received -1"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=said):
+            class_numbers(labels, "set", 2)
+
+
+def test_an_item_of_another_shape_or_dtype_is_named():
+    pairs = [(IMAGES[0], 0), (IMAGES[1], 1), (IMAGES[2, :, :2], 1), (IMAGES[3].astype(np.float32), 0)]
+    found = given.recognised(pairs, "train", (2, 3, 3), classes=4, device="numpy", dtype="float32")
+    assert isinstance(found, MapSamples)
+    assert (found.image_shape, list(found.classes), len(found)) == ((2, 3, 3), ["0", "1", "2", "3"], 4)
+    images, labels = found.read(np.array([1, 0]))
+    np.testing.assert_array_equal(images, IMAGES[[1, 0]])
+    assert labels.tolist() == [1, 0]
+    for at, said in ((2, r"uint8 of shape \(2, 2, 3\)"), (3, r"float32 of shape \(2, 3, 3\)")):
+        with pytest.raises(ValueError, match=rf"image {at} of 'train' must be uint8 .* received {said}"):
+            found.read(np.array([0, at]))
+
+
+def test_classes_have_the_names_that_an_object_tells():
+    class Named(list):
+        classes = ("cat", "dog")
+
+    found = given.recognised(Named([(IMAGES[0], 0)]), "train", (2, 3, 3), classes=4, device="numpy", dtype="float32")
+    assert list(found.classes) == ["cat", "dog"]
+
+
+def test_what_becomes_of_two_arrays(tmp_path):
+    np.save(tmp_path / "a.npy", IMAGES)
+    make = {"name": "train", "shape": (2, 3, 3), "device": "numpy", "dtype": "float32"}
+    held = given.recognised((IMAGES, LABELS), classes=2, **make)
+    assert (type(held).__name__, held.name, held.classes) == ("Dataset", "train", ("0", "1", "2"))
+    for images in (np.load(tmp_path / "a.npy", mmap_mode="r"), IMAGES.astype(np.float32)):
+        read = given.recognised((images, LABELS), classes=5, **make)
+        assert (type(read).__name__, list(read.classes)) == ("ArraySamples", list("01234"))
+        np.testing.assert_array_equal(read.read(np.array([3, 1]))[0], IMAGES[[3, 1]])
+    with pytest.raises(ValueError, match="data set 'train' is empty"):
+        given.recognised((np.zeros((0, 2, 3, 3), np.float32), np.zeros(0, int)), **make)
+
+
+# --- the loader of samples ------------------------------------------------------------------------
+
+
+def test_threads_are_those_that_the_samples_allow_up_to_eight(monkeypatch):
+    for cores, allowed, asked, expected in (
+        (64, 1, None, 1), (64, 5, None, 5), (64, 99, None, 8), (3, 99, None, 3), (None, 99, None, 1), (1, 1, 12, 12),
+    ):  # fmt: skip
+        monkeypatch.setattr(stream.os, "cpu_count", lambda cores=cores: cores)
+        made = StreamLoader(Numbered(4, workers=allowed), 2, normalization=Normalization([0], [1]), workers=asked)
+        assert made.workers == expected
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="workers must be at least 1"):
+            StreamLoader(Numbered(4), 2, normalization=Normalization([0], [1]), workers=wrong)
+
+
+def test_floats_are_neither_normalised_nor_augmented():
+    floats = of_array(IMAGES.astype(np.float32))
+    for options in ({"normalization": PLAIN}, {"augmentation": Augmentation(flip=True)}):
+        with pytest.raises(ValueError, match="images of 'array' are floats and taken as they are"):
+            StreamLoader(floats, 2, **options)
+    x, y = next(StreamLoader(floats, 4, shuffle=False, dtype="float64").epoch())
+    assert (x.dtype, y.dtype, y.tolist()) == (np.float64, np.int64, LABELS[:4].tolist())
+    np.testing.assert_array_equal(x, IMAGES[:4])
+
+
+def test_samples_are_read_in_the_order_of_the_epoch():
+    numbered = Numbered(7)
+    loader = StreamLoader(numbered, 3, normalization=Normalization([0], [1]), shuffle=False)
+    assert [x.ravel().tolist() for x, _ in loader.epoch(0, 1)] == [[3, 4, 5], [6]]
+    assert [asked.tolist() for asked in numbered.asked] == [[3, 4, 5], [6]]
+    assert len(loader) == 3
+    with pytest.raises(ValueError, match="start_batch must be at most 3"):
+        loader.epoch(0, 4)
+
+
+# --- batches of a user's own ----------------------------------------------------------------------
+
+
+def batches(source, length=None, **options):
+    return stream.Batches(source, "train", (2, 3, 3), length=length, device="numpy", dtype="float32", **options)
+
+
+FLOATS = [(IMAGES[at : at + 1].astype(np.float32), LABELS[at : at + 1]) for at in range(6)]
+
+
+def numbers(found):
+    return [int(x.ravel()[0]) for x, _ in found]
+
+
+FIRST = numbers(FLOATS)
+
+
+def test_an_iterable_is_gone_through_anew_and_an_iterator_goes_on():
+    anew = batches(FLOATS, length=4)
+    assert len(anew) == 4
+    assert [numbers(anew.epoch(epoch)) for epoch in (0, 1)] == [FIRST[:4]] * 2
+    assert numbers(anew.epoch(2, 1)) == FIRST[1:4]
+    once = batches(iter(FLOATS), length=2)
+    assert [numbers(once.epoch(epoch)) for epoch in (0, 1, 2)] == [FIRST[:2], FIRST[2:4], FIRST[4:]]
+    skipping = batches(iter(FLOATS), length=3)
+    assert numbers(skipping.epoch(1, 1)) == FIRST[4:6]
+    called = []
+    made = batches(lambda: called.append(1) or iter(FLOATS), length=2)
+    assert [numbers(made.epoch(epoch)) for epoch in (0, 1)] == [FIRST[:2]] * 2
+    assert len(called) == 2  # the first batch, which was read to be checked, is used
+    whole = batches(FLOATS)
+    assert numbers(whole.epoch()) == FIRST
+    with pytest.raises(TypeError, match="how many batches train has is not known"):
+        len(whole)
+
+
+def test_an_iterator_does_not_go_back():
+    once = batches(iter(FLOATS), length=2)
+    list(once.epoch(1))
+    with pytest.raises(ValueError, match="train is a list_iterator, which gives each batch once; give the function"):
+        list(once.epoch(0))
+
+
+def test_bytes_are_normalised_by_the_first_batch_and_do_not_come_after_floats():
+    raw = [(x.astype(np.uint8), y) for x, y in FLOATS]
+    asked = []
+    found = batches(raw, normalize=lambda x: asked.append(x) or Normalization([1] * 3, [2] * 3))
+    np.testing.assert_array_equal(asked[0], raw[0][0])
+    assert len(asked) == 1
+    np.testing.assert_allclose(next(found.epoch())[0], (FLOATS[0][0] - 1) / 2, rtol=1e-6)
+    assert batches(FLOATS).normalization is None
+    with pytest.raises(TypeError, match="batches of train were floats at first and are uint8 now"):
+        list(batches([FLOATS[0], raw[1]]).epoch())
