@@ -535,3 +535,20 @@ def test_the_streams_of_a_process(tmp_path):
 
 def test_without_streams_of_its_own_the_status_is_what_it_was(capsys):
     assert [process.end(status) for status in (0, 3)] == [0, 3]
+
+
+def test_a_second_signal_does_what_it_did_before():
+    """Where that was the system's own doing, too: the process ends by it; what was ignored stays so."""
+    def twice(before):
+        signal.signal(signal.SIGTERM, before)
+        with Interrupts("never") as interrupts:
+            for _ in range(3):
+                signal.raise_signal(signal.SIGTERM)
+            interrupts.serve()
+
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        twice(signal.SIG_DFL)
+        os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuconv import checks, console, losses, models, to_numpy
+from gpuconv import checks, console, losses, models, plots, to_numpy
 from gpuconv.cli import main, pictures, runs, settings
 from gpuconv.cli.main import Parser
 from gpuconv.data import Loader, Normalization, load
@@ -532,3 +532,21 @@ def test_a_run_that_a_signal_ended_says_so_by_its_status(monkeypatch, drawn, tmp
         assert "test accuracy" not in said.out
         assert "interrupted after step 1; saved to" in said.err
     assert drawn == []
+
+
+def test_a_picture_that_cannot_be_drawn_is_an_error_of_predict(monkeypatch, trained, tmp_path, capsys):
+    Image = pytest.importorskip("PIL.Image")
+    Image.fromarray(load(DATA)[1].images[0]).save(tmp_path / "a.png")
+
+    def fail(*_, **__):
+        raise plots.PlotError("no fonts")
+
+    monkeypatch.setattr(pictures, "draw_activations", fail)
+    arguments = ["predict", str(tmp_path / "a.png"), "--run-dir", str(trained), "--picture", str(tmp_path / "b.png")]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == "gpuconv: error: no fonts\n"
+
+
+def test_data_and_a_test_set_of_its_own_are_two_words_for_one(trained, capsys):
+    assert main(["evaluate", str(trained), "--data", "digits", "--test", "folder:x"]) == 2
+    assert "error: --test folder:x says what to test on; leave --data digits out" in capsys.readouterr().err

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import errno
 import pathlib
+import sys
 
 import numpy as np
 import pytest
 
 from gpuconv import console
-from gpuconv.data import Augmentation, Dataset, Loader, Normalization, digits, download, listing, synthetic
+from gpuconv.data import (
+    Augmentation,
+    Dataset,
+    Loader,
+    Normalization,
+    digits,
+    download,
+    listing,
+    pickles,
+    spec,
+    synthetic,
+)
+from gpuconv.data.image import read_image
 
 
 def test_shipped_and_made_up_images_are_the_same_for_ever():
@@ -123,3 +136,35 @@ def test_a_folder_that_may_not_be_looked_into_is_an_error(monkeypatch, tmp_path)
     monkeypatch.setattr(pathlib.Path, "stat", refuse)
     with pytest.raises(PermissionError, match="cats"):
         list(listing._entries(tmp_path))
+
+
+def test_what_is_not_installed_is_named(monkeypatch, tmp_path):
+    for module, call, said in (
+        ("requests", lambda: download.fetch_archive("u/x", tmp_path, sha256="", size=1), "needs requests: pip install"),
+        ("PIL", lambda: read_image(tmp_path / "a.png"), r"image files needs Pillow: pip install \"gpuconv\[image\]"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            with pytest.raises(ImportError, match=said):
+                call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_tested_on_as_a_whole_where_test_is_one():
+    texts = {"folder:x,test=1": True, "folder:x,test=1.0": True, "Folder:x,TEST=1": True, "folder:x,test=0.5": False,
+             "folder:x": False, "folder:x,test=all": False, "digits": False, "folder:": False}  # fmt: skip
+    assert {text: spec.is_whole(text) for text in texts} == texts
+
+
+def test_bytes_that_make_no_array_of_their_shape():
+    dtype = pickles._Dtype("u1")
+    for shape, fortran, expected in (
+        ((2, 3), False, [[0, 1, 2], [3, 4, 5]]), ((2, 3), True, [[0, 2, 4], [1, 3, 5]]), ((7,), False, None),
+        (("x",), False, None),
+    ):  # fmt: skip
+        array = pickles._from_buffer(bytes(range(6)), dtype, shape, "F" if fortran else "C")
+        found = array.values()
+        assert (found if found is None else found.tolist()) == expected
+    for state in (None, (1, (6,), pickles._Dtype("u2"), False, bytes(6)), ("1", (6,), dtype, False, bytes(6)), (1,)):
+        array.__setstate__(state)
+        assert array.values() is None

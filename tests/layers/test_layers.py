@@ -359,3 +359,21 @@ def test_after_zero_grad_backward_assigns_then_adds_and_whoever_looks_sees_zeros
             np.testing.assert_array_equal(other[key], gradient, err_msg=key)
         np.testing.assert_allclose(twice[key], 2 * gradient, rtol=1e-5, atol=1e-5, err_msg=key)
         assert net.grads()[key] is live[key]
+
+
+def test_a_frozen_weight_of_an_fc_layer_leaves_its_bias_to_train():
+    built = fresh(Linear(3, frozen=("weight",)), (4,))
+    x, dy = np.random.default_rng(2).normal(size=(5, 4)), np.random.default_rng(3).normal(size=(5, 3))
+    for times in (1, 2):
+        built.forward(x, True)
+        np.testing.assert_allclose(built.backward(dy), dy @ built["weight"])
+        np.testing.assert_allclose(built.grads()["bias"], times * dy.sum(0))
+    assert built.gradients.keys() == {"bias"}
+
+
+def test_layers_that_change_their_input_in_place_count_no_volume():
+    named = {name for name, kind in LAYERS.items() if kind.elementwise and kind.__module__.startswith("gpuconv.")}
+    assert named == {
+        "Activation", "ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU", "BatchNorm", "Dropout", "Scale",
+        "Flatten",
+    }  # fmt: skip

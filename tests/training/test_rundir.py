@@ -89,3 +89,9 @@ def test_settings_that_are_no_file_are_refused_at_once(tmp_path):
     os.mkfifo(run.settings_file)
     with pytest.raises(CheckpointError, match=r"run\.json cannot be read: is not a regular file"):
         run.settings()
+
+
+def test_a_lock_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "run" / "run.lock").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"cannot lock .*run\.lock: Is a directory"):
+        RunDirectory(tmp_path / "run")._lock()
