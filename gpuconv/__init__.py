@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = (
-    "checks", "data", "initializers", "interop", "layers", "losses", "models", "ops", "plots", "profiling", "random",
-    "training", "verify",
+    "checks", "data", "initializers", "interop", "layers", "losses", "metrics", "models", "ops", "plots", "profiling",
+    "random", "training", "verify",
 )  # fmt: skip
 
 __all__ = ["DeviceError", "asarray", "device_of", "oracle", "to_numpy", *_MODULES]

@@ -1,5 +1,7 @@
 """Losses: callables ``loss(scores, labels, grad_scale=1) -> (loss, dscores)``, by name "softmax" and "svm".
 
+One's own may return any number as its loss, and any float dtype as its gradient (`apply`).
+
 scores: (N, classes). labels: (N,) integers. loss: 0-d, in the dtype that scores accumulate in. dscores: the gradient
 of the loss to the scores times grad_scale, a number or a one-element float64 array on their device, of their shape and
 dtype, ready for ``net.backward``. Training in float16 alone gives a grad_scale.
@@ -13,7 +15,10 @@ from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any
 
-from gpuconv import ops
+import numpy as np
+
+from gpuconv import backends, ops
+from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import lookup
 from gpuconv.shapes import number
 
@@ -53,6 +58,44 @@ LOSSES: dict[str, Callable[..., Loss]] = {"softmax": SoftmaxCrossEntropy, "svm":
 def get(loss: str | Loss, **options: Any) -> Loss:
     """The loss of a name with its options; a callable is passed through. ValueError for an unknown name."""
     return loss if callable(loss) else lookup("loss", loss, LOSSES)(**options)
+
+
+def apply(loss: Loss, scores: Array, labels: Array, *grad_scale: Any) -> tuple[Array, Array]:
+    """What a loss returns, as the metrics and ``net.backward`` take it.
+
+    A loss of the user's own may return any number or one-element array, and a gradient of another float dtype. Raises
+    TypeError and ValueError for what is neither.
+    """
+    found = loss(scores, labels, *grad_scale)
+    if isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)):
+        return found
+    if not isinstance(found, (tuple, list)) or len(found) != 2:
+        raise TypeError(
+            f"a loss returns (loss, gradient of the loss to the scores); {describe(loss)} returned "
+            f"{f'{len(found)} values' if isinstance(found, (tuple, list)) else type(found).__name__}"
+        )
+    value, dscores = found
+    device, dtype = backends.device_of(scores), accumulation_dtype(scores.dtype)
+    value = value if hasattr(value, "shape") else np.asarray(value, dtype)
+    if tuple(value.shape) not in ((), (1,)):
+        raise ValueError(
+            f"a loss is one number, the mean over the batch; {describe(loss)} returned an array of shape "
+            f"{tuple(value.shape)} (.mean() makes one)"
+        )
+    if not hasattr(dscores, "shape") or tuple(dscores.shape) != tuple(scores.shape):
+        received = f"shape {tuple(dscores.shape)}" if hasattr(dscores, "shape") else type(dscores).__name__
+        raise ValueError(
+            f"the gradient of the loss must be of the scores' shape {tuple(scores.shape)}; {describe(loss)} returned "
+            f"{received}"
+        )
+    if backends.device_of(dscores) != device:
+        raise TypeError(
+            f"the gradient of the loss must be on the scores' device, {device}; {describe(loss)} returned one on "
+            f"{backends.device_of(dscores)}"
+        )
+    if value.dtype != dtype or value.shape or isinstance(value, np.generic) or backends.device_of(value) != device:
+        value = backends.asarray(value, device, dtype).reshape(())
+    return value, dscores if dscores.dtype == scores.dtype else backends.asarray(dscores, dtype=scores.dtype)
 
 
 def describe(loss: Any) -> str:

@@ -28,7 +28,7 @@ LAYERS = [
     {"random", "kernels"},
     {"backends"},
     {"ops"},
-    {"convert", "data", "initializers", "layers", "losses"},
+    {"convert", "data", "initializers", "layers", "losses", "metrics"},
     {"models"},
     {"cases", "checks", "interop", "lab", "plots", "profiling", "summary", "training", "verify"},
     {"cli"},

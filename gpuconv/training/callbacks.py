@@ -21,6 +21,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,21 @@ class Callback:
     def on_test(self, trainer: Any, record: Record) -> None: ...
 
     def on_stop(self, trainer: Any, reason: str) -> None: ...
+
+
+EVENTS = ("on_start", "on_step", "on_epoch", "on_test", "on_stop")
+
+
+def checked(callbacks: Sequence[Any]) -> list[Any]:
+    """Callbacks as a list. Raises TypeError for a class, and for a function, which no event would reach."""
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
+    for each in callbacks:
+        if isinstance(each, type):
+            raise TypeError(f"a callback is an object, received the class {each.__name__}; call it: {each.__name__}()")
+        if callable(each) and not any(hasattr(each, event) for event in EVENTS):
+            raise TypeError(f"a callback is an object with any of {', '.join(EVENTS)}, received {each!r}")
+    return [*callbacks]
 
 
 def next_step(callback: Any, trainer: Any) -> int | None:
@@ -184,13 +200,15 @@ class CSVLog(Log):
     """metrics.csv: a heading, then one epoch a line."""
 
     def lines(self, record: Record, first: bool) -> str:
-        row = {key: value for key, value in record.items() if key != "event"}
+        if record["event"] != "epoch":
+            return ""
+        if first:
+            self._columns = [key for key, value in record.items() if key != "event" and not isinstance(value, list)]
         text = io.StringIO()
-        writer = csv.DictWriter(text, row, lineterminator="\n")
-        if record["event"] == "epoch":
-            if first:
-                writer.writeheader()
-            writer.writerow(row)
+        writer = csv.DictWriter(text, self._columns, lineterminator="\n", extrasaction="ignore")
+        if first:
+            writer.writeheader()
+        writer.writerow(record)
         return text.getvalue()
 
 
@@ -300,4 +318,6 @@ def describe(record: Record, epochs: int) -> str:
             shown = "" if name == "train" else f"{name} "
             parts.append(f"{shown}loss {record[f'{name}_loss']:.4f}")
             parts.append(f"{shown}accuracy {100 * record[f'{name}_accuracy']:.2f}%")
+            others = [key for key in record if key.startswith(f"{name}_")][2:]
+            parts += [f"{key.replace('_', ' ')} {record[key]:.4f}" for key in others if isinstance(record[key], float)]
     return "  ".join(parts)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gpuconv import backends, losses, ops
 from gpuconv.data import Normalization
+from gpuconv.metrics import Confusion, begin, named
 from gpuconv.names import canonical
 from gpuconv.training import feeding
 from gpuconv.training.metrics import Totals
 
 Array = Any
+
+_CONFUSION = "confusion of this call"
 
 TTA = {"none": 1, "mirror": 2, "shift": 3, "mirror+shift": 6}  # the number of views of each test-time augmentation
 
@@ -24,41 +27,47 @@ class Evaluation:
     """What `evaluate` found. accuracy is between 0 and 1.
 
     confusion: int64 (classes, classes) or None; [i, j] counts the images of class i that were taken for class j.
+    metrics: the results of those that were asked for, by name.
     """
 
     loss: float
     accuracy: float
     samples: int
     confusion: np.ndarray | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 def evaluate(
     net: Any, data: Any, *, loss: Any = "softmax", confusion: bool = False, tta: str = "none", batch_size: int = 256,
-    normalization: Normalization | None = None,
+    normalization: Normalization | None = None, metrics: Sequence[Any] | Mapping[str, Any] = (),
 ) -> Evaluation:  # fmt: skip
     """Run a net over every image of a data set, without training it.
 
     data: what `Trainer.fit` takes; a Loader should neither augment nor drop. uint8 images that no loader normalises are
     normalised by `normalization`, or else as the net was trained. tta: the test-time augmentation, over which the
-    scores of each image are averaged (see `views`).
+    scores of each image are averaged (see `views`). metrics: what to measure beside loss and accuracy, as
+    ["top-5", "per-class", my_function] (`gpuconv.metrics`).
 
     Raises ValueError when there is no image, and TypeError where it is not known how to normalise images.
     """
     criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)
     loader = feeding.held_out("data", data, net, normalization, batch_size)
-    totals, matrix = None, None
+    chosen = metrics if isinstance(metrics, Mapping) else named(metrics)
+    measured, totals = begin(dict(chosen) | ({_CONFUSION: Confusion()} if confusion else {})), None
     for x, labels in loader.epoch(0):
         scores = averaged_scores(net, x, tta)
         totals = totals or Totals(backends.device_of(scores))
-        totals.add(criterion(scores, labels)[0], scores, labels)
-        if confusion:
-            matrix = np.zeros(2 * scores.shape[1:], np.int64) if matrix is None else matrix
-            chosen = backends.to_numpy(scores).argmax(axis=1)
-            np.add.at(matrix, (backends.to_numpy(labels), chosen), 1)
+        totals.add(losses.apply(criterion, scores, labels)[0], scores, labels)
+        if measured:
+            on_host = backends.to_numpy(scores), backends.to_numpy(labels)
+            for metric in measured.values():
+                metric.update(*on_host)
     if totals is None:
         raise ValueError("there is nothing to evaluate on: the loader gave no batch")
     sums = totals.read()
-    return Evaluation(sums.loss, sums.accuracy, int(sums.samples), matrix)
+    results = {name: metric.result() for name, metric in measured.items()}
+    matrix = results.pop(_CONFUSION, None)
+    return Evaluation(sums.loss, sums.accuracy, int(sums.samples), matrix, results)
 
 
 def averaged_scores(net: Any, x: Array, tta: str = "none") -> Array:

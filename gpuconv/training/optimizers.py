@@ -39,6 +39,7 @@ class Optimizer:
     """
 
     name: ClassVar[str]
+    capturable: ClassVar[bool] = True  # whether `update` is device work alone
 
     lr: float
     weight_decay: float = 0.0

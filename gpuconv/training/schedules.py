@@ -10,9 +10,12 @@ place by knowing its step. Lengths are in epochs; with the default ``epoch=1`` t
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from gpuconv.names import lookup
@@ -162,6 +165,31 @@ class Warmup(Schedule):
         return f"{self.then},{spec.write('warmup', (self.length,))}"
 
 
+@dataclass(frozen=True)
+class Called(Schedule):
+    """A function of the user's own: of the step, of the step and the total, or of these and the steps of an epoch."""
+
+    function: Callable[..., float]
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        return number(f"the factor of schedule {self}", self.function(*(step, total, epoch)[: self._arguments]), 0)
+
+    @cached_property
+    def _arguments(self) -> int:
+        """How many of them it asks for; an argument with a default, as of a closure, is none of them."""
+        signature = inspect.signature(self.function)
+        asked = [each for each in signature.parameters.values() if each.default is each.empty]
+        asked = [each for each in asked if each.kind != each.VAR_KEYWORD]
+        count = 3 if any(each.kind == each.VAR_POSITIONAL for each in asked) else max(1, len(asked))
+        with contextlib.suppress(TypeError):
+            signature.bind(*range(min(count, 3)))
+            return min(count, 3)
+        raise TypeError(f"a schedule is a function of the step, (step) or (step, total, epoch); received {self}")
+
+    def __str__(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+
 def _anneal(start: float, end: float, part: float) -> float:
     """From start to end along half a cosine wave, with part running from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, part))) / 2
@@ -182,13 +210,17 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def get(schedule: str | Schedule | None) -> Schedule:
-    """A schedule from its short form; None is constant, and a schedule is itself.
+def get(schedule: str | Schedule | Callable[..., float] | None) -> Schedule:
+    """A schedule from its short form; None is constant, a schedule is itself, a function is `Called`.
 
     Raises ValueError for an unknown name (the nearest known one is named) or for arguments it does not take.
     """
     if schedule is None or isinstance(schedule, Schedule):
         return schedule or Constant()
+    if callable(schedule):
+        called = Called(schedule)
+        _ = called._arguments  # which refuses a function of anything else
+        return called
     built: Schedule = Constant()
     for position, part in enumerate(spec.parse(schedule)):
         make = lookup("schedule", part.name, SCHEDULES)

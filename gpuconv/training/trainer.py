@@ -15,10 +15,11 @@ from gpuconv import backends, losses, profiling
 from gpuconv.console import say
 from gpuconv.data import Normalization
 from gpuconv.dtypes import as_precision
+from gpuconv.metrics import named
 from gpuconv.shapes import integer, seed_value
+from gpuconv.training import adapt, feeding, schedules, stored
 from gpuconv.training import callbacks as watching
 from gpuconv.training import checkpoint as checkpoints
-from gpuconv.training import feeding, optimizers, schedules, stored
 from gpuconv.training.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.clock import AHEAD, Clock
 from gpuconv.training.held_out import HeldOut
@@ -45,8 +46,11 @@ class SettingsError(ValueError):
 class Trainer:
     """A net with what trains it.
 
-    net: built, on the device it shall train on. optimizer: an optimizer, or a name with `lr` and further settings (see
-    `gpuconv.training.optimizers`). loss: a loss or its name. schedule: a schedule or its short form, "cosine,warmup:5".
+    net: built, on the device it shall train on. optimizer: a name with `lr` and further settings (see
+    `gpuconv.training.optimizers`), an optimizer, or any object with step(params, grads) (`adapt.Adapted`). loss: a
+    name, or a function (`gpuconv.losses`). schedule: its short form, "cosine,warmup:5", a schedule, or any function of
+    the step (`schedules.Called`). metrics: what is measured on validation and test data beside loss and accuracy
+    (`gpuconv.metrics`).
     seed: of the shuffles and augmentations that `fit` sets up for a bare Dataset. fuse: train through `net.fuse()`, the
     same arrays in fewer launches; by default where kernels run, which is everywhere but on NumPy.
 
@@ -68,15 +72,16 @@ class Trainer:
     def __init__(
         self,
         net: Any,
-        optimizer: str | optimizers.Optimizer = "sgd",
+        optimizer: Any = "sgd",
         *,
         loss: Any = "softmax",
-        schedule: str | schedules.Schedule | None = None,
+        schedule: Any = None,
         seed: int = 0,
         precision: str | None = None,
         loss_scale: LossScale | None = None,
         graph: bool | None = None,
         fuse: bool | None = None,
+        metrics: Sequence[Any] = (),
         **optimizer_settings: Any,
     ) -> None:
         dtype, _ = as_precision(precision=precision or net.precision)
@@ -88,9 +93,11 @@ class Trainer:
                 "move it, or leave graph at None or False"
             )
         self.graph = graph
-        self.optimizer = optimizers.get(optimizer, **optimizer_settings)
+        self.optimizer = adapt.optimizer(optimizer, **optimizer_settings)
         self.loss = losses.get(loss)
         self.schedule = schedules.get(schedule)
+        adapt.expect_rate(self.optimizer, self.schedule)
+        self.metrics = named(metrics)
         self.seed = seed_value("seed", seed)
         masters = {name: np.array(backends.to_numpy(value), np.float32) for name, value in net.params().items()}
         self.net = net.to(precision=precision) if precision else net
@@ -126,7 +133,7 @@ class Trainer:
             scores = self.trained.forward(x, training=True)
             with part("loss"):
                 scale = [self.loss_scale.factor] if self.loss_scale else []
-                loss, dscores = self.loss(scores, y, *scale)
+                loss, dscores = losses.apply(self.loss, scores, y, *scale)
             self.trained.backward(dscores, input_grad=False)
             with part(self.optimizer.name):
                 self._update(self.net.params(), self.net.grads())
@@ -224,7 +231,8 @@ class Trainer:
         loader = loaders["train"]
         if test_at_end is None:
             test_at_end = feeding.is_fraction(validation)
-        held_out = HeldOut({name: loaders[name] for name in ("validation", "test")}, ("test",) * test_at_end)
+        sets = {name: loaders[name] for name in ("validation", "test")}
+        held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
         self.batches = feeding.expect_length(loader)
         self.optimizer.begin(self.total_steps, self.batches)
         self._settings = stored.as_json(
@@ -232,7 +240,7 @@ class Trainer:
             | {"metrics_every": metrics_every, "options": settings or {}}
         )  # fmt: skip
         self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
-        watchers = [*callbacks]
+        watchers = watching.checked(callbacks)
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
         with interrupts, contextlib.ExitStack() as held:
             if run_dir is not None:
@@ -301,6 +309,8 @@ class Trainer:
             raise ValueError("the loader has no batch: its length is 0")
         if replay.together > 1 and not feed.on_device:
             replay.give_up(f"the batches come from a {type(feed.loader).__name__}, not from a gpuconv.data.Loader")
+        if replay.together > 1 and not self.optimizer.capturable:
+            replay.give_up(f"the optimizer {self.optimizer.config()['optimizer']} steps on the host")
         clock = Clock(self.optimizer, self.net.device)
         self.net.grads()  # made now: a graph must find them where it left them
         while self.epoch < self.epochs and not self.stop_reason:

@@ -1,0 +1,138 @@
+"""Metrics: what is measured on held-out images beside loss and accuracy.
+
+A metric is a name, a function or an object:
+
+    "top-5"        the share of images whose class is among the 5 best scores, for any number
+    "confusion"    int64 (classes, classes): [i, j] counts the images of class i that were taken for class j
+    "per-class"    the accuracy of each class; NaN for one without an image
+    metric(scores, labels)      a mean over a batch: a number or an array, averaged over all images
+    metric.update(scores, labels), metric.result()     an object of your own; its reset() is called before a first batch
+
+scores: (n, classes). labels: (n,) int64. Both are NumPy arrays, on every device.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuconv.names import lookup
+
+Array = NDArray[Any]
+
+
+class TopK:
+    """The share of images whose class is among the k best scores; of equal scores the first counts as better."""
+
+    def __init__(self, k: int) -> None:
+        if k < 1:
+            raise ValueError(f"top-k takes a whole number from 1 on, received {k}")
+        self.k, self.name = k, f"top_{k}"
+        self._right = self._seen = 0
+
+    def update(self, scores: Array, labels: Array) -> None:
+        scores = np.where(np.isnan(scores), np.inf, scores.astype(np.float64))  # NaN counts as largest
+        own = scores[np.arange(len(labels)), labels][:, None]
+        before = np.arange(scores.shape[1]) < labels[:, None]
+        rank = ((scores > own) | ((scores == own) & before)).sum(axis=1)
+        self._right += int((rank < self.k).sum())
+        self._seen += len(labels)
+
+    def result(self) -> float:
+        return self._right / self._seen
+
+
+class Confusion:
+    """How often each class was taken for each; [i, j] counts the images of class i that were taken for class j."""
+
+    name = "confusion"
+
+    def __init__(self) -> None:
+        self.matrix: NDArray[np.int64] | None = None
+
+    def update(self, scores: Array, labels: Array) -> None:
+        if self.matrix is None:
+            self.matrix = np.zeros(2 * scores.shape[1:], np.int64)
+        np.add.at(self.matrix, (labels, scores.argmax(axis=1)), 1)
+
+    def result(self) -> NDArray[np.int64] | None:
+        return self.matrix
+
+
+class PerClass(Confusion):
+    """The accuracy of each class, NaN for one without an image."""
+
+    name = "per_class"
+
+    def result(self) -> Any:
+        assert self.matrix is not None
+        counts = self.matrix.sum(axis=1)
+        return np.where(counts, self.matrix.diagonal() / np.maximum(counts, 1), np.nan)
+
+
+class Mean:
+    """A function of a batch, averaged over all images."""
+
+    def __init__(self, function: Callable[[Array, Array], Any]) -> None:
+        self.function = function
+        self._total: Any = 0.0
+        self._seen = 0
+
+    def update(self, scores: Array, labels: Array) -> None:
+        value = np.asarray(self.function(scores, labels), np.float64)
+        self._total, self._seen = self._total + value * len(labels), self._seen + len(labels)
+
+    def result(self) -> Any:
+        return self._total / self._seen
+
+
+KNOWN: dict[str, Callable[[], Any]] = {"confusion": Confusion, "per-class": PerClass, "top-5": partial(TopK, 5)}
+
+
+def named(metrics: Sequence[Any]) -> dict[str, Any]:
+    """The metrics by the names under which their results are found.
+
+    Raises TypeError for what is no metric and ValueError for an unknown name and for a name that stands twice.
+    """
+    if isinstance(metrics, str) or not isinstance(metrics, Sequence):
+        raise TypeError(f"metrics are a list, as ['top-5', my_metric], received {metrics!r}")
+    found: dict[str, Any] = {}
+    for metric in metrics:
+        made = _by_name(metric) if isinstance(metric, str) else metric
+        function = getattr(made, "func", made)  # of a partial
+        name = getattr(made, "name", None) or getattr(function, "__name__", None) or type(made).__name__
+        if not (hasattr(made, "update") and hasattr(made, "result")) and not callable(made):
+            raise TypeError(
+                "a metric is a name, a function (scores, labels), or an object with update(scores, labels) and "
+                f"result(); received {type(metric).__name__}"
+            )
+        if name in found:
+            raise ValueError(f"two metrics are named {name!r}; give one another `name`")
+        found[str(name)] = made
+    return found
+
+
+def begin(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The same metrics, ready for a first batch."""
+    begun = {}
+    for name, metric in metrics.items():
+        if not hasattr(metric, "update"):
+            begun[name] = Mean(metric)
+        elif hasattr(metric, "reset"):
+            metric.reset()
+            begun[name] = metric
+        else:
+            begun[name] = copy.deepcopy(metric)
+    return begun
+
+
+def _by_name(text: str) -> Any:
+    if match := re.fullmatch(r"top[-_]?(\d+)", text.lower()):
+        return TopK(int(match[1]))
+    return lookup("metric", text, KNOWN)()

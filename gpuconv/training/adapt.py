@@ -1,0 +1,129 @@
+"""Optimizers of the user's own: any object with ``step(params, grads)``, without a base class."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpuconv import backends
+from gpuconv.notices import notice
+from gpuconv.training import optimizers
+from gpuconv.training.optimizers import Arrays, Optimizer
+
+_OWN = "own"  # what the names of a wrapped optimizer's state begin with
+
+
+@dataclass(kw_only=True, eq=False)
+class Adapted(Optimizer):
+    """An object with ``step(params, grads)``, dictionaries of arrays by name, as an optimizer.
+
+    It changes the parameters in place, or puts others into the dictionary. The learning rate under the run's schedule
+    is passed as `lr` where `step` takes it, else written to its attribute `lr`. state_dict() and load_state_dict(), of
+    named arrays, let a run that is resumed go on with the same state. A step of it runs on the host, so it is not
+    captured.
+    """
+
+    name: ClassVar[str] = "own"
+    capturable: ClassVar[bool] = False
+    lr: float = 1.0
+    inner: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._takes_lr = "lr" in inspect.signature(self.inner.step).parameters
+
+    @property
+    def has_rate(self) -> bool:
+        return self._takes_lr or hasattr(self.inner, "lr")
+
+    def config(self) -> dict[str, Any]:
+        """The class and the attributes that are plain values."""
+        kind = type(self.inner)
+        plain = {
+            name: value for name, value in getattr(self.inner, "__dict__", {}).items()
+            if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
+        }  # fmt: skip
+        return {"optimizer": f"{kind.__module__}.{kind.__qualname__}"} | plain | {"lr": self.lr}
+
+    def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
+        super().build(params, masters)
+        self.masters = {}  # it updates the parameters themselves
+
+    def update(self, params: Arrays, grads: Arrays, scaling: Any = None) -> None:
+        if scaling is not None:
+            raise TypeError(f"float16 is trained by gpuconv's optimizers, which scale the loss; received {self._kind}")
+        own = dict(params)
+        if self.has_rate:
+            rate = float(backends.to_numpy(self._lr)[0])
+            if self._takes_lr:
+                self.inner.step(own, grads, lr=rate)
+            else:
+                self.inner.lr = rate
+                self.inner.step(own, grads)
+        else:
+            self.inner.step(own, grads)
+        for name, array in params.items():
+            if own[name] is not array:
+                backends.assign(array, own[name])
+
+    @property
+    def _kind(self) -> str:
+        return type(self.inner).__name__
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        found = self.inner.state_dict() if hasattr(self.inner, "state_dict") else {}
+        own = {f"{_OWN}.{name}": np.array(backends.to_numpy(value)) for name, value in found.items()}
+        return super().state_dict() | own
+
+    def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        super().check_state_dict({name: value for name, value in state.items() if not name.startswith(f"{_OWN}.")})
+
+    def _named(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        own = {name.removeprefix(f"{_OWN}."): value for name, value in state.items() if name.startswith(f"{_OWN}.")}
+        super().load_state_dict({"steps": state["steps"]})
+        if hasattr(self.inner, "load_state_dict"):
+            self.inner.load_state_dict(own)
+        elif self.steps:
+            notice(f"{self._kind} has no state_dict and load_state_dict, so what it remembers begins anew")
+
+
+def optimizer(given: Any, **settings: Any) -> Optimizer:
+    """As `optimizers.get`, which knows names and gpuconv's own; an object with ``step(params, grads)`` is adapted."""
+    if isinstance(given, (str, Optimizer)):
+        return optimizers.get(given, **settings)
+    if isinstance(given, type):
+        raise TypeError(f"the optimizer is an object, received the class {given.__name__}; call it: {given.__name__}()")
+    if not _takes_arrays(getattr(given, "step", None)):
+        raise TypeError(
+            "the optimizer is a name, one of gpuconv.training's, or an object with step(params, grads), dictionaries "
+            f"of arrays by name; received {type(given).__name__}"
+        )
+    if settings:
+        raise ValueError(f"settings {sorted(settings)} were given beside an optimizer that is already built")
+    rate = getattr(given, "lr", 1.0)
+    return Adapted(inner=given, lr=float(rate))
+
+
+def _takes_arrays(step: Any) -> bool:
+    for options in ({}, {"lr": 1.0}):
+        with contextlib.suppress(TypeError, ValueError):  # ValueError: of C, which has no signature
+            inspect.signature(step).bind({}, {}, **options)
+            return True
+    return False
+
+
+def expect_rate(optimizer: Optimizer, schedule: Any) -> None:
+    """Raise ValueError where a schedule could not reach the optimizer."""
+    if isinstance(optimizer, Adapted) and not optimizer.has_rate and str(schedule) != "constant":
+        raise ValueError(
+            f"{type(optimizer.inner).__name__} has no attribute lr, and its step takes none, so the schedule "
+            f"{schedule} would not reach it"
+        )

@@ -1,0 +1,95 @@
+"""Metrics by name, by function and by object, against counts made by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gpuconv import metrics
+from gpuconv.training import evaluate
+from tests.training import small
+
+SCORES = np.array([[1, 5, 3, 2], [9, 0, 8, 7], [2, 2, 2, 2], [0, 1, np.nan, 3]], np.float32)
+LABELS = np.array([2, 3, 1, 2])
+
+
+def measure(metric, scores=SCORES, labels=LABELS, parts=(0, 1, 4)):
+    (name, begun), = metrics.begin(metrics.named([metric])).items()
+    for first, last in itertools.pairwise(parts):
+        begun.update(scores[first:last], labels[first:last])
+    return name, begun.result()
+
+
+def test_top_k_counts_the_first_of_equals_and_nan_as_largest():
+    # The label's rank: 1, 2, 1 (of equal scores the first is better), 0.
+    expected = {"top-1": 0.25, "top-2": 0.75, "top_3": 1.0, "top5": 1.0, "Top-5": 1.0}
+    for name, share in expected.items():
+        assert measure(name) == (f"top_{name[-1]}", share)
+    draw = np.random.default_rng(0)
+    scores, labels = draw.normal(size=(40, 6)), draw.integers(0, 6, 40)
+    for k in range(1, 7):
+        best = np.argsort(-scores, axis=1)[:, :k]
+        assert measure(f"top-{k}", scores, labels, (0, 7, 40))[1] == (best == labels[:, None]).any(axis=1).mean()
+
+
+def test_confusion_and_the_accuracy_of_each_class():
+    name, matrix = measure("confusion")
+    assert name == "confusion"
+    assert matrix.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 1, 0], [1, 0, 0, 0]]
+    name, shares = measure("per-class")
+    assert name == "per_class"
+    np.testing.assert_array_equal(shares, [np.nan, 0, 0.5, 0])
+
+
+class Mistakes:
+    """As a user writes it, without a base class; it counts on from batch to batch."""
+
+    def __init__(self):
+        self.count = 0
+
+    def update(self, scores, labels):
+        assert type(scores) is type(labels) is np.ndarray
+        self.count += int((scores.argmax(1) != labels).sum())
+
+    def result(self):
+        return self.count
+
+
+class Renewed(Mistakes):
+    name = "errors"
+
+    def reset(self):
+        self.count = 0
+
+
+def first_class(scores, labels):
+    return (labels == 0).mean()
+
+
+def test_functions_and_objects_of_the_users_own():
+    assert measure(first_class, labels=np.array([0, 1, 0, 1]))[1] == 0.5
+    assert measure(lambda scores, labels: scores.mean(0), np.ones((4, 4)))[1].tolist() == [1] * 4
+    net, counted, renewed = small.net(), Mistakes(), Renewed()
+    for _ in range(2):  # each evaluation begins anew
+        found = evaluate(net, small.held_out(), metrics=["top-2", "confusion", first_class, counted, renewed])
+        assert [*found.metrics] == ["top_2", "confusion", "first_class", "Mistakes", "errors"]
+        wrong = round((1 - found.accuracy) * found.samples)
+        assert found.metrics["Mistakes"] == found.metrics["errors"] == renewed.result() == wrong
+        assert found.metrics["confusion"].trace() == found.samples - wrong
+        assert found.confusion is None
+    assert counted.result() == 0
+    both = evaluate(net, small.held_out(), metrics=["confusion"], confusion=True)
+    np.testing.assert_array_equal(both.confusion, both.metrics["confusion"])
+
+
+def test_refusals():
+    for given, error, message in (
+        (["top-0"], ValueError, "from 1 on, received 0"), (["acuracy"], ValueError, "unknown metric 'acuracy'"),
+        (["confusoin"], ValueError, "did you mean 'confusion'"), ("top-5", TypeError, "metrics are a list"),
+        ([3], TypeError, r"update\(scores, labels\) and result\(\); received int"),
+        (["top-3", "top3"], ValueError, "two metrics are named 'top_3'"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            evaluate(small.net(), small.held_out(), metrics=given)

@@ -1,0 +1,284 @@
+"""Losses, optimizers, schedules, metrics and callbacks of the user's own, without a base class."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv import losses
+from gpuconv.notices import Notice
+from gpuconv.training import SGD, EarlyStopping, SettingsError, Trainer, UncapturedWarning, evaluate
+from tests.training import small
+
+
+def fit(optimizer="sgd", net=None, epochs=2, train=None, validation=None, **options):
+    run = {name: options.pop(name) for name in ("run_dir", "resume", "callbacks") if name in options}
+    trainer = Trainer(net or small.net(), optimizer, **options)
+    trainer.fit(train or small.loader(), epochs=epochs, validation=validation, progress=False, **run)
+    return trainer
+
+
+def same(one, other):
+    assert one.records == other.records
+    assert small.same_arrays(one.net.state_dict(), other.net.state_dict())
+
+
+# --- losses --------------------------------------------------------------------------------------
+
+
+def softmax(scores, labels, kind=np.float64):
+    """As in a course: float64 inside, a NumPy scalar out."""
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
+    shares /= shares.sum(axis=1, keepdims=True)
+    loss = -np.log(shares[np.arange(len(labels)), labels]).mean()
+    shares[np.arange(len(labels)), labels] -= 1
+    return kind(loss), shares / len(labels)
+
+
+def test_a_loss_may_return_any_number_and_any_float_gradient():
+    expected = fit(loss="softmax").history
+    for kind in (np.float64, np.float32, float, np.float16, lambda x: np.array([x]), lambda x: np.array(x, np.float64)):
+        found = fit(loss=lambda scores, labels, kind=kind: softmax(scores, labels, kind)).history
+        for one, other in zip(found, expected, strict=True):
+            assert one["train_loss"] == pytest.approx(other["train_loss"], rel=2e-3)
+            assert one["train_accuracy"] == other["train_accuracy"]
+    assert evaluate(small.net(), small.held_out(), loss=softmax).loss == pytest.approx(
+        evaluate(small.net(), small.held_out()).loss, rel=1e-6
+    )
+
+
+def test_a_built_in_loss_is_handed_on_as_it_is():
+    scores, labels = np.ones((2, 3), np.float32), np.array([0, 1])
+    loss = losses.get("softmax")
+    for one, other in zip(losses.apply(loss, scores, labels), loss(scores, labels), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_a_loss_must_not_return_is_named():
+    for returned, error, message in (
+        (0.5, TypeError, r"a loss returns \(loss, gradient .*\); broken returned float"),
+        ((1, 2, 3), TypeError, "broken returned 3 values"),
+        ((np.ones(5), np.ones((5, 3))), ValueError, r"one number, the mean .* of shape \(5,\) \(.mean\(\) makes one\)"),
+        ((1.0, np.ones((5, 2))), ValueError, r"scores' shape \(5, 3\); broken returned shape \(5, 2\)"),
+        ((1.0, None), ValueError, "broken returned NoneType"),
+    ):
+
+        def broken(scores, labels, returned=returned):
+            return returned
+
+        net = small.net()
+        before = {name: value.copy() for name, value in net.params().items()}
+        with pytest.raises(error, match=message):
+            fit(net=net, loss=broken)
+        assert small.same_arrays(net.params(), before)
+
+
+# --- optimizers ----------------------------------------------------------------------------------
+
+
+class Plain:
+    """The fewest lines that train."""
+
+    def __init__(self, lr=0.01):
+        self.lr = lr
+
+    def step(self, params, grads):
+        for name, param in params.items():
+            param -= np.float32(self.lr) * grads[name]
+
+
+class Rebinding(Plain):
+    """Puts new arrays into the dictionary, and takes the rate as an argument."""
+
+    def step(self, params, grads, lr):
+        for name in params:
+            params[name] = params[name] - np.float32(lr) * grads[name]
+
+
+class Momentum(Plain):
+    def __init__(self, lr=0.01):
+        super().__init__(lr)
+        self._velocity = {}
+
+    def step(self, params, grads):
+        for name, param in params.items():
+            kept = self._velocity.setdefault(name, np.zeros_like(param))
+            kept *= np.float32(0.9)
+            kept += grads[name]
+            param -= np.float32(self.lr) * kept
+
+
+class Stored(Momentum):
+    def state_dict(self):
+        return {f"velocity.{name}": value for name, value in self._velocity.items()}
+
+    def load_state_dict(self, state):
+        self._velocity = {name.removeprefix("velocity."): np.array(value) for name, value in state.items()}
+
+
+def close(one, other):
+    for found, expected in zip(one.net.params().values(), other.net.params().values(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [None, "cosine", "step:1,gamma=0.5"])
+def test_an_object_with_step_is_an_optimizer_under_every_schedule(schedule):
+    expected = fit(SGD(lr=0.02), schedule=schedule)
+    for own in (Plain(0.02), Rebinding(0.02)):
+        found = fit(own, schedule=schedule)
+        close(found, expected)
+        assert [record["lr"] for record in found.records] == [record["lr"] for record in expected.records]
+    close(fit(Momentum(0.02), schedule=schedule), fit(SGD(lr=0.02, momentum=0.9), schedule=schedule))
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(Stored, True), (Momentum, False)])
+def test_a_resumed_run_goes_on_with_its_state_or_says_that_it_has_none(kind, kept, tmp_path):
+    straight = fit(kind(0.02), epochs=3)
+    fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", callbacks=[StopAfter(7)])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        resumed = fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", resume=True)
+    told = [str(each.message) for each in said if issubclass(each.category, Notice)]
+    if kept:
+        same(resumed, straight)
+        assert told == []
+    else:
+        assert told == ["Momentum has no state_dict and load_state_dict, so what it remembers begins anew"]
+    with pytest.raises(SettingsError, match=r"optimizer.lr is 0.02 there and 0.5 here"):
+        fit(kind(0.5), epochs=3, run_dir=tmp_path / "run", resume=True)
+
+
+class StopAfter:
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_step(self, trainer, record):
+        if trainer.steps == self.steps:
+            trainer.stop("enough")
+
+
+def test_on_a_device_it_steps_on_the_host_and_that_is_said():
+    class Halve:
+        """Device arrays in, device work by gpuconv's own ops."""
+
+        lr = 0.01
+
+        def __init__(self):
+            self.inner = SGD(lr=0.01)
+
+        def step(self, params, grads):
+            self.inner.step(params, grads)
+
+    from tests.training.test_graph import loader
+
+    net = small.net().to("emulated")
+    with pytest.warns(UncapturedWarning, match=r"the optimizer .*Halve steps on the host"):
+        found = fit(Halve(), net=net, epochs=1, train=loader(batch_size=11), graph=True)
+    expected = fit(SGD(lr=0.01), net=small.net().to("emulated"), epochs=1, train=loader(batch_size=11))
+    assert found.records == expected.records
+
+
+def test_what_is_no_optimizer_is_refused():
+    class NoStep:
+        lr = 0.1
+
+    class Torch:
+        lr = 0.1
+
+        def step(self):
+            pass
+
+    class NoRate:
+        def step(self, params, grads):
+            pass
+
+    for given in (None, NoStep(), Torch(), 0.1):
+        with pytest.raises(TypeError, match=r"an object with step\(params, grads\).*received " + type(given).__name__):
+            Trainer(small.net(), given)
+    with pytest.raises(TypeError, match=r"received the class Plain; call it: Plain\(\)"):
+        Trainer(small.net(), Plain)
+    with pytest.raises(ValueError, match="already built"):
+        Trainer(small.net(), Plain(), lr=0.1)
+    with pytest.raises(ValueError, match=r"NoRate has no attribute lr.* the schedule cosine.* would not reach it"):
+        Trainer(small.net(), NoRate(), schedule="cosine")
+    Trainer(small.net(), NoRate())
+
+
+# --- schedules -----------------------------------------------------------------------------------
+
+
+def test_a_function_of_the_step_is_a_schedule():
+    def by_step(step):
+        return 1 / (1 + step)
+
+    def by_share(step, total):
+        return 1 - step / total
+
+    class ByEpoch:
+        def __call__(self, step, total, epoch):
+            return 0.5 ** (step // epoch)
+
+    rates = {}
+    for schedule in (by_step, by_share, ByEpoch(), lambda step, total=0, epoch=1: np.float64(0.25)):
+        trainer = Trainer(small.net(), SGD(lr=1e-3), schedule=schedule)
+        trainer.fit(small.loader(), epochs=2, metrics_every=1, progress=False)
+        rates[str(trainer.schedule)] = [r["lr"] for r in trainer.records if r["event"] == "step"]
+    assert rates["by_step"] == pytest.approx([1e-3 / (1 + step) for step in range(10)])
+    assert rates["by_share"] == pytest.approx([1e-3 * (1 - step / 10) for step in range(10)])
+    assert rates["ByEpoch"] == [1e-3] * 5 + [5e-4] * 5
+    assert rates["<lambda>"] == [2.5e-4] * 10
+    for wrong, message in ((lambda: 1, "received <lambda>"), (lambda a, b, c, d: 1, r"\(step, total, epoch\)")):
+        with pytest.raises(TypeError, match=message):
+            Trainer(small.net(), schedule=wrong)
+    for value in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="the factor of schedule <lambda>"):
+            fit(schedule=lambda step, value=value: value)
+
+
+# --- metrics and callbacks -----------------------------------------------------------------------
+
+
+def test_metrics_of_a_trainer_are_in_the_records_of_held_out_data(tmp_path, capsys):
+    def spread(scores, labels):
+        return scores.std()
+
+    trainer = Trainer(small.net(), metrics=["top-2", "per-class", spread])
+    history = trainer.fit(small.loader(), epochs=2, validation=small.held_out(), run_dir=tmp_path / "run")
+    for record in history:
+        assert record["validation_accuracy"] <= record["validation_top_2"] <= 1
+        assert len(record["validation_per_class"]) == 3
+        assert record["validation_spread"] > 0
+        assert "train_top_2" not in record
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == history
+    heading = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert heading.endswith("validation_loss,validation_accuracy,validation_top_2,validation_spread")
+    assert f"validation top 2 {history[-1]['validation_top_2']:.4f}" in capsys.readouterr().out
+    again = Trainer(small.net(), metrics=["top-2"])
+    again.fit(small.loader(), epochs=2, validation=small.held_out(), run_dir=tmp_path / "run", resume=True)
+    assert again.history == history
+    with pytest.raises(ValueError, match="top_2 would be measured on validation or test data, and neither is given"):
+        again.fit(small.loader(), epochs=2, progress=False)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_docs(capsys):
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], names)
+    assert names["trainer"].tested["test_accuracy"] > 0.9
+    assert names["history"][-1]["validation_margin"] > 0
+
+
+def test_what_no_event_would_reach_is_no_callback():
+    for wrong, message in (
+        ([print], "any of on_start, .*received <built-in function print>"),
+        ([EarlyStopping], r"the class EarlyStopping; call it"), (EarlyStopping(3), "a list, received EarlyStopping"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=message):
+            fit(callbacks=wrong)
