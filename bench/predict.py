@@ -22,8 +22,8 @@ from gpuconv.backends.cuda.conv import DIRECTIONS, implicit_gemm, plans
 from gpuconv.backends.cuda.launch import ceil_div
 from gpuconv.backends.cuda.predict import TERMS, Gpu, Model, Prediction, Terms
 from gpuconv.cases import ConvCase
+from gpuconv.checkpoint import write_atomically
 from gpuconv.dtypes import accumulation_dtype, as_dtype
-from gpuconv.training.checkpoint import write_atomically
 
 # --- fitting -----------------------------------------------------------------------------------
 

@@ -6,8 +6,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpuconv import checks as checks
+    from gpuconv import data as data
+    from gpuconv import initializers as initializers
+    from gpuconv import interop as interop
+    from gpuconv import layers as layers
+    from gpuconv import losses as losses
+    from gpuconv import models as models
     from gpuconv import ops as ops
+    from gpuconv import plots as plots
+    from gpuconv import profiling as profiling
+    from gpuconv import random as random
+    from gpuconv import training as training
+    from gpuconv import verify as verify
     from gpuconv.backends import DeviceError, asarray, device_of, oracle, to_numpy
+    from gpuconv.layers import Sequential
+    from gpuconv.training import Trainer, load
+    from gpuconv.training.evaluate import evaluate as evaluate
 
 __version__ = "0.1.0"
 
@@ -16,17 +31,30 @@ _MODULES = (
     "random", "training", "verify",
 )  # fmt: skip
 
-__all__ = ["DeviceError", "asarray", "device_of", "oracle", "to_numpy", *_MODULES]
+_NAMES = {
+    "backends": ("DeviceError", "asarray", "device_of", "oracle", "to_numpy"), "layers": ("Sequential",),
+    "training": ("Trainer", "evaluate", "load"),
+}  # fmt: skip
+
+__all__ = [
+    "DeviceError", "Sequential", "Trainer", "asarray", "device_of", "evaluate", "load", "oracle", "to_numpy",
+    *_MODULES,
+]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def _import(name: str) -> Any:
     """Import a part of the package when it is first named, so that ``import gpuconv`` stays quick."""
     if name in _MODULES:
         return importlib.import_module(f"gpuconv.{name}")
-    if name in __all__:
-        globals()[name] = found = getattr(importlib.import_module("gpuconv.backends"), name)
-        return found
+    for module, names in _NAMES.items():
+        if name in names:
+            globals()[name] = found = getattr(importlib.import_module(f"gpuconv.{module}"), name)
+            return found
     raise AttributeError(f"module 'gpuconv' has no attribute {name!r}")
+
+
+if not TYPE_CHECKING:  # to a type checker it would make every name known
+    __getattr__ = _import
 
 
 def __dir__() -> list[str]:

@@ -24,7 +24,7 @@ HEAVY = [
 # Each part may import from its own line and the lines above it.
 LAYERS = [
     {"console", "files", "locks", "names", "notices", "numerals", "shell", "trust"},
-    {"algorithms", "dtypes", "shapes"},
+    {"algorithms", "checkpoint", "dtypes", "shapes"},
     {"random", "kernels"},
     {"backends"},
     {"ops"},

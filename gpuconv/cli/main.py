@@ -133,6 +133,6 @@ def _closed_pipe() -> int:
 
 def _checkpoint_error() -> type[Exception]:
     """CheckpointError, without importing training to show a help text; looked up only once something was raised."""
-    from gpuconv.training.checkpoint import CheckpointError
+    from gpuconv.checkpoint import CheckpointError
 
     return CheckpointError

@@ -31,16 +31,6 @@ class Run:
     stored: dict[str, Any]
 
 
-def notes(classes: Any, normalization: Any, input_shape: Any) -> dict[str, Any]:
-    """What a run stores for `described`, JSON-able."""
-    return {
-        "classes": list(classes),
-        "mean": normalization.mean.tolist(),
-        "std": normalization.std.tolist(),
-        "input_shape": list(input_shape),
-    }
-
-
 def described(stored: dict[str, Any], path: Any) -> Run:
     """What stored settings say. Raises UserError that names the entry which is missing, unknown or wrong."""
     from gpuconv.data import Normalization
@@ -99,8 +89,9 @@ def _planned(config: Any) -> Any:
 
 def open_run(directory: str | Path, device: str) -> Run:
     """The net of a run directory's last checkpoint, on a device. Raises UserError for a directory without one."""
+    from gpuconv import checkpoint
     from gpuconv.layers import Layer
-    from gpuconv.training import RunDirectory, checkpoint, stored
+    from gpuconv.training import RunDirectory, stored
 
     run = RunDirectory.open(directory)
     described(run.settings(), run.settings_file)

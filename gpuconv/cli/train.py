@@ -13,7 +13,7 @@ from typing import Any
 from gpuconv.cli import process, recipes
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.runs import choose_device, line, load_data, notes, parts, resumed
+from gpuconv.cli.runs import choose_device, line, load_data, parts, resumed
 from gpuconv.console import say
 from gpuconv.shell import command
 
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         directory = given or wanted.new_directory(settings)
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
-    extra = {"command": wanted.to_store(settings)} | notes(train.classes, normalization, train.image_shape)
+    extra = {"command": wanted.to_store(settings)}
     try:
         history = trainer.fit(
             loader, epochs=settings.epochs, test=held_out, settings=extra, run_dir=directory,

@@ -32,11 +32,11 @@ class Activation(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         y = getattr(ops, self.op)(x, **self.options)
-        self.save(y if self.keeps_output else x)
+        self.stash(y if self.keeps_output else x)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        (kept,) = self.take()
+        (kept,) = self.unstash()
         return getattr(ops, f"{self.op}_backward")(dy, kept, **self.options) if input_grad else None
 
 

@@ -2,12 +2,13 @@
 
 A layer is a dataclass. Its fields are its hyperparameters, so `config` and `from_config` need no code of their own.
 `plan` infers the output shape and declares the variables, `reset` draws their first values. What backward needs is
-kept by forward with `save` and handed out, once, by `take`: memory is released as backward goes.
+kept by forward with `stash` and handed out, once, by `unstash`: memory is released as backward goes.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass, fields, replace
@@ -340,11 +341,15 @@ class Layer:
 
     # --- running -------------------------------------------------------------------------------
 
-    def save(self, *values: Any) -> None:
+    def __call__(self, x: Array, training: bool = False) -> Array:
+        """`forward`."""
+        return self.forward(x, training)
+
+    def stash(self, *values: Any) -> None:
         """Keep what backward needs."""
         self._saved = values
 
-    def take(self) -> Any:
+    def unstash(self) -> Any:
         """Hand out what forward kept and forget it, so that its memory goes when backward lets go."""
         saved, self._saved = self._saved, None
         if saved is None:
@@ -356,6 +361,14 @@ class Layer:
     def kept(self) -> tuple[Any, ...]:
         """What forward keeps until backward takes it; () when that is nothing."""
         return self._saved or ()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights, what makes the net again, and its classes and normalization into one safetensors file,
+        which `gpuconv.load` reads. Raises CheckpointError for what cannot be written, and RuntimeError for a net that
+        has no weights yet; then what was at `path` is still there."""
+        from gpuconv.layers.saving import save
+
+        save(self, path)
 
     def release(self) -> None:
         """Forget what forward kept, here and inside."""

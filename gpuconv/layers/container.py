@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv import backends, ops, shapes
 from gpuconv.dtypes import as_precision
 from gpuconv.layers.base import Array, Layer, Shape, run
+from gpuconv.layers.volumes import Volumes
 from gpuconv.names import lookup
+
+if TYPE_CHECKING:
+    from gpuconv.data import Normalization
 
 
 @dataclass(eq=False, repr=False)
@@ -43,11 +47,11 @@ class Input(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         self.expect(tuple(x.shape[1:]))
-        self.save()
+        self.stash()
         return x
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        self.take()
+        self.unstash()
         return dy if input_grad else None
 
 
@@ -59,6 +63,9 @@ class Sequential(Layer):
     makes none, which is enough for a `summary`. A list that begins with `Input` is built at once, another by `build`,
     whose own options come first. Layers without a name are called by kind and number, conv1, relu1, ...;
     ``net["conv1"]`` and ``net[0]`` give a layer.
+
+    classes, the names of its scores, and normalization, of the uint8 images that it was trained on, are what `predict`
+    reads. Training and `gpuconv.load` set them, and they are saved with the net.
     """
 
     stem = "block"
@@ -74,6 +81,8 @@ class Sequential(Layer):
     def __post_init__(self, dtype: Any, device: str, initialize: bool, precision: str | None) -> None:
         super().__post_init__()
         name_layers(self.layers)
+        self.classes: Sequence[str] | None = None
+        self.normalization: Normalization | None = None
         as_precision(dtype, precision)  # refuses what is wrong now rather than in `build`
         device = backends.resolve(device)
         self._given = {"dtype": dtype, "device": device, "initialize": initialize, "precision": precision}
@@ -139,32 +148,36 @@ class Sequential(Layer):
             layer.release()
         return dx
 
-    def predict(self, x: Array, *, batch_size: int = 256, softmax: bool = False) -> Array:
-        """The scores of all images of x, computed a batch at a time; nothing is kept for backward.
+    def predict(
+        self, images: Any, *, batch_size: int = 256, softmax: bool = False, top: int | None = None,
+        normalize: bool | None = None,
+    ) -> Any:
+        """The scores of images, computed a batch at a time; nothing is kept for backward.
 
-        x: (N, H, W, C), any N. Returns (N, *output volume) on x's device, with softmax=True as probabilities over the
-        last axis.
+        images: (N, H, W, C) or one (H, W, C), as uint8 or floats, on the net's device or in host memory; an image file,
+        or a list of files or arrays. uint8 and files are normalised as in training (`normalization`), floats are taken
+        as the net was trained on them; normalize says otherwise.
+
+        Returns (N, *output volume), or of one image its volume, as an array where the images were; with softmax=True
+        probabilities over the last axis. top: instead the so many most probable classes of each image, as a list of
+        (class, probability), the best first.
+
+        Raises ValueError where it is not known how to normalise, and for floats that cannot have been normalised.
         """
-        batch_size = shapes.integer("batch_size", batch_size, 1)
-        count, scores = x.shape[0], None
-        for first in range(0, max(count, 1), batch_size):
-            y = self.infer(x[first : first + batch_size])
-            if softmax:
-                y = ops.softmax(y.reshape(-1, y.shape[-1])).reshape(y.shape)
-            if count <= batch_size:
-                return y
-            if scores is None:
-                scores = backends.empty((count, *y.shape[1:]), y.dtype, self.device)
-            scores[first : first + batch_size] = y
-        return scores
+        from gpuconv.layers.predict import predict
 
-    def activations(self, x: Array) -> list[tuple[str, Array]]:
-        """Each layer's output volume for the images x, as (layer's name, volume), in forward order."""
+        return predict(
+            self, images, batch_size=batch_size, softmax=softmax, top=top, normalize=normalize
+        )
+
+    def activations(self, x: Array) -> Volumes:
+        """Each layer's output volume for the images x, by the layer's name, in forward order: ``volumes["conv1"]``.
+        To iterate over it gives (name, volume) pairs."""
         volumes = []
         for name, layer in self.children():
             x = run(layer, "infer", x)
             volumes.append((name, x))
-        return volumes
+        return Volumes(volumes)
 
     # --- making other nets of it ---------------------------------------------------------------
 
@@ -173,6 +186,7 @@ class Sequential(Layer):
         wanted = {"dtype": dtype, "precision": precision if dtype is not None else precision or self.precision}
         twin = Layer.from_config(self.config(), device=device or self.device, **wanted)
         twin.load_state_dict(self.state_dict())
+        twin.classes, twin.normalization = self.classes, self.normalization
         return twin
 
     def fuse(self) -> Sequential:

@@ -57,11 +57,11 @@ class Conv2D(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         y = ops.conv2d(x, self["weight"], self["bias"] if self.bias else None, **self.options)
-        self.save(x)
+        self.stash(x)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        (x,) = self.take()
+        (x,) = self.unstash()
         return self.gradients_of(dy, x, input_grad)
 
     def gradients_of(self, dy: Array, x: Array, input_grad: bool, **masked: Any) -> Array | None:

@@ -36,14 +36,14 @@ class Dropout(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         if not training or self.p == 0:
-            self.save(None)
+            self.stash(None)
             return x
         offset = ops.advance_counter(self["offset"], by=-(-x.size // 4))  # blocks of four random words
-        self.save(offset)
+        self.stash(offset)
         return ops.dropout(x, p=self.p, seed=self.seed, substream=self.substream, offset=offset)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        (offset,) = self.take()
+        (offset,) = self.unstash()
         if offset is None or not input_grad:
             return dy if input_grad else None
         return ops.dropout_backward(dy, p=self.p, seed=self.seed, substream=self.substream, offset=offset)

@@ -86,12 +86,12 @@ class ConvReLU(Fused):
         y, mask = ops.conv2d_relu(
             x, conv["weight"], conv["bias"] if conv.bias else None, pool=self.pool, **conv.options
         )
-        self.save(x, mask)
+        self.stash(x, mask)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         conv: Any = self.layers[0]
-        x, mask = self.take()
+        x, mask = self.unstash()
         return conv.gradients_of(dy, x, input_grad, mask=mask, pool=self.pool)
 
 
@@ -107,12 +107,12 @@ class ConvActivation(Fused):
         conv, activation = self.layers  # type: Any, Any
         bias = conv["bias"] if conv.bias else None
         y = ops.conv2d(x, conv["weight"], bias, activation=activation.op, **conv.options)
-        self.save(x, y)
+        self.stash(x, y)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         conv, activation = self.layers  # type: Any, Any
-        x, y = self.take()
+        x, y = self.unstash()
         dy = getattr(ops, f"{activation.op}_backward")(dy, y, **activation.options)
         return conv.gradients_of(dy, x, input_grad)
 
@@ -129,12 +129,12 @@ class NormActivation(Fused):
         y, mean, inv_std = ops.batch_norm(
             x, *norm.vectors, training=training, activation=activation.op, **norm.options
         )
-        self.save(x, mean, inv_std, training)
+        self.stash(x, mean, inv_std, training)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         norm, activation = self.layers  # type: Any, Any
-        return norm.gradients_of(dy, self.take(), input_grad, beta=norm["bias"], activation=activation.op)
+        return norm.gradients_of(dy, self.unstash(), input_grad, beta=norm["bias"], activation=activation.op)
 
 
 class ConvNorm(Fused):
@@ -167,12 +167,12 @@ class ConvNorm(Fused):
             y, mean, inv_std = ops.batch_norm(
                 between, gamma, beta, running_mean, running_var, training=False, **options
             )
-        self.save(x, between, mean, inv_std, training)
+        self.stash(x, between, mean, inv_std, training)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         conv, norm = self.layers[:2]  # type: Any, Any
-        x, *saved = self.take()
+        x, *saved = self.unstash()
         behind = dict(beta=norm["bias"], activation=self.activation) if self.activation else {}
         dy = norm.gradients_of(dy, tuple(saved), True, **behind)
         return conv.gradients_of(dy, x, input_grad)
@@ -187,6 +187,7 @@ def fuse(net: Sequential) -> Sequential:
     if net.input_shape is None:
         raise RuntimeError("a net is fused after it is built: begin it with Input(...) or call build(input_shape)")
     fused = _row(net)
+    fused.classes, fused.normalization = net.classes, net.normalization
     fused.place(net.path, net.input_shape)
     for layer in fused.walk():
         layer.dtype, layer.tf32, layer.device = net.dtype, net.tf32, net.device

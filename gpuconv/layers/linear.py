@@ -39,11 +39,11 @@ class Linear(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         y = ops.linear(x, self["weight"], self["bias"] if self.bias else None, **self._arithmetic)
-        self.save(x)
+        self.stash(x)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        (x,) = self.take()
+        (x,) = self.unstash()
         trained = [name if self.trains(name) else None for name in ("weight", "bias")]
         (dw, db), accumulate = self.gradients_into(*trained)
         if dw is not None:
@@ -80,9 +80,9 @@ class Flatten(Layer):
         return (volume_size(input_shape),)
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        self.save(x.shape)
+        self.stash(x.shape)
         return x.reshape(x.shape[0], volume_size(x.shape[1:]))
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        (shape,) = self.take()
+        (shape,) = self.unstash()
         return dy.reshape(shape) if input_grad else None

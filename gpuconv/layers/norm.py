@@ -42,11 +42,11 @@ class BatchNorm(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         y, mean, inv_std = ops.batch_norm(x, *self.vectors, training=training, **self.options)
-        self.save(x, mean, inv_std, training)
+        self.stash(x, mean, inv_std, training)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        return self.gradients_of(dy, self.take(), input_grad)
+        return self.gradients_of(dy, self.unstash(), input_grad)
 
     @property
     def vectors(self) -> list[Array]:

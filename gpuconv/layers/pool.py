@@ -35,11 +35,11 @@ class MaxPool2D(Pool2D):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         y, argmax = ops.max_pool2d(x, **self.window)
-        self.save(argmax, x.shape)
+        self.stash(argmax, x.shape)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        argmax, input_shape = self.take()
+        argmax, input_shape = self.unstash()
         return ops.max_pool2d_backward(dy, argmax, input_shape=input_shape, **self.window) if input_grad else None
 
 
@@ -56,11 +56,11 @@ class AvgPool2D(Pool2D):
         return output_shape
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        self.save(x.shape)
+        self.stash(x.shape)
         return ops.avg_pool2d(x, **self.window)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        (input_shape,) = self.take()
+        (input_shape,) = self.unstash()
         return ops.avg_pool2d_backward(dy, input_shape=input_shape, **self.window) if input_grad else None
 
 
@@ -75,9 +75,9 @@ class GlobalAvgPool2D(Layer):
         return (1, 1, input_shape[2])
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        self.save(x.shape)
+        self.stash(x.shape)
         return ops.global_avg_pool2d(x)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        (input_shape,) = self.take()
+        (input_shape,) = self.unstash()
         return ops.global_avg_pool2d_backward(dy, input_shape=input_shape) if input_grad else None

@@ -22,9 +22,9 @@ class Scale(Layer):
         shapes.number("factor", self.factor, float("-inf"))
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        self.save()
+        self.stash()
         return ops.scale(x, factor=self.factor)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        self.take()
+        self.unstash()
         return ops.scale(dy, factor=self.factor) if input_grad else None

@@ -1,10 +1,11 @@
 """Training: optimizers, schedules, the loop, its callbacks, checkpoints and evaluation."""
 
+from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.callbacks import Callback, EarlyStopping
-from gpuconv.training.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.evaluate import Evaluation, evaluate
 from gpuconv.training.feeding import DataError
 from gpuconv.training.groups import Groups
+from gpuconv.training.loading import load
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
 from gpuconv.training.replay import UncapturedWarning
@@ -36,5 +37,6 @@ __all__ = [
     "Trainer",
     "UncapturedWarning",
     "evaluate",
+    "load",
     "load_net",
 ]

@@ -25,10 +25,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpuconv.checkpoint import CheckpointError, save, write_atomically
 from gpuconv.console import progress_bar, say
 from gpuconv.files import open_to_append
 from gpuconv.shell import command
-from gpuconv.training.checkpoint import CheckpointError, save, write_atomically
 from gpuconv.training.rundir import RunDirectory
 
 Record = dict[str, Any]

@@ -156,6 +156,18 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
             )
 
 
+def note(net: Any, loader: Any) -> None:
+    """Tell the net what it is trained on: the normalization, and the classes where they have names."""
+    net.normalization = getattr(loader, "normalization", None)
+    classes = getattr(getattr(loader, "dataset", None), "classes", None) or ()
+    named = getattr(net, "classes", None)
+    known = named is not None and len(named) == net.output_shape[-1]
+    if len(classes) == net.output_shape[-1] and not (known and all(name.isdecimal() for name in classes)):
+        net.classes = [*classes]
+    elif not known:
+        net.classes = None
+
+
 def describe(loader: Any, at_end: bool = False) -> dict[str, Any] | None:
     """What a loader feeds the net, with a checksum of its images, so that other data is noticed. JSON-able.
 

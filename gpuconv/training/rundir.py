@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv import files
+from gpuconv.checkpoint import CheckpointError, dump, parse, shown, write_atomically
 from gpuconv.console import say
 from gpuconv.locks import LockedError, LockFile
 from gpuconv.shell import command
 from gpuconv.training import stored
-from gpuconv.training.checkpoint import CheckpointError, dump, parse, shown, write_atomically
 
 FORMAT = 1
 

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from gpuconv import losses
+from gpuconv.checkpoint import Checkpoint, CheckpointError, load, shown
 from gpuconv.dtypes import is_float
 from gpuconv.layers.base import LAYERS
+from gpuconv.layers.saving import NOTES
 from gpuconv.training import schedules
-from gpuconv.training.checkpoint import Checkpoint, CheckpointError, load, shown
 from gpuconv.training.groups import Groups
 from gpuconv.training.optimizers import OPTIMIZERS
 
@@ -199,6 +200,8 @@ def differences(stored: Any, current: Any, name: str = "") -> list[str]:
 def unlike(there: Record, here: Record, only: tuple[str, ...] | None = None) -> list[str]:
     """Where stored settings, or `only` some of them, differ from those of this run, in words."""
     there, here = _as_written_now(there), _as_written_now(here)
+    unnoted = [name for name in NOTES if name not in there["options"]]  # by runs that older versions started in Python
+    here["options"] = {name: value for name, value in here["options"].items() if name not in unnoted}
     if only is not None:
         there, here = ({key: side[key] for key in only if key in side} for side in (there, here))
     return differences(_without_places(there), _without_places(here))

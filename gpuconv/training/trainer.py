@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, losses, profiling
+from gpuconv import checkpoint as checkpoints
+from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.console import say
 from gpuconv.data import Normalization
 from gpuconv.dtypes import as_precision
+from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.shapes import integer, seed_value
 from gpuconv.training import adapt, feeding, schedules, stored
 from gpuconv.training import callbacks as watching
-from gpuconv.training import checkpoint as checkpoints
-from gpuconv.training.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.clock import AHEAD, Clock
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.interrupts import Interrupts
@@ -224,7 +225,7 @@ class Trainer:
         loaders = feeding.loaders(
             {"train": train, "validation": validation, "test": test}, net=self.net,
             batch_size=integer("batch_size", batch_size, 1), seed=self.seed, steps_per_epoch=steps_per_epoch,
-            normalization=normalization,
+            normalization=normalization or getattr(self.net, "normalization", None),
         )  # fmt: skip
         for name, loader in loaders.items():
             feeding.expect(name, loader, self.net, self.loss)
@@ -234,10 +235,11 @@ class Trainer:
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
         self.batches = feeding.expect_length(loader)
+        feeding.note(self.net, loader)
         self.optimizer.begin(self.total_steps, self.batches)
         self._settings = stored.as_json(
             self.settings() | {name: feeding.describe(each, name in held_out.at_end) for name, each in loaders.items()}
-            | {"metrics_every": metrics_every, "options": settings or {}}
+            | {"metrics_every": metrics_every, "options": self._options(settings)}
         )  # fmt: skip
         self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
         watchers = watching.checked(callbacks)
@@ -255,6 +257,10 @@ class Trainer:
                 self.interrupted_by = interrupts.requested
                 interrupts.serve()
         return self.history
+
+    def _options(self, settings: Any) -> Any:
+        """The given settings, beside what the net's images are, so that `gpuconv.load` knows them."""
+        return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})
 
     def stop(self, reason: str) -> None:
         """Ask the loop to end after the current step; the first reason given counts."""

@@ -195,11 +195,11 @@ def test_an_empty_batch_goes_through(layer, shape, expected):
 def test_relu_keeps_its_output_alone_and_conv_its_input():
     relu, conv, pool = fresh(ReLU(), (3, 3, 2)), fresh(Conv2D(2, 3), (3, 3, 2)), fresh(MaxPool2D(3), (3, 3, 2))
     x = np.ones((1, 3, 3, 2))
-    assert relu.forward(x) is relu.take()[0]
+    assert relu.forward(x) is relu.unstash()[0]
     conv.forward(x)
-    assert conv.take()[0] is x
+    assert conv.unstash()[0] is x
     pool.forward(x)
-    assert pool.take()[0].dtype == np.uint8
+    assert pool.unstash()[0].dtype == np.uint8
 
 
 def test_dropout_draws_anew_each_forward_and_repeats_its_mask_backward():

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from gpuconv import files
+from gpuconv.checkpoint import Checkpoint, CheckpointError, load, save, write_atomically
 from gpuconv.dtypes import as_dtype
 from gpuconv.training import checkpoint as checkpoints
-from gpuconv.training.checkpoint import Checkpoint, CheckpointError, load, save, write_atomically
 
 STATE = {"epoch": 3, "nested": {"list": [1, 2.5, None], "text": "ä"}, "third": 1 / 3}
 

@@ -173,12 +173,12 @@ class Counter(Layer):
         return input_shape
 
     def forward(self, x, training=False):
-        self.save()
+        self.stash()
         self["seen"][...] += np.ones(2, self.kind)
         return x
 
     def backward(self, dy, *, input_grad=True):
-        self.take()
+        self.unstash()
         return dy
 
 

@@ -1,0 +1,184 @@
+"""Checkpoints: one safetensors file that holds a whole run, written at once or not at all.
+
+The arrays are ordinary safetensors entries; everything else is JSON in the file's metadata under the key "gpuconv",
+with a SHA-256 over both, so that no flipped bit goes unseen. Any safetensors reader can take the weights out ("net.*").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuconv import files
+from gpuconv.dtypes import as_dtype
+
+FORMAT = 1
+KEY = "gpuconv"
+_DEEP = "its JSON is nested too deeply"
+
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, read, or does not belong to what it is to be loaded into."""
+
+
+@dataclass
+class Checkpoint:
+    """Named arrays and a JSON-able state."""
+
+    tensors: dict[str, np.ndarray]
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def part(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays below ``prefix.``, without it."""
+        return {name.removeprefix(f"{prefix}."): a for name, a in self.tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+    """Write a checkpoint. Where that fails CheckpointError says why, and what was at `path` before is still there.
+
+    Raises CheckpointError, too, for what could not be read back: an array that is masked or of a dtype not in
+    `_DTYPES`, a state that `parse` refuses.
+    """
+    from safetensors.numpy import save as serialize
+
+    tensors = {name: _storable(path, name, array) for name, array in sorted(checkpoint.tensors.items())}
+    try:
+        state = dump(checkpoint.state)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"cannot save {path}: its state cannot be stored: {error}") from error
+    header = {"format": FORMAT, "sha256": _digest(tensors, state), "state": state}
+    write_atomically(path, serialize(tensors, metadata={KEY: json.dumps(header)}))
+
+
+def _storable(path: Any, name: str, array: Any) -> np.ndarray:
+    """The array as the file holds it: contiguous, in native byte order."""
+    given, array = array, np.asarray(array, order="C")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.name not in _DTYPES.values() or isinstance(given, np.ma.MaskedArray):
+        kind = "masked" if isinstance(given, np.ma.MaskedArray) else f"of dtype {array.dtype}"
+        accepted = ", ".join(_DTYPES.values())
+        raise CheckpointError(f"cannot save {path}: {name} is {kind}; accepted are plain arrays of {accepted}")
+    return array
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint and check every byte of it. Raises CheckpointError that says what is wrong with the file."""
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        with files.open_regular(path) as file:
+            data = file.read()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    try:
+        size = int.from_bytes(data[:8], "little")
+        written = json.loads(data[8 : 8 + size])
+        entries = deserialize(data)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} ({len(data)} bytes) is truncated, corrupt or no safetensors file: {error}"
+        ) from error
+    header = _header(path, written)
+    try:
+        tensors = {name: _array(entry) for name, entry in entries}
+        state = header["state"]
+        if header["sha256"] != _digest(tensors, state):
+            raise ValueError("its contents do not match its checksum")
+        return Checkpoint(tensors, parse(state))
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        raise CheckpointError(f"{path} is corrupt: {error}") from error
+
+
+def dump(value: dict[str, Any], indent: int | None = None) -> str:
+    """The text of a JSON object. Raises ValueError or TypeError for one that `parse` would not read again."""
+    try:
+        text = json.dumps(value, indent=indent)
+    except RecursionError:
+        raise ValueError(_DEEP) from None
+    parse(text)
+    return text
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """The JSON object that a text holds. ValueError where it is none, is nested too deeply or has NaN or infinity."""
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise ValueError(f"{number} is no finite number")
+        return value
+
+    try:
+        value = json.loads(text, parse_constant=finite, parse_float=finite)
+    except RecursionError:
+        raise ValueError(_DEEP) from None
+    if not _shallow(value):
+        raise ValueError(_DEEP)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {shown(value)}")
+    return value
+
+
+def _shallow(value: Any, levels: int = 100) -> bool:
+    """Whether a JSON value is nested by at most so many levels, so that a recursion into it ends."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_shallow(entry, levels - 1) for entry in inner)
+
+
+def _header(path: Any, written: Any) -> dict[str, Any]:
+    """Our JSON in a safetensors header, of a format that we read."""
+    try:
+        header = parse(written["__metadata__"][KEY])
+        version = header["format"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is a safetensors file but no checkpoint of gpuconv, or a corrupt one: it lacks the metadata "
+            f"{KEY!r}; bare weights are loaded with net.load_state_dict"
+        ) from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {version!r}, this version of gpuconv reads {FORMAT}; "
+            "use the version of gpuconv that wrote it"
+        )
+    return header
+
+
+def _array(entry: dict[str, Any]) -> np.ndarray:
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"an array is of dtype {entry['dtype']}; known are {', '.join(_DTYPES)}")
+    name = _DTYPES[entry["dtype"]]
+    dtype = as_dtype(name) if name == "bfloat16" else np.dtype(name)
+    return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+
+
+def _digest(tensors: dict[str, np.ndarray], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """`files.write`, for a file of a run. Raises CheckpointError."""
+    try:
+        files.write(path, data)
+    except OSError as error:
+        kept = f"; {path} is as it was before" if Path(path).exists() else ""
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}{kept}") from error
+
+
+def shown(value: Any) -> str:
+    """A JSON value for a message, cut where it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

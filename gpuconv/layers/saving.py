@@ -1,0 +1,60 @@
+"""A net as one safetensors file: `Layer.save` writes it, `gpuconv.load` reads it.
+
+The file is a checkpoint (`gpuconv/checkpoint.py`) of a net alone: the arrays are ``net.*``, its state holds the net's
+config, its classes and its normalization.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends
+from gpuconv.checkpoint import Checkpoint
+from gpuconv.checkpoint import save as write
+from gpuconv.data.normalization import Normalization
+
+NOTES = ("classes", "mean", "std", "input_shape")
+
+
+def save(net: Any, path: Any) -> None:
+    """See `Layer.save`."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"save(path) writes the net to a file, received {type(path).__name__}; a layer keeps what its backward "
+            "needs with self.stash(...)"
+        )
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; save takes the name of a file, as {path / 'net.safetensors'}")
+    write(path, checkpoint_of(net))
+
+
+def checkpoint_of(net: Any) -> Checkpoint:
+    """The net alone, without what trains it."""
+    from gpuconv import __version__
+
+    tensors = {f"net.{key}": np.array(backends.to_numpy(array)) for key, array in net.state_dict().items()}
+    state = {"gpuconv": __version__, "net": net.config(), "input_shape": list(net.input_shape or ())}
+    return Checkpoint(tensors, notes(net) | state)
+
+
+def notes(net: Any) -> dict[str, Any]:
+    """What is known of the images that a net takes, JSON-able: a part of `NOTES`."""
+    classes, normalization = getattr(net, "classes", None), getattr(net, "normalization", None)
+    found: dict[str, Any] = {}
+    if classes is not None:
+        found["classes"] = list(classes)
+    if normalization is not None:
+        found |= {"mean": normalization.mean.tolist(), "std": normalization.std.tolist()}
+    return found | {"input_shape": list(net.input_shape or ())}
+
+
+def take_notes(net: Any, found: Mapping[str, Any]) -> None:
+    """Give a net the classes and the normalization that were noted."""
+    net.classes = found.get("classes")
+    net.normalization = Normalization(found["mean"], found["std"]) if "mean" in found else None

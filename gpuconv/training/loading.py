@@ -1,0 +1,89 @@
+"""`gpuconv.load`: a net from a file or from the run that trained it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from gpuconv import checkpoint as checkpoints
+from gpuconv.checkpoint import Checkpoint, CheckpointError
+from gpuconv.layers import Layer
+from gpuconv.layers.saving import NOTES, take_notes
+from gpuconv.names import canonical
+from gpuconv.training import stored
+from gpuconv.training.rundir import RunDirectory
+from gpuconv.training.stored import COUNT, NUMBERS, TEXT
+
+WHICH = ("last", "best")
+
+
+def load(
+    path: str | os.PathLike[str], *, which: str = "last", device: str = "numpy", precision: str | None = None
+) -> Any:
+    """A net with its weights, classes and normalization, ready for `predict` or further training.
+
+    path: a file that `Layer.save` wrote, a checkpoint, or a run directory, whose "last" or "best" checkpoint is read
+    (which). device: where the net shall be. precision: by default as it was saved.
+
+    Raises FileNotFoundError where nothing is there, and CheckpointError, naming what is wrong, for a file that is
+    damaged or holds no net.
+    """
+    file = checkpoint_file(path, which)
+    return net_of(checkpoints.load(file), file, device=device, precision=precision)
+
+
+def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
+    """The file to read: `path` itself, or a run directory's checkpoint of that name."""
+    which = canonical("checkpoint", which, WHICH)
+    if not os.fspath(path) or not Path(path).exists():
+        raise FileNotFoundError(f"{os.fspath(path)!r} does not exist; a saved net or a run directory is expected")
+    if not Path(path).is_dir():
+        return Path(path)
+    file: Path = getattr(RunDirectory.open(path), which)
+    if not file.exists():
+        there = [name for name in WHICH if getattr(RunDirectory(path), name).exists()]
+        told = f"which={there[0]!r} does" if there else "the run has saved none yet"
+        raise CheckpointError(f"{file} does not exist; {told}")
+    return file
+
+
+def net_of(found: Checkpoint, path: Any, *, device: str = "numpy", precision: str | None = None) -> Any:
+    """The net that a checkpoint, of a run or of a net alone, holds."""
+    config, notes = described(found, path)
+    try:
+        planned = Layer.from_config(config, initialize=False)
+        if planned.output_shape is None and notes.get("input_shape"):
+            planned.build(tuple(notes["input_shape"]), initialize=False)
+    except Exception as error:  # a config that was made by hand can fail in any way
+        raise CheckpointError(f"{path} holds a net that cannot be made: {error}") from error
+    stored.check_net(path, found, planned)
+    net = Layer.from_config(config, device=device, **({"precision": precision} if precision else {}))
+    if net.output_shape is None and notes.get("input_shape"):
+        net.build(tuple(notes["input_shape"]))
+    try:
+        take_notes(net, notes)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    net.load_state_dict(found.part("net"))
+    return net
+
+
+def described(found: Checkpoint, path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config of a checkpoint's net, and the notes on its images. Raises CheckpointError for what is no net."""
+    config = found.state.get("net")
+    if not isinstance(config, dict) or "layer" not in config:
+        raise CheckpointError(f"{path} holds no net; its state has {', '.join(found.state) or 'no entry'}")
+    if "settings" in found.state:
+        stored.state(found.state, path)
+        noted = found.state["settings"].get("options", {})
+    else:
+        noted = found.state
+    notes = {name: noted[name] for name in NOTES if name in noted}
+    try:
+        stored.expect(notes, {"classes": [TEXT], "mean": NUMBERS, "std": NUMBERS, "input_shape": [COUNT]})
+        if ("mean" in notes) != ("std" in notes):
+            raise ValueError("mean and std stand together, one of them is missing")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return config, notes
