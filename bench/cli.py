@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _filters(predict)
     predict.add_argument("--gpu", default="h200", help="h200 (default) or h100")
     predict.add_argument("--algo", default="auto", help="an algorithm of `gpuconv.algorithms` (default auto)")
+    predict.add_argument("--results", type=Path, help="set the predictions beside the records of this folder")
     fit = commands.add_parser("fit", help="fit the model behind the predictions to the GPU records")
     fit.add_argument("--results", type=Path)
     fit.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count new rows with")
@@ -248,7 +249,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from bench.predict import table
+    from bench.predict import table, timed_by, timed_in
+    from bench.record import Record
     from bench.suite import select
     from gpuconv.backends.cuda.predict import GPUS, Model
     from gpuconv.names import lookup
@@ -257,7 +259,11 @@ def _predict(options: argparse.Namespace) -> int:
     entries = select("ops", "cuda", options.op, options.shape, options.dtype)
     print(f"gpu        {gpu.name}, {gpu.arch}; all times are predictions but 'measured', of that day's kernels")
     print(f"model      {model}\n")
-    for line in table(entries, options.algo, model, gpu):
+    timed = timed_by(model, gpu)
+    if options.results is not None:
+        paths = sorted(options.results.glob("*/*.json"))
+        timed = timed_in([Record.load(path).data for path in paths], gpu)
+    for line in table(entries, options.algo, model, gpu, timed):
         print(line)
     return 0
 

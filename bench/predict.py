@@ -145,31 +145,51 @@ def predicted(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Pre
     return algorithm.name, model.predict(asked, gpu, entry.work.bytes, partials)
 
 
-def measured(entry: Entry, algorithm: str, model: Model) -> float | None:
-    """Seconds of the newest row of the model that is this entry under this algorithm."""
-    found = [
-        row["seconds"] for row in model.rows if row["row"].endswith(entry.key) and row["algorithm"] == algorithm
-    ]
-    return found[-1] if found else None
+Timed = dict[tuple[str, str], float]  # seconds, by an entry's key and its algorithm
 
 
-def table(entries: Sequence[Entry], algo: str, model: Model, gpu: Gpu) -> Iterator[str]:
-    """Lines for a terminal: of each entry the predicted time, its parts, the largest marked, and what was measured."""
-    names, others = (*TERMS, "bytes"), 0
+def timed_by(model: Model, gpu: Gpu) -> Timed:
+    """What the model's rows measured, the newest of each, on the GPU that they are of."""
+    rows = model.rows if gpu.name == model.gpu else ()
+    return {(row["row"].split(" ", 2)[2], row["algorithm"]): row["seconds"] for row in rows}
+
+
+def timed_in(records: Sequence[dict[str, Any]], gpu: Gpu) -> Timed:
+    """What records of a GPU have timed, the newest last."""
+    model = gpu.name.split()[1].lower()
+    found = {}
+    for entry in (each for data in records if f"-{model}" in data["hardware"] for each in data["entries"]):
+        side = best(entry, "ours")
+        if side and entry["op"] in DIRECTIONS:
+            found[entry["key"], side["kernels"]["kernels"][0]["algorithm"]] = side["medians"]["cold"]
+    return found
+
+
+def table(entries: Sequence[Entry], algo: str, model: Model, gpu: Gpu, timed: Timed) -> Iterator[str]:
+    """Lines for a terminal: of each entry the predicted time, its parts, the largest marked, and what was measured.
+
+    timed: where "auto" took an algorithm there, that one's time is predicted.
+    """
+    names, others, errors = (*TERMS, "bytes"), 0, list[float]()
+    taken = dict(timed) if algo == "auto" else {}
     parts = " ".join(f"{name:>11}" for name in names)
     yield f"{'microseconds':<46} {'algorithm':<12} {'predicted':>10} {parts} {'measured':>9} difference"
     for entry in entries:
-        found = predicted(entry, algo, model, gpu)
+        found = predicted(entry, taken.get(entry.key, algo), model, gpu)
         if found is None:
             others += 1
             continue
-        (algorithm, prediction), seconds = found, None
-        if gpu.name == model.gpu:
-            seconds = measured(entry, algorithm, model)
+        algorithm, prediction = found
+        seconds = timed.get((entry.key, algorithm))
         parts = " ".join(
             f"{1e6 * prediction.parts[name]:>10.1f}{'*' if name == prediction.binds else ' '}" for name in names
         )
         line = f"{entry.key:<46} {algorithm:<12} {1e6 * prediction.seconds:>10.1f} {parts}"
-        yield line + (f" {1e6 * seconds:>9.1f} {prediction.seconds / seconds - 1:>+7.1%}" if seconds else "")
+        if seconds:
+            errors.append(prediction.seconds / seconds - 1)
+            line += f" {1e6 * seconds:>9.1f} {errors[-1]:>+7.1%}"
+        yield line
+    if errors:
+        yield f"rms error {100 * _rms(np.array(errors)):.3g} % over {len(errors)} rows that were measured"
     if others:
         yield f"{others} more entries are not modelled; those are that are fprop, dgrad or wgrad in half precision"

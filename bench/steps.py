@@ -73,10 +73,9 @@ def sides(step: Step, device: str) -> list[Side]:
     def graph() -> Prepared:
         trainer, sets, results = _prepared(step, device)
         recorder = backends.recorder(device)
-        with recorder.queue():
-            for batch in sets[:4]:
-                _once(trainer, *batch)
-            replays = [recorder.capture(functools.partial(trainer.step, *batch)) for batch in sets[:4]]
+        for batch in sets[:4]:
+            recorder.prepare(functools.partial(_once, trainer, *batch))
+        replays = [recorder.capture(functools.partial(trainer.step, *batch)) for batch in sets[:4]]
 
         def replay(number: int) -> None:
             trainer.optimizer.advance()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -110,10 +111,22 @@ def test_a_table_marks_what_binds_and_sets_the_measured_time_beside_it():
     except compiler.CompileError as error:
         pytest.skip(str(error))
     entries = select("ops", "cuda", ["fprop", "backward"], ["128x16x16x128-128x3x3-p1.1.1.1"], ["bfloat16"])
-    head, line, rest = bench_predict.table(entries, "mma-128x128", Model.load(), H200)
+    model, h100 = Model.load(), GPUS["h100"]
+    timed = bench_predict.timed_by(model, H200)
+    head, line, error, rest = bench_predict.table(entries, "mma-128x128", model, H200, timed)
     assert head.split()[-2:] == ["measured", "difference"]
     assert line.count("*") == 1
     assert "41.3" in line.split()  # of the record
+    assert re.fullmatch(r"rms error \d\S* % over 1 rows that were measured", error)
     assert rest.startswith("1 more")
-    _, elsewhere, _ = bench_predict.table(entries, "mma-128x128", Model.load(), GPUS["h100"])
+    assert bench_predict.timed_by(model, h100) == {}
+    _, elsewhere, _ = bench_predict.table(entries, "mma-128x128", model, h100, {})
     assert "%" not in elsewhere
+
+
+def test_what_a_record_timed_is_found_under_the_algorithm_that_was_taken():
+    path = next(RESULTS.glob("nvidia-h200/*.json"))
+    record = Record.load(path).data
+    found = bench_predict.timed_in([record], H200)
+    assert found.items() >= bench_predict.timed_by(Model.load(), H200).items()
+    assert bench_predict.timed_in([record], GPUS["h100"]) == {}

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from ci import gate as gates
-from ci import gate_parts as parts
-from ci.gate import FAILED, LATE, NOT_REACHED, PASSED, Done, FailedError, Gate, LateError, NotReachedError, Part
+from ci.gate import __main__ as command_line
+from ci.gate import commands, fast, order, questions, right, start, tree
+from ci.gate.commands import Done, Gate
+from ci.gate.experiments import QUESTIONS, training
+from ci.gate.results import (
+    FAILED,
+    LATE,
+    NOT_REACHED,
+    PASSED,
+    FailedError,
+    LateError,
+    NotReachedError,
+    Verdict,
+    exit_status,
+    judged,
+    printed,
+    read_verdict,
+    table,
+)
+from ci.gate.schedule import LONGEST, Check, Part, run_parts
 from gpuconv.backends import DeviceError
 from tests.devices import kernel_devices
 
@@ -29,13 +48,17 @@ def tool(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def run_script(tmp_path: Path, *words: str, lists_gpus: bool = False):
+def run_script(tmp_path: Path, *words: str, lists_gpus: bool = False, timeout: float = 120, **environment: str):
     tool(tmp_path / "bin", "nvidia-smi", "exit 0" if lists_gpus else "exit 9")
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable}
-    command = [str(ROOT / "ci" / "gpu.sh"), str(tmp_path / "out"), *words]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    known = os.environ | {"PATH": path, "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable} | environment
+    command = [str(ROOT / "ci" / "gpu.sh"), *words, "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, env=known, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
     return done, done.stdout + done.stderr
+
+
+def told(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "out" / "gate.json").read_text())
 
 
 @pytest.mark.slow
@@ -45,31 +68,99 @@ def test_without_a_gpu_it_runs_to_its_end_and_says_what_it_could_not_do(tmp_path
     assert done.returncode == 3, said
     assert sorted(path.name for path in (ROOT / "gpuconv").iterdir()) == before
     assert "NO GPU: nothing was proved" in said
-    assert f"{len(parts.PARTS)} not reached" in said
-    told = json.loads((tmp_path / "out" / "gate.json").read_text())["parts"]
-    assert [part["part"] for part in told] == [part.name for part in parts.PARTS]
-    assert {part["status"] for part in told} == {NOT_REACHED}
-    assert all(part["reason"].startswith("no GPU") for part in told)
-    assert "devices" in (tmp_path / "out" / "environment.log").read_text()  # of `gpuconv info`
+    checks = [(part.name, check.name) for part in order.PARTS for check in part.checks]
+    assert [(each["part"], each["check"]) for each in told(tmp_path)["checks"]] == checks
+    assert {each["status"] for each in told(tmp_path)["checks"]} == {NOT_REACHED}
+    assert all(each["reason"].startswith("no GPU") for each in told(tmp_path)["checks"])
 
 
 @pytest.mark.slow
 def test_a_gpu_that_cannot_be_used_is_a_failure(tmp_path):
-    done, said = run_script(tmp_path, "--part", "train", lists_gpus=True)
+    done, said = run_script(tmp_path, "why", lists_gpus=True)
     assert done.returncode == 1, said
-    environment, train = json.loads((tmp_path / "out" / "gate.json").read_text())["parts"]
-    assert (environment["status"], train["status"]) == (FAILED, NOT_REACHED)
+    environment, _, ncu = told(tmp_path)["checks"]
+    assert (environment["status"], ncu["status"]) == (FAILED, NOT_REACHED)
     assert "the GPU cannot be used: " in environment["reason"]
+
+
+SANITIZER = """[ "$1" = --version ] && exit 0
+shift 4
+[ "$GPUCONV_AUTOTUNE" = 0 ] || exit 8
+"$@" || exit 9
+echo "========= ERROR SUMMARY: 0 errors"
+echo "========= RACECHECK SUMMARY: 0 hazards displayed"
+"""
+NCU = """[ "$1" = --version ] && exit 0
+[ "$GPUCONV_AUTOTUNE" = 0 ] || exit 8
+while [ "$1" != -m ]; do [ "$1" = --export ] && echo made up > "$2.ncu-rep"; shift; done
+"$PYTHON" "$@" || exit 9
+cat <<'END'
+"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"
+"0","conv2d_fprop_mma","gpu__time_duration.sum","us","15"
+"0","conv2d_fprop_mma","smsp__issue_active.avg.pct_of_peak_sustained_active","%","81.5"
+"0","conv2d_fprop_mma","lts__t_sectors.avg.pct_of_peak_sustained_elapsed","%","31.5"
+END
+"""
+
+
+@pytest.mark.slow
+def test_the_whole_gate_on_the_stand_in(tmp_path):
+    """Every check in the small, kernels on the emulator, times made up, Nsight and the sanitizer planted."""
+    tool(tmp_path / "bin", "compute-sanitizer", SANITIZER)
+    tool(tmp_path / "bin", "ncu", NCU)
+    python = f"{sys.executable} -m tests.standin"
+    done, said = run_script(tmp_path, "--rehearse", python, "--commit", "abc", timeout=1500)
+    ends = {each["check"]: (each["status"], each["reason"]) for each in told(tmp_path)["checks"]}
+    without = {"cubins", "record", "loader", "choices", "driver", "model"}  # cannot be had there, or go by the clock
+    assert {name: end for name, end in ends.items() if end[0] != PASSED and name not in without} == {}, said
+    assert not [end for end in ends.values() if "Traceback" in end[1] or "the gate:" in end[1] or end[0] == LATE]
+    assert done.returncode == 1
+    assert told(tmp_path)["running"] is None
+    asked = [verdict["question"] for verdict in told(tmp_path)["verdicts"]]
+    assert asked == [fast.ISSUE, *([fast.MODEL] if fast.MODEL in asked else []), fast.RECORD, *QUESTIONS.values()]
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) <= 8, "a lent machine gives no more files back"
+    assert all(len(path.relative_to(tmp_path / "out").parts) <= 3 for path in files)
+    with zipfile.ZipFile(tmp_path / "out" / "logs.zip") as logs:
+        assert {"bench-steps.log", "experiments/capture.log", "verify/relu.log"} <= set(logs.namelist())
+
+
+# --- the order and the limits ------------------------------------------------------------------
+
+
+def test_the_parts_fill_thirty_minutes_but_two_and_none_is_longer_than_a_command_may_be():
+    names = [part.name for part in order.PARTS]
+    assert names == ["start", "right", "why", "kernels", "questions", "steps", "suite"]
+    assert sum(part.minutes for part in order.PARTS) == order.AT_HAND - order.RESERVE
+    assert all(part.minutes <= LONGEST for part in (*order.PARTS, *order.EXTRA))
+    checks = [check.name for part in order.PARTS for check in part.checks]
+    assert len(set(checks)) == len(checks)
+    assert [check.name for part in order.PARTS if part.name == "questions" for check in part.checks] == [*QUESTIONS]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [([], [part.name for part in order.PARTS]), (["suite", "why"], ["start", "why", "suite"]),
+     (["tests"], ["start", "tests"])],
+    ids=["all", "two", "extra"],
+)  # fmt: skip
+def test_parts_run_in_their_order_behind_the_environment(asked, found):
+    chosen = command_line.chosen(asked)
+    assert [part.name for part in chosen] == found
+    assert chosen[0].checks[0].name == "environment"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [(["--minutes", "0"], "above 0, received 0"), (["--wheels", "nowhere"], "nowhere is no folder"),
-     (["--part", "tets"], "invalid choice: 'tets'"), ([], "required: OUT")],
+     (["--cubins", "nowhere"], "nowhere is no file"), (["stepps"], "unknown part 'stepps'; did you mean 'steps'?"),
+     (None, "--out is needed")],
+    ids=["minutes", "wheels", "cubins", "part", "out"],
 )  # fmt: skip
-def test_bad_usage(words, said, capsys, tmp_path):
+def test_bad_usage(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("OUT", raising=False)
     with pytest.raises(SystemExit) as left:
-        gates.main([*([str(tmp_path / "out")] if words else []), *words])
+        command_line.main([] if words is None else [*words, "--out", str(tmp_path / "out")])
     assert left.value.code == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -77,14 +168,20 @@ def test_bad_usage(words, said, capsys, tmp_path):
 
 @pytest.fixture
 def gate(tmp_path, monkeypatch):
-    monkeypatch.setattr(gates, "GRACE", 1)
-    for name in ("out", "home"):
+    monkeypatch.setattr(commands, "GRACE", 1)
+    for name in ("out", "home", "logs"):
         (tmp_path / name).mkdir()
-    return Gate(tmp_path / "out", tmp_path / "home", commit="abc")
+    return Gate(tmp_path / "out", tmp_path / "home", tmp_path / "logs", commit="abc")
 
 
 def shell(script: str) -> list[str]:
     return ["sh", "-c", script]
+
+
+def run(gate, minutes: float = 1, **bodies):
+    """The bodies as the checks of one part."""
+    part = Part("part", minutes, tuple(Check(name, 1, body) for name, body in bodies.items()))
+    return run_parts([part], gate, 600, lambda _: None)
 
 
 # --- the boxes ---------------------------------------------------------------------------------
@@ -93,9 +190,9 @@ def shell(script: str) -> list[str]:
 def test_a_command_has_its_log_and_its_time(gate):
     done = gate.run("a.log", shell("echo one; pwd; exit 4"), 10)
     assert (done.code, done.late, done.last) == (4, False, str(gate.home))
-    assert "one" in (gate.out / "a.log").read_text()
+    assert "one" in (gate.logs / "a.log").read_text()
     assert gate.run("a.log", shell("echo two"), 10).text == "two\n"
-    assert "one" in (gate.out / "a.log").read_text()  # added to
+    assert "one" in (gate.logs / "a.log").read_text()  # added to
     assert gate.run("b.log", ["no-such-command"], 10).code == 127
 
 
@@ -106,11 +203,34 @@ def test_a_command_that_dies_early_is_not_late(gate):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["sleep 60", "trap '' INT; while :; do sleep 1; done"])
+@pytest.mark.parametrize("script", ["sleep 60", "trap '' INT; while :; do sleep 1; done"], ids=["heeds", "ignores"])
 def test_a_command_out_of_time_is_stopped(gate, script):
-    start = time.monotonic()
+    begin = time.monotonic()
     assert gate.run("a.log", shell(script), 1).late
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - begin < 10
+
+
+def test_what_a_command_left_running_is_ended(gate):
+    done = gate.run("a.log", shell("sleep 60 & echo $!"), 10)
+    left = Path("/proc") / done.last / "stat"
+    for _ in range(50):
+        if not left.exists() or left.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("it is still running")
+
+
+def test_a_command_that_cannot_be_killed_is_given_up(gate, monkeypatch):
+    """As one that waits in a driver."""
+    monkeypatch.setattr(commands, "GRACE", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "_signal", lambda process, how: None)
+        done = gate.run("a.log", ["sleep", "5"], 1)
+    assert done.late
+    assert done.seconds < 3
+    (process,) = gate._running
+    process.kill()
+    process.wait()
 
 
 @pytest.mark.slow
@@ -121,15 +241,18 @@ def test_commands_side_by_side_and_those_the_time_did_not_reach(gate):
     assert [done.text for done in found.values()] == ["a\n", "b\n", "c\n"]
 
 
-def test_a_part_that_fails_costs_no_other(gate):
+def test_a_check_that_fails_crashes_or_hangs_costs_no_other(gate):
     def fails(_, seconds):
         raise FailedError("wrong by 3", error=3)
 
     def breaks(_, seconds):
         raise KeyError("a fault of the gate")
 
-    def slow(gate, seconds):
-        parts.expect(gate.run("slow.log", shell("echo begun; sleep 60"), min(seconds, 1)))
+    def hangs(gate, seconds):
+        start.expect(gate.run("slow.log", shell("echo begun; sleep 60"), min(seconds, 1)))
+
+    def crashes(gate, seconds):
+        start.expect(gate.run("crash.log", shell("kill -11 $$"), seconds))
 
     def missing(_, seconds):
         raise NotReachedError("no ncu")
@@ -137,65 +260,80 @@ def test_a_part_that_fails_costs_no_other(gate):
     def right(*_):
         return "fine", {"x": 1}
 
-    bodies = {"fails": fails, "breaks": breaks, "slow": slow, "missing": missing, "right": right}
-    results = gates.run_parts([Part(name, 1, body) for name, body in bodies.items()], gate, 60, lambda _: None)
-    assert [result.status for result in results] == [FAILED, FAILED, LATE, NOT_REACHED, PASSED]
+    results = run(gate, fails=fails, breaks=breaks, hangs=hangs, crashes=crashes, missing=missing, right=right)
+    assert [result.status for result in results] == [FAILED, FAILED, LATE, FAILED, NOT_REACHED, PASSED]
     assert "KeyError" in results[1].reason
     assert results[2].reason.endswith("it last said: begun")
-    assert json.loads((gate.out / "fails.json").read_text())["details"] == {"error": 3}
-    assert json.loads((gate.out / "gate.json").read_text())["parts"][4]["details"] == {"x": 1}
-    assert gates.status(results, False) == 1
-    assert gates.status(results[4:], False) == 0
-    text = gates.table(results)
-    assert "1 passed, 2 failed, 1 out of time, 1 not reached" in text
+    recorded = json.loads((gate.out / "gate.json").read_text())
+    assert (recorded["checks"][0]["details"], recorded["checks"][5]["details"]) == ({"error": 3}, {"x": 1})
+    assert exit_status(results, False) == 1
+    assert exit_status(results[5:], False) == 0
+    text = table(results)
+    assert "1 passed, 3 failed, 1 out of time, 1 not reached" in text
     assert "wrong by 3" in text
+    with zipfile.ZipFile(gate.out / "logs.zip") as logs:
+        assert logs.read("slow.log").endswith(b"begun\n")
 
 
-def test_time_that_a_part_leaves_goes_to_the_later_ones_and_what_is_used_up_is_told(gate, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(gates.time, "monotonic", lambda: now[0])
-    boxes = []
+def test_the_record_is_whole_after_every_check_and_names_the_one_that_runs(gate):
+    def looks(gate, seconds):
+        recorded = json.loads((gate.out / "gate.json").read_text())
+        return recorded["running"], {"before": [each["check"] for each in recorded["checks"]]}
+
+    first, second = run(gate, first=looks, second=looks)
+    assert (first.reason, first.details) == ("part first", {"before": []})
+    assert (second.reason, second.details) == ("part second", {"before": ["first"]})
+    assert json.loads((gate.out / "gate.json").read_text())["running"] is None
+
+
+def test_time_that_a_check_leaves_goes_to_the_later_ones_of_its_part_alone(gate, monkeypatch):
+    now, boxes = [0.0], []
+    monkeypatch.setattr("ci.gate.schedule.time.monotonic", lambda: now[0])
 
     def takes(seconds):
         def body(_, box):
-            boxes.append(box)
+            boxes.append(round(box))
             now[0] += seconds
             return "", {}
 
         return body
 
-    listed = [Part("a", 1, takes(0)), Part("b", 1, takes(100)), Part("c", 1, takes(0))]
-    results = gates.run_parts(listed, gate, 61, lambda _: None)
-    assert boxes == [20, 30]
+    def part(*seconds):
+        return Part("p", 1.25, tuple(Check(str(each), 1, takes(each)) for each in seconds))  # 75 s, 15 of them to spare
+
+    results = run_parts([part(0, 100, 0), part(0, 0)], gate, 600, lambda _: None)
+    assert boxes == [20, 30, 30, 60]
     assert results[2].reason == "the time was used up before"
+    boxes.clear()
+    run_parts([part(0)], gate, 45, lambda _: None)
+    assert boxes == [30], "the time for everything counts too"
 
 
 def test_ctrl_c_leaves_a_table(gate):
     def stopped(_, seconds):
         raise KeyboardInterrupt
 
-    listed = [Part("a", 1, stopped), Part("b", 1, lambda *_: ("", {}))]
-    results = gates.run_parts(listed, gate, 60, lambda _: None)
+    results = run(gate, a=stopped, b=lambda *_: ("", {}))
     assert [result.status for result in results] == ["stopped", NOT_REACHED]
-    assert gates.status(results, False) == 130
-    assert len(json.loads((gate.out / "gate.json").read_text())["parts"]) == 2
+    assert exit_status(results, False) == 130
+    assert len(json.loads((gate.out / "gate.json").read_text())["checks"]) == 2
 
 
 def test_ctrl_c_ends_what_runs_side_by_side(gate):
-    start = time.monotonic()
+    begin = time.monotonic()
     main = threading.main_thread().ident
     threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         gate.together({f"{name}.log": shell("sleep 60") for name in "abc"}, 60, 2)
-    assert time.monotonic() - start < 20
-    assert not (gate.out / "c.log").exists()
+    assert time.monotonic() - begin < 20
+    assert not (gate.logs / "c.log").exists()
 
 
 def test_the_copy_finds_its_kernels_without_an_installation(tmp_path, monkeypatch):
-    home = gates.copied(tmp_path / "out", tmp_path)
-    monkeypatch.setattr(gates, "ROOT", home)
+    home = tree.copied(tmp_path / "out", tmp_path)
+    monkeypatch.setattr(tree, "ROOT", home)
     (tmp_path / "again").mkdir()
-    home = gates.copied(tmp_path / "out", tmp_path / "again")  # a copy of a copy is no other case
+    home = tree.copied(tmp_path / "out", tmp_path / "again")  # a copy of a copy is no other case
     code = "from gpuconv.backends.cuda import source; print(source.directory().resolve())"
     command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(home)!r}); {code}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -203,148 +341,244 @@ def test_the_copy_finds_its_kernels_without_an_installation(tmp_path, monkeypatc
     assert not (home / ".git").exists()
 
 
-# --- the parts ---------------------------------------------------------------------------------
+# --- verdicts: a child that hangs, crashes or lies has answered nothing --------------------------
+
+ASKED = "Is it so?"
+
+
+def answer(answer="yes", seen="so it is", question=ASKED):
+    return printed(Verdict(question, answer, seen))
+
+
+@pytest.mark.parametrize(
+    ("done", "found", "said"),
+    [
+        (Done(0, f"work\n{answer()}\n", 1.0), "yes", "so it is"),
+        (Done(0, f"{answer('no', 'off by 3')}\n", 1.0), "no", "off by 3"),
+        (Done(124, answer(), 1.0, late=True), "unknown", "stopped at its time limit"),
+        (Done(-11, answer(), 1.0), "unknown", "ended with status -11"),
+        (Done(0, "all is well\n", 1.0), "unknown", "gave 0 verdicts; it last said: all is well"),
+        (Done(0, f"{answer()}\n{answer('no')}\n", 1.0), "unknown", "gave 2 verdicts"),
+        (Done(0, answer(question="Is it other?"), 1.0), "unknown", "answered another question: Is it other?"),
+        (Done(0, answer("maybe"), 1.0), "unknown", "without what was seen: 'maybe'"),
+        (Done(0, answer(seen=" "), 1.0), "unknown", "without what was seen: 'yes'"),
+        (Done(0, "VERDICT yes\n", 1.0), "unknown", "cannot be read"),
+        (Done(0, 'VERDICT ["yes"]\n', 1.0), "unknown", "cannot be read"),
+        (Done(0, 'VERDICT {"answer": "yes"}\n', 1.0), "unknown", "cannot be read"),
+        (Done(0, answer()[:-9], 1.0), "unknown", "cannot be read"),
+    ],
+    ids=["yes", "no", "hangs", "crashes", "silent", "two", "other", "maybe", "unseen", "word", "list", "part", "cut"],
+)  # fmt: skip
+def test_a_verdict_is_one_whole_answer_of_a_child_that_ended_well(done, found, said):
+    verdict = read_verdict(ASKED, done.text, done.code, done.late, done.last)
+    assert verdict.answer == found
+    assert said in verdict.seen
+
+
+@pytest.mark.parametrize(("given", "error"), [("no", FailedError), ("unknown", NotReachedError)], ids=["no", "unknown"])
+def test_only_yes_passes(given, error):
+    with pytest.raises(error, match="so it is") as caught:
+        judged(Verdict(ASKED, given, "so it is"))
+    assert caught.value.details["verdicts"] == [{"question": ASKED, "answer": given, "seen": "so it is"}]
+    assert judged(Verdict(ASKED, "yes", "so it is"))[0] == "so it is"
+
+
+def test_every_question_has_its_experiment_and_is_asked_in_a_child(planted):
+    for name, question in QUESTIONS.items():
+        assert (ROOT / "ci" / "gate" / "experiments" / f"{name}.py").is_file()
+        planted.tell(experiments=(0, printed(Verdict(question, "yes", "seen"))))
+        assert questions.experiment(name)(planted, 30)[0] == "seen"
+        assert planted.ran[0][-5:] == ["-m", "ci.gate.experiments", name, "--device", "cuda"]
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "found"),
+    [("run\ntest accuracy 96.49%\n", 0, ("no", "at least 96.5")), ("no device", 2, ("no", "status 2: no device")),
+     ("done", 0, ("no", "no accuracy: done")), ("test accuracy 96.50%\n\n", 0, ("yes", "96.50%")),
+     ("test accuracy nan%", 0, ("no", "no accuracy"))],
+    ids=["too low", "failed", "silent", "enough", "nan"],
+)  # fmt: skip
+def test_training_is_judged_by_its_last_line(said, status, found):
+    verdict, seen = training.judge(said, status)
+    assert verdict == found[0]
+    assert found[1] in seen
+
+
+def test_training_that_was_not_captured_fails():
+    """Which the run only warns of, and reaches its accuracy."""
+    from gpuconv.training.replay import Replay, UncapturedWarning
+
+    with pytest.warns(UncapturedWarning) as warned:
+        Replay("numpy", False).give_up("MemoryError: no 12 bytes more")
+    verdict, seen = training.judge(f"gpuconv: warning: {warned[0].message}\n\ntest accuracy 98.00%\n", 0)
+    assert verdict == "no"
+    assert re.search(r"not captured: .*launch by launch: MemoryError: no 12 bytes more", seen)
+
+
+# --- the checks --------------------------------------------------------------------------------
 
 
 class Planted(Gate):
     """A gate whose commands end as told, by a word of theirs."""
 
     def tell(self, **ends: tuple[int, str]):
-        self.ends, self.ran = ends, []
+        self.ends, self.ran, self.environments = ends, [], []
         return self
 
     def run(self, log, command, seconds, **environment):
         self.ran.append(list(command))
+        self.environments.append(environment)
         code, said = next((end for word, end in self.ends.items() if word in " ".join(command)), (0, ""))
         return Done(code, said, 1.0, late=code == 124)
 
 
 @pytest.fixture
 def planted(gate):
-    return Planted(gate.out, gate.home, "cuda", "abc")
+    return Planted(gate.out, gate.home, gate.logs, "cuda", "abc").tell()
 
 
-@pytest.mark.parametrize(
-    ("end", "error", "said"),
-    [((0, "run\ntest accuracy 96.49%\n"), FailedError, "at least 96.5"), ((2, "no device"), FailedError, "no device"),
-     ((0, "done"), FailedError, "no accuracy: done"), ((124, "epoch 3"), LateError, "it last said: epoch 3")],
-)  # fmt: skip
-def test_training_that_does_not_reach_its_accuracy_fails(planted, end, error, said):
-    with pytest.raises(error, match=said):
-        parts.train(planted.tell(train=end), 30)
-
-
-def test_training_passes_by_its_last_line(planted):
-    _, details = parts.train(planted.tell(train=(0, "test accuracy 96.50%\n\n")), 30)
-    assert details == {"accuracy": 96.5}
-    assert planted.ran[0][1:4] == ["-m", "gpuconv", "train"]
-
-
-def test_training_that_was_not_captured_fails(planted):
-    """Which the run only warns of, and reaches its accuracy."""
-    from gpuconv.training.replay import Replay, UncapturedWarning
-
-    with pytest.warns(UncapturedWarning) as told:
-        Replay("numpy", False).give_up("MemoryError: no 12 bytes more")
-    said = f"gpuconv: warning: {told[0].message}\n\ntest accuracy 98.00%\n"
-    with pytest.raises(FailedError, match=r"not captured: .*launch by launch: MemoryError: no 12 bytes more") as caught:
-        parts.train(planted.tell(train=(0, said)), 30)
-    assert caught.value.details == {"accuracy": 98.0}
-
-
-def test_verify_names_the_ops_that_fail_and_those_out_of_time(planted):
-    planted.facts["ops"] = ["relu", "add", "scale"]
-    with pytest.raises(FailedError, match="failed: add; 1 of 3 ops pass; out of time: scale") as caught:
-        parts.verify(planted.tell(add=(1, "FAIL"), scale=(124, "")), 30)
-    assert caught.value.details["failed"] == ["add"]
-    planted.facts.clear()  # the environment failed: all ops in one
-    assert parts.verify(planted.tell(), 30)[0] == "1 of 1 ops pass"
-    planted.facts["ops"] = ["relu", "add", "scale"]
-    with pytest.raises(LateError, match="2 of 3 ops pass; out of time: scale"):
-        parts.verify(planted.tell(scale=(124, "")), 30)
-    assert parts.verify(planted.tell(), 30)[0] == "3 of 3 ops pass"
+def test_verify_names_the_ops_that_fail_lie_and_are_out_of_time(planted):
+    planted.facts["ops"] = ["relu", "add", "scale", "conv2d"]
+    good = (0, "all 3 pass on cuda:0")
+    with pytest.raises(FailedError, match=r"1 of 4 ops pass; failed: add; .*proves it: relu; out of time: scale"):
+        right.verify(planted.tell(add=(1, "FAIL"), scale=(124, ""), relu=(0, "all 0 pass on x"), conv=good), 30)
+    with pytest.raises(LateError, match="3 of 4 ops pass; out of time: scale"):
+        right.verify(planted.tell(scale=(124, ""), verify=good), 30)
+    assert right.verify(planted.tell(verify=good), 30)[0] == "4 of 4 ops pass"
+    assert planted.ran[0][-1] == "conv2d"
+    planted.facts.clear()  # the environment failed
+    with pytest.raises(NotReachedError, match="told no operations"):
+        right.verify(planted.tell(), 30)
 
 
 def test_the_suite_runs_on_the_device_a_file_a_process_kernels_first(planted, monkeypatch):
     for name in ("a/test_a.py", "kernels/test_k.py", "training/test_devices.py"):
         (planted.home / "tests" / name).parent.mkdir(parents=True)
         (planted.home / "tests" / name).write_text("")
-    seen = {}
-    together = planted.together
-    monkeypatch.setattr(planted, "together", lambda *a, **options: seen.update(options) or together(*a, **options))
     planted.tell(test_a=(0, "3 passed, 1 skipped in 1s"), test_k=(0, "4 passed in 1s"), devices=(5, "no tests ran"))
-    monkeypatch.setattr(parts, "workers", lambda: 1)
-    assert parts.tests(planted, 30)[0] == "7 passed, 1 skipped in 3 files"
+    monkeypatch.setattr(right, "workers", lambda: 1)
+    assert right.tests(planted, 30)[0] == "3 of 3 files, 7 passed, 1 skipped"
     assert [command[-1].rpartition("/")[2] for command in planted.ran] == ["test_k.py", "test_devices.py", "test_a.py"]
-    assert seen["GPUCONV_TEST_DEVICES"] == "cuda"
+    assert planted.environments[0]["GPUCONV_TEST_DEVICES"] == "cuda"
     with pytest.raises(FailedError, match=r"failed: kernels\.test_k"):
-        parts.tests(planted.tell(test_k=(1, "1 failed, 3 passed in 1s")), 30)
+        right.tests(planted.tell(test_k=(1, "1 failed, 3 passed in 1s"), test=(0, "1 passed")), 30)
 
 
 @pytest.mark.parametrize("name", ["memcheck", "racecheck"])
 def test_a_sanitizer_that_is_not_there_or_says_nothing_has_not_passed(planted, monkeypatch, tmp_path, name):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    part = parts.sanitized(name)
+    check = right.sanitized(name)
     with pytest.raises(NotReachedError, match="compute-sanitizer is not on the PATH"):
-        part(planted.tell(), 30)
+        check(planted, 30)
     tool(tmp_path / "bin", "compute-sanitizer", "")
-    with pytest.raises(FailedError, match="no summary of compute-sanitizer"):
-        part(planted.tell(), 30)
+    with pytest.raises(FailedError, match="said nothing that proves it"):
+        check(planted, 30)
     summary = "========= RACECHECK SUMMARY: 0 hazards" if name == "racecheck" else "========= ERROR SUMMARY: 0 errors"
-    assert part(planted.tell(sanitizer=(0, summary)), 30)[0] == "14 of 14 ops clean"
+    assert check(planted.tell(sanitizer=(0, summary)), 30)[0] == "14 of 14 ops clean"
+    assert {each["GPUCONV_AUTOTUNE"] for each in planted.environments} == {"0"}
     with pytest.raises(FailedError, match="failed: bias_grad"):
-        part(planted.tell(bias_grad=(9, summary), sanitizer=(0, summary)), 30)
+        check(planted.tell(bias_grad=(9, summary), sanitizer=(0, summary)), 30)
+    with pytest.raises(FailedError, match="said nothing that proves it: conv2d"):
+        check(planted.tell(sanitizer=(0, summary.replace(": 0", ": 7"))), 30)
 
 
-CSV = """==PROF== Connected to process 7
-step       vgg-cifar
-"ID","Process ID","Kernel Name","Block Size","Metric Name","Metric Unit","Metric Value"
-"0","7","conv2d_fprop_simt","(64, 1, 1)","gpu__time_duration.sum","ns","1,500"
-"1","7","relu_forward","(64, 1, 1)","gpu__time_duration.sum","us","0.25"
-"2","7","conv2d_fprop_simt","(64, 1, 1)","gpu__time_duration.sum","usecond","2"
-"3","7","cupy_fill","(64, 1, 1)","gpu__time_duration.sum","ms","9"
-"4","7","bias_grad_sum","(64, 1, 1)","gpu__time_duration.sum","ns","100"
-"5","7","sgd_step","(64, 1, 1)","gpu__time_duration.sum","ns","900"
-"""
+HEADER = '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"'
+TIME, ISSUE, L2 = (fast.METRICS[name] for name in ("time", "issue", "l2"))
 
 
-def test_ncu_looks_at_the_three_slowest_kernels(planted, monkeypatch, tmp_path):
+def csv_of(*rows):
+    return "\n".join(["==PROF== Connected", HEADER, *(",".join(f'"{cell}"' for cell in row) for row in rows)])
+
+
+def test_ncu_sums_times_and_takes_the_percentages_of_the_longest_launch(planted, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(NotReachedError, match="ncu is not on the PATH"):
-        parts.ncu(planted.tell(), 30)
+        fast.ncu(planted, 30)
     tool(tmp_path / "bin", "ncu", "")
-    found = parts.durations(CSV)
-    assert found == pytest.approx(
-        {"conv2d_fprop_simt": 3.5e-6, "relu_forward": 2.5e-7, "bias_grad_sum": 1e-7, "sgd_step": 9e-7}
-    )
-    said, _ = parts.ncu(planted.tell(csv=(0, CSV)), 30)
-    assert said.startswith("conv2d_fprop_simt 0.0035 ms, sgd_step")
-    looked_at = [command[command.index("--kernel-name") + 1] for command in planted.ran[1:]]
-    assert looked_at == ["conv2d_fprop_simt", "sgd_step", "relu_forward"]
+    text = csv_of(
+        (0, "conv2d_fprop_mma", TIME, "ns", "1,500"), (0, "conv2d_fprop_mma", ISSUE, "%", "20"),
+        (0, "conv2d_fprop_mma", L2, "%", "10"), (1, "relu_forward", TIME, "us", "0.25"),
+        (2, "conv2d_fprop_mma", TIME, "usecond", "2"), (2, "conv2d_fprop_mma", ISSUE, "%", "80"),
+        (2, "conv2d_fprop_mma", L2, "%", "30"), (3, "cupy_fill", TIME, "ms", "9"),
+    )  # fmt: skip
+    found = fast.measured(text)
+    assert found["conv2d_fprop_mma"] == {"time": pytest.approx(3.5e-6), "issue": 80, "l2": 30}
+    assert list(found) == ["relu_forward", "conv2d_fprop_mma"]
+    assert fast.ncu(planted.tell(csv=(0, text)), 30)[0].startswith("conv2d_fprop_mma: issue 80 %")
+    assert {each["GPUCONV_AUTOTUNE"] for each in planted.environments} == {"0"}
+    with pytest.raises(FailedError, match="L2 90 %"):
+        fast.ncu(planted.tell(csv=(0, text.replace('"30"', '"90"'))), 30)
+    for broken in (text.replace("_mma", "_simt"), text.replace('"80"', '"nan"'), text.replace('"80"', '"4000"')):
+        with pytest.raises(NotReachedError):
+            fast.ncu(planted.tell(csv=(0, broken)), 30)
     with pytest.raises(FailedError, match="told no kernel"):
-        parts.ncu(planted.tell(csv=(0, "==ERROR== no permission")), 30)
+        fast.ncu(planted.tell(csv=(0, "==ERROR== no permission")), 30)
 
 
-def test_the_benchmark_tells_absent_and_failed_peers(planted):
-    sides = [{"name": "gpuconv", "status": "timed"}, {"name": "eager", "status": "absent"},
-             {"name": "compile", "status": "left out"}]  # fmt: skip
-    folder = planted.out / "results" / "nvidia-x"
-    folder.mkdir(parents=True)
-    entries = [{"kind": "step", "sides": sides}, {"kind": "memory", "sides": sides[:1]}]
-    (folder / "2026-01-01-abc.json").write_text(json.dumps({"entries": entries}))
-    assert parts.timed("steps")(planted.tell(), 60)[0] == "1 entries timed; eager absent"
-    assert parts.timed("ops")(planted.tell(), 60)[0] == "1 entries timed"
-    with pytest.raises(LateError, match="1 entries timed; stopped after"):
-        parts.timed("ops")(planted.tell(bench=(124, "")), 60)
+def record_of(planted, entries, hardware="nvidia-x", home=False):
+    folder = (planted.home / "bench" if home else planted.out) / "results" / hardware
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "2026-01-01-abc.json").write_text(json.dumps({"hardware": hardware, "entries": entries}))
+
+
+def entry(key="fprop 1x1 bfloat16", kind="convolution", median=1e-3, date="2999-01-01T00:00:00+00:00", **mine):
+    ours = {"role": "ours", "name": "gpuconv", "status": "timed", "median": median} | mine
+    peer = {"role": "peer", "name": "eager", "status": "absent"}
+    return {"key": key, "kind": kind, "date": date, "sides": [ours, peer]}
+
+
+def test_the_benchmark_tells_absent_and_failed_sides_and_counts_no_old_entry(planted):
+    record_of(planted, [entry(kind="step"), entry()])
+    steps, ops = fast.timed("steps", fast.STEPS), fast.timed("ops", fast.KERNELS)
+    assert steps(planted, 60)[0] == "1 entries timed; eager absent"
+    assert ops(planted, 60)[0] == "1 entries timed; eager absent"
+    with pytest.raises(LateError, match="1 entries timed; eager absent; stopped after"):
+        ops(planted.tell(bench=(124, "")), 60)
     with pytest.raises(FailedError, match="wrong and not timed"):
-        parts.timed("ops")(planted.tell(bench=(1, "wrong and not timed: x")), 60)
+        ops(planted.tell(bench=(1, "wrong and not timed: x")), 60)
+    for lie, said in ((dict(status="failed", reason="no memory"), "no memory"), (dict(median=float("nan")), "no times"),
+                      (dict(median=0.0), "no times"), (dict(median=-1.0), "no times")):  # fmt: skip
+        record_of(planted, [entry(**lie)])
+        with pytest.raises(FailedError, match=said):
+            ops(planted.tell(), 60)
+    record_of(planted, [entry(date="2026-01-01T00:00:00+00:00")])
+    with pytest.raises(LateError, match="no entry was timed"):
+        ops(planted.tell(), 60)
+    planted.tell(missing=(0, "0 entries are missing in the record"))
+    assert fast.timed("ops", fast.SUITE, missing=True)(planted, 60)[0] == "the record holds them all"
 
 
 def test_the_benchmark_goes_on_in_a_new_process_where_a_side_took_the_gpu_down(planted, monkeypatch):
-    monkeypatch.setattr(parts, "entries_of", lambda gate: [{"kind": "step", "sides": []}])
+    monkeypatch.setattr(fast, "entries_of", lambda gate: [entry(kind="step")])
     planted.tell(missing=(0, "2 entries are missing"), bench=(2, "bench: error: cuda:0 no longer answers after x"))
-    assert parts.timed("steps")(planted, 60)[0] == "1 entries timed"
+    assert fast.timed("steps", fast.STEPS)(planted, 60)[0].startswith("1 entries timed")
     assert ["--missing" in command for command in planted.ran] == [False, True]
+
+
+def test_old_kernels_are_set_against_new_ones(planted):
+    record_of(planted, [entry(median=1e-3)])
+    with pytest.raises(NotReachedError, match="no earlier record"):
+        fast.record(planted, 30)
+    record_of(planted, [entry(median=2e-3)], home=True)
+    assert fast.record(planted, 30)[0] == "fprop 0.50 of the time over 1"
+    record_of(planted, [entry(median=0.9e-3)], home=True)
+    with pytest.raises(FailedError, match="slower: fprop 1x1 bfloat16"):
+        fast.record(planted, 30)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [("rms error 14.9 % over 24 rows", None), ("rms error 15.1 % over 24 rows", FailedError), ("", NotReachedError)],
+    ids=["within", "refuted", "nothing measured"],
+)
+def test_a_prediction_that_is_refuted_is_told(planted, said, error):
+    planted.facts["name"] = "NVIDIA H200"
+    planted.tell(predict=(0, f"gpu\n{said}\n"))
+    if error is None:
+        assert fast.model(planted, 30)[0] == "14.9 % over 24 convolutions"
+    else:
+        with pytest.raises(error):
+            fast.model(planted, 30)
 
 
 def test_tests_run_on_the_devices_that_are_named_or_not_at_all(monkeypatch):

@@ -1,0 +1,104 @@
+"""One run on a machine with a GPU: what is right, what is fast and why, and the questions that only a GPU answers.
+
+Parts run in order, each in its own minutes, and every check in children that are killed when their time is up: one that
+hangs or crashes costs itself alone. OUT holds gate.json and logs.zip, written anew after every check, the benchmark's
+record in results/, and ncu.zip.
+
+Nothing is installed from a network and gpuconv needs no installation: checks run in a copy of the tree. Wheels of
+missing packages can be carried (--wheels), and compiled kernels (ci/pack_cubins.py, --cubins).
+
+Status: 0 all passed, 1 something failed or was not reached, 2 bad usage, 3 no GPU: nothing was proved, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ci.gate.commands import Gate
+from ci.gate.order import ALWAYS, EXTRA, PARTS
+from ci.gate.results import NOT_REACHED, exit_status, table
+from ci.gate.schedule import Part, run_parts
+from ci.gate.tree import ROOT, commit_here, copied
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(
+        f"  {part.name:<10} {part.minutes:g} min  {', '.join(check.name for check in part.checks)}"
+        + ("   (only when named)" if part in EXTRA else "")
+        for part in (*PARTS, *EXTRA)
+    )
+    parser = argparse.ArgumentParser("ci/gpu.sh", description=__doc__, epilog=f"parts:\n{listed}",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    names = [part.name for part in (*PARTS, *EXTRA)]
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(names)}; by default all but tests")
+    parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="folder of results (default $OUT)")
+    parser.add_argument("--minutes", type=float, help="for all together (default: the sum of the parts')")
+    parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels of packages that this machine lacks")
+    parser.add_argument("--cubins", type=Path, metavar="FILE", help="compiled kernels (default cubins.zip, if there)")
+    parser.add_argument("--commit", help="what to call this version where git cannot tell")
+    parser.add_argument("--device", default="cuda", help="cuda (default) or cuda:1")
+    parser.add_argument(
+        "--rehearse", metavar="COMMAND", help="everything in the small, by this Python: 'python -m tests.standin'"
+    )
+    return parser
+
+
+def chosen(names: Sequence[str]) -> list[Part]:
+    """The parts of these names in their own order, the first check in any case."""
+    found = [part for part in (*PARTS, *EXTRA) if (part.name in names if names else part in PARTS)]
+    return found if found[0].name == ALWAYS.name else [ALWAYS, *found]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(argv)
+    known = [part.name for part in (*PARTS, *EXTRA)]
+    if unknown := [name for name in options.parts if name not in known]:
+        from gpuconv.names import lookup
+
+        try:
+            lookup("part", unknown[0], {name: name for name in known})
+        except ValueError as error:
+            parser.error(str(error))
+    if options.out is None:
+        parser.error("--out is needed, where $OUT is not set")
+    if options.minutes is not None and not options.minutes > 0:
+        parser.error(f"--minutes must be above 0, received {options.minutes:g}")
+    if options.wheels and not options.wheels.is_dir():
+        parser.error(f"--wheels: {options.wheels} is no folder")
+    if options.cubins and not options.cubins.is_file():
+        parser.error(f"--cubins: {options.cubins} is no file")
+    start = time.monotonic()
+    out, parts = Path(options.out).resolve(), chosen(options.parts)
+    out.mkdir(parents=True, exist_ok=True)
+    carried = options.cubins or ROOT / "cubins.zip"
+    minutes = options.minutes or sum(part.minutes for part in parts)
+    with tempfile.TemporaryDirectory() as scratch:
+        logs = Path(scratch) / "logs"
+        logs.mkdir()
+        gate = Gate(
+            out, copied(out, Path(scratch)), logs, options.device, options.commit or commit_here(),
+            options.wheels and options.wheels.resolve(), carried.resolve() if carried.is_file() else None,
+            small=options.rehearse is not None,
+        )  # fmt: skip
+        if options.rehearse:
+            gate.python = tuple(shlex.split(options.rehearse))
+            gate.environment["GPUCONV_AUTOTUNE"] = "0"
+        left = 60 * minutes - (time.monotonic() - start)
+        results = run_parts(parts, gate, left, lambda text: print(text, flush=True))
+    print(f"\n{table(results)}")
+    no_gpu = "no gpu" in gate.facts and results[0].status == NOT_REACHED
+    if no_gpu:
+        print("NO GPU: nothing was proved")
+    return exit_status(results, no_gpu)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Children with time limits: whatever one does, it costs no more than its time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+GRACE = 5.0  # seconds between asking a child to stop and killing it, and then to its end
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that ended. code: its status. late: whether its time ran out."""
+
+    code: int
+    text: str
+    seconds: float
+    late: bool = False
+
+    @property
+    def last(self) -> str:
+        """The last line it said."""
+        return next((line.strip() for line in reversed(self.text.splitlines()) if line.strip()), "it said nothing")
+
+
+@dataclass
+class Gate:
+    """What checks share.
+
+    out: the folder of results. home: the copy of the tree that they run in. logs: what children said. python: the
+    command of the interpreter. small: everything in the small, to rehearse the gate itself. facts: what the first check
+    found out for the others. environment: of every child.
+    """
+
+    out: Path
+    home: Path
+    logs: Path
+    device: str = "cuda"
+    commit: str = "unknown"
+    wheels: Path | None = None
+    cubins: Path | None = None
+    python: tuple[str, ...] = (sys.executable,)
+    small: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    _running: set[subprocess.Popen] = field(default_factory=set)
+
+    def run(self, log: str, command: Sequence[str], seconds: float, **environment: str) -> Done:
+        """Run a command in the copy for at most that long; what it says is added to the log."""
+        path = self.logs / log
+        path.parent.mkdir(parents=True, exist_ok=True)
+        paths = [str(self.logs.parent / "packages"), str(self.home)]
+        known = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+        start = time.monotonic()
+        with path.open("ab") as file:
+            file.write(f"$ {' '.join(command)}\n".encode())
+            file.flush()
+            begin = file.tell()
+            try:
+                process = subprocess.Popen(
+                    command, cwd=self.home, env=known | self.environment | environment, stdin=subprocess.DEVNULL,
+                    stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                return Done(127, f"{command[0]}: {error.strerror}", 0.0)
+            self._running.add(process)
+            code, late = _wait(process, max(seconds, 1))
+            if process.returncode is not None:  # else it was given up
+                self._running.discard(process)
+        said = path.read_bytes()[begin:].decode(errors="replace")
+        return Done(code, said, time.monotonic() - start, late)
+
+    def ask(self, log: str, words: Sequence[str], seconds: float, **environment: str) -> Done:
+        """Run Python with these words."""
+        return self.run(log, [*self.python, *words], seconds, **environment)
+
+    def together(
+        self, commands: Mapping[str, Sequence[str]], seconds: float, workers: int, **environment: str
+    ) -> dict[str, Done]:
+        """Run commands side by side, begun in their order, each with a log of its own; those that the time did not
+        reach are left out. The names are the logs."""
+        end = time.monotonic() + seconds
+
+        def one(name: str) -> Done | None:
+            left = end - time.monotonic()
+            return self.run(name, commands[name], left, **environment) if left > 1 else None
+
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                found = dict(zip(commands, pool.map(one, commands)))
+            except KeyboardInterrupt:
+                end = 0.0  # begins no more
+                self.stop()
+                raise
+        return {name: done for name, done in found.items() if done is not None}
+
+    def stop(self) -> None:
+        """End what is running; the copy that it runs in is about to go."""
+        for process in list(self._running):
+            _end(process)
+
+
+def _wait(process: subprocess.Popen, seconds: float) -> tuple[int, bool]:
+    """The status, and whether the time ran out. Nothing of the child's session is left behind."""
+    try:
+        code, late = process.wait(seconds), False
+    except subprocess.TimeoutExpired:
+        code, late = _end(process), True
+    _signal(process, signal.SIGKILL)  # what it started and left running
+    return code, late
+
+
+def _end(process: subprocess.Popen) -> int:
+    """Ask, kill, and in the end give up: a process that waits in a driver cannot be killed."""
+    for how in (signal.SIGINT, signal.SIGKILL):
+        _signal(process, how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(GRACE)
+    return -signal.SIGKILL
+
+
+def _signal(process: subprocess.Popen, how: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, how)

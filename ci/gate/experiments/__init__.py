@@ -1,0 +1,33 @@
+"""The questions, and what to do to find each answer. python -m ci.gate.experiments NAME --device cuda
+
+An experiment is a function of the device and of whether it is a rehearsal; it returns the answer, "yes" where all is as
+hoped for, and what was seen. What it cannot find out here it raises as UnknownError.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+Answer = tuple[str, str]
+
+
+class UnknownError(Exception):
+    """What the experiment needs is not here."""
+
+
+QUESTIONS = {  # by the module that holds `ask`
+    "capture": "Can a kernel that was never loaded be launched in a capture?",
+    "threads": "Can one thread capture while another works on the GPU?",
+    "bfloat16": "Does a captured run in bfloat16, convolution and norm fused, reach its accuracy?",
+    "float32": "Does a captured run in float32 reach its accuracy?",
+    "loader": "Does a loader of PyTorch's GPU tensors feed captured steps as it feeds launches?",
+    "choices": "Does the tuner choose alike twice, each time from an empty cache?",
+    "families": "Is every algorithm of the convolutions right on this GPU?",
+    "driver": "Does gpuconv[cuda12] work under a driver of CUDA 12?",
+}
+
+
+def ask(name: str, device: str, small: bool) -> Answer:
+    asked: Callable[[str, bool], Answer] = importlib.import_module(f"{__name__}.{name}").ask
+    return asked(device, small)

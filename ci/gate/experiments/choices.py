@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ci.gate.experiments import Answer, UnknownError
+
+
+def ask(device: str, small: bool) -> Answer:
+    from gpuconv.backends.cuda import tuning
+
+    if not tuning.enabled():
+        raise UnknownError("the timing of algorithms is switched off (GPUCONV_AUTOTUNE)")
+    first, second = chosen(device, small), chosen(device, small)
+    if not first:
+        raise UnknownError("nothing was chosen by timing")
+    unlike = {name: (first.get(name), second.get(name)) for name in first if first.get(name) != second.get(name)}
+    seen = f"{len(first) - len(unlike)} of {len(first)} choices alike"
+    told = "; ".join(f"{name}: {a} and {b}" for name, (a, b) in list(unlike.items())[:4])
+    return ("no" if unlike else "yes"), f"{seen}; {told}" if told else seen
+
+
+def chosen(device: str, small: bool) -> dict[str, Any]:
+    """What is chosen for some convolutions, by the name of the cache's entry, beginning with no choice remembered."""
+    import numpy as np
+
+    import gpuconv as gc
+    from gpuconv import ops
+    from gpuconv.backends.cuda import cache, tuning
+
+    tuning._remembered.clear()
+    before = os.environ.get("GPUCONV_CACHE_DIR")
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for entry in cache.directory().glob("*") if cache.directory().is_dir() else ():
+            if not entry.name.startswith("choice-"):  # compiled kernels are no choices
+                (Path(folder) / entry.name).symlink_to(entry)
+        os.environ["GPUCONV_CACHE_DIR"] = folder
+        try:
+            for size, channels, filters in ((8, 1, 4),) if small else ((32, 64, 64), (16, 128, 128), (8, 256, 256)):
+                n = 2 if small else 128
+                x, w = (gc.asarray(rng.standard_normal(shape, dtype=np.float32), device, dtype="float32")
+                        for shape in ((n, size, size, channels), (filters, 3, 3, channels)))  # fmt: skip
+                dtypes = ("float32",) if small else ("float32", "bfloat16")
+                for dtype in dtypes:
+                    y = ops.conv2d(gc.asarray(x, dtype=dtype), gc.asarray(w, dtype=dtype), padding=1)
+                    gc.to_numpy(y)
+            return {
+                path.parent.name: json.loads(path.read_text())["algorithm"]
+                for path in Path(folder).glob("choice-*/choice.json")
+            }
+        finally:
+            if before is None:
+                del os.environ["GPUCONV_CACHE_DIR"]
+            else:
+                os.environ["GPUCONV_CACHE_DIR"] = before

@@ -1,0 +1,37 @@
+"""A short run of the digits' recipe by CUDA graphs, shared by two questions."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tempfile
+from pathlib import Path
+
+from ci.gate.experiments import Answer
+
+LEAST = 96.5  # per cent, of the digits that nobody trained on
+
+
+def run(device: str, small: bool, precision: str) -> Answer:
+    from gpuconv.cli import main
+
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        words = ["train", "--device", device, "--run-dir", str(Path(folder) / "run"), "--precision", precision]
+        words += ["--data", "synthetic:n=64,size=8x8x1", "--epochs", "1", "--batch-size", "32"] if small else []
+        status = main(words)
+    return judge(said.getvalue(), status, 0.0 if small else LEAST)
+
+
+def judge(said: str, status: int, least: float = LEAST) -> Answer:
+    print(said)
+    last = next((line for line in reversed(said.splitlines()) if line.strip()), "nothing")
+    if status:
+        return "no", f"status {status}: {last}"
+    if uncaptured := [line for line in said.splitlines() if "without a CUDA graph" in line]:
+        return "no", f"the step was not captured: {uncaptured[0]}"
+    found = re.fullmatch(r"test accuracy (\d+\.\d+)%", last)
+    if not found:
+        return "no", f"the last line is no accuracy: {last}"
+    return ("yes" if float(found[1]) >= least else "no"), f"{last}, at least {least} % wanted"

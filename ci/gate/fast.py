@@ -1,0 +1,209 @@
+"""How fast it is: the benchmark beside PyTorch, what the model predicted, and Nsight Compute on single kernels."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import math
+import re
+import shutil
+import statistics
+import time
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from ci.gate.bench import bench, entries_of
+from ci.gate.commands import Gate
+from ci.gate.results import FailedError, LateError, NotReachedError, Verdict, judged
+from ci.gate.right import listed
+from ci.gate.schedule import Body, Found
+from ci.gate.start import expect
+from gpuconv import files
+
+KERNELS = ("--op", "fprop", "--op", "dgrad", "--op", "wgrad", "--shape", "vgg", "--dtype", "bfloat16")
+STEPS = ("--shape", "airbench94-n2000", "--shape", "vgg-cifar-n128", "--shape", "resnet18-cifar-n512",
+         "--dtype", "bfloat16")  # fmt: skip
+SUITE = ("--shape", "vgg", "--shape", "airbench94", "--shape", "memory-126mb")
+SMALL = {  # the same in the small
+    KERNELS: ("--op", "fprop", "--shape", "1x32x32x3-12x3x3-p1.1.1.1", "--dtype", "float32"),
+    STEPS: ("--shape", "lenet-n64", "--dtype", "float32"),
+    SUITE: ("--op", "fprop_relu", "--shape", "1x32x32x3-12x3x3-p1.1.1.1", "--dtype", "float32"),
+}
+LARGEST_REPORT = 15 << 20  # bytes
+
+
+def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
+    """missing: only what the record does not hold yet."""
+
+    def check(gate: Gate, seconds: float) -> Found:
+        """Nothing is begun in the last part of the box, so that what was begun can end."""
+        began = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+        end, again = time.monotonic() + seconds, ["--missing"] if missing else []
+        while True:
+            left = end - time.monotonic()
+            chosen = SMALL[words] if gate.small else words
+            asked = bench(gate, kind, "--minutes", f"{0.7 * left / 60:.3f}", "--rounds", "4", "--no-compile", *chosen)
+            done = gate.ask(f"bench-{kind}.log", [*asked, *again], left)
+            if "no longer answers" not in done.text or end - time.monotonic() < 0.2 * seconds:
+                break
+            again = ["--missing"]  # a side took the device down; a new process goes on behind it
+        entries = [entry for entry in entries_of(gate)
+                   if (entry["kind"] == "step") == (kind == "steps") and entry["date"] >= began]  # fmt: skip
+        sides = [side for entry in entries for side in entry["sides"]]
+        others = sorted({f"{s['name']} {s['status']}" for s in sides if s["status"] not in ("timed", "left out")})
+        said = f"{len(entries)} entries timed" + (f"; {listed(others)}" if others else "")
+        details = {"entries": [entry["key"] for entry in entries], "others": others}
+        if done.late and entries:
+            raise LateError(f"{said}; stopped after {done.seconds:.0f} s", **details)
+        expect(done)
+        if missing and re.search(r"^0 entries are missing", done.text, re.MULTILINE):
+            return "the record holds them all", details
+        if not entries:
+            raise LateError("no entry was timed")
+        ours = [side for side in sides if side["role"] == "ours"]
+        if bad := [s for s in ours if s["status"] == "timed" and not 0 < s.get("median", math.nan) < math.inf]:
+            raise FailedError(f"{said}; no times: {listed([side['name'] for side in bad])}", **details)
+        if failed := [side for side in ours if side["status"] in ("failed", "refused")]:
+            raise FailedError(f"{said}; {failed[0]['name']}: {failed[0].get('reason', failed[0]['status'])}", **details)
+        return said, details
+
+    return check
+
+
+MODEL = "Does the performance model predict the convolutions timed here within 15 % rms?"
+_ERROR = re.compile(r"^rms error (\S+) % over (\d+) rows", re.MULTILINE)
+
+
+def model(gate: Gate, seconds: float) -> Found:
+    """Predictions of today's kernels beside the times just measured."""
+    name = str(gate.facts.get("name", ""))
+    if not (known := [gpu for gpu in ("h100", "h200") if gpu in name.lower()]):
+        raise NotReachedError(f"the model covers H100 and H200, this is {name or 'an unknown GPU'}")
+    words = ["-m", "bench", "predict", "--gpu", known[0], *KERNELS, "--results", str(gate.out / "results")]
+    done = gate.ask("predict.log", words, seconds)
+    expect(done)
+    if not (found := _ERROR.search(done.text)):
+        raise NotReachedError(f"nothing measured to set beside the predictions: {done.last[:120]}")
+    answer = "yes" if float(found[1]) <= 15 else "no"
+    return judged(Verdict(MODEL, answer, f"{found[1]} % over {found[2]} convolutions"))
+
+
+RECORD = "Are the convolutions at least as fast as in the record of this GPU that is in bench/results?"
+NOISE = 1.05
+
+
+def record(gate: Gate, seconds: float) -> Found:
+    """Old kernels against new: what was just timed beside the newest record of the same hardware."""
+    new = [json.loads(path.read_text()) for path in (gate.out / "results").glob("*/*.json")]
+    folders = {gate.home / "bench" / "results" / data["hardware"] for data in new}
+    old = [json.loads(path.read_text()) for folder in folders for path in sorted(folder.glob("*.json"))]
+    before, now = (_times(records) for records in (old, new))
+    shared = [key for key in now if key in before]
+    if not shared:
+        return judged(Verdict(RECORD, "unknown", "there is no earlier record of this GPU that holds them"))
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for key in shared:
+        ratios[key.split()[0]].append(now[key] / before[key])
+    seen = ", ".join(f"{op} {statistics.geometric_mean(found):.2f} of the time" for op, found in ratios.items())
+    slower = [key for key in shared if now[key] > NOISE * before[key]]
+    seen += f" over {len(shared)}" + (f"; slower: {listed(slower)}" if slower else "")
+    return judged(Verdict(RECORD, "no" if slower else "yes", seen))
+
+
+def _times(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of the best of our sides by entry; of a later record where several hold it."""
+    found = {}
+    for entry in (entry for data in records for entry in data["entries"] if entry["kind"] == "convolution"):
+        times = [s["median"] for s in entry["sides"] if s["role"] == "ours" and s["status"] == "timed"]
+        if times:
+            found[entry["key"]] = min(times)
+    return found
+
+
+ISSUE = "Are the tensor-core convolutions bound by instruction issue, not by L2?"
+PROFILED = ("vgg-cifar", "lenet")  # in full, in the small
+METRICS = {
+    "time": "gpu__time_duration.sum",
+    "issue": "smsp__issue_active.avg.pct_of_peak_sustained_active",
+    "lsu": "l1tex__lsuin_requests.avg.pct_of_peak_sustained_elapsed",
+    "l2": "lts__t_sectors.avg.pct_of_peak_sustained_elapsed",
+}
+DETAILED = 6  # kernels
+
+
+def ncu(gate: Gate, seconds: float) -> Found:
+    """Four numbers of every kernel of a training step, then all of Nsight Compute on the slowest six."""
+    if not shutil.which("ncu"):
+        raise NotReachedError("ncu is not on the PATH")
+    words = [*gate.python, "-m", "gpuconv", "profile", "--model", PROFILED[gate.small], "--device", gate.device,
+             "--steps", "1", "--no-peaks"]  # fmt: skip
+    words += [] if gate.small else ["--precision", "bfloat16"]
+    plain = ["ncu", "--clock-control", "none"]
+    asked = [*plain, "--csv", "--metrics", ",".join(METRICS.values()), *words]
+    done = gate.run("ncu.log", asked, seconds / 2, GPUCONV_AUTOTUNE="0")
+    expect(done)
+    kernels = measured(done.text)
+    slowest = sorted(kernels, key=lambda name: -kernels[name]["time"])[:DETAILED]
+    if not slowest:
+        raise FailedError("ncu told no kernel's time")
+    report = gate.logs.parent / "slowest"
+    names = "regex:^(" + "|".join(map(re.escape, slowest)) + ")$"
+    detailed = [*plain, "--set", "full", "--import-source", "yes", "--source-folders", str(gate.home / "kernels"),
+                "--force-overwrite", "--kernel-name", names, "--launch-count", str(2 * DETAILED),
+                "--export", str(report), *words]  # fmt: skip
+    gate.run("ncu-full.log", detailed, seconds / 2, GPUCONV_AUTOTUNE="0")
+    if not _keep(gate, report.with_suffix(".ncu-rep")):
+        gate.facts["ncu report"] = "none, or too large to be brought back"
+    told = {name: kernels[name] for name in slowest}
+    return judged(issue_bound(told))
+
+
+def issue_bound(kernels: dict[str, dict[str, float]]) -> Verdict:
+    """Of the tensor-core kernels: whether issue slots are nearer to their limit than L2, in all of them."""
+    found = {name: values for name, values in kernels.items() if name.endswith("_mma")}
+    seen = "; ".join(f"{name}: issue {v.get('issue', math.nan):.0f} %, LSU {v.get('lsu', math.nan):.0f} %, "
+                     f"L2 {v.get('l2', math.nan):.0f} %" for name, v in found.items())  # fmt: skip
+    if not found or not all(0 <= v.get(key, math.nan) <= 100 for v in found.values() for key in ("issue", "l2")):
+        return Verdict(ISSUE, "unknown", seen or f"no tensor-core kernel among {', '.join(kernels)}")
+    bound = all(values["issue"] > values["l2"] for values in found.values())
+    return Verdict(ISSUE, "yes" if bound else "no", seen)
+
+
+def _keep(gate: Gate, path: Path) -> bool:
+    if not path.is_file():
+        return False
+    packed = path.with_suffix(".zip")
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path, path.name)
+    if packed.stat().st_size > LARGEST_REPORT:
+        return False
+    files.write(gate.out / "ncu.zip", packed.read_bytes())
+    return True
+
+
+_UNITS = {"nsecond": 1e-9, "usecond": 1e-6, "msecond": 1e-3, "second": 1.0}  # as Nsight Compute spells them, by
+_UNITS |= {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "%": 1.0}  # its version
+
+
+def measured(text: str) -> dict[str, dict[str, float]]:
+    """By kernel, from `ncu --csv --metrics`: the seconds of all launches, and of its longest launch the percentages.
+    CuPy's own kernels are left out."""
+    lines = text.splitlines()
+    begin = next((n for n, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
+    launches: dict[str, dict[str, float]] = defaultdict(dict)
+    names = {metric: name for name, metric in METRICS.items()}
+    kernel_of: dict[str, str] = {}
+    for row in csv.DictReader(lines[begin:]):
+        metric = names.get(row.get("Metric Name") or "")
+        if metric and not row["Kernel Name"].startswith("cupy_"):
+            kernel_of[row["ID"]] = re.split(r"[(<]", row["Kernel Name"])[0].strip()
+            value = float(row["Metric Value"].replace(",", "")) * _UNITS.get(row["Metric Unit"], math.nan)
+            launches[row["ID"]][metric] = value
+    found: dict[str, dict[str, float]] = {}
+    for number, values in sorted(launches.items(), key=lambda item: item[1].get("time", 0.0)):  # the longest comes last
+        kernel, seconds = kernel_of[number], values.get("time", 0.0)
+        found[kernel] = values | {"time": found.get(kernel, {}).get("time", 0.0) + seconds}
+    return {name: values for name, values in found.items() if values["time"] > 0}

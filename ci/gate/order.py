@@ -1,0 +1,34 @@
+"""The parts, in their order, for a GPU that is at hand for thirty minutes: 28 are given out, two are in reserve.
+
+What is needed to trust the rest comes first; what tells most about the kernels before what takes longest.
+"""
+
+from __future__ import annotations
+
+from ci.gate import fast, questions, right, start
+from ci.gate.schedule import Check, Part
+
+AT_HAND, RESERVE = 30.0, 2.0  # minutes
+
+ALWAYS = Part("start", 2, (Check("environment", 3, start.environment), Check("cubins", 1, start.cubins)))
+
+PARTS = (
+    Part("start", 2, (*ALWAYS.checks, Check("peaks", 4, start.peaks))),
+    Part("right", 3, (
+        Check("verify", 4, right.verify), Check("memcheck", 3, right.sanitized("memcheck")),
+        Check("racecheck", 3, right.sanitized("racecheck")),
+    )),
+    Part("why", 4, (Check("ncu", 1, fast.ncu),)),
+    Part("kernels", 4, (
+        Check("convolutions", 8, fast.timed("ops", fast.KERNELS)), Check("model", 1, fast.model),
+        Check("record", 1, fast.record),
+    )),
+    Part("questions", 6, questions.checks(
+        ("capture", 1), ("threads", 1), ("bfloat16", 2), ("float32", 1), ("loader", 1), ("choices", 2), ("families", 4),
+        ("driver", 1),
+    )),
+    Part("steps", 5, (Check("steps", 1, fast.timed("steps", fast.STEPS)),)),
+    Part("suite", 4, (Check("suite", 1, fast.timed("ops", fast.SUITE, missing=True)),)),
+)  # fmt: skip
+
+EXTRA = (Part("tests", 9, (Check("tests", 1, right.tests),)),)  # asked for by name alone

@@ -1,0 +1,23 @@
+"""Questions that only a GPU answers: each an experiment in a child, and a verdict."""
+
+from __future__ import annotations
+
+from ci.gate.commands import Gate
+from ci.gate.experiments import QUESTIONS
+from ci.gate.results import judged, read_verdict
+from ci.gate.schedule import Body, Check, Found
+
+_SETTINGS = {"choices": {"GPUCONV_AUTOTUNE": "1"}}  # whatever the gate's own are
+
+
+def experiment(name: str) -> Body:
+    def check(gate: Gate, seconds: float) -> Found:
+        words = ["-m", "ci.gate.experiments", name, "--device", gate.device, *(["--small"] if gate.small else [])]
+        done = gate.ask(f"experiments/{name}.log", words, seconds, **_SETTINGS.get(name, {}))
+        return judged(read_verdict(QUESTIONS[name], done.text, done.code, done.late, done.last))
+
+    return check
+
+
+def checks(*weights: tuple[str, float]) -> tuple[Check, ...]:
+    return tuple(Check(name, weight, experiment(name)) for name, weight in weights)

@@ -1,0 +1,128 @@
+"""What a check ends with: its status, the reason, and the verdicts on questions that only a GPU answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+PASSED, FAILED, LATE, NOT_REACHED, STOPPED = "passed", "failed", "out of time", "not reached", "stopped"
+ANSWERS = ("yes", "no", "unknown")
+
+
+class FailedError(Exception):
+    """A check's own verdict; the message is the reason. details: for the record."""
+
+    status = FAILED
+
+    def __init__(self, reason: str, **details: Any) -> None:
+        super().__init__(reason)
+        self.details = details
+
+
+class LateError(FailedError):
+    status = LATE
+
+
+class NotReachedError(FailedError):
+    """What the check needs is not there."""
+
+    status = NOT_REACHED
+
+
+class NoGpuError(NotReachedError):
+    """There is no GPU, so no later check can be reached."""
+
+
+class UnusableGpuError(NoGpuError):
+    """There is one, and gpuconv cannot use it: that is no excuse."""
+
+    status = FAILED
+
+
+@dataclass
+class Result:
+    part: str
+    check: str
+    status: str
+    reason: str
+    seconds: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to a question, asked so that "yes" is what is hoped for. seen: what was observed."""
+
+    question: str
+    answer: str
+    seen: str
+
+    def __str__(self) -> str:
+        return f"{self.question}\n    {self.answer}: {self.seen}"
+
+
+def printed(verdict: Verdict) -> str:
+    """The line in which a child hands its verdict over."""
+    return "VERDICT " + json.dumps({"answer": verdict.answer, "seen": verdict.seen, "question": verdict.question})
+
+
+def read_verdict(question: str, text: str, code: int, late: bool, last: str) -> Verdict:
+    """The verdict in what a child printed. Whatever is not exactly one whole answer to this question of a child that
+    ended well is "unknown", with the reason."""
+
+    def unknown(why: str) -> Verdict:
+        return Verdict(question, "unknown", f"{why}; it last said: {last[:160]}")
+
+    if late:
+        return unknown("stopped at its time limit")
+    if code:
+        return unknown(f"ended with status {code}")
+    lines = re.findall(r"^VERDICT (.*)$", text, re.MULTILINE)
+    if len(lines) != 1:
+        return unknown(f"gave {len(lines)} verdicts")
+    try:
+        told = json.loads(lines[0])
+        found = Verdict(told["question"], told["answer"], told["seen"])
+    except (ValueError, KeyError, TypeError) as error:
+        return unknown(f"gave a verdict that cannot be read ({type(error).__name__})")
+    if found.question != question:
+        return unknown(f"answered another question: {found.question}")
+    if found.answer not in ANSWERS or not isinstance(found.seen, str) or not found.seen.strip():
+        return unknown(f"gave an answer without what was seen: {found.answer!r}")
+    return found
+
+
+def judged(verdict: Verdict) -> tuple[str, dict[str, Any]]:
+    """A verdict as the end of a check: "no" has failed, "unknown" was not reached."""
+    details = {"verdicts": [vars(verdict)]}
+    if verdict.answer == "yes":
+        return verdict.seen, details
+    raise (FailedError if verdict.answer == "no" else NotReachedError)(verdict.seen, **details)
+
+
+def verdicts(results: Sequence[Result]) -> list[Verdict]:
+    return [Verdict(**each) for result in results for each in result.details.get("verdicts", ())]
+
+
+def table(results: Sequence[Result]) -> str:
+    """For a terminal: a line a check, the questions with their answers, and how many of each status there are."""
+    lines = [f"{'part':<10} {'check':<18} {'result':<12} {'took':>7}  what"]
+    for result in results:
+        reason = " ".join(result.reason.split())
+        took = f"{result.seconds:>6.0f}s" if result.seconds else f"{'-':>7}"
+        lines.append(f"{result.part:<10} {result.check:<18} {result.status:<12} {took}  {reason}")
+    lines += ["", *map(str, verdicts(results))]
+    counts = {status: sum(result.status == status for result in results) for status in
+              (PASSED, FAILED, LATE, STOPPED, NOT_REACHED)}  # fmt: skip
+    return "\n".join([*lines, "", ", ".join(f"{count} {status}" for status, count in counts.items() if count)])
+
+
+def exit_status(results: Sequence[Result], no_gpu: bool) -> int:
+    if any(result.status == STOPPED for result in results):
+        return 130
+    if no_gpu:
+        return 3
+    return 0 if all(result.status == PASSED for result in results) else 1

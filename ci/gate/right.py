@@ -1,0 +1,111 @@
+"""Whether kernels are right: `gpuconv verify`, and compute-sanitizer over small shapes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from ci.gate.commands import Done, Gate
+from ci.gate.results import FailedError, LateError, NotReachedError
+from ci.gate.schedule import Body, Found
+
+SANITIZED = {  # every kind of kernel: tiles in shared memory, tensor cores, reductions, plain maps
+    "float32": (
+        "conv2d", "conv2d_dgrad", "conv2d_wgrad", "max_pool2d_backward", "batch_norm_backward", "bias_grad",
+        "softmax_cross_entropy", "sgd_step",
+    ),
+    "float16": ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "conv2d_relu", "conv2d_batch_norm", "muon_step"),
+}  # fmt: skip
+FIRST = ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "conv2d_batch_norm", "conv2d_relu", "linear")  # of verify
+SMALL = ("relu", "add")  # what a rehearsal looks at
+_PASSED = re.compile(r"^all [1-9]\d* pass on ", re.MULTILINE)
+_CLEAN = re.compile(r"(ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards)")
+
+
+def workers() -> int:
+    return max(1, (os.cpu_count() or 2) * 3 // 4)
+
+
+def verify(gate: Gate, seconds: float) -> Found:
+    """A process an op, the convolutions first: the oracle is what takes the time."""
+    tiers = ["--tier", "tiny", *([] if gate.small else ["--tier", "odd"])]
+    words = [*gate.python, "-m", "gpuconv", "verify", "--device", gate.device, *tiers, "--op"]
+    ops = SMALL if gate.small else sorted(gate.facts.get("ops", ()), key=lambda op: op not in FIRST)
+    if not ops:
+        raise NotReachedError("the environment told no operations")
+    commands = {f"verify/{op}.log": [*words, op] for op in ops}
+    found = gate.together(commands, seconds, workers(), OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    return judge("ops pass", found, commands, _PASSED)
+
+
+def sanitized(tool: str) -> Body:
+    def check(gate: Gate, seconds: float) -> Found:
+        """An allocation for each array, without CuPy's pool: what lies beside an array belongs to nobody."""
+        if not shutil.which("compute-sanitizer"):
+            raise NotReachedError("compute-sanitizer is not on the PATH")
+        words = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *gate.python, "-m", "ci.gate.unpooled"]
+        words += ["verify", "--device", gate.device, "--tier", "tiny"]
+        chosen = {"float32": SMALL} if gate.small else SANITIZED
+        commands = {
+            f"{tool}/{op}-{dtype}.log": [*words, "--dtype", dtype, "--op", op]
+            for dtype, ops in chosen.items() for op in ops
+        }  # fmt: skip
+        found = gate.together(commands, seconds, min(workers(), 6), GPUCONV_AUTOTUNE="0")
+        return judge("ops clean", found, commands, _CLEAN)
+
+    return check
+
+
+def tests(gate: Gate, seconds: float) -> Found:
+    """The whole suite, kernels on this device; a process a file, those first that run kernels."""
+    folder = gate.home / "tests"
+    files = sorted(folder.rglob("test_*.py"), key=lambda p: (p.parent.name != "kernels", "devices" not in p.name, p))
+    files = files[:1] if gate.small else files
+    if not files:
+        raise NotReachedError("there are no tests in this tree")
+    names = {f"tests/{str(f.relative_to(folder))[:-3].replace(os.sep, '.')}.log": f for f in files}
+    options = ["-p", "no:cacheprovider", "-m", "", "-rfE"]
+    commands = {
+        log: [sys.executable, "-m", "pytest", *options, str(f.relative_to(gate.home))] for log, f in names.items()
+    }
+    found = gate.together(
+        commands, seconds, workers(), GPUCONV_TEST_DEVICES=gate.device, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1",
+        GPUCONV_EMULATOR_WORKERS="1",
+    )  # fmt: skip
+    counts: dict[str, int] = defaultdict(int)
+    for done in found.values():
+        for number, what in re.findall(r"(\d+) (passed|failed|skipped|xfailed|error)", done.last):
+            counts[what] += int(number)
+    said = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+    return judge(f"files, {said}", found, commands, re.compile(r"\d+ (passed|skipped|deselected)|no tests ran"), (0, 5))
+
+
+def judge(
+    what: str, found: Mapping[str, Done], wanted: Sequence[str] | Mapping[str, object], proof: re.Pattern[str],
+    good: tuple[int, ...] = (0,),
+) -> Found:  # fmt: skip
+    """Of many commands: which failed, which took too long, which were not begun. proof: what one that passed has
+    printed; a status alone proves nothing."""
+    short = {name: name.rpartition("/")[2].removesuffix(".log") for name in wanted}
+    ended = {name: done for name, done in found.items() if not done.late}
+    failed = [short[name] for name, done in ended.items() if done.code not in good]
+    silent = [short[name] for name, done in ended.items() if done.code in good and not proof.search(done.text)]
+    late = [short[name] for name in wanted if name not in ended]
+    said = f"{len(ended) - len(failed) - len(silent)} of {len(short)} {what}"
+    details = {
+        "failed": failed, "without proof": silent, "out of time": late,
+        "seconds": {short[name]: round(done.seconds, 1) for name, done in found.items()},
+    }  # fmt: skip
+    told = [f"{why}: {listed(names)}" for why, names in (("failed", failed), ("said nothing that proves it", silent),
+                                                         ("out of time", late)) if names]  # fmt: skip
+    if told:
+        raise (FailedError if failed or silent else LateError)("; ".join([said, *told]), **details)
+    return said, details
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,99 @@
+"""Running parts: their checks in order, each in a box of time, and a record that is whole after every one."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ci.gate.commands import GRACE, Gate
+from ci.gate.results import FAILED, NOT_REACHED, PASSED, STOPPED, FailedError, NoGpuError, Result, verdicts
+from gpuconv import files
+
+LONGEST = 9.0  # minutes that a part may take
+_SPARE = 3 * GRACE  # seconds of a part's end in which a child that is out of time is ended
+
+Found = tuple[str, dict[str, Any]]
+Body = Callable[[Gate, float], Found]
+
+
+@dataclass(frozen=True)
+class Check:
+    """weight: its share of the part's time. body(gate, seconds): what to say of it and its details, or raises."""
+
+    name: str
+    weight: float
+    body: Body
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    minutes: float
+    checks: tuple[Check, ...]
+
+
+def run_parts(parts: Sequence[Part], gate: Gate, seconds: float, report: Callable[[str], None]) -> list[Result]:
+    """Run the parts in order, all in `seconds` and each in its own minutes; a result for each check, whatever happens.
+
+    Time that a check leaves goes to the later ones of its part.
+    """
+    end, results, absent = time.monotonic() + seconds, list[Result](), ""
+    for part in parts:
+        last = min(end, time.monotonic() + 60 * part.minutes) - _SPARE
+        for number, check in enumerate(part.checks):
+            box = (last - time.monotonic()) * check.weight / sum(later.weight for later in part.checks[number:])
+            if absent:
+                result = Result(part.name, check.name, NOT_REACHED, absent)
+            elif box < 1:
+                result = Result(part.name, check.name, NOT_REACHED, "the time was used up before")
+            else:
+                report(f"{part.name} {check.name}: at most {box:.0f} s")
+                _record(gate, results, f"{part.name} {check.name}")
+                result = _run(part, check, gate, box)
+                absent = result.details.pop("absent", "")
+            results.append(result)
+            _record(gate, results, None)
+    return results
+
+
+def _run(part: Part, check: Check, gate: Gate, box: float) -> Result:
+    start = time.monotonic()
+    try:
+        reason, details = check.body(gate, box)
+        result = Result(part.name, check.name, PASSED, reason, details=details)
+    except FailedError as error:
+        result = Result(part.name, check.name, error.status, str(error), details=error.details)
+        if isinstance(error, NoGpuError):
+            result.details = result.details | {"absent": str(error).partition(":")[0]}
+    except KeyboardInterrupt:
+        gate.stop()
+        result = Result(part.name, check.name, STOPPED, "Ctrl-C", details={"absent": "stopped before"})
+    except Exception as error:  # a fault of the gate itself must not cost the other checks
+        result = Result(part.name, check.name, FAILED, f"the gate: {type(error).__name__}: {error}")
+    result.seconds = time.monotonic() - start
+    return result
+
+
+def _record(gate: Gate, results: Sequence[Result], running: str | None) -> None:
+    """gate.json and logs.zip as of now. running: the check that is begun, which stays there if the gate is killed."""
+    data = {
+        "commit": gate.commit, "device": gate.facts.get("name", gate.device), "running": running,
+        "checks": [asdict(each) for each in results], "verdicts": [vars(each) for each in verdicts(results)],
+    }  # fmt: skip
+    files.write(gate.out / "gate.json", (json.dumps(data, indent=1) + "\n").encode())
+    if running is None:
+        files.write(gate.out / "logs.zip", _zipped(gate))
+
+
+def _zipped(gate: Gate) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(gate.logs.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(gate.logs))
+    return packed.getvalue()

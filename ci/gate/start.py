@@ -1,0 +1,115 @@
+"""What is there: the device, packages and tools, the carried kernels, and the device's own ceilings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+
+from ci.gate.bench import bench
+from ci.gate.commands import Done, Gate
+from ci.gate.results import FailedError, LateError, NoGpuError, NotReachedError, UnusableGpuError
+from ci.gate.schedule import Found
+
+NEEDED = ("numpy", "ml_dtypes", "nvtx", "safetensors", "tqdm", "cupy", "cuda.core")
+WISHED = ("torch", "triton", "pytest", "scipy")
+TOOLS = ("nvidia-smi", "ncu", "compute-sanitizer")
+
+_PROBE = """
+import importlib, importlib.util, json, sys
+def has(name):
+    try:
+        if name == "torch":  # slow to import, and needed by no check but as a peer
+            return None if importlib.util.find_spec(name) else "not found"
+        importlib.import_module(name)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+found = {name: has(name) for name in sys.argv[2:]}
+facts = {"missing": {name: why for name, why in found.items() if why}}
+from gpuconv import backends
+try:
+    facts["device"] = backends.resolve(sys.argv[1])
+    facts["name"] = backends.describe(sys.argv[1])
+except backends.DeviceError as error:
+    facts["no gpu"] = str(error)
+else:
+    from gpuconv import ops
+    facts["ops"] = list(ops.__all__)
+    if facts["device"].startswith("cuda"):
+        from gpuconv.backends.cuda import compiler
+        from gpuconv.profiling.launches import architecture
+        facts["arch"], facts["nvrtc"] = architecture(facts["device"]), compiler.toolkit()[1]
+print("FACTS " + json.dumps(facts))
+"""
+
+
+def expect(done: Done) -> None:
+    """Raise for a command that did not end well."""
+    if done.late:
+        raise LateError(f"stopped after {done.seconds:.0f} s; it last said: {done.last[:160]}")
+    if done.code:
+        raise FailedError(f"status {done.code}: {done.last[:200]}")
+
+
+def environment(gate: Gate, seconds: float) -> Found:
+    log = "environment.log"
+    if gate.wheels:
+        _install(gate, log, 0.3 * seconds)
+    done = gate.ask(log, ["-c", _PROBE, gate.device, *NEEDED, *WISHED], 0.5 * seconds)
+    for tool in filter(shutil.which, TOOLS):
+        gate.run(log, [tool] if tool == "nvidia-smi" else [tool, "--version"], 0.1 * seconds)
+    told = [line for line in done.text.splitlines() if line.startswith("FACTS ")]
+    if not told:
+        raise FailedError(f"gpuconv cannot be asked for its device: {done.last}")
+    gate.facts |= json.loads(told[-1].removeprefix("FACTS "))
+    facts = gate.facts | {"tools missing": [tool for tool in TOOLS if not shutil.which(tool)]}
+    if "no gpu" in facts:
+        if gate.run(log, ["nvidia-smi", "--list-gpus"], 0.1 * seconds).code == 0:
+            raise UnusableGpuError(f"the GPU cannot be used: {facts['no gpu']}", **facts)
+        raise NoGpuError(f"no GPU: {facts['no gpu']}", **facts)
+    lacking = [name for name in NEEDED if name in facts["missing"]]
+    if lacking and gate.device.startswith("cuda"):
+        raise FailedError(f"missing: {', '.join(lacking)} (carry their wheels: --wheels)", **facts)
+    less = [*facts["missing"], *facts["tools missing"]]
+    return f"{facts['name']}" + (f"; without {', '.join(less)}" if less else ""), facts
+
+
+def _install(gate: Gate, log: str, seconds: float) -> None:
+    """Put the carried wheels, and nothing else, into a folder that only the gate's children see."""
+    words = ["-m", "pip", "install", "--no-index", "--no-deps", "--quiet", "--upgrade"]
+    wheels = sorted(map(str, gate.wheels.glob("*.whl"))) if gate.wheels else []
+    if not wheels:
+        raise FailedError(f"--wheels: no wheel in {gate.wheels}")
+    for wheel in wheels:  # one by one: a wheel for another Python does not cost the others
+        gate.ask(log, [*words, "--target", str(gate.logs.parent / "packages"), wheel], seconds / len(wheels))
+
+
+def cubins(gate: Gate, seconds: float) -> Found:
+    """Make the carried kernels the cache of all children, which fill it further."""
+    folder = gate.logs.parent / "cache"
+    folder.mkdir(mode=0o755, exist_ok=True)
+    gate.environment["GPUCONV_CACHE_DIR"] = str(folder)
+    if gate.cubins is None:
+        raise NotReachedError("no kernels were carried (ci/pack_cubins.py makes them): they are compiled here")
+    try:
+        with zipfile.ZipFile(gate.cubins) as archive:
+            manifest = json.loads(archive.read("manifest.json"))
+            archive.extractall(folder, [name for name in archive.namelist() if name != "manifest.json"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise FailedError(f"{gate.cubins} is no pack of kernels: {error}") from error
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    said = f"{manifest['entries']} kernel files for {manifest['arch']}, {manifest['nvrtc']}"
+    for what in ("arch", "nvrtc"):
+        if manifest[what] != gate.facts.get(what, manifest[what]):
+            raise FailedError(f"carried are {said}; this machine has {gate.facts[what]}, so kernels are compiled here")
+    return said, manifest
+
+
+def peaks(gate: Gate, seconds: float) -> Found:
+    done = gate.ask("peaks.log", bench(gate, "peaks"), seconds)
+    expect(done)
+    said = next((line for line in done.text.splitlines() if line.startswith("ceilings")), "")
+    if not said:
+        raise FailedError(f"no ceilings were told; it last said: {done.last[:160]}")
+    return said.removeprefix("ceilings").strip(), {"said": said}

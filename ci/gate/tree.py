@@ -1,0 +1,38 @@
+"""The copy of the repository that checks run in, in which gpuconv is a whole package without an installation."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_LEFT_BEHIND = shutil.ignore_patterns(
+    ".git", ".venv", "venv", "build", "dist", "runs", "wheels", "*.zip", "__pycache__", "*.egg-info", ".*_cache",
+    ".hypothesis",
+)  # fmt: skip
+
+
+def copied(out: Path, scratch: Path) -> Path:
+    """A copy in which gpuconv/kernels is a link to kernels/, as pyproject.toml maps it. out: is not copied."""
+    home = scratch / "gpuconv-gate"
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        made = {out, ROOT / "kernels"} if Path(folder) != ROOT else {out}  # the link too, in a copy of a copy
+        return _LEFT_BEHIND(folder, names) | {name for name in names if (Path(folder) / name).resolve() in made}
+
+    shutil.copytree(ROOT, home, ignore=ignored, symlinks=True)
+    (home / "gpuconv" / "kernels").symlink_to(Path("..") / "kernels")
+    return home
+
+
+def commit_here() -> str:
+    try:
+        head, changed = (
+            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head + ("-dirty" if changed else "")

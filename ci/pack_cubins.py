@@ -1,0 +1,130 @@
+"""Compile, without a GPU, what the GPU gate launches, into one file that travels: python -m ci.pack_cubins --nvrtc DIR
+
+The file holds entries of gpuconv's kernel cache, which are found by what they are compiled from and by the NVRTC that
+compiled them, not by any folder. So it serves a machine with the same NVRTC; DIR, made by
+
+    pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96
+
+gives that machine's. Compiled are all variants that `gpuconv kernels` lists and the launches of the nets that the gate
+times; what else a check needs is compiled where it runs. What was compiled before is taken from the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import io
+import json
+import multiprocessing
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from gpuconv import files
+
+ROOT = Path(__file__).resolve().parents[1]
+LARGEST = 40 << 20  # bytes
+NETS = ("airbench94", "vgg-cifar", "resnet18-cifar")
+BATCH = 8
+
+Job = tuple[str, tuple[tuple[str, str], ...]]  # a .cu file's name and its macros
+
+
+def variants_of(file: str | None = None) -> list[Job]:
+    from gpuconv.backends.cuda.variants import variants
+
+    return [(each.file, each.defines) for each in variants() if file in (None, each.file)]
+
+
+def launched_by(net: str, precision: str) -> Iterator[Job]:
+    """The kernels of a net's training step, fused as in training."""
+    import numpy as np
+
+    from gpuconv import backends, models
+    from gpuconv.profiling import launches
+    from gpuconv.training import Trainer
+
+    built = models.build(net, seed=0, device="emulated", precision=precision)
+    trainer = Trainer(built, "sgd", lr=0.1, momentum=0.9)
+    images = np.zeros((BATCH, *built.input_shape), np.float32).astype(built.dtype)
+    x, y = backends.asarray(images, "emulated"), backends.asarray(np.zeros(BATCH, np.int64), "emulated")
+    with launches.recorded(execute=False) as found:
+        trainer.optimizer.advance()
+        trainer.step(x, y)
+    modules = (each.kernel.module for each in found)
+    yield from dict.fromkeys((module.path.name, tuple(module.defines.items())) for module in modules)
+
+
+def use_nvrtc(folder: Path | None) -> str:
+    """Compile with the NVRTC and the headers of a folder, if one is named; the version of NVRTC."""
+    from gpuconv.backends.cuda import compiler
+
+    if folder is not None:
+        from bench.predict import load_nvrtc
+
+        load_nvrtc(folder)
+        headers = sorted(folder.rglob("cuda_fp16.h"))
+        if not headers:
+            raise FileNotFoundError(f"{folder} holds no cuda_fp16.h: install nvidia-cuda-runtime into it too")
+        core, version, _, caches = compiler.toolkit()
+        compiler.toolkit = functools.cache(lambda: (core, version, str(headers[0].parent), caches))
+    return compiler.toolkit()[1]
+
+
+def compiled(job: Job, arch: str) -> Path:
+    """The folder of the cache's entry."""
+    from gpuconv.backends.cuda import compiler, source
+
+    file, defines = job
+    path = source.resolve(file)
+    return compiler.compile_cubin(path.stem, source.flatten(path), dict(defines), arch).path.parent
+
+
+def packed(entries: Sequence[Path], arch: str, nvrtc: str) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        manifest = {"arch": arch, "nvrtc": nvrtc, "entries": len(entries)}
+        archive.writestr("manifest.json", json.dumps(manifest))
+        for entry in entries:
+            for file in sorted(entry.iterdir()):
+                archive.write(file, f"{entry.name}/{file.name}")
+    return data.getvalue()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m ci.pack_cubins", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--out", type=Path, default=ROOT / "cubins.zip", help="default: cubins.zip, which git ignores")
+    parser.add_argument("--arch", default="sm_90a", help="default: sm_90a")
+    parser.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC (default: the installed one)")
+    parser.add_argument("--file", help="of the variants only those of this .cu file, and no net's")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many to compile at once")
+    options = parser.parse_args(argv)
+    nvrtc = use_nvrtc(options.nvrtc)
+    jobs = variants_of(options.file)
+    if not options.file:
+        jobs += [job for net in NETS for precision in ("bfloat16", "float32") for job in launched_by(net, precision)]
+    jobs = list(dict.fromkeys(jobs))
+    if not jobs:
+        parser.error(f"no kernel file is named {options.file!r}")
+    print(f"{len(jobs)} kernel files for {options.arch}, {nvrtc}", flush=True)
+    compile_one = functools.partial(compiled, arch=options.arch)
+    if options.workers == 1:
+        entries = list(map(compile_one, jobs))
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(options.workers, spawn, use_nvrtc, (options.nvrtc,)) as pool:
+            entries = list(pool.map(compile_one, jobs, chunksize=8))
+    entries = sorted(dict.fromkeys(entries))
+    data = packed(entries, options.arch, nvrtc)
+    if len(data) > LARGEST:
+        parser.error(f"the pack would have {len(data) / 2**20:.1f} MiB, more than {LARGEST >> 20} can travel")
+    files.write(options.out, data)
+    print(f"{options.out}: {len(entries)} entries, {len(data) / 2**20:.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

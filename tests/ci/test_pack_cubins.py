@@ -1,0 +1,84 @@
+"""The pack of compiled kernels: made here, unpacked by the gate, found in its cache without compiling."""
+
+from __future__ import annotations
+
+import zipfile
+
+import pytest
+
+from ci import pack_cubins
+from ci.gate import start
+from ci.gate.commands import Gate
+from ci.gate.results import FailedError, NotReachedError
+from gpuconv.backends.cuda import compiler
+
+pytest.importorskip("cuda.core", reason="NVRTC is not installed")
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pack") / "cubins.zip"
+    assert pack_cubins.main(["--file", "clock.cu", "--workers", "1", "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def gate(tmp_path, pack):
+    for name in ("out", "home", "logs"):
+        (tmp_path / name).mkdir()
+    facts = {"arch": "sm_90a", "nvrtc": compiler.toolkit()[1]}
+    return Gate(tmp_path / "out", tmp_path / "home", tmp_path / "logs", cubins=pack, facts=facts)
+
+
+def test_what_was_packed_is_found_and_not_compiled(gate, monkeypatch):
+    said, manifest = start.cubins(gate, 10)
+    jobs = pack_cubins.variants_of("clock.cu")
+    assert manifest["entries"] == len(jobs)
+    assert said == f"{len(jobs)} kernel files for sm_90a, {compiler.toolkit()[1]}"
+    _, *rest = compiler.toolkit()
+    monkeypatch.setattr(compiler, "toolkit", lambda: (None, *rest))  # compiles nothing
+    monkeypatch.setenv("GPUCONV_CACHE_DIR", gate.environment["GPUCONV_CACHE_DIR"])
+    for job in jobs:
+        assert pack_cubins.compiled(job, "sm_90a").parent == gate.logs.parent / "cache"
+    with pytest.raises(compiler.CompileError):
+        pack_cubins.compiled(jobs[0], "sm_80")
+
+
+@pytest.mark.parametrize("what", ["arch", "nvrtc"])
+def test_a_pack_for_another_machine_is_told_and_the_cache_is_filled_here(gate, what):
+    gate.facts[what] = "another"
+    with pytest.raises(FailedError, match=r"carried are .*; this machine has another, so kernels are compiled here"):
+        start.cubins(gate, 10)
+    assert "GPUCONV_CACHE_DIR" in gate.environment
+
+
+@pytest.mark.parametrize("data", [b"", b"PK", "no manifest"], ids=["empty", "cut off", "no manifest"])
+def test_what_is_no_pack_is_told(gate, tmp_path, data):
+    gate.cubins = tmp_path / "broken.zip"
+    if isinstance(data, bytes):
+        gate.cubins.write_bytes(data)
+    else:
+        with zipfile.ZipFile(gate.cubins, "w") as archive:
+            archive.writestr("a/kernel.cubin", b"")
+    with pytest.raises(FailedError, match="is no pack of kernels"):
+        start.cubins(gate, 10)
+
+
+def test_without_a_pack_the_cache_is_empty(gate):
+    gate.cubins = None
+    with pytest.raises(NotReachedError, match="no kernels were carried"):
+        start.cubins(gate, 10)
+    assert not any((gate.logs.parent / "cache").iterdir())
+
+
+def test_a_pack_that_cannot_travel_is_not_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pack_cubins, "LARGEST", 1000)
+    with pytest.raises(SystemExit):
+        pack_cubins.main(["--file", "clock.cu", "--workers", "1", "--out", str(tmp_path / "c.zip")])
+    assert "more than 0 can travel" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_the_gates_nets_launch_is_packed():
+    jobs = dict.fromkeys(file for file, _ in pack_cubins.launched_by("vgg-cifar", "bfloat16"))
+    assert {"conv2d_fprop_mma.cu", "conv2d_dgrad_mma.cu", "conv2d_wgrad_mma.cu", "optimizer.cu"} <= set(jobs)

@@ -1,0 +1,33 @@
+"""Run Python as on a machine with a GPU, with made-up times: python -m tests.standin -m bench peaks --device cuda
+
+GPUCONV_STANDIN_GPUS names the GPUs by their compute capability ("90"), GPUCONV_STANDIN_SCHEDULE is "late" or "early".
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from typing import Any
+
+from tests import standin
+from tests.standin import made_up
+
+
+def main(words: list[str]) -> None:
+    how, what, *arguments = words
+    sys.modules["torch"] = None  # type: ignore[assignment]  # it would see no GPU
+    gpus = os.environ.get("GPUCONV_STANDIN_GPUS", "90").split(",")
+    with standin.installed(gpus, schedule=os.environ.get("GPUCONV_STANDIN_SCHEDULE", "late")), made_up.times():
+        sys.argv = ["-c" if how == "-c" else what, *arguments]
+        if how == "-c":
+            names: dict[str, Any] = {"__name__": "__main__"}
+            exec(compile(what, "<string>", "exec"), names)
+        elif how == "-m":
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            raise SystemExit(f"python -m tests.standin takes -m MODULE or -c CODE, received {how}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
