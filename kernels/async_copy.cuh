@@ -2,6 +2,7 @@
 //
 //   copy_async<16>(&tile[i], &x[j]);     // start; 4, 8 or 16 bytes, both addresses aligned to as many
 //   copy_async<16>(&tile[i], p, 0);      // valid = 0 bytes are read, the rest becomes zero: padding without a branch
+//   copy_async_or_zeros<16>(&tile[i], p, found);  // all or nothing: without `found` p is not looked at
 //   commit_copies();                     // the copies since the last commit are one group
 //   wait_for_copies<1>();                // until at most 1 group of this thread is still under way
 //   __syncthreads();                     // then the other threads may read
@@ -21,6 +22,20 @@ __device__ __forceinline__ void copy_async(void* to_shared, const void* from_glo
     else
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from_global), "n"(BYTES), "r"(valid)
                      : "memory");
+#endif
+}
+
+template <int BYTES>
+__device__ __forceinline__ void copy_async_or_zeros(void* to_shared, const void* from_global, bool found) {
+    static_assert(BYTES == 16, "as wide as the tiles need it");
+#ifdef GPUCONV_EMULATOR
+    gpuconv_copy_async(to_shared, from_global, BYTES, found ? BYTES : 0);
+#else
+    const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(to_shared));
+    asm volatile(
+        "{.reg .pred nothing; setp.eq.u32 nothing, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, nothing;}" ::"r"(to),
+        "l"(from_global), "r"(unsigned(found))
+        : "memory");
 #endif
 }
 

@@ -4,9 +4,9 @@
 #include "convolution.cuh"
 #include "gemm.cuh"
 
-// How many blocks a multiprocessor is to hold: one less where single numbers move, and one less where masks are kept beside
-// them, for that takes more registers.
-constexpr int GIVEN_UP = int(VECTOR_C == 1 || VECTOR_K == 1) + int(MASK > 0);
+// How many blocks a multiprocessor is to hold: one less where single numbers move, where masks are kept beside them, and where
+// chunks are searched for (tile_iterator.cuh), for each of these takes more registers.
+constexpr int GIVEN_UP = int(VECTOR_C == 1 || VECTOR_K == 1) + int(MASK > 0) + int(!TAP_TABLE);
 constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > GIVEN_UP ? MIN_BLOCKS - GIVEN_UP : 1;
 
 // The mask of a y or dy: for each of its pixels and groups, MASK bits a filter, from the lowest bit of the first byte on, filled
@@ -57,6 +57,7 @@ struct Pixel {
 // The windows of x: a line is an output pixel, a column the tap of an input channel.
 struct InputWindows {
     static constexpr int BITS = 0;
+    static constexpr Walk ALONG_COLUMNS = Walk::TAPS, ALONG_LINES = Walk::PIXELS;
 
     const DTYPE* x;  // at the group's first channel
     const Convolution& conv;
@@ -86,11 +87,50 @@ struct InputWindows {
         from = x + (int64(line.image + h * conv.w + w) * conv.all_channels + column.channel);
         return true;
     }
+
+    // Tap by tap (tile_iterator.cuh):
+    __device__ __forceinline__ int32 taps_down() const { return conv.r; }
+    __device__ __forceinline__ int32 taps_across() const { return conv.s; }
+    __device__ __forceinline__ const Divisor& per_tap() const { return conv.channels; }
+    __device__ __forceinline__ int32 pitch() const { return conv.all_channels; }
+    __device__ __forceinline__ const DTYPE* first(const Line& line) const {
+        return x + (line.image + int64(line.h) * conv.w + line.w) * conv.all_channels;
+    }
+    __device__ __forceinline__ int32 step(int32 r, int32 s) const {
+        return r * conv.dilation_h * conv.w + s * conv.dilation_w;
+    }
+    __device__ __forceinline__ bool row_inside(const Line& line, int32 r) const {
+        return uint32(line.h + r * conv.dilation_h) < uint32(conv.h);
+    }
+    __device__ __forceinline__ bool column_inside(const Line& line, int32 s) const {
+        return uint32(line.w + s * conv.dilation_w) < uint32(conv.w);
+    }
+
+    // Pixel by pixel (tile_iterator.cuh): where a window begins, and where in it the elements of a column lie. Pixels are
+    // counted modulo 2^32, for a window may begin, by its padding, far before x.
+    struct alignas(16) Anchor {
+        uint32 pixel;
+        int32 h, w;
+    };
+    struct Reach {
+        uint32 pixels;
+        int32 h, w, channel;
+    };
+    __device__ __forceinline__ Anchor anchor(const Line& line) const {
+        return {uint32(line.image) + uint32(line.h) * conv.w + line.w, line.h, line.w};
+    }
+    __device__ __forceinline__ Reach reach(const Column& column) const {
+        return {uint32(column.h) * conv.w + column.w, column.h, column.w, column.channel};
+    }
+    __device__ __forceinline__ bool reaches(const Anchor& at, const Reach& reach) const {
+        return uint32(at.h + reach.h) < uint32(conv.h) && uint32(at.w + reach.w) < uint32(conv.w);
+    }
 };
 
 // What of dy reads a phase's cells of x: a line is one of its pixels, a column one of its taps (r, s, filter).
 struct GradientWindows {
     static constexpr int BITS = MASK;
+    static constexpr Walk ALONG_COLUMNS = Walk::TAPS, ALONG_LINES = Walk::SEARCH;
 
     const DTYPE* dy;  // at the group's first filter
     const Convolution& conv;
@@ -127,6 +167,24 @@ struct GradientWindows {
         return bits.read<VECTOR>(line.image + pixel(p, q), column.filter, WINDOW == 4 ? p % 2 * 2 + q % 2 : 0);
     }
 
+    // Tap by tap (tile_iterator.cuh), where no window has become one pixel:
+    __device__ __forceinline__ int32 taps_down() const { return phase.h.taps; }
+    __device__ __forceinline__ int32 taps_across() const { return phase.w.taps; }
+    __device__ __forceinline__ const Divisor& per_tap() const { return conv.filters; }
+    __device__ __forceinline__ int32 pitch() const { return conv.all_filters; }
+    __device__ __forceinline__ const DTYPE* first(const Line& line) const {
+        return dy + (line.image + int64(line.p) * conv.q + line.q) * conv.all_filters;
+    }
+    __device__ __forceinline__ int32 step(int32 r, int32 s) const {
+        return -(r * conv.window_step_h * conv.q + s * conv.window_step_w);
+    }
+    __device__ __forceinline__ bool row_inside(const Line& line, int32 r) const {
+        return uint32(line.p - r * conv.window_step_h) < uint32(conv.p);
+    }
+    __device__ __forceinline__ bool column_inside(const Line& line, int32 s) const {
+        return uint32(line.q - s * conv.window_step_w) < uint32(conv.q);
+    }
+
   private:
     // The pixel of dy's image that (p, q) of the convolution lies in.
     __device__ __forceinline__ int32 pixel(int32 p, int32 q) const {
@@ -134,34 +192,10 @@ struct GradientWindows {
     }
 };
 
-// dy for wgrad: a line is an output pixel, a column a filter.
-struct Gradients {
-    static constexpr int BITS = MASK;
-
-    const DTYPE* dy;  // at the group's first filter
-    const Convolution& conv;
-    Mask bits;
-
-    using Line = int32;
-    using Column = int32;
-
-    __device__ __forceinline__ Line line(int32 pixel) const { return pixel < conv.n * conv.p * conv.q ? pixel : OUTSIDE; }
-    __device__ __forceinline__ Column column(int32 filter) const { return filter < conv.k ? filter : OUTSIDE; }
-    __device__ __forceinline__ bool find(Line pixel, Column filter, const DTYPE*& from) const {
-        if (pixel < 0 || filter < 0) return false;
-        from = dy + (int64(pixel / WINDOW) * conv.all_filters + filter);
-        return true;
-    }
-    template <int VECTOR>
-    __device__ __forceinline__ uint32 mask(Line pixel, Column filter) const {
-        return bits.read<VECTOR>(pixel / WINDOW, filter, pixel % WINDOW);
-    }
-};
-
-
 // A plain matrix in memory.
 struct Plain {
     static constexpr int BITS = 0;
+    static constexpr Walk ALONG_COLUMNS = Walk::STRAIGHT, ALONG_LINES = Walk::STRAIGHT;
 
     const DTYPE* base;
     int32 pitch, lines, columns;  // pitch: elements from line to line
@@ -178,8 +212,31 @@ struct Plain {
     }
 };
 
+// dy for wgrad: a line is an output pixel, a column a filter.
+struct Gradients : Plain {
+    static constexpr int BITS = MASK;
+
+    Mask bits;
+
+    // dy: at the group's first filter.
+    __device__ __forceinline__ Gradients(const DTYPE* dy, const Convolution& conv, const Mask& bits)
+        : Plain{dy, conv.all_filters, conv.n * conv.p * conv.q, conv.k}, bits(bits) {}
+
+    __device__ __forceinline__ bool find(Line pixel, Column filter, const DTYPE*& from) const {
+        if (pixel < 0 || filter < 0) return false;
+        from = base + (int64(pixel / WINDOW) * pitch + filter);
+        return true;
+    }
+    template <int VECTOR>
+    __device__ __forceinline__ uint32 mask(Line pixel, Column filter) const {
+        return bits.read<VECTOR>(pixel / WINDOW, filter, pixel % WINDOW);
+    }
+};
+
 // The filters for dgrad: a line is a phase's tap (r, s, filter), a column an input channel.
 struct TurnedFilters : Plain {
+    static constexpr Walk ALONG_COLUMNS = Walk::SEARCH, ALONG_LINES = VECTOR_K > 1 ? Walk::TAPS : Walk::SEARCH;
+
     const Convolution& conv;
     const Phase& phase;
 
@@ -190,8 +247,17 @@ struct TurnedFilters : Plain {
         const bool inside = tap < lines;
         int32 s = conv.filters.divide(tap);
         const int32 r = phase.across(conv).divide(s);
-        const int32 place = (phase.h.tap + r * conv.tap_step_h) * conv.s + phase.w.tap + s * conv.tap_step_w;
-        return inside ? tap * (conv.r * conv.s) + place : OUTSIDE;
+        return inside ? tap * all_taps() + place(r, s) : OUTSIDE;
+    }
+
+    // Tap by tap (tile_iterator.cuh):
+    __device__ __forceinline__ int32 taps_down() const { return phase.h.taps; }
+    __device__ __forceinline__ int32 taps_across() const { return phase.w.taps; }
+    __device__ __forceinline__ int32 all_taps() const { return conv.r * conv.s; }
+    __device__ __forceinline__ const Divisor& per_tap() const { return conv.filters; }
+    // Which of the filter's taps one of the phase's is.
+    __device__ __forceinline__ int32 place(int32 r, int32 s) const {
+        return (phase.h.tap + r * conv.tap_step_h) * conv.s + phase.w.tap + s * conv.tap_step_w;
     }
 };
 

@@ -1,10 +1,7 @@
 // Convolution forward on tensor cores: float16, bfloat16, and float32 rounded to TF32; sm_80 and up.
 //
-// Formula, layouts, grid and macros are those of conv2d_fprop.cu; the main loop is that of gemm_mma.cuh, which has its costs and
-// limits. Both operands' lines run along the depth, so that tiles are copied and read as they lie.
-//
-// The machine code for sm_90a in bfloat16 with vectors, without spill or local memory: 127 registers at 128 x 128 (2 blocks of
-// 256 threads a multiprocessor), 154 at 128 x 64 (3 of 128), 94 at 64 x 64 (5 of 128).
+// Formula, layouts, grid and macros are those of conv2d_fprop.cu; the main loop is that of gemm_mma.cuh. Both operands' lines run
+// along the depth, so that tiles are copied and read as they lie.
 
 #include "gemm_mma.cuh"
 

@@ -9,7 +9,7 @@ wgrad(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const
     const int32 pixels = conv.n * conv.p * conv.q, taps = conv.r * conv.s * conv.c;
     const Block block(schedule, pixels);
     const int64 first_filter = int64(block.group) * conv.k;
-    const Gradients gradients{dy + first_filter, conv, Mask(mask, conv, block.group)};
+    const Gradients gradients(dy + first_filter, conv, Mask(mask, conv, block.group));
     const InputWindows windows{x + int64(block.group) * conv.c, conv};
 
     Loader<Gradients, BLOCK_M, VECTOR_K, false, true> a(gradients, block.row);

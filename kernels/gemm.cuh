@@ -11,6 +11,7 @@
 //   bool find(Line, Column, from)   where an element and its VECTOR - 1 right neighbours are; false: nowhere, they are zeros
 //   BITS, mask<VECTOR>(Line, Column)          with BITS > 0, an element that was found counts only where its bit is set: bit
 //                                             j * BITS for the neighbour j
+//   ALONG_LINES, ALONG_COLUMNS      how it is walked where these are the depth (tile_iterator.cuh, which says what each asks)
 //
 // The columns of a line lie side by side in memory, and run along the depth, or along rows or columns of the product.
 //
@@ -20,16 +21,23 @@
 //
 // Every element sums its depth from first to last, so its bits do not depend on the tile.
 //
-// Macros: DTYPE; TF32, where it is defined, for float32 factors rounded to TF32; BLOCK_M, BLOCK_N, THREAD_M, THREAD_N.
+// Macros: DTYPE; TF32, where it is defined, for float32 factors rounded to TF32; BLOCK_M, BLOCK_N, THREAD_M, THREAD_N; TAP_TABLE 0
+// for filters with more taps than tile iterators have a table for (tile_iterator.cuh).
 #pragma once
 
 #include "activation.cuh"
 #include "divisor.cuh"
 #include "types.cuh"
 
+#ifndef TAP_TABLE
+#define TAP_TABLE 1
+#endif
+
 using Real = accumulator<DTYPE>;
 
 constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N, THREADS = THREADS_M * THREADS_N;
+
+enum class Walk { STRAIGHT, TAPS, PIXELS, SEARCH };
 
 // How the product is cut into blocks: blockIdx.x counts tiles, across first, then down, then over groups, and blockIdx.y
 // counts the splits of the depth. Neighbouring blocks share their rows, which are the larger operand's.

@@ -104,6 +104,10 @@ def test_a_main_loop_is_the_longest_with_tensor_cores_less_sums_that_are_skipped
     assert machine_code.main_loop([Instruction("FFMA", None), Instruction("BRA", 0)]) is None
 
 
+def test_an_unrolled_main_loop_is_shared_out_to_its_tiles():
+    assert MainLoop(instructions=418, hmma=128).share(32) == MainLoop(instructions=104.5, hmma=32)
+
+
 @pytest.mark.kernels
 def test_a_table_marks_what_binds_and_sets_the_measured_time_beside_it():
     try:

@@ -23,6 +23,10 @@ DIRECTIONS = ("fprop", "dgrad", "wgrad")
 # Kernels count pixels and taps in 32 bits, a tile past the end included, and add two coordinates; elements: 64 bits.
 _MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
+# Of the table of kernels/tile_iterator.cuh: taps, for 8 of its 80 places lie past the end; rows and columns of a filter
+# together, a bit each; elements from the first tap to the last.
+_MOST_TAPS, _MOST_TAP_BITS, _FURTHEST_TAP = 72, 31, 2**31 - 1
+
 _SIZES = ("n", "h", "w", "c", "p", "q", "k", "r", "s", "all_channels", "all_filters", "top", "left")
 _DIVISORS = ("pq", "q_width", "channels", "filters", "taps_across", "stride_h", "stride_w")
 _PHASE_SIZES = ("phase_h", "phase_w", "tap_step_h", "tap_step_w", "window_step_h", "window_step_w")
@@ -124,7 +128,7 @@ def plans(
         return None
     macros = {
         "VECTOR_C": gemm.width(input_shape[3] // groups, dtype), "VECTOR_K": gemm.width(filters // groups, dtype)
-    } | _masked(pool, geometry)  # fmt: skip
+    } | _masked(pool, geometry) | _tap_table(geometry)  # fmt: skip
     found, (struct, _) = {}, _geometry(*geometry)
     for direction in DIRECTIONS:
         forward = direction == "fprop"
@@ -181,6 +185,7 @@ def _fprop(
         if algo == DEPTHWISE:
             return depthwise.fprop(y, x, w, bias, struct, activation, tf32)
         macros = {"VECTOR_C": gemm.vector(c, x, w), "VECTOR_K": gemm.vector(k // groups, y)} | _masked(mask, geometry)
+        macros |= _tap_table(geometry)
         macros |= {} if moments is None else {"MOMENTS": 1}
 
         def run(plan: gemm.Plan, y: Any) -> None:
@@ -203,6 +208,14 @@ def _masked(mask: Any, geometry: Any) -> dict[str, int]:
     return {} if mask is None else {"MASK": geometry[-1] ** 2}
 
 
+def _tap_table(geometry: Any) -> dict[str, int]:
+    """The macro that tells the kernels of a filter whose taps do not fit in the table of kernels/tile_iterator.cuh."""
+    (_, _, w, channels), filters, (r, s), _, _, dilation, *_ = geometry
+    q = _geometry(*geometry)[1][1] * (geometry[8] if len(geometry) > 8 else 1)
+    reach = ((r - 1) * dilation[0] * max(w, q) + (s - 1) * dilation[1] + 1) * max(channels, filters)
+    return {} if r * s <= _MOST_TAPS and r + s <= _MOST_TAP_BITS and reach <= _FURTHEST_TAP else {"TAP_TABLE": 0}
+
+
 def _vector_of_dy(filters: int, dy: Any, mask: Any) -> int:
     """How many filters of dy move at once, and of its mask beside them."""
     return gemm.vector(filters, *([dy] if mask is None else [dy, mask]))
@@ -221,7 +234,7 @@ def conv2d_dgrad(
         if algo == DEPTHWISE:
             return depthwise.dgrad(dx, dy, w, struct, stride[1], tf32)
         macros = {"VECTOR_C": gemm.vector(c, w, dx), "VECTOR_K": _vector_of_dy(k // groups, dy, mask)}
-        macros |= _masked(mask, geometry)
+        macros |= _masked(mask, geometry) | _tap_table(geometry)
 
         def run(plan: gemm.Plan, dx: Any) -> None:
             gemm.launch("conv2d_dgrad", plan, (dx,), (dy, mask, w), struct, macros)
@@ -248,7 +261,7 @@ def conv2d_wgrad(
                 bias_grad(dy, out=db, accumulate=accumulate)
             return depthwise.wgrad(dw, dy, x, struct, tf32, accumulate)
         macros = {"VECTOR_C": gemm.vector(c, x, dw), "VECTOR_K": _vector_of_dy(k // groups, dy, mask)}
-        macros |= _masked(mask, geometry)
+        macros |= _masked(mask, geometry) | _tap_table(geometry)
 
         def run(plan: gemm.Plan, to: Any) -> None:
             adds, inputs = accumulate and plan.splits == 1, (dy, mask, x)

@@ -30,10 +30,14 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class MainLoop:
-    """What a warp issues for one tile of depth. instructions: all. hmma: the multiplications of the tensor cores."""
+    """What a warp issues in one turn. instructions: all. hmma: the multiplications of the tensor cores."""
 
-    instructions: int
-    hmma: int
+    instructions: float
+    hmma: float
+
+    def share(self, hmma: int) -> MainLoop:
+        """What falls to so many multiplications: to one tile of the depth, where a turn has several."""
+        return MainLoop(self.instructions * hmma / self.hmma, hmma)
 
 
 @functools.cache

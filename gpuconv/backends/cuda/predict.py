@@ -142,7 +142,8 @@ def terms(
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled kernel: its main loop, its registers, and the bytes of shared memory that it declares itself."""
+    """A compiled kernel: its main loop for one tile of the depth, its registers, and the bytes of shared memory that it
+    declares itself."""
 
     loop: MainLoop
     registers: int
@@ -163,6 +164,8 @@ def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tup
     loop = machine_code.main_loop(machine_code.disassemble(binary.path)[name])
     if loop is None:
         raise ValueError(f"algorithm {algorithm.name!r} has no tensor-core loop; the model covers no other")
+    a_tile = algorithm.macros["THREAD_M"] * algorithm.macros["THREAD_N"] // 2  # of a warp's 8 x 4 threads, in two steps
+    loop = loop.share(a_tile)
     return Compiled(loop, binary.resources[name].registers, binary.resources[name].static_shared)
 
 

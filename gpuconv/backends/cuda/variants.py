@@ -19,6 +19,7 @@ VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE
 MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K alike; mixtures lie between, compiled when used
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: the others lie between, compiled when used
 MASKED = dict(MASK=4)  # of the masks the one with most bits: the other lies between, compiled when used
+SEARCHED = dict(TAP_TABLE=0)  # of filters with more taps than tile iterators have a table for
 FINISHES: tuple[Mapping[str, Any], ...] = (
     *(dict(ACTIVATION=activation) for activation in ACTIVATIONS),
     dict(ACTIVATION="Relu") | MASKED,
@@ -57,11 +58,13 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "clock.cu": dict(DTYPE=("float32", "float64")),
     "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), FINISH=({}, MASKED), **VECTORS),
     "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
-    "conv2d_dgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, MASKED), MOVE=MOVES),
+    "conv2d_dgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, MASKED, SEARCHED), MOVE=MOVES),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "conv2d_fprop_first.cu": dict(ALGORITHM=FIRST_LAYERS, FINISH=FINISHES, VECTOR_K=(1, WIDE)),
-    "conv2d_fprop_mma.cu": dict(ALGORITHM=MMA, FINISH=FINISHES, MOVE=MOVES),
+    "conv2d_fprop_mma.cu": dict(
+        ALGORITHM=MMA, FINISH=(*FINISHES, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES
+    ),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), FINISH=({}, MASKED), **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, MASKED), MOVE=MOVES),
@@ -135,7 +138,7 @@ def _another_stands_for(product: Product, defines: Mapping[str, Any]) -> bool:
 
 def _plain(defines: Mapping[str, Any]) -> bool:
     """Nothing but a product is written."""
-    return defines.get("ACTIVATION", "Identity") == "Identity" and not defines.keys() & {"MASK", "MOMENTS"}
+    return defines.get("ACTIVATION", "Identity") == "Identity" and not defines.keys() & {"MASK", "MOMENTS", "TAP_TABLE"}
 
 
 def representatives(chosen: Iterable[Variant]) -> list[Variant]:

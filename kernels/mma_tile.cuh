@@ -1,0 +1,72 @@
+// Tiles of the operands in shared memory, as the tensor cores' main loop (gemm_mma.cuh) fills and reads them.
+//
+// A tile holds SIDE rows or columns of the product by STAGE_K of the depth, as lines of 16-byte chunks. Where lines run along
+// the depth ldmatrix reads them as they lie, elsewhere it turns them; 32-bit numbers, which it cannot turn, are then read one by
+// one.
+//
+// What eight lanes touch at once must lie in eight different 16-byte columns of shared memory: the chunks of a line when it is
+// stored, one chunk of eight lines when ldmatrix reads. So the chunks of a line are permuted by an exclusive or with its number.
+#pragma once
+
+#include "gemm.cuh"
+#include "mma.cuh"
+
+constexpr int CHUNK = 16 / sizeof(DTYPE);    // numbers that move at once
+constexpr int STAGE_K = 64 / sizeof(DTYPE);  // the depth of a tile
+constexpr int STEP_K = STAGE_K / 2;          // and of a product
+
+constexpr int STAGE_BYTES = (BLOCK_M + BLOCK_N) * 64;
+
+// Tiles, and at the end sums on their way out.
+__device__ __forceinline__ unsigned char* shared_memory() {
+    extern __shared__ __align__(128) unsigned char memory[];
+    return memory;
+}
+
+template <int SIDE, bool COLUMNS_ARE_DEPTH>
+struct Tile {
+    static constexpr int BYTES = SIDE * 64;
+    static constexpr int LINES = COLUMNS_ARE_DEPTH ? SIDE : STAGE_K;
+    static constexpr int PER_LINE = BYTES / 16 / LINES;  // chunks
+    static constexpr int LINE_BYTES = PER_LINE * 16;
+    static constexpr bool ONE_BY_ONE = !COLUMNS_ARE_DEPTH && sizeof(DTYPE) == 4;  // read by 4 lines of 8 numbers
+    static constexpr int PERIOD = ONE_BY_ONE ? 4 : 8;  // lines after which the permutations begin again
+    static_assert(PER_LINE >= 4, "a tile is at least 32 wide");
+
+    // The bytes from a tile's beginning to a chunk.
+    static __device__ __forceinline__ int place(int line, int chunk) {
+        const int mixed = ONE_BY_ONE ? line % 4 * 2 : PER_LINE == 4 ? line / 2 % 4 : line % 8;
+        return line * LINE_BYTES + (chunk ^ mixed) * 16;
+    }
+
+    // The 16 sides from `side` + 16 i on by one step of the depth, as an operand of multiply_add. Rows: registers 0 and 2 are the
+    // lower and the upper half of the depth for the first 8 sides, 1 and 3 for the others. Columns: 0 and 1, and 2 and 3: a
+    // product takes the two side by side, from where they are loaded.
+    //
+    // side: a warp's first. Its share of the tile is a power of two wide, so 16 i sides further is an exclusive or: where a lane
+    // reads is known before the loop, but for numbers that the compiler knows.
+    template <bool ROWS>
+    static __device__ __forceinline__ void fragment(uint32 (&to)[4], const unsigned char* tile, int side, int i, int step) {
+        const int lane = threadIdx.x % 32;
+        const auto eight = [](int matrix) { return ROWS ? matrix % 2 : matrix / 2; };  // of the sides
+        const auto half = [](int matrix) { return ROWS ? matrix / 2 : matrix % 2; };   // of the depth
+        const int matrix = lane / 8;
+        if constexpr (COLUMNS_ARE_DEPTH) {
+            const int own = place(side + eight(matrix) * 8 + lane % 8, half(matrix));
+            load_matrices<false>(to, tile + (own ^ step * 32) + i * 16 * LINE_BYTES);
+        } else if constexpr (!ONE_BY_ONE) {
+            const int own = place(half(matrix) * 8 + lane % 8, side / CHUNK + eight(matrix));
+            load_matrices<true>(to, tile + (own ^ i * 32) + step * STEP_K * LINE_BYTES);
+        } else {
+            const int own = place(lane % 4, side / CHUNK + lane / 16) + lane / 4 % 4 * 4;
+#pragma unroll
+            for (int m = 0; m < 4; ++m) {
+                const int line = step * STEP_K + half(m) * 4, chunk = i * 4 + eight(m) * 2;
+                to[m] = *reinterpret_cast<const uint32*>(tile + (own ^ chunk * 16) + line * LINE_BYTES);
+            }
+        }
+        if constexpr (sizeof(DTYPE) == 4)
+#pragma unroll
+            for (int m = 0; m < 4; ++m) to[m] = tf32_bits(to[m]);
+    }
+};

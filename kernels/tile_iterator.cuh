@@ -1,0 +1,432 @@
+// How tiles of an operand come into shared memory on tensor cores (gemm_mma.cuh): one thread's part, tile after tile.
+//
+//   Loader<...> a(matrix, side);  // side: the block's first row or column of the product
+//   a.seek(depth);                // all threads: where to begin
+//   a.fetch(tile, depth);         // start moving the tile at `depth`
+//   a.advance(depth);             // on to the next, at `depth`, STAGE_K further
+//   a.put(tile);                  // what went through registers goes to the tile
+//
+// All threads meet at a barrier between two fetches. A thread moves one chunk of every LINES_A_PASS-th line of a tile.
+//
+// What the main loop issues beside its products are addresses. So a TileIterator finds its place once, and from tile to tile adds:
+//   STRAIGHT  a plain matrix: a pointer for each line, and an offset that grows by the same step for every tile
+//   TAPS      the depth are a filter's taps: a table in shared memory has, for each tap, what it adds to an address. Windows whose
+//             columns are the depth have a pointer and a mask of the taps inside for each line; filters whose lines are the
+//             depth have one pointer
+//   PIXELS    the depth are pixels, and where the window of each begins takes divisions: a table in shared memory has those
+//             of the next tile, which one warp finds while the tile before is on its way
+//   SEARCH    nothing of that: every chunk is found anew. Where single numbers move, or masked ones, through registers; and filters
+//             of more taps than the table holds (TAP_TABLE 0), as copies
+#pragma once
+
+#include "async_copy.cuh"
+#include "mma_tile.cuh"
+
+// Of the tables. The launcher (`tap_table` of gpuconv/algorithms.py) knows of them: the taps, with those past the end that the last
+// tile has; and the rows and columns of a filter together, for each of which a mask has a bit, and one bit that no mask has.
+constexpr int MOST_TAPS = 80;
+
+// Where a chunk comes from. found: it exists; else it is zeros, and `from` any address.
+struct Source {
+    const DTYPE* from;
+    bool found;
+};
+
+// The threads before a tile, and what they all do with it.
+template <int SIDE, bool COLUMNS_ARE_DEPTH, bool SUMS>
+class TileThreads {
+  public:
+    using Tile = ::Tile<SIDE, COLUMNS_ARE_DEPTH>;
+    static constexpr bool FILLS_AHEAD = false;  // whether a fetch reads what the advance before it has written
+    static constexpr bool SEARCHES = false;
+
+    __device__ __forceinline__ void seek(int32) {}
+    __device__ __forceinline__ void advance(int32) {}
+
+    // What went through registers goes to the tile.
+    __device__ __forceinline__ void put(unsigned char*) {}
+
+    // Ask for the columns' sums, or not.
+    __device__ __forceinline__ void want_sums(bool wanted) { sums_wanted = wanted; }
+
+    // Add what this thread brought to a tile that is there to the columns' sums.
+    __device__ __forceinline__ void add(const unsigned char* tile) {
+        if constexpr (SUMS) {
+            static_assert(!COLUMNS_ARE_DEPTH, "a thread keeps to its columns");
+            if (!sums_wanted) return;
+#pragma unroll
+            for (int pass = 0; pass < PASSES; ++pass) {
+                const auto numbers = *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(tile + place(pass));
+#pragma unroll
+                for (int j = 0; j < CHUNK; ++j) sums[j] += load(numbers.at[j]);
+            }
+        }
+    }
+
+    // The block's sums of its columns, each handed once to take(column, sum): by all threads, after the last add.
+    template <class Take>
+    __device__ __forceinline__ void take_sums(Take take) const {
+        auto& rows = *reinterpret_cast<float (*)[LINES_A_PASS][SIDE]>(shared_memory());
+        __syncthreads();  // it held the sums of the product
+#pragma unroll
+        for (int j = 0; j < CHUNK; ++j) rows[threadIdx.x / Tile::PER_LINE][chunk() * CHUNK + j] = sums[j];
+        __syncthreads();
+        for (int side = threadIdx.x; side < SIDE; side += THREADS) {
+            float sum = 0;
+#pragma unroll 1
+            for (int row = 0; row < LINES_A_PASS; ++row) sum += rows[row][side];
+            take(side, sum);
+        }
+    }
+
+    static constexpr int PASSES = Tile::LINES * Tile::PER_LINE / THREADS, LINES_A_PASS = THREADS / Tile::PER_LINE;
+
+    // The line of the tile that a pass moves a chunk of, and which.
+    static __device__ __forceinline__ int line(int pass) { return int(threadIdx.x) / Tile::PER_LINE + pass * LINES_A_PASS; }
+    static __device__ __forceinline__ int chunk() { return int(threadIdx.x) % Tile::PER_LINE; }
+
+  protected:
+    static_assert(PASSES * THREADS == Tile::LINES * Tile::PER_LINE && THREADS % Tile::PER_LINE == 0,
+                  "every thread moves as many chunks, all in one place of their lines");
+    static_assert(LINES_A_PASS % Tile::PERIOD == 0, "and all in one place of their lines in shared memory");
+
+    static __device__ __forceinline__ int place(int pass) {
+        return Tile::place(line(0), chunk()) + pass * LINES_A_PASS * Tile::LINE_BYTES;
+    }
+
+    // Start copying what was found; all of it is found before the first copy.
+    static __device__ __forceinline__ void copy(unsigned char* tile, const Source (&chunks)[PASSES]) {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass)
+            copy_async_or_zeros<16>(tile + place(pass), chunks[pass].from, chunks[pass].found);
+    }
+
+  private:
+    float sums[CHUNK] = {};
+    bool sums_wanted = false;
+};
+
+template <Walk WALK, class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
+class TileIterator;
+
+// How a matrix is walked along the depth.
+template <class Matrix, bool COLUMNS_ARE_DEPTH>
+constexpr Walk wanted = COLUMNS_ARE_DEPTH ? Matrix::ALONG_COLUMNS : Matrix::ALONG_LINES;
+template <class Matrix, int VECTOR, bool COLUMNS_ARE_DEPTH>
+constexpr Walk walk =
+    Matrix::BITS > 0 || VECTOR < CHUNK || (wanted<Matrix, COLUMNS_ARE_DEPTH> == Walk::TAPS && !TAP_TABLE)
+        ? Walk::SEARCH
+        : wanted<Matrix, COLUMNS_ARE_DEPTH>;
+
+template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS = false>
+using Loader = TileIterator<walk<Matrix, VECTOR, COLUMNS_ARE_DEPTH>, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>;
+
+template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
+class TileIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
+    : public TileThreads<SIDE, COLUMNS_ARE_DEPTH, SUMS> {
+    using Threads = TileThreads<SIDE, COLUMNS_ARE_DEPTH, SUMS>;
+    using Threads::PASSES, Threads::line, Threads::chunk, Threads::LINES_A_PASS;
+
+    // Of each pass where columns are the depth, else of the first: what it moves of a tile at a depth of 0, or of the first
+    // tile; and the depth from which on it has nothing.
+    static constexpr int KEPT = COLUMNS_ARE_DEPTH ? PASSES : 1;
+
+    const Matrix& matrix;
+    int32 side;
+    const DTYPE* from[KEPT];
+    int32 end[KEPT];
+    int64 offset = 0;  // of the tile to fetch from the first, where lines are the depth
+
+  public:
+    __device__ __forceinline__ TileIterator(const Matrix& matrix, int32 side) : matrix(matrix), side(side) {}
+
+    __device__ __forceinline__ void seek(int32 depth) {
+        const int32 first = COLUMNS_ARE_DEPTH ? side : depth, column = chunk() * CHUNK + (COLUMNS_ARE_DEPTH ? 0 : side);
+#pragma unroll
+        for (int pass = 0; pass < KEPT; ++pass) {
+            const int32 row = first + line(pass);
+            from[pass] = matrix.base + (int64(row) * matrix.pitch + column);
+            if constexpr (COLUMNS_ARE_DEPTH) end[pass] = row < matrix.lines ? matrix.columns - column : 0;
+            else end[pass] = column < matrix.columns ? matrix.lines - line(pass) : 0;
+        }
+    }
+
+    __device__ __forceinline__ void find(Source (&chunks)[PASSES], int32 depth) const {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            const int32 lines = pass * LINES_A_PASS;
+            if constexpr (COLUMNS_ARE_DEPTH) chunks[pass] = {from[pass] + depth, depth < end[pass]};
+            else chunks[pass] = {from[0] + (offset + int64(lines) * matrix.pitch), depth + lines < end[0]};
+        }
+    }
+
+    __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) const {
+        Source chunks[PASSES];
+        find(chunks, depth);
+        Threads::copy(tile, chunks);
+    }
+
+    __device__ __forceinline__ void advance(int32) { offset += int64(STAGE_K) * matrix.pitch; }
+};
+
+// One place in the depth of TAPS: a tap, and a channel or filter of it, counted in parts of UNIT.
+template <int UNIT>
+struct TapWalk {
+    int32 tap, part;
+    int32 all, taps_a_tile, parts_a_tile;  // the parts of a tap; how far a tile goes on
+
+    __device__ __forceinline__ void seek(const Divisor& per_tap, int32 depth) {
+        int32 rest = STAGE_K;
+        all = int32(per_tap.divisor) / UNIT;
+        taps_a_tile = per_tap.divide(rest);
+        parts_a_tile = rest / UNIT;
+        tap = per_tap.divide(depth);
+        part = depth / UNIT;
+    }
+    __device__ __forceinline__ void advance() {
+        part += parts_a_tile;
+        const bool next = part >= all;
+        if (next) part -= all;
+        tap += taps_a_tile + next;
+    }
+};
+
+// Windows.
+template <class Matrix, int SIDE, int VECTOR, bool SUMS>
+class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS> : public TileThreads<SIDE, true, SUMS> {
+    using Threads = TileThreads<SIDE, true, SUMS>;
+    using Threads::PASSES, Threads::line, Threads::chunk;
+
+    struct alignas(8) Tap {
+        int32 chunks;  // from where the first tap meets the tensor to where this one does
+        uint32 bits;   // that a line's mask has where this tap is inside: of its row and of its column in the filter
+    };
+
+    const Matrix& matrix;
+    const DTYPE* from[PASSES];  // where the first tap meets the tensor; any place where none does
+    uint32 inside[PASSES];      // the rows and columns of the filter that lie on the tensor
+    TapWalk<CHUNK> at;
+    Tap tap;
+
+    static __device__ __forceinline__ Tap (&taps())[MOST_TAPS] {
+        __shared__ alignas(8) Tap table[MOST_TAPS];
+        return table;
+    }
+
+  public:
+    __device__ __forceinline__ TileIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
+        const int32 down = matrix.taps_down(), across = matrix.taps_across();
+        for (int32 i = threadIdx.x; i < MOST_TAPS; i += THREADS) {
+            const int32 r = i / max(1, across), s = i - r * across;
+            if (i < down * across) taps()[i] = {matrix.step(r, s) * matrix.pitch() / CHUNK, 1u << r | 1u << (down + s)};
+            else taps()[i] = {0, ~0u};
+        }
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            const auto at = matrix.line(side + line(pass));
+            inside[pass] = 0;
+            for (int32 r = 0; r < down; ++r) inside[pass] |= uint32(matrix.row_inside(at, r)) << r;
+            for (int32 s = 0; s < across; ++s) inside[pass] |= uint32(matrix.column_inside(at, s)) << (down + s);
+            from[pass] = matrix.first(inside[pass] ? at : typename Matrix::Line{});
+        }
+    }
+
+    __device__ __forceinline__ void seek(int32 depth) {
+        at.seek(matrix.per_tap(), depth + chunk() * CHUNK);
+        __syncthreads();  // the table is there
+        tap = taps()[at.tap];
+    }
+
+    __device__ __forceinline__ void find(Source (&chunks)[PASSES], int32) const {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass)
+            chunks[pass] = {from[pass] + int64(tap.chunks + at.part) * CHUNK, (tap.bits & ~inside[pass]) == 0};
+    }
+
+    __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) const {
+        Source chunks[PASSES];
+        find(chunks, depth);
+        Threads::copy(tile, chunks);
+    }
+
+    __device__ __forceinline__ void advance(int32) {
+        at.advance();
+        tap = taps()[at.tap];
+    }
+};
+
+// Filters.
+template <class Matrix, int SIDE, int VECTOR, bool SUMS>
+class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS> : public TileThreads<SIDE, false, SUMS> {
+    using Threads = TileThreads<SIDE, false, SUMS>;
+    using Threads::PASSES, Threads::line, Threads::chunk;
+
+    const Matrix& matrix;
+    const DTYPE* from;  // the first line
+    int32 taps;         // 0 for a column past the end
+    TapWalk<1> walks[PASSES];
+    int32 lines[PASSES];
+
+    static __device__ __forceinline__ int32 (&places())[MOST_TAPS] {
+        __shared__ int32 table[MOST_TAPS];
+        return table;
+    }
+
+    __device__ __forceinline__ void look_up() {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass)
+            lines[pass] = walks[pass].part * matrix.all_taps() + places()[walks[pass].tap];
+    }
+
+  public:
+    __device__ __forceinline__ TileIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
+        const int32 column = side + chunk() * CHUNK, across = matrix.taps_across(), all = matrix.taps_down() * across;
+        for (int32 i = threadIdx.x; i < MOST_TAPS; i += THREADS) {
+            const int32 r = i / max(1, across), s = i - r * across;
+            places()[i] = i < all ? matrix.place(r, s) : 0;
+        }
+        taps = column < matrix.columns ? all : 0;
+        from = matrix.base + (taps ? column : 0);
+    }
+
+    __device__ __forceinline__ void seek(int32 depth) {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) walks[pass].seek(matrix.per_tap(), depth + line(pass));
+        __syncthreads();  // the table is there
+        look_up();
+    }
+
+    __device__ __forceinline__ void find(Source (&chunks)[PASSES], int32) const {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass)
+            chunks[pass] = {from + int64(lines[pass]) * matrix.pitch, walks[pass].tap < taps};
+    }
+
+    __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) const {
+        Source chunks[PASSES];
+        find(chunks, depth);
+        Threads::copy(tile, chunks);
+    }
+
+    __device__ __forceinline__ void advance(int32) {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) walks[pass].advance();
+        look_up();
+    }
+};
+
+template <class Matrix, int SIDE, int VECTOR, bool SUMS>
+class TileIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS> : public TileThreads<SIDE, false, SUMS> {
+    using Threads = TileThreads<SIDE, false, SUMS>;
+    using Threads::PASSES, Threads::line, Threads::chunk;
+
+    const Matrix& matrix;
+    const typename Matrix::Reach reach;
+    const DTYPE* const from;  // the column's channel of the first pixel
+    int32 turn = 0;  // which of two tables has the pixels of the tile to fetch
+
+    static __device__ __forceinline__ typename Matrix::Anchor (&anchors())[2][STAGE_K] {
+        __shared__ alignas(16) typename Matrix::Anchor table[2][STAGE_K];
+        return table;
+    }
+
+    __device__ __forceinline__ void find_pixels(int32 depth) const {
+        if (threadIdx.x < STAGE_K) anchors()[turn][threadIdx.x] = matrix.anchor(matrix.line(depth + threadIdx.x));
+    }
+
+  public:
+    static constexpr bool FILLS_AHEAD = true;
+
+    __device__ __forceinline__ TileIterator(const Matrix& matrix, int32 side)
+        : matrix(matrix), reach(matrix.reach(matrix.column(side + chunk() * CHUNK))), from(matrix.x + reach.channel) {}
+
+    __device__ __forceinline__ void seek(int32 depth) { find_pixels(depth); }
+
+    __device__ __forceinline__ void find(Source (&chunks)[PASSES], int32) const {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            const auto& at = anchors()[turn][line(pass)];
+            const int32 pixel = at.pixel + reach.pixels;
+            chunks[pass] = {from + int64(pixel) * matrix.pitch(), matrix.reaches(at, reach)};
+        }
+    }
+
+    __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) const {
+        Source chunks[PASSES];
+        find(chunks, depth);
+        Threads::copy(tile, chunks);
+    }
+
+    __device__ __forceinline__ void advance(int32 depth) {
+        turn ^= 1;
+        find_pixels(depth);
+    }
+};
+
+template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
+class TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
+    : public TileThreads<SIDE, COLUMNS_ARE_DEPTH, SUMS> {
+    using Threads = TileThreads<SIDE, COLUMNS_ARE_DEPTH, SUMS>;
+    using Threads::PASSES, Threads::line, Threads::chunk, Threads::place;
+    static constexpr bool COPIES = Matrix::BITS == 0 && VECTOR == CHUNK;
+    static constexpr int PARTS = CHUNK / VECTOR;
+
+    const Matrix& matrix;
+    typename Matrix::Line lines[PASSES];     // kept, where columns are the depth
+    typename Matrix::Column columns[PARTS];  // kept, where lines are
+    Pack<DTYPE, CHUNK> fetched[PASSES];
+    uint32 masks[PASSES];
+
+  public:
+    static constexpr bool SEARCHES = true;
+
+    __device__ __forceinline__ TileIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
+        if constexpr (COLUMNS_ARE_DEPTH)
+#pragma unroll
+            for (int pass = 0; pass < PASSES; ++pass) lines[pass] = matrix.line(side + line(pass));
+        else
+#pragma unroll
+            for (int part = 0; part < PARTS; ++part) columns[part] = matrix.column(side + chunk() * CHUNK + part * VECTOR);
+    }
+
+    __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            if constexpr (!COLUMNS_ARE_DEPTH) lines[pass] = matrix.line(depth + line(pass));
+            masks[pass] = 0;
+        }
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) {
+            if constexpr (COLUMNS_ARE_DEPTH) columns[0] = matrix.column(depth + chunk() * CHUNK + part * VECTOR);
+            const auto& column = columns[COLUMNS_ARE_DEPTH ? 0 : part];
+#pragma unroll
+            for (int pass = 0; pass < PASSES; ++pass) {
+                const DTYPE* from = nullptr;
+                const bool found = matrix.find(lines[pass], column, from);
+                if constexpr (COPIES) {
+                    copy_async_or_zeros<16>(tile + place(pass), from, found);
+                } else {
+                    Pack<DTYPE, VECTOR> numbers = {};
+                    if (found) {
+                        numbers = *reinterpret_cast<const Pack<DTYPE, VECTOR>*>(from);
+                        if constexpr (Matrix::BITS > 0) {
+                            const uint32 bits = matrix.template mask<VECTOR>(lines[pass], column);
+                            masks[pass] |= PARTS == 1 ? bits : (bits & 1) << part * Matrix::BITS;
+                        }
+                    }
+#pragma unroll
+                    for (int j = 0; j < VECTOR; ++j) fetched[pass].at[part * VECTOR + j] = numbers.at[j];
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void put(unsigned char* tile) {
+        if constexpr (!COPIES)
+#pragma unroll
+            for (int pass = 0; pass < PASSES; ++pass) {
+                drop_masked<Matrix::BITS>(fetched[pass], masks[pass]);
+                *reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + place(pass)) = fetched[pass];
+            }
+    }
+};

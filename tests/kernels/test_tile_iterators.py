@@ -1,0 +1,181 @@
+"""The tile iterators of the tensor-core kernels (tile_iterator.cuh): where they find chunks, and what they compute."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, to_numpy
+from gpuconv.algorithms import find
+from gpuconv.backends.cuda import conv, emulator
+from gpuconv.backends.cuda.launch import ceil_div
+from gpuconv.backends.cuda.module import load
+from gpuconv.cases import ConvCase
+from gpuconv.dtypes import as_dtype
+from gpuconv.profiling import launches
+from tests.kernels.agreement import assert_same_bits
+from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right, geometry
+
+PAD = ((1, 1), (1, 1))
+FEW = ConvCase(2, 7, 9, 8, 8, (3, 3), padding=PAD)  # four taps a tile
+TWENTY_FOUR = ConvCase(2, 9, 11, 24, 40, (3, 2), padding=((1, 1), (0, 2)), dilation=(2, 1))  # tiles in several taps
+WHOLE = ConvCase(1, 8, 8, 64, 64, (3, 3), padding=PAD)  # every tile in one tap
+STRIDED = ConvCase(2, 11, 9, 24, 16, (3, 4), (2, 3), ((2, 0), (1, 3)), (1, 2))
+ABOVE_THE_FILTER = ConvCase(1, 9, 10, 16, 8, (2, 1), (3, 2))  # phases without taps
+SQUARE_7 = ConvCase(1, 12, 13, 8, 16, (7, 7), (2, 2), ((3, 3), (3, 2)))
+LONG = ConvCase(1, 3, 40, 8, 8, (2, 29), padding=((1, 0), (14, 14)))  # as many rows and columns as a mask has bits
+ONE_BY_ONE = ConvCase(3, 5, 7, 40, 24, (1, 1))
+WALKED = [FEW, TWENTY_FOUR, WHOLE, STRIDED, ABOVE_THE_FILTER, SQUARE_7, LONG, ONE_BY_ONE]
+
+# Too many taps, too many rows and columns: every chunk is searched for.
+SEARCHED = [
+    ConvCase(1, 9, 24, 8, 8, (5, 20), padding=((2, 2), (9, 10))),
+    ConvCase(1, 10, 11, 8, 16, (9, 9), padding=((4, 4), (4, 4))),
+    ConvCase(1, 2, 40, 16, 8, (1, 31), (1, 2), ((0, 0), (15, 15))),
+]
+
+# Of 12.1e9 elements in, 3.0e9 out; and of 8.4e9 weights.
+LARGE = ConvCase(90, 1400, 2000, 48, 72, (3, 4), (2, 3), ((1, 2), (3, 0)), (3, 2))
+MANY_FILTERS = ConvCase(1, 9, 9, 70_000, 40_000, (1, 3))
+
+directions = pytest.mark.parametrize("op", DIRECTIONS)
+arithmetics = pytest.mark.parametrize("arithmetic", ["bfloat16", "float16", "tf32"])
+
+
+def options(arithmetic: str):
+    return ("float32", dict(tf32=True)) if arithmetic == "tf32" else (arithmetic, {})
+
+
+def products(case: ConvCase):
+    """Each operand of each direction: the kernel of tiles.cu, which side of the tile it is, how long the side and the
+    depth are, and the phase."""
+    n, p, q, k = case.y_shape
+    taps, pixels = int(np.prod(case.kernel_size)) * case.c, n * p * q
+    yield "fprop_x", "m", pixels, taps, (0, 0)
+    yield "fprop_w", "n", k, taps, (0, 0)
+    yield "wgrad_dy", "m", k, pixels, (0, 0)
+    yield "wgrad_x", "n", taps, pixels, (0, 0)
+    rows = n * ceil_div(case.h, case.stride[0]) * ceil_div(case.w, case.stride[1])
+    for phase in np.ndindex(case.stride):
+        met = [
+            sum((at + pad[0] - tap * dilation) % stride == 0 for tap in range(size))
+            for at, pad, size, stride, dilation in zip(
+                phase, case.padding, case.kernel_size, case.stride, case.dilation
+            )
+        ]
+        if met[0] * met[1]:
+            yield "dgrad_dy", "m", rows, met[0] * met[1] * k, phase
+            yield "dgrad_w", "n", case.c, met[0] * met[1] * k, phase
+
+
+def tiles(algorithm: str, arithmetic: str):
+    """tiles.cu for a tile, where everything moves 16 bytes at a time."""
+    wide = 4 if arithmetic == "tf32" else 8
+    defines = find(algorithm, arithmetic).defines(arithmetic)
+    macros = dict(ACTIVATION="Identity", VECTOR_C=wide, VECTOR_K=wide)
+    return load(Path(__file__).with_name("tiles.cu"), defines | macros)
+
+
+def walked(
+    device: str, case: ConvCase, algorithm: str, arithmetic: str, rng: np.random.Generator, count: int = 3
+) -> int:
+    """Compare iterators and matrices on all operands of a case, from some places on, the ends among them. The furthest
+    offset."""
+    tile, dtype = find(algorithm, arithmetic), as_dtype(options(arithmetic)[0])
+    module, (struct, _) = tiles(algorithm, arithmetic), geometry(case)
+    tensor, turns, furthest = asarray(np.zeros(8, dtype), device), 5, -1
+    for kernel, side, size, depth, phase in products(case):
+        block = tile.block_m if side == "m" else tile.block_n
+        last = max(0, ceil_div(depth, tile.block_k) - 3) * tile.block_k
+        sides = {0, (size - 1) // block * block, *(int(i) // block * block for i in rng.integers(0, size, count))}
+        begins = {0, last, *(int(i) // tile.block_k * tile.block_k for i in rng.integers(0, last + 1, count))}
+        for first in sides:
+            for begin in begins:
+                shape = (turns, block * 4 // tile.threads, tile.threads)
+                found, wanted = (asarray(np.full(shape, -2, np.int64), device) for _ in range(2))
+                run = module.kernel(kernel)
+                run(1, tile.threads, found, wanted, tensor, struct, *phase, first, begin, turns, shared=tile.shared)
+                inside = np.arange(turns) < ceil_div(depth - begin, tile.block_k)  # past the end nobody asks
+                found, wanted = to_numpy(found)[inside], to_numpy(wanted)[inside]
+                np.testing.assert_array_equal(found, wanted, f"{kernel} {case} phase {phase} at {first}, {begin}")
+                furthest = max(furthest, found.max())
+    return furthest
+
+
+@pytest.mark.parametrize("arithmetic", ["float16", "tf32"])
+@pytest.mark.parametrize("algorithm", ["mma-128x128", "mma-128x64", "mma-32x128"])
+def test_iterators_find_what_their_matrices_do(device, rng, algorithm, arithmetic):
+    for case in WALKED:
+        assert walked(device, case, algorithm, arithmetic, rng) > 0
+
+
+@pytest.mark.parametrize("arithmetic", ["float16", "tf32"])
+def test_iterators_of_random_convolutions(device, rng, arithmetic):
+    for _ in range(60):
+        r, s = (int(i) for i in rng.integers(1, 6, 2))
+        n, h, w, c, k = (int(i) for i in rng.integers(1, [4, 14, 14, 8, 8]))
+        stride, dilation = (tuple(int(i) for i in rng.integers(1, 4, 2)) for _ in range(2))
+        padding = tuple(tuple(int(i) for i in rng.integers(0, 5, 2)) for _ in range(2))
+        least = [(size - 1) * step + 1 for size, step in zip((r, s), dilation)]
+        case = ConvCase(n, h + least[0], w + least[1], c * 8, k * 8, (r, s), stride, padding, dilation)
+        walked(device, case, "mma-64x64", arithmetic, rng, count=1)
+
+
+def test_addresses_past_two_to_the_31(device, rng):
+    assert walked(device, LARGE, "mma-128x64", "float16", rng) > 2**33
+    assert walked(device, replace(LARGE, stride=(1, 1), dilation=(1, 1), k=8), "mma-64x64", "float16", rng) > 2**33
+    assert walked(device, MANY_FILTERS, "mma-128x64", "float16", rng) > 2**32
+
+
+@directions
+@arithmetics
+@pytest.mark.parametrize("case", WALKED, ids=str)
+def test_convolutions_that_iterators_walk(device, op, arithmetic, case):
+    dtype, asked = options(arithmetic)
+    assert_right(op, device, case, dtype, algo="mma-64x64", **asked)
+
+
+@directions
+@arithmetics
+def test_filters_of_more_taps_than_the_table_holds_are_searched(device, op, arithmetic):
+    dtype, asked = options(arithmetic)
+    for case in SEARCHED:
+        with launches.recorded() as found:
+            assert_right(op, device, case, dtype, algo="mma-64x64", **asked)
+        assert found[0].kernel.module.defines["TAP_TABLE"] == "0"
+
+
+def test_which_filters_have_a_table():
+    def asked(case: ConvCase, pool: int = 1):
+        window = (case.stride, case.padding, case.dilation, case.groups, case.fit)
+        return conv._tap_table((case.x_shape, case.k, case.kernel_size, *window, pool))
+
+    assert not any(asked(case) for case in [*WALKED, LARGE, MANY_FILTERS])
+    assert all(asked(case) == {"TAP_TABLE": 0} for case in SEARCHED)
+    wide = ConvCase(1, 3, 40_000, 4096, 8, (3, 3), padding=PAD)  # two rows further is 8 * 40,000 * 4096 elements
+    assert not asked(replace(wide, dilation=(6, 1), h=13))
+    assert asked(replace(wide, dilation=(7, 1), h=15)) == {"TAP_TABLE": 0}
+    assert asked(replace(wide, c=8, k=4096, dilation=(7, 1), h=15)) == {"TAP_TABLE": 0}  # dy is as wide
+
+
+@directions
+def test_iterators_under_the_checker_in_every_order(device, op):
+    if device != "emulated":
+        pytest.skip("the emulator's checks")
+    for case in (TWENTY_FOUR, STRIDED, SEARCHED[2]):
+        for seed in (3, 8):
+            with emulator.configure(sanitize="checked", seed=seed):
+                assert_right(op, device, case, "bfloat16", algo="mma-64x64")
+    arrays, given = arguments(op, STRIDED, "bfloat16")
+    assert_same_bits(op, device, *arrays, **given, algo="mma-128x64")
+
+
+def test_a_copy_or_zeros(device, rng):
+    x, there = rng.standard_normal(256).astype(np.float32), rng.integers(0, 2, 64).astype(np.int32)
+    run = tiles("mma-64x64", "float16").kernel("copy_or_zeros")
+    y = asarray(np.full(256, 7, np.float32), device)
+    run(1, 64, y, asarray(x, device), asarray(there, device), shared=1024)
+    np.testing.assert_array_equal(to_numpy(y), x * np.repeat(there, 4))

@@ -1,0 +1,77 @@
+// The tile iterators of tile_iterator.cuh beside the matrices that they walk: for every chunk of every tile from `begin` on where
+// the iterator finds it and where Matrix::find does, as offsets from the tensor's beginning, -1 where there is none. Nothing is
+// read. One block; found, wanted (tiles, passes, threads).
+#include "gemm_mma.cuh"
+
+#include "conv2d.cuh"
+
+template <int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, class Matrix>
+__device__ void walk_both(int64* found, int64* wanted, const DTYPE* base, const Matrix& matrix, int32 side, int32 begin, int32 tiles) {
+    using Iterator = Loader<Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH>;
+    using Threads = TileThreads<SIDE, COLUMNS_ARE_DEPTH, false>;
+    static_assert(!Iterator::SEARCHES, "an iterator that increments");
+    Iterator iterator(matrix, side);
+    iterator.seek(begin);
+    int32 depth = begin;
+    for (int32 tile = 0; tile < tiles; ++tile) {
+        __syncthreads();
+        Source chunks[Threads::PASSES];
+        iterator.find(chunks, depth);
+        for (int pass = 0; pass < Threads::PASSES; ++pass) {
+            const int32 line = Threads::line(pass) + (COLUMNS_ARE_DEPTH ? side : depth);
+            const int32 column = Threads::chunk() * CHUNK + (COLUMNS_ARE_DEPTH ? depth : side);
+            const DTYPE* from = nullptr;
+            const bool there = matrix.find(matrix.line(line), matrix.column(column), from);
+            const int32 at = (tile * Threads::PASSES + pass) * THREADS + threadIdx.x;
+            found[at] = chunks[pass].found ? chunks[pass].from - base : -1;
+            wanted[at] = there ? from - base : -1;
+        }
+        depth += STAGE_K;
+        iterator.advance(depth);
+    }
+}
+
+extern "C" __global__ void fprop_x(int64* found, int64* wanted, const DTYPE* x, const Convolution conv, int32 row, int32 column,
+                                   int32 side, int32 begin, int32 tiles) {
+    walk_both<BLOCK_M, VECTOR_C, true>(found, wanted, x, InputWindows{x, conv}, side, begin, tiles);
+}
+
+extern "C" __global__ void fprop_w(int64* found, int64* wanted, const DTYPE* w, const Convolution conv, int32 row, int32 column,
+                                   int32 side, int32 begin, int32 tiles) {
+    const int32 taps = conv.r * conv.s * conv.c;
+    walk_both<BLOCK_N, VECTOR_C, true>(found, wanted, w, Plain{w, taps, conv.k, taps}, side, begin, tiles);
+}
+
+extern "C" __global__ void dgrad_dy(int64* found, int64* wanted, const DTYPE* dy, const Convolution conv, int32 row, int32 column,
+                                    int32 side, int32 begin, int32 tiles) {
+    const Phase phase(conv, row, column);
+    const GradientWindows windows{dy, conv, phase, Mask(nullptr, conv, 0)};
+    walk_both<BLOCK_M, VECTOR_K, true>(found, wanted, dy, windows, side, begin, tiles);
+}
+
+extern "C" __global__ void dgrad_w(int64* found, int64* wanted, const DTYPE* w, const Convolution conv, int32 row, int32 column,
+                                   int32 side, int32 begin, int32 tiles) {
+    const Phase phase(conv, row, column);
+    walk_both<BLOCK_N, VECTOR_C, false>(found, wanted, w, TurnedFilters(w, conv, phase), side, begin, tiles);
+}
+
+extern "C" __global__ void wgrad_dy(int64* found, int64* wanted, const DTYPE* dy, const Convolution conv, int32 row, int32 column,
+                                    int32 side, int32 begin, int32 tiles) {
+    walk_both<BLOCK_M, VECTOR_K, false>(found, wanted, dy, Gradients(dy, conv, Mask(nullptr, conv, 0)), side, begin, tiles);
+}
+
+extern "C" __global__ void wgrad_x(int64* found, int64* wanted, const DTYPE* x, const Convolution conv, int32 row, int32 column,
+                                   int32 side, int32 begin, int32 tiles) {
+    walk_both<BLOCK_N, VECTOR_C, false>(found, wanted, x, InputWindows{x, conv}, side, begin, tiles);
+}
+
+// y[i] = x[i] where there[i], else 0: 16 bytes a thread. Where there is nothing x is not read, and its address means nothing.
+extern "C" __global__ void copy_or_zeros(float* y, const float* x, const int32* there) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    float* own = reinterpret_cast<float*>(memory) + threadIdx.x * 4;
+    const int32 found = there[threadIdx.x];
+    copy_async_or_zeros<16>(own, found ? x + threadIdx.x * 4 : x - (1 << 20), found);
+    commit_copies();
+    wait_for_copies<0>();
+    for (int i = 0; i < 4; ++i) y[threadIdx.x * 4 + i] = own[i];
+}
