@@ -23,7 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv import checks, models
+    from gpuconv import checks
+    from gpuconv.cli import nets
     from gpuconv.data import Loader, Normalization, load
     from gpuconv.training import feeding, optimizers, schedules
 
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         train, _ = load(settings.data)
         line("data", f"{train.name}: {min(IMAGES, len(train))} training images")
         device = choose_device(options)
-        net: Any = models.build(settings.model, train.image_shape, len(train.classes), seed=settings.seed).to(device)
+        net: Any = nets.build(settings.model, train.image_shape, len(train.classes), seed=settings.seed).to(device)
         loader = Loader(
             train, IMAGES, normalization=Normalization.from_dataset(train), seed=settings.seed, device=device
         )

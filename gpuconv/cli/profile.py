@@ -28,7 +28,8 @@ HEADER = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help="a net by name (default: tiny-vgg)")
+    named = "a net by name, or FILE.py:FUNCTION (default: tiny-vgg)"
+    parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help=named)
     parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images a step (default: 128)")
     add_precision(parser)
     parser.add_argument(
@@ -45,15 +46,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv import models
     from gpuconv.backends.cuda.compiler import ARCHITECTURES
+    from gpuconv.cli import nets
     from gpuconv.names import canonical
     from gpuconv.profiling import peaks
     from gpuconv.profiling.step import profile
 
     with asked():
         arch = canonical("architecture", options.arch or "sm_90a", ARCHITECTURES)
-        models.build(options.model, precision=options.precision, initialize=False)
+        nets.build(options.model, precision=options.precision, initialize=False)
         if options.trace and not options.trace.parent.is_dir():
             raise UserError(f"{options.trace.parent}: no such folder for --trace")
     device = choose_device(options)
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     if device != "emulated" and options.arch:
         raise UserError("--arch is for the emulated device; a GPU's kernels are compiled for that GPU")
     with asked():
-        net = models.build(options.model, precision=options.precision, device=device)
+        net = nets.build(options.model, precision=options.precision, device=device)
     fuse = device != "numpy" if options.fuse is None else options.fuse
     line("step", f"{options.model}{' fused' * fuse}, {options.batch_size} images, {options.precision}")
     found = profile(net, options.batch_size, steps=options.steps, fuse=fuse, arch=arch)

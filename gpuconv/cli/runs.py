@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv import backends
+from gpuconv.cli import nets
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked, describe
 from gpuconv.cli.settings import Settings
@@ -112,6 +113,11 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
     run = RunDirectory.open(directory)
     settings = described(run.settings(), run.settings_file).settings
     there = wanted.spelled(dataclasses.asdict(settings))
+    if nets.in_file(settings.model) and "model" not in chosen:
+        raise UserError(
+            f"the net of {directory} is made by code in a file, which is not run unless you say so: "
+            f"--model {settings.model}"
+        )
     others = [
         f"{wanted.option(name)} is {there[name]} there, {value} here"
         for name, value in chosen.items() if value != there[name] and name not in ("data", "test")

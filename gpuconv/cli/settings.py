@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class Settings:
     precision: str = "float32"
     test: str = ""
     validation: float = 0.0
+    early_stopping: int = 0
+    weights: str = ""
 
     def __str__(self) -> str:
         parts = [
@@ -42,6 +45,8 @@ class Settings:
         parts += [f"first filters whiten {self.whiten:,} images"] if self.whiten else []
         parts += [f"tta {self.tta}"] if self.tta != "none" else []
         parts += [f"validation {self.validation:g}"] if self.validation else []
+        parts += [f"early stopping {self.early_stopping}"] if self.early_stopping else []
+        parts += [f"weights of {self.weights}"] if self.weights else []
         return ", ".join(parts)
 
 
@@ -89,7 +94,9 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "test": (str, "SPEC", "a test set of its own, used whole, as folder:DIR; then all images of a --data folder train"),
     "validation": (part, "PART", "a part of each class of the training images, as 0.1, which judges the epochs; then "
                                  "the test images are looked at once, at the end (default: 0, no part)"),
-    "model": (str, "NAME", "a net by name, as digits-net or tiny-vgg; `gpuconv summary` lists them"),
+    "model": (str, "NAME", "a net by name, as digits-net or tiny-vgg (`gpuconv summary` lists them), or "
+                           "FILE.py:FUNCTION, called with the input shape and the number of classes"),
+    "weights": (str, "FILE_OR_RUN", "weights to begin with: of a run, a checkpoint or a saved net of the same shapes"),
     "seed": (count(0), "N", "of everything random: weights, order, augmentation (default: 0)"),
     "epochs": (count(1), "N", "how often the net sees every training image"),
     "batch_size": (count(1), "N", "images a step"),
@@ -100,12 +107,14 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
     "whiten": (count(0), "IMAGES", "make the first convolution's filters whiten so many training images; 0: do not"),
+    "early_stopping": (count(0), "N", "stop when N epochs in a row were no better than the best before them, by "
+                                      "validation accuracy, else by training loss (default: 0, never)"),
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
     "precision": (str, "NAME", f"what the net computes in: {', '.join(PRECISIONS)}; masters are float32"),
 }
 
 
-LATER = ("validation",)  # settings that version 0.1.0 does not know
+LATER = ("validation", "early_stopping", "weights")  # settings that version 0.1.0 does not know
 
 
 def option(name: str) -> str:
@@ -141,16 +150,27 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 
 def spelled(settings: dict[str, Any]) -> dict[str, Any]:
     """The same settings, the net and the kind of data under their own names."""
-    from gpuconv import models
+    from gpuconv.cli import nets
     from gpuconv.data import spec
 
     found = dict(settings)
     if "model" in found:
-        found["model"] = canonical("model", found["model"], models.MODELS)
+        found["model"] = nets.spelled(found["model"])
+    if found.get("weights"):
+        found["weights"] = os.path.abspath(os.path.expanduser(found["weights"]))
     for name in ("data", "test"):
         if found.get(name):
             found[name] = spec.spelled(found[name])
     return found
+
+
+def over(config: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a file with those that were chosen in their place."""
+    with asked():
+        file = spelled(config)
+        if "optimizer" in chosen and rate_in({"optimizer": chosen["optimizer"]}):
+            file.pop("lr", None)  # which belongs to the file's optimizer
+    return file | chosen
 
 
 def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
@@ -259,6 +279,7 @@ def loss(text: str) -> tuple[str, Any]:
 
 def new_directory(settings: Settings) -> Path:
     """Make runs/DATA-MODEL-N with the first N that is free."""
+    from gpuconv.cli import nets
     from gpuconv.training import RunDirectory
 
-    return RunDirectory.claim(Path("runs"), f"{settings.data.partition(':')[0]}-{settings.model}")
+    return RunDirectory.claim(Path("runs"), f"{settings.data.partition(':')[0]}-{nets.stem(settings.model)}")

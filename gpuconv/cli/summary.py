@@ -20,7 +20,7 @@ OF_A_MODEL = ("input", "classes", "precision")  # a run's net has its own
 
 def configure(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--model", metavar="NAME", help="a net by name")
+    which.add_argument("--model", metavar="NAME", help="a net by name, or FILE.py:FUNCTION")
     which.add_argument("--run-dir", metavar="DIR", help="the net of a run")
     parser.add_argument("--input", metavar="HxWxC", type=volume, help="its input volume (default: the net's own)")
     parser.add_argument("--classes", metavar="N", type=count(1), help="how many scores it gives")
@@ -39,6 +39,7 @@ def volume(text: str) -> tuple[int, ...]:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import backends, models
+    from gpuconv.cli import nets
     from gpuconv.summary import summary
 
     alone = [f"--{name}" for name in OF_A_MODEL if getattr(options, name) is not None]
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.model:
         with asked():
             more = {"precision": options.precision, "initialize": False}
-            net = models.build(options.model, options.input, options.classes, **more)
+            net = nets.build(options.model, options.input, options.classes, **more)
         print(summary(net, batch_size=options.batch_size, device=device))
     else:
         print("nets (gpuconv summary --model NAME shows one):")

@@ -24,6 +24,8 @@ EXAMPLES = [
     "gpuconv train --data folder:photos/train,size=32x32 --test folder:photos/test",
     "gpuconv train --data cifar10:data --model airbench94 --recipe airbench94",
     "gpuconv train --resume runs/digits-digits-net-1",
+    "gpuconv train --config runs/digits-digits-net-1/config.toml --seed 1",
+    "gpuconv train --model my_net.py:build --validation 0.1 --early-stopping 5",
 ]
 
 
@@ -31,6 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     wanted.add_options(parser)
     wanted.add_device(parser)
     names = ", ".join(recipes.RECIPES)
+    parser.add_argument(
+        "--config", metavar="FILE", help="settings from a TOML file, as a run's config.toml; options go before it"
+    )
     parser.add_argument("--recipe", metavar="NAME", help=f"settings that go together: {names} (default: the net's own)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--run-dir", metavar="DIR", help="where to leave the run, a new folder (runs/DATA-MODEL-N)")
@@ -47,15 +52,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import models
+    from gpuconv.cli import config, nets
     from gpuconv.data import Augmentation, Loader, Normalization, load
-    from gpuconv.training import DataError, DivergedError, RunDirectory, SettingsError, Trainer, evaluate
+    from gpuconv.training import (
+        DataError,
+        DivergedError,
+        EarlyStopping,
+        RunDirectory,
+        SettingsError,
+        Trainer,
+        evaluate,
+        loading,
+    )
     from gpuconv.training.evaluate import expect_views
 
     process.outlive_stdout()
     chosen = wanted.given(options)
     if options.resume and options.recipe:
         raise UserError(f"{options.resume} goes on with the settings it was started with; leave --recipe out")
-    settings = resumed(options.resume, chosen) if options.resume else wanted.complete(chosen, options.recipe)
+    recipe = options.recipe
+    if options.config:
+        with asked():
+            file = config.read(options.config)
+        recipe = recipe or file.pop("recipe", None)
+        chosen = wanted.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
+    settings = resumed(options.resume, chosen) if options.resume else wanted.complete(chosen, recipe)
     given = options.resume or options.run_dir
 
     with asked():
@@ -67,11 +88,14 @@ def run(options: argparse.Namespace) -> int:
         line("data", f"{train.name}: {_sets(train, validation, test)}")
     device = choose_device(options)
     with asked():
-        net = models.build(
+        net = nets.build(
             settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
         ).to(device)
         normalization = Normalization.from_dataset(train)
-        if settings.whiten and not (given and RunDirectory(given).last.exists()):  # a checkpoint holds what it gave
+        begun = bool(given) and RunDirectory(given).last.exists()  # a checkpoint holds what these gave
+        if settings.weights and not begun:
+            loading.load_weights(settings.weights, net)
+        if settings.whiten and not begun:
             models.whiten(net, normalization(train.images[: settings.whiten], net.dtype))
         trainer = Trainer(
             net, settings.optimizer, lr=settings.lr, loss=wanted.loss(settings.loss)[1], schedule=settings.schedule,
@@ -82,10 +106,12 @@ def run(options: argparse.Namespace) -> int:
         loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = Loader(test, settings.batch_size, shuffle=False, **common)
         judged: dict[str, Any] = {}
+        if settings.early_stopping:
+            judged["callbacks"] = [EarlyStopping(settings.early_stopping)]
         if validation:
             judged["validation"] = Loader(validation, settings.batch_size, shuffle=False, **common)
             judged["test_at_end"] = True
-    line("model", f"{settings.model}: {sum(value.size for value in net.params().values()):,} parameters")
+    line("model", f"{nets.stem(settings.model)}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
     with asked():
         directory = given or wanted.new_directory(settings)
@@ -123,11 +149,11 @@ def _sets(train: Any, validation: Any, test: Any) -> str:
 def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: wanted.Settings) -> None:
     """Draw the pictures of the trained net, and say where things are and what to try next."""
     from gpuconv import plots
-    from gpuconv.cli import pictures
+    from gpuconv.cli import nets, pictures
     from gpuconv.training import RunDirectory
 
     run = RunDirectory(directory)
-    title = f"{settings.model} looks at a test image of {test.name}"
+    title = f"{nets.stem(settings.model)} looks at a test image of {test.name}"
     drawings = {
         run.filters: lambda: pictures.draw_filters(run.filters, net),
         run.activations: lambda: pictures.draw_activations(

@@ -5,7 +5,7 @@ from gpuconv.training.callbacks import Callback, EarlyStopping
 from gpuconv.training.evaluate import Evaluation, evaluate
 from gpuconv.training.feeding import DataError
 from gpuconv.training.groups import Groups
-from gpuconv.training.loading import load
+from gpuconv.training.loading import load, load_weights
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
 from gpuconv.training.replay import UncapturedWarning
@@ -39,4 +39,5 @@ __all__ = [
     "evaluate",
     "load",
     "load_net",
+    "load_weights",
 ]

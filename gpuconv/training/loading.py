@@ -87,3 +87,16 @@ def described(found: Checkpoint, path: Any) -> tuple[dict[str, Any], dict[str, A
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return config, notes
+
+
+def load_weights(path: str | os.PathLike[str], net: Any, *, which: str = "last") -> None:
+    """Give a net the weights of a saved net, a checkpoint or a run, whose layers' names and shapes must be the same.
+
+    Raises what `load` does, and CheckpointError that names the first array that is missing, unknown or of another
+    shape; then nothing has changed.
+    """
+    file = checkpoint_file(path, which)
+    arrays = checkpoints.load(file).part("net")
+    stored.check_arrays(file, arrays, net, same_dtype=False)
+    own = net.state_dict()
+    net.load_state_dict({name: array.astype(own[name].dtype, copy=False) for name, array in arrays.items()})

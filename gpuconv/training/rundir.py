@@ -3,6 +3,7 @@
     run.json           the format, gpuconv's version and the run's settings
     last.safetensors   the whole state after the last step that was saved (`checkpoint.py`)
     best.safetensors   the same after the best epoch
+    config.toml        of a run of the command line: its settings, which `gpuconv train --config` takes
     metrics.jsonl      one JSON object a line: an "epoch" event after each epoch, "step" events between them
     metrics.csv        the epochs as a table
     curves.png         loss and accuracy by epoch
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +49,7 @@ class RunDirectory:
         self.curves = self.path / "curves.png"
         self.activations = self.path / "activations.png"
         self.filters = self.path / "filters.png"
+        self.config = self.path / "config.toml"
         self.lock_file = self.path / "run.lock"
 
     def __str__(self) -> str:
@@ -74,6 +77,8 @@ class RunDirectory:
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"cannot write {run.settings_file}: {error}") from error
         run._make(exist_ok=True)
+        if isinstance(said := settings.get("options", {}).get("command"), dict):
+            write_atomically(run.config, _toml(said).encode("utf-8", "surrogateescape"))
         write_atomically(run.settings_file, f"{text}\n".encode())
         return run
 
@@ -155,3 +160,14 @@ class RunDirectory:
         """The files that a run writes only after its first checkpoint, where they are there."""
         files = [self.best, self.metrics_jsonl, self.metrics_csv, self.curves, self.activations, self.filters]
         return [file.name for file in files if os.path.lexists(file)]
+
+
+def _toml(settings: dict[str, Any]) -> str:
+    """Text and numbers as a TOML table, with a heading."""
+    from gpuconv import __version__
+
+    lines = [f"# gpuconv {__version__}: the settings of this run, for `gpuconv train --config FILE`"]
+    for name, value in settings.items():
+        text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        lines.append(f"{name} = {text}")
+    return "\n".join(lines) + "\n"

@@ -223,15 +223,24 @@ def check_net(path: Any, checkpoint: Checkpoint, net: Any) -> None:
     """
     unseeded = {"seed": None}  # the seed that drew the first weights makes no other net
     found = differences(complete(checkpoint.state["net"]) | unseeded, as_json(net.config()) | unseeded)
+    if found:
+        raise CheckpointError(f"{path} is a checkpoint of another net: {found[0]}")
+    check_arrays(path, checkpoint.part("net"), net)
+
+
+def check_arrays(path: Any, there: dict[str, np.ndarray], net: Any, same_dtype: bool = True) -> None:
+    """Raise CheckpointError, naming the first, where arrays are not those that a net has, or are not finite.
+
+    same_dtype: else floats of any dtype will do."""
+    found: list[str] = []
     variables = {key: layer.variables[name] for key, layer, name in net._named()}
     own = {key: layer.arrays.get(name, variables[key].stand_in(layer.dtype)) for key, layer, name in net._named()}
-    there = checkpoint.part("net")
     for name in [*own, *there]:
         if name not in own or name not in there:
             found.append(f"{name} is only {'there' if name in there else 'here'}")
         elif tuple(own[name].shape) != there[name].shape:
             found.append(f"{name} has shape {there[name].shape} there and {tuple(own[name].shape)} here")
-        elif own[name].dtype != there[name].dtype:
+        elif own[name].dtype != there[name].dtype and (same_dtype or not is_float(there[name].dtype)):
             found.append(f"{name} is {there[name].dtype.name} there and {own[name].dtype.name} here")
     if found:
         raise CheckpointError(f"{path} is a checkpoint of another net: {found[0]}")

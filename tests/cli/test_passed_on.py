@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
 from pathlib import Path
@@ -24,7 +25,8 @@ from gpuconv.training import Trainer, evaluate
 SETTINGS = dict.fromkeys(settings.OPTIONS)
 OPTIONS = {  # of each command: the least it takes, and what that is read as
     "train": ([], SETTINGS | {
-        "device": "auto", "recipe": None, "run_dir": None, "resume": None, "graph": None, "checkpoint_every": None,
+        "device": "auto", "config": None, "recipe": None, "run_dir": None, "resume": None, "graph": None,
+        "checkpoint_every": None,
     }),
     "evaluate": ([], {"run_dir": None, "data": None, "test": None, "tta": None, "device": "auto"}),
     "predict": (["a.png"], {"images": ["a.png"], "run_dir": None, "picture": None, "device": "auto"}),
@@ -379,6 +381,7 @@ def test_what_train_hands_on_and_says(handed, drawn, tmp_path, monkeypatch, caps
         "lr": 0.25, "schedule": "cosine", "augment": "flip,shift:1", "loss": "softmax:label_smoothing=0.2",
         "whiten": 0, "tta": "mirror", "precision": "float32", "test": "",
     }  # fmt: skip
+    stored = json.loads(Path("run/run.json").read_text())["settings"]["options"]
     assert {name: stored[name] for name in ("classes", "mean", "std", "input_shape")} == {
         "classes": [f"class {label}" for label in range(4)], "mean": normalization.mean.tolist(),
         "std": normalization.std.tolist(), "input_shape": [9, 7, 3],

@@ -84,7 +84,7 @@ def test_the_run_directory(trained):
     pytest.importorskip("matplotlib")
     names = {path.name for path in trained.iterdir()}
     assert names == {
-        "run.json", "last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv",
+        "run.json", "config.toml", "last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv",
         "curves.png", "activations.png", "filters.png",
     }  # fmt: skip
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
@@ -207,7 +207,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, caps
         raise OSError(28, "No space left on device")
 
     calls, sync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda number: full() if len(calls) > 8 else calls.append(sync(number)))
+    monkeypatch.setattr(os, "fsync", lambda number: full() if len(calls) > 10 else calls.append(sync(number)))
     monkeypatch.setattr(plots, "save", full)  # which must not hide it
     assert train("--epochs", 9, "--run-dir", tmp_path / "run") == 2
     error = capsys.readouterr().err

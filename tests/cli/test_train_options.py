@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 
+import numpy as np
 import pytest
 
 from gpuconv import plots
@@ -63,3 +66,174 @@ def test_a_validation_part_judges_the_epochs_and_the_test_comes_once(work, capsy
         assert f"expected a part from 0 to below 1, received '{wrong}'" in said(
             capsys, "train", *TINY, f"--validation={wrong}", status=2
         )
+
+
+def test_early_stopping_is_by_validation_accuracy_or_training_loss(work, capsys):
+    flat = [*TINY, "--lr", 1e-12, "--schedule", "constant", "--epochs", 9, "--early-stopping", 2]
+    out = said(capsys, "train", *flat, "--validation", 0.25, "--run-dir", "judged")
+    assert "early stopping 2" in out
+    assert "early stopping: no better validation_accuracy in 2 epochs" in out
+    assert [record["event"] for record in metrics(work / "judged")] == ["epoch"] * 3 + ["test"]
+    said(capsys, "train", "--resume", "judged")  # stays stopped
+    assert [record["event"] for record in metrics(work / "judged")] == ["epoch"] * 3 + ["test"]
+    out = said(capsys, "train", *TINY, "--epochs", 3, "--early-stopping", 2, "--run-dir", "learning")
+    assert len(metrics(work / "learning")) == 3
+
+
+# --- weights to begin with -----------------------------------------------------------------------
+
+
+def weights(path):
+    from gpuconv import load
+
+    return {name: np.array(value) for name, value in load(path).state_dict().items()}
+
+
+def test_training_begins_with_the_weights_of_a_run_a_checkpoint_or_a_saved_net(work, capsys):
+    from gpuconv import load
+
+    said(capsys, "train", *TINY, "--epochs", 1, "--seed", 5, "--run-dir", "first")
+    load("first").save("saved.safetensors")
+    still = [*TINY, "--lr", 1e-30, "--schedule", "constant", "--epochs", 1]
+    for number, path in enumerate(("first", "first/last.safetensors", "saved.safetensors")):
+        assert "weights of /" in said(capsys, "train", *still, "--weights", path, "--run-dir", f"run{number}")
+        for name, value in weights("first").items():
+            np.testing.assert_array_equal(weights(f"run{number}")[name], value)
+    before = (work / "run0" / "last.safetensors").read_bytes()
+    (work / "first").rename(work / "gone")  # a checkpoint holds what they gave
+    assert "test accuracy" in said(capsys, "train", "--resume", "run0")
+    assert (work / "run0" / "last.safetensors").read_bytes() == before
+    for path, message in (
+        ("nowhere", "'.*nowhere' does not exist; a saved net or a run directory is expected"),
+        ("gone/run.json", "truncated, corrupt or no safetensors file"),
+        (".", "holds no run"),
+    ):  # fmt: skip
+        err = said(capsys, "train", *still, "--weights", path, "--run-dir", "not", status=2)
+        assert re.search(message, err)
+        assert err.count("\n") == 1
+    other = ["--data", DATA.replace("classes=4", "classes=5"), *still[2:]]
+    err = said(capsys, "train", *other, "--weights", "gone", "--run-dir", "not", status=2)
+    assert re.search(r"fc1.weight has shape \(4, \d+\) there and \(5, \d+\) here", err)
+    err = said(capsys, "train", *still, "--model", "three-layer", "--weights", "gone", "--run-dir", "not", status=2)
+    assert "is only there" in err or "is only here" in err or "has shape" in err
+    assert not (work / "not").exists()
+
+
+# --- files of settings ---------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_file_that_makes_it_again(work, capsys):
+    said(capsys, "train", *TINY, "--epochs", 2, "--validation", 0.25, "--seed", 3, "--lr", 0.02, "--run-dir", "one")
+    said(capsys, "train", "--config", "one/config.toml", "--device", "numpy", "--run-dir", "two")
+    for name in ("metrics.jsonl", "metrics.csv", "last.safetensors", "run.json", "config.toml"):
+        assert (work / "one" / name).read_bytes() == (work / "two" / name).read_bytes(), name
+    out = said(capsys, "train", "--config", "one/config.toml", "--epochs", 1, "--run-dir", "three")
+    assert "recipe     1 epochs" in out
+    out = said(capsys, "train", "--config", "one/config.toml", "--optimizer", "adam:lr=0.25", "--run-dir", "four")
+    assert "adam:lr=0.25 lr 0.25" in out
+    assert "test accuracy" in said(capsys, "train", "--resume", "one", "--config", "one/config.toml")
+    assert "--seed is 3 there, 4 here" in said(
+        capsys, "train", "--resume", "one", "--config", "one/config.toml", "--seed", 4, status=2
+    )
+
+
+def test_every_text_survives_in_the_file(work):
+    from gpuconv.cli import config, settings
+    from gpuconv.training.rundir import _toml
+
+    for path in ('a "b" \\ c', "\x7f\t\x01", "caf\udce9", "\U0001f600 é", "#=[x]", "'''"):
+        chosen = settings.to_store(settings.complete({"data": f"cifar10:/{path}", "lr": 1e-05, "weights": f"/{path}"}))
+        (work / "c.toml").write_bytes(_toml(chosen).encode("utf-8", "surrogateescape"))
+        assert config.read("c.toml") == chosen
+
+
+def test_a_file_of_settings_is_checked_before_anything_is_made(work, capsys):
+    for text, message in (
+        ("epoch = 3", "unknown setting 'epoch'; did you mean 'epochs'?"),
+        ("Batch-Size = 2\nbatch_sise = 3", "unknown setting 'batch_sise'; did you mean 'batch_size'?"),
+        ("epochs = '3'", "epochs must be a number, received '3'"), ("epochs = true", "received True"),
+        ("epochs = 1.5", "epochs: expected a whole number from 1 on, received '1.5'"),
+        ("lr = -1", "lr: expected a number above 0"), ("lr = nan", "lr: expected a number above 0"),
+        ("model = 3", "model must be text, received 3"), ("[train]\nlr = 1", "unknown setting 'train'"),
+        ("lr = [1]", "lr must be a number, received [1]"), ("lr = ", "c.toml is no TOML: Invalid value"),
+        ("batch-size = 1\nbatch_size = 2", "c.toml: batch_size is said twice"),
+        ("lr = 1\nlr = 2", "Cannot overwrite a value"), ("model = 'tiny-vg'", "did you mean 'tiny-vgg'?"),
+        ("recipe = 'digit-net'", "did you mean 'digits-net'"), ("\xff" * 3, "c.toml is no TOML"),
+    ):  # fmt: skip
+        (work / "c.toml").write_bytes(text.encode("latin1"))
+        err = said(capsys, "train", "--config", "c.toml", "--run-dir", "run", status=2)
+        assert message in err, (text, err)
+        assert err.count("\n") == 1
+    for path, message in (("none.toml", "No such file"), (".", "none")):
+        assert said(capsys, "train", "--config", path, "--run-dir", "run", status=2), message
+    assert [path.name for path in work.iterdir()] == ["c.toml"]
+    (work / "c.toml").write_text(f'recipe = "default"\nmodel = "seed-net"\ndata = "{DATA}"\nepochs = 1\n')
+    assert "recipe     1 epochs, batches of 64" in said(capsys, "train", "--config", "c.toml", "--run-dir", "run")
+
+
+# --- nets in files -------------------------------------------------------------------------------
+
+NET = """
+from gpuconv.layers import Conv2D, Flatten, Linear, ReLU, Sequential, Input
+
+def build(input_shape, classes, seed=0):
+    return Sequential([Input(input_shape), Conv2D(3, 3, padding=1), ReLU(), Flatten(), Linear(classes)], seed=seed)
+
+def layers(shape, count):
+    return [Conv2D(3, 3, padding=1), ReLU(), Flatten(), Linear(count)]
+
+def fixed():
+    return build((9, 7, 3), 4)
+
+def broken(input_shape, classes):
+    return 1 / 0
+
+def nothing(input_shape, classes):
+    return None
+"""
+
+
+@pytest.fixture
+def my_net(work, request):
+    name = f"my_net_{len(request.node.name)}_{abs(hash(request.node.name))}"  # a module is imported once
+    (work / f"{name}.py").write_text(NET)
+    yield f"{name}.py"
+    sys.modules.pop(name, None)
+    sys.path[:] = [folder for folder in sys.path if folder != str(work)]
+
+
+def test_a_net_of_a_function_in_a_file(work, my_net, capsys):
+    plain = [*TINY[:2], *TINY[4:], "--epochs", 1, "--seed", 2]
+    for name in ("build", "layers"):
+        said(capsys, "train", *plain, "--model", f"{my_net}:{name}", "--run-dir", name)
+    for name, value in weights("build").items():
+        np.testing.assert_array_equal(weights("layers")[name], value)
+    said(capsys, "train", *plain, "--model", f"{my_net}:fixed", "--run-dir", "fixed")
+    assert "test accuracy" in said(capsys, "evaluate", "build", "--device", "numpy")
+    err = said(capsys, "train", "--resume", "build", status=2)
+    assert f"is not run unless you say so: --model {work}/{my_net}:build" in err
+    assert "test accuracy" in said(capsys, "train", "--resume", "build", "--model", f"{my_net}:build")
+    said(capsys, "train", *plain, "--model", f"{my_net}:build")
+    assert (work / "runs" / f"synthetic-{my_net[:-3]}-1").is_dir()
+    assert "conv1" in said(capsys, "summary", "--model", f"{my_net}:build", "--input", "9x7x3", "--classes", 4)
+    assert "conv1" in said(capsys, "summary", "--model", f"{my_net}:fixed")
+
+
+def test_what_a_file_cannot_give_is_one_line(work, my_net, capsys):
+    (work / "wrong_syntax.py").write_text("def build(:")
+    (work / "json.py").write_text("")
+    for model, message in (
+        (f"{my_net}:broken", r"broken failed: ZeroDivisionError: division by zero \(line 14; --debug shows more\)"),
+        (f"{my_net}:nothing", "must return a net, or a list of layers; it returned NoneType"),
+        (f"{my_net}:biuld", "unknown function of .* 'biuld'; did you mean 'build'"),
+        (my_net, f"named with the function that makes it: {my_net}:build"),
+        ("none.py:build", "none.py: no such file"), ("wrong_syntax.py:build", "cannot be imported: SyntaxError"),
+        ("json.py:build", "another module is named 'json'"),
+    ):  # fmt: skip
+        err = said(capsys, "train", "--data", DATA, "--model", model, "--device", "numpy", "--run-dir", "run", status=2)
+        assert re.search(message, err), err
+        assert err.count("\n") == 1
+    other = ["--data", DATA.replace("classes=4", "classes=5"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
+    assert "must give 5 scores, one for each class, and gives (4,)" in said(capsys, "train", *other, status=2)
+    assert "say --input and --classes" in said(capsys, "summary", "--model", f"{my_net}:build", status=2)
+    assert not (work / "run").exists()

@@ -1,0 +1,48 @@
+"""Settings from a TOML file, such as the config.toml that a run leaves."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from typing import Any
+
+from gpuconv import files
+from gpuconv.cli import settings as wanted
+from gpuconv.names import lookup, printable
+
+MOST = 1 << 20  # bytes; a file of settings has some hundred
+
+
+def read(path: str) -> dict[str, Any]:
+    """The settings that a file says, by name; "recipe" is one.
+
+    Raises OSError for a file that cannot be read, and ValueError or TypeError, naming the file and the line or setting,
+    for one that is no TOML, a setting that is unknown (the nearest known one is named) or of another type.
+    """
+    with files.open_regular(path) as file:
+        data = file.read(MOST + 1)
+    if len(data) > MOST:
+        raise ValueError(f"{path} is no file of settings: it has more than {MOST:,} bytes")
+    try:
+        table = tomllib.loads(data.decode("utf-8", "surrogateescape").replace("\r\n", "\n"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no TOML: {error}") from None
+    known = {name: name for name in (*wanted.OPTIONS, "recipe")}
+    try:
+        named = [(lookup("setting", name, known), value) for name, value in table.items()]
+        for name in known:
+            if sum(name == said for said, _ in named) > 1:
+                raise ValueError(f"{name} is said twice")
+        return {name: _value(name, value) for name, value in named}
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{printable(path)}: {error}") from None
+
+
+def _value(name: str, value: Any) -> Any:
+    kind = wanted.OPTIONS[name][0] if name in wanted.OPTIONS else str
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or (kind is str) != isinstance(value, str):
+        raise TypeError(f"{name} must be {'text' if kind is str else 'a number'}, received {value!r}")
+    try:
+        return kind(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{name}: {error}") from None

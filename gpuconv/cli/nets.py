@@ -1,0 +1,123 @@
+"""The net that --model names: one of gpuconv's, or one that a function in a file of the user's makes."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gpuconv.cli.errors import UserError
+from gpuconv.names import canonical, lookup
+
+
+def in_file(model: str) -> bool:
+    """Whether the text is FILE.py:FUNCTION."""
+    return model.rpartition(":")[0].endswith(".py")
+
+
+def spelled(model: str) -> str:
+    """The same net under its own name, or with the absolute path of its file. ValueError for an unknown name."""
+    from gpuconv import models
+
+    if in_file(model):
+        path, _, function = model.rpartition(":")
+        return f"{os.path.abspath(os.path.expanduser(path))}:{function}"
+    if model.endswith(".py"):
+        raise ValueError(f"a net in a file is named with the function that makes it: {model}:build")
+    return canonical("model", model, models.MODELS)
+
+
+def stem(model: str) -> str:
+    """A short name, for folders and titles."""
+    return Path(model.rpartition(":")[0]).stem if in_file(model) else model
+
+
+def build(model: str, input_shape: Any = None, classes: int | None = None, **options: Any) -> Any:
+    """As `models.build`; of a file the function is called with the input shape and the number of classes, and with
+    those of `options` that it names. It returns a net, or a list of layers.
+
+    Raises UserError, naming the file, for what cannot be imported or called, or makes no net of these sizes.
+    """
+    from gpuconv import models
+    from gpuconv.layers import Input, Layer, Sequential
+
+    if not in_file(model):
+        return models.build(model, input_shape, classes, **options)
+    path, _, name = model.rpartition(":")
+    functions = {key: value for key, value in vars(imported(path)).items() if callable(value)}
+    function = lookup(f"function of {path}", name, functions)
+    try:
+        made = function(*_arguments(function, model, input_shape, classes), **_named(function, options))
+        if isinstance(made, (list, tuple)):
+            head = [] if isinstance(made[0], Input) else [Input(tuple(input_shape))]
+            made = Sequential([*head, *made], **options)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{model} failed: {_told(error, path)}") from error
+    if not isinstance(made, Layer) or made.output_shape is None:
+        what = "a net that does not begin with an Input" if isinstance(made, Layer) else type(made).__name__
+        raise UserError(f"{model} must return a net, or a list of layers; it returned {what}")
+    if classes is not None and made.output_shape != (classes,):
+        raise UserError(f"{model} must give {classes} scores, one for each class, and gives {made.output_shape}")
+    moved = {key: options[key] for key in ("precision", "device") if options.get(key)}
+    return made.to(moved.get("device"), precision=moved.get("precision")) if moved else made
+
+
+def imported(path: str) -> ModuleType:
+    """The module of a file, run once; its layers are known from then on. Its folder is looked in for others."""
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file; --model takes FILE.py:FUNCTION or the name of a net")
+    name = Path(path).stem
+    if (known := sys.modules.get(name)) is not None:
+        if os.path.realpath(getattr(known, "__file__", None) or "") == os.path.realpath(path):
+            return known
+        raise UserError(f"{path}: another module is named {name!r}; give the file another name")
+    specification: Any = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    if (folder := os.path.dirname(os.path.abspath(path))) not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"{path} cannot be imported: {_told(error, path)}") from error
+    return module
+
+
+def _arguments(function: Any, model: str, input_shape: Any, classes: int | None) -> list[Any]:
+    """The input shape and the number of classes, as many as the function asks for."""
+    takes = [
+        each for each in inspect.signature(function).parameters.values()
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) and each.name not in _OPTIONS
+    ]  # fmt: skip
+    given = [input_shape, classes][: len(takes)]
+    while given and given[-1] is None and takes[len(given) - 1].default is not inspect.Parameter.empty:
+        given.pop()
+    if None in given:
+        raise UserError(f"{model} asks for the input shape and the number of classes; say --input and --classes")
+    return given
+
+
+_OPTIONS = ("seed", "precision", "dtype", "device", "initialize")
+
+
+def _named(function: Any, options: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters
+    every = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+    return {name: value for name, value in options.items() if every or name in parameters}
+
+
+def _told(error: Exception, path: str) -> str:
+    """An error in a user's file, in a line, with the last line of the file that it came from."""
+    line, trace = "", error.__traceback__
+    while trace:
+        if os.path.realpath(trace.tb_frame.f_code.co_filename) == os.path.realpath(path):
+            line = f" (line {trace.tb_lineno}; --debug shows more)"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}{line}"
