@@ -76,14 +76,20 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
         "  ".join(padded(*entry) for entry in zip(line, widths, sides)).rstrip() for line in lines
     ]
     rule = "-" * max(map(columns, text))
+    trained = sum(map(_trained, net.walk()))
     foot = [
         f"weights without biases {end.weights:,}",
+        *([] if trained == end.parameters else [f"trained {trained:,}, frozen {end.parameters - trained:,}"]),
         f"memory in {net.precision}: parameters {_bytes(net.parameter_bytes)}, "
         f"activations {_bytes(end.activations * net.dtype.itemsize)} an image, forward",
     ]
     if any(row.algorithms for row in table):
         foot.append(f"algorithms on {device or net.device} for batches of {batch_size}")
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1], *foot])
+
+
+def _trained(layer: Layer) -> int:
+    return sum(math.prod(variable.shape) for name, variable in layer.variables.items() if layer.trains(name))
 
 
 def _counts(row: Row) -> tuple[str, str, str]:

@@ -33,13 +33,13 @@ DEFAULTS = {
     "data.synthetic": {"load": dict(n=1024, size=(32, 32, 3), classes=10, seed=0)},
     "layers.base": {
         "Variable": dict(buffer=False, frozen=False, dtype="net"), "Layer": dict(name=None, frozen=()),
-        "Layer.build": dict(seed=0, dtype=None, device="numpy", initialize=True, precision=None),
+        "Layer.build": dict(seed=0, dtype=None, device=None, initialize=True, precision=None),
         "Layer.reset": dict(seed=0, dtype=None, device="numpy", precision=None), "weight_and_bias": dict(groups=1),
         "Layer.to": dict(device=None, dtype=None, precision=None),
     },
     "layers.container": {
         "Input": dict(larger=False), "Residual": dict(shortcut=None),
-        "Sequential": dict(seed=0, dtype=None, device="numpy", initialize=True, precision=None),
+        "Sequential": dict(seed=0, dtype=None, device=None, initialize=True, precision=None, share=False),
         "Sequential.reset": dict(seed=0, dtype=None, device="numpy", precision=None),
         "Sequential.predict": dict(batch_size=256, softmax=False),
     },

@@ -7,24 +7,27 @@ kept by forward with `stash` and handed out, once, by `unstash`: memory is relea
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
 from gpuconv import backends, initializers
 from gpuconv.dtypes import accumulation_dtype, as_precision
 from gpuconv.initializers import Initializer
-from gpuconv.names import lookup
+from gpuconv.names import canonical, lookup
 from gpuconv.shapes import integer
 
 Array = Any
 Shape = tuple[int, ...]
+
+ALL = "*"  # in the place of names of variables
 
 LAYERS: dict[str, type[Layer]] = {}
 
@@ -63,9 +66,10 @@ class Layer:
     """The base of all layers.
 
     name: what it is called inside its net; by default its kind and number ("conv1"). frozen: the variables that are
-    not trained. After `build`, `input_shape` and `output_shape` (both without N), `path` (its name with those of the
-    containers around it, "residual1.conv2") and `variables` are known; `arrays` holds the values. tf32: whether float32
-    products are computed in TF32 (`gpuconv.ops.conv2d`); it is no part of the configuration.
+    not trained, by name, or True for all of them and of the layers inside; it can be set at any time, see `freeze`.
+    After `build`, `input_shape` and `output_shape` (both without N), `path` (its name with those of the containers
+    around it, "residual1.conv2") and `variables` are known; `arrays` holds the values. tf32: whether float32 products
+    are computed in TF32 (`gpuconv.ops.conv2d`); it is no part of the configuration.
     """
 
     stem: ClassVar[str] = "layer"
@@ -73,7 +77,7 @@ class Layer:
 
     _: KW_ONLY
     name: str | None = None
-    frozen: tuple[str, ...] = ()
+    frozen: bool | str | tuple[str, ...] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -83,9 +87,8 @@ class Layer:
         if self.name is not None and (not self.name or "." in self.name):
             raise ValueError(f"a layer's name must not be empty nor hold a dot, received {self.name!r}")
         for entry in _options(type(self)):
-            setattr(self, entry, _tuples(getattr(self, entry)))
-        if isinstance(self.frozen, str):
-            self.frozen = (self.frozen,)
+            if entry != "frozen":
+                setattr(self, entry, _tuples(getattr(self, entry)))
         self.path, self.device, self.dtype = "", "numpy", np.dtype("float32")
         self.tf32 = False
         self.input_shape: Shape | None = None
@@ -95,6 +98,8 @@ class Layer:
         self.gradients: dict[str, Array] = {}
         self._stale: set[str] = set()  # gradients that count as zero whatever their arrays hold
         self._saved: tuple[Any, ...] | None = None
+
+    _frozen = cast(tuple[str, ...], ())  # behind `frozen`: names, or ALL
 
     # --- what a layer defines ------------------------------------------------------------------
 
@@ -133,20 +138,35 @@ class Layer:
     # --- building ------------------------------------------------------------------------------
 
     def build(
-        self, input_shape: Shape, *, seed: int = 0, dtype: Any = None, device: str = "numpy",
+        self, input_shape: Shape, *, seed: int = 0, dtype: Any = None, device: str | None = None,
         initialize: bool = True, precision: str | None = None,
     ) -> Shape:
-        """Infer all shapes from the input volume's, and make the variables. Returns the output's shape.
+        """Infer all shapes from the input volume's, and make the variables that are not there yet; layers that are
+        built keep their values, and `reset` draws new ones. Returns the output's shape.
 
-        input_shape: without N, as (32, 32, 3). dtype or precision: see `to`. initialize=False allocates nothing:
-        enough for a `summary`. Raises ValueError, with the layer's path, where a shape does not fit.
+        input_shape: without N, as (32, 32, 3). dtype or precision: see `to`; by default, as the device, those of the
+        values that are kept. initialize=False allocates nothing: enough for a `summary`. Raises ValueError, with the
+        layer's path, where a shape does not fit; then nothing has changed.
         """
         shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
-        self.place("", shape)
+        before = [(layer, dict(vars(layer))) for layer in self.walk()]
+        try:
+            self.place("", shape)
+        except Exception:
+            for layer, attributes in before:
+                vars(layer).clear()
+                vars(layer).update(attributes)
+            raise
+        kept = [layer for layer in self.walk() if layer.arrays]
+        if kept and dtype is None and precision is None:
+            precision = kept[0].precision
+        net_dtype, tf32 = as_precision(dtype, precision)
+        device = backends.resolve(device or (kept[0].device if kept else "numpy"))
+        if any((layer.device, layer.dtype, layer.tf32) != (device, net_dtype, tf32) for layer in kept):
+            self.to(device, dtype, precision=precision)
+        self._compute_in(net_dtype, tf32, device if kept or initialize else None)
         if initialize:
-            self.reset(seed=seed, dtype=dtype, device=device, precision=precision)
-        else:
-            self._compute_in(*as_precision(dtype, precision))
+            self._draw(seed)
         assert self.output_shape is not None
         return self.output_shape
 
@@ -155,7 +175,7 @@ class Layer:
         self.path, self.input_shape = path, input_shape
         try:
             self.output_shape = self.plan(input_shape)
-            self._freeze()
+            self._expect_variables()
         except (ValueError, TypeError) as error:
             where = path or type(self).__name__
             if getattr(error, "layer", None):
@@ -165,18 +185,42 @@ class Layer:
             raise located from error
         return self.output_shape
 
-    def _freeze(self) -> None:
-        for name in self.frozen:
-            self.variables[name] = replace(lookup("variable", name, self.variables), frozen=True)
+    def _expect_variables(self) -> None:
+        """Raise ValueError where what is frozen, or an array that the layer has already, is no variable of its own."""
+        self.frozen = _get_frozen(self)
+        for name, array in self.arrays.items():
+            variable = self.variables.get(name)
+            if variable is None or tuple(array.shape) != variable.shape:
+                needed = f"must be of shape {variable.shape}" if variable else "is none of its variables"
+                raise ValueError(
+                    f"the layer has weights already, for another input: {name} of shape {tuple(array.shape)} {needed} "
+                    f"for an input of {self.input_shape}; put a new layer there"
+                )
+
+    @property
+    def built(self) -> bool:
+        """Whether its shapes are known, as after `build`."""
+        return self.output_shape is not None
+
+    def twin(self) -> Self:
+        """A copy that shares nothing: the same settings and values, without gradients and without what forward kept."""
+        saved, gradients = [layer._saved for layer in self.walk()], [layer.gradients for layer in self.walk()]
+        try:
+            for layer in self.walk():
+                layer._saved, layer.gradients = None, {}
+            return copy.deepcopy(self)
+        finally:
+            for layer, kept, own in zip(self.walk(), saved, gradients):
+                layer._saved, layer.gradients = kept, own
 
     @property
     def precision(self) -> str:
         """What the layer computes in: the name of its dtype, or "tf32" for float32 arrays multiplied in TF32."""
         return "tf32" if self.tf32 else self.dtype.name
 
-    def _compute_in(self, dtype: np.dtype, tf32: bool) -> None:
+    def _compute_in(self, dtype: np.dtype, tf32: bool, device: str | None = None) -> None:
         for layer in self.walk():
-            layer.dtype, layer.tf32 = dtype, tf32
+            layer.dtype, layer.tf32, layer.device = dtype, tf32, device or layer.device
 
     def reset(
         self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None
@@ -186,17 +230,22 @@ class Layer:
         Variable number i, counted through the whole net, draws from sub-stream i of the seed's INIT stream, so the
         same seed gives the same bits on every device.
         """
-        (dtype, tf32), device = as_precision(dtype, precision), backends.resolve(device)
-        self._compute_in(dtype, tf32)
+        self._compute_in(*as_precision(dtype, precision), backends.resolve(device))
         for layer in self.walk():
-            layer.device = device
+            layer.arrays.clear()
             layer.gradients.clear()
+        self._draw(seed)
+
+    def _draw(self, seed: int) -> None:
+        """Draw the first values of the variables that have none."""
         for number, (layer, name, variable) in enumerate(self._all_variables()):
-            value = variable.initializer(
-                variable.shape, dtype=variable.resolve_dtype(dtype), seed=seed, substream=number
-            )
-            layer.arrays[name] = backends.asarray(value, device)
             layer.seeded(seed, number)
+            if name in layer.arrays:
+                continue
+            value = variable.initializer(
+                variable.shape, dtype=variable.resolve_dtype(layer.dtype), seed=seed, substream=number
+            )
+            layer.arrays[name] = backends.asarray(value, layer.device)
 
     def seeded(self, seed: int, substream: int) -> None:
         """Told once for each variable which random numbers are its own. Dropout keeps them."""
@@ -229,8 +278,8 @@ class Layer:
 
     def _named(self, trained: bool | None = None) -> Iterator[tuple[str, Layer, str]]:
         """(key in the state dict, layer, variable's name), of all or of only the trained or untrained ones."""
-        for layer, name, variable in self._all_variables():
-            if trained is None or variable.trained == trained:
+        for layer, name, _ in self._all_variables():
+            if trained is None or layer.trains(name) == trained:
                 path = layer.path.removeprefix(self.path).removeprefix(".")
                 yield (f"{path}.{name}" if path else name), layer, name
 
@@ -266,12 +315,29 @@ class Layer:
         return [None if name is None else self.gradient(name) for name in names], not assign
 
     def trains(self, name: str) -> bool:
-        return name in self.variables and self.variables[name].trained
+        """Whether this is one of the layer's own variables, and trained."""
+        variable = self.variables.get(name)
+        return variable is not None and variable.trained and name not in self._frozen and ALL not in self._frozen
 
     @property
     def trainable(self) -> bool:
         """Whether anything in the tree is trained."""
-        return any(variable.trained for _, _, variable in self._all_variables())
+        return any(layer.trains(name) for layer, name, _ in self._all_variables())
+
+    def freeze(self) -> None:
+        """Train nothing in this layer or inside it from now on. Its weights are state still; batch norm still takes the
+        statistics of a batch in training and moves its running ones. Backward computes nothing that only frozen layers
+        would need."""
+        self._set_frozen((ALL,))
+
+    def unfreeze(self) -> None:
+        """Train everything in this layer and inside it."""
+        self._set_frozen(())
+
+    def _set_frozen(self, value: tuple[str, ...]) -> None:
+        for layer in self.walk():
+            holds_none = layer.children() or (layer.output_shape is not None and not layer.variables)
+            layer._frozen = () if holds_none else value
 
     def params(self) -> dict[str, Array]:
         """The trained arrays, live: an optimizer changes them in place."""
@@ -329,9 +395,8 @@ class Layer:
         device = self.device if device is None else backends.resolve(device)
         given = dtype is not None or precision is not None
         net_dtype, tf32 = as_precision(dtype, precision) if given else (self.dtype, self.tf32)
-        self._compute_in(net_dtype, tf32)
+        self._compute_in(net_dtype, tf32, device)
         for layer in self.walk():
-            layer.device = device
             layer.gradients.clear()
             layer.release()
         for layer, name, variable in self._all_variables():
@@ -421,6 +486,24 @@ class Layer:
             if entry.name != "name" and getattr(self, entry.name) != entry.default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _get_frozen(layer: Layer) -> bool | tuple[str, ...]:
+    return True if ALL in layer._frozen else layer._frozen
+
+
+def _assign_frozen(layer: Layer, value: Any) -> None:
+    known = vars(layer).get("output_shape") is not None
+    if isinstance(value, bool):
+        layer._frozen = (ALL,) if value else ()
+        if known:
+            layer._set_frozen(layer._frozen)
+    else:
+        names = (value,) if isinstance(value, str) else tuple(value)
+        layer._frozen = tuple(canonical("variable", name, layer.variables) for name in names) if known else names
+
+
+Layer.frozen = property(_get_frozen, _assign_frozen)  # type: ignore[assignment]
 
 
 def _options(kind: type[Layer]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
@@ -60,9 +62,13 @@ class Sequential(Layer):
     """Layers in a row, each fed with the volume before it: a net, or a part of one.
 
     seed draws its weights, precision (or dtype) and device say what and where they are (see `to`), and initialize=False
-    makes none, which is enough for a `summary`. A list that begins with `Input` is built at once, another by `build`,
-    whose own options come first. Layers without a name are called by kind and number, conv1, relu1, ...;
-    ``net["conv1"]`` and ``net[0]`` give a layer.
+    makes none, which is enough for a `summary`. A list that begins with `Input`, or with a layer that is built, is
+    built at once, another by `build`, whose own options come first. Layers without a name are called by kind and
+    number, conv1, relu1, ...; ``net["conv1"]`` and ``net[0]`` give a layer.
+
+    A layer that is built already, in another net say, is copied with its weights, so that no two nets share one:
+    ``Sequential([*net[:-1], Linear(3)])`` is a net of its own with a new head. With share=True it is taken itself, and
+    to train one net trains the other. A slice, ``net[:-1]``, is a net that shares the layers of this one.
 
     classes, the names of its scores, and normalization, of the uint8 images that it was trained on, are what `predict`
     reads. Training and `gpuconv.load` set them, and they are saved with the net.
@@ -74,34 +80,61 @@ class Sequential(Layer):
     _: KW_ONLY
     seed: int = 0
     dtype: InitVar[Any] = None
-    device: InitVar[str] = "numpy"
+    device: InitVar[str | None] = None
     initialize: InitVar[bool] = True
     precision: InitVar[str | None] = None
+    share: InitVar[bool] = False
 
-    def __post_init__(self, dtype: Any, device: str, initialize: bool, precision: str | None) -> None:
+    def __post_init__(
+        self, dtype: Any, device: str | None, initialize: bool, precision: str | None, share: bool
+    ) -> None:
         super().__post_init__()
+        expect_layers(self.layers)
+        if not share:
+            self.layers = own(self.layers)
         name_layers(self.layers)
         self.classes: Sequence[str] | None = None
         self.normalization: Normalization | None = None
         as_precision(dtype, precision)  # refuses what is wrong now rather than in `build`
-        device = backends.resolve(device)
+        device = None if device is None else backends.resolve(device)
         self._given = {"dtype": dtype, "device": device, "initialize": initialize, "precision": precision}
         if isinstance(self.layers[0], Input):
             self.build(self.layers[0].shape)
+        elif self.layers[0].input_shape is not None and not share:
+            self.build(self.layers[0].input_shape)
 
     def build(self, input_shape: Shape, **options: Any) -> Shape:
         """As every layer's, with what the constructor was given where `options` do not say otherwise."""
         given = {"seed": self.seed} | self._given
         if {"dtype", "precision"} & options.keys():  # two ways to say one thing
             del given["dtype"], given["precision"]
-        return super().build(input_shape, **(given | options))
+        given |= options
+        seed = shapes.seed_value("seed", given.pop("seed"))
+        shape = super().build(input_shape, seed=seed, **given)
+        self.seed = seed
+        return shape
 
     def children(self) -> Sequence[tuple[str, Layer]]:
         return [(str(layer.name), layer) for layer in self.layers]
 
-    def __getitem__(self, key: int | str) -> Any:
-        """A layer by its place in the row or by its name."""
-        return self.layers[key] if isinstance(key, int) else lookup("layer", key, dict(self.children()))
+    def __getitem__(self, key: int | str | slice) -> Any:
+        """A layer by its place in the row or by its name; of a slice, a net that shares these layers."""
+        if isinstance(key, str):
+            return lookup("layer", key, dict(self.children()))
+        return self._part(key) if isinstance(key, slice) else self.layers[operator.index(key)]
+
+    def _part(self, places: slice) -> Sequential:
+        layers = self.layers[places]
+        if not layers:
+            raise ValueError(f"a net has at least one layer, and of its {len(self)} none is in {_written(places)}")
+        part = Sequential(layers, seed=self.seed, initialize=False, share=True)
+        if layers[0].input_shape is not None:
+            part.place(self.path, layers[0].input_shape)
+            part.dtype, part.tf32, part.device = self.dtype, self.tf32, self.device
+        part.normalization = self.normalization
+        if part.output_shape == self.output_shape:
+            part.classes = self.classes
+        return part
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -139,8 +172,10 @@ class Sequential(Layer):
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         """As every layer's; with input_grad=False it ends at the first layer that has something to train."""
-        trainable = (place for place, layer in enumerate(self.layers) if layer.trainable)
-        end = 0 if input_grad else next(trainable, 0)
+        if not input_grad and not self.trainable:
+            self.release()
+            return None
+        end = 0 if input_grad else next(place for place, layer in enumerate(self.layers) if layer.trainable)
         for layer in reversed(self.layers[end + 1 :]):
             dy = run(layer, "backward", dy)
         dx = run(self.layers[end], "backward", dy, input_grad=input_grad)
@@ -274,15 +309,40 @@ def _by(shape: Shape) -> str:
 
 
 def _row(layers: Sequence[Layer]) -> Sequential:
-    return layers if isinstance(layers, Sequential) else Sequential(layers)
+    if not isinstance(layers, Sequential):
+        return Sequential(layers)
+    return layers.twin() if layers.built else layers
 
 
-def name_layers(layers: Sequence[Layer]) -> None:
-    """Give every layer of a row a name of its own: the one it has, or its kind and number."""
+def _written(places: slice) -> str:
+    return ":".join("" if end is None else str(end) for end in (places.start, places.stop))
+
+
+def expect_layers(layers: Sequence[Layer]) -> None:
+    """Raise TypeError for what is no row of layers, ValueError where one stands twice."""
     if not layers or not all(isinstance(layer, Layer) for layer in layers):
         raise TypeError(f"a net is a list of at least one layer, received {layers!r}")
     if len({id(layer) for layer in layers}) < len(layers):
         raise ValueError("a layer stands twice in one row; make a second one, for each holds its own arrays")
+
+
+def own(layers: Sequence[Layer]) -> Sequence[Layer]:
+    """The layers, those that are built as copies; a copy whose name is taken, and only a number, gets another."""
+    given = [layer.name for layer in layers if not layer.built]
+    found = []
+    for layer in layers:
+        if layer.built:
+            layer = layer.twin()
+            if layer.name in given and re.fullmatch(rf"{layer.stem}\d*", str(layer.name)):
+                layer.name = None
+            given.append(layer.name)
+        found.append(layer)
+    return tuple(found)
+
+
+def name_layers(layers: Sequence[Layer]) -> None:
+    """Give every layer of a row a name of its own: the one it has, or its kind and number."""
+    expect_layers(layers)
     given = [layer.name for layer in layers if layer.name is not None]
     for name in given:
         if given.count(name) > 1:

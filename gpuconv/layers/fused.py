@@ -196,7 +196,7 @@ def fuse(net: Sequential) -> Sequential:
 
 def _row(row: Sequential) -> Sequential:
     return Sequential(
-        list(_rewritten(row.layers)), name=row.name, frozen=row.frozen, seed=row.seed, initialize=False
+        list(_rewritten(row.layers)), name=row.name, frozen=row.frozen, seed=row.seed, initialize=False, share=True
     )
 
 

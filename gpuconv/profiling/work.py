@@ -71,15 +71,18 @@ def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, in
     x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
     if isinstance(layer, Residual):
         return Work(0.0, 3.0 * (y if direction == "forward" else x * input_grad))
-    variables = [variable for inner in layer.walk() for variable in inner.variables.values() if not variable.buffer]
+    variables = [
+        (variable, inner.trains(name))
+        for inner in layer.walk() for name, variable in inner.variables.items() if not variable.buffer
+    ]  # fmt: skip
     parameters, trained = (
-        sum(math.prod(v.shape) * v.resolve_dtype(layer.dtype).itemsize for v in variables if v.trained or not only)
+        sum(math.prod(v.shape) * v.resolve_dtype(layer.dtype).itemsize for v, trains in variables if trains or not only)
         for only in (False, True)
     )
     flops = 2.0 * batch_size * layer.mult_adds
     if direction == "forward":
         return Work(flops, float(x + parameters + y))
-    products = input_grad + any(variable.trained and len(variable.shape) > 1 for variable in variables)
+    products = input_grad + any(trains and len(variable.shape) > 1 for variable, trains in variables)
     return Work(products * flops, float(y + kept + trained + input_grad * (x + parameters)))
 
 

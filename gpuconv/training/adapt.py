@@ -54,6 +54,9 @@ class Adapted(Optimizer):
         super().build(params, masters)
         self.masters = {}  # it updates the parameters themselves
 
+    def match(self, params: Arrays) -> bool:
+        return False  # it is told the parameters at each step
+
     def update(self, params: Arrays, grads: Arrays, scaling: Any = None) -> None:
         if scaling is not None:
             raise TypeError(f"float16 is trained by gpuconv's optimizers, which scale the loss; received {self._kind}")

@@ -82,6 +82,7 @@ class Groups(Optimizer):
             part.names = tuple(chosen)
             part.optimizer.build({name: params[name] for name in chosen}, masters)
         self._lr = self.parts[0].optimizer._lr  # built; each group reads its own
+        self._parameters = (*params,)
 
     def begin(self, total: int, epoch: int) -> None:
         self._total, self._epoch = total, epoch

@@ -51,6 +51,7 @@ class Optimizer:
     _lr: Array = field(default=None, init=False, repr=False)
     _step: Array = field(default=None, init=False, repr=False)
     _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
+    _parameters: tuple[str, ...] = field(default=(), init=False, repr=False)
 
     def __post_init__(self) -> None:
         for entry in fields(self):  # NumPy's numbers as Python's, which a run can store
@@ -77,11 +78,12 @@ class Optimizer:
         Raises ValueError for settings that would be infinite in the dtype that the parameters are updated in.
         """
         if not params:
-            raise ValueError("there is nothing to optimize: the net has no parameters")
+            raise ValueError("there is nothing to optimize: the net has no parameters that are trained")
         for entry in fields(self):
             if type(value := getattr(self, entry.name)) in (int, float):
                 number(entry.name, value, 0, beside=[*params.values()])
         device = backends.device_of(next(iter(params.values())))
+        self._parameters = (*params,)
         narrow = {name: p for name, p in params.items() if p.dtype.itemsize == 2}
         self.masters = {
             name: backends.asarray(_wide(p if masters is None else masters[name]), device) for name, p in narrow.items()
@@ -95,6 +97,18 @@ class Optimizer:
         self._step = backends.zeros((1,), np.int64, device)
         smallest_rank = lookup("choice of what decays", self.decay, DECAYS)
         self._weight_decay = [self.weight_decay if len(p.shape) >= smallest_rank else 0.0 for p in params.values()]
+
+    def match(self, params: Arrays) -> bool:
+        """Have a state for exactly these parameters, which may be others than before where layers were frozen or
+        unfrozen since: that of a parameter which was trained before goes on. Returns whether anything was to be done,
+        after which `follow` must be called again."""
+        if [*self._parameters] == [*params]:
+            return False
+        before = self.state_dict()
+        self.build(params)
+        self.load_state_dict({name: before.get(name, value) for name, value in self.state_dict().items()})
+        self._parameters = (*params,)
+        return True
 
     @property
     def rate_dtype(self) -> np.dtype:

@@ -236,6 +236,7 @@ class Trainer:
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
         self.batches = feeding.expect_length(loader)
         feeding.note(self.net, loader)
+        self.optimizer.match(self.net.params())  # layers may have been frozen since
         self.optimizer.begin(self.total_steps, self.batches)
         self._settings = stored.as_json(
             self.settings() | {name: feeding.describe(each, name in held_out.at_end) for name, each in loaders.items()}
@@ -325,6 +326,9 @@ class Trainer:
                 clock.planned.clear()
                 epoch = self.epoch
                 while self.epoch == epoch and not self.stop_reason:
+                    if self.optimizer.match(self.net.params()):  # a callback froze or unfroze a layer
+                        clock = Clock(self.optimizer, self.net.device)
+                        self.net.grads()
                     self._plan(clock, feed)
                     count = self._together(clock, feed, replay, watchers, metrics_every)
                     self._advance(clock, feed, replay, count)

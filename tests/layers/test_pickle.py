@@ -34,7 +34,7 @@ def test_a_net_comes_back_with_its_values_and_arrays_of_its_own(again, name):
     for array in twin.params().values():
         array[...] = 0
     np.testing.assert_array_equal(scores(net), before)
-    twin.build(net.input_shape, seed=net.seed)  # initializers came along
+    twin.reset(seed=net.seed)  # initializers came along
     np.testing.assert_array_equal(scores(twin), before)
 
 
