@@ -24,8 +24,11 @@ from gpuconv.backends.cuda import module, source
 from gpuconv.backends.cuda.variants import MACROS, kernels, variants
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical, lookup
+from gpuconv.profiling.clock import open_clock
 from gpuconv.verify import TIERS, Case, Row, cases, verify
 from gpuconv.verify.run import move
+
+_SECONDS = 0.01  # of a side's turn
 
 _NAMED_OTHERWISE = {
     "conv2d": "conv2d_fprop.cu",
@@ -147,21 +150,26 @@ class Timing:
 
 
 def compare(
-    path: Path, op: str, device: str, dtype: str, algo: str | None = None, repeats: int = 30
+    path: Path, op: str, device: str, dtype: str, algo: str | None = None, repeats: int = 6
 ) -> Iterator[Timing]:
-    """Time the user's file beside the shipped one on a CUDA device, over the op's real cases, in turns."""
+    """Time the user's file beside the shipped one on a CUDA device, over the op's real cases, in so many turns.
+
+    What is timed is the GPU's work alone: calls are queued faster than it runs them. repeats: at least 2.
+    """
+    if repeats < 2:
+        raise ValueError(f"repeats must be at least 2, received {repeats}")
     device = backends.resolve(device)
+    clock = open_clock(device)
+    sides = {"yours": {shipped_file(op, algo): path.resolve()}, "shipped": {}}
     for case in cases_of(op, algo, ("real",)):
         if dtype not in case.dtypes:
             continue
-        samples: dict[str, list[float]] = {"yours": [], "shipped": []}
+        samples: dict[str, list[float]] = {side: [] for side in sides}
         run = _launcher(case, dtype, device)
-        for turn in range(repeats + 3):  # the first turns load and warm up
-            for side, files in (("yours", {shipped_file(op, algo): path.resolve()}), ("shipped", {})):
+        for _ in range(repeats):
+            for side, files in sides.items():
                 with module.replaced(files):
-                    milliseconds = _time(run, device)
-                if turn >= 3:
-                    samples[side].append(milliseconds)
+                    samples[side] += clock.burst(run, _SECONDS)["warm"]
         (yours, a), (shipped, b) = (_summary(samples[side]) for side in ("yours", "shipped"))
         yield Timing(case, yours, a, shipped, b)
 
@@ -170,21 +178,10 @@ def _launcher(case: Case, dtype: str, device: str) -> Any:
     arrays, options = case.arguments(dtype)
     moved = [move(a, device) for a in arrays]
     options = {name: move(value, device) for name, value in options.items()}
-    return lambda: getattr(ops, case.op)(*moved, **options)
-
-
-def _time(run: Any, device: str) -> float:
-    import cupy
-
-    with cupy.cuda.Device(int(device.partition(":")[2])):
-        start, end = cupy.cuda.Event(), cupy.cuda.Event()
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        return float(cupy.cuda.get_elapsed_time(start, end))
+    return lambda _: getattr(ops, case.op)(*moved, **options)
 
 
 def _summary(samples: list[float]) -> tuple[float, float]:
+    """Milliseconds, of samples in seconds."""
     quarter, _, three_quarters = statistics.quantiles(samples, n=4)
-    return statistics.median(samples), three_quarters - quarter
+    return 1e3 * statistics.median(samples), 1e3 * (three_quarters - quarter)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpuconv import algorithms
-from gpuconv.backends.cuda import compiler
+from gpuconv.backends.cuda import compiler, tuning
 from gpuconv.backends.cuda.module import Kernel
 from gpuconv.backends.cuda.report import CHIPS, occupancy
 
@@ -27,7 +27,8 @@ class Launch:
 
 @contextmanager
 def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
-    """Within this context every launch of ours, on a GPU or emulated, is added to the list; empty ones are not.
+    """Within this context every launch of ours, on a GPU or emulated, is added to the list; empty ones are not, nor
+    those that time the candidates of "auto".
 
     execute=False: nothing is compiled nor run, and what kernels would have written is left as it is. So a net that
     would take the emulated device hours tells what it launches at once.
@@ -39,7 +40,7 @@ def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
         if execute:
             launch(kernel, grid, block, *arguments, shared=shared)
         blocks, threads = (math.prod(e) if isinstance(e, tuple) else e for e in (grid, block))
-        if blocks:
+        if blocks and not tuning.in_trial.get():
             found.append(Launch(kernel, blocks, threads, shared))
 
     Kernel.__call__ = noted  # type: ignore[method-assign, assignment]

@@ -11,7 +11,8 @@ rules are kept, and test_rules.py breaks each of them:
 - legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
 - what may not be done during a capture spoils it or is refused; a graph keeps no array alive;
 - a pool hands a freed block out at once to its stream, poisoned, and to no other stream;
-- a kernel has the shared memory and the instructions of its GPU's architecture.
+- a kernel has the shared memory and the instructions of its GPU's architecture;
+- events tell the GPU's time: kernels and copies take what the machine says, one after another on a stream.
 """
 
 from __future__ import annotations

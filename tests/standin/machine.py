@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,7 +34,7 @@ class Queue:
         self.spoiled: str | None = None  # why a capture cannot end well
         self._work: list[tuple[list[tuple[Queue, int]], Work]] = []
         self._done = 0
-        self._running = False
+        self.busy_until = 0.0  # of perf_counter
         machine.queues.append(self)
 
     @property
@@ -41,18 +42,22 @@ class Queue:
         """How much work was given so far."""
         return len(self._work)
 
-    def push(self, work: Work) -> None:
-        """Give the stream work, or during a capture note it down."""
+    def push(self, work: Work, seconds: float = 0.0) -> None:
+        """Give the stream work that takes so long, or during a capture note it down."""
         with self.machine.lock:
             if self.captured is not None:
                 self._expect_unspoiled()
                 self.captured.append(work)
                 return
-            self._append(self._implicit_waits(), work)
+            waits = self._implicit_waits()
+            self.busy_until = max(time.perf_counter(), self.busy_until, *(queue.busy_until for queue, _ in waits))
+            self.busy_until += seconds
+            self._append(waits, work)
 
     def wait(self, other: Queue, end: int) -> None:
         """What comes after waits until the first `end` pieces of another stream's work are done."""
         with self.machine.lock:
+            self.busy_until = max(self.busy_until, other.busy_until)
             self._append([(other, end)], lambda: None)
 
     def _append(self, waits: list[tuple[Queue, int]], work: Work) -> None:
@@ -78,6 +83,7 @@ class Queue:
                 self.spoiled = "cudaErrorStreamCaptureUnsupported"
                 raise CUDARuntimeError(self.spoiled)
             self.run(self.end)
+        sleep_until(self.busy_until)
 
     def run(self, end: int) -> None:
         """Run the first `end` pieces of work, and before each what it waits for."""
@@ -106,8 +112,16 @@ class Queue:
             raise CUDARuntimeError(f"cudaErrorStreamCaptureInvalidated, by {self.spoiled}")
 
 
+def sleep_until(moment: float) -> None:
+    if (left := moment - time.perf_counter()) > 0:
+        time.sleep(left)
+
+
 class Machine:
-    """gpus: the compute capability of each. launches: (kernel, device) in the order they were asked for."""
+    """gpus: the compute capability of each. launches: (kernel, device) in the order they were asked for.
+
+    kernel_seconds, copy_rate: how long a kernel takes, and how many bytes a second a copy on a GPU moves.
+    """
 
     def __init__(self, gpus: tuple[str, ...], schedule: str, peer_access: bool) -> None:
         if schedule not in ("early", "late"):
@@ -118,6 +132,7 @@ class Machine:
         self.launches: list[tuple[str, int]] = []
         self.property_calls = 0
         self.allocated = 0  # bytes
+        self.kernel_seconds, self.copy_rate = 0.0, float("inf")
         self.legacy = [Queue(self, device, "legacy") for device in range(len(gpus))]
         self.thread = threading.local()
 

@@ -44,7 +44,7 @@ class MemoryPointer:
 
     def copy_from_device_async(self, source: MemoryPointer, size: int, stream: Any = None) -> None:
         to, from_ = self.ptr, source.ptr
-        (stream or get_current_stream()).queue.push(lambda: _copy(to, from_, size))
+        (stream or get_current_stream()).queue.push(lambda: _copy(to, from_, size), size / current().copy_rate)
 
 
 def _set(address: int, value: int, size: int) -> None:

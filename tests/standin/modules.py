@@ -93,7 +93,7 @@ class RawKernel:
             names = [parameter.name for parameter in parameters]
             library.launch(self.name, library.entry(self.name), tuple(grid), tuple(block), values, names, shared_mem)
 
-        get_current_stream().queue.push(launch)
+        get_current_stream().queue.push(launch, machine.kernel_seconds)
 
 
 def _packed(argument: Any) -> Any:

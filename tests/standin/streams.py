@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.standin.machine import Queue, Work, current
+from tests.standin.machine import Queue, Work, current, sleep_until
 
 _addresses = itertools.count(0x1000, 8)
 
@@ -110,18 +109,15 @@ class Event:
 
     def record(self, stream: Stream | None = None) -> None:
         queue = (stream or get_current_stream()).queue
-
-        def note_time() -> None:
-            self.time = time.perf_counter()
-
-        queue.push(note_time)
-        self.place = queue, queue.end
+        queue.push(lambda: None)
+        self.place, self.time = (queue, queue.end), queue.busy_until
 
     def synchronize(self) -> None:
         if self.place is not None:
             queue, end = self.place
             with contextlib.nullcontext() if queue.captured is None else current().lock:
                 queue.run(end)
+            sleep_until(self.time)
 
 
 def get_elapsed_time(start: Event, end: Event) -> float:

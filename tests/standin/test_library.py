@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import gc as gc_module
+import time
 
 import numpy as np
 import pytest
 
 import gpuconv as gc
-from gpuconv import backends, ops
+from gpuconv import backends, lab, ops
 from gpuconv.backends.cuda import compiler, tuning
 from gpuconv.data import Augmentation, Loader, Normalization
+from gpuconv.profiling import launches
+from gpuconv.profiling.step import profile
 from gpuconv.training import Trainer
 from tests import standin
-from tests.standin import modules
+from tests.standin import made_up, modules
 from tests.training import small
 
 X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
@@ -234,3 +237,43 @@ def test_where_every_candidate_fails_the_op_raises(timed, monkeypatch):
         patch.setattr(compiler, "compile_cubin", failing)
         with pytest.raises(compiler.CompileError, match="planted"):
             convolution()
+
+
+# --- what measures ---------------------------------------------------------------------------------------------------
+
+
+def test_the_tuners_trials_are_no_launches_of_the_work(timed):
+    with standin.installed(("90",)) as machine:
+        with launches.recorded() as found:
+            convolution()
+        assert [launch.kernel.name for launch in found] == [machine.launches[-1][0]]
+        assert len(machine.launches) > len(found)
+
+
+@pytest.mark.slow
+def test_a_profile_on_a_gpu_tells_the_steps_launches_alone(timed):
+    with standin.installed(("90",)), made_up.times():
+        net = small.net().to("cuda:0")
+        found = profile(net, 4, steps=1)
+        again = profile(net, 4, steps=1)
+    names = [[(kernel["kernel"], kernel["launches"]) for kernel in row.launches] for row in found.rows]
+    assert names == [[(kernel["kernel"], kernel["launches"]) for kernel in row.launches] for row in again.rows]
+
+
+def test_the_lab_times_kernels_and_not_python(schedule, monkeypatch, tmp_path):
+    path, relu = tmp_path / "my.cu", ops.relu
+    path.write_text(lab.template("relu"))
+    tiny = lab.cases_of("relu", None, ("tiny",))[:1]
+
+    def slow(*arguments, **options):
+        time.sleep(2e-3)
+        return relu(*arguments, **options)
+
+    monkeypatch.setattr(ops, "relu", slow)
+    monkeypatch.setattr(lab, "cases_of", lambda *_: tiny)
+    monkeypatch.setattr("gpuconv.profiling.clock._DELAY_BYTES", 1 << 16)
+    with standin.installed(("90", "90"), schedule=schedule) as machine:
+        machine.kernel_seconds, machine.copy_rate = 2e-4, 1e7
+        (timing,) = lab.compare(path, "relu", "cuda:1", "float32", repeats=3)
+    assert timing.yours == pytest.approx(0.2, rel=0.1)
+    assert timing.shipped == pytest.approx(0.2, rel=0.1)

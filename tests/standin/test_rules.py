@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 
@@ -170,3 +173,22 @@ def test_work_that_nobody_waits_for_runs_at_the_end():
         cupy().cuda.get_current_stream().launch_host_func(ran.append, 1)
         assert ran == []
     assert ran == [1]
+
+
+def test_events_tell_the_gpus_time_and_not_the_hosts(machine):
+    cp, machine.kernel_seconds, machine.copy_rate = cupy(), 1e-3, 1e6
+    x, source = gc.asarray(X, "cuda:0"), cp.zeros(5000)  # 20 ms to copy
+    y, target = ops.relu(x), cp.zeros(5000)
+    cp.cuda.get_current_stream().synchronize()
+    marks = [cp.cuda.Event() for _ in range(3)]
+    marks[0].record()
+    target.data.copy_from_device_async(source.data, target.nbytes)
+    marks[1].record()
+    for _ in range(4):
+        ops.relu(x, out=y)
+        time.sleep(1e-3)  # of the host, while the GPU still copies
+    marks[2].record()
+    marks[2].synchronize()
+    copied, ran = (cp.cuda.get_elapsed_time(*pair) for pair in itertools.pairwise(marks))
+    assert copied == pytest.approx(20, rel=0.1)
+    assert ran == pytest.approx(4, rel=0.1)

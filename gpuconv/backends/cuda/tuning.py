@@ -11,12 +11,14 @@ During a stream capture nothing is timed: a choice made earlier counts, or the c
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,6 +104,7 @@ def enabled() -> bool:
     return value == "1" or lookup("value of GPUCONV_AUTOTUNE", value, {"1": True, "0": False})
 
 
+in_trial = ContextVar("launches are timed to choose an algorithm, and are no work of the caller's", default=False)
 _remembered: dict[tuple[Problem, str], Plan] = {}
 
 
@@ -136,6 +139,16 @@ def _key(problem: Problem, candidates: Sequence[Plan], model: str) -> list[str]:
     return ["choice", model, repr(problem), *plans, *map(text_of, files)]
 
 
+@contextlib.contextmanager
+def _trials() -> Iterator[None]:
+    token = in_trial.set(True)
+    try:
+        yield
+    finally:
+        in_trial.reset(token)
+
+
+@_trials()
 def _measure(candidates: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
     """Time the candidates, the cost model's first, until the time is up, and write down what came out.
 
