@@ -17,7 +17,7 @@ from bench.record import Record, best
 from bench.sides import OURS, Prepared, Side, check, failure
 from bench.suite import Entry
 from gpuconv import backends
-from gpuconv.profiling.clock import Clock
+from gpuconv.profiling.clock import Clock, current
 from gpuconv.profiling.work import Ceilings
 from gpuconv.verify.oracle import Expected
 
@@ -66,7 +66,8 @@ def run(
     for entry in entries:
         if end is not None and time.monotonic() > end:
             return
-        timed = time_entry(entry, device, clock, ceilings, compiled, rounds, burst, make_sides)
+        with current(device):
+            timed = time_entry(entry, device, clock, ceilings, compiled, rounds, burst, make_sides)
         remaining.remove(entry.key)
         record.data["not reached"] = others + remaining
         record.data["load"] = statistics.mean(e["load"] for e in [*record.data["entries"], timed])

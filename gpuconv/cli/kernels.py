@@ -45,9 +45,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{' and '.join(alone)} {'go' if len(alone) > 1 else 'goes'} with --report, which compiles")
     with asked():
         files = [canonical("kernel file", file, MACROS) for file in options.file or MACROS]
-        archs = [
-            canonical("architecture", arch, compiler.ARCHITECTURES) for arch in options.arch or compiler.ARCHITECTURES
-        ]
+        known = compiler.known_architectures() if options.arch else compiler.ARCHITECTURES
+        archs = [canonical("architecture", arch, known) for arch in options.arch or known]
     chosen = [variant for variant in variants() if variant.file in files]
     if options.report:
         return _report(jobs(chosen, archs, options.all or bool(options.arch)), options.all, options.workers)
@@ -78,10 +77,11 @@ def _report(listed: list, everything: bool, workers: int) -> int:
         f" {'threads':>8} {'occupancy':>10}"
     )
     for line in shown:
+        share = "unknown" if line.occupancy is None else f"{line.occupancy:.0%}"
         found, shared = line.resources, line.resources.static_shared + line.variant.shared
         print(
             f"{line.kernel:<34} {line.arch:<8} {found.registers:>9} {shared:>7} {found.stack:>6}"
-            f" {found.spill_stores + found.spill_loads:>7} {line.threads:>8} {line.occupancy:>10.0%}"
+            f" {found.spill_stores + found.spill_loads:>7} {line.threads:>8} {share:>10}"
             + (f"  {line.variant}" if everything or not line.clean else "")
         )
     dirty = [line for line in lines if not line.clean]

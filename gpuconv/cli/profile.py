@@ -46,14 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv.backends.cuda.compiler import ARCHITECTURES
+    from gpuconv.backends.cuda.compiler import known_architectures
     from gpuconv.cli import nets
     from gpuconv.names import canonical
     from gpuconv.profiling import peaks
     from gpuconv.profiling.step import profile
 
     with asked():
-        arch = canonical("architecture", options.arch or "sm_90a", ARCHITECTURES)
+        arch = canonical("architecture", options.arch, known_architectures()) if options.arch else "sm_90a"
         nets.build(options.model, precision=options.precision, initialize=False)
         if options.trace and not options.trace.parent.is_dir():
             raise UserError(f"{options.trace.parent}: no such folder for --trace")

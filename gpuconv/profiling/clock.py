@@ -19,6 +19,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from gpuconv import backends
@@ -150,6 +151,15 @@ class CudaClock:
     def _delay(self, copies: int) -> None:
         for _ in range(copies):
             self._to.data.copy_from_device_async(self._from.data, _DELAY_BYTES, self._cupy.cuda.get_current_stream())
+
+
+def current(device: str) -> AbstractContextManager[Any]:
+    """The context in which a CUDA device is the current one, for CuPy and PyTorch alike; elsewhere it does nothing."""
+    if not device.startswith("cuda"):
+        return nullcontext()
+    import cupy
+
+    return cupy.cuda.Device(int(device.partition(":")[2] or 0))
 
 
 def open_clock(device: str) -> Clock:

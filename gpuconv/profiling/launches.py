@@ -12,7 +12,7 @@ from typing import Any
 from gpuconv import algorithms
 from gpuconv.backends.cuda import compiler, tuning
 from gpuconv.backends.cuda.module import Kernel
-from gpuconv.backends.cuda.report import CHIPS, occupancy
+from gpuconv.backends.cuda.report import occupancy
 
 
 @dataclass(frozen=True)
@@ -76,4 +76,5 @@ def _row(launch: Launch, count: int, arch: str | None) -> dict[str, Any]:
     found = compiler.compile_cubin(module.path.stem, module.text, module.defines, arch).resources[launch.kernel.name]
     shared = found.static_shared + launch.shared
     row |= {"registers": found.registers, "spilled": found.spill_stores + found.spill_loads, "shared": shared}
-    return row | ({"occupancy": occupancy(arch, found.registers, shared, launch.block)} if arch in CHIPS else {})
+    share = occupancy(arch, found.registers, shared, launch.block)
+    return row if share is None else row | {"occupancy": share}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.profiling.clock import Samples, open_clock
+from gpuconv.profiling.clock import Samples, current, open_clock
 from gpuconv.profiling.work import Ceilings
 
 Timed = tuple[str, str, float, Callable[[int], Any]]  # what, through which library, its bytes or FLOPs, the call
@@ -27,9 +27,10 @@ def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[dict[str,
     device = backends.resolve(device)
     clock = open_clock(device)
     rows: list[dict[str, Any]] = []
-    for what, library, amount, call in (_on_gpu if device.startswith("cuda") else _on_cpu)():
-        samples = clock.burst(call, seconds)
-        rows.append({"what": what, "library": library, "rate": amount / _seconds(samples), "samples": samples})
+    with current(device):
+        for what, library, amount, call in (_on_gpu if device.startswith("cuda") else _on_cpu)():
+            samples = clock.burst(call, seconds)
+            rows.append({"what": what, "library": library, "rate": amount / _seconds(samples), "samples": samples})
     best: dict[str, float] = {}
     for row in rows:
         best[row["what"]] = max(best.get(row["what"], 0.0), row["rate"])

@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
+from bench import ours, problems
+from bench.record import Record
+from bench.runner import run as bench_run
+from bench.suite import Entry
 from gpuconv import backends, lab, ops
 from gpuconv.backends.cuda import compiler, tuning
 from gpuconv.data import Augmentation, Loader, Normalization
-from gpuconv.profiling import launches
+from gpuconv.profiling import launches, peaks
 from gpuconv.profiling.step import profile
+from gpuconv.profiling.work import Ceilings, Work
 from gpuconv.training import Trainer
 from tests import standin
 from tests.standin import made_up, modules
@@ -277,3 +282,35 @@ def test_the_lab_times_kernels_and_not_python(schedule, monkeypatch, tmp_path):
         (timing,) = lab.compare(path, "relu", "cuda:1", "float32", repeats=3)
     assert timing.yours == pytest.approx(0.2, rel=0.1)
     assert timing.shipped == pytest.approx(0.2, rel=0.1)
+
+
+def test_the_ceilings_of_the_second_gpu_are_measured_on_it(schedule, monkeypatch):
+    used = []
+
+    def on_gpu():
+        import cupy
+
+        source, target = cupy.zeros(64, cupy.uint8), cupy.zeros(64, cupy.uint8)
+        used.append(source.device.id)
+        yield "copy", "cuda", 128.0, lambda _: target.fill(1)
+
+    with standin.installed(("90", "90"), schedule=schedule), made_up.times():
+        monkeypatch.setattr(peaks, "_on_gpu", on_gpu)
+        peaks.measure("cuda:1")
+    assert used == [1]
+
+
+def test_the_benchmark_times_on_the_second_gpu(schedule, tmp_path):
+    entry = Entry("memory", "relu", "small", "float32", (1, 2, 2, 8), Work(0.0, 256.0))
+    with standin.installed(("90", "90"), schedule=schedule) as machine, made_up.times():
+        record = Record(tmp_path / "record.json", {"entries": [], "not reached": []})
+        ceilings = Ceilings(1e9, {})
+        (timed,) = bench_run([entry], record, "cuda:1", made_up.Clock("cuda:1"), ceilings, make_sides=ours_alone)
+    assert [(side["name"], side["status"]) for side in timed["sides"]] == [("gpuconv", "timed"), ("copy", "timed")]
+    assert {device for _, device in machine.launches} == {1}
+
+
+def ours_alone(entry, device, compiled):
+    problem = problems.problem(entry)
+    arrays = problem.make(np.random.default_rng(0))
+    return ours.sides(problem, arrays, device), lambda results: problem.compare(arrays, results)

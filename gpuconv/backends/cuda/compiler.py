@@ -19,6 +19,25 @@ class CompileError(RuntimeError):
     """A kernel does not compile, or nothing to compile it with is installed; compiler messages name the .cu's lines."""
 
 
+@functools.cache
+def known_architectures() -> tuple[str, ...]:
+    """What this NVRTC compiles for: with "a" the instructions of one chip, with "f" those of its family; without NVRTC
+    ARCHITECTURES."""
+    try:
+        _, version, *_ = toolkit()
+        from cuda.bindings import nvrtc
+
+        _, numbers = nvrtc.nvrtcGetSupportedArchs()
+    except CompileError:
+        return ARCHITECTURES
+    families = tuple(map(int, version.split()[-1].split("."))) >= (12, 9)
+    found = []
+    for number in numbers:
+        suffixes = ("", "a") if number >= 90 else ("",)
+        found += [f"sm_{number}{suffix}" for suffix in (*suffixes, *(("f",) if number >= 100 and families else ()))]
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one kernel takes, as ptxas tells. All but registers in bytes; stack, spills and registers a thread."""

@@ -171,5 +171,7 @@ def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tup
 
 def resident_blocks(arch: str, registers: int, shared: int, threads: int) -> int:
     """How many blocks a multiprocessor holds at once. shared: bytes a block."""
-    warps = report.CHIPS[arch].warps
-    return math.floor(report.occupancy(arch, registers, shared, threads) * warps / ceil_div(threads, 32))
+    chip, share = report.chip_of(arch), report.occupancy(arch, registers, shared, threads)
+    if chip is None or share is None:
+        raise ValueError(f"the limits of {arch} are not known here")
+    return math.floor(share * chip.warps / ceil_div(threads, 32))

@@ -27,13 +27,18 @@ class Chip:
     registers: int = 65536
 
 
-CHIPS = {
-    "sm_80": Chip(64, 32, 164 * 1024),
-    "sm_86": Chip(48, 16, 100 * 1024),
-    "sm_89": Chip(48, 24, 100 * 1024),
-    "sm_90a": Chip(64, 32, 228 * 1024),
-    "sm_100a": Chip(64, 32, 228 * 1024),
-    "sm_120": Chip(48, 24, 100 * 1024),
+CHIPS = {  # by compute capability
+    75: Chip(32, 16, 64 * 1024),
+    80: Chip(64, 32, 164 * 1024),
+    86: Chip(48, 16, 100 * 1024),
+    87: Chip(48, 16, 164 * 1024),
+    89: Chip(48, 24, 100 * 1024),
+    90: Chip(64, 32, 228 * 1024),
+    100: Chip(64, 32, 228 * 1024),
+    103: Chip(64, 32, 228 * 1024),
+    110: Chip(48, 24, 228 * 1024),
+    120: Chip(48, 24, 100 * 1024),
+    121: Chip(48, 24, 100 * 1024),
 }
 _RESERVED_SHARED = 1024  # bytes the system keeps of each block's shared memory
 _REGISTER_UNIT = 256  # registers are handed to a warp in units of this many
@@ -50,7 +55,7 @@ class Line:
     kernel: str
     threads: int
     resources: Resources
-    occupancy: float  # of the multiprocessor's warps, between 0 and 1
+    occupancy: float | None  # of the multiprocessor's warps, between 0 and 1; None for an unknown chip
 
     @property
     def clean(self) -> bool:
@@ -58,12 +63,19 @@ class Line:
         return not (self.resources.stack or self.resources.spill_stores or self.resources.spill_loads)
 
 
-def occupancy(arch: str, registers: int, shared: int, threads: int) -> float:
-    """The share of a multiprocessor's warps that blocks of this kind can fill.
+def chip_of(arch: str) -> Chip | None:
+    """Of "sm_90a" and the like; None for one that is not known here."""
+    return CHIPS.get(int(arch.removeprefix("sm_").rstrip("af")))
+
+
+def occupancy(arch: str, registers: int, shared: int, threads: int) -> float | None:
+    """The share of a multiprocessor's warps that blocks of this kind can fill; None for a chip that is not known here.
 
     registers: a thread. shared: bytes a block. What limits first counts: warps, blocks, registers, or shared memory.
     """
-    chip, warps = CHIPS[arch], ceil_div(threads, 32)
+    chip, warps = chip_of(arch), ceil_div(threads, 32)
+    if chip is None:
+        return None
     a_block = ceil_div(shared + _RESERVED_SHARED, _SHARED_UNIT) * _SHARED_UNIT
     limits = [chip.blocks, chip.warps // warps, chip.shared // a_block]
     if registers:

@@ -34,6 +34,13 @@ def test_the_activations_compile_without_spills(arch, dtype):
     assert binary.path.read_bytes()[:4] == b"\x7fELF"
 
 
+@pytest.mark.kernels
+def test_every_architecture_that_is_accepted_compiles(tmp_path):
+    (tmp_path / "none.cu").write_text('extern "C" __global__ void none() {}\n')
+    for arch in compiler.known_architectures():
+        assert compiled(arch, load(tmp_path / "none.cu")).path.is_file()
+
+
 def test_shared_memory_is_counted():
     module = load(Path(__file__).parents[2] / "kernels" / "planted.cu")
     resources = compiled("sm_80", module).resources
@@ -96,7 +103,8 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("capability", "arch"),
-    [("80", "sm_80"), ("89", "sm_89"), ("90", "sm_90a"), ("100", "sm_100a"), ("120", "sm_120")],
+    [("80", "sm_80"), ("89", "sm_89"), ("90", "sm_90a"), ("100", "sm_100a"), ("103", "sm_103a"), ("120", "sm_120"),
+     ("121", "sm_121")],
 )
 def test_the_devices_own_architecture(capability, arch):
     assert compiler.architecture(capability) == arch

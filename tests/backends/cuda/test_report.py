@@ -11,7 +11,7 @@ from gpuconv import ops, verify
 from gpuconv.backends.cuda import compiler, module, report, source
 from gpuconv.backends.cuda.emulator import EmulatorError
 from gpuconv.backends.cuda.emulator import compiler as host
-from gpuconv.backends.cuda.report import CHIPS, Line, occupancy
+from gpuconv.backends.cuda.report import CHIPS, Line, chip_of, occupancy
 from gpuconv.backends.cuda.variants import LABELS, MACROS, Variant, kernels, representatives, variants
 from gpuconv.verify.run import move
 
@@ -74,25 +74,41 @@ def test_occupancy_as_nvidias_own_header_has_it(tmp_path):
     subprocess.run([*cxx, f"-I{folder}", "oracle.cpp", "-o", "oracle"], cwd=tmp_path, check=True)
     problems = [
         (arch, registers, shared, threads)
-        for arch in CHIPS
+        for arch in (f"sm_{number}" for number in CHIPS)
         for registers, shared, threads in itertools.product(
             (16, 32, 40, 65, 96, 128, 168, 200, 255), (0, 33, 1024, 16384, 40000), (32, 64, 96, 128, 160, 256)
         )
     ]
     told = "".join(
-        f"{int(arch.strip('sm_a')) // 10} {int(arch.strip('sm_a')) % 10} {CHIPS[arch].warps} {CHIPS[arch].shared}"
-        f" {CHIPS[arch].shared - 1024} {registers} {shared} {threads}\n"
+        f"{int(arch[3:]) // 10} {int(arch[3:]) % 10} {chip_of(arch).warps} {chip_of(arch).shared}"
+        f" {chip_of(arch).shared - 1024} {registers} {shared} {threads}\n"
         for arch, registers, shared, threads in problems
     )
     answered = subprocess.run([tmp_path / "oracle"], input=told, capture_output=True, text=True, check=True).stdout
     expected = [int(line) for line in answered.split()]
-    found = [occupancy(p[0], *p[1:]) * CHIPS[p[0]].warps / -(-p[3] // 32) for p in problems]
+    found = [occupancy(p[0], *p[1:]) * chip_of(p[0]).warps / -(-p[3] // 32) for p in problems]
     assert len(expected) == len(problems)
     assert dict(zip(problems, found)) == dict(zip(problems, expected))
 
 
 def test_every_architecture_has_its_chip():
-    assert set(CHIPS) == set(compiler.ARCHITECTURES)
+    assert all(map(chip_of, (*compiler.ARCHITECTURES, "sm_87", "sm_103a", "sm_103f", "sm_121")))
+    assert chip_of("sm_90") == chip_of("sm_90a")
+    assert chip_of("sm_999") is None
+    assert occupancy("sm_999", 32, 0, 128) is None
+
+
+def test_architectures_are_those_that_nvrtc_compiles_for(monkeypatch):
+    pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
+    known = compiler.known_architectures()
+    assert {*compiler.ARCHITECTURES, "sm_87", "sm_90", "sm_103a", "sm_121", "sm_121a"} <= set(known)
+    assert not {"sm_80a", "sm_90f"} & set(known)
+
+    def missing():
+        raise compiler.CompileError("NVRTC cannot be loaded")
+
+    monkeypatch.setattr(compiler, "toolkit", missing)
+    assert compiler.known_architectures.__wrapped__() == compiler.ARCHITECTURES
 
 
 def test_what_ptxas_says_is_read():
