@@ -6,7 +6,6 @@ import pytest
 
 from gpuconv import checks, losses, models, ops
 from gpuconv.layers import (
-    LAYERS,
     BatchNorm,
     Conv2D,
     Dropout,
@@ -66,8 +65,7 @@ def wrong_relu():
             self.gradient("bias")[0] += 1e-3
             return dx
 
-    yield WrongReLU, WrongBias
-    del LAYERS["WrongReLU"], LAYERS["WrongBias"]
+    return WrongReLU, WrongBias
 
 
 def test_a_wrong_backward_fails_where_it_is_wrong(wrong_relu):

@@ -21,6 +21,7 @@ import numpy as np
 from gpuconv import backends, initializers
 from gpuconv.dtypes import accumulation_dtype, as_precision
 from gpuconv.initializers import Initializer
+from gpuconv.layers.registry import LAYERS, expect_rebuildable, layer_class, name_of
 from gpuconv.names import canonical, lookup
 from gpuconv.shapes import integer
 
@@ -28,8 +29,6 @@ Array = Any
 Shape = tuple[int, ...]
 
 ALL = "*"  # in the place of names of variables
-
-LAYERS: dict[str, type[Layer]] = {}
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Layer:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        LAYERS[cls.__name__] = cls
+        LAYERS[name_of(cls)] = cls
 
     def __post_init__(self) -> None:
         if self.name is not None and (not self.name or "." in self.name):
@@ -146,9 +145,12 @@ class Layer:
 
         input_shape: without N, as (32, 32, 3). dtype or precision: see `to`; by default, as the device, those of the
         values that are kept. initialize=False allocates nothing: enough for a `summary`. Raises ValueError, with the
-        layer's path, where a shape does not fit; then nothing has changed.
+        layer's path, where a shape does not fit, and TypeError for a layer that its config does not make again; then
+        nothing has changed.
         """
         shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
+        for layer in self.walk():
+            expect_rebuildable(layer, Layer)
         before = [(layer, dict(vars(layer))) for layer in self.walk()]
         try:
             self.place("", shape)
@@ -172,6 +174,8 @@ class Layer:
 
     def place(self, path: str, input_shape: Shape) -> Shape:
         """`plan` this layer at a path of the net."""
+        if "variables" not in vars(self):
+            raise TypeError(f"the __init__ of {type(self).__name__} must call super().__init__() first")
         self.path, self.input_shape = path, input_shape
         try:
             self.output_shape = self.plan(input_shape)
@@ -450,7 +454,7 @@ class Layer:
 
     def config(self) -> dict[str, Any]:
         """The layer as JSON-able values; `from_config` makes it again."""
-        return {"layer": type(self).__name__} | {
+        return {"layer": name_of(type(self))} | {
             name: _encode(getattr(self, name)) for name in _options(type(self))
         }
 
@@ -468,7 +472,7 @@ class Layer:
         """
         if not isinstance(config, Mapping) or "layer" not in config:
             raise ValueError(f"a layer's config is a mapping with the entry 'layer', received {config!r}")
-        kind = lookup("layer", config["layer"], LAYERS)
+        kind = layer_class(config["layer"])
         if "precision" in config:
             config = dict(config)
             options = {"precision": config.pop("precision")} | options

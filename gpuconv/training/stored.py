@@ -20,7 +20,7 @@ import numpy as np
 from gpuconv import losses
 from gpuconv.checkpoint import Checkpoint, CheckpointError, load, shown
 from gpuconv.dtypes import is_float
-from gpuconv.layers.base import LAYERS
+from gpuconv.layers.registry import layer_class, name_of
 from gpuconv.layers.saving import NOTES
 from gpuconv.training import schedules
 from gpuconv.training.groups import Groups
@@ -148,11 +148,17 @@ def complete(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     found = {key: complete(entry) for key, entry in value.items()}
-    if layer := LAYERS.get(str(value.get("layer"))):
-        return _defaults(layer) | found | {"layer": layer.__name__}
+    if layer := _layer(value.get("layer")):
+        return _defaults(layer) | found | {"layer": name_of(layer)}
     if optimizer := (OPTIMIZERS | {Groups.name: Groups}).get(str(value.get("optimizer"))):
         return _defaults(optimizer) | found | {"optimizer": optimizer.name}
     return found
+
+
+def _layer(name: Any) -> Any:
+    with contextlib.suppress(ValueError, TypeError):
+        return layer_class(name)
+    return None
 
 
 def _defaults(kind: Any) -> Record:

@@ -1,0 +1,113 @@
+"""Layers of the user's own: none takes another's place, and one that could not be saved says so when it is built."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import layers
+from gpuconv.layers import LAYERS, Input, Layer, Linear, Sequential
+from gpuconv.training import stored
+
+
+def define(module, name="Swish", **attributes):
+    """A class of a layer, as a module of that name would define it."""
+    def forward(self, x, training=False):
+        return x
+
+    return type(name, (Layer,), {"forward": forward, "__module__": module, "__qualname__": name} | attributes)
+
+
+@pytest.fixture(autouse=True)
+def the_same_layers_afterwards():
+    before = dict(LAYERS)
+    yield
+    LAYERS.clear()
+    LAYERS.update(before)
+
+
+def again(layer):
+    return Layer.from_config(json.loads(json.dumps(layer.config())))
+
+
+def test_a_layer_named_as_one_of_ours_takes_nothings_place(tmp_path):
+    own = define("mynet", "ReLU")
+    net = Sequential([Input((3,)), layers.ReLU(), own(), Linear(2)])
+    net.save(tmp_path / "x.safetensors")
+    for twin in (again(net), net.copy(), gc.load(tmp_path / "x.safetensors")):
+        assert [type(layer) for layer in twin] == [Input, layers.ReLU, own, Linear]
+    assert net.config()["layers"][2]["layer"] == "mynet.ReLU"
+
+
+def test_two_modules_may_use_one_name():
+    one, two = define("one"), define("two")
+    assert type(again(one())) is one
+    assert type(again(two())) is two
+    with pytest.raises(ValueError, match=r"several layers named 'Swish': one\.Swish, two\.Swish; received 'Swish'"):
+        Layer.from_config({"layer": "Swish"})
+
+
+def test_a_class_is_found_where_it_has_moved_to_and_under_the_name_of_older_runs():
+    own = define("mynet")
+    for name in ("Swish", "__main__.Swish", "mynet.Swish"):
+        assert type(Layer.from_config({"layer": name})) is own
+        assert stored.complete({"layer": name})["layer"] == "mynet.Swish"
+    newer = define("mynet")  # as a notebook's cell does that is run again
+    assert type(Layer.from_config({"layer": "mynet.Swish"})) is newer
+    with pytest.raises(ValueError, match=r"'mynet.Mish' is not defined here: import the module that defines it"):
+        Layer.from_config({"layer": "mynet.Mish"})
+    with pytest.raises(ValueError, match="did you mean 'ReLU'"):
+        Layer.from_config({"layer": "ReLo"})
+
+
+def forgetful(self, beta, **options):
+    Layer.__init__(self, **options)
+    self.beta = beta
+
+
+@dataclass(eq=False, repr=False)
+class Gate(Layer):
+    beta: float = 1.0
+    widths: tuple[int, ...] = field(default=(1, 2))
+
+    def forward(self, x, training=False):
+        self.stash(x)
+        return x / (1 + np.exp(-self.beta * x))
+
+
+@dataclass(eq=False, repr=False)
+class Holding(Layer):
+    what: object = None
+
+    def forward(self, x, training=False):
+        return x
+
+
+class Doubling(Gate):
+    """Makes of its setting another one each time."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.beta *= 2
+
+
+def test_a_layer_that_could_not_be_saved_says_so_when_it_is_built():
+    own = define("mynet", __init__=forgetful)
+    for layer, why in (
+        (own(2.0), r"its argument 'beta' is no field"), (Holding(print), "not JSON serializable"),
+        (Doubling(3.0), "makes a layer with another one"),
+        (define("mynet", "Bare", __init__=lambda self: Layer.__init__(self))(), "unexpected keyword argument"),
+    ):
+        for build in (lambda layer=layer: Sequential([Input((3,)), layer]), lambda layer=layer: layer.build((3,))):
+            with pytest.raises(TypeError, match=rf"(?s)cannot be saved or copied.*{why}.*@dataclass.*docs/layers.md"):
+                build()
+    with pytest.raises(TypeError, match=r"must call super\(\).__init__\(\) first"):
+        define("mynet", "Unmade", __init__=lambda self: None)().place("", (3,))
+
+
+def test_layers_that_can_be_saved_are_built():
+    for layer in (Gate(2.5), Gate(widths=(3, (4, 5))), Holding(Linear(2)), define("mynet")()):
+        net = Sequential([Input((3,)), layer])
+        assert again(net).config() == net.config()
