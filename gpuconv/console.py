@@ -8,6 +8,8 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 from gpuconv.names import printable
@@ -33,8 +35,30 @@ def say(text: str, stream: str = "stderr") -> None:
             print("\n".join(map(printable, text.split("\n"))), file=file, flush=True)
 
 
+_QUIET = ContextVar("only results are told", default=False)
+
+
+@contextlib.contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """A context in which neither bars nor news of what is under way are shown."""
+    token = _QUIET.set(on or _QUIET.get())
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
+
+def is_quiet() -> bool:
+    return _QUIET.get()
+
+
 def progress_bar(**options: Any) -> Any:
-    """tqdm's bar with these options. If tqdm fails, over a variable TQDM_... say, that is said, and no bar is shown."""
+    """tqdm's bar with these options; none where it is `quiet`.
+
+    If tqdm fails, over a variable TQDM_... say, that is said, and no bar is shown.
+    """
+    if is_quiet():
+        return _NoBar()
     try:
         from tqdm import tqdm
 

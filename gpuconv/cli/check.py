@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from gpuconv.cli import document
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import asked
 from gpuconv.cli.runs import choose_device, line
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     first = schedules.get(settings.schedule)(0, settings.epochs * len(loader), len(loader))
     optimizer = optimizers.get(settings.optimizer, lr=settings.lr * first)
     for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):
+        document.add("checks", check)
         passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)
     # Not on the images: a plain background makes equal neighbours, and where those tie a max pool has no derivative.
     gradients = checks.gradient_check(net, samples=4)
@@ -52,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
     agree = all(found.passed for found in gradients)
     details = f"{sum(found.checked for found in gradients)} compared, the worst is in {worst.name}"
     passed &= report(agree, "gradients", f"worst relative error {worst.worst:.1e} beyond rounding", details)
+    document.note(gradients=gradients, passed=passed)
     print("\nall checks pass" if passed else "\nchecks failed")
     return 0 if passed else 1
 

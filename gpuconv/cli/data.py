@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from gpuconv.cli import document
 from gpuconv.cli.errors import asked
 from gpuconv.names import lookup
 from gpuconv.shell import command
@@ -22,5 +23,6 @@ def run(options: argparse.Namespace) -> int:
     with asked():
         download = lookup("downloadable data set", options.name, {"cifar10": cifar10.download})
         folder = download(options.to)
+    document.note(folder=folder)
     print(f"CIFAR-10 is in {folder}\ntry next:  {command('gpuconv', 'train', '--data', f'cifar10:{options.to}')}")
     return 0

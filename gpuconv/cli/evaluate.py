@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import (
     Run,
@@ -19,6 +20,7 @@ from gpuconv.cli.runs import (
     warn_of_trained_images,
 )
 from gpuconv.cli.settings import add_device, add_options, loss, test_time
+from gpuconv.console import is_quiet
 from gpuconv.names import columns, padded, printable
 
 EXAMPLES = [
@@ -73,7 +75,16 @@ def run(options: argparse.Namespace) -> int:
     found = evaluate(net, loader, loss=loss(trained.settings.loss)[1], confusion=True, tta=tta)
     if not np.isfinite(found.loss):
         raise UserError(f"the test loss is {found.loss}: the net's scores are not finite, its answers mean nothing")
-    print(f"\n{table(found.confusion, trained.classes)}\n")
+    confusion = np.asarray(found.confusion)
+    counts = zip(trained.classes, confusion.sum(axis=1), confusion.diagonal())
+    document.note(
+        run=directory, data=test.name, images=found.samples, test_loss=found.loss, test_accuracy=found.accuracy,
+        test_time_augmentation=tta, confusion=confusion,
+        classes=[{"class": name, "images": images, "right": right} for name, images, right in counts],
+    )  # fmt: skip
+    if not is_quiet():
+        print()
+    print(f"{table(found.confusion, trained.classes)}\n")
     print(f"test loss {found.loss:.4f}")
     print(f"test accuracy {100 * found.accuracy:.2f}%")
     return 0

@@ -12,6 +12,7 @@ from gpuconv.backends.cpu import parallel
 from gpuconv.backends.cuda import cache, compiler
 from gpuconv.backends.cuda.emulator import EmulatorError
 from gpuconv.backends.cuda.emulator import compiler as host
+from gpuconv.cli import document
 
 EXAMPLES = ["gpuconv info"]
 
@@ -32,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    print("this machine")
+    section("this machine")
     row("gpuconv", __version__)
     row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores")
     row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}, ops on up to {parallel.threads()} cores at once")
@@ -71,10 +72,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def section(title: str) -> None:
-    print(f"\n{title}")
+    print(title if title == "this machine" else f"\n{title}")
+    document.note(**{title: {}})
 
 
 def row(name: str, text: str) -> None:
+    document.last()[name] = " ".join(str(text).split())
     print(f"  {name:14}{' '.join(str(text).split())}")
 
 

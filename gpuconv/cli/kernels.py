@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from typing import Any
 
+from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.settings import count
 from gpuconv.console import progress_bar
@@ -53,9 +54,14 @@ def run(options: argparse.Namespace) -> int:
     for file in files:
         of_file = [variant for variant in chosen if variant.file == file]
         print(f"{file}  ({len(of_file)} variants)")
+        signatures = kernels(of_file[0])
+        document.add("files", {
+            "file": file, "variants": len(of_file), "macros": MACROS[file],
+            "kernels": {n: [f"{p.c_type} {p.name}" for p in each.parameters] for n, each in signatures.items()},
+        })  # fmt: skip
         for macro, values in MACROS[file].items():
             print(f"    {macro:<12}{', '.join(map(str, values))}")
-        for name, signature in kernels(of_file[0]).items():
+        for name, signature in signatures.items():
             print(f"    {name}({', '.join(f'{p.c_type} {p.name}' for p in signature.parameters)})")
     return 0
 
@@ -78,6 +84,10 @@ def _report(listed: list, everything: bool, workers: int) -> int:
     )
     for line in shown:
         share = "unknown" if line.occupancy is None else f"{line.occupancy:.0%}"
+        document.add("kernels", {
+            "kernel": line.kernel, "arch": line.arch, "variant": str(line.variant), "threads": line.threads,
+            "occupancy": line.occupancy, "resources": line.resources, "clean": line.clean,
+        })  # fmt: skip
         found, shared = line.resources, line.resources.static_shared + line.variant.shared
         print(
             f"{line.kernel:<34} {line.arch:<8} {found.registers:>9} {shared:>7} {found.stack:>6}"
@@ -85,6 +95,7 @@ def _report(listed: list, everything: bool, workers: int) -> int:
             + (f"  {line.variant}" if everything or not line.clean else "")
         )
     dirty = [line for line in lines if not line.clean]
+    document.note(compiled=len(lines), errors=[str(error) for error in errors], unclean=len(dirty))
     for error in errors:
         print(f"\n{error}")
     counts = ", ".join(f"{count} for {arch}" for arch, count in Counter(arch for _, arch in listed).items())

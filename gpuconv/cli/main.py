@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import importlib
 import io
 import sys
@@ -11,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from gpuconv.backends import DeviceError
-from gpuconv.cli import process
+from gpuconv.cli import document, process
 from gpuconv.cli.errors import UserError, describe
+from gpuconv.console import quiet
 from gpuconv.names import canonical, printable
 from gpuconv.notices import on_stderr
 
@@ -29,6 +31,9 @@ COMMANDS = {
     "data": "download a data set",
     "info": "say which devices and optional packages this machine has",
 }
+
+
+COMPLETION = "--print-completion"
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,23 +101,77 @@ def _run(arguments: list[str]) -> int:
 
         print(f"gpuconv {__version__}")
         return 0
+    if (shell := arguments[0].removeprefix(COMPLETION)) != arguments[0]:
+        print(_completion(shell.removeprefix("=") or "".join(arguments[1:])))
+        return 0
     try:
         name = canonical("command", arguments[0], COMMANDS)
     except ValueError as error:
         raise UserError(str(error)) from None
-    command: Any = importlib.import_module(f"gpuconv.cli.{name}")
-    parser = Parser(
-        prog=f"gpuconv {name}",
-        description=(command.__doc__ or COMMANDS[name]).strip(),  # python -OO has no docstrings
-        epilog=f"example{'s' * (len(command.EXAMPLES) > 1)}:\n" + "\n".join(f"  {line}" for line in command.EXAMPLES),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    command.configure(parser)
-    parser.add_argument("--debug", action="store_true", help="show a traceback for errors of any kind")
-    options, rest = parser.parse_known_args(arguments[1:])
-    parser.refuse_unknown(rest)
-    return command.run(options)
+    parser, commands = parsers(only=name)
+    options, rest = parser.parse_known_args([name, *arguments[1:]])
+    commands[name].refuse_unknown(rest)
+    run = importlib.import_module(f"gpuconv.cli.{name}").run
+    if not options.json:
+        with quiet(options.quiet):
+            return run(options)
+    with quiet(), document.collected() as found:
+        status = run(options)
+    print(document.text(found))
+    return status
+
+
+def parsers(only: str | None = None) -> tuple[Parser, dict[str, Parser]]:
+    """The parser of a whole command line, and each command's. only: the command whose options are wanted; the modules
+    of the others are not imported."""
+    parser = Parser(prog="gpuconv", description="Train, inspect and use ConvNets.", allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument(COMPLETION, metavar="SHELL", help="print what completes gpuconv in bash, zsh or another shell")
+    group = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    commands = {name: group.add_parser(name, help=COMMANDS[name], allow_abbrev=False) for name in COMMANDS}
+    for name in [only] if only else COMMANDS:
+        command: Any = importlib.import_module(f"gpuconv.cli.{name}")
+        own = commands[name]
+        own.description = (command.__doc__ or COMMANDS[name]).strip()  # python -OO has no docstrings
+        examples = "\n".join(f"  {line}" for line in command.EXAMPLES)
+        own.epilog = f"example{'s' * (len(command.EXAMPLES) > 1)}:\n{examples}"
+        own.formatter_class = argparse.RawDescriptionHelpFormatter
+        command.configure(own)
+        own.add_argument("--quiet", action="store_true", help="print results alone, no news of what is under way")
+        own.add_argument("--json", action="store_true", help="print the results as one JSON document")
+        own.add_argument("--debug", action="store_true", help="show a traceback for errors of any kind")
+    return parser, commands
+
+
+def _completion(shell: str) -> str:
+    """The script that completes command lines in a shell."""
+    try:
+        import shtab
+    except ImportError:
+        raise UserError("completion needs shtab: python -m pip install 'gpuconv[completion]'") from None
+    if shell not in shtab.SUPPORTED_SHELLS:
+        raise UserError(f"{COMPLETION} takes {', '.join(shtab.SUPPORTED_SHELLS)}, received {shell!r}")
+    parser, commands = parsers()
+    kinds = {"FILE": shtab.FILE, "IMAGE": shtab.FILE, "FILE_OR_RUN": shtab.FILE, "DIR": shtab.DIR, "RUN_DIR": shtab.DIR}
+    for action in (action for command in commands.values() for action in command._actions):
+        if action.metavar in kinds:
+            action.complete = kinds[action.metavar]  # type: ignore[attr-defined]
+        elif action.dest in _choices():
+            action.choices = _choices()[action.dest]
+    return shtab.complete(parser, shell=shell)
+
+
+@functools.cache
+def _choices() -> dict[str, list[str]]:
+    """The words that a shell offers for an option, by the option's name."""
+    from gpuconv import models
+    from gpuconv.cli import recipes
+    from gpuconv.dtypes import PRECISIONS
+
+    return {
+        "model": [*models.MODELS], "recipe": [*recipes.RECIPES], "precision": [*PRECISIONS],
+        "device": ["auto", "numpy", "emulated", "cuda"],
+    }  # fmt: skip
 
 
 def _overview() -> str:

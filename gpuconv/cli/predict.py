@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import Run, choose_device, line, newest, open_run
 from gpuconv.cli.settings import add_device
@@ -52,12 +53,16 @@ def run(options: argparse.Namespace) -> int:
             if len(options.images) == 1:
                 raise
             print(f"gpuconv: error: {printable(str(error))}", file=sys.stderr)
+            document.add("images", {"image": path, "error": str(error)})
             failed = 1
             continue
         x = trained.normalization(image[None])
         scores = pictures.look(trained.net, _on(trained, x))[1]
         if not np.isfinite(scores).all():
             raise UserError(f"the net's scores of {path} are not finite; it cannot tell what is on it")
+        best = np.argsort(-scores, kind="stable")[:5]
+        found = [{"class": trained.classes[index], "probability": scores[index]} for index in best]
+        document.add("images", {"image": path, "best": found})
         print("\n".join(top(scores, trained.classes)))
         first = first or (image, Path(path).name)
     if options.picture and first:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv import files
+from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.cli.settings import add_device, add_precision, count
+from gpuconv.console import is_quiet
 from gpuconv.names import padded
 
 EXAMPLES = [
@@ -68,7 +70,14 @@ def run(options: argparse.Namespace) -> int:
     line("step", f"{options.model}{' fused' * fuse}, {options.batch_size} images, {options.precision}")
     found = profile(net, options.batch_size, steps=options.steps, fuse=fuse, arch=arch)
     ceilings = peaks.measure(device, seconds=0.1)[0] if options.peaks and found.timeline else None
-    print()
+    rows = [{"layer": row.name, "direction": row.direction, "seconds": row.seconds, "flops": row.work.flops,
+             "bytes": row.work.bytes, "kernels": row.launches} for row in found.rows]  # fmt: skip
+    document.note(
+        model=options.model, device=found.device, precision=found.precision, batch_size=found.batch_size,
+        arch=found.arch, ceilings=ceilings, rows=rows,
+    )  # fmt: skip
+    if not is_quiet():
+        print()
     print(text(found, ceilings))
     if options.trace:
         files.write(options.trace, found.trace())

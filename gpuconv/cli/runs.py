@@ -14,7 +14,7 @@ from gpuconv.cli import nets
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked, describe
 from gpuconv.cli.settings import Settings
-from gpuconv.console import say
+from gpuconv.console import is_quiet, say
 from gpuconv.names import printable
 
 HOME = Path("runs")
@@ -206,6 +206,8 @@ def choose_device(options: argparse.Namespace) -> str:
 
 
 def line(name: str, text: Any) -> None:
-    """One of the lines that say what is about to happen."""
+    """One of the lines that say what is about to happen; none where it is quiet."""
+    if is_quiet():
+        return
     words = str(text).rstrip("\n")
     print(f"{name:11}{printable(words)}{str(text)[len(words):]}", flush=True)

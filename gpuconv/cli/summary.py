@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gpuconv import numerals
+from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import open_run
 from gpuconv.cli.settings import add_precision, count
@@ -40,7 +41,7 @@ def volume(text: str) -> tuple[int, ...]:
 def run(options: argparse.Namespace) -> int:
     from gpuconv import backends, models
     from gpuconv.cli import nets
-    from gpuconv.summary import summary
+    from gpuconv.summary import rows, summary, total
 
     alone = [f"--{name}" for name in OF_A_MODEL if getattr(options, name) is not None]
     if alone and not options.model:
@@ -48,15 +49,21 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{' and '.join(alone)} {go} with --model; a run's net has its own")
     with asked():
         device = backends.resolve(options.device)
+    if not (options.run_dir or options.model):
+        print("nets (gpuconv summary --model NAME shows one):")
+        for name, model in models.MODELS.items():
+            about = " ".join((model.__doc__ or "").split())
+            document.add("nets", {"name": name, "about": about})
+            print(f"  {name:16}{about}")
+        return 0
     if options.run_dir:
-        print(summary(open_run(options.run_dir, "numpy").net, batch_size=options.batch_size, device=device))
-    elif options.model:
+        net = open_run(options.run_dir, "numpy").net
+    else:
         with asked():
             more = {"precision": options.precision, "initialize": False}
             net = nets.build(options.model, options.input, options.classes, **more)
-        print(summary(net, batch_size=options.batch_size, device=device))
-    else:
-        print("nets (gpuconv summary --model NAME shows one):")
-        for name, model in models.MODELS.items():
-            print(f"  {name:16}{' '.join((model.__doc__ or '').split())}")
+    if options.json:
+        table = rows(net, options.batch_size, device)
+        document.note(precision=net.precision, device=device, layers=table, total=total(table))
+    print(summary(net, batch_size=options.batch_size, device=device))
     return 0

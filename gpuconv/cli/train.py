@@ -10,11 +10,11 @@ import contextlib
 import os
 from typing import Any
 
-from gpuconv.cli import process, recipes
+from gpuconv.cli import document, process, recipes
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line, load_data, parts, resumed
-from gpuconv.console import say
+from gpuconv.console import is_quiet, say
 from gpuconv.shell import command
 
 EXAMPLES = [
@@ -129,6 +129,7 @@ def run(options: argparse.Namespace) -> int:
         if not given:
             with contextlib.suppress(OSError):  # unless a run is in it
                 os.removedirs(directory)
+    document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
     _leave(directory, net, test, normalization, settings)
@@ -136,6 +137,7 @@ def run(options: argparse.Namespace) -> int:
     if settings.tta != "none":
         line("averaging", f"{settings.tta}; without it the test accuracy is {100 * accuracy:.2f}%")
         accuracy = evaluate(net, held_out, loss=trainer.loss, tta=settings.tta).accuracy
+    document.note(test_accuracy=accuracy, test_time_augmentation=settings.tta)
     say(f"test accuracy {100 * accuracy:.2f}%", "stdout")
     return 0
 
@@ -168,7 +170,8 @@ def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: wa
         except plots.PlotError as error:
             say(f"no {path.name}: {error}")
     files = [path.name for path in (run.curves, run.activations, run.filters) if path.exists()]
-    say("", "stdout")
+    if not is_quiet():
+        say("", "stdout")
     line("checkpoint", run.last)
     line("metrics", f"{run.metrics_jsonl}, {run.metrics_csv.name}")
     if files:

@@ -6,7 +6,9 @@ the CPU; --device numpy proves the fast NumPy code."""
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
+from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.console import progress_bar
@@ -58,10 +60,21 @@ def run(options: argparse.Namespace) -> int:
     with progress_bar(total=total, desc="verify", leave=False, disable=None) as progress:
         for row in rows:
             failed += row.smallest_failure is not None
+            document.add("rows", facts(row))
             progress.write(describe(row))
             progress.update()
+    document.note(device=device, failed=failed, passed=total - failed)
     print(f"\n{failed} of {total} failed" if failed else f"\nall {total} pass on {device}")
     return 1 if failed else 0
+
+
+def facts(row: Any) -> dict[str, Any]:
+    """A row for a document."""
+    worst, failure = row.worst, row.smallest_failure
+    return {
+        "op": row.op, "dtype": row.dtype, "cases": len(row.outcomes), "worst_error": worst.error, "bound": worst.bound,
+        "passed": failure is None, "failure": failure and {"case": failure.case.name, "problem": failure.problem},
+    }  # fmt: skip
 
 
 def describe(row) -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv.checkpoint import CheckpointError, save, write_atomically
-from gpuconv.console import progress_bar, say
+from gpuconv.console import is_quiet, progress_bar, say
 from gpuconv.files import open_to_append
 from gpuconv.shell import command
 from gpuconv.training.rundir import RunDirectory
@@ -292,11 +292,13 @@ class Progress(Callback):
     def on_epoch(self, trainer: Any, record: Record) -> None:
         self._close()
         now = time.perf_counter()
-        say(f"{describe(record, trainer.epochs)}  {now - self._began:.1f} s", "stdout")
+        if not is_quiet():
+            say(f"{describe(record, trainer.epochs)}  {now - self._began:.1f} s", "stdout")
         self._began = now
 
     def on_test(self, trainer: Any, record: Record) -> None:
-        say(f"test loss {record['test_loss']:.4f}  test accuracy {100 * record['test_accuracy']:.2f}%", "stdout")
+        if not is_quiet():
+            say(f"test loss {record['test_loss']:.4f}  test accuracy {100 * record['test_accuracy']:.2f}%", "stdout")
 
     def on_stop(self, trainer: Any, reason: str) -> None:
         self._close()

@@ -1,0 +1,70 @@
+"""What a command found, as one JSON document: `--json` prints it in place of the text."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+_OPEN: ContextVar[dict[str, Any] | None] = ContextVar("the document of this command", default=None)
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[dict[str, Any]]:
+    """The document that a command fills in here; what it prints is dropped."""
+    document: dict[str, Any] = {}
+    token = _OPEN.set(document)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield document
+    finally:
+        _OPEN.reset(token)
+
+
+def note(**facts: Any) -> None:
+    """Put facts into the document, if one is asked for."""
+    if (document := _OPEN.get()) is not None:
+        document.update(plain(facts))
+
+
+def add(name: str, entry: Any) -> None:
+    """Put one more entry into the list of that name, if a document is asked for."""
+    if (document := _OPEN.get()) is not None:
+        document.setdefault(name, []).append(plain(entry))
+
+
+def last() -> dict[str, Any]:
+    """The part that was noted last, to be filled in; a spare one where no document is asked for."""
+    document = _OPEN.get()
+    return next(reversed(document.values())) if document else {}
+
+
+def text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON holds it; null for NaN and infinity."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)

@@ -1,0 +1,136 @@
+"""--quiet, --json and completion: what every command has beside its own options."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gpuconv import plots
+from gpuconv.cli import document, main
+from gpuconv.cli.main import COMMANDS, parsers
+
+TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy"]
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise plots.PlotError("no pictures here")
+
+    monkeypatch.setattr(plots, "save", refuse)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def out(capsys, *arguments, status=0):
+    capsys.readouterr()
+    assert main([*map(str, arguments)]) == status
+    return capsys.readouterr().out
+
+
+def found(capsys, *arguments, status=0):
+    """The one document on standard output."""
+    return json.loads(out(capsys, *arguments, "--json", status=status))
+
+
+def test_what_train_evaluate_and_predict_found(work, capsys):
+    Image = pytest.importorskip("PIL.Image")
+    trained = found(capsys, "train", *TINY, "--epochs", 2, "--run-dir", "run")
+    assert [record["epoch"] for record in trained["epochs"]] == [1, 2]
+    assert trained["test_accuracy"] == trained["epochs"][-1]["test_accuracy"]
+    assert (trained["run"], trained["stopped"], trained["steps"]) == ("run", "finished", 4)
+    tested = found(capsys, "evaluate", "run", "--device", "numpy")
+    assert tested["test_accuracy"] == trained["test_accuracy"]
+    assert np.array(tested["confusion"]).sum() == tested["images"] == sum(c["images"] for c in tested["classes"]) == 19
+    assert np.trace(tested["confusion"]) == sum(each["right"] for each in tested["classes"])
+    Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save("a.png")
+    (work / "b.png").write_bytes(b"no image")
+    looked = ["predict", "a.png", "b.png", "--run-dir", "run", "--device", "numpy"]
+    first, second = found(capsys, *looked, status=1)["images"]
+    assert first["image"] == "a.png"
+    assert sum(each["probability"] for each in first["best"]) == pytest.approx(1)
+    assert [*second] == ["image", "error"]
+    quiet = out(capsys, "train", *TINY, "--epochs", 1, "--run-dir", "other", "--quiet")
+    assert quiet.startswith("test accuracy ")
+    assert quiet.count("\n") == 1
+    assert out(capsys, "evaluate", "run", "--device", "numpy", "--quiet").startswith("class ")
+
+
+def test_what_the_other_commands_found(capsys):
+    nets = found(capsys, "summary")["nets"]
+    assert nets[0]["name"] == "seed-net"
+    summary = found(capsys, "summary", "--model", "seed-net")
+    assert summary["total"]["parameters"] == sum(row["parameters"] for row in summary["layers"])
+    files = found(capsys, "kernels", "--file", "metrics.cu")["files"]
+    assert [*files[0]["kernels"]] == ["metrics_add"]
+    verified = found(capsys, "verify", "--op", "relu", "--tier", "tiny", "--dtype", "float32", "--device", "numpy")
+    assert (verified["passed"], verified["failed"], verified["rows"][0]["op"]) == (1, 0, "relu")
+    steps = ["profile", "--model", "seed-net", "--batch-size", 2, "--steps", 1, "--no-peaks", "--device", "numpy"]
+    assert "conv1" in [row["layer"] for row in found(capsys, *steps)["rows"]]
+    assert "devices" in found(capsys, "info")
+    assert "relu" in found(capsys, "lab", "--op", "relu", "--template")["template"]
+
+
+def test_a_check_that_fails_is_told_in_the_document(capsys):
+    checked = found(capsys, "check", *TINY, "--lr", 1000, status=1)
+    assert not checked["passed"]
+    assert not all(each["passed"] for each in checked["checks"])
+    assert all(each["worst"] is not None for each in checked["gradients"])
+
+
+def test_errors_are_a_line_on_stderr_and_no_document(capsys):
+    assert main(["evaluate", "nowhere", "--json"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+
+
+def test_a_document_holds_what_json_can():
+    value = {"nan": np.float32("nan"), "inf": [float("inf")], "n": np.int64(3), "a": np.ones(2), "b": np.bool_(True)}
+    assert document.plain(value) == {"nan": None, "inf": [None], "n": 3, "a": [1.0, 1.0], "b": True}
+    document.note(anything=1)  # nobody asked for a document
+    document.add("rows", 1)
+    with document.collected() as found:
+        print("dropped")
+        document.note(x=1)
+        document.add("rows", {"y": 2})
+    assert found == {"x": 1, "rows": [{"y": 2}]}
+
+
+def test_every_command_is_a_subparser_with_the_common_options():
+    parser, commands = parsers()
+    assert [*commands] == [*COMMANDS]
+    for name, own in commands.items():
+        assert {"--quiet", "--json", "--debug"} <= {text for each in own._actions for text in each.option_strings}
+        assert own.prog == f"gpuconv {name}"
+    assert parser.parse_args(["info", "--json"]).command == "info"
+
+
+def test_the_options_of_other_commands_are_not_imported():
+    code = (
+        "import sys; from gpuconv.cli.main import parsers; parsers('info')\n"
+        "print([name for name in sys.modules if name.startswith('gpuconv.cli.')])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "gpuconv.cli.info" in told
+    assert "gpuconv.cli.train" not in told
+
+
+def test_completion(capsys):
+    pytest.importorskip("shtab")
+    for arguments in (["--print-completion", "bash"], ["--print-completion=bash"]):
+        script = out(capsys, *arguments)
+        for word in ("--early-stopping", "evaluate", "digits-net", "--json"):
+            assert word in script
+        assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    assert main(["--print-completion", "no-such-shell"]) == 2
+    assert "takes bash, zsh" in capsys.readouterr().err
+
+
+def test_completion_without_shtab(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["--print-completion", "bash"]) == 2
+    assert "completion needs shtab: python -m pip install 'gpuconv[completion]'" in capsys.readouterr().err
