@@ -8,8 +8,10 @@ thread, in a notebook and on a machine without a display.
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -238,7 +240,16 @@ def _figure(width: int, height: int) -> Figure:
         raise NoMatplotlibError("pictures need matplotlib: python -m pip install 'gpuconv[plot]'") from error
     except Exception as error:  # it reads MPLBACKEND and matplotlibrc
         raise NoMatplotlibError(f"matplotlib cannot be imported: {_one_line(error)}") from error
-    return Canvas(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
+    figure = Canvas(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    """What a notebook shows of a figure that is a cell's value."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor=figure.get_facecolor())
+    return file.getvalue()
 
 
 def _one_line(error: Exception) -> str:

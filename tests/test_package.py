@@ -23,7 +23,7 @@ HEAVY = [
 
 # Each part may import from its own line and the lines above it.
 LAYERS = [
-    {"console", "files", "locks", "names", "notices", "numerals", "shell", "trust"},
+    {"console", "files", "html", "locks", "names", "notices", "numerals", "shell", "trust"},
     {"algorithms", "checkpoint", "dtypes", "shapes"},
     {"random", "kernels"},
     {"backends"},

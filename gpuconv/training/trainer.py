@@ -24,6 +24,7 @@ from gpuconv.training import adapt, feeding, schedules, stored
 from gpuconv.training import callbacks as watching
 from gpuconv.training.clock import AHEAD, Clock
 from gpuconv.training.held_out import HeldOut
+from gpuconv.training.history import History
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.metrics import NOTHING, Reading, Totals
@@ -166,9 +167,11 @@ class Trainer:
         return self.epochs * self.batches
 
     @property
-    def history(self) -> list[Record]:
+    def history(self) -> History:
         """A record for each epoch."""
-        return [record for record in self.records if record["event"] == "epoch"]
+        found = History(record for record in self.records if record["event"] == "epoch")
+        found.tested = self.tested
+        return found
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -190,7 +193,7 @@ class Trainer:
         normalization: Normalization | None = None,
         settings: Record | None = None,
         progress: bool = True,
-    ) -> list[Record]:
+    ) -> History:
         """Train until `epochs` epochs are done in all, and return a record for each.
 
         train: (images, labels), a Dataset, any object with __len__ and __getitem__, of which batches of `batch_size`

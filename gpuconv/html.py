@@ -1,0 +1,57 @@
+"""Tables and line charts for notebooks: HTML in the page's own text colour, so that it reads on light and on dark."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLORS = ("#3b82f6", "#d97706", "#16a34a", "#a855f7")  # of middle lightness: seen on white and on black
+WIDTH, HEIGHT, LEFT, BELOW = 360, 180, 48, 24
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:
+    """Text and numbers as a table; numbers stand at the right."""
+
+    def cell(value: Any) -> str:
+        side = "left" if isinstance(value, str) else "right"
+        shown = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+        return f'<td style="text-align:{side}">{html.escape(shown)}</td>'
+
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in heading)
+    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    told = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f"<table>{told}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def chart(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:
+    """Lines through points (x, y), each with its name, as SVG. Points that are not finite are left out."""
+    points = {name: [p for p in line if all(map(math.isfinite, p))] for name, line in lines.items()}
+    every = [point for line in points.values() for point in line]
+    if not every:
+        return ""
+    (left, right), (low, high) = ((min(axis), max(axis)) for axis in zip(*every))
+
+    def place(x: float, y: float) -> str:
+        across = (x - left) / (right - left) if right > left else 0.5
+        up = (y - low) / (high - low) if high > low else 0.5
+        return f"{LEFT + across * (WIDTH - LEFT - 8):.1f},{HEIGHT - BELOW - up * (HEIGHT - BELOW - 28):.1f}"
+
+    drawn = [_text(LEFT, 12, title)]
+    drawn += [_text(2, HEIGHT - BELOW, f"{low:.3g}"), _text(2, 32, f"{high:.3g}")]
+    drawn += [_text(LEFT, HEIGHT - 6, f"{left:g}"), _text(WIDTH - 28, HEIGHT - 6, f"{right:g}")]
+    names = LEFT + 8 * len(title)
+    for color, (name, line) in zip(COLORS, points.items()):
+        path = " ".join(place(*point) for point in line)
+        mark = f'<circle cx="{path.partition(",")[0]}" cy="{path.partition(",")[2]}" r="3" fill="{color}"/>'
+        line_of = f'<polyline fill="none" stroke="{color}" stroke-width="2" points="{path}"/>'
+        drawn += [line_of if len(line) > 1 else mark if line else "", _text(names, 12, name, color)]
+        names += 10 + 7 * len(name)
+    axis = f"M{LEFT} 24V{HEIGHT - BELOW}H{WIDTH}"
+    drawn.append(f'<path d="{axis}" fill="none" stroke="currentColor" stroke-opacity="0.3"/>')
+    return f'<svg width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(drawn)}</svg>'
+
+
+def _text(x: float, y: float, words: str, color: str = "currentColor") -> str:
+    return f'<text x="{x}" y="{y}" font-size="11" font-family="sans-serif" fill="{color}">{html.escape(words)}</text>'

@@ -1,0 +1,36 @@
+"""What a run recorded of its epochs: a list of records, shown in a notebook as curves and a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpuconv.html import chart, table
+
+MOST = 12  # epochs that the table shows: the first ones and the last ones
+
+
+class History(list[dict[str, Any]]):
+    """A record for each epoch. tested: what a test at the end of the run found, or None."""
+
+    tested: dict[str, Any] | None = None
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return "<p>no epoch yet</p>"
+        plain = {name: value for name, value in self[-1].items() if isinstance(value, (int, float)) or value is None}
+        names = [name for name in plain if name not in ("step", "epoch")]
+        shown = range(len(self))
+        left_out = len(self) > MOST
+        chosen = [*shown[: MOST // 2], *shown[-MOST // 2 :]] if left_out else [*shown]
+        rows: list[list[Any]] = [[self[at]["epoch"], *(self[at].get(name) for name in names)] for at in chosen]
+        if left_out:
+            rows.insert(MOST // 2, ["…", *("" for _ in names)])
+        told = "" if self.tested is None else ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.tested.items() if isinstance(value, float)
+        )  # fmt: skip
+        charts = "".join(chart(self._lines(what), what) for what in ("loss", "accuracy"))
+        return f"<div>{charts}{table(['epoch', *(name.replace('_', ' ') for name in names)], rows, told)}</div>"
+
+    def _lines(self, what: str) -> dict[str, list[tuple[float, float]]]:
+        parts = [part for part in ("train", "validation", "test") if f"{part}_{what}" in self[-1]]
+        return {part: [(r["epoch"], r[f"{part}_{what}"]) for r in self if f"{part}_{what}" in r] for part in parts}

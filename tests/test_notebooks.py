@@ -1,0 +1,94 @@
+"""What a notebook shows: histories as HTML, figures as pictures, bars although stderr is no terminal."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import types
+from xml.etree import ElementTree
+
+import pytest
+
+from gpuconv import console, html, plots
+from gpuconv.training.history import History
+from tests.training import small
+
+
+def parsed(text):
+    """Well-formed, and without a colour that vanishes on a light or on a dark page."""
+    for color in ("black", "white", "#000", "#fff"):
+        assert color not in text
+    return ElementTree.fromstring(text)
+
+
+def words(tree):
+    return ["".join(each.itertext()) for each in tree.iter() if each.tag in ("td", "th", "caption", "text")]
+
+
+def test_a_history_is_a_list_that_shows_curves_and_a_table():
+    history = small.fit(small.trainer(), epochs=3)
+    assert isinstance(history, History)
+    assert history == json.loads(json.dumps(history))
+    assert copy.deepcopy(history) == history
+    tree = parsed(history._repr_html_())
+    told = words(tree)
+    assert [text for text in told if text in ("loss", "accuracy")] == ["loss", "accuracy"]
+    assert {"train", "validation", "epoch", "validation accuracy"} <= {*told}
+    assert f"{history[-1]['validation_loss']:.4f}" in told
+    assert len([each for each in tree.iter() if each.tag == "polyline"]) == 4
+    assert len([each for each in tree.iter() if each.tag == "tr"]) == 4
+    assert "no epoch yet" in "".join(parsed(History()._repr_html_()).itertext())
+
+
+def test_a_test_at_the_end_is_the_caption_and_long_histories_are_cut():
+    trainer = small.trainer()
+    history = trainer.fit(small.images(60), epochs=2, validation=0.2, test=small.images(9, seed=5), progress=False)
+    assert history.tested == trainer.tested
+    caption, = [each for each in parsed(history._repr_html_()).iter() if each.tag == "caption"]
+    assert f"test accuracy {trainer.tested['test_accuracy']:.4f}" in caption.text
+    record = {"event": "epoch", "step": 1, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5}
+    long = History(record | {"epoch": epoch} for epoch in range(1, 101))
+    first = [each[0].text for each in parsed(long._repr_html_()).iter() if each.tag == "tr"]
+    assert first == ["epoch", "1", "2", "3", "4", "5", "6", "…", "95", "96", "97", "98", "99", "100"]
+    one = parsed(History(long[:1])._repr_html_())
+    assert len([each for each in one.iter() if each.tag == "circle"]) == 2
+
+
+def test_text_is_escaped_and_what_is_not_finite_is_left_out():
+    shown = html.table(["<a>"], [["<script>", float("nan")], [None, 3]], "a & b")
+    assert words(parsed(shown)) == ["a & b", "<a>", "<script>", "nan", "", "3"]
+    nan = float("nan")
+    line = parsed(html.chart({"x": [(1, nan), (2, 1.0), (3, 2.0)]}, "<loss>"))
+    assert next(each for each in line.iter() if each.tag == "polyline").get("points").count(",") == 2
+    assert html.chart({"x": [(1, nan)]}, "loss") == ""
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+
+
+def test_bars_are_shown_in_a_notebook(notebook, monkeypatch):
+    assert console.in_notebook()
+    with console.progress_bar(total=3, disable=None, file=sys.stdout) as bar:
+        assert not bar.disable
+    assert console.progress_bar(total=3, disable=True).disable
+    made = types.ModuleType("tqdm.notebook")
+    made.tqdm = lambda **options: options
+    monkeypatch.setitem(sys.modules, "tqdm.notebook", made)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "ipywidgets")
+    assert console.progress_bar(total=3, disable=None) == {"total": 3, "disable": False}
+
+
+def test_elsewhere_a_bar_is_for_terminals(monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    assert not console.in_notebook()
+    assert console.progress_bar(total=3, disable=None).disable  # stderr is captured
+
+
+def test_a_figure_shows_itself():
+    pytest.importorskip("matplotlib")
+    figure = plots.curves(small.fit(small.trainer(), epochs=1))
+    assert figure._repr_png_().startswith(b"\x89PNG")
