@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,20 +28,21 @@ class Launch:
 
 @contextmanager
 def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
-    """Within this context every launch of ours, on a GPU or emulated, is added to the list; empty ones are not, nor
-    those that time the candidates of "auto".
+    """Within this context every launch of ours in this thread, on a GPU or emulated, is added to the list; empty ones
+    are not, nor those that time the candidates of "auto".
 
     execute=False: nothing is compiled nor run, and what kernels would have written is left as it is. So a net that
     would take the emulated device hours tells what it launches at once.
     """
     found: list[Launch] = []
-    launch = Kernel.__call__
+    launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuning.in_trial.get()
 
     def noted(kernel: Kernel, grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
-        if execute:
+        ours = threading.get_ident() == owner
+        if execute or not ours:
             launch(kernel, grid, block, *arguments, shared=shared)
         blocks, threads = (math.prod(e) if isinstance(e, tuple) else e for e in (grid, block))
-        if blocks and not tuning.in_trial.get():
+        if ours and blocks and tuning.in_trial.get() == in_trial:
             found.append(Launch(kernel, blocks, threads, shared))
 
     Kernel.__call__ = noted  # type: ignore[method-assign, assignment]

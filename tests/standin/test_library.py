@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc as gc_module
+import threading
 import time
 
 import numpy as np
@@ -14,8 +15,9 @@ from bench.record import Record
 from bench.runner import run as bench_run
 from bench.suite import Entry
 from gpuconv import backends, lab, ops
-from gpuconv.backends.cuda import compiler, tuning
+from gpuconv.backends.cuda import attached, compiler, tuning
 from gpuconv.data import Augmentation, Loader, Normalization
+from gpuconv.notices import Notice
 from gpuconv.profiling import launches, peaks
 from gpuconv.profiling.step import profile
 from gpuconv.profiling.work import Ceilings, Work
@@ -314,3 +316,102 @@ def ours_alone(entry, device, compiled):
     problem = problems.problem(entry)
     arrays = problem.make(np.random.default_rng(0))
     return ours.sides(problem, arrays, device), lambda results: problem.compare(arrays, results)
+
+
+@pytest.mark.parametrize(
+    ("variable", "tool"),
+    [("NV_NSIGHT_INJECTION_PORT_BASE", "Nsight Compute"),
+     ("NV_SANITIZER_INJECTION_PORT_RANGE_BEGIN", "compute-sanitizer")],
+    ids=["ncu", "sanitizer"],
+)  # fmt: skip
+def test_under_a_tool_nothing_is_timed_and_that_is_said(timed, monkeypatch, capsys, variable, tool):
+    monkeypatch.delenv("GPUCONV_AUTOTUNE")
+    monkeypatch.setenv(variable, "49152")
+    caches = attached.tool, tuning._untimed
+    for cache in caches:
+        cache.cache_clear()
+    try:
+        with standin.installed(("90",)) as machine:
+            with pytest.warns(Notice, match=f"under {tool} .auto. takes the cost model's choice and times nothing"):
+                convolution()
+            convolution()  # is said once
+            assert len(machine.launches) == 2
+            monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
+            assert tuning.enabled()
+    finally:
+        for cache in caches:
+            cache.cache_clear()
+
+
+# --- two threads, one of them capturing -------------------------------------------------------------------------------
+
+
+def beside(work, other):
+    """Do `work(during)`, which calls `during()` at the moment at which another thread shall do `other()`; what either
+    raised. The other one may have to wait until the work is done."""
+    begun, errors = threading.Event(), []
+
+    def guarded(body, *arguments):
+        try:
+            body(*arguments)
+        except Exception as error:
+            errors.append(error)
+
+    def do_other():
+        begun.wait(10)
+        guarded(other)
+
+    thread = threading.Thread(target=do_other)
+    thread.start()
+
+    def during():
+        begun.set()
+        thread.join(0.3)
+
+    guarded(work, during)
+    thread.join(10)
+    return errors
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "emulated"])
+@pytest.mark.parametrize("what", ["synchronize", "compute", "prepare"])
+def test_a_capture_is_left_alone_by_another_thread(schedule, device, what):
+    with standin.installed(("90", "90"), schedule=schedule):
+        x, y, z = (gc.asarray(X, device) for _ in range(3))
+        recorder, results = backends.recorder(device), []
+        recorder.prepare(lambda: ops.relu(x, out=y) is None)
+
+        def capture(during):
+            def step():
+                ops.relu(x, out=y)
+                during()
+
+            results.append(recorder.capture(step))
+
+        others = {
+            "synchronize": lambda: backends.synchronize(device),
+            "compute": lambda: results.append(gc.to_numpy(ops.relu(z))),
+            "prepare": lambda: backends.recorder(device).prepare(lambda: ops.relu(z, out=z) is None),
+        }
+        assert beside(capture, others[what]) == []
+        replay = next(each for each in results if callable(each))
+        backends.assign(y, 0)
+        replay()
+        np.testing.assert_array_equal(gc.to_numpy(y), np.maximum(X, 0))
+        for found in (each for each in results if not callable(each)):
+            np.testing.assert_array_equal(found, np.maximum(X, 0))
+
+
+def test_another_threads_launches_are_not_recorded_and_run(schedule):
+    with standin.installed(("90",), schedule=schedule):
+        x, found, results = gc.asarray(X, "cuda:0"), [], []
+
+        def record(during):
+            with launches.recorded(execute=False) as noted:
+                ops.relu(x)
+                during()
+            found.extend(noted)
+
+        assert beside(record, lambda: results.append(gc.to_numpy(ops.relu(x)))) == []
+        assert len(found) == 1
+        np.testing.assert_array_equal(results[0], np.maximum(X, 0))

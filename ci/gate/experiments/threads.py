@@ -6,7 +6,7 @@ from ci.gate.experiments import Answer
 
 
 def ask(device: str, small: bool) -> Answer:
-    """One thread captures and replays again and again, while the other computes, copies and allocates."""
+    """One thread captures and replays again and again, while the other computes, copies, and waits for the GPU."""
     import numpy as np
 
     import gpuconv as gc
@@ -25,6 +25,7 @@ def ask(device: str, small: bool) -> Answer:
         try:
             while not done.is_set():
                 check("the other thread", gc.to_numpy(ops.relu(gc.asarray(host, device))))
+                backends.synchronize(device)
         except Exception as error:
             failures.append(f"the other thread: {type(error).__name__}: {error}")
 

@@ -92,7 +92,10 @@ class CudaDevice:
             return self._cupy.zeros(shape, dtype)
 
     def synchronize(self) -> None:
-        self._device.synchronize()
+        from gpuconv.backends.cuda.graph import undisturbed
+
+        with undisturbed(self._index):
+            self._device.synchronize()
 
     def recorder(self) -> Any:
         from gpuconv.backends.cuda.graph import CudaRecorder

@@ -51,6 +51,13 @@ def _capture_stream(index: int, thread: int) -> Any:
     return cupy.cuda.Stream(non_blocking=True)
 
 
+@functools.cache
+def undisturbed(index: int) -> threading.RLock:
+    """Held while a thread captures on a device, and while a thread waits for the whole device, which would spoil the
+    captures of all others."""
+    return threading.RLock()
+
+
 class CudaRecorder:
     """CUDA graphs over a memory pool that only they use. They are captured on a stream of their own, since the default
     one cannot be captured, and launched on the caller's current stream, after whatever it was given before.
@@ -62,7 +69,7 @@ class CudaRecorder:
     def __init__(self, index: int) -> None:
         import cupy
 
-        self._cupy, self._device = cupy, cupy.cuda.Device(index)
+        self._cupy, self._device, self._undisturbed = cupy, cupy.cuda.Device(index), undisturbed(index)
         with self._device:
             self._stream = _capture_stream(index, threading.get_ident())
         self.release()
@@ -71,7 +78,8 @@ class CudaRecorder:
         """Run the work where it will be captured, since some scratch memory belongs to a stream. Waits for the device
         before and after."""
         with self._device:
-            self._device.synchronize()
+            with self._undisturbed:
+                self._device.synchronize()
             with self._stream:
                 work()
                 self._stream.synchronize()
@@ -85,7 +93,7 @@ class CudaRecorder:
         cupy = self._cupy
         with self._device:
             cupy.get_default_memory_pool().free_all_blocks()  # what uncaptured work let go of makes room
-            with self._stream, cupy.cuda.using_allocator(self._pool.malloc):
+            with self._undisturbed, self._stream, cupy.cuda.using_allocator(self._pool.malloc):
                 self._stream.begin_capture()
                 try:
                     work()

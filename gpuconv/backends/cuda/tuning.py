@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gpuconv.backends.cuda import cache
+from gpuconv.backends.cuda import attached, cache
 from gpuconv.backends.cuda.module import text_of
 from gpuconv.names import lookup
-from gpuconv.notices import Notice
+from gpuconv.notices import Notice, notice
 
 if TYPE_CHECKING:
     from gpuconv.backends.cuda.gemm import Plan
@@ -99,12 +99,24 @@ def gpu_named(device: str) -> Gpu | None:
 
 
 def enabled() -> bool:
-    """Whether "auto" is timed: unless GPUCONV_AUTOTUNE is 0. Raises ValueError where it is neither 0 nor 1."""
-    value = os.environ.get("GPUCONV_AUTOTUNE", "1")
+    """Whether "auto" is timed: unless GPUCONV_AUTOTUNE is 0, or a tool is attached that times nothing rightly and it is
+    not 1. Raises ValueError where it is neither 0 nor 1."""
+    value = os.environ.get("GPUCONV_AUTOTUNE")
+    if value is None:
+        return not _untimed()
     return value == "1" or lookup("value of GPUCONV_AUTOTUNE", value, {"1": True, "0": False})
 
 
 in_trial = ContextVar("launches are timed to choose an algorithm, and are no work of the caller's", default=False)
+
+
+@functools.cache  # so that it is said once
+def _untimed() -> bool:
+    if tool := attached.tool():
+        notice(f"under {tool} 'auto' takes the cost model's choice and times nothing, unless GPUCONV_AUTOTUNE is 1")
+    return tool is not None
+
+
 _remembered: dict[tuple[Problem, str], Plan] = {}
 
 

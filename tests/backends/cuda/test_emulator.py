@@ -323,11 +323,12 @@ def test_a_kernel_in_a_folder_whose_name_no_compiler_likes(tmp_path):
     folder.mkdir()
     kernel = b'extern "C" __global__ void count(int *y) { y[threadIdx.x] = threadIdx.x; } // caf\xe9\n'
     (folder / "right.cu").write_bytes(kernel)
-    (folder / "wrong.cu").write_bytes(kernel + b"this is no C++\n")
+    (folder / "wrong.cu").write_bytes(b'#include "a\\b.cuh"\n' + kernel)
+    (folder / "a\\b.cuh").write_text("\nthis is no C++\n")
     y = emulator.empty(4, np.int32)
     load(folder / "right.cu").kernel("count")(1, 4, y)
     np.testing.assert_array_equal(y.view(np.ndarray), range(4))
-    with pytest.raises(emulator.EmulatorError, match=r'"a\\b"/wrong\.cu:2:\d+: error'):
+    with pytest.raises(emulator.EmulatorError, match=r"(?m)^a\\b\.cuh:2:\d+: error"):
         load(folder / "wrong.cu").kernel("count")(1, 4, y)
 
 

@@ -1,21 +1,22 @@
 """What a captured step is on the emulated device: launches noted down, to be run again, and nothing else.
 
 On a GPU the host cannot look at memory that work yet to run will write, and a capture refuses whatever is no launch.
-Here every launch is done when it returns, so nothing would show; these contexts make it show.
+Here every launch is done when it returns, so nothing would show; these contexts make it show, each in its own thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 
 class HostAccessError(RuntimeError):
     """The host touched an emulated array where only kernels may; the message names the operation."""
 
 
-_off_limits = False
-_recording: list[Callable[[], None]] | None = None
+_off_limits = ContextVar("the host may not touch emulated memory", default=False)
+_recording: ContextVar[list[Callable[[], None]] | None] = ContextVar("launches are added to this list", default=None)
 
 
 @contextlib.contextmanager
@@ -25,40 +26,40 @@ def device_only() -> Iterator[None]:
 
     What Python cannot see is a plain `numpy.asarray(array)` and what is then read through it.
     """
-    global _off_limits
-    before, _off_limits = _off_limits, True
+    token = _off_limits.set(True)
     try:
         yield
     finally:
-        _off_limits = before
+        _off_limits.reset(token)
 
 
 def host_reads() -> bool:
     """Whether the host may look into emulated memory now."""
-    return not _off_limits
+    return not _off_limits.get()
 
 
 def forbid(operation: str) -> None:
     """Raise HostAccessError inside `device_only`; elsewhere do nothing."""
-    if _off_limits:
+    if _off_limits.get():
         raise HostAccessError(f"the host may not touch the device's memory here, but: {operation}")
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Callable[[], None]]]:
     """Within this context, which is `device_only`, launches do not run but are added to the list, in order."""
-    global _recording
-    before, _recording = _recording, []
+    launches: list[Callable[[], None]] = []
+    token = _recording.set(launches)
     try:
         with device_only():
-            yield _recording
+            yield launches
     finally:
-        _recording = before
+        _recording.reset(token)
 
 
 def submit(launch: Callable[[], None]) -> None:
     """Run a launch, or note it down."""
-    if _recording is None:
+    launches = _recording.get()
+    if launches is None:
         launch()
     else:
-        _recording.append(launch)
+        launches.append(launch)
