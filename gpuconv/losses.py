@@ -106,13 +106,21 @@ def describe(loss: Any) -> str:
     return repr(loss) if is_dataclass(loss) else getattr(loss, "__name__", type(loss).__qualname__)
 
 
-def described(text: str) -> str:
-    """What `describe` makes today of the loss that another version described so; text that tells no loss of ours is
-    returned as it is."""
+def read(text: str) -> Loss:
+    """The loss that `describe` described so, in this version or another. ValueError for one that is none of ours."""
     kinds = LOSSES | {kind.__name__: kind for kind in LOSSES.values()}
     try:
         call: Any = ast.parse(text, mode="eval").body
         options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-        return describe(kinds[call.func.id](**options))
+        return kinds[call.func.id](**options)
     except (SyntaxError, AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"the loss {text} is not one of gpuconv's") from None
+
+
+def described(text: str) -> str:
+    """What `describe` makes today of the loss that another version described so; text that tells no loss of ours is
+    returned as it is."""
+    try:
+        return describe(read(text))
+    except ValueError:
         return text

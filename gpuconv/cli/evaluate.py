@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv import losses
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import (
     Run,
+    add_which,
     choose_device,
+    expect_normalization,
     line,
     load_data,
     newest,
@@ -33,6 +36,7 @@ EXAMPLES = [
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run directory (default: the newest in ./runs)")
     add_options(parser, only=["data", "test"])
+    add_which(parser)
     parser.add_argument(
         "--tta", metavar="MODE",
         help="test-time averaging of each image's scores over views of it: none, mirror, shift (by a pixel) or "
@@ -49,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
     directory = options.run_dir or newest()
     line("run", directory)
     device = choose_device(options)
-    trained = open_run(directory, device)
+    trained = open_run(directory, device, options.which)
+    expect_normalization(trained)
     train, test = _images(trained, options.data, options.test)
     with asked():
         if test.image_shape != trained.input_shape or list(test.classes) != trained.classes:
@@ -72,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
         expect_views(tta, test.image_shape)
     if TTA[tta] > 1:
         line("averaging", f"over {TTA[tta]} views of each image")
-    found = evaluate(net, loader, loss=loss(trained.settings.loss)[1], confusion=True, tta=tta)
+    criterion, told = _loss(trained)
+    found = evaluate(net, loader, loss=criterion, confusion=True, tta=tta)
     if not np.isfinite(found.loss):
         raise UserError(f"the test loss is {found.loss}: the net's scores are not finite, its answers mean nothing")
     confusion = np.asarray(found.confusion)
@@ -85,9 +91,20 @@ def run(options: argparse.Namespace) -> int:
     if not is_quiet():
         print()
     print(f"{table(found.confusion, trained.classes)}\n")
-    print(f"test loss {found.loss:.4f}")
+    print(f"test loss {found.loss:.4f}{told}")
     print(f"test accuracy {100 * found.accuracy:.2f}%")
     return 0
+
+
+def _loss(trained: Run) -> tuple[Any, str]:
+    """The run's loss, and what is to be said of it."""
+    text = trained.settings.loss
+    if not trained.of_python:
+        return loss(text)[1], ""
+    try:
+        return losses.read(text), ""
+    except ValueError:
+        return "softmax", f", of softmax: the run's own loss, {text}, is not known here"
 
 
 def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]:
@@ -98,6 +115,12 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]
         if data and test:
             raise ValueError(f"--test {test} says what to test on; leave --data {data} out")
         test = data if data and spec.is_whole(data) else test
+        if not test and not data and trained.of_python:
+            try:
+                spec.spelled(trained.settings.data)
+            except ValueError:
+                name = trained.settings.data
+                raise ValueError(f"the run was trained in Python on {name!r}, which is no --data: say --test") from None
         if not test:
             return load_data(trained.settings, data)
         return None, spec.load_test(test, trained.settings.data, trained.classes)

@@ -1,4 +1,4 @@
-"""A run that `gpuconv train` left: its settings, checked, and the net that its last checkpoint describes."""
+"""A run that `gpuconv train` or `Trainer.fit` left: its settings, checked, and the net that a checkpoint describes."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ class Run:
     input_shape: tuple[int, int, int]
     stored: dict[str, Any]
 
+    @property
+    def of_python(self) -> bool:
+        """Whether `Trainer.fit` started it, rather than a command line."""
+        return of_python(self.stored)
+
+
+def of_python(stored: dict[str, Any]) -> bool:
+    return "command" not in stored.get("options", {})
+
 
 def described(stored: dict[str, Any], path: Any) -> Run:
     """What stored settings say. Raises UserError that names the entry which is missing, unknown or wrong."""
@@ -38,32 +47,46 @@ def described(stored: dict[str, Any], path: Any) -> Run:
     from gpuconv.training.stored import COUNT, NUMBERS, OBJECT, TEXT, expect
 
     options = stored.get("options", {})
-    if "command" not in options:
-        raise UserError(f"{path}: the run was not started by `gpuconv train`; go on with it where it was")
     schema = {"command": OBJECT, "classes": [TEXT], "mean": NUMBERS, "std": NUMBERS, "input_shape": [COUNT]}
+    by_command = "command" in options
     with _entry(path, "options"):
-        expect(options, schema, "options")
+        known = {name: value for name, value in options.items() if by_command or name in schema}
+        expect(known, schema, "options")
         for name in schema:
-            if name not in options:
+            if name not in options and by_command:
                 raise ValueError(f"{name} is missing")
-    classes, input_shape = options["classes"], tuple(options["input_shape"])
     with _entry(path, "options.command"):
-        settings = wanted.from_stored(options["command"])
+        settings = wanted.from_stored(options["command"]) if by_command else _of_python(stored)
     with _entry(path, "net"):
         net = _planned(stored.get("net"))
+    classes = options.get("classes") or [str(number) for number in range((net.output_shape or (0,))[-1])]
+    input_shape = tuple(options.get("input_shape", net.input_shape))
     with _entry(path, "options.classes"):
         if net.output_shape != (len(classes),):
             raise ValueError(f"{len(classes)} names, and the net has outputs of shape {net.output_shape}")
     with _entry(path, "options.input_shape"):
         if input_shape != net.input_shape or len(input_shape) != 3:
             raise ValueError(f"{input_shape}, and the net takes {net.input_shape}")
+    normalization = None
     with _entry(path, "options"):
-        normalization = Normalization(options["mean"], options["std"])
-        for name in ("mean", "std"):
+        if "mean" in options and "std" in options:
+            normalization = Normalization(options["mean"], options["std"])
+        for name in ("mean", "std") if normalization else ():
             shape = getattr(normalization, name).shape
             if shape not in (input_shape, input_shape[-1:]):
                 raise ValueError(f"{name} must be of shape {input_shape[-1:]} or {input_shape}, received {shape}")
     return Run(net, settings, classes, normalization, input_shape, stored)
+
+
+def _of_python(stored: dict[str, Any]) -> Settings:
+    """The settings of a run that `Trainer.fit` started, as far as a command line could say them."""
+    train = stored.get("train") or {}
+    return Settings(
+        data=train.get("name", ""), model="the net", seed=stored["seed"], epochs=stored["epochs"],
+        batch_size=train.get("batch_size", 0), optimizer=stored["optimizer"]["optimizer"],
+        lr=stored["optimizer"].get("lr", 0.0), schedule=stored["schedule"], augment=train.get("augmentation", "none"),
+        loss=stored["loss"], precision=stored.get("precision", "float32"),
+    )  # fmt: skip
 
 
 @contextmanager
@@ -88,22 +111,41 @@ def _planned(config: Any) -> Any:
     return net
 
 
-def open_run(directory: str | Path, device: str) -> Run:
-    """The net of a run directory's last checkpoint, on a device. Raises UserError for a directory without one."""
+def open_run(directory: str | Path, device: str, which: str = "last") -> Run:
+    """The net of a run directory's "last" or "best" checkpoint, on a device. Raises UserError where there is none."""
     from gpuconv import checkpoint
     from gpuconv.layers import Layer
     from gpuconv.training import RunDirectory, stored
+    from gpuconv.training.loading import checkpoint_file
 
     run = RunDirectory.open(directory)
     described(run.settings(), run.settings_file)
-    loaded = checkpoint.load(run.last)
-    state = stored.state(loaded.state, run.last)
-    found = described(state["settings"] | {"net": state["net"]}, run.last)
-    stored.check_net(run.last, loaded, found.net)
+    with asked():
+        file = checkpoint_file(directory, which)
+    loaded = checkpoint.load(file)
+    state = stored.state(loaded.state, file)
+    found = described(state["settings"] | {"net": state["net"]}, file)
+    stored.check_net(file, loaded, found.net)
     with asked():
         found.net = Layer.from_config(state["net"], device=device)
         found.net.load_state_dict(loaded.part("net"))
+    found.net.classes, found.net.normalization = found.classes, found.normalization
     return found
+
+
+def expect_normalization(run: Run) -> None:
+    """Raise UserError for a run whose net was not trained on uint8 images, as an image file has them."""
+    if run.normalization is None:
+        raise UserError(
+            "how to normalise images is not stored with this run, which was trained on floats in Python: use "
+            "gpuconv.load(run) and net.predict or gpuconv.evaluate there, with floats"
+        )
+
+
+def add_which(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--which", choices=["last", "best"], default="last", help="the checkpoint after the last or the best epoch"
+    )
 
 
 def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
@@ -154,7 +196,8 @@ def warn_of_other_data(run: Run, train: Any, test: Any) -> None:
     """Say when images are not those of the run, so that a test image may be one that it trained on."""
     there = [run.stored.get(part) or {} for part in ("train", "test")]
     train = parts(run.settings, train)[0]
-    if not (_same(run, "train", train) and _same(run, "test", test)):
+    parted = {"train": train} | ({"test": test} if run.stored.get("test") or not run.of_python else {})
+    if not all(_same(run, part, data) for part, data in parted.items()):
         counts = [part.get("images", "?") for part in there]
         _warn(
             f"the data differs from that of the run, which had {counts[0]} images to train on and {counts[1]} to test "

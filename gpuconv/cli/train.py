@@ -13,7 +13,7 @@ from typing import Any
 from gpuconv.cli import document, process, recipes
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.runs import choose_device, line, load_data, parts, resumed
+from gpuconv.cli.runs import choose_device, line, load_data, of_python, parts, resumed
 from gpuconv.console import is_quiet, say
 from gpuconv.shell import command
 
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import models
-    from gpuconv.cli import config, nets
+    from gpuconv.cli import config, nets, python_runs
     from gpuconv.data import Augmentation, Loader, Normalization, load
     from gpuconv.training import (
         DataError,
@@ -76,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
             file = config.read(options.config)
         recipe = recipe or file.pop("recipe", None)
         chosen = wanted.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
+    if options.resume and of_python(RunDirectory.open(options.resume).settings()):
+        return python_runs.go_on(options, chosen)
     settings = resumed(options.resume, chosen) if options.resume else wanted.complete(chosen, recipe)
     given = options.resume or options.run_dir
 

@@ -403,8 +403,11 @@ def test_a_net_without_filters_has_no_picture_of_them(tmp_path):
     from gpuconv.cli import pictures
     from gpuconv.layers import Flatten, GlobalAvgPool2D, Input, Linear, MaxPool2D, Sequential
 
-    later = [MaxPool2D(2), Flatten(), Linear(48), Linear(2)]  # the last reads as many values as the image has
-    for rest in ([MaxPool2D(2)], later[:2] + later[3:], later, [GlobalAvgPool2D(), Flatten(), Linear(2)]):
+    for rest in (
+        [MaxPool2D(2)], [MaxPool2D(2), Flatten(), Linear(2)],
+        [MaxPool2D(2), Flatten(), Linear(48), Linear(2)],  # the last reads as many values as the image has
+        [GlobalAvgPool2D(), Flatten(), Linear(2)],
+    ):  # fmt: skip
         net = Sequential([Input((4, 4, 3)), *rest])
         assert pictures.first_filters(net) is None
         pictures.draw_filters(tmp_path / "filters.png", net)

@@ -218,7 +218,6 @@ WRONG = [  # a path of run.json and the state, what it is made, what is said
     ("settings.options.command.tta", "flip", "options.command: unknown test-time augmentation 'flip'"),
     ("settings.options.command.data", "fodler:x", "options.command: unknown data set 'fodler'"),
     ("settings.options.command", 3, "options.command must be an object, received 3"),
-    ("settings.options.command", ..., "was not started by `gpuconv train`"),
     ("settings.options.classes", ["cats"], "options.classes: 1 names, and the net has outputs of shape (2,)"),
     ("settings.options.classes", ["cats", 3], "options.classes[1] must be text, received 3"),
     ("settings.options.classes", ..., "options: classes is missing"),

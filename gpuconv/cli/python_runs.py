@@ -1,0 +1,105 @@
+"""`gpuconv train --resume` of a run that `Trainer.fit` started: all that it is made from is stored with it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from gpuconv import losses
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.runs import choose_device, described, expect_normalization, line
+from gpuconv.console import say
+
+PARTS = ("train", "validation", "test")
+
+
+def go_on(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
+    """Continue the run. Raises UserError where it is made of what only its program knows: a loss, an optimizer, a layer
+    or images of its own."""
+    from gpuconv.layers import Layer
+    from gpuconv.layers.saving import NOTES
+    from gpuconv.training import (
+        DataError,
+        DivergedError,
+        LossScale,
+        RunDirectory,
+        SettingsError,
+        Trainer,
+        optimizers,
+    )
+
+    directory = options.resume
+    if others := [f"--{name.replace('_', '-')}" for name in chosen if name not in ("data", "test")]:
+        raise UserError(f"{directory} goes on with the settings it was started with; leave {', '.join(others)} out")
+    run = RunDirectory.open(directory)
+    stored = run.settings()
+    expect_normalization(described(stored, run.settings_file))
+    try:
+        optimizer = optimizers.get(**stored["optimizer"])
+        loss = losses.read(stored["loss"])
+        loss_scale = LossScale(**stored["loss_scale"]) if stored.get("loss_scale") else None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{directory} was started in Python and goes on only there: {error}") from error
+    sets = _sets(stored, options.data, options.test)
+    device = choose_device(options)
+    with asked():
+        net = Layer.from_config(stored["net"], device=device)
+        trainer = Trainer(
+            net, optimizer, loss=loss, schedule=stored["schedule"], seed=stored["seed"], loss_scale=loss_scale,
+            precision=stored.get("precision", "float32"), graph=options.graph,
+        )  # fmt: skip
+        loaders = {part: _loader(stored, part, sets[part], net) for part in PARTS if part in sets}
+    line("run", f"{directory} (continued)\n")
+    extra = {name: value for name, value in stored.get("options", {}).items() if name not in NOTES}
+    try:
+        history = trainer.fit(
+            loaders.pop("train"), epochs=stored["epochs"], run_dir=directory, resume=True, settings=extra,
+            metrics_every=stored["metrics_every"], checkpoint_every=options.checkpoint_every,
+            test_at_end=bool((stored.get("test") or {}).get("at_end")), **loaders,
+        )  # fmt: skip
+    except (DataError, DivergedError, SettingsError) as error:
+        raise UserError(str(error)) from error
+    if trainer.interrupted_by:
+        return 128 + trainer.interrupted_by
+    end = trainer.tested or history[-1]
+    for name in ("validation_accuracy", "test_accuracy"):
+        if name in end:
+            say(f"{name.replace('_', ' ')} {100 * end[name]:.2f}%", "stdout")
+    return 0
+
+
+def _sets(stored: dict[str, Any], data: str | None, test: str | None) -> dict[str, Any]:
+    """The data sets of a run by part, found among those of `data` by their checksums."""
+    from gpuconv.data import load
+
+    there = {part: stored[part] for part in PARTS if stored.get(part)}
+    name = data or there["train"].get("name", "")
+    with asked():
+        try:
+            train, held_out = load(name, test or "")
+        except ValueError as error:
+            raise ValueError(f"{error}; say where the images of the run are: --data SPEC") from error
+        known = [train, held_out]
+        if "validation" in there:
+            share = there["validation"].get("images", 0) / len(train)
+            for fraction in {round(share, digits) for digits in range(1, 7)}:  # as said, before classes were rounded
+                if 0 < fraction < 1:
+                    known += train.split(fraction, seed=stored["seed"], what="validation")
+    found = {}
+    for part, wanted in there.items():
+        same = [one for one in known if one.checksum() == wanted.get("checksum")]
+        if not same:
+            raise UserError(f"the images that the run has as {part} are not among those of {name}; say --data SPEC")
+        found[part] = same[0]
+    return found
+
+
+def _loader(stored: dict[str, Any], part: str, data: Any, net: Any) -> Any:
+    from gpuconv.data import Augmentation, Loader, Normalization
+
+    kept, options = stored[part], stored["options"]
+    return Loader(
+        data, kept["batch_size"], normalization=Normalization(options["mean"], options["std"]), seed=kept["seed"],
+        augmentation=Augmentation.parse(kept.get("augmentation", "none")), shuffle=kept["shuffle"],
+        drop_last=kept.get("drop_last", False), device=net.device, dtype=net.dtype,
+    )  # fmt: skip

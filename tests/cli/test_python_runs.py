@@ -1,0 +1,95 @@
+"""Runs that were started in Python, in the commands."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gpuconv as gc
+from gpuconv.cli.main import main
+
+
+def train(folder, epochs=2, resume=False, **options):
+    train, test = gc.data.load("digits")
+    net = gc.Sequential([gc.layers.Input((8, 8, 1)), gc.layers.Flatten(), gc.layers.Linear(10)])
+    trainer = gc.Trainer(net, "adam", lr=3e-3, loss=options.pop("loss", "softmax"), schedule="cosine", seed=5)
+    stop = options.pop("stop", None)
+    callbacks = [stop] if stop else []
+    trainer.fit(train, epochs=epochs, run_dir=folder, progress=False, callbacks=callbacks, resume=resume, **options)
+    return net, test
+
+
+class StopAfterOne(gc.training.Callback):
+    def on_epoch(self, trainer, record):
+        trainer.stop("enough")
+
+
+def says(capsys, *command, status=0):
+    assert main([*map(str, command), "--device", "numpy"]) == status
+    return "".join(capsys.readouterr())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("python") / "run"
+    return folder, *train(folder)
+
+
+def test_they_are_evaluated_last_and_best(run, capsys):
+    folder, net, test = run
+    accuracy = 100 * gc.evaluate(net, test).accuracy
+    said = says(capsys, "evaluate", folder)
+    assert f"test accuracy {accuracy:.2f}%" in said
+    assert "warning" not in said
+    assert f"test loss {gc.evaluate(net, test).loss:.4f}\n" in said
+    best = gc.evaluate(gc.load(folder, which="best"), test)
+    assert f"test accuracy {100 * best.accuracy:.2f}%" in says(capsys, "evaluate", folder, "--which", "best")
+
+
+def test_they_predict(run, capsys, tmp_path):
+    folder, net, test = run
+    Image.fromarray(test.images[0, ..., 0]).save(tmp_path / "x.png")
+    name, chance = net.predict(tmp_path / "x.png", top=1)[0]
+    for which in ("last", "best"):
+        said = says(capsys, "predict", tmp_path / "x.png", "--run-dir", folder, "--which", which)
+        assert which == "best" or f"  {name}  {100 * chance:6.2f} %" in said
+
+
+@pytest.mark.parametrize("options", [{}, {"validation": 0.1}], ids=str)
+def test_they_are_resumed_with_the_same_bits(tmp_path, capsys, options):
+    _, test = train(tmp_path / "whole", **options, test=gc.data.load("digits")[1])
+    train(tmp_path / "cut", **options, test=test, stop=StopAfterOne())
+    said = says(capsys, "train", "--resume", tmp_path / "cut")
+    assert "test accuracy" in said
+    whole, cut = (gc.load(tmp_path / name) for name in ("whole", "cut"))
+    for key, array in whole.state_dict().items():
+        np.testing.assert_array_equal(cut.state_dict()[key], array)
+    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
+
+
+def test_what_only_the_program_knows_is_said(tmp_path, capsys):
+    def halved(scores, labels):
+        loss, dscores = gc.ops.softmax_cross_entropy(scores, labels)
+        return loss / 2, dscores / 2
+
+    train(tmp_path / "own", loss=halved, stop=StopAfterOne())
+    said = says(capsys, "train", "--resume", tmp_path / "own", status=2)
+    assert "was started in Python and goes on only there: the loss halved is not one of gpuconv's" in said
+    assert "of softmax: the run's own loss, halved, is not known here" in says(capsys, "evaluate", tmp_path / "own")
+    said = says(capsys, "train", "--resume", tmp_path / "own", "--lr", "1", status=2)
+    assert "goes on with the settings it was started with; leave --lr out" in said
+
+
+def test_a_run_on_arrays_needs_its_images_named(tmp_path, capsys):
+    train, _ = gc.data.load("digits")
+    net = gc.models.build("seed-net", (8, 8, 1))
+    gc.Trainer(net).fit((train.images[:99], train.labels[:99]), epochs=1, run_dir=tmp_path / "run", progress=False)
+    assert "which is no --data: say --test" in says(capsys, "evaluate", tmp_path / "run", status=2)
+    assert "test accuracy" in says(capsys, "evaluate", tmp_path / "run", "--test", "digits")
+    assert "say where the images of the run are: --data" in says(
+        capsys, "train", "--resume", tmp_path / "run", status=2
+    )
+    floats = (train.images[:99] / np.float32(16), train.labels[:99])
+    gc.Trainer(gc.models.build("seed-net", (8, 8, 1))).fit(floats, epochs=1, run_dir=tmp_path / "f", progress=False)
+    assert "how to normalise images is not stored with this run" in says(
+        capsys, "evaluate", tmp_path / "f", "--test", "digits", status=2
+    )
