@@ -185,6 +185,9 @@ struct GradientWindows {
         return uint32(line.q - s * conv.window_step_w) < uint32(conv.q);
     }
 
+    // The mask of 8 filters of one pixel, where filters come in eights: under a ReLU it is as dense as dy.
+    __device__ __forceinline__ uint32 mask_at(const DTYPE* from) const { return bits.bytes[(from - dy) / 8]; }
+
   private:
     // The pixel of dy's image that (p, q) of the convolution lies in.
     __device__ __forceinline__ int32 pixel(int32 p, int32 q) const {
@@ -231,6 +234,8 @@ struct Gradients : Plain {
     __device__ __forceinline__ uint32 mask(Line pixel, Column filter) const {
         return bits.read<VECTOR>(pixel / WINDOW, filter, pixel % WINDOW);
     }
+    // As that of GradientWindows.
+    __device__ __forceinline__ uint32 mask_at(const DTYPE* from) const { return bits.bytes[(from - base) / 8]; }
 };
 
 // The filters for dgrad: a line is a phase's tap (r, s, filter), a column an input channel.

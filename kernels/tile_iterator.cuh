@@ -15,8 +15,9 @@
 //             depth have one pointer
 //   PIXELS    the depth are pixels, and where the window of each begins takes divisions: a table in shared memory has those
 //             of the next tile, which one warp finds while the tile before is on its way
-//   SEARCH    nothing of that: every chunk is found anew. Where single numbers move, or masked ones, through registers; and filters
-//             of more taps than the table holds (TAP_TABLE 0), as copies
+//   SEARCH    nothing of that: every chunk is found anew. Where single numbers move; where masks are bits of bytes or of a pool's
+//             windows; and for filters of more taps than the table holds (TAP_TABLE 0)
+// Masked numbers, and single ones, go through registers; all others are copied by cp.async.
 #pragma once
 
 #include "async_copy.cuh"
@@ -32,19 +33,39 @@ struct Source {
     bool found;
 };
 
-// The threads before a tile, and what they all do with it.
-template <int SIDE, bool COLUMNS_ARE_DEPTH, bool SUMS>
+// The threads before a tile, and what they all do with it. Iterator: derives from this, and finds chunks.
+template <class Iterator, class Matrix, int SIDE, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class TileThreads {
   public:
     using Tile = ::Tile<SIDE, COLUMNS_ARE_DEPTH>;
     static constexpr bool FILLS_AHEAD = false;  // whether a fetch reads what the advance before it has written
     static constexpr bool SEARCHES = false;
 
-    __device__ __forceinline__ void seek(int32) {}
-    __device__ __forceinline__ void advance(int32) {}
+    // All chunks are found before the first is moved.
+    __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) {
+        Source chunks[PASSES];
+        static_cast<const Iterator*>(this)->find(chunks, depth);
+#pragma unroll
+        for (int pass = 0; pass < PASSES; ++pass) {
+            const auto [from, found] = chunks[pass];
+            if constexpr (Matrix::BITS == 0) {
+                copy_async_or_zeros<16>(tile + place(pass), from, found);
+            } else {
+                fetched[pass] = {};
+                if (found) fetched[pass] = *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(from);
+                masks[pass] = found ? static_cast<const Iterator*>(this)->matrix.mask_at(from) : 0;
+            }
+        }
+    }
 
-    // What went through registers goes to the tile.
-    __device__ __forceinline__ void put(unsigned char*) {}
+    __device__ __forceinline__ void put(unsigned char* tile) {
+        if constexpr (Matrix::BITS > 0)
+#pragma unroll
+            for (int pass = 0; pass < PASSES; ++pass) {
+                drop_masked<Matrix::BITS>(fetched[pass], masks[pass]);
+                *reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + place(pass)) = fetched[pass];
+            }
+    }
 
     // Ask for the columns' sums, or not.
     __device__ __forceinline__ void want_sums(bool wanted) { sums_wanted = wanted; }
@@ -94,12 +115,8 @@ class TileThreads {
         return Tile::place(line(0), chunk()) + pass * LINES_A_PASS * Tile::LINE_BYTES;
     }
 
-    // Start copying what was found; all of it is found before the first copy.
-    static __device__ __forceinline__ void copy(unsigned char* tile, const Source (&chunks)[PASSES]) {
-#pragma unroll
-        for (int pass = 0; pass < PASSES; ++pass)
-            copy_async_or_zeros<16>(tile + place(pass), chunks[pass].from, chunks[pass].found);
-    }
+    Pack<DTYPE, CHUNK> fetched[PASSES];  // of a masked matrix, on the way
+    uint32 masks[PASSES];
 
   private:
     float sums[CHUNK] = {};
@@ -109,12 +126,16 @@ class TileThreads {
 template <Walk WALK, class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class TileIterator;
 
+// Whether an iterator finds the mask of a chunk, if it has one: where it is a byte, of halves under a ReLU.
+template <class Matrix>
+constexpr bool mask_is_found = Matrix::BITS == 0 || (Matrix::BITS == 1 && CHUNK == 8);
+
 // How a matrix is walked along the depth.
 template <class Matrix, bool COLUMNS_ARE_DEPTH>
 constexpr Walk wanted = COLUMNS_ARE_DEPTH ? Matrix::ALONG_COLUMNS : Matrix::ALONG_LINES;
 template <class Matrix, int VECTOR, bool COLUMNS_ARE_DEPTH>
 constexpr Walk walk =
-    Matrix::BITS > 0 || VECTOR < CHUNK || (wanted<Matrix, COLUMNS_ARE_DEPTH> == Walk::TAPS && !TAP_TABLE)
+    !mask_is_found<Matrix> || VECTOR < CHUNK || (wanted<Matrix, COLUMNS_ARE_DEPTH> == Walk::TAPS && !TAP_TABLE)
         ? Walk::SEARCH
         : wanted<Matrix, COLUMNS_ARE_DEPTH>;
 
@@ -123,8 +144,9 @@ using Loader = TileIterator<walk<Matrix, VECTOR, COLUMNS_ARE_DEPTH>, Matrix, SID
 
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class TileIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
-    : public TileThreads<SIDE, COLUMNS_ARE_DEPTH, SUMS> {
-    using Threads = TileThreads<SIDE, COLUMNS_ARE_DEPTH, SUMS>;
+    : public TileThreads<TileIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS> {
+    using Threads = TileThreads<TileIterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS>;
+    friend Threads;
     using Threads::PASSES, Threads::line, Threads::chunk, Threads::LINES_A_PASS;
 
     // Of each pass where columns are the depth, else of the first: what it moves of a tile at a depth of 0, or of the first
@@ -160,12 +182,6 @@ class TileIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS
         }
     }
 
-    __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) const {
-        Source chunks[PASSES];
-        find(chunks, depth);
-        Threads::copy(tile, chunks);
-    }
-
     __device__ __forceinline__ void advance(int32) { offset += int64(STAGE_K) * matrix.pitch; }
 };
 
@@ -193,8 +209,10 @@ struct TapWalk {
 
 // Windows.
 template <class Matrix, int SIDE, int VECTOR, bool SUMS>
-class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS> : public TileThreads<SIDE, true, SUMS> {
-    using Threads = TileThreads<SIDE, true, SUMS>;
+class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
+    : public TileThreads<TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>, Matrix, SIDE, true, SUMS> {
+    using Threads = TileThreads<TileIterator, Matrix, SIDE, true, SUMS>;
+    friend Threads;
     using Threads::PASSES, Threads::line, Threads::chunk;
 
     struct alignas(8) Tap {
@@ -243,12 +261,6 @@ class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS> : public TileTh
             chunks[pass] = {from[pass] + int64(tap.chunks + at.part) * CHUNK, (tap.bits & ~inside[pass]) == 0};
     }
 
-    __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) const {
-        Source chunks[PASSES];
-        find(chunks, depth);
-        Threads::copy(tile, chunks);
-    }
-
     __device__ __forceinline__ void advance(int32) {
         at.advance();
         tap = taps()[at.tap];
@@ -257,8 +269,10 @@ class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS> : public TileTh
 
 // Filters.
 template <class Matrix, int SIDE, int VECTOR, bool SUMS>
-class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS> : public TileThreads<SIDE, false, SUMS> {
-    using Threads = TileThreads<SIDE, false, SUMS>;
+class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
+    : public TileThreads<TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>, Matrix, SIDE, false, SUMS> {
+    using Threads = TileThreads<TileIterator, Matrix, SIDE, false, SUMS>;
+    friend Threads;
     using Threads::PASSES, Threads::line, Threads::chunk;
 
     const Matrix& matrix;
@@ -302,12 +316,6 @@ class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS> : public TileT
             chunks[pass] = {from + int64(lines[pass]) * matrix.pitch, walks[pass].tap < taps};
     }
 
-    __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) const {
-        Source chunks[PASSES];
-        find(chunks, depth);
-        Threads::copy(tile, chunks);
-    }
-
     __device__ __forceinline__ void advance(int32) {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) walks[pass].advance();
@@ -316,8 +324,10 @@ class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS> : public TileT
 };
 
 template <class Matrix, int SIDE, int VECTOR, bool SUMS>
-class TileIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS> : public TileThreads<SIDE, false, SUMS> {
-    using Threads = TileThreads<SIDE, false, SUMS>;
+class TileIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>
+    : public TileThreads<TileIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>, Matrix, SIDE, false, SUMS> {
+    using Threads = TileThreads<TileIterator, Matrix, SIDE, false, SUMS>;
+    friend Threads;
     using Threads::PASSES, Threads::line, Threads::chunk;
 
     const Matrix& matrix;
@@ -351,12 +361,6 @@ class TileIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS> : public Til
         }
     }
 
-    __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) const {
-        Source chunks[PASSES];
-        find(chunks, depth);
-        Threads::copy(tile, chunks);
-    }
-
     __device__ __forceinline__ void advance(int32 depth) {
         turn ^= 1;
         find_pixels(depth);
@@ -365,17 +369,16 @@ class TileIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS> : public Til
 
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
-    : public TileThreads<SIDE, COLUMNS_ARE_DEPTH, SUMS> {
-    using Threads = TileThreads<SIDE, COLUMNS_ARE_DEPTH, SUMS>;
-    using Threads::PASSES, Threads::line, Threads::chunk, Threads::place;
+    : public TileThreads<TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS> {
+    using Threads = TileThreads<TileIterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS>;
+    friend Threads;
+    using Threads::PASSES, Threads::line, Threads::chunk, Threads::place, Threads::fetched, Threads::masks;
     static constexpr bool COPIES = Matrix::BITS == 0 && VECTOR == CHUNK;
     static constexpr int PARTS = CHUNK / VECTOR;
 
     const Matrix& matrix;
     typename Matrix::Line lines[PASSES];     // kept, where columns are the depth
     typename Matrix::Column columns[PARTS];  // kept, where lines are
-    Pack<DTYPE, CHUNK> fetched[PASSES];
-    uint32 masks[PASSES];
 
   public:
     static constexpr bool SEARCHES = true;
@@ -388,6 +391,9 @@ class TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
 #pragma unroll
             for (int part = 0; part < PARTS; ++part) columns[part] = matrix.column(side + chunk() * CHUNK + part * VECTOR);
     }
+
+    __device__ __forceinline__ void seek(int32) {}
+    __device__ __forceinline__ void advance(int32) {}
 
     __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) {
 #pragma unroll

@@ -8,7 +8,7 @@
 template <int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, class Matrix>
 __device__ void walk_both(int64* found, int64* wanted, const DTYPE* base, const Matrix& matrix, int32 side, int32 begin, int32 tiles) {
     using Iterator = Loader<Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH>;
-    using Threads = TileThreads<SIDE, COLUMNS_ARE_DEPTH, false>;
+    using Threads = TileThreads<Iterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, false>;
     static_assert(!Iterator::SEARCHES, "an iterator that increments");
     Iterator iterator(matrix, side);
     iterator.seek(begin);

@@ -16,8 +16,10 @@ from gpuconv.backends.cuda.module import load
 from gpuconv.cases import ConvCase
 from gpuconv.dtypes import as_dtype
 from gpuconv.profiling import launches
-from tests.kernels.agreement import assert_same_bits
+from gpuconv.verify.oracle import expect
+from tests.kernels.agreement import assert_same_bits, on_device
 from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right, geometry
+from tests.tolerance import assert_within
 
 PAD = ((1, 1), (1, 1))
 FEW = ConvCase(2, 7, 9, 8, 8, (3, 3), padding=PAD)  # four taps a tile
@@ -171,6 +173,23 @@ def test_iterators_under_the_checker_in_every_order(device, op):
                 assert_right(op, device, case, "bfloat16", algo="mma-64x64")
     arrays, given = arguments(op, STRIDED, "bfloat16")
     assert_same_bits(op, device, *arrays, **given, algo="mma-128x64")
+
+
+@pytest.mark.parametrize("op", ["conv2d_dgrad", "conv2d_wgrad"])
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
+def test_gradients_under_a_mask(device, rng, op, arithmetic):
+    """Those of dy, dropped where its mask has no bit, in one group and in three."""
+    dtype, asked = options(arithmetic)
+    for case in (TWENTY_FOUR, STRIDED, replace(TWENTY_FOUR, c=24, k=48, groups=3), replace(FEW, k=12)):
+        (dy, other), given = arguments(op, case, dtype)
+        keeps = rng.integers(0, 2, dy.shape).astype(bool)
+        (wanted,) = expect(op, [np.where(keeps, dy, np.zeros_like(dy)), other], given | asked)
+        by_group = keeps.reshape(*dy.shape[:3], case.groups, -1)
+        mask = asarray(np.packbits(by_group, axis=-1, bitorder="little").reshape(*dy.shape[:3], -1), device)
+        for checks in (dict(), dict(sanitize="checked", seed=5)):
+            with emulator.configure(**checks):
+                found = on_device(op, device, dy, other, **given, mask=mask, algo="mma-64x64", **asked)
+                assert_within(found, wanted.value, wanted.bound, f"{op} {case}")
 
 
 def test_a_copy_or_zeros(device, rng):
