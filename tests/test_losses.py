@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import losses
+from tests.defaults import VALUE, expect, flags
 
 SCORES = np.array([[3.2, 5.1, -1.7], [1.0, 1.0, 1.0]])
 LABELS = np.array([0, 2])
@@ -54,3 +55,9 @@ def test_a_callable_passes_through():
 def test_bad_use_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_losses_are_values_with_the_documented_defaults():
+    expect({"losses": {"SoftmaxCrossEntropy": {"label_smoothing": 0.0}, "SVMHinge": {"delta": 1.0}}})
+    for name, found in flags(["losses:SoftmaxCrossEntropy", "losses:SVMHinge"]):
+        assert found == VALUE, name

@@ -553,3 +553,13 @@ def test_a_picture_that_cannot_be_drawn_is_an_error_of_predict(monkeypatch, trai
 def test_data_and_a_test_set_of_its_own_are_two_words_for_one(trained, capsys):
     assert main(["evaluate", str(trained), "--data", "digits", "--test", "folder:x"]) == 2
     assert "error: --test folder:x says what to test on; leave --data digits out" in capsys.readouterr().err
+
+
+def test_kernels_are_compiled_on_as_many_cores_as_there_are(monkeypatch):
+    from gpuconv.cli import kernels
+
+    for cores, expected in ((7, 7), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        parser = Parser()
+        kernels.configure(parser)
+        assert parser.parse_args([]).workers == expected

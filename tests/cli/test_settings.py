@@ -9,6 +9,7 @@ import pytest
 
 from gpuconv.cli import recipes, settings, summary
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
+from tests.defaults import VALUE, flags
 
 
 def test_whole_numbers_have_a_least_and_fit_64_bits():
@@ -83,3 +84,7 @@ def test_every_kind_of_data_has_a_net_and_every_net_a_recipe():
     assert recipes.get("lenet", "digits", "airbench94")["model"] == "lenet"
     assert recipes.get("lenet", "digits") == recipes.DEFAULT | {"model": "lenet"}
     assert recipes.DEFAULT["epochs"] == 10
+
+
+def test_settings_are_a_value():
+    assert dict(flags(["cli.settings:Settings"])) == {"cli.settings:Settings": VALUE}

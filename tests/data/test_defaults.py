@@ -1,0 +1,40 @@
+"""What is left out has the documented value: another default would change what people's programs do."""
+
+from __future__ import annotations
+
+from tests.defaults import VALUE, WITH_ARRAYS, expect, flags
+
+DEFAULTS = {
+    "data.augment": {"Augmentation": dict(flip=False, shift=0, border="zero", cutout=0)},
+    "data.cifar10": {"download": dict(progress=True)},
+    "data.dataset": {"Dataset": dict(name="images"), "Dataset.split": dict(seed=0)},
+    "data.download": {"fetch_archive": dict(progress=True)},
+    "data.folder": {
+        "load": dict(size=None, channels=3, test=0.2, seed=0, split="name"), "whole": dict(size=None, channels=3),
+        "for_testing": dict(seed=0),
+    },
+    "data.image": {"read_image": dict(size=None, channels=3), "Picture.array": dict(size=None, channels=3)},
+    "data.loader": {
+        "Loader": dict(
+            augmentation=None, seed=0, device="numpy", dtype="float32", shuffle=True, drop_last=False
+        ),
+        "Loader.epoch": dict(epoch=0, start_batch=0),
+    },
+    "data.normalization": {"Normalization.from_dataset": dict(kind="channel")},
+    "data.spec": {"load": dict(test=""), "placed": dict(like="")},
+    "data.synthetic": {"load": dict(n=1024, size=(32, 32, 3), classes=10, seed=0)},
+}  # fmt: skip
+
+
+def test_every_default_is_the_documented_one():
+    expect(DEFAULTS)
+
+
+def test_records_are_fixed():
+    for name, found in flags(["data.augment:Augmentation", "data.image:Picture"]):
+        assert found == VALUE, name
+    for name, found in flags([
+        "data.dataset:Dataset", "data.normalization:Normalization", "data.samples:Samples", "data.samples:ArraySamples",
+        "data.samples:MapSamples",
+    ]):  # fmt: skip
+        assert found == WITH_ARRAYS, name

@@ -1,0 +1,39 @@
+"""Compares what is left out of a call, and how records behave, with tables. Each package's table is among its tests."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+
+def found(path: str) -> Any:
+    """"data.loader:Loader.epoch" of gpuconv."""
+    module, _, names = path.partition(":")
+    value = importlib.import_module(f"gpuconv.{module}")
+    for name in names.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def defaults(function: Any) -> dict[str, Any]:
+    return {name: entry.default for name, entry in inspect.signature(function).parameters.items()}
+
+
+def expect(table: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """table: by module and function, the parameters and what they are when they are left out."""
+    for module, functions in table.items():
+        for name, expected in functions.items():
+            there = defaults(found(f"{module}:{name}"))
+            assert {key: there.get(key, "gone") for key in expected} == expected, name
+
+
+def flags(paths: list[str]) -> Iterator[tuple[str, list[bool]]]:
+    """Of each record whether it is frozen, equal by its parts, and hashable."""
+    for path in paths:
+        kind = found(path)
+        yield path, [kind.__dataclass_params__.frozen, kind.__dataclass_params__.eq, kind.__hash__ is not None]
+
+
+VALUE, WITH_ARRAYS = [True, True, True], [True, False, True]  # of arrays == is no truth

@@ -1,0 +1,67 @@
+"""What is left out has the documented value: another default would change what people's programs do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from gpuconv import layers
+from gpuconv.layers import LAYERS
+from tests.defaults import VALUE, defaults, expect, flags
+
+OURS = {name: kind for name, kind in LAYERS.items() if kind.__module__.startswith("gpuconv.")}
+
+DEFAULTS = {
+    "layers.base": {
+        "Variable": dict(buffer=False, frozen=False, dtype="net"), "Layer": dict(name=None, frozen=()),
+        "Layer.build": dict(seed=0, dtype=None, device=None, initialize=True, precision=None),
+        "Layer.reset": dict(seed=0, dtype=None, device="numpy", precision=None), "weight_and_bias": dict(groups=1),
+        "Layer.to": dict(device=None, dtype=None, precision=None),
+    },
+    "layers.container": {
+        "Input": dict(larger=False), "Residual": dict(shortcut=None),
+        "Sequential": dict(seed=0, dtype=None, device=None, initialize=True, precision=None, share=False),
+        "Sequential.reset": dict(seed=0, dtype=None, device="numpy", precision=None),
+        "Sequential.predict": dict(batch_size=256, softmax=False),
+    },
+    "layers.conv": {
+        "Conv2D": dict(
+            stride=1, padding=0, dilation=1, groups=1, bias=True, fit="floor", algo="auto", weight_init="he_normal",
+            bias_init="zeros",
+        ),
+    },
+    "layers.linear": {"Linear": dict(bias=True, algo="auto", weight_init="he_normal", bias_init="zeros")},
+    "layers.norm": {"BatchNorm": dict(momentum=0.1, eps=1e-5)},
+    "layers.pool": {
+        "MaxPool2D": dict(stride=None, padding=0, fit="floor"),
+        "AvgPool2D": dict(stride=None, padding=0, fit="floor", count_include_pad=True),
+    },
+    "layers.activation": {"LeakyReLU": dict(negative_slope=0.01), "GELU": dict(approximate="none")},
+    "layers.dropout": {"Dropout": dict(p=0.5)},
+}  # fmt: skip
+
+
+def test_every_default_is_the_documented_one():
+    expect(DEFAULTS)
+
+
+def test_every_layer_runs_untrained_and_gives_its_input_s_gradient_by_default():
+    for name, kind in OURS.items():
+        assert defaults(kind.forward)["training"] is False, name
+        assert defaults(kind.backward)["input_grad"] is True, name
+        assert (defaults(kind)["name"], defaults(kind)["frozen"]) == (None, ()), name
+
+
+def test_a_layer_is_itself_alone_and_what_describes_one_is_fixed():
+    assert dict(flags(["layers.base:Variable"])) == {"layers.base:Variable": VALUE}
+    for kind in OURS.values():
+        if dataclasses.is_dataclass(kind):
+            assert not kind.__dataclass_params__.eq, kind
+            assert kind.__hash__ is object.__hash__, kind
+
+
+def test_options_of_layers_without_sizes_are_given_by_name():
+    for kind in (layers.BatchNorm, layers.LeakyReLU, layers.GELU, layers.ReLU):
+        with pytest.raises(TypeError, match="positional"):
+            kind("a name")

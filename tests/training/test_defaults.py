@@ -1,0 +1,60 @@
+"""What is left out has the documented value: another default would change what people's programs do."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuconv.training import LossScale, optimizers
+from tests.defaults import VALUE, expect, flags
+
+DEFAULTS = {
+    "training.callbacks": {"Curves": dict(seconds=30.0), "Checkpoints": dict(every=None)},
+    "training.evaluate": {
+        "evaluate": dict(loss="softmax", confusion=False, tta="none"), "averaged_scores": dict(tta="none"),
+    },
+    "training.groups": {"Groups": dict(lr=1.0, weight_decay=0.0, decay="all", groups="")},
+    "training.loss_scale": {"LossScale": dict(start=65536.0, growth=2.0, backoff=0.5, interval=2000)},
+    "training.optimizers": {
+        "SGD": dict(lr=0.01, weight_decay=0.0, decay="all", momentum=0.0, nesterov=False),
+        "Adagrad": dict(lr=0.01, weight_decay=0.0, decay="all", eps=1e-10),
+        "RMSprop": dict(lr=0.01, weight_decay=0.0, decay="all", alpha=0.99, eps=1e-8),
+        "Adam": dict(lr=0.001, weight_decay=0.0, decay="all", beta1=0.9, beta2=0.999, eps=1e-8),
+        "AdamW": dict(lr=0.001, weight_decay=0.01, decay="all", beta1=0.9, beta2=0.999, eps=1e-8),
+        "Muon": dict(lr=0.02, weight_decay=0.0, decay="all", momentum=0.95, nesterov=True, newton_schulz=5),
+    },
+    "training.rundir": {"RunDirectory.held": dict(resume=False)},
+    "training.schedules": {
+        "Step": dict(gamma=0.1), "MultiStep": dict(gamma=0.1), "Linear": dict(length=None), "Cosine": dict(final=0.0),
+        "OneCycle": dict(peak=0.3, start=0.04, final=4e-6),
+    },
+    "training.trainer": {
+        "Trainer": dict(
+            optimizer="sgd", loss="softmax", schedule=None, seed=0, precision=None, loss_scale=None, graph=None,
+            fuse=None,
+        ),
+        "Trainer.fit": dict(
+            validation=None, test=None, callbacks=(), run_dir=None, resume=False, metrics_every=50,
+            checkpoint_every=None, batch_size=64, settings=None, progress=True,
+        ),
+    },
+}  # fmt: skip
+
+
+def test_every_default_is_the_documented_one():
+    expect(DEFAULTS)
+
+
+def test_records_are_fixed_and_optimizers_are_themselves_alone():
+    kinds = ("Constant", "Step", "MultiStep", "Linear", "Cosine", "OneCycle", "Warmup")
+    schedules = [f"training.schedules:{name}" for name in kinds]
+    for name, found in flags([*schedules, "training.evaluate:Evaluation", "training.stored:Kind"]):
+        assert found == VALUE, name
+    for kind in (*optimizers.OPTIMIZERS.values(), LossScale):
+        assert not kind.__dataclass_params__.eq, kind
+        assert kind.__hash__ is object.__hash__, kind
+
+
+def test_settings_are_given_by_name():
+    for kind in (*optimizers.OPTIMIZERS.values(), LossScale):
+        with pytest.raises(TypeError, match="positional"):
+            kind(0.1)
