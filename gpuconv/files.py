@@ -135,7 +135,7 @@ def _remove_if_abandoned(path: Path) -> None:
             if folder:
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                path.unlink()
     finally:
         os.close(handle)
 

@@ -129,6 +129,9 @@ def test_the_report_tells_what_does_not_compile(reported):
         "",
         "1 kernels of 3 variants (2 for sm_80, 1 for sm_90a): 0 spill, 1 do not compile",
     ]
+    status, _, lines = reported([CompileError("one"), CompileError("other"), LINES[3]])
+    assert (status, lines[2:7]) == (1, ["", "one", "", "other", ""])
+    assert lines[-1].endswith(": 0 spill, 2 do not compile")
 
 
 # --- parts of other commands --------------------------------------------------------------------

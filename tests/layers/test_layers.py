@@ -377,3 +377,11 @@ def test_layers_that_change_their_input_in_place_count_no_volume():
         "Activation", "ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU", "BatchNorm", "Dropout", "Scale",
         "Flatten",
     }  # fmt: skip
+
+
+def test_a_convolution_of_one_channel_is_not_depthwise():
+    kinds = {(1, 1): False, (1, 4): False, (4, 4): True, (2, 4): False}
+    for (groups, channels), expected in kinds.items():
+        layer = Conv2D(4, 3, groups=groups)
+        layer.build((5, 5, channels))
+        assert layer.depthwise == expected, (groups, channels)

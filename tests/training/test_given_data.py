@@ -7,7 +7,8 @@ import pytest
 
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader, given
 from gpuconv.layers import Flatten, Input, Linear, Sequential
-from gpuconv.training import DataError, Trainer, evaluate
+from gpuconv.losses import SoftmaxCrossEntropy
+from gpuconv.training import DataError, Trainer, evaluate, feeding
 from tests.training import small
 
 DATA = small.images()
@@ -246,3 +247,11 @@ def test_classes_are_numbers_where_they_have_no_names():
     found = given.recognised(pair, "train", DATA.image_shape, classes=5, device="numpy", dtype="float32")
     assert isinstance(found, Dataset)
     assert list(found.classes) == ["0", "1", "2", "3", "4"]
+
+
+def test_labels_that_are_not_known_fit_every_net():
+    """Until a batch of them is read."""
+    source = [(image, 0) for image in DATA.images]
+    net = Sequential([Input((6, 5, 1)), Flatten(), Linear(1)])
+    part = given.recognised(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
+    feeding.expect("validation", StreamLoader(part, 5, normalization=NORMALIZATION), net, SoftmaxCrossEntropy())
