@@ -18,6 +18,7 @@ EPILOG = """examples:
   python -m bench report                               # docs/benchmarks.md and its charts, from the newest records
   python -m bench compare OLD.json NEW.json            # what changed beyond the noise
   python -m bench predict --shape vgg --dtype bfloat16 # predicted times of convolutions; needs no GPU
+  python -m bench predict --steps                      # of whole training steps
   python -m bench fit                                  # the model behind them, from the GPU records
 
 Results go to bench/results/<hardware>/<date>-<commit>.json, written anew after every entry: Ctrl-C loses nothing, and a
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _filters(predict)
     predict.add_argument("--gpu", default="h200", help="h200 (default) or h100")
     predict.add_argument("--algo", default="auto", help="an algorithm of `gpuconv.algorithms` (default auto)")
+    predict.add_argument("--steps", action="store_true", help="whole training steps alone")
     predict.add_argument("--results", type=Path, help="set the predictions beside the records of this folder")
     fit = commands.add_parser("fit", help="fit the model behind the predictions to the GPU records")
     fit.add_argument("--results", type=Path)
@@ -249,8 +251,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from bench.predict import table, timed_by, timed_in
-    from bench.record import Record
+    from bench import predict_steps
+    from bench.predict import is_of, table, timed_by, timed_in
+    from bench.record import RESULTS, Record
     from bench.suite import select
     from gpuconv.backends.cuda.predict import GPUS, Model
     from gpuconv.names import lookup
@@ -259,12 +262,15 @@ def _predict(options: argparse.Namespace) -> int:
     entries = select("ops", "cuda", options.op, options.shape, options.dtype)
     print(f"gpu        {gpu.name}, {gpu.arch}; all times are predictions but 'measured', of that day's kernels")
     print(f"model      {model}\n")
-    timed = timed_by(model, gpu)
-    if options.results is not None:
-        paths = sorted(options.results.glob("*/*.json"))
-        timed = timed_in([Record.load(path).data for path in paths], gpu)
-    for line in table(entries, options.algo, model, gpu, timed):
-        print(line)
+    paths = sorted((options.results or RESULTS).glob("nvidia-*/*.json"))
+    records = [record for record in (Record.load(path).data for path in paths) if is_of(record, gpu)]
+    if not options.steps:
+        timed = timed_by(model, gpu) if options.results is None else timed_in(records, gpu)
+        for line in table(entries, options.algo, model, gpu, timed):
+            print(line, flush=True)
+    if options.steps or not (options.op or options.shape or options.dtype):
+        for line in predict_steps.table(model, gpu, records):
+            print(line, flush=True)
     return 0
 
 

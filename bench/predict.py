@@ -17,13 +17,12 @@ import numpy as np
 from bench.record import best
 from bench.suite import Entry, suite
 from gpuconv.algorithms import find
-from gpuconv.backends.cuda import compiler, gemm, predict
-from gpuconv.backends.cuda.conv import DIRECTIONS, implicit_gemm, plans
+from gpuconv.backends.cuda import compiler, predict
+from gpuconv.backends.cuda.conv import DIRECTIONS
 from gpuconv.backends.cuda.launch import ceil_div
 from gpuconv.backends.cuda.predict import TERMS, Gpu, Model, Prediction, Terms
-from gpuconv.cases import ConvCase
+from gpuconv.backends.cuda.predict_conv import convolution, product_of
 from gpuconv.checkpoint import write_atomically
-from gpuconv.dtypes import accumulation_dtype, as_dtype
 
 # --- fitting -----------------------------------------------------------------------------------
 
@@ -67,7 +66,7 @@ def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) ->
     macros, algorithm = kernel["macros"], find(kernel["algorithm"], entry.dtype)
     vectors = int(macros["VECTOR_C"]), int(macros["VECTOR_K"])
     loop = predict.compiled(algorithm, entry.op, entry.dtype, vectors, gpu.arch).loop
-    rows, columns, depth, count = _gemm(entry.problem, entry.op)
+    rows, columns, depth, count = product_of(entry.problem, entry.op)
     tiles = ceil_div(rows, algorithm.block_m) * ceil_div(columns, algorithm.block_n) * count
     splits = round(kernel["blocks"] / tiles)
     asked = predict.terms(
@@ -80,11 +79,6 @@ def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) ->
         multiprocessors=gpu.multiprocessors,
     )
     return {name: getattr(asked, name) for name in TERMS}
-
-
-def _gemm(case: ConvCase, direction: str) -> tuple[int, int, int, int]:
-    """Rows, columns and depth of the product that a direction is, and how many there are of it."""
-    return implicit_gemm(f"conv2d_{direction}", case.x_shape, case.k, case.kernel_size, **case.options)
 
 
 def refit(records: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]], gpu: Gpu) -> Model:
@@ -122,27 +116,9 @@ def _rms(errors: np.ndarray) -> float:
 def predicted(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Prediction] | None:
     """The algorithm that a convolution takes under `algo`, and its predicted time; None where the model has no terms:
     other operations, and algorithms without tensor cores."""
-    if entry.op not in DIRECTIONS or entry.dtype not in ("float16", "bfloat16"):
+    if entry.op not in DIRECTIONS:
         return None
-    case, dtype = entry.problem, as_dtype(entry.dtype)
-    found = plans("emulated", case.x_shape, case.k, case.kernel_size, **case.options, dtype=dtype, algo=algo)
-    if found is None or found[entry.op].algorithm.family != "mma":
-        return None
-    plan, algorithm = found[entry.op], found[entry.op].algorithm
-    vectors = gemm.width(case.c // case.groups, dtype), gemm.width(case.k // case.groups, dtype)
-    kernel = predict.compiled(algorithm, entry.op, entry.dtype, vectors, gpu.arch)
-    rows, columns, _, count = _gemm(case, entry.op)
-    asked = predict.terms(
-        kernel.loop,
-        blocks=plan.blocks * plan.splits,
-        tiles_of_depth=ceil_div(plan.depth_per_split, algorithm.block_k),
-        threads=algorithm.threads,
-        resident=predict.resident_blocks(gpu.arch, kernel.registers, kernel.shared + plan.shared, algorithm.threads),
-        reduction=0,
-        multiprocessors=gpu.multiprocessors,
-    )
-    partials = 0 if plan.splits == 1 else plan.splits * rows * columns * count * accumulation_dtype(dtype).itemsize
-    return algorithm.name, model.predict(asked, gpu, entry.work.bytes, partials)
+    return convolution(entry.problem, entry.op, entry.dtype, algo, entry.work.bytes, model, gpu)
 
 
 Timed = dict[tuple[str, str], float]  # seconds, by an entry's key and its algorithm
@@ -154,11 +130,15 @@ def timed_by(model: Model, gpu: Gpu) -> Timed:
     return {(row["row"].split(" ", 2)[2], row["algorithm"]): row["seconds"] for row in rows}
 
 
+def is_of(record: dict[str, Any], gpu: Gpu) -> bool:
+    """Whether a record was made on a GPU of this model: "nvidia-h100-80gb-hbm3" is an H100."""
+    return gpu.name.split()[1].lower() in record["hardware"].split("-")
+
+
 def timed_in(records: Sequence[dict[str, Any]], gpu: Gpu) -> Timed:
     """What records of a GPU have timed, the newest last."""
-    model = gpu.name.split()[1].lower()
     found = {}
-    for entry in (each for data in records if f"-{model}" in data["hardware"] for each in data["entries"]):
+    for entry in (each for data in records if is_of(data, gpu) for each in data["entries"]):
         side = best(entry, "ours")
         if side and entry["op"] in DIRECTIONS:
             found[entry["key"], side["kernels"]["kernels"][0]["algorithm"]] = side["medians"]["cold"]

@@ -101,10 +101,10 @@ def _convolutions() -> Iterator[Entry]:
                     if op == "fprop_relu_pool" and min(problem.y_shape[1:3]) < 2:
                         continue
                     later = sum(_LATER.get(part, 0) for part in (op, group, dtype))
-                    yield Entry("convolution", op, group, dtype, problem, _conv_work(problem, op, dtype), later)
+                    yield Entry("convolution", op, group, dtype, problem, conv_work(problem, op, dtype), later)
 
 
-def _conv_work(problem: ConvCase, op: str, dtype: str) -> Work:
+def conv_work(problem: ConvCase, op: str, dtype: str) -> Work:
     size = as_dtype(dtype).itemsize
     one = convolution(
         problem.x_shape, problem.w_shape, stride=problem.stride, padding=problem.padding, dilation=problem.dilation,

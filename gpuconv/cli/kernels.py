@@ -78,9 +78,10 @@ def _report(listed: list, everything: bool, workers: int) -> int:
             lines += [line for line in found if not isinstance(line, CompileError)]
             progress.update()
     shown = lines if everything else _worst(lines)
+    predicted, why = _predicted(shown)
     print(
         f"{'kernel':<34} {'arch':<8} {'registers':>9} {'shared':>7} {'stack':>6} {'spills':>7}"
-        f" {'threads':>8} {'occupancy':>10}"
+        f" {'threads':>8} {'occupancy':>10} {'predicted':>10}"
     )
     for line in shown:
         share = "unknown" if line.occupancy is None else f"{line.occupancy:.0%}"
@@ -91,9 +92,10 @@ def _report(listed: list, everything: bool, workers: int) -> int:
         found, shared = line.resources, line.resources.static_shared + line.variant.shared
         print(
             f"{line.kernel:<34} {line.arch:<8} {found.registers:>9} {shared:>7} {found.stack:>6}"
-            f" {found.spill_stores + found.spill_loads:>7} {line.threads:>8} {share:>10}"
+            f" {found.spill_stores + found.spill_loads:>7} {line.threads:>8} {share:>10} {predicted.get(line, '-'):>10}"
             + (f"  {line.variant}" if everything or not line.clean else "")
         )
+    print(f"\n{why}")
     dirty = [line for line in lines if not line.clean]
     document.note(compiled=len(lines), errors=[str(error) for error in errors], unclean=len(dirty))
     for error in errors:
@@ -104,6 +106,20 @@ def _report(listed: list, everything: bool, workers: int) -> int:
         "no spill, no local memory" if not dirty and not errors else f"{len(dirty)} spill, {len(errors)} do not compile"
     )
     return 1 if dirty or errors else 0
+
+
+def _predicted(lines: list) -> tuple[dict, str]:
+    """The predicted times of those that the model covers, for the table, and what they are of."""
+    from gpuconv.backends.cuda import predict_conv
+    from gpuconv.backends.cuda.compiler import CompileError
+
+    try:
+        seconds = {line: predict_conv.of_line(line) for line in lines}
+    except CompileError as error:
+        return {}, f"no times are predicted: {error}"
+    told = {line: f"{1e6 * each:.1f} us" for line, each in seconds.items() if each is not None}
+    case, gpu = predict_conv.REFERENCE, predict_conv.REFERENCE_GPU
+    return told, f"predicted: the time of a convolution {case} on an {gpu.name}, a prediction and no measurement"
 
 
 def _worst(lines: list) -> list:

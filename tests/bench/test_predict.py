@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from bench import predict as bench_predict
+from bench import predict_steps
 from bench.record import RESULTS, Record, best
 from bench.suite import select
-from gpuconv.backends.cuda import compiler, machine_code, predict
+from gpuconv import models
+from gpuconv.backends.cuda import compiler, machine_code, predict, predict_conv
 from gpuconv.backends.cuda.machine_code import Instruction, MainLoop
 from gpuconv.backends.cuda.predict import GPUS, TERMS, Model, Terms
+from gpuconv.backends.cuda.report import Line
+from gpuconv.backends.cuda.variants import variants
 
 H200 = GPUS["h200"]
 
@@ -134,3 +138,62 @@ def test_what_a_record_timed_is_found_under_the_algorithm_that_was_taken():
     found = bench_predict.timed_in([record], H200)
     assert found.items() >= bench_predict.timed_by(Model.load(), H200).items()
     assert bench_predict.timed_in([record], GPUS["h100"]) == {}
+
+
+# --- whole steps ---------------------------------------------------------------------------------
+
+
+def test_a_steps_launches_and_bytes_are_those_of_its_size():
+    counts = predict_steps.counted("vgg-cifar", 6)
+    with predict_steps._noted() as found:
+        step = predict_steps._Step(models.build("vgg-cifar", seed=0, precision="bfloat16", device="emulated"), 6, None)
+        step(predict_steps.Spans(lambda: None))
+    update = predict_steps.work.of_update(step.trainer.optimizer, step.net.params()).bytes
+    moved = update + sum(moved for kernel, moved in found if not kernel.startswith(("conv2d_", "gemm_")))
+    launches = [kernel for kernel, _ in found if kernel != "gemm_reduce_splits"]
+    assert (counts.launches, counts.bytes) == (len(launches), pytest.approx(moved, rel=1e-3))
+
+
+def test_a_steps_convolutions_are_those_whose_gradients_are_needed():
+    found = [(entry.problem.c, entry.op) for entry in predict_steps.convolutions("airbench94", 2000)]
+    assert found[:4] == [(3, "fprop"), (24, "fprop"), (24, "dgrad"), (24, "wgrad")]  # the first filters are frozen
+    assert len(found) == 1 + 6 * 3
+    assert len(predict_steps.convolutions("vgg-cifar", 128)) == 8 * 3 - 1
+
+
+def test_steps_stand_beside_what_was_measured_and_are_called_predictions(monkeypatch):
+    counts = predict_steps.Counts(80, 1e9)
+    found = predict_steps.StepPrediction(counts, 19, 12, 1, {"convolutions": 4e-3, "bytes": 9e-4, "launches": 1e-4})
+    monkeypatch.setattr(predict_steps, "predict", lambda *_: found)
+    ours = {"role": "ours", "name": "gpuconv graph", "status": "timed", "median": 4e-3}
+    peer = {"role": "peer", "name": "graph", "status": "timed", "median": 7e-3}
+    records = [{"entries": [{"key": "step airbench94-n2000 bfloat16", "sides": [ours, peer]},
+                            {"key": "step vgg-cifar-n128 bfloat16", "sides": [peer]}]}]  # fmt: skip
+    head, airbench94, vgg, resnet18, note = predict_steps.table(Model.load(), H200, records)
+    assert "predicted" in head
+    assert airbench94.split()[-9:-4] == ["5.00", "4.00", "+25.0%;", "1", "of"]
+    assert "none (PyTorch graph: 7.00)" in vgg
+    assert "none;" in resnet18
+    assert "is assumed" in note
+
+
+@pytest.mark.kernels
+def test_the_report_predicts_for_tensor_cores_on_the_modelled_chip_alone():
+    try:
+        compiler.toolkit(), machine_code.disassembler()
+    except compiler.CompileError as error:
+        pytest.skip(str(error))
+    resources = compiler.Resources(128, 0, 0, 0, 0)
+    times = {}
+    for variant in variants():
+        if variant.file in ("conv2d_fprop_mma.cu", "conv2d_fprop.cu") and variant.shared:
+            kernel = variant.file.removesuffix(".cu") + ("" if "mma" in variant.file else "_simt")
+            for arch in ("sm_80", "sm_90a"):
+                algorithm = dict(variant.defines).get("BLOCK_M"), dict(variant.defines)["DTYPE"]
+                key = kernel, arch, *algorithm
+                if key not in times:
+                    times[key] = predict_conv.of_line(Line(variant, arch, kernel, 128, resources, 0.5))
+    told = {key for key, seconds in times.items() if seconds is not None}
+    assert told
+    assert {(kernel, arch, dtype) for kernel, arch, _, dtype in told} == {("conv2d_fprop_mma", "sm_90a", "float16")}
+    assert all(2e-5 < times[key] < 3e-4 for key in told)  # its floor is 14 us

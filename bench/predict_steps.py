@@ -1,0 +1,141 @@
+"""The predicted time of a whole training step as a CUDA graph: what its kernels are, and what each kind takes.
+
+    convolutions   `bench.predict` of every direction; those that the model does not cover, by their bytes
+    bytes          of all other kernels: each array that a launch is given counts once, at the GPU's copy rate
+    launches       LAUNCH for each kernel that is no such convolution
+
+The split-K reductions are in the convolutions' times; how many there are is told. Nothing is run: a step of a few
+images tells its launches and, two sizes of it, how the bytes grow with the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bench.predict import predicted
+from bench.record import best
+from bench.suite import Entry, conv_work
+from gpuconv import models
+from gpuconv.backends.cuda.module import Kernel
+from gpuconv.backends.cuda.predict import Gpu, Model
+from gpuconv.cases import ConvCase
+from gpuconv.layers import Conv2D
+from gpuconv.profiling import work
+from gpuconv.profiling.step import Spans, _Step
+
+NETS = (("airbench94", 2000), ("vgg-cifar", 128), ("resnet18-cifar", 512))
+LAUNCH = 2e-6  # seconds from one small kernel of a graph to the next: assumed, no record has measured it
+_SIZES = (2, 4)  # images
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one step. launches: without the reductions of split products. bytes: of kernels that are no product."""
+
+    launches: int
+    bytes: float
+
+
+@dataclass(frozen=True)
+class StepPrediction:
+    counts: Counts
+    convolutions: int
+    reductions: int  # launches that add up their split depths
+    uncovered: int  # of them, which count by their bytes
+    seconds: dict[str, float]  # of each kind
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+@contextmanager
+def _noted() -> Iterator[list[tuple[str, int]]]:
+    """The launches within this context, none of which runs: each kernel's name and the bytes of its arrays."""
+    found: list[tuple[str, int]] = []
+    launch = Kernel.__call__
+
+    def noted(kernel: Any, grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
+        arrays = {id(each): each.nbytes for each in arguments if hasattr(each, "nbytes") and hasattr(each, "flags")}
+        found.append((kernel.name, sum(arrays.values())))
+
+    Kernel.__call__ = noted  # type: ignore[method-assign, assignment]
+    try:
+        yield found
+    finally:
+        Kernel.__call__ = launch  # type: ignore[method-assign]
+
+
+def _is_product(kernel: str) -> bool:
+    return kernel.startswith(("conv2d_", "gemm_"))
+
+
+def counted(net: str, batch_size: int, precision: str = "bfloat16") -> Counts:
+    """What a step of this many images launches and moves, from two of a few images."""
+    moved = []
+    for size in _SIZES:
+        step = _Step(models.build(net, seed=0, precision=precision, device="emulated"), size, None)
+        with _noted() as found:
+            step(Spans(lambda: None))
+        optimizer = step.trainer.optimizer
+        update = work.of_update(optimizer, step.net.params()).bytes  # its launches are given tables of addresses
+        moved.append(update + sum(bytes_ for kernel, bytes_ in found if not _is_product(kernel)))
+    slope = (moved[1] - moved[0]) / (_SIZES[1] - _SIZES[0])
+    launches = sum(not kernel.startswith("gemm_reduce") for kernel, _ in found)  # how many split depends on the batch
+    return Counts(launches, moved[0] + slope * (batch_size - _SIZES[0]))
+
+
+def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list[Entry]:
+    """Every direction of every convolution that a step computes."""
+    built = models.build(net, precision=precision, initialize=False)
+    first = next(layer for layer in built.walk() if layer.variables and layer.trainable and not layer.children())
+    found = []
+    for layer in (each for each in built.walk() if isinstance(each, Conv2D)):
+        options = {name: layer.options[name] for name in ("stride", "padding", "dilation", "groups", "fit")}
+        shape = layer.variables["weight"].shape
+        case = ConvCase(batch_size, *layer.input_shape, shape[0], tuple(shape[1:3]), **options)
+        needed = {"fprop": True, "dgrad": layer is not first, "wgrad": layer.trains("weight")}
+        for op in (name for name, wanted in needed.items() if wanted):
+            found.append(Entry("convolution", op, net, precision, case, conv_work(case, op, precision)))
+    return found
+
+
+def predict(net: str, batch_size: int, model: Model, gpu: Gpu) -> StepPrediction:
+    counts, entries = counted(net, batch_size), convolutions(net, batch_size)
+    times, uncovered, reductions = [], 0, 0
+    for entry in entries:
+        found = predicted(entry, "auto", model, gpu)
+        uncovered += found is None
+        reductions += found is not None and found[1].parts["reduction"] > 0
+        times.append(entry.work.bytes / gpu.copy if found is None else found[1].seconds)
+    seconds = {
+        "convolutions": sum(times),
+        "bytes": counts.bytes / gpu.copy,
+        "launches": LAUNCH * max(0, counts.launches - len(entries)),
+    }
+    return StepPrediction(counts, len(entries), reductions, uncovered, seconds)
+
+
+def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Lines for a terminal; what records of this GPU have timed of ours and of PyTorch's stands beside it."""
+    yield (f"{'step, milliseconds':<30} {'launches':>8} {'splits':>6} {'MB':>7} {'convs':>8} {'bytes':>7} {'gaps':>7}"
+           f" {'predicted':>9} {'measured':>9} difference")  # fmt: skip
+    for net, batch_size in NETS:
+        found = predict(net, batch_size, model, gpu)
+        key = f"step {net}-n{batch_size} bfloat16"
+        cells = [f"{1e3 * found.seconds[name]:>7.2f}" for name in ("convolutions", "bytes", "launches")]
+        line = f"{key.removeprefix('step '):<30} {found.counts.launches + found.reductions:>8} {found.reductions:>6}"
+        line += f" {found.counts.bytes / 1e6:>7.0f} {cells[0]:>8} {cells[1]} {cells[2]} {1e3 * found.total:>9.2f}"
+        entry = next((e for data in reversed(records) for e in data["entries"] if e["key"] == key), None)
+        mine, peer = (best(entry, role) if entry else None for role in ("ours", "peer"))
+        if mine:
+            line += f" {1e3 * mine['median']:>9.2f} {found.total / mine['median'] - 1:>+7.1%}"
+        elif peer:
+            line += f" {'none':>9} (PyTorch {peer['name']}: {1e3 * peer['median']:.2f})"
+        else:
+            line += f" {'none':>9}"
+        yield line + (f"; {found.uncovered} of {found.convolutions} by their bytes" if found.uncovered else "")
+    yield f"a gap of {1e6 * LAUNCH:g} us between small kernels is assumed: no record has measured one"
