@@ -11,7 +11,7 @@ from typing import Any
 from gpuconv.cli import document
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import asked
-from gpuconv.cli.runs import choose_device, line
+from gpuconv.cli.runs import batched, choose_device, line
 
 EXAMPLES = ["gpuconv check", "gpuconv check --model tiny-vgg --data synthetic", "gpuconv check --lr 0.5"]
 
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv import checks
     from gpuconv.cli import nets
-    from gpuconv.data import Loader, Normalization, load
+    from gpuconv.data import Normalization, load
     from gpuconv.training import feeding, optimizers, schedules
 
     settings = wanted.complete(wanted.given(options))
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         line("data", f"{train.name}: {min(IMAGES, len(train))} training images")
         device = choose_device(options)
         net: Any = nets.build(settings.model, train.image_shape, len(train.classes), seed=settings.seed).to(device)
-        loader = Loader(
+        loader = batched(
             train, IMAGES, normalization=Normalization.from_dataset(train), seed=settings.seed, device=device
         )
         feeding.expect("train", loader, net, loss)

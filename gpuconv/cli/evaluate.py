@@ -13,6 +13,7 @@ from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import (
     Run,
     add_which,
+    batched,
     choose_device,
     expect_normalization,
     line,
@@ -46,7 +47,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv.data import Loader
     from gpuconv.training import evaluate
     from gpuconv.training.evaluate import TTA, expect_views
 
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         warn_of_trained_images(trained, test)
     net = trained.net
-    loader = Loader(
+    loader = batched(
         test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False
     )
     with asked():

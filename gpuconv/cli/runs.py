@@ -184,6 +184,14 @@ def load_data(stored: Settings, given: str | None, test: str | None = None) -> t
             raise UserError(f"{describe(error)}{hint}") from error
 
 
+def batched(data: Any, batch_size: int, **options: Any) -> Any:
+    """The loader of a data set: in device memory as a whole, or read from files as batches are needed."""
+    from gpuconv import data as kinds
+
+    kind: Any = kinds.StreamLoader if isinstance(data, kinds.Samples) else kinds.Loader
+    return kind(data, batch_size, **options)
+
+
 def parts(settings: Settings, train: Any) -> tuple[Any, Any]:
     """The images that a run trains on, and those of them that it is validated on, or None."""
     if not settings.validation:
@@ -207,11 +215,15 @@ def warn_of_other_data(run: Run, train: Any, test: Any) -> None:
 
 def warn_of_trained_images(run: Run, test: Any) -> None:
     """Say on how many images of another test set the run was trained, or that this cannot be told."""
+    from gpuconv.data import Samples
+
     unknown = "whether the run was trained on some of these images cannot be told: "
     try:
         train = parts(run.settings, load_data(run.settings, None)[0])[0]
     except UserError as error:
         return _warn(f"{unknown}{error}")
+    if isinstance(train, Samples) or isinstance(test, Samples):
+        return _warn(f"{unknown}they are read as they are needed (stream=1)")
     if not _same(run, "train", train):
         return _warn(f"{unknown}its training images have changed")
     trained = {hash(image.tobytes()) for image in train.images}

@@ -13,7 +13,7 @@ from typing import Any
 from gpuconv.cli import document, process, recipes
 from gpuconv.cli import settings as wanted
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.runs import choose_device, line, load_data, of_python, parts, resumed
+from gpuconv.cli.runs import batched, choose_device, line, load_data, of_python, parts, resumed
 from gpuconv.console import is_quiet, say
 from gpuconv.shell import command
 
@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv import models
     from gpuconv.cli import config, nets, python_runs
-    from gpuconv.data import Augmentation, Loader, Normalization, load
+    from gpuconv.data import Augmentation, Normalization, load
     from gpuconv.training import (
         DataError,
         DivergedError,
@@ -98,20 +98,20 @@ def run(options: argparse.Namespace) -> int:
         if settings.weights and not begun:
             loading.load_weights(settings.weights, net)
         if settings.whiten and not begun:
-            models.whiten(net, normalization(train.images[: settings.whiten], net.dtype))
+            models.whiten(net, normalization(train.first(settings.whiten), net.dtype))
         trainer = Trainer(
             net, settings.optimizer, lr=settings.lr, loss=wanted.loss(settings.loss)[1], schedule=settings.schedule,
             seed=settings.seed, precision=settings.precision, graph=options.graph,
         )  # fmt: skip
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)
-        loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
-        held_out = Loader(test, settings.batch_size, shuffle=False, **common)
+        loader = batched(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
+        held_out = batched(test, settings.batch_size, shuffle=False, **common)
         judged: dict[str, Any] = {}
         if settings.early_stopping:
             judged["callbacks"] = [EarlyStopping(settings.early_stopping)]
         if validation:
-            judged["validation"] = Loader(validation, settings.batch_size, shuffle=False, **common)
+            judged["validation"] = batched(validation, settings.batch_size, shuffle=False, **common)
             judged["test_at_end"] = True
     line("model", f"{nets.stem(settings.model)}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
@@ -145,9 +145,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _sets(train: Any, validation: Any, test: Any) -> str:
+    from gpuconv.data import Samples
+
     size = "x".join(map(str, train.image_shape))
+    stream = ", read as they are needed (known by names, sizes, dates and labels)" if isinstance(train, Samples) else ""
     judged = f"{len(validation):,} to validate on, " if validation else ""
-    return f"{len(train):,} images to train on, {judged}{len(test):,} to test on, {size}, {len(train.classes)} classes"
+    counts = f"{len(train):,} images to train on, {judged}{len(test):,} to test on"
+    return f"{counts}, {size}, {len(train.classes)} classes{stream}"
 
 
 def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: wanted.Settings) -> None:
@@ -161,7 +165,7 @@ def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: wa
     drawings = {
         run.filters: lambda: pictures.draw_filters(run.filters, net),
         run.activations: lambda: pictures.draw_activations(
-            run.activations, net, test.images[0], normalization, test.classes, truth=int(test.labels[0]), title=title
+            run.activations, net, test.first(1)[0], normalization, test.classes, truth=int(test.labels[0]), title=title
         ),
     }
     for path, draw in drawings.items():

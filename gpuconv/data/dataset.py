@@ -68,6 +68,10 @@ class Dataset:
 
     raw = True  # uint8, to be normalised
 
+    def first(self, count: int) -> NDArray[np.uint8]:
+        """The first images."""
+        return self.images[:count]
+
     def measured(self) -> NDArray[np.uint8]:
         """The images that say how all are normalised."""
         return self.images
@@ -85,15 +89,7 @@ class Dataset:
 
         Raises ValueError where the names are not the same.
         """
-        missing, unknown = ([repr(name) for name in a if name not in b] for a, b in (
-            (classes, self.classes), (self.classes, classes)
-        ))  # fmt: skip
-        if missing or unknown:
-            told = [f"{what} {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
-                    for what, names in (("lacks", missing), ("has unknown", unknown)) if names]  # fmt: skip
-            raise ValueError(f"{self.name!r} must have the classes that are trained: it {' and '.join(told)}")
-        places = np.array([list(classes).index(name) for name in self.classes])
-        return dataclasses.replace(self, labels=places[self.labels], classes=classes)
+        return dataclasses.replace(self, labels=places(self, classes)[self.labels], classes=classes)
 
     def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Dataset, Dataset]:
         """Two sets: the second has `fraction` of every class, drawn by `seed`, the first has the rest.
@@ -103,6 +99,18 @@ class Dataset:
         """
         second = drawn(self.labels, fraction, seed, f"the {what} part of {self.name!r}")
         return self.subset(~second), self.subset(second)
+
+
+def places(data: Any, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Where in `classes` each class of a data set stands. Raises what `Dataset.relabelled` does."""
+    missing, unknown = ([repr(name) for name in a if name not in b] for a, b in (
+        (classes, data.classes), (data.classes, classes)
+    ))  # fmt: skip
+    if missing or unknown:
+        told = [f"{what} {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
+                for what, names in (("lacks", missing), ("has unknown", unknown)) if names]  # fmt: skip
+        raise ValueError(f"{data.name!r} must have the classes that are trained: it {' and '.join(told)}")
+    return np.array([list(classes).index(name) for name in data.classes])
 
 
 def drawn(labels: NDArray[np.int64], fraction: float, seed: int, part: str) -> NDArray[np.bool_]:

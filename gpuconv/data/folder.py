@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import math
 import os
 import unicodedata
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuconv.data.dataset import Dataset
+from gpuconv.data.dataset import Dataset, places
 from gpuconv.data.image import read_image
 from gpuconv.data.listing import list_images
+from gpuconv.data.samples import Samples
 from gpuconv.names import canonical
 
 SPLITS = ("name", "order")
@@ -29,13 +34,15 @@ def load(
     test: float = 0.2,
     seed: int = 0,
     split: str = "name",
-) -> tuple[Dataset, Dataset]:
+    stream: bool = False,
+) -> tuple[Any, Any]:
     """(train, test) of the images in the sub-folders of `directory`, whose sorted names are the classes.
 
     size: (H, W) to resize to; without it all images must have one size. channels: 3 for colour, 1 for grey. test: the
     fraction of every class that is kept for testing, chosen by `seed` and by the rule `split`: "name" judges each file
     by its name alone (see `for_testing`), so that a file that is added moves no other; "order" draws from the sorted
-    files of a class, as gpuconv 0.1.0 did, which read no folders within a class.
+    files of a class, as gpuconv 0.1.0 did, which read no folders within a class. stream: leave the images in their
+    files and read each when its batch needs it (`FolderSamples`), so that they may be more than memory holds.
 
     Raises what `whole` does, and ValueError where no class has two images, one to train on and one to test on.
     """
@@ -44,7 +51,7 @@ def load(
         raise ValueError(f"test=1 keeps all of {os.fspath(directory)} for testing and leaves none to train on")
     if not 0 < test < 1:
         raise ValueError(f"test must be between 0 and 1, received {test}")
-    dataset, paths = _read(directory, size, channels, first_version=split == "order")
+    dataset, paths = _read(directory, size, channels, stream, first_version=split == "order")
     tested = [for_testing(names, test, seed) for names in paths]
     if split == "order" or max(map(len, tested)) < 2:  # which refuses where no class has two
         return dataset.split(test, seed=seed)
@@ -53,8 +60,8 @@ def load(
 
 
 def whole(
-    directory: str | os.PathLike[str], *, size: tuple[int, int] | None = None, channels: int = 3
-) -> Dataset:
+    directory: str | os.PathLike[str], *, size: tuple[int, int] | None = None, channels: int = 3, stream: bool = False
+) -> Any:
     """All images in the sub-folders of `directory`, unsplit; `load` says what the arguments are.
 
     `~` is the home folder. Folders within a class belong to it. Hidden files are left out; a notice counts the others
@@ -64,34 +71,92 @@ def whole(
     no images, and OSError or ValueError, naming the file, for an image that `read_image` refuses or that is of another
     size.
     """
-    return _read(directory, size, channels)[0]
+    return _read(directory, size, channels, stream)[0]
 
 
 def _read(
-    directory: str | os.PathLike[str], size: tuple[int, int] | None, channels: int, first_version: bool = False
-) -> tuple[Dataset, list[list[str]]]:
+    directory: str | os.PathLike[str], size: tuple[int, int] | None, channels: int, stream: bool,
+    first_version: bool = False,
+) -> tuple[Any, list[list[str]]]:  # fmt: skip
     """The data set, and for each class the names of its files, from `directory` on."""
     root = Path(os.path.expanduser(directory))
     classes = list_images(root)
     if first_version:
         for name, paths in classes.items():
             classes[name] = [p for p in paths if p.parent == root / name and p.suffix.lower() in _FIRST_SUFFIXES]
-    images: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    first = None
-    for label, paths in enumerate(classes.values()):
-        for path in paths:
-            image = read_image(path, size=size, channels=channels)
-            first = first or (path, image.shape)
-            if image.shape != first[1]:
-                raise ValueError(
-                    f"images must have one size: {first[0]} has {_size(first[1])}, {path} has {_size(image.shape)}; "
-                    "give size= (in text: folder:DIR,size=32x32) to resize them"
+    every = [path for paths in classes.values() for path in paths]
+    labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
+    shape = read_image(every[0], size=size, channels=channels).shape
+    samples = FolderSamples(
+        name=root.name, image_shape=shape, dtype=np.dtype(np.uint8), labels=labels, classes=[*classes], root=root,
+        paths=every, size=size, workers=os.cpu_count() or 1, first_path=every[0],
+    )  # fmt: skip
+    names = [[path.relative_to(root).as_posix() for path in paths] for paths in classes.values()]
+    if stream:
+        return samples, names
+    expect_room(samples)
+    return Dataset(*samples.read(np.arange(len(every))), [*classes], root.name), names
+
+
+def expect_room(samples: Samples) -> None:
+    """Raise MemoryError for images that this machine's memory cannot hold, with what to do."""
+    needed = len(samples) * math.prod(samples.image_shape)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
+    if needed > there:
+        raise MemoryError(
+            f"{len(samples):,} images of {samples.name!r} take {needed / 2**30:.1f} GiB, and this machine has "
+            f"{there / 2**30:.1f} GiB of memory: stream=1 (folder:DIR,stream=1) reads them as they are needed"
+        )
+
+
+class UnreadableError(OSError, ValueError):
+    """A file that is no image, or one of another size, also where it is met in the middle of a run."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class FolderSamples(Samples):
+    """Image files, each decoded when its batch needs it; a loader's workers decode ahead."""
+
+    labels: NDArray[np.int64]
+    root: Path
+    paths: Sequence[Path]
+    size: tuple[int, int] | None
+    first_path: Path
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        images = np.empty((len(indices), *self.image_shape), np.uint8)
+        for place, index in enumerate(indices):
+            try:
+                image = read_image(self.paths[index], size=self.size, channels=self.image_shape[-1])
+            except ValueError as error:
+                raise UnreadableError(str(error)) from error
+            if image.shape != self.image_shape:
+                raise UnreadableError(
+                    f"images must have one size: {self.first_path} has {_size(self.image_shape)}, {self.paths[index]} "
+                    f"has {_size(image.shape)}; give size= (in text: folder:DIR,size=32x32) to resize them"
                 )
-            images.append(image)
-            labels.append(label)
-    dataset = Dataset(np.stack(images), np.array(labels), list(classes), root.name)
-    return dataset, [[path.relative_to(root).as_posix() for path in paths] for paths in classes.values()]
+            images[place] = image
+        return images, self.labels[indices]
+
+    def checksum(self) -> str:
+        """Of the files' names, sizes and dates, and the labels; the images themselves are not read for it."""
+        found = zlib.crc32(self.labels.data)
+        for path in self.paths:
+            status = os.stat(path)
+            told = f"{path.relative_to(self.root).as_posix()} {status.st_size} {status.st_mtime_ns}\n"
+            found = zlib.crc32(told.encode("utf-8", "surrogateescape"), found)
+        return f"{found:08x}"
+
+    def subset(self, indices: Any) -> FolderSamples:
+        chosen = np.arange(len(self))[indices]
+        return dataclasses.replace(self, paths=[self.paths[at] for at in chosen], labels=self.labels[chosen])
+
+    def relabelled(self, classes: Sequence[str]) -> FolderSamples:
+        """As `Dataset.relabelled`."""
+        return dataclasses.replace(self, labels=places(self, classes)[self.labels], classes=classes)
 
 
 def for_testing(names: Sequence[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:

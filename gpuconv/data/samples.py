@@ -50,6 +50,10 @@ class Samples:
         """Whether images are uint8, to be normalised."""
         return self.dtype == np.uint8
 
+    def first(self, count: int) -> NDArray[Any]:
+        """The first images."""
+        return self.read(np.arange(min(count, len(self))))[0]
+
     def measured(self) -> NDArray[np.uint8]:
         """The images by which all are normalised: at most MEASURED of them, spread evenly."""
         return self.read(np.linspace(0, len(self) - 1, min(len(self), MEASURED)).astype(np.int64))[0]

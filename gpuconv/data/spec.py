@@ -19,7 +19,7 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
 
     digits                                          the shipped handwritten digits
     cifar10:DIR                                     CIFAR-10, python or binary version, from a directory
-    folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0][,split=name]   image files, one sub-folder a class
+    folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0][,split=name][,stream=1]   image files, a sub-folder a class
     synthetic[:N=1024,size=32x32x3,classes=10,seed=0]          made-up images
 
     test: the description of a test set of its own, as `load_test` takes it; then all images of a folder are for
@@ -181,4 +181,13 @@ def _options(parts: list[str], known: dict[str, Callable[[str], Any]]) -> dict[s
     return options
 
 
-_SHAPE: dict[str, Callable[[str], Any]] = {"size": partial(numerals.volume, axes=2), "channels": numerals.whole}
+def _flag(text: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in known:
+        raise ValueError("it is 1 or 0")
+    return known[text.lower()]
+
+
+_SHAPE: dict[str, Callable[[str], Any]] = {
+    "size": partial(numerals.volume, axes=2), "channels": numerals.whole, "stream": _flag,
+}  # fmt: skip

@@ -28,8 +28,12 @@ OPTIONS = {  # of each command: the least it takes, and what that is read as
         "device": "auto", "config": None, "recipe": None, "run_dir": None, "resume": None, "graph": None,
         "checkpoint_every": None,
     }),
-    "evaluate": ([], {"run_dir": None, "data": None, "test": None, "tta": None, "device": "auto"}),
-    "predict": (["a.png"], {"images": ["a.png"], "run_dir": None, "picture": None, "device": "auto"}),
+    "evaluate": ([], {
+        "run_dir": None, "data": None, "test": None, "tta": None, "device": "auto", "which": "last",
+    }),
+    "predict": (["a.png"], {
+        "images": ["a.png"], "run_dir": None, "picture": None, "device": "auto", "which": "last",
+    }),
     "summary": ([], {
         "model": None, "run_dir": None, "input": None, "classes": None, "precision": None, "device": "numpy",
         "batch_size": 128,

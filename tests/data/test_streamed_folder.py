@@ -1,0 +1,158 @@
+"""Folders that stay in their files: the same batches and bits as in memory, and never more than some in memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from gpuconv.data import Augmentation, Loader, Normalization, Samples, StreamLoader, folder, load
+from gpuconv.data.samples import MEASURED
+
+Image = pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    draw = np.random.default_rng(0)
+    for label, name in enumerate(("cats", "dogs", "owls")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(9 + label):
+            pixels = draw.integers(0, 200, (8, 6, 3)) + 20 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photos" / name / f"{number}.png")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize("options", ["", ",size=5x7", ",channels=1,test=0.4,seed=2", ",split=order"])
+def test_the_same_images_labels_and_batches_as_in_memory(photos, options):
+    whole, streamed = load(f"folder:{photos}{options}"), load(f"folder:{photos}{options},stream=1")
+    for memory, files in zip(whole, streamed, strict=True):
+        assert isinstance(files, Samples)
+        assert (files.name, [*files.classes], files.image_shape) == (
+            memory.name, [*memory.classes], memory.image_shape
+        )  # fmt: skip
+        images, labels = files.read(np.arange(len(files)))
+        np.testing.assert_array_equal(images, memory.images)
+        np.testing.assert_array_equal(labels, memory.labels)
+        np.testing.assert_array_equal(files.first(2), memory.images[:2])
+        one, other = Normalization.from_dataset(files), Normalization.from_dataset(memory)
+        np.testing.assert_array_equal(one.mean, other.mean)
+        how = {"normalization": other, "augmentation": Augmentation(flip=True, shift=1), "seed": 3}
+        batches = zip(StreamLoader(files, 4, **how).epoch(1), Loader(memory, 4, **how).epoch(1), strict=True)
+        for (x, y), (wanted_x, wanted_y) in batches:
+            np.testing.assert_array_equal(x, wanted_x)
+            np.testing.assert_array_equal(y, wanted_y)
+
+
+def test_only_what_is_ahead_is_decoded_and_by_several_threads(photos, monkeypatch):
+    train = folder.whole(photos, stream=True)
+    seen, real = [], folder.read_image
+    both = threading.Barrier(2, timeout=10)
+
+    def watched(path, **options):
+        if len(seen) < 2:
+            seen.append(threading.current_thread().name)
+            both.wait()  # which two threads must reach at once
+        else:
+            seen.append(threading.current_thread().name)
+        return real(path, **options)
+
+    monkeypatch.setattr(folder, "read_image", watched)
+    batches = StreamLoader(train, 3, normalization=Normalization([0.0] * 3, [1.0] * 3), workers=2).epoch(0)
+    next(batches)
+    batches.close()
+    assert len(set(seen)) == 2
+    assert len(seen) <= 3 * 4  # one batch in use, and three ahead
+
+
+def test_the_checksum_is_of_names_sizes_dates_and_labels(photos, monkeypatch):
+    train, _ = folder.load(photos, stream=True)
+    first = train.checksum()
+    monkeypatch.setattr(folder, "read_image", None)  # no image is read for it
+    assert train.checksum() == first
+    assert train.relabelled(["owls", "cats", "dogs"]).checksum() != first
+    assert train.subset(slice(1, None)).checksum() != first
+    path = train.paths[0]
+    status = os.stat(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    assert train.checksum() != first
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert train.checksum() == first
+    path.write_bytes(path.read_bytes() + b"\0")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert train.checksum() != first
+
+
+def test_a_validation_part_and_labels_by_name(photos):
+    samples = folder.whole(photos, stream=True)
+    rest, part = samples.split(0.3, seed=1)
+    memory_rest, memory_part = folder.whole(photos).split(0.3, seed=1)
+    for files, memory in ((rest, memory_rest), (part, memory_part)):
+        np.testing.assert_array_equal(files.read(np.arange(len(files)))[0], memory.images)
+    turned = samples.relabelled(["owls", "dogs", "cats"])
+    np.testing.assert_array_equal(turned.read(np.arange(len(turned)))[1], 2 - samples.labels)
+    with pytest.raises(ValueError, match="must have the classes that are trained: it lacks 'x'"):
+        samples.relabelled(["owls", "dogs", "cats", "x"])
+
+
+def test_a_file_that_is_found_damaged_on_the_way_is_named(photos):
+    train = folder.whole(photos, stream=True)
+    loader = StreamLoader(train, 4, normalization=Normalization([0.0] * 3, [1.0] * 3))
+    (photos / "dogs" / "3.png").write_bytes(b"damaged")
+    Image.new("RGB", (9, 9)).save(photos / "cats" / "2.png")
+    for batch, message in ((2, "dogs/3.png as an image"), (0, "one size: .*cats/0.png has 8x6, .*cats/2.png has 9x9")):
+        with pytest.raises(OSError, match=message) as raised:
+            next(StreamLoader.epoch(loader.over(train, shuffle=False), 0, batch + (batch == 2)))
+        assert isinstance(raised.value, ValueError)
+
+
+def test_images_beyond_the_memory_are_refused_with_the_way_out(photos, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 3000}.__getitem__)
+    with pytest.raises(MemoryError, match=r"30 images of 'photos' take .*: stream=1 .*reads them as they are needed"):
+        folder.load(photos)
+    assert len(folder.load(photos, size=(2, 2))[0])
+    assert len(folder.load(photos, stream=True)[0])
+    for text in ("folder:x,stream=2", "folder:x,stream=maybe"):
+        with pytest.raises(ValueError, match=r"cannot read 'stream=.*: it is 1 or 0"):
+            load(text)
+
+
+def test_some_thousand_images_are_measured_evenly(photos):
+    class Many(Samples):
+        def __len__(self):
+            return 3 * MEASURED
+
+        def read(self, indices):
+            seen.append(indices)
+            return np.zeros((len(indices), 2, 2, 1), np.uint8), np.zeros(len(indices), np.int64)
+
+    seen = []
+    Normalization.from_dataset(Many(name="many", image_shape=(2, 2, 1), dtype=np.dtype("uint8")))
+    assert (len(seen[0]), seen[0][0], seen[0][-1]) == (MEASURED, 0, 3 * MEASURED - 1)
+    assert {*np.diff(seen[0])} <= {2, 3, 4}
+
+
+def test_the_command_line_trains_on_a_streamed_folder_as_on_one_in_memory(photos, monkeypatch, capsys):
+    from gpuconv import plots
+    from gpuconv.cli import main
+
+    def refuse(*_, **__):
+        raise plots.PlotError("no pictures here")
+
+    monkeypatch.setattr(plots, "save", refuse)
+    monkeypatch.chdir(photos.parent)
+    tiny = ["--model", "seed-net", "--epochs", "2", "--batch-size", "4", "--device", "numpy", "--validation", "0.3"]
+    for name, options in (("memory", ""), ("files", ",stream=1")):
+        assert main(["train", "--data", f"folder:photos{options}", *tiny, "--run-dir", name]) == 0
+    said = capsys.readouterr().out
+    assert said.count("read as they are needed (known by names, sizes, dates and labels)") == 1
+    records = [(photos.parent / name / "metrics.jsonl").read_bytes() for name in ("memory", "files")]
+    assert records[0] == records[1]
+    assert main(["evaluate", "files", "--device", "numpy"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main(["train", "--resume", "files", "--device", "numpy"]) == 0
+    os.utime(next(iter((photos / "cats").iterdir())), ns=(1, 1))
+    assert main(["train", "--resume", "files", "--device", "numpy"]) == 2
+    assert "checksum" in capsys.readouterr().err
