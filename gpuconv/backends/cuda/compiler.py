@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import io
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +97,28 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
 
     entry = cache.default().entry(f"{name}-{arch}", key, fill)
     return Binary(entry / "kernel.cubin", parse_resources((entry / "log.txt").read_text(encoding="utf-8")))
+
+
+def loadable(path: str | Path) -> str:
+    """The path of a binary as CuPy can hand it to the driver, or that of a copy for this process.
+
+    CuPy encodes it in UTF-8, which fails for a folder's name of other bytes, and which Windows' driver does not read.
+    Raises CompileError where the folder for temporary files has such a name too.
+    """
+    if str(path).isascii():
+        return str(path)
+    copy = _copies() / f"{Path(path).parent.name.encode('ascii', 'replace').decode()}.cubin".replace("?", "_")
+    if not str(copy).isascii():
+        raise CompileError(f"the driver cannot be given {copy!s}; set GPUCONV_CACHE_DIR to one of plain letters")
+    shutil.copyfile(path, copy)
+    return str(copy)
+
+
+@functools.cache
+def _copies() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="gpuconv-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @functools.cache

@@ -66,7 +66,8 @@ class Module:
 
         with cupy.cuda.Device(device) as on:
             arch = compiler.architecture(on.compute_capability)
-            return cupy.RawModule(path=str(compiler.compile_cubin(self.path.stem, self.text, self.defines, arch).path))
+            binary = compiler.compile_cubin(self.path.stem, self.text, self.defines, arch)
+            return cupy.RawModule(path=compiler.loadable(binary.path))
 
 
 class Kernel:

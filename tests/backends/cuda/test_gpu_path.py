@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -94,6 +95,24 @@ def cupy(monkeypatch):
     fake = FakeCupy(count=2)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     return fake
+
+
+@pytest.mark.parametrize("folder", ["caf\u00e9", "caf\udce9"], ids=["not ASCII", "no text"])
+def test_a_binary_is_loaded_from_a_folder_of_any_name(cupy, monkeypatch, tmp_path, folder):
+    """CuPy encodes the path in UTF-8: bytes that are no text it refuses, and Windows' driver reads another encoding."""
+    entry = tmp_path / folder / "activation-sm_90a-0123"
+    entry.mkdir(parents=True)
+    (entry / "kernel.cubin").write_bytes(b"a binary")
+    binary = SimpleNamespace(path=entry / "kernel.cubin")
+    monkeypatch.setattr(compiler, "compile_cubin", lambda *_: binary)
+    module = Module(resolve("activation.cu"), {"DTYPE": "float32", "WIDTH": "4"})
+    module.kernel("relu_forward")(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8)
+    (loaded,) = cupy.loaded
+    assert loaded.isascii()
+    assert Path(loaded).read_bytes() == b"a binary"
+    monkeypatch.setattr(compiler, "_copies", lambda: tmp_path / folder)
+    with pytest.raises(compiler.CompileError, match="set GPUCONV_CACHE_DIR to one of plain letters"):
+        compiler.loadable(binary.path)
 
 
 def test_a_launch_on_a_gpu(cupy, monkeypatch):
