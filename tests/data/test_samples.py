@@ -228,3 +228,13 @@ def test_bytes_are_normalised_by_the_first_batch_and_do_not_come_after_floats():
     assert batches(FLOATS).normalization is None
     with pytest.raises(TypeError, match="batches of train were floats at first and are uint8 now"):
         list(batches([FLOATS[0], raw[1]]).epoch())
+
+
+def test_an_object_that_is_indexed_alone_gives_batches():
+    class Indexed:
+        """The older way to be gone through: items until there is an IndexError."""
+
+        def __getitem__(self, index):
+            return FLOATS[index]
+
+    assert numbers(batches(Indexed()).epoch()) == FIRST

@@ -160,6 +160,13 @@ def test_wrong_precisions_are_refused():
         LossScale(start=0)
 
 
+def test_a_loss_scale_has_no_arrays_before_it_is_built():
+    scale = LossScale(start=8.0)
+    assert (scale.array, scale.factor) == (None, None)
+    scale.build("numpy")
+    assert (scale.array.tolist(), scale.factor.tolist()) == ([8.0, 0.0, 0.0, 0.0], [8.0])
+
+
 @pytest.mark.slow
 @every
 def test_digits_are_learned(precision):
