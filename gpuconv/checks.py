@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends, losses, ops, random
+from gpuconv import backends, html, losses, ops, random
+from gpuconv.compare import Comparison as Comparison
+from gpuconv.compare import Comparisons as Comparisons
+from gpuconv.compare import aligned
+from gpuconv.compare import compare as compare
 from gpuconv.layers import Conv2D, Dropout, Layer, Linear, Sequential
 from gpuconv.losses import Loss, SoftmaxCrossEntropy, SVMHinge
 
@@ -18,18 +22,47 @@ Array = Any
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """One array's gradients: how many were compared and the worst relative error among them."""
+    """One array's gradients: how many were compared, and the worst relative error among them.
+
+    raw: that error as it was measured. noise: how much of an error rounding the two values of f can make, by the same
+    scale. worst: what of an error is beyond its noise; 0 says that rounding explains all.
+    """
 
     name: str
     checked: int
     worst: float
     passed: bool
+    raw: float = 0.0
+    noise: float = 0.0
+
+
+class GradientChecks(list[GradientCheck]):
+    """The results of `gradient_check`, as a table where they are printed and in a notebook."""
+
+    HEADING = ("gradient of", "compared", "raw error", "rounding noise", "beyond noise", "")
+
+    @property
+    def passed(self) -> bool:
+        return all(found.passed for found in self)
+
+    def rows(self) -> list[list[str]]:
+        return [
+            [found.name, str(found.checked), f"{found.raw:.1e}", f"{found.noise:.1e}", f"{found.worst:.1e}",
+             "ok" if found.passed else "WRONG"]
+            for found in self
+        ]  # fmt: skip
+
+    def __str__(self) -> str:
+        return aligned([[*self.HEADING], *self.rows()])
+
+    def _repr_html_(self) -> str:
+        return html.table(self.HEADING, self.rows(), "gradients against central differences")
 
 
 def gradient_check(
     layer: Layer, x: Array | None = None, *, input_shape: tuple[int, ...] | None = None, training: bool = True,
     samples: int | None = 64, tolerance: float = 1e-5, step: float = 1e-6, seed: int = 0,
-) -> list[GradientCheck]:
+) -> GradientChecks:
     """Compare backward with central differences, (f(v + h) - f(v - h)) / 2h, in float64, for the input ("x") and each
     trained array, on a copy of the layer or net that lives on the same device.
 
@@ -59,15 +92,19 @@ def gradient_check(
         return float(np.vdot(backends.to_numpy(forward()), dy))
 
     noise = 4 * np.finfo(np.float64).eps * float(np.vdot(np.abs(backends.to_numpy(y)), np.abs(dy))) / step
-    results = []
+    results = GradientChecks()
     for number, (name, (array, gradient)) in enumerate(pairs.items()):
         analytic = backends.to_numpy(gradient).ravel()
         chosen = random.permutation(array.size, seed=seed, epoch=number)[:samples]
         numerical = _numerical(loss, array, chosen, step, layer.device)
         scale = np.maximum(np.maximum(np.abs(numerical), np.abs(analytic[chosen])), 1e-3 * np.abs(analytic).max())
-        error = np.maximum(np.abs(numerical - analytic[chosen]) - noise, 0.0)
-        worst = float(np.max(error / np.maximum(scale, np.finfo(np.float64).tiny)))
-        results.append(GradientCheck(name, len(chosen), worst, worst <= tolerance))
+        scale = np.maximum(scale, np.finfo(np.float64).tiny)
+        raw = np.abs(numerical - analytic[chosen])
+        at = int(np.argmax(raw / scale))
+        worst = float(np.max(np.maximum(raw - noise, 0.0) / scale))
+        results.append(GradientCheck(
+            name, len(chosen), worst, worst <= tolerance, float(raw[at] / scale[at]), float(noise / scale[at])
+        ))  # fmt: skip
     twin.release()
     return results
 

@@ -13,6 +13,7 @@ FLOAT_NAMES = ("float64", "float32", "float16", "bfloat16")
 
 # A dtype, or float32 arrays whose products are in TF32.
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
+_SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp64": "float64"}
 
 
 def as_dtype(dtype: Any) -> np.dtype:
@@ -64,12 +65,12 @@ def accumulation_dtype(dtype: np.dtype) -> np.dtype:
 def as_precision(dtype: Any = None, precision: str | None = None) -> tuple[np.dtype, bool]:
     """The dtype of a net's arrays, and whether products of float32 are in TF32, from one of the two; float32 without.
 
-    precision: one of `PRECISIONS`. Raises ValueError for another name and where both are given, TypeError for another
-    dtype.
+    precision: one of `PRECISIONS`, or "fp16", "bf16" and the like. Raises ValueError for another name and where both
+    are given, TypeError for another dtype.
     """
     if precision is None:
         return as_dtype("float32" if dtype is None else dtype), False
     if dtype is not None:
         raise ValueError(f"give a dtype or a precision, received dtype {dtype!r} and precision {precision!r}")
-    name = canonical("precision", precision, PRECISIONS)
+    name = _SHORT.get(str(precision)) or canonical("precision", precision, PRECISIONS)
     return as_dtype("float32" if name == "tf32" else name), name == "tf32"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gpuconv import html
 from gpuconv.layers import Layer, Residual
 from gpuconv.layers.fused import Fused
 from gpuconv.names import columns, padded
@@ -59,7 +60,16 @@ def total(table: list[Row]) -> Row:
     return Row("total", "", table[0].input_shape, table[-1].output_shape, **sums)
 
 
-def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> str:
+class Summary(str):
+    """The text of a summary, which a notebook shows as a table."""
+
+    table: tuple[list[str], list[list[str]], str]
+
+    def _repr_html_(self) -> str:
+        return html.table(*self.table)
+
+
+def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> Summary:
     """The rows as a text table, with their sums and the memory they take in the net's dtype; on a device with kernels
     also the algorithms of fprop, dgrad and wgrad for batches of that size."""
     table = rows(net, batch_size, device)
@@ -85,7 +95,9 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
     ]
     if any(row.algorithms for row in table):
         foot.append(f"algorithms on {device or net.device} for batches of {batch_size}")
-    return "\n".join([text[0], rule, *text[1:-1], rule, text[-1], *foot])
+    found = Summary("\n".join([text[0], rule, *text[1:-1], rule, text[-1], *foot]))
+    found.table = [*lines[0]], [[*line] for line in lines[1:]], "; ".join(foot)
+    return found
 
 
 def _trained(layer: Layer) -> int:

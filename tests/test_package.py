@@ -24,13 +24,13 @@ HEAVY = [
 # Each part may import from its own line and the lines above it.
 LAYERS = [
     {"console", "files", "html", "locks", "names", "notices", "numerals", "shell", "trust"},
-    {"algorithms", "checkpoint", "dtypes", "shapes"},
+    {"algorithms", "cases", "checkpoint", "dtypes", "shapes"},
     {"random", "kernels"},
     {"backends"},
     {"ops"},
     {"convert", "data", "initializers", "layers", "losses", "metrics"},
     {"models"},
-    {"cases", "checks", "interop", "lab", "plots", "profiling", "summary", "training", "verify"},
+    {"checks", "compare", "interop", "lab", "plots", "profiling", "summary", "training", "verify"},
     {"cli"},
     {"__main__"},
 ]

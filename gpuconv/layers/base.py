@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
-from typing import Any, ClassVar, Self, cast
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -60,6 +61,40 @@ class Variable:
         return np.broadcast_to(np.zeros((), self.resolve_dtype(net_dtype)), self.shape)
 
 
+class Unmatched(NamedTuple):
+    """The keys of a state that were not loaded, as PyTorch names them."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+Hook = Callable[["Layer", Any, Any], None]
+
+
+class Handle:
+    """A hook of a layer, which `remove` takes away again."""
+
+    def __init__(self, layer: Layer, direction: str, hook: Hook) -> None:
+        if not callable(hook):
+            raise TypeError(f"a hook is a function of (layer, x, y), received {type(hook).__name__}")
+        self._of, self._hook = (layer, direction), hook
+        self._set([*layer._hooks.get(direction, ()), hook])
+
+    def _set(self, hooks: Sequence[Hook]) -> None:
+        layer, direction = self._of
+        vars(layer)["_hooks"] = {**layer._hooks, direction: tuple(hooks)}
+
+    def remove(self) -> None:
+        layer, direction = self._of
+        self._set([hook for hook in layer._hooks.get(direction, ()) if hook is not self._hook])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
 @dataclass(eq=False, repr=False)
 class Layer:
     """The base of all layers.
@@ -98,6 +133,7 @@ class Layer:
         self._stale: set[str] = set()  # gradients that count as zero whatever their arrays hold
         self._saved: tuple[Any, ...] | None = None
 
+    _hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # of an instance: its own
     _frozen = cast(tuple[str, ...], ())  # behind `frozen`: names, or ALL
 
     # --- what a layer defines ------------------------------------------------------------------
@@ -207,12 +243,15 @@ class Layer:
         return self.output_shape is not None
 
     def twin(self) -> Self:
-        """A copy that shares nothing: the same settings and values, without gradients and without what forward kept."""
+        """A copy that shares nothing: the same settings and values, without gradients, what forward kept, and hooks."""
         saved, gradients = [layer._saved for layer in self.walk()], [layer.gradients for layer in self.walk()]
         try:
             for layer in self.walk():
                 layer._saved, layer.gradients = None, {}
-            return copy.deepcopy(self)
+            twin = copy.deepcopy(self)
+            for layer in twin.walk():
+                vars(layer).pop("_hooks", None)
+            return twin
         finally:
             for layer, kept, own in zip(self.walk(), saved, gradients):
                 layer._saved, layer.gradients = kept, own
@@ -347,6 +386,12 @@ class Layer:
         """The trained arrays, live: an optimizer changes them in place."""
         return {key: layer[name] for key, layer, name in self._named(trained=True)}
 
+    def named_parameters(self) -> Iterator[tuple[str, Array]]:
+        """(name, array) of every parameter, live, frozen ones included; `params` has the trained ones alone."""
+        for key, layer, name in self._named():
+            if not layer.variables[name].buffer:
+                yield key, layer[name]
+
     def grads(self) -> dict[str, Array]:
         """The gradients, live, under the keys of `params`."""
         return {key: layer.gradient(name) for key, layer, name in self._named(trained=True)}
@@ -364,18 +409,21 @@ class Layer:
         """Every array of the tree by its path, live: copy what must not change with the net."""
         return {key: layer[name] for key, layer, name in self._named()}
 
-    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> Unmatched:
         """Copy values into the arrays, in place. Floats of another precision are converted.
 
-        Raises ValueError that lists every missing key, unexpected key and wrong shape, or for an integer that does not
-        fit, or TypeError for an integer where a float belongs, before anything is changed.
+        strict=False leaves alone what the state lacks, and what the net lacks. Returns the keys that were missing and
+        those that were unexpected. Raises ValueError that lists every one of these and every wrong shape, or for an
+        integer that does not fit, or TypeError for an integer where a float belongs, before anything is changed.
         """
         own, state = self.state_dict(), {key: backends.to_numpy(value, key) for key, value in state.items()}
-        problems = [f"missing {key}" for key in own if key not in state]
-        problems += [f"unexpected {key}" for key in state if key not in own]
+        unmatched = Unmatched([key for key in own if key not in state], [key for key in state if key not in own])
+        problems = [f"missing {key}" for key in unmatched.missing_keys] if strict else []
+        problems += [f"unexpected {key}" for key in unmatched.unexpected_keys] if strict else []
+        own = {key: value for key, value in own.items() if key in state}
         problems += [
             f"{key} has shape {state[key].shape} where the net has {tuple(value.shape)}"
-            for key, value in own.items() if key in state and state[key].shape != tuple(value.shape)
+            for key, value in own.items() if state[key].shape != tuple(value.shape)
         ]
         if problems:
             raise ValueError(f"the state does not fit the net: {'; '.join(problems)}")
@@ -389,6 +437,7 @@ class Layer:
                 raise ValueError(f"{key} holds integers that {value.dtype.name} cannot, received {given.dtype.name}")
         for key, array in own.items():
             backends.assign(array, state[key])
+        return unmatched
 
     def to(self, device: str | None = None, dtype: Any = None, *, precision: str | None = None) -> Self:
         """Move to a device, change the precision, or both; returns itself. Gradients and kept activations are dropped.
@@ -412,7 +461,21 @@ class Layer:
 
     def __call__(self, x: Array, training: bool = False) -> Array:
         """`forward`."""
-        return self.forward(x, training)
+        return run(self, "forward", x, training)
+
+    def register_forward_hook(self, hook: Hook) -> Handle:
+        """From now on call ``hook(layer, x, y)`` after each forward of this layer in a net, with its input and output.
+
+        Hooks see what the layers of the net they are in run. A net that trains on a device with kernels is fused, where
+        a layer with a hook stays by itself if it has it before the Trainer is made; a captured step calls hooks when
+        it is captured alone. Returns a handle; ``handle.remove()``, or the end of ``with handle:``, removes the hook.
+        """
+        return Handle(self, "forward", hook)
+
+    def register_backward_hook(self, hook: Hook) -> Handle:
+        """As `register_forward_hook`, of ``hook(layer, dx, dy)`` after each backward, with the gradients of its input
+        (None where none was asked for) and of its output."""
+        return Handle(self, "backward", hook)
 
     def stash(self, *values: Any) -> None:
         """Keep what backward needs."""
@@ -583,13 +646,18 @@ def run(layer: Layer, method: str, *args: Any, **options: Any) -> Any:
     Errors get a note that says in which layer they arose.
     """
     try:
-        if not _listeners:
+        if not (_listeners or layer._hooks):
             return getattr(layer, method)(*args, **options)
         direction = "backward" if method == "backward" else "forward"
         with ExitStack() as stack:
             for listener in _listeners:
                 stack.enter_context(listener(layer, direction))
-            return getattr(layer, method)(*args, **options)
+            found = getattr(layer, method)(*args, **options)
+        for hook in layer._hooks.get(direction, ()):
+            hook(layer, *((found, args[0]) if direction == "backward" else (args[0], found)))
+        return found
     except (ValueError, TypeError, MemoryError, RuntimeError) as error:
-        error.add_note(f"in {layer.path}.{method} of {layer!r}")
+        if layer.path:
+            told = type(layer).__name__ if layer.children() else repr(layer)
+            error.add_note(f"in {layer.path}.{method} of {told}")
         raise

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv import backends, ops, shapes
 from gpuconv.dtypes import as_precision
+from gpuconv.layers import show
 from gpuconv.layers.base import Array, Layer, Shape, run
 from gpuconv.layers.volumes import Volumes
 from gpuconv.names import lookup
@@ -45,7 +46,14 @@ class Input(Layer):
         ) if self.larger else tuple(shape) == self.shape  # fmt: skip
         if not fits:
             wanted = f"{_by(self.shape)} (height x width x depth){' or larger maps' if self.larger else ''}"
-            raise ValueError(f"the net takes volumes of {wanted}, received {_by(shape)}")
+            hint = self._layout_hint(tuple(shape))
+            raise ValueError(f"the net takes volumes of {wanted}, received {_by(shape)}{hint}")
+
+    def _layout_hint(self, shape: Shape) -> str:
+        if len(shape) == 3 and len(self.shape) == 3 and (*shape[1:], shape[0]) == self.shape:
+            return "; that is PyTorch's layout, (N, C, H, W): x.transpose(0, 2, 3, 1) makes it (N, H, W, C)"
+        one = len(shape) == len(self.shape) - 1 and len(shape) > 0
+        return "; the first axis counts the images: x[None] is a batch of one" if one else ""
 
     def forward(self, x: Array, training: bool = False) -> Array:
         self.expect(tuple(x.shape[1:]))
@@ -135,6 +143,14 @@ class Sequential(Layer):
         if part.output_shape == self.output_shape:
             part.classes = self.classes
         return part
+
+    def __repr__(self) -> str:
+        """A line for each layer: its name, the call that makes it, and its output's shape where that is known."""
+        return show.row(self)
+
+    def _repr_html_(self) -> str:
+        """A table of the layers for notebooks, as `gpuconv.summary.summary` counts them."""
+        return show.html_of(self)
 
     def __len__(self) -> int:
         return len(self.layers)

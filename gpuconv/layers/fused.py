@@ -213,7 +213,7 @@ def _beginning(layers: Sequence[Layer]) -> tuple[Layer, int]:
     """What stands in the place of the first layers, and of how many."""
     for length in range(len(layers), 1, -1):
         for kind in KINDS:
-            if kind.fits(layers[:length]):
+            if kind.fits(layers[:length]) and not any(layer._hooks for layer in layers[:length]):
                 return kind(layers[:length]), length
     first = layers[0]
     if isinstance(first, Residual):

@@ -1,0 +1,134 @@
+"""One's own implementation of an operation against the oracle: `gpuconv.checks.compare`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, html, random
+from gpuconv.dtypes import as_dtype
+
+_LAYOUTS = {"NHWC": None, "NCHW": (0, 3, 1, 2)}
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """Rows of cells as text, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One case: the largest difference from the oracle, relative to its largest value, and where that is."""
+
+    case: str
+    error: float
+    passed: bool
+    details: str = ""
+
+
+class Comparisons(list[Comparison]):
+    """The results of `compare`, as a table where they are printed and in a notebook."""
+
+    HEADING = ("case", "error", "", "")
+
+    @property
+    def passed(self) -> bool:
+        return all(found.passed for found in self)
+
+    def rows(self) -> list[list[str]]:
+        return [[each.case, f"{each.error:.1e}", "ok" if each.passed else "WRONG", each.details] for each in self]
+
+    def __str__(self) -> str:
+        return aligned([[*self.HEADING], *self.rows()])
+
+    def _repr_html_(self) -> str:
+        return html.table(self.HEADING, self.rows(), "your function against the oracle")
+
+
+def compare(
+    mine: Callable[..., Any], op: Callable[..., Any], cases: Iterable[Mapping[str, Any]], *, dtype: Any = "float64",
+    layout: str = "NHWC", tolerance: float | None = None, seed: int = 0,
+) -> Comparisons:
+    """Run a function beside the oracle of an operation, `gpuconv.ops.conv2d` say, on the same numbers.
+
+    cases: the arguments of each, by the operation's names; an array, or its shape, for which normal numbers are drawn:
+    ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. `mine` is called as the operation is, with arrays by
+    position and options by name, and returns what it does. layout: "NCHW" hands it volumes and filters in PyTorch's
+    layout, and takes its volumes back from there. tolerance: of the error, by default 1000 units in the last place of
+    `dtype`.
+
+    A case in which `mine` raises, or returns another shape or NaN, is a result that did not pass. Raises ValueError for
+    a case that the operation itself refuses.
+    """
+    if layout not in _LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, received {layout!r}")
+    dtype = as_dtype(dtype)
+    allowed = 1000 * float(np.finfo(dtype).eps) if tolerance is None else tolerance
+    kinds = inspect.signature(op).parameters
+    slots = [name for name, each in kinds.items() if each.kind is not each.KEYWORD_ONLY]
+    found = Comparisons()
+    for number, case in enumerate(cases):
+        arrays = {name: _array(case[name], dtype, seed + number, slots.index(name)) for name in slots if name in case}
+        options = {name: value for name, value in case.items() if name not in slots}
+        with backends.oracle():
+            wanted = op(*arrays.values(), **options)
+        found.append(_compared(mine, _named(arrays, options), arrays, options, wanted, allowed, _LAYOUTS[layout]))
+    if not found:
+        raise ValueError("there is no case to compare in")
+    return found
+
+
+def _array(given: Any, dtype: np.dtype, seed: int, substream: int) -> Any:
+    if given is None or hasattr(given, "shape"):
+        return given
+    drawn = random.normal(tuple(given), seed=seed, stream=random.DATA, substream=substream, dtype="float64")
+    return drawn.astype(dtype)
+
+
+def _named(arrays: dict[str, Any], options: dict[str, Any]) -> str:
+    shapes = [f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items() if array is not None]
+    return ", ".join([*shapes, *(f"{name}={value}" for name, value in options.items())])
+
+
+def _compared(
+    mine: Any, name: str, arrays: dict[str, Any], options: dict[str, Any], wanted: Any, allowed: float, axes: Any
+) -> Comparison:
+    given = [_laid_out(None if array is None else array.copy(), axes) for array in arrays.values()]
+    try:
+        received = mine(*given, **options)
+    except Exception as error:
+        return Comparison(name, float("inf"), False, f"{type(error).__name__}: {error}")
+    pairs = list(zip(_several(received), _several(wanted)))
+    if len(_several(received)) != len(_several(wanted)):
+        return Comparison(name, float("inf"), False, f"{len(_several(received))} results, not {len(_several(wanted))}")
+    return max((_difference(name, *pair, allowed, axes) for pair in pairs), key=lambda each: each.error)
+
+
+def _difference(name: str, received: Any, wanted: Any, allowed: float, axes: Any) -> Comparison:
+    wanted = _laid_out(backends.to_numpy(wanted), axes)
+    received = np.asarray(received)
+    if received.shape != wanted.shape:
+        return Comparison(name, float("inf"), False, f"the shape is {received.shape}, not {wanted.shape}")
+    if not wanted.size:
+        return Comparison(name, 0.0, True)
+    difference = np.abs(received.astype(np.float64) - wanted.astype(np.float64))
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    place = np.unravel_index(int(np.argmax(difference)), wanted.shape)
+    scale = float(np.max(np.abs(wanted.astype(np.float64)))) or 1.0
+    error = float(difference[place]) / scale
+    at = ", ".join(map(str, place))
+    told = "" if error <= allowed else f"[{at}] is {float(received[place]):.6g}, not {float(wanted[place]):.6g}"
+    return Comparison(name, error, error <= allowed, told)
+
+
+def _several(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _laid_out(array: Any, axes: Any) -> Any:
+    return array if axes is None or array is None or array.ndim != 4 else np.ascontiguousarray(array.transpose(axes))

@@ -1,0 +1,47 @@
+"""Nets as text and as HTML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def row(net: Any) -> str:
+    """A line for each layer of a row, those inside others indented."""
+    lines = [*_lines(net, "  ")]
+    name, call, shape = (max((len(line[column]) for line in lines), default=0) for column in range(3))
+    text = [f"{line[0]:{name}}  {line[1]:{call if shape else 0}}  {line[2]}".rstrip() for line in lines]
+    return "\n".join([f"{type(net).__name__}([", *text, "])"])
+
+
+def _lines(net: Any, indent: str, prefix: str = "") -> Any:
+    for layer in net.layers:
+        shape = "" if layer.output_shape is None else f"-> {' x '.join(map(str, layer.output_shape))}"
+        rows = [(key, inner) for key, inner in layer.children() if hasattr(inner, "layers")]
+        if hasattr(layer, "layers"):
+            rows = [("", layer)]
+        yield f"{indent}{prefix}{layer.name}:", type(layer).__name__ if rows else repr(layer), shape
+        for key, inner in rows:
+            yield from _lines(inner, indent + "  ", f"{key}." if key else "")
+
+
+def html_of(net: Any) -> str:
+    """A table of a net's layers."""
+    from gpuconv.html import table
+
+    rows = []
+    for layer in net.walk():
+        if layer is net or (layer.children() and not layer.mult_adds):
+            continue
+        count = sum(_size(variable.shape) for variable in layer.variables.values() if not variable.buffer)
+        frozen = "frozen" if count and not layer.trainable else ""
+        shape = " x ".join(map(str, layer.output_shape or ()))
+        rows.append([layer.path or str(layer.name), type(layer).__name__, shape, f"{count:,}" if count else "", frozen])
+    total = f"{net.parameter_count:,} parameters"
+    return table(["layer", "kind", "output", "parameters", ""], rows, f"{type(net).__name__}: {total}")
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for axis in shape:
+        size *= axis
+    return size

@@ -1,0 +1,136 @@
+"""What users of PyTorch look for on a net."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv.layers import Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
+from gpuconv.summary import summary
+from gpuconv.training import Trainer
+
+
+@pytest.fixture
+def net():
+    return Sequential([
+        Input((6, 6, 2)), Conv2D(3, 3, padding=1), ReLU(), Residual([Conv2D(3, 3, padding=1)], [Conv2D(3, 1)]),
+        MaxPool2D(2), Dropout(0.5), Flatten(), Linear(5),
+    ])  # fmt: skip
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).normal(size=(4, 6, 6, 2)).astype("f4")
+
+
+def test_a_net_is_called(net, x):
+    np.testing.assert_array_equal(net(x), net.forward(x))
+    y = net(x, training=True)
+    assert net.backward(np.ones_like(y)).shape == x.shape
+
+
+def test_a_line_for_each_layer(net):
+    assert repr(net).splitlines() == [
+        "Sequential([",
+        "  input:             Input(shape=(6, 6, 2))                            -> 6 x 6 x 2",
+        "  conv1:             Conv2D(out_channels=3, kernel_size=3, padding=1)  -> 6 x 6 x 3",
+        "  relu1:             ReLU()                                            -> 6 x 6 x 3",
+        "  residual1:         Residual                                          -> 6 x 6 x 3",
+        "    conv1:           Conv2D(out_channels=3, kernel_size=3, padding=1)  -> 6 x 6 x 3",
+        "    shortcut.conv1:  Conv2D(out_channels=3, kernel_size=1)             -> 6 x 6 x 3",
+        "  pool1:             MaxPool2D(kernel_size=2)                          -> 3 x 3 x 3",
+        "  dropout1:          Dropout()                                         -> 3 x 3 x 3",
+        "  flatten1:          Flatten()                                         -> 27",
+        "  fc1:               Linear(out_features=5)                            -> 5",
+        "])",
+    ]
+    lines = ["Sequential([", "  fc1:    Linear(out_features=3)", "  relu1:  ReLU()", "])"]
+    assert repr(Sequential([Linear(3), ReLU()])).splitlines() == lines
+
+
+def test_tables_for_notebooks(net):
+    net["conv1"].freeze()
+    shown = net._repr_html_()
+    for cell in ("residual1.shortcut.conv1", "6 x 6 x 3", ">57<", ">frozen<", "parameters"):
+        assert cell in shown
+    assert "residual1.shortcut.conv1" in summary(net)._repr_html_()
+    assert "<table>" in gc.checks.gradient_check(net, samples=2)._repr_html_()
+    own = Sequential([Input((2,)), Linear(2, name="<b>")])
+    assert "<b>" not in own._repr_html_()
+
+
+def test_every_parameter_by_name(net):
+    net["conv1"].frozen = True
+    names = [name for name, _ in net.named_parameters()]
+    assert names == [key for key in net.state_dict() if not key.startswith("dropout")]
+    assert dict(net.named_parameters())["conv1.weight"] is net["conv1"]["weight"]
+
+
+def test_activations_by_name(net, x):
+    volumes = net.activations(x)
+    assert volumes["pool1"].shape == (4, 3, 3, 3)
+    assert volumes.keys() == [name for name, _ in volumes]
+    np.testing.assert_array_equal(volumes["fc1"], net(x))
+    np.testing.assert_array_equal(volumes[-1][1], dict(volumes)["fc1"])
+    with pytest.raises(ValueError, match="did you mean 'pool1'"):
+        volumes["pool"]
+
+
+def test_hooks_see_volumes_until_they_are_removed(net, x):
+    seen = []
+    forward = net["residual1"].register_forward_hook(lambda layer, x, y: seen.append((layer.name, x.shape, y.shape)))
+    backward = net["conv1"].register_backward_hook(lambda layer, dx, dy: seen.append((layer.name, dx, dy.shape)))
+    y = net(x, training=True)
+    net.backward(np.ones_like(y), input_grad=False)
+    assert seen == [("residual1", (4, 6, 6, 3), (4, 6, 6, 3)), ("conv1", None, (4, 6, 6, 3))]
+    forward.remove()
+    backward.remove()
+    net.backward(np.ones_like(net(x, training=True)))
+    assert len(seen) == 2
+    with net.register_forward_hook(lambda layer, x, y: seen.append(y.shape)):
+        net(x)
+    net(x)
+    assert seen[2:] == [(4, 5)]
+    with pytest.raises(TypeError, match="a hook is a function"):
+        net.register_forward_hook("print")
+
+
+def test_hooks_are_called_in_a_fused_net_and_not_in_a_copy(net, x):
+    seen = []
+    with net["conv1"].register_forward_hook(lambda *given: seen.append(given)):
+        net.copy()(x)
+        copy.deepcopy(net[1:3]).twin()(x[:1])
+        count = len(seen)
+        Trainer(net, fuse=True).trained(x)
+    assert len(seen) == count + 1
+
+
+def test_a_state_that_fits_in_part(net):
+    state = {key: np.asarray(value) + 1 for key, value in net.state_dict().items() if not key.startswith("fc1")}
+    before = net["fc1"]["weight"].copy()
+    missing, unexpected = net.load_state_dict(state | {"head.weight": np.zeros(3)}, strict=False)
+    assert missing == ["fc1.weight", "fc1.bias"]
+    assert unexpected == ["head.weight"]
+    np.testing.assert_array_equal(net["fc1"]["weight"], before)
+    np.testing.assert_array_equal(net["conv1"]["weight"], state["conv1.weight"])
+    with pytest.raises(ValueError, match=r"missing fc1.weight; missing fc1.bias"):
+        net.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"conv1.bias has shape"):
+        net.load_state_dict({"conv1.bias": np.zeros(7, "f4")}, strict=False)
+    assert net.load_state_dict(net.state_dict()) == ([], [])
+
+
+def test_an_array_in_pytorchs_layout_gets_a_hint(net, x):
+    with pytest.raises(ValueError, match=r"received 2 x 6 x 6; that is PyTorch's layout.*x.transpose\(0, 2, 3, 1\)"):
+        net(x.transpose(0, 3, 1, 2))
+    with pytest.raises(ValueError, match=r"received 6 x 2; the first axis counts the images: x\[None\]"):
+        net(x[0])
+
+
+def test_short_names_of_precisions_and_of_the_cpu():
+    for short, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32"), ("fp64", "float64")):
+        assert gc.models.build("seed-net", (8, 8, 3), precision=short).precision == name
+    assert gc.models.build("seed-net", (8, 8, 3), device="cpu").device == "numpy"
+    with pytest.raises(ValueError, match="unknown precision 'bf61'"):
+        gc.models.build("seed-net", precision="bf61")

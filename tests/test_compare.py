@@ -1,0 +1,77 @@
+"""`gpuconv.checks.compare`: one's own implementation of an operation beside the oracle."""
+
+import re
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import ops
+
+CASES = [
+    dict(x=(2, 5, 4, 3), w=(4, 3, 3, 3), padding=1), dict(x=(1, 6, 6, 2), w=(2, 2, 2, 2), bias=(2,), stride=2),
+]  # fmt: skip
+
+
+def loops(x, w, bias=None, *, stride=1, padding=0):
+    """A student's convolution of (N, C, H, W)."""
+    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    k, _, r, s = w.shape
+    p, q = (x.shape[2] - r) // stride + 1, (x.shape[3] - s) // stride + 1
+    y = np.empty((len(x), k, p, q))
+    for i in range(p):
+        for j in range(q):
+            window = x[:, :, i * stride : i * stride + r, j * stride : j * stride + s]
+            y[:, :, i, j] = np.tensordot(window, w, ([1, 2, 3], [1, 2, 3]))
+    return y if bias is None else y + bias[:, None, None]
+
+
+def test_a_right_one_passes_in_either_layout():
+    found = gc.checks.compare(loops, ops.conv2d, CASES, layout="NCHW")
+    assert found.passed
+    assert all(0 <= each.error < 1e-14 for each in found)
+    assert found[1].case == "x 1x6x6x2, w 2x2x2x2, bias 2, stride=2"
+    assert gc.checks.compare(ops.conv2d, ops.conv2d, CASES, dtype="float32").passed
+    assert gc.checks.compare(ops.batch_norm, ops.batch_norm, [
+        dict(x=(4, 3), gamma=(3,), beta=(3,), running_mean=np.zeros(3), running_var=np.ones(3), training=True)
+    ]).passed  # fmt: skip
+
+
+def test_what_is_wrong_is_told():
+    def shifted(x, w, **options):
+        y = loops(x, w, **options)
+        y[0, 1, 2, 3] += 0.5
+        return y
+
+    results = {
+        "off": (shifted, r"\[0, 1, 2, 3\] is -?[\d.]+, not -?[\d.]+"),
+        "raises": (lambda x, w, padding: x.no, "no attribute"),
+        "shape": (lambda x, w, padding: x, r"the shape is \(2, 3, 5, 4\), not \(2, 4, 5, 4\)"),
+        "nan": (lambda x, w, padding: loops(x, w, padding=padding) * np.nan, "is nan, not"),
+        "two": (lambda x, w, padding: (x, x), "2 results, not 1"),
+    }  # fmt: skip
+    for name, (mine, told) in results.items():
+        found = gc.checks.compare(mine, ops.conv2d, CASES[:1], layout="NCHW")
+        assert not found.passed, name
+        assert re.search(told, found[0].details), name
+        assert "WRONG" in str(found)
+        assert "WRONG" in found._repr_html_()
+
+
+def test_a_case_does_not_change_under_the_function():
+    def spoils(x, w, padding):
+        x[...] = 0
+        return np.zeros((2, 4, 5, 4))
+
+    x = np.ones((2, 5, 4, 3))
+    assert not gc.checks.compare(spoils, ops.conv2d, [dict(x=x, w=(4, 3, 3, 3), padding=1)]).passed
+    assert x.all()
+
+
+def test_bad_cases_and_layouts_are_refused():
+    with pytest.raises(ValueError, match="layout must be one of NHWC, NCHW, received 'CHWN'"):
+        gc.checks.compare(loops, ops.conv2d, CASES, layout="CHWN")
+    with pytest.raises(ValueError, match="there is no case"):
+        gc.checks.compare(loops, ops.conv2d, [])
+    with pytest.raises(ValueError, match="channels"):
+        gc.checks.compare(loops, ops.conv2d, [dict(x=(1, 4, 4, 3), w=(1, 2, 2, 2))])
