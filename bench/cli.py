@@ -80,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--gpu", default="h200", help="h200 (default) or h100")
     predict.add_argument("--algo", default="auto", help="an algorithm of `gpuconv.algorithms` (default auto)")
     predict.add_argument("--steps", action="store_true", help="whole training steps alone")
-    predict.add_argument("--results", type=Path, help="set the predictions beside the records of this folder")
+    predict.add_argument("--results", type=Path, help="records of today's kernels to set the predictions beside")
+    predict.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count instructions with")
     fit = commands.add_parser("fit", help="fit the model behind the predictions to the GPU records")
     fit.add_argument("--results", type=Path)
     fit.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count new rows with")
@@ -252,21 +253,29 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from bench import predict_steps
-    from bench.predict import is_of, table, timed_by, timed_in
+    from bench.predict import is_of, load_nvrtc, table, timed_by, timed_in
     from bench.record import RESULTS, Record
     from bench.suite import select
+    from gpuconv.backends.cuda import compiler
     from gpuconv.backends.cuda.predict import GPUS, Model
     from gpuconv.names import lookup
 
     gpu, model = lookup("GPU", options.gpu, GPUS), Model.load()
+    if options.results is not None and not options.results.is_dir():
+        raise FileNotFoundError(f"{options.results} is no folder of records")
+    if options.nvrtc is not None:
+        load_nvrtc(options.nvrtc)
     entries = select("ops", "cuda", options.op, options.shape, options.dtype)
     print(f"gpu        {gpu.name}, {gpu.arch}; all times are predictions but 'measured', of that day's kernels")
-    print(f"model      {model}\n")
+    print(f"model      {model}")
+    if (version := compiler.toolkit()[1]) != model.nvrtc:
+        print(f"counts     with {version}, which may issue other instructions: --nvrtc takes another")
+    print()
     paths = sorted((options.results or RESULTS).glob("nvidia-*/*.json"))
     records = [record for record in (Record.load(path).data for path in paths) if is_of(record, gpu)]
     if not options.steps:
         timed = timed_by(model, gpu) if options.results is None else timed_in(records, gpu)
-        for line in table(entries, options.algo, model, gpu, timed):
+        for line in table(entries, options.algo, model, gpu, timed, options.results is not None):
             print(line, flush=True)
     if options.steps or not (options.op or options.shape or options.dtype):
         for line in predict_steps.table(model, gpu, records):

@@ -145,10 +145,13 @@ def timed_in(records: Sequence[dict[str, Any]], gpu: Gpu) -> Timed:
     return found
 
 
-def table(entries: Sequence[Entry], algo: str, model: Model, gpu: Gpu, timed: Timed) -> Iterator[str]:
+def table(
+    entries: Sequence[Entry], algo: str, model: Model, gpu: Gpu, timed: Timed, today: bool = False
+) -> Iterator[str]:
     """Lines for a terminal: of each entry the predicted time, its parts, the largest marked, and what was measured.
 
-    timed: where "auto" took an algorithm there, that one's time is predicted.
+    timed: where "auto" took an algorithm there, that one's time is predicted. today: it was timed with today's kernels,
+    so that the differences are the model's errors.
     """
     names, others, errors = (*TERMS, "bytes"), 0, list[float]()
     taken = dict(timed) if algo == "auto" else {}
@@ -169,7 +172,7 @@ def table(entries: Sequence[Entry], algo: str, model: Model, gpu: Gpu, timed: Ti
             errors.append(prediction.seconds / seconds - 1)
             line += f" {1e6 * seconds:>9.1f} {errors[-1]:>+7.1%}"
         yield line
-    if errors:
+    if errors and today:
         yield f"rms error {100 * _rms(np.array(errors)):.3g} % over {len(errors)} rows that were measured"
     if others:
         yield f"{others} more entries are not modelled; those are that are fprop, dgrad or wgrad in half precision"

@@ -112,3 +112,15 @@ def test_compare(tmp_path, capsys):
     timed(b, side(seconds=3e-3), rounds=8)
     assert cli.main(["compare", str(a.path), str(b.path)]) == 0
     assert "0 faster, 1 slower, 0 within the noise" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--results", "nowhere"], "nowhere is no folder of records"), (["--nvrtc", "."], "holds no libnvrtc-builtins"),
+     (["--gpu", "h300"], "unknown GPU 'h300'; did you mean 'h"), (["--shape", "vg"], "did you mean 'vgg'")],
+    ids=["results", "nvrtc", "gpu", "shape"],
+)  # fmt: skip
+def test_predict_refuses_in_one_line(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["predict", *words]) == 2
+    assert said in capsys.readouterr().err

@@ -121,7 +121,8 @@ def test_a_table_marks_what_binds_and_sets_the_measured_time_beside_it():
     entries = select("ops", "cuda", ["fprop", "backward"], ["128x16x16x128-128x3x3-p1.1.1.1"], ["bfloat16"])
     model, h100 = Model.load(), GPUS["h100"]
     timed = bench_predict.timed_by(model, H200)
-    head, line, error, rest = bench_predict.table(entries, "mma-128x128", model, H200, timed)
+    head, line, error, rest = bench_predict.table(entries, "mma-128x128", model, H200, timed, today=True)
+    assert list(bench_predict.table(entries, "mma-128x128", model, H200, timed)) == [head, line, rest]
     assert head.split()[-2:] == ["measured", "difference"]
     assert line.count("*") == 1
     assert "41.3" in line.split()  # of the record
