@@ -28,7 +28,7 @@ ACCEPTED = (
 
 def recognised(
     data: Any, name: str, shape: tuple[int, ...], *, classes: int = 0, device: str, dtype: Any,
-    length: int | None = None, normalize: Callable[[Any], Normalization] = Normalization.from_images,
+    length: int | None = None, normalize: Callable[[Any], Normalization | None] = Normalization.measured,
 ) -> Any:  # fmt: skip
     """`data` as a Dataset, as Samples, or as what has ``epoch(epoch, start_batch)``.
 

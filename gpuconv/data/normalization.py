@@ -44,8 +44,10 @@ class Normalization:
         return cls.from_images(dataset.measured(), kind)
 
     @classmethod
-    def measured(cls, data: Any) -> Normalization:
-        """Of a data set or of uint8 images."""
+    def measured(cls, data: Any) -> Normalization | None:
+        """Of a data set or of images; None for floats."""
+        if data.dtype != np.uint8 if isinstance(data, np.ndarray) else not data.raw:
+            return None
         return cls.from_images(data) if isinstance(data, np.ndarray) else cls.from_dataset(data)
 
     @classmethod
@@ -62,6 +64,10 @@ class Normalization:
             variance.append((squares * count - explained) / (count * count * len(channels)))
         std = np.sqrt(variance)
         return cls(total / count, np.where(std > 0, std, 1.0))
+
+    def lacks(self, images: NDArray[Any]) -> bool:
+        """Whether floats look as if they still were to be normalised: pixels from 0 to 1, or to 255."""
+        return bool(images.size) and images.min() >= 0 and (images.max() > 10 or images.max() <= 1)
 
     def __call__(self, images: NDArray[np.uint8], dtype: Any = "float32") -> NDArray[Any]:
         """Normalise uint8 images (N, H, W, C): the same bits as a batch without augmentation."""

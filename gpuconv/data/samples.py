@@ -182,6 +182,7 @@ def class_numbers(labels: Any, name: str, count: int) -> NDArray[np.int64]:
         raise TypeError(f"labels of {name!r} must be integers, the numbers of classes, received {found.dtype.name}")
     if found.shape != (count,):
         one_hot = "; x.argmax(1) makes numbers of one-hot rows" if found.ndim == 2 and found.shape[1] > 1 else ""
+        one_hot = one_hot or ("; x.ravel() makes one axis" if found.size == count else "")
         raise ValueError(
             f"labels of {name!r} must be one for each of {count} images, received shape {found.shape}{one_hot}"
         )

@@ -86,7 +86,7 @@ class Batches:
 
     def __init__(
         self, source: Any, name: str, shape: tuple[int, ...], *, length: int | None, device: str, dtype: Any,
-        normalize: Callable[[Any], Normalization] = Normalization.from_images,
+        normalize: Callable[[Any], Normalization | None] = Normalization.measured,
     ) -> None:  # fmt: skip
         self.name, self.shape, self.length = name, shape, length
         self.device, self.dtype = device, as_dtype(dtype)
@@ -100,7 +100,7 @@ class Batches:
             raise ValueError(f"{name} has no batch: the {type(source).__name__} gave none")
         self._begun: Any = itertools.chain(first, batches)
         x, _ = self._pair(first[0])
-        self.normalization = normalize(x) if x.dtype == np.uint8 else None
+        self.normalization = normalize(x)
 
     def __len__(self) -> int:
         if self.length is None:

@@ -8,6 +8,8 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from gpuconv.data import Dataset, Loader, Normalization, given
 from gpuconv.data.samples import Samples
 from gpuconv.data.stream import StreamLoader
@@ -34,15 +36,14 @@ def loaders(
     data = with_part(data, net, seed)
     for name, part in data.items():
         if not made:
+            normalize = partial(measured, normalization)
             made[name] = loader(
-                name, part, net, normalization or Normalization.measured, batch_size=batch_size, seed=seed,
-                shuffle=True, length=steps_per_epoch,
-            )  # fmt: skip
-            training = partial(_normalization, name, made[name])
+                name, part, net, normalize, batch_size=batch_size, seed=seed, shuffle=True, length=steps_per_epoch
+            )
+            known = _normalization(made[name]) or normalization
         else:
-            made[name] = None if part is None else loader(
-                name, part, net, normalization or partial(training, name), batch_size=batch_size, seed=seed
-            )  # fmt: skip
+            normalize = partial(as_in_training, name, known)
+            made[name] = None if part is None else loader(name, part, net, normalize, batch_size=batch_size, seed=seed)
     return made
 
 
@@ -74,21 +75,18 @@ def with_part(data: dict[str, Any], net: Any, seed: int) -> dict[str, Any]:
 
 def held_out(name: str, data: Any, net: Any, normalization: Normalization | None, batch_size: int) -> Any:
     """The loader of data that a net is tested on: in order, normalised by `normalization`, else as in training."""
-    known = normalization or getattr(net, "normalization", None)
-    found = loader(name, data, net, known or partial(_unknown, name), batch_size=integer("batch_size", batch_size, 1))
+    normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
+    found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1))
     expect(name, found, net, None)
     return found
 
 
 def loader(
-    name: str, data: Any, net: Any, normalization: Normalization | Callable[[Any], Normalization], *, batch_size: int,
-    seed: int = 0, shuffle: bool = False, length: int | None = None,
+    name: str, data: Any, net: Any, normalize: Callable[[Any], Normalization | None], *, batch_size: int, seed: int = 0,
+    shuffle: bool = False, length: int | None = None,
 ) -> Any:  # fmt: skip
-    """The loader of what a user gives; what has `epoch` is one.
-
-    normalization: of uint8 images, or a function that is asked for it where there are any, with them.
-    """
-    normalize = normalization if not isinstance(normalization, Normalization) else lambda _: normalization
+    """The loader of what a user gives; what has `epoch` is one. normalize: what to normalise images by, asked with them
+    (a data set, or the first batch); None for floats."""
     data = given.recognised(
         data, name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype, length=length,
         normalize=normalize,
@@ -97,29 +95,44 @@ def loader(
         return data
     kind: Any = Loader if isinstance(data, Dataset) else StreamLoader
     return kind(
-        data, batch_size, normalization=normalize(data) if data.raw else None, seed=seed, shuffle=shuffle,
-        device=net.device, dtype=net.dtype,
-    )  # fmt: skip
+        data, batch_size, normalization=normalize(data), seed=seed, shuffle=shuffle, device=net.device, dtype=net.dtype
+    )
 
 
-def _normalization(training_name: str, training: Any, name: str, _: Any) -> Normalization:
-    """What the training part's loader normalises by, or else what its images measure."""
-    if (found := getattr(training, "normalization", None)) is not None:
-        return found
+def measured(known: Normalization | None, data: Any) -> Normalization | None:
+    """What training images are normalised by: what is known, or else what they measure."""
+    return None if not _raw(data) else known or Normalization.measured(data)
+
+
+def as_in_training(name: str, known: Normalization | None, data: Any) -> Normalization | None:
+    """What other images are normalised by, if they are uint8. known: what the training images were.
+
+    Raises TypeError where that is not known, and ValueError for floats that are not normalised beside it."""
+    if _raw(data):
+        if known is None:
+            raise TypeError(
+                f"how to normalise the uint8 images of {name} is not known, as the training images were not: "
+                f"give {name} as a Loader too, as floats, or say normalization="
+            )
+        return known
+    some = data.first(64) if isinstance(data, Samples) else data
+    if known is not None and known.lacks(some):
+        raise ValueError(
+            f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalised, and the training "
+            "images are uint8, which is normalised: give uint8 here too, or floats of both"
+        )
+    return None
+
+
+def _raw(data: Any) -> bool:
+    return data.raw if isinstance(data, (Dataset, Samples)) else data.dtype == np.uint8
+
+
+def _normalization(training: Any) -> Normalization | None:
+    """What the training part's loader normalises by, or what its images measure; None for floats, and if not known."""
     data = getattr(training, "dataset", None)
-    if isinstance(data, (Dataset, Samples)) and data.raw:
-        return Normalization.from_dataset(data)
-    raise TypeError(
-        f"how to normalise the uint8 images of {name} is not known, as those of {training_name} are not normalised "
-        f"here: give {name} as a Loader too, as floats, or say normalization="
-    )
-
-
-def _unknown(name: str, _: Any) -> Normalization:
-    raise TypeError(
-        f"how to normalise the uint8 images of {name} is not known: say normalization=, give a Loader, or floats as "
-        "the net was trained on"
-    )
+    measures = isinstance(data, (Dataset, Samples)) and data.raw
+    return getattr(training, "normalization", None) or (Normalization.from_dataset(data) if measures else None)
 
 
 def expect(name: str, loader: Any, net: Any, loss: Any) -> None:

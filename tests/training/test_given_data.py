@@ -149,7 +149,7 @@ def test_evaluate_takes_data_and_a_normalization():
         assert evaluate(trained.net, form, normalization=NORMALIZATION) == expected
     assert evaluate(trained.net, (FLOATS, DATA.labels)) == expected
     bare = small.net()
-    with pytest.raises(TypeError, match="how to normalise the uint8 images of data is not known: say normalization="):
+    with pytest.raises(TypeError, match=r"uint8 images of data is not known.* or say normalization="):
         evaluate(bare, DATA)
 
 
@@ -255,3 +255,16 @@ def test_labels_that_are_not_known_fit_every_net():
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(1)])
     part = given.recognised(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
     feeding.expect("validation", StreamLoader(part, 5, normalization=NORMALIZATION), net, SoftmaxCrossEntropy())
+
+
+def test_floats_that_are_not_normalised_do_not_judge_a_net_of_normalised_images():
+    """They would give the accuracy of guessing, and no error."""
+    other = small.images(9, seed=5)
+    for scaled in (other.images / 255.0, other.images.astype(np.float32)):
+        for form in ((scaled, other.labels), [*zip(scaled, other.labels)], [(scaled, other.labels)]):
+            with pytest.raises(ValueError, match=r"floats of validation, from \d.* do not look normalised"):
+                fit(DATA, validation=form)
+            trained = fit(DATA)
+            with pytest.raises(ValueError, match=r"floats of data, from \d.* do not look normalised"):
+                evaluate(trained.net, form)
+            assert len(fit((DATA.images / 255.0, DATA.labels), validation=form).history) == 2
