@@ -251,9 +251,9 @@ def check_arrays(path: Any, there: dict[str, np.ndarray], net: Any, same_dtype: 
     if found:
         raise CheckpointError(f"{path} is a checkpoint of another net: {found[0]}")
     for name, array in there.items():
-        if is_float(array.dtype) and np.isnan(array).any():
+        if np.isnan(array).any():
             raise CheckpointError(f"{path}: {name} holds NaN ({np.isnan(array).sum()} of {array.size} values)")
-        if is_float(array.dtype) and not variables[name].buffer and np.isinf(array).any():
+        if not variables[name].buffer and np.isinf(array).any():
             raise CheckpointError(f"{path}: {name} holds infinity ({np.isinf(array).sum()} of {array.size} values)")
 
 

@@ -22,6 +22,10 @@ DEFAULTS = {
     },
     "data.normalization": {"Normalization.from_dataset": dict(kind="channel")},
     "data.spec": {"load": dict(test=""), "placed": dict(like="")},
+    "data.stream": {
+        "StreamLoader": dict(normalization=None, workers=None), "Batches.epoch": dict(epoch=0, start_batch=0),
+        "StreamLoader.epoch": dict(epoch=0, start_batch=0),
+    },
     "data.synthetic": {"load": dict(n=1024, size=(32, 32, 3), classes=10, seed=0)},
 }  # fmt: skip
 

@@ -225,3 +225,16 @@ def test_convolutions_with_batch_norm(device):
     x = gc.asarray(np.random.default_rng(3).standard_normal((2, 7, 6, 3)).astype(np.float32), device)
     plain.load_state_dict(fused.state_dict())
     np.testing.assert_array_equal(gc.to_numpy(fused.predict(x)), gc.to_numpy(plain.predict(x)))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_convolution_that_covers_its_input_does_so_with_its_activation(device):
+    for activation in (ReLU(), Sigmoid()):
+        layers = [Input((5, 6, 2)), Conv2D(3, 2, stride=2, fit="cover"), activation]
+        net = Sequential(layers, device=device)
+        fused = net.fuse()
+        assert len(fused) == 2
+        x = gc.asarray(np.random.default_rng(0).normal(size=(2, 5, 6, 2)).astype(np.float32), device)
+        expected, found = (gc.to_numpy(each.infer(x)) for each in (net, fused))
+        assert found.shape == (2, 3, 3, 3)
+        np.testing.assert_array_equal(found, expected)

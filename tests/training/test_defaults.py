@@ -10,7 +10,8 @@ from tests.defaults import VALUE, expect, flags
 DEFAULTS = {
     "training.callbacks": {"Curves": dict(seconds=30.0), "Checkpoints": dict(every=None)},
     "training.evaluate": {
-        "evaluate": dict(loss="softmax", confusion=False, tta="none"), "averaged_scores": dict(tta="none"),
+        "evaluate": dict(loss="softmax", confusion=False, tta="none", batch_size=256, normalization=None),
+        "averaged_scores": dict(tta="none"),
     },
     "training.groups": {"Groups": dict(lr=1.0, weight_decay=0.0, decay="all", groups="")},
     "training.loss_scale": {"LossScale": dict(start=65536.0, growth=2.0, backoff=0.5, interval=2000)},
