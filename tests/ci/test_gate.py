@@ -150,6 +150,9 @@ def test_the_parts_fill_thirty_minutes_but_two_and_none_is_longer_than_a_command
     assert names == ["start", "right", "why", "kernels", "questions", "steps", "suite"]
     assert sum(part.minutes for part in order.PARTS) == order.AT_HAND - order.RESERVE
     assert all(part.minutes <= LONGEST for part in (*order.PARTS, *order.EXTRA))
+    assert [name for call in order.CALLS for name in call] == names
+    for call in order.CALLS:
+        assert sum(part.minutes for part in command_line.chosen(call)) <= LONGEST
     checks = [check.name for part in order.PARTS for check in part.checks]
     assert len(set(checks)) == len(checks)
     assert [check.name for part in order.PARTS if part.name == "questions" for check in part.checks] == [*QUESTIONS]
