@@ -18,11 +18,11 @@ from bench.record import best
 from bench.suite import Entry, suite
 from gpuconv.algorithms import find
 from gpuconv.backends.cuda import compiler, predict
-from gpuconv.backends.cuda.conv import DIRECTIONS
-from gpuconv.backends.cuda.launch import ceil_div
+from gpuconv.backends.cuda.outputs import ceil_div
 from gpuconv.backends.cuda.predict import TERMS, Gpu, Model, Prediction, Terms
-from gpuconv.backends.cuda.predict_conv import convolution, product_of
+from gpuconv.backends.cuda.predict_conv import convolution
 from gpuconv.checkpoint import write_atomically
+from gpuconv.problems import DIRECTIONS
 
 # --- fitting -----------------------------------------------------------------------------------
 
@@ -66,13 +66,13 @@ def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) ->
     macros, algorithm = kernel["macros"], find(kernel["algorithm"], entry.dtype)
     vectors = int(macros["VECTOR_C"]), int(macros["VECTOR_K"])
     loop = predict.compiled(algorithm, entry.op, entry.dtype, vectors, gpu.arch).loop
-    rows, columns, depth, count = product_of(entry.problem, entry.op)
-    tiles = ceil_div(rows, algorithm.block_m) * ceil_div(columns, algorithm.block_n) * count
+    m, n, k, batches = entry.problem.implicit_gemm(entry.op)
+    tiles = ceil_div(m, algorithm.block_m) * ceil_div(n, algorithm.block_n) * batches
     splits = round(kernel["blocks"] / tiles)
     asked = predict.terms(
         loop,
         blocks=kernel["blocks"],
-        tiles_of_depth=ceil_div(ceil_div(depth, splits), algorithm.block_k),
+        tiles_of_depth=ceil_div(ceil_div(k, splits), algorithm.block_k),
         threads=kernel["threads"],
         resident=predict.resident_blocks(gpu.arch, kernel["registers"], kernel["shared"], kernel["threads"]),
         reduction=reduction,

@@ -19,10 +19,10 @@ from bench.predict import predicted
 from bench.record import best
 from bench.suite import Entry, conv_work
 from gpuconv import models
-from gpuconv.backends.cuda.module import Kernel
+from gpuconv.backends.cuda.kernel import Kernel
 from gpuconv.backends.cuda.predict import Gpu, Model
-from gpuconv.cases import ConvCase
 from gpuconv.layers import Conv2D
+from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import work
 from gpuconv.profiling.step import Spans, _Step
 
@@ -94,12 +94,11 @@ def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list
     first = next(layer for layer in built.walk() if layer.variables and layer.trainable and not layer.children())
     found = []
     for layer in (each for each in built.walk() if isinstance(each, Conv2D)):
-        options = {name: layer.options[name] for name in ("stride", "padding", "dilation", "groups", "fit")}
-        shape = layer.variables["weight"].shape
-        case = ConvCase(batch_size, *layer.input_shape, shape[0], tuple(shape[1:3]), **options)
+        w_shape = layer.variables["weight"].shape
+        problem = Conv2dProblem.of((batch_size, *layer.input_shape), w_shape, **layer.problem.window)
         needed = {"fprop": True, "dgrad": layer is not first, "wgrad": layer.trains("weight")}
         for op in (name for name, wanted in needed.items() if wanted):
-            found.append(Entry("convolution", op, net, precision, case, conv_work(case, op, precision)))
+            found.append(Entry("convolution", op, net, precision, problem, conv_work(problem, op, precision)))
     return found
 
 

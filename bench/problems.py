@@ -16,7 +16,9 @@ import numpy as np
 from bench.suite import Entry
 from gpuconv import backends, ops
 from gpuconv.dtypes import accumulation_dtype, as_dtype
-from gpuconv.verify.oracle import Expected, expect
+from gpuconv.problems import Conv2dProblem
+from gpuconv.verify.compare import Expected
+from gpuconv.verify.oracle import expect
 
 Arrays = list[Any]
 Compared = Iterator[tuple[Expected, Any]]  # what a part of a result must be, and that part
@@ -51,36 +53,36 @@ def _some(count: int) -> list[int]:
 
 
 def _convolution(entry: Entry) -> Problem:
-    case, dtype = entry.problem, entry.dtype
-    options, images = case.options, _some(case.n)
-    filters, channels = _some(case.k), _some(case.c)
+    problem: Conv2dProblem = entry.problem
+    window, images = problem.window, _some(problem.n)
+    filters, channels = _some(problem.k), _some(problem.c)
 
     def make(*names: str) -> Callable[[np.random.Generator], Arrays]:
-        sizes = {"x": case.x_shape, "w": case.w_shape, "bias": case.k, "dy": case.y_shape, "db": case.k}
-        return lambda rng: [_normal(rng, sizes[name], dtype) for name in names]
+        shapes = dict(x=problem.x_shape, w=problem.w_shape, bias=problem.k, dy=problem.y_shape, db=problem.k)
+        return lambda rng: [_normal(rng, shapes[name], entry.dtype) for name in names]
 
     def fprop(*arrays: Any, activation: str | None = None) -> tuple[Any, ...]:
-        return (ops.conv2d(*arrays, activation=activation, **options),)
+        return (ops.conv2d(*arrays, activation=activation, **window),)
 
     def pooled(*arrays: Any) -> tuple[Any, ...]:
-        return (ops.conv2d_relu(*arrays, pool=2, **options)[0],)
+        return (ops.conv2d_relu(*arrays, pool=2, **window)[0],)
 
     def dgrad(dy: Any, w: Any) -> tuple[Any, ...]:
-        return (ops.conv2d_dgrad(dy, w, input_shape=case.x_shape, **options),)
+        return (ops.conv2d_dgrad(dy, w, input_shape=problem.x_shape, **window),)
 
     def wgrad(dy: Any, x: Any) -> tuple[Any, ...]:
-        return (ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, **options),)
+        return (ops.conv2d_wgrad(dy, x, kernel_size=problem.kernel_size, **window),)
 
     def backward(dy: Any, x: Any, w: Any, db: Any) -> tuple[Any, ...]:
-        return (*ops.conv2d_backward(dy, x, w, db=db, **options), db)
+        return (*ops.conv2d_backward(dy, x, w, db=db, **window), db)
 
     def check_fprop(arrays: Arrays, results: list[np.ndarray], activation: str | None = None) -> Compared:
         x, w, bias = arrays
-        (wanted,) = expect("conv2d", [x[images], w, bias], options | {"activation": activation})
+        (wanted,) = expect("conv2d", [x[images], w, bias], window | {"activation": activation})
         yield wanted, results[0][images]
 
     def check_pooled(arrays: Arrays, results: list[np.ndarray]) -> Compared:
-        (wanted, _), *_ = check_fprop(arrays, [np.empty(case.y_shape[:1])], "relu")
+        (wanted, _), *_ = check_fprop(arrays, [np.empty(problem.y_shape[:1])], "relu")
         # The largest of four errs by no more than the worst of them.
         with backends.oracle():
             value, bound = (ops.max_pool2d(a, kernel_size=2)[0] for a in (wanted.value, wanted.bound))
@@ -88,14 +90,14 @@ def _convolution(entry: Entry) -> Problem:
 
     def check_dgrad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         dy, w = arrays
-        shape = (len(images), *case.x_shape[1:])
-        (wanted,) = expect("conv2d_dgrad", [dy[images], w], options | {"input_shape": shape})
+        shape = (len(images), *problem.x_shape[1:])
+        (wanted,) = expect("conv2d_dgrad", [dy[images], w], window | {"input_shape": shape})
         yield wanted, results[0][images]
 
     def check_wgrad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         dy, x = arrays
         part = [np.ascontiguousarray(dy[..., filters]), np.ascontiguousarray(x[..., channels])]
-        (wanted,) = expect("conv2d_wgrad", part, options | {"kernel_size": case.kernel_size})
+        (wanted,) = expect("conv2d_wgrad", part, window | {"kernel_size": problem.kernel_size})
         yield wanted, results[0][filters][..., channels]
 
     def check_backward(arrays: Arrays, results: list[np.ndarray]) -> Compared:

@@ -20,7 +20,7 @@ from gpuconv import backends, models
 from gpuconv.cli import settings as wanted
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, synthetic
 from gpuconv.training import Trainer
-from gpuconv.verify.oracle import Expected
+from gpuconv.verify.compare import Expected
 
 PROVED_STEPS, PROVED_IMAGES = 3, 64
 

@@ -19,7 +19,7 @@ from bench.suite import Entry
 from gpuconv import backends
 from gpuconv.profiling.clock import Clock, current
 from gpuconv.profiling.work import Ceilings
-from gpuconv.verify.oracle import Expected
+from gpuconv.verify.compare import Expected
 
 Compare = Callable[[list[np.ndarray]], Iterable[tuple[Expected, np.ndarray]]]
 MakeSides = Callable[[Entry, str, bool], tuple[list[Side], Compare]]

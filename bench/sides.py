@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.verify.oracle import Expected
+from gpuconv.verify.compare import Expected, compare, relative_error
 
 OURS, PEER, COPY = "ours", "peer", "copy"
 
@@ -48,18 +48,9 @@ def check(compared: Iterable[tuple[Expected, np.ndarray]], dtype: str, *, bounde
     """
     worst = 0.0
     for wanted, given in compared:
-        value, result = np.asarray(wanted.value, np.float64), np.asarray(given, np.float64)
-        if value.shape != result.shape:
-            raise WrongResultError(f"{wanted.name} has shape {result.shape}, float64 says {value.shape}")
-        error = np.abs(result - value)
-        relative = float(np.linalg.norm(error)) / (float(np.linalg.norm(value)) or 1.0)
-        excess = error - wanted.bound if bounded else np.zeros(error.shape)
-        if not relative <= TOLERANCE[dtype] or not (excess <= 0).all():
-            at = np.unravel_index(np.argmax(np.nan_to_num(error, nan=np.inf)), error.shape)
-            raise WrongResultError(
-                f"{wanted.name} is off by {relative:.2g} of its size; at {[int(i) for i in at]} it is "
-                f"{result[at]:.6g}, float64 says {value[at]:.6g}"
-            )
+        found, relative = compare(wanted, given), relative_error(wanted, given)
+        if not relative <= TOLERANCE[dtype] or (bounded and found.wrong):
+            raise WrongResultError(f"{wanted.name} is off by {relative:.2g} of its size; {found.text}")
         worst = max(worst, relative)
     return worst
 

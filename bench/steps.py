@@ -17,7 +17,7 @@ from bench.suite import Entry
 from gpuconv import backends, losses, models
 from gpuconv.dtypes import as_dtype
 from gpuconv.training import Trainer, optimizers
-from gpuconv.verify.oracle import Expected
+from gpuconv.verify.compare import Expected
 
 SGD: dict[str, Any] = dict(lr=0.001, momentum=0.9)
 

@@ -10,16 +10,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gpuconv.cases import ConvCase
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
+from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling.work import Work, convolution
+from gpuconv.types import Size
+from gpuconv.verify import convolutions
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to time. group: the net or table it is from. problem: a ConvCase, a volume (N, H, W, C), or a net's
-    name and batch size, as the kind has it."""
+    """One thing to time. group: the net or table it is from. problem: a Conv2dProblem, a volume (N, H, W, C), or
+    a net's name and batch size, as the kind has it."""
 
     kind: str
     op: str
@@ -43,20 +45,18 @@ class Entry:
 # --- convolutions ------------------------------------------------------------------------------
 
 
-def conv(n: int, size: int | tuple[int, int], c: int, k: int, kernel: int | tuple[int, int] = 3, stride: int = 1,
-         padding: int = 1) -> ConvCase:  # fmt: skip
+def conv(n: int, size: Size, c: int, k: int, kernel_size: Size = 3, stride: int = 1, padding: int = 1) -> Conv2dProblem:
     h, w = size if isinstance(size, tuple) else (size, size)
-    r, s = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-    return ConvCase(n, h, w, c, k, (r, s), (stride, stride), ((padding, padding), (padding, padding)))
+    return convolutions.conv(n, h, w, c, k, kernel_size, stride=stride, padding=padding)
 
 
-def _vgg(n: int) -> list[ConvCase]:
+def _vgg(n: int) -> list[Conv2dProblem]:
     widths = [(32, 3, 64), (32, 64, 64), (16, 64, 128), (16, 128, 128)]
     widths += [(8, 128, 256), (8, 256, 256), (4, 256, 512), (4, 512, 512)]
     return [conv(n, *layer) for layer in widths]
 
 
-CONVOLUTIONS: dict[str, list[ConvCase]] = {
+CONVOLUTIONS: dict[str, list[Conv2dProblem]] = {
     "vgg": _vgg(128),
     "vgg-512": _vgg(512),
     "airbench94": [
@@ -98,18 +98,15 @@ def _convolutions() -> Iterator[Entry]:
         for dtype in ("float32",) if group == "cpu" else ("bfloat16", "float32", "float16"):
             for problem in problems:
                 for op in DIRECTIONS:
-                    if op == "fprop_relu_pool" and min(problem.y_shape[1:3]) < 2:
+                    if op == "fprop_relu_pool" and min(problem.p, problem.q) < 2:
                         continue
                     later = sum(_LATER.get(part, 0) for part in (op, group, dtype))
                     yield Entry("convolution", op, group, dtype, problem, conv_work(problem, op, dtype), later)
 
 
-def conv_work(problem: ConvCase, op: str, dtype: str) -> Work:
+def conv_work(problem: Conv2dProblem, op: str, dtype: str) -> Work:
     size = as_dtype(dtype).itemsize
-    one = convolution(
-        problem.x_shape, problem.w_shape, stride=problem.stride, padding=problem.padding, dilation=problem.dilation,
-        itemsize=size,
-    )  # fmt: skip
+    one = convolution(problem, size)
     if op in ("dgrad", "wgrad"):
         return one
     y_bytes, bias = math.prod(problem.y_shape) * size, Work(0.0, problem.k * size)

@@ -7,7 +7,10 @@ logs=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
 single=(--tier tiny --tier odd --dtype float32)
 half=(--tier tiny --dtype float16)
-for op in conv2d_relu conv2d_dgrad conv2d_wgrad sgd_step adam_step muon_step update_loss_scale; do half+=(--op "$op"); done
+ops=$(python -c '
+from gpuconv.ops import OPS
+print(*(name for name, op in OPS.items() if op.takes_algorithm or "scaling" in op.arrays))')
+for op in $ops; do half+=(--op "$op"); done
 
 verify=(-m gpuconv verify --device emulated)
 checked() { GPUCONV_EMULATOR_SANITIZE=checked GPUCONV_EMULATOR_SEED=7 python "${verify[@]}" "$@"; }

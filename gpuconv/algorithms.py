@@ -7,8 +7,8 @@ and the tile it works on; `ALGORITHMS` lists them all. ``algo="auto"`` leaves th
 To add one, add its entry. Its kernels are those of its family: ``conv2d_fprop_simt``, ``conv2d_dgrad_simt`` and
 ``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; those of another family, say "mma", are
 ``conv2d_fprop_mma`` in kernels/conv2d_fprop_mma.cu and so on, with the same parameters. All entries of one name serve
-different arithmetics: a tile may need other registers in another dtype. `FIRST` lists those that serve only the forward
-direction of what `first_bytes` knows as a first layer; elsewhere they do not exist.
+different arithmetics: a tile may need other registers in another dtype. `FEW_CHANNELS` lists those that serve only the
+forward direction of convolutions of few channels, as the first layers of nets are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuconv.names import canonical, lookup
+from gpuconv.names import canonical
+from gpuconv.problems import MOST_FEW_CHANNELS, Conv2dProblem, Epilogue
 
 AUTO = "auto"
 DEPTHWISE = "depthwise"  # no product of matrices: serves groups of one channel, in every arithmetic; "auto" for them
@@ -32,8 +33,8 @@ class Algorithm:
 
     arithmetics: those of `ARITHMETICS` it serves. rate: its estimated multiply-adds a second, as a share of the peak
     of the ordinary units in float32, 1.0; what the cost model compares. macros: what its kernels are compiled with,
-    beside those of every product. shared: bytes of dynamic shared memory a block; of a first layer `first_bytes`.
-    resident: how many blocks a multiprocessor holds, where they take tile after tile; 0: a block has one tile.
+    beside those of every product. smem_bytes: dynamic shared memory a block; `few_channels_smem_bytes` for those of few
+    channels. resident: how many blocks a multiprocessor holds, where each takes several tiles; 0: a block has one tile.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Algorithm:
     threads: int
     rate: float
     macros: Mapping[str, int] = field(hash=False)
-    shared: int = 0
+    smem_bytes: int = 0
     resident: int = 0
 
     @property
@@ -88,7 +89,7 @@ def _mma(block_m: int, block_n: int, warp_m: int, warp_n: int, min_blocks: int, 
     threads, stages = 32 * (block_m // warp_m) * (block_n // warp_n), 4
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=warp_m // 8, THREAD_N=warp_n // 4, STAGES=stages)
     made = functools.partial(Algorithm, f"mma-{block_m}x{block_n}", "mma", block_m=block_m, block_n=block_n)
-    made = functools.partial(made, threads=threads, shared=stages * (block_m + block_n) * 64)
+    made = functools.partial(made, threads=threads, smem_bytes=stages * (block_m + block_n) * 64)
     return (
         made(("float16", "bfloat16"), block_k=32, rate=rate, macros=macros | dict(MIN_BLOCKS=min_blocks)),
         made(("tf32",), block_k=16, rate=rate / 2, macros=macros | dict(MIN_BLOCKS=max(1, min_blocks - 1))),
@@ -113,72 +114,71 @@ ALGORITHMS = (
     _simt(("float16", "bfloat16"), 64, 64, 8, 8, 4, 0.70, block_k=16),
 )
 
-FIRST_PIXELS, FIRST_FILTERS = 256, 64  # of a tile of a first layer; filters: of the largest
-MOST_CHANNELS = 4  # of a first layer
-MOST_FIRST_BYTES = 96 * 1024  # of shared memory: what a block has on every GPU since sm_80
+PIXELS, FILTERS = 256, 64  # of a tile for few channels; filters: of the largest
+MOST_SMEM_BYTES = 96 * 1024  # of a block for few channels: what it has on every GPU since sm_80
 
 
-def _first(arithmetics: tuple[str, ...], block_n: int, block_k: int, resident: int, rate: float) -> Algorithm:
-    """Patches of the input in shared memory, a warp's 32 pixels by all filters of the tile (kernels/conv2d_first.cuh).
+def _few_channels(
+    arithmetics: tuple[str, ...], block_n: int, block_k: int, resident: int, rate: float
+) -> Algorithm:  # fmt: skip
+    """Patches of the input in shared memory, a warp's 32 pixels by all filters of the tile
+    (kernels/conv2d_few_channels.cuh).
 
     rate: modelled, not measured: its blocks read little but shared memory.
     """
-    tile = dict(BLOCK_M=FIRST_PIXELS, BLOCK_N=block_n, THREAD_M=4, THREAD_N=block_n // 4)
+    tile = dict(BLOCK_M=PIXELS, BLOCK_N=block_n, THREAD_M=4, THREAD_N=block_n // 4)
     macros = tile | dict(MIN_BLOCKS=resident, VECTOR_C=1)
     return Algorithm(
-        f"first-{FIRST_PIXELS}x{block_n}", "first", arithmetics, FIRST_PIXELS, block_n, block_k, FIRST_PIXELS, rate,
+        f"few_channels-{PIXELS}x{block_n}", "few_channels", arithmetics, PIXELS, block_n, block_k, PIXELS, rate,
         macros, resident=resident,
     )  # fmt: skip
 
 
-FIRST = (
-    _first(("float16", "bfloat16"), 64, 16, 2, 5.5),
-    _first(("float16", "bfloat16"), 32, 16, 3, 4.5),  # half the sums, more blocks: for few filters
-    _first(("tf32",), 64, 8, 2, 2.75),
-    _first(("float32",), 64, 1, 2, 0.85),
+FEW_CHANNELS = (
+    _few_channels(("float16", "bfloat16"), 64, 16, 2, 5.5),
+    _few_channels(("float16", "bfloat16"), 32, 16, 3, 4.5),  # half the accumulators, more blocks: for few filters
+    _few_channels(("tf32",), 64, 8, 2, 2.75),
+    _few_channels(("float32",), 64, 1, 2, 0.85),
 )
+_RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}  # stored by older versions
 
 
-def patch_lines(n: int, y_hw: tuple[int, int], r: int, stride: int, dilation: int, pool: int) -> int:
-    """How many lines of x the windows of a first layer's tile meet, at most, images lying one upon the other.
+def patch_lines(problem: Conv2dProblem, pool: int) -> int:
+    """How many lines of x the windows of a tile for few channels read, at most, images lying one upon the other.
 
-    y_hw: the size of the output, behind a pool of `pool` x `pool`, along which a tile's pixels are counted then.
+    pool: as in `Epilogue`; a tile's pixels are counted along the pooled output.
     """
-    (p, q), windows, reach = y_hw, FIRST_PIXELS // pool**2, (r - 1) * dilation + 1
+    n, p, q, _ = problem.pooled_shape(pool)
+    stride, dilation = problem.stride[0], problem.dilation[0]
+    windows, reach = PIXELS // pool**2, (problem.r - 1) * dilation + 1
 
-    def met(size: int) -> int:
+    def runs(size: int) -> int:
         """How many runs of `size` windows a tile's lie in, at most: it begins at a multiple of their number."""
         return min((size - math.gcd(size, windows) + windows - 1) // size + 1, -(-n * p * q // size))
 
     if n * p * q == 0:
         return 0
-    return (met(q) * pool - 1) * stride + reach + (met(p * q) - 1) * max(0, reach - stride)
+    return (runs(q) * pool - 1) * stride + reach + (runs(p * q) - 1) * max(0, reach - stride)
 
 
 @functools.lru_cache(maxsize=1024)
-def first_bytes(
-    x_shape: tuple[int, ...], kernel_size: tuple[int, int], stride: tuple[int, int], padding: Any,
-    dilation: tuple[int, int], groups: int, y_hw: tuple[int, int], pool: int, arithmetic: str,
-) -> int:  # fmt: skip
-    """Bytes of shared memory that a block of a first layer takes (kernels/conv2d_first.cuh): the biases, what the taps
-    say, the filters, and twice the part of x that a tile's pixels read. 0: this is no first layer, which has one group,
-    at most `MOST_CHANNELS` channels, filters larger than 1 x 1, and no more than `MOST_FIRST_BYTES` of such bytes.
-
-    y_hw: the size of the output, behind a pool of `pool` x `pool`.
+def few_channels_smem_bytes(problem: Conv2dProblem, pool: int, arithmetic: str) -> int:
+    """Bytes of shared memory that a block of `FEW_CHANNELS` takes (kernels/conv2d_few_channels.cuh): the biases, a
+    table of the taps, the filters, and twice the part of x that a tile's pixels read. 0 where those algorithms do not
+    serve the problem: it has more channels, or this would exceed `MOST_SMEM_BYTES`.
     """
-    (n, _, _, channels), (r, s), filters = x_shape, kernel_size, FIRST_FILTERS
-    if groups != 1 or not 1 <= channels <= MOST_CHANNELS or r * s == 1:
+    if not problem.few_channels:
         return 0
+    (r, s), channels, q = problem.kernel_size, problem.c, problem.pooled_shape(pool)[2]
     itemsize = {"float64": 8, "float16": 2, "bfloat16": 2}.get(arithmetic, 4)
-    chunk, one_by_one = 16 // itemsize, arithmetic == "float32"
-    step = 1 if one_by_one else 2 * chunk
+    chunk, scalar = 16 // itemsize, arithmetic == "float32"
+    step = 1 if scalar else 2 * chunk
     depth = -(-r * s * channels // step) * step
-    bank = depth * (filters + 8) if one_by_one else depth * filters
-    across = (y_hw[1] * pool - 1) * stride[1] + (s - 1) * dilation[1] + 1
-    line = -(-(-padding[1][0] * channels % chunk + across * channels) // chunk) * 16
-    lines = patch_lines(n, y_hw, r, stride[0], dilation[0], pool)
-    found = 4 * filters + -(-depth // 4) * 16 + bank * itemsize + 2 * lines * line
-    return found if found <= MOST_FIRST_BYTES else 0
+    bank = depth * (FILTERS + 8) if scalar else depth * FILTERS
+    across = (q * pool - 1) * problem.stride[1] + (s - 1) * problem.dilation[1] + 1
+    line = -(-(-problem.padding[1][0] * channels % chunk + across * channels) // chunk) * 16
+    found = 4 * FILTERS + -(-depth // 4) * 16 + bank * itemsize + 2 * patch_lines(problem, pool) * line
+    return found if found <= MOST_SMEM_BYTES else 0
 
 
 def macros_of(arithmetic: str) -> dict[str, Any]:
@@ -191,18 +191,17 @@ def arithmetic_of(dtype: Any, tf32: bool) -> str:
 
 
 @functools.cache
-def serving(arithmetic: str, first: bool = False) -> tuple[Algorithm, ...]:
-    """All that serve an arithmetic, in the order of `ALGORITHMS`. first: the forward direction of a first layer, which
-    those of `FIRST` come before."""
-    return tuple(a for a in (*(FIRST if first else ()), *ALGORITHMS) if arithmetic in a.arithmetics)
+def serving(arithmetic: str, few_channels: bool = False) -> tuple[Algorithm, ...]:
+    """All that serve an arithmetic, in the order of `ALGORITHMS`; with few_channels those of `FEW_CHANNELS` first."""
+    return tuple(a for a in (*(FEW_CHANNELS if few_channels else ()), *ALGORITHMS) if arithmetic in a.arithmetics)
 
 
 @functools.cache
-def find(name: str, arithmetic: str, first: bool = False) -> Algorithm:
+def find(name: str, arithmetic: str, few_channels: bool = False) -> Algorithm:
     """The algorithm of a name. Raises ValueError for an unknown one, naming the nearest, and for one that does not
     serve this arithmetic, naming those that do."""
-    known = lookup("algorithm", name, {a.name: a.name for a in (*FIRST, *ALGORITHMS)})
-    served = {algorithm.name: algorithm for algorithm in serving(arithmetic, first)}
+    known = listed(name)
+    served = {algorithm.name: algorithm for algorithm in serving(arithmetic, few_channels)}
     if known not in served:
         raise ValueError(
             f"algorithm {known!r} does not serve {arithmetic}; those that do: {', '.join((AUTO, *served))}"
@@ -214,30 +213,53 @@ def listed(algo: Any) -> str:
     """`algo` as it is listed, "auto" or a name. Raises ValueError for an unknown one and TypeError for no name."""
     if isinstance(algo, str) and algo == AUTO:
         return AUTO
-    names = (AUTO, DEPTHWISE, *(a.name for a in (*FIRST, *ALGORITHMS)))
+    names = (AUTO, DEPTHWISE, *dict.fromkeys(a.name for a in (*FEW_CHANNELS, *ALGORITHMS)))
+    if isinstance(algo, str):
+        algo = _RENAMED.get(algo.lower().replace("_", "-"), algo)
     return canonical("algorithm", algo, names)
 
 
-def checked(algo: Any, arithmetic: str, depthwise: bool = False, first: bool = False, forward: bool = False) -> str:
-    """`listed`, and it serves the arithmetic, else ValueError.
+def for_product(algo: Any, arithmetic: str) -> str:
+    """The listed name of an algorithm for a plain matrix product. Raises ValueError where it does not serve this."""
+    name = listed(algo)
+    if name == DEPTHWISE:
+        raise _not_depthwise()
+    if name in FEW_CHANNELS_NAMES:
+        raise _not_few_channels(name)
+    return AUTO if name == AUTO else find(name, arithmetic).name
 
-    depthwise: whether it is for a convolution in several groups of one channel each, of which "auto" is "depthwise".
-    first: whether it is for a first layer. forward: for its forward direction; the others have no algorithm of their
-    own, and its name stands for "auto" there.
+
+def for_convolution(algo: Any, problem: Conv2dProblem, epilogue: Epilogue, arithmetic: str, direction: str) -> str:
+    """The listed name of an algorithm for one direction ("fprop", "dgrad", "wgrad") of a convolution.
+
+    "auto" is "depthwise" where that serves. An algorithm for few channels stands for "auto" in the gradients, for which
+    it has no kernels. Raises ValueError where the algorithm does not serve this.
     """
     name = listed(algo)
+    depthwise = problem.depthwise and not (epilogue.masked or epilogue.moments)
     if name == DEPTHWISE and not depthwise:
-        raise ValueError("algorithm 'depthwise' serves convolutions in several groups of one channel each")
+        raise _not_depthwise()
     if name in (AUTO, DEPTHWISE):
         return DEPTHWISE if depthwise else AUTO
-    special = any(name == each.name for each in FIRST)
-    if special and not first:
-        raise ValueError(
-            f"algorithm {name!r} serves convolutions in one group of at most {MOST_CHANNELS} channels, by filters "
-            f"larger than 1 x 1, where a block's lines of x and its filters fit in {MOST_FIRST_BYTES // 1024} KiB"
-        )
-    served = find(name, arithmetic, first).name
-    return served if forward or not special else AUTO
+    serves = few_channels_smem_bytes(problem, epilogue.pool, arithmetic) > 0
+    if name in FEW_CHANNELS_NAMES and not serves:
+        raise _not_few_channels(name)
+    found = find(name, arithmetic, serves).name
+    return AUTO if name in FEW_CHANNELS_NAMES and direction != "fprop" else found
+
+
+FEW_CHANNELS_NAMES = {each.name for each in FEW_CHANNELS}
+
+
+def _not_depthwise() -> ValueError:
+    return ValueError("algorithm 'depthwise' serves convolutions in several groups of one channel each")
+
+
+def _not_few_channels(name: str) -> ValueError:
+    return ValueError(
+        f"algorithm {name!r} serves convolutions in one group of at most {MOST_FEW_CHANNELS} channels, by filters "
+        f"larger than 1 x 1, where a block's lines of x and its filters fit in {MOST_SMEM_BYTES // 1024} KiB"
+    )
 
 
 def of_launch(kernel: str, macros: Mapping[str, str]) -> str | None:
@@ -245,7 +267,7 @@ def of_launch(kernel: str, macros: Mapping[str, str]) -> str | None:
     if kernel.endswith(f"_{DEPTHWISE}"):
         return DEPTHWISE
     arithmetic = "tf32" if "TF32" in macros else macros.get("DTYPE", "")
-    for algorithm in serving(arithmetic, first=True):
+    for algorithm in serving(arithmetic, few_channels=True):
         own = {name: str(value) for name, value in algorithm.defines(arithmetic).items()}
         if kernel.endswith(f"_{algorithm.family}") and own.items() <= dict(macros).items():
             return algorithm.name

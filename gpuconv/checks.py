@@ -226,7 +226,7 @@ def overfits(
     regularisation, dropout off; it stops as soon as both hold."""
     twin = _without_dropout(net)
     compute = losses.get(loss)
-    averages = [[backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in range(2)]
+    m, v = ([backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in "mv")
     truth = backends.to_numpy(labels)
     value, goal = math.inf, -math.inf
     right, step = 0.0, 0
@@ -242,7 +242,7 @@ def overfits(
             break
         twin.zero_grad()
         twin.backward(dscores, input_grad=False)
-        ops.adam_step(list(twin.params().values()), list(twin.grads().values()), *averages, lr=lr, step=step)
+        ops.adam_step(list(twin.params().values()), list(twin.grads().values()), m, v, lr=lr, step=step)
     return SanityCheck(
         f"overfits {len(truth)} samples", right == 1.0 and value < goal, value,
         f"under {goal:.4f}, every label right", f"{right:.0%} right after {step} steps",

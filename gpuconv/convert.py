@@ -55,7 +55,7 @@ def conv_to_linear(conv: Conv2D) -> Linear:
     linear = Linear(outputs, bias=conv.bias, algo=conv.algo, frozen=conv.frozen)
     linear.build((inputs,), precision=conv.precision, device=conv.device)
     units = backends.asarray(np.eye(inputs, dtype=conv.dtype).reshape(inputs, *shape), conv.device)
-    linear["weight"][...] = ops.conv2d(units, conv["weight"], **conv.window).reshape(inputs, outputs).T
+    linear["weight"][...] = ops.conv2d(units, conv["weight"], **conv.problem.window).reshape(inputs, outputs).T
     if conv.bias:
         linear["bias"].reshape(-1, conv.out_channels)[...] = conv["bias"]
     return linear
@@ -93,7 +93,7 @@ def _slid(layers: Iterable[Layer]) -> list[Layer]:
             volume = None
         elif isinstance(layer, GlobalAvgPool2D):
             assert layer.input_shape is not None
-            slid.append(AvgPool2D(layer.input_shape[:2], stride=1, name=layer.name))
+            slid.append(AvgPool2D((layer.input_shape[0], layer.input_shape[1]), stride=1, name=layer.name))
         elif isinstance(layer, Sequential):
             slid.append(Sequential(_slid(layer), name=layer.name))
         elif volume and isinstance(layer, BatchNorm):
@@ -113,9 +113,9 @@ def _input_shape(layer: Layer) -> Shape:
 
 def _as_conv(linear: Linear, volume: Shape) -> Conv2D:
     return Conv2D(
-        linear.out_features, volume[:2], bias=linear.bias, algo=linear.algo, name=linear.name, frozen=linear.frozen,
-        weight_init=linear.weight_init, bias_init=linear.bias_init,
-    )
+        linear.out_features, (volume[0], volume[1]), bias=linear.bias, algo=linear.algo, name=linear.name,
+        frozen=linear.frozen, weight_init=linear.weight_init, bias_init=linear.bias_init,
+    )  # fmt: skip
 
 
 def _copy_values(source: Layer, target: Layer) -> None:

@@ -9,7 +9,6 @@ alone, another one might run. By default the first of the "simt" family, which s
 
 from __future__ import annotations
 
-import inspect
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,49 +19,28 @@ import numpy as np
 
 from gpuconv import backends, ops
 from gpuconv.algorithms import ALGORITHMS, Algorithm, arithmetic_of
-from gpuconv.backends.cuda import module, source
-from gpuconv.backends.cuda.variants import MACROS, kernels, variants
+from gpuconv.backends.cuda import kernel, source
+from gpuconv.backends.cuda.variants import kernels, variants
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical, lookup
+from gpuconv.ops import OPS
 from gpuconv.profiling.clock import open_clock
 from gpuconv.verify import TIERS, Case, Row, cases, verify
 from gpuconv.verify.run import move
 
 _SECONDS = 0.01  # of a side's turn
 
-_NAMED_OTHERWISE = {
-    "conv2d": "conv2d_fprop.cu",
-    "conv2d_relu": "conv2d_fprop.cu",
-    "conv2d_batch_norm": "conv2d_fprop.cu",
-    "conv2d_backward": "conv2d_wgrad.cu",  # and that of conv2d_dgrad
-    "linear": "conv2d_fprop.cu",
-    "linear_dgrad": "conv2d_dgrad.cu",
-    "linear_wgrad": "conv2d_wgrad.cu",
-    "add": "arithmetic.cu",
-    "scale": "arithmetic.cu",
-    "add_metrics": "metrics.cu",
-    "advance_clock": "clock.cu",
-    "advance_counter": "clock.cu",
-    "update_loss_scale": "loss_scale.cu",
-    "muon_step": "muon.cu",
-}
-
 
 def shipped_file(op: str, algo: str | None = None) -> str:
     """The .cu file whose kernels serve an op. Raises ValueError for an unknown op or algorithm, naming the nearest one,
     and for an algorithm of an op that has none."""
     op = canonical("op", op, ops.__all__)
-    if algo is not None:
-        if not _takes_algorithms(op):
-            raise ValueError(f"{op} has no algorithms, received {algo!r}")
-        return _entries(algo)[0].file(_NAMED_OTHERWISE.get(op, f"{op}.cu").removesuffix(".cu"))
-    if op in _NAMED_OTHERWISE:
-        return _NAMED_OTHERWISE[op]
-    stem = op.removesuffix("_backward")
-    for file in (f"{op}.cu", f"{stem}.cu", "optimizer.cu" if op.endswith("_step") else "", "random_fill.cu"):
-        if file in MACROS and (file != "random_fill.cu" or op.startswith("random_")):
-            return file
-    return "activation.cu"
+    found = OPS[op]
+    if algo is None:
+        return found.kernel
+    if not found.takes_algorithm:
+        raise ValueError(f"{op} has no algorithms, received {algo!r}")
+    return _entries(algo)[0].file(found.kernel.removesuffix(".cu"))
 
 
 def template(op: str, algo: str | None = None) -> str:
@@ -91,7 +69,7 @@ def check(
 ) -> Iterator[Row]:
     """`verify` of one op with the user's file in the shipped one's place."""
     check_signatures(path, op, algo)
-    with module.replaced({shipped_file(op, algo): path.resolve()}):
+    with kernel.replaced({shipped_file(op, algo): path.resolve()}):
         yield from verify(cases_of(op, algo), dtypes, device)
 
 
@@ -108,11 +86,7 @@ def served(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[s
 def cases_of(op: str, algo: str | None = None, tiers: tuple[str, ...] = TIERS) -> list[Case]:
     """The op's cases, in the dtypes that the algorithm serves, with it named."""
     listed = [case for case in cases(tiers) if case.op == op]
-    return [_through(case, _entries(algo)) for case in listed] if _takes_algorithms(op) else listed
-
-
-def _takes_algorithms(op: str) -> bool:
-    return "algo" in inspect.signature(getattr(ops, op)).parameters
+    return [_through(case, _entries(algo)) for case in listed] if OPS[op].takes_algorithm else listed
 
 
 def _entries(algo: str | None) -> list[Algorithm]:
@@ -168,7 +142,7 @@ def compare(
         run = _launcher(case, dtype, device)
         for _ in range(repeats):
             for side, files in sides.items():
-                with module.replaced(files):
+                with kernel.replaced(files):
                     samples[side] += clock.burst(run, _SECONDS)["warm"]
         (yours, a), (shipped, b) = (_summary(samples[side]) for side in ("yours", "shipped"))
         yield Timing(case, yours, a, shipped, b)

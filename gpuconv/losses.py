@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, ops
+from gpuconv.arguments import number
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import lookup
-from gpuconv.shapes import number
 
 Array = Any
 

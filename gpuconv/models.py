@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpuconv import backends, shapes
+from gpuconv import arguments, backends
 from gpuconv.layers import (
     GELU,
     BatchNorm,
@@ -58,7 +58,7 @@ def _model(name: str, default_shape: Shape, default_classes: int) -> Callable[[C
 
     def register(layers: Callable[[int], Nested]) -> Model:
         def model(input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential:
-            classes = default_classes if classes is None else shapes.integer("classes", classes, 1)
+            classes = default_classes if classes is None else arguments.integer("classes", classes, 1)
             return Sequential([Input(input_shape or default_shape), *_flat(layers(classes))], **options)
 
         model.__name__, model.__doc__ = layers.__name__, layers.__doc__

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuconv.arguments import integer
 from gpuconv.dtypes import accumulation_dtype, as_dtype
-from gpuconv.shapes import integer
 
 
 class Stream(IntEnum):

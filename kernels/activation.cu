@@ -47,6 +47,11 @@ extern "C" __global__ void relu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE
     map_gradient(dx, dy, y, n, Relu<Real>{});
 }
 
+extern "C" __global__ void relu6_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Relu6<Real>{}); }
+extern "C" __global__ void relu6_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n) {
+    map_gradient(dx, dy, y, n, Relu6<Real>{});
+}
+
 extern "C" __global__ void leaky_relu_forward(DTYPE* y, const DTYPE* x, int64 n, double negative_slope) {
     map(y, x, n, LeakyRelu<Real>{Real(negative_slope)});
 }

@@ -20,6 +20,12 @@ struct Relu {
 };
 
 template <class Real>
+struct Relu6 {
+    __device__ Real apply(Real x) const { return x < 0 ? Real(0) : x > 6 ? Real(6) : x; }
+    __device__ Real gradient(Real dy, Real y) const { return y > 0 && y < 6 ? dy : Real(0); }
+};
+
+template <class Real>
 struct LeakyRelu {
     Real slope = Real(0.01);
     __device__ Real apply(Real x) const { return x > 0 ? x : slope * x; }

@@ -23,7 +23,7 @@ struct Convolution {
     // dgrad: the pixels of one phase, and every how manieth tap meets it, how many windows apart
     int32 phase_h, phase_w, tap_step_h, tap_step_w, window_step_h, window_step_w;
     Divisor phases, phase_hw, phase_width, fewer_across, more_across;  // by the phases, phase_h * phase_w, phase_w
-    // of a first layer (conv2d_first.cuh): the lines of an image with its padding, and how many the windows of a tile meet, at most
+    // of few channels (conv2d_few_channels.cuh): the lines of an image with its padding, and the most that a tile's windows read
     Divisor image_lines;
     int32 patch_lines;
 };

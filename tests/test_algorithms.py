@@ -1,15 +1,21 @@
-"""The table of algorithms, what is refused of a name, and TF32's rounding."""
+"""The table of algorithms, what is refused of a name, names that were stored, and TF32's rounding."""
+
+import json
 
 import numpy as np
 import pytest
 
-from gpuconv import algorithms, asarray, backends, ops, shapes, to_numpy
+from gpuconv import algorithms, asarray, backends, ops, to_numpy
 from gpuconv.algorithms import ALGORITHMS, ARITHMETICS
+from gpuconv.backends import cpu
 from gpuconv.backends.cpu.precision import round_tf32
 from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential, Sigmoid
+from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.summary import rows
+from gpuconv.training import Callback, RunDirectory, Trainer, checkpoint, load_net
 from tests.devices import kernel_devices
+from tests.training import small
 
 X, W = np.ones((2, 4, 4, 8), np.float32), np.ones((6, 3, 3, 8), np.float32)
 DY, ROWS, WEIGHT = np.ones((2, 2, 2, 6), np.float32), np.ones((5, 8), np.float32), np.ones((6, 8), np.float32)
@@ -33,7 +39,7 @@ def test_every_arithmetic_is_served_once_a_name():
 
 
 @every_op
-def test_names_are_checked_before_anything_is_computed(op):
+def test_names_are_checked_before_anything_is_computed(monkeypatch, op):
     arrays, options = OPS[op]
     with pytest.raises(ValueError, match=r"unknown algorithm 'simt-128x65'; did you mean 'simt-128x64'\?"):
         getattr(ops, op)(*arrays, **options, algo="simt-128x65")
@@ -45,8 +51,9 @@ def test_names_are_checked_before_anything_is_computed(op):
         getattr(ops, op)(*[a.astype(np.float64) for a in arrays], **options, tf32=True)
     with pytest.raises(TypeError, match="tf32 must be True or False, received 'yes'"):
         getattr(ops, op)(*arrays, **options, tf32="yes")
-    checked = getattr(shapes, op)(*arrays, **options, algo="SIMT_64x64", tf32=np.True_)
-    assert (checked["algo"], checked["tf32"]) == ("simt-64x64", True)
+    monkeypatch.setattr(cpu, op, lambda *arguments, **named: named)
+    given = getattr(ops, op)(*arrays, **options, algo="SIMT_64x64", tf32=np.True_)
+    assert (given["algo"], given["tf32"]) == ("simt-64x64", True)
 
 
 def test_tf32_by_hand():
@@ -83,6 +90,79 @@ def test_a_launch_tells_its_algorithm():
             assert algorithms.of_launch(f"conv2d_fprop_{algorithm.family}", macros) == algorithm.name
             assert algorithms.of_launch("gemm_reduce_splits", macros) is None
     assert algorithms.of_launch("relu_forward_simt", {"DTYPE": "float32"}) is None
+
+
+# --- names that older versions stored ----------------------------------------------------------
+
+RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}
+renamed = pytest.mark.parametrize(("old", "new"), RENAMED.items())
+
+
+@renamed
+def test_an_op_takes_an_old_name(monkeypatch, old, new):
+    x, w, dy = (np.ones(shape, np.float16) for shape in ((2, 8, 8, 3), (4, 3, 3, 3), (2, 6, 6, 4)))
+    expected = ops.conv2d(x, w)
+    np.testing.assert_array_equal(ops.conv2d(x, w, algo=old), expected)
+    for op, arrays, options, taken in (
+        ("conv2d", [x, w], {}, new),
+        ("conv2d_relu", [x, w], {}, new),
+        ("conv2d_wgrad", [dy, x], {"kernel_size": 3}, "auto"),
+        ("conv2d_dgrad", [dy, w], {"input_shape": x.shape}, "auto"),
+        ("conv2d_backward", [dy, x, w], {}, "auto"),
+    ):
+        monkeypatch.setattr(cpu, op, lambda *arguments, **named: named["algo"])
+        for name in (old, new, old.upper(), old.replace("-", "_")):
+            assert getattr(ops, op)(*arrays, **options, algo=name) == taken
+    wide = np.ones((2, 8, 8, 5), np.float16)
+    with pytest.raises(ValueError, match=f"algorithm '{new}' serves convolutions in one group of at most 4 channels"):
+        ops.conv2d(wide, np.ones((4, 3, 3, 5), np.float16), algo=old)
+    with pytest.raises(ValueError, match=f"algorithm '{new}' serves convolutions"):
+        ops.linear(ROWS, WEIGHT, algo=old)
+
+
+@renamed
+def test_a_layer_takes_an_old_name(old, new):
+    assert Conv2D(4, 3, algo=old).algo == new
+    config = Conv2D(4, 3, algo=new).config()
+    assert config["algo"] == new
+    assert Layer.from_config(config | {"algo": old}).config() == config
+
+
+def test_old_names_are_not_proposed():
+    with pytest.raises(ValueError, match="did you mean 'few_channels-256x64'") as raised:
+        algorithms.listed("few_channels-256x63")
+    assert "first-" not in str(raised.value)
+
+
+def test_a_run_that_stored_an_old_name_goes_on(tmp_path):
+    def trainer():
+        layers = [Input((6, 5, 1)), Conv2D(4, 3, algo="few_channels-256x64"), ReLU(), Flatten(), Linear(3)]
+        return Trainer(Sequential(layers, seed=1), "sgd", lr=0.1)
+
+    def older(value):
+        if isinstance(value, dict):
+            return {key: older(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [older(entry) for entry in value]
+        return "first-256x64" if value == "few_channels-256x64" else value
+
+    class Stop(Callback):
+        def on_epoch(self, trainer, record):
+            trainer.stop("enough")
+
+    begun, whole = (RunDirectory(tmp_path / name) for name in ("begun", "whole"))
+    small.fit(trainer(), epochs=2, run_dir=whole.path)
+    small.fit(trainer(), epochs=2, run_dir=begun.path, callbacks=[Stop()])
+    written = json.loads(begun.settings_file.read_text())
+    begun.settings_file.write_text(json.dumps(older(written)))
+    last = checkpoint.load(begun.last)
+    checkpoint.save(begun.last, checkpoint.Checkpoint(last.tensors, older(last.state)))
+    assert "first-256x64" in begun.settings_file.read_text()
+    again = trainer()
+    small.fit(again, epochs=2, run_dir=begun.path, resume=True)
+    assert again.epoch == 2
+    assert small.same_arrays(again.net.state_dict(), checkpoint.load(whole.last).part("net"))
+    load_net(begun.last, trainer().net)
 
 
 # --- layers ------------------------------------------------------------------------------------
@@ -124,7 +204,7 @@ def test_what_a_layer_says_it_takes_is_what_runs():
     assert net["relu1"].algorithms(7) == {}
     assert a_net("simt-128x64")["conv1"].algorithms(7, "emulated") == dict.fromkeys(conv, "simt-128x64")
     assert a_net(device="numpy")["fc1"].algorithms(7) == {}
-    assert backends.algorithms("numpy", X.shape, W.shape) == {}
+    assert backends.algorithms("numpy", Conv2dProblem.of(X.shape, W.shape), "float32") == {}
 
 
 @pytest.mark.kernels

@@ -2,51 +2,42 @@
 
 import inspect
 import re
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 import gpuconv as gc
 from gpuconv import backends, interop, losses, ops, verify
-from gpuconv.backends import contract, overlap
+from gpuconv.backends import cpu
 from gpuconv.backends.cuda import emulator
 from gpuconv.data import Dataset, Normalization
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import BatchNorm, Dropout, Flatten, Input, Linear, Sequential
+from gpuconv.ops import OPS, overlap
+from gpuconv.problems import ACTIVATIONS
 from gpuconv.training import SGD
 from gpuconv.training.metrics import Totals
 from tests.devices import kernel_devices
 
 RESULTS = ("out", "dw", "db", "dgamma", "dbeta")
-CHANGED = {
-    "batch_norm": ["running_mean", "running_var"],
-    "conv2d_batch_norm": ["running_mean", "running_var"],
-    "sgd_step": ["params", "velocities", "masters"],
-    "adagrad_step": ["params", "square_sums", "masters"],
-    "rmsprop_step": ["params", "square_averages", "masters"],
-    "adam_step": ["params", "exp_avgs", "exp_avg_sqs", "masters"],
-    "muon_step": ["params", "velocities", "masters"],
-    "update_loss_scale": ["scaling"],
-    "advance_clock": ["clock", "lr"],
-    "advance_counter": ["counter"],
-    "add_metrics": ["totals"],
-    "random_uniform": ["y"],
-    "random_normal": ["y"],
-    "random_permutation": ["order"],
-}
+IN_PLACE = {  # whose `out` may be an input itself, and nothing is copied
+    *(name + suffix for name in ACTIVATIONS for suffix in ("", "_backward")),
+    "softmax", "add", "scale", "dropout", "dropout_backward", "batch_norm", "batch_norm_backward",
+    "softmax_cross_entropy", "svm_hinge",
+}  # fmt: skip
 CASES = verify.cases(("odd",))
 DEVICES = ["numpy", *(pytest.param(name, marks=pytest.mark.kernels) for name in kernel_devices())]
 
 
 def slots(op):
     """The op's array arguments."""
-    parameters = inspect.signature(getattr(contract, op)).parameters.values()
-    return [parameter.name for parameter in parameters if "Array" in parameter.annotation]
+    return OPS[op].arrays
 
 
 def calls(op, count=2):
     """Some calls of an op, on host arrays: every argument by its name."""
-    found = [case for case in CASES if case.op == op and "first" not in case.name][:count]
+    found = [case for case in CASES if case.op == op and "few channels" not in case.name][:count]
     for case in found:
         arrays, options = case.arguments("float32")
         yield dict(zip(slots(op), arrays)) | options
@@ -92,14 +83,14 @@ def test_an_output_may_overlap_any_input(op, device):
     for call in calls(op, 2 if device == "numpy" else 1):
         call |= outputs(op, call)
         for result in set(RESULTS) & call.keys():
-            for name in set(slots(op)) - set(RESULTS) - set(CHANGED.get(op, ())):
+            for name in set(slots(op)) - set(RESULTS) - set(OPS[op].changes):
                 if call.get(name) is None:
                     continue
                 for shift in (-8, 0, 8):
                     x, out = overlapping(call[name], call[result], shift, device)
                     moved = {key: verify.run.move(copied(value), device) for key, value in call.items()}
                     apart = moved | {name: overlap.copy_of(x), result: overlap.copy_of(out)}
-                    apart |= {key: verify.run.move(copied(call[key]), device) for key in CHANGED.get(op, ())}
+                    apart |= {key: verify.run.move(copied(call[key]), device) for key in OPS[op].changes}
                     assert_same(run(op, moved | {name: x, result: out}), run(op, apart), (result, name, shift))
 
 
@@ -118,7 +109,7 @@ def overlapping(x, out, shift, device):
 def run(op, call):
     with np.errstate(all="ignore"):
         returned = getattr(ops, op)(**call)
-    written = [call[name] for name in (*RESULTS, *CHANGED.get(op, ())) if call.get(name) is not None]
+    written = [call[name] for name in (*RESULTS, *OPS[op].changes) if call.get(name) is not None]
     returned = returned if isinstance(returned, tuple) else (returned,)
     return [gc.to_numpy(array).copy() for array in (*returned, *written)]
 
@@ -137,6 +128,83 @@ def test_a_pool_may_write_over_its_input_on_a_kernel_s_device():
         np.testing.assert_array_equal(gc.to_numpy(y), ops.max_pool2d(x, kernel_size=3, stride=1, padding=1)[0])
 
 
+def written(op, call):
+    """The names of the arrays, apart from lists, that a call writes to."""
+    changes = OPS[op].changes if call.get("training", True) else ()
+    names = [name for name in slots(op) if name in (*RESULTS, *changes) and not isinstance(call.get(name), list)]
+    return [name for name in names if call.get(name) is not None and call[name].size]
+
+
+def given_to_the_backend(op, call, monkeypatch):
+    """The arguments that the backend receives, by name."""
+    bind, given = inspect.signature(getattr(cpu, op)).bind, {}
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu, op, lambda *arrays, **options: given.update(bind(*arrays, **options).arguments))
+        getattr(ops, op)(**call)
+    return given
+
+
+@pytest.mark.parametrize("op", ops.__all__)
+def test_no_backend_is_given_an_input_that_lies_in_an_output(op, monkeypatch):
+    """Whether or not today's backends would notice."""
+    for call in (*calls(op), *(call | {"training": False} for call in calls(op) if "training" in call)):
+        call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
+        for output in written(op, call):
+            for name in set(slots(op)) - set(written(op, call)):
+                if call.get(name) is None or isinstance(call[name], list):
+                    continue
+                for shift in (-4, 0):
+                    x, out = overlapping(call[name], call[output], shift, "numpy")
+                    expected, overlaps = x.copy(), np.shares_memory(x, out)
+                    given = given_to_the_backend(op, call | {name: x, output: out}, monkeypatch)
+                    assert given[output] is out
+                    np.testing.assert_array_equal(given[name], expected)
+                    if overlaps and not (op in IN_PLACE and output == "out" and overlap.same_memory(x, out)):
+                        assert not np.shares_memory(given[name], out), (output, name, shift)
+                    else:
+                        assert given[name] is x
+
+
+MATRIX, VOLUME, FILTERS = (np.ones(shape, np.float32) for shape in ((3, 3), (1, 4, 4, 2), (2, 1, 1, 2)))
+OF_ONE_SHAPE = {  # calls whose first array has the shape of the result
+    "linear": ([MATRIX, MATRIX], {}),
+    "linear_dgrad": ([MATRIX, MATRIX], {}),
+    "linear_wgrad": ([MATRIX, MATRIX], {}),
+    "conv2d": ([VOLUME, FILTERS], {}),
+    "conv2d_relu": ([VOLUME, FILTERS], {}),
+    "conv2d_dgrad": ([VOLUME, FILTERS], {"input_shape": VOLUME.shape}),
+    "conv2d_backward": ([VOLUME, VOLUME, FILTERS], {}),
+    "conv2d_batch_norm": ([VOLUME, FILTERS, None, *np.ones((4, 2), np.float32)], {}),
+    "max_pool2d": ([VOLUME], {"kernel_size": 1}),
+    "avg_pool2d": ([VOLUME], {"kernel_size": 1}),
+    "avg_pool2d_backward": ([VOLUME], {"kernel_size": 1, "input_shape": VOLUME.shape}),
+    "global_avg_pool2d": ([VOLUME[:, :1, :1]], {}),
+    "global_avg_pool2d_backward": ([VOLUME[:, :1, :1]], {"input_shape": (1, 1, 1, 2)}),
+}
+
+
+@pytest.mark.parametrize("op", OF_ONE_SHAPE)
+def test_an_input_that_is_the_output_is_copied_unless_the_op_works_in_place(op, monkeypatch):
+    arrays, options = OF_ONE_SHAPE[op]
+    call = dict(zip(slots(op), arrays)) | options
+    name = slots(op)[0]
+    given = given_to_the_backend(op, call | {"out": call[name]}, monkeypatch)
+    assert given["out"] is call[name]
+    assert not np.shares_memory(given[name], call[name])
+    np.testing.assert_array_equal(given[name], call[name])
+
+
+@pytest.mark.parametrize("op", [op for op in ops.__all__ if len(set(slots(op)) & {*RESULTS, *OPS[op].changes}) > 1])
+def test_no_two_outputs_may_overlap(op):
+    for call in calls(op):
+        call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
+        for a, b in combinations(written(op, call), 2):
+            one, other = overlapping(call[a], call[b], -4, "numpy")
+            if np.shares_memory(one, other):
+                with pytest.raises(ValueError, match=f"({a} and {b}|{b} and {a}) share memory"):
+                    getattr(ops, op)(**call | {a: one, b: other})
+
+
 def test_in_place_nothing_is_copied(monkeypatch):
     monkeypatch.delattr(overlap, "copy_of")
     for op in ("relu", "gelu", "silu_backward", "add", "scale", "dropout", "softmax", "svm_hinge", "batch_norm"):
@@ -145,7 +213,7 @@ def test_in_place_nothing_is_copied(monkeypatch):
         expected = run(op, {key: copied(value) for key, value in call.items()})
         x = call[name].copy()
         found = run(op, call | {name: x, "out": x})
-        results = len(expected) - len(CHANGED.get(op, ()))
+        results = len(expected) - len(OPS[op].changes)
         assert_same(found[:results], expected[:results], op)
     beside = np.ones((2, 8), np.float32)
     ops.relu(beside[:1], out=beside[1:])  # neighbours share nothing
@@ -182,7 +250,7 @@ def test_what_is_written_must_be_writable(device):
             call = {name: verify.run.move(value, device) for name, value in call.items()}
             before = {label: gc.to_numpy(array).copy() for label, array, _ in flat(call, op)}
             for label, array, replace in flat(call, op):
-                if label.partition("[")[0] not in (*RESULTS, *CHANGED.get(op, ())):
+                if label.partition("[")[0] not in (*RESULTS, *OPS[op].changes):
                     continue
                 frozen = array[...]
                 frozen.flags.writeable = False
@@ -334,7 +402,7 @@ COUNTED = {"step", "offset", "start"}  # scalars that are counts
 
 
 def whole_options(op):
-    parameters = inspect.signature(getattr(contract, op)).parameters.values()
+    parameters = inspect.signature(getattr(ops, op)).parameters.values()
     return [each.name for each in parameters if each.annotation in WHOLE or each.name in COUNTED]
 
 

@@ -1,4 +1,4 @@
-"""Dispatch: which backend serves a call, and what is refused before any backend is entered."""
+"""Dispatch: which backend serves a call, what is refused before any backend is entered, how ops are declared."""
 
 import inspect
 import re
@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from gpuconv import backends, ops
-from gpuconv.backends import contract, cpu
+from gpuconv.backends import cpu
+from gpuconv.backends.cuda import source
+from gpuconv.ops import OPS
+from gpuconv.problems import Pool2dProblem
 
 
 class Elsewhere(np.ndarray):
@@ -20,7 +23,7 @@ def elsewhere(monkeypatch):
     """An array on a second device, whose backend answers every op with its own name."""
     monkeypatch.setitem(backends._KIND_OF_TYPE, Elsewhere, "elsewhere")
     monkeypatch.setitem(backends._HOMES, "elsewhere", "elsewhere")
-    monkeypatch.setattr(backends.importlib, "import_module", lambda name: fake if name == "elsewhere" else cpu)
+    monkeypatch.setattr(backends, "_imported", lambda name: fake if name == "elsewhere" else cpu)
     fake = types.SimpleNamespace(relu=lambda *arrays, **options: ("elsewhere", arrays, options))
     fake.linear = fake.max_pool2d = fake.relu
     return lambda *shape: np.ones(shape, np.float32).view(Elsewhere)
@@ -31,16 +34,23 @@ X, W = np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)
 
 def test_the_arrays_choose_the_backend(elsewhere):
     x = elsewhere(2, 3)
-    assert ops.relu(x) == ("elsewhere", (x,), {})
+    assert ops.relu(x) == ("elsewhere", (x,), {"out": None})
     assert isinstance(ops.relu(X), np.ndarray)
 
 
-def test_a_backend_receives_normalised_options(elsewhere):
+def test_a_backend_receives_the_problem(elsewhere):
     x = elsewhere(1, 4, 4, 1)
-    _, _, options = ops.max_pool2d(x, kernel_size=2, padding="valid")
-    assert options == dict(kernel_size=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0)), fit="floor")
+    problem = Pool2dProblem.of(x.shape, 2)
+    _, (given, received), options = ops.max_pool2d(x, kernel_size=2, padding="valid")
+    assert given is x
+    assert received is problem
+    assert options == {"out": None}
     out = elsewhere(1, 2, 2, 1)
     assert ops.max_pool2d(x, kernel_size=2, out=out)[2]["out"] is out
+
+
+def test_a_backend_is_imported_where_it_is_first_needed():
+    assert backends._imported("gpuconv.backends.cpu") is cpu
 
 
 def test_mixed_devices_name_each_argument(elsewhere):
@@ -121,7 +131,38 @@ def test_a_wrong_out_is_refused_before_anything_is_written():
         assert (out == 7).all()
 
 
-def test_every_contract_op_is_public():
-    assert set(ops.__all__) == {name for name, member in vars(contract).items() if inspect.isfunction(member)}
-    for name in ops.__all__:
-        assert getattr(ops, name).__name__ == name
+# --- how ops are declared ----------------------------------------------------------------------
+
+
+def test_every_op_is_public():
+    assert ops.__all__ == list(OPS)
+    for name, listed in OPS.items():
+        assert getattr(ops, name) is listed.function
+        assert listed.function.__name__ == name
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_an_op_tells_what_it_does(op):
+    assert inspect.getdoc(getattr(ops, op))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_arrays_come_first_and_the_rest_by_keyword(op):
+    """What follows the arrays cannot shift when one is left out."""
+    arrays = OPS[op].arrays
+    for parameter in inspect.signature(getattr(ops, op)).parameters.values():
+        assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY), parameter.name
+        assert parameter.name in arrays or parameter.kind is parameter.KEYWORD_ONLY, parameter.name
+        if parameter.default is None and parameter.name in arrays:
+            assert "None" in parameter.annotation, parameter.name
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_what_an_op_changes_are_arrays_of_its_own(op):
+    arrays = OPS[op].arrays
+    assert list(OPS[op].changes) == [name for name in arrays if name in OPS[op].changes]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_an_op_s_kernel_is_a_file(op):
+    assert (source.directory() / OPS[op].kernel).is_file()

@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from gpuconv import ops, shapes
+from gpuconv import ops
+from gpuconv.backends import cpu
+from gpuconv.problems import Conv2dProblem, Pool2dProblem, epilogue
 
 F32 = np.float32
 
@@ -260,19 +262,55 @@ def test_refusals(op, arrays, options, error, words):
 
 def test_every_op_has_a_refusal():
     """Apart from those that share the check of one that has."""
-    shared = {"relu", "sigmoid", "silu", "sigmoid_backward", "tanh_backward", "leaky_relu_backward"}
+    shared = {"relu", "relu6", "sigmoid", "silu"}
+    shared |= {"relu6_backward", "sigmoid_backward", "tanh_backward", "leaky_relu_backward"}
     elsewhere = {name for name in ops.__all__ if name.startswith("random_")}  # tests/test_random.py
     assert {case[0].__name__ for case in REFUSALS} | shared | elsewhere >= set(ops.__all__)
 
 
-def test_normal_forms():
-    assert shapes.conv2d(X, W, stride=(2, 1), padding="valid", fit="Exact") == dict(
-        stride=(2, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, fit="exact", activation=None,
-        algo="auto", tf32=False,
-    )
-    assert shapes.max_pool2d(X, kernel_size=[2, 3]) == dict(
-        kernel_size=(2, 3), stride=(2, 3), padding=((0, 0), (0, 0)), fit="floor"
-    )
-    assert shapes.conv2d(X, W, activation="Leaky-ReLU")["activation"] == "leaky_relu"
-    assert shapes.conv2d_dgrad(Y, W, input_shape=[2, np.int64(5), 7, 4])["input_shape"] == (2, 5, 7, 4)
-    assert shapes.sgd_step(PARAMS, PARAMS, lr=1, weight_decay=0.5)["weight_decay"] == (0.5, 0.5)
+@pytest.fixture
+def received(monkeypatch):
+    """What a call of an op hands to its backend: the arguments by position, and those by name."""
+
+    def call(op, *arrays, **options):
+        calls = []
+        monkeypatch.setattr(cpu, op, lambda *arguments, **named: calls.append((arguments, named)))
+        getattr(ops, op)(*arrays, **options)
+        return calls[0]
+
+    return call
+
+
+def test_normal_forms(received):
+    (x, w, bias, problem, finish), options = received("conv2d", X, W, stride=(2, 1), padding="valid", fit="Exact")
+    assert (x is X, w is W, bias) == (True, True, None)
+    assert problem is Conv2dProblem.of(X.shape, W.shape, stride=(2, 1), fit="exact")
+    assert finish is epilogue()
+    assert options == dict(algo="auto", tf32=False, out=None)
+    (_, pool), _ = received("max_pool2d", X, kernel_size=[2, 3])
+    assert pool is Pool2dProblem.of(X.shape, (2, 3), stride=(2, 3))
+    (*_, finish), _ = received("conv2d", X, W, activation="Leaky-ReLU")
+    assert finish is epilogue("leaky_relu")
+    (*_, problem, finish), options = received("conv2d_dgrad", Y, W, input_shape=[2, np.int64(5), 7, 4])
+    assert problem is Conv2dProblem.of(X.shape, W.shape)
+    assert finish is epilogue()
+    assert options == dict(mask=None, algo="auto", tf32=False, out=None)
+    _, options = received("sgd_step", PARAMS, PARAMS, lr=1, weight_decay=0.5)
+    assert options["weight_decay"] == (0.5, 0.5)
+
+
+def test_a_gradient_is_given_the_forward_pass_s_epilogue(received):
+    x, w = zeros(2, 6, 6, 4), zeros(3, 3, 3, 4)
+    dy, mask = zeros(2, 2, 2, 3), np.zeros((2, 2, 2, 2), np.uint8)
+    expected = epilogue("relu", pool=2, masked=True)
+    (*_, finish), _ = received("conv2d_relu", x, w, pool=np.int64(2))
+    assert finish is expected
+    for op, arrays, options in (
+        ("conv2d_dgrad", (dy, w), {"input_shape": x.shape}),
+        ("conv2d_wgrad", (dy, x), {"kernel_size": 3}),
+        ("conv2d_backward", (dy, x, w), {}),
+    ):
+        (*_, problem, finish), given = received(op, *arrays, **options, mask=mask, pool=2)
+        assert problem is Conv2dProblem.of(x.shape, w.shape), op
+        assert finish is expected, op
+        assert given["mask"] is mask, op

@@ -11,6 +11,7 @@ from bench.ours import set_count
 from bench.problems import SGD, Arrays, Problem
 from bench.sides import PEER, LeftOutError, Prepared, Side
 from gpuconv.dtypes import as_dtype
+from gpuconv.problems import Conv2dProblem
 
 Form = tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]
 
@@ -113,7 +114,7 @@ def _fprop(torch: Any, problem: Problem) -> Form:
 
 
 def _backward(torch: Any, problem: Problem) -> Form:
-    case, options = problem.entry.problem, _convolution_options(problem)
+    convolution, options = problem.entry.problem, _convolution_options(problem)
     direction = problem.entry.op
     made = {"dgrad": [True, False, False], "wgrad": [False, True, False]}.get(direction, [True, True, True])
     windows = [list(options[name]) for name in ("stride", "padding", "dilation")]
@@ -121,12 +122,12 @@ def _backward(torch: Any, problem: Problem) -> Form:
     def inputs(dy: Any, *others: Any) -> tuple[Any, ...]:
         """dy, x, w: of what the direction does not read only the shape and the layout matter."""
         if direction == "dgrad":
-            return dy, _like(torch, dy, case.x_shape), *others
-        return (dy, *others, _like(torch, dy, case.w_shape)) if direction == "wgrad" else (dy, *others[:2])
+            return dy, _like(torch, dy, convolution.x_shape), *others
+        return (dy, *others, _like(torch, dy, convolution.w_shape)) if direction == "wgrad" else (dy, *others[:2])
 
     def work(dy: Any, x: Any, w: Any) -> tuple[Any, ...]:
         found = torch.ops.aten.convolution_backward(
-            dy, x, w, [case.k], *windows, False, [0, 0], options["groups"], made
+            dy, x, w, [convolution.k], *windows, False, [0, 0], options["groups"], made
         )
         return tuple([result for result in found if result is not None])
 
@@ -134,11 +135,13 @@ def _backward(torch: Any, problem: Problem) -> Form:
 
 
 def _convolution_options(problem: Problem) -> dict[str, Any]:
-    case = problem.entry.problem
-    (top, bottom), (left, right) = case.padding
+    convolution: Conv2dProblem = problem.entry.problem
+    (top, bottom), (left, right) = convolution.padding
     if (top, left) != (bottom, right):
         raise NotImplementedError("PyTorch pads both sides of a convolution alike")
-    return dict(stride=case.stride, padding=(top, left), dilation=case.dilation, groups=case.groups)
+    return dict(
+        stride=convolution.stride, padding=(top, left), dilation=convolution.dilation, groups=convolution.groups
+    )  # fmt: skip
 
 
 def _like(torch: Any, tensor: Any, shape: tuple[int, ...]) -> Any:

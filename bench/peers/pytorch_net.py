@@ -7,6 +7,7 @@ from typing import Any
 from bench.peers.pytorch import load
 from gpuconv import interop, layers
 from gpuconv.names import lookup
+from gpuconv.problems import Conv2dProblem
 
 
 def module(net: layers.Sequential) -> Any:
@@ -43,15 +44,13 @@ def _module(layer: layers.Layer) -> Any:
 
 
 def _conv(nn: Any, layer: Any) -> Any:
-    k, r, s, group_channels = layer.variables["weight"].shape
-    window = layer.window
-    padding = [before for before, after in window["padding"] if before == after]
-    if len(padding) < 2 or window["fit"] != "floor":
+    problem: Conv2dProblem = layer.problem
+    padding = tuple(before for before, after in problem.padding if before == after)
+    if len(padding) < 2 or problem.fit != "floor":
         raise ValueError(f"PyTorch has no {layer!r}")
     return nn.Conv2d(
-        group_channels * window["groups"], k, (r, s), window["stride"], tuple(padding), window["dilation"],
-        window["groups"], layer.bias,
-    )  # fmt: skip
+        problem.c, problem.k, problem.kernel_size, problem.stride, padding, problem.dilation, problem.groups, layer.bias
+    )
 
 
 def _linear(nn: Any, layer: Any) -> Any:

@@ -19,7 +19,7 @@ from bench.peers.pytorch_steps import captured
 from bench.recipes import PROVED_STEPS, Recipe
 from bench.sides import PEER, LeftOutError, Prepared, Side
 from gpuconv.data import Dataset
-from gpuconv.shapes import NEWTON_SCHULZ
+from gpuconv.newton_schulz import NEWTON_SCHULZ
 from gpuconv.training.optimizers import Muon
 
 Update = Callable[[], None]

@@ -14,13 +14,14 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from types import ModuleType
-from typing import Any, NamedTuple, cast
+from types import MappingProxyType, ModuleType
+from typing import Any, cast
 
 import numpy as np
 
-from gpuconv.dtypes import as_numeric, is_numeric
+from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
 from gpuconv.names import canonical
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 
 _HOMES = {
     "numpy": "gpuconv.backends.cpu",
@@ -31,6 +32,8 @@ _ALIASES = {"cpu": "numpy"}  # as PyTorch, JAX and Keras call it
 _KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
 SUBCLASSES: set[type] = set()  # of NumPy's array, met so far; ops see plain views of them
 _MASKED = "masked"  # the kind of numpy.ma's arrays, which no device takes
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 _ORACLE = "gpuconv.backends.reference"
 _asks_the_oracle = ContextVar("ops on NumPy arrays run the oracle", default=False)
@@ -43,18 +46,19 @@ class DeviceError(RuntimeError):
 def _kind(array: Any) -> str | None:
     """The kind of device an object's type belongs to, or None when it is no array of ours."""
     array_type = type(array)
-    if array_type not in _KIND_OF_TYPE:
-        modules = [base.__module__ for base in array_type.__mro__]
-        kind: str | None = None
-        if any(module.startswith("gpuconv.backends.cuda.emulator") for module in modules):
-            kind = "emulated"
-        elif any(module.partition(".")[0] == "cupy" for module in modules) and hasattr(array, "data"):
-            kind = "cuda"
-        elif isinstance(array, np.ndarray):
-            kind = _MASKED if isinstance(array, np.ma.MaskedArray) else "numpy"
-            SUBCLASSES.add(array_type)
-        _KIND_OF_TYPE[array_type] = kind
-    return _KIND_OF_TYPE[array_type]
+    if array_type in _KIND_OF_TYPE:
+        return _KIND_OF_TYPE[array_type]
+    modules = [base.__module__ for base in array_type.__mro__]
+    kind: str | None = None
+    if any(module.startswith("gpuconv.backends.cuda.emulator") for module in modules):
+        kind = "emulated"
+    elif any(module.partition(".")[0] == "cupy" for module in modules) and hasattr(array, "data"):
+        kind = "cuda"
+    elif isinstance(array, np.ndarray):
+        kind = _MASKED if isinstance(array, np.ma.MaskedArray) else "numpy"
+        SUBCLASSES.add(array_type)
+    _KIND_OF_TYPE[array_type] = kind
+    return kind
 
 
 def _place(array: Any) -> str | None:
@@ -86,57 +90,45 @@ def oracle() -> Iterator[None]:
         _asks_the_oracle.reset(token)
 
 
-def plain_views(arrays: Sequence[Any], options: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], list[Any]]:
-    """The arguments of a call with subclasses of NumPy's array, matrices say, viewed as plain arrays of the same
-    memory; and what was viewed, each with its view."""
-    viewed: list[tuple[Any, Any]] = []
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [plain(entry) for entry in value] if any(type(entry) in SUBCLASSES for entry in value) else value
-        if type(value) not in SUBCLASSES:
-            return value
-        viewed.append((value, value.view(np.ndarray)))
-        return viewed[-1][1]
-
-    return tuple(map(plain, arrays)), {name: plain(value) for name, value in options.items()}, viewed
-
-
 def _masked(name: str) -> TypeError:
     return TypeError(f"{name} must not be a masked array, whose mask would be lost; x.filled(value) makes a plain one")
 
 
-class Slot(NamedTuple):
-    """An array argument of an op: whether it may be None, and whether it is a list of arrays."""
-
-    optional: bool
-    many: bool
-
-
 def backend_of(
-    slots: Mapping[str, Slot], arrays: Sequence[Any], options: Mapping[str, Any]
-) -> tuple[ModuleType, Any]:
-    """The backend that serves a call, found from its arrays, and one of these, or None where there is none.
+    *, lists: Mapping[str, Any] = _NONE, optional_lists: Mapping[str, Any] = _NONE, optional: Mapping[str, Any] = _NONE,
+    numbers: Mapping[str, Any] = _NONE, **arrays: Any,
+) -> Any:
+    """The backend that serves a call on these arrays: its ops are attributes.
 
-    slots: the op's array arguments by name, the positional ones first. A mixture of devices, a masked array, one that
-    holds no numbers or in the other byte order, or an argument in an array's place that is none, is a TypeError that
-    names it.
+    lists: arguments that are lists of arrays. optional, optional_lists: those that may be None. numbers: arguments that
+    may be a number or an array of one. Raises a TypeError that names the argument for a mixture of devices, a masked
+    array, one that holds no numbers or is in the other byte order, and for what is no array.
     """
-    named = [*_named_arrays(slots, arrays, options)]
-    places = {_place(array): array for _, array in named}
+    for name, listed in lists.items():
+        arrays |= _in_list(name, listed)
+    for name, listed in optional_lists.items():
+        arrays |= {} if listed is None else _in_list(name, listed)
+    for name, array in optional.items():
+        if array is not None:
+            arrays[name] = array
+    for name, value in numbers.items():
+        if _kind(value) is not None:
+            arrays[name] = value
+    places = {_place(array): array for array in arrays.values()}
     if None in places:
-        name, stranger = next(each for each in named if _place(each[1]) is None)
-        wanted = "a list of arrays" if name in slots and slots[name].many else "an array"
+        name, stranger = next(each for each in arrays.items() if _place(each[1]) is None)
+        wanted = "a list of arrays" if name in lists or name in optional_lists else "an array"
         raise TypeError(
             f"{name} must be {wanted} of NumPy or CuPy, received {type(stranger).__name__}; "
             "gpuconv.asarray makes arrays"
         )
     if _MASKED in places:
-        raise _masked(next(name for name, array in named if _place(array) == _MASKED))
-    if not all(map(is_numeric, [array.dtype for _, array in named])):
-        _refuse_dtype(*next((name, array.dtype) for name, array in named if not is_numeric(array.dtype)))
+        raise _masked(next(name for name, array in arrays.items() if _place(array) == _MASKED))
+    for name, array in arrays.items():
+        if not is_numeric(array.dtype):
+            _refuse_dtype(name, array.dtype)
     if len(places) > 1:
-        listed = ", ".join(f"{name} is {_place(array)}" for name, array in named)
+        listed = ", ".join(f"{name} is {_place(array)}" for name, array in arrays.items())
         raise TypeError(
             f"all arrays of one call must live on one device, received: {listed} "
             "(gpuconv.asarray(x, device=...) moves one)"
@@ -144,7 +136,27 @@ def backend_of(
     # No array at all: nothing to do, or a call to be refused.
     place, some = next(iter(places.items()), ("numpy", None))
     kind = cast(str, place).partition(":")[0]
-    return importlib.import_module(_ORACLE if kind == "numpy" and _asks_the_oracle.get() else _HOMES[kind]), some
+    backend = _imported(_ORACLE if kind == "numpy" and _asks_the_oracle.get() else _HOMES[kind])
+    if kind == "cuda" and not _is_current(cast(Any, some)):
+        return _OnDevice(backend, cast(Any, some).device)
+    if SUBCLASSES and any(type(array) in SUBCLASSES for array in arrays.values()):
+        return _OnPlainViews(backend)
+    return backend
+
+
+@functools.cache
+def _imported(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def _in_list(name: str, arrays: Any) -> dict[str, Any]:
+    """The arrays in a list, as "params[0]" and so on; of plain NumPy arrays of numbers the first stands for all.
+    What is no list comes under its own name."""
+    if not isinstance(arrays, (list, tuple)):
+        return {name: arrays}
+    if set(map(type, arrays)) == {np.ndarray} and all(map(is_numeric, {array.dtype for array in arrays})):
+        return {f"{name}[0]": arrays[0]}
+    return {f"{name}[{index}]": array for index, array in enumerate(arrays)}
 
 
 def _refuse_dtype(name: str, dtype: np.dtype) -> None:
@@ -156,19 +168,61 @@ def _refuse_dtype(name: str, dtype: np.dtype) -> None:
     )
 
 
-def _named_arrays(
-    slots: Mapping[str, Slot], arrays: Sequence[Any], options: Mapping[str, Any]
-) -> Iterator[tuple[str, Any]]:
-    """Everything in an array's place with its name, and arrays in other places (lr, say); lists are flattened."""
-    for name, argument in (*zip(slots, arrays), *options.items()):
-        slot = slots.get(name)
-        if slot is None:
-            if _kind(argument) is not None:
-                yield name, argument
-        elif slot.many and isinstance(argument, (list, tuple)):
-            yield from ((f"{name}[{index}]", entry) for index, entry in enumerate(argument))
-        elif argument is not None or not slot.optional:
-            yield name, argument
+def _is_current(array: Any) -> bool:
+    """Whether a CuPy array lives on CUDA's current device."""
+    import cupy
+
+    return array.device.id == cupy.cuda.runtime.getDevice()
+
+
+class _OnDevice:
+    """A backend on a CUDA device that is not the current one: its ops run while it is."""
+
+    def __init__(self, backend: ModuleType, device: Any) -> None:
+        self.backend, self.device = backend, device
+
+    def __getattr__(self, name: str) -> Any:
+        op = getattr(self.backend, name)
+
+        def on_device(*arrays: Any, **options: Any) -> Any:
+            with self.device:
+                return op(*arrays, **options)
+
+        return on_device
+
+
+class _OnPlainViews:
+    """A backend for calls with subclasses of NumPy's array, matrices say: its ops see plain arrays of the same memory,
+    and an array that they return is the one that was given."""
+
+    def __init__(self, backend: ModuleType) -> None:
+        self.backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        op = getattr(self.backend, name)
+
+        def on_plain_views(*arrays: Any, **options: Any) -> Any:
+            viewed: list[tuple[Any, Any]] = []
+
+            def plain(value: Any) -> Any:
+                if isinstance(value, (list, tuple)):
+                    return [plain(entry) for entry in value] if any(type(x) in SUBCLASSES for x in value) else value
+                if type(value) not in SUBCLASSES:
+                    return value
+                viewed.append((value, value.view(np.ndarray)))
+                return viewed[-1][1]
+
+            result = op(*map(plain, arrays), **{name: plain(value) for name, value in options.items()})
+            return _as_given(result, viewed)
+
+        return on_plain_views
+
+
+def _as_given(result: Any, viewed: list[tuple[Any, Any]]) -> Any:
+    """The result of an op with each array that was given as a subclass of NumPy's in that form again."""
+    if isinstance(result, tuple):
+        return tuple(_as_given(each, viewed) for each in result)
+    return next((given for given, view in viewed if view is result), result)
 
 
 # --- choosing a device and moving arrays -------------------------------------------------------
@@ -296,19 +350,18 @@ def zeros(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
     return _adapter(device).zeros(tuple(shape), as_numeric("an array", dtype))
 
 
-def algorithms(device: str, input_shape: Sequence[int], w_shape: Sequence[int], **options: Any) -> dict[str, str]:
+def algorithms(
+    device: str, problem: Conv2dProblem, dtype: Any, *, algo: str = "auto", tf32: bool = False,
+    epilogue: Epilogue = PLAIN,
+) -> dict[str, str]:
     """The name of the algorithm that "fprop", "dgrad" and "wgrad" of a convolution take on a device; {} on "numpy",
-    which has one.
-
-    input_shape: (N, H, W, C). w_shape: (K, R, S, C // groups). options: dtype, algo, tf32 and the window's arguments,
-    in normalised form. On a GPU "auto" is what was measured there, or the cost model's choice where nothing was yet.
-    """
+    which has one. On a GPU "auto" is what was measured there, or the cost model's choice where nothing was yet."""
     device = resolve(device)
     if device == "numpy":
         return {}
     from gpuconv.backends.cuda.conv import chosen
 
-    return chosen(device, tuple(input_shape), w_shape[0], tuple(w_shape[1:3]), **options)
+    return chosen(device, problem, epilogue, as_dtype(dtype), algo=algo, tf32=tf32)
 
 
 def assign(array: Any, value: Any) -> None:

@@ -89,7 +89,7 @@ def _report(listed: list, everything: bool, workers: int) -> int:
             "kernel": line.kernel, "arch": line.arch, "variant": str(line.variant), "threads": line.threads,
             "occupancy": line.occupancy, "resources": line.resources, "clean": line.clean,
         })  # fmt: skip
-        found, shared = line.resources, line.resources.static_shared + line.variant.shared
+        found, shared = line.resources, line.resources.static_shared + line.variant.smem_bytes
         print(
             f"{line.kernel:<34} {line.arch:<8} {found.registers:>9} {shared:>7} {found.stack:>6}"
             f" {found.spill_stores + found.spill_loads:>7} {line.threads:>8} {share:>10} {predicted.get(line, '-'):>10}"

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from gpuconv import numerals
+from gpuconv.arguments import BORDERS, flip_value, integer
 from gpuconv.names import canonical, lookup
-from gpuconv.shapes import BORDERS, flip_value, integer
 
 
 @dataclasses.dataclass(frozen=True)

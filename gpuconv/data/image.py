@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv import files
-from gpuconv.shapes import pair
+from gpuconv.arguments import pair
 
 FORMATS = {
     "AVIF": (".avif",),

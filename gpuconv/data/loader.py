@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpuconv import backends, ops
+from gpuconv.arguments import integer, seed_value
 from gpuconv.data.augment import Augmentation
 from gpuconv.data.normalization import Normalization
 from gpuconv.dtypes import as_dtype
-from gpuconv.shapes import integer, seed_value
 
 Batch = tuple[Any, Any]
 T = TypeVar("T")

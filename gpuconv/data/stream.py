@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, ops, random
+from gpuconv.arguments import integer
 from gpuconv.data.loader import Batch, Loader, prepared
 from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import Samples, class_numbers, expect_image_dtype, laid_out
 from gpuconv.dtypes import as_dtype
-from gpuconv.shapes import integer
 
 
 class StreamLoader(Loader):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv import random
+from gpuconv.arguments import integer
 from gpuconv.data.dataset import Dataset
-from gpuconv.shapes import integer
 
 
 def load(

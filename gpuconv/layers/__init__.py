@@ -1,6 +1,6 @@
 """Layers. A net is a list of them: ``Sequential([Input((32, 32, 3)), Conv2D(12, 3, padding=1), ReLU(), ...])``."""
 
-from gpuconv.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
+from gpuconv.layers.activation import GELU, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Tanh
 from gpuconv.layers.base import LAYERS, Layer, Variable, listen
 from gpuconv.layers.container import Input, Residual, Sequential
 from gpuconv.layers.conv import Conv2D
@@ -14,5 +14,5 @@ from gpuconv.layers.scale import Scale
 __all__ = [
     "GELU", "LAYERS", "AvgPool2D", "BatchNorm", "Conv2D", "ConvActivation", "ConvNorm", "ConvReLU", "Dropout",
     "Flatten", "GlobalAvgPool2D", "Input", "Layer", "LeakyReLU", "Linear", "MaxPool2D", "NormActivation", "ReLU",
-    "Residual", "Scale", "Sequential", "SiLU", "Sigmoid", "Tanh", "Variable", "listen",
+    "ReLU6", "Residual", "Scale", "Sequential", "SiLU", "Sigmoid", "Tanh", "Variable", "listen",
 ]  # fmt: skip

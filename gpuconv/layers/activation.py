@@ -44,6 +44,10 @@ class ReLU(Activation, op="relu", keeps="output"):
     """max(x, 0)."""
 
 
+class ReLU6(Activation, op="relu6", keeps="output"):
+    """min(max(x, 0), 6)."""
+
+
 class Sigmoid(Activation, op="sigmoid", keeps="output"):
     """1 / (1 + exp(-x))."""
 

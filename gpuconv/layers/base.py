@@ -20,11 +20,11 @@ from typing import Any, ClassVar, NamedTuple, Self, cast
 import numpy as np
 
 from gpuconv import backends, initializers
+from gpuconv.arguments import integer
 from gpuconv.dtypes import accumulation_dtype, as_precision
 from gpuconv.initializers import Initializer
 from gpuconv.layers.registry import LAYERS, expect_rebuildable, layer_class, name_of
 from gpuconv.names import canonical, lookup
-from gpuconv.shapes import integer
 
 Array = Any
 Shape = tuple[int, ...]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpuconv import backends, ops, shapes
+from gpuconv import arguments, backends, ops
 from gpuconv.dtypes import as_precision
 from gpuconv.layers import show
 from gpuconv.layers.base import Array, Layer, Shape, run
@@ -32,7 +32,7 @@ class Input(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.shape = tuple(shapes.integer(f"shape[{axis}]", size, 1) for axis, size in enumerate(self.shape))
+        self.shape = tuple(arguments.integer(f"shape[{axis}]", size, 1) for axis, size in enumerate(self.shape))
 
     def plan(self, input_shape: Shape) -> Shape:
         self.expect(input_shape)
@@ -117,7 +117,7 @@ class Sequential(Layer):
         if {"dtype", "precision"} & options.keys():  # two ways to say one thing
             del given["dtype"], given["precision"]
         given |= options
-        seed = shapes.seed_value("seed", given.pop("seed"))
+        seed = arguments.seed_value("seed", given.pop("seed"))
         shape = super().build(input_shape, seed=seed, **given)
         self.seed = seed
         return shape
@@ -166,7 +166,7 @@ class Sequential(Layer):
     def reset(
         self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None
     ) -> None:
-        self.seed = shapes.seed_value("seed", seed)
+        self.seed = arguments.seed_value("seed", seed)
         super().reset(seed=seed, dtype=dtype, device=device, precision=precision)
 
     def config(self) -> dict[str, Any]:

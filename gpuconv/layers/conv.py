@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from gpuconv import algorithms, backends, ops, shapes
-from gpuconv.layers.base import Array, Layer, Shape, expect_axes, volume_size, weight_and_bias
+from gpuconv import algorithms, arguments, backends, ops
+from gpuconv.layers.base import Layer, Shape, expect_axes, volume_size, weight_and_bias
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, padding_pairs
+from gpuconv.types import Array, Padding, Size
 
 
 @dataclass(eq=False, repr=False)
@@ -21,11 +23,11 @@ class Conv2D(Layer):
     stem = "conv"
 
     out_channels: int
-    kernel_size: Any
+    kernel_size: Size
     _: KW_ONLY
-    stride: Any = 1
-    padding: Any = 0
-    dilation: Any = 1
+    stride: Size = 1
+    padding: Padding = 0
+    dilation: Size = 1
     groups: int = 1
     bias: bool = True
     fit: str = "floor"
@@ -35,28 +37,26 @@ class Conv2D(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shapes.integer("out_channels", self.out_channels, 1)
-        shapes.integer("groups", self.groups, 1)
+        arguments.integer("out_channels", self.out_channels, 1)
+        arguments.integer("groups", self.groups, 1)
         kernel_size, stride, dilation = (
-            shapes.pair(name, getattr(self, name), 1) for name in ("kernel_size", "stride", "dilation")
+            arguments.pair(name, getattr(self, name), 1) for name in ("kernel_size", "stride", "dilation")
         )
-        shapes.padding_pairs(self.padding, kernel_size, stride, dilation)
+        padding_pairs(self.padding, kernel_size, stride, dilation)
         self.algo = algorithms.listed(self.algo)
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "H W C")
-        channels = input_shape[2]
-        kernel_size = shapes.pair("kernel_size", self.kernel_size, 1)
-        self.window, (_, *output_shape) = shapes.convolution(
-            (1, *input_shape), self.out_channels, channels // self.groups, kernel_size,
-            self.stride, self.padding, self.dilation, self.groups, self.fit,
-        )
-        weight_shape = (self.out_channels, *kernel_size, channels // self.groups)
-        self.variables = weight_and_bias(self, weight_shape, self.groups)
-        return tuple(output_shape)
+        kernel_size = arguments.pair("kernel_size", self.kernel_size, 1)
+        self.problem = Conv2dProblem.of(
+            (1, *input_shape), (self.out_channels, *kernel_size, input_shape[2] // self.groups), stride=self.stride,
+            padding=self.padding, dilation=self.dilation, groups=self.groups, fit=self.fit,
+        )  # fmt: skip
+        self.variables = weight_and_bias(self, self.problem.w_shape, self.groups)
+        return self.problem.y_shape[1:]
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        y = ops.conv2d(x, self["weight"], self["bias"] if self.bias else None, **self.options)
+        y = ops.conv2d(x, *self.filters, **self.options)
         self.stash(x)
         return y
 
@@ -80,20 +80,28 @@ class Conv2D(Layer):
         return ops.conv2d_dgrad(dy, weight, input_shape=x.shape, **options) if input_grad else None
 
     @property
+    def filters(self) -> tuple[Array, Array | None]:
+        """The weight and the bias."""
+        return self["weight"], self["bias"] if self.bias else None
+
+    @property
     def depthwise(self) -> bool:
         """Whether there are several groups of one channel each."""
-        return self.groups > 1 and self.variables["weight"].shape[3] == 1
+        return self.problem.depthwise
 
     @property
     def options(self) -> dict[str, Any]:
         """What all three directions take beside the arrays."""
-        return self.window | dict(algo=self.algo, tf32=self.tf32)
+        return self.problem.window | dict(algo=self.algo, tf32=self.tf32)
 
-    def algorithms(self, batch_size: int, device: str | None = None, **pooled: int) -> dict[str, str]:
-        """As every layer's. pooled: the pool of `gpuconv.ops.conv2d_relu`, if it is run."""
+    def algorithms(
+        self, batch_size: int, device: str | None = None, epilogue: Epilogue = PLAIN
+    ) -> dict[str, str]:
+        """As every layer's. epilogue: what the op does that runs the convolution."""
+        x_shape = batch_size, *self.problem.x_shape[1:]
+        problem = Conv2dProblem.of(x_shape, self.problem.w_shape, **self.problem.window)
         return backends.algorithms(
-            device or self.device, (batch_size, *(self.input_shape or ())), self.variables["weight"].shape,
-            dtype=self.dtype, **self.options, **pooled,
+            device or self.device, problem, self.dtype, algo=self.algo, tf32=self.tf32, epilogue=epilogue
         )
 
     @property

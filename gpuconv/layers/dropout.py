@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpuconv import ops, shapes
+from gpuconv import arguments, ops
 from gpuconv.initializers import zeros
 from gpuconv.layers.base import Array, Layer, Shape, Variable
 
@@ -24,7 +24,7 @@ class Dropout(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shapes.number("p", self.p, 0.0, 1.0, open_high=True)
+        arguments.number("p", self.p, 0.0, 1.0, open_high=True)
         self.seed, self.substream = 0, 0
 
     def plan(self, input_shape: Shape) -> Shape:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from gpuconv import ops
 from gpuconv.layers.activation import Activation, ReLU
-from gpuconv.layers.base import Array, Layer, Shape
+from gpuconv.layers.base import Layer, Shape
 from gpuconv.layers.container import Residual, Sequential, name_layers
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.norm import BatchNorm
 from gpuconv.layers.pool import MaxPool2D
+from gpuconv.problems import NO_PADDING, epilogue
+from gpuconv.types import Array
 
 
 @dataclass(eq=False, repr=False)
@@ -49,15 +51,23 @@ class Fused(Layer):
             raise ValueError(f"{type(self).__name__} cannot stand for {list(self.layers)}")
         return input_shape
 
-    def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
-        return self.layers[0].algorithms(batch_size, device)
-
     @property
     def mult_adds(self) -> int:
         return sum(layer.mult_adds for layer in self.layers)
 
 
-class ConvReLU(Fused):
+class FusedConv(Fused):
+    """Those that begin with a CONV."""
+
+    @property
+    def conv(self) -> Conv2D:
+        return cast(Conv2D, self.layers[0])
+
+    def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
+        return self.conv.algorithms(batch_size, device)
+
+
+class ConvReLU(FusedConv):
     """CONV with RELU, and a 2 x 2 max POOL before or behind it or none: `gpuconv.ops.conv2d_relu`.
 
     Kept for backward are the input and a bit for each number that the convolution made.
@@ -78,24 +88,19 @@ class ConvReLU(Fused):
         return len(self.layers) - 1
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
-        conv: Any = self.layers[0]
-        return conv.algorithms(batch_size, device, pool=self.pool)
+        return self.conv.algorithms(batch_size, device, epilogue("relu", pool=self.pool, masked=True))
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        conv: Any = self.layers[0]
-        y, mask = ops.conv2d_relu(
-            x, conv["weight"], conv["bias"] if conv.bias else None, pool=self.pool, **conv.options
-        )
+        y, mask = ops.conv2d_relu(x, *self.conv.filters, pool=self.pool, **self.conv.options)
         self.stash(x, mask)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        conv: Any = self.layers[0]
         x, mask = self.unstash()
-        return conv.gradients_of(dy, x, input_grad, mask=mask, pool=self.pool)
+        return self.conv.gradients_of(dy, x, input_grad, mask=mask, pool=self.pool)
 
 
-class ConvActivation(Fused):
+class ConvActivation(FusedConv):
     """CONV and an activation whose derivative its output tells: `gpuconv.ops.conv2d` with activation=."""
 
     @staticmethod
@@ -103,18 +108,19 @@ class ConvActivation(Fused):
         conv, *others = layers
         return type(conv) is Conv2D and len(others) == 1 and _is_plain(others[0], keeps_output=True)
 
+    @property
+    def activation(self) -> Activation:
+        return cast(Activation, self.layers[1])
+
     def forward(self, x: Array, training: bool = False) -> Array:
-        conv, activation = self.layers  # type: Any, Any
-        bias = conv["bias"] if conv.bias else None
-        y = ops.conv2d(x, conv["weight"], bias, activation=activation.op, **conv.options)
+        y = ops.conv2d(x, *self.conv.filters, activation=self.activation.op, **self.conv.options)
         self.stash(x, y)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        conv, activation = self.layers  # type: Any, Any
         x, y = self.unstash()
-        dy = getattr(ops, f"{activation.op}_backward")(dy, y, **activation.options)
-        return conv.gradients_of(dy, x, input_grad)
+        dy = getattr(ops, f"{self.activation.op}_backward")(dy, y, **self.activation.options)
+        return self.conv.gradients_of(dy, x, input_grad)
 
 
 class NormActivation(Fused):
@@ -125,7 +131,7 @@ class NormActivation(Fused):
         return len(layers) == 2 and type(layers[0]) is BatchNorm and _is_plain(layers[1])
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        norm, activation = self.layers  # type: Any, Any
+        norm, activation = cast(BatchNorm, self.layers[0]), cast(Activation, self.layers[1])
         y, mean, inv_std = ops.batch_norm(
             x, *norm.vectors, training=training, activation=activation.op, **norm.options
         )
@@ -133,29 +139,30 @@ class NormActivation(Fused):
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        norm, activation = self.layers  # type: Any, Any
+        norm, activation = cast(BatchNorm, self.layers[0]), cast(Activation, self.layers[1])
         return norm.gradients_of(dy, self.unstash(), input_grad, beta=norm["bias"], activation=activation.op)
 
 
-class ConvNorm(Fused):
+class ConvNorm(FusedConv):
     """CONV, batch normalisation and maybe an activation: in training `gpuconv.ops.conv2d_batch_norm`."""
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
         if [type(layer) for layer in layers[:2]] != [Conv2D, BatchNorm]:
             return False
-        conv: Any = layers[0]
-        others = layers[2:]
+        conv, others = cast(Conv2D, layers[0]), layers[2:]
         return not conv.depthwise and len(others) < 2 and all(map(_is_plain, others))
 
     @property
     def activation(self) -> str | None:
-        last: Any = self.layers[-1]
-        return last.op if len(self.layers) == 3 else None
+        return cast(Activation, self.layers[2]).op if len(self.layers) == 3 else None
+
+    @property
+    def norm(self) -> BatchNorm:
+        return cast(BatchNorm, self.layers[1])
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        conv, norm = self.layers[:2]  # type: Any, Any
-        weight, bias = conv["weight"], conv["bias"] if conv.bias else None
+        (weight, bias), conv, norm = self.conv.filters, self.conv, self.norm
         options = norm.options | {"activation": self.activation}
         gamma, beta, running_mean, running_var = norm.vectors
         if training:
@@ -171,11 +178,11 @@ class ConvNorm(Fused):
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        conv, norm = self.layers[:2]  # type: Any, Any
+        norm = self.norm
         x, *saved = self.unstash()
         behind = dict(beta=norm["bias"], activation=self.activation) if self.activation else {}
-        dy = norm.gradients_of(dy, tuple(saved), True, **behind)
-        return conv.gradients_of(dy, x, input_grad)
+        dy = cast(Array, norm.gradients_of(dy, tuple(saved), True, **behind))
+        return self.conv.gradients_of(dy, x, input_grad)
 
 
 KINDS: list[type[Fused]] = [ConvReLU, ConvNorm, ConvActivation, NormActivation]
@@ -234,8 +241,7 @@ def _is_plain(layer: Layer, keeps_output: bool = False) -> bool:
 
 def _halves(layer: Layer) -> bool:
     """Whether a max pool takes whole 2 x 2 windows at stride 2 alone."""
-    pool: Any = layer
-    assert pool.input_shape is not None
-    even = all(size % 2 == 0 for size in pool.input_shape[:2])
-    window = dict(kernel_size=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0)), fit=pool.fit)
-    return pool.window == window and (even or pool.fit == "floor")
+    problem = cast(MaxPool2D, layer).problem
+    even = problem.h % 2 == problem.w % 2 == 0
+    halves = problem.kernel_size == problem.stride == (2, 2) and problem.padding == NO_PADDING
+    return halves and (even or problem.fit == "floor")

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from gpuconv import algorithms, backends, ops, shapes
-from gpuconv.layers.base import Array, Layer, Shape, expect_axes, volume_size, weight_and_bias
+from gpuconv import algorithms, arguments, backends, ops
+from gpuconv.layers.base import Layer, Shape, expect_axes, volume_size, weight_and_bias
+from gpuconv.problems import LinearProblem
+from gpuconv.types import Array
 
 
 @dataclass(eq=False, repr=False)
@@ -29,7 +31,7 @@ class Linear(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shapes.integer("out_features", self.out_features, 1)
+        arguments.integer("out_features", self.out_features, 1)
         self.algo = algorithms.listed(self.algo)
 
     def plan(self, input_shape: Shape) -> Shape:
@@ -59,10 +61,8 @@ class Linear(Layer):
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
         outputs, inputs = self.variables["weight"].shape
-        return backends.algorithms(
-            device or self.device, (batch_size, 1, 1, inputs), (outputs, 1, 1, inputs), dtype=self.dtype,
-            **self._arithmetic, **shapes.PIXEL,
-        )
+        problem = LinearProblem.of((batch_size, inputs), (outputs, inputs)).convolution
+        return backends.algorithms(device or self.device, problem, self.dtype, **self._arithmetic)
 
     @property
     def mult_adds(self) -> int:

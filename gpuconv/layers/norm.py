@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from gpuconv import ops, shapes
+from gpuconv import arguments, ops
 from gpuconv.initializers import ones, zeros
 from gpuconv.layers.base import Array, Layer, Shape, Variable
 
@@ -27,8 +27,8 @@ class BatchNorm(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shapes.number("momentum", self.momentum, 0.0, 1.0)
-        shapes.number("eps", self.eps, 0.0)
+        arguments.number("momentum", self.momentum, 0.0, 1.0)
+        arguments.number("eps", self.eps, 0.0)
 
     def plan(self, input_shape: Shape) -> Shape:
         channels = input_shape[-1:]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from gpuconv import ops, shapes
-from gpuconv.layers.base import Array, Layer, Shape, expect_axes
+from gpuconv import ops
+from gpuconv.layers.base import Layer, Shape, expect_axes
+from gpuconv.problems import Pool2dProblem
+from gpuconv.types import Array, Padding, Size
 
 
 @dataclass(eq=False, repr=False)
@@ -15,18 +17,26 @@ class Pool2D(Layer):
 
     stem = "pool"
 
-    kernel_size: Any
+    kernel_size: Size
     _: KW_ONLY
-    stride: Any = None
-    padding: Any = 0
+    stride: Size | None = None
+    padding: Padding = 0
     fit: str = "floor"
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "H W C")
-        self.window, (_, *output_shape) = shapes.pooling(
-            (1, *input_shape), self.kernel_size, self.stride, self.padding, self.fit
+        self.problem = Pool2dProblem.of(
+            (1, *input_shape), self.kernel_size, stride=self.stride, padding=self.padding, fit=self.fit
         )
-        return tuple(output_shape)
+        return self.problem.y_shape[1:]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What both directions take beside the arrays."""
+        problem = self.problem
+        return dict(
+            kernel_size=problem.kernel_size, stride=problem.stride, padding=problem.padding, fit=problem.fit
+        )  # fmt: skip
 
 
 @dataclass(eq=False, repr=False)
@@ -34,13 +44,13 @@ class MaxPool2D(Pool2D):
     """The largest value of each window; see `gpuconv.ops.max_pool2d`."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        y, argmax = ops.max_pool2d(x, **self.window)
+        y, argmax = ops.max_pool2d(x, **self.options)
         self.stash(argmax, x.shape)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         argmax, input_shape = self.unstash()
-        return ops.max_pool2d_backward(dy, argmax, input_shape=input_shape, **self.window) if input_grad else None
+        return ops.max_pool2d_backward(dy, argmax, input_shape=input_shape, **self.options) if input_grad else None
 
 
 @dataclass(eq=False, repr=False)
@@ -50,18 +60,17 @@ class AvgPool2D(Pool2D):
     _: KW_ONLY
     count_include_pad: bool = True
 
-    def plan(self, input_shape: Shape) -> Shape:
-        output_shape = super().plan(input_shape)
-        self.window["count_include_pad"] = self.count_include_pad
-        return output_shape
+    @property
+    def options(self) -> dict[str, Any]:
+        return super().options | dict(count_include_pad=self.count_include_pad)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         self.stash(x.shape)
-        return ops.avg_pool2d(x, **self.window)
+        return ops.avg_pool2d(x, **self.options)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (input_shape,) = self.unstash()
-        return ops.avg_pool2d_backward(dy, input_shape=input_shape, **self.window) if input_grad else None
+        return ops.avg_pool2d_backward(dy, input_shape=input_shape, **self.options) if input_grad else None
 
 
 @dataclass(eq=False, repr=False)

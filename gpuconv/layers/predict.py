@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends, ops, shapes
+from gpuconv import arguments, backends, ops
 from gpuconv.data.image import read_image
 from gpuconv.dtypes import is_float
 
@@ -19,11 +19,11 @@ def predict(
     net: Any, images: Any, *, batch_size: int, softmax: bool, top: int | None, normalize: bool | None
 ) -> Any:
     """See `Sequential.predict`."""
-    batch_size = shapes.integer("batch_size", batch_size, 1)
+    batch_size = arguments.integer("batch_size", batch_size, 1)
     if net.output_shape is None:
         raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")
     if top is not None:
-        shapes.integer("top", top, 1)
+        arguments.integer("top", top, 1)
     batch, single = as_batch(net, images)
     normalize = _normalizes(net, batch, normalize)
     scores = _scores(net, batch, batch_size, softmax or top is not None, normalize)

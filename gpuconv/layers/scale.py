@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpuconv import ops, shapes
+from gpuconv import arguments, ops
 from gpuconv.layers.base import Array, Layer
 
 
@@ -19,7 +19,7 @@ class Scale(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shapes.number("factor", self.factor, float("-inf"))
+        arguments.number("factor", self.factor, float("-inf"))
 
     def forward(self, x: Array, training: bool = False) -> Array:
         self.stash()

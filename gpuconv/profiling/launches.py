@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpuconv import algorithms
-from gpuconv.backends.cuda import compiler, tuning
-from gpuconv.backends.cuda.module import Kernel
+from gpuconv.backends.cuda import compiler
+from gpuconv.backends.cuda.gemm import tuner
+from gpuconv.backends.cuda.kernel import Kernel
 from gpuconv.backends.cuda.report import occupancy
 
 
@@ -35,14 +36,14 @@ def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
     would take the emulated device hours tells what it launches at once.
     """
     found: list[Launch] = []
-    launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuning.in_trial.get()
+    launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuner.in_trial.get()
 
     def noted(kernel: Kernel, grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
         ours = threading.get_ident() == owner
         if execute or not ours:
             launch(kernel, grid, block, *arguments, shared=shared)
         blocks, threads = (math.prod(e) if isinstance(e, tuple) else e for e in (grid, block))
-        if ours and blocks and tuning.in_trial.get() == in_trial:
+        if ours and blocks and tuner.in_trial.get() == in_trial:
             found.append(Launch(kernel, blocks, threads, shared))
 
     Kernel.__call__ = noted  # type: ignore[method-assign, assignment]

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends
+from gpuconv.arguments import integer
 from gpuconv.backends.cuda import compiler
 from gpuconv.layers import Flatten, Input, Layer, Sequential
 from gpuconv.layers.base import listen
 from gpuconv.profiling import launches, work
 from gpuconv.profiling.clock import Clock, open_clock
 from gpuconv.profiling.work import Work
-from gpuconv.shapes import integer
 from gpuconv.training import LossScale, Trainer
 
 _WITHOUT_WORK = (Input, Flatten, Sequential)  # hand a volume on, see it in another shape, or leave all to their layers

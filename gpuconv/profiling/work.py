@@ -7,12 +7,12 @@ device's own copy, every multiply and add at the rate of its matrix product (`gp
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gpuconv.layers import Layer, Residual
-from gpuconv.shapes import output_hw
+from gpuconv.problems import DIRECTIONS, Conv2dProblem
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,15 @@ class Work:
         return max(self.flops / rate, self.bytes / ceilings.copy)
 
 
-def convolution(
-    x_shape: Sequence[int], w_shape: Sequence[int], *, stride: tuple[int, int] = (1, 1),
-    padding: tuple = ((0, 0), (0, 0)), dilation: tuple[int, int] = (1, 1), itemsize: int, fit: str = "floor",
-    direction: str = "fprop",
-) -> Work:
+def convolution(problem: Conv2dProblem, itemsize: int, direction: str = "fprop") -> Work:
     """One direction ("fprop", "dgrad" or "wgrad") of a convolution: two of x, w and y are read, the third is written.
 
-    x_shape: (N, H, W, C). w_shape: (K, R, S, C // groups). The other arguments are in normalised form, as backends take
-    them. Taps that fall on padding are counted, as is usual.
+    itemsize: bytes of a number. Taps that fall on padding are counted, as is usual.
     """
-    if direction not in ("fprop", "dgrad", "wgrad"):
+    if direction not in DIRECTIONS:
         raise ValueError(f"a direction is fprop, dgrad or wgrad, received {direction!r}")
-    p, q = output_hw((x_shape[1], x_shape[2]), (w_shape[1], w_shape[2]), stride, padding, dilation, fit)
-    y_size = x_shape[0] * p * q * w_shape[0]
-    volumes = math.prod(x_shape) + math.prod(w_shape) + y_size
-    return Work(2.0 * y_size * math.prod(w_shape[1:]), float(volumes * itemsize))
+    x_size, w_size, y_size = (math.prod(shape) for shape in (problem.x_shape, problem.w_shape, problem.y_shape))
+    return Work(2.0 * y_size * math.prod(problem.w_shape[1:]), float((x_size + w_size + y_size) * itemsize))
 
 
 # --- a net's layers ----------------------------------------------------------------------------

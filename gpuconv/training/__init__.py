@@ -4,10 +4,9 @@ from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.callbacks import Callback, EarlyStopping
 from gpuconv.training.evaluate import Evaluation, evaluate
 from gpuconv.training.feeding import DataError
-from gpuconv.training.groups import Groups
 from gpuconv.training.loading import load, load_weights
 from gpuconv.training.loss_scale import LossScale
-from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
+from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Groups, Muon, Optimizer, RMSprop
 from gpuconv.training.replay import UncapturedWarning
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule

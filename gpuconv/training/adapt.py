@@ -13,7 +13,8 @@ import numpy as np
 from gpuconv import backends
 from gpuconv.notices import notice
 from gpuconv.training import optimizers
-from gpuconv.training.optimizers import Arrays, Optimizer
+from gpuconv.training.optimizers import Optimizer
+from gpuconv.training.optimizers.base import Arrays
 
 _OWN = "own"  # what the names of a wrapped optimizer's state begin with
 

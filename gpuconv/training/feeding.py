@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, given
 from gpuconv.data.samples import Samples
 from gpuconv.data.stream import StreamLoader
 from gpuconv.layers import BatchNorm, Input, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
-from gpuconv.shapes import integer
 
 
 class DataError(ValueError):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, ops
-from gpuconv.shapes import integer, number
+from gpuconv.arguments import integer, number
 
 Array = Any
 

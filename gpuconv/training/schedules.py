@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from gpuconv.arguments import number
 from gpuconv.names import lookup
-from gpuconv.shapes import number
 from gpuconv.training import spec
 
 

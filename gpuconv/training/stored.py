@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import losses
+from gpuconv import algorithms, losses
 from gpuconv.checkpoint import Checkpoint, CheckpointError, load, shown
 from gpuconv.dtypes import is_float
 from gpuconv.layers.registry import layer_class, name_of
 from gpuconv.layers.saving import NOTES
 from gpuconv.training import schedules
-from gpuconv.training.groups import Groups
-from gpuconv.training.optimizers import OPTIMIZERS
+from gpuconv.training.optimizers import OPTIMIZERS, Groups
 
 Record = dict[str, Any]
 Schema = Any
@@ -141,13 +140,16 @@ def _record(record: Record, held_out: list[str], name: str) -> bool:
 
 
 def complete(value: Any) -> Any:
-    """The description of layers and optimizers as this version writes it: under the names that their classes have now,
-    with the defaults of what an older version did not store."""
+    """The description of layers and optimizers as this version writes it: under the names that their classes and
+    algorithms have now, with the defaults of what an older version did not store."""
     if isinstance(value, list):
         return [complete(entry) for entry in value]
     if not isinstance(value, dict):
         return value
     found = {key: complete(entry) for key, entry in value.items()}
+    if "algo" in found:
+        with contextlib.suppress(ValueError, TypeError):
+            found["algo"] = algorithms.listed(found["algo"])
     if layer := _layer(value.get("layer")):
         return _defaults(layer) | found | {"layer": name_of(layer)}
     if optimizer := (OPTIMIZERS | {Groups.name: Groups}).get(str(value.get("optimizer"))):

@@ -13,13 +13,13 @@ import numpy as np
 
 from gpuconv import backends, losses, profiling
 from gpuconv import checkpoint as checkpoints
+from gpuconv.arguments import integer, seed_value
 from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.console import say
 from gpuconv.data import Normalization
 from gpuconv.dtypes import as_precision
 from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
-from gpuconv.shapes import integer, seed_value
 from gpuconv.training import adapt, feeding, schedules, stored
 from gpuconv.training import callbacks as watching
 from gpuconv.training.clock import AHEAD, Clock

@@ -6,18 +6,18 @@ filters, dilation, groups. real: the nets' own shapes at small batches. random: 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from gpuconv import algorithms, shapes
-from gpuconv.cases import ODD, REAL, TINY, ConvCase
+from gpuconv import problems
 from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.problems import Conv2dProblem, Pool2dProblem
+from gpuconv.verify.convolutions import ODD, REAL, TINY, conv
 
-FIRST = "first-256x64"  # serves first layers in every arithmetic but float64
+FEW_CHANNELS = "few_channels-256x64"  # serves few channels in every arithmetic but float64
 TIERS = ("tiny", "odd", "real", "random")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -55,41 +55,33 @@ def normal(rng: np.random.Generator, shape: Any, dtype: Any) -> np.ndarray:
 # --- convolutions ------------------------------------------------------------------------------
 
 
-def _random_convolution(rng: np.random.Generator) -> ConvCase:
+def _random_convolution(rng: np.random.Generator) -> Conv2dProblem:
     def pair(low: int, high: int) -> tuple[int, int]:
         return int(rng.integers(low, high)), int(rng.integers(low, high))
 
     groups, kernel, dilation = int(rng.choice([1, 1, 1, 2, 3])), pair(1, 5), pair(1, 4)
     h, w = (d * (k - 1) + 1 + int(rng.integers(0, 8)) for d, k in zip(dilation, kernel))
     n, c, k = (int(rng.integers(1, high)) for high in (4, 9, 9))
-    return ConvCase(
-        n,
-        h,
-        w,
-        groups * c,
-        groups * k,
-        kernel,
-        pair(1, 4),
-        (pair(0, 3), pair(0, 3)),
-        dilation,
-        groups,
-        str(rng.choice(["floor", "cover"])),
-    )
+    stride, padding = pair(1, 4), (pair(0, 3), pair(0, 3))
+    return conv(
+        n, h, w, groups * c, groups * k, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        fit=str(rng.choice(["floor", "cover"])),
+    )  # fmt: skip
 
 
 def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     tiers = {"tiny": TINY, "odd": ODD, "real": REAL, "random": [_random_convolution(rng) for _ in range(count)]}
-    activations = [None, *shapes.ACTIVATIONS]
+    activations = [None, *problems.ACTIVATIONS]
     for tier, listed in tiers.items():
         for index, problem in enumerate(listed):
             bias, activation = index % 2 == 0, activations[index % len(activations)]
             yield Case("conv2d", tier, str(problem), _fprop(problem, bias, activation))
             yield Case("conv2d_dgrad", tier, str(problem), _dgrad(problem))
             yield Case("conv2d_wgrad", tier, str(problem), _wgrad(problem))
-            if problem.y_shape[0] * problem.y_shape[1] * problem.y_shape[2] > 1:
+            if problem.n * problem.p * problem.q > 1:
                 name = f"{problem} norm {activation}"
                 yield Case("conv2d_batch_norm", tier, name, _conv_norm(problem, bias, activation))
-            pool = 2 if min(problem.y_shape[1:3]) > 1 and index % 3 else 1
+            pool = 2 if min(problem.p, problem.q) > 1 and index % 3 else 1
             name = f"{problem} relu{' pool' if pool == 2 else ''}"
             yield Case("conv2d_relu", tier, name, _relu(problem, bias, pool))
             yield Case("conv2d_dgrad", tier, name, _under_mask(problem, pool, _dgrad(problem)))
@@ -104,29 +96,29 @@ def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("conv2d_dgrad", tier, name, _dgrad(problem, tf32=True), ("float32",))
                 yield Case("conv2d_wgrad", tier, name, _wgrad(problem, tf32=True), ("float32",))
                 yield Case("conv2d_backward", tier, name, _backward(problem, tf32=True), ("float32",))
-            yield from _first_layer_cases(tier, index, problem, bias, activation)
+            yield from _few_channels_cases(tier, index, problem, bias, activation)
 
 
-def _first_layer_cases(
-    tier: str, index: int, problem: ConvCase, bias: bool, activation: str | None
+def _few_channels_cases(
+    tier: str, index: int, problem: Conv2dProblem, bias: bool, activation: str | None
 ) -> Iterator[Case]:
-    """The algorithm of first layers, where it serves; "auto" takes it for large ones."""
-    if problem.groups > 1 or problem.c > algorithms.MOST_CHANNELS or problem.kernel_size == (1, 1):
+    """The algorithm for few channels, where it serves; "auto" takes it for large problems."""
+    if not problem.few_channels:
         return
     made = {
-        "conv2d": _fprop(problem, bias, activation, algo=FIRST),
-        "conv2d_relu": _relu(problem, bias, 2 if min(problem.y_shape[1:3]) > 1 and index % 2 else 1, algo=FIRST),
+        "conv2d": _fprop(problem, bias, activation, algo=FEW_CHANNELS),
+        "conv2d_relu": _relu(problem, bias, 2 if min(problem.p, problem.q) > 1 and index % 2 else 1, algo=FEW_CHANNELS),
     }
-    if index % 3 == 0 and math.prod(problem.y_shape[:3]) > 1:
-        made["conv2d_batch_norm"] = _conv_norm(problem, bias, activation, algo=FIRST)
+    if index % 3 == 0 and problem.n * problem.p * problem.q > 1:
+        made["conv2d_batch_norm"] = _conv_norm(problem, bias, activation, algo=FEW_CHANNELS)
     for op, make in made.items():
-        yield Case(op, tier, f"{problem} first", make, ("float32", "float16", "bfloat16"))
-    tf32 = _fprop(problem, bias, activation, algo=FIRST, tf32=True)
-    yield Case("conv2d", tier, f"{problem} first tf32", tf32, ("float32",))
+        yield Case(op, tier, f"{problem} few channels", make, ("float32", "float16", "bfloat16"))
+    tf32 = _fprop(problem, bias, activation, algo=FEW_CHANNELS, tf32=True)
+    yield Case("conv2d", tier, f"{problem} few channels tf32", tf32, ("float32",))
 
 
-def _fprop(problem: ConvCase, bias: bool, activation: str | None, **more: Any) -> Make:
-    options = problem.options | {"activation": activation} | more
+def _fprop(problem: Conv2dProblem, bias: bool, activation: str | None, **more: Any) -> Make:
+    options = problem.window | {"activation": activation} | more
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         x, w = normal(rng, problem.x_shape, dtype), normal(rng, problem.w_shape, dtype)
@@ -135,23 +127,23 @@ def _fprop(problem: ConvCase, bias: bool, activation: str | None, **more: Any) -
     return make
 
 
-def _dgrad(problem: ConvCase, **more: Any) -> Make:
-    options = problem.options | {"input_shape": problem.x_shape} | more
+def _dgrad(problem: Conv2dProblem, **more: Any) -> Make:
+    options = problem.window | {"input_shape": problem.x_shape} | more
     return lambda rng, dtype: ([normal(rng, problem.y_shape, dtype), normal(rng, problem.w_shape, dtype)], options)
 
 
-def _wgrad(problem: ConvCase, **more: Any) -> Make:
-    options = problem.options | {"kernel_size": problem.kernel_size} | more
+def _wgrad(problem: Conv2dProblem, **more: Any) -> Make:
+    options = problem.window | {"kernel_size": problem.kernel_size} | more
     return lambda rng, dtype: ([normal(rng, problem.y_shape, dtype), normal(rng, problem.x_shape, dtype)], options)
 
 
-def _backward(problem: ConvCase, **more: Any) -> Make:
+def _backward(problem: Conv2dProblem, **more: Any) -> Make:
     shapes_of_all = (problem.y_shape, problem.x_shape, problem.w_shape)
-    options = problem.options | more
+    options = problem.window | more
     return lambda rng, dtype: ([normal(rng, shape, dtype) for shape in shapes_of_all], options)
 
 
-def _relu(problem: ConvCase, bias: bool, pool: int, **more: Any) -> Make:
+def _relu(problem: Conv2dProblem, bias: bool, pool: int, **more: Any) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         arrays, options = _fprop(problem, bias, None, **more)(rng, dtype)
         options.pop("activation")
@@ -160,7 +152,7 @@ def _relu(problem: ConvCase, bias: bool, pool: int, **more: Any) -> Make:
     return make
 
 
-def _conv_norm(problem: ConvCase, bias: bool, activation: str | None, **more: Any) -> Make:
+def _conv_norm(problem: Conv2dProblem, bias: bool, activation: str | None, **more: Any) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         arrays, options = _fprop(problem, bias, activation, **more)(rng, dtype)
         (_, *vectors), _ = _norm(1, problem.k, True)(rng, dtype)
@@ -169,7 +161,7 @@ def _conv_norm(problem: ConvCase, bias: bool, activation: str | None, **more: An
     return make
 
 
-def _under_mask(problem: ConvCase, pool: int, gradient: Make) -> Make:
+def _under_mask(problem: Conv2dProblem, pool: int, gradient: Make) -> Make:
     """A gradient's case with dy and mask as conv2d_relu's."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
@@ -229,20 +221,12 @@ def _pool_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("max_pool2d", tier, f"{name}, ties and specials", _with_ties(shape, options))
             yield Case("max_pool2d_backward", tier, name, _unpool(shape, options))
             yield Case("avg_pool2d", tier, name, _on_volume(shape, average))
-            yield Case(
-                "avg_pool2d_backward", tier, name, _on_volume(_pooled(shape, options), average | {"input_shape": shape})
-            )
+            backward = _on_volume(Pool2dProblem.of(shape, **options).y_shape, average | {"input_shape": shape})
+            yield Case("avg_pool2d_backward", tier, name, backward)
             if shape[0]:
                 yield Case("global_avg_pool2d", tier, name, _on_volume(shape, {}))
                 backward = _on_volume((shape[0], 1, 1, shape[3]), {"input_shape": shape})
                 yield Case("global_avg_pool2d_backward", tier, name, backward)
-
-
-def _pooled(shape: Any, options: dict[str, Any]) -> tuple[int, ...]:
-    kernel = shapes.pair("kernel_size", options["kernel_size"], 1)
-    stride = kernel if "stride" not in options else shapes.pair("stride", options["stride"], 1)
-    padding = shapes.padding_pairs(options.get("padding", 0), kernel, stride)
-    return (shape[0], *shapes.output_hw(shape[1:3], kernel, stride, padding, fit=options.get("fit", "floor")), shape[3])
 
 
 def _on_volume(shape: Any, options: dict[str, Any]) -> Make:
@@ -301,7 +285,7 @@ def _matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             if n > 1:
                 yield Case("batch_norm", tier, name, _norm(n, c, training=index % 3 != 2))
                 yield Case("batch_norm_backward", tier, name, _norm_backward(n, c, training=index % 3 != 2))
-                activation = list(shapes.ACTIVATIONS)[(index + n) % len(shapes.ACTIVATIONS)]
+                activation = list(problems.ACTIVATIONS)[(index + n) % len(problems.ACTIVATIONS)]
                 active, training = f"{name} {activation}", index % 3 != 1
                 yield Case("batch_norm", tier, active, _norm(n, c, training, activation))
                 yield Case("batch_norm_backward", tier, active, _norm_backward(n, c, training, activation))
@@ -367,7 +351,7 @@ def _elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     drawn = [tuple(int(v) for v in rng.integers(1, 12, int(rng.integers(1, 5)))) for _ in range(count)]
     for tier, listed in (_SHAPES | {"random": drawn}).items():
         for shape in listed:
-            for op in shapes.ACTIVATIONS:
+            for op in problems.ACTIVATIONS:
                 forms: list[dict[str, Any]] = [{}]
                 forms = [{"approximate": "none"}, {"approximate": "tanh"}] if op == "gelu" else forms
                 for options in forms:

@@ -10,7 +10,8 @@ import numpy as np
 
 from gpuconv import backends, ops
 from gpuconv.verify.cases import Case
-from gpuconv.verify.oracle import Expected, expect
+from gpuconv.verify.compare import compare, results
+from gpuconv.verify.oracle import expect
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,12 @@ def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
     expected = expect(case.op, [_copy(a) for a in arrays], options)
     try:
         returned = getattr(ops, case.op)(*moved, **moved_options)
-        results = _results(case.op, moved, returned)
+        found = [backends.to_numpy(array) for array in results(case.op, moved, returned).values()]
     except (RuntimeError, MemoryError) as error:
         return Outcome(case, dtype, np.inf, 0.0, np.inf, f"{type(error).__name__}: {error}")
-    outcomes = [_compare(case, dtype, wanted, result) for wanted, result in zip(expected, results, strict=True)]
-    return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.share))
+    differences = [compare(wanted, result) for wanted, result in zip(expected, found, strict=True)]
+    worst = max(differences, key=lambda difference: difference.share)
+    return Outcome(case, dtype, worst.error, worst.bound, worst.share, worst.text if worst.wrong else "")
 
 
 def move(value: Any, device: str) -> Any:
@@ -68,53 +70,9 @@ def move(value: Any, device: str) -> Any:
 
 
 def _copy(value: Any) -> Any:
-    return (
-        [_copy(v) for v in value]
-        if isinstance(value, list)
-        else value.copy()
-        if isinstance(value, np.ndarray)
-        else value
-    )
-
-
-# How many of its arrays, from the first on, an op changes.
-_CHANGED = {"add_metrics": 1, "update_loss_scale": 1, "advance_clock": 2, "advance_counter": 1}
-
-
-def _results(op: str, moved: list[Any], returned: Any) -> list[np.ndarray]:
-    """Everything the op computed, in the order of the oracle's expectations."""
-    if op.endswith("_step"):  # in place: each parameter, then its states and its master
-        params, _, *rest = moved
-        changed = [group for group in rest if isinstance(group, list)]
-        found = [a for index, param in enumerate(params) for a in (param, *(group[index] for group in changed))]
-    elif op in _CHANGED:
-        found = moved[: _CHANGED[op]] + ([] if returned is None else [returned])
-    else:
-        found = list(returned) if isinstance(returned, tuple) else [returned]
-    if op in ("batch_norm", "conv2d_batch_norm"):  # and the running statistics, in place
-        found += moved[-2:]
-    return [backends.to_numpy(a) for a in found]
-
-
-def _compare(case: Case, dtype: str, wanted: Expected, result: np.ndarray) -> Outcome:
-    value, bound = np.asarray(wanted.value, np.float64), np.asarray(wanted.bound, np.float64)
-    given = np.asarray(result).astype(np.float64)
-    if given.shape != value.shape:
-        return Outcome(case, dtype, np.inf, 0.0, np.inf, f"{wanted.name} has shape {given.shape}, not {value.shape}")
-    if not given.size:
-        return Outcome(case, dtype, 0.0, 0.0, 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        same = (given == value) | (np.isnan(given) & np.isnan(value))
-        error = np.where(same, 0.0, np.abs(given - value))
-        error = np.where(np.isnan(error), np.inf, error)
-        share = np.where(error == 0, 0.0, error / np.broadcast_to(bound, error.shape))
-    worst = np.unravel_index(np.argmax(share), share.shape)
-    limit = float(np.broadcast_to(bound, error.shape)[worst])
-    problem = ""
-    if share[worst] > 1:
-        at = tuple(int(i) for i in worst)
-        problem = f"{wanted.name}{list(at)} is {given[worst]:.9g}, expected {value[worst]:.9g} within {limit:.3g}"
-    return Outcome(case, dtype, float(error[worst]), limit, float(share[worst]), problem)
+    if isinstance(value, list):
+        return [_copy(entry) for entry in value]
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def verify(chosen: Iterable[Case], dtypes: Iterable[str], device: str, seed: int = 0) -> Iterator[Row]:

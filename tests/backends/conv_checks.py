@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from gpuconv import ops
+from gpuconv.verify.convolutions import arrays, reduction
 from tests.backends import conv_definition as definition
 from tests.tolerance import assert_within, sum_bound
 
@@ -12,36 +13,36 @@ from tests.tolerance import assert_within, sum_bound
 def directions(case, x, w, bias, dy):
     """What the ops give for each direction."""
     return {
-        "fprop": ops.conv2d(x, w, bias, **case.options),
-        "dgrad": ops.conv2d_dgrad(dy, w, input_shape=case.x_shape, **case.options),
-        "wgrad": ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, **case.options),
+        "fprop": ops.conv2d(x, w, bias, **case.window),
+        "dgrad": ops.conv2d_dgrad(dy, w, input_shape=case.x_shape, **case.window),
+        "wgrad": ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, **case.window),
     }
 
 
 def both_ways(case, x, w, bias, dy):
     """What one call gives for both gradients."""
-    dx, dw = ops.conv2d_backward(dy, x, w, **case.options)
+    dx, dw = ops.conv2d_backward(dy, x, w, **case.window)
     return {"dgrad": dx, "wgrad": dw}
 
 
 @functools.cache
 def defined(case, dtype):
     """Each direction by the definition in float64, and the same of the magnitudes."""
-    arrays = [a.astype(np.float64) for a in case.arrays(dtype)]
+    given = [a.astype(np.float64) for a in arrays(case, dtype)]
     return [
         {
             "fprop": definition.fprop(case, x, w, bias),
             "dgrad": definition.dgrad(case, dy, w),
             "wgrad": definition.wgrad(case, dy, x),
         }
-        for x, w, bias, dy in (arrays, map(abs, arrays))
+        for x, w, bias, dy in (given, map(abs, given))
     ]
 
 
 def check_by_definition(case, dtype=np.float64):
-    arrays = case.arrays(dtype)
+    given = arrays(case, dtype)
     expected, magnitude = defined(case, dtype)
-    for direction, actual in (*directions(case, *arrays).items(), *both_ways(case, *arrays).items()):
+    for direction, actual in (*directions(case, *given).items(), *both_ways(case, *given).items()):
         assert actual.dtype == dtype
-        bound = sum_bound(dtype, case.reduction[direction] + 1, magnitude[direction])
+        bound = sum_bound(dtype, reduction(case, direction) + 1, magnitude[direction])
         assert_within(actual, expected[direction], bound, f"{direction} of {case}")

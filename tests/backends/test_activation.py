@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 
 FORMULAS = {
     "relu": lambda x: max(x, 0.0),
+    "relu6": lambda x: min(max(x, 0.0), 6.0),
     "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "tanh": math.tanh,
@@ -100,12 +101,21 @@ def test_relu_by_hand():
     np.testing.assert_array_equal(ops.relu_backward(dy, y), [0, 0, 0, -4, 3, 0, 0])  # 0 even where dy is not finite
 
 
+def test_relu6_by_hand():
+    x = np.array([-3.0, 0.0, 2.0, 6.0, 7.0, np.inf, -np.inf, np.nan])
+    y = ops.relu6(x)
+    np.testing.assert_array_equal(y, [0, 0, 2, 6, 6, 6, 0, np.nan])
+    np.testing.assert_array_equal(ops.relu6_backward(np.full(8, 5.0), y), [0, 0, 5, 0, 0, 0, 0, 0])
+
+
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 def test_nan_and_infinity(dtype):
     x = np.array([np.nan, np.inf, -np.inf]).astype(as_dtype(dtype))
-    for name in ("relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu"):
+    for name in ("relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "gelu"):
         assert np.isnan(getattr(ops, name)(x)[0].astype(np.float64)), name
-    limits_of = {"relu": (np.inf, 0), "leaky_relu": (np.inf, -np.inf), "sigmoid": (1, 0), "tanh": (1, -1)}
+    limits_of = {
+        "relu": (np.inf, 0), "relu6": (6, 0), "leaky_relu": (np.inf, -np.inf), "sigmoid": (1, 0), "tanh": (1, -1)
+    }
     for name, limits in limits_of.items():
         np.testing.assert_array_equal(getattr(ops, name)(x).astype(np.float64)[1:], limits, err_msg=name)
     assert np.isnan(ops.relu_backward(x, np.ones_like(x)).astype(np.float64)[0])

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 
 from gpuconv import ops
-from gpuconv.cases import ODD, TINY, ConvCase, random_conv_cases
 from gpuconv.dtypes import as_dtype
+from gpuconv.verify.convolutions import ODD, TINY, arrays, conv, random_convolutions
 from tests.backends.conv_checks import both_ways, check_by_definition, directions
 from tests.gradients import numerical_gradient
 from tests.tolerance import assert_within, sum_bound
@@ -113,18 +113,18 @@ def test_the_definition(case):
 
 
 @settings(max_examples=60, deadline=None)
-@example(ConvCase(0, 1, 4, 1, 1, (1, 1), stride=(1, 2), dilation=(1, 3)))  # no image, a phase without a tap
-@given(random_conv_cases())
+@example(conv(0, 1, 4, 1, 1, 1, stride=(1, 2), dilation=(1, 3)))  # no image, a phase without a tap
+@given(random_convolutions())
 def test_random_shapes_agree_with_the_definition(case):
     check_by_definition(case)
 
 
 @pytest.mark.parametrize("case", [case for case in TINY + ODD if case.n * case.h * case.w * case.c < 500], ids=str)
 def test_numerical_gradients(case):
-    x, w, bias, dy = case.arrays()
+    x, w, bias, dy = arrays(case)
 
     def forward():
-        return ops.conv2d(x, w, bias, **case.options)
+        return ops.conv2d(x, w, bias, **case.window)
 
     analytic = directions(case, x, w, bias, dy)
     np.testing.assert_allclose(analytic["dgrad"], numerical_gradient(forward, x, dy, 1e-2), rtol=1e-9, atol=1e-10)
@@ -134,7 +134,7 @@ def test_numerical_gradients(case):
 
 def test_scipy_agrees():
     signal = pytest.importorskip("scipy.signal")
-    x, w, bias, _ = ConvCase(2, 11, 7, 3, 5, (3, 2)).arrays()
+    x, w, bias, _ = arrays(conv(2, 11, 7, 3, 5, (3, 2)))
     expected = np.zeros((2, 9, 6, 5))
     for n, k, c in np.ndindex(2, 5, 3):
         expected[n, :, :, k] += signal.correlate2d(x[n, :, :, c], w[k, :, :, c], mode="valid")
@@ -142,7 +142,7 @@ def test_scipy_agrees():
 
 
 def test_depthwise_is_a_dense_convolution_with_diagonal_filters():
-    x, w, bias, dy = ConvCase(2, 9, 7, 5, 5, (3, 3), groups=5).arrays()
+    x, w, bias, dy = arrays(conv(2, 9, 7, 5, 5, 3, groups=5))
     dense = np.zeros((5, 3, 3, 5))
     dense[range(5), :, :, range(5)] = w[..., 0]
     np.testing.assert_allclose(ops.conv2d(x, w, bias, groups=5), ops.conv2d(x, dense, bias), rtol=1e-12, atol=1e-12)
@@ -181,15 +181,15 @@ def test_a_value_too_large_for_a_half_becomes_infinite():
 
 # --- arrays of every kind ----------------------------------------------------------------------------
 
-SMALL = ConvCase(2, 6, 8, 3, 4, (3, 3), stride=(2, 1), padding=((1, 0), (2, 1)))
+SMALL = conv(2, 6, 8, 3, 4, 3, stride=(2, 1), padding=((1, 0), (2, 1)))
 
 
 def test_non_contiguous_inputs():
-    arrays = SMALL.arrays()
-    expected = directions(SMALL, *arrays)
-    strided = [np.repeat(np.flip(a, -1), 2, axis=0)[::2, ..., ::-1] for a in arrays[:2] + arrays[3:]]
+    given = arrays(SMALL)
+    expected = directions(SMALL, *given)
+    strided = [np.repeat(np.flip(a, -1), 2, axis=0)[::2, ..., ::-1] for a in given[:2] + given[3:]]
     assert not any(a.flags.c_contiguous for a in strided)
-    given = strided[0], strided[1], arrays[2], strided[2]
+    given = strided[0], strided[1], given[2], strided[2]
     for direction, actual in (*directions(SMALL, *given).items(), *both_ways(SMALL, *given).items()):
         np.testing.assert_allclose(actual, expected[direction], rtol=1e-12, atol=1e-12)
 
@@ -197,20 +197,20 @@ def test_non_contiguous_inputs():
 @pytest.mark.parametrize("name", ["float64", "float16"])
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_out_receives_the_result_and_is_returned(name, contiguous):
-    x, w, bias, dy = SMALL.arrays(name)
+    x, w, bias, dy = arrays(SMALL, name)
     results = directions(SMALL, x, w, bias, dy)
     results["bias"] = ops.bias_grad(dy)
     calls = {
-        "fprop": lambda out: ops.conv2d(x, w, bias, **SMALL.options, out=out),
-        "dgrad": lambda out: ops.conv2d_dgrad(dy, w, input_shape=x.shape, **SMALL.options, out=out),
-        "wgrad": lambda out: ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.options, out=out),
+        "fprop": lambda out: ops.conv2d(x, w, bias, **SMALL.window, out=out),
+        "dgrad": lambda out: ops.conv2d_dgrad(dy, w, input_shape=x.shape, **SMALL.window, out=out),
+        "wgrad": lambda out: ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.window, out=out),
         "bias": lambda out: ops.bias_grad(dy, out=out),
     }
-    made = ops.conv2d_backward(dy, x, w, **SMALL.options)
+    made = ops.conv2d_backward(dy, x, w, **SMALL.window)
     results |= {"dx": made[0], "dw": made[1]}
     calls |= {
-        "dx": lambda out: ops.conv2d_backward(dy, x, w, **SMALL.options, out=out)[0],
-        "dw": lambda out: ops.conv2d_backward(dy, x, w, **SMALL.options, dw=out)[1],
+        "dx": lambda out: ops.conv2d_backward(dy, x, w, **SMALL.window, out=out)[0],
+        "dw": lambda out: ops.conv2d_backward(dy, x, w, **SMALL.window, dw=out)[1],
     }
     for direction, call in calls.items():
         expected = results[direction]
@@ -222,19 +222,19 @@ def test_out_receives_the_result_and_is_returned(name, contiguous):
 
 @pytest.mark.parametrize("name", ["float64", "float32", "float16"])
 def test_accumulate_adds_to_out(name):
-    x, w, _, dy = SMALL.arrays(name)
+    x, w, _, dy = arrays(SMALL, name)
     held = np.ones(w.shape, name), np.ones(w.shape[0], name)
-    dw = ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.options, out=held[0], accumulate=True)
+    dw = ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.window, out=held[0], accumulate=True)
     db = ops.bias_grad(dy, out=held[1], accumulate=True)
     assert dw is held[0]
     assert db is held[1]
     bound = 4 * sum_bound(name, 1, np.abs(dw.astype(np.float64)) + 1)
-    assert_within(dw, 1 + ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.options).astype(np.float64), bound)
+    assert_within(dw, 1 + ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.window).astype(np.float64), bound)
     assert_within(db, 1 + ops.bias_grad(dy).astype(np.float64), bound[:, 0, 0, 0])
 
 
 def test_out_may_be_an_input():
-    x, w, bias, _ = ConvCase(3, 5, 5, 4, 4, (3, 3)).arrays()
+    x, w, bias, _ = arrays(conv(3, 5, 5, 4, 4, 3))
     expected = ops.conv2d(x, w, bias, padding=1)
     assert ops.conv2d(x, w, bias, padding=1, out=x) is x
     np.testing.assert_array_equal(x, expected)
@@ -253,7 +253,7 @@ def test_out_may_be_an_input():
 
 
 def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients():
-    x, w, bias, dy = ConvCase(0, 5, 7, 3, 2, (3, 3)).arrays()
+    x, w, bias, dy = arrays(conv(0, 5, 7, 3, 2, 3))
     assert ops.conv2d(x, w, bias).shape == (0, 3, 5, 2)
     assert ops.conv2d_dgrad(dy, w, input_shape=x.shape).shape == x.shape
     np.testing.assert_array_equal(ops.conv2d_wgrad(dy, x, kernel_size=3), np.zeros(w.shape))
@@ -263,7 +263,7 @@ def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients():
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value):
-    x, w, _, _ = ConvCase(1, 8, 8, 2, 3, (3, 3)).arrays()
+    x, w, _, _ = arrays(conv(1, 8, 8, 2, 3, 3))
     x[0, 4, 4, 1] = value
     finite = np.isfinite(ops.conv2d(x, w, padding=1))
     reads = np.zeros((1, 8, 8, 3), bool)
@@ -276,7 +276,7 @@ def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value)
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("padding", [0, 1])
 def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, padding):
-    x, w, _, _ = ConvCase(1, 8, 8, 2, 3, (3, 3)).arrays()
+    x, w, _, _ = arrays(conv(1, 8, 8, 2, 3, 3))
     x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
     _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
     reads = np.zeros(w.shape, bool)
@@ -286,7 +286,7 @@ def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, pa
 
 @pytest.mark.parametrize("k", [3, 64])
 def test_gradients_that_are_not_finite_are_results_and_no_warnings(k):
-    x, w, _, dy = ConvCase(2, 8, 8, 3, k, (3, 3), padding=((1, 1), (1, 1))).arrays(np.float32)
+    x, w, _, dy = arrays(conv(2, 8, 8, 3, k, 3, padding=1), np.float32)
     dy[0, 0, 0, 0], dy[1, 7, 7, 0], dy[..., 1] = np.inf, -np.inf, 3e38
     db = np.full((k,), np.inf, np.float32)
     for _ in range(2):
@@ -298,13 +298,13 @@ def test_gradients_that_are_not_finite_are_results_and_no_warnings(k):
 
 @pytest.mark.parametrize("k", [8, 12, 80])
 def test_gradients_are_contiguous(k):
-    x, w, _, dy = ConvCase(2, 8, 8, 3, k, (3, 3), padding=((1, 1), (1, 1))).arrays()
+    x, w, _, dy = arrays(conv(2, 8, 8, 3, k, 3, padding=1))
     for dw in (ops.conv2d_wgrad(dy, x, kernel_size=3, padding=1), *ops.conv2d_backward(dy, x, w, padding=1)):
         assert dw.flags.c_contiguous
 
 
 def test_a_bias_gradient_is_not_rounded_to_tf32():
-    x, w, _, dy = ConvCase(1, 4, 4, 4, 4, (3, 3), padding=((1, 1), (1, 1))).arrays(np.float32)
+    x, w, _, dy = arrays(conv(1, 4, 4, 4, 4, 3, padding=1), np.float32)
     db = np.empty(4, np.float32)
     ops.conv2d_backward(dy, x, w, padding=1, tf32=True, db=db)
     np.testing.assert_array_equal(db, ops.bias_grad(dy))
@@ -324,9 +324,9 @@ def test_no_channels_and_no_filters():
 
 
 def test_the_same_inputs_give_the_same_bits():
-    case = ConvCase(5, 16, 16, 16, 24, (3, 3), padding=((1, 1), (1, 1)))
-    arrays = case.arrays(np.float32)
-    first, second = directions(case, *arrays), directions(case, *arrays)
+    case = conv(5, 16, 16, 16, 24, 3, padding=1)
+    given = arrays(case, np.float32)
+    first, second = directions(case, *given), directions(case, *given)
     for direction in first:
         assert first[direction].tobytes() == second[direction].tobytes()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import ops
-from gpuconv.cases import ODD, REAL, TINY
+from gpuconv.verify.convolutions import ODD, REAL, TINY, arrays, reduction
 
 torch = pytest.importorskip("torch")
 
@@ -16,7 +16,7 @@ CASES += [pytest.param(case, marks=pytest.mark.slow) for case in REAL]
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_pytorch_agrees(case):
-    x, w, bias, dy = case.arrays()
+    x, w, bias, dy = arrays(case)
     tx, tw = (torch.from_numpy(a).permute(0, 3, 1, 2).requires_grad_() for a in (x, w))
     (top, bottom), (left, right) = case.padding
     padded = torch.nn.functional.pad(tx, (left, right, top, bottom))
@@ -29,12 +29,11 @@ def test_pytorch_agrees(case):
         expected = theirs.detach().permute(0, 2, 3, 1).numpy()
         np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=1e-14 * (1 + length))
 
-    reduction = case.reduction
-    agree(ops.conv2d(x, w, bias, **case.options), ty, reduction["fprop"])
-    dx = ops.conv2d_dgrad(dy, w, input_shape=case.x_shape, **case.options)
-    agree(dx, tx.grad, reduction["dgrad"])
-    dw = ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, **case.options)
-    agree(dw, tw.grad, reduction["wgrad"])
-    dx, dw = ops.conv2d_backward(dy, x, w, **case.options)
-    agree(dx, tx.grad, reduction["dgrad"])
-    agree(dw, tw.grad, reduction["wgrad"])
+    agree(ops.conv2d(x, w, bias, **case.window), ty, reduction(case, "fprop"))
+    dx = ops.conv2d_dgrad(dy, w, input_shape=case.x_shape, **case.window)
+    agree(dx, tx.grad, reduction(case, "dgrad"))
+    dw = ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, **case.window)
+    agree(dw, tw.grad, reduction(case, "wgrad"))
+    dx, dw = ops.conv2d_backward(dy, x, w, **case.window)
+    agree(dx, tx.grad, reduction(case, "dgrad"))
+    agree(dw, tw.grad, reduction(case, "wgrad"))

@@ -23,6 +23,7 @@ def leaf(x):
 
 ACTIVATIONS = {
     "relu": ({}, F.relu),
+    "relu6": ({}, F.relu6),
     "leaky_relu": ({"negative_slope": 0.2}, lambda x: F.leaky_relu(x, 0.2)),
     "sigmoid": ({}, torch.sigmoid),
     "tanh": ({}, torch.tanh),

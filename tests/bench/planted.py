@@ -13,7 +13,7 @@ from bench.sides import OURS, PEER, Prepared, Side
 from bench.suite import Entry
 from gpuconv.profiling.clock import CpuClock
 from gpuconv.profiling.work import Ceilings, Work
-from gpuconv.verify.oracle import Expected
+from gpuconv.verify.compare import Expected
 
 CEILINGS = Ceilings(1e10, {"float32": 1e11})
 

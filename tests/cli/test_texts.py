@@ -63,7 +63,7 @@ def test_the_list_of_kernels(capsys):
 
 # --- kernels --report, of kernels that were compiled elsewhere ----------------------------------
 
-FEW, MOST = Variant("a.cu", (("DTYPE", "0"),), shared=16), Variant("a.cu", (("DTYPE", "1"),), shared=1024)
+FEW, MOST = Variant("a.cu", (("DTYPE", "0"),), smem_bytes=16), Variant("a.cu", (("DTYPE", "1"),), smem_bytes=1024)
 LINES = [
     report.Line(FEW, "sm_80", "first", 256, Resources(32, 0, 0, 0, 512), 1.0),
     report.Line(MOST, "sm_80", "first", 128, Resources(64, 0, 0, 0, 512), 0.5),

@@ -8,7 +8,7 @@ import pytest
 
 from gpuconv import lab
 from gpuconv.backends import cpu
-from gpuconv.backends.cuda import module
+from gpuconv.backends.cuda import kernel
 from gpuconv.cli import main
 
 TINY = ["verify", "--device", "emulated", "--tier", "tiny"]
@@ -33,7 +33,7 @@ def test_a_wrong_kernel_is_told_by_its_smallest_failing_case(capsys, tmp_path):
     wrong = tmp_path / "arithmetic.cu"
     text = lab.template("scale")
     wrong.write_text(text.replace("* Real(factor)", "* Real(factor) + 1"))
-    with module.replaced({"arithmetic.cu": wrong}):
+    with kernel.replaced({"arithmetic.cu": wrong}):
         assert main([*TINY, "--op", "scale", "--op", "add", "--dtype", "float32"]) == 1
     said = capsys.readouterr().out
     told = r"^scale +float32 .* FAIL\n +smallest failing case \(tiny\): 1\n +result\[0\] is .*, expected "

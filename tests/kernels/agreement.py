@@ -10,6 +10,8 @@ import numpy as np
 from gpuconv import asarray, ops, oracle, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.dtypes import as_dtype
+from gpuconv.problems import Conv2dProblem
+from gpuconv.verify.convolutions import conv
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
@@ -17,6 +19,12 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 def random(rng: np.random.Generator, shape: Any, dtype: str) -> np.ndarray:
     """Signed numbers of a dtype, none of them special."""
     return rng.standard_normal(shape).astype(as_dtype(dtype))
+
+
+def varied(problem: Conv2dProblem, **changes: Any) -> Conv2dProblem:
+    """The convolution with other arguments of `gpuconv.verify.convolutions.conv`."""
+    sizes = dict(n=problem.n, h=problem.h, w=problem.w, c=problem.c, k=problem.k, kernel_size=problem.kernel_size)
+    return conv(**sizes | problem.window | changes)
 
 
 def wide(x: Any) -> Any:

@@ -50,8 +50,9 @@ def test_an_empty_batch(device, rng):
 
 def test_an_image_that_32_bits_cannot_count_is_refused():
     images = SimpleNamespace(shape=(1, 2**16, 2**14, 2))
+    options = dict(flip=False, shift=0, border="zero", cutout=0, seed=0, offset=0, start=0, dtype="float32", out=None)
     with pytest.raises(ValueError, match=f"at most {2**31 - 2**16 - 1} numbers, received 65536 x 16384 x 2"):
-        load_batch(images, None, None, mean=None, std=None, count=1)
+        load_batch(images, None, None, mean=None, std=None, count=1, **options)
 
 
 def test_an_index_outside_the_data_set_shows(device, rng):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,37 +9,44 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.algorithms import ALGORITHMS, Algorithm, arithmetic_of, serving
-from gpuconv.backends.cuda import conv, emulator, gemm
-from gpuconv.backends.cuda.launch import ceil_div
-from gpuconv.backends.cuda.module import load
-from gpuconv.cases import ConvCase, random_conv_cases
+from gpuconv.algorithms import ALGORITHMS, Algorithm, serving
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.convolution import expect_within_limits, packed
+from gpuconv.backends.cuda.gemm import launch, tuner
+from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, NEWEST, Plan, plan
+from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.outputs import ceil_div
+from gpuconv.backends.cuda.structs import divisor
 from gpuconv.dtypes import as_dtype
-from gpuconv.shapes import ACTIVATIONS
+from gpuconv.problems import ACTIVATIONS, Conv2dProblem
+from gpuconv.verify.convolutions import arrays as volumes
+from gpuconv.verify.convolutions import conv, random_convolutions
 from gpuconv.verify.oracle import expect
-from tests.kernels.agreement import assert_same_bits, on_device
+from tests.kernels.agreement import assert_same_bits, on_device, varied
 from tests.tolerance import assert_within
 
 DIRECTIONS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
 directions = pytest.mark.parametrize("op", DIRECTIONS)
 
 
-def problem(c: int, k: int, groups: int = 1) -> ConvCase:
+def problem(c: int, k: int, groups: int = 1) -> Conv2dProblem:
     """Several tiles and a rest in every direction and dimension, none of them whole."""
-    return ConvCase(2, 9, 11, c * groups, k * groups, (3, 2), (1, 1), ((1, 1), (0, 2)), (2, 1), groups)
+    window = dict(padding=((1, 1), (0, 2)), dilation=(2, 1), groups=groups)
+    return conv(2, 9, 11, c * groups, k * groups, (3, 2), **window)
 
 
-def arguments(op: str, case: ConvCase, dtype: str = "float32"):
+def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
     """The op's arrays and options for a case."""
-    x, w, bias, dy = case.arrays(as_dtype(dtype))
+    x, w, bias, dy = volumes(case, as_dtype(dtype))
     return {
-        "conv2d": ([x, w, bias], case.options),
-        "conv2d_dgrad": ([dy, w], case.options | dict(input_shape=case.x_shape)),
-        "conv2d_wgrad": ([dy, x], case.options | dict(kernel_size=case.kernel_size)),
+        "conv2d": ([x, w, bias], case.window),
+        "conv2d_dgrad": ([dy, w], case.window | dict(input_shape=case.x_shape)),
+        "conv2d_wgrad": ([dy, x], case.window | dict(kernel_size=case.kernel_size)),
     }[op]
 
 
-def assert_right(op: str, device: str, case: ConvCase, dtype: str = "float32", **options):
+def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float32", **options):
     """Run a direction, compare it with the oracle, return what came out."""
     arrays, given_options = arguments(op, case, dtype)
     (wanted,) = expect(op, arrays, given_options | options)
@@ -55,15 +60,16 @@ def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1):
     """Have every product take this algorithm and about as many splits, on a GPU too."""
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
-    def plan(rows, columns, depth, groups, dtype, algo, tf32, whole=False, first=0, capability=gemm.NEWEST):
-        chosen = algorithm or serving(arithmetic_of(dtype, tf32))[-1]
-        across, down = ceil_div(columns, chosen.block_n), ceil_div(rows, chosen.block_m)
+    def planned(product, algo="auto", capability=NEWEST):
+        chosen = algorithm or serving(product.arithmetic)[-1]
+        across, down = ceil_div(product.n, chosen.block_n), ceil_div(product.m, chosen.block_m)
         step = max(16, chosen.block_k)
-        per_split = ceil_div(ceil_div(depth, 1 if whole else splits), step) * step
-        tiles, splits_made = across * down * groups, ceil_div(depth, per_split)
-        return gemm.Plan(chosen, tf32, across, down, tiles, splits_made, per_split, 0.0, chosen.shared, tiles)
+        per_split = ceil_div(ceil_div(product.k, splits if product.split_k else 1), step) * step
+        tiles, split_k = across * down * product.batches, ceil_div(product.k, per_split)
+        return Plan(chosen, across, down, tiles, split_k, per_split, 0.0, chosen.smem_bytes, tiles)
 
-    monkeypatch.setattr(gemm, "plan", plan)
+    monkeypatch.setattr(tuner, "plan", planned)
+    monkeypatch.setattr(tuner, "_remembered", {})
 
 
 @directions
@@ -78,13 +84,13 @@ def test_every_tile_gives_the_same_bits(device, monkeypatch, op, channels):
 
 @directions
 def test_a_named_algorithm_is_the_one_that_runs(device, monkeypatch, op):
-    taken, launch = [], gemm.launch
+    taken, launched = [], launch.launch
 
-    def noted(kernel, plan, *rest, **more):
+    def noted(product, plan, *rest, **more):
         taken.append(plan)
-        launch(kernel, plan, *rest, **more)
+        return launched(product, plan, *rest, **more)
 
-    monkeypatch.setattr(gemm, "launch", noted)
+    monkeypatch.setattr(launch, "launch", noted)
     for algorithm in serving("float32"):
         assert_right(op, device, problem(16, 24), algo=algorithm.name)
         assert taken[-1].algorithm == algorithm
@@ -140,7 +146,7 @@ def test_thread_orders_and_repeats_give_the_same_bits(device, op):
 def test_nothing_is_read_or_written_that_must_not_be(device, monkeypatch, op, channels):
     if device != "emulated":
         pytest.skip("the emulator's checks")
-    case = ConvCase(1, 5, 6, *channels, (3, 2), (2, 1), ((1, 0), (2, 1)))
+    case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
         for splits in (1, 3):
             forced(monkeypatch, None, splits)
@@ -203,17 +209,17 @@ def test_the_output_may_be_the_input(device):
 
 
 def test_an_empty_batch(device):
-    case = ConvCase(0, 5, 7, 3, 4, (3, 3))
+    case = conv(0, 5, 7, 3, 4, (3, 3))
     for op in DIRECTIONS:
         assert_right(op, device, case)
-    x, _, _, dy = [asarray(a, device) for a in case.arrays(np.float32)]
+    x, _, _, dy = [asarray(a, device) for a in volumes(case, np.float32)]
     dw = asarray(np.ones(case.w_shape, np.float32), device)
     ops.conv2d_wgrad(dy, x, kernel_size=(3, 3), out=dw, accumulate=True)
     np.testing.assert_array_equal(to_numpy(dw), 1)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(case=random_conv_cases())
+@given(case=random_convolutions())
 def test_random_convolutions(device, case):
     for op in DIRECTIONS:
         assert_right(op, device, case)
@@ -230,36 +236,39 @@ def test_infinities_and_nan_pass(device):
 # --- plans -------------------------------------------------------------------------------------
 
 
+def planned(m, n, k, batches=1, dtype="float32"):
+    return plan(Product("conv2d_fprop", m, n, k, batches, np.dtype(dtype)))
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_plans_cover_the_product_within_the_workspace(dtype):
     rng, dtype = np.random.default_rng(0), as_dtype(dtype)
     for _ in range(300):
         rows, columns, depth = (int(2 ** rng.uniform(0, high)) for high in (22, 12, 22))
-        plan = gemm.plan(rows, columns, depth, int(rng.integers(1, 5)), dtype)
-        assert plan.down * plan.algorithm.block_m >= rows > (plan.down - 1) * plan.algorithm.block_m
-        assert plan.across * plan.algorithm.block_n >= columns > (plan.across - 1) * plan.algorithm.block_n
-        assert plan.splits * plan.depth_per_split >= depth > (plan.splits - 1) * plan.depth_per_split
-        assert plan.depth_per_split % (16 if dtype.itemsize == 2 else 8) == 0
-        partials = plan.splits * rows * columns * (8 if dtype.itemsize == 8 else 4)
-        assert plan.splits == 1 or partials <= gemm.LARGEST_WORKSPACE
+        found = planned(rows, columns, depth, int(rng.integers(1, 5)), dtype)
+        assert found.down * found.algorithm.block_m >= rows > (found.down - 1) * found.algorithm.block_m
+        assert found.across * found.algorithm.block_n >= columns > (found.across - 1) * found.algorithm.block_n
+        assert found.split_k * found.depth_per_split >= depth > (found.split_k - 1) * found.depth_per_split
+        assert found.depth_per_split % (16 if dtype.itemsize == 2 else 8) == 0
+        partials = found.split_k * rows * columns * (8 if dtype.itemsize == 8 else 4)
+        assert found.split_k == 1 or partials <= LARGEST_WORKSPACE
 
 
 def test_plans_follow_the_shape():
-    plan = functools.partial(gemm.plan, groups=1, dtype=np.dtype(np.float32))
-    vgg = plan(128 * 32 * 32, 64, 9 * 64)
-    assert (vgg.algorithm.block_m, vgg.splits) == (128, 1)  # outputs enough: large tiles, whole depths
-    filters = plan(64, 9 * 64, 128 * 32 * 32)
-    assert filters.splits > 8  # few outputs, a long depth
-    few = plan(128 * 32 * 32, 10, 9 * 10).algorithm
+    vgg = planned(128 * 32 * 32, 64, 9 * 64)
+    assert (vgg.algorithm.block_m, vgg.split_k) == (128, 1)  # outputs enough: large tiles, whole depths
+    filters = planned(64, 9 * 64, 128 * 32 * 32)
+    assert filters.split_k > 8  # few outputs, a long depth
+    few = planned(128 * 32 * 32, 10, 9 * 10).algorithm
     assert (few.block_m, few.block_n) == (64, 16)  # tiny VGG's ten filters: no tile of 32 columns
-    tile = plan(1, 1, 1).algorithm
+    tile = planned(1, 1, 1).algorithm
     assert tile.block_m * tile.block_n == min(a.block_m * a.block_n for a in serving("float32"))
 
 
 def test_division_by_multiplication():
     rng = np.random.default_rng(0)
     for d in [1, 2, 3, 5, 7, 2**16 - 1, 2**16, 2**16 + 1, 2**31 - 1, *map(int, rng.integers(1, 2**31, 200))]:
-        _, multiplier, shift = gemm.divisor(d)
+        _, multiplier, shift = divisor(d)
         assert multiplier < 2**32
         near = [(2**31 - 1) // d * d - 1, (2**31 - 1) // d * d, 2**31 - 1, 0, d - 1, d]
         for n in [*near, *map(int, rng.integers(0, 2**31, 50))]:
@@ -269,14 +278,9 @@ def test_division_by_multiplication():
 
 # --- addresses past 2^31 -----------------------------------------------------------------------
 
-LARGE = ConvCase(700, 1400, 2000, 6, 9, (3, 4), (2, 3), ((1, 2), (3, 0)), (3, 2))  # 11.8e9 elements in, 2.9e9 out
-MANY_FILTERS = ConvCase(1, 9, 9, 70_000, 40_000, (1, 3))  # 8.4e9 weights
-
-
-def geometry(case):
-    return conv._geometry(
-        case.x_shape, case.k, case.kernel_size, case.stride, case.padding, case.dilation, case.groups, case.fit
-    )
+# 11.8e9 elements in, 2.9e9 out
+LARGE = conv(700, 1400, 2000, 6, 9, (3, 4), stride=(2, 3), padding=((1, 2), (3, 0)), dilation=(3, 2))
+MANY_FILTERS = conv(1, 9, 9, 70_000, 40_000, (1, 3))  # 8.4e9 weights
 
 
 def addresses(kernel):
@@ -288,11 +292,10 @@ def offsets(device, kernel, case, lines, columns, *phase):
     """What a matrix of conv2d.cuh finds at each (line, column): offsets from the tensor's beginning.
 
     phase: its row and column, for the matrices of dgrad."""
-    struct, _ = geometry(case)
     run = addresses(kernel)
     found, tensor = asarray(np.zeros(len(lines), np.int64), device), asarray(np.zeros(1, np.float32), device)
     asked = [asarray(i.astype(np.int32), device) for i in (lines, columns)]
-    run(1, 64, found, tensor, *asked, len(lines), struct, *phase)
+    run(1, 64, found, tensor, *asked, len(lines), packed(case, 1), *phase)
     return to_numpy(found)
 
 
@@ -346,8 +349,8 @@ def tap_of(index, rs, ss, filters):
 
 # Two taps of three and none of them for every other row; dilations that share a factor with the stride, or have none.
 PHASED = [
-    LARGE, replace(LARGE, stride=(2, 2), dilation=(2, 1)),
-    replace(LARGE, k=27, stride=(4, 3), dilation=(2, 3)), replace(LARGE, stride=(1, 5), dilation=(1, 1)),
+    LARGE, varied(LARGE, stride=(2, 2), dilation=(2, 1)),
+    varied(LARGE, k=27, stride=(4, 3), dilation=(2, 3)), varied(LARGE, stride=(1, 5), dilation=(1, 1)),
 ]  # fmt: skip
 
 
@@ -373,7 +376,7 @@ def test_gradient_addresses(device, rng, case):
 
 @pytest.mark.parametrize("stride", [(1, 1), (1, 2), (3, 4)])
 def test_filter_addresses(device, rng, stride):
-    case = replace(MANY_FILTERS, stride=stride)
+    case = varied(MANY_FILTERS, stride=stride)
     r, s = case.kernel_size
     k, taps = some_of(rng, case.k), rng.permutation(some_of(rng, r * s * case.c))
     wanted = np.where((k < case.k) & (taps < r * s * case.c), k * (r * s * case.c) + taps, -1)
@@ -396,14 +399,14 @@ def test_output_addresses(device):
 @pytest.mark.parametrize(
     ("case", "what"),
     [
-        (ConvCase(2**15, 256, 256, 1, 1, (1, 1)), "input pixels"),
-        (ConvCase(1, 1, 1, 2**30, 1, (1, 2), padding=((0, 0), (0, 1))), "filter taps"),
-        (ConvCase(1, 1, 1, 1, 1, (1, 1), padding=((2**30, 0), (0, 0)), stride=(2**20, 1)), "sides"),
+        (conv(2**15, 256, 256, 1, 1, (1, 1)), "input pixels"),
+        (conv(1, 1, 1, 2**30, 1, (1, 2), padding=((0, 0), (0, 1))), "filter taps"),
+        (conv(1, 1, 1, 1, 1, (1, 1), padding=((2**30, 0), (0, 0)), stride=(2**20, 1)), "sides"),
     ],
 )
 def test_what_32_bits_cannot_count_is_refused(case, what):
     with pytest.raises(ValueError, match=what):
-        geometry(case)
+        expect_within_limits(case)
 
 
 @pytest.mark.parametrize(
@@ -411,9 +414,9 @@ def test_what_32_bits_cannot_count_is_refused(case, what):
 )
 def test_backward_reads_what_it_also_writes(device, places):
     """dx, dw or db in the place of an input, of which each is read as it was."""
-    case = ConvCase(2, 9, 11, 8, 8, (3, 3), (1, 1), ((1, 1), (1, 1)))
-    x, w, bias, dy = case.arrays(np.float32)
-    _, mask = ops.conv2d_relu(x, w, bias, **case.options)
+    case = conv(2, 9, 11, 8, 8, (3, 3), padding=((1, 1), (1, 1)))
+    x, w, bias, dy = volumes(case, np.float32)
+    _, mask = ops.conv2d_relu(x, w, bias, **case.window)
     arrays = dict(dy=dy, x=x, w=w, mask=mask)
     wanted = ops_apart(device, case, **arrays)
     there = {name: asarray(a.copy(), device) for name, a in arrays.items()}
@@ -421,25 +424,25 @@ def test_backward_reads_what_it_also_writes(device, places):
     for name, place in places.items():
         bytes_there = there[place].reshape(-1).view(np.uint8)[: wanted[name].nbytes]
         outs[name] = bytes_there.view(np.float32).reshape(wanted[name].shape)
-    dx, dw = ops.conv2d_backward(there["dy"], there["x"], there["w"], mask=there["mask"], **outs, **case.options)
+    dx, dw = ops.conv2d_backward(there["dy"], there["x"], there["w"], mask=there["mask"], **outs, **case.window)
     for name, array in (outs | {"out": dx, "dw": dw}).items():
         np.testing.assert_array_equal(to_numpy(array), wanted[name], err_msg=name)
 
 
-def ops_apart(device, case: ConvCase, dy, x, w, mask):
+def ops_apart(device, case: Conv2dProblem, dy, x, w, mask):
     """The gradients one by one: out is dx."""
     dy, x, w, mask = (asarray(a, device) for a in (dy, x, w, mask))
     db = asarray(np.zeros(case.k, np.float32), device)
-    dw = ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, mask=mask, db=db, **case.options)
-    dx = ops.conv2d_dgrad(dy, w, input_shape=x.shape, mask=mask, **case.options)
+    dw = ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, mask=mask, db=db, **case.window)
+    dx = ops.conv2d_dgrad(dy, w, input_shape=x.shape, mask=mask, **case.window)
     return {"out": to_numpy(dx), "dw": to_numpy(dw), "db": to_numpy(db)}
 
 
 def test_backward_accumulates(device):
-    case = ConvCase(2, 9, 11, 8, 8, (3, 3), (1, 1), ((1, 1), (1, 1)))
-    x, w, _, dy = case.arrays(np.float32)
+    case = conv(2, 9, 11, 8, 8, (3, 3), padding=((1, 1), (1, 1)))
+    x, w, _, dy = volumes(case, np.float32)
     dw, db = (asarray(np.ones(shape, np.float32), device) for shape in (w.shape, case.k))
-    ops.conv2d_backward(*(asarray(a, device) for a in (dy, x, w)), dw=dw, db=db, accumulate=True, **case.options)
-    _, wanted = expect("conv2d_backward", [dy, x, w], case.options)
+    ops.conv2d_backward(*(asarray(a, device) for a in (dy, x, w)), dw=dw, db=db, accumulate=True, **case.window)
+    _, wanted = expect("conv2d_backward", [dy, x, w], case.window)
     assert_within(to_numpy(dw), 1 + wanted.value, wanted.bound + 1e-6)
     np.testing.assert_allclose(to_numpy(db), 1 + dy.astype(np.float64).sum((0, 1, 2)), rtol=1e-5, atol=1e-4)

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import depthwise, emulator
-from gpuconv.cases import ConvCase
 from gpuconv.dtypes import as_dtype
+from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling.launches import recorded
+from gpuconv.verify.convolutions import arrays as volumes
+from gpuconv.verify.convolutions import conv
 from gpuconv.verify.oracle import expect
-from tests.kernels.agreement import assert_same_bits, on_device
+from tests.kernels.agreement import assert_same_bits, on_device, varied
 from tests.tolerance import assert_within
 
 DIRECTIONS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
 directions = pytest.mark.parametrize("op", DIRECTIONS)
-SQUARE = ConvCase(2, 11, 10, 16, 16, (3, 3), padding=((1, 1), (1, 1)), groups=16)
-UNEVEN = ConvCase(2, 9, 13, 24, 24, (4, 3), (3, 2), ((2, 1), (0, 3)), (2, 3), 24)
+SQUARE = conv(2, 11, 10, 16, 16, (3, 3), padding=((1, 1), (1, 1)), groups=16)
+UNEVEN = conv(2, 9, 13, 24, 24, (4, 3), stride=(3, 2), padding=((2, 1), (0, 3)), dilation=(2, 3), groups=24)
 CASES = {
     "packs": SQUARE,
     "strided": UNEVEN,
-    "common factor": replace(UNEVEN, stride=(2, 4), dilation=(2, 2)),
-    "single numbers": replace(UNEVEN, c=7, k=7, groups=7),
-    "three filters a channel": replace(UNEVEN, c=8, k=24, groups=8),
-    "more taps than threads": ConvCase(1, 19, 21, 32, 32, (17, 16), padding=((8, 8), (8, 8)), groups=32),
-    "wide rows": ConvCase(1, 3, 70, 64, 64, (1, 5), groups=64),
-    "cut windows": replace(UNEVEN, fit="cover"),
+    "common factor": varied(UNEVEN, stride=(2, 4), dilation=(2, 2)),
+    "single numbers": varied(UNEVEN, c=7, k=7, groups=7),
+    "three filters a channel": varied(UNEVEN, c=8, k=24, groups=8),
+    "more taps than threads": conv(1, 19, 21, 32, 32, (17, 16), padding=((8, 8), (8, 8)), groups=32),
+    "wide rows": conv(1, 3, 70, 64, 64, (1, 5), groups=64),
+    "cut windows": varied(UNEVEN, fit="cover"),
 }
 
 
-def arguments(op: str, case: ConvCase, dtype: str = "float32"):
-    x, w, bias, dy = case.arrays(as_dtype(dtype))
+def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
+    x, w, bias, dy = volumes(case, as_dtype(dtype))
     return {
-        "conv2d": ([x, w, bias], case.options | dict(activation="silu")),
-        "conv2d_dgrad": ([dy, w], case.options | dict(input_shape=case.x_shape)),
-        "conv2d_wgrad": ([dy, x], case.options | dict(kernel_size=case.kernel_size)),
+        "conv2d": ([x, w, bias], case.window | dict(activation="silu")),
+        "conv2d_dgrad": ([dy, w], case.window | dict(input_shape=case.x_shape)),
+        "conv2d_wgrad": ([dy, x], case.window | dict(kernel_size=case.kernel_size)),
     }[op]
 
 
-def assert_right(op: str, device: str, case: ConvCase, dtype: str = "float32", **more):
+def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float32", **more):
     arrays, options = arguments(op, case, dtype)
     (wanted,) = expect(op, arrays, options | more)
     with recorded() as launches:
@@ -101,7 +101,7 @@ def test_a_filter_s_gradient_accumulates_over_splits(device, monkeypatch):
 
 @directions
 def test_an_empty_batch(device, op):
-    arrays, options = arguments(op, replace(SQUARE, n=0))
+    arrays, options = arguments(op, varied(SQUARE, n=0))
     result = on_device(op, device, *arrays, **options)
     assert result.size == 0 or not result.any()
 

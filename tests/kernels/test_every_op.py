@@ -1,4 +1,4 @@
-"""Every op of the contract on every device, against the oracle, over the named case tiers."""
+"""Every op on every device, against the oracle, over the named case tiers."""
 
 from __future__ import annotations
 

@@ -8,10 +8,11 @@ import pytest
 from gpuconv import asarray, ops, to_numpy, verify
 from gpuconv.algorithms import serving
 from gpuconv.backends.cuda import emulator
-from gpuconv.cases import ConvCase
 from gpuconv.dtypes import as_dtype
+from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
-from gpuconv.shapes import mask_shape
+from gpuconv.verify.convolutions import arrays as volumes
+from gpuconv.verify.convolutions import conv
 from tests.kernels.agreement import FLOATS, assert_same_bits, on_device
 from tests.kernels.test_conv_kernels import forced, problem
 from tests.tolerance import assert_within, sum_bound
@@ -20,19 +21,19 @@ pools = pytest.mark.parametrize("pool", [1, 2])
 channels = pytest.mark.parametrize("channels", [(16, 72), (5, 67), (4, 6, 3)], ids=["vectors", "single", "groups"])
 
 
-def one_by_one(case: ConvCase, x, w, bias, dy, pool: int):
+def one_by_one(case: Conv2dProblem, x, w, bias, dy, pool: int):
     """conv2d, relu and max_pool2d, and back: y, and the gradient to the convolution's output."""
-    conv = ops.conv2d(x, w, bias, activation="relu", **case.options)
+    made = ops.conv2d(x, w, bias, activation="relu", **case.window)
     if pool == 1:
-        return conv, ops.relu_backward(dy, conv)
-    y, argmax = ops.max_pool2d(conv, kernel_size=2)
-    gradient = ops.max_pool2d_backward(dy, argmax, input_shape=conv.shape, kernel_size=2)
-    return y, ops.relu_backward(gradient, conv)
+        return made, ops.relu_backward(dy, made)
+    y, argmax = ops.max_pool2d(made, kernel_size=2)
+    gradient = ops.max_pool2d_backward(dy, argmax, input_shape=made.shape, kernel_size=2)
+    return y, ops.relu_backward(gradient, made)
 
 
-def numbers(case: ConvCase, pool: int, dtype: str = "float32", halves: bool = False):
+def numbers(case: Conv2dProblem, pool: int, dtype: str = "float32", halves: bool = False):
     """x, w, bias and dy of y's shape. halves: few different values, so that windows hold equals."""
-    x, w, bias, _ = case.arrays(as_dtype(dtype))
+    x, w, bias, _ = volumes(case, as_dtype(dtype))
     if halves:
         x, w, bias = (np.round(a.astype(np.float32)).astype(a.dtype) for a in (x, w, bias))
     n, p, q, k = case.y_shape
@@ -40,25 +41,25 @@ def numbers(case: ConvCase, pool: int, dtype: str = "float32", halves: bool = Fa
     return x, w, bias, dy
 
 
-def assert_the_same(device, case: ConvCase, pool: int, dtype: str = "float32", halves=False, between=lambda: None):
+def assert_the_same(device, case: Conv2dProblem, pool: int, dtype: str = "float32", halves=False, between=lambda: None):
     """Fused and one by one: y and dx are the same bits, dw and db sums of the same products.
 
     between: called between forward and backward.
     """
     x, w, bias, dy = (asarray(a, device) for a in numbers(case, pool, dtype, halves))
     y, gradient = one_by_one(case, x, w, bias, dy, pool)
-    fused, mask = ops.conv2d_relu(x, w, bias, pool=pool, **case.options)
+    fused, mask = ops.conv2d_relu(x, w, bias, pool=pool, **case.window)
     np.testing.assert_array_equal(to_numpy(fused), to_numpy(y))
     between()
-    dx = ops.conv2d_dgrad(gradient, w, input_shape=x.shape, **case.options)
-    masked = case.options | dict(mask=mask, pool=pool)
+    dx = ops.conv2d_dgrad(gradient, w, input_shape=x.shape, **case.window)
+    masked = case.window | dict(mask=mask, pool=pool)
     np.testing.assert_array_equal(to_numpy(ops.conv2d_dgrad(dy, w, input_shape=x.shape, **masked)), to_numpy(dx))
 
     db = asarray(np.full(case.k, 7, as_dtype(dtype)), device)
     dw = to_numpy(ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, db=db, **masked))
     wide_x, wide_gradient = (to_numpy(a).astype(np.float64) for a in (x, gradient))
     length = gradient.size // case.k
-    window = case.options | dict(kernel_size=case.kernel_size)
+    window = case.window | dict(kernel_size=case.kernel_size)
     wanted, magnitude = (ops.conv2d_wgrad(*pair, **window) for pair in (
         (wide_gradient, wide_x), (np.abs(wide_gradient), np.abs(wide_x))
     ))  # fmt: skip
@@ -79,7 +80,7 @@ def test_every_algorithm(device, monkeypatch, channels, pool):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_equals_in_a_window(device, dtype, pool):
     for channels in ((8, 16), (3, 5)):
-        assert_the_same(device, ConvCase(2, 7, 9, *channels, (1, 1)), pool, dtype, halves=True)
+        assert_the_same(device, conv(2, 7, 9, *channels, (1, 1)), pool, dtype, halves=True)
 
 
 @pools
@@ -100,7 +101,7 @@ def test_splits_of_the_gradients(device, monkeypatch, channels, pool):
 def test_nothing_is_read_or_written_that_must_not_be(device, monkeypatch, channels, pool):
     if device != "emulated":
         pytest.skip("the emulator's checks")
-    case = ConvCase(1, 5, 6, *channels, (3, 2), (1, 1), ((1, 0), (2, 1)))
+    case = conv(1, 5, 6, *channels, (3, 2), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
         for splits in (1, 3):
             forced(monkeypatch, None)
@@ -125,9 +126,9 @@ def test_nor_on_tensor_cores(device):
 def test_thread_orders_and_repeats_give_the_same_bits(device, pool):
     for case in (problem(16, 24), problem(5, 7)):
         x, w, bias, dy = numbers(case, pool)
-        assert_same_bits("conv2d_relu", device, x, w, bias, pool=pool, **case.options)
-        mask = np.random.default_rng(3).integers(0, 256, mask_shape(dy.shape, 1, pool), np.uint8)
-        masked = case.options | dict(mask=asarray(mask, device), pool=pool)
+        assert_same_bits("conv2d_relu", device, x, w, bias, pool=pool, **case.window)
+        mask = np.random.default_rng(3).integers(0, 256, case.mask_shape(pool), np.uint8)
+        masked = case.window | dict(mask=asarray(mask, device), pool=pool)
         assert_same_bits("conv2d_dgrad", device, dy, w, input_shape=x.shape, **masked)
         assert_same_bits("conv2d_wgrad", device, dy, x, kernel_size=case.kernel_size, **masked)
 
@@ -147,7 +148,7 @@ def test_infinities_and_nan(device, pool):
 def test_views_and_an_output_that_is_an_input(device, pool):
     case = problem(8, 12)
     x, w, bias, dy = numbers(case, pool)
-    options = dict(pool=pool, **case.options)
+    options = dict(pool=pool, **case.window)
     wanted, wanted_mask = on_device("conv2d_relu", device, x, w, bias, **options)
     out = asarray(np.repeat(np.full(wanted.shape, 7, np.float32), 2, axis=-1), device)[..., ::2]
     strided = asarray(np.repeat(x, 2, axis=-1), device)[..., ::2]
@@ -169,7 +170,7 @@ def test_db_accumulates_with_dw(device, monkeypatch, splits):
     x, _, _, dy = numbers(case, 1)
     before = np.random.default_rng(1).standard_normal(case.k).astype(np.float32)
     db, dw = asarray(np.repeat(before, 2), device), asarray(np.ones(case.w_shape, np.float32), device)
-    window = case.options | dict(kernel_size=case.kernel_size)
+    window = case.window | dict(kernel_size=case.kernel_size)
     ops.conv2d_wgrad(asarray(dy, device), asarray(x, device), out=dw, db=db[::2], accumulate=True, **window)
     wide = dy.astype(np.float64)
     bound = sum_bound(np.float32, dy.size // case.k + 1, ops.bias_grad(np.abs(wide)) + np.abs(before))

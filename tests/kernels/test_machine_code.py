@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuconv.algorithms import FIRST, Algorithm, find, serving
+from gpuconv.algorithms import FEW_CHANNELS, Algorithm, find, serving
 from gpuconv.backends.cuda import compiler, machine_code, source
 from gpuconv.backends.cuda.variants import MACROS, Variant, representatives, variants
 
@@ -233,13 +233,13 @@ def test_the_main_loop_issues_few_instructions_beside_its_products(direction, ar
 
 
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
-@pytest.mark.parametrize("algorithm", FIRST, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
+@pytest.mark.parametrize("algorithm", FEW_CHANNELS, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
 def test_the_main_loop_of_a_first_layer(algorithm, arch):
     """An HMMA for 16 pixels, 8 filters, 32 bytes of depth, or an FMA each product; x is copied 16 bytes at a time."""
     arithmetic, filters = algorithm.arithmetics[0], algorithm.block_n
     wide = 8 if arithmetic == "float16" else 4
     macros = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", VECTOR_K=wide)
-    variant = Variant("conv2d_fprop_first.cu", tuple((name, str(value)) for name, value in macros.items()))
+    variant = Variant("conv2d_fprop_few_channels.cu", tuple((name, str(value)) for name, value in macros.items()))
     (function,) = disassembled(variant, arch).values()
     if arithmetic == "float32":
         assert function.any(r"FFMA\b.*") == 4 * filters // 4

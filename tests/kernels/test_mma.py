@@ -11,9 +11,9 @@ from gpuconv import asarray, to_numpy
 from gpuconv.algorithms import serving
 from gpuconv.backends.cpu.precision import round_tf32
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.module import load
-from gpuconv.cases import ConvCase
+from gpuconv.backends.cuda.kernel import load
 from gpuconv.dtypes import as_dtype
+from gpuconv.verify.convolutions import conv
 from tests.kernels.agreement import assert_same_bits
 from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right, forced, problem
 
@@ -111,14 +111,14 @@ def test_nothing_is_read_or_written_that_must_not_be(device, op, arithmetic, cha
     if device != "emulated":
         pytest.skip("the emulator's checks")
     dtype, asked = options(arithmetic)
-    case = ConvCase(1, 5, 6, *channels, (3, 2), (2, 1), ((1, 0), (2, 1)))
+    case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
         assert_right(op, device, case, dtype, algo="mma-64x64", **asked)
 
 
 @directions
 def test_an_empty_batch(device, op):
-    assert_right(op, device, ConvCase(0, 5, 7, 8, 16, (3, 3)), "bfloat16", algo="mma-64x64")
+    assert_right(op, device, conv(0, 5, 7, 8, 16, (3, 3)), "bfloat16", algo="mma-64x64")
 
 
 # --- bank conflicts ----------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_planted_bank_conflicts_are_counted(stride, conflicts):
 def test_shared_memory_without_bank_conflicts(op, arithmetic):
     """Copies into the tiles, fragments out of them, and the sums on their way to the output."""
     dtype, asked = options(arithmetic)
-    case = ConvCase(1, 8, 8, 64, 64, (1, 1))
+    case = conv(1, 8, 8, 64, 64, (1, 1))
     for algorithm in serving(arithmetic):
         if algorithm.family == "mma":
             with emulator.bank_conflicts() as of:

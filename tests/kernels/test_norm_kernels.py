@@ -5,10 +5,12 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import serving
-from gpuconv.backends.cuda import columns, emulator, norm
-from gpuconv.backends.cuda.launch import THREADS
-from gpuconv.cases import ConvCase
+from gpuconv.backends.cuda import column_reduce, emulator, norm
+from gpuconv.backends.cuda.outputs import THREADS
 from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.problems import Conv2dProblem
+from gpuconv.verify.convolutions import arrays as volumes
+from gpuconv.verify.convolutions import conv
 from gpuconv.verify.oracle import expect
 from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, wide
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, elementwise_bound, sum_bound
@@ -59,7 +61,7 @@ def elements_of(dealt, width):
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
-@pytest.mark.parametrize("most_steps", [None, columns.MAP_STEPS])
+@pytest.mark.parametrize("most_steps", [None, column_reduce.MAP_STEPS])
 @pytest.mark.parametrize(
     "shape",
     [(1, 1), (0, 5), (5, 3), (100, 12), (4099, 1), (37, 64), (9, 255), (11, 1000), (3, 5000), (7, 20480)],
@@ -68,7 +70,7 @@ def test_each_number_is_dealt_out_once_and_lanes_keep_their_column(shape, width,
     rows, channels = shape
     if np.lcm(channels, width) > THREADS * width and channels % width:
         width = 1
-    dealt = columns.deal(rows, channels, width, most_steps)
+    dealt = column_reduce.deal(rows, channels, width, most_steps)
     np.testing.assert_array_equal(np.sort(elements_of(dealt, width)), np.arange(rows * channels))
     assert int(dealt.struct["stride"]) * width % channels == 0
     assert dealt.threads <= THREADS
@@ -77,22 +79,23 @@ def test_each_number_is_dealt_out_once_and_lanes_keep_their_column(shape, width,
 
 def test_a_matrix_past_2_to_the_31_is_dealt_out_whole():
     rows, channels, width = 2**29, 24, 8
-    dealt = columns.deal(rows, channels, width, None)
+    dealt = column_reduce.deal(rows, channels, width, None)
     size, stride, chunk, _, _, step_rows = dealt.struct.tolist()
     assert size == rows * channels
     assert (dealt.chunks - 1) * chunk * step_rows < rows <= dealt.chunks * chunk * step_rows
     assert dealt.chunks <= 1024
     assert stride * width == step_rows * channels
-    spread = columns.deal(rows, channels, width, columns.MAP_STEPS)
-    assert spread.chunks * columns.MAP_STEPS * step_rows >= rows
+    spread = column_reduce.deal(rows, channels, width, column_reduce.MAP_STEPS)
+    assert spread.chunks * column_reduce.MAP_STEPS * step_rows >= rows
 
 
 @pytest.mark.parametrize(
     ("channels", "width"), [(1, 4), (3, 4), (12, 4), (255, 4), (1000, 4), (4360, 4), (257, 1), (1031, 1)]
 )
 def test_packs_are_taken_wherever_whole_packs_keep_their_columns(device, channels, width):
-    assert columns.width_of(channels, np.float32, asarray(np.zeros(64, np.float32), device)) == width
-    assert columns.width_of(channels, np.float32, asarray(np.zeros(64, np.float32), device)[1:]) == 1
+    aligned = asarray(np.zeros(64, np.float32), device)
+    assert column_reduce.width_of(channels, aligned) == width
+    assert column_reduce.width_of(channels, aligned[1:]) == 1
 
 
 # --- bias --------------------------------------------------------------------------------------
@@ -291,8 +294,8 @@ def test_batch_norm_lets_nan_show_in_its_channel_alone(device, rng):
 # --- statistics where a convolution is made ----------------------------------------------------
 
 
-def conv_norm_arrays(case: ConvCase, dtype: str):
-    x, w, bias, _ = case.arrays(as_dtype(dtype))
+def conv_norm_arrays(case: Conv2dProblem, dtype: str):
+    x, w, bias, _ = volumes(case, as_dtype(dtype))
     rng, wide_dtype = np.random.default_rng(6), accumulation_dtype(as_dtype(dtype))
     gamma, beta, mean = (rng.standard_normal(case.k).astype(wide_dtype) for _ in range(3))
     return [x, w, bias, gamma, beta, mean, rng.uniform(0.5, 2, case.k).astype(wide_dtype)]
@@ -304,39 +307,39 @@ def test_statistics_of_every_algorithm(device, monkeypatch, channels, merged):
     if merged:
         monkeypatch.setattr(norm, "_MOST_CHUNKS", 3)
         monkeypatch.setattr(norm, "_MERGED_CHUNKS", 2)
-    case = ConvCase(2, 9, 13, *channels, (3, 2), (1, 1), ((1, 1), (0, 2)))
+    case = conv(2, 9, 13, *channels, (3, 2), padding=((1, 1), (0, 2)))
     arrays = conv_norm_arrays(case, "float32")
-    wanted = expect("conv2d_batch_norm", arrays, case.options | dict(activation="silu"))
+    wanted = expect("conv2d_batch_norm", arrays, case.window | dict(activation="silu"))
     for algorithm in serving("float32"):
         moved = [asarray(a.copy(), device) for a in arrays]
-        found = ops.conv2d_batch_norm(*moved, **case.options, activation="silu", algo=algorithm.name)
+        found = ops.conv2d_batch_norm(*moved, **case.window, activation="silu", algo=algorithm.name)
         for one, result in zip(wanted, [*found, *moved[-2:]], strict=True):
             assert_within(to_numpy(result), one.value, one.bound, f"{algorithm.name} {one.name}")
 
 
 def test_statistics_do_not_cancel(device):
     """A mean a thousand times the deviation: sums of squares would lose the variance."""
-    case = ConvCase(4, 8, 8, 4, 8, (1, 1))
+    case = conv(4, 8, 8, 4, 8, (1, 1))
     arrays = conv_norm_arrays(case, "float32")
     arrays[2] = np.full(8, 5000, np.float32)
-    wanted = expect("conv2d_batch_norm", arrays, case.options)
+    wanted = expect("conv2d_batch_norm", arrays, case.window)
     moved = [asarray(a, device) for a in arrays]
-    found = ops.conv2d_batch_norm(*moved, **case.options)
+    found = ops.conv2d_batch_norm(*moved, **case.window)
     inv_std = next(one for one in wanted if one.name == "inv_std")
     np.testing.assert_allclose(to_numpy(found[3]), inv_std.value, rtol=1e-3)
 
 
 def test_statistics_have_the_same_bits_in_every_thread_order(device):
-    case = ConvCase(2, 9, 13, 4, 40, (3, 3))
-    assert_same_bits("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **case.options)
+    case = conv(2, 9, 13, 4, 40, (3, 3))
+    assert_same_bits("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **case.window)
 
 
 def test_statistics_under_the_checker(device):
     if device != "emulated":
         pytest.skip("the emulator's checks")
-    case = ConvCase(1, 5, 6, 4, 12, (3, 2))
+    case = conv(1, 5, 6, 4, 12, (3, 2))
     with emulator.configure(sanitize="checked", seed=7):
-        found = on_device("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **case.options)
-    wanted = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), case.options)
+        found = on_device("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **case.window)
+    wanted = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), case.window)
     for one, result in zip(wanted, found):
         assert_within(result, one.value, one.bound, one.name)

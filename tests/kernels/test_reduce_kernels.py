@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpuconv import backends
-from gpuconv.backends.cuda import gemm
+from gpuconv.backends.cuda.gemm.reduce import reduce_splits
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 
 # Outputs: fewer than a block takes, as many, one more; more than one block; sizes that no wide move divides.
@@ -22,7 +22,7 @@ def reduced(device, dtype, size, splits, *, more=0, bias=None, accumulate=False,
     old = rng.standard_normal(size).astype(dtype)
     out = backends.asarray(np.concatenate([np.zeros(skipped, dtype), old]), device)[skipped:]
     second = backends.asarray(np.full(more, np.nan, dtype), device) if more else None
-    gemm.reduce_splits(
+    reduce_splits(
         out, backends.asarray(partials, device), second, activation=activation, accumulate=accumulate,
         bias=None if bias is None else backends.asarray(bias.astype(dtype), device),
     )  # fmt: skip

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 from gpuconv import ops, verify
-from gpuconv.cases import ConvCase
 from gpuconv.dtypes import as_dtype
 from gpuconv.profiling.launches import recorded
+from gpuconv.verify.convolutions import arrays as volumes
+from gpuconv.verify.convolutions import conv
 from gpuconv.verify.oracle import expect
 from tests.kernels.agreement import on_device
 from tests.tolerance import assert_within
 
-ODD = ConvCase(2, 5, 7, 3, 6, (3, 2), padding=((1, 1), (0, 1)))
-DEPTHWISE = ConvCase(2, 5, 7, 4, 4, (3, 2), groups=4)
-DEEP = ConvCase(1, 5, 7, 600, 3, (1, 1))
+ODD = conv(2, 5, 7, 3, 6, (3, 2), padding=((1, 1), (0, 1)))
+DEPTHWISE = conv(2, 5, 7, 4, 4, (3, 2), groups=4)
+DEEP = conv(1, 5, 7, 600, 3, (1, 1))
 FAMILIES = {  # an op on a problem, and the kernels that are to run
     "conv2d": (ODD, "float32", {}, ["conv2d_fprop_simt"]),
-    "conv2d first": (ODD, "float32", {"algo": "first-256x64"}, ["conv2d_fprop_first"]),
+    "conv2d few channels": (ODD, "float32", {"algo": "few_channels-256x64"}, ["conv2d_fprop_few_channels"]),
     "conv2d mma": (ODD, "bfloat16", {"algo": "mma-64x64"}, ["conv2d_fprop_mma"]),
     "conv2d depthwise": (DEPTHWISE, "float32", {}, ["conv2d_fprop_depthwise"]),
     "conv2d split": (DEEP, "float32", {}, ["conv2d_fprop_simt", "gemm_reduce_splits"]),
@@ -39,7 +40,7 @@ def size(argument) -> int:
 
 def largest_tiny(op: str) -> verify.Case:
     """Of the cases that name no algorithm."""
-    cases = [case for case in verify.cases(("tiny",)) if case.op == op and not re.search("first|tf32", case.name)]
+    cases = [case for case in verify.cases(("tiny",)) if case.op == op and not re.search("first|few|tf32", case.name)]
     return max(cases, key=lambda case: size(case.arguments("float32")[0]))
 
 
@@ -54,13 +55,13 @@ def test_family(device, monkeypatch, name):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     op = name.split()[0]
     case, dtype, options, kernels = FAMILIES[name]
-    x, w, bias, dy = case.arrays(as_dtype(dtype))
+    x, w, bias, dy = volumes(case, as_dtype(dtype))
     arrays, more = {
         "conv2d": ([x, w, bias], {}),
         "conv2d_dgrad": ([dy, w], {"input_shape": case.x_shape}),
         "conv2d_wgrad": ([dy, x], {"kernel_size": case.kernel_size}),
     }[op]
-    options = case.options | options | more
+    options = case.window | options | more
     (wanted,) = expect(op, arrays, options)
     with recorded() as launches:
         assert_within(on_device(op, device, *arrays, **options), wanted.value, wanted.bound)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from gpuconv import shapes, verify
-from gpuconv.backends.cuda import launch
+from gpuconv import problems, verify
+from gpuconv.backends.cuda import outputs
 
-ELEMENTWISE = [op for name in shapes.ACTIVATIONS for op in (name, f"{name}_backward")] + ["add", "scale"]
+ELEMENTWISE = [op for name in problems.ACTIVATIONS for op in (name, f"{name}_backward")] + ["add", "scale"]
 FLAT = [
     *ELEMENTWISE,
     *("dropout", "dropout_backward", "random_uniform", "random_normal", "random_permutation"),
@@ -17,7 +17,7 @@ CASES = verify.cases(("odd", "real"))
 
 @pytest.mark.parametrize("op", FLAT)
 def test_few_blocks_do_the_work_of_many(device, op, monkeypatch):
-    monkeypatch.setattr(launch, "_MAX_BLOCKS", 2)
+    monkeypatch.setattr(outputs, "_MAX_BLOCKS", 2)
     for case in CASES:
         if case.op == op:
             outcome = verify.run_case(case, "float32" if "float32" in case.dtypes else case.dtypes[0], device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,38 +9,40 @@ import pytest
 
 from gpuconv import asarray, to_numpy
 from gpuconv.algorithms import find
-from gpuconv.backends.cuda import conv, emulator
-from gpuconv.backends.cuda.launch import ceil_div
-from gpuconv.backends.cuda.module import load
-from gpuconv.cases import ConvCase
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.convolution import fits_tap_table, packed
+from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.outputs import ceil_div
 from gpuconv.dtypes import as_dtype
+from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
+from gpuconv.verify.convolutions import conv
 from gpuconv.verify.oracle import expect
 from tests.kernels.agreement import assert_same_bits, on_device
-from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right, geometry
+from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right
 from tests.tolerance import assert_within
 
 PAD = ((1, 1), (1, 1))
-FEW = ConvCase(2, 7, 9, 8, 8, (3, 3), padding=PAD)  # four taps a tile
-TWENTY_FOUR = ConvCase(2, 9, 11, 24, 40, (3, 2), padding=((1, 1), (0, 2)), dilation=(2, 1))  # tiles in several taps
-WHOLE = ConvCase(1, 8, 8, 64, 64, (3, 3), padding=PAD)  # every tile in one tap
-STRIDED = ConvCase(2, 11, 9, 24, 16, (3, 4), (2, 3), ((2, 0), (1, 3)), (1, 2))
-ABOVE_THE_FILTER = ConvCase(1, 9, 10, 16, 8, (2, 1), (3, 2))  # phases without taps
-SQUARE_7 = ConvCase(1, 12, 13, 8, 16, (7, 7), (2, 2), ((3, 3), (3, 2)))
-LONG = ConvCase(1, 3, 40, 8, 8, (2, 29), padding=((1, 0), (14, 14)))  # as many rows and columns as a mask has bits
-ONE_BY_ONE = ConvCase(3, 5, 7, 40, 24, (1, 1))
+FEW = conv(2, 7, 9, 8, 8, (3, 3), padding=PAD)  # four taps a tile
+TWENTY_FOUR = conv(2, 9, 11, 24, 40, (3, 2), padding=((1, 1), (0, 2)), dilation=(2, 1))  # tiles in several taps
+WHOLE = conv(1, 8, 8, 64, 64, (3, 3), padding=PAD)  # every tile in one tap
+STRIDED = conv(2, 11, 9, 24, 16, (3, 4), stride=(2, 3), padding=((2, 0), (1, 3)), dilation=(1, 2))
+ABOVE_THE_FILTER = conv(1, 9, 10, 16, 8, (2, 1), stride=(3, 2))  # phases without taps
+SQUARE_7 = conv(1, 12, 13, 8, 16, 7, stride=2, padding=((3, 3), (3, 2)))
+LONG = conv(1, 3, 40, 8, 8, (2, 29), padding=((1, 0), (14, 14)))  # as many rows and columns as a mask has bits
+ONE_BY_ONE = conv(3, 5, 7, 40, 24, (1, 1))
 WALKED = [FEW, TWENTY_FOUR, WHOLE, STRIDED, ABOVE_THE_FILTER, SQUARE_7, LONG, ONE_BY_ONE]
 
 # Too many taps, too many rows and columns: every chunk is searched for.
 SEARCHED = [
-    ConvCase(1, 9, 24, 8, 8, (5, 20), padding=((2, 2), (9, 10))),
-    ConvCase(1, 10, 11, 8, 16, (9, 9), padding=((4, 4), (4, 4))),
-    ConvCase(1, 2, 40, 16, 8, (1, 31), (1, 2), ((0, 0), (15, 15))),
+    conv(1, 9, 24, 8, 8, (5, 20), padding=((2, 2), (9, 10))),
+    conv(1, 10, 11, 8, 16, (9, 9), padding=((4, 4), (4, 4))),
+    conv(1, 2, 40, 16, 8, (1, 31), stride=(1, 2), padding=((0, 0), (15, 15))),
 ]
 
 # Of 12.1e9 elements in, 3.0e9 out; and of 8.4e9 weights.
-LARGE = ConvCase(90, 1400, 2000, 48, 72, (3, 4), (2, 3), ((1, 2), (3, 0)), (3, 2))
-MANY_FILTERS = ConvCase(1, 9, 9, 70_000, 40_000, (1, 3))
+LARGE = conv(90, 1400, 2000, 48, 72, (3, 4), stride=(2, 3), padding=((1, 2), (3, 0)), dilation=(3, 2))
+MANY_FILTERS = conv(1, 9, 9, 70_000, 40_000, (1, 3))
 
 directions = pytest.mark.parametrize("op", DIRECTIONS)
 arithmetics = pytest.mark.parametrize("arithmetic", ["bfloat16", "float16", "tf32"])
@@ -51,7 +52,7 @@ def options(arithmetic: str):
     return ("float32", dict(tf32=True)) if arithmetic == "tf32" else (arithmetic, {})
 
 
-def products(case: ConvCase):
+def products(case: Conv2dProblem):
     """Each operand of each direction: the kernel of tiles.cu, which side of the tile it is, how long the side and the
     depth are, and the phase."""
     n, p, q, k = case.y_shape
@@ -82,12 +83,12 @@ def tiles(algorithm: str, arithmetic: str):
 
 
 def walked(
-    device: str, case: ConvCase, algorithm: str, arithmetic: str, rng: np.random.Generator, count: int = 3
+    device: str, case: Conv2dProblem, algorithm: str, arithmetic: str, rng: np.random.Generator, count: int = 3
 ) -> int:
     """Compare iterators and matrices on all operands of a case, from some places on, the ends among them. The furthest
     offset."""
     tile, dtype = find(algorithm, arithmetic), as_dtype(options(arithmetic)[0])
-    module, (struct, _) = tiles(algorithm, arithmetic), geometry(case)
+    module, struct = tiles(algorithm, arithmetic), packed(case, 1)
     tensor, turns, furthest = asarray(np.zeros(8, dtype), device), 5, -1
     for kernel, side, size, depth, phase in products(case):
         block = tile.block_m if side == "m" else tile.block_n
@@ -99,7 +100,7 @@ def walked(
                 shape = (turns, block * 4 // tile.threads, tile.threads)
                 found, wanted = (asarray(np.full(shape, -2, np.int64), device) for _ in range(2))
                 run = module.kernel(kernel)
-                run(1, tile.threads, found, wanted, tensor, struct, *phase, first, begin, turns, shared=tile.shared)
+                run(1, tile.threads, found, wanted, tensor, struct, *phase, first, begin, turns, shared=tile.smem_bytes)
                 inside = np.arange(turns) < ceil_div(depth - begin, tile.block_k)  # past the end nobody asks
                 found, wanted = to_numpy(found)[inside], to_numpy(wanted)[inside]
                 np.testing.assert_array_equal(found, wanted, f"{kernel} {case} phase {phase} at {first}, {begin}")
@@ -122,13 +123,15 @@ def test_iterators_of_random_convolutions(device, rng, arithmetic):
         stride, dilation = (tuple(int(i) for i in rng.integers(1, 4, 2)) for _ in range(2))
         padding = tuple(tuple(int(i) for i in rng.integers(0, 5, 2)) for _ in range(2))
         least = [(size - 1) * step + 1 for size, step in zip((r, s), dilation)]
-        case = ConvCase(n, h + least[0], w + least[1], c * 8, k * 8, (r, s), stride, padding, dilation)
+        window = dict(stride=stride, padding=padding, dilation=dilation)
+        case = conv(n, h + least[0], w + least[1], c * 8, k * 8, (r, s), **window)
         walked(device, case, "mma-64x64", arithmetic, rng, count=1)
 
 
 def test_addresses_past_two_to_the_31(device, rng):
     assert walked(device, LARGE, "mma-128x64", "float16", rng) > 2**33
-    assert walked(device, replace(LARGE, stride=(1, 1), dilation=(1, 1), k=8), "mma-64x64", "float16", rng) > 2**33
+    plain = conv(90, 1400, 2000, 48, 8, (3, 4), padding=LARGE.padding)
+    assert walked(device, plain, "mma-64x64", "float16", rng) > 2**33
     assert walked(device, MANY_FILTERS, "mma-128x64", "float16", rng) > 2**32
 
 
@@ -151,16 +154,12 @@ def test_filters_of_more_taps_than_the_table_holds_are_searched(device, op, arit
 
 
 def test_which_filters_have_a_table():
-    def asked(case: ConvCase, pool: int = 1):
-        window = (case.stride, case.padding, case.dilation, case.groups, case.fit)
-        return conv._tap_table((case.x_shape, case.k, case.kernel_size, *window, pool))
-
-    assert not any(asked(case) for case in [*WALKED, LARGE, MANY_FILTERS])
-    assert all(asked(case) == {"TAP_TABLE": 0} for case in SEARCHED)
-    wide = ConvCase(1, 3, 40_000, 4096, 8, (3, 3), padding=PAD)  # two rows further is 8 * 40,000 * 4096 elements
-    assert not asked(replace(wide, dilation=(6, 1), h=13))
-    assert asked(replace(wide, dilation=(7, 1), h=15)) == {"TAP_TABLE": 0}
-    assert asked(replace(wide, c=8, k=4096, dilation=(7, 1), h=15)) == {"TAP_TABLE": 0}  # dy is as wide
+    assert all(fits_tap_table(case, 1) for case in [*WALKED, LARGE, MANY_FILTERS])
+    assert not any(fits_tap_table(case, 1) for case in SEARCHED)
+    # Two rows further is 2 * dilation * 40,000 * 4096 elements of x, or of dy.
+    assert fits_tap_table(conv(1, 13, 40_000, 4096, 8, 3, padding=PAD, dilation=(6, 1)), 1)
+    assert not fits_tap_table(conv(1, 15, 40_000, 4096, 8, 3, padding=PAD, dilation=(7, 1)), 1)
+    assert not fits_tap_table(conv(1, 15, 40_000, 8, 4096, 3, padding=PAD, dilation=(7, 1)), 1)
 
 
 @directions
@@ -180,7 +179,8 @@ def test_iterators_under_the_checker_in_every_order(device, op):
 def test_gradients_under_a_mask(device, rng, op, arithmetic):
     """Those of dy, dropped where its mask has no bit, in one group and in three."""
     dtype, asked = options(arithmetic)
-    for case in (TWENTY_FOUR, STRIDED, replace(TWENTY_FOUR, c=24, k=48, groups=3), replace(FEW, k=12)):
+    grouped = conv(2, 9, 11, 24, 48, (3, 2), padding=TWENTY_FOUR.padding, dilation=(2, 1), groups=3)
+    for case in (TWENTY_FOUR, STRIDED, grouped, conv(2, 7, 9, 8, 12, 3, padding=PAD)):
         (dy, other), given = arguments(op, case, dtype)
         keeps = rng.integers(0, 2, dy.shape).astype(bool)
         (wanted,) = expect(op, [np.where(keeps, dy, np.zeros_like(dy)), other], given | asked)

@@ -23,6 +23,7 @@ from gpuconv.layers import (
     MaxPool2D,
     NormActivation,
     ReLU,
+    ReLU6,
     Residual,
     Scale,
     Sequential,
@@ -50,6 +51,7 @@ CASES = [
     (AvgPool2D(2), (4, 4, 3), (2, 2, 3)),
     (GlobalAvgPool2D(), (3, 5, 2), (1, 1, 2)),
     (ReLU(), (3, 5, 2), (3, 5, 2)),
+    (ReLU6(), (3, 5, 2), (3, 5, 2)),
     (LeakyReLU(negative_slope=0.3), (3, 5, 2), (3, 5, 2)),
     (Sigmoid(), (7,), (7,)),
     (Tanh(), (3, 1, 2), (3, 1, 2)),
@@ -86,7 +88,7 @@ def rewind(layer, kept):
 
 def test_every_layer_has_a_case():
     kinds = {type(inner) for layer, shape, _ in CASES for inner in layer.walk()}
-    abstract = {layers.activation.Activation, layers.pool.Pool2D, layers.fused.Fused}
+    abstract = {layers.activation.Activation, layers.pool.Pool2D, layers.fused.Fused, layers.fused.FusedConv}
     assert kinds == {kind for kind in LAYERS.values() if kind.__module__.startswith("gpuconv.")} - abstract
 
 
@@ -374,7 +376,7 @@ def test_a_frozen_weight_of_an_fc_layer_leaves_its_bias_to_train():
 def test_layers_that_change_their_input_in_place_count_no_volume():
     named = {name for name, kind in LAYERS.items() if kind.elementwise and kind.__module__.startswith("gpuconv.")}
     assert named == {
-        "Activation", "ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU", "BatchNorm", "Dropout", "Scale",
+        "Activation", "ReLU", "ReLU6", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU", "BatchNorm", "Dropout", "Scale",
         "Flatten",
     }  # fmt: skip
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
-from gpuconv.cases import ConvCase
 from gpuconv.profiling import launches, peaks
 from gpuconv.profiling.clock import MOST, CpuClock, CudaClock, open_clock
 from gpuconv.profiling.work import Ceilings, Work, convolution
+from gpuconv.verify.convolutions import conv
 
 
 def test_the_cpu_clock_times_every_call_but_the_first():
@@ -171,12 +171,12 @@ def test_a_floor_is_the_larger_of_both_times():
 
 
 def test_the_work_of_a_convolution():
-    case = ConvCase(2, 5, 6, 4, 6, (3, 2), (2, 1), ((1, 0), (0, 1)), groups=2)
-    found = convolution(case.x_shape, case.w_shape, stride=case.stride, padding=case.padding, itemsize=2)
-    y_size = np.prod(case.y_shape)
+    problem = conv(2, 5, 6, 4, 6, (3, 2), stride=(2, 1), padding=((1, 0), (0, 1)), groups=2)
+    found = convolution(problem, itemsize=2)
+    y_size = np.prod(problem.y_shape)
     assert found == Work(2 * y_size * 3 * 2 * 2, 2 * (2 * 5 * 6 * 4 + 6 * 3 * 2 * 2 + y_size))
     with pytest.raises(ValueError, match="fprop, dgrad or wgrad"):
-        convolution(case.x_shape, case.w_shape, itemsize=2, direction="forward")
+        convolution(problem, itemsize=2, direction="forward")
 
 
 def test_the_ceilings_are_the_best_that_was_measured(monkeypatch):

@@ -46,7 +46,7 @@ def module(machine: Machine) -> types.ModuleType:
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: len(machine.gpus),
             driverGetVersion=lambda: 13000, runtimeGetVersion=lambda: 13020,
-            getDeviceProperties=machine.properties,
+            getDevice=lambda: machine.device, getDeviceProperties=machine.properties,
         ),
     )  # fmt: skip
     return cupy
@@ -83,8 +83,9 @@ def installed(
 
 def forget() -> None:
     """Empty gpuconv's caches of what belongs to a machine."""
-    from gpuconv.backends.cuda import device_array, graph, loss, module, optim, tuning
+    from gpuconv.backends.cuda import device_array, graph, kernel, loss, optim
+    from gpuconv.backends.cuda.gemm import tuner
 
-    caches: tuple[Any, ...] = (device_array._capability, graph._capture_stream, module._load, tuning._gpu)
+    caches: tuple[Any, ...] = (device_array._capability, graph._capture_stream, kernel._load, tuner._gpu)
     for cache in (*caches, loss._new_counter, optim._new_found):
         cache.cache_clear()

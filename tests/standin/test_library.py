@@ -15,7 +15,8 @@ from bench.record import Record
 from bench.runner import run as bench_run
 from bench.suite import Entry
 from gpuconv import backends, lab, ops
-from gpuconv.backends.cuda import attached, compiler, tuning
+from gpuconv.backends.cuda import attached, compiler
+from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.notices import Notice
 from gpuconv.profiling import launches, peaks
@@ -204,9 +205,9 @@ def convolution(device="cuda:0", **options):
 def timed(monkeypatch, tmp_path):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
-    tuning._remembered.clear()
+    tuner._remembered.clear()
     yield
-    tuning._remembered.clear()
+    tuner._remembered.clear()
 
 
 @pytest.mark.parametrize("tf32", [False, True], ids=["float32", "tf32"])
@@ -230,12 +231,12 @@ def test_a_candidate_that_fails_is_left_out_and_named(timed, monkeypatch):
 
     with standin.installed(("90",)), monkeypatch.context() as patch:
         patch.setattr(compiler, "compile_cubin", failing_once)
-        with pytest.warns(tuning.FailedCandidateWarning, match="is left out of the choice .*: CompileError: planted"):
+        with pytest.warns(tuner.FailedCandidateWarning, match="is left out of the choice .*: CompileError: planted"):
             found, expected = convolution()
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::gpuconv.backends.cuda.tuning.FailedCandidateWarning")
+@pytest.mark.filterwarnings("ignore::gpuconv.backends.cuda.gemm.tuner.FailedCandidateWarning")
 def test_where_every_candidate_fails_the_op_raises(timed, monkeypatch):
     def failing(name, text, defines, arch):
         raise compiler.CompileError("planted")
@@ -327,7 +328,7 @@ def ours_alone(entry, device, compiled):
 def test_under_a_tool_nothing_is_timed_and_that_is_said(timed, monkeypatch, capsys, variable, tool):
     monkeypatch.delenv("GPUCONV_AUTOTUNE")
     monkeypatch.setenv(variable, "49152")
-    caches = attached.tool, tuning._untimed
+    caches = attached.tool, tuner._untimed
     for cache in caches:
         cache.cache_clear()
     try:
@@ -337,7 +338,7 @@ def test_under_a_tool_nothing_is_timed_and_that_is_said(timed, monkeypatch, caps
             convolution()  # is said once
             assert len(machine.launches) == 2
             monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
-            assert tuning.enabled()
+            assert tuner.enabled()
     finally:
         for cache in caches:
             cache.cache_clear()

@@ -13,7 +13,7 @@ DEFAULTS = {
         "evaluate": dict(loss="softmax", confusion=False, tta="none", batch_size=256, normalization=None),
         "averaged_scores": dict(tta="none"),
     },
-    "training.groups": {"Groups": dict(lr=1.0, weight_decay=0.0, decay="all", groups="")},
+    "training.optimizers.groups": {"Groups": dict(lr=1.0, weight_decay=0.0, decay="all", groups="")},
     "training.loss_scale": {"LossScale": dict(start=65536.0, growth=2.0, backoff=0.5, interval=2000)},
     "training.optimizers": {
         "SGD": dict(lr=0.01, weight_decay=0.0, decay="all", momentum=0.0, nesterov=False),

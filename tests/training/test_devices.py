@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, models, to_numpy
-from gpuconv.backends.cuda import emulator, launch
+from gpuconv.backends.cuda import emulator, outputs
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization
 from gpuconv.training import Trainer
 from tests.devices import kernel_devices
@@ -122,7 +122,7 @@ def test_out_of_memory_names_the_layer_and_leaves_the_net_usable(monkeypatch):
         raise MemoryError(f"out of memory: {np.prod(shape) * np.dtype(dtype).itemsize} bytes")
 
     with monkeypatch.context() as patch:
-        patch.setattr(launch, "empty", full)
+        patch.setattr(outputs, "empty", full)
         with pytest.raises(MemoryError, match=f"{2 * 32 * 32 * 12 * 4} bytes") as raised:
             net.forward(x)
     assert "conv1.forward" in raised.value.__notes__[0]

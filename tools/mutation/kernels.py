@@ -33,7 +33,7 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "GPUCONV_EMULATOR_WORKERS": "1"}
 import pytest
 
 from gpuconv import verify
-from gpuconv.backends.cuda import emulator, module, source
+from gpuconv.backends.cuda import emulator, kernel, source
 from tools.mutation.campaign import (
     INVALID,
     KILLED,
@@ -70,17 +70,17 @@ def shipped() -> list[str]:
 def recorded() -> Iterator[set[Path]]:
     """The kernel files that launchers load in here."""
     loaded: set[Path] = set()
-    load = module._load
+    load = kernel._load
 
     def recording(path, defines):
         loaded.add(path)
         return load(path, defines)
 
-    module._load = recording
+    kernel._load = recording
     try:
         yield loaded
     finally:
-        module._load = load
+        kernel._load = load
 
 
 def cases_by_file(cases: list[verify.Case]) -> dict[str, list[verify.Case]]:
@@ -150,7 +150,7 @@ def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, 
         changed.write_text(mutant.apply(changed.read_text()))
         os.environ["GPUCONV_CACHE_DIR"] = tempfile.tempdir = folder
         source.directory = lambda: kernels
-        module._resolve.cache_clear()
+        kernel._resolve.cache_clear()
         try:
             problem = next(filter(None, _problems(cases, suite)), "")
         except Exception as error:  # a launcher's own check found the fault

@@ -10,9 +10,9 @@ from ci.gate.experiments import Answer, UnknownError
 
 
 def ask(device: str, small: bool) -> Answer:
-    from gpuconv.backends.cuda import tuning
+    from gpuconv.backends.cuda.gemm import tuner
 
-    if not tuning.enabled():
+    if not tuner.enabled():
         raise UnknownError("the timing of algorithms is switched off (GPUCONV_AUTOTUNE)")
     first, second = chosen(device, small), chosen(device, small)
     if not first:
@@ -29,9 +29,10 @@ def chosen(device: str, small: bool) -> dict[str, Any]:
 
     import gpuconv as gc
     from gpuconv import ops
-    from gpuconv.backends.cuda import cache, tuning
+    from gpuconv.backends.cuda import cache
+    from gpuconv.backends.cuda.gemm import tuner
 
-    tuning._remembered.clear()
+    tuner._remembered.clear()
     before = os.environ.get("GPUCONV_CACHE_DIR")
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:

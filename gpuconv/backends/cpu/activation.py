@@ -17,6 +17,8 @@ __all__ = [
     "leaky_relu",
     "leaky_relu_backward",
     "relu",
+    "relu6",
+    "relu6_backward",
     "relu_backward",
     "sigmoid",
     "sigmoid_backward",
@@ -36,6 +38,15 @@ def relu(x, *, out=None):
 @np.errstate(all="ignore")  # bfloat16 warns where it compares a NaN
 def relu_backward(dy, y, *, out=None):
     return keep(dy, y > 0, out=out)
+
+
+def relu6(x, *, out=None):
+    return elementwise(lambda x: np.minimum(np.maximum(x, 0), 6), x, out=out)
+
+
+@np.errstate(all="ignore")
+def relu6_backward(dy, y, *, out=None):
+    return keep(dy, (y > 0) & (y < 6), out=out)
 
 
 def leaky_relu(x, *, negative_slope=0.01, out=None):

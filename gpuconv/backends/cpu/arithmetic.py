@@ -9,11 +9,11 @@ from gpuconv.backends.cpu.elementwise import elementwise
 __all__ = ["add", "add_metrics", "scale"]
 
 
-def add(a, b, *, out=None):
+def add(a, b, *, out):
     return elementwise(np.add, a, b, out=out)
 
 
-def scale(x, *, factor, out=None):
+def scale(x, *, factor, out):
     return elementwise(lambda x: x * x.dtype.type(factor), x, out=out)
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv import random
+from gpuconv.arguments import batch_indices
 from gpuconv.backends.cpu.step_counter import value
-from gpuconv.shapes import batch_indices
 
 __all__ = ["load_batch"]
 
 
 def load_batch(
-    images, labels, indices, *, mean, std, flip=False, shift=0, border="zero", cutout=0, seed=0, offset=0, start=0,
-    count=None, dtype="float32", out=None,
+    images, labels, indices, *, mean, std, flip, shift, border, cutout, seed, offset, start,
+    count, dtype, out,
 ):
     """See the contract. The exact arithmetic, which a kernel repeats without fused multiply-add:
 

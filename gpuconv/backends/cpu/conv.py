@@ -15,13 +15,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gpuconv import shapes
 from gpuconv.backends.cpu.correlate import correlate, correlate_both, correlate_gradient, suits_row_reuse
-from gpuconv.backends.cpu.im2col import Windows
+from gpuconv.backends.cpu.im2col import Windows, windows_of
 from gpuconv.backends.cpu.pool import max_pool2d
-from gpuconv.backends.cpu.precision import factors, separate, store, sum_rows
+from gpuconv.backends.cpu.precision import buffer, factors, store, sum_rows
 from gpuconv.backends.cpu.select import keep
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.problems import Conv2dProblem, Epilogue, Pool2dProblem
 
 __all__ = ["bias_grad", "conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
@@ -29,64 +29,45 @@ MOST_CELLS = 4 / 3  # of a map of x for each of y, measured
 MOST_CHANNELS = 1 / 3  # of x for each of y, where dx and dw are faster apart, measured
 
 
-def conv2d(
-    x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, fit="floor", algo="auto",
-    tf32=False, out=None,
-):
+def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
     x, w = factors(tf32, x, w)
-    windows = _windows(x.shape, w.shape[1:3], stride, padding, dilation, fit)
-    y = separate(out, (x.shape[0], *windows.count, w.shape[0]), x.dtype, x, w, bias)
-    k, r, s, channels = w.shape
-    filters = w.reshape(groups, k // groups, r, s, channels).transpose(0, 2, 3, 4, 1)
-    correlate(x, filters, windows, y, bias, activation)
+    y = buffer(out, problem.y_shape, x.dtype)
+    k, *taps_channels = w.shape
+    filters = w.reshape(problem.groups, k // problem.groups, *taps_channels).transpose(0, 2, 3, 4, 1)
+    correlate(x, filters, windows_of(problem), y, bias, epilogue.activation)
     return store(y, x.dtype, out)
 
 
-def conv2d_relu(
-    x, w, bias=None, *, pool=1, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False,
-    out=None,
-):
-    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit, tf32=tf32)
-    y = conv2d(x, w, bias, activation="relu", **window)
-    y, first = max_pool2d(y, kernel_size=(pool, pool), stride=(pool, pool), padding=((0, 0), (0, 0)))
-    passes = (first[..., None] == np.arange(pool**2)) & (y > 0)[..., None]
-    return store(y, x.dtype, out), _packed(passes, groups)
+def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
+    y = conv2d(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
+    y, argmax = max_pool2d(y, Pool2dProblem.of(y.shape, epilogue.pool), out=None)
+    passes = (argmax[..., None] == np.arange(epilogue.pool**2)) & (y > 0)[..., None]
+    return store(y, x.dtype, out), _packed(passes, problem.groups)
 
 
-def conv2d_dgrad(
-    dy, w, *, input_shape, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False,
-    mask=None, pool=1, out=None,
-):
-    windows = _windows(input_shape, w.shape[1:3], stride, padding, dilation, fit)
-    dx = separate(out, input_shape, dy.dtype, dy, w)
-    dy, w = factors(tf32, _spread(dy, mask, pool, groups, windows.count), w)
-    _correlate_back(dy, _filters_back(w, groups), windows, dx)
+def conv2d_dgrad(dy, w, problem, epilogue, *, mask, algo, tf32, out):
+    dx = buffer(out, problem.x_shape, dy.dtype)
+    dy, w = factors(tf32, _spread(dy, mask, problem, epilogue), w)
+    _correlate_back(dy, _filters_back(w, problem.groups), windows_of(problem), dx)
     return store(dx, dy.dtype, out)
 
 
-def conv2d_wgrad(
-    dy, x, *, kernel_size, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False,
-    mask=None, pool=1, out=None, db=None, accumulate=False,
-):
-    windows = _windows(x.shape, kernel_size, stride, padding, dilation, fit)
-    dy = _spread(dy, mask, pool, groups, windows.count)
+def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumulate):
+    dy = _spread(dy, mask, problem, epilogue)
     dy_factors, x_factors = factors(tf32, dy, x)
-    gradient, sums = correlate_gradient(dy_factors, x_factors, windows, groups)
+    gradient, sums = correlate_gradient(dy_factors, x_factors, windows_of(problem), problem.groups)
     if db is not None:
         store(sum_rows(dy) if tf32 else sums, dy.dtype, db, accumulate)
     return store(_weight(gradient), x.dtype, out, accumulate)
 
 
-def conv2d_backward(
-    dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, fit="floor", algo="auto", tf32=False, mask=None, pool=1,
-    out=None, dw=None, db=None, accumulate=False,
-):
-    windows = _windows(x.shape, w.shape[1:3], stride, padding, dilation, fit)
-    dx = separate(out, x.shape, x.dtype, dy, x, w)
-    dy = _spread(dy, mask, pool, groups, windows.count)
+def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algo, tf32, out, dw, db, accumulate):
+    windows, groups = windows_of(problem), problem.groups
+    dx = buffer(out, problem.x_shape, x.dtype)
+    dy = _spread(dy, mask, problem, epilogue)
     dy_factors, x_factors, w = factors(tf32, dy, x, w)
     filters, gradient, sums = _filters_back(w, groups), None, None
-    if _shares_copies(filters, windows, x.shape):
+    if _shares_copies(filters, windows, problem):
         gradient = _correlate_both_back(dy_factors, filters, windows, dx, x_factors)
     else:
         _correlate_back(dy_factors, filters, windows, dx)
@@ -99,7 +80,7 @@ def conv2d_backward(
     return store(dx, x.dtype, out), store(gradient, x.dtype, dw, accumulate)
 
 
-def bias_grad(dy, *, out=None, accumulate=False):
+def bias_grad(dy, *, out, accumulate):
     return store(sum_rows(dy), dy.dtype, out, accumulate)
 
 
@@ -113,16 +94,16 @@ def _packed(passes: np.ndarray, groups: int) -> np.ndarray:
     return packed.reshape(n, p, q, groups * packed.shape[4])
 
 
-def _spread(dy, mask, pool, groups, pq) -> np.ndarray:
+def _spread(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, epilogue: Epilogue) -> np.ndarray:
     """The gradient to the convolution's own output, (N, P, Q, K): each number of dy at the pixel that the mask says, or
     nowhere."""
     if mask is None:
         return dy
-    (n, p, q, k), pixels = dy.shape, pool**2
+    (n, p, q, k), pool, groups = dy.shape, epilogue.pool, problem.groups
     bytes_a_group = mask.reshape(n, p, q, groups, mask.shape[3] // groups)
-    bits = np.unpackbits(bytes_a_group, axis=-1, count=k // groups * pixels, bitorder="little")
+    bits = np.unpackbits(bytes_a_group, axis=-1, count=k // groups * pool**2, bitorder="little")
     passes = bits.reshape(n, p, q, k, pool, pool)
-    spread = np.zeros((n, *pq, k), dy.dtype)
+    spread = np.zeros(problem.y_shape, dy.dtype)
     for row, column in np.ndindex(pool, pool):
         place = spread[:, row : p * pool : pool, column : q * pool : pool]
         place[...] = keep(dy, passes[..., row, column])
@@ -150,12 +131,12 @@ def _correlate_back(dy, filters, windows, dx) -> None:
         correlate(dy, filters[taps], seen_by, dx[cells])
 
 
-def _shares_copies(filters, windows, input_shape) -> bool:
+def _shares_copies(filters: np.ndarray, windows: Windows, problem: Conv2dProblem) -> bool:
     """Whether dw is made faster of the windows of dy, which dx needs copied anyway, than of those of x. The former sum
     over x's cells and the latter over y's, which are fewer where windows have no padding. And where x has few channels,
     its windows are a small copy, while dx alone may reuse rows of dy, an even smaller one."""
-    cells, outputs = math.prod(input_shape[1:3]), math.prod(windows.count)
-    worth_it = windows.stride == (1, 1) and cells <= MOST_CELLS * outputs
+    fewer_cells = problem.h * problem.w <= MOST_CELLS * problem.p * problem.q
+    worth_it = problem.stride == (1, 1) and fewer_cells
     return worth_it and not suits_row_reuse(filters, windows, MOST_CHANNELS)
 
 
@@ -205,11 +186,3 @@ def _phase(cell: int, axis: int, windows: Windows) -> tuple[slice, int, int]:
     if not used:
         return slice(0, 0), 0, step
     return slice(used[-1], first - 1 if first else None, -every), (position - used[-1] * dilation) // stride, step
-
-
-# --- windows -----------------------------------------------------------------------------------
-
-
-def _windows(input_shape, kernel_size, stride, padding, dilation, fit) -> Windows:
-    count = shapes.output_hw(input_shape[1:3], kernel_size, stride, padding, dilation, fit)
-    return Windows(count, kernel_size, stride, dilation, (-padding[0][0], -padding[1][0]))

@@ -13,13 +13,13 @@ from gpuconv.random import DROPOUT, bits
 __all__ = ["dropout", "dropout_backward"]
 
 
-def dropout(x, *, p, seed, substream=0, offset=0, out=None):
+def dropout(x, *, p, seed, substream, offset, out):
     kept = keep(x, _mask(x.shape, p, seed, substream, offset), out)
     scale = 1 / (1 - p)
     return elementwise(lambda x: x * scale, kept, out=kept)
 
 
-def dropout_backward(dy, *, p, seed, substream=0, offset=0, out=None):
+def dropout_backward(dy, *, p, seed, substream, offset, out):
     return dropout(dy, p=p, seed=seed, substream=substream, offset=offset, out=out)
 
 

@@ -23,11 +23,8 @@ _BLOCK = 1 << 14  # elements: a few float32 blocks fit into a core's cache
 
 
 def elementwise(formula: Callable[..., np.ndarray], *inputs: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """formula(*inputs), rounded once to the first input's dtype. `out` may be one of the inputs, or overlap them."""
+    """formula(*inputs), rounded once to the first input's dtype. `out` may be one of the inputs."""
     result = result_array(inputs[0], out)
-    if out is not None and any(_overlaps_elsewhere(x, out) for x in inputs):  # a part would write what another reads
-        out[...] = elementwise(formula, *inputs)
-        return out
 
     def visit(*blocks: np.ndarray) -> None:
         blocks[-1][...] = formula(*blocks[:-1])
@@ -45,12 +42,6 @@ def result_array(x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
 def value_of(scalar: Any) -> Any:
     """A number, out of its one-element array where it comes in one."""
     return scalar.item() if isinstance(scalar, np.ndarray) else scalar
-
-
-def _overlaps_elsewhere(x: np.ndarray, out: np.ndarray) -> bool:
-    """Whether they share memory, and not number for number."""
-    place, out_place = (array.__array_interface__["data"] for array in (x, out))
-    return np.may_share_memory(x, out) and (place[0] != out_place[0] or x.strides != out.strides)
 
 
 def update(formula: Callable[..., None], *updated: np.ndarray, given: np.ndarray) -> None:

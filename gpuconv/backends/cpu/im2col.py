@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gpuconv.dtypes import accumulation_dtype
-
-Pair = tuple[int, int]
+from gpuconv.problems import Conv2dProblem
+from gpuconv.types import Pair
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class Windows:
     def through(self, r: int, height: int) -> tuple[slice, slice]:
         """Which p see a row of a map through the taps of row r, and which rows those are."""
         return overlap(height, self.count[0], self.start[0] + r * self.dilation[0], self.stride[0])
+
+
+@functools.lru_cache(1024)
+def windows_of(problem: Conv2dProblem) -> Windows:
+    (top, _), (left, _) = problem.padding
+    return Windows((problem.p, problem.q), problem.kernel_size, problem.stride, problem.dilation, (-top, -left))
 
 
 def overlap(size: int, count: int, shift: int, stride: int) -> tuple[slice, slice]:

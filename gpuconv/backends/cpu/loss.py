@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpuconv.arguments import expect_within
 from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.backends.cpu.precision import store, widen
-from gpuconv.shapes import expect_within
 
 __all__ = ["softmax_cross_entropy", "svm_hinge"]
 
 
 @np.errstate(all="ignore")  # scores of inf or NaN make a loss of NaN, as on a GPU
-def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, grad_scale=1.0, out=None):
+def softmax_cross_entropy(logits, labels, *, label_smoothing, grad_scale, out):
     rows, (n, classes) = _rows(logits, labels), logits.shape
     log_p = widen(logits)
     log_p = log_p - log_p.max(axis=1, keepdims=True)
@@ -31,7 +31,7 @@ def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, grad_scale=1.0
 
 
 @np.errstate(all="ignore")
-def svm_hinge(scores, labels, *, delta=1.0, grad_scale=1.0, out=None):
+def svm_hinge(scores, labels, *, delta, grad_scale, out):
     rows, n = _rows(scores, labels), len(scores)
     wide = widen(scores)
     margins = np.maximum(0, wide - wide[rows, labels][:, None] + delta)

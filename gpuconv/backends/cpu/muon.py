@@ -9,7 +9,7 @@ import numpy as np
 from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.backends.cpu.parallel import matmul
 from gpuconv.backends.cpu.precision import store, widen
-from gpuconv.shapes import NEWTON_SCHULZ
+from gpuconv.newton_schulz import NEWTON_SCHULZ
 
 __all__ = ["muon_step"]
 
@@ -17,7 +17,7 @@ _EPS = 1e-7
 
 
 def muon_step(
-    params, grads, velocities, masters=None, scaling=None, *, lr, momentum=0.0, nesterov=False, steps=5
+    params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps
 ):
     lr = value_of(lr)
     unscale = 1.0 if scaling is None else float(scaling[1])

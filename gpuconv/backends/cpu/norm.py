@@ -10,16 +10,15 @@ import numpy as np
 
 from gpuconv.backends.cpu import activation as activations
 from gpuconv.backends.cpu.conv import conv2d
-from gpuconv.backends.cpu.precision import separate, side_by_side, store, sum_rows, widen
+from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows, widen
+from gpuconv.problems import epilogue
 
 __all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm"]
 
 
 @np.errstate(all="ignore")  # inf and NaN in x are inf and NaN in y, as on a GPU
-def batch_norm(
-    x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-5, activation=None, out=None
-):
-    y = separate(out, x.shape, gamma.dtype)
+def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, out):
+    y = buffer(out, x.shape, gamma.dtype)
     rows, each = _rows(y)
     m = math.prod(x.shape[:-1])
     mean = sum_rows(x) / m if training else running_mean.copy()
@@ -38,12 +37,9 @@ def batch_norm(
 
 
 def conv2d_batch_norm(
-    x, w, bias, gamma, beta, running_mean, running_var, *, stride=1, padding=0, dilation=1, groups=1, fit="floor",
-    momentum=0.1, eps=1e-5, activation=None, algo="auto", tf32=False, out=None
+    x, w, bias, gamma, beta, running_mean, running_var, problem, *, momentum, eps, activation, algo, tf32, out
 ):
-    conv = conv2d(
-        x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit, algo=algo, tf32=tf32
-    )
+    conv = conv2d(x, w, bias, problem, epilogue(), algo=algo, tf32=tf32, out=None)
     y, mean, inv_std = batch_norm(
         conv, gamma, beta, running_mean, running_var, training=True, momentum=momentum, eps=eps, activation=activation,
         out=out,
@@ -53,13 +49,13 @@ def conv2d_batch_norm(
 
 @np.errstate(all="ignore")
 def batch_norm_backward(
-    dy, x, gamma, mean, inv_std, *, beta=None, activation=None, training=True, out=None, dgamma=None, dbeta=None,
-    accumulate=False
+    dy, x, gamma, mean, inv_std, *, beta, activation, training, out, dgamma, dbeta, accumulate
 ):
     if activation is not None:
         dy = _through(activation, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype))
     wide_dy = widen(dy)
-    xhat = separate(out, x.shape, gamma.dtype, dy)
+    in_place = out is not None and np.may_share_memory(out, dy)  # dy is read again after xhat is written
+    xhat = buffer(None if in_place else out, x.shape, gamma.dtype)
     rows, each = _rows(xhat)
     np.subtract(side_by_side(widen(x)), each(mean), out=rows)
     rows *= each(inv_std)

@@ -15,7 +15,7 @@ __all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss
 
 
 def sgd_step(
-    params, grads, velocities=None, masters=None, scaling=None, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0
+    params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, weight_decay
 ):
     lr = value_of(lr)
 
@@ -34,7 +34,7 @@ def sgd_step(
         _update_each(with_velocity, weight_decay, scaling, masters, params, grads, velocities)
 
 
-def adagrad_step(params, grads, square_sums, masters=None, scaling=None, *, lr, eps=1e-10, weight_decay=0.0):
+def adagrad_step(params, grads, square_sums, masters, scaling, *, lr, eps, weight_decay):
     lr = value_of(lr)
 
     def formula(decay, param, s, grad):
@@ -46,7 +46,7 @@ def adagrad_step(params, grads, square_sums, masters=None, scaling=None, *, lr, 
 
 
 def rmsprop_step(
-    params, grads, square_averages, masters=None, scaling=None, *, lr, alpha=0.99, eps=1e-8, weight_decay=0.0
+    params, grads, square_averages, masters, scaling, *, lr, alpha, eps, weight_decay
 ):
     lr = value_of(lr)
 
@@ -60,8 +60,8 @@ def rmsprop_step(
 
 
 def adam_step(
-    params, grads, exp_avgs, exp_avg_sqs, masters=None, scaling=None, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8,
-    weight_decay=0.0, decoupled=False,
+    params, grads, exp_avgs, exp_avg_sqs, masters, scaling, *, lr, step, beta1, beta2, eps,
+    weight_decay, decoupled,
 ):
     skipped = 0 if scaling is None else int(scaling[3])
     lr, step = value_of(lr), value_of(step) - skipped
@@ -101,7 +101,7 @@ def _update_each(
             store(master, param.dtype, param)
 
 
-def update_loss_scale(scaling, grads, *, growth=2.0, backoff=0.5, interval=2000):
+def update_loss_scale(scaling, grads, *, growth, backoff, interval):
     scale, overflow = scaling[0], not all(np.isfinite(grad).all() for grad in grads)
     scaling[1] = 0 if overflow else 1 / scale
     scaling[2] = 0 if overflow else scaling[2] + 1

@@ -6,16 +6,17 @@ dropped borders need no further care.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from gpuconv.backends.cpu.im2col import overlap
 from gpuconv.backends.cpu.parallel import in_parts
-from gpuconv.backends.cpu.precision import separate, store, widen
+from gpuconv.backends.cpu.precision import buffer, store, widen
 from gpuconv.backends.cpu.select import keep, replace
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.shapes import Padding, Pair, argmax_dtype, output_hw
+from gpuconv.problems import Pool2dProblem
+from gpuconv.types import Pair
 
 __all__ = [
     "avg_pool2d",
@@ -30,16 +31,14 @@ Region = tuple[slice, slice, slice]
 
 
 @np.errstate(all="ignore")  # NaN is a value like others here
-def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None):
-    n, h, w, c = x.shape
-    pq = output_hw((h, w), kernel_size, stride, padding, fit=fit)
-    y = separate(out, (n, *pq, c), x.dtype, x)
-    argmax = np.empty(y.shape, argmax_dtype(kernel_size))
+def max_pool2d(x, problem, *, out):
+    y = buffer(out, problem.y_shape, x.dtype)
+    argmax = np.empty(y.shape, problem.argmax_dtype)
 
     def pool(x, y, argmax):
         y[...] = -np.inf
-        argmax[...] = _first_inside(pq, kernel_size, stride, padding)[:, :, None]
-        for cell, windows, inside in _cells((h, w), pq, kernel_size, stride, padding):
+        argmax[...] = _first_inside(problem)[:, :, None]
+        for cell, windows, inside in _cells(problem):
             best, challenger = y[windows], np.ascontiguousarray(x[inside])  # short runs are walked once, not often
             if cell == 0 and best.shape == y.shape:  # it has nothing to be compared with yet
                 best[...] = challenger
@@ -53,32 +52,28 @@ def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None)
 
 
 @np.errstate(all="ignore")
-def max_pool2d_backward(
-    dy, argmax, *, input_shape, kernel_size, stride=None, padding=0, fit="floor", out=None
-):
-    dx = separate(out, input_shape, accumulation_dtype(dy.dtype), dy, argmax)
-    apart = all(step >= size for step, size in zip(stride, kernel_size))
+def max_pool2d_backward(dy, argmax, problem, *, out):
+    dx = buffer(out, problem.x_shape, accumulation_dtype(dy.dtype))
+    disjoint = all(step >= size for step, size in zip(problem.stride, problem.kernel_size))
 
     def spread(dy, argmax, dx):
         dx[...] = 0
-        for cell, windows, inside in _cells(dx.shape[1:3], dy.shape[1:3], kernel_size, stride, padding):
+        for cell, windows, inside in _cells(problem):
             won = keep(dy[windows], argmax[windows] == cell)
-            dx[inside] = won if apart else dx[inside] + won  # where windows lie apart, a cell belongs to one
+            dx[inside] = won if disjoint else dx[inside] + won  # of disjoint windows a cell belongs to one
 
     in_parts(spread, dy, argmax, dx)
     return store(dx, dy.dtype, out)
 
 
 @np.errstate(all="ignore")
-def avg_pool2d(x, *, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None):
-    n, h, w, c = x.shape
-    pq = output_hw((h, w), kernel_size, stride, padding, fit=fit)
-    y = separate(out, (n, *pq, c), accumulation_dtype(x.dtype), x)
-    counts = _counts((h, w), pq, kernel_size, stride, padding, count_include_pad, y.dtype)
+def avg_pool2d(x, problem, *, count_include_pad, out):
+    y = buffer(out, problem.y_shape, accumulation_dtype(x.dtype))
+    counts = _counts(problem, count_include_pad, y.dtype)
 
     def average(x, y):
         y[...] = 0
-        for _, windows, inside in _cells((h, w), pq, kernel_size, stride, padding):
+        for _, windows, inside in _cells(problem):
             y[windows] += x[inside]
         y /= counts
 
@@ -87,17 +82,14 @@ def avg_pool2d(x, *, kernel_size, stride=None, padding=0, count_include_pad=True
 
 
 @np.errstate(all="ignore")
-def avg_pool2d_backward(
-    dy, *, input_shape, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None
-):
-    hw, pq = input_shape[1:3], dy.shape[1:3]
-    dx = separate(out, input_shape, accumulation_dtype(dy.dtype), dy)
-    counts = _counts(hw, pq, kernel_size, stride, padding, count_include_pad, dx.dtype)
+def avg_pool2d_backward(dy, problem, *, count_include_pad, out):
+    dx = buffer(out, problem.x_shape, accumulation_dtype(dy.dtype))
+    counts = _counts(problem, count_include_pad, dx.dtype)
 
     def spread(dy, dx):
         dx[...] = 0
         share = widen(dy) / counts
-        for _, windows, inside in _cells(hw, pq, kernel_size, stride, padding):
+        for _, windows, inside in _cells(problem):
             dx[inside] += share[windows]
 
     in_parts(spread, dy, dx)
@@ -105,11 +97,11 @@ def avg_pool2d_backward(
 
 
 @np.errstate(all="ignore")
-def global_avg_pool2d(x, *, out=None):
+def global_avg_pool2d(x, *, out):
     return store(x.mean(axis=(1, 2), keepdims=True, dtype=accumulation_dtype(x.dtype)), x.dtype, out)
 
 
-def global_avg_pool2d_backward(dy, *, input_shape, out=None):
+def global_avg_pool2d_backward(dy, *, input_shape, out):
     dx = np.empty(input_shape, dy.dtype) if out is None else out
     return store(widen(dy) / (input_shape[1] * input_shape[2]), dy.dtype, dx)
 
@@ -117,34 +109,33 @@ def global_avg_pool2d_backward(dy, *, input_shape, out=None):
 # --- which windows read which cells ------------------------------------------------------------
 
 
-def _cells(
-    hw: Sequence[int], pq: Sequence[int], kernel_size: Pair, stride: Pair, padding: Padding
-) -> Iterator[tuple[int, Region, Region]]:
+def _cells(problem: Pool2dProblem) -> Iterator[tuple[int, Region, Region]]:
     """For each cell r * S + s of the window, in rising order: the windows (n, p, q) whose cell lies inside the input,
     and those cells (n, h, w), slice for slice."""
-    every = slice(None)
-    for r in range(kernel_size[0]):
-        p, h = overlap(hw[0], pq[0], r - padding[0][0], stride[0])
-        for s in range(kernel_size[1]):
-            q, w = overlap(hw[1], pq[1], s - padding[1][0], stride[1])
-            yield r * kernel_size[1] + s, (every, p, q), (every, h, w)
+    every, ((top, _), (left, _)) = slice(None), problem.padding
+    for r in range(problem.r):
+        p, h = overlap(problem.h, problem.p, r - top, problem.stride[0])
+        for s in range(problem.s):
+            q, w = overlap(problem.w, problem.q, s - left, problem.stride[1])
+            yield r * problem.s + s, (every, p, q), (every, h, w)
 
 
-def _first_inside(pq: Pair, kernel_size: Pair, stride: Pair, padding: Padding) -> np.ndarray:
+def _first_inside(problem: Pool2dProblem) -> np.ndarray:
     """(P, Q): the first cell r * S + s of each window that lies inside the input."""
-    r, s = (np.maximum(0, padding[axis][0] - stride[axis] * np.arange(pq[axis])) for axis in (0, 1))
-    return r[:, None] * kernel_size[1] + s
+    (top, _), (left, _) = problem.padding
+    r = np.maximum(0, top - problem.stride[0] * np.arange(problem.p))
+    s = np.maximum(0, left - problem.stride[1] * np.arange(problem.q))
+    return r[:, None] * problem.s + s
 
 
-def _counts(
-    hw: Sequence[int], pq: Sequence[int], kernel_size: Pair, stride: Pair, padding: Padding, count_include_pad: bool,
-    dtype: np.dtype,
-) -> np.ndarray:
+def _counts(problem: Pool2dProblem, count_include_pad: bool, dtype: np.dtype) -> np.ndarray:
     """(P, Q, 1): how many cells of each window count in its mean."""
 
-    def along(axis: int) -> np.ndarray:
-        before, after = padding[axis] if count_include_pad else (0, 0)
-        start = stride[axis] * np.arange(pq[axis], dtype=dtype) - padding[axis][0]
-        return np.minimum(start + kernel_size[axis], hw[axis] + after) - np.maximum(start, -before)
+    def along(size: int, kernel: int, count: int, stride: int, padding: Pair) -> np.ndarray:
+        before, after = padding if count_include_pad else (0, 0)
+        start = stride * np.arange(count, dtype=dtype) - padding[0]
+        return np.minimum(start + kernel, size + after) - np.maximum(start, -before)
 
-    return (along(0)[:, None] * along(1))[:, :, None]
+    vertical = along(problem.h, problem.r, problem.p, problem.stride[0], problem.padding[0])
+    horizontal = along(problem.w, problem.s, problem.q, problem.stride[1], problem.padding[1])
+    return (vertical[:, None] * horizontal)[:, :, None]

@@ -10,7 +10,7 @@ import numpy as np
 from gpuconv.backends.cpu.parallel import sum_parts
 from gpuconv.dtypes import accumulation_dtype
 
-__all__ = ["factors", "round_tf32", "separate", "side_by_side", "store", "sum_rows", "widen"]
+__all__ = ["buffer", "factors", "round_tf32", "side_by_side", "store", "sum_rows", "widen"]
 
 
 def widen(x: np.ndarray) -> np.ndarray:
@@ -42,13 +42,11 @@ def store(result: np.ndarray, dtype: np.dtype, out: np.ndarray | None, accumulat
         return out
 
 
-def separate(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype, *inputs: np.ndarray | None) -> np.ndarray:
-    """A contiguous array to write a result of this shape into, block by block: `out` itself where it is one of this
-    dtype and shares no memory with the inputs, which are still being read, else a new one."""
+def buffer(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """A contiguous array to write a result into: `out` where it is one of this dtype, else a new one."""
     if out is None or out.dtype != dtype or not out.flags.c_contiguous:
         return np.empty(shape, dtype)
-    overlaps = any(np.may_share_memory(out, x) for x in inputs if x is not None)
-    return np.empty(shape, dtype) if overlaps else out
+    return out
 
 
 @np.errstate(all="ignore")

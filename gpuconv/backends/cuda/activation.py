@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gpuconv.backends.cuda.class_rows import row_blocks, row_module
-from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, flat_grid, pack_width, write_to
-from gpuconv.backends.cuda.module import load
+from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
+from gpuconv.types import ArrayT
 
 __all__ = [
     "gelu",
@@ -14,6 +13,8 @@ __all__ = [
     "leaky_relu",
     "leaky_relu_backward",
     "relu",
+    "relu6",
+    "relu6_backward",
     "relu_backward",
     "sigmoid",
     "sigmoid_backward",
@@ -25,76 +26,80 @@ __all__ = [
 ]
 
 
-def _map(kernel: str, out: Any, *inputs: Any, scalars: tuple[float, ...] = ()) -> Any:
+def _map(kernel: str, out: ArrayT | None, *inputs: ArrayT, scalars: tuple[float, ...] = ()) -> ArrayT:
     """Launch an elementwise kernel(out, inputs..., n, scalars...)."""
     inputs = contiguous(*inputs)
     first = inputs[0]
-
-    def write(y: Any) -> None:
-        width = pack_width(first.dtype, y, *inputs)
-        run = load("activation.cu", {"DTYPE": first.dtype.name, "WIDTH": width}).kernel(kernel)
-        run(flat_grid(ceil_div(first.size, width)), THREADS, y, *inputs, first.size, *scalars)
-
-    return write_to(out, first.shape, first.dtype, first, write)
+    y = buffer(out, first.shape, first.dtype, like=first)
+    width = pack_width(first, y, *inputs[1:])
+    run = load("activation.cu", {"DTYPE": first.dtype, "WIDTH": width}).kernel(kernel)
+    run(flat_grid(ceil_div(first.size, width)), THREADS, y, *inputs, first.size, *scalars)
+    return store(y, out)
 
 
-def relu(x: Any, *, out: Any = None) -> Any:
+def relu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     return _map("relu_forward", out, x)
 
 
-def relu_backward(dy: Any, y: Any, *, out: Any = None) -> Any:
+def relu_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     return _map("relu_backward", out, dy, y)
 
 
-def leaky_relu(x: Any, *, negative_slope: float = 0.01, out: Any = None) -> Any:
+def relu6(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    return _map("relu6_forward", out, x)
+
+
+def relu6_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    return _map("relu6_backward", out, dy, y)
+
+
+def leaky_relu(x: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = None) -> ArrayT:
     return _map("leaky_relu_forward", out, x, scalars=(negative_slope,))
 
 
-def leaky_relu_backward(dy: Any, y: Any, *, negative_slope: float = 0.01, out: Any = None) -> Any:
+def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = None) -> ArrayT:
     return _map("leaky_relu_backward", out, dy, y, scalars=(negative_slope,))
 
 
-def sigmoid(x: Any, *, out: Any = None) -> Any:
+def sigmoid(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     return _map("sigmoid_forward", out, x)
 
 
-def sigmoid_backward(dy: Any, y: Any, *, out: Any = None) -> Any:
+def sigmoid_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     return _map("sigmoid_backward", out, dy, y)
 
 
-def tanh(x: Any, *, out: Any = None) -> Any:
+def tanh(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     return _map("tanh_forward", out, x)
 
 
-def tanh_backward(dy: Any, y: Any, *, out: Any = None) -> Any:
+def tanh_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     return _map("tanh_backward", out, dy, y)
 
 
-def gelu(x: Any, *, approximate: str = "none", out: Any = None) -> Any:
+def gelu(x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> ArrayT:
     return _map(f"gelu_{_FORM[approximate]}_forward", out, x)
 
 
-def gelu_backward(dy: Any, x: Any, *, approximate: str = "none", out: Any = None) -> Any:
+def gelu_backward(dy: ArrayT, x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> ArrayT:
     return _map(f"gelu_{_FORM[approximate]}_backward", out, dy, x)
 
 
-def silu(x: Any, *, out: Any = None) -> Any:
+def silu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     return _map("silu_forward", out, x)
 
 
-def silu_backward(dy: Any, x: Any, *, out: Any = None) -> Any:
+def silu_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     return _map("silu_backward", out, dy, x)
 
 
-def softmax(x: Any, *, out: Any = None) -> Any:
+def softmax(x: ArrayT, *, out: ArrayT | None) -> ArrayT:
     (x,) = contiguous(x)
-    rows, classes = x.shape
-
-    def write(y: Any) -> None:
+    (rows, classes), y = x.shape, buffer(out, x.shape, x.dtype, like=x)
+    if y.size:
         module, lanes = row_module("softmax.cu", x)
         module.kernel("softmax_forward")(row_blocks(rows, lanes), THREADS, y, x, rows, classes, lanes)
-
-    return write_to(out, x.shape, x.dtype, x, write)
+    return store(y, out)
 
 
 _FORM = {"none": "erf", "tanh": "tanh"}

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, flat_grid, pack_width, write_to
-from gpuconv.backends.cuda.module import load
+from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
+from gpuconv.types import Array, ArrayT
 
 __all__ = ["add", "add_metrics", "scale"]
 
 
-def _map(kernel: str, out: Any, inputs: tuple[Any, ...], *scalars: float) -> Any:
+def _map(kernel: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: float) -> ArrayT:
     first = inputs[0]
-
-    def write(y: Any) -> None:
-        width = pack_width(first.dtype, y, *inputs)
-        run = load("arithmetic.cu", {"DTYPE": first.dtype.name, "WIDTH": width}).kernel(kernel)
-        run(flat_grid(ceil_div(first.size, width)), THREADS, y, *inputs, first.size, *scalars)
-
-    return write_to(out, first.shape, first.dtype, first, write)
+    y = buffer(out, first.shape, first.dtype, like=first)
+    width = pack_width(first, y, *inputs[1:])
+    run = load("arithmetic.cu", {"DTYPE": first.dtype, "WIDTH": width}).kernel(kernel)
+    run(flat_grid(ceil_div(first.size, width)), THREADS, y, *inputs, first.size, *scalars)
+    return store(y, out)
 
 
-def add(a: Any, b: Any, *, out: Any = None) -> Any:
+def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None) -> ArrayT:
     return _map("add_forward", out, contiguous(a, b))
 
 
-def scale(x: Any, *, factor: float, out: Any = None) -> Any:
+def scale(x: ArrayT, *, factor: float, out: ArrayT | None) -> ArrayT:
     return _map("scale_forward", out, contiguous(x), factor)
 
 
-def add_metrics(totals: Any, loss: Any, scores: Any, labels: Any) -> None:
+def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> None:
     n, classes = scores.shape
     scores, labels = contiguous(scores, labels)
-    load("metrics.cu", {"DTYPE": scores.dtype.name}).kernel("metrics_add")(
+    load("metrics.cu", {"DTYPE": scores.dtype}).kernel("metrics_add")(
         1, THREADS, totals, loss, scores, labels, n, classes
     )

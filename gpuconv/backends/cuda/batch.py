@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import DTypeLike
 
+from gpuconv.arguments import batch_indices
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.device_array import empty
-from gpuconv.backends.cuda.gemm import DIVISOR, divisor
-from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, device_scalar, write_to
-from gpuconv.backends.cuda.module import load
+from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous, device_scalar, store
+from gpuconv.backends.cuda.structs import DIVISOR, divisor, struct
 from gpuconv.dtypes import as_dtype
-from gpuconv.shapes import batch_indices
+from gpuconv.types import Array, Scalar
 
 __all__ = ["load_batch"]
 
@@ -30,27 +30,12 @@ _BATCH = np.dtype(
 
 
 def load_batch(
-    images: Any,
-    labels: Any,
-    indices: Any,
-    *,
-    mean: Any,
-    std: Any,
-    flip: bool | str = False,
-    shift: int = 0,
-    border: str = "zero",
-    cutout: int = 0,
-    seed: int = 0,
-    offset: Any = 0,
-    start: Any = 0,
-    count: int | None = None,
-    dtype: Any = "float32",
-    out: Any = None,
-) -> Any:
+    images: Array, labels: Array, indices: Array, *, mean: Array, std: Array, flip: bool | str, shift: int, border: str,
+    cutout: int, seed: int, offset: Scalar, start: Scalar, count: int, dtype: DTypeLike, out: Array | None,
+) -> tuple[Array, Array]:  # fmt: skip
     m, h, w, c = images.shape
     if h * w * c >= _MOST_ELEMENTS:
         raise ValueError(f"an image has at most {_MOST_ELEMENTS - 1} numbers, received {h} x {w} x {c}")
-    assert count is not None  # shapes.py says how long the rest is
     if isinstance(indices, np.ndarray) and emulator.host_reads():
         batch_indices(indices, start, count, m)
     n, dtype = count, as_dtype(dtype)
@@ -60,10 +45,9 @@ def load_batch(
     blocks = max(1, ceil_div(h * w * c, _ELEMENTS))
     sides, each = (h, divisor(max(1, w)), divisor(max(1, c))), (mean.ndim > 1, std.ndim > 1)
     options = (_FLIPS[flip], shift, border == "reflect", cutout)
-    batch = np.array((m, indices.shape[0], *sides, *each, *options, blocks), _BATCH)[()]
-
-    def write(x: Any) -> None:
-        kernel = load("load_batch.cu", {"DTYPE": dtype.name}).kernel("load_batch")
+    batch = struct(_BATCH, m, indices.shape[0], *sides, *each, *options, blocks)
+    x = buffer(out, (n, h, w, c), dtype, like=images)
+    if x.size:
+        kernel = load("load_batch.cu", {"DTYPE": dtype}).kernel("load_batch")
         kernel(n * blocks, THREADS, x, picked, images, labels, indices, mean, std, seed, *place, batch)
-
-    return write_to(out, (n, h, w, c), dtype, images, write), picked
+    return store(x, out), picked

@@ -4,56 +4,70 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from gpuconv.algorithms import arithmetic_of, macros_of
-from gpuconv.backends.cuda import gemm
+from gpuconv.backends.cuda.convolution import packed
 from gpuconv.backends.cuda.device_array import empty
-from gpuconv.backends.cuda.launch import THREADS, ceil_div
-from gpuconv.backends.cuda.module import load
+from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE
+from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
+from gpuconv.backends.cuda.gemm.reduce import reduce_splits
+from gpuconv.backends.cuda.kernel import Kernel, load
+from gpuconv.backends.cuda.outputs import THREADS, ceil_div, pack_width
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.problems import Conv2dProblem, Epilogue
+from gpuconv.types import Array
 
 _OUTPUTS = 4  # OUTPUTS of kernels/depthwise.cuh
 _BLOCKS = 1024  # a filter gradient's aim, some eight a multiprocessor; the same on every device, so that the bits are
 
 
-def _width(channels: int, filters: int, *arrays: Any) -> int:
+def _width(problem: Conv2dProblem, *arrays: Array) -> int:
     """Channels that move at once: one where several filters read a channel."""
-    return gemm.vector(channels, *arrays) if channels == filters else 1
+    return pack_width(*arrays, count=problem.c) if problem.c == problem.k else 1
 
 
-def _kernel(direction: str, width: int, dtype: Any, tf32: bool, **macros: Any) -> Any:
+def _kernel(direction: str, width: int, dtype: np.dtype, tf32: bool, **macros: str) -> Kernel:
     defines = {**macros_of(arithmetic_of(dtype, tf32)), "WIDTH": width, **macros}
     return load(f"conv2d_{direction}_depthwise.cu", defines).kernel(f"conv2d_{direction}_depthwise")
 
 
-def _rows(run: Any, rows: int, items: int, *arguments: Any) -> None:
+def _launch_rows(kernel: Kernel, rows: int, items: int, *arguments: Any) -> None:
     """Launch a thread for each of the items of every row."""
     across = ceil_div(items, THREADS)
-    run(rows * across, THREADS if across > 1 else ceil_div(items, 32) * 32, *arguments, across)
+    kernel(rows * across, THREADS if across > 1 else ceil_div(items, 32) * 32, *arguments, across)
 
 
-def fprop(y: Any, x: Any, w: Any, bias: Any, struct: Any, activation: str | None, tf32: bool) -> None:
-    (n, p, q, k), dtype = y.shape, y.dtype
-    width = _width(x.shape[3], k, x, y)
-    run = _kernel("fprop", width, dtype, tf32, ACTIVATION=gemm.ACTIVATIONS[activation])
-    _rows(run, n * p, ceil_div(q, _OUTPUTS) * (k // width), y, x, w, bias, struct)
+def fprop(
+    y: Array, x: Array, w: Array, bias: Array | None, problem: Conv2dProblem, epilogue: Epilogue, tf32: bool
+) -> None:
+    n, p, q, k = problem.y_shape
+    if y.size:
+        width = _width(problem, x, y)
+        kernel = _kernel("fprop", width, y.dtype, tf32, ACTIVATION=ACTIVATIONS[epilogue.activation])
+        _launch_rows(kernel, n * p, ceil_div(q, _OUTPUTS) * (k // width), y, x, w, bias, packed(problem, 1))
 
 
-def dgrad(dx: Any, dy: Any, w: Any, struct: Any, stride_w: int, tf32: bool) -> None:
-    (n, h, across, c), dtype = dx.shape, dx.dtype
-    width = _width(c, dy.shape[3], dx, dy)
-    items = stride_w * ceil_div(ceil_div(across, stride_w), _OUTPUTS) * (c // width)
-    _rows(_kernel("dgrad", width, dtype, tf32), n * h, items, dx, dy, w, struct)
+def dgrad(dx: Array, dy: Array, w: Array, problem: Conv2dProblem, tf32: bool) -> None:
+    (n, h, across, c), stride_w = problem.x_shape, problem.stride[1]
+    if dx.size:
+        width = _width(problem, dx, dy)
+        items = stride_w * ceil_div(ceil_div(across, stride_w), _OUTPUTS) * (c // width)
+        _launch_rows(_kernel("dgrad", width, dx.dtype, tf32), n * h, items, dx, dy, w, packed(problem, 1))
 
 
-def wgrad(dw: Any, dy: Any, x: Any, struct: Any, tf32: bool, accumulate: bool) -> None:
-    (n, p, _, k), dtype = dy.shape, dy.dtype
-    width = _width(x.shape[3], k, dy, x)
-    packs, taps = k // width, dw.size // k
+def wgrad(dw: Array, dy: Array, x: Array, problem: Conv2dProblem, tf32: bool, accumulate: bool) -> None:
+    (n, p, _, k), dtype = problem.y_shape, dy.dtype
+    if not dw.size:
+        return
+    width = _width(problem, dy, x)
+    packs, taps = k // width, problem.r * problem.s
     lanes = min(32, 1 << (packs - 1).bit_length())
     tiles = ceil_div(packs, lanes) * ceil_div(taps, THREADS // lanes)
-    workspace = gemm.LARGEST_WORKSPACE // (dw.size * accumulation_dtype(dtype).itemsize)
+    workspace = LARGEST_WORKSPACE // (dw.size * accumulation_dtype(dtype).itemsize)
     rows = max(1, ceil_div(n * p, max(1, min(ceil_div(_BLOCKS, tiles), workspace))))
     splits = max(1, ceil_div(n * p, rows))  # none of an empty batch sums to zero
     partials = empty((splits, dw.size), accumulation_dtype(dtype), like=dw)
-    _kernel("wgrad", width, dtype, tf32)((tiles, splits), THREADS, partials, dy, x, struct, lanes, rows)
-    gemm.reduce_splits(dw, partials, accumulate=accumulate)
+    kernel = _kernel("wgrad", width, dtype, tf32)
+    kernel((tiles, splits), THREADS, partials, dy, x, packed(problem, 1), lanes, rows)
+    reduce_splits(dw, partials, accumulate=accumulate)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv.backends import DeviceError
+from gpuconv.types import Array
+
+if TYPE_CHECKING:
+    from gpuconv.backends.cuda.graph import CudaRecorder, EmulatedRecorder
 
 
 class EmulatedDevice:
@@ -24,22 +29,22 @@ class EmulatedDevice:
         native.runtime()
         self._arrays = emulator
 
-    def from_host(self, x: np.ndarray) -> Any:
+    def from_host(self, x: np.ndarray) -> Array:
         return self._arrays.asarray(x)
 
     def to_numpy(self, x: Any) -> np.ndarray:
         return np.array(x.view(np.ndarray))
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return self._arrays.empty(shape, dtype)
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+    def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return self._arrays.zeros(shape, dtype)
 
     def synchronize(self) -> None:
         self._arrays.queue.forbid("synchronize")
 
-    def recorder(self) -> Any:
+    def recorder(self) -> EmulatedRecorder:
         from gpuconv.backends.cuda.graph import EmulatedRecorder
 
         return EmulatedRecorder()
@@ -47,7 +52,7 @@ class EmulatedDevice:
 
 class CudaDevice:
     def __init__(self, index: int) -> None:
-        from gpuconv.backends.cuda import tuning
+        from gpuconv.backends.cuda.gemm import tuner
 
         try:
             import cupy
@@ -60,7 +65,7 @@ class CudaDevice:
         count = _device_count(cupy)
         if index >= count:
             raise DeviceError(f"there is no device cuda:{index}; this machine has {count}")
-        tuning.enabled()  # a setting that cannot be read is refused here, before work is begun
+        tuner.enabled()  # a setting that cannot be read is refused here, before work is begun
         self.name = f"cuda:{index}"
         self._cupy, self._index, self._device = cupy, index, cupy.cuda.Device(index)
 
@@ -69,25 +74,25 @@ class CudaDevice:
         model = self._cupy.cuda.runtime.getDeviceProperties(self._index)["name"].decode()
         return f"{model}, compute capability {self._device.compute_capability}"
 
-    def from_host(self, x: np.ndarray) -> Any:
+    def from_host(self, x: np.ndarray) -> Array:
         with self._device:
             return self._cupy.asarray(x)
 
-    def from_dlpack(self, x: Any) -> Any:
+    def from_dlpack(self, x: Any) -> Array:
         with self._device:
             return self._cupy.from_dlpack(x)
 
-    def from_cuda_array_interface(self, x: Any) -> Any:
+    def from_cuda_array_interface(self, x: Any) -> Array:
         return self._cupy.asarray(x)  # on whatever device its memory is
 
     def to_numpy(self, x: Any) -> np.ndarray:
         return self._cupy.asnumpy(x)
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         with self._device:
             return self._cupy.empty(shape, dtype)
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+    def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         with self._device:
             return self._cupy.zeros(shape, dtype)
 
@@ -97,7 +102,7 @@ class CudaDevice:
         with undisturbed(self._index):
             self._device.synchronize()
 
-    def recorder(self) -> Any:
+    def recorder(self) -> CudaRecorder:
         from gpuconv.backends.cuda.graph import CudaRecorder
 
         return CudaRecorder(self._index)

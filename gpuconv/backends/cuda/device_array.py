@@ -6,25 +6,29 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import DTypeLike
+
 from gpuconv.backends import address
 from gpuconv.backends.cuda import emulator
+from gpuconv.types import Array, ArrayT
 
 NEWEST = 999  # above every compute capability
 
 
-def empty(shape: int | Sequence[int], dtype: Any, *, like: Any) -> Any:
+def empty(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> ArrayT:
     """A new array on the device of `like`, unwritten (poisoned on the emulated device)."""
     return _maker(like).empty(shape, dtype)
 
 
-def zeros(shape: int | Sequence[int], dtype: Any, *, like: Any) -> Any:
+def zeros(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> ArrayT:
     """A new array of zeros on the device of `like`."""
     return _maker(like).zeros(shape, dtype)
 
 
-def asarray(x: Any, dtype: Any = None, *, like: Any) -> Any:
+def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
     """A host array (a table of addresses, say) copied to the device of `like`."""
-    return _maker(like).asarray(x, dtype)
+    return _maker(like).asarray(x)
 
 
 def capability_of(array: Any) -> int:
@@ -45,12 +49,12 @@ def _capability(index: int) -> int:
     return int(cupy.cuda.Device(index).compute_capability)
 
 
-def is_aligned(alignment: int, *arrays: Any) -> bool:
+def is_aligned(alignment: int, *arrays: Array | None) -> bool:
     """Whether every array (None counts as aligned) begins at a multiple of `alignment` bytes."""
     return all(array is None or address(array) % alignment == 0 for array in arrays)
 
 
-def _maker(like: Any) -> Any:
+def _maker(like: Array) -> Any:
     if isinstance(like, emulator.EmulatedArray):
         return emulator
     import cupy

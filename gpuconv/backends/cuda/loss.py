@@ -5,60 +5,59 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import Any
 
 import numpy as np
 
 from gpuconv import backends
+from gpuconv.arguments import expect_within
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.class_rows import row_blocks, row_module
 from gpuconv.backends.cuda.device_array import empty
-from gpuconv.backends.cuda.launch import THREADS, contiguous, device_scalar, write_to
+from gpuconv.backends.cuda.outputs import THREADS, buffer, contiguous, device_scalar, store
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.shapes import expect_within
+from gpuconv.types import Array, ArrayT, Scalar
 
 __all__ = ["softmax_cross_entropy", "svm_hinge"]
 
 
 def softmax_cross_entropy(
-    logits: Any, labels: Any, *, label_smoothing: float = 0.0, grad_scale: Any = 1.0, out: Any = None
-) -> tuple[Any, Any]:
+    logits: ArrayT, labels: Array, *, label_smoothing: float, grad_scale: Scalar, out: ArrayT | None
+) -> tuple[ArrayT, ArrayT]:
     return _loss("softmax_cross_entropy", logits, labels, label_smoothing, grad_scale, out)
 
 
 def svm_hinge(
-    scores: Any, labels: Any, *, delta: float = 1.0, grad_scale: Any = 1.0, out: Any = None
-) -> tuple[Any, Any]:
+    scores: ArrayT, labels: Array, *, delta: float, grad_scale: Scalar, out: ArrayT | None
+) -> tuple[ArrayT, ArrayT]:
     return _loss("svm_hinge", scores, labels, delta, grad_scale, out)
 
 
-def _loss(name: str, scores: Any, labels: Any, option: float, grad_scale: Any, out: Any) -> tuple[Any, Any]:
+def _loss(
+    name: str, scores: ArrayT, labels: Array, option: float, grad_scale: Scalar, out: ArrayT | None
+) -> tuple[ArrayT, ArrayT]:
     """Launch the kernel of a loss; its file has its name."""
     rows, classes = scores.shape
     scores, labels = contiguous(scores, labels)
     _refuse_wrong_labels(labels, classes)
-    factor = device_scalar(grad_scale, np.float64)
     loss = empty((), accumulation_dtype(scores.dtype), like=scores)
-
-    def write(gradient: Any) -> None:
-        module, lanes = row_module(f"{name}.cu", scores, LABEL=labels.dtype.name)
-        blocks = row_blocks(rows, lanes)
-        partials = empty((blocks,), loss.dtype, like=scores)
-        module.kernel(name)(
-            blocks, THREADS, loss, gradient, partials, _counter(scores), scores, labels, rows, classes, lanes, option,
-            *factor,
-        )
-
-    return loss, write_to(out, scores.shape, scores.dtype, scores, write)
+    gradient = buffer(out, scores.shape, scores.dtype, like=scores)
+    module, lanes = row_module(f"{name}.cu", scores, LABEL=labels.dtype)
+    blocks = row_blocks(rows, lanes)
+    partials = empty((blocks,), loss.dtype, like=scores)
+    module.kernel(name)(
+        blocks, THREADS, loss, gradient, partials, _counter(scores), scores, labels, rows, classes, lanes, option,
+        *device_scalar(grad_scale, np.float64),
+    )  # fmt: skip
+    return loss, store(gradient, out)
 
 
-def _refuse_wrong_labels(labels: Any, classes: int) -> None:
+def _refuse_wrong_labels(labels: Array, classes: int) -> None:
     """Raise ValueError for a label outside the classes, where the host can read the device's memory without waiting."""
     if isinstance(labels, np.ndarray) and emulator.host_reads():
         expect_within("labels", labels, classes)
 
 
-def _counter(like: Any) -> Any:
+def _counter(like: Array) -> Array:
     """The zero that a loss counts its finished blocks in, and leaves zero: one for launches that follow each other."""
     if isinstance(like, np.ndarray):
         return _new_counter("emulated", threading.get_ident())
@@ -68,5 +67,5 @@ def _counter(like: Any) -> Any:
 
 
 @functools.cache
-def _new_counter(device: str, queue: int) -> Any:
+def _new_counter(device: str, queue: int) -> Array:
     return backends.zeros((1,), np.uint32, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Sequence
@@ -10,13 +11,17 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.backends.cuda import gemm
+from gpuconv.algorithms import AUTO
 from gpuconv.backends.cuda.device_array import address, asarray, empty
-from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, flat_grid, updated
-from gpuconv.backends.cuda.module import load
-from gpuconv.backends.cuda.optim import _rate
+from gpuconv.backends.cuda.gemm.launch import compute
+from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.optim import Rate, _rate
+from gpuconv.backends.cuda.outputs import THREADS, ceil_div, contiguous, flat_grid, pack_width, updated
+from gpuconv.backends.cuda.structs import struct
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.shapes import NEWTON_SCHULZ
+from gpuconv.newton_schulz import NEWTON_SCHULZ
+from gpuconv.types import Array, Scalar
 
 __all__ = ["muon_step"]
 
@@ -31,9 +36,9 @@ _MATMUL = np.dtype([(name, np.int32) for name in ("batch", "rows", "columns", "d
 
 
 def muon_step(
-    params: Sequence[Any], grads: Sequence[Any], velocities: Sequence[Any], masters: Sequence[Any] | None = None,
-    scaling: Any | None = None, *, lr: Any, momentum: float = 0.0, nesterov: bool = False, steps: int = 5,
-) -> None:
+    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array], masters: Sequence[Array] | None,
+    scaling: Array | None, *, lr: Scalar, momentum: float, nesterov: bool, steps: int,
+) -> None:  # fmt: skip
     masters = params if masters is None else masters
     kinds = [(master.dtype, param.dtype, master is param, tuple(param.shape)) for master, param in zip(masters, params)]
     for kind in dict.fromkeys(kinds):
@@ -48,18 +53,18 @@ def muon_step(
 
 
 def _step(
-    params: Sequence[Any], grads: Sequence[Any], velocities: Sequence[Any], copies: Sequence[Sequence[Any]],
-    scaling: Any, rate: Any, momentum: float, nesterov: bool, steps: int,
+    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array], copies: Sequence[Sequence[Array]],
+    scaling: Array | None, rate: Rate, momentum: float, nesterov: bool, steps: int,
 ) -> None:
     """The step of parameters of one shape and dtype."""
     first, batch = params[0], len(params)
     rows, size, wide = first.shape[0], first.size, accumulation_dtype(first.dtype)
     columns = size // rows
     lines, width, blocks = min(rows, columns), max(rows, columns), ceil_div(size, _NUMBERS)
-    matrices = np.array((size, rows, columns, blocks, rows > columns), _MATRICES)[()]
+    matrices = struct(_MATRICES, size, rows, columns, blocks, rows > columns)
     table, grid = _table(params, grads, velocities, *copies), batch * blocks
     x, partials = empty((batch, lines, width), wide, like=first), empty((grid, 2), wide, like=first)
-    module = load("muon.cu", {"DTYPE": first.dtype.name, "GRAD": grads[0].dtype.name})
+    module = load("muon.cu", {"DTYPE": first.dtype, "GRAD": grads[0].dtype})
     module.kernel("muon_direction")(grid, THREADS, x, partials, table, scaling, matrices, momentum, nesterov)
     module.kernel("muon_normalize")(grid, THREADS, x, partials, matrices, _EPS)
     if steps:
@@ -76,24 +81,28 @@ def _step(
     module.kernel("muon_apply")(grid, THREADS, x, partials, table, scaling, matrices, *rate)
 
 
-def _matmul(y: Any, a: Any, b: Any, *, depth_first: bool = False) -> None:
+def _matmul(y: Array, a: Array, b: Array, *, depth_first: bool = False) -> None:
     """y[i] = a[i] b[i]^T, with depth_first a[i] b[i]. y, a, b: contiguous, of one dtype, of rank 3."""
     batch, rows, depth = a.shape
     columns = y.shape[2]
-    struct = np.array((batch, rows, columns, depth), _MATMUL)[()]
-    macros = {"DEPTH_FIRST": int(depth_first), "WIDTH": gemm.vector(math.gcd(depth, columns), y, a, b)}
+    width = pack_width(y, a, b, count=math.gcd(depth, columns))
+    compute(_product(batch, rows, columns, depth, y.dtype, depth_first, width), AUTO, y, (), (a, b))
 
-    def run(plan: gemm.Plan, out: Any) -> None:
-        gemm.launch("matmul", plan, (out,), (a, b), struct, macros)
 
-    gemm.compute("matmul", (rows, columns, depth, batch), "auto", False, struct, macros, y, run)
+@functools.lru_cache(maxsize=1024)
+def _product(
+    batch: int, rows: int, columns: int, depth: int, dtype: np.dtype, depth_first: bool, width: int
+) -> Product:
+    sizes = struct(_MATMUL, batch, rows, columns, depth)
+    macros = {"DEPTH_FIRST": int(depth_first), "WIDTH": width}
+    return Product("matmul", rows, columns, depth, batch, dtype, struct=sizes, macros=macros)
 
 
 # Where the arrays of a batch are, in device memory, by their addresses; it lives as long as the first parameter.
-_tables: dict[tuple[Any, ...], Any] = {}
+_tables: dict[tuple[Any, ...], Array] = {}
 
 
-def _table(*columns: Sequence[Any]) -> Any:
+def _table(*columns: Sequence[Array]) -> Array:
     """The kernels' `struct Matrix` of each parameter, copied to the device the first time that it is asked for."""
     first = columns[0][0]
     places = np.zeros((len(columns[0]), _MEMBERS), np.uint64)

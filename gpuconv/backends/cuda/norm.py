@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from gpuconv.backends.cuda.columns import MAP_STEPS, deal, finish_grid, partials, width_of
+from gpuconv.backends.cuda.column_reduce import MAP_STEPS, deal, finish_grid, partials, width_of
 from gpuconv.backends.cuda.conv import conv2d_moments
 from gpuconv.backends.cuda.device_array import empty
-from gpuconv.backends.cuda.gemm import ACTIVATIONS
-from gpuconv.backends.cuda.launch import THREADS, ceil_div, contiguous, updated
-from gpuconv.backends.cuda.module import Module, load
+from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
+from gpuconv.backends.cuda.kernel import Module, load
+from gpuconv.backends.cuda.outputs import THREADS, ceil_div, contiguous, updated
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.problems import Conv2dProblem, epilogue
+from gpuconv.types import Array
 
 __all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm"]
 
@@ -20,9 +21,9 @@ _MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 
 
 def batch_norm(
-    x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any, *, training: bool, momentum: float = 0.1,
-    eps: float = 1e-5, activation: str | None = None, out: Any = None,
-) -> tuple[Any, Any, Any]:
+    x: Array, gamma: Array, beta: Array, running_mean: Array, running_var: Array, *, training: bool, momentum: float,
+    eps: float, activation: str | None, out: Array | None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
     rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
     x, gamma, beta = contiguous(x, gamma, beta)
     y = empty(x.shape, x.dtype, like=x) if out is None else out
@@ -45,15 +46,16 @@ def batch_norm(
 
 
 def conv2d_batch_norm(
-    x: Any, w: Any, bias: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any, *, stride: Any = 1,
-    padding: Any = 0, dilation: Any = 1, groups: int = 1, fit: str = "floor", momentum: float = 0.1, eps: float = 1e-5,
-    activation: str | None = None, algo: str = "auto", tf32: bool = False, out: Any = None,
-) -> tuple[Any, Any, Any, Any]:
-    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    conv, moments = conv2d_moments(x, w, bias, window, algo, tf32)
+    x: Array, w: Array, bias: Array | None, gamma: Array, beta: Array, running_mean: Array, running_var: Array,
+    problem: Conv2dProblem, *, momentum: float, eps: float, activation: str | None, algo: str, tf32: bool,
+    out: Array | None,
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    conv, moments = conv2d_moments(x, w, bias, problem, epilogue(moments=True), algo=algo, tf32=tf32)
     y = empty(conv.shape, conv.dtype, like=conv) if out is None else out
     mean, inv_std = _channel_vector(conv), _channel_vector(conv)
     rows, channels = math.prod(conv.shape[:-1]), conv.shape[-1]
+    if moments is None:
+        return y, conv, mean, inv_std
     gamma, beta = contiguous(gamma, beta)
     with updated(y, running_mean, running_var) as (y_there, *running):
         module, width = _module(activation, conv, y_there)
@@ -74,9 +76,9 @@ def conv2d_batch_norm(
 
 
 def batch_norm_backward(
-    dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, *, beta: Any = None, activation: str | None = None,
-    training: bool = True, out: Any = None, dgamma: Any = None, dbeta: Any = None, accumulate: bool = False,
-) -> tuple[Any, Any, Any]:
+    dy: Array, x: Array, gamma: Array, mean: Array, inv_std: Array, *, beta: Array | None, activation: str | None,
+    training: bool, out: Array | None, dgamma: Array | None, dbeta: Array | None, accumulate: bool,
+) -> tuple[Array, Array, Array]:  # fmt: skip
     rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
     dy, x, gamma, beta, mean, inv_std = contiguous(dy, x, gamma, beta, mean, inv_std)
     dx = empty(x.shape, x.dtype, like=x) if out is None else out
@@ -106,7 +108,7 @@ def batch_norm_backward(
 
 
 def _statistics(
-    module: Module, width: int, rows: int, outputs: tuple[Any, ...], x: Any, momentum: float, eps: float
+    module: Module, width: int, rows: int, outputs: tuple[Array, ...], x: Array, momentum: float, eps: float
 ) -> None:
     """Fill mean and inv_std, and move the running statistics, outputs in this order."""
     channels = x.shape[-1]
@@ -120,12 +122,12 @@ def _statistics(
         finish(finish_grid(channels), THREADS, *outputs, chunks, momentum, eps, columns.chunks, channels)
 
 
-def _module(activation: str | None, *arrays: Any) -> tuple[Module, int]:
+def _module(activation: str | None, *arrays: Array) -> tuple[Module, int]:
     first = arrays[0]
-    width = width_of(first.shape[-1], first.dtype, *arrays)
-    defines = {"DTYPE": first.dtype.name, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation]}
+    width = width_of(first.shape[-1], *arrays)
+    defines = {"DTYPE": first.dtype, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation]}
     return load("batch_norm.cu", defines), width
 
 
-def _channel_vector(x: Any) -> Any:
+def _channel_vector(x: Array) -> Array:
     return empty(x.shape[-1:], accumulation_dtype(x.dtype), like=x)

@@ -13,8 +13,9 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.backends.cuda.device_array import address, asarray
-from gpuconv.backends.cuda.launch import THREADS, contiguous, device_scalar, updated
-from gpuconv.backends.cuda.module import load
+from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.outputs import THREADS, contiguous, device_scalar, updated
+from gpuconv.types import Array, Scalar
 
 __all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
 
@@ -31,42 +32,45 @@ _EXTENT = np.dtype([("numbers", np.uint64), ("count", np.int64), ("kind", np.int
 _KINDS = ("float16", "bfloat16", "float32", "float64")  # as `struct Extent` numbers them
 
 
+Rate = tuple[Array | None, Array | None, float]
+
+
 def sgd_step(
-    params: Sequence[Any], grads: Sequence[Any], velocities: Sequence[Any] | None = None,
-    masters: Sequence[Any] | None = None, scaling: Any | None = None, *, lr: Any, momentum: float = 0.0,
-    nesterov: bool = False, weight_decay: float | Sequence[float] = 0.0,
-) -> None:
+    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array] | None,
+    masters: Sequence[Array] | None, scaling: Array | None, *, lr: Scalar, momentum: float, nesterov: bool,
+    weight_decay: Sequence[float],
+) -> None:  # fmt: skip
     states = [] if velocities is None else [velocities]
     _step("sgd_step", params, grads, states, masters, weight_decay, scaling, *_rate(lr), momentum, nesterov)
 
 
 def adagrad_step(
-    params: Sequence[Any], grads: Sequence[Any], square_sums: Sequence[Any], masters: Sequence[Any] | None = None,
-    scaling: Any | None = None, *, lr: Any, eps: float = 1e-10, weight_decay: float | Sequence[float] = 0.0,
-) -> None:
+    params: Sequence[Array], grads: Sequence[Array], square_sums: Sequence[Array], masters: Sequence[Array] | None,
+    scaling: Array | None, *, lr: Scalar, eps: float, weight_decay: Sequence[float],
+) -> None:  # fmt: skip
     _step("adagrad_step", params, grads, [square_sums], masters, weight_decay, scaling, *_rate(lr), eps)
 
 
 def rmsprop_step(
-    params: Sequence[Any], grads: Sequence[Any], square_averages: Sequence[Any],
-    masters: Sequence[Any] | None = None, scaling: Any | None = None, *, lr: Any, alpha: float = 0.99,
-    eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0,
-) -> None:
+    params: Sequence[Array], grads: Sequence[Array], square_averages: Sequence[Array],
+    masters: Sequence[Array] | None, scaling: Array | None, *, lr: Scalar, alpha: float, eps: float,
+    weight_decay: Sequence[float],
+) -> None:  # fmt: skip
     _step("rmsprop_step", params, grads, [square_averages], masters, weight_decay, scaling, *_rate(lr), alpha, eps)
 
 
 def adam_step(
-    params: Sequence[Any], grads: Sequence[Any], exp_avgs: Sequence[Any], exp_avg_sqs: Sequence[Any],
-    masters: Sequence[Any] | None = None, scaling: Any | None = None, *, lr: Any, step: Any, beta1: float = 0.9,
-    beta2: float = 0.999, eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0, decoupled: bool = False,
-) -> None:
+    params: Sequence[Array], grads: Sequence[Array], exp_avgs: Sequence[Array], exp_avg_sqs: Sequence[Array],
+    masters: Sequence[Array] | None, scaling: Array | None, *, lr: Scalar, step: Scalar, beta1: float, beta2: float,
+    eps: float, weight_decay: Sequence[float], decoupled: bool,
+) -> None:  # fmt: skip
     scalars = (*_rate(lr), *device_scalar(step, np.int64), beta1, beta2, eps, decoupled)
     _step("adam_step", params, grads, [exp_avgs, exp_avg_sqs], masters, weight_decay, scaling, *scalars)
 
 
 def update_loss_scale(
-    scaling: Any, grads: Sequence[Any], *, growth: float = 2.0, backoff: float = 0.5, interval: int = 2000
-) -> None:
+    scaling: Array, grads: Sequence[Array], *, growth: float, backoff: float, interval: int
+) -> None:  # fmt: skip
     grads = contiguous(*[grad for grad in grads if grad.size])
     if not grads:
         grads = (backends.zeros((1,), np.float32, backends.device_of(scaling)),)  # nothing to find, and a good step
@@ -78,16 +82,17 @@ def update_loss_scale(
     )
 
 
-def _rate(lr: Any) -> tuple[Any, Any, Any]:
+def _rate(lr: Scalar) -> Rate:
     """The learning rate as the kernels take it: a float32 array or None, a float64 array or None, a number."""
-    if getattr(lr, "dtype", None) == np.float32 and not isinstance(lr, np.generic):
+    if not isinstance(lr, (int, float, np.generic)) and lr.dtype == np.float32:
         return lr, None, 0.0
     return None, *device_scalar(lr, np.float64)
 
 
 def _step(
-    kernel: str, params: Any, grads: Any, states: Any, masters: Any, decays: Any, scaling: Any, *scalars: Any
-) -> None:
+    kernel: str, params: Sequence[Array], grads: Sequence[Array], states: Sequence[Sequence[Array]],
+    masters: Sequence[Array] | None, decays: Sequence[float], scaling: Array | None, *scalars: Any,
+) -> None:  # fmt: skip
     """Launch a kernel over the parameters, once for each dtype among them and kind of master."""
     masters = params if masters is None else masters
     kinds = [(master.dtype, param.dtype, master is param) for master, param in zip(masters, params)]
@@ -104,19 +109,19 @@ def _step(
             count = len(chosen)
             columns = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {"grad": read}
             chunks = _table(_chunks, columns, [decays[i] for i in chosen])
-            module = load("optimizer.cu", {"DTYPE": dtype.name, "GRAD": copied.name})
+            module = load("optimizer.cu", {"DTYPE": dtype, "GRAD": copied})
             module.kernel(kernel)(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
 
 
 # The table of a list of arrays, by everything it says; it lives as long as the first of them.
-_tables: dict[tuple[Any, ...], Any] = {}
+_tables: dict[tuple[Any, ...], Array] = {}
 
-Columns = Mapping[str, Sequence[Any]]
+Columns = Mapping[str, Sequence[Array]]
 
 
 def _table(
     make: Callable[[Columns, Sequence[float]], np.ndarray], columns: Columns, decays: Sequence[float] = ()
-) -> Any:
+) -> Array:
     """The device's table that `make` gives for the arrays of its columns. It is copied there once: a step that finds
     its arrays where they were moves nothing from the host."""
     first = next(iter(columns.values()))[0]
@@ -146,7 +151,7 @@ def _extents(columns: Columns, _: Sequence[float]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _split(entry: np.dtype, arrays: Mapping[str, Any]) -> np.ndarray:
+def _split(entry: np.dtype, arrays: Mapping[str, Array]) -> np.ndarray:
     """Entries that deal out arrays of one size, `_NUMBERS` of each an entry."""
     size = next(iter(arrays.values())).size
     begin = np.arange(0, size, _NUMBERS)
@@ -157,7 +162,7 @@ def _split(entry: np.dtype, arrays: Mapping[str, Any]) -> np.ndarray:
     return part
 
 
-def _found(like: Any) -> Any:
+def _found(like: Array) -> Array:
     """The zeros that the loss scale's blocks note what they found in, and leave zero: for launches that follow each
     other."""
     if isinstance(like, np.ndarray):
@@ -168,5 +173,5 @@ def _found(like: Any) -> Any:
 
 
 @functools.cache
-def _new_found(device: str, queue: int) -> Any:
+def _new_found(device: str, queue: int) -> Array:
     return backends.zeros((2,), np.uint32, device)

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 
 from gpuconv import algorithms
-from gpuconv.backends.cuda import gemm, predict
-from gpuconv.backends.cuda.conv import implicit_gemm, plans
-from gpuconv.backends.cuda.launch import ceil_div
+from gpuconv.backends.cuda import predict
+from gpuconv.backends.cuda.conv import plans
+from gpuconv.backends.cuda.outputs import aligned_pack_width, ceil_div
 from gpuconv.backends.cuda.predict import GPUS, Gpu, Model, Prediction
 from gpuconv.backends.cuda.report import Line
-from gpuconv.cases import ConvCase
 from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.problems import PLAIN, Conv2dProblem
 
-REFERENCE = ConvCase(128, 16, 16, 128, 128, (3, 3), padding=((1, 1), (1, 1)))  # of the report's column
+REFERENCE = Conv2dProblem.of((128, 16, 16, 128), (128, 3, 3, 128), padding=1)  # of the report's column
 REFERENCE_GPU = GPUS["h200"]
 
 
-def product_of(case: ConvCase, direction: str) -> tuple[int, int, int, int]:
-    """Rows, columns and depth of the product that a direction is, and how many there are of it."""
-    return implicit_gemm(f"conv2d_{direction}", case.x_shape, case.k, case.kernel_size, **case.options)
-
-
 def convolution(
-    case: ConvCase, direction: str, arithmetic: str, algo: str, moved: float, model: Model, gpu: Gpu
+    problem: Conv2dProblem, direction: str, arithmetic: str, algo: str, moved: float, model: Model, gpu: Gpu
 ) -> tuple[str, Prediction] | None:
     """The algorithm that a direction takes under `algo`, and its predicted time; None where the model has no terms.
 
@@ -33,23 +29,24 @@ def convolution(
     if arithmetic not in ("float16", "bfloat16"):
         return None
     dtype = as_dtype(arithmetic)
-    found = plans("emulated", case.x_shape, case.k, case.kernel_size, **case.options, dtype=dtype, algo=algo)
+    found = plans("emulated", problem, PLAIN, dtype, algo=algo)
     if found is None or found[direction].algorithm.family != "mma":
         return None
     plan, algorithm = found[direction], found[direction].algorithm
-    vectors = gemm.width(case.c // case.groups, dtype), gemm.width(case.k // case.groups, dtype)
-    kernel = predict.compiled(algorithm, direction, arithmetic, vectors, gpu.arch)
-    rows, columns, _, count = product_of(case, direction)
+    vector_c, vector_k = (aligned_pack_width(dtype, count // problem.groups) for count in (problem.c, problem.k))
+    kernel = predict.compiled(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch)
+    m, n, _, batches = problem.implicit_gemm(direction)
+    smem_bytes = kernel.shared + plan.smem_bytes
     asked = predict.terms(
         kernel.loop,
-        blocks=plan.blocks * plan.splits,
+        blocks=plan.blocks * plan.split_k,
         tiles_of_depth=ceil_div(plan.depth_per_split, algorithm.block_k),
         threads=algorithm.threads,
-        resident=predict.resident_blocks(gpu.arch, kernel.registers, kernel.shared + plan.shared, algorithm.threads),
+        resident=predict.resident_blocks(gpu.arch, kernel.registers, smem_bytes, algorithm.threads),
         reduction=0,
         multiprocessors=gpu.multiprocessors,
     )
-    partials = 0 if plan.splits == 1 else plan.splits * rows * columns * count * accumulation_dtype(dtype).itemsize
+    partials = 0 if plan.split_k == 1 else plan.split_k * m * n * batches * accumulation_dtype(dtype).itemsize
     return algorithm.name, model.predict(asked, gpu, moved, partials)
 
 
@@ -66,7 +63,7 @@ def of_line(line: Line) -> float | None:
         return None
     algo = algorithms.of_launch(line.kernel, defines)
     assert algo is not None, f"{line.kernel} is a product"
-    case, size = REFERENCE, as_dtype(defines["DTYPE"]).itemsize
-    moved = size * (case.n * case.h * case.w * (case.c + case.k) + case.k * 9 * case.c)
-    found = convolution(case, direction[1], defines["DTYPE"], algo, moved, _model(), REFERENCE_GPU)
+    sizes = map(math.prod, (REFERENCE.x_shape, REFERENCE.w_shape, REFERENCE.y_shape))
+    moved = as_dtype(defines["DTYPE"]).itemsize * sum(sizes)
+    found = convolution(REFERENCE, direction[1], defines["DTYPE"], algo, moved, _model(), REFERENCE_GPU)
     return found[1].seconds if found else None

@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from gpuconv.backends.cuda.launch import THREADS, ceil_div, flat_grid, write_to
-from gpuconv.backends.cuda.module import load
+from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, flat_grid, store
+from gpuconv.types import ArrayT
 
 __all__ = ["random_normal", "random_permutation", "random_uniform"]
 
 
-def _fill(kernel: str, y: Any, first: float, second: float, place: tuple[int, ...]) -> Any:
-    def write(target: Any) -> None:
-        run = load("random_fill.cu", {"DTYPE": y.dtype.name}).kernel(kernel)
-        run(flat_grid(ceil_div(target.size, 4)), THREADS, target, target.size, first, second, *place)
-
-    return write_to(y, y.shape, y.dtype, y, write)
+def _fill(kernel: str, y: ArrayT, first: float, second: float, place: tuple[int, ...]) -> ArrayT:
+    target = buffer(y, y.shape, y.dtype, like=y)
+    run = load("random_fill.cu", {"DTYPE": y.dtype}).kernel(kernel)
+    run(flat_grid(ceil_div(target.size, 4)), THREADS, target, target.size, first, second, *place)
+    return store(target, y)
 
 
 def random_uniform(
-    y: Any, *, low: float = 0.0, high: float = 1.0, seed: int, stream: int = 0, substream: int = 0, offset: int = 0
-) -> Any:
+    y: ArrayT, *, low: float, high: float, seed: int, stream: int, substream: int, offset: int
+) -> ArrayT:  # fmt: skip
     return _fill("random_uniform", y, low, high - low, (seed, stream, substream, offset))
 
 
 def random_normal(
-    y: Any, *, mean: float = 0.0, std: float = 1.0, seed: int, stream: int = 0, substream: int = 0, offset: int = 0
-) -> Any:
+    y: ArrayT, *, mean: float, std: float, seed: int, stream: int, substream: int, offset: int
+) -> ArrayT:  # fmt: skip
     return _fill("random_normal", y, mean, std, (seed, stream, substream, offset))
 
 
-def random_permutation(order: Any, *, seed: int, epoch: int = 0, stream: int = 1) -> Any:
+def random_permutation(order: ArrayT, *, seed: int, epoch: int, stream: int) -> ArrayT:
     n = order.shape[0]
     a = math.isqrt(max(n - 1, 0)) + 1  # the near-square a * b that holds n, as in gpuconv/random.py
-
-    def write(target: Any) -> None:
-        run = load("random_fill.cu", {"DTYPE": "float32"}).kernel("random_permutation")
-        run(flat_grid(n), THREADS, target, n, a, ceil_div(n, a), seed, stream, epoch)
-
-    return write_to(order, order.shape, order.dtype, order, write)
+    target = buffer(order, order.shape, order.dtype, like=order)
+    run = load("random_fill.cu", {"DTYPE": "float32"}).kernel("random_permutation")
+    run(flat_grid(n), THREADS, target, n, a, ceil_div(n, a), seed, stream, epoch)
+    return store(target, order)

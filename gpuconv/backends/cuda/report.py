@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gpuconv.backends.cuda import compiler, source
 from gpuconv.backends.cuda.compiler import CompileError, Resources
-from gpuconv.backends.cuda.launch import ceil_div
+from gpuconv.backends.cuda.outputs import ceil_div
 from gpuconv.backends.cuda.variants import Variant, kernels, representatives
 
 THOROUGH = ("sm_80", "sm_90a")
@@ -112,6 +112,6 @@ def _compile(variant: Variant, arch: str) -> list[Line | CompileError]:
     lines: list[Line | CompileError] = []
     for name, signature in kernels(variant).items():
         found, threads = binary.resources[name], signature.max_threads or DEFAULT_BLOCK
-        share = occupancy(arch, found.registers, found.static_shared + variant.shared, threads)
+        share = occupancy(arch, found.registers, found.static_shared + variant.smem_bytes, threads)
         lines.append(Line(variant, arch, name, threads, found, share))
     return lines

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpuconv.algorithms import ALGORITHMS, ARITHMETICS, FIRST, Algorithm, macros_of
+from gpuconv.algorithms import ALGORITHMS, ARITHMETICS, FEW_CHANNELS, Algorithm, macros_of
 from gpuconv.backends.cuda import source
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 
@@ -40,13 +40,13 @@ class Product:
 
 
 def products(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[Product, ...]:
-    listed = (*FIRST, *ALGORITHMS)
+    listed = (*FEW_CHANNELS, *ALGORITHMS)
     return tuple(Product(a, of) for a in listed if a.family == family for of in a.arithmetics if of in arithmetics)
 
 
 # Of the halves one: float16 and bfloat16 differ in the name of an instruction.
 NUMBERS = tuple(a for a in ARITHMETICS if a != "bfloat16")
-SIMT, MMA, FIRST_LAYERS = (products(family, NUMBERS) for family in ("simt", "mma", "first"))
+SIMT, MMA, OF_FEW_CHANNELS = (products(family, NUMBERS) for family in ("simt", "mma", "few_channels"))
 # Of parameters and state, and of gradients: the same, or masters with the halves that a net computes in.
 STEPS = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
 
@@ -64,7 +64,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     ),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
-    "conv2d_fprop_first.cu": dict(ALGORITHM=FIRST_LAYERS, FINISH=FINISHES, VECTOR_K=(1, WIDE)),
+    "conv2d_fprop_few_channels.cu": dict(ALGORITHM=OF_FEW_CHANNELS, FINISH=FINISHES, VECTOR_K=(1, WIDE)),
     "conv2d_fprop_mma.cu": dict(
         ALGORITHM=MMA, FINISH=(*FINISHES, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES
     ),
@@ -97,12 +97,12 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One .cu file under one choice of macros. shared: bytes of dynamic shared memory its blocks ask for,
-    but for a first layer's, which follow from the shape."""
+    """One .cu file under one choice of macros. smem_bytes: dynamic shared memory that its blocks ask for, 0 for few
+    channels, where it follows from the shape."""
 
     file: str
     defines: tuple[tuple[str, str], ...]
-    shared: int = 0
+    smem_bytes: int = 0
 
     def __str__(self) -> str:
         return " ".join([self.file, *(f"{name}={value}" for name, value in self.defines)])
@@ -128,13 +128,13 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
             stands_for = {WIDE: 16 // size, WIDE_SUMS: 16 // max(size, 4), LONGEST: 32 if size < 8 else 16}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
-            shared = product.algorithm.shared if product else 0
-            yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), shared)
+            smem_bytes = product.algorithm.smem_bytes if product else 0
+            yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), smem_bytes)
 
 
 def _another_stands_for(product: Product, defines: Mapping[str, Any]) -> bool:
     family, moves = product.algorithm.family, {defines[name] for name in VECTORS if name in defines}
-    if family == "first":
+    if family == "few_channels":
         return not _plain(defines) and defines["VECTOR_K"] != WIDE  # but for their stores those of single numbers
     if family == "simt" and product.arithmetic == "tf32":
         return not _plain(defines) or moves != {WIDE}  # float32's, that round what they put into shared memory

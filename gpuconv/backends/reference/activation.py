@@ -15,6 +15,14 @@ def relu_backward(dy, y, *, out=None):
     return round_to(np.where(wide(y) > 0, wide(dy), 0), dy.dtype, out)
 
 
+def relu6(x, *, out=None):
+    return round_to(np.minimum(np.maximum(wide(x), 0), 6), x.dtype, out)
+
+
+def relu6_backward(dy, y, *, out=None):
+    return round_to(np.where((wide(y) > 0) & (wide(y) < 6), wide(dy), 0), dy.dtype, out)
+
+
 def leaky_relu(x, *, negative_slope=0.01, out=None):
     return round_to(wide(x) * np.where(wide(x) > 0, 1, negative_slope), x.dtype, out)
 

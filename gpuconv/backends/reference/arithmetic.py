@@ -6,11 +6,11 @@ from gpuconv.backends.reference.precision import round_to, wide
 from gpuconv.dtypes import accumulation_dtype
 
 
-def add(a, b, *, out=None):
+def add(a, b, *, out):
     return round_to(wide(a) + wide(b), a.dtype, out)
 
 
-def scale(x, *, factor, out=None):
+def scale(x, *, factor, out):
     return round_to(wide(x) * float(accumulation_dtype(x.dtype).type(factor)), x.dtype, out)
 
 

@@ -11,13 +11,13 @@ Output pixel (h, w) reads row h + dy and column w + dx of the image, which was f
 import numpy as np
 
 from gpuconv import random
+from gpuconv.arguments import batch_indices
 from gpuconv.backends.reference.precision import number
-from gpuconv.shapes import batch_indices
 
 
 def load_batch(
-    images, labels, indices, *, mean, std, flip=False, shift=0, border="zero", cutout=0, seed=0, offset=0, start=0,
-    count=None, dtype="float32", out=None,
+    images, labels, indices, *, mean, std, flip, shift, border, cutout, seed, offset, start,
+    count, dtype, out,
 ):
     offset, (m, height, width, channels) = int(number(offset)), images.shape
     indices = batch_indices(indices, start, count, m)

@@ -5,22 +5,22 @@ from gpuconv.backends.reference.conv import bias_grad
 from gpuconv.backends.reference.precision import factors, round_to, wide
 
 
-def linear(x, w, bias=None, *, activation=None, algo="auto", tf32=False, out=None):
+def linear(x, w, bias, problem, epilogue, *, algo, tf32, out):
     wide_x, wide_w = factors(tf32, x, w)
     y = wide_x @ wide_w.T
     if bias is not None:
         y += wide(bias)
-    if activation is not None:
-        y = getattr(activations, activation)(y)
+    if epilogue.activation is not None:
+        y = getattr(activations, epilogue.activation)(y)
     return round_to(y, x.dtype, out)
 
 
-def linear_dgrad(dy, w, *, algo="auto", tf32=False, out=None):
+def linear_dgrad(dy, w, problem, *, algo, tf32, out):
     wide_dy, wide_w = factors(tf32, dy, w)
     return round_to(wide_dy @ wide_w, dy.dtype, out)
 
 
-def linear_wgrad(dy, x, *, algo="auto", tf32=False, out=None, db=None, accumulate=False):
+def linear_wgrad(dy, x, problem, *, algo, tf32, out, db, accumulate):
     wide_dy, wide_x = factors(tf32, dy, x)
     if db is not None:
         bias_grad(dy, out=db, accumulate=accumulate)

@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from gpuconv.arguments import expect_within
 from gpuconv.backends.reference.precision import number, round_to, wide
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.shapes import expect_within
 
 
-def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, grad_scale=1.0, out=None):
+def softmax_cross_entropy(logits, labels, *, label_smoothing, grad_scale, out):
     z, (n, classes), right = wide(logits), logits.shape, _right_answers(logits, labels)
     target = (1 - label_smoothing) * right + label_smoothing / classes
     log_p = z - z.max(axis=1, keepdims=True)
@@ -17,7 +17,7 @@ def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, grad_scale=1.0
     return round_to(loss, accumulation_dtype(logits.dtype)), round_to(dlogits, logits.dtype, out)
 
 
-def svm_hinge(scores, labels, *, delta=1.0, grad_scale=1.0, out=None):
+def svm_hinge(scores, labels, *, delta, grad_scale, out):
     z, n, right = wide(scores), len(scores), _right_answers(scores, labels)
     margins = np.where(right, 0, np.maximum(0, z - z[right][:, None] + delta))
     counted = (margins > 0).astype(np.float64)

@@ -7,11 +7,10 @@ import numpy as np
 from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.conv import conv2d
 from gpuconv.backends.reference.precision import round_to, wide
+from gpuconv.problems import epilogue
 
 
-def batch_norm(
-    x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-5, activation=None, out=None
-):
+def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, out):
     z, axes, m = wide(x), tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
     if training:
         mean, var = z.mean(axes), z.var(axes)
@@ -27,18 +26,16 @@ def batch_norm(
 
 
 def conv2d_batch_norm(
-    x, w, bias, gamma, beta, running_mean, running_var, *, stride=1, padding=0, dilation=1, groups=1, fit="floor",
-    momentum=0.1, eps=1e-5, activation=None, algo="auto", tf32=False, out=None
+    x, w, bias, gamma, beta, running_mean, running_var, problem, *, momentum, eps, activation, algo, tf32, out
 ):
-    conv = conv2d(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit, tf32=tf32)
+    conv = conv2d(x, w, bias, problem, epilogue(), algo=algo, tf32=tf32, out=None)
     options = dict(momentum=momentum, eps=eps, activation=activation, out=out)
     y, mean, inv_std = batch_norm(conv, gamma, beta, running_mean, running_var, training=True, **options)
     return y, conv, mean, inv_std
 
 
 def batch_norm_backward(
-    dy, x, gamma, mean, inv_std, *, beta=None, activation=None, training=True, out=None, dgamma=None, dbeta=None,
-    accumulate=False
+    dy, x, gamma, mean, inv_std, *, beta, activation, training, out, dgamma, dbeta, accumulate
 ):
     wide_dy, g, s = wide(dy), wide(gamma), wide(inv_std)
     xhat, axes, m = (wide(x) - wide(mean)) * s, tuple(range(x.ndim - 1)), max(1, math.prod(x.shape[:-1]))

@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from gpuconv.backends.reference.newton_schulz import orthogonal
 from gpuconv.backends.reference.precision import number, round_to, wide
-from gpuconv.shapes import NEWTON_SCHULZ
 
 
 def sgd_step(
-    params, grads, velocities=None, masters=None, scaling=None, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0
+    params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, weight_decay
 ):
     def formula(decay, p, g, v=0.0):
         g = g + decay * p
@@ -17,7 +17,7 @@ def sgd_step(
     _step(formula, weight_decay, scaling, masters, params, grads, *([] if velocities is None else [velocities]))
 
 
-def adagrad_step(params, grads, square_sums, masters=None, scaling=None, *, lr, eps=1e-10, weight_decay=0.0):
+def adagrad_step(params, grads, square_sums, masters, scaling, *, lr, eps, weight_decay):
     def formula(decay, p, g, s):
         g = g + decay * p
         s = s + g**2
@@ -27,7 +27,7 @@ def adagrad_step(params, grads, square_sums, masters=None, scaling=None, *, lr, 
 
 
 def rmsprop_step(
-    params, grads, square_averages, masters=None, scaling=None, *, lr, alpha=0.99, eps=1e-8, weight_decay=0.0
+    params, grads, square_averages, masters, scaling, *, lr, alpha, eps, weight_decay
 ):
     def formula(decay, p, g, s):
         g = g + decay * p
@@ -38,8 +38,8 @@ def rmsprop_step(
 
 
 def adam_step(
-    params, grads, exp_avgs, exp_avg_sqs, masters=None, scaling=None, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8,
-    weight_decay=0.0, decoupled=False,
+    params, grads, exp_avgs, exp_avg_sqs, masters, scaling, *, lr, step, beta1, beta2, eps,
+    weight_decay, decoupled,
 ):
     t = number(step) - (0 if scaling is None else scaling[3])  # without the steps that were skipped
 
@@ -55,7 +55,7 @@ def adam_step(
     _step(formula, weight_decay, scaling, masters, params, grads, exp_avgs, exp_avg_sqs)
 
 
-def muon_step(params, grads, velocities, masters=None, scaling=None, *, lr, momentum=0.0, nesterov=False, steps=5):
+def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps):
     def formula(_, p, g, v):
         v = momentum * v + g
         direction = g + momentum * v if nesterov else v
@@ -64,16 +64,6 @@ def muon_step(params, grads, velocities, masters=None, scaling=None, *, lr, mome
         return p * (np.sqrt(len(p)) / length if length else 1.0) - number(lr) * turned, v
 
     _step(formula, [0.0] * len(params), scaling, masters, params, grads, velocities)
-
-
-def orthogonal(x: np.ndarray, steps: int) -> np.ndarray:
-    """A matrix with its singular values brought near 1 by Newton-Schulz steps."""
-    a, b, c = NEWTON_SCHULZ
-    x = x / (np.sqrt((x**2).sum()) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = (a * np.eye(len(x)) + b * gram + c * gram @ gram) @ x
-    return x
 
 
 def _step(formula, decays, scaling, masters, params, grads, *states):
@@ -89,7 +79,7 @@ def _step(formula, decays, scaling, masters, params, grads, *states):
             round_to(wide(master), param.dtype, param)
 
 
-def update_loss_scale(scaling, grads, *, growth=2.0, backoff=0.5, interval=2000):
+def update_loss_scale(scaling, grads, *, growth, backoff, interval):
     scale, _, good_steps, skipped = scaling
     if not all(np.isfinite(wide(grad)).all() for grad in grads):
         scaling[:] = scale * backoff, 0, 0, skipped + 1

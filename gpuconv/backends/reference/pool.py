@@ -4,11 +4,10 @@ import numpy as np
 
 from gpuconv.backends.reference.precision import round_to, wide
 from gpuconv.backends.reference.windows import Windows
-from gpuconv.shapes import argmax_dtype
 
 
-def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None):
-    windows = Windows(x.shape[1:3], kernel_size, stride, padding, fit=fit)
+def max_pool2d(x, problem, *, out):
+    windows = Windows(problem)
     padded, inside = windows.pad(wide(x)), windows.pad(np.ones((1, *windows.hw, 1))) > 0
     best = np.zeros((len(x), *windows.count, x.shape[3]))
     argmax = np.full(best.shape, -1)
@@ -16,29 +15,27 @@ def max_pool2d(x, *, kernel_size, stride=None, padding=0, fit="floor", out=None)
         value = padded[tap]
         wins = inside[tap] & ((argmax < 0) | (value > best) | (np.isnan(value) & ~np.isnan(best)))
         best, argmax = np.where(wins, value, best), np.where(wins, index, argmax)
-    return round_to(best, x.dtype, out), argmax.astype(argmax_dtype(kernel_size))
+    return round_to(best, x.dtype, out), argmax.astype(problem.argmax_dtype)
 
 
-def max_pool2d_backward(dy, argmax, *, input_shape, kernel_size, stride=None, padding=0, fit="floor", out=None):
-    windows = Windows(input_shape[1:3], kernel_size, stride, padding, fit=fit)
-    padded = windows.pad(np.zeros(input_shape))
+def max_pool2d_backward(dy, argmax, problem, *, out):
+    windows = Windows(problem)
+    padded = windows.pad(np.zeros(problem.x_shape))
     for index, (_, _, tap) in enumerate(windows.taps()):
         padded[tap] += np.where(argmax == index, wide(dy), 0)
     return round_to(windows.crop(padded), dy.dtype, out)
 
 
-def avg_pool2d(x, *, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None):
-    windows = Windows(x.shape[1:3], kernel_size, stride, padding, fit=fit)
+def avg_pool2d(x, problem, *, count_include_pad, out):
+    windows = Windows(problem)
     padded = windows.pad(wide(x))
     total = sum(padded[tap] for _, _, tap in windows.taps())
     return round_to(total / _counts(windows, count_include_pad), x.dtype, out)
 
 
-def avg_pool2d_backward(
-    dy, *, input_shape, kernel_size, stride=None, padding=0, count_include_pad=True, fit="floor", out=None
-):
-    windows = Windows(input_shape[1:3], kernel_size, stride, padding, fit=fit)
-    padded, share = windows.pad(np.zeros(input_shape)), wide(dy) / _counts(windows, count_include_pad)
+def avg_pool2d_backward(dy, problem, *, count_include_pad, out):
+    windows = Windows(problem)
+    padded, share = windows.pad(np.zeros(problem.x_shape)), wide(dy) / _counts(windows, count_include_pad)
     for _, _, tap in windows.taps():
         padded[tap] += share
     return round_to(windows.crop(padded), dy.dtype, out)
@@ -48,14 +45,14 @@ def _counts(windows: Windows, count_include_pad: bool) -> np.ndarray:
     """(1, P, Q, 1): how many cells of each window count in its mean; what "cover" adds past the padding never does."""
     counted = windows.pad(np.ones((1, *windows.hw, 1)))
     if count_include_pad:
-        (top, bottom), (left, right) = windows.padding
+        (top, bottom), (left, right) = windows.problem.padding
         counted[:, : top + windows.hw[0] + bottom, : left + windows.hw[1] + right] = 1
     return sum(counted[tap] for _, _, tap in windows.taps())
 
 
-def global_avg_pool2d(x, *, out=None):
+def global_avg_pool2d(x, *, out):
     return round_to(wide(x).mean((1, 2), keepdims=True), x.dtype, out)
 
 
-def global_avg_pool2d_backward(dy, *, input_shape, out=None):
+def global_avg_pool2d_backward(dy, *, input_shape, out):
     return round_to(np.broadcast_to(wide(dy) / (input_shape[1] * input_shape[2]), input_shape), dy.dtype, out)

@@ -8,7 +8,8 @@ import pytest
 from gpuconv import ops, oracle
 from gpuconv.backends.cpu import conv, correlate, parallel, wide_filters
 from gpuconv.backends.cpu.im2col import Windows
-from gpuconv.cases import ODD, REAL, TINY, ConvCase
+from gpuconv.verify.convolutions import ODD, REAL, TINY, arrays, reduction
+from gpuconv.verify.convolutions import conv as convolution
 from tests.backends.conv_checks import both_ways, check_by_definition, directions
 from tests.backends.cpu.three_threads import Blas
 from tests.tolerance import assert_within, sum_bound
@@ -46,12 +47,12 @@ def test_every_form_agrees_with_the_definition(form, monkeypatch):
 
 @pytest.mark.parametrize("case", REAL, ids=str)
 def test_the_nets_shapes_in_float32_agree_with_float64(case):
-    arrays = case.arrays(np.float32)
-    wide = [a.astype(np.float64) for a in arrays]
+    given = arrays(case, np.float32)
+    wide = [a.astype(np.float64) for a in given]
     with oracle():
         expected, magnitude = directions(case, *wide), directions(case, *map(abs, wide))
-    for direction, actual in (*directions(case, *arrays).items(), *both_ways(case, *arrays).items()):
-        bound = sum_bound("float32", case.reduction[direction] + 1, magnitude[direction])
+    for direction, actual in (*directions(case, *given).items(), *both_ways(case, *given).items()):
+        bound = sum_bound("float32", reduction(case, direction) + 1, magnitude[direction])
         assert_within(actual, expected[direction], bound, direction)
 
 
@@ -59,7 +60,7 @@ def test_the_nets_shapes_in_float32_agree_with_float64(case):
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value, form, monkeypatch):
     force(monkeypatch, form)
-    x, w, _, _ = ConvCase(1, 8, 8, 2, 3, (3, 3)).arrays()
+    x, w, _, _ = arrays(convolution(1, 8, 8, 2, 3, 3))
     x[0, 4, 4, 1] = value
     finite = np.isfinite(ops.conv2d(x, w, padding=1))
     reads = np.zeros((1, 8, 8, 3), bool)
@@ -74,7 +75,7 @@ def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value,
 @pytest.mark.parametrize("padding", [0, 1])
 def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, padding, form, monkeypatch):
     force(monkeypatch, form)
-    x, w, _, _ = ConvCase(1, 8, 8, 2, 3, (3, 3)).arrays()
+    x, w, _, _ = arrays(convolution(1, 8, 8, 2, 3, 3))
     x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
     _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
     reads = np.zeros(w.shape, bool)
@@ -105,14 +106,14 @@ def row_reuse_blocks(monkeypatch):
 
 
 def test_row_reuse_takes_whole_images_and_as_many_as_fit(row_reuse_blocks, monkeypatch):
-    case = ConvCase(5, 7, 6, 32, 40, (3, 2), padding=((1, 0), (2, 1)), dilation=(2, 1))
+    case = convolution(5, 7, 6, 32, 40, (3, 2), padding=((1, 0), (2, 1)), dilation=(2, 1))
     image_bytes = 8 * 7 * case.y_shape[2] * 2 * 32  # for each row and window what two taps see
     monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", image_bytes * 5 // 2)
     check_by_definition(case)
     assert row_reuse_blocks[:3] == [2, 2, 1]
     row_reuse_blocks.clear()
     monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", image_bytes - 1)
-    ops.conv2d(*case.arrays()[:3], **case.options)
+    ops.conv2d(*arrays(case)[:3], **case.window)
     assert not row_reuse_blocks
 
 
@@ -125,7 +126,7 @@ def test_row_reuse_cuts_as_many_parts_as_windows_would(row_reuse_blocks, monkeyp
 
 
 def test_rows_that_just_fit_give_all_rows_of_a_larger_map(row_reuse_blocks, monkeypatch):
-    case = ConvCase(2, 5, 5, 32, 32, (3, 3))  # dx has 5 rows, dy has 3
+    case = convolution(2, 5, 5, 32, 32, 3)  # dx has 5 rows, dy has 3
     monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", 8 * 3 * 5 * 3 * 32)
     check_by_definition(case)
     assert row_reuse_blocks == [1] * 6  # fprop, dgrad, and both ways
@@ -183,14 +184,14 @@ def test_a_gradient_that_shares_wide_filters_copies_is_not_made_again(monkeypatc
 
 
 def test_the_workspace_is_a_few_megabytes():
-    case = ConvCase(16, 32, 32, 32, 32, (3, 3), padding=((1, 1), (1, 1)))
-    arrays = case.arrays(np.float32)
+    case = convolution(16, 32, 32, 32, 32, 3, padding=1)
+    given = arrays(case, np.float32)
     tracemalloc.start()
-    directions(case, *arrays)
+    directions(case, *given)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    both_ways(case, *arrays)
+    both_ways(case, *given)
     peak_of_both = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    results = 2 * arrays[0].nbytes + arrays[1].nbytes
-    assert max(peak, peak_of_both) - results < 2 * correlate.MOST_BLOCK_BYTES < 9 * arrays[0].nbytes
+    results = 2 * given[0].nbytes + given[1].nbytes
+    assert max(peak, peak_of_both) - results < 2 * correlate.MOST_BLOCK_BYTES < 9 * given[0].nbytes

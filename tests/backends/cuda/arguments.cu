@@ -1,4 +1,4 @@
-// Every kind of parameter a launch knows, for test_module.py.
+// Every kind of parameter a launch knows, for test_kernel.py.
 #include "types.cuh"
 
 extern "C" __global__ void fill(float* y, float value, int n) {

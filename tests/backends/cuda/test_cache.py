@@ -17,7 +17,7 @@ import pytest
 from gpuconv import files
 from gpuconv.backends.cuda import cache, emulator
 from gpuconv.backends.cuda.cache import Cache
-from gpuconv.backends.cuda.module import Module
+from gpuconv.backends.cuda.kernel import Module
 
 
 class Filler:
@@ -319,9 +319,9 @@ def test_two_processes_at_once(tmp_path):
     (tmp_path / "factor.cuh").write_text("#define FACTOR 7\n")
     program = (
         "import sys; from pathlib import Path; import numpy as np\n"
-        "from gpuconv.backends.cuda import emulator, module\n"
+        "from gpuconv.backends.cuda import emulator, kernel\n"
         "y = emulator.asarray(np.ones(3, np.float32))\n"
-        "module.Module(Path(sys.argv[1]), {}).kernel('scale')(1, 3, y)\n"
+        "kernel.Module(Path(sys.argv[1]), {}).kernel('scale')(1, 3, y)\n"
         "print(float(y[0]))"
     )
     environment = os.environ | {"GPUCONV_CACHE_DIR": str(tmp_path / "cache")}

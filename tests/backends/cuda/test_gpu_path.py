@@ -12,7 +12,7 @@ from gpuconv.backends import DeviceError
 from gpuconv.backends.cuda import compiler, graph
 from gpuconv.backends.cuda.device import open_device
 from gpuconv.backends.cuda.graph import CudaRecorder
-from gpuconv.backends.cuda.module import Module, load
+from gpuconv.backends.cuda.kernel import Module, load
 from gpuconv.backends.cuda.source import resolve
 
 

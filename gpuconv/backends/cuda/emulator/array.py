@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv.backends.cuda.emulator.queue import forbid
 from gpuconv.dtypes import as_numeric
@@ -130,18 +131,18 @@ def _allocate(shape: int | Sequence[int], dtype: Any, poison: int | None) -> Emu
     return np.ndarray.__new__(EmulatedArray, shape, dtype, buffer=memory)
 
 
-def empty(shape: int | Sequence[int], dtype: Any = np.float32) -> EmulatedArray:
+def empty(shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> EmulatedArray:
     """A new array whose elements nobody has written: NaN for floats, bytes 0xcd for integers."""
     return _allocate(shape, dtype, None)
 
 
-def zeros(shape: int | Sequence[int], dtype: Any = np.float32) -> EmulatedArray:
+def zeros(shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> EmulatedArray:
     """A new array of zeros."""
     forbid("zeros")
     return _allocate(shape, dtype, 0)
 
 
-def asarray(x: Any, dtype: Any = None) -> EmulatedArray:
+def asarray(x: Any, dtype: DTypeLike | None = None) -> EmulatedArray:
     """`x` on the emulated device: itself when it is there already and of that dtype, else a copy."""
     if isinstance(x, EmulatedArray) and dtype in (None, x.dtype):
         return x

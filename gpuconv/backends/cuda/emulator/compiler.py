@@ -92,6 +92,15 @@ def sanitizer_runtime() -> str:
     return path
 
 
+def address_environment() -> dict[str, str]:
+    """The environment for a process whose kernels run under AddressSanitizer: pass it to `subprocess.run`."""
+    return os.environ | {
+        "LD_PRELOAD": sanitizer_runtime(),
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "GPUCONV_EMULATOR_SANITIZE": "address",
+    }
+
+
 def _headers() -> list[str]:
     return [f"{file.name}\n{file.read_text(encoding='utf-8')}" for file in sorted(_HERE.glob("*.h"))]
 

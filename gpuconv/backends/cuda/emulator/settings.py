@@ -94,14 +94,3 @@ def configure(
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     _current = replace(before, **changed)
     return _restoring(before)
-
-
-def address_environment() -> dict[str, str]:
-    """The environment for a process whose kernels run under AddressSanitizer: pass it to `subprocess.run`."""
-    from gpuconv.backends.cuda.emulator.compiler import sanitizer_runtime
-
-    return os.environ | {
-        "LD_PRELOAD": sanitizer_runtime(),
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "GPUCONV_EMULATOR_SANITIZE": "address",
-    }

@@ -1,0 +1,160 @@
+"""Checks of the arguments that are no arrays, for ops, layers, training and the command line alike.
+
+Each returns the value in its one form, or raises TypeError or ValueError, naming what was received and what would be
+accepted.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from gpuconv.names import lookup
+from gpuconv.types import Array, Pair, Scalar
+
+INT32, INT63 = 2**31 - 1, 2**63 - 1  # the largest numbers of the signed integers of a device
+
+
+def integer(name: str, value: Any, minimum: int, maximum: int = INT63) -> int:
+    """`value` as an int; a bool, a fraction, an array or a number outside [minimum, maximum] raises."""
+    if type(value) is int and minimum <= value <= maximum:  # nearly always
+        return value
+    try:
+        if isinstance(value, (bool, np.bool_)) or is_array(value):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, received {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, received {shown(number)}")
+    if number > maximum:
+        limit = f"below 2**{maximum.bit_length()}" if maximum & (maximum + 1) == 0 else f"at most {maximum}"
+        raise ValueError(f"{name} must be {limit}, received {shown(number)}")
+    return number
+
+
+def shown(number: int) -> str:
+    """An integer as text, of a huge one how many digits it has: Python writes no more than 4300."""
+    bits = number.bit_length()
+    return str(number) if bits < 256 else f"a number of some {bits * 30103 // 100000} digits"
+
+
+def is_array(value: Any) -> TypeGuard[Array]:
+    return hasattr(value, "dtype") and hasattr(value, "shape") and not isinstance(value, np.generic)
+
+
+def pair(name: str, value: Any, minimum: int) -> Pair:
+    """One integer for both axes, or (height, width)."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be an integer or (height, width), received {value!r}")
+        return integer(f"{name}[0]", value[0], minimum, INT32), integer(f"{name}[1]", value[1], minimum, INT32)
+    number = integer(name, value, minimum, INT32)
+    return number, number
+
+
+def number(
+    name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = False, beside: Sequence[Array] = ()
+) -> float:
+    """`value` as a float in [low, high], or in [low, high) with `open_high`. Infinity never lies inside.
+
+    beside: the arrays that it is computed with; a number that would be infinite in their accumulation dtype raises.
+    """
+    known = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
+    if not known:
+        raise TypeError(f"{name} must be a number, received {value!r}")
+    try:
+        given, value = value, float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold, received {shown(value)}") from None
+    if not low <= value <= high or not math.isfinite(value) or (open_high and value == high):
+        interval = f"{'(' if low == -math.inf else '['}{low}, {high}{')' if open_high or high == math.inf else ']'}"
+        raise ValueError(f"{name} must lie in {interval}, received {given}")
+    if abs(value) > _LARGEST_32 and any(array.dtype != np.float64 for array in beside):
+        raise ValueError(f"{name} must be a number that float32 can hold, received {given}")
+    return value
+
+
+_LARGEST_32 = float(np.finfo(np.float32).max)
+
+
+def step_scalar(name: str, value: Any, beside: Sequence[Array] = (), dtypes: Sequence[Any] = (np.float64,)) -> Scalar:
+    """A number from 0 on, or a one-element array that a captured step reads on the device (not looked into).
+
+    beside: as in `number`. dtypes: those that the array may have.
+    """
+    return _one_element(name, value, dtypes) if is_array(value) else number(name, value, 0.0, beside=beside)
+
+
+def step_integer(name: str, value: Any, minimum: int = 0) -> int | Array:
+    """An integer, or a one-element int64 array that a captured step reads on the device (not looked into)."""
+    return _one_element(name, value, [np.int64]) if is_array(value) else integer(name, value, minimum)
+
+
+def learning_rate(lr: Any, params: Sequence[Array]) -> Scalar:
+    return step_scalar("lr", lr, params, (np.float32, np.float64))
+
+
+def _one_element(name: str, array: Array, dtypes: Sequence[Any]) -> Array:
+    if array.dtype not in dtypes:
+        accepted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
+        raise TypeError(f"{name} must be a number or an array of {accepted}, received one of {array.dtype}")
+    if math.prod(array.shape) != 1:
+        raise ValueError(f"{name} must be a number or hold one element, received shape {array.shape}")
+    return array
+
+
+def seed_value(name: str, value: Any) -> int:
+    return integer(name, value, 0, 2**64 - 1)
+
+
+def stream_word(name: str, value: Any) -> int:
+    """One of the 32-bit words that keep random numbers apart: a stream, a substream, an epoch."""
+    return integer(name, value, 0, 2**32 - 1)
+
+
+def expect_within(name: str, values: np.ndarray, count: int) -> None:
+    """Every integer of a host array is in [0, count)."""
+    wrong = np.flatnonzero((values < 0) | (values >= count))
+    if wrong.size:
+        raise ValueError(f"{name} must lie in [0, {count}), received {values[wrong[0]]} at index {wrong[0]}")
+
+
+BORDERS = ("zero", "reflect")
+
+
+def flip_value(flip: Any) -> bool | str:
+    """False, True or "alternating"; TypeError and ValueError for anything else."""
+    if isinstance(flip, (bool, np.bool_)):
+        return bool(flip)
+    if not isinstance(flip, str):
+        raise TypeError(f"flip must be True, False or 'alternating', received {flip!r}")
+    return lookup("flip", flip, {"alternating": "alternating"})
+
+
+def batch_range(name: str, length: int, start: Any, count: Any) -> tuple[Any, int]:
+    """Where a part begins and how long it is, inside `length` entries as far as the host can tell."""
+    on_device = is_array(start)
+    if on_device and count is None:
+        raise ValueError("a start in device memory needs a count: how long the batch is must be known before it runs")
+    first = 0 if on_device else integer("start", start, 0)
+    count = max(0, length - first) if count is None else integer("count", count, 0)
+    if first + count > length:
+        raise ValueError(f"{name} has {length} entries; a batch of {count} from {first} on does not fit")
+    return (start if on_device else first), count
+
+
+def batch_indices(indices: np.ndarray, start: Scalar, count: int, images: int) -> np.ndarray:
+    """indices[start : start + count] where the host can read them; ValueError unless each is one of the images."""
+    first = int(start if isinstance(start, (int, float)) else start.item())
+    if not 0 <= first <= len(indices) - count:
+        raise ValueError(f"indices has {len(indices)} entries; a batch of {count} from {first} on does not fit")
+    part = indices[first : first + count]
+    expect_within("indices", part, images)
+    return part
+
+

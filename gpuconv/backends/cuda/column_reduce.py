@@ -1,0 +1,81 @@
+"""The launch geometry of kernels/column_reduce.cuh: how an (M, C) matrix is dealt out to threads and blocks."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuconv.backends.cuda.device_array import empty
+from gpuconv.backends.cuda.outputs import THREADS, ceil_div, pack_width
+from gpuconv.backends.cuda.structs import struct
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.types import Array
+
+_COLUMNS = np.dtype(
+    [(name, np.int64) for name in ("size", "stride", "chunk")]
+    + [(name, np.int32) for name in ("channels", "tile", "rows")],
+    align=True,
+)
+_BLOCKS = 1024  # a launch's aim: some eight a multiprocessor; the same on every device, so that the bits are
+_GROUP = 4  # loads in flight a thread; a chunk is a multiple of it
+MAP_STEPS = 16  # a block, at most, where rows are not summed: enough to make up for reading the channels' coefficients
+_FINISH_COLUMNS = 8  # kFinishColumns of the header
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The kernels' `struct Columns`, the grid (chunks, tiles) and the threads of a block."""
+
+    struct: np.void
+    grid: tuple[int, int]
+    threads: int
+
+    @property
+    def chunks(self) -> int:
+        return self.grid[0]
+
+
+def width_of(channels: int, *arrays: Array | None) -> int:
+    """How many numbers a thread moves at once: 16 bytes' worth where the alignment and the number of channels allow."""
+    width = pack_width(*arrays)
+    return width if channels % width == 0 or math.lcm(channels, width) <= THREADS * width else 1
+
+
+@functools.lru_cache(maxsize=1024)
+def deal(rows: int, channels: int, width: int, most_steps: int | None) -> Columns:
+    """Deal an (rows, channels) matrix out, `width` numbers a thread and step.
+
+    most_steps: how many steps a block takes at most, or None for a reduction, where blocks are few and may be long.
+    """
+    reach = THREADS * width
+    unit = math.lcm(channels, width)  # the fewest numbers that are whole rows and whole packs
+    if unit <= reach:
+        tile, tiles, rows_a_step = channels, 1, reach // unit * unit // channels
+        stride = rows_a_step * channels
+    else:
+        tiles = ceil_div(channels, reach)
+        tile, rows_a_step = ceil_div(ceil_div(channels, tiles), width) * width, 1
+        stride = channels
+    steps = ceil_div(rows, rows_a_step)
+    wanted = ceil_div(steps * tiles, _BLOCKS)
+    chunk = max(2 * _GROUP, wanted) if most_steps is None else min(max(_GROUP, wanted), most_steps)
+    chunk = ceil_div(chunk, _GROUP) * _GROUP
+    columns = struct(_COLUMNS, rows * channels, stride // width, chunk, channels, tile, rows_a_step)
+    threads = ceil_div(ceil_div(rows_a_step * tile, width), 32) * 32
+    return Columns(columns, (max(1, ceil_div(steps, chunk)), tiles), threads)
+
+
+def partials(columns: Columns, state_numbers: int, dtype: np.dtype, like: Array) -> Array | None:
+    """Workspace for a reduction's partial results, a State of `state_numbers` numbers a chunk and channel; None where
+    one chunk is all and the first launch finishes."""
+    if columns.chunks == 1:
+        return None
+    return empty((columns.chunks, int(columns.struct["channels"]), state_numbers), accumulation_dtype(dtype), like=like)
+
+
+def finish_grid(channels: int) -> int:
+    """The blocks of the launch that adds partial results."""
+    return ceil_div(channels, _FINISH_COLUMNS)

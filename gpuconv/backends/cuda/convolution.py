@@ -1,0 +1,78 @@
+"""The kernels' own description of a convolution: `struct Convolution` of kernels/convolution.cuh."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from gpuconv.algorithms import patch_lines
+from gpuconv.backends.cuda.outputs import ceil_div
+from gpuconv.backends.cuda.structs import DIVISOR, divisor, struct
+from gpuconv.problems import Conv2dProblem
+
+# Kernels count pixels and taps in 32 bits, a tile past the end included, and add two coordinates; elements: 64 bits.
+_MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
+
+# Of the table of kernels/tile_iterator.cuh: taps, for 8 of its 80 places lie past the end; rows and columns of a filter
+# together, a bit each; elements from the first tap to the last.
+_MOST_TAPS, _MOST_TAP_BITS, _FURTHEST_TAP = 72, 31, 2**31 - 1
+
+_SIZES = ("n", "h", "w", "c", "p", "q", "k", "r", "s", "all_channels", "all_filters", "top", "left")
+_DIVISORS = ("pq", "q_width", "channels", "filters", "taps_across", "stride_h", "stride_w")
+_PHASE_SIZES = ("phase_h", "phase_w", "tap_step_h", "tap_step_w", "window_step_h", "window_step_w")
+_PHASE_DIVISORS = ("phases", "phase_hw", "phase_width", "fewer_across", "more_across")
+_CONVOLUTION = np.dtype(
+    [(name, np.int32) for name in (*_SIZES, "dilation_h", "dilation_w")] + [(name, DIVISOR) for name in _DIVISORS]
+    + [(name, np.int32) for name in _PHASE_SIZES] + [(name, DIVISOR) for name in _PHASE_DIVISORS]
+    + [("image_lines", DIVISOR), ("patch_lines", np.int32)],
+    align=True,
+)  # fmt: skip
+
+
+@functools.lru_cache(maxsize=4096)
+def expect_within_limits(problem: Conv2dProblem) -> None:
+    """Raises ValueError for a convolution whose pixels, taps or sides the kernels' integers cannot hold."""
+    n, h, w, p, q, r, s = problem.n, problem.h, problem.w, problem.p, problem.q, problem.r, problem.s
+    (stride_h, stride_w), (dilation_h, dilation_w), padding = problem.stride, problem.dilation, problem.padding
+    taps = r * s * max(problem.c, problem.k) // problem.groups
+    for what, size in (("input pixels", n * h * w), ("output pixels", n * p * q), ("filter taps", taps)):
+        if size > _MOST_LINES:
+            raise ValueError(f"a convolution has at most {_MOST_LINES} {what}, received {size}: use a smaller batch")
+    side = max(h + sum(padding[0]), w + sum(padding[1]), dilation_h * r, dilation_w * s)
+    if side > _LONGEST_SIDE:
+        raise ValueError(f"a padded input and a dilated filter have sides of at most {_LONGEST_SIDE}, received {side}")
+    if stride_h * stride_w > _MOST_LINES:
+        raise ValueError(
+            f"the product of both strides is at most {_MOST_LINES}, received strides {problem.stride}"
+        )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=4096)
+def packed(problem: Conv2dProblem, pool: int) -> np.void:
+    """The struct, of a problem within the limits. With a pool the kernels' convolution has whole windows alone."""
+    n, h, w, r, s = problem.n, problem.h, problem.w, problem.r, problem.s
+    (stride_h, stride_w), (dilation_h, dilation_w), padding = problem.stride, problem.dilation, problem.padding
+    _, y_h, y_w, _ = problem.pooled_shape(pool)
+    p, q, c, k = y_h * pool, y_w * pool, problem.c // problem.groups, problem.k // problem.groups
+    sizes = (n, h, w, c, p, q, k, r, s, problem.c, problem.k, padding[0][0], padding[1][0], dilation_h, dilation_w)
+    phase_h, phase_w, (step_h, step_w) = ceil_div(h, stride_h), ceil_div(w, stride_w), problem.tap_step
+    phase = (phase_h, phase_w, step_h, step_w, dilation_h * step_h // stride_h, dilation_w * step_w // stride_w)
+    divisors, phase_divisors, (image_lines,) = (
+        [divisor(max(1, d)) for d in ds]
+        for ds in (
+            (y_h * y_w, y_w, c, k, s, stride_h, stride_w),
+            (stride_h * stride_w, phase_h * phase_w, phase_w, s // step_w, s // step_w + 1),
+            ((p - 1) * stride_h + (r - 1) * dilation_h + 1,),
+        )
+    )
+    lines = patch_lines(problem, pool)
+    return struct(_CONVOLUTION, *sizes, *divisors, *phase, *phase_divisors, image_lines, lines)
+
+
+def fits_tap_table(problem: Conv2dProblem, pool: int) -> bool:
+    """Whether the taps of the filters fit in the table of kernels/tile_iterator.cuh."""
+    width = max(problem.w, problem.q // pool * pool)
+    reach = (problem.r - 1) * problem.dilation[0] * width + (problem.s - 1) * problem.dilation[1] + 1
+    near = reach * max(problem.c, problem.k) <= _FURTHEST_TAP
+    return problem.r * problem.s <= _MOST_TAPS and problem.r + problem.s <= _MOST_TAP_BITS and near

@@ -1,0 +1,79 @@
+"""Running a product's kernel, and where the depth is split the sum of the splits."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from gpuconv.backends.cuda.device_array import empty
+from gpuconv.backends.cuda.gemm import tuner
+from gpuconv.backends.cuda.gemm.plan import Plan
+from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
+from gpuconv.backends.cuda.gemm.reduce import reduce_splits
+from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.outputs import ceil_div
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.types import Array
+
+Arrays = tuple[Array | None, ...]
+
+
+def compute(
+    product: Product, algo: str, out: Array, secondary: Arrays, inputs: Arrays, *, bias: Array | None = None,
+    accumulate: bool | None = None,
+) -> Array | None:  # fmt: skip
+    """Compute a product under the plan that algo stands for. Arguments and result are those of `launch`."""
+
+    def trial(plan: Plan) -> None:
+        target, others = (_scratch(out), tuple(map(_scratch, secondary))) if accumulate else (out, secondary)
+        launch(product, plan, target, others, inputs, bias=bias, accumulate=accumulate)
+
+    plan = tuner.choose(product, algo, out, trial, accumulate=bool(accumulate))
+    return launch(product, plan, out, secondary, inputs, bias=bias, accumulate=accumulate)
+
+
+def _scratch(array: Array | None) -> Any:
+    return None if array is None else empty(array.shape, array.dtype, like=array)
+
+
+def launch(
+    product: Product, plan: Plan, out: Array, secondary: Arrays, inputs: Arrays, *, bias: Array | None = None,
+    accumulate: bool | None = None,
+) -> Array | None:  # fmt: skip
+    """Launch kernel(out, secondary..., partials, inputs..., struct, schedule[, accumulate]), and the sum of its splits.
+    Whichever of the two writes the output adds the bias, applies the activation and accumulates.
+
+    secondary: the kernel's secondary outputs, of which only the first may come with split-K. bias: the last of inputs,
+    where there is one. accumulate: None where the kernel has no such flag. Returns the moments of a product that has
+    them, (tiles down, filters, 3): they take the place of the last secondary output.
+    """
+    whole, sums = plan.split_k == 1, accumulation_dtype(product.dtype)
+    partials = moments = None
+    if "MOMENTS" in product.macros:
+        moments = empty((plan.down, product.n * product.batches, 3), sums, like=out)
+        secondary = (*secondary[:-1], moments)
+    second = secondary[0] if secondary else None
+    if not whole:
+        pitch = out.size + (0 if second is None else ceil_div(second.size, 4) * 4)  # aligned for the wide moves
+        partials = empty((plan.split_k, pitch), sums, like=out)
+        inputs = inputs if bias is None else (*inputs[:-1], None)
+    file, macros, name = _kernel(product, plan)
+    flags: tuple[Any, ...] = () if accumulate is None else (accumulate and whole,)
+    arguments = (out, *secondary, partials, *inputs, product.struct, plan.schedule, *flags)
+    load(file, macros).kernel(name)(
+        (plan.blocks, plan.split_k), plan.algorithm.threads, *arguments, shared=plan.smem_bytes
+    )
+    if partials is not None:
+        reduce_splits(
+            out, partials, second, bias=bias, activation=product.activation, accumulate=bool(accumulate)
+        )
+    return moments
+
+
+@functools.lru_cache(maxsize=4096)
+def _kernel(product: Product, plan: Plan) -> tuple[str, dict[str, Any], str]:
+    """The .cu of a product under a plan, its macros, and the kernel's name."""
+    algorithm, activation = plan.algorithm, product.activation if plan.split_k == 1 else None
+    macros = {"DTYPE": product.dtype, "ACTIVATION": ACTIVATIONS[activation], **product.macros}
+    macros |= algorithm.defines(product.arithmetic)
+    return algorithm.file(product.kernel), macros, f"{product.kernel}_{algorithm.family}"

@@ -1,0 +1,122 @@
+"""How a product is cut into blocks: the algorithm, and how many blocks share a depth.
+
+The splits follow from the shape and the algorithm alone, so an algorithm's bits do not depend on the machine. "auto" is
+what a cost model makes of the shape and the arithmetic, the same everywhere; on a GPU it is what `tuner` measured
+there, unless that is switched off, and the choice, not its bits, may differ from machine to machine.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuconv.algorithms import AUTO, FEW_CHANNELS, Algorithm, find, serving
+from gpuconv.backends.cuda.device_array import NEWEST
+from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.outputs import ceil_div
+from gpuconv.backends.cuda.structs import DIVISOR, divisor, struct
+from gpuconv.dtypes import accumulation_dtype
+
+LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums
+
+# The machine that a product is cut up for, whatever it runs on: an H200. Costs: multiply-adds of one multiprocessor.
+_MULTIPROCESSORS = 132
+_BUSY_THREADS = 256  # that keep one multiprocessor's arithmetic busy
+_START_DEPTH = 32  # what a block costs in addition to its multiply-adds, as so much more depth
+_REDUCE_LAUNCH, _REDUCE_SPLIT, _REDUCE_ELEMENT = 300_000, 2_000, 26  # the second launch, awaiting a split, moving a sum
+_SHORTEST_SPLIT = 128  # of the depth
+_LARGEST_GRID_Y = 65535
+
+_SCHEDULE = np.dtype([("across", DIVISOR), ("down", DIVISOR), ("depth_per_split", np.int32)], align=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A product's algorithm, the number of tiles across, down and in all batches, and of blocks that share a depth.
+
+    cost: the estimated time, in multiply-adds of one multiprocessor. smem_bytes: dynamic shared memory a block.
+    blocks: number of thread blocks of a split; each takes one or several tiles.
+    """
+
+    algorithm: Algorithm
+    across: int
+    down: int
+    tiles: int
+    split_k: int
+    depth_per_split: int
+    cost: float
+    smem_bytes: int
+    blocks: int
+
+    @functools.cached_property
+    def schedule(self) -> np.void:
+        """The kernels' `struct Schedule`."""
+        return struct(_SCHEDULE, divisor(self.across), divisor(self.down), self.depth_per_split)
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
+    """The algorithm, of all that serve the arithmetic or the one named, and the splits with the least estimated time;
+    of several, the first that is listed, with fewest splits. capability: the GPU's.
+
+    Raises ValueError for a named algorithm that this GPU has not the instructions for.
+    """
+    algorithms = _supported(product, capability)
+    if algo != AUTO:
+        named = find(algo, product.arithmetic, product.few_channels_smem_bytes > 0)
+        if named.capability > capability:
+            raise ValueError(
+                f"algorithm {named.name!r} needs a GPU of compute capability {named.capability / 10:.1f}, received one "
+                f"of {capability / 10:.1f}; those that it runs: {', '.join((AUTO, *(a.name for a in algorithms)))}"
+            )
+        algorithms = (named,)
+    plans = (each for algorithm in algorithms for each in _plans(product, algorithm))
+    return min(plans, key=lambda plan: plan.cost)
+
+
+@functools.lru_cache(maxsize=1024)
+def candidates(product: Product, capability: int = NEWEST) -> tuple[Plan, ...]:
+    """Every algorithm's plan of a product, those of the least estimated time first: the first is `plan`'s."""
+    plans = [plan(product, algorithm.name) for algorithm in _supported(product, capability)]
+    return tuple(sorted(plans, key=lambda plan: plan.cost))
+
+
+def _supported(product: Product, capability: int) -> tuple[Algorithm, ...]:
+    serves = serving(product.arithmetic, product.few_channels_smem_bytes > 0)
+    return tuple(algorithm for algorithm in serves if algorithm.capability <= capability)
+
+
+def partials_bytes(product: Product, split_k: int) -> int:
+    """Bytes of the partial sums of a depth in this many splits."""
+    return split_k * product.m * product.n * product.batches * accumulation_dtype(product.dtype).itemsize
+
+
+def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
+    """An algorithm's plans: one without split-K, and where it may split the depth, with several numbers of splits."""
+    across, down = ceil_div(product.n, algorithm.block_n), ceil_div(product.m, algorithm.block_m)
+    tiles, few_channels = across * down * product.batches, algorithm in FEW_CHANNELS
+    smem_bytes = product.few_channels_smem_bytes if few_channels else algorithm.smem_bytes
+    resident = max(1, _MULTIPROCESSORS * algorithm.resident // across) * across if algorithm.resident else tiles
+    for wanted in [1] if few_channels or not product.split_k else _splits(product, tiles):
+        per_split = max(1, ceil_div(ceil_div(product.k, wanted), algorithm.block_k)) * algorithm.block_k
+        split_k = max(1, ceil_div(product.k, per_split))  # an empty depth, of a filter's gradient, sums to zero
+        busiest = ceil_div(tiles * split_k, _MULTIPROCESSORS)
+        rate = algorithm.rate * min(1, busiest * algorithm.threads / _BUSY_THREADS)
+        cost = busiest * algorithm.block_m * algorithm.block_n * (per_split + _START_DEPTH) / rate
+        if split_k > 1:
+            outputs = product.m * product.n * product.batches
+            cost += _REDUCE_LAUNCH + split_k * (_REDUCE_SPLIT + _REDUCE_ELEMENT * outputs / _MULTIPROCESSORS)
+        yield Plan(
+            algorithm, across, down, tiles, split_k, per_split, cost, smem_bytes, min(tiles, resident)
+        )  # fmt: skip
+
+
+def _splits(product: Product, tiles: int) -> list[int]:
+    """Numbers of splits that give every multiprocessor as many blocks, within the workspace."""
+    within = LARGEST_WORKSPACE // partials_bytes(product, 1)
+    most = max(1, min(product.k // _SHORTEST_SPLIT, within, _LARGEST_GRID_Y))
+    full = {_MULTIPROCESSORS * blocks // tiles for blocks in range(1, 9)}
+    return sorted({1, *(min(most, splits) for splits in full if splits > 1)})

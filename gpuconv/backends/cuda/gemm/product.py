@@ -1,0 +1,46 @@
+"""What is multiplied: a product of matrices without its arrays."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gpuconv.algorithms import arithmetic_of
+
+# The names of kernels/activation.cuh
+ACTIVATIONS = {
+    None: "Identity", "relu": "Relu", "relu6": "Relu6", "leaky_relu": "LeakyRelu", "sigmoid": "Sigmoid", "tanh": "Tanh",
+    "gelu": "Gelu", "silu": "Silu",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """`batches` products of (m, k) and (k, n) matrices. A launcher makes one for its arguments and keeps it: the object
+    itself is the key of what is prepared for it.
+
+    kernel: that of a direction, such as "conv2d_fprop". split_k: whether several blocks may share the depth k.
+    few_channels_smem_bytes: what an algorithm for few channels takes of shared memory; 0 where none serves. struct: the
+    kernel's own description of the problem. macros: what the kernel is compiled with beside dtype, activation
+    and the algorithm's own. activation: of the output, see `gpuconv.problems.Epilogue`.
+    """
+
+    kernel: str
+    m: int
+    n: int
+    k: int
+    batches: int
+    dtype: np.dtype
+    tf32: bool = False
+    split_k: bool = True
+    few_channels_smem_bytes: int = 0
+    struct: np.void = field(default=np.void(b""), repr=False)
+    macros: Mapping[str, int] = field(default_factory=dict)
+    activation: str | None = None
+
+    @functools.cached_property
+    def arithmetic(self) -> str:
+        return arithmetic_of(self.dtype, self.tf32)

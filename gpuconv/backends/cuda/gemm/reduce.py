@@ -1,0 +1,31 @@
+"""The sum of a split depth: the launcher of kernels/gemm_reduce.cu."""
+
+from __future__ import annotations
+
+from gpuconv.backends.cuda.device_array import is_aligned
+from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
+from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.outputs import ceil_div
+from gpuconv.types import Array
+
+_OUTPUTS, _LANES, _GROUPS = 1024, 256, 4  # of a block
+_SHARE = 8  # splits that one group adds up before there is another
+
+
+def reduce_splits(
+    out: Array, partials: Array, secondary: Array | None = None, *, bias: Array | None = None,
+    activation: str | None = None, accumulate: bool = False,
+) -> None:  # fmt: skip
+    """out = act(bias + the sum over the first axis of partials), plus what out holds if it accumulates.
+
+    secondary: a second output, whose sums lie behind the first's.
+    """
+    (split_k, pitch), columns = partials.shape, 1 if bias is None else bias.size
+    more, wide = 0 if secondary is None else secondary.size, 16 // partials.dtype.itemsize
+    whole_packs = not (pitch % wide or out.size % wide or more % wide)
+    moves = whole_packs and is_aligned(wide * out.dtype.itemsize, out, secondary)
+    defines = {"DTYPE": out.dtype, "ACTIVATION": ACTIVATIONS[activation], "WIDTH": wide if moves else 1}
+    blocks = ceil_div(out.size + more, _OUTPUTS)
+    threads = _LANES * min(_GROUPS, ceil_div(split_k, _SHARE))
+    run = load("gemm_reduce.cu", defines).kernel("gemm_reduce_splits")
+    run(blocks, threads, out, secondary, partials, bias, out.size, more, pitch, split_k, columns, accumulate)

@@ -1,0 +1,215 @@
+"""Which algorithm is fastest, by the clock: what "auto" means on a GPU.
+
+A product's candidates are timed once on each model of GPU, before its first run, and the winner is kept on disk beside
+the compiled kernels, under everything that the times depend on: an edited kernel is timed again, and so is an entry
+that was damaged. So "auto" may choose differently on two machines, or after the cache was emptied, and results may
+then differ in the order of their sums; the bits of a given choice never do. ``GPUCONV_AUTOTUNE=0`` takes the cost
+model's choice instead, which is the same everywhere, for what the process has not measured yet.
+
+During a stream capture nothing is timed: a choice made earlier counts, or the cost model's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuconv.algorithms import AUTO, listed
+from gpuconv.backends.cuda import attached, cache
+from gpuconv.backends.cuda.device_array import capability_named, capability_of
+from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, Plan, candidates, partials_bytes, plan
+from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.kernel import text_of
+from gpuconv.names import lookup
+from gpuconv.notices import Notice, notice
+from gpuconv.types import Array
+
+SECONDS = 0.05  # of device time that the choice for one problem may take, when the candidates are compiled
+_SAMPLES, _MOST_RUNS = 3, 16  # of a candidate, and runs in a sample
+_HOPELESS = 2.0  # times the best so far: one run is enough to see it
+_GATE_SECONDS = 0.2  # after which a queue starts although it is not full yet
+
+
+class FailedCandidateWarning(Notice):
+    """An algorithm that should serve a problem failed when it was timed; another one serves it."""
+
+
+class Gpu:
+    """What the choice asks of a GPU."""
+
+    def __init__(self, index: int) -> None:
+        import cupy
+
+        self._cuda, self._device = cupy.cuda, cupy.cuda.Device(index)
+        self.model: str = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
+
+    def capturing(self) -> bool:
+        """Whether what is launched now goes into a graph."""
+        with self._device:
+            return bool(self._cuda.get_current_stream().is_capturing())
+
+    def seconds(self, run: Callable[[], None], count: int) -> float:
+        """Device time of `count` runs. They are queued behind a closed gate, so that the GPU never waits for Python."""
+        with self._device:
+            stream, gate = self._cuda.get_current_stream(), threading.Event()
+            begin, end = self._cuda.Event(), self._cuda.Event()
+            stream.launch_host_func(lambda _: gate.wait(_GATE_SECONDS), None)
+            try:
+                begin.record()
+                for _ in range(count):
+                    run()
+                end.record()
+            finally:
+                gate.set()
+            end.synchronize()
+            return 1e-3 * float(self._cuda.get_elapsed_time(begin, end))
+
+
+@functools.cache
+def _gpu(index: int) -> Gpu:
+    return Gpu(index)
+
+
+def gpu_of(array: Any) -> Gpu | None:
+    """The GPU that an array is on; None for the emulated device, whose speed says nothing."""
+    return None if isinstance(array, np.ndarray) else _gpu(array.device.id)
+
+
+def gpu_named(device: str) -> Gpu | None:
+    """The GPU of a device's name; None for "emulated"."""
+    kind, _, index = device.partition(":")
+    return _gpu(int(index or 0)) if kind == "cuda" else None
+
+
+def enabled() -> bool:
+    """Whether "auto" is timed: unless GPUCONV_AUTOTUNE is 0, or a tool is attached that times nothing rightly and it is
+    not 1. Raises ValueError where it is neither 0 nor 1."""
+    value = os.environ.get("GPUCONV_AUTOTUNE")
+    if value is None:
+        return not _untimed()
+    return value == "1" or lookup("value of GPUCONV_AUTOTUNE", value, {"1": True, "0": False})
+
+
+in_trial = ContextVar("launches are timed to choose an algorithm, and are no work of the caller's", default=False)
+
+
+@functools.cache  # so that it is said once
+def _untimed() -> bool:
+    if tool := attached.tool():
+        notice(f"under {tool} 'auto' takes the cost model's choice and times nothing, unless GPUCONV_AUTOTUNE is 1")
+    return tool is not None
+
+
+_remembered: dict[tuple[Product, Gpu], Plan] = {}
+
+
+def choose(
+    product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool = False
+) -> Plan:  # fmt: skip
+    """The plan that algo stands for. "auto" on a GPU is the fastest, by what is remembered or else by `run`, which
+    computes the product under a plan: into `out`, or where it accumulates into scratch arrays of its size. Where these
+    and the partial sums would exceed the workspace, the cost model chooses.
+    """
+    gpu = gpu_of(out) if algo == AUTO else None
+    if gpu is not None and (known := _remembered.get((product, gpu))):
+        return known
+    if gpu is None or not enabled():
+        return plan(product, algo, capability_of(out))
+    plans = candidates(product, capability_of(out))
+    partials = partials_bytes(product, max(each.split_k for each in plans))
+    if len(plans) == 1 or (accumulate and out.nbytes + partials > LARGEST_WORKSPACE):
+        return plans[0]
+    name, key = _name(product), _key(product, plans, gpu)
+    if not gpu.capturing():
+        entry = cache.default().entry(name, key, lambda folder: _measure(plans, gpu, run, folder))
+    elif (found := cache.default().find(name, key)) is not None:
+        entry = found
+    else:
+        return plans[0]
+    _remembered[product, gpu] = _read(entry, plans)
+    return _remembered[product, gpu]
+
+
+def recall(product: Product, algo: str, device: str) -> Plan:
+    """What `choose` would give on a device during a capture: the remembered choice or the cost model's."""
+    gpu, capability = gpu_named(device) if algo == AUTO and enabled() else None, capability_named(device)
+    if gpu is None:
+        return plan(product, algo, capability)
+    plans = candidates(product, capability)
+    entry = cache.default().find(_name(product), _key(product, plans, gpu))
+    return plans[0] if entry is None else _read(entry, plans)
+
+
+def _name(product: Product) -> str:
+    return f"choice-{product.kernel}"
+
+
+def _key(product: Product, plans: Sequence[Plan], gpu: Gpu) -> list[str]:
+    """All that the times depend on: the product, the GPU, the candidates, and the source they are compiled from."""
+    files = dict.fromkeys([*(plan.algorithm.file(product.kernel) for plan in plans), "gemm_reduce.cu"])
+    listed = [f"{plan.algorithm} {plan.split_k} {plan.depth_per_split}" for plan in plans]
+    what = (product.kernel, product.arithmetic, product.struct.tobytes(), tuple(product.macros.items()))
+    return ["choice", gpu.model, repr(what), *listed, *map(text_of, files)]
+
+
+@contextlib.contextmanager
+def _trials() -> Iterator[None]:
+    token = in_trial.set(True)
+    try:
+        yield
+    finally:
+        in_trial.reset(token)
+
+
+@_trials()
+def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
+    """Time the candidates, the cost model's first, until the time is up, and write down what came out.
+
+    One that fails is left out, with a warning. Raises the last failure where all fail.
+    """
+    share, left, best = SECONDS / len(plans), SECONDS, dict[str, float]()
+    for each in plans:
+        if left <= 0:
+            break
+        try:
+            run(each)  # compiled, loaded and warm
+        except Exception as error:
+            if each is plans[-1] and not best:
+                raise
+            told = f"{each.algorithm.name} is left out of the choice for this product: {type(error).__name__}: {error}"
+            warnings.warn(told, FailedCandidateWarning, stacklevel=2)
+            continue
+        least, spent = _least(gpu, functools.partial(run, each), share, min(best.values(), default=0.0))
+        best[each.algorithm.name], left = least, left - spent
+    choice = min(best, key=lambda name: best[name])
+    text = json.dumps({"algorithm": choice, "device": gpu.model, "seconds": best}, indent=1)
+    (folder / "choice.json").write_text(text)
+
+
+def _least(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tuple[float, float]:
+    """The least seconds of a run, and how long it took to find out: one run, and samples of several within `share`."""
+    least = spent = gpu.seconds(run, 1)
+    if best and least > _HOPELESS * best:
+        return least, spent
+    count = max(1, min(_MOST_RUNS, int(share / _SAMPLES / max(least, 1e-9))))
+    for _ in range(_SAMPLES):
+        if spent + count * least > share:
+            break
+        sample = gpu.seconds(run, count)
+        least, spent = min(least, sample / count), spent + sample
+    return least, spent
+
+
+def _read(entry: Path, plans: Sequence[Plan]) -> Plan:
+    name = listed(json.loads((entry / "choice.json").read_text())["algorithm"])
+    return next(plan for plan in plans if plan.algorithm.name == name)

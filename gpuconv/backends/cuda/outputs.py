@@ -1,0 +1,95 @@
+"""What the launchers share: contiguous inputs, outputs, and grids for kernels over a flat range."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from gpuconv.backends.cuda.device_array import empty, is_aligned
+from gpuconv.types import Array, ArrayT, Scalar
+
+THREADS = 256  # a block, for kernels over a flat range
+_MAX_BLOCKS = 2**31 - 1
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def flat_grid(work: int, threads: int = THREADS) -> int:
+    """How many blocks give each of `work` items a thread; kernels stride over what is left past the largest grid."""
+    return min(ceil_div(work, threads), _MAX_BLOCKS)
+
+
+def contiguous(*arrays: Any) -> tuple[Any, ...]:
+    """The arrays, each copied if it is a strided view; None stays."""
+    return tuple([a if a is None or a.flags.c_contiguous else copied(a) for a in arrays])
+
+
+def copied(array: ArrayT) -> ArrayT:
+    """A contiguous copy on the same device."""
+    copy = empty(array.shape, array.dtype, like=array)
+    copy[...] = array
+    return copy
+
+
+def pack_width(*arrays: Array | None, count: int = 0) -> int:
+    """How many elements one 16-byte move takes, or 1 where an array does not begin at a multiple of 16 bytes, or where
+    `count` elements are not whole moves. The first array has the dtype; None counts as aligned."""
+    return aligned_pack_width(arrays[0].dtype, count) if is_aligned(16, *arrays) else 1  # type: ignore[union-attr]
+
+
+def aligned_pack_width(dtype: np.dtype, count: int = 0) -> int:
+    """`pack_width` of aligned arrays."""
+    width = 16 // dtype.itemsize
+    return 1 if count % width else width
+
+
+def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, Any]:
+    """A scalar that may live in device memory, as a kernel's two parameters (array or None, number).
+
+    The kernel reads the array, where there is one, when it runs: so a captured step sees the value of the moment.
+    Raises TypeError for an array of another dtype.
+    """
+    if isinstance(value, (int, float, np.generic)):
+        return None, value
+    if value.dtype != np.dtype(dtype):
+        raise TypeError(f"a scalar in device memory must be {np.dtype(dtype).name} here, received {value.dtype.name}")
+    return value, 0
+
+
+def buffer(
+    out: ArrayT | None, shape: Sequence[int], dtype: DTypeLike, *, like: ArrayT, keep: bool = False
+) -> ArrayT:  # fmt: skip
+    """The contiguous array that a kernel writes an output to: `out` where it can be, or a new one.
+
+    keep: it begins with what `out` holds (the kernel accumulates). `store` follows.
+    """
+    if out is None:
+        return empty(shape, dtype, like=like)
+    if out.flags.c_contiguous:
+        return out
+    return copied(out) if keep else empty(shape, dtype, like=like)
+
+
+def store(result: ArrayT, out: ArrayT | None) -> ArrayT:
+    """What an op returns, given what is in `buffer`'s array: `out`, filled, or where there is none the array itself."""
+    if out is None or result is out:
+        return result
+    out[...] = result
+    return out
+
+
+@contextlib.contextmanager
+def updated(*arrays: Any) -> Iterator[tuple[Any, ...]]:
+    """The arrays as a kernel can change them in place: a strided one as a contiguous copy, copied back at the end."""
+    targets = contiguous(*arrays)
+    yield targets
+    for array, target in zip(arrays, targets):
+        if target is not array:
+            array[...] = target

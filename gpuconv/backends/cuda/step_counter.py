@@ -1,0 +1,22 @@
+"""The numbers that change from step to step: launchers of kernels/clock.cu."""
+
+from __future__ import annotations
+
+from gpuconv.backends.cuda.device_array import empty
+from gpuconv.backends.cuda.kernel import load
+from gpuconv.types import Array
+
+__all__ = ["advance_clock", "advance_counter"]
+
+_WARP = 32
+
+
+def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
+    module = load("clock.cu", {"DTYPE": lr.dtype})
+    module.kernel("clock_advance")(1, _WARP, clock, lr, rates, *rates.shape, batch_size)
+
+
+def advance_counter(counter: Array, *, by: int) -> Array:
+    before = empty((1,), counter.dtype, like=counter)
+    load("clock.cu", {"DTYPE": "float32"}).kernel("counter_advance")(1, 1, before, counter, by)
+    return before

@@ -1,0 +1,22 @@
+"""Structs that kernels take by value, among them `struct Divisor` of kernels/divisor.cuh."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+
+from gpuconv.backends.cuda.outputs import ceil_div
+
+DIVISOR = np.dtype([(name, np.uint32) for name in ("divisor", "multiplier", "shift")], align=True)
+
+
+def struct(dtype: np.dtype, *members: Any) -> np.void:
+    """A structured scalar. dtype: made with align=True, as C lays it out."""
+    return cast(np.void, np.array(members, dtype)[()])
+
+
+def divisor(d: int) -> tuple[int, int, int]:
+    """`struct Divisor` for 1 <= d < 2^31: with 2^(l-1) < d <= 2^l, (d, ceil(2^(31+l) / d), l)."""
+    shift = (d - 1).bit_length()
+    return d, ceil_div(1 << (31 + shift), d), shift

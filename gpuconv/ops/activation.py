@@ -1,0 +1,190 @@
+"""Activations and their gradients, of arrays of any shape. `out` may be an input itself."""
+
+from __future__ import annotations
+
+from gpuconv.arguments import number
+from gpuconv.backends import backend_of
+from gpuconv.names import lookup
+from gpuconv.ops.expect import (
+    expect_any_float,
+    expect_elementwise,
+    expect_float,
+    expect_out,
+    expect_same_dtype,
+    expect_shape,
+)
+from gpuconv.ops.overlap import copy_if_overlapping
+from gpuconv.ops.registry import op
+from gpuconv.types import Array, ArrayT
+
+__all__ = [
+    "gelu",
+    "gelu_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "relu",
+    "relu6",
+    "relu6_backward",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "tanh",
+    "tanh_backward",
+]
+
+GELU_FORMS = {"none": "none", "tanh": "tanh"}
+
+
+@op("activation.cu")
+def relu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """max(x, 0); NaN passes. Returns y of x's shape."""
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_elementwise(x, out)
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.relu(x, out=out)
+
+
+@op("activation.cu")
+def relu_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """dx = dy where y > 0, else 0. y: what relu returned."""
+    backend = backend_of(dy=dy, y=y, optional=dict(out=out))
+    _expect_backward(dy, out, y=y)
+    dy, y = copy_if_overlapping([out], dy, y, in_place=True)
+    return backend.relu_backward(dy, y, out=out)
+
+
+@op("activation.cu")
+def relu6(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """min(max(x, 0), 6); NaN passes (Howard et al. 2017, "MobileNets"). Returns y of x's shape."""
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_elementwise(x, out)
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.relu6(x, out=out)
+
+
+@op("activation.cu")
+def relu6_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """dx = dy where 0 < y < 6, else 0. y: what relu6 returned."""
+    backend = backend_of(dy=dy, y=y, optional=dict(out=out))
+    _expect_backward(dy, out, y=y)
+    dy, y = copy_if_overlapping([out], dy, y, in_place=True)
+    return backend.relu6_backward(dy, y, out=out)
+
+
+@op("activation.cu")
+def leaky_relu(x: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = None) -> ArrayT:
+    """x where x > 0, else negative_slope * x, with negative_slope >= 0."""
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_elementwise(x, out)
+    negative_slope = number("negative_slope", negative_slope, 0.0, beside=[x])
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.leaky_relu(x, negative_slope=negative_slope, out=out)
+
+
+@op("activation.cu")
+def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = None) -> ArrayT:
+    """dx = dy where y > 0, else negative_slope * dy. y: what leaky_relu returned."""
+    backend = backend_of(dy=dy, y=y, optional=dict(out=out))
+    _expect_backward(dy, out, y=y)
+    negative_slope = number("negative_slope", negative_slope, 0.0, beside=[dy])
+    dy, y = copy_if_overlapping([out], dy, y, in_place=True)
+    return backend.leaky_relu_backward(dy, y, negative_slope=negative_slope, out=out)
+
+
+@op("activation.cu")
+def sigmoid(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """1 / (1 + exp(-x)), without overflow for any x."""
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_elementwise(x, out)
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.sigmoid(x, out=out)
+
+
+@op("activation.cu")
+def sigmoid_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """dx = dy * y * (1 - y). y: what sigmoid returned."""
+    backend = backend_of(dy=dy, y=y, optional=dict(out=out))
+    _expect_backward(dy, out, y=y)
+    dy, y = copy_if_overlapping([out], dy, y, in_place=True)
+    return backend.sigmoid_backward(dy, y, out=out)
+
+
+@op("activation.cu")
+def tanh(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """The hyperbolic tangent."""
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_elementwise(x, out)
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.tanh(x, out=out)
+
+
+@op("activation.cu")
+def tanh_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """dx = dy * (1 - y**2). y: what tanh returned."""
+    backend = backend_of(dy=dy, y=y, optional=dict(out=out))
+    _expect_backward(dy, out, y=y)
+    dy, y = copy_if_overlapping([out], dy, y, in_place=True)
+    return backend.tanh_backward(dy, y, out=out)
+
+
+@op("activation.cu")
+def gelu(x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> ArrayT:
+    """x * Phi(x), Phi the standard normal distribution function (Hendrycks and Gimpel 2016); approximate="tanh" takes
+    0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))).
+    """
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_elementwise(x, out)
+    approximate = lookup("GELU approximation", approximate, GELU_FORMS)
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.gelu(x, approximate=approximate, out=out)
+
+
+@op("activation.cu")
+def gelu_backward(dy: ArrayT, x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> ArrayT:
+    """dx = dy * d gelu(x) / dx. x: what gelu was given."""
+    backend = backend_of(dy=dy, x=x, optional=dict(out=out))
+    _expect_backward(dy, out, x=x)
+    approximate = lookup("GELU approximation", approximate, GELU_FORMS)
+    dy, x = copy_if_overlapping([out], dy, x, in_place=True)
+    return backend.gelu_backward(dy, x, approximate=approximate, out=out)
+
+
+@op("activation.cu")
+def silu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """x * sigmoid(x)."""
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_elementwise(x, out)
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.silu(x, out=out)
+
+
+@op("activation.cu")
+def silu_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """dx = dy * (s + x * s * (1 - s)), s = sigmoid(x). x: what silu was given."""
+    backend = backend_of(dy=dy, x=x, optional=dict(out=out))
+    _expect_backward(dy, out, x=x)
+    dy, x = copy_if_overlapping([out], dy, x, in_place=True)
+    return backend.silu_backward(dy, x, out=out)
+
+
+@op("softmax.cu")
+def softmax(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """exp(x) / sum of exp(x) over each row, computed after taking the row's largest value off.
+
+    x: (N, classes). Returns probabilities of x's shape.
+    """
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_out(out, expect_float("x", x, "N classes"), x.dtype)
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.softmax(x, out=out)
+
+
+def _expect_backward(dy: Array, out: Array | None, **saved: Array) -> None:
+    shape = expect_any_float("dy", dy)
+    expect_same_dtype(dy=dy, **saved)
+    for name, array in saved.items():
+        expect_shape(name, array, shape, "dy's shape")
+    expect_out(out, shape, dy.dtype)

@@ -1,0 +1,35 @@
+"""Sums and multiples of arrays of any shape. `out` may be an input itself."""
+
+from __future__ import annotations
+
+import math
+
+from gpuconv.arguments import number
+from gpuconv.backends import backend_of
+from gpuconv.ops.expect import expect_elementwise, expect_same_dtype, expect_shape
+from gpuconv.ops.overlap import copy_if_overlapping
+from gpuconv.ops.registry import op
+from gpuconv.types import ArrayT
+
+__all__ = ["add", "scale"]
+
+
+@op("arithmetic.cu")
+def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """a + b, of one shape: where the ways around a residual block meet."""
+    backend = backend_of(a=a, b=b, optional=dict(out=out))
+    expect_same_dtype(a=a, b=b)
+    expect_shape("b", b, a.shape, "a's shape")
+    expect_elementwise(a, out, "a")
+    a, b = copy_if_overlapping([out], a, b, in_place=True)
+    return backend.add(a, b, out=out)
+
+
+@op("arithmetic.cu")
+def scale(x: ArrayT, *, factor: float, out: ArrayT | None = None) -> ArrayT:
+    """x * factor, the factor rounded to the accumulation dtype."""
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_elementwise(x, out)
+    factor = number("factor", factor, -math.inf, beside=[x])
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.scale(x, factor=factor, out=out)

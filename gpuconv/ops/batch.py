@@ -1,0 +1,87 @@
+"""Batches out of a data set that lives on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpuconv.arguments import (
+    BORDERS,
+    INT32,
+    batch_range,
+    flip_value,
+    integer,
+    seed_value,
+    step_integer,
+)
+from gpuconv.backends import backend_of
+from gpuconv.dtypes import as_dtype
+from gpuconv.names import canonical
+from gpuconv.ops.expect import expect_out, expect_shape
+from gpuconv.ops.overlap import copy_if_overlapping
+from gpuconv.ops.registry import op
+from gpuconv.types import Array, Scalar
+
+__all__ = ["load_batch"]
+
+
+@op("load_batch.cu")
+def load_batch(
+    images: Array, labels: Array, indices: Array, *, mean: Array, std: Array, flip: bool | str = False,
+    shift: int = 0, border: str = "zero", cutout: int = 0, seed: int = 0, offset: Scalar = 0, start: Scalar = 0,
+    count: int | None = None, dtype: Any = "float32", out: Array | None = None,
+) -> tuple[Any, Any]:
+    """Gather, augment and normalise a batch out of a uint8 data set.
+
+    The batch is indices[start : start + count]; count None takes the rest, which only a start that is a number allows.
+    With N = count and indices counted from start,
+    x[n] = (augment(images[indices[n]]) - mean) * (1 / std), computed in float32 and rounded once to dtype, in this
+    order: a horizontal flip with probability 1/2 (flip=True); a shift by whole pixels, uniform in [-shift, shift]
+    along each axis; a cutout of side `cutout` around a uniform centre, clipped at the border. Pixels cut out are 0
+    after normalisation, those shifted in too, or with border="reflect" the image's, mirrored at its outermost pixels.
+    Sample n draws one Philox block of the AUGMENT stream, at offset + n.
+
+    flip="alternating" (Jordan 2024, arXiv:2404.00498): half of the images are flipped in epoch 0, those that the blocks
+    at their indices in the AUGMENT stream's substream 1 say, and in every other epoch the others are. The epoch is
+    (offset + n) // M, as it is where offset is the samples that came before.
+
+    images: (M, H, W, C) uint8. labels: (M,) int64. indices: int64 in [0, M), of rank 1. mean, std: float32, (C,) or
+    (H, W, C). A place past the indices, or an index past the images, raises ValueError on devices whose memory the host
+    reads; on a GPU it makes its sample NaN and its label -1.
+    Returns x: (N, H, W, C) and labels[indices]: (N,).
+    """
+    backend = backend_of(
+        images=images, labels=labels, indices=indices, mean=mean, std=std,
+        optional=dict(out=out), numbers=dict(offset=offset, start=start),
+    )  # fmt: skip
+    if images.dtype != np.uint8 or len(images.shape) != 4:
+        raise TypeError(
+            f"images must be uint8 (M, H, W, C), received {images.dtype.name} of shape {tuple(images.shape)}"
+        )
+    m, h, w, c = images.shape
+    for name, vector in (("labels", labels), ("indices", indices)):
+        if vector.dtype != np.int64 or len(vector.shape) != 1:
+            raise TypeError(
+                f"{name} must be int64 of rank 1, received {vector.dtype.name} of shape {tuple(vector.shape)}"
+            )
+    expect_shape("labels", labels, (m,), "one label for each image")
+    for name, values in (("mean", mean), ("std", std)):
+        if values.dtype != np.float32 or tuple(values.shape) not in ((c,), (h, w, c)):
+            raise ValueError(
+                f"{name} must be float32 of shape {(c,)} or {(h, w, c)}, "
+                f"received {values.dtype.name} {tuple(values.shape)}"
+            )
+    shift, cutout = integer("shift", shift, 0), integer("cutout", cutout, 0, INT32)
+    if shift >= min(h, w):
+        raise ValueError(f"shift must be smaller than the image ({h} x {w}), received {shift}")
+    start, count = batch_range("indices", indices.shape[0], step_integer("start", start), count)
+    dtype = as_dtype(dtype)
+    expect_out(out, (count, h, w, c), dtype)
+    flip, border, seed = flip_value(flip), canonical("border", border, BORDERS), seed_value("seed", seed)
+    offset = step_integer("offset", offset)
+    images, labels, indices, mean, std = copy_if_overlapping([out], images, labels, indices, mean, std)
+    return backend.load_batch(
+        images, labels, indices, mean=mean, std=std, flip=flip, shift=shift, border=border, cutout=cutout, seed=seed,
+        offset=offset, start=start, count=count, dtype=dtype, out=out,
+    )  # fmt: skip

@@ -1,0 +1,248 @@
+"""Convolution and its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuconv.arguments import integer, number, pair
+from gpuconv.backends import backend_of
+from gpuconv.ops.expect import (
+    expect_accumulate,
+    expect_activation,
+    expect_any_float,
+    expect_apart,
+    expect_bias,
+    expect_bias_gradient,
+    expect_channel_vectors,
+    expect_conv_algorithm,
+    expect_float,
+    expect_out,
+    expect_same_dtype,
+    expect_shape,
+    expect_volume_shape,
+    expect_writable,
+)
+from gpuconv.ops.overlap import copy_if_overlapping
+from gpuconv.ops.registry import op
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, epilogue
+from gpuconv.types import Array, ArrayT, Padding, Size
+
+__all__ = [
+    "bias_grad", "conv2d", "conv2d_backward", "conv2d_batch_norm", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad",
+]  # fmt: skip
+
+
+@op("conv2d_fprop.cu")
+def conv2d(
+    x: ArrayT, w: ArrayT, bias: ArrayT | None = None, *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
+    groups: int = 1, activation: str | None = None, fit: str = "floor", algo: str = "auto", tf32: bool = False,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    """Cross-correlation of a volume with a filter bank, fprop.
+
+    y[n, p, q, k] = act(bias[k] + sum over r, s, c of x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c]
+    * w[k, r, s, c]), where x is zero outside its border and filter k reads the channels of its own group.
+
+    x: (N, H, W, C). w: (K, R, S, C // groups). bias: (K,) or None. activation: None or the name of an activation op,
+    applied with that op's defaults. Returns y: (N, P, Q, K).
+    """
+    backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
+    problem = _problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    finish = epilogue(expect_activation(activation))
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, finish, "fprop")
+    expect_out(out, problem.y_shape, x.dtype)
+    x, w, bias = copy_if_overlapping([out], x, w, bias)
+    return backend.conv2d(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+
+
+@op("conv2d_fprop.cu")
+def conv2d_relu(
+    x: ArrayT, w: ArrayT, bias: ArrayT | None = None, *, pool: int = 1, stride: Size = 1, padding: Padding = 0,
+    dilation: Size = 1, groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False,
+    out: ArrayT | None = None,
+) -> tuple[ArrayT, Any]:
+    """relu(conv2d(...)), with pool=2 followed by max_pool2d of 2 x 2 windows at stride 2, of which an odd last row and
+    column are dropped; and the mask that the two gradients of conv2d take.
+
+    y: (N, P, Q, K), or (N, P // 2, Q // 2, K). mask: uint8, a bit for each number that the convolution made and y
+    depends on, set where its gradient passes: it is positive and, with pool=2, the first of the largest of its window.
+    For each place of y and each group, ceil(K / groups * pool**2 / 8) bytes side by side: bit i * pool**2 + j of them,
+    counted from the lowest bit of the first, belongs to the group's filter i and pixel j of the window in row-major
+    order. So mask: (N, P, Q, groups * bytes) with y's P and Q. Bits past the last filter are 0.
+
+    Other arguments as in conv2d. Returns y and mask.
+    """
+    backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
+    problem = _problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    expect_out(out, problem.pooled_shape(pool), x.dtype)
+    finish = epilogue("relu", pool=int(pool), masked=True)
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, finish, "fprop")
+    x, w, bias = copy_if_overlapping([out], x, w, bias)
+    return backend.conv2d_relu(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+
+
+@op("conv2d_dgrad.cu")
+def conv2d_dgrad(
+    dy: ArrayT, w: ArrayT, *, input_shape: Sequence[int], stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
+    groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Array | None = None,
+    pool: int = 1, out: ArrayT | None = None,
+) -> ArrayT:
+    """The gradient of conv2d to its input: dx[n, h, w, c] = sum of dy[n, p, q, k] * w[k, r, s, c] over every
+    (p, q, r, s) that reads (h, w).
+
+    dy: (N, P, Q, K). w: (K, R, S, C // groups). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
+
+    mask, pool: of conv2d_relu, whose gradient to x this then is. dy has the shape of its y, (N, P // 2, Q // 2, K) with
+    pool=2; it passes where the mask has a bit and is zero elsewhere.
+    """
+    backend = backend_of(dy=dy, w=w, optional=dict(mask=mask, out=out))
+    w_shape, x_shape = expect_float("w", w, "K R S C/groups"), expect_volume_shape("input_shape", input_shape)
+    expect_float("dy", dy, "N P Q K")
+    expect_same_dtype(dy=dy, w=w)
+    problem = Conv2dProblem.of(
+        x_shape, w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit
+    )
+    forward = _forward(dy, problem, mask, pool)
+    expect_out(out, problem.x_shape, dy.dtype)
+    algo, tf32 = expect_conv_algorithm(algo, tf32, dy.dtype, problem, forward, "dgrad")
+    dy, w, mask = copy_if_overlapping([out], dy, w, mask)
+    return backend.conv2d_dgrad(dy, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out)
+
+
+@op("conv2d_wgrad.cu")
+def conv2d_wgrad(
+    dy: ArrayT, x: ArrayT, *, kernel_size: Size, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
+    groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Array | None = None,
+    pool: int = 1, out: ArrayT | None = None, db: ArrayT | None = None, accumulate: bool = False,
+) -> ArrayT:
+    """The gradient of conv2d to its filters: dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k]
+    * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c].
+
+    dy: (N, P, Q, K). x: (N, H, W, C). mask, pool: as in conv2d_dgrad. db: (K,), where given, receives the bias's
+    gradient as `out` does the filters': the sum of dy, where it passes, over n, p, q.
+    Returns dw: (K, R, S, C // groups).
+    """
+    backend = backend_of(dy=dy, x=x, optional=dict(mask=mask, out=out, db=db))
+    x_shape, dy_shape = expect_float("x", x, "N H W C"), expect_float("dy", dy, "N P Q K")
+    expect_same_dtype(dy=dy, x=x)
+    w_shape = dy_shape[3], *pair("kernel_size", kernel_size, 1), x_shape[3] // integer("groups", groups, 1)
+    problem = Conv2dProblem.of(
+        x_shape, w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit
+    )
+    forward = _forward(dy, problem, mask, pool)
+    expect_out(out, problem.w_shape, x.dtype)
+    expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
+    expect_accumulate(accumulate, out=out)
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "wgrad")
+    expect_apart(out=out, db=db)
+    dy, x, mask = copy_if_overlapping([out, db], dy, x, mask)
+    return backend.conv2d_wgrad(
+        dy, x, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate
+    )
+
+
+@op("conv2d_wgrad.cu")  # and conv2d_dgrad.cu
+def conv2d_backward(
+    dy: ArrayT, x: ArrayT, w: ArrayT, *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1, groups: int = 1,
+    fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Array | None = None, pool: int = 1,
+    out: ArrayT | None = None, dw: ArrayT | None = None, db: ArrayT | None = None, accumulate: bool = False,
+) -> tuple[ArrayT, ArrayT]:
+    """All gradients of conv2d: conv2d_dgrad and conv2d_wgrad in one call, for which a backend may read dy once.
+
+    dy: (N, P, Q, K). x: (N, H, W, C). w: (K, R, S, C // groups). mask, pool: as in conv2d_dgrad. db: as in
+    conv2d_wgrad. accumulate adds to dw and db; dx is always assigned. Returns dx (in out), dw.
+    """
+    backend = backend_of(dy=dy, x=x, w=w, optional=dict(mask=mask, out=out, dw=dw, db=db))
+    x_shape, w_shape = expect_float("x", x, "N H W C"), expect_float("w", w, "K R S C/groups")
+    expect_float("dy", dy, "N P Q K")
+    expect_same_dtype(dy=dy, x=x, w=w)
+    problem = Conv2dProblem.of(
+        x_shape, w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit
+    )
+    forward = _forward(dy, problem, mask, pool)
+    expect_out(out, problem.x_shape, x.dtype)
+    expect_out(dw, problem.w_shape, w.dtype, "dw")
+    expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
+    expect_accumulate(accumulate, dw=dw)
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "dgrad")
+    expect_apart(out=out, dw=dw, db=db)
+    dy, x, w, mask = copy_if_overlapping([out, dw, db], dy, x, w, mask)
+    return backend.conv2d_backward(
+        dy, x, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, dw=dw, db=db, accumulate=accumulate
+    )
+
+
+@op("bias_grad.cu")
+def bias_grad(dy: ArrayT, *, out: ArrayT | None = None, accumulate: bool = False) -> ArrayT:
+    """The gradient to a bias: the sum of dy over all axes but the last.
+
+    dy: (..., K), of rank 2 or more. Returns db: (K,).
+    """
+    backend = backend_of(dy=dy, optional=dict(out=out))
+    expect_out(out, expect_any_float("dy", dy, 2)[-1:], dy.dtype)
+    expect_accumulate(accumulate, out=out)
+    (dy,) = copy_if_overlapping([out], dy)
+    return backend.bias_grad(dy, out=out, accumulate=accumulate)
+
+
+@op("conv2d_fprop.cu", changes="running_mean running_var")
+def conv2d_batch_norm(
+    x: ArrayT, w: ArrayT, bias: ArrayT | None, gamma: Array, beta: Array, running_mean: Array, running_var: Array, *,
+    stride: Size = 1, padding: Padding = 0, dilation: Size = 1, groups: int = 1, fit: str = "floor",
+    momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None, algo: str = "auto", tf32: bool = False,
+    out: ArrayT | None = None,
+) -> tuple[ArrayT, ArrayT, Any, Any]:
+    """batch_norm(conv2d(x, w, bias), training=True), the statistics taken where the convolution is made.
+
+    Arguments as of those two. Returns y (in out), what conv2d gives, and the mean and inv_std used: the last three are
+    what batch_norm_backward takes.
+    """
+    backend = backend_of(
+        x=x, w=w, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var,
+        optional=dict(bias=bias, out=out),
+    )  # fmt: skip
+    problem = _problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    expect_channel_vectors(
+        x, problem.k, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var
+    )  # fmt: skip
+    if problem.n * problem.p * problem.q < 2:
+        shape = problem.y_shape
+        raise ValueError(f"batch statistics need more than one value for each filter, received maps of {shape}")
+    expect_out(out, problem.y_shape, x.dtype)
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, epilogue(moments=True), "fprop")
+    momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, beside=[x])
+    activation = expect_activation(activation)
+    expect_writable(running_mean=running_mean, running_var=running_var)
+    expect_apart(running_mean=running_mean, running_var=running_var, out=out)
+    x, w, bias, gamma, beta = copy_if_overlapping([running_mean, running_var, out], x, w, bias, gamma, beta)
+    return backend.conv2d_batch_norm(
+        x, w, bias, gamma, beta, running_mean, running_var, problem,
+        momentum=momentum, eps=eps, activation=activation, algo=algo, tf32=tf32, out=out,
+    )  # fmt: skip
+
+
+def _problem(x: Array, w: Array, bias: Array | None, **window: Any) -> Conv2dProblem:
+    """The problem of a forward pass, checked against its arrays."""
+    x_shape, w_shape = expect_float("x", x, "N H W C"), expect_float("w", w, "K R S C/groups")
+    expect_same_dtype(x=x, w=w, bias=bias)
+    problem = Conv2dProblem.of(x_shape, w_shape, **window)
+    expect_bias(bias, problem.k)
+    return problem
+
+
+def _forward(dy: Array, problem: Conv2dProblem, mask: Array | None, pool: int) -> Epilogue:
+    """The epilogue of the forward pass whose output's gradient dy is, checked against dy and the mask."""
+    shape = problem.pooled_shape(pool)
+    if mask is None:
+        if pool != 1:
+            raise ValueError(f"pool={pool} needs the mask that conv2d_relu returned, received none")
+        expect_shape("dy", dy, shape, "the convolution's output")
+        return PLAIN
+    expect_shape("dy", dy, shape, "the output of conv2d_relu")
+    if mask.dtype != np.uint8:
+        raise TypeError(f"mask must be uint8, as conv2d_relu returns it, received {mask.dtype.name}")
+    expect_shape("mask", mask, problem.mask_shape(pool), "as conv2d_relu returns it")
+    return epilogue("relu", pool=int(pool), masked=True)

@@ -1,0 +1,43 @@
+"""Dropout. `out` may be the input itself."""
+
+from __future__ import annotations
+
+from gpuconv.arguments import number, seed_value, step_integer, stream_word
+from gpuconv.backends import backend_of
+from gpuconv.ops.expect import expect_elementwise
+from gpuconv.ops.overlap import copy_if_overlapping
+from gpuconv.ops.registry import op
+from gpuconv.types import ArrayT, Scalar
+
+__all__ = ["dropout", "dropout_backward"]
+
+
+@op("dropout.cu")
+def dropout(
+    x: ArrayT, *, p: float, seed: int, substream: int = 0, offset: Scalar = 0, out: ArrayT | None = None
+) -> ArrayT:
+    """Inverted dropout: each element is zeroed with probability p in [0, 1), the others are divided by 1 - p.
+
+    Element i of x (row-major) is kept when uniform i of gpuconv.random's DROPOUT stream (seed, substream, offset in
+    blocks of four) is at least p, so a mask is the same on every device and is never stored. The scale is
+    1 / (1 - p), rounded once to the accumulation dtype.
+    """
+    backend = backend_of(x=x, optional=dict(out=out), numbers=dict(offset=offset))
+    expect_elementwise(x, out)
+    p, seed = number("p", p, 0.0, 1.0, open_high=True), seed_value("seed", seed)
+    substream, offset = stream_word("substream", substream), step_integer("offset", offset)
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.dropout(x, p=p, seed=seed, substream=substream, offset=offset, out=out)
+
+
+@op("dropout.cu")
+def dropout_backward(
+    dy: ArrayT, *, p: float, seed: int, substream: int = 0, offset: Scalar = 0, out: ArrayT | None = None
+) -> ArrayT:
+    """dx = dy under the mask and scale of the dropout call with the same p, seed, substream and offset."""
+    backend = backend_of(dy=dy, optional=dict(out=out), numbers=dict(offset=offset))
+    expect_elementwise(dy, out, "dy")
+    p, seed = number("p", p, 0.0, 1.0, open_high=True), seed_value("seed", seed)
+    substream, offset = stream_word("substream", substream), step_integer("offset", offset)
+    (dy,) = copy_if_overlapping([out], dy, in_place=True)
+    return backend.dropout_backward(dy, p=p, seed=seed, substream=substream, offset=offset, out=out)

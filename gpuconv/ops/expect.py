@@ -1,0 +1,174 @@
+"""Checks of the arrays that an op is given.
+
+Each raises TypeError or ValueError, naming what was received and what would be accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from gpuconv import algorithms
+from gpuconv.arguments import integer
+from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, is_float
+from gpuconv.names import lookup
+from gpuconv.ops.overlap import overlap
+from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue, expect_memory
+from gpuconv.types import Array
+
+
+def expect_any_float(name: str, array: Array, minimum_rank: int = 0) -> tuple[int, ...]:
+    """The shape of a float array of any rank from `minimum_rank`."""
+    if array.ndim < minimum_rank:
+        raise ValueError(f"{name} must have at least {minimum_rank} axes, received shape {array.shape}")
+    if not is_float(array.dtype):
+        raise TypeError(
+            f"{name} must be a float array ({', '.join(FLOAT_NAMES)}), received {array.dtype.name}; "
+            "convert it, for example with array.astype('float32') / 255 for images"
+        )
+    return array.shape
+
+
+def expect_float(name: str, array: Array, axes: str) -> tuple[int, ...]:
+    """The shape of a float array with these axes, such as "N H W C"."""
+    shape = expect_any_float(name, array)
+    if len(shape) != axes.count(" ") + 1:
+        raise ValueError(f"{name} must have the axes ({axes.replace(' ', ', ')}), received shape {shape}")
+    return shape
+
+
+def expect_same_dtype(**arrays: Array | None) -> None:
+    """All that are not None share one dtype."""
+    if len({array.dtype for array in arrays.values() if array is not None}) <= 1:
+        return
+    listed = ", ".join(f"{name} {array.dtype.name}" for name, array in arrays.items() if array is not None)
+    raise TypeError(f"all arrays of one call must have one dtype, received {listed}")
+
+
+def expect_shape(name: str, array: Array, shape: tuple[int, ...], why: str) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} ({why}), received {array.shape}")
+
+
+def expect_bias(bias: Array | None, size: int, why: str = "one value for each filter") -> None:
+    if bias is not None:
+        expect_shape("bias", bias, (size,), why)
+
+
+def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> None:
+    """Each, where given, is (C,) in the dtype that x accumulates in."""
+    wanted = accumulation_dtype(x.dtype)
+    for name, vector in vectors.items():
+        if vector is None:
+            continue
+        expect_shape(name, vector, (channels,), "one value for each channel")
+        if vector.dtype != wanted:
+            raise TypeError(f"{name} must be {wanted.name} beside {x.dtype.name} data, received {vector.dtype.name}")
+
+
+def expect_volume_shape(name: str, shape: Any) -> tuple[int, int, int, int]:
+    if not isinstance(shape, (tuple, list)) or len(shape) != 4:
+        raise ValueError(f"{name} must be (N, H, W, C), received {shape!r}")
+    n, h, w, c = (integer(f"{name}[{axis}]", size, 0) for axis, size in enumerate(shape))
+    expect_memory(name, (n, h, w, c))
+    return n, h, w, c
+
+
+def expect_activation(activation: str | None) -> str | None:
+    return None if activation is None else lookup("activation", activation, ACTIVATIONS)
+
+
+def expect_algorithm(algo: Any, tf32: Any, dtype: np.dtype) -> tuple[str, bool]:
+    """The listed name of an algorithm that serves products of this dtype, and tf32 as a bool."""
+    arithmetic = _arithmetic(dtype, tf32)
+    return algorithms.for_product(algo, arithmetic), bool(tf32)
+
+
+def expect_conv_algorithm(
+    algo: Any, tf32: Any, dtype: np.dtype, problem: Conv2dProblem, epilogue: Epilogue, direction: str
+) -> tuple[str, bool]:
+    """As `expect_algorithm`, for a direction of a convolution."""
+    arithmetic = _arithmetic(dtype, tf32)
+    return algorithms.for_convolution(algo, problem, epilogue, arithmetic, direction), bool(tf32)
+
+
+def _arithmetic(dtype: np.dtype, tf32: Any) -> str:
+    if not isinstance(tf32, (bool, np.bool_)):
+        raise TypeError(f"tf32 must be True or False, received {tf32!r}")
+    if tf32 and dtype != np.float32:
+        raise TypeError(f"tf32=True multiplies float32 arrays, received {dtype.name}")
+    return algorithms.arithmetic_of(dtype, bool(tf32))
+
+
+# --- outputs -----------------------------------------------------------------------------------
+
+
+def expect_out(out: Array | None, shape: tuple[int, ...], dtype: np.dtype, name: str = "out") -> None:
+    """`out`, when given, has the result's shape and dtype, and is not read-only."""
+    if out is None:
+        return
+    expect_shape(name, out, shape, "the result's shape")
+    if out.dtype != dtype:
+        raise TypeError(f"{name} must have the result's dtype {dtype.name}, received {out.dtype.name}")
+    if _is_read_only(out):
+        raise _read_only(name)
+
+
+def expect_elementwise(x: Array, out: Array | None, name: str = "x") -> None:
+    """x is of floats; `out`, when given, is like it."""
+    expect_out(out, expect_any_float(name, x), x.dtype)
+
+
+def expect_bias_gradient(db: Array | None, filters: int, channels: int, dtype: np.dtype) -> None:
+    expect_out(db, (filters,), dtype, "db")
+    if db is not None and not channels:
+        raise ValueError("db is made beside the gradient of a weight that reads something, received one of no channels")
+
+
+def expect_accumulate(accumulate: bool, **outs: Array | None) -> None:
+    missing = [name for name, out in outs.items() if out is None]
+    if accumulate and missing:
+        raise ValueError(f"accumulate=True adds to {' and '.join(missing)}, which was not given")
+
+
+def expect_writable(**arrays: Array | None) -> None:
+    """Arrays that are written to, where given, are not read-only."""
+    for name, array in arrays.items():
+        if array is not None and _is_read_only(array):
+            raise _read_only(name)
+
+
+def expect_apart(**outputs: Array | None) -> None:
+    """No two outputs, where given, share memory."""
+    given = [(name, array) for name, array in outputs.items() if array is not None]
+    for (a_name, a), (b_name, b) in combinations(given, 2):
+        if overlap(a, b):
+            raise _shared(a_name, b_name)
+
+
+def expect_writable_lists(**lists: Sequence[Array] | None) -> None:
+    """Arrays in lists, where given, are not read-only, and none stands twice, other than a parameter that is its own
+    master."""
+    places: dict[int, tuple[str, int]] = {}
+    for name, arrays in lists.items():
+        for index, array in enumerate(arrays or ()):
+            if _is_read_only(array):
+                raise _read_only(f"{name}[{index}]")
+            other = places.setdefault(id(array), (name, index))
+            if other != (name, index) and (name, *other) != ("masters", "params", index):
+                raise _shared("{}[{}]".format(*other), f"{name}[{index}]")
+
+
+def _is_read_only(array: Array) -> bool:
+    return isinstance(array, np.ndarray) and not array.flags.writeable
+
+
+def _read_only(name: str) -> ValueError:
+    return ValueError(f"{name} is written to, and must not be read-only; array.copy() can be written")
+
+
+def _shared(a: str, b: str) -> ValueError:
+    return ValueError(f"{a} and {b} share memory, and both are written to; give each its own")

@@ -1,0 +1,80 @@
+"""Fully connected layers."""
+
+from __future__ import annotations
+
+from gpuconv.backends import backend_of
+from gpuconv.ops.expect import (
+    expect_accumulate,
+    expect_activation,
+    expect_algorithm,
+    expect_apart,
+    expect_bias,
+    expect_bias_gradient,
+    expect_float,
+    expect_out,
+    expect_same_dtype,
+)
+from gpuconv.ops.overlap import copy_if_overlapping
+from gpuconv.ops.registry import op
+from gpuconv.problems import LinearProblem, epilogue
+from gpuconv.types import ArrayT
+
+__all__ = ["linear", "linear_dgrad", "linear_wgrad"]
+
+
+@op("conv2d_fprop.cu")
+def linear(
+    x: ArrayT, w: ArrayT, bias: ArrayT | None = None, *, activation: str | None = None, algo: str = "auto",
+    tf32: bool = False, out: ArrayT | None = None,
+) -> ArrayT:
+    """act(x @ w.T + bias). x: (N, in_features). w: (out_features, in_features). Returns y: (N, out_features)."""
+    backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
+    (_, features), (k, c) = expect_float("x", x, "N in_features"), expect_float("w", w, "out_features in_features")
+    expect_same_dtype(x=x, w=w, bias=bias)
+    if features != c:
+        raise ValueError(f"w reads {c} features, so x must have {c} columns, received {features}")
+    expect_bias(bias, k, "one value for each output feature")
+    problem = LinearProblem.of(x.shape, w.shape)
+    expect_out(out, problem.y_shape, x.dtype)
+    finish = epilogue(expect_activation(activation))
+    algo, tf32 = expect_algorithm(algo, tf32, x.dtype)
+    x, w, bias = copy_if_overlapping([out], x, w, bias)
+    return backend.linear(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+
+
+@op("conv2d_dgrad.cu")
+def linear_dgrad(dy: ArrayT, w: ArrayT, *, algo: str = "auto", tf32: bool = False, out: ArrayT | None = None) -> ArrayT:
+    """dx = dy @ w. dy: (N, out_features). Returns dx: (N, in_features)."""
+    backend = backend_of(dy=dy, w=w, optional=dict(out=out))
+    (n, columns), (k, c) = expect_float("dy", dy, "N out_features"), expect_float("w", w, "out_features in_features")
+    expect_same_dtype(dy=dy, w=w)
+    if columns != k:
+        raise ValueError(f"w has {k} output features, so dy must have {k} columns, received {columns}")
+    problem = LinearProblem.of((n, c), w.shape)
+    expect_out(out, problem.x_shape, dy.dtype)
+    algo, tf32 = expect_algorithm(algo, tf32, dy.dtype)
+    dy, w = copy_if_overlapping([out], dy, w)
+    return backend.linear_dgrad(dy, w, problem, algo=algo, tf32=tf32, out=out)
+
+
+@op("conv2d_wgrad.cu")
+def linear_wgrad(
+    dy: ArrayT, x: ArrayT, *, algo: str = "auto", tf32: bool = False, out: ArrayT | None = None,
+    db: ArrayT | None = None, accumulate: bool = False,
+) -> ArrayT:
+    """dw = dy.T @ x. dy: (N, out_features). x: (N, in_features). db: (out_features,), where given, receives the sum of
+    dy over the batch. Returns dw: (out_features, in_features).
+    """
+    backend = backend_of(dy=dy, x=x, optional=dict(out=out, db=db))
+    (n, k), (x_n, c) = expect_float("dy", dy, "N out_features"), expect_float("x", x, "N in_features")
+    expect_same_dtype(dy=dy, x=x)
+    if n != x_n:
+        raise ValueError(f"dy and x must have one batch size, received {n} and {x_n}")
+    problem = LinearProblem.of(x.shape, (k, c))
+    expect_out(out, problem.w_shape, dy.dtype)
+    expect_bias_gradient(db, k, c, dy.dtype)
+    expect_accumulate(accumulate, out=out)
+    algo, tf32 = expect_algorithm(algo, tf32, dy.dtype)
+    expect_apart(out=out, db=db)
+    dy, x = copy_if_overlapping([out, db], dy, x)
+    return backend.linear_wgrad(dy, x, problem, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate)

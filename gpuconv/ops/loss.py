@@ -1,0 +1,91 @@
+"""Losses with their gradients, and the running sums of a metric. A loss's `out` may be its scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpuconv.arguments import number, step_scalar
+from gpuconv.backends import backend_of
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.ops.expect import expect_float, expect_out, expect_shape, expect_writable
+from gpuconv.ops.overlap import copy_if_overlapping
+from gpuconv.ops.registry import op
+from gpuconv.types import Array, ArrayT, Scalar
+
+__all__ = ["add_metrics", "softmax_cross_entropy", "svm_hinge"]
+
+
+@op("softmax_cross_entropy.cu")
+def softmax_cross_entropy(
+    logits: ArrayT, labels: Array, *, label_smoothing: float = 0.0, grad_scale: Scalar = 1.0, out: ArrayT | None = None
+) -> tuple[Any, ArrayT]:
+    """The mean over the batch of -sum over classes of t * log softmax(logits), with the target
+    t = (1 - label_smoothing) * onehot(label) + label_smoothing / classes.
+
+    logits: (N, classes). labels: (N,) integers in [0, classes); others raise ValueError on devices whose memory the
+    host reads, and make the loss NaN on a GPU, which is never waited for. Returns the loss, 0-d in the accumulation
+    dtype, and dlogits = grad_scale * (softmax - t) / N (in out), scaled before it is rounded.
+    """
+    backend = backend_of(
+        logits=logits, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale)
+    )
+    _expect_scores_and_labels("logits", logits, labels, out)
+    label_smoothing = number("label_smoothing", label_smoothing, 0.0, 1.0)
+    grad_scale = step_scalar("grad_scale", grad_scale, [logits])
+    logits, labels = copy_if_overlapping([out], logits, labels, in_place=True)
+    return backend.softmax_cross_entropy(
+        logits, labels, label_smoothing=label_smoothing, grad_scale=grad_scale, out=out
+    )  # fmt: skip
+
+
+@op("svm_hinge.cu")
+def svm_hinge(
+    scores: ArrayT, labels: Array, *, delta: float = 1.0, grad_scale: Scalar = 1.0, out: ArrayT | None = None
+) -> tuple[Any, ArrayT]:
+    """The multiclass SVM loss: mean over the batch of the sum over wrong classes j of
+    max(0, scores[j] - scores[label] + delta) (Weston and Watkins 1999; not divided by the number of classes).
+
+    Shapes, labels and returns as in softmax_cross_entropy. At a margin of exactly 0 the gradient is 0.
+    """
+    backend = backend_of(
+        scores=scores, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale)
+    )
+    _expect_scores_and_labels("scores", scores, labels, out)
+    delta = number("delta", delta, 0.0, beside=[scores])
+    grad_scale = step_scalar("grad_scale", grad_scale, [scores])
+    scores, labels = copy_if_overlapping([out], scores, labels, in_place=True)
+    return backend.svm_hinge(scores, labels, delta=delta, grad_scale=grad_scale, out=out)
+
+
+@op("metrics.cu", changes="totals")
+def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> None:
+    """Count a batch in running sums on the device: totals += (loss * N, right answers, N, 1 while totals[0] is finite).
+
+    totals: (4,) float64, changed in place. loss: the batch's mean loss, 0-d, in the accumulation dtype. scores:
+    (N, classes), of which the first largest one is the answer (NaN counts as largest). labels: (N,) int64.
+    """
+    backend = backend_of(totals=totals, loss=loss, scores=scores, labels=labels)
+    if totals.dtype != np.float64 or tuple(totals.shape) != (4,):
+        raise TypeError(f"totals must be float64 of shape (4,), received {totals.dtype.name} of {tuple(totals.shape)}")
+    _expect_scores_and_labels("scores", scores, labels, None)
+    if labels.dtype != np.int64:
+        raise TypeError(f"labels must be int64 here, received {labels.dtype.name}")
+    expect_shape("loss", loss, (), "a batch's mean")
+    if loss.dtype != accumulation_dtype(scores.dtype):
+        wanted = accumulation_dtype(scores.dtype).name
+        raise TypeError(f"loss must be {wanted} beside {scores.dtype.name} scores, received {loss.dtype.name}")
+    expect_writable(totals=totals)
+    loss, scores, labels = copy_if_overlapping([totals], loss, scores, labels)
+    backend.add_metrics(totals, loss, scores, labels)
+
+
+def _expect_scores_and_labels(name: str, scores: Array, labels: Array, out: Array | None) -> None:
+    n, classes = expect_float(name, scores, "N classes")
+    if n == 0 or classes == 0:
+        raise ValueError(f"a mean loss needs at least one sample and one class, received shape {(n, classes)}")
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, received {labels.dtype.name}")
+    expect_shape("labels", labels, (n,), "one label for each row")
+    expect_out(out, (n, classes), scores.dtype)

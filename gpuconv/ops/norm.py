@@ -1,0 +1,102 @@
+"""Batch normalisation. `out` may be an input itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gpuconv.arguments import number
+from gpuconv.backends import backend_of
+from gpuconv.ops.expect import (
+    expect_accumulate,
+    expect_activation,
+    expect_any_float,
+    expect_apart,
+    expect_channel_vectors,
+    expect_out,
+    expect_same_dtype,
+    expect_shape,
+    expect_writable,
+)
+from gpuconv.ops.overlap import copy_if_overlapping
+from gpuconv.ops.registry import op
+from gpuconv.types import Array, ArrayT
+
+__all__ = ["batch_norm", "batch_norm_backward"]
+
+
+@op("batch_norm.cu", changes="running_mean running_var")
+def batch_norm(
+    x: ArrayT, gamma: Array, beta: Array, running_mean: Array, running_var: Array, *, training: bool,
+    momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None, out: ArrayT | None = None,
+) -> tuple[ArrayT, Any, Any]:
+    """y = act(gamma * (x - mean) * inv_std + beta) for each channel, inv_std = 1 / sqrt(var + eps)
+    (Ioffe and Szegedy 2015).
+
+    training=True takes mean and (biased) variance over all axes but the last, and updates the running statistics in
+    place: running = (1 - momentum) * running + momentum * batch, with the unbiased variance. training=False takes
+    the running statistics.
+
+    x: (..., C). gamma, beta, running_mean, running_var: (C,) in the dtype x accumulates in. activation: None or the
+    name of an activation op, applied with that op's defaults to the value rounded to x's dtype. Returns y of x's shape,
+    and the mean and inv_std used, (C,) in that dtype.
+    """
+    backend = backend_of(
+        x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var, optional=dict(out=out)
+    )
+    shape = expect_any_float("x", x, 2)
+    expect_channel_vectors(x, shape[-1], gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    if training and math.prod(shape[:-1]) < 2:
+        raise ValueError(f"batch statistics need more than one value for each channel, received shape {shape}")
+    expect_out(out, shape, x.dtype)
+    momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, beside=[x])
+    activation = expect_activation(activation)
+    if training:
+        expect_writable(running_mean=running_mean, running_var=running_var)
+        expect_apart(running_mean=running_mean, running_var=running_var, out=out)
+        x, gamma, beta = copy_if_overlapping([running_mean, running_var], x, gamma, beta)
+    else:
+        running_mean, running_var = copy_if_overlapping([out], running_mean, running_var, in_place=True)
+    x, gamma, beta = copy_if_overlapping([out], x, gamma, beta, in_place=True)
+    return backend.batch_norm(
+        x, gamma, beta, running_mean, running_var, training=bool(training), momentum=momentum, eps=eps,
+        activation=activation, out=out,
+    )  # fmt: skip
+
+
+@op("batch_norm.cu")
+def batch_norm_backward(
+    dy: ArrayT, x: ArrayT, gamma: Array, mean: Array, inv_std: Array, *, beta: Array | None = None,
+    activation: str | None = None, training: bool = True, out: ArrayT | None = None, dgamma: Array | None = None,
+    dbeta: Array | None = None, accumulate: bool = False,
+) -> tuple[ArrayT, Any, Any]:
+    """With xhat = (x - mean) * inv_std: dbeta = sum dy, dgamma = sum dy * xhat over all axes but the last, and
+    dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M), M values a channel; training=False has constant
+    statistics, so dx = gamma * inv_std * dy.
+
+    mean, inv_std: what batch_norm returned. With an activation, dy is the gradient to its output, and beta is needed:
+    what the activation was given is computed again, and dy stands above for what passes it. accumulate adds to dgamma
+    and dbeta; dx is always assigned (and uses this call's sums alone). Returns dx (in out), dgamma, dbeta.
+    """
+    backend = backend_of(
+        dy=dy, x=x, gamma=gamma, mean=mean, inv_std=inv_std,
+        optional=dict(beta=beta, out=out, dgamma=dgamma, dbeta=dbeta),
+    )  # fmt: skip
+    shape = expect_any_float("x", x, 2)
+    expect_same_dtype(dy=dy, x=x)
+    expect_shape("dy", dy, shape, "x's shape")
+    vectors = dict(gamma=gamma, mean=mean, inv_std=inv_std, beta=beta, dgamma=dgamma, dbeta=dbeta)
+    expect_channel_vectors(x, shape[-1], **vectors)
+    if activation is not None and beta is None:
+        raise ValueError(f"the gradient of activation={activation!r} needs beta, which was not given")
+    activation = expect_activation(activation)
+    expect_out(out, shape, x.dtype)
+    expect_accumulate(accumulate, dgamma=dgamma, dbeta=dbeta)
+    expect_writable(dgamma=dgamma, dbeta=dbeta)
+    expect_apart(out=out, dgamma=dgamma, dbeta=dbeta)
+    inputs = copy_if_overlapping([dgamma, dbeta], dy, x, gamma, mean, inv_std, beta)
+    dy, x, gamma, mean, inv_std, beta = copy_if_overlapping([out], *inputs, in_place=True)
+    return backend.batch_norm_backward(
+        dy, x, gamma, mean, inv_std, beta=beta, activation=activation, training=bool(training), out=out,
+        dgamma=dgamma, dbeta=dbeta, accumulate=accumulate,
+    )  # fmt: skip

@@ -1,0 +1,246 @@
+"""Optimizer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpuconv.arguments import integer, learning_rate, number, step_integer
+from gpuconv.backends import backend_of
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ
+from gpuconv.ops.expect import expect_any_float, expect_shape, expect_writable, expect_writable_lists
+from gpuconv.ops.registry import op
+from gpuconv.types import Array, Scalar
+
+__all__ = ["adagrad_step", "adam_step", "muon_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
+
+# Whole lists of parameters in one call, updated in place. The parameter, gradient and state arrays of one entry share a
+# shape and a dtype. weight_decay is one number or one for each parameter; it adds weight_decay * param to the gradient
+# unless said otherwise.
+#
+# masters: where given, the arrays that the formula updates in the parameters' place, and which the parameters are then
+# rounded from. A master, and its state, is of the dtype its parameter accumulates in: float32 beside 16 bits. A
+# parameter may be its own master.
+# scaling: what update_loss_scale left. The gradients are multiplied by scaling[1] first; where that is 0, nothing
+# changes. `step` is counted without the scaling[3] steps that were skipped.
+
+
+@op("optimizer.cu", changes="params velocities masters")
+def sgd_step(
+    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array] | None = None,
+    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, momentum: float = 0.0,
+    nesterov: bool = False, weight_decay: float | Sequence[float] = 0.0,
+) -> None:
+    """v = momentum * v + g; param -= lr * v, or lr * (g + momentum * v) with nesterov (PyTorch's form).
+
+    velocities: start at zero; None without momentum.
+    """
+    backend = backend_of(
+        lists=dict(params=params, grads=grads), optional_lists=dict(velocities=velocities, masters=masters),
+        optional=dict(scaling=scaling), numbers=dict(lr=lr),
+    )  # fmt: skip
+    if velocities is None and momentum:
+        raise ValueError(f"momentum {momentum} needs velocities, which were not given")
+    _expect_step(params, grads, masters, scaling, **({} if velocities is None else {"velocities": velocities}))
+    lr, momentum = learning_rate(lr, params), _expect_momentum(momentum, nesterov)
+    decay = _decay(weight_decay, params)
+    expect_writable_lists(params=params, velocities=velocities, masters=masters)
+    backend.sgd_step(
+        params, grads, velocities, masters, scaling, lr=lr, momentum=momentum, nesterov=bool(nesterov),
+        weight_decay=decay,
+    )  # fmt: skip
+
+
+@op("optimizer.cu", changes="params square_sums masters")
+def adagrad_step(
+    params: Sequence[Array], grads: Sequence[Array], square_sums: Sequence[Array],
+    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, eps: float = 1e-10,
+    weight_decay: float | Sequence[float] = 0.0,
+) -> None:
+    """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011)."""
+    backend = backend_of(
+        lists=dict(params=params, grads=grads, square_sums=square_sums), optional_lists=dict(masters=masters),
+        optional=dict(scaling=scaling), numbers=dict(lr=lr),
+    )  # fmt: skip
+    _expect_step(params, grads, masters, scaling, square_sums=square_sums)
+    lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
+    expect_writable_lists(params=params, square_sums=square_sums, masters=masters)
+    backend.adagrad_step(
+        params, grads, square_sums, masters, scaling, lr=lr, eps=eps, weight_decay=decay
+    )  # fmt: skip
+
+
+@op("optimizer.cu", changes="params square_averages masters")
+def rmsprop_step(
+    params: Sequence[Array], grads: Sequence[Array], square_averages: Sequence[Array],
+    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, alpha: float = 0.99,
+    eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0,
+) -> None:
+    """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012)."""
+    backend = backend_of(
+        lists=dict(params=params, grads=grads, square_averages=square_averages), optional_lists=dict(masters=masters),
+        optional=dict(scaling=scaling), numbers=dict(lr=lr),
+    )  # fmt: skip
+    _expect_step(params, grads, masters, scaling, square_averages=square_averages)
+    lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
+    alpha = number("alpha", alpha, 0.0, 1.0)
+    expect_writable_lists(params=params, square_averages=square_averages, masters=masters)
+    backend.rmsprop_step(
+        params, grads, square_averages, masters, scaling, lr=lr, alpha=alpha, eps=eps, weight_decay=decay
+    )  # fmt: skip
+
+
+@op("optimizer.cu", changes="params exp_avgs exp_avg_sqs masters")
+def adam_step(
+    params: Sequence[Array], grads: Sequence[Array], exp_avgs: Sequence[Array], exp_avg_sqs: Sequence[Array],
+    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, step: Scalar,
+    beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0,
+    decoupled: bool = False,
+) -> None:
+    """m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g**2;
+    param -= lr * (m / (1 - beta1**step)) / (sqrt(v / (1 - beta2**step)) + eps) (Kingma and Ba 2014).
+
+    step counts from 1. decoupled=True is AdamW (Loshchilov and Hutter 2017): instead of adding to the gradient, the
+    decay first scales param by 1 - lr * weight_decay.
+    """
+    backend = backend_of(
+        lists=dict(params=params, grads=grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs),
+        optional_lists=dict(masters=masters), optional=dict(scaling=scaling), numbers=dict(lr=lr, step=step),
+    )  # fmt: skip
+    _expect_step(params, grads, masters, scaling, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
+    lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
+    step = step_integer("step", step, 1)
+    beta1 = number("beta1", beta1, 0.0, 1.0, open_high=True)
+    beta2 = number("beta2", beta2, 0.0, 1.0, open_high=True)
+    expect_writable_lists(params=params, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs, masters=masters)
+    backend.adam_step(
+        params, grads, exp_avgs, exp_avg_sqs, masters, scaling, lr=lr, step=step, beta1=beta1, beta2=beta2, eps=eps,
+        weight_decay=decay, decoupled=bool(decoupled),
+    )  # fmt: skip
+
+
+@op("loss_scale.cu", changes="scaling")
+def update_loss_scale(
+    scaling: Array, grads: Sequence[Array], *, growth: float = 2.0, backoff: float = 0.5, interval: int = 2000
+) -> None:
+    """The step of a dynamic loss scale, between backward and the optimizer's (Micikevicius et al. 2018).
+
+    scaling: (4,) float64, changed in place: [0] the scale, which the next loss gradient is to be multiplied by; [1]
+    what the optimizer shall multiply these gradients by: 1 / the scale that made them, or 0 where one of their
+    numbers is not finite; [2] the good steps since the scale changed; [3] the steps skipped in all. After a skipped
+    step the scale is multiplied by backoff, after `interval` good ones by growth.
+
+    grads: all gradients of the step, of any float dtypes.
+    """
+    backend = backend_of(scaling=scaling, lists=dict(grads=grads))
+    _expect_scaling(scaling)
+    _expect_floats("grads", grads)
+    growth, backoff = number("growth", growth, 1.0), number("backoff", backoff, 0.0, 1.0)
+    interval = integer("interval", interval, 1)
+    expect_writable(scaling=scaling)
+    backend.update_loss_scale(scaling, grads, growth=growth, backoff=backoff, interval=interval)
+
+
+@op("muon.cu", changes="params velocities masters")
+def muon_step(
+    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array],
+    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, momentum: float = 0.0,
+    nesterov: bool = False, steps: int = 5,
+) -> None:
+    """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), with nesterov of g + momentum * v
+    (Jordan et al. 2024, "Muon"; that the weights keep a norm of 1 a filter is airbench's).
+
+    params: of rank 2 or more, taken as matrices (K, the rest); |param| is the root of the sum of squares, and a
+    parameter of zeros is not scaled. orthogonal(x) divides x by |x| + 1e-7, then does `steps` Newton-Schulz steps on
+    the smaller side, x = (a + b x x^T + c (x x^T)^2) x with a, b, c = 3.4445, -4.7750, 2.0315: singular values come
+    near 1, not to it. steps: 0 to 100. All of it is computed in the accumulation dtype.
+    """
+    backend = backend_of(
+        lists=dict(params=params, grads=grads, velocities=velocities), optional_lists=dict(masters=masters),
+        optional=dict(scaling=scaling), numbers=dict(lr=lr),
+    )  # fmt: skip
+    _expect_step(params, grads, masters, scaling, velocities=velocities)
+    for index, param in enumerate(params):
+        if len(param.shape) < 2:
+            raise ValueError(f"muon_step takes params of rank 2 or more, received params[{index}] of {param.shape}")
+    lr, momentum = learning_rate(lr, params), _expect_momentum(momentum, nesterov)
+    steps = integer("steps", steps, 0, MOST_NEWTON_SCHULZ)
+    expect_writable_lists(params=params, velocities=velocities, masters=masters)
+    backend.muon_step(
+        params, grads, velocities, masters, scaling, lr=lr, momentum=momentum, nesterov=bool(nesterov), steps=steps,
+    )  # fmt: skip
+
+
+def _decay(weight_decay: float | Sequence[float], params: Sequence[Array]) -> tuple[float, ...]:
+    count = len(params)
+    if not isinstance(weight_decay, (tuple, list)):
+        return (number("weight_decay", weight_decay, 0.0, beside=params),) * count
+    if len(weight_decay) != count:
+        raise ValueError(
+            f"weight_decay must be one number or one for each of {count} params, received {len(weight_decay)}"
+        )
+    return tuple([number("weight_decay", value, 0.0, beside=params) for value in weight_decay])
+
+
+def _expect_step(
+    params: Sequence[Array], grads: Sequence[Array], masters: Sequence[Array] | None, scaling: Array | None,
+    **states: Sequence[Array],
+) -> None:
+    """The lists of a step: gradients like the parameters, state like the masters."""
+    _expect_floats("params", params)
+    _expect_alike("params", params, True, grads=grads)
+    if scaling is not None:
+        _expect_scaling(scaling)
+    if masters is None:
+        _expect_alike("params", params, True, **states)
+        return
+    _expect_alike("params", params, False, masters=masters)
+    for index, (param, master) in enumerate(zip(params, masters)):
+        wanted = accumulation_dtype(param.dtype)
+        if master.dtype != wanted:
+            raise TypeError(
+                f"masters[{index}] must be {wanted.name} beside {param.dtype.name}, received {master.dtype.name}"
+            )
+    _expect_alike("masters", masters, True, **states)
+
+
+def _expect_floats(name: str, arrays: Sequence[Array]) -> None:
+    """A list of float arrays."""
+    _expect_list(name, arrays)
+    for index, array in enumerate(arrays):
+        expect_any_float(f"{name}[{index}]", array)
+
+
+def _expect_alike(first_name: str, first: Sequence[Array], dtypes: bool, /, **lists: Sequence[Array]) -> None:
+    """Lists whose arrays agree with those of the first one in shape and, with `dtypes`, in dtype."""
+    for name, arrays in lists.items():
+        _expect_list(name, arrays)
+        if len(arrays) != len(first):
+            raise ValueError(f"{name} must have as many arrays as {first_name} ({len(first)}), received {len(arrays)}")
+        for index, (array, like) in enumerate(zip(arrays, first)):
+            if array.shape != like.shape:
+                expect_shape(f"{name}[{index}]", array, like.shape, f"the shape of {first_name}[{index}]")
+            if dtypes and array.dtype != like.dtype:
+                raise TypeError(
+                    f"{name}[{index}] must be {like.dtype.name} as {first_name}[{index}] is, "
+                    f"received {array.dtype.name}"
+                )
+
+
+def _expect_list(name: str, arrays: Sequence[Array]) -> None:
+    if not isinstance(arrays, (list, tuple)):
+        raise TypeError(f"{name} must be a list of arrays, received {type(arrays).__name__}")
+
+
+def _expect_scaling(scaling: Array) -> None:
+    if scaling.dtype != np.float64 or scaling.shape != (4,):
+        raise TypeError(f"scaling must be float64 of shape (4,), received {scaling.dtype.name} of {scaling.shape}")
+
+
+def _expect_momentum(momentum: float, nesterov: bool) -> float:
+    momentum = number("momentum", momentum, 0.0, 1.0)
+    if nesterov and not momentum:
+        raise ValueError("nesterov=True needs a momentum above 0")
+    return momentum

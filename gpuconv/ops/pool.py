@@ -1,0 +1,127 @@
+"""Max and average pooling, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpuconv.backends import backend_of
+from gpuconv.ops.expect import expect_float, expect_out, expect_shape, expect_volume_shape
+from gpuconv.ops.overlap import copy_if_overlapping
+from gpuconv.ops.registry import op
+from gpuconv.problems import Pool2dProblem
+from gpuconv.types import Array, ArrayT, Padding, Size
+
+__all__ = [
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "global_avg_pool2d",
+    "global_avg_pool2d_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+]
+
+
+@op("max_pool2d.cu")
+def max_pool2d(
+    x: ArrayT, *, kernel_size: Size, stride: Size | None = None, padding: Padding = 0, fit: str = "floor",
+    out: ArrayT | None = None,
+) -> tuple[ArrayT, Any]:
+    """The largest value of each window. NaN wins; ties go to the first in row-major window order; padding is -inf
+    and never wins, not even over -inf in the input.
+
+    x: (N, H, W, C). stride defaults to kernel_size. Returns y: (N, P, Q, C) and argmax: (N, P, Q, C), the index
+    r * S + s inside the window, in the smallest unsigned dtype that holds R * S - 1.
+    """
+    backend = backend_of(x=x, optional=dict(out=out))
+    shape = expect_float("x", x, "N H W C")
+    problem = Pool2dProblem.of(shape, kernel_size, stride=stride, padding=padding, fit=fit)
+    expect_out(out, problem.y_shape, x.dtype)
+    (x,) = copy_if_overlapping([out], x)
+    return backend.max_pool2d(x, problem, out=out)
+
+
+@op("max_pool2d.cu")
+def max_pool2d_backward(
+    dy: ArrayT, argmax: Array, *, input_shape: Sequence[int], kernel_size: Size, stride: Size | None = None,
+    padding: Padding = 0, fit: str = "floor", out: ArrayT | None = None,
+) -> ArrayT:
+    """Route dy to the input cell that won each window; cells that won several windows get the sum.
+
+    dy, argmax: (N, P, Q, C). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
+    """
+    backend = backend_of(dy=dy, argmax=argmax, optional=dict(out=out))
+    shape = expect_volume_shape("input_shape", input_shape)
+    problem = Pool2dProblem.of(shape, kernel_size, stride=stride, padding=padding, fit=fit)
+    _expect_gradient(dy, problem, out)
+    expect_shape("argmax", argmax, problem.y_shape, "the pool's output")
+    wanted = problem.argmax_dtype
+    if argmax.dtype != wanted:
+        raise TypeError(f"argmax must be {wanted.name}, as max_pool2d returns it, received {argmax.dtype.name}")
+    dy, argmax = copy_if_overlapping([out], dy, argmax)
+    return backend.max_pool2d_backward(dy, argmax, problem, out=out)
+
+
+@op("avg_pool2d.cu")
+def avg_pool2d(
+    x: ArrayT, *, kernel_size: Size, stride: Size | None = None, padding: Padding = 0, count_include_pad: bool = True,
+    fit: str = "floor", out: ArrayT | None = None,
+) -> ArrayT:
+    """The mean of each window. Padding counts as zeros in it, unless count_include_pad=False, which divides by the
+    window's cells inside the input. Cells that "cover" adds past the padding never count (PyTorch's rules).
+
+    x: (N, H, W, C). Returns y: (N, P, Q, C).
+    """
+    backend = backend_of(x=x, optional=dict(out=out))
+    shape = expect_float("x", x, "N H W C")
+    problem = Pool2dProblem.of(shape, kernel_size, stride=stride, padding=padding, fit=fit)
+    expect_out(out, problem.y_shape, x.dtype)
+    (x,) = copy_if_overlapping([out], x)
+    return backend.avg_pool2d(x, problem, count_include_pad=bool(count_include_pad), out=out)
+
+
+@op("avg_pool2d.cu")
+def avg_pool2d_backward(
+    dy: ArrayT, *, input_shape: Sequence[int], kernel_size: Size, stride: Size | None = None, padding: Padding = 0,
+    count_include_pad: bool = True, fit: str = "floor", out: ArrayT | None = None,
+) -> ArrayT:
+    """The gradient of avg_pool2d: dy / divisor of its window, summed over the windows that read a cell.
+
+    dy: (N, P, Q, C). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
+    """
+    backend = backend_of(dy=dy, optional=dict(out=out))
+    shape = expect_volume_shape("input_shape", input_shape)
+    problem = Pool2dProblem.of(shape, kernel_size, stride=stride, padding=padding, fit=fit)
+    _expect_gradient(dy, problem, out)
+    (dy,) = copy_if_overlapping([out], dy)
+    return backend.avg_pool2d_backward(dy, problem, count_include_pad=bool(count_include_pad), out=out)
+
+
+@op("global_avg_pool2d.cu")
+def global_avg_pool2d(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """The mean of each map. x: (N, H, W, C). Returns y: (N, 1, 1, C)."""
+    backend = backend_of(x=x, optional=dict(out=out))
+    n, h, w, c = expect_float("x", x, "N H W C")
+    if h * w == 0:
+        raise ValueError(f"the mean over an empty map is undefined, received shape {(n, h, w, c)}")
+    expect_out(out, (n, 1, 1, c), x.dtype)
+    (x,) = copy_if_overlapping([out], x)
+    return backend.global_avg_pool2d(x, out=out)
+
+
+@op("global_avg_pool2d.cu")
+def global_avg_pool2d_backward(dy: ArrayT, *, input_shape: Sequence[int], out: ArrayT | None = None) -> ArrayT:
+    """dx = dy / (H * W) everywhere. dy: (N, 1, 1, C). Returns dx: (N, H, W, C) = input_shape."""
+    backend = backend_of(dy=dy, optional=dict(out=out))
+    n, h, w, c = expect_volume_shape("input_shape", input_shape)
+    expect_float("dy", dy, "N 1 1 C")
+    expect_shape("dy", dy, (n, 1, 1, c), "one value for each map")
+    expect_out(out, (n, h, w, c), dy.dtype)
+    (dy,) = copy_if_overlapping([out], dy)
+    return backend.global_avg_pool2d_backward(dy, input_shape=(n, h, w, c), out=out)
+
+
+def _expect_gradient(dy: Array, problem: Pool2dProblem, out: Array | None) -> None:
+    expect_float("dy", dy, "N P Q C")
+    expect_shape("dy", dy, problem.y_shape, "the pool's output")
+    expect_out(out, problem.x_shape, dy.dtype)

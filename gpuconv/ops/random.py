@@ -1,0 +1,58 @@
+"""Random numbers: fill an array in place with the very bits of `gpuconv.random`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpuconv.arguments import integer, number, seed_value, stream_word
+from gpuconv.backends import backend_of
+from gpuconv.ops.expect import expect_any_float, expect_writable
+from gpuconv.ops.registry import op
+from gpuconv.types import ArrayT
+
+__all__ = ["random_normal", "random_permutation", "random_uniform"]
+
+
+@op("random_fill.cu", changes="y")
+def random_uniform(
+    y: ArrayT, *, low: float = 0.0, high: float = 1.0, seed: int, stream: int = 0, substream: int = 0, offset: int = 0
+) -> ArrayT:
+    """Fill y, a float array of any shape, with gpuconv.random.uniform of the same arguments. Returns y."""
+    backend = backend_of(y=y)
+    expect_any_float("y", y)
+    low, high = number("low", low, -math.inf), number("high", high, -math.inf)
+    if not low <= high:
+        raise ValueError(f"low must not exceed high, received {low} and {high}")
+    if not math.isfinite(high - low):
+        raise ValueError(f"high - low must be finite, received {low} and {high}")
+    seed, stream = seed_value("seed", seed), stream_word("stream", stream)
+    substream, offset = stream_word("substream", substream), integer("offset", offset, 0)
+    expect_writable(y=y)
+    return backend.random_uniform(y, low=low, high=high, seed=seed, stream=stream, substream=substream, offset=offset)
+
+
+@op("random_fill.cu", changes="y")
+def random_normal(
+    y: ArrayT, *, mean: float = 0.0, std: float = 1.0, seed: int, stream: int = 0, substream: int = 0, offset: int = 0
+) -> ArrayT:
+    """Fill y, a float array of any shape, with gpuconv.random.normal of the same arguments. Returns y."""
+    backend = backend_of(y=y)
+    expect_any_float("y", y)
+    mean, std = number("mean", mean, -math.inf), number("std", std, 0.0)
+    seed, stream = seed_value("seed", seed), stream_word("stream", stream)
+    substream, offset = stream_word("substream", substream), integer("offset", offset, 0)
+    expect_writable(y=y)
+    return backend.random_normal(y, mean=mean, std=std, seed=seed, stream=stream, substream=substream, offset=offset)
+
+
+@op("random_fill.cu", changes="order")
+def random_permutation(order: ArrayT, *, seed: int, epoch: int = 0, stream: int = 1) -> ArrayT:
+    """Fill order, int64 (n,), with gpuconv.random.permutation(n) of the same arguments. Returns order."""
+    backend = backend_of(order=order)
+    if order.dtype != np.int64 or len(order.shape) != 1:
+        raise TypeError(f"order must be int64 of rank 1, received {order.dtype.name} of shape {tuple(order.shape)}")
+    seed, epoch, stream = seed_value("seed", seed), stream_word("epoch", epoch), stream_word("stream", stream)
+    expect_writable(order=order)
+    return backend.random_permutation(order, seed=seed, epoch=epoch, stream=stream)

@@ -1,0 +1,52 @@
+"""What changes from step to step lives on the device, where a captured step finds it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv.arguments import integer
+from gpuconv.backends import backend_of
+from gpuconv.ops.expect import expect_apart, expect_writable
+from gpuconv.ops.overlap import copy_if_overlapping
+from gpuconv.ops.registry import op
+from gpuconv.types import Array, ArrayT
+
+__all__ = ["advance_clock", "advance_counter"]
+
+
+@op("clock.cu", changes="clock lr")
+def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
+    """Go on to the next training step: lr = rates[clock[0]], then clock += (1, 1, batch_size, batch_size).
+
+    clock: (4,) int64, changed in place: the place in rates and the steps done, then where the next batch begins in
+    the epoch's order and in its stream of random numbers. lr: (L,), changed in place; rates: (T, L), the learning rates
+    of the steps: both float32 or both float64. Past the end of the rates lr becomes NaN, which no run overlooks.
+    """
+    backend = backend_of(clock=clock, lr=lr, rates=rates)
+    _expect_counters("clock", clock, 4)
+    if lr.dtype not in (np.float32, np.float64) or rates.dtype != lr.dtype:
+        raise TypeError(
+            f"lr and rates must both be float32 or both float64, received {lr.dtype.name} and {rates.dtype.name}"
+        )
+    if len(lr.shape) != 1 or tuple(rates.shape[1:]) != tuple(lr.shape):
+        raise ValueError(f"rates must be rows like lr, (T, L) and (L,), received {rates.shape} and {lr.shape}")
+    batch_size = integer("batch_size", batch_size, 0)
+    expect_writable(clock=clock, lr=lr)
+    expect_apart(clock=clock, lr=lr)
+    (rates,) = copy_if_overlapping([clock, lr], rates)
+    backend.advance_clock(clock, lr, rates, batch_size=batch_size)
+
+
+@op("clock.cu", changes="counter")
+def advance_counter(counter: ArrayT, *, by: int) -> ArrayT:
+    """counter += by. counter: (1,) int64, changed in place. Returns, of the same shape, what it held before."""
+    backend = backend_of(counter=counter)
+    _expect_counters("counter", counter, 1)
+    by = integer("by", by, 0)
+    expect_writable(counter=counter)
+    return backend.advance_counter(counter, by=by)
+
+
+def _expect_counters(name: str, array: Array, length: int) -> None:
+    if array.dtype != np.int64 or tuple(array.shape) != (length,):
+        raise TypeError(f"{name} must be int64 of shape ({length},), received {array.dtype.name} {tuple(array.shape)}")

@@ -1,0 +1,363 @@
+"""The sizes of a convolution, a pool or a linear layer, and what is done to its output.
+
+A problem is made once for its sizes and kept: two calls on the same shapes get the same object, which serves as a key
+of all that is prepared for it. It holds no arrays. Letters are those of CUTLASS and cuDNN: input N x H x W x C, K
+filters of R x S taps, output N x P x Q x K. Where sizes do not fit, making the problem raises ValueError.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuconv.arguments import INT63, integer, pair
+from gpuconv.names import lookup
+from gpuconv.types import Padding, PaddingPairs, Pair, Size
+
+FITS = {name: name for name in ("floor", "exact", "cover")}
+ACTIVATIONS = {name: name for name in ("relu", "relu6", "leaky_relu", "sigmoid", "tanh", "gelu", "silu")}
+DIRECTIONS = ("fprop", "dgrad", "wgrad")
+MOST_FEW_CHANNELS = 4
+NO_PADDING: PaddingPairs = ((0, 0), (0, 0))
+
+_cached = functools.lru_cache(maxsize=4096)
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What a convolution or a linear layer does to its sums before it stores them. A gradient's epilogue is that of the
+    forward pass.
+
+    activation: one of `ACTIVATIONS`, or None. pool: 2 takes the largest of 2 x 2 windows at stride 2, 1 does nothing.
+    masked: a mask says where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: each filter's statistics are
+    taken as well.
+    """
+
+    activation: str | None = None
+    pool: int = 1
+    masked: bool = False
+    moments: bool = False
+
+
+_epilogue = _cached(Epilogue)
+
+
+def epilogue(
+    activation: str | None = None, pool: int = 1, masked: bool = False, moments: bool = False
+) -> Epilogue:
+    """The epilogue with these flags, the same object each time."""
+    return _epilogue(activation, pool, masked, moments)
+
+
+PLAIN = epilogue()  # the sums are stored as they are
+
+
+@dataclass(frozen=True)
+class Conv2dProblem:
+    """A convolution: x (n, h, w, c) with filters (k, r, s, c // groups) gives y (n, p, q, k).
+
+    stride, dilation: (height, width). padding: ((top, bottom), (left, right)). Made by `of`.
+    """
+
+    n: int
+    h: int
+    w: int
+    c: int
+    k: int
+    r: int
+    s: int
+    p: int
+    q: int
+    stride: Pair
+    padding: PaddingPairs
+    dilation: Pair
+    groups: int
+    fit: str
+
+    @staticmethod
+    def of(
+        x_shape: Sequence[int], w_shape: Sequence[int], *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
+        groups: int = 1, fit: str = "floor",
+    ) -> Conv2dProblem:
+        """The problem of an input (N, H, W, C) and filters (K, R, S, C // groups); windows as in `gpuconv.ops`."""
+        kernel_size = pair("kernel_size", tuple(w_shape[1:3]), 1)
+        stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
+        padding = padding_pairs(padding, kernel_size, stride, dilation)
+        groups, fit = integer("groups", groups, 1), lookup("fit", fit, FITS)
+        return _conv2d(*x_shape, w_shape[0], *kernel_size, w_shape[3], stride, padding, dilation, groups, fit)
+
+    @functools.cached_property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        return self.n, self.h, self.w, self.c
+
+    @functools.cached_property
+    def w_shape(self) -> tuple[int, int, int, int]:
+        return self.k, self.r, self.s, self.c // self.groups
+
+    @functools.cached_property
+    def y_shape(self) -> tuple[int, int, int, int]:
+        return self.n, self.p, self.q, self.k
+
+    @property
+    def kernel_size(self) -> Pair:
+        return self.r, self.s
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """The keyword arguments of `gpuconv.ops.conv2d` that say where the windows lie."""
+        return dict(
+            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups, fit=self.fit
+        )
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether there are several groups, of one channel each."""
+        return self.groups > 1 and self.c == self.groups
+
+    @property
+    def few_channels(self) -> bool:
+        """Whether this looks like the first layer of a net: few channels, and filters larger than a pixel."""
+        return self.groups == 1 and 1 <= self.c <= MOST_FEW_CHANNELS and self.r * self.s > 1
+
+    def pooled_shape(self, pool: int) -> tuple[int, int, int, int]:
+        """The shape of y behind a max pool of `pool` x `pool` windows, 1 or 2; raises ValueError for another pool and
+        for maps that are too small."""
+        if integer("pool", pool, 1) > 2:
+            raise ValueError(f"pool must be 1 (none) or 2 (2 x 2 windows), received {pool}")
+        if min(self.p, self.q) < pool:
+            raise ValueError(f"a pool of 2 x 2 windows needs maps of at least 2 x 2, received {self.p} x {self.q}")
+        return self.n, self.p // pool, self.q // pool, self.k
+
+    def mask_shape(self, pool: int) -> tuple[int, int, int, int]:
+        """The shape of the mask that `gpuconv.ops.conv2d_relu` returns."""
+        n, p, q, k = self.pooled_shape(pool)
+        return n, p, q, self.groups * -(-(k // self.groups) * pool**2 // 8)
+
+    @property
+    def tap_step(self) -> Pair:
+        """The stride between taps that read the same input pixel, along height and width: tap * dilation has to be
+        pixel + padding modulo the stride."""
+        step_h, step_w = (stride // math.gcd(stride, dilated) for stride, dilated in zip(self.stride, self.dilation))
+        return step_h, step_w
+
+    def implicit_gemm(self, direction: str, pool: int = 1) -> tuple[int, int, int, int]:
+        """(m, n, k, batches) of a direction's matrix product: rows, columns, depth, and how many products there are.
+
+        pool: as in `Epilogue`; the convolution then makes whole windows alone. dgrad is a product for each phase of the
+        stride, of which this is the largest.
+        """
+        c, k, taps = self.c // self.groups, self.k // self.groups, self.r * self.s
+        pixels = self.n * (self.p // pool) * (self.q // pool) * pool**2
+        if direction == "fprop":
+            return pixels, k, taps * c, self.groups
+        if direction == "wgrad":
+            return k, taps * c, pixels, self.groups
+        (stride_h, stride_w), (step_h, step_w) = self.stride, self.tap_step
+        rows = self.n * -(-self.h // stride_h) * -(-self.w // stride_w)
+        return rows, c, -(-self.r // step_h) * -(-self.s // step_w) * k, self.groups * stride_h * stride_w
+
+    def __str__(self) -> str:
+        """Such as "2x32x32x3-12x3x3-p1.1.1.1": the input, the filters, and what is not the default."""
+        ((top, bottom), (left, right)) = self.padding
+        text = f"{self.n}x{self.h}x{self.w}x{self.c}-{self.k}x{self.r}x{self.s}"
+        text += f"-s{self.stride[0]}.{self.stride[1]}" if self.stride != (1, 1) else ""
+        text += f"-p{top}.{bottom}.{left}.{right}" if self.padding != NO_PADDING else ""
+        text += f"-d{self.dilation[0]}.{self.dilation[1]}" if self.dilation != (1, 1) else ""
+        text += f"-g{self.groups}" if self.groups > 1 else ""
+        return text + (f"-{self.fit}" if self.fit != "floor" else "")
+
+
+@dataclass(frozen=True)
+class Pool2dProblem:
+    """A pool: x (n, h, w, c) in windows of r x s gives y (n, p, q, c). Other fields as in `Conv2dProblem`."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+    r: int
+    s: int
+    p: int
+    q: int
+    stride: Pair
+    padding: PaddingPairs
+    fit: str
+
+    @staticmethod
+    def of(
+        x_shape: Sequence[int], kernel_size: Size, *, stride: Size | None = None, padding: Padding = 0,
+        fit: str = "floor",
+    ) -> Pool2dProblem:
+        """The problem of an input (N, H, W, C); stride is kernel_size unless given."""
+        kernel_size = pair("kernel_size", kernel_size, 1)
+        stride = kernel_size if stride is None else pair("stride", stride, 1)
+        padding = padding_pairs(padding, kernel_size, stride)
+        return _pool2d(*x_shape, *kernel_size, stride, padding, lookup("fit", fit, FITS))
+
+    @functools.cached_property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        return self.n, self.h, self.w, self.c
+
+    @functools.cached_property
+    def y_shape(self) -> tuple[int, int, int, int]:
+        return self.n, self.p, self.q, self.c
+
+    @property
+    def kernel_size(self) -> Pair:
+        return self.r, self.s
+
+    @property
+    def dilation(self) -> Pair:
+        return 1, 1
+
+    @functools.cached_property
+    def argmax_dtype(self) -> np.dtype:
+        """The smallest unsigned dtype that holds every index inside a window."""
+        return np.min_scalar_type(self.r * self.s - 1)
+
+
+@dataclass(frozen=True)
+class LinearProblem:
+    """A fully connected layer: x (n, c) with weights (k, c) gives y (n, k)."""
+
+    n: int
+    c: int
+    k: int
+
+    @staticmethod
+    def of(x_shape: Sequence[int], w_shape: Sequence[int]) -> LinearProblem:
+        return _linear(*x_shape, w_shape[0])
+
+    @property
+    def x_shape(self) -> tuple[int, int]:
+        return self.n, self.c
+
+    @property
+    def w_shape(self) -> tuple[int, int]:
+        return self.k, self.c
+
+    @property
+    def y_shape(self) -> tuple[int, int]:
+        return self.n, self.k
+
+    @functools.cached_property
+    def convolution(self) -> Conv2dProblem:
+        """The same as a convolution of maps of one pixel."""
+        return Conv2dProblem.of((self.n, 1, 1, self.c), (self.k, 1, 1, self.c))
+
+
+_linear = _cached(LinearProblem)
+
+
+@_cached
+def _conv2d(
+    n: int, h: int, w: int, c: int, k: int, r: int, s: int, filter_channels: int, stride: Pair, padding: PaddingPairs,
+    dilation: Pair, groups: int, fit: str,
+) -> Conv2dProblem:
+    if c % groups or k % groups:
+        raise ValueError(
+            f"groups must divide the channels and the filters, received groups {groups}, {c} channels, {k} filters"
+        )
+    if filter_channels * groups != c:
+        raise ValueError(
+            f"the filters read {filter_channels} channels in each of {groups} group(s), so the input must have "
+            f"{filter_channels * groups} channels, received {c}"
+        )
+    p, q = output_hw((h, w), (r, s), stride, padding, dilation, fit)
+    expect_memory("the output", (n, p, q, k))
+    return Conv2dProblem(n, h, w, c, k, r, s, p, q, stride, padding, dilation, groups, fit)
+
+
+@_cached
+def _pool2d(
+    n: int, h: int, w: int, c: int, r: int, s: int, stride: Pair, padding: PaddingPairs, fit: str
+) -> Pool2dProblem:
+    if any(side >= size for sides, size in zip(padding, (r, s)) for side in sides):
+        raise ValueError(
+            f"a pool's padding must be smaller than its kernel_size {(r, s)}, or a window would hold "
+            f"padding alone; received {padding}"
+        )
+    if h * w == 0:
+        raise ValueError(f"a pool needs maps of at least one pixel, received shape {(n, h, w, c)}")
+    p, q = output_hw((h, w), (r, s), stride, padding, fit=fit)
+    expect_memory("the output", (n, p, q, c))
+    return Pool2dProblem(n, h, w, c, r, s, p, q, stride, padding, fit)
+
+
+# --- sizes -------------------------------------------------------------------------------------
+
+
+def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: int, fit: str) -> int:
+    """The number of windows along one axis.
+
+    With span = dilation * (kernel - 1) + 1 and slack = size + before + after - span, "floor" gives
+    slack // stride + 1 and drops the rest, "exact" demands that there is no rest, and "cover" adds a last
+    partial window where that window would begin inside the input (PyTorch's ``ceil_mode``).
+    """
+    span = dilation * (kernel - 1) + 1
+    slack = size + sum(padding) - span
+    if slack < 0:
+        raise ValueError(
+            f"the filter spans {span} but the padded input only {size + sum(padding)} "
+            f"(size {size}, padding {padding[0]} + {padding[1]}); use a larger input, "
+            "more padding or a smaller kernel_size or dilation"
+        )
+    steps, rest = divmod(slack, stride)
+    if not rest or fit == "floor":
+        return steps + 1
+    if fit == "cover":
+        starts_inside = (steps + 1) * stride < size + padding[0]
+        return steps + 1 + starts_inside
+    would_fit = [near for near in (size - rest, size - rest + stride) if near > 0]
+    raise ValueError(
+        f"fit='exact': windows of span {span} at stride {stride} do not tile a padded input of "
+        f"{size + sum(padding)}; input sizes that would fit: {' or '.join(map(str, would_fit))}"
+    )
+
+
+def output_hw(
+    hw: Sequence[int], kernel_size: Pair, stride: Pair, padding: PaddingPairs, dilation: Pair = (1, 1),
+    fit: str = "floor",
+) -> Pair:
+    """(P, Q): `output_size` along height and width."""
+    p, q = (
+        output_size(hw[axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis], fit) for axis in (0, 1)
+    )
+    return p, q
+
+
+def padding_pairs(padding: Any, kernel_size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
+    """p, (height, width), ((top, bottom), (left, right)), "same" or "valid" as the third form."""
+    if isinstance(padding, str):
+        if lookup("padding", padding, {"same": "same", "valid": "valid"}) == "valid":
+            return NO_PADDING
+        if stride != (1, 1):
+            raise ValueError(f"padding='same' is defined at stride 1, received stride {stride}")
+        return same_padding(kernel_size, dilation)
+    if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
+        if len(padding) != 2 or not all(isinstance(side, (tuple, list)) for side in padding):
+            raise ValueError(f"padding must be ((top, bottom), (left, right)), received {padding!r}")
+        return pair("padding[0]", padding[0], 0), pair("padding[1]", padding[1], 0)
+    vertical, horizontal = pair("padding", padding, 0)
+    return (vertical, vertical), (horizontal, horizontal)
+
+
+def same_padding(kernel_size: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
+    """The padding that keeps H and W at stride 1; the odd cell of an even span goes below and right."""
+
+    def split(kernel: int, dilated: int) -> Pair:
+        total = dilated * (kernel - 1)
+        return total // 2, total - total // 2
+
+    return split(kernel_size[0], dilation[0]), split(kernel_size[1], dilation[1])
+
+
+def expect_memory(name: str, shape: Sequence[int]) -> None:
+    """ValueError where no memory can hold a volume of this shape."""
+    if math.prod(shape) > INT63 // 8 or max(shape) > INT63 // 8:
+        raise ValueError(f"{name} must fit into memory, received {tuple(shape)}")

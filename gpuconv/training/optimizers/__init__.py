@@ -1,0 +1,41 @@
+"""Gradient descent and its relatives, over named parameters.
+
+An optimizer keeps state arrays for each parameter and updates all parameters in one op call. The learning rate and
+the step number are read from one-element arrays on the parameters' device, so a captured update can be replayed while
+the host writes new values beforehand. Of a 16-bit parameter it keeps a float32 master: that is what the formula
+updates, with state in float32, and the parameter is the master rounded, so that steps smaller than its spacing add up:
+
+    optimizer = Adam(lr=1e-3)
+    optimizer.step(net.params(), net.grads())      # advance() on the host, update() on the device
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpuconv.training.optimizers.adagrad import Adagrad
+from gpuconv.training.optimizers.adam import Adam, AdamW
+from gpuconv.training.optimizers.base import Optimizer
+from gpuconv.training.optimizers.groups import Groups
+from gpuconv.training.optimizers.muon import Muon
+from gpuconv.training.optimizers.named import OPTIMIZERS, named
+from gpuconv.training.optimizers.rmsprop import RMSprop
+from gpuconv.training.optimizers.sgd import SGD
+
+__all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Groups", "Muon", "Optimizer", "RMSprop", "get"]
+
+
+def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
+    """An optimizer by its name or short form ("sgd", "sgd:momentum=0.9,nesterov=true"), or several of them for groups
+    of parameters ("filters -> muon:lr=0.02; * -> sgd:lr=0.05", see `Groups`); an optimizer is itself.
+
+    settings: what its class takes, over what the short form says. Raises ValueError for an unknown name (the nearest
+    known one is named) or a setting it does not have.
+    """
+    if isinstance(optimizer, Optimizer):
+        if settings:
+            raise ValueError(f"settings {sorted(settings)} were given beside an optimizer that is already built")
+        return optimizer
+    if "->" in optimizer:
+        return Groups(groups=optimizer, **settings)
+    return named(optimizer, **settings)

@@ -1,0 +1,29 @@
+"""Adagrad."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gpuconv import ops
+from gpuconv.arguments import number
+from gpuconv.training.optimizers.base import Optimizer
+
+
+@dataclass(kw_only=True, eq=False)
+class Adagrad(Optimizer):
+    """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011)."""
+
+    name: ClassVar[str] = "adagrad"
+    lr: float = 0.01
+    eps: float = 1e-10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("eps", self.eps, 0)
+
+    def slots(self) -> tuple[str, ...]:
+        return ("square_sum",)
+
+    def _launch(self, params, grads, *state, **more):
+        ops.adagrad_step(params, grads, *state, lr=self._lr, eps=self.eps, weight_decay=self._weight_decay, **more)

@@ -1,0 +1,208 @@
+"""What all optimizers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpuconv import backends
+from gpuconv.arguments import integer, number
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.names import lookup
+from gpuconv.types import Array
+
+Arrays = Mapping[str, Array]
+
+DECAYS = {"all": 0, "weights": 2}  # the smallest rank of a parameter that decays
+
+
+@dataclass(kw_only=True, eq=False)
+class Optimizer:
+    """What all optimizers share.
+
+    lr: the learning rate, before a schedule's factor. weight_decay: added to the gradient as weight_decay * param
+    (AdamW: see there). decay: "all" parameters decay, as in PyTorch, or only "weights", those of rank 2 and above,
+    which leaves out biases and the scales and shifts of norms.
+    """
+
+    name: ClassVar[str]
+    capturable: ClassVar[bool] = True  # whether `update` is device work alone
+
+    lr: float
+    weight_decay: float = 0.0
+    decay: str = "all"
+
+    steps: int = field(default=0, init=False)
+    state: dict[str, dict[str, Array]] = field(default_factory=dict, init=False, repr=False)
+    masters: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
+    _lr: Array = field(default=None, init=False, repr=False)  # type: ignore[assignment]
+    _step: Array = field(default=None, init=False, repr=False)  # type: ignore[assignment]
+    _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
+    _parameters: tuple[str, ...] = field(default=(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):  # NumPy's numbers as Python's, which a run can store
+            if isinstance(value := getattr(self, entry.name), np.generic):
+                setattr(self, entry.name, value.item())
+        number("lr", self.lr, 0)
+        number("weight_decay", self.weight_decay, 0)
+        lookup("choice of what decays", self.decay, DECAYS)
+
+    def config(self) -> dict[str, Any]:
+        """The name and the settings, JSON-able; ``get(**config)`` makes the optimizer again."""
+        settings = {setting.name: getattr(self, setting.name) for setting in fields(self) if setting.init}
+        return {"optimizer": self.name} | settings
+
+    def slots(self) -> tuple[str, ...]:
+        """The names of the state arrays that each parameter has."""
+        return ()
+
+    def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
+        """Make the state, zeros beside each parameter, and the masters. `step` does so by itself the first time.
+
+        masters: host arrays that the masters of 16-bit parameters start from, by default the parameters themselves.
+
+        Raises ValueError for settings that would be infinite in the dtype that the parameters are updated in.
+        """
+        if not params:
+            raise ValueError("there is nothing to optimize: the net has no parameters that are trained")
+        for entry in fields(self):
+            if type(value := getattr(self, entry.name)) in (int, float):
+                number(entry.name, value, 0, beside=[*params.values()])
+        device = backends.device_of(next(iter(params.values())))
+        self._parameters = (*params,)
+        narrow = {name: p for name, p in params.items() if p.dtype.itemsize == 2}
+        self.masters = {
+            name: backends.asarray(_wide(p if masters is None else masters[name]), device) for name, p in narrow.items()
+        }
+        self.state = {
+            slot: {name: backends.zeros(p.shape, accumulation_dtype(p.dtype), device) for name, p in params.items()}
+            for slot in self.slots()
+        }
+        wide = any(p.dtype == np.float64 for p in params.values())
+        self._lr = backends.zeros((1,), np.float64 if wide else np.float32, device)
+        self._step = backends.zeros((1,), np.int64, device)
+        smallest_rank = lookup("choice of what decays", self.decay, DECAYS)
+        self._weight_decay = [self.weight_decay if len(p.shape) >= smallest_rank else 0.0 for p in params.values()]
+
+    def match(self, params: Arrays) -> bool:
+        """Have a state for exactly these parameters, which may be others than before where layers were frozen or
+        unfrozen since: that of a parameter which was trained before goes on. Returns whether anything was to be done,
+        after which `follow` must be called again."""
+        if [*self._parameters] == [*params]:
+            return False
+        before = self.state_dict()
+        self.build(params)
+        self.load_state_dict({name: before.get(name, value) for name, value in self.state_dict().items()})
+        self._parameters = (*params,)
+        return True
+
+    @property
+    def rate_dtype(self) -> np.dtype:
+        """The dtype in which the device takes learning rates."""
+        return self._lr.dtype
+
+    def rates(self, lr: float, ahead: int = 0) -> list[float]:
+        """The learning rates of a step, one for each optimizer inside, when the run's own is `lr`.
+
+        ahead: how many steps come before it."""
+        return [lr]
+
+    def follow(self, lr: Array, step: Array) -> None:
+        """Read each step's rates and number from these arrays, (L,) as `rates` has them and (1,) int64.
+
+        Somebody else moves them on: then `count` stands for `advance`."""
+        self._lr, self._step = lr, step
+
+    def count(self) -> None:
+        """Note that the device has done, or will do, a step more."""
+        self.steps += 1
+
+    def arrays(self) -> list[Array]:
+        """Every array of its own that an update reads or writes, live."""
+        return [*self._named().values(), self._lr, self._step]
+
+    def walk(self) -> Iterator[Optimizer]:
+        """This optimizer and every optimizer inside."""
+        yield self
+
+    def begin(self, total: int, epoch: int) -> None:
+        """What a run tells before its first step: how many steps it has in all, and how many an epoch has."""
+
+    def step(self, params: Arrays, grads: Arrays, lr: float | None = None) -> None:
+        """One step: the parameters change in place. lr: this step's rate, by default the optimizer's own."""
+        if self._lr is None:
+            self.build(params)
+        self.advance(lr)
+        self.update(params, grads)
+
+    def advance(self, lr: float | None = None) -> None:
+        """The host's part of a step: count it, and write its number and learning rate to the device."""
+        self.steps += 1
+        backends.assign(self._lr, self.lr if lr is None else lr)
+        backends.assign(self._step, self.steps)
+
+    def update(self, params: Arrays, grads: Arrays, scaling: Array | None = None) -> None:
+        """The device's part of a step: one op call, without a host value that changes from step to step.
+
+        scaling: what `ops.update_loss_scale` left for these gradients: whether to skip the step, else their factor.
+        """
+        state = [[slot[name] for name in params] for slot in self.state.values()]
+        masters = [self.masters.get(name, p) for name, p in params.items()] if self.masters else None
+        self._launch(
+            list(params.values()), [grads[name] for name in params], *state, masters=masters, scaling=scaling
+        )
+
+    def _launch(
+        self, params: Sequence[Array], grads: Sequence[Array], *state: Sequence[Array],
+        masters: Sequence[Array] | None, scaling: Array | None,
+    ) -> None:
+        """Call the op with these arrays, which it takes under these names."""
+        raise NotImplementedError
+
+    def _named(self) -> dict[str, Array]:
+        """The arrays of the state, live, named "slot.parameter"; the masters are the slot "master"."""
+        slots = self.state | ({"master": self.masters} if self.masters else {})
+        return {f"{slot}.{name}": array for slot, arrays in slots.items() for name, array in arrays.items()}
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The state as NumPy copies, named "slot.parameter", and the number of steps as "steps"."""
+        copies = {name: np.array(backends.to_numpy(array)) for name, array in self._named().items()}
+        return copies | {"steps": np.array(self.steps, np.int64)}
+
+    def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Raise ValueError, naming the first entry that is missing, unknown or of another shape or dtype, or `steps`
+        where it is negative."""
+        here = self.state_dict()
+        for name in [*here, *state]:
+            if name not in here or name not in state:
+                where = "only in the given state" if name in state else "missing in the given state"
+                raise ValueError(f"the state of this {self.name} optimizer does not match: {name!r} is {where}")
+            given, own = backends.to_numpy(state[name], name), here[name]
+            if given.shape != own.shape or given.dtype != own.dtype:
+                raise ValueError(
+                    f"the state of this {self.name} optimizer does not match: {name!r} must be {own.dtype.name} "
+                    f"{own.shape}, received {given.dtype.name} {given.shape}"
+                )
+        integer("steps", state["steps"][()], 0)
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state_dict` gave. The optimizer must be built; nothing changes when this raises."""
+        self.check_state_dict(state)
+        for name, array in self._named().items():
+            backends.assign(array, state[name])
+        self.steps = int(backends.to_numpy(state["steps"])[()])
+
+
+def _wide(array: Array) -> np.ndarray:
+    return backends.to_numpy(array).astype(np.float32)
+
+
+def expect_nesterov(nesterov: Any, momentum: float) -> None:
+    if nesterov not in (True, False):  # 1 and 0 are these
+        raise ValueError(f"nesterov must be true or false, received {nesterov!r}")
+    if nesterov and not momentum:
+        raise ValueError("nesterov=True needs a momentum above 0")

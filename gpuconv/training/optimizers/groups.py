@@ -1,0 +1,139 @@
+"""Different optimizers for different parameters of one net, under one schedule.
+
+Written "SELECTOR -> OPTIMIZER", one group after another behind semicolons; the first selector that fits a parameter
+counts:
+
+    filters -> muon:lr=0.24,momentum=0.6,nesterov=true; conv1.bias -> sgd:lr=0.05 @ linear:3; * -> sgd:lr=0.05
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpuconv.arguments import number
+from gpuconv.training import schedules
+from gpuconv.training.optimizers.base import Arrays, Optimizer
+from gpuconv.training.optimizers.named import named
+from gpuconv.types import Array
+
+_FILTER_RANK = 4
+
+
+@dataclass
+class Group:
+    """Some parameters and what updates them. schedule: None where the run's is the group's too."""
+
+    selector: str
+    optimizer: Optimizer
+    schedule: schedules.Schedule | None = None
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Group:
+        selector, arrow, rest = (side.strip() for side in text.partition("->"))
+        if not (selector and arrow and rest):
+            raise ValueError(f"a group is written like 'filters -> muon:lr=0.02', received {text.strip()!r}")
+        optimizer, at, schedule = (side.strip() for side in rest.partition("@"))
+        return cls(selector, named(optimizer), schedules.get(schedule) if at else None)
+
+    def fits(self, name: str, param: Any) -> bool:
+        """Whether a parameter is one of this group's: selector is "filters", those of rank 4, or a pattern of names."""
+        return len(param.shape) == _FILTER_RANK if self.selector == "filters" else fnmatch.fnmatch(name, self.selector)
+
+
+@dataclass(kw_only=True, eq=False)
+class Groups(Optimizer):
+    """Each group of parameters by an optimizer of its own.
+
+    groups: as this module says. lr: the factor on every group's own rate, under the run's schedule; a group with a
+    schedule of its own ("@ linear:3") follows that one instead. At a rate of 0 a parameter stays as it is.
+    """
+
+    name: ClassVar[str] = "groups"
+    lr: float = 1.0
+    groups: str = ""
+    parts: list[Group] = field(default_factory=list, init=False, repr=False)
+    _total: int = field(default=0, init=False, repr=False)
+    _epoch: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight_decay or self.decay != "all":
+            raise ValueError("weight_decay and decay are each group's own; write them there")
+        self.parts = [Group.parse(text) for text in self.groups.split(";")]
+
+    def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
+        """Deal the parameters out. Raises ValueError for one that fits no group and for a group that fits none."""
+        names: list[list[str]] = [[] for _ in self.parts]
+        for name, param in params.items():
+            fitting = [index for index, part in enumerate(self.parts) if part.fits(name, param)]
+            if not fitting:
+                selectors = ", ".join(part.selector for part in self.parts)
+                raise ValueError(f"parameter {name!r} is in no group (the groups: {selectors}); end with '* -> ...'")
+            names[fitting[0]].append(name)
+        for part, chosen in zip(self.parts, names):
+            if not chosen:
+                raise ValueError(f"group {part.selector!r} has no parameter (there are: {', '.join(params)})")
+            number(f"lr of {part.selector!r}", self.lr * part.optimizer.lr, 0, beside=[params[name] for name in chosen])
+        for part, chosen in zip(self.parts, names):
+            part.names = tuple(chosen)
+            part.optimizer.build({name: params[name] for name in chosen}, masters)
+        self._lr = self.parts[0].optimizer._lr  # built; each group reads its own
+        self._parameters = (*params,)
+
+    def begin(self, total: int, epoch: int) -> None:
+        self._total, self._epoch = total, epoch
+
+    def rates(self, lr: float, ahead: int = 0) -> list[float]:
+        return [self._factor(part, lr, ahead) * part.optimizer.lr for part in self.parts]
+
+    def _factor(self, part: Group, lr: float, ahead: int) -> float:
+        if part.schedule is None:
+            return lr
+        if not self._epoch:
+            raise ValueError(f"group {part.selector!r} has a schedule, so begin(total, epoch) must be called")
+        return self.lr * part.schedule(self.steps + ahead, self._total, self._epoch)
+
+    def follow(self, lr: Array, step: Array) -> None:
+        for index, part in enumerate(self.parts):
+            part.optimizer.follow(lr[index : index + 1], step)
+
+    def arrays(self) -> list[Array]:
+        return []
+
+    def count(self) -> None:
+        for part in self.parts:
+            part.optimizer.count()
+        self.steps += 1
+
+    def walk(self) -> Iterator[Optimizer]:
+        yield self
+        for part in self.parts:
+            yield from part.optimizer.walk()
+
+    def advance(self, lr: float | None = None) -> None:
+        rates = self.rates(self.lr if lr is None else lr)
+        for part, rate in zip(self.parts, rates):
+            part.optimizer.advance(rate)
+        self.steps += 1
+
+    def update(self, params: Arrays, grads: Arrays, scaling: Array | None = None) -> None:
+        for part in self.parts:
+            part.optimizer.update({name: params[name] for name in part.names}, grads, scaling)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        states = [part.optimizer.state_dict() for part in self.parts]
+        return {name: array for state in states for name, array in state.items()} | {
+            "steps": np.array(self.steps, np.int64)
+        }
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        self.check_state_dict(state)
+        for part in self.parts:
+            part.optimizer.load_state_dict({name: state[name] for name in part.optimizer.state_dict()})
+        self.steps = int(state["steps"][()])

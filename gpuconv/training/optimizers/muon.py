@@ -1,0 +1,52 @@
+"""Muon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gpuconv import ops
+from gpuconv.arguments import integer, number
+from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ
+from gpuconv.training.optimizers.base import Arrays, Optimizer, expect_nesterov
+
+
+@dataclass(kw_only=True, eq=False)
+class Muon(Optimizer):
+    """Momentum whose direction is made orthogonal by newton_schulz steps, for filters and matrices alone; the weights
+    keep a norm of 1 a filter, so there is no decay (see `gpuconv.ops.muon_step`; Jordan et al. 2024)."""
+
+    name: ClassVar[str] = "muon"
+    lr: float = 0.02
+    momentum: float = 0.95
+    nesterov: bool = True
+    newton_schulz: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("momentum", self.momentum, 0, 1)
+        self.newton_schulz = integer("newton_schulz", self.newton_schulz, 0, MOST_NEWTON_SCHULZ)
+        expect_nesterov(self.nesterov, self.momentum)
+        if self.weight_decay:
+            raise ValueError("muon keeps the norm of each weight, so it takes no weight_decay")
+
+    def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
+        vectors = [name for name, param in params.items() if len(param.shape) < 2]
+        if vectors:
+            raise ValueError(
+                f"muon takes filters and matrices, not {', '.join(vectors)}: give those to another optimizer in "
+                "groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'"
+            )
+        super().build(params, masters)
+
+    def slots(self) -> tuple[str, ...]:
+        return ("velocity",)
+
+    def _launch(self, params, grads, *state, **more):
+        ops.muon_step(
+            params, grads, *state, lr=self._lr, momentum=self.momentum, nesterov=self.nesterov,
+            steps=self.newton_schulz, **more,
+        )

@@ -1,0 +1,28 @@
+"""Optimizers by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from gpuconv.names import lookup
+from gpuconv.training import spec
+from gpuconv.training.optimizers.adagrad import Adagrad
+from gpuconv.training.optimizers.adam import Adam, AdamW
+from gpuconv.training.optimizers.base import Optimizer
+from gpuconv.training.optimizers.muon import Muon
+from gpuconv.training.optimizers.rmsprop import RMSprop
+from gpuconv.training.optimizers.sgd import SGD
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Adagrad, RMSprop, Adam, AdamW, Muon)}
+
+
+def named(text: str, **settings: Any) -> Optimizer:
+    """One optimizer by its name or short form. Arguments and errors as in `get`."""
+    part, *more = spec.parse(text)
+    if more or part.numbers:
+        raise ValueError(f"an optimizer is written like 'sgd:momentum=0.9', received {text!r}")
+    cls = lookup("optimizer", part.name, OPTIMIZERS)
+    settings = part.options | settings
+    known = {setting.name: setting.name for setting in fields(cls) if setting.init}
+    return cls(**{lookup(f"setting of {cls.name}", key, known): value for key, value in settings.items()})

@@ -1,0 +1,33 @@
+"""RMSprop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gpuconv import ops
+from gpuconv.arguments import number
+from gpuconv.training.optimizers.base import Optimizer
+
+
+@dataclass(kw_only=True, eq=False)
+class RMSprop(Optimizer):
+    """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012)."""
+
+    name: ClassVar[str] = "rmsprop"
+    lr: float = 0.01
+    alpha: float = 0.99
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("alpha", self.alpha, 0, 1)
+        number("eps", self.eps, 0)
+
+    def slots(self) -> tuple[str, ...]:
+        return ("square_average",)
+
+    def _launch(self, params, grads, *state, **more):
+        ops.rmsprop_step(
+            params, grads, *state, lr=self._lr, alpha=self.alpha, eps=self.eps, weight_decay=self._weight_decay, **more,
+        )

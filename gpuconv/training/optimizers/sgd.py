@@ -1,0 +1,34 @@
+"""Gradient descent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gpuconv import ops
+from gpuconv.arguments import number
+from gpuconv.training.optimizers.base import Optimizer, expect_nesterov
+
+
+@dataclass(kw_only=True, eq=False)
+class SGD(Optimizer):
+    """v = momentum * v + g; param -= lr * v, or lr * (g + momentum * v) with nesterov (PyTorch's form)."""
+
+    name: ClassVar[str] = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("momentum", self.momentum, 0, 1)
+        expect_nesterov(self.nesterov, self.momentum)
+
+    def slots(self) -> tuple[str, ...]:
+        return ("velocity",) if self.momentum else ()
+
+    def _launch(self, params, grads, *state, **more):
+        ops.sgd_step(
+            params, grads, *state, lr=self._lr, momentum=self.momentum, nesterov=self.nesterov,
+            weight_decay=self._weight_decay, **more,
+        )

@@ -1,0 +1,78 @@
+"""Comparing the results of an op with what it must give: for `gpuconv verify`, tests, benchmark and lab alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuconv.ops import OPS
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One result of an op: its name, the value, and the bound on |result - value| (0: the same bits)."""
+
+    name: str
+    value: Any
+    bound: Any
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a result differs from what was expected, where that is worst. share: the error as a share of its bound, so
+    that above 1 is wrong. text: the place and the values in words."""
+
+    error: float
+    bound: float
+    share: float
+    text: str = ""
+
+    @property
+    def wrong(self) -> bool:
+        return self.share > 1
+
+
+def compare(expected: Expected, result: Any) -> Difference:
+    """The worst value of a host array. NaN must be where NaN is expected."""
+    value, bound = np.asarray(expected.value, np.float64), np.asarray(expected.bound, np.float64)
+    given = np.asarray(result).astype(np.float64)
+    if given.shape != value.shape:
+        return Difference(np.inf, 0.0, np.inf, f"{expected.name} has shape {given.shape}, not {value.shape}")
+    if not given.size:
+        return Difference(0.0, 0.0, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        same = (given == value) | (np.isnan(given) & np.isnan(value))
+        error = np.where(same, 0.0, np.abs(given - value))
+        error[np.isnan(error)] = np.inf
+        share = np.where(error == 0, 0.0, error / bound)
+    share[np.isnan(share)] = np.inf  # a bound that says nothing
+    worst = np.unravel_index(np.argmax(share), share.shape)
+    limit = float(np.broadcast_to(bound, error.shape)[worst])
+    place = list(map(int, worst))
+    text = f"{expected.name}{place} is {given[worst]:.9g}, expected {value[worst]:.9g} within {limit:.3g}"
+    return Difference(float(error[worst]), limit, float(share[worst]), text)
+
+
+def relative_error(expected: Expected, result: Any) -> float:
+    """||result - value|| / ||value||; infinite for another shape, NaN where either holds one."""
+    value, given = np.asarray(expected.value, np.float64), np.asarray(result).astype(np.float64)
+    if given.shape != value.shape:
+        return np.inf
+    return float(np.linalg.norm(given - value)) / (float(np.linalg.norm(value)) or 1.0)
+
+
+def results(op: str, arrays: Sequence[Any], returned: Any) -> dict[str, Any]:
+    """All that a call of an op with these arrays gave, by name: what it returned, then the arrays that it changed."""
+    given = dict(zip(OPS[op].arrays, arrays))
+    found: dict[str, Any] = {}
+    for name in OPS[op].changes:
+        if isinstance(given.get(name), (list, tuple)):
+            found |= {f"{name}[{index}]": array for index, array in enumerate(given[name])}
+        elif given.get(name) is not None:
+            found[name] = given[name]
+    listed = returned if isinstance(returned, tuple) else () if returned is None else (returned,)
+    new = [array for array in listed if all(array is not each for each in found.values())]
+    return {f"result {index}" if index else "result": array for index, array in enumerate(new)} | found

@@ -1,0 +1,74 @@
+"""Activations, softmax and losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpuconv import ops
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.verify.bounds import accumulated, rounded
+from gpuconv.verify.compare import Expected
+from gpuconv.verify.rules.base import Arrays, Rule
+
+
+def activation(condition: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rule:
+    """y = f(x) by a few roundings, each relative to `condition(x, y)`."""
+
+    def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+        (x,) = arrays
+        y = getattr(ops, op)(x, **options)
+        return [Expected("result", y, accumulated(dtype, 8, condition(x, y)) + rounded(dtype, y))]
+
+    return rule
+
+
+def activation_backward(condition: Callable[[np.ndarray], np.ndarray]) -> Rule:
+    def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+        dy, saved = arrays
+        dx = getattr(ops, op)(dy, saved, **options)
+        return [Expected("result", dx, accumulated(dtype, 8, dy * condition(saved)) + rounded(dtype, dx))]
+
+    return rule
+
+
+def softmax(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    (x,) = arrays
+    y = ops.softmax(x)
+    return [Expected("result", y, softmax_error(x, y, dtype) + rounded(dtype, y))]
+
+
+def softmax_error(x: np.ndarray, y: np.ndarray, dtype: Any) -> np.ndarray:
+    """exp turns the absolute error of its argument into a relative one; the row's sum adds its own."""
+    depth = np.abs(x - x.max(1, keepdims=True)) + np.abs(x)
+    return accumulated(dtype, x.shape[1] + 8, y) + accumulated(dtype, 2, y * depth)
+
+
+def softmax_cross_entropy(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    logits, labels = arrays
+    loss, dlogits = ops.softmax_cross_entropy(logits, labels, **options)
+    n, classes = logits.shape
+    acc, y = accumulation_dtype(dtype), ops.softmax(logits)
+    scale = float(np.asarray(options.get("grad_scale", 1.0)).item())
+    magnitude = 2 * np.abs(logits).max(1).mean() + abs(loss) + math.log(classes) + 1
+    target = np.abs(y - n * dlogits / scale)
+    error = softmax_error(logits, y, dtype) + accumulated(dtype, 7, y + target)
+    dlogits_bound = error / n * scale + rounded(dtype, dlogits)
+    return [
+        Expected("loss", loss, accumulated(acc, n + 2 * classes + 8, magnitude)),
+        Expected("dlogits", dlogits, dlogits_bound),
+    ]
+
+
+def svm_hinge(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    scores, labels = arrays
+    loss, dscores = ops.svm_hinge(scores, labels, **options)
+    n, classes = scores.shape
+    magnitude = classes * (2 * np.abs(scores).max(1).mean() + options.get("delta", 1.0))
+    return [
+        Expected("loss", loss, accumulated(accumulation_dtype(dtype), n + classes + 4, magnitude)),
+        Expected("dscores", dscores, accumulated(dtype, 3, dscores) + rounded(dtype, dscores)),
+    ]

@@ -1,0 +1,112 @@
+"""Batch normalisation, alone, with an activation, and behind a convolution."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gpuconv import ops
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.verify.bounds import UNIT_ROUNDOFF, accumulated, rounded, sum_bound
+from gpuconv.verify.compare import Expected
+from gpuconv.verify.rules.base import Arrays, wide
+from gpuconv.verify.rules.products import conv_length, linear_in_its_inputs
+
+
+def batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any, x_bound: Any = 0.0) -> list[Expected]:
+    """x_bound: how far a kernel's x may lie from this one."""
+    x, gamma, beta, running_mean, running_var = arrays
+    before = running_mean.copy(), running_var.copy()
+    y, mean, inv_std = ops.batch_norm(x, gamma, beta, running_mean, running_var, **options | {"activation": None})
+    rows = math.prod(x.shape[:-1]) if options["training"] else 1
+    acc = accumulation_dtype(dtype)
+    mean_bound = accumulated(acc, rows, np.abs(x).reshape(-1, x.shape[-1]).mean(0) + np.abs(mean)) + rounded(acc, mean)
+    if not options["training"]:
+        mean_bound = 0 * mean_bound
+    err = np.broadcast_to(x_bound, x.shape).reshape(-1, x.shape[-1])
+    mean_bound = mean_bound + err.mean(0) * bool(options["training"])
+    # The variance is a sum of squares around a mean that itself errs; 1 / sqrt halves a relative error.
+    variance = 1 / inv_std**2
+    variance_bound = accumulated(acc, rows + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
+    square = (err**2).mean(0) * bool(options["training"])  # by Cauchy and Schwarz
+    variance_bound = variance_bound + 2 * np.sqrt(variance * square) + square
+    inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
+    normal = np.abs(x - mean)
+    y_bound = np.abs(gamma) * (
+        inv_std * (mean_bound + x_bound + accumulated(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound
+    )
+    y_bound = y_bound + accumulated(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounded(dtype, y)
+    if options.get("activation"):  # as of a product: no activation is steeper than 1.13
+        y_bound = 1.13 * y_bound + accumulated(dtype, 8, y)
+        y = getattr(ops, options["activation"])(y)
+        y_bound = y_bound + rounded(dtype, y)
+    kept_bounds: tuple[Any, Any] = (0.0, 0.0)  # inference leaves the running statistics as they are
+    if options["training"]:
+        unbiased = rows / (rows - 1)
+        kept_bounds = (
+            mean_bound + accumulated(acc, 4, np.abs(before[0]) + np.abs(mean)),
+            unbiased * variance_bound + accumulated(acc, 6, before[1] + unbiased * variance),
+        )
+    return [
+        Expected("y", y, y_bound),
+        Expected("mean", mean, mean_bound),
+        Expected("inv_std", inv_std, inv_std_bound),
+        Expected("running_mean", running_mean, kept_bounds[0]),
+        Expected("running_var", running_var, kept_bounds[1]),
+    ]
+
+
+def batch_norm_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    dy, x, gamma, mean, inv_std = arrays
+    options = options | ({"beta": wide(options["beta"])} if options.get("activation") else {})
+    dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)
+    rows, acc = math.prod(x.shape[:-1]), accumulation_dtype(dtype)
+    dy, dy_bound = _behind_activation(dy, x, gamma, mean, inv_std, options, dtype)
+    normal = (np.abs(x) + np.abs(mean)) * inv_std  # xhat before its terms cancel
+    axes = tuple(range(x.ndim - 1))
+    dbeta_bound = sum_bound(acc, rows, np.abs(dy).sum(axes)) + dy_bound.sum(axes)
+    dgamma_bound = sum_bound(acc, rows + 4, (np.abs(dy) * normal).sum(axes)) + (dy_bound * normal).sum(axes)
+    inside = np.abs(dy) + (np.abs(dbeta) + normal * np.abs(dgamma)) / rows if options["training"] else np.abs(dy)
+    sums = (dbeta_bound + normal * dgamma_bound) / rows if options["training"] else 0.0
+    dx_bound = np.abs(gamma) * inv_std * (accumulated(acc, 10, inside) + sums + dy_bound) + rounded(dtype, dx)
+    return [
+        Expected("dx", dx, dx_bound),
+        Expected("dgamma", dgamma, dgamma_bound),
+        Expected("dbeta", dbeta, dbeta_bound),
+    ]
+
+
+_JUMPS = {"relu": [0], "leaky_relu": [0], "relu6": [0, 6]}  # of the derivative
+
+
+def _behind_activation(
+    dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, options: dict[str, Any], dtype: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The gradient to what the activation was given, and how far a kernel's may lie from it: no derivative of one
+    changes faster than its argument, but those of the ReLUs, which jump where that may be of either sign."""
+    op = options.get("activation")
+    if not op:
+        return dy, np.zeros_like(dy)
+    acc = accumulation_dtype(dtype)
+    terms = np.abs(gamma) * (np.abs(x) + np.abs(mean)) * inv_std + np.abs(options["beta"])
+    given = gamma * (x - mean) * inv_std + options["beta"]
+    given_bound = accumulated(acc, 6, terms) + rounded(dtype, given)
+    saved = given if op in ("gelu", "silu") else getattr(ops, op)(given)
+    behind = getattr(ops, f"{op}_backward")(dy, saved)
+    changes = 1.13 * given_bound
+    if op in _JUMPS:
+        changes = np.any([np.abs(given - at) <= given_bound for at in _JUMPS[op]], axis=0)
+    own = accumulated(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(given), 3))) + rounded(dtype, behind)
+    if op in ("sigmoid", "tanh"):  # their derivative is of the rounded output
+        own = own + np.abs(dy) * 2 * rounded(dtype, np.ones_like(dy))
+    return behind, np.abs(dy) * changes + own
+
+
+def conv2d_batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    own = {name: options[name] for name in ("activation", "momentum", "eps") if name in options}
+    window = {name: value for name, value in options.items() if name not in own}
+    (conv,) = linear_in_its_inputs(conv_length)("conv2d", arrays[:3], window, dtype)
+    y, *statistics = batch_norm(op, [conv.value, *arrays[3:]], own | {"training": True}, dtype, conv.bound)
+    return [y, Expected("conv", conv.value, conv.bound), *statistics]

@@ -1,0 +1,124 @@
+"""Optimizer steps and the sums that training keeps on the device."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from gpuconv import ops
+from gpuconv.backends.reference.newton_schulz import orthogonal
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.newton_schulz import NEWTON_SCHULZ
+from gpuconv.verify.bounds import accumulated, rounded
+from gpuconv.verify.compare import Expected
+from gpuconv.verify.rules.base import Arrays
+
+
+def optimizer(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    """The params, state and masters after the step. The arrays are the op's: params, grads, state, masters, scaling."""
+    *_, masters, scaling = arrays
+    lists = [group for group in arrays if isinstance(group, list)]
+    before = [[a.copy() for a in group] for group in lists]
+    getattr(ops, op)(*arrays, **options)
+    unscale, skipped = (1.0, 0.0) if scaling is None else scaling[[1, 3]]
+    kept = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
+    states = lists[2 : len(lists) - bool(masters)]
+    decays = options.get("weight_decay", 0.0)
+    decay = max(decays) if isinstance(decays, (tuple, list)) else decays
+    of_params: list[Expected] = []
+    of_states: list[list[Expected]] = [[] for _ in states]
+    of_masters: list[Expected] = []
+    for index, param in enumerate(lists[0]):
+        old = before[-1 if masters else 0][index]
+        grad = np.abs(before[1][index]) * unscale + decay * np.abs(old)
+        moved = np.abs(param - old) + _step_size(op, [group[index] for group in states], grad, options, skipped)
+        error = accumulated(dtype, 16, np.abs(old) + moved) + (rounded(kept, param) if masters else 0)
+        of_params.append(Expected(f"param {index}", param, error + rounded(dtype, param)))
+        for slot, group in enumerate(states):
+            was = np.abs(before[2 + slot][index])
+            size = was + (grad if op in ("sgd_step",) or (op == "adam_step" and slot == 0) else grad**2)
+            bound = accumulated(dtype, 8, size) + rounded(kept, group[index])
+            of_states[slot].append(Expected(f"state {slot} of param {index}", group[index], bound))
+        if masters:
+            of_masters.append(Expected(f"master {index}", masters[index], error))
+    return [*of_params, *itertools.chain(*of_states), *of_masters]
+
+
+def loss_scale(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    scaling, grads = arrays
+    ops.update_loss_scale(scaling, grads, **options)
+    return [Expected("scaling", scaling, 0.0)]
+
+
+def _step_size(op: str, states: Arrays, grad: Any, options: dict[str, Any], skipped: float) -> np.ndarray:
+    """How large the update would be if nothing in it cancelled."""
+    lr = float(np.asarray(options["lr"]).item())
+    if op == "sgd_step":
+        return lr * 2 * (grad + (np.abs(states[0]) if states else 0))
+    if op == "adam_step":
+        m, v = states
+        step = float(np.asarray(options["step"]).item()) - skipped
+        m_share, v_share = 1 - options.get("beta1", 0.9) ** step, 1 - options.get("beta2", 0.999) ** step
+        # 1 - beta**step loses digits in float32 where step is small; kernels compute it in double.
+        return lr * (np.abs(m) + grad) / m_share / (np.sqrt(v / v_share) + options.get("eps", 1e-8))
+    return lr * grad / (np.sqrt(states[0]) + options.get("eps", 1e-10 if op == "adagrad_step" else 1e-8))
+
+
+def muon(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    """As `_optimizer`; an orthogonal direction errs by `_newton_schulz`."""
+    *_, masters, scaling = arrays
+    params, grads, velocities = ([a.copy() for a in group] for group in (masters or arrays[0], *arrays[1:3]))
+    ops.muon_step(*arrays, **options)
+    unscale = 1.0 if scaling is None else scaling[1]
+    kept = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
+    lr, momentum, steps = options["lr"], options.get("momentum", 0.0), options.get("steps", 5)
+    of_params: list[Expected] = []
+    of_velocities: list[Expected] = []
+    of_masters: list[Expected] = []
+    for index, (param, grad, velocity) in enumerate(zip(params, grads, velocities)):
+        after, v = arrays[0][index], arrays[2][index]
+        size, error = momentum * np.abs(velocity) + np.abs(grad) * unscale, np.zeros(param.shape)
+        if param.size:
+            direction = (grad * unscale + momentum * v if options.get("nesterov") else v).reshape(len(param), -1)
+            wide, length = direction if len(direction) <= len(direction.T) else direction.T, np.linalg.norm(direction)
+            began = np.linalg.norm(accumulated(dtype, 4, 2 * size)) / length + accumulated(dtype, param.size, 1.0)
+            turned = lr * orthogonal(direction, steps).reshape(param.shape)
+            error = lr * _newton_schulz(wide / length, steps, began, dtype) + accumulated(dtype, 4, turned)
+            error = error + accumulated(dtype, param.size + 4, after + turned) + rounded(kept, after)
+        of_params.append(Expected(f"param {index}", after, error + rounded(dtype, after)))
+        of_velocities.append(Expected(f"velocity {index}", v, accumulated(dtype, 4, size) + rounded(kept, v)))
+        if masters:
+            of_masters.append(Expected(f"master {index}", masters[index], error))
+    return of_params + of_velocities + of_masters
+
+
+def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: Any) -> float:
+    """The Frobenius norm of what Newton-Schulz steps from x (lines <= columns) err by, from that of x's own error.
+
+    p(s) = a s + b s^3 + c s^5 on singular values is a function of the Hermitian [[0, x], [x^T, 0]]: a step multiplies
+    an error by at most the largest |p'| between 0 and x's norm (Daleckii and Krein: divided differences bound it), and
+    adds what rounding its own products and sums does.
+    """
+    a, b, c = NEWTON_SCHULZ
+    lines, columns = x.shape
+    for _ in range(steps):
+        norm = np.linalg.norm(x, 2) + error
+        slope = np.abs(a + 3 * b * (s := np.linspace(0, norm, 1000)) ** 2 + 5 * c * s**4).max()
+        gram, size = x @ x.T, np.abs(x)
+        gram_error = np.linalg.norm(accumulated(dtype, columns, size @ size.T))
+        square_error = np.linalg.norm(accumulated(dtype, lines, np.abs(gram) @ np.abs(gram)))
+        m = a * np.eye(lines) + b * gram + c * gram @ gram
+        terms = a * np.eye(lines) + abs(b) * np.abs(gram) + c * np.abs(gram @ gram)
+        m_error = (abs(b) + 2 * c * norm**2) * gram_error + c * square_error
+        m_error += np.linalg.norm(accumulated(dtype, 3, terms))
+        own = m_error * norm + np.linalg.norm(accumulated(dtype, lines, np.abs(m) @ size))
+        x, error = m @ x, slope * error + own
+    return error
+
+
+def metrics(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    totals, loss, scores, labels = arrays
+    ops.add_metrics(totals, loss, scores, labels)
+    return [Expected("totals", totals, accumulated(np.float64, 2, totals))]

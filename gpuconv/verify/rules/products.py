@@ -1,0 +1,81 @@
+"""Ops that add and multiply: convolutions, linear layers, pools."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpuconv import ops
+from gpuconv.verify.bounds import accumulated, sum_bound
+from gpuconv.verify.compare import Expected
+from gpuconv.verify.rules.base import Arrays, Rule, wide
+
+
+def magnitude_of(x: Any) -> Any:
+    return np.abs(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+
+
+def linear_in_its_inputs(length: Callable[[Arrays, dict[str, Any]], int]) -> Rule:
+    """An op whose every output is a sum of `length` products of inputs."""
+
+    def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+        plain = {name: value for name, value in options.items() if name != "activation"}
+        call = getattr(ops, op)
+        magnitude = call(*[magnitude_of(a) for a in arrays], **plain)
+        value = call(*arrays, **options)
+        bound = sum_bound(dtype, length(arrays, options), magnitude)
+        if options.get("activation"):  # no activation is steeper than 1.13; its own arithmetic adds a few roundings
+            bound = 1.13 * bound + accumulated(dtype, 8, magnitude)
+        return [Expected("result", value, bound)]
+
+    return rule
+
+
+def conv_length(arrays: Arrays, options: dict[str, Any]) -> int:
+    return math.prod(arrays[1].shape[1:]) + 1
+
+
+def dgrad_length(arrays: Arrays, options: dict[str, Any]) -> int:
+    w = arrays[1]
+    return math.prod(w.shape[:3]) // options.get("groups", 1)
+
+
+def wgrad_length(arrays: Arrays, options: dict[str, Any]) -> int:
+    return math.prod(arrays[0].shape[:3])
+
+
+def conv2d_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    """What the two ops give that make one gradient each."""
+    dy, x, w = arrays
+    dgrad, wgrad = linear_in_its_inputs(dgrad_length), linear_in_its_inputs(wgrad_length)
+    (dx,) = dgrad("conv2d_dgrad", [dy, w], options | {"input_shape": x.shape}, dtype)
+    (dw,) = wgrad("conv2d_wgrad", [dy, x], options | {"kernel_size": w.shape[1:3]}, dtype)
+    return [Expected("dx", dx.value, dx.bound), Expected("dw", dw.value, dw.bound)]
+
+
+def window_length(arrays: Arrays, options: dict[str, Any]) -> int:
+    size = options["kernel_size"]
+    return math.prod(size) if isinstance(size, tuple) else size * size
+
+
+def conv2d_relu(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    """y errs by no more than the worst of its window. A byte of the mask is certain unless rounding may turn one of its
+    bits: where the largest number of a window lies within its error of zero, or of the second largest above zero."""
+    window = {name: value for name, value in options.items() if name != "pool"}
+    (before,) = linear_in_its_inputs(conv_length)("conv2d", arrays, window, dtype)
+    y, mask = ops.conv2d_relu(*arrays, **options)
+    pool: dict[str, Any] = dict(kernel_size=options["pool"])
+    bound, _ = ops.max_pool2d(before.bound, **pool)
+    largest, first = ops.max_pool2d(before.value, **pool)
+    of_others = before.value.copy()
+    of_others[ops.max_pool2d_backward(np.ones_like(y), first, input_shape=of_others.shape, **pool) > 0] = -np.inf
+    second, _ = ops.max_pool2d(of_others, **pool)
+    doubtful = (np.abs(largest) <= bound) | ((largest - second <= 2 * bound) & (largest > 0))
+    n, p, q, k = y.shape
+    groups = options.get("groups", 1)
+    bits = np.repeat(doubtful.reshape(n, p, q, groups, k // groups), options["pool"] ** 2, axis=-1)
+    doubtful_bytes = np.packbits(bits, -1, "little").reshape(mask.shape) > 0
+    return [Expected("y", y, bound), Expected("mask", wide(mask), np.where(doubtful_bytes, 255.0, 0.0))]

@@ -1,0 +1,238 @@
+// The main loop of a convolution of few channels in one group, as a net's first layer is: float16, bfloat16 and TF32 on tensor
+// cores, float32 by scalar multiply-adds; sm_80 and up.
+//
+// A window of few channels is no run of memory that could be moved as it is: its numbers are found one by one. But the pixels of
+// a tile are neighbours, and their windows lie in a few lines of x. A block copies these once, whole, 16 bytes at a time where
+// lines are made of them, with their padding, and images one upon the other with theirs: then every number of every window lies
+// at the sum of what its pixel and its tap say, and nothing is asked of it any more. The filters stand beside this `Patch`, the
+// depth whole, so that a block waits twice, for memory and for the other threads, and then multiplies and stores.
+//
+// Dynamic shared memory: the biases, what the taps say, the filters, two patches. The launcher (`few_channels_smem_bytes`
+// of gpuconv/algorithms.py) knows how large they become.
+#pragma once
+
+#include "async_copy.cuh"
+#include "conv2d.cuh"
+#include "mma.cuh"
+
+#ifdef TF32
+constexpr bool ON_TENSOR_CORES = true;
+#else
+constexpr bool ON_TENSOR_CORES = sizeof(DTYPE) == 2;
+#endif
+
+constexpr int CHUNK = 16 / sizeof(DTYPE);                    // numbers that move at once
+constexpr int STEP_K = ON_TENSOR_CORES ? 2 * CHUNK : 1;      // the depth of a product
+static_assert(BLOCK_M == THREADS && BLOCK_N % 32 == 0 && sizeof(Real) == 4, "a warp has 32 pixels and all filters of the tile");
+
+// The part of x that a tile's pixels read.
+class Patch {
+    const Convolution& conv;
+    int32 before, lead;  // chunks of padding left of a line, and numbers that fill them up
+    int32 pitch;         // from line to line
+    int32 pixel;         // of the tile, the first
+    Pixel first;
+
+    // How many lines below the first pixel's window that of another begins.
+    __device__ __forceinline__ int32 below(const Pixel& pixel) const {
+        return (pixel.n - first.n) * int32(conv.image_lines.divisor) + (pixel.p - first.p) * int32(conv.stride_h.divisor);
+    }
+
+  public:
+    __device__ __forceinline__ Patch(const Convolution& conv, int32 pixel) : conv(conv), pixel(pixel), first(conv, pixel) {
+        const int32 across = (conv.q - 1) * int32(conv.stride_w.divisor) + (conv.s - 1) * conv.dilation_w + 1;
+        const int32 left = conv.left * conv.c;
+        before = left / CHUNK + (left % CHUNK != 0);
+        lead = before * CHUNK - left;
+        pitch = (lead + across * conv.c + CHUNK - 1) / CHUNK * CHUNK;
+    }
+
+    // Start copying what the windows of BLOCK_M pixels read to `cells`.
+    __device__ __forceinline__ void fetch(DTYPE* cells, const DTYPE* x) const {
+        const Pixel last(conv, min(pixel + BLOCK_M, conv.n * conv.p * conv.q) - 1);
+        const int32 lines = below(last) + (conv.r - 1) * conv.dilation_h + 1, line_of_x = conv.w * conv.c;
+        const bool as_they_lie = line_of_x % CHUNK == 0 && reinterpret_cast<uint64>(x) % 16 == 0;
+#pragma unroll 1
+        for (int32 line = threadIdx.x / 32; line < lines; line += THREADS / 32) {
+            int32 h = first.p * int32(conv.stride_h.divisor) + line;
+            const int32 image = conv.image_lines.divide(h);
+            h -= conv.top;
+            const bool inside = uint32(h) < uint32(conv.h);
+            const DTYPE* from = x + (int64(first.n + image) * conv.h + h) * line_of_x;
+#pragma unroll 1
+            for (int32 at = threadIdx.x % 32 * CHUNK; at < pitch; at += 32 * CHUNK) {
+                const int32 begin = at - before * CHUNK;
+                if (as_they_lie) {
+                    const bool found = inside && uint32(begin) < uint32(line_of_x);
+                    copy_async<16>(cells + line * pitch + at, found ? from + begin : nullptr, found ? 16 : 0);
+                    continue;
+                }
+                Pack<DTYPE, CHUNK> numbers = {};
+#pragma unroll
+                for (int j = 0; j < CHUNK; ++j)
+                    if (inside && uint32(begin + j) < uint32(line_of_x)) numbers.at[j] = from[begin + j];
+                *reinterpret_cast<Pack<DTYPE, CHUNK>*>(cells + line * pitch + at) = numbers;
+            }
+        }
+        commit_copies();
+    }
+
+    // Numbers that any tile's patch takes.
+    __device__ __forceinline__ int32 size() const { return conv.patch_lines * pitch; }
+
+    // How far each of `depth` taps lies from a window's first; zero past the last.
+    __device__ __forceinline__ void list_taps(int32* offsets, int32 taps, int32 depth) const {
+#pragma unroll 1
+        for (int32 tap = threadIdx.x; tap < depth; tap += THREADS) {
+            int32 channel = tap, s = conv.channels.divide(channel);
+            const int32 r = conv.taps_across.divide(s);
+            offsets[tap] = tap < taps ? r * conv.dilation_h * pitch + s * conv.dilation_w * conv.c + channel : 0;
+        }
+    }
+
+    // Where the windows of the tile's pixels from number `begin` on, a multiple of PIXELS, begin; past the last pixel anywhere, for
+    // sums that are dropped.
+    template <int PIXELS>
+    __device__ __forceinline__ void find(const DTYPE* (&windows)[PIXELS], const DTYPE* cells, int32 begin) const {
+        const int32 left = conv.n * conv.p * conv.q - (pixel + begin);
+        Pixel at(conv, pixel + begin);
+#pragma unroll
+        for (int i = 0; i < PIXELS; ++i, at.step(conv))
+            windows[i] = i < left ? cells + (below(at) * pitch + lead + at.q * int32(conv.stride_w.divisor) * conv.c) : cells;
+    }
+};
+
+// The block's filters, as the sums read them, zeros past the last and past their depth: for scalar multiply-adds lines of taps.
+// On tensor cores two chunks, the halves of a step's depth, for each column of the product, step by step; every second four
+// columns have them the other way round, so that ldmatrix reads eight without a bank conflict.
+struct Filters {
+    static constexpr int TAP_PITCH = BLOCK_N + 8;
+
+    float* biases;  // a lane's every fourth; zeros where there are none
+    DTYPE* cells;
+    int32 depth;  // a multiple of STEP_K
+
+    // Of the columns of four products a lane has two each: they are eight filters side by side.
+    static __device__ __forceinline__ int32 filter_of(int32 column) {
+        return column / 32 * 32 + column % 8 / 2 * 8 + column / 8 % 4 * 2 + column % 2;
+    }
+
+    __device__ __forceinline__ int32 size() const { return depth * (ON_TENSOR_CORES ? BLOCK_N : TAP_PITCH); }
+
+    // A half of the first step's depth, of a column.
+    __device__ __forceinline__ DTYPE* chunk(int32 column, int32 half) const {
+        return cells + (column * 2 + (half ^ (column / 4 % 2))) * CHUNK;
+    }
+
+    // w, bias: (filters, taps) and (filters), of which the block begins.
+    __device__ __forceinline__ void read(const DTYPE* w, const DTYPE* bias, int32 filters, int32 taps) const {
+        if (const int32 i = threadIdx.x, filter = i / 32 * 32 + i % 4 * 8 + i / 4 % 8; i < BLOCK_N)
+            biases[i] = bias && filter < filters ? load(bias[filter]) : 0;
+#pragma unroll 1
+        for (int32 line = threadIdx.x / 4; line < BLOCK_N; line += THREADS / 4) {
+            const int32 filter = ON_TENSOR_CORES ? filter_of(line) : line;
+            for (int32 tap = threadIdx.x % 4; tap < depth; tap += 4) {
+                DTYPE number = round_to<DTYPE>(Real(0));
+                if (tap < taps && filter < filters) number = round_to<DTYPE>(factor(w[int64(filter) * taps + tap]));
+                if (ON_TENSOR_CORES) chunk(line, tap / CHUNK % 2)[tap / STEP_K * STEP_K * BLOCK_N + tap % CHUNK] = number;
+                else cells[tap * TAP_PITCH + filter] = number;
+            }
+        }
+    }
+};
+
+// One thread's sums: four neighbouring pixels by eight neighbouring filters of every 32.
+struct Sums {
+    static constexpr int PIXELS = 4, FILTERS = BLOCK_N / 4;
+
+    float at[PIXELS / 2][FILTERS / 2][4];  // as multiply_add has them: two pixels by two filters
+
+    __device__ __forceinline__ float& of(int pixel, int filter) {
+        return at[pixel / 2][filter / 2][pixel % 2 * 2 + filter % 2];
+    }
+    __device__ __forceinline__ float of(int pixel, int filter) const {
+        return at[pixel / 2][filter / 2][pixel % 2 * 2 + filter % 2];
+    }
+    // The first of its pixels, and its filters, in the tile.
+    static __device__ __forceinline__ int32 pixel() { return threadIdx.x / 4 * PIXELS; }
+    static __device__ __forceinline__ int32 filter(int i) { return i / 8 * 32 + threadIdx.x % 4 * 8 + i % 8; }
+
+    // Every pixel's sum begins at the bias of its filter.
+    __device__ __forceinline__ Sums(const Filters& filters) {
+#pragma unroll
+        for (int i = 0; i < FILTERS; ++i) {
+            const float bias = filters.biases[i * 4 + threadIdx.x % 4];
+#pragma unroll
+            for (int j = 0; j < PIXELS; ++j) of(j, i) = bias;
+        }
+    }
+
+    // Add the products over the depth. windows: of its pixels. offsets: of the taps from there.
+    __device__ __forceinline__ void
+    multiply(const DTYPE* const (&windows)[PIXELS], const int32* offsets, const Filters& filters, int32 taps) {
+#pragma unroll 1
+        for (int32 tap = 0; tap < filters.depth; tap += STEP_K) {
+            if constexpr (ON_TENSOR_CORES) multiply_on_tensor_cores(windows, offsets, filters, tap, taps);
+            else multiply_one_by_one(windows, offsets[tap], filters.cells + tap * Filters::TAP_PITCH);
+        }
+    }
+
+    // rows(i): where row i of the product lies in the output, which takes ROWS neighbouring ones at once.
+    template <int VECTOR, class To, class Rows>
+    __device__ __forceinline__ void store(const To& output, const Block& block, const Rows& rows) const {
+#pragma unroll
+        for (int first = 0; first < PIXELS; first += To::ROWS)
+#pragma unroll
+            for (int eight = 0; eight < FILTERS; eight += 8) {
+                Pack<Real, 8> sums[To::ROWS];
+#pragma unroll
+                for (int i = 0; i < To::ROWS * 8; ++i) sums[i / 8].at[i % 8] = of(first + i / 8, eight + i % 8);
+                output.template store<VECTOR>(rows(block.row + pixel() + first), block.column + filter(eight), sums);
+            }
+    }
+
+  private:
+    __device__ __forceinline__ void multiply_on_tensor_cores(const DTYPE* const (&windows)[PIXELS], const int32* offsets,
+                                                             const Filters& filters, int32 tap, int32 taps) {
+        constexpr int PER = 4 / sizeof(DTYPE);  // taps in a register
+        const int lane = threadIdx.x % 32;
+        uint32 x[PIXELS / 2][4];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int32 mine = tap + half * CHUNK + lane % 4 * PER;
+            const auto from = *reinterpret_cast<const Pack<int32, PER>*>(offsets + mine);
+            // Past the depth a filter is zero, but what lies there of x may be no number.
+            const uint32 there = mine + PER <= taps ? 0xffffffff : mine < taps ? 0xffff : 0;
+#pragma unroll
+            for (int i = 0; i < PIXELS; ++i) {
+                uint32 bits;
+                if constexpr (PER == 2)
+                    bits = *reinterpret_cast<const uint16*>(windows[i] + from.at[0]) |
+                           uint32(*reinterpret_cast<const uint16*>(windows[i] + from.at[PER - 1])) << 16;
+                else bits = tf32_bits(*reinterpret_cast<const uint32*>(windows[i] + from.at[0]));
+                x[i / 2][half * 2 + i % 2] = bits & there;
+            }
+        }
+#pragma unroll
+        for (int column = 0; column < BLOCK_N; column += 16) {
+            uint32 w[4];
+            // The halves of the depth of eight columns side by side: a product takes two registers in a row.
+            load_matrices<false>(w, filters.chunk(lane / 16 * 8 + lane % 8, lane / 8 % 2) + tap * BLOCK_N + column * STEP_K);
+#pragma unroll
+            for (int i = 0; i < PIXELS / 2; ++i) {
+                multiply_add<DTYPE>(at[i][column / 8], x[i], w[0], w[1]);
+                multiply_add<DTYPE>(at[i][column / 8 + 1], x[i], w[2], w[3]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void
+    multiply_one_by_one(const DTYPE* const (&windows)[PIXELS], int32 offset, const DTYPE* filters) {
+#pragma unroll
+        for (int four = 0; four < FILTERS; four += 4) {
+            const auto w = *reinterpret_cast<const Pack<DTYPE, 4>*>(filters + filter(four));
+#pragma unroll
+            for (int i = 0; i < PIXELS * 4; ++i) of(i / 4, four + i % 4) += load(windows[i / 4][offset]) * load(w.at[i % 4]);
+        }
+    }
+};

@@ -1,0 +1,152 @@
+"""Launching: every argument is checked against the kernel's source before anything runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.device_array import address, asarray, empty, is_aligned, zeros
+from gpuconv.backends.cuda.kernel import load
+
+ARGUMENTS = Path(__file__).with_name("arguments.cu")
+GEOMETRY = np.dtype([("n", np.int32), ("scale", np.float64), ("flag", np.uint8)], align=True)
+
+
+def kernel(name, dtype="float32"):
+    return load(ARGUMENTS, {"DTYPE": dtype}).kernel(name)
+
+
+def fill(*, y=None, grid=1, block=4, name="fill", value=1.5, n=4):
+    y = emulator.zeros(4) if y is None else y
+    kernel(name)(grid, block, y, value, n)
+    return np.asarray(y).tolist()
+
+
+@pytest.mark.parametrize("value", [2.5, np.float32(2.5), np.float64(2.5), np.float16(2.5)])
+def test_a_real_number_becomes_the_float_the_kernel_takes(value):
+    assert fill(value=value) == [2.5] * 4
+
+
+@pytest.mark.parametrize("n", [3, np.int8(3), np.uint64(3), np.int64(3)])
+def test_an_integer_becomes_the_int_the_kernel_takes(n):
+    assert fill(n=n, value=1) == [1, 1, 1, 0]
+
+
+def test_every_scalar_type_arrives_whole():
+    y = emulator.empty(8, np.float64)
+    sent = (-7, 3_000_000_000, -(2**40), 2**63, True, 0.1, 0.1, 200)
+    kernel("scalars")(1, 1, y, *sent)
+    assert np.asarray(y).tolist() == [*sent[:4], 1, float(np.float32(0.1)), 0.1, 200]
+
+
+def test_a_struct_is_passed_by_value():
+    y = emulator.empty(3, np.float64)
+    for value in (np.array((5, 0.1, 9), GEOMETRY), np.array([(5, 0.1, 9)], GEOMETRY)[0]):
+        kernel("by_struct")(1, 1, y, value)
+        assert np.asarray(y).tolist() == [5, 0.1, 9]
+    with pytest.raises(TypeError, match=r"by_struct: geometry is a struct of 24 bytes, received 16"):
+        kernel("by_struct")(1, 1, y, np.array((5, 0.1), np.dtype([("n", np.int32), ("scale", np.float64)], align=True)))
+    with pytest.raises(TypeError, match="align=True"):
+        kernel("by_struct")(1, 1, y, np.array((5, 0.1, 9), np.dtype([("n", "i4"), ("scale", "f8"), ("flag", "u1")])))
+    with pytest.raises(TypeError, match="structured scalar"):
+        kernel("by_struct")(1, 1, y, 5)
+
+
+def test_none_is_a_null_pointer():
+    y = emulator.empty(1)
+    kernel("is_null")(1, 1, y, None)
+    assert y[0] == 1
+    kernel("is_null")(1, 1, y, y)
+    assert y[0] == 0
+
+
+def test_tables_of_addresses_and_any_pointer():
+    a, b, y = emulator.asarray(np.float32([1, 2])), emulator.asarray(np.float32([3])), emulator.empty(3)
+    kernel("gather")(1, 1, y, asarray(np.array([address(a), address(b)], np.uint64), like=y), b)
+    assert np.asarray(y).tolist() == [2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"value": "1"}, TypeError, r"fill: value \(float\) takes a number, received '1'"),
+        ({"value": None}, TypeError, "takes a number, received None"),
+        ({"n": 2.0}, TypeError, r"fill: n \(int\) takes an integer, received 2\.0"),
+        ({"n": 2**31}, OverflowError, r"fill: n \(int\) cannot hold 2147483648"),
+        ({"n": emulator.zeros(1, np.int32)}, TypeError, "takes an integer"),
+        ({"y": 3.0}, TypeError, r"fill: y \(float\*\) takes an array, received float"),
+        ({"y": np.float32(3)}, TypeError, "takes an array, received float32"),
+        ({"y": emulator.zeros(4, np.float64)}, TypeError, r"y \(float\*\) takes an array of float32, received float64"),
+        ({"y": emulator.zeros(8)[::2]}, ValueError, r"takes a C-contiguous array, received strides \(8,\)"),
+        ({"y": np.zeros(4, np.float32)}, TypeError, "runs on arrays of a CUDA or the emulated device, received NumPy"),
+        ({"block": 2000}, ValueError, r"a block has at most \(1024, 1024, 64\), received 2000"),
+        ({"block": (32, 64)}, ValueError, "runs with 1 to 1024 threads a block"),
+        ({"block": 0}, ValueError, "runs with 1 to 1024 threads a block"),
+        ({"grid": (1, 70000)}, ValueError, r"a grid has at most \(2147483647, 65535, 65535\), received \(1, 70000\)"),
+        ({"grid": -1}, ValueError, "a grid has at most"),
+        ({"name": "bounded", "block": 65}, ValueError, "bounded runs with 1 to 64 threads a block"),
+        ({"name": "fil"}, ValueError, "unknown kernel of arguments.cu 'fil'; did you mean 'fill'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, error, message):
+    with pytest.raises(error, match=message):
+        fill(**change)
+
+
+def test_the_number_of_arguments():
+    with pytest.raises(TypeError, match=r"fill\(float\* y, float value, int n\) takes 3 arguments, received 2"):
+        kernel("fill")(1, 4, emulator.zeros(4), 1.0)
+
+
+def test_arrays_of_two_devices():
+    with pytest.raises(TypeError, match="one device, received y on emulated, x on numpy"):
+        kernel("is_null")(1, 1, emulator.zeros(1), np.zeros(1, np.float32))
+    with pytest.raises(TypeError, match="one device, received no array"):
+        kernel("is_null")(1, 1, None, None)
+
+
+def test_more_shared_memory_than_a_block_has():
+    with pytest.raises(ValueError, match="at most 232448 bytes of shared memory, not 232449"):
+        kernel("fill")(1, 4, emulator.zeros(4), 1.0, 4, shared=232449)
+
+
+def test_alignment_that_a_vector_type_demands():
+    x = emulator.zeros(12)
+    kernel("by_vector")(1, 1, x[4:])
+    assert np.asarray(x).tolist() == [0] * 4 + [1, 2, 3, 4] + [0] * 4
+    with pytest.raises(ValueError, match=r"x \(float4\*\) takes an array aligned to 16 bytes"):
+        kernel("by_vector")(1, 1, x[1:])
+    assert is_aligned(16, x[4:], None)
+    assert not is_aligned(16, x, x[1:])
+
+
+def test_an_empty_launch_runs_nothing_but_is_checked():
+    assert fill(grid=0) == fill(grid=(3, 0)) == [0] * 4
+    with pytest.raises(TypeError, match="takes an integer"):
+        fill(grid=0, n=1.5)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "uint8", "bool"])
+def test_the_macro_decides_the_dtype(dtype):
+    y = zeros(3, dtype, like=emulator.zeros(1))
+    kernel("typed", dtype)(1, 1, y)
+    with pytest.raises(TypeError, match=f"takes an array of {dtype}, received float32"):
+        kernel("typed", dtype)(1, 1, emulator.zeros(3))
+
+
+def test_a_16_bit_scalar_is_refused_when_the_kernel_is_looked_up():
+    with pytest.raises(TypeError, match="hand a 16-bit scalar over as float"):
+        kernel("by_value", "float16")
+
+
+def test_the_same_file_and_macros_are_one_module():
+    assert load(ARGUMENTS, {"DTYPE": "float32"}) is load(ARGUMENTS, {"DTYPE": "float32"})
+    assert load(ARGUMENTS, {"DTYPE": "float32"}) is not load(ARGUMENTS, {"DTYPE": "float64"})
+    assert load("activation.cu", {"DTYPE": "float32", "WIDTH": 4}).path.name == "activation.cu"
+
+
+def test_allocation_beside_an_array():
+    like = emulator.zeros(1)
+    assert isinstance(empty((2, 3), np.int32, like=like), emulator.EmulatedArray)
+    assert (np.asarray(zeros(3, np.float32, like=like)) == 0).all()

@@ -1,0 +1,388 @@
+"""The choice by the clock, with a stand-in for the GPU: the emulated device computes, a table says how long it took."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.algorithms import serving
+from gpuconv.backends.cuda import kernel, source
+from gpuconv.backends.cuda.cache import Cache
+from gpuconv.backends.cuda.gemm import launch, plan, tuner
+from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.layers import Conv2D, Linear, MaxPool2D, ReLU
+from gpuconv.layers.fused import ConvReLU
+from gpuconv.profiling import launches
+
+NAMES = [algorithm.name for algorithm in serving("float32")]
+CONV2D = Product("conv2d_fprop", 2 * 4 * 5, 12, 72, 1, np.dtype(np.float32))  # of X and W
+X, W = (np.random.default_rng(7).standard_normal(s).astype(np.float32) for s in ((2, 6, 7, 8), (12, 3, 3, 8)))
+
+
+class StandIn:
+    """A GPU on which each algorithm takes the seconds that are written; it notes what it is asked."""
+
+    def __init__(self, seconds, model="Make-Believe", capture=False):
+        self.speeds, self.model, self.capture = seconds, model, capture
+        self.timed, self.spent = [], 0.0
+
+    def capturing(self):
+        return self.capture
+
+    def seconds(self, run, count):
+        with launches.recorded() as found:
+            for _ in range(count):
+                run()
+        names = {row["algorithm"] for row in launches.table(found)} - {None}
+        (name,) = names
+        self.timed.append(name)
+        self.spent += count * self.speeds[name]
+        return count * self.speeds[name]
+
+
+def speeds(fastest, fast=1e-5, slow=3e-5):
+    return {name: fast if name == fastest else slow for name in NAMES}
+
+
+@pytest.fixture
+def on(monkeypatch, tmp_path):
+    """Makes emulated arrays count as those of a stand-in; the cache and the memory of the process begin empty."""
+    monkeypatch.setattr(tuner, "cache", SimpleNamespace(default=lambda: Cache(tmp_path / "cache")))
+    monkeypatch.delenv("GPUCONV_AUTOTUNE", raising=False)
+    monkeypatch.setattr(tuner, "_remembered", {})
+
+    def use(gpu, forget=False):
+        monkeypatch.setattr(tuner, "gpu_of", lambda array: gpu)
+        monkeypatch.setattr(tuner, "gpu_named", lambda device: gpu)
+        if forget:
+            tuner._remembered.clear()  # as another process would begin
+        return gpu
+
+    return use
+
+
+def choices(tmp_path):
+    return sorted((tmp_path / "cache").glob("choice-*"))
+
+
+def ran(op="conv2d", arrays=(X, W), **options):
+    """The algorithms that an op launched, in order, and its result."""
+    moved = [asarray(a, "emulated") for a in arrays]
+    with launches.recorded() as found:
+        result = to_numpy(getattr(ops, op)(*moved, **options))
+    return [row["algorithm"] for launch in found for row in launches.table([launch]) if row["algorithm"]], result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fastest", NAMES)
+def test_the_fastest_is_taken_and_gives_the_bits_it_gives_when_pinned(on, fastest):
+    gpu = on(StandIn(speeds(fastest)))
+    launched, result = ran()
+    assert launched[-1] == fastest
+    assert set(gpu.timed) == set(NAMES)
+    again, same = ran()
+    assert again == [fastest]
+    pinned, wanted = ran(algo=fastest)
+    assert pinned == [fastest]
+    np.testing.assert_array_equal(result, wanted)
+    np.testing.assert_array_equal(same, wanted)
+
+
+def test_of_equals_the_cost_model_s_is_taken(on):
+    gpu = on(StandIn(dict.fromkeys(NAMES, 1e-5)))
+    assert ran()[0][-1] == gpu.timed[0] == plan.plan(CONV2D).algorithm.name
+
+
+def test_it_is_remembered_on_disk(on, tmp_path):
+    on(StandIn(speeds("simt-64x64")))
+    ran()
+    (entry,) = choices(tmp_path)
+    told = json.loads((entry / "choice.json").read_text())
+    assert (told["algorithm"], told["device"], set(told["seconds"])) == ("simt-64x64", "Make-Believe", set(NAMES))
+    later = on(StandIn(speeds("simt-32x32")), forget=True)
+    assert ran()[0] == ["simt-64x64"]
+    assert later.timed == []
+
+
+def chosen_without_kernels(fastest):
+    """A choice where nothing is computed, and which plans were run for it."""
+    product, run = Product("conv2d_fprop", 100, 100, 100, 1, np.dtype(np.float32)), []
+
+    def seconds(call, count):
+        call()
+        return 1e-5 if run[-1].algorithm.name == fastest else 3e-5
+
+    gpu = StandIn({})
+    gpu.seconds = seconds
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuner, "gpu_of", lambda array: gpu)
+        patch.setattr(tuner, "capability_of", lambda array: plan.NEWEST)
+        return tuner.choose(product, "auto", None, run.append).algorithm.name, len(run)
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+from tests.backends.cuda.test_tuner import chosen_without_kernels
+print("ready", flush=True)
+sys.stdin.readline()
+print(*chosen_without_kernels(sys.argv[1]))
+"""
+
+
+def test_processes_agree(on, tmp_path):
+    """Several that choose at once take what the first of them wrote, and so does one that comes later."""
+    environment = os.environ | {"GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
+    together = [
+        subprocess.Popen(
+            [sys.executable, "-c", IN_ANOTHER_PROCESS, fastest], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, env=environment,
+        )
+        for fastest in ("simt-32x32", "simt-64x32", "simt-64x64")
+    ]  # fmt: skip
+    for process in together:
+        assert process.stdout.readline() == "ready\n"
+    for process in together:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = {process.communicate(timeout=60)[0].split()[0] for process in together}
+    assert len(answers) == len(choices(tmp_path)) == 1
+    assert chosen_without_kernels("simt-128x64") == (*answers, 0)
+
+
+def test_each_problem_and_each_model_of_gpu_has_its_own(on, tmp_path):
+    on(StandIn(speeds("simt-64x64")))
+    ran()
+    for number, options in enumerate((dict(padding=1), dict(stride=2), dict(dilation=2)), 2):
+        on(StandIn(speeds("simt-32x32")))
+        assert ran(**options)[0][-1] == "simt-32x32"
+        assert len(choices(tmp_path)) == number
+    other = on(StandIn(speeds("simt-64x32"), model="Fancy"))
+    assert ran()[0][-1] == "simt-64x32"
+    assert set(other.timed) == set(NAMES)
+    on(StandIn(speeds("simt-32x32")))
+    assert ran()[0] == ["simt-64x64"]
+
+
+@pytest.mark.kernels
+def test_tf32_chooses_among_its_own(on, tmp_path):
+    only = [algorithm.name for algorithm in serving("tf32")]
+    gpu = on(StandIn(dict.fromkeys(only, 1e-5)))
+    assert ran(tf32=True)[0][-1] in only
+    assert bool(gpu.timed) == (len(only) > 1)
+
+
+@pytest.mark.kernels
+def test_an_edited_kernel_is_timed_again(on, tmp_path):
+    on(StandIn(speeds("simt-64x64")))
+    ran()
+    edited = tmp_path / "conv2d_fprop.cu"
+    edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
+    with kernel.replaced({"conv2d_fprop.cu": edited}):
+        later = on(StandIn(speeds("simt-32x32")), forget=True)
+        assert ran()[0][-1] == "simt-32x32"
+        assert set(later.timed) == set(NAMES)
+    assert len(choices(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "gone", "no digest"])
+def test_a_damaged_entry_is_timed_again(on, tmp_path, damage):
+    on(StandIn(speeds("simt-64x64")))
+    ran()
+    (entry,) = choices(tmp_path)
+    file = entry / "choice.json"
+    if damage == "cut":
+        file.write_text(file.read_text()[:20])
+    elif damage == "other":
+        file.write_text(file.read_text().replace("simt-64x64", "simt-64x32"))
+    else:
+        (file if damage == "gone" else entry / "digest").unlink()
+    later = on(StandIn(speeds("simt-32x32")), forget=True)
+    assert ran()[0][-1] == "simt-32x32"
+    assert later.timed
+    assert len(choices(tmp_path)) == 1
+
+
+def test_nothing_is_timed_during_a_capture(on, tmp_path):
+    captured = on(StandIn(speeds("simt-64x64"), capture=True))
+    modelled = plan.plan(CONV2D).algorithm.name
+    assert ran()[0] == [modelled]
+    assert captured.timed == choices(tmp_path) == []
+    assert modelled != "simt-64x64"
+    before = on(StandIn(speeds("simt-64x64")))  # and that choice was not remembered
+    assert ran()[0][-1] == "simt-64x64"
+    assert before.timed
+    for forget in (False, True):
+        captured = on(StandIn(speeds("simt-32x32"), capture=True), forget)
+        assert ran()[0] == ["simt-64x64"]
+        assert captured.timed == []
+
+
+def test_the_time_box(on):
+    """A candidate that fills it leaves the rest untimed; hopeless ones are run once; short ones several times."""
+    first = plan.plan(CONV2D).algorithm.name
+    slow = on(StandIn(dict.fromkeys(NAMES, 2 * tuner.SECONDS)))
+    ran()
+    assert slow.timed == [first]
+    hopeless = on(StandIn(speeds(first, 1e-5, 1e-3), model="2"))
+    ran()
+    assert [hopeless.timed.count(name) for name in NAMES if name != first] == [1] * (len(NAMES) - 1)
+    assert hopeless.timed.count(first) > 1
+    for seconds in (1e-6, 1e-4, 3e-3, 1.3e-2, 2e-2, 3e-2):
+        gpu = on(StandIn(dict.fromkeys(NAMES, seconds), model=str(seconds)))
+        ran()
+        assert gpu.spent <= tuner.SECONDS + seconds
+        assert len(set(gpu.timed)) == min(len(NAMES), math.ceil(tuner.SECONDS / seconds))
+        assert (len(gpu.timed) > len(NAMES)) == (seconds < tuner.SECONDS / len(NAMES) / 2)
+
+
+@pytest.mark.kernels
+def test_accumulation_adds_once(on):
+    gpu = on(StandIn(speeds("simt-64x64")))
+    dy = np.random.default_rng(1).standard_normal((2, 4, 5, 12)).astype(np.float32)
+    before = np.random.default_rng(2).standard_normal(W.shape).astype(np.float32)
+    results = []
+    for algo in ("auto", "simt-64x64"):
+        dw = asarray(before.copy(), "emulated")
+        ops.conv2d_wgrad(*[asarray(a, "emulated") for a in (dy, X)], kernel_size=3, out=dw, accumulate=True, algo=algo)
+        results.append(to_numpy(dw))
+    assert set(gpu.timed) == set(NAMES)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_nothing_is_allocated_beyond_the_workspace(on, monkeypatch, accumulate):
+    """A scratch is only where a result is added to; where it would not fit, the cost model chooses."""
+    gpu = on(StandIn(speeds("simt-64x64")))
+    for each in (plan, tuner):
+        monkeypatch.setattr(each, "LARGEST_WORKSPACE", W.nbytes)
+    plan.plan.cache_clear()
+    plan.candidates.cache_clear()
+    made, empty = [], launch.empty
+
+    def noted(shape, dtype, like):
+        made.append(shape)
+        return empty(shape, dtype, like=like)
+
+    monkeypatch.setattr(launch, "empty", noted)
+    dy, dw = np.ones((2, 4, 5, 12), np.float32), asarray(np.zeros(W.shape, np.float32), "emulated")
+    ops.conv2d_wgrad(
+        *[asarray(a, "emulated") for a in (dy, X)], kernel_size=3, out=dw, accumulate=accumulate, algo="auto"
+    )
+    assert bool(gpu.timed) == (not accumulate)
+    assert W.shape not in made
+    plan.plan.cache_clear()
+    plan.candidates.cache_clear()
+
+
+def test_the_switch(on, monkeypatch, tmp_path):
+    gpu = on(StandIn(speeds("simt-128x64")))
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
+    launched, _ = ran()
+    assert launched == [plan.plan(CONV2D).algorithm.name] != ["simt-128x64"]
+    assert gpu.timed == choices(tmp_path) == []
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
+    assert ran()[0][-1] == "simt-128x64"
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "yes")
+    assert ran()[0] == ["simt-128x64"]  # measured, and kept
+    with pytest.raises(ValueError, match="unknown value of GPUCONV_AUTOTUNE 'yes'"):
+        ran(padding=1)
+
+
+def test_the_emulated_device_takes_the_cost_model_s(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuner, "candidates", None)
+    x = asarray(X, "emulated")
+    assert tuner.gpu_of(x) is None
+    assert tuner.gpu_named("emulated") is None
+    assert ran()[0] == [plan.plan(CONV2D).algorithm.name]
+
+
+@pytest.mark.kernels
+def test_a_layer_tells_what_was_measured(on):
+    on(StandIn(speeds("simt-128x64")))
+    fused = ConvReLU([Conv2D(12, 3), ReLU(), MaxPool2D(2)])
+    for layer, x in ((Conv2D(12, 3), X), (Linear(6), np.ones((5, 8), np.float32)), (fused, X)):
+        layer.build(x.shape[1:], device="emulated")
+        modelled = layer.algorithms(len(x))
+        y = layer.forward(asarray(x, "emulated"))
+        assert layer.algorithms(len(x)) == modelled | {"fprop": "simt-128x64"} != modelled
+        layer.backward(y)
+        assert layer.algorithms(len(x)) == dict.fromkeys(modelled, "simt-128x64")
+
+
+def test_a_choice_stored_under_an_algorithm_s_old_name_is_found(tmp_path):
+    (tmp_path / "choice.json").write_text(json.dumps({"algorithm": "first-256x64"}))
+    product = Product("conv2d_fprop", 1000, 64, 27, 1, np.dtype(np.float32), few_channels_smem_bytes=1000)
+    assert tuner._read(tmp_path, plan.candidates(product)).algorithm.name == "few_channels-256x64"
+
+
+# --- the GPU, with a stand-in for CuPy ---------------------------------------------------------
+
+
+def test_what_is_asked_of_cupy(monkeypatch):
+    """The runs are queued behind a gate that opens when all are there, between two events."""
+    queue, waiting = [], []
+
+    class Event:
+        def record(self):
+            queue.append(self)
+
+        def synchronize(self):
+            queue.append("waited")
+            waiting[0].join(5)
+            assert not waiting[0].is_alive()
+
+    class Stream:
+        def launch_host_func(self, callback, argument):
+            queue.append("gate")
+            waiting.append(threading.Thread(target=callback, args=[argument]))
+            waiting[0].start()
+
+        def is_capturing(self):
+            return True
+
+    class Device:
+        def __init__(self, index):
+            assert index == 3
+
+        def __enter__(self):
+            queue.append("on device")
+
+        def __exit__(self, *_):
+            pass
+
+    cuda = SimpleNamespace(
+        Device=Device, Event=Event, get_current_stream=Stream,
+        get_elapsed_time=lambda begin, end: 7.0 * (queue.index(end) - queue.index(begin) - 1),
+        runtime=SimpleNamespace(getDeviceProperties=lambda index: {"name": b"Make-Believe"}),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    gpu = tuner.Gpu(3)
+    assert gpu.model == "Make-Believe"
+    assert gpu.capturing() is True
+    queue.clear()
+
+    def run():
+        assert waiting[0].is_alive(), "the gate is still closed"
+        queue.append("run")
+
+    assert gpu.seconds(run, 3) == pytest.approx(0.021)
+    assert [each for each in queue if isinstance(each, str)] == ["on device", "gate", "run", "run", "run", "waited"]
+
+    def fails():
+        raise RuntimeError("no such kernel")
+
+    waiting.clear()
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        gpu.seconds(fails, 1)
+    waiting[0].join(0.1)
+    assert not waiting[0].is_alive(), "the gate opens whatever happens"

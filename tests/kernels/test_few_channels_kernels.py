@@ -1,0 +1,260 @@
+"""Convolutions of few channels: patches of every shape, every finish, which problems get them, and that the
+patch fits its memory."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from gpuconv import algorithms, asarray, ops, to_numpy
+from gpuconv.algorithms import PIXELS, few_channels_smem_bytes
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.conv import chosen
+from gpuconv.backends.cuda.gemm import plan
+from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.dtypes import as_dtype
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
+from gpuconv.problems import PLAIN, Conv2dProblem
+from gpuconv.profiling.launches import recorded
+from gpuconv.verify.convolutions import arrays as volumes
+from gpuconv.verify.convolutions import conv
+from gpuconv.verify.oracle import expect
+from tests.kernels.agreement import assert_same_bits, on_device, varied
+from tests.tolerance import assert_within
+
+FEW_CHANNELS = "few_channels-256x64"
+ARITHMETICS = ("float32", "tf32", "float16", "bfloat16")
+arithmetics = pytest.mark.parametrize("arithmetic", ARITHMETICS)
+WHOLE = conv(2, 9, 16, 3, 72, (3, 3), padding=((1, 1), (1, 1)))  # lines of 16-byte chunks; two tiles of filters
+UNEVEN = conv(2, 19, 17, 3, 13, (4, 3), stride=(3, 2), padding=((2, 1), (0, 3)), dilation=(2, 3))
+CASES = {
+    "whole chunks": WHOLE,
+    "uneven": UNEVEN,
+    "large filters": conv(1, 29, 32, 3, 40, (7, 7), stride=(2, 2), padding=((3, 3), (3, 3))),
+    "images within a tile": conv(45, 3, 3, 2, 5, (2, 2)),
+    "images larger than a tile": conv(2, 23, 27, 4, 8, (3, 2), padding=((0, 1), (1, 0))),
+    "one channel": conv(3, 11, 9, 1, 8, (5, 5)),
+    "one pixel": conv(1, 1, 1, 3, 3, (3, 3), padding=((1, 1), (1, 1))),
+    "more padding than filter": conv(2, 4, 5, 3, 10, (2, 3), padding=((3, 2), (11, 6))),
+    "cut windows": varied(UNEVEN, fit="cover"),
+    "an empty batch": varied(WHOLE, n=0),
+}
+
+
+def arguments(case: Conv2dProblem, arithmetic: str):
+    x, w, bias, _ = volumes(case, as_dtype("float32" if arithmetic == "tf32" else arithmetic))
+    return [x, w, bias], case.window | dict(tf32=arithmetic == "tf32", algo=FEW_CHANNELS)
+
+
+def assert_right(device: str, case: Conv2dProblem, arithmetic: str, op: str = "conv2d", **more):
+    arrays, options = arguments(case, arithmetic)
+    wanted = expect(op, arrays, options | more)
+    with recorded() as launches:
+        found = on_device(op, device, *arrays, **options | more)
+    assert case.n == 0 or [launch.kernel.name for launch in launches] == ["conv2d_fprop_few_channels"]
+    for want, result in zip(wanted, found if isinstance(found, tuple) else (found,)):
+        assert_within(result, want.value, want.bound, f"{op} {case} {arithmetic}")
+
+
+@arithmetics
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_every_shape(device, case, arithmetic):
+    assert_right(device, case, arithmetic, activation="silu")
+
+
+@pytest.fixture
+def one_multiprocessor(monkeypatch):
+    """Two blocks, or one for each tile of filters, have all tiles."""
+    monkeypatch.setattr(plan, "_MULTIPROCESSORS", 1)
+    plan.plan.cache_clear()
+    yield
+    plan.plan.cache_clear()
+
+
+def planned(m, n, k, dtype, smem_bytes):
+    """The plan of the algorithm for few channels."""
+    return plan.plan(Product("conv2d_fprop", m, n, k, 1, dtype, few_channels_smem_bytes=smem_bytes), FEW_CHANNELS)
+
+
+SEVERAL_TILES = varied(WHOLE, n=8), varied(CASES["images larger than a tile"], k=150), varied(UNEVEN, n=30)
+
+
+@arithmetics
+def test_a_block_takes_tile_after_tile(device, one_multiprocessor, arithmetic):
+    for case in SEVERAL_TILES:
+        found = planned(math.prod(case.y_shape[:3]), case.k, 1, np.dtype(np.float32), 1)
+        assert found.tiles >= 2 * found.blocks
+        assert found.blocks == (3 if case.k == 150 else 2)
+        assert_right(device, case, arithmetic)
+    assert_right(device, SEVERAL_TILES[0], arithmetic, "conv2d_relu", pool=2)
+    arrays, options = arguments(SEVERAL_TILES[0], arithmetic)
+    assert_same_bits("conv2d", device, *arrays, **options)
+
+
+@pytest.mark.parametrize(
+    ("algo", "dtype"), [(FEW_CHANNELS, "float32"), (FEW_CHANNELS, "bfloat16"), ("few_channels-256x32", "float16")]
+)
+def test_the_moments_of_every_tile(device, one_multiprocessor, algo, dtype):
+    x, w, bias, _ = volumes(SEVERAL_TILES[0], as_dtype(dtype))
+    vectors = [np.random.default_rng(i).random(w.shape[0]).astype(np.float32) for i in range(4)]
+    options = SEVERAL_TILES[0].window | dict(algo=algo, activation="relu")
+    wanted = expect("conv2d_batch_norm", [x, w, bias, *vectors], options)
+    for want, result in zip(wanted, on_device("conv2d_batch_norm", device, x, w, bias, *vectors, **options)):
+        assert_within(result, want.value, want.bound, want.name)
+
+
+@arithmetics
+@pytest.mark.parametrize("pool", [1, 2])
+def test_under_a_mask(device, arithmetic, pool):
+    for name in ("whole chunks", "uneven", "images within a tile"):
+        assert_right(device, CASES[name], arithmetic, "conv2d_relu", pool=pool)
+
+
+def test_the_tile_of_few_filters(device, one_multiprocessor):
+    for case in (*CASES.values(), *SEVERAL_TILES):
+        assert_right(device, case, "bfloat16", algo="few_channels-256x32")
+    assert_right(device, SEVERAL_TILES[0], "float16", "conv2d_relu", pool=2, algo="few_channels-256x32")
+
+
+def test_what_lies_past_the_depth_does_not_count(device):
+    """Infinities, which a filter's zero would not silence."""
+    x, w = np.ones((2, 5, 8, 3), np.float32), np.ones((8, 3, 3, 3), np.float32)
+    x[:, 2, 3] = np.inf
+    for dtype in map(as_dtype, ("float32", "bfloat16")):
+        options = dict(algo=FEW_CHANNELS, tf32=dtype == np.float32)
+        found = on_device("conv2d", device, x.astype(dtype), w.astype(dtype), **options)
+        np.testing.assert_array_equal(found, ops.conv2d(x, w))
+
+
+def test_tf32_rounds_both_factors(device):
+    (x, w, _), options = arguments(WHOLE, "float32")
+    exact, rounded = (on_device("conv2d", device, x, w, **options | dict(tf32=tf32)) for tf32 in (False, True))
+    assert np.abs(exact - rounded).max() > 1e-4
+
+
+@arithmetics
+def test_thread_orders_and_unaligned_arrays_give_the_same_bits(device, arithmetic):
+    arrays, options = arguments(WHOLE, arithmetic)
+    assert_same_bits("conv2d", device, *arrays, **options)
+    unaligned = [asarray(np.concatenate([a.ravel()[:1], a.ravel()]), device)[1:].reshape(a.shape) for a in arrays]
+    np.testing.assert_array_equal(
+        to_numpy(ops.conv2d(*unaligned, **options)), on_device("conv2d", device, *arrays, **options)
+    )
+
+
+def test_float32_gives_the_bits_of_every_other_tile(device):
+    (x, w, bias), options = arguments(UNEVEN, "float32")
+    algorithms = FEW_CHANNELS, "simt-64x64"
+    few, simt = (on_device("conv2d", device, x, w, bias, **options | dict(algo=algo)) for algo in algorithms)
+    np.testing.assert_array_equal(few, simt)
+
+
+@arithmetics
+def test_nothing_is_read_or_written_that_must_not_be(one_multiprocessor, arithmetic):
+    with emulator.configure(sanitize="checked", seed=7):
+        assert_right("emulated", varied(WHOLE, n=4, k=5), arithmetic)
+        for name in ("uneven", "images within a tile", "one pixel"):
+            assert_right("emulated", varied(CASES[name], k=5), arithmetic)
+        assert_right("emulated", varied(WHOLE, n=1, k=8), arithmetic, "conv2d_relu", pool=2)
+
+
+def test_filters_without_bank_conflicts():
+    """Of one pixel: all lanes read the same of x."""
+    for arithmetic in ARITHMETICS:
+        arrays, options = arguments(conv(1, 4, 4, 3, 64, (4, 4)), arithmetic)
+        with emulator.bank_conflicts() as of:
+            on_device("conv2d", "emulated", *arrays, **options)
+        accesses, conflicts = of("conv2d_fprop_few_channels")
+        assert accesses > 100
+        assert conflicts == 0
+
+
+# --- which problems get it ---------------------------------------------------------------------
+
+ASKED = dict(stride=1, padding=1, algo=FEW_CHANNELS)
+
+
+def test_the_name_serves_few_channels_alone():
+    x, w = np.ones((1, 4, 4, 3), np.float32), np.ones((6, 3, 3, 3), np.float32)
+    np.testing.assert_array_equal(ops.conv2d(x, w, **ASKED), ops.conv2d(x, w, padding=1))
+    wide, grouped = np.ones((1, 4, 4, 5), np.float32), np.ones((1, 4, 4, 2), np.float32)
+    match = "'few_channels-256x64' serves convolutions in one group of at most 4 channels, by filters larger than 1 x 1"
+    for refused in (
+        lambda: ops.conv2d(wide, np.ones((6, 3, 3, 5), np.float32), **ASKED),
+        lambda: ops.conv2d(grouped, np.ones((6, 3, 3, 1), np.float32), groups=2, **ASKED),
+        lambda: ops.conv2d(x, np.ones((6, 1, 1, 3), np.float32), algo=FEW_CHANNELS),
+        lambda: ops.conv2d(np.ones((1, 3, 9000, 3), np.float32), w, **ASKED),  # lines of 108 KB
+        lambda: ops.conv2d_dgrad(wide, np.ones((5, 3, 3, 5), np.float32), input_shape=wide.shape, **ASKED),
+        lambda: ops.linear(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32), algo=FEW_CHANNELS),
+    ):
+        with pytest.raises(ValueError, match=match):
+            refused()
+    match = "'few_channels-256x64' does not serve float64; those that do: auto, simt-64x32"
+    with pytest.raises(ValueError, match=match):
+        ops.conv2d(x.astype(float), w.astype(float), **ASKED)
+    with pytest.raises(ValueError, match="'few_channels-256x64' does not serve float64"):
+        ops.conv2d_wgrad(np.ones((1, 4, 4, 6)), x.astype(float), kernel_size=3, **ASKED)
+
+
+def test_a_layer_names_it_and_its_gradients_take_what_auto_takes():
+    layers = [Input((8, 8, 3)), Conv2D(8, 3, padding=1, algo=FEW_CHANNELS), ReLU(), Flatten(), Linear(5)]
+    for net in (Sequential(layers, device="emulated"), Sequential(layers, device="emulated").fuse()):
+        x = asarray(np.ones((2, 8, 8, 3), np.float32), "emulated")
+        with recorded() as launches:
+            net.backward(net.forward(x, training=True))
+        conv_net = next(layer for layer in net.walk() if layer.algorithms(2))
+        taken = conv_net.algorithms(2)
+        assert taken["fprop"] == FEW_CHANNELS
+        assert not {taken["dgrad"], taken["wgrad"]} & {FEW_CHANNELS, "auto"}
+        ran = [launch.kernel.name for launch in launches]
+        assert ran.count("conv2d_fprop_few_channels") == 1
+        assert {"conv2d_dgrad_simt", "conv2d_wgrad_simt"} <= set(ran)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_auto_takes_it_for_large_layers_of_few_channels_forward(dtype):
+    def taken(n, c, k=64, groups=1):
+        problem = Conv2dProblem.of((n, 32, 32, c), (k, 3, 3, c // groups), padding=1, groups=groups)
+        return chosen("emulated", problem, PLAIN, as_dtype(dtype))
+
+    assert taken(128, 3)["fprop"] == FEW_CHANNELS
+    assert taken(2000, 3, 24)["fprop"] == ("few_channels-256x32" if dtype == "bfloat16" else "simt-64x32")
+    assert FEW_CHANNELS not in (taken(128, 3)["dgrad"], taken(128, 3)["wgrad"])
+    assert FEW_CHANNELS not in (taken(1, 3, 8)["fprop"], taken(128, 5)["fprop"], taken(128, 2, groups=2)["fprop"])
+    found = planned(128 * 32 * 32, 64, 27, as_dtype(dtype), 1000)
+    assert (found.split_k, found.tiles, found.blocks, found.smem_bytes) == (1, 512, 264, 1000)
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+def test_the_patch_fits_its_memory(rng, arithmetic):
+    """The launcher's bytes are those of the tile that needs most, counted tile by tile."""
+    chunk, met = 4 if arithmetic == "float32" else 8, 0
+    for _ in range(400):
+        p, q, n, c, r, s, sh, sw, dh, dw, left = (int(rng.integers(1, high)) for high in (40, 40, 9, 5, *[4] * 6, 9))
+        pool = int(rng.integers(1, 3))
+        problem = Conv2dProblem(
+            n, 1, 1, c, 1, r, s, p * pool, q * pool, (sh, sw), ((0, 0), (left, 0)), (dh, dw), 1, "floor"
+        )
+        found = few_channels_smem_bytes(problem, pool, arithmetic)
+        if found == 0:
+            continue
+        reach, windows, most = (r - 1) * dh + 1, PIXELS // pool**2, 0
+        for first in range(0, n * p * q, windows):
+            last = min(first + windows, n * p * q) - 1
+            begin, end = ((i // (p * q) * ((p * pool - 1) * sh + reach) + i % (p * q) // q * pool * sh)
+                          for i in (first, last))  # fmt: skip
+            most = max(most, end + (pool - 1) * sh + reach - begin)
+        across = ((q * pool - 1) * sw + (s - 1) * dw + 1) * c
+        pitch = math.ceil((-left * c % chunk + across) / chunk) * chunk
+        depth = r * s * c if arithmetic == "float32" else math.ceil(r * s * c / 16) * 16
+        bank = depth * 72 * 4 if arithmetic == "float32" else 64 * depth * 2
+        needed = 256 + math.ceil(depth / 4) * 16 + bank + 2 * most * pitch * 16 // chunk
+        assert needed <= found
+        met += needed == found
+    assert met > 100  # no more than that
+
+
+def test_every_arithmetic_but_float64():
+    assert {a for each in algorithms.FEW_CHANNELS for a in each.arithmetics} == {*ARITHMETICS}

@@ -1,0 +1,16 @@
+"""How a call is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+def refused(error: type[Exception], words: str, call: Callable, *arguments: Any, **options: Any) -> None:
+    """`call` raises exactly this type, with these words (taken literally) in its message."""
+    with pytest.raises(error, match=re.escape(words)) as raised:
+        call(*arguments, **options)
+    assert raised.type is error

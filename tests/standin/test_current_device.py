@@ -1,0 +1,86 @@
+"""An array's own device: where an op runs, whichever device is CUDA's current one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import ops
+from tests import standin
+
+RNG = np.random.default_rng(3)
+X = RNG.standard_normal((2, 4, 4, 3)).astype(np.float32)
+ROWS, WEIGHT, DY = (RNG.standard_normal(shape).astype(np.float32) for shape in ((5, 3), (4, 3), (5, 4)))
+
+
+@pytest.fixture(params=["early", "late"])
+def two_gpus(request, monkeypatch):
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
+    with standin.installed(("90", "90"), schedule=request.param):
+        import cupy
+
+        yield cupy.cuda
+
+
+@pytest.fixture(params=[(0, 1), (1, 0)], ids=["cuda:0 is current", "cuda:1 is current"])
+def other(two_gpus, request):
+    """The name of the device that is not the current one."""
+    current, other = request.param
+    with two_gpus.Device(current):
+        yield f"cuda:{other}"
+        assert two_gpus.runtime.getDevice() == current
+
+
+def there(device, *arrays):
+    return [gc.asarray(array, device) for array in arrays]
+
+
+def assert_on(device, found, expected):
+    assert gc.device_of(found) == device
+    np.testing.assert_allclose(gc.to_numpy(found), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_new_results_are_made_there(other):
+    (x,) = there(other, X)
+    assert_on(other, ops.relu(x), np.maximum(X, 0))
+    for found, expected in zip(ops.max_pool2d(x, kernel_size=2), ops.max_pool2d(X, kernel_size=2), strict=True):
+        assert_on(other, found, expected)
+
+
+def test_a_result_that_is_given_is_returned(other):
+    x, out = there(other, X, np.zeros_like(X))
+    assert ops.relu(x, out=out) is out
+    assert_on(other, out, np.maximum(X, 0))
+    assert ops.relu(x, out=x) is x
+    assert_on(other, x, np.maximum(X, 0))
+
+
+def test_an_input_is_copied_there(other):
+    """Where an output lies over it."""
+    (memory,) = there(other, np.concatenate([X, X]).ravel())
+    x, out = (memory[at : at + X.size].reshape(X.shape) for at in (0, 8))
+    ops.relu(x, out=out)
+    assert_on(other, out, np.maximum(X, 0))
+
+
+def test_lists_of_arrays(other):
+    params, grads = there(other, X, WEIGHT), there(other, X + 1, WEIGHT + 1)
+    ops.sgd_step(params, grads, lr=0.5)
+    for found, expected in zip(params, (X - 0.5 * (X + 1), WEIGHT - 0.5 * (WEIGHT + 1)), strict=True):
+        assert_on(other, found, expected)
+
+
+def test_accumulated_gradients(other):
+    dy, rows, dw, db = there(other, DY, ROWS, np.ones((4, 3), np.float32), np.ones(4, np.float32))
+    assert ops.linear_wgrad(dy, rows, out=dw, db=db, accumulate=True) is dw
+    assert_on(other, dw, 1 + DY.T @ ROWS)
+    assert_on(other, db, 1 + DY.sum(0))
+
+
+def test_a_refusal_leaves_the_current_device_alone(other):
+    x, y = gc.asarray(X, other), gc.asarray(X, "cuda:0" if other == "cuda:1" else "cuda:1")
+    with pytest.raises(TypeError, match=f"a is {other}, b is cuda"):
+        ops.add(x, y)
+    with pytest.raises(ValueError, match="b must have shape"):
+        ops.add(x, x[:1])

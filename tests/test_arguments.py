@@ -1,0 +1,74 @@
+"""Checks of arguments that are no arrays: what they give, and the words of every error."""
+
+import numpy as np
+
+from gpuconv import arguments
+from tests.refused import refused
+
+
+def test_integer():
+    assert arguments.integer("n", np.int8(3), 0) == 3
+    assert type(arguments.integer("n", np.int8(3), 0)) is int
+    for value in (True, np.True_, 2.0, "2", None, [2]):
+        refused(TypeError, f"n must be an integer, received {value!r}", arguments.integer, "n", value, 0)
+    refused(ValueError, "n must be at least 1, received 0", arguments.integer, "n", 0, 1)
+
+
+def test_pair():
+    assert arguments.pair("stride", 2, 1) == (2, 2)
+    assert arguments.pair("stride", [3, np.int64(4)], 1) == (3, 4)
+    refused(
+        ValueError, "stride must be an integer or (height, width), received (1, 2, 3)",
+        arguments.pair, "stride", (1, 2, 3), 1,
+    )
+    refused(ValueError, "stride must be at least 1, received 0", arguments.pair, "stride", 0, 1)
+    refused(ValueError, "stride[1] must be at least 1, received 0", arguments.pair, "stride", (1, 0), 1)
+    refused(TypeError, "stride[0] must be an integer, received True", arguments.pair, "stride", (True, 1), 1)
+    refused(TypeError, "stride must be an integer, received 1.5", arguments.pair, "stride", 1.5, 1)
+
+
+def test_number():
+    assert arguments.number("p", np.float32(0.5), 0, 1) == 0.5
+    assert arguments.number("p", 1, 0, 1) == 1.0
+    assert type(arguments.number("p", 1, 0, 1)) is float
+    for value in (-0.1, 1.1, np.nan, np.inf):
+        refused(ValueError, f"p must lie in [0, 1], received {value}", arguments.number, "p", value, 0, 1)
+    refused(ValueError, "p must lie in [0, 1), received 1", arguments.number, "p", 1, 0, 1, open_high=True)
+    refused(ValueError, "lr must lie in [0, inf), received inf", arguments.number, "lr", np.inf, 0)
+    refused(ValueError, "s must lie in (-inf, inf), received -inf", arguments.number, "s", -np.inf, -np.inf)
+    for value in (True, "1", None, [1], 1j):
+        refused(TypeError, f"p must be a number, received {value!r}", arguments.number, "p", value, 0, 1)
+
+
+def test_step_scalar():
+    one = np.array([3.0])
+    assert arguments.step_scalar("lr", one) is one
+    assert arguments.step_scalar("lr", np.float32(0.5)) == 0.5
+    refused(
+        ValueError, "lr must be a number or hold one element, received shape (2,)",
+        arguments.step_scalar, "lr", np.ones(2),
+    )
+    refused(TypeError, "lr must be a number, received True", arguments.step_scalar, "lr", True)
+
+
+def test_step_integer():
+    one = np.array([3])
+    assert arguments.step_integer("offset", one) is one
+    assert arguments.step_integer("offset", 2**60 + 1) == 2**60 + 1
+    refused(ValueError, "step must be at least 1, received 0", arguments.step_integer, "step", 0, 1)
+    refused(TypeError, "step must be an integer, received 1.5", arguments.step_integer, "step", 1.5, 1)
+
+
+def test_numbers_of_any_type_are_compared_as_floats():
+    for value in (2, 2.0, np.float16(2), np.float32(2), np.int8(2), np.uint64(2)):
+        assert type(arguments.number("factor", value, 0, beside=[np.ones(1, np.float32)])) is float
+    assert arguments.number("factor", 1e300, 0, beside=[np.ones(1)]) == 1e300
+    huge = np.longdouble("1e4000")
+    refused(ValueError, f"factor must lie in [0, inf), received {huge}", arguments.number, "factor", huge, 0)
+
+
+def test_seed():
+    assert arguments.seed_value("seed", 2**64 - 1) == 2**64 - 1
+    refused(ValueError, "seed must be below 2**64, received 18446744073709551616", arguments.seed_value, "seed", 2**64)
+    refused(ValueError, "seed must be at least 0, received -1", arguments.seed_value, "seed", -1)
+    refused(TypeError, "seed must be an integer, received 1.0", arguments.seed_value, "seed", 1.0)

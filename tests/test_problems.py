@@ -1,0 +1,364 @@
+"""Problems: output sizes, padding, which object a call gets, the sizes that follow from it."""
+
+import copy
+import itertools
+import pickle
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuconv import ops, problems
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, LinearProblem, Pool2dProblem, epilogue
+from tests.refused import refused
+
+# --- output sizes and padding ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "dilation", "fit", "windows"),
+    [
+        (32, 3, 1, (1, 1), 1, "floor", 32),
+        (227, 11, 4, (0, 0), 1, "exact", 55),
+        (7, 3, 2, (0, 0), 1, "floor", 3),
+        (8, 3, 2, (0, 0), 1, "floor", 3),
+        (8, 3, 2, (0, 0), 1, "cover", 4),
+        (7, 3, 2, (0, 0), 1, "cover", 3),
+        (7, 2, 5, (0, 0), 1, "floor", 2),
+        (10, 3, 1, (0, 0), 4, "floor", 2),
+        (5, 2, 3, (1, 0), 1, "exact", None),
+        (2, 2, 3, (1, 1), 1, "cover", 1),  # a second window would begin in the padding
+        (3, 2, 3, (1, 1), 1, "cover", 2),
+    ],
+)
+def test_output_size_by_hand(size, kernel, stride, padding, dilation, fit, windows):
+    if windows is None:
+        words = "input sizes that would fit: 4 or 7"
+        refused(ValueError, words, problems.output_size, size, kernel, stride, padding, dilation, fit)
+    else:
+        assert problems.output_size(size, kernel, stride, padding, dilation, fit) == windows
+
+
+AXES = st.tuples(
+    st.integers(1, 12), st.integers(1, 5), st.integers(1, 6), st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    st.integers(1, 3),
+)
+
+
+@given(AXES)
+def test_output_size_counts_the_windows(axis):
+    size, kernel, stride, (before, after), dilation = axis
+    span = dilation * (kernel - 1) + 1
+    starts = [start for start in range(0, size + before + after, stride) if start + span <= size + before + after]
+    if not starts:
+        refused(ValueError, "use a larger input", problems.output_size, *axis, "floor")
+        return
+    assert problems.output_size(*axis, "floor") == len(starts)
+    covered = starts[-1] + span == size + before + after
+    begins_inside = starts[-1] + stride < size + before
+    assert problems.output_size(*axis, "cover") == len(starts) + (not covered and begins_inside)
+
+
+@given(AXES)
+def test_the_sizes_that_exact_names_do_fit(axis):
+    size, *rest = axis
+    try:
+        problems.output_size(size, *rest, "floor")
+    except ValueError:
+        return  # no window fits at all
+    try:
+        windows = problems.output_size(size, *rest, "exact")
+    except ValueError as error:
+        named = [int(word) for word in re.findall(r"\d+", str(error).partition("would fit: ")[2])]
+        assert named
+        for other in named:
+            assert other > 0
+            problems.output_size(other, *rest, "exact")
+        between = range(min(named) + 1, max(named))
+        assert size in between or len(named) == 1, "the nearest ones on both sides"
+    else:
+        assert windows == problems.output_size(size, *rest, "floor") == problems.output_size(size, *rest, "cover")
+
+
+def test_a_filter_larger_than_its_input():
+    refused(
+        ValueError,
+        "the filter spans 5 but the padded input only 4 (size 3, padding 1 + 0)",
+        problems.output_size, 3, 3, 1, (1, 0), 2, "floor",
+    )
+
+
+@given(*[st.tuples(st.integers(1, limit), st.integers(1, limit)) for limit in (6, 3)], st.integers(1, 9))
+def test_same_padding_keeps_the_size(kernel_size, dilation, size):
+    padding = problems.same_padding(kernel_size, dilation)
+    assert problems.output_hw((size, size + 1), kernel_size, (1, 1), padding, dilation) == (size, size + 1)
+    for before, after in padding:
+        assert 0 <= after - before <= 1
+
+
+@pytest.mark.parametrize(
+    ("padding", "normal"),
+    [
+        (1, ((1, 1), (1, 1))),
+        ((1, 2), ((1, 1), (2, 2))),
+        ([[1, 2], [3, 0]], ((1, 2), (3, 0))),
+        ("valid", ((0, 0), (0, 0))),
+        ("same", ((1, 1), (1, 2))),
+        ("SAME", ((1, 1), (1, 2))),
+    ],
+)
+def test_padding(padding, normal):
+    assert problems.padding_pairs(padding, (3, 4), (1, 1)) == normal
+
+
+@pytest.mark.parametrize(
+    ("padding", "error", "words"),
+    [
+        (-1, ValueError, "padding must be at least 0, received -1"),
+        (1.0, TypeError, "padding must be an integer, received 1.0"),
+        (True, TypeError, "padding must be an integer, received True"),
+        ((1, 2, 3), ValueError, "padding must be an integer or (height, width), received (1, 2, 3)"),
+        (((1, 2), 3), ValueError, "padding must be ((top, bottom), (left, right)), received ((1, 2), 3)"),
+        (((1, 2), (3, 4), (5, 6)), ValueError, "padding must be ((top, bottom), (left, right))"),
+        (((1, 2), (3, -4)), ValueError, "padding[1][1] must be at least 0, received -4"),
+        (((1, 2, 3), (3, 4)), ValueError, "padding[0] must be an integer or (height, width), received (1, 2, 3)"),
+        ("sane", ValueError, "unknown padding 'sane'; did you mean 'same'? (known: same, valid)"),
+        (None, TypeError, "padding must be an integer, received None"),
+    ],
+)
+def test_bad_padding(padding, error, words):
+    refused(error, words, problems.padding_pairs, padding, (3, 4), (1, 1))
+
+
+def test_same_padding_needs_stride_1():
+    refused(
+        ValueError, "padding='same' is defined at stride 1, received stride (2, 1)",
+        problems.padding_pairs, "same", (3, 3), (2, 1),
+    )
+
+
+# --- convolutions ------------------------------------------------------------------------------
+
+# Input and filters; window; P and Q; (m, n, k, batches) of each direction, all by hand.
+CONVOLUTIONS = [
+    (
+        (2, 32, 32, 3), (12, 3, 3, 3), dict(padding=1), (32, 32),
+        dict(fprop=(2048, 12, 27, 1), dgrad=(2048, 3, 108, 1), wgrad=(12, 27, 2048, 1)),
+    ),
+    (  # two groups of 2 channels and 3 filters; two phases of 4 rows, each of which ceil(3 / 2) taps reach
+        (2, 7, 9, 4), (6, 3, 2, 2), dict(stride=(2, 1), padding=((1, 1), (0, 1)), dilation=(1, 2), groups=2), (4, 8),
+        dict(fprop=(64, 3, 12, 2), dgrad=(72, 2, 12, 4), wgrad=(3, 12, 64, 2)),
+    ),
+    (  # dilation 2 and stride 2: every tap of a column reads the same rows
+        (1, 8, 8, 3), (5, 3, 3, 3), dict(stride=2, dilation=(2, 1)), (2, 3),
+        dict(fprop=(6, 5, 27, 1), dgrad=(16, 3, 30, 4), wgrad=(5, 27, 6, 1)),
+    ),
+    (
+        (3, 6, 6, 8), (8, 3, 3, 1), dict(padding="same", groups=8), (6, 6),
+        dict(fprop=(108, 1, 9, 8), dgrad=(108, 1, 9, 8), wgrad=(1, 9, 108, 8)),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("x_shape", "w_shape", "window", "hw", "products"), CONVOLUTIONS)
+def test_a_convolution_by_hand(x_shape, w_shape, window, hw, products):
+    problem = Conv2dProblem.of(x_shape, w_shape, **window)
+    assert (problem.p, problem.q) == hw
+    assert problem.x_shape == x_shape
+    assert problem.w_shape == w_shape
+    assert problem.y_shape == (x_shape[0], *hw, w_shape[0])
+    assert problem.kernel_size == w_shape[1:3]
+    assert {direction: problem.implicit_gemm(direction) for direction in problems.DIRECTIONS} == products
+    assert Conv2dProblem.of(x_shape, w_shape, **problem.window) is problem
+
+
+def test_a_product_under_a_pool_is_of_whole_windows():
+    problem = Conv2dProblem.of((2, 9, 9, 3), (4, 3, 3, 3))
+    assert problem.implicit_gemm("fprop") == (2 * 7 * 7, 4, 27, 1)
+    assert problem.implicit_gemm("fprop", pool=2) == (2 * 6 * 6, 4, 27, 1)
+    assert problem.implicit_gemm("wgrad", pool=2) == (4, 27, 2 * 6 * 6, 1)
+    assert problem.implicit_gemm("dgrad", pool=2) == problem.implicit_gemm("dgrad")
+
+
+def phases(size, taps, stride, dilation, before):
+    """Of the pixels of one axis that the same taps can read: how many there are, and how many taps."""
+    found = {}
+    for pixel in range(size):
+        reading = tuple(tap for tap in range(taps) if (pixel + before - tap * dilation) % stride == 0)
+        found.setdefault((pixel + before) % stride, (reading, []))[1].append(pixel)
+    return [(len(pixels), len(reading)) for reading, pixels in found.values()]
+
+
+@given(*[st.integers(1, limit) for limit in (9, 5, 4, 4)], st.integers(0, 3))
+def test_the_gradient_s_products_by_counting(size, taps, stride, dilation, before):
+    """Along the height; the width has one column and one tap."""
+    padding = ((before, dilation * taps), (0, 0))
+    window = dict(stride=(stride, 1), dilation=(dilation, 1), padding=padding)
+    m, n, k, batches = Conv2dProblem.of((1, size, 1, 2), (3, taps, 1, 2), **window).implicit_gemm("dgrad")
+    counted = phases(size, taps, stride, dilation, before)
+    assert (n, batches) == (2, stride)
+    assert m == max(pixels for pixels, _ in counted)
+    assert k == 3 * -(-taps // (stride // np.gcd(stride, dilation)))
+    assert k >= 3 * max(reading for _, reading in counted)
+
+
+def test_the_same_sizes_are_the_same_object():
+    one = Conv2dProblem.of((2, 8, 8, 4), (6, 3, 3, 4), stride=2, padding=1)
+    same = [
+        dict(stride=(2, 2), padding=(1, 1)),
+        dict(stride=[2, 2], padding=[[1, 1], [1, 1]]),
+        dict(stride=np.int64(2), padding=np.int8(1), dilation=1, groups=1, fit="FLOOR"),
+    ]
+    for window in same:
+        assert Conv2dProblem.of([2, 8, 8, 4], [6, 3, 3, 4], **window) is one
+    others = [dict(stride=2), dict(padding=1), dict(stride=2, padding=1, fit="cover"), dict(stride=(2, 1), padding=1)]
+    for window in others:
+        assert Conv2dProblem.of((2, 8, 8, 4), (6, 3, 3, 4), **window) != one
+
+
+def test_a_problem_is_a_key():
+    """Equal ones hash alike, also where one was pickled."""
+    one = Conv2dProblem.of((2, 8, 8, 4), (6, 3, 3, 4), padding="same")
+    copies = pickle.loads(pickle.dumps(one)), copy.deepcopy(one)
+    assert {one: 1}[copies[0]] == {one: 1}[copies[1]] == 1
+    assert len({one, *copies, Conv2dProblem.of((2, 8, 8, 4), (6, 3, 3, 4), padding=1)}) == 1
+    with pytest.raises(AttributeError):
+        one.n = 3
+
+
+@pytest.mark.parametrize("wrong", [1.0, True, np.float32(1), "1", (1, True), (1.0, 1), [1, 1.0]], ids=repr)
+def test_what_equals_an_integer_is_not_one(wrong):
+    """Also when the sizes with that integer have been met."""
+    x, w = np.zeros((1, 4, 4, 2)), np.zeros((3, 2, 2, 2))
+    dy = ops.conv2d(x, w, stride=1, padding=1, dilation=1, groups=1)
+    ops.max_pool2d(x, kernel_size=1, stride=1, padding=0)
+    for name in ("stride", "dilation", "padding", "groups"):
+        for _ in range(2):
+            with pytest.raises((TypeError, ValueError), match=name):
+                ops.conv2d(x, w, **dict(padding=1) | {name: wrong})
+    for call in (
+        lambda: ops.max_pool2d(x, kernel_size=wrong),
+        lambda: ops.max_pool2d(x, kernel_size=1, stride=wrong),
+        lambda: ops.conv2d_wgrad(dy, x, kernel_size=wrong, padding=1),
+        lambda: ops.conv2d_dgrad(dy, w, input_shape=(1, 4, 4, wrong), padding=1),
+        lambda: ops.conv2d_relu(x, w, padding=1, pool=wrong),
+    ):
+        with pytest.raises(TypeError, match="must be an integer, received"):
+            call()
+
+
+def test_lists_are_as_good_as_tuples():
+    x, w = np.ones((1, 6, 6, 2)), np.ones((3, 2, 2, 2))
+    dy = ops.conv2d(x, w, stride=[1, 2], padding=[1, 0], dilation=[1, 1])
+    np.testing.assert_array_equal(dy, ops.conv2d(x, w, stride=(1, 2), padding=(1, 0)))
+    expected = ops.conv2d_wgrad(dy, x, kernel_size=2, stride=(1, 2), padding=(1, 0))
+    found = ops.conv2d_wgrad(dy, x, kernel_size=[2, 2], stride=[1, 2], padding=[[1, 1], [0, 0]])
+    np.testing.assert_array_equal(found, expected)
+    dx = ops.conv2d_dgrad(dy, w, input_shape=[1, 6, 6, 2], stride=[1, 2], padding=[1, 0])
+    assert dx.shape == x.shape
+    assert ops.max_pool2d(x, kernel_size=[2, 3])[0].shape == (1, 3, 2, 2)
+
+
+def test_a_convolution_s_text():
+    for window, text in (
+        (dict(), ""),
+        (dict(stride=(2, 1)), "-s2.1"),
+        (dict(padding=((1, 2), (0, 3))), "-p1.2.0.3"),
+        (dict(stride=2, padding=1, dilation=(1, 2), groups=2, fit="cover"), "-s2.2-p1.1.1.1-d1.2-g2-cover"),
+    ):
+        problem = Conv2dProblem.of((2, 8, 9, 4), (6, 3, 2, 4 // window.get("groups", 1)), **window)
+        assert str(problem) == f"2x8x9x4-6x3x2{text}"
+
+
+def test_pooled_and_masked_shapes():
+    problem = Conv2dProblem.of((2, 9, 8, 4), (6, 3, 3, 2), groups=2)
+    assert problem.y_shape == (2, 7, 6, 6)
+    assert problem.pooled_shape(1) == (2, 7, 6, 6)
+    assert problem.pooled_shape(2) == (2, 3, 3, 6)
+    assert problem.mask_shape(1) == (2, 7, 6, 2)  # 3 bits a group
+    assert problem.mask_shape(2) == (2, 3, 3, 4)  # 12 bits a group
+    refused(ValueError, "pool must be 1 (none) or 2 (2 x 2 windows), received 3", problem.pooled_shape, 3)
+    refused(ValueError, "pool must be at least 1, received 0", problem.mask_shape, 0)
+    narrow = Conv2dProblem.of((2, 9, 3, 4), (6, 3, 3, 4))
+    refused(
+        ValueError, "a pool of 2 x 2 windows needs maps of at least 2 x 2, received 7 x 1", narrow.pooled_shape, 2
+    )
+    assert narrow.pooled_shape(1) == (2, 7, 1, 6)
+
+
+def test_few_channels_and_depthwise():
+    def made(c, k, taps, groups=1):
+        return Conv2dProblem.of((1, 5, 5, c), (k, taps, taps, c // groups), groups=groups)
+
+    assert [made(c, 8, 3).few_channels for c in (1, 3, 4, 5)] == [True, True, True, False]
+    assert not made(3, 8, 1).few_channels
+    assert Conv2dProblem.of((1, 5, 5, 3), (8, 1, 2, 3)).few_channels
+    assert not made(4, 8, 3, groups=2).few_channels
+    assert not made(0, 8, 3).few_channels
+    assert [made(4, 8, 3, groups).depthwise for groups in (1, 2, 4)] == [False, False, True]
+    assert not made(1, 8, 3).depthwise
+
+
+def test_convolutions_that_do_not_exist():
+    x, w = (2, 8, 8, 4), (6, 3, 3, 4)
+    refused(
+        ValueError, "groups must divide the channels and the filters, received groups 4, 4 channels, 6 filters",
+        Conv2dProblem.of, x, w, groups=4,
+    )
+    refused(
+        ValueError, "the filters read 4 channels in each of 2 group(s), so the input must have 8 channels, received 4",
+        Conv2dProblem.of, x, w, groups=2,
+    )
+    refused(ValueError, "kernel_size[1] must be at least 1, received 0", Conv2dProblem.of, x, (6, 3, 0, 4))
+    refused(ValueError, "unknown fit 'exakt'; did you mean 'exact'?", Conv2dProblem.of, x, w, fit="exakt")
+    refused(ValueError, "the output must fit into memory", Conv2dProblem.of, x, w, padding=2**31 - 1)
+    for _ in range(2):  # a refusal is not remembered as anything else
+        refused(ValueError, "input sizes that would fit: 7 or 9", Conv2dProblem.of, x, w, stride=2, fit="exact")
+
+
+# --- pools, linear layers, epilogues -----------------------------------------------------------
+
+
+def test_a_pool():
+    problem = Pool2dProblem.of((2, 7, 9, 5), (2, 3), padding=((1, 0), (0, 2)))
+    assert (problem.r, problem.s) == problem.kernel_size == problem.stride == (2, 3)
+    assert problem.x_shape == (2, 7, 9, 5)
+    assert problem.y_shape == (2, 4, 3, 5)
+    assert problem.dilation == (1, 1)
+    assert Pool2dProblem.of([2, 7, 9, 5], [2, 3], stride=[2, 3], padding=[[1, 0], [0, 2]], fit="Floor") is problem
+    assert Pool2dProblem.of((2, 7, 9, 5), (2, 3), stride=1) != problem
+    refused(
+        ValueError, "a pool's padding must be smaller than its kernel_size (2, 2)", Pool2dProblem.of, (1, 4, 4, 1), 2,
+        padding=2,
+    )
+    refused(ValueError, "a pool needs maps of at least one pixel", Pool2dProblem.of, (1, 0, 4, 1), 2)
+
+
+@pytest.mark.parametrize(("cells", "dtype"), [(1, "uint8"), (256, "uint8"), (257, "uint16"), (65537, "uint32")])
+def test_argmax_dtype(cells, dtype):
+    assert Pool2dProblem.of((1, 1, cells, 1), (1, cells)).argmax_dtype == dtype
+
+
+def test_a_linear_layer_is_a_convolution_of_pixels():
+    problem = LinearProblem.of((5, 3), (4, 3))
+    assert (problem.x_shape, problem.w_shape, problem.y_shape) == ((5, 3), (4, 3), (5, 4))
+    assert LinearProblem.of([5, 3], [4, 3]) is problem
+    assert problem.convolution is Conv2dProblem.of((5, 1, 1, 3), (4, 1, 1, 3))
+    assert problem.convolution.implicit_gemm("fprop") == (5, 4, 3, 1)
+    assert problem.convolution.implicit_gemm("dgrad") == (5, 3, 4, 1)
+    assert problem.convolution.implicit_gemm("wgrad") == (4, 3, 5, 1)
+
+
+def test_the_same_flags_are_the_same_epilogue():
+    assert epilogue("relu", 2, True) is epilogue(activation="relu", pool=2, masked=True, moments=False)
+    assert epilogue() is epilogue(None) is PLAIN
+    assert Epilogue() == PLAIN
+    assert epilogue("relu") != epilogue("gelu")
+    assert len({epilogue("relu"), Epilogue("relu"), epilogue(moments=True)}) == 2
+
+
+def test_activations_named_are_ops():
+    for name, suffix in itertools.product(problems.ACTIVATIONS, ("", "_backward")):
+        assert callable(getattr(ops, name + suffix))
