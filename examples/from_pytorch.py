@@ -45,7 +45,6 @@ def ours() -> gc.Sequential:
 
 
 def main() -> None:
-    torch.manual_seed(0)
     module, net = theirs().eval(), ours()
     net.load_state_dict(gc.interop.from_torch(module.state_dict(), net))
 

@@ -28,14 +28,15 @@ class Swish(Layer):
 
 def focal(scores: Any, labels: Any) -> tuple[Any, Any]:
     """Focal loss with gamma 1: -(1 - p) log p of the label's probability p, the mean over the batch."""
-    p = np.exp(scores - scores.max(axis=1, keepdims=True))
+    p: Any = np.exp(scores - scores.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     rows = np.arange(len(labels))
-    right = p[rows, labels]
+    right: Any = p[rows, labels]
     slope = (np.log(right) - (1 - right) / right) * right  # dloss/dp * p
     dscores = -p * slope[:, None]
     dscores[rows, labels] += slope
-    return -np.mean((1 - right) * np.log(right)), dscores / len(labels)
+    loss: Any = ((right - 1) * np.log(right)).mean()
+    return loss, dscores / len(labels)
 
 
 def falling(step: int) -> float:

@@ -2,6 +2,9 @@
 
 import json
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,21 @@ def test_mypy_accepts_the_examples_and_sees_mistakes(strict, tmp_path):
     ], said  # fmt: skip
     assert 'Unexpected keyword argument "lrr" for "SGD"' in said
     assert all("wrong.py" in line for line in said.splitlines() if ": error:" in line)
+
+
+@pytest.mark.slow
+def test_pyright_accepts_the_examples_and_sees_mistakes(tmp_path):
+    pyright = shutil.which("pyright")
+    if pyright is None:
+        pytest.skip("pyright is not installed")
+    for name in PROGRAMS:
+        if name != "from_pytorch":
+            shutil.copy(EXAMPLES / f"{name}.py", tmp_path)
+    (tmp_path / "wrong.py").write_text("import gpuconv as gc\n\ngc.training.SGD(lrr=1)\n")
+    settings = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT)]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [pyright, "--pythonpath", sys.executable, "--outputjson", "-p", str(tmp_path)]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)["generalDiagnostics"]
+    assert [(Path(each["file"]).name, each["rule"]) for each in found if each["severity"] == "error"] == [
+        ("wrong.py", "reportCallIssue")
+    ], found  # fmt: skip
