@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from gpuconv import losses
+from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, described, expect_normalization, line
 from gpuconv.console import say
@@ -59,6 +60,8 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
         )  # fmt: skip
     except (DataError, DivergedError, SettingsError) as error:
         raise UserError(str(error)) from error
+    document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
+    document.note(tested=trainer.tested)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
     end = trainer.tested or history[-1]

@@ -86,6 +86,7 @@ def _of_python(stored: dict[str, Any]) -> Settings:
         batch_size=train.get("batch_size", 0), optimizer=stored["optimizer"]["optimizer"],
         lr=stored["optimizer"].get("lr", 0.0), schedule=stored["schedule"], augment=train.get("augmentation", "none"),
         loss=stored["loss"], precision=stored.get("precision", "float32"),
+        validation=(stored.get("validation") or {}).get("part", 0.0),
     )  # fmt: skip
 
 

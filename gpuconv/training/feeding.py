@@ -33,6 +33,7 @@ def loaders(
     Raises TypeError for what no loader can be made of, and where those statistics are not known.
     """
     made: dict[str, Any] = {}
+    part_of_training = data.get("validation") if is_fraction(data.get("validation")) else None
     data = with_part(data, net, seed)
     for name, part in data.items():
         if not made:
@@ -44,6 +45,8 @@ def loaders(
         else:
             normalize = partial(as_in_training, name, known)
             made[name] = None if part is None else loader(name, part, net, normalize, batch_size=batch_size, seed=seed)
+    if part_of_training is not None:
+        made["validation"].part = float(part_of_training)
     return made
 
 
@@ -195,7 +198,7 @@ def describe(loader: Any, at_end: bool = False) -> dict[str, Any] | None:
             "batch_size": loader.batch_size, "shuffle": loader.shuffle, "drop_last": loader.drop_last,
             "seed": loader.seed, "augmentation": str(loader.augmentation),
         }  # fmt: skip
-    known["at_end"] = at_end or None
+    known |= {"at_end": at_end or None, "part": getattr(loader, "part", None)}
     return {name: value for name, value in known.items() if value is not None}
 
 

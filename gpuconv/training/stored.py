@@ -51,7 +51,7 @@ OPTIMIZER = Kind("an optimizer", lambda value: isinstance(value, dict) and isins
 _DATA = {
     "batches": COUNT, "name": TEXT, "images": COUNT, "shape": [COUNT], "checksum": TEXT, "batch_size": COUNT,
     "shuffle": FLAG, "drop_last": FLAG, "seed": SEED, "augmentation": TEXT,
-    "at_end": FLAG,
+    "at_end": FLAG, "part": NUMBER,
 }  # fmt: skip
 SETTINGS = {
     "net": LAYER, "precision": TEXT, "loss_scale": (OBJECT, NOTHING), "optimizer": OPTIMIZER, "loss": TEXT,
@@ -73,7 +73,7 @@ TEXTS: dict[str, Callable[[str], str]] = {  # read and written again: today's na
 _GONE: Any = object()  # in place of an entry that is not there
 
 # Where data lies and how a command line said things is not compared; the data's checksum and what the words mean are.
-PLACES = ("train.name", "validation.name", "test.name", "options.command")
+PLACES = ("train.name", "validation.name", "validation.part", "test.name", "options.command")
 
 
 def _numbers(value: Any) -> bool:

@@ -93,3 +93,9 @@ def test_a_run_on_arrays_needs_its_images_named(tmp_path, capsys):
     assert "how to normalise images is not stored with this run" in says(
         capsys, "evaluate", tmp_path / "f", "--test", "digits", status=2
     )
+
+
+def test_the_images_of_a_validation_part_are_no_other_data(tmp_path, capsys):
+    train(tmp_path / "run", epochs=1, validation=0.1, test=gc.data.load("digits")[1])
+    assert "warning" not in says(capsys, "evaluate", tmp_path / "run")
+    assert "tested" in says(capsys, "train", "--resume", tmp_path / "run", "--json")

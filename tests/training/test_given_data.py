@@ -88,11 +88,32 @@ def test_batches_train_as_the_loader_that_gave_them():
     np.testing.assert_array_equal(one.net["conv1"].arrays["weight"], fit(DATA, epochs=1).net["conv1"].arrays["weight"])
 
 
-def test_a_resumed_generator_goes_on_where_the_run_was(tmp_path):
+class StopAt:
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, trainer, record):
+        if trainer.steps == self.step:
+            trainer.stop("enough")
+
+
+def test_a_resumed_run_drops_the_batches_that_it_had(tmp_path):
     everything = epoch_of_batches(0) + epoch_of_batches(1)
-    fit(iter(everything), epochs=1, steps_per_epoch=5, run_dir=tmp_path / "stopped", normalization=None)
-    straight = fit(iter(everything), epochs=2, steps_per_epoch=5)
-    assert [record["event"] for record in straight.records].count("epoch") == 2
+    straight = fit(iter(everything), steps_per_epoch=5)
+
+    class Epochs:
+        def __init__(self, first=0):
+            self.at = first
+
+        def __iter__(self):
+            self.at += 1
+            return iter(epoch_of_batches(self.at - 1))
+
+    for step in (3, 5, 7):
+        for name, make in (("once", lambda _: iter(everything)), ("anew", Epochs)):
+            run = {"run_dir": tmp_path / f"{name}{step}", "steps_per_epoch": 5}
+            fit(make(0), callbacks=[StopAt(step)], **run)
+            same(fit(make(step // 5), resume=True, **run), straight)
     with pytest.raises(ValueError, match="gave 3 batches of the 5"):
         fit(iter(everything[:8]), steps_per_epoch=5)
 
