@@ -74,7 +74,7 @@ FOREIGN = [
 def files() -> list[str]:
     """The library's files that are broken."""
     found = [REPOSITORY / name for name in SCOPE]
-    paths = [path for entry in found for path in (sorted(entry.glob("*.py")) if entry.is_dir() else [entry])]
+    paths = [path for entry in found for path in (sorted(entry.rglob("*.py")) if entry.is_dir() else [entry])]
     return [str(path.relative_to(REPOSITORY)) for path in paths if path.exists()]
 
 
