@@ -84,8 +84,7 @@ def model(gate: Gate, seconds: float) -> Found:
         raise NotReachedError(f"the model covers H100 and H200, this is {name or 'an unknown GPU'}")
     words = ["-m", "bench", "predict", "--gpu", known[0], *KERNELS, "--results", str(gate.out / "results")]
     done = gate.ask("predict.log", words, seconds)
-    if done.code:  # there may be no nvdisasm: the record can be set beside the predictions elsewhere
-        return judged(Verdict(MODEL, "unknown", f"status {done.code}: {done.last[:160]}"))
+    expect(done)
     if not (found := _ERROR.search(done.text)):
         raise NotReachedError(f"nothing measured to set beside the predictions: {done.last[:120]}")
     answer = "yes" if float(found[1]) <= 15 else "no"
