@@ -175,9 +175,12 @@ def test_the_wheel_brings_the_command(wheel):
     assert "gpuconv = gpuconv.__main__:main" in archive.read(metadata).decode()
 
 
-def test_the_readme_s_example_runs():
+def test_the_readme_s_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-    assert python(code + "\nprint(maps.shape, scores.shape)") == "(64, 32, 32, 12) (64, 10)"
+    *_, accuracy, shapes = python(code + "\nprint(maps.shape, scores.shape)").splitlines()
+    assert shapes == "(64, 32, 32, 12) (64, 10)"
+    assert float(accuracy) > 0.9
 
 
 def test_the_readme_is_short():
