@@ -70,7 +70,9 @@ def compare(
     dtype = as_dtype(dtype)
     allowed = 1000 * float(np.finfo(dtype).eps) if tolerance is None else tolerance
     kinds = inspect.signature(op).parameters
-    slots = [name for name, each in kinds.items() if each.kind is not each.KEYWORD_ONLY]
+    slots = [
+        name for name, each in kinds.items() if each.kind is not each.KEYWORD_ONLY and "Array" in str(each.annotation)
+    ]
     found = Comparisons()
     for number, case in enumerate(cases):
         arrays = {name: _array(case[name], dtype, seed + number, slots.index(name)) for name in slots if name in case}

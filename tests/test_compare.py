@@ -37,6 +37,10 @@ def test_a_right_one_passes_in_either_layout():
     ]).passed  # fmt: skip
 
 
+def test_an_option_that_may_stand_at_a_place_is_no_array():
+    assert gc.checks.compare(ops.max_pool2d, ops.max_pool2d, [dict(x=(1, 4, 4, 2), kernel_size=(2, 2))]).passed
+
+
 def test_what_is_wrong_is_told():
     def shifted(x, w, **options):
         y = loops(x, w, **options)

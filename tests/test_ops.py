@@ -118,7 +118,7 @@ def test_wrong_calls_are_python_s_own_errors():
         (lambda: ops.relu(), "missing 1 required positional argument: 'x'"),
         (lambda: ops.relu(X, X), "takes 1 positional argument but 2 were given"),
         (lambda: ops.relu(X, axis=0), "unexpected keyword argument 'axis'"),
-        (lambda: ops.max_pool2d(X), "missing 1 required keyword-only argument: 'kernel_size'"),
+        (lambda: ops.max_pool2d(X), "missing 1 required positional argument: 'kernel_size'"),
     ):
         with pytest.raises(TypeError, match=words):
             call()
@@ -148,8 +148,9 @@ def test_an_op_tells_what_it_does(op):
 
 @pytest.mark.parametrize("op", OPS)
 def test_arrays_come_first_and_the_rest_by_keyword(op):
-    """What follows the arrays cannot shift when one is left out."""
-    arrays = OPS[op].arrays
+    """What follows the arrays cannot shift when one is left out; kernel_size stands second, as in PyTorch, where there
+    is no array that could be left out."""
+    arrays = OPS[op].arrays + ("kernel_size",) * (op in ("max_pool2d", "avg_pool2d"))
     for parameter in inspect.signature(getattr(ops, op)).parameters.values():
         assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY), parameter.name
         assert parameter.name in arrays or parameter.kind is parameter.KEYWORD_ONLY, parameter.name

@@ -24,7 +24,7 @@ __all__ = [
 
 @op("max_pool2d.cu")
 def max_pool2d(
-    x: ArrayT, *, kernel_size: Size, stride: Size | None = None, padding: Padding = 0, fit: str = "floor",
+    x: ArrayT, kernel_size: Size, *, stride: Size | None = None, padding: Padding = 0, fit: str = "floor",
     out: ArrayT | None = None,
 ) -> tuple[ArrayT, Any]:
     """The largest value of each window. NaN wins; ties go to the first in row-major window order; padding is -inf
@@ -64,7 +64,7 @@ def max_pool2d_backward(
 
 @op("avg_pool2d.cu")
 def avg_pool2d(
-    x: ArrayT, *, kernel_size: Size, stride: Size | None = None, padding: Padding = 0, count_include_pad: bool = True,
+    x: ArrayT, kernel_size: Size, *, stride: Size | None = None, padding: Padding = 0, count_include_pad: bool = True,
     fit: str = "floor", out: ArrayT | None = None,
 ) -> ArrayT:
     """The mean of each window. Padding counts as zeros in it, unless count_include_pad=False, which divides by the

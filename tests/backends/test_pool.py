@@ -365,3 +365,9 @@ def test_an_empty_batch_gives_an_empty_result():
     assert ops.avg_pool2d_backward(y, input_shape=x.shape, kernel_size=2).shape == x.shape
     assert ops.global_avg_pool2d(x).shape == (0, 1, 1, 3)
     assert ops.global_avg_pool2d_backward(y[:, :1, :1], input_shape=x.shape).shape == x.shape
+
+
+def test_the_kernel_size_may_stand_second_as_in_pytorch():
+    x = np.random.default_rng(0).normal(size=(1, 4, 4, 2))
+    np.testing.assert_array_equal(ops.max_pool2d(x, 2)[0], ops.max_pool2d(x, kernel_size=2)[0])
+    np.testing.assert_array_equal(ops.avg_pool2d(x, 2), ops.avg_pool2d(x, kernel_size=2))
