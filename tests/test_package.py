@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -188,9 +189,19 @@ def test_the_readme_is_short():
 
 
 def test_a_link_of_the_readme_and_the_docs_leads_to_a_file():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "kernels/README.md"):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "kernels/README.md"):
         for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_op_that_contributing_shows_is_the_one_that_ships():
+    shipped = [*(ROOT / "gpuconv").rglob("activation.py"), *(ROOT / "kernels").glob("activation.cu*")]
+    source = "\n\n".join(path.read_text() for path in shipped)
+    shown = re.findall(r"^   ```(?:python|cuda)\n(.*?)^   ```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
+    assert len(shown) == 5
+    for block in shown:
+        for part in textwrap.dedent(block).strip().split("\n\n"):
+            assert part in source, part
 
 
 def test_the_docs_name_every_command_and_net():
