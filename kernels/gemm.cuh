@@ -37,6 +37,7 @@ using Real = accumulator<DTYPE>;
 
 constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N, THREADS = THREADS_M * THREADS_N;
 
+// How a tile iterator walks a matrix.
 enum class Walk { STRAIGHT, TAPS, PIXELS, SEARCH };
 
 // How the product is cut into blocks: blockIdx.x counts tiles, across first, then down, then over groups, and blockIdx.y

@@ -8,23 +8,25 @@
 //
 // All threads meet at a barrier between two fetches. A thread moves one chunk of every LINES_A_PASS-th line of a tile.
 //
-// What the main loop issues beside its products are addresses. So a TileIterator finds its place once, and from tile to tile adds:
+// Most of what the main loop issues beside its products computes addresses. So a TileIterator finds its place once, and then only
+// adds, tile after tile. How, depends on the matrix:
 //   STRAIGHT  a plain matrix: a pointer for each line, and an offset that grows by the same step for every tile
-//   TAPS      the depth are a filter's taps: a table in shared memory has, for each tap, what it adds to an address. Windows whose
-//             columns are the depth have a pointer and a mask of the taps inside for each line; filters whose lines are the
-//             depth have one pointer
-//   PIXELS    the depth are pixels, and where the window of each begins takes divisions: a table in shared memory has those
-//             of the next tile, which one warp finds while the tile before is on its way
-//   SEARCH    nothing of that: every chunk is found anew. Where single numbers move; where masks are bits of bytes or of a pool's
-//             windows; and for filters of more taps than the table holds (TAP_TABLE 0)
-// Masked numbers, and single ones, go through registers; all others are copied by cp.async.
+//   TAPS      the depth is the taps of a filter: a table in shared memory holds what each tap adds to an address. Windows, whose
+//             columns are the depth, keep a pointer and a mask for each line: which rows and columns of the filter lie on the
+//             tensor. Filters, whose lines are the depth, keep one pointer
+//   PIXELS    the depth is pixels, and finding the window of a pixel takes divisions: a table in shared memory holds the windows
+//             of the next tile, which one warp finds while the tile before it is on its way
+//   SEARCH    every chunk is found anew: where single numbers move, under masks of a pool or in TF32, and for filters with more
+//             taps than the table holds (TAP_TABLE 0)
+// Single numbers and masked ones go through registers; all others are copied by cp.async.
 #pragma once
 
 #include "async_copy.cuh"
 #include "mma_tile.cuh"
 
-// Of the tables. The launcher (`tap_table` of gpuconv/algorithms.py) knows of them: the taps, with those past the end that the last
-// tile has; and the rows and columns of a filter together, for each of which a mask has a bit, and one bit that no mask has.
+// Places of a table of taps. The last tile reaches past the filter's end, by less than 8 taps. A filter has a table if it has at
+// most MOST_TAPS - 8 taps, and at most 31 rows and columns together: one bit of a mask is never set. The launcher says which
+// filters have one (`fits_tap_table` of gpuconv/backends/cuda/convolution.py).
 constexpr int MOST_TAPS = 80;
 
 // Where a chunk comes from. found: it exists; else it is zeros, and `from` any address.
@@ -51,9 +53,8 @@ class TileThreads {
             if constexpr (Matrix::BITS == 0) {
                 copy_async_or_zeros<16>(tile + place(pass), from, found);
             } else {
-                fetched[pass] = {};
+                masks[pass] = found ? static_cast<const Iterator*>(this)->matrix.mask_at(from) : 0;  // 0 drops all
                 if (found) fetched[pass] = *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(from);
-                masks[pass] = found ? static_cast<const Iterator*>(this)->matrix.mask_at(from) : 0;
             }
         }
     }
@@ -144,7 +145,8 @@ using Loader = TileIterator<walk<Matrix, VECTOR, COLUMNS_ARE_DEPTH>, Matrix, SID
 
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class TileIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
-    : public TileThreads<TileIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS> {
+    : public TileThreads<TileIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, Matrix, SIDE,
+                         COLUMNS_ARE_DEPTH, SUMS> {
     using Threads = TileThreads<TileIterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS>;
     friend Threads;
     using Threads::PASSES, Threads::line, Threads::chunk, Threads::LINES_A_PASS;
@@ -369,7 +371,8 @@ class TileIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>
 
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
-    : public TileThreads<TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS> {
+    : public TileThreads<TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, Matrix, SIDE,
+                         COLUMNS_ARE_DEPTH, SUMS> {
     using Threads = TileThreads<TileIterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS>;
     friend Threads;
     using Threads::PASSES, Threads::line, Threads::chunk, Threads::place, Threads::fetched, Threads::masks;

@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv import asarray, to_numpy
 from gpuconv.algorithms import find
-from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda import emulator, source
 from gpuconv.backends.cuda.convolution import fits_tap_table, packed
 from gpuconv.backends.cuda.kernel import load
 from gpuconv.backends.cuda.outputs import ceil_div
@@ -160,6 +160,9 @@ def test_which_filters_have_a_table():
     assert fits_tap_table(conv(1, 13, 40_000, 4096, 8, 3, padding=PAD, dilation=(6, 1)), 1)
     assert not fits_tap_table(conv(1, 15, 40_000, 4096, 8, 3, padding=PAD, dilation=(7, 1)), 1)
     assert not fits_tap_table(conv(1, 15, 40_000, 8, 4096, 3, padding=PAD, dilation=(7, 1)), 1)
+    assert fits_tap_table(conv(1, 8, 9, 8, 8, (8, 9)), 1)
+    assert not fits_tap_table(conv(1, 8, 10, 8, 8, (8, 10)), 1)
+    assert f"MOST_TAPS = {72 + 8};" in source.resolve("tile_iterator.cuh").read_text()
 
 
 @directions
