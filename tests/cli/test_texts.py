@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gpuconv.backends.cuda import report
+from gpuconv.backends.cuda import predict_conv, report
 from gpuconv.backends.cuda.compiler import CompileError, Resources
 from gpuconv.backends.cuda.variants import Variant
-from gpuconv.cli import evaluate, info, main, predict, profile, settings
+from gpuconv.cli import evaluate, info, kernels, main, predict, profile, settings
 from gpuconv.cli.check import report as verdict
 from gpuconv.models import MODELS
 from gpuconv.profiling import peaks, step
@@ -71,7 +71,12 @@ LINES = [
     report.Line(FEW, "sm_90a", "second", 64, Resources(24, 0, 0, 0, 0), 0.75),
 ]
 SPILLS = report.Line(FEW, "sm_80", "first", 256, Resources(16, 8, 4, 12, 512), 0.25)
-HEAD = "kernel                             arch     registers  shared  stack  spills  threads  occupancy"
+HEAD = "kernel                             arch     registers  shared  stack  spills  threads  occupancy  predicted"
+
+PREDICTED = (
+    f"predicted: the time of a convolution {predict_conv.REFERENCE} on an {predict_conv.REFERENCE_GPU.name}, "
+    "a prediction and no measurement"
+)
 
 
 @pytest.fixture
@@ -83,6 +88,7 @@ def reported(monkeypatch, capsys):
         listed = [(FEW, "sm_80"), (MOST, "sm_80"), (FEW, "sm_90a")]
         monkeypatch.setattr(report, "jobs", lambda chosen, archs, everything: asked.append(everything) or listed)
         monkeypatch.setattr(report, "report", lambda listed, workers: iter([lines[:1], lines[1:]]))
+        monkeypatch.setattr(predict_conv, "of_line", lambda line: 12.34e-6 if line.kernel == "second" else None)
         status = main(["kernels", "--report", *arguments])
         told = capsys.readouterr()
         assert told.err == ""  # no progress where no terminal shows it
@@ -96,8 +102,10 @@ def test_the_report_shows_the_variant_that_takes_most(reported):
     assert (status, everything) == (0, False)
     assert lines == [
         HEAD,
-        "first                              sm_80           64    1536      0       0      128        50%",
-        "second                             sm_90a          24      16      0       0       64        75%",
+        "first                              sm_80           64    1536      0       0      128        50%          -",
+        "second                             sm_90a          24      16      0       0       64        75%    12.3 us",
+        "",
+        PREDICTED,
         "",
         "4 kernels of 3 variants (2 for sm_80, 1 for sm_90a): no spill, no local memory",
     ]
@@ -107,7 +115,8 @@ def test_the_report_names_the_variant_that_spills(reported):
     status, _, lines = reported([*LINES, SPILLS])
     assert status == 1
     assert lines[1] == (
-        "first                              sm_80           16     528      8      16      256        25%  a.cu DTYPE=0"
+        "first                              sm_80           16     528      8      16      256        25%          -  "
+        "a.cu DTYPE=0"
     )
     assert lines[-1].endswith(": 1 spill, 0 do not compile")
 
@@ -116,7 +125,7 @@ def test_the_report_of_every_variant(reported):
     status, everything, lines = reported(LINES, "--all")
     assert (status, everything) == (0, True)
     assert [line.split()[2] for line in lines[1:5]] == ["32", "64", "40", "24"]
-    assert lines[2].endswith("50%  a.cu DTYPE=1")
+    assert lines[2].endswith("50%          -  a.cu DTYPE=1")
     assert reported(LINES, "--arch", "sm_80")[1] is True
 
 
@@ -125,13 +134,27 @@ def test_the_report_tells_what_does_not_compile(reported):
     assert status == 1
     assert lines[2:] == [
         "",
+        PREDICTED,
+        "",
         "a.cu does not compile for sm_80",
         "",
         "1 kernels of 3 variants (2 for sm_80, 1 for sm_90a): 0 spill, 1 do not compile",
     ]
     status, _, lines = reported([CompileError("one"), CompileError("other"), LINES[3]])
-    assert (status, lines[2:7]) == (1, ["", "one", "", "other", ""])
+    assert (status, lines[2:9]) == (1, ["", PREDICTED, "", "one", "", "other", ""])
     assert lines[-1].endswith(": 0 spill, 2 do not compile")
+
+
+def test_what_cannot_be_predicted_or_is_not_known_is_said(reported, monkeypatch):
+    def fail(line):
+        raise CompileError("no NVRTC")
+
+    unknown = dataclasses.replace(LINES[3], occupancy=None)
+    _, _, lines = reported([unknown])
+    assert lines[1].endswith("       64    unknown    12.3 us")
+    monkeypatch.setattr(predict_conv, "of_line", fail)
+    told, why = kernels._predicted([unknown])
+    assert (told, why) == ({}, "no times are predicted: no NVRTC")
 
 
 # --- parts of other commands --------------------------------------------------------------------

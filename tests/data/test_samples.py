@@ -99,7 +99,8 @@ def test_numbers_of_classes():
     for labels, error, said in (
         ([0.0, 1.0], TypeError, "must be integers, the numbers of classes, received float64"),
         ([True, False], TypeError, "received bool"), ([0], ValueError, r"each of 2 images, received shape \(1,\)$"),
-        ([[0], [1]], ValueError, r"shape \(2, 1\)$"), ([[0, 1], [1, 0]], ValueError, r"\(2, 2\); x.argmax\(1\) makes"),
+        ([[0], [1]], ValueError, r"shape \(2, 1\); x.ravel\(\) makes one axis$"),
+        ([[0, 1], [1, 0]], ValueError, r"\(2, 2\); x.argmax\(1\) makes"),
         ([0, -1], ValueError, "labels of 'set' must be 0 or more, received -1"),
     ):  # fmt: skip
         with pytest.raises(error, match=said):
