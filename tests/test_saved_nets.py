@@ -159,3 +159,15 @@ def test_a_copy_and_a_fused_net_keep_what_predict_needs(trained):
     for twin in (net.copy(), net.fuse()):
         assert twin.classes == net.classes
         np.testing.assert_allclose(twin.predict(test.images[:3]), net.predict(test.images[:3]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_new_head_is_trained_on_images_as_the_pretrained_layers_know_them(trained):
+    net, _, test = trained
+    for new in (gc.Sequential([*net[:-1], Linear(2)]), gc.Sequential([net[:-1], Linear(2)])):
+        assert new.normalization is not None
+        images = test.images // 2
+        gc.Trainer(new).fit((images, np.arange(len(images)) % 2), epochs=1, progress=False)
+        np.testing.assert_array_equal(new.normalization.mean, net.normalization.mean)
+        assert new.classes == ["0", "1"]
+    assert net[1:].normalization is None
+    assert net[:2].normalization is net.normalization

@@ -134,6 +134,7 @@ class Layer:
         self._saved: tuple[Any, ...] | None = None
 
     _hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # of an instance: its own
+    normalization: ClassVar[Any] = None  # of the images that a net's first layer takes, see `Sequential`
     _frozen = cast(tuple[str, ...], ())  # behind `frozen`: names, or ALL
 
     # --- what a layer defines ------------------------------------------------------------------

@@ -102,7 +102,6 @@ class Sequential(Layer):
             self.layers = own(self.layers)
         name_layers(self.layers)
         self.classes: Sequence[str] | None = None
-        self.normalization: Normalization | None = None
         as_precision(dtype, precision)  # refuses what is wrong now rather than in `build`
         device = None if device is None else backends.resolve(device)
         self._given = {"dtype": dtype, "device": device, "initialize": initialize, "precision": precision}
@@ -131,6 +130,17 @@ class Sequential(Layer):
             return lookup("layer", key, dict(self.children()))
         return self._part(key) if isinstance(key, slice) else self.layers[operator.index(key)]
 
+    @property
+    def normalization(self) -> Normalization | None:
+        """What `predict` and training normalise uint8 images by. The first layer keeps it, so that it goes with that
+        layer into another net."""
+        return self.layers[0].normalization
+
+    @normalization.setter
+    def normalization(self, value: Normalization | None) -> None:
+        first: Any = self.layers[0]
+        first.normalization = value
+
     def _part(self, places: slice) -> Sequential:
         layers = self.layers[places]
         if not layers:
@@ -139,7 +149,6 @@ class Sequential(Layer):
         if layers[0].input_shape is not None:
             part.place(self.path, layers[0].input_shape)
             part.dtype, part.tf32, part.device = self.dtype, self.tf32, self.device
-        part.normalization = self.normalization
         if part.output_shape == self.output_shape:
             part.classes = self.classes
         return part

@@ -198,8 +198,9 @@ class Trainer:
 
         train: (images, labels), a Dataset, any object with __len__ and __getitem__, of which batches of `batch_size`
         are made and shuffled; or batches: a Loader, a PyTorch DataLoader, a generator, or a function that makes one
-        (docs/data.md). uint8 images are normalised by `normalization`, by default the statistics of the training
-        images; floats are taken as they are. steps_per_epoch: the batches of an epoch, for a generator. validation:
+        (docs/data.md). uint8 images are normalised by `normalization`, by default the net's own, which a net that was
+        trained before has, else the statistics of the training images, which the net then keeps; floats are taken as
+        they are. steps_per_epoch: the batches of an epoch, for a generator. validation:
         evaluated after each epoch, and what "best" is judged by (without it the training loss is); a number between 0
         and 1 is that part of each class of the training data, drawn by the trainer's seed. test: evaluated too, for the
         record alone: after each epoch, or, by default where validation is a part of the training data, once at the end
