@@ -11,24 +11,6 @@ from gpuconv.backends.cpu.erf import normal_cdf, normal_pdf
 from gpuconv.backends.cpu.precision import store, widen
 from gpuconv.backends.cpu.select import keep
 
-__all__ = [
-    "gelu",
-    "gelu_backward",
-    "leaky_relu",
-    "leaky_relu_backward",
-    "relu",
-    "relu6",
-    "relu6_backward",
-    "relu_backward",
-    "sigmoid",
-    "sigmoid_backward",
-    "silu",
-    "silu_backward",
-    "softmax",
-    "tanh",
-    "tanh_backward",
-]
-
 SAVES_INPUT = ("gelu", "silu")  # whose backward reads what they were given, the others' what they returned
 
 def relu(x, *, out=None):

@@ -6,9 +6,7 @@ import numpy as np
 
 from gpuconv import random
 from gpuconv.arguments import batch_indices
-from gpuconv.backends.cpu.step_counter import value
-
-__all__ = ["load_batch"]
+from gpuconv.backends.cpu.elementwise import value_of
 
 
 def load_batch(
@@ -41,7 +39,7 @@ def load_batch(
         if flip:
             flipped = w0 >= 2**31
             if flip == "alternating":
-                odd = (int(value(offset)) + np.arange(n)) // m % 2 == 1
+                odd = (int(value_of(offset)) + np.arange(n)) // m % 2 == 1
                 own, *_ = random.philox4x32((indices & 0xFFFFFFFF, indices >> 32, random.AUGMENT, 1), seed=seed)
                 flipped = ((own >= 2**31) ^ odd)[:, None]
             columns = np.where(flipped, width - 1 - columns, columns)

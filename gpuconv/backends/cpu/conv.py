@@ -23,8 +23,6 @@ from gpuconv.backends.cpu.select import keep
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, Epilogue, Pool2dProblem
 
-__all__ = ["bias_grad", "conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
-
 MOST_CELLS = 4 / 3  # of a map of x for each of y, measured
 MOST_CHANNELS = 1 / 3  # of x for each of y, where dx and dw are faster apart, measured
 

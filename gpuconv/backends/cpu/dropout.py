@@ -10,8 +10,6 @@ from gpuconv.backends.cpu.elementwise import elementwise
 from gpuconv.backends.cpu.select import keep
 from gpuconv.random import DROPOUT, bits
 
-__all__ = ["dropout", "dropout_backward"]
-
 
 def dropout(x, *, p, seed, substream, offset, out):
     kept = keep(x, _mask(x.shape, p, seed, substream, offset), out)

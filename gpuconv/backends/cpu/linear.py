@@ -9,8 +9,6 @@ from gpuconv.backends.cpu.parallel import matmul
 from gpuconv.backends.cpu.precision import buffer, factors, store, sum_rows, widen
 from gpuconv.dtypes import accumulation_dtype
 
-__all__ = ["linear", "linear_dgrad", "linear_wgrad"]
-
 
 def linear(x, w, bias, problem, epilogue, *, algo, tf32, out):
     x, w = factors(tf32, x, w)

@@ -8,8 +8,6 @@ from gpuconv.arguments import expect_within
 from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.backends.cpu.precision import store, widen
 
-__all__ = ["softmax_cross_entropy", "svm_hinge"]
-
 
 @np.errstate(all="ignore")  # scores of inf or NaN make a loss of NaN, as on a GPU
 def softmax_cross_entropy(logits, labels, *, label_smoothing, grad_scale, out):

@@ -11,8 +11,6 @@ from gpuconv.backends.cpu.parallel import matmul
 from gpuconv.backends.cpu.precision import store, widen
 from gpuconv.newton_schulz import NEWTON_SCHULZ
 
-__all__ = ["muon_step"]
-
 _EPS = 1e-7
 
 
@@ -29,7 +27,7 @@ def muon_step(
         p, g = widen(master), widen(grad) * unscale
         v = momentum * widen(velocity) + g
         direction = g + momentum * v if nesterov else v
-        x = orthogonal(direction.reshape(len(p), -1), steps).reshape(p.shape)
+        x = _orthogonal(direction.reshape(len(p), -1), steps).reshape(p.shape)
         length = math.sqrt(np.sum(p * p))
         moved = p * (math.sqrt(len(p)) / length if length else 1.0) - lr * x
         store(v, velocity.dtype, velocity)
@@ -38,11 +36,11 @@ def muon_step(
             store(master, param.dtype, param)
 
 
-def orthogonal(x: np.ndarray, steps: int) -> np.ndarray:
+def _orthogonal(x: np.ndarray, steps: int) -> np.ndarray:
     """x (rows, columns) with its singular values brought near 1 by Newton-Schulz steps, each
     x = (a + b x x^T + c (x x^T)^2) x, on whichever side is smaller."""
     if x.shape[0] > x.shape[1]:
-        return orthogonal(x.T, steps).T
+        return _orthogonal(x.T, steps).T
     a, b, c = (x.dtype.type(value) for value in NEWTON_SCHULZ)
     x = x / (np.sqrt(np.sum(x * x)) + x.dtype.type(_EPS))
     for _ in range(steps):

@@ -13,8 +13,6 @@ from gpuconv.backends.cpu.conv import conv2d
 from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows, widen
 from gpuconv.problems import epilogue
 
-__all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm"]
-
 
 @np.errstate(all="ignore")  # inf and NaN in x are inf and NaN in y, as on a GPU
 def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, out):

@@ -11,8 +11,6 @@ import numpy as np
 from gpuconv.backends.cpu.elementwise import update, value_of
 from gpuconv.backends.cpu.precision import store
 
-__all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
-
 
 def sgd_step(
     params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, weight_decay

@@ -18,15 +18,6 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Pool2dProblem
 from gpuconv.types import Pair
 
-__all__ = [
-    "avg_pool2d",
-    "avg_pool2d_backward",
-    "global_avg_pool2d",
-    "global_avg_pool2d_backward",
-    "max_pool2d",
-    "max_pool2d_backward",
-]
-
 Region = tuple[slice, slice, slice]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from gpuconv import random
 
-__all__ = ["random_normal", "random_permutation", "random_uniform"]
-
 
 def random_uniform(y, *, low, high, seed, stream, substream, offset):
     place = dict(seed=seed, stream=stream, substream=substream, offset=offset)

@@ -4,17 +4,27 @@ The files carry the names of the other backends' files. `gemm` plans and runs ma
 `compiler` compiles, `emulator` runs the same kernels on the CPU.
 """
 
-from gpuconv.backends.cuda.activation import *  # noqa: F403
-from gpuconv.backends.cuda.arithmetic import *  # noqa: F403
-from gpuconv.backends.cuda.batch import *  # noqa: F403
-from gpuconv.backends.cuda.bias import *  # noqa: F403
-from gpuconv.backends.cuda.conv import *  # noqa: F403
-from gpuconv.backends.cuda.dropout import *  # noqa: F403
-from gpuconv.backends.cuda.linear import *  # noqa: F403
-from gpuconv.backends.cuda.loss import *  # noqa: F403
-from gpuconv.backends.cuda.muon import *  # noqa: F403
-from gpuconv.backends.cuda.norm import *  # noqa: F403
-from gpuconv.backends.cuda.optim import *  # noqa: F403
-from gpuconv.backends.cuda.pool import *  # noqa: F403
-from gpuconv.backends.cuda.random_fill import *  # noqa: F403
-from gpuconv.backends.cuda.step_counter import *  # noqa: F403
+from gpuconv.backends import gathered
+from gpuconv.backends.cuda import (
+    activation,
+    arithmetic,
+    batch,
+    bias,
+    conv,
+    dropout,
+    linear,
+    loss,
+    muon,
+    norm,
+    optim,
+    pool,
+    random_fill,
+    step_counter,
+)
+
+globals().update(
+    gathered.defined_in(
+        activation, arithmetic, batch, bias, conv, dropout, linear, loss, muon, norm, optim, pool, random_fill,
+        step_counter,
+    )
+)

@@ -7,24 +7,6 @@ from gpuconv.backends.cuda.kernel import load
 from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
 from gpuconv.types import ArrayT
 
-__all__ = [
-    "gelu",
-    "gelu_backward",
-    "leaky_relu",
-    "leaky_relu_backward",
-    "relu",
-    "relu6",
-    "relu6_backward",
-    "relu_backward",
-    "sigmoid",
-    "sigmoid_backward",
-    "silu",
-    "silu_backward",
-    "softmax",
-    "tanh",
-    "tanh_backward",
-]
-
 
 def _map(kernel: str, out: ArrayT | None, *inputs: ArrayT, scalars: tuple[float, ...] = ()) -> ArrayT:
     """Launch an elementwise kernel(out, inputs..., n, scalars...)."""

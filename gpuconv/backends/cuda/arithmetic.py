@@ -6,8 +6,6 @@ from gpuconv.backends.cuda.kernel import load
 from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
 from gpuconv.types import Array, ArrayT
 
-__all__ = ["add", "add_metrics", "scale"]
-
 
 def _map(kernel: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: float) -> ArrayT:
     first = inputs[0]

@@ -14,8 +14,6 @@ from gpuconv.backends.cuda.structs import DIVISOR, divisor, struct
 from gpuconv.dtypes import as_dtype
 from gpuconv.types import Array, Scalar
 
-__all__ = ["load_batch"]
-
 _ELEMENTS = 4096  # of one sample, a thread block
 
 _MOST_ELEMENTS = 2**31 - 2**16  # of one sample: a thread's next one is counted in 32 bits too

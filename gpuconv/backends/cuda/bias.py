@@ -9,8 +9,6 @@ from gpuconv.backends.cuda.kernel import load
 from gpuconv.backends.cuda.outputs import THREADS, buffer, contiguous, store
 from gpuconv.types import ArrayT
 
-__all__ = ["bias_grad"]
-
 
 def bias_grad(dy: ArrayT, *, out: ArrayT | None, accumulate: bool) -> ArrayT:
     *leading, channels = dy.shape

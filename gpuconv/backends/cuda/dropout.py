@@ -11,8 +11,6 @@ from gpuconv.backends.cuda.kernel import load
 from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous, device_scalar, flat_grid, store
 from gpuconv.types import ArrayT, Scalar
 
-__all__ = ["dropout", "dropout_backward"]
-
 
 def dropout(
     x: ArrayT, *, p: float, seed: int, substream: int, offset: Scalar, out: ArrayT | None

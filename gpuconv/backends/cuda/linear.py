@@ -8,8 +8,6 @@ from gpuconv.backends.cuda import conv
 from gpuconv.problems import PLAIN, Epilogue, LinearProblem
 from gpuconv.types import Array
 
-__all__ = ["linear", "linear_dgrad", "linear_wgrad"]
-
 
 def linear(
     x: Array, w: Array, bias: Array | None, problem: LinearProblem, epilogue: Epilogue, *, algo: str, tf32: bool,

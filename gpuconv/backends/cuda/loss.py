@@ -17,8 +17,6 @@ from gpuconv.backends.cuda.outputs import THREADS, buffer, contiguous, device_sc
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array, ArrayT, Scalar
 
-__all__ = ["softmax_cross_entropy", "svm_hinge"]
-
 
 def softmax_cross_entropy(
     logits: ArrayT, labels: Array, *, label_smoothing: float, grad_scale: Scalar, out: ArrayT | None

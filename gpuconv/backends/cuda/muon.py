@@ -23,8 +23,6 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.newton_schulz import NEWTON_SCHULZ
 from gpuconv.types import Array, Scalar
 
-__all__ = ["muon_step"]
-
 _NUMBERS = 8192  # of one parameter, a thread block: kNumbers of muon.cu
 _EPS = 1e-7
 _MEMBERS = 4  # of the kernels' `struct Matrix`, pointers all of them

@@ -14,8 +14,6 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, epilogue
 from gpuconv.types import Array
 
-__all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm"]
-
 # Partial results that one launch adds up in good time, and to how many a launch before it makes more of them.
 _MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 

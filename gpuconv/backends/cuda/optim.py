@@ -17,8 +17,6 @@ from gpuconv.backends.cuda.kernel import load
 from gpuconv.backends.cuda.outputs import THREADS, contiguous, device_scalar, updated
 from gpuconv.types import Array, Scalar
 
-__all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
-
 _NUMBERS = 8192  # of one parameter, a thread block; a multiple of 8, so that chunks keep their parameter's alignment
 
 _CHUNK = np.dtype(  # the kernels' `struct Chunk`

@@ -15,11 +15,6 @@ from gpuconv.backends.cuda.structs import struct
 from gpuconv.problems import Pool2dProblem
 from gpuconv.types import Array, ArrayT
 
-__all__ = [
-    "avg_pool2d", "avg_pool2d_backward", "global_avg_pool2d", "global_avg_pool2d_backward", "max_pool2d",
-    "max_pool2d_backward",
-]  # fmt: skip
-
 _SIZES = ("h", "w", "packs", "p", "q", "r", "s", "stride_h", "stride_w", "top", "left", "padded_h", "padded_w")
 _POOL = np.dtype([(name, np.int32) for name in _SIZES], align=True)
 _LARGEST_PART = 2**31  # elements that one launch may index, in uint32 with room for a thread's stride

@@ -8,8 +8,6 @@ from gpuconv.backends.cuda.kernel import load
 from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, flat_grid, store
 from gpuconv.types import ArrayT
 
-__all__ = ["random_normal", "random_permutation", "random_uniform"]
-
 
 def _fill(kernel: str, y: ArrayT, first: float, second: float, place: tuple[int, ...]) -> ArrayT:
     target = buffer(y, y.shape, y.dtype, like=y)

@@ -6,8 +6,6 @@ from gpuconv.backends.cuda.device_array import empty
 from gpuconv.backends.cuda.kernel import load
 from gpuconv.types import Array
 
-__all__ = ["advance_clock", "advance_counter"]
-
 _WARP = 32
 
 

@@ -7,15 +7,12 @@ fast. Begin with `conv`.
 Arguments arrive checked, and sizes as a problem (`gpuconv.problems`).
 """
 
-import inspect
-
 import numpy as np
 
+from gpuconv.backends import gathered
 from gpuconv.backends.reference import activation, arithmetic, batch, conv, dropout, linear, loss, norm, optim, pool
 from gpuconv.backends.reference import random_fill as filling
 
-for _family in (activation, arithmetic, batch, conv, dropout, linear, loss, norm, optim, pool, filling):
-    for _name, _op in inspect.getmembers(_family, inspect.isfunction):
-        if _op.__module__ == _family.__name__ and not _name.startswith("_"):
-            # Infinities and NaN are results, as on a GPU, not warnings.
-            globals()[_name] = np.errstate(all="ignore")(_op)
+_OPS = gathered.defined_in(activation, arithmetic, batch, conv, dropout, linear, loss, norm, optim, pool, filling)
+# Infinities and NaN are results, as on a GPU, not warnings.
+globals().update({name: np.errstate(all="ignore")(op) for name, op in _OPS.items()})
