@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from gpuconv.types import Array, ArrayT, Scalar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,15 +22,20 @@ class Op:
     kernel: str
     changes: tuple[str, ...]
 
-    @property
+    @functools.cached_property
     def arrays(self) -> tuple[str, ...]:
         """The names of the arguments that are arrays or lists of arrays."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return tuple(each.name for each in parameters if "Array" in each.annotation)
+        hints = get_type_hints(self.function)
+        return tuple(name for name in inspect.signature(self.function).parameters if _holds_arrays(hints[name]))
 
     @property
     def takes_algorithm(self) -> bool:
         return "algo" in inspect.signature(self.function).parameters
+
+
+def _holds_arrays(hint: Any) -> bool:
+    """Whether a type is that of an array or of a list of arrays. A `Scalar`, which may be an array too, is not."""
+    return hint != Scalar and (hint in (Array, ArrayT) or any(map(_holds_arrays, get_args(hint))))
 
 
 OPS: dict[str, Op] = {}
