@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ EPILOG = """examples:
   python -m bench compare OLD.json NEW.json            # what changed beyond the noise
   python -m bench predict --shape vgg --dtype bfloat16 # predicted times of convolutions; needs no GPU
   python -m bench predict --steps                      # of whole training steps
+  python -m bench host                                 # Python's part of a call on a GPU; needs no GPU
   python -m bench fit                                  # the model behind them, from the GPU records
 
 Results go to bench/results/<hardware>/<date>-<commit>.json, written anew after every entry: Ctrl-C loses nothing, and a
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         with asked():
-            commands = {"report": _report, "compare": _compare, "predict": _predict, "fit": _fit}
+            commands = {"report": _report, "compare": _compare, "predict": _predict, "fit": _fit, "host": _host}
             return commands.get(options.command, _measure)(options)
     except UserError as error:
         print(f"bench: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -85,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     fit = commands.add_parser("fit", help="fit the model behind the predictions to the GPU records")
     fit.add_argument("--results", type=Path)
     fit.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count new rows with")
+    host = commands.add_parser("host", help="time Python's part of repeated calls on a GPU, without one")
+    host.add_argument("--out", type=Path, metavar="FILE", help="write the times to this JSON file too")
     report = commands.add_parser("report", help="rewrite docs/benchmarks.md and its charts from the newest records")
     report.add_argument("--results", type=Path)
     compare = commands.add_parser("compare", help="say what got faster or slower from record A to record B")
@@ -248,6 +252,21 @@ def _compare(options: argparse.Namespace) -> int:
     from bench.record import Record
 
     print(text(Record.load(options.a), Record.load(options.b)))
+    return 0
+
+
+def _host(options: argparse.Namespace) -> int:
+    from bench import host, machine
+    from gpuconv import files
+
+    timings = list(host.measure())
+    print(*host.table(timings), sep="\n")
+    if options.out:
+        rows = [timing._asdict() | {"budget": timing.budget} for timing in timings]
+        commit, dirty = machine.commit()
+        about = {"commit": commit, "dirty": dirty, "processor": machine.processor(), "unit": "microseconds"}
+        record = about | {"calls": rows}
+        files.write(options.out, json.dumps(record, indent=1).encode())
     return 0
 
 

@@ -64,7 +64,7 @@ def _kind(array: Any) -> str | None:
 def _place(array: Any) -> str | None:
     """`device_of`, but None for what is no array."""
     kind = _kind(array)
-    return f"cuda:{array.device.id}" if kind == "cuda" else kind
+    return f"cuda:{array.data.device_id}" if kind == "cuda" else kind
 
 
 def device_of(array: Any) -> str:
@@ -150,13 +150,21 @@ def _imported(name: str) -> ModuleType:
 
 
 def _in_list(name: str, arrays: Any) -> dict[str, Any]:
-    """The arrays in a list, as "params[0]" and so on; of plain NumPy arrays of numbers the first stands for all.
-    What is no list comes under its own name."""
+    """The arrays in a list, as "params[0]" and so on; where all are of one kind, on one device, the first stands for
+    all. What is no list comes under its own name."""
     if not isinstance(arrays, (list, tuple)):
         return {name: arrays}
-    if set(map(type, arrays)) == {np.ndarray} and all(map(is_numeric, {array.dtype for array in arrays})):
+    if _are_alike(arrays):
         return {f"{name}[0]": arrays[0]}
     return {f"{name}[{index}]": array for index, array in enumerate(arrays)}
+
+
+def _are_alike(arrays: Sequence[Any]) -> bool:
+    types = set(map(type, arrays))
+    if len(types) != 1 or types & SUBCLASSES or (kind := _kind(arrays[0])) is None:
+        return False
+    one_device = kind != "cuda" or len({array.data.device_id for array in arrays}) == 1
+    return one_device and all(map(is_numeric, {array.dtype for array in arrays}))
 
 
 def _refuse_dtype(name: str, dtype: np.dtype) -> None:
@@ -172,7 +180,7 @@ def _is_current(array: Any) -> bool:
     """Whether a CuPy array lives on CUDA's current device."""
     import cupy
 
-    return array.device.id == cupy.cuda.runtime.getDevice()
+    return array.data.device_id == cupy.cuda.runtime.getDevice()
 
 
 class _OnDevice:

@@ -152,6 +152,9 @@ def expect_apart(**outputs: Array | None) -> None:
 def expect_writable_lists(**lists: Sequence[Array] | None) -> None:
     """Arrays in lists, where given, are not read-only, and none stands twice, other than a parameter that is its own
     master."""
+    everything = [array for arrays in lists.values() for array in arrays or ()]
+    if len(set(map(id, everything))) == len(everything) and not any(map(_is_read_only, everything)):
+        return
     places: dict[int, tuple[str, int]] = {}
     for name, arrays in lists.items():
         for index, array in enumerate(arrays or ()):

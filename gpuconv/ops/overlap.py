@@ -40,8 +40,10 @@ def _range(array: Array) -> tuple[int, int]:
     """The first address of an array's elements, and the first past them."""
     if array.size == 0:
         return 0, 0
-    reach = [stride * (size - 1) for stride, size in zip(array.strides, array.shape)]
     begin = address(array)
+    if array.flags.c_contiguous:
+        return begin, begin + array.nbytes
+    reach = [stride * (size - 1) for stride, size in zip(array.strides, array.shape)]
     return begin + sum(min(0, r) for r in reach), begin + sum(max(0, r) for r in reach) + array.dtype.itemsize
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import types
 from typing import Any
@@ -38,7 +39,7 @@ class ndarray:
     def device(self) -> Device:
         return Device(self.data.device_id)
 
-    @property
+    @functools.cached_property
     def flags(self) -> Any:
         return types.SimpleNamespace(c_contiguous=bool(self._host().flags.c_contiguous))
 

@@ -102,10 +102,10 @@ class Kernel:
         self._runners[key](grid3, block3, arguments, shared)
 
     def _device(self, arguments: tuple[Any, ...]) -> str:
-        arrays = {index: arguments[index] for index in self._pointers if arguments[index] is not None}
-        devices = {device_of(array) for array in arrays.values()}
+        arrays = [(index, arguments[index]) for index in self._pointers if arguments[index] is not None]
+        devices = {device_of(array) for _, array in arrays}
         if len(devices) != 1:
-            named = ((self.signature.parameters[index].name, array) for index, array in arrays.items())
+            named = ((self.signature.parameters[index].name, array) for index, array in arrays)
             listed = ", ".join(f"{name} on {device_of(array)}" for name, array in named) or "no array"
             raise TypeError(f"{self.name}: all arrays of a launch must be on one device, received {listed}")
         (device,) = devices

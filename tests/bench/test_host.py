@@ -1,0 +1,41 @@
+"""Python's part of a call, on the stand-in: what is called, counted and allowed."""
+
+import json
+
+import pytest
+
+from bench import host
+from bench.cli import main
+
+
+@pytest.fixture(scope="module")
+def timings():
+    return {timing.op: timing for timing in host.measure(rounds=2, seconds=1e-4)}
+
+
+def test_launches_and_arrays_are_counted(timings):
+    counted = {name: (timing.launches, timing.arrays) for name, timing in timings.items()}
+    assert counted["relu"] == counted["conv2d"] == (1, 0)
+    assert counted["conv2d_backward"] == (2, 0)
+    assert counted["sgd_step, 62 parameters"] == (1, 186)
+    assert all(0 < timing.least <= timing.median for timing in timings.values())
+
+
+def test_the_budget_follows_from_them():
+    assert host.Timing("a", 1, 0, 1.0, 1.0).budget == 15
+    assert host.Timing("a", 3, 10, 1.0, 1.0).budget == 15 + 2 * 5 + 3
+
+
+def test_what_is_over_its_budget_is_marked():
+    rows = list(host.table([host.Timing("slow", 1, 0, 15.1, 20.0), host.Timing("quick", 1, 0, 15.0, 20.0)]))
+    assert rows[1].endswith("15.0  over")
+    assert rows[2].endswith("15.0")
+
+
+def test_the_command_writes_a_record(tmp_path, capsys, monkeypatch, timings):
+    monkeypatch.setattr(host, "measure", lambda: iter(timings.values()))
+    assert main(["host", "--out", str(tmp_path / "host.json")]) == 0
+    assert capsys.readouterr().out.count("\n") == len(timings) + 1
+    record = json.loads((tmp_path / "host.json").read_text())
+    assert [row["op"] for row in record["calls"]] == list(timings)
+    assert record["calls"][0]["budget"] == 15
