@@ -31,10 +31,10 @@ ARITHMETICS = ("float64", "float32", "tf32", "float16", "bfloat16")  # a dtype, 
 class Algorithm:
     """A kernel family and a tile: block_m x block_n outputs a block of `threads`, block_k of the depth at a time.
 
-    arithmetics: those of `ARITHMETICS` it serves. rate: its estimated multiply-adds a second, as a share of the peak
-    of the ordinary units in float32, 1.0; what the cost model compares. macros: what its kernels are compiled with,
-    beside those of every product. smem_bytes: dynamic shared memory a block; `few_channels_smem_bytes` for those of few
-    channels. resident: how many blocks a multiprocessor holds, where each takes several tiles; 0: a block has one tile.
+    arithmetics: those of `ARITHMETICS` it serves. rate: its estimated speed, which the cost model compares; 1.0 is the
+    peak of the ordinary units in float32. macros: what its kernels are compiled with, in addition to those of every
+    product. smem_bytes: dynamic shared memory of a block; for few channels see `few_channels_smem_bytes`. resident: how
+    many blocks a multiprocessor holds, if a block takes several tiles; 0 if it takes one.
     """
 
     name: str
@@ -82,9 +82,9 @@ def _simt(
 def _mma(block_m: int, block_n: int, warp_m: int, warp_n: int, min_blocks: int, rate: float) -> tuple[Algorithm, ...]:
     """Tensor cores, warp_m x warp_n outputs a warp (kernels/gemm_mma.cuh): for halves, and for TF32 at half the rate.
 
-    Modelled, not measured: the tile's multiply-adds a byte, at the 24 bytes a clock that a multiprocessor of an H200
-    gets from the second-level cache, against the 128 multiply-adds of its ordinary units. rate: that of halves.
-    min_blocks: of halves; TF32 needs more registers for addresses.
+    rate: that of halves; modelled, not measured. It is the tile's multiply-adds a byte, times the 24 bytes a clock that
+    a multiprocessor of an H200 gets from L2, divided by the 128 multiply-adds a clock of its ordinary units.
+    min_blocks: that of halves; TF32 has one less, because addresses take more registers.
     """
     threads, stages = 32 * (block_m // warp_m) * (block_n // warp_n), 4
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=warp_m // 8, THREAD_N=warp_n // 4, STAGES=stages)
@@ -96,8 +96,8 @@ def _mma(block_m: int, block_n: int, warp_m: int, warp_n: int, min_blocks: int, 
     )
 
 
-# Of each arithmetic the largest tile first. Doubles take twice the registers and serve gradient checks; halves are
-# widened on their way into shared memory, and TF32 rounded there, to be right where no tensor core is asked for.
+# For each arithmetic the largest tile comes first. float64 takes twice the registers and serves gradient checks. "simt"
+# widens halves and rounds TF32 on the way into shared memory, so that both also work without tensor cores.
 ALGORITHMS = (
     *_mma(128, 128, 64, 32, 2, 6.0),
     *_mma(128, 64, 64, 32, 3, 4.0),
@@ -144,7 +144,7 @@ _RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels
 
 
 def patch_lines(problem: Conv2dProblem, pool: int) -> int:
-    """How many lines of x the windows of a tile for few channels read, at most, images lying one upon the other.
+    """The most rows of x that the windows of a tile for few channels read, counting the rows of all images in sequence.
 
     pool: as in `Epilogue`; a tile's pixels are counted along the pooled output.
     """
@@ -153,7 +153,7 @@ def patch_lines(problem: Conv2dProblem, pool: int) -> int:
     windows, reach = PIXELS // pool**2, (problem.r - 1) * dilation + 1
 
     def runs(size: int) -> int:
-        """How many runs of `size` windows a tile's lie in, at most: it begins at a multiple of their number."""
+        """The most runs of `size` windows that a tile touches; a tile begins at a multiple of `windows`."""
         return min((size - math.gcd(size, windows) + windows - 1) // size + 1, -(-n * p * q // size))
 
     if n * p * q == 0:

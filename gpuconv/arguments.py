@@ -1,6 +1,6 @@
-"""Checks of the arguments that are no arrays, for ops, layers, training and the command line alike.
+"""Checks of arguments other than arrays, for ops, layers, training and the command line.
 
-Each returns the value in its one form, or raises TypeError or ValueError, naming what was received and what would be
+Each returns the value in one normal form, or raises TypeError or ValueError, naming what was received and what would be
 accepted.
 """
 
@@ -38,7 +38,7 @@ def integer(name: str, value: Any, minimum: int, maximum: int = INT63) -> int:
 
 
 def shown(number: int) -> str:
-    """An integer as text, of a huge one how many digits it has: Python writes no more than 4300."""
+    """An integer as text; for a huge one, about how many digits it has (Python refuses to print more than 4300)."""
     bits = number.bit_length()
     return str(number) if bits < 256 else f"a number of some {bits * 30103 // 100000} digits"
 
@@ -62,7 +62,7 @@ def number(
 ) -> float:
     """`value` as a float in [low, high], or in [low, high) with `open_high`. Infinity never lies inside.
 
-    beside: the arrays that it is computed with; a number that would be infinite in their accumulation dtype raises.
+    beside: the arrays it is used with; a number that overflows their accumulation dtype raises.
     """
     known = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
     if not known:
@@ -113,7 +113,7 @@ def seed_value(name: str, value: Any) -> int:
 
 
 def stream_word(name: str, value: Any) -> int:
-    """One of the 32-bit words that keep random numbers apart: a stream, a substream, an epoch."""
+    """A 32-bit word that selects a sequence of random numbers: a stream, a substream or an epoch."""
     return integer(name, value, 0, 2**32 - 1)
 
 
@@ -137,7 +137,7 @@ def flip_value(flip: Any) -> bool | str:
 
 
 def batch_range(name: str, length: int, start: Any, count: Any) -> tuple[Any, int]:
-    """Where a part begins and how long it is, inside `length` entries as far as the host can tell."""
+    """The start and the length of a batch. Raises if it exceeds `length` entries and the host knows the start."""
     on_device = is_array(start)
     if on_device and count is None:
         raise ValueError("a start in device memory needs a count: how long the batch is must be known before it runs")

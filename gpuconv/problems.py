@@ -1,8 +1,8 @@
 """The sizes of a convolution, a pool or a linear layer, and what is done to its output.
 
-A problem is made once for its sizes and kept: two calls on the same shapes get the same object, which serves as a key
-of all that is prepared for it. It holds no arrays. Letters are those of CUTLASS and cuDNN: input N x H x W x C, K
-filters of R x S taps, output N x P x Q x K. Where sizes do not fit, making the problem raises ValueError.
+A problem is made once and cached: two calls on the same shapes get the same object, which is the key to everything that
+is prepared for it. It holds no arrays. Letters are those of CUTLASS and cuDNN: input N x H x W x C, K filters of R x S
+taps, output N x P x Q x K. Making a problem raises ValueError if the sizes do not fit.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ _cached = functools.lru_cache(maxsize=4096)
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What a convolution or a linear layer does to its sums before it stores them. A gradient's epilogue is that of the
+    """What a convolution or a linear layer does to its sums before it stores them. Gradients take the epilogue of their
     forward pass.
 
-    activation: one of `ACTIVATIONS`, or None. pool: 2 takes the largest of 2 x 2 windows at stride 2, 1 does nothing.
-    masked: a mask says where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: each filter's statistics are
-    taken as well.
+    activation: one of `ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2, 1 for none. masked:
+    a mask says where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: each filter's statistics are computed too.
     """
 
     activation: str | None = None
@@ -140,16 +139,16 @@ class Conv2dProblem:
 
     @property
     def tap_step(self) -> Pair:
-        """The stride between taps that read the same input pixel, along height and width: tap * dilation has to be
-        pixel + padding modulo the stride."""
+        """The distance, in taps along height and width, between taps that read the same input pixel: those with
+        tap * dilation = pixel + padding modulo the stride."""
         step_h, step_w = (stride // math.gcd(stride, dilated) for stride, dilated in zip(self.stride, self.dilation))
         return step_h, step_w
 
     def implicit_gemm(self, direction: str, pool: int = 1) -> tuple[int, int, int, int]:
         """(m, n, k, batches) of a direction's matrix product: rows, columns, depth, and how many products there are.
 
-        pool: as in `Epilogue`; the convolution then makes whole windows alone. dgrad is a product for each phase of the
-        stride, of which this is the largest.
+        pool: as in `Epilogue`; only the pixels of whole pool windows count. dgrad is one product for each phase of the
+        stride; this is the largest of them.
         """
         c, k, taps = self.c // self.groups, self.k // self.groups, self.r * self.s
         pixels = self.n * (self.p // pool) * (self.q // pool) * pool**2
@@ -332,7 +331,7 @@ def output_hw(
 
 
 def padding_pairs(padding: Any, kernel_size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
-    """p, (height, width), ((top, bottom), (left, right)), "same" or "valid" as the third form."""
+    """Any form of padding that `gpuconv.ops` takes, as ((top, bottom), (left, right))."""
     if isinstance(padding, str):
         if lookup("padding", padding, {"same": "same", "valid": "valid"}) == "valid":
             return NO_PADDING

@@ -64,7 +64,7 @@ def _kind(array: Any) -> str | None:
 def _place(array: Any) -> str | None:
     """`device_of`, but None for what is no array."""
     kind = _kind(array)
-    return f"cuda:{array.data.device_id}" if kind == "cuda" else kind
+    return f"cuda:{array.device.id}" if kind == "cuda" else kind
 
 
 def device_of(array: Any) -> str:
@@ -163,7 +163,7 @@ def _are_alike(arrays: Sequence[Any]) -> bool:
     types = set(map(type, arrays))
     if len(types) != 1 or types & SUBCLASSES or (kind := _kind(arrays[0])) is None:
         return False
-    one_device = kind != "cuda" or len({array.data.device_id for array in arrays}) == 1
+    one_device = kind != "cuda" or len({array.device.id for array in arrays}) == 1
     return one_device and all(map(is_numeric, {array.dtype for array in arrays}))
 
 
@@ -180,7 +180,7 @@ def _is_current(array: Any) -> bool:
     """Whether a CuPy array lives on CUDA's current device."""
     import cupy
 
-    return array.data.device_id == cupy.cuda.runtime.getDevice()
+    return array.device.id == cupy.cuda.runtime.getDevice()
 
 
 class _OnDevice:

@@ -16,7 +16,7 @@ __all__ = ["add", "scale"]
 
 @op("arithmetic.cu")
 def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """a + b, of one shape: where the ways around a residual block meet."""
+    """a + b, of one shape. It joins the two branches of a residual block."""
     backend = backend_of(a=a, b=b, optional=dict(out=out))
     expect_same_dtype(a=a, b=b)
     expect_shape("b", b, a.shape, "a's shape")

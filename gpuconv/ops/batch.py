@@ -34,21 +34,21 @@ def load_batch(
 ) -> tuple[Any, Any]:
     """Gather, augment and normalise a batch out of a uint8 data set.
 
-    The batch is indices[start : start + count]; count None takes the rest, which only a start that is a number allows.
+    The batch is indices[start : start + count]. count=None takes the rest; start must then be a number, not an array.
     With N = count and indices counted from start,
     x[n] = (augment(images[indices[n]]) - mean) * (1 / std), computed in float32 and rounded once to dtype, in this
     order: a horizontal flip with probability 1/2 (flip=True); a shift by whole pixels, uniform in [-shift, shift]
     along each axis; a cutout of side `cutout` around a uniform centre, clipped at the border. Pixels cut out are 0
-    after normalisation, those shifted in too, or with border="reflect" the image's, mirrored at its outermost pixels.
+    after normalisation. So are pixels shifted in; with border="reflect" they mirror the image at its outermost pixels.
     Sample n draws one Philox block of the AUGMENT stream, at offset + n.
 
-    flip="alternating" (Jordan 2024, arXiv:2404.00498): half of the images are flipped in epoch 0, those that the blocks
-    at their indices in the AUGMENT stream's substream 1 say, and in every other epoch the others are. The epoch is
-    (offset + n) // M, as it is where offset is the samples that came before.
+    flip="alternating" (Jordan 2024, arXiv:2404.00498): a random half of the images is flipped in even epochs, the rest
+    in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides which. Sample n is
+    in epoch (offset + n) // M, where offset is the number of samples loaded before.
 
     images: (M, H, W, C) uint8. labels: (M,) int64. indices: int64 in [0, M), of rank 1. mean, std: float32, (C,) or
-    (H, W, C). A place past the indices, or an index past the images, raises ValueError on devices whose memory the host
-    reads; on a GPU it makes its sample NaN and its label -1.
+    (H, W, C). A position past the indices, or an index past the images, raises ValueError where the host can read the
+    arrays; on a GPU the sample becomes NaN and its label -1.
     Returns x: (N, H, W, C) and labels[indices]: (N,).
     """
     backend = backend_of(

@@ -67,11 +67,12 @@ def conv2d_relu(
     """relu(conv2d(...)), with pool=2 followed by max_pool2d of 2 x 2 windows at stride 2, of which an odd last row and
     column are dropped; and the mask that the two gradients of conv2d take.
 
-    y: (N, P, Q, K), or (N, P // 2, Q // 2, K). mask: uint8, a bit for each number that the convolution made and y
-    depends on, set where its gradient passes: it is positive and, with pool=2, the first of the largest of its window.
-    For each place of y and each group, ceil(K / groups * pool**2 / 8) bytes side by side: bit i * pool**2 + j of them,
-    counted from the lowest bit of the first, belongs to the group's filter i and pixel j of the window in row-major
-    order. So mask: (N, P, Q, groups * bytes) with y's P and Q. Bits past the last filter are 0.
+    y: (N, P, Q, K), or (N, P // 2, Q // 2, K) with pool=2.
+
+    mask: uint8 (N, P, Q, groups * bytes), with y's P and Q and bytes = ceil(K / groups * pool**2 / 8). It has a bit for
+    each convolution output that y depends on: 1 where the gradient passes, that is where the output is positive and,
+    with pool=2, the first maximum of its window. In the bytes of a group, bit i * pool**2 + j (bit 0 is the lowest of
+    the first byte) belongs to the group's filter i and to pixel j of the window, row-major. Unused bits are 0.
 
     Other arguments as in conv2d. Returns y and mask.
     """
@@ -95,8 +96,8 @@ def conv2d_dgrad(
 
     dy: (N, P, Q, K). w: (K, R, S, C // groups). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
 
-    mask, pool: of conv2d_relu, whose gradient to x this then is. dy has the shape of its y, (N, P // 2, Q // 2, K) with
-    pool=2; it passes where the mask has a bit and is zero elsewhere.
+    mask, pool: those of conv2d_relu; the result is then its gradient to x. dy has the shape of its y, so with pool=2
+    (N, P // 2, Q // 2, K), and passes only where the mask has a 1.
     """
     backend = backend_of(dy=dy, w=w, optional=dict(mask=mask, out=out))
     w_shape, x_shape = expect_float("w", w, "K R S C/groups"), expect_volume_shape("input_shape", input_shape)
@@ -121,8 +122,8 @@ def conv2d_wgrad(
     """The gradient of conv2d to its filters: dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k]
     * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c].
 
-    dy: (N, P, Q, K). x: (N, H, W, C). mask, pool: as in conv2d_dgrad. db: (K,), where given, receives the bias's
-    gradient as `out` does the filters': the sum of dy, where it passes, over n, p, q.
+    dy: (N, P, Q, K). x: (N, H, W, C). mask, pool: as in conv2d_dgrad. db: (K,), if given, receives the gradient to the
+    bias: the sum over n, p, q of dy, where the mask lets it pass.
     Returns dw: (K, R, S, C // groups).
     """
     backend = backend_of(dy=dy, x=x, optional=dict(mask=mask, out=out, db=db))
@@ -195,10 +196,10 @@ def conv2d_batch_norm(
     momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None, algo: str = "auto", tf32: bool = False,
     out: ArrayT | None = None,
 ) -> tuple[ArrayT, ArrayT, Any, Any]:
-    """batch_norm(conv2d(x, w, bias), training=True), the statistics taken where the convolution is made.
+    """batch_norm(conv2d(x, w, bias), training=True) in one call; the convolution computes the statistics.
 
-    Arguments as of those two. Returns y (in out), what conv2d gives, and the mean and inv_std used: the last three are
-    what batch_norm_backward takes.
+    Arguments as in conv2d and batch_norm. Returns y (in out), the output of conv2d, and the mean and inv_std used;
+    batch_norm_backward takes the last three.
     """
     backend = backend_of(
         x=x, w=w, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var,
@@ -234,7 +235,7 @@ def _problem(x: Array, w: Array, bias: Array | None, **window: Any) -> Conv2dPro
 
 
 def _forward(dy: Array, problem: Conv2dProblem, mask: Array | None, pool: int) -> Epilogue:
-    """The epilogue of the forward pass whose output's gradient dy is, checked against dy and the mask."""
+    """The epilogue of the forward pass that dy belongs to. Raises if dy or the mask does not fit it."""
     shape = problem.pooled_shape(pool)
     if mask is None:
         if pool != 1:

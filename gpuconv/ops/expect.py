@@ -150,8 +150,8 @@ def expect_apart(**outputs: Array | None) -> None:
 
 
 def expect_writable_lists(**lists: Sequence[Array] | None) -> None:
-    """Arrays in lists, where given, are not read-only, and none stands twice, other than a parameter that is its own
-    master."""
+    """The arrays of the lists that are given can be written to, and none occurs twice, except a parameter that is its
+    own master."""
     everything = [array for arrays in lists.values() for array in arrays or ()]
     if len(set(map(id, everything))) == len(everything) and not any(map(_is_read_only, everything)):
         return

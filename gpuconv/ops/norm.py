@@ -74,9 +74,9 @@ def batch_norm_backward(
     dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M), M values a channel; training=False has constant
     statistics, so dx = gamma * inv_std * dy.
 
-    mean, inv_std: what batch_norm returned. With an activation, dy is the gradient to its output, and beta is needed:
-    what the activation was given is computed again, and dy stands above for what passes it. accumulate adds to dgamma
-    and dbeta; dx is always assigned (and uses this call's sums alone). Returns dx (in out), dgamma, dbeta.
+    mean, inv_std: what batch_norm returned. With an activation, dy is the gradient to its output, and beta is needed to
+    compute its input again; in the formulas above, dy is then the gradient to that input. accumulate adds to dgamma and
+    dbeta; dx is always assigned (and uses this call's sums alone). Returns dx (in out), dgamma, dbeta.
     """
     backend = backend_of(
         dy=dy, x=x, gamma=gamma, mean=mean, inv_std=inv_std,

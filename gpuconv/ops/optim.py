@@ -20,9 +20,8 @@ __all__ = ["adagrad_step", "adam_step", "muon_step", "rmsprop_step", "sgd_step",
 # shape and a dtype. weight_decay is one number or one for each parameter; it adds weight_decay * param to the gradient
 # unless said otherwise.
 #
-# masters: where given, the arrays that the formula updates in the parameters' place, and which the parameters are then
-# rounded from. A master, and its state, is of the dtype its parameter accumulates in: float32 beside 16 bits. A
-# parameter may be its own master.
+# masters: if given, the formula updates these instead of the parameters, which are then rounded from them. A master and
+# its state have the accumulation dtype of the parameter: float32 for a 16-bit one. A parameter may be its own master.
 # scaling: what update_loss_scale left. The gradients are multiplied by scaling[1] first; where that is 0, nothing
 # changes. `step` is counted without the scaling[3] steps that were skipped.
 
@@ -150,7 +149,7 @@ def muon_step(
     nesterov: bool = False, steps: int = 5,
 ) -> None:
     """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), with nesterov of g + momentum * v
-    (Jordan et al. 2024, "Muon"; that the weights keep a norm of 1 a filter is airbench's).
+    (Jordan et al. 2024, "Muon"; keeping the weights at a norm of 1 a filter comes from airbench).
 
     params: of rank 2 or more, taken as matrices (K, the rest); |param| is the root of the sum of squares, and a
     parameter of zeros is not scaled. orthogonal(x) divides x by |x| + 1e-7, then does `steps` Newton-Schulz steps on

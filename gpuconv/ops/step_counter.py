@@ -1,4 +1,4 @@
-"""What changes from step to step lives on the device, where a captured step finds it."""
+"""Counters that change from step to step. They live on the device, so that a captured step can read them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["advance_clock", "advance_counter"]
 def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
     """Go on to the next training step: lr = rates[clock[0]], then clock += (1, 1, batch_size, batch_size).
 
-    clock: (4,) int64, changed in place: the place in rates and the steps done, then where the next batch begins in
-    the epoch's order and in its stream of random numbers. lr: (L,), changed in place; rates: (T, L), the learning rates
-    of the steps: both float32 or both float64. Past the end of the rates lr becomes NaN, which no run overlooks.
+    clock: (4,) int64, changed in place: [0] the row of rates, [1] the steps done, [2] where the next batch begins in
+    the epoch's order, [3] its offset in the stream of random numbers. lr: (L,), changed in place. rates: (T, L), a row
+    of learning rates for each step. lr and rates: both float32 or both float64. Past the last row lr becomes NaN.
     """
     backend = backend_of(clock=clock, lr=lr, rates=rates)
     _expect_counters("clock", clock, 4)

@@ -20,9 +20,9 @@ SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "b
 def accumulated(dtype: Any, length: int, magnitude: Any) -> Any:
     """The worst error of a sum of `length` products in the dtype's accumulator, before it is rounded to dtype.
 
-    magnitude: the same sum over absolute values. The factor 2 covers the second order of gamma, and products that are
-    not fused; or a tensor core, whose products are exact and whose additions cut off where others round, which doubles
-    u (Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021).
+    magnitude: the same sum over absolute values. The factor 2 covers the second order of gamma and products that are
+    not fused. It also covers tensor cores: their products are exact, but their additions truncate, which doubles u
+    (Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021).
     """
     accumulator = "float64" if as_dtype(dtype).name == "float64" else "float32"
     return 2 * (length + 2) * UNIT_ROUNDOFF[accumulator] * np.abs(magnitude)

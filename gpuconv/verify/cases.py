@@ -497,7 +497,7 @@ def _parameters(
 
 
 def _gradients(listed: list[tuple[int, ...]], last: float, options: dict[str, Any]) -> Make:
-    """Gradients of the dtype, the first of them in float32, whose last number is the given one, seven good steps on."""
+    """Gradients of the dtype, the first in float32, after seven good steps. last: the last number of the last one."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]

@@ -29,8 +29,8 @@ def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
     if not rule:
         return _same_bits(op, arrays, options)
     arrays = [wide(a) for a in arrays]
-    if tf32:  # the products of rounded factors are exact in float32, and the rest is as without
-        factors = 3 if op == "conv2d_backward" else 2  # elsewhere a third is a bias
+    if tf32:  # products of rounded factors are exact in float32, so the bounds of float32 hold
+        factors = 3 if op == "conv2d_backward" else 2  # the third array of other ops is a bias, which is not rounded
         arrays = [*map(round_tf32, arrays[:factors]), *arrays[factors:]]
     return rule(op, arrays, options, dtype)
 

@@ -187,7 +187,7 @@ def test_the_report_predicts_for_tensor_cores_on_the_modelled_chip_alone():
     resources = compiler.Resources(128, 0, 0, 0, 0)
     times = {}
     for variant in variants():
-        if variant.file in ("conv2d_fprop_mma.cu", "conv2d_fprop.cu") and variant.shared:
+        if variant.file in ("conv2d_fprop_mma.cu", "conv2d_fprop.cu") and variant.smem_bytes:
             kernel = variant.file.removesuffix(".cu") + ("" if "mma" in variant.file else "_simt")
             for arch in ("sm_80", "sm_90a"):
                 algorithm = dict(variant.defines).get("BLOCK_M"), dict(variant.defines)["DTYPE"]

@@ -1,5 +1,5 @@
-"""Convolution: launchers of kernels/conv2d_fprop.cu, conv2d_dgrad.cu and conv2d_wgrad.cu, and of their likes for tensor
-cores and for few channels. Depthwise convolutions have their own in `depthwise`."""
+"""Convolution: launchers of kernels/conv2d_fprop.cu, conv2d_dgrad.cu and conv2d_wgrad.cu, and of their variants for
+tensor cores and for few channels. `depthwise` launches depthwise convolutions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def conv2d_relu(
 def conv2d_moments(
     x: Array, w: Array, bias: Array | None, problem: Conv2dProblem, epilogue: Epilogue, *, algo: str, tf32: bool
 ) -> tuple[Array, Array | None]:
-    """y, and unless it is empty each filter's `struct Moments` over the pixels of each of its parts, (parts, K, 3)."""
+    """y and, unless y is empty, (parts, K, 3): a `struct Moments` for each filter over each part of y's pixels."""
     return _fprop(x, w, bias, problem, epilogue, algo, tf32, None, None)
 
 
@@ -113,7 +113,7 @@ def conv2d_backward(
 def _vectors(
     problem: Conv2dProblem, with_channels: tuple[Array, ...], with_filters: tuple[Array | None, ...]
 ) -> tuple[int, int]:
-    """How many channels and how many filters of a group move at once, given the arrays that have them side by side."""
+    """How many channels and how many filters one move takes, given the arrays whose last axis they are."""
     c, k = problem.c // problem.groups, problem.k // problem.groups
     return pack_width(*with_channels, count=c), pack_width(*with_filters, count=k)
 
@@ -140,9 +140,9 @@ def _product(
 def plans(
     device: str, problem: Conv2dProblem, epilogue: Epilogue, dtype: np.dtype, *, algo: str = "auto", tf32: bool = False
 ) -> dict[str, Plan] | None:
-    """The plan that each direction of a convolution of aligned arrays takes on a device; None: it is depthwise.
+    """The plan of each direction of a convolution on a device, for aligned arrays; None if it is depthwise.
 
-    On a GPU "auto" is what was measured, or, where nothing was yet, the cost model's choice.
+    On a GPU, "auto" is what was measured, or the cost model's choice if nothing was measured yet.
     """
     arithmetic, found = arithmetic_of(dtype, tf32), {}
     vectors = [aligned_pack_width(dtype, count // problem.groups) for count in (problem.c, problem.k)]

@@ -14,8 +14,8 @@ from gpuconv.problems import Conv2dProblem
 # Kernels count pixels and taps in 32 bits, a tile past the end included, and add two coordinates; elements: 64 bits.
 _MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
-# Of the table of kernels/tile_iterator.cuh: taps, for 8 of its 80 places lie past the end; rows and columns of a filter
-# together, a bit each; elements from the first tap to the last.
+# Limits of the tap table in kernels/tile_iterator.cuh: taps (8 of its 80 entries lie past the end); rows plus columns
+# of a filter, one bit each; elements from the first tap to the last.
 _MOST_TAPS, _MOST_TAP_BITS, _FURTHEST_TAP = 72, 31, 2**31 - 1
 
 _SIZES = ("n", "h", "w", "c", "p", "q", "k", "r", "s", "all_channels", "all_filters", "top", "left")

@@ -32,8 +32,8 @@ Extent = int | tuple[int, ...]
 _MAX_GRID = (2**31 - 1, 65535, 65535)
 _MAX_BLOCK = (1024, 1024, 64)
 _MAX_THREADS = 1024
-_MAX_SHARED = 232448  # bytes; a device may have less and then says so itself
-_SHARED_WITHOUT_LEAVE = 48 * 1024  # bytes, what a kernel declares itself included
+_MAX_SHARED = 232448  # bytes; on a device that has less, the launch raises CUDA's own error
+_SHARED_WITHOUT_LEAVE = 48 * 1024  # bytes that need no opt-in, a kernel's static shared memory included
 
 
 class Module:

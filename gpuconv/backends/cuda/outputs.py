@@ -22,7 +22,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def flat_grid(work: int, threads: int = THREADS) -> int:
-    """How many blocks give each of `work` items a thread; kernels stride over what is left past the largest grid."""
+    """Blocks that give each of `work` items a thread, up to the largest grid; kernels loop over the remaining items."""
     return min(ceil_div(work, threads), _MAX_BLOCKS)
 
 
@@ -66,9 +66,9 @@ def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, Any]:
 def buffer(
     out: ArrayT | None, shape: Sequence[int], dtype: DTypeLike, *, like: ArrayT, keep: bool = False
 ) -> ArrayT:  # fmt: skip
-    """The contiguous array that a kernel writes an output to: `out` where it can be, or a new one.
+    """The contiguous array that a kernel writes: `out` if it is contiguous, else a new one, which `store` copies there.
 
-    keep: it begins with what `out` holds (the kernel accumulates). `store` follows.
+    keep: the new array starts with the values of `out`, for a kernel that accumulates.
     """
     if out is None:
         return empty(shape, dtype, like=like)
@@ -78,7 +78,7 @@ def buffer(
 
 
 def store(result: ArrayT, out: ArrayT | None) -> ArrayT:
-    """What an op returns, given what is in `buffer`'s array: `out`, filled, or where there is none the array itself."""
+    """What an op returns: `out`, filled from the array that `buffer` gave, or that array if there is no `out`."""
     if out is None or result is out:
         return result
     out[...] = result

@@ -18,7 +18,7 @@ class Windows:
         self.problem, self.hw, self.count = problem, (problem.h, problem.w), (problem.p, problem.q)
 
     def pad(self, x: np.ndarray) -> np.ndarray:
-        """x (N, H, W, C) with zeros around it: its padding, and below and right enough for a last partial window."""
+        """x (N, H, W, C) with its padding of zeros, and more below and to the right, for a last partial window."""
         (top, bottom), (left, right) = self.problem.padding
         below, beside = np.multiply(self.problem.dilation, self.problem.kernel_size)
         return np.pad(x, ((0, 0), (top, bottom + below), (left, right + beside), (0, 0)))

@@ -84,8 +84,8 @@ _JUMPS = {"relu": [0], "leaky_relu": [0], "relu6": [0, 6]}  # of the derivative
 def _behind_activation(
     dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, options: dict[str, Any], dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The gradient to what the activation was given, and how far a kernel's may lie from it: no derivative of one
-    changes faster than its argument, but those of the ReLUs, which jump where that may be of either sign."""
+    """The gradient to the activation's input, and its bound. A derivative changes by at most 1.13 times the error of
+    that input; those of the ReLUs jump instead, where rounding may put the input on either side of the jump."""
     op = options.get("activation")
     if not op:
         return dy, np.zeros_like(dy)

@@ -67,7 +67,7 @@ def _step_size(op: str, states: Arrays, grad: Any, options: dict[str, Any], skip
 
 
 def muon(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
-    """As `_optimizer`; an orthogonal direction errs by `_newton_schulz`."""
+    """As `optimizer`; `_newton_schulz` bounds the error of the orthogonal direction."""
     *_, masters, scaling = arrays
     params, grads, velocities = ([a.copy() for a in group] for group in (masters or arrays[0], *arrays[1:3]))
     ops.muon_step(*arrays, **options)
@@ -95,7 +95,7 @@ def muon(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[E
 
 
 def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: Any) -> float:
-    """The Frobenius norm of what Newton-Schulz steps from x (lines <= columns) err by, from that of x's own error.
+    """A bound on the Frobenius norm of the error after Newton-Schulz steps from x (lines <= columns). error: x's own.
 
     p(s) = a s + b s^3 + c s^5 on singular values is a function of the Hermitian [[0, x], [x^T, 0]]: a step multiplies
     an error by at most the largest |p'| between 0 and x's norm (Daleckii and Krein: divided differences bound it), and

@@ -62,8 +62,8 @@ def window_length(arrays: Arrays, options: dict[str, Any]) -> int:
 
 
 def conv2d_relu(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
-    """y errs by no more than the worst of its window. A byte of the mask is certain unless rounding may turn one of its
-    bits: where the largest number of a window lies within its error of zero, or of the second largest above zero."""
+    """The error of y is at most the largest in its window. A byte of the mask must be equal unless rounding may flip
+    one of its bits: where a window's maximum may be zero, or is positive and may equal the second largest value."""
     window = {name: value for name, value in options.items() if name != "pool"}
     (before,) = linear_in_its_inputs(conv_length)("conv2d", arrays, window, dtype)
     y, mask = ops.conv2d_relu(*arrays, **options)

@@ -40,12 +40,12 @@ def launch(
     product: Product, plan: Plan, out: Array, secondary: Arrays, inputs: Arrays, *, bias: Array | None = None,
     accumulate: bool | None = None,
 ) -> Array | None:  # fmt: skip
-    """Launch kernel(out, secondary..., partials, inputs..., struct, schedule[, accumulate]), and the sum of its splits.
-    Whichever of the two writes the output adds the bias, applies the activation and accumulates.
+    """Launch kernel(out, secondary..., partials, inputs..., struct, schedule[, accumulate]) and, with split-K, the
+    reduction. The last of the two that runs adds the bias, applies the activation and accumulates.
 
-    secondary: the kernel's secondary outputs, of which only the first may come with split-K. bias: the last of inputs,
-    where there is one. accumulate: None where the kernel has no such flag. Returns the moments of a product that has
-    them, (tiles down, filters, 3): they take the place of the last secondary output.
+    secondary: the kernel's secondary outputs; with split-K only the first may be given. bias: must also be the last of
+    inputs. accumulate: None if the kernel has no such parameter. Returns the moments (tiles down, filters, 3) if the
+    product has them; they then replace the last secondary output.
     """
     whole, sums = plan.split_k == 1, accumulation_dtype(product.dtype)
     partials = moments = None

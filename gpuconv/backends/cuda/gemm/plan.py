@@ -1,8 +1,8 @@
 """How a product is cut into blocks: the algorithm, and how many blocks share a depth.
 
 The splits follow from the shape and the algorithm alone, so an algorithm's bits do not depend on the machine. "auto" is
-what a cost model makes of the shape and the arithmetic, the same everywhere; on a GPU it is what `tuner` measured
-there, unless that is switched off, and the choice, not its bits, may differ from machine to machine.
+the choice of a cost model, the same everywhere. On a GPU it is what `tuner` measured there, unless that is switched
+off: two machines may then choose different algorithms, but each algorithm has the same bits on both.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from gpuconv.dtypes import accumulation_dtype
 
 LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums
 
-# The machine that a product is cut up for, whatever it runs on: an H200. Costs: multiply-adds of one multiprocessor.
+# Plans are made for an H200, whatever device runs them. Costs are in multiply-adds of one multiprocessor.
 _MULTIPROCESSORS = 132
-_BUSY_THREADS = 256  # that keep one multiprocessor's arithmetic busy
-_START_DEPTH = 32  # what a block costs in addition to its multiply-adds, as so much more depth
+_BUSY_THREADS = 256  # threads that keep the arithmetic of one multiprocessor busy
+_START_DEPTH = 32  # the fixed cost of a block, expressed as extra depth
 _REDUCE_LAUNCH, _REDUCE_SPLIT, _REDUCE_ELEMENT = 300_000, 2_000, 26  # the second launch, awaiting a split, moving a sum
 _SHORTEST_SPLIT = 128  # of the depth
 _LARGEST_GRID_Y = 65535
@@ -35,7 +35,7 @@ _SCHEDULE = np.dtype([("across", DIVISOR), ("down", DIVISOR), ("depth_per_split"
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A product's algorithm, the number of tiles across, down and in all batches, and of blocks that share a depth.
+    """A product's algorithm, its tiles across (n), down (m) and in all batches, and the splits of its depth.
 
     cost: the estimated time, in multiply-adds of one multiprocessor. smem_bytes: dynamic shared memory a block.
     blocks: number of thread blocks of a split; each takes one or several tiles.
@@ -59,10 +59,10 @@ class Plan:
 
 @functools.lru_cache(maxsize=4096)
 def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
-    """The algorithm, of all that serve the arithmetic or the one named, and the splits with the least estimated time;
-    of several, the first that is listed, with fewest splits. capability: the GPU's.
+    """The plan with the least estimated time, of the algorithm named or of all that serve the arithmetic. Ties go to
+    the algorithm that is listed first, then to fewer splits. capability: the GPU's.
 
-    Raises ValueError for a named algorithm that this GPU has not the instructions for.
+    Raises ValueError for a named algorithm that this GPU cannot run.
     """
     algorithms = _supported(product, capability)
     if algo != AUTO:

@@ -35,8 +35,8 @@ from gpuconv.notices import Notice, notice
 from gpuconv.types import Array
 
 SECONDS = 0.05  # of device time that the choice for one problem may take, when the candidates are compiled
-_SAMPLES, _MOST_RUNS = 3, 16  # of a candidate, and runs in a sample
-_HOPELESS = 2.0  # times the best so far: one run is enough to see it
+_SAMPLES, _MOST_RUNS = 3, 16  # samples of a candidate, and the most runs in a sample
+_HOPELESS = 2.0  # a candidate that takes so many times the best so far is dropped after one run
 _GATE_SECONDS = 0.2  # after which a queue starts although it is not full yet
 
 
@@ -92,8 +92,8 @@ def gpu_named(device: str) -> Gpu | None:
 
 
 def enabled() -> bool:
-    """Whether "auto" is timed: unless GPUCONV_AUTOTUNE is 0, or a tool is attached that times nothing rightly and it is
-    not 1. Raises ValueError where it is neither 0 nor 1."""
+    """Whether "auto" is timed: as GPUCONV_AUTOTUNE says, 1 or 0. If it is not set, "auto" is timed unless a tool is
+    attached under which times are wrong. Raises ValueError for any other value."""
     value = os.environ.get("GPUCONV_AUTOTUNE")
     if value is None:
         return not _untimed()
@@ -116,9 +116,10 @@ _remembered: dict[tuple[Product, Gpu], Plan] = {}
 def choose(
     product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool = False
 ) -> Plan:  # fmt: skip
-    """The plan that algo stands for. "auto" on a GPU is the fastest, by what is remembered or else by `run`, which
-    computes the product under a plan: into `out`, or where it accumulates into scratch arrays of its size. Where these
-    and the partial sums would exceed the workspace, the cost model chooses.
+    """The plan that algo stands for. "auto" on a GPU is the fastest plan, remembered or else timed by calling `run`.
+
+    run: launches the product under a plan, into `out`; if the product accumulates, into scratch arrays of that size.
+    If these and the partial sums would exceed the workspace, the cost model chooses.
     """
     gpu = gpu_of(out) if algo == AUTO else None
     if gpu is not None and (known := _remembered.get((product, gpu))):
