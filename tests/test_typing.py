@@ -39,7 +39,7 @@ WRONG = {
     "ops.conv2d(x, w, strid=2)": 'Unexpected keyword argument "strid" for "conv2d"; did you mean "stride"?',
     "ops.conv2d(x, w, None, 2)": 'Too many positional arguments for "conv2d"',
     "ops.conv2d(x, w, stride=2.5)": 'Argument "stride" to "conv2d" has incompatible type "float"',
-    "ops.max_pool2d(x)": 'Missing named argument "kernel_size" for "max_pool2d"',
+    "ops.max_pool2d(x)": 'Missing positional argument "kernel_size" in call to "max_pool2d"',
     "ops.relu(3)": '"relu" cannot be "int"',
     "ops.relu('x')": '"relu" cannot be "str"',
     "ops.relu(None)": '"relu" cannot be "None"',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 import sys
 import types
@@ -248,9 +249,9 @@ def test_a_side_that_takes_the_gpu_down_ends_the_run_and_is_in_the_record(tmp_pa
     """After an illegal address every later call of the process fails: those must not be recorded as the entries'."""
     answers = []
 
-    class Device:
+    class Device(contextlib.nullcontext):
         def __init__(self, index):
-            pass
+            super().__init__()
 
         def synchronize(self):
             answers.append(1)
