@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m bench", description=__doc__, epilog=EPILOG,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "python -m bench", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in (
         ("ops", "time convolutions and memory-bound operations"),
@@ -193,8 +194,9 @@ def _run(options: argparse.Namespace, record: Any, device: str, clock: Any, entr
             tqdm.write(describe(entry))
             refused += [
                 f"{entry['key']}: {side['reason']}"
-                for side in entry["sides"] if side["role"] == "ours" and side["status"] == "refused"
-            ]  # fmt: skip
+                for side in entry["sides"]
+                if side["role"] == "ours" and side["status"] == "refused"
+            ]
             progress.update()
     if record.data["not reached"]:
         print(f"\n{len(record.data['not reached'])} not reached")

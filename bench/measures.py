@@ -38,6 +38,8 @@ def step_memory(entry: Entry) -> dict[str, Any]:
     tracemalloc.stop()
     activations = total(rows(step.net())).activations * step.size * 4
     return {
-        "name": f"memory of {entry.shape}", "unit": "x its activations", "value": peak / activations,
+        "name": f"memory of {entry.shape}",
+        "unit": "x its activations",
+        "value": peak / activations,
         "samples": [peak, activations],
-    }  # fmt: skip
+    }

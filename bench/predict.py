@@ -58,8 +58,11 @@ def rows_of(record: dict[str, Any], gpu: Gpu, known: dict[str, dict[str, Any]]) 
             if "_mma" in kernel["kernel"]:
                 asked = _recorded(problems[entry["key"]], kernel, sum(each["blocks"] for each in reduction), gpu)
                 yield {
-                    "row": name, "algorithm": kernel["algorithm"], "terms": asked, "seconds": side["medians"]["cold"]
-                }  # fmt: skip
+                    "row": name,
+                    "algorithm": kernel["algorithm"],
+                    "terms": asked,
+                    "seconds": side["medians"]["cold"],
+                }
 
 
 def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) -> dict[str, float]:

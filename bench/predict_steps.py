@@ -120,8 +120,10 @@ def predict(net: str, batch_size: int, model: Model, gpu: Gpu) -> StepPrediction
 
 def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Lines for a terminal; what records of this GPU have timed of ours and of PyTorch's stands beside it."""
-    yield (f"{'step, milliseconds':<30} {'launches':>8} {'splits':>6} {'MB':>7} {'convs':>8} {'bytes':>7} {'gaps':>7}"
-           f" {'predicted':>9} {'measured':>9} difference")  # fmt: skip
+    yield (
+        f"{'step, milliseconds':<30} {'launches':>8} {'splits':>6} {'MB':>7} {'convs':>8} {'bytes':>7} {'gaps':>7}"
+        f" {'predicted':>9} {'measured':>9} difference"
+    )
     for net, batch_size in NETS:
         found = predict(net, batch_size, model, gpu)
         key = f"step {net}-n{batch_size} bfloat16"

@@ -68,9 +68,7 @@ class Recipe:
     def trainer(self, device: str, dtype: str) -> Trainer:
         """In half precision from float32 weights, which it keeps as masters."""
         net, chosen = self.net("float64" if dtype == "float64" else "float32").to(device), self.settings
-        return Trainer(
-            net, chosen.optimizer, lr=chosen.lr, loss=self.loss, schedule=chosen.schedule, precision=dtype
-        )
+        return Trainer(net, chosen.optimizer, lr=chosen.lr, loss=self.loss, schedule=chosen.schedule, precision=dtype)
 
     def loader(self, trainer: Trainer, data: Dataset, batch_size: int, **options: Any) -> Loader:
         where = dict(device=trainer.net.device, dtype=trainer.net.dtype)

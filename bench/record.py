@@ -41,10 +41,20 @@ class Record:
         if path.exists():
             return cls.load(path)
         data = {
-            "schema": SCHEMA, "hardware": hardware, "kind": "cuda" if device.startswith("cuda") else "numpy",
-            "date": now.isoformat(), "commit": head, "dirty": dirty, **machine.describe(device, threads),
-            "load": None, "peaks": None, "measures": [], "goals": [], "not reached": [], "entries": [],
-        }  # fmt: skip
+            "schema": SCHEMA,
+            "hardware": hardware,
+            "kind": "cuda" if device.startswith("cuda") else "numpy",
+            "date": now.isoformat(),
+            "commit": head,
+            "dirty": dirty,
+            **machine.describe(device, threads),
+            "load": None,
+            "peaks": None,
+            "measures": [],
+            "goals": [],
+            "not reached": [],
+            "entries": [],
+        }
         return cls(path, data)
 
     @classmethod
@@ -106,4 +116,3 @@ def timed(entry: dict[str, Any], role: str) -> dict[str, dict[str, Any]]:
 def best(entry: dict[str, Any], role: str) -> dict[str, Any] | None:
     """The fastest side of a role: the one that counts. None where none was timed."""
     return min(timed(entry, role).values(), key=lambda side: side["median"], default=None)
-

@@ -95,9 +95,11 @@ def _table(entries: list[dict[str, Any]]) -> str:
 def _untimed(data: dict[str, Any]) -> str:
     """Which sides were absent, left out, refused or failed, and how much the run did not come to."""
     sides = Counter(
-        f"{side['name']} {side['status']}" for entry in data["entries"] for side in entry["sides"]
+        f"{side['name']} {side['status']}"
+        for entry in data["entries"]
+        for side in entry["sides"]
         if side["status"] != "timed"
-    )  # fmt: skip
+    )
     listed = ", ".join(f"{what} in {count}" for what, count in sorted(sides.items()))
     said = [f"Not timed, of {len(data['entries'])} entries: {listed}."] if listed else []
     if data["not reached"]:

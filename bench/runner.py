@@ -77,7 +77,13 @@ def run(
 
 
 def time_entry(
-    entry: Entry, device: str, clock: Clock, ceilings: Ceilings, compiled: bool, rounds: int, burst: float,
+    entry: Entry,
+    device: str,
+    clock: Clock,
+    ceilings: Ceilings,
+    compiled: bool,
+    rounds: int,
+    burst: float,
     make_sides: MakeSides = sides_of,
 ) -> dict[str, Any]:
     """What a record holds of one entry. Times in seconds."""
@@ -104,12 +110,22 @@ def time_entry(
     mine = best({"sides": rows}, OURS)
     first, second = mine["timings"] if mine else (1.0, 1.0)
     return {
-        "key": entry.key, "kind": entry.kind, "op": entry.op, "shape": entry.shape, "group": entry.group,
-        "dtype": entry.dtype, "date": datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat(),
-        "flops": entry.work.flops, "bytes": entry.work.bytes, "floor": floor, "basis": basis,
-        "noise": abs(first / second - 1) if mine else None, "took": time.monotonic() - began,
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, "sides": rows,
-    }  # fmt: skip
+        "key": entry.key,
+        "kind": entry.kind,
+        "op": entry.op,
+        "shape": entry.shape,
+        "group": entry.group,
+        "dtype": entry.dtype,
+        "date": datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat(),
+        "flops": entry.work.flops,
+        "bytes": entry.work.bytes,
+        "floor": floor,
+        "basis": basis,
+        "noise": abs(first / second - 1) if mine else None,
+        "took": time.monotonic() - began,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        "sides": rows,
+    }
 
 
 def _time(ready: list[tuple[dict[str, Any], Prepared]], clock: Clock, rounds: int, burst: float, basis: str) -> None:
@@ -135,11 +151,13 @@ def _time(ready: list[tuple[dict[str, Any], Prepared]], clock: Clock, rounds: in
         values = row["samples"][basis]
         quarters = statistics.quantiles(values, n=4)
         row |= {
-            "status": "timed", "median": statistics.median(values), "least": min(values),
+            "status": "timed",
+            "median": statistics.median(values),
+            "least": min(values),
             "spread": quarters[2] - quarters[0],
             "medians": {column: statistics.median(found) for column, found in row["samples"].items()},
             "timings": [statistics.median(half or values) for half in halves[place]],
-        }  # fmt: skip
+        }
 
 
 def _kernels(prepared: Prepared, device: str) -> dict[str, Any]:

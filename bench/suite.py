@@ -60,31 +60,56 @@ CONVOLUTIONS: dict[str, list[Conv2dProblem]] = {
     "vgg": _vgg(128),
     "vgg-512": _vgg(512),
     "airbench94": [
-        conv(2000, 32, 3, 24, 2, 1, 0), conv(2000, 31, 24, 64), conv(2000, 15, 64, 64), conv(2000, 15, 64, 256),
-        conv(2000, 7, 256, 256), conv(2000, 3, 256, 256),
+        conv(2000, 32, 3, 24, 2, 1, 0),
+        conv(2000, 31, 24, 64),
+        conv(2000, 15, 64, 64),
+        conv(2000, 15, 64, 256),
+        conv(2000, 7, 256, 256),
+        conv(2000, 3, 256, 256),
     ],
     "resnet20": [
-        conv(128, 32, 3, 16), conv(128, 32, 16, 16), conv(128, 32, 16, 32, stride=2), conv(128, 16, 32, 32),
-        conv(128, 16, 32, 64, stride=2), conv(128, 8, 64, 64),
+        conv(128, 32, 3, 16),
+        conv(128, 32, 16, 16),
+        conv(128, 32, 16, 32, stride=2),
+        conv(128, 16, 32, 32),
+        conv(128, 16, 32, 64, stride=2),
+        conv(128, 8, 64, 64),
     ],
     # The widths that vgg-512 does not have already: the stride-2 transitions and 1x1 shortcuts.
     "resnet18-cifar": [
         conv(512, size, c, 2 * c, kernel, 2, kernel // 2)
-        for kernel in (3, 1) for size, c in ((32, 64), (16, 128), (8, 256))
+        for kernel in (3, 1)
+        for size, c in ((32, 64), (16, 128), (8, 256))
     ],
     "deepbench": [
-        conv(16, 224, 3, 64), conv(16, 112, 64, 128), conv(16, 56, 128, 256), conv(16, 28, 256, 512),
-        conv(16, 14, 512, 512), conv(16, 7, 512, 512), conv(16, 224, 3, 64, 7, 2, 3), conv(16, 28, 192, 32, 5, 1, 2),
-        conv(16, 56, 64, 256, 1, 1, 0), conv(16, 56, 256, 128, 1, 2, 0), conv(8, 27, 128, 128),
+        conv(16, 224, 3, 64),
+        conv(16, 112, 64, 128),
+        conv(16, 56, 128, 256),
+        conv(16, 28, 256, 512),
+        conv(16, 14, 512, 512),
+        conv(16, 7, 512, 512),
+        conv(16, 224, 3, 64, 7, 2, 3),
+        conv(16, 28, 192, 32, 5, 1, 2),
+        conv(16, 56, 64, 256, 1, 1, 0),
+        conv(16, 56, 256, 128, 1, 2, 0),
+        conv(8, 27, 128, 128),
         conv(32, (161, 700), 1, 32, (5, 20), 2, 0),
     ],
     "seed-net": [conv(n, 32, 3, 12) for n in (1, 32, 128, 1024)],
     # What a laptop can time: the nets' layers with 64 images, among them C = 3 and the 10 filters of tiny VGG.
     "cpu": [
-        conv(64, 32, 3, 64), conv(64, 32, 64, 64), conv(64, 16, 128, 128), conv(64, 8, 256, 256), conv(64, 4, 512, 512),
-        conv(64, 32, 3, 12), conv(64, 32, 3, 10), conv(64, 32, 10, 10), conv(64, 16, 10, 10), conv(64, 8, 10, 10),
+        conv(64, 32, 3, 64),
+        conv(64, 32, 64, 64),
+        conv(64, 16, 128, 128),
+        conv(64, 8, 256, 256),
+        conv(64, 4, 512, 512),
+        conv(64, 32, 3, 12),
+        conv(64, 32, 3, 10),
+        conv(64, 32, 10, 10),
+        conv(64, 16, 10, 10),
+        conv(64, 8, 10, 10),
     ],
-}  # fmt: skip
+}
 
 # Directions alone; then with bias and ReLU, and 2x2 max pooling, in one call; then everything backward makes.
 DIRECTIONS = ("fprop", "dgrad", "wgrad", "backward", "fprop_relu", "fprop_relu_pool")
@@ -151,9 +176,15 @@ def _memory() -> Iterator[Entry]:
 # --- whole training steps ----------------------------------------------------------------------
 
 STEPS = [
-    ("airbench94", 2000), ("vgg-cifar", 128), ("tiny-vgg", 128), ("resnet20", 128), ("seed-net", 128), ("lenet", 128),
-    ("resnet18-cifar", 512), ("vgg-cifar", 512),
-]  # fmt: skip
+    ("airbench94", 2000),
+    ("vgg-cifar", 128),
+    ("tiny-vgg", 128),
+    ("resnet20", 128),
+    ("seed-net", 128),
+    ("lenet", 128),
+    ("resnet18-cifar", 512),
+    ("vgg-cifar", 512),
+]
 RECIPES, RECIPE_STEPS = [("airbench94", 2000)], 200  # a recipe counts as so many steps in one
 CPU_STEPS = [("tiny-vgg", 64), ("seed-net", 64), ("lenet", 64)]
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Style and types.  ci/lint.sh
+# Style, format and types.  ci/lint.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python -m ruff check .
+python -m ruff format --check .
 python -m mypy

@@ -14,7 +14,7 @@ project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
 wanted = [*project["dependencies"], *sum((extras[name] for name in ("plot", "image", "download", "completion", "test")), [])]
 for requirement in wanted:
-    name, lowest = re.fullmatch(r"([\w.\-]+(?:\[[\w,]+\])?)(?:>=([\w.]+))?", requirement).groups()
+    name, lowest = re.fullmatch(r"([\w.\-]+(?:\[[\w,]+\])?)(?:[>=]=([\w.]+))?", requirement).groups()
     if lowest:
         print(f"{name.partition('[')[0]}=={lowest}")
 PYTHON

@@ -94,8 +94,9 @@ def packed(entries: Sequence[Path], arch: str, nvrtc: str) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m ci.pack_cubins", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "python -m ci.pack_cubins", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "cubins.zip", help="default: cubins.zip, which git ignores")
     parser.add_argument("--arch", default="sm_90a", help="default: sm_90a")
     parser.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC (default: the installed one)")

@@ -15,9 +15,12 @@ class Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels),
-        )  # fmt: skip
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(x + self.body(x))
@@ -25,9 +28,15 @@ class Block(nn.Module):
 
 def theirs() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), Block(16), Block(16),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
-    )  # fmt: skip
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        Block(16),
+        Block(16),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
 
 
 def conv() -> Conv2D:
@@ -36,9 +45,8 @@ def conv() -> Conv2D:
 
 def ours() -> gc.Sequential:
     blocks = [
-        layer for _ in range(2)
-        for layer in (Residual([conv(), BatchNorm(), ReLU(), conv(), BatchNorm()]), ReLU())
-    ]  # fmt: skip
+        layer for _ in range(2) for layer in (Residual([conv(), BatchNorm(), ReLU(), conv(), BatchNorm()]), ReLU())
+    ]
     return gc.Sequential(
         [Input((16, 16, 3)), conv(), BatchNorm(), ReLU(), *blocks, GlobalAvgPool2D(), Flatten(), Linear(10)]
     )

@@ -27,19 +27,40 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = (
-    "checks", "data", "initializers", "interop", "layers", "losses", "metrics", "models", "ops", "plots", "profiling",
-    "random", "training", "verify",
-)  # fmt: skip
+    "checks",
+    "data",
+    "initializers",
+    "interop",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "ops",
+    "plots",
+    "profiling",
+    "random",
+    "training",
+    "verify",
+)
 
 _NAMES = {
-    "backends": ("DeviceError", "asarray", "device_of", "oracle", "to_numpy"), "layers": ("Sequential",),
+    "backends": ("DeviceError", "asarray", "device_of", "oracle", "to_numpy"),
+    "layers": ("Sequential",),
     "training": ("Trainer", "evaluate", "load"),
-}  # fmt: skip
+}
 
 __all__ = [
-    "DeviceError", "Sequential", "Trainer", "asarray", "device_of", "evaluate", "load", "oracle", "to_numpy",
+    "DeviceError",
+    "Sequential",
+    "Trainer",
+    "asarray",
+    "device_of",
+    "evaluate",
+    "load",
+    "oracle",
+    "to_numpy",
     *_MODULES,
-]  # fmt: skip
+]
 
 
 def _import(name: str) -> Any:

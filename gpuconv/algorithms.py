@@ -64,9 +64,15 @@ class Algorithm:
 
 
 def _simt(
-    arithmetics: tuple[str, ...], block_m: int, block_n: int, thread_m: int, thread_n: int, min_blocks: int,
-    rate: float, block_k: int = 8,
-) -> Algorithm:  # fmt: skip
+    arithmetics: tuple[str, ...],
+    block_m: int,
+    block_n: int,
+    thread_m: int,
+    thread_n: int,
+    min_blocks: int,
+    rate: float,
+    block_k: int = 8,
+) -> Algorithm:
     """Scalar multiply-adds, thread_m x thread_n outputs a thread (kernels/gemm_simt.cuh).
 
     min_blocks: how many blocks fit on a multiprocessor, which bounds a thread's registers. rate: what its ratio of
@@ -74,9 +80,7 @@ def _simt(
     """
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=thread_m, THREAD_N=thread_n, MIN_BLOCKS=min_blocks)
     threads = block_m // thread_m * (block_n // thread_n)
-    return Algorithm(
-        f"simt-{block_m}x{block_n}", "simt", arithmetics, block_m, block_n, block_k, threads, rate, macros
-    )
+    return Algorithm(f"simt-{block_m}x{block_n}", "simt", arithmetics, block_m, block_n, block_k, threads, rate, macros)
 
 
 def _mma(block_m: int, block_n: int, warp_m: int, warp_n: int, min_blocks: int, rate: float) -> tuple[Algorithm, ...]:
@@ -118,9 +122,7 @@ PIXELS, FILTERS = 256, 64  # of a tile for few channels; filters: of the largest
 MOST_SMEM_BYTES = 96 * 1024  # of a block for few channels: what it has on every GPU since sm_80
 
 
-def _few_channels(
-    arithmetics: tuple[str, ...], block_n: int, block_k: int, resident: int, rate: float
-) -> Algorithm:  # fmt: skip
+def _few_channels(arithmetics: tuple[str, ...], block_n: int, block_k: int, resident: int, rate: float) -> Algorithm:
     """Patches of the input in shared memory, a warp's 32 pixels by all filters of the tile
     (kernels/conv2d_few_channels.cuh).
 
@@ -129,9 +131,17 @@ def _few_channels(
     tile = dict(BLOCK_M=PIXELS, BLOCK_N=block_n, THREAD_M=4, THREAD_N=block_n // 4)
     macros = tile | dict(MIN_BLOCKS=resident, VECTOR_C=1)
     return Algorithm(
-        f"few_channels-{PIXELS}x{block_n}", "few_channels", arithmetics, PIXELS, block_n, block_k, PIXELS, rate,
-        macros, resident=resident,
-    )  # fmt: skip
+        f"few_channels-{PIXELS}x{block_n}",
+        "few_channels",
+        arithmetics,
+        PIXELS,
+        block_n,
+        block_k,
+        PIXELS,
+        rate,
+        macros,
+        resident=resident,
+    )
 
 
 FEW_CHANNELS = (

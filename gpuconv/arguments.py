@@ -156,5 +156,3 @@ def batch_indices(indices: np.ndarray, start: Scalar, count: int, images: int) -
     part = indices[first : first + count]
     expect_within("indices", part, images)
     return part
-
-

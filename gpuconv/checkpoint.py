@@ -24,9 +24,20 @@ KEY = "gpuconv"
 _DEEP = "its JSON is nested too deeply"
 
 _DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
-}  # fmt: skip
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 
 
 class CheckpointError(RuntimeError):
@@ -113,6 +124,7 @@ def dump(value: dict[str, Any], indent: int | None = None) -> str:
 
 def parse(text: str | bytes) -> dict[str, Any]:
     """The JSON object that a text holds. ValueError where it is none, is nested too deeply or has NaN or infinity."""
+
     def finite(number: str) -> float:
         if not math.isfinite(value := float(number)):
             raise ValueError(f"{number} is no finite number")

@@ -47,10 +47,16 @@ class GradientChecks(list[GradientCheck]):
 
     def rows(self) -> list[list[str]]:
         return [
-            [found.name, str(found.checked), f"{found.raw:.1e}", f"{found.noise:.1e}", f"{found.worst:.1e}",
-             "ok" if found.passed else "WRONG"]
+            [
+                found.name,
+                str(found.checked),
+                f"{found.raw:.1e}",
+                f"{found.noise:.1e}",
+                f"{found.worst:.1e}",
+                "ok" if found.passed else "WRONG",
+            ]
             for found in self
-        ]  # fmt: skip
+        ]
 
     def __str__(self) -> str:
         return aligned([[*self.HEADING], *self.rows()])
@@ -60,8 +66,15 @@ class GradientChecks(list[GradientCheck]):
 
 
 def gradient_check(
-    layer: Layer, x: Array | None = None, *, input_shape: tuple[int, ...] | None = None, training: bool = True,
-    samples: int | None = 64, tolerance: float = 1e-5, step: float = 1e-6, seed: int = 0,
+    layer: Layer,
+    x: Array | None = None,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    training: bool = True,
+    samples: int | None = 64,
+    tolerance: float = 1e-5,
+    step: float = 1e-6,
+    seed: int = 0,
 ) -> GradientChecks:
     """Compare backward with central differences, (f(v + h) - f(v - h)) / 2h, in float64, for the input ("x") and each
     trained array, on a copy of the layer or net that lives on the same device.
@@ -102,9 +115,11 @@ def gradient_check(
         raw = np.abs(numerical - analytic[chosen])
         at = int(np.argmax(raw / scale))
         worst = float(np.max(np.maximum(raw - noise, 0.0) / scale))
-        results.append(GradientCheck(
-            name, len(chosen), worst, worst <= tolerance, float(raw[at] / scale[at]), float(noise / scale[at])
-        ))  # fmt: skip
+        results.append(
+            GradientCheck(
+                name, len(chosen), worst, worst <= tolerance, float(raw[at] / scale[at]), float(noise / scale[at])
+            )
+        )
     twin.release()
     return results
 
@@ -128,9 +143,7 @@ def _normal(shape: tuple[int, ...], seed: int, substream: int) -> np.ndarray:
     return random.normal(shape, seed=seed, stream=random.DATA, substream=substream, dtype="float64")
 
 
-def _numerical(
-    loss: Callable[[], float], array: Array, chosen: np.ndarray, step: float, device: str
-) -> np.ndarray:
+def _numerical(loss: Callable[[], float], array: Array, chosen: np.ndarray, step: float, device: str) -> np.ndarray:
     host = backends.to_numpy(array).copy()
     gradients = np.empty(len(chosen))
     for place, element in enumerate(chosen):
@@ -160,7 +173,12 @@ class SanityCheck:
 
 
 def sanity(
-    net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", optimizer: Any = None,
+    net: Sequential,
+    x: Array,
+    labels: Array,
+    *,
+    loss: str | Loss = "softmax",
+    optimizer: Any = None,
     overfit_steps: int = 300,
 ) -> list[SanityCheck]:
     """All checks of this module but the gradients, on a batch of the net's own data. The net is not changed.
@@ -213,8 +231,11 @@ def regularisation(
     ops.sgd_step(params, zeros, lr=1.0, weight_decay=weight_decay)
     after = _penalty(twin, weight_decay)
     return SanityCheck(
-        "regularisation raises the loss", data + before > data and after < before, data + before,
-        f"more than {data:.4f}", f"weight decay {weight_decay:g}; a step of it lowers the penalty to {after:.4f}",
+        "regularisation raises the loss",
+        data + before > data and after < before,
+        data + before,
+        f"more than {data:.4f}",
+        f"weight decay {weight_decay:g}; a step of it lowers the penalty to {after:.4f}",
     )
 
 
@@ -244,8 +265,11 @@ def overfits(
         twin.backward(dscores, input_grad=False)
         ops.adam_step(list(twin.params().values()), list(twin.grads().values()), m, v, lr=lr, step=step)
     return SanityCheck(
-        f"overfits {len(truth)} samples", right == 1.0 and value < goal, value,
-        f"under {goal:.4f}, every label right", f"{right:.0%} right after {step} steps",
+        f"overfits {len(truth)} samples",
+        right == 1.0 and value < goal,
+        value,
+        f"under {goal:.4f}, every label right",
+        f"{right:.0%} right after {step} steps",
     )
 
 

@@ -51,8 +51,14 @@ class Comparisons(list[Comparison]):
 
 
 def compare(
-    mine: Callable[..., Any], op: Callable[..., Any], cases: Iterable[Mapping[str, Any]], *, dtype: Any = "float64",
-    layout: str = "NHWC", tolerance: float | None = None, seed: int = 0,
+    mine: Callable[..., Any],
+    op: Callable[..., Any],
+    cases: Iterable[Mapping[str, Any]],
+    *,
+    dtype: Any = "float64",
+    layout: str = "NHWC",
+    tolerance: float | None = None,
+    seed: int = 0,
 ) -> Comparisons:
     """Run a function beside the oracle of an operation, `gpuconv.ops.conv2d` say, on the same numbers.
 

@@ -13,17 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, ops
-from gpuconv.layers import (
-    AvgPool2D,
-    BatchNorm,
-    Conv2D,
-    Flatten,
-    GlobalAvgPool2D,
-    Input,
-    Layer,
-    Linear,
-    Sequential,
-)
+from gpuconv.layers import AvgPool2D, BatchNorm, Conv2D, Flatten, GlobalAvgPool2D, Input, Layer, Linear, Sequential
 
 Shape = tuple[int, ...]
 
@@ -113,9 +103,15 @@ def _input_shape(layer: Layer) -> Shape:
 
 def _as_conv(linear: Linear, volume: Shape) -> Conv2D:
     return Conv2D(
-        linear.out_features, (volume[0], volume[1]), bias=linear.bias, algo=linear.algo, name=linear.name,
-        frozen=linear.frozen, weight_init=linear.weight_init, bias_init=linear.bias_init,
-    )  # fmt: skip
+        linear.out_features,
+        (volume[0], volume[1]),
+        bias=linear.bias,
+        algo=linear.algo,
+        name=linear.name,
+        frozen=linear.frozen,
+        weight_init=linear.weight_init,
+        bias_init=linear.bias_init,
+    )
 
 
 def _copy_values(source: Layer, target: Layer) -> None:

@@ -110,9 +110,15 @@ def _uniform(shape: Shape, variance: float, dtype: Any, seed: int, substream: in
 
 
 INITIALIZERS: dict[str, Initializer] = {
-    "he_normal": he_normal, "he_uniform": he_uniform, "xavier_normal": xavier_normal,
-    "xavier_uniform": xavier_uniform, "dirac": dirac, "zeros": zeros, "ones": ones, "constant": constant,
-}  # fmt: skip
+    "he_normal": he_normal,
+    "he_uniform": he_uniform,
+    "xavier_normal": xavier_normal,
+    "xavier_uniform": xavier_uniform,
+    "dirac": dirac,
+    "zeros": zeros,
+    "ones": ones,
+    "constant": constant,
+}
 
 
 def get(choice: str | Mapping[str, Any]) -> Initializer:

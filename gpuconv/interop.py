@@ -79,8 +79,8 @@ def from_torch(state: Mapping[str, Any], net: Layer) -> dict[str, np.ndarray]:
     missing or unexpected key and each wrong shape.
     """
     parts, groups = _parts(net), _groups(state)
-    problems = [f"unexpected {prefix}" for prefix in list(groups)[len(parts):]]
-    problems += [f"nothing left for {part.layer.path}" for part in parts[len(groups):]]
+    problems = [f"unexpected {prefix}" for prefix in list(groups)[len(parts) :]]
+    problems += [f"nothing left for {part.layer.path}" for part in parts[len(groups) :]]
     ours = {key: backends.to_numpy(value) for key, value in net.state_dict().items()}
     for part, (prefix, keys) in zip(parts, groups.items()):
         place = f"for {part.layer.path} ({type(part.layer).__name__})"

@@ -64,9 +64,7 @@ def check_signatures(path: Path, op: str, algo: str | None = None) -> None:
             raise ValueError(f"{path}: {name} must take ({text}), it takes ({', '.join(' '.join(p) for p in theirs)})")
 
 
-def check(
-    path: Path, op: str, device: str, dtypes: tuple[str, ...], algo: str | None = None
-) -> Iterator[Row]:
+def check(path: Path, op: str, device: str, dtypes: tuple[str, ...], algo: str | None = None) -> Iterator[Row]:
     """`verify` of one op with the user's file in the shipped one's place."""
     check_signatures(path, op, algo)
     with kernel.replaced({shipped_file(op, algo): path.resolve()}):

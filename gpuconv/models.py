@@ -90,9 +90,19 @@ def three_layer(classes: int) -> Nested:
 def lenet(classes: int) -> Nested:
     """LeNet-5 (LeCun et al. 1998) as it is built today, with ReLU and max pooling."""
     return [
-        Conv2D(6, 5), ReLU(), MaxPool2D(2), Conv2D(16, 5), ReLU(), MaxPool2D(2),
-        Flatten(), Linear(120), ReLU(), Linear(84), ReLU(), Linear(classes),
-    ]  # fmt: skip
+        Conv2D(6, 5),
+        ReLU(),
+        MaxPool2D(2),
+        Conv2D(16, 5),
+        ReLU(),
+        MaxPool2D(2),
+        Flatten(),
+        Linear(120),
+        ReLU(),
+        Linear(84),
+        ReLU(),
+        Linear(classes),
+    ]
 
 
 @_model("alexnet-cifar", (32, 32, 3), 10)
@@ -100,11 +110,25 @@ def alexnet_cifar(classes: int) -> Nested:
     """AlexNet (Krizhevsky et al. 2012) on small images: its five convolutions' widths and overlapping pools, with
     smaller filters and FC layers."""
     return [
-        Conv2D(64, 5, padding=2), ReLU(), MaxPool2D(3, stride=2),
-        Conv2D(192, 5, padding=2), ReLU(), MaxPool2D(3, stride=2),
-        _conv_relu(384), _conv_relu(256), _conv_relu(256), MaxPool2D(3, stride=2),
-        Flatten(), Dropout(0.5), Linear(1024), ReLU(), Dropout(0.5), Linear(1024), ReLU(), Linear(classes),
-    ]  # fmt: skip
+        Conv2D(64, 5, padding=2),
+        ReLU(),
+        MaxPool2D(3, stride=2),
+        Conv2D(192, 5, padding=2),
+        ReLU(),
+        MaxPool2D(3, stride=2),
+        _conv_relu(384),
+        _conv_relu(256),
+        _conv_relu(256),
+        MaxPool2D(3, stride=2),
+        Flatten(),
+        Dropout(0.5),
+        Linear(1024),
+        ReLU(),
+        Dropout(0.5),
+        Linear(1024),
+        ReLU(),
+        Linear(classes),
+    ]
 
 
 @_model("vgg-cifar", (32, 32, 3), 10)

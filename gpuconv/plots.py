@@ -319,8 +319,17 @@ def _scale(values: np.ndarray) -> float:
 
 def _colors(values: np.ndarray, bound: float) -> np.ndarray:
     """Signed values as RGB: -bound is light blue, 0 the dark ground, +bound light amber; not a number is magenta."""
-    stops = np.array([[0.85, 0.96, 1], [0.26, 0.66, 0.92], [0.1, 0.28, 0.45], [0.085, 0.1, 0.135],
-                      [0.5, 0.28, 0.08], [1, 0.66, 0.26], [1, 0.95, 0.8]])  # fmt: skip
+    stops = np.array(
+        [
+            [0.85, 0.96, 1],
+            [0.26, 0.66, 0.92],
+            [0.1, 0.28, 0.45],
+            [0.085, 0.1, 0.135],
+            [0.5, 0.28, 0.08],
+            [1, 0.66, 0.26],
+            [1, 0.95, 0.8],
+        ]
+    )
     at = np.linspace(-1, 1, len(stops))
     unit = np.clip(values / bound, -1, 1)
     colors = np.stack([np.interp(unit, at, stops[:, channel]) for channel in range(3)], axis=-1)

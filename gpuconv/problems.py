@@ -46,9 +46,7 @@ class Epilogue:
 _epilogue = _cached(Epilogue)
 
 
-def epilogue(
-    activation: str | None = None, pool: int = 1, masked: bool = False, moments: bool = False
-) -> Epilogue:
+def epilogue(activation: str | None = None, pool: int = 1, masked: bool = False, moments: bool = False) -> Epilogue:
     """The epilogue with these flags, the same object each time."""
     return _epilogue(activation, pool, masked, moments)
 
@@ -80,8 +78,14 @@ class Conv2dProblem:
 
     @staticmethod
     def of(
-        x_shape: Sequence[int], w_shape: Sequence[int], *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
-        groups: int = 1, fit: str = "floor",
+        x_shape: Sequence[int],
+        w_shape: Sequence[int],
+        *,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        fit: str = "floor",
     ) -> Conv2dProblem:
         """The problem of an input (N, H, W, C) and filters (K, R, S, C // groups); windows as in `gpuconv.ops`."""
         kernel_size = pair("kernel_size", tuple(w_shape[1:3]), 1)
@@ -109,9 +113,7 @@ class Conv2dProblem:
     @property
     def window(self) -> dict[str, Any]:
         """The keyword arguments of `gpuconv.ops.conv2d` that say where the windows lie."""
-        return dict(
-            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups, fit=self.fit
-        )
+        return dict(stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups, fit=self.fit)
 
     @property
     def depthwise(self) -> bool:
@@ -189,7 +191,11 @@ class Pool2dProblem:
 
     @staticmethod
     def of(
-        x_shape: Sequence[int], kernel_size: Size, *, stride: Size | None = None, padding: Padding = 0,
+        x_shape: Sequence[int],
+        kernel_size: Size,
+        *,
+        stride: Size | None = None,
+        padding: Padding = 0,
         fit: str = "floor",
     ) -> Pool2dProblem:
         """The problem of an input (N, H, W, C); stride is kernel_size unless given."""
@@ -255,8 +261,19 @@ _linear = _cached(LinearProblem)
 
 @_cached
 def _conv2d(
-    n: int, h: int, w: int, c: int, k: int, r: int, s: int, filter_channels: int, stride: Pair, padding: PaddingPairs,
-    dilation: Pair, groups: int, fit: str,
+    n: int,
+    h: int,
+    w: int,
+    c: int,
+    k: int,
+    r: int,
+    s: int,
+    filter_channels: int,
+    stride: Pair,
+    padding: PaddingPairs,
+    dilation: Pair,
+    groups: int,
+    fit: str,
 ) -> Conv2dProblem:
     if c % groups or k % groups:
         raise ValueError(
@@ -320,7 +337,11 @@ def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: in
 
 
 def output_hw(
-    hw: Sequence[int], kernel_size: Pair, stride: Pair, padding: PaddingPairs, dilation: Pair = (1, 1),
+    hw: Sequence[int],
+    kernel_size: Pair,
+    stride: Pair,
+    padding: PaddingPairs,
+    dilation: Pair = (1, 1),
     fit: str = "floor",
 ) -> Pair:
     """(P, Q): `output_size` along height and width."""

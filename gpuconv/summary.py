@@ -47,9 +47,15 @@ def _row(layer: Layer, algorithms: Mapping[str, str]) -> Row:
     output_shape = layer.output_shape or ()
     own = {name: math.prod(v.shape) for name, v in layer.variables.items() if not v.buffer}
     return Row(
-        layer.path or type(layer).__name__, type(layer).__name__, layer.input_shape or (), output_shape,
-        sum(own.values()), sum(own.values()) - own.get("bias", 0), layer.mult_adds,
-        0 if layer.elementwise else math.prod(output_shape), algorithms,
+        layer.path or type(layer).__name__,
+        type(layer).__name__,
+        layer.input_shape or (),
+        output_shape,
+        sum(own.values()),
+        sum(own.values()) - own.get("bias", 0),
+        layer.mult_adds,
+        0 if layer.elementwise else math.prod(output_shape),
+        algorithms,
     )
 
 
@@ -82,9 +88,7 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
         lines = [(*line, cell) for line, cell in zip(lines, ["fprop, dgrad, wgrad", *named, ""], strict=True)]
     widths = [max(map(columns, column)) for column in zip(*lines)]
     sides = "<<<>>><"
-    text = [
-        "  ".join(padded(*entry) for entry in zip(line, widths, sides)).rstrip() for line in lines
-    ]
+    text = ["  ".join(padded(*entry) for entry in zip(line, widths, sides)).rstrip() for line in lines]
     rule = "-" * max(map(columns, text))
     trained = sum(map(_trained, net.walk()))
     foot = [

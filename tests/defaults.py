@@ -9,7 +9,7 @@ from typing import Any
 
 
 def found(path: str) -> Any:
-    """"data.loader:Loader.epoch" of gpuconv."""
+    """ "data.loader:Loader.epoch" of gpuconv."""
     module, _, names = path.partition(":")
     value = importlib.import_module(f"gpuconv.{module}")
     for name in names.split("."):

@@ -18,8 +18,12 @@ def test_pair():
     assert arguments.pair("stride", 2, 1) == (2, 2)
     assert arguments.pair("stride", [3, np.int64(4)], 1) == (3, 4)
     refused(
-        ValueError, "stride must be an integer or (height, width), received (1, 2, 3)",
-        arguments.pair, "stride", (1, 2, 3), 1,
+        ValueError,
+        "stride must be an integer or (height, width), received (1, 2, 3)",
+        arguments.pair,
+        "stride",
+        (1, 2, 3),
+        1,
     )
     refused(ValueError, "stride must be at least 1, received 0", arguments.pair, "stride", 0, 1)
     refused(ValueError, "stride[1] must be at least 1, received 0", arguments.pair, "stride", (1, 0), 1)
@@ -45,8 +49,11 @@ def test_step_scalar():
     assert arguments.step_scalar("lr", one) is one
     assert arguments.step_scalar("lr", np.float32(0.5)) == 0.5
     refused(
-        ValueError, "lr must be a number or hold one element, received shape (2,)",
-        arguments.step_scalar, "lr", np.ones(2),
+        ValueError,
+        "lr must be a number or hold one element, received shape (2,)",
+        arguments.step_scalar,
+        "lr",
+        np.ones(2),
     )
     refused(TypeError, "lr must be a number, received True", arguments.step_scalar, "lr", True)
 

@@ -23,9 +23,16 @@ from tests.devices import kernel_devices
 RESULTS = ("out", "dw", "db", "dgamma", "dbeta")
 IN_PLACE = {  # whose `out` may be an input itself, and nothing is copied
     *(name + suffix for name in ACTIVATIONS for suffix in ("", "_backward")),
-    "softmax", "add", "scale", "dropout", "dropout_backward", "batch_norm", "batch_norm_backward",
-    "softmax_cross_entropy", "svm_hinge",
-}  # fmt: skip
+    "softmax",
+    "add",
+    "scale",
+    "dropout",
+    "dropout_backward",
+    "batch_norm",
+    "batch_norm_backward",
+    "softmax_cross_entropy",
+    "svm_hinge",
+}
 CASES = verify.cases(("odd",))
 DEVICES = ["numpy", *(pytest.param(name, marks=pytest.mark.kernels) for name in kernel_devices())]
 
@@ -49,9 +56,13 @@ def flat(call, op):
         value = call.get(name)
         if isinstance(value, list):
             for index, array in enumerate(value):
-                yield f"{name}[{index}]", array, lambda new, name=name, index=index: call | {
-                    name: [*call[name][:index], new, *call[name][index + 1 :]]
-                }
+                yield (
+                    f"{name}[{index}]",
+                    array,
+                    lambda new, name=name, index=index: (
+                        call | {name: [*call[name][:index], new, *call[name][index + 1 :]]}
+                    ),
+                )
         elif value is not None:
             yield name, value, lambda new, name=name: call | {name: new}
 
@@ -414,8 +425,14 @@ def test_every_option_that_counts_refuses_what_is_no_count(device):
             (call, *_) = calls(op, 1)
             there = {key: verify.run.move(copied(value), device) for key, value in call.items()}
             for value, error in (
-                (2**64, ValueError), (10**20, ValueError), (10**5000, ValueError), (-(2**63) - 1, ValueError),
-                (True, TypeError), (2.5, TypeError), (np.float64(2), TypeError), ("2", (TypeError, ValueError)),
+                (2**64, ValueError),
+                (10**20, ValueError),
+                (10**5000, ValueError),
+                (-(2**63) - 1, ValueError),
+                (True, TypeError),
+                (2.5, TypeError),
+                (np.float64(2), TypeError),
+                ("2", (TypeError, ValueError)),
             ):
                 given = (2, value, 3, 3) if name == "input_shape" else value
                 with pytest.raises(error, match=name):
@@ -502,7 +519,7 @@ def test_an_optimizer_s_state():
 
 def test_integers_of_a_state_must_fit():
     net = Sequential([Input((2, 2, 3)), Dropout(0.5)])
-    (key, offset), = net.state_dict().items()
+    ((key, offset),) = net.state_dict().items()
     net.load_state_dict({key: np.array([5], ">u8")})
     with pytest.raises(ValueError, match=f"{re.escape(key)} holds integers that int64 cannot, received uint64"):
         net.load_state_dict({key: np.array([2**63], np.uint64)})

@@ -5,18 +5,7 @@ import numpy as np
 import pytest
 
 from gpuconv import checks, losses, models, ops
-from gpuconv.layers import (
-    BatchNorm,
-    Conv2D,
-    Dropout,
-    Flatten,
-    Input,
-    Linear,
-    ReLU,
-    Residual,
-    Sequential,
-    Tanh,
-)
+from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, ReLU, Residual, Sequential, Tanh
 from gpuconv.training.optimizers import Adam
 
 
@@ -26,10 +15,17 @@ def data(count=32, shape=(8, 8, 1), classes=10):
 
 
 def small():
-    return Sequential([
-        Input((5, 6, 2)), Conv2D(3, 3), Tanh(), Residual([Conv2D(4, 3, padding=1), BatchNorm()], [Conv2D(4, 1)]),
-        Dropout(0.3), Flatten(), Linear(3),
-    ])  # fmt: skip
+    return Sequential(
+        [
+            Input((5, 6, 2)),
+            Conv2D(3, 3),
+            Tanh(),
+            Residual([Conv2D(4, 3, padding=1), BatchNorm()], [Conv2D(4, 1)]),
+            Dropout(0.3),
+            Flatten(),
+            Linear(3),
+        ]
+    )
 
 
 def test_a_right_net_passes_and_is_left_alone():
@@ -96,11 +92,12 @@ def test_the_sanity_suite_passes_on_a_right_net(loss):
 @pytest.mark.parametrize(
     ("loss", "guess"),
     [
-        ("Softmax", math.log(10)), (losses.get("svm", delta=5.0), 45.0),
+        ("Softmax", math.log(10)),
+        (losses.get("svm", delta=5.0), 45.0),
         (losses.get("softmax", label_smoothing=0.2), math.log(10)),
         (partial(ops.svm_hinge, delta=3.0), 27.0),
     ],
-)  # fmt: skip
+)
 def test_any_loss_is_checked_as_it_is(loss, guess):
     net = models.build("digits-net", seed=1)
     first, regularised, overfit, _ = checks.sanity(net, *data(), loss=loss)

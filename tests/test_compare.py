@@ -8,9 +8,7 @@ import pytest
 import gpuconv as gc
 from gpuconv import ops
 
-CASES = [
-    dict(x=(2, 5, 4, 3), w=(4, 3, 3, 3), padding=1), dict(x=(1, 6, 6, 2), w=(2, 2, 2, 2), bias=(2,), stride=2),
-]  # fmt: skip
+CASES = [dict(x=(2, 5, 4, 3), w=(4, 3, 3, 3), padding=1), dict(x=(1, 6, 6, 2), w=(2, 2, 2, 2), bias=(2,), stride=2)]
 
 
 def loops(x, w, bias=None, *, stride=1, padding=0):
@@ -32,9 +30,11 @@ def test_a_right_one_passes_in_either_layout():
     assert all(0 <= each.error < 1e-14 for each in found)
     assert found[1].case == "x 1x6x6x2, w 2x2x2x2, bias 2, stride=2"
     assert gc.checks.compare(ops.conv2d, ops.conv2d, CASES, dtype="float32").passed
-    assert gc.checks.compare(ops.batch_norm, ops.batch_norm, [
-        dict(x=(4, 3), gamma=(3,), beta=(3,), running_mean=np.zeros(3), running_var=np.ones(3), training=True)
-    ]).passed  # fmt: skip
+    assert gc.checks.compare(
+        ops.batch_norm,
+        ops.batch_norm,
+        [dict(x=(4, 3), gamma=(3,), beta=(3,), running_mean=np.zeros(3), running_var=np.ones(3), training=True)],
+    ).passed
 
 
 def test_an_option_that_may_stand_at_a_place_is_no_array():
@@ -53,7 +53,7 @@ def test_what_is_wrong_is_told():
         "shape": (lambda x, w, padding: x, r"the shape is \(2, 3, 5, 4\), not \(2, 4, 5, 4\)"),
         "nan": (lambda x, w, padding: loops(x, w, padding=padding) * np.nan, "is nan, not"),
         "two": (lambda x, w, padding: (x, x), "2 results, not 1"),
-    }  # fmt: skip
+    }
     for name, (mine, told) in results.items():
         found = gc.checks.compare(mine, ops.conv2d, CASES[:1], layout="NCHW")
         assert not found.passed, name

@@ -68,12 +68,23 @@ def sliding_net():
     """No padding, strides 2 * 2 = 4 in all, windows of 14 x 12."""
     return Sequential(
         [
-            Input((14, 12, 3)), Conv2D(5, 3), BatchNorm(), ReLU(), MaxPool2D(2),
-            Sequential([Conv2D(4, (3, 2)), ReLU()]), MaxPool2D(2), Flatten(), Dropout(0.4), Linear(7), ReLU(),
-            BatchNorm(), Linear(5),
+            Input((14, 12, 3)),
+            Conv2D(5, 3),
+            BatchNorm(),
+            ReLU(),
+            MaxPool2D(2),
+            Sequential([Conv2D(4, (3, 2)), ReLU()]),
+            MaxPool2D(2),
+            Flatten(),
+            Dropout(0.4),
+            Linear(7),
+            ReLU(),
+            BatchNorm(),
+            Linear(5),
         ],
-        seed=4, dtype="float64",
-    )  # fmt: skip
+        seed=4,
+        dtype="float64",
+    )
 
 
 def test_a_slid_net_equals_cropping_window_by_window():

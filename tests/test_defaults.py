@@ -10,20 +10,24 @@ from tests.defaults import VALUE, expect, flags
 
 DEFAULTS = {
     "initializers": {
-        "constant": dict(value=0.0), "he_normal": dict(fan="in", gain=math.sqrt(2)),
-        "he_uniform": dict(fan="in", gain=math.sqrt(2)), "xavier_normal": dict(gain=1.0),
+        "constant": dict(value=0.0),
+        "he_normal": dict(fan="in", gain=math.sqrt(2)),
+        "he_uniform": dict(fan="in", gain=math.sqrt(2)),
+        "xavier_normal": dict(gain=1.0),
         "xavier_uniform": dict(gain=1.0),
     },
     "checks": {
         "gradient_check": dict(training=True, samples=64, tolerance=1e-5, step=1e-6, seed=0),
-        "sanity": dict(loss="softmax", optimizer=None, overfit_steps=300), "first_loss": dict(loss="softmax"),
+        "sanity": dict(loss="softmax", optimizer=None, overfit_steps=300),
+        "first_loss": dict(loss="softmax"),
         "regularisation": dict(loss="softmax", weight_decay=0.01),
-        "overfits": dict(loss="softmax", steps=300, lr=0.001), "update_ratio": dict(loss="softmax", optimizer=None),
+        "overfits": dict(loss="softmax", steps=300, lr=0.001),
+        "update_ratio": dict(loss="softmax", optimizer=None),
     },
     "summary": {"summary": dict(batch_size=128, device=None), "rows": dict(batch_size=128, device=None)},
     "interop": {"to_torch": dict(tensors=False)},
     "models": {"whiten": dict(eps=5e-4)},
-}  # fmt: skip
+}
 
 
 def test_every_default_is_the_documented_one():
@@ -47,10 +51,14 @@ def test_what_a_class_must_define_says_so():
 
     samples = Samples(name="own", image_shape=(1, 1, 1), dtype="uint8")
     for call in (
-        lambda: Layer().forward(0), lambda: Layer().backward(0), lambda: Fused.fits([]),
+        lambda: Layer().forward(0),
+        lambda: Layer().backward(0),
+        lambda: Fused.fits([]),
         lambda: schedules.Schedule()(0, 1),
-        lambda: len(samples), lambda: samples.read([0]), lambda: callbacks.Log("x").lines({}, True),
+        lambda: len(samples),
+        lambda: samples.read([0]),
+        lambda: callbacks.Log("x").lines({}, True),
         lambda: Own(lr=1)._launch([], [], masters=None, scaling=None),
-    ):  # fmt: skip
+    ):
         with pytest.raises(NotImplementedError):
             call()

@@ -29,25 +29,36 @@ REALS = [  # who takes it, the option, the first and the last value, and whether
     *((kind, "weight_decay", 0, LARGEST, True) for kind in (SGD, Adagrad, RMSprop, Adam, AdamW)),
     *((kind, "eps", 0, LARGEST, True) for kind in (Adagrad, RMSprop, Adam, AdamW)),
     *((kind, name, 0, 1, False) for kind in (Adam, AdamW) for name in ("beta1", "beta2")),
-    (SGD, "momentum", 0, 1, True), (lambda **given: Muon(nesterov=False, **given), "momentum", 0, 1, True),
+    (SGD, "momentum", 0, 1, True),
+    (lambda **given: Muon(nesterov=False, **given), "momentum", 0, 1, True),
     (RMSprop, "alpha", 0, 1, True),
     (lambda **given: Step(3, **given), "gamma", 0, LARGEST, True),
     (lambda **given: MultiStep((3,), **given), "gamma", 0, LARGEST, True),
-    (Cosine, "final", 0, 1, True), *((OneCycle, name, 0, 1, True) for name in ("peak", "start", "final")),
+    (Cosine, "final", 0, 1, True),
+    *((OneCycle, name, 0, 1, True) for name in ("peak", "start", "final")),
     (lambda **given: Warmup(*given.values()), "the length of a warm-up", 0, LARGEST, True),
     (lambda **given: MultiStep(tuple(given.values())), "a milestone", 0, LARGEST, True),
-    (LossScale, "growth", 1, LARGEST, True), (LossScale, "backoff", 0, 1, True),
-    (SoftmaxCrossEntropy, "label_smoothing", 0, 1, True), (SVMHinge, "delta", 0, LARGEST, True),
-    (BatchNorm, "momentum", 0, 1, True), (BatchNorm, "eps", 0, LARGEST, True), (Dropout, "p", 0, 1, False),
+    (LossScale, "growth", 1, LARGEST, True),
+    (LossScale, "backoff", 0, 1, True),
+    (SoftmaxCrossEntropy, "label_smoothing", 0, 1, True),
+    (SVMHinge, "delta", 0, LARGEST, True),
+    (BatchNorm, "momentum", 0, 1, True),
+    (BatchNorm, "eps", 0, LARGEST, True),
+    (Dropout, "p", 0, 1, False),
     (Scale, "factor", -LARGEST, LARGEST, True),
-]  # fmt: skip
+]
 ABOVE_ZERO = [
-    (lambda value: Step(value), "every|above 0"), (lambda value: LinearSchedule(value), "linear schedule"),
+    (lambda value: Step(value), "every|above 0"),
+    (lambda value: LinearSchedule(value), "linear schedule"),
     (lambda value: LossScale(start=value), "start"),
-]  # fmt: skip
+]
 WHOLE = [  # who takes it, the option, the first and the last value (None: there is no last)
-    (Muon, "newton_schulz", 0, 100), (LossScale, "interval", 1, None), (Augmentation, "shift", 0, None),
-    (Augmentation, "cutout", 0, None), (synthetic.load, "n", 1, None), (synthetic.load, "classes", 1, None),
+    (Muon, "newton_schulz", 0, 100),
+    (LossScale, "interval", 1, None),
+    (Augmentation, "shift", 0, None),
+    (Augmentation, "cutout", 0, None),
+    (synthetic.load, "n", 1, None),
+    (synthetic.load, "classes", 1, None),
     (lambda size: synthetic.load(2, size=(size, 1, 1)), "size", 1, None),
     (lambda size: synthetic.load(2, size=(1, 1, size)), "size", 1, None),
     (lambda batch_size: Loader(DATA, batch_size, normalization=HALVES), "batch_size", 1, None),
@@ -55,8 +66,10 @@ WHOLE = [  # who takes it, the option, the first and the last value (None: there
     (lambda epoch: Loader(DATA, 2, normalization=HALVES).epoch(epoch), "epoch", 0, None),
     (lambda start_batch: Loader(DATA, 2, normalization=HALVES).epoch(0, start_batch), "start_batch", 0, 2),
     (lambda out_channels: Conv2D(out_channels, 3), "out_channels", 1, None),
-    *((lambda name=name, **given: Conv2D(2, **{"kernel_size": 3} | given), name, 1, None)
-      for name in ("groups", "kernel_size", "stride", "dilation")),
+    *(
+        (lambda name=name, **given: Conv2D(2, **{"kernel_size": 3} | given), name, 1, None)
+        for name in ("groups", "kernel_size", "stride", "dilation")
+    ),
     (lambda out_features: Linear(out_features), "out_features", 1, None),
     (lambda shape: Input((4, shape, 1)), "shape", 1, None),
     (lambda input_shape: Sequential([Flatten()]).build((input_shape,)), "input_shape", 1, None),
@@ -66,7 +79,7 @@ WHOLE = [  # who takes it, the option, the first and the last value (None: there
     (lambda checkpoint_every: fit(checkpoint_every=checkpoint_every), "checkpoint_every", 1, None),
     (lambda batch_size: fit(train=small.images(), batch_size=batch_size), "batch_size", 1, None),
     (lambda seed: Trainer(small.net(), seed=seed), "seed", 0, 2**64 - 1),
-]  # fmt: skip
+]
 
 
 def test_real_numbers():

@@ -79,8 +79,11 @@ def test_mypy_accepts_the_examples_and_sees_mistakes(strict, tmp_path):
     )
     said = strict(*programs, wrong)
     assert [line.partition(": ")[0].rpartition(":")[2] for line in said.splitlines() if ": error:" in line] == [
-        "2", "3", "4", "5",
-    ], said  # fmt: skip
+        "2",
+        "3",
+        "4",
+        "5",
+    ], said
     assert 'Unexpected keyword argument "lrr" for "SGD"' in said
     assert all("wrong.py" in line for line in said.splitlines() if ": error:" in line)
 
@@ -100,4 +103,4 @@ def test_pyright_accepts_the_examples_and_sees_mistakes(tmp_path):
     found = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)["generalDiagnostics"]
     assert [(Path(each["file"]).name, each["rule"]) for each in found if each["severity"] == "error"] == [
         ("wrong.py", "reportCallIssue")
-    ], found  # fmt: skip
+    ], found

@@ -25,9 +25,37 @@ Image = pytest.importorskip("PIL.Image")
 
 DEEP = json.loads("[" * 300 + "]" * 300)
 VALUES = [
-    ..., None, True, False, -1, 0, 1, 3, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, "", "x", "0", "../..", "nan", "\ud800",
-    "a" * 300, [], [1], [[]], {}, {"layer": "ReLU"}, {"layer": []}, {"optimizer": {}}, {"": None}, DEEP,
-]  # fmt: skip
+    ...,
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1,
+    3,
+    2**31,
+    2**63,
+    10**30,
+    0.5,
+    -0.0,
+    1e308,
+    "",
+    "x",
+    "0",
+    "../..",
+    "nan",
+    "\ud800",
+    "a" * 300,
+    [],
+    [1],
+    [[]],
+    {},
+    {"layer": "ReLU"},
+    {"layer": []},
+    {"optimizer": {}},
+    {"": None},
+    DEEP,
+]
 READING = [["evaluate", "run"], ["predict", "x.png", "--run-dir", "run"], ["summary", "--run-dir", "run"]]
 EVERY = [["train", "--resume", "run"], *READING]
 
@@ -140,10 +168,15 @@ def test_arrays_of_a_checkpoint_that_was_sealed_anew(run, capsys):
     found = checkpoint.load(run.last)
     for name, array in found.tensors.items():
         changes = [
-            None, array[None], array.reshape(-1)[:0], array.astype(np.float64), array.astype(np.int16),
+            None,
+            array[None],
+            array.reshape(-1)[:0],
+            array.astype(np.float64),
+            array.astype(np.int16),
             np.full_like(array, np.nan) if array.dtype.kind == "f" else array + 1,
-            np.full_like(array, 3e38) if array.dtype.kind == "f" else -array - 1, np.zeros((0, 2**40), np.int8),
-        ]  # fmt: skip
+            np.full_like(array, 3e38) if array.dtype.kind == "f" else -array - 1,
+            np.zeros((0, 2**40), np.int8),
+        ]
         for new in changes:
             tensors = {key: value for key, value in found.tensors.items() if key != name}
             tensors |= {} if new is None else {name: new}

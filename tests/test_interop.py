@@ -11,20 +11,42 @@ RNG = np.random.default_rng(21)
 
 def net(**options):
     return Sequential(
-        [Input((4, 6, 2)), Conv2D(3, 3, padding=1), BatchNorm(), ReLU(), MaxPool2D(2), Dropout(0.2), Flatten(),
-         BatchNorm(), Linear(5), ReLU(), Linear(4, bias=False)],
+        [
+            Input((4, 6, 2)),
+            Conv2D(3, 3, padding=1),
+            BatchNorm(),
+            ReLU(),
+            MaxPool2D(2),
+            Dropout(0.2),
+            Flatten(),
+            BatchNorm(),
+            Linear(5),
+            ReLU(),
+            Linear(4, bias=False),
+        ],
         **options,
-    )  # fmt: skip
+    )
 
 
 def torch_state():
     """As torch.nn.Sequential would name it."""
     shapes = {
-        "0.weight": (3, 2, 3, 3), "0.bias": (3,),
-        "1.weight": (3,), "1.bias": (3,), "1.running_mean": (3,), "1.running_var": (3,), "1.num_batches_tracked": (),
-        "6.weight": (18,), "6.bias": (18,), "6.running_mean": (18,), "6.running_var": (18,),
-        "6.num_batches_tracked": (), "7.weight": (5, 18), "7.bias": (5,), "9.weight": (4, 5),
-    }  # fmt: skip
+        "0.weight": (3, 2, 3, 3),
+        "0.bias": (3,),
+        "1.weight": (3,),
+        "1.bias": (3,),
+        "1.running_mean": (3,),
+        "1.running_var": (3,),
+        "1.num_batches_tracked": (),
+        "6.weight": (18,),
+        "6.bias": (18,),
+        "6.running_mean": (18,),
+        "6.running_var": (18,),
+        "6.num_batches_tracked": (),
+        "7.weight": (5, 18),
+        "7.bias": (5,),
+        "9.weight": (4, 5),
+    }
     state = {key: RNG.random(shape).astype(np.float32) + 0.1 for key, shape in shapes.items()}
     return state | {key: np.array(41, np.int64) for key in state if key.endswith("tracked")}
 

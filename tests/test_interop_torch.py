@@ -31,19 +31,42 @@ nn = torch.nn
 def pair():
     ours = Sequential(
         [
-            Input((11, 9, 4)), Conv2D(6, (3, 2), stride=2, padding=(1, 2), groups=2), BatchNorm(momentum=0.2), GELU(),
-            MaxPool2D(3, stride=1, padding=1), Conv2D(8, 3, dilation=2, padding="same", bias=False), SiLU(),
-            AvgPool2D(2, stride=1, padding=1), LeakyReLU(negative_slope=0.1), Conv2D(5, 2), Sigmoid(), Flatten(),
-            Dropout(0.0), Linear(7), Tanh(), Linear(3),
+            Input((11, 9, 4)),
+            Conv2D(6, (3, 2), stride=2, padding=(1, 2), groups=2),
+            BatchNorm(momentum=0.2),
+            GELU(),
+            MaxPool2D(3, stride=1, padding=1),
+            Conv2D(8, 3, dilation=2, padding="same", bias=False),
+            SiLU(),
+            AvgPool2D(2, stride=1, padding=1),
+            LeakyReLU(negative_slope=0.1),
+            Conv2D(5, 2),
+            Sigmoid(),
+            Flatten(),
+            Dropout(0.0),
+            Linear(7),
+            Tanh(),
+            Linear(3),
         ],
         dtype="float64",
-    )  # fmt: skip
+    )
     theirs = nn.Sequential(
-        nn.Conv2d(4, 6, (3, 2), 2, (1, 2), groups=2), nn.BatchNorm2d(6, momentum=0.2), nn.GELU(),
-        nn.MaxPool2d(3, 1, 1), nn.Conv2d(6, 8, 3, dilation=2, padding="same", bias=False), nn.SiLU(),
-        nn.AvgPool2d(2, 1, 1), nn.LeakyReLU(0.1), nn.Conv2d(8, 5, 2), nn.Sigmoid(), nn.Flatten(), nn.Dropout(0.0),
-        nn.Linear(int(np.prod(ours["flatten1"].input_shape)), 7), nn.Tanh(), nn.Linear(7, 3),
-    ).double()  # fmt: skip
+        nn.Conv2d(4, 6, (3, 2), 2, (1, 2), groups=2),
+        nn.BatchNorm2d(6, momentum=0.2),
+        nn.GELU(),
+        nn.MaxPool2d(3, 1, 1),
+        nn.Conv2d(6, 8, 3, dilation=2, padding="same", bias=False),
+        nn.SiLU(),
+        nn.AvgPool2d(2, 1, 1),
+        nn.LeakyReLU(0.1),
+        nn.Conv2d(8, 5, 2),
+        nn.Sigmoid(),
+        nn.Flatten(),
+        nn.Dropout(0.0),
+        nn.Linear(int(np.prod(ours["flatten1"].input_shape)), 7),
+        nn.Tanh(),
+        nn.Linear(7, 3),
+    ).double()
     return ours, theirs
 
 

@@ -16,7 +16,7 @@ LABELS = np.array([2, 3, 1, 2])
 
 
 def measure(metric, scores=SCORES, labels=LABELS, parts=(0, 1, 4)):
-    (name, begun), = metrics.begin(metrics.named([metric])).items()
+    ((name, begun),) = metrics.begin(metrics.named([metric])).items()
     for first, last in itertools.pairwise(parts):
         begun.update(scores[first:last], labels[first:last])
     return name, begun.result()
@@ -86,10 +86,12 @@ def test_functions_and_objects_of_the_users_own():
 
 def test_refusals():
     for given, error, message in (
-        (["top-0"], ValueError, "from 1 on, received 0"), (["acuracy"], ValueError, "unknown metric 'acuracy'"),
-        (["confusoin"], ValueError, "did you mean 'confusion'"), ("top-5", TypeError, "metrics are a list"),
+        (["top-0"], ValueError, "from 1 on, received 0"),
+        (["acuracy"], ValueError, "unknown metric 'acuracy'"),
+        (["confusoin"], ValueError, "did you mean 'confusion'"),
+        ("top-5", TypeError, "metrics are a list"),
         ([3], TypeError, r"update\(scores, labels\) and result\(\); received int"),
         (["top-3", "top3"], ValueError, "two metrics are named 'top_3'"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error, match=message):
             evaluate(small.net(), small.held_out(), metrics=given)

@@ -45,8 +45,13 @@ def test_every_small_net_trains_a_step(name):
 def test_the_seed_net_makes_the_notes_volumes():
     net = models.seed_net()
     assert [layer.output_shape for layer in net] == [
-        (32, 32, 3), (32, 32, 12), (32, 32, 12), (16, 16, 12), (3072,), (10,)
-    ]  # fmt: skip
+        (32, 32, 3),
+        (32, 32, 12),
+        (32, 32, 12),
+        (16, 16, 12),
+        (3072,),
+        (10,),
+    ]
 
 
 def test_tiny_vgg_is_three_blocks_of_ten_filters():

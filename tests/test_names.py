@@ -16,8 +16,15 @@ CAT, DOG = "\u732b", "\uff24og"  # a wide letter; a full-width one and two narro
 
 def test_columns_of_a_terminal():
     for text, width in (
-        ("", 0), ("cat", 3), (CAT, 2), (DOG, 4), ("\U0001f431!", 3), ("e\u0301", 1), ("\xfc", 1), ("\u200d", 0),
-    ):  # fmt: skip
+        ("", 0),
+        ("cat", 3),
+        (CAT, 2),
+        (DOG, 4),
+        ("\U0001f431!", 3),
+        ("e\u0301", 1),
+        ("\xfc", 1),
+        ("\u200d", 0),
+    ):
         assert columns(text) == width, text
     assert (padded(CAT, 4), padded(CAT, 4, ">"), padded("cat", 2)) == (f"{CAT}  ", f"  {CAT}", "cat")
 

@@ -45,7 +45,7 @@ def test_a_test_at_the_end_is_the_caption_and_long_histories_are_cut():
     trainer = small.trainer()
     history = trainer.fit(small.images(60), epochs=2, validation=0.2, test=small.images(9, seed=5), progress=False)
     assert history.tested == trainer.tested
-    caption, = [each for each in parsed(history._repr_html_()).iter() if each.tag == "caption"]
+    (caption,) = [each for each in parsed(history._repr_html_()).iter() if each.tag == "caption"]
     assert f"test accuracy {trainer.tested['test_accuracy']:.4f}" in caption.text
     record = {"event": "epoch", "step": 1, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5}
     long = History(record | {"epoch": epoch} for epoch in range(1, 101))

@@ -15,8 +15,9 @@ def test_plain_numerals_are_read():
     assert [numerals.whole(text) for text in ("0", "-3", "+10", " 7 ", "007")] == [0, -3, 10, 7, 7]
     assert [numerals.real(text) for text in ("0", "-3", "1e-3", ".5", "inf")] == [0, -3, 1e-3, 0.5, float("inf")]
     assert [text for text in ("0", "12", "-1", "+1", "1.0", "", "x", "\u0663", "1_0") if numerals.is_whole(text)] == [
-        "0", "12",
-    ]  # fmt: skip
+        "0",
+        "12",
+    ]
     assert numerals.volume("32X24x3", 3) == (32, 24, 3)
     assert numerals.volume("1x1", 2) == (1, 1)
 
@@ -58,12 +59,16 @@ def test_no_number_on_the_command_line_has_an_underscore(capsys, tmp_path, monke
 def test_an_option_that_is_given_twice_is_refused():
     """Else the last one would count and the others would not."""
     for read, text in (
-        (load_data, "folder:x,test=0.1,test=0.2"), (load_data, "folder:x,test=0.1,TEST=0.1"),
-        (load_data, "synthetic:n=8,N=9"), (load_data, "synthetic:n=8,classes=2,n=8"),
-        (optimizers.get, "sgd:lr=0.1,lr=0.2"), (optimizers.get, "adam:lr=1,beta1=0.5,lr=1"),
-        (optimizers.get, "* -> sgd:lr=0.1,lr=0.2"), (schedules.get, "step:3,gamma=0.1,gamma=0.2"),
+        (load_data, "folder:x,test=0.1,test=0.2"),
+        (load_data, "folder:x,test=0.1,TEST=0.1"),
+        (load_data, "synthetic:n=8,N=9"),
+        (load_data, "synthetic:n=8,classes=2,n=8"),
+        (optimizers.get, "sgd:lr=0.1,lr=0.2"),
+        (optimizers.get, "adam:lr=1,beta1=0.5,lr=1"),
+        (optimizers.get, "* -> sgd:lr=0.1,lr=0.2"),
+        (schedules.get, "step:3,gamma=0.1,gamma=0.2"),
         (Augmentation.parse, "flip,shift:1,flip"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match="is given twice in '"):
             read(text)
     assert schedules.get("one-cycle:peak=0.5,warmup:1") == schedules.get("one-cycle:peak=0.5,warmup:1")

@@ -19,9 +19,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 HEAVY = [
-    "cupy", "cuda", "matplotlib", "PIL", "scipy", "torch", "tqdm", "safetensors", "ml_dtypes", "requests", "nvtx",
+    "cupy",
+    "cuda",
+    "matplotlib",
+    "PIL",
+    "scipy",
+    "torch",
+    "tqdm",
+    "safetensors",
+    "ml_dtypes",
+    "requests",
+    "nvtx",
     "threadpoolctl",
-]  # fmt: skip
+]
 
 # Each part may import from its own line and the lines above it.
 LAYERS = [
@@ -97,7 +107,7 @@ def imports(path: Path) -> set[str]:
 
 
 def part(name: str) -> str:
-    """"gpuconv.backends.cpu.conv" belongs to "backends"."""
+    """ "gpuconv.backends.cpu.conv" belongs to "backends"."""
     return name.split(".")[1]
 
 
@@ -152,8 +162,11 @@ def wheel(tmp_path_factory) -> zipfile.Path:
         shutil.copy(ROOT / name, source)
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source],
-        check=True, capture_output=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}, timeout=300,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        timeout=300,
+    )
     return next(folder.glob("*.whl"))
 
 

@@ -29,9 +29,7 @@ def panels(figure):
 
 
 def words(figure):
-    return [text.get_text() for text in figure.texts] + [
-        text.get_text() for axes in figure.axes for text in axes.texts
-    ]
+    return [text.get_text() for text in figure.texts] + [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
 def picture(**options):
@@ -67,8 +65,10 @@ def test_slices_keep_their_place_and_sign():
     pixels = panels(figure)["conv1"].images[0].get_array()
     tile = pixels.shape[1]
     slices = pixels[:tile], pixels[-tile:]
-    quarters = [[[part[tile // 4 + tile // 2 * y, tile // 4 + tile // 2 * x] for x in (0, 1)] for y in (0, 1)]
-                for part in slices]  # fmt: skip
+    quarters = [
+        [[part[tile // 4 + tile // 2 * y, tile // 4 + tile // 2 * x] for x in (0, 1)] for y in (0, 1)]
+        for part in slices
+    ]
     warm, cold, ground = quarters[0][0][1], quarters[1][1][0], quarters[0][0][0]
     assert warm[0] > warm[2] > ground[2]  # amber: more red than blue
     assert cold[2] > cold[0] > ground[0]
@@ -80,8 +80,17 @@ def test_slices_keep_their_place_and_sign():
 def test_scores_are_the_best_five_sorted():
     bars = panels(picture())["scores"]
     assert [text.get_text() for text in bars.texts] == [
-        "kind 1", "40.0 %", "kind 3", "25.0 %", "kind 5", "15.0 %", "kind 4", "10.0 %", "kind 6", "5.0 %",
-    ]  # fmt: skip
+        "kind 1",
+        "40.0 %",
+        "kind 3",
+        "25.0 %",
+        "kind 5",
+        "15.0 %",
+        "kind 4",
+        "10.0 %",
+        "kind 6",
+        "5.0 %",
+    ]
     drawn = [patch.get_width() for patch in bars.patches if patch.get_width() < 1]
     assert drawn == sorted(drawn, reverse=True)
 
@@ -141,8 +150,8 @@ def test_long_text_ends_in_an_ellipsis_where_its_room_ends(letter):
     name, share = panels(figure)["scores"].texts
     assert name.get_text().endswith("…")
     assert name.get_window_extent().x1 < share.get_window_extent().x0
-    title, = (text for text in figure.texts if text.get_weight() == "bold")
-    truth, = (text for text in figure.texts if text.get_text().startswith("this is"))
+    (title,) = (text for text in figure.texts if text.get_weight() == "bold")
+    (truth,) = (text for text in figure.texts if text.get_text().startswith("this is"))
     for text in (title, truth):
         assert text.get_text().endswith("…")
         assert text.get_window_extent().x0 > 0

@@ -42,7 +42,10 @@ def test_output_size_by_hand(size, kernel, stride, padding, dilation, fit, windo
 
 
 AXES = st.tuples(
-    st.integers(1, 12), st.integers(1, 5), st.integers(1, 6), st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.integers(1, 6),
+    st.tuples(st.integers(0, 4), st.integers(0, 4)),
     st.integers(1, 3),
 )
 
@@ -86,7 +89,13 @@ def test_a_filter_larger_than_its_input():
     refused(
         ValueError,
         "the filter spans 5 but the padded input only 4 (size 3, padding 1 + 0)",
-        problems.output_size, 3, 3, 1, (1, 0), 2, "floor",
+        problems.output_size,
+        3,
+        3,
+        1,
+        (1, 0),
+        2,
+        "floor",
     )
 
 
@@ -134,8 +143,12 @@ def test_bad_padding(padding, error, words):
 
 def test_same_padding_needs_stride_1():
     refused(
-        ValueError, "padding='same' is defined at stride 1, received stride (2, 1)",
-        problems.padding_pairs, "same", (3, 3), (2, 1),
+        ValueError,
+        "padding='same' is defined at stride 1, received stride (2, 1)",
+        problems.padding_pairs,
+        "same",
+        (3, 3),
+        (2, 1),
     )
 
 
@@ -144,22 +157,34 @@ def test_same_padding_needs_stride_1():
 # Input and filters; window; P and Q; (m, n, k, batches) of each direction, all by hand.
 CONVOLUTIONS = [
     (
-        (2, 32, 32, 3), (12, 3, 3, 3), dict(padding=1), (32, 32),
+        (2, 32, 32, 3),
+        (12, 3, 3, 3),
+        dict(padding=1),
+        (32, 32),
         dict(fprop=(2048, 12, 27, 1), dgrad=(2048, 3, 108, 1), wgrad=(12, 27, 2048, 1)),
     ),
     (  # two groups of 2 channels and 3 filters; two phases of 4 rows, each of which ceil(3 / 2) taps reach
-        (2, 7, 9, 4), (6, 3, 2, 2), dict(stride=(2, 1), padding=((1, 1), (0, 1)), dilation=(1, 2), groups=2), (4, 8),
+        (2, 7, 9, 4),
+        (6, 3, 2, 2),
+        dict(stride=(2, 1), padding=((1, 1), (0, 1)), dilation=(1, 2), groups=2),
+        (4, 8),
         dict(fprop=(64, 3, 12, 2), dgrad=(72, 2, 12, 4), wgrad=(3, 12, 64, 2)),
     ),
     (  # dilation 2 and stride 2: every tap of a column reads the same rows
-        (1, 8, 8, 3), (5, 3, 3, 3), dict(stride=2, dilation=(2, 1)), (2, 3),
+        (1, 8, 8, 3),
+        (5, 3, 3, 3),
+        dict(stride=2, dilation=(2, 1)),
+        (2, 3),
         dict(fprop=(6, 5, 27, 1), dgrad=(16, 3, 30, 4), wgrad=(5, 27, 6, 1)),
     ),
     (
-        (3, 6, 6, 8), (8, 3, 3, 1), dict(padding="same", groups=8), (6, 6),
+        (3, 6, 6, 8),
+        (8, 3, 3, 1),
+        dict(padding="same", groups=8),
+        (6, 6),
         dict(fprop=(108, 1, 9, 8), dgrad=(108, 1, 9, 8), wgrad=(1, 9, 108, 8)),
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("x_shape", "w_shape", "window", "hw", "products"), CONVOLUTIONS)
@@ -282,9 +307,7 @@ def test_pooled_and_masked_shapes():
     refused(ValueError, "pool must be 1 (none) or 2 (2 x 2 windows), received 3", problem.pooled_shape, 3)
     refused(ValueError, "pool must be at least 1, received 0", problem.mask_shape, 0)
     narrow = Conv2dProblem.of((2, 9, 3, 4), (6, 3, 3, 4))
-    refused(
-        ValueError, "a pool of 2 x 2 windows needs maps of at least 2 x 2, received 7 x 1", narrow.pooled_shape, 2
-    )
+    refused(ValueError, "a pool of 2 x 2 windows needs maps of at least 2 x 2, received 7 x 1", narrow.pooled_shape, 2)
     assert narrow.pooled_shape(1) == (2, 7, 1, 6)
 
 
@@ -304,12 +327,20 @@ def test_few_channels_and_depthwise():
 def test_convolutions_that_do_not_exist():
     x, w = (2, 8, 8, 4), (6, 3, 3, 4)
     refused(
-        ValueError, "groups must divide the channels and the filters, received groups 4, 4 channels, 6 filters",
-        Conv2dProblem.of, x, w, groups=4,
+        ValueError,
+        "groups must divide the channels and the filters, received groups 4, 4 channels, 6 filters",
+        Conv2dProblem.of,
+        x,
+        w,
+        groups=4,
     )
     refused(
-        ValueError, "the filters read 4 channels in each of 2 group(s), so the input must have 8 channels, received 4",
-        Conv2dProblem.of, x, w, groups=2,
+        ValueError,
+        "the filters read 4 channels in each of 2 group(s), so the input must have 8 channels, received 4",
+        Conv2dProblem.of,
+        x,
+        w,
+        groups=2,
     )
     refused(ValueError, "kernel_size[1] must be at least 1, received 0", Conv2dProblem.of, x, (6, 3, 0, 4))
     refused(ValueError, "unknown fit 'exakt'; did you mean 'exact'?", Conv2dProblem.of, x, w, fit="exakt")
@@ -330,7 +361,11 @@ def test_a_pool():
     assert Pool2dProblem.of([2, 7, 9, 5], [2, 3], stride=[2, 3], padding=[[1, 0], [0, 2]], fit="Floor") is problem
     assert Pool2dProblem.of((2, 7, 9, 5), (2, 3), stride=1) != problem
     refused(
-        ValueError, "a pool's padding must be smaller than its kernel_size (2, 2)", Pool2dProblem.of, (1, 4, 4, 1), 2,
+        ValueError,
+        "a pool's padding must be smaller than its kernel_size (2, 2)",
+        Pool2dProblem.of,
+        (1, 4, 4, 1),
+        2,
         padding=2,
     )
     refused(ValueError, "a pool needs maps of at least one pixel", Pool2dProblem.of, (1, 0, 4, 1), 2)

@@ -250,12 +250,7 @@ def test_no_fixed_relation_between_elements_or_epochs():
     """Correlations with the identity, between neighbours and between epochs, are those of chance."""
     n = 20_011
     first, second = (random.permutation(n, seed=7, epoch=epoch) for epoch in (0, 1))
-    pairs = [
-        (first, np.arange(n)),
-        (first[1:], first[:-1]),
-        (first[n // 2 :], first[: n - n // 2]),
-        (first, second),
-    ]
+    pairs = [(first, np.arange(n)), (first[1:], first[:-1]), (first[n // 2 :], first[: n - n // 2]), (first, second)]
     for a, b in pairs:
         assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(n)
     for step in (1, 2, 142):  # 142: a side of the square the elements are laid out on

@@ -7,10 +7,29 @@ import pytest
 from gpuconv import shell
 
 NAMES = [
-    b"run", b"my run", b"two  spaces", b" ends with a space ", b"it's", b'"quoted"', b"$HOME", b"`date`", b"a;b&c|d",
-    b"*", b"~", b"caf\xe9", b"caf\xc3\xa9", b"new\nline", b"tab\there", b"\x1b[31mred", b"back\\slash", b"!history",
-    b"#comment", b"-option", b"--help", b"\xff\xfe 'x'",
-]  # fmt: skip
+    b"run",
+    b"my run",
+    b"two  spaces",
+    b" ends with a space ",
+    b"it's",
+    b'"quoted"',
+    b"$HOME",
+    b"`date`",
+    b"a;b&c|d",
+    b"*",
+    b"~",
+    b"caf\xe9",
+    b"caf\xc3\xa9",
+    b"new\nline",
+    b"tab\there",
+    b"\x1b[31mred",
+    b"back\\slash",
+    b"!history",
+    b"#comment",
+    b"-option",
+    b"--help",
+    b"\xff\xfe 'x'",
+]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])

@@ -110,16 +110,34 @@ def test_can_be_evaluated_and_asked(name, end, capsys):
 
 
 DEFAULTS = {
-    "frozen": [], "larger": False, "dilation": 1, "groups": 1, "bias": True, "fit": "floor", "algo": "auto",
-    "weight_init": "he_normal", "bias_init": "zeros", "weight_decay": 0.0, "decay": "all", "nesterov": False,
-    "precision": "float32", "loss_scale": None, "validation": None, "drop_last": False, "augmentation": "none",
-    "whiten": 0, "tta": "none",
-}  # fmt: skip
+    "frozen": [],
+    "larger": False,
+    "dilation": 1,
+    "groups": 1,
+    "bias": True,
+    "fit": "floor",
+    "algo": "auto",
+    "weight_init": "he_normal",
+    "bias_init": "zeros",
+    "weight_decay": 0.0,
+    "decay": "all",
+    "nesterov": False,
+    "precision": "float32",
+    "loss_scale": None,
+    "validation": None,
+    "drop_last": False,
+    "augmentation": "none",
+    "whiten": 0,
+    "tta": "none",
+}
 NAMES = {
-    "Conv2D": (LAYERS, "Convolution"), "sgd": (OPTIMIZERS, "descent"), "adam": (OPTIMIZERS, "moments"),
-    "seed-net": (models.MODELS, "seed"), "one-cycle": (schedules.SCHEDULES, "circle"),
+    "Conv2D": (LAYERS, "Convolution"),
+    "sgd": (OPTIMIZERS, "descent"),
+    "adam": (OPTIMIZERS, "moments"),
+    "seed-net": (models.MODELS, "seed"),
+    "one-cycle": (schedules.SCHEDULES, "circle"),
     "SoftmaxCrossEntropy": (losses.LOSSES, "Softmax"),
-}  # fmt: skip
+}
 
 
 def without_defaults(value):

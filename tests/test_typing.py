@@ -61,8 +61,11 @@ def test_a_wrong_argument_is_an_error_before_the_program_runs(tmp_path):
     program.write_text(GIVEN + RIGHT + "\n".join(WRONG))
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--cache-dir", tmp_path / "cache", "--no-pretty", program],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     lines = program.read_text().splitlines()
     found = {}
     for number, message in re.findall(r"program\.py:(\d+): error: (.*)", done.stdout):

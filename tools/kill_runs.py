@@ -29,8 +29,22 @@ RESULT = Path(__file__).with_name("kill_runs.json")
 FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv", "run.json")
 PICTURES = ("curves.png", "activations.png", "filters.png")
 # Batch norm, augmentation and momentum are in it; an epoch takes some hundredths of a second.
-RUN = ["--data", "synthetic:n=96,size=8x8x3,classes=4", "--model", "resnet20", "--batch-size", "16", "--epochs", "12",
-       "--augment", "flip,shift:1", "--device", "numpy", "--checkpoint-every", "2"]  # fmt: skip
+RUN = [
+    "--data",
+    "synthetic:n=96,size=8x8x3,classes=4",
+    "--model",
+    "resnet20",
+    "--batch-size",
+    "16",
+    "--epochs",
+    "12",
+    "--augment",
+    "flip,shift:1",
+    "--device",
+    "numpy",
+    "--checkpoint-every",
+    "2",
+]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -84,7 +98,6 @@ class Run:
                 self.problems.append(f"{number.name}: fell back from {self.reached} to {place}")
             self.reached = place
         self.begin()
-
 
     def finish(self) -> None:
         """See that the run that has ended is as if nobody had killed it."""

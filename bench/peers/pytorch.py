@@ -141,7 +141,7 @@ def _convolution_options(problem: Problem) -> dict[str, Any]:
         raise NotImplementedError("PyTorch pads both sides of a convolution alike")
     return dict(
         stride=convolution.stride, padding=(top, left), dilation=convolution.dilation, groups=convolution.groups
-    )  # fmt: skip
+    )
 
 
 def _like(torch: Any, tensor: Any, shape: tuple[int, ...]) -> Any:

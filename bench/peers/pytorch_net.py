@@ -25,8 +25,9 @@ def parameters(net: layers.Sequential, made: Any) -> dict[str, Any]:
     """The trained parameters of what `module` made of a net, by our names."""
     pairs = [
         (layer[name], getattr(part, name))
-        for layer, part in zip(_with_weights(net), _leaves(made), strict=True) for name in layer.variables
-    ]  # fmt: skip
+        for layer, part in zip(_with_weights(net), _leaves(made), strict=True)
+        for name in layer.variables
+    ]
     theirs = {id(own): their for own, their in pairs}
     return {name: theirs[id(own)] for name, own in net.params().items()}
 

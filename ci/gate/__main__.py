@@ -34,8 +34,12 @@ def _parser() -> argparse.ArgumentParser:
         + ("   (only when named)" if part in EXTRA else "")
         for part in (*PARTS, *EXTRA)
     )
-    parser = argparse.ArgumentParser("ci/gpu.sh", description=__doc__, epilog=f"parts:\n{listed}",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "ci/gpu.sh",
+        description=__doc__,
+        epilog=f"parts:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     names = [part.name for part in (*PARTS, *EXTRA)]
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(names)}; by default all but tests")
     parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="folder of results (default $OUT)")
@@ -84,10 +88,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs = Path(scratch) / "logs"
         logs.mkdir()
         gate = Gate(
-            out, copied(out, Path(scratch)), logs, options.device, options.commit or commit_here(),
-            options.wheels and options.wheels.resolve(), carried.resolve() if carried.is_file() else None,
+            out,
+            copied(out, Path(scratch)),
+            logs,
+            options.device,
+            options.commit or commit_here(),
+            options.wheels and options.wheels.resolve(),
+            carried.resolve() if carried.is_file() else None,
             small=options.rehearse is not None,
-        )  # fmt: skip
+        )
         if options.rehearse:
             gate.python = tuple(shlex.split(options.rehearse))
             gate.environment["GPUCONV_AUTOTUNE"] = "0"

@@ -67,9 +67,14 @@ class Gate:
             begin = file.tell()
             try:
                 process = subprocess.Popen(
-                    command, cwd=self.home, env=known | self.environment | environment, stdin=subprocess.DEVNULL,
-                    stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                )  # fmt: skip
+                    command,
+                    cwd=self.home,
+                    env=known | self.environment | environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
             except OSError as error:
                 return Done(127, f"{command[0]}: {error.strerror}", 0.0)
             self._running.add(process)

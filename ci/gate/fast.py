@@ -24,8 +24,16 @@ from ci.gate.start import expect
 from gpuconv import files
 
 KERNELS = ("--op", "fprop", "--op", "dgrad", "--op", "wgrad", "--shape", "vgg", "--dtype", "bfloat16")
-STEPS = ("--shape", "airbench94-n2000", "--shape", "vgg-cifar-n128", "--shape", "resnet18-cifar-n512",
-         "--dtype", "bfloat16")  # fmt: skip
+STEPS = (
+    "--shape",
+    "airbench94-n2000",
+    "--shape",
+    "vgg-cifar-n128",
+    "--shape",
+    "resnet18-cifar-n512",
+    "--dtype",
+    "bfloat16",
+)
 SUITE = ("--shape", "vgg", "--shape", "airbench94", "--shape", "memory-126mb")
 SMALL = {  # the same in the small
     KERNELS: ("--op", "fprop", "--shape", "1x32x32x3-12x3x3-p1.1.1.1", "--dtype", "float32"),
@@ -50,8 +58,11 @@ def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
             if "no longer answers" not in done.text or end - time.monotonic() < 0.2 * seconds:
                 break
             again = ["--missing"]  # a side took the device down; a new process goes on behind it
-        entries = [entry for entry in entries_of(gate)
-                   if (entry["kind"] == "step") == (kind == "steps") and entry["date"] >= began]  # fmt: skip
+        entries = [
+            entry
+            for entry in entries_of(gate)
+            if (entry["kind"] == "step") == (kind == "steps") and entry["date"] >= began
+        ]
         sides = [side for entry in entries for side in entry["sides"]]
         others = sorted({f"{s['name']} {s['status']}" for s in sides if s["status"] not in ("timed", "left out")})
         said = f"{len(entries)} entries timed" + (f"; {listed(others)}" if others else "")
@@ -138,8 +149,19 @@ def ncu(gate: Gate, seconds: float) -> Found:
     """Four numbers of every kernel of a training step, then all of Nsight Compute on the slowest six."""
     if not shutil.which("ncu"):
         raise NotReachedError("ncu is not on the PATH")
-    words = [*gate.python, "-m", "gpuconv", "profile", "--model", PROFILED[gate.small], "--device", gate.device,
-             "--steps", "1", "--no-peaks"]  # fmt: skip
+    words = [
+        *gate.python,
+        "-m",
+        "gpuconv",
+        "profile",
+        "--model",
+        PROFILED[gate.small],
+        "--device",
+        gate.device,
+        "--steps",
+        "1",
+        "--no-peaks",
+    ]
     words += [] if gate.small else ["--precision", "bfloat16"]
     plain = ["ncu", "--clock-control", "none"]
     asked = [*plain, "--csv", "--metrics", ",".join(METRICS.values()), *words]
@@ -151,9 +173,23 @@ def ncu(gate: Gate, seconds: float) -> Found:
         raise FailedError("ncu told no kernel's time")
     report = gate.logs.parent / "slowest"
     names = "regex:^(" + "|".join(map(re.escape, slowest)) + ")$"
-    detailed = [*plain, "--set", "full", "--import-source", "yes", "--source-folders", str(gate.home / "kernels"),
-                "--force-overwrite", "--kernel-name", names, "--launch-count", str(2 * DETAILED),
-                "--export", str(report), *words]  # fmt: skip
+    detailed = [
+        *plain,
+        "--set",
+        "full",
+        "--import-source",
+        "yes",
+        "--source-folders",
+        str(gate.home / "kernels"),
+        "--force-overwrite",
+        "--kernel-name",
+        names,
+        "--launch-count",
+        str(2 * DETAILED),
+        "--export",
+        str(report),
+        *words,
+    ]
     gate.run("ncu-full.log", detailed, seconds / 2, GPUCONV_AUTOTUNE="0")
     if not _keep(gate, report.with_suffix(".ncu-rep")):
         gate.facts["ncu report"] = "none, or too large to be brought back"
@@ -164,8 +200,11 @@ def ncu(gate: Gate, seconds: float) -> Found:
 def issue_bound(kernels: dict[str, dict[str, float]]) -> Verdict:
     """Of the tensor-core kernels: whether issue slots are nearer to their limit than L2, in all of them."""
     found = {name: values for name, values in kernels.items() if name.endswith("_mma")}
-    seen = "; ".join(f"{name}: issue {v.get('issue', math.nan):.0f} %, LSU {v.get('lsu', math.nan):.0f} %, "
-                     f"L2 {v.get('l2', math.nan):.0f} %" for name, v in found.items())  # fmt: skip
+    seen = "; ".join(
+        f"{name}: issue {v.get('issue', math.nan):.0f} %, LSU {v.get('lsu', math.nan):.0f} %, "
+        f"L2 {v.get('l2', math.nan):.0f} %"
+        for name, v in found.items()
+    )
     if not found or not all(0 <= v.get(key, math.nan) <= 100 for v in found.values() for key in ("issue", "l2")):
         return Verdict(ISSUE, "unknown", seen or f"no tensor-core kernel among {', '.join(kernels)}")
     bound = all(values["issue"] > values["l2"] for values in found.values())

@@ -15,21 +15,41 @@ ALWAYS = Part("start", 1, (Check("environment", 3, start.environment), Check("cu
 
 PARTS = (
     Part("start", 2, (*ALWAYS.checks, Check("peaks", 4, start.peaks))),
-    Part("right", 3, (
-        Check("verify", 4, right.verify), Check("memcheck", 3, right.sanitized("memcheck")),
-        Check("racecheck", 3, right.sanitized("racecheck")),
-    )),
+    Part(
+        "right",
+        3,
+        (
+            Check("verify", 4, right.verify),
+            Check("memcheck", 3, right.sanitized("memcheck")),
+            Check("racecheck", 3, right.sanitized("racecheck")),
+        ),
+    ),
     Part("why", 4, (Check("ncu", 1, fast.ncu),)),
-    Part("kernels", 4, (
-        Check("convolutions", 8, fast.timed("ops", fast.KERNELS)), Check("model", 1, fast.model),
-        Check("record", 1, fast.record),
-    )),
-    Part("questions", 6, questions.checks(
-        ("capture", 1), ("threads", 1), ("bfloat16", 2), ("float32", 1), ("loader", 1), ("choices", 2), ("families", 4),
-        ("driver", 1),
-    )),
+    Part(
+        "kernels",
+        4,
+        (
+            Check("convolutions", 8, fast.timed("ops", fast.KERNELS)),
+            Check("model", 1, fast.model),
+            Check("record", 1, fast.record),
+        ),
+    ),
+    Part(
+        "questions",
+        6,
+        questions.checks(
+            ("capture", 1),
+            ("threads", 1),
+            ("bfloat16", 2),
+            ("float32", 1),
+            ("loader", 1),
+            ("choices", 2),
+            ("families", 4),
+            ("driver", 1),
+        ),
+    ),
     Part("steps", 5, (Check("steps", 1, fast.timed("steps", fast.STEPS)),)),
     Part("suite", 4, (Check("suite", 1, fast.timed("ops", fast.SUITE, missing=True)),)),
-)  # fmt: skip
+)
 
 EXTRA = (Part("tests", 9, (Check("tests", 1, right.tests),)),)  # asked for by name alone

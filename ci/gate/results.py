@@ -115,8 +115,10 @@ def table(results: Sequence[Result]) -> str:
         took = f"{result.seconds:>6.0f}s" if result.seconds else f"{'-':>7}"
         lines.append(f"{result.part:<10} {result.check:<18} {result.status:<12} {took}  {reason}")
     lines += ["", *map(str, verdicts(results))]
-    counts = {status: sum(result.status == status for result in results) for status in
-              (PASSED, FAILED, LATE, STOPPED, NOT_REACHED)}  # fmt: skip
+    counts = {
+        status: sum(result.status == status for result in results)
+        for status in (PASSED, FAILED, LATE, STOPPED, NOT_REACHED)
+    }
     return "\n".join([*lines, "", ", ".join(f"{count} {status}" for status, count in counts.items() if count)])
 
 

@@ -15,11 +15,17 @@ from ci.gate.schedule import Body, Found
 
 SANITIZED = {  # every kind of kernel: tiles in shared memory, tensor cores, reductions, plain maps
     "float32": (
-        "conv2d", "conv2d_dgrad", "conv2d_wgrad", "max_pool2d_backward", "batch_norm_backward", "bias_grad",
-        "softmax_cross_entropy", "sgd_step",
+        "conv2d",
+        "conv2d_dgrad",
+        "conv2d_wgrad",
+        "max_pool2d_backward",
+        "batch_norm_backward",
+        "bias_grad",
+        "softmax_cross_entropy",
+        "sgd_step",
     ),
     "float16": ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "conv2d_relu", "conv2d_batch_norm", "muon_step"),
-}  # fmt: skip
+}
 FIRST = ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "conv2d_batch_norm", "conv2d_relu", "linear")  # of verify
 SMALL = ("relu", "add")  # what a rehearsal looks at
 _PASSED = re.compile(r"^all [1-9]\d* pass on ", re.MULTILINE)
@@ -52,8 +58,9 @@ def sanitized(tool: str) -> Body:
         chosen = {"float32": SMALL} if gate.small else SANITIZED
         commands = {
             f"{tool}/{op}-{dtype}.log": [*words, "--dtype", dtype, "--op", op]
-            for dtype, ops in chosen.items() for op in ops
-        }  # fmt: skip
+            for dtype, ops in chosen.items()
+            for op in ops
+        }
         found = gate.together(commands, seconds, min(workers(), 6), GPUCONV_AUTOTUNE="0")
         return judge("ops clean", found, commands, _CLEAN)
 
@@ -73,9 +80,14 @@ def tests(gate: Gate, seconds: float) -> Found:
         log: [sys.executable, "-m", "pytest", *options, str(f.relative_to(gate.home))] for log, f in names.items()
     }
     found = gate.together(
-        commands, seconds, workers(), GPUCONV_TEST_DEVICES=gate.device, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1",
+        commands,
+        seconds,
+        workers(),
+        GPUCONV_TEST_DEVICES=gate.device,
+        OMP_NUM_THREADS="1",
+        OPENBLAS_NUM_THREADS="1",
         GPUCONV_EMULATOR_WORKERS="1",
-    )  # fmt: skip
+    )
     counts: dict[str, int] = defaultdict(int)
     for done in found.values():
         for number, what in re.findall(r"(\d+) (passed|failed|skipped|xfailed|error)", done.last):
@@ -85,9 +97,12 @@ def tests(gate: Gate, seconds: float) -> Found:
 
 
 def judge(
-    what: str, found: Mapping[str, Done], wanted: Sequence[str] | Mapping[str, object], proof: re.Pattern[str],
+    what: str,
+    found: Mapping[str, Done],
+    wanted: Sequence[str] | Mapping[str, object],
+    proof: re.Pattern[str],
     good: tuple[int, ...] = (0,),
-) -> Found:  # fmt: skip
+) -> Found:
     """Of many commands: which failed, which took too long, which were not begun. proof: what one that passed has
     printed; a status alone proves nothing."""
     short = {name: name.rpartition("/")[2].removesuffix(".log") for name in wanted}
@@ -97,11 +112,16 @@ def judge(
     late = [short[name] for name in wanted if name not in ended]
     said = f"{len(ended) - len(failed) - len(silent)} of {len(short)} {what}"
     details = {
-        "failed": failed, "without proof": silent, "out of time": late,
+        "failed": failed,
+        "without proof": silent,
+        "out of time": late,
         "seconds": {short[name]: round(done.seconds, 1) for name, done in found.items()},
-    }  # fmt: skip
-    told = [f"{why}: {listed(names)}" for why, names in (("failed", failed), ("said nothing that proves it", silent),
-                                                         ("out of time", late)) if names]  # fmt: skip
+    }
+    told = [
+        f"{why}: {listed(names)}"
+        for why, names in (("failed", failed), ("said nothing that proves it", silent), ("out of time", late))
+        if names
+    ]
     if told:
         raise (FailedError if failed or silent else LateError)("; ".join([said, *told]), **details)
     return said, details

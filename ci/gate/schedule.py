@@ -82,9 +82,12 @@ def _run(part: Part, check: Check, gate: Gate, box: float) -> Result:
 def _record(gate: Gate, results: Sequence[Result], running: str | None) -> None:
     """gate.json and logs.zip as of now. running: the check that is begun, which stays there if the gate is killed."""
     data = {
-        "commit": gate.commit, "device": gate.facts.get("name", gate.device), "running": running,
-        "checks": [asdict(each) for each in results], "verdicts": [vars(each) for each in verdicts(results)],
-    }  # fmt: skip
+        "commit": gate.commit,
+        "device": gate.facts.get("name", gate.device),
+        "running": running,
+        "checks": [asdict(each) for each in results],
+        "verdicts": [vars(each) for each in verdicts(results)],
+    }
     files.write(gate.out / "gate.json", (json.dumps(data, indent=1) + "\n").encode())
     if running is None:
         files.write(gate.out / "logs.zip", _zipped(gate))

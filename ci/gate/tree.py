@@ -9,9 +9,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 _LEFT_BEHIND = shutil.ignore_patterns(
-    ".git", ".venv", "venv", "build", "dist", "runs", "wheels", "*.zip", "__pycache__", "*.egg-info", ".*_cache",
+    ".git",
+    ".venv",
+    "venv",
+    "build",
+    "dist",
+    "runs",
+    "wheels",
+    "*.zip",
+    "__pycache__",
+    "*.egg-info",
+    ".*_cache",
     ".hypothesis",
-)  # fmt: skip
+)
 
 
 def copied(out: Path, scratch: Path) -> Path:

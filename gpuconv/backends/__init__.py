@@ -23,11 +23,7 @@ from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
 from gpuconv.names import canonical
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 
-_HOMES = {
-    "numpy": "gpuconv.backends.cpu",
-    "cuda": "gpuconv.backends.cuda",
-    "emulated": "gpuconv.backends.cuda",
-}
+_HOMES = {"numpy": "gpuconv.backends.cpu", "cuda": "gpuconv.backends.cuda", "emulated": "gpuconv.backends.cuda"}
 _ALIASES = {"cpu": "numpy"}  # as PyTorch, JAX and Keras call it
 _KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
 SUBCLASSES: set[type] = set()  # of NumPy's array, met so far; ops see plain views of them
@@ -95,8 +91,12 @@ def _masked(name: str) -> TypeError:
 
 
 def backend_of(
-    *, lists: Mapping[str, Any] = _NONE, optional_lists: Mapping[str, Any] = _NONE, optional: Mapping[str, Any] = _NONE,
-    numbers: Mapping[str, Any] = _NONE, **arrays: Any,
+    *,
+    lists: Mapping[str, Any] = _NONE,
+    optional_lists: Mapping[str, Any] = _NONE,
+    optional: Mapping[str, Any] = _NONE,
+    numbers: Mapping[str, Any] = _NONE,
+    **arrays: Any,
 ) -> Any:
     """The backend that serves a call on these arrays: its ops are attributes.
 
@@ -359,7 +359,12 @@ def zeros(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
 
 
 def algorithms(
-    device: str, problem: Conv2dProblem, dtype: Any, *, algo: str = "auto", tf32: bool = False,
+    device: str,
+    problem: Conv2dProblem,
+    dtype: Any,
+    *,
+    algo: str = "auto",
+    tf32: bool = False,
     epilogue: Epilogue = PLAIN,
 ) -> dict[str, str]:
     """The name of the algorithm that "fprop", "dgrad" and "wgrad" of a convolution take on a device; {} on "numpy",

@@ -39,10 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_options(parser, only=["data", "test"])
     add_which(parser)
     parser.add_argument(
-        "--tta", metavar="MODE",
+        "--tta",
+        metavar="MODE",
         help="test-time averaging of each image's scores over views of it: none, mirror, shift (by a pixel) or "
         "mirror+shift (default: as the run's recipe says)",
-    )  # fmt: skip
+    )
     add_device(parser)
 
 
@@ -69,9 +70,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         warn_of_trained_images(trained, test)
     net = trained.net
-    loader = batched(
-        test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False
-    )
+    loader = batched(test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False)
     with asked():
         tta = test_time(options.tta or trained.settings.tta)
         expect_views(tta, test.image_shape)
@@ -84,10 +83,15 @@ def run(options: argparse.Namespace) -> int:
     confusion = np.asarray(found.confusion)
     counts = zip(trained.classes, confusion.sum(axis=1), confusion.diagonal())
     document.note(
-        run=directory, data=test.name, images=found.samples, test_loss=found.loss, test_accuracy=found.accuracy,
-        test_time_augmentation=tta, confusion=confusion,
+        run=directory,
+        data=test.name,
+        images=found.samples,
+        test_loss=found.loss,
+        test_accuracy=found.accuracy,
+        test_time_augmentation=tta,
+        confusion=confusion,
         classes=[{"class": name, "images": images, "right": right} for name, images, right in counts],
-    )  # fmt: skip
+    )
     if not is_quiet():
         print()
     print(f"{table(found.confusion, trained.classes)}\n")

@@ -55,10 +55,15 @@ def run(options: argparse.Namespace) -> int:
         of_file = [variant for variant in chosen if variant.file == file]
         print(f"{file}  ({len(of_file)} variants)")
         signatures = kernels(of_file[0])
-        document.add("files", {
-            "file": file, "variants": len(of_file), "macros": MACROS[file],
-            "kernels": {n: [f"{p.c_type} {p.name}" for p in each.parameters] for n, each in signatures.items()},
-        })  # fmt: skip
+        document.add(
+            "files",
+            {
+                "file": file,
+                "variants": len(of_file),
+                "macros": MACROS[file],
+                "kernels": {n: [f"{p.c_type} {p.name}" for p in each.parameters] for n, each in signatures.items()},
+            },
+        )
         for macro, values in MACROS[file].items():
             print(f"    {macro:<12}{', '.join(map(str, values))}")
         for name, signature in signatures.items():
@@ -85,10 +90,18 @@ def _report(listed: list, everything: bool, workers: int) -> int:
     )
     for line in shown:
         share = "unknown" if line.occupancy is None else f"{line.occupancy:.0%}"
-        document.add("kernels", {
-            "kernel": line.kernel, "arch": line.arch, "variant": str(line.variant), "threads": line.threads,
-            "occupancy": line.occupancy, "resources": line.resources, "clean": line.clean,
-        })  # fmt: skip
+        document.add(
+            "kernels",
+            {
+                "kernel": line.kernel,
+                "arch": line.arch,
+                "variant": str(line.variant),
+                "threads": line.threads,
+                "occupancy": line.occupancy,
+                "resources": line.resources,
+                "clean": line.clean,
+            },
+        )
         found, shared = line.resources, line.resources.static_shared + line.variant.smem_bytes
         print(
             f"{line.kernel:<34} {line.arch:<8} {found.registers:>9} {shared:>7} {found.stack:>6}"

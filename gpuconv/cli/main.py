@@ -169,17 +169,29 @@ def _choices() -> dict[str, list[str]]:
     from gpuconv.dtypes import PRECISIONS
 
     return {
-        "model": [*models.MODELS], "recipe": [*recipes.RECIPES], "precision": [*PRECISIONS],
+        "model": [*models.MODELS],
+        "recipe": [*recipes.RECIPES],
+        "precision": [*PRECISIONS],
         "device": ["auto", "numpy", "emulated", "cuda"],
-    }  # fmt: skip
+    }
 
 
 def _overview() -> str:
     lines = [f"  {name:10}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
-        ["usage: gpuconv COMMAND [options]", "", "Train, inspect and use ConvNets.", "", "commands:", *lines, "",
-         "`gpuconv COMMAND --help` shows the options of a command and examples. To begin:", "", "  gpuconv train"]
-    )  # fmt: skip
+        [
+            "usage: gpuconv COMMAND [options]",
+            "",
+            "Train, inspect and use ConvNets.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`gpuconv COMMAND --help` shows the options of a command and examples. To begin:",
+            "",
+            "  gpuconv train",
+        ]
+    )
 
 
 def _closed_pipe() -> int:

@@ -93,9 +93,10 @@ def imported(path: str) -> ModuleType:
 def _arguments(function: Any, model: str, input_shape: Any, classes: int | None) -> list[Any]:
     """The input shape and the number of classes, as many as the function asks for."""
     takes = [
-        each for each in inspect.signature(function).parameters.values()
+        each
+        for each in inspect.signature(function).parameters.values()
         if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) and each.name not in _OPTIONS
-    ]  # fmt: skip
+    ]
     given = [input_shape, classes][: len(takes)]
     while given and given[-1] is None and takes[len(given) - 1].default is not inspect.Parameter.empty:
         given.pop()

@@ -24,9 +24,7 @@ EXAMPLES = [
     "gpuconv profile --model vgg-cifar --no-fuse --device emulated --arch sm_100a",
 ]
 
-HEADER = (
-    f"{'layer':<28} {'time':>10} {'share':>6} {'MFLOP':>9} {'MB':>8} {'GFLOP/s':>9} {'GB/s':>7} {'of roof':>8}"
-)
+HEADER = f"{'layer':<28} {'time':>10} {'share':>6} {'MFLOP':>9} {'MB':>8} {'GFLOP/s':>9} {'GB/s':>7} {'of roof':>8}"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images a step (default: 128)")
     add_precision(parser)
     parser.add_argument(
-        "--fuse", action=argparse.BooleanOptionalAction,
+        "--fuse",
+        action=argparse.BooleanOptionalAction,
         help="layers in a row as one op where they can be (default: as in training, where kernels run)",
     )
     add_device(parser)
@@ -70,12 +69,26 @@ def run(options: argparse.Namespace) -> int:
     line("step", f"{options.model}{' fused' * fuse}, {options.batch_size} images, {options.precision}")
     found = profile(net, options.batch_size, steps=options.steps, fuse=fuse, arch=arch)
     ceilings = peaks.measure(device, seconds=0.1)[0] if options.peaks and found.timeline else None
-    rows = [{"layer": row.name, "direction": row.direction, "seconds": row.seconds, "flops": row.work.flops,
-             "bytes": row.work.bytes, "kernels": row.launches} for row in found.rows]  # fmt: skip
+    rows = [
+        {
+            "layer": row.name,
+            "direction": row.direction,
+            "seconds": row.seconds,
+            "flops": row.work.flops,
+            "bytes": row.work.bytes,
+            "kernels": row.launches,
+        }
+        for row in found.rows
+    ]
     document.note(
-        model=options.model, device=found.device, precision=found.precision, batch_size=found.batch_size,
-        arch=found.arch, ceilings=ceilings, rows=rows,
-    )  # fmt: skip
+        model=options.model,
+        device=found.device,
+        precision=found.precision,
+        batch_size=found.batch_size,
+        arch=found.arch,
+        ceilings=ceilings,
+        rows=rows,
+    )
     if not is_quiet():
         print()
     print(text(found, ceilings))

@@ -19,15 +19,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
     or images of its own."""
     from gpuconv.layers import Layer
     from gpuconv.layers.saving import NOTES
-    from gpuconv.training import (
-        DataError,
-        DivergedError,
-        LossScale,
-        RunDirectory,
-        SettingsError,
-        Trainer,
-        optimizers,
-    )
+    from gpuconv.training import DataError, DivergedError, LossScale, RunDirectory, SettingsError, Trainer, optimizers
 
     directory = options.resume
     if others := [f"--{name.replace('_', '-')}" for name in chosen if name not in ("data", "test")]:
@@ -46,18 +38,30 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
     with asked():
         net = Layer.from_config(stored["net"], device=device)
         trainer = Trainer(
-            net, optimizer, loss=loss, schedule=stored["schedule"], seed=stored["seed"], loss_scale=loss_scale,
-            precision=stored.get("precision", "float32"), graph=options.graph,
-        )  # fmt: skip
+            net,
+            optimizer,
+            loss=loss,
+            schedule=stored["schedule"],
+            seed=stored["seed"],
+            loss_scale=loss_scale,
+            precision=stored.get("precision", "float32"),
+            graph=options.graph,
+        )
         loaders = {part: _loader(stored, part, sets[part], net) for part in PARTS if part in sets}
     line("run", f"{directory} (continued)\n")
     extra = {name: value for name, value in stored.get("options", {}).items() if name not in NOTES}
     try:
         history = trainer.fit(
-            loaders.pop("train"), epochs=stored["epochs"], run_dir=directory, resume=True, settings=extra,
-            metrics_every=stored["metrics_every"], checkpoint_every=options.checkpoint_every,
-            test_at_end=bool((stored.get("test") or {}).get("at_end")), **loaders,
-        )  # fmt: skip
+            loaders.pop("train"),
+            epochs=stored["epochs"],
+            run_dir=directory,
+            resume=True,
+            settings=extra,
+            metrics_every=stored["metrics_every"],
+            checkpoint_every=options.checkpoint_every,
+            test_at_end=bool((stored.get("test") or {}).get("at_end")),
+            **loaders,
+        )
     except (DataError, DivergedError, SettingsError) as error:
         raise UserError(str(error)) from error
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
@@ -102,7 +106,13 @@ def _loader(stored: dict[str, Any], part: str, data: Any, net: Any) -> Any:
 
     kept, options = stored[part], stored["options"]
     return Loader(
-        data, kept["batch_size"], normalization=Normalization(options["mean"], options["std"]), seed=kept["seed"],
-        augmentation=Augmentation.parse(kept.get("augmentation", "none")), shuffle=kept["shuffle"],
-        drop_last=kept.get("drop_last", False), device=net.device, dtype=net.dtype,
-    )  # fmt: skip
+        data,
+        kept["batch_size"],
+        normalization=Normalization(options["mean"], options["std"]),
+        seed=kept["seed"],
+        augmentation=Augmentation.parse(kept.get("augmentation", "none")),
+        shuffle=kept["shuffle"],
+        drop_last=kept.get("drop_last", False),
+        device=net.device,
+        dtype=net.dtype,
+    )

@@ -7,10 +7,15 @@ from typing import Any
 from gpuconv.names import lookup
 
 DEFAULT = {
-    "epochs": 10, "batch_size": 64, "optimizer": "sgd:momentum=0.9,nesterov=true,weight_decay=5e-4", "lr": 0.05,
-    "schedule": "one-cycle", "augment": "none", "loss": "softmax",
+    "epochs": 10,
+    "batch_size": 64,
+    "optimizer": "sgd:momentum=0.9,nesterov=true,weight_decay=5e-4",
+    "lr": 0.05,
+    "schedule": "one-cycle",
+    "augment": "none",
+    "loss": "softmax",
     "precision": "float32",
-}  # fmt: skip
+}
 
 # The recipe of Keller Jordan's "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv:2404.00498) with the Muon
 # optimizer, as his public airbench94_muon has it. Its rates are for a loss summed over a batch of 2000 and for scores
@@ -26,16 +31,21 @@ _MUON = "muon:lr=0.24,momentum=0.6,nesterov=true,newton_schulz=3"
 # the training images, never on the test's.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
-    "digits-net": {
-        "model": "digits-net", "epochs": 30, "augment": "shift:1", "loss": "softmax:label_smoothing=0.1",
-    },
+    "digits-net": {"model": "digits-net", "epochs": 30, "augment": "shift:1", "loss": "softmax:label_smoothing=0.1"},
     "airbench94": {
-        "data": "cifar10:data", "model": "airbench94", "epochs": 8, "batch_size": 2000, "lr": 1.0, "schedule": "linear",
+        "data": "cifar10:data",
+        "model": "airbench94",
+        "epochs": 8,
+        "batch_size": 2000,
+        "lr": 1.0,
+        "schedule": "linear",
         "optimizer": f"filters -> {_MUON}; conv1.bias -> {_NORMS} @ linear:3; norm*.bias -> {_NORMS}; * -> {_HEAD}",
-        "augment": "alternating-flip,shift:2,reflect", "loss": "softmax:label_smoothing=0.2", "whiten": 5000,
+        "augment": "alternating-flip,shift:2,reflect",
+        "loss": "softmax:label_smoothing=0.2",
+        "whiten": 5000,
         "tta": "mirror+shift",
     },
-}  # fmt: skip
+}
 OF_NETS = ("digits-net",)
 
 # The net that a kind of data gets when none is named.

@@ -82,12 +82,19 @@ def _of_python(stored: dict[str, Any]) -> Settings:
     """The settings of a run that `Trainer.fit` started, as far as a command line could say them."""
     train = stored.get("train") or {}
     return Settings(
-        data=train.get("name", ""), model="the net", seed=stored["seed"], epochs=stored["epochs"],
-        batch_size=train.get("batch_size", 0), optimizer=stored["optimizer"]["optimizer"],
-        lr=stored["optimizer"].get("lr", 0.0), schedule=stored["schedule"], augment=train.get("augmentation", "none"),
-        loss=stored["loss"], precision=stored.get("precision", "float32"),
+        data=train.get("name", ""),
+        model="the net",
+        seed=stored["seed"],
+        epochs=stored["epochs"],
+        batch_size=train.get("batch_size", 0),
+        optimizer=stored["optimizer"]["optimizer"],
+        lr=stored["optimizer"].get("lr", 0.0),
+        schedule=stored["schedule"],
+        augment=train.get("augmentation", "none"),
+        loss=stored["loss"],
+        precision=stored.get("precision", "float32"),
         validation=(stored.get("validation") or {}).get("part", 0.0),
-    )  # fmt: skip
+    )
 
 
 @contextmanager
@@ -163,7 +170,8 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
         )
     others = [
         f"{wanted.option(name)} is {there[name]} there, {value} here"
-        for name, value in chosen.items() if value != there[name] and name not in ("data", "test")
+        for name, value in chosen.items()
+        if value != there[name] and name not in ("data", "test")
     ]
     if others:
         raise UserError(
@@ -266,4 +274,4 @@ def line(name: str, text: Any) -> None:
     if is_quiet():
         return
     words = str(text).rstrip("\n")
-    print(f"{name:11}{printable(words)}{str(text)[len(words):]}", flush=True)
+    print(f"{name:11}{printable(words)}{str(text)[len(words) :]}", flush=True)

@@ -39,9 +39,15 @@ class Settings:
 
     def __str__(self) -> str:
         parts = [
-            f"{self.epochs} epochs", f"batches of {self.batch_size}", f"{self.optimizer} lr {self.lr:g}",
-            self.schedule, f"augment {self.augment}", f"loss {self.loss}", self.precision, f"seed {self.seed}",
-        ]  # fmt: skip
+            f"{self.epochs} epochs",
+            f"batches of {self.batch_size}",
+            f"{self.optimizer} lr {self.lr:g}",
+            self.schedule,
+            f"augment {self.augment}",
+            f"loss {self.loss}",
+            self.precision,
+            f"seed {self.seed}",
+        ]
         parts += [f"first filters whiten {self.whiten:,} images"] if self.whiten else []
         parts += [f"tta {self.tta}"] if self.tta != "none" else []
         parts += [f"validation {self.validation:g}"] if self.validation else []
@@ -92,23 +98,39 @@ def part(text: str) -> float:
 OPTIONS: dict[str, tuple[Any, str, str]] = {
     "data": (str, "SPEC", "digits, cifar10:DIR, folder:DIR[,size=32x32] or synthetic[:n=1024,size=32x32x3]"),
     "test": (str, "SPEC", "a test set of its own, used whole, as folder:DIR; then all images of a --data folder train"),
-    "validation": (part, "PART", "a part of each class of the training images, as 0.1, which judges the epochs; then "
-                                 "the test images are looked at once, at the end (default: 0, no part)"),
-    "model": (str, "NAME", "a net by name, as digits-net or tiny-vgg (`gpuconv summary` lists them), or "
-                           "FILE.py:FUNCTION, called with the input shape and the number of classes"),
+    "validation": (
+        part,
+        "PART",
+        "a part of each class of the training images, as 0.1, which judges the epochs; then "
+        "the test images are looked at once, at the end (default: 0, no part)",
+    ),
+    "model": (
+        str,
+        "NAME",
+        "a net by name, as digits-net or tiny-vgg (`gpuconv summary` lists them), or "
+        "FILE.py:FUNCTION, called with the input shape and the number of classes",
+    ),
     "weights": (str, "FILE_OR_RUN", "weights to begin with: of a run, a checkpoint or a saved net of the same shapes"),
     "seed": (count(0), "N", "of everything random: weights, order, augmentation (default: 0)"),
     "epochs": (count(1), "N", "how often the net sees every training image"),
     "batch_size": (count(1), "N", "images a step"),
     "lr": (positive, "X", "learning rate, before the schedule's factor; beside groups a factor of their rates"),
-    "optimizer": (str, "SPEC", "sgd, adagrad, rmsprop, adam, adamw or muon, as sgd:momentum=0.9,nesterov=true, "
-                               "or groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'"),
+    "optimizer": (
+        str,
+        "SPEC",
+        "sgd, adagrad, rmsprop, adam, adamw or muon, as sgd:momentum=0.9,nesterov=true, "
+        "or groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'",
+    ),
     "schedule": (str, "SPEC", "constant, linear, step:30,60, cosine or one-cycle, as cosine,warmup:5"),
     "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
     "whiten": (count(0), "IMAGES", "make the first convolution's filters whiten so many training images; 0: do not"),
-    "early_stopping": (count(0), "N", "stop when N epochs in a row were no better than the best before them, by "
-                                      "validation accuracy, else by training loss (default: 0, never)"),
+    "early_stopping": (
+        count(0),
+        "N",
+        "stop when N epochs in a row were no better than the best before them, by "
+        "validation accuracy, else by training loss (default: 0, never)",
+    ),
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
     "precision": (str, "NAME", f"what the net computes in: {', '.join(PRECISIONS)}; masters are float32"),
 }

@@ -41,13 +41,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--run-dir", metavar="DIR", help="where to leave the run, a new folder (runs/DATA-MODEL-N)")
     where.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, with the settings stored there")
     parser.add_argument(
-        "--graph", action=argparse.BooleanOptionalAction,
+        "--graph",
+        action=argparse.BooleanOptionalAction,
         help="replay training steps as CUDA graphs; on emulated, as recorded launches (default: on for cuda)",
     )
     parser.add_argument(
-        "--checkpoint-every", type=wanted.count(1), metavar="STEPS",
+        "--checkpoint-every",
+        type=wanted.count(1),
+        metavar="STEPS",
         help="save within epochs too; changes no result and is not stored, so say it again with --resume",
-    )  # fmt: skip
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -100,9 +103,15 @@ def run(options: argparse.Namespace) -> int:
         if settings.whiten and not begun:
             models.whiten(net, normalization(train.first(settings.whiten), net.dtype))
         trainer = Trainer(
-            net, settings.optimizer, lr=settings.lr, loss=wanted.loss(settings.loss)[1], schedule=settings.schedule,
-            seed=settings.seed, precision=settings.precision, graph=options.graph,
-        )  # fmt: skip
+            net,
+            settings.optimizer,
+            lr=settings.lr,
+            loss=wanted.loss(settings.loss)[1],
+            schedule=settings.schedule,
+            seed=settings.seed,
+            precision=settings.precision,
+            graph=options.graph,
+        )
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)
         loader = batched(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
@@ -122,9 +131,15 @@ def run(options: argparse.Namespace) -> int:
     extra = {"command": wanted.to_store(settings)}
     try:
         history = trainer.fit(
-            loader, epochs=settings.epochs, test=held_out, settings=extra, run_dir=directory,
-            resume=bool(options.resume), checkpoint_every=options.checkpoint_every, **judged,
-        )  # fmt: skip
+            loader,
+            epochs=settings.epochs,
+            test=held_out,
+            settings=extra,
+            run_dir=directory,
+            resume=bool(options.resume),
+            checkpoint_every=options.checkpoint_every,
+            **judged,
+        )
     except (DataError, DivergedError, SettingsError) as error:
         raise UserError(str(error)) from error
     finally:

@@ -34,9 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tier", action="append", metavar="NAME", help="only these cases: tiny, odd, real or random")
     parser.add_argument(
-        "--seed", type=settings.count(0), default=0, metavar="N",
+        "--seed",
+        type=settings.count(0),
+        default=0,
+        metavar="N",
         help="of the inputs and of the random tier (default: 0)",
-    )  # fmt: skip
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,9 +75,14 @@ def facts(row: Any) -> dict[str, Any]:
     """A row for a document."""
     worst, failure = row.worst, row.smallest_failure
     return {
-        "op": row.op, "dtype": row.dtype, "cases": len(row.outcomes), "worst_error": worst.error, "bound": worst.bound,
-        "passed": failure is None, "failure": failure and {"case": failure.case.name, "problem": failure.problem},
-    }  # fmt: skip
+        "op": row.op,
+        "dtype": row.dtype,
+        "cases": len(row.outcomes),
+        "worst_error": worst.error,
+        "bound": worst.bound,
+        "passed": failure is None,
+        "failure": failure and {"case": failure.case.name, "problem": failure.problem},
+    }
 
 
 def describe(row) -> str:

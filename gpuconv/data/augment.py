@@ -62,7 +62,10 @@ class Augmentation:
 _PARTS: dict[str, tuple[str, str, Any]] = {
     name: (name, option, value)
     for name, option, value in (
-        ("flip", "flip", True), ("alternating-flip", "flip", "alternating"), ("reflect", "border", "reflect"),
-        ("shift", "shift", None), ("cutout", "cutout", None),
+        ("flip", "flip", True),
+        ("alternating-flip", "flip", "alternating"),
+        ("reflect", "border", "reflect"),
+        ("shift", "shift", None),
+        ("cutout", "cutout", None),
     )
-}  # fmt: skip
+}

@@ -103,12 +103,15 @@ class Dataset:
 
 def places(data: Any, classes: Sequence[str]) -> NDArray[np.int64]:
     """Where in `classes` each class of a data set stands. Raises what `Dataset.relabelled` does."""
-    missing, unknown = ([repr(name) for name in a if name not in b] for a, b in (
-        (classes, data.classes), (data.classes, classes)
-    ))  # fmt: skip
+    missing, unknown = (
+        [repr(name) for name in a if name not in b] for a, b in ((classes, data.classes), (data.classes, classes))
+    )
     if missing or unknown:
-        told = [f"{what} {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
-                for what, names in (("lacks", missing), ("has unknown", unknown)) if names]  # fmt: skip
+        told = [
+            f"{what} {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
+            for what, names in (("lacks", missing), ("has unknown", unknown))
+            if names
+        ]
         raise ValueError(f"{data.name!r} must have the classes that are trained: it {' and '.join(told)}")
     return np.array([list(classes).index(name) for name in data.classes])
 

@@ -75,9 +75,12 @@ def whole(
 
 
 def _read(
-    directory: str | os.PathLike[str], size: tuple[int, int] | None, channels: int, stream: bool,
+    directory: str | os.PathLike[str],
+    size: tuple[int, int] | None,
+    channels: int,
+    stream: bool,
     first_version: bool = False,
-) -> tuple[Any, list[list[str]]]:  # fmt: skip
+) -> tuple[Any, list[list[str]]]:
     """The data set, and for each class the names of its files, from `directory` on."""
     root = Path(os.path.expanduser(directory))
     classes = list_images(root)
@@ -88,9 +91,17 @@ def _read(
     labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
     shape = read_image(every[0], size=size, channels=channels).shape
     samples = FolderSamples(
-        name=root.name, image_shape=shape, dtype=np.dtype(np.uint8), labels=labels, classes=[*classes], root=root,
-        paths=every, size=size, workers=os.cpu_count() or 1, first_path=every[0],
-    )  # fmt: skip
+        name=root.name,
+        image_shape=shape,
+        dtype=np.dtype(np.uint8),
+        labels=labels,
+        classes=[*classes],
+        root=root,
+        paths=every,
+        size=size,
+        workers=os.cpu_count() or 1,
+        first_path=every[0],
+    )
     names = [[path.relative_to(root).as_posix() for path in paths] for paths in classes.values()]
     if stream:
         return samples, names

@@ -9,15 +9,7 @@ import numpy as np
 
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.normalization import Normalization
-from gpuconv.data.samples import (
-    ArraySamples,
-    MapSamples,
-    Samples,
-    class_numbers,
-    expect_image_dtype,
-    laid_out,
-    mapped,
-)
+from gpuconv.data.samples import ArraySamples, MapSamples, Samples, class_numbers, expect_image_dtype, laid_out, mapped
 from gpuconv.data.stream import Batches
 
 ACCEPTED = (
@@ -27,9 +19,16 @@ ACCEPTED = (
 
 
 def recognised(
-    data: Any, name: str, shape: tuple[int, ...], *, classes: int = 0, device: str, dtype: Any,
-    length: int | None = None, normalize: Callable[[Any], Normalization | None] = Normalization.measured,
-) -> Any:  # fmt: skip
+    data: Any,
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    classes: int = 0,
+    device: str,
+    dtype: Any,
+    length: int | None = None,
+    normalize: Callable[[Any], Normalization | None] = Normalization.measured,
+) -> Any:
     """`data` as a Dataset, as Samples, or as what has ``epoch(epoch, start_batch)``.
 
     name: what errors call it. shape: of the images that the net takes. classes: how many scores it gives. length: the
@@ -52,9 +51,14 @@ def recognised(
     if not (hasattr(data, "__iter__") or callable(data) or indexed):
         raise TypeError(f"{name} must be {ACCEPTED}; received {type(data).__name__}")
     return Batches(
-        data, name, shape, length=_length(data) if length is None else length, device=device, dtype=dtype,
+        data,
+        name,
+        shape,
+        length=_length(data) if length is None else length,
+        device=device,
+        dtype=dtype,
         normalize=normalize,
-    )  # fmt: skip
+    )
 
 
 def _is_array(value: Any) -> bool:
@@ -96,4 +100,3 @@ def _length(data: Any) -> int | None:
         return len(data)
     except TypeError:
         return None
-

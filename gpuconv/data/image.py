@@ -40,9 +40,7 @@ def readable_formats() -> tuple[str, ...]:
 
     Image.init()
     built = {"AVIF": "avif", "WEBP": "webp"}
-    return tuple(
-        name for name in FORMATS if name in Image.OPEN and (name not in built or features.check(built[name]))
-    )
+    return tuple(name for name in FORMATS if name in Image.OPEN and (name not in built or features.check(built[name])))
 
 
 def readable_suffixes() -> tuple[str, ...]:

@@ -12,9 +12,7 @@ from pathlib import Path
 from gpuconv.data.image import readable_suffixes
 from gpuconv.notices import notice
 
-_KINDS = {
-    stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "character device", stat.S_IFBLK: "block device",
-}  # fmt: skip
+_KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "character device", stat.S_IFBLK: "block device"}
 
 
 def list_images(directory: Path) -> dict[str, list[Path]]:
@@ -52,9 +50,7 @@ def list_images(directory: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _files_of_class(
-    folder: Path, root: Path, suffixes: tuple[str, ...]
-) -> tuple[list[Path], collections.Counter[str]]:
+def _files_of_class(folder: Path, root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], collections.Counter[str]]:
     files, others = [], collections.Counter[str]()
     above = root.resolve()
     entered = {_identity(os.stat(path)) for path in (folder, above, *above.parents)}

@@ -84,9 +84,10 @@ class Loader:
 
     def over(self, dataset: Any, **changes: Any) -> Loader:
         """A loader of another data set, with the same settings but for `changes`."""
-        same = {name: getattr(self, name) for name in (
-            "batch_size", "normalization", "augmentation", "seed", "device", "shuffle", "drop_last"
-        )}  # fmt: skip
+        same = {
+            name: getattr(self, name)
+            for name in ("batch_size", "normalization", "augmentation", "seed", "device", "shuffle", "drop_last")
+        }
         return type(self)(dataset, **(same | {"dtype": self._options["dtype"]} | changes))
 
     def __len__(self) -> int:

@@ -134,10 +134,13 @@ def _bytes(reader: Any) -> None:
 
 _PLAIN = pickle._Unpickler.dispatch
 _ALLOWED = {getattr(pickle, name)[0]: _PLAIN[getattr(pickle, name)[0]] for name in _OPCODES.split()}
-_TUPLES = {code[0]: _shallow(_PLAIN[code[0]]) for code in (
-    pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3
-)}  # fmt: skip
+_TUPLES = {
+    code[0]: _shallow(_PLAIN[code[0]])
+    for code in (pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+}
 ArrayUnpickler.dispatch = (
     {code: _refused(code) for code in _PLAIN}
-    | _ALLOWED | _TUPLES | {pickle.BUILD[0]: _build, pickle.BYTEARRAY8[0]: _bytes}
-)  # fmt: skip
+    | _ALLOWED
+    | _TUPLES
+    | {pickle.BUILD[0]: _build, pickle.BYTEARRAY8[0]: _bytes}
+)

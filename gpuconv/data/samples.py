@@ -58,7 +58,6 @@ class Samples:
         """The images by which all are normalised: at most MEASURED of them, spread evenly."""
         return self.read(np.linspace(0, len(self) - 1, min(len(self), MEASURED)).astype(np.int64))[0]
 
-
     def subset(self, indices: Any) -> Samples:
         """The samples at `indices`: a slice, integers or a mask."""
         chosen = np.arange(len(self))[indices]
@@ -176,8 +175,11 @@ def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> NDArray[Any]:
 
 def class_numbers(labels: Any, name: str, count: int) -> NDArray[np.int64]:
     """Labels as int64 (count,). Raises TypeError and ValueError for what numbers no classes."""
-    found = np.asarray([int(label) if is_torch(label) and label.ndim == 0 else label for label in labels]
-                       if isinstance(labels, (list, tuple)) else to_numpy(labels, f"labels of {name!r}"))  # fmt: skip
+    found = np.asarray(
+        [int(label) if is_torch(label) and label.ndim == 0 else label for label in labels]
+        if isinstance(labels, (list, tuple))
+        else to_numpy(labels, f"labels of {name!r}")
+    )
     if found.dtype.kind not in "iu":
         raise TypeError(f"labels of {name!r} must be integers, the numbers of classes, received {found.dtype.name}")
     if found.shape != (count,):

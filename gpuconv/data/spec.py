@@ -152,9 +152,11 @@ def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:
 def _synthetic(rest: str) -> tuple[Dataset, Dataset]:
     parts = rest.split(",") if rest else []
     known: dict[str, Callable[[str], Any]] = {
-        "n": numerals.whole, "size": partial(numerals.volume, axes=3), "classes": numerals.whole,
+        "n": numerals.whole,
+        "size": partial(numerals.volume, axes=3),
+        "classes": numerals.whole,
         "seed": numerals.whole,
-    }  # fmt: skip
+    }
     return synthetic.load(**_options(parts, known))
 
 
@@ -189,5 +191,7 @@ def _flag(text: str) -> bool:
 
 
 _SHAPE: dict[str, Callable[[str], Any]] = {
-    "size": partial(numerals.volume, axes=2), "channels": numerals.whole, "stream": _flag,
-}  # fmt: skip
+    "size": partial(numerals.volume, axes=2),
+    "channels": numerals.whole,
+    "stream": _flag,
+}

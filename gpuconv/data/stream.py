@@ -25,9 +25,14 @@ class StreamLoader(Loader):
     """
 
     def __init__(
-        self, dataset: Samples, batch_size: int, *, normalization: Normalization | None = None,
-        workers: int | None = None, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        dataset: Samples,
+        batch_size: int,
+        *,
+        normalization: Normalization | None = None,
+        workers: int | None = None,
+        **options: Any,
+    ) -> None:
         most = min(dataset.workers, 8, os.cpu_count() or 1)
         self.workers = most if workers is None else integer("workers", workers, 1)
         super().__init__(dataset, batch_size, normalization=normalization, **options)
@@ -85,9 +90,16 @@ class Batches:
     """
 
     def __init__(
-        self, source: Any, name: str, shape: tuple[int, ...], *, length: int | None, device: str, dtype: Any,
+        self,
+        source: Any,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        length: int | None,
+        device: str,
+        dtype: Any,
         normalize: Callable[[Any], Normalization | None] = Normalization.measured,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.name, self.shape, self.length = name, shape, length
         self.device, self.dtype = device, as_dtype(dtype)
         self.once = hasattr(source, "__next__")

@@ -174,8 +174,14 @@ class Layer:
     # --- building ------------------------------------------------------------------------------
 
     def build(
-        self, input_shape: Shape, *, seed: int = 0, dtype: Any = None, device: str | None = None,
-        initialize: bool = True, precision: str | None = None,
+        self,
+        input_shape: Shape,
+        *,
+        seed: int = 0,
+        dtype: Any = None,
+        device: str | None = None,
+        initialize: bool = True,
+        precision: str | None = None,
     ) -> Shape:
         """Infer all shapes from the input volume's, and make the variables that are not there yet; layers that are
         built keep their values, and `reset` draws new ones. Returns the output's shape.
@@ -266,9 +272,7 @@ class Layer:
         for layer in self.walk():
             layer.dtype, layer.tf32, layer.device = dtype, tf32, device or layer.device
 
-    def reset(
-        self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None
-    ) -> None:
+    def reset(self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None) -> None:
         """Allocate every variable in the tree and draw its first value.
 
         Variable number i, counted through the whole net, draws from sub-stream i of the seed's INIT stream, so the
@@ -317,7 +321,8 @@ class Layer:
         """The memory of those numbers."""
         return sum(
             volume_size(variable.shape) * variable.resolve_dtype(self.dtype).itemsize
-            for _, _, variable in self._all_variables() if not variable.buffer
+            for _, _, variable in self._all_variables()
+            if not variable.buffer
         )
 
     def _named(self, trained: bool | None = None) -> Iterator[tuple[str, Layer, str]]:
@@ -424,7 +429,8 @@ class Layer:
         own = {key: value for key, value in own.items() if key in state}
         problems += [
             f"{key} has shape {state[key].shape} where the net has {tuple(value.shape)}"
-            for key, value in own.items() if state[key].shape != tuple(value.shape)
+            for key, value in own.items()
+            if state[key].shape != tuple(value.shape)
         ]
         if problems:
             raise ValueError(f"the state does not fit the net: {'; '.join(problems)}")
@@ -518,9 +524,7 @@ class Layer:
 
     def config(self) -> dict[str, Any]:
         """The layer as JSON-able values; `from_config` makes it again."""
-        return {"layer": name_of(type(self))} | {
-            name: _encode(getattr(self, name)) for name in _options(type(self))
-        }
+        return {"layer": name_of(type(self))} | {name: _encode(getattr(self, name)) for name in _options(type(self))}
 
     def hyperparameters(self) -> dict[str, Any]:
         """The values of the layer's fields, as they are now."""
@@ -543,14 +547,18 @@ class Layer:
             if options.get("dtype") is not None:
                 del options["precision"]
         known = {name: name for name in _options(kind)}
-        given = {lookup(f"option of {kind.__name__}", key, known): _decode(value)
-                 for key, value in config.items() if key != "layer"}
+        given = {
+            lookup(f"option of {kind.__name__}", key, known): _decode(value)
+            for key, value in config.items()
+            if key != "layer"
+        }
         return kind(**given, **options)
 
     def __repr__(self) -> str:
         """The call that makes this layer, without what is left at its default."""
         shown = [
-            f"{entry.name}={getattr(self, entry.name)!r}" for entry in fields(self)
+            f"{entry.name}={getattr(self, entry.name)!r}"
+            for entry in fields(self)
             if entry.name != "name" and getattr(self, entry.name) != entry.default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
@@ -607,8 +615,10 @@ def expect_axes(input_shape: Shape, axes: str) -> None:
     """The input volume has one axis per letter of `axes`."""
     if len(input_shape) != len(axes.split()):
         hint = "; put Flatten() before" if axes == "features" and len(input_shape) == 3 else ""
-        raise ValueError(f"the input must have the axes (N, {', '.join(axes.split())}), "
-                         f"received (N, {', '.join(map(str, input_shape))}){hint}")
+        raise ValueError(
+            f"the input must have the axes (N, {', '.join(axes.split())}), "
+            f"received (N, {', '.join(map(str, input_shape))}){hint}"
+        )
 
 
 def volume_size(shape: Shape | None) -> int:

@@ -41,9 +41,14 @@ class Input(Layer):
     def expect(self, shape: Shape) -> None:
         """Raise ValueError for a volume that the net does not take."""
         fits = (
-            len(shape) == len(self.shape) and shape[-1] == self.shape[-1]
-            and all(size >= least for size, least in zip(shape, self.shape))
-        ) if self.larger else tuple(shape) == self.shape  # fmt: skip
+            (
+                len(shape) == len(self.shape)
+                and shape[-1] == self.shape[-1]
+                and all(size >= least for size, least in zip(shape, self.shape))
+            )
+            if self.larger
+            else tuple(shape) == self.shape
+        )
         if not fits:
             wanted = f"{_by(self.shape)} (height x width x depth){' or larger maps' if self.larger else ''}"
             hint = self._layout_hint(tuple(shape))
@@ -172,9 +177,7 @@ class Sequential(Layer):
             input_shape = layer.place(f"{self.path}.{name}" if self.path else name, input_shape)
         return input_shape
 
-    def reset(
-        self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None
-    ) -> None:
+    def reset(self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None) -> None:
         self.seed = arguments.seed_value("seed", seed)
         super().reset(seed=seed, dtype=dtype, device=device, precision=precision)
 
@@ -209,7 +212,12 @@ class Sequential(Layer):
         return dx
 
     def predict(
-        self, images: Any, *, batch_size: int = 256, softmax: bool = False, top: int | None = None,
+        self,
+        images: Any,
+        *,
+        batch_size: int = 256,
+        softmax: bool = False,
+        top: int | None = None,
         normalize: bool | None = None,
     ) -> Any:
         """The scores of images, computed a batch at a time; nothing is kept for backward.
@@ -226,9 +234,7 @@ class Sequential(Layer):
         """
         from gpuconv.layers.predict import predict
 
-        return predict(
-            self, images, batch_size=batch_size, softmax=softmax, top=top, normalize=normalize
-        )
+        return predict(self, images, batch_size=batch_size, softmax=softmax, top=top, normalize=normalize)
 
     def activations(self, x: Array) -> Volumes:
         """Each layer's output volume for the images x, by the layer's name, in forward order: ``volumes["conv1"]``.

@@ -49,9 +49,14 @@ class Conv2D(Layer):
         expect_axes(input_shape, "H W C")
         kernel_size = arguments.pair("kernel_size", self.kernel_size, 1)
         self.problem = Conv2dProblem.of(
-            (1, *input_shape), (self.out_channels, *kernel_size, input_shape[2] // self.groups), stride=self.stride,
-            padding=self.padding, dilation=self.dilation, groups=self.groups, fit=self.fit,
-        )  # fmt: skip
+            (1, *input_shape),
+            (self.out_channels, *kernel_size, input_shape[2] // self.groups),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            fit=self.fit,
+        )
         self.variables = weight_and_bias(self, self.problem.w_shape, self.groups)
         return self.problem.y_shape[1:]
 
@@ -94,9 +99,7 @@ class Conv2D(Layer):
         """What all three directions take beside the arrays."""
         return self.problem.window | dict(algo=self.algo, tf32=self.tf32)
 
-    def algorithms(
-        self, batch_size: int, device: str | None = None, epilogue: Epilogue = PLAIN
-    ) -> dict[str, str]:
+    def algorithms(self, batch_size: int, device: str | None = None, epilogue: Epilogue = PLAIN) -> dict[str, str]:
         """As every layer's. epilogue: what the op does that runs the convolution."""
         x_shape = batch_size, *self.problem.x_shape[1:]
         problem = Conv2dProblem.of(x_shape, self.problem.w_shape, **self.problem.window)

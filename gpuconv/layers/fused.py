@@ -79,9 +79,11 @@ class ConvReLU(FusedConv):
         kinds = [type(layer) for layer in others]
         pools = [layer for layer in others if type(layer) is MaxPool2D]
         return (
-            type(conv) is Conv2D and not conv.depthwise and kinds in ([ReLU], [ReLU, MaxPool2D], [MaxPool2D, ReLU])
+            type(conv) is Conv2D
+            and not conv.depthwise
+            and kinds in ([ReLU], [ReLU, MaxPool2D], [MaxPool2D, ReLU])
             and all(map(_halves, pools))
-        )  # fmt: skip
+        )
 
     @property
     def pool(self) -> int:
@@ -132,9 +134,7 @@ class NormActivation(Fused):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         norm, activation = cast(BatchNorm, self.layers[0]), cast(Activation, self.layers[1])
-        y, mean, inv_std = ops.batch_norm(
-            x, *norm.vectors, training=training, activation=activation.op, **norm.options
-        )
+        y, mean, inv_std = ops.batch_norm(x, *norm.vectors, training=training, activation=activation.op, **norm.options)
         self.stash(x, mean, inv_std, training)
         return y
 
@@ -234,9 +234,10 @@ def _beginning(layers: Sequence[Layer]) -> tuple[Layer, int]:
 def _is_plain(layer: Layer, keeps_output: bool = False) -> bool:
     """Whether a layer is an activation with its op's defaults, and one whose output tells its derivative."""
     return (
-        isinstance(layer, Activation) and layer.options == type(layer)().options
+        isinstance(layer, Activation)
+        and layer.options == type(layer)().options
         and (layer.keeps_output or not keeps_output)
-    )  # fmt: skip
+    )
 
 
 def _halves(layer: Layer) -> bool:

@@ -57,15 +57,21 @@ class BatchNorm(Layer):
     def options(self) -> dict[str, Any]:
         return dict(momentum=self.momentum, eps=self.eps)
 
-    def gradients_of(
-        self, dy: Array, saved: tuple[Any, ...], input_grad: bool, **activation: Any
-    ) -> Array | None:
+    def gradients_of(self, dy: Array, saved: tuple[Any, ...], input_grad: bool, **activation: Any) -> Array | None:
         """`backward` from what forward saved: x, mean, inv_std, training. activation: of
         `gpuconv.ops.batch_norm_backward`, where dy is the gradient behind one."""
         x, mean, inv_std, training = saved
         (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
         dx, _, _ = ops.batch_norm_backward(  # one pass makes both sums, so a frozen one is made too, and never read
-            dy, x, self["weight"], mean, inv_std, training=training,
-            dgamma=dgamma, dbeta=dbeta, accumulate=accumulate, **activation,
+            dy,
+            x,
+            self["weight"],
+            mean,
+            inv_std,
+            training=training,
+            dgamma=dgamma,
+            dbeta=dbeta,
+            accumulate=accumulate,
+            **activation,
         )
         return dx if input_grad else None

@@ -34,9 +34,7 @@ class Pool2D(Layer):
     def options(self) -> dict[str, Any]:
         """What both directions take beside the arrays."""
         problem = self.problem
-        return dict(
-            kernel_size=problem.kernel_size, stride=problem.stride, padding=problem.padding, fit=problem.fit
-        )  # fmt: skip
+        return dict(kernel_size=problem.kernel_size, stride=problem.stride, padding=problem.padding, fit=problem.fit)
 
 
 @dataclass(eq=False, repr=False)

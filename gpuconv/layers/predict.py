@@ -15,9 +15,7 @@ from gpuconv.dtypes import is_float
 Array = Any
 
 
-def predict(
-    net: Any, images: Any, *, batch_size: int, softmax: bool, top: int | None, normalize: bool | None
-) -> Any:
+def predict(net: Any, images: Any, *, batch_size: int, softmax: bool, top: int | None, normalize: bool | None) -> Any:
     """See `Sequential.predict`."""
     batch_size = arguments.integer("batch_size", batch_size, 1)
     if net.output_shape is None:

@@ -6,15 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.arguments import (
-    BORDERS,
-    INT32,
-    batch_range,
-    flip_value,
-    integer,
-    seed_value,
-    step_integer,
-)
+from gpuconv.arguments import BORDERS, INT32, batch_range, flip_value, integer, seed_value, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical
@@ -28,9 +20,22 @@ __all__ = ["load_batch"]
 
 @op("load_batch.cu")
 def load_batch(
-    images: Array, labels: Array, indices: Array, *, mean: Array, std: Array, flip: bool | str = False,
-    shift: int = 0, border: str = "zero", cutout: int = 0, seed: int = 0, offset: Scalar = 0, start: Scalar = 0,
-    count: int | None = None, dtype: Any = "float32", out: Array | None = None,
+    images: Array,
+    labels: Array,
+    indices: Array,
+    *,
+    mean: Array,
+    std: Array,
+    flip: bool | str = False,
+    shift: int = 0,
+    border: str = "zero",
+    cutout: int = 0,
+    seed: int = 0,
+    offset: Scalar = 0,
+    start: Scalar = 0,
+    count: int | None = None,
+    dtype: Any = "float32",
+    out: Array | None = None,
 ) -> tuple[Any, Any]:
     """Gather, augment and normalise a batch out of a uint8 data set.
 
@@ -52,9 +57,14 @@ def load_batch(
     Returns x: (N, H, W, C) and labels[indices]: (N,).
     """
     backend = backend_of(
-        images=images, labels=labels, indices=indices, mean=mean, std=std,
-        optional=dict(out=out), numbers=dict(offset=offset, start=start),
-    )  # fmt: skip
+        images=images,
+        labels=labels,
+        indices=indices,
+        mean=mean,
+        std=std,
+        optional=dict(out=out),
+        numbers=dict(offset=offset, start=start),
+    )
     if images.dtype != np.uint8 or len(images.shape) != 4:
         raise TypeError(
             f"images must be uint8 (M, H, W, C), received {images.dtype.name} of shape {tuple(images.shape)}"
@@ -82,6 +92,19 @@ def load_batch(
     offset = step_integer("offset", offset)
     images, labels, indices, mean, std = copy_if_overlapping([out], images, labels, indices, mean, std)
     return backend.load_batch(
-        images, labels, indices, mean=mean, std=std, flip=flip, shift=shift, border=border, cutout=cutout, seed=seed,
-        offset=offset, start=start, count=count, dtype=dtype, out=out,
-    )  # fmt: skip
+        images,
+        labels,
+        indices,
+        mean=mean,
+        std=std,
+        flip=flip,
+        shift=shift,
+        border=border,
+        cutout=cutout,
+        seed=seed,
+        offset=offset,
+        start=start,
+        count=count,
+        dtype=dtype,
+        out=out,
+    )

@@ -30,15 +30,23 @@ from gpuconv.ops.registry import op
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size
 
-__all__ = [
-    "bias_grad", "conv2d", "conv2d_backward", "conv2d_batch_norm", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad",
-]  # fmt: skip
+__all__ = ["bias_grad", "conv2d", "conv2d_backward", "conv2d_batch_norm", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
 
 @op("conv2d_fprop.cu")
 def conv2d(
-    x: ArrayT, w: ArrayT, bias: ArrayT | None = None, *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
-    groups: int = 1, activation: str | None = None, fit: str = "floor", algo: str = "auto", tf32: bool = False,
+    x: ArrayT,
+    w: ArrayT,
+    bias: ArrayT | None = None,
+    *,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    activation: str | None = None,
+    fit: str = "floor",
+    algo: str = "auto",
+    tf32: bool = False,
     out: ArrayT | None = None,
 ) -> ArrayT:
     """Cross-correlation of a volume with a filter bank, fprop.
@@ -60,8 +68,18 @@ def conv2d(
 
 @op("conv2d_fprop.cu")
 def conv2d_relu(
-    x: ArrayT, w: ArrayT, bias: ArrayT | None = None, *, pool: int = 1, stride: Size = 1, padding: Padding = 0,
-    dilation: Size = 1, groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False,
+    x: ArrayT,
+    w: ArrayT,
+    bias: ArrayT | None = None,
+    *,
+    pool: int = 1,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    fit: str = "floor",
+    algo: str = "auto",
+    tf32: bool = False,
     out: ArrayT | None = None,
 ) -> tuple[ArrayT, Any]:
     """relu(conv2d(...)), with pool=2 followed by max_pool2d of 2 x 2 windows at stride 2, of which an odd last row and
@@ -87,9 +105,20 @@ def conv2d_relu(
 
 @op("conv2d_dgrad.cu")
 def conv2d_dgrad(
-    dy: ArrayT, w: ArrayT, *, input_shape: Sequence[int], stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
-    groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Array | None = None,
-    pool: int = 1, out: ArrayT | None = None,
+    dy: ArrayT,
+    w: ArrayT,
+    *,
+    input_shape: Sequence[int],
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    fit: str = "floor",
+    algo: str = "auto",
+    tf32: bool = False,
+    mask: Array | None = None,
+    pool: int = 1,
+    out: ArrayT | None = None,
 ) -> ArrayT:
     """The gradient of conv2d to its input: dx[n, h, w, c] = sum of dy[n, p, q, k] * w[k, r, s, c] over every
     (p, q, r, s) that reads (h, w).
@@ -115,9 +144,22 @@ def conv2d_dgrad(
 
 @op("conv2d_wgrad.cu")
 def conv2d_wgrad(
-    dy: ArrayT, x: ArrayT, *, kernel_size: Size, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
-    groups: int = 1, fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Array | None = None,
-    pool: int = 1, out: ArrayT | None = None, db: ArrayT | None = None, accumulate: bool = False,
+    dy: ArrayT,
+    x: ArrayT,
+    *,
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    fit: str = "floor",
+    algo: str = "auto",
+    tf32: bool = False,
+    mask: Array | None = None,
+    pool: int = 1,
+    out: ArrayT | None = None,
+    db: ArrayT | None = None,
+    accumulate: bool = False,
 ) -> ArrayT:
     """The gradient of conv2d to its filters: dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k]
     * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c].
@@ -147,9 +189,23 @@ def conv2d_wgrad(
 
 @op("conv2d_wgrad.cu")  # and conv2d_dgrad.cu
 def conv2d_backward(
-    dy: ArrayT, x: ArrayT, w: ArrayT, *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1, groups: int = 1,
-    fit: str = "floor", algo: str = "auto", tf32: bool = False, mask: Array | None = None, pool: int = 1,
-    out: ArrayT | None = None, dw: ArrayT | None = None, db: ArrayT | None = None, accumulate: bool = False,
+    dy: ArrayT,
+    x: ArrayT,
+    w: ArrayT,
+    *,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    fit: str = "floor",
+    algo: str = "auto",
+    tf32: bool = False,
+    mask: Array | None = None,
+    pool: int = 1,
+    out: ArrayT | None = None,
+    dw: ArrayT | None = None,
+    db: ArrayT | None = None,
+    accumulate: bool = False,
 ) -> tuple[ArrayT, ArrayT]:
     """All gradients of conv2d: conv2d_dgrad and conv2d_wgrad in one call, for which a backend may read dy once.
 
@@ -191,9 +247,24 @@ def bias_grad(dy: ArrayT, *, out: ArrayT | None = None, accumulate: bool = False
 
 @op("conv2d_fprop.cu", changes="running_mean running_var")
 def conv2d_batch_norm(
-    x: ArrayT, w: ArrayT, bias: ArrayT | None, gamma: Array, beta: Array, running_mean: Array, running_var: Array, *,
-    stride: Size = 1, padding: Padding = 0, dilation: Size = 1, groups: int = 1, fit: str = "floor",
-    momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None, algo: str = "auto", tf32: bool = False,
+    x: ArrayT,
+    w: ArrayT,
+    bias: ArrayT | None,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    fit: str = "floor",
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str | None = None,
+    algo: str = "auto",
+    tf32: bool = False,
     out: ArrayT | None = None,
 ) -> tuple[ArrayT, ArrayT, Any, Any]:
     """batch_norm(conv2d(x, w, bias), training=True) in one call; the convolution computes the statistics.
@@ -202,13 +273,16 @@ def conv2d_batch_norm(
     batch_norm_backward takes the last three.
     """
     backend = backend_of(
-        x=x, w=w, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var,
+        x=x,
+        w=w,
+        gamma=gamma,
+        beta=beta,
+        running_mean=running_mean,
+        running_var=running_var,
         optional=dict(bias=bias, out=out),
-    )  # fmt: skip
+    )
     problem = _problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    expect_channel_vectors(
-        x, problem.k, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var
-    )  # fmt: skip
+    expect_channel_vectors(x, problem.k, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
     if problem.n * problem.p * problem.q < 2:
         shape = problem.y_shape
         raise ValueError(f"batch statistics need more than one value for each filter, received maps of {shape}")
@@ -220,9 +294,21 @@ def conv2d_batch_norm(
     expect_apart(running_mean=running_mean, running_var=running_var, out=out)
     x, w, bias, gamma, beta = copy_if_overlapping([running_mean, running_var, out], x, w, bias, gamma, beta)
     return backend.conv2d_batch_norm(
-        x, w, bias, gamma, beta, running_mean, running_var, problem,
-        momentum=momentum, eps=eps, activation=activation, algo=algo, tf32=tf32, out=out,
-    )  # fmt: skip
+        x,
+        w,
+        bias,
+        gamma,
+        beta,
+        running_mean,
+        running_var,
+        problem,
+        momentum=momentum,
+        eps=eps,
+        activation=activation,
+        algo=algo,
+        tf32=tf32,
+        out=out,
+    )
 
 
 def _problem(x: Array, w: Array, bias: Array | None, **window: Any) -> Conv2dProblem:

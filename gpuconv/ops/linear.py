@@ -24,8 +24,14 @@ __all__ = ["linear", "linear_dgrad", "linear_wgrad"]
 
 @op("conv2d_fprop.cu")
 def linear(
-    x: ArrayT, w: ArrayT, bias: ArrayT | None = None, *, activation: str | None = None, algo: str = "auto",
-    tf32: bool = False, out: ArrayT | None = None,
+    x: ArrayT,
+    w: ArrayT,
+    bias: ArrayT | None = None,
+    *,
+    activation: str | None = None,
+    algo: str = "auto",
+    tf32: bool = False,
+    out: ArrayT | None = None,
 ) -> ArrayT:
     """act(x @ w.T + bias). x: (N, in_features). w: (out_features, in_features). Returns y: (N, out_features)."""
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
@@ -59,8 +65,14 @@ def linear_dgrad(dy: ArrayT, w: ArrayT, *, algo: str = "auto", tf32: bool = Fals
 
 @op("conv2d_wgrad.cu")
 def linear_wgrad(
-    dy: ArrayT, x: ArrayT, *, algo: str = "auto", tf32: bool = False, out: ArrayT | None = None,
-    db: ArrayT | None = None, accumulate: bool = False,
+    dy: ArrayT,
+    x: ArrayT,
+    *,
+    algo: str = "auto",
+    tf32: bool = False,
+    out: ArrayT | None = None,
+    db: ArrayT | None = None,
+    accumulate: bool = False,
 ) -> ArrayT:
     """dw = dy.T @ x. dy: (N, out_features). x: (N, in_features). db: (out_features,), where given, receives the sum of
     dy over the batch. Returns dw: (out_features, in_features).

@@ -28,16 +28,14 @@ def softmax_cross_entropy(
     host reads, and make the loss NaN on a GPU, which is never waited for. Returns the loss, 0-d in the accumulation
     dtype, and dlogits = grad_scale * (softmax - t) / N (in out), scaled before it is rounded.
     """
-    backend = backend_of(
-        logits=logits, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale)
-    )
+    backend = backend_of(logits=logits, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
     _expect_scores_and_labels("logits", logits, labels, out)
     label_smoothing = number("label_smoothing", label_smoothing, 0.0, 1.0)
     grad_scale = step_scalar("grad_scale", grad_scale, [logits])
     logits, labels = copy_if_overlapping([out], logits, labels, in_place=True)
     return backend.softmax_cross_entropy(
         logits, labels, label_smoothing=label_smoothing, grad_scale=grad_scale, out=out
-    )  # fmt: skip
+    )
 
 
 @op("svm_hinge.cu")
@@ -49,9 +47,7 @@ def svm_hinge(
 
     Shapes, labels and returns as in softmax_cross_entropy. At a margin of exactly 0 the gradient is 0.
     """
-    backend = backend_of(
-        scores=scores, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale)
-    )
+    backend = backend_of(scores=scores, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
     _expect_scores_and_labels("scores", scores, labels, out)
     delta = number("delta", delta, 0.0, beside=[scores])
     grad_scale = step_scalar("grad_scale", grad_scale, [scores])

@@ -27,8 +27,17 @@ __all__ = ["batch_norm", "batch_norm_backward"]
 
 @op("batch_norm.cu", changes="running_mean running_var")
 def batch_norm(
-    x: ArrayT, gamma: Array, beta: Array, running_mean: Array, running_var: Array, *, training: bool,
-    momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None, out: ArrayT | None = None,
+    x: ArrayT,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str | None = None,
+    out: ArrayT | None = None,
 ) -> tuple[ArrayT, Any, Any]:
     """y = act(gamma * (x - mean) * inv_std + beta) for each channel, inv_std = 1 / sqrt(var + eps)
     (Ioffe and Szegedy 2015).
@@ -59,16 +68,34 @@ def batch_norm(
         running_mean, running_var = copy_if_overlapping([out], running_mean, running_var, in_place=True)
     x, gamma, beta = copy_if_overlapping([out], x, gamma, beta, in_place=True)
     return backend.batch_norm(
-        x, gamma, beta, running_mean, running_var, training=bool(training), momentum=momentum, eps=eps,
-        activation=activation, out=out,
-    )  # fmt: skip
+        x,
+        gamma,
+        beta,
+        running_mean,
+        running_var,
+        training=bool(training),
+        momentum=momentum,
+        eps=eps,
+        activation=activation,
+        out=out,
+    )
 
 
 @op("batch_norm.cu")
 def batch_norm_backward(
-    dy: ArrayT, x: ArrayT, gamma: Array, mean: Array, inv_std: Array, *, beta: Array | None = None,
-    activation: str | None = None, training: bool = True, out: ArrayT | None = None, dgamma: Array | None = None,
-    dbeta: Array | None = None, accumulate: bool = False,
+    dy: ArrayT,
+    x: ArrayT,
+    gamma: Array,
+    mean: Array,
+    inv_std: Array,
+    *,
+    beta: Array | None = None,
+    activation: str | None = None,
+    training: bool = True,
+    out: ArrayT | None = None,
+    dgamma: Array | None = None,
+    dbeta: Array | None = None,
+    accumulate: bool = False,
 ) -> tuple[ArrayT, Any, Any]:
     """With xhat = (x - mean) * inv_std: dbeta = sum dy, dgamma = sum dy * xhat over all axes but the last, and
     dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M), M values a channel; training=False has constant
@@ -79,9 +106,13 @@ def batch_norm_backward(
     dbeta; dx is always assigned (and uses this call's sums alone). Returns dx (in out), dgamma, dbeta.
     """
     backend = backend_of(
-        dy=dy, x=x, gamma=gamma, mean=mean, inv_std=inv_std,
+        dy=dy,
+        x=x,
+        gamma=gamma,
+        mean=mean,
+        inv_std=inv_std,
         optional=dict(beta=beta, out=out, dgamma=dgamma, dbeta=dbeta),
-    )  # fmt: skip
+    )
     shape = expect_any_float("x", x, 2)
     expect_same_dtype(dy=dy, x=x)
     expect_shape("dy", dy, shape, "x's shape")
@@ -97,6 +128,16 @@ def batch_norm_backward(
     inputs = copy_if_overlapping([dgamma, dbeta], dy, x, gamma, mean, inv_std, beta)
     dy, x, gamma, mean, inv_std, beta = copy_if_overlapping([out], *inputs, in_place=True)
     return backend.batch_norm_backward(
-        dy, x, gamma, mean, inv_std, beta=beta, activation=activation, training=bool(training), out=out,
-        dgamma=dgamma, dbeta=dbeta, accumulate=accumulate,
-    )  # fmt: skip
+        dy,
+        x,
+        gamma,
+        mean,
+        inv_std,
+        beta=beta,
+        activation=activation,
+        training=bool(training),
+        out=out,
+        dgamma=dgamma,
+        dbeta=dbeta,
+        accumulate=accumulate,
+    )

@@ -28,18 +28,27 @@ __all__ = ["adagrad_step", "adam_step", "muon_step", "rmsprop_step", "sgd_step",
 
 @op("optimizer.cu", changes="params velocities masters")
 def sgd_step(
-    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array] | None = None,
-    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, momentum: float = 0.0,
-    nesterov: bool = False, weight_decay: float | Sequence[float] = 0.0,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    velocities: Sequence[Array] | None = None,
+    masters: Sequence[Array] | None = None,
+    scaling: Array | None = None,
+    *,
+    lr: Scalar,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
     """v = momentum * v + g; param -= lr * v, or lr * (g + momentum * v) with nesterov (PyTorch's form).
 
     velocities: start at zero; None without momentum.
     """
     backend = backend_of(
-        lists=dict(params=params, grads=grads), optional_lists=dict(velocities=velocities, masters=masters),
-        optional=dict(scaling=scaling), numbers=dict(lr=lr),
-    )  # fmt: skip
+        lists=dict(params=params, grads=grads),
+        optional_lists=dict(velocities=velocities, masters=masters),
+        optional=dict(scaling=scaling),
+        numbers=dict(lr=lr),
+    )
     if velocities is None and momentum:
         raise ValueError(f"momentum {momentum} needs velocities, which were not given")
     _expect_step(params, grads, masters, scaling, **({} if velocities is None else {"velocities": velocities}))
@@ -47,55 +56,87 @@ def sgd_step(
     decay = _decay(weight_decay, params)
     expect_writable_lists(params=params, velocities=velocities, masters=masters)
     backend.sgd_step(
-        params, grads, velocities, masters, scaling, lr=lr, momentum=momentum, nesterov=bool(nesterov),
+        params,
+        grads,
+        velocities,
+        masters,
+        scaling,
+        lr=lr,
+        momentum=momentum,
+        nesterov=bool(nesterov),
         weight_decay=decay,
-    )  # fmt: skip
+    )
 
 
 @op("optimizer.cu", changes="params square_sums masters")
 def adagrad_step(
-    params: Sequence[Array], grads: Sequence[Array], square_sums: Sequence[Array],
-    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, eps: float = 1e-10,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    square_sums: Sequence[Array],
+    masters: Sequence[Array] | None = None,
+    scaling: Array | None = None,
+    *,
+    lr: Scalar,
+    eps: float = 1e-10,
     weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
     """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011)."""
     backend = backend_of(
-        lists=dict(params=params, grads=grads, square_sums=square_sums), optional_lists=dict(masters=masters),
-        optional=dict(scaling=scaling), numbers=dict(lr=lr),
-    )  # fmt: skip
+        lists=dict(params=params, grads=grads, square_sums=square_sums),
+        optional_lists=dict(masters=masters),
+        optional=dict(scaling=scaling),
+        numbers=dict(lr=lr),
+    )
     _expect_step(params, grads, masters, scaling, square_sums=square_sums)
     lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
     expect_writable_lists(params=params, square_sums=square_sums, masters=masters)
-    backend.adagrad_step(
-        params, grads, square_sums, masters, scaling, lr=lr, eps=eps, weight_decay=decay
-    )  # fmt: skip
+    backend.adagrad_step(params, grads, square_sums, masters, scaling, lr=lr, eps=eps, weight_decay=decay)
 
 
 @op("optimizer.cu", changes="params square_averages masters")
 def rmsprop_step(
-    params: Sequence[Array], grads: Sequence[Array], square_averages: Sequence[Array],
-    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, alpha: float = 0.99,
-    eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    square_averages: Sequence[Array],
+    masters: Sequence[Array] | None = None,
+    scaling: Array | None = None,
+    *,
+    lr: Scalar,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
     """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012)."""
     backend = backend_of(
-        lists=dict(params=params, grads=grads, square_averages=square_averages), optional_lists=dict(masters=masters),
-        optional=dict(scaling=scaling), numbers=dict(lr=lr),
-    )  # fmt: skip
+        lists=dict(params=params, grads=grads, square_averages=square_averages),
+        optional_lists=dict(masters=masters),
+        optional=dict(scaling=scaling),
+        numbers=dict(lr=lr),
+    )
     _expect_step(params, grads, masters, scaling, square_averages=square_averages)
     lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
     alpha = number("alpha", alpha, 0.0, 1.0)
     expect_writable_lists(params=params, square_averages=square_averages, masters=masters)
     backend.rmsprop_step(
         params, grads, square_averages, masters, scaling, lr=lr, alpha=alpha, eps=eps, weight_decay=decay
-    )  # fmt: skip
+    )
 
 
 @op("optimizer.cu", changes="params exp_avgs exp_avg_sqs masters")
 def adam_step(
-    params: Sequence[Array], grads: Sequence[Array], exp_avgs: Sequence[Array], exp_avg_sqs: Sequence[Array],
-    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, step: Scalar,
-    beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float | Sequence[float] = 0.0,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    exp_avgs: Sequence[Array],
+    exp_avg_sqs: Sequence[Array],
+    masters: Sequence[Array] | None = None,
+    scaling: Array | None = None,
+    *,
+    lr: Scalar,
+    step: Scalar,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float | Sequence[float] = 0.0,
     decoupled: bool = False,
 ) -> None:
     """m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g**2;
@@ -106,8 +147,10 @@ def adam_step(
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs),
-        optional_lists=dict(masters=masters), optional=dict(scaling=scaling), numbers=dict(lr=lr, step=step),
-    )  # fmt: skip
+        optional_lists=dict(masters=masters),
+        optional=dict(scaling=scaling),
+        numbers=dict(lr=lr, step=step),
+    )
     _expect_step(params, grads, masters, scaling, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
     lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
     step = step_integer("step", step, 1)
@@ -115,9 +158,20 @@ def adam_step(
     beta2 = number("beta2", beta2, 0.0, 1.0, open_high=True)
     expect_writable_lists(params=params, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs, masters=masters)
     backend.adam_step(
-        params, grads, exp_avgs, exp_avg_sqs, masters, scaling, lr=lr, step=step, beta1=beta1, beta2=beta2, eps=eps,
-        weight_decay=decay, decoupled=bool(decoupled),
-    )  # fmt: skip
+        params,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        masters,
+        scaling,
+        lr=lr,
+        step=step,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=decay,
+        decoupled=bool(decoupled),
+    )
 
 
 @op("loss_scale.cu", changes="scaling")
@@ -144,9 +198,16 @@ def update_loss_scale(
 
 @op("muon.cu", changes="params velocities masters")
 def muon_step(
-    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array],
-    masters: Sequence[Array] | None = None, scaling: Array | None = None, *, lr: Scalar, momentum: float = 0.0,
-    nesterov: bool = False, steps: int = 5,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    velocities: Sequence[Array],
+    masters: Sequence[Array] | None = None,
+    scaling: Array | None = None,
+    *,
+    lr: Scalar,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    steps: int = 5,
 ) -> None:
     """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), with nesterov of g + momentum * v
     (Jordan et al. 2024, "Muon"; keeping the weights at a norm of 1 a filter comes from airbench).
@@ -157,9 +218,11 @@ def muon_step(
     near 1, not to it. steps: 0 to 100. All of it is computed in the accumulation dtype.
     """
     backend = backend_of(
-        lists=dict(params=params, grads=grads, velocities=velocities), optional_lists=dict(masters=masters),
-        optional=dict(scaling=scaling), numbers=dict(lr=lr),
-    )  # fmt: skip
+        lists=dict(params=params, grads=grads, velocities=velocities),
+        optional_lists=dict(masters=masters),
+        optional=dict(scaling=scaling),
+        numbers=dict(lr=lr),
+    )
     _expect_step(params, grads, masters, scaling, velocities=velocities)
     for index, param in enumerate(params):
         if len(param.shape) < 2:
@@ -168,8 +231,8 @@ def muon_step(
     steps = integer("steps", steps, 0, MOST_NEWTON_SCHULZ)
     expect_writable_lists(params=params, velocities=velocities, masters=masters)
     backend.muon_step(
-        params, grads, velocities, masters, scaling, lr=lr, momentum=momentum, nesterov=bool(nesterov), steps=steps,
-    )  # fmt: skip
+        params, grads, velocities, masters, scaling, lr=lr, momentum=momentum, nesterov=bool(nesterov), steps=steps
+    )
 
 
 def _decay(weight_decay: float | Sequence[float], params: Sequence[Array]) -> tuple[float, ...]:
@@ -184,7 +247,10 @@ def _decay(weight_decay: float | Sequence[float], params: Sequence[Array]) -> tu
 
 
 def _expect_step(
-    params: Sequence[Array], grads: Sequence[Array], masters: Sequence[Array] | None, scaling: Array | None,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    masters: Sequence[Array] | None,
+    scaling: Array | None,
     **states: Sequence[Array],
 ) -> None:
     """The lists of a step: gradients like the parameters, state like the masters."""

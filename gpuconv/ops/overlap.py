@@ -49,9 +49,7 @@ def _range(array: Array) -> tuple[int, int]:
 
 def same_memory(a: Array, b: Array) -> bool:
     """Whether two arrays are the same elements in the same places."""
-    return a is b or (
-        a.dtype == b.dtype and a.shape == b.shape and a.strides == b.strides and address(a) == address(b)
-    )
+    return a is b or (a.dtype == b.dtype and a.shape == b.shape and a.strides == b.strides and address(a) == address(b))
 
 
 def copy_of(array: Array) -> Array:

@@ -24,7 +24,12 @@ __all__ = [
 
 @op("max_pool2d.cu")
 def max_pool2d(
-    x: ArrayT, kernel_size: Size, *, stride: Size | None = None, padding: Padding = 0, fit: str = "floor",
+    x: ArrayT,
+    kernel_size: Size,
+    *,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    fit: str = "floor",
     out: ArrayT | None = None,
 ) -> tuple[ArrayT, Any]:
     """The largest value of each window. NaN wins; ties go to the first in row-major window order; padding is -inf
@@ -43,8 +48,15 @@ def max_pool2d(
 
 @op("max_pool2d.cu")
 def max_pool2d_backward(
-    dy: ArrayT, argmax: Array, *, input_shape: Sequence[int], kernel_size: Size, stride: Size | None = None,
-    padding: Padding = 0, fit: str = "floor", out: ArrayT | None = None,
+    dy: ArrayT,
+    argmax: Array,
+    *,
+    input_shape: Sequence[int],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    fit: str = "floor",
+    out: ArrayT | None = None,
 ) -> ArrayT:
     """Route dy to the input cell that won each window; cells that won several windows get the sum.
 
@@ -64,8 +76,14 @@ def max_pool2d_backward(
 
 @op("avg_pool2d.cu")
 def avg_pool2d(
-    x: ArrayT, kernel_size: Size, *, stride: Size | None = None, padding: Padding = 0, count_include_pad: bool = True,
-    fit: str = "floor", out: ArrayT | None = None,
+    x: ArrayT,
+    kernel_size: Size,
+    *,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    count_include_pad: bool = True,
+    fit: str = "floor",
+    out: ArrayT | None = None,
 ) -> ArrayT:
     """The mean of each window. Padding counts as zeros in it, unless count_include_pad=False, which divides by the
     window's cells inside the input. Cells that "cover" adds past the padding never count (PyTorch's rules).
@@ -82,8 +100,15 @@ def avg_pool2d(
 
 @op("avg_pool2d.cu")
 def avg_pool2d_backward(
-    dy: ArrayT, *, input_shape: Sequence[int], kernel_size: Size, stride: Size | None = None, padding: Padding = 0,
-    count_include_pad: bool = True, fit: str = "floor", out: ArrayT | None = None,
+    dy: ArrayT,
+    *,
+    input_shape: Sequence[int],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    count_include_pad: bool = True,
+    fit: str = "floor",
+    out: ArrayT | None = None,
 ) -> ArrayT:
     """The gradient of avg_pool2d: dy / divisor of its window, summed over the windows that read a cell.
 

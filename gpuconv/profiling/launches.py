@@ -70,10 +70,14 @@ def architecture(device: str) -> str:
 def _row(launch: Launch, count: int, arch: str | None) -> dict[str, Any]:
     module = launch.kernel.module
     row = {
-        "kernel": launch.kernel.name, "file": module.path.name,
-        "algorithm": algorithms.of_launch(launch.kernel.name, module.defines), "macros": dict(module.defines),
-        "launches": count, "blocks": launch.grid, "threads": launch.block,
-    }  # fmt: skip
+        "kernel": launch.kernel.name,
+        "file": module.path.name,
+        "algorithm": algorithms.of_launch(launch.kernel.name, module.defines),
+        "macros": dict(module.defines),
+        "launches": count,
+        "blocks": launch.grid,
+        "threads": launch.block,
+    }
     if arch is None:
         return row
     found = compiler.compile_cubin(module.path.stem, module.text, module.defines, arch).resources[launch.kernel.name]

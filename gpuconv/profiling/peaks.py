@@ -84,9 +84,12 @@ def _on_gpu() -> Iterator[Timed]:
         return
     allowed = torch.backends.cuda.matmul.allow_tf32
     for rate, dtype, size in (
-        ("bfloat16", "bfloat16", 8192), ("float16", "float16", 8192), ("tf32", "float32", 8192),
-        ("float32", "float32", 4096), ("float64", "float64", 4096),
-    ):  # fmt: skip
+        ("bfloat16", "bfloat16", 8192),
+        ("float16", "float16", 8192),
+        ("tf32", "float32", 8192),
+        ("float32", "float32", 4096),
+        ("float64", "float64", 4096),
+    ):
         m = torch.randn(size, size, device="cuda").to(getattr(torch, dtype))
         torch.backends.cuda.matmul.allow_tf32 = rate == "tf32"
         yield rate, "torch", 2.0 * size**3, _product(m)

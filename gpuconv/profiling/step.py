@@ -1,7 +1,7 @@
 """A training step taken apart: what each layer and direction takes, does and launches.
 
-    found = profile(models.build("tiny-vgg"), batch_size=128)
-    [(row.name, row.direction, row.seconds) for row in found.rows]
+found = profile(models.build("tiny-vgg"), batch_size=128)
+[(row.name, row.direction, row.seconds) for row in found.rows]
 """
 
 from __future__ import annotations
@@ -107,12 +107,17 @@ class Profile:
         rows = {(row.name, row.direction): row for row in self.rows}
         events = [
             {
-                "name": f"{name}.{direction}" if direction else name, "cat": direction or "step", "ph": "X", "pid": 0,
-                "tid": 0, "ts": round(1e6 * begin, 3), "dur": round(1e6 * (end - begin), 3),
+                "name": f"{name}.{direction}" if direction else name,
+                "cat": direction or "step",
+                "ph": "X",
+                "pid": 0,
+                "tid": 0,
+                "ts": round(1e6 * begin, 3),
+                "dur": round(1e6 * (end - begin), 3),
                 "args": _arguments(rows.get((name, direction))),
             }
             for name, direction, begin, end in self.timeline
-        ]  # fmt: skip
+        ]
         return json.dumps({"traceEvents": [about, *events], "displayTimeUnit": "ms"}).encode()
 
 

@@ -66,8 +66,10 @@ def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, in
         return Work(0.0, 3.0 * (y if direction == "forward" else x * input_grad))
     variables = [
         (variable, inner.trains(name))
-        for inner in layer.walk() for name, variable in inner.variables.items() if not variable.buffer
-    ]  # fmt: skip
+        for inner in layer.walk()
+        for name, variable in inner.variables.items()
+        if not variable.buffer
+    ]
     parameters, trained = (
         sum(math.prod(v.shape) * v.resolve_dtype(layer.dtype).itemsize for v, trains in variables if trains or not only)
         for only in (False, True)

@@ -46,9 +46,10 @@ class Adapted(Optimizer):
         """The class and the attributes that are plain values."""
         kind = type(self.inner)
         plain = {
-            name: value for name, value in getattr(self.inner, "__dict__", {}).items()
+            name: value
+            for name, value in getattr(self.inner, "__dict__", {}).items()
             if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
-        }  # fmt: skip
+        }
         return {"optimizer": f"{kind.__module__}.{kind.__qualname__}"} | plain | {"lr": self.lr}
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:

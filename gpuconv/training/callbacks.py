@@ -80,9 +80,7 @@ def next_step(callback: Any, trainer: Any) -> int | None:
 
 def keepers(run: RunDirectory, checkpoint_every: int | None = None) -> list[Callback]:
     """The callbacks that fill a run directory."""
-    return [
-        Checkpoints(run, checkpoint_every), JSONLog(run.metrics_jsonl), CSVLog(run.metrics_csv), Curves(run.curves),
-    ]  # fmt: skip
+    return [Checkpoints(run, checkpoint_every), JSONLog(run.metrics_jsonl), CSVLog(run.metrics_csv), Curves(run.curves)]
 
 
 def monitored(record: Record) -> tuple[str, float]:
@@ -282,8 +280,13 @@ class Progress(Callback):
         if self._bar is None:
             width = len(str(trainer.epochs))
             self._bar = progress_bar(
-                total=trainer.batches, initial=trainer.batch - 1, leave=False, unit="step", dynamic_ncols=True,
-                desc=f"epoch {trainer.epoch + 1:{width}}/{trainer.epochs}", disable=None if sys.stderr else True,
+                total=trainer.batches,
+                initial=trainer.batch - 1,
+                leave=False,
+                unit="step",
+                dynamic_ncols=True,
+                desc=f"epoch {trainer.epoch + 1:{width}}/{trainer.epochs}",
+                disable=None if sys.stderr else True,
             )
         self._bar.update()
         if record is not None:

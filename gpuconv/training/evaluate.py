@@ -38,9 +38,16 @@ class Evaluation:
 
 
 def evaluate(
-    net: Any, data: Any, *, loss: Any = "softmax", confusion: bool = False, tta: str = "none", batch_size: int = 256,
-    normalization: Normalization | None = None, metrics: Sequence[Any] | Mapping[str, Any] = (),
-) -> Evaluation:  # fmt: skip
+    net: Any,
+    data: Any,
+    *,
+    loss: Any = "softmax",
+    confusion: bool = False,
+    tta: str = "none",
+    batch_size: int = 256,
+    normalization: Normalization | None = None,
+    metrics: Sequence[Any] | Mapping[str, Any] = (),
+) -> Evaluation:
     """Run a net over every image of a data set, without training it.
 
     data: what `Trainer.fit` takes; a Loader should neither augment nor drop. uint8 images that no loader normalises are

@@ -23,7 +23,12 @@ class DataError(ValueError):
 
 
 def loaders(
-    data: dict[str, Any], *, net: Any, batch_size: int, seed: int, steps_per_epoch: int | None = None,
+    data: dict[str, Any],
+    *,
+    net: Any,
+    batch_size: int,
+    seed: int,
+    steps_per_epoch: int | None = None,
     normalization: Normalization | None = None,
 ) -> dict[str, Any]:
     """A loader of each part, in order; None stays None, but for the first.
@@ -85,15 +90,28 @@ def held_out(name: str, data: Any, net: Any, normalization: Normalization | None
 
 
 def loader(
-    name: str, data: Any, net: Any, normalize: Callable[[Any], Normalization | None], *, batch_size: int, seed: int = 0,
-    shuffle: bool = False, length: int | None = None,
-) -> Any:  # fmt: skip
+    name: str,
+    data: Any,
+    net: Any,
+    normalize: Callable[[Any], Normalization | None],
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = False,
+    length: int | None = None,
+) -> Any:
     """The loader of what a user gives; what has `epoch` is one. normalize: what to normalise images by, asked with them
     (a data set, or the first batch); None for floats."""
     data = given.recognised(
-        data, name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype, length=length,
+        data,
+        name,
+        net.input_shape,
+        classes=net.output_shape[-1],
+        device=net.device,
+        dtype=net.dtype,
+        length=length,
         normalize=normalize,
-    )  # fmt: skip
+    )
     if not isinstance(data, (Dataset, Samples)):
         return data
     kind: Any = Loader if isinstance(data, Dataset) else StreamLoader
@@ -194,10 +212,16 @@ def describe(loader: Any, at_end: bool = False) -> dict[str, Any] | None:
     known: dict[str, Any] = {"batches": length(loader)}
     if isinstance(loader, Loader):
         known = {
-            "name": data.name, "images": len(data), "shape": list(data.image_shape), "checksum": data.checksum(),
-            "batch_size": loader.batch_size, "shuffle": loader.shuffle, "drop_last": loader.drop_last,
-            "seed": loader.seed, "augmentation": str(loader.augmentation),
-        }  # fmt: skip
+            "name": data.name,
+            "images": len(data),
+            "shape": list(data.image_shape),
+            "checksum": data.checksum(),
+            "batch_size": loader.batch_size,
+            "shuffle": loader.shuffle,
+            "drop_last": loader.drop_last,
+            "seed": loader.seed,
+            "augmentation": str(loader.augmentation),
+        }
     known |= {"at_end": at_end or None, "part": getattr(loader, "part", None)}
     return {name: value for name, value in known.items() if value is not None}
 

@@ -25,9 +25,15 @@ class History(list[dict[str, Any]]):
         rows: list[list[Any]] = [[self[at]["epoch"], *(self[at].get(name) for name in names)] for at in chosen]
         if left_out:
             rows.insert(MOST // 2, ["…", *("" for _ in names)])
-        told = "" if self.tested is None else ", ".join(
-            f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.tested.items() if isinstance(value, float)
-        )  # fmt: skip
+        told = (
+            ""
+            if self.tested is None
+            else ", ".join(
+                f"{name.replace('_', ' ')} {value:.4f}"
+                for name, value in self.tested.items()
+                if isinstance(value, float)
+            )
+        )
         charts = "".join(chart(self._lines(what), what) for what in ("loss", "accuracy"))
         return f"<div>{charts}{table(['epoch', *(name.replace('_', ' ') for name in names)], rows, told)}</div>"
 

@@ -12,6 +12,7 @@ from gpuconv.console import SIGNALS, heeded, say_in_handler
 
 __all__ = ["SIGNALS", "Interrupts"]
 
+
 class Interrupts:
     """While entered, the first signal is only noted, as `requested`; a second one does what it did before.
 

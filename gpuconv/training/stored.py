@@ -49,26 +49,52 @@ LAYER = Kind("a layer", lambda value: isinstance(value, dict) and isinstance(val
 OPTIMIZER = Kind("an optimizer", lambda value: isinstance(value, dict) and isinstance(value.get("optimizer"), str))
 
 _DATA = {
-    "batches": COUNT, "name": TEXT, "images": COUNT, "shape": [COUNT], "checksum": TEXT, "batch_size": COUNT,
-    "shuffle": FLAG, "drop_last": FLAG, "seed": SEED, "augmentation": TEXT,
-    "at_end": FLAG, "part": NUMBER,
-}  # fmt: skip
+    "batches": COUNT,
+    "name": TEXT,
+    "images": COUNT,
+    "shape": [COUNT],
+    "checksum": TEXT,
+    "batch_size": COUNT,
+    "shuffle": FLAG,
+    "drop_last": FLAG,
+    "seed": SEED,
+    "augmentation": TEXT,
+    "at_end": FLAG,
+    "part": NUMBER,
+}
 SETTINGS = {
-    "net": LAYER, "precision": TEXT, "loss_scale": (OBJECT, NOTHING), "optimizer": OPTIMIZER, "loss": TEXT,
-    "schedule": TEXT, "seed": SEED, "epochs": COUNT, "train": _DATA, "validation": (_DATA, NOTHING),
-    "test": (_DATA, NOTHING), "metrics_every": COUNT, "options": OBJECT,
-}  # fmt: skip
+    "net": LAYER,
+    "precision": TEXT,
+    "loss_scale": (OBJECT, NOTHING),
+    "optimizer": OPTIMIZER,
+    "loss": TEXT,
+    "schedule": TEXT,
+    "seed": SEED,
+    "epochs": COUNT,
+    "train": _DATA,
+    "validation": (_DATA, NOTHING),
+    "test": (_DATA, NOTHING),
+    "metrics_every": COUNT,
+    "options": OBJECT,
+}
 STATE = {
-    "net": LAYER, "settings": SETTINGS, "epoch": COUNT, "batch": COUNT, "totals": [NUMBER], "read": [NUMBER],
-    "records": [OBJECT], "loss_scale": ([NUMBER], NOTHING),
-}  # fmt: skip
+    "net": LAYER,
+    "settings": SETTINGS,
+    "epoch": COUNT,
+    "batch": COUNT,
+    "totals": [NUMBER],
+    "read": [NUMBER],
+    "records": [OBJECT],
+    "loss_scale": ([NUMBER], NOTHING),
+}
 RUN = {"format": COUNT, "gpuconv": TEXT, "settings": SETTINGS}
 
 ABSENT: Record = {"precision": "float32", "loss_scale": None, "validation": None, "test": None, "options": {}}
 ABSENT_DATA: Record = {"drop_last": False, "augmentation": "none", "at_end": False}
 TEXTS: dict[str, Callable[[str], str]] = {  # read and written again: today's names, and every option
-    "loss": losses.described, "schedule": lambda text: str(schedules.get(text)),
-}  # fmt: skip
+    "loss": losses.described,
+    "schedule": lambda text: str(schedules.get(text)),
+}
 
 _GONE: Any = object()  # in place of an entry that is not there
 
@@ -219,7 +245,8 @@ def _without_places(settings: Record) -> Record:
     dropped = {tuple(place.split(".")) for place in PLACES}
     return {
         key: {name: value for name, value in entry.items() if (key, name) not in dropped}
-        if isinstance(entry, dict) else entry
+        if isinstance(entry, dict)
+        else entry
         for key, entry in settings.items()
     }
 

@@ -227,10 +227,13 @@ class Trainer:
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the directory of the run to continue")
         loaders = feeding.loaders(
-            {"train": train, "validation": validation, "test": test}, net=self.net,
-            batch_size=integer("batch_size", batch_size, 1), seed=self.seed, steps_per_epoch=steps_per_epoch,
+            {"train": train, "validation": validation, "test": test},
+            net=self.net,
+            batch_size=integer("batch_size", batch_size, 1),
+            seed=self.seed,
+            steps_per_epoch=steps_per_epoch,
             normalization=normalization or getattr(self.net, "normalization", None),
-        )  # fmt: skip
+        )
         for name, loader in loaders.items():
             feeding.expect(name, loader, self.net, self.loss)
         loader = loaders["train"]
@@ -243,9 +246,10 @@ class Trainer:
         self.optimizer.match(self.net.params())  # layers may have been frozen since
         self.optimizer.begin(self.total_steps, self.batches)
         self._settings = stored.as_json(
-            self.settings() | {name: feeding.describe(each, name in held_out.at_end) for name, each in loaders.items()}
+            self.settings()
+            | {name: feeding.describe(each, name in held_out.at_end) for name, each in loaders.items()}
             | {"metrics_every": metrics_every, "options": self._options(settings)}
-        )  # fmt: skip
+        )
         self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
         watchers = watching.checked(callbacks)
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
@@ -272,7 +276,11 @@ class Trainer:
         self.stop_reason = self.stop_reason or reason
 
     def _watched(
-        self, feed: feeding.Feed, held_out: HeldOut, watchers: list[watching.Callback], metrics_every: int,
+        self,
+        feed: feeding.Feed,
+        held_out: HeldOut,
+        watchers: list[watching.Callback],
+        metrics_every: int,
         interrupts: Interrupts,
     ) -> None:
         """The loop, between the watchers' `on_start` and `on_stop`."""
@@ -313,8 +321,13 @@ class Trainer:
             raise unsaved
 
     def _run(
-        self, feed: feeding.Feed, replay: Replay, held_out: HeldOut, watchers: list[watching.Callback],
-        metrics_every: int, interrupts: Interrupts,
+        self,
+        feed: feeding.Feed,
+        replay: Replay,
+        held_out: HeldOut,
+        watchers: list[watching.Callback],
+        metrics_every: int,
+        interrupts: Interrupts,
     ) -> None:
         if not self.batches:
             raise ValueError("the loader has no batch: its length is 0")
@@ -375,18 +388,18 @@ class Trainer:
     def _taken(self) -> list[Any]:
         """What a step takes from Python, by value or by address; a graph of it holds while these are equal."""
         arrays = [
-            *self.net.state_dict().values(), *(g for layer in self.net.walk() for g in layer.gradients.values()),
-            *(a for optimizer in self.optimizer.walk() for a in optimizer.arrays()), self._totals.array,
+            *self.net.state_dict().values(),
+            *(g for layer in self.net.walk() for g in layer.gradients.values()),
+            *(a for optimizer in self.optimizer.walk() for a in optimizer.arrays()),
+            self._totals.array,
             *([self.loss_scale.array] if self.loss_scale else []),
-        ]  # fmt: skip
+        ]
         settings = [optimizer.config() | {"lr": None} for optimizer in self.optimizer.walk()]
         settings += [layer.hyperparameters() for layer in self.net.walk()]
         settings += [self.loss_scale.config()] if self.loss_scale else []
         return [settings, self.loss, [backends.address(array) for array in arrays]]
 
-    def _account(
-        self, clock: Clock, held_out: HeldOut, watchers: list[watching.Callback], metrics_every: int
-    ) -> None:
+    def _account(self, clock: Clock, held_out: HeldOut, watchers: list[watching.Callback], metrics_every: int) -> None:
         """The host's part of a step that the device has done or will do."""
         lr = self.lr
         clock.planned.popleft()
@@ -472,10 +485,15 @@ class Trainer:
         tensors = {f"net.{name}": array for name, array in net.items()}
         tensors |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
         state = {
-            "net": self.net.config(), "settings": self._settings, "epoch": self.epoch,
-            "batch": self.batch, "totals": sums, "read": self._read, "records": self.records,
+            "net": self.net.config(),
+            "settings": self._settings,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "totals": sums,
+            "read": self._read,
+            "records": self.records,
             "loss_scale": self.loss_scale and self.loss_scale.read(),
-        }  # fmt: skip
+        }
         return Checkpoint(tensors, stored.as_json(state))
 
     def _go_on(self, run: RunDirectory) -> None:

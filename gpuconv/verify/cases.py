@@ -64,9 +64,18 @@ def _random_convolution(rng: np.random.Generator) -> Conv2dProblem:
     n, c, k = (int(rng.integers(1, high)) for high in (4, 9, 9))
     stride, padding = pair(1, 4), (pair(0, 3), pair(0, 3))
     return conv(
-        n, h, w, groups * c, groups * k, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        n,
+        h,
+        w,
+        groups * c,
+        groups * k,
+        kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
         fit=str(rng.choice(["floor", "cover"])),
-    )  # fmt: skip
+    )
 
 
 def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
@@ -480,7 +489,11 @@ def _optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
 
 
 def _parameters(
-    op: str, listed: list[tuple[int, ...]], states: int, options: dict[str, Any], masters: bool = False,
+    op: str,
+    listed: list[tuple[int, ...]],
+    states: int,
+    options: dict[str, Any],
+    masters: bool = False,
     unscale: float | None = None,
 ) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:

@@ -114,7 +114,11 @@ def test_nan_and_infinity(dtype):
     for name in ("relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "gelu"):
         assert np.isnan(getattr(ops, name)(x)[0].astype(np.float64)), name
     limits_of = {
-        "relu": (np.inf, 0), "relu6": (6, 0), "leaky_relu": (np.inf, -np.inf), "sigmoid": (1, 0), "tanh": (1, -1)
+        "relu": (np.inf, 0),
+        "relu6": (6, 0),
+        "leaky_relu": (np.inf, -np.inf),
+        "sigmoid": (1, 0),
+        "tanh": (1, -1),
     }
     for name, limits in limits_of.items():
         np.testing.assert_array_equal(getattr(ops, name)(x).astype(np.float64)[1:], limits, err_msg=name)

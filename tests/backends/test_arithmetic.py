@@ -53,7 +53,10 @@ def test_the_loss_scale_by_hand():
     good, bad = [np.array([1.0, 2.0], np.float16)], [np.array([1.0, np.inf], np.float16)]
     scaling = np.array([8.0, 0, 0, 0])
     for grads, expected in (
-        (good, [8, 1 / 8, 1, 0]), (good, [16, 1 / 8, 0, 0]), (bad, [4, 0, 0, 1]), (good, [4, 1 / 4, 1, 1]),
+        (good, [8, 1 / 8, 1, 0]),
+        (good, [16, 1 / 8, 0, 0]),
+        (bad, [4, 0, 0, 1]),
+        (good, [4, 1 / 4, 1, 1]),
     ):
         ops.update_loss_scale(scaling, grads, growth=2.0, backoff=0.25, interval=2)
         np.testing.assert_array_equal(scaling, expected)

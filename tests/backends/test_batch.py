@@ -139,9 +139,14 @@ def test_draws_are_uniform():
     image = np.zeros((1, 11, 13, 1), np.uint8)
     image[0, 5, 2, 0] = 255
     x, _ = ops.load_batch(
-        image, np.zeros(1, np.int64), np.zeros(n, np.int64), mean=np.zeros(1, np.float32), std=np.ones(1, np.float32),
-        flip=True, shift=shift,
-    )  # fmt: skip
+        image,
+        np.zeros(1, np.int64),
+        np.zeros(n, np.int64),
+        mean=np.zeros(1, np.float32),
+        std=np.ones(1, np.float32),
+        flip=True,
+        shift=shift,
+    )
     _, rows, columns, _ = np.nonzero(x)
     flipped = columns > 6  # the pixel stands at column 2 or, flipped, 10; a shift moves it by at most 2
     dy = 5 - rows
@@ -158,9 +163,13 @@ def test_cutout_covers_its_square():
     image = np.full((1, 16, 16, 1), 200, np.uint8)
     n = 3000
     x, _ = ops.load_batch(
-        image, np.zeros(1, np.int64), np.zeros(n, np.int64), mean=np.zeros(1, np.float32), std=np.ones(1, np.float32),
+        image,
+        np.zeros(1, np.int64),
+        np.zeros(n, np.int64),
+        mean=np.zeros(1, np.float32),
+        std=np.ones(1, np.float32),
         cutout=4,
-    )  # fmt: skip
+    )
     covered = (x == 0).sum(axis=(1, 2, 3))
     assert covered.max() == 16  # a whole square
     assert covered.min() == 4  # one clipped in a corner: two rows of two

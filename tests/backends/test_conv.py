@@ -74,9 +74,7 @@ def test_relu_and_pool_by_hand():
     # Four bits a filter: the first of two equals, nothing at zero and NaN.
     np.testing.assert_array_equal(mask, [[[[0b0010_0100], [0b0100_0010]], [[0b0010_0000], [0]]]])
     dx = ops.conv2d_dgrad(np.ones_like(y), w, input_shape=x.shape, mask=mask, pool=2)
-    np.testing.assert_array_equal(
-        dx, volume([[0, -1, 0, 1], [1, 0, -1, 0], [0, -1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-    )
+    np.testing.assert_array_equal(dx, volume([[0, -1, 0, 1], [1, 0, -1, 0], [0, -1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
     y, mask = ops.conv2d_relu(x[:, :1], np.ones((9, 1, 1, 1)))
     np.testing.assert_array_equal(mask, [[[[255, 1], [0, 0], [255, 1], [255, 1]]]])  # a bit a filter
     db = np.ones(9)
@@ -148,7 +146,9 @@ def test_depthwise_is_a_dense_convolution_with_diagonal_filters():
     np.testing.assert_allclose(ops.conv2d(x, w, bias, groups=5), ops.conv2d(x, dense, bias), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(
         ops.conv2d_wgrad(dy, x, kernel_size=3, groups=5)[..., 0],
-        ops.conv2d_wgrad(dy, x, kernel_size=3)[range(5), :, :, range(5)], rtol=1e-12, atol=1e-12,
+        ops.conv2d_wgrad(dy, x, kernel_size=3)[range(5), :, :, range(5)],
+        rtol=1e-12,
+        atol=1e-12,
     )
 
 
@@ -358,9 +358,7 @@ BAD = {
     "dy": (ValueError, "dy.*3, 3, 6", lambda: ops.conv2d_dgrad(x, w, input_shape=x.shape)),
     "input_shape": (ValueError, "input_shape", lambda: ops.conv2d_dgrad(DY, w, input_shape=(5, 5, 4))),
     "dy of wgrad": (ValueError, "dy", lambda: ops.conv2d_wgrad(np.ones((2, 4, 3, 6)), x, kernel_size=3)),
-    "accumulate": (
-        ValueError, "accumulate", lambda: ops.conv2d_wgrad(DY, x, kernel_size=3, accumulate=True)
-    ),
+    "accumulate": (ValueError, "accumulate", lambda: ops.conv2d_wgrad(DY, x, kernel_size=3, accumulate=True)),
     "channels of backward": (ValueError, "4 channels", lambda: ops.conv2d_backward(DY, x[..., :3], w)),
     "accumulate of backward": (ValueError, "dw", lambda: ops.conv2d_backward(DY, x, w, accumulate=True)),
     "rank of dy": (ValueError, "dy", lambda: ops.bias_grad(np.ones(3))),

@@ -112,29 +112,42 @@ OPTIMIZERS = {
     "sgd": (ops.sgd_step, 0, {}, lambda p: torch.optim.SGD(p, lr=0.05)),
     "sgd, decay": (ops.sgd_step, 0, {"weight_decay": 0.1}, lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=0.1)),
     "momentum": (
-        ops.sgd_step, 1, {"momentum": 0.9, "weight_decay": 0.1},
+        ops.sgd_step,
+        1,
+        {"momentum": 0.9, "weight_decay": 0.1},
         lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.1),
     ),
     "nesterov": (
-        ops.sgd_step, 1, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+        ops.sgd_step,
+        1,
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
         lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
     ),
     "adagrad": (
-        ops.adagrad_step, 1, {"weight_decay": 0.1}, lambda p: torch.optim.Adagrad(p, lr=0.05, weight_decay=0.1)
+        ops.adagrad_step,
+        1,
+        {"weight_decay": 0.1},
+        lambda p: torch.optim.Adagrad(p, lr=0.05, weight_decay=0.1),
     ),
     "rmsprop": (
-        ops.rmsprop_step, 1, {"alpha": 0.8, "weight_decay": 0.1},
+        ops.rmsprop_step,
+        1,
+        {"alpha": 0.8, "weight_decay": 0.1},
         lambda p: torch.optim.RMSprop(p, lr=0.05, alpha=0.8, weight_decay=0.1),
     ),
     "adam": (
-        ops.adam_step, 2, {"beta1": 0.8, "beta2": 0.95, "weight_decay": 0.1},
+        ops.adam_step,
+        2,
+        {"beta1": 0.8, "beta2": 0.95, "weight_decay": 0.1},
         lambda p: torch.optim.Adam(p, lr=0.05, betas=(0.8, 0.95), weight_decay=0.1),
     ),
     "adamw": (
-        ops.adam_step, 2, {"decoupled": True, "weight_decay": 0.1},
+        ops.adam_step,
+        2,
+        {"decoupled": True, "weight_decay": 0.1},
         lambda p: torch.optim.AdamW(p, lr=0.05, weight_decay=0.1),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -269,9 +269,14 @@ def test_the_scale_grows_after_good_steps_and_falls_after_a_bad_one():
         ops.update_loss_scale(scaling, grads, growth=4, backoff=0.25, interval=3)
         seen.append(scaling.tolist())
     assert seen == [
-        [8, 1 / 8, 1, 0], [8, 1 / 8, 2, 0], [32, 1 / 8, 0, 0], [8, 0, 0, 1], [8, 1 / 8, 1, 1], [2, 0, 0, 2],
+        [8, 1 / 8, 1, 0],
+        [8, 1 / 8, 2, 0],
+        [32, 1 / 8, 0, 0],
+        [8, 0, 0, 1],
+        [8, 1 / 8, 1, 1],
+        [2, 0, 0, 2],
         [0.5, 0, 0, 3],
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(

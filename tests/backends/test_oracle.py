@@ -248,9 +248,11 @@ def test_it_is_short_and_made_of_numpy_alone():
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in names:
                 assert name.partition(".")[0] in allowed, f"{file.name} imports {name}"
-                parts = [alias.name for alias in node.names] if name in ("gpuconv", "gpuconv.backends") else [
-                    name.removeprefix("gpuconv.").removeprefix("backends.").partition(".")[0]
-                ]
+                parts = (
+                    [alias.name for alias in node.names]
+                    if name in ("gpuconv", "gpuconv.backends")
+                    else [name.removeprefix("gpuconv.").removeprefix("backends.").partition(".")[0]]
+                )
                 assert not name.startswith("gpuconv") or set(parts) <= ours, f"{file.name} imports {parts}"
 
 

@@ -162,9 +162,7 @@ def test_padding_never_wins_even_over_minus_infinity():
     y, argmax = ops.max_pool2d(x, kernel_size=3, stride=2, padding=1)
     np.testing.assert_array_equal(y, np.full((1, 2, 2, 1), -np.inf))
     np.testing.assert_array_equal(argmax[0, :, :, 0], [[4, 3], [1, 0]])  # the first cell inside the input
-    dx = ops.max_pool2d_backward(
-        np.ones_like(y), argmax, input_shape=x.shape, kernel_size=3, stride=2, padding=1
-    )
+    dx = ops.max_pool2d_backward(np.ones_like(y), argmax, input_shape=x.shape, kernel_size=3, stride=2, padding=1)
     assert dx.sum() == 4
 
 

@@ -45,9 +45,7 @@ def test_max_pool(h, w, kernel_size, stride, padding, fit, ceil_mode):
     x, tensor = volumes(h, w)
     options = dict(kernel_size=kernel_size, stride=stride, padding=padding, fit=fit)
     y, argmax = ops.max_pool2d(x, **options)
-    theirs, flat = F.max_pool2d(
-        tensor, kernel_size, stride, padding, ceil_mode=ceil_mode, return_indices=True
-    )
+    theirs, flat = F.max_pool2d(tensor, kernel_size, stride, padding, ceil_mode=ceil_mode, return_indices=True)
     np.testing.assert_array_equal(y, nhwc(theirs))
 
     # Theirs is the index inside the map.

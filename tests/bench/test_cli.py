@@ -116,10 +116,14 @@ def test_compare(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--results", "nowhere"], "nowhere is no folder of records"), (["--nvrtc", "."], "holds no libnvrtc-builtins"),
-     (["--gpu", "h300"], "unknown GPU 'h300'; did you mean 'h"), (["--shape", "vg"], "did you mean 'vgg'")],
+    [
+        (["--results", "nowhere"], "nowhere is no folder of records"),
+        (["--nvrtc", "."], "holds no libnvrtc-builtins"),
+        (["--gpu", "h300"], "unknown GPU 'h300'; did you mean 'h"),
+        (["--shape", "vg"], "did you mean 'vgg'"),
+    ],
     ids=["results", "nvrtc", "gpu", "shape"],
-)  # fmt: skip
+)
 def test_predict_refuses_in_one_line(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["predict", *words]) == 2

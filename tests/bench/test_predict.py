@@ -25,9 +25,7 @@ H200 = GPUS["h200"]
 def made_up(rates: Terms, count: int, seed: int = 0) -> list[dict]:
     """Rows that a machine with these rates would give."""
     rng = np.random.default_rng(seed)
-    asked = [
-        Terms(1, *(float(rng.integers(1, most)) for most in (100, 10**6, 10**5, 10**4))) for _ in range(count)
-    ]
+    asked = [Terms(1, *(float(rng.integers(1, most)) for most in (100, 10**6, 10**5, 10**4))) for _ in range(count)]
     seconds = [sum(vars(each * rates).values()) / H200.clock for each in asked]
     return [
         {"row": str(at), "algorithm": "mma-128x128", "terms": vars(each), "seconds": took}
@@ -168,8 +166,14 @@ def test_steps_stand_beside_what_was_measured_and_are_called_predictions(monkeyp
     monkeypatch.setattr(predict_steps, "predict", lambda *_: found)
     ours = {"role": "ours", "name": "gpuconv graph", "status": "timed", "median": 4e-3}
     peer = {"role": "peer", "name": "graph", "status": "timed", "median": 7e-3}
-    records = [{"entries": [{"key": "step airbench94-n2000 bfloat16", "sides": [ours, peer]},
-                            {"key": "step vgg-cifar-n128 bfloat16", "sides": [peer]}]}]  # fmt: skip
+    records = [
+        {
+            "entries": [
+                {"key": "step airbench94-n2000 bfloat16", "sides": [ours, peer]},
+                {"key": "step vgg-cifar-n128 bfloat16", "sides": [peer]},
+            ]
+        }
+    ]
     head, airbench94, vgg, resnet18, note = predict_steps.table(Model.load(), H200, records)
     assert "predicted" in head
     assert airbench94.split()[-9:-4] == ["5.00", "4.00", "+25.0%;", "1", "of"]

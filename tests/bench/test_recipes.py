@@ -22,12 +22,21 @@ def recipe(monkeypatch):
     """airbench94's, of a net with fewer and smaller layers under the same names."""
 
     def build(input_shape=None, classes=None, **options):
-        return Sequential([
-            Input((9, 9, 3)), Conv2D(24, 2, frozen=("weight",)), GELU(),
-            Conv2D(5, 3, padding="same", bias=False, weight_init="dirac"), MaxPool2D(2),
-            BatchNorm(momentum=0.4, eps=1e-12, frozen=("weight",)), GELU(),
-            Flatten(), Linear(10, bias=False), Scale(1 / 9),
-        ], **options)  # fmt: skip
+        return Sequential(
+            [
+                Input((9, 9, 3)),
+                Conv2D(24, 2, frozen=("weight",)),
+                GELU(),
+                Conv2D(5, 3, padding="same", bias=False, weight_init="dirac"),
+                MaxPool2D(2),
+                BatchNorm(momentum=0.4, eps=1e-12, frozen=("weight",)),
+                GELU(),
+                Flatten(),
+                Linear(10, bias=False),
+                Scale(1 / 9),
+            ],
+            **options,
+        )
 
     monkeypatch.setitem(models.MODELS, "planted", build)
     entry = suite.Entry("step", "recipe", "planted", "float32", ("planted", 6), planted.entry().work)
@@ -50,9 +59,12 @@ def test_both_sides_train_a_whole_recipe(recipe, monkeypatch, dtype, most):
     monkeypatch.setattr(recipes, "Recipe", lambda entry: recipe)
     row = time_entry(recipe.entry, "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
     assert {side["name"]: side["status"] for side in row["sides"]} == {
-        "gpuconv": "timed", "channels_last": "timed", "compile": "left out", "graph": "absent",
+        "gpuconv": "timed",
+        "channels_last": "timed",
+        "compile": "left out",
+        "graph": "absent",
         "compile graph": "absent",
-    }, row  # fmt: skip
+    }, row
     assert all(side["error"] < most for side in row["sides"] if side["status"] == "timed")
 
 

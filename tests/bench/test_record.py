@@ -35,10 +35,13 @@ def test_a_second_run_adds_to_the_file_and_replaces_what_it_times_again(tmp_path
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"schema": 99}', "has schema 99, this version reads 1"), ("[]", "no schema"), ("{}", "no schema"),
-        ('{"schema": 1', "no benchmark record"), ("", "no benchmark record"),
+        ('{"schema": 99}', "has schema 99, this version reads 1"),
+        ("[]", "no schema"),
+        ("{}", "no schema"),
+        ('{"schema": 1', "no benchmark record"),
+        ("", "no benchmark record"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_record_of_this_version_is_refused(tmp_path, text, said):
     path = tmp_path / "x.json"
     path.write_text(text)
@@ -69,9 +72,10 @@ def test_the_newest_record_of_each_device(tmp_path):
     [
         ("Intel(R) Xeon(R) Processor", "cpu-xeon-2-threads"),
         ("Intel(R) Xeon(R) Platinum 8480+ @ 2.00GHz", "cpu-xeon-platinum-8480-2-threads"),
-        ("AMD Ryzen 9 7950X 16-Core Processor", "cpu-ryzen-9-7950x-2-threads"), ("", "cpu-unknown-2-threads"),
+        ("AMD Ryzen 9 7950X 16-Core Processor", "cpu-ryzen-9-7950x-2-threads"),
+        ("", "cpu-unknown-2-threads"),
     ],
-)  # fmt: skip
+)
 def test_a_folder_has_the_name_of_the_hardware(monkeypatch, name, folder):
     monkeypatch.setattr(machine, "processor", lambda: name)
     assert machine.folder("numpy", 2) == folder

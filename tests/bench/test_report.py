@@ -11,12 +11,17 @@ from bench import goals, report, suite
 def timed_entry(op, shape, ours, peers, dtype="float32"):
     sides = [("ours", "gpuconv", ours), *(("peer", name, time) for name, time in peers.items())]
     return {
-        "key": f"{op} {shape} {dtype}", "op": op, "shape": shape, "dtype": dtype, "floor": 0.001, "noise": 0.01,
+        "key": f"{op} {shape} {dtype}",
+        "op": op,
+        "shape": shape,
+        "dtype": dtype,
+        "floor": 0.001,
+        "noise": 0.01,
         "sides": [
             {"role": role, "name": name, "status": "timed", "median": time, "least": 0.9 * time}
             for role, name, time in sides
         ],
-    }  # fmt: skip
+    }
 
 
 C3, C64 = "64x32x32x3-64x3x3-p1.1.1.1", "64x32x32x64-64x3x3-p1.1.1.1"

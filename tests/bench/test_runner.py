@@ -84,16 +84,20 @@ def test_a_wrong_kernel_is_refused_before_timing(tmp_path, value):
     assert best(row, "ours") is None
 
 
-@pytest.mark.parametrize("op", [
-    *suite.DIRECTIONS, "backward dw", "backward db", "max_pool2d", "bias_grad", "batch_norm_backward",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "op", [*suite.DIRECTIONS, "backward dw", "backward db", "max_pool2d", "bias_grad", "batch_norm_backward"]
+)
 def test_a_fault_in_a_corner_of_our_own_result_is_found(monkeypatch, op):
     """The planted fault is in the last image, channel or filter alone: comparing in part must not miss it."""
     op, _, result = op.partition(" ")
     name = {
-        "fprop": "conv2d", "fprop_relu": "conv2d", "fprop_relu_pool": "conv2d_relu", "dgrad": "conv2d_dgrad",
-        "wgrad": "conv2d_wgrad", "backward": "conv2d_backward",
-    }.get(op, op)  # fmt: skip
+        "fprop": "conv2d",
+        "fprop_relu": "conv2d",
+        "fprop_relu_pool": "conv2d_relu",
+        "dgrad": "conv2d_dgrad",
+        "wgrad": "conv2d_wgrad",
+        "backward": "conv2d_backward",
+    }.get(op, op)
     right = getattr(ops, name)
 
     def wrong(*arrays, **options):
@@ -139,14 +143,27 @@ def small_net(monkeypatch):
     """A net with every kind of layer that the suite's nets have, on 8x8 images."""
 
     def build(input_shape=None, classes=None, **options):
-        body = [layers.Conv2D(4, 3, padding=1, bias=False), layers.BatchNorm(momentum=0.3), layers.ReLU(),
-                layers.Conv2D(6, 3, stride=2, padding=1)]  # fmt: skip
+        body = [
+            layers.Conv2D(4, 3, padding=1, bias=False),
+            layers.BatchNorm(momentum=0.3),
+            layers.ReLU(),
+            layers.Conv2D(6, 3, stride=2, padding=1),
+        ]
         shortcut = [layers.Conv2D(6, 1, stride=2, frozen=("weight",))]
-        return layers.Sequential([
-            layers.Input((8, 10, 3)), layers.Residual(body, shortcut), layers.GELU(), layers.MaxPool2D((2, 1)),
-            layers.Conv2D(5, 2, padding="valid"), layers.ReLU(), layers.Flatten(), layers.Linear(10, bias=False),
-            layers.Scale(0.5),
-        ], **options)  # fmt: skip
+        return layers.Sequential(
+            [
+                layers.Input((8, 10, 3)),
+                layers.Residual(body, shortcut),
+                layers.GELU(),
+                layers.MaxPool2D((2, 1)),
+                layers.Conv2D(5, 2, padding="valid"),
+                layers.ReLU(),
+                layers.Flatten(),
+                layers.Linear(10, bias=False),
+                layers.Scale(0.5),
+            ],
+            **options,
+        )
 
     monkeypatch.setitem(models.MODELS, "planted", build)
 
@@ -156,9 +173,13 @@ def test_both_sides_train_the_same_net(small_net):
     chosen = one_step()
     row = time_entry(chosen, "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
     assert {side["name"]: side["status"] for side in row["sides"]} == {
-        "gpuconv": "timed", "eager": "timed", "channels_last": "timed", "compile": "left out", "graph": "absent",
+        "gpuconv": "timed",
+        "eager": "timed",
+        "channels_last": "timed",
+        "compile": "left out",
+        "graph": "absent",
         "compile graph": "absent",
-    }  # fmt: skip
+    }
     assert all(side["error"] < 1e-5 for side in row["sides"] if side["status"] == "timed")
 
 
@@ -199,13 +220,20 @@ def test_wrong_gradients_of_a_step_are_refused(small_net, monkeypatch):
 def test_what_fails_is_recorded_and_the_run_goes_on(tmp_path):
     secret = RuntimeError("kernel fell over in /home/someone/secret/place.cu\nand more")
     (first, second) = timed(
-        record(tmp_path), side(), side(PEER, "broken", fail=secret), side(PEER, "large", fail=MemoryError("out")),
-        side(PEER, "missing", fail=ImportError("no torch")), entries=[entry(8), entry(9)],
-    )  # fmt: skip
+        record(tmp_path),
+        side(),
+        side(PEER, "broken", fail=secret),
+        side(PEER, "large", fail=MemoryError("out")),
+        side(PEER, "missing", fail=ImportError("no torch")),
+        entries=[entry(8), entry(9)],
+    )
     found = by_name(first)
     assert {name: side["status"] for name, side in found.items()} == {
-        "gpuconv": "timed", "broken": "failed", "large": "out of memory", "missing": "absent",
-    }  # fmt: skip
+        "gpuconv": "timed",
+        "broken": "failed",
+        "large": "out of memory",
+        "missing": "absent",
+    }
     assert found["broken"]["reason"] == "RuntimeError: kernel fell over in …/place.cu"
     assert best(first, PEER) is None
     assert by_name(second)["gpuconv"]["status"] == "timed"
@@ -241,8 +269,11 @@ def test_an_absent_pytorch_is_reported_and_ours_is_timed(tmp_path, monkeypatch):
     assert by_name(row)["gpuconv"]["status"] == "timed"
     for name in ("eager", "channels_last", "compile"):
         assert by_name(row)[name] == {
-            "role": "peer", "name": name, "status": "absent", "reason": "No module named 'torch'",
-        }  # fmt: skip
+            "role": "peer",
+            "name": name,
+            "status": "absent",
+            "reason": "No module named 'torch'",
+        }
 
 
 def test_a_side_that_takes_the_gpu_down_ends_the_run_and_is_in_the_record(tmp_path, monkeypatch):
@@ -261,12 +292,14 @@ def test_a_side_that_takes_the_gpu_down_ends_the_run_and_is_in_the_record(tmp_pa
     pool = types.SimpleNamespace(free_all_blocks=lambda: None)
     cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(Device=Device), get_default_memory_pool=lambda: pool)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(runner.pytorch, "load", lambda: types.SimpleNamespace(cuda=types.SimpleNamespace(
-        empty_cache=lambda: None)))  # fmt: skip
+    monkeypatch.setattr(
+        runner.pytorch, "load", lambda: types.SimpleNamespace(cuda=types.SimpleNamespace(empty_cache=lambda: None))
+    )
     into, entries = record(tmp_path), [entry(8), entry(9), entry(10)]
     broken = side(PEER, "broken", fail=RuntimeError("cudaErrorIllegalAddress"))
-    made = runner.run(entries, into, "cuda:0", CpuClock(), planted.CEILINGS,
-                      make_sides=lambda *_: ([broken], planted.compare))  # fmt: skip
+    made = runner.run(
+        entries, into, "cuda:0", CpuClock(), planted.CEILINGS, make_sides=lambda *_: ([broken], planted.compare)
+    )
     with pytest.raises(DeviceError, match=f"cuda:0 no longer answers after {entries[1].key} .*--missing"):
         list(made)
     data = Record.load(into.path).data

@@ -23,12 +23,15 @@ def test_no_entry_stands_twice_and_the_important_ones_come_first(kind):
 @pytest.mark.parametrize(
     ("key", "microseconds"),
     [
-        ("fprop 2000x32x32x3-24x2x2 bfloat16", 24), ("fprop 2000x31x31x24-64x3x3-p1.1.1.1 bfloat16", 79),
-        ("wgrad 2000x15x15x64-64x3x3-p1.1.1.1 bfloat16", 42), ("dgrad 2000x15x15x64-256x3x3-p1.1.1.1 bfloat16", 168),
-        ("fprop 2000x7x7x256-256x3x3-p1.1.1.1 bfloat16", 147), ("fprop 2000x3x3x256-256x3x3-p1.1.1.1 bfloat16", 27),
+        ("fprop 2000x32x32x3-24x2x2 bfloat16", 24),
+        ("fprop 2000x31x31x24-64x3x3-p1.1.1.1 bfloat16", 79),
+        ("wgrad 2000x15x15x64-64x3x3-p1.1.1.1 bfloat16", 42),
+        ("dgrad 2000x15x15x64-256x3x3-p1.1.1.1 bfloat16", 168),
+        ("fprop 2000x7x7x256-256x3x3-p1.1.1.1 bfloat16", 147),
+        ("fprop 2000x3x3x256-256x3x3-p1.1.1.1 bfloat16", 27),
         ("fprop 128x8x8x256-256x3x3-p1.1.1.1 bfloat16", 12.3),
     ],
-)  # fmt: skip
+)
 def test_floors_on_an_h200(key, microseconds):
     """The floors that were worked out apart from this code, at 788 TFLOP/s and 4.3 TB/s."""
     ceilings = Ceilings(4.3e12, {"bfloat16": 788e12})
@@ -73,11 +76,12 @@ def test_filters():
 @pytest.mark.parametrize(
     ("filters", "nearest"),
     [
-        (dict(ops=["fprob"]), "did you mean 'fprop'"), (dict(shapes=["resnet21"]), "did you mean 'resnet20'"),
+        (dict(ops=["fprob"]), "did you mean 'fprop'"),
+        (dict(shapes=["resnet21"]), "did you mean 'resnet20'"),
         (dict(shapes=["64x8x8x10-10x3x3-p1.1.1.2"]), "did you mean '64x8x8x10-10x3x3-p1.1.1.1'"),
         (dict(dtypes=["bfloat"]), "did you mean 'bfloat16'"),
     ],
-)  # fmt: skip
+)
 def test_an_unknown_name_is_an_error_that_names_the_nearest(filters, nearest):
     with pytest.raises(ValueError, match=nearest):
         suite.select("ops", "numpy", **filters)

@@ -128,8 +128,10 @@ def test_the_whole_gate_on_the_stand_in(tmp_path):
 
 
 def test_no_two_files_of_the_gate_import_each_other():
-    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-             for path in (ROOT / "ci" / "gate").rglob("*.py")}  # fmt: skip
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "ci" / "gate").rglob("*.py")
+    }
 
     def imported(path):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -160,10 +162,13 @@ def test_the_parts_fill_thirty_minutes_but_two_and_none_is_longer_than_a_command
 
 @pytest.mark.parametrize(
     ("asked", "found"),
-    [([], [part.name for part in order.PARTS]), (["suite", "why"], ["start", "why", "suite"]),
-     (["tests"], ["start", "tests"])],
+    [
+        ([], [part.name for part in order.PARTS]),
+        (["suite", "why"], ["start", "why", "suite"]),
+        (["tests"], ["start", "tests"]),
+    ],
     ids=["all", "two", "extra"],
-)  # fmt: skip
+)
 def test_parts_run_in_their_order_behind_the_environment(asked, found):
     chosen = command_line.chosen(asked)
     assert [part.name for part in chosen] == found
@@ -172,11 +177,15 @@ def test_parts_run_in_their_order_behind_the_environment(asked, found):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--minutes", "0"], "above 0, received 0"), (["--wheels", "nowhere"], "nowhere is no folder"),
-     (["--cubins", "nowhere"], "nowhere is no file"), (["stepps"], "unknown part 'stepps'; did you mean 'steps'?"),
-     (None, "--out is needed")],
+    [
+        (["--minutes", "0"], "above 0, received 0"),
+        (["--wheels", "nowhere"], "nowhere is no folder"),
+        (["--cubins", "nowhere"], "nowhere is no file"),
+        (["stepps"], "unknown part 'stepps'; did you mean 'steps'?"),
+        (None, "--out is needed"),
+    ],
     ids=["minutes", "wheels", "cubins", "part", "out"],
-)  # fmt: skip
+)
 def test_bad_usage(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.delenv("OUT", raising=False)
     with pytest.raises(SystemExit) as left:
@@ -388,7 +397,7 @@ def answer(answer="yes", seen="so it is", question=ASKED):
         (Done(0, answer()[:-9], 1.0), "unknown", "cannot be read"),
     ],
     ids=["yes", "no", "hangs", "crashes", "silent", "two", "other", "maybe", "unseen", "word", "list", "part", "cut"],
-)  # fmt: skip
+)
 def test_a_verdict_is_one_whole_answer_of_a_child_that_ended_well(done, found, said):
     verdict = read_verdict(ASKED, done.text, done.code, done.late, done.last)
     assert verdict.answer == found
@@ -413,11 +422,15 @@ def test_every_question_has_its_experiment_and_is_asked_in_a_child(planted):
 
 @pytest.mark.parametrize(
     ("said", "status", "found"),
-    [("run\ntest accuracy 96.49%\n", 0, ("no", "at least 96.5")), ("no device", 2, ("no", "status 2: no device")),
-     ("done", 0, ("no", "no accuracy: done")), ("test accuracy 96.50%\n\n", 0, ("yes", "96.50%")),
-     ("test accuracy nan%", 0, ("no", "no accuracy"))],
+    [
+        ("run\ntest accuracy 96.49%\n", 0, ("no", "at least 96.5")),
+        ("no device", 2, ("no", "status 2: no device")),
+        ("done", 0, ("no", "no accuracy: done")),
+        ("test accuracy 96.50%\n\n", 0, ("yes", "96.50%")),
+        ("test accuracy nan%", 0, ("no", "no accuracy")),
+    ],
     ids=["too low", "failed", "silent", "enough", "nan"],
-)  # fmt: skip
+)
 def test_training_is_judged_by_its_last_line(said, status, found):
     verdict, seen = training.judge(said, status)
     assert verdict == found[0]
@@ -516,11 +529,15 @@ def test_ncu_sums_times_and_takes_the_percentages_of_the_longest_launch(planted,
         fast.ncu(planted, 30)
     tool(tmp_path / "bin", "ncu", "")
     text = csv_of(
-        (0, "conv2d_fprop_mma", TIME, "ns", "1,500"), (0, "conv2d_fprop_mma", ISSUE, "%", "20"),
-        (0, "conv2d_fprop_mma", L2, "%", "10"), (1, "relu_forward", TIME, "us", "0.25"),
-        (2, "conv2d_fprop_mma", TIME, "usecond", "2"), (2, "conv2d_fprop_mma", ISSUE, "%", "80"),
-        (2, "conv2d_fprop_mma", L2, "%", "30"), (3, "cupy_fill", TIME, "ms", "9"),
-    )  # fmt: skip
+        (0, "conv2d_fprop_mma", TIME, "ns", "1,500"),
+        (0, "conv2d_fprop_mma", ISSUE, "%", "20"),
+        (0, "conv2d_fprop_mma", L2, "%", "10"),
+        (1, "relu_forward", TIME, "us", "0.25"),
+        (2, "conv2d_fprop_mma", TIME, "usecond", "2"),
+        (2, "conv2d_fprop_mma", ISSUE, "%", "80"),
+        (2, "conv2d_fprop_mma", L2, "%", "30"),
+        (3, "cupy_fill", TIME, "ms", "9"),
+    )
     found = fast.measured(text)
     assert found["conv2d_fprop_mma"] == {"time": pytest.approx(3.5e-6), "issue": 80, "l2": 30}
     assert list(found) == ["relu_forward", "conv2d_fprop_mma"]
@@ -556,8 +573,12 @@ def test_the_benchmark_tells_absent_and_failed_sides_and_counts_no_old_entry(pla
         ops(planted.tell(bench=(124, "")), 60)
     with pytest.raises(FailedError, match="wrong and not timed"):
         ops(planted.tell(bench=(1, "wrong and not timed: x")), 60)
-    for lie, said in ((dict(status="failed", reason="no memory"), "no memory"), (dict(median=float("nan")), "no times"),
-                      (dict(median=0.0), "no times"), (dict(median=-1.0), "no times")):  # fmt: skip
+    for lie, said in (
+        (dict(status="failed", reason="no memory"), "no memory"),
+        (dict(median=float("nan")), "no times"),
+        (dict(median=0.0), "no times"),
+        (dict(median=-1.0), "no times"),
+    ):
         record_of(planted, [entry(**lie)])
         with pytest.raises(FailedError, match=said):
             ops(planted.tell(), 60)

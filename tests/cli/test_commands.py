@@ -209,9 +209,21 @@ def test_a_run_directory_that_cannot_be_made(capsys, tmp_path):
 def test_a_loss_that_is_no_number_is_told(capsys, tmp_path):
     run = tmp_path / "run"
     said = error_of(
-        capsys, "train", "--data", "synthetic:n=64,size=8x8x1", "--model", "seed-net", "--lr", "1e30",
-        "--optimizer", "sgd", "--schedule", "constant", "--run-dir", run,
-    )  # fmt: skip
+        capsys,
+        "train",
+        "--data",
+        "synthetic:n=64,size=8x8x1",
+        "--model",
+        "seed-net",
+        "--lr",
+        "1e30",
+        "--optimizer",
+        "sgd",
+        "--schedule",
+        "constant",
+        "--run-dir",
+        run,
+    )
     assert "lower learning rate" in said
 
 
@@ -343,9 +355,10 @@ def test_the_lines_of_a_command_cannot_steer_the_terminal(capsys):
 
 def test_an_error_of_the_system_in_words():
     for error, said in (
-        (OSError(2, "No such file", "a"), "a: No such file"), (OSError(28, "No space left"), "No space left"),
+        (OSError(2, "No such file", "a"), "a: No such file"),
+        (OSError(28, "No space left"), "No space left"),
         (OSError("in words"), "in words"),
-    ):  # fmt: skip
+    ):
         assert describe(error) == said
 
 
@@ -363,9 +376,10 @@ class Flushed(io.StringIO):
 def test_what_a_command_does_is_shown_at_once_in_a_pipe_too(monkeypatch):
     """The next line may take minutes."""
     for tell, text in (
-        (lambda: runs.line("run", "x"), "run        x\n"), (lambda: say("x", "stdout"), "x\n"),
+        (lambda: runs.line("run", "x"), "run        x\n"),
+        (lambda: say("x", "stdout"), "x\n"),
         (lambda: report(True, "one", "2", ""), "PASS  one: 2\n"),
-    ):  # fmt: skip
+    ):
         stream = Flushed()
         monkeypatch.setattr(sys, "stdout", stream)
         tell()

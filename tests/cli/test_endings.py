@@ -257,9 +257,16 @@ def test_a_lost_terminal_saves_the_run(tmp_path):
     reader = threading.Thread(target=lambda: [None for _ in iter(lambda: _read(ours), b"")], daemon=True)
     reader.start()
     run = gpuconv(
-        "train", *TINY, *LONG, "--run-dir", tmp_path / "run", stdin=theirs, stdout=theirs, stderr=theirs,
+        "train",
+        *TINY,
+        *LONG,
+        "--run-dir",
+        tmp_path / "run",
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
         start_new_session=True,
-    )  # fmt: skip
+    )
     os.close(theirs)
     wait_for(tmp_path / "run" / "metrics.csv")
     run.send_signal(signal.SIGHUP)
@@ -432,6 +439,7 @@ def test_a_full_pipe_that_does_not_block_is_waited_for():
 
 def test_how_the_streams_are_buffered(tmp_path):
     """Standard error by lines, standard output by lines on a terminal alone; to close one leaves its number alone."""
+
     def work(by_line):
         assert (sys.stdout.line_buffering, sys.stderr.line_buffering) == (by_line, True)
         sys.stdout.close()
@@ -539,6 +547,7 @@ def test_without_streams_of_its_own_the_status_is_what_it_was(capsys):
 
 def test_a_second_signal_does_what_it_did_before():
     """Where that was the system's own doing, too: the process ends by it; what was ignored stays so."""
+
     def twice(before):
         signal.signal(signal.SIGTERM, before)
         with Interrupts("never") as interrupts:

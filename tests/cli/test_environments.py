@@ -26,9 +26,15 @@ def run(folder, *arguments, flags=(), env=None):
     environment = {name: value for name, value in environment.items() if value is not None}
     command = [sys.executable, *flags, "-m", "gpuconv", *arguments]
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120,
-        encoding="utf-8", errors="replace",
-    )  # fmt: skip
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=120,
+        encoding="utf-8",
+        errors="replace",
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -57,13 +63,22 @@ def error(done):
 @pytest.mark.parametrize(
     ("flags", "env"),
     [
-        (["-O"], {}), (["-OO"], {}), ([], {"PYTHONOPTIMIZE": "2"}), (["-W", "error"], {}), (["-bb"], {}), (["-I"], {}),
-        (["-X", "dev"], {}), (["-X", "utf8=0"], {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}), ([], {"LC_ALL": "POSIX"}),
-        ([], {"LC_ALL": "xx_YY.UTF-8"}), ([], {"PYTHONIOENCODING": "ascii"}), ([], {"PYTHONIOENCODING": "latin-1"}),
+        (["-O"], {}),
+        (["-OO"], {}),
+        ([], {"PYTHONOPTIMIZE": "2"}),
+        (["-W", "error"], {}),
+        (["-bb"], {}),
+        (["-I"], {}),
+        (["-X", "dev"], {}),
+        (["-X", "utf8=0"], {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}),
+        ([], {"LC_ALL": "POSIX"}),
+        ([], {"LC_ALL": "xx_YY.UTF-8"}),
+        ([], {"PYTHONIOENCODING": "ascii"}),
+        ([], {"PYTHONIOENCODING": "latin-1"}),
         ([], {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "7"}),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "_".join(map("=".join, value.items())),
-)  # fmt: skip
+)
 def test_every_command_runs(flags, env, tmp_path):
     assert trains(tmp_path, flags=flags, env=env) == ""
     for command in (["info"], ["kernels"], ["summary", "--run-dir", "run"], ["lab", "--op", "relu", "--template"]):
@@ -130,13 +145,23 @@ def test_folders_in_the_places_of_pictures(tmp_path):
 @pytest.mark.parametrize(
     "env",
     [
-        {"HOME": None, "XDG_CACHE_HOME": None}, {"HOME": "/nonexistent"}, {"HOME": "/etc/passwd"}, {"HOME": ""},
-        {"TERM": None}, {"TERM": "dumb"}, {"COLUMNS": "0"}, {"COLUMNS": "1", "LINES": "1"}, {"COLUMNS": "wide"},
-        {"TMPDIR": "/nonexistent"}, {"TZ": "Mars/Phobos"}, {"PYTHONPATH": "/nonexistent"}, {"USER": None},
+        {"HOME": None, "XDG_CACHE_HOME": None},
+        {"HOME": "/nonexistent"},
+        {"HOME": "/etc/passwd"},
+        {"HOME": ""},
+        {"TERM": None},
+        {"TERM": "dumb"},
+        {"COLUMNS": "0"},
+        {"COLUMNS": "1", "LINES": "1"},
+        {"COLUMNS": "wide"},
+        {"TMPDIR": "/nonexistent"},
+        {"TZ": "Mars/Phobos"},
+        {"PYTHONPATH": "/nonexistent"},
+        {"USER": None},
         {"OPENBLAS_NUM_THREADS": "many", "OMP_NUM_THREADS": "-3"},
     ],
     ids=lambda env: "_".join(f"{name}={value}" for name, value in env.items()).replace("/", "|"),
-)  # fmt: skip
+)
 def test_a_run_needs_nothing_of_the_environment(env, tmp_path):
     trains(tmp_path, env={"MPLCONFIGDIR": str(tmp_path / "config")} | env)
     assert run(tmp_path, "info", env=env).returncode == 0
@@ -190,16 +215,27 @@ def test_names_that_are_no_text_in_every_command(name, env, tmp_path):
         assert done.returncode == 0, (command, done.stderr)
         assert "\x1b" not in done.stdout, command
     refused = [
-        ["train", "--model", word], ["train", "--data", word], ["train", "--data", f"folder:./{word}/none"],
-        ["train", "--data", f"cifar10:./{word}"], ["train", "--device", word], ["train", "--schedule", word],
-        ["train", "--augment", word], ["train", "--loss", word], ["train", "--optimizer", word],
+        ["train", "--model", word],
+        ["train", "--data", word],
+        ["train", "--data", f"folder:./{word}/none"],
+        ["train", "--data", f"cifar10:./{word}"],
+        ["train", "--device", word],
+        ["train", "--schedule", word],
+        ["train", "--augment", word],
+        ["train", "--loss", word],
+        ["train", "--optimizer", word],
         ["train", *tiny, f"--run-dir=./{word}.png/x"],
-        ["evaluate", f"./{word}-none"], ["predict", f"./{word}-none.png", "--run-dir", f"./{word}-run"],
+        ["evaluate", f"./{word}-none"],
+        ["predict", f"./{word}-none.png", "--run-dir", f"./{word}-run"],
         ["predict", f"./{word}.png", "--run-dir", f"./{word}-run", "--picture", f"./{word}/none/x.png"],
-        ["profile", "--trace", f"./{word}/none/x.json"], ["lab", f"./{word}-none.cu", "--op", "relu"],
-        ["verify", "--op", word], ["kernels", "--file", word], ["summary", "--model", word],
-        ["data", word, "--to", word], [word],
-    ]  # fmt: skip
+        ["profile", "--trace", f"./{word}/none/x.json"],
+        ["lab", f"./{word}-none.cu", "--op", "relu"],
+        ["verify", "--op", word],
+        ["kernels", "--file", word],
+        ["summary", "--model", word],
+        ["data", word, "--to", word],
+        [word],
+    ]
     for command in refused:
         assert "\x1b" not in error(run(folder, *command, env=env)), command
 

@@ -89,9 +89,7 @@ def test_classes_are_matched_by_name(work, capsys):
     said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     shutil.copytree(work / "test" / "cats", work / "test" / "ants")
     wrong = said(capsys, "evaluate", "run", "--test", "folder:test", status=2)
-    assert wrong == (
-        "gpuconv: error: 'test' must have the classes that are trained: it has unknown 'ants'\n"
-    )
+    assert wrong == ("gpuconv: error: 'test' must have the classes that are trained: it has unknown 'ants'\n")
     shutil.rmtree(work / "test" / "cats")
     wrong = said(capsys, "evaluate", "run", "--test", "folder:test", status=2)
     assert "it lacks 'cats' and has unknown 'ants'" in wrong
@@ -109,7 +107,7 @@ def test_classes_are_matched_by_name(work, capsys):
         ([*TRAIN, "--data", "folder:train", "--test", "flder:test"], "unknown data set 'flder'; did you mean 'folder'"),
     ],
     ids=["part-of-train", "part-of-test", "none-to-train", "missing", "sizes", "option", "data-set"],
-)  # fmt: skip
+)
 def test_refusals(work, capsys, arguments, message):
     err = said(capsys, *arguments, status=2)
     assert re.search(message, err)

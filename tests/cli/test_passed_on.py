@@ -24,69 +24,114 @@ from gpuconv.training import Trainer, evaluate
 
 SETTINGS = dict.fromkeys(settings.OPTIONS)
 OPTIONS = {  # of each command: the least it takes, and what that is read as
-    "train": ([], SETTINGS | {
-        "device": "auto", "config": None, "recipe": None, "run_dir": None, "resume": None, "graph": None,
-        "checkpoint_every": None,
-    }),
-    "evaluate": ([], {
-        "run_dir": None, "data": None, "test": None, "tta": None, "device": "auto", "which": "last",
-    }),
-    "predict": (["a.png"], {
-        "images": ["a.png"], "run_dir": None, "picture": None, "device": "auto", "which": "last",
-    }),
-    "summary": ([], {
-        "model": None, "run_dir": None, "input": None, "classes": None, "precision": None, "device": "numpy",
-        "batch_size": 128,
-    }),
-    "check": ([], dict.fromkeys(("data", "model", "seed", "lr", "optimizer", "schedule", "loss"))
-              | {"device": "auto"}),
+    "train": (
+        [],
+        SETTINGS
+        | {
+            "device": "auto",
+            "config": None,
+            "recipe": None,
+            "run_dir": None,
+            "resume": None,
+            "graph": None,
+            "checkpoint_every": None,
+        },
+    ),
+    "evaluate": ([], {"run_dir": None, "data": None, "test": None, "tta": None, "device": "auto", "which": "last"}),
+    "predict": (["a.png"], {"images": ["a.png"], "run_dir": None, "picture": None, "device": "auto", "which": "last"}),
+    "summary": (
+        [],
+        {
+            "model": None,
+            "run_dir": None,
+            "input": None,
+            "classes": None,
+            "precision": None,
+            "device": "numpy",
+            "batch_size": 128,
+        },
+    ),
+    "check": ([], dict.fromkeys(("data", "model", "seed", "lr", "optimizer", "schedule", "loss")) | {"device": "auto"}),
     "verify": ([], {"device": "auto", "op": None, "dtype": None, "tier": None, "seed": 0}),
-    "profile": ([], {
-        "model": "tiny-vgg", "batch_size": 128, "precision": "float32", "fuse": None, "device": "auto", "steps": 10,
-        "trace": None, "peaks": True, "arch": None,
-    }),
+    "profile": (
+        [],
+        {
+            "model": "tiny-vgg",
+            "batch_size": 128,
+            "precision": "float32",
+            "fuse": None,
+            "device": "auto",
+            "steps": 10,
+            "trace": None,
+            "peaks": True,
+            "arch": None,
+        },
+    ),
     "kernels": ([], {"report": False, "arch": None, "file": None, "workers": os.cpu_count() or 1, "all": False}),
-    "lab": (["--op", "relu"], {
-        "file": None, "op": "relu", "algo": None, "template": False, "dtype": None, "device": "auto",
-    }),
+    "lab": (
+        ["--op", "relu"],
+        {"file": None, "op": "relu", "algo": None, "template": False, "dtype": None, "device": "auto"},
+    ),
     "data": (["cifar10", "--to", "x"], {"name": "cifar10", "to": "x"}),
     "info": ([], {}),
-}  # fmt: skip
+}
 GIVEN = {  # more words, and what is read otherwise then
     "train": [
-        ("--seed 0 --epochs 1 --batch-size 1 --whiten 0 --checkpoint-every 1 --graph --run-dir x",
-         {"seed": 0, "epochs": 1, "batch_size": 1, "whiten": 0, "checkpoint_every": 1, "graph": True, "run_dir": "x"}),
+        (
+            "--seed 0 --epochs 1 --batch-size 1 --whiten 0 --checkpoint-every 1 --graph --run-dir x",
+            {
+                "seed": 0,
+                "epochs": 1,
+                "batch_size": 1,
+                "whiten": 0,
+                "checkpoint_every": 1,
+                "graph": True,
+                "run_dir": "x",
+            },
+        ),
         ("--lr 0.5 --no-graph --resume y --recipe z", {"lr": 0.5, "graph": False, "resume": "y", "recipe": "z"}),
     ],
     "evaluate": [
-        ("x --data a --test b --tta c --which best",
-         {"run_dir": "x", "data": "a", "test": "b", "tta": "c", "which": "best"}),
+        (
+            "x --data a --test b --tta c --which best",
+            {"run_dir": "x", "data": "a", "test": "b", "tta": "c", "which": "best"},
+        )
     ],
     "predict": [("b.png --run-dir x --picture y", {"images": ["a.png", "b.png"], "run_dir": "x", "picture": "y"})],
     "summary": [
-        ("--model x --input 1x2x3 --classes 1 --batch-size 1 --precision tf32",
-         {"model": "x", "input": (1, 2, 3), "classes": 1, "batch_size": 1, "precision": "tf32"}),
+        (
+            "--model x --input 1x2x3 --classes 1 --batch-size 1 --precision tf32",
+            {"model": "x", "input": (1, 2, 3), "classes": 1, "batch_size": 1, "precision": "tf32"},
+        ),
         ("--run-dir x", {"run_dir": "x"}),
     ],
     "check": [("--seed 0 --lr 2", {"seed": 0, "lr": 2.0})],
     "verify": [
-        ("--op a --op b --dtype c --dtype d --tier e --tier f --seed 3",
-         {"op": ["a", "b"], "dtype": ["c", "d"], "tier": ["e", "f"], "seed": 3}),
+        (
+            "--op a --op b --dtype c --dtype d --tier e --tier f --seed 3",
+            {"op": ["a", "b"], "dtype": ["c", "d"], "tier": ["e", "f"], "seed": 3},
+        )
     ],
     "profile": [
-        ("--batch-size 1 --steps 1 --fuse --no-peaks --trace x",
-         {"batch_size": 1, "steps": 1, "fuse": True, "peaks": False, "trace": Path("x")}),
+        (
+            "--batch-size 1 --steps 1 --fuse --no-peaks --trace x",
+            {"batch_size": 1, "steps": 1, "fuse": True, "peaks": False, "trace": Path("x")},
+        ),
         ("--no-fuse --arch a --model b", {"fuse": False, "arch": "a", "model": "b"}),
     ],
     "kernels": [
-        ("--report --arch a --arch b --file c --file d --workers 1 --all",
-         {"report": True, "arch": ["a", "b"], "file": ["c", "d"], "workers": 1, "all": True}),
+        (
+            "--report --arch a --arch b --file c --file d --workers 1 --all",
+            {"report": True, "arch": ["a", "b"], "file": ["c", "d"], "workers": 1, "all": True},
+        )
     ],
     "lab": [
-        ("x.cu --template --dtype a --dtype b --algo c",
-         {"file": Path("x.cu"), "template": True, "dtype": ["a", "b"], "algo": "c"}),
+        (
+            "x.cu --template --dtype a --dtype b --algo c",
+            {"file": Path("x.cu"), "template": True, "dtype": ["a", "b"], "algo": "c"},
+        )
     ],
-}  # fmt: skip
+}
 
 
 def test_every_option_is_read_and_has_its_default():
@@ -100,9 +145,11 @@ def test_every_option_is_read_and_has_its_default():
 
 def test_what_must_be_named_is_asked_for(capsys):
     for arguments, missing in (
-        (["data", "cifar10"], "--to"), (["data", "--to", "x"], "NAME"), (["lab", "x.cu"], "--op"),
+        (["data", "cifar10"], "--to"),
+        (["data", "--to", "x"], "NAME"),
+        (["lab", "x.cu"], "--op"),
         (["predict"], "IMAGE"),
-    ):  # fmt: skip
+    ):
         assert main(arguments) == 2
         assert capsys.readouterr().err.startswith(
             f"gpuconv: error: the following arguments are required: {missing} (see gpuconv {arguments[0]} --help)"
@@ -110,9 +157,7 @@ def test_what_must_be_named_is_asked_for(capsys):
 
 
 def test_options_that_exclude_each_other(capsys):
-    for arguments in (
-        ["summary", "--model", "lenet", "--run-dir", "x"], ["train", "--run-dir", "x", "--resume", "y"],
-    ):  # fmt: skip
+    for arguments in (["summary", "--model", "lenet", "--run-dir", "x"], ["train", "--run-dir", "x", "--resume", "y"]):
         assert main(arguments) == 2
         assert "not allowed with argument" in capsys.readouterr().err
 
@@ -132,13 +177,18 @@ def test_what_check_measures_and_says(monkeypatch, capsys):
 
     def sanity(net, x, labels, *, loss, optimizer):
         asked.update(net=net, x=to_numpy(x), labels=to_numpy(labels), loss=loss, optimizer=optimizer)
-        return [checks.SanityCheck("one", outcome, 2.34567, "about 2", "of many"),
-                checks.SanityCheck("other", True, 12345.678, "any")]  # fmt: skip
+        return [
+            checks.SanityCheck("one", outcome, 2.34567, "about 2", "of many"),
+            checks.SanityCheck("other", True, 12345.678, "any"),
+        ]
 
     def gradient_check(net, **options):
         asked.update(checked=net, options=options)
-        return [checks.GradientCheck("a", 3, 1e-9, True), checks.GradientCheck("b", 4, 2.5e-7, agree, 3.1e-7, 6e-8),
-                checks.GradientCheck("c", 5, 1e-8, True)]  # fmt: skip
+        return [
+            checks.GradientCheck("a", 3, 1e-9, True),
+            checks.GradientCheck("b", 4, 2.5e-7, agree, 3.1e-7, 6e-8),
+            checks.GradientCheck("c", 5, 1e-8, True),
+        ]
 
     monkeypatch.setattr(checks, "sanity", sanity)
     monkeypatch.setattr(checks, "gradient_check", gradient_check)
@@ -252,8 +302,9 @@ def test_the_bars_of_verify_and_kernels(bars, monkeypatch, capsys):
     assert main(["kernels", "--report"]) == 0
     shown = {"leave": False, "disable": None}  # None: only on a terminal
     assert [(bar.options, bar.updates) for bar in bars] == [
-        ({"total": 2, "desc": "verify"} | shown, 2), ({"total": 3, "desc": "compiling"} | shown, 3),
-    ]  # fmt: skip
+        ({"total": 2, "desc": "verify"} | shown, 2),
+        ({"total": 3, "desc": "compiling"} | shown, 3),
+    ]
 
 
 def test_what_the_report_of_kernels_is_asked_for(monkeypatch, capsys):
@@ -265,9 +316,10 @@ def test_what_the_report_of_kernels_is_asked_for(monkeypatch, capsys):
     every = list(compiler.ARCHITECTURES)
     of_file = [variant for variant in variants.variants() if variant.file == "metrics.cu"]
     for arguments, archs, everything in (
-        ((), every, False), (("--all",), every, True),
+        ((), every, False),
+        (("--all",), every, True),
         (("--arch", "SM_80", "--arch", "sm_90a"), ["sm_80", "sm_90a"], True),
-    ):  # fmt: skip
+    ):
         assert main(["kernels", "--report", "--workers", "3", "--file", "metrics.cu", *arguments]) == 0
         assert asked == [(of_file, archs, everything), 3]
         asked.clear()
@@ -283,10 +335,29 @@ def test_what_the_report_of_kernels_is_asked_for(monkeypatch, capsys):
 
 DATA = "synthetic:n=20,size=9x7x3,classes=4"
 CHOSEN = [
-    "--data", DATA, "--model", "seed-net", "--seed", "3", "--epochs", "2", "--batch-size", "7", "--lr", "0.25",
-    "--optimizer", "adam:beta1=0.5", "--schedule", "cosine", "--augment", "flip,shift:1", "--loss",
-    "softmax:label_smoothing=0.2", "--device", "numpy",
-]  # fmt: skip
+    "--data",
+    DATA,
+    "--model",
+    "seed-net",
+    "--seed",
+    "3",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "7",
+    "--lr",
+    "0.25",
+    "--optimizer",
+    "adam:beta1=0.5",
+    "--schedule",
+    "cosine",
+    "--augment",
+    "flip,shift:1",
+    "--loss",
+    "softmax:label_smoothing=0.2",
+    "--device",
+    "numpy",
+]
 
 
 @pytest.fixture
@@ -369,8 +440,12 @@ def test_what_train_hands_on_and_says(handed, drawn, tmp_path, monkeypatch, caps
     (((trained,), how),) = [(arguments[:1], options) for arguments, options in handed["Trainer"]]
     assert handed["Trainer"][0][0][1] == "adam:beta1=0.5"
     assert {name: how[name] for name in ("lr", "schedule", "seed", "precision", "graph")} == {
-        "lr": 0.25, "schedule": "cosine", "seed": 3, "precision": "float32", "graph": None,
-    }  # fmt: skip
+        "lr": 0.25,
+        "schedule": "cosine",
+        "seed": 3,
+        "precision": "float32",
+        "graph": None,
+    }
     assert how["loss"] == losses.SoftmaxCrossEntropy(label_smoothing=0.2)
     (first, one), (second, other), *_ = handed["Loader"]
     np.testing.assert_array_equal(first[0].images, train.images)
@@ -385,15 +460,28 @@ def test_what_train_hands_on_and_says(handed, drawn, tmp_path, monkeypatch, caps
     assert isinstance(fitted.pop("test"), Loader)
     assert fitted == {"epochs": 2, "run_dir": "run", "resume": False, "checkpoint_every": 2}
     assert stored["command"] == {
-        "data": DATA, "model": "seed-net", "seed": 3, "epochs": 2, "batch_size": 7, "optimizer": "adam:beta1=0.5",
-        "lr": 0.25, "schedule": "cosine", "augment": "flip,shift:1", "loss": "softmax:label_smoothing=0.2",
-        "whiten": 0, "tta": "mirror", "precision": "float32", "test": "",
-    }  # fmt: skip
+        "data": DATA,
+        "model": "seed-net",
+        "seed": 3,
+        "epochs": 2,
+        "batch_size": 7,
+        "optimizer": "adam:beta1=0.5",
+        "lr": 0.25,
+        "schedule": "cosine",
+        "augment": "flip,shift:1",
+        "loss": "softmax:label_smoothing=0.2",
+        "whiten": 0,
+        "tta": "mirror",
+        "precision": "float32",
+        "test": "",
+    }
     stored = json.loads(Path("run/run.json").read_text())["settings"]["options"]
     assert {name: stored[name] for name in ("classes", "mean", "std", "input_shape")} == {
-        "classes": [f"class {label}" for label in range(4)], "mean": normalization.mean.tolist(),
-        "std": normalization.std.tolist(), "input_shape": [9, 7, 3],
-    }  # fmt: skip
+        "classes": [f"class {label}" for label in range(4)],
+        "mean": normalization.mean.tolist(),
+        "std": normalization.std.tolist(),
+        "input_shape": [9, 7, 3],
+    }
     (((net_again, loader), options),) = handed["evaluate"]
     assert (net_again, loader.dataset.name, options) == (trained, test.name, {"loss": how["loss"], "tta": "mirror"})
     (_, filters, (of,), _), (_, name, (shown, image, _, classes), options) = drawn
@@ -449,16 +537,18 @@ def test_what_evaluate_hands_on_and_says(handed, trained, capsys):
         found = evaluate(net, loader, **options)
         averaging = [f"averaging  over {views} views of each image"] * bool(views)
         assert said[: 3 + len(averaging)] == [
-            f"run        {trained}", "device     numpy (as you asked)", "data       synthetic: 4 test images",
+            f"run        {trained}",
+            "device     numpy (as you asked)",
+            "data       synthetic: 4 test images",
             *averaging,
-        ]  # fmt: skip
-        assert said[len(said) - 2 :] == [
-            f"test loss {found.loss:.4f}", f"test accuracy {100 * found.accuracy:.2f}%",
-        ]  # fmt: skip
+        ]
+        assert said[len(said) - 2 :] == [f"test loss {found.loss:.4f}", f"test accuracy {100 * found.accuracy:.2f}%"]
         assert said[3 + len(averaging)] == said[-3] == ""
         assert options == {
-            "loss": losses.SoftmaxCrossEntropy(label_smoothing=0.2), "confusion": True, "tta": tta or "none",
-        }  # fmt: skip
+            "loss": losses.SoftmaxCrossEntropy(label_smoothing=0.2),
+            "confusion": True,
+            "tta": tta or "none",
+        }
         ((dataset, size), how) = handed["Loader"][-1]
         np.testing.assert_array_equal(dataset.images, load(DATA)[1].images)
         np.testing.assert_array_equal(how.pop("normalization").mean, Normalization.from_dataset(load(DATA)[0]).mean)
@@ -519,8 +609,11 @@ def test_the_first_filters_are_whitened_unless_a_checkpoint_holds_them(monkeypat
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "last.safetensors").touch()
     for where, chosen, expected in (
-        ("new", ("--whiten", "5"), 5), ("begun", ("--whiten", "5"), 0), ("new", (), 0), (None, ("--whiten", "5"), 5),
-    ):  # fmt: skip
+        ("new", ("--whiten", "5"), 5),
+        ("begun", ("--whiten", "5"), 0),
+        ("new", (), 0),
+        (None, ("--whiten", "5"), 5),
+    ):
         monkeypatch.chdir(tmp_path)
         place = ["--run-dir", where] if where else []
         assert main(["train", *CHOSEN, *chosen, *place]) == 130

@@ -9,8 +9,10 @@ from gpuconv.cli import main
 from gpuconv.verify.run import Outcome, Row
 
 HEAD = "op                          dtype     cases  worst error  its bound  share"
-SMALL, LARGE = (next(case for case in verify.cases(("tiny", "odd")) if (case.op, case.tier) == ("relu", tier))
-                for tier in ("tiny", "odd"))  # fmt: skip
+SMALL, LARGE = (
+    next(case for case in verify.cases(("tiny", "odd")) if (case.op, case.tier) == ("relu", tier))
+    for tier in ("tiny", "odd")
+)
 RIGHT, WRONG = Row("relu", "float32"), Row("relu", "float16")
 RIGHT.outcomes = [Outcome(SMALL, "float32", 0.0, 1e-6, 0.0), Outcome(LARGE, "float32", 5e-7, 1e-6, 0.5)]
 WRONG.outcomes = [
@@ -85,8 +87,9 @@ def tried(monkeypatch, capsys, tmp_path):
 def test_what_lab_checks_and_times(tried):
     tried([RIGHT], "--dtype", "float16", "--dtype", "Float32", device="cuda:1")
     assert tried.asked == [
-        (tried.file, "relu", "cuda:1", ("float16", "float32"), None), (tried.file, "relu", "cuda:1", "float16", None),
-    ]  # fmt: skip
+        (tried.file, "relu", "cuda:1", ("float16", "float32"), None),
+        (tried.file, "relu", "cuda:1", "float16", None),
+    ]
     tried([RIGHT])
     assert tried.asked == [(tried.file, "relu", "emulated", tuple(verify.DTYPES), None)]
 
@@ -96,9 +99,10 @@ def test_lab_times_on_a_gpu_alone(tried):
     assert (status, lines[2:]) == (0, [HEAD, PASS, "", "not timed: only a GPU can tell how fast a kernel is"])
     assert lines[0].endswith("own.cu in place of activation.cu")
     status, lines = tried([RIGHT], device="cuda:1")
-    assert (status, lines[4:]) == (0, [
-        "", f"{'case':<60}   yours ms shipped ms   ratio", f"{SMALL.name:<60}     0.5000     0.2500   2.00x",
-    ])  # fmt: skip
+    assert (status, lines[4:]) == (
+        0,
+        ["", f"{'case':<60}   yours ms shipped ms   ratio", f"{SMALL.name:<60}     0.5000     0.2500   2.00x"],
+    )
 
 
 def test_lab_does_not_time_what_is_wrong(tried):

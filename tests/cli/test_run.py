@@ -84,9 +84,16 @@ def test_the_run_directory(trained):
     pytest.importorskip("matplotlib")
     names = {path.name for path in trained.iterdir()}
     assert names == {
-        "run.json", "config.toml", "last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv",
-        "curves.png", "activations.png", "filters.png",
-    }  # fmt: skip
+        "run.json",
+        "config.toml",
+        "last.safetensors",
+        "best.safetensors",
+        "metrics.jsonl",
+        "metrics.csv",
+        "curves.png",
+        "activations.png",
+        "filters.png",
+    }
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if record["event"] == "epoch"] == [1, 2]
 
@@ -273,13 +280,13 @@ def test_predict_says_when_colors_are_lost(tmp_path, capsys):
     run = str(tmp_path / "run")
     gray = ["--data", "synthetic:n=20,size=8x8x1", "--model", "seed-net"]
     assert main(["train", *gray, "--epochs", "1", "--run-dir", run]) == 0
-    color, = images(tmp_path, (8, 8))
+    (color,) = images(tmp_path, (8, 8))
     assert main(["predict", color, "--run-dir", run]) == 0
     assert f"{color} (converted from RGB to L, its colors taken as gray)" in capsys.readouterr().out
 
 
 def test_predict_goes_on_after_an_image_it_cannot_read(trained, tmp_path, capsys):
-    good, = images(tmp_path, (9, 7))
+    (good,) = images(tmp_path, (9, 7))
     (tmp_path / "bad.png").write_bytes(b"no picture")
     assert main(["predict", str(tmp_path / "bad.png"), good, "--run-dir", str(trained)]) == 1
     said = capsys.readouterr()
@@ -289,7 +296,7 @@ def test_predict_goes_on_after_an_image_it_cannot_read(trained, tmp_path, capsys
 
 def test_predict_draws_the_way_of_an_image(trained, tmp_path):
     pytest.importorskip("matplotlib")
-    image, = images(tmp_path, (9, 7))
+    (image,) = images(tmp_path, (9, 7))
     assert main(["predict", image, "--run-dir", str(trained), "--picture", str(tmp_path / "inside.png")]) == 0
     assert (tmp_path / "inside.png").read_bytes().startswith(b"\x89PNG")
 
@@ -304,7 +311,7 @@ def test_predict_refuses_a_picture_that_is_no_png_first(tmp_path, capsys):
 
 
 def test_predict_on_a_terminal_that_cannot_encode_its_bars(trained, tmp_path):
-    image, = images(tmp_path, (9, 7))
+    (image,) = images(tmp_path, (9, 7))
     command = [sys.executable, "-m", "gpuconv", "predict", image, "--run-dir", str(trained)]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
     done = subprocess.run(command, capture_output=True, encoding="cp1252", env=environment, timeout=60)
@@ -404,10 +411,11 @@ def test_a_net_without_filters_has_no_picture_of_them(tmp_path):
     from gpuconv.layers import Flatten, GlobalAvgPool2D, Input, Linear, MaxPool2D, Sequential
 
     for rest in (
-        [MaxPool2D(2)], [MaxPool2D(2), Flatten(), Linear(2)],
+        [MaxPool2D(2)],
+        [MaxPool2D(2), Flatten(), Linear(2)],
         [MaxPool2D(2), Flatten(), Linear(48), Linear(2)],  # the last reads as many values as the image has
         [GlobalAvgPool2D(), Flatten(), Linear(2)],
-    ):  # fmt: skip
+    ):
         net = Sequential([Input((4, 4, 3)), *rest])
         assert pictures.first_filters(net) is None
         pictures.draw_filters(tmp_path / "filters.png", net)
@@ -420,8 +428,11 @@ def test_a_stored_net_of_anything_but_images_is_refused():
 
     net = Sequential([Input((4,)), Linear(2)])
     options = {
-        "command": dataclasses.asdict(settings.complete({})), "classes": ["a", "b"], "mean": [0.0], "std": [1.0],
+        "command": dataclasses.asdict(settings.complete({})),
+        "classes": ["a", "b"],
+        "mean": [0.0],
+        "std": [1.0],
         "input_shape": [4],
-    }  # fmt: skip
+    }
     with pytest.raises(UserError, match=r"options.input_shape: \(4,\), and the net takes \(4,\)"):
         runs.described({"options": options, "net": net.config()}, "run.json")

@@ -65,13 +65,19 @@ def test_settings_are_checked_before_anything_is_made():
     right = settings.complete({})
     settings.check(right)
     for name, value, error in (
-        ("epochs", 0, "--epochs: expected a whole number from 1 on"), ("epochs", 2.0, "--epochs"),
-        ("batch_size", True, "--batch-size"), ("lr", math.inf, "--lr: expected a number above 0"),
-        ("optimizer", "adm", "did you mean 'adam'"), ("schedule", "cosin", "did you mean 'cosine'"),
-        ("loss", "softmx", "did you mean 'softmax'"), ("tta", "miror", "did you mean 'mirror'"),
-        ("precision", "float8", "unknown precision 'float8'"), ("augment", "flop", "did you mean 'flip'"),
-        ("whiten", -1, "--whiten: expected a whole number from 0 on"), ("seed", -1, "--seed"),
-    ):  # fmt: skip
+        ("epochs", 0, "--epochs: expected a whole number from 1 on"),
+        ("epochs", 2.0, "--epochs"),
+        ("batch_size", True, "--batch-size"),
+        ("lr", math.inf, "--lr: expected a number above 0"),
+        ("optimizer", "adm", "did you mean 'adam'"),
+        ("schedule", "cosin", "did you mean 'cosine'"),
+        ("loss", "softmx", "did you mean 'softmax'"),
+        ("tta", "miror", "did you mean 'mirror'"),
+        ("precision", "float8", "unknown precision 'float8'"),
+        ("augment", "flop", "did you mean 'flip'"),
+        ("whiten", -1, "--whiten: expected a whole number from 0 on"),
+        ("seed", -1, "--seed"),
+    ):
         changed = settings.Settings(**{field: getattr(right, field) for field in vars(right)} | {name: value})
         with pytest.raises((ValueError, TypeError), match=error):
             settings.check(changed)

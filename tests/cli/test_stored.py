@@ -228,7 +228,7 @@ WRONG = [  # a path of run.json and the state, what it is made, what is said
     ("settings.options.input_shape", [8, 8], "options.input_shape: (8, 8), and the net takes (8, 8, 3)"),
     ("settings.options.views", 2, "this version of gpuconv knows no options.views"),
     ("settings.epochs", None, "settings.epochs must be a whole number"),
-]  # fmt: skip
+]
 
 
 def test_a_wrong_entry_is_one_line_in_every_command(work, capsys):

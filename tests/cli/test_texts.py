@@ -351,5 +351,6 @@ def test_a_download_says_where_it_is_and_what_comes_next(monkeypatch, capsys):
     monkeypatch.setattr("gpuconv.data.cifar10.download", lambda folder: f"{folder}/cifar-10-batches-bin")
     assert main(["data", "cifar10", "--to", "my data"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "CIFAR-10 is in my data/cifar-10-batches-bin", "try next:  gpuconv train --data 'cifar10:my data'",
-    ]  # fmt: skip
+        "CIFAR-10 is in my data/cifar-10-batches-bin",
+        "try next:  gpuconv train --data 'cifar10:my data'",
+    ]

@@ -107,7 +107,7 @@ def test_training_begins_with_the_weights_of_a_run_a_checkpoint_or_a_saved_net(w
         ("nowhere", "'.*nowhere' does not exist; a saved net or a run directory is expected"),
         ("gone/run.json", "truncated, corrupt or no safetensors file"),
         (".", "holds no run"),
-    ):  # fmt: skip
+    ):
         err = said(capsys, "train", *still, "--weights", path, "--run-dir", "not", status=2)
         assert re.search(message, err)
         assert err.count("\n") == 1
@@ -151,15 +151,21 @@ def test_a_file_of_settings_is_checked_before_anything_is_made(work, capsys):
     for text, message in (
         ("epoch = 3", "unknown setting 'epoch'; did you mean 'epochs'?"),
         ("Batch-Size = 2\nbatch_sise = 3", "unknown setting 'batch_sise'; did you mean 'batch_size'?"),
-        ("epochs = '3'", "epochs must be a number, received '3'"), ("epochs = true", "received True"),
+        ("epochs = '3'", "epochs must be a number, received '3'"),
+        ("epochs = true", "received True"),
         ("epochs = 1.5", "epochs: expected a whole number from 1 on, received '1.5'"),
-        ("lr = -1", "lr: expected a number above 0"), ("lr = nan", "lr: expected a number above 0"),
-        ("model = 3", "model must be text, received 3"), ("[train]\nlr = 1", "unknown setting 'train'"),
-        ("lr = [1]", "lr must be a number, received [1]"), ("lr = ", "c.toml is no TOML: Invalid value"),
+        ("lr = -1", "lr: expected a number above 0"),
+        ("lr = nan", "lr: expected a number above 0"),
+        ("model = 3", "model must be text, received 3"),
+        ("[train]\nlr = 1", "unknown setting 'train'"),
+        ("lr = [1]", "lr must be a number, received [1]"),
+        ("lr = ", "c.toml is no TOML: Invalid value"),
         ("batch-size = 1\nbatch_size = 2", "c.toml: batch_size is said twice"),
-        ("lr = 1\nlr = 2", "Cannot overwrite a value"), ("model = 'tiny-vg'", "did you mean 'tiny-vgg'?"),
-        ("recipe = 'digit-net'", "did you mean 'digits-net'"), ("\xff" * 3, "c.toml is no TOML"),
-    ):  # fmt: skip
+        ("lr = 1\nlr = 2", "Cannot overwrite a value"),
+        ("model = 'tiny-vg'", "did you mean 'tiny-vgg'?"),
+        ("recipe = 'digit-net'", "did you mean 'digits-net'"),
+        ("\xff" * 3, "c.toml is no TOML"),
+    ):
         (work / "c.toml").write_bytes(text.encode("latin1"))
         err = said(capsys, "train", "--config", "c.toml", "--run-dir", "run", status=2)
         assert message in err, (text, err)
@@ -227,9 +233,10 @@ def test_what_a_file_cannot_give_is_one_line(work, my_net, capsys):
         (f"{my_net}:nothing", "must return a net, or a list of layers; it returned NoneType"),
         (f"{my_net}:biuld", "unknown function of .* 'biuld'; did you mean 'build'"),
         (my_net, f"named with the function that makes it: {my_net}:build"),
-        ("none.py:build", "none.py: no such file"), ("wrong_syntax.py:build", "cannot be imported: SyntaxError"),
+        ("none.py:build", "none.py: no such file"),
+        ("wrong_syntax.py:build", "cannot be imported: SyntaxError"),
         ("json.py:build", "another module is named 'json'"),
-    ):  # fmt: skip
+    ):
         err = said(capsys, "train", "--data", DATA, "--model", model, "--device", "numpy", "--run-dir", "run", status=2)
         assert re.search(message, err), err
         assert err.count("\n") == 1

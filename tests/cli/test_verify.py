@@ -23,9 +23,12 @@ def test_every_row_is_counted(capsys):
     said = capsys.readouterr().out
     rows = re.findall(r"^(\w+) +(\w+) .* PASS$", said, re.M)
     assert sorted(rows) == [
-        ("random_permutation", "float32"), ("sgd_step", "float16"), ("sgd_step", "float32"), ("softmax", "float16"),
+        ("random_permutation", "float32"),
+        ("sgd_step", "float16"),
+        ("sgd_step", "float32"),
+        ("softmax", "float16"),
         ("softmax", "float32"),
-    ]  # fmt: skip
+    ]
     assert said.endswith("\nall 5 pass on emulated\n")
 
 

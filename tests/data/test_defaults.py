@@ -10,24 +10,24 @@ DEFAULTS = {
     "data.dataset": {"Dataset": dict(name="images"), "Dataset.split": dict(seed=0)},
     "data.download": {"fetch_archive": dict(progress=True)},
     "data.folder": {
-        "load": dict(size=None, channels=3, test=0.2, seed=0, split="name"), "whole": dict(size=None, channels=3),
+        "load": dict(size=None, channels=3, test=0.2, seed=0, split="name"),
+        "whole": dict(size=None, channels=3),
         "for_testing": dict(seed=0),
     },
     "data.image": {"read_image": dict(size=None, channels=3), "Picture.array": dict(size=None, channels=3)},
     "data.loader": {
-        "Loader": dict(
-            augmentation=None, seed=0, device="numpy", dtype="float32", shuffle=True, drop_last=False
-        ),
+        "Loader": dict(augmentation=None, seed=0, device="numpy", dtype="float32", shuffle=True, drop_last=False),
         "Loader.epoch": dict(epoch=0, start_batch=0),
     },
     "data.normalization": {"Normalization.from_dataset": dict(kind="channel")},
     "data.spec": {"load": dict(test=""), "placed": dict(like="")},
     "data.stream": {
-        "StreamLoader": dict(normalization=None, workers=None), "Batches.epoch": dict(epoch=0, start_batch=0),
+        "StreamLoader": dict(normalization=None, workers=None),
+        "Batches.epoch": dict(epoch=0, start_batch=0),
         "StreamLoader.epoch": dict(epoch=0, start_batch=0),
     },
     "data.synthetic": {"load": dict(n=1024, size=(32, 32, 3), classes=10, seed=0)},
-}  # fmt: skip
+}
 
 
 def test_every_default_is_the_documented_one():
@@ -37,8 +37,13 @@ def test_every_default_is_the_documented_one():
 def test_records_are_fixed():
     for name, found in flags(["data.augment:Augmentation", "data.image:Picture"]):
         assert found == VALUE, name
-    for name, found in flags([
-        "data.dataset:Dataset", "data.normalization:Normalization", "data.samples:Samples", "data.samples:ArraySamples",
-        "data.samples:MapSamples",
-    ]):  # fmt: skip
+    for name, found in flags(
+        [
+            "data.dataset:Dataset",
+            "data.normalization:Normalization",
+            "data.samples:Samples",
+            "data.samples:ArraySamples",
+            "data.samples:MapSamples",
+        ]
+    ):
         assert found == WITH_ARRAYS, name

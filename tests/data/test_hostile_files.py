@@ -43,9 +43,12 @@ def read_all(folder, read, prepare=""):
     limit = (4 << 30, 4 << 30)
     done = subprocess.run(
         [sys.executable, "-c", READ_ALL.format(read=read, prepare=prepare), str(folder)],
-        capture_output=True, text=True, timeout=500, check=False,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return tuple(map(int, done.stdout.split()))
 
@@ -112,8 +115,10 @@ def test_bombs(tmp_path):
         "bmp": b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),
         "ppm": b"P6 60000 60000 255\n",
         "text": png(1, 1, 0, zlib.compress(bytes(2)))[:33]
-        + struct.pack(">I", 0) + b"zTXt" + struct.pack(">I", zlib.crc32(b"zTXt")),
-    }  # fmt: skip
+        + struct.pack(">I", 0)
+        + b"zTXt"
+        + struct.pack(">I", zlib.crc32(b"zTXt")),
+    }
     for name, content in bombs.items():
         assert len(content) < 1 << 20
         (tmp_path / f"{name}.png").write_bytes(content)
@@ -156,10 +161,23 @@ def test_pickles_of_opcodes_at_random(tmp_path):
     random = np.random.default_rng(3)
     codes = [bytes([code]) for code in pickle._Unpickler.dispatch]
     pieces = [
-        b"cos\nsystem\n", b"cbuiltins\neval\n", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"c_codecs\nencode\n",
-        b"cnumpy._core.numeric\n_frombuffer\n", b"Vtouch ran\n", b"U\x02u1", b"K\x01",
-        b"(", b")", b"}", b"]", b"t", b"R", b"b",
-    ]  # fmt: skip
+        b"cos\nsystem\n",
+        b"cbuiltins\neval\n",
+        b"cnumpy\nndarray\n",
+        b"cnumpy\ndtype\n",
+        b"c_codecs\nencode\n",
+        b"cnumpy._core.numeric\n_frombuffer\n",
+        b"Vtouch ran\n",
+        b"U\x02u1",
+        b"K\x01",
+        b"(",
+        b")",
+        b"}",
+        b"]",
+        b"t",
+        b"R",
+        b"b",
+    ]
     for number in range(3000):
         parts = [(pieces if random.random() < 0.7 else codes) for _ in range(random.integers(2, 40))]
         stream = b"".join(choices[random.integers(len(choices))] for choices in parts)

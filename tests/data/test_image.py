@@ -107,8 +107,16 @@ def test_read_image_errors(tmp_path):
 def tiff(path, data, *, bits, width, height=1, photometric=1, extra=(), order="<"):
     """A TIFF file of one strip, written by hand."""
     tags = {
-        256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data),
-    } | dict(extra)  # fmt: skip
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: height,
+        279: len(data),
+    } | dict(extra)
     fields = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
     path.write_bytes(head + data + struct.pack(f"{order}H", len(tags)) + fields + bytes(4))
@@ -221,9 +229,15 @@ def test_the_first_picture_of_several(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 def test_every_orientation(tmp_path, suffix):
     turns = {
-        1: np.asarray, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: np.rot90,
-    }  # fmt: skip
+        1: np.asarray,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+        8: np.rot90,
+    }
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:8, :8], pixels[8:, 24:] = 255, 128
     for orientation, turn in turns.items():

@@ -22,10 +22,15 @@ def names(root):
 
 def test_classes_are_folders_and_folders_within_belong_to_them(tmp_path):
     touch(
-        tmp_path / "cats/2.png", tmp_path / "cats/1.JPG", tmp_path / "cats/persian/old/3.jfif",
-        tmp_path / "cats/odd.png/4.png", tmp_path / "cats/.thumbnails/1.png", tmp_path / "cats/.5.png",
-        tmp_path / "ants/1.tiff", tmp_path / ".git/config",
-    )  # fmt: skip
+        tmp_path / "cats/2.png",
+        tmp_path / "cats/1.JPG",
+        tmp_path / "cats/persian/old/3.jfif",
+        tmp_path / "cats/odd.png/4.png",
+        tmp_path / "cats/.thumbnails/1.png",
+        tmp_path / "cats/.5.png",
+        tmp_path / "ants/1.tiff",
+        tmp_path / ".git/config",
+    )
     assert names(tmp_path) == {
         "ants": ["ants/1.tiff"],
         "cats": ["cats/1.JPG", "cats/2.png", "cats/odd.png/4.png", "cats/persian/old/3.jfif"],
@@ -35,9 +40,14 @@ def test_classes_are_folders_and_folders_within_belong_to_them(tmp_path):
 def test_what_is_not_read_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr("gpuconv.data.listing.readable_suffixes", lambda: (".png",))
     touch(
-        tmp_path / "cats/1.png", tmp_path / "cats/1.heic", tmp_path / "cats/b/2.HEIC", tmp_path / "cats/IMG_1",
-        tmp_path / "dogs/1.png", tmp_path / "dogs/labels.csv", tmp_path / "README.md",
-    )  # fmt: skip
+        tmp_path / "cats/1.png",
+        tmp_path / "cats/1.heic",
+        tmp_path / "cats/b/2.HEIC",
+        tmp_path / "cats/IMG_1",
+        tmp_path / "dogs/1.png",
+        tmp_path / "dogs/labels.csv",
+        tmp_path / "README.md",
+    )
     (tmp_path / "cats/gone.png").symlink_to("/unmounted/cat.png")
     (tmp_path / "cats/loop.png").symlink_to("loop.png")
     (tmp_path / "cats/up").symlink_to("..", target_is_directory=True)
@@ -79,11 +89,14 @@ def test_links_to_folders_are_followed_once(tmp_path):
         (lambda root: touch(root / "1.png"), FileNotFoundError, "for each class; it has none; 1 x .png$"),
         (lambda root: (root / "dogs").mkdir(parents=True), FileNotFoundError, r"dogs has no images \(.*\.png"),
         (lambda root: touch(root / "dogs/1.txt"), FileNotFoundError, r"dogs has no images .*; 1 x \.txt$"),
-        (lambda root: (root.mkdir(), (root / "birds").symlink_to("/unmounted")), FileNotFoundError,
-         r"is a link to nothing \(/unmounted\): .*birds"),
+        (
+            lambda root: (root.mkdir(), (root / "birds").symlink_to("/unmounted")),
+            FileNotFoundError,
+            r"is a link to nothing \(/unmounted\): .*birds",
+        ),
     ],
     ids=["missing", "file", "dangling", "empty", "images-beside-classes", "empty-class", "no-images", "dangling-class"],
-)  # fmt: skip
+)
 def test_refusals(tmp_path, make, error, message):
     make(tmp_path / "photos")
     with pytest.raises(error, match=message):

@@ -55,9 +55,7 @@ def test_at_most_five_odd_classes_are_named():
     for count, told in ((5, "'a', 'b', 'c', 'd', 'e' and"), (6, "'a', 'b', 'c', 'd', 'e', ... and")):
         with pytest.raises(ValueError, match="lacks") as raised:
             Dataset(images, np.array([0]), ["x"], "set").relabelled("abcdef"[:count])
-        assert str(raised.value) == (
-            f"'set' must have the classes that are trained: it lacks {told} has unknown 'x'"
-        )
+        assert str(raised.value) == (f"'set' must have the classes that are trained: it lacks {told} has unknown 'x'")
 
 
 def test_what_just_fits_a_loader():
@@ -119,11 +117,15 @@ def test_what_a_download_shows(monkeypatch, tmp_path):
         download._fetch("url/x", tmp_path / "x.part", 8, progress)
         assert (tmp_path / "x.part").read_bytes() == b"abcdefgh"
         assert asked == [
-            (("url/x",), {
-                "headers": {"Range": "bytes=2-", "Accept-Encoding": "identity"}, "stream": True, "timeout": 30,
-            }),
-            {"total": 8, "initial": 2, "unit": "B", "unit_scale": True, "disable": not progress}, 1 << 14, 4, 2,
-        ]  # fmt: skip
+            (
+                ("url/x",),
+                {"headers": {"Range": "bytes=2-", "Accept-Encoding": "identity"}, "stream": True, "timeout": 30},
+            ),
+            {"total": 8, "initial": 2, "unit": "B", "unit_scale": True, "disable": not progress},
+            1 << 14,
+            4,
+            2,
+        ]
 
 
 def test_a_folder_that_may_not_be_looked_into_is_an_error(monkeypatch, tmp_path):
@@ -151,17 +153,27 @@ def test_what_is_not_installed_is_named(monkeypatch, tmp_path):
 
 
 def test_a_folder_is_tested_on_as_a_whole_where_test_is_one():
-    texts = {"folder:x,test=1": True, "folder:x,test=1.0": True, "Folder:x,TEST=1": True, "folder:x,test=0.5": False,
-             "folder:x": False, "folder:x,test=all": False, "digits": False, "folder:": False}  # fmt: skip
+    texts = {
+        "folder:x,test=1": True,
+        "folder:x,test=1.0": True,
+        "Folder:x,TEST=1": True,
+        "folder:x,test=0.5": False,
+        "folder:x": False,
+        "folder:x,test=all": False,
+        "digits": False,
+        "folder:": False,
+    }
     assert {text: spec.is_whole(text) for text in texts} == texts
 
 
 def test_bytes_that_make_no_array_of_their_shape():
     dtype = pickles._Dtype("u1")
     for shape, fortran, expected in (
-        ((2, 3), False, [[0, 1, 2], [3, 4, 5]]), ((2, 3), True, [[0, 2, 4], [1, 3, 5]]), ((7,), False, None),
+        ((2, 3), False, [[0, 1, 2], [3, 4, 5]]),
+        ((2, 3), True, [[0, 2, 4], [1, 3, 5]]),
+        ((7,), False, None),
         (("x",), False, None),
-    ):  # fmt: skip
+    ):
         array = pickles._from_buffer(bytes(range(6)), dtype, shape, "F" if fortran else "C")
         found = array.values()
         assert (found if found is None else found.tolist()) == expected

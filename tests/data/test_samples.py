@@ -98,11 +98,12 @@ def test_numbers_of_classes():
     assert class_numbers(np.zeros(0, int), "set", 0).shape == (0,)
     for labels, error, said in (
         ([0.0, 1.0], TypeError, "must be integers, the numbers of classes, received float64"),
-        ([True, False], TypeError, "received bool"), ([0], ValueError, r"each of 2 images, received shape \(1,\)$"),
+        ([True, False], TypeError, "received bool"),
+        ([0], ValueError, r"each of 2 images, received shape \(1,\)$"),
         ([[0], [1]], ValueError, r"shape \(2, 1\); x.ravel\(\) makes one axis$"),
         ([[0, 1], [1, 0]], ValueError, r"\(2, 2\); x.argmax\(1\) makes"),
         ([0, -1], ValueError, "labels of 'set' must be 0 or more, received -1"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error, match=said):
             class_numbers(labels, "set", 2)
 
@@ -146,8 +147,13 @@ def test_what_becomes_of_two_arrays(tmp_path):
 
 def test_threads_are_those_that_the_samples_allow_up_to_eight(monkeypatch):
     for cores, allowed, asked, expected in (
-        (64, 1, None, 1), (64, 5, None, 5), (64, 99, None, 8), (3, 99, None, 3), (None, 99, None, 1), (1, 1, 12, 12),
-    ):  # fmt: skip
+        (64, 1, None, 1),
+        (64, 5, None, 5),
+        (64, 99, None, 8),
+        (3, 99, None, 3),
+        (None, 99, None, 1),
+        (1, 1, 12, 12),
+    ):
         monkeypatch.setattr(stream.os, "cpu_count", lambda cores=cores: cores)
         made = StreamLoader(Numbered(4, workers=allowed), 2, normalization=Normalization([0], [1]), workers=asked)
         assert made.workers == expected

@@ -30,9 +30,7 @@ def test_the_same_images_labels_and_batches_as_in_memory(photos, options):
     whole, streamed = load(f"folder:{photos}{options}"), load(f"folder:{photos}{options},stream=1")
     for memory, files in zip(whole, streamed, strict=True):
         assert isinstance(files, Samples)
-        assert (files.name, [*files.classes], files.image_shape) == (
-            memory.name, [*memory.classes], memory.image_shape
-        )  # fmt: skip
+        assert (files.name, [*files.classes], files.image_shape) == (memory.name, [*memory.classes], memory.image_shape)
         images, labels = files.read(np.arange(len(files)))
         np.testing.assert_array_equal(images, memory.images)
         np.testing.assert_array_equal(labels, memory.labels)

@@ -330,11 +330,14 @@ def test_input_addresses(device, rng):
 def phases(case):
     """Each phase (row, column) of a stride and the taps r and s that meet its pixels."""
     for row, column in np.ndindex(case.stride):
-        yield (row, column), *(
-            np.array([tap for tap in range(size) if (at + padding[0] - tap * dilation) % stride == 0], int)
-            for at, padding, size, stride, dilation in zip(
-                (row, column), case.padding, case.kernel_size, case.stride, case.dilation
-            )
+        yield (
+            (row, column),
+            *(
+                np.array([tap for tap in range(size) if (at + padding[0] - tap * dilation) % stride == 0], int)
+                for at, padding, size, stride, dilation in zip(
+                    (row, column), case.padding, case.kernel_size, case.stride, case.dilation
+                )
+            ),
         )
 
 
@@ -349,9 +352,11 @@ def tap_of(index, rs, ss, filters):
 
 # Two taps of three and none of them for every other row; dilations that share a factor with the stride, or have none.
 PHASED = [
-    LARGE, varied(LARGE, stride=(2, 2), dilation=(2, 1)),
-    varied(LARGE, k=27, stride=(4, 3), dilation=(2, 3)), varied(LARGE, stride=(1, 5), dilation=(1, 1)),
-]  # fmt: skip
+    LARGE,
+    varied(LARGE, stride=(2, 2), dilation=(2, 1)),
+    varied(LARGE, k=27, stride=(4, 3), dilation=(2, 3)),
+    varied(LARGE, stride=(1, 5), dilation=(1, 1)),
+]
 
 
 @pytest.mark.parametrize("case", PHASED, ids=lambda case: f"{case.stride}-{case.dilation}")

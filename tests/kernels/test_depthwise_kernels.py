@@ -68,8 +68,10 @@ def test_every_dtype(device, op, dtype, name):
 @directions
 def test_tf32_rounds_both_factors(device, op):
     assert_right(op, device, SQUARE, tf32=True)
-    exact, rounded = (on_device(op, device, *arguments(op, SQUARE)[0], **arguments(op, SQUARE)[1], tf32=tf32)
-                      for tf32 in (False, True))  # fmt: skip
+    exact, rounded = (
+        on_device(op, device, *arguments(op, SQUARE)[0], **arguments(op, SQUARE)[1], tf32=tf32)
+        for tf32 in (False, True)
+    )
     assert np.abs(exact - rounded).max() > 1e-5
 
 

@@ -243,8 +243,9 @@ def test_the_patch_fits_its_memory(rng, arithmetic):
         reach, windows, most = (r - 1) * dh + 1, PIXELS // pool**2, 0
         for first in range(0, n * p * q, windows):
             last = min(first + windows, n * p * q) - 1
-            begin, end = ((i // (p * q) * ((p * pool - 1) * sh + reach) + i % (p * q) // q * pool * sh)
-                          for i in (first, last))  # fmt: skip
+            begin, end = (
+                (i // (p * q) * ((p * pool - 1) * sh + reach) + i % (p * q) // q * pool * sh) for i in (first, last)
+            )
             most = max(most, end + (pool - 1) * sh + reach - begin)
         across = ((q * pool - 1) * sw + (s - 1) * dw + 1) * c
         pitch = math.ceil((-left * c % chunk + across) / chunk) * chunk

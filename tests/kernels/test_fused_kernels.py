@@ -60,9 +60,9 @@ def assert_the_same(device, case: Conv2dProblem, pool: int, dtype: str = "float3
     wide_x, wide_gradient = (to_numpy(a).astype(np.float64) for a in (x, gradient))
     length = gradient.size // case.k
     window = case.window | dict(kernel_size=case.kernel_size)
-    wanted, magnitude = (ops.conv2d_wgrad(*pair, **window) for pair in (
-        (wide_gradient, wide_x), (np.abs(wide_gradient), np.abs(wide_x))
-    ))  # fmt: skip
+    wanted, magnitude = (
+        ops.conv2d_wgrad(*pair, **window) for pair in ((wide_gradient, wide_x), (np.abs(wide_gradient), np.abs(wide_x)))
+    )
     assert_within(dw, wanted, sum_bound(as_dtype(dtype), length, magnitude), "dw")
     bound = sum_bound(as_dtype(dtype), length, ops.bias_grad(np.abs(wide_gradient)))
     assert_within(to_numpy(db), ops.bias_grad(wide_gradient), bound, "db")

@@ -63,8 +63,7 @@ def elements_of(dealt, width):
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 @pytest.mark.parametrize("most_steps", [None, column_reduce.MAP_STEPS])
 @pytest.mark.parametrize(
-    "shape",
-    [(1, 1), (0, 5), (5, 3), (100, 12), (4099, 1), (37, 64), (9, 255), (11, 1000), (3, 5000), (7, 20480)],
+    "shape", [(1, 1), (0, 5), (5, 3), (100, 12), (4099, 1), (37, 64), (9, 255), (11, 1000), (3, 5000), (7, 20480)]
 )
 def test_each_number_is_dealt_out_once_and_lanes_keep_their_column(shape, width, most_steps):
     rows, channels = shape
@@ -193,8 +192,11 @@ def test_batch_norm_backward(device, rng, shape, dtype, training):
     before = vectors(rng, shape[-1], dtype, 2)
     there = [asarray(a.copy(), device) for a in before]
     dx, dgamma, dbeta = ops.batch_norm_backward(
-        *(asarray(a, device) for a in (dy, x, gamma, mean, inv_std)), training=training,
-        dgamma=there[0], dbeta=there[1], accumulate=True,
+        *(asarray(a, device) for a in (dy, x, gamma, mean, inv_std)),
+        training=training,
+        dgamma=there[0],
+        dbeta=there[1],
+        accumulate=True,
     )
     dx64, dgamma64, dbeta64 = expected("batch_norm_backward", dy, x, gamma, mean, inv_std, training=training)
     axes, rows = leading(x), x.size // shape[-1]

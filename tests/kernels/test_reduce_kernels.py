@@ -23,9 +23,13 @@ def reduced(device, dtype, size, splits, *, more=0, bias=None, accumulate=False,
     out = backends.asarray(np.concatenate([np.zeros(skipped, dtype), old]), device)[skipped:]
     second = backends.asarray(np.full(more, np.nan, dtype), device) if more else None
     reduce_splits(
-        out, backends.asarray(partials, device), second, activation=activation, accumulate=accumulate,
+        out,
+        backends.asarray(partials, device),
+        second,
+        activation=activation,
+        accumulate=accumulate,
         bias=None if bias is None else backends.asarray(bias.astype(dtype), device),
-    )  # fmt: skip
+    )
     exact = partials.astype(np.float64).sum(axis=0)
     wanted = exact[:size] + (0 if bias is None else np.resize(bias.astype(dtype).astype(np.float64), size))
     wanted = np.maximum(wanted, 0) if activation == "relu" else wanted

@@ -27,12 +27,18 @@ from gpuconv.layers import (
 def small(seed=0, **options):
     return Sequential(
         [
-            Input((6, 5, 2)), Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2),
+            Input((6, 5, 2)),
+            Conv2D(4, 3, padding=1),
+            ReLU(),
+            MaxPool2D(2),
             Residual([Conv2D(6, 3, padding=1), BatchNorm(), ReLU()], [Conv2D(6, 1)]),
-            Dropout(0.3), Flatten(), Linear(5),
+            Dropout(0.3),
+            Flatten(),
+            Linear(5),
         ],
-        seed=seed, **options,
-    )  # fmt: skip
+        seed=seed,
+        **options,
+    )
 
 
 def images(count=3, dtype="float32"):
@@ -46,13 +52,30 @@ def same_state(one, other):
 def test_names_count_by_kind_and_state_keys_are_paths():
     net = small()
     assert [name for name, _ in net.children()] == [
-        "input", "conv1", "relu1", "pool1", "residual1", "dropout1", "flatten1", "fc1"
-    ]  # fmt: skip
+        "input",
+        "conv1",
+        "relu1",
+        "pool1",
+        "residual1",
+        "dropout1",
+        "flatten1",
+        "fc1",
+    ]
     assert list(net.state_dict()) == [
-        "conv1.weight", "conv1.bias", "residual1.conv1.weight", "residual1.conv1.bias", "residual1.norm1.weight",
-        "residual1.norm1.bias", "residual1.norm1.running_mean", "residual1.norm1.running_var",
-        "residual1.shortcut.conv1.weight", "residual1.shortcut.conv1.bias", "dropout1.offset", "fc1.weight", "fc1.bias",
-    ]  # fmt: skip
+        "conv1.weight",
+        "conv1.bias",
+        "residual1.conv1.weight",
+        "residual1.conv1.bias",
+        "residual1.norm1.weight",
+        "residual1.norm1.bias",
+        "residual1.norm1.running_mean",
+        "residual1.norm1.running_var",
+        "residual1.shortcut.conv1.weight",
+        "residual1.shortcut.conv1.bias",
+        "dropout1.offset",
+        "fc1.weight",
+        "fc1.bias",
+    ]
     assert list(net.buffers()) == ["residual1.norm1.running_mean", "residual1.norm1.running_var", "dropout1.offset"]
     assert net.params().keys() | net.buffers().keys() == net.state_dict().keys()
     assert net["conv1"] is net[1]
@@ -254,11 +277,22 @@ def test_listeners_see_every_layer_by_path_and_go_away():
     with listen(watch):
         net.infer(images())
     assert ran == [
-        f"{path}.forward" for path in (
-            "input", "conv1", "relu1", "pool1", "residual1", "residual1.conv1", "residual1.norm1", "residual1.relu1",
-            "residual1.shortcut.conv1", "dropout1", "flatten1", "fc1",
+        f"{path}.forward"
+        for path in (
+            "input",
+            "conv1",
+            "relu1",
+            "pool1",
+            "residual1",
+            "residual1.conv1",
+            "residual1.norm1",
+            "residual1.relu1",
+            "residual1.shortcut.conv1",
+            "dropout1",
+            "flatten1",
+            "fc1",
         )
-    ]  # fmt: skip
+    ]
     ran.clear()
     net.infer(images())
     assert ran == []

@@ -14,22 +14,32 @@ OURS = {name: kind for name, kind in LAYERS.items() if kind.__module__.startswit
 
 DEFAULTS = {
     "layers.base": {
-        "Variable": dict(buffer=False, frozen=False, dtype="net"), "Layer": dict(name=None, frozen=()),
+        "Variable": dict(buffer=False, frozen=False, dtype="net"),
+        "Layer": dict(name=None, frozen=()),
         "Layer.build": dict(seed=0, dtype=None, device=None, initialize=True, precision=None),
-        "Layer.reset": dict(seed=0, dtype=None, device="numpy", precision=None), "weight_and_bias": dict(groups=1),
+        "Layer.reset": dict(seed=0, dtype=None, device="numpy", precision=None),
+        "weight_and_bias": dict(groups=1),
         "Layer.to": dict(device=None, dtype=None, precision=None),
     },
     "layers.container": {
-        "Input": dict(larger=False), "Residual": dict(shortcut=None),
+        "Input": dict(larger=False),
+        "Residual": dict(shortcut=None),
         "Sequential": dict(seed=0, dtype=None, device=None, initialize=True, precision=None, share=False),
         "Sequential.reset": dict(seed=0, dtype=None, device="numpy", precision=None),
         "Sequential.predict": dict(batch_size=256, softmax=False),
     },
     "layers.conv": {
         "Conv2D": dict(
-            stride=1, padding=0, dilation=1, groups=1, bias=True, fit="floor", algo="auto", weight_init="he_normal",
+            stride=1,
+            padding=0,
+            dilation=1,
+            groups=1,
+            bias=True,
+            fit="floor",
+            algo="auto",
+            weight_init="he_normal",
             bias_init="zeros",
-        ),
+        )
     },
     "layers.linear": {"Linear": dict(bias=True, algo="auto", weight_init="he_normal", bias_init="zeros")},
     "layers.norm": {"BatchNorm": dict(momentum=0.1, eps=1e-5)},
@@ -39,7 +49,7 @@ DEFAULTS = {
     },
     "layers.activation": {"LeakyReLU": dict(negative_slope=0.01), "GELU": dict(approximate="none")},
     "layers.dropout": {"Dropout": dict(p=0.5)},
-}  # fmt: skip
+}
 
 
 def test_every_default_is_the_documented_one():

@@ -39,15 +39,29 @@ def step(net, images: int = 3, seed: int = 0):
 
 def odd_net(**options):
     """Maps of odd sizes, every rule, and what no rule fits."""
-    return Sequential([
-        Input((15, 13, 3)),
-        Conv2D(6, 3, padding=1), ReLU(), MaxPool2D(2),
-        Conv2D(6, (3, 2), groups=2, padding=1), MaxPool2D(2), ReLU(),
-        Residual([Conv2D(6, 3, padding=1), ReLU(), Conv2D(6, 3, padding=1)], [Conv2D(6, 1, bias=False), Sigmoid()]),
-        Sequential([Conv2D(8, 3, padding=1), LeakyReLU()]),
-        Conv2D(5, 2, padding=1), LeakyReLU(negative_slope=0.2),
-        Conv2D(4, 1), GELU(), Conv2D(4, 2), ReLU(), MaxPool2D(3, stride=1), Flatten(), Linear(3),
-    ], **options)  # fmt: skip
+    return Sequential(
+        [
+            Input((15, 13, 3)),
+            Conv2D(6, 3, padding=1),
+            ReLU(),
+            MaxPool2D(2),
+            Conv2D(6, (3, 2), groups=2, padding=1),
+            MaxPool2D(2),
+            ReLU(),
+            Residual([Conv2D(6, 3, padding=1), ReLU(), Conv2D(6, 3, padding=1)], [Conv2D(6, 1, bias=False), Sigmoid()]),
+            Sequential([Conv2D(8, 3, padding=1), LeakyReLU()]),
+            Conv2D(5, 2, padding=1),
+            LeakyReLU(negative_slope=0.2),
+            Conv2D(4, 1),
+            GELU(),
+            Conv2D(4, 2),
+            ReLU(),
+            MaxPool2D(3, stride=1),
+            Flatten(),
+            Linear(3),
+        ],
+        **options,
+    )
 
 
 def kinds(net):
@@ -57,9 +71,20 @@ def kinds(net):
 def test_the_rules():
     net = odd_net().fuse()
     assert kinds(net) == [
-        "Input", "ConvReLU", "ConvReLU", "Residual", "Sequential", "Conv2D", "LeakyReLU", "Conv2D", "GELU", "ConvReLU",
-        "MaxPool2D", "Flatten", "Linear",
-    ]  # fmt: skip
+        "Input",
+        "ConvReLU",
+        "ConvReLU",
+        "Residual",
+        "Sequential",
+        "Conv2D",
+        "LeakyReLU",
+        "Conv2D",
+        "GELU",
+        "ConvReLU",
+        "MaxPool2D",
+        "Flatten",
+        "Linear",
+    ]
     assert [layer.pool for layer in net if isinstance(layer, ConvReLU)] == [2, 2, 1]
     body, shortcut = net[3].rows
     assert (kinds(body), kinds(shortcut)) == (["ConvReLU", "Conv2D"], ["ConvActivation"])
@@ -181,8 +206,11 @@ def test_depthwise_layers_keep_their_own_kernels():
 @pytest.mark.kernels
 def test_a_trainer_fuses_where_kernels_run(monkeypatch):
     ran = []
-    monkeypatch.setattr(ConvReLU, "forward", lambda self, x, training=False, plain=ConvReLU.forward: (
-        ran.append(self.path), plain(self, x, training))[1])  # fmt: skip
+    monkeypatch.setattr(
+        ConvReLU,
+        "forward",
+        lambda self, x, training=False, plain=ConvReLU.forward: (ran.append(self.path), plain(self, x, training))[1],
+    )
     weights = []
     for device, fuse in (("numpy", None), ("numpy", True), ("emulated", None), ("emulated", False)):
         net = gc.models.build("seed-net", (8, 8, 1), 3, device=device)
@@ -209,11 +237,22 @@ def test_a_depthwise_convolution_stays_apart_from_its_norm():
 @pytest.mark.parametrize("device", DEVICES)
 def test_convolutions_with_batch_norm(device):
     def net():
-        return Sequential([
-            Input((7, 6, 3)), Conv2D(8, 3, padding=1, bias=False), BatchNorm(), ReLU(),
-            Residual([Conv2D(8, 3, padding=1, bias=False), BatchNorm()]), Conv2D(4, 3, bias=False), BatchNorm(), GELU(),
-            Flatten(), Linear(3),
-        ], device=device, seed=4)  # fmt: skip
+        return Sequential(
+            [
+                Input((7, 6, 3)),
+                Conv2D(8, 3, padding=1, bias=False),
+                BatchNorm(),
+                ReLU(),
+                Residual([Conv2D(8, 3, padding=1, bias=False), BatchNorm()]),
+                Conv2D(4, 3, bias=False),
+                BatchNorm(),
+                GELU(),
+                Flatten(),
+                Linear(3),
+            ],
+            device=device,
+            seed=4,
+        )
 
     plain, fused = net(), net().fuse()
     assert kinds(fused) == ["Input", "ConvNorm", "Residual", "ConvNorm", "Flatten", "Linear"]

@@ -68,10 +68,13 @@ CASES = [
     (Scale(-0.7), (4,), (4,)),
     (Input((3, 2, 1)), (3, 2, 1), (3, 2, 1)),
     (Residual([Conv2D(3, 3, padding=1), Tanh()]), (3, 5, 3), (3, 5, 3)),
-    (Residual([ReLU(), Conv2D(4, 3, stride=2, padding=1), BatchNorm()], [Conv2D(4, 1, stride=2), BatchNorm()]),
-     (5, 3, 2), (3, 2, 4)),
+    (
+        Residual([ReLU(), Conv2D(4, 3, stride=2, padding=1), BatchNorm()], [Conv2D(4, 1, stride=2), BatchNorm()]),
+        (5, 3, 2),
+        (3, 2, 4),
+    ),
     (Sequential([Conv2D(3, 3), ReLU(), MaxPool2D(2), Flatten(), Linear(4)]), (6, 6, 2), (4,)),
-]  # fmt: skip
+]
 IDS = [f"{type(layer).__name__} of {'x'.join(map(str, shape))}" for layer, shape, _ in CASES]
 
 
@@ -376,9 +379,19 @@ def test_a_frozen_weight_of_an_fc_layer_leaves_its_bias_to_train():
 def test_layers_that_change_their_input_in_place_count_no_volume():
     named = {name for name, kind in LAYERS.items() if kind.elementwise and kind.__module__.startswith("gpuconv.")}
     assert named == {
-        "Activation", "ReLU", "ReLU6", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU", "BatchNorm", "Dropout", "Scale",
+        "Activation",
+        "ReLU",
+        "ReLU6",
+        "LeakyReLU",
+        "Sigmoid",
+        "Tanh",
+        "GELU",
+        "SiLU",
+        "BatchNorm",
+        "Dropout",
+        "Scale",
         "Flatten",
-    }  # fmt: skip
+    }
 
 
 def test_a_convolution_of_one_channel_is_not_depthwise():

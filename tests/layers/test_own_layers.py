@@ -14,6 +14,7 @@ from gpuconv.training import stored
 
 def define(module, name="Swish", **attributes):
     """A class of a layer, as a module of that name would define it."""
+
     def forward(self, x, training=False):
         return x
 
@@ -96,7 +97,8 @@ class Doubling(Gate):
 def test_a_layer_that_could_not_be_saved_says_so_when_it_is_built():
     own = define("mynet", __init__=forgetful)
     for layer, why in (
-        (own(2.0), r"its argument 'beta' is no field"), (Holding(print), "not JSON serializable"),
+        (own(2.0), r"its argument 'beta' is no field"),
+        (Holding(print), "not JSON serializable"),
         (Doubling(3.0), "makes a layer with another one"),
         (define("mynet", "Bare", __init__=lambda self: Layer.__init__(self))(), "unexpected keyword argument"),
     ):

@@ -24,10 +24,18 @@ from gpuconv.training import Callback, Trainer
 
 def net_of(**options):
     return Sequential(
-        [Input((6, 6, 2)), Conv2D(3, 3, padding=1), BatchNorm(), ReLU(), Residual([Conv2D(3, 3, padding=1), ReLU()]),
-         MaxPool2D(2), Flatten(), Linear(5)],
+        [
+            Input((6, 6, 2)),
+            Conv2D(3, 3, padding=1),
+            BatchNorm(),
+            ReLU(),
+            Residual([Conv2D(3, 3, padding=1), ReLU()]),
+            MaxPool2D(2),
+            Flatten(),
+            Linear(5),
+        ],
         **options,
-    )  # fmt: skip
+    )
 
 
 def values(net):
@@ -79,9 +87,10 @@ def test_a_slice_is_a_net_of_the_same_layers():
     np.testing.assert_array_equal(net[3:][-1]["weight"], net["fc1"]["weight"])
     assert net[1:3].output_shape == (6, 6, 3)
     assert [*net[1:3].state_dict()] == [
-        f"{name}.{key}" for name, keys in (("conv1", "weight bias"), ("norm1", "weight bias running_mean running_var"))
+        f"{name}.{key}"
+        for name, keys in (("conv1", "weight bias"), ("norm1", "weight bias running_mean running_var"))
         for key in keys.split()
-    ]  # fmt: skip
+    ]
     assert len(net) == 8
     assert net[np.int64(-1)] is net["fc1"]
     with pytest.raises(ValueError, match="of its 8 none is in 8:9"):
@@ -103,8 +112,11 @@ def test_a_slice_disturbs_nothing_that_waits_for_backward():
 def test_layers_of_two_nets_get_names_of_their_own():
     one, two = net_of(), net_of(seed=1)
     assert [layer.name for layer in Sequential([one[0], Conv2D(2, 1), ReLU(), two[1]])] == [
-        "input", "conv2", "relu1", "conv1",
-    ]  # fmt: skip
+        "input",
+        "conv2",
+        "relu1",
+        "conv1",
+    ]
     joined = Sequential([one[0], one[1], ReLU(), Conv2D(2, 1), two[1]])
     assert [layer.name for layer in joined] == ["input", "conv1", "relu1", "conv2", "conv3"]
     np.testing.assert_array_equal(joined[1]["weight"], one[1]["weight"])
@@ -115,8 +127,11 @@ def test_weights_for_another_input_are_refused_before_anything_changes():
     net = net_of()
     before, paths = values(net), [layer.path for layer in net.walk()]
     for share in (False, True):
-        with pytest.raises(ValueError, match=r"fc1: the layer has weights already, for another input: weight of shape "
-                                             r"\(5, 27\) must be of shape \(5, 108\).*put a new layer there"):
+        with pytest.raises(
+            ValueError,
+            match=r"fc1: the layer has weights already, for another input: weight of shape "
+            r"\(5, 27\) must be of shape \(5, 108\).*put a new layer there",
+        ):
             Sequential([*net[:5], *net[6:]], share=share)
         assert same(values(net), before)
         assert [layer.path for layer in net.walk()] == paths
@@ -189,8 +204,9 @@ def test_a_callback_can_freeze_in_the_middle_on_a_device_with_kernels(graph):
 
     frozen: list = []
     net = Sequential([Input((6, 6, 2)), Conv2D(2, 3), ReLU(), Flatten(), Linear(3)], device="emulated")
-    images = gc.data.Dataset((np.random.default_rng(0).random((8, 6, 6, 2)) * 255).astype(np.uint8),
-                             np.arange(8) % 3, ["a", "b", "c"])  # fmt: skip
+    images = gc.data.Dataset(
+        (np.random.default_rng(0).random((8, 6, 6, 2)) * 255).astype(np.uint8), np.arange(8) % 3, ["a", "b", "c"]
+    )
     trainer = Trainer(net, "sgd:momentum=0.9", lr=0.1, graph=graph)
     trainer.fit(images, epochs=3, batch_size=4, callbacks=[Freeze()], progress=False)
     np.testing.assert_array_equal(frozen[0], frozen[2])
@@ -199,9 +215,16 @@ def test_a_callback_can_freeze_in_the_middle_on_a_device_with_kernels(graph):
 
 def test_what_lies_below_the_last_trained_layer_has_no_backward():
     net = Sequential(
-        [Input((6, 6, 2)), Conv2D(2, 3), Counting(), Residual([Counting(), Conv2D(2, 3, padding=1), Counting()]),
-         Residual([Counting(), Conv2D(2, 1)], [Conv2D(2, 1), Counting()]), Flatten(), Linear(3)]
-    )  # fmt: skip
+        [
+            Input((6, 6, 2)),
+            Conv2D(2, 3),
+            Counting(),
+            Residual([Counting(), Conv2D(2, 3, padding=1), Counting()]),
+            Residual([Counting(), Conv2D(2, 1)], [Conv2D(2, 1), Counting()]),
+            Flatten(),
+            Linear(3),
+        ]
+    )
     net.freeze()
 
     def backwards():

@@ -13,10 +13,18 @@ from gpuconv.training import Trainer
 
 @pytest.fixture
 def net():
-    return Sequential([
-        Input((6, 6, 2)), Conv2D(3, 3, padding=1), ReLU(), Residual([Conv2D(3, 3, padding=1)], [Conv2D(3, 1)]),
-        MaxPool2D(2), Dropout(0.5), Flatten(), Linear(5),
-    ])  # fmt: skip
+    return Sequential(
+        [
+            Input((6, 6, 2)),
+            Conv2D(3, 3, padding=1),
+            ReLU(),
+            Residual([Conv2D(3, 3, padding=1)], [Conv2D(3, 1)]),
+            MaxPool2D(2),
+            Dropout(0.5),
+            Flatten(),
+            Linear(5),
+        ]
+    )
 
 
 @pytest.fixture

@@ -64,9 +64,11 @@ class FakeGpu:
 
         array = types.SimpleNamespace(data=Memory())
         cuda = types.SimpleNamespace(
-            Device=Device, Event=Event, get_current_stream=lambda: None,
+            Device=Device,
+            Event=Event,
+            get_current_stream=lambda: None,
             get_elapsed_time=lambda a, b: 1e3 * (b.at - a.at),
-        )  # fmt: skip
+        )
         self.cupy = types.SimpleNamespace(cuda=cuda, ones=lambda *_: array, uint8="uint8")
 
     def work(self, seconds, host=0.0):

@@ -19,8 +19,9 @@ def small(device="numpy", dtype="float32"):
     body = [Conv2D(4, 3, padding=1, bias=False), BatchNorm()]
     return Sequential(
         [Input((4, 6, 3)), Conv2D(4, 3, padding=1), ReLU(), Residual(body), MaxPool2D(2), Flatten(), Linear(5)],
-        device=device, dtype=dtype,
-    )  # fmt: skip
+        device=device,
+        dtype=dtype,
+    )
 
 
 def names(found):
@@ -28,11 +29,24 @@ def names(found):
 
 
 STEP = [
-    "conv1 forward", "relu1 forward", "residual1 forward", "residual1.conv1 forward",
-    "residual1.norm1 forward", "pool1 forward", "fc1 forward", "loss", "fc1 backward", "pool1 backward",
-    "residual1 backward", "residual1.norm1 backward", "residual1.conv1 backward", "relu1 backward", "conv1 backward",
-    "sgd", "metrics",
-]  # fmt: skip
+    "conv1 forward",
+    "relu1 forward",
+    "residual1 forward",
+    "residual1.conv1 forward",
+    "residual1.norm1 forward",
+    "pool1 forward",
+    "fc1 forward",
+    "loss",
+    "fc1 backward",
+    "pool1 backward",
+    "residual1 backward",
+    "residual1.norm1 backward",
+    "residual1.conv1 backward",
+    "relu1 backward",
+    "conv1 backward",
+    "sgd",
+    "metrics",
+]
 
 
 def test_a_row_for_each_layer_and_direction_in_their_order():

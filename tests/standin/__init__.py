@@ -35,27 +35,33 @@ def module(machine: Machine) -> types.ModuleType:
     for name in ("ndarray", "empty", "zeros", "ones", "asarray", "asnumpy", "from_dlpack"):
         setattr(cupy, name, getattr(arrays, name))
     vars(cupy).update(
-        RawModule=modules.RawModule, uint8=np.uint8, float32=np.float32,
+        RawModule=modules.RawModule,
+        uint8=np.uint8,
+        float32=np.float32,
         get_default_memory_pool=memory.get_default_memory_pool,
-    )  # fmt: skip
+    )
     names = ("Device", "Stream", "Event", "get_current_stream", "get_elapsed_time")
     cupy.cuda = types.SimpleNamespace(
         **{name: getattr(streams, name) for name in names},
-        Memory=memory.Memory, MemoryPointer=memory.MemoryPointer, MemoryPool=memory.MemoryPool,
-        using_allocator=memory.using_allocator, set_allocator=memory.set_allocator,
+        Memory=memory.Memory,
+        MemoryPointer=memory.MemoryPointer,
+        MemoryPool=memory.MemoryPool,
+        using_allocator=memory.using_allocator,
+        set_allocator=memory.set_allocator,
         runtime=types.SimpleNamespace(
-            CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: len(machine.gpus),
-            driverGetVersion=lambda: 13000, runtimeGetVersion=lambda: 13020,
-            getDevice=lambda: machine.device, getDeviceProperties=machine.properties,
+            CUDARuntimeError=CUDARuntimeError,
+            getDeviceCount=lambda: len(machine.gpus),
+            driverGetVersion=lambda: 13000,
+            runtimeGetVersion=lambda: 13020,
+            getDevice=lambda: machine.device,
+            getDeviceProperties=machine.properties,
         ),
-    )  # fmt: skip
+    )
     return cupy
 
 
 @contextlib.contextmanager
-def installed(
-    gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_access: bool = False
-) -> Iterator[Machine]:
+def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_access: bool = False) -> Iterator[Machine]:
     """Within this context `import cupy` gives the stand-in, on a machine with these GPUs.
 
     gpus: the compute capability of each. schedule: "late" or "early". peer_access: whether one GPU may read another's

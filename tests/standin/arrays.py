@@ -46,9 +46,13 @@ class ndarray:
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         return {
-            "shape": self.shape, "typestr": self.dtype.str, "data": (self.data.ptr, False), "strides": self.strides,
-            "version": 3, "stream": get_current_stream().ptr or 1,
-        }  # fmt: skip
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.data.ptr, False),
+            "strides": self.strides,
+            "version": 3,
+            "stream": get_current_stream().ptr or 1,
+        }
 
     def _place(self) -> tuple[Any, ...]:
         return self.data.ptr, self.shape, self.strides, self.dtype

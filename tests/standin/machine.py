@@ -12,9 +12,15 @@ Work = Callable[[], None]
 
 # Bytes of shared memory that a block may have when the kernel asks for them, by compute capability.
 SHARED_MEMORY = {
-    "75": 64 * 1024, "80": 163 * 1024, "86": 99 * 1024, "87": 163 * 1024, "89": 99 * 1024, "90": 227 * 1024,
-    "100": 227 * 1024, "120": 99 * 1024,
-}  # fmt: skip
+    "75": 64 * 1024,
+    "80": 163 * 1024,
+    "86": 99 * 1024,
+    "87": 163 * 1024,
+    "89": 99 * 1024,
+    "90": 227 * 1024,
+    "100": 227 * 1024,
+    "120": 99 * 1024,
+}
 
 
 class CUDARuntimeError(RuntimeError):

@@ -68,4 +68,3 @@ def test_what_gpuconv_names_cupy_has():
             at = getattr(at, name)
             if inspect.isclass(at) or callable(at):
                 break
-

@@ -321,10 +321,12 @@ def ours_alone(entry, device, compiled):
 
 @pytest.mark.parametrize(
     ("variable", "tool"),
-    [("NV_NSIGHT_INJECTION_PORT_BASE", "Nsight Compute"),
-     ("NV_SANITIZER_INJECTION_PORT_RANGE_BEGIN", "compute-sanitizer")],
+    [
+        ("NV_NSIGHT_INJECTION_PORT_BASE", "Nsight Compute"),
+        ("NV_SANITIZER_INJECTION_PORT_RANGE_BEGIN", "compute-sanitizer"),
+    ],
     ids=["ncu", "sanitizer"],
-)  # fmt: skip
+)
 def test_under_a_tool_nothing_is_timed_and_that_is_said(timed, monkeypatch, capsys, variable, tool):
     monkeypatch.delenv("GPUCONV_AUTOTUNE")
     monkeypatch.setenv(variable, "49152")

@@ -16,28 +16,30 @@ def spread(values: "list[int]", top=3, *, clear=True) -> "int":
 
 
 def test_every_kind_of_fault_is_planted_where_it_belongs():
-    assert sorted(mutant.after for mutant in mutants("x.py", TEXT)) == sorted([
-        'def spread(values: "list[int]", top=4, *, clear=True) -> "int":',
-        'def spread(values: "list[int]", top=3, *, clear=False) -> "int":',
-        "if True:",
-        "if values or not clear:",
-        "if not clear:",
-        "if values:",
-        "if values and clear:",
-        "pass",
-        "pass",
-        "self.total = max(values, key=len) + (top - 1)",
-        "self.total = max(values, key=len) * (top + 1)",
-        "self.total = max(values, key=len) * (top - 2)",
-        "self.total = max(values) * (top - 1)",
-        "self.total = min(values, key=len) * (top - 1)",
-        "pass",
-        "return values[1:] if True else None",
-        "return values[1:] if False else None",
-        "return values[1:] if top <= 5 else None",
-        "return values[1:] if top < 6 else None",
-        "return values[2:] if top < 5 else None",
-    ])
+    assert sorted(mutant.after for mutant in mutants("x.py", TEXT)) == sorted(
+        [
+            'def spread(values: "list[int]", top=4, *, clear=True) -> "int":',
+            'def spread(values: "list[int]", top=3, *, clear=False) -> "int":',
+            "if True:",
+            "if values or not clear:",
+            "if not clear:",
+            "if values:",
+            "if values and clear:",
+            "pass",
+            "pass",
+            "self.total = max(values, key=len) + (top - 1)",
+            "self.total = max(values, key=len) * (top + 1)",
+            "self.total = max(values, key=len) * (top - 2)",
+            "self.total = max(values) * (top - 1)",
+            "self.total = min(values, key=len) * (top - 1)",
+            "pass",
+            "return values[1:] if True else None",
+            "return values[1:] if False else None",
+            "return values[1:] if top <= 5 else None",
+            "return values[1:] if top < 6 else None",
+            "return values[2:] if top < 5 else None",
+        ]
+    )
 
 
 def test_what_no_program_comes_to_is_left_alone():

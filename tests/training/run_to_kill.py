@@ -46,9 +46,14 @@ def main(directory, what, number, *resume):
     watchers = [DieAt(int(number))] if what == "step" else []
     trainer = small.trainer()
     small.fit(
-        trainer, epochs=4, test=small.held_out(), run_dir=directory, resume=bool(resume), checkpoint_every=3,
+        trainer,
+        epochs=4,
+        test=small.held_out(),
+        run_dir=directory,
+        resume=bool(resume),
+        checkpoint_every=3,
         callbacks=watchers,
-    )  # fmt: skip
+    )
     print("finished", trainer.steps)
 
 

@@ -27,7 +27,11 @@ def net(seed=0, filters=4):
 def loader(data=None, batch_size=5, seed=3, dtype="float32"):
     data = data or images()
     return Loader(
-        data, batch_size, normalization=Normalization.from_dataset(data), augmentation=Augmentation(shift=1), seed=seed,
+        data,
+        batch_size,
+        normalization=Normalization.from_dataset(data),
+        augmentation=Augmentation(shift=1),
+        seed=seed,
         dtype=dtype,
     )
 

@@ -55,9 +55,11 @@ def test_bfloat16_round_trip(tmp_path):
     np.testing.assert_array_equal(load(tmp_path / "b").tensors["x"], value)
 
 
-DTYPES = {f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64)} | {"bool"} | {
-    f"float{bits}" for bits in (16, 32, 64)
-}
+DTYPES = (
+    {f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64)}
+    | {"bool"}
+    | {f"float{bits}" for bits in (16, 32, 64)}
+)
 
 
 def test_every_dtype_of_numpy_is_stored_and_loaded_or_refused(tmp_path):
@@ -107,8 +109,11 @@ def test_a_part_is_taken_by_its_prefix():
 def test_a_state_that_could_not_be_read_again_is_not_saved(path):
     before = path.read_bytes()
     for value, said in (
-        (float("nan"), "NaN is no finite number"), (-math.inf, "-Infinity is no finite number"),
-        (nested(120), "nested too deeply"), (nested(5000), "nested too deeply"), (np.float32(1), "float32"),
+        (float("nan"), "NaN is no finite number"),
+        (-math.inf, "-Infinity is no finite number"),
+        (nested(120), "nested too deeply"),
+        (nested(5000), "nested too deeply"),
+        (np.float32(1), "float32"),
     ):
         with pytest.raises(CheckpointError, match=f"cannot save .*{said}"):
             save(path, Checkpoint({}, {"loss": value}))
@@ -178,11 +183,16 @@ def sealed(path, header, data=b""):
 def test_a_state_that_is_no_plain_object_is_refused(tmp_path):
     deep = "[" * 100_000 + "]" * 100_000
     for state, said in [
-        ("[]", "expected a JSON object"), ("", "Expecting value"), (deep, "nested too deeply"),
-        (f'{{"settings": {deep}}}', "nested too deeply"), ('{"lr": NaN}', "NaN is no finite number"),
-        ('{"lr": 1e999}', "1e999 is no finite number"), ("{", "Expecting"), (f'{{"a": {"9" * 5000}}}', "digits"),
+        ("[]", "expected a JSON object"),
+        ("", "Expecting value"),
+        (deep, "nested too deeply"),
+        (f'{{"settings": {deep}}}', "nested too deeply"),
+        ('{"lr": NaN}', "NaN is no finite number"),
+        ('{"lr": 1e999}', "1e999 is no finite number"),
+        ("{", "Expecting"),
+        (f'{{"a": {"9" * 5000}}}', "digits"),
         ("\ud800", "surrogates"),
-    ]:  # fmt: skip
+    ]:
         sealed(tmp_path / "x", {"state": state})
         with pytest.raises(CheckpointError, match=f"x is corrupt: .*{said}"):
             load(tmp_path / "x")
@@ -207,9 +217,13 @@ def test_a_long_value_is_cut_in_a_message():
 
 def test_a_header_of_other_types_is_refused(tmp_path):
     for header in [
-        {"format": 1}, {"format": 1, "state": "{}", "sha256": 1}, {"format": 1, "state": 3}, {"format": [1]}, {},
+        {"format": 1},
+        {"format": 1, "state": "{}", "sha256": 1},
+        {"format": 1, "state": 3},
+        {"format": [1]},
+        {},
         {"format": 1, "state": None, "sha256": None},
-    ]:  # fmt: skip
+    ]:
         sealed(tmp_path / "x", header)
         with pytest.raises(CheckpointError, match=r"x is corrupt|has checkpoint format|no checkpoint of gpuconv"):
             load(tmp_path / "x")

@@ -25,20 +25,37 @@ DEFAULTS = {
     },
     "training.rundir": {"RunDirectory.held": dict(resume=False)},
     "training.schedules": {
-        "Step": dict(gamma=0.1), "MultiStep": dict(gamma=0.1), "Linear": dict(length=None), "Cosine": dict(final=0.0),
+        "Step": dict(gamma=0.1),
+        "MultiStep": dict(gamma=0.1),
+        "Linear": dict(length=None),
+        "Cosine": dict(final=0.0),
         "OneCycle": dict(peak=0.3, start=0.04, final=4e-6),
     },
     "training.trainer": {
         "Trainer": dict(
-            optimizer="sgd", loss="softmax", schedule=None, seed=0, precision=None, loss_scale=None, graph=None,
+            optimizer="sgd",
+            loss="softmax",
+            schedule=None,
+            seed=0,
+            precision=None,
+            loss_scale=None,
+            graph=None,
             fuse=None,
         ),
         "Trainer.fit": dict(
-            validation=None, test=None, callbacks=(), run_dir=None, resume=False, metrics_every=50,
-            checkpoint_every=None, batch_size=64, settings=None, progress=True,
+            validation=None,
+            test=None,
+            callbacks=(),
+            run_dir=None,
+            resume=False,
+            metrics_every=50,
+            checkpoint_every=None,
+            batch_size=64,
+            settings=None,
+            progress=True,
         ),
     },
-}  # fmt: skip
+}
 
 
 def test_every_default_is_the_documented_one():

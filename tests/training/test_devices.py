@@ -35,9 +35,13 @@ def batches(device, steps=STEPS):
     """The same augmented batches on any device, its data set resident there."""
     dataset = images(STEPS * BATCH, (32, 32, 3), 10)
     loader = Loader(
-        dataset, BATCH, normalization=Normalization.from_dataset(dataset),
-        augmentation=Augmentation(flip=True, shift=2, cutout=6), seed=5, device=device,
-    )  # fmt: skip
+        dataset,
+        BATCH,
+        normalization=Normalization.from_dataset(dataset),
+        augmentation=Augmentation(flip=True, shift=2, cutout=6),
+        seed=5,
+        device=device,
+    )
     for batch, _ in zip(loader.epoch(0), range(steps)):
         yield batch
 

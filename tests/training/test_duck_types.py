@@ -278,7 +278,8 @@ def test_the_example_of_the_docs(capsys):
 def test_what_no_event_would_reach_is_no_callback():
     for wrong, message in (
         ([print], "any of on_start, .*received <built-in function print>"),
-        ([EarlyStopping], r"the class EarlyStopping; call it"), (EarlyStopping(3), "a list, received EarlyStopping"),
-    ):  # fmt: skip
+        ([EarlyStopping], r"the class EarlyStopping; call it"),
+        (EarlyStopping(3), "a list, received EarlyStopping"),
+    ):
         with pytest.raises(TypeError, match=message):
             fit(callbacks=wrong)

@@ -48,11 +48,19 @@ def test_arrays_and_indexed_objects_train_as_the_loader_of_the_same_images(tmp_p
     np.save(tmp_path / "floats.npy", FLOATS)
     mapped, floats = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "floats"))
     for train in (
-        (DATA.images, DATA.labels), [DATA.images, DATA.labels.astype(np.uint8)], (DATA.images[..., 0], [*DATA.labels]),
-        (FLOATS, DATA.labels), (FLOATS.astype(np.float64), DATA.labels), Indexed(DATA.images, DATA.labels),
-        Indexed(FLOATS, DATA.labels), list(zip(DATA.images, DATA.labels)), list(zip(FLOATS, map(int, DATA.labels))),
-        (mapped, DATA.labels), (floats, DATA.labels), Indexed(DATA.images[..., 0], DATA.labels.astype(np.int32)),
-    ):  # fmt: skip
+        (DATA.images, DATA.labels),
+        [DATA.images, DATA.labels.astype(np.uint8)],
+        (DATA.images[..., 0], [*DATA.labels]),
+        (FLOATS, DATA.labels),
+        (FLOATS.astype(np.float64), DATA.labels),
+        Indexed(DATA.images, DATA.labels),
+        Indexed(FLOATS, DATA.labels),
+        list(zip(DATA.images, DATA.labels)),
+        list(zip(FLOATS, map(int, DATA.labels))),
+        (mapped, DATA.labels),
+        (floats, DATA.labels),
+        Indexed(DATA.images[..., 0], DATA.labels.astype(np.int32)),
+    ):
         same(fit(train), expected)
 
 
@@ -80,9 +88,12 @@ def test_batches_train_as_the_loader_that_gave_them():
     again = Epochs()
     everything = epoch_of_batches(0) + epoch_of_batches(1)
     for train, options in (
-        (Counted(), {}), (Epochs(), {"steps_per_epoch": 5}), (iter(everything), {"steps_per_epoch": 5}),
-        ((batch for batch in everything), {"steps_per_epoch": 5}), (lambda: iter(again), {"steps_per_epoch": 5}),
-    ):  # fmt: skip
+        (Counted(), {}),
+        (Epochs(), {"steps_per_epoch": 5}),
+        (iter(everything), {"steps_per_epoch": 5}),
+        ((batch for batch in everything), {"steps_per_epoch": 5}),
+        (lambda: iter(again), {"steps_per_epoch": 5}),
+    ):
         same(fit(train, **options), expected)
     one = fit(epoch_of_batches(0), epochs=1)  # a list of batches
     np.testing.assert_array_equal(one.net["conv1"].arrays["weight"], fit(DATA, epochs=1).net["conv1"].arrays["weight"])
@@ -144,9 +155,10 @@ def test_torch(tmp_path):
 def test_uint8_batches_are_normalised_by_the_first():
     batches = [(DATA.images[:11], DATA.labels[:11]), (DATA.images[11:], DATA.labels[11:])]
     first = Normalization.from_images(DATA.images[:11])
-    same(fit(batches, validation=batches), fit([(first(x), y) for x, y in batches], validation=[
-        (first(x), y) for x, y in batches
-    ]))  # fmt: skip
+    same(
+        fit(batches, validation=batches),
+        fit([(first(x), y) for x, y in batches], validation=[(first(x), y) for x, y in batches]),
+    )
     given_one = Normalization([10.0], [20.0])
     same(fit(batches, normalization=given_one), fit([(given_one(x), y) for x, y in batches]))
     same(fit((DATA.images, DATA.labels), normalization=given_one), fit((given_one(DATA.images), DATA.labels)))
@@ -155,8 +167,12 @@ def test_uint8_batches_are_normalised_by_the_first():
 def test_validation_and_test_come_in_any_form_and_are_normalised_as_training():
     other = small.images(9, seed=5)
     expected = fit(DATA, validation=Loader(other, 4, normalization=NORMALIZATION, shuffle=False)).history
-    for form in ((other.images, other.labels), Indexed(other.images, other.labels), [(other.images, other.labels)],
-                 (NORMALIZATION(other.images), other.labels)):  # fmt: skip
+    for form in (
+        (other.images, other.labels),
+        Indexed(other.images, other.labels),
+        [(other.images, other.labels)],
+        (NORMALIZATION(other.images), other.labels),
+    ):
         found = fit((DATA.images, DATA.labels), validation=form, test=form).history
         for record, wanted in zip(found, expected, strict=True):
             assert record["validation_accuracy"] == record["test_accuracy"] == wanted["validation_accuracy"]
@@ -217,17 +233,29 @@ def test_what_cannot_be_data_is_refused_and_says_what_can(tmp_path):
         ((images, labels - 1), ValueError, "must be 0 or more, received -1", {}),
         ((images, labels + 3), DataError, "labels 0 to 2, received 5", {}),
         ((FLOATS[:, :4], labels), DataError, "takes volumes of 6 x 5 x 1", {}),
-        ((channels_first, [0] * 6), ValueError,
-         r"channels last.*received shape \(6, 3, 4, 5\); x.transpose\(0, 2, 3, 1\)", {"net": rgb}),
+        (
+            (channels_first, [0] * 6),
+            ValueError,
+            r"channels last.*received shape \(6, 3, 4, 5\); x.transpose\(0, 2, 3, 1\)",
+            {"net": rgb},
+        ),
         ([(image, 0) for image in channels_first], ValueError, r"x.transpose\(1, 2, 0\) moves them", {"net": rgb}),
         (iter([(FLOATS, labels)]), ValueError, r"not known; say it: fit\(..., steps_per_epoch=100\)", {}),
         (no_batch, ValueError, "train has no batch: the function gave none", {}),
-        (iter([(FLOATS, labels, labels)]), TypeError, r"must be \(images, labels\), received 3 parts",
-         {"steps_per_epoch": 1}),
-        (iter([(FLOATS[0], labels[:1])]), ValueError, r"images of shape \(N, 6, 5, 1\), received \(6, 5, 1\)",
-         {"steps_per_epoch": 1}),
+        (
+            iter([(FLOATS, labels, labels)]),
+            TypeError,
+            r"must be \(images, labels\), received 3 parts",
+            {"steps_per_epoch": 1},
+        ),
+        (
+            iter([(FLOATS[0], labels[:1])]),
+            ValueError,
+            r"images of shape \(N, 6, 5, 1\), received \(6, 5, 1\)",
+            {"steps_per_epoch": 1},
+        ),
         ((FLOATS, labels), TypeError, "uint8 images of validation is not known", {"validation": DATA}),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error, match=message):
             fit(train, run_dir=tmp_path / "run", **options)
         assert not [*tmp_path.iterdir()]

@@ -23,9 +23,14 @@ devices = pytest.mark.parametrize("device", [name for name in kernel_devices() i
 def loader(count=22, batch_size=1, device=DEVICE, **options):
     data = small.images(count)
     return Loader(
-        data, batch_size, normalization=Normalization.from_dataset(data),
-        augmentation=Augmentation(shift=1, flip=True), seed=3, device=device, **options,
-    )  # fmt: skip
+        data,
+        batch_size,
+        normalization=Normalization.from_dataset(data),
+        augmentation=Augmentation(shift=1, flip=True),
+        seed=3,
+        device=device,
+        **options,
+    )
 
 
 def trainer(graph, optimizer="adam", device=DEVICE, **options):
@@ -243,10 +248,15 @@ def test_graph_on_numpy_is_refused():
 
 RESIDUAL = Sequential(
     [
-        Input((6, 5, 1)), Conv2D(4, 3, padding=1), Residual([Conv2D(4, 3, padding=1), BatchNorm(), ReLU()]), ReLU(),
-        Flatten(), Dropout(0.2), Linear(3),
+        Input((6, 5, 1)),
+        Conv2D(4, 3, padding=1),
+        Residual([Conv2D(4, 3, padding=1), BatchNorm(), ReLU()]),
+        ReLU(),
+        Flatten(),
+        Dropout(0.2),
+        Linear(3),
     ]
-)  # fmt: skip
+)
 OPTIMIZERS = ["sgd", "sgd:momentum=0.9", "adagrad", "rmsprop", "adam", "adamw", "filters -> muon; * -> sgd"]
 
 

@@ -8,9 +8,7 @@ from gpuconv.training import optimizers
 from gpuconv.training.optimizers import SGD, Adam, AdamW
 
 SHAPES = {"conv1.weight": (3, 2, 5, 1), "conv1.bias": (3,), "fc1.weight": (7, 4)}
-NAMES = [
-    "sgd", "sgd:momentum=0.9", "sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw",
-]  # fmt: skip
+NAMES = ["sgd", "sgd:momentum=0.9", "sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw"]
 
 
 def arrays(seed, dtype=np.float64):
@@ -180,8 +178,11 @@ def test_bad_settings_are_refused(make, message):
 
 def test_settings_that_float32_cannot_hold_are_refused_before_the_first_step():
     for make in (
-        lambda: SGD(lr=1e39), lambda: SGD(lr=10**39), lambda: Adam(lr=0.1, eps=1e39),
-        lambda: AdamW(lr=0.1, weight_decay=1e39), lambda: Adam(lr=np.float64(1e300)),
+        lambda: SGD(lr=1e39),
+        lambda: SGD(lr=10**39),
+        lambda: Adam(lr=0.1, eps=1e39),
+        lambda: AdamW(lr=0.1, weight_decay=1e39),
+        lambda: Adam(lr=np.float64(1e300)),
         lambda: optimizers.get("* -> sgd:lr=1e20", lr=1e20),
     ):
         for dtype in ("float32", "float16", "bfloat16"):
@@ -264,9 +265,12 @@ def test_every_setting_changes_the_second_step():
         return params["w"]
 
     settings = {
-        "sgd": {"momentum": 0.5}, "adagrad": {"eps": 1.0}, "rmsprop": {"alpha": 0.5, "eps": 1.0},
-        "adam": {"beta1": 0.5, "beta2": 0.5, "eps": 1.0}, "adamw": {"beta1": 0.5, "beta2": 0.5, "eps": 1.0},
-    }  # fmt: skip
+        "sgd": {"momentum": 0.5},
+        "adagrad": {"eps": 1.0},
+        "rmsprop": {"alpha": 0.5, "eps": 1.0},
+        "adam": {"beta1": 0.5, "beta2": 0.5, "eps": 1.0},
+        "adamw": {"beta1": 0.5, "beta2": 0.5, "eps": 1.0},
+    }
     for name, changes in settings.items():
         for setting, value in (changes | {"weight_decay": 0.5}).items():
             assert np.abs(stepped(name, **{setting: value}) - stepped(name)).max() > 1e-3, (name, setting)

@@ -89,7 +89,11 @@ def test_another_precision_is_refused_at_resume(tmp_path):
         other = small.trainer(precision=precision)
         with pytest.raises(SettingsError, match=f'precision is "bfloat16" there and "{precision}" here'):
             small.fit(
-                other, train=small.loader(dtype=other.net.dtype), validation=None, epochs=1, run_dir=tmp_path / "run",
+                other,
+                train=small.loader(dtype=other.net.dtype),
+                validation=None,
+                epochs=1,
+                run_dir=tmp_path / "run",
                 resume=True,
             )
     with pytest.raises(CheckpointError, match="precision"):
@@ -174,8 +178,14 @@ def test_digits_are_learned(precision):
     train, test = load("digits")
     body = [Conv2D(16, 3, padding=1), BatchNorm(), ReLU(), MaxPool2D(2), Flatten(), Linear(10)]
     trainer = Trainer(
-        Sequential([Input((8, 8, 1)), *body], seed=2), "sgd", lr=0.1, momentum=0.9, nesterov=True,
-        schedule="one-cycle", seed=2, precision=precision,
-    )  # fmt: skip
+        Sequential([Input((8, 8, 1)), *body], seed=2),
+        "sgd",
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
+        schedule="one-cycle",
+        seed=2,
+        precision=precision,
+    )
     history = trainer.fit(train, test=test, epochs=8, batch_size=32, progress=False)
     assert history[-1]["test_accuracy"] > 0.93

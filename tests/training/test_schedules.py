@@ -96,9 +96,7 @@ def test_a_run_of_one_step_learns():
 
 def test_warm_up_multiplies_any_schedule_and_keeps_its_clock():
     schedule = Warmup(4, MultiStep((6, 8), gamma=0.1))
-    assert [schedule(step, 10) for step in range(10)] == pytest.approx(
-        [0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
-    )
+    assert [schedule(step, 10) for step in range(10)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 @pytest.mark.parametrize("total", [1, 2, 3])
@@ -110,9 +108,20 @@ def test_very_short_runs_have_finite_factors(name, total):
 
 @pytest.mark.parametrize(
     "text",
-    ["constant", "step:30", "step:30,gamma=0.2", "step:30,60", "multi-step:30", "cosine", "cosine:final=0.01",
-     "one-cycle:peak=0.4", "cosine,warmup:5", "step:30,60.5,gamma=0.3,warmup:2", "warmup:1"],
-)  # fmt: skip
+    [
+        "constant",
+        "step:30",
+        "step:30,gamma=0.2",
+        "step:30,60",
+        "multi-step:30",
+        "cosine",
+        "cosine:final=0.01",
+        "one-cycle:peak=0.4",
+        "cosine,warmup:5",
+        "step:30,60.5,gamma=0.3,warmup:2",
+        "warmup:1",
+    ],
+)
 def test_the_written_form_reads_back(text):
     schedule = schedules.get(text)
     assert schedules.get(str(schedule)) == schedule

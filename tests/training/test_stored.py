@@ -56,7 +56,7 @@ WRONG = [  # the entry of a checkpoint's state, what it is made, what is said
     ("loss_scale", [1.0, 2, 3, 4], "loss_scale is [1.0, 2, 3, 4]"),
     ("momentum", 1, "this version of gpuconv knows no momentum; the version that wrote it reads it"),
     ("settings", [], "settings must be an object, received []"),
-]  # fmt: skip
+]
 WRONG_SETTINGS = [
     ("net", [], "settings.net must be a layer, received []"),
     ("epochs", 2.5, "settings.epochs must be a whole number from 0 on, received 2.5"),
@@ -89,8 +89,12 @@ def test_a_wrong_entry_of_run_json_is_named(finished, tmp_path):
     run = RunDirectory.start(tmp_path / "run", finished[1])
     whole = json.loads(run.settings_file.read_text())
     wrong = [(f"settings.{path}", new, said) for path, new, said in WRONG_SETTINGS]
-    wrong += [("format", ..., "format is missing"), ("settings", ..., "settings is missing"),
-              ("gpuconv", 1, "gpuconv must be text, received 1"), ("host", "x", "knows no host")]
+    wrong += [
+        ("format", ..., "format is missing"),
+        ("settings", ..., "settings is missing"),
+        ("gpuconv", 1, "gpuconv must be text, received 1"),
+        ("host", "x", "knows no host"),
+    ]
     for path, new, said in wrong:
         run.settings_file.write_text(json.dumps(changed(whole, path, new)))
         for read in (run.settings, lambda: small.fit(small.trainer(), run_dir=run.path, resume=True)):
@@ -107,9 +111,16 @@ def test_a_wrong_entry_of_run_json_is_named(finished, tmp_path):
 def test_a_setting_that_an_older_version_did_not_store_has_its_default(finished, tmp_path):
     found, settings = finished
     absent = [
-        "precision", "loss_scale", "options", "net.layers.1.groups", "net.layers.1.fit", "net.layers.2.momentum",
-        "optimizer.decay", "optimizer.beta2", "train.name",
-    ]  # fmt: skip
+        "precision",
+        "loss_scale",
+        "options",
+        "net.layers.1.groups",
+        "net.layers.1.fit",
+        "net.layers.2.momentum",
+        "optimizer.decay",
+        "optimizer.beta2",
+        "train.name",
+    ]
     older = copy.deepcopy(found.state)
     for path in absent:
         older["settings"] = changed(older["settings"], path, ...)
@@ -200,7 +211,9 @@ def test_a_buffer_of_any_integer_dtype_goes_on(tmp_path):
 
 def test_settings_that_could_not_be_read_again_begin_no_run(tmp_path):
     for options, said in (
-        ({"x": math.nan}, "NaN is no finite number"), ([1], "options must be an object"), ({3: set()}, "set"),
+        ({"x": math.nan}, "NaN is no finite number"),
+        ([1], "options must be an object"),
+        ({3: set()}, "set"),
         ({"deep": copy.deepcopy(DEEP)}, "nested too deeply"),
     ):
         with pytest.raises((CheckpointError, TypeError), match=said):
@@ -216,9 +229,14 @@ def test_numpy_numbers_and_the_largest_seed_go_on(tmp_path):
         optimizer = SGD(lr=np.float32(0.01), momentum=np.float32(0.5), nesterov=np.True_)
         trainer = Trainer(small.net(), optimizer, seed=2**64 - 1)
         return small.fit(
-            trainer, train=small.loader(seed=2**64 - 1), epochs=np.int64(1), metrics_every=np.uint8(2),
-            run_dir=tmp_path / "run", settings={"note": np.float64(3)}, resume=resume,
-        )  # fmt: skip
+            trainer,
+            train=small.loader(seed=2**64 - 1),
+            epochs=np.int64(1),
+            metrics_every=np.uint8(2),
+            run_dir=tmp_path / "run",
+            settings={"note": np.float64(3)},
+            resume=resume,
+        )
 
     assert fit(resume=False) == fit(resume=True)
 
@@ -256,16 +274,27 @@ def test_values_of_two_kinds_differ_as_wholes():
 
 def test_the_kinds_of_stored_values():
     fitting = {
-        stored.TEXT: ["", "x"], stored.FLAG: [True, False], stored.COUNT: [0, 2**63 - 1], stored.OBJECT: [{}],
-        stored.NUMBER: [0, -1.5, 1e300], stored.NUMBERS: [1, [], [1.5, [2]]], stored.NOTHING: [None],
-        stored.LAYER: [{"layer": "ReLU"}], stored.OPTIMIZER: [{"optimizer": "sgd"}],
-    }  # fmt: skip
+        stored.TEXT: ["", "x"],
+        stored.FLAG: [True, False],
+        stored.COUNT: [0, 2**63 - 1],
+        stored.OBJECT: [{}],
+        stored.NUMBER: [0, -1.5, 1e300],
+        stored.NUMBERS: [1, [], [1.5, [2]]],
+        stored.NOTHING: [None],
+        stored.LAYER: [{"layer": "ReLU"}],
+        stored.OPTIMIZER: [{"optimizer": "sgd"}],
+    }
     others = {
-        stored.TEXT: [1, None], stored.FLAG: [0, 1, None], stored.COUNT: [-1, 2**63, 1.0, True, "1"],
-        stored.OBJECT: [[], None], stored.NUMBER: [True, "1", math.nan, math.inf, -math.inf, 10**400, None],
-        stored.NUMBERS: [[1, "x"], [[math.nan]], {}, True], stored.NOTHING: [0, ""],
-        stored.LAYER: [{}, {"layer": 1}, "ReLU"], stored.OPTIMIZER: [{}, {"optimizer": None}, "sgd"],
-    }  # fmt: skip
+        stored.TEXT: [1, None],
+        stored.FLAG: [0, 1, None],
+        stored.COUNT: [-1, 2**63, 1.0, True, "1"],
+        stored.OBJECT: [[], None],
+        stored.NUMBER: [True, "1", math.nan, math.inf, -math.inf, 10**400, None],
+        stored.NUMBERS: [[1, "x"], [[math.nan]], {}, True],
+        stored.NOTHING: [0, ""],
+        stored.LAYER: [{}, {"layer": 1}, "ReLU"],
+        stored.OPTIMIZER: [{}, {"optimizer": None}, "sgd"],
+    }
     for kind, values in fitting.items():
         for value in values:
             stored.expect(value, kind, "x")

@@ -165,9 +165,7 @@ def test_nan_names_its_step_and_keeps_the_last_checkpoint(tmp_path, step, metric
 
 def test_nan_between_readings_is_never_saved(tmp_path):
     with pytest.raises(DivergedError, match="step 6"):
-        small.fit(
-            small.trainer(), train=Poisoned(6), metrics_every=50, checkpoint_every=1, run_dir=tmp_path / "run"
-        )
+        small.fit(small.trainer(), train=Poisoned(6), metrics_every=50, checkpoint_every=1, run_dir=tmp_path / "run")
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
 
 
@@ -323,9 +321,10 @@ def test_missing_matplotlib_is_said_once(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("backend"), KeyError("font"), DeprecationWarning("old"), OSError(28, "full"), MemoryError()],
+    "error",
+    [ValueError("backend"), KeyError("font"), DeprecationWarning("old"), OSError(28, "full"), MemoryError()],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 def test_curves_that_cannot_be_drawn_are_said_once_and_end_no_run(error, tmp_path, monkeypatch, capsys):
     from gpuconv import plots
 
@@ -502,6 +501,7 @@ def test_one_class_alone_is_refused_before_a_run_begins(loss, tmp_path):
 
 def test_a_loss_of_ones_own_may_train_on_one_class():
     one, _ = synthetic.load(8, size=(8, 8, 3), classes=1)
+
     def shrink(scores, labels):
         return np.zeros((), np.float32), scores
 

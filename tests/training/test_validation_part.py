@@ -67,9 +67,7 @@ def test_the_test_data_is_looked_at_once(tmp_path, capsys):
     found = evaluate(trainer.net, held_out)
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last == trainer.tested
-    assert last == {
-        "event": "test", "step": 18, "epoch": 3, "test_loss": found.loss, "test_accuracy": found.accuracy
-    }  # fmt: skip
+    assert last == {"event": "test", "step": 18, "epoch": 3, "test_loss": found.loss, "test_accuracy": found.accuracy}
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"test loss {found.loss:.4f}  test accuracy ")
     again = fit(test=held_out, run_dir=tmp_path / "run", resume=True)
     assert again.tested == trainer.tested
@@ -107,10 +105,12 @@ def test_best_is_judged_by_it(tmp_path):
 
 def test_what_is_no_part_is_refused(tmp_path):
     for part, error, message in (
-        (1, ValueError, "a part of train between 0 and 1, received 1"), (0.0, ValueError, "received 0.0"),
-        (-0.1, ValueError, "received -0.1"), (float("nan"), ValueError, "received nan"),
+        (1, ValueError, "a part of train between 0 and 1, received 1"),
+        (0.0, ValueError, "received 0.0"),
+        (-0.1, ValueError, "received -0.1"),
+        (float("nan"), ValueError, "received nan"),
         (True, TypeError, "validation must be .*; received bool"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error, match=message):
             fit(validation=part, run_dir=tmp_path / "run")
     batches = [(np.zeros((4, 6, 5, 1), np.float32), [0, 1, 2, 0])]

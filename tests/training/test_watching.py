@@ -34,9 +34,17 @@ def test_a_bar_for_each_epoch(monkeypatch, capsys):
     trainer = small.trainer()
     small.fit(trainer, epochs=10, metrics_every=2, progress=True)
     assert [bar.options for bar in bars] == [
-        {"total": 5, "initial": 0, "leave": False, "unit": "step", "dynamic_ncols": True,
-         "desc": f"epoch {epoch:2}/10", "disable": None} for epoch in range(1, 11)
-    ]  # fmt: skip
+        {
+            "total": 5,
+            "initial": 0,
+            "leave": False,
+            "unit": "step",
+            "dynamic_ncols": True,
+            "desc": f"epoch {epoch:2}/10",
+            "disable": None,
+        }
+        for epoch in range(1, 11)
+    ]
     steps = {record["step"]: record for record in trainer.records if record["event"] == "step"}
     shown = [
         {"loss": f"{steps[step]['loss']:.4f}", "accuracy": f"{100 * steps[step]['accuracy']:.2f}%"} for step in (2, 4)
@@ -59,8 +67,9 @@ def test_a_bar_goes_on_in_the_middle_of_an_epoch_and_is_left_out_without_stderr(
         monkeypatch.undo()
         monkeypatch.setattr(callbacks, "progress_bar", lambda **options: made.append(options) or Bar())
     assert [(options["initial"], options["desc"], options["disable"]) for options in made] == [
-        (3, "epoch 1/3", None), (3, "epoch 1/3", True),
-    ]  # fmt: skip
+        (3, "epoch 1/3", None),
+        (3, "epoch 1/3", True),
+    ]
 
 
 def test_the_reason_that_ended_a_run_is_told_unless_it_is_known(capsys):
@@ -80,6 +89,7 @@ def test_an_epoch_in_a_line():
 
 def test_in_how_many_steps_a_callback_has_something_to_do(tmp_path):
     """Until then a device may run ahead. Whoever listens to steps is asked at each, unless it says otherwise."""
+
     class Listens(Callback):
         def on_step(self, trainer, record):
             pass
@@ -142,9 +152,7 @@ def test_curves_are_drawn_now_and_then_and_at_the_end(monkeypatch, tmp_path, cap
 
 
 def test_logs_begin_anew_and_grow(tmp_path):
-    records = [
-        {"event": "step", "step": 1, "loss": 0.5}, {"event": "epoch", "epoch": 1, "step": 2, "train_loss": 0.25},
-    ]  # fmt: skip
+    records = [{"event": "step", "step": 1, "loss": 0.5}, {"event": "epoch", "epoch": 1, "step": 2, "train_loss": 0.25}]
     table, lines = callbacks.CSVLog(tmp_path / "a.csv"), callbacks.JSONLog(tmp_path / "a.jsonl")
     for log in (table, lines):
         log.path.write_text("left by a killed process\n")

@@ -52,11 +52,17 @@ def test_relative_error():
 def test_results_are_what_is_returned_and_what_is_changed():
     p, g, v, m = ([np.ones(2), np.ones(3)] for _ in "pgvm")
     assert list(results("sgd_step", [p, g, v, None, None], None)) == [
-        "params[0]", "params[1]", "velocities[0]", "velocities[1]"
-    ]  # fmt: skip
+        "params[0]",
+        "params[1]",
+        "velocities[0]",
+        "velocities[1]",
+    ]
     assert list(results("sgd_step", [p, g, None, m, None], None)) == [
-        "params[0]", "params[1]", "masters[0]", "masters[1]"
-    ]  # fmt: skip
+        "params[0]",
+        "params[1]",
+        "masters[0]",
+        "masters[1]",
+    ]
     y = np.zeros(3)
     found = results("random_uniform", [y], y)
     assert list(found) == ["y"]

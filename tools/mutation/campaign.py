@@ -87,9 +87,12 @@ def listed(path: Path) -> dict[tuple[str, str, str, str], str]:
 
 
 def campaign(
-    chosen: list[Mutant], known: dict[tuple[str, str, str, str], str], judge: Judge, options: argparse.Namespace,
+    chosen: list[Mutant],
+    known: dict[tuple[str, str, str, str], str],
+    judge: Judge,
+    options: argparse.Namespace,
     seconds: Callable[[Mutant], float] | None = None,
-) -> list[Outcome]:  # fmt: skip
+) -> list[Outcome]:
     """Judge the chosen mutants and print those that need a look. seconds: the time that a mutant may take."""
     skipped = [mutant for mutant in chosen if mutant.key in known and not options.recheck]
     outcomes = [Outcome(mutant, LISTED, known[mutant.key]) for mutant in skipped]

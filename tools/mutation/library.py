@@ -54,9 +54,16 @@ from tools.mutation.campaign import (
 from tools.mutation.python_faults import PythonMutant, mutants
 
 SCOPE = [
-    "gpuconv/training", "gpuconv/data", "gpuconv/layers", "gpuconv/cli", "gpuconv/backends/cpu",
-    "gpuconv/backends/reference", "gpuconv/losses.py", "gpuconv/files.py", "gpuconv/locks.py",
-]  # fmt: skip
+    "gpuconv/training",
+    "gpuconv/data",
+    "gpuconv/layers",
+    "gpuconv/cli",
+    "gpuconv/backends/cpu",
+    "gpuconv/backends/reference",
+    "gpuconv/losses.py",
+    "gpuconv/files.py",
+    "gpuconv/locks.py",
+]
 SURVIVORS = Path(__file__).with_name("library_survivors.toml")
 LEAST = 0.90
 TESTS = ["tests"]
@@ -66,9 +73,18 @@ FIRST = 20  # tests that run before the files of the others are even imported
 SECONDS, FACTOR = 30.0, 6.0  # a mutant may take so long, and so many times what its tests took
 # What the tests import beside the library takes its time once, not in each process.
 FOREIGN = [
-    "numpy", "ml_dtypes", "safetensors.numpy", "threadpoolctl", "tqdm", "nvtx", "PIL.Image",
-    "matplotlib.backends.backend_agg", "scipy.signal", "scipy.special", "torch",
-]  # fmt: skip
+    "numpy",
+    "ml_dtypes",
+    "safetensors.numpy",
+    "threadpoolctl",
+    "tqdm",
+    "nvtx",
+    "PIL.Image",
+    "matplotlib.backends.backend_agg",
+    "scipy.signal",
+    "scipy.special",
+    "torch",
+]
 
 
 def files() -> list[str]:
@@ -257,17 +273,26 @@ def _git(*arguments: str) -> str:
 def result(outcomes: list[Outcome], found: dict[str, Counter[str]], about: dict[str, object]) -> dict[str, object]:
     """The score and every survivor, JSON-able."""
     return {
-        "date": datetime.date.today().isoformat(), "commit": _git("rev-parse", "--short=10", "HEAD").strip(),
-        "sample": about["sample"], "seed": about["seed"], "share": round(share(found["all"]), 4),
+        "date": datetime.date.today().isoformat(),
+        "commit": _git("rev-parse", "--short=10", "HEAD").strip(),
+        "sample": about["sample"],
+        "seed": about["seed"],
+        "share": round(share(found["all"]), 4),
         "counts": {name: dict(sorted(count.items())) for name, count in found.items()},
         "survivors": [
             {
-                "file": m.file, "where": m.where, "line": m.before, "mutant": m.after, "verdict": outcome.verdict,
+                "file": m.file,
+                "where": m.where,
+                "line": m.before,
+                "mutant": m.after,
+                "verdict": outcome.verdict,
                 "reason": outcome.why,
             }
-            for outcome in outcomes if outcome.verdict in (SURVIVED, LISTED) for m in [outcome.mutant]
+            for outcome in outcomes
+            if outcome.verdict in (SURVIVED, LISTED)
+            for m in [outcome.mutant]
         ],
-    }  # fmt: skip
+    }
 
 
 def still_there(earlier: dict, everything: list[PythonMutant]) -> list[PythonMutant]:
@@ -315,9 +340,12 @@ def main() -> int:
         tests = functools.cache(seen.tests)
         drawn = still_there(earlier, everything) if earlier else draw(everything, options)
         outcomes = campaign(
-            drawn, known, lambda mutant: judge(mutant, tree, tests(mutant)), options,
+            drawn,
+            known,
+            lambda mutant: judge(mutant, tree, tests(mutant)),
+            options,
             lambda mutant: SECONDS + FACTOR * sum(seen.seconds[test] for test in tests(mutant)),
-        )  # fmt: skip
+        )
         finders = [o.why for o in outcomes if o.verdict == KILLED and o.why in seen.seconds]
         status, failed = in_a_process(run_tests, tree, list(dict.fromkeys(finders)))
     if finders and status:

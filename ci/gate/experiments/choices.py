@@ -43,8 +43,10 @@ def chosen(device: str, small: bool) -> dict[str, Any]:
         try:
             for size, channels, filters in ((8, 1, 4),) if small else ((32, 64, 64), (16, 128, 128), (8, 256, 256)):
                 n = 2 if small else 128
-                x, w = (gc.asarray(rng.standard_normal(shape, dtype=np.float32), device, dtype="float32")
-                        for shape in ((n, size, size, channels), (filters, 3, 3, channels)))  # fmt: skip
+                x, w = (
+                    gc.asarray(rng.standard_normal(shape, dtype=np.float32), device, dtype="float32")
+                    for shape in ((n, size, size, channels), (filters, 3, 3, channels))
+                )
                 dtypes = ("float32",) if small else ("float32", "bfloat16")
                 for dtype in dtypes:
                     y = ops.conv2d(gc.asarray(x, dtype=dtype), gc.asarray(w, dtype=dtype), padding=1)

@@ -10,8 +10,7 @@ from gpuconv.backends.cpu.elementwise import value_of
 
 
 def load_batch(
-    images, labels, indices, *, mean, std, flip, shift, border, cutout, seed, offset, start,
-    count, dtype, out,
+    images, labels, indices, *, mean, std, flip, shift, border, cutout, seed, offset, start, count, dtype, out
 ):
     """See the contract. The exact arithmetic, which a kernel repeats without fused multiply-add:
 

@@ -36,7 +36,10 @@ class Windows:
     def widened(self, width: int) -> Windows:
         """Windows that each cover `width` neighbours in a row; width divides Q."""
         (p, q), (r, s), (stride_h, stride_w), (dilation_h, dilation_w) = (
-            self.count, self.kernel_size, self.stride, self.dilation
+            self.count,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
         )
         wide = (width - 1) * stride_w + (s - 1) * dilation_w + 1
         return Windows((p, q // width), (r, wide), (stride_h, width * stride_w), (dilation_h, 1), self.start)
@@ -44,7 +47,11 @@ class Windows:
     def by_row(self, height: int) -> Windows:
         """Windows of one row of the map: what these see of it through one row of taps, for each of its rows."""
         (_, q), (_, s), (_, stride), (_, dilation), (_, start) = (
-            self.count, self.kernel_size, self.stride, self.dilation, self.start
+            self.count,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            self.start,
         )
         return Windows((height, q), (1, s), (1, stride), (1, dilation), (0, start))
 

@@ -14,9 +14,7 @@ from gpuconv.newton_schulz import NEWTON_SCHULZ
 _EPS = 1e-7
 
 
-def muon_step(
-    params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps
-):
+def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps):
     lr = value_of(lr)
     unscale = 1.0 if scaling is None else float(scaling[1])
     if not unscale:

@@ -39,16 +39,22 @@ def conv2d_batch_norm(
 ):
     conv = conv2d(x, w, bias, problem, epilogue(), algo=algo, tf32=tf32, out=None)
     y, mean, inv_std = batch_norm(
-        conv, gamma, beta, running_mean, running_var, training=True, momentum=momentum, eps=eps, activation=activation,
+        conv,
+        gamma,
+        beta,
+        running_mean,
+        running_var,
+        training=True,
+        momentum=momentum,
+        eps=eps,
+        activation=activation,
         out=out,
     )
     return y, conv, mean, inv_std
 
 
 @np.errstate(all="ignore")
-def batch_norm_backward(
-    dy, x, gamma, mean, inv_std, *, beta, activation, training, out, dgamma, dbeta, accumulate
-):
+def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, training, out, dgamma, dbeta, accumulate):
     if activation is not None:
         dy = _through(activation, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype))
     wide_dy = widen(dy)

@@ -12,9 +12,7 @@ from gpuconv.backends.cpu.elementwise import update, value_of
 from gpuconv.backends.cpu.precision import store
 
 
-def sgd_step(
-    params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, weight_decay
-):
+def sgd_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, weight_decay):
     lr = value_of(lr)
 
     def plain(decay, param, grad):
@@ -43,9 +41,7 @@ def adagrad_step(params, grads, square_sums, masters, scaling, *, lr, eps, weigh
     _update_each(formula, weight_decay, scaling, masters, params, grads, square_sums)
 
 
-def rmsprop_step(
-    params, grads, square_averages, masters, scaling, *, lr, alpha, eps, weight_decay
-):
+def rmsprop_step(params, grads, square_averages, masters, scaling, *, lr, alpha, eps, weight_decay):
     lr = value_of(lr)
 
     def formula(decay, param, s, grad):
@@ -58,8 +54,7 @@ def rmsprop_step(
 
 
 def adam_step(
-    params, grads, exp_avgs, exp_avg_sqs, masters, scaling, *, lr, step, beta1, beta2, eps,
-    weight_decay, decoupled,
+    params, grads, exp_avgs, exp_avg_sqs, masters, scaling, *, lr, step, beta1, beta2, eps, weight_decay, decoupled
 ):
     skipped = 0 if scaling is None else int(scaling[3])
     lr, step = value_of(lr), value_of(step) - skipped
@@ -80,8 +75,12 @@ def adam_step(
 
 
 def _update_each(
-    formula: Callable[..., None], decays: Sequence[float], scaling: np.ndarray | None,
-    masters: Sequence[np.ndarray] | None, params: Sequence[np.ndarray], grads: Sequence[np.ndarray],
+    formula: Callable[..., None],
+    decays: Sequence[float],
+    scaling: np.ndarray | None,
+    masters: Sequence[np.ndarray] | None,
+    params: Sequence[np.ndarray],
+    grads: Sequence[np.ndarray],
     *states: Sequence[np.ndarray],
 ) -> None:
     """formula(decay, param, *state, grad) over every entry."""

@@ -35,7 +35,9 @@ _inside = contextvars.ContextVar("inside a part", default=False)
 
 
 def in_parts(
-    work: Callable[..., Result], *arrays: np.ndarray, nbytes: int | None = None,
+    work: Callable[..., Result],
+    *arrays: np.ndarray,
+    nbytes: int | None = None,
     prepare: Callable[..., Sequence[Any]] | None = None,
 ) -> list[Result]:
     """work(part of each array), the parts cut along the first axis, and what it returned for them in their order.

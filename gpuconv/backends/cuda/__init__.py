@@ -24,7 +24,19 @@ from gpuconv.backends.cuda import (
 
 globals().update(
     gathered.defined_in(
-        activation, arithmetic, batch, bias, conv, dropout, linear, loss, muon, norm, optim, pool, random_fill,
+        activation,
+        arithmetic,
+        batch,
+        bias,
+        conv,
+        dropout,
+        linear,
+        loss,
+        muon,
+        norm,
+        optim,
+        pool,
+        random_fill,
         step_counter,
     )
 )

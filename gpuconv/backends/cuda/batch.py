@@ -28,9 +28,23 @@ _BATCH = np.dtype(
 
 
 def load_batch(
-    images: Array, labels: Array, indices: Array, *, mean: Array, std: Array, flip: bool | str, shift: int, border: str,
-    cutout: int, seed: int, offset: Scalar, start: Scalar, count: int, dtype: DTypeLike, out: Array | None,
-) -> tuple[Array, Array]:  # fmt: skip
+    images: Array,
+    labels: Array,
+    indices: Array,
+    *,
+    mean: Array,
+    std: Array,
+    flip: bool | str,
+    shift: int,
+    border: str,
+    cutout: int,
+    seed: int,
+    offset: Scalar,
+    start: Scalar,
+    count: int,
+    dtype: DTypeLike,
+    out: Array | None,
+) -> tuple[Array, Array]:
     m, h, w, c = images.shape
     if h * w * c >= _MOST_ELEMENTS:
         raise ValueError(f"an image has at most {_MOST_ELEMENTS - 1} numbers, received {h} x {w} x {c}")

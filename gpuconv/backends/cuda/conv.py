@@ -24,16 +24,30 @@ __all__ = ["conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_w
 
 
 def conv2d(
-    x: Array, w: Array, bias: Array | None, problem: Conv2dProblem, epilogue: Epilogue, *, algo: str, tf32: bool,
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    problem: Conv2dProblem,
+    epilogue: Epilogue,
+    *,
+    algo: str,
+    tf32: bool,
     out: Array | None,
-) -> Array:  # fmt: skip
+) -> Array:
     return _fprop(x, w, bias, problem, epilogue, algo, tf32, out, None)[0]
 
 
 def conv2d_relu(
-    x: Array, w: Array, bias: Array | None, problem: Conv2dProblem, epilogue: Epilogue, *, algo: str, tf32: bool,
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    problem: Conv2dProblem,
+    epilogue: Epilogue,
+    *,
+    algo: str,
+    tf32: bool,
     out: Array | None,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     mask = empty(problem.mask_shape(epilogue.pool), np.uint8, like=x)
     return _fprop(x, w, bias, problem, epilogue, algo, tf32, out, mask)[0], mask
 
@@ -46,9 +60,16 @@ def conv2d_moments(
 
 
 def _fprop(
-    x: Array, w: Array, bias: Array | None, problem: Conv2dProblem, epilogue: Epilogue, algo: str, tf32: bool,
-    out: Array | None, mask: Array | None,
-) -> tuple[Array, Array | None]:  # fmt: skip
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    problem: Conv2dProblem,
+    epilogue: Epilogue,
+    algo: str,
+    tf32: bool,
+    out: Array | None,
+    mask: Array | None,
+) -> tuple[Array, Array | None]:
     """y, and the moments of an epilogue that takes them."""
     expect_within_limits(problem)
     x, w, bias = contiguous(x, w, bias)
@@ -63,9 +84,16 @@ def _fprop(
 
 
 def conv2d_dgrad(
-    dy: Array, w: Array, problem: Conv2dProblem, epilogue: Epilogue, *, mask: Array | None, algo: str, tf32: bool,
+    dy: Array,
+    w: Array,
+    problem: Conv2dProblem,
+    epilogue: Epilogue,
+    *,
+    mask: Array | None,
+    algo: str,
+    tf32: bool,
     out: Array | None,
-) -> Array:  # fmt: skip
+) -> Array:
     expect_within_limits(problem)
     dy, w, mask = contiguous(dy, w, mask)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
@@ -79,9 +107,18 @@ def conv2d_dgrad(
 
 
 def conv2d_wgrad(
-    dy: Array, x: Array, problem: Conv2dProblem, epilogue: Epilogue, *, mask: Array | None, algo: str, tf32: bool,
-    out: Array | None, db: Array | None, accumulate: bool,
-) -> Array:  # fmt: skip
+    dy: Array,
+    x: Array,
+    problem: Conv2dProblem,
+    epilogue: Epilogue,
+    *,
+    mask: Array | None,
+    algo: str,
+    tf32: bool,
+    out: Array | None,
+    db: Array | None,
+    accumulate: bool,
+) -> Array:
     expect_within_limits(problem)
     dy, x, mask = contiguous(dy, x, mask)
     dw = buffer(out, problem.w_shape, x.dtype, like=x, keep=accumulate)
@@ -100,13 +137,22 @@ def conv2d_wgrad(
 
 
 def conv2d_backward(
-    dy: Array, x: Array, w: Array, problem: Conv2dProblem, epilogue: Epilogue, *, mask: Array | None, algo: str,
-    tf32: bool, out: Array | None, dw: Array | None, db: Array | None, accumulate: bool,
-) -> tuple[Array, Array]:  # fmt: skip
+    dy: Array,
+    x: Array,
+    w: Array,
+    problem: Conv2dProblem,
+    epilogue: Epilogue,
+    *,
+    mask: Array | None,
+    algo: str,
+    tf32: bool,
+    out: Array | None,
+    dw: Array | None,
+    db: Array | None,
+    accumulate: bool,
+) -> tuple[Array, Array]:
     dy, w, mask = contiguous(dy, w, mask)
-    dw = conv2d_wgrad(
-        dy, x, problem, epilogue, mask=mask, algo=algo, tf32=tf32, out=dw, db=db, accumulate=accumulate
-    )  # fmt: skip
+    dw = conv2d_wgrad(dy, x, problem, epilogue, mask=mask, algo=algo, tf32=tf32, out=dw, db=db, accumulate=accumulate)
     return conv2d_dgrad(dy, w, problem, epilogue, mask=mask, algo=algo, tf32=tf32, out=out), dw
 
 
@@ -120,9 +166,14 @@ def _vectors(
 
 @functools.lru_cache(maxsize=4096)
 def _product(
-    direction: str, problem: Conv2dProblem, epilogue: Epilogue, dtype: np.dtype, tf32: bool, vector_c: int,
+    direction: str,
+    problem: Conv2dProblem,
+    epilogue: Epilogue,
+    dtype: np.dtype,
+    tf32: bool,
+    vector_c: int,
     vector_k: int,
-) -> Product:  # fmt: skip
+) -> Product:
     """The product that a direction is. vector_c, vector_k: how many channels and filters move at once."""
     forward, pool, arithmetic = direction == "fprop", epilogue.pool, arithmetic_of(dtype, tf32)
     macros = {"VECTOR_C": vector_c, "VECTOR_K": vector_k}
@@ -130,11 +181,16 @@ def _product(
     macros |= {"MASK": pool**2} if epilogue.masked else {}
     macros |= {"MOMENTS": 1} if epilogue.moments else {}
     return Product(
-        f"conv2d_{direction}", *problem.implicit_gemm(direction, pool), dtype, tf32,
+        f"conv2d_{direction}",
+        *problem.implicit_gemm(direction, pool),
+        dtype,
+        tf32,
         split_k=not (forward and (epilogue.masked or epilogue.moments)),
         few_channels_smem_bytes=few_channels_smem_bytes(problem, pool, arithmetic) if forward else 0,
-        struct=packed(problem, pool), macros=macros, activation=epilogue.activation if forward else None,
-    )  # fmt: skip
+        struct=packed(problem, pool),
+        macros=macros,
+        activation=epilogue.activation if forward else None,
+    )
 
 
 def plans(

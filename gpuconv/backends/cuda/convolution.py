@@ -23,11 +23,13 @@ _DIVISORS = ("pq", "q_width", "channels", "filters", "taps_across", "stride_h", 
 _PHASE_SIZES = ("phase_h", "phase_w", "tap_step_h", "tap_step_w", "window_step_h", "window_step_w")
 _PHASE_DIVISORS = ("phases", "phase_hw", "phase_width", "fewer_across", "more_across")
 _CONVOLUTION = np.dtype(
-    [(name, np.int32) for name in (*_SIZES, "dilation_h", "dilation_w")] + [(name, DIVISOR) for name in _DIVISORS]
-    + [(name, np.int32) for name in _PHASE_SIZES] + [(name, DIVISOR) for name in _PHASE_DIVISORS]
+    [(name, np.int32) for name in (*_SIZES, "dilation_h", "dilation_w")]
+    + [(name, DIVISOR) for name in _DIVISORS]
+    + [(name, np.int32) for name in _PHASE_SIZES]
+    + [(name, DIVISOR) for name in _PHASE_DIVISORS]
     + [("image_lines", DIVISOR), ("patch_lines", np.int32)],
     align=True,
-)  # fmt: skip
+)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -43,9 +45,7 @@ def expect_within_limits(problem: Conv2dProblem) -> None:
     if side > _LONGEST_SIDE:
         raise ValueError(f"a padded input and a dilated filter have sides of at most {_LONGEST_SIDE}, received {side}")
     if stride_h * stride_w > _MOST_LINES:
-        raise ValueError(
-            f"the product of both strides is at most {_MOST_LINES}, received strides {problem.stride}"
-        )  # fmt: skip
+        raise ValueError(f"the product of both strides is at most {_MOST_LINES}, received strides {problem.stride}")
 
 
 @functools.lru_cache(maxsize=4096)

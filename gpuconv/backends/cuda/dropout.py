@@ -12,9 +12,7 @@ from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous,
 from gpuconv.types import ArrayT, Scalar
 
 
-def dropout(
-    x: ArrayT, *, p: float, seed: int, substream: int, offset: Scalar, out: ArrayT | None
-) -> ArrayT:  # fmt: skip
+def dropout(x: ArrayT, *, p: float, seed: int, substream: int, offset: Scalar, out: ArrayT | None) -> ArrayT:
     (x,) = contiguous(x)
     y, size = buffer(out, x.shape, x.dtype, like=x), x.dtype.itemsize
     packed = size < 8 and x.size % 4 == 0 and is_aligned(4 * size, x, y)
@@ -25,7 +23,5 @@ def dropout(
     return store(y, out)
 
 
-def dropout_backward(
-    dy: ArrayT, *, p: float, seed: int, substream: int, offset: Scalar, out: ArrayT | None
-) -> ArrayT:  # fmt: skip
+def dropout_backward(dy: ArrayT, *, p: float, seed: int, substream: int, offset: Scalar, out: ArrayT | None) -> ArrayT:
     return dropout(dy, p=p, seed=seed, substream=substream, offset=offset, out=out)

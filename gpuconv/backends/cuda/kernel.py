@@ -125,9 +125,7 @@ class Kernel:
         entry, names = library.entry(self.name), [p.name for p in self.signature.parameters]
         sizes = library.parameter_sizes(self.name, len(names))
 
-        def run(
-            grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], shared: int
-        ) -> None:
+        def run(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], shared: int) -> None:
             for name, size, argument in zip(names, sizes, arguments):
                 if isinstance(argument, np.void) and argument.itemsize != size:
                     raise TypeError(f"{self.name}: {name} is a struct of {size} bytes, received {argument.itemsize}")
@@ -142,9 +140,7 @@ class Kernel:
         kernel, there = self.module._on_gpu(index).get_function(self.name), cupy.cuda.Device(index)
         null, allowed = np.uintp(0), _SHARED_WITHOUT_LEAVE - kernel.shared_size_bytes
 
-        def run(
-            grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], shared: int
-        ) -> None:
+        def run(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], shared: int) -> None:
             nonlocal allowed
             if shared > allowed:
                 kernel.max_dynamic_shared_size_bytes = allowed = shared

@@ -10,18 +10,21 @@ from gpuconv.types import Array
 
 
 def linear(
-    x: Array, w: Array, bias: Array | None, problem: LinearProblem, epilogue: Epilogue, *, algo: str, tf32: bool,
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    problem: LinearProblem,
+    epilogue: Epilogue,
+    *,
+    algo: str,
+    tf32: bool,
     out: Array | None,
-) -> Array:  # fmt: skip
-    y = conv.conv2d(
-        _maps(x), _maps(w), bias, problem.convolution, epilogue, algo=algo, tf32=tf32, out=_maps(out)
-    )  # fmt: skip
+) -> Array:
+    y = conv.conv2d(_maps(x), _maps(w), bias, problem.convolution, epilogue, algo=algo, tf32=tf32, out=_maps(out))
     return y.reshape(problem.y_shape) if out is None else out
 
 
-def linear_dgrad(
-    dy: Array, w: Array, problem: LinearProblem, *, algo: str, tf32: bool, out: Array | None
-) -> Array:  # fmt: skip
+def linear_dgrad(dy: Array, w: Array, problem: LinearProblem, *, algo: str, tf32: bool, out: Array | None) -> Array:
     dx = conv.conv2d_dgrad(
         _maps(dy), _maps(w), problem.convolution, PLAIN, mask=None, algo=algo, tf32=tf32, out=_maps(out)
     )
@@ -29,11 +32,26 @@ def linear_dgrad(
 
 
 def linear_wgrad(
-    dy: Array, x: Array, problem: LinearProblem, *, algo: str, tf32: bool, out: Array | None, db: Array | None,
+    dy: Array,
+    x: Array,
+    problem: LinearProblem,
+    *,
+    algo: str,
+    tf32: bool,
+    out: Array | None,
+    db: Array | None,
     accumulate: bool,
-) -> Array:  # fmt: skip
+) -> Array:
     dw = conv.conv2d_wgrad(
-        _maps(dy), _maps(x), problem.convolution, PLAIN, mask=None, algo=algo, tf32=tf32, out=_maps(out), db=db,
+        _maps(dy),
+        _maps(x),
+        problem.convolution,
+        PLAIN,
+        mask=None,
+        algo=algo,
+        tf32=tf32,
+        out=_maps(out),
+        db=db,
         accumulate=accumulate,
     )
     return dw.reshape(problem.w_shape) if out is None else out

@@ -43,9 +43,20 @@ def _loss(
     blocks = row_blocks(rows, lanes)
     partials = empty((blocks,), loss.dtype, like=scores)
     module.kernel(name)(
-        blocks, THREADS, loss, gradient, partials, _counter(scores), scores, labels, rows, classes, lanes, option,
+        blocks,
+        THREADS,
+        loss,
+        gradient,
+        partials,
+        _counter(scores),
+        scores,
+        labels,
+        rows,
+        classes,
+        lanes,
+        option,
         *device_scalar(grad_scale, np.float64),
-    )  # fmt: skip
+    )
     return loss, store(gradient, out)
 
 

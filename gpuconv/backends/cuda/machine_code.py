@@ -83,9 +83,10 @@ def main_loop(instructions: list[Instruction]) -> MainLoop | None:
     Parts of it that a branch skips and that only add, as the sums of the bias gradient do, are left out.
     """
     loops = [
-        (at.target, end) for end, at in enumerate(instructions)
+        (at.target, end)
+        for end, at in enumerate(instructions)
         if at.target is not None and at.target <= end and _hmma(instructions[at.target : end + 1])
-    ]  # fmt: skip
+    ]
     if not loops:
         return None
     begin, end = max(loops, key=lambda loop: loop[1] - loop[0])

@@ -34,9 +34,17 @@ _MATMUL = np.dtype([(name, np.int32) for name in ("batch", "rows", "columns", "d
 
 
 def muon_step(
-    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array], masters: Sequence[Array] | None,
-    scaling: Array | None, *, lr: Scalar, momentum: float, nesterov: bool, steps: int,
-) -> None:  # fmt: skip
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    velocities: Sequence[Array],
+    masters: Sequence[Array] | None,
+    scaling: Array | None,
+    *,
+    lr: Scalar,
+    momentum: float,
+    nesterov: bool,
+    steps: int,
+) -> None:
     masters = params if masters is None else masters
     kinds = [(master.dtype, param.dtype, master is param, tuple(param.shape)) for master, param in zip(masters, params)]
     for kind in dict.fromkeys(kinds):
@@ -51,8 +59,15 @@ def muon_step(
 
 
 def _step(
-    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array], copies: Sequence[Sequence[Array]],
-    scaling: Array | None, rate: Rate, momentum: float, nesterov: bool, steps: int,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    velocities: Sequence[Array],
+    copies: Sequence[Sequence[Array]],
+    scaling: Array | None,
+    rate: Rate,
+    momentum: float,
+    nesterov: bool,
+    steps: int,
 ) -> None:
     """The step of parameters of one shape and dtype."""
     first, batch = params[0], len(params)

@@ -19,9 +19,18 @@ _MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 
 
 def batch_norm(
-    x: Array, gamma: Array, beta: Array, running_mean: Array, running_var: Array, *, training: bool, momentum: float,
-    eps: float, activation: str | None, out: Array | None,
-) -> tuple[Array, Array, Array]:  # fmt: skip
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation: str | None,
+    out: Array | None,
+) -> tuple[Array, Array, Array]:
     rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
     x, gamma, beta = contiguous(x, gamma, beta)
     y = empty(x.shape, x.dtype, like=x) if out is None else out
@@ -37,17 +46,27 @@ def batch_norm(
             kernel(spread.grid, spread.threads, y_there, x, gamma, beta, mean, inv_std, spread.struct)
         else:
             kernel = module.kernel("batch_norm_inference")
-            kernel(
-                spread.grid, spread.threads, y_there, mean, inv_std, x, gamma, beta, *running, eps, spread.struct
-            )
+            kernel(spread.grid, spread.threads, y_there, mean, inv_std, x, gamma, beta, *running, eps, spread.struct)
     return y, mean, inv_std
 
 
 def conv2d_batch_norm(
-    x: Array, w: Array, bias: Array | None, gamma: Array, beta: Array, running_mean: Array, running_var: Array,
-    problem: Conv2dProblem, *, momentum: float, eps: float, activation: str | None, algo: str, tf32: bool,
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    problem: Conv2dProblem,
+    *,
+    momentum: float,
+    eps: float,
+    activation: str | None,
+    algo: str,
+    tf32: bool,
     out: Array | None,
-) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+) -> tuple[Array, Array, Array, Array]:
     conv, moments = conv2d_moments(x, w, bias, problem, epilogue(moments=True), algo=algo, tf32=tf32)
     y = empty(conv.shape, conv.dtype, like=conv) if out is None else out
     mean, inv_std = _channel_vector(conv), _channel_vector(conv)
@@ -64,9 +83,7 @@ def conv2d_batch_norm(
             grid = finish_grid(channels), chunks
             module.kernel("batch_norm_merge")(grid, THREADS, moments, many, len(many), share, channels)
         finish = module.kernel("batch_norm_statistics_finish")
-        finish(
-            finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels
-        )
+        finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels)
         spread = deal(rows, channels, width, MAP_STEPS)
         normalize = module.kernel("batch_norm_normalize")
         normalize(spread.grid, spread.threads, y_there, conv, gamma, beta, mean, inv_std, spread.struct)
@@ -74,9 +91,20 @@ def conv2d_batch_norm(
 
 
 def batch_norm_backward(
-    dy: Array, x: Array, gamma: Array, mean: Array, inv_std: Array, *, beta: Array | None, activation: str | None,
-    training: bool, out: Array | None, dgamma: Array | None, dbeta: Array | None, accumulate: bool,
-) -> tuple[Array, Array, Array]:  # fmt: skip
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    mean: Array,
+    inv_std: Array,
+    *,
+    beta: Array | None,
+    activation: str | None,
+    training: bool,
+    out: Array | None,
+    dgamma: Array | None,
+    dbeta: Array | None,
+    accumulate: bool,
+) -> tuple[Array, Array, Array]:
     rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
     dy, x, gamma, beta, mean, inv_std = contiguous(dy, x, gamma, beta, mean, inv_std)
     dx = empty(x.shape, x.dtype, like=x) if out is None else out
@@ -90,7 +118,18 @@ def batch_norm_backward(
         columns = deal(rows, channels, width, None)
         chunks = partials(columns, 2, x.dtype, x)
         module.kernel("batch_norm_backward_sums")(
-            columns.grid, columns.threads, *gradients, sums, chunks, dy, x, gamma, beta, mean, inv_std, accumulate,
+            columns.grid,
+            columns.threads,
+            *gradients,
+            sums,
+            chunks,
+            dy,
+            x,
+            gamma,
+            beta,
+            mean,
+            inv_std,
+            accumulate,
             columns.struct,
         )
         if chunks is not None:
@@ -99,8 +138,19 @@ def batch_norm_backward(
             )
         spread = deal(rows, channels, width, MAP_STEPS)
         module.kernel("batch_norm_backward_dx")(
-            spread.grid, spread.threads, dx_there, dy, x if training or activation else None, gamma, beta, mean,
-            inv_std, sums, rows, training, spread.struct,
+            spread.grid,
+            spread.threads,
+            dx_there,
+            dy,
+            x if training or activation else None,
+            gamma,
+            beta,
+            mean,
+            inv_std,
+            sums,
+            rows,
+            training,
+            spread.struct,
         )
     return dx, dgamma, dbeta
 

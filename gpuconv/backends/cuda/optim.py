@@ -21,11 +21,16 @@ _NUMBERS = 8192  # of one parameter, a thread block; a multiple of 8, so that ch
 
 _CHUNK = np.dtype(  # the kernels' `struct Chunk`
     [
-        ("param", np.uint64), ("grad", np.uint64), ("state0", np.uint64), ("state1", np.uint64), ("copy", np.uint64),
-        ("count", np.int64), ("decay", np.float64),
+        ("param", np.uint64),
+        ("grad", np.uint64),
+        ("state0", np.uint64),
+        ("state1", np.uint64),
+        ("copy", np.uint64),
+        ("count", np.int64),
+        ("decay", np.float64),
     ],
     align=True,
-)  # fmt: skip
+)
 _EXTENT = np.dtype([("numbers", np.uint64), ("count", np.int64), ("kind", np.int64)], align=True)
 _KINDS = ("float16", "bfloat16", "float32", "float64")  # as `struct Extent` numbers them
 
@@ -34,41 +39,71 @@ Rate = tuple[Array | None, Array | None, float]
 
 
 def sgd_step(
-    params: Sequence[Array], grads: Sequence[Array], velocities: Sequence[Array] | None,
-    masters: Sequence[Array] | None, scaling: Array | None, *, lr: Scalar, momentum: float, nesterov: bool,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    velocities: Sequence[Array] | None,
+    masters: Sequence[Array] | None,
+    scaling: Array | None,
+    *,
+    lr: Scalar,
+    momentum: float,
+    nesterov: bool,
     weight_decay: Sequence[float],
-) -> None:  # fmt: skip
+) -> None:
     states = [] if velocities is None else [velocities]
     _step("sgd_step", params, grads, states, masters, weight_decay, scaling, *_rate(lr), momentum, nesterov)
 
 
 def adagrad_step(
-    params: Sequence[Array], grads: Sequence[Array], square_sums: Sequence[Array], masters: Sequence[Array] | None,
-    scaling: Array | None, *, lr: Scalar, eps: float, weight_decay: Sequence[float],
-) -> None:  # fmt: skip
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    square_sums: Sequence[Array],
+    masters: Sequence[Array] | None,
+    scaling: Array | None,
+    *,
+    lr: Scalar,
+    eps: float,
+    weight_decay: Sequence[float],
+) -> None:
     _step("adagrad_step", params, grads, [square_sums], masters, weight_decay, scaling, *_rate(lr), eps)
 
 
 def rmsprop_step(
-    params: Sequence[Array], grads: Sequence[Array], square_averages: Sequence[Array],
-    masters: Sequence[Array] | None, scaling: Array | None, *, lr: Scalar, alpha: float, eps: float,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    square_averages: Sequence[Array],
+    masters: Sequence[Array] | None,
+    scaling: Array | None,
+    *,
+    lr: Scalar,
+    alpha: float,
+    eps: float,
     weight_decay: Sequence[float],
-) -> None:  # fmt: skip
+) -> None:
     _step("rmsprop_step", params, grads, [square_averages], masters, weight_decay, scaling, *_rate(lr), alpha, eps)
 
 
 def adam_step(
-    params: Sequence[Array], grads: Sequence[Array], exp_avgs: Sequence[Array], exp_avg_sqs: Sequence[Array],
-    masters: Sequence[Array] | None, scaling: Array | None, *, lr: Scalar, step: Scalar, beta1: float, beta2: float,
-    eps: float, weight_decay: Sequence[float], decoupled: bool,
-) -> None:  # fmt: skip
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    exp_avgs: Sequence[Array],
+    exp_avg_sqs: Sequence[Array],
+    masters: Sequence[Array] | None,
+    scaling: Array | None,
+    *,
+    lr: Scalar,
+    step: Scalar,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: Sequence[float],
+    decoupled: bool,
+) -> None:
     scalars = (*_rate(lr), *device_scalar(step, np.int64), beta1, beta2, eps, decoupled)
     _step("adam_step", params, grads, [exp_avgs, exp_avg_sqs], masters, weight_decay, scaling, *scalars)
 
 
-def update_loss_scale(
-    scaling: Array, grads: Sequence[Array], *, growth: float, backoff: float, interval: int
-) -> None:  # fmt: skip
+def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, backoff: float, interval: int) -> None:
     grads = contiguous(*[grad for grad in grads if grad.size])
     if not grads:
         grads = (backends.zeros((1,), np.float32, backends.device_of(scaling)),)  # nothing to find, and a good step
@@ -88,9 +123,15 @@ def _rate(lr: Scalar) -> Rate:
 
 
 def _step(
-    kernel: str, params: Sequence[Array], grads: Sequence[Array], states: Sequence[Sequence[Array]],
-    masters: Sequence[Array] | None, decays: Sequence[float], scaling: Array | None, *scalars: Any,
-) -> None:  # fmt: skip
+    kernel: str,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    states: Sequence[Sequence[Array]],
+    masters: Sequence[Array] | None,
+    decays: Sequence[float],
+    scaling: Array | None,
+    *scalars: Any,
+) -> None:
     """Launch a kernel over the parameters, once for each dtype among them and kind of master."""
     masters = params if masters is None else masters
     kinds = [(master.dtype, param.dtype, master is param) for master, param in zip(masters, params)]
@@ -124,9 +165,11 @@ def _table(
     its arrays where they were moves nothing from the host."""
     first = next(iter(columns.values()))[0]
     key = (
-        backends.device_of(first), *decays, *columns,
+        backends.device_of(first),
+        *decays,
+        *columns,
         *((array.dtype, array.size, address(array)) for arrays in columns.values() for array in arrays),
-    )  # fmt: skip
+    )
     if key not in _tables:
         _tables[key] = asarray(make(columns, decays).view(np.uint64), like=first)
         weakref.finalize(first, _tables.pop, key, None).atexit = False

@@ -63,9 +63,7 @@ def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, Any]:
     return value, 0
 
 
-def buffer(
-    out: ArrayT | None, shape: Sequence[int], dtype: DTypeLike, *, like: ArrayT, keep: bool = False
-) -> ArrayT:  # fmt: skip
+def buffer(out: ArrayT | None, shape: Sequence[int], dtype: DTypeLike, *, like: ArrayT, keep: bool = False) -> ArrayT:
     """The contiguous array that a kernel writes: `out` if it is contiguous, else a new one, which `store` copies there.
 
     keep: the new array starts with the values of `out`, for a kernel that accumulates.

@@ -29,9 +29,13 @@ def _packed(problem: Pool2dProblem, width: int) -> np.void:
 
 
 def _run(
-    file: str, kernel: str, macros: dict[str, Any], problem: Pool2dProblem, outs: Sequence[Array],
+    file: str,
+    kernel: str,
+    macros: dict[str, Any],
+    problem: Pool2dProblem,
+    outs: Sequence[Array],
     inputs: Sequence[Array],
-) -> None:  # fmt: skip
+) -> None:
     """Launch a kernel(outs..., inputs..., count, pool), a thread for each pack of the first output.
 
     Volumes too large for the kernel's 32-bit indices go in parts, some images at a time.
@@ -75,9 +79,7 @@ def avg_pool2d(x: ArrayT, problem: Pool2dProblem, *, count_include_pad: bool, ou
     return store(y, out)
 
 
-def avg_pool2d_backward(
-    dy: ArrayT, problem: Pool2dProblem, *, count_include_pad: bool, out: ArrayT | None
-) -> ArrayT:  # fmt: skip
+def avg_pool2d_backward(dy: ArrayT, problem: Pool2dProblem, *, count_include_pad: bool, out: ArrayT | None) -> ArrayT:
     (dy,) = contiguous(dy)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
     _run("avg_pool2d.cu", "avg_pool2d_backward", {"INCLUDE_PAD": int(count_include_pad)}, problem, (dx,), (dy,))

@@ -101,7 +101,11 @@ class Model:
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Model:
         return cls(
-            stored["gpu"], Terms(**stored["rates"]), stored["rms"], stored["left_out"], stored["nvrtc"],
+            stored["gpu"],
+            Terms(**stored["rates"]),
+            stored["rms"],
+            stored["left_out"],
+            stored["nvrtc"],
             tuple(stored["rows"]),
         )
 
@@ -126,9 +130,15 @@ class Model:
 
 
 def terms(
-    loop: MainLoop, *, blocks: int, tiles_of_depth: int, threads: int, resident: int, reduction: int,
+    loop: MainLoop,
+    *,
+    blocks: int,
+    tiles_of_depth: int,
+    threads: int,
+    resident: int,
+    reduction: int,
     multiprocessors: int,
-) -> Terms:  # fmt: skip
+) -> Terms:
     """What a launch of `blocks` thread blocks asks, each of `tiles_of_depth` turns of its main loop.
 
     resident: blocks that a multiprocessor holds at once. Where all blocks are resident together the multiprocessor

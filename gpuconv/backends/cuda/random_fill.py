@@ -18,13 +18,11 @@ def _fill(kernel: str, y: ArrayT, first: float, second: float, place: tuple[int,
 
 def random_uniform(
     y: ArrayT, *, low: float, high: float, seed: int, stream: int, substream: int, offset: int
-) -> ArrayT:  # fmt: skip
+) -> ArrayT:
     return _fill("random_uniform", y, low, high - low, (seed, stream, substream, offset))
 
 
-def random_normal(
-    y: ArrayT, *, mean: float, std: float, seed: int, stream: int, substream: int, offset: int
-) -> ArrayT:  # fmt: skip
+def random_normal(y: ArrayT, *, mean: float, std: float, seed: int, stream: int, substream: int, offset: int) -> ArrayT:
     return _fill("random_normal", y, mean, std, (seed, stream, substream, offset))
 
 

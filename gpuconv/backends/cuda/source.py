@@ -36,11 +36,23 @@ _SHARED = re.compile(
 )
 
 DTYPE_OF_C: dict[str, str] = {
-    "float": "float32", "double": "float64", "__half": "float16", "__nv_bfloat16": "bfloat16",
-    "bool": "bool", "char": "int8", "signed char": "int8", "unsigned char": "uint8",
-    "short": "int16", "unsigned short": "uint16", "int": "int32", "unsigned": "uint32", "unsigned int": "uint32",
-    "long long": "int64", "unsigned long long": "uint64", "size_t": "uint64",
-}  # fmt: skip
+    "float": "float32",
+    "double": "float64",
+    "__half": "float16",
+    "__nv_bfloat16": "bfloat16",
+    "bool": "bool",
+    "char": "int8",
+    "signed char": "int8",
+    "unsigned char": "uint8",
+    "short": "int16",
+    "unsigned short": "uint16",
+    "int": "int32",
+    "unsigned": "uint32",
+    "unsigned int": "uint32",
+    "long long": "int64",
+    "unsigned long long": "uint64",
+    "size_t": "uint64",
+}
 DTYPE_OF_C |= {name: name for name in [*DTYPE_OF_C.values()] if name != "bool"}
 _VECTOR_BASES = {"float": "float32", "double": "float64", "int": "int32", "uint": "uint32", "uchar": "uint8"}
 
@@ -204,6 +216,6 @@ def _shared_on_host(match: re.Match[str]) -> str:
         )
     return (
         f"static char {name}_key; using {name}_type = {c_type} {extent}; "
-        f"auto& {name} = *static_cast<{name}_type*>(gpuconv_shared(&{name}_key, \"{name}\", sizeof({name}_type), "
+        f'auto& {name} = *static_cast<{name}_type*>(gpuconv_shared(&{name}_key, "{name}", sizeof({name}_type), '
         f"{least} > alignof({name}_type) ? {least} : alignof({name}_type)));{lines}"
     )

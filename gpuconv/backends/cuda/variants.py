@@ -65,14 +65,10 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "conv2d_fprop_few_channels.cu": dict(ALGORITHM=OF_FEW_CHANNELS, FINISH=FINISHES, VECTOR_K=(1, WIDE)),
-    "conv2d_fprop_mma.cu": dict(
-        ALGORITHM=MMA, FINISH=(*FINISHES, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES
-    ),
+    "conv2d_fprop_mma.cu": dict(ALGORITHM=MMA, FINISH=(*FINISHES, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), FINISH=({}, MASKED), **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
-    "conv2d_wgrad_mma.cu": dict(
-        ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, RELU_MASKED, MASKED), MOVE=MOVES
-    ),
+    "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, RELU_MASKED, MASKED), MOVE=MOVES),
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
     "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE_SUMS)),
     "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),

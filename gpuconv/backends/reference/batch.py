@@ -17,8 +17,7 @@ from gpuconv.backends.reference.precision import number
 
 
 def load_batch(
-    images, labels, indices, *, mean, std, flip, shift, border, cutout, seed, offset, start,
-    count, dtype, out,
+    images, labels, indices, *, mean, std, flip, shift, border, cutout, seed, offset, start, count, dtype, out
 ):
     offset, (m, height, width, channels) = int(number(offset)), images.shape
     indices = batch_indices(indices, start, count, m)

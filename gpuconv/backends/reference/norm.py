@@ -34,9 +34,7 @@ def conv2d_batch_norm(
     return y, conv, mean, inv_std
 
 
-def batch_norm_backward(
-    dy, x, gamma, mean, inv_std, *, beta, activation, training, out, dgamma, dbeta, accumulate
-):
+def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, training, out, dgamma, dbeta, accumulate):
     wide_dy, g, s = wide(dy), wide(gamma), wide(inv_std)
     xhat, axes, m = (wide(x) - wide(mean)) * s, tuple(range(x.ndim - 1)), max(1, math.prod(x.shape[:-1]))
     if activation is not None:

@@ -6,9 +6,7 @@ from gpuconv.backends.reference.newton_schulz import orthogonal
 from gpuconv.backends.reference.precision import number, round_to, wide
 
 
-def sgd_step(
-    params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, weight_decay
-):
+def sgd_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, weight_decay):
     def formula(decay, p, g, v=0.0):
         g = g + decay * p
         v = momentum * v + g
@@ -26,9 +24,7 @@ def adagrad_step(params, grads, square_sums, masters, scaling, *, lr, eps, weigh
     _step(formula, weight_decay, scaling, masters, params, grads, square_sums)
 
 
-def rmsprop_step(
-    params, grads, square_averages, masters, scaling, *, lr, alpha, eps, weight_decay
-):
+def rmsprop_step(params, grads, square_averages, masters, scaling, *, lr, alpha, eps, weight_decay):
     def formula(decay, p, g, s):
         g = g + decay * p
         s = alpha * s + (1 - alpha) * g**2
@@ -38,8 +34,7 @@ def rmsprop_step(
 
 
 def adam_step(
-    params, grads, exp_avgs, exp_avg_sqs, masters, scaling, *, lr, step, beta1, beta2, eps,
-    weight_decay, decoupled,
+    params, grads, exp_avgs, exp_avg_sqs, masters, scaling, *, lr, step, beta1, beta2, eps, weight_decay, decoupled
 ):
     t = number(step) - (0 if scaling is None else scaling[3])  # without the steps that were skipped
 

@@ -32,8 +32,17 @@ class Adam(Optimizer):
 
     def _launch(self, params, grads, *state, **more):
         ops.adam_step(
-            params, grads, *state, lr=self._lr, step=self._step, beta1=self.beta1, beta2=self.beta2, eps=self.eps,
-            weight_decay=self._weight_decay, decoupled=self.decoupled, **more,
+            params,
+            grads,
+            *state,
+            lr=self._lr,
+            step=self._step,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            weight_decay=self._weight_decay,
+            decoupled=self.decoupled,
+            **more,
         )
 
 

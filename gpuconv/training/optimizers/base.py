@@ -152,13 +152,15 @@ class Optimizer:
         """
         state = [[slot[name] for name in params] for slot in self.state.values()]
         masters = [self.masters.get(name, p) for name, p in params.items()] if self.masters else None
-        self._launch(
-            list(params.values()), [grads[name] for name in params], *state, masters=masters, scaling=scaling
-        )
+        self._launch(list(params.values()), [grads[name] for name in params], *state, masters=masters, scaling=scaling)
 
     def _launch(
-        self, params: Sequence[Array], grads: Sequence[Array], *state: Sequence[Array],
-        masters: Sequence[Array] | None, scaling: Array | None,
+        self,
+        params: Sequence[Array],
+        grads: Sequence[Array],
+        *state: Sequence[Array],
+        masters: Sequence[Array] | None,
+        scaling: Array | None,
     ) -> None:
         """Call the op with these arrays, which it takes under these names."""
         raise NotImplementedError

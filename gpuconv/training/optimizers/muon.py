@@ -47,6 +47,12 @@ class Muon(Optimizer):
 
     def _launch(self, params, grads, *state, **more):
         ops.muon_step(
-            params, grads, *state, lr=self._lr, momentum=self.momentum, nesterov=self.nesterov,
-            steps=self.newton_schulz, **more,
+            params,
+            grads,
+            *state,
+            lr=self._lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            steps=self.newton_schulz,
+            **more,
         )

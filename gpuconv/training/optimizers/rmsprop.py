@@ -29,5 +29,5 @@ class RMSprop(Optimizer):
 
     def _launch(self, params, grads, *state, **more):
         ops.rmsprop_step(
-            params, grads, *state, lr=self._lr, alpha=self.alpha, eps=self.eps, weight_decay=self._weight_decay, **more,
+            params, grads, *state, lr=self._lr, alpha=self.alpha, eps=self.eps, weight_decay=self._weight_decay, **more
         )

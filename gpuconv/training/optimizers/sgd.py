@@ -29,6 +29,12 @@ class SGD(Optimizer):
 
     def _launch(self, params, grads, *state, **more):
         ops.sgd_step(
-            params, grads, *state, lr=self._lr, momentum=self.momentum, nesterov=self.nesterov,
-            weight_decay=self._weight_decay, **more,
+            params,
+            grads,
+            *state,
+            lr=self._lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self._weight_decay,
+            **more,
         )

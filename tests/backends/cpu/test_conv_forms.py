@@ -28,7 +28,11 @@ FORMS = {
     "parts": {"LEAST_BYTES": 1, "_blas": lambda: [Blas()]},
 }
 OWNERS = {
-    "MANY": wide_filters, "WIDEST": wide_filters, "MOST_CELLS": conv, "MOST_CHANNELS": conv, "LEAST_BYTES": parallel,
+    "MANY": wide_filters,
+    "WIDEST": wide_filters,
+    "MOST_CELLS": conv,
+    "MOST_CHANNELS": conv,
+    "LEAST_BYTES": parallel,
     "_blas": parallel,
 }
 

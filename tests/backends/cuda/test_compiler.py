@@ -103,8 +103,15 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("capability", "arch"),
-    [("80", "sm_80"), ("89", "sm_89"), ("90", "sm_90a"), ("100", "sm_100a"), ("103", "sm_103a"), ("120", "sm_120"),
-     ("121", "sm_121")],
+    [
+        ("80", "sm_80"),
+        ("89", "sm_89"),
+        ("90", "sm_90a"),
+        ("100", "sm_100a"),
+        ("103", "sm_103a"),
+        ("120", "sm_120"),
+        ("121", "sm_121"),
+    ],
 )
 def test_the_devices_own_architecture(capability, arch):
     assert compiler.architecture(capability) == arch

@@ -178,8 +178,11 @@ load({str(planted)!r}).kernel(sys.argv[1])(2, 64, y, x, shared=256)
     }.items():
         done = subprocess.run(
             [sys.executable, "-c", program, kernel],
-            capture_output=True, text=True, check=False, env=emulator.address_environment(),
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            env=emulator.address_environment(),
+        )
         assert done.returncode != 0
         assert told in done.stderr, done.stderr[-3000:]
         assert re.search(r"planted\.cu:\d+", done.stderr), done.stderr[-3000:]
@@ -346,7 +349,6 @@ def test_settings():
     with pytest.raises(ValueError, match="workers must be at least 1"):
         emulator.configure(workers=0)
     assert emulator.settings() == before
-
 
 
 def test_a_compile_error_points_into_the_cu_file(tmp_path):

@@ -143,11 +143,14 @@ def test_processes_agree(on, tmp_path):
     environment = os.environ | {"GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
     together = [
         subprocess.Popen(
-            [sys.executable, "-c", IN_ANOTHER_PROCESS, fastest], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env=environment,
+            [sys.executable, "-c", IN_ANOTHER_PROCESS, fastest],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         for fastest in ("simt-32x32", "simt-64x32", "simt-64x64")
-    ]  # fmt: skip
+    ]
     for process in together:
         assert process.stdout.readline() == "ready\n"
     for process in together:
@@ -361,10 +364,12 @@ def test_what_is_asked_of_cupy(monkeypatch):
             pass
 
     cuda = SimpleNamespace(
-        Device=Device, Event=Event, get_current_stream=Stream,
+        Device=Device,
+        Event=Event,
+        get_current_stream=Stream,
         get_elapsed_time=lambda begin, end: 7.0 * (queue.index(end) - queue.index(begin) - 1),
         runtime=SimpleNamespace(getDeviceProperties=lambda index: {"name": b"Make-Believe"}),
-    )  # fmt: skip
+    )
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
     gpu = tuner.Gpu(3)
     assert gpu.model == "Make-Believe"

@@ -23,7 +23,13 @@ _OPTIONS = {
     # The instrumentation alone: runtime.h answers its calls, not the sanitizers' libraries (but AddressSanitizer's).
     # Moves of a whole Pack stay whole, so that they are seen as the accesses they are.
     "checked": [
-        "-O1", "-fno-tree-sra", "-g1", "-gdwarf-4", "-fsanitize=thread,undefined", "-fno-sanitize=vptr", "-fno-builtin"
+        "-O1",
+        "-fno-tree-sra",
+        "-g1",
+        "-gdwarf-4",
+        "-fsanitize=thread,undefined",
+        "-fno-sanitize=vptr",
+        "-fno-builtin",
     ],
     "address": ["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize=vptr"],
 }
@@ -105,9 +111,7 @@ def _headers() -> list[str]:
     return [f"{file.name}\n{file.read_text(encoding='utf-8')}" for file in sorted(_HERE.glob("*.h"))]
 
 
-def compile_library(
-    name: str, text: str, defines: Mapping[str, str] | None = None, sanitize: str = "none"
-) -> Path:
+def compile_library(name: str, text: str, defines: Mapping[str, str] | None = None, sanitize: str = "none") -> Path:
     """The path of the shared library made of `text`, from the cache or compiled now.
 
     Raises HostCompilerError with the compiler's messages, which name the lines of the .cu file.

@@ -126,9 +126,18 @@ class EmulatedLibrary:
             *(_Region(f"argument '{names[i]}'".encode(), arguments[i].ctypes.data, arguments[i].nbytes) for i in arrays)
         )
         request = _Launch(
-            entry, table.ctypes.data, kernel.encode(), grid, block, shared, chosen.seed, chosen.workers, self.checked,
-            len(arrays), regions,
-        )  # fmt: skip
+            entry,
+            table.ctypes.data,
+            kernel.encode(),
+            grid,
+            block,
+            shared,
+            chosen.seed,
+            chosen.workers,
+            self.checked,
+            len(arrays),
+            regions,
+        )
         message = ctypes.create_string_buffer(4096)
         if runtime().gpuconv_launch(request, message, len(message)):
             raise EmulatorError(_with_lines(message.value.decode(errors="replace"), self.path))

@@ -19,9 +19,15 @@ Arrays = tuple[Array | None, ...]
 
 
 def compute(
-    product: Product, algo: str, out: Array, secondary: Arrays, inputs: Arrays, *, bias: Array | None = None,
+    product: Product,
+    algo: str,
+    out: Array,
+    secondary: Arrays,
+    inputs: Arrays,
+    *,
+    bias: Array | None = None,
     accumulate: bool | None = None,
-) -> Array | None:  # fmt: skip
+) -> Array | None:
     """Compute a product under the plan that algo stands for. Arguments and result are those of `launch`."""
 
     def trial(plan: Plan) -> None:
@@ -37,9 +43,15 @@ def _scratch(array: Array | None) -> Any:
 
 
 def launch(
-    product: Product, plan: Plan, out: Array, secondary: Arrays, inputs: Arrays, *, bias: Array | None = None,
+    product: Product,
+    plan: Plan,
+    out: Array,
+    secondary: Arrays,
+    inputs: Arrays,
+    *,
+    bias: Array | None = None,
     accumulate: bool | None = None,
-) -> Array | None:  # fmt: skip
+) -> Array | None:
     """Launch kernel(out, secondary..., partials, inputs..., struct, schedule[, accumulate]) and, with split-K, the
     reduction. The last of the two that runs adds the bias, applies the activation and accumulates.
 
@@ -64,9 +76,7 @@ def launch(
         (plan.blocks, plan.split_k), plan.algorithm.threads, *arguments, shared=plan.smem_bytes
     )
     if partials is not None:
-        reduce_splits(
-            out, partials, second, bias=bias, activation=product.activation, accumulate=bool(accumulate)
-        )
+        reduce_splits(out, partials, second, bias=bias, activation=product.activation, accumulate=bool(accumulate))
     return moments
 
 

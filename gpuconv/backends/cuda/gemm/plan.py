@@ -109,9 +109,7 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
         if split_k > 1:
             outputs = product.m * product.n * product.batches
             cost += _REDUCE_LAUNCH + split_k * (_REDUCE_SPLIT + _REDUCE_ELEMENT * outputs / _MULTIPROCESSORS)
-        yield Plan(
-            algorithm, across, down, tiles, split_k, per_split, cost, smem_bytes, min(tiles, resident)
-        )  # fmt: skip
+        yield Plan(algorithm, across, down, tiles, split_k, per_split, cost, smem_bytes, min(tiles, resident))
 
 
 def _splits(product: Product, tiles: int) -> list[int]:

@@ -12,9 +12,15 @@ from gpuconv.algorithms import arithmetic_of
 
 # The names of kernels/activation.cuh
 ACTIVATIONS = {
-    None: "Identity", "relu": "Relu", "relu6": "Relu6", "leaky_relu": "LeakyRelu", "sigmoid": "Sigmoid", "tanh": "Tanh",
-    "gelu": "Gelu", "silu": "Silu",
-}  # fmt: skip
+    None: "Identity",
+    "relu": "Relu",
+    "relu6": "Relu6",
+    "leaky_relu": "LeakyRelu",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "gelu": "Gelu",
+    "silu": "Silu",
+}
 
 
 @dataclass(frozen=True, eq=False)

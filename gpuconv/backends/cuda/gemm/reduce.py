@@ -13,9 +13,14 @@ _SHARE = 8  # splits that one group adds up before there is another
 
 
 def reduce_splits(
-    out: Array, partials: Array, secondary: Array | None = None, *, bias: Array | None = None,
-    activation: str | None = None, accumulate: bool = False,
-) -> None:  # fmt: skip
+    out: Array,
+    partials: Array,
+    secondary: Array | None = None,
+    *,
+    bias: Array | None = None,
+    activation: str | None = None,
+    accumulate: bool = False,
+) -> None:
     """out = act(bias + the sum over the first axis of partials), plus what out holds if it accumulates.
 
     secondary: a second output, whose sums lie behind the first's.

@@ -113,9 +113,7 @@ def _untimed() -> bool:
 _remembered: dict[tuple[Product, Gpu], Plan] = {}
 
 
-def choose(
-    product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool = False
-) -> Plan:  # fmt: skip
+def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool = False) -> Plan:
     """The plan that algo stands for. "auto" on a GPU is the fastest plan, remembered or else timed by calling `run`.
 
     run: launches the product under a plan, into `out`; if the product accumulates, into scratch arrays of that size.
