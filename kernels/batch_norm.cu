@@ -113,8 +113,8 @@ batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* be
                      Columns columns) {
     Normalize map{y, x, {}, {}, {}};
     int32 column[WIDTH];
-    Place(columns).columns_of_lanes(column, columns.channels);
-    if (Place(columns).inside)
+    Position(columns).columns_of_lanes(column, columns.channels);
+    if (Position(columns).inside)
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             map.mean[j] = mean[column[j]];
@@ -130,8 +130,8 @@ batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const 
                      const Real* running_mean, const Real* running_var, double eps, Columns columns) {
     Normalize map{y, x, {}, {}, {}};
     int32 column[WIDTH];
-    Place(columns).columns_of_lanes(column, columns.channels);
-    if (Place(columns).inside)
+    Position(columns).columns_of_lanes(column, columns.channels);
+    if (Position(columns).inside)
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             const int32 c = column[j];
@@ -155,8 +155,8 @@ struct Through {
 
     __device__ Through(const Columns& columns, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std) {
         int32 column[WIDTH];
-        Place(columns).columns_of_lanes(column, columns.channels);
-        if (Place(columns).inside)
+        Position(columns).columns_of_lanes(column, columns.channels);
+        if (Position(columns).inside)
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j) {
                 const int32 c = column[j];
@@ -290,8 +290,8 @@ batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* g
                        const Real* inv_std, const Sums* sums, int64 rows, bool statistics, Columns columns) {
     InputGradient map{dx, dy, x, statistics, Through(columns, gamma, beta, mean, inv_std), {}, {}, {}};
     int32 column[WIDTH];
-    Place(columns).columns_of_lanes(column, columns.channels);
-    if (Place(columns).inside)
+    Position(columns).columns_of_lanes(column, columns.channels);
+    if (Position(columns).inside)
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             const int32 c = column[j];

@@ -33,11 +33,11 @@ struct Columns {
 };
 
 // The calling thread's pack in step 0, and whether it has one.
-struct Place {
+struct Position {
     int64 first;
     bool inside;
 
-    __device__ explicit Place(const Columns& columns) {
+    __device__ explicit Position(const Columns& columns) {
         first = int64(blockIdx.y) * (columns.tile / WIDTH) + threadIdx.x;
         inside = int32(threadIdx.x) * WIDTH < columns.rows * columns.tile && first < columns.stride;
     }
@@ -53,20 +53,20 @@ struct Place {
 // ragged end.
 template <int GROUP, class Body>
 __device__ __forceinline__ void walk(const Columns& columns, Body& body) {
-    const Place place(columns);
-    if (!place.inside) return;
+    const Position position(columns);
+    if (!position.inside) return;
     const int64 packs = columns.size / WIDTH;
-    const int64 whole = place.first < packs ? (packs - 1 - place.first) / columns.stride + 1 : 0;  // steps with whole packs
+    const int64 full = position.first < packs ? (packs - 1 - position.first) / columns.stride + 1 : 0;  // steps with whole packs
     int64 step = int64(blockIdx.x) * columns.chunk;
-    const int64 end = step + columns.chunk, last = min(end, whole);
+    const int64 end = step + columns.chunk, last = min(end, full);
 #pragma unroll 1
     for (; step + GROUP <= last; step += GROUP)
-        body.template packs<GROUP>(place.first + step * columns.stride, columns.stride);
+        body.template packs<GROUP>(position.first + step * columns.stride, columns.stride);
 #pragma unroll 1
-    for (; step < last; ++step) body.template packs<1>(place.first + step * columns.stride, columns.stride);
-    if (WIDTH > 1 && whole < end)
+    for (; step < last; ++step) body.template packs<1>(position.first + step * columns.stride, columns.stride);
+    if (WIDTH > 1 && full < end)
         for (int j = 0; j < WIDTH; ++j) {
-            const int64 number = (place.first + whole * columns.stride) * WIDTH + j;
+            const int64 number = (position.first + full * columns.stride) * WIDTH + j;
             if (number < columns.size) body.single(number, j);
         }
 }
@@ -115,7 +115,7 @@ __device__ __forceinline__ void column_reduce(State* partials, const Columns& co
     __shared__ State cells[kThreads * WIDTH];
     Accumulate<State, Source> sum{source, {}};
     walk<sizeof(DTYPE) == 8 ? 2 : 4>(columns, sum);  // 4 would spill a few doubles
-    if (Place(columns).inside)
+    if (Position(columns).inside)
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) cells[threadIdx.x * WIDTH + j] = sum.lanes[j];
     const int32 begin = int32(blockIdx.y) * columns.tile;

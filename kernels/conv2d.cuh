@@ -6,8 +6,8 @@
 
 // How many blocks a multiprocessor is to hold: one less where single numbers move, where masks are kept beside them, and where
 // chunks are searched for (tile_iterator.cuh), for each of these takes more registers.
-constexpr int GIVEN_UP = int(VECTOR_C == 1 || VECTOR_K == 1) + int(MASK > 0) + int(!TAP_TABLE);
-constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > GIVEN_UP ? MIN_BLOCKS - GIVEN_UP : 1;
+constexpr int FEWER_BLOCKS = int(VECTOR_C == 1 || VECTOR_K == 1) + int(MASK > 0) + int(!TAP_TABLE);
+constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > FEWER_BLOCKS ? MIN_BLOCKS - FEWER_BLOCKS : 1;
 
 // The mask of a y or dy: for each of its pixels and groups, MASK bits a filter, from the lowest bit of the first byte on, filled
 // up to whole bytes. A bit is set where the gradient passes: bit i * MASK + j for filter i and pixel j of the window.
@@ -91,7 +91,7 @@ struct InputWindows {
     // Tap by tap (tile_iterator.cuh):
     __device__ __forceinline__ int32 taps_down() const { return conv.r; }
     __device__ __forceinline__ int32 taps_across() const { return conv.s; }
-    __device__ __forceinline__ const Divisor& per_tap() const { return conv.channels; }
+    __device__ __forceinline__ const FastDivmod& per_tap() const { return conv.channels; }
     __device__ __forceinline__ int32 pitch() const { return conv.all_channels; }
     __device__ __forceinline__ const DTYPE* first(const Line& line) const {
         return x + (line.image + int64(line.h) * conv.w + line.w) * conv.all_channels;
@@ -170,7 +170,7 @@ struct GradientWindows {
     // Tap by tap (tile_iterator.cuh), where no window has become one pixel:
     __device__ __forceinline__ int32 taps_down() const { return phase.h.taps; }
     __device__ __forceinline__ int32 taps_across() const { return phase.w.taps; }
-    __device__ __forceinline__ const Divisor& per_tap() const { return conv.filters; }
+    __device__ __forceinline__ const FastDivmod& per_tap() const { return conv.filters; }
     __device__ __forceinline__ int32 pitch() const { return conv.all_filters; }
     __device__ __forceinline__ const DTYPE* first(const Line& line) const {
         return dy + (line.image + int64(line.p) * conv.q + line.q) * conv.all_filters;
@@ -239,38 +239,38 @@ struct Gradients : Plain {
 };
 
 // The filters for dgrad: a line is a phase's tap (r, s, filter), a column an input channel.
-struct TurnedFilters : Plain {
+struct TransposedFilters : Plain {
     static constexpr Walk ALONG_COLUMNS = Walk::SEARCH, ALONG_LINES = VECTOR_K > 1 ? Walk::TAPS : Walk::SEARCH;
 
     const Convolution& conv;
     const Phase& phase;
 
-    __device__ __forceinline__ TurnedFilters(const DTYPE* w, const Convolution& conv, const Phase& phase)
+    __device__ __forceinline__ TransposedFilters(const DTYPE* w, const Convolution& conv, const Phase& phase)
         : Plain{w, conv.c, phase.depth(conv), conv.c}, conv(conv), phase(phase) {}
 
     __device__ __forceinline__ Line line(int32 tap) const {
         const bool inside = tap < lines;
         int32 s = conv.filters.divide(tap);
         const int32 r = phase.across(conv).divide(s);
-        return inside ? tap * all_taps() + place(r, s) : OUTSIDE;
+        return inside ? tap * all_taps() + tap_index(r, s) : OUTSIDE;
     }
 
     // Tap by tap (tile_iterator.cuh):
     __device__ __forceinline__ int32 taps_down() const { return phase.h.taps; }
     __device__ __forceinline__ int32 taps_across() const { return phase.w.taps; }
     __device__ __forceinline__ int32 all_taps() const { return conv.r * conv.s; }
-    __device__ __forceinline__ const Divisor& per_tap() const { return conv.filters; }
+    __device__ __forceinline__ const FastDivmod& per_tap() const { return conv.filters; }
     // Which of the filter's taps one of the phase's is.
-    __device__ __forceinline__ int32 place(int32 r, int32 s) const {
+    __device__ __forceinline__ int32 tap_index(int32 r, int32 s) const {
         return (phase.h.tap + r * conv.tap_step_h) * conv.s + phase.w.tap + s * conv.tap_step_w;
     }
 };
 
 // Where fprop's sums go under a ReLU: y, and its mask. WINDOW neighbouring rows are one row of y, their largest.
-struct MaskedOutput {
+struct MaskedEpilogue {
     static constexpr int ROWS = WINDOW;
 
-    Output y;  // its activation: the ReLU
+    Epilogue y;  // its activation: the ReLU
     Mask mask;
 
     template <int VECTOR, int N>

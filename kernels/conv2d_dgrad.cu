@@ -22,6 +22,6 @@
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
 conv2d_dgrad_simt(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* w,
-                  const Convolution conv, const Schedule schedule) {
-    dgrad(dx, partials, dy, mask, w, conv, schedule);
+                  const Convolution conv, const TileScheduler scheduler) {
+    dgrad(dx, partials, dy, mask, w, conv, scheduler);
 }

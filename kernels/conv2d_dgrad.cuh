@@ -19,8 +19,8 @@ struct PhaseRows {
 
 __device__ __forceinline__ void
 dgrad(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* w, const Convolution& conv,
-      const Schedule& schedule) {
-    Block block(schedule, conv.r * conv.s * conv.k);
+      const TileScheduler& scheduler) {
+    Block block(scheduler, conv.r * conv.s * conv.k);
     int32 column = block.group;
     block.group = conv.phases.divide(column);
     const int32 row = conv.stride_w.divide(column);
@@ -28,12 +28,13 @@ dgrad(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mas
     block.end = min(block.end, phase.depth(conv));
     const int64 first_filter = int64(block.group) * conv.k, first_channel = int64(block.group) * conv.c;
     const GradientWindows windows{dy + first_filter, conv, phase, Mask(mask, conv, block.group)};
-    const TurnedFilters filters(w + first_filter * conv.r * conv.s * conv.c, conv, phase);
+    const TransposedFilters filters(w + first_filter * conv.r * conv.s * conv.c, conv, phase);
 
-    Loader<GradientWindows, BLOCK_M, VECTOR_K, true> a(windows, block.row);
-    const Sums sums = product({}, a, Loader<TurnedFilters, BLOCK_N, VECTOR_C, false>(filters, block.column), block);
+    TileIterator<GradientWindows, BLOCK_M, VECTOR_K, true> a(windows, block.row);
+    const Accumulators accumulators =
+        product({}, a, TileIterator<TransposedFilters, BLOCK_N, VECTOR_C, false>(filters, block.column), block);
 
     const int64 pitch = conv.all_channels;
     if (partials) partials += blockIdx.y * (int64(conv.n * conv.h * conv.w) * pitch) + first_channel;
-    sums.store<VECTOR_C>(Output{dx + first_channel, partials, pitch, conv.c, false}, block, PhaseRows{conv, phase});
+    accumulators.store<VECTOR_C>(Epilogue{dx + first_channel, partials, pitch, conv.c, false}, block, PhaseRows{conv, phase});
 }

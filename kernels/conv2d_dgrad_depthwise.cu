@@ -23,7 +23,7 @@ conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolu
     if (at + first * stride_w >= conv.w) return;
     const Phase phase(conv, down, at);
 
-    Sums sums;
+    Accumulators accumulators;
     for (int32 r = 0; r < phase.h.taps; ++r) {
         const int32 p = phase.h.window + i - r * conv.window_step_h;
         if (uint32(p) >= uint32(conv.p)) continue;
@@ -37,7 +37,7 @@ conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolu
                 read_weights(weights, w, filter, conv.r * conv.s, tap);
 #pragma unroll
                 for (int j = 0; j < OUTPUTS; ++j)
-                    if (uint32(q + j) < uint32(conv.q)) sums.add(j, line + int64(q + j) * conv.all_filters + filter, weights);
+                    if (uint32(q + j) < uint32(conv.q)) accumulators.add(j, line + int64(q + j) * conv.all_filters + filter, weights);
             }
         }
     }
@@ -48,7 +48,7 @@ conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolu
         if (column >= conv.w) return;
         Numbers results;
 #pragma unroll
-        for (int l = 0; l < WIDTH; ++l) results.at[l] = round_to<DTYPE>(sums.at[j][l]);
+        for (int l = 0; l < WIDTH; ++l) results.at[l] = round_to<DTYPE>(accumulators.at[j][l]);
         *reinterpret_cast<Numbers*>(to + int64(column) * conv.all_channels) = results;
     }
 }

@@ -142,7 +142,7 @@ struct Filters {
 };
 
 // One thread's sums: four neighbouring pixels by eight neighbouring filters of every 32.
-struct Sums {
+struct Accumulators {
     static constexpr int PIXELS = 4, FILTERS = BLOCK_N / 4;
 
     float at[PIXELS / 2][FILTERS / 2][4];  // as multiply_add has them: two pixels by two filters
@@ -158,7 +158,7 @@ struct Sums {
     static __device__ __forceinline__ int32 filter(int i) { return i / 8 * 32 + threadIdx.x % 4 * 8 + i % 8; }
 
     // Every pixel's sum begins at the bias of its filter.
-    __device__ __forceinline__ Sums(const Filters& filters) {
+    __device__ __forceinline__ Accumulators(const Filters& filters) {
 #pragma unroll
         for (int i = 0; i < FILTERS; ++i) {
             const float bias = filters.biases[i * 4 + threadIdx.x % 4];
@@ -179,7 +179,7 @@ struct Sums {
 
     // rows(i): where row i of the product lies in the output, which takes ROWS neighbouring ones at once.
     template <int VECTOR, class To, class Rows>
-    __device__ __forceinline__ void store(const To& output, const Block& block, const Rows& rows) const {
+    __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
 #pragma unroll
         for (int first = 0; first < PIXELS; first += To::ROWS)
 #pragma unroll
@@ -187,7 +187,7 @@ struct Sums {
                 Pack<Real, 8> sums[To::ROWS];
 #pragma unroll
                 for (int i = 0; i < To::ROWS * 8; ++i) sums[i / 8].at[i % 8] = of(first + i / 8, eight + i % 8);
-                output.template store<VECTOR>(rows(block.row + pixel() + first), block.column + filter(eight), sums);
+                epilogue.template store<VECTOR>(rows(block.row + pixel() + first), block.column + filter(eight), sums);
             }
     }
 

@@ -37,6 +37,6 @@ constexpr int RESIDENT = MOMENTS && RESIDENT_BLOCKS > 1 ? RESIDENT_BLOCKS - 1 : 
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT)
 conv2d_fprop_simt(DTYPE* y, uint8* mask, Moments* moments, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w,
-                  const DTYPE* bias, const Convolution conv, const Schedule schedule) {
-    fprop(y, mask, moments, partials, x, w, bias, conv, schedule);
+                  const DTYPE* bias, const Convolution conv, const TileScheduler scheduler) {
+    fprop(y, mask, moments, partials, x, w, bias, conv, scheduler);
 }

@@ -20,10 +20,10 @@ conv2d_fprop_depthwise(DTYPE* y, const DTYPE* x, const DTYPE* w, const DTYPE* bi
     if (q >= conv.q) return;
     const int32 stride_w = int32(conv.stride_w.divisor), top = p * int32(conv.stride_h.divisor) - conv.top;
 
-    Sums sums;
+    Accumulators accumulators;
     if (bias)
 #pragma unroll
-        for (int i = 0; i < OUTPUTS * WIDTH; ++i) sums.at[i / WIDTH][i % WIDTH] = load(bias[filter + i % WIDTH]);
+        for (int i = 0; i < OUTPUTS * WIDTH; ++i) accumulators.at[i / WIDTH][i % WIDTH] = load(bias[filter + i % WIDTH]);
     for (int32 r = 0; r < conv.r; ++r) {
         const int32 h = top + r * conv.dilation_h;
         if (uint32(h) >= uint32(conv.h)) continue;
@@ -35,7 +35,7 @@ conv2d_fprop_depthwise(DTYPE* y, const DTYPE* x, const DTYPE* w, const DTYPE* bi
             for (int i = 0; i < OUTPUTS; ++i) {
                 const int32 column = (q + i) * stride_w - conv.left + s * conv.dilation_w;
                 if (q + i < conv.q && uint32(column) < uint32(conv.w))
-                    sums.add(i, line + int64(column) * conv.all_channels, weights);
+                    accumulators.add(i, line + int64(column) * conv.all_channels, weights);
             }
         }
     }
@@ -45,7 +45,7 @@ conv2d_fprop_depthwise(DTYPE* y, const DTYPE* x, const DTYPE* w, const DTYPE* bi
         if (q + i >= conv.q) return;
         Numbers results;
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j) results.at[j] = round_to<DTYPE>(ACTIVATION<Real>{}.apply(sums.at[i][j]));
+        for (int j = 0; j < WIDTH; ++j) results.at[j] = round_to<DTYPE>(ACTIVATION<Real>{}.apply(accumulators.at[i][j]));
         *reinterpret_cast<Numbers*>(to + int64(i) * conv.all_filters) = results;
     }
 }

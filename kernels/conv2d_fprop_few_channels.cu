@@ -25,38 +25,38 @@
 
 #include "conv2d_few_channels.cuh"
 
-#include "conv2d_finish.cuh"
+#include "conv2d_epilogue.cuh"
 
 // Where single numbers are stored it takes more registers.
 constexpr int RESIDENT = VECTOR_K == 1 && MIN_BLOCKS > 1 ? MIN_BLOCKS - 1 : MIN_BLOCKS;
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT)
 conv2d_fprop_few_channels(DTYPE* y, uint8* mask, Moments* moments, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w,
-                          const DTYPE* bias, const Convolution conv, const Schedule schedule) {
+                          const DTYPE* bias, const Convolution conv, const TileScheduler scheduler) {
     extern __shared__ __align__(16) unsigned char memory[];
     const int32 taps = conv.r * conv.s * conv.c, depth = (taps + STEP_K - 1) / STEP_K * STEP_K, pixels = conv.n * conv.p * conv.q;
-    const int32 stride = int32(gridDim.x) / int32(schedule.across.divisor) * BLOCK_M;
+    const int32 stride = int32(gridDim.x) / int32(scheduler.across.divisor) * BLOCK_M;
     float* const biases = reinterpret_cast<float*>(memory);
     int32* const offsets = reinterpret_cast<int32*>(biases + BLOCK_N);
     const Filters filters{biases, reinterpret_cast<DTYPE*>(offsets + (depth + 3) / 4 * 4), depth};
     DTYPE* const patches = filters.cells + filters.size();
-    Block block(schedule, taps);
+    Block block(scheduler, taps);
     const Patch patch(conv, block.row);
     patch.fetch(patches, x);
     patch.list_taps(offsets, taps, depth);
     filters.read(w + int64(block.column) * taps, bias ? bias + block.column : nullptr, conv.k - block.column, taps);
     int32 at = 0;  // of the two patches, the tile's
     for (bool more = true; more; block.row += more ? stride : 0) {
-        const DTYPE* windows[Sums::PIXELS];
+        const DTYPE* windows[Accumulators::PIXELS];
         const Patch patch(conv, block.row);
-        patch.find(windows, patches + at, Sums::pixel());
+        patch.find(windows, patches + at, Accumulators::pixel());
         wait_for_copies<0>();
         __syncthreads();  // this tile's patch is there, and the last one's free
         more = pixels - block.row > stride;
         at = patch.size() - at;
         if (more) Patch(conv, block.row + stride).fetch(patches + at, x);
-        Sums sums(filters);
-        sums.multiply(windows, offsets, filters, taps);
-        finish(sums, block, y, mask, moments, nullptr, conv);
+        Accumulators accumulators(filters);
+        accumulators.multiply(windows, offsets, filters, taps);
+        run_epilogue(accumulators, block, y, mask, moments, nullptr, conv);
     }
 }

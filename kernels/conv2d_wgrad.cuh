@@ -5,23 +5,24 @@
 
 __device__ __forceinline__ void
 wgrad(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* x,
-      const Convolution& conv, const Schedule& schedule, int32 accumulate) {
+      const Convolution& conv, const TileScheduler& scheduler, int32 accumulate) {
     const int32 pixels = conv.n * conv.p * conv.q, taps = conv.r * conv.s * conv.c;
-    const Block block(schedule, pixels);
+    const Block block(scheduler, pixels);
     const int64 first_filter = int64(block.group) * conv.k;
     const Gradients gradients(dy + first_filter, conv, Mask(mask, conv, block.group));
     const InputWindows windows{x + int64(block.group) * conv.c, conv};
 
-    Loader<Gradients, BLOCK_M, VECTOR_K, false, true> a(gradients, block.row);
+    TileIterator<Gradients, BLOCK_M, VECTOR_K, false, true> a(gradients, block.row);
     const bool sum_dy = db && block.column == 0;
     a.want_sums(sum_dy);
-    const Sums sums = product({}, a, Loader<InputWindows, BLOCK_N, VECTOR_C, false>(windows, block.column), block);
+    const Accumulators accumulators =
+        product({}, a, TileIterator<InputWindows, BLOCK_N, VECTOR_C, false>(windows, block.column), block);
 
     const int64 first = first_filter * taps;
     const int64 size = int64(conv.all_filters) * taps;
     if (partials) partials += blockIdx.y * (size + (db ? (conv.all_filters + 3) / 4 * 4 : 0));
-    sums.store<VECTOR_C>(Output{dw + first, partials ? partials + first : nullptr, taps, taps, accumulate}, block,
-                         RowsInOrder{conv.k});
+    accumulators.store<VECTOR_C>(Epilogue{dw + first, partials ? partials + first : nullptr, taps, taps, accumulate}, block,
+                                 RowsInOrder{conv.k});
     if (sum_dy)
         a.take_sums([&](int32 row, Real sum) {
             if (block.row + row >= conv.k) return;

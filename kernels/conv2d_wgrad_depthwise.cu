@@ -24,7 +24,7 @@ conv2d_wgrad_depthwise(accumulator<DTYPE>* partials, const DTYPE* dy, const DTYP
     const int32 stride_w = int32(conv.stride_w.divisor), left = s * conv.dilation_w - conv.left;
     const int32 begin = int32(blockIdx.y) * rows_per_split, end = min(begin + rows_per_split, conv.n * conv.p);
 
-    Real sums[WIDTH] = {};
+    Real accumulators[WIDTH] = {};
     for (int32 row = begin; row < end; ++row) {
         const int32 n = row / conv.p, h = row % conv.p * int32(conv.stride_h.divisor) - conv.top + r * conv.dilation_h;
         if (uint32(h) >= uint32(conv.h)) continue;
@@ -36,10 +36,10 @@ conv2d_wgrad_depthwise(accumulator<DTYPE>* partials, const DTYPE* dy, const DTYP
             const Numbers a = *reinterpret_cast<const Numbers*>(gradients + int64(q) * conv.all_filters);
             const Numbers b = *reinterpret_cast<const Numbers*>(line + int64(column) * conv.all_channels);
 #pragma unroll
-            for (int j = 0; j < WIDTH; ++j) sums[j] += factor(a.at[j]) * factor(b.at[j]);
+            for (int j = 0; j < WIDTH; ++j) accumulators[j] += factor(a.at[j]) * factor(b.at[j]);
         }
     }
     Real* to = partials + blockIdx.y * (int64(conv.all_filters) * taps);
 #pragma unroll
-    for (int j = 0; j < WIDTH; ++j) to[int64(filter + j) * taps + tap] = sums[j];
+    for (int j = 0; j < WIDTH; ++j) to[int64(filter + j) * taps + tap] = accumulators[j];
 }

@@ -9,6 +9,6 @@
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
 conv2d_wgrad_mma(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* x,
-                 const Convolution conv, const Schedule schedule, int32 accumulate) {
-    wgrad(dw, db, partials, dy, mask, x, conv, schedule, accumulate);
+                 const Convolution conv, const TileScheduler scheduler, int32 accumulate) {
+    wgrad(dw, db, partials, dy, mask, x, conv, scheduler, accumulate);
 }

@@ -14,17 +14,17 @@
 #define MASK 0
 #endif
 
-#include "divisor.cuh"
+#include "fast_divmod.cuh"
 
 struct Convolution {
     int32 n, h, w, c, p, q, k, r, s;  // c and k: of one group
     int32 all_channels, all_filters, top, left, dilation_h, dilation_w;
-    Divisor pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by P*Q and Q of y, c, k, S
+    FastDivmod pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by P*Q and Q of y, c, k, S
     // dgrad: the pixels of one phase, and every how manieth tap meets it, how many windows apart
     int32 phase_h, phase_w, tap_step_h, tap_step_w, window_step_h, window_step_w;
-    Divisor phases, phase_hw, phase_width, fewer_across, more_across;  // by the phases, phase_h * phase_w, phase_w
+    FastDivmod phases, phase_hw, phase_width, fewer_across, more_across;  // by the phases, phase_h * phase_w, phase_w
     // of few channels (conv2d_few_channels.cuh): the lines of an image with its padding, and the most that a tile's windows read
-    Divisor image_lines;
+    FastDivmod image_lines;
     int32 patch_lines;
 };
 
@@ -54,7 +54,7 @@ struct Phase {
           w(column, conv.left, int32(conv.stride_w.divisor), conv.dilation_w, conv.tap_step_w, conv.s) {}
 
     // The number of a phase's taps across is one of two, which differ by one.
-    __device__ __forceinline__ const Divisor& across(const Convolution& conv) const {
+    __device__ __forceinline__ const FastDivmod& across(const Convolution& conv) const {
         return w.taps == int32(conv.more_across.divisor) ? conv.more_across : conv.fewer_across;
     }
     __device__ __forceinline__ int32 depth(const Convolution& conv) const { return h.taps * w.taps * conv.k; }

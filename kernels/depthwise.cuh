@@ -13,7 +13,7 @@ using Numbers = Pack<DTYPE, WIDTH>;
 
 constexpr int OUTPUTS = 4;
 
-struct Sums {
+struct Accumulators {
     Real at[OUTPUTS][WIDTH] = {};
 
     __device__ __forceinline__ void add(int output, const DTYPE* from, const Real (&weights)[WIDTH]) {

@@ -15,7 +15,7 @@
 //
 // The columns of a line lie side by side in memory, and run along the depth, or along rows or columns of the product.
 //
-// A main loop has a `Loader`, which moves tiles of an operand into shared memory, the `Sums` of a thread, and `product`, which
+// A main loop has a `TileIterator`, which moves tiles of an operand into shared memory, a thread's `Accumulators`, and `product`, which
 // brings the two together: gemm_simt.cuh by scalar multiply-adds, gemm_mma.cuh on tensor cores. The kernels of a direction
 // share one text, and differ in the main loop that they include.
 //
@@ -26,7 +26,7 @@
 #pragma once
 
 #include "activation.cuh"
-#include "divisor.cuh"
+#include "fast_divmod.cuh"
 #include "types.cuh"
 
 #ifndef TAP_TABLE
@@ -42,8 +42,8 @@ enum class Walk { STRAIGHT, TAPS, PIXELS, SEARCH };
 
 // How the product is cut into blocks: blockIdx.x counts tiles, across first, then down, then over groups, and blockIdx.y
 // counts the splits of the depth. Neighbouring blocks share their rows, which are the larger operand's.
-struct Schedule {
-    Divisor across, down;
+struct TileScheduler {
+    FastDivmod across, down;
     int32 depth_per_split;  // a multiple of a step
 };
 
@@ -51,14 +51,14 @@ struct Schedule {
 struct Block {
     int32 row, column, group, begin, end;  // its first row and column, and of the depth
 
-    __device__ __forceinline__ Block(const Schedule& schedule, int32 depth) {
+    __device__ __forceinline__ Block(const TileScheduler& scheduler, int32 depth) {
         column = int32(blockIdx.x);
-        row = schedule.across.divide(column);
-        group = schedule.down.divide(row);
+        row = scheduler.across.divide(column);
+        group = scheduler.down.divide(row);
         row *= BLOCK_M;
         column *= BLOCK_N;
-        begin = int32(blockIdx.y) * schedule.depth_per_split;
-        end = min(begin + schedule.depth_per_split, depth);
+        begin = int32(blockIdx.y) * scheduler.depth_per_split;
+        end = min(begin + scheduler.depth_per_split, depth);
     }
 };
 
@@ -79,7 +79,7 @@ struct RowsInOrder {
 
 // Where sums go: into `out`, finished with the activation and what out holds, or raw into `partials`, where the depth is split
 // over blocks (gemm_reduce.cu adds them up). Both begin at the block's group and have `pitch` elements from row to row.
-struct Output {
+struct Epilogue {
     static constexpr int ROWS = 1;  // of sums that one store takes
 
     DTYPE* out;
@@ -106,16 +106,16 @@ struct Output {
                 *reinterpret_cast<Pack<Real, CHUNK>*>(partials + offset) = values;
                 continue;
             }
-            auto* place = reinterpret_cast<Pack<DTYPE, CHUNK>*>(out + offset);
+            auto* target = reinterpret_cast<Pack<DTYPE, CHUNK>*>(out + offset);
             Pack<DTYPE, CHUNK> finished;
-            if (accumulate) finished = *place;
+            if (accumulate) finished = *target;
 #pragma unroll
             for (int j = 0; j < CHUNK; ++j) {
                 Real value = ACTIVATION<Real>{}.apply(values.at[j]);
                 if (accumulate) value += load(finished.at[j]);
                 finished.at[j] = round_to<DTYPE>(value);
             }
-            *place = finished;
+            *target = finished;
         }
     }
 };

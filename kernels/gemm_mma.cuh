@@ -19,7 +19,7 @@ static_assert(BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0, "tile");
 static_assert((WARP_M == 32 || WARP_M == 64) && WARP_N == 32, "powers of two, for Tile::fragment");
 
 // One thread's sums, and where in the block's tile they lie.
-struct Sums {
+struct Accumulators {
     float at[WARP_M / 16][WARP_N / 8][4] = {};
 
     // Add the products of one pair of tiles.
@@ -57,7 +57,7 @@ struct Sums {
     // rows(i): where row i of the product lies in the output, which takes ROWS neighbouring ones at once. A lane's neighbour,
     // lane ^ 1, holds the columns beside its own.
     template <int VECTOR, class To, class Rows>
-    __device__ __forceinline__ void store(const To& output, const Block& block, const Rows& rows) const {
+    __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
         constexpr int N = VECTOR == 8 && To::ROWS == 1 ? 8 : 4, LANES = 32 / N;  // sums side by side, and lanes to a row
         const int lane = threadIdx.x % 32, column = lane % LANES * N;
         float* mine = reinterpret_cast<float*>(shared_memory()) + threadIdx.x / 32 * (16 * 32);
@@ -71,7 +71,7 @@ struct Sums {
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
                         const float* pair = &at[i][first / 8 + j][half * 2];
-                        *reinterpret_cast<Pack<float, 2>*>(mine + place(lane / 4 + half * 8, j * 8 + lane % 4 * 2)) = {
+                        *reinterpret_cast<Pack<float, 2>*>(mine + swizzle(lane / 4 + half * 8, j * 8 + lane % 4 * 2)) = {
                             {pair[0], pair[1]}};
                     }
                 __syncwarp();
@@ -81,7 +81,7 @@ struct Sums {
                     Pack<Real, N> sums[To::ROWS];
 #pragma unroll
                     for (int of = 0; of < To::ROWS; ++of) sums[of] = read<N>(mine, row + of, column, lane / LANES % 2);
-                    output.template store<VECTOR>(rows(block.row + warp_row() + i * 16 + row),
+                    epilogue.template store<VECTOR>(rows(block.row + warp_row() + i * 16 + row),
                                                   block.column + warp_column() + first + column, sums);
                 }
                 __syncwarp();
@@ -93,7 +93,7 @@ struct Sums {
     static __device__ __forceinline__ int warp_column() { return int(threadIdx.x) / 32 % WARPS_N * WARP_N; }
 
     // Where a sum lies among the 16 x 32 of its warp.
-    static __device__ __forceinline__ int place(int row, int column) {
+    static __device__ __forceinline__ int swizzle(int row, int column) {
         return row * 32 + ((column / 4 ^ row % 4 * 2) * 4 + column % 4);
     }
 
@@ -102,10 +102,10 @@ struct Sums {
     template <int N>
     static __device__ __forceinline__ Pack<Real, N> read(const float* from, int row, int column, int second) {
         if constexpr (N == 4) {
-            return *reinterpret_cast<const Pack<Real, 4>*>(from + place(row, column));
+            return *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column));
         } else {
-            const auto one = *reinterpret_cast<const Pack<Real, 4>*>(from + place(row, column + second * 4));
-            const auto other = *reinterpret_cast<const Pack<Real, 4>*>(from + place(row, column + 4 - second * 4));
+            const auto one = *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column + second * 4));
+            const auto other = *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column + 4 - second * 4));
             Pack<Real, 8> both;
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
@@ -119,7 +119,7 @@ struct Sums {
 
 // `sums` and the products over a block's part of the depth.
 template <class IteratorA, class IteratorB>
-__device__ __forceinline__ Sums product(Sums sums, IteratorA& a, IteratorB b, const Block& block) {
+__device__ __forceinline__ Accumulators product(Accumulators accumulators, IteratorA& a, IteratorB b, const Block& block) {
     using TileA = typename IteratorA::Tile;
     using TileB = typename IteratorB::Tile;
     unsigned char* const tiles = shared_memory();
@@ -152,7 +152,7 @@ __device__ __forceinline__ Sums product(Sums sums, IteratorA& a, IteratorB b, co
     for (int32 begin = block.begin;;)
 #pragma unroll UNROLLED
         for (int stage = 0; stage < STAGES; ++stage) {
-            if (begin >= block.end) return sums;
+            if (begin >= block.end) return accumulators;
             wait_for_copies<STAGES - 2>();
             __syncthreads();  // the next tiles are there, and those multiplied last are free
             unsigned char* const free = tiles + (stage + STAGES - 1) % STAGES * STAGE_BYTES;
@@ -161,7 +161,7 @@ __device__ __forceinline__ Sums product(Sums sums, IteratorA& a, IteratorB b, co
             if (more) fetch(free);
             commit_copies();
             a.add(ready);
-            sums.multiply<TileA, TileB>(ready, ready + TileA::BYTES);
+            accumulators.multiply<TileA, TileB>(ready, ready + TileA::BYTES);
             if (more) put(free);
             begin += STAGE_K;
         }

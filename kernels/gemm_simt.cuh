@@ -21,7 +21,7 @@ __device__ __forceinline__ int swizzle(int side, int depth) {
 // One thread's part in moving tiles of an operand, SIDE x BLOCK_K elements each, from global to shared memory. With SUMS it can
 // also add up the elements of each column, over the depth of the block.
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS = false>
-class Loader {
+class TileIterator {
     static constexpr uint32 LINES = COLUMNS_ARE_DEPTH ? SIDE : BLOCK_K, PER_LINE = SIDE * BLOCK_K / LINES / VECTOR;
     static constexpr int PASSES = LINES * PER_LINE / THREADS;
     // Neighbouring threads take neighbouring vectors of a line; single numbers along the depth, taps of an image in most
@@ -50,7 +50,7 @@ class Loader {
 
   public:
     // side: the block's first row or column of the product.
-    __device__ __forceinline__ Loader(const Matrix& matrix, int32 side) : matrix(matrix) {
+    __device__ __forceinline__ TileIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
             if constexpr (COLUMNS_ARE_DEPTH) lines[pass] = matrix.line(side + line(pass));
@@ -127,7 +127,7 @@ class Loader {
 };
 
 // One thread's sums, and where in the block's tile they lie.
-struct Sums {
+struct Accumulators {
     static constexpr int GROUP = 4;
     static constexpr int LANES_N = THREADS_N < 8 ? THREADS_N : 8, LANES_M = 32 / LANES_N, ACROSS = THREADS_N / LANES_N;
     static_assert(THREADS_M % LANES_M == 0 && THREADS_N % LANES_N == 0 && THREAD_M % GROUP == 0 && THREAD_N % GROUP == 0, "tile");
@@ -165,7 +165,7 @@ struct Sums {
     // rows(i): where row i of the product lies in the output, which takes ROWS neighbouring ones at once. A lane's neighbour,
     // lane ^ 1, holds the columns beside its own.
     template <int VECTOR, class To, class Rows>
-    __device__ __forceinline__ void store(const To& output, const Block& block, const Rows& rows) const {
+    __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
         static_assert(GROUP % To::ROWS == 0, "a thread has the rows that belong together");
 #pragma unroll
         for (int i = 0; i < THREAD_M; i += To::ROWS) {
@@ -175,7 +175,7 @@ struct Sums {
                 Pack<Real, GROUP> sums[To::ROWS];
 #pragma unroll
                 for (int of = 0; of < To::ROWS; ++of) sums[of] = at[i + of][j];
-                output.template store<VECTOR>(row, first_column(block, j), sums);
+                epilogue.template store<VECTOR>(row, first_column(block, j), sums);
             }
         }
     }
@@ -201,8 +201,8 @@ struct Sums {
 // `sums` and the products over a block's part of the depth. Past the depth's end the matrices give zeros, and what the last
 // step fetches is not used: without a condition the compiler starts the loads ahead of the multiplications and keeps to the
 // registers there are.
-template <class LoaderA, class LoaderB>
-__device__ __forceinline__ Sums product(Sums sums, LoaderA& a, LoaderB b, const Block& block) {
+template <class IteratorA, class IteratorB>
+__device__ __forceinline__ Accumulators product(Accumulators accumulators, IteratorA& a, IteratorB b, const Block& block) {
     __shared__ alignas(16) Real tile_a[2][BLOCK_K][BLOCK_M];
     __shared__ alignas(16) Real tile_b[2][BLOCK_K][BLOCK_N];
     a.fetch(block.begin);
@@ -215,11 +215,11 @@ __device__ __forceinline__ Sums product(Sums sums, LoaderA& a, LoaderB b, const 
         a.add();
         a.fetch(depth + BLOCK_K);
         b.fetch(depth + BLOCK_K);
-        sums.multiply(tile_a[stage], tile_b[stage]);
+        accumulators.multiply(tile_a[stage], tile_b[stage]);
         stage ^= 1;
         a.put(tile_a[stage]);  // last read before the barrier of the step before
         b.put(tile_b[stage]);
         __syncthreads();
     }
-    return sums;
+    return accumulators;
 }

@@ -13,13 +13,13 @@
 // sizeof(DTYPE) written an element; reads of a row are contiguous (backward under a flip). Prediction, not measured: bound by
 // its instructions, some 80 an element on sm_90a: 40 % of the copy bandwidth in float32, a quarter in halves. Macros: DTYPE.
 
-#include "divisor.cuh"
+#include "fast_divmod.cuh"
 #include "philox.cuh"
 
 struct Batch {
     int64 images, indices;  // how many there are
     int32 height;
-    Divisor width, channels;
+    FastDivmod width, channels;
     int32 mean_each, std_each;  // whether there is one for each element
     int32 flip, shift, reflect, cutout, blocks;  // thread blocks a sample
 };
@@ -39,8 +39,8 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
            Batch batch) {
     const int64 n = blockIdx.x / batch.blocks;
     const int32 part = blockIdx.x % batch.blocks;
-    const int64 place = (start_at ? *start_at : start) + n;
-    const int64 index = 0 <= place && place < batch.indices ? indices[place] : -1;
+    const int64 position = (start_at ? *start_at : start) + n;
+    const int64 index = 0 <= position && position < batch.indices ? indices[position] : -1;
     const bool valid = 0 <= index && index < batch.images;
     if (part == 0 && threadIdx.x == 0) y[n] = valid ? labels[index] : -1;
 

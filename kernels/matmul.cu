@@ -21,22 +21,22 @@ struct Matmul {
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
 matmul_simt(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* a, const DTYPE* b, const Matmul product_of,
-            const Schedule schedule) {
+            const TileScheduler scheduler) {
     const int32 rows = product_of.rows, columns = product_of.columns, depth = product_of.depth;
-    const Block block(schedule, depth);
+    const Block block(scheduler, depth);
     const Plain left{a + block.group * (int64(rows) * depth), depth, rows, depth};
     const DTYPE* const right_base = b + block.group * (int64(columns) * depth);
 #if DEPTH_FIRST
     const Plain right{right_base, columns, depth, columns};
-    using Right = Loader<Plain, BLOCK_N, WIDTH, false>;
+    using Right = TileIterator<Plain, BLOCK_N, WIDTH, false>;
 #else
     const Plain right{right_base, depth, columns, depth};
-    using Right = Loader<Plain, BLOCK_N, WIDTH, true>;
+    using Right = TileIterator<Plain, BLOCK_N, WIDTH, true>;
 #endif
-    Loader<Plain, BLOCK_M, WIDTH, true> rows_of_left(left, block.row);
-    const Sums sums = product({}, rows_of_left, Right(right, block.column), block);
+    TileIterator<Plain, BLOCK_M, WIDTH, true> rows_of_left(left, block.row);
+    const Accumulators accumulators = product({}, rows_of_left, Right(right, block.column), block);
 
     const int64 size = int64(rows) * columns, first = block.group * size;
     if (partials) partials += blockIdx.y * (product_of.batch * size) + first;
-    sums.store<WIDTH>(Output{y + first, partials, columns, columns, false}, block, RowsInOrder{rows});
+    accumulators.store<WIDTH>(Epilogue{y + first, partials, columns, columns, false}, block, RowsInOrder{rows});
 }

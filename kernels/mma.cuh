@@ -34,14 +34,14 @@ struct Matrices {
     uint32* to;
 };
 
-template <bool TURNED>
+template <bool TRANSPOSED>
 GPUCONV_UNCHECKED inline void exchange(void* const* lanes) {
     for (int lane = 0; lane < 32; ++lane)
         for (int m = 0; m < 4; ++m) {
             auto row = [&](int i) { return reinterpret_cast<const uint16*>(static_cast<Matrices*>(lanes[8 * m + i])->in.words); };
             uint32& to = static_cast<Matrices*>(lanes[lane])->to[m];
             const int g = lane / 4, t = lane % 4;
-            if (TURNED) to = row(2 * t)[g] | uint32(row(2 * t + 1)[g]) << 16;
+            if (TRANSPOSED) to = row(2 * t)[g] | uint32(row(2 * t + 1)[g]) << 16;
             else to = row(g)[2 * t] | uint32(row(g)[2 * t + 1]) << 16;
         }
 }
@@ -88,14 +88,14 @@ GPUCONV_UNCHECKED inline void multiply(void* const* lanes) {
 
 #endif
 
-template <bool TURNED>
+template <bool TRANSPOSED>
 __device__ __forceinline__ void load_matrices(uint32 (&to)[4], const void* row) {
 #ifdef GPUCONV_EMULATOR
     emulated::Matrices own{*static_cast<const emulated::Row*>(row), to};
-    gpuconv_together(&own, emulated::exchange<TURNED>, {__FILE__, __LINE__});
+    gpuconv_together(&own, emulated::exchange<TRANSPOSED>, {__FILE__, __LINE__});
 #else
     const unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row));
-    if constexpr (TURNED)
+    if constexpr (TRANSPOSED)
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(from) : "memory");
     else

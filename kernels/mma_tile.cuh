@@ -34,7 +34,7 @@ struct Tile {
     static_assert(PER_LINE >= 4, "a tile is at least 32 wide");
 
     // The bytes from a tile's beginning to a chunk.
-    static __device__ __forceinline__ int place(int line, int chunk) {
+    static __device__ __forceinline__ int swizzle(int line, int chunk) {
         const int mixed = ONE_BY_ONE ? line % 4 * 2 : PER_LINE == 4 ? line / 2 % 4 : line % 8;
         return line * LINE_BYTES + (chunk ^ mixed) * 16;
     }
@@ -52,13 +52,13 @@ struct Tile {
         const auto half = [](int matrix) { return ROWS ? matrix / 2 : matrix % 2; };   // of the depth
         const int matrix = lane / 8;
         if constexpr (COLUMNS_ARE_DEPTH) {
-            const int own = place(side + eight(matrix) * 8 + lane % 8, half(matrix));
+            const int own = swizzle(side + eight(matrix) * 8 + lane % 8, half(matrix));
             load_matrices<false>(to, tile + (own ^ step * 32) + i * 16 * LINE_BYTES);
         } else if constexpr (!ONE_BY_ONE) {
-            const int own = place(half(matrix) * 8 + lane % 8, side / CHUNK + eight(matrix));
+            const int own = swizzle(half(matrix) * 8 + lane % 8, side / CHUNK + eight(matrix));
             load_matrices<true>(to, tile + (own ^ i * 32) + step * STEP_K * LINE_BYTES);
         } else {
-            const int own = place(lane % 4, side / CHUNK + lane / 16) + lane / 4 % 4 * 4;
+            const int own = swizzle(lane % 4, side / CHUNK + lane / 16) + lane / 4 % 4 * 4;
 #pragma unroll
             for (int m = 0; m < 4; ++m) {
                 const int line = step * STEP_K + half(m) * 4, chunk = i * 4 + eight(m) * 2;

@@ -32,7 +32,7 @@ struct Matrices {
     int32 rows, columns, blocks, transposed;
 
     // Where number i of a parameter is in its matrix of x.
-    __device__ __forceinline__ int64 place(int64 i) const {
+    __device__ __forceinline__ int64 offset_in_x(int64 i) const {
         return transposed ? i % columns * rows + i / columns : i;
     }
 };
@@ -70,7 +70,7 @@ muon_direction(accumulator<DTYPE>* x, accumulator<DTYPE>* partials, const Matrix
         const Real p = load(matrix.param[i]), g = load(matrix.grad[i]) * unscale, v = kept * load(matrix.velocity[i]) + g;
         const Real direction = unscale == 0 ? Real(0) : nesterov ? g + kept * v : v;
         if (unscale != 0) matrix.velocity[i] = round_to<DTYPE>(v);
-        x[part.matrix * all.size + all.place(i)] = direction;
+        x[part.matrix * all.size + all.offset_in_x(i)] = direction;
         x_squares += direction * direction;
         p_squares += p * p;
     }
@@ -110,7 +110,7 @@ muon_apply(const accumulator<DTYPE>* x, const accumulator<DTYPE>* partials, cons
     const Real keep = length > 0 ? sqrt(Real(all.rows)) / length : Real(1);
     const Real rate = Real(lr64 ? *lr64 : lr32 ? double(*lr32) : lr);
     for (int64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
-        const Real p = load(matrix.param[i]) * keep - rate * x[part.matrix * all.size + all.place(i)];
+        const Real p = load(matrix.param[i]) * keep - rate * x[part.matrix * all.size + all.offset_in_x(i)];
         matrix.param[i] = round_to<DTYPE>(p);
         if (matrix.copy) matrix.copy[i] = round_to<GRAD>(p);
     }

@@ -18,10 +18,10 @@ using Numbers = Pack<DTYPE, WIDTH>;
 using Real = accumulator<DTYPE>;
 
 // Item `i` of a volume of (N, rows, columns, packs), its last axis innermost.
-struct Place {
+struct Position {
     uint32 n;
     int32 row, column, pack;
-    __device__ Place(uint32 i, int32 rows, int32 columns, int32 packs) {
+    __device__ Position(uint32 i, int32 rows, int32 columns, int32 packs) {
         pack = int32(i % packs);
         i /= packs;
         column = int32(i % columns);

@@ -1,6 +1,6 @@
 // How tiles of an operand come into shared memory on tensor cores (gemm_mma.cuh): one thread's part, tile after tile.
 //
-//   Loader<...> a(matrix, side);  // side: the block's first row or column of the product
+//   TileIterator<...> a(matrix, side);  // side: the block's first row or column of the product
 //   a.seek(depth);                // all threads: where to begin
 //   a.fetch(tile, depth);         // start moving the tile at `depth`
 //   a.advance(depth);             // on to the next, at `depth`, STAGE_K further
@@ -8,7 +8,7 @@
 //
 // All threads meet at a barrier between two fetches. A thread moves one chunk of every LINES_A_PASS-th line of a tile.
 //
-// Most of what the main loop issues beside its products computes addresses. So a TileIterator finds its place once, and then only
+// Most of what the main loop issues beside its products computes addresses. So a WalkIterator finds its place once, and then only
 // adds, tile after tile. How, depends on the matrix:
 //   STRAIGHT  a plain matrix: a pointer for each line, and an offset that grows by the same step for every tile
 //   TAPS      the depth is the taps of a filter: a table in shared memory holds what each tap adds to an address. Windows, whose
@@ -37,7 +37,7 @@ struct Source {
 
 // The threads before a tile, and what they all do with it. Iterator: derives from this, and finds chunks.
 template <class Iterator, class Matrix, int SIDE, bool COLUMNS_ARE_DEPTH, bool SUMS>
-class TileThreads {
+class TileMover {
   public:
     using Tile = ::Tile<SIDE, COLUMNS_ARE_DEPTH>;
     static constexpr bool FILLS_AHEAD = false;  // whether a fetch reads what the advance before it has written
@@ -51,7 +51,7 @@ class TileThreads {
         for (int pass = 0; pass < PASSES; ++pass) {
             const auto [from, found] = chunks[pass];
             if constexpr (Matrix::BITS == 0) {
-                copy_async_or_zeros<16>(tile + place(pass), from, found);
+                copy_async_or_zeros<16>(tile + chunk_offset(pass), from, found);
             } else {
                 masks[pass] = found ? static_cast<const Iterator*>(this)->matrix.mask_at(from) : 0;  // 0 drops all
                 if (found) fetched[pass] = *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(from);
@@ -64,7 +64,7 @@ class TileThreads {
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) {
                 drop_masked<Matrix::BITS>(fetched[pass], masks[pass]);
-                *reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + place(pass)) = fetched[pass];
+                *reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + chunk_offset(pass)) = fetched[pass];
             }
     }
 
@@ -78,7 +78,7 @@ class TileThreads {
             if (!sums_wanted) return;
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) {
-                const auto numbers = *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(tile + place(pass));
+                const auto numbers = *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(tile + chunk_offset(pass));
 #pragma unroll
                 for (int j = 0; j < CHUNK; ++j) sums[j] += load(numbers.at[j]);
             }
@@ -112,8 +112,8 @@ class TileThreads {
                   "every thread moves as many chunks, all in one place of their lines");
     static_assert(LINES_A_PASS % Tile::PERIOD == 0, "and all in one place of their lines in shared memory");
 
-    static __device__ __forceinline__ int place(int pass) {
-        return Tile::place(line(0), chunk()) + pass * LINES_A_PASS * Tile::LINE_BYTES;
+    static __device__ __forceinline__ int chunk_offset(int pass) {
+        return Tile::swizzle(line(0), chunk()) + pass * LINES_A_PASS * Tile::LINE_BYTES;
     }
 
     Pack<DTYPE, CHUNK> fetched[PASSES];  // of a masked matrix, on the way
@@ -125,7 +125,7 @@ class TileThreads {
 };
 
 template <Walk WALK, class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
-class TileIterator;
+class WalkIterator;
 
 // Whether an iterator finds the mask of a chunk, if it has one: where it is a byte, of halves under a ReLU.
 template <class Matrix>
@@ -133,23 +133,23 @@ constexpr bool mask_is_found = Matrix::BITS == 0 || (Matrix::BITS == 1 && CHUNK 
 
 // How a matrix is walked along the depth.
 template <class Matrix, bool COLUMNS_ARE_DEPTH>
-constexpr Walk wanted = COLUMNS_ARE_DEPTH ? Matrix::ALONG_COLUMNS : Matrix::ALONG_LINES;
+constexpr Walk natural_walk = COLUMNS_ARE_DEPTH ? Matrix::ALONG_COLUMNS : Matrix::ALONG_LINES;
 template <class Matrix, int VECTOR, bool COLUMNS_ARE_DEPTH>
 constexpr Walk walk =
-    !mask_is_found<Matrix> || VECTOR < CHUNK || (wanted<Matrix, COLUMNS_ARE_DEPTH> == Walk::TAPS && !TAP_TABLE)
+    !mask_is_found<Matrix> || VECTOR < CHUNK || (natural_walk<Matrix, COLUMNS_ARE_DEPTH> == Walk::TAPS && !TAP_TABLE)
         ? Walk::SEARCH
-        : wanted<Matrix, COLUMNS_ARE_DEPTH>;
+        : natural_walk<Matrix, COLUMNS_ARE_DEPTH>;
 
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS = false>
-using Loader = TileIterator<walk<Matrix, VECTOR, COLUMNS_ARE_DEPTH>, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>;
+using TileIterator = WalkIterator<walk<Matrix, VECTOR, COLUMNS_ARE_DEPTH>, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>;
 
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
-class TileIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
-    : public TileThreads<TileIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, Matrix, SIDE,
+class WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
+    : public TileMover<WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, Matrix, SIDE,
                          COLUMNS_ARE_DEPTH, SUMS> {
-    using Threads = TileThreads<TileIterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS>;
-    friend Threads;
-    using Threads::PASSES, Threads::line, Threads::chunk, Threads::LINES_A_PASS;
+    using Mover = TileMover<WalkIterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS>;
+    friend Mover;
+    using Mover::PASSES, Mover::line, Mover::chunk, Mover::LINES_A_PASS;
 
     // Of each pass where columns are the depth, else of the first: what it moves of a tile at a depth of 0, or of the first
     // tile; and the depth from which on it has nothing.
@@ -162,7 +162,7 @@ class TileIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS
     int64 offset = 0;  // of the tile to fetch from the first, where lines are the depth
 
   public:
-    __device__ __forceinline__ TileIterator(const Matrix& matrix, int32 side) : matrix(matrix), side(side) {}
+    __device__ __forceinline__ WalkIterator(const Matrix& matrix, int32 side) : matrix(matrix), side(side) {}
 
     __device__ __forceinline__ void seek(int32 depth) {
         const int32 first = COLUMNS_ARE_DEPTH ? side : depth, column = chunk() * CHUNK + (COLUMNS_ARE_DEPTH ? 0 : side);
@@ -193,7 +193,7 @@ struct TapWalk {
     int32 tap, part;
     int32 all, taps_a_tile, parts_a_tile;  // the parts of a tap; how far a tile goes on
 
-    __device__ __forceinline__ void seek(const Divisor& per_tap, int32 depth) {
+    __device__ __forceinline__ void seek(const FastDivmod& per_tap, int32 depth) {
         int32 rest = STAGE_K;
         all = int32(per_tap.divisor) / UNIT;
         taps_a_tile = per_tap.divide(rest);
@@ -211,11 +211,11 @@ struct TapWalk {
 
 // Windows.
 template <class Matrix, int SIDE, int VECTOR, bool SUMS>
-class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
-    : public TileThreads<TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>, Matrix, SIDE, true, SUMS> {
-    using Threads = TileThreads<TileIterator, Matrix, SIDE, true, SUMS>;
-    friend Threads;
-    using Threads::PASSES, Threads::line, Threads::chunk;
+class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
+    : public TileMover<WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>, Matrix, SIDE, true, SUMS> {
+    using Mover = TileMover<WalkIterator, Matrix, SIDE, true, SUMS>;
+    friend Mover;
+    using Mover::PASSES, Mover::line, Mover::chunk;
 
     struct alignas(8) Tap {
         int32 chunks;  // from where the first tap meets the tensor to where this one does
@@ -234,7 +234,7 @@ class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
     }
 
   public:
-    __device__ __forceinline__ TileIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
+    __device__ __forceinline__ WalkIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
         const int32 down = matrix.taps_down(), across = matrix.taps_across();
         for (int32 i = threadIdx.x; i < MOST_TAPS; i += THREADS) {
             const int32 r = i / max(1, across), s = i - r * across;
@@ -271,11 +271,11 @@ class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
 
 // Filters.
 template <class Matrix, int SIDE, int VECTOR, bool SUMS>
-class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
-    : public TileThreads<TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>, Matrix, SIDE, false, SUMS> {
-    using Threads = TileThreads<TileIterator, Matrix, SIDE, false, SUMS>;
-    friend Threads;
-    using Threads::PASSES, Threads::line, Threads::chunk;
+class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
+    : public TileMover<WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>, Matrix, SIDE, false, SUMS> {
+    using Mover = TileMover<WalkIterator, Matrix, SIDE, false, SUMS>;
+    friend Mover;
+    using Mover::PASSES, Mover::line, Mover::chunk;
 
     const Matrix& matrix;
     const DTYPE* from;  // the first line
@@ -283,7 +283,7 @@ class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
     TapWalk<1> walks[PASSES];
     int32 lines[PASSES];
 
-    static __device__ __forceinline__ int32 (&places())[MOST_TAPS] {
+    static __device__ __forceinline__ int32 (&tap_indices())[MOST_TAPS] {
         __shared__ int32 table[MOST_TAPS];
         return table;
     }
@@ -291,15 +291,15 @@ class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
     __device__ __forceinline__ void look_up() {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass)
-            lines[pass] = walks[pass].part * matrix.all_taps() + places()[walks[pass].tap];
+            lines[pass] = walks[pass].part * matrix.all_taps() + tap_indices()[walks[pass].tap];
     }
 
   public:
-    __device__ __forceinline__ TileIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
+    __device__ __forceinline__ WalkIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
         const int32 column = side + chunk() * CHUNK, across = matrix.taps_across(), all = matrix.taps_down() * across;
         for (int32 i = threadIdx.x; i < MOST_TAPS; i += THREADS) {
             const int32 r = i / max(1, across), s = i - r * across;
-            places()[i] = i < all ? matrix.place(r, s) : 0;
+            tap_indices()[i] = i < all ? matrix.tap_index(r, s) : 0;
         }
         taps = column < matrix.columns ? all : 0;
         from = matrix.base + (taps ? column : 0);
@@ -326,11 +326,11 @@ class TileIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
 };
 
 template <class Matrix, int SIDE, int VECTOR, bool SUMS>
-class TileIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>
-    : public TileThreads<TileIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>, Matrix, SIDE, false, SUMS> {
-    using Threads = TileThreads<TileIterator, Matrix, SIDE, false, SUMS>;
-    friend Threads;
-    using Threads::PASSES, Threads::line, Threads::chunk;
+class WalkIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>
+    : public TileMover<WalkIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>, Matrix, SIDE, false, SUMS> {
+    using Mover = TileMover<WalkIterator, Matrix, SIDE, false, SUMS>;
+    friend Mover;
+    using Mover::PASSES, Mover::line, Mover::chunk;
 
     const Matrix& matrix;
     const typename Matrix::Reach reach;
@@ -349,7 +349,7 @@ class TileIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>
   public:
     static constexpr bool FILLS_AHEAD = true;
 
-    __device__ __forceinline__ TileIterator(const Matrix& matrix, int32 side)
+    __device__ __forceinline__ WalkIterator(const Matrix& matrix, int32 side)
         : matrix(matrix), reach(matrix.reach(matrix.column(side + chunk() * CHUNK))), from(matrix.x + reach.channel) {}
 
     __device__ __forceinline__ void seek(int32 depth) { find_pixels(depth); }
@@ -370,12 +370,12 @@ class TileIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>
 };
 
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
-class TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
-    : public TileThreads<TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, Matrix, SIDE,
+class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
+    : public TileMover<WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>, Matrix, SIDE,
                          COLUMNS_ARE_DEPTH, SUMS> {
-    using Threads = TileThreads<TileIterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS>;
-    friend Threads;
-    using Threads::PASSES, Threads::line, Threads::chunk, Threads::place, Threads::fetched, Threads::masks;
+    using Mover = TileMover<WalkIterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS>;
+    friend Mover;
+    using Mover::PASSES, Mover::line, Mover::chunk, Mover::chunk_offset, Mover::fetched, Mover::masks;
     static constexpr bool COPIES = Matrix::BITS == 0 && VECTOR == CHUNK;
     static constexpr int PARTS = CHUNK / VECTOR;
 
@@ -386,7 +386,7 @@ class TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
   public:
     static constexpr bool SEARCHES = true;
 
-    __device__ __forceinline__ TileIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
+    __device__ __forceinline__ WalkIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
         if constexpr (COLUMNS_ARE_DEPTH)
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) lines[pass] = matrix.line(side + line(pass));
@@ -413,7 +413,7 @@ class TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
                 const DTYPE* from = nullptr;
                 const bool found = matrix.find(lines[pass], column, from);
                 if constexpr (COPIES) {
-                    copy_async_or_zeros<16>(tile + place(pass), from, found);
+                    copy_async_or_zeros<16>(tile + chunk_offset(pass), from, found);
                 } else {
                     Pack<DTYPE, VECTOR> numbers = {};
                     if (found) {
@@ -435,7 +435,7 @@ class TileIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) {
                 drop_masked<Matrix::BITS>(fetched[pass], masks[pass]);
-                *reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + place(pass)) = fetched[pass];
+                *reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + chunk_offset(pass)) = fetched[pass];
             }
     }
 };

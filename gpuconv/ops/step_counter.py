@@ -14,7 +14,7 @@ from gpuconv.types import Array, ArrayT
 __all__ = ["advance_clock", "advance_counter"]
 
 
-@op("clock.cu", changes="clock lr")
+@op("step_counter.cu", changes="clock lr")
 def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
     """Go on to the next training step: lr = rates[clock[0]], then clock += (1, 1, batch_size, batch_size).
 
@@ -37,7 +37,7 @@ def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> 
     backend.advance_clock(clock, lr, rates, batch_size=batch_size)
 
 
-@op("clock.cu", changes="counter")
+@op("step_counter.cu", changes="counter")
 def advance_counter(counter: ArrayT, *, by: int) -> ArrayT:
     """counter += by. counter: (1,) int64, changed in place. Returns, of the same shape, what it held before."""
     backend = backend_of(counter=counter)

@@ -18,7 +18,7 @@ pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory):
     path = tmp_path_factory.mktemp("pack") / "cubins.zip"
-    assert pack_cubins.main(["--file", "clock.cu", "--workers", "1", "--out", str(path)]) == 0
+    assert pack_cubins.main(["--file", "step_counter.cu", "--workers", "1", "--out", str(path)]) == 0
     return path
 
 
@@ -32,7 +32,7 @@ def gate(tmp_path, pack):
 
 def test_what_was_packed_is_found_and_not_compiled(gate, monkeypatch):
     said, manifest = start.cubins(gate, 10)
-    jobs = pack_cubins.variants_of("clock.cu")
+    jobs = pack_cubins.variants_of("step_counter.cu")
     assert manifest["entries"] == len(jobs)
     assert said == f"{len(jobs)} kernel files for sm_90a, {compiler.toolkit()[1]}"
     _, *rest = compiler.toolkit()
@@ -74,7 +74,7 @@ def test_without_a_pack_the_cache_is_empty(gate):
 def test_a_pack_that_cannot_travel_is_not_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pack_cubins, "LARGEST", 1000)
     with pytest.raises(SystemExit):
-        pack_cubins.main(["--file", "clock.cu", "--workers", "1", "--out", str(tmp_path / "c.zip")])
+        pack_cubins.main(["--file", "step_counter.cu", "--workers", "1", "--out", str(tmp_path / "c.zip")])
     assert "more than 0 can travel" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 

@@ -22,10 +22,10 @@ extern "C" __global__ void gradient_windows(int64* offsets, const DTYPE* dy, con
     find_all(offsets, dy, GradientWindows{dy, conv, phase, Mask(nullptr, conv, 0)}, lines, columns, count);
 }
 
-extern "C" __global__ void turned_filters(int64* offsets, const DTYPE* w, const int32* lines, const int32* columns, int32 count,
+extern "C" __global__ void transposed_filters(int64* offsets, const DTYPE* w, const int32* lines, const int32* columns, int32 count,
                                           const Convolution conv, int32 row, int32 column) {
     const Phase phase(conv, row, column);
-    find_all(offsets, w, TurnedFilters(w, conv, phase), lines, columns, count);
+    find_all(offsets, w, TransposedFilters(w, conv, phase), lines, columns, count);
 }
 
 extern "C" __global__ void plain_filters(int64* offsets, const DTYPE* w, const int32* lines, const int32* columns, int32 count,
@@ -39,6 +39,6 @@ extern "C" __global__ void output_address(DTYPE* at, accumulator<DTYPE>* partial
     if (threadIdx.x != 0) return;
     const int64 back = row * pitch + column;
     const Pack<Real, 1> one[1] = {{{1}}};
-    Output{at - back, nullptr, pitch, column + 1, false}.store<1>(row, column, one);
-    Output{nullptr, partial - back, pitch, column + 1, false}.store<1>(row, column, one);
+    Epilogue{at - back, nullptr, pitch, column + 1, false}.store<1>(row, column, one);
+    Epilogue{nullptr, partial - back, pitch, column + 1, false}.store<1>(row, column, one);
 }

@@ -17,7 +17,7 @@ from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, NEWEST, Plan, pla
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.kernel import load
 from gpuconv.backends.cuda.outputs import ceil_div
-from gpuconv.backends.cuda.structs import divisor
+from gpuconv.backends.cuda.structs import fast_divmod
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.verify.convolutions import arrays as volumes
@@ -268,7 +268,7 @@ def test_plans_follow_the_shape():
 def test_division_by_multiplication():
     rng = np.random.default_rng(0)
     for d in [1, 2, 3, 5, 7, 2**16 - 1, 2**16, 2**16 + 1, 2**31 - 1, *map(int, rng.integers(1, 2**31, 200))]:
-        _, multiplier, shift = divisor(d)
+        _, multiplier, shift = fast_divmod(d)
         assert multiplier < 2**32
         near = [(2**31 - 1) // d * d - 1, (2**31 - 1) // d * d, 2**31 - 1, 0, d - 1, d]
         for n in [*near, *map(int, rng.integers(0, 2**31, 50))]:
@@ -392,7 +392,7 @@ def test_filter_addresses(device, rng, stride):
         taps, c = some_of(rng, max(1, rs.size * ss.size * case.k)), rng.permutation(some_of(rng, case.c))
         r_at, s_at, k, there = tap_of(taps, rs, ss, case.k)
         wanted = np.where(there & (c < case.c), (k * (r * s) + r_at * s + s_at) * case.c + c, -1)
-        np.testing.assert_array_equal(offsets(device, "turned_filters", case, taps, c, *phase), wanted)
+        np.testing.assert_array_equal(offsets(device, "transposed_filters", case, taps, c, *phase), wanted)
 
 
 def test_output_addresses(device):

@@ -7,22 +7,22 @@
 
 template <int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, class Matrix>
 __device__ void walk_both(int64* found, int64* wanted, const DTYPE* base, const Matrix& matrix, int32 side, int32 begin, int32 tiles) {
-    using Iterator = Loader<Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH>;
-    using Threads = TileThreads<Iterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, false>;
+    using Iterator = TileIterator<Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH>;
+    using Mover = TileMover<Iterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, false>;
     static_assert(!Iterator::SEARCHES, "an iterator that increments");
     Iterator iterator(matrix, side);
     iterator.seek(begin);
     int32 depth = begin;
     for (int32 tile = 0; tile < tiles; ++tile) {
         __syncthreads();
-        Source chunks[Threads::PASSES];
+        Source chunks[Mover::PASSES];
         iterator.find(chunks, depth);
-        for (int pass = 0; pass < Threads::PASSES; ++pass) {
-            const int32 line = Threads::line(pass) + (COLUMNS_ARE_DEPTH ? side : depth);
-            const int32 column = Threads::chunk() * CHUNK + (COLUMNS_ARE_DEPTH ? depth : side);
+        for (int pass = 0; pass < Mover::PASSES; ++pass) {
+            const int32 line = Mover::line(pass) + (COLUMNS_ARE_DEPTH ? side : depth);
+            const int32 column = Mover::chunk() * CHUNK + (COLUMNS_ARE_DEPTH ? depth : side);
             const DTYPE* from = nullptr;
             const bool there = matrix.find(matrix.line(line), matrix.column(column), from);
-            const int32 at = (tile * Threads::PASSES + pass) * THREADS + threadIdx.x;
+            const int32 at = (tile * Mover::PASSES + pass) * THREADS + threadIdx.x;
             found[at] = chunks[pass].found ? chunks[pass].from - base : -1;
             wanted[at] = there ? from - base : -1;
         }
@@ -52,7 +52,7 @@ extern "C" __global__ void dgrad_dy(int64* found, int64* wanted, const DTYPE* dy
 extern "C" __global__ void dgrad_w(int64* found, int64* wanted, const DTYPE* w, const Convolution conv, int32 row, int32 column,
                                    int32 side, int32 begin, int32 tiles) {
     const Phase phase(conv, row, column);
-    walk_both<BLOCK_N, VECTOR_C, false>(found, wanted, w, TurnedFilters(w, conv, phase), side, begin, tiles);
+    walk_both<BLOCK_N, VECTOR_C, false>(found, wanted, w, TransposedFilters(w, conv, phase), side, begin, tiles);
 }
 
 extern "C" __global__ void wgrad_dy(int64* found, int64* wanted, const DTYPE* dy, const Convolution conv, int32 row, int32 column,

@@ -10,7 +10,7 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.device_array import empty
 from gpuconv.backends.cuda.kernel import load
 from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous, device_scalar, store
-from gpuconv.backends.cuda.structs import DIVISOR, divisor, struct
+from gpuconv.backends.cuda.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.dtypes import as_dtype
 from gpuconv.types import Array, Scalar
 
@@ -21,7 +21,13 @@ _MOST_ELEMENTS = 2**31 - 2**16  # of one sample: a thread's next one is counted 
 _FLIPS: dict[bool | str, int] = {False: 0, True: 1, "alternating": 2}  # the kernel's `enum Flip`
 
 _BATCH = np.dtype(
-    [("images", np.int64), ("indices", np.int64), ("height", np.int32), ("width", DIVISOR), ("channels", DIVISOR)]
+    [
+        ("images", np.int64),
+        ("indices", np.int64),
+        ("height", np.int32),
+        ("width", FAST_DIVMOD),
+        ("channels", FAST_DIVMOD),
+    ]
     + [(name, np.int32) for name in ("mean_each", "std_each", "flip", "shift", "reflect", "cutout", "blocks")],
     align=True,
 )
@@ -55,7 +61,7 @@ def load_batch(
     place = (*device_scalar(offset, np.int64), *device_scalar(start, np.int64))
     picked = empty((n,), labels.dtype, like=labels)
     blocks = max(1, ceil_div(h * w * c, _ELEMENTS))
-    sides, each = (h, divisor(max(1, w)), divisor(max(1, c))), (mean.ndim > 1, std.ndim > 1)
+    sides, each = (h, fast_divmod(max(1, w)), fast_divmod(max(1, c))), (mean.ndim > 1, std.ndim > 1)
     options = (_FLIPS[flip], shift, border == "reflect", cutout)
     batch = struct(_BATCH, m, indices.shape[0], *sides, *each, *options, blocks)
     x = buffer(out, (n, h, w, c), dtype, like=images)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuconv.algorithms import patch_lines
 from gpuconv.backends.cuda.outputs import ceil_div
-from gpuconv.backends.cuda.structs import DIVISOR, divisor, struct
+from gpuconv.backends.cuda.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.problems import Conv2dProblem
 
 # Kernels count pixels and taps in 32 bits, a tile past the end included, and add two coordinates; elements: 64 bits.
@@ -24,10 +24,10 @@ _PHASE_SIZES = ("phase_h", "phase_w", "tap_step_h", "tap_step_w", "window_step_h
 _PHASE_DIVISORS = ("phases", "phase_hw", "phase_width", "fewer_across", "more_across")
 _CONVOLUTION = np.dtype(
     [(name, np.int32) for name in (*_SIZES, "dilation_h", "dilation_w")]
-    + [(name, DIVISOR) for name in _DIVISORS]
+    + [(name, FAST_DIVMOD) for name in _DIVISORS]
     + [(name, np.int32) for name in _PHASE_SIZES]
-    + [(name, DIVISOR) for name in _PHASE_DIVISORS]
-    + [("image_lines", DIVISOR), ("patch_lines", np.int32)],
+    + [(name, FAST_DIVMOD) for name in _PHASE_DIVISORS]
+    + [("image_lines", FAST_DIVMOD), ("patch_lines", np.int32)],
     align=True,
 )
 
@@ -59,7 +59,7 @@ def packed(problem: Conv2dProblem, pool: int) -> np.void:
     phase_h, phase_w, (step_h, step_w) = ceil_div(h, stride_h), ceil_div(w, stride_w), problem.tap_step
     phase = (phase_h, phase_w, step_h, step_w, dilation_h * step_h // stride_h, dilation_w * step_w // stride_w)
     divisors, phase_divisors, (image_lines,) = (
-        [divisor(max(1, d)) for d in ds]
+        [fast_divmod(max(1, d)) for d in ds]
         for ds in (
             (y_h * y_w, y_w, c, k, s, stride_h, stride_w),
             (stride_h * stride_w, phase_h * phase_w, phase_w, s // step_w, s // step_w + 1),

@@ -1,4 +1,4 @@
-"""The numbers that change from step to step: launchers of kernels/clock.cu."""
+"""The numbers that change from step to step: launchers of kernels/step_counter.cu."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _WARP = 32
 
 
 def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
-    module = load("clock.cu", {"DTYPE": lr.dtype})
-    module.kernel("clock_advance")(1, _WARP, clock, lr, rates, *rates.shape, batch_size)
+    module = load("step_counter.cu", {"DTYPE": lr.dtype})
+    module.kernel("step_counter_advance")(1, _WARP, clock, lr, rates, *rates.shape, batch_size)
 
 
 def advance_counter(counter: Array, *, by: int) -> Array:
     before = empty((1,), counter.dtype, like=counter)
-    load("clock.cu", {"DTYPE": "float32"}).kernel("counter_advance")(1, 1, before, counter, by)
+    load("step_counter.cu", {"DTYPE": "float32"}).kernel("counter_advance")(1, 1, before, counter, by)
     return before

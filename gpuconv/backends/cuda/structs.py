@@ -1,4 +1,4 @@
-"""Structs that kernels take by value, among them `struct Divisor` of kernels/divisor.cuh."""
+"""Structs that kernels take by value, among them `struct FastDivmod` of kernels/fast_divmod.cuh."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuconv.backends.cuda.outputs import ceil_div
 
-DIVISOR = np.dtype([(name, np.uint32) for name in ("divisor", "multiplier", "shift")], align=True)
+FAST_DIVMOD = np.dtype([(name, np.uint32) for name in ("divisor", "multiplier", "shift")], align=True)
 
 
 def struct(dtype: np.dtype, *members: Any) -> np.void:
@@ -16,7 +16,7 @@ def struct(dtype: np.dtype, *members: Any) -> np.void:
     return cast(np.void, np.array(members, dtype)[()])
 
 
-def divisor(d: int) -> tuple[int, int, int]:
-    """`struct Divisor` for 1 <= d < 2^31: with 2^(l-1) < d <= 2^l, (d, ceil(2^(31+l) / d), l)."""
+def fast_divmod(d: int) -> tuple[int, int, int]:
+    """`struct FastDivmod` for 1 <= d < 2^31: with 2^(l-1) < d <= 2^l, (d, ceil(2^(31+l) / d), l)."""
     shift = (d - 1).bit_length()
     return d, ceil_div(1 << (31 + shift), d), shift

@@ -52,7 +52,7 @@ def launch(
     bias: Array | None = None,
     accumulate: bool | None = None,
 ) -> Array | None:
-    """Launch kernel(out, secondary..., partials, inputs..., struct, schedule[, accumulate]) and, with split-K, the
+    """Launch kernel(out, secondary..., partials, inputs..., struct, scheduler[, accumulate]) and, with split-K, the
     reduction. The last of the two that runs adds the bias, applies the activation and accumulates.
 
     secondary: the kernel's secondary outputs; with split-K only the first may be given. bias: must also be the last of
@@ -71,7 +71,7 @@ def launch(
         inputs = inputs if bias is None else (*inputs[:-1], None)
     file, macros, name = _kernel(product, plan)
     flags: tuple[Any, ...] = () if accumulate is None else (accumulate and whole,)
-    arguments = (out, *secondary, partials, *inputs, product.struct, plan.schedule, *flags)
+    arguments = (out, *secondary, partials, *inputs, product.struct, plan.scheduler, *flags)
     load(file, macros).kernel(name)(
         (plan.blocks, plan.split_k), plan.algorithm.threads, *arguments, shared=plan.smem_bytes
     )

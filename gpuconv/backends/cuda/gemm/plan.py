@@ -17,7 +17,7 @@ from gpuconv.algorithms import AUTO, FEW_CHANNELS, Algorithm, find, serving
 from gpuconv.backends.cuda.device_array import NEWEST
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.outputs import ceil_div
-from gpuconv.backends.cuda.structs import DIVISOR, divisor, struct
+from gpuconv.backends.cuda.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.dtypes import accumulation_dtype
 
 LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums
@@ -30,7 +30,7 @@ _REDUCE_LAUNCH, _REDUCE_SPLIT, _REDUCE_ELEMENT = 300_000, 2_000, 26  # the secon
 _SHORTEST_SPLIT = 128  # of the depth
 _LARGEST_GRID_Y = 65535
 
-_SCHEDULE = np.dtype([("across", DIVISOR), ("down", DIVISOR), ("depth_per_split", np.int32)], align=True)
+_TILE_SCHEDULER = np.dtype([("across", FAST_DIVMOD), ("down", FAST_DIVMOD), ("depth_per_split", np.int32)], align=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +52,9 @@ class Plan:
     blocks: int
 
     @functools.cached_property
-    def schedule(self) -> np.void:
-        """The kernels' `struct Schedule`."""
-        return struct(_SCHEDULE, divisor(self.across), divisor(self.down), self.depth_per_split)
+    def scheduler(self) -> np.void:
+        """The kernels' `struct TileScheduler`."""
+        return struct(_TILE_SCHEDULER, fast_divmod(self.across), fast_divmod(self.down), self.depth_per_split)
 
 
 @functools.lru_cache(maxsize=4096)

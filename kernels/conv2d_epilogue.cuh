@@ -43,13 +43,14 @@ tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Bl
 
 // What becomes of a block's sums: y, with its mask or its filters' moments, or partial sums.
 __device__ __forceinline__ void
-finish(const Sums& sums, const Block& block, DTYPE* y, uint8* mask, Moments* moments, Real* partials, const Convolution& conv) {
+run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uint8* mask, Moments* moments, Real* partials,
+             const Convolution& conv) {
     const int32 pixels = conv.n * conv.p * conv.q;
     const int64 first_filter = int64(block.group) * conv.k, pitch = conv.all_filters;
     if (partials) partials += blockIdx.y * (pixels * pitch) + first_filter;
-    const Output output{y + first_filter, partials, pitch, conv.k, false};
+    const Epilogue epilogue{y + first_filter, partials, pitch, conv.k, false};
     const WindowRows rows{pixels};
-    if constexpr (MASK > 0) sums.store<VECTOR_K>(MaskedOutput{output, Mask(mask, conv, block.group)}, block, rows);
-    else sums.store<VECTOR_K>(output, block, rows);
+    if constexpr (MASK > 0) accumulators.store<VECTOR_K>(MaskedEpilogue{epilogue, Mask(mask, conv, block.group)}, block, rows);
+    else accumulators.store<VECTOR_K>(epilogue, block, rows);
     if constexpr (MOMENTS) tile_moments(moments + first_filter, y + first_filter, conv, block, pixels);
 }

@@ -5,7 +5,7 @@
 
 // n / d for 0 <= n < 2^31 as a product (Granlund and Montgomery, 1994): with 2^(l-1) < d <= 2^l and
 // multiplier = ceil(2^(31+l) / d), n / d = n * multiplier >> (31 + l).
-struct Divisor {
+struct FastDivmod {
     uint32 divisor, multiplier, shift;  // shift: l
     // n / d, with n left at n mod d.
     __device__ __forceinline__ int32 divide(int32& n) const {

@@ -1,0 +1,32 @@
+// The numbers that change from one training step to the next, moved on by the device itself: a captured step, which can be
+// handed no new number, finds them in memory.
+//
+//   step_counter_advance  lr = rates[counter[0]], a row, NaN past the end; counter += (1, 1, batch_size, batch_size)
+//   counter_advance       before = counter; counter += by
+//
+// counter: the place in rates, the steps done, where the next batch begins in the epoch's order and in its random numbers.
+// One warp, for a learning rate each; one thread. Macros: DTYPE float32, float64, of the learning rates. A few dozen bytes:
+// launch-bound (prediction).
+
+#include "types.cuh"
+
+extern "C" __global__ void __launch_bounds__(32)
+step_counter_advance(int64* counter, DTYPE* lr, const DTYPE* rates, int64 count, int64 width, int64 batch_size) {
+    const int64 row = counter[0];
+    const bool known = 0 <= row && row < count;
+    for (int64 i = threadIdx.x; i < width; i += blockDim.x)
+        lr[i] = known ? rates[row * width + i] : DTYPE(__int_as_float(0x7fc00000));  // NaN
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        counter[0] = row + 1;
+        counter[1] += 1;
+        counter[2] += batch_size;
+        counter[3] += batch_size;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(1)
+counter_advance(int64* before, int64* counter, int64 by) {
+    *before = *counter;
+    *counter += by;
+}
