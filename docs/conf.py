@@ -1,0 +1,57 @@
+"""Sphinx: `python -m sphinx -W --keep-going docs build/docs` makes the site. Needs `pip install '.[docs]'`."""
+
+import re
+
+from sphinx.application import Sphinx
+
+from gpuconv import __version__ as release
+
+project = "gpuconv"
+author = "the gpuconv contributors"
+copyright = author
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"gpuconv {release}"
+
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+default_role = "code"  # docstrings mark code by single backquotes
+
+# Files outside of docs/ that a page of the site includes, and those that it shows as a name only.
+PAGES = {
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "kernels/README.md": "writing-kernels.md",
+    "tools/mutation/README.md": "mutation.md",
+    "examples/": "examples.md",
+}
+LINK = re.compile(r"\]\((?:\.\./)*(" + "|".join(map(re.escape, PAGES)) + r")\)")
+
+
+def link_within_the_site(app: Sphinx, source: list[str]) -> None:
+    source[0] = LINK.sub(lambda found: f"](/{PAGES[found[1]]})", source[0])
+
+
+def escape(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Docstrings are plain text with code in backquotes: `*` and `|` are a product and a size, not markup."""
+    for i, line in enumerate(lines):
+        parts = re.split(r"(`[^`]*`)", line)
+        parts[::2] = [re.sub(r"([*|])", r"\\\1", part) for part in parts[::2]]
+        lines[i] = "".join(parts)
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", lambda app, page, source: link_within_the_site(app, source))
+    app.connect("include-read", lambda app, path, page, source: link_within_the_site(app, source))
+    app.connect("autodoc-process-docstring", escape)
