@@ -277,8 +277,8 @@ def _predict(options: argparse.Namespace) -> int:
     from bench.predict import is_of, load_nvrtc, table, timed_by, timed_in
     from bench.record import RESULTS, Record
     from bench.suite import select
-    from gpuconv.backends.cuda import compiler
-    from gpuconv.backends.cuda.predict import GPUS, Model
+    from gpuconv.backends.cuda.analysis.predict import GPUS, Model
+    from gpuconv.backends.cuda.runtime import compiler
     from gpuconv.names import lookup
 
     gpu, model = lookup("GPU", options.gpu, GPUS), Model.load()
@@ -307,7 +307,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _fit(options: argparse.Namespace) -> int:
     from bench.predict import load_nvrtc, refit
     from bench.record import RESULTS, Record
-    from gpuconv.backends.cuda.predict import FILE, GPUS, Model
+    from gpuconv.backends.cuda.analysis.predict import FILE, GPUS, Model
 
     if options.nvrtc is not None:
         load_nvrtc(options.nvrtc)

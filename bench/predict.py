@@ -17,10 +17,11 @@ import numpy as np
 from bench.record import best
 from bench.suite import Entry, suite
 from gpuconv.algorithms import find
-from gpuconv.backends.cuda import compiler, predict
-from gpuconv.backends.cuda.outputs import ceil_div
-from gpuconv.backends.cuda.predict import TERMS, Gpu, Model, Prediction, Terms
-from gpuconv.backends.cuda.predict_conv import convolution
+from gpuconv.backends.cuda.analysis import predict
+from gpuconv.backends.cuda.analysis.predict import TERMS, Gpu, Model, Prediction, Terms
+from gpuconv.backends.cuda.analysis.predict_conv import convolution
+from gpuconv.backends.cuda.runtime import compiler
+from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.checkpoint import write_atomically
 from gpuconv.problems import DIRECTIONS
 

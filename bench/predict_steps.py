@@ -19,8 +19,8 @@ from bench.predict import predicted
 from bench.record import best
 from bench.suite import Entry, conv_work
 from gpuconv import models
-from gpuconv.backends.cuda.kernel import Kernel
-from gpuconv.backends.cuda.predict import Gpu, Model
+from gpuconv.backends.cuda.analysis.predict import Gpu, Model
+from gpuconv.backends.cuda.runtime.kernel import Kernel
 from gpuconv.layers import Conv2D
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import work

@@ -33,7 +33,7 @@ Job = tuple[str, tuple[tuple[str, str], ...]]  # a .cu file's name and its macro
 
 
 def variants_of(file: str | None = None) -> list[Job]:
-    from gpuconv.backends.cuda.variants import variants
+    from gpuconv.backends.cuda.analysis.variants import variants
 
     return [(each.file, each.defines) for each in variants() if file in (None, each.file)]
 
@@ -59,7 +59,7 @@ def launched_by(net: str, precision: str) -> Iterator[Job]:
 
 def use_nvrtc(folder: Path | None) -> str:
     """Compile with the NVRTC and the headers of a folder, if one is named; the version of NVRTC."""
-    from gpuconv.backends.cuda import compiler
+    from gpuconv.backends.cuda.runtime import compiler
 
     if folder is not None:
         from bench.predict import load_nvrtc
@@ -75,7 +75,7 @@ def use_nvrtc(folder: Path | None) -> str:
 
 def compiled(job: Job, arch: str) -> Path:
     """The folder of the cache's entry."""
-    from gpuconv.backends.cuda import compiler, source
+    from gpuconv.backends.cuda.runtime import compiler, source
 
     file, defines = job
     path = source.resolve(file)

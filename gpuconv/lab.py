@@ -19,8 +19,8 @@ import numpy as np
 
 from gpuconv import backends, ops
 from gpuconv.algorithms import ALGORITHMS, Algorithm, arithmetic_of
-from gpuconv.backends.cuda import kernel, source
-from gpuconv.backends.cuda.variants import kernels, variants
+from gpuconv.backends.cuda.analysis.variants import kernels, variants
+from gpuconv.backends.cuda.runtime import kernel, source
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical, lookup
 from gpuconv.ops import OPS

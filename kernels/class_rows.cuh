@@ -3,7 +3,7 @@
 // A lane keeps PER_LANE numbers of its row in registers. Rows of more than lanes * PER_LANE classes are read again in each
 // traversal, from cache.
 //
-// Macros: DTYPE; PER_LANE. Launch: backends/cuda/loss.py, 256 threads a block.
+// Macros: DTYPE; PER_LANE. Launch: backends/cuda/ops/loss.py, 256 threads a block.
 #pragma once
 
 #include "reduce.cuh"

@@ -12,7 +12,7 @@
 // A State is an aggregate; all zeros stand for no value. merge(other) adds another one; add(lanes, values) adds ROWS rows
 // to the states of a thread's lanes.
 //
-// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE). Launch: backends/cuda/column_reduce.py, blocks of at most 256 threads.
+// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE). Launch: backends/cuda/ops/column_reduce.py, blocks of at most 256 threads.
 #pragma once
 
 #include "types.cuh"

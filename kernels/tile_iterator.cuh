@@ -26,7 +26,7 @@
 
 // Places of a table of taps. The last tile reaches past the filter's end, by less than 8 taps. A filter has a table if it has at
 // most MOST_TAPS - 8 taps, and at most 31 rows and columns together: one bit of a mask is never set. The launcher says which
-// filters have one (`fits_tap_table` of gpuconv/backends/cuda/convolution.py).
+// filters have one (`fits_tap_table` of gpuconv/backends/cuda/ops/convolution.py).
 constexpr int MOST_TAPS = 80;
 
 // Where a chunk comes from. found: it exists; else it is zeros, and `from` any address.

@@ -1,7 +1,7 @@
 import pytest
 
 from gpuconv import lab, ops
-from gpuconv.backends.cuda import source
+from gpuconv.backends.cuda.runtime import source
 from gpuconv.cli import main
 from gpuconv.profiling import launches
 from gpuconv.verify import DTYPES

@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv import backends, ops
 from gpuconv.backends import cpu
-from gpuconv.backends.cuda import source
+from gpuconv.backends.cuda.runtime import source
 from gpuconv.ops import OPS
 from gpuconv.problems import Pool2dProblem
 

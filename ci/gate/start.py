@@ -36,7 +36,7 @@ else:
     from gpuconv import ops
     facts["ops"] = list(ops.__all__)
     if facts["device"].startswith("cuda"):
-        from gpuconv.backends.cuda import compiler
+        from gpuconv.backends.cuda.runtime import compiler
         from gpuconv.profiling.launches import architecture
         facts["arch"], facts["nvrtc"] = architecture(facts["device"]), compiler.toolkit()[1]
 print("FACTS " + json.dumps(facts))

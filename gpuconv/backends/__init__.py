@@ -372,7 +372,7 @@ def algorithms(
     device = resolve(device)
     if device == "numpy":
         return {}
-    from gpuconv.backends.cuda.conv import chosen
+    from gpuconv.backends.cuda.ops.conv import chosen
 
     return chosen(device, problem, epilogue, as_dtype(dtype), algo=algo, tf32=tf32)
 
@@ -399,5 +399,5 @@ def address(array: Any) -> int:
 
 
 def recorder(device: str) -> Any:
-    """What captures work on a CUDA device, or on the emulated one, and replays it: see `backends.cuda.graph`."""
+    """What captures work on a CUDA device, or on the emulated one, and replays it: see `cuda.runtime.graph`."""
     return _adapter(device).recorder()

@@ -9,9 +9,10 @@ from importlib import metadata
 
 from gpuconv import __version__, backends, trust
 from gpuconv.backends.cpu import parallel
-from gpuconv.backends.cuda import cache, compiler
+from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator import EmulatorError
 from gpuconv.backends.cuda.emulator import compiler as host
+from gpuconv.backends.cuda.runtime import compiler
 from gpuconv.cli import document
 
 EXAMPLES = ["gpuconv info"]

@@ -36,9 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv.backends.cuda import compiler
-    from gpuconv.backends.cuda.report import jobs
-    from gpuconv.backends.cuda.variants import MACROS, kernels, variants
+    from gpuconv.backends.cuda.analysis.report import jobs
+    from gpuconv.backends.cuda.analysis.variants import MACROS, kernels, variants
+    from gpuconv.backends.cuda.runtime import compiler
     from gpuconv.names import canonical
 
     alone = [f"--{name}" for name in ("arch", "all") if getattr(options, name)]
@@ -72,8 +72,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _report(listed: list, everything: bool, workers: int) -> int:
-    from gpuconv.backends.cuda.compiler import CompileError
-    from gpuconv.backends.cuda.report import report
+    from gpuconv.backends.cuda.analysis.report import report
+    from gpuconv.backends.cuda.runtime.compiler import CompileError
 
     lines: list[Any] = []
     errors: list[CompileError] = []
@@ -123,8 +123,8 @@ def _report(listed: list, everything: bool, workers: int) -> int:
 
 def _predicted(lines: list) -> tuple[dict, str]:
     """The predicted times of those that the model covers, for the table, and what they are of."""
-    from gpuconv.backends.cuda import predict_conv
-    from gpuconv.backends.cuda.compiler import CompileError
+    from gpuconv.backends.cuda.analysis import predict_conv
+    from gpuconv.backends.cuda.runtime.compiler import CompileError
 
     try:
         seconds = {line: predict_conv.of_line(line) for line in lines}

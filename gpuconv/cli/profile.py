@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv.backends.cuda.compiler import known_architectures
+    from gpuconv.backends.cuda.runtime.compiler import known_architectures
     from gpuconv.cli import nets
     from gpuconv.names import canonical
     from gpuconv.profiling import peaks

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpuconv import algorithms
-from gpuconv.backends.cuda import compiler
+from gpuconv.backends.cuda.analysis.report import occupancy
 from gpuconv.backends.cuda.gemm import tuner
-from gpuconv.backends.cuda.kernel import Kernel
-from gpuconv.backends.cuda.report import occupancy
+from gpuconv.backends.cuda.runtime import compiler
+from gpuconv.backends.cuda.runtime.kernel import Kernel
 
 
 @dataclass(frozen=True)

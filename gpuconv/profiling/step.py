@@ -18,7 +18,7 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.arguments import integer
-from gpuconv.backends.cuda import compiler
+from gpuconv.backends.cuda.runtime import compiler
 from gpuconv.layers import Flatten, Input, Layer, Sequential
 from gpuconv.layers.base import listen
 from gpuconv.profiling import launches, work

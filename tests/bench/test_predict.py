@@ -13,11 +13,12 @@ from bench import predict_steps
 from bench.record import RESULTS, Record, best
 from bench.suite import select
 from gpuconv import models
-from gpuconv.backends.cuda import compiler, machine_code, predict, predict_conv
-from gpuconv.backends.cuda.machine_code import Instruction, MainLoop
-from gpuconv.backends.cuda.predict import GPUS, TERMS, Model, Terms
-from gpuconv.backends.cuda.report import Line
-from gpuconv.backends.cuda.variants import variants
+from gpuconv.backends.cuda.analysis import machine_code, predict, predict_conv
+from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
+from gpuconv.backends.cuda.analysis.predict import GPUS, TERMS, Model, Terms
+from gpuconv.backends.cuda.analysis.report import Line
+from gpuconv.backends.cuda.analysis.variants import variants
+from gpuconv.backends.cuda.runtime import compiler
 
 H200 = GPUS["h200"]
 

@@ -363,7 +363,7 @@ def test_the_copy_finds_its_kernels_without_an_installation(tmp_path, monkeypatc
     monkeypatch.setattr(tree, "ROOT", home)
     (tmp_path / "again").mkdir()
     home = tree.copied(tmp_path / "out", tmp_path / "again")  # a copy of a copy is no other case
-    code = "from gpuconv.backends.cuda import source; print(source.directory().resolve())"
+    code = "from gpuconv.backends.cuda.runtime import source; print(source.directory().resolve())"
     command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(home)!r}); {code}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()) == (home / "kernels").resolve()

@@ -10,7 +10,7 @@ from ci import pack_cubins
 from ci.gate import start
 from ci.gate.commands import Gate
 from ci.gate.results import FailedError, NotReachedError
-from gpuconv.backends.cuda import compiler
+from gpuconv.backends.cuda.runtime import compiler
 
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 

@@ -282,9 +282,9 @@ def test_info_names_devices_and_packages(capsys):
 
 
 def test_info_says_what_is_missing_and_why(capsys, monkeypatch):
-    from gpuconv.backends.cuda import compiler
     from gpuconv.backends.cuda.emulator import EmulatorError
     from gpuconv.backends.cuda.emulator import compiler as host
+    from gpuconv.backends.cuda.runtime import compiler
 
     def missing(error):
         raise error

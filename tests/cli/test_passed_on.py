@@ -290,7 +290,7 @@ def bars(monkeypatch):
 
 def test_the_bars_of_verify_and_kernels(bars, monkeypatch, capsys):
     from gpuconv import verify
-    from gpuconv.backends.cuda import report
+    from gpuconv.backends.cuda.analysis import report
 
     row = verify.run.Row("relu", "float32")
     case = next(case for case in verify.cases(("tiny",)) if case.op == "relu")
@@ -308,7 +308,8 @@ def test_the_bars_of_verify_and_kernels(bars, monkeypatch, capsys):
 
 
 def test_what_the_report_of_kernels_is_asked_for(monkeypatch, capsys):
-    from gpuconv.backends.cuda import compiler, report, variants
+    from gpuconv.backends.cuda.analysis import report, variants
+    from gpuconv.backends.cuda.runtime import compiler
 
     asked = []
     monkeypatch.setattr(report, "jobs", lambda *given: asked.append(given) or [])

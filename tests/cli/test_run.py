@@ -136,7 +136,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, capsys):
 
 @pytest.mark.kernels
 def test_a_run_by_graphs_leaves_the_same_bytes(tmp_path, monkeypatch):
-    from gpuconv.backends.cuda.graph import EmulatedRecorder
+    from gpuconv.backends.cuda.runtime.graph import EmulatedRecorder
 
     captures, capture = [], EmulatedRecorder.capture
     monkeypatch.setattr(EmulatedRecorder, "capture", lambda *given: captures.append(given) or capture(*given))

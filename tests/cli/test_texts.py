@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gpuconv.backends.cuda import predict_conv, report
-from gpuconv.backends.cuda.compiler import CompileError, Resources
-from gpuconv.backends.cuda.variants import Variant
+from gpuconv.backends.cuda.analysis import predict_conv, report
+from gpuconv.backends.cuda.analysis.variants import Variant
+from gpuconv.backends.cuda.runtime.compiler import CompileError, Resources
 from gpuconv.cli import evaluate, info, kernels, main, predict, profile, settings
 from gpuconv.cli.check import report as verdict
 from gpuconv.models import MODELS

@@ -8,7 +8,7 @@ import pytest
 
 from gpuconv import lab
 from gpuconv.backends import cpu
-from gpuconv.backends.cuda import kernel
+from gpuconv.backends.cuda.runtime import kernel
 from gpuconv.cli import main
 
 TINY = ["verify", "--device", "emulated", "--tier", "tiny"]

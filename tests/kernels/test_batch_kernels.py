@@ -5,7 +5,7 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.batch import load_batch
+from gpuconv.backends.cuda.ops.batch import load_batch
 from gpuconv.dtypes import as_dtype
 from tests.kernels.agreement import FLOATS
 

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import ALGORITHMS, Algorithm, serving
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.convolution import expect_within_limits, packed
 from gpuconv.backends.cuda.gemm import launch, tuner
 from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, NEWEST, Plan, plan
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.kernel import load
-from gpuconv.backends.cuda.outputs import ceil_div
-from gpuconv.backends.cuda.structs import fast_divmod
+from gpuconv.backends.cuda.ops.convolution import expect_within_limits, packed
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import ceil_div
+from gpuconv.backends.cuda.runtime.structs import fast_divmod
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.verify.convolutions import arrays as volumes

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.backends.cuda import depthwise, emulator
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.ops import depthwise
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling.launches import recorded

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from gpuconv.backends.cuda import source
-from gpuconv.backends.cuda.variants import MACROS
+from gpuconv.backends.cuda.analysis.variants import MACROS
+from gpuconv.backends.cuda.runtime import source
 
 
 def header(file: str) -> str:

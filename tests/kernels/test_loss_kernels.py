@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.backends.cuda import class_rows, loss
+from gpuconv.backends.cuda.ops import class_rows, loss
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.bounds import UNIT_ROUNDOFF
 from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, wide

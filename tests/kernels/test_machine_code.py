@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from gpuconv.algorithms import FEW_CHANNELS, Algorithm, find, serving
-from gpuconv.backends.cuda import compiler, machine_code, source
-from gpuconv.backends.cuda.variants import MACROS, Variant, representatives, variants
+from gpuconv.backends.cuda.analysis import machine_code
+from gpuconv.backends.cuda.analysis.variants import MACROS, Variant, representatives, variants
+from gpuconv.backends.cuda.runtime import compiler, source
 
 ARCHS = ("sm_80", "sm_90a")
 SIZES = {"float32": 4, "float64": 8, "float16": 2}

@@ -11,7 +11,7 @@ from gpuconv import asarray, to_numpy
 from gpuconv.algorithms import serving
 from gpuconv.backends.cpu.precision import round_tf32
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.convolutions import conv
 from tests.kernels.agreement import assert_same_bits

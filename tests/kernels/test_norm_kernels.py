@@ -5,8 +5,9 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import serving
-from gpuconv.backends.cuda import column_reduce, emulator, norm
-from gpuconv.backends.cuda.outputs import THREADS
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.ops import column_reduce, norm
+from gpuconv.backends.cuda.runtime.outputs import THREADS
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.verify.convolutions import arrays as volumes

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.backends.cuda import emulator, optim
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.ops import optim
 from gpuconv.dtypes import as_dtype
 from tests.kernels.agreement import FLOATS, random, thread_orders, wide
 from tests.tolerance import assert_within, elementwise_bound

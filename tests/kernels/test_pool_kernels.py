@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.backends.cuda import pool
+from gpuconv.backends.cuda.ops import pool
 from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random
 from tests.tolerance import assert_within, elementwise_bound, sum_bound
 

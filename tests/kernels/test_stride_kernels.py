@@ -3,7 +3,7 @@
 import pytest
 
 from gpuconv import problems, verify
-from gpuconv.backends.cuda import outputs
+from gpuconv.backends.cuda.runtime import outputs
 
 ELEMENTWISE = [op for name in problems.ACTIVATIONS for op in (name, f"{name}_backward")] + ["add", "scale"]
 FLAT = [

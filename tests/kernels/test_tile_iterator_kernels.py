@@ -9,10 +9,11 @@ import pytest
 
 from gpuconv import asarray, to_numpy
 from gpuconv.algorithms import find
-from gpuconv.backends.cuda import emulator, source
-from gpuconv.backends.cuda.convolution import fits_tap_table, packed
-from gpuconv.backends.cuda.kernel import load
-from gpuconv.backends.cuda.outputs import ceil_div
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.ops.convolution import fits_tap_table, packed
+from gpuconv.backends.cuda.runtime import source
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches

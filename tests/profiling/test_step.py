@@ -226,7 +226,7 @@ def test_registers_and_occupancy_where_kernels_can_be_compiled():
 
 
 def test_without_a_compiler_for_kernels_it_says_so(monkeypatch):
-    from gpuconv.backends.cuda import compiler
+    from gpuconv.backends.cuda.runtime import compiler
 
     def missing():
         raise compiler.CompileError("NVRTC cannot be loaded")

@@ -67,7 +67,7 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_acc
     gpus: the compute capability of each. schedule: "late" or "early". peer_access: whether one GPU may read another's
     memory. At the end all work is run, so that a fault in it is raised here.
     """
-    from gpuconv.backends.cuda import compiler
+    from gpuconv.backends.cuda.runtime import compiler
 
     machine = Machine(tuple(gpus), schedule, peer_access)
     before, compile_cubin = sys.modules.get("cupy"), compiler.compile_cubin
@@ -89,8 +89,9 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_acc
 
 def forget() -> None:
     """Empty gpuconv's caches of what belongs to a machine."""
-    from gpuconv.backends.cuda import device_array, graph, kernel, loss, optim
     from gpuconv.backends.cuda.gemm import tuner
+    from gpuconv.backends.cuda.ops import loss, optim
+    from gpuconv.backends.cuda.runtime import device_array, graph, kernel
 
     caches: tuple[Any, ...] = (device_array._capability, graph._capture_stream, kernel._load, tuner._gpu)
     for cache in (*caches, loss._new_counter, optim._new_found):

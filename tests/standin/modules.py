@@ -18,8 +18,8 @@ _cubins: dict[str, tuple[str, str, dict[str, str], str]] = {}
 
 
 def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -> Any:
-    """In the place of gpuconv.backends.cuda.compiler.compile_cubin. What its kernels take is made up."""
-    from gpuconv.backends.cuda import compiler, source
+    """In the place of gpuconv.backends.cuda.runtime.compiler.compile_cubin. What its kernels take is made up."""
+    from gpuconv.backends.cuda.runtime import compiler, source
 
     resources = dict.fromkeys(source.signatures(text, defines), compiler.Resources(32, 0, 0, 0, 0))
     path = f"/standin/{name}-{arch}-{len(_cubins)}.cubin"
@@ -29,8 +29,9 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
 
 @functools.cache
 def _library(name: str, text: str, defines: tuple[tuple[str, str], ...]) -> tuple[Any, Any]:
-    from gpuconv.backends.cuda import emulator, source
+    from gpuconv.backends.cuda import emulator
     from gpuconv.backends.cuda.emulator.native import EmulatedLibrary
+    from gpuconv.backends.cuda.runtime import source
 
     signatures = source.signatures(text, dict(defines))
     host = source.for_host(text, list(signatures))

@@ -15,8 +15,8 @@ from bench.record import Record
 from bench.runner import run as bench_run
 from bench.suite import Entry
 from gpuconv import backends, lab, ops
-from gpuconv.backends.cuda import attached, compiler
 from gpuconv.backends.cuda.gemm import tuner
+from gpuconv.backends.cuda.runtime import attached, compiler
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.notices import Notice
 from gpuconv.profiling import launches, peaks

@@ -103,7 +103,7 @@ def test_an_array_is_used_on_its_own_device(machine):
 
 
 def test_a_module_for_another_architecture_is_refused():
-    from gpuconv.backends.cuda import compiler
+    from gpuconv.backends.cuda.runtime import compiler
 
     text = 'extern "C" __global__ void k(float* a) { a[0] = 1.0f; }'
     with standin.installed(("80", "89", "90")):
@@ -157,7 +157,7 @@ def test_a_graph_writes_where_it_wrote_when_it_was_captured(late):
 
 @pytest.mark.parametrize(("capability", "fits"), [("75", 64 * 1024), ("86", 99 * 1024), ("90", 227 * 1024)])
 def test_shared_memory_ends_where_the_architecture_ends(capability, fits):
-    from gpuconv.backends.cuda import compiler
+    from gpuconv.backends.cuda.runtime import compiler
 
     text = 'extern "C" __global__ void k(float* a) { a[0] = 1.0f; }'
     with standin.installed((capability,)):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, models, to_numpy
-from gpuconv.backends.cuda import emulator, outputs
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.runtime import outputs
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization
 from gpuconv.training import Trainer
 from tests.devices import kernel_devices

@@ -56,7 +56,7 @@ def same(one, other):
 @pytest.fixture
 def captures(monkeypatch):
     """How many launches each capture held, where that can be seen, and how often graphs were launched."""
-    from gpuconv.backends.cuda.graph import CudaRecorder, EmulatedRecorder
+    from gpuconv.backends.cuda.runtime.graph import CudaRecorder, EmulatedRecorder
 
     seen = {"captured": [], "replays": 0}
 
@@ -207,7 +207,7 @@ def test_checkpoint_and_resume(tmp_path):
 
 @pytest.mark.slow
 def test_a_capture_that_fails_leaves_a_run_that_goes_on_and_says_so_once(monkeypatch):
-    from gpuconv.backends.cuda.graph import EmulatedRecorder
+    from gpuconv.backends.cuda.runtime.graph import EmulatedRecorder
 
     def full(self, work):
         raise MemoryError("no 12 bytes more")

@@ -33,7 +33,8 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "GPUCONV_EMULATOR_WORKERS": "1"}
 import pytest
 
 from gpuconv import verify
-from gpuconv.backends.cuda import emulator, kernel, source
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.runtime import kernel, source
 from tools.mutation.campaign import (
     INVALID,
     KILLED,

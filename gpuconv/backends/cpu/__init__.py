@@ -14,13 +14,13 @@ from gpuconv.backends.cpu import (
     norm,
     optim,
     pool,
-    random_fill,
+    random,
     step_counter,
 )
 
 allocator.keep_freed_memory()
 globals().update(
     gathered.defined_in(
-        activation, arithmetic, batch, conv, dropout, linear, loss, muon, norm, optim, pool, random_fill, step_counter
+        activation, arithmetic, batch, conv, dropout, linear, loss, muon, norm, optim, pool, random, step_counter
     )
 )

@@ -1,11 +1,14 @@
 """The CUDA backend: each op as a launcher of hand-written kernels, for GPUs and the emulated device.
 
-The files carry the names of the other backends' files. `gemm` plans and runs matrix products, `kernel` launches,
-`compiler` compiles, `emulator` runs the same kernels on the CPU.
+- `ops` has the launchers, one file a family, under the names of the other backends' files.
+- `gemm` plans and runs matrix products.
+- `runtime` compiles, loads and launches kernels, and makes arrays.
+- `emulator` runs the same kernels on the CPU.
+- `analysis` says what a kernel takes of a GPU, without running it.
 """
 
 from gpuconv.backends import gathered
-from gpuconv.backends.cuda import (
+from gpuconv.backends.cuda.ops import (
     activation,
     arithmetic,
     batch,
@@ -18,25 +21,12 @@ from gpuconv.backends.cuda import (
     norm,
     optim,
     pool,
-    random_fill,
+    random,
     step_counter,
 )
 
 globals().update(
     gathered.defined_in(
-        activation,
-        arithmetic,
-        batch,
-        bias,
-        conv,
-        dropout,
-        linear,
-        loss,
-        muon,
-        norm,
-        optim,
-        pool,
-        random_fill,
-        step_counter,
+        activation, arithmetic, batch, bias, conv, dropout, linear, loss, muon, norm, optim, pool, random, step_counter
     )
 )

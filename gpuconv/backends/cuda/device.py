@@ -11,7 +11,7 @@ from gpuconv.backends import DeviceError
 from gpuconv.types import Array
 
 if TYPE_CHECKING:
-    from gpuconv.backends.cuda.graph import CudaRecorder, EmulatedRecorder
+    from gpuconv.backends.cuda.runtime.graph import CudaRecorder, EmulatedRecorder
 
 
 class EmulatedDevice:
@@ -45,7 +45,7 @@ class EmulatedDevice:
         self._arrays.queue.forbid("synchronize")
 
     def recorder(self) -> EmulatedRecorder:
-        from gpuconv.backends.cuda.graph import EmulatedRecorder
+        from gpuconv.backends.cuda.runtime.graph import EmulatedRecorder
 
         return EmulatedRecorder()
 
@@ -97,13 +97,13 @@ class CudaDevice:
             return self._cupy.zeros(shape, dtype)
 
     def synchronize(self) -> None:
-        from gpuconv.backends.cuda.graph import undisturbed
+        from gpuconv.backends.cuda.runtime.graph import undisturbed
 
         with undisturbed(self._index):
             self._device.synchronize()
 
     def recorder(self) -> CudaRecorder:
-        from gpuconv.backends.cuda.graph import CudaRecorder
+        from gpuconv.backends.cuda.runtime.graph import CudaRecorder
 
         return CudaRecorder(self._index)
 

@@ -10,9 +10,20 @@ Arguments arrive checked, and sizes as a problem (`gpuconv.problems`).
 import numpy as np
 
 from gpuconv.backends import gathered
-from gpuconv.backends.reference import activation, arithmetic, batch, conv, dropout, linear, loss, norm, optim, pool
-from gpuconv.backends.reference import random_fill as filling
+from gpuconv.backends.reference import (
+    activation,
+    arithmetic,
+    batch,
+    conv,
+    dropout,
+    linear,
+    loss,
+    norm,
+    optim,
+    pool,
+    random,
+)
 
-_OPS = gathered.defined_in(activation, arithmetic, batch, conv, dropout, linear, loss, norm, optim, pool, filling)
+_OPS = gathered.defined_in(activation, arithmetic, batch, conv, dropout, linear, loss, norm, optim, pool, random)
 # Infinities and NaN are results, as on a GPU, not warnings.
 globals().update({name: np.errstate(all="ignore")(op) for name, op in _OPS.items()})

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gpuconv.backends import asarray, to_numpy
-from gpuconv.backends.cuda import activation, emulator
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.ops import activation
 from gpuconv.dtypes import as_dtype
 
 erf = np.vectorize(math.erf, otypes=[float])

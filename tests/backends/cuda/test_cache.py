@@ -17,7 +17,7 @@ import pytest
 from gpuconv import files
 from gpuconv.backends.cuda import cache, emulator
 from gpuconv.backends.cuda.cache import Cache
-from gpuconv.backends.cuda.kernel import Module
+from gpuconv.backends.cuda.runtime.kernel import Module
 
 
 class Filler:

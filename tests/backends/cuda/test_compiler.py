@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuconv.backends.cuda import compiler
-from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.runtime import compiler
+from gpuconv.backends.cuda.runtime.kernel import load
 
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")

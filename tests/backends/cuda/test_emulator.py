@@ -14,7 +14,7 @@ import pytest
 from gpuconv.backends import DeviceError, resolve
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator import compiler, native
-from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.dtypes import as_dtype
 
 KERNELS = Path(__file__).with_name("features.cu")
@@ -142,7 +142,7 @@ import numpy as np
 from gpuconv.backends.cuda.emulator import compiler
 compiler._COMMON.append("-DGPUCONV_UCONTEXT")
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.runtime.kernel import load
 y = emulator.empty((4, 2), np.int32)
 for seed in (0, 5):
     emulator.configure(seed=seed)
@@ -164,7 +164,7 @@ def test_address_sanitizer_names_kernel_block_and_thread():
 import sys
 import numpy as np
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.runtime.kernel import load
 x, y = emulator.asarray(np.arange(128, dtype=np.float32)), emulator.empty(128)
 load({str(planted)!r}).kernel("correct")(2, 64, y, x)
 assert y[0] == 63
@@ -196,7 +196,7 @@ def test_the_first_kernel_may_know_nothing_of_its_threads(tmp_path):
 import numpy as np
 from gpuconv import asarray, ops
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.runtime.kernel import load
 y = emulator.empty(1)
 load({str(tmp_path / "simple.cu")!r}).kernel("simple")(1, 1, y)
 print(y[0], ops.relu(asarray(np.ones(3, np.float32), "emulated")))

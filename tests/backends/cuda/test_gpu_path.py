@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from gpuconv.backends import DeviceError
-from gpuconv.backends.cuda import compiler, graph
 from gpuconv.backends.cuda.device import open_device
-from gpuconv.backends.cuda.graph import CudaRecorder
-from gpuconv.backends.cuda.kernel import Module, load
-from gpuconv.backends.cuda.source import resolve
+from gpuconv.backends.cuda.runtime import compiler, graph
+from gpuconv.backends.cuda.runtime.graph import CudaRecorder
+from gpuconv.backends.cuda.runtime.kernel import Module, load
+from gpuconv.backends.cuda.runtime.source import resolve
 
 
 class CudaError(Exception):

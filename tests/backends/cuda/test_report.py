@@ -8,11 +8,12 @@ import subprocess
 import pytest
 
 from gpuconv import ops, verify
-from gpuconv.backends.cuda import compiler, kernel, report, source
+from gpuconv.backends.cuda.analysis import report
+from gpuconv.backends.cuda.analysis.report import CHIPS, Line, chip_of, occupancy
+from gpuconv.backends.cuda.analysis.variants import LABELS, MACROS, Variant, kernels, representatives, variants
 from gpuconv.backends.cuda.emulator import EmulatorError
 from gpuconv.backends.cuda.emulator import compiler as host
-from gpuconv.backends.cuda.report import CHIPS, Line, chip_of, occupancy
-from gpuconv.backends.cuda.variants import LABELS, MACROS, Variant, kernels, representatives, variants
+from gpuconv.backends.cuda.runtime import compiler, kernel, source
 from gpuconv.verify.run import move
 
 # --- occupancy ---------------------------------------------------------------------------------

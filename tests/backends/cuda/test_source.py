@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuconv.backends.cuda import source
+from gpuconv.backends.cuda.runtime import source
 
 
 def parameters(declaration, **defines):

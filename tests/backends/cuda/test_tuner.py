@@ -15,10 +15,10 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import serving
-from gpuconv.backends.cuda import kernel, source
 from gpuconv.backends.cuda.cache import Cache
 from gpuconv.backends.cuda.gemm import launch, plan, tuner
 from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.runtime import kernel, source
 from gpuconv.layers import Conv2D, Linear, MaxPool2D, ReLU
 from gpuconv.layers.fused import ConvReLU
 from gpuconv.profiling import launches

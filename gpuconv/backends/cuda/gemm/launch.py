@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from gpuconv.backends.cuda.device_array import empty
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
-from gpuconv.backends.cuda.kernel import load
-from gpuconv.backends.cuda.outputs import ceil_div
+from gpuconv.backends.cuda.runtime.device_array import empty
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpuconv.algorithms import AUTO, FEW_CHANNELS, Algorithm, find, serving
-from gpuconv.backends.cuda.device_array import NEWEST
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.outputs import ceil_div
-from gpuconv.backends.cuda.structs import FAST_DIVMOD, fast_divmod, struct
+from gpuconv.backends.cuda.runtime.device_array import NEWEST
+from gpuconv.backends.cuda.runtime.outputs import ceil_div
+from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.dtypes import accumulation_dtype
 
 LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums

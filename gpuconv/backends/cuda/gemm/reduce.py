@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gpuconv.backends.cuda.device_array import is_aligned
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
-from gpuconv.backends.cuda.kernel import load
-from gpuconv.backends.cuda.outputs import ceil_div
+from gpuconv.backends.cuda.runtime.device_array import is_aligned
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.types import Array
 
 _OUTPUTS, _LANES, _GROUPS = 1024, 256, 4  # of a block

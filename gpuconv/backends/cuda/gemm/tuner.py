@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 
 from gpuconv.algorithms import AUTO, listed
-from gpuconv.backends.cuda import attached, cache
-from gpuconv.backends.cuda.device_array import capability_named, capability_of
+from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, Plan, candidates, partials_bytes, plan
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.kernel import text_of
+from gpuconv.backends.cuda.runtime import attached
+from gpuconv.backends.cuda.runtime.device_array import capability_named, capability_of
+from gpuconv.backends.cuda.runtime.kernel import text_of
 from gpuconv.names import lookup
 from gpuconv.notices import Notice, notice
 from gpuconv.types import Array

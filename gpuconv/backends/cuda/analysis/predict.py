@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv.algorithms import Algorithm
-from gpuconv.backends.cuda import compiler, machine_code, report, source
-from gpuconv.backends.cuda.machine_code import MainLoop
-from gpuconv.backends.cuda.outputs import ceil_div
+from gpuconv.backends.cuda.analysis import machine_code, report
+from gpuconv.backends.cuda.analysis.machine_code import MainLoop
+from gpuconv.backends.cuda.runtime import compiler, source
+from gpuconv.backends.cuda.runtime.outputs import ceil_div
 
 FILE = Path(__file__).with_name("predict.json")
 SCHEDULERS = 4  # of a multiprocessor

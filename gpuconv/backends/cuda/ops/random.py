@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from gpuconv.backends.cuda.kernel import load
-from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, flat_grid, store
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, flat_grid, store
 from gpuconv.types import ArrayT
 
 

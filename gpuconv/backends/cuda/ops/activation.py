@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gpuconv.backends.cuda.class_rows import row_blocks, row_module
-from gpuconv.backends.cuda.kernel import load
-from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
+from gpuconv.backends.cuda.ops.class_rows import row_blocks, row_module
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
 from gpuconv.types import ArrayT
 
 

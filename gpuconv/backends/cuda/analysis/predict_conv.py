@@ -7,11 +7,11 @@ import math
 import re
 
 from gpuconv import algorithms
-from gpuconv.backends.cuda import predict
-from gpuconv.backends.cuda.conv import plans
-from gpuconv.backends.cuda.outputs import aligned_pack_width, ceil_div
-from gpuconv.backends.cuda.predict import GPUS, Gpu, Model, Prediction
-from gpuconv.backends.cuda.report import Line
+from gpuconv.backends.cuda.analysis import predict
+from gpuconv.backends.cuda.analysis.predict import GPUS, Gpu, Model, Prediction
+from gpuconv.backends.cuda.analysis.report import Line
+from gpuconv.backends.cuda.ops.conv import plans
+from gpuconv.backends.cuda.runtime.outputs import aligned_pack_width, ceil_div
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem
 

@@ -11,9 +11,9 @@ import numpy as np
 from gpuconv import backends
 from gpuconv.arguments import expect_within
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.class_rows import row_blocks, row_module
-from gpuconv.backends.cuda.device_array import empty
-from gpuconv.backends.cuda.outputs import THREADS, buffer, contiguous, device_scalar, store
+from gpuconv.backends.cuda.ops.class_rows import row_blocks, row_module
+from gpuconv.backends.cuda.runtime.device_array import empty
+from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, contiguous, device_scalar, store
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array, ArrayT, Scalar
 

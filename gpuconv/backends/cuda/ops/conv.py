@@ -8,15 +8,15 @@ import functools
 import numpy as np
 
 from gpuconv.algorithms import DEPTHWISE, arithmetic_of, few_channels_smem_bytes, for_convolution
-from gpuconv.backends.cuda import depthwise
-from gpuconv.backends.cuda.bias import bias_grad
-from gpuconv.backends.cuda.convolution import expect_within_limits, fits_tap_table, packed
-from gpuconv.backends.cuda.device_array import empty
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.gemm.tuner import recall
-from gpuconv.backends.cuda.outputs import aligned_pack_width, buffer, contiguous, pack_width, store
+from gpuconv.backends.cuda.ops import depthwise
+from gpuconv.backends.cuda.ops.bias import bias_grad
+from gpuconv.backends.cuda.ops.convolution import expect_within_limits, fits_tap_table, packed
+from gpuconv.backends.cuda.runtime.device_array import empty
+from gpuconv.backends.cuda.runtime.outputs import aligned_pack_width, buffer, contiguous, pack_width, store
 from gpuconv.problems import DIRECTIONS, Conv2dProblem, Epilogue
 from gpuconv.types import Array
 

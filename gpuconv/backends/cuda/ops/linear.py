@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuconv.backends.cuda import conv
+from gpuconv.backends.cuda.ops import conv
 from gpuconv.problems import PLAIN, Epilogue, LinearProblem
 from gpuconv.types import Array
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.backends.cuda.device_array import empty, is_aligned
+from gpuconv.backends.cuda.runtime.device_array import empty, is_aligned
 from gpuconv.types import Array, ArrayT, Scalar
 
 THREADS = 256  # a block, for kernels over a flat range

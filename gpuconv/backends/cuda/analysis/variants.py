@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpuconv.algorithms import ALGORITHMS, ARITHMETICS, FEW_CHANNELS, Algorithm, macros_of
-from gpuconv.backends.cuda import source
+from gpuconv.backends.cuda.runtime import source
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 
 WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold

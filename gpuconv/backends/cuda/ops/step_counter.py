@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gpuconv.backends.cuda.device_array import empty
-from gpuconv.backends.cuda.kernel import load
+from gpuconv.backends.cuda.runtime.device_array import empty
+from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.types import Array
 
 _WARP = 32

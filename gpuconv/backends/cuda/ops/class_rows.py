@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuconv.backends.cuda.kernel import Module, load
-from gpuconv.backends.cuda.outputs import THREADS, ceil_div
+from gpuconv.backends.cuda.runtime.kernel import Module, load
+from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div
 from gpuconv.types import Array
 
 _WARP = 32

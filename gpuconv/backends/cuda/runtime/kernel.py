@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends import device_of
-from gpuconv.backends.cuda import emulator, source
-from gpuconv.backends.cuda.device_array import address
+from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.queue import submit
+from gpuconv.backends.cuda.runtime import source
+from gpuconv.backends.cuda.runtime.device_array import address
 from gpuconv.dtypes import as_numeric
 from gpuconv.names import lookup
 
@@ -63,7 +64,7 @@ class Module:
     def _on_gpu(self, device: int) -> Any:
         import cupy
 
-        from gpuconv.backends.cuda import compiler
+        from gpuconv.backends.cuda.runtime import compiler
 
         with cupy.cuda.Device(device) as on:
             arch = compiler.architecture(on.compute_capability)

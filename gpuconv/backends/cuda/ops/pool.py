@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.backends.cuda.device_array import empty
-from gpuconv.backends.cuda.kernel import Module, load
-from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
-from gpuconv.backends.cuda.structs import struct
+from gpuconv.backends.cuda.runtime.device_array import empty
+from gpuconv.backends.cuda.runtime.kernel import Module, load
+from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
+from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.problems import Pool2dProblem
 from gpuconv.types import Array, ArrayT
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from gpuconv.backends.cuda.device_array import is_aligned
-from gpuconv.backends.cuda.kernel import load
-from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous, device_scalar, flat_grid, store
+from gpuconv.backends.cuda.runtime.device_array import is_aligned
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, device_scalar, flat_grid, store
 from gpuconv.types import ArrayT, Scalar
 
 

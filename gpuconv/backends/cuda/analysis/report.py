@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
-from gpuconv.backends.cuda import compiler, source
-from gpuconv.backends.cuda.compiler import CompileError, Resources
-from gpuconv.backends.cuda.outputs import ceil_div
-from gpuconv.backends.cuda.variants import Variant, kernels, representatives
+from gpuconv.backends.cuda.analysis.variants import Variant, kernels, representatives
+from gpuconv.backends.cuda.runtime import compiler, source
+from gpuconv.backends.cuda.runtime.compiler import CompileError, Resources
+from gpuconv.backends.cuda.runtime.outputs import ceil_div
 
 THOROUGH = ("sm_80", "sm_90a")
 DEFAULT_BLOCK = 256  # threads, where a kernel declares no bound

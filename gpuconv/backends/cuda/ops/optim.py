@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.backends.cuda.device_array import address, asarray
-from gpuconv.backends.cuda.kernel import load
-from gpuconv.backends.cuda.outputs import THREADS, contiguous, device_scalar, updated
+from gpuconv.backends.cuda.runtime.device_array import address, asarray
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import THREADS, contiguous, device_scalar, updated
 from gpuconv.types import Array, Scalar
 
 _NUMBERS = 8192  # of one parameter, a thread block; a multiple of 8, so that chunks keep their parameter's alignment

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from gpuconv.backends.cuda.column_reduce import MAP_STEPS, deal, finish_grid, partials, width_of
-from gpuconv.backends.cuda.conv import conv2d_moments
-from gpuconv.backends.cuda.device_array import empty
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
-from gpuconv.backends.cuda.kernel import Module, load
-from gpuconv.backends.cuda.outputs import THREADS, ceil_div, contiguous, updated
+from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, deal, finish_grid, partials, width_of
+from gpuconv.backends.cuda.ops.conv import conv2d_moments
+from gpuconv.backends.cuda.runtime.device_array import empty
+from gpuconv.backends.cuda.runtime.kernel import Module, load
+from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, updated
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, epilogue
 from gpuconv.types import Array

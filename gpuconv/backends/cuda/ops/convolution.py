@@ -7,8 +7,8 @@ import functools
 import numpy as np
 
 from gpuconv.algorithms import patch_lines
-from gpuconv.backends.cuda.outputs import ceil_div
-from gpuconv.backends.cuda.structs import FAST_DIVMOD, fast_divmod, struct
+from gpuconv.backends.cuda.runtime.outputs import ceil_div
+from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.problems import Conv2dProblem
 
 # Kernels count pixels and taps in 32 bits, a tile past the end included, and add two coordinates; elements: 64 bits.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gpuconv.backends.cuda.kernel import load
-from gpuconv.backends.cuda.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
 from gpuconv.types import Array, ArrayT
 
 

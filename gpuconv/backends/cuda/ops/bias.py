@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from gpuconv.backends.cuda.column_reduce import deal, finish_grid, partials, width_of
-from gpuconv.backends.cuda.kernel import load
-from gpuconv.backends.cuda.outputs import THREADS, buffer, contiguous, store
+from gpuconv.backends.cuda.ops.column_reduce import deal, finish_grid, partials, width_of
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, contiguous, store
 from gpuconv.types import ArrayT
 
 

@@ -1,0 +1,1 @@
+"""The launchers of the ops, one file a family, and what only they share."""

@@ -1,0 +1,1 @@
+"""Kernels from source to launch: compiled, cached, loaded, checked, captured; and their arrays."""
