@@ -1,6 +1,7 @@
 """Losses: callables ``loss(scores, labels, grad_scale=1) -> (loss, dscores)``, by name "softmax" and "svm".
 
-One's own may return any number as its loss, and any float dtype as its gradient (`apply`).
+One's own, ``loss(scores, labels)``, may return any number as its loss, and any float dtype as its gradient (`apply`);
+it is given the scores of a 16-bit net in float32.
 
 scores: (N, classes). labels: (N,) integers. loss: 0-d, in the dtype that scores accumulate in. dscores: the gradient
 of the loss to the scores times grad_scale, a number or a one-element float64 array on their device, of their shape and
@@ -10,6 +11,7 @@ dtype, ready for ``net.backward``. Training in float16 alone gives a grad_scale.
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from functools import partial
@@ -56,26 +58,35 @@ LOSSES: dict[str, Callable[..., Loss]] = {"softmax": SoftmaxCrossEntropy, "svm":
 
 
 def get(loss: str | Loss, **options: Any) -> Loss:
-    """The loss of a name with its options; a callable is passed through. ValueError for an unknown name."""
+    """The loss of a name with its options; a callable is passed through. ValueError for an unknown name, TypeError for
+    a class."""
+    if isinstance(loss, type):
+        raise TypeError(
+            f"a loss is a function or an object, received the class {loss.__name__}; call it: {loss.__name__}()"
+        )
     return loss if callable(loss) else lookup("loss", loss, LOSSES)(**options)
 
 
-def apply(loss: Loss, scores: Array, labels: Array, *grad_scale: Any) -> tuple[Array, Array]:
+def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Any = None) -> tuple[Array, Array]:
     """What a loss returns, as the metrics and ``net.backward`` take it.
 
-    A loss of the user's own may return any number or one-element array, and a gradient of another float dtype. Raises
-    TypeError and ValueError for what is neither.
+    A loss of the user's own is given the scores in the dtype that they accumulate in. It may return any number or
+    one-element array, and a gradient of another float dtype; one without the argument grad_scale has its gradient
+    scaled here. Raises TypeError and ValueError for what it must not return.
     """
-    found = loss(scores, labels, *grad_scale)
+    scale = () if grad_scale is None else (grad_scale,)
     if isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)):
-        return found
+        return loss(scores, labels, *scale)
+    device, dtype = backends.device_of(scores), accumulation_dtype(scores.dtype)
+    given = scores if scores.dtype == dtype else backends.asarray(scores, dtype=dtype)
+    scales = bool(scale) and _takes_scale(loss)
+    found = loss(given, labels, grad_scale=grad_scale) if scales else loss(given, labels)
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         raise TypeError(
             f"a loss returns (loss, gradient of the loss to the scores); {describe(loss)} returned "
             f"{f'{len(found)} values' if isinstance(found, (tuple, list)) else type(found).__name__}"
         )
     value, dscores = found
-    device, dtype = backends.device_of(scores), accumulation_dtype(scores.dtype)
     value = value if hasattr(value, "shape") else np.asarray(value, dtype)
     if tuple(value.shape) not in ((), (1,)):
         raise ValueError(
@@ -95,7 +106,16 @@ def apply(loss: Loss, scores: Array, labels: Array, *grad_scale: Any) -> tuple[A
         )
     if value.dtype != dtype or value.shape or isinstance(value, np.generic) or backends.device_of(value) != device:
         value = backends.asarray(value, device, dtype).reshape(())
+    if scale and not scales:
+        dscores = dscores * backends.asarray(grad_scale, device, dtype)
     return value, dscores if dscores.dtype == scores.dtype else backends.asarray(dscores, dtype=scores.dtype)
+
+
+def _takes_scale(loss: Loss) -> bool:
+    try:
+        return "grad_scale" in inspect.signature(loss).parameters
+    except ValueError:  # of C, which has no signature
+        return False
 
 
 def describe(loss: Any) -> str:

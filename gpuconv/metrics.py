@@ -104,6 +104,10 @@ def named(metrics: Sequence[Any]) -> dict[str, Any]:
         raise TypeError(f"metrics are a list, as ['top-5', my_metric], received {metrics!r}")
     found: dict[str, Any] = {}
     for metric in metrics:
+        if isinstance(metric, type):
+            raise TypeError(
+                f"a metric is an object, received the class {metric.__name__}; call it: {metric.__name__}()"
+            )
         made = _by_name(metric) if isinstance(metric, str) else metric
         function = getattr(made, "func", made)  # of a partial
         name = getattr(made, "name", None) or getattr(function, "__name__", None) or type(made).__name__

@@ -106,7 +106,7 @@ class ArraySamples(Samples):
     def checksum(self) -> str:
         """Of images and labels, in their order. Of a file: its name, size and date, and the labels."""
         if (file := mapped(self.images)) is None:
-            images = zlib.crc32(np.ascontiguousarray(self.images).data.cast("B"))
+            images = zlib.crc32(np.ascontiguousarray(self.images).view(np.uint8).data)
         else:
             status = os.stat(file)
             images = zlib.crc32(f"{os.path.basename(file)} {status.st_size} {status.st_mtime_ns}".encode())

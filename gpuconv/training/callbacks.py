@@ -28,6 +28,7 @@ from typing import Any
 from gpuconv.checkpoint import CheckpointError, save, write_atomically
 from gpuconv.console import is_quiet, progress_bar, say
 from gpuconv.files import open_to_append
+from gpuconv.names import lookup
 from gpuconv.shell import command
 from gpuconv.training.rundir import RunDirectory
 
@@ -60,15 +61,29 @@ EVENTS = ("on_start", "on_step", "on_epoch", "on_test", "on_stop")
 
 
 def checked(callbacks: Sequence[Any]) -> list[Any]:
-    """Callbacks as a list. Raises TypeError for a class, and for a function, which no event would reach."""
+    """Callbacks as a list. Raises TypeError for what no event would reach, and for a method on_... that is no event's,
+    with the nearest event."""
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
-    for each in callbacks:
+    watchers = [*callbacks]
+    for each in watchers:
         if isinstance(each, type):
             raise TypeError(f"a callback is an object, received the class {each.__name__}; call it: {each.__name__}()")
-        if callable(each) and not any(hasattr(each, event) for event in EVENTS):
+        for name in dir(each):
+            if name.startswith("on_") and name not in EVENTS and callable(getattr(each, name, None)):
+                try:
+                    lookup("event", name, dict.fromkeys(EVENTS))
+                except ValueError as error:
+                    raise TypeError(f"{type(each).__name__}.{name} would never be called: {error}") from None
+        if not any(_has(each, event) for event in EVENTS):
             raise TypeError(f"a callback is an object with any of {', '.join(EVENTS)}, received {each!r}")
-    return [*callbacks]
+    return watchers
+
+
+def _has(callback: Any, event: str) -> bool:
+    """Whether it does something at that event."""
+    inherited = isinstance(callback, Callback) and getattr(type(callback), event) is getattr(Callback, event)
+    return event in vars(callback) if inherited else hasattr(callback, event)
 
 
 def next_step(callback: Any, trainer: Any) -> int | None:

@@ -217,6 +217,8 @@ def get(schedule: str | Schedule | Callable[..., float] | None) -> Schedule:
     """
     if schedule is None or isinstance(schedule, Schedule):
         return schedule or Constant()
+    if isinstance(schedule, type):
+        raise TypeError(f"a schedule is an object, received the class {schedule.__name__}; call it with its settings")
     if callable(schedule):
         called = Called(schedule)
         _ = called._arguments  # which refuses a function of anything else

@@ -202,9 +202,9 @@ class Trainer:
         trained before has, else the statistics of the training images, which the net then keeps; floats are taken as
         they are. steps_per_epoch: the batches of an epoch, for a generator. validation:
         evaluated after each epoch, and what "best" is judged by (without it the training loss is); a number between 0
-        and 1 is that part of each class of the training data, drawn by the trainer's seed. test: evaluated too, for the
-        record alone: after each epoch, or, by default where validation is a part of the training data, once at the end
-        (test_at_end), which `tested` then holds.
+        and 1 is that part of each class of the training data, drawn by the trainer's seed, and 0 is none. test:
+        evaluated too, for the record alone: after each epoch, or, by default where validation is a part of the training
+        data, once at the end (test_at_end), which `tested` then holds.
 
         run_dir: a folder for checkpoints, logs and curves (see `rundir`). resume: go on from its last checkpoint,
         which gives the same bits as a run that never stopped (on the CPU: with the same BLAS and number of its
@@ -226,6 +226,9 @@ class Trainer:
             integer("checkpoint_every", checkpoint_every, 1)
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the directory of the run to continue")
+        watchers = watching.checked(callbacks)
+        if feeding.is_fraction(validation) and validation == 0:
+            validation = None
         loaders = feeding.loaders(
             {"train": train, "validation": validation, "test": test},
             net=self.net,
@@ -251,7 +254,6 @@ class Trainer:
             | {"metrics_every": metrics_every, "options": self._options(settings)}
         )
         self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
-        watchers = watching.checked(callbacks)
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
         with interrupts, contextlib.ExitStack() as held:
             if run_dir is not None:

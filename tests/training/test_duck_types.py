@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpuconv import losses
+from gpuconv import losses, ops
+from gpuconv.dtypes import as_dtype
+from gpuconv.metrics import TopK
 from gpuconv.notices import Notice
-from gpuconv.training import SGD, EarlyStopping, SettingsError, Trainer, UncapturedWarning, evaluate
+from gpuconv.training import SGD, Callback, EarlyStopping, SettingsError, Trainer, UncapturedWarning, evaluate
+from gpuconv.training.schedules import Cosine
 from tests.training import small
 
 
@@ -50,6 +54,37 @@ def test_a_loss_may_return_any_number_and_any_float_gradient():
     assert evaluate(small.net(), small.held_out(), loss=softmax).loss == pytest.approx(
         evaluate(small.net(), small.held_out()).loss, rel=1e-6
     )
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_loss_of_ones_own_trains_16_bit_nets(precision):
+    seen = []
+
+    def mine(scores, labels):
+        seen.append(scores.dtype.name)
+        return softmax(scores, labels)
+
+    with_scale = partial(ops.softmax_cross_entropy, label_smoothing=0.0)
+    run = {"precision": precision, "train": small.loader(dtype=as_dtype(precision))}
+    expected = fit(loss="softmax", **run).history
+    for loss in (mine, with_scale):
+        for one, other in zip(fit(loss=loss, **run).history, expected, strict=True):
+            assert one["train_loss"] == pytest.approx(other["train_loss"], rel=2e-2)
+    assert {*seen} == {"float32"}
+
+
+def test_a_loss_without_a_scale_has_its_gradient_scaled():
+    scores, labels = np.eye(3, dtype=np.float16), np.arange(3)
+    _, wanted = losses.apply(losses.get("softmax"), scores, labels, np.array([1024.0]))
+    _, found = losses.apply(softmax, scores, labels, np.array([1024.0]))
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, wanted, rtol=2e-3)
+
+
+def test_a_class_is_no_part_of_a_trainer():
+    for name, kind in (("loss", losses.SVMHinge), ("schedule", Cosine), ("optimizer", SGD), ("metrics", [TopK])):
+        with pytest.raises(TypeError, match=r"received the class \w+; call it"):
+            Trainer(small.net(), **{name: kind})
 
 
 def test_a_built_in_loss_is_handed_on_as_it_is():
@@ -275,10 +310,27 @@ def test_the_example_of_the_docs(capsys):
     assert names["history"][-1]["validation_margin"] > 0
 
 
+class Late:
+    def on_epoch_ends(self, trainer, record):
+        raise AssertionError
+
+
+class Half(Callback):
+    def on_epochs(self, trainer, record):
+        raise AssertionError
+
+    def on_stop(self, trainer, reason):
+        raise AssertionError
+
+
 def test_what_no_event_would_reach_is_no_callback():
     for wrong, message in (
         ([print], "any of on_start, .*received <built-in function print>"),
         ([EarlyStopping], r"the class EarlyStopping; call it"),
+        ([None], "any of on_start, .*received None"),
+        ([Callback()], "any of on_start, .*received <.*Callback"),
+        ([Late()], r"Late.on_epoch_ends would never be called: .*did you mean 'on_epoch'"),
+        ([Half()], r"Half.on_epochs would never be called: .*did you mean 'on_epoch'"),
         (EarlyStopping(3), "a list, received EarlyStopping"),
     ):
         with pytest.raises(TypeError, match=message):

@@ -377,7 +377,8 @@ def test_a_callback_need_not_have_every_method():
             self.seen.append(trainer.steps)
 
     class Nothing:
-        pass
+        def on_epoch(self, trainer, record):
+            pass
 
     steps = Steps()
     small.fit(small.trainer(), epochs=1, callbacks=[steps, Nothing()])
