@@ -319,7 +319,8 @@ def test_two_processes_at_once(tmp_path):
     (tmp_path / "factor.cuh").write_text("#define FACTOR 7\n")
     program = (
         "import sys; from pathlib import Path; import numpy as np\n"
-        "from gpuconv.backends.cuda import emulator, kernel\n"
+        "from gpuconv.backends.cuda import emulator\n"
+        "from gpuconv.backends.cuda.runtime import kernel\n"
         "y = emulator.asarray(np.ones(3, np.float32))\n"
         "kernel.Module(Path(sys.argv[1]), {}).kernel('scale')(1, 3, y)\n"
         "print(float(y[0]))"
