@@ -10,8 +10,9 @@ from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Groups, Muon,
 from gpuconv.training.replay import UncapturedWarning
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
+from gpuconv.training.state import DivergedError, SettingsError
 from gpuconv.training.stored import load_net
-from gpuconv.training.trainer import DivergedError, SettingsError, Trainer
+from gpuconv.training.trainer import Trainer
 
 __all__ = [
     "SGD",

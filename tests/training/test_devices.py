@@ -55,7 +55,7 @@ def trained(name, device, steps=STEPS):
     for x, y in batches(device, steps):
         trainer.optimizer.advance()
         trainer.step(x, y)
-        losses.append(trainer._totals.read().loss_sum)
+        losses.append(trainer.totals.read().loss_sum)
     return np.diff(losses, prepend=0.0) / BATCH, {key: to_numpy(value) for key, value in net.state_dict().items()}
 
 

@@ -1,0 +1,204 @@
+"""The loop of `Trainer.fit`: epochs of steps, and the callbacks that are told of them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuconv import profiling
+from gpuconv.console import say
+from gpuconv.training.callbacks import Callback, Checkpoints, next_step
+from gpuconv.training.clock import AHEAD, Clock
+from gpuconv.training.feeding import Feed
+from gpuconv.training.held_out import HeldOut
+from gpuconv.training.interrupts import Interrupts
+from gpuconv.training.metrics import NOTHING
+from gpuconv.training.replay import Replay
+from gpuconv.training.state import DivergedError, Record, RunState
+
+FINISHED, INTERRUPTED, FAILED = "finished", "interrupted", "failed"
+
+
+class Fit:
+    """One call of `Trainer.fit`. Calling it trains until the last epoch is done or `run.stop` was called.
+
+    run: the Trainer, with how far it is. feed: its batches. held_out: what it is judged on. metrics_every: the steps
+    between readings of the loss. graph: whether steps are captured.
+    """
+
+    def __init__(
+        self,
+        run: RunState,
+        feed: Feed,
+        held_out: HeldOut,
+        callbacks: Sequence[Callback],
+        *,
+        metrics_every: int,
+        graph: bool,
+        interrupts: Interrupts,
+    ) -> None:
+        self.run = run
+        self.feed = feed
+        self.held_out = held_out
+        self.callbacks = callbacks
+        self.metrics_every = metrics_every
+        self.interrupts = interrupts
+        self.replay = Replay(run.net.device, graph)
+
+    def __call__(self) -> None:
+        """The epochs, between the callbacks' `on_start` and `on_stop`."""
+        # Overflow is judged by the readings, which name the step, not by a warning from some line inside an op.
+        with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), contextlib.closing(self.replay):
+            started: list[Callback] = []
+            try:
+                for callback in self.callbacks:
+                    self._notify([callback], "on_start")
+                    started.append(callback)
+                self._epochs()
+                self.run.stop(FINISHED)
+                self._test()
+            except BaseException as error:
+                self.run.stop_reason = FAILED
+                for callback in started:  # what they cannot do now must not hide why the run failed
+                    try:
+                        self._notify([callback], "on_stop", FAILED)
+                    except Exception as more:
+                        error.add_note(f"{type(callback).__name__} could not end: {more}")
+                raise
+            self._end()
+
+    def _notify(self, callbacks: Sequence[Callback], event: str, *arguments: Any) -> None:
+        for callback in callbacks:
+            if (told := getattr(callback, event, None)) is not None:
+                told(self.run, *arguments)
+
+    def _end(self) -> None:
+        """Tell every callback that the run is over. Raises only where the run could not be saved: what it gave is not
+        lost because something that watched it fails."""
+        unsaved: Exception | None = None
+        for callback in self.callbacks:
+            try:
+                self._notify([callback], "on_stop", self.run.stop_reason)
+            except Exception as error:
+                if isinstance(callback, Checkpoints):
+                    unsaved = error
+                else:
+                    say(f"{type(callback).__name__} failed at the end of the run: {type(error).__name__}: {error}")
+        if unsaved:
+            raise unsaved
+
+    def _epochs(self) -> None:
+        run, feed, replay = self.run, self.feed, self.replay
+        if not run.batches:
+            raise ValueError("the loader has no batch: its length is 0")
+        if replay.together > 1 and not feed.on_device:
+            replay.give_up(f"the batches come from a {type(feed.loader).__name__}, not from a gpuconv.data.Loader")
+        if replay.together > 1 and not run.optimizer.capturable:
+            replay.give_up(f"the optimizer {run.optimizer.config()['optimizer']} steps on the host")
+        self._make_clock()
+        while run.epoch < run.epochs and not run.stop_reason:
+            with contextlib.closing(feed):
+                feed.enter(run.epoch, run.batch)
+                self.clock.planned.clear()
+                epoch = run.epoch
+                while run.epoch == epoch and not run.stop_reason:
+                    if run.optimizer.match(run.net.params()):  # a callback froze or unfroze a layer
+                        self._make_clock()
+                    self._plan()
+                    count = self._steps_together()
+                    self._advance(count)
+                    for _ in range(count):
+                        self._account()
+                    if self.interrupts.requested:
+                        run.stop(INTERRUPTED)
+
+    def _make_clock(self) -> None:
+        self.clock = Clock(self.run.optimizer, self.run.net.device)
+        self.run.net.grads()  # made now: a graph must find them where it left them
+
+    def _plan(self) -> None:
+        """Tell the device the learning rates of the steps ahead, unless it knows them and they still hold."""
+        run = self.run
+        if self.clock.planned and self.clock.planned[0] == run.optimizer.rates(run.lr):
+            return
+        ahead = range(min(AHEAD, run.batches - run.batch))
+        rates = [run.optimizer.rates(run.lr_after(step), step) for step in ahead]
+        self.clock.write(run.steps, *self.feed.place(run.epoch, run.batch), rates)
+
+    def _steps_together(self) -> int:
+        """How many steps may pass before the host must do something between two of them."""
+        if not self.feed.on_device:
+            return 1
+        limits = [next_step(callback, self.run) for callback in self.callbacks]
+        limits += [
+            self.replay.together,
+            len(self.clock.planned),
+            self.metrics_every - self.run.steps % self.metrics_every,
+        ]
+        count = min(limit for limit in limits if limit is not None)
+        batch, size = self.run.batch, self.feed.size(self.run.batch)
+        return next((n for n in range(1, count) if self.feed.size(batch + n) != size), count)
+
+    def _advance(self, count: int) -> None:
+        """Do steps: load a batch, move the clock on, train on it. All of it is the device's work."""
+        size = self.feed.size(self.run.batch)
+
+        def work() -> None:
+            x, y = self.feed.next(self.clock, size)
+            self.clock.advance(size)
+            self.run.step(x, y)
+
+        self.replay.run(work, count, size, self.run.inputs() if self.replay.together > 1 else None)
+
+    def _account(self) -> None:
+        """The host's part of a step that the device has done or will do."""
+        run, lr = self.run, self.run.lr
+        self.clock.planned.popleft()
+        run.optimizer.count()
+        run.batch += 1
+        due = run.steps % self.metrics_every == 0
+        self._notify(self.callbacks, "on_step", self._record_step(lr) if due else None)
+        if run.batch == run.batches:
+            self._notify(self.callbacks, "on_epoch", self._record_epoch(lr))
+
+    def _record_step(self, lr: float) -> Record:
+        """Read the sums and record what the steps since the last reading made."""
+        run = self.run
+        sums = run.read_totals()
+        recent, run.reading = sums.since(run.reading), sums
+        record = {"event": "step", "step": run.steps, "epoch": run.epoch + 1}
+        run.records.append(record | {"loss": recent.loss, "accuracy": recent.accuracy, "lr": lr})
+        return run.records[-1]
+
+    def _record_epoch(self, lr: float) -> Record:
+        """Close the epoch: its training metrics, those of the held-out sets, and on to the next."""
+        run = self.run
+        sums = run.read_totals()
+        record: Record = {"event": "epoch", "step": run.steps, "epoch": run.epoch + 1, "lr": lr}
+        record |= {"train_loss": sums.loss, "train_accuracy": sums.accuracy}
+        record |= self._measured()
+        run.epoch, run.batch = run.epoch + 1, 0
+        run.totals.clear()
+        run.reading = NOTHING
+        run.records.append(record)
+        return record
+
+    def _test(self) -> None:
+        """Look once at what is kept for the end, unless the run is to go on."""
+        run = self.run
+        if run.stop_reason != INTERRUPTED and (found := self._measured(end=True)):
+            run.tested = {"event": "test", "step": run.steps, "epoch": run.epoch} | found
+            self._notify(self.callbacks, "on_test", run.tested)
+
+    def _measured(self, end: bool = False) -> Record:
+        run = self.run
+        found = self.held_out.measure(run.net, run.loss, end)
+        for name, value in found.items():
+            if name.endswith("_loss") and not math.isfinite(value):
+                what = f"the {name.removesuffix('_loss')} loss is {value} after step {run.steps}"
+                raise DivergedError(run.diverged(what))
+        return found

@@ -1,0 +1,162 @@
+"""How far a run is, and what a checkpoint holds of it."""
+
+from __future__ import annotations
+
+import math
+import signal
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, losses
+from gpuconv import checkpoint as checkpoints
+from gpuconv.checkpoint import Checkpoint, CheckpointError
+from gpuconv.console import say
+from gpuconv.training import stored
+from gpuconv.training.history import History
+from gpuconv.training.metrics import NOTHING, Reading
+from gpuconv.training.rundir import RunDirectory
+from gpuconv.training.schedules import Schedule
+from gpuconv.training.step import TrainingStep
+
+Record = dict[str, Any]
+
+
+class DivergedError(FloatingPointError):
+    """A loss or a parameter is no longer finite; the message names the step."""
+
+
+class SettingsError(ValueError):
+    """A run was to be continued with other settings; the message names them."""
+
+
+class RunState(TrainingStep):
+    """A step, how often it was done, and what was measured: what a checkpoint saves and brings back."""
+
+    def __init__(self, *args: Any, schedule: Schedule, seed: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.schedule = schedule
+        self.seed = seed
+        self.epoch = self.batch = 0
+        self.epochs = self.batches = 0
+        self.records: list[Record] = []
+        self.stop_reason: str | None = None
+        self.interrupted_by: signal.Signals | None = None
+        self.run: RunDirectory | None = None
+        self.tested: Record | None = None
+        self.fit_settings: Record = {}  # of this `fit`, which a run that goes on must share
+        self.reading = NOTHING  # of the sums, when they were last recorded
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.lr_after(0)
+
+    def lr_after(self, further: int) -> float:
+        """The learning rate of the step that comes after `further` more."""
+        return self.optimizer.lr * self.schedule(self.steps + further, self.total_steps, self.batches)
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.batches
+
+    @property
+    def history(self) -> History:
+        """A record for each epoch."""
+        found = History(record for record in self.records if record["event"] == "epoch")
+        found.tested = self.tested
+        return found
+
+    def stop(self, reason: str) -> None:
+        """Ask the loop to end after the current step; the first reason given counts."""
+        self.stop_reason = self.stop_reason or reason
+
+    def read_totals(self) -> Reading:
+        """The sums of this epoch so far. Raises DivergedError where the loss is not finite."""
+        sums = self.totals.read()
+        if not math.isfinite(sums.loss_sum):
+            first = self.epoch * self.batches + int(sums.finite_steps) + 1
+            raise DivergedError(self.diverged(f"the loss is not finite at step {first} (epoch {self.epoch + 1})"))
+        return sums
+
+    def diverged(self, what: str) -> str:
+        """The message of a DivergedError."""
+        kept = f"; {self.run.last} is from before that" if self.run else ""
+        return f"{what}, so training stopped{kept}. A lower learning rate is the usual cure"
+
+    def settings(self) -> Record:
+        """What a run must share with the one it continues. JSON-able."""
+        return {
+            "net": {name: value for name, value in self.net.config().items() if name != "precision"},
+            "precision": self.net.precision,
+            "loss_scale": self.loss_scale and self.loss_scale.config(),
+            "optimizer": self.optimizer.config(),
+            "loss": losses.describe(self.loss),
+            "schedule": str(self.schedule),
+            "seed": self.seed,
+            "epochs": self.epochs,
+        }
+
+    def snapshot(self) -> Checkpoint:
+        """Everything that the rest of the run depends on. Raises DivergedError when a number in it is not finite."""
+        sums = self.read_totals()
+        net = {name: np.array(backends.to_numpy(array)) for name, array in self.net.state_dict().items()}
+        for name in self.net.params():
+            if not np.isfinite(net[name].astype(np.float64)).all():
+                raise DivergedError(self.diverged(f"{name} is not finite after step {self.steps}"))
+        tensors = {f"net.{name}": array for name, array in net.items()}
+        tensors |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
+        state = {
+            "net": self.net.config(),
+            "settings": self.fit_settings,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "totals": sums,
+            "read": self.reading,
+            "records": self.records,
+            "loss_scale": self.loss_scale and self.loss_scale.read(),
+        }
+        return Checkpoint(tensors, stored.as_json(state))
+
+    def go_on(self, run: RunDirectory) -> None:
+        """Take over a run's last state. A run that was killed before its first checkpoint begins anew, and says so."""
+        settings = run.settings()
+        if run.last.exists():
+            self.restore(checkpoints.load(run.last), run.last)
+        elif begun := run.begun():
+            best = f", or copy {run.best.name} there to go on after the best epoch" if run.best.exists() else ""
+            raise CheckpointError(
+                f"{run.last} is gone, but the run had begun: {', '.join(begun)} are there. Put it back{best}"
+            )
+        else:
+            self._expect_settings(settings, run)
+            say(f"{run} has no checkpoint yet; the run begins with its first step")
+
+    def restore(self, checkpoint: Checkpoint, path: Any = "the checkpoint") -> None:
+        """Take over a snapshot that was made with the settings of this `fit`; nothing changes when this raises."""
+        state = stored.state(checkpoint.state, path)
+        makes_the_net = ("precision", "train", "validation", "test")  # told first: another one makes another net
+        self._expect_settings(state["settings"], path, only=makes_the_net)
+        stored.check_net(path, checkpoint, self.net)
+        self._expect_settings(state["settings"], path)
+        try:
+            self.optimizer.check_state_dict(checkpoint.part("optimizer"))
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        if state["batch"] >= max(self.batches, 1):
+            raise CheckpointError(f"{path}: batch is {state['batch']}, and an epoch has {self.batches} batches")
+        if bool(self.loss_scale) != bool(state["loss_scale"]):
+            raise CheckpointError(f"{path}: loss_scale is {checkpoints.shown(state['loss_scale'])}")
+        self.net.load_state_dict(checkpoint.part("net"))
+        self.optimizer.load_state_dict(checkpoint.part("optimizer"))
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.records, self.reading = state["records"], Reading(*state["read"])
+        self.totals.write(Reading(*state["totals"]))
+        if self.loss_scale:
+            self.loss_scale.write(state["loss_scale"])
+
+    def _expect_settings(self, there: Record, path: Any, only: tuple[str, ...] | None = None) -> None:
+        """Raise SettingsError where the stored settings, or `only` some of them, are not this fit's."""
+        others = stored.unlike(there, self.fit_settings, only)
+        if others:
+            raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")

@@ -1,0 +1,91 @@
+"""A training step: forward, loss, backward, update and metrics, all of it device work that can be captured."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, losses, profiling
+from gpuconv.dtypes import as_precision
+from gpuconv.training.loss_scale import LossScale
+from gpuconv.training.metrics import Totals
+from gpuconv.training.optimizers import Optimizer
+from gpuconv.types import Array
+
+
+class TrainingStep:
+    """A net, its loss and its optimizer, and the step that they make. The arguments are those of `Trainer`."""
+
+    def __init__(
+        self,
+        net: Any,
+        optimizer: Optimizer,
+        loss: Any,
+        *,
+        precision: str | None = None,
+        loss_scale: LossScale | None = None,
+        fuse: bool | None = None,
+    ) -> None:
+        dtype, _ = as_precision(precision=precision or net.precision)
+        if loss_scale is not None and dtype != np.float16:
+            raise ValueError(f"a loss scale is for float16, the precision is {precision or net.precision}")
+        self.optimizer = optimizer
+        self.loss = losses.get(loss)
+        masters = {name: np.array(backends.to_numpy(value), np.float32) for name, value in net.params().items()}
+        self.net = net.to(precision=precision) if precision else net
+        self.trained = net.fuse() if (net.device != "numpy" if fuse is None else fuse) else net
+        self.optimizer.build(net.params(), masters)
+        self.loss_scale = loss_scale or LossScale() if dtype == np.float16 else None
+        if self.loss_scale:
+            self.loss_scale.build(net.device)
+        self.totals = Totals(net.device)
+
+    def step(
+        self, x: Array, y: Array, part: Callable[[str], contextlib.AbstractContextManager[None]] = profiling.part
+    ) -> None:
+        """Forward, loss, backward, update, and the sums of the metrics: device work alone.
+
+        No host value that changes from step to step enters here, and nothing is read back, so the launches of one call
+        can be captured and replayed. The learning rate and step number are on the device: `optimizer.advance` writes
+        them, in `fit` a clock does. part: what "step", "loss", the optimizer's name and "metrics" run inside.
+        """
+        with part("step"):
+            self.net.zero_grad()
+            scores = self.trained.forward(x, training=True)
+            with part("loss"):
+                scale = [self.loss_scale.factor] if self.loss_scale else []
+                loss, dscores = losses.apply(self.loss, scores, y, *scale)
+            self.trained.backward(dscores, input_grad=False)
+            with part(self.optimizer.name):
+                self._update(self.net.params(), self.net.grads())
+            with part("metrics"):
+                self.totals.add(loss, scores, y)
+
+    def _update(self, params: dict[str, Array], grads: dict[str, Array]) -> None:
+        if self.loss_scale:
+            self.loss_scale.update(grads)
+            self.optimizer.update(params, grads, self.loss_scale.array)
+        else:
+            self.optimizer.update(params, grads)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps done in all."""
+        return self.optimizer.steps
+
+    def inputs(self) -> list[Any]:
+        """What a step takes from Python, by value or by address; a graph of it holds while these are equal."""
+        arrays = [
+            *self.net.state_dict().values(),
+            *(g for layer in self.net.walk() for g in layer.gradients.values()),
+            *(a for optimizer in self.optimizer.walk() for a in optimizer.arrays()),
+            self.totals.array,
+            *([self.loss_scale.array] if self.loss_scale else []),
+        ]
+        settings = [optimizer.config() | {"lr": None} for optimizer in self.optimizer.walk()]
+        settings += [layer.hyperparameters() for layer in self.net.walk()]
+        settings += [self.loss_scale.config()] if self.loss_scale else []
+        return [settings, self.loss, [backends.address(array) for array in arrays]]
