@@ -1,7 +1,7 @@
-// The activations and their derivatives, as functions of one number: for activation.cu and for fused epilogues.
+// The activations and their derivatives as functions of one number, for activation.cu and for fused epilogues.
 //
-// Real is float or double, the accumulator's type. Each has `apply(x)` and `gradient(dy, saved)`, where saved is y with
-// SAVES_OUTPUT (the derivative needs no more), else x. NaN passes through all.
+// Real is float or double, the accumulator's type. Each has `apply(x)` and `gradient(dy, saved)`. saved is y if SAVES_OUTPUT,
+// where y is enough for the derivative, else x. All pass NaN on.
 #pragma once
 
 template <template <class> class Activation> constexpr bool SAVES_OUTPUT = true;
@@ -55,7 +55,7 @@ struct Gelu {
     static __device__ Real distribution(Real x) { return Real(0.5) * (1 + erf(x * Real(0.7071067811865476))); }
 };
 
-// Its approximation x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3).
+// An approximation of gelu: x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3).
 template <class Real>
 struct GeluTanh {
     __device__ Real apply(Real x) const { return Real(0.5) * x * (1 + tanh(argument(x))); }

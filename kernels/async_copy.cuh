@@ -1,13 +1,13 @@
 // Asynchronous copies from global to shared memory (cp.async, sm_80), in groups.
 //
 //   copy_async<16>(&tile[i], &x[j]);     // start; 4, 8 or 16 bytes, both addresses aligned to as many
-//   copy_async<16>(&tile[i], p, 0);      // valid = 0 bytes are read, the rest becomes zero: padding without a branch
-//   copy_async_or_zeros<16>(&tile[i], p, found);  // all or nothing: without `found` p is not looked at
-//   commit_copies();                     // the copies since the last commit are one group
-//   wait_for_copies<1>();                // until at most 1 group of this thread is still under way
+//   copy_async<16>(&tile[i], p, 0);      // reads 0 bytes, the rest becomes zero: padding without a branch
+//   copy_async_or_zeros<16>(&tile[i], p, found);  // all bytes or zeros: unless `found`, p is not read
+//   commit_copies();                     // makes the copies since the last commit one group
+//   wait_for_copies<1>();                // waits until at most 1 group of this thread is unfinished
 //   __syncthreads();                     // then the other threads may read
 //
-// On the emulated device a copy lands at the wait and no sooner; what is read before is NaN, or an error when checked.
+// On the emulated device a copy takes effect at the wait. A read before that gives NaN, or an error under the checker.
 #pragma once
 
 template <int BYTES>
@@ -27,7 +27,7 @@ __device__ __forceinline__ void copy_async(void* to_shared, const void* from_glo
 
 template <int BYTES>
 __device__ __forceinline__ void copy_async_or_zeros(void* to_shared, const void* from_global, bool found) {
-    static_assert(BYTES == 16, "as wide as the tiles need it");
+    static_assert(BYTES == 16, "tiles move 16 bytes at a time");
 #ifdef GPUCONV_EMULATOR
     gpuconv_copy_async(to_shared, from_global, BYTES, found ? BYTES : 0);
 #else

@@ -1,18 +1,18 @@
 // Average pooling.
 //
 //   forward    y[n, p, q, c] = sum of the window's cells inside the input / divisor(p, q)
-//   backward   dx[n, h, w, c] = sum of dy[n, p, q, c] / divisor(p, q) over the windows that hold (h, w)
+//   backward   dx[n, h, w, c] = sum of dy[n, p, q, c] / divisor(p, q) over the windows that contain (h, w)
 //
-// divisor: the window's cells inside the padded input with INCLUDE_PAD 1, inside the input itself with 0. Cells past the
-// padding, where a "cover" window hangs over, never count. Sums run in row-major order.
+// divisor: the number of the window's cells inside the padded input (INCLUDE_PAD 1) or inside the input (INCLUDE_PAD 0). Cells
+// past the padding, where a "cover" window reaches beyond it, never count. Sums run in row-major order. x (N, H, W, C),
+// y (N, P, Q, C). A thread computes WIDTH neighbouring channels of one output.
 //
-// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE); INCLUDE_PAD 0 or 1.
-// Floor, 2x2 windows at stride 2: 5 sizeof(DTYPE) bytes an output, either direction; R * S additions an output.
-// Prediction, not measured: bound by memory, 85 % of the copy bandwidth; where windows overlap, by the L1 cache.
+// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE); INCLUDE_PAD 0 or 1. Limits: fewer than 2^32 packs a launch.
+// Floor: x and y once; for 2x2 windows at stride 2, 5 sizeof(DTYPE) bytes an output. R * S additions an output.
 
 #include "pool.cuh"
 
-// How many cells of a window along one axis the mean divides by.
+// The number of a window's cells along one axis that the divisor counts.
 __device__ __forceinline__ int32 extent(int32 start, int32 kernel, int32 size, int32 padded) {
 #if INCLUDE_PAD
     return min(start + kernel, padded) - start;

@@ -1,26 +1,24 @@
-// Batch normalisation (Ioffe and Szegedy 2015) of x (M, C), all leading axes flattened, channels innermost.
+// Batch normalisation (Ioffe and Szegedy 2015) of x (M, C): all leading axes flattened, channels innermost.
 //
 //   y = act(gamma * (x - mean) * inv_std + beta),   inv_std = 1 / sqrt(var + eps)
 //   dx = gamma * inv_std * (dy - (sum dy + xhat * sum(dy * xhat)) / M),   xhat = (x - mean) * inv_std
 //
-// where backward's dy stands for what passes the activation: what that was given is computed again from x, so that its own
-// passes through memory, 3 (backward) and 2 (forward) of a tensor, are gone.
+// In the formula of dx, dy is the gradient behind the activation. Backward recomputes the activation's input from x instead of
+// reading it from memory.
 //
 // forward, training        _statistics, _statistics_finish, _normalize: x is read twice, y written
-// behind a convolution     _merge, _statistics_finish, _normalize: its kernel has left the partial results
-// forward, inference       _inference alone
+// after a convolution      _merge, _statistics_finish, _normalize: the convolution has written the partial results
+// forward, inference       _inference
 // backward                 _backward_sums, _backward_finish, _backward_dx: dy and x are read twice, dx written
 //
-// Statistics: each thread combines the mean and the squared deviations of four rows at a time by Chan's formula (Chan, Golub,
-// LeVeque 1983), blocks and chunks likewise: no x^2 - mean^2, which would cancel. The _finish launches add the partial
-// results of chunks in a fixed order; where one chunk is all, the first launch finishes and they are left out.
-// mean, inv_std, gamma, beta, running statistics and the parameters' gradients are in the accumulation dtype. y may be x,
-// dx may be dy or x.
+// Statistics: a thread computes the mean and the squared deviations of four rows at a time and combines them by Chan's formula
+// (Chan, Golub, LeVeque 1983); blocks and chunks are combined alike. There is no x^2 - mean^2, which would cancel. The _finish
+// launches add the chunks' partial results in a fixed order; with a single chunk they are left out. mean, inv_std, gamma, beta,
+// the running statistics and the parameters' gradients have the accumulator's dtype. y may be x; dx may be dy or x.
 //
-// Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION. M and C are any. Any compute capability. A partial result: 3 numbers a
-// chunk and channel forward, 2 backward, at most 1024 chunks times tiles.
-// Floor: forward 3 * sizeof(DTYPE) bytes a number (2 where the second read hits the L2 cache), 10 FLOPs; backward 5 (3) and
-// 11 FLOPs: bound by memory (prediction).
+// Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION. Limits: none. A partial result is 3 numbers a chunk and channel forward,
+// 2 backward, for at most 1024 chunks times tiles.
+// Floor: forward 3 sizeof(DTYPE) bytes a number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3) and 11 FLOPs.
 #include "activation.cuh"
 #include "column_reduce.cuh"
 #include "moments.cuh"
@@ -66,7 +64,7 @@ batch_norm_statistics_finish(Real* mean, Real* inv_std, Real* running_mean, Real
     column_finish(partials, chunks, channels, Statistics{mean, inv_std, running_mean, running_var, momentum, eps});
 }
 
-// Partial results that a convolution has left, a State a tile and channel, made fewer: each block adds up `share` of them.
+// Reduces a convolution's partial results, one State for each tile and channel: each block adds up `share` of them.
 extern "C" __global__ void __launch_bounds__(256)
 batch_norm_merge(Moments* fewer, const Moments* partials, int32 chunks, int32 share, int32 channels) {
     const int32 first = int32(blockIdx.y) * share;
@@ -74,7 +72,7 @@ batch_norm_merge(Moments* fewer, const Moments* partials, int32 chunks, int32 sh
                   [&](int32 c, const Moments& state) { fewer[int64(blockIdx.y) * channels + c] = state; });
 }
 
-// What the activation is given.
+// The activation's input.
 __device__ __forceinline__ DTYPE normal(DTYPE x, Real mean, Real scale, Real beta) {
     return round_to<DTYPE>((load(x) - mean) * scale + beta);
 }
@@ -103,7 +101,7 @@ struct Normalize {
     }
     __device__ void single(int64 number, int lane) {
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j)  // a variable index would push the coefficients out of the registers
+        for (int j = 0; j < WIDTH; ++j)  // a variable index would move the coefficients to local memory
             if (j == lane) y[number] = apply(x[number], j);
     }
 };
@@ -124,7 +122,7 @@ batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* be
     walk<4>(columns, map);
 }
 
-// From the running statistics, which the first chunk's threads also hand out as the mean and inv_std used.
+// Normalises by the running statistics; the first chunk's threads also write them to mean and inv_std.
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
                      const Real* running_mean, const Real* running_var, double eps, Columns columns) {
@@ -149,7 +147,7 @@ batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const 
 
 // --- backward ----------------------------------------------------------------------------------
 
-// dy behind the activation, for the channels of a thread's lanes.
+// The gradient behind the activation, for the channels of a thread's lanes.
 struct Through {
     Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
 
@@ -221,7 +219,7 @@ struct Products {
 struct Gradients {
     Real* dgamma;
     Real* dbeta;
-    Sums* sums;  // this call's alone, for dx
+    Sums* sums;  // without what accumulate adds, for dx
     const Real* inv_std;
     bool accumulate;
 
@@ -246,7 +244,7 @@ batch_norm_backward_finish(Real* dgamma, Real* dbeta, Sums* sums, const Sums* pa
     column_finish(partials, chunks, channels, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
 }
 
-// dx = scale * (dy - shift - (x - mean) * slope), without batch statistics scale * dy; x is null where nothing needs it.
+// dx = scale * (dy - shift - (x - mean) * slope); without batch statistics scale * dy, and x may be null.
 struct InputGradient {
     DTYPE* dx;
     const DTYPE* dy;

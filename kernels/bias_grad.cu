@@ -1,14 +1,13 @@
-// The gradient to a bias: db[k] = sum over m of dy[m, k], dy (M, K) with all leading axes flattened.
+// The gradient of a bias: db[k] = sum over m of dy[m, k]; dy is (M, K), all leading axes flattened.
 //
-//   bias_grad_sum       each block a chunk of rows (column_reduce.cuh): db where one chunk is all, else partials (chunks, K)
-//   bias_grad_finish    db from the partials
+//   bias_grad_sum       each block sums a chunk of rows (column_reduce.cuh): into db with a single chunk, else into
+//                       partials (chunks, K)
+//   bias_grad_finish    sums the partials into db
 //
-// accumulate adds to what db holds; the sum and the addition are rounded once. K and M are any; 16-byte loads where dy is
-// aligned to 16 bytes and K is at most 256 or a multiple of WIDTH.
+// accumulate: add to what db holds; the sum and the addition are rounded once.
 //
-// Macros: DTYPE, WIDTH. Any compute capability. Floor: sizeof(DTYPE) bytes and one addition a number of dy; partials add at
-// most 1024 tiles' worth, under 1 % of a dy that needs them all. Prediction, not measured: bound by memory, 85 % of the
-// copy bandwidth from some 10 MB of dy on, below by its launches.
+// Macros: DTYPE; WIDTH 16 / sizeof(DTYPE) where dy is aligned to 16 bytes and K is at most 256 or a multiple of that, else 1.
+// Limits: none. Floor: sizeof(DTYPE) bytes and one addition a number of dy.
 #include "column_reduce.cuh"
 
 struct Total {

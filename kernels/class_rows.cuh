@@ -1,9 +1,9 @@
-// Rows of class scores: one sub-warp of `lanes` (a power of two, at most 32) a row, and the mean of a loss over the rows.
+// Rows of class scores, each with a sub-warp of `lanes` threads (a power of two, at most 32), and the mean of a loss over the rows.
 //
-// A lane keeps PER_LANE numbers of its row in registers. Rows of more than lanes * PER_LANE classes are read again in each
-// traversal, from cache.
+// A lane keeps PER_LANE numbers of its row in registers. Rows of more than lanes * PER_LANE classes are read from the cache again
+// in each traversal.
 //
-// Macros: DTYPE; PER_LANE. Launch: backends/cuda/ops/loss.py, 256 threads a block.
+// Macros: DTYPE; PER_LANE. The launcher is loss.py; blocks have 256 threads.
 #pragma once
 
 #include "reduce.cuh"
@@ -15,13 +15,13 @@ __device__ __forceinline__ Real not_a_number() { return Real(__int_as_float(0x7f
 
 class ClassRow {
   public:
-    // x: the row, or null where the sub-warp has none: it then holds no class, but takes part in the warp's work.
+    // x: the row, or null if the sub-warp has none: it has no classes then, but takes part in warp operations.
     __device__ ClassRow(const DTYPE* x, int32 classes, int32 lanes)
         : x(x), classes(x ? classes : 0), lanes(lanes), lane(threadIdx.x % lanes) {
         if (this->classes <= reach()) fetch(0);
     }
 
-    // use(class, score) for the lane's classes.
+    // Calls use(class, score) for the lane's classes.
     template <class Use>
     __device__ __forceinline__ void each(Use use) {
         for (int32 begin = 0; begin < classes; begin += reach()) {
@@ -34,7 +34,7 @@ class ClassRow {
         }
     }
 
-    // op over of(class, score) of all classes: every lane of the row gets it.
+    // Reduces of(class, score) over all classes by op. Every lane of the row gets the result.
     template <class Op, class Of>
     __device__ __forceinline__ Real reduce(Op op, Of of) {
         Real result = Op::identity();
@@ -42,7 +42,7 @@ class ClassRow {
         return across(result, op);
     }
 
-    // op over one value a lane.
+    // Reduces one value a lane.
     template <class Op>
     __device__ __forceinline__ Real across(Real value, Op op) const {
         for (int32 distance = lanes / 2; distance > 0; distance /= 2)
@@ -67,7 +67,7 @@ class ClassRow {
     Real kept[PER_LANE];
 };
 
-// visit(row number, ClassRow) for the block's rows, all threads of a warp together.
+// Calls visit(row number, ClassRow) for the block's rows, by all threads of a warp together.
 template <class Visit>
 __device__ __forceinline__ void for_each_row(const DTYPE* x, int64 n, int32 classes, int32 lanes, Visit visit) {
     const int32 together = blockDim.x / lanes;
@@ -78,8 +78,8 @@ __device__ __forceinline__ void for_each_row(const DTYPE* x, int64 n, int32 clas
     }
 }
 
-// loss[0] = (sum over all threads of `sum`) / n. The blocks leave their sums in `partials`; the last one to come adds them in
-// their order, so the bits do not depend on who that is. counter: zero before the launch, and again after it.
+// loss[0] = (sum over all threads of `sum`) / n. The blocks write their sums to `partials`; the last block to finish adds them in
+// order, so the bits do not depend on which one that is. counter: zero before and after the launch.
 __device__ __forceinline__ void mean_over_blocks(Real* loss, Real* partials, uint32* counter, Real sum, int64 n) {
     __shared__ Real scratch[32];
     __shared__ bool last;

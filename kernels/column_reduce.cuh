@@ -1,18 +1,18 @@
-// Reductions over the rows of an (M, C) matrix, channels innermost, and maps whose coefficients belong to a channel.
+// Reductions over the rows of an (M, C) matrix, channels innermost, and maps with one set of coefficients a channel.
 //
-// The matrix is walked as the flat array it is. A block's threads stand side by side, a pack of WIDTH numbers each, and advance
-// by a stride that is a multiple of C: so neighbours read neighbouring addresses, and each lane of a thread stays in one
-// column, for C = 1, 3, 12 as for C = 64. Where the columns do not fit beside each other, blocks share them out in tiles (grid
-// y). Along the rows, blocks take chunks of steps (grid x). How many depends on the shape alone, so that the bits do too.
+// The matrix is walked as a flat array. A block's threads take neighbouring packs of WIDTH numbers and advance by a stride that is
+// a multiple of C. So neighbours read neighbouring addresses, and each lane of a thread stays in one column, for any C. If the
+// columns do not fit into a block, blocks divide them into tiles (grid y). Blocks divide the rows into chunks of steps (grid x).
+// The division depends on the shape alone, so the bits do too.
 //
-//   walk(columns, body)            shows body every pack of the block, GROUP loads in flight
-//   column_reduce(...)             walk, then the block's rows pairwise in shared memory; a State a chunk and column
-//   column_finish(...)             adds the chunks' States, in a fixed order: a second launch, none for a single chunk
+//   walk(columns, body)            calls body for every pack of the block, with GROUP loads in flight
+//   column_reduce(...)             walks, then adds the block's rows pairwise in shared memory: a State for each chunk and column
+//   column_finish(...)             a second launch, if there are several chunks: adds their States in a fixed order
 //
-// A State is an aggregate; all zeros stand for no value. merge(other) adds another one; add(lanes, values) adds ROWS rows
-// to the states of a thread's lanes.
+// A State is an aggregate; all zeros mean no value. merge(other) adds another State; add(lanes, values) adds ROWS rows to the
+// States of a thread's lanes.
 //
-// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE). Launch: backends/cuda/ops/column_reduce.py, blocks of at most 256 threads.
+// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE). The launcher is column_reduce.py; blocks have at most 256 threads.
 #pragma once
 
 #include "types.cuh"
@@ -21,18 +21,18 @@ using Real = accumulator<DTYPE>;
 using Numbers = Pack<DTYPE, WIDTH>;
 
 constexpr int kThreads = 256;
-constexpr int kFinishColumns = 8;  // of a block that adds partial results
+constexpr int kFinishColumns = 8;  // columns of a block of column_finish
 
 struct Columns {
     int64 size;      // M * C
-    int64 stride;    // packs from one step of a thread to its next
+    int64 stride;    // packs between two steps of a thread
     int64 chunk;     // steps a block
     int32 channels;  // C
     int32 tile;      // columns a block
     int32 rows;      // rows a step of a block
 };
 
-// The calling thread's pack in step 0, and whether it has one.
+// The calling thread's pack in step 0, if it has one.
 struct Position {
     int64 first;
     bool inside;
@@ -41,7 +41,7 @@ struct Position {
         first = int64(blockIdx.y) * (columns.tile / WIDTH) + threadIdx.x;
         inside = int32(threadIdx.x) * WIDTH < columns.rows * columns.tile && first < columns.stride;
     }
-    // The column of each lane.
+    // Computes the column of each lane.
     __device__ void columns_of_lanes(int32 (&column)[WIDTH], int32 channels) const {
         column[0] = int32(first * WIDTH % channels);
 #pragma unroll
@@ -49,14 +49,14 @@ struct Position {
     }
 };
 
-// body.packs<ROWS>(pack, stride): the packs pack, pack + stride, ...; body.single(number, lane): one number of the array's
-// ragged end.
+// Calls body.packs<ROWS>(pack, stride) for the packs pack, pack + stride, ..., and body.single(number, lane) for each number of an
+// incomplete pack at the array's end.
 template <int GROUP, class Body>
 __device__ __forceinline__ void walk(const Columns& columns, Body& body) {
     const Position position(columns);
     if (!position.inside) return;
     const int64 packs = columns.size / WIDTH;
-    const int64 full = position.first < packs ? (packs - 1 - position.first) / columns.stride + 1 : 0;  // steps with whole packs
+    const int64 full = position.first < packs ? (packs - 1 - position.first) / columns.stride + 1 : 0;  // steps with complete packs
     int64 step = int64(blockIdx.x) * columns.chunk;
     const int64 end = step + columns.chunk, last = min(end, full);
 #pragma unroll 1
@@ -71,7 +71,7 @@ __device__ __forceinline__ void walk(const Columns& columns, Body& body) {
         }
 }
 
-// cells[row][column] of the block: rows meet in pairs, then take(column, state) for each column below `count`.
+// Adds the rows of cells[row][column] pairwise, then calls take(column, state) for each column below `count`.
 template <class State, class Take>
 __device__ __forceinline__ void merge_rows(State* cells, int32 rows, int32 tile, int32 count, Take take) {
     while (rows > 1) {
@@ -104,17 +104,17 @@ struct Accumulate {
     __device__ void single(int64 number, int lane) {
         const State one = State::of(source.single(number, lane));
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j)  // a variable index would push the states out of the registers
+        for (int j = 0; j < WIDTH; ++j)  // a variable index would move the states to local memory
             if (j == lane) lanes[j].merge(one);
     }
 };
 
-// finish(column, state) receives the whole column where one chunk covers it; else partials[chunk][column] is written.
+// Calls finish(column, state) if there is one chunk; else writes partials[chunk][column].
 template <class State, class Source, class Finish>
 __device__ __forceinline__ void column_reduce(State* partials, const Columns& columns, const Source& source, Finish finish) {
     __shared__ State cells[kThreads * WIDTH];
     Accumulate<State, Source> sum{source, {}};
-    walk<sizeof(DTYPE) == 8 ? 2 : 4>(columns, sum);  // 4 would spill a few doubles
+    walk<sizeof(DTYPE) == 8 ? 2 : 4>(columns, sum);  // with 4, doubles would spill
     if (Position(columns).inside)
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) cells[threadIdx.x * WIDTH + j] = sum.lanes[j];

@@ -1,18 +1,18 @@
-// A convolution's tensors seen as the matrices of gemm.cuh. See convolution.cuh for what lines and columns count.
+// The tensors of a convolution as matrices for gemm.cuh. convolution.cuh defines pixels and taps.
 #pragma once
 
 #include "convolution.cuh"
 #include "gemm.cuh"
 
-// How many blocks a multiprocessor is to hold: one less where single numbers move, where masks are kept beside them, and where
-// chunks are searched for (tile_iterator.cuh), for each of these takes more registers.
+// Thread blocks that a multiprocessor shall hold. Single numbers, masks and iterators that search (tile_iterator.cuh) take more
+// registers: each costs a block.
 constexpr int FEWER_BLOCKS = int(VECTOR_C == 1 || VECTOR_K == 1) + int(MASK > 0) + int(!TAP_TABLE);
 constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > FEWER_BLOCKS ? MIN_BLOCKS - FEWER_BLOCKS : 1;
 
-// The mask of a y or dy: for each of its pixels and groups, MASK bits a filter, from the lowest bit of the first byte on, filled
-// up to whole bytes. A bit is set where the gradient passes: bit i * MASK + j for filter i and pixel j of the window.
+// The mask of a y or dy: for each pixel and group MASK bits a filter, lowest bit first, padded to whole bytes. Bit i * MASK + j
+// is set if the gradient passes at filter i and pixel j of the window.
 struct Mask {
-    uint8* bytes;  // at the group's first
+    uint8* bytes;  // of the group
     int32 pitch;   // bytes from pixel to pixel
 
     __device__ __forceinline__ Mask(const uint8* mask, const Convolution& conv, int32 group) {
@@ -20,8 +20,8 @@ struct Mask {
         bytes = const_cast<uint8*>(mask) + int64(group) * a_group;
         pitch = conv.all_filters / max(1, conv.k) * a_group;
     }
-    // The bits of VECTOR filters from `filter`, a multiple of VECTOR, on: those of pixel j of the window are shifted to
-    // 0, MASK, 2 * MASK, ...
+    // The bits of VECTOR filters, starting at `filter`, a multiple of VECTOR. Those of pixel j of the window are shifted to
+    // positions 0, MASK, 2 * MASK, ...
     template <int VECTOR>
     __device__ __forceinline__ uint32 read(int32 pixel, int32 filter, int32 j) const {
         constexpr int COUNT = VECTOR * MASK, BYTES = COUNT < 8 ? 1 : COUNT / 8;
@@ -33,7 +33,7 @@ struct Mask {
     }
 };
 
-// The place of an output pixel.
+// The coordinates of an output pixel.
 struct Pixel {
     int32 n, p, q;
 
@@ -44,7 +44,7 @@ struct Pixel {
         p = conv.q_width.divide(q);
         if constexpr (WINDOW == 4) p = 2 * p + j / 2, q = 2 * q + j % 2;
     }
-    // On to the next, within a window of a pool.
+    // Goes to the next pixel.
     __device__ __forceinline__ void step(const Convolution& conv) {
         if constexpr (WINDOW == 4) q ^= 1, p ^= 1 - q % 2;
         else if (++q == conv.q) {
@@ -54,7 +54,7 @@ struct Pixel {
     }
 };
 
-// The windows of x: a line is an output pixel, a column the tap of an input channel.
+// The im2col view of x: a line is an output pixel, a column a tap (r, s, channel).
 struct InputWindows {
     static constexpr int BITS = 0;
     static constexpr Walk ALONG_COLUMNS = Walk::TAPS, ALONG_LINES = Walk::PIXELS;
@@ -66,7 +66,7 @@ struct InputWindows {
         int32 image, h, w;  // the image's first pixel; the window's first cell in it
     };
     struct Column {
-        int32 h, w, channel;  // from there
+        int32 h, w, channel;  // relative to the window's first cell
     };
 
     __device__ __forceinline__ Line line(int32 pixel) const {
@@ -88,7 +88,7 @@ struct InputWindows {
         return true;
     }
 
-    // Tap by tap (tile_iterator.cuh):
+    // For Walk::TAPS (tile_iterator.cuh):
     __device__ __forceinline__ int32 taps_down() const { return conv.r; }
     __device__ __forceinline__ int32 taps_across() const { return conv.s; }
     __device__ __forceinline__ const FastDivmod& per_tap() const { return conv.channels; }
@@ -106,8 +106,8 @@ struct InputWindows {
         return uint32(line.w + s * conv.dilation_w) < uint32(conv.w);
     }
 
-    // Pixel by pixel (tile_iterator.cuh): where a window begins, and where in it the elements of a column lie. Pixels are
-    // counted modulo 2^32, for a window may begin, by its padding, far before x.
+    // For Walk::PIXELS (tile_iterator.cuh): where a window begins, and where in it a column's elements lie. Pixels are counted
+    // modulo 2^32, because padding may put a window's beginning far before x.
     struct alignas(16) Anchor {
         uint32 pixel;
         int32 h, w;
@@ -127,7 +127,7 @@ struct InputWindows {
     }
 };
 
-// What of dy reads a phase's cells of x: a line is one of its pixels, a column one of its taps (r, s, filter).
+// The im2col view of dy for one phase: a line is a pixel of the phase, a column one of its taps (r, s, filter).
 struct GradientWindows {
     static constexpr int BITS = MASK;
     static constexpr Walk ALONG_COLUMNS = Walk::TAPS, ALONG_LINES = Walk::SEARCH;
@@ -138,10 +138,10 @@ struct GradientWindows {
     Mask bits;
 
     struct Line {
-        int32 image, p, q;  // the first pixel of dy's image; the window that reads the cell with the first tap
+        int32 image, p, q;  // dy's first pixel of the image; the window whose first tap reads the pixel
     };
     struct Column {
-        int32 p, q, filter;  // back to the window that reads it with this tap
+        int32 p, q, filter;  // from there back to the window whose tap this is
     };
 
     __device__ __forceinline__ Line line(int32 pixel) const {
@@ -167,7 +167,7 @@ struct GradientWindows {
         return bits.read<VECTOR>(line.image + pixel(p, q), column.filter, WINDOW == 4 ? p % 2 * 2 + q % 2 : 0);
     }
 
-    // Tap by tap (tile_iterator.cuh), where no window has become one pixel:
+    // For Walk::TAPS (tile_iterator.cuh), without a pool:
     __device__ __forceinline__ int32 taps_down() const { return phase.h.taps; }
     __device__ __forceinline__ int32 taps_across() const { return phase.w.taps; }
     __device__ __forceinline__ const FastDivmod& per_tap() const { return conv.filters; }
@@ -185,11 +185,11 @@ struct GradientWindows {
         return uint32(line.q - s * conv.window_step_w) < uint32(conv.q);
     }
 
-    // The mask of 8 filters of one pixel, where filters come in eights: under a ReLU it is as dense as dy.
+    // The mask of 8 filters of one pixel, if the filters are a multiple of 8: a ReLU's mask has one bit for each number of dy.
     __device__ __forceinline__ uint32 mask_at(const DTYPE* from) const { return bits.bytes[(from - dy) / 8]; }
 
   private:
-    // The pixel of dy's image that (p, q) of the convolution lies in.
+    // dy's pixel for (p, q) of the convolution.
     __device__ __forceinline__ int32 pixel(int32 p, int32 q) const {
         return WINDOW == 4 ? (p >> 1) * (conv.q >> 1) + (q >> 1) : p * conv.q + q;
     }
@@ -221,7 +221,7 @@ struct Gradients : Plain {
 
     Mask bits;
 
-    // dy: at the group's first filter.
+    // dy: points at the group's first filter.
     __device__ __forceinline__ Gradients(const DTYPE* dy, const Convolution& conv, const Mask& bits)
         : Plain{dy, conv.all_filters, conv.n * conv.p * conv.q, conv.k}, bits(bits) {}
 
@@ -234,7 +234,7 @@ struct Gradients : Plain {
     __device__ __forceinline__ uint32 mask(Line pixel, Column filter) const {
         return bits.read<VECTOR>(pixel / WINDOW, filter, pixel % WINDOW);
     }
-    // As that of GradientWindows.
+    // As in GradientWindows.
     __device__ __forceinline__ uint32 mask_at(const DTYPE* from) const { return bits.bytes[(from - base) / 8]; }
 };
 
@@ -255,22 +255,22 @@ struct TransposedFilters : Plain {
         return inside ? tap * all_taps() + tap_index(r, s) : OUTSIDE;
     }
 
-    // Tap by tap (tile_iterator.cuh):
+    // For Walk::TAPS (tile_iterator.cuh):
     __device__ __forceinline__ int32 taps_down() const { return phase.h.taps; }
     __device__ __forceinline__ int32 taps_across() const { return phase.w.taps; }
     __device__ __forceinline__ int32 all_taps() const { return conv.r * conv.s; }
     __device__ __forceinline__ const FastDivmod& per_tap() const { return conv.filters; }
-    // Which of the filter's taps one of the phase's is.
+    // The index in the filter of a tap of the phase.
     __device__ __forceinline__ int32 tap_index(int32 r, int32 s) const {
         return (phase.h.tap + r * conv.tap_step_h) * conv.s + phase.w.tap + s * conv.tap_step_w;
     }
 };
 
-// Where fprop's sums go under a ReLU: y, and its mask. WINDOW neighbouring rows are one row of y, their largest.
+// fprop's epilogue with a ReLU: stores y and its mask. The maximum of WINDOW neighbouring rows is one row of y.
 struct MaskedEpilogue {
     static constexpr int ROWS = WINDOW;
 
-    Epilogue y;  // its activation: the ReLU
+    Epilogue y;  // with the ReLU as activation
     Mask mask;
 
     template <int VECTOR, int N>
@@ -300,11 +300,11 @@ struct MaskedEpilogue {
     }
 
   private:
-    // What y holds of a sum.
+    // A sum as y holds it.
     static __device__ __forceinline__ Real finished(Real sum) { return load(round_to<DTYPE>(ACTIVATION<Real>{}.apply(sum))); }
 };
 
-// Where the pixels of a convolution lie in y, windows as the one that they become.
+// The row of y for a pixel of the convolution: all pixels of a pool's window have the same.
 struct WindowRows {
     int32 pixels;
     __device__ __forceinline__ int32 operator()(int32 row) const { return row < pixels ? row / WINDOW : -1; }

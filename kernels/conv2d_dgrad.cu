@@ -1,20 +1,19 @@
-// The gradient of a convolution to its input, as an implicit GEMM.
+// The gradient of a convolution with respect to its input, as an implicit GEMM.
 //
-//   dx[n, h, w, c] = sum over r, s, k of dy[n, (h + top - r*dilation) / stride, (w + left - s*dilation) / stride, k] * w[k, r, s, c]
+//   dx[n, h, w, c] = sum over r, s, k of
+//                    dy[n, (h + top - r*dilation) / stride, (w + left - s*dilation) / stride, k] * w[k, r, s, c]
 //
-// over the taps where both divisions leave no rest and the window exists. dy (N, P, Q, K), w (K, R, S, C / groups),
-// dx (N, H, W, C). The input pixels fall into stride_h * stride_w phases, which are met by different taps: each is a product
-// of its own, so that no tap is multiplied by a zero for the stride's sake. Rows are a phase's pixels (n, h, w), columns a
-// group's channels, the depth the phase's taps (r, s, k). grid (tiles x groups x phases, splits); splits as in
-// conv2d_fprop.cu, of the longest phase's depth.
+// over the taps where both divisions are exact and the window exists. dy (N, P, Q, K), w (K, R, S, C / groups), dx (N, H, W, C).
+// The input pixels form stride_h * stride_w phases (convolution.cuh). All pixels of a phase have the same taps, so each phase is
+// a GEMM without multiplications by zero: rows are the phase's pixels (n, h, w), columns a group's channels, the depth is the
+// phase's taps (r, s, k). grid (tiles x groups x phases, splits); splits as in conv2d_fprop.cu, of the longest phase's depth.
 //
-// With MASK dy is the gradient to y of conv2d_fprop.cu's, and counts where the mask lets it pass: ReLU's and pool's own
-// backward happen on the way into shared memory, and the gradient to the convolution's output is never written: 10 times
-// sizeof(DTYPE) bytes a pooled output less, for 1/2 more. Prediction, not measured: one load more for each of dy.
+// With MASK, dy is the gradient of the y that conv2d_fprop.cu computes with that MASK: tiles of dy are masked on their way into
+// shared memory, which is the backward pass of ReLU and pool. The gradient of the convolution's own output is never written.
 //
-// Macros of conv2d_fprop.cu: VECTOR_K asks for dy, VECTOR_C for w and dx. Floor per output: 2 R S K / groups / stride^2
-// FLOPs and sizeof(DTYPE) bytes, plus dy and w once. Prediction, not measured: as conv2d_fprop.cu, at any stride; rows of dx
-// are then written in pieces of one pixel's channels, which are whole sectors from 8 float32 channels on.
+// Macros: those of conv2d_fprop.cu; VECTOR_K is for dy, VECTOR_C for w and dx. Limits: those of conv2d_fprop.cu.
+// Floor: dx, dy and w once; 2 R S K / groups / stride^2 FLOPs a number of dx. With a pool's mask 10 sizeof(DTYPE) bytes a pooled
+// output less than by separate kernels, and 1/2 byte more.
 
 #include "gemm_simt.cuh"
 

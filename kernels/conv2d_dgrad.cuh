@@ -1,9 +1,10 @@
-// The one text of conv2d_dgrad.cu and conv2d_dgrad_mma.cu, which include their main loop first. The .cu has formula and layouts.
+// The body of conv2d_dgrad.cu and conv2d_dgrad_mma.cu, which include their main loop first. conv2d_dgrad.cu has formula and
+// layouts.
 #pragma once
 
 #include "conv2d.cuh"
 
-// Where a phase's rows lie in dx.
+// The row of dx for a row of a phase.
 struct PhaseRows {
     const Convolution& conv;
     const Phase& phase;

@@ -1,14 +1,13 @@
-// The gradient of a depthwise convolution to its input.
+// The gradient of a depthwise convolution with respect to its input.
 //
 //   dx[n, h, w, c] = sum over r, s and the m filters k of c of dy[n, (h + top - r*dilation) / stride, ..., k] * w[k, r, s]
 //
-// over the taps where the divisions leave no rest and the window exists. dy (N, P, Q, K), w (K, R, S, 1), dx (N, H, W, C)
-// with K = C m. grid: blocks_across blocks for each row (n, h) of dx; their threads over (the row's phases, a quarter of the
-// phase's pixels, channels of a pack), channels innermost: pixels of one phase (convolution.cuh) have the same taps.
+// over the taps where the divisions are exact and the window exists. dy (N, P, Q, K), w (K, R, S, 1), dx (N, H, W, C), K = C m.
+// grid: blocks_across blocks for each row (n, h) of dx. Their threads cover (the row's phases, a quarter of the phase's pixels,
+// packs of channels), channels innermost; a thread computes four pixels of one phase, which have the same taps.
 //
-// Macros: DTYPE; TF32, where it is defined; WIDTH 1 or, where m is 1, 16 / sizeof(DTYPE). Any compute capability.
-// Floor per output: sizeof(DTYPE) bytes and those of dy once, 2 R S m / stride^2 FLOPs. Prediction, not measured: as
-// conv2d_fprop_depthwise.cu.
+// Macros: DTYPE; TF32, if defined; WIDTH 1 or, with m = 1, 16 / sizeof(DTYPE). Limits: those of convolution.cuh.
+// Floor: dx, dy and w once; 2 R S m / stride^2 FLOPs a number of dx.
 
 #include "depthwise.cuh"
 
@@ -19,7 +18,7 @@ conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolu
     const int32 n = row / conv.h, packs = conv.all_channels / WIDTH, stride_w = int32(conv.stride_w.divisor);
     const int32 channel = item % packs * WIDTH, at = item / packs % stride_w, first = item / packs / stride_w * OUTPUTS;
     int32 down = row % conv.h;
-    const int32 i = conv.stride_h.divide(down);  // the row is number i of its phase
+    const int32 i = conv.stride_h.divide(down);  // the row's index in its phase
     if (at + first * stride_w >= conv.w) return;
     const Phase phase(conv, down, at);
 
@@ -37,7 +36,8 @@ conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolu
                 read_weights(weights, w, filter, conv.r * conv.s, tap);
 #pragma unroll
                 for (int j = 0; j < OUTPUTS; ++j)
-                    if (uint32(q + j) < uint32(conv.q)) accumulators.add(j, line + int64(q + j) * conv.all_filters + filter, weights);
+                    if (uint32(q + j) < uint32(conv.q))
+                        accumulators.add(j, line + int64(q + j) * conv.all_filters + filter, weights);
             }
         }
     }

@@ -1,7 +1,7 @@
-// The gradient of a convolution to its input on tensor cores: float16, bfloat16, TF32; sm_80 and up.
+// The gradient of a convolution with respect to its input on tensor cores: float16, bfloat16, TF32; sm_80 and up.
 //
-// Formula, layouts, grid, phases and macros are those of conv2d_dgrad.cu; the main loop is that of gemm_mma.cuh. The filters'
-// lines run along channels: ldmatrix turns them. Under a mask dy goes through registers, filters still by cp.async.
+// Formula, layouts, grid, phases and macros are those of conv2d_dgrad.cu, the main loop that of gemm_mma.cuh. The filters' lines
+// run along the channels, so ldmatrix transposes them. Under a mask dy goes through registers; the filters still use cp.async.
 
 #include "gemm_mma.cuh"
 

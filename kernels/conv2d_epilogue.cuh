@@ -1,4 +1,4 @@
-// What becomes of the sums of a block of fprop, whatever main loop made them. conv2d_fprop.cu has formula and layouts.
+// What fprop does with a block's accumulators, for all of its main loops. conv2d_fprop.cu has formula and layouts.
 #pragma once
 
 #include "conv2d.cuh"
@@ -8,18 +8,18 @@
 #define MOMENTS 0
 #endif
 
-// The moments of every filter over the block's pixels, read back from where the block has just stored them, out of L2:
-// moments (tiles down, K). Nothing of it depends on how the main loop deals out its sums.
+// Computes the moments of every filter over the block's pixels; moments (tiles down, K). It reads them back from y, where the
+// block has just stored them (from L2), so it does not depend on how the main loop distributes its sums.
 __device__ __forceinline__ void
 tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Block& block, int32 pixels) {
-    constexpr int ACROSS = THREADS < BLOCK_N ? THREADS : BLOCK_N, PARTS = THREADS / ACROSS;  // how the threads stand
-    constexpr int SHARE = BLOCK_M / PARTS, GROUP = 8;  // rows of a thread, and of them at once
+    constexpr int ACROSS = THREADS < BLOCK_N ? THREADS : BLOCK_N, PARTS = THREADS / ACROSS;  // the layout of the threads
+    constexpr int SHARE = BLOCK_M / PARTS, GROUP = 8;  // rows a thread, and rows it loads at once
     static_assert(ACROSS * PARTS == THREADS && BLOCK_N % ACROSS == 0 && SHARE % GROUP == 0, "tile");
     __shared__ Moments cells[THREADS];
     const int32 first = block.row + int32(threadIdx.x) / ACROSS * SHARE;
 #pragma unroll 1
     for (int32 column = int32(threadIdx.x) % ACROSS; column < BLOCK_N; column += ACROSS) {
-        __syncthreads();  // the block's stores are done, and the cells free
+        __syncthreads();  // the block has stored y, and the cells are free
         const int32 filter = block.column + column, count = filter < conv.k ? min(SHARE, pixels - first) : 0;
         const DTYPE* from = y + (int64(first) * conv.all_filters + filter);
         Moments own[1] = {};
@@ -41,7 +41,7 @@ tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Bl
     }
 }
 
-// What becomes of a block's sums: y, with its mask or its filters' moments, or partial sums.
+// Stores a block's sums: as y, with its mask or its filters' moments, or as partial sums.
 __device__ __forceinline__ void
 run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uint8* mask, Moments* moments, Real* partials,
              const Convolution& conv) {

@@ -1,14 +1,14 @@
-// The main loop of a convolution of few channels in one group, as a net's first layer is: float16, bfloat16 and TF32 on tensor
+// The main loop of a convolution of few channels in one group, such as a net's first layer: float16, bfloat16 and TF32 on tensor
 // cores, float32 by scalar multiply-adds; sm_80 and up.
 //
-// A window of few channels is no run of memory that could be moved as it is: its numbers are found one by one. But the pixels of
-// a tile are neighbours, and their windows lie in a few lines of x. A block copies these once, whole, 16 bytes at a time where
-// lines are made of them, with their padding, and images one upon the other with theirs: then every number of every window lies
-// at the sum of what its pixel and its tap say, and nothing is asked of it any more. The filters stand beside this `Patch`, the
-// depth whole, so that a block waits twice, for memory and for the other threads, and then multiplies and stores.
+// With few channels the numbers of a window are not runs of memory that can be copied 16 bytes at a time. But the pixels of a tile
+// are neighbours, and their windows lie in a few lines of x. A block copies these lines once, with their padding, 16 bytes at a
+// time where their length allows; lines of several images follow one another. In this `Patch` the offset of every number is the
+// sum of one offset for its pixel and one for its tap. The filters stay in shared memory with their whole depth. So a block waits
+// twice a tile, for memory and for the other threads, and otherwise multiplies and stores.
 //
-// Dynamic shared memory: the biases, what the taps say, the filters, two patches. The launcher (`few_channels_smem_bytes`
-// of gpuconv/algorithms.py) knows how large they become.
+// Dynamic shared memory: the biases, the taps' offsets, the filters, two patches. The launcher computes its size
+// (`few_channels_smem_bytes` of gpuconv/algorithms.py).
 #pragma once
 
 #include "async_copy.cuh"
@@ -28,12 +28,12 @@ static_assert(BLOCK_M == THREADS && BLOCK_N % 32 == 0 && sizeof(Real) == 4, "a w
 // The part of x that a tile's pixels read.
 class Patch {
     const Convolution& conv;
-    int32 before, lead;  // chunks of padding left of a line, and numbers that fill them up
+    int32 before, lead;  // chunks of padding to the left of a line, and unused numbers before that padding
     int32 pitch;         // from line to line
-    int32 pixel;         // of the tile, the first
+    int32 pixel;         // the tile's first
     Pixel first;
 
-    // How many lines below the first pixel's window that of another begins.
+    // The number of lines from the first pixel's window down to that of another pixel.
     __device__ __forceinline__ int32 below(const Pixel& pixel) const {
         return (pixel.n - first.n) * int32(conv.image_lines.divisor) + (pixel.p - first.p) * int32(conv.stride_h.divisor);
     }
@@ -47,11 +47,11 @@ class Patch {
         pitch = (lead + across * conv.c + CHUNK - 1) / CHUNK * CHUNK;
     }
 
-    // Start copying what the windows of BLOCK_M pixels read to `cells`.
+    // Starts to copy to `cells` what the windows of BLOCK_M pixels read.
     __device__ __forceinline__ void fetch(DTYPE* cells, const DTYPE* x) const {
         const Pixel last(conv, min(pixel + BLOCK_M, conv.n * conv.p * conv.q) - 1);
         const int32 lines = below(last) + (conv.r - 1) * conv.dilation_h + 1, line_of_x = conv.w * conv.c;
-        const bool as_they_lie = line_of_x % CHUNK == 0 && reinterpret_cast<uint64>(x) % 16 == 0;
+        const bool aligned = line_of_x % CHUNK == 0 && reinterpret_cast<uint64>(x) % 16 == 0;
 #pragma unroll 1
         for (int32 line = threadIdx.x / 32; line < lines; line += THREADS / 32) {
             int32 h = first.p * int32(conv.stride_h.divisor) + line;
@@ -62,7 +62,7 @@ class Patch {
 #pragma unroll 1
             for (int32 at = threadIdx.x % 32 * CHUNK; at < pitch; at += 32 * CHUNK) {
                 const int32 begin = at - before * CHUNK;
-                if (as_they_lie) {
+                if (aligned) {
                     const bool found = inside && uint32(begin) < uint32(line_of_x);
                     copy_async<16>(cells + line * pitch + at, found ? from + begin : nullptr, found ? 16 : 0);
                     continue;
@@ -77,10 +77,10 @@ class Patch {
         commit_copies();
     }
 
-    // Numbers that any tile's patch takes.
+    // Upper bound of a patch's size, in numbers.
     __device__ __forceinline__ int32 size() const { return conv.patch_lines * pitch; }
 
-    // How far each of `depth` taps lies from a window's first; zero past the last.
+    // Lists the offset of each of `depth` taps from a window's first; zero past the last.
     __device__ __forceinline__ void list_taps(int32* offsets, int32 taps, int32 depth) const {
 #pragma unroll 1
         for (int32 tap = threadIdx.x; tap < depth; tap += THREADS) {
@@ -90,8 +90,8 @@ class Patch {
         }
     }
 
-    // Where the windows of the tile's pixels from number `begin` on, a multiple of PIXELS, begin; past the last pixel anywhere, for
-    // sums that are dropped.
+    // Finds the windows of PIXELS pixels of the tile, starting at `begin`, a multiple of PIXELS. Past the last pixel the address is
+    // arbitrary: these sums are dropped.
     template <int PIXELS>
     __device__ __forceinline__ void find(const DTYPE* (&windows)[PIXELS], const DTYPE* cells, int32 begin) const {
         const int32 left = conv.n * conv.p * conv.q - (pixel + begin);
@@ -102,29 +102,29 @@ class Patch {
     }
 };
 
-// The block's filters, as the sums read them, zeros past the last and past their depth: for scalar multiply-adds lines of taps.
-// On tensor cores two chunks, the halves of a step's depth, for each column of the product, step by step; every second four
-// columns have them the other way round, so that ldmatrix reads eight without a bank conflict.
+// The block's filters in the order in which they are read, with zeros past the last filter and past their depth. Scalar
+// multiply-adds: one line a tap. Tensor cores: for each step, two chunks for each column of the product, the halves of the step's
+// depth. In every other group of four columns the two are exchanged, so that ldmatrix reads eight without a bank conflict.
 struct Filters {
     static constexpr int TAP_PITCH = BLOCK_N + 8;
 
-    float* biases;  // a lane's every fourth; zeros where there are none
+    float* biases;  // a lane reads every fourth; zeros without a bias
     DTYPE* cells;
     int32 depth;  // a multiple of STEP_K
 
-    // Of the columns of four products a lane has two each: they are eight filters side by side.
+    // A lane has two columns of each of four products: they are eight neighbouring filters.
     static __device__ __forceinline__ int32 filter_of(int32 column) {
         return column / 32 * 32 + column % 8 / 2 * 8 + column / 8 % 4 * 2 + column % 2;
     }
 
     __device__ __forceinline__ int32 size() const { return depth * (ON_TENSOR_CORES ? BLOCK_N : TAP_PITCH); }
 
-    // A half of the first step's depth, of a column.
+    // One half of the first step's depth, of one column.
     __device__ __forceinline__ DTYPE* chunk(int32 column, int32 half) const {
         return cells + (column * 2 + (half ^ (column / 4 % 2))) * CHUNK;
     }
 
-    // w, bias: (filters, taps) and (filters), of which the block begins.
+    // w, bias: (filters, taps) and (filters), from the block's first filter.
     __device__ __forceinline__ void read(const DTYPE* w, const DTYPE* bias, int32 filters, int32 taps) const {
         if (const int32 i = threadIdx.x, filter = i / 32 * 32 + i % 4 * 8 + i / 4 % 8; i < BLOCK_N)
             biases[i] = bias && filter < filters ? load(bias[filter]) : 0;
@@ -141,11 +141,11 @@ struct Filters {
     }
 };
 
-// One thread's sums: four neighbouring pixels by eight neighbouring filters of every 32.
+// One thread's sums: four neighbouring pixels by eight neighbouring filters out of every 32.
 struct Accumulators {
     static constexpr int PIXELS = 4, FILTERS = BLOCK_N / 4;
 
-    float at[PIXELS / 2][FILTERS / 2][4];  // as multiply_add has them: two pixels by two filters
+    float at[PIXELS / 2][FILTERS / 2][4];  // in multiply_add's layout: two pixels by two filters
 
     __device__ __forceinline__ float& of(int pixel, int filter) {
         return at[pixel / 2][filter / 2][pixel % 2 * 2 + filter % 2];
@@ -153,11 +153,11 @@ struct Accumulators {
     __device__ __forceinline__ float of(int pixel, int filter) const {
         return at[pixel / 2][filter / 2][pixel % 2 * 2 + filter % 2];
     }
-    // The first of its pixels, and its filters, in the tile.
+    // Its first pixel, and its filters, in the tile.
     static __device__ __forceinline__ int32 pixel() { return threadIdx.x / 4 * PIXELS; }
     static __device__ __forceinline__ int32 filter(int i) { return i / 8 * 32 + threadIdx.x % 4 * 8 + i % 8; }
 
-    // Every pixel's sum begins at the bias of its filter.
+    // Initialises every sum with the bias of its filter.
     __device__ __forceinline__ Accumulators(const Filters& filters) {
 #pragma unroll
         for (int i = 0; i < FILTERS; ++i) {
@@ -167,7 +167,7 @@ struct Accumulators {
         }
     }
 
-    // Add the products over the depth. windows: of its pixels. offsets: of the taps from there.
+    // Adds the products over the depth. windows: of the thread's pixels. offsets: of the taps in a window.
     __device__ __forceinline__ void
     multiply(const DTYPE* const (&windows)[PIXELS], const int32* offsets, const Filters& filters, int32 taps) {
 #pragma unroll 1
@@ -177,7 +177,7 @@ struct Accumulators {
         }
     }
 
-    // rows(i): where row i of the product lies in the output, which takes ROWS neighbouring ones at once.
+    // rows(i): the output row of the product's row i. The epilogue takes ROWS neighbouring rows at once.
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
 #pragma unroll
@@ -201,7 +201,7 @@ struct Accumulators {
         for (int half = 0; half < 2; ++half) {
             const int32 mine = tap + half * CHUNK + lane % 4 * PER;
             const auto from = *reinterpret_cast<const Pack<int32, PER>*>(offsets + mine);
-            // Past the depth a filter is zero, but what lies there of x may be no number.
+            // Past the depth the filters are zero, but x may hold NaN or infinity there.
             const uint32 there = mine + PER <= taps ? 0xffffffff : mine < taps ? 0xffff : 0;
 #pragma unroll
             for (int i = 0; i < PIXELS; ++i) {
@@ -216,7 +216,7 @@ struct Accumulators {
 #pragma unroll
         for (int column = 0; column < BLOCK_N; column += 16) {
             uint32 w[4];
-            // The halves of the depth of eight columns side by side: a product takes two registers in a row.
+            // The two halves of the depth of eight columns: a product takes two neighbouring registers.
             load_matrices<false>(w, filters.chunk(lane / 16 * 8 + lane % 8, lane / 8 % 2) + tap * BLOCK_N + column * STEP_K);
 #pragma unroll
             for (int i = 0; i < PIXELS / 2; ++i) {

@@ -1,13 +1,13 @@
 // Depthwise convolution forward, with bias and activation.
 //
-//   y[n, p, q, k] = act(bias[k] + sum over r, s of x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, k / m] * w[k, r, s])
+//   y[n, p, q, k] = act(bias[k] + sum over r, s of x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, k / m]
+//                                                 * w[k, r, s])
 //
-// x (N, H, W, C), w (K, R, S, 1), y (N, P, Q, K) with K = C m. grid: blocks_across blocks for each row (n, p) of y, their
-// threads over (q / 4, channels of a pack), channels innermost. Taps are added in row-major order.
+// x (N, H, W, C), w (K, R, S, 1), y (N, P, Q, K), K = C m. grid: blocks_across blocks for each row (n, p) of y. Their threads
+// cover (q / 4, packs of channels), channels innermost; a thread computes four pixels. Taps are added in row-major order.
 //
-// Macros: DTYPE; TF32, where it is defined; ACTIVATION; WIDTH 1 or, where m is 1, 16 / sizeof(DTYPE). Any compute capability.
-// Floor per output: 2 sizeof(DTYPE) bytes and 2 R S FLOPs. Prediction, not measured: at 3x3 and stride 1 a warp asks the L1
-// cache for 9 packs of x an output, which takes about as long as memory takes for its one: 80 % of the copy bandwidth.
+// Macros: DTYPE; TF32, if defined; ACTIVATION; WIDTH 1 or, with m = 1, 16 / sizeof(DTYPE). Limits: those of convolution.cuh.
+// Floor: x, w and y once; 2 R S FLOPs an output.
 
 #include "depthwise.cuh"
 

@@ -1,7 +1,7 @@
 // Convolution forward on tensor cores: float16, bfloat16, and float32 rounded to TF32; sm_80 and up.
 //
-// Formula, layouts, grid and macros are those of conv2d_fprop.cu; the main loop is that of gemm_mma.cuh. Both operands' lines run
-// along the depth, so that tiles are copied and read as they lie.
+// Formula, layouts, grid and macros are those of conv2d_fprop.cu, the main loop that of gemm_mma.cuh. The lines of both operands
+// run along the depth, so tiles are copied and read without a transposition.
 
 #include "gemm_mma.cuh"
 

@@ -1,17 +1,16 @@
-// The gradient of a convolution to its filters, as an implicit GEMM.
+// The gradient of a convolution with respect to its filters, as an implicit GEMM.
 //
 //   dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k] * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c]
 //
-// and, with `accumulate`, what dw holds. dy (N, P, Q, K), x (N, H, W, C), dw (K, R, S, C / groups). Rows are a group's
-// filters, columns its taps (r, s, c), the depth all output pixels: long, so it is split over blocks in most cases, as in
-// conv2d_fprop.cu (partials: (splits, K * R * S * C / groups, and K, to a multiple of 4, with db)).
+// plus what dw holds, with `accumulate`. dy (N, P, Q, K), x (N, H, W, C), dw (K, R, S, C / groups). Rows are a group's filters,
+// columns its taps (r, s, c), the depth is all output pixels. It is long, so most problems split it, as in conv2d_fprop.cu;
+// partials: (splits, K * R * S * C / groups), with db K more numbers a split, rounded up to a multiple of 4.
 //
-// db, where it is not null: the sum of dy over the pixels, which the blocks of the first columns add up from what they fetch
-// of dy anyway. With MASK dy is masked as in conv2d_dgrad.cu; with a pool the depth goes window by window.
+// db, if not null: the sum of dy over the pixels. The blocks of the first columns add it up from the tiles of dy that they load.
+// With MASK, dy is masked as in conv2d_dgrad.cu; with a pool the depth is in the order of the pool's windows.
 //
-// Macros of conv2d_fprop.cu: VECTOR_K asks for dy, VECTOR_C for x and dw. Floor per output: 2 N P Q FLOPs; dy and x once
-// are the bytes. Prediction, not measured: as conv2d_fprop.cu. Neither tile is transposed, so that stores to shared memory
-// are of 16 bytes, but each vector of x takes two divisions.
+// Macros: those of conv2d_fprop.cu; VECTOR_K is for dy, VECTOR_C for x and dw. Limits: those of conv2d_fprop.cu.
+// Floor: dy, x and dw once; 2 N P Q FLOPs a number of dw.
 
 #include "gemm_simt.cuh"
 

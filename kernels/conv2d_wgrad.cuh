@@ -1,4 +1,5 @@
-// The one text of conv2d_wgrad.cu and conv2d_wgrad_mma.cu, which include their main loop first. The .cu has formula and layouts.
+// The body of conv2d_wgrad.cu and conv2d_wgrad_mma.cu, which include their main loop first. conv2d_wgrad.cu has formula and
+// layouts.
 #pragma once
 
 #include "conv2d.cuh"

@@ -1,15 +1,14 @@
-// The gradient of a depthwise convolution to its filters.
+// The gradient of a depthwise convolution with respect to its filters.
 //
 //   partials[split, k, r, s] = sum over the split's rows (n, p) and all q of dy[n, p, q, k]
 //                              * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, k / m]
 //
-// dy (N, P, Q, K), x (N, H, W, C), with K = C m; gemm_reduce.cu adds the splits up. grid (tiles, splits): a block's threads
-// are `lanes` packs of filters by 256 / lanes taps, so a pack of dy is read from memory once and serves all of its taps from
-// the cache. Each thread adds its pixels in order.
+// dy (N, P, Q, K), x (N, H, W, C), K = C m; gemm_reduce.cu adds the splits up. grid (tiles, splits): a block has `lanes` packs of
+// filters by 256 / lanes taps, so a pack of dy is read from memory once and from the cache for its other taps. A thread adds its
+// pixels in order.
 //
-// Macros: DTYPE; TF32, where it is defined; WIDTH 1 or, where m is 1, 16 / sizeof(DTYPE). Any compute capability.
-// Floor: dy and x once, 2 FLOPs a tap and element of dy. Prediction, not measured: bound by the L1 cache, two packs a
-// multiply-add: at 3x3 60 % of the copy bandwidth.
+// Macros: DTYPE; TF32, if defined; WIDTH 1 or, with m = 1, 16 / sizeof(DTYPE). Limits: those of convolution.cuh.
+// Floor: dy and x once; 2 R S FLOPs a number of dy.
 
 #include "depthwise.cuh"
 

@@ -1,8 +1,8 @@
-// What the depthwise kernels share. In a depthwise convolution every group has one channel, and conv.k filters read it: filter k
-// belongs to channel k / conv.k. There is no sum over channels, so no product of matrices: 2 R S FLOPs an output make it bound
-// by memory, and a thread works on WIDTH neighbouring channels, 16 bytes where conv.k = 1 and the addresses allow.
+// What the depthwise kernels share. In a depthwise convolution every group has one channel, read by conv.k filters: filter k reads
+// channel k / conv.k. Nothing is summed over channels, so there is no matrix product, and 2 R S FLOPs an output make the kernels
+// bound by memory. A thread works on WIDTH neighbouring channels: 16 bytes if conv.k = 1 and the addresses allow.
 //
-// A thread makes OUTPUTS results side by side, so that a filter's weights, which lie R S apart, are loaded once for all.
+// A thread computes OUTPUTS neighbouring results, so that it loads a filter's weights, which are R S numbers apart, once for all.
 #pragma once
 
 #include "activation.cuh"
@@ -23,7 +23,7 @@ struct Accumulators {
     }
 };
 
-// One tap's weights of WIDTH filters.
+// Reads one tap's weights of WIDTH filters.
 __device__ __forceinline__ void read_weights(Real (&weights)[WIDTH], const DTYPE* w, int64 filter, int32 taps, int32 tap) {
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) weights[j] = factor(w[(filter + j) * taps + tap]);

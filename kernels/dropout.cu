@@ -1,10 +1,11 @@
-// Dropout, forward and backward alike: y[i] = kept(i) ? x[i] * scale : 0.
+// Dropout; forward and backward are the same: y[i] = kept(i) ? x[i] * scale : 0.
 //
-// Element i is kept when word i of the Philox stream (DROPOUT, substream), from block `offset` on, has its upper 24 bits at
-// or above `threshold` = ceil(p * 2^24). The mask is a function of the position: it is never stored, and backward draws it
-// again. One thread a Philox block, four elements, in one load and one store of 4 * sizeof(DTYPE) bytes where VECTOR is 4.
-// Floor: 2 * sizeof(DTYPE) bytes an element. ALU: 10 Philox rounds, about 15 integer instructions an element, which a
-// float32 stream on an H200 can hide (prediction). Macros: DTYPE; VECTOR 1 or 4.
+// Element i is kept if the upper 24 bits of word i of the Philox stream (DROPOUT, substream), counted from block `offset`, are
+// at least `threshold` = ceil(p * 2^24). The mask depends on the position alone: it is not stored, and backward draws it again.
+// A thread computes one Philox block, four elements, with one load and one store if VECTOR is 4.
+//
+// Macros: DTYPE; VECTOR 4 where x and y are aligned to 4 * sizeof(DTYPE) bytes, else 1. Limits: none.
+// Floor: 2 sizeof(DTYPE) bytes and some 15 integer instructions (10 Philox rounds) an element.
 
 #include "philox.cuh"
 

@@ -1,28 +1,27 @@
-// The implicit GEMM behind every convolution and linear kernel: operands, the main loop, the output.
+// The implicit GEMM behind every convolution and linear kernel: operands, tile scheduler, epilogue.
 //
-//   out[row, column] = finish(sum over depth of a[row, depth] * b[column, depth])
+//   out[row, column] = epilogue(sum over depth of a[row, depth] * b[column, depth])
 //
-// A block computes BLOCK_M rows x BLOCK_N columns, a thread THREAD_M x THREAD_N of them in registers, the depth step by step
-// through shared memory. Neither operand exists in memory as a matrix: it is a `Matrix` type that finds the
-// elements in its tensor (conv2d.cuh has them).
+// A block computes BLOCK_M rows x BLOCK_N columns, a thread THREAD_M x THREAD_N of them in registers. The depth passes through
+// shared memory in steps. The operands do not exist in memory as matrices: a `Matrix` type finds their elements in a tensor
+// (conv2d.cuh).
 //
-//   Line   line(int32 i)            a line of the matrix, and
-//   Column column(int32 j)          a column, whatever helps to find an element; past the end, one that holds nothing
-//   bool find(Line, Column, from)   where an element and its VECTOR - 1 right neighbours are; false: nowhere, they are zeros
-//   BITS, mask<VECTOR>(Line, Column)          with BITS > 0, an element that was found counts only where its bit is set: bit
-//                                             j * BITS for the neighbour j
-//   ALONG_LINES, ALONG_COLUMNS      how it is walked where these are the depth (tile_iterator.cuh, which says what each asks)
+//   Line   line(int32 i)            line i, as the numbers that help to find its elements; past the end, a line without elements
+//   Column column(int32 j)          likewise column j
+//   bool find(Line, Column, from)   the address of an element and its VECTOR - 1 right neighbours; false: they are zeros
+//   BITS, mask<VECTOR>(Line, Column)          if BITS > 0: an element counts only if its bit is set, bit j * BITS for neighbour j
+//   ALONG_LINES, ALONG_COLUMNS      how tile iterators walk it if the depth runs along lines, or columns (tile_iterator.cuh)
 //
-// The columns of a line lie side by side in memory, and run along the depth, or along rows or columns of the product.
+// The elements of a line are neighbours in memory. They run along the depth, or along the product's rows or columns.
 //
-// A main loop has a `TileIterator`, which moves tiles of an operand into shared memory, a thread's `Accumulators`, and `product`, which
-// brings the two together: gemm_simt.cuh by scalar multiply-adds, gemm_mma.cuh on tensor cores. The kernels of a direction
-// share one text, and differ in the main loop that they include.
+// A main loop has a `TileIterator`, which moves tiles of an operand into shared memory, a thread's `Accumulators`, and `product`,
+// which multiplies the tiles: gemm_simt.cuh by scalar multiply-adds, gemm_mma.cuh on tensor cores. The kernels of one direction
+// share their text and include different main loops.
 //
-// Every element sums its depth from first to last, so its bits do not depend on the tile.
+// Every output sums its depth in order, so its bits do not depend on the tile.
 //
-// Macros: DTYPE; TF32, where it is defined, for float32 factors rounded to TF32; BLOCK_M, BLOCK_N, THREAD_M, THREAD_N; TAP_TABLE 0
-// for filters with more taps than tile iterators have a table for (tile_iterator.cuh).
+// Macros: DTYPE; TF32: if defined, float32 factors are rounded to TF32; BLOCK_M, BLOCK_N, THREAD_M, THREAD_N; TAP_TABLE 0 for
+// filters with more taps than the tile iterators' tables hold (tile_iterator.cuh).
 #pragma once
 
 #include "activation.cuh"
@@ -40,8 +39,8 @@ constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N, TH
 // How a tile iterator walks a matrix.
 enum class Walk { STRAIGHT, TAPS, PIXELS, SEARCH };
 
-// How the product is cut into blocks: blockIdx.x counts tiles, across first, then down, then over groups, and blockIdx.y
-// counts the splits of the depth. Neighbouring blocks share their rows, which are the larger operand's.
+// How blocks divide the product: blockIdx.x is the tile, counted across, then down, then over groups; blockIdx.y is the split of
+// the depth. Neighbouring blocks share rows, which belong to the larger operand.
 struct TileScheduler {
     FastDivmod across, down;
     int32 depth_per_split;  // a multiple of a step
@@ -49,7 +48,7 @@ struct TileScheduler {
 
 // The part that a block computes.
 struct Block {
-    int32 row, column, group, begin, end;  // its first row and column, and of the depth
+    int32 row, column, group, begin, end;  // its first row and column; its part of the depth, [begin, end)
 
     __device__ __forceinline__ Block(const TileScheduler& scheduler, int32 depth) {
         column = int32(blockIdx.x);
@@ -62,7 +61,7 @@ struct Block {
     }
 };
 
-// Of neighbours in a matrix those that its mask leaves out become zeros.
+// Sets the numbers whose mask bit is 0 to zero.
 template <int BITS, int N>
 __device__ __forceinline__ void drop_masked(Pack<DTYPE, N>& numbers, const uint32& mask) {
     if constexpr (BITS > 0)
@@ -71,25 +70,25 @@ __device__ __forceinline__ void drop_masked(Pack<DTYPE, N>& numbers, const uint3
             if (!(mask >> j * BITS & 1)) numbers.at[j] = round_to<DTYPE>(Real(0));
 }
 
-// Where the product's rows lie in the output, where they lie as they come; below zero: nowhere, the row is past the end.
+// The output row of a row of the product, where both have the same order; negative for a row past the end.
 struct RowsInOrder {
     int32 rows;
     __device__ __forceinline__ int32 operator()(int32 row) const { return row < rows ? row : -1; }
 };
 
-// Where sums go: into `out`, finished with the activation and what out holds, or raw into `partials`, where the depth is split
-// over blocks (gemm_reduce.cu adds them up). Both begin at the block's group and have `pitch` elements from row to row.
+// Stores sums: into `out`, after the activation and the addition of what out holds; with split-K as they are into `partials`,
+// which gemm_reduce.cu adds up. Both point at the block's group and have rows of `pitch` elements.
 struct Epilogue {
-    static constexpr int ROWS = 1;  // of sums that one store takes
+    static constexpr int ROWS = 1;  // rows of sums that one store takes
 
     DTYPE* out;
-    Real* partials;  // null: the depth is whole
+    Real* partials;  // null: no split-K
     int64 pitch;
     int32 columns;
     int32 accumulate;
 
-    // Store N sums side by side, in a row of `out` (below zero: in none). VECTOR divides the columns and the pitch, so a chunk
-    // is all inside or all outside.
+    // Stores N neighbouring sums in a row of `out`; a negative row: nowhere. VECTOR divides the columns and the pitch, so a chunk
+    // lies inside or outside as a whole.
     template <int VECTOR, int N>
     __device__ __forceinline__ void store(int32 row, int32 column, const Pack<Real, N> (&rows_of_sums)[1]) const {
         const Pack<Real, N>& sums = rows_of_sums[0];

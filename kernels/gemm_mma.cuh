@@ -1,28 +1,23 @@
 // The main loop of gemm.cuh on tensor cores: float16, bfloat16, and float32 rounded to TF32; sm_80 and up.
 //
-// STAGES pairs of tiles lie in dynamic shared memory: while one is multiplied, cp.async fills the others. Tile iterators bring
-// tiles there (tile_iterator.cuh). A tile holds DTYPE and 64 bytes of depth, two steps of 32 (mma_tile.cuh). A warp multiplies
-// WARP_M x WARP_N outputs as 16 x 8 products (mma.cuh). At the end the sums go out through shared memory.
-//
-// No GPU has run this main loop. docs/kernels/implicit_gemm.md has what it issues, its registers, what the model says of its time
-// (prediction), and what its forerunner took.
-//
-// A main loop on wgmma and TMA, for sm_90a, would stand beside this file: 64-row sums, tiles in TMA's 128-byte swizzle, its im2col
-// mode in place of the iterators. None is here, for none has run.
+// Dynamic shared memory holds STAGES pairs of tiles: one pair is multiplied while cp.async fills the others. Tile iterators fill
+// them (tile_iterator.cuh). A tile holds DTYPE, 64 bytes of depth, in two steps of 32 bytes (mma_tile.cuh). A warp multiplies
+// WARP_M x WARP_N outputs as 16 x 8 products (mma.cuh). At the end the accumulators go through shared memory, so that
+// neighbouring lanes store neighbouring outputs.
 #pragma once
 
 #include "tile_iterator.cuh"
 
-constexpr int WARP_M = 8 * THREAD_M, WARP_N = 4 * THREAD_N;  // a product's rows lie with 8 groups of 4 lanes, its columns with those
+constexpr int WARP_M = 8 * THREAD_M, WARP_N = 4 * THREAD_N;  // of 8 groups of lanes down and 4 lanes across
 constexpr int WARPS_N = BLOCK_N / WARP_N;
 static_assert(BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0, "tile");
 static_assert((WARP_M == 32 || WARP_M == 64) && WARP_N == 32, "powers of two, for Tile::fragment");
 
-// One thread's sums, and where in the block's tile they lie.
+// One thread's sums, and their positions in the block's tile.
 struct Accumulators {
     float at[WARP_M / 16][WARP_N / 8][4] = {};
 
-    // Add the products of one pair of tiles.
+    // Adds the products of one pair of tiles.
     template <class TileA, class TileB>
     __device__ __forceinline__ void multiply(const unsigned char* a, const unsigned char* b) {
 #pragma unroll
@@ -40,7 +35,7 @@ struct Accumulators {
         }
     }
 
-    // Where every row's sum begins: at the bias of its column.
+    // Initialises every sum with the bias of its column.
     __device__ __forceinline__ void begin_at(const DTYPE* bias, const Block& block, int32 columns) {
 #pragma unroll
         for (int j = 0; j < WARP_N / 8; ++j)
@@ -53,15 +48,15 @@ struct Accumulators {
             }
     }
 
-    // Store through shared memory, 16 rows by 32 columns of a warp at a time, so that neighbouring lanes store neighbours.
-    // rows(i): where row i of the product lies in the output, which takes ROWS neighbouring ones at once. A lane's neighbour,
-    // lane ^ 1, holds the columns beside its own.
+    // Stores through shared memory, 16 rows by 32 columns of a warp at a time, so that neighbouring lanes store neighbours.
+    // rows(i): the output row of the product's row i. The epilogue takes ROWS neighbouring rows at once. Lane ^ 1 holds the
+    // neighbouring columns.
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
-        constexpr int N = VECTOR == 8 && To::ROWS == 1 ? 8 : 4, LANES = 32 / N;  // sums side by side, and lanes to a row
+        constexpr int N = VECTOR == 8 && To::ROWS == 1 ? 8 : 4, LANES = 32 / N;  // neighbouring sums of a lane; lanes a row
         const int lane = threadIdx.x % 32, column = lane % LANES * N;
         float* mine = reinterpret_cast<float*>(shared_memory()) + threadIdx.x / 32 * (16 * 32);
-        __syncthreads();  // all have read their last tiles
+        __syncthreads();  // all threads have read their last tiles
 #pragma unroll
         for (int i = 0; i < WARP_M / 16; ++i)
 #pragma unroll
@@ -92,13 +87,13 @@ struct Accumulators {
     static __device__ __forceinline__ int warp_row() { return int(threadIdx.x) / 32 / WARPS_N * WARP_M; }
     static __device__ __forceinline__ int warp_column() { return int(threadIdx.x) / 32 % WARPS_N * WARP_N; }
 
-    // Where a sum lies among the 16 x 32 of its warp.
+    // The position of a sum among its warp's 16 x 32.
     static __device__ __forceinline__ int swizzle(int row, int column) {
         return row * 32 + ((column / 4 ^ row % 4 * 2) * 4 + column % 4);
     }
 
-    // N of them side by side, four at a time. Of eight the lanes of every other row read the second four first: together they
-    // touch every bank once.
+    // Reads N neighbouring sums, four at a time. Of eight, the lanes of every other row read the second four first, so that
+    // together they access every bank once.
     template <int N>
     static __device__ __forceinline__ Pack<Real, N> read(const float* from, int row, int column, int second) {
         if constexpr (N == 4) {
@@ -117,13 +112,13 @@ struct Accumulators {
     }
 };
 
-// `sums` and the products over a block's part of the depth.
+// `accumulators` plus the products over the block's part of the depth.
 template <class IteratorA, class IteratorB>
 __device__ __forceinline__ Accumulators product(Accumulators accumulators, IteratorA& a, IteratorB b, const Block& block) {
     using TileA = typename IteratorA::Tile;
     using TileB = typename IteratorB::Tile;
     unsigned char* const tiles = shared_memory();
-    int32 depth = block.begin;  // of the next tiles to fetch
+    int32 depth = block.begin;  // of the next tiles to copy
     const auto fetch = [&](unsigned char* tile) {
         a.fetch(tile, depth);
         b.fetch(tile + TileA::BYTES, depth);
@@ -147,14 +142,14 @@ __device__ __forceinline__ Accumulators product(Accumulators accumulators, Itera
         }
         commit_copies();
     }
-    // Unrolled, so that the compiler knows where each stage lies; but not where chunks are searched for, which takes registers.
+    // Unrolled, so that each stage has a constant address. Iterators that search need the registers that this takes.
     constexpr int UNROLLED = IteratorA::SEARCHES || IteratorB::SEARCHES ? 1 : STAGES;
     for (int32 begin = block.begin;;)
 #pragma unroll UNROLLED
         for (int stage = 0; stage < STAGES; ++stage) {
             if (begin >= block.end) return accumulators;
             wait_for_copies<STAGES - 2>();
-            __syncthreads();  // the next tiles are there, and those multiplied last are free
+            __syncthreads();  // the next tiles have arrived, and the previous ones are free
             unsigned char* const free = tiles + (stage + STAGES - 1) % STAGES * STAGE_BYTES;
             const unsigned char* ready = tiles + stage * STAGE_BYTES;
             const bool more = depth < block.end;

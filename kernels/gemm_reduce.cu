@@ -1,15 +1,14 @@
-// The second half of a product whose depth was split over blocks.
+// The second launch of a product with split-K.
 //
-//   out[i] = act(bias[i mod columns] + partials[0, i] + partials[1, i] + ...), plus what out holds with `accumulate`
+//   out[i] = act(bias[i mod columns] + partials[0, i] + partials[1, i] + ...), plus what out holds, with `accumulate`
 //
-// and with more_size > 0 likewise a second output, whose sums lie behind the first's. partials (splits, pitch) of
-// accumulators. A block takes 1024 outputs: 256 lanes, each WIDTH outputs side by side at a time. Its threads stand in up to
-// four groups of 256, which share the splits; the first group adds up what each has found, in their order. The launcher
-// chooses the groups by the number of splits, so the same shapes give the same bits on every device.
+// With more_size > 0 also a second output, whose partial sums follow the first's. partials (splits, pitch), of accumulators. A
+// block computes 1024 outputs: 256 lanes, each WIDTH neighbouring outputs at a time. It has up to four groups of 256 threads,
+// which divide the splits among them; the first group adds the groups' sums in order. The launcher chooses the number of groups
+// by the number of splits alone, so the same shapes give the same bits on every device.
 //
-// Macros: DTYPE; ACTIVATION; WIDTH, 16 bytes of accumulators where sizes and arrays allow, else 1. Floor: splits *
-// sizeof(accumulator) + sizeof(DTYPE) bytes an output. Prediction, not measured: partials mostly out of the L2 cache that
-// the product has left them in; launch-bound below 1 MB.
+// Macros: DTYPE; ACTIVATION; WIDTH: 16 bytes of accumulators where sizes and arrays allow, else 1. Limits: none.
+// Floor: splits * sizeof(accumulator) + sizeof(DTYPE) bytes and splits FLOPs an output.
 
 #include "activation.cuh"
 #include "types.cuh"
@@ -17,7 +16,7 @@
 using Real = accumulator<DTYPE>;
 
 constexpr int LANES = 256, OUTPUTS = 1024, MOST_GROUPS = 4;
-constexpr int PACKS = OUTPUTS / (LANES * WIDTH);  // of a lane
+constexpr int PACKS = OUTPUTS / (LANES * WIDTH);  // a lane
 
 extern "C" __global__ void __launch_bounds__(LANES * MOST_GROUPS, 1)
 gemm_reduce_splits(DTYPE* out, DTYPE* more, const accumulator<DTYPE>* partials, const DTYPE* bias, int64 size,

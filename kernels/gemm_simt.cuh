@@ -1,41 +1,41 @@
 // The main loop of gemm.cuh on the ordinary arithmetic units: every dtype, every compute capability.
 //
-// Two tiles in shared memory, tile[depth][side]: while one is multiplied the next is on its way through registers, where columns
-// run along the depth transposed. A warp's threads stand 4 x 8 (8 x 4 where the tile is narrow) in the block's tile, and each
-// takes groups of 4 rows and columns, THREADS_M * 4 and THREADS_N * 4 apart.
+// Shared memory holds two tiles of each operand, tile[depth][side]: one is multiplied while the next one is loaded into
+// registers. Operands whose columns run along the depth are transposed on the way. A warp's threads form 4 x 8 (8 x 4 in narrow
+// tiles) of the block's tile; each computes groups of 4 rows and columns, THREADS_M * 4 and THREADS_N * 4 apart.
 #pragma once
 
 #include "gemm.cuh"
 
 constexpr int BLOCK_K = sizeof(DTYPE) == 2 ? 16 : 8;  // the depth of a step
-constexpr int WIDE = 16 / sizeof(Real);               // numbers that one instruction moves in shared memory
+constexpr int WIDE = 16 / sizeof(Real);               // numbers that one access to shared memory moves
 
-// Where element (side, depth) of a tile lies among the SIDE elements of its depth. A warp stores a transposed tile as 16 lines
-// by the 2 halves of the depth: moving one half by 16 gives each its own banks, and leaves every 64 bytes together. A tile of
-// no more than 16 has no room for that.
+// The position of element (side, depth) among the SIDE elements of its depth. A warp stores a transposed tile as 16 lines by 2
+// halves of the depth. Moving one half by 16 gives each half its own banks and keeps every 64 bytes together. Tiles of 16 are too
+// narrow for this.
 template <int SIDE>
 __device__ __forceinline__ int swizzle(int side, int depth) {
     return SIDE < 32 ? side : side ^ (depth / (BLOCK_K / 2) * 16);
 }
 
-// One thread's part in moving tiles of an operand, SIDE x BLOCK_K elements each, from global to shared memory. With SUMS it can
-// also add up the elements of each column, over the depth of the block.
+// One thread's part in copying tiles of an operand, SIDE x BLOCK_K elements each, from global to shared memory. With SUMS it can
+// also sum each column over the block's depth.
 template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS = false>
 class TileIterator {
     static constexpr uint32 LINES = COLUMNS_ARE_DEPTH ? SIDE : BLOCK_K, PER_LINE = SIDE * BLOCK_K / LINES / VECTOR;
     static constexpr int PASSES = LINES * PER_LINE / THREADS;
-    // Neighbouring threads take neighbouring vectors of a line; single numbers along the depth, taps of an image in most
-    // cases, are taken line by line: neighbouring lines are neighbouring pixels, and a thread keeps to one line.
+    // Neighbouring threads take neighbouring vectors of a line. Single numbers along the depth, mostly taps of an image, are
+    // taken across lines: neighbouring lines are neighbouring pixels, and a thread stays in one line.
     static constexpr bool LINES_FIRST = COLUMNS_ARE_DEPTH && VECTOR == 1;
-    static_assert(LINES * PER_LINE == PASSES * THREADS, "every thread moves as many vectors");
-    static_assert(VECTOR <= BLOCK_K / 2 && (SIDE % 32 == 0 || SIDE == 16), "the swizzle leaves a vector together");
+    static_assert(LINES * PER_LINE == PASSES * THREADS, "all threads move the same number of vectors");
+    static_assert(VECTOR <= BLOCK_K / 2 && (SIDE % 32 == 0 || SIDE == 16), "the swizzle keeps a vector together");
 
     const Matrix& matrix;
-    typename Matrix::Line lines[PASSES];      // kept, where columns are the depth
-    typename Matrix::Column columns[PASSES];  // kept, where lines are
+    typename Matrix::Line lines[PASSES];      // constant if columns are the depth
+    typename Matrix::Column columns[PASSES];  // constant if lines are
     Pack<DTYPE, VECTOR> fetched[PASSES];
     uint32 masks[PASSES];
-    static constexpr int KEPT = PER_LINE > THREADS ? PER_LINE / THREADS : 1;  // columns of a thread, with a sum each
+    static constexpr int KEPT = PER_LINE > THREADS ? PER_LINE / THREADS : 1;  // columns that a thread sums
     Pack<Real, VECTOR> sums[KEPT] = {};
     bool sums_wanted = false;
 
@@ -58,7 +58,7 @@ class TileIterator {
         }
     }
 
-    // Start reading the tile at `depth` into registers.
+    // Starts to load the tile at `depth` into registers.
     __device__ __forceinline__ void fetch(int32 depth) {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
@@ -73,10 +73,10 @@ class TileIterator {
         }
     }
 
-    // Ask for the columns' sums, or not.
+    // Whether `add` sums the columns.
     __device__ __forceinline__ void want_sums(bool wanted) { sums_wanted = wanted; }
 
-    // Add what was fetched, and put, to the columns' sums.
+    // Adds the tile that was last fetched and put to the columns' sums.
     __device__ __forceinline__ void add() {
         if constexpr (SUMS) {
             static_assert(!COLUMNS_ARE_DEPTH && THREADS * KEPT % PER_LINE == 0, "a thread keeps to its columns");
@@ -88,7 +88,7 @@ class TileIterator {
         }
     }
 
-    // The block's sums of its columns, each handed once to take(column, sum): by all threads, after the last add.
+    // Calls take(column, sum) once for each of the block's columns. All threads call this, after the last add.
     template <class Take>
     __device__ __forceinline__ void take_sums(Take take) const {
         constexpr uint32 ROWS = THREADS * KEPT / PER_LINE;
@@ -105,7 +105,7 @@ class TileIterator {
         }
     }
 
-    // Write what was fetched into shared memory, as factors.
+    // Stores what was fetched in shared memory, rounded for multiplication.
     __device__ __forceinline__ void put(Real (&tile)[BLOCK_K][SIDE]) {
         constexpr int CHUNK = COLUMNS_ARE_DEPTH ? 1 : VECTOR < WIDE ? VECTOR : WIDE;
 #pragma unroll
@@ -116,7 +116,7 @@ class TileIterator {
                 Pack<Real, CHUNK> chunk;
 #pragma unroll
                 for (int j = 0; j < CHUNK; ++j) chunk.at[j] = factor(fetched[pass].at[first + j]);
-                // The swizzle is alike for all depths, or for all sides, of a vector: one address serves it.
+                // The swizzle is the same for all depths, or all sides, of a vector: one address serves it.
                 const int depth = COLUMNS_ARE_DEPTH ? column(pass) : line(pass);
                 const int side = COLUMNS_ARE_DEPTH ? line(pass) : column(pass);
                 Real* to = &tile[depth][swizzle<SIDE>(side, depth)] + (COLUMNS_ARE_DEPTH ? first * SIDE : first);
@@ -126,7 +126,7 @@ class TileIterator {
     }
 };
 
-// One thread's sums, and where in the block's tile they lie.
+// One thread's sums, and their positions in the block's tile.
 struct Accumulators {
     static constexpr int GROUP = 4;
     static constexpr int LANES_N = THREADS_N < 8 ? THREADS_N : 8, LANES_M = 32 / LANES_N, ACROSS = THREADS_N / LANES_N;
@@ -137,7 +137,7 @@ struct Accumulators {
     static __device__ __forceinline__ int thread_row() { return threadIdx.x / 32 / ACROSS * LANES_M + threadIdx.x % 32 / LANES_N; }
     static __device__ __forceinline__ int thread_column() { return threadIdx.x / 32 % ACROSS * LANES_N + threadIdx.x % LANES_N; }
 
-    // Add the products of one pair of tiles.
+    // Adds the products of one pair of tiles.
     __device__ __forceinline__ void multiply(const Real (&a)[BLOCK_K][BLOCK_M], const Real (&b)[BLOCK_K][BLOCK_N]) {
 #pragma unroll
         for (int depth = 0; depth < BLOCK_K; ++depth) {
@@ -151,7 +151,7 @@ struct Accumulators {
         }
     }
 
-    // Where every row's sum begins: at the bias of its column.
+    // Initialises every sum with the bias of its column.
     __device__ __forceinline__ void begin_at(const DTYPE* bias, const Block& block, int32 columns) {
 #pragma unroll
         for (int j = 0; j < THREAD_N; ++j) {
@@ -162,8 +162,8 @@ struct Accumulators {
         }
     }
 
-    // rows(i): where row i of the product lies in the output, which takes ROWS neighbouring ones at once. A lane's neighbour,
-    // lane ^ 1, holds the columns beside its own.
+    // rows(i): the output row of the product's row i. The epilogue takes ROWS neighbouring rows at once. Lane ^ 1 holds the
+    // neighbouring columns.
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
         static_assert(GROUP % To::ROWS == 0, "a thread has the rows that belong together");
@@ -185,7 +185,7 @@ struct Accumulators {
         return block.column + (group * THREADS_N + thread_column()) * GROUP;
     }
 
-    // This thread's groups of one depth of a tile.
+    // Reads this thread's groups at one depth of a tile.
     template <int COUNT, int STRIDE, int SIDE>
     static __device__ __forceinline__ void read(Real (&to)[COUNT], const Real (&from)[SIDE], int thread, int depth) {
 #pragma unroll
@@ -198,9 +198,9 @@ struct Accumulators {
     }
 };
 
-// `sums` and the products over a block's part of the depth. Past the depth's end the matrices give zeros, and what the last
-// step fetches is not used: without a condition the compiler starts the loads ahead of the multiplications and keeps to the
-// registers there are.
+// `accumulators` plus the products over the block's part of the depth. The last step fetches a tile that is not used: past the
+// end the matrices give zeros. Without a condition here the compiler issues the loads before the multiplications, within the
+// registers available.
 template <class IteratorA, class IteratorB>
 __device__ __forceinline__ Accumulators product(Accumulators accumulators, IteratorA& a, IteratorB b, const Block& block) {
     __shared__ alignas(16) Real tile_a[2][BLOCK_K][BLOCK_M];
@@ -217,7 +217,7 @@ __device__ __forceinline__ Accumulators product(Accumulators accumulators, Itera
         b.fetch(depth + BLOCK_K);
         accumulators.multiply(tile_a[stage], tile_b[stage]);
         stage ^= 1;
-        a.put(tile_a[stage]);  // last read before the barrier of the step before
+        a.put(tile_a[stage]);  // last read before the previous step's barrier
         b.put(tile_b[stage]);
         __syncthreads();
     }

@@ -3,11 +3,11 @@
 //   forward    y[n, c] = sum over the M = H * W cells of x[n, m, c] / M
 //   backward   dx[n, m, c] = dy[n, c] / M
 //
-// x is (N, M, C), y is (N, C). Forward: a block of (COLUMNS, 256 / COLUMNS) threads sums one tile of COLUMNS channels of one
-// sample, each row of threads every 256 / COLUMNS-th cell, then the rows in their order: the same bits every time.
+// x is (N, M, C), y is (N, C). Forward: a block of (COLUMNS, 256 / COLUMNS) threads sums COLUMNS channels of one sample. Each row
+// of threads sums every (256 / COLUMNS)-th cell, then the rows are added in order: the same bits every time.
 //
-// Macros: DTYPE; COLUMNS 1, 2, 4, ... 32. Floor: sizeof(DTYPE) bytes a cell read (forward) or written (backward).
-// Prediction, not measured: behind a net's last maps, which are small, launch-bound; from some 10 MB on bound by memory.
+// Macros: DTYPE; COLUMNS 1, 2, 4, ... 32. Limits: none.
+// Floor: sizeof(DTYPE) bytes a cell, read (forward) or written (backward); one addition a cell.
 
 #include "types.cuh"
 

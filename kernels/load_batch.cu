@@ -1,23 +1,22 @@
-// A batch out of a uint8 data set in device memory: shuffle's gather, augmentation and normalisation in one pass.
+// A batch from a uint8 data set in device memory: gather by the shuffled order, augmentation and normalisation in one pass.
 //
-//   x[n, h, w, c] = (float32(pixel) - mean) * (1 / std), or 0 where the pixel was cut out, or shifted in without `reflect`
+//   x[n, h, w, c] = (float32(pixel) - mean) * (1 / std); 0 where cutout covers the pixel or a shift without `reflect` moved it in
 //   y[n]          = labels[indices[start + n]]
 //
-// images (M, H, W, C) uint8; x (N, H, W, C) DTYPE. The four words of the Philox block (AUGMENT, offset + n) give the flip,
-// both shifts and the centre of the cutout, as backends/reference/batch.py states, an alternating flip the image's own block;
-// same arithmetic, same bits. mean and std have a number for each channel, or for each element of an image. offset and start
-// are numbers, or read from device memory when the kernel runs, so that a captured step goes through its epoch. A place past
-// the indices, or an index outside the data set, which nobody waits for on a GPU, makes its sample NaN and its label -1.
+// images (M, H, W, C) uint8; x (N, H, W, C) DTYPE. The four words of Philox block (AUGMENT, offset + n) give the flip, both
+// shifts and the cutout's centre, as backends/reference/batch.py states; an alternating flip uses the image's own block. The
+// arithmetic is the reference's, so the bits are too. mean and std have one number a channel, or one an element of an image.
+// offset and start are numbers, or are read from device memory when the kernel runs, so that a captured step goes through its
+// epoch. A position past the indices, or an index outside the data set, makes its sample NaN and its label -1: on a GPU nobody
+// waits for an error. `blocks` blocks of 256 threads share the elements of a sample.
 //
-// `blocks` blocks of 256 threads share the elements of one sample, of which there are less than 2^31. Floor: 1 byte read and
-// sizeof(DTYPE) written an element; reads of a row are contiguous (backward under a flip). Prediction, not measured: bound by
-// its instructions, some 80 an element on sm_90a: 40 % of the copy bandwidth in float32, a quarter in halves. Macros: DTYPE.
+// Macros: DTYPE. Limits: fewer than 2^31 elements a sample. Floor: 1 byte read and sizeof(DTYPE) written an element.
 
 #include "fast_divmod.cuh"
 #include "philox.cuh"
 
 struct Batch {
-    int64 images, indices;  // how many there are
+    int64 images, indices;  // their numbers
     int32 height;
     FastDivmod width, channels;
     int32 mean_each, std_each;  // whether there is one for each element
@@ -26,7 +25,7 @@ struct Batch {
 
 enum Flip : int32 { RANDOM = 1, ALTERNATING = 2 };
 
-// A position up to a size outside, mirrored at the first or last one.
+// Mirrors a position at most one size outside at the first or last one.
 __device__ __forceinline__ int32 reflected(int32 position, int32 size) { return size - 1 - abs(size - 1 - abs(position)); }
 
 __device__ __forceinline__ int32 shift_of(uint32 word, int32 shift) {

@@ -1,16 +1,15 @@
-// The dynamic loss scale's step, between backward and the optimizer's, in one launch: are all gradients finite, and what
-// follows from it.
+// The step of the dynamic loss scale, between backward and the optimizer, in one launch: tests whether all gradients are finite.
 //
-//   scaling[1] = 1 / scaling[0], or 0 where a gradient is not finite: what the optimizer multiplies the gradients by
-//   scaling[2] += 1, or 0 there: the good steps in a row          scaling[3] += 0, or 1 there: the skipped steps
-//   scaling[0] *= growth after `interval` good steps, which begin anew, *= backoff where a gradient is not finite
+//   scaling[1] = 1 / scaling[0], or 0 if a gradient is not finite: the factor that the optimizer applies to the gradients
+//   scaling[2] += 1, or = 0 in that case: good steps in a row      scaling[3] += 0, or 1 in that case: skipped steps
+//   scaling[0] *= growth after `interval` good steps, which are then counted anew; *= backoff if a gradient is not finite
 //
-// extents: a table in device memory, one entry for each block: up to 8192 numbers of one gradient, 16 bytes at a time where
-// they are aligned to that. A number is not finite when all bits of its exponent are set, so all dtypes go in one launch.
-// found: how many blocks found one, and how many are done; zero, and zero again afterwards. The last block to come does the
-// rest, and the result does not depend on who that is.
+// extents: a table in device memory with one entry for each block: up to 8192 numbers of one gradient, read 16 bytes at a time
+// where they are aligned to that. A number is not finite if all bits of its exponent are set; one launch takes all dtypes.
+// found: the number of blocks that found such a number, and the number of blocks done; both are zero before and after. The last
+// block to finish updates scaling; the result does not depend on which one that is.
 //
-// Macros: none. Any compute capability. Floor: the bytes of the gradients, read: bound by memory (prediction).
+// Macros: none. Limits: none. Floor: the bytes of the gradients, read once.
 #include "types.cuh"
 
 struct Extent {
@@ -19,7 +18,7 @@ struct Extent {
     int64 kind;  // 0 float16, 1 bfloat16, 2 float32, 3 float64
 };
 
-// Whether the thread meets a number that is not finite. BITS: an unsigned integer as wide as the number.
+// Whether one of the thread's numbers is not finite. BITS: an unsigned integer as wide as the number.
 template <class BITS>
 __device__ __forceinline__ bool overflows(const Extent& extent, BITS exponent) {
     using Numbers = Pack<BITS, 16 / sizeof(BITS)>;

@@ -1,13 +1,13 @@
-// Products of many matrices of one shape, batched: what Muon's Newton-Schulz iteration is made of.
+// Products of a batch of matrices of one shape, which Muon's Newton-Schulz iteration consists of.
 //
 //   y[i] = a[i] b[i]^T, or with DEPTH_FIRST y[i] = a[i] b[i]        for each matrix i of the batch
 //
-// a (batch, rows, depth), b (batch, columns, depth), with DEPTH_FIRST (batch, depth, columns), y (batch, rows, columns): the
-// groups of gemm.cuh. Splits of the depth as in conv2d_fprop.cu, partials: (splits, batch, rows, columns).
+// a (batch, rows, depth); b (batch, columns, depth), with DEPTH_FIRST (batch, depth, columns); y (batch, rows, columns). The
+// matrices of a batch are the groups of gemm.cuh. Splits as in conv2d_fprop.cu, partials (splits, batch, rows, columns).
 //
-// Macros of gemm.cuh; ACTIVATION; MIN_BLOCKS; WIDTH: how many numbers move at once, 16 / sizeof(DTYPE) where they divide the
-// depth and the columns and the arrays are aligned to 16 bytes, else 1. 2 depth FLOPs an output; a, b and y once are the
-// bytes. Prediction, not measured: limited as conv2d_fprop.cu, without what it spends on addresses.
+// Macros: those of gemm.cuh; ACTIVATION; MIN_BLOCKS; WIDTH: numbers that move at once, 16 / sizeof(DTYPE) where that divides the
+// depth and the columns and the arrays are aligned to 16 bytes, else 1. Limits: none. Floor: a, b and y once; 2 depth FLOPs an
+// output.
 
 #define MASK 0
 #define VECTOR_C WIDTH

@@ -3,13 +3,13 @@
 //   forward    y[n, p, q, c] = max over r, s of x[n, p*stride + r - top, q*stride + s - left, c]; argmax = r * S + s
 //   backward   dx[n, h, w, c] = sum of dy[n, p, q, c] over the windows whose argmax is (h, w), in row-major window order
 //
-// NaN wins, ties go to the first in row-major order, cells outside the input never take part (a window always holds a cell
-// of the input: padding is smaller than the kernel). Backward gathers, so there are no atomics and no zeroing pass.
+// NaN wins, ties go to the first in row-major order, cells outside the input never take part. Every window has a cell inside,
+// because padding is smaller than the kernel. Backward gathers: no atomics, and dx is not cleared first. x (N, H, W, C),
+// y (N, P, Q, C). A thread computes WIDTH neighbouring channels of one output.
 //
-// Macros: DTYPE; ARGMAX uint8, uint16 or uint32; WIDTH 1 or 16 / sizeof(DTYPE).
-// Floor, 2x2 windows at stride 2: (5 sizeof(DTYPE) + sizeof(ARGMAX)) bytes an output, either direction. Overlapping windows
-// and backward read again from L1 and L2 what neighbouring threads have read. R * S comparisons an output.
-// Prediction, not measured: bound by memory, 85 % of the copy bandwidth; where windows overlap, by the L1 cache.
+// Macros: DTYPE; ARGMAX uint8, uint16 or uint32; WIDTH 1 or 16 / sizeof(DTYPE). Limits: fewer than 2^32 packs a launch.
+// Floor: x, y and argmax once; for 2x2 windows at stride 2, 5 sizeof(DTYPE) + sizeof(ARGMAX) bytes an output, either direction.
+// R * S comparisons an output.
 
 #include "pool.cuh"
 

@@ -1,13 +1,13 @@
-// A batch's part in the running sums of loss and accuracy, which live in device memory and are read back now and then.
+// Adds a batch to the running sums of loss and accuracy, which stay in device memory and are read back now and then.
 //
 //   totals[0] += loss * n          totals[2] += n
-//   totals[1] += rows whose largest score (the first of equals; NaN counts as largest) is the label's
-//   totals[3] += totals[0] is still finite
+//   totals[1] += rows whose largest score is the label's (the first of equals; NaN counts as largest)
+//   totals[3] += 1 if totals[0] is finite afterwards
 //
-// totals: 4 doubles. scores (n, classes). One block of 256 threads, a thread a row at a time: the sums are integers, or
-// added by one thread, so every run gives the same bits. Floor: n * classes * sizeof(DTYPE) bytes; launch-bound (prediction).
+// totals: 4 doubles. scores (n, classes). One block of 256 threads, one row a thread at a time. The sums are of integers, or are
+// added by one thread, so every run gives the same bits.
 //
-// Macros: DTYPE.
+// Macros: DTYPE. Limits: none. Floor: n * classes * sizeof(DTYPE) bytes.
 
 #include "types.cuh"
 

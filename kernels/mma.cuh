@@ -1,20 +1,22 @@
-// Matrix products of a warp on tensor cores, and the loads that bring their operands into place (sm_80).
+// Matrix products of a warp on tensor cores, and the loads of their operands (sm_80).
 //
 //   uint32 a[4], b[4];
-//   load_matrices<false>(a, &tile_a[...]);   // ldmatrix.x4: each lane hands in the address of one row of 16 bytes
-//   load_matrices<true>(b, &tile_b[...]);    // each 8 x 8 matrix of 16-bit numbers turned
+//   load_matrices<false>(a, &tile_a[...]);   // ldmatrix.x4: each lane passes the address of one row of 16 bytes
+//   load_matrices<true>(b, &tile_b[...]);    // transposes each 8 x 8 matrix of 16-bit numbers
 //   multiply_add<float16>(sums, a, b[0], b[2]);
 //
-// Four 8 x 8 matrices of 16-bit numbers: lanes 8m to 8m + 7 hand in the rows of matrix m, and lane l receives in to[m] the
-// numbers 2 (l % 4) and the one after it of row l / 4; turned: of column l / 4. As rows of four 32-bit numbers: number l % 4.
+// load_matrices loads four 8 x 8 matrices of 16-bit numbers. Lanes 8m to 8m + 7 pass the addresses of matrix m's rows. Lane l
+// receives in to[m] the numbers 2 (l % 4) and 2 (l % 4) + 1 of row l / 4, or if transposed of column l / 4. If rows hold four
+// 32-bit numbers, that is number l % 4.
 //
-// multiply_add<T>: sums (16 x 8) += a (16 x depth) * b (depth x 8), of depth 16 for halves, 8 for float32, whose numbers must
-// be rounded to TF32 (tf32_bits). With g = lane / 4 and t = lane % 4, and two halves or one float32 a register:
-//   a[0], a[1], a[2], a[3]   rows g, g + 8, g, g + 8; in depth the lower half twice, then the upper half twice, at 2t or t
+// multiply_add<T>: sums (16 x 8) += a (16 x depth) * b (depth x 8). The depth is 16 for halves and 8 for float32, whose numbers
+// must be rounded to TF32 (tf32_bits). With g = lane / 4 and t = lane % 4, and two halves or one float32 a register:
+//   a[0], a[1], a[2], a[3]   rows g, g + 8, g, g + 8; the lower half of the depth twice, then the upper half twice, at 2t or t
 //   b0, b1                   column g; the lower half of the depth, the upper half
 //   sums[0..3]               (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
 // (PTX ISA, "Matrix Fragments for mma.m16n8k16" and "... mma.m16n8k8".) All lanes of a warp take part. Products are exact; how
-// a tensor core rounds their sum to float32 is its own affair, the same every time. The emulated device sums in double.
+// a tensor core rounds their sum to float32 is not documented, but does not change from run to run. The emulated device sums in
+// double.
 #pragma once
 
 #include "types.cuh"

@@ -1,11 +1,11 @@
-// Tiles of the operands in shared memory, as the tensor cores' main loop (gemm_mma.cuh) fills and reads them.
+// Tiles of the operands in shared memory, as the main loop on tensor cores (gemm_mma.cuh) fills and reads them.
 //
-// A tile holds SIDE rows or columns of the product by STAGE_K of the depth, as lines of 16-byte chunks. Where lines run along
-// the depth ldmatrix reads them as they lie, elsewhere it turns them; 32-bit numbers, which it cannot turn, are then read one by
-// one.
+// A tile holds SIDE rows or columns of the product by STAGE_K of the depth, as lines of 16-byte chunks. ldmatrix reads lines that
+// run along the depth directly and transposes the others. It cannot transpose 32-bit numbers: those are read one by one.
 //
-// What eight lanes touch at once must lie in eight different 16-byte columns of shared memory: the chunks of a line when it is
-// stored, one chunk of eight lines when ldmatrix reads. So the chunks of a line are permuted by an exclusive or with its number.
+// To avoid bank conflicts, chunks that eight lanes access together must lie in eight different 16-byte columns of shared memory:
+// the chunks of a line when it is stored, one chunk of eight lines when ldmatrix reads. So chunks are swizzled: a chunk's number
+// is xored with its line's.
 #pragma once
 
 #include "gemm.cuh"
@@ -13,11 +13,11 @@
 
 constexpr int CHUNK = 16 / sizeof(DTYPE);    // numbers that move at once
 constexpr int STAGE_K = 64 / sizeof(DTYPE);  // the depth of a tile
-constexpr int STEP_K = STAGE_K / 2;          // and of a product
+constexpr int STEP_K = STAGE_K / 2;          // the depth of a step
 
 constexpr int STAGE_BYTES = (BLOCK_M + BLOCK_N) * 64;
 
-// Tiles, and at the end sums on their way out.
+// Holds the tiles, and at the end sums to be stored.
 __device__ __forceinline__ unsigned char* shared_memory() {
     extern __shared__ __align__(128) unsigned char memory[];
     return memory;
@@ -30,21 +30,21 @@ struct Tile {
     static constexpr int PER_LINE = BYTES / 16 / LINES;  // chunks
     static constexpr int LINE_BYTES = PER_LINE * 16;
     static constexpr bool ONE_BY_ONE = !COLUMNS_ARE_DEPTH && sizeof(DTYPE) == 4;  // read by 4 lines of 8 numbers
-    static constexpr int PERIOD = ONE_BY_ONE ? 4 : 8;  // lines after which the permutations begin again
+    static constexpr int PERIOD = ONE_BY_ONE ? 4 : 8;  // lines after which the swizzle repeats
     static_assert(PER_LINE >= 4, "a tile is at least 32 wide");
 
-    // The bytes from a tile's beginning to a chunk.
+    // The offset of a chunk in its tile, in bytes.
     static __device__ __forceinline__ int swizzle(int line, int chunk) {
         const int mixed = ONE_BY_ONE ? line % 4 * 2 : PER_LINE == 4 ? line / 2 % 4 : line % 8;
         return line * LINE_BYTES + (chunk ^ mixed) * 16;
     }
 
-    // The 16 sides from `side` + 16 i on by one step of the depth, as an operand of multiply_add. Rows: registers 0 and 2 are the
-    // lower and the upper half of the depth for the first 8 sides, 1 and 3 for the others. Columns: 0 and 1, and 2 and 3: a
-    // product takes the two side by side, from where they are loaded.
+    // Loads the 16 sides from `side` + 16 i by one step of the depth, as an operand of multiply_add. For rows, registers 0 and 2
+    // are the lower and the upper half of the depth of the first 8 sides, 1 and 3 of the others. For columns they are 0 and 1,
+    // and 2 and 3: a product takes two neighbouring registers, as they were loaded.
     //
-    // side: a warp's first. Its share of the tile is a power of two wide, so 16 i sides further is an exclusive or: where a lane
-    // reads is known before the loop, but for numbers that the compiler knows.
+    // side: the warp's first. Its part of the tile is a power of two wide, so adding 16 i is an exclusive or: the address is
+    // computed before the loop, up to constants.
     template <bool ROWS>
     static __device__ __forceinline__ void fragment(uint32 (&to)[4], const unsigned char* tile, int side, int i, int step) {
         const int lane = threadIdx.x % 32;

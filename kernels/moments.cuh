@@ -1,11 +1,11 @@
-// The mean and the variance of values that come in parts.
+// The mean and the variance of values that arrive in parts.
 #pragma once
 
 #include "types.cuh"
 
 using Real = accumulator<DTYPE>;
 
-// How many values, their mean, and the sum of their squared deviations from it. Parts are combined by Chan's formula (Chan,
+// The number of values, their mean, and the sum of their squared deviations. Parts are combined by Chan's formula (Chan,
 // Golub, LeVeque 1983): no x^2 - mean^2, which would cancel.
 struct Moments {
     using Value = Real;
@@ -14,7 +14,7 @@ struct Moments {
     static __device__ Moments of(Real value) { return {1, value, 0}; }
     template <int LANES, int ROWS>
     static __device__ void add(Moments (&lanes)[LANES], const Real (&values)[LANES][ROWS]) {
-        const Real count = lanes[0].count, total = count + ROWS, share = ROWS / total;  // every lane has seen as many
+        const Real count = lanes[0].count, total = count + ROWS, share = ROWS / total;  // all lanes have the same count
 #pragma unroll
         for (int j = 0; j < LANES; ++j) {
             Real sum = values[j][0], deviations = 0;

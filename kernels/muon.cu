@@ -1,19 +1,17 @@
-// The steps of Muon around its matrix products (matmul.cu), over a batch of parameters of one shape, rows x columns.
+// The steps of Muon around its matrix products (matmul.cu), for a batch of parameters of one shape, rows x columns.
 //
 //   muon_direction   v = momentum * v + g;  x = v, or g + momentum * v with nesterov;  partials: each block's sums of x^2, p^2
 //   muon_normalize   x *= 1 / (|x| + eps), |x| the root of the sum of squares
 //   muon_polynomial  m = a * identity + b * gram + c * gram^2, gram = x x^T
 //   muon_apply       p = p * sqrt(rows) / |p| - lr * x;  where |p| is 0: p - lr * x
 //
-// matrices: a table in device memory of where each parameter, its gradient and its velocity are. x (batch, lines, width) of
-// accumulators holds the parameters' matrices, transposed where rows > columns, so that lines <= width. A block takes up to
-// 8192 numbers of one matrix. Norms are sums over blocks in their order, taken by every block that needs one. lr as in
-// optimizer.cu, scaling and masters too: parameters are masters' where those are, and copies get them rounded; of a step that is
-// skipped, x is zeros. Half precision is computed in float32 and rounded once.
+// matrices: a table in device memory with the addresses of each parameter, its gradient and its velocity. x (batch, lines, width)
+// of accumulators holds the parameters' matrices, transposed if rows > columns, so that lines <= width. A block takes up to 8192
+// numbers of one matrix. A norm is the sum of the blocks' partial sums in order; every block that needs it adds them up. lr,
+// scaling and masters as in optimizer.cu. In a skipped step x is zero. Half precision is computed in float32 and rounded once.
 //
-// Macros: DTYPE and GRAD of optimizer.cu. Any compute capability. Floor a number: direction 4 sizeof(DTYPE) + an accumulator
-// bytes, normalize 2 accumulators, apply 2 sizeof(DTYPE) + an accumulator: bound by memory, as far as it is not by the launches
-// (prediction).
+// Macros: DTYPE and GRAD of optimizer.cu. Limits: none. Floor, in bytes a number: direction 4 sizeof(DTYPE) + an accumulator,
+// normalize 2 accumulators, apply 2 sizeof(DTYPE) + an accumulator.
 #include "reduce.cuh"
 #include "types.cuh"
 
@@ -24,14 +22,14 @@ struct Matrix {
     DTYPE* param;
     const GRAD* grad;
     DTYPE* velocity;
-    GRAD* copy;  // null: the parameter is no master
+    GRAD* copy;  // null: the parameter has no 16-bit copy
 };
 
 struct Matrices {
     int64 size;  // rows * columns
     int32 rows, columns, blocks, transposed;
 
-    // Where number i of a parameter is in its matrix of x.
+    // The offset in x's matrix of number i of a parameter.
     __device__ __forceinline__ int64 offset_in_x(int64 i) const {
         return transposed ? i % columns * rows + i / columns : i;
     }
@@ -46,10 +44,10 @@ struct Part {
           end(begin + kNumbers < all.size ? begin + kNumbers : all.size) {}
 };
 
-// What the gradients are to be multiplied by; 0: skip the step.
+// The factor of the gradients; 0: skip the step.
 __device__ __forceinline__ double read_unscale(const double* scaling) { return scaling ? scaling[1] : 1; }
 
-// The norm out of a matrix's partial sums of squares: `which` 0 of x, 1 of p. Every thread of the block gets it.
+// The norm of x (`which` 0) or p (1) from a matrix's partial sums of squares. Every thread of the block gets it.
 __device__ __forceinline__ Real norm(const Real* partials, const Part& part, const Matrices& all, int which, Real* scratch) {
     Real sum = 0;
     for (int32 block = threadIdx.x; block < all.blocks; block += blockDim.x)

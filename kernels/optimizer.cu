@@ -1,4 +1,4 @@
-// Optimizer steps over a whole list of parameters in one launch, in place; d is the parameter's weight decay.
+// Optimizer steps for a list of parameters in one launch, in place. d is the parameter's weight decay.
 //
 //   all but decoupled adam   g += d * p
 //   sgd_step       without velocity: p -= lr * g;  with: v = momentum * v + g, p -= lr * v, nesterov: lr * (g + momentum * v)
@@ -7,18 +7,18 @@
 //   adam_step      m = beta1 * m + (1 - beta1) * g, v = beta2 * v + (1 - beta2) * g^2,
 //                  p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps); decoupled: first p *= 1 - lr * d
 //
-// chunks: a table in device memory, one entry for each block: up to 8192 numbers of one parameter with its gradient, its
-// state and, where it is the float32 master of a 16-bit parameter, that parameter: the copy, which gets p rounded. Numbers move
-// 16 bytes at a time (the halves beside float32 8) where all of a chunk's arrays are aligned to that. lr and step are numbers,
-// or are read from device memory when the kernel runs, so that a captured step sees the values of the moment. Half precision
-// is computed in float32 and rounded once, parameter and state alike.
+// chunks: a table in device memory with one entry for each block: up to 8192 numbers of one parameter with its gradient and
+// state. A float32 master also has the address of its 16-bit copy, which receives p rounded. Numbers move 16 bytes at a time
+// (halves beside float32: 8) where all arrays of a chunk are aligned to that. lr and step are numbers, or are read from device
+// memory when the kernel runs, so that a captured step sees the current values. Half precision is computed in float32 and
+// rounded once, parameter and state alike.
 //
-// scaling: null, or what loss_scale.cu left: gradients are multiplied by scaling[1] before all else; where that is 0 nothing
-// changes; steps count without the scaling[3] that were skipped.
+// scaling: null, or what loss_scale.cu wrote: gradients are multiplied by scaling[1] first; if that is 0 nothing changes. The
+// scaling[3] skipped steps do not count as steps.
 //
-// Macros: DTYPE, of parameters and state; GRAD, of gradients and copies: DTYPE, or a half beside float32. Any compute
-// capability. Floor, in sizeof(DTYPE) bytes a number, read and written: sgd 3, with velocity 5, adagrad and rmsprop 5, adam 7;
-// with masters two halves in place of the gradient's float32, as many bytes. Up to 16 FLOPs: bound by memory (prediction).
+// Macros: DTYPE, of parameters and state; GRAD, of gradients and copies: DTYPE, or a half beside float32. Limits: none.
+// Floor, in sizeof(DTYPE) bytes a number, read and written: sgd 3, with velocity 5, adagrad and rmsprop 5, adam 7; with masters
+// two halves in place of the gradient's float32, as many bytes. Up to 16 FLOPs.
 #include "types.cuh"
 
 using Real = accumulator<DTYPE>;
@@ -30,21 +30,21 @@ struct Chunk {
     DTYPE* param;
     const GRAD* grad;
     DTYPE* state[2];  // null: the rule has no such state
-    GRAD* copy;       // null: the parameter is no master
+    GRAD* copy;       // null: the parameter has no 16-bit copy
     int64 count;
     double decay;
 };
 
-// lr as the launch gives it: in device memory as float32 or float64, or a number.
+// lr: in device memory as float32 or float64, or a number.
 __device__ __forceinline__ double read_rate(const float* lr32, const double* lr64, double lr) {
     return lr64 ? *lr64 : lr32 ? double(*lr32) : lr;
 }
 
-// What the gradients are to be multiplied by; 0: skip the step.
+// The factor of the gradients; 0: skip the step.
 __device__ __forceinline__ double read_unscale(const double* scaling) { return scaling ? scaling[1] : 1; }
 
 // rule.update(p, g, a, b) changes one number and its state. STATES: how many of a, b it has. It is compiled twice, for packs
-// and for single numbers, which have to give the same bits: so fma is written wherever a compiler could fuse either of two.
+// and for single numbers, which must give the same bits: fma is written out wherever a compiler could choose what to fuse.
 template <int STATES, class Rule>
 __device__ __forceinline__ void update_chunk(const Chunk& chunk, Real unscale, Rule rule) {
     DTYPE* const arrays[] = {chunk.param, chunk.state[0], chunk.state[1]};
@@ -110,7 +110,7 @@ struct SquareScaled {
 };
 
 struct Moments {
-    Real lr, decay, shrink, beta1, beta2, rest1, rest2, eps, unbias2;  // lr makes up for m's start
+    Real lr, decay, shrink, beta1, beta2, rest1, rest2, eps, unbias2;  // lr includes the bias correction of m
     __device__ void update(Real& p, Real g, Real& m, Real& v) const {
         p *= shrink;
         g = fma(decay, p, g);
@@ -156,7 +156,7 @@ adam_step(const Chunk* chunks, const double* scaling, const float* lr32, const d
           double step, double beta1, double beta2, double eps, bool decoupled) {
     const double unscale = read_unscale(scaling);
     if (unscale == 0) return;
-    // What makes up for m and v starting at zero: in double, by one thread each, since powers are dear.
+    // The bias corrections of m and v, in double, by one thread each, because pow is slow.
     __shared__ double unbias[2];
     if (threadIdx.x % 32 == 0 && threadIdx.x < 64) {
         const double count = (step_at ? double(*step_at) : step) - (scaling ? scaling[3] : 0);

@@ -6,7 +6,7 @@
 
 #include "types.cuh"
 
-enum Stream : uint32 { AUGMENT = 2, DROPOUT = 3 };  // of random.py's streams, those that kernels name
+enum Stream : uint32 { AUGMENT = 2, DROPOUT = 3 };  // those of random.py's streams that kernels use
 
 struct Words {
     uint32 at[4];
@@ -29,7 +29,7 @@ __device__ __forceinline__ Words philox(uint64 block, uint32 stream, uint32 subs
     return {{c0, c1, c2, c3}};
 }
 
-// A step-dependent offset: the number itself, or, in a captured step, what device memory holds when the kernel runs.
+// An offset that changes from step to step: the number, or in a captured step what device memory holds when the kernel runs.
 __device__ __forceinline__ uint64 read_offset(const int64* offset_at, int64 offset) {
     return uint64(offset_at ? *offset_at : offset);
 }

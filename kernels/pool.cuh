@@ -1,8 +1,7 @@
-// What the pooling kernels share: the window's geometry, and the place of a thread's pack of channels.
+// What the pooling kernels share: the window's geometry, and the position of a thread's pack of channels.
 //
-// Volumes are (N, H, W, C), pooled ones (N, P, Q, C). A thread works on WIDTH neighbouring channels (16 bytes where C and
-// the addresses allow). Indices are uint32, for 64-bit division is several times slower: the launcher hands larger
-// volumes over in parts.
+// Volumes are (N, H, W, C), pooled ones (N, P, Q, C). A thread works on WIDTH neighbouring channels (16 bytes where C and the
+// addresses allow). Indices are uint32, because 64-bit division is several times slower: the launcher splits larger volumes.
 #pragma once
 
 #include "types.cuh"
@@ -17,7 +16,7 @@ struct Pool {
 using Numbers = Pack<DTYPE, WIDTH>;
 using Real = accumulator<DTYPE>;
 
-// Item `i` of a volume of (N, rows, columns, packs), its last axis innermost.
+// The coordinates of item `i` of a volume (N, rows, columns, packs), the last axis innermost.
 struct Position {
     uint32 n;
     int32 row, column, pack;
@@ -31,7 +30,7 @@ struct Position {
     }
 };
 
-// The outputs along one axis whose windows hold the input cell `at`: first <= p < last.
+// The outputs along one axis whose windows contain the input cell `at`: first <= p < last.
 __device__ __forceinline__ int32 first_window(int32 at, int32 before, int32 kernel, int32 stride) {
     const int32 past = at + before - kernel;  // the last start whose window ends before the cell
     return past < 0 ? 0 : past / stride + 1;

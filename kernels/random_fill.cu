@@ -1,13 +1,13 @@
 // Uniform, normal and shuffled numbers from Philox, bit for bit those of gpuconv/random.py.
 //
 //   random_uniform      y[i] = low + range * (word_i >> 8) * 2^-24
-//   random_normal       y[i] = mean + std * inverse_normal_cdf((word_i + 0.5) * 2^-32), AS 241 with a log of our own
+//   random_normal       y[i] = mean + std * inverse_normal_cdf((word_i + 0.5) * 2^-32), AS 241 with a logarithm of our own
 //   random_permutation  order[i] = image of i under a Feistel bijection of 0..n-1, by cycle walking
 //
-// Everything is computed in double from operations that IEEE 754 defines to the last bit, by intrinsics that the compiler
-// may not contract to a fused multiply-add. One thread a Philox block: four numbers; the permutation one thread a number.
-// Floor: sizeof(DTYPE) bytes written a number; at double rate 1/2 (sm_80, sm_90) the normal's 40 operations hide behind it,
-// elsewhere they are the limit (prediction). Initial weights are drawn once a run. Macros: DTYPE.
+// All arithmetic is in double, by operations that IEEE 754 defines to the last bit and intrinsics that the compiler may not
+// contract to fused multiply-adds. A thread computes one Philox block, four numbers; of the permutation one number.
+//
+// Macros: DTYPE. Limits: none. Floor: sizeof(DTYPE) bytes written a number; the normal takes some 40 operations in double.
 
 #include "philox.cuh"
 

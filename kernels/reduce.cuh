@@ -30,7 +30,7 @@ template <class T, class Op>
 __device__ __forceinline__ T reduce_block(T value, Op op, T* scratch) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     value = reduce_warp(value, op);
-    __syncthreads();  // whoever still reads scratch from a reduction before
+    __syncthreads();  // other threads may still read scratch from the previous reduction
     if (lane == 0) scratch[warp] = value;
     __syncthreads();
     return reduce_warp(lane < warps ? scratch[lane] : Op::identity(), op);

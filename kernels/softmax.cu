@@ -1,11 +1,10 @@
 // Softmax over the classes: y[n, c] = exp(x[n, c] - m) / sum over j of exp(x[n, j] - m), m the row's largest score.
 //
-// x, y: (N, classes); y may be x. A sub-warp of `lanes` threads a row (class_rows.cuh): `lanes` the power of two that holds
-// the classes, 32 at most. A row with NaN or +inf becomes NaN: where the maximum passes a NaN over, the sum does not.
+// x, y: (N, classes); y may be x. A row has a sub-warp of `lanes` threads (class_rows.cuh): the smallest power of two that is at
+// least the number of classes, at most 32. A row with NaN or +inf becomes NaN: the maximum ignores a NaN, the sum does not.
 //
-// Macros: DTYPE; PER_LANE. Any compute capability, any number of classes. Floor: 2 * sizeof(DTYPE) bytes a score while a row
-// fits into registers (32 * PER_LANE classes), 2 exponentials. Prediction, not measured: launch-bound below some 10 MB of
-// scores, bound by memory beyond.
+// Macros: DTYPE; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes and 2 exponentials a score, while a row fits into
+// registers (32 * PER_LANE classes).
 #include "class_rows.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 2)

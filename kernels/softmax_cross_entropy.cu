@@ -3,14 +3,13 @@
 //   z = logits[n, :] - max, p = exp(z) / sum of exp(z), t = (1 - s) * onehot(label) + s / classes, s the label smoothing
 //   loss = mean over n of (log sum of exp(z) - sum over c of t * z)          dlogits = scale * (p - t) / N
 //
-// scale: a number, or read from device memory when the kernel runs (scale_at, else null); it goes in before the rounding.
-// logits, dlogits: (N, classes), one may be the other; labels: (N,) integers; loss: one number of the accumulation dtype. A
-// label outside the classes makes the loss and its row of dlogits NaN. A sub-warp of `lanes` threads a row (class_rows.cuh).
-// partials: one number a block. counter: zero, and zero again afterwards.
+// scale: a number, or read from device memory when the kernel runs (scale_at, else null); applied before rounding. logits,
+// dlogits: (N, classes), one may be the other; labels: (N,) integers; loss: one number of the accumulator's dtype. A label
+// outside the classes makes the loss and its row of dlogits NaN. A row has a sub-warp of `lanes` threads (class_rows.cuh).
+// partials: one number a block. counter: zero before and after.
 //
-// Macros: DTYPE; LABEL, an integer type; PER_LANE. Any compute capability, any number of classes. Floor: 2 * sizeof(DTYPE)
-// bytes a score while a row fits into registers (32 * PER_LANE classes), 2 exponentials. Prediction, not measured:
-// launch-bound below some 10 MB of scores, bound by memory beyond.
+// Macros: DTYPE; LABEL, an integer type; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes and 2 exponentials a score, while a
+// row fits into registers (32 * PER_LANE classes).
 #include "class_rows.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 2)

@@ -1,12 +1,13 @@
-// The numbers that change from one training step to the next, moved on by the device itself: a captured step, which can be
-// handed no new number, finds them in memory.
+// The numbers that change from one training step to the next. The device advances them itself, so that a captured step, which
+// takes no new arguments, reads them from memory.
 //
-//   step_counter_advance  lr = rates[counter[0]], a row, NaN past the end; counter += (1, 1, batch_size, batch_size)
-//   counter_advance       before = counter; counter += by
+//   step_counter_advance   lr = rates[counter[0]], a row, NaN past the end; counter += (1, 1, batch_size, batch_size)
+//   counter_advance        before = counter; counter += by
 //
-// counter: the place in rates, the steps done, where the next batch begins in the epoch's order and in its random numbers.
-// One warp, for a learning rate each; one thread. Macros: DTYPE float32, float64, of the learning rates. A few dozen bytes:
-// launch-bound (prediction).
+// counter (4,): the row of rates, the number of steps done, where the next batch begins in the epoch's order, and its offset in
+// the stream of random numbers. One warp; counter_advance: one thread.
+//
+// Macros: DTYPE float32, float64, of the learning rates. Limits: none. Floor: a few dozen bytes.
 
 #include "types.cuh"
 

@@ -4,14 +4,12 @@
 //   loss = mean over n of the sum of max(0, margin)
 //   dscores[n, c] = scale * [margin(c) > 0] / N, dscores[n, label] = -scale * (number of positive margins) / N
 //
-// scale: a number, or read from device memory when the kernel runs (scale_at, else null); it goes in before the rounding.
-// scores, dscores: (N, classes), one may be the other; labels: (N,) integers; loss: one number of the accumulation dtype. A
-// label outside the classes makes the loss and its row of dscores NaN; a NaN among the scores the loss alone. A sub-warp of
-// `lanes` threads a row (class_rows.cuh). partials: one number a block. counter: zero, and zero again afterwards.
+// scale: a number, or read from device memory when the kernel runs (scale_at, else null); applied before rounding. scores,
+// dscores: (N, classes), one may be the other; labels: (N,) integers; loss: one number of the accumulator's dtype. A label
+// outside the classes makes the loss and its row of dscores NaN; a NaN among the scores only the loss. A row has a sub-warp of
+// `lanes` threads (class_rows.cuh). partials: one number a block. counter: zero before and after.
 //
-// Macros: DTYPE; LABEL, an integer type; PER_LANE. Any compute capability, any number of classes. Floor: 2 * sizeof(DTYPE)
-// bytes and 4 FLOPs a score. Prediction, not measured: launch-bound below some 10 MB of scores, bound by memory
-// beyond.
+// Macros: DTYPE; LABEL, an integer type; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes and 4 FLOPs a score.
 #include "class_rows.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 2)

@@ -1,49 +1,50 @@
-// How tiles of an operand come into shared memory on tensor cores (gemm_mma.cuh): one thread's part, tile after tile.
+// Tile iterators of the main loop on tensor cores (gemm_mma.cuh): they copy tiles of an operand into shared memory. One object is
+// one thread's part.
 //
 //   TileIterator<...> a(matrix, side);  // side: the block's first row or column of the product
-//   a.seek(depth);                // all threads: where to begin
-//   a.fetch(tile, depth);         // start moving the tile at `depth`
-//   a.advance(depth);             // on to the next, at `depth`, STAGE_K further
-//   a.put(tile);                  // what went through registers goes to the tile
+//   a.seek(depth);                      // all threads: go to the first tile, at `depth`
+//   a.fetch(tile, depth);               // start to copy the tile at `depth`
+//   a.advance(depth);                   // go to the next tile, at `depth`, STAGE_K further
+//   a.put(tile);                        // store what fetch loaded into registers
 //
-// All threads meet at a barrier between two fetches. A thread moves one chunk of every LINES_A_PASS-th line of a tile.
+// There is a barrier between two fetches. A thread copies one chunk of every LINES_A_PASS-th line of a tile.
 //
-// Most of what the main loop issues beside its products computes addresses. So a WalkIterator finds its place once, and then only
-// adds, tile after tile. How, depends on the matrix:
-//   STRAIGHT  a plain matrix: a pointer for each line, and an offset that grows by the same step for every tile
-//   TAPS      the depth is the taps of a filter: a table in shared memory holds what each tap adds to an address. Windows, whose
-//             columns are the depth, keep a pointer and a mask for each line: which rows and columns of the filter lie on the
+// Apart from its products the main loop mostly computes addresses. So an iterator computes its position once and then increments
+// it from tile to tile. How it walks depends on the matrix:
+//   STRAIGHT  a plain matrix: a pointer for each line, and an offset that grows by the same step with every tile
+//   TAPS      the depth is the taps of a filter. A table in shared memory holds what each tap adds to an address. Windows, whose
+//             columns are the depth, keep for each line a pointer and a mask of the filter's rows and columns that lie inside the
 //             tensor. Filters, whose lines are the depth, keep one pointer
-//   PIXELS    the depth is pixels, and finding the window of a pixel takes divisions: a table in shared memory holds the windows
-//             of the next tile, which one warp finds while the tile before it is on its way
-//   SEARCH    every chunk is found anew: where single numbers move, under masks of a pool or in TF32, and for filters with more
-//             taps than the table holds (TAP_TABLE 0)
-// Single numbers and masked ones go through registers; all others are copied by cp.async.
+//   PIXELS    the depth is pixels, and finding a pixel's window takes divisions: a table in shared memory holds the windows of the
+//             next tile; one warp computes it while the previous tile is being copied
+//   SEARCH    every chunk is located anew: where numbers move one at a time, under masks of a pool or in TF32, and for filters
+//             with more taps than the table holds (TAP_TABLE 0)
+// Single and masked numbers go through registers; all others are copied by cp.async.
 #pragma once
 
 #include "async_copy.cuh"
 #include "mma_tile.cuh"
 
-// Places of a table of taps. The last tile reaches past the filter's end, by less than 8 taps. A filter has a table if it has at
-// most MOST_TAPS - 8 taps, and at most 31 rows and columns together: one bit of a mask is never set. The launcher says which
-// filters have one (`fits_tap_table` of gpuconv/backends/cuda/ops/convolution.py).
+// Entries of a table of taps. The last tile exceeds the filter by fewer than 8 taps. A filter has a table if it has at most
+// MOST_TAPS - 8 taps, and at most 31 rows and columns together, since one bit of a mask must stay 0. The launcher decides
+// (`fits_tap_table` in convolution.py).
 constexpr int MOST_TAPS = 80;
 
-// Where a chunk comes from. found: it exists; else it is zeros, and `from` any address.
+// The source of a chunk. If not found, the chunk is zeros and `from` is any address.
 struct Source {
     const DTYPE* from;
     bool found;
 };
 
-// The threads before a tile, and what they all do with it. Iterator: derives from this, and finds chunks.
+// How a block's threads copy a tile. Iterator: derives from this and finds chunks.
 template <class Iterator, class Matrix, int SIDE, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class TileMover {
   public:
     using Tile = ::Tile<SIDE, COLUMNS_ARE_DEPTH>;
-    static constexpr bool FILLS_AHEAD = false;  // whether a fetch reads what the advance before it has written
+    static constexpr bool FILLS_AHEAD = false;  // whether fetch reads what the previous advance wrote
     static constexpr bool SEARCHES = false;
 
-    // All chunks are found before the first is moved.
+    // Finds all chunks before it copies the first.
     __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) {
         Source chunks[PASSES];
         static_cast<const Iterator*>(this)->find(chunks, depth);
@@ -53,7 +54,7 @@ class TileMover {
             if constexpr (Matrix::BITS == 0) {
                 copy_async_or_zeros<16>(tile + chunk_offset(pass), from, found);
             } else {
-                masks[pass] = found ? static_cast<const Iterator*>(this)->matrix.mask_at(from) : 0;  // 0 drops all
+                masks[pass] = found ? static_cast<const Iterator*>(this)->matrix.mask_at(from) : 0;  // 0 clears all
                 if (found) fetched[pass] = *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(from);
             }
         }
@@ -68,10 +69,10 @@ class TileMover {
             }
     }
 
-    // Ask for the columns' sums, or not.
+    // Whether `add` sums the columns.
     __device__ __forceinline__ void want_sums(bool wanted) { sums_wanted = wanted; }
 
-    // Add what this thread brought to a tile that is there to the columns' sums.
+    // Adds the chunks that this thread copied to a finished tile to the columns' sums.
     __device__ __forceinline__ void add(const unsigned char* tile) {
         if constexpr (SUMS) {
             static_assert(!COLUMNS_ARE_DEPTH, "a thread keeps to its columns");
@@ -85,11 +86,11 @@ class TileMover {
         }
     }
 
-    // The block's sums of its columns, each handed once to take(column, sum): by all threads, after the last add.
+    // Calls take(column, sum) once for each of the block's columns. All threads call this, after the last add.
     template <class Take>
     __device__ __forceinline__ void take_sums(Take take) const {
         auto& rows = *reinterpret_cast<float (*)[LINES_A_PASS][SIDE]>(shared_memory());
-        __syncthreads();  // it held the sums of the product
+        __syncthreads();  // shared memory held the accumulators
 #pragma unroll
         for (int j = 0; j < CHUNK; ++j) rows[threadIdx.x / Tile::PER_LINE][chunk() * CHUNK + j] = sums[j];
         __syncthreads();
@@ -103,20 +104,20 @@ class TileMover {
 
     static constexpr int PASSES = Tile::LINES * Tile::PER_LINE / THREADS, LINES_A_PASS = THREADS / Tile::PER_LINE;
 
-    // The line of the tile that a pass moves a chunk of, and which.
+    // The line and the chunk of the tile that this thread copies in a pass.
     static __device__ __forceinline__ int line(int pass) { return int(threadIdx.x) / Tile::PER_LINE + pass * LINES_A_PASS; }
     static __device__ __forceinline__ int chunk() { return int(threadIdx.x) % Tile::PER_LINE; }
 
   protected:
     static_assert(PASSES * THREADS == Tile::LINES * Tile::PER_LINE && THREADS % Tile::PER_LINE == 0,
-                  "every thread moves as many chunks, all in one place of their lines");
-    static_assert(LINES_A_PASS % Tile::PERIOD == 0, "and all in one place of their lines in shared memory");
+                  "all threads copy the same number of chunks, a thread always the same chunk of a line");
+    static_assert(LINES_A_PASS % Tile::PERIOD == 0, "all its lines have the same swizzle");
 
     static __device__ __forceinline__ int chunk_offset(int pass) {
         return Tile::swizzle(line(0), chunk()) + pass * LINES_A_PASS * Tile::LINE_BYTES;
     }
 
-    Pack<DTYPE, CHUNK> fetched[PASSES];  // of a masked matrix, on the way
+    Pack<DTYPE, CHUNK> fetched[PASSES];  // chunks of a masked matrix, to be stored by put
     uint32 masks[PASSES];
 
   private:
@@ -127,11 +128,11 @@ class TileMover {
 template <Walk WALK, class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class WalkIterator;
 
-// Whether an iterator finds the mask of a chunk, if it has one: where it is a byte, of halves under a ReLU.
+// Whether an iterator can find a chunk's mask: only if it is one byte, for halves under a ReLU.
 template <class Matrix>
 constexpr bool mask_is_found = Matrix::BITS == 0 || (Matrix::BITS == 1 && CHUNK == 8);
 
-// How a matrix is walked along the depth.
+// How a matrix would be walked along the depth, and how it is.
 template <class Matrix, bool COLUMNS_ARE_DEPTH>
 constexpr Walk natural_walk = COLUMNS_ARE_DEPTH ? Matrix::ALONG_COLUMNS : Matrix::ALONG_LINES;
 template <class Matrix, int VECTOR, bool COLUMNS_ARE_DEPTH>
@@ -151,15 +152,15 @@ class WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS
     friend Mover;
     using Mover::PASSES, Mover::line, Mover::chunk, Mover::LINES_A_PASS;
 
-    // Of each pass where columns are the depth, else of the first: what it moves of a tile at a depth of 0, or of the first
-    // tile; and the depth from which on it has nothing.
+    // For each pass, if columns are the depth, the source in a tile at depth 0; else, for the first pass, the source in the
+    // first tile. `end`: the depth from which there are no more elements.
     static constexpr int KEPT = COLUMNS_ARE_DEPTH ? PASSES : 1;
 
     const Matrix& matrix;
     int32 side;
     const DTYPE* from[KEPT];
     int32 end[KEPT];
-    int64 offset = 0;  // of the tile to fetch from the first, where lines are the depth
+    int64 offset = 0;  // from the first tile to the next one, if lines are the depth
 
   public:
     __device__ __forceinline__ WalkIterator(const Matrix& matrix, int32 side) : matrix(matrix), side(side) {}
@@ -187,11 +188,11 @@ class WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS
     __device__ __forceinline__ void advance(int32) { offset += int64(STAGE_K) * matrix.pitch; }
 };
 
-// One place in the depth of TAPS: a tap, and a channel or filter of it, counted in parts of UNIT.
+// A position in the depth of TAPS: a tap, and a channel or filter of it, in units of UNIT.
 template <int UNIT>
 struct TapWalk {
     int32 tap, part;
-    int32 all, taps_a_tile, parts_a_tile;  // the parts of a tap; how far a tile goes on
+    int32 all, taps_a_tile, parts_a_tile;  // parts a tap; what one tile adds
 
     __device__ __forceinline__ void seek(const FastDivmod& per_tap, int32 depth) {
         int32 rest = STAGE_K;
@@ -218,13 +219,13 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
     using Mover::PASSES, Mover::line, Mover::chunk;
 
     struct alignas(8) Tap {
-        int32 chunks;  // from where the first tap meets the tensor to where this one does
-        uint32 bits;   // that a line's mask has where this tap is inside: of its row and of its column in the filter
+        int32 chunks;  // from the first tap's element to this tap's
+        uint32 bits;   // of its row and its column in the filter; both are set in a line's mask where the tap is inside
     };
 
     const Matrix& matrix;
-    const DTYPE* from[PASSES];  // where the first tap meets the tensor; any place where none does
-    uint32 inside[PASSES];      // the rows and columns of the filter that lie on the tensor
+    const DTYPE* from[PASSES];  // the first tap's element; any address if no tap is inside
+    uint32 inside[PASSES];      // masks of the filter's rows and columns inside the tensor
     TapWalk<CHUNK> at;
     Tap tap;
 
@@ -253,7 +254,7 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
 
     __device__ __forceinline__ void seek(int32 depth) {
         at.seek(matrix.per_tap(), depth + chunk() * CHUNK);
-        __syncthreads();  // the table is there
+        __syncthreads();  // the table is filled
         tap = taps()[at.tap];
     }
 
@@ -308,7 +309,7 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
     __device__ __forceinline__ void seek(int32 depth) {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) walks[pass].seek(matrix.per_tap(), depth + line(pass));
-        __syncthreads();  // the table is there
+        __syncthreads();  // the table is filled
         look_up();
     }
 
@@ -335,7 +336,7 @@ class WalkIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>
     const Matrix& matrix;
     const typename Matrix::Reach reach;
     const DTYPE* const from;  // the column's channel of the first pixel
-    int32 turn = 0;  // which of two tables has the pixels of the tile to fetch
+    int32 turn = 0;  // which of the two tables has the next tile's pixels
 
     static __device__ __forceinline__ typename Matrix::Anchor (&anchors())[2][STAGE_K] {
         __shared__ alignas(16) typename Matrix::Anchor table[2][STAGE_K];
@@ -380,8 +381,8 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     static constexpr int PARTS = CHUNK / VECTOR;
 
     const Matrix& matrix;
-    typename Matrix::Line lines[PASSES];     // kept, where columns are the depth
-    typename Matrix::Column columns[PARTS];  // kept, where lines are
+    typename Matrix::Line lines[PASSES];     // constant if columns are the depth
+    typename Matrix::Column columns[PARTS];  // constant if lines are
 
   public:
     static constexpr bool SEARCHES = true;

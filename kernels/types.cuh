@@ -1,4 +1,4 @@
-// The number types of every kernel, under NumPy's names, and the way between them.
+// The number types of the kernels, by NumPy's names, and conversions between them.
 //
 // A launcher compiles a file once per dtype: -DDTYPE=float32 (or float64, float16, bfloat16). Kernels load DTYPE, compute
 // in accumulator<DTYPE> (double for float64, float for all others) and round once, when they store.
@@ -37,7 +37,7 @@ __device__ __forceinline__ float round_tf32(float x) {
     return x == x ? __uint_as_float((__float_as_uint(x) + 0x1000) & 0xffffe000) : x;
 }
 
-// A number as a product multiplies it: rounded where the macro TF32 is defined.
+// A number as the factor of a product: rounded to TF32 if the macro TF32 is defined.
 template <class T> __device__ __forceinline__ accumulator<T> factor(T x) {
 #ifdef TF32
     return round_tf32(load(x));
@@ -51,12 +51,12 @@ template <class T, class From> __device__ __forceinline__ T round_to(From x) { r
 template <> __device__ __forceinline__ float16 round_to<float16, float>(float x) { return __float2half_rn(x); }
 template <> __device__ __forceinline__ bfloat16 round_to<bfloat16, float>(float x) { return __float2bfloat16_rn(x); }
 
-// N numbers side by side, moved by one instruction where N * sizeof(T) is 2, 4, 8 or 16 bytes.
+// N neighbouring numbers, moved by one instruction if N * sizeof(T) is 2, 4, 8 or 16 bytes.
 template <class T, int N>
 struct alignas(N * sizeof(T)) Pack {
     T at[N];
 };
 
-// The number of the calling thread among all, and how many there are: for kernels over a flat range.
+// The index of the calling thread in the grid, and the number of threads: for kernels over a flat range.
 __device__ __forceinline__ int64 global_thread() { return int64(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ int64 global_threads() { return int64(gridDim.x) * blockDim.x; }

@@ -1,13 +1,16 @@
-"""What a kernel file says of itself before its first line of code."""
+"""What a kernel file says of itself before its first line of code, and the page that says how fast it is."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from gpuconv.backends.cuda.analysis.variants import MACROS
 from gpuconv.backends.cuda.runtime import source
+
+PAGES = Path(__file__).parents[2] / "docs" / "kernels"
 
 
 def header(file: str) -> str:
@@ -18,12 +21,29 @@ def header(file: str) -> str:
 
 
 @pytest.mark.parametrize("file", MACROS)
-def test_it_tells_its_macros_its_floor_and_labels_what_it_predicts(file):
-    """Those of a tensor-core convolution stand in its SIMT twin and in the main loop's own file."""
+def test_a_header_has_macros_limits_and_floor(file):
+    """Those of a tensor-core convolution stand in its SIMT twin."""
     text = header(file)
     if file.endswith("_mma.cu"):
         assert file.replace("_mma", "") in text
-        text += header(file.replace("_mma", "")) + header("gemm_mma.cuh")
-    assert re.search(r"\bMacros\b", text)
-    assert re.search(r"\bFloor|bytes|FLOPs", text)
-    assert re.search(r"Prediction, not measured: \w|\(prediction\b", text)
+        text += header(file.replace("_mma", ""))
+    for word in ("Macros", "Limits", "Floor"):
+        assert re.search(rf"\b{word}\b", text), f"{file} has no {word}"
+
+
+def test_headers_leave_predictions_and_measurements_to_the_pages():
+    for path in sorted(source.directory().glob("*.cu*")):
+        found = re.search(r"[Pp]redict|measured|GPU has run|\d registers|H200", header(path.name))
+        assert not found, f"{path.name} says {found[0]!r}: that belongs in docs/kernels"
+
+
+def test_every_kernel_file_has_its_page():
+    listed = re.findall(
+        r"^\| \[(\w+\.cu)\]\(\S+/kernels/\1\) \| \[[^]]+\]\((\w+\.md)\) \|$", (PAGES / "README.md").read_text(), re.M
+    )
+    assert sorted(file for file, _ in listed) == sorted(path.name for path in source.directory().glob("*.cu"))
+    for file, page in listed:
+        text = (PAGES / page).read_text()
+        assert f"[{file}](../../kernels/{file})" in text, f"{page} does not name {file}"
+        for word in ("[Pp]redicted", "[Mm]easured"):
+            assert re.search(rf"^## .*{word}", text, re.M), f"{page} has no section on what was {word[3:]}"
