@@ -1,4 +1,4 @@
-// What a kernel's library and the emulator's runtime know of each other.
+// The interface between a kernel's library and the emulator's runtime.
 //
 // A .cu file becomes one shared library (device.h comes first in it), the runtime another (runtime.h). The kernel
 // library calls the functions below for everything that involves more than its own thread.
@@ -24,14 +24,14 @@ struct Context {
     dim3 block_size, grid_size;
 };
 
-struct Site {  // a place in a .cu file
+struct Site {  // a position in a .cu file
     const char* file;
     int line;
 };
 
 enum Collective : int { SYNC, SHUFFLE, VOTE, TOGETHER };
 
-struct Lanes {  // what a warp-wide operation hands back to each lane
+struct Lanes {  // what a warp-wide operation returns to each lane
     uint64_t value;   // of the lane that was asked for
     unsigned ballot;  // the lanes whose value was not zero
     unsigned active;  // the lanes that took part
@@ -48,22 +48,22 @@ struct Lanes {  // what a warp-wide operation hands back to each lane
 extern "C" {
 extern thread_local gpuconv_emulator::Context* gpuconv_context GPUCONV_TLS;
 
-// Wait for the whole block; returns how many threads brought a predicate other than 0.
+// Waits for the whole block; returns the number of threads whose predicate is not 0.
 unsigned gpuconv_barrier(int predicate, gpuconv_emulator::Site site);
-// Wait for the lanes in `mask`, then read the value that lane `source` brought.
+// Waits for the lanes in `mask`, then returns the value of lane `source`.
 gpuconv_emulator::Lanes gpuconv_warp(gpuconv_emulator::Collective operation, unsigned mask, uint64_t value,
                                      unsigned source, gpuconv_emulator::Site site);
-// Wait for all 32 lanes of the warp; then, before any goes on, `work` is called once with what each of them brought.
+// Waits for all 32 lanes of the warp, then calls `work` once with the lanes' pointers before any lane continues.
 void gpuconv_together(void* brought, void (*work)(void* const* lanes), gpuconv_emulator::Site site);
-// The block's copy of one __shared__ variable; `key` is the address of something unique to its declaration.
+// The block's copy of one __shared__ variable; `key`: an address unique to its declaration.
 void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t alignment);
 void* gpuconv_dynamic_shared(size_t alignment);
-// An asynchronous copy: `valid` bytes of `source`, then zeros. It lands at the wait, not before.
+// An asynchronous copy: `valid` bytes of `source`, then zeros. It takes effect at the wait.
 void gpuconv_copy_async(void* destination, const void* source, size_t bytes, size_t valid);
 void gpuconv_copy_commit();
 void gpuconv_copy_wait(int groups_that_may_be_pending);
 void gpuconv_fence();
-// Tell the checker of an atomic access that the compiler does not report.
+// Reports to the checker an atomic access that the compiler does not report.
 void gpuconv_atomic(void* address, size_t bytes);
 [[noreturn]] void gpuconv_fail(const char* what, gpuconv_emulator::Site site);
 }

@@ -1,12 +1,12 @@
-// Counting bank conflicts: how often shared memory takes more turns than the bytes of an access need.
+// Counts bank conflicts: the turns that shared memory takes beyond those that the bytes of an access need.
 //
 // Shared memory has 32 banks of 4 bytes; in one turn each serves one word. A warp's access of up to 4 bytes a lane is one
 // turn, of 8 bytes two turns of 16 lanes, of 16 bytes four turns of 8 lanes: so ldmatrix too. Lanes that touch the same word
 // share it. Every turn beyond these is a conflict.
 //
-// Which lanes access together is not known here, where each runs by itself. Counted as one access: the n-th time that the lanes
-// of a warp run one instrumented instruction in a block. That is exact where they all take the same way through the kernel; and
-// what the CPU's compiler splits or joins counts as it stands in its code, not as in a GPU's.
+// Lanes run one by one here, so which of them access together has to be inferred: one access is the n-th execution of an
+// instrumented instruction by the lanes of a warp in a block. That is exact if all lanes take the same path. Accesses that the
+// CPU's compiler splits or joins count as in its code, which may differ from a GPU's.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ class Banks {  // of one block
         accesses[{thread / 32, pc, time}].push_back({thread % 32, address, bytes});
     }
 
-    // Add this block's accesses and conflicts to the counts, and begin anew.
+    // Adds this block's accesses and conflicts to the counts, and resets them.
     void settle(uint64_t& counted, uint64_t& conflicts) {
         for (auto& [key, lanes] : accesses) {
             std::sort(lanes.begin(), lanes.end(), [](const Touch& a, const Touch& b) { return a.lane < b.lane; });
@@ -59,7 +59,7 @@ class Banks {  // of one block
     std::map<std::tuple<int, uintptr_t, uint32_t>, std::vector<Touch>> accesses;
 };
 
-// The counts of each kernel, while they are asked for.
+// The counts by kernel, while counting is on.
 struct BankCounts {
     static BankCounts& instance() {
         static BankCounts counts;

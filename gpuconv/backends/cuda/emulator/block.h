@@ -1,7 +1,7 @@
-// Running one block: a fiber for each thread that has to wait, barriers, warp operations, shared memory.
+// Runs one block: a fiber for each thread that has to wait, barriers, warp operations, shared memory.
 //
-// A thread that never waits runs to its end on the fiber of the thread before it, so an elementwise kernel switches
-// fibers not at all. A thread that waits keeps its fiber, and whoever is next in the order runs on.
+// A thread that never waits runs to its end on the previous thread's fiber, so an elementwise kernel never switches
+// fibers. A thread that waits keeps its fiber, and the next thread in the order runs.
 #pragma once
 
 #include <cstring>
@@ -57,7 +57,7 @@ struct Thread {
     Site site;  // where it waits
     Collective operation;
     unsigned mask, source;
-    uint64_t value;  // TOGETHER: the address of what it brought
+    uint64_t value;  // TOGETHER: the address of the lane's data
     void (*work)(void* const*);
     Lanes lanes;
     uint32_t warp_syncs;
@@ -77,7 +77,7 @@ class Worker : public Context {
     Worker() : threads(kMaxThreads), fibers(kMaxThreads), stacks(kMaxThreads), arena(kArena) {}
 
     Checker checker;
-    std::string message;  // of the block's fault; empty when it ran well
+    std::string message;  // of the block's fault; empty if there is none
 
     void begin(const Launch& request) {
         launch = &request;
@@ -88,7 +88,7 @@ class Worker : public Context {
             threads[i].index = index_of(i, block_size);
     }
 
-    // Run the block of this number, in x-first order. False: `message` says what went wrong.
+    // Runs the block with this index, counted x first. False after a fault: `message` describes it.
     bool run(uint64_t number) {
         block = {unsigned(number % grid_size.x), unsigned(number / grid_size.x % grid_size.y),
                  unsigned(number / grid_size.x / grid_size.y)};
@@ -134,7 +134,7 @@ class Worker : public Context {
         self.site = site;
         state[running] = IN_WARP;
         complete(first);
-        if (state[running] == READY) {  // the last to come runs on
+        if (state[running] == READY) {  // the last to arrive continues
             --ready;
             state[running] = RUNNING;
         } else {
@@ -211,7 +211,7 @@ class Worker : public Context {
         if (!checker.check(now, uintptr_t(address), bytes, kind, pc)) fail(checker.message);
     }
 
-    // End the launch with an error that names the kernel, the block and the thread.
+    // Ends the launch with an error that names the kernel, the block and the thread.
     [[noreturn]] void fail(const std::string& what) {
         fail(running, what);
     }
@@ -225,20 +225,20 @@ class Worker : public Context {
                text(threads[running].index);
     }
 
-    // The processor refused an address.
+    // The processor reported an invalid address.
     [[noreturn]] void fail_at(uintptr_t address) {
         if (stacks.contains(address)) fail("its stack ran over: local variables of more than 240 KB, or recursion");
         fail("out of bounds: an access at an address that does not exist (sanitize=\"checked\" names the line)");
     }
 
   private:
-    static constexpr size_t kArena = kSharedCapacity + 64 * 1024;  // room for guards and alignment
+    static constexpr size_t kArena = kSharedCapacity + 64 * 1024;  // space for guards and alignment
 
     // --- the order of threads -------------------------------------------------------------------
 
     static void fiber_entry() { static_cast<Worker*>(gpuconv_context)->run_threads(); }
 
-    // The life of a fiber: run a thread to its end, then the next one that has not begun.
+    // The main function of a fiber: runs a thread to its end, then the next one that has not started.
     [[noreturn]] void run_threads() {
         for (;;) {
             launch->entry(launch->arguments);
@@ -288,8 +288,8 @@ class Worker : public Context {
         thread = next.index;
     }
 
-    // The first thread in the order that can run, releasing who waits when nobody can; null when all are done. Those
-    // before `position` cannot: so one warp runs ahead of the others as far as it is let.
+    // The first thread in the order that can run; if none can, releases threads that wait. Null if all are done. Threads
+    // before `position` cannot run: so one warp runs ahead of the others as far as its waits allow.
     Thread* next_ready() {
         while (ready == 0) {
             if (live == 0) return nullptr;
@@ -317,11 +317,11 @@ class Worker : public Context {
         return any;
     }
 
-    // Let go the lanes of one warp that wait for each other, if all of them have come.
+    // Releases the lanes of a warp that wait for each other, if all of them have arrived.
     bool complete(int first) {
         bool any = false;
         const int lanes = std::min(32, count - first);
-        unsigned incomplete = 0;  // lanes that wait together, for others
+        unsigned incomplete = 0;  // lanes that wait for lanes still to arrive
         for (int lane = 0; lane < lanes; ++lane) {
             if (state[first + lane] != IN_WARP || (incomplete >> lane & 1)) continue;
             bool alike = true;
@@ -371,7 +371,7 @@ class Worker : public Context {
         return any;
     }
 
-    // Draw a new order: of all threads, or of the warps with each one's threads together, by turns of chance.
+    // Draws a new order: at random either of all threads, or of the warps with each warp's threads together.
     void shuffle() {
         position = count - 1;
         if (launch->seed == 0) return;
@@ -404,7 +404,7 @@ class Worker : public Context {
         return taken;
     }
 
-    // Leave the block where it is; its fibers begin anew.
+    // Abandons the block; its fibers start anew.
     [[noreturn]] void abandon() {
         for (int i = 0; i < fibers_in_use; ++i) stacks.place(fibers[i], i, fiber_entry);
         Fiber unused;
@@ -442,7 +442,7 @@ class Worker : public Context {
     }
 
     // --- shared memory --------------------------------------------------------------------------
-    // Variables lie between guards, each poisoned when the block first touches it.
+    // Variables lie between guards; each is poisoned when the block first uses it.
 
     void open_shared() {
         close_shared();

@@ -1,7 +1,7 @@
 // The memory checker: every load and store of a checked kernel passes through here.
 //
-// The compiler's -fsanitize=thread instrumentation calls a function before each access; runtime.h gives those functions
-// a meaning of our own. Each word of the arguments and of shared memory has a Cell that remembers its last accesses.
+// The compiler's -fsanitize=thread instrumentation calls a function before each access; runtime.h defines those
+// functions. Each word of the arguments and of shared memory has a Cell that remembers its last accesses.
 // Reported: accesses outside every buffer, misaligned ones, reads of shared memory that nothing wrote or that an
 // asynchronous copy has yet to write, and races: two threads, one of them writing, with no barrier between.
 #pragma once
@@ -90,7 +90,7 @@ class Checker {
         recent = 0;
     }
 
-    // True when the access is fine; else `message` says what is wrong with it.
+    // True if the access is valid; else `message` describes the fault.
     bool check(const Now& now, uintptr_t address, size_t size, Kind kind, uintptr_t pc) {
         Region* region = find(address, size);
         if (!region) return outside(address, size, kind, pc);
@@ -170,7 +170,7 @@ class Checker {
 
     bool outside(uintptr_t address, size_t size, Kind kind, uintptr_t pc) {
         std::string where = address < 4096 ? "through a null pointer" : "at an address that belongs to no argument";
-        size_t nearest = size_t(1) << 30;  // farther than this from everything, it is nobody's
+        size_t nearest = size_t(1) << 30;  // an address farther than this from every buffer belongs to none
         for (const Region& region : regions) {
             const uintptr_t end = region.base + region.bytes;
             const size_t distance = address < region.base ? region.base - address : address < end ? 0 : address - end;

@@ -36,7 +36,7 @@ constexpr int warpSize = 32;
 #undef assert
 #define assert(condition) ((condition) ? (void)0 : gpuconv_fail("assertion failed: " #condition, {__FILE__, __LINE__}))
 
-// Default arguments of this type hold the caller's place in the source.
+// Default arguments of this type hold the caller's position in the source.
 #define GPUCONV_HERE \
     const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
@@ -154,7 +154,7 @@ template <class T> T __ldcs(const T* p) { return *p; }
 template <class T> void __stcg(T* p, T value) { *p = value; }
 template <class T> void __stcs(T* p, T value) { *p = value; }
 
-// For what reports its accesses itself, or makes none of the kernel's.
+// For functions that report their accesses themselves, or access none of the kernel's memory.
 #define GPUCONV_UNCHECKED __attribute__((no_sanitize("thread", "undefined")))
 
 // Atomics on integers. There are none on floating-point numbers: their sum would depend on the order.

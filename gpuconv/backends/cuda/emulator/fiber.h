@@ -1,4 +1,4 @@
-// Fibers: a stack each, and a switch from one to the next. Ten instructions on x86-64, ucontext elsewhere.
+// Fibers: each has its own stack. A switch takes ten instructions on x86-64; elsewhere it uses ucontext.
 #pragma once
 
 #include <sys/mman.h>
@@ -50,7 +50,7 @@ namespace gpuconv_emulator {
 
 class Fiber {
   public:
-    // Make the fiber begin in `entry` on the stack that ends at `top`, whatever it did before.
+    // Makes the fiber start in `entry`, on the stack that ends at `top`.
     void restart(char* base, char* top, void (*entry)()) {
 #ifdef GPUCONV_UCONTEXT
         getcontext(&state);
@@ -83,7 +83,7 @@ class Fiber {
 #endif
 };
 
-// The stacks of one worker: one mapping, touched as far as it is used, a page without access below each stack.
+// The stacks of one worker: one mapping, of which only used pages take memory, with a guard page below each stack.
 class Stacks {
   public:
     static constexpr size_t size = 256 * 1024;
@@ -104,13 +104,13 @@ class Stacks {
         char* base = begin + index * size;
         mprotect(base, guard, PROT_NONE);
         if (auto unpoison = AddressSanitizer::instance().unpoison) unpoison(base + guard, size - guard);
-        // Stacks that all ended at one offset within a page would fight for the same cache lines.
+        // Stacks that all end at the same offset within a page would compete for the same cache lines.
         fiber.restart(base + guard, base + size - (index * 320) % 4096 / 16 * 16, entry);
     }
     bool contains(uintptr_t address) const { return address - uintptr_t(begin) < count * size; }
 
   private:
-    static constexpr size_t guard = 16384;  // a page, whatever a page is
+    static constexpr size_t guard = 16384;  // at least a page on every system
     char* begin;
     const int count;
 };

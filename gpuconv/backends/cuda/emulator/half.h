@@ -18,7 +18,7 @@ struct alignas(4) __nv_bfloat162 {
 inline float __half2float(__half h) {
     const uint32_t sign = uint32_t(h.bits & 0x8000) << 16, magnitude = h.bits & 0x7fff;
     if (magnitude >= 0x7c00) return __uint_as_float(sign | 0x7f800000 | (magnitude << 13));  // infinity, NaN
-    // Move exponent and fraction into float's places, then multiply the exponent's bias right: 2^(127 - 15).
+    // Moves exponent and fraction to their positions in a float, then corrects the exponent's bias by a factor 2^(127 - 15).
     return __uint_as_float(sign | __float_as_uint(__uint_as_float(magnitude << 13) * 0x1p112f));
 }
 
@@ -26,7 +26,7 @@ inline __half __float2half_rn(float f) {
     const uint32_t bits = __float_as_uint(f), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return {uint16_t(sign | 0x7e00 | ((magnitude >> 13) & 0x3ff))};  // NaN
     if (magnitude >= 0x477ff000) return {uint16_t(sign | 0x7c00)};                               // rounds to infinity
-    if (magnitude < 0x38800000)  // below 2^-14: adding 1/2 leaves the subnormal's bits, rounded, at the float's end
+    if (magnitude < 0x38800000)  // below 2^-14: adding 1/2 leaves the rounded subnormal in the float's lowest bits
         return {uint16_t(sign | (__float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000))};
     const uint32_t rounded = magnitude + 0xfff + ((magnitude >> 13) & 1);
     return {uint16_t(sign | ((rounded - 0x38000000) >> 13))};

@@ -1,4 +1,4 @@
-// The device's memory: buffers between guards, known by their addresses.
+// The device's memory: buffers between guards, found by address.
 #pragma once
 
 #include <dlfcn.h>
@@ -65,7 +65,7 @@ class Memory {
         free(block);
     }
 
-    // What was written outside the buffers since the last look, in words; the guards are whole again afterwards.
+    // Describes writes outside the buffers since the last call, and restores the guards.
     std::string damage() {
         if (AddressSanitizer::instance().poison) return {};
         std::lock_guard<std::mutex> lock(mutex);

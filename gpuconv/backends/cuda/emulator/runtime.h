@@ -76,13 +76,13 @@ inline void prepare_checker(Worker& worker, const Launch& launch) {
     std::vector<Region> arguments;
     for (int i = 0; i < launch.region_count; ++i)
         arguments.push_back({launch.regions[i].name, uintptr_t(launch.regions[i].base), launch.regions[i].bytes});
-    // Buffers reached through tables of pointers: the whole of every live one that is no argument itself.
+    // Every other live buffer, as a whole, because tables of pointers may refer to it.
     Memory::instance().for_each([&](uintptr_t base, size_t bytes) {
         for (const Region& argument : arguments)
             if (argument.base >= base && argument.base < base + std::max(bytes, size_t(1))) return;
         worker.checker.add({"a buffer that is no argument", base, bytes});
     });
-    // Views of one buffer may overlap (an output written over its input): one region for what they cover together.
+    // Views of one buffer may overlap (an output written over its input): one region covers them all.
     std::sort(arguments.begin(), arguments.end(), [](const Region& a, const Region& b) { return a.base < b.base; });
     for (size_t i = 0; i < arguments.size();) {
         Region covered = arguments[i++];
@@ -135,7 +135,7 @@ class Run {
         for (uint64_t i; (i = next++) < blocks && i < failed_at;) {
             if (worker->run(order.empty() ? i : order[i])) continue;
             std::lock_guard<std::mutex> lock(mutex);
-            if (i < failed_at) {  // of several faults, the same one each time
+            if (i < failed_at) {  // of several faults, always the same one
                 failed_at = i;
                 message = worker->message;
             }
@@ -229,7 +229,7 @@ void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 
-// UndefinedBehaviorSanitizer's: each receives a place first, then what we do not read.
+// UndefinedBehaviorSanitizer's handlers. Each receives a source position first; the rest is not read.
 struct Place {
     const char* file;
     uint32_t line, column;
@@ -265,7 +265,7 @@ GPUCONV_UNDEFINED(nonnull_arg, "a null pointer where none may be")
 
 // --- for Python ---------------------------------------------------------------------------------
 
-// Returns 0, or 1 with what went wrong in `message`.
+// Returns 0; or 1, with a description of the fault in `message`.
 int gpuconv_launch(const Launch* launch, char* message, size_t capacity) {
     std::string fault = Run(*launch)();
     if (fault.empty()) {
@@ -277,13 +277,13 @@ int gpuconv_launch(const Launch* launch, char* message, size_t capacity) {
     return !fault.empty();
 }
 
-// Begin to count bank conflicts, or stop.
+// Starts or stops counting bank conflicts.
 void gpuconv_count_banks(int wanted) {
     BankCounts& counts = BankCounts::instance();
     counts.wanted = wanted;
     if (wanted) counts.of.clear();
 }
-// What was counted of a kernel.
+// The counts of a kernel.
 void gpuconv_bank_counts(const char* kernel, uint64_t* accesses_and_conflicts) {
     const auto [accesses, conflicts] = BankCounts::instance().of[kernel];
     accesses_and_conflicts[0] = accesses;

@@ -1,5 +1,5 @@
-// Faults of the processor inside a kernel (a wild address, a stack that ran over, an integer divided by zero) end the
-// launch with an error instead of ending the process.
+// Processor faults inside a kernel (an invalid address, a stack overflow, an integer division by zero) end the launch
+// with an error instead of ending the process.
 #pragma once
 
 #include <signal.h>
@@ -11,7 +11,7 @@
 
 namespace gpuconv_emulator {
 
-class FaultHandlers {  // in place while any launch runs
+class FaultHandlers {  // installed while any launch runs
   public:
     FaultHandlers() {
         std::lock_guard<std::mutex> lock(mutex());
@@ -37,7 +37,7 @@ class FaultHandlers {  // in place while any launch runs
 
     static void on_fault(int signal, siginfo_t* info, void*) {
         auto* worker = static_cast<Worker*>(gpuconv_context);
-        if (!worker) {  // not ours: let it happen again without us
+        if (!worker) {  // not ours: let it recur without this handler
             for (int i = 0; i < kSignals; ++i) sigaction(signals[i], &before()[i], nullptr);
             return;
         }
@@ -46,7 +46,7 @@ class FaultHandlers {  // in place while any launch runs
     }
 };
 
-class SignalStack {  // for the handler of the calling operating-system thread: the fiber's own may have run over
+class SignalStack {  // for the handler of the calling operating-system thread: the fiber's own stack may have overflowed
   public:
     SignalStack() : memory(new char[size]) {
         stack_t stack{};
