@@ -12,7 +12,7 @@
 // A State is an aggregate; all zeros mean no value. merge(other) adds another State; add(lanes, values) adds ROWS rows to the
 // States of a thread's lanes.
 //
-// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE). The launcher is column_reduce.py; blocks have at most 256 threads.
+// Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE). The launcher is ops/column_reduce.py; blocks have at most 256 threads.
 #pragma once
 
 #include "types.cuh"
