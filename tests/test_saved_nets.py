@@ -8,6 +8,7 @@ from PIL import Image
 
 import gpuconv as gc
 from gpuconv import checkpoint
+from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU
 from gpuconv.training import CheckpointError
 
@@ -171,3 +172,89 @@ def test_a_new_head_is_trained_on_images_as_the_pretrained_layers_know_them(trai
         assert new.classes == ["0", "1"]
     assert net[1:].normalization is None
     assert net[:2].normalization is net.normalization
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16", "float64"])
+def test_any_float_dtype_goes_in(precision):
+    images = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(as_dtype("bfloat16")).astype(np.float64)
+    labels = np.arange(6) % 5
+    net = gc.Sequential([Input((4, 4, 3)), Conv2D(2, 3), ReLU(), Flatten(), Linear(5)], precision=precision)
+    expected = None
+    for dtype in ("bfloat16", "float16", "float32", "float64", ">f4", ">f8"):
+        given = images.astype(as_dtype("bfloat16") if dtype == "bfloat16" else dtype)
+        twin = net.copy()
+        history = gc.Trainer(twin, lr=0.1).fit((given, labels), epochs=1, progress=False)
+        found = [history[0]["train_loss"], gc.evaluate(twin, (given, labels)).loss, net.predict(given)]
+        found.append(net.activations(given)["fc1"])
+        expected = expected or found
+        for one, other in zip(found, expected):
+            np.testing.assert_array_equal(one, other, err_msg=dtype)
+
+
+def test_predict_takes_lists_of_every_kind(trained, tmp_path):
+    net, _, test = trained
+    scores = net.predict(test.images[:3])
+    for number in range(3):
+        Image.fromarray(test.images[number, ..., 0]).save(tmp_path / f"{number}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    for kind in (iter(files), np.array([str(file) for file in files]), np.array(files), tuple(files)):
+        np.testing.assert_array_equal(net.predict(kind), scores)
+    np.testing.assert_array_equal(net.predict(image for image in test.images[:3]), scores)
+    np.testing.assert_array_equal(net.predict([files[0], *test.images[1:3]]), scores)
+    np.testing.assert_array_equal(net.activations(iter(files))["fc1"], scores)
+    assert net.activations(test.images[0])["fc1"].shape == (10,)
+    for wrong, message in (
+        ([test.images[0], test.images[1, :5]], r"one shape and dtype, received uint8 \(8, 8, 1\), uint8 \(5, 8, 1\)"),
+        ((test.images, test.labels), r"received uint8 \(360, 8, 8, 1\), int64 \(360,\)"),
+        (test, r"received Dataset; its images are \.images"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            net.predict(wrong)
+
+
+def test_channels_first(small):
+    images = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    small.normalization = gc.data.Normalization([100, 100, 100], [50, 50, 50])
+    for look in (small.predict, small.activations):
+        for given in (images, (50 * images + 100).clip(0, 255).astype(np.uint8)):
+            with pytest.raises(ValueError, match=r"channels last, \(N, H, W, C\).*x.transpose\(0, 2, 3, 1\)"):
+                look(given)
+        with pytest.raises(ValueError, match=r"x.transpose\(1, 2, 0\)"):
+            look(images[0])
+        with pytest.raises(ValueError, match=r"received 5 x 4 x 4\nin "):
+            look(-np.ones((2, 5, 4, 4), np.float32))
+    torch = pytest.importorskip("torch")
+    expected = small.predict(images.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(small.predict(torch.from_numpy(images)), expected)
+    np.testing.assert_array_equal(small.predict(torch.from_numpy(images).requires_grad_()), expected)
+    np.testing.assert_allclose(small.predict(torch.from_numpy(images).bfloat16()), expected, atol=0.05)
+
+
+def test_classes_and_normalization_are_checked_when_they_are_set(small):
+    for wrong, error, message in (
+        (["cat"], ValueError, "the net has 5 scores, received 1 names of classes"),
+        ("abcde", TypeError, "classes are a list of names, as .*received str 'abcde'"),
+        (range(5), TypeError, r"classes are names, as .*received int 0; \[str\(name\)"),
+        ({"a": 0}, TypeError, "received dict"),
+        (5, TypeError, "received int 5"),
+    ):
+        with pytest.raises(error, match=message):
+            small.classes = wrong
+    assert small.classes is None
+    small.classes = np.array(list("abcde"))
+    assert small.classes == list("abcde")
+    Normalization = gc.data.Normalization
+    for wrong, error, message in (
+        ((0.5, 0.5), TypeError, r"a gpuconv.data.Normalization\(mean, std\).*received tuple"),
+        (Normalization([1], [1]), ValueError, r"mean must be of shape \(3,\).*received \(1,\)"),
+        (Normalization([1, 2, 3], [1]), ValueError, r"std must be of shape \(3,\).*received \(1,\)"),
+    ):
+        with pytest.raises(error, match=message):
+            small.normalization = wrong
+    assert small.normalization is None
+    small.normalization = Normalization(np.ones((4, 4, 3)), [1, 2, 3])
+    unbuilt = gc.Sequential([Linear(3)])
+    unbuilt.classes = ["a", "b"]
+    unbuilt.build((2,))
+    with pytest.raises(ValueError, match="the net has 3 scores, received 2 names"):
+        unbuilt.predict(np.ones((1, 2), np.float32), top=1)

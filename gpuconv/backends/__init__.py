@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -324,6 +325,8 @@ def _adopted(x: Any, name: str = "the array") -> Any:
         return x
     if hasattr(x, "__dlpack_device__"):
         kind, index = x.__dlpack_device__()
+        if str(x.dtype) == "torch.bfloat16" and kind != _DLPACK_CUDA:  # which DLPack has no NumPy array for
+            return x.detach().view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
         return _adapter(f"cuda:{index}").from_dlpack(x) if kind == _DLPACK_CUDA else x
     return _adapter("cuda").from_cuda_array_interface(x) if hasattr(x, "__cuda_array_interface__") else x
 

@@ -160,7 +160,7 @@ def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> NDArray[Any]:
     height, width, channels = shape
     if channels == 1 and array.ndim == rank - 1 and array.shape[-2:] == (height, width):
         return array[..., None]
-    if array.ndim == rank and array.shape[-3] == channels != array.shape[-1]:
+    if array.ndim == rank >= 3 and array.shape[-3] == channels != array.shape[-1]:
         last = np.moveaxis(array, -3, -1)
         if torch:
             return last

@@ -21,7 +21,7 @@ import numpy as np
 
 from gpuconv import backends, initializers
 from gpuconv.arguments import integer
-from gpuconv.dtypes import accumulation_dtype, as_precision
+from gpuconv.dtypes import accumulation_dtype, as_precision, is_float
 from gpuconv.initializers import Initializer
 from gpuconv.layers.registry import LAYERS, expect_rebuildable, layer_class, name_of
 from gpuconv.names import canonical, lookup
@@ -82,7 +82,8 @@ class Handle:
 
     def _set(self, hooks: Sequence[Hook]) -> None:
         layer, direction = self._of
-        vars(layer)["_hooks"] = {**layer._hooks, direction: tuple(hooks)}
+        known = {**layer._hooks, direction: tuple(hooks)}
+        vars(layer)["_hooks"] = {name: those for name, those in known.items() if those}
 
     def remove(self) -> None:
         layer, direction = self._of
@@ -116,6 +117,7 @@ class Layer:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         LAYERS[name_of(cls)] = cls
+        cls._foreign = not cls.__module__.startswith("gpuconv.")
 
     def __post_init__(self) -> None:
         if self.name is not None and (not self.name or "." in self.name):
@@ -133,6 +135,7 @@ class Layer:
         self._stale: set[str] = set()  # gradients that count as zero whatever their arrays hold
         self._saved: tuple[Any, ...] | None = None
 
+    _foreign: ClassVar[bool] = False  # whether its results may be of another float dtype than the net's
     _hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # of an instance: its own
     normalization: ClassVar[Any] = None  # of the images that a net's first layer takes, see `Sequential`
     _frozen = cast(tuple[str, ...], ())  # behind `frozen`: names, or ALL
@@ -332,8 +335,15 @@ class Layer:
                 path = layer.path.removeprefix(self.path).removeprefix(".")
                 yield (f"{path}.{name}" if path else name), layer, name
 
-    def __getitem__(self, name: str) -> Array:
-        """The value of one of this layer's own variables."""
+    def __getitem__(self, name: str) -> Any:
+        """The value of one of this layer's own variables; or a layer inside or its variable, by its name with dots,
+        "residual1.conv1" or "residual1.conv1.weight"."""
+        if inside := named_layers(self):
+            head, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
+            layer = lookup("layer", head, inside)
+            return layer[rest] if dot else layer
+        if self.built:
+            name = canonical("variable", name, self.variables)
         try:
             return self.arrays[name]
         except KeyError:
@@ -635,6 +645,21 @@ def weight_and_bias(layer: Any, weight_shape: Shape, groups: int = 1) -> dict[st
     return variables
 
 
+def named_layers(layer: Layer) -> dict[str, Layer]:
+    """The layers inside one, by their names in paths: those of a residual block's body stand in the block itself."""
+    found: dict[str, Layer] = {}
+    for key, inner in layer.children():
+        found |= {key: inner} if key else named_layers(inner)
+    return found
+
+
+def descendants(layer: Layer) -> Iterator[Layer]:
+    """All layers inside one that have a name in its paths."""
+    for inner in named_layers(layer).values():
+        yield inner
+        yield from descendants(inner)
+
+
 # --- running a child, in one place -------------------------------------------------------------
 
 Listener = Callable[[Layer, str], AbstractContextManager[Any]]
@@ -657,18 +682,38 @@ def run(layer: Layer, method: str, *args: Any, **options: Any) -> Any:
     Errors get a note that says in which layer they arose.
     """
     try:
-        if not (_listeners or layer._hooks):
+        if not (_listeners or layer._hooks or layer._foreign):
             return getattr(layer, method)(*args, **options)
         direction = "backward" if method == "backward" else "forward"
         with ExitStack() as stack:
             for listener in _listeners:
                 stack.enter_context(listener(layer, direction))
-            found = getattr(layer, method)(*args, **options)
-        for hook in layer._hooks.get(direction, ()):
-            hook(layer, *((found, args[0]) if direction == "backward" else (args[0], found)))
-        return found
+            return call(layer, method, *args, **options)
     except (ValueError, TypeError, MemoryError, RuntimeError) as error:
         if layer.path:
             told = type(layer).__name__ if layer.children() else repr(layer)
             error.add_note(f"in {layer.path}.{method} of {told}")
         raise
+
+
+def call(layer: Layer, method: str, *args: Any, **options: Any) -> Any:
+    """As `run`, unheard by listeners: what it returns is in the net's dtype, and the layer's hooks see it."""
+    found = getattr(layer, method)(*args, **options)
+    if layer._foreign:
+        found = _in_net_dtype(layer, method, found)
+    if layer._hooks:
+        backward = method == "backward"
+        for hook in layer._hooks.get("backward" if backward else "forward", ()):
+            hook(layer, *((found, args[0]) if backward else (args[0], found)))
+    return found
+
+
+def _in_net_dtype(layer: Layer, method: str, found: Any) -> Any:
+    """What a user's layer returned, in the net's dtype if it is of another float dtype."""
+    if found is None and method == "backward":  # as it is without input_grad
+        return found
+    if not hasattr(found, "dtype"):
+        raise TypeError(f"{type(layer).__name__}.{method} must return an array, returned {type(found).__name__}")
+    if not layer.built or found.dtype == layer.dtype or not is_float(found.dtype):
+        return found
+    return backends.asarray(found, dtype=layer.dtype)

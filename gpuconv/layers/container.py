@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpuconv import arguments, backends, ops
 from gpuconv.dtypes import as_precision
 from gpuconv.layers import show
-from gpuconv.layers.base import Array, Layer, Shape, run
+from gpuconv.layers.base import Array, Layer, Shape, call, descendants, run
+from gpuconv.layers.image_notes import class_names, fitting
 from gpuconv.layers.volumes import Volumes
-from gpuconv.names import lookup
 
 if TYPE_CHECKING:
     from gpuconv.data import Normalization
@@ -102,11 +104,11 @@ class Sequential(Layer):
         self, dtype: Any, device: str | None, initialize: bool, precision: str | None, share: bool
     ) -> None:
         super().__post_init__()
-        expect_layers(self.layers)
+        self.layers = as_row(self.layers)
         if not share:
             self.layers = own(self.layers)
         name_layers(self.layers)
-        self.classes: Sequence[str] | None = None
+        self.classes = None
         as_precision(dtype, precision)  # refuses what is wrong now rather than in `build`
         device = None if device is None else backends.resolve(device)
         self._given = {"dtype": dtype, "device": device, "initialize": initialize, "precision": precision}
@@ -130,10 +132,20 @@ class Sequential(Layer):
         return [(str(layer.name), layer) for layer in self.layers]
 
     def __getitem__(self, key: int | str | slice) -> Any:
-        """A layer by its place in the row or by its name; of a slice, a net that shares these layers."""
+        """A layer by its place in the row or by its name, "residual1.conv1" for one inside another; of a slice, a net
+        that shares these layers."""
         if isinstance(key, str):
-            return lookup("layer", key, dict(self.children()))
+            return super().__getitem__(key)
         return self._part(key) if isinstance(key, slice) else self.layers[operator.index(key)]
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """The names of the classes, one for each score."""
+        return self._classes
+
+    @classes.setter
+    def classes(self, names: Sequence[str] | None) -> None:
+        self._classes = None if names is None else class_names(names, self.output_shape)
 
     @property
     def normalization(self) -> Normalization | None:
@@ -144,7 +156,7 @@ class Sequential(Layer):
     @normalization.setter
     def normalization(self, value: Normalization | None) -> None:
         first: Any = self.layers[0]
-        first.normalization = value
+        first.normalization = None if value is None else fitting(value, first.input_shape)
 
     def _part(self, places: slice) -> Sequential:
         layers = self.layers[places]
@@ -155,7 +167,7 @@ class Sequential(Layer):
             part.place(self.path, layers[0].input_shape)
             part.dtype, part.tf32, part.device = self.dtype, self.tf32, self.device
         if part.output_shape == self.output_shape:
-            part.classes = self.classes
+            part._classes = self._classes
         return part
 
     def __repr__(self) -> str:
@@ -236,14 +248,26 @@ class Sequential(Layer):
 
         return predict(self, images, batch_size=batch_size, softmax=softmax, top=top, normalize=normalize)
 
-    def activations(self, x: Array) -> Volumes:
-        """Each layer's output volume for the images x, by the layer's name, in forward order: ``volumes["conv1"]``.
-        To iterate over it gives (name, volume) pairs."""
-        volumes = []
-        for name, layer in self.children():
-            x = run(layer, "infer", x)
-            volumes.append((name, x))
-        return Volumes(volumes)
+    def activations(self, images: Any, *, normalize: bool | None = None) -> Volumes:
+        """Each layer's output volume, by the layer's name, in forward order: ``volumes["conv1"]``, and for one inside
+        another layer ``volumes["residual1.conv1"]``. To iterate over it gives (name, volume) pairs.
+
+        images, normalize: as in `predict`. Volumes are on the net's device, those of one image without N.
+        """
+        from gpuconv.layers.predict import prepared
+
+        x, single = prepared(self, images, normalize)
+        volumes = Volumes()
+
+        def keep(layer: Layer, x: Array, y: Array) -> None:
+            path = layer.path.removeprefix(self.path).removeprefix(".")
+            volumes.append((path, y[0] if single else y))
+
+        with ExitStack() as hooked:
+            for layer in descendants(self):
+                hooked.enter_context(layer.register_forward_hook(keep))
+            self.infer(x)
+        return volumes
 
     # --- making other nets of it ---------------------------------------------------------------
 
@@ -280,6 +304,19 @@ class Sequential(Layer):
         return as_convolutional(self)
 
 
+def _takes_layers_one_by_one(init: Any) -> Any:
+    """The constructor that takes layers as PyTorch's does too, ``Sequential(conv, relu)``."""
+
+    @functools.wraps(init)
+    def constructor(self: Sequential, *layers: Any, **options: Any) -> None:
+        is_row = layers and (not isinstance(layers[0], Layer) or isinstance(layers[0], Sequential))
+        one_by_one = len(layers) > 1 or (layers and not is_row)
+        init(self, *([layers] if one_by_one else layers), **options)
+
+    return constructor
+
+
+Sequential.__init__ = _takes_layers_one_by_one(Sequential.__init__)  # type: ignore[method-assign]
 del Sequential.precision  # the default of the constructor's argument, which would hide the property of that name
 
 
@@ -322,16 +359,16 @@ class Residual(Layer):
         return body
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        y = self._body.forward(x, training)
-        return ops.add(y, self._shortcut.forward(x, training) if self._shortcut else x)
+        y = call(self._body, "forward", x, training)
+        return ops.add(y, call(self._shortcut, "forward", x, training) if self._shortcut else x)
 
     def infer(self, x: Array) -> Array:
-        y = self._body.infer(x)
-        return ops.add(y, self._shortcut.infer(x) if self._shortcut else x)
+        y = call(self._body, "infer", x)
+        return ops.add(y, call(self._shortcut, "infer", x) if self._shortcut else x)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        dx: Any = self._body.backward(dy, input_grad=input_grad)
-        around = self._shortcut.backward(dy, input_grad=input_grad) if self._shortcut else dy
+        dx: Any = call(self._body, "backward", dy, input_grad=input_grad)
+        around = call(self._shortcut, "backward", dy, input_grad=input_grad) if self._shortcut else dy
         return ops.add(dx, around) if input_grad else None
 
 
@@ -341,7 +378,7 @@ def _by(shape: Shape) -> str:
 
 def _row(layers: Sequence[Layer]) -> Sequential:
     if not isinstance(layers, Sequential):
-        return Sequential(layers)
+        return Sequential(as_row(layers))
     return layers.twin() if layers.built else layers
 
 
@@ -349,12 +386,21 @@ def _written(places: slice) -> str:
     return ":".join("" if end is None else str(end) for end in (places.start, places.stop))
 
 
-def expect_layers(layers: Sequence[Layer]) -> None:
-    """Raise TypeError for what is no row of layers, ValueError where one stands twice."""
-    if not layers or not all(isinstance(layer, Layer) for layer in layers):
+def as_row(layers: Any) -> tuple[Layer, ...]:
+    """The layers as a tuple. Raises TypeError for what is no row of layers, ValueError where one stands twice."""
+    if isinstance(layers, Layer) and not isinstance(layers, Sequential):
+        raise TypeError(f"layers in a row are a list, [{layers!r}, ...], received the layer itself")
+    row = tuple(layers) if isinstance(layers, Iterable) else ()
+    for layer in row:
+        if isinstance(layer, type) and issubclass(layer, Layer):
+            raise TypeError(
+                f"a net is a list of layers, received the class {layer.__name__}; call it: {layer.__name__}()"
+            )
+    if not row or not all(isinstance(layer, Layer) for layer in row):
         raise TypeError(f"a net is a list of at least one layer, received {layers!r}")
-    if len({id(layer) for layer in layers}) < len(layers):
+    if len({id(layer) for layer in row}) < len(row):
         raise ValueError("a layer stands twice in one row; make a second one, for each holds its own arrays")
+    return row
 
 
 def own(layers: Sequence[Layer]) -> Sequence[Layer]:
@@ -373,7 +419,6 @@ def own(layers: Sequence[Layer]) -> Sequence[Layer]:
 
 def name_layers(layers: Sequence[Layer]) -> None:
     """Give every layer of a row a name of its own: the one it has, or its kind and number."""
-    expect_layers(layers)
     given = [layer.name for layer in layers if layer.name is not None]
     for name in given:
         if given.count(name) > 1:

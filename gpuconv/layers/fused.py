@@ -223,6 +223,8 @@ def _beginning(layers: Sequence[Layer]) -> tuple[Layer, int]:
             if kind.fits(layers[:length]) and not any(layer._hooks for layer in layers[:length]):
                 return kind(layers[:length]), length
     first = layers[0]
+    if first._hooks or (isinstance(first, Residual) and any(row and row._hooks for row in first.rows)):
+        return first, 1
     if isinstance(first, Residual):
         body, shortcut = (None if row is None else _row(row) for row in first.rows)
         first = Residual(body, shortcut, name=first.name, frozen=first.frozen)  # type: ignore[arg-type]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpuconv import arguments, backends, ops
 from gpuconv.data.image import read_image
+from gpuconv.data.samples import is_torch, laid_out
 from gpuconv.dtypes import is_float
+from gpuconv.layers.image_notes import class_names
 
 Array = Any
 
@@ -18,10 +20,10 @@ Array = Any
 def predict(net: Any, images: Any, *, batch_size: int, softmax: bool, top: int | None, normalize: bool | None) -> Any:
     """See `Sequential.predict`."""
     batch_size = arguments.integer("batch_size", batch_size, 1)
-    if net.output_shape is None:
-        raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")
     if top is not None:
         arguments.integer("top", top, 1)
+        if net.classes is not None:
+            class_names(net.classes, net.output_shape)
     batch, single = as_batch(net, images)
     normalize = _normalizes(net, batch, normalize)
     scores = _scores(net, batch, batch_size, softmax or top is not None, normalize)
@@ -31,38 +33,66 @@ def predict(net: Any, images: Any, *, batch_size: int, softmax: bool, top: int |
     return best[0] if single else best
 
 
+def prepared(net: Any, images: Any, normalize: bool | None) -> tuple[Array, bool]:
+    """Images of any kind that `predict` takes as one batch for the net, on its device and of its dtype, and whether it
+    was a single image."""
+    batch, single = as_batch(net, images)
+    return _fed(net, batch, _normalizes(net, batch, normalize)), single
+
+
 def as_batch(net: Any, images: Any) -> tuple[Array, bool]:
     """The images as one array (N, H, W, C) of floats or uint8, and whether it was a single image."""
-    shape = net.input_shape
-    if isinstance(images, (str, os.PathLike)):
+    if (shape := net.input_shape) is None:
+        raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")
+    if isinstance(images, Iterator) or (isinstance(images, np.ndarray) and images.dtype.kind in "OUT"):
+        images = [*images.ravel().tolist()] if isinstance(images, np.ndarray) else [*images]
+    if _is_file(images):
         return _files(net, [images]), True
     if isinstance(images, (list, tuple)):
         if not images:
             return np.empty((0, *shape), np.uint8), False
-        if all(isinstance(image, (str, os.PathLike)) for image in images):
+        if all(map(_is_file, images)):
             return _files(net, images), False
-        images = np.stack([backends.to_numpy(_array(image), "an image") for image in images])
-    array = _array(images)
+        images = _stacked([_files(net, [image])[0] if _is_file(image) else _array(image, shape) for image in images])
+    array = _array(images, shape)
     if array.dtype != np.uint8 and not is_float(array.dtype):
         raise TypeError(f"images must be uint8 or floats, received {array.dtype.name}")
-    grey = shape[-1:] == (1,) and tuple(array.shape[-2:]) == shape[:2] != tuple(array.shape[-3:-1])
-    if grey:
-        array = array.reshape(*array.shape, 1)
     single = len(array.shape) == len(shape)
     return (array.reshape(1, *array.shape) if single else array), single
 
 
-def _array(images: Any) -> Array:
+def _is_file(image: Any) -> bool:
+    return isinstance(image, (str, os.PathLike))
+
+
+def _array(images: Any, shape: tuple[int, ...]) -> Array:
+    """Images in memory with their channels last, as they are on a device; else as NumPy's array."""
     try:
-        backends.device_of(images)
-        return images
+        there = backends.device_of(images)
     except TypeError:
-        if hasattr(images, "__array__") or hasattr(images, "__array_interface__"):  # Pillow's images, tensors
-            return np.asarray(images)
-    raise TypeError(
-        "images must be an array of floats or uint8, a file, or a list of files or arrays, "
-        f"received {type(images).__name__}"
-    )
+        if not (hasattr(images, "__array__") or hasattr(images, "__array_interface__")):  # Pillow's images, tensors
+            hint = "; its images are .images" if hasattr(images, "images") else ""
+            raise TypeError(
+                "images must be an array of floats or uint8, a file, or a list of files or arrays, "
+                f"received {type(images).__name__}{hint}"
+            ) from None
+        images, there = images if is_torch(images) else np.asarray(images), "numpy"
+    if _lacks_channels(tuple(images.shape), shape):
+        images = images.reshape(*images.shape, 1)
+    return laid_out(images, shape, len(images.shape)) if there == "numpy" else images
+
+
+def _lacks_channels(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether these are grey images, or one, without an axis of channels."""
+    return shape[-1] == 1 and len(given) <= len(shape) == 3 and given[-2:] == shape[:2] and given != shape
+
+
+def _stacked(images: Sequence[Array]) -> np.ndarray:
+    on_host = [backends.to_numpy(image, "an image") for image in images]
+    if len(kinds := {(image.shape, image.dtype.name): None for image in on_host}) > 1:
+        told = ", ".join(f"{dtype} {shape}" for shape, dtype in kinds)
+        raise ValueError(f"the images of a list must be of one shape and dtype, received {told}")
+    return np.stack(on_host)
 
 
 def _files(net: Any, paths: Sequence[Any]) -> np.ndarray:
@@ -95,12 +125,7 @@ def _scores(net: Any, images: Array, batch_size: int, softmax: bool, normalize: 
     count, scores = images.shape[0], None
     there = backends.device_of(images)
     for first in range(0, max(count, 1), batch_size):
-        x = images[first : first + batch_size]
-        if normalize:
-            x = _normalised(net, backends.to_numpy(x))
-        if normalize or x.dtype != net.dtype or there != net.device:
-            x = backends.asarray(x, net.device, net.dtype)
-        y = net.infer(x)
+        y = net.infer(_fed(net, images[first : first + batch_size], normalize))
         if softmax:
             y = ops.softmax(y.reshape(-1, y.shape[-1])).reshape(y.shape)
         if there == "numpy":
@@ -111,6 +136,15 @@ def _scores(net: Any, images: Array, batch_size: int, softmax: bool, normalize: 
             scores = backends.empty((count, *y.shape[1:]), y.dtype, backends.device_of(y))
         scores[first : first + batch_size] = y
     return scores
+
+
+def _fed(net: Any, x: Array, normalize: bool) -> Array:
+    """The images as the net takes them."""
+    if normalize:
+        x = _normalised(net, backends.to_numpy(x))
+    if normalize or x.dtype != net.dtype or backends.device_of(x) != net.device:
+        x = backends.asarray(x, net.device, net.dtype)
+    return x
 
 
 def _normalised(net: Any, x: np.ndarray) -> np.ndarray:

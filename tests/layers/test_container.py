@@ -236,9 +236,9 @@ def test_activations_are_every_layers_volume():
     net = small()
     x = images()
     volumes = net.activations(x)
-    assert [name for name, _ in volumes] == [name for name, _ in net.children()]
-    for (_, volume), layer in zip(volumes, net):
-        assert volume.shape == (3, *layer.output_shape)
+    assert [name for name, _ in volumes if "." not in name] == [name for name, _ in net.children()]
+    for name, volume in volumes:
+        assert volume.shape == (3, *net[name].output_shape)
     np.testing.assert_array_equal(volumes[0][1], x)
     np.testing.assert_array_equal(volumes[2][1], np.maximum(volumes[1][1], 0))
     np.testing.assert_array_equal(volumes[-1][1], net.infer(x))

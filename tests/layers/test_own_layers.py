@@ -113,3 +113,34 @@ def test_layers_that_can_be_saved_are_built():
     for layer in (Gate(2.5), Gate(widths=(3, (4, 5))), Holding(Linear(2)), define("mynet")()):
         net = Sequential([Input((3,)), layer])
         assert again(net).config() == net.config()
+
+
+class Sloppy(Layer):
+    """Its results are float64, whatever the net's dtype."""
+
+    def forward(self, x, training=False):
+        y = np.tanh(x.astype(np.float64))
+        self.stash(y)
+        return y
+
+    def backward(self, dy, *, input_grad=True):
+        (y,) = self.unstash()
+        return dy * (1 - y * y) if input_grad else None
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "float64"])
+def test_a_layer_may_compute_in_another_float_dtype(precision):
+    images, labels = np.random.default_rng(0).normal(size=(8, 4, 4, 1)), np.arange(8) % 2
+    row = [Input((4, 4, 1)), layers.Conv2D(2, 3), Sloppy(), layers.Flatten(), Linear(2), Sloppy()]
+    net = Sequential(row, precision=precision)
+    gc.Trainer(net, lr=0.1).fit((images, labels), epochs=1, progress=False)
+    scores = net.predict(images)
+    assert scores.dtype == net.dtype
+    twin = net.copy(precision="float64").predict(images)
+    np.testing.assert_allclose(scores.astype(float), twin, atol=0.02)
+
+
+def test_a_layer_that_returns_no_array_is_named():
+    net = Sequential([Input((3,)), define("mynet", forward=lambda self, x, training=False: None)(), Linear(2)])
+    with pytest.raises(TypeError, match=r"Swish.forward must return an array, returned NoneType"):
+        net(np.ones((1, 3), np.float32))

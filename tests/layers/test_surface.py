@@ -85,6 +85,62 @@ def test_activations_by_name(net, x):
         volumes["pool"]
 
 
+def test_layers_inside_others_by_name(net, x):
+    inner = net["residual1.conv1"]
+    assert inner.path == "residual1.conv1"
+    assert inner is net["residual1"]["conv1"]
+    assert net["residual1.shortcut.conv1"] is net["residual1.shortcut"][0]
+    for name, array in net.named_parameters():
+        assert net[name] is array
+        assert net[name.rpartition(".")[0]].path == name.rpartition(".")[0]
+    for wrong, message in (
+        ("residual1.conv7", r"unknown layer 'conv7'; did you mean 'conv1'\? \(known: conv1, shortcut\)"),
+        ("conv1.wieght", "unknown variable 'wieght'; did you mean 'weight'"),
+        ("residual1.", "unknown layer ''"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            net[wrong]
+    volumes = net.activations(x)
+    np.testing.assert_array_equal(
+        volumes["residual1"], volumes["residual1.conv1"] + volumes["residual1.shortcut.conv1"]
+    )
+    assert not inner._hooks
+
+
+def test_hooks_reach_layers_inside_others(net, x):
+    seen = []
+    names = ("residual1.conv1", "residual1.shortcut.conv1", "residual1.shortcut", "residual1")
+    handles = [net[name].register_forward_hook(lambda layer, x, y: seen.append(layer.path)) for name in names]
+    handles += [net[name].register_backward_hook(lambda layer, dx, dy: seen.append(layer.path)) for name in names]
+    net.backward(np.ones_like(net(x, training=True)))
+    assert seen == [*names, "residual1.conv1", "residual1.shortcut.conv1", "residual1.shortcut", "residual1"]
+    seen.clear()
+    net.fuse()(x)
+    assert seen == [*names]
+    for handle in handles:
+        handle.remove()
+    net(x)
+    assert seen == [*names]
+
+
+def test_layers_one_by_one_as_in_pytorch():
+    assert [layer.name for layer in Sequential(Conv2D(2, 3), ReLU(), Linear(3))] == ["conv1", "relu1", "fc1"]
+    assert len(Sequential(Conv2D(2, 3))) == 1
+    assert Sequential(Input((4,)), Linear(2), seed=3).output_shape == (2,)
+    assert len(Sequential(layer for layer in (ReLU(), ReLU()))) == 2
+    part = Sequential([ReLU()])
+    assert [type(layer) for layer in Sequential(part, Linear(3))] == [Sequential, Linear]
+    for wrong, message in (
+        (lambda: Sequential(Conv2D(2, 3), ReLU), r"received the class ReLU; call it: ReLU\(\)"),
+        (lambda: Residual(Conv2D(2, 3), ReLU()), r"layers in a row are a list, \[Conv2D\(.*\), ...\]"),
+        (lambda: Sequential({"a": ReLU()}), "at least one layer, received {'a'"),
+        (lambda: Sequential([]), "at least one layer"),
+        (lambda: Sequential(3), "at least one layer, received 3"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            wrong()
+
+
 def test_hooks_see_volumes_until_they_are_removed(net, x):
     seen = []
     forward = net["residual1"].register_forward_hook(lambda layer, x, y: seen.append((layer.name, x.shape, y.shape)))

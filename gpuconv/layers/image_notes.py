@@ -1,0 +1,50 @@
+"""Checks of what is noted of a net's images: the names of its classes and the normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gpuconv.data import Normalization
+
+Shape = tuple[int, ...]
+
+
+def class_names(names: Any, output_shape: Shape | None) -> list[str]:
+    """The names as a list. Raises TypeError for what is no list of names, and ValueError where the net is built and
+    has another number of scores."""
+    if isinstance(names, (str, bytes)) or not isinstance(names, (Sequence, np.ndarray)):
+        raise TypeError(f"classes are a list of names, as ['cat', 'dog'], received {type(names).__name__} {names!r}")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"classes are names, as ['cat', 'dog'], received {type(name).__name__} {name!r}; "
+                "[str(name) for name in classes] makes names"
+            )
+    if output_shape is not None and len(names) != output_shape[-1]:
+        raise ValueError(f"the net has {output_shape[-1]} scores, received {len(names)} names of classes")
+    return [str(name) for name in names]
+
+
+def fitting(normalization: Any, input_shape: Shape | None) -> Normalization:
+    """The normalization itself. Raises TypeError for what is none, and ValueError where the net is built and takes
+    images of another shape."""
+    from gpuconv.data.normalization import Normalization
+
+    if not isinstance(normalization, Normalization):
+        raise TypeError(
+            "normalization is a gpuconv.data.Normalization(mean, std), each of one number a channel in units of the "
+            f"pixels (0 to 255), received {type(normalization).__name__}"
+        )
+    if input_shape is not None:
+        for name in ("mean", "std"):
+            values = getattr(normalization, name)
+            if values.shape not in (input_shape[-1:], input_shape):
+                raise ValueError(
+                    f"{name} must be of shape {input_shape[-1:]}, one number a channel, or {input_shape}, one a pixel, "
+                    f"received {values.shape}"
+                )
+    return normalization
