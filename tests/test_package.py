@@ -43,8 +43,8 @@ LAYERS = [
     {"ops"},
     {"convert", "data", "initializers", "layers", "losses", "metrics"},
     {"models"},
-    {"checks", "compare", "interop", "lab", "plots", "profiling", "summary", "training", "verify"},
-    {"cli"},
+    {"checks", "compare", "inspect", "interop", "lab", "plots", "profiling", "summary", "training", "verify"},
+    {"cli", "live"},
     {"__main__"},
 ]
 

@@ -33,7 +33,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
         loss_scale = LossScale(**stored["loss_scale"]) if stored.get("loss_scale") else None
     except (ValueError, TypeError) as error:
         raise UserError(f"{directory} was started in Python and goes on only there: {error}") from error
-    sets = _sets(stored, options.data, options.test)
+    parts = sets(stored, options.data, options.test)
     device = choose_device(options)
     with asked():
         net = Layer.from_config(stored["net"], device=device)
@@ -47,7 +47,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
             precision=stored.get("precision", "float32"),
             graph=options.graph,
         )
-        loaders = {part: _loader(stored, part, sets[part], net) for part in PARTS if part in sets}
+        loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
     line("run", f"{directory} (continued)\n")
     extra = {name: value for name, value in stored.get("options", {}).items() if name not in NOTES}
     try:
@@ -75,7 +75,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
     return 0
 
 
-def _sets(stored: dict[str, Any], data: str | None, test: str | None) -> dict[str, Any]:
+def sets(stored: dict[str, Any], data: str | None, test: str | None) -> dict[str, Any]:
     """The data sets of a run by part, found among those of `data` by their checksums."""
     from gpuconv.data import load
 

@@ -80,15 +80,22 @@ class Picture:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Picture:
         """Raises what `read_image` does."""
+        _pillow()  # named first where it is missing
+        with _file_to_read(path) as file:
+            return cls.decode(file, os.fspath(path))
+
+    @classmethod
+    def decode(cls, file: BinaryIO, name: str) -> Picture:
+        """The image that an open file holds; name: what messages call it. Raises ValueError as `read_image` does."""
         Image = _pillow()
-        with _file_to_read(path) as file, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about damaged headers that it can do without
             try:
                 image = Image.open(file, formats=readable_formats())
                 _check_size(image)
-                return cls(os.fspath(path), _flat(image), image.mode)
+                return cls(name, _flat(image), image.mode)
             except Exception as error:  # Pillow's decoders raise many kinds on bad bytes
-                raise ValueError(f"cannot read {os.fspath(path)} as an image: {_cause(error)}") from error
+                raise ValueError(f"cannot read {name} as an image: {_cause(error)}") from error
 
     def array(self, *, size: tuple[int, int] | None = None, channels: int = 3) -> NDArray[np.uint8]:
         """uint8 (H, W, channels), resized to `size` = (H, W) with antialiasing if given."""

@@ -150,11 +150,12 @@ def state(found: Record, path: Any) -> Record:
 
 def _record(record: Record, held_out: list[str], name: str) -> bool:
     """Whether a record is of an epoch. Raises ValueError for one that is incomplete; callbacks may have added to it."""
-    needed: Record = {"event": TEXT, "step": COUNT, "epoch": COUNT, "lr": NUMBER}
-    of_epoch = record.get("event") == "epoch"
+    needed: Record = {"event": TEXT, "step": COUNT, "epoch": COUNT}
+    of_epoch, of_change = (record.get("event") == event for event in ("epoch", "change"))
     parts = ["train", *held_out]
     metrics = [f"{part}_{metric}" for part in parts for metric in ("loss", "accuracy")] if of_epoch else []
-    needed |= dict.fromkeys(metrics or ["loss", "accuracy"], NUMBER)
+    metrics = metrics or ([] if of_change else ["loss", "accuracy"])
+    needed |= {"settings": OBJECT} if of_change else dict.fromkeys(["lr", *metrics], NUMBER)
     for key, kind in needed.items():
         if key not in record:
             raise ValueError(f"{name}.{key} is missing")

@@ -1,0 +1,44 @@
+"""The live page: a net that learns while browsers look at it, and tell it how to go on (docs/live.md)."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from gpuconv.live.legs import Sets
+from gpuconv.live.security import is_loopback
+from gpuconv.live.session import Session
+
+__all__ = ["Session", "Sets", "serve"]
+
+NEEDS = "the live page needs starlette and uvicorn: python -m pip install 'gpuconv[live]'"
+
+
+def expect_installed() -> None:
+    """Raise ImportError where the extra is missing."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ImportError(NEEDS) from error
+
+
+def serve(session: Session, *, host: str = "127.0.0.1", port: int = 8600, ready: Any = print) -> None:
+    """Show a session until Ctrl-C or SIGTERM, then finish its step and save. ready: called with the page's address.
+
+    A host other than loopback can be reached from other machines; then the address holds a token, without which
+    nothing is answered. Raises OSError for a port that is taken.
+    """
+    expect_installed()
+    from gpuconv.live.server import bound, run
+
+    token = None if is_loopback(host) else secrets.token_urlsafe(24)
+    with bound(host, port) as socket:
+        actual = socket.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        session.start()
+        ready(f"http://{shown}:{actual}/" + (f"?token={token}" if token else ""))
+        try:
+            run(session, socket, host=host, token=token)
+        finally:
+            session.close()

@@ -1,0 +1,114 @@
+"""The routes of the live page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from gpuconv.live import controls
+from gpuconv.live.security import Guard
+from gpuconv.live.session import Session
+
+STATIC = Path(__file__).parent / "static"
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+FRAMES = ("picture", "examples")  # binary; of these the stream of events tells the number alone
+LIMITS = {"/command": 1 << 18, "/image": 1 << 25, "/drawing": 1 << 20}  # bytes of a body
+PATIENCE = 30.0  # seconds that a request waits for the step that is under way
+SILENCE = 10.0  # seconds without news after which a stream shows that it is alive
+
+
+def application(session: Session, *, host: str = "127.0.0.1", token: str | None = None) -> Guard:
+    """The ASGI application that shows a session. host, token: see `Guard`."""
+    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in KINDS}
+
+    async def file(request: Request) -> Response:
+        name = request.path_params.get("name") or "index.html"
+        if name not in files:  # known names alone: no path of a request is ever opened
+            return PlainTextResponse("not found", 404)
+        return Response(files[name], media_type=KINDS[Path(name).suffix])
+
+    async def events(request: Request) -> Response:
+        return StreamingResponse(_events(session), media_type="text/event-stream")
+
+    async def frame(request: Request) -> Response:
+        name = request.path_params["name"]
+        found = session.hub.get(name) if name in FRAMES else None
+        if found is None:
+            return PlainTextResponse("not found", 404)
+        return Response(found[1], media_type="application/octet-stream")
+
+    async def command(request: Request) -> Response:
+        _expect_type(request, "application/json")
+        name, arguments = controls.read_command(await request.body())
+        if name in ("look", "explain") and "image" in arguments:
+            raise ValueError("an image is sent to /image")
+        return await _answer(session.ask(name, **arguments))
+
+    async def image(request: Request) -> Response:
+        _expect_type(request, "application/octet-stream")
+        shape = session.leg.net.input_shape
+        image, told = await asyncio.to_thread(controls.read_image, await request.body(), shape)
+        return await _answer(session.ask("look", image=image, title=f"your image ({told})"))
+
+    async def drawing(request: Request) -> Response:
+        _expect_type(request, "application/octet-stream")
+        image = controls.read_drawing(await request.body(), session.leg.net.input_shape)
+        return await _answer(session.ask("look", image=image, title="your drawing"))
+
+    routes = [
+        Route("/", file),
+        Route("/events", events),
+        Route("/frame/{name}", frame),
+        Route("/command", command, methods=["POST"]),
+        Route("/image", image, methods=["POST"]),
+        Route("/drawing", drawing, methods=["POST"]),
+        Route("/{name}", file),
+    ]
+    refused: Any = dict.fromkeys((ValueError, TypeError, KeyError, RuntimeError, OSError, ImportError), _refused)
+    app = Starlette(routes=routes, exception_handlers=refused)
+    return Guard(app, host=host, token=token, limits=LIMITS)
+
+
+async def _events(session: Session) -> AsyncIterator[bytes]:
+    """Server-sent events: of each kind of message the newest. A browser that reads slowly misses some."""
+    seen = 0
+    with session.hub.client() as news:
+        session.ask("greet")
+        while True:
+            news.clear()
+            for number, name, message in session.hub.since(seen):
+                seen = number
+                data = str(number).encode() if name in FRAMES else message
+                yield b"event: %s\ndata: %s\n\n" % (name.encode(), data)
+            try:
+                await asyncio.wait_for(news.wait(), SILENCE)
+            except TimeoutError:
+                yield b": still here\n\n"
+
+
+async def _answer(future: Future[Any]) -> Response:
+    try:
+        found = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), PATIENCE)
+    except TimeoutError:
+        found = None  # it will be done, after the step that takes so long
+    return Response(json.dumps({"done": found}), media_type="application/json")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    told = {"error": " ".join(str(error).split()) or type(error).__name__, "layer": getattr(error, "layer", None)}
+    return Response(json.dumps(told), 400, media_type="application/json")
+
+
+def _expect_type(request: Request, kind: str) -> None:
+    """A form of another site can send neither of these types without being asked first."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != kind:
+        raise ValueError(f"the content type must be {kind}, received {request.headers.get('content-type', '')[:100]!r}")

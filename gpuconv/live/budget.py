@@ -1,0 +1,53 @@
+"""What looking at a run may cost: each kind of look has a share of the time, and waits until its last one is paid."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+
+class Look(NamedTuple):
+    """every: seconds between two of a kind, at least. share: of the run's time that they may take."""
+
+    every: float
+    share: float
+
+
+LOOKS = {
+    "state": Look(0.1, 0.005),
+    "curves": Look(0.2, 0.005),
+    "picture": Look(0.1, 0.015),
+    "scales": Look(0.5, 0.005),
+    "examples": Look(1.0, 0.01),
+}  # 4 % together; the rest of 5 % is for asking which is due
+
+
+class Budget:
+    """Which looks are due. clock: seconds, as `time.perf_counter`."""
+
+    def __init__(self, looks: dict[str, Look] = LOOKS, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.looks, self.clock = looks, clock
+        self._next = dict.fromkeys(looks, -float("inf"))
+
+    def due(self, name: str) -> bool:
+        return self.clock() >= self._next[name]
+
+    @property
+    def any_due(self) -> bool:
+        return self.clock() >= min(self._next.values())
+
+    def now(self, *names: str) -> None:
+        """These, or all, are due at once: something changed that somebody waits to see."""
+        self._next.update(dict.fromkeys(names or self._next, -float("inf")))
+
+    @contextlib.contextmanager
+    def spend(self, name: str) -> Iterator[None]:
+        """Around a look; the next one is due when this one's cost is no more than its share."""
+        start = self.clock()
+        try:
+            yield
+        finally:
+            look, cost = self.looks[name], self.clock() - start
+            self._next[name] = max(start + look.every, start + cost / look.share)

@@ -1,0 +1,121 @@
+"""What a browser sends, read: each request is checked whole before anything is done about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from typing import Any
+
+import numpy as np
+
+from gpuconv.checkpoint import parse
+from gpuconv.data.image import Picture
+from gpuconv.layers import Input, Layer, Sequential
+from gpuconv.layers.registry import layer_class
+
+Record = dict[str, Any]
+
+MOST_PARAMETERS = 50_000_000
+MOST_VALUES = 50_000_000  # of one image's volumes together
+MOST_LAYERS = 500
+
+
+class LayerError(ValueError):
+    """A layer of an edited net is wrong. layer: its place in the list, or None."""
+
+    def __init__(self, message: str, layer: int | None) -> None:
+        super().__init__(message)
+        self.layer = layer
+
+
+def read_command(body: bytes) -> tuple[str, Record]:
+    """The name and the arguments of a JSON object {"do": NAME, ...}. Raises ValueError for what is none."""
+    try:
+        found = parse(body.decode())
+    except UnicodeDecodeError:
+        raise ValueError("a command is JSON in UTF-8") from None
+    name = found.pop("do", None)
+    if not isinstance(name, str):
+        raise ValueError('a command is a JSON object such as {"do": "pause"}')
+    return name, found
+
+
+def read_net(text: Any, input_shape: tuple[int, ...], classes: int, seed: int) -> Record:
+    """The config of the net that a JSON list of layers describes, for these images.
+
+    Raises LayerError with the place of the layer that is wrong."""
+    try:
+        listed = parse(f'{{"layers": {text}}}')["layers"]
+    except (ValueError, KeyError) as error:
+        raise LayerError(f"this is no JSON: {error}", None) from None
+    if not isinstance(listed, list) or not 0 < len(listed) <= MOST_LAYERS:
+        raise LayerError(f"a net is a list of 1 to {MOST_LAYERS} layers", None)
+    shape = tuple(input_shape)
+    for number, config in enumerate(listed):
+        try:
+            layer = Layer.from_config(config)
+            if isinstance(layer, Input):
+                raise ValueError("the input is the images' and stands before this list")
+            shape = layer.place("", shape)
+            _expect_bounded(layer)
+        except Exception as error:  # options of any kind come from the browser
+            message = str(error).removeprefix(f"{type(error).__name__}: ")
+            raise LayerError(f"layer {number + 1}: {message}", number) from None
+    if shape != (classes,):
+        raise LayerError(
+            f"layer {len(listed)}: the last layer must give {classes} scores, one a class; it gives {[*shape]}",
+            len(listed) - 1,
+        )
+    try:
+        fresh = [Layer.from_config(config) for config in listed]
+        net = Sequential([Input(input_shape), *fresh], seed=seed, initialize=False)
+    except (ValueError, TypeError) as error:  # two of one name
+        raise LayerError(str(error), None) from None
+    if net.parameter_count > MOST_PARAMETERS:
+        raise LayerError(f"the net has {net.parameter_count:,} parameters, at most {MOST_PARAMETERS:,}", None)
+    return net.config()
+
+
+def write_net(config: Record) -> str:
+    """The layers behind the input, one a line, without what is left at its default: `read_net` reads it."""
+    lines = [json.dumps(_short(layer)) for layer in config["layers"] if layer["layer"] != "Input"]
+    return "[\n  " + ",\n  ".join(lines) + "\n]"
+
+
+def read_image(body: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    """An image file as the net takes it, uint8 (H, W, C), and a line on what it was converted from."""
+    height, width, channels = shape
+    picture = Picture.decode(io.BytesIO(body), "this file")
+    image = picture.array(size=(height, width), channels=channels)
+    was = f"{picture.image.height}x{picture.image.width}, mode {picture.mode}"
+    return image, f"{was}, as {height}x{width} with {channels} channel{'s' * (channels > 1)}"
+
+
+def read_drawing(body: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """A drawing as the net takes it: one byte a pixel, row after row, in each channel the same."""
+    height, width, channels = shape
+    if len(body) != height * width:
+        raise ValueError(f"a drawing has {height * width} bytes, one for each pixel, received {len(body)}")
+    return np.repeat(np.frombuffer(body, np.uint8).reshape(height, width, 1), channels, axis=2)
+
+
+def _expect_bounded(layer: Layer) -> None:
+    count, values = layer.parameter_count, int(np.prod([float(size) for size in layer.output_shape or ()]))
+    if count > MOST_PARAMETERS or values > MOST_VALUES:
+        raise ValueError(
+            f"it has {count:,} parameters and gives {values:,} values; at most {MOST_PARAMETERS:,} and {MOST_VALUES:,}"
+        )
+
+
+def _short(config: Any) -> Any:
+    if isinstance(config, list):
+        return [_short(entry) for entry in config]
+    if not isinstance(config, dict) or "layer" not in config:
+        return config
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(layer_class(config["layer"]))}
+    own = {name: _short(value) for name, value in config.items() if name not in ("layer", "name", "frozen")}
+    plain = {name: list(v) if isinstance(v := defaults.get(name), tuple) else v for name in own}
+    kept = {name: value for name, value in own.items() if value != plain[name]}
+    frozen = {"frozen": config["frozen"]} if config.get("frozen") else {}
+    return {"layer": config["layer"], **kept, **frozen}

@@ -1,0 +1,186 @@
+"""A run as a row of legs: within one the settings hold, and a change begins the next from the same state.
+
+What a leg is made from is a recipe, in the form in which a run stores its settings (`training.stored`). A change
+is noted among the run's records at its step, in the same file and moment as the state that goes on from it, so a run
+that is killed goes on with or without it, never with half of it, and `changes_of` tells what a repetition has to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpuconv import losses
+from gpuconv.arguments import integer
+from gpuconv.checkpoint import Checkpoint
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, StreamLoader
+from gpuconv.layers import Layer
+from gpuconv.layers.saving import NOTES
+from gpuconv.names import lookup
+from gpuconv.training import LossScale, Trainer, feeding, optimizers
+
+Record = dict[str, Any]
+
+CHANGE = "change"  # the event of a record
+SETTINGS = ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "epochs")  # what may change while it trains
+METRICS_EVERY = 10
+BATCH = 256  # of images that are only looked at
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """The images of a run by part; validation may be None."""
+
+    train: Any
+    validation: Any
+    test: Any
+
+    @property
+    def classes(self) -> list[str]:
+        return [str(name) for name in self.train.classes]
+
+
+@dataclasses.dataclass
+class Leg:
+    """A trainer, and what its `fit` takes."""
+
+    recipe: Record
+    trainer: Trainer
+    loaders: dict[str, Any]
+
+    @property
+    def net(self) -> Any:
+        return self.trainer.net
+
+    def fit(self, run_dir: Any, resume: bool, callbacks: Sequence[Any]) -> None:
+        kept = self.recipe.get("options", {})
+        self.trainer.fit(
+            self.loaders["train"],
+            epochs=self.recipe["epochs"],
+            validation=self.loaders["validation"],
+            test=self.loaders["test"],
+            test_at_end=bool((self.recipe.get("test") or {}).get("at_end", self.loaders["validation"] is not None)),
+            callbacks=callbacks,
+            run_dir=run_dir,
+            resume=resume,
+            metrics_every=self.recipe.get("metrics_every", METRICS_EVERY),
+            settings={name: value for name, value in kept.items() if name not in NOTES},
+            progress=False,
+        )
+
+
+def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Any], None] | None = None) -> Leg:
+    """The leg of a recipe, its net with the first weights of its seed. prepare: what is done to them.
+
+    Raises ValueError, TypeError or DataError for what does not fit, before anything else changes."""
+    net = Layer.from_config(recipe["net"], device=device, precision=recipe["precision"])
+    if prepare:
+        prepare(net)
+    trainer = Trainer(
+        net,
+        optimizers.get(**recipe["optimizer"]),
+        loss=losses.read(recipe["loss"]),
+        schedule=recipe["schedule"],
+        seed=recipe["seed"],
+        loss_scale=LossScale(**recipe["loss_scale"]) if recipe.get("loss_scale") else None,
+        metrics=["confusion"],
+    )
+    noted = recipe.get("options", {})
+    known = Normalization(noted["mean"], noted["std"]) if "mean" in noted else None
+    normalization = known or Normalization.from_dataset(sets.train)
+    net.classes, net.normalization = sets.classes, normalization
+    loaders = {}
+    for part in ("train", "validation", "test"):
+        data, kept = getattr(sets, part), recipe.get(part) or {}
+        loaders[part] = None if data is None else _loader(data, kept, part, net, normalization, recipe["seed"])
+        if data is not None:
+            feeding.expect(part, loaders[part], net, trainer.loss)
+    return Leg(recipe, trainer, loaders)
+
+
+def _loader(data: Any, kept: Record, part: str, net: Any, normalization: Any, seed: int) -> Any:
+    kind = Loader if isinstance(data, Dataset) else StreamLoader
+    size = kept.get("batch_size", BATCH)
+    return kind(
+        data,
+        min(size, len(data)) if part == "train" else size,
+        normalization=normalization,
+        seed=kept.get("seed", seed if part == "train" else 0),
+        augmentation=Augmentation.parse(kept.get("augmentation", "none")),
+        shuffle=kept.get("shuffle", part == "train"),
+        drop_last=kept.get("drop_last", False),
+        device=net.device,
+        dtype=net.dtype,
+    )
+
+
+# --- changes -----------------------------------------------------------------------------------
+
+
+def settings_of(recipe: Record) -> Record:
+    """The settings that may change, as they are."""
+    optimizer = recipe["optimizer"]
+    found = {"optimizer": optimizer["optimizer"]}
+    found |= {name: optimizer[name] for name in ("lr", "momentum", "weight_decay") if name in optimizer}
+    return found | {"batch_size": recipe["train"]["batch_size"], "epochs": recipe["epochs"]}
+
+
+def changed(recipe: Record, changes: Record, *, images: int, epoch: int = 0) -> Record:
+    """The recipe with settings changed. images: of the training set. epoch: how many are done.
+
+    Raises ValueError or TypeError for a setting that is unknown, or that the optimizer does not take.
+    """
+    if not isinstance(changes, dict):
+        raise TypeError(f"settings are an object of names and values, received {changes!r}")
+    changes = {lookup("setting", name, {each: each for each in SETTINGS}): value for name, value in changes.items()}
+    found = recipe | {"train": dict(recipe["train"]), "optimizer": dict(recipe["optimizer"])}
+    if (name := changes.pop("optimizer", found["optimizer"]["optimizer"])) != found["optimizer"]["optimizer"]:
+        lookup("optimizer", name, optimizers.OPTIMIZERS)
+        found["optimizer"] = {"optimizer": name}
+        made = optimizers.get(name)  # what the new one takes too goes on
+        for kept in ("lr", "weight_decay", "momentum"):
+            if hasattr(made, kept) and kept in recipe["optimizer"] and kept not in changes:
+                found["optimizer"][kept] = recipe["optimizer"][kept]
+    if "batch_size" in changes:
+        size = integer("batch_size", changes.pop("batch_size"), 1)
+        if size > images:
+            raise ValueError(f"batch_size is at most {images}, the number of training images, received {size}")
+        found["train"]["batch_size"] = size
+    if "epochs" in changes:
+        found["epochs"] = integer("epochs", changes.pop("epochs"), epoch + 1)
+    found["optimizer"] = optimizers.get(**(found["optimizer"] | changes)).config()
+    return found
+
+
+def carried(before: Checkpoint, leg: Leg, changes: Record) -> Checkpoint:
+    """The state before a change as the state that `leg`, made with it, goes on from.
+
+    The weights, their masters and the step number go on, and so does the optimizer's state, where it is the same
+    optimizer; another one begins with zeros. Of an epoch that was begun go on as many images as whole new batches hold.
+    """
+    state = dict(before.state)
+    recipe, was = leg.recipe, state["settings"]
+    same = recipe["optimizer"]["optimizer"] == was["optimizer"]["optimizer"]
+    there = before.part("optimizer")
+    optimizer = {}
+    for name, value in leg.trainer.optimizer.state_dict().items():
+        old = there.get(name)
+        kept = same or name.startswith("master.") or name == "steps"
+        optimizer[name] = old if kept and old is not None and old.shape == value.shape else value
+    seen = state["batch"] * was["train"]["batch_size"]
+    size = recipe["train"]["batch_size"]
+    batches = len(leg.loaders["train"])
+    state["batch"] = min(seen // size, batches - 1)
+    own = {name: recipe[name] for name in ("optimizer", "epochs")}
+    state["settings"] = was | own | {"train": was["train"] | {"batch_size": size}}
+    done = int(optimizer["steps"])
+    note = {"event": CHANGE, "step": done, "epoch": state["epoch"] + 1, "settings": changes}
+    state["records"] = [*state["records"], note]
+    tensors = {name: array for name, array in before.tensors.items() if name.startswith("net.")}
+    return Checkpoint(tensors | {f"optimizer.{name}": array for name, array in optimizer.items()}, state)
+
+
+def changes_of(records: Sequence[Record]) -> list[tuple[int, Record]]:
+    """The steps after which a run's settings changed, and to what."""
+    return [(record["step"], record["settings"]) for record in records if record["event"] == CHANGE]

@@ -1,0 +1,119 @@
+"""What one image makes of a net, as small signed bytes that the page colours: activations, gradients, filters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpuconv import backends, losses
+from gpuconv.layers import Dropout, Flatten, Input
+
+KINDS = ("activations", "gradients", "filters")
+SLICES = 10  # of a layer that are shown
+SIDE = 64  # pixels of a slice, at most
+
+
+class Volume(NamedTuple):
+    """slices: (n, h, w) floats. step: pixels of the layer between two that are shown."""
+
+    layer: str
+    shape: tuple[int, ...]
+    slices: np.ndarray
+    step: int
+
+
+def activations(net: Any, x: Any) -> tuple[list[Volume], np.ndarray]:
+    """The volume after each layer for a batch of one image, and the scores."""
+    found = net.activations(x)
+    return [_volume(name, y) for name, y in found if _has_volume(net[name])], _host(found[-1][1])
+
+
+def gradients(net: Any, x: Any, label: int, loss: Any) -> list[Volume]:
+    """The gradient of the loss to the volume after each layer. Nothing is trained: gradients of parameters that this
+    leaves count as zero."""
+    for _, layer in net.children():
+        x = layer.forward(x)
+    _, dy = losses.apply(loss, x, backends.asarray(np.array([label]), net.device))
+    volumes = []
+    for name, layer in reversed(net.children()):
+        volumes.append((name, dy))
+        dy = layer.backward(dy)
+    net.zero_grad()
+    return [_volume(name, y) for name, y in reversed(volumes) if _has_volume(net[name])]
+
+
+def filters(net: Any) -> list[Volume]:
+    """The filters of each layer that has some, up to four of their channels side by side. Those of a linear layer
+    behind a Flatten have the shape of the volume that is flattened."""
+    found, before = [], net.input_shape
+    for name, layer in net.children():
+        weight = layer.arrays.get("weight") if layer.variables.get("weight") else None
+        if not isinstance(layer, Flatten):
+            shape, before = before, layer.output_shape
+        if weight is None or len(weight.shape) not in (2, 4):
+            continue
+        some = _host(weight[:SLICES])
+        if some.ndim == 2:
+            some = some.reshape(len(some), *shape) if len(shape) == 3 else some[:, None, None, :]
+        channels = [np.pad(some[..., c], ((0, 0), (0, 0), (0, 1))) for c in range(min(4, some.shape[3]))]
+        found.append(Volume(name, tuple(weight.shape), np.concatenate(channels, axis=2)[..., :-1], 1))
+    return found
+
+
+def pack(head: dict[str, Any], volumes: Iterable[Volume], images: Iterable[np.ndarray] = ()) -> bytes:
+    """A header in JSON with its length in four bytes before it, then the bytes of each slice, in [-127, 127], and of
+    each image. Slices of one layer share a scale, which is nearly the largest magnitude."""
+    layers, data = [], []
+    for volume in volumes:
+        values = np.nan_to_num(volume.slices)
+        magnitudes = np.abs(values)
+        scale = (float(np.quantile(magnitudes, 0.995)) or float(magnitudes.max()) or 1.0) if values.size else 1.0
+        data.append(np.rint(np.clip(values / scale, -1, 1) * 127).astype(np.int8).tobytes())
+        entry = {"layer": volume.layer, "shape": volume.shape, "size": volume.slices.shape, "scale": scale}
+        layers.append(entry | {"step": volume.step})
+    shapes = []
+    for image in images:
+        shapes.append(image.shape)
+        data.append(np.ascontiguousarray(image).tobytes())
+    header = json.dumps(head | {"layers": layers, "images": shapes}).encode()
+    return b"".join([len(header).to_bytes(4, "little"), header, *data])
+
+
+def small(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, C) of at most SIDE pixels a side."""
+    step = _step(image.shape)
+    return image[::step, ::step]
+
+
+def best(probabilities: np.ndarray) -> list[list[float]]:
+    """The five best classes, best first: [class, probability]."""
+    order = np.argsort(-probabilities, kind="stable")[:5]
+    return [[int(index), float(probabilities[index])] for index in order]
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _has_volume(layer: Any) -> bool:
+    return not isinstance(layer, Input | Flatten | Dropout)
+
+
+def _volume(name: str, y: Any) -> Volume:
+    one = y[0]
+    shape = tuple(one.shape)
+    step = _step(shape) if len(shape) == 3 else 1
+    some = _host(one[::step, ::step, :SLICES] if len(shape) == 3 else one[:SLICES])
+    return Volume(name, shape, some.transpose(2, 0, 1) if len(shape) == 3 else some.reshape(-1, 1, 1), step)
+
+
+def _step(shape: tuple[int, ...]) -> int:
+    return -(-max(shape[:2]) // SIDE)
+
+
+def _host(array: Any) -> np.ndarray:
+    return backends.to_numpy(array).astype(np.float32)

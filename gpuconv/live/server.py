@@ -1,0 +1,48 @@
+"""The server around the application: its socket, its limits, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from gpuconv.live.app import application
+from gpuconv.live.session import Session
+
+
+@contextlib.contextmanager
+def bound(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens. Raises OSError that names the address where it cannot."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except socket.gaierror as error:
+        raise OSError(errno.EADDRNOTAVAIL, error.strerror, host) from None
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(address)
+        except OSError as error:
+            code = error.errno or 0
+            raise OSError(code, f"{os.strerror(code)}; choose another with --port", f"{host}:{port}") from None
+        yield listening
+
+
+def run(session: Session, listening: socket.socket, *, host: str, token: str | None) -> None:
+    """Serve until a signal ends it."""
+    config = uvicorn.Config(
+        application(session, host=host, token=token),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="off",
+        limit_concurrency=64,
+        timeout_graceful_shutdown=1,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has ended
+        uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,456 @@
+"""A run that is watched: one thread trains, and between two steps it does what browsers ask for.
+
+The net and its trainer belong to that thread alone. Requests reach it through a queue; what it shows goes into a hub,
+which never waits for a browser.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuconv import checkpoint as checkpoints
+from gpuconv.console import say
+from gpuconv.inspect import explain
+from gpuconv.layers.saving import NOTES
+from gpuconv.live import controls, legs, pictures, snapshots
+from gpuconv.live.budget import Budget
+from gpuconv.live.hub import Hub
+from gpuconv.live.legs import Sets
+from gpuconv.shell import command
+from gpuconv.training import RunDirectory
+from gpuconv.training.callbacks import Callback, describe
+from gpuconv.training.fit import FINISHED
+
+Record = dict[str, Any]
+
+TRAINING, PAUSED, ENDED, FAILED = "training", "paused", "finished", "failed"
+NEXT, CLOSED = "goes on otherwise", "closed"  # why a leg ends where another follows, and where the server ends
+
+
+class Session(Callback):
+    """Trains a recipe on data sets and leaves runs in `home`, or goes on with the run in `run_dir`.
+
+    device, why: where, and the reason. name: what runs are called, before their number. prepare: what is done to a new
+    net's first weights. repeat: changes by step (`legs.changes_of`), made when their step is reached.
+    """
+
+    def __init__(
+        self,
+        sets: Sets,
+        recipe: Record,
+        *,
+        device: str,
+        why: str = "",
+        home: Path = Path("runs"),
+        name: str = "live",
+        run_dir: Path | None = None,
+        prepare: Callable[[Any], None] | None = None,
+        repeat: Sequence[tuple[int, Record]] = (),
+        hub: Hub | None = None,
+    ) -> None:
+        self.sets, self.device, self.why, self.home, self.name = sets, device, why, home, name
+        self.hub = hub or Hub()
+        self.budget = Budget()
+        self.leg = legs.make(recipe, sets, device, prepare=prepare)
+        self.phase, self.message = (TRAINING, "") if run_dir is None else (PAUSED, "")
+        self.spent = 0.0  # seconds in the callbacks, without those in which it was paused
+        self.worked = 0.0  # seconds of training, these included
+        self._queue: queue.SimpleQueue[tuple[str, Record, Future[Any]]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="training", daemon=True)
+        self._closing = False
+        self._acts = False
+        self._under_way = False  # inside `fit`
+        self._allowed = 0  # steps to do while paused
+        self._next: Callable[[], None] | None = None
+        self._repeat = deque(repeat)
+        self._before: dict[str, np.ndarray] | None = None
+        self._rate: tuple[float, int] = (time.perf_counter(), 0)
+        self._per_second = 0.0
+        self._log: deque[str] = deque(maxlen=200)
+        self._kind = pictures.KINDS[0]
+        self._image, self._truth, self._shown = self._test_image(0)
+        if run_dir is None:
+            self.run_dir, self._resume = RunDirectory.claim(home, name), False
+        else:
+            self.run_dir, self._resume = Path(run_dir), True
+            self._show_stored()
+
+    # --- from any thread -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask(self, name: str, /, **arguments: Any) -> Future[Any]:
+        """Have the training thread do something between two steps; what it gives, or raises, is in the future.
+
+        Raises ValueError for an unknown request."""
+        if name not in REQUESTS:
+            raise ValueError(f"unknown request {name[:50]!r}; known are {', '.join(REQUESTS)}")
+        future: Future[Any] = Future()
+        self._queue.put((name, arguments, future))
+        return future
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Finish the step, save, and end the thread."""
+        self._closing = True
+        self._queue.put(("close", {}, Future()))
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    # --- the thread ----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        self._show_all()
+        while not self._closing:
+            if self.phase == TRAINING or self._allowed:
+                self._train()
+            while self._next and not self._closing:
+                self._turn()
+            if self.phase != TRAINING and not self._allowed and not self._closing:
+                self._serve(wait=True)
+
+    def _train(self) -> None:
+        """One leg, from where the run is to its end or the next change."""
+        self.say(f"run {self.run_dir}, from step {self.trainer.steps}")
+        try:
+            self.leg.fit(self.run_dir, self._resume, [self])
+        except Exception as error:  # whatever it is, the page shows it and can begin anew
+            self.phase, self.message = FAILED, str(error) or type(error).__name__
+            self.say(f"failed: {self.message}")
+        else:
+            if self.trainer.stop_reason == FINISHED:
+                self.phase, self._allowed = ENDED, 0
+                self.say(f"finished after step {self.trainer.steps}")
+            elif self.trainer.stop_reason == CLOSED:
+                again = command("gpuconv", "live", self.run_dir)
+                self.say(f"saved after step {self.trainer.steps}; continue with: {again}")
+        self._resume, self._under_way = True, False
+        self._show_all()
+
+    def _turn(self) -> None:
+        """What has to be done between two legs."""
+        do, self._next = self._next, None
+        try:
+            assert do is not None
+            do()
+        except Exception as error:
+            self.phase, self.message = FAILED, str(error) or type(error).__name__
+            self.say(f"failed: {self.message}")
+        self._show_all()
+
+    def _serve(self, wait: bool = False) -> None:
+        """Answer the requests that are there; wait: for one at least."""
+        while wait or not self._queue.empty():
+            name, arguments, future = self._queue.get()
+            wait = False
+            if name == "close":
+                return
+            try:
+                future.set_result(REQUESTS[name](self, **arguments))
+            except Exception as error:
+                future.set_exception(error)
+        if self.phase != TRAINING:
+            self.budget.now("state")
+            self._show()
+
+    # --- callbacks -----------------------------------------------------------------------------
+
+    def next_step(self, trainer: Any) -> int | None:
+        """Asked where a device does several steps at once: 1 where something is to be shown or done after the next."""
+        begun = time.perf_counter()
+        asked = not self._queue.empty() or self.phase == PAUSED or self._before is not None or self._closing
+        self._acts = asked or (self.hub.clients > 0 and self.budget.any_due)
+        self.spent += time.perf_counter() - begun
+        if self._acts or not self._repeat:
+            return 1 if self._acts else None
+        return max(1, self._repeat[0][0] - trainer.steps)
+
+    def on_start(self, trainer: Any) -> None:
+        self._began = time.perf_counter()
+        self._rate = self._began, trainer.steps
+        self._before = None
+        self._under_way = True
+        self._acts = True  # stays so where steps are never done together
+
+    def on_step(self, trainer: Any, record: Record | None) -> None:
+        if trainer.batch < trainer.batches:  # else `on_epoch` comes next, and closes the epoch first
+            self._after_step(trainer)
+
+    def on_epoch(self, trainer: Any, record: Record) -> None:
+        self.say(describe(record, trainer.epochs))
+        if (found := snapshots.confusion([record], self.sets.classes)) is not None:
+            self.hub.put("confusion", snapshots.encode(found))
+        self._after_step(trainer)
+
+    def _after_step(self, trainer: Any) -> None:
+        begun = time.perf_counter()
+        waited = 0.0
+        if self._repeat and trainer.steps >= self._repeat[0][0]:
+            self.change(self._repeat.popleft()[1])
+        if self._acts:
+            self._allowed = max(0, self._allowed - 1)
+            if self.hub.clients:
+                self._show()
+            waiting = time.perf_counter()
+            self._serve()
+            while self._waits:
+                self._serve(wait=True)
+            waited = time.perf_counter() - waiting
+        if self._closing:
+            trainer.stop(CLOSED)
+        now = time.perf_counter()
+        self.spent += now - begun - waited
+        self.worked += now - self._began - waited
+        self._began = now
+
+    @property
+    def _waits(self) -> bool:
+        return self.phase == PAUSED and not (self._allowed or self._next or self._closing)
+
+    # --- what is shown -------------------------------------------------------------------------
+
+    @property
+    def trainer(self) -> Any:
+        return self.leg.trainer
+
+    def say(self, text: str) -> None:
+        say(text)
+        self._log.append(text)
+        self.hub.put("log", snapshots.encode([*self._log]))
+
+    def _show_all(self) -> None:
+        """Everything anew, for whoever comes now or is there."""
+        self.hub.put("net", snapshots.encode(snapshots.net(self.leg)))
+        self.hub.put("log", snapshots.encode([*self._log]))
+        if (found := snapshots.confusion(self.trainer.records, self.sets.classes)) is not None:
+            self.hub.put("confusion", snapshots.encode(found))
+        self.budget.now()
+        self._show()
+
+    def _show(self) -> None:
+        """What is due."""
+        if self._before is not None:
+            with self.budget.spend("scales"):
+                self.hub.put("scales", snapshots.encode(snapshots.scales(self._before, snapshots.weights(self.leg))))
+                self._before = None
+        if self.budget.due("state"):
+            with self.budget.spend("state"):
+                self.hub.put("state", snapshots.encode(self.state()))
+        if self.budget.due("curves"):
+            with self.budget.spend("curves"):
+                self.hub.put("curves", snapshots.encode(snapshots.curves(self.trainer.records)))
+        if self.budget.due("picture"):
+            with self.budget.spend("picture"):
+                self.hub.put("picture", self._picture())
+        if self.budget.due("examples"):
+            with self.budget.spend("examples"):
+                self.hub.put("examples", snapshots.examples(self.leg, self.sets))
+        if self.phase != ENDED and self._before is None and self.budget.due("scales"):
+            self._before = snapshots.weights(self.leg)  # the step after this is the update that is measured
+
+    def state(self) -> Record:
+        trainer, now = self.trainer, time.perf_counter()
+        since, steps = self._rate
+        if self.phase == TRAINING and now - since > 0.5:
+            size = self.leg.recipe["train"]["batch_size"]
+            self._per_second = (trainer.steps - steps) * size / (now - since)
+            self._rate = now, trainer.steps
+        return {
+            "phase": self.phase,
+            "message": self.message,
+            "step": trainer.steps,
+            "epoch": trainer.epoch,
+            "batch": trainer.batch,
+            "batches": len(self.leg.loaders["train"]),
+            "epochs": self.leg.recipe["epochs"],
+            "per_second": self._per_second if self.phase == TRAINING else 0,
+            "device": self.device,
+            "why": self.why,
+            "run": str(self.run_dir),
+            "data": str(self.sets.train.name),
+            "images": len(self.sets.train),
+            "tests": len(self.sets.test),
+            "classes": self.sets.classes,
+            "settings": legs.settings_of(self.leg.recipe),
+            "saved": self._saved(),
+            "shown": self._shown,
+            "kind": self._kind,
+        }
+
+    def _picture(self) -> bytes:
+        head = {"shown": self._shown, "step": self.trainer.steps}
+        return snapshots.picture(self.leg, self._kind, self._image, self._truth, head)
+
+    def _test_image(self, number: int) -> tuple[np.ndarray, int | None, str]:
+        image = np.asarray(self.sets.test.subset([number]).first(1))[0]
+        return image, int(self.sets.test.labels[number]), f"test image {number}"
+
+    # --- requests ------------------------------------------------------------------------------
+
+    def greet(self) -> None:
+        """A browser has come: have something to show it at once."""
+        self.budget.now()
+        if self.phase != TRAINING:
+            self._show()
+
+    def pause(self) -> None:
+        if self.phase == TRAINING:
+            self.phase, self._allowed = PAUSED, 0
+
+    def step(self) -> None:
+        if self.phase in (TRAINING, PAUSED):
+            self.phase, self._allowed = PAUSED, 1
+
+    def go(self) -> None:
+        if self.phase == PAUSED:
+            self.phase = TRAINING
+        elif self.phase in (ENDED, FAILED):
+            raise ValueError(f"the run has {self.phase}; give it more epochs, load a checkpoint or start anew")
+
+    def change(self, settings: Record) -> None:
+        """Change settings from the next step on."""
+        images, epoch = len(self.sets.train), self.trainer.epoch
+        recipe = legs.changed(self.leg.recipe, settings, images=images, epoch=epoch)
+        if recipe == self.leg.recipe:
+            return
+        leg = legs.make(recipe, self.sets, self.device)  # raises for what does not fit
+        if not RunDirectory(self.run_dir).last.exists():  # it failed before it began
+            self.leg = leg
+            return
+
+        def do() -> None:
+            last = RunDirectory(self.run_dir).last
+            checkpoints.save(last, legs.carried(checkpoints.load(last), leg, settings))
+            self.leg = leg
+            self._show_stored()
+            self.say(f"from step {self.trainer.steps} on: {', '.join(f'{k} {v}' for k, v in settings.items())}")
+            if self.phase in (ENDED, FAILED):
+                self.phase, self.message = PAUSED if self.trainer.epoch < recipe["epochs"] else ENDED, ""
+
+        self._end_leg(do)
+
+    def restart(self, layers: str | None = None) -> None:
+        """Begin a new run, with the net that a JSON list of layers describes; by default with the same net."""
+        kept = self.leg.recipe.get("options", {})
+        recipe = self.leg.recipe | {"options": {name: value for name, value in kept.items() if name in NOTES}}
+        if layers is not None:
+            net = self.leg.net
+            made = controls.read_net(layers, net.input_shape, net.output_shape[-1], recipe["seed"])
+            recipe["net"] = {key: value for key, value in made.items() if key != "precision"}
+        leg = legs.make(recipe, self.sets, self.device)
+
+        def do() -> None:
+            self.run_dir, self._resume, self.leg = RunDirectory.claim(self.home, self.name), False, leg
+            self.phase, self.message, self._allowed = TRAINING, "", 0
+
+        self._end_leg(do)
+
+    def save(self) -> int:
+        """Keep the state as it is now, under the next number in the run's folder."""
+        number = max(self._saved(), default=0) + 1
+        checkpoints.save(self._saved_file(number), self._snapshot())
+        self.say(f"saved as {self._saved_file(number)}")
+        self.budget.now("state")
+        return number
+
+    def load(self, number: int) -> None:
+        """Go back, or forth, to a state that was saved. Training is paused."""
+        if number not in self._saved():
+            raise ValueError(f"no checkpoint is saved as {number!r}; saved are {self._saved() or 'none'}")
+        found = checkpoints.load(self._saved_file(number))
+        leg = legs.make(found.state["settings"], self.sets, self.device)
+
+        def do() -> None:
+            checkpoints.save(RunDirectory(self.run_dir).last, found)
+            self.leg, self.phase, self.message, self._allowed = leg, PAUSED, "", 0
+            self._show_stored()
+            self.say(f"went to checkpoint {number}, step {self.trainer.steps}")
+
+        self._end_leg(do)
+
+    def look(
+        self, kind: str | None = None, test: int | None = None, image: np.ndarray | None = None, title: str = "image"
+    ) -> None:
+        """Choose the image on its way through the net, and what is shown of it."""
+        if kind is not None and kind not in pictures.KINDS:
+            raise ValueError(f"shown are {', '.join(pictures.KINDS)}, received {kind!r}")
+        if test is not None:
+            count = len(self.sets.test)
+            if type(test) is not int or not 0 <= test < count:
+                raise ValueError(f"test images are numbered from 0 to {count - 1}, received {test!r}")
+            self._image, self._truth, self._shown = self._test_image(test)
+        elif image is not None:
+            self._image, self._truth, self._shown = image, None, title
+        self._kind = kind or self._kind
+        self.budget.now("picture", "state")
+        self._show()
+
+    def explain(self, layer: str, at: list[int]) -> Record:
+        """Where one activation of the image that is shown comes from."""
+        found = explain(self.leg.net, snapshots._given(self.leg, self._image[None]), layer, at)
+        terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
+        weight = None if found.weight is None else found.weight.reshape(found.window.shape)
+        return {
+            "text": str(found),
+            "kind": found.kind,
+            "terms": terms,
+            "value": found.value,
+            "total": found.total,
+            "bias": found.bias,
+            "error": found.error,
+            "window": _grid(found.window),
+            "weight": None if weight is None else _grid(weight),
+            "channels": found.window.shape[-1],
+        }
+
+    # --- parts ---------------------------------------------------------------------------------
+
+    def _end_leg(self, do: Callable[[], None]) -> None:
+        """End this leg after the current step, and do something before the next."""
+        self._next = do
+        self.trainer.stop(NEXT)
+
+    def _snapshot(self) -> Any:
+        """The state now; of a run that is not under way, what it stored."""
+        if not self._under_way:
+            return checkpoints.load(RunDirectory(self.run_dir).last)
+        return self.trainer.snapshot()
+
+    def _show_stored(self) -> None:
+        """Take over what the run's last checkpoint holds, to look at; `fit` takes it over to go on."""
+        found = checkpoints.load(RunDirectory(self.run_dir).last)
+        trainer = self.trainer
+        trainer.net.load_state_dict(found.part("net"))
+        trainer.optimizer.load_state_dict(found.part("optimizer"))
+        trainer.epoch, trainer.batch = found.state["epoch"], found.state["batch"]
+        trainer.records = found.state["records"]
+        if self.phase == PAUSED and trainer.epoch >= self.leg.recipe["epochs"]:
+            self.phase = ENDED
+
+    def _saved(self) -> list[int]:
+        stems = (path.stem.removeprefix("saved-") for path in self.run_dir.glob("saved-*.safetensors"))
+        return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+    def _saved_file(self, number: int) -> Path:
+        return self.run_dir / f"saved-{number}.safetensors"
+
+
+def _grid(values: np.ndarray) -> list[list[float]]:
+    """The first channel of a window as rows; of a vector its beginning."""
+    finite = np.where(np.isfinite(values), values, 0.0)
+    return (finite[:, :, 0] if finite.ndim == 3 else finite.reshape(1, -1)[:, :64]).tolist()
+
+
+REQUESTS: dict[str, Callable[..., Any]] = {
+    name: getattr(Session, name)
+    for name in ("greet", "pause", "step", "go", "change", "restart", "save", "load", "look", "explain")
+}

@@ -1,0 +1,131 @@
+"""What browsers are shown of a run, made between two steps in the training thread."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, summary
+from gpuconv.live import pictures
+from gpuconv.live.controls import write_net
+from gpuconv.live.legs import CHANGE, Leg, Sets
+
+Record = dict[str, Any]
+
+POINTS = 400  # of a curve that are sent
+EXAMPLES = 64  # test images that are looked at
+SHOWN = 12  # of them, right and wrong ones each
+
+
+def encode(value: Any) -> bytes:
+    return json.dumps(value, default=_plain, separators=(",", ":")).encode()
+
+
+def net(leg: Leg) -> Record:
+    """The net as a row of layers, and as text to edit."""
+    by_name = dict(leg.net.children())
+    rows = [
+        {
+            "layer": name,
+            "kind": type(layer).__name__,
+            "text": repr(layer),
+            "shape": list(layer.output_shape or ()),
+            "parameters": layer.parameter_count,
+        }
+        for name, layer in by_name.items()
+    ]
+    table = summary.rows(leg.net)
+    total = sum(row.parameters for row in table)
+    return {"rows": rows, "parameters": total, "mult_adds": sum(row.mult_adds for row in table)} | {
+        "text": write_net(leg.net.config()),
+        "input": list(leg.net.input_shape),
+    }
+
+
+def curves(records: Sequence[Record]) -> Record:
+    """[step, loss, accuracy] of the readings, thinned, and of each part's epochs; the steps of changes."""
+    readings = [[r["step"], r["loss"], r["accuracy"]] for r in records if r["event"] == "step"]
+    epochs = [r for r in records if r["event"] == "epoch"]
+    parts = {
+        part: _thinned([[r["step"], r[f"{part}_loss"], r[f"{part}_accuracy"]] for r in epochs if f"{part}_loss" in r])
+        for part in ("train", "validation", "test")
+    }
+    changes = [[r["step"], _told(r["settings"])] for r in records if r["event"] == CHANGE]
+    return {"readings": _thinned(readings), **parts, "changes": changes}
+
+
+def confusion(records: Sequence[Record], classes: Sequence[str]) -> Record | None:
+    """The newest confusion matrix, of the validation images where there are some, else of the test images."""
+    for record in reversed(records):
+        for part in ("validation", "test"):
+            if f"{part}_confusion" in record:
+                return {"part": part, "matrix": record[f"{part}_confusion"], "classes": list(classes)}
+    return None
+
+
+def picture(leg: Leg, kind: str, image: np.ndarray, truth: int | None, head: Record) -> bytes:
+    """One image on its way through the net. image: uint8 (H, W, C)."""
+    x = _given(leg, image[None])
+    volumes, scores = pictures.activations(leg.net, x)
+    odds = pictures.softmax(scores[0].astype(np.float64))
+    if kind == "gradients":
+        label = int(odds.argmax()) if truth is None else truth
+        volumes = pictures.gradients(leg.net, x, label, leg.trainer.loss)
+    elif kind == "filters":
+        volumes = pictures.filters(leg.net)
+    own = {"kind": kind, "truth": truth, "best": pictures.best(odds)}
+    return pictures.pack(head | own, volumes, [pictures.small(image)])
+
+
+def examples(leg: Leg, sets: Sets) -> bytes:
+    """Test images with their five best scores, right and wrong ones apart."""
+    images = np.asarray(sets.test.first(EXAMPLES))
+    labels = sets.test.labels[: len(images)]
+    odds = pictures.softmax(backends.to_numpy(leg.net.infer(_given(leg, images))).astype(np.float64))
+    right = odds.argmax(axis=1) == labels
+    shown = [*np.flatnonzero(right)[:SHOWN], *np.flatnonzero(~right)[:SHOWN]]
+    told = [
+        {"index": int(at), "truth": int(labels[at]), "right": bool(right[at]), "best": pictures.best(odds[at])}
+        for at in shown
+    ]
+    head = {"shown": told, "right": int(right.sum()), "of": len(images)}
+    return pictures.pack(head, [], [pictures.small(images[at]) for at in shown])
+
+
+def weights(leg: Leg) -> dict[str, np.ndarray]:
+    """Copies of the trained parameters, of which `scales` compares those before a step and after it."""
+    return {name: np.array(backends.to_numpy(array), np.float32) for name, array in leg.net.params().items()}
+
+
+def scales(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[Record]:
+    """The root mean square of each parameter and of its update."""
+    return [
+        {"name": name, "weight": _rms(value), "update": _rms(value - before[name])}
+        for name, value in after.items()
+        if name in before and before[name].shape == value.shape
+    ]
+
+
+def _given(leg: Leg, images: np.ndarray) -> Any:
+    return backends.asarray(leg.net.normalization(images), leg.net.device, leg.net.dtype)
+
+
+def _rms(values: np.ndarray) -> float:
+    return math.sqrt(float(np.vdot(values, values)) / max(values.size, 1))
+
+
+def _thinned(points: list[Any]) -> list[Any]:
+    step = -(-len(points) // POINTS) or 1
+    return points[::-step][::-1]  # the newest is among them
+
+
+def _told(settings: Record) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)

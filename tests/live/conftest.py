@@ -1,0 +1,64 @@
+"""A small session: two hundred digits, a linear net, a run in a temporary folder."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("starlette")
+
+import gpuconv as gc
+from gpuconv.layers import Flatten, Input, Linear, Sequential
+from gpuconv.live import Session, Sets
+from gpuconv.training import optimizers
+
+LINEAR = [Flatten(), Linear(10)]
+
+
+def recipe_of(layers, **changes):
+    net = Sequential([Input((8, 8, 1)), *layers], initialize=False)
+    return {
+        "net": net.config(),
+        "precision": "float32",
+        "optimizer": optimizers.get("sgd", lr=0.05, momentum=0.9).config(),
+        "loss": "SoftmaxCrossEntropy(label_smoothing=0.0)",
+        "schedule": "constant",
+        "seed": 0,
+        "epochs": 2000,
+        "train": {"batch_size": 40, "augmentation": "none"},
+    } | changes
+
+
+@pytest.fixture(scope="session")
+def sets():
+    train, test = gc.data.load("digits")
+    return Sets(train.subset(slice(0, 200)), None, test.subset(slice(0, 60)))
+
+
+@pytest.fixture
+def open_session(sets, tmp_path):
+    """Makes sessions in this test's folder; all are closed at its end."""
+    made = []
+
+    def make(layers=LINEAR, start=True, changes=None, **options):
+        recipe = recipe_of(layers, **(changes or {}))
+        session = Session(sets, options.pop("recipe", recipe), device="numpy", home=tmp_path, **options)
+        made.append(session)
+        if start:
+            session.start()
+        return session
+
+    yield make
+    for session in made:
+        session.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures_of_curves(monkeypatch):
+    """They take longer than the runs."""
+    from gpuconv.training.callbacks import Curves
+
+    monkeypatch.setattr(Curves, "_draw", lambda *_, **__: None)
+
+
+def do(session, name, **arguments):
+    return session.ask(name, **arguments).result(30)

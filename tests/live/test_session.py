@@ -1,0 +1,270 @@
+"""A run that is watched: its controls, its changes, and that it goes on and repeats to the bit."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette")
+
+from gpuconv import checkpoint
+from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D, ReLU, Residual
+from gpuconv.live import legs, pictures
+from gpuconv.live.budget import Budget, Look
+from gpuconv.live.session import PAUSED
+from gpuconv.training import RunDirectory
+from gpuconv.training.stored import state
+from tests.live.conftest import LINEAR, do
+
+CONV = [Conv2D(3, 3, padding=1), BatchNorm(), ReLU(), MaxPool2D(2), Flatten(), Dropout(0.5), Linear(10)]
+
+
+def wait_for(session, what, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, (session.phase, session.message)
+        time.sleep(0.005)
+
+
+def weights_of(session):
+    found = checkpoint.load(RunDirectory(session.run_dir).last)
+    return {name: array.tobytes() for name, array in found.tensors.items()}
+
+
+def records_of(run_dir):
+    return state(checkpoint.load(RunDirectory(run_dir).last).state, run_dir)["records"]
+
+
+def test_pause_stops_the_steps_and_go_goes_on(open_session):
+    session = open_session()
+    wait_for(session, lambda: session.trainer.steps > 5)
+    do(session, "pause")
+    there = session.trainer.steps
+    time.sleep(0.1)
+    assert session.trainer.steps == there
+    for number in range(1, 12):  # over ends of epochs
+        do(session, "step")
+        wait_for(session, lambda: session.trainer.steps == there + number)  # noqa: B023
+    time.sleep(0.05)
+    assert session.trainer.steps == there + 11
+    do(session, "go")
+    wait_for(session, lambda: session.trainer.steps > there + 30)
+
+
+def test_a_change_is_said_kept_and_in_force(open_session):
+    session = open_session()
+    wait_for(session, lambda: session.trainer.steps > 3)
+    do(session, "pause")
+    do(session, "change", settings={"lr": 0.01, "momentum": 0.8, "batch_size": 25})
+    wait_for(session, lambda: session.trainer.optimizer.lr == 0.01)
+    step = session.trainer.steps
+    do(session, "step")
+    wait_for(session, lambda: session.trainer.steps == step + 1)
+    assert session.trainer.optimizer.momentum == 0.8
+    assert session.leg.loaders["train"].batch_size == 25
+    assert any(f"from step {step} on: lr 0.01" in line for line in session._log)
+    session.close()
+    assert legs.changes_of(records_of(session.run_dir)) == [(step, {"lr": 0.01, "momentum": 0.8, "batch_size": 25})]
+    lines = [json.loads(line) for line in (session.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "change"] == [step]
+
+
+def test_a_change_of_the_rate_keeps_the_optimizer_s_state_and_another_one_begins_anew(open_session):
+    session = open_session(changes={"optimizer": {"optimizer": "adam", "lr": 0.01}})
+    wait_for(session, lambda: session.trainer.steps > 3)
+    do(session, "pause")
+    before = session.trainer.optimizer.state_dict()
+    do(session, "change", settings={"lr": 0.5})
+    wait_for(session, lambda: session.trainer.optimizer.lr == 0.5)
+    after = session.trainer.optimizer.state_dict()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    do(session, "change", settings={"optimizer": "rmsprop"})
+    wait_for(session, lambda: session.trainer.optimizer.name == "rmsprop")
+    assert session.trainer.optimizer.lr == 0.5  # what both take goes on
+    assert session.trainer.steps == before["steps"]
+
+
+@pytest.mark.parametrize("layers", [LINEAR, CONV], ids=["linear", "norm-and-dropout"])
+def test_a_run_that_was_stopped_and_one_that_is_repeated_give_the_same_bits(open_session, layers):
+    changes = [(7, {"lr": 0.02}), (13, {"batch_size": 30}), (15, {"optimizer": "adam", "lr": 0.003})]
+    first = open_session(layers, repeat=changes, changes={"epochs": 6})
+    wait_for(first, lambda: first.phase == "finished")
+    assert legs.changes_of(records_of(first.run_dir)) == changes
+    again = open_session(layers, repeat=legs.changes_of(records_of(first.run_dir)), changes={"epochs": 6})
+    wait_for(again, lambda: again.phase == "finished")
+    assert weights_of(again) == weights_of(first)
+    stopped = open_session(layers, start=False, repeat=changes, changes={"epochs": 6})
+    stopped.phase = PAUSED
+    stopped.start()
+    for _ in range(17):
+        do(stopped, "step")
+        do(stopped, "greet")
+    wait_for(stopped, lambda: stopped.trainer.steps >= 15)
+    stopped.close()
+    recipe = checkpoint.load(RunDirectory(stopped.run_dir).last).state["settings"]
+    resumed = open_session(recipe=recipe, run_dir=stopped.run_dir)
+    assert resumed.phase == PAUSED
+    do(resumed, "go")
+    wait_for(resumed, lambda: resumed.phase == "finished")
+    assert weights_of(resumed) == weights_of(first)
+
+
+def test_refused_changes_change_nothing(open_session):
+    session = open_session(CONV)
+    wait_for(session, lambda: session.trainer.steps > 3)
+    do(session, "pause")
+    step, recipe = session.trainer.steps, session.leg.recipe
+    for settings, said in [
+        ({"lr": -1.0}, "lr"),
+        ({"lr": "0.1"}, "lr"),
+        ({"momentum": 1.5}, "momentum"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 201}, "at most 200"),
+        ({"optimizer": "sdg"}, "did you mean"),
+        ({"epochs": 0}, "epochs"),
+        ({"rate": 1}, "unknown setting"),
+        ({"optimizer": "adam", "momentum": 0.5}, "momentum"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=said):
+            do(session, "change", settings=settings)
+    with pytest.raises((ValueError, TypeError)):
+        do(session, "change", settings=3)
+    assert (session.trainer.steps, session.leg.recipe) == (step, recipe)
+
+
+def test_an_edited_net_begins_a_new_run_and_a_bad_one_names_its_layer(open_session):
+    session = open_session(CONV)
+    first = session.run_dir
+    from gpuconv.live.controls import LayerError
+
+    for text, layer, said in [
+        ("[", None, "no JSON"),
+        ("5", None, "list"),
+        ("[]", None, "list"),
+        ('[{"layer": "Conv3D"}]', 0, "unknown layer"),
+        ('[{"layer": "ReLU"}, {"layer": "Conv2D", "out_channels": 4}]', 1, "kernel_size"),
+        ('[{"layer": "Conv2D", "out_channels": 4, "kernel_size": 9}]', 0, "layer 1"),
+        ('[{"layer": "Flatten"}, {"layer": "Linear", "out_features": 9}]', 1, "10 scores"),
+        ('[{"layer": "Flatten"}, {"layer": "Linear", "out_features": 99999999}]', 1, "at most"),
+        ('[{"layer": "Input", "shape": [8, 8, 1]}]', 0, "input"),
+        ('[{"layer": "ReLU", "name": "a"}, {"layer": "ReLU", "name": "a"}, {"layer": "Flatten"}, '
+         '{"layer": "Linear", "out_features": 10}]', None, "named 'a'"),
+        ("[[[[[]]]]]", 0, "layer 1"),
+    ]:  # fmt: skip
+        with pytest.raises(LayerError, match=said) as caught:
+            do(session, "restart", layers=text)
+        assert caught.value.layer == layer, text
+    assert session.run_dir == first
+    do(session, "restart", layers='[{"layer": "Flatten"}, {"layer": "Linear", "out_features": 10}]')
+    wait_for(session, lambda: session.run_dir != first and session.trainer.steps > 3)
+    assert [type(layer).__name__ for layer in session.leg.net] == ["Input", "Flatten", "Linear"]
+
+
+def test_a_net_is_written_as_it_is_read():
+    from gpuconv.layers import Input, Sequential
+    from gpuconv.live.controls import read_net, write_net
+
+    inner = [Conv2D(3, 3, padding=((1, 1), (1, 1)), bias=False), BatchNorm(eps=1e-3)]
+    net = Sequential([Input((8, 8, 1)), *CONV[:3], Residual(inner), *CONV[3:]], initialize=False)
+    assert read_net(write_net(net.config()), (8, 8, 1), 10, 0) == net.config()
+
+
+def test_a_saved_checkpoint_is_gone_back_to(open_session):
+    session = open_session()
+    wait_for(session, lambda: session.trainer.steps > 3)
+    do(session, "pause")
+    step = session.trainer.steps
+    weight = np.array(session.leg.net["fc1"]["weight"])
+    assert do(session, "save") == 1
+    do(session, "go")
+    wait_for(session, lambda: session.trainer.steps > step + 5)
+    with pytest.raises(ValueError, match=r"saved are \[1\]"):
+        do(session, "load", number=2)
+    do(session, "load", number=1)
+    wait_for(session, lambda: session.trainer.steps == step)
+    assert np.array_equal(session.leg.net["fc1"]["weight"], weight)
+    do(session, "step")
+    wait_for(session, lambda: session.trainer.steps == step + 1)
+
+
+def test_more_epochs_go_on_with_a_finished_run(open_session):
+    session = open_session(changes={"epochs": 1})
+    wait_for(session, lambda: session.phase == "finished")
+    with pytest.raises(ValueError, match="more epochs"):
+        do(session, "go")
+    do(session, "change", settings={"epochs": 3})
+    wait_for(session, lambda: session.phase == PAUSED)
+    do(session, "go")
+    wait_for(session, lambda: session.phase == "finished")
+    assert session.trainer.epoch == 3
+
+
+def test_a_run_that_diverges_says_so_and_can_begin_anew(open_session):
+    session = open_session(changes={"optimizer": {"optimizer": "sgd", "lr": 3e38}})
+    wait_for(session, lambda: session.phase == "failed")
+    assert "not finite" in session.message
+    do(session, "change", settings={"lr": 0.01})
+    do(session, "restart")
+    wait_for(session, lambda: session.phase == "training" and session.trainer.steps > 3)
+
+
+def test_it_trains_the_same_whether_anybody_looks_or_not(open_session):
+    """Looks, gradients and explanations between two steps leave no trace."""
+    alone = open_session(CONV, changes={"epochs": 8})
+    wait_for(alone, lambda: alone.phase == "finished")
+    seen = open_session(CONV, start=False, changes={"epochs": 8})
+    seen.hub = Watched()
+    seen.budget = Budget({name: Look(0.0, 1.0) for name in seen.budget.looks})
+    seen.start()
+    while seen.phase != "finished":
+        for kind in pictures.KINDS:
+            do(seen, "look", kind=kind, test=3)
+        assert do(seen, "explain", layer="conv1", at=[1, 2, 0])["error"] < 1e-4
+    assert weights_of(seen) == weights_of(alone)
+    assert {"state", "curves", "picture", "examples", "scales", "confusion", "net", "log"} <= seen.hub.put_names
+
+
+class Watched:
+    """A hub with a client that never reads."""
+
+    clients = 1
+
+    def __init__(self):
+        self.put_names = set()
+
+    def put(self, name, message):
+        self.put_names.add(name)
+
+
+def test_looks_take_no_more_than_their_share():
+    now = [0.0]
+    budget = Budget({"picture": Look(every=0.1, share=0.02)}, clock=lambda: now[0])
+    spent = 0.0
+    for _ in range(100_000):
+        now[0] += 0.001
+        if budget.due("picture"):
+            with budget.spend("picture"):
+                now[0] += 0.05
+                spent += 0.05
+    assert 0.019 < spent / now[0] < 0.0202  # the last one is not paid yet
+    quick = Budget({"state": Look(every=0.1, share=0.02)}, clock=lambda: now[0])
+    seen = 0
+    for _ in range(1000):  # 10 s
+        now[0] += 0.01
+        if quick.due("state"):
+            with quick.spend("state"):
+                seen += 1
+    assert 90 <= seen <= 101
+
+
+def test_a_run_without_its_extra_names_it(monkeypatch):
+    import sys
+
+    from gpuconv import live
+
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ImportError, match=r"gpuconv\[live\]"):
+        live.expect_installed()
