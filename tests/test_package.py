@@ -48,7 +48,7 @@ LAYERS = [
     {"__main__"},
 ]
 
-KNOTS = {"backends", "convert", "layers"}  # whose files still import one another in circles
+KNOTS = {"backends"}  # whose files still import one another in circles
 
 BACKENDS = {f"gpuconv.backends.{name}" for name in ("cpu", "cuda", "reference")}
 

@@ -108,7 +108,9 @@ class Layer:
     """
 
     stem: ClassVar[str] = "layer"
+    numbered: ClassVar[bool] = True  # called by kind and number, else by kind alone
     elementwise: ClassVar[bool] = False  # the output takes its input's place: no volume of its own in `summary`
+    slides: ClassVar[bool] = True  # on a larger image it does the same at more places
 
     _: KW_ONLY
     name: str | None = None
@@ -173,6 +175,20 @@ class Layer:
     def children(self) -> Sequence[tuple[str, Layer]]:
         """The layers inside, each with its part of the path."""
         return []
+
+    def fused(self) -> Layer:
+        """The layer with the rows inside fused, sharing its arrays; see `Sequential.fuse`."""
+        return self
+
+    def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
+        """The layer, not built, that does the same at each place of a larger image, or None where there is none to do.
+
+        flattened: the volume that a `Flatten` before it has flattened, until an FC layer reads it; returned for the
+        layer behind. Raises ValueError for a layer that cannot slide. See `Sequential.as_convolutional`.
+        """
+        if not all(layer.slides for layer in self.walk()):
+            raise ValueError(f"{self.path} holds an FC layer or a global pool inside, which cannot slide")
+        return Layer.from_config(self.config()), flattened
 
     # --- building ------------------------------------------------------------------------------
 
@@ -493,6 +509,10 @@ class Layer:
         """As `register_forward_hook`, of ``hook(layer, dx, dy)`` after each backward, with the gradients of its input
         (None where none was asked for) and of its output."""
         return Handle(self, "backward", hook)
+
+    @property
+    def has_hooks(self) -> bool:
+        return bool(self._hooks)
 
     def stash(self, *values: Any) -> None:
         """Keep what backward needs."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,8 @@ from gpuconv.dtypes import as_precision
 from gpuconv.layers import show
 from gpuconv.layers.base import Array, Layer, Shape, call, descendants, run
 from gpuconv.layers.image_notes import class_names, fitting
+from gpuconv.layers.rewrite import fused_row, slid_row, take_values
+from gpuconv.layers.row import as_row, name_layers, own
 from gpuconv.layers.volumes import Volumes
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Input(Layer):
     """The image volume a net takes, (H, W, C). larger=True lets bigger maps through, of the same depth."""
 
     stem = "input"
+    numbered = False
 
     shape: tuple[int, ...]
     _: KW_ONLY
@@ -70,6 +71,9 @@ class Input(Layer):
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         self.unstash()
         return dy if input_grad else None
+
+    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+        return Input(self.shape, larger=True, name=self.name), flattened
 
 
 @dataclass(eq=False, repr=False)
@@ -293,15 +297,43 @@ class Sequential(Layer):
         The net returned shares the layers of this one, and so every array: training one trains both. State dicts,
         params and grads have the same keys. Raises RuntimeError for a net that was not built.
         """
-        from gpuconv.layers.fused import fuse
+        if self.input_shape is None:
+            raise RuntimeError("a net is fused after it is built: begin it with Input(...) or call build(input_shape)")
+        net = self.fused()
+        net.classes, net.normalization = self.classes, self.normalization
+        net.place(self.path, self.input_shape)
+        for layer in net.walk():
+            layer.dtype, layer.tf32, layer.device = self.dtype, self.tf32, self.device
+        return net
 
-        return fuse(self)
+    def fused(self) -> Sequential:
+        if self.has_hooks:
+            return self
+        return Sequential(
+            fused_row(self.layers), name=self.name, frozen=self.frozen, seed=self.seed, initialize=False, share=True
+        )
 
     def as_convolutional(self) -> Sequential:
-        """The same net with its FC layers turned into CONV layers; see `gpuconv.convert.as_convolutional`."""
-        from gpuconv.convert import as_convolutional
+        """A net of CONV layers alone with the same values, which slides over larger images in one pass.
 
-        return as_convolutional(self)
+        On an image of the original size it gives the original scores as a 1x1 map; on a larger one, a map of scores at
+        steps of the product of all strides. Each equals the original net's on the window of the original size there, as
+        long as every window of a layer lies inside the layer's map: at the borders of a window, a layer with padding or
+        fit="cover" sees the neighbourhood where the original sees nothing. Where fit="floor" left a rest of the
+        original map unread, there may be scores whose window ends that much beyond the image, in what they do not read.
+
+        Raises ValueError for a net that cannot slide: one with batch norm between Flatten and FC, or without an Input.
+        """
+        if not isinstance(self[0], Input):
+            raise ValueError("a net that slides begins with Input, which says how large its windows are")
+        layers, _ = slid_row(self.layers)
+        twin = Sequential(layers, seed=self.seed, precision=self.precision, device=self.device)
+        take_values(twin, self)
+        return twin
+
+    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+        layers, flattened = slid_row(self.layers, flattened)
+        return Sequential(layers, name=self.name), flattened
 
 
 def _takes_layers_one_by_one(init: Any) -> Any:
@@ -330,8 +362,8 @@ class Residual(Layer):
 
     stem = "residual"
 
-    body: Sequence[Layer]
-    shortcut: Sequence[Layer] | None = None
+    body: Sequence[Layer] | Sequential
+    shortcut: Sequence[Layer] | Sequential | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -371,12 +403,19 @@ class Residual(Layer):
         around = call(self._shortcut, "backward", dy, input_grad=input_grad) if self._shortcut else dy
         return ops.add(dx, around) if input_grad else None
 
+    def fused(self) -> Residual:
+        if self.has_hooks or any(row and row.has_hooks for row in self.rows):
+            return self
+        return Residual(
+            self._body.fused(), self._shortcut and self._shortcut.fused(), name=self.name, frozen=self.frozen
+        )
+
 
 def _by(shape: Shape) -> str:
     return " x ".join(map(str, shape))
 
 
-def _row(layers: Sequence[Layer]) -> Sequential:
+def _row(layers: Sequence[Layer] | Sequential) -> Sequential:
     if not isinstance(layers, Sequential):
         return Sequential(as_row(layers))
     return layers.twin() if layers.built else layers
@@ -384,49 +423,3 @@ def _row(layers: Sequence[Layer]) -> Sequential:
 
 def _written(places: slice) -> str:
     return ":".join("" if end is None else str(end) for end in (places.start, places.stop))
-
-
-def as_row(layers: Any) -> tuple[Layer, ...]:
-    """The layers as a tuple. Raises TypeError for what is no row of layers, ValueError where one stands twice."""
-    if isinstance(layers, Layer) and not isinstance(layers, Sequential):
-        raise TypeError(f"layers in a row are a list, [{layers!r}, ...], received the layer itself")
-    row = tuple(layers) if isinstance(layers, Iterable) else ()
-    for layer in row:
-        if isinstance(layer, type) and issubclass(layer, Layer):
-            raise TypeError(
-                f"a net is a list of layers, received the class {layer.__name__}; call it: {layer.__name__}()"
-            )
-    if not row or not all(isinstance(layer, Layer) for layer in row):
-        raise TypeError(f"a net is a list of at least one layer, received {layers!r}")
-    if len({id(layer) for layer in row}) < len(row):
-        raise ValueError("a layer stands twice in one row; make a second one, for each holds its own arrays")
-    return row
-
-
-def own(layers: Sequence[Layer]) -> Sequence[Layer]:
-    """The layers, those that are built as copies; a copy whose name is taken, and only a number, gets another."""
-    given = [layer.name for layer in layers if not layer.built]
-    found = []
-    for layer in layers:
-        if layer.built:
-            layer = layer.twin()
-            if layer.name in given and re.fullmatch(rf"{layer.stem}\d*", str(layer.name)):
-                layer.name = None
-            given.append(layer.name)
-        found.append(layer)
-    return tuple(found)
-
-
-def name_layers(layers: Sequence[Layer]) -> None:
-    """Give every layer of a row a name of its own: the one it has, or its kind and number."""
-    given = [layer.name for layer in layers if layer.name is not None]
-    for name in given:
-        if given.count(name) > 1:
-            raise ValueError(f"two layers of one row are named {name!r}")
-    counts: Counter[str] = Counter()
-    for layer in layers:
-        counts[layer.stem] += 1
-        if layer.name is None:
-            while f"{layer.stem}{counts[layer.stem]}" in given:
-                counts[layer.stem] += 1
-            layer.name = layer.stem if isinstance(layer, Input) else f"{layer.stem}{counts[layer.stem]}"

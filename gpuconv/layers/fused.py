@@ -1,4 +1,4 @@
-"""Layers that run as one op, and the rewriting of a net into them (`Sequential.fuse`).
+"""Layers that run as one op, which `Sequential.fuse` puts in the place of several.
 
 A fused layer holds the layers it stands for, which keep their names, paths and arrays: state dicts, params and grads of
 a net have the same keys before and after.
@@ -6,17 +6,18 @@ a net have the same keys before and after.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from gpuconv import ops
 from gpuconv.layers.activation import Activation, ReLU
 from gpuconv.layers.base import Layer, Shape
-from gpuconv.layers.container import Residual, Sequential, name_layers
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.norm import BatchNorm
 from gpuconv.layers.pool import MaxPool2D
+from gpuconv.layers.rewrite import FUSED
+from gpuconv.layers.row import name_layers
 from gpuconv.problems import NO_PADDING, epilogue
 from gpuconv.types import Array
 
@@ -185,52 +186,7 @@ class ConvNorm(FusedConv):
         return self.conv.gradients_of(dy, x, input_grad)
 
 
-KINDS: list[type[Fused]] = [ConvReLU, ConvNorm, ConvActivation, NormActivation]
-LONGEST = 3
-
-
-def fuse(net: Sequential) -> Sequential:
-    """See `Sequential.fuse`."""
-    if net.input_shape is None:
-        raise RuntimeError("a net is fused after it is built: begin it with Input(...) or call build(input_shape)")
-    fused = _row(net)
-    fused.classes, fused.normalization = net.classes, net.normalization
-    fused.place(net.path, net.input_shape)
-    for layer in fused.walk():
-        layer.dtype, layer.tf32, layer.device = net.dtype, net.tf32, net.device
-    return fused
-
-
-def _row(row: Sequential) -> Sequential:
-    return Sequential(
-        list(_rewritten(row.layers)), name=row.name, frozen=row.frozen, seed=row.seed, initialize=False, share=True
-    )
-
-
-def _rewritten(layers: Sequence[Layer]) -> Iterable[Layer]:
-    """A row's layers, the longest runs of them that a fused layer stands for replaced by it."""
-    place = 0
-    while place < len(layers):
-        layer, step = _beginning(layers[place : place + LONGEST])
-        yield layer
-        place += step
-
-
-def _beginning(layers: Sequence[Layer]) -> tuple[Layer, int]:
-    """What stands in the place of the first layers, and of how many."""
-    for length in range(len(layers), 1, -1):
-        for kind in KINDS:
-            if kind.fits(layers[:length]) and not any(layer._hooks for layer in layers[:length]):
-                return kind(layers[:length]), length
-    first = layers[0]
-    if first._hooks or (isinstance(first, Residual) and any(row and row._hooks for row in first.rows)):
-        return first, 1
-    if isinstance(first, Residual):
-        body, shortcut = (None if row is None else _row(row) for row in first.rows)
-        first = Residual(body, shortcut, name=first.name, frozen=first.frozen)  # type: ignore[arg-type]
-    elif isinstance(first, Sequential):
-        first = _row(first)
-    return first, 1
+FUSED += [ConvReLU, ConvNorm, ConvActivation, NormActivation]
 
 
 def _is_plain(layer: Layer, keeps_output: bool = False) -> bool:

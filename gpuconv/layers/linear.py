@@ -8,6 +8,7 @@ from typing import Any
 
 from gpuconv import algorithms, arguments, backends, ops
 from gpuconv.layers.base import Layer, Shape, expect_axes, volume_size, weight_and_bias
+from gpuconv.layers.conv import Conv2D
 from gpuconv.problems import LinearProblem
 from gpuconv.types import Array
 
@@ -21,6 +22,7 @@ class Linear(Layer):
     """
 
     stem = "fc"
+    slides = False
 
     out_features: int
     _: KW_ONLY
@@ -68,12 +70,29 @@ class Linear(Layer):
     def mult_adds(self) -> int:
         return volume_size(self.variables["weight"].shape)
 
+    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+        return self.as_conv(flattened or (1, 1)), None
+
+    def as_conv(self, volume: Shape) -> Conv2D:
+        """A CONV layer, not built, whose filters are as large as that (H, W, ...) volume."""
+        return Conv2D(
+            self.out_features,
+            (volume[0], volume[1]),
+            bias=self.bias,
+            algo=self.algo,
+            name=self.name,
+            frozen=self.frozen,
+            weight_init=self.weight_init,
+            bias_init=self.bias_init,
+        )
+
 
 @dataclass(eq=False, repr=False)
 class Flatten(Layer):
     """(H, W, C) -> (H * W * C,), row-major: the channel runs fastest."""
 
     stem = "flatten"
+    slides = False
     elementwise = True
 
     def plan(self, input_shape: Shape) -> Shape:
@@ -86,3 +105,6 @@ class Flatten(Layer):
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (shape,) = self.unstash()
         return dy.reshape(shape) if input_grad else None
+
+    def slid(self, flattened: Shape | None) -> tuple[None, Shape | None]:
+        return None, self.input_shape

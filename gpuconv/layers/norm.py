@@ -75,3 +75,8 @@ class BatchNorm(Layer):
             **activation,
         )
         return dx if input_grad else None
+
+    def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
+        if flattened:
+            raise ValueError(f"{self.path} normalises each place of the flattened volume, which cannot slide")
+        return super().slid(flattened)

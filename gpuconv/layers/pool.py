@@ -76,6 +76,7 @@ class GlobalAvgPool2D(Layer):
     """The mean of each map: (H, W, C) -> (1, 1, C)."""
 
     stem = "pool"
+    slides = False
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "H W C")
@@ -88,3 +89,7 @@ class GlobalAvgPool2D(Layer):
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (input_shape,) = self.unstash()
         return ops.global_avg_pool2d_backward(dy, input_shape=input_shape) if input_grad else None
+
+    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+        assert self.input_shape is not None
+        return AvgPool2D((self.input_shape[0], self.input_shape[1]), stride=1, name=self.name), flattened

@@ -1,0 +1,47 @@
+"""Making another row of layers of a row: with fewer launches (`Sequential.fuse`), or one that slides over larger images
+(`Sequential.as_convolutional`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpuconv.layers.base import Layer, Shape
+
+FUSED: list[Any] = []  # the kinds of `layers/fused.py`, which run several layers as one op; each has fits(layers)
+LONGEST = 3
+
+
+def fused_row(layers: Sequence[Layer]) -> list[Layer]:
+    """A row's layers, the longest runs of them that a fused layer stands for replaced by it."""
+    found: list[Layer] = []
+    place = 0
+    while place < len(layers):
+        layer, count = _first(layers[place : place + LONGEST])
+        found.append(layer)
+        place += count
+    return found
+
+
+def _first(layers: Sequence[Layer]) -> tuple[Layer, int]:
+    """What stands in the place of the first layers, and of how many."""
+    for length in range(len(layers), 1, -1):
+        for kind in FUSED:
+            if kind.fits(layers[:length]) and not any(layer.has_hooks for layer in layers[:length]):
+                return kind(layers[:length]), length
+    return layers[0].fused(), 1
+
+
+def slid_row(layers: Sequence[Layer], flattened: Shape | None = None) -> tuple[list[Layer], Shape | None]:
+    """The layers of a row, each in the form that slides; see `Layer.slid`."""
+    found: list[Layer] = []
+    for layer in layers:
+        one, flattened = layer.slid(flattened)
+        found += [] if one is None else [one]
+    return found, flattened
+
+
+def take_values(layer: Layer, source: Layer) -> None:
+    """Fill every array from the one under the same key, which may have another shape of the same size."""
+    shapes: dict[str, Any] = {key: value.shape for key, value in layer.state_dict().items()}
+    layer.load_state_dict({key: value.reshape(shapes[key]) for key, value in source.state_dict().items()})

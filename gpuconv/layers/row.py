@@ -1,0 +1,56 @@
+"""Layers in a row: what makes one, whose each layer is, and what it is called."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gpuconv.layers.base import Layer
+
+
+def as_row(layers: Any) -> tuple[Layer, ...]:
+    """The layers as a tuple. Raises TypeError for what is no row of layers, ValueError where one stands twice."""
+    if isinstance(layers, Layer) and not isinstance(layers, Iterable):
+        raise TypeError(f"layers in a row are a list, [{layers!r}, ...], received the layer itself")
+    row = tuple(layers) if isinstance(layers, Iterable) else ()
+    for layer in row:
+        if isinstance(layer, type) and issubclass(layer, Layer):
+            raise TypeError(
+                f"a net is a list of layers, received the class {layer.__name__}; call it: {layer.__name__}()"
+            )
+    if not row or not all(isinstance(layer, Layer) for layer in row):
+        raise TypeError(f"a net is a list of at least one layer, received {layers!r}")
+    if len({id(layer) for layer in row}) < len(row):
+        raise ValueError("a layer stands twice in one row; make a second one, for each holds its own arrays")
+    return row
+
+
+def own(layers: Sequence[Layer]) -> Sequence[Layer]:
+    """The layers, those that are built as copies; a copy whose name is taken, and only a number, gets another."""
+    given = [layer.name for layer in layers if not layer.built]
+    found = []
+    for layer in layers:
+        if layer.built:
+            layer = layer.twin()
+            if layer.name in given and re.fullmatch(rf"{layer.stem}\d*", str(layer.name)):
+                layer.name = None
+            given.append(layer.name)
+        found.append(layer)
+    return tuple(found)
+
+
+def name_layers(layers: Sequence[Layer]) -> None:
+    """Give every layer of a row a name of its own: the one it has, or its kind and number."""
+    given = [layer.name for layer in layers if layer.name is not None]
+    for name in given:
+        if given.count(name) > 1:
+            raise ValueError(f"two layers of one row are named {name!r}")
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        counts[layer.stem] += 1
+        if layer.name is None:
+            while f"{layer.stem}{counts[layer.stem]}" in given:
+                counts[layer.stem] += 1
+            layer.name = f"{layer.stem}{counts[layer.stem]}" if layer.numbered else layer.stem
