@@ -25,7 +25,10 @@ DEFAULTS = {
         "update_ratio": dict(loss="softmax", optimizer=None),
     },
     "summary": {"summary": dict(batch_size=128, device=None), "rows": dict(batch_size=128, device=None)},
-    "interop": {"to_torch": dict(tensors=False)},
+    "interop": {
+        "to_onnx": dict(layout="NCHW", normalization=False, softmax=False, dtype=None),
+        "to_torch": dict(tensors=False),
+    },
     "models": {"whiten": dict(eps=5e-4)},
 }
 

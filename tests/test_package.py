@@ -31,6 +31,8 @@ HEAVY = [
     "requests",
     "nvtx",
     "threadpoolctl",
+    "onnx",
+    "onnxruntime",
 ]
 
 # Each part may import from its own line and the lines above it.

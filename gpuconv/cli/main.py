@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train a ConvNet on images and test it on images it never saw",
     "evaluate": "test a trained net: accuracy, and a table of the classes",
     "predict": "say what is on image files, with the five best scores",
+    "export": "write a trained net as an ONNX file",
     "summary": "print a net layer by layer: shapes, parameters, work, memory",
     "check": "run the sanity suite on a net and its data",
     "verify": "prove every operation on this machine's device against the oracle",

@@ -1,0 +1,51 @@
+"""Write a trained net as an ONNX file, which other runtimes read.
+
+The model takes and gives volumes in ONNX's layout, N x C x H x W, in batches of any size."""
+
+from __future__ import annotations
+
+import argparse
+
+from gpuconv.cli import document
+from gpuconv.cli.errors import asked
+from gpuconv.cli.runs import add_which, line
+
+EXAMPLES = [
+    "gpuconv export runs/digits-digits-net-1 net.onnx",
+    "gpuconv export runs/digits-digits-net-1 net.onnx --which best --normalization --softmax",
+    "gpuconv export net.safetensors net.onnx --dtype float16",
+]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="FILE_OR_RUN", help="a run directory or a saved net")
+    parser.add_argument("file", metavar="FILE", help="the ONNX file to write; one that exists is replaced")
+    add_which(parser)
+    parser.add_argument(
+        "--normalization", action="store_true", help="take uint8 images and normalise them inside, as in training"
+    )
+    parser.add_argument("--softmax", action="store_true", help="give probabilities in the place of scores")
+    parser.add_argument("--dtype", choices=["float32", "float16"], help="what the model computes in (the net's own)")
+    parser.add_argument(
+        "--layout", choices=["NCHW", "NHWC"], default="NCHW", help="the layout of volumes at the model's ends"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv.interop import to_onnx
+    from gpuconv.training import load
+
+    with asked():
+        net = load(options.run, which=options.which)
+        to_onnx(
+            net,
+            options.file,
+            layout=options.layout,
+            normalization=options.normalization,
+            softmax=options.softmax,
+            dtype=options.dtype,
+        )
+    line("net", options.run)
+    line("onnx", options.file)
+    document.note(run=options.run, file=options.file)
+    return 0

@@ -1,0 +1,6 @@
+"""Nets into other formats and back: PyTorch's state dicts, ONNX files."""
+
+from gpuconv.interop.onnx_export import to_onnx
+from gpuconv.interop.torch import from_torch, to_torch
+
+__all__ = ["from_torch", "to_onnx", "to_torch"]

@@ -1,0 +1,364 @@
+"""Nets as ONNX files.
+
+ONNX's volumes are NCHW, so filters become (K, C, R, S). A Flatten here gives features in (H, W, C) order: a Linear
+behind it has its columns reordered, and anything else there reads a transposed volume. Each node and its output have
+the path of the layer ("residual1.conv1"), and weights have their keys in the state dict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, files
+from gpuconv.interop.onnx_library import onnx
+from gpuconv.layers import (
+    GELU,
+    AvgPool2D,
+    BatchNorm,
+    Conv2D,
+    ConvActivation,
+    ConvNorm,
+    ConvReLU,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    Input,
+    Layer,
+    LeakyReLU,
+    Linear,
+    MaxPool2D,
+    NormActivation,
+    ReLU,
+    ReLU6,
+    Residual,
+    Scale,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    Tanh,
+)
+from gpuconv.layers.activation import Activation
+from gpuconv.layers.saving import notes
+from gpuconv.names import lookup
+
+OPSET, IR_VERSION = 21, 10
+LAYOUTS = {"NCHW": "NCHW", "NHWC": "NHWC"}
+DTYPES = {name: np.dtype(name) for name in ("float32", "float16")}
+METADATA = "gpuconv"  # the key of the model's metadata that holds the classes and the normalization as JSON
+
+_TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
+
+
+def to_onnx(
+    net: Sequential,
+    path: str | PathLike[str],
+    *,
+    layout: str = "NCHW",
+    normalization: bool = False,
+    softmax: bool = False,
+    dtype: str | None = None,
+) -> None:
+    """Write a net as an ONNX file of opset 21, for inference on batches of any size.
+
+    layout: of volumes at the model's input and output, "NCHW" or, with a transposition inside, "NHWC".
+    normalization: the model takes uint8 images and begins with `net.normalization`. softmax: the model ends with
+    probabilities. dtype: "float32" or "float16"; by default float16 for a float16 net, else float32. An input with
+    larger=True leaves the height and the width open.
+
+    Raises TypeError for a layer that has no ONNX form, ValueError for a net that is not built or has no normalization,
+    ImportError without the onnx package, OSError where the file cannot be written.
+    """
+    files.write(path, model(net, layout, normalization, softmax, dtype).SerializeToString())
+
+
+def model(net: Sequential, layout: str, normalization: bool, softmax: bool, dtype: str | None) -> Any:
+    """The ONNX model that `to_onnx` writes."""
+    if not isinstance(net, Layer):
+        raise TypeError(f"to_onnx takes a net, received {type(net).__name__}")
+    if not net.built or any(name not in layer.arrays for layer in net.walk() for name in layer.variables):
+        raise ValueError("the net has no weights yet: begin it with Input(...) or call build(input_shape)")
+    if normalization and getattr(net, "normalization", None) is None:
+        raise ValueError("normalization=True needs net.normalization, and the net was not trained on uint8 images")
+    layout = lookup("layout", layout, LAYOUTS)
+    graph = Graph(net, lookup("dtype", dtype or _default_dtype(net), DTYPES))
+    first = next(net.walk() if not isinstance(net, Sequential) else iter(net.layers))
+    x = graph.begin(first, layout, normalization)
+    y = graph.export(net, x)
+    if softmax:
+        y = graph.node("Softmax", [y], "softmax", axis=1)
+    return graph.end(y, layout)
+
+
+def _default_dtype(net: Layer) -> str:
+    return "float16" if net.dtype == np.float16 else "float32"
+
+
+class Graph:
+    """The nodes and initializers so far. `folded`: the volume whose flattened features are in (C, H, W) order."""
+
+    def __init__(self, net: Layer, dtype: np.dtype) -> None:
+        self.onnx = onnx()
+        self.net, self.dtype = net, dtype
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+        self.inputs: list[Any] = []
+        self.folded: tuple[int, ...] | None = None
+        self.open_size = any(isinstance(layer, Input) and layer.larger for layer in net.walk())
+        self._names: set[str] = {layer.path for layer in net.walk()}
+
+    # --- building blocks -----------------------------------------------------------------------
+
+    def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Add a node; it and its output have the name."""
+        self.nodes.append(self.onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, value: Any, dtype: Any = None) -> str:
+        """Add an initializer, by default in the model's dtype."""
+        array = np.array(value, dtype or self.dtype, order="C")
+        self.initializers.append(self.onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def weight(self, layer: Layer, name: str, value: Any = None, dtype: Any = None) -> str:
+        """A layer's variable under its key in the state dict."""
+        return self.constant(_join(layer.path, name), _values(layer, name) if value is None else value, dtype)
+
+    def own_name(self, name: str) -> str:
+        """A name for what is no layer's, unlike theirs."""
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        return name
+
+    def export(self, layer: Layer, x: str) -> str:
+        """Add a layer that reads `x`; returns the name of its output."""
+        form = FORMS.get(type(layer))
+        if form is None:
+            raise TypeError(f"{layer.path or 'the net'}: the layer {type(layer).__name__} has no ONNX form")
+        return form(self, layer, x)
+
+    # --- the borders ---------------------------------------------------------------------------
+
+    def begin(self, first: Layer, layout: str, normalization: bool) -> str:
+        """Declare the input; returns the name of the volume that the first layer reads."""
+        name = first.path if isinstance(first, Input) else self.own_name("input")
+        dtype = np.dtype(np.uint8) if normalization else self.dtype
+        self.inputs.append(self._value(name, self.net.input_shape, dtype, layout))
+        if layout == "NHWC" and len(self.net.input_shape or ()) == 3:
+            name = self.node("Transpose", [name], self.own_name("input.nchw"), perm=_TO_NCHW)
+        return self._normalized(name) if normalization else name
+
+    def _normalized(self, x: str) -> str:
+        """(x - mean) * (1 / std) in float32, as `gpuconv.data.Normalization` has it."""
+        found: Any = self.net.normalization
+        for op, name, value in (("Sub", "mean", found.mean), ("Mul", "inverse_std", 1 / found.std)):
+            if op == "Sub":
+                x = self.node("Cast", [x], self.own_name("input.float32"), to=self.onnx.TensorProto.FLOAT)
+            name = self.own_name(f"input.{name}")
+            value = value.reshape(1, -1, 1, 1) if value.ndim == 1 else value[None].transpose(_TO_NCHW)
+            x = self.node(op, [x, self.constant(name, value, np.float32)], self.own_name(f"input.{op.lower()}"))
+        if self.dtype != np.float32:
+            kind = self.onnx.helper.np_dtype_to_tensor_dtype(self.dtype)
+            x = self.node("Cast", [x], self.own_name(f"input.{self.dtype.name}"), to=kind)
+        return x
+
+    def end(self, y: str, layout: str) -> Any:
+        """Declare `y` as the output; returns the checked model."""
+        from gpuconv import __version__
+
+        if layout == "NHWC" and len(self.net.output_shape or ()) == 3:
+            y = self.node("Transpose", [y], self.own_name("output"), perm=_TO_NHWC)
+        elif not self.nodes:
+            y = self.node("Identity", [y], self.own_name("output"))
+        helper = self.onnx.helper
+        output = self._value(y, self.net.output_shape, self.dtype, layout)
+        graph = helper.make_graph(self.nodes, "gpuconv", self.inputs, [output], self.initializers)
+        made = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="gpuconv",
+            producer_version=__version__,
+        )
+        helper.set_model_props(made, {METADATA: json.dumps(notes(self.net))})
+        self.onnx.checker.check_model(made)
+        return made
+
+    def _value(self, name: str, shape: Any, dtype: np.dtype, layout: str) -> Any:
+        sizes: list[Any] = list(shape)
+        if len(sizes) == 3:
+            if self.open_size:
+                sizes[:2] = [f"{name}.height", f"{name}.width"]
+            if layout == "NCHW":
+                sizes = [sizes[2], *sizes[:2]]
+        helper = self.onnx.helper
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), ["N", *sizes])
+
+
+# --- the layers --------------------------------------------------------------------------------
+
+
+def _row(graph: Graph, layer: Any, x: str) -> str:
+    layers = layer.layers
+    for place, each in enumerate(layers):
+        if type(each) is Flatten and _reorders(each):
+            if _linear_reads(layers[place + 1 :]):
+                graph.folded = each.input_shape
+            else:
+                x = graph.node("Transpose", [x], f"{each.path}.nhwc", perm=_TO_NHWC)
+        x = graph.export(each, x)
+    return x
+
+
+def _reorders(layer: Layer) -> bool:
+    """Whether NCHW and NHWC flatten to different orders."""
+    shape = layer.input_shape or ()
+    return len(shape) == 3 and shape[2] > 1 and shape[0] * shape[1] > 1
+
+
+def _linear_reads(rest: Sequence[Layer]) -> bool:
+    """Whether a Linear is the first of the layers to which the order of the features matters."""
+    return any(type(layer) is Linear for layer in [each for each in rest if not isinstance(each, _ORDERLESS)][:1])
+
+
+_ORDERLESS = (Activation, Dropout, Scale)
+
+
+def _residual(graph: Graph, layer: Any, x: str) -> str:
+    body, shortcut = layer.rows
+    ends = [graph.export(body, x), graph.export(shortcut, x) if shortcut else x]
+    return graph.node("Add", ends, layer.path)
+
+
+def _conv(graph: Graph, layer: Any, x: str) -> str:
+    inputs = [x, graph.weight(layer, "weight", _values(layer, "weight").transpose(_TO_NCHW))]
+    inputs += [graph.weight(layer, "bias")] if layer.bias else []
+    dilations, group = list(layer.problem.dilation), layer.groups
+    return graph.node("Conv", inputs, layer.path, dilations=dilations, group=group, **_window(graph, layer))
+
+
+def _linear(graph: Graph, layer: Any, x: str) -> str:
+    weight, volume = _values(layer, "weight"), graph.folded
+    if volume:
+        weight = np.moveaxis(weight.reshape(-1, *volume), -1, 1).reshape(weight.shape)
+        graph.folded = None
+    inputs = [x, graph.weight(layer, "weight", weight)]
+    inputs += [graph.weight(layer, "bias")] if layer.bias else []
+    return graph.node("Gemm", inputs, layer.path, transB=1)
+
+
+def _norm(graph: Graph, layer: Any, x: str) -> str:
+    dtype = np.float32  # ONNX too keeps statistics of float16 volumes in float32
+    inputs = [x, *(graph.weight(layer, name, dtype=dtype) for name in layer.variables)]
+    return graph.node("BatchNormalization", inputs, layer.path, epsilon=layer.eps, momentum=1 - layer.momentum)
+
+
+def _max_pool(graph: Graph, layer: Any, x: str) -> str:
+    return graph.node("MaxPool", [x], layer.path, **_window(graph, layer))
+
+
+def _avg_pool(graph: Graph, layer: Any, x: str) -> str:
+    problem = layer.problem
+    # ONNX counts the cells that "cover" adds, as it does all padding; our divisor leaves them out.
+    shares = [
+        (np.minimum(np.arange(windows) * stride + size, padded) - np.arange(windows) * stride) / size
+        for windows, stride, size, padded in zip(
+            (problem.p, problem.q), problem.stride, problem.kernel_size, _padded_sizes(problem)
+        )
+    ]
+    corrected = layer.count_include_pad and min(map(np.min, shares)) < 1
+    name = f"{layer.path}.mean" if corrected else layer.path
+    y = graph.node("AveragePool", [x], name, count_include_pad=int(layer.count_include_pad), **_window(graph, layer))
+    if corrected:
+        factors = graph.constant(f"{layer.path}.factors", 1 / np.outer(*shares)[None, None])
+        y = graph.node("Mul", [y, factors], layer.path)
+    return y
+
+
+def _window(graph: Graph, layer: Any) -> dict[str, Any]:
+    """kernel_shape, strides and pads (top, left, bottom, right); "cover" becomes padding up to the last windows."""
+    problem = layer.problem
+    if graph.open_size and problem.fit == "cover":
+        raise ValueError(f"{layer.path}: fit='cover' has no ONNX form where the size of the input is open")
+    before, after = zip(*problem.padding)
+    reach = [
+        (windows - 1) * stride + dilation * (size - 1) + 1
+        for windows, stride, dilation, size in zip(
+            (problem.p, problem.q), problem.stride, problem.dilation, problem.kernel_size
+        )
+    ]
+    missing = [max(0, end - padded) for end, padded in zip(reach, _padded_sizes(problem))]
+    return dict(
+        kernel_shape=list(problem.kernel_size),
+        strides=list(problem.stride),
+        pads=[*before, *(side + more for side, more in zip(after, missing))],
+    )
+
+
+def _padded_sizes(problem: Any) -> list[int]:
+    return [size + sum(sides) for size, sides in zip((problem.h, problem.w), problem.padding)]
+
+
+def _clip6(graph: Graph, layer: Layer, x: str) -> str:
+    bounds = [graph.constant(f"{layer.path}.{name}", value) for name, value in (("min", 0), ("max", 6))]
+    return graph.node("Clip", [x, *bounds], layer.path)
+
+
+def _silu(graph: Graph, layer: Layer, x: str) -> str:
+    return graph.node("Mul", [x, graph.node("Sigmoid", [x], f"{layer.path}.sigmoid")], layer.path)
+
+
+def _scale(graph: Graph, layer: Any, x: str) -> str:
+    return graph.node("Mul", [x, graph.constant(f"{layer.path}.factor", layer.factor)], layer.path)
+
+
+def _dropout(graph: Graph, layer: Any, x: str) -> str:
+    return graph.node("Dropout", [x, graph.constant(f"{layer.path}.ratio", layer.p, np.float32)], layer.path)
+
+
+def _plain(op: str, attributes: Callable[[Any], dict[str, Any]] = lambda layer: {}) -> Callable[..., str]:
+    """The form of a layer that is one operator without weights."""
+
+    def form(graph: Graph, layer: Layer, x: str) -> str:
+        return graph.node(op, [x], layer.path, **attributes(layer))
+
+    return form
+
+
+FUSED = (ConvActivation, ConvNorm, ConvReLU, NormActivation)
+
+FORMS: dict[type, Callable[[Graph, Any, str], str]] = {
+    Sequential: _row,
+    **dict.fromkeys(FUSED, _row),
+    Residual: _residual,
+    Input: lambda graph, layer, x: x,
+    Conv2D: _conv,
+    Linear: _linear,
+    BatchNorm: _norm,
+    MaxPool2D: _max_pool,
+    AvgPool2D: _avg_pool,
+    GlobalAvgPool2D: _plain("GlobalAveragePool"),
+    Flatten: _plain("Flatten", lambda layer: {"axis": 1}),
+    Dropout: _dropout,
+    Scale: _scale,
+    ReLU: _plain("Relu"),
+    ReLU6: _clip6,
+    LeakyReLU: _plain("LeakyRelu", lambda layer: {"alpha": layer.negative_slope}),
+    Sigmoid: _plain("Sigmoid"),
+    Tanh: _plain("Tanh"),
+    SiLU: _silu,
+    GELU: _plain("Gelu", lambda layer: {"approximate": layer.approximate}),
+}
+
+
+def _values(layer: Layer, name: str) -> np.ndarray:
+    return backends.to_numpy(layer[name])
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

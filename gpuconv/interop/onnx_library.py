@@ -1,0 +1,17 @@
+"""The onnx package, which is imported when it is first needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def onnx() -> Any:
+    """The module. Raises ImportError that names the extra where it is not installed."""
+    try:
+        import onnx
+        import onnx.checker
+        import onnx.helper
+        import onnx.numpy_helper
+    except ImportError as error:
+        raise ImportError("ONNX files need the onnx package: python -m pip install 'gpuconv[onnx]'") from error
+    return onnx

@@ -1,0 +1,201 @@
+"""Exported nets: checked by onnx, run by onnxruntime, and the same numbers as ours."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from gpuconv import backends, data, interop, layers, models, ops
+from gpuconv.cli import main
+from gpuconv.interop import onnx_export
+from gpuconv.layers import (
+    GELU,
+    LAYERS,
+    AvgPool2D,
+    BatchNorm,
+    Conv2D,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    Input,
+    LeakyReLU,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    ReLU6,
+    Residual,
+    Scale,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    Tanh,
+)
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+
+SHAPE = (9, 7, 4)
+ROWS = {
+    "conv": [Conv2D(6, 3, stride=2, padding=((1, 0), (2, 1)), dilation=2, groups=2)],
+    "conv-cover": [Conv2D(4, 3, stride=3, fit="cover", bias=False)],
+    "pools": [MaxPool2D(3, stride=2, padding=1), AvgPool2D(2, stride=1, padding=(1, 0))],
+    "pools-cover": [MaxPool2D(2, fit="cover"), AvgPool2D((2, 3), padding=1, fit="cover", count_include_pad=False)],
+    "avg-pool-cover-counts-no-added-cells": [AvgPool2D((4, 3), stride=3, padding=(1, 0), fit="cover")],
+    "activations": [GELU(), SiLU(), LeakyReLU(negative_slope=0.2), Tanh(), Sigmoid(), GELU(approximate="tanh"), ReLU()],
+    "relu6": [Scale(9.0), ReLU6()],
+    "norms": [BatchNorm(), GlobalAvgPool2D(), Flatten(), Linear(3), BatchNorm(eps=0.1)],
+    "linear-behind-volume": [Conv2D(5, 3), ReLU(), Flatten(), Dropout(0.25), Scale(2.0), Linear(4), Linear(3)],
+    "flatten-alone": [Flatten()],
+    "norm-behind-flatten": [Flatten(), BatchNorm(), Linear(3, bias=False)],
+    "residual-behind-flatten": [Flatten(), Residual([Linear(9 * 7 * 4)]), Linear(2)],
+    "residuals": [Residual([Conv2D(6, 1), BatchNorm()], [Conv2D(6, 1)]), Residual([Sequential([ReLU()])])],
+    "nothing": [],
+}
+
+
+def made(row, shape=SHAPE, **options):
+    """A net with batch statistics that are not their first values."""
+    net = Sequential([Input(shape), *row], seed=3, **options)
+    random = np.random.default_rng(1)
+    for layer in net.walk():
+        if isinstance(layer, BatchNorm):
+            for name in layer.arrays:
+                layer.arrays[name] = random.uniform(0.5, 1.5, layer.arrays[name].shape).astype(layer.arrays[name].dtype)
+    return net
+
+
+def outputs(net, path, batch=3, **options):
+    """What onnxruntime makes of the exported net, and what ours gives, both NHWC."""
+    interop.to_onnx(net, path, **options)
+    onnx.checker.check_model(str(path), full_check=True)
+    session = runtime.InferenceSession(str(path))
+    x = np.random.default_rng(0).standard_normal((batch, *net.input_shape)).astype(net.dtype)
+    given = x.transpose(0, 3, 1, 2) if x.ndim == 4 and options.get("layout") != "NHWC" else x
+    (y,) = session.run(None, {session.get_inputs()[0].name: given})
+    turned = y.transpose(0, 2, 3, 1) if y.ndim == 4 and options.get("layout") != "NHWC" else y
+    return turned, backends.to_numpy(net.infer(x))
+
+
+def expect_close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_give_the_same_numbers(row, tmp_path):
+    net = made(ROWS[row])
+    for each in (net, net.fuse()):
+        expect_close(*outputs(each, tmp_path / "net.onnx"))
+    expect_close(*outputs(net, tmp_path / "net.onnx", layout="NHWC", batch=1))
+
+
+def test_every_layer_has_a_form():
+    kinds = {kind for name, kind in LAYERS.items() if "." not in name and name in layers.__all__}
+    assert kinds - {layers.Layer} <= set(onnx_export.FORMS)
+
+
+def test_every_layer_is_exported_in_a_row():
+    assert {type(layer) for row in ROWS.values() for layer in made(row).walk()} >= set(onnx_export.FORMS) - {
+        *onnx_export.FUSED
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in models.MODELS if name not in ("vgg16", "resnet18-cifar")])
+def test_nets_of_the_zoo_give_the_same_scores(name, tmp_path):
+    expect_close(*outputs(models.build(name), tmp_path / "net.onnx"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg16", "resnet18-cifar"])
+def test_large_nets_of_the_zoo_give_the_same_scores(name, tmp_path):
+    expect_close(*outputs(models.build(name), tmp_path / "net.onnx", batch=1))
+
+
+def test_float16(tmp_path):
+    """A float16 net rounds its volumes as the file does: they differ by single roundings of 2**-11."""
+    for row in ("conv", "pools", "norms", "residuals", "linear-behind-volume", "relu6"):
+        found, expected = outputs(made(ROWS[row], precision="float16"), tmp_path / "net.onnx")
+        assert found.dtype == expected.dtype == np.float16
+        np.testing.assert_allclose(found, expected, rtol=0, atol=4 * 2**-11 * np.abs(expected).max())
+    interop.to_onnx(made(ROWS["conv"]), tmp_path / "net.onnx", dtype="float16")
+    kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "net.onnx").graph.initializer}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+
+
+def test_names_are_kept(tmp_path):
+    net = models.build("resnet20")
+    interop.to_onnx(net, tmp_path / "net.onnx")
+    found = onnx.load(tmp_path / "net.onnx")
+    assert {tensor.name for tensor in found.graph.initializer} == set(net.state_dict())
+    paths = {layer.path for layer in net.walk()}
+    assert {node.name for node in found.graph.node} <= paths
+    assert all([node.name] == list(node.output) for node in found.graph.node)
+    assert [each.name for each in (*found.graph.input, *found.graph.output)] == ["input", "fc1"]
+    assert [(each.domain, each.version) for each in found.opset_import] == [("", 21)]
+
+
+def test_normalization_and_softmax_inside(tmp_path):
+    net = made([Conv2D(4, 3), Flatten(), Linear(5)])
+    images = np.random.default_rng(0).integers(0, 256, (6, *SHAPE), dtype=np.uint8)
+    image = images[:3].mean(axis=0).astype(np.float32)
+    for mean in ([90, 100, 110, 120], image):
+        net.normalization, net.classes = data.Normalization(mean, [50, 60, 70, 80]), list("abcde")
+        for layout, given in (("NHWC", images), ("NCHW", images.transpose(0, 3, 1, 2))):
+            interop.to_onnx(net, tmp_path / "net.onnx", normalization=True, softmax=True, layout=layout)
+            session = runtime.InferenceSession(str(tmp_path / "net.onnx"))
+            (found,) = session.run(None, {"input": given})
+            expect_close(found, net.predict(images, softmax=True))
+    noted = json.loads(session.get_modelmeta().custom_metadata_map["gpuconv"])
+    assert noted["classes"] == list("abcde")
+
+
+def test_an_input_of_open_size(tmp_path):
+    net = Sequential([Input((5, 5, 2), larger=True), Conv2D(3, 3, padding=1), MaxPool2D(2)])
+    interop.to_onnx(net, tmp_path / "net.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "net.onnx"))
+    for size in ((5, 5), (8, 11)):
+        x = np.random.default_rng(0).standard_normal((2, *size, 2)).astype(np.float32)
+        (y,) = session.run(None, {"input": x.transpose(0, 3, 1, 2)})
+        expect_close(y.transpose(0, 2, 3, 1), net.infer(x))
+
+
+class Doubled(layers.ReLU, op="relu", keeps="output"):
+    """A user's layer, which must not pass for the one that it derives from."""
+
+
+def test_refusals(tmp_path, monkeypatch):
+    path = tmp_path / "net.onnx"
+    net = made([Flatten(), Linear(2)])
+    open_cover = Sequential([Input((5, 5, 2), larger=True), MaxPool2D(2, fit="cover")])
+    for given, options, told in (
+        (made([Doubled()]), {}, "the layer Doubled has no ONNX form"),
+        (Sequential([Linear(2)]), {}, "the net has no weights yet"),
+        (Sequential([Input((3,)), Linear(2)], initialize=False), {}, "the net has no weights yet"),
+        (net, dict(normalization=True), "normalization=True needs net.normalization"),
+        (net, dict(layout="HWC"), "unknown layout 'HWC'"),
+        (net, dict(dtype="bfloat16"), "unknown dtype 'bfloat16'"),
+        (open_cover, {}, "pool1: fit='cover' has no ONNX form"),
+        ("net", {}, "to_onnx takes a net, received str"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=told):
+            interop.to_onnx(given, path, **options)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"ONNX files need the onnx package: .*'gpuconv\[onnx\]'"):
+        interop.to_onnx(net, path)
+    assert not path.exists()
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    net = made([Conv2D(4, 3), Flatten(), Linear(5)])
+    net.normalization = data.Normalization([90, 100, 110, 120], [50, 60, 70, 80])
+    net.save(tmp_path / "net.safetensors")
+    arguments = ["export", str(tmp_path / "net.safetensors"), str(tmp_path / "net.onnx")]
+    assert main([*arguments, "--normalization", "--softmax", "--layout", "NHWC"]) == 0
+    images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+    (found,) = runtime.InferenceSession(str(tmp_path / "net.onnx")).run(None, {"input": images})
+    expect_close(found, ops.softmax(net.predict(images)))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert main(arguments) == 2
+    assert "gpuconv: error: ONNX files need the onnx package" in capsys.readouterr().err
