@@ -20,6 +20,7 @@ from gpuconv.notices import on_stderr
 
 COMMANDS = {
     "train": "train a ConvNet on images and test it on images it never saw",
+    "live": "train in front of a browser: curves, activations, controls",
     "evaluate": "test a trained net: accuracy, and a table of the classes",
     "predict": "say what is on image files, with the five best scores",
     "export": "write a trained net as an ONNX file",

@@ -27,8 +27,12 @@ class Volume(NamedTuple):
 
 def activations(net: Any, x: Any) -> tuple[list[Volume], np.ndarray]:
     """The volume after each layer for a batch of one image, and the scores."""
-    found = net.activations(x)
-    return [_volume(name, y) for name, y in found if _has_volume(net[name])], _host(found[-1][1])
+    volumes = []
+    for name, layer in net.children():
+        x = layer.infer(x)
+        if _has_volume(layer):
+            volumes.append(_volume(name, x))
+    return volumes, _host(x)
 
 
 def gradients(net: Any, x: Any, label: int, loss: Any) -> list[Volume]:
@@ -78,7 +82,7 @@ def pack(head: dict[str, Any], volumes: Iterable[Volume], images: Iterable[np.nd
     for image in images:
         shapes.append(image.shape)
         data.append(np.ascontiguousarray(image).tobytes())
-    header = json.dumps(head | {"layers": layers, "images": shapes}).encode()
+    header = json.dumps(head | {"layers": layers, "images": shapes}, allow_nan=False).encode()
     return b"".join([len(header).to_bytes(4, "little"), header, *data])
 
 

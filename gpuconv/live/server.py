@@ -18,13 +18,16 @@ from gpuconv.live.session import Session
 def bound(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that listens. Raises OSError that names the address where it cannot."""
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
     except socket.gaierror as error:
         raise OSError(errno.EADDRNOTAVAIL, error.strerror, host) from None
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
+    with socket.socket(family, kind, protocol) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(address)
+            listening.listen(128)  # from now on a browser waits rather than being refused
         except OSError as error:
             code = error.errno or 0
             raise OSError(code, f"{os.strerror(code)}; choose another with --port", f"{host}:{port}") from None

@@ -72,7 +72,7 @@ class Session(Callback):
         self._allowed = 0  # steps to do while paused
         self._next: Callable[[], None] | None = None
         self._repeat = deque(repeat)
-        self._before: dict[str, np.ndarray] | None = None
+        self._before: tuple[int, dict[str, np.ndarray]] | None = None  # a step, and the weights after it
         self._rate: tuple[float, int] = (time.perf_counter(), 0)
         self._per_second = 0.0
         self._log: deque[str] = deque(maxlen=200)
@@ -238,24 +238,32 @@ class Session(Callback):
 
     def _show(self) -> None:
         """What is due."""
-        if self._before is not None:
-            with self.budget.spend("scales"):
-                self.hub.put("scales", snapshots.encode(snapshots.scales(self._before, snapshots.weights(self.leg))))
-                self._before = None
-        if self.budget.due("state"):
-            with self.budget.spend("state"):
-                self.hub.put("state", snapshots.encode(self.state()))
-        if self.budget.due("curves"):
-            with self.budget.spend("curves"):
-                self.hub.put("curves", snapshots.encode(snapshots.curves(self.trainer.records)))
-        if self.budget.due("picture"):
-            with self.budget.spend("picture"):
-                self.hub.put("picture", self._picture())
-        if self.budget.due("examples"):
-            with self.budget.spend("examples"):
-                self.hub.put("examples", snapshots.examples(self.leg, self.sets))
+        if self._before is not None and self.trainer.steps > self._before[0]:
+            (at, before), self._before = self._before, None
+            if self.trainer.steps == at + 1:
+                self._put("scales", lambda: snapshots.encode(snapshots.scales(before, snapshots.weights(self.leg))))
+        looks: dict[str, Callable[[], bytes]] = {
+            "state": lambda: snapshots.encode(self.state()),
+            "curves": lambda: snapshots.encode(snapshots.curves(self.trainer.records)),
+            "picture": self._picture,
+            "examples": lambda: snapshots.examples(self.leg, self.sets),
+        }
+        for name, make in looks.items():
+            if self.budget.due(name):
+                self._put(name, make)
         if self.phase != ENDED and self._before is None and self.budget.due("scales"):
-            self._before = snapshots.weights(self.leg)  # the step after this is the update that is measured
+            with self.budget.spend("scales"):
+                self._before = self.trainer.steps, snapshots.weights(self.leg)  # the next step's update is measured
+
+    def _put(self, name: str, make: Callable[[], bytes]) -> None:
+        """Make something and show it. What cannot be shown is no reason to stop a run."""
+        with self.budget.spend(name):
+            try:
+                self.hub.put(name, make())
+            except Exception as error:
+                told = f"cannot show {name}: {error}"
+                if told not in self._log:
+                    self.say(told)
 
     def state(self) -> Record:
         trainer, now = self.trainer, time.perf_counter()

@@ -22,7 +22,7 @@ SHOWN = 12  # of them, right and wrong ones each
 
 
 def encode(value: Any) -> bytes:
-    return json.dumps(value, default=_plain, separators=(",", ":")).encode()
+    return json.dumps(value, default=_plain, separators=(",", ":"), allow_nan=False).encode()
 
 
 def net(leg: Leg) -> Record:

@@ -27,6 +27,7 @@ def wait_for(session, what, seconds=20.0):
     while not what():
         assert time.monotonic() < end, (session.phase, session.message)
         time.sleep(0.005)
+    do(session, "greet")  # once what was under way is done
 
 
 def weights_of(session):
@@ -268,3 +269,25 @@ def test_a_run_without_its_extra_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ImportError, match=r"gpuconv\[live\]"):
         live.expect_installed()
+
+
+def test_what_cannot_be_shown_is_said_once_and_training_goes_on(open_session, monkeypatch):
+    from gpuconv.live import snapshots
+
+    def broken(*_):
+        raise ValueError("no picture")
+
+    monkeypatch.setattr(snapshots, "picture", broken)
+    session = open_session()
+    for _ in range(5):
+        do(session, "look", kind="filters")
+    steps = session.trainer.steps
+    wait_for(session, lambda: session.trainer.steps > steps + 5)
+    assert [line for line in session._log if "cannot show" in line] == ["cannot show picture: no picture"]
+
+
+def test_an_image_of_one_grey_is_shown(open_session):
+    session = open_session(CONV)
+    for grey in range(0, 256, 5):
+        do(session, "look", image=np.full((8, 8, 1), grey, np.uint8))
+    assert not [line for line in session._log if "cannot show" in line]

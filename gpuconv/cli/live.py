@@ -1,0 +1,140 @@
+"""Train in front of a browser: a page with curves, activations, top-5 scores and controls, at http://127.0.0.1:8600.
+
+Without options: the handwritten digits that come with gpuconv. With RUN_DIR: a run of `gpuconv train`, of `fit` or of
+this command, to look at and, where it has not ended, to go on with. Ctrl-C finishes the step and saves."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from gpuconv.cli import python_runs
+from gpuconv.cli import settings as wanted
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.runs import choose_device, described, expect_normalization, line, load_data, of_python, parts
+
+EXAMPLES = [
+    "gpuconv live",
+    "gpuconv live --data cifar10:data --model tiny-vgg --port 8601",
+    "gpuconv live runs/digits-digits-net-1",
+    "gpuconv live --repeat runs/live-digits-digits-net-1",
+]
+
+NOT_HERE = ("weights", "early_stopping", "tta")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run to show (default: a new one begins)")
+    wanted.add_options(parser, only=[name for name in wanted.OPTIONS if name not in NOT_HERE])
+    wanted.add_device(parser)
+    parser.add_argument("--port", type=_port, default=8600, metavar="N", help="default: 8600; 0: any that is free")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="the address to listen on (default: 127.0.0.1, this machine alone; with another, as 0.0.0.0, the page's "
+        "address holds a token that it needs)",
+    )
+    parser.add_argument("--repeat", metavar="DIR", help="train a run anew, with every change at the step it was made")
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv import live
+
+    with asked():
+        live.expect_installed()
+    chosen = wanted.given(options)
+    if options.run_dir and options.repeat:
+        raise UserError("RUN_DIR shows a run and --repeat trains one anew; leave one of them out")
+    stored = options.run_dir or options.repeat
+    if stored and (others := [wanted.option(name) for name in chosen if name not in ("data", "test")]):
+        raise UserError(f"{stored} has its own settings; leave {', '.join(others)} out")
+    session = _stored(options, stored) if stored else _new(options, wanted.complete(chosen))
+    live.serve(session, host=options.host, port=options.port, ready=_ready)
+    return 0
+
+
+def _new(options: argparse.Namespace, settings: wanted.Settings) -> Any:
+    from gpuconv import live, losses, models
+    from gpuconv.cli import nets
+    from gpuconv.data import load
+    from gpuconv.training import optimizers, schedules
+
+    with asked():
+        train, test = load(settings.data, settings.test)
+        train, validation = parts(settings, train)
+        sets = live.Sets(train, validation, test)
+    line("data", f"{train.name}: {len(train):,} images to train on, {len(test):,} to test on")
+    device, why = _device(options)
+    with asked():
+        net = nets.build(
+            settings.model,
+            input_shape=train.image_shape,
+            classes=len(train.classes),
+            seed=settings.seed,
+            initialize=False,
+        )
+        recipe = {
+            "net": net.config(),
+            "precision": settings.precision,
+            "optimizer": optimizers.get(settings.optimizer, lr=settings.lr).config(),
+            "loss": losses.describe(wanted.loss(settings.loss)[1]),
+            "schedule": str(schedules.get(settings.schedule)),
+            "seed": settings.seed,
+            "epochs": settings.epochs,
+            "train": {"batch_size": settings.batch_size, "augmentation": settings.augment},
+        }
+
+        def prepare(net: Any) -> None:
+            from gpuconv.data import Normalization
+
+            if settings.whiten:
+                normalization = Normalization.from_dataset(train)
+                models.whiten(net, normalization(train.first(settings.whiten), net.dtype))
+
+        name = f"live-{settings.data.partition(':')[0]}-{nets.stem(settings.model)}"
+        return live.Session(sets, recipe, device=device, why=why, name=name, prepare=prepare)
+
+
+def _stored(options: argparse.Namespace, directory: str) -> Any:
+    """The session of a run, or with --repeat of one that trains it anew."""
+    from gpuconv import checkpoint, live
+    from gpuconv.live import legs
+    from gpuconv.training import RunDirectory
+    from gpuconv.training.stored import state
+
+    directory_of = RunDirectory.open(directory)
+    settings = directory_of.settings()
+    expect_normalization(found := described(settings, directory_of.settings_file))
+    if of_python(settings):
+        by_part = python_runs.sets(settings, options.data, options.test)
+        sets = live.Sets(by_part["train"], by_part.get("validation"), by_part.get("test", by_part["train"]))
+    else:
+        train, test = load_data(found.settings, options.data, options.test)
+        sets = live.Sets(*parts(found.settings, train), test)
+    device, why = _device(options)
+    with asked():
+        last = state(checkpoint.load(directory_of.last).state, directory_of.last)
+        if options.repeat:
+            name, repeat = Path(directory).name, legs.changes_of(last["records"])
+            return live.Session(sets, settings, device=device, why=why, name=name, repeat=repeat)
+        return live.Session(sets, last["settings"], device=device, why=why, run_dir=Path(directory))
+
+
+def _device(options: argparse.Namespace) -> tuple[str, str]:
+    from gpuconv import backends
+
+    device = choose_device(options)
+    return device, " ".join(backends.choose()[1].split()) if options.device == "auto" else "as you asked"
+
+
+def _ready(address: str) -> None:
+    line("page", f"{address}\n")
+
+
+def _port(text: str) -> int:
+    number = wanted.count(0)(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, received {text!r}")
+    return number

@@ -1,0 +1,45 @@
+// One value: its window times its filter, and their sum.
+
+const short = (value) => (value === 0 ? "0" : Math.abs(value) < 1e-3 ? value.toExponential(1) : value.toFixed(3));
+
+function text(kind, words) {
+  const made = document.createElement(kind);
+  made.textContent = words;
+  return made;
+}
+
+function grid(rows, title) {
+  const table = document.createElement("table");
+  table.className = "grid";
+  table.append(text("caption", title));
+  for (const row of rows) {
+    const line = document.createElement("tr");
+    line.append(...row.slice(0, 16).map((value) => text("td", short(value))));
+    table.append(line);
+  }
+  return table;
+}
+
+export function show(place, found) {
+  const sum = document.createElement("div");
+  sum.className = "sum";
+  const one = found.channels > 1 ? ` (channel 1 of ${found.channels})` : "";
+  sum.append(grid(found.window, `window${one}`));
+  if (found.weight) {
+    sum.append(text("strong", "×"), grid(found.weight, `filter${one}`), text("strong", "+"));
+    if (found.channels > 1) sum.append(text("span", `${found.channels - 1} channels more`), text("strong", "+"));
+    sum.append(text("span", `bias ${short(found.bias)}`));
+  }
+  sum.append(text("strong", "="), text("span", short(found.total)));
+  const terms = document.createElement("table");
+  terms.append(text("caption", found.weight ? "the largest products" : "the largest inputs"));
+  for (const { at, input, weight, product } of found.terms.slice(0, 6)) {
+    const line = document.createElement("tr");
+    const how = found.weight ? `${short(input)} × ${short(weight)} = ${short(product)}` : short(input);
+    line.append(text("td", `[${at.join(", ")}]`), text("td", how));
+    terms.append(line);
+  }
+  sum.append(terms);
+  place.replaceChildren(text("p", `${found.text}; they differ by ${found.error.toExponential(1)}.`), sum);
+  place.hidden = false;
+}

@@ -1,0 +1,70 @@
+"""`gpuconv live`: what it hands to the server, and what it refuses before anything is made."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+pytest.importorskip("starlette")
+from gpuconv import live
+from gpuconv.cli.main import main
+
+
+@pytest.fixture
+def served(monkeypatch, tmp_path):
+    """The sessions that would be served, with the options."""
+    monkeypatch.chdir(tmp_path)
+    found = []
+    monkeypatch.setattr(live, "serve", lambda session, **options: found.append((session, options)))
+    return found
+
+
+def test_without_options_it_trains_the_digits_on_loopback(served):
+    assert main(["live", "--device", "numpy"]) == 0
+    ((session, options),) = served
+    assert (options["host"], options["port"]) == ("127.0.0.1", 8600)
+    state = session.state()
+    assert (state["data"], state["phase"], state["device"]) == ("digits", "training", "numpy")
+    assert state["settings"]["batch_size"] == 64
+
+
+def test_settings_are_those_of_train(served):
+    line = "--model seed-net --data synthetic:n=64,size=32x32x3 --optimizer adam --lr 0.01 --validation 0.25 --epochs 2"
+    assert main(["live", "--device", "numpy", *line.split(), "--batch-size", "8"]) == 0
+    state = served[0][0].state()
+    assert state["settings"] == {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.0, "batch_size": 8, "epochs": 2}
+    assert served[0][0].sets.validation is not None
+
+
+def test_a_run_of_train_is_shown_and_not_changed(served, tmp_path):
+    assert main(["train", "--device", "numpy", "--epochs", "1", "--model", "three-layer", "--quiet"]) == 0
+    run = tmp_path / "runs/digits-three-layer-1"
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert main(["live", "--device", "numpy", str(run)]) == 0
+    session = served[0][0]
+    session.start()
+    session.ask("look", kind="gradients").result(30)
+    assert session.state()["phase"] == "finished"
+    assert session.hub.get("confusion") or session.hub.get("curves")
+    session.close()
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_refusals(served, capsys, monkeypatch):
+    for options, said in [
+        (["nowhere"], "nowhere holds no run"),
+        (["--repeat", "nowhere"], "nowhere holds no run"),
+        (["a", "--repeat", "b"], "leave one of them out"),
+        (["a", "--lr", "1"], "a has its own settings; leave --lr out"),
+        (["--port", "65536"], "expected a port from 0 to 65535"),
+        (["--model", "digit-net"], "did you mean"),
+        (["--device", "gpu"], "gpu"),
+        (["--optimizer", "sdg"], "did you mean"),
+    ]:
+        assert main(["live", *options]) == 2, options
+        assert said in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    assert main(["live"]) == 2
+    assert "needs starlette and uvicorn: python -m pip install 'gpuconv[live]'" in capsys.readouterr().err
+    assert served == []

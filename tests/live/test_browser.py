@@ -1,0 +1,226 @@
+"""The live page in Debian's chromium: what a person sees and does there."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette")
+playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/usr/bin/chromium").exists(), reason="needs Debian's chromium"),
+    pytest.mark.filterwarnings("default"),
+]
+SCREENSHOTS = os.environ.get("GPUCONV_SCREENSHOTS")  # a folder to keep them in
+WAIT = 60_000  # milliseconds
+SEVEN = [(60, 50), (165, 50), (100, 185)]
+ONE = [(112, 30), (112, 190)]
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Of the page of a new command. Asked for before `open_page`, so that it outlives the pages."""
+    arguments = [sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy"]
+    with subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            yield next(line.split()[1] for line in server.stdout if line.startswith("page"))
+        finally:
+            server.send_signal(signal.SIGINT)
+            assert server.wait(30) == 130
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Opens pages, and fails where one had an error in its console or asked another host for something."""
+    wrong: list[str] = []
+    contexts = []
+
+    def make(**options):
+        context = browser.new_context(viewport={"width": 1400, "height": 1000}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        refused = re.compile("status of 400")  # what the page asked for wrongly on purpose; it shows why
+        page.on(
+            "console", lambda m: m.type in ("error", "warning") and not refused.search(m.text) and wrong.append(m.text)
+        )
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda r: r.url.startswith((address, "data:", "blob:")) or wrong.append(r.url))
+        page.goto(address)
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def screenshot(page, name, tmp_path):
+    folder = Path(SCREENSHOTS or tmp_path)
+    page.screenshot(path=folder / f"{name}.png", full_page=True)
+    assert (folder / f"{name}.png").stat().st_size > 10_000
+
+
+def text(page, selector):
+    return page.locator(selector).inner_text()
+
+
+def step(page):
+    return int(text(page, "#step"))
+
+
+def wait_until(page, expression):
+    """Playwright's own wait would evaluate text in the page, which its policy forbids."""
+    end = time.monotonic() + WAIT / 1000
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(50)
+
+
+def learned(page, share):
+    wait_until(page, f"Number(document.querySelector('[data-part=test]')?.dataset.accuracy) > {share}")
+
+
+def draw(page, points):
+    page.click("#clear")
+    page.locator("#pad").scroll_into_view_if_needed()
+    box = page.locator("#pad").bounding_box()
+    scale = box["width"] / 224
+    at = [(box["x"] + x * scale, box["y"] + y * scale) for x, y in points]
+    page.mouse.move(*at[0])
+    page.mouse.down()
+    for place in at[1:]:
+        page.mouse.move(*place, steps=12)
+    page.mouse.up()
+
+
+def test_a_net_learns_and_is_looked_into(open_page, tmp_path):
+    page = open_page()
+    learned(page, 0.9)
+    wait_until(page, "document.querySelectorAll('#right .example').length > 5")
+    page.click("#toggle")
+    wait_until(page, "document.getElementById('phase').textContent === 'paused'")
+    there = step(page)
+    page.wait_for_timeout(500)
+    assert step(page) == there
+    page.click("#one")
+    wait_until(page, f"Number(document.getElementById('step').textContent) === {there + 1}")
+    screenshot(page, "learning", tmp_path)
+
+    for digit, points in ((7, SEVEN), (1, ONE)):
+        draw(page, points)
+        wait_until(page, f"document.getElementById('guess').textContent === 'The net says: {digit}'")
+    screenshot(page, "drawn", tmp_path)
+
+    page.locator("#layers .layer:nth-child(2) canvas").first.click()
+    page.wait_for_selector("#explanation table")
+    assert re.search(r"conv1\[\d, \d, 0\] = .* sum to .* in float64", text(page, "#explanation"))
+    screenshot(page, "explained", tmp_path)
+    tile = page.locator("#layers .layer:nth-child(2) canvas").nth(1)
+    tile.focus()
+    tile.press("ArrowDown")
+    wait_until(page, "document.getElementById('explanation').textContent.includes('conv1[1, 0, 1]')")
+
+    for kind in ("gradients", "filters"):
+        page.click(f"[data-kind={kind}]")
+        wait_until(page, f"document.querySelector('#layers canvas').getAttribute('aria-label').startsWith('{kind}')")
+
+    page.fill("[name=lr]", "0.001")
+    page.fill("[name=batch_size]", "32")
+    page.click("#settings button")
+    wait_until(page, "document.getElementById('log').textContent.includes('on: lr 0.001, batch_size 32')")
+    page.fill("[name=lr]", "-1")
+    page.click("#settings button")
+    page.wait_for_selector("#error:not([hidden])")
+    assert "lr" in text(page, "#error")
+
+    page.click("#save")
+    wait_until(page, "document.querySelectorAll('#saved option').length === 1")
+
+    layers = page.input_value("#text")
+    page.fill("#text", layers.replace('"kernel_size": 3', '"kernel_size": 30', 1))
+    page.click("#begin")
+    page.wait_for_selector("#text-error:not([hidden])")
+    assert "layer 1" in text(page, "#text-error")
+    assert "30" in page.evaluate("document.getSelection().toString()")
+    screenshot(page, "bad-net", tmp_path)
+    page.fill("#text", '[\n  {"layer": "Flatten"},\n  {"layer": "Linear", "out_features": 10}\n]')
+    page.click("#begin")
+    wait_until(page, "document.querySelectorAll('#layers .layer').length === 3")
+    wait_until(page, "document.getElementById('phase').textContent === 'training'")
+
+
+def test_a_dropped_image_passes_the_net(open_page, tmp_path):
+    from PIL import Image
+
+    page = open_page()
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((40, 90, 4), np.uint8) + 255).save(file, "PNG")
+    page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    wait_until(page, "document.getElementById('shown').textContent.includes('40x90, mode RGBA, as 8x8')")
+    page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": b"no image"})
+    page.wait_for_selector("#error:not([hidden])")
+    assert "cannot read this file as an image" in text(page, "#error")
+
+
+def test_it_fits_a_phone_in_light_and_dark_and_works_from_the_keyboard(open_page, tmp_path):
+    for scheme in ("light", "dark"):
+        page = open_page(color_scheme=scheme)
+        learned(page, 0.5)
+        for width in (360, 768, 1400):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(150)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            screenshot(page, f"{scheme}-{width}", tmp_path)
+        unnamed = page.evaluate(
+            """[...document.querySelectorAll('button, input, select, textarea, canvas, [tabindex]')].filter(one =>
+            !(one.ariaLabel || one.textContent.trim() || one.closest('label') || one.ariaHidden === 'true' ||
+              document.querySelector(`label[for="${one.id}"]`) || one.closest('[role=listitem], button')))
+            .map(one => one.outerHTML)"""
+        )
+        assert unnamed == []
+    page.locator("h1").click()
+    page.keyboard.press("p")
+    wait_until(page, "document.getElementById('phase').textContent === 'paused'")
+    there = step(page)
+    page.keyboard.press("s")
+    wait_until(page, f"Number(document.getElementById('step').textContent) === {there + 1}")
+    page.focus("#pad")
+    for _ in range(5):
+        page.keyboard.press("Shift+ArrowDown")
+    wait_until(page, "document.getElementById('shown').textContent === 'your drawing'")
+
+
+def test_two_browsers_see_the_same_and_training_goes_on_without_any(open_page, tmp_path):
+    one, other = open_page(), open_page()
+    learned(one, 0.2)
+    other.click("#toggle")
+    wait_until(one, "document.getElementById('phase').textContent === 'paused'")
+    one.click("#toggle")
+    wait_until(other, "document.getElementById('phase').textContent === 'training'")
+    there = step(one)
+    one.context.close()
+    other.context.close()
+    again = open_page()
+    wait_until(again, f"Number(document.getElementById('step').textContent) > {there + 20}")

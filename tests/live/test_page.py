@@ -1,0 +1,33 @@
+"""The page's files: small, and nothing in them from another host."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+pytest.importorskip("starlette")
+from gpuconv.live.app import KINDS, STATIC
+
+FILES = {path.name: path.read_text() for path in STATIC.iterdir()}
+
+
+def test_the_page_is_small_and_every_file_of_it_is_served():
+    assert sum(len(text.encode()) for text in FILES.values()) < 200_000
+    assert {name[name.rindex(".") :] for name in FILES} == {*KINDS}
+
+
+def test_nothing_comes_from_another_host():
+    for name, text in FILES.items():
+        assert not re.search(r"https?:|//\w+\.\w|@import|url\(|\beval\b|innerHTML|style=", text), name
+
+
+def test_every_module_that_is_imported_is_there():
+    for name, text in FILES.items():
+        for other in re.findall(r'from "\./([^"]+)"', text):
+            assert other in FILES, f"{name} imports {other}"
+
+
+def test_every_element_that_the_page_s_program_names_is_there():
+    ids = set(re.findall(r'id="([^"]+)"', FILES["index.html"]))
+    assert set(re.findall(r'\$\("([^"]+)"\)', FILES["main.js"])) <= ids

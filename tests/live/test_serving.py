@@ -1,0 +1,191 @@
+"""The server as a process or a thread, with clients that look, read slowly, or are gone."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette")
+import uvicorn
+
+from gpuconv import checkpoint
+from gpuconv.cli.main import main
+from gpuconv.layers import BatchNorm, Conv2D, Flatten, Linear, ReLU
+from gpuconv.live import legs
+from gpuconv.live.app import application
+from gpuconv.live.server import bound
+from tests.live.conftest import do
+
+pytestmark = pytest.mark.slow
+NET = [Conv2D(32, 3, padding=1), BatchNorm(), ReLU(), Conv2D(32, 3, padding=1), ReLU(), Flatten(), Linear(10)]
+
+
+@contextlib.contextmanager
+def served(session):
+    """The port of a server of the session."""
+    with bound("127.0.0.1", 0) as listening:
+        config = uvicorn.Config(application(session), log_level="warning", lifespan="off", ws="none")
+        config.timeout_graceful_shutdown = 1
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+@contextlib.contextmanager
+def connected(port):
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.connect()
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as browsers do
+        yield connection
+
+
+def fetched(connection, method, path, body=None, kind="application/json"):
+    connection.request(method, path, body, {"content-type": kind})
+    with connection.getresponse() as answer:
+        return answer.status, answer.read()
+
+
+def post(port, body):
+    with connected(port) as connection:
+        return fetched(connection, "POST", "/command", body)
+
+
+def heard(port, seconds):
+    """How many events of each kind a browser hears that fetches the pictures."""
+    counts: dict[str, int] = {}
+    with connected(port) as events, connected(port) as other:
+        events.request("GET", "/events")
+        with events.getresponse() as answer:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                line = answer.readline().decode()
+                if line.startswith("event: "):
+                    counts[line[7:-1]] = counts.get(line[7:-1], 0) + 1
+                if line.startswith("event: picture"):
+                    assert fetched(other, "GET", "/frame/picture")[1]
+    return counts
+
+
+def test_ten_snapshots_a_second_cost_at_most_a_twentieth_of_the_steps(open_session):
+    session = open_session(NET)
+    with served(session) as port:
+        heard(port, 1)
+        spent, worked, steps = session.spent, session.worked, session.trainer.steps
+        counts = heard(port, 6)
+        share = (session.spent - spent) / (session.worked - worked)
+        print(f"{100 * share:.2f} % of {session.trainer.steps - steps} steps, events {counts}")
+        assert share <= 0.05
+        assert counts["state"] >= 50  # of 60
+        assert counts["picture"] >= 6
+
+
+def test_training_goes_on_when_a_browser_reads_nothing_or_goes(open_session):
+    session = open_session(NET)
+    with served(session) as port:
+        stuck = socket.create_connection(("127.0.0.1", port))
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stuck.sendall(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        heard(port, 1)
+        for _ in range(3):
+            steps = session.trainer.steps
+            time.sleep(1)
+            assert session.trainer.steps > steps + 5
+        stuck.close()
+        end = time.monotonic() + 20
+        while session.hub.clients and time.monotonic() < end:
+            time.sleep(0.1)
+        assert session.hub.clients == 0
+        steps = session.trainer.steps
+        time.sleep(1)
+        assert session.trainer.steps > steps + 5
+
+
+def test_thirty_drawings_a_second_are_shown_when_paused(open_session):
+    session = open_session(NET)
+    with served(session) as port:
+        do(session, "pause")
+        seen, begun = set(), time.monotonic()
+        with connected(port) as connection:
+            for number in range(90):
+                fetched(connection, "POST", "/drawing", bytes([number] * 64), "application/octet-stream")
+                seen.add(fetched(connection, "GET", "/frame/picture")[1])
+        took = time.monotonic() - begun
+        print(f"{len(seen) / took:.0f} frames a second")
+        assert len(seen) == 90
+        assert 90 / took >= 30
+
+
+def test_a_run_that_was_killed_goes_on_and_is_repeated(tmp_path):
+    command = [sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy"]
+
+    def begin(*more):
+        server = subprocess.Popen([*command, *more], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        lines = {}
+        for line in server.stdout:
+            name, _, value = line.strip().partition(" ")
+            lines[name] = value.strip()
+            if name == "page":
+                return server, int(value.strip().rpartition(":")[2].strip("/"))
+        raise AssertionError(lines)
+
+    run = tmp_path / "runs/live-digits-digits-net-1"
+    server, port = begin("--epochs", "4")
+    end = time.monotonic() + 60
+    while not (run / "best.safetensors").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert post(port, '{"do": "change", "settings": {"lr": 0.02}}')[0] == 200
+    while not changes(run) and time.monotonic() < end:
+        time.sleep(0.05)
+    server.kill()
+    server.wait()
+    server.stdout.close()
+    (change,) = changes(run)
+    assert change[1] == {"lr": 0.02}
+
+    server, port = begin(str(run))
+    assert post(port, '{"do": "go"}')[0] == 200
+    finish(server, run)
+    server, port = begin("--repeat", str(run))
+    again = tmp_path / "runs/live-digits-digits-net-1-1"
+    finish(server, again)
+    one, other = (checkpoint.load(folder / "last.safetensors").tensors for folder in (run, again))
+    assert all(one[name].tobytes() == other[name].tobytes() for name in one)
+
+
+def changes(run: Path):
+    file = run / "last.safetensors"
+    return legs.changes_of(checkpoint.load(file).state["records"]) if file.exists() else []
+
+
+def finish(server, run):
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        file = run / "last.safetensors"
+        if file.exists() and checkpoint.load(file).state["epoch"] == 4:
+            break
+        time.sleep(0.2)
+    server.send_signal(signal.SIGINT)
+    assert server.wait(30) == 130
+    server.stdout.close()
+
+
+def test_a_port_that_is_taken_is_told_with_what_to_do(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with bound("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        assert main(["live", "--port", str(port)]) == 2
+    assert f"127.0.0.1:{port}: Address already in use; choose another with --port" in capsys.readouterr().err
