@@ -10,6 +10,7 @@ import numpy as np
 from gpuconv import losses
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.nets import add_file
 from gpuconv.cli.runs import (
     Run,
     add_which,
@@ -38,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run directory (default: the newest in ./runs)")
     add_options(parser, only=["data", "test"])
     add_which(parser)
+    add_file(parser)
     parser.add_argument(
         "--tta",
         metavar="MODE",
@@ -54,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     directory = options.run_dir or newest()
     line("run", directory)
     device = choose_device(options)
-    trained = open_run(directory, device, options.which)
+    trained = open_run(directory, device, options.which, options.model)
     expect_normalization(trained)
     train, test = _images(trained, options.data, options.test)
     with asked():
@@ -124,7 +126,9 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]
                 spec.spelled(trained.settings.data)
             except ValueError:
                 name = trained.settings.data
-                raise ValueError(f"the run was trained in Python on {name!r}, which is no --data: say --test") from None
+                raise ValueError(
+                    f"the run was trained in Python on {name!r}, which is no --data: say --data or --test"
+                ) from None
         if not test:
             return load_data(trained.settings, data)
         return None, spec.load_test(test, trained.settings.data, trained.classes)

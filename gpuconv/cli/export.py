@@ -8,6 +8,7 @@ import argparse
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import asked
+from gpuconv.cli.nets import add_file, know
 from gpuconv.cli.runs import add_which, line
 
 EXAMPLES = [
@@ -21,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="FILE_OR_RUN", help="a run directory or a saved net")
     parser.add_argument("file", metavar="FILE", help="the ONNX file to write; one that exists is replaced")
     add_which(parser)
+    add_file(parser)
     parser.add_argument(
         "--normalization", action="store_true", help="take uint8 images and normalise them inside, as in training"
     )
@@ -35,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.interop import to_onnx
     from gpuconv.training import load
 
+    know(options.model)
     with asked():
         net = load(options.run, which=options.which)
         to_onnx(

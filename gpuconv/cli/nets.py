@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import inspect
 import os
@@ -15,8 +16,16 @@ from gpuconv.names import canonical, lookup
 
 
 def in_file(model: str) -> bool:
-    """Whether the text is FILE.py:FUNCTION."""
-    return model.rpartition(":")[0].endswith(".py")
+    """Whether the text is FILE.py:FUNCTION, or FILE.py, whose function is `build`."""
+    return _file(model)[0] != ""
+
+
+def _file(model: str) -> tuple[str, str]:
+    """The file and the function; no text for the name of a net."""
+    if model.endswith(".py"):
+        return model, "build"
+    path, _, function = model.rpartition(":")
+    return (path, function) if path.endswith(".py") else ("", "")
 
 
 def spelled(model: str) -> str:
@@ -24,16 +33,37 @@ def spelled(model: str) -> str:
     from gpuconv import models
 
     if in_file(model):
-        path, _, function = model.rpartition(":")
+        path, function = _file(model)
         return f"{os.path.abspath(os.path.expanduser(path))}:{function}"
-    if model.endswith(".py"):
-        raise ValueError(f"a net in a file is named with the function that makes it: {model}:build")
     return canonical("model", model, models.MODELS)
+
+
+def know(model: str | None) -> None:
+    """Import the file of "FILE.py" or "FILE.py:FUNCTION", so that the layers it defines are known. Raises UserError."""
+    if model is None:
+        return
+    if not in_file(model):
+        raise UserError(
+            f"a run has a net of its own; --model FILE.py names the file that defines its layers, received {model!r}"
+        )
+    imported(os.path.expanduser(_file(model)[0]))
+
+
+def moved(model: str, there: str) -> str:
+    """The net that a run stored as `there`, its file being now the one that `model` names."""
+    return f"{_file(model)[0]}:{_file(there)[1]}"
+
+
+def add_file(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that read a run."""
+    parser.add_argument(
+        "--model", metavar="FILE", help="the file.py that defines layers of the run's net; only then is its code run"
+    )
 
 
 def stem(model: str) -> str:
     """A short name, for folders and titles."""
-    return Path(model.rpartition(":")[0]).stem if in_file(model) else model
+    return Path(_file(model)[0]).stem if in_file(model) else model
 
 
 def build(model: str, input_shape: Any = None, classes: int | None = None, **options: Any) -> Any:
@@ -47,7 +77,7 @@ def build(model: str, input_shape: Any = None, classes: int | None = None, **opt
 
     if not in_file(model):
         return models.build(model, input_shape, classes, **options)
-    path, _, name = model.rpartition(":")
+    path, name = _file(model)
     functions = {key: value for key, value in vars(imported(path)).items() if callable(value)}
     function = lookup(f"function of {path}", name, functions)
     try:

@@ -14,6 +14,7 @@ import numpy as np
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.nets import add_file
 from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, line, newest, open_run
 from gpuconv.cli.settings import add_device
 from gpuconv.names import columns, padded, printable
@@ -31,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-dir", metavar="DIR", help="the run whose net looks (default: the newest in ./runs)")
     parser.add_argument("--picture", metavar="FILE", help="draw the way of the first image through the net (a .png)")
     add_which(parser)
+    add_file(parser)
     add_device(parser)
 
 
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(str(error)) from error
     directory = options.run_dir or newest()
     line("run", directory)
-    trained = open_run(directory, choose_device(options), options.which)
+    trained = open_run(directory, choose_device(options), options.which, options.model)
     expect_normalization(trained)
     failed, first = 0, None
     for path in options.images:

@@ -6,9 +6,9 @@ import argparse
 from typing import Any
 
 from gpuconv import losses
-from gpuconv.cli import document
+from gpuconv.cli import document, nets
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.runs import choose_device, described, expect_normalization, line
+from gpuconv.cli.runs import batched, choose_device, described, expect_normalization, line
 from gpuconv.console import say
 
 PARTS = ("train", "validation", "test")
@@ -22,7 +22,8 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
     from gpuconv.training import DataError, DivergedError, LossScale, RunDirectory, SettingsError, Trainer, optimizers
 
     directory = options.resume
-    if others := [f"--{name.replace('_', '-')}" for name in chosen if name not in ("data", "test")]:
+    nets.know(chosen.get("model"))
+    if others := [f"--{name.replace('_', '-')}" for name in chosen if name not in ("data", "test", "model")]:
         raise UserError(f"{directory} goes on with the settings it was started with; leave {', '.join(others)} out")
     run = RunDirectory.open(directory)
     stored = run.settings()
@@ -102,10 +103,10 @@ def sets(stored: dict[str, Any], data: str | None, test: str | None) -> dict[str
 
 
 def _loader(stored: dict[str, Any], part: str, data: Any, net: Any) -> Any:
-    from gpuconv.data import Augmentation, Loader, Normalization
+    from gpuconv.data import Augmentation, Normalization
 
     kept, options = stored[part], stored["options"]
-    return Loader(
+    return batched(
         data,
         kept["batch_size"],
         normalization=Normalization(options["mean"], options["std"]),

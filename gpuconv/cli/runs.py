@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +59,7 @@ def described(stored: dict[str, Any], path: Any) -> Run:
     with _entry(path, "options.command"):
         settings = wanted.from_stored(options["command"]) if by_command else _of_python(stored)
     with _entry(path, "net"):
-        net = _planned(stored.get("net"))
+        net = _planned(stored.get("net"), settings.model)
     classes = options.get("classes") or [str(number) for number in range((net.output_shape or (0,))[-1])]
     input_shape = tuple(options.get("input_shape", net.input_shape))
     with _entry(path, "options.classes"):
@@ -81,8 +82,10 @@ def described(stored: dict[str, Any], path: Any) -> Run:
 def _of_python(stored: dict[str, Any]) -> Settings:
     """The settings of a run that `Trainer.fit` started, as far as a command line could say them."""
     train = stored.get("train") or {}
+    test = (stored.get("test") or {}).get("name", "")
     return Settings(
         data=train.get("name", ""),
+        test=test if test.startswith("folder:") and test != train.get("name") else "",
         model="the net",
         seed=stored["seed"],
         epochs=stored["epochs"],
@@ -106,12 +109,20 @@ def _entry(path: Any, name: str) -> Iterator[None]:
         raise UserError(f"the settings stored in {path} cannot be used: {name}: {error}") from error
 
 
-def _planned(config: Any) -> Any:
-    """A net without weights. Raises ValueError for a config that makes none."""
+def _planned(config: Any, model: str) -> Any:
+    """A net without weights. Raises ValueError for a config that makes none, and UserError, naming the option to give,
+    for one with a layer of a file that was not imported. model: what the run was told to train."""
     from gpuconv.layers import Layer
+    from gpuconv.layers.registry import UndefinedLayerError
 
     try:
         net = Layer.from_config(config, initialize=False)
+    except UndefinedLayerError as error:
+        layer = re.search("'.*?'", str(error))
+        raise UserError(
+            f"the net has the layer {layer[0] if layer else ''}, which a file of yours defines; its code is not run "
+            f"unless you say so: --model {model if nets.in_file(model) else 'FILE.py'}"
+        ) from error
     except Exception as error:  # one that was made by hand can fail in any way
         raise ValueError(str(error) or type(error).__name__) from error
     if net.output_shape is None:
@@ -119,14 +130,16 @@ def _planned(config: Any) -> Any:
     return net
 
 
-def open_run(directory: str | Path, device: str, which: str = "last") -> Run:
-    """The net of a run directory's "last" or "best" checkpoint, on a device. Raises UserError where there is none."""
+def open_run(directory: str | Path, device: str, which: str = "last", model: str | None = None) -> Run:
+    """The net of a run directory's "last" or "best" checkpoint, on a device. model: the file that defines layers of
+    it. Raises UserError where there is none."""
     from gpuconv import checkpoint
     from gpuconv.layers import Layer
     from gpuconv.training import RunDirectory, stored
     from gpuconv.training.loading import checkpoint_file
 
     run = RunDirectory.open(directory)
+    nets.know(model)
     described(run.settings(), run.settings_file)
     with asked():
         file = checkpoint_file(directory, which)
@@ -161,13 +174,19 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
     from gpuconv.training import RunDirectory
 
     run = RunDirectory.open(directory)
+    if nets.in_file(model := chosen.get("model", "")):
+        nets.know(model)
     settings = described(run.settings(), run.settings_file).settings
+    if nets.in_file(settings.model):
+        if not model:
+            raise UserError(
+                f"the net of {directory} is made by code in a file, which is not run unless you say so: "
+                f"--model {settings.model}"
+            )
+        if nets.in_file(model):  # which may lie elsewhere now
+            settings = dataclasses.replace(settings, model=nets.moved(model, settings.model))
+            chosen = chosen | {"model": settings.model}
     there = wanted.spelled(dataclasses.asdict(settings))
-    if nets.in_file(settings.model) and "model" not in chosen:
-        raise UserError(
-            f"the net of {directory} is made by code in a file, which is not run unless you say so: "
-            f"--model {settings.model}"
-        )
     others = [
         f"{wanted.option(name)} is {there[name]} there, {value} here"
         for name, value in chosen.items()

@@ -189,7 +189,7 @@ def spelled(settings: dict[str, Any]) -> dict[str, Any]:
 def over(config: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
     """The settings of a file with those that were chosen in their place."""
     with asked():
-        file = spelled(config)
+        file = spelled({name: value for name, value in config.items() if name not in chosen})
         if "optimizer" in chosen and rate_in({"optimizer": chosen["optimizer"]}):
             file.pop("lr", None)  # which belongs to the file's optimizer
     return file | chosen

@@ -20,9 +20,10 @@ OF_A_MODEL = ("input", "classes", "precision")  # a run's net has its own
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--model", metavar="NAME", help="a net by name, or FILE.py:FUNCTION")
-    which.add_argument("--run-dir", metavar="DIR", help="the net of a run")
+    parser.add_argument(
+        "--model", metavar="NAME", help="a net by name, or FILE.py:FUNCTION; beside --run-dir the file of its layers"
+    )
+    parser.add_argument("--run-dir", metavar="DIR", help="the net of a run")
     parser.add_argument("--input", metavar="HxWxC", type=volume, help="its input volume (default: the net's own)")
     parser.add_argument("--classes", metavar="N", type=count(1), help="how many scores it gives")
     add_precision(parser, None)
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.summary import rows, summary, total
 
     alone = [f"--{name}" for name in OF_A_MODEL if getattr(options, name) is not None]
-    if alone and not options.model:
+    if alone and (options.run_dir or not options.model):
         go = "go" if len(alone) > 1 else "goes"
         raise UserError(f"{' and '.join(alone)} {go} with --model; a run's net has its own")
     with asked():
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"  {name:16}{about}")
         return 0
     if options.run_dir:
-        net = open_run(options.run_dir, "numpy").net
+        net = open_run(options.run_dir, "numpy", model=options.model).net
     else:
         with asked():
             more = {"precision": options.precision, "initialize": False}

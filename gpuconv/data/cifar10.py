@@ -49,7 +49,13 @@ def load(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
         parts = [read(folder / (name + suffix)) for name in names]
         planes = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, 3, 32, 32)
         labels = np.concatenate([labels for _, labels in parts])
-        return Dataset(planes.transpose(0, 2, 3, 1), labels, CLASSES, "cifar10")
+        return Dataset(
+            planes.transpose(0, 2, 3, 1),
+            labels,
+            CLASSES,
+            "cifar10",
+            f"cifar10:{os.path.abspath(os.path.expanduser(directory))}",
+        )
 
     return gather(TRAIN_FILES), gather(TEST_FILES)
 

@@ -19,7 +19,8 @@ class Dataset:
     """Images with a class each; checked when made.
 
     images: uint8 (N, H, W, C), not empty. labels: integers (N,) in [0, len(classes)), kept as int64.
-    classes: the names of the classes. name: what to call the set.
+    classes: the names of the classes. name: what to call the set. spec: the text by which `gpuconv.data.load` finds it,
+    if there is one.
 
     Raises TypeError for other dtypes and ValueError for other shapes, labels out of range and an empty set.
     """
@@ -28,6 +29,7 @@ class Dataset:
     labels: NDArray[np.int64]
     classes: Sequence[str]
     name: str = "images"
+    spec: str = ""
 
     def __post_init__(self) -> None:
         images, labels = (to_numpy(getattr(self, part), f"{part} of {self.name!r}") for part in ("images", "labels"))

@@ -24,5 +24,5 @@ def load() -> tuple[Dataset, Dataset]:
     with resources.files("gpuconv.data").joinpath("digits.npz").open("rb") as file, np.load(file) as stored:
         ink, labels = stored["ink"], stored["labels"]
     images = (ink.astype(np.uint16) * 255 // 16).astype(np.uint8)[..., None]
-    everything = Dataset(images, labels, [str(digit) for digit in range(10)], "digits")
+    everything = Dataset(images, labels, [str(digit) for digit in range(10)], "digits", "digits")
     return everything.subset(slice(TRAIN)), everything.subset(slice(TRAIN, None))

@@ -52,6 +52,7 @@ def load(
     if not 0 < test < 1:
         raise ValueError(f"test must be between 0 and 1, received {test}")
     dataset, paths = _read(directory, size, channels, stream, first_version=split == "order")
+    dataset = dataclasses.replace(dataset, spec=f"{dataset.spec},test={float(test)},seed={seed},split={split}")
     tested = [for_testing(names, test, seed) for names in paths]
     if split == "order" or max(map(len, tested)) < 2:  # which refuses where no class has two
         return dataset.split(test, seed=seed)
@@ -102,11 +103,15 @@ def _read(
         workers=os.cpu_count() or 1,
         first_path=every[0],
     )
+    place = os.path.abspath(root)
+    place += "/" * ("," in place)  # which tells a name such as "pets,b=c" from a folder with an option
+    spec = f"folder:{place}" + (f",size={_size(size)}" if size else "")
+    samples = dataclasses.replace(samples, spec=f"{spec},channels={channels}" + ",stream=1" * stream)
     names = [[path.relative_to(root).as_posix() for path in paths] for paths in classes.values()]
     if stream:
         return samples, names
     expect_room(samples)
-    return Dataset(*samples.read(np.arange(len(every))), [*classes], root.name), names
+    return Dataset(*samples.read(np.arange(len(every))), [*classes], root.name, samples.spec), names
 
 
 def expect_room(samples: Samples) -> None:

@@ -24,7 +24,7 @@ class Samples:
 
     image_shape: of one image, (H, W, C) for pictures. dtype: uint8, which is normalised, or a float dtype, which is
     fed to the net as it is. labels: int64 (N,), or None where they are known only once a sample is read. classes: the
-    names of the classes, or none. workers: threads that may read at once.
+    names of the classes, or none. workers: threads that may read at once. spec: as of a `Dataset`.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Samples:
     labels: NDArray[np.int64] | None = None
     classes: Sequence[str] = ()
     workers: int = 1
+    spec: str = ""
 
     def __len__(self) -> int:
         raise NotImplementedError

@@ -28,7 +28,9 @@ def load(
     labels = np.arange(n + test) % classes
     for label in range(classes):
         images[label::classes] += patterns[label]
-    everything = Dataset(images, labels, [f"class {label}" for label in range(classes)], "synthetic")
+    names = [f"class {label}" for label in range(classes)]
+    spec = f"synthetic:n={n},size={'x'.join(map(str, size))},classes={classes},seed={seed}"
+    everything = Dataset(images, labels, names, "synthetic", spec)
     return everything.subset(slice(n)), everything.subset(slice(n, None))
 
 

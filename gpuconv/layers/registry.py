@@ -21,6 +21,10 @@ RECIPE = (
 )
 
 
+class UndefinedLayerError(ValueError):
+    """A layer of a user's whose class is not there: the module that defines it was not imported."""
+
+
 def name_of(kind: type) -> str:
     """What configs call a class of layers."""
     return kind.__name__ if kind.__module__.startswith("gpuconv.") else f"{kind.__module__}.{kind.__qualname__}"
@@ -37,7 +41,7 @@ def layer_class(name: str) -> Any:
         if own:
             return next(iter(own.values()))
         if "." in name:
-            raise ValueError(
+            raise UndefinedLayerError(
                 f"the layer {name!r} is not defined here: import the module that defines it before the net is made"
             )
     return lookup("layer", name, LAYERS)

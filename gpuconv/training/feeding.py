@@ -42,7 +42,7 @@ def loaders(
     data = with_part(data, net, seed)
     for name, part in data.items():
         if not made:
-            normalize = partial(measured, normalization)
+            normalize = partial(measured, name, normalization)
             made[name] = loader(
                 name, part, net, normalize, batch_size=batch_size, seed=seed, shuffle=True, length=steps_per_epoch
             )
@@ -120,9 +120,27 @@ def loader(
     )
 
 
-def measured(known: Normalization | None, data: Any) -> Normalization | None:
-    """What training images are normalised by: what is known, or else what they measure."""
-    return None if not _raw(data) else known or Normalization.measured(data)
+def expect_again(name: str, data: Any) -> None:
+    """Raise ValueError for what gives its batches once."""
+    if hasattr(data, "__next__"):
+        raise ValueError(
+            f"{name} is a {type(data).__name__}, which gives each batch once, and is looked at in each epoch: give the "
+            "function that makes it, or a list of batches"
+        )
+
+
+def measured(name: str, known: Normalization | None, data: Any) -> Normalization | None:
+    """What training images are normalised by: what is known, or else what they measure; None for floats.
+
+    known: what the net's images were normalised by before. Raises ValueError for floats beside it that are not."""
+    if _raw(data):
+        return known or Normalization.measured(data)
+    if known is not None and known.lacks(some := _some(data)):
+        raise ValueError(
+            f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalised, and the net's "
+            "images are: give uint8, or floats normalised by net.normalization; net.normalization = None forgets it"
+        )
+    return None
 
 
 def as_in_training(name: str, known: Normalization | None, data: Any) -> Normalization | None:
@@ -136,13 +154,16 @@ def as_in_training(name: str, known: Normalization | None, data: Any) -> Normali
                 f"give {name} as a Loader too, as floats, or say normalization="
             )
         return known
-    some = data.first(64) if isinstance(data, Samples) else data
-    if known is not None and known.lacks(some):
+    if known is not None and known.lacks(some := _some(data)):
         raise ValueError(
             f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalised, and the training "
             "images are uint8, which is normalised: give uint8 here too, or floats of both"
         )
     return None
+
+
+def _some(data: Any) -> Any:
+    return data.first(64) if isinstance(data, Samples) else data
 
 
 def _raw(data: Any) -> bool:
@@ -190,9 +211,11 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
             )
 
 
-def note(net: Any, loader: Any) -> None:
-    """Tell the net what it is trained on: the normalization, and the classes where they have names."""
-    net.normalization = getattr(loader, "normalization", None)
+def note(net: Any, loader: Any, normalization: Normalization | None = None) -> None:
+    """Tell the net what it is trained on: the normalization, and the classes where they have names.
+
+    normalization: by which floats were normalised before they were given, if that is known."""
+    net.normalization = getattr(loader, "normalization", None) or normalization
     classes = getattr(getattr(loader, "dataset", None), "classes", None) or ()
     named = getattr(net, "classes", None)
     known = named is not None and len(named) == net.output_shape[-1]
@@ -212,7 +235,7 @@ def describe(loader: Any, at_end: bool = False) -> dict[str, Any] | None:
     known: dict[str, Any] = {"batches": length(loader)}
     if isinstance(loader, Loader):
         known = {
-            "name": data.name,
+            "name": data.spec or data.name,
             "images": len(data),
             "shape": list(data.image_shape),
             "checksum": data.checksum(),

@@ -3,7 +3,7 @@
     run.json           the format, gpuconv's version and the run's settings
     last.safetensors   the whole state after the last step that was saved (`checkpoint.py`)
     best.safetensors   the same after the best epoch
-    config.toml        of a run of the command line: its settings, which `gpuconv train --config` takes
+    config.toml        its settings, which `gpuconv train --config` takes (`config_file.py`)
     metrics.jsonl      one JSON object a line: an "epoch" event after each epoch, "step" events between them
     metrics.csv        the epochs as a table
     curves.png         loss and accuracy by epoch
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ from gpuconv.checkpoint import CheckpointError, dump, parse, shown, write_atomic
 from gpuconv.console import say
 from gpuconv.locks import LockedError, LockFile
 from gpuconv.shell import command
-from gpuconv.training import stored
+from gpuconv.training import config_file, stored
 
 FORMAT = 1
 
@@ -77,8 +76,7 @@ class RunDirectory:
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"cannot write {run.settings_file}: {error}") from error
         run._make(exist_ok=True)
-        if isinstance(said := settings.get("options", {}).get("command"), dict):
-            write_atomically(run.config, _toml(said).encode("utf-8", "surrogateescape"))
+        write_atomically(run.config, config_file.text(settings).encode("utf-8", "surrogateescape"))
         write_atomically(run.settings_file, f"{text}\n".encode())
         return run
 
@@ -160,14 +158,3 @@ class RunDirectory:
         """The files that a run writes only after its first checkpoint, where they are there."""
         files = [self.best, self.metrics_jsonl, self.metrics_csv, self.curves, self.activations, self.filters]
         return [file.name for file in files if os.path.lexists(file)]
-
-
-def _toml(settings: dict[str, Any]) -> str:
-    """Text and numbers as a TOML table, with a heading."""
-    from gpuconv import __version__
-
-    lines = [f"# gpuconv {__version__}: the settings of this run, for `gpuconv train --config FILE`"]
-    for name, value in settings.items():
-        text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        lines.append(f"{name} = {text}")
-    return "\n".join(lines) + "\n"

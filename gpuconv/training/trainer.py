@@ -137,23 +137,27 @@ class Trainer(RunState):
         told = checked(callbacks)
         if feeding.is_fraction(validation) and validation == 0:
             validation = None
+        if test_at_end is None:
+            test_at_end = feeding.is_fraction(validation)
+        for name, held in {"validation": validation, "test": None if test_at_end else test}.items():
+            if epochs > 1:
+                feeding.expect_again(name, held)
+        known = normalization or getattr(self.net, "normalization", None)
         loaders = feeding.loaders(
             {"train": train, "validation": validation, "test": test},
             net=self.net,
             batch_size=integer("batch_size", batch_size, 1),
             seed=self.seed,
             steps_per_epoch=steps_per_epoch,
-            normalization=normalization or getattr(self.net, "normalization", None),
+            normalization=known,
         )
         for name, loader in loaders.items():
             feeding.expect(name, loader, self.net, self.loss)
         loader = loaders["train"]
-        if test_at_end is None:
-            test_at_end = feeding.is_fraction(validation)
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
         self.epochs, self.batches = epochs, feeding.expect_length(loader)
-        feeding.note(self.net, loader)
+        feeding.note(self.net, loader, known)
         self.optimizer.match(self.net.params())  # layers may have been frozen since
         self.optimizer.begin(self.total_steps, self.batches)
         self.fit_settings = stored.as_json(

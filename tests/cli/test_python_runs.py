@@ -83,7 +83,7 @@ def test_a_run_on_arrays_needs_its_images_named(tmp_path, capsys):
     train, _ = gc.data.load("digits")
     net = gc.models.build("seed-net", (8, 8, 1))
     gc.Trainer(net).fit((train.images[:99], train.labels[:99]), epochs=1, run_dir=tmp_path / "run", progress=False)
-    assert "which is no --data: say --test" in says(capsys, "evaluate", tmp_path / "run", status=2)
+    assert "which is no --data: say --data or --test" in says(capsys, "evaluate", tmp_path / "run", status=2)
     assert "test accuracy" in says(capsys, "evaluate", tmp_path / "run", "--test", "digits")
     assert "say where the images of the run are: --data" in says(
         capsys, "train", "--resume", tmp_path / "run", status=2
@@ -99,3 +99,65 @@ def test_the_images_of_a_validation_part_are_no_other_data(tmp_path, capsys):
     train(tmp_path / "run", epochs=1, validation=0.1, test=gc.data.load("digits")[1])
     assert "warning" not in says(capsys, "evaluate", tmp_path / "run")
     assert "tested" in says(capsys, "train", "--resume", tmp_path / "run", "--json")
+
+
+def photos(folder):
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for number in range(12):
+            Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["in-memory", "streamed"])
+def test_runs_on_folders_are_evaluated_and_resumed_without_more_words(tmp_path, capsys, stream):
+    train, test = gc.data.folder.load(photos(tmp_path / "pets, and more"), channels=1, test=0.25, stream=stream)
+
+    def fit(name, **options):
+        net = gc.Sequential([gc.layers.Input((8, 8, 1)), gc.layers.Flatten(), gc.layers.Linear(2)])
+        gc.Trainer(net, "adam").fit(
+            train, epochs=2, test=test, validation=0.2, run_dir=tmp_path / name, progress=False, **options
+        )
+
+    fit("whole")
+    fit("cut", callbacks=[StopAfterOne()])
+    assert "test accuracy" in says(capsys, "train", "--resume", tmp_path / "cut")
+    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
+    said = says(capsys, "evaluate", tmp_path / "whole")
+    assert "test accuracy" in said
+    assert "warning" not in said
+
+
+def test_each_run_writes_a_config_that_says_what_only_the_program_knows(tmp_path, capsys):
+    train(tmp_path / "run", epochs=3, validation=0.25)
+    text = (tmp_path / "run/config.toml").read_text(encoding="utf-8")
+    for line in ('data = "digits"', "epochs = 3", "seed = 5", "validation = 0.25", "lr = 0.003", 'loss = "softmax"'):
+        assert f"{line}\n" in text
+    assert "# model: made by the program" in text
+    said = says(capsys, "train", "--config", tmp_path / "run/config.toml", status=2)
+    assert "FILE.py: no such file" in said
+    again = ["train", "--config", tmp_path / "run/config.toml", "--model", "seed-net", "--run-dir", tmp_path / "again"]
+    says(capsys, *again, "--epochs", 1)
+    stored = [gc.training.RunDirectory.open(tmp_path / name).settings() for name in ("run", "again")]
+    for name in ("optimizer", "loss", "schedule", "seed", "precision"):
+        assert stored[0][name] == stored[1][name]
+    assert stored[0]["train"] | {"name": ""} == stored[1]["train"] | {"name": ""}
+
+
+def test_configs_of_parts_of_ones_own_are_refused_by_their_name(tmp_path, capsys):
+    def halved(scores, labels):
+        loss, dscores = gc.ops.softmax_cross_entropy(scores, labels)
+        return loss / 2, dscores / 2
+
+    images, labels = gc.data.load("digits")[0].images[:64], gc.data.load("digits")[0].labels[:64]
+    net = gc.models.build("seed-net", (8, 8, 1))
+    optimizer = gc.training.optimizers.SGD(lr=0.02, momentum=0.8, nesterov=True)
+    gc.Trainer(net, optimizer, loss=halved).fit((images, labels), epochs=1, run_dir=tmp_path / "run", progress=False)
+    text = (tmp_path / "run/config.toml").read_text(encoding="utf-8")
+    assert 'optimizer = "sgd:momentum=0.8,nesterov=True"\n' in text
+    assert "# loss: made by the program\n" in text
+    assert "# data: made by the program\n" in text
+    config = ["train", "--config", tmp_path / "run/config.toml", "--model", "seed-net"]
+    assert "'train'" in says(capsys, *config, status=2)
+    assert "'halved'" in says(capsys, *config, "--data", "digits", status=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import gpuconv as gc
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader, given
 from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy
@@ -317,3 +318,51 @@ def test_floats_that_are_not_normalised_do_not_judge_a_net_of_normalised_images(
             with pytest.raises(ValueError, match=r"floats of data, from \d.* do not look normalised"):
                 evaluate(trained.net, form)
             assert len(fit((DATA.images / 255.0, DATA.labels), validation=form).history) == 2
+
+
+def test_floats_never_drop_the_normalization_of_a_net_silently():
+    train, _ = gc.data.load("digits")
+    first = gc.models.build("seed-net", (8, 8, 1))
+    gc.Trainer(first).fit(train, epochs=1, progress=False)
+    known = first.normalization
+    labels = train.labels[:64] % 3
+
+    def headed():
+        net = gc.Sequential([*first[:-1], gc.layers.Linear(3)])
+        net.normalization = known
+        return net
+
+    for floats in (train.images[:64] / np.float32(255), train.images[:64].astype(np.float64)):
+        for data in (
+            (floats, labels),
+            [*zip(floats, labels)],
+            [(floats, labels)],
+            lambda floats=floats: iter([(floats, labels)]),
+        ):
+            net = headed()
+            before = {name: array.copy() for name, array in net.state_dict().items()}
+            with pytest.raises(ValueError, match="do not look normalised, and the net's images are"):
+                gc.Trainer(net).fit(data, epochs=1, steps_per_epoch=1, progress=False)
+            assert net.normalization is known
+            assert all((net.state_dict()[name] == array).all() for name, array in before.items())
+    net = headed()
+    gc.Trainer(net).fit((known(train.images[:64]), labels), epochs=1, progress=False)
+    assert net.normalization is known
+    net = headed()
+    net.normalization = None
+    gc.Trainer(net).fit((train.images[:64] / np.float32(255), labels), epochs=1, progress=False)
+    assert net.normalization is None
+
+
+def test_generators_are_refused_before_training_where_each_epoch_needs_them():
+    train, _ = gc.data.load("digits")
+    batch = (train.images[:32], train.labels[:32])
+    for part in ("validation", "test"):
+        net = gc.models.build("seed-net", (8, 8, 1))
+        before = {name: array.copy() for name, array in net.state_dict().items()}
+        with pytest.raises(ValueError, match=f"{part} is a generator, which gives each batch once"):
+            gc.Trainer(net).fit(batch, epochs=2, progress=False, **{part: (each for each in [batch])})
+        assert all((net.state_dict()[name] == array).all() for name, array in before.items())
+    trainer = gc.Trainer(gc.models.build("seed-net", (8, 8, 1)))
+    trainer.fit(train, epochs=2, validation=0.1, test=(each for each in [batch]), progress=False)
+    assert "test_accuracy" in trainer.tested

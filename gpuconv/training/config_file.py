@@ -1,0 +1,92 @@
+"""config.toml of a run directory: what `gpuconv train --config` needs to train so again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gpuconv import losses
+from gpuconv.data import spec as data_spec
+from gpuconv.training import optimizers, schedules
+
+Entry = tuple[str, Any, str]  # a setting, its value, and why a command line cannot read it, or ""
+
+
+def text(settings: dict[str, Any]) -> str:
+    """The settings of a run, as run.json has them, as a TOML table with a heading."""
+    from gpuconv import __version__
+
+    command = settings.get("options", {}).get("command")
+    heading = [f"# gpuconv {__version__}: the settings of this run, for `gpuconv train --config FILE`"]
+    if isinstance(command, dict):
+        entries: Any = ((name, value, "") for name, value in command.items())
+    else:
+        heading.append("# A Python program started it. What is marked is only in that program: put in its place what")
+        heading.append("# a command line can say. Callbacks and metrics are the program's too, and are not written.")
+        entries = _of_program(settings)
+    return "\n".join([*heading, *(line for entry in entries for line in _lines(*entry))]) + "\n"
+
+
+def _lines(name: str, value: Any, why: str) -> Iterator[str]:
+    if why:
+        yield f"# {name}: {why}"
+    if value is not None:
+        yield f"{name} = " + json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _of_program(settings: dict[str, Any]) -> Iterator[Entry]:
+    train = settings.get("train") or {}
+    data = train.get("name", "batches")
+    own = "made by the program"
+    yield "data", data, "" if _reads(data_spec.spelled, data) else own
+    yield "model", "FILE.py:build", f"{own}: name a file, and the function in it that makes the net"
+    yield "seed", settings.get("seed"), ""
+    yield "epochs", settings.get("epochs"), ""
+    yield "batch_size", train.get("batch_size"), "" if "batch_size" in train else own
+    yield from _optimizer(settings.get("optimizer", {}))
+    schedule = settings.get("schedule", "constant")
+    yield "schedule", schedule, "" if _reads(schedules.get, schedule) else own
+    yield "augment", train.get("augmentation", "none"), ""
+    yield _loss(settings.get("loss", "none"))
+    yield "precision", settings.get("precision", "float32"), ""
+    if part := (settings.get("validation") or {}).get("part"):
+        yield "validation", part, ""
+
+
+def _optimizer(config: dict[str, Any]) -> Iterator[Entry]:
+    try:
+        made = optimizers.get(**config)
+    except (ValueError, TypeError):
+        yield "optimizer", str(config.get("optimizer")), "made by the program"
+        return
+    if isinstance(made, optimizers.Groups):
+        yield "optimizer", made.groups, ""
+    else:
+        yield "optimizer", _short(made.name, made, but="lr"), ""
+    yield "lr", made.lr, ""
+
+
+def _loss(described: str) -> Entry:
+    try:
+        loss = losses.read(described)
+    except ValueError:
+        return "loss", described, "made by the program"
+    name = next(name for name, kind in losses.LOSSES.items() if kind is type(loss))
+    return "loss", _short(name, loss), ""
+
+
+def _short(name: str, made: Any, but: str = "") -> str:
+    """The short form of a dataclass: "adam:beta1=0.8", without what is at its default."""
+    fields = [field for field in dataclasses.fields(made) if field.init and field.name != but]
+    changed = {field.name: getattr(made, field.name) for field in fields if getattr(made, field.name) != field.default}
+    return f"{name}:{','.join(f'{key}={value}' for key, value in changed.items())}" if changed else name
+
+
+def _reads(read: Callable[[str], Any], value: str) -> bool:
+    try:
+        read(value)
+    except (ValueError, TypeError):
+        return False
+    return True

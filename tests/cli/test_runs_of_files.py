@@ -1,0 +1,100 @@
+"""Runs whose nets have layers that a user's file defines, in every command that reads a run."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gpuconv as gc
+from gpuconv.cli.main import main
+from gpuconv.layers.registry import LAYERS
+
+FILE = """
+from dataclasses import dataclass
+import numpy as np
+from gpuconv.layers import Input, Flatten, Layer, Linear, Sequential
+
+@dataclass(eq=False, repr=False)
+class Halved{number}(Layer):
+    by: float = 2.0
+
+    def forward(self, x, training=False):
+        return x / np.float32(self.by)
+
+    def backward(self, dy, *, input_grad=True):
+        return dy / np.float32(self.by) if input_grad else None
+
+def build(input_shape, classes):
+    return [Flatten(), Halved{number}(), Linear(classes)]
+"""
+
+
+def forget(path):
+    """As in a new process: nothing of the file was imported."""
+    sys.modules.pop(path.stem, None)
+    for name in [name for name in LAYERS if name.startswith(f"{path.stem}.")]:
+        del LAYERS[name]
+
+
+def says(capsys, *command, status=0):
+    assert main([*map(str, command)]) == status, "".join(capsys.readouterr())
+    return "".join(capsys.readouterr())
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / f"net_{abs(hash(str(tmp_path)))}.py"
+    path.write_text(FILE.format(number=1), encoding="utf-8")
+    yield path
+    forget(path)
+
+
+def of_the_command_line(file, folder, capsys):
+    says(capsys, "train", "--model", file, "--epochs", 1, "--run-dir", folder, "--device", "numpy")
+
+
+def of_python(file, folder, capsys):
+    from gpuconv.cli import nets
+
+    train, test = gc.data.load("digits")
+    net = nets.build(f"{file}:build", (8, 8, 1), 10)
+    trainer = gc.Trainer(net)
+    trainer.fit(train, epochs=1, test=test, run_dir=folder, progress=False)
+
+
+@pytest.mark.parametrize("started", [of_the_command_line, of_python], ids=lambda each: each.__name__)
+def test_every_command_takes_the_file_and_none_runs_it_unasked(started, file, tmp_path, capsys):
+    run, device = tmp_path / "run", ["--device", "numpy"]
+    started(file, run, capsys)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
+    commands = [
+        ["evaluate", run, *device],
+        ["predict", tmp_path / "x.png", "--run-dir", run, *device],
+        ["summary", "--run-dir", run],
+        ["train", "--resume", run, *device],
+    ]
+    moved = tmp_path / "elsewhere" / file.name
+    moved.parent.mkdir()
+    moved.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    for command in commands:
+        forget(file)
+        refused = says(capsys, *command, status=2)
+        assert "is not run unless you say so: --model" in refused
+        assert file.stem not in sys.modules
+        for said in (file, f"{file}:build", moved):
+            forget(file)
+            says(capsys, *command, "--model", said)
+    forget(file)
+    assert "a run has a net of its own" in says(capsys, "evaluate", run, "--model", "digits-net", status=2)
+    assert "no such file" in says(capsys, "evaluate", run, "--model", tmp_path / "gone.py", status=2)
+    file.write_text("1 / 0", encoding="utf-8")
+    assert "ZeroDivisionError" in says(capsys, "evaluate", run, "--model", file, status=2)
+
+
+def test_a_file_whose_layer_changed_is_refused(file, tmp_path, capsys):
+    of_the_command_line(file, tmp_path / "run", capsys)
+    forget(file)
+    file.write_text(FILE.format(number=2), encoding="utf-8")
+    said = says(capsys, "evaluate", tmp_path / "run", "--model", file, "--device", "numpy", status=2)
+    assert f"{file.stem}.Halved1" in said
