@@ -148,9 +148,10 @@ def written(op, call):
 
 def given_to_the_backend(op, call, monkeypatch):
     """The arguments that the backend receives, by name."""
-    bind, given = inspect.signature(getattr(cpu, op)).bind, {}
+    family, given = getattr(cpu, OPS[op].family), {}
+    bind = inspect.signature(getattr(family, op)).bind
     with monkeypatch.context() as patch:
-        patch.setattr(cpu, op, lambda *arrays, **options: given.update(bind(*arrays, **options).arguments))
+        patch.setattr(family, op, lambda *arrays, **options: given.update(bind(*arrays, **options).arguments))
         getattr(ops, op)(**call)
     return given
 

@@ -654,7 +654,9 @@ def received(monkeypatch):
 
     def call(op, *arrays, **options):
         calls = []
-        monkeypatch.setattr(cpu, op, lambda *arguments, **named: calls.append((arguments, named)))
+        monkeypatch.setattr(
+            getattr(cpu, ops.OPS[op].family), op, lambda *arguments, **named: calls.append((arguments, named))
+        )
         getattr(ops, op)(*arrays, **options)
         return calls[0]
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from types import MappingProxyType, ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -24,7 +25,10 @@ from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
 from gpuconv.names import canonical
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 
-_HOMES = {"numpy": "gpuconv.backends.cpu", "cuda": "gpuconv.backends.cuda", "emulated": "gpuconv.backends.cuda"}
+if TYPE_CHECKING:
+    from gpuconv.backends.offered import Backend
+
+_HOMES = {"numpy": "gpuconv.backends.cpu", "cuda": "gpuconv.backends.cuda.ops", "emulated": "gpuconv.backends.cuda.ops"}
 _ALIASES = {"cpu": "numpy"}  # as PyTorch, JAX and Keras call it
 _KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
 SUBCLASSES: set[type] = set()  # of NumPy's array, met so far; ops see plain views of them
@@ -32,7 +36,6 @@ _MASKED = "masked"  # the kind of numpy.ma's arrays, which no device takes
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
-_ORACLE = "gpuconv.backends.reference"
 _asks_the_oracle = ContextVar("ops on NumPy arrays run the oracle", default=False)
 
 
@@ -98,8 +101,8 @@ def backend_of(
     optional: Mapping[str, Any] = _NONE,
     numbers: Mapping[str, Any] = _NONE,
     **arrays: Any,
-) -> Any:
-    """The backend that serves a call on these arrays: its ops are attributes.
+) -> type[Backend]:
+    """The backend that serves a call on these arrays.
 
     lists: arguments that are lists of arrays. optional, optional_lists: those that may be None. numbers: arguments that
     may be a number or an array of one. Raises a TypeError that names the argument for a mixture of devices, a masked
@@ -137,12 +140,16 @@ def backend_of(
     # No array at all: nothing to do, or a call to be refused.
     place, some = next(iter(places.items()), ("numpy", None))
     kind = cast(str, place).partition(":")[0]
-    backend = _imported(_ORACLE if kind == "numpy" and _asks_the_oracle.get() else _HOMES[kind])
+    backend = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _imported(_HOMES[kind])
     if kind == "cuda" and not _is_current(cast(Any, some)):
-        return _OnDevice(backend, cast(Any, some).device)
-    if SUBCLASSES and any(type(array) in SUBCLASSES for array in arrays.values()):
-        return _OnPlainViews(backend)
-    return backend
+        backend = _Around(backend, partial(_on_device, cast(Any, some).device))
+    elif SUBCLASSES and any(type(array) in SUBCLASSES for array in arrays.values()):
+        backend = _Around(backend, _on_plain_views)
+    return cast("type[Backend]", backend)
+
+
+def _oracle() -> Any:
+    return _Around(_imported("gpuconv.backends.reference"), _quietly)
 
 
 @functools.cache
@@ -184,47 +191,44 @@ def _is_current(array: Any) -> bool:
     return array.device.id == cupy.cuda.runtime.getDevice()
 
 
-class _OnDevice:
-    """A backend on a CUDA device that is not the current one: its ops run while it is."""
+class _Around:
+    """A backend whose ops run within something: `call` is given the op, its arrays and its options."""
 
-    def __init__(self, backend: ModuleType, device: Any) -> None:
-        self.backend, self.device = backend, device
-
-    def __getattr__(self, name: str) -> Any:
-        op = getattr(self.backend, name)
-
-        def on_device(*arrays: Any, **options: Any) -> Any:
-            with self.device:
-                return op(*arrays, **options)
-
-        return on_device
-
-
-class _OnPlainViews:
-    """A backend for calls with subclasses of NumPy's array, matrices say: its ops see plain arrays of the same memory,
-    and an array that they return is the one that was given."""
-
-    def __init__(self, backend: ModuleType) -> None:
-        self.backend = backend
+    def __init__(self, backend: Any, call: Callable[..., Any]) -> None:
+        self._backend, self._call = backend, call
 
     def __getattr__(self, name: str) -> Any:
-        op = getattr(self.backend, name)
+        member = getattr(self._backend, name)
+        return _Around(member, self._call) if isinstance(member, (ModuleType, _Around)) else partial(self._call, member)
 
-        def on_plain_views(*arrays: Any, **options: Any) -> Any:
-            viewed: list[tuple[Any, Any]] = []
 
-            def plain(value: Any) -> Any:
-                if isinstance(value, (list, tuple)):
-                    return [plain(entry) for entry in value] if any(type(x) in SUBCLASSES for x in value) else value
-                if type(value) not in SUBCLASSES:
-                    return value
-                viewed.append((value, value.view(np.ndarray)))
-                return viewed[-1][1]
+def _quietly(op: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    """Infinities and NaN are results, as on a GPU, not warnings."""
+    with np.errstate(all="ignore"):
+        return op(*arrays, **options)
 
-            result = op(*map(plain, arrays), **{name: plain(value) for name, value in options.items()})
-            return _as_given(result, viewed)
 
-        return on_plain_views
+def _on_device(device: Any, op: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    """On a CUDA device that is not the current one."""
+    with device:
+        return op(*arrays, **options)
+
+
+def _on_plain_views(op: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    """For calls with subclasses of NumPy's array, matrices say: the op sees plain arrays of the same memory, and an
+    array that it returns is the one that was given."""
+    viewed: list[tuple[Any, Any]] = []
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(entry) for entry in value] if any(type(x) in SUBCLASSES for x in value) else value
+        if type(value) not in SUBCLASSES:
+            return value
+        viewed.append((value, value.view(np.ndarray)))
+        return viewed[-1][1]
+
+    result = op(*map(plain, arrays), **{name: plain(value) for name, value in options.items()})
+    return _as_given(result, viewed)
 
 
 def _as_given(result: Any, viewed: list[tuple[Any, Any]]) -> Any:

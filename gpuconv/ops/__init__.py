@@ -28,6 +28,7 @@ from gpuconv.ops.conv import *  # noqa: F403
 from gpuconv.ops.dropout import *  # noqa: F403
 from gpuconv.ops.linear import *  # noqa: F403
 from gpuconv.ops.loss import *  # noqa: F403
+from gpuconv.ops.muon import *  # noqa: F403
 from gpuconv.ops.norm import *  # noqa: F403
 from gpuconv.ops.optim import *  # noqa: F403
 from gpuconv.ops.pool import *  # noqa: F403

@@ -44,7 +44,7 @@ def relu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.relu(x, out=out)
+    return backend.activation.relu(x, out=out)
 
 
 @op("activation.cu")
@@ -53,7 +53,7 @@ def relu_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT
     backend = backend_of(dy=dy, y=y, optional=dict(out=out))
     _expect_backward(dy, out, y=y)
     dy, y = copy_if_overlapping([out], dy, y, in_place=True)
-    return backend.relu_backward(dy, y, out=out)
+    return backend.activation.relu_backward(dy, y, out=out)
 
 
 @op("activation.cu")
@@ -62,7 +62,7 @@ def relu6(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.relu6(x, out=out)
+    return backend.activation.relu6(x, out=out)
 
 
 @op("activation.cu")
@@ -71,7 +71,7 @@ def relu6_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> Array
     backend = backend_of(dy=dy, y=y, optional=dict(out=out))
     _expect_backward(dy, out, y=y)
     dy, y = copy_if_overlapping([out], dy, y, in_place=True)
-    return backend.relu6_backward(dy, y, out=out)
+    return backend.activation.relu6_backward(dy, y, out=out)
 
 
 @op("activation.cu")
@@ -81,7 +81,7 @@ def leaky_relu(x: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = 
     expect_elementwise(x, out)
     negative_slope = number("negative_slope", negative_slope, 0.0, beside=[x])
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.leaky_relu(x, negative_slope=negative_slope, out=out)
+    return backend.activation.leaky_relu(x, negative_slope=negative_slope, out=out)
 
 
 @op("activation.cu")
@@ -91,7 +91,7 @@ def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float = 0.01, 
     _expect_backward(dy, out, y=y)
     negative_slope = number("negative_slope", negative_slope, 0.0, beside=[dy])
     dy, y = copy_if_overlapping([out], dy, y, in_place=True)
-    return backend.leaky_relu_backward(dy, y, negative_slope=negative_slope, out=out)
+    return backend.activation.leaky_relu_backward(dy, y, negative_slope=negative_slope, out=out)
 
 
 @op("activation.cu")
@@ -100,7 +100,7 @@ def sigmoid(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.sigmoid(x, out=out)
+    return backend.activation.sigmoid(x, out=out)
 
 
 @op("activation.cu")
@@ -109,7 +109,7 @@ def sigmoid_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> Arr
     backend = backend_of(dy=dy, y=y, optional=dict(out=out))
     _expect_backward(dy, out, y=y)
     dy, y = copy_if_overlapping([out], dy, y, in_place=True)
-    return backend.sigmoid_backward(dy, y, out=out)
+    return backend.activation.sigmoid_backward(dy, y, out=out)
 
 
 @op("activation.cu")
@@ -118,7 +118,7 @@ def tanh(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.tanh(x, out=out)
+    return backend.activation.tanh(x, out=out)
 
 
 @op("activation.cu")
@@ -127,7 +127,7 @@ def tanh_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT
     backend = backend_of(dy=dy, y=y, optional=dict(out=out))
     _expect_backward(dy, out, y=y)
     dy, y = copy_if_overlapping([out], dy, y, in_place=True)
-    return backend.tanh_backward(dy, y, out=out)
+    return backend.activation.tanh_backward(dy, y, out=out)
 
 
 @op("activation.cu")
@@ -139,7 +139,7 @@ def gelu(x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> 
     expect_elementwise(x, out)
     approximate = lookup("GELU approximation", approximate, GELU_FORMS)
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.gelu(x, approximate=approximate, out=out)
+    return backend.activation.gelu(x, approximate=approximate, out=out)
 
 
 @op("activation.cu")
@@ -149,7 +149,7 @@ def gelu_backward(dy: ArrayT, x: ArrayT, *, approximate: str = "none", out: Arra
     _expect_backward(dy, out, x=x)
     approximate = lookup("GELU approximation", approximate, GELU_FORMS)
     dy, x = copy_if_overlapping([out], dy, x, in_place=True)
-    return backend.gelu_backward(dy, x, approximate=approximate, out=out)
+    return backend.activation.gelu_backward(dy, x, approximate=approximate, out=out)
 
 
 @op("activation.cu")
@@ -158,7 +158,7 @@ def silu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.silu(x, out=out)
+    return backend.activation.silu(x, out=out)
 
 
 @op("activation.cu")
@@ -167,7 +167,7 @@ def silu_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT
     backend = backend_of(dy=dy, x=x, optional=dict(out=out))
     _expect_backward(dy, out, x=x)
     dy, x = copy_if_overlapping([out], dy, x, in_place=True)
-    return backend.silu_backward(dy, x, out=out)
+    return backend.activation.silu_backward(dy, x, out=out)
 
 
 @op("softmax.cu")
@@ -179,7 +179,7 @@ def softmax(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     backend = backend_of(x=x, optional=dict(out=out))
     expect_out(out, expect_float("x", x, "N classes"), x.dtype)
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.softmax(x, out=out)
+    return backend.activation.softmax(x, out=out)
 
 
 def _expect_backward(dy: Array, out: Array | None, **saved: Array) -> None:

@@ -22,7 +22,7 @@ def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     expect_shape("b", b, a.shape, "a's shape")
     expect_elementwise(a, out, "a")
     a, b = copy_if_overlapping([out], a, b, in_place=True)
-    return backend.add(a, b, out=out)
+    return backend.arithmetic.add(a, b, out=out)
 
 
 @op("arithmetic.cu")
@@ -32,4 +32,4 @@ def scale(x: ArrayT, *, factor: float, out: ArrayT | None = None) -> ArrayT:
     expect_elementwise(x, out)
     factor = number("factor", factor, -math.inf, beside=[x])
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.scale(x, factor=factor, out=out)
+    return backend.arithmetic.scale(x, factor=factor, out=out)

@@ -91,7 +91,7 @@ def load_batch(
     flip, border, seed = flip_value(flip), canonical("border", border, BORDERS), seed_value("seed", seed)
     offset = step_integer("offset", offset)
     images, labels, indices, mean, std = copy_if_overlapping([out], images, labels, indices, mean, std)
-    return backend.load_batch(
+    return backend.batch.load_batch(
         images,
         labels,
         indices,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.arguments import integer, number, pair
+from gpuconv.arguments import integer, pair
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import (
     expect_accumulate,
@@ -16,21 +16,19 @@ from gpuconv.ops.expect import (
     expect_apart,
     expect_bias,
     expect_bias_gradient,
-    expect_channel_vectors,
     expect_conv_algorithm,
     expect_float,
     expect_out,
     expect_same_dtype,
     expect_shape,
     expect_volume_shape,
-    expect_writable,
 )
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size
 
-__all__ = ["bias_grad", "conv2d", "conv2d_backward", "conv2d_batch_norm", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
+__all__ = ["bias_grad", "conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
 
 @op("conv2d_fprop.cu")
@@ -58,12 +56,12 @@ def conv2d(
     applied with that op's defaults. Returns y: (N, P, Q, K).
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
-    problem = _problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    problem = forward_problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
     finish = epilogue(expect_activation(activation))
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, finish, "fprop")
     expect_out(out, problem.y_shape, x.dtype)
     x, w, bias = copy_if_overlapping([out], x, w, bias)
-    return backend.conv2d(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+    return backend.conv.conv2d(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
 
 
 @op("conv2d_fprop.cu")
@@ -95,12 +93,12 @@ def conv2d_relu(
     Other arguments as in conv2d. Returns y and mask.
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
-    problem = _problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    problem = forward_problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
     expect_out(out, problem.pooled_shape(pool), x.dtype)
     finish = epilogue("relu", pool=int(pool), masked=True)
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, finish, "fprop")
     x, w, bias = copy_if_overlapping([out], x, w, bias)
-    return backend.conv2d_relu(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+    return backend.conv.conv2d_relu(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
 
 
 @op("conv2d_dgrad.cu")
@@ -139,7 +137,7 @@ def conv2d_dgrad(
     expect_out(out, problem.x_shape, dy.dtype)
     algo, tf32 = expect_conv_algorithm(algo, tf32, dy.dtype, problem, forward, "dgrad")
     dy, w, mask = copy_if_overlapping([out], dy, w, mask)
-    return backend.conv2d_dgrad(dy, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out)
+    return backend.conv.conv2d_dgrad(dy, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out)
 
 
 @op("conv2d_wgrad.cu")
@@ -182,7 +180,7 @@ def conv2d_wgrad(
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "wgrad")
     expect_apart(out=out, db=db)
     dy, x, mask = copy_if_overlapping([out, db], dy, x, mask)
-    return backend.conv2d_wgrad(
+    return backend.conv.conv2d_wgrad(
         dy, x, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate
     )
 
@@ -227,7 +225,7 @@ def conv2d_backward(
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "dgrad")
     expect_apart(out=out, dw=dw, db=db)
     dy, x, w, mask = copy_if_overlapping([out, dw, db], dy, x, w, mask)
-    return backend.conv2d_backward(
+    return backend.conv.conv2d_backward(
         dy, x, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, dw=dw, db=db, accumulate=accumulate
     )
 
@@ -242,76 +240,10 @@ def bias_grad(dy: ArrayT, *, out: ArrayT | None = None, accumulate: bool = False
     expect_out(out, expect_any_float("dy", dy, 2)[-1:], dy.dtype)
     expect_accumulate(accumulate, out=out)
     (dy,) = copy_if_overlapping([out], dy)
-    return backend.bias_grad(dy, out=out, accumulate=accumulate)
+    return backend.conv.bias_grad(dy, out=out, accumulate=accumulate)
 
 
-@op("conv2d_fprop.cu", changes="running_mean running_var")
-def conv2d_batch_norm(
-    x: ArrayT,
-    w: ArrayT,
-    bias: ArrayT | None,
-    gamma: Array,
-    beta: Array,
-    running_mean: Array,
-    running_var: Array,
-    *,
-    stride: Size = 1,
-    padding: Padding = 0,
-    dilation: Size = 1,
-    groups: int = 1,
-    fit: str = "floor",
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    activation: str | None = None,
-    algo: str = "auto",
-    tf32: bool = False,
-    out: ArrayT | None = None,
-) -> tuple[ArrayT, ArrayT, Any, Any]:
-    """batch_norm(conv2d(x, w, bias), training=True) in one call; the convolution computes the statistics.
-
-    Arguments as in conv2d and batch_norm. Returns y (in out), the output of conv2d, and the mean and inv_std used;
-    batch_norm_backward takes the last three.
-    """
-    backend = backend_of(
-        x=x,
-        w=w,
-        gamma=gamma,
-        beta=beta,
-        running_mean=running_mean,
-        running_var=running_var,
-        optional=dict(bias=bias, out=out),
-    )
-    problem = _problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    expect_channel_vectors(x, problem.k, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
-    if problem.n * problem.p * problem.q < 2:
-        shape = problem.y_shape
-        raise ValueError(f"batch statistics need more than one value for each filter, received maps of {shape}")
-    expect_out(out, problem.y_shape, x.dtype)
-    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, epilogue(moments=True), "fprop")
-    momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, beside=[x])
-    activation = expect_activation(activation)
-    expect_writable(running_mean=running_mean, running_var=running_var)
-    expect_apart(running_mean=running_mean, running_var=running_var, out=out)
-    x, w, bias, gamma, beta = copy_if_overlapping([running_mean, running_var, out], x, w, bias, gamma, beta)
-    return backend.conv2d_batch_norm(
-        x,
-        w,
-        bias,
-        gamma,
-        beta,
-        running_mean,
-        running_var,
-        problem,
-        momentum=momentum,
-        eps=eps,
-        activation=activation,
-        algo=algo,
-        tf32=tf32,
-        out=out,
-    )
-
-
-def _problem(x: Array, w: Array, bias: Array | None, **window: Any) -> Conv2dProblem:
+def forward_problem(x: Array, w: Array, bias: Array | None, **window: Any) -> Conv2dProblem:
     """The problem of a forward pass, checked against its arrays."""
     x_shape, w_shape = expect_float("x", x, "N H W C"), expect_float("w", w, "K R S C/groups")
     expect_same_dtype(x=x, w=w, bias=bias)

@@ -27,7 +27,7 @@ def dropout(
     p, seed = number("p", p, 0.0, 1.0, open_high=True), seed_value("seed", seed)
     substream, offset = stream_word("substream", substream), step_integer("offset", offset)
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.dropout(x, p=p, seed=seed, substream=substream, offset=offset, out=out)
+    return backend.dropout.dropout(x, p=p, seed=seed, substream=substream, offset=offset, out=out)
 
 
 @op("dropout.cu")
@@ -40,4 +40,4 @@ def dropout_backward(
     p, seed = number("p", p, 0.0, 1.0, open_high=True), seed_value("seed", seed)
     substream, offset = stream_word("substream", substream), step_integer("offset", offset)
     (dy,) = copy_if_overlapping([out], dy, in_place=True)
-    return backend.dropout_backward(dy, p=p, seed=seed, substream=substream, offset=offset, out=out)
+    return backend.dropout.dropout_backward(dy, p=p, seed=seed, substream=substream, offset=offset, out=out)

@@ -45,7 +45,7 @@ def linear(
     finish = epilogue(expect_activation(activation))
     algo, tf32 = expect_algorithm(algo, tf32, x.dtype)
     x, w, bias = copy_if_overlapping([out], x, w, bias)
-    return backend.linear(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+    return backend.linear.linear(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
 
 
 @op("conv2d_dgrad.cu")
@@ -60,7 +60,7 @@ def linear_dgrad(dy: ArrayT, w: ArrayT, *, algo: str = "auto", tf32: bool = Fals
     expect_out(out, problem.x_shape, dy.dtype)
     algo, tf32 = expect_algorithm(algo, tf32, dy.dtype)
     dy, w = copy_if_overlapping([out], dy, w)
-    return backend.linear_dgrad(dy, w, problem, algo=algo, tf32=tf32, out=out)
+    return backend.linear.linear_dgrad(dy, w, problem, algo=algo, tf32=tf32, out=out)
 
 
 @op("conv2d_wgrad.cu")
@@ -89,4 +89,4 @@ def linear_wgrad(
     algo, tf32 = expect_algorithm(algo, tf32, dy.dtype)
     expect_apart(out=out, db=db)
     dy, x = copy_if_overlapping([out, db], dy, x)
-    return backend.linear_wgrad(dy, x, problem, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate)
+    return backend.linear.linear_wgrad(dy, x, problem, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate)

@@ -33,7 +33,7 @@ def softmax_cross_entropy(
     label_smoothing = number("label_smoothing", label_smoothing, 0.0, 1.0)
     grad_scale = step_scalar("grad_scale", grad_scale, [logits])
     logits, labels = copy_if_overlapping([out], logits, labels, in_place=True)
-    return backend.softmax_cross_entropy(
+    return backend.loss.softmax_cross_entropy(
         logits, labels, label_smoothing=label_smoothing, grad_scale=grad_scale, out=out
     )
 
@@ -52,7 +52,7 @@ def svm_hinge(
     delta = number("delta", delta, 0.0, beside=[scores])
     grad_scale = step_scalar("grad_scale", grad_scale, [scores])
     scores, labels = copy_if_overlapping([out], scores, labels, in_place=True)
-    return backend.svm_hinge(scores, labels, delta=delta, grad_scale=grad_scale, out=out)
+    return backend.loss.svm_hinge(scores, labels, delta=delta, grad_scale=grad_scale, out=out)
 
 
 @op("metrics.cu", changes="totals")
@@ -74,7 +74,7 @@ def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> Non
         raise TypeError(f"loss must be {wanted} beside {scores.dtype.name} scores, received {loss.dtype.name}")
     expect_writable(totals=totals)
     loss, scores, labels = copy_if_overlapping([totals], loss, scores, labels)
-    backend.add_metrics(totals, loss, scores, labels)
+    backend.loss.add_metrics(totals, loss, scores, labels)
 
 
 def _expect_scores_and_labels(name: str, scores: Array, labels: Array, out: Array | None) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 from gpuconv.arguments import number
 from gpuconv.backends import backend_of
+from gpuconv.ops.conv import forward_problem
 from gpuconv.ops.expect import (
     expect_accumulate,
     expect_activation,
     expect_any_float,
     expect_apart,
     expect_channel_vectors,
+    expect_conv_algorithm,
     expect_out,
     expect_same_dtype,
     expect_shape,
@@ -20,9 +22,10 @@ from gpuconv.ops.expect import (
 )
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.types import Array, ArrayT
+from gpuconv.problems import epilogue
+from gpuconv.types import Array, ArrayT, Padding, Size
 
-__all__ = ["batch_norm", "batch_norm_backward"]
+__all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm"]
 
 
 @op("batch_norm.cu", changes="running_mean running_var")
@@ -67,7 +70,7 @@ def batch_norm(
     else:
         running_mean, running_var = copy_if_overlapping([out], running_mean, running_var, in_place=True)
     x, gamma, beta = copy_if_overlapping([out], x, gamma, beta, in_place=True)
-    return backend.batch_norm(
+    return backend.norm.batch_norm(
         x,
         gamma,
         beta,
@@ -127,7 +130,7 @@ def batch_norm_backward(
     expect_apart(out=out, dgamma=dgamma, dbeta=dbeta)
     inputs = copy_if_overlapping([dgamma, dbeta], dy, x, gamma, mean, inv_std, beta)
     dy, x, gamma, mean, inv_std, beta = copy_if_overlapping([out], *inputs, in_place=True)
-    return backend.batch_norm_backward(
+    return backend.norm.batch_norm_backward(
         dy,
         x,
         gamma,
@@ -140,4 +143,72 @@ def batch_norm_backward(
         dgamma=dgamma,
         dbeta=dbeta,
         accumulate=accumulate,
+    )
+
+
+@op("conv2d_fprop.cu", changes="running_mean running_var")
+def conv2d_batch_norm(
+    x: ArrayT,
+    w: ArrayT,
+    bias: ArrayT | None,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    fit: str = "floor",
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str | None = None,
+    algo: str = "auto",
+    tf32: bool = False,
+    out: ArrayT | None = None,
+) -> tuple[ArrayT, ArrayT, Any, Any]:
+    """batch_norm(conv2d(x, w, bias), training=True) in one call; the convolution computes the statistics.
+
+    Arguments as in conv2d and batch_norm. Returns y (in out), the output of conv2d, and the mean and inv_std used;
+    batch_norm_backward takes the last three.
+    """
+    backend = backend_of(
+        x=x,
+        w=w,
+        gamma=gamma,
+        beta=beta,
+        running_mean=running_mean,
+        running_var=running_var,
+        optional=dict(bias=bias, out=out),
+    )
+    problem = forward_problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    expect_channel_vectors(x, problem.k, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    if problem.n * problem.p * problem.q < 2:
+        shape = problem.y_shape
+        raise ValueError(f"batch statistics need more than one value for each filter, received maps of {shape}")
+    expect_out(out, problem.y_shape, x.dtype)
+    statistics = epilogue(moments=True)
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, statistics, "fprop")
+    momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, beside=[x])
+    activation = expect_activation(activation)
+    expect_writable(running_mean=running_mean, running_var=running_var)
+    expect_apart(running_mean=running_mean, running_var=running_var, out=out)
+    x, w, bias, gamma, beta = copy_if_overlapping([running_mean, running_var, out], x, w, bias, gamma, beta)
+    return backend.norm.conv2d_batch_norm(
+        x,
+        w,
+        bias,
+        gamma,
+        beta,
+        running_mean,
+        running_var,
+        problem,
+        statistics,
+        momentum=momentum,
+        eps=eps,
+        activation=activation,
+        algo=algo,
+        tf32=tf32,
+        out=out,
     )

@@ -9,12 +9,11 @@ import numpy as np
 from gpuconv.arguments import integer, learning_rate, number, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
-from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ
 from gpuconv.ops.expect import expect_any_float, expect_shape, expect_writable, expect_writable_lists
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, Scalar
 
-__all__ = ["adagrad_step", "adam_step", "muon_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
+__all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
 
 # Whole lists of parameters in one call, updated in place. The parameter, gradient and state arrays of one entry share a
 # shape and a dtype. weight_decay is one number or one for each parameter; it adds weight_decay * param to the gradient
@@ -51,11 +50,11 @@ def sgd_step(
     )
     if velocities is None and momentum:
         raise ValueError(f"momentum {momentum} needs velocities, which were not given")
-    _expect_step(params, grads, masters, scaling, **({} if velocities is None else {"velocities": velocities}))
-    lr, momentum = learning_rate(lr, params), _expect_momentum(momentum, nesterov)
+    expect_step(params, grads, masters, scaling, **({} if velocities is None else {"velocities": velocities}))
+    lr, momentum = learning_rate(lr, params), expect_momentum(momentum, nesterov)
     decay = _decay(weight_decay, params)
     expect_writable_lists(params=params, velocities=velocities, masters=masters)
-    backend.sgd_step(
+    backend.optim.sgd_step(
         params,
         grads,
         velocities,
@@ -87,10 +86,10 @@ def adagrad_step(
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
-    _expect_step(params, grads, masters, scaling, square_sums=square_sums)
+    expect_step(params, grads, masters, scaling, square_sums=square_sums)
     lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
     expect_writable_lists(params=params, square_sums=square_sums, masters=masters)
-    backend.adagrad_step(params, grads, square_sums, masters, scaling, lr=lr, eps=eps, weight_decay=decay)
+    backend.optim.adagrad_step(params, grads, square_sums, masters, scaling, lr=lr, eps=eps, weight_decay=decay)
 
 
 @op("optimizer.cu", changes="params square_averages masters")
@@ -113,11 +112,11 @@ def rmsprop_step(
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
-    _expect_step(params, grads, masters, scaling, square_averages=square_averages)
+    expect_step(params, grads, masters, scaling, square_averages=square_averages)
     lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
     alpha = number("alpha", alpha, 0.0, 1.0)
     expect_writable_lists(params=params, square_averages=square_averages, masters=masters)
-    backend.rmsprop_step(
+    backend.optim.rmsprop_step(
         params, grads, square_averages, masters, scaling, lr=lr, alpha=alpha, eps=eps, weight_decay=decay
     )
 
@@ -151,13 +150,13 @@ def adam_step(
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr, step=step),
     )
-    _expect_step(params, grads, masters, scaling, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
+    expect_step(params, grads, masters, scaling, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
     lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
     step = step_integer("step", step, 1)
     beta1 = number("beta1", beta1, 0.0, 1.0, open_high=True)
     beta2 = number("beta2", beta2, 0.0, 1.0, open_high=True)
     expect_writable_lists(params=params, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs, masters=masters)
-    backend.adam_step(
+    backend.optim.adam_step(
         params,
         grads,
         exp_avgs,
@@ -193,46 +192,7 @@ def update_loss_scale(
     growth, backoff = number("growth", growth, 1.0), number("backoff", backoff, 0.0, 1.0)
     interval = integer("interval", interval, 1)
     expect_writable(scaling=scaling)
-    backend.update_loss_scale(scaling, grads, growth=growth, backoff=backoff, interval=interval)
-
-
-@op("muon.cu", changes="params velocities masters")
-def muon_step(
-    params: Sequence[Array],
-    grads: Sequence[Array],
-    velocities: Sequence[Array],
-    masters: Sequence[Array] | None = None,
-    scaling: Array | None = None,
-    *,
-    lr: Scalar,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    steps: int = 5,
-) -> None:
-    """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), with nesterov of g + momentum * v
-    (Jordan et al. 2024, "Muon"; keeping the weights at a norm of 1 a filter comes from airbench).
-
-    params: of rank 2 or more, taken as matrices (K, the rest); |param| is the root of the sum of squares, and a
-    parameter of zeros is not scaled. orthogonal(x) divides x by |x| + 1e-7, then does `steps` Newton-Schulz steps on
-    the smaller side, x = (a + b x x^T + c (x x^T)^2) x with a, b, c = 3.4445, -4.7750, 2.0315: singular values come
-    near 1, not to it. steps: 0 to 100. All of it is computed in the accumulation dtype.
-    """
-    backend = backend_of(
-        lists=dict(params=params, grads=grads, velocities=velocities),
-        optional_lists=dict(masters=masters),
-        optional=dict(scaling=scaling),
-        numbers=dict(lr=lr),
-    )
-    _expect_step(params, grads, masters, scaling, velocities=velocities)
-    for index, param in enumerate(params):
-        if len(param.shape) < 2:
-            raise ValueError(f"muon_step takes params of rank 2 or more, received params[{index}] of {param.shape}")
-    lr, momentum = learning_rate(lr, params), _expect_momentum(momentum, nesterov)
-    steps = integer("steps", steps, 0, MOST_NEWTON_SCHULZ)
-    expect_writable_lists(params=params, velocities=velocities, masters=masters)
-    backend.muon_step(
-        params, grads, velocities, masters, scaling, lr=lr, momentum=momentum, nesterov=bool(nesterov), steps=steps
-    )
+    backend.optim.update_loss_scale(scaling, grads, growth=growth, backoff=backoff, interval=interval)
 
 
 def _decay(weight_decay: float | Sequence[float], params: Sequence[Array]) -> tuple[float, ...]:
@@ -246,7 +206,7 @@ def _decay(weight_decay: float | Sequence[float], params: Sequence[Array]) -> tu
     return tuple([number("weight_decay", value, 0.0, beside=params) for value in weight_decay])
 
 
-def _expect_step(
+def expect_step(
     params: Sequence[Array],
     grads: Sequence[Array],
     masters: Sequence[Array] | None,
@@ -305,7 +265,7 @@ def _expect_scaling(scaling: Array) -> None:
         raise TypeError(f"scaling must be float64 of shape (4,), received {scaling.dtype.name} of {scaling.shape}")
 
 
-def _expect_momentum(momentum: float, nesterov: bool) -> float:
+def expect_momentum(momentum: float, nesterov: bool) -> float:
     momentum = number("momentum", momentum, 0.0, 1.0)
     if nesterov and not momentum:
         raise ValueError("nesterov=True needs a momentum above 0")

@@ -43,7 +43,7 @@ def max_pool2d(
     problem = Pool2dProblem.of(shape, kernel_size, stride=stride, padding=padding, fit=fit)
     expect_out(out, problem.y_shape, x.dtype)
     (x,) = copy_if_overlapping([out], x)
-    return backend.max_pool2d(x, problem, out=out)
+    return backend.pool.max_pool2d(x, problem, out=out)
 
 
 @op("max_pool2d.cu")
@@ -71,7 +71,7 @@ def max_pool2d_backward(
     if argmax.dtype != wanted:
         raise TypeError(f"argmax must be {wanted.name}, as max_pool2d returns it, received {argmax.dtype.name}")
     dy, argmax = copy_if_overlapping([out], dy, argmax)
-    return backend.max_pool2d_backward(dy, argmax, problem, out=out)
+    return backend.pool.max_pool2d_backward(dy, argmax, problem, out=out)
 
 
 @op("avg_pool2d.cu")
@@ -95,7 +95,7 @@ def avg_pool2d(
     problem = Pool2dProblem.of(shape, kernel_size, stride=stride, padding=padding, fit=fit)
     expect_out(out, problem.y_shape, x.dtype)
     (x,) = copy_if_overlapping([out], x)
-    return backend.avg_pool2d(x, problem, count_include_pad=bool(count_include_pad), out=out)
+    return backend.pool.avg_pool2d(x, problem, count_include_pad=bool(count_include_pad), out=out)
 
 
 @op("avg_pool2d.cu")
@@ -119,7 +119,7 @@ def avg_pool2d_backward(
     problem = Pool2dProblem.of(shape, kernel_size, stride=stride, padding=padding, fit=fit)
     _expect_gradient(dy, problem, out)
     (dy,) = copy_if_overlapping([out], dy)
-    return backend.avg_pool2d_backward(dy, problem, count_include_pad=bool(count_include_pad), out=out)
+    return backend.pool.avg_pool2d_backward(dy, problem, count_include_pad=bool(count_include_pad), out=out)
 
 
 @op("global_avg_pool2d.cu")
@@ -131,7 +131,7 @@ def global_avg_pool2d(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
         raise ValueError(f"the mean over an empty map is undefined, received shape {(n, h, w, c)}")
     expect_out(out, (n, 1, 1, c), x.dtype)
     (x,) = copy_if_overlapping([out], x)
-    return backend.global_avg_pool2d(x, out=out)
+    return backend.pool.global_avg_pool2d(x, out=out)
 
 
 @op("global_avg_pool2d.cu")
@@ -143,7 +143,7 @@ def global_avg_pool2d_backward(dy: ArrayT, *, input_shape: Sequence[int], out: A
     expect_shape("dy", dy, (n, 1, 1, c), "one value for each map")
     expect_out(out, (n, h, w, c), dy.dtype)
     (dy,) = copy_if_overlapping([out], dy)
-    return backend.global_avg_pool2d_backward(dy, input_shape=(n, h, w, c), out=out)
+    return backend.pool.global_avg_pool2d_backward(dy, input_shape=(n, h, w, c), out=out)
 
 
 def _expect_gradient(dy: Array, problem: Pool2dProblem, out: Array | None) -> None:

@@ -30,7 +30,9 @@ def random_uniform(
     seed, stream = seed_value("seed", seed), stream_word("stream", stream)
     substream, offset = stream_word("substream", substream), integer("offset", offset, 0)
     expect_writable(y=y)
-    return backend.random_uniform(y, low=low, high=high, seed=seed, stream=stream, substream=substream, offset=offset)
+    return backend.random.random_uniform(
+        y, low=low, high=high, seed=seed, stream=stream, substream=substream, offset=offset
+    )
 
 
 @op("random_fill.cu", changes="y")
@@ -44,7 +46,9 @@ def random_normal(
     seed, stream = seed_value("seed", seed), stream_word("stream", stream)
     substream, offset = stream_word("substream", substream), integer("offset", offset, 0)
     expect_writable(y=y)
-    return backend.random_normal(y, mean=mean, std=std, seed=seed, stream=stream, substream=substream, offset=offset)
+    return backend.random.random_normal(
+        y, mean=mean, std=std, seed=seed, stream=stream, substream=substream, offset=offset
+    )
 
 
 @op("random_fill.cu", changes="order")
@@ -55,4 +59,4 @@ def random_permutation(order: ArrayT, *, seed: int, epoch: int = 0, stream: int 
         raise TypeError(f"order must be int64 of rank 1, received {order.dtype.name} of shape {tuple(order.shape)}")
     seed, epoch, stream = seed_value("seed", seed), stream_word("epoch", epoch), stream_word("stream", stream)
     expect_writable(order=order)
-    return backend.random_permutation(order, seed=seed, epoch=epoch, stream=stream)
+    return backend.random.random_permutation(order, seed=seed, epoch=epoch, stream=stream)

@@ -29,6 +29,11 @@ class Op:
         return tuple(name for name in inspect.signature(self.function).parameters if _holds_arrays(hints[name]))
 
     @property
+    def family(self) -> str:
+        """The name of the file that has the op, here and in every backend."""
+        return self.function.__module__.rpartition(".")[2]
+
+    @property
     def takes_algorithm(self) -> bool:
         return "algo" in inspect.signature(self.function).parameters
 

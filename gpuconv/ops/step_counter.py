@@ -34,7 +34,7 @@ def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> 
     expect_writable(clock=clock, lr=lr)
     expect_apart(clock=clock, lr=lr)
     (rates,) = copy_if_overlapping([clock, lr], rates)
-    backend.advance_clock(clock, lr, rates, batch_size=batch_size)
+    backend.step_counter.advance_clock(clock, lr, rates, batch_size=batch_size)
 
 
 @op("step_counter.cu", changes="counter")
@@ -44,7 +44,7 @@ def advance_counter(counter: ArrayT, *, by: int) -> ArrayT:
     _expect_counters("counter", counter, 1)
     by = integer("by", by, 0)
     expect_writable(counter=counter)
-    return backend.advance_counter(counter, by=by)
+    return backend.step_counter.advance_counter(counter, by=by)
 
 
 def _expect_counters(name: str, array: Array, length: int) -> None:

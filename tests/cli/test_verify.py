@@ -46,8 +46,8 @@ def test_a_wrong_kernel_is_told_by_its_smallest_failing_case(capsys, tmp_path):
 
 
 def test_a_fault_of_the_fast_numpy_code_is_found(monkeypatch, capsys):
-    right = cpu.scale
-    monkeypatch.setattr(cpu, "scale", lambda x, **options: right(x, **options) + x.dtype.type(0.5))
+    right = cpu.arithmetic.scale
+    monkeypatch.setattr(cpu.arithmetic, "scale", lambda x, **options: right(x, **options) + x.dtype.type(0.5))
     chosen = ["--tier", "tiny", "--dtype", "float32", "--op", "scale", "--op", "add"]
     status = main(["verify", "--device", "numpy", *chosen])
     said = capsys.readouterr().out

@@ -1,6 +1,5 @@
 """The CPU backend, device "numpy": every op in fast NumPy, proved against the oracle (`gpuconv.backends.reference`)."""
 
-from gpuconv.backends import gathered
 from gpuconv.backends.cpu import (
     activation,
     allocator,
@@ -19,8 +18,3 @@ from gpuconv.backends.cpu import (
 )
 
 allocator.keep_freed_memory()
-globals().update(
-    gathered.defined_in(
-        activation, arithmetic, batch, conv, dropout, linear, loss, muon, norm, optim, pool, random, step_counter
-    )
-)

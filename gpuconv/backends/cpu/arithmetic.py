@@ -1,4 +1,4 @@
-"""Sums, multiples and running metrics."""
+"""Sums and multiples."""
 
 from __future__ import annotations
 
@@ -13,10 +13,3 @@ def add(a, b, *, out):
 
 def scale(x, *, factor, out):
     return elementwise(lambda x: x * x.dtype.type(factor), x, out=out)
-
-
-def add_metrics(totals, loss, scores, labels):
-    totals[0] += np.float64(loss) * len(labels)
-    totals[1] += (scores.argmax(axis=1) == labels).sum()
-    totals[2] += len(labels)
-    totals[3] += np.isfinite(totals[0])

@@ -47,3 +47,10 @@ def _rows(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The rows' numbers, once every label is known to name a class."""
     expect_within("labels", labels, scores.shape[1])
     return np.arange(len(labels))
+
+
+def add_metrics(totals, loss, scores, labels):
+    totals[0] += np.float64(loss) * len(labels)
+    totals[1] += (scores.argmax(axis=1) == labels).sum()
+    totals[2] += len(labels)
+    totals[3] += np.isfinite(totals[0])

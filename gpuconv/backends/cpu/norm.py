@@ -11,7 +11,6 @@ import numpy as np
 from gpuconv.backends.cpu import activation as activations
 from gpuconv.backends.cpu.conv import conv2d
 from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows, widen
-from gpuconv.problems import epilogue
 
 
 @np.errstate(all="ignore")  # inf and NaN in x are inf and NaN in y, as on a GPU
@@ -35,9 +34,9 @@ def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum,
 
 
 def conv2d_batch_norm(
-    x, w, bias, gamma, beta, running_mean, running_var, problem, *, momentum, eps, activation, algo, tf32, out
+    x, w, bias, gamma, beta, running_mean, running_var, problem, epilogue, *, momentum, eps, activation, algo, tf32, out
 ):
-    conv = conv2d(x, w, bias, problem, epilogue(), algo=algo, tf32=tf32, out=None)
+    conv = conv2d(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
     y, mean, inv_std = batch_norm(
         conv,
         gamma,

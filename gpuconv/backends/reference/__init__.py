@@ -7,9 +7,6 @@ fast. Begin with `conv`.
 Arguments arrive checked, and sizes as a problem (`gpuconv.problems`).
 """
 
-import numpy as np
-
-from gpuconv.backends import gathered
 from gpuconv.backends.reference import (
     activation,
     arithmetic,
@@ -18,12 +15,10 @@ from gpuconv.backends.reference import (
     dropout,
     linear,
     loss,
+    muon,
     norm,
     optim,
     pool,
     random,
+    step_counter,
 )
-
-_OPS = gathered.defined_in(activation, arithmetic, batch, conv, dropout, linear, loss, norm, optim, pool, random)
-# Infinities and NaN are results, as on a GPU, not warnings.
-globals().update({name: np.errstate(all="ignore")(op) for name, op in _OPS.items()})

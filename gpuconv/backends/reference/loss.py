@@ -29,3 +29,10 @@ def _right_answers(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(N, classes), True at each row's label. Raises ValueError for a label that names no class."""
     expect_within("labels", labels, scores.shape[1])
     return labels[:, None] == np.arange(scores.shape[1])
+
+
+def add_metrics(totals, loss, scores, labels):
+    totals[0] += np.float64(loss) * len(labels)
+    totals[1] += (wide(scores).argmax(axis=1) == labels).sum()
+    totals[2] += len(labels)
+    totals[3] += np.isfinite(totals[0])

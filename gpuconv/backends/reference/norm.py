@@ -7,7 +7,6 @@ import numpy as np
 from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.conv import conv2d
 from gpuconv.backends.reference.precision import round_to, wide
-from gpuconv.problems import epilogue
 
 
 def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, out):
@@ -26,9 +25,9 @@ def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum,
 
 
 def conv2d_batch_norm(
-    x, w, bias, gamma, beta, running_mean, running_var, problem, *, momentum, eps, activation, algo, tf32, out
+    x, w, bias, gamma, beta, running_mean, running_var, problem, epilogue, *, momentum, eps, activation, algo, tf32, out
 ):
-    conv = conv2d(x, w, bias, problem, epilogue(), algo=algo, tf32=tf32, out=None)
+    conv = conv2d(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
     options = dict(momentum=momentum, eps=eps, activation=activation, out=out)
     y, mean, inv_std = batch_norm(conv, gamma, beta, running_mean, running_var, training=True, **options)
     return y, conv, mean, inv_std

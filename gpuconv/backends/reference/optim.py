@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from gpuconv.backends.reference.newton_schulz import orthogonal
 from gpuconv.backends.reference.precision import number, round_to, wide
 
 
@@ -12,7 +11,7 @@ def sgd_step(params, grads, velocities, masters, scaling, *, lr, momentum, neste
         v = momentum * v + g
         return p - number(lr) * (g + momentum * v if nesterov else v), v
 
-    _step(formula, weight_decay, scaling, masters, params, grads, *([] if velocities is None else [velocities]))
+    step_each(formula, weight_decay, scaling, masters, params, grads, *([] if velocities is None else [velocities]))
 
 
 def adagrad_step(params, grads, square_sums, masters, scaling, *, lr, eps, weight_decay):
@@ -21,7 +20,7 @@ def adagrad_step(params, grads, square_sums, masters, scaling, *, lr, eps, weigh
         s = s + g**2
         return p - number(lr) * g / (np.sqrt(s) + eps), s
 
-    _step(formula, weight_decay, scaling, masters, params, grads, square_sums)
+    step_each(formula, weight_decay, scaling, masters, params, grads, square_sums)
 
 
 def rmsprop_step(params, grads, square_averages, masters, scaling, *, lr, alpha, eps, weight_decay):
@@ -30,7 +29,7 @@ def rmsprop_step(params, grads, square_averages, masters, scaling, *, lr, alpha,
         s = alpha * s + (1 - alpha) * g**2
         return p - number(lr) * g / (np.sqrt(s) + eps), s
 
-    _step(formula, weight_decay, scaling, masters, params, grads, square_averages)
+    step_each(formula, weight_decay, scaling, masters, params, grads, square_averages)
 
 
 def adam_step(
@@ -47,21 +46,10 @@ def adam_step(
         v = beta2 * v + (1 - beta2) * g**2
         return p - number(lr) * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps), m, v
 
-    _step(formula, weight_decay, scaling, masters, params, grads, exp_avgs, exp_avg_sqs)
+    step_each(formula, weight_decay, scaling, masters, params, grads, exp_avgs, exp_avg_sqs)
 
 
-def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps):
-    def formula(_, p, g, v):
-        v = momentum * v + g
-        direction = g + momentum * v if nesterov else v
-        turned = orthogonal(direction.reshape(len(p), -1), steps).reshape(p.shape) if p.size else p
-        length = np.sqrt((p**2).sum())
-        return p * (np.sqrt(len(p)) / length if length else 1.0) - number(lr) * turned, v
-
-    _step(formula, [0.0] * len(params), scaling, masters, params, grads, velocities)
-
-
-def _step(formula, decays, scaling, masters, params, grads, *states):
+def step_each(formula, decays, scaling, masters, params, grads, *states):
     """param, *state = formula(decay, param, grad, *state) for each entry; or master, and param is rounded from that."""
     unscale = 1.0 if scaling is None else scaling[1]
     if unscale == 0:  # the loss scale overflowed: this step is skipped

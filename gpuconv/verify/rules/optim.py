@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import ops
-from gpuconv.backends.reference.newton_schulz import orthogonal
+from gpuconv.backends.reference.muon import orthogonal
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.newton_schulz import NEWTON_SCHULZ
 from gpuconv.verify.bounds import accumulated, rounded

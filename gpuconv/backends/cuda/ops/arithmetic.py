@@ -1,10 +1,10 @@
-"""Sums, multiples and running metrics: launchers of kernels/arithmetic.cu and metrics.cu."""
+"""Sums and multiples: launchers of kernels/arithmetic.cu."""
 
 from __future__ import annotations
 
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
-from gpuconv.types import Array, ArrayT
+from gpuconv.types import ArrayT
 
 
 def _map(kernel: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: float) -> ArrayT:
@@ -22,11 +22,3 @@ def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None) -> ArrayT:
 
 def scale(x: ArrayT, *, factor: float, out: ArrayT | None) -> ArrayT:
     return _map("scale_forward", out, contiguous(x), factor)
-
-
-def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> None:
-    n, classes = scores.shape
-    scores, labels = contiguous(scores, labels)
-    load("metrics.cu", {"DTYPE": scores.dtype}).kernel("metrics_add")(
-        1, THREADS, totals, loss, scores, labels, n, classes
-    )

@@ -1,9 +1,10 @@
-"""Convolution: launchers of kernels/conv2d_fprop.cu, conv2d_dgrad.cu and conv2d_wgrad.cu, and of their variants for
-tensor cores and for few channels. `depthwise` launches depthwise convolutions."""
+"""Convolution: launchers of kernels/conv2d_fprop.cu, conv2d_dgrad.cu and conv2d_wgrad.cu, of their variants for
+tensor cores and for few channels, and of bias_grad.cu. `depthwise` launches depthwise convolutions."""
 
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -13,63 +14,64 @@ from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.gemm.tuner import recall
 from gpuconv.backends.cuda.ops import depthwise
-from gpuconv.backends.cuda.ops.bias import bias_grad
+from gpuconv.backends.cuda.ops.column_reduce import deal, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.convolution import expect_within_limits, fits_tap_table, packed
 from gpuconv.backends.cuda.runtime.device_array import empty
-from gpuconv.backends.cuda.runtime.outputs import aligned_pack_width, buffer, contiguous, pack_width, store
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import THREADS, aligned_pack_width, buffer, contiguous, pack_width, store
 from gpuconv.problems import DIRECTIONS, Conv2dProblem, Epilogue
-from gpuconv.types import Array
+from gpuconv.types import Array, ArrayT
 
 __all__ = ["conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
 
 def conv2d(
-    x: Array,
-    w: Array,
-    bias: Array | None,
+    x: ArrayT,
+    w: ArrayT,
+    bias: ArrayT | None,
     problem: Conv2dProblem,
     epilogue: Epilogue,
     *,
     algo: str,
     tf32: bool,
-    out: Array | None,
-) -> Array:
+    out: ArrayT | None,
+) -> ArrayT:
     return _fprop(x, w, bias, problem, epilogue, algo, tf32, out, None)[0]
 
 
 def conv2d_relu(
-    x: Array,
-    w: Array,
-    bias: Array | None,
+    x: ArrayT,
+    w: ArrayT,
+    bias: ArrayT | None,
     problem: Conv2dProblem,
     epilogue: Epilogue,
     *,
     algo: str,
     tf32: bool,
-    out: Array | None,
-) -> tuple[Array, Array]:
+    out: ArrayT | None,
+) -> tuple[ArrayT, Array]:
     mask = empty(problem.mask_shape(epilogue.pool), np.uint8, like=x)
     return _fprop(x, w, bias, problem, epilogue, algo, tf32, out, mask)[0], mask
 
 
 def conv2d_moments(
-    x: Array, w: Array, bias: Array | None, problem: Conv2dProblem, epilogue: Epilogue, *, algo: str, tf32: bool
-) -> tuple[Array, Array | None]:
+    x: ArrayT, w: ArrayT, bias: ArrayT | None, problem: Conv2dProblem, epilogue: Epilogue, *, algo: str, tf32: bool
+) -> tuple[ArrayT, Array | None]:
     """y and, unless y is empty, (parts, K, 3): a `struct Moments` for each filter over each part of y's pixels."""
     return _fprop(x, w, bias, problem, epilogue, algo, tf32, None, None)
 
 
 def _fprop(
-    x: Array,
-    w: Array,
-    bias: Array | None,
+    x: ArrayT,
+    w: ArrayT,
+    bias: ArrayT | None,
     problem: Conv2dProblem,
     epilogue: Epilogue,
     algo: str,
     tf32: bool,
-    out: Array | None,
+    out: ArrayT | None,
     mask: Array | None,
-) -> tuple[Array, Array | None]:
+) -> tuple[ArrayT, Array | None]:
     """y, and the moments of an epilogue that takes them."""
     expect_within_limits(problem)
     x, w, bias = contiguous(x, w, bias)
@@ -84,16 +86,16 @@ def _fprop(
 
 
 def conv2d_dgrad(
-    dy: Array,
-    w: Array,
+    dy: ArrayT,
+    w: ArrayT,
     problem: Conv2dProblem,
     epilogue: Epilogue,
     *,
     mask: Array | None,
     algo: str,
     tf32: bool,
-    out: Array | None,
-) -> Array:
+    out: ArrayT | None,
+) -> ArrayT:
     expect_within_limits(problem)
     dy, w, mask = contiguous(dy, w, mask)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
@@ -107,18 +109,18 @@ def conv2d_dgrad(
 
 
 def conv2d_wgrad(
-    dy: Array,
-    x: Array,
+    dy: ArrayT,
+    x: ArrayT,
     problem: Conv2dProblem,
     epilogue: Epilogue,
     *,
     mask: Array | None,
     algo: str,
     tf32: bool,
-    out: Array | None,
-    db: Array | None,
+    out: ArrayT | None,
+    db: ArrayT | None,
     accumulate: bool,
-) -> Array:
+) -> ArrayT:
     expect_within_limits(problem)
     dy, x, mask = contiguous(dy, x, mask)
     dw = buffer(out, problem.w_shape, x.dtype, like=x, keep=accumulate)
@@ -137,20 +139,20 @@ def conv2d_wgrad(
 
 
 def conv2d_backward(
-    dy: Array,
-    x: Array,
-    w: Array,
+    dy: ArrayT,
+    x: ArrayT,
+    w: ArrayT,
     problem: Conv2dProblem,
     epilogue: Epilogue,
     *,
     mask: Array | None,
     algo: str,
     tf32: bool,
-    out: Array | None,
-    dw: Array | None,
-    db: Array | None,
+    out: ArrayT | None,
+    dw: ArrayT | None,
+    db: ArrayT | None,
     accumulate: bool,
-) -> tuple[Array, Array]:
+) -> tuple[ArrayT, ArrayT]:
     dy, w, mask = contiguous(dy, w, mask)
     dw = conv2d_wgrad(dy, x, problem, epilogue, mask=mask, algo=algo, tf32=tf32, out=dw, db=db, accumulate=accumulate)
     return conv2d_dgrad(dy, w, problem, epilogue, mask=mask, algo=algo, tf32=tf32, out=out), dw
@@ -217,3 +219,19 @@ def chosen(
     """The name of the algorithm that each direction takes; arguments as of `plans`."""
     found = plans(device, problem, epilogue, dtype, algo=algo, tf32=tf32)
     return {direction: found[direction].algorithm.name if found else DEPTHWISE for direction in DIRECTIONS}
+
+
+def bias_grad(dy: ArrayT, *, out: ArrayT | None, accumulate: bool) -> ArrayT:
+    *leading, channels = dy.shape
+    (dy,) = contiguous(dy)
+    db = buffer(out, (channels,), dy.dtype, like=dy, keep=accumulate)
+    if channels:
+        width = width_of(channels, dy)
+        columns = deal(math.prod(leading), channels, width, None)
+        sums = partials(columns, 1, dy.dtype, dy)
+        module = load("bias_grad.cu", {"DTYPE": dy.dtype, "WIDTH": width})
+        module.kernel("bias_grad_sum")(columns.grid, columns.threads, db, sums, dy, accumulate, columns.struct)
+        if sums is not None:
+            finish = module.kernel("bias_grad_finish")
+            finish(finish_grid(channels), THREADS, db, sums, accumulate, columns.chunks, channels)
+    return store(db, out)

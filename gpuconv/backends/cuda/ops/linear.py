@@ -6,25 +6,25 @@ from typing import Any
 
 from gpuconv.backends.cuda.ops import conv
 from gpuconv.problems import PLAIN, Epilogue, LinearProblem
-from gpuconv.types import Array
+from gpuconv.types import Array, ArrayT
 
 
 def linear(
-    x: Array,
-    w: Array,
-    bias: Array | None,
+    x: ArrayT,
+    w: ArrayT,
+    bias: ArrayT | None,
     problem: LinearProblem,
     epilogue: Epilogue,
     *,
     algo: str,
     tf32: bool,
-    out: Array | None,
-) -> Array:
+    out: ArrayT | None,
+) -> ArrayT:
     y = conv.conv2d(_maps(x), _maps(w), bias, problem.convolution, epilogue, algo=algo, tf32=tf32, out=_maps(out))
     return y.reshape(problem.y_shape) if out is None else out
 
 
-def linear_dgrad(dy: Array, w: Array, problem: LinearProblem, *, algo: str, tf32: bool, out: Array | None) -> Array:
+def linear_dgrad(dy: ArrayT, w: ArrayT, problem: LinearProblem, *, algo: str, tf32: bool, out: ArrayT | None) -> ArrayT:
     dx = conv.conv2d_dgrad(
         _maps(dy), _maps(w), problem.convolution, PLAIN, mask=None, algo=algo, tf32=tf32, out=_maps(out)
     )
@@ -32,16 +32,16 @@ def linear_dgrad(dy: Array, w: Array, problem: LinearProblem, *, algo: str, tf32
 
 
 def linear_wgrad(
-    dy: Array,
-    x: Array,
+    dy: ArrayT,
+    x: ArrayT,
     problem: LinearProblem,
     *,
     algo: str,
     tf32: bool,
-    out: Array | None,
-    db: Array | None,
+    out: ArrayT | None,
+    db: ArrayT | None,
     accumulate: bool,
-) -> Array:
+) -> ArrayT:
     dw = conv.conv2d_wgrad(
         _maps(dy),
         _maps(x),

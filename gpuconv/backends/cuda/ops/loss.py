@@ -1,5 +1,5 @@
 """Losses over a batch of class scores, each with its gradient: launchers of kernels/softmax_cross_entropy.cu and
-svm_hinge.cu."""
+svm_hinge.cu; and the running metrics, of metrics.cu."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gpuconv.arguments import expect_within
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops.class_rows import row_blocks, row_module
 from gpuconv.backends.cuda.runtime.device_array import empty
+from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, contiguous, device_scalar, store
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array, ArrayT, Scalar
@@ -78,3 +79,11 @@ def _counter(like: Array) -> Array:
 @functools.cache
 def _new_counter(device: str, queue: int) -> Array:
     return backends.zeros((1,), np.uint32, device)
+
+
+def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> None:
+    n, classes = scores.shape
+    scores, labels = contiguous(scores, labels)
+    load("metrics.cu", {"DTYPE": scores.dtype}).kernel("metrics_add")(
+        1, THREADS, totals, loss, scores, labels, n, classes
+    )

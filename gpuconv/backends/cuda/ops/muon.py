@@ -14,7 +14,7 @@ from gpuconv import backends
 from gpuconv.algorithms import AUTO
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.ops.optim import Rate, _rate
+from gpuconv.backends.cuda.ops.optim import Rate, rate_of
 from gpuconv.backends.cuda.runtime.device_array import address, asarray, empty
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, flat_grid, pack_width, updated
@@ -55,7 +55,7 @@ def muon_step(
         read = contiguous(*[grads[i] for i in chosen])
         with updated(*[arrays[i] for arrays in changed for i in chosen]) as there:
             matrices, state, *copies = (there[at : at + len(chosen)] for at in range(0, len(there), len(chosen)))
-            _step(matrices, read, state, copies, scaling, _rate(lr), momentum, nesterov, steps)
+            _step(matrices, read, state, copies, scaling, rate_of(lr), momentum, nesterov, steps)
 
 
 def _step(

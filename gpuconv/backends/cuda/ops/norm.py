@@ -11,15 +11,15 @@ from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, updated
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.problems import Conv2dProblem, epilogue
-from gpuconv.types import Array
+from gpuconv.problems import Conv2dProblem, Epilogue
+from gpuconv.types import Array, ArrayT
 
 # Partial results that one launch adds up in good time, and to how many a launch before it makes more of them.
 _MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 
 
 def batch_norm(
-    x: Array,
+    x: ArrayT,
     gamma: Array,
     beta: Array,
     running_mean: Array,
@@ -29,8 +29,8 @@ def batch_norm(
     momentum: float,
     eps: float,
     activation: str | None,
-    out: Array | None,
-) -> tuple[Array, Array, Array]:
+    out: ArrayT | None,
+) -> tuple[ArrayT, Array, Array]:
     rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
     x, gamma, beta = contiguous(x, gamma, beta)
     y = empty(x.shape, x.dtype, like=x) if out is None else out
@@ -51,23 +51,24 @@ def batch_norm(
 
 
 def conv2d_batch_norm(
-    x: Array,
-    w: Array,
-    bias: Array | None,
+    x: ArrayT,
+    w: ArrayT,
+    bias: ArrayT | None,
     gamma: Array,
     beta: Array,
     running_mean: Array,
     running_var: Array,
     problem: Conv2dProblem,
+    epilogue: Epilogue,
     *,
     momentum: float,
     eps: float,
     activation: str | None,
     algo: str,
     tf32: bool,
-    out: Array | None,
-) -> tuple[Array, Array, Array, Array]:
-    conv, moments = conv2d_moments(x, w, bias, problem, epilogue(moments=True), algo=algo, tf32=tf32)
+    out: ArrayT | None,
+) -> tuple[ArrayT, ArrayT, Array, Array]:
+    conv, moments = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
     y = empty(conv.shape, conv.dtype, like=conv) if out is None else out
     mean, inv_std = _channel_vector(conv), _channel_vector(conv)
     rows, channels = math.prod(conv.shape[:-1]), conv.shape[-1]
@@ -91,8 +92,8 @@ def conv2d_batch_norm(
 
 
 def batch_norm_backward(
-    dy: Array,
-    x: Array,
+    dy: ArrayT,
+    x: ArrayT,
     gamma: Array,
     mean: Array,
     inv_std: Array,
@@ -100,11 +101,11 @@ def batch_norm_backward(
     beta: Array | None,
     activation: str | None,
     training: bool,
-    out: Array | None,
+    out: ArrayT | None,
     dgamma: Array | None,
     dbeta: Array | None,
     accumulate: bool,
-) -> tuple[Array, Array, Array]:
+) -> tuple[ArrayT, Array, Array]:
     rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
     dy, x, gamma, beta, mean, inv_std = contiguous(dy, x, gamma, beta, mean, inv_std)
     dx = empty(x.shape, x.dtype, like=x) if out is None else out
@@ -156,7 +157,7 @@ def batch_norm_backward(
 
 
 def _statistics(
-    module: Module, width: int, rows: int, outputs: tuple[Array, ...], x: Array, momentum: float, eps: float
+    module: Module, width: int, rows: int, outputs: tuple[Array, ...], x: ArrayT, momentum: float, eps: float
 ) -> None:
     """Fill mean and inv_std, and move the running statistics, outputs in this order."""
     channels = x.shape[-1]
@@ -177,5 +178,5 @@ def _module(activation: str | None, *arrays: Array) -> tuple[Module, int]:
     return load("batch_norm.cu", defines), width
 
 
-def _channel_vector(x: Array) -> Array:
+def _channel_vector(x: ArrayT) -> ArrayT:
     return empty(x.shape[-1:], accumulation_dtype(x.dtype), like=x)

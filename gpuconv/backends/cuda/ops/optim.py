@@ -51,7 +51,7 @@ def sgd_step(
     weight_decay: Sequence[float],
 ) -> None:
     states = [] if velocities is None else [velocities]
-    _step("sgd_step", params, grads, states, masters, weight_decay, scaling, *_rate(lr), momentum, nesterov)
+    _step("sgd_step", params, grads, states, masters, weight_decay, scaling, *rate_of(lr), momentum, nesterov)
 
 
 def adagrad_step(
@@ -65,7 +65,7 @@ def adagrad_step(
     eps: float,
     weight_decay: Sequence[float],
 ) -> None:
-    _step("adagrad_step", params, grads, [square_sums], masters, weight_decay, scaling, *_rate(lr), eps)
+    _step("adagrad_step", params, grads, [square_sums], masters, weight_decay, scaling, *rate_of(lr), eps)
 
 
 def rmsprop_step(
@@ -80,7 +80,7 @@ def rmsprop_step(
     eps: float,
     weight_decay: Sequence[float],
 ) -> None:
-    _step("rmsprop_step", params, grads, [square_averages], masters, weight_decay, scaling, *_rate(lr), alpha, eps)
+    _step("rmsprop_step", params, grads, [square_averages], masters, weight_decay, scaling, *rate_of(lr), alpha, eps)
 
 
 def adam_step(
@@ -99,7 +99,7 @@ def adam_step(
     weight_decay: Sequence[float],
     decoupled: bool,
 ) -> None:
-    scalars = (*_rate(lr), *device_scalar(step, np.int64), beta1, beta2, eps, decoupled)
+    scalars = (*rate_of(lr), *device_scalar(step, np.int64), beta1, beta2, eps, decoupled)
     _step("adam_step", params, grads, [exp_avgs, exp_avg_sqs], masters, weight_decay, scaling, *scalars)
 
 
@@ -115,7 +115,7 @@ def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, 
     )
 
 
-def _rate(lr: Scalar) -> Rate:
+def rate_of(lr: Scalar) -> Rate:
     """The learning rate as the kernels take it: a float32 array or None, a float64 array or None, a number."""
     if not isinstance(lr, (int, float, np.generic)) and lr.dtype == np.float32:
         return lr, None, 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.types import Array
+from gpuconv.types import Array, ArrayT
 
 _WARP = 32
 
@@ -14,7 +14,7 @@ def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> 
     module.kernel("step_counter_advance")(1, _WARP, clock, lr, rates, *rates.shape, batch_size)
 
 
-def advance_counter(counter: Array, *, by: int) -> Array:
+def advance_counter(counter: ArrayT, *, by: int) -> ArrayT:
     before = empty((1,), counter.dtype, like=counter)
     load("step_counter.cu", {"DTYPE": "float32"}).kernel("counter_advance")(1, 1, before, counter, by)
     return before

@@ -1,0 +1,28 @@
+"""Muon: momentum whose direction is made orthogonal before it is taken."""
+
+import numpy as np
+
+from gpuconv.backends.reference.optim import step_each
+from gpuconv.backends.reference.precision import number
+from gpuconv.newton_schulz import NEWTON_SCHULZ
+
+
+def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps):
+    def formula(_, p, g, v):
+        v = momentum * v + g
+        direction = g + momentum * v if nesterov else v
+        turned = orthogonal(direction.reshape(len(p), -1), steps).reshape(p.shape) if p.size else p
+        length = np.sqrt((p**2).sum())
+        return p * (np.sqrt(len(p)) / length if length else 1.0) - number(lr) * turned, v
+
+    step_each(formula, [0.0] * len(params), scaling, masters, params, grads, velocities)
+
+
+def orthogonal(x: np.ndarray, steps: int) -> np.ndarray:
+    """A matrix with its singular values brought near 1 by Newton-Schulz steps."""
+    a, b, c = NEWTON_SCHULZ
+    x = x / (np.sqrt((x**2).sum()) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = (a * np.eye(len(x)) + b * gram + c * gram @ gram) @ x
+    return x

@@ -1,0 +1,14 @@
+"""The numbers that change from step to step."""
+
+import numpy as np
+
+
+def advance_clock(clock, lr, rates, *, batch_size):
+    lr[...] = rates[clock[0]] if 0 <= clock[0] < len(rates) else np.nan
+    clock += (1, 1, batch_size, batch_size)
+
+
+def advance_counter(counter, *, by):
+    before = counter.copy()
+    counter += by
+    return before

@@ -1,0 +1,54 @@
+"""Muon. Lists of parameters and their state as in `gpuconv.ops.optim`, with one rate for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpuconv.arguments import integer, learning_rate
+from gpuconv.backends import backend_of
+from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ
+from gpuconv.ops.expect import expect_writable_lists
+from gpuconv.ops.optim import expect_momentum, expect_step
+from gpuconv.ops.registry import op
+from gpuconv.types import Array, Scalar
+
+__all__ = ["muon_step"]
+
+
+@op("muon.cu", changes="params velocities masters")
+def muon_step(
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    velocities: Sequence[Array],
+    masters: Sequence[Array] | None = None,
+    scaling: Array | None = None,
+    *,
+    lr: Scalar,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    steps: int = 5,
+) -> None:
+    """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), with nesterov of g + momentum * v
+    (Jordan et al. 2024, "Muon"; keeping the weights at a norm of 1 a filter comes from airbench).
+
+    params: of rank 2 or more, taken as matrices (K, the rest); |param| is the root of the sum of squares, and a
+    parameter of zeros is not scaled. orthogonal(x) divides x by |x| + 1e-7, then does `steps` Newton-Schulz steps on
+    the smaller side, x = (a + b x x^T + c (x x^T)^2) x with a, b, c = 3.4445, -4.7750, 2.0315: singular values come
+    near 1, not to it. steps: 0 to 100. All of it is computed in the accumulation dtype.
+    """
+    backend = backend_of(
+        lists=dict(params=params, grads=grads, velocities=velocities),
+        optional_lists=dict(masters=masters),
+        optional=dict(scaling=scaling),
+        numbers=dict(lr=lr),
+    )
+    expect_step(params, grads, masters, scaling, velocities=velocities)
+    for index, param in enumerate(params):
+        if len(param.shape) < 2:
+            raise ValueError(f"muon_step takes params of rank 2 or more, received params[{index}] of {param.shape}")
+    lr, momentum = learning_rate(lr, params), expect_momentum(momentum, nesterov)
+    steps = integer("steps", steps, 0, MOST_NEWTON_SCHULZ)
+    expect_writable_lists(params=params, velocities=velocities, masters=masters)
+    backend.muon.muon_step(
+        params, grads, velocities, masters, scaling, lr=lr, momentum=momentum, nesterov=bool(nesterov), steps=steps
+    )
