@@ -329,9 +329,11 @@ def _adopted(x: Any, name: str = "the array") -> Any:
         return x
     if hasattr(x, "__dlpack_device__"):
         kind, index = x.__dlpack_device__()
-        if str(x.dtype) == "torch.bfloat16" and kind != _DLPACK_CUDA:  # which DLPack has no NumPy array for
+        if kind == _DLPACK_CUDA:
+            return _adapter(f"cuda:{index}").from_dlpack(x)
+        if str(getattr(x, "dtype", None)) == "torch.bfloat16":  # which DLPack has no NumPy array for
             return x.detach().view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
-        return _adapter(f"cuda:{index}").from_dlpack(x) if kind == _DLPACK_CUDA else x
+        return x
     return _adapter("cuda").from_cuda_array_interface(x) if hasattr(x, "__cuda_array_interface__") else x
 
 
