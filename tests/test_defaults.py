@@ -26,6 +26,7 @@ DEFAULTS = {
     },
     "summary": {"summary": dict(batch_size=128, device=None), "rows": dict(batch_size=128, device=None)},
     "interop": {
+        "from_onnx": dict(input_shape=None, device="numpy", precision=None),
         "to_onnx": dict(layout="NCHW", normalization=False, softmax=False, dtype=None),
         "to_torch": dict(tensors=False),
     },

@@ -1,0 +1,197 @@
+"""ONNX files read back: our own, and torchvision's nets as PyTorch exports them."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from gpuconv import interop, models
+from gpuconv.layers import Conv2D, Flatten, Linear, Residual, Sequential, SiLU
+from tests.interop.test_onnx_export import ROWS, SHAPE, expect_close, made
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+helper = onnx.helper
+
+
+def batch(shape, count=2):
+    return np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)
+
+
+def described(net):
+    """Its layers without rows inside rows, which a graph does not have."""
+    return [(type(each), each.name, each.output_shape) for each in net.walk() if type(each) is not Sequential]
+
+
+def written(nodes, path, size=("N", 2, 4, 4), **initializers):
+    """A file of these nodes, from "x" to the last one's output."""
+    tensors = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in initializers.items()]
+    ends = [helper.make_tensor_value_info("x", 1, size), helper.make_tensor_value_info(nodes[-1].output[0], 1, None)]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), path)
+    return path
+
+
+def node(op, inputs, output, **attributes):
+    return helper.make_node(op, inputs.split(), [output], name=f"{output}-node", **attributes)
+
+
+def test_what_was_exported_comes_back(tmp_path):
+    rows = {name: row for name, row in ROWS.items() if "counts-no-added-cells" not in name}
+    rows["silu-in-a-block"] = [
+        Residual([SiLU(), Conv2D(4, 1)]),
+        Residual([Conv2D(4, 1)], [SiLU()]),
+        Flatten(),
+        Linear(3),
+    ]
+    for row in rows.values():
+        net = made(row)
+        net.classes = [f"class {number}" for number in range(net.output_shape[-1])]
+        for layout in ("NCHW", "NHWC"):
+            interop.to_onnx(net, tmp_path / "net.onnx", layout=layout)
+            back = interop.from_onnx(tmp_path / "net.onnx")
+            assert described(back) == described(net)
+            assert back.classes == net.classes
+            np.testing.assert_array_equal(back.infer(batch(SHAPE)), net.infer(batch(SHAPE)))
+
+
+def test_precision_device_and_training(tmp_path):
+    net = made([Conv2D(4, 3), Flatten(), Linear(5)], precision="float16")
+    interop.to_onnx(net, tmp_path / "net.onnx")
+    assert interop.from_onnx(tmp_path / "net.onnx").precision == "float16"
+    back = interop.from_onnx(tmp_path / "net.onnx", precision="float32", device="emulated")
+    assert (back.precision, back.device) == ("float32", "emulated")
+    back = interop.from_onnx(tmp_path / "net.onnx", precision="float32")
+    back.forward(batch(SHAPE), training=True)
+    back.backward(np.ones((2, 5), np.float32))
+    assert all(np.abs(gradient).max() > 0 for gradient in back.grads().values())
+
+
+def test_operators_that_our_exports_do_not_use(tmp_path):
+    """onnxruntime says what they mean."""
+    random = np.random.default_rng(1)
+    matrix, bias = random.standard_normal((32, 3)).astype(np.float32), np.float32([1, 2, 3])
+    cases = [
+        [node("Reshape", "x shape", "f"), node("MatMul", "f matrix", "m"), node("Add", "bias m", "y")],
+        [node("Flatten", "x", "f"), node("Gemm", "f matrix bias", "y", alpha=0.5, beta=2.0)],
+        [node("ReduceMean", "x axes", "y")],
+        [node("Div", "x two", "d"), node("Mul", "two d", "m"), node("Clip", "m zero", "y")],
+        [node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)],
+        [
+            node("Constant", "", "c", value_float=3.0),
+            node("Mul", "x c", "m"),
+            node("Identity", "m", "i"),
+            node("Tanh", "i", "y"),
+        ],
+        [node("Relu", "x", "r"), node("Sigmoid", "x", "s"), node("Add", "r s", "y")],
+    ]
+    values = dict(matrix=matrix, bias=bias, two=np.float32(2), zero=np.float32(0), axes=[2, 3], shape=[-1, 32])
+    x = batch((4, 4, 2))
+    for nodes in cases:
+        used = {name for each in nodes for name in each.input}
+        file = written(nodes, tmp_path / "net.onnx", **{key: value for key, value in values.items() if key in used})
+        (expected,) = runtime.InferenceSession(str(file)).run(None, {"x": x.transpose(0, 3, 1, 2)})
+        expected = expected.transpose(0, 2, 3, 1) if expected.ndim == 4 else expected
+        expect_close(interop.from_onnx(file).infer(x), expected)
+
+
+def test_refusals(tmp_path, monkeypatch):
+    path, weight = tmp_path / "net.onnx", np.ones((2, 2, 1, 1), np.float32)
+    relu, wide = node("Relu", "x", "r"), ("N", 2, "h", "w")
+    for told, nodes, options in (
+        (
+            r"the operator Resize \(node 'u-node'\): no layer covers it",
+            [relu, node("Resize", "r", "u"), node("Hardmax", "u", "y")],
+            {},
+        ),
+        (
+            "clipping to -1.0 and 1.0 has no layer",
+            [node("Clip", "x low high", "y")],
+            dict(low=np.float32(-1), high=np.float32(1)),
+        ),
+        ("auto_pad=SAME_UPPER", [node("Conv", "x w", "y", auto_pad="SAME_UPPER")], dict(w=weight)),
+        ("its input 'r' is computed", [relu, node("Conv", "x r", "y")], {}),
+        (
+            "it is the third reader",
+            [relu, node("Tanh", "x", "t"), node("Add", "r t", "a"), node("Add", "a x", "y")],
+            {},
+        ),
+        ("one factor is a constant number", [relu, node("Mul", "r w", "y")], dict(w=weight)),
+        ("features in", [node("Flatten", "x", "y")], {}),
+        (r"say input_shape=\(H, W, C\)", [node("Relu", "x", "y")], dict(size=wide)),
+        ("a constant is added elsewhere", [node("Add", "x w", "y")], dict(w=weight)),
+        ("leads nowhere", [relu, node("Sigmoid", "w", "y")], dict(w=weight)),
+    ):
+        with pytest.raises(ValueError, match=told):
+            interop.from_onnx(written(nodes, path, **options))
+    assert interop.from_onnx(written([node("Relu", "x", "y")], path, size=wide), input_shape=(3, 5, 2)).input_shape == (
+        3,
+        5,
+        2,
+    )
+    path.write_bytes(b"no graph")
+    with pytest.raises(ValueError, match="is not an ONNX file"):
+        interop.from_onnx(path)
+    with pytest.raises(FileNotFoundError):
+        interop.from_onnx(tmp_path / "none.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"'gpuconv\[onnx\]'"):
+        interop.from_onnx(path)
+
+
+@pytest.fixture(scope="module")
+def torchvision():
+    torch = pytest.importorskip("torch")
+    with pytest.MonkeyPatch.context() as patch:
+        # A torchvision for CUDA beside a PyTorch for the CPU has no compiled operators, which these nets do not use.
+        patch.setattr(torch.library, "register_fake", lambda *_, **__: lambda function: function)
+        pytest.importorskip("torchvision")
+        import torchvision.models
+
+        return torchvision.models
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, of its exporter
+@pytest.mark.parametrize(
+    ("name", "size", "dynamo"),
+    [
+        ("resnet18", 64, False),
+        ("resnet18", 64, True),
+        ("resnet50", 64, False),
+        ("vgg11_bn", 224, False),
+        ("mobilenet_v2", 64, False),
+        ("mobilenet_v2", 64, True),
+    ],
+)
+def test_nets_of_torchvision(torchvision, name, size, dynamo, tmp_path):
+    import torch
+
+    torch.manual_seed(0)
+    theirs = getattr(torchvision, name)(weights=None).eval()
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.weight, 0.8, 1.2)
+    x = batch((size, size, 3), 1)
+    image = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    file = tmp_path / "net.onnx"
+    torch.onnx.export(theirs, (image,), str(file), dynamo=dynamo, input_names=["image"], output_names=["scores"])
+    net = interop.from_onnx(file)
+    expected = theirs(image).detach().numpy()
+    np.testing.assert_allclose(net.infer(x), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert isinstance(net, Sequential)
+    assert net[1].name == {"r": "conv1", "v": "features_0", "m": "features_0_0"}[name[0]]
+    residuals = sum(isinstance(layer, Residual) for layer in net.walk())
+    assert residuals == {"resnet18": 8, "resnet50": 16, "vgg11_bn": 0, "mobilenet_v2": 10}[name]
+
+
+def test_nets_of_the_zoo_come_back(tmp_path):
+    for name in ("resnet20", "airbench94", "digits-net", "lenet"):
+        net = models.build(name)
+        interop.to_onnx(net, tmp_path / "net.onnx")
+        back = interop.from_onnx(tmp_path / "net.onnx")
+        np.testing.assert_array_equal(back.infer(batch(net.input_shape)), net.infer(batch(net.input_shape)))
+        assert [*back.state_dict()] == [*net.state_dict()]
