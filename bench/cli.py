@@ -39,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with asked():
             commands = {"report": _report, "compare": _compare, "predict": _predict, "fit": _fit, "host": _host}
-            return commands.get(options.command, _measure)(options)
+            try:
+                return commands.get(options.command, _measure)(options)
+            except BrokenPipeError:  # whoever read the output (`| head`) has enough
+                return 0
     except UserError as error:
         print(f"bench: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

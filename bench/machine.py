@@ -31,7 +31,7 @@ def slug(name: str) -> str:
 def processor() -> str:
     """The processor's own name, such as "Intel(R) Xeon(R) Processor"."""
     try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()

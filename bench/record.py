@@ -61,7 +61,7 @@ class Record:
     def load(cls, path: str | Path) -> Record:
         """Raises RecordError for what is no record or one of another version, OSError where there is no file."""
         try:
-            data = json.loads(Path(path).read_text())
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise RecordError(f"{path} is no benchmark record: {error}") from error
         if not isinstance(data, dict) or "schema" not in data:

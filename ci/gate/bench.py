@@ -14,5 +14,5 @@ def bench(gate: Gate, *words: str) -> list[str]:
 
 
 def entries_of(gate: Gate) -> list[dict[str, Any]]:
-    records = [json.loads(path.read_text()) for path in (gate.out / "results").glob("*/*.json")]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (gate.out / "results").glob("*/*.json")]
     return [entry for record in records for entry in record["entries"]]

@@ -108,9 +108,9 @@ NOISE = 1.05
 
 def record(gate: Gate, seconds: float) -> Found:
     """Old kernels against new: what was just timed beside the newest record of the same hardware."""
-    new = [json.loads(path.read_text()) for path in (gate.out / "results").glob("*/*.json")]
+    new = [json.loads(path.read_text(encoding="utf-8")) for path in (gate.out / "results").glob("*/*.json")]
     folders = {gate.home / "bench" / "results" / data["hardware"] for data in new}
-    old = [json.loads(path.read_text()) for folder in folders for path in sorted(folder.glob("*.json"))]
+    old = [json.loads(path.read_text(encoding="utf-8")) for folder in folders for path in sorted(folder.glob("*.json"))]
     before, now = (_times(records) for records in (old, new))
     shared = [key for key in now if key in before]
     if not shared:

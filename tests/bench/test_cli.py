@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from planted import CEILINGS, record, side, timed
@@ -128,3 +131,13 @@ def test_predict_refuses_in_one_line(words, said, capsys, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["predict", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_reader_who_leaves_ends_the_command_quietly():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "bench", "predict", "--shape", "vgg", "--op", "fprop"]
+    with open(write, "wb") as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

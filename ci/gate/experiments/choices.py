@@ -52,7 +52,7 @@ def chosen(device: str, small: bool) -> dict[str, Any]:
                     y = ops.conv2d(gc.asarray(x, dtype=dtype), gc.asarray(w, dtype=dtype), padding=1)
                     gc.to_numpy(y)
             return {
-                path.parent.name: json.loads(path.read_text())["algorithm"]
+                path.parent.name: json.loads(path.read_text(encoding="utf-8"))["algorithm"]
                 for path in Path(folder).glob("choice-*/choice.json")
             }
         finally:

@@ -54,7 +54,7 @@ class Cache:
                 root = self._private
                 made = done.enter_context(files.scratch(root))
             fill(made)
-            (made / _DIGEST).write_text(_content_digest(made))
+            (made / _DIGEST).write_text(_content_digest(made), encoding="utf-8")
             trust.keep_from_others(made)
             return _move(made, root / _folder_name(name, key))
 
@@ -110,7 +110,7 @@ def _is_whole(folder: Path) -> bool:
     try:
         if any(trust.doubt(path) for path in (folder, *folder.iterdir())):
             return False
-        return (folder / _DIGEST).read_text() == _content_digest(folder)
+        return (folder / _DIGEST).read_text(encoding="utf-8") == _content_digest(folder)
     except (OSError, UnicodeDecodeError):
         return False
 

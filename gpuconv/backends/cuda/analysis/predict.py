@@ -97,7 +97,7 @@ class Model:
 
     @classmethod
     def load(cls) -> Model:
-        return cls.of(json.loads(FILE.read_text()))
+        return cls.of(json.loads(FILE.read_text(encoding="utf-8")))
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Model:

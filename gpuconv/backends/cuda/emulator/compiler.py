@@ -80,7 +80,7 @@ def version() -> str:
 def _machine_options() -> tuple[str, ...]:
     """Instructions beyond the baseline that this processor has, for fused multiply-adds and vectors."""
     try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
         flags = set()
     wide = platform.machine() == "x86_64" and {"avx2", "fma", "bmi2"} <= flags

@@ -193,7 +193,7 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
         best[each.algorithm.name], left = least, left - spent
     choice = min(best, key=lambda name: best[name])
     text = json.dumps({"algorithm": choice, "device": gpu.model, "seconds": best}, indent=1)
-    (folder / "choice.json").write_text(text)
+    (folder / "choice.json").write_text(text, encoding="utf-8")
 
 
 def _least(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tuple[float, float]:
@@ -211,5 +211,5 @@ def _least(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tupl
 
 
 def _read(entry: Path, plans: Sequence[Plan]) -> Plan:
-    name = listed(json.loads((entry / "choice.json").read_text())["algorithm"])
+    name = listed(json.loads((entry / "choice.json").read_text(encoding="utf-8"))["algorithm"])
     return next(plan for plan in plans if plan.algorithm.name == name)
