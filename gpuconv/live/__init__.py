@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 from typing import Any
 
 from gpuconv.live.legs import Sets
@@ -11,6 +12,7 @@ from gpuconv.live.session import Session
 
 __all__ = ["Session", "Sets", "serve"]
 
+EVERYWHERE = ("0.0.0.0", "::")  # addresses to listen on, and none to go to
 NEEDS = "the live page needs starlette and uvicorn: python -m pip install 'gpuconv[live]'"
 
 
@@ -33,12 +35,13 @@ def serve(session: Session, *, host: str = "127.0.0.1", port: int = 8600, ready:
     from gpuconv.live.server import bound, run
 
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
-    with bound(host, port) as socket:
-        actual = socket.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
+    with bound(host, port) as listening:
+        actual = listening.getsockname()[1]
+        named = socket.gethostname() if host in EVERYWHERE else host
+        shown = f"[{named}]" if ":" in named else named
         session.start()
         ready(f"http://{shown}:{actual}/" + (f"?token={token}" if token else ""))
         try:
-            run(session, socket, host=host, token=token)
+            run(session, listening, host=host, token=token)
         finally:
             session.close()

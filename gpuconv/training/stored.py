@@ -154,7 +154,7 @@ def _record(record: Record, held_out: list[str], name: str) -> bool:
     of_epoch, of_change = (record.get("event") == event for event in ("epoch", "change"))
     parts = ["train", *held_out]
     metrics = [f"{part}_{metric}" for part in parts for metric in ("loss", "accuracy")] if of_epoch else []
-    metrics = metrics or ([] if of_change else ["loss", "accuracy"])
+    metrics = metrics or ["loss", "accuracy"]
     needed |= {"settings": OBJECT} if of_change else dict.fromkeys(["lr", *metrics], NUMBER)
     for key, kind in needed.items():
         if key not in record:

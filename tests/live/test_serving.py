@@ -189,3 +189,17 @@ def test_a_port_that_is_taken_is_told_with_what_to_do(capsys, tmp_path, monkeypa
         port = listening.getsockname()[1]
         assert main(["live", "--port", str(port)]) == 2
     assert f"127.0.0.1:{port}: Address already in use; choose another with --port" in capsys.readouterr().err
+
+
+def test_the_address_for_other_machines_names_this_one_and_holds_the_token(open_session, monkeypatch):
+    from gpuconv import live
+    from gpuconv.live import server
+
+    monkeypatch.setattr(server, "run", lambda *_, **options: found.append(options["token"]))
+    for host, name in (("0.0.0.0", socket.gethostname()), ("127.0.0.1", "127.0.0.1")):
+        found: list = []
+        live.serve(open_session(start=False), host=host, port=0, ready=found.append)
+        address, token = found
+        assert address.startswith(f"http://{name}:")
+        assert address.endswith("/" if token is None else f"/?token={token}")
+        assert (token is None) == (host == "127.0.0.1")

@@ -291,3 +291,49 @@ def test_an_image_of_one_grey_is_shown(open_session):
     for grey in range(0, 256, 5):
         do(session, "look", image=np.full((8, 8, 1), grey, np.uint8))
     assert not [line for line in session._log if "cannot show" in line]
+
+
+def test_a_net_with_an_optimizer_of_groups_trains_and_changes(open_session):
+    groups = {"optimizer": "groups", "groups": "filters -> muon:lr=0.02; * -> sgd:lr=0.05", "lr": 1.0}
+    session = open_session(CONV, changes={"optimizer": groups})
+    wait_for(session, lambda: session.trainer.steps > 3)
+    do(session, "change", settings={"lr": 0.5})
+    wait_for(session, lambda: session.trainer.optimizer.lr == 0.5 and session.trainer.steps > 10)
+    with pytest.raises((ValueError, TypeError), match="momentum"):
+        do(session, "change", settings={"momentum": 0.5})
+
+
+def test_what_a_change_carries_over(open_session):
+    """Of an epoch that was begun whole new batches; of the optimizer's state what is the same optimizer's."""
+    session = open_session(start=False, changes={"optimizer": {"optimizer": "adam", "lr": 0.01}})
+    session.phase = PAUSED
+    session.start()
+    for count in (1, 2, 3):
+        do(session, "step")
+        wait_for(session, lambda: session.trainer.steps == count)  # noqa: B023
+    do(session, "change", settings={"batch_size": 25})
+    wait_for(session, lambda: session.leg.loaders["train"].batch_size == 25)
+    assert session.trainer.batch == 120 // 25
+    before = session.trainer.optimizer.state_dict()
+    assert any(value.any() for name, value in before.items() if name != "steps")
+    do(session, "change", settings={"optimizer": "adamw"})
+    wait_for(session, lambda: session.trainer.optimizer.name == "adamw")
+    after = session.trainer.optimizer.state_dict()
+    assert before.keys() == after.keys()
+    assert not any(value.any() for name, value in after.items() if name != "steps")
+
+
+def test_a_record_of_a_change_is_checked_as_all_of_a_checkpoint(open_session):
+    session = open_session()
+    wait_for(session, lambda: session.trainer.steps > 3)
+    do(session, "change", settings={"lr": 0.01})
+    wait_for(session, lambda: session.trainer.optimizer.lr == 0.01)
+    session.close()
+    found = checkpoint.load(RunDirectory(session.run_dir).last).state
+    change = next(record for record in found["records"] if record["event"] == "change")
+    state(found, "here")
+    for name in ("settings", "step"):
+        kept = change.pop(name)
+        with pytest.raises(checkpoint.CheckpointError, match=f"{name} is missing"):
+            state(found, "here")
+        change[name] = kept

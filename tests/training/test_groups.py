@@ -102,6 +102,7 @@ def test_the_config_makes_the_groups_again():
     config = optimizers.get(TEXT, lr=0.5).config()
     assert config["optimizer"] == "groups"
     assert Groups(groups=config["groups"], lr=config["lr"]).config() == config
+    assert optimizers.get(**config).config() == config
 
 
 def test_a_linear_schedule():

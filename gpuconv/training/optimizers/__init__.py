@@ -36,6 +36,8 @@ def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
         if settings:
             raise ValueError(f"settings {sorted(settings)} were given beside an optimizer that is already built")
         return optimizer
+    if optimizer == Groups.name:  # as its `config` says it
+        return Groups(**settings)
     if "->" in optimizer:
         return Groups(groups=optimizer, **settings)
     return named(optimizer, **settings)
