@@ -12,7 +12,7 @@ import tomllib
 
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
-wanted = [*project["dependencies"], *sum((extras[name] for name in ("plot", "image", "download", "completion", "live", "onnx", "test")), [])]
+wanted = [*project["dependencies"], *sum((extras[name] for name in ("plot", "image", "download", "completion", "live", "onnx", "tensorboard", "test")), [])]
 for requirement in wanted:
     name, lowest = re.fullmatch(r"([\w.\-]+(?:\[[\w,]+\])?)(?:[>=]=([\w.]+))?", requirement).groups()
     if lowest:

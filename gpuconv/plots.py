@@ -252,6 +252,15 @@ def _png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure as an image, uint8 (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -33,6 +33,7 @@ HEAVY = [
     "threadpoolctl",
     "onnx",
     "onnxruntime",
+    "tensorboardX",
 ]
 
 # Each part may import from its own line and the lines above it.

@@ -6,22 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends, ops, plots
-
-
-def look(net: Any, x: Any) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
-    """The volume after each layer for a batch of one image, and the probabilities of the classes.
-
-    Layers that only pass their input on when a net is used (input, flatten, dropout) have no volume of their own.
-    """
-    from gpuconv.layers import Dropout, Flatten, Input
-
-    volumes = []
-    for name, layer in net.children():
-        x = layer.infer(x)
-        if not isinstance(layer, Input | Flatten | Dropout):
-            volumes.append((name, backends.to_numpy(x)[0].astype(np.float32)))
-    return volumes, backends.to_numpy(ops.softmax(x))[0].astype(np.float64)
+from gpuconv import backends, plots
+from gpuconv.training.look import picture
 
 
 def draw_activations(
@@ -29,11 +15,7 @@ def draw_activations(
 ) -> None:
     """image: uint8 (H, W, C), as the net takes it."""
 
-    def make() -> Any:
-        volumes, scores = look(net, backends.asarray(normalization(image[None]), net.device, net.dtype))
-        return plots.activations(image, volumes, scores, classes, truth=truth, title=title)
-
-    plots.draw(path, make)
+    plots.draw(path, lambda: picture(net, image, normalization, classes, truth=truth, title=title))
 
 
 def first_filters(net: Any) -> tuple[str, np.ndarray] | None:

@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import plots
-    from gpuconv.cli import pictures
+    from gpuconv.training.look import look
 
     if options.picture:
         try:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             failed = 1
             continue
         x = trained.normalization(image[None])
-        scores = pictures.look(trained.net, _on(trained, x))[1]
+        scores = look(trained.net, _on(trained, x))[1]
         if not np.isfinite(scores).all():
             raise UserError(f"the net's scores of {path} are not finite; it cannot tell what is on it")
         best = np.argsort(-scores, kind="stable")[:5]

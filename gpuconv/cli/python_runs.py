@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from gpuconv import losses
@@ -14,9 +15,11 @@ from gpuconv.console import say
 PARTS = ("train", "validation", "test")
 
 
-def go_on(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
+def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence[Any] = ()) -> int:
     """Continue the run. Raises UserError where it is made of what only its program knows: a loss, an optimizer, a layer
-    or images of its own."""
+    or images of its own.
+
+    loggers: further callbacks."""
     from gpuconv.layers import Layer
     from gpuconv.layers.saving import NOTES
     from gpuconv.training import DataError, DivergedError, LossScale, RunDirectory, SettingsError, Trainer, optimizers
@@ -59,6 +62,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
             resume=True,
             settings=extra,
             metrics_every=stored["metrics_every"],
+            callbacks=loggers,
             checkpoint_every=options.checkpoint_every,
             test_at_end=bool((stored.get("test") or {}).get("at_end")),
             **loaders,

@@ -46,11 +46,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="replay training steps as CUDA graphs; on emulated, as recorded launches (default: on for cuda)",
     )
     parser.add_argument(
+        "--log",
+        choices=["tensorboard"],
+        help="write the run for a tracker too, as RUN_DIR/tensorboard; changes no result and is not stored",
+    )
+    parser.add_argument(
         "--checkpoint-every",
         type=wanted.count(1),
         metavar="STEPS",
         help="save within epochs too; changes no result and is not stored, so say it again with --resume",
     )
+
+
+def loggers(options: argparse.Namespace, test: Any = None) -> list[Any]:
+    """The callbacks of --log. test: a data set whose first image is followed through the net."""
+    from gpuconv.training import TensorBoard
+
+    if options.log is None:
+        return []
+    return [TensorBoard(image=test.first(1)[0], truth=int(test.labels[0])) if test else TensorBoard()]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,7 +94,9 @@ def run(options: argparse.Namespace) -> int:
         recipe = recipe or file.pop("recipe", None)
         chosen = wanted.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
     if options.resume and of_python(RunDirectory.open(options.resume).settings()):
-        return python_runs.go_on(options, chosen)
+        with asked():
+            told = loggers(options)
+        return python_runs.go_on(options, chosen, told)
     settings = resumed(options.resume, chosen) if options.resume else wanted.complete(chosen, recipe)
     given = options.resume or options.run_dir
 
@@ -116,9 +132,9 @@ def run(options: argparse.Namespace) -> int:
         augmentation = Augmentation.parse(settings.augment)
         loader = batched(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = batched(test, settings.batch_size, shuffle=False, **common)
-        judged: dict[str, Any] = {}
+        judged: dict[str, Any] = {"callbacks": loggers(options, test)}
         if settings.early_stopping:
-            judged["callbacks"] = [EarlyStopping(settings.early_stopping)]
+            judged["callbacks"].append(EarlyStopping(settings.early_stopping))
         if validation:
             judged["validation"] = batched(validation, settings.batch_size, shuffle=False, **common)
             judged["test_at_end"] = True

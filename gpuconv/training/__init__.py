@@ -12,6 +12,7 @@ from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
 from gpuconv.training.state import DivergedError, SettingsError
 from gpuconv.training.stored import load_net
+from gpuconv.training.tensorboard import TensorBoard
 from gpuconv.training.trainer import Trainer
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "RunDirectory",
     "Schedule",
     "SettingsError",
+    "TensorBoard",
     "Trainer",
     "UncapturedWarning",
     "evaluate",

@@ -7,6 +7,7 @@
     metrics.jsonl      one JSON object a line: an "epoch" event after each epoch, "step" events between them
     metrics.csv        the epochs as a table
     curves.png         loss and accuracy by epoch
+    tensorboard/       what TensorBoard reads, with `--log tensorboard`
     activations.png, filters.png   drawn by the command line
     run.lock           who writes here, while somebody does
 
@@ -47,6 +48,7 @@ class RunDirectory:
         self.metrics_csv = self.path / "metrics.csv"
         self.curves = self.path / "curves.png"
         self.activations = self.path / "activations.png"
+        self.tensorboard = self.path / "tensorboard"
         self.filters = self.path / "filters.png"
         self.config = self.path / "config.toml"
         self.lock_file = self.path / "run.lock"

@@ -1,0 +1,38 @@
+"""One image on its way through a net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, ops, plots
+from gpuconv.layers import Dropout, Flatten, Input
+
+
+def look(net: Any, x: Any) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
+    """The volume after each layer for a batch of one image, and the probabilities of the classes.
+
+    Layers that only pass their input on when a net is used (input, flatten, dropout) have no volume of their own.
+    """
+    volumes = []
+    for name, layer in net.children():
+        x = layer.infer(x)
+        if not isinstance(layer, Input | Flatten | Dropout):
+            volumes.append((name, backends.to_numpy(x)[0].astype(np.float32)))
+    return volumes, backends.to_numpy(ops.softmax(x))[0].astype(np.float64)
+
+
+def picture(
+    net: Any,
+    image: np.ndarray,
+    normalization: Any,
+    classes: Sequence[str],
+    *,
+    truth: int | None = None,
+    title: str = "",
+) -> Any:
+    """The figure of `gpuconv.plots.activations` for one uint8 image (H, W, C), as the net takes it."""
+    volumes, scores = look(net, backends.asarray(normalization(image[None]), net.device, net.dtype))
+    return plots.activations(image, volumes, scores, classes, truth=truth, title=title)

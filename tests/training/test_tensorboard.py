@@ -1,0 +1,114 @@
+"""What TensorBoard's own reader finds in the files of a run."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gpuconv import backends
+from gpuconv.cli import main
+from gpuconv.training import TensorBoard
+from tests.training import small
+
+pytest.importorskip("tensorboardX")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of protobuf
+
+
+def read(folder):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = accumulator.EventAccumulator(
+        str(folder), size_guidance=dict.fromkeys(("scalars", "histograms", "images"), 0)
+    )
+    return found.Reload()
+
+
+class Weights:
+    """What the weights were around the last step of each epoch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_step(self, trainer, record):
+        if trainer.batch >= trainer.batches - 1:
+            self.seen.append(backends.to_numpy(trainer.net.params()["fc1.weight"]).copy())
+
+
+def test_a_run_is_read_back(tmp_path):
+    trainer, weights = small.trainer(), Weights()
+    image = small.images().images[0]
+    told = [TensorBoard(image=image, truth=0), weights]
+    trainer.fit(small.loader(), epochs=2, callbacks=told, run_dir=tmp_path / "run", metrics_every=2, progress=False)
+    found = read(tmp_path / "run" / "tensorboard")
+    steps = [record for record in trainer.records if record["event"] == "step"]
+    for name in ("loss", "accuracy", "lr"):
+        scalars = found.Scalars(f"step/{name}")
+        assert [each.step for each in scalars] == [record["step"] for record in steps]
+        np.testing.assert_allclose([each.value for each in scalars], [record[name] for record in steps], rtol=1e-6)
+    losses = [each.value for each in found.Scalars("epoch/train_loss")]
+    np.testing.assert_allclose(losses, [record["train_loss"] for record in trainer.history], rtol=1e-6)
+    assert {tag.partition("/")[2] for tag in found.Tags()["histograms"]} == set(trainer.net.params())
+    updates = [each.histogram_value for each in found.Histograms("update/fc1.weight")]
+    for update, before, after in zip(updates, weights.seen[::2], weights.seen[1::2]):
+        assert (update.min, update.max) == pytest.approx(((after - before).min(), (after - before).max()), rel=1e-5)
+    assert len(updates) == len(found.Images("activations")) == 2
+    assert found.Images("activations")[0].width > 500
+    assert "_hparams_/experiment" in found.summary_metadata
+    assert b"optimizer.lr" in found.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+
+
+def test_updates_of_epochs_of_one_step(tmp_path):
+    trainer, weights = small.trainer(), Weights()
+    first = backends.to_numpy(trainer.net.params()["fc1.weight"]).copy()
+    told = [TensorBoard(tmp_path), weights]
+    trainer.fit(small.loader(batch_size=22), epochs=2, callbacks=told, progress=False)
+    updates = [each.histogram_value for each in read(tmp_path).Histograms("update/fc1.weight")]
+    values = [first, *weights.seen]
+    changes = [after - before for before, after in itertools.pairwise(values)]
+    assert [update.max for update in updates] == pytest.approx([change.max() for change in changes], rel=1e-5)
+
+
+def test_a_resumed_run_drops_the_steps_past_its_checkpoint(tmp_path):
+    run = tmp_path / "run"
+
+    class Stopped:
+        def on_epoch(self, trainer, record):
+            trainer.stop("enough")
+
+    options = dict(epochs=2, metrics_every=1, progress=False)
+    small.trainer().fit(small.loader(), run_dir=run, callbacks=[Stopped()], **options)
+    small.trainer().fit(small.loader(), callbacks=[TensorBoard(run / "tensorboard")], **options)  # killed later on
+    again = small.trainer()
+    again.fit(small.loader(), run_dir=run, resume=True, callbacks=[TensorBoard()], **options)
+    assert [each.step for each in read(run / "tensorboard").Scalars("step/loss")] == [*range(1, again.steps + 1)]
+
+
+def test_graphs_stop_before_the_last_step_of_an_epoch():
+    watcher = TensorBoard()
+    told = [watcher.next_step(SimpleNamespace(batches=5, batch=batch)) for batch in range(5)]
+    assert told == [4, 3, 2, 1, 5]
+    assert watcher.next_step(SimpleNamespace(batches=1, batch=0)) == 1
+
+
+def test_refusals(tmp_path, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="the run has none: give it a path"):
+        small.trainer().fit(small.loader(), epochs=1, callbacks=[TensorBoard()], progress=False)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match=r"'gpuconv\[tensorboard\]'"):
+        TensorBoard()
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--log", "tensorboard"]) == 2
+    assert "TensorBoard's files need tensorboardX" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_command(tmp_path):
+    arguments = ["train", "--data", "synthetic:n=40,size=8x8x1", "--model", "seed-net", "--epochs", "1", "--quiet"]
+    assert main([*arguments, "--log", "tensorboard", "--run-dir", str(tmp_path / "run")]) == 0
+    tags = read(tmp_path / "run" / "tensorboard").Tags()
+    assert "epoch/test_accuracy" in tags["scalars"]
+    assert tags["images"] == ["activations"]
+    assert "weight/conv1.weight" in tags["histograms"]
