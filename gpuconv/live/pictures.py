@@ -50,7 +50,7 @@ def gradients(net: Any, x: Any, label: int, loss: Any) -> list[Volume]:
 
 
 def filters(net: Any) -> list[Volume]:
-    """The filters of each layer that has some, up to four of their channels side by side. Those of a linear layer
+    """The filters of each layer that has some, up to four of their channels in a square. Those of a linear layer
     behind a Flatten have the shape of the volume that is flattened."""
     found, before = [], net.input_shape
     for name, layer in net.children():
@@ -62,8 +62,7 @@ def filters(net: Any) -> list[Volume]:
         some = _host(weight[:SLICES])
         if some.ndim == 2:
             some = some.reshape(len(some), *shape) if len(shape) == 3 else some[:, None, None, :]
-        channels = [np.pad(some[..., c], ((0, 0), (0, 0), (0, 1))) for c in range(min(4, some.shape[3]))]
-        found.append(Volume(name, tuple(weight.shape), np.concatenate(channels, axis=2)[..., :-1], 1))
+        found.append(Volume(name, tuple(weight.shape), _square(some), 1))
     return found
 
 
@@ -101,6 +100,15 @@ def best(probabilities: np.ndarray) -> list[list[float]]:
 def softmax(scores: np.ndarray) -> np.ndarray:
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _square(filters: np.ndarray) -> np.ndarray:
+    """The first channels of filters (K, R, S, C) as (K, h, w): one alone, two side by side, four in two rows."""
+    parts = [np.pad(filters[..., c], ((0, 0), (0, 1), (0, 1))) for c in range(min(4, filters.shape[3]))]
+    if len(parts) == 3:
+        parts.append(np.zeros_like(parts[0]))
+    rows = [np.concatenate(parts[at : at + 2], axis=2) for at in range(0, len(parts), 2)]
+    return np.concatenate(rows, axis=1)[:, :-1, :-1]
 
 
 def _has_volume(layer: Any) -> bool:

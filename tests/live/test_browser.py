@@ -163,6 +163,7 @@ def test_a_net_learns_and_is_looked_into(open_page, tmp_path):
     page.click("#begin")
     page.wait_for_selector("#text-error:not([hidden])")
     assert "layer 1" in text(page, "#text-error")
+    assert page.evaluate("document.getElementById('text').scrollTop") < 20
     assert "30" in page.evaluate("document.getSelection().toString()")
     screenshot(page, "bad-net", tmp_path)
     page.fill("#text", '[\n  {"layer": "Flatten"},\n  {"layer": "Linear", "out_features": 10}\n]')

@@ -205,6 +205,7 @@ function select(area, layer) {
   const own = lines.flatMap((line, number) => (line.trim().startsWith("{") ? [number] : []));
   const start = lines.slice(0, own[layer]).join("\n").length + (own[layer] ? 1 : 0);
   area.focus();
+  area.scrollTop = (own[layer] - 2) * (area.scrollHeight / lines.length);
   area.setSelectionRange(start, start + (lines[own[layer]] ?? "").length);
 }
 

@@ -1,0 +1,78 @@
+"""The bytes of a frame, and what stands in them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
+from gpuconv.live import pictures
+
+
+@pytest.fixture
+def net():
+    layers = [Conv2D(12, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(7), ReLU(), Linear(3)]
+    return Sequential([Input((6, 8, 3)), *layers], seed=1)
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).normal(size=(1, 6, 8, 3)).astype(np.float32)
+
+
+def test_activations_are_the_first_slices_of_each_volume(net, x):
+    volumes, scores = pictures.activations(net, x)
+    found = {volume.layer: volume for volume in volumes}
+    assert [*found] == ["conv1", "relu1", "pool1", "fc1", "relu2", "fc2"]
+    y = net["conv1"].infer(x)[0]
+    assert np.array_equal(found["conv1"].slices, y.transpose(2, 0, 1)[:10])
+    assert found["fc1"].slices.shape == (7, 1, 1)
+    assert np.array_equal(scores, net.infer(x))
+
+
+def test_gradients_are_those_of_the_loss(net, x):
+    from gpuconv import losses
+
+    loss = losses.get("softmax")
+    found = {volume.layer: volume for volume in pictures.gradients(net, x, 2, loss)}
+    y = np.array([2])
+    for name, after in (("conv1", 2), ("fc1", 6)):
+        volume = net[:after].infer(x)
+        step = np.zeros_like(volume)
+        place = (0,) * volume.ndim
+        step[place] = 1e-2
+        rest = net[after:]
+        higher, lower = (float(loss(rest.infer(volume + sign * step), y)[0]) for sign in (1, -1))
+        assert found[name].slices[0, 0, 0] == pytest.approx((higher - lower) / 2e-2, abs=2e-3)
+
+
+def test_filters_stand_in_squares(net):
+    found = {volume.layer: volume for volume in pictures.filters(net)}
+    weight = net["conv1"]["weight"]
+    assert found["conv1"].slices.shape == (10, 7, 7)
+    assert np.array_equal(found["conv1"].slices[4, :3, 4:], weight[4, ..., 1])
+    assert np.array_equal(found["conv1"].slices[4, 4:, :3], weight[4, ..., 2])
+    behind_flatten = net["fc1"]["weight"].reshape(7, 3, 4, 12)
+    assert np.array_equal(found["fc1"].slices[2, :3, :4], behind_flatten[2, ..., 0])
+
+
+def test_a_frame_is_read_as_it_was_written():
+    slices = np.array([[[-2.0, 0.0], [1.0, 2.0]]], np.float32)
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    data = pictures.pack({"kind": "x"}, [pictures.Volume("a", (2, 2, 1), slices, 1)], [image])
+    length = int.from_bytes(data[:4], "little")
+    head = json.loads(data[4 : 4 + length])
+    assert (head["kind"], head["images"]) == ("x", [[2, 2, 3]])
+    layer = head["layers"][0]
+    values = np.frombuffer(data[4 + length : 8 + length], np.int8).reshape(layer["size"])
+    assert np.abs(values / 127 * layer["scale"] - slices).max() <= layer["scale"] / 127
+    assert data[8 + length :] == image.tobytes()
+
+
+def test_large_slices_are_thinned_and_what_is_not_finite_is_dark():
+    volume = pictures._volume("a", np.zeros((1, 200, 100, 3), np.float32))
+    assert (volume.slices.shape, volume.step) == ((3, 50, 25), 4)
+    broken = pictures.Volume("a", (1,), np.full((1, 1, 1), np.nan, np.float32), 1)
+    assert pictures.pack({}, [broken])[-1] == 0
