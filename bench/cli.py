@@ -118,6 +118,7 @@ def _measure(options: argparse.Namespace) -> int:
     from bench.record import RESULTS, Record
     from bench.suite import select
     from gpuconv import backends
+    from gpuconv.devices import Device
     from gpuconv.profiling.clock import open_clock
 
     device, why = backends.choose() if options.device == "auto" else (backends.resolve(options.device), "as you asked")
@@ -141,7 +142,7 @@ def _measure(options: argparse.Namespace) -> int:
     if not entries:
         return 0
     refused = _run(options, record, device, clock, entries)
-    if device == "numpy":
+    if not Device.named(device).runs_kernels:
         _finish_cpu(options, record)
     for line in refused:
         print(f"wrong and not timed: {line}", file=sys.stderr)
@@ -182,9 +183,10 @@ def _run(options: argparse.Namespace, record: Any, device: str, clock: Any, entr
     from tqdm import tqdm
 
     from bench.runner import run
+    from gpuconv.devices import Device
     from gpuconv.profiling.work import Ceilings
 
-    compiled = device.startswith("cuda") if options.compile is None else options.compile
+    compiled = Device.named(device).on_gpu if options.compile is None else options.compile
     ceilings = Ceilings(record.data["peaks"]["copy"], record.data["peaks"]["matrix"])
     timing = run(
         entries, record, device, clock, ceilings, minutes=options.minutes, compiled=compiled, rounds=options.rounds

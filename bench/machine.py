@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv import backends
+from gpuconv.devices import Device
 
 ROOT = Path(__file__).parents[1]
 _PACKAGES = ("gpuconv", "numpy", "torch", "cupy-cuda13x", "cupy-cuda12x", "cuda-core", "triton")
@@ -19,7 +20,7 @@ _NOISE = re.compile(r"\((?:r|tm)\)|\b(?:intel|amd|cpu|processor|core|\d+-core)\b
 
 def folder(device: str, threads: int) -> str:
     """The hardware's name, fit for a folder: "nvidia-h200", "cpu-xeon-2-threads"."""
-    if device == "numpy":
+    if not Device.named(device).runs_kernels:
         return f"cpu-{slug(_NOISE.sub(' ', processor()))}-{threads}-threads"
     return slug(backends.describe(device).partition(",")[0])
 
@@ -39,7 +40,7 @@ def processor() -> str:
 
 def describe(device: str, threads: int) -> dict[str, Any]:
     """Device, driver, threads and versions, JSON-able."""
-    on_gpu = device.startswith("cuda")
+    on_gpu = Device.named(device).on_gpu
     name = backends.describe(device) if on_gpu else processor()
     known: dict[str, Any] = {"device": name, "system": platform.system(), "versions": versions()}
     return known | (_driver() if on_gpu else {"threads": threads})

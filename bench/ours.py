@@ -10,6 +10,7 @@ import numpy as np
 from bench.problems import Arrays, Problem
 from bench.sides import COPY, OURS, Prepared, Side
 from gpuconv import backends
+from gpuconv.devices import Device
 
 ROTATED_BYTES = 128 << 20  # of inputs in all sets of a side: beyond any cache of a GPU
 MOST_SETS = 40
@@ -17,7 +18,7 @@ MOST_SETS = 40
 
 def set_count(arrays: Arrays, device: str) -> int:
     """How many input sets a side rotates among: one on the CPU, on a GPU as many as no cache holds."""
-    if not device.startswith("cuda"):
+    if not Device.named(device).on_gpu:
         return 1
     return max(2, min(MOST_SETS, math.ceil(ROTATED_BYTES / sum(a.nbytes for a in arrays))))
 

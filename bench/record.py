@@ -13,6 +13,7 @@ from typing import Any
 
 from bench import machine
 from gpuconv import files
+from gpuconv.devices import Device
 
 SCHEMA = 1
 RESULTS = Path(__file__).parent / "results"
@@ -43,7 +44,7 @@ class Record:
         data = {
             "schema": SCHEMA,
             "hardware": hardware,
-            "kind": "cuda" if device.startswith("cuda") else "numpy",
+            "kind": "cuda" if Device.named(device).on_gpu else "numpy",
             "date": now.isoformat(),
             "commit": head,
             "dirty": dirty,

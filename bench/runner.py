@@ -17,6 +17,7 @@ from bench.record import Record, best
 from bench.sides import OURS, Prepared, Side, check, failure
 from bench.suite import Entry
 from gpuconv import backends
+from gpuconv.devices import Device
 from gpuconv.profiling.clock import Clock, current
 from gpuconv.profiling.work import Ceilings
 from gpuconv.verify.compare import Expected
@@ -89,7 +90,7 @@ def time_entry(
     """What a record holds of one entry. Times in seconds."""
     began = time.monotonic()
     found, compare = make_sides(entry, device, compiled)
-    basis = "cold" if device.startswith("cuda") and entry.kind != "step" else "wall"
+    basis = "cold" if Device.named(device).on_gpu and entry.kind != "step" else "wall"
     rows, ready = [], []
     for side in found:
         row: dict[str, Any] = {"role": side.role, "name": side.name}
@@ -99,7 +100,7 @@ def time_entry(
             if results := prepared.results():
                 bounded = side.role == OURS and entry.kind != "step"
                 row["error"] = check(compare(results), entry.dtype, bounded=bounded)
-            if side.role == OURS and device.startswith("cuda") and entry.op != "recipe":
+            if side.role == OURS and Device.named(device).on_gpu and entry.op != "recipe":
                 row["kernels"] = _kernels(prepared, device)
             prepared.call(0)
             ready.append((row, prepared))
@@ -174,12 +175,12 @@ def _free(device: str, key: str) -> None:
 
     Raises DeviceError where a side left the GPU in a state in which this process cannot use it any more.
     """
-    if not device.startswith("cuda"):
+    if not Device.named(device).on_gpu:
         return
     import cupy
 
     try:
-        cupy.cuda.Device(int(device.partition(":")[2] or 0)).synchronize()
+        cupy.cuda.Device(Device.named(device).index).synchronize()
         cupy.get_default_memory_pool().free_all_blocks()
     except Exception as error:
         raise backends.DeviceError(

@@ -15,6 +15,7 @@ from bench.problems import Compared
 from bench.sides import OURS, Prepared, Side, WrongResultError
 from bench.suite import Entry
 from gpuconv import backends, losses, models
+from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 from gpuconv.training import Trainer, optimizers
 from gpuconv.verify.compare import Expected
@@ -42,7 +43,7 @@ class Step:
     def batches(self, device: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Host batches, float32: one on the CPU, on a GPU more than its cache holds."""
         bytes_each = 4 * self.size * math.prod(self.net().input_shape)
-        count = max(2, min(MOST_SETS // 5, math.ceil(ROTATED_BYTES / bytes_each))) if device.startswith("cuda") else 1
+        count = max(2, min(MOST_SETS // 5, math.ceil(ROTATED_BYTES / bytes_each))) if Device.named(device).on_gpu else 1
         return [self.batch(seed) for seed in range(count)]
 
     def batch(self, seed: int = 0, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +85,7 @@ def sides(step: Step, device: str) -> list[Side]:
         return Prepared(replay, lambda: (recorder, results)[1])  # the recorder's memory must live as long
 
     found = [Side(OURS, "gpuconv", eager)]
-    return found + ([Side(OURS, "gpuconv graph", graph)] if device.startswith("cuda") else [])
+    return found + ([Side(OURS, "gpuconv graph", graph)] if Device.named(device).on_gpu else [])
 
 
 def _prepared(step: Step, device: str) -> tuple[Trainer, list[Any], list[np.ndarray]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
 from gpuconv.problems import Conv2dProblem
@@ -237,7 +238,7 @@ def select(
 
     def suits(entry: Entry) -> bool:
         laptop = entry.group == "cpu" or (entry.group == "memory-25mb" and entry.dtype == "float32")
-        return laptop if device == "numpy" else entry.group != "cpu"
+        return laptop if not Device.named(device).runs_kernels else entry.group != "cpu"
 
     return [
         entry

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from gpuconv import backends, ops
+from gpuconv import backends, devices, ops
 from gpuconv.backends import cpu
 from gpuconv.backends.cuda.runtime import source
 from gpuconv.ops import OPS
@@ -21,7 +21,7 @@ class Elsewhere(np.ndarray):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """An array on a second device, whose backend answers every op with its own name."""
-    monkeypatch.setitem(backends._KIND_OF_TYPE, Elsewhere, "elsewhere")
+    monkeypatch.setitem(devices.KIND_OF_TYPE, Elsewhere, "elsewhere")
     monkeypatch.setitem(backends._HOMES, "elsewhere", "elsewhere")
     monkeypatch.setattr(backends, "_imported", lambda name: fake if name == "elsewhere" else cpu)
 

@@ -10,6 +10,7 @@ from ci.gate.bench import bench
 from ci.gate.commands import Done, Gate
 from ci.gate.results import FailedError, LateError, NoGpuError, NotReachedError, UnusableGpuError
 from ci.gate.schedule import Found
+from gpuconv.devices import Device
 
 NEEDED = ("numpy", "ml_dtypes", "nvtx", "safetensors", "tqdm", "cupy", "cuda.core")
 WISHED = ("torch", "triton", "pytest", "scipy")
@@ -35,7 +36,7 @@ except backends.DeviceError as error:
 else:
     from gpuconv import ops
     facts["ops"] = list(ops.__all__)
-    if facts["device"].startswith("cuda"):
+    if Device.named(facts["device"]).on_gpu:
         from gpuconv.backends.cuda.runtime import compiler
         from gpuconv.profiling.launches import architecture
         facts["arch"], facts["nvrtc"] = architecture(facts["device"]), compiler.toolkit()[1]
@@ -68,7 +69,7 @@ def environment(gate: Gate, seconds: float) -> Found:
             raise UnusableGpuError(f"the GPU cannot be used: {facts['no gpu']}", **facts)
         raise NoGpuError(f"no GPU: {facts['no gpu']}", **facts)
     lacking = [name for name in NEEDED if name in facts["missing"]]
-    if lacking and gate.device.startswith("cuda"):
+    if lacking and Device.named(gate.device).on_gpu:
         raise FailedError(f"missing: {', '.join(lacking)} (carry their wheels: --wheels)", **facts)
     less = [*facts["missing"], *facts["tools missing"]]
     return f"{facts['name']}" + (f"; without {', '.join(less)}" if less else ""), facts

@@ -21,62 +21,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from gpuconv.devices import MASKED, SUBCLASSES, Device, DeviceError, address, device_of, kind_of, masked, place_of
 from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
-from gpuconv.names import canonical
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 
 if TYPE_CHECKING:
     from gpuconv.backends.offered import Backend
 
 _HOMES = {"numpy": "gpuconv.backends.cpu", "cuda": "gpuconv.backends.cuda.ops", "emulated": "gpuconv.backends.cuda.ops"}
-_ALIASES = {"cpu": "numpy"}  # as PyTorch, JAX and Keras call it
-_KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
-SUBCLASSES: set[type] = set()  # of NumPy's array, met so far; ops see plain views of them
-_MASKED = "masked"  # the kind of numpy.ma's arrays, which no device takes
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 _asks_the_oracle = ContextVar("ops on NumPy arrays run the oracle", default=False)
-
-
-class DeviceError(RuntimeError):
-    """A device was asked for that this machine cannot give; the message says what is missing."""
-
-
-def _kind(array: Any) -> str | None:
-    """The kind of device an object's type belongs to, or None when it is no array of ours."""
-    array_type = type(array)
-    if array_type in _KIND_OF_TYPE:
-        return _KIND_OF_TYPE[array_type]
-    modules = [base.__module__ for base in array_type.__mro__]
-    kind: str | None = None
-    if any(module.startswith("gpuconv.backends.cuda.emulator") for module in modules):
-        kind = "emulated"
-    elif any(module.partition(".")[0] == "cupy" for module in modules) and hasattr(array, "data"):
-        kind = "cuda"
-    elif isinstance(array, np.ndarray):
-        kind = _MASKED if isinstance(array, np.ma.MaskedArray) else "numpy"
-        SUBCLASSES.add(array_type)
-    _KIND_OF_TYPE[array_type] = kind
-    return kind
-
-
-def _place(array: Any) -> str | None:
-    """`device_of`, but None for what is no array."""
-    kind = _kind(array)
-    return f"cuda:{array.device.id}" if kind == "cuda" else kind
-
-
-def device_of(array: Any) -> str:
-    """The name of the device an array lives on: "numpy", "emulated", "cuda:0", ... Raises TypeError for no array."""
-    place = _place(array)
-    if place is None:
-        raise TypeError(
-            f"expected an array of NumPy or CuPy, received {type(array).__name__}; gpuconv.asarray makes one"
-        )
-    if place == _MASKED:
-        raise _masked("the array")
-    return place
 
 
 @contextmanager
@@ -88,10 +44,6 @@ def oracle() -> Iterator[None]:
         yield
     finally:
         _asks_the_oracle.reset(token)
-
-
-def _masked(name: str) -> TypeError:
-    return TypeError(f"{name} must not be a masked array, whose mask would be lost; x.filled(value) makes a plain one")
 
 
 def backend_of(
@@ -116,23 +68,23 @@ def backend_of(
         if array is not None:
             arrays[name] = array
     for name, value in numbers.items():
-        if _kind(value) is not None:
+        if kind_of(value) is not None:
             arrays[name] = value
-    places = {_place(array): array for array in arrays.values()}
+    places = {place_of(array): array for array in arrays.values()}
     if None in places:
-        name, stranger = next(each for each in arrays.items() if _place(each[1]) is None)
+        name, stranger = next(each for each in arrays.items() if place_of(each[1]) is None)
         wanted = "a list of arrays" if name in lists or name in optional_lists else "an array"
         raise TypeError(
             f"{name} must be {wanted} of NumPy or CuPy, received {type(stranger).__name__}; "
             "gpuconv.asarray makes arrays"
         )
-    if _MASKED in places:
-        raise _masked(next(name for name, array in arrays.items() if _place(array) == _MASKED))
+    if MASKED in places:
+        raise masked(next(name for name, array in arrays.items() if place_of(array) == MASKED))
     for name, array in arrays.items():
         if not is_numeric(array.dtype):
             _refuse_dtype(name, array.dtype)
     if len(places) > 1:
-        listed = ", ".join(f"{name} is {_place(array)}" for name, array in arrays.items())
+        listed = ", ".join(f"{name} is {place_of(array)}" for name, array in arrays.items())
         raise TypeError(
             f"all arrays of one call must live on one device, received: {listed} "
             "(gpuconv.asarray(x, device=...) moves one)"
@@ -169,7 +121,7 @@ def _in_list(name: str, arrays: Any) -> dict[str, Any]:
 
 def _are_alike(arrays: Sequence[Any]) -> bool:
     types = set(map(type, arrays))
-    if len(types) != 1 or types & SUBCLASSES or (kind := _kind(arrays[0])) is None:
+    if len(types) != 1 or types & SUBCLASSES or (kind := kind_of(arrays[0])) is None:
         return False
     one_device = kind != "cuda" or len({array.device.id for array in arrays}) == 1
     return one_device and all(map(is_numeric, {array.dtype for array in arrays}))
@@ -243,26 +195,16 @@ def _as_given(result: Any, viewed: list[tuple[Any, Any]]) -> Any:
 
 def _adapter(device: str) -> Any:
     """What makes arrays on a device; raises what `resolve` does."""
-    kind, index = _parsed(str(device))
-    if kind == "auto":
+    asked = Device.named(str(device))
+    if asked.kind == "auto":
         return _chosen()[0]
-    if kind == "numpy":
+    if not asked.runs_kernels:
         from gpuconv.backends.cpu.device import NumpyDevice
 
         return NumpyDevice()
     from gpuconv.backends.cuda.device import open_device
 
-    return open_device(kind, index)
-
-
-@functools.cache
-def _parsed(device: str) -> tuple[str, int]:
-    """The kind and the index that a device's name says. Raises ValueError for no such name."""
-    kind, colon, index = device.partition(":")
-    kind = canonical("device", _ALIASES.get(kind.lower(), kind), (*_HOMES, "auto"))
-    if colon and (kind != "cuda" or not (index.isascii() and index.isdigit())):
-        raise ValueError(f"a device is numpy (or cpu), cuda, cuda:1, emulated or auto, received {device!r}")
-    return kind, int(index or 0)
+    return open_device(asked)
 
 
 def resolve(device: str) -> str:
@@ -305,7 +247,7 @@ def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
     array and for objects, text, dates and records.
     """
     x = _adopted(x)
-    place = _place(x)
+    place = place_of(x)
     dtype = None if dtype is None else as_numeric("dtype", dtype)
     device = resolve(device) if device is not None else place or "numpy"
     if place != device or device == "numpy":
@@ -322,9 +264,9 @@ _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 
 def _adopted(x: Any, name: str = "the array") -> Any:
     """A stranger's array in GPU memory as an array of ours, over the same memory; anything else as it is."""
-    place = _place(x)
-    if place == _MASKED or _holds_masked(x):
-        raise _masked(name)
+    place = place_of(x)
+    if place == MASKED or _holds_masked(x):
+        raise masked(name)
     if place is not None:
         return x
     if hasattr(x, "__dlpack_device__"):
@@ -339,7 +281,7 @@ def _adopted(x: Any, name: str = "the array") -> Any:
 
 def _holds_masked(x: Any) -> bool:
     """Whether a masked array stands in a list, or in lists within it."""
-    return isinstance(x, (list, tuple)) and any(_kind(row) == _MASKED or _holds_masked(row) for row in x)
+    return isinstance(x, (list, tuple)) and any(kind_of(row) == MASKED or _holds_masked(row) for row in x)
 
 
 def to_numpy(x: Any, name: str = "the array") -> np.ndarray:
@@ -348,7 +290,7 @@ def to_numpy(x: Any, name: str = "the array") -> np.ndarray:
     Byte order, subclasses and errors: as in `asarray`. name: what to call it in errors.
     """
     x = _adopted(x, name)
-    place = _place(x)
+    place = place_of(x)
     if place is None:
         host = np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
     else:
@@ -379,7 +321,7 @@ def algorithms(
     """The name of the algorithm that "fprop", "dgrad" and "wgrad" of a convolution take on a device; {} on "numpy",
     which has one. On a GPU "auto" is what was measured there, or the cost model's choice where nothing was yet."""
     device = resolve(device)
-    if device == "numpy":
+    if not Device.named(device).runs_kernels:
         return {}
     from gpuconv.backends.cuda.ops.conv import chosen
 
@@ -394,17 +336,12 @@ def assign(array: Any, value: Any) -> None:
 
 def current_device_of(array: Any) -> AbstractContextManager[Any]:
     """The context in which an array's device is CUDA's current one, as CuPy wants it; elsewhere it does nothing."""
-    return array.device if _kind(array) == "cuda" else nullcontext()
+    return array.device if kind_of(array) == "cuda" else nullcontext()
 
 
 def synchronize(device: str = "numpy") -> None:
     """Wait until everything launched on a device is done; on NumPy, where nothing runs ahead, this is free."""
     _adapter(device).synchronize()
-
-
-def address(array: Any) -> int:
-    """Where an array begins in its device's memory."""
-    return array.ctypes.data if isinstance(array, np.ndarray) else int(array.data.ptr)
 
 
 def recorder(device: str) -> Any:

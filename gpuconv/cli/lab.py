@@ -11,6 +11,7 @@ from pathlib import Path
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line
+from gpuconv.devices import Device
 
 EXAMPLES = [
     "gpuconv lab --op conv2d --template > my_conv.cu",
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         dtypes = lab.served(options.op, dtypes, options.algo)
         lab.check_signatures(options.file, options.op, options.algo)
     device = choose_device(options)
-    if device == "numpy":
+    if not Device.named(device).runs_kernels:
         raise UserError("kernels run on cuda or, without a GPU, with --device emulated")
     line("kernel", f"{options.file} in place of {shipped}\n")
     print(HEADER)
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     if failed:
         print("\nnot timed: a kernel that is wrong has no time")
         return 1
-    if not device.startswith("cuda"):
+    if not Device.named(device).on_gpu:
         print("\nnot timed: only a GPU can tell how fast a kernel is")
         return 0
     print(f"\n{'case':<60} {'yours ms':>10} {'shipped ms':>10} {'ratio':>7}")

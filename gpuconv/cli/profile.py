@@ -15,6 +15,7 @@ from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.cli.settings import add_device, add_precision, count
 from gpuconv.console import is_quiet
+from gpuconv.devices import Device
 from gpuconv.names import padded
 
 EXAMPLES = [
@@ -59,13 +60,13 @@ def run(options: argparse.Namespace) -> int:
         if options.trace and not options.trace.parent.is_dir():
             raise UserError(f"{options.trace.parent}: no such folder for --trace")
     device = choose_device(options)
-    if device == "emulated" and options.trace:
+    if Device.named(device).kind == "emulated" and options.trace:
         raise UserError("the emulated device has no times to trace; --trace works on numpy and cuda")
-    if device != "emulated" and options.arch:
+    if Device.named(device).kind != "emulated" and options.arch:
         raise UserError("--arch is for the emulated device; a GPU's kernels are compiled for that GPU")
     with asked():
         net = nets.build(options.model, precision=options.precision, device=device)
-    fuse = device != "numpy" if options.fuse is None else options.fuse
+    fuse = Device.named(device).runs_kernels if options.fuse is None else options.fuse
     line("step", f"{options.model}{' fused' * fuse}, {options.batch_size} images, {options.precision}")
     found = profile(net, options.batch_size, steps=options.steps, fuse=fuse, arch=arch)
     ceilings = peaks.measure(device, seconds=0.1)[0] if options.peaks and found.timeline else None

@@ -13,6 +13,7 @@ from gpuconv import backends, ops
 from gpuconv.arguments import integer, seed_value
 from gpuconv.data.augment import Augmentation
 from gpuconv.data.normalization import Normalization
+from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 
 Batch = tuple[Any, Any]
@@ -108,7 +109,8 @@ class Loader:
             start, offset = self.place(epoch, number)
             return self.load(order, self.size(number), start=start, offset=offset)
 
-        return prepared(batch, numbers) if self.device == "numpy" else (batch(number) for number in numbers)
+        on_kernels = Device.named(self.device).runs_kernels
+        return (batch(number) for number in numbers) if on_kernels else prepared(batch, numbers)
 
     def numbers(self, epoch: int, start_batch: int) -> range:
         """The numbers of an epoch's batches from `start_batch` on. Raises what `epoch` does."""

@@ -14,6 +14,7 @@ from gpuconv.arguments import integer
 from gpuconv.data.loader import Batch, Loader, prepared
 from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import Samples, class_numbers, expect_image_dtype, laid_out
+from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 
 
@@ -58,7 +59,7 @@ class StreamLoader(Loader):
                 images = self._flipped(images, chosen, offset)
             return np.ascontiguousarray(images), labels, offset
 
-        if self.device == "numpy":
+        if not Device.named(self.device).runs_kernels:
             return prepared(lambda number: self._made(*read(number)), numbers, self.workers)
         return (self._made(*each) for each in prepared(read, numbers, self.workers))  # threads leave the device alone
 

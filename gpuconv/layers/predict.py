@@ -11,6 +11,7 @@ import numpy as np
 from gpuconv import arguments, backends, ops
 from gpuconv.data.image import read_image
 from gpuconv.data.samples import is_torch, laid_out
+from gpuconv.devices import Device
 from gpuconv.dtypes import is_float
 from gpuconv.layers.image_notes import class_names
 
@@ -79,7 +80,7 @@ def _array(images: Any, shape: tuple[int, ...]) -> Array:
         images, there = images if is_torch(images) else np.asarray(images), "numpy"
     if _lacks_channels(tuple(images.shape), shape):
         images = images.reshape(*images.shape, 1)
-    return laid_out(images, shape, len(images.shape)) if there == "numpy" else images
+    return laid_out(images, shape, len(images.shape)) if not Device.named(there).runs_kernels else images
 
 
 def _lacks_channels(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -128,7 +129,7 @@ def _scores(net: Any, images: Array, batch_size: int, softmax: bool, normalize: 
         y = net.infer(_fed(net, images[first : first + batch_size], normalize))
         if softmax:
             y = ops.softmax(y.reshape(-1, y.shape[-1])).reshape(y.shape)
-        if there == "numpy":
+        if not Device.named(there).runs_kernels:
             y = backends.to_numpy(y)
         if count <= batch_size:
             return y

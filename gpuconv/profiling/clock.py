@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from gpuconv import backends
+from gpuconv.devices import Device
 
 Call = Callable[[int], Any]
 Samples = dict[str, list[float]]
@@ -82,7 +83,7 @@ class CudaClock:
     def __init__(self, device: str) -> None:
         import cupy
 
-        self._cupy, self._device = cupy, cupy.cuda.Device(int(device.partition(":")[2] or 0))
+        self._cupy, self._device = cupy, cupy.cuda.Device(Device.named(device).index)
         with self._device:
             self._from, self._to = (cupy.ones(_DELAY_BYTES, cupy.uint8) for _ in range(2))
             self._delay(2)
@@ -155,16 +156,16 @@ class CudaClock:
 
 def current(device: str) -> AbstractContextManager[Any]:
     """The context in which a CUDA device is the current one, for CuPy and PyTorch alike; elsewhere it does nothing."""
-    if not device.startswith("cuda"):
+    if not Device.named(device).on_gpu:
         return nullcontext()
     import cupy
 
-    return cupy.cuda.Device(int(device.partition(":")[2] or 0))
+    return cupy.cuda.Device(Device.named(device).index)
 
 
 def open_clock(device: str) -> Clock:
     """The clock of a device. Raises ValueError for the emulated one, which has no speed to measure."""
     device = backends.resolve(device)
-    if device == "emulated":
+    if Device.named(device).kind == "emulated":
         raise ValueError("the emulated device proves kernels and says nothing about their speed: time numpy or cuda")
-    return CudaClock(device) if device.startswith("cuda") else CpuClock()
+    return CudaClock(device) if Device.named(device).on_gpu else CpuClock()

@@ -15,6 +15,7 @@ from gpuconv.backends.cuda.analysis.report import occupancy
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.runtime import compiler
 from gpuconv.backends.cuda.runtime.kernel import Kernel
+from gpuconv.devices import Device
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def architecture(device: str) -> str:
     """What kernels are compiled for on a CUDA device."""
     import cupy
 
-    return compiler.architecture(cupy.cuda.Device(int(device.partition(":")[2] or 0)).compute_capability)
+    return compiler.architecture(cupy.cuda.Device(Device.named(device).index).compute_capability)
 
 
 def _row(launch: Launch, count: int, arch: str | None) -> dict[str, Any]:

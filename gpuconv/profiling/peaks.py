@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends
+from gpuconv.devices import Device
 from gpuconv.profiling.clock import Samples, current, open_clock
 from gpuconv.profiling.work import Ceilings
 
@@ -28,7 +29,7 @@ def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[dict[str,
     clock = open_clock(device)
     rows: list[dict[str, Any]] = []
     with current(device):
-        for what, library, amount, call in (_on_gpu if device.startswith("cuda") else _on_cpu)():
+        for what, library, amount, call in (_on_gpu if Device.named(device).on_gpu else _on_cpu)():
             samples = clock.burst(call, seconds)
             rows.append({"what": what, "library": library, "rate": amount / _seconds(samples), "samples": samples})
     best: dict[str, float] = {}

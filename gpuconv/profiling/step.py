@@ -19,6 +19,7 @@ import numpy as np
 from gpuconv import backends
 from gpuconv.arguments import integer
 from gpuconv.backends.cuda.runtime import compiler
+from gpuconv.devices import Device
 from gpuconv.layers import Flatten, Input, Layer, Sequential
 from gpuconv.layers.base import listen
 from gpuconv.profiling import launches, work
@@ -138,7 +139,7 @@ def profile(
     emulated device nothing is run nor timed.
     """
     step = _Step(net, integer("batch_size", batch_size, 1), fuse)
-    emulated = net.device == "emulated"
+    emulated = Device.named(net.device).kind == "emulated"
     with launches.recorded(execute=not emulated) as found:
         spans = step(Spans(lambda: len(found)))
     timed = [] if emulated else _timed(step, open_clock(net.device), integer("steps", steps, 1))

@@ -14,6 +14,7 @@ from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, given
 from gpuconv.data.samples import Samples
 from gpuconv.data.stream import StreamLoader
+from gpuconv.devices import Device
 from gpuconv.layers import BatchNorm, Input, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 
@@ -327,7 +328,7 @@ class DeviceFeed(Feed):
 
 def feed(loader: Any) -> Feed:
     """What gives a run its batches. On NumPy the loader's thread prepares them ahead."""
-    return DeviceFeed(loader) if _ours(loader) and loader.device != "numpy" else Feed(loader)
+    return DeviceFeed(loader) if _ours(loader) and Device.named(loader.device).runs_kernels else Feed(loader)
 
 
 def _ours(loader: Any) -> bool:

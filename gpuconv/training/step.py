@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, losses, profiling
+from gpuconv.devices import Device
 from gpuconv.dtypes import as_precision
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.metrics import Totals
@@ -36,7 +37,7 @@ class TrainingStep:
         self.loss = losses.get(loss)
         masters = {name: np.array(backends.to_numpy(value), np.float32) for name, value in net.params().items()}
         self.net = net.to(precision=precision) if precision else net
-        self.trained = net.fuse() if (net.device != "numpy" if fuse is None else fuse) else net
+        self.trained = net.fuse() if (Device.named(net.device).runs_kernels if fuse is None else fuse) else net
         self.optimizer.build(net.params(), masters)
         self.loss_scale = loss_scale or LossScale() if dtype == np.float16 else None
         if self.loss_scale:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gpuconv.arguments import integer, seed_value
 from gpuconv.data import Normalization
+from gpuconv.devices import Device
 from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.training import adapt, feeding, schedules, stored
@@ -63,7 +64,7 @@ class Trainer(RunState):
         metrics: Sequence[Any] = (),
         **optimizer_settings: Any,
     ) -> None:
-        if graph and net.device == "numpy":
+        if graph and not Device.named(net.device).runs_kernels:
             raise ValueError(
                 "graph=True captures the launches of a CUDA or the emulated device, and the net is on numpy; "
                 "move it, or leave graph at None or False"
@@ -175,7 +176,7 @@ class Trainer(RunState):
                 told = [*keepers(self.run, checkpoint_every), *told]
             if progress:
                 told.append(Progress())
-            graph = self.net.device.startswith("cuda") if self.graph is None else self.graph
+            graph = Device.named(self.net.device).on_gpu if self.graph is None else self.graph
             Fit(
                 self,
                 feeding.feed(loader),

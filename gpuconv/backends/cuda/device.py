@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.backends import DeviceError
+from gpuconv.devices import Device, DeviceError
 from gpuconv.types import Array
 
 if TYPE_CHECKING:
@@ -130,6 +130,6 @@ def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def open_device(kind: str, index: int) -> EmulatedDevice | CudaDevice:
-    """The device of that kind. Raises DeviceError, saying what is missing, for one that this machine cannot give."""
-    return EmulatedDevice() if kind == "emulated" else CudaDevice(index)
+def open_device(device: Device) -> EmulatedDevice | CudaDevice:
+    """The arrays of a device. Raises DeviceError, saying what is missing, for one that this machine cannot give."""
+    return CudaDevice(device.index) if device.on_gpu else EmulatedDevice()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gpuconv import DeviceError, asarray, to_numpy
-from gpuconv.backends import _KIND_OF_TYPE
 from gpuconv.backends.cuda import device as cuda_device
+from gpuconv.devices import KIND_OF_TYPE
 
 
 class OnGpu:
@@ -36,14 +36,14 @@ def adapters(monkeypatch):
         dtype = np.dtype("float32")
         device = SimpleNamespace(id=1)
 
-    def open_device(kind, index):
+    def open_device(device):
         def take(x):
-            taken.append((kind, index, x))
+            taken.append((device.kind, device.index, x))
             return Taken()
 
-        return SimpleNamespace(name=f"{kind}:{index}", from_dlpack=take, from_cuda_array_interface=take)
+        return SimpleNamespace(name=f"{device.kind}:{device.index}", from_dlpack=take, from_cuda_array_interface=take)
 
-    monkeypatch.setitem(_KIND_OF_TYPE, Taken, "cuda")
+    monkeypatch.setitem(KIND_OF_TYPE, Taken, "cuda")
     monkeypatch.setattr(cuda_device, "open_device", open_device)
     return taken
 

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gpuconv.backends import DeviceError
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator.settings import EmulatorError
+from gpuconv.devices import DeviceError
 
 _HERE = Path(__file__).parent
 _COMMON = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-math-errno"]

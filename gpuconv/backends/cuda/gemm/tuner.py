@@ -31,6 +31,7 @@ from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import attached
 from gpuconv.backends.cuda.runtime.device_array import capability_named, capability_of
 from gpuconv.backends.cuda.runtime.kernel import text_of
+from gpuconv.devices import Device
 from gpuconv.names import lookup
 from gpuconv.notices import Notice, notice
 from gpuconv.types import Array
@@ -88,8 +89,8 @@ def gpu_of(array: Any) -> Gpu | None:
 
 def gpu_named(device: str) -> Gpu | None:
     """The GPU of a device's name; None for "emulated"."""
-    kind, _, index = device.partition(":")
-    return _gpu(int(index or 0)) if kind == "cuda" else None
+    named = Device.named(device)
+    return _gpu(named.index) if named.on_gpu else None
 
 
 def enabled() -> bool:

@@ -8,13 +8,14 @@ import threading
 
 import numpy as np
 
-from gpuconv import backends
 from gpuconv.arguments import expect_within
 from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.device import open_device
 from gpuconv.backends.cuda.ops.class_rows import row_blocks, row_module
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, contiguous, device_scalar, store
+from gpuconv.devices import Device, device_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array, ArrayT, Scalar
 
@@ -73,12 +74,12 @@ def _counter(like: Array) -> Array:
         return _new_counter("emulated", threading.get_ident())
     import cupy
 
-    return _new_counter(backends.device_of(like), cupy.cuda.get_current_stream().ptr)
+    return _new_counter(device_of(like), cupy.cuda.get_current_stream().ptr)
 
 
 @functools.cache
 def _new_counter(device: str, queue: int) -> Array:
-    return backends.zeros((1,), np.uint32, device)
+    return open_device(Device.named(device)).zeros((1,), np.uint32)
 
 
 def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends
 from gpuconv.algorithms import AUTO
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.product import Product
@@ -19,6 +18,7 @@ from gpuconv.backends.cuda.runtime.device_array import address, asarray, empty
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, flat_grid, pack_width, updated
 from gpuconv.backends.cuda.runtime.structs import struct
+from gpuconv.devices import device_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.newton_schulz import NEWTON_SCHULZ
 from gpuconv.types import Array, Scalar
@@ -120,7 +120,7 @@ def _table(*columns: Sequence[Array]) -> Array:
     first = columns[0][0]
     places = np.zeros((len(columns[0]), _MEMBERS), np.uint64)
     places[:, : len(columns)] = [[address(array) for array in arrays] for arrays in zip(*columns)]
-    key = (backends.device_of(first), first.dtype, places.tobytes())
+    key = (device_of(first), first.dtype, places.tobytes())
     if key not in _tables:
         _tables[key] = asarray(places, like=first)
         weakref.finalize(first, _tables.pop, key, None).atexit = False

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends
-from gpuconv.backends.cuda.runtime.device_array import address, asarray
+from gpuconv.backends.cuda.device import open_device
+from gpuconv.backends.cuda.runtime.device_array import address, asarray, zeros
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, contiguous, device_scalar, updated
+from gpuconv.devices import Device, device_of
 from gpuconv.types import Array, Scalar
 
 _NUMBERS = 8192  # of one parameter, a thread block; a multiple of 8, so that chunks keep their parameter's alignment
@@ -106,7 +107,7 @@ def adam_step(
 def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, backoff: float, interval: int) -> None:
     grads = contiguous(*[grad for grad in grads if grad.size])
     if not grads:
-        grads = (backends.zeros((1,), np.float32, backends.device_of(scaling)),)  # nothing to find, and a good step
+        grads = (zeros((1,), np.float32, like=scaling),)  # nothing to find, and a good step
     extents = _table(_extents, {"numbers": grads})
     module = load("loss_scale.cu")
     blocks = extents.size * 8 // _EXTENT.itemsize
@@ -165,7 +166,7 @@ def _table(
     its arrays where they were moves nothing from the host."""
     first = next(iter(columns.values()))[0]
     key = (
-        backends.device_of(first),
+        device_of(first),
         *decays,
         *columns,
         *((array.dtype, array.size, address(array)) for arrays in columns.values() for array in arrays),
@@ -210,9 +211,9 @@ def _found(like: Array) -> Array:
         return _new_found("emulated", threading.get_ident())
     import cupy
 
-    return _new_found(backends.device_of(like), cupy.cuda.get_current_stream().ptr)
+    return _new_found(device_of(like), cupy.cuda.get_current_stream().ptr)
 
 
 @functools.cache
 def _new_found(device: str, queue: int) -> Array:
-    return backends.zeros((2,), np.uint32, device)
+    return open_device(Device.named(device)).zeros((2,), np.uint32)

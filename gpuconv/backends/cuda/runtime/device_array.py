@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.backends import address
 from gpuconv.backends.cuda import emulator
+from gpuconv.devices import Device, address
 from gpuconv.types import Array, ArrayT
 
 NEWEST = 999  # above every compute capability
@@ -38,8 +38,8 @@ def capability_of(array: Any) -> int:
 
 def capability_named(device: str) -> int:
     """`capability_of` by the device's name."""
-    kind, _, index = device.partition(":")
-    return NEWEST if kind == "emulated" else _capability(int(index or 0))
+    named = Device.named(device)
+    return _capability(named.index) if named.on_gpu else NEWEST
 
 
 @functools.cache

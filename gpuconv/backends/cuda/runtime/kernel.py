@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.backends import device_of
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.queue import submit
 from gpuconv.backends.cuda.runtime import source
 from gpuconv.backends.cuda.runtime.device_array import address
+from gpuconv.devices import device_of
 from gpuconv.dtypes import as_numeric
 from gpuconv.names import lookup
 

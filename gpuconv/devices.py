@@ -1,0 +1,94 @@
+"""What a device is, and on which one an array lives. `gpuconv.backends` opens devices and moves arrays."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuconv.names import canonical
+
+KINDS = ("numpy", "cuda", "emulated")
+_ALIASES = {"cpu": "numpy"}  # as PyTorch, JAX and Keras call it
+KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
+SUBCLASSES: set[type] = set()  # of NumPy's array, met so far; ops see plain views of them
+MASKED = "masked"  # the kind of numpy.ma's arrays, which no device takes
+
+
+class DeviceError(RuntimeError):
+    """A device was asked for that this machine cannot give; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """kind: one of KINDS; or "auto", which `gpuconv.backends.resolve` makes one of them. index: of a CUDA device."""
+
+    kind: str
+    index: int = 0
+
+    @staticmethod
+    @functools.cache
+    def named(name: str) -> Device:
+        """The device of a name. Raises ValueError for no such name."""
+        kind, colon, index = name.partition(":")
+        kind = canonical("device", _ALIASES.get(kind.lower(), kind), (*KINDS, "auto"))
+        if colon and (kind != "cuda" or not (index.isascii() and index.isdigit())):
+            raise ValueError(f"a device is numpy (or cpu), cuda, cuda:1, emulated or auto, received {name!r}")
+        return Device(kind, int(index or 0))
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is a GPU: its times mean something, and launches run ahead of Python."""
+        return self.kind == "cuda"
+
+    @property
+    def runs_kernels(self) -> bool:
+        """Whether ops run as CUDA kernels, on a GPU or emulated: they have algorithms, and a step can be captured."""
+        return self.kind in ("cuda", "emulated")
+
+
+def kind_of(array: Any) -> str | None:
+    """The kind of device an object's type belongs to, or None when it is no array of ours."""
+    array_type = type(array)
+    if array_type in KIND_OF_TYPE:
+        return KIND_OF_TYPE[array_type]
+    modules = [base.__module__ for base in array_type.__mro__]
+    kind: str | None = None
+    if any(module.startswith("gpuconv.backends.cuda.emulator") for module in modules):
+        kind = "emulated"
+    elif any(module.partition(".")[0] == "cupy" for module in modules) and hasattr(array, "data"):
+        kind = "cuda"
+    elif isinstance(array, np.ndarray):
+        kind = MASKED if isinstance(array, np.ma.MaskedArray) else "numpy"
+        SUBCLASSES.add(array_type)
+    KIND_OF_TYPE[array_type] = kind
+    return kind
+
+
+def place_of(array: Any) -> str | None:
+    """`device_of`, but None for what is no array."""
+    kind = kind_of(array)
+    return f"cuda:{array.device.id}" if kind == "cuda" else kind
+
+
+def device_of(array: Any) -> str:
+    """The name of the device an array lives on: "numpy", "emulated", "cuda:0", ... Raises TypeError for no array."""
+    place = place_of(array)
+    if place is None:
+        raise TypeError(
+            f"expected an array of NumPy or CuPy, received {type(array).__name__}; gpuconv.asarray makes one"
+        )
+    if place == MASKED:
+        raise masked("the array")
+    return place
+
+
+def masked(name: str) -> TypeError:
+    return TypeError(f"{name} must not be a masked array, whose mask would be lost; x.filled(value) makes a plain one")
+
+
+def address(array: Any) -> int:
+    """Where an array begins in its device's memory."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else int(array.data.ptr)
