@@ -20,7 +20,37 @@ from gpuconv.names import lookup
 from gpuconv.types import Padding, PaddingPairs, Pair, Size
 
 FITS = {name: name for name in ("floor", "exact", "cover")}
-ACTIVATIONS = {name: name for name in ("relu", "relu6", "leaky_relu", "sigmoid", "tanh", "gelu", "silu")}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What is known of an activation that other ops can apply: an op of this name with the op's defaults.
+
+    saves_input: whether its backward reads what it was given, not what it returned. jumps: where its derivative jumps.
+    """
+
+    name: str
+    saves_input: bool = False
+    jumps: tuple[float, ...] = ()
+
+    @property
+    def struct(self) -> str:
+        """Its name in kernels/activation.cuh."""
+        return "".join(part.title() for part in self.name.split("_"))
+
+
+ACTIVATIONS = {
+    each.name: each
+    for each in (
+        Activation("relu", jumps=(0,)),
+        Activation("relu6", jumps=(0, 6)),
+        Activation("leaky_relu", jumps=(0,)),
+        Activation("sigmoid"),
+        Activation("tanh"),
+        Activation("gelu", saves_input=True),
+        Activation("silu", saves_input=True),
+    )
+}
 DIRECTIONS = ("fprop", "dgrad", "wgrad")
 MOST_FEW_CHANNELS = 4
 NO_PADDING: PaddingPairs = ((0, 0), (0, 0))

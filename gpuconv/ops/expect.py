@@ -78,7 +78,7 @@ def expect_volume_shape(name: str, shape: Any) -> tuple[int, int, int, int]:
 
 
 def expect_activation(activation: str | None) -> str | None:
-    return None if activation is None else lookup("activation", activation, ACTIVATIONS)
+    return None if activation is None else lookup("activation", activation, ACTIVATIONS).name
 
 
 def expect_algorithm(algo: Any, tf32: Any, dtype: np.dtype) -> tuple[str, bool]:

@@ -353,7 +353,6 @@ _SHAPES: dict[str, list[tuple[int, ...]]] = {
     "odd": [(3, 7), (2, 3, 4), (2, 5, 5, 3), (1031,)],
     "real": [(2, 16, 16, 16)],
 }
-_SAVES_X = ("gelu", "silu")
 
 
 def _elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
@@ -387,7 +386,10 @@ def _gradient(op: str, shape: Any, options: dict[str, Any]) -> Make:
 
         x = np.asarray(3 * rng.standard_normal(shape), dtype)
         x.reshape(-1)[1::5] = 0  # the border of relu's two sides belongs to one of them
-        return [normal(rng, shape, dtype), x if op in _SAVES_X else getattr(ops, op)(x, **options)], options
+        return [
+            normal(rng, shape, dtype),
+            x if problems.ACTIVATIONS[op].saves_input else getattr(ops, op)(x, **options),
+        ], options
 
     return make
 

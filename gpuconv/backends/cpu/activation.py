@@ -11,8 +11,6 @@ from gpuconv.backends.cpu.erf import normal_cdf, normal_pdf
 from gpuconv.backends.cpu.precision import store, widen
 from gpuconv.backends.cpu.select import keep
 
-SAVES_INPUT = ("gelu", "silu")  # whose backward reads what they were given, the others' what they returned
-
 
 def relu(x, *, out=None):
     return np.maximum(x, 0, out=result_array(x, out))  # exact in every dtype

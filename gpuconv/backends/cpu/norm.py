@@ -11,6 +11,7 @@ import numpy as np
 from gpuconv.backends.cpu import activation as activations
 from gpuconv.backends.cpu.conv import conv2d
 from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows, widen
+from gpuconv.problems import ACTIVATIONS
 
 
 @np.errstate(all="ignore")  # inf and NaN in x are inf and NaN in y, as on a GPU
@@ -80,7 +81,7 @@ def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, traini
 
 def _through(activation: str, dy: np.ndarray, normal: np.ndarray) -> np.ndarray:
     """The gradient to what an activation was given, `normal`."""
-    saved = normal if activation in activations.SAVES_INPUT else getattr(activations, activation)(normal)
+    saved = normal if ACTIVATIONS[activation].saves_input else getattr(activations, activation)(normal)
     return getattr(activations, f"{activation}_backward")(dy, saved)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.conv import conv2d
 from gpuconv.backends.reference.precision import round_to, wide
+from gpuconv.problems import ACTIVATIONS
 
 
 def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, out):
@@ -38,7 +39,7 @@ def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, traini
     xhat, axes, m = (wide(x) - wide(mean)) * s, tuple(range(x.ndim - 1)), max(1, math.prod(x.shape[:-1]))
     if activation is not None:
         given = wide(round_to(g * xhat + wide(beta), x.dtype))
-        saved = given if activation in ("gelu", "silu") else getattr(activations, activation)(given)
+        saved = given if ACTIVATIONS[activation].saves_input else getattr(activations, activation)(given)
         wide_dy = getattr(activations, f"{activation}_backward")(wide_dy, saved)
     sum_dy, sum_dy_xhat = wide_dy.sum(axes), (wide_dy * xhat).sum(axes)
     centred = wide_dy - (sum_dy + xhat * sum_dy_xhat) / m if training else wide_dy

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpuconv import ops
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.problems import ACTIVATIONS
 from gpuconv.verify.bounds import UNIT_ROUNDOFF, accumulated, rounded, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, wide
@@ -78,9 +79,6 @@ def batch_norm_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype:
     ]
 
 
-_JUMPS = {"relu": [0], "leaky_relu": [0], "relu6": [0, 6]}  # of the derivative
-
-
 def _behind_activation(
     dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, options: dict[str, Any], dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -93,11 +91,11 @@ def _behind_activation(
     terms = np.abs(gamma) * (np.abs(x) + np.abs(mean)) * inv_std + np.abs(options["beta"])
     given = gamma * (x - mean) * inv_std + options["beta"]
     given_bound = accumulated(acc, 6, terms) + rounded(dtype, given)
-    saved = given if op in ("gelu", "silu") else getattr(ops, op)(given)
+    saved = given if ACTIVATIONS[op].saves_input else getattr(ops, op)(given)
     behind = getattr(ops, f"{op}_backward")(dy, saved)
     changes = 1.13 * given_bound
-    if op in _JUMPS:
-        changes = np.any([np.abs(given - at) <= given_bound for at in _JUMPS[op]], axis=0)
+    if ACTIVATIONS[op].jumps:
+        changes = np.any([np.abs(given - at) <= given_bound for at in ACTIVATIONS[op].jumps], axis=0)
     own = accumulated(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(given), 3))) + rounded(dtype, behind)
     if op in ("sigmoid", "tanh"):  # their derivative is of the rounded output
         own = own + np.abs(dy) * 2 * rounded(dtype, np.ones_like(dy))

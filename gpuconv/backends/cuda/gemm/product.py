@@ -8,19 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gpuconv import problems
 from gpuconv.algorithms import arithmetic_of
 
 # The names of kernels/activation.cuh
-ACTIVATIONS = {
-    None: "Identity",
-    "relu": "Relu",
-    "relu6": "Relu6",
-    "leaky_relu": "LeakyRelu",
-    "sigmoid": "Sigmoid",
-    "tanh": "Tanh",
-    "gelu": "Gelu",
-    "silu": "Silu",
-}
+ACTIVATIONS = {None: "Identity"} | {name: each.struct for name, each in problems.ACTIVATIONS.items()}
 
 
 @dataclass(frozen=True, eq=False)
