@@ -180,6 +180,17 @@ def test_a_circle_of_packages_is_found():
         graphlib.TopologicalSorter(among_rooms(imported, "gpuconv")).prepare()
 
 
+def test_no_headers_include_one_another_in_circles():
+    for folder in (ROOT / "kernels", ROOT / "gpuconv/backends/cuda/emulator"):
+        included = {
+            path.name: set(re.findall(r'^ *# *include "(.*)"', path.read_text(), re.M))
+            for path in folder.iterdir()
+            if path.suffix in (".cu", ".cuh", ".h")
+        }
+        assert any(included.values())
+        graphlib.TopologicalSorter(included).prepare()
+
+
 def test_the_sources_were_found():
     assert len(modules()) > 30
 

@@ -36,7 +36,7 @@ def conv2d(
     tf32: bool,
     out: ArrayT | None,
 ) -> ArrayT:
-    return _fprop(x, w, bias, problem, epilogue, algo, tf32, out, None)[0]
+    return _fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=out)[0]
 
 
 def conv2d_relu(
@@ -51,14 +51,14 @@ def conv2d_relu(
     out: ArrayT | None,
 ) -> tuple[ArrayT, Array]:
     mask = empty(problem.mask_shape(epilogue.pool), np.uint8, like=x)
-    return _fprop(x, w, bias, problem, epilogue, algo, tf32, out, mask)[0], mask
+    return _fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=out, mask=mask)[0], mask
 
 
 def conv2d_moments(
     x: ArrayT, w: ArrayT, bias: ArrayT | None, problem: Conv2dProblem, epilogue: Epilogue, *, algo: str, tf32: bool
 ) -> tuple[ArrayT, Array | None]:
     """y and, unless y is empty, (parts, K, 3): a `struct Moments` for each filter over each part of y's pixels."""
-    return _fprop(x, w, bias, problem, epilogue, algo, tf32, None, None)
+    return _fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
 
 
 def _fprop(
@@ -67,17 +67,18 @@ def _fprop(
     bias: ArrayT | None,
     problem: Conv2dProblem,
     epilogue: Epilogue,
+    *,
     algo: str,
     tf32: bool,
-    out: ArrayT | None,
-    mask: Array | None,
+    out: ArrayT | None = None,
+    mask: Array | None = None,
 ) -> tuple[ArrayT, Array | None]:
     """y, and the moments of an epilogue that takes them."""
     expect_within_limits(problem)
     x, w, bias = contiguous(x, w, bias)
     y, moments = buffer(out, problem.pooled_shape(epilogue.pool), x.dtype, like=x), None
     if algo == DEPTHWISE:
-        depthwise.fprop(y, x, w, bias, problem, epilogue, tf32)
+        depthwise.fprop(y, x, w, bias, problem, epilogue, tf32=tf32)
     elif y.size:
         vector_c, vector_k = _vectors(problem, (x, w), (y,))
         product = _product("fprop", problem, epilogue, x.dtype, tf32, vector_c, vector_k)
@@ -100,7 +101,7 @@ def conv2d_dgrad(
     dy, w, mask = contiguous(dy, w, mask)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
     if algo == DEPTHWISE:
-        depthwise.dgrad(dx, dy, w, problem, tf32)
+        depthwise.dgrad(dx, dy, w, problem, tf32=tf32)
     elif dx.size:
         vector_c, vector_k = _vectors(problem, (w, dx), (dy, mask))
         product = _product("dgrad", problem, epilogue, dy.dtype, tf32, vector_c, vector_k)
@@ -127,7 +128,7 @@ def conv2d_wgrad(
     if algo == DEPTHWISE:
         if db is not None:
             bias_grad(dy, out=db, accumulate=accumulate)
-        depthwise.wgrad(dw, dy, x, problem, tf32, accumulate)
+        depthwise.wgrad(dw, dy, x, problem, tf32=tf32, accumulate=accumulate)
     elif dw.size:
         vector_c, vector_k = _vectors(problem, (x, dw), (dy, mask))
         product = _product("wgrad", problem, epilogue, x.dtype, tf32, vector_c, vector_k)

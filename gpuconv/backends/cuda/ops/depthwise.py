@@ -27,7 +27,7 @@ def _width(problem: Conv2dProblem, *arrays: Array) -> int:
     return pack_width(*arrays, count=problem.c) if problem.c == problem.k else 1
 
 
-def _kernel(direction: str, width: int, dtype: np.dtype, tf32: bool, **macros: str) -> Kernel:
+def _kernel(direction: str, width: int, dtype: np.dtype, *, tf32: bool, **macros: str) -> Kernel:
     defines = {**macros_of(arithmetic_of(dtype, tf32)), "WIDTH": width, **macros}
     return load(f"conv2d_{direction}_depthwise.cu", defines).kernel(f"conv2d_{direction}_depthwise")
 
@@ -39,24 +39,24 @@ def _launch_rows(kernel: Kernel, rows: int, items: int, *arguments: Any) -> None
 
 
 def fprop(
-    y: Array, x: Array, w: Array, bias: Array | None, problem: Conv2dProblem, epilogue: Epilogue, tf32: bool
+    y: Array, x: Array, w: Array, bias: Array | None, problem: Conv2dProblem, epilogue: Epilogue, *, tf32: bool
 ) -> None:
     n, p, q, k = problem.y_shape
     if y.size:
         width = _width(problem, x, y)
-        kernel = _kernel("fprop", width, y.dtype, tf32, ACTIVATION=ACTIVATIONS[epilogue.activation])
+        kernel = _kernel("fprop", width, y.dtype, tf32=tf32, ACTIVATION=ACTIVATIONS[epilogue.activation])
         _launch_rows(kernel, n * p, ceil_div(q, _OUTPUTS) * (k // width), y, x, w, bias, packed(problem, 1))
 
 
-def dgrad(dx: Array, dy: Array, w: Array, problem: Conv2dProblem, tf32: bool) -> None:
+def dgrad(dx: Array, dy: Array, w: Array, problem: Conv2dProblem, *, tf32: bool) -> None:
     (n, h, across, c), stride_w = problem.x_shape, problem.stride[1]
     if dx.size:
         width = _width(problem, dx, dy)
         items = stride_w * ceil_div(ceil_div(across, stride_w), _OUTPUTS) * (c // width)
-        _launch_rows(_kernel("dgrad", width, dx.dtype, tf32), n * h, items, dx, dy, w, packed(problem, 1))
+        _launch_rows(_kernel("dgrad", width, dx.dtype, tf32=tf32), n * h, items, dx, dy, w, packed(problem, 1))
 
 
-def wgrad(dw: Array, dy: Array, x: Array, problem: Conv2dProblem, tf32: bool, accumulate: bool) -> None:
+def wgrad(dw: Array, dy: Array, x: Array, problem: Conv2dProblem, *, tf32: bool, accumulate: bool) -> None:
     (n, p, _, k), dtype = problem.y_shape, dy.dtype
     if not dw.size:
         return
@@ -68,6 +68,6 @@ def wgrad(dw: Array, dy: Array, x: Array, problem: Conv2dProblem, tf32: bool, ac
     rows = max(1, ceil_div(n * p, max(1, min(ceil_div(_BLOCKS, tiles), workspace))))
     splits = max(1, ceil_div(n * p, rows))  # none of an empty batch sums to zero
     partials = empty((splits, dw.size), accumulation_dtype(dtype), like=dw)
-    kernel = _kernel("wgrad", width, dtype, tf32)
+    kernel = _kernel("wgrad", width, dtype, tf32=tf32)
     kernel((tiles, splits), THREADS, partials, dy, x, packed(problem, 1), lanes, rows)
     reduce_splits(dw, partials, accumulate=accumulate)
