@@ -119,10 +119,10 @@ def _measure(options: argparse.Namespace) -> int:
     from bench.suite import select
     from gpuconv import backends
     from gpuconv.devices import Device
-    from gpuconv.profiling.clock import open_clock
+    from gpuconv.profiling.timer import open_timer
 
     device, why = backends.choose() if options.device == "auto" else (backends.resolve(options.device), "as you asked")
-    clock = open_clock(device)
+    timer = open_timer(device)
     _at_least("--threads", options.threads, 1)
     entries = []
     if options.command != "peaks":
@@ -141,7 +141,7 @@ def _measure(options: argparse.Namespace) -> int:
         print(f"{len(entries)} entries are missing in the record")
     if not entries:
         return 0
-    refused = _run(options, record, device, clock, entries)
+    refused = _run(options, record, device, timer, entries)
     if not Device.named(device).runs_kernels:
         _finish_cpu(options, record)
     for line in refused:
@@ -178,7 +178,7 @@ def _print_peaks(peaks: dict[str, Any]) -> None:
     print(f"ceilings   copy {peaks['copy'] / 1e9:.4g} GB/s, {rates}\n")
 
 
-def _run(options: argparse.Namespace, record: Any, device: str, clock: Any, entries: list[Any]) -> list[str]:
+def _run(options: argparse.Namespace, record: Any, device: str, timer: Any, entries: list[Any]) -> list[str]:
     """Time the entries; returns a line for each of ours that was refused."""
     from tqdm import tqdm
 
@@ -189,7 +189,7 @@ def _run(options: argparse.Namespace, record: Any, device: str, clock: Any, entr
     compiled = Device.named(device).on_gpu if options.compile is None else options.compile
     ceilings = Ceilings(record.data["peaks"]["copy"], record.data["peaks"]["matrix"])
     timing = run(
-        entries, record, device, clock, ceilings, minutes=options.minutes, compiled=compiled, rounds=options.rounds
+        entries, record, device, timer, ceilings, minutes=options.minutes, compiled=compiled, rounds=options.rounds
     )
     columns = (("ours", 10), ("best peer", 10), ("ratio", 6), ("floor", 6), ("GFLOP/s", 8), ("GB/s", 6), ("noise", 6))
     print(f"{'entry':<52} {' '.join(f'{name:>{width}}' for name, width in columns)}")

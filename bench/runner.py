@@ -18,7 +18,7 @@ from bench.sides import OURS, Prepared, Side, check, failure
 from bench.suite import Entry
 from gpuconv import backends
 from gpuconv.devices import Device
-from gpuconv.profiling.clock import Clock, current
+from gpuconv.profiling.timer import Timer, current
 from gpuconv.profiling.work import Ceilings
 from gpuconv.verify.compare import Expected
 
@@ -47,7 +47,7 @@ def run(
     entries: Sequence[Entry],
     record: Record,
     device: str,
-    clock: Clock,
+    timer: Timer,
     ceilings: Ceilings,
     *,
     minutes: float | None = None,
@@ -68,7 +68,7 @@ def run(
         if end is not None and time.monotonic() > end:
             return
         with current(device):
-            timed = time_entry(entry, device, clock, ceilings, compiled, rounds, burst, make_sides)
+            timed = time_entry(entry, device, timer, ceilings, compiled, rounds, burst, make_sides)
         remaining.remove(entry.key)
         record.data["not reached"] = others + remaining
         record.data["load"] = statistics.mean(e["load"] for e in [*record.data["entries"], timed])
@@ -80,7 +80,7 @@ def run(
 def time_entry(
     entry: Entry,
     device: str,
-    clock: Clock,
+    timer: Timer,
     ceilings: Ceilings,
     compiled: bool,
     rounds: int,
@@ -106,7 +106,7 @@ def time_entry(
             ready.append((row, prepared))
         except Exception as error:  # whatever a side does, the others are timed
             row |= failure(error)
-    _time(ready, clock, rounds, burst, basis)
+    _time(ready, timer, rounds, burst, basis)
     floor = entry.work.floor(ceilings, entry.dtype)
     mine = best({"sides": rows}, OURS)
     first, second = mine["timings"] if mine else (1.0, 1.0)
@@ -129,7 +129,7 @@ def time_entry(
     }
 
 
-def _time(ready: list[tuple[dict[str, Any], Prepared]], clock: Clock, rounds: int, burst: float, basis: str) -> None:
+def _time(ready: list[tuple[dict[str, Any], Prepared]], timer: Timer, rounds: int, burst: float, basis: str) -> None:
     """In turns, since a machine's other work comes and goes; every other round in the opposite order."""
     halves: dict[int, tuple[list[float], list[float]]] = {}
     for number in range(rounds):
@@ -138,7 +138,7 @@ def _time(ready: list[tuple[dict[str, Any], Prepared]], clock: Clock, rounds: in
             if row.get("status"):
                 continue
             try:
-                samples = clock.burst(prepared.call, burst)
+                samples = timer.burst(prepared.call, burst)
             except Exception as error:
                 row |= failure(error)
                 row.pop("samples", None)

@@ -16,8 +16,7 @@ from gpuconv.compare import aligned
 from gpuconv.compare import compare as compare
 from gpuconv.layers import Conv2D, Dropout, Layer, Linear, Sequential
 from gpuconv.losses import Loss, SoftmaxCrossEntropy, SVMHinge
-
-Array = Any
+from gpuconv.types import Array
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from gpuconv.backends.cuda.runtime import kernel, source
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical, lookup
 from gpuconv.ops import OPS
-from gpuconv.profiling.clock import open_clock
+from gpuconv.profiling.timer import open_timer
 from gpuconv.verify import TIERS, Case, Row, cases, verify
 from gpuconv.verify.run import move
 
@@ -131,7 +131,7 @@ def compare(
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2, received {repeats}")
     device = backends.resolve(device)
-    clock = open_clock(device)
+    timer = open_timer(device)
     sides = {"yours": {shipped_file(op, algo): path.resolve()}, "shipped": {}}
     for case in cases_of(op, algo, ("real",)):
         if dtype not in case.dtypes:
@@ -141,7 +141,7 @@ def compare(
         for _ in range(repeats):
             for side, files in sides.items():
                 with kernel.replaced(files):
-                    samples[side] += clock.burst(run, _SECONDS)["warm"]
+                    samples[side] += timer.burst(run, _SECONDS)["warm"]
         (yours, a), (shipped, b) = (_summary(samples[side]) for side in ("yours", "shipped"))
         yield Timing(case, yours, a, shipped, b)
 

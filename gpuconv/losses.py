@@ -23,8 +23,7 @@ from gpuconv import backends, ops
 from gpuconv.arguments import number
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import lookup
-
-Array = Any
+from gpuconv.types import Array
 
 
 @dataclass(frozen=True)

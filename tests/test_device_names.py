@@ -4,7 +4,7 @@ from gpuconv import backends, models, summary
 from gpuconv.backends import asarray, device_of, resolve
 from gpuconv.cli import main
 from gpuconv.data import Loader, Normalization, synthetic
-from gpuconv.profiling.clock import CpuClock, open_clock
+from gpuconv.profiling.timer import CpuTimer, open_timer
 
 
 def test_cpu_is_numpy_wherever_a_device_is_named(capsys):
@@ -17,7 +17,7 @@ def test_cpu_is_numpy_wherever_a_device_is_named(capsys):
     backends.synchronize("cpu")
     assert backends.describe("cpu") == backends.describe("numpy")
     assert summary.summary(net, device="cpu") == summary.summary(net, device="numpy")
-    assert isinstance(open_clock("cpu"), CpuClock)
+    assert isinstance(open_timer("cpu"), CpuTimer)
     assert main(["verify", "--device", "cpu", "--op", "relu", "--tier", "tiny", "--dtype", "float32"]) == 0
     assert main(["summary", "--model", "seed-net", "--device", "cpu"]) == 0
     assert "device     numpy (as you asked)" in capsys.readouterr().out

@@ -25,8 +25,8 @@ from gpuconv.dtypes import accumulation_dtype, as_precision, is_float
 from gpuconv.initializers import Initializer
 from gpuconv.layers.registry import LAYERS, expect_rebuildable, layer_class, name_of
 from gpuconv.names import canonical, lookup
+from gpuconv.types import Array
 
-Array = Any
 Shape = tuple[int, ...]
 
 ALL = "*"  # in the place of names of variables
@@ -448,28 +448,28 @@ class Layer:
         those that were unexpected. Raises ValueError that lists every one of these and every wrong shape, or for an
         integer that does not fit, or TypeError for an integer where a float belongs, before anything is changed.
         """
-        own, state = self.state_dict(), {key: backends.to_numpy(value, key) for key, value in state.items()}
-        unmatched = Unmatched([key for key in own if key not in state], [key for key in state if key not in own])
+        own, values = self.state_dict(), {key: backends.to_numpy(value, key) for key, value in state.items()}
+        unmatched = Unmatched([key for key in own if key not in values], [key for key in values if key not in own])
         problems = [f"missing {key}" for key in unmatched.missing_keys] if strict else []
         problems += [f"unexpected {key}" for key in unmatched.unexpected_keys] if strict else []
-        own = {key: value for key, value in own.items() if key in state}
+        own = {key: value for key, value in own.items() if key in values}
         problems += [
-            f"{key} has shape {state[key].shape} where the net has {tuple(value.shape)}"
+            f"{key} has shape {values[key].shape} where the net has {tuple(value.shape)}"
             for key, value in own.items()
-            if state[key].shape != tuple(value.shape)
+            if values[key].shape != tuple(value.shape)
         ]
         if problems:
             raise ValueError(f"the state does not fit the net: {'; '.join(problems)}")
         for key, value in own.items():
-            given, whole = state[key], value.dtype.kind in "iub"
-            if given.dtype.kind == "c" or (given.dtype.kind in "iub") != whole:
+            given, integers = values[key], value.dtype.kind in "iub"
+            if given.dtype.kind == "c" or (given.dtype.kind in "iub") != integers:
                 raise TypeError(f"{key} must be {value.dtype.name}, received {given.dtype.name}")
             with np.errstate(all="ignore"):  # what is beyond a half becomes infinite, as in every op
-                state[key] = given.astype(value.dtype)
-            if whole and not np.array_equal(state[key], given):
+                values[key] = given.astype(value.dtype)
+            if integers and not np.array_equal(values[key], given):
                 raise ValueError(f"{key} holds integers that {value.dtype.name} cannot, received {given.dtype.name}")
         for key, array in own.items():
-            backends.assign(array, state[key])
+            backends.assign(array, values[key])
         return unmatched
 
     def to(self, device: str | None = None, dtype: Any = None, *, precision: str | None = None) -> Self:

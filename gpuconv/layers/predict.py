@@ -14,8 +14,7 @@ from gpuconv.data.samples import is_torch, laid_out
 from gpuconv.devices import Device
 from gpuconv.dtypes import is_float
 from gpuconv.layers.image_notes import class_names
-
-Array = Any
+from gpuconv.types import Array
 
 
 def predict(net: Any, images: Any, *, batch_size: int, softmax: bool, top: int | None, normalize: bool | None) -> Any:
@@ -123,7 +122,8 @@ def _normalizes(net: Any, batch: Array, asked: bool | None) -> bool:
 
 
 def _scores(net: Any, images: Array, batch_size: int, softmax: bool, normalize: bool) -> Array:
-    count, scores = images.shape[0], None
+    count = images.shape[0]
+    scores: Any = None
     there = backends.device_of(images)
     for first in range(0, max(count, 1), batch_size):
         y = net.infer(_fed(net, images[first : first + batch_size], normalize))

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.devices import Device
-from gpuconv.profiling.clock import Samples, current, open_clock
+from gpuconv.profiling.timer import Samples, current, open_timer
 from gpuconv.profiling.work import Ceilings
 
 Timed = tuple[str, str, float, Callable[[int], Any]]  # what, through which library, its bytes or FLOPs, the call
@@ -26,11 +26,11 @@ def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[dict[str,
     is listed apart.
     """
     device = backends.resolve(device)
-    clock = open_clock(device)
+    timer = open_timer(device)
     rows: list[dict[str, Any]] = []
     with current(device):
         for what, library, amount, call in (_on_gpu if Device.named(device).on_gpu else _on_cpu)():
-            samples = clock.burst(call, seconds)
+            samples = timer.burst(call, seconds)
             rows.append({"what": what, "library": library, "rate": amount / _seconds(samples), "samples": samples})
     best: dict[str, float] = {}
     for row in rows:

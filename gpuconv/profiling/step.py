@@ -23,7 +23,7 @@ from gpuconv.devices import Device
 from gpuconv.layers import Flatten, Input, Layer, Sequential
 from gpuconv.layers.base import listen
 from gpuconv.profiling import launches, work
-from gpuconv.profiling.clock import Clock, open_clock
+from gpuconv.profiling.timer import Timer, open_timer
 from gpuconv.profiling.work import Work
 from gpuconv.training import LossScale, Trainer
 
@@ -142,7 +142,7 @@ def profile(
     emulated = Device.named(net.device).kind == "emulated"
     with launches.recorded(execute=not emulated) as found:
         spans = step(Spans(lambda: len(found)))
-    timed = [] if emulated else _timed(step, open_clock(net.device), integer("steps", steps, 1))
+    timed = [] if emulated else _timed(step, open_timer(net.device), integer("steps", steps, 1))
     seconds = [statistics.median(each) for each in zip(*map(_own_seconds, timed))] or [None] * len(spans)
     own_arch, unknown = None, None
     if found:
@@ -192,15 +192,15 @@ class _Step:
         return work.of_update(self.trainer.optimizer, self.net.params(), 2 if self.trainer.loss_scale else 1)
 
 
-def _timed(step: _Step, clock: Clock, steps: int) -> list[list[Span]]:
+def _timed(step: _Step, timer: Timer, steps: int) -> list[list[Span]]:
     """The spans of each step, marked in seconds from its start."""
     found, host = [], 0.0
     for number in range(steps + 1):  # the first one warms up, and tells how long the host takes to queue a step
-        clock.hold(1.5 * host)
+        timer.hold(1.5 * host)
         start = time.perf_counter()
-        spans = step(Spans(clock.mark))
+        spans = step(Spans(timer.mark))
         host = time.perf_counter() - start
-        seconds = clock.seconds([mark for span in spans for mark in (span.begin, span.end)])
+        seconds = timer.seconds([mark for span in spans for mark in (span.begin, span.end)])
         for span, begin, end in zip(spans, seconds[::2], seconds[1::2]):
             span.begin, span.end = begin, end
         if number:

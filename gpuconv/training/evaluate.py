@@ -14,8 +14,7 @@ from gpuconv.metrics import Confusion, begin, named
 from gpuconv.names import canonical
 from gpuconv.training import feeding
 from gpuconv.training.metrics import Totals
-
-Array = Any
+from gpuconv.types import Array
 
 _CONFUSION = "confusion of this call"
 
@@ -79,7 +78,7 @@ def evaluate(
 
 def averaged_scores(net: Any, x: Array, tta: str = "none") -> Array:
     """The mean of a net's scores over `views` of a batch. x: (N, H, W, C). Returns (N, classes)."""
-    total = None
+    total: Any = None
     for weight, view in views(x, tta):
         scores = net.infer(view)
         scores = scores if weight == 1 else ops.scale(scores, factor=weight)

@@ -296,7 +296,7 @@ class Feed:
         """The numbers by which `next` finds that batch on the device, if it does."""
         return 0, 0
 
-    def next(self, clock: Any, size: int) -> tuple[Any, Any]:
+    def next(self, counter: Any, size: int) -> tuple[Any, Any]:
         """The next batch. Raises ValueError where there are fewer than the loader's length tells."""
         for batch in self._batches:
             self._given += 1
@@ -305,7 +305,7 @@ class Feed:
 
 
 class DeviceFeed(Feed):
-    """The batches of our loader, on a device where it loads without the host: the clock says which is next."""
+    """The batches of our loader, on a device where it loads without the host: the step counter says which is next."""
 
     on_device = True
 
@@ -322,8 +322,8 @@ class DeviceFeed(Feed):
     def place(self, epoch: int, number: int) -> tuple[int, int]:
         return self.loader.place(epoch, number)
 
-    def next(self, clock: Any, size: int) -> tuple[Any, Any]:
-        return self.loader.load(self._order, size, start=clock.start, offset=clock.offset)
+    def next(self, counter: Any, size: int) -> tuple[Any, Any]:
+        return self.loader.load(self._order, size, start=counter.start, offset=counter.offset)
 
 
 def feed(loader: Any) -> Feed:

@@ -12,13 +12,13 @@ import numpy as np
 from gpuconv import profiling
 from gpuconv.console import say
 from gpuconv.training.callbacks import Callback, Checkpoints, next_step
-from gpuconv.training.clock import AHEAD, Clock
 from gpuconv.training.feeding import Feed
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.metrics import NOTHING
 from gpuconv.training.replay import Replay
 from gpuconv.training.state import DivergedError, Record, RunState
+from gpuconv.training.step_counter import AHEAD, StepCounter
 
 FINISHED, INTERRUPTED, FAILED = "finished", "interrupted", "failed"
 
@@ -103,7 +103,7 @@ class Fit:
         while run.epoch < run.epochs and not run.stop_reason:
             with contextlib.closing(feed):
                 feed.enter(run.epoch, run.batch)
-                self.clock.planned.clear()
+                self.counter.planned.clear()
                 epoch = run.epoch
                 while run.epoch == epoch and not run.stop_reason:
                     if run.optimizer.match(run.net.params()):  # a callback froze or unfroze a layer
@@ -117,17 +117,17 @@ class Fit:
                         run.stop(INTERRUPTED)
 
     def _make_clock(self) -> None:
-        self.clock = Clock(self.run.optimizer, self.run.net.device)
+        self.counter = StepCounter(self.run.optimizer, self.run.net.device)
         self.run.net.grads()  # made now: a graph must find them where it left them
 
     def _plan(self) -> None:
         """Tell the device the learning rates of the steps ahead, unless it knows them and they still hold."""
         run = self.run
-        if self.clock.planned and self.clock.planned[0] == run.optimizer.rates(run.lr):
+        if self.counter.planned and self.counter.planned[0] == run.optimizer.rates(run.lr):
             return
         ahead = range(min(AHEAD, run.batches - run.batch))
         rates = [run.optimizer.rates(run.lr_after(step), step) for step in ahead]
-        self.clock.write(run.steps, *self.feed.place(run.epoch, run.batch), rates)
+        self.counter.write(run.steps, *self.feed.place(run.epoch, run.batch), rates)
 
     def _steps_together(self) -> int:
         """How many steps may pass before the host must do something between two of them."""
@@ -136,7 +136,7 @@ class Fit:
         limits = [next_step(callback, self.run) for callback in self.callbacks]
         limits += [
             self.replay.together,
-            len(self.clock.planned),
+            len(self.counter.planned),
             self.metrics_every - self.run.steps % self.metrics_every,
         ]
         count = min(limit for limit in limits if limit is not None)
@@ -144,12 +144,12 @@ class Fit:
         return next((n for n in range(1, count) if self.feed.size(batch + n) != size), count)
 
     def _advance(self, count: int) -> None:
-        """Do steps: load a batch, move the clock on, train on it. All of it is the device's work."""
+        """Do steps: load a batch, advance the step counter, train on it. All of it is the device's work."""
         size = self.feed.size(self.run.batch)
 
         def work() -> None:
-            x, y = self.feed.next(self.clock, size)
-            self.clock.advance(size)
+            x, y = self.feed.next(self.counter, size)
+            self.counter.advance(size)
             self.run.step(x, y)
 
         self.replay.run(work, count, size, self.run.inputs() if self.replay.together > 1 else None)
@@ -157,7 +157,7 @@ class Fit:
     def _account(self) -> None:
         """The host's part of a step that the device has done or will do."""
         run, lr = self.run, self.run.lr
-        self.clock.planned.popleft()
+        self.counter.planned.popleft()
         run.optimizer.count()
         run.batch += 1
         due = run.steps % self.metrics_every == 0

@@ -14,8 +14,7 @@ import numpy as np
 
 from gpuconv import backends, ops
 from gpuconv.arguments import integer, number
-
-Array = Any
+from gpuconv.types import Array
 
 
 @dataclass(kw_only=True, eq=False)
@@ -31,8 +30,8 @@ class LossScale:
     backoff: float = 0.5
     interval: int = 2000
 
-    array: Array = field(default=None, init=False, repr=False)
-    factor: Array = field(default=None, init=False, repr=False)
+    array: Any = field(default=None, init=False, repr=False)
+    factor: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not number("start", self.start, 0):

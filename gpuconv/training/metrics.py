@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gpuconv import backends, ops
-
-Array = Any
+from gpuconv.types import Array
 
 
 class Reading(NamedTuple):

@@ -51,7 +51,7 @@ class TrainingStep:
 
         No host value that changes from step to step enters here, and nothing is read back, so the launches of one call
         can be captured and replayed. The learning rate and step number are on the device: `optimizer.advance` writes
-        them, in `fit` a clock does. part: what "step", "loss", the optimizer's name and "metrics" run inside.
+        them, in `fit` a step counter does. part: what "step", "loss", the optimizer's name and "metrics" run inside.
         """
         with part("step"):
             self.net.zero_grad()

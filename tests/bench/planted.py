@@ -11,7 +11,7 @@ from bench.record import Record
 from bench.runner import run
 from bench.sides import OURS, PEER, Prepared, Side
 from bench.suite import Entry
-from gpuconv.profiling.clock import CpuClock
+from gpuconv.profiling.timer import CpuTimer
 from gpuconv.profiling.work import Ceilings, Work
 from gpuconv.verify.compare import Expected
 
@@ -57,7 +57,7 @@ def record(folder: Path, **data) -> Record:
 def timed(into: Record, *sides: Side, entries=None, rounds: int = 4, **options) -> list[dict]:
     """Run entries (one, by default) whose sides are the planted ones."""
     options = dict(burst=0.002, make_sides=lambda *_: (list(sides), compare)) | options
-    return list(run(entries or [entry()], into, "numpy", CpuClock(), CEILINGS, rounds=rounds, **options))
+    return list(run(entries or [entry()], into, "numpy", CpuTimer(), CEILINGS, rounds=rounds, **options))
 
 
 __all__ = ["CEILINGS", "OURS", "PEER", "compare", "entry", "record", "side", "spend", "timed"]

@@ -12,7 +12,7 @@ from bench import recipes, suite
 from bench.runner import time_entry
 from gpuconv import interop, models
 from gpuconv.layers import GELU, BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, Scale, Sequential
-from gpuconv.profiling.clock import CpuClock
+from gpuconv.profiling.timer import CpuTimer
 
 pytestmark = pytest.mark.slow  # both sides are timed
 
@@ -57,7 +57,7 @@ def test_both_sides_train_a_whole_recipe(recipe, monkeypatch, dtype, most):
     pytest.importorskip("torch")
     recipe = replace(recipe, entry=replace(recipe.entry, dtype=dtype))
     monkeypatch.setattr(recipes, "Recipe", lambda entry: recipe)
-    row = time_entry(recipe.entry, "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
+    row = time_entry(recipe.entry, "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
     assert {side["name"]: side["status"] for side in row["sides"]} == {
         "gpuconv": "timed",
         "channels_last": "timed",

@@ -18,7 +18,7 @@ from bench.record import Record, best
 from bench.runner import sides_of, time_entry
 from gpuconv import layers, models, ops
 from gpuconv.backends import DeviceError
-from gpuconv.profiling.clock import CpuClock
+from gpuconv.profiling.timer import CpuTimer
 from gpuconv.training import Trainer
 
 pytestmark = pytest.mark.slow  # both sides are timed
@@ -108,7 +108,7 @@ def test_a_fault_in_a_corner_of_our_own_result_is_found(monkeypatch, op):
         return results
 
     chosen = tiny(op)
-    assert by_name(time_entry(chosen, "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0))["gpuconv"]["error"] < 1e-5
+    assert by_name(time_entry(chosen, "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0))["gpuconv"]["error"] < 1e-5
     found, check = sides_of(chosen, "numpy", False)
     prepared = found[0].prepare()
     monkeypatch.setattr(ops, name, wrong)
@@ -128,7 +128,7 @@ def tiny(op):
 @pytest.mark.parametrize("op", [*suite.DIRECTIONS, *suite.MEMORY])
 def test_pytorch_computes_what_float64_does(op):
     pytest.importorskip("torch")
-    row = time_entry(tiny(op), "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
+    row = time_entry(tiny(op), "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
     for name, found in by_name(row).items():
         absent = name == "gpuconv" and op == "bias_relu"
         assert found["status"] == ("left out" if name == "compile" else "absent" if absent else "timed"), found
@@ -171,7 +171,7 @@ def small_net(monkeypatch):
 def test_both_sides_train_the_same_net(small_net):
     pytest.importorskip("torch")
     chosen = one_step()
-    row = time_entry(chosen, "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
+    row = time_entry(chosen, "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
     assert {side["name"]: side["status"] for side in row["sides"]} == {
         "gpuconv": "timed",
         "eager": "timed",
@@ -212,7 +212,7 @@ def test_wrong_gradients_of_a_step_are_refused(small_net, monkeypatch):
         return right(1.1 * dy if dy.dtype == np.float32 else dy, x, **options)
 
     monkeypatch.setattr(ops, "conv2d_wgrad", wrong)
-    row = time_entry(one_step(), "numpy", CpuClock(), planted.CEILINGS, False, 2, 0.0)
+    row = time_entry(one_step(), "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
     assert by_name(row)["gpuconv"]["status"] == "refused"
     assert "gradients are off" in by_name(row)["gpuconv"]["reason"]
 
@@ -298,7 +298,7 @@ def test_a_side_that_takes_the_gpu_down_ends_the_run_and_is_in_the_record(tmp_pa
     into, entries = record(tmp_path), [entry(8), entry(9), entry(10)]
     broken = side(PEER, "broken", fail=RuntimeError("cudaErrorIllegalAddress"))
     made = runner.run(
-        entries, into, "cuda:0", CpuClock(), planted.CEILINGS, make_sides=lambda *_: ([broken], planted.compare)
+        entries, into, "cuda:0", CpuTimer(), planted.CEILINGS, make_sides=lambda *_: ([broken], planted.compare)
     )
     with pytest.raises(DeviceError, match=f"cuda:0 no longer answers after {entries[1].key} .*--missing"):
         list(made)

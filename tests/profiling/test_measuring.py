@@ -1,4 +1,4 @@
-"""What benchmark and profile measure with: the clock, the launch counter, the work of an operation, the ceilings."""
+"""What benchmark and profile measure with: the timer, the launch counter, the work of an operation, the ceilings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import gpuconv as gc
 from gpuconv.profiling import launches, peaks
-from gpuconv.profiling.clock import MOST, CpuClock, CudaClock, open_clock
+from gpuconv.profiling.timer import MOST, CpuTimer, CudaTimer, open_timer
 from gpuconv.profiling.work import Ceilings, Work, convolution
 from gpuconv.verify.convolutions import conv
 
@@ -23,11 +23,11 @@ def test_the_cpu_clock_times_every_call_but_the_first():
         rounds.append(number)
         time.sleep(0.02 if len(rounds) == 1 else 0.001)
 
-    (times,) = CpuClock().burst(call, 0.008).values()
+    (times,) = CpuTimer().burst(call, 0.008).values()
     assert rounds == [0, *range(len(times))]
     assert 3 <= len(times) <= MOST
     assert min(times) >= 0.001
-    assert len(CpuClock().burst(lambda _: None, 0.0)["wall"]) == 3
+    assert len(CpuTimer().burst(lambda _: None, 0.0)["wall"]) == 3
 
 
 class FakeGpu:
@@ -88,7 +88,7 @@ def test_the_cuda_clock_tells_device_time_from_host_time(monkeypatch, device, ho
         seen.append(number)
         gpu.work(device, host)
 
-    samples = CudaClock("cuda:0").burst(call, 0.05)
+    samples = CudaTimer("cuda:0").burst(call, 0.05)
     assert set(samples) == {"wall", "host", "cold", "warm"}
     for column in ("cold", "warm"):  # the host's time is hidden behind the queue
         np.testing.assert_allclose(samples[column], device, rtol=1e-6)
@@ -101,33 +101,33 @@ def test_marks_tell_device_time_while_the_device_is_held(monkeypatch):
     gpu = FakeGpu()
     monkeypatch.setitem(sys.modules, "cupy", gpu.cupy)
     monkeypatch.setattr(time, "perf_counter", lambda: gpu.host)
-    clock = CudaClock("cuda:0")
+    timer = CudaTimer("cuda:0")
 
     def marks():
-        found = [clock.mark()]
+        found = [timer.mark()]
         for seconds in (2e-6, 5e-6):
             gpu.work(seconds, host=1e-3)
-            found.append(clock.mark())
-        return clock.seconds(found)
+            found.append(timer.mark())
+        return timer.seconds(found)
 
-    clock.hold(3e-3)
+    timer.hold(3e-3)
     np.testing.assert_allclose(marks(), [0, 2e-6, 7e-6], rtol=1e-6)
     assert marks()[-1] > 1e-3  # not held: the device waits for the host
 
 
 def test_marks_of_the_cpu():
-    clock = CpuClock()
-    clock.hold(1.0)
-    first = clock.mark()
+    timer = CpuTimer()
+    timer.hold(1.0)
+    first = timer.mark()
     time.sleep(0.002)
-    begin, end = clock.seconds([first, clock.mark()])
+    begin, end = timer.seconds([first, timer.mark()])
     assert begin == 0
     assert 0.002 <= end < 0.5
 
 
 def test_the_emulated_device_has_no_clock():
     with pytest.raises(ValueError, match="says nothing about their speed"):
-        open_clock("emulated")
+        open_timer("emulated")
 
 
 def test_launches_are_counted_with_what_they_take():
@@ -185,7 +185,7 @@ def test_the_ceilings_are_the_best_that_was_measured(monkeypatch):
     timed = [("copy", "a", 8.0, 2.0), ("copy", "b", 8.0, 1.0), ("float32", "a", 100.0, 4.0)]
     monkeypatch.setattr(peaks, "_on_cpu", lambda: iter(timed))
     monkeypatch.setattr(
-        peaks, "open_clock", lambda _: types.SimpleNamespace(burst=lambda seconds, _: {"wall": [seconds] * 3})
+        peaks, "open_timer", lambda _: types.SimpleNamespace(burst=lambda seconds, _: {"wall": [seconds] * 3})
     )
     ceilings, rows = peaks.measure("numpy")
     assert ceilings == Ceilings(8.0, {"float32": 25.0})

@@ -57,7 +57,7 @@ def test_a_row_for_each_layer_and_direction_in_their_order():
 
 
 class Ticks:
-    """A clock that is one further at each mark: a span's length is how many marks lie in it."""
+    """A timer that is one further at each mark: a span's length is how many marks lie in it."""
 
     def __init__(self):
         self.now, self.held = 0, []
@@ -75,7 +75,7 @@ class Ticks:
 
 def test_a_layer_s_time_is_without_the_layers_inside(monkeypatch):
     ticks = Ticks()
-    monkeypatch.setattr(step, "open_clock", lambda device: ticks)
+    monkeypatch.setattr(step, "open_timer", lambda device: ticks)
     found = profile(small(), 2, steps=3)
     seconds = dict(zip(names(found), [row.seconds for row in found.rows]))
     assert seconds["conv1 forward"] == 1
@@ -95,7 +95,7 @@ def test_the_median_over_the_steps_and_the_timeline_of_the_middle_one(monkeypatc
         return [lengths[len(number) - 1] * float(mark - marks[0]) for mark in marks]
 
     monkeypatch.setattr(ticks, "seconds", seconds)
-    monkeypatch.setattr(step, "open_clock", lambda device: ticks)
+    monkeypatch.setattr(step, "open_timer", lambda device: ticks)
     found = profile(small(), 2, steps=3)
     assert found.rows[0].seconds == 20
     name, direction, begin, end = found.timeline[0]
@@ -199,7 +199,7 @@ def test_every_net_by_name_has_work_for_all_its_layers():
 
 @pytest.mark.kernels
 def test_on_the_emulated_device_launches_are_told_and_nothing_runs(monkeypatch):
-    monkeypatch.setattr(step, "open_clock", lambda device: pytest.fail("the emulated device has no clock"))
+    monkeypatch.setattr(step, "open_timer", lambda device: pytest.fail("the emulated device has no timer"))
     found = profile(small("emulated"), 2, fuse=False)
     assert names(found) == STEP
     kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}

@@ -10,8 +10,8 @@ from typing import Any
 SECONDS = 1e-3
 
 
-class Clock:
-    """In the place of `gpuconv.profiling.clock.CudaClock`."""
+class Timer:
+    """In the place of `gpuconv.profiling.timer.CudaTimer`."""
 
     def __init__(self, device: str) -> None:
         self._marks = itertools.count()
@@ -37,11 +37,11 @@ def _ceilings() -> Iterator[tuple[str, str, float, Any]]:
 
 @contextlib.contextmanager
 def times() -> Iterator[None]:
-    from gpuconv.profiling import clock, peaks
+    from gpuconv.profiling import peaks, timer
 
-    before = clock.CudaClock, peaks._on_gpu
-    clock.CudaClock, peaks._on_gpu = Clock, _ceilings  # type: ignore[misc, assignment]
+    before = timer.CudaTimer, peaks._on_gpu
+    timer.CudaTimer, peaks._on_gpu = Timer, _ceilings  # type: ignore[misc, assignment]
     try:
         yield
     finally:
-        clock.CudaClock, peaks._on_gpu = before  # type: ignore[misc]
+        timer.CudaTimer, peaks._on_gpu = before  # type: ignore[misc]

@@ -279,7 +279,7 @@ def test_the_lab_times_kernels_and_not_python(schedule, monkeypatch, tmp_path):
 
     monkeypatch.setattr(ops, "relu", slow)
     monkeypatch.setattr(lab, "cases_of", lambda *_: tiny)
-    monkeypatch.setattr("gpuconv.profiling.clock._DELAY_BYTES", 1 << 16)
+    monkeypatch.setattr("gpuconv.profiling.timer._DELAY_BYTES", 1 << 16)
     with standin.installed(("90", "90"), schedule=schedule) as machine:
         machine.kernel_seconds, machine.copy_rate = 2e-4, 1e7
         (timing,) = lab.compare(path, "relu", "cuda:1", "float32", repeats=3)
@@ -308,7 +308,7 @@ def test_the_benchmark_times_on_the_second_gpu(schedule, tmp_path):
     with standin.installed(("90", "90"), schedule=schedule) as machine, made_up.times():
         record = Record(tmp_path / "record.json", {"entries": [], "not reached": []})
         ceilings = Ceilings(1e9, {})
-        (timed,) = bench_run([entry], record, "cuda:1", made_up.Clock("cuda:1"), ceilings, make_sides=ours_alone)
+        (timed,) = bench_run([entry], record, "cuda:1", made_up.Timer("cuda:1"), ceilings, make_sides=ours_alone)
     assert [(side["name"], side["status"]) for side in timed["sides"]] == [("gpuconv", "timed"), ("copy", "timed")]
     assert {device for _, device in machine.launches} == {1}
 

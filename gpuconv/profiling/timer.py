@@ -2,8 +2,8 @@
 
 A call takes the number of the round it is in, so that it can rotate among input sets:
 
-    clock = open_clock("cuda:0")
-    samples = clock.burst(lambda round: work(sets[round % len(sets)]), seconds=0.05)
+    timer = open_timer("cuda:0")
+    samples = timer.burst(lambda round: work(sets[round % len(sets)]), seconds=0.05)
 
 A burst gives samples in seconds by column:
 
@@ -33,7 +33,7 @@ _DELAY_BYTES = 1 << 29
 _QUEUED_SECONDS = 2.5e-3  # of host work in one queue: some 800 launches, which the driver holds without blocking
 
 
-class Clock(Protocol):
+class Timer(Protocol):
     """What times calls on one device."""
 
     def burst(self, call: Call, seconds: float) -> Samples:
@@ -53,7 +53,7 @@ class Clock(Protocol):
         ...
 
 
-class CpuClock:
+class CpuTimer:
     def burst(self, call: Call, seconds: float) -> Samples:
         call(0)
         times: list[float] = []
@@ -73,7 +73,7 @@ class CpuClock:
         return [mark - marks[0] for mark in marks]
 
 
-class CudaClock:
+class CudaTimer:
     """Device time without the host's: the queue is filled behind a large copy, so that the GPU never waits for Python.
 
     That copy also leaves nothing of earlier calls in the cache. Needs CuPy; work of other libraries is timed too as
@@ -163,9 +163,9 @@ def current(device: str) -> AbstractContextManager[Any]:
     return cupy.cuda.Device(Device.named(device).index)
 
 
-def open_clock(device: str) -> Clock:
-    """The clock of a device. Raises ValueError for the emulated one, which has no speed to measure."""
+def open_timer(device: str) -> Timer:
+    """The timer of a device. Raises ValueError for the emulated one, which has no speed to measure."""
     device = backends.resolve(device)
     if Device.named(device).kind == "emulated":
         raise ValueError("the emulated device proves kernels and says nothing about their speed: time numpy or cuda")
-    return CudaClock(device) if Device.named(device).on_gpu else CpuClock()
+    return CudaTimer(device) if Device.named(device).on_gpu else CpuTimer()

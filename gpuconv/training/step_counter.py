@@ -10,13 +10,12 @@ import numpy as np
 
 from gpuconv import backends, ops
 
-Array = Any
 Rates = list[float]  # of one step: the learning rates of all optimizers inside
 
 AHEAD = 64  # steps whose learning rates the device knows
 
 
-class Clock:
+class StepCounter:
     """The place in the epoch, the step's number and its learning rates. The optimizer is made to read them here.
 
     `write` is the host's part, every so many steps; `advance` is the device's, once a step. `planned` holds the rates
