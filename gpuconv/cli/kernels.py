@@ -7,12 +7,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.settings import count
 from gpuconv.console import progress_bar
+
+if TYPE_CHECKING:
+    from gpuconv.backends.cuda.analysis.report import Line
 
 EXAMPLES = [
     "gpuconv kernels",
@@ -102,10 +105,11 @@ def _report(listed: list, everything: bool, workers: int) -> int:
                 "clean": line.clean,
             },
         )
-        found, shared = line.resources, line.resources.static_shared + line.variant.smem_bytes
+        resources, shared = line.resources, line.resources.static_shared + line.variant.smem_bytes
+        spills = resources.spill_stores + resources.spill_loads
         print(
-            f"{line.kernel:<34} {line.arch:<8} {found.registers:>9} {shared:>7} {found.stack:>6}"
-            f" {found.spill_stores + found.spill_loads:>7} {line.threads:>8} {share:>10} {predicted.get(line, '-'):>10}"
+            f"{line.kernel:<34} {line.arch:<8} {resources.registers:>9} {shared:>7} {resources.stack:>6}"
+            f" {spills:>7} {line.threads:>8} {share:>10} {predicted.get(line, '-'):>10}"
             + (f"  {line.variant}" if everything or not line.clean else "")
         )
     print(f"\n{why}")
@@ -135,9 +139,9 @@ def _predicted(lines: list) -> tuple[dict, str]:
     return told, f"predicted: the time of a convolution {case} on an {gpu.name}, a prediction and no measurement"
 
 
-def _worst(lines: list) -> list:
+def _worst(lines: list[Line]) -> list[Line]:
     """Of each kernel and architecture the variant that takes most: any that is not clean, then most registers."""
-    worst: dict[tuple[str, str], object] = {}
+    worst: dict[tuple[str, str], Line] = {}
     for line in lines:
         key = (line.kernel, line.arch)
         if key not in worst or _cost(line) > _cost(worst[key]):
@@ -145,5 +149,5 @@ def _worst(lines: list) -> list:
     return list(worst.values())
 
 
-def _cost(line) -> tuple[bool, int]:
+def _cost(line: Line) -> tuple[bool, int]:
     return not line.clean, line.resources.registers

@@ -6,12 +6,15 @@ the CPU; --device numpy proves the fast NumPy code."""
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.console import progress_bar
+
+if TYPE_CHECKING:
+    from gpuconv.verify.run import Row
 
 EXAMPLES = [
     "gpuconv verify",
@@ -85,7 +88,7 @@ def facts(row: Any) -> dict[str, Any]:
     }
 
 
-def describe(row) -> str:
+def describe(row: Row) -> str:
     worst, failure = row.worst, row.smallest_failure
     text = (
         f"{row.op:<27} {row.dtype:<9} {len(row.outcomes):>5} {worst.error:>12.3g} {worst.bound:>10.3g}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gpuconv import ops
 from gpuconv.arguments import number
 from gpuconv.training.optimizers.base import Optimizer
+from gpuconv.types import Array
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,5 +27,5 @@ class Adagrad(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("square_sum",)
 
-    def _launch(self, params, grads, *state, **more):
+    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Any) -> None:
         ops.adagrad_step(params, grads, *state, lr=self._lr, eps=self.eps, weight_decay=self._weight_decay, **more)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from gpuconv import ops
 from gpuconv.arguments import integer, number
 from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ
 from gpuconv.training.optimizers.base import Arrays, Optimizer, expect_nesterov
+from gpuconv.types import Array
 
 
 @dataclass(kw_only=True, eq=False)
@@ -45,7 +46,7 @@ class Muon(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("velocity",)
 
-    def _launch(self, params, grads, *state, **more):
+    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Any) -> None:
         ops.muon_step(
             params,
             grads,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gpuconv import ops
 from gpuconv.arguments import number
 from gpuconv.training.optimizers.base import Optimizer, expect_nesterov
+from gpuconv.types import Array
 
 
 @dataclass(kw_only=True, eq=False)
@@ -27,7 +29,7 @@ class SGD(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()
 
-    def _launch(self, params, grads, *state, **more):
+    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Any) -> None:
         ops.sgd_step(
             params,
             grads,
