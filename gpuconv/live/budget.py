@@ -44,10 +44,13 @@ class Budget:
 
     @contextlib.contextmanager
     def spend(self, name: str) -> Iterator[None]:
-        """Around a look; the next one is due when this one's cost is no more than its share."""
+        """Around a look; the next one is due when this one's cost is no more than its share.
+
+        Looks come a little late, at the end of a step; the next one's time counts from when this one was due."""
         start = self.clock()
         try:
             yield
         finally:
             look, cost = self.looks[name], self.clock() - start
-            self._next[name] = max(start + look.every, start + cost / look.share)
+            after = self._next[name] + look.every
+            self._next[name] = max(after if after > start else start + look.every, start + cost / look.share)
