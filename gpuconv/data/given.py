@@ -41,7 +41,11 @@ def recognised(
         raise TypeError(f"{name} must be one data set, received two: train, test = gpuconv.data.load(...) parts them")
     if isinstance(data, (tuple, list)) and len(data) == 2 and _is_array(data[0]):
         return _of_arrays(data[0], data[1], name, shape, classes)
-    if isinstance(data, (str, bytes, dict, set)) or _is_array(data):
+    if isinstance(data, str):
+        raise TypeError(
+            f"{name} must be {ACCEPTED}; received str: gpuconv.data.load({data!r}) reads a data set by name"
+        )
+    if isinstance(data, (bytes, dict, set)) or _is_array(data):
         raise TypeError(f"{name} must be {ACCEPTED}; received {type(data).__name__}")
     indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__")
     if indexed and not len(data):

@@ -181,14 +181,14 @@ def class_numbers(labels: Any, name: str, count: int) -> NDArray[np.int64]:
         if isinstance(labels, (list, tuple))
         else to_numpy(labels, f"labels of {name!r}")
     )
-    if found.dtype.kind not in "iu":
-        raise TypeError(f"labels of {name!r} must be integers, the numbers of classes, received {found.dtype.name}")
     if found.shape != (count,):
         one_hot = "; x.argmax(1) makes numbers of one-hot rows" if found.ndim == 2 and found.shape[1] > 1 else ""
         one_hot = one_hot or ("; x.ravel() makes one axis" if found.size == count else "")
         raise ValueError(
             f"labels of {name!r} must be one for each of {count} images, received shape {found.shape}{one_hot}"
         )
+    if found.dtype.kind not in "iu":
+        raise TypeError(f"labels of {name!r} must be integers, the numbers of classes, received {found.dtype.name}")
     if len(found) and int(found.min()) < 0:
         raise ValueError(f"labels of {name!r} must be 0 or more, received {int(found.min())}")
     return found.astype(np.int64)

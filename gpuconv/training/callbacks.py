@@ -320,7 +320,7 @@ class Progress(Callback):
 
     def on_stop(self, trainer: Any, reason: str) -> None:
         self._close()
-        if reason not in ("finished", "interrupted", "failed"):
+        if reason not in ("finished", "interrupted", "failed") and not is_quiet():
             say(reason, "stdout")
 
     def _close(self) -> None:

@@ -231,6 +231,8 @@ def test_what_cannot_be_data_is_refused_and_says_what_can(tmp_path):
         ((images, labels.astype(float)), TypeError, "must be integers.*received float64", {}),
         ((images, labels[:5]), ValueError, r"one for each of 22 images, received shape \(5,\)", {}),
         ((images, np.eye(3)[labels].astype(int)), ValueError, r"argmax\(1\) makes numbers of one-hot rows", {}),
+        ((images, np.eye(3)[labels]), ValueError, r"argmax\(1\) makes numbers of one-hot rows", {}),
+        ("digits", TypeError, r"gpuconv.data.load\('digits'\) reads a data set by name", {}),
         ((images, labels - 1), ValueError, "must be 0 or more, received -1", {}),
         ((images, labels + 3), DataError, "labels 0 to 2, received 5", {}),
         ((FLOATS[:, :4], labels), DataError, "takes volumes of 6 x 5 x 1", {}),
