@@ -41,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import live
+    from gpuconv.cli import nets
 
     with asked():
         live.expect_installed()
@@ -48,8 +49,10 @@ def run(options: argparse.Namespace) -> int:
     if options.run_dir and options.repeat:
         raise UserError("RUN_DIR shows a run and --repeat trains one anew; leave one of them out")
     stored = options.run_dir or options.repeat
-    if stored and (others := [wanted.option(name) for name in chosen if name not in ("data", "test")]):
+    if stored and (others := [wanted.option(name) for name in chosen if name not in ("data", "test", "model")]):
         raise UserError(f"{stored} has its own settings; leave {', '.join(others)} out")
+    if stored:
+        nets.know(chosen.get("model"))
     session = _stored(options, stored) if stored else _new(options, wanted.complete(chosen))
     live.serve(session, host=options.host, port=options.port, ready=_ready)
     return 0

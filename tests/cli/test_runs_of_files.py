@@ -92,6 +92,21 @@ def test_every_command_takes_the_file_and_none_runs_it_unasked(started, file, tm
     assert "ZeroDivisionError" in says(capsys, "evaluate", run, "--model", file, status=2)
 
 
+def test_the_live_page_takes_the_file_too(file, tmp_path, capsys, monkeypatch):
+    from gpuconv import live
+
+    served = []
+    monkeypatch.setattr(live, "expect_installed", lambda: None)
+    monkeypatch.setattr(live, "Session", lambda *sets, **options: options)
+    monkeypatch.setattr(live, "serve", lambda session, **options: served.append(session))
+    of_the_command_line(file, tmp_path / "run", capsys)
+    forget(file)
+    command = ["live", tmp_path / "run", "--device", "numpy"]
+    assert "is not run unless you say so" in says(capsys, *command, status=2)
+    says(capsys, *command, "--model", file)
+    assert served[0]["run_dir"] == tmp_path / "run"
+
+
 def test_a_file_whose_layer_changed_is_refused(file, tmp_path, capsys):
     of_the_command_line(file, tmp_path / "run", capsys)
     forget(file)

@@ -1,0 +1,120 @@
+"""Train the accuracy table of docs/recipes.md again, on the digits that come with gpuconv, and say where it differs.
+
+The net and recipe are those of `gpuconv train`, in fewer epochs. On NumPy the order of sums depends on the BLAS and the
+number of its threads, so another machine may get a few more or fewer images right; on "emulated" it does not."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from gpuconv.cli import document
+from gpuconv.cli import settings as wanted
+from gpuconv.cli.errors import asked
+from gpuconv.console import say
+from gpuconv.dtypes import PRECISIONS
+
+EXAMPLES = ["gpuconv reproduce --quick", "gpuconv reproduce --device numpy", "gpuconv reproduce"]
+
+SEEDS = 5
+IMAGES = 360  # of the test set
+EPOCHS = {"numpy": 10, "emulated": 1}
+REFERENCE: dict[tuple[str, str], tuple[int, ...]] = {  # the images right, for seeds 0, 1, ...
+    ("numpy", "float32"): (353, 353, 351, 350, 353),
+    ("numpy", "tf32"): (352, 351, 350, 352, 353),
+    ("emulated", "float32"): (251, 259, 292, 257, 251),
+}
+
+
+class Row(NamedTuple):
+    """What a device and precision gave: the number of test images that were right, seed by seed from 0 on."""
+
+    device: str
+    precision: str
+    right: tuple[int, ...]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="NAME", help="numpy, emulated or a GPU (default: numpy and emulated)")
+    parser.add_argument("--quick", action="store_true", help="one run alone: numpy, float32, seed 0")
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv import backends
+
+    with asked():
+        devices = [backends.resolve(options.device)] if options.device else [*EPOCHS]
+    if options.quick:
+        work, seeds = [(devices[0], "float32")], 1
+    else:
+        work, seeds = [(device, precision) for device in devices for precision in PRECISIONS], SEEDS
+    rows = []
+    for device, precision in work:
+        rows.append(Row(device, precision, tuple(right(device, precision, seed) for seed in range(seeds))))
+        say(f"{device}, {precision}: {percent(rows[-1].right)} %")
+        document.add("rows", rows[-1]._asdict() | {"epochs": epochs(device), "differences": [*differences(rows[-1])]})
+    print(*table(rows), sep="\n")
+    found = [line for row in rows for line in differences(row)]
+    print("", *(found or ["every run is as in the table of docs/recipes.md"]), sep="\n")
+    return 0
+
+
+def epochs(device: str) -> int:
+    return EPOCHS.get(device, EPOCHS["numpy"])
+
+
+def right(device: str, precision: str, seed: int) -> int:
+    """How many test images a net gets right that is trained so."""
+    from gpuconv import models
+    from gpuconv.data import Augmentation, Loader, Normalization, digits
+    from gpuconv.training import Trainer, evaluate
+
+    settings = wanted.complete({"model": "digits-net", "seed": seed, "precision": precision, "epochs": epochs(device)})
+    train, test = digits.load()
+    net = models.build(settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=seed).to(device)
+    loss = wanted.loss(settings.loss)[1]
+    trainer = Trainer(
+        net,
+        settings.optimizer,
+        lr=settings.lr,
+        loss=loss,
+        schedule=settings.schedule,
+        seed=seed,
+        precision=settings.precision,
+    )
+    common: dict[str, Any] = {"normalization": Normalization.from_dataset(train), "device": device, "dtype": net.dtype}
+    augmentation = Augmentation.parse(settings.augment)
+    loader = Loader(train, settings.batch_size, augmentation=augmentation, seed=seed, **common)
+    trainer.fit(loader, epochs=settings.epochs, progress=False)
+    found = evaluate(net, Loader(test, settings.batch_size, shuffle=False, **common), loss=loss)
+    return round(found.accuracy * found.samples)
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """The table of docs/recipes.md: accuracy on the test images in percent."""
+    seeds = max(len(row.right) for row in rows)
+    head = ["device", "precision", "epochs", *(f"seed {seed}" for seed in range(seeds)), "mean"]
+    body = [
+        [row.device, row.precision, str(epochs(row.device)), *(percent([one]) for one in row.right), percent(row.right)]
+        for row in rows
+    ]
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
+
+
+def percent(right: Sequence[int]) -> str:
+    return f"{100 * sum(right) / len(right) / IMAGES:.2f}"
+
+
+def differences(row: Row) -> Iterator[str]:
+    """Where a row differs from that of the table, in words."""
+    there = REFERENCE.get((row.device, row.precision))
+    if there is None:
+        yield f"{row.device}, {row.precision}: the table has no such row"
+        return
+    for seed, (known, here) in enumerate(zip(there, row.right)):
+        if known != here:
+            yield (
+                f"{row.device}, {row.precision}, seed {seed}: {percent([known])} % there, {percent([here])} % here "
+                f"({abs(here - known)} of {IMAGES} images {'more' if here > known else 'fewer'} right)"
+            )

@@ -1,0 +1,47 @@
+"""The accuracy table of the docs, and the command that trains it again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpuconv.cli import reproduce
+from gpuconv.cli.main import main
+from gpuconv.cli.reproduce import Row
+from gpuconv.dtypes import PRECISIONS
+
+DOCS = Path(__file__).parent.parent.parent / "docs" / "recipes.md"
+
+
+def test_the_table_of_the_docs_is_that_of_the_command():
+    rows = [Row(*row, right) for row, right in reproduce.REFERENCE.items()]
+    assert "\n".join(reproduce.table(rows)) in DOCS.read_text(encoding="utf-8")
+
+
+def test_differences_are_named_seed_by_seed(monkeypatch):
+    monkeypatch.setattr(reproduce, "REFERENCE", {("numpy", "float32"): (350, 351, 352)})
+    assert [*reproduce.differences(Row("numpy", "float32", (350, 351)))] == []
+    assert [*reproduce.differences(Row("numpy", "float32", (350, 353, 351)))] == [
+        "numpy, float32, seed 1: 97.50 % there, 98.06 % here (2 of 360 images more right)",
+        "numpy, float32, seed 2: 97.78 % there, 97.50 % here (1 of 360 images fewer right)",
+    ]
+    assert [*reproduce.differences(Row("cuda", "tf32", (1,)))] == ["cuda, tf32: the table has no such row"]
+
+
+def test_every_precision_of_a_device_is_trained_from_every_seed(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(reproduce, "right", lambda *run: asked.append(run) or 351)
+    assert main(["reproduce", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    trained = {(row["device"], row["precision"]) for row in rows}
+    assert trained == {(device, precision) for device in ("numpy", "emulated") for precision in PRECISIONS}
+    assert {*reproduce.REFERENCE} <= trained
+    assert len(asked) == len({*asked}) == reproduce.SEEDS * len(rows)
+    assert main(["reproduce", "--quick", "--device", "nowhere"]) == 2
+
+
+@pytest.mark.slow
+def test_the_quick_part_trains_a_good_net(capsys):
+    assert main(["reproduce", "--quick", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["right"][0] > 0.95 * reproduce.IMAGES  # the exact number depends on the machine's BLAS
