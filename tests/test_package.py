@@ -39,7 +39,7 @@ HEAVY = [
 # Each part may import from its own line and the lines above it.
 LAYERS = [
     {"console", "files", "html", "locks", "names", "newton_schulz", "notices", "numerals", "shell", "trust", "types"},
-    {"arguments", "dtypes"},
+    {"arguments", "dtypes", "spec"},
     {"devices", "kernels", "problems", "random"},
     {"algorithms", "checkpoint"},
     {"backends"},

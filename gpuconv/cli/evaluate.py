@@ -115,15 +115,15 @@ def _loss(trained: Run) -> tuple[Any, str]:
 
 def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]:
     """(train, test) of a run, the data perhaps elsewhere; (None, test) for a test set of its own."""
-    from gpuconv.data import spec
+    from gpuconv.data import named
 
     with asked():
         if data and test:
             raise ValueError(f"--test {test} says what to test on; leave --data {data} out")
-        test = data if data and spec.is_whole(data) else test
+        test = data if data and named.is_whole(data) else test
         if not test and not data and trained.of_python:
             try:
-                spec.spelled(trained.settings.data)
+                named.spelled(trained.settings.data)
             except ValueError:
                 name = trained.settings.data
                 raise ValueError(
@@ -131,7 +131,7 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]
                 ) from None
         if not test:
             return load_data(trained.settings, data)
-        return None, spec.load_test(test, trained.settings.data, trained.classes)
+        return None, named.load_test(test, trained.settings.data, trained.classes)
 
 
 def table(confusion: Any, classes: list[str]) -> str:

@@ -202,11 +202,11 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
 
 def load_data(stored: Settings, given: str | None, test: str | None = None) -> tuple[Any, Any]:
     """(train, test) of a run, or what --data and --test give in its place. Raises UserError for what cannot be read."""
-    from gpuconv.data import load, spec
+    from gpuconv.data import load, named
 
     with asked():
         try:
-            return load(spec.placed(given, stored.data) if given else stored.data, test or stored.test)
+            return load(named.placed(given, stored.data) if given else stored.data, test or stored.test)
         except FileNotFoundError as error:
             hint = "" if given else "; where the run's data lies now is said by --data"
             raise UserError(f"{describe(error)}{hint}") from error

@@ -173,7 +173,7 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 def spelled(settings: dict[str, Any]) -> dict[str, Any]:
     """The same settings, the net and the kind of data under their own names."""
     from gpuconv.cli import nets
-    from gpuconv.data import spec
+    from gpuconv.data import named
 
     found = dict(settings)
     if "model" in found:
@@ -182,7 +182,7 @@ def spelled(settings: dict[str, Any]) -> dict[str, Any]:
         found["weights"] = os.path.abspath(os.path.expanduser(found["weights"]))
     for name in ("data", "test"):
         if found.get(name):
-            found[name] = spec.spelled(found[name])
+            found[name] = named.spelled(found[name])
     return found
 
 
@@ -215,7 +215,7 @@ def from_stored(command: dict[str, Any]) -> Settings:
 
     Raises ValueError or TypeError that names the one which is missing, unknown or wrong.
     """
-    from gpuconv.data import spec
+    from gpuconv.data import named
 
     known = {entry.name: entry.default for entry in dataclasses.fields(Settings)}
     for name, default in known.items():
@@ -227,16 +227,16 @@ def from_stored(command: dict[str, Any]) -> Settings:
     settings = Settings(**command)
     check(settings)
     spelled(command)
-    return dataclasses.replace(settings, data=spec.from_run(settings.data))
+    return dataclasses.replace(settings, data=named.from_run(settings.data))
 
 
 def to_store(settings: Settings) -> dict[str, Any]:
     """What a run keeps of its settings: data under its absolute place; of `LATER` what is not the default, so that
     older versions of gpuconv read what they know."""
-    from gpuconv.data import spec
+    from gpuconv.data import named
 
     found = dataclasses.asdict(settings)
-    found |= {name: spec.placed(found[name]) for name in ("data", "test") if found[name]}
+    found |= {name: named.placed(found[name]) for name in ("data", "test") if found[name]}
     defaults = {entry.name: entry.default for entry in dataclasses.fields(Settings)}
     return {name: value for name, value in found.items() if name not in LATER or value != defaults[name]}
 
@@ -264,7 +264,8 @@ def check(settings: Settings) -> None:
 def rate_in(chosen: dict[str, Any]) -> dict[str, float]:
     """The learning rate that the chosen optimizer's own words say: of groups, which have rates of their own, a factor
     of 1. ValueError where another one is chosen beside it."""
-    from gpuconv.training import optimizers, spec
+    from gpuconv import spec
+    from gpuconv.training import optimizers
 
     text = chosen.get("optimizer", "")
     if "->" in text:
@@ -286,8 +287,7 @@ def test_time(name: str) -> str:
 
 def loss(text: str) -> tuple[str, Any]:
     """The name and the loss of a short form as "softmax:label_smoothing=0.1". ValueError for what it cannot be."""
-    from gpuconv import losses
-    from gpuconv.training import spec
+    from gpuconv import losses, spec
 
     part, *more = spec.parse(text)
     if more or part.numbers:

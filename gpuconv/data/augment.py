@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from gpuconv import numerals
+from gpuconv import spec
 from gpuconv.arguments import BORDERS, flip_value, integer
 from gpuconv.names import canonical, lookup
 
@@ -40,15 +40,15 @@ class Augmentation:
         if text.strip().lower() == "none":
             return cls()
         options: dict[str, Any] = {}
-        for part in text.split(","):
-            name, colon, size = (piece.strip() for piece in part.partition(":"))
-            name, option, value = lookup("augmentation", name, _PARTS)
+        for part in spec.parse(text, like="flip,shift:4"):
+            name, option, value = lookup("augmentation", part.name, _PARTS)
             if option in options:
                 raise ValueError(f"augmentation {option!r} is given twice in {text!r}")
-            if (value is None) != bool(colon) or (value is None and not numerals.is_whole(size)):
+            pixels = [number for number in part.numbers if number.is_integer() and number >= 0]
+            if part.options or len(part.numbers) != len(pixels) or len(pixels) != (value is None):
                 form = f"{name}:PIXELS" if value is None else name
-                raise ValueError(f"augmentation {name!r} is written {form}, received {part.strip()!r}")
-            options[option] = int(size) if value is None else value
+                raise ValueError(f"augmentation {name!r} is written {form}, received {text!r}")
+            options[option] = int(pixels[0]) if value is None else value
         return cls(**options)
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gpuconv import losses
-from gpuconv.data import spec as data_spec
+from gpuconv.data import named as data_spec
 from gpuconv.training import optimizers, schedules
 
 Entry = tuple[str, Any, str]  # a setting, its value, and why a command line cannot read it, or ""

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from gpuconv import spec
 from gpuconv.arguments import number
 from gpuconv.names import lookup
-from gpuconv.training import spec
 
 
 class Schedule:

@@ -12,7 +12,7 @@ import pytest
 
 from gpuconv import plots
 from gpuconv.cli import main
-from gpuconv.data import Dataset, cifar10, spec
+from gpuconv.data import Dataset, cifar10, named
 from gpuconv.training import RunDirectory, checkpoint
 from tests.training.test_stored import changed
 
@@ -118,7 +118,7 @@ def changed_run(work, path, value):
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "redrawn", "swapped"])
 def test_data_that_changed_is_told_and_not_gone_on_with(work, capsys, change):
     cats = work / "photos" / "cats"
-    trained = {image.tobytes() for image in spec.load("folder:photos")[0].images}
+    trained = {image.tobytes() for image in named.load("folder:photos")[0].images}
     if change == "added":
         for number in range(9):
             photo(cats / f"000-{number}.png", 1000 + number)
@@ -136,7 +136,7 @@ def test_data_that_changed_is_told_and_not_gone_on_with(work, capsys, change):
     told = said(capsys, "evaluate", "run", "--data", "folder:photos")
     assert "gpuconv: warning: the data differs from that of the run, which had " in told
     assert "it may have been trained on images that it is tested on now" in told
-    seen = [image.tobytes() in trained for image in spec.load("folder:photos")[1].images]
+    seen = [image.tobytes() in trained for image in named.load("folder:photos")[1].images]
     assert any(seen) == (change == "renamed")
     kept = {path: path.read_bytes() for path in (work / "run").iterdir()}
     told = said(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
@@ -148,7 +148,7 @@ def test_a_test_set_that_was_trained_on_is_told(work, capsys):
     """A folder tested on as a whole may be the one that was trained on, or hold copies from there."""
     shutil.copytree("photos", "copied")
     photo(work / "copied" / "cats" / "new.png", 1000)
-    trained = len(spec.load("folder:photos")[0])
+    trained = len(named.load("folder:photos")[0])
     for chosen in (["--test", "folder:copied"], ["--data", "folder:copied,test=1"]):
         told = said(capsys, "evaluate", "run", *chosen)
         assert f"warning: the run was trained on {trained} of these 41 images\n" in told
@@ -183,12 +183,12 @@ def test_what_data_given_anew_leaves_out_is_as_in_the_run(work, monkeypatch):
         ("digits", "folder:/y,size=8x8", "digits"),
         ("synthetic:n=3", "synthetic:n=4", "synthetic:n=3"),
     ]:
-        assert spec.placed(given, stored) == found.format(where)
-        assert spec.placed(found.format(where)) == found.format(where)
-    assert spec.placed("folder:~/x") == f"folder:{spec._absolute('~')}/x,split=name"
-    assert spec.from_run("folder:x,size=3x3") == "folder:x,size=3x3,split=order"
-    assert spec.from_run("folder:x,split=name") == "folder:x,split=name"
-    assert spec.from_run("cifar10:x") == "cifar10:x"
+        assert named.placed(given, stored) == found.format(where)
+        assert named.placed(found.format(where)) == found.format(where)
+    assert named.placed("folder:~/x") == f"folder:{named._absolute('~')}/x,split=name"
+    assert named.from_run("folder:x,size=3x3") == "folder:x,size=3x3,split=order"
+    assert named.from_run("folder:x,split=name") == "folder:x,split=name"
+    assert named.from_run("cifar10:x") == "cifar10:x"
 
 
 def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):

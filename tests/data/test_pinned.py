@@ -18,8 +18,8 @@ from gpuconv.data import (
     digits,
     download,
     listing,
+    named,
     pickles,
-    spec,
     synthetic,
 )
 from gpuconv.data.image import read_image
@@ -163,7 +163,7 @@ def test_a_folder_is_tested_on_as_a_whole_where_test_is_one():
         "digits": False,
         "folder:": False,
     }
-    assert {text: spec.is_whole(text) for text in texts} == texts
+    assert {text: named.is_whole(text) for text in texts} == texts
 
 
 def test_bytes_that_make_no_array_of_their_shape():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from gpuconv import spec
 from gpuconv.names import lookup
-from gpuconv.training import spec
 from gpuconv.training.optimizers.adagrad import Adagrad
 from gpuconv.training.optimizers.adam import Adam, AdamW
 from gpuconv.training.optimizers.base import Optimizer
@@ -19,7 +19,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Adagrad
 
 def named(text: str, **settings: Any) -> Optimizer:
     """One optimizer by its name or short form. Arguments and errors as in `get`."""
-    part, *more = spec.parse(text)
+    part, *more = spec.parse(text, like="sgd:momentum=0.9")
     if more or part.numbers:
         raise ValueError(f"an optimizer is written like 'sgd:momentum=0.9', received {text!r}")
     cls = lookup("optimizer", part.name, OPTIMIZERS)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gpuconv.data import folder, load, synthetic
-from gpuconv.data.spec import load_test, placed
+from gpuconv.data.named import load_test, placed
 
 
 def test_digits():

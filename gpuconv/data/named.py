@@ -12,6 +12,7 @@ from gpuconv import numerals
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.dataset import Dataset
 from gpuconv.names import canonical, lookup
+from gpuconv.spec import read
 
 
 def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
@@ -131,7 +132,7 @@ def _whole_folder(directory: str, options: dict[str, str]) -> Dataset:
 
 def _folder_options(options: dict[str, str]) -> dict[str, Any]:
     known = _SHAPE | {"test": numerals.real, "seed": numerals.whole, "split": str}
-    return _options([f"{key}={value}" for key, value in options.items()], known)
+    return read([f"{key}={value}" for key, value in options.items()], known)
 
 
 def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:
@@ -157,7 +158,7 @@ def _synthetic(rest: str) -> tuple[Dataset, Dataset]:
         "classes": numerals.whole,
         "seed": numerals.whole,
     }
-    return synthetic.load(**_options(parts, known))
+    return synthetic.load(**read(parts, known))
 
 
 _SOURCES: dict[str, Callable[[str], tuple[Dataset, Dataset]]] = {
@@ -166,21 +167,6 @@ _SOURCES: dict[str, Callable[[str], tuple[Dataset, Dataset]]] = {
     "folder": _folder,
     "synthetic": _synthetic,
 }
-
-
-def _options(parts: list[str], known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """Parts such as "classes=10" as keyword arguments, each read by its entry of `known`."""
-    options: dict[str, Any] = {}
-    for part in parts:
-        name, _, text = part.partition("=")
-        name, read = lookup("option", name, {key: (key, read) for key, read in known.items()})
-        if name in options:
-            raise ValueError(f"{name} is given twice in {','.join(parts)!r}")
-        try:
-            options[name] = read(text)
-        except ValueError as error:
-            raise ValueError(f"cannot read {part!r}: {error}") from None
-    return options
 
 
 def _flag(text: str) -> bool:

@@ -1,10 +1,13 @@
-"""The small language in which schedules and optimizers are written: "cosine,warmup:5", "sgd:momentum=0.9"."""
+"""The small language in which schedules, optimizers, losses, augmentations and the options of data sets are written:
+"cosine,warmup:5", "sgd:momentum=0.9", "flip,shift:4", "size=32x32,seed=1"."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gpuconv import numerals
+from gpuconv.names import lookup
 
 
 class Part(NamedTuple):
@@ -15,26 +18,26 @@ class Part(NamedTuple):
     options: dict[str, Any]
 
 
-def parse(spec: str) -> list[Part]:
+def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
     """The parts of ``spec``: a name begins a part, numbers and key=value that follow belong to it.
 
     "step:30,60,gamma=0.2,warmup:5" is a part step with the numbers 30, 60 and the option gamma, then a part warmup.
     Raises TypeError when `spec` is no string, ValueError where it cannot be read.
     """
     if not isinstance(spec, str):
-        raise TypeError(f"a spec is a string such as 'cosine,warmup:5', received {spec!r}")
+        raise TypeError(f"a spec is a string such as {like!r}, received {spec!r}")
     parts: list[Part] = []
     for token in spec.replace(":", ",:").split(","):
         argument = token.removeprefix(":").strip()
         if not argument:
-            raise ValueError(f"{spec!r} has an empty place; write it like 'cosine,warmup:5'")
+            raise ValueError(f"{spec!r} has an empty place; write it like {like!r}")
         number = _number(argument)
         key, equals, value = (side.strip() for side in argument.partition("="))
         if not equals and number is None and not token.startswith(":"):
             parts.append(Part(argument, (), {}))
             continue
         if not parts:
-            raise ValueError(f"{spec!r} begins with {argument!r}, which belongs to no name; write it like 'step:30,60'")
+            raise ValueError(f"{spec!r} begins with {argument!r}, which belongs to no name; write it like {like!r}")
         last = parts.pop()
         if number is not None:
             parts.append(last._replace(numbers=(*last.numbers, number)))
@@ -52,6 +55,21 @@ def write(name: str, numbers: tuple[float, ...] = (), options: dict[str, Any] | 
     written = [f"{number:.15g}" for number in numbers]
     written += [f"{key}={value!r}" for key, value in (options or {}).items()]
     return f"{name}:{','.join(written)}" if written else name
+
+
+def read(parts: list[str], known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """Parts such as "classes=10" as keyword arguments, each read by its entry of `known`."""
+    options: dict[str, Any] = {}
+    for part in parts:
+        name, _, text = part.partition("=")
+        name, read = lookup("option", name, {key: (key, read) for key, read in known.items()})
+        if name in options:
+            raise ValueError(f"{name} is given twice in {','.join(parts)!r}")
+        try:
+            options[name] = read(text)
+        except ValueError as error:
+            raise ValueError(f"cannot read {part!r}: {error}") from None
+    return options
 
 
 def _number(text: str) -> float | None:
