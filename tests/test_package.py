@@ -46,7 +46,7 @@ LAYERS = [
     {"ops"},
     {"convert", "data", "initializers", "layers", "losses", "metrics"},
     {"models"},
-    {"checks", "compare", "inspect", "interop", "lab", "plots", "profiling", "summary", "training", "verify"},
+    {"checks", "compare", "inspect", "interop", "lab", "plots", "profiling", "summary", "torch", "training", "verify"},
     {"cli", "live"},
     {"__main__"},
 ]

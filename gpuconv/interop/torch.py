@@ -89,7 +89,7 @@ def from_torch(state: Mapping[str, Any], net: Layer) -> dict[str, np.ndarray]:
         for name in part.names:
             if name not in keys:
                 continue
-            value, wanted = _host(state[keys[name]], keys[name]), part.torch_shape(name)
+            value, wanted = host_array(state[keys[name]], keys[name]), part.torch_shape(name)
             if value.shape != wanted:
                 problems.append(f"{keys[name]} has shape {value.shape} where {part.layer.path} takes {wanted}")
             else:
@@ -117,8 +117,8 @@ def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool
             state[_join(prefix, name)] = part.to_torch(name, backends.to_numpy(part.layer[name]))
         if isinstance(part.layer, BatchNorm):
             key = _join(prefix, _COUNTER)
-            state[key] = _host(like[key], key) if like and key in like else np.array(0, np.int64)
-    return {key: _tensor(value) for key, value in state.items()} if tensors else state
+            state[key] = host_array(like[key], key) if like and key in like else np.array(0, np.int64)
+    return {key: as_tensor(value) for key, value in state.items()} if tensors else state
 
 
 def _groups(state: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -135,7 +135,7 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _host(value: Any, key: str) -> np.ndarray:
+def host_array(value: Any, key: str) -> np.ndarray:
     """A tensor or an array as a NumPy array of the same bits."""
     if not hasattr(value, "detach"):
         return backends.to_numpy(value, key)
@@ -145,7 +145,7 @@ def _host(value: Any, key: str) -> np.ndarray:
     return tensor.numpy()
 
 
-def _tensor(value: np.ndarray) -> Any:
+def as_tensor(value: np.ndarray) -> Any:
     import torch
 
     if value.dtype.name == "bfloat16":

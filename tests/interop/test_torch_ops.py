@@ -1,0 +1,162 @@
+"""Our operations as PyTorch's: values and gradients are PyTorch's own, and torch.compile takes them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import gpuconv.torch as ours  # noqa: E402
+
+nn, functional = torch.nn, torch.nn.functional
+
+
+def volume(*shape, dtype=torch.float64):
+    return torch.from_numpy(np.random.default_rng(sum(shape)).standard_normal(shape)).to(dtype)
+
+
+CALLS = {
+    "conv2d": (
+        lambda f, x, w, b: f.conv2d(x, w, b, stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2),
+        [(2, 4, 7, 9), (6, 2, 3, 2), (6,)],
+    ),
+    "conv2d-same": (lambda f, x, w: f.conv2d(x, w, padding="same"), [(2, 3, 5, 5), (4, 3, 3, 3)]),
+    "linear": (lambda f, x, w, b: f.linear(x, w, b), [(2, 3, 5), (4, 5), (4,)]),
+    "max_pool2d": (lambda f, x: f.max_pool2d(x, 3, stride=2, padding=1), [(2, 3, 7, 6)]),
+    "avg_pool2d": (lambda f, x: f.avg_pool2d(x, (2, 3), padding=1, count_include_pad=False), [(2, 3, 7, 6)]),
+    **{
+        name: (
+            lambda f, x, name=name: (ours.ACTIVATIONS if f is ours else vars(functional) | {"tanh": torch.tanh})[name](
+                x
+            ),
+            [(4, 5)],
+        )
+        for name in ours.ACTIVATIONS
+    },
+}
+
+
+def results(call, function, tensors):
+    """The output and the gradients."""
+    leaves = [each.clone(memory_format=torch.preserve_format).requires_grad_() for each in tensors]
+    y = call(function, *leaves)
+    y.backward(volume(*y.shape, dtype=y.dtype))
+    return [y.detach(), *(leaf.grad for leaf in leaves)]
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("layout", ["contiguous_format", "channels_last"])
+def test_values_and_gradients(name, layout):
+    call, shapes = CALLS[name]
+    tensors = [volume(*shape) for shape in shapes]
+    tensors = [each.to(memory_format=getattr(torch, layout)) if each.ndim == 4 else each for each in tensors]
+    for mine, theirs in zip(results(call, ours, tensors), results(call, functional, tensors)):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "linear", "relu"])
+def test_the_emulated_device(name):
+    call, shapes = CALLS[name]
+    tensors = [volume(*shape, dtype=torch.float32) for shape in shapes]
+    with ours.cpu_device("emulated"):
+        found = results(call, ours, tensors)
+    for mine, theirs in zip(found, results(call, functional, tensors)):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_torch_checks_every_operator():
+    """Schema, shapes of what only asks for them, registration of gradients."""
+    for name, arguments in {
+        "conv2d": (volume(1, 2, 5, 5), volume(3, 2, 3, 3), volume(3), [2, 1], [1, 0, 1, 1], [1, 1], 1),
+        "linear": (volume(2, 5), volume(4, 5), volume(4)),
+        "max_pool2d": (volume(1, 2, 5, 5), [2, 2], [2, 2], [0, 0]),
+        "avg_pool2d": (volume(1, 2, 5, 5), [2, 2], [2, 2], [0, 0], True),
+        "relu": (volume(2, 5),),
+        "gelu": (volume(2, 3, 4, 5).to(memory_format=torch.channels_last),),
+    }.items():
+        tensors = tuple(each.requires_grad_() if isinstance(each, torch.Tensor) else each for each in arguments)
+        torch.library.opcheck(
+            getattr(torch.ops.gpuconv, name).default,
+            tensors,
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own
+def test_compiled_nets(backend):
+    net = ours.replace(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(100, 2)))
+    x = volume(2, 3, 5, 5, dtype=torch.float32)
+    compiled = torch.compile(net, backend=backend, fullgraph=True)
+    for each in (net, compiled):
+        net.zero_grad()
+        each(x).square().sum().backward()
+        found = [net(x).detach(), *(value.grad.clone() for value in net.parameters())]
+        if each is net:
+            expected = found
+    for mine, theirs in zip(found, expected):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_replaced_modules_train_as_before():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 5, 2, stride=2)))
+    net.append(nn.Flatten()).append(nn.Linear(20, 2))
+    x = volume(2, 3, 5, 5, dtype=torch.float32)
+    net(x).sum().backward()
+    expected, names = [net(x), *(value.grad for value in net.parameters())], [*net.state_dict()]
+    net.zero_grad()
+    parameters = [*net.parameters()]
+    assert ours.replace(net) is net
+    assert [type(each) for each in net.modules()].count(ours.Conv2d) == 2
+    assert all(mine is theirs for mine, theirs in zip(net.parameters(), parameters))
+    assert [*net.state_dict()] == names
+    net(x).sum().backward()
+    for mine, theirs in zip([net(x), *(value.grad for value in net.parameters())], expected):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    assert ours.Conv2d(3, 4, 3)(x).shape == (2, 4, 3, 3)
+
+
+def test_channels_last_is_not_copied(monkeypatch):
+    seen = []
+    conv2d = ours.ops.conv2d
+    monkeypatch.setattr(
+        ours.ops, "conv2d", lambda x, *rest, **options: (seen.append(x), conv2d(x, *rest, **options))[1]
+    )
+    x = volume(2, 3, 5, 5).to(memory_format=torch.channels_last)
+    conv = ours.Conv2d(3, 4, 3, dtype=torch.float64)
+    y = conv(x)
+    assert seen[0].ctypes.data == x.data_ptr()
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert ours.ACTIVATIONS["relu"](y).is_contiguous(memory_format=torch.channels_last)
+    conv(x.contiguous())
+    assert seen[1].ctypes.data != x.data_ptr()
+
+
+def test_bfloat16():
+    x, w = volume(2, 3, 5, 5, dtype=torch.bfloat16), volume(4, 3, 3, 3, dtype=torch.bfloat16)
+    found, expected = ours.conv2d(x, w), functional.conv2d(x.float(), w.float())
+    torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=2**-8)
+
+
+def test_refusals():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
+    with pytest.raises(ValueError, match="pad with zeros, received padding_mode='reflect'"):
+        ours.replace(net)
+    assert type(net[0]) is nn.Conv2d
+    with pytest.raises(ValueError, match="unknown device of CPU tensors 'cuda'"), ours.cpu_device("cuda"):
+        pass
+    with pytest.raises(ValueError, match="channels"):
+        ours.conv2d(volume(1, 2, 5, 5), volume(3, 3, 3, 3))
+
+
+@pytest.mark.slow
+def test_without_pytorch():
+    code = "import sys; sys.modules['torch'] = None; import gpuconv.torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "ImportError: gpuconv.torch needs PyTorch" in done.stderr
