@@ -23,6 +23,8 @@ EPOCHS = {"numpy": 10, "emulated": 1}
 REFERENCE: dict[tuple[str, str], tuple[int, ...]] = {  # the images right, for seeds 0, 1, ...
     ("numpy", "float32"): (353, 353, 351, 350, 353),
     ("numpy", "tf32"): (352, 351, 350, 352, 353),
+    ("numpy", "float16"): (354, 354, 351, 352, 352),
+    ("numpy", "bfloat16"): (353, 354, 349, 353, 353),
     ("emulated", "float32"): (251, 259, 292, 257, 251),
 }
 

@@ -19,6 +19,7 @@ from gpuconv.profiling import peaks, step
 from gpuconv.profiling.step import Profile, Row
 from gpuconv.profiling.work import Ceilings, Work
 from gpuconv.training import Trainer, evaluate
+from gpuconv.training.look import look
 
 # --- options ------------------------------------------------------------------------------------
 
@@ -458,7 +459,7 @@ def test_what_train_hands_on_and_says(handed, drawn, tmp_path, monkeypatch, caps
     (((_,), fitted),) = handed["fit"]
     stored = fitted.pop("settings")
     assert isinstance(fitted.pop("test"), Loader)
-    assert fitted == {"epochs": 2, "run_dir": "run", "resume": False, "checkpoint_every": 2}
+    assert fitted == {"epochs": 2, "run_dir": "run", "resume": False, "checkpoint_every": 2, "callbacks": []}
     assert stored["command"] == {
         "data": DATA,
         "model": "seed-net",
@@ -567,7 +568,7 @@ def test_what_predict_hands_on_and_says(drawn, trained, tmp_path, capsys):
     said = capsys.readouterr()
     assert said.err == f"gpuconv: error: {files[0]}: No such file or directory\n"
     run = runs.open_run(trained, "numpy")
-    scores = pictures.look(run.net, Normalization.from_dataset(train)(test.images[:1]))[1]
+    scores = look(run.net, Normalization.from_dataset(train)(test.images[:1]))[1]
     best = np.argsort(-scores)
     lines = said.out.splitlines()
     assert lines[:4] == [f"run        {trained}", "device     numpy (as you asked)", "", files[1]]
