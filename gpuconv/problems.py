@@ -289,6 +289,21 @@ class LinearProblem:
 _linear = _cached(LinearProblem)
 
 
+def channels_first(*names: str) -> str:
+    """What to tell of arrays whose shapes fit if their channels stand where PyTorch has them."""
+    moved = " and ".join(f"{name}.transpose(0, 2, 3, 1)" for name in names)
+    return f"; that is PyTorch's layout, channels before rows and columns: {moved} moves them last"
+
+
+def _layout_hint(h: int, c: int, r: int, filter_channels: int, groups: int) -> str:
+    """h, c, r, filter_channels: what stands in these places of the shapes of x and w."""
+    if h == filter_channels * groups:
+        return channels_first("x")
+    if c == r * groups:
+        return channels_first("w")
+    return channels_first("x", "w") if h == r * groups else ""
+
+
 @_cached
 def _conv2d(
     n: int,
@@ -308,11 +323,12 @@ def _conv2d(
     if c % groups or k % groups:
         raise ValueError(
             f"groups must divide the channels and the filters, received groups {groups}, {c} channels, {k} filters"
+            f"{_layout_hint(h, c, r, filter_channels, groups)}"
         )
     if filter_channels * groups != c:
         raise ValueError(
             f"the filters read {filter_channels} channels in each of {groups} group(s), so the input must have "
-            f"{filter_channels * groups} channels, received {c}"
+            f"{filter_channels * groups} channels, received {c}{_layout_hint(h, c, r, filter_channels, groups)}"
         )
     p, q = output_hw((h, w), (r, s), stride, padding, dilation, fit)
     expect_memory("the output", (n, p, q, k))

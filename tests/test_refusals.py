@@ -27,6 +27,12 @@ ROUTED = dict(kernel_size=2, input_shape=X.shape)
 ARGMAX = np.zeros((2, 2, 3, 4), np.uint8)
 IMAGES, INDICES = np.zeros((3, 5, 7, 4), np.uint8), np.zeros(2, np.int64)
 
+
+def layout(*names):
+    moved = " and ".join(f"{name}.transpose(0, 2, 3, 1)" for name in names)
+    return f"; that is PyTorch's layout, channels before rows and columns: {moved} moves them last"
+
+
 REFUSALS = [
     # arrays: dtype, rank, agreement
     (
@@ -106,6 +112,23 @@ REFUSALS = [
         {"groups": 3},
         ValueError,
         "groups must divide the channels and the filters, received groups 3, 4 channels, 6 filters",
+    ),
+    (ops.conv2d, [zeros(2, 3, 8, 8), zeros(6, 2, 2, 3)], {}, ValueError, f"received 8{layout('x')}"),
+    (ops.conv2d, [zeros(2, 3, 8, 8), zeros(6, 3, 2, 2)], {}, ValueError, f"received 8{layout('x', 'w')}"),
+    (ops.conv2d, [zeros(2, 8, 8, 3), zeros(6, 3, 2, 2)], {}, ValueError, f"received 3{layout('w')}"),
+    (
+        ops.conv2d,
+        [zeros(2, 4, 7, 7), zeros(6, 3, 3, 2)],
+        {"groups": 2},
+        ValueError,
+        f"received groups 2, 7 channels, 6 filters{layout('x')}",
+    ),
+    (
+        ops.batch_norm,
+        [zeros(2, 3, 8, 8), *[zeros(3)] * 4],
+        {"training": True},
+        ValueError,
+        f"each channel), received (3,){layout('x')}",
     ),
     (ops.conv2d, [X, W], {"groups": 0}, ValueError, "groups must be at least 1, received 0"),
     (ops.conv2d, [X, W], {"stride": 0}, ValueError, "stride must be at least 1, received 0"),

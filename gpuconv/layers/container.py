@@ -17,6 +17,7 @@ from gpuconv.layers.image_notes import class_names, fitting
 from gpuconv.layers.rewrite import fused_row, slid_row, take_values
 from gpuconv.layers.row import as_row, name_layers, own
 from gpuconv.layers.volumes import Volumes
+from gpuconv.problems import channels_first
 
 if TYPE_CHECKING:
     from gpuconv.data import Normalization
@@ -59,7 +60,7 @@ class Input(Layer):
 
     def _layout_hint(self, shape: Shape) -> str:
         if len(shape) == 3 and len(self.shape) == 3 and (*shape[1:], shape[0]) == self.shape:
-            return "; that is PyTorch's layout, (N, C, H, W): x.transpose(0, 2, 3, 1) makes it (N, H, W, C)"
+            return channels_first("x")
         one = len(shape) == len(self.shape) - 1 and len(shape) > 0
         return "; the first axis counts the images: x[None] is a batch of one" if one else ""
 

@@ -16,7 +16,7 @@ from gpuconv.arguments import integer
 from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, is_float
 from gpuconv.names import lookup
 from gpuconv.ops.overlap import overlap
-from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue, expect_memory
+from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue, channels_first, expect_memory
 from gpuconv.types import Array
 
 
@@ -64,6 +64,11 @@ def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> 
     for name, vector in vectors.items():
         if vector is None:
             continue
+        if x.ndim == 4 and vector.shape == x.shape[1:2] != (channels,):
+            raise ValueError(
+                f"{name} must have shape ({channels},) (one value for each channel), received {vector.shape}"
+                f"{channels_first('x')}"
+            )
         expect_shape(name, vector, (channels,), "one value for each channel")
         if vector.dtype != wanted:
             raise TypeError(f"{name} must be {wanted.name} beside {x.dtype.name} data, received {vector.dtype.name}")
