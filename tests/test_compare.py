@@ -52,7 +52,9 @@ def test_what_is_wrong_is_told():
         "raises": (lambda x, w, padding: x.no, "no attribute"),
         "shape": (lambda x, w, padding: x, r"the shape is \(2, 3, 5, 4\), not \(2, 4, 5, 4\)"),
         "nan": (lambda x, w, padding: loops(x, w, padding=padding) * np.nan, "is nan, not"),
-        "two": (lambda x, w, padding: (x, x), "2 results, not 1"),
+        "three": (lambda x, w, padding: (x, x, x), "3 results, not 1"),
+        "none": (lambda x, w, padding: None, "the result is NoneType, not an array of numbers"),
+        "list": (lambda x, w, padding: [x, None], "the result is list, not an array of numbers"),
     }
     for name, (mine, told) in results.items():
         found = gc.checks.compare(mine, ops.conv2d, CASES[:1], layout="NCHW")
@@ -60,6 +62,52 @@ def test_what_is_wrong_is_told():
         assert re.search(told, found[0].details), name
         assert "WRONG" in str(found)
         assert "WRONG" in found._repr_html_()
+
+
+def test_assignments_return_a_cache_too():
+    """As in the assignments of CS231n: forward returns (out, cache)."""
+
+    def conv(x, w, b=None, *, stride=1, padding=0):
+        return loops(x, w, b, stride=stride, padding=padding), (x, w, b)
+
+    def pool(x, kernel_size):
+        n, c, h, w = x.shape
+        return x.reshape(n, c, h // kernel_size, kernel_size, w // kernel_size, kernel_size).max(axis=(3, 5))
+
+    pools = [dict(x=(2, 6, 4, 3), kernel_size=2)]
+    for mine, op, cases, told in (
+        (conv, ops.conv2d, CASES, "cache not compared"),
+        (lambda x: (np.maximum(x, 0), x), ops.relu, [dict(x=(2, 5))], "cache not compared"),
+        (pool, ops.max_pool2d, pools, "the first of 2 results compared"),
+        (lambda x, kernel_size: (pool(x, kernel_size), (x, 2)), ops.max_pool2d, pools, "cache not compared"),
+        (lambda x, kernel_size: (pool(x, kernel_size), x), ops.max_pool2d, pools, "cache not compared"),
+        (lambda x, kernel_size: (pool(x, kernel_size), None), ops.max_pool2d, pools, "cache not compared"),
+        (
+            lambda x, w, b: (x @ w.T + b, {"x": x}),
+            ops.linear,
+            dict(x=(4, 3), w=(2, 3), bias=(2,)),
+            "cache not compared",
+        ),
+    ):
+        found = gc.checks.compare(mine, op, cases, layout="NCHW")
+        assert found.passed, str(found)
+        assert [each.details for each in found] == [told] * len(found)
+    wrong = gc.checks.compare(
+        lambda x, kernel_size: (0 * pool(x, kernel_size), x), ops.max_pool2d, pools, layout="NCHW"
+    )
+    assert not wrong.passed
+    wrong = gc.checks.compare(lambda x, w, b=None, **options: (loops(x, w, b), x), ops.conv2d, CASES, layout="NCHW")
+    assert not wrong.passed
+
+
+def test_further_results_are_compared():
+    def pool(x, kernel_size):
+        y, argmax = ops.max_pool2d(x, kernel_size)
+        return y, (argmax + 1) % 4
+
+    cases = [dict(x=(2, 6, 4, 3), kernel_size=2)]
+    assert gc.checks.compare(ops.max_pool2d, ops.max_pool2d, cases)[0].details == ""
+    assert not gc.checks.compare(pool, ops.max_pool2d, cases).passed
 
 
 def test_a_case_does_not_change_under_the_function():
@@ -75,6 +123,8 @@ def test_a_case_does_not_change_under_the_function():
 def test_bad_cases_and_layouts_are_refused():
     with pytest.raises(ValueError, match="layout must be one of NHWC, NCHW, received 'CHWN'"):
         gc.checks.compare(loops, ops.conv2d, CASES, layout="CHWN")
+    with pytest.raises(ValueError, match="unknown argument of conv2d 'pading'; did you mean 'padding'"):
+        gc.checks.compare(loops, ops.conv2d, [dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), pading=1)])
     with pytest.raises(ValueError, match="there is no case"):
         gc.checks.compare(loops, ops.conv2d, [])
     with pytest.raises(ValueError, match="channels"):
