@@ -8,6 +8,7 @@ tensors are asked for.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,17 +72,25 @@ def _parts(net: Layer) -> list[_Part]:
     return parts
 
 
-def from_torch(state: Mapping[str, Any], net: Layer) -> dict[str, np.ndarray]:
-    """A PyTorch state dict as one for ``net.load_state_dict``.
+def from_torch(state: Any, net: Layer, *, strict: bool = True) -> dict[str, np.ndarray]:
+    """A PyTorch module or its state dict as a state for ``net.load_state_dict``.
 
-    state: PyTorch tensors or arrays, in the order of the modules, under any names. net: built, of the same
-    architecture; what PyTorch has no part of (dropout's offset) keeps its value. Raises ValueError that names each
-    missing or unexpected key and each wrong shape.
+    state: a module, or its PyTorch tensors or arrays by name, in the order of the modules, under any names. net: built,
+    of the same architecture; what PyTorch has no part of (dropout's offset) keeps its value. Raises ValueError that
+    names each missing or unexpected key and each wrong shape, and TypeError for what is no state.
+
+    strict=False leaves out what is missing and hands on what is unexpected under its name, so that
+    ``net.load_state_dict(found, strict=False)`` returns both. As layers are matched in order, whole layers may be
+    missing, or be more, at the end alone.
     """
+    state = _state_of(state, net)
     parts, groups = _parts(net), _groups(state)
     problems = [f"unexpected {prefix}" for prefix in list(groups)[len(parts) :]]
     problems += [f"nothing left for {part.layer.path}" for part in parts[len(groups) :]]
     ours = {key: backends.to_numpy(value) for key, value in net.state_dict().items()}
+    lacking = {_join(part.layer.path, name) for part in parts for name in part.names}
+    unused = {key for key in state if not _counts(key)}
+    shapes = []
     for part, (prefix, keys) in zip(parts, groups.items()):
         place = f"for {part.layer.path} ({type(part.layer).__name__})"
         problems += [f"missing {_join(prefix, name)} {place}" for name in part.names if name not in keys]
@@ -89,14 +98,40 @@ def from_torch(state: Mapping[str, Any], net: Layer) -> dict[str, np.ndarray]:
         for name in part.names:
             if name not in keys:
                 continue
+            lacking.discard(_join(part.layer.path, name))
+            unused.discard(keys[name])
             value, wanted = host_array(state[keys[name]], keys[name]), part.torch_shape(name)
             if value.shape != wanted:
-                problems.append(f"{keys[name]} has shape {value.shape} where {part.layer.path} takes {wanted}")
+                shapes.append(f"{keys[name]} has shape {value.shape} where {part.layer.path} takes {wanted}")
             else:
                 ours[_join(part.layer.path, name)] = part.from_torch(name, value)
-    if problems:
+    if problems := [*(problems if strict else []), *shapes]:
         raise ValueError(f"the PyTorch state does not fit the net: {'; '.join(problems)}")
-    return ours
+    if strict:
+        return ours
+    found = {key: value for key, value in ours.items() if key not in lacking}
+    return found | {key: host_array(value, key) for key, value in state.items() if key in unused}
+
+
+def _state_of(state: Any, net: Any) -> Mapping[str, Any]:
+    """The state dict of a module, or the state dict that was given."""
+    if isinstance(state, Layer) or not isinstance(net, Layer):
+        raise TypeError(
+            "from_torch takes a PyTorch module or state dict, then the net of gpuconv, received "
+            f"{type(state).__name__} and {type(net).__name__}"
+        )
+    if not isinstance(state, Mapping) and callable(getattr(state, "state_dict", None)):
+        state = state.state_dict()
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        hint = "; torch.load(path, weights_only=True) reads one" if isinstance(state, (str, os.PathLike)) else ""
+        raise TypeError(f"the state must be a PyTorch module or a state dict, received {type(state).__name__}{hint}")
+    for key, value in state.items():
+        if not hasattr(value, "shape"):
+            raise TypeError(
+                f"the state must hold arrays by name, received {type(value).__name__} under {key!r}; a checkpoint "
+                "often keeps the state dict under one of its keys, as in checkpoint['state_dict']"
+            )
+    return state
 
 
 def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool = False) -> dict[str, Any]:
@@ -108,6 +143,7 @@ def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool
     is of another architecture.
     """
     if like is not None:
+        like = _state_of(like, net)
         from_torch(like, net)  # all its checks
     parts = _parts(net)
     prefixes = [part.layer.path for part in parts] if like is None else list(_groups(like))
@@ -126,9 +162,13 @@ def _groups(state: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     groups: dict[str, dict[str, str]] = {}
     for key in state:
         prefix, _, name = key.rpartition(".")
-        if name != _COUNTER:
+        if not _counts(key):
             groups.setdefault(prefix, {})[name] = key
     return groups
+
+
+def _counts(key: str) -> bool:
+    return key.rpartition(".")[2] == _COUNTER
 
 
 def _join(prefix: str, name: str) -> str:

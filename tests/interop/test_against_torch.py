@@ -153,3 +153,29 @@ def test_tensors_go_there_and_back_bit_for_bit(dtype):
     twin.load_state_dict(interop.from_torch(dict(theirs.named_parameters()), twin))
     for key, value in ours.state_dict().items():
         assert twin.state_dict()[key].tobytes() == value.tobytes()
+
+
+def test_a_module_is_taken_as_its_state_dict_and_partly():
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4))
+    net = Sequential([Input((3, 3, 2)), Conv2D(3, 3), ReLU(), Flatten(), Linear(4)], seed=5)
+    found = interop.from_torch(module, net)
+    for key, value in interop.from_torch(module.state_dict(), net).items():
+        np.testing.assert_array_equal(found[key], value)
+    before = net["fc1.weight"].copy()
+    partly = {key: value for key, value in module.state_dict().items() if not key.startswith("3.")}
+    partly |= {"0.extra": torch.ones(2)}
+    loaded = net.load_state_dict(interop.from_torch(partly, net, strict=False), strict=False)
+    assert loaded == (["fc1.weight", "fc1.bias"], ["0.extra"])
+    np.testing.assert_array_equal(net["conv1.weight"], found["conv1.weight"])
+    np.testing.assert_array_equal(net["fc1.weight"], before)
+    other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 7))
+    with pytest.raises(ValueError, match=r"3.weight has shape \(7, 3\) where fc1 takes \(4, 3\)"):
+        interop.from_torch(other, net, strict=False)
+    for wrong, message in (
+        ((net, module), "then the net of gpuconv, received Sequential and Sequential"),
+        ((3, net), "must be a PyTorch module or a state dict, received int"),
+        (("w.pt", net), r"received str; torch.load\(path, weights_only=True\) reads one"),
+        (({"state_dict": {}}, net), "received dict under 'state_dict'; a checkpoint often keeps"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            interop.from_torch(*wrong)
