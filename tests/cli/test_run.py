@@ -360,10 +360,11 @@ def test_pictures_of_other_nets(model):
     """A column a layer that changes the volume, a residual block being one; FC layers first give filters too."""
     from gpuconv import models
     from gpuconv.cli import pictures
+    from gpuconv.training.look import look
 
     net = models.build(model, (8, 12, 3), 4)
     x = np.random.default_rng(1).normal(size=(1, 8, 12, 3)).astype(np.float32)
-    volumes, scores = pictures.look(net, x)
+    volumes, scores = look(net, x)
     assert [name for name, _ in volumes] == [
         name for name, _ in net.children() if not name.startswith(("input", "flatten", "dropout"))
     ]

@@ -14,6 +14,7 @@ from gpuconv.backends.cuda.runtime import compiler, graph
 from gpuconv.backends.cuda.runtime.graph import CudaRecorder
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.source import resolve
+from gpuconv.devices import Device
 
 
 class CudaError(Exception):
@@ -149,11 +150,11 @@ def test_a_gpu_compile_goes_through_nvrtc(cupy, tmp_path, monkeypatch):
 
 
 def test_open_a_device(cupy):
-    device = open_device("cuda", 1)
+    device = open_device(Device("cuda", 1))
     assert device.name == "cuda:1"
     assert device.description == "Make-Believe, compute capability 90"
     with pytest.raises(DeviceError, match=r"there is no device cuda:2; this machine has 2"):
-        open_device("cuda", 2)
+        open_device(Device("cuda", 2))
 
 
 @pytest.mark.parametrize(
@@ -167,14 +168,14 @@ def test_open_a_device(cupy):
 def test_no_device_says_why_and_keeps_the_cause(monkeypatch, driver, why):
     monkeypatch.setitem(sys.modules, "cupy", FakeCupy(driver=driver, fail=True))
     with pytest.raises(DeviceError, match=why) as caught:
-        open_device("cuda", 0)
+        open_device(Device("cuda", 0))
     assert isinstance(caught.value.__cause__, CudaError)
 
 
 def test_cupy_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(DeviceError, match=r"CuPy is not installed: pip install 'gpuconv\[cuda13\]'") as caught:
-        open_device("cuda", 0)
+        open_device(Device("cuda", 0))
     assert isinstance(caught.value.__cause__, ImportError)
 
 
@@ -187,7 +188,7 @@ def test_cupy_that_cannot_make_its_folder(monkeypatch):
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Homeless(), *sys.meta_path])
     with pytest.raises(DeviceError, match=r"CuPy cannot be imported: .*Not a directory: '/etc/passwd/\.cupy'"):
-        open_device("cuda", 0)
+        open_device(Device("cuda", 0))
 
 
 # --- capturing: which calls are made, in which order, and what is kept ------------------------
