@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
+NEEDS = {"from_pytorch": "torch", "to_onnx": "onnxruntime"}
 PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 
@@ -23,8 +24,7 @@ def test_every_example_is_listed():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_runs(name, capsys, tmp_path, monkeypatch):
-    if name == "from_pytorch":
-        pytest.importorskip("torch")
+    pytest.importorskip(NEEDS.get(name, "gpuconv"))
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out.strip()
@@ -67,7 +67,7 @@ def strict(tmp_path):
 
 @pytest.mark.slow
 def test_mypy_accepts_the_examples_and_sees_mistakes(strict, tmp_path):
-    programs = [EXAMPLES / f"{name}.py" for name in PROGRAMS if name != "from_pytorch"]
+    programs = [EXAMPLES / f"{name}.py" for name in PROGRAMS if name not in NEEDS]
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
         "import gpuconv as gc\n"
@@ -94,7 +94,7 @@ def test_pyright_accepts_the_examples_and_sees_mistakes(tmp_path):
     if pyright is None:
         pytest.skip("pyright is not installed")
     for name in PROGRAMS:
-        if name != "from_pytorch":
+        if name not in NEEDS:
             shutil.copy(EXAMPLES / f"{name}.py", tmp_path)
     (tmp_path / "wrong.py").write_text("import gpuconv as gc\n\ngc.training.SGD(lrr=1)\n")
     settings = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT)]}
