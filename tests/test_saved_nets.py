@@ -258,3 +258,30 @@ def test_classes_and_normalization_are_checked_when_they_are_set(small):
     unbuilt.build((2,))
     with pytest.raises(ValueError, match="the net has 3 scores, received 2 names"):
         unbuilt.predict(np.ones((1, 2), np.float32), top=1)
+
+
+def test_other_things_than_saved_nets_are_told_what_is_read(tmp_path, small):
+    with pytest.raises(TypeError, match="the path of a saved net or of a run directory, received int"):
+        gc.load(3)
+    pickled = tmp_path / "w.pt"
+    pickled.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(CheckpointError, match=r"PyTorch file.*net\.load_state_dict\(gpuconv\.interop\.from_torch"):
+        gc.load(pickled)
+    for name in ("digits-1", "digits-2"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"holds no run; the runs in it are digits-1, digits-2"):
+        gc.load(tmp_path / "runs")
+
+
+def test_a_state_of_pytorch_is_told_how_it_goes_in(small):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"received Linear; gpuconv\.interop\.from_torch"):
+        small.load_state_dict(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"does not fit the net: .*of PyTorch.*gpuconv\.interop\.from_torch"):
+        small.load_state_dict(torch.nn.Linear(2, 2).state_dict())
+
+
+def test_a_call_with_uint8_images_points_to_predict(small):
+    with pytest.raises(TypeError, match=r"computes with floats, received uint8; net\.predict\(images\)"):
+        small(np.zeros((1, 4, 4, 3), np.uint8))

@@ -448,6 +448,9 @@ class Layer:
         those that were unexpected. Raises ValueError that lists every one of these and every wrong shape, or for an
         integer that does not fit, or TypeError for an integer where a float belongs, before anything is changed.
         """
+        if not isinstance(state, Mapping):
+            hint = "; gpuconv.interop.from_torch(module, net) makes one of it" if hasattr(state, "state_dict") else ""
+            raise TypeError(f"a state is a dictionary of arrays by name, received {type(state).__name__}{hint}")
         own, values = self.state_dict(), {key: backends.to_numpy(value, key) for key, value in state.items()}
         unmatched = Unmatched([key for key in own if key not in values], [key for key in values if key not in own])
         problems = [f"missing {key}" for key in unmatched.missing_keys] if strict else []
@@ -459,7 +462,9 @@ class Layer:
             if values[key].shape != tuple(value.shape)
         ]
         if problems:
-            raise ValueError(f"the state does not fit the net: {'; '.join(problems)}")
+            of_torch = any(type(value).__module__.partition(".")[0] == "torch" for value in state.values())
+            hint = ". It is of PyTorch: gpuconv.interop.from_torch(state, net) translates it" if of_torch else ""
+            raise ValueError(f"the state does not fit the net: {'; '.join(problems)}{hint}")
         for key, value in own.items():
             given, integers = values[key], value.dtype.kind in "iub"
             if given.dtype.kind == "c" or (given.dtype.kind in "iub") != integers:

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpuconv import arguments, backends, ops
-from gpuconv.dtypes import as_precision
+from gpuconv.dtypes import as_precision, is_float
 from gpuconv.layers import show
 from gpuconv.layers.base import Array, Layer, Shape, call, descendants, run
 from gpuconv.layers.image_notes import class_names, fitting
@@ -66,6 +66,11 @@ class Input(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         self.expect(tuple(x.shape[1:]))
+        if not is_float(x.dtype):
+            raise TypeError(
+                f"the net computes with floats, received {x.dtype.name}; net.predict(images) takes uint8 images, and "
+                "normalises them as training did"
+            )
         self.stash()
         return x
 

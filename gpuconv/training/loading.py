@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,16 @@ def load(
 def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
     """The file to read: `path` itself, or a run directory's checkpoint of that name."""
     which = canonical("checkpoint", which, WHICH)
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"expected the path of a saved net or of a run directory, received {type(path).__name__}")
     if not os.fspath(path) or not Path(path).exists():
         raise FileNotFoundError(f"{os.fspath(path)!r} does not exist; a saved net or a run directory is expected")
     if not Path(path).is_dir():
+        if _is_of_torch(Path(path)):
+            raise CheckpointError(
+                f"{path} is a PyTorch file, and gpuconv reads the safetensors files that it wrote; "
+                "net.load_state_dict(gpuconv.interop.from_torch(torch.load(path), net)) takes PyTorch's weights"
+            )
         return Path(path)
     file: Path = getattr(RunDirectory.open(path), which)
     if not file.exists():
@@ -46,6 +54,11 @@ def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
         told = f"which={there[0]!r} does" if there else "the run has saved none yet"
         raise CheckpointError(f"{file} does not exist; {told}")
     return file
+
+
+def _is_of_torch(path: Path) -> bool:
+    """Whether torch.save wrote the file: a zip archive, or under one of PyTorch's names a pickle."""
+    return path.suffix in (".pt", ".pth", ".bin") or zipfile.is_zipfile(path)
 
 
 def net_of(found: Checkpoint, path: Any, *, device: str = "numpy", precision: str | None = None) -> Any:

@@ -136,7 +136,9 @@ class RunDirectory:
         """The folder of a run that exists. Raises FileNotFoundError when there is none."""
         run = cls(path)
         if not run.settings_file.exists():
-            raise FileNotFoundError(f"{path} holds no run: {run.settings_file} does not exist")
+            inside = sorted(file.parent.name for file in Path(path).glob(f"*/{run.settings_file.name}"))
+            known = f"the runs in it are {', '.join(inside)}" if inside else f"{run.settings_file} does not exist"
+            raise FileNotFoundError(f"{path} holds no run; {known}")
         return run
 
     def settings(self) -> dict[str, Any]:
