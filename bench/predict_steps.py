@@ -21,10 +21,10 @@ from bench.suite import Entry, conv_work
 from gpuconv import models
 from gpuconv.backends.cuda.analysis.predict import Gpu, Model
 from gpuconv.backends.cuda.runtime.kernel import Kernel
+from gpuconv.inspect.profile import ProfiledStep, Spans
 from gpuconv.layers import Conv2D
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import work
-from gpuconv.profiling.step import Spans, _Step
 
 NETS = (("airbench94", 2000), ("vgg-cifar", 128), ("resnet18-cifar", 512))
 LAUNCH = 2e-6  # seconds from one small kernel of a graph to the next: assumed, no record has measured it
@@ -77,7 +77,7 @@ def counted(net: str, batch_size: int, precision: str = "bfloat16") -> Counts:
     """What a step of this many images launches and moves, from two of a few images."""
     moved = []
     for size in _SIZES:
-        step = _Step(models.build(net, seed=0, precision=precision, device="emulated"), size, None)
+        step = ProfiledStep(models.build(net, seed=0, precision=precision, device="emulated"), size, None)
         with _noted() as found:
             step(Spans(lambda: None))
         optimizer = step.trainer.optimizer

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv.cli import evaluate, predict, profile
+from gpuconv.inspect.profile import Profile, Row
 from gpuconv.layers import Conv2D, Input, Sequential
 from gpuconv.names import columns, padded
-from gpuconv.profiling.step import Profile, Row
 from gpuconv.profiling.work import Work
 from gpuconv.summary import summary
 

@@ -50,9 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv.backends.cuda.runtime.compiler import known_architectures
     from gpuconv.cli import nets
+    from gpuconv.inspect.profile import profile
     from gpuconv.names import canonical
     from gpuconv.profiling import peaks
-    from gpuconv.profiling.step import profile
 
     with asked():
         arch = canonical("architecture", options.arch, known_architectures()) if options.arch else "sm_90a"

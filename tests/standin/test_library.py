@@ -18,9 +18,9 @@ from gpuconv import backends, lab, ops
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.runtime import attached, compiler
 from gpuconv.data import Augmentation, Loader, Normalization
+from gpuconv.inspect.profile import profile
 from gpuconv.notices import Notice
 from gpuconv.profiling import launches, peaks
-from gpuconv.profiling.step import profile
 from gpuconv.profiling.work import Ceilings, Work
 from gpuconv.training import Trainer
 from tests import standin

@@ -138,7 +138,7 @@ def profile(
     kernels of the emulated device are compiled for to tell registers and occupancy; a GPU's are its own. On the
     emulated device nothing is run nor timed.
     """
-    step = _Step(net, integer("batch_size", batch_size, 1), fuse)
+    step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)
     emulated = Device.named(net.device).kind == "emulated"
     with launches.recorded(execute=not emulated) as found:
         spans = step(Spans(lambda: len(found)))
@@ -155,7 +155,7 @@ def profile(
     return Profile(net.device, net.precision, batch_size, rows, _timeline(timed), own_arch, unknown)
 
 
-class _Step:
+class ProfiledStep:
     """What is profiled: a `Trainer`'s step, each part in a span."""
 
     def __init__(self, net: Sequential, batch_size: int, fuse: bool | None) -> None:
@@ -192,7 +192,7 @@ class _Step:
         return work.of_update(self.trainer.optimizer, self.net.params(), 2 if self.trainer.loss_scale else 1)
 
 
-def _timed(step: _Step, timer: Timer, steps: int) -> list[list[Span]]:
+def _timed(step: ProfiledStep, timer: Timer, steps: int) -> list[list[Span]]:
     """The spans of each step, marked in seconds from its start."""
     found, host = [], 0.0
     for number in range(steps + 1):  # the first one warms up, and tells how long the host takes to queue a step

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from gpuconv import layers, models
+from gpuconv.inspect import profile as step
+from gpuconv.inspect.profile import profile
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
-from gpuconv.profiling import step, work
-from gpuconv.profiling.step import profile
+from gpuconv.profiling import work
 from gpuconv.profiling.work import Work
 
 
