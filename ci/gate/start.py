@@ -35,6 +35,7 @@ except backends.DeviceError as error:
     facts["no gpu"] = str(error)
 else:
     from gpuconv import ops
+    from gpuconv.devices import Device
     facts["ops"] = list(ops.__all__)
     if Device.named(facts["device"]).on_gpu:
         from gpuconv.backends.cuda.runtime import compiler

@@ -78,7 +78,6 @@ class RunDirectory:
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"cannot write {run.settings_file}: {error}") from error
         run._make(exist_ok=True)
-        write_atomically(run.config, config_file.text(settings).encode("utf-8", "surrogateescape"))
         write_atomically(run.settings_file, f"{text}\n".encode())
         return run
 
@@ -96,7 +95,11 @@ class RunDirectory:
         lock = run._lock()
         try:
             files.clear(run.path)
-            yield run if resume else cls.start(path, settings)
+            if not resume:
+                cls.start(path, settings)
+            if not run.config.exists():
+                write_atomically(run.config, config_file.text(settings).encode("utf-8", "surrogateescape"))
+            yield run
         finally:
             lock.release()
 

@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(files, "_make_file", read_only)
-    with pytest.raises(CheckpointError, match=r"cannot write .*config\.toml: Read-only file system"):
+    with pytest.raises(CheckpointError, match=r"cannot write .*run\.json: Read-only file system"):
         RunDirectory.start(tmp_path / "run", {})
 
 
