@@ -31,10 +31,12 @@ ARITHMETICS = ("float64", "float32", "tf32", "float16", "bfloat16")  # a dtype, 
 class Algorithm:
     """A kernel family and a tile: block_m x block_n outputs a block of `threads`, block_k of the depth at a time.
 
-    arithmetics: those of `ARITHMETICS` it serves. rate: its estimated speed, which the cost model compares; 1.0 is the
-    peak of the ordinary units in float32. macros: what its kernels are compiled with, in addition to those of every
-    product. smem_bytes: dynamic shared memory of a block; for few channels see `few_channels_smem_bytes`. resident: how
-    many blocks a multiprocessor holds, if a block takes several tiles; 0 if it takes one.
+    arithmetics: those of `ARITHMETICS` it serves. rate: its estimated speed, which the cost model compares; 1.0 is
+    the peak of the ordinary units in float32. issued: in place of a rate, on tensor cores, the instructions that a
+    warp issues for each HMMA of the main loop in fprop, dgrad and wgrad. macros: what its kernels are compiled
+    with, in addition to those of every product. smem_bytes: dynamic shared memory of a block; for few channels see
+    `few_channels_smem_bytes`. resident: how many blocks a multiprocessor holds, if a block takes several tiles; 0
+    if it takes one.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Algorithm:
     macros: Mapping[str, int] = field(hash=False)
     smem_bytes: int = 0
     resident: int = 0
+    issued: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def capability(self) -> int:
@@ -83,31 +86,50 @@ def _simt(
     return Algorithm(f"simt-{block_m}x{block_n}", "simt", arithmetics, block_m, block_n, block_k, threads, rate, macros)
 
 
-def _mma(block_m: int, block_n: int, warp_m: int, warp_n: int, min_blocks: int, rate: float) -> tuple[Algorithm, ...]:
-    """Tensor cores, warp_m x warp_n outputs a warp (kernels/gemm_mma.cuh): for halves, and for TF32 at half the rate.
+def _mma(
+    block_m: int,
+    block_n: int,
+    warp_m: int,
+    warp_n: int,
+    min_blocks: int,
+    halves: tuple[float, float, float],
+    tf32: tuple[float, float, float],
+) -> tuple[Algorithm, ...]:
+    """Tensor cores, warp_m x warp_n outputs a warp (kernels/gemm_mma.cuh): for halves and for TF32.
 
-    rate: that of halves; modelled, not measured. It is the tile's multiply-adds a byte, times the 24 bytes a clock that
-    a multiprocessor of an H200 gets from L2, divided by the 128 multiply-adds a clock of its ordinary units.
+    halves, tf32: what each issues, in fprop, dgrad and wgrad, counted in sm_90a's machine code with 16-byte moves.
     min_blocks: that of halves; TF32 has one less, because addresses take more registers.
     """
     threads, stages = 32 * (block_m // warp_m) * (block_n // warp_n), 4
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=warp_m // 8, THREAD_N=warp_n // 4, STAGES=stages)
     made = functools.partial(Algorithm, f"mma-{block_m}x{block_n}", "mma", block_m=block_m, block_n=block_n)
-    made = functools.partial(made, threads=threads, smem_bytes=stages * (block_m + block_n) * 64)
+    made = functools.partial(made, threads=threads, rate=0.0, smem_bytes=stages * (block_m + block_n) * 64)
     return (
-        made(("float16", "bfloat16"), block_k=32, rate=rate, macros=macros | dict(MIN_BLOCKS=min_blocks)),
-        made(("tf32",), block_k=16, rate=rate / 2, macros=macros | dict(MIN_BLOCKS=max(1, min_blocks - 1))),
+        made(
+            ("float16", "bfloat16"),
+            block_k=32,
+            macros=macros | dict(MIN_BLOCKS=min_blocks),
+            issued=_by_direction(halves),
+        ),
+        made(
+            ("tf32",), block_k=16, macros=macros | dict(MIN_BLOCKS=max(1, min_blocks - 1)), issued=_by_direction(tf32)
+        ),
     )
+
+
+def _by_direction(issued: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"), issued))
 
 
 # For each arithmetic the largest tile comes first. float64 takes twice the registers and serves gradient checks. "simt"
 # widens halves and rounds TF32 on the way into shared memory, so that both also work without tensor cores.
 ALGORITHMS = (
-    *_mma(128, 128, 64, 32, 2, 6.0),
-    *_mma(128, 64, 64, 32, 3, 4.0),
-    *_mma(64, 64, 32, 32, 3, 3.0),
-    *_mma(128, 32, 32, 32, 3, 2.4),  # few filters or channels, and their gradient
-    *_mma(32, 128, 32, 32, 3, 2.4),
+    *_mma(128, 128, 64, 32, 2, (2.94, 3.59, 4.45), (5.84, 7.08, 8.44)),
+    *_mma(128, 64, 64, 32, 3, (3.12, 3.91, 4.72), (6.16, 7.39, 8.80)),
+    *_mma(64, 64, 32, 32, 3, (4.38, 5.91, 6.98), (8.44, 10.88, 13.00)),
+    # few filters or channels, and their gradient
+    *_mma(128, 32, 32, 32, 3, (4.81, 5.80, 7.00), (8.88, 10.67, 13.44)),
+    *_mma(32, 128, 32, 32, 3, (4.81, 7.44, 9.30), (8.88, 12.42, 15.58)),
     _simt(("float32",), 128, 64, 8, 8, 3, 0.80),
     _simt(("float32", "tf32"), 64, 64, 8, 8, 5, 0.75),
     _simt(("float32",), 64, 32, 8, 4, 8, 0.60),

@@ -265,6 +265,21 @@ def test_plans_follow_the_shape():
     assert tile.block_m * tile.block_n == min(a.block_m * a.block_n for a in serving("float32"))
 
 
+@pytest.mark.parametrize(
+    ("direction", "m", "n", "k", "algorithm", "split_k"),
+    [
+        ("wgrad", 64, 9 * 24, 2000 * 31 * 31, "mma-64x64", 66),  # 128 rows would be half empty
+        ("fprop", 2000 * 3 * 3, 256, 9 * 256, "mma-128x128", 1),  # 282 tiles: a second wave costs less than a reduction
+        ("fprop", 128 * 8 * 8, 64, 9 * 64, "mma-64x64", 1),  # 128 small tiles are one wave without a reduction
+        ("wgrad", 512, 9 * 512, 128 * 4 * 4, "mma-128x128", 2),  # 288 blocks; four splits would move twice the partials
+    ],
+    ids=["narrow-side", "two-waves", "one-wave", "few-splits"],
+)
+def test_plans_on_tensor_cores_follow_waves_and_issue(direction, m, n, k, algorithm, split_k):
+    found = plan(Product(f"conv2d_{direction}", m, n, k, 1, as_dtype("bfloat16")))
+    assert (found.algorithm.name, found.split_k) == (algorithm, split_k)
+
+
 def test_division_by_multiplication():
     rng = np.random.default_rng(0)
     for d in [1, 2, 3, 5, 7, 2**16 - 1, 2**16, 2**16 + 1, 2**31 - 1, *map(int, rng.integers(1, 2**31, 200))]:

@@ -233,6 +233,21 @@ def test_the_main_loop_issues_few_instructions_beside_its_products(direction, ar
     assert loop.instructions / loop.hmma <= ISSUED[direction, arithmetic][algorithm]
 
 
+@pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
+def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic):
+    """Within 10 %, which another NVRTC may issue more or less."""
+    nvdisasm()
+    for algorithm in serving(arithmetic):
+        if algorithm.family != "mma":
+            continue
+        variant = tensor_core_variant(direction, algorithm, arithmetic)
+        (code,) = machine_code.disassemble(compiled(variant, "sm_90a").path).values()
+        loop = machine_code.main_loop(code)
+        counted = loop.instructions / loop.hmma
+        assert algorithm.issued[f"conv2d_{direction}"] == pytest.approx(counted, rel=0.1), algorithm.name
+
+
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("algorithm", FEW_CHANNELS, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
 def test_the_main_loop_of_a_first_layer(algorithm, arch):

@@ -26,6 +26,11 @@ LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums
 _MULTIPROCESSORS = 132
 _BUSY_THREADS = 256  # threads that keep the arithmetic of one multiprocessor busy
 _START_DEPTH = 32  # the fixed cost of a block, expressed as extra depth
+_A_CLOCK = 128  # multiply-adds of a multiprocessor's ordinary units
+# Clocks on tensor cores by the performance model (analysis/predict.json): a block, and on a scheduler an instruction
+# and an HMMA. They are written here, because a plan must not change with each refit.
+_BLOCK, _INSTRUCTION, _HMMA = 1916, 1.671, 3.319
+_SCHEDULERS = 4  # of a multiprocessor
 _REDUCE_LAUNCH, _REDUCE_SPLIT, _REDUCE_ELEMENT = 300_000, 2_000, 26  # the second launch, awaiting a split, moving a sum
 _SHORTEST_SPLIT = 128  # of the depth
 _LARGEST_GRID_Y = 65535
@@ -103,13 +108,29 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
     for wanted in [1] if few_channels or not product.split_k else _splits(product, tiles):
         per_split = max(1, ceil_div(ceil_div(product.k, wanted), algorithm.block_k)) * algorithm.block_k
         split_k = max(1, ceil_div(product.k, per_split))  # an empty depth, of a filter's gradient, sums to zero
-        busiest = ceil_div(tiles * split_k, _MULTIPROCESSORS)
-        rate = algorithm.rate * min(1, busiest * algorithm.threads / _BUSY_THREADS)
-        cost = busiest * algorithm.block_m * algorithm.block_n * (per_split + _START_DEPTH) / rate
+        cost = _main_loop(product, algorithm, tiles * split_k, per_split)
         if split_k > 1:
             outputs = product.m * product.n * product.batches
             cost += _REDUCE_LAUNCH + split_k * (_REDUCE_SPLIT + _REDUCE_ELEMENT * outputs / _MULTIPROCESSORS)
         yield Plan(algorithm, across, down, tiles, split_k, per_split, cost, smem_bytes, min(tiles, resident))
+
+
+def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) -> float:
+    """What a launch of so many blocks costs, each of this depth, without the reduction.
+
+    The busiest multiprocessor counts. On tensor cores, where blocks come in more waves than one, the mean does: a
+    multiprocessor that is done takes the next block while others work.
+    """
+    busiest = ceil_div(blocks, _MULTIPROCESSORS)
+    busy = min(1, busiest * algorithm.threads / _BUSY_THREADS)
+    outputs = algorithm.block_m * algorithm.block_n
+    if not algorithm.issued:
+        return busiest * outputs * (depth + _START_DEPTH) / (algorithm.rate * busy)
+    at_once = blocks <= _MULTIPROCESSORS * algorithm.macros["MIN_BLOCKS"]
+    each = busiest if at_once else blocks / _MULTIPROCESSORS
+    hmma = outputs * depth / (16 * 8 * algorithm.block_k / 2) / _SCHEDULERS
+    issued = _INSTRUCTION * algorithm.issued[product.kernel] + _HMMA
+    return each * (_BLOCK + hmma * issued / busy) * _A_CLOCK
 
 
 def _splits(product: Product, tiles: int) -> list[int]:
