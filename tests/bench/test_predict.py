@@ -146,7 +146,9 @@ def test_what_a_record_timed_is_found_under_the_algorithm_that_was_taken():
 def test_a_steps_launches_and_bytes_are_those_of_its_size():
     counts = predict_steps.counted("vgg-cifar", 6)
     with predict_steps._noted() as found:
-        step = predict_steps._Step(models.build("vgg-cifar", seed=0, precision="bfloat16", device="emulated"), 6, None)
+        step = predict_steps.ProfiledStep(
+            models.build("vgg-cifar", seed=0, precision="bfloat16", device="emulated"), 6, None
+        )
         step(predict_steps.Spans(lambda: None))
     update = predict_steps.work.of_update(step.trainer.optimizer, step.net.params()).bytes
     moved = update + sum(moved for kernel, moved in found if not kernel.startswith(("conv2d_", "gemm_")))

@@ -15,8 +15,9 @@ from gpuconv import checks, console, losses, models, plots, to_numpy
 from gpuconv.cli import main, pictures, runs, settings
 from gpuconv.cli.main import Parser
 from gpuconv.data import Loader, Normalization, load
+from gpuconv.inspect import profile as step
 from gpuconv.inspect.profile import Profile, Row
-from gpuconv.profiling import peaks, step
+from gpuconv.profiling import peaks
 from gpuconv.profiling.work import Ceilings, Work
 from gpuconv.training import Trainer, evaluate
 from gpuconv.training.look import look

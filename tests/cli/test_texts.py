@@ -13,9 +13,10 @@ from gpuconv.backends.cuda.analysis.variants import Variant
 from gpuconv.backends.cuda.runtime.compiler import CompileError, Resources
 from gpuconv.cli import evaluate, info, kernels, main, predict, profile, settings
 from gpuconv.cli.check import report as verdict
+from gpuconv.inspect import profile as step
 from gpuconv.inspect.profile import Profile, Row
 from gpuconv.models import MODELS
-from gpuconv.profiling import peaks, step
+from gpuconv.profiling import peaks
 from gpuconv.profiling.work import Ceilings, Work
 
 

@@ -309,8 +309,8 @@ def test_a_shape_error_names_the_layer_deep_inside():
 
 def test_a_run_error_notes_the_layer():
     net = Sequential([Input((4, 4, 1)), Conv2D(2, 3)])
-    with pytest.raises(TypeError, match="float array") as caught:
-        net.forward(np.ones((1, 4, 4, 1), np.uint8))
+    with pytest.raises(TypeError, match="float32") as caught:
+        net.forward(np.ones((1, 4, 4, 1), np.float64))
     assert "conv1.forward" in caught.value.__notes__[0]
 
 
