@@ -20,16 +20,22 @@ function told(error) {
   $("error").hidden = !error;
 }
 
-async function ask(name, more) {
+let asked = 0;
+
+/** Waits for an answer and shows its error. An answer that comes late clears no error of a later question. */
+async function answered(promise) {
+  const mine = ++asked;
   try {
-    const done = await command(name, more);
-    told(null);
-    return done;
+    const answer = await promise;
+    if (mine === asked) told(null);
+    return answer;
   } catch (error) {
     told(error);
     return undefined;
   }
 }
+
+const ask = (name, more) => answered(command(name, more));
 
 // --- what comes in ------------------------------------------------------------------------------
 
@@ -132,12 +138,12 @@ async function explain(layer, at) {
 
 const drawing = pad(
   $("pad"),
-  newest((bytes) => send("drawing", bytes).then(() => told(null), told)),
+  newest((bytes) => answered(send("drawing", bytes))),
 );
 
 async function open(file) {
   if (!file) return;
-  await send("image", await file.arrayBuffer()).then(() => told(null), told);
+  await answered(send("image", await file.arrayBuffer()));
 }
 
 const toggle = () => ask(state.phase === "training" ? "pause" : "go");
