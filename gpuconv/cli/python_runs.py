@@ -9,7 +9,7 @@ from typing import Any
 from gpuconv import losses
 from gpuconv.cli import document, nets
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.runs import batched, choose_device, described, expect_normalization, line
+from gpuconv.cli.runs import batched, choose_device, described, expect_normalization, line, of_python
 from gpuconv.console import say
 
 PARTS = ("train", "validation", "test")
@@ -30,6 +30,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence
         raise UserError(f"{directory} goes on with the settings it was started with; leave {', '.join(others)} out")
     run = RunDirectory.open(directory)
     stored = run.settings()
+    _expect_of_python(run)
     expect_normalization(described(stored, run.settings_file))
     try:
         optimizer = optimizers.get(**stored["optimizer"])
@@ -78,6 +79,17 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence
         if name in end:
             say(f"{name.replace('_', ' ')} {100 * end[name]:.2f}%", "stdout")
     return 0
+
+
+def _expect_of_python(run: Any) -> None:
+    """Raise UserError where the checkpoint is of a run that a command line started, though run.json lacks its command."""
+    from gpuconv import checkpoint
+    from gpuconv.training.stored import state
+
+    if run.last.exists() and not of_python(state(checkpoint.load(run.last).state, run.last)["settings"]):
+        raise UserError(
+            f"the settings stored in {run.settings_file} cannot be used: options.command is missing; {run.last} has it"
+        )
 
 
 def sets(stored: dict[str, Any], data: str | None, test: str | None) -> dict[str, Any]:
