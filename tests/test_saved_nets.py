@@ -75,6 +75,8 @@ def test_what_is_no_saved_net_is_refused(tmp_path, small):
 def test_save_writes_a_file_or_says_why_not(tmp_path, small):
     with pytest.raises(TypeError, match=r"save\(path\) writes the net to a file, received ndarray; .*self.stash"):
         small.save(np.zeros(3))
+    with pytest.raises(TypeError, match="received no path"):
+        small.save()
     with pytest.raises(IsADirectoryError, match="is a folder; save takes the name of a file"):
         small.save(tmp_path)
     with pytest.raises(RuntimeError, match="no array 'weight'"):

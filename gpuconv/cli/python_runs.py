@@ -82,7 +82,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence
 
 
 def _expect_of_python(run: Any) -> None:
-    """Raise UserError where the checkpoint is of a run that a command line started, though run.json lacks its command."""
+    """Raise UserError where a command line started the run, by its checkpoint, and run.json lacks the command."""
     from gpuconv import checkpoint
     from gpuconv.training.stored import state
 

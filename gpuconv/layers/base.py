@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass, fields
@@ -536,13 +537,21 @@ class Layer:
         """What forward keeps until backward takes it; () when that is nothing."""
         return self._saved or ()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str] | None = None, *values: Any) -> None:
         """Write the weights, what makes the net again, and its classes and normalization into one safetensors file,
         which `gpuconv.load` reads. Raises CheckpointError for what cannot be written, and RuntimeError for a net that
-        has no weights yet; then what was at `path` is still there."""
+        has no weights yet; then what was at `path` is still there.
+
+        In a layer of one's own, `save` without a path is the old name of `stash`, with a DeprecationWarning.
+        """
         from gpuconv.layers.saving import save
 
-        save(self, path)
+        save(self, path, *values)
+
+    def take(self) -> Any:
+        """The old name of `unstash`, with a DeprecationWarning."""
+        warnings.warn("the layer calls take(), which is called unstash() now", DeprecationWarning, stacklevel=2)
+        return self.unstash()
 
     def release(self) -> None:
         """Forget what forward kept, here and inside."""

@@ -7,6 +7,7 @@ config, its classes and its normalization.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,26 @@ from gpuconv.data.normalization import Normalization
 NOTES = ("classes", "mean", "std", "input_shape")
 
 
-def save(net: Any, path: Any) -> None:
+def save(net: Any, path: Any, *values: Any) -> None:
     """See `Layer.save`."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(
-            f"save(path) writes the net to a file, received {type(path).__name__}; a layer keeps what its backward "
-            "needs with self.stash(...)"
-        )
+    if values or not isinstance(path, (str, os.PathLike)):
+        return _stash(net, *(() if path is None else (path, *values)))
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; save takes the name of a file, as {path / 'net.safetensors'}")
     write(path, checkpoint_of(net))
+
+
+def _stash(layer: Any, *values: Any) -> None:
+    """What `save` meant in layers of one's own before it wrote files. Raises TypeError for other layers."""
+    if not layer._foreign or layer.children():
+        received = ", ".join(type(value).__name__ for value in values) or "no path"
+        raise TypeError(
+            f"save(path) writes the net to a file, received {received}; a layer keeps what its backward needs with "
+            "self.stash(...)"
+        )
+    warnings.warn("the layer calls save(...), which is called stash(...) now", DeprecationWarning, stacklevel=4)
+    layer.stash(*values)
 
 
 def checkpoint_of(net: Any) -> Checkpoint:

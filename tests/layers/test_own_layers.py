@@ -1,6 +1,7 @@
 """Layers of the user's own: none takes another's place, and one that could not be saved says so when it is built."""
 
 import json
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -144,3 +145,31 @@ def test_a_layer_that_returns_no_array_is_named():
     net = Sequential([Input((3,)), define("mynet", forward=lambda self, x, training=False: None)(), Linear(2)])
     with pytest.raises(TypeError, match=r"Swish.forward must return an array, returned NoneType"):
         net(np.ones((1, 3), np.float32))
+
+
+class Older(Sloppy):
+    """Calls `stash` and `unstash` by the names they had before nets were saved with `save(path)`."""
+
+    def forward(self, x, training=False):
+        y = np.tanh(x)
+        self.save(y, x)
+        return y
+
+    def backward(self, dy, *, input_grad=True):
+        y, _ = self.take()
+        return dy * (1 - y * y)
+
+
+def test_old_names_of_stash_work_and_warn(tmp_path):
+    layer, x = Older(), np.array([[0.5, -2.0]], np.float32)
+    with pytest.warns(DeprecationWarning, match=r"calls save\(...\), which is called stash\(...\) now") as warned:
+        y = layer.forward(x)
+    assert warned[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=r"calls take\(\), which is called unstash\(\) now") as warned:
+        np.testing.assert_array_equal(layer.backward(np.ones_like(x)), 1 - y * y)
+    assert warned[0].filename == __file__
+    net = Sequential([Input((2,)), Older()])
+    with pytest.raises(TypeError, match="received no path"):
+        net.save()
+    with warnings.catch_warnings(action="error"):
+        net.save(tmp_path / "net.safetensors")
