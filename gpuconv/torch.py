@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise ImportError("gpuconv.torch needs PyTorch; pytorch.org says how to install it") from error
 
-from gpuconv import backends, ops
+from gpuconv import backends, ops, problems
 from gpuconv.arguments import pair
 from gpuconv.interop.torch import as_tensor, host_array
 from gpuconv.names import lookup
@@ -395,7 +395,7 @@ def _elementwise(op: Callable[..., Any], *tensors: Tensor) -> Tensor:
     return _nchw(_run(op, *map(_nhwc, tensors))) if _is_nhwc(tensors[0]) else _run(op, *tensors)
 
 
-def _activation(name: str, keeps_output: bool) -> Callable[[Tensor], Tensor]:
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
     """The operator of an elementwise op, whose backward reads the output or the input."""
 
     def like(x: Tensor, *_: Any) -> Tensor:
@@ -410,13 +410,10 @@ def _activation(name: str, keeps_output: bool) -> Callable[[Tensor], Tensor]:
         return _elementwise(getattr(ops, f"{name}_backward"), dy, kept)
 
     def keep(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(output if keeps_output else inputs[0])
+        ctx.save_for_backward(inputs[0] if problems.ACTIVATIONS[name].saves_input else output)
 
     forward.register_autograd(lambda ctx, dy: derived(dy, *ctx.saved_tensors), setup_context=keep)
     return forward
 
 
-ACTIVATIONS = {
-    name: _activation(name, keeps_output)
-    for name, keeps_output in dict(relu=True, relu6=True, sigmoid=True, tanh=True, gelu=False, silu=False).items()
-}
+ACTIVATIONS = {name: _activation(name) for name in ("relu", "relu6", "sigmoid", "tanh", "gelu", "silu")}

@@ -51,7 +51,7 @@ def test_a_single_layer_is_checked_at_a_shape_and_at_given_values():
 
 @pytest.fixture
 def wrong_relu():
-    class WrongReLU(ReLU, op="relu", keeps="output"):
+    class WrongReLU(ReLU, op="relu"):
         def backward(self, dy, *, input_grad=True):
             return 1.001 * super().backward(dy)
 

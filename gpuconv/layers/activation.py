@@ -1,4 +1,4 @@
-"""Elementwise activations: one layer, a table of the ops it runs and of what their backward reads."""
+"""Elementwise activations: one layer, and the op that each runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from gpuconv import ops
 from gpuconv.layers.base import Array, Layer, Shape
+from gpuconv.problems import ACTIVATIONS
 
 
 @dataclass(eq=False, repr=False)
@@ -17,10 +18,10 @@ class Activation(Layer):
     op: ClassVar[str]
     keeps_output: ClassVar[bool]
 
-    def __init_subclass__(cls, op: str, keeps: str, **options: Any) -> None:
+    def __init_subclass__(cls, op: str, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.stem = cls.op = op
-        cls.keeps_output = keeps == "output"
+        cls.keeps_output = not ACTIVATIONS[op].saves_input
 
     @property
     def options(self) -> dict[str, Any]:
@@ -40,28 +41,28 @@ class Activation(Layer):
         return getattr(ops, f"{self.op}_backward")(dy, kept, **self.options) if input_grad else None
 
 
-class ReLU(Activation, op="relu", keeps="output"):
+class ReLU(Activation, op="relu"):
     """max(x, 0)."""
 
 
-class ReLU6(Activation, op="relu6", keeps="output"):
+class ReLU6(Activation, op="relu6"):
     """min(max(x, 0), 6)."""
 
 
-class Sigmoid(Activation, op="sigmoid", keeps="output"):
+class Sigmoid(Activation, op="sigmoid"):
     """1 / (1 + exp(-x))."""
 
 
-class Tanh(Activation, op="tanh", keeps="output"):
+class Tanh(Activation, op="tanh"):
     """The hyperbolic tangent."""
 
 
-class SiLU(Activation, op="silu", keeps="input"):
+class SiLU(Activation, op="silu"):
     """x * sigmoid(x)."""
 
 
 @dataclass(eq=False, repr=False)
-class LeakyReLU(Activation, op="leaky_relu", keeps="output"):
+class LeakyReLU(Activation, op="leaky_relu"):
     """x where x > 0, else negative_slope * x."""
 
     _: KW_ONLY
@@ -73,7 +74,7 @@ class LeakyReLU(Activation, op="leaky_relu", keeps="output"):
 
 
 @dataclass(eq=False, repr=False)
-class GELU(Activation, op="gelu", keeps="input"):
+class GELU(Activation, op="gelu"):
     """x * Phi(x); approximate is "none" or "tanh"."""
 
     _: KW_ONLY

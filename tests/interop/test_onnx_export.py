@@ -161,7 +161,7 @@ def test_an_input_of_open_size(tmp_path):
         expect_close(y.transpose(0, 2, 3, 1), net.infer(x))
 
 
-class Doubled(layers.ReLU, op="relu", keeps="output"):
+class Doubled(layers.ReLU, op="relu"):
     """A user's layer, which must not pass for the one that it derives from."""
 
 
