@@ -76,24 +76,24 @@ def run(options: argparse.Namespace) -> int:
 
 def facts(row: Any) -> dict[str, Any]:
     """A row for a document."""
-    worst, failure = row.worst, row.smallest_failure
+    worst, failed = row.worst, row.smallest_failure
     return {
         "op": row.op,
         "dtype": row.dtype,
         "cases": len(row.outcomes),
         "worst_error": worst.error,
         "bound": worst.bound,
-        "passed": failure is None,
-        "failure": failure and {"case": failure.case.name, "problem": failure.problem},
+        "passed": failed is None,
+        "failure": failed and {"case": failed.case.name, "problem": failed.failure},
     }
 
 
 def describe(row: Row) -> str:
-    worst, failure = row.worst, row.smallest_failure
+    worst, failed = row.worst, row.smallest_failure
     text = (
         f"{row.op:<27} {row.dtype:<9} {len(row.outcomes):>5} {worst.error:>12.3g} {worst.bound:>10.3g}"
-        f" {worst.share:>6.0%}  {'FAIL' if failure else 'PASS'}"
+        f" {worst.share:>6.0%}  {'FAIL' if failed else 'PASS'}"
     )
-    if failure:
-        text += f"\n    smallest failing case ({failure.case.tier}): {failure.case.name}\n    {failure.problem}"
+    if failed:
+        text += f"\n    smallest failing case ({failed.case.tier}): {failed.case.name}\n    {failed.failure}"
     return text

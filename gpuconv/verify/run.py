@@ -23,11 +23,11 @@ class Outcome:
     error: float
     bound: float
     share: float
-    problem: str = ""
+    failure: str = ""
 
     @property
     def passed(self) -> bool:
-        return not self.problem
+        return not self.failure
 
 
 @dataclass

@@ -21,4 +21,4 @@ def test_op(device, op, dtype):
     for case in CASES:
         if case.op == op and dtype in case.dtypes:
             outcome = verify.run_case(case, dtype, device)
-            assert outcome.passed, f"{case.name}: {outcome.problem}"
+            assert outcome.passed, f"{case.name}: {outcome.failure}"

@@ -118,7 +118,7 @@ def test_nor_on_tensor_cores(device):
     with emulator.configure(sanitize="checked", seed=7), launches.recorded() as found:
         for case in chosen:
             outcome = verify.run_case(case, "bfloat16", device)
-            assert outcome.passed, outcome.problem
+            assert outcome.passed, outcome.failure
     assert len([launch for launch in found if launch.kernel.name.endswith("_mma")]) == 4
 
 

@@ -47,7 +47,7 @@ def largest_tiny(op: str) -> verify.Case:
 @pytest.mark.parametrize("op", ops.__all__)
 def test_op(device, op):
     outcome = verify.run_case(largest_tiny(op), "float32", device)
-    assert outcome.passed, f"{outcome.case.name}: {outcome.problem}"
+    assert outcome.passed, f"{outcome.case.name}: {outcome.failure}"
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -21,4 +21,4 @@ def test_few_blocks_do_the_work_of_many(device, op, monkeypatch):
     for case in CASES:
         if case.op == op:
             outcome = verify.run_case(case, "float32" if "float32" in case.dtypes else case.dtypes[0], device)
-            assert outcome.passed, f"{case.name}: {outcome.problem}"
+            assert outcome.passed, f"{case.name}: {outcome.failure}"

@@ -20,7 +20,7 @@ def test_op(op, dtype, tiers):
     for case in CASES:
         if case.op == op and case.tier in tiers and dtype in case.dtypes:
             outcome = verify.run_case(case, dtype, "numpy")
-            assert outcome.passed, f"{case.name}: {outcome.problem}"
+            assert outcome.passed, f"{case.name}: {outcome.failure}"
 
 
 def test_the_oracle_is_not_what_runs(monkeypatch):
