@@ -186,28 +186,29 @@ def _under_mask(problem: Conv2dProblem, pool: int, gradient: Make) -> Make:
 
 # --- pools -------------------------------------------------------------------------------------
 
-POOLS: dict[str, list[tuple[tuple[int, ...], dict[str, Any]]]] = {
+# The keywords of `Pool2dProblem.of`; all but x_shape are those of the ops, too.
+POOLS: dict[str, list[dict[str, Any]]] = {
     "tiny": [
-        ((1, 1, 1, 1), dict(kernel_size=1)),
-        ((0, 4, 4, 3), dict(kernel_size=2)),
-        ((1, 2, 2, 1), dict(kernel_size=2)),
+        dict(x_shape=(1, 1, 1, 1), kernel_size=1),
+        dict(x_shape=(0, 4, 4, 3), kernel_size=2),
+        dict(x_shape=(1, 2, 2, 1), kernel_size=2),
     ],
     "odd": [
-        ((3, 7, 11, 5), dict(kernel_size=2)),
-        ((2, 9, 7, 3), dict(kernel_size=3, stride=2)),
-        ((2, 11, 13, 4), dict(kernel_size=(1, 2), stride=(3, 5))),
-        ((2, 6, 5, 7), dict(kernel_size=(3, 2), stride=(2, 1), padding=((1, 2), (0, 1)))),
-        ((2, 7, 9, 8), dict(kernel_size=(3, 2), stride=2, padding=((1, 1), (0, 1)), fit="cover")),
+        dict(x_shape=(3, 7, 11, 5), kernel_size=2),
+        dict(x_shape=(2, 9, 7, 3), kernel_size=3, stride=2),
+        dict(x_shape=(2, 11, 13, 4), kernel_size=(1, 2), stride=(3, 5)),
+        dict(x_shape=(2, 6, 5, 7), kernel_size=(3, 2), stride=(2, 1), padding=((1, 2), (0, 1))),
+        dict(x_shape=(2, 7, 9, 8), kernel_size=(3, 2), stride=2, padding=((1, 1), (0, 1)), fit="cover"),
     ],
     "real": [
-        ((2, 32, 32, 12), dict(kernel_size=2)),
-        ((2, 15, 15, 64), dict(kernel_size=2)),
-        ((2, 8, 8, 16), dict(kernel_size=3, stride=2, padding=1)),
+        dict(x_shape=(2, 32, 32, 12), kernel_size=2),
+        dict(x_shape=(2, 15, 15, 64), kernel_size=2),
+        dict(x_shape=(2, 8, 8, 16), kernel_size=3, stride=2, padding=1),
     ],
 }
 
 
-def _random_pool(rng: np.random.Generator) -> tuple[tuple[int, ...], dict[str, Any]]:
+def _random_pool(rng: np.random.Generator) -> dict[str, Any]:
     r, s = (int(v) for v in rng.integers(1, 4, 2))
     shape = (
         int(rng.integers(1, 3)),
@@ -217,20 +218,23 @@ def _random_pool(rng: np.random.Generator) -> tuple[tuple[int, ...], dict[str, A
     )
     padding = tuple(tuple(int(v) for v in rng.integers(0, k, 2)) for k in (r, s))
     stride = tuple(int(v) for v in rng.integers(1, 4, 2))
-    return shape, dict(kernel_size=(r, s), stride=stride, padding=padding, fit=str(rng.choice(["floor", "cover"])))
+    return dict(
+        x_shape=shape, kernel_size=(r, s), stride=stride, padding=padding, fit=str(rng.choice(["floor", "cover"]))
+    )
 
 
 def _pool_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
-    problems = POOLS | {"random": [_random_pool(rng) for _ in range(count)]}
-    for tier, listed in problems.items():
-        for index, (shape, options) in enumerate(listed):
+    tiers = POOLS | {"random": [_random_pool(rng) for _ in range(count)]}
+    for tier, listed in tiers.items():
+        for index, sizes in enumerate(listed):
+            shape, options = sizes["x_shape"], {name: sizes[name] for name in sizes if name != "x_shape"}
             name = f"{_join(shape)} {_text(options)}"
             average = options | {"count_include_pad": index % 2 == 0}
             yield Case("max_pool2d", tier, name, _on_volume(shape, options))
             yield Case("max_pool2d", tier, f"{name}, ties and specials", _with_ties(shape, options))
             yield Case("max_pool2d_backward", tier, name, _unpool(shape, options))
             yield Case("avg_pool2d", tier, name, _on_volume(shape, average))
-            backward = _on_volume(Pool2dProblem.of(shape, **options).y_shape, average | {"input_shape": shape})
+            backward = _on_volume(Pool2dProblem.of(**sizes).y_shape, average | {"input_shape": shape})
             yield Case("avg_pool2d_backward", tier, name, backward)
             if shape[0]:
                 yield Case("global_avg_pool2d", tier, name, _on_volume(shape, {}))
