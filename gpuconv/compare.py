@@ -13,6 +13,7 @@ import numpy as np
 from gpuconv import backends, html, random
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
+from gpuconv.ops.registry import arrays_of
 
 _LAYOUTS = {"NHWC": None, "NCHW": (0, 3, 1, 2)}
 
@@ -79,9 +80,7 @@ def compare(
     dtype = as_dtype(dtype)
     allowed = 1000 * float(np.finfo(dtype).eps) if tolerance is None else tolerance
     kinds = inspect.signature(op).parameters
-    slots = [
-        name for name, each in kinds.items() if each.kind is not each.KEYWORD_ONLY and "Array" in str(each.annotation)
-    ]
+    slots = [name for name in arrays_of(op) if kinds[name].kind is not inspect.Parameter.KEYWORD_ONLY]
     found = Comparisons()
     for number, case in enumerate([cases] if isinstance(cases, Mapping) else cases):
         for name in case:

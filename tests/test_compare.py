@@ -7,6 +7,9 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import ops
+from gpuconv.types import Array as Volume
+
+ArrayLike = int
 
 CASES = [dict(x=(2, 5, 4, 3), w=(4, 3, 3, 3), padding=1), dict(x=(1, 6, 6, 2), w=(2, 2, 2, 2), bias=(2,), stride=2)]
 
@@ -129,3 +132,10 @@ def test_bad_cases_and_layouts_are_refused():
         gc.checks.compare(loops, ops.conv2d, [])
     with pytest.raises(ValueError, match="channels"):
         gc.checks.compare(loops, ops.conv2d, [dict(x=(1, 4, 4, 3), w=(1, 2, 2, 2))])
+
+
+def test_arrays_are_known_by_type_not_by_its_spelling():
+    def double(x: "Volume", times: "ArrayLike" = 2):
+        return times * ops.add(x, x)
+
+    assert gc.checks.compare(double, double, [dict(x=(2, 3), times=4)]).passed

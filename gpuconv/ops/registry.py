@@ -25,8 +25,7 @@ class Op:
     @functools.cached_property
     def arrays(self) -> tuple[str, ...]:
         """The names of the arguments that are arrays or lists of arrays."""
-        hints = get_type_hints(self.function)
-        return tuple(name for name in inspect.signature(self.function).parameters if _holds_arrays(hints[name]))
+        return arrays_of(self.function)
 
     @property
     def family(self) -> str:
@@ -36,6 +35,12 @@ class Op:
     @property
     def takes_algorithm(self) -> bool:
         return "algo" in inspect.signature(self.function).parameters
+
+
+def arrays_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a function's arguments that are arrays or lists of arrays."""
+    hints = get_type_hints(function)
+    return tuple(name for name in inspect.signature(function).parameters if _holds_arrays(hints.get(name)))
 
 
 def _holds_arrays(hint: Any) -> bool:
