@@ -16,7 +16,7 @@ import numpy as np
 from bench.suite import Entry
 from gpuconv import backends, ops
 from gpuconv.dtypes import accumulation_dtype, as_dtype
-from gpuconv.problems import Conv2dProblem
+from gpuconv.problems import Conv2dProblem, Pool2dProblem
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.oracle import expect
 
@@ -173,7 +173,7 @@ def _max_pool_backward(entry: Entry) -> Problem:
     options: dict[str, Any] = dict(kernel_size=2)
 
     def make(rng: np.random.Generator) -> Arrays:
-        pooled = (n, h // 2, w // 2, c)
+        pooled = Pool2dProblem.of(shape, 2).y_shape
         return [_normal(rng, pooled, entry.dtype), rng.integers(0, 4, pooled, np.uint8)]
 
     def run(dy: Any, argmax: Any) -> tuple[Any, ...]:

@@ -183,7 +183,7 @@ class Conv2dProblem:
         stride; this is the largest of them.
         """
         c, k, taps = self.c // self.groups, self.k // self.groups, self.r * self.s
-        pixels = self.n * (self.p // pool) * (self.q // pool) * pool**2
+        pixels = math.prod(self.pooled_shape(pool)[:3]) * pool**2
         if direction == "fprop":
             return pixels, k, taps * c, self.groups
         if direction == "wgrad":

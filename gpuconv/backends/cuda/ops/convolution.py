@@ -72,7 +72,7 @@ def packed(problem: Conv2dProblem, pool: int) -> np.void:
 
 def fits_tap_table(problem: Conv2dProblem, pool: int) -> bool:
     """Whether the taps of the filters fit in the table of kernels/tile_iterator.cuh."""
-    width = max(problem.w, problem.q // pool * pool)
+    width = max(problem.w, problem.pooled_shape(pool)[2] * pool)
     reach = (problem.r - 1) * problem.dilation[0] * width + (problem.s - 1) * problem.dilation[1] + 1
     near = reach * max(problem.c, problem.k) <= _FURTHEST_TAP
     return problem.r * problem.s <= _MOST_TAPS and problem.r + problem.s <= _MOST_TAP_BITS and near
