@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from ci.gate.commands import Done, Gate
 from ci.gate.results import FailedError, LateError, NotReachedError
 from ci.gate.schedule import Body, Found
+from gpuconv.ops import OPS
 
 SANITIZED = {  # every kind of kernel: tiles in shared memory, tensor cores, reductions, plain maps
     "float32": (
@@ -26,7 +27,6 @@ SANITIZED = {  # every kind of kernel: tiles in shared memory, tensor cores, red
     ),
     "float16": ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "conv2d_relu", "conv2d_batch_norm", "muon_step"),
 }
-FIRST = ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "conv2d_batch_norm", "conv2d_relu", "linear")  # of verify
 SMALL = ("relu", "add")  # what a rehearsal looks at
 _PASSED = re.compile(r"^all [1-9]\d* pass on ", re.MULTILINE)
 _CLEAN = re.compile(r"(ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards)")
@@ -37,10 +37,10 @@ def workers() -> int:
 
 
 def verify(gate: Gate, seconds: float) -> Found:
-    """A process an op, the convolutions first: the oracle is what takes the time."""
+    """A process an op, the products first: the oracle is what takes the time."""
     tiers = ["--tier", "tiny", *([] if gate.small else ["--tier", "odd"])]
     words = [*gate.python, "-m", "gpuconv", "verify", "--device", gate.device, *tiers, "--op"]
-    ops = SMALL if gate.small else sorted(gate.facts.get("ops", ()), key=lambda op: op not in FIRST)
+    ops = SMALL if gate.small else sorted(gate.facts.get("ops", ()), key=lambda op: not OPS[op].takes_algorithm)
     if not ops:
         raise NotReachedError("the environment told no operations")
     commands = {f"verify/{op}.log": [*words, op] for op in ops}
