@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=what, description=what)
         command.add_argument("--device", default="auto", help="numpy, cuda, cuda:1 or auto (default)")
         command.add_argument(
-            "--threads", type=numerals.whole, help="of the processor (default 2; all for the checks of a GPU's results)"
+            "--threads",
+            type=numerals.integer,
+            help="of the processor (default 2; all for the checks of a GPU's results)",
         )
         command.add_argument("--results", type=Path, help="folder of the records (default bench/results)")
         command.add_argument("--commit", help="what to call this version where git cannot tell")
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
             "--missing", action="store_true", help="only what the record of this day and commit does not hold yet"
         )
         command.add_argument(
-            "--rounds", type=numerals.whole, default=6, help="turns each side has, at least 2 (default 6)"
+            "--rounds", type=numerals.integer, default=6, help="turns each side has, at least 2 (default 6)"
         )
         command.add_argument(
             "--compile", action=argparse.BooleanOptionalAction, help="time torch.compile too (default: on a GPU)"

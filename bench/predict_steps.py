@@ -97,7 +97,7 @@ def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list
         w_shape = layer.variables["weight"].shape
         problem = Conv2dProblem.of((batch_size, *layer.input_shape), w_shape, **layer.problem.window)
         needed = {"fprop": True, "dgrad": layer is not first, "wgrad": layer.trains("weight")}
-        for op in (name for name, wanted in needed.items() if wanted):
+        for op in (name for name, launched in needed.items() if launched):
             found.append(Entry("convolution", op, net, precision, problem, conv_work(problem, op, precision)))
     return found
 

@@ -78,27 +78,27 @@ def _convolution(entry: Entry) -> Problem:
 
     def check_fprop(arrays: Arrays, results: list[np.ndarray], activation: str | None = None) -> Compared:
         x, w, bias = arrays
-        (wanted,) = expect("conv2d", [x[images], w, bias], window | {"activation": activation})
-        yield wanted, results[0][images]
+        (expected,) = expect("conv2d", [x[images], w, bias], window | {"activation": activation})
+        yield expected, results[0][images]
 
     def check_pooled(arrays: Arrays, results: list[np.ndarray]) -> Compared:
-        (wanted, _), *_ = check_fprop(arrays, [np.empty(problem.y_shape[:1])], "relu")
+        (expected, _), *_ = check_fprop(arrays, [np.empty(problem.y_shape[:1])], "relu")
         # The largest of four errs by no more than the worst of them.
         with backends.oracle():
-            value, bound = (ops.max_pool2d(a, kernel_size=2)[0] for a in (wanted.value, wanted.bound))
+            value, bound = (ops.max_pool2d(a, kernel_size=2)[0] for a in (expected.value, expected.bound))
         yield Expected("pooled", value, bound), results[0][images]
 
     def check_dgrad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         dy, w = arrays
         shape = (len(images), *problem.x_shape[1:])
-        (wanted,) = expect("conv2d_dgrad", [dy[images], w], window | {"input_shape": shape})
-        yield wanted, results[0][images]
+        (expected,) = expect("conv2d_dgrad", [dy[images], w], window | {"input_shape": shape})
+        yield expected, results[0][images]
 
     def check_wgrad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         dy, x = arrays
         part = [np.ascontiguousarray(dy[..., filters]), np.ascontiguousarray(x[..., channels])]
-        (wanted,) = expect("conv2d_wgrad", part, window | {"kernel_size": problem.kernel_size})
-        yield wanted, results[0][filters][..., channels]
+        (expected,) = expect("conv2d_wgrad", part, window | {"kernel_size": problem.kernel_size})
+        yield expected, results[0][filters][..., channels]
 
     def check_backward(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         dy, x, w, _ = arrays
@@ -126,8 +126,8 @@ def _convolution(entry: Entry) -> Problem:
 def _check_bias_grad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
     (dy,) = arrays
     channels = _some(dy.shape[-1])
-    (wanted,) = expect("bias_grad", [np.ascontiguousarray(dy[..., channels])], {})
-    yield wanted, results[0][channels]
+    (expected,) = expect("bias_grad", [np.ascontiguousarray(dy[..., channels])], {})
+    yield expected, results[0][channels]
 
 
 # --- memory-bound operations -------------------------------------------------------------------
@@ -139,8 +139,8 @@ def _by_images(op: str, arrays: int, **options: Any) -> Callable[[Entry], Proble
     def build(entry: Entry) -> Problem:
         def compare(given: Arrays, results: list[np.ndarray]) -> Compared:
             images = _some(len(given[0]))
-            (wanted, *_) = expect(op, [a[images] for a in given], options)
-            yield wanted, results[0][images]
+            (expected, *_) = expect(op, [a[images] for a in given], options)
+            yield expected, results[0][images]
 
         def run(*arrays: Any) -> tuple[Any, ...]:
             results = getattr(ops, op)(*arrays, **options)
@@ -162,8 +162,8 @@ def _bias_relu(entry: Entry) -> Problem:
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         images = _some(entry.problem[0])
         x, bias = arrays[0][images].astype(np.float64), arrays[1].astype(np.float64)
-        (wanted,) = expect("add", [x, np.broadcast_to(bias, x.shape)], {})
-        yield Expected("y", np.maximum(wanted.value, 0), wanted.bound), results[0][images]
+        (expected,) = expect("add", [x, np.broadcast_to(bias, x.shape)], {})
+        yield Expected("y", np.maximum(expected.value, 0), expected.bound), results[0][images]
 
     return Problem(entry, make, None, compare)
 
@@ -182,8 +182,8 @@ def _max_pool_backward(entry: Entry) -> Problem:
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         images = _some(n)
         part = options | {"input_shape": (len(images), h, w, c)}
-        (wanted,) = expect("max_pool2d_backward", [a[images] for a in arrays], part)
-        yield wanted, results[0][images]
+        (expected,) = expect("max_pool2d_backward", [a[images] for a in arrays], part)
+        yield expected, results[0][images]
 
     return Problem(entry, make, run, compare)
 
@@ -213,8 +213,8 @@ def _batch_norm(entry: Entry) -> Problem:
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         channels, part = _channels_of(arrays)
-        for wanted, result in zip(expect("batch_norm", part, dict(training=True))[:1], results):
-            yield wanted, result[..., channels]
+        for expected, result in zip(expect("batch_norm", part, dict(training=True))[:1], results):
+            yield expected, result[..., channels]
 
     return Problem(entry, make, run, compare)
 
@@ -231,8 +231,8 @@ def _batch_norm_backward(entry: Entry) -> Problem:
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         channels, part = _channels_of(arrays)
-        for wanted, result in zip(expect("batch_norm_backward", part, dict(training=True)), results):
-            yield wanted, result[..., channels]
+        for expected, result in zip(expect("batch_norm_backward", part, dict(training=True)), results):
+            yield expected, result[..., channels]
 
     return Problem(entry, make, lambda *arrays: ops.batch_norm_backward(*arrays), compare)
 
@@ -255,8 +255,8 @@ def _sgd(entry: Entry) -> Problem:
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         places = np.linspace(0, size - 1, 1000).astype(int)
         lists = [[a[places]] for a in arrays] + [None] * (5 - len(arrays))
-        for wanted, result in zip(expect("sgd_step", lists, SGD), results):
-            yield wanted, result[places]
+        for expected, result in zip(expect("sgd_step", lists, SGD), results):
+            yield expected, result[places]
 
     return Problem(entry, make, run, compare)
 

@@ -17,7 +17,7 @@ from bench.problems import Compared
 from bench.sides import OURS, Prepared, Side
 from bench.suite import RECIPE_STEPS, Entry
 from gpuconv import backends, models
-from gpuconv.cli import settings as wanted
+from gpuconv.cli import settings as run_settings
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, synthetic
 from gpuconv.training import Trainer
 from gpuconv.verify.compare import Expected
@@ -33,13 +33,13 @@ class Recipe:
     steps: int = RECIPE_STEPS
 
     @functools.cached_property
-    def settings(self) -> wanted.Settings:
+    def settings(self) -> run_settings.Settings:
         name, size = self.entry.problem
-        return wanted.complete({"data": "synthetic", "model": name, "batch_size": size}, "airbench94")
+        return run_settings.complete({"data": "synthetic", "model": name, "batch_size": size}, "airbench94")
 
     @functools.cached_property
     def loss(self) -> Any:
-        return wanted.loss(self.settings.loss)[1]
+        return run_settings.loss(self.settings.loss)[1]
 
     @functools.cached_property
     def augmentation(self) -> Augmentation:

@@ -47,10 +47,10 @@ def check(compared: Iterable[tuple[Expected, np.ndarray]], dtype: str, *, bounde
     Raises WrongResultError that says where and what.
     """
     worst = 0.0
-    for wanted, given in compared:
-        found, relative = compare(wanted, given), relative_error(wanted, given)
+    for expected, given in compared:
+        found, relative = compare(expected, given), relative_error(expected, given)
         if not relative <= TOLERANCE[dtype] or (bounded and found.wrong):
-            raise WrongResultError(f"{wanted.name} is off by {relative:.2g} of its size; {found.text}")
+            raise WrongResultError(f"{expected.name} is off by {relative:.2g} of its size; {found.text}")
         worst = max(worst, relative)
     return worst
 

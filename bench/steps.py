@@ -109,10 +109,10 @@ def _once(trainer: Trainer, x: Any, y: Any) -> None:
 def _prove_gradients(step: Step, device: str) -> None:
     """Every gradient of a few images against float64's. Raises WrongResultError."""
     with backends.oracle():
-        wanted = dict(_gradients(step, "numpy", "float64"))
+        expected = dict(_gradients(step, "numpy", "float64"))
     given = dict(_gradients(step, device, step.entry.dtype))
-    norm = math.sqrt(sum(float(np.square(g).sum()) for g in wanted.values()))
-    error = math.sqrt(sum(float(np.square(given[name] - g).sum()) for name, g in wanted.items())) / norm
+    norm = math.sqrt(sum(float(np.square(g).sum()) for g in expected.values()))
+    error = math.sqrt(sum(float(np.square(given[name] - g).sum()) for name, g in expected.items())) / norm
     if not error <= GRADIENT_TOLERANCE[step.entry.dtype]:
         raise WrongResultError(f"the gradients are off by {error:.2g} of their size")
 

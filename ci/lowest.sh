@@ -12,8 +12,8 @@ import tomllib
 
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
-wanted = [*project["dependencies"], *sum((extras[name] for name in ("plot", "image", "download", "completion", "live", "onnx", "tensorboard", "test")), [])]
-for requirement in wanted:
+requirements = [*project["dependencies"], *sum((extras[name] for name in ("plot", "image", "download", "completion", "live", "onnx", "tensorboard", "test")), [])]
+for requirement in requirements:
     name, lowest = re.fullmatch(r"([\w.\-]+(?:\[[\w,]+\])?)(?:[>=]=([\w.]+))?", requirement).groups()
     if lowest:
         print(f"{name.partition('[')[0]}=={lowest}")

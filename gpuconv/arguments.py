@@ -58,11 +58,17 @@ def pair(name: str, value: Any, minimum: int) -> Pair:
 
 
 def number(
-    name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = False, beside: Sequence[Array] = ()
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_high: bool = False,
+    used_with: Sequence[Array] = (),
 ) -> float:
     """`value` as a float in [low, high], or in [low, high) with `open_high`. Infinity never lies inside.
 
-    beside: the arrays it is used with; a number that overflows their accumulation dtype raises.
+    used_with: the arrays it is used with; a number that overflows their accumulation dtype raises.
     """
     known = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
     if not known:
@@ -74,7 +80,7 @@ def number(
     if not low <= value <= high or not math.isfinite(value) or (open_high and value == high):
         interval = f"{'(' if low == -math.inf else '['}{low}, {high}{')' if open_high or high == math.inf else ']'}"
         raise ValueError(f"{name} must lie in {interval}, received {given}")
-    if abs(value) > _LARGEST_32 and any(array.dtype != np.float64 for array in beside):
+    if abs(value) > _LARGEST_32 and any(array.dtype != np.float64 for array in used_with):
         raise ValueError(f"{name} must be a number that float32 can hold, received {given}")
     return value
 
@@ -82,12 +88,14 @@ def number(
 _LARGEST_32 = float(np.finfo(np.float32).max)
 
 
-def step_scalar(name: str, value: Any, beside: Sequence[Array] = (), dtypes: Sequence[Any] = (np.float64,)) -> Scalar:
+def step_scalar(
+    name: str, value: Any, used_with: Sequence[Array] = (), dtypes: Sequence[Any] = (np.float64,)
+) -> Scalar:
     """A number from 0 on, or a one-element array that a captured step reads on the device (not looked into).
 
-    beside: as in `number`. dtypes: those that the array may have.
+    used_with: as in `number`. dtypes: those that the array may have.
     """
-    return _one_element(name, value, dtypes) if is_array(value) else number(name, value, 0.0, beside=beside)
+    return _one_element(name, value, dtypes) if is_array(value) else number(name, value, 0.0, used_with=used_with)
 
 
 def step_integer(name: str, value: Any, minimum: int = 0) -> int | Array:

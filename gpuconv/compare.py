@@ -88,8 +88,8 @@ def compare(
         arrays = {name: _array(case[name], dtype, seed + number, slots.index(name)) for name in slots if name in case}
         options = {name: value for name, value in case.items() if name not in slots}
         with backends.oracle():
-            wanted = op(*arrays.values(), **options)
-        found.append(_compared(mine, _named(arrays, options), arrays, options, wanted, allowed, _LAYOUTS[layout]))
+            expected = op(*arrays.values(), **options)
+        found.append(_compared(mine, _named(arrays, options), arrays, options, expected, allowed, _LAYOUTS[layout]))
     if not found:
         raise ValueError("there is no case to compare in")
     return found
@@ -108,34 +108,34 @@ def _named(arrays: dict[str, Any], options: dict[str, Any]) -> str:
 
 
 def _compared(
-    mine: Any, name: str, arrays: dict[str, Any], options: dict[str, Any], wanted: Any, allowed: float, axes: Any
+    mine: Any, name: str, arrays: dict[str, Any], options: dict[str, Any], expected: Any, allowed: float, axes: Any
 ) -> Comparison:
     given = [_laid_out(None if array is None else array.copy(), axes) for array in arrays.values()]
     try:
         received = mine(*given, **options)
     except Exception as error:
         return Comparison(name, float("inf"), False, f"{type(error).__name__}: {error}")
-    results, expected = _several(received), _several(wanted)
+    results, all_expected = _several(received), _several(expected)
     left_out = ""
-    if len(results) != len(expected) or not all(map(_alike, results[1:], expected[1:])):
+    if len(results) != len(all_expected) or not all(map(_alike, results[1:], all_expected[1:])):
         if len(results) > 2:
-            return Comparison(name, float("inf"), False, f"{len(results)} results, not {len(expected)}")
-        left_out = "cache not compared" if len(results) == 2 else f"the first of {len(expected)} results compared"
+            return Comparison(name, float("inf"), False, f"{len(results)} results, not {len(all_expected)}")
+        left_out = "cache not compared" if len(results) == 2 else f"the first of {len(all_expected)} results compared"
         results = results[:1]
     worst = max(
-        (_difference(name, *pair, allowed, axes) for pair in zip(results, expected)), key=lambda each: each.error
+        (_difference(name, *pair, allowed, axes) for pair in zip(results, all_expected)), key=lambda each: each.error
     )
     return dataclasses.replace(worst, details="; ".join(filter(None, (worst.details, left_out))))
 
 
-def _alike(received: Any, wanted: Any) -> bool:
+def _alike(received: Any, expected: Any) -> bool:
     """Whether a further result is meant to be the operation's, not a cache for backward: an array of numbers of its
     kind."""
-    return hasattr(received, "dtype") and (np.asarray(received).dtype.kind in "iub") == (wanted.dtype.kind in "iub")
+    return hasattr(received, "dtype") and (np.asarray(received).dtype.kind in "iub") == (expected.dtype.kind in "iub")
 
 
-def _difference(name: str, received: Any, wanted: Any, allowed: float, axes: Any) -> Comparison:
-    wanted = _laid_out(backends.to_numpy(wanted), axes)
+def _difference(name: str, received: Any, expected: Any, allowed: float, axes: Any) -> Comparison:
+    expected = _laid_out(backends.to_numpy(expected), axes)
     try:
         if received is None:
             raise TypeError
@@ -145,17 +145,17 @@ def _difference(name: str, received: Any, wanted: Any, allowed: float, axes: Any
         return Comparison(
             name, float("inf"), False, f"the result is {type(received).__name__}, not an array of numbers"
         )
-    if received.shape != wanted.shape:
-        return Comparison(name, float("inf"), False, f"the shape is {received.shape}, not {wanted.shape}")
-    if not wanted.size:
+    if received.shape != expected.shape:
+        return Comparison(name, float("inf"), False, f"the shape is {received.shape}, not {expected.shape}")
+    if not expected.size:
         return Comparison(name, 0.0, True)
-    difference = np.abs(received.astype(np.float64) - wanted.astype(np.float64))
+    difference = np.abs(received.astype(np.float64) - expected.astype(np.float64))
     difference = np.where(np.isnan(difference), np.inf, difference)
-    place = np.unravel_index(int(np.argmax(difference)), wanted.shape)
-    scale = float(np.max(np.abs(wanted.astype(np.float64)))) or 1.0
+    place = np.unravel_index(int(np.argmax(difference)), expected.shape)
+    scale = float(np.max(np.abs(expected.astype(np.float64)))) or 1.0
     error = float(difference[place]) / scale
     at = ", ".join(map(str, place))
-    told = "" if error <= allowed else f"[{at}] is {float(received[place]):.6g}, not {float(wanted[place]):.6g}"
+    told = "" if error <= allowed else f"[{at}] is {float(received[place]):.6g}, not {float(expected[place]):.6g}"
     return Comparison(name, error, error <= allowed, told)
 
 

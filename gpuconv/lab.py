@@ -52,9 +52,9 @@ def check_signatures(path: Path, op: str, algo: str | None = None) -> None:
     """Raise ValueError unless the file at `path` has the shipped file's kernels, with the same parameters."""
     shipped = shipped_file(op, algo)
     variant = next(v for v in variants() if v.file == shipped)
-    wanted = kernels(variant)
+    signatures = kernels(variant)
     found = source.signatures(source.flatten(source.resolve(path.resolve())), dict(variant.defines))
-    for name, signature in wanted.items():
+    for name, signature in signatures.items():
         if name not in found:
             listed = ", ".join(found) or "no kernel"
             raise ValueError(f"{path} must define {name} of {shipped}; it defines {listed}")

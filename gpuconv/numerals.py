@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def whole(text: str) -> int:
+def integer(text: str) -> int:
     """The integer that `text` writes. ValueError for anything else, "1_0" and "\uff11" among it."""
     return int(_plain(text))
 
@@ -15,7 +15,7 @@ def real(text: str) -> float:
     return float(_plain(text))
 
 
-def is_whole(text: str) -> bool:
+def is_digits(text: str) -> bool:
     """Whether `text` is an integer from 0 on, in digits alone."""
     return text.isascii() and text.isdecimal()
 
@@ -23,7 +23,7 @@ def is_whole(text: str) -> bool:
 def volume(text: str, axes: int) -> tuple[int, ...]:
     """The lengths of `axes` axes, each above 0, as "32x32x3" writes them. ValueError, saying so, for anything else."""
     sides = text.lower().split("x")
-    if len(sides) != axes or not all(map(is_whole, sides)) or not math.prod(map(int, sides)):
+    if len(sides) != axes or not all(map(is_digits, sides)) or not math.prod(map(int, sides)):
         raise ValueError(f"expected a size written {'x'.join(['32', '32', '3'][:axes])}, received {text!r}")
     return tuple(map(int, sides))
 

@@ -46,7 +46,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
         raise ValueError("curves need at least one epoch, received an empty history")
     figure = _figure(1500, 620)
     if title:
-        _text(figure, 0.045, 0.94, title, room=1365, color=INK, fontsize=11, weight="bold", va="center")
+        _text(figure, 0.045, 0.94, title, max_width=1365, color=INK, fontsize=11, weight="bold", va="center")
     for number, (quantity, scale, form) in enumerate((("loss", 1, "{:.3f}"), ("accuracy", 100, "{:.1f} %"))):
         axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.36, 0.66 if title else 0.76))
         axes.set_title(quantity, color=MUTED, fontsize=9, loc="left", pad=10)
@@ -106,7 +106,7 @@ def activations(
         _text(figure, x / width, 1 - y / total, text, **{"color": MUTED, "fontsize": 7, "va": "center", **style})
 
     if title:
-        write(left, 45, title, room=width - left - 50, color=INK, fontsize=11, weight="bold")
+        write(left, 45, title, max_width=width - left - 50, color=INK, fontsize=11, weight="bold")
 
     picture = place(left, top + (height - big) / 2, big, big)
     _show(picture, _as_image(image), label="image")
@@ -114,7 +114,9 @@ def activations(
     write(middle, below - big - 48, "image", color=INK, fontsize=8, ha="center")
     write(middle, below - big - 24, _size(np.atleast_3d(image)), ha="center")
     if truth is not None:
-        write(middle, below + 28, f"this is: {classes[truth]}", room=big + left, color=INK, fontsize=8, ha="center")
+        write(
+            middle, below + 28, f"this is: {classes[truth]}", max_width=big + left, color=INK, fontsize=8, ha="center"
+        )
 
     for number, (name, volume) in enumerate(stacks):
         x = columns_at + number * column
@@ -162,7 +164,7 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
         sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], 3] = 1
     figure = _figure(width, height)
     heading = {"color": INK, "fontsize": 10, "weight": "bold", "va": "center"}
-    _text(figure, 50 / width, 1 - 42 / height, title or "filters", room=width - 100, **heading)
+    _text(figure, 50 / width, 1 - 42 / height, title or "filters", max_width=width - 100, **heading)
     size = TIMES.join(map(str, weight.shape[1:]))
     note = f"{weight.shape[0]} filters of {size}, largest weight {np.abs(weight).max(initial=0):.2g}"
     figure.text(50 / width, 1 - 76 / height, note, color=MUTED, fontsize=7, va="center")
@@ -215,10 +217,10 @@ def target(path: str | os.PathLike[str]) -> Path:
 # --- parts -------------------------------------------------------------------------------------
 
 
-def _text(place: Any, x: float, y: float, words: str, *, room: float = np.inf, **style: Any) -> None:
+def _text(place: Any, x: float, y: float, words: str, *, max_width: float = np.inf, **style: Any) -> None:
     """Write `words` as they are, whatever they hold: no formulas, and "?" for what the font lacks.
 
-    place: a figure or axes. room: the pixels there are; longer text ends in an ellipsis.
+    place: a figure or axes. max_width: the pixels there are; longer text ends in an ellipsis.
     """
     from matplotlib.font_manager import findfont, get_font
 
@@ -227,7 +229,7 @@ def _text(place: Any, x: float, y: float, words: str, *, room: float = np.inf, *
     shown = (letter.isprintable() and font.get_char_index(ord(letter)) for letter in words)
     words = "".join(letter if has else "?" for letter, has in zip(words, shown))
     text.set_text(words)
-    while words and text.get_window_extent().width > room:
+    while words and text.get_window_extent().width > max_width:
         words = words[:-1].rstrip()
         text.set_text(words + "…")
 
@@ -284,10 +286,10 @@ def _style_curves(axes: Any, epochs: Sequence[int]) -> None:
 def _label_ends(axes: Any, ends: list[list[Any]]) -> None:
     """The name and last value of each line at its right end, moved apart where they would touch."""
     low, high = axes.get_ylim()
-    apart = 0.075 * (high - low)
+    gap = 0.075 * (high - low)
     ends.sort()
     for lower, upper in pairwise(ends):
-        upper[0] = max(upper[0], lower[0] + apart)
+        upper[0] = max(upper[0], lower[0] + gap)
     for y, text, color in ends:
         axes.text(1.02, (y - low) / (high - low), text, color=color, fontsize=8, va="center", transform=axes.transAxes)
 
@@ -372,7 +374,7 @@ def _scores(axes: Any, scores: np.ndarray, classes: Sequence[str], truth: int | 
         color = GOOD if known and index == truth else WARM if row == 0 else MUTED
         axes.barh(row, 1, color=FAINT, height=0.26)
         axes.barh(row, scores[index], color=color, height=0.26)
-        name = {"room": 0.76 * axes.get_window_extent().width, "color": INK, "fontsize": 9, "va": "center"}
+        name = {"max_width": 0.76 * axes.get_window_extent().width, "color": INK, "fontsize": 9, "va": "center"}
         _text(axes, 0, row - 0.34, classes[index], **name)  # the rest of the line is the share's
         axes.text(1, row - 0.34, f"{100 * scores[index]:.1f} %", color=color, fontsize=9, va="center", ha="right")
     axes.set_xlim(0, 1)

@@ -83,4 +83,4 @@ def _value(text: str) -> Any:
     """A bool, a number, or the text itself."""
     known = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(text.lower())
     number = _number(text)
-    return known if known is not None else int(text) if numerals.is_whole(text) else text if number is None else number
+    return known if known is not None else int(text) if numerals.is_digits(text) else text if number is None else number

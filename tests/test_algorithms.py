@@ -61,12 +61,12 @@ def test_tf32_by_hand():
     below, above = np.nextafter(np.float32(1 + 2**-11), np.float32([0, 2]))
     ends = [0, -0.0, 2**-149, 2**-126, 3.4028235e38]
     given = np.float32([1, below, 1 + 2**-11, above, -1 - 2**-11, 1 + 3 * 2**-11, *ends])
-    wanted = np.float32([1, 1, 1 + 2**-10, 1 + 2**-10, -1 - 2**-10, 1 + 2**-9, 0, -0.0, 0, 2**-126, np.inf])
-    np.testing.assert_array_equal(round_tf32(given), wanted)
-    np.testing.assert_array_equal(np.signbit(round_tf32(given)), np.signbit(wanted))
+    expected = np.float32([1, 1, 1 + 2**-10, 1 + 2**-10, -1 - 2**-10, 1 + 2**-9, 0, -0.0, 0, 2**-126, np.inf])
+    np.testing.assert_array_equal(round_tf32(given), expected)
+    np.testing.assert_array_equal(np.signbit(round_tf32(given)), np.signbit(expected))
     specials = np.array([0x7F800000, 0xFF800000, 0x7FFFFFFF, 0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
     np.testing.assert_array_equal(round_tf32(specials), specials)
-    np.testing.assert_array_equal(round_tf32(given.reshape(1, -1)[:, ::2]), wanted.reshape(1, -1)[:, ::2])
+    np.testing.assert_array_equal(round_tf32(given.reshape(1, -1)[:, ::2]), expected.reshape(1, -1)[:, ::2])
 
 
 @pytest.mark.parametrize("device", ["numpy", *kernel_devices()])

@@ -68,8 +68,8 @@ def test_step_integer():
 
 def test_numbers_of_any_type_are_compared_as_floats():
     for value in (2, 2.0, np.float16(2), np.float32(2), np.int8(2), np.uint64(2)):
-        assert type(arguments.number("factor", value, 0, beside=[np.ones(1, np.float32)])) is float
-    assert arguments.number("factor", 1e300, 0, beside=[np.ones(1)]) == 1e300
+        assert type(arguments.number("factor", value, 0, used_with=[np.ones(1, np.float32)])) is float
+    assert arguments.number("factor", 1e300, 0, used_with=[np.ones(1)]) == 1e300
     huge = np.longdouble("1e4000")
     refused(ValueError, f"factor must lie in [0, inf), received {huge}", arguments.number, "factor", huge, 0)
 

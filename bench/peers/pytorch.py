@@ -32,7 +32,7 @@ def place(device: str) -> str:
 
 
 def tensor(array: np.ndarray, device: str, *, channels_last: bool = False) -> Any:
-    """A host array (volumes NHWC, filters KRSC) as a tensor on a device, NCHW in the layout wanted. Always a copy."""
+    """A copy of a host array (volumes NHWC, filters KRSC) as an NCHW tensor on a device."""
     torch = load()
     array = np.array(array)
     if array.dtype.name == "bfloat16":

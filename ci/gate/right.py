@@ -99,17 +99,17 @@ def tests(gate: Gate, seconds: float) -> Found:
 def judge(
     what: str,
     found: Mapping[str, Done],
-    wanted: Sequence[str] | Mapping[str, object],
+    planned: Sequence[str] | Mapping[str, object],
     proof: re.Pattern[str],
     good: tuple[int, ...] = (0,),
 ) -> Found:
     """Of many commands: which failed, which took too long, which were not begun. proof: what one that passed has
     printed; a status alone proves nothing."""
-    short = {name: name.rpartition("/")[2].removesuffix(".log") for name in wanted}
+    short = {name: name.rpartition("/")[2].removesuffix(".log") for name in planned}
     ended = {name: done for name, done in found.items() if not done.late}
     failed = [short[name] for name, done in ended.items() if done.code not in good]
     silent = [short[name] for name, done in ended.items() if done.code in good and not proof.search(done.text)]
-    late = [short[name] for name in wanted if name not in ended]
+    late = [short[name] for name in planned if name not in ended]
     said = f"{len(ended) - len(failed) - len(silent)} of {len(short)} {what}"
     details = {
         "failed": failed,

@@ -73,9 +73,9 @@ def backend_of(
     places = {place_of(array): array for array in arrays.values()}
     if None in places:
         name, stranger = next(each for each in arrays.items() if place_of(each[1]) is None)
-        wanted = "a list of arrays" if name in lists or name in optional_lists else "an array"
+        accepted = "a list of arrays" if name in lists or name in optional_lists else "an array"
         raise TypeError(
-            f"{name} must be {wanted} of NumPy or CuPy, received {type(stranger).__name__}; "
+            f"{name} must be {accepted} of NumPy or CuPy, received {type(stranger).__name__}; "
             "gpuconv.asarray makes arrays"
         )
     if MASKED in places:

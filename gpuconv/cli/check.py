@@ -9,7 +9,7 @@ import argparse
 from typing import Any
 
 from gpuconv.cli import document
-from gpuconv.cli import settings as wanted
+from gpuconv.cli import settings as run_settings
 from gpuconv.cli.errors import asked
 from gpuconv.cli.runs import batched, choose_device, line
 
@@ -19,8 +19,8 @@ IMAGES = 64
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    wanted.add_options(parser, only=("data", "model", "seed", "lr", "optimizer", "schedule", "loss"))
-    wanted.add_device(parser)
+    run_settings.add_options(parser, only=("data", "model", "seed", "lr", "optimizer", "schedule", "loss"))
+    run_settings.add_device(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.data import Normalization, load
     from gpuconv.training import feeding, optimizers, schedules
 
-    settings = wanted.complete(wanted.given(options))
-    loss = wanted.loss(settings.loss)[1]
+    settings = run_settings.complete(run_settings.given(options))
+    loss = run_settings.loss(settings.loss)[1]
     with asked():
         train, _ = load(settings.data)
         line("data", f"{train.name}: {min(IMAGES, len(train))} training images")

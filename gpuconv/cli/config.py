@@ -7,7 +7,7 @@ import tomllib
 from typing import Any
 
 from gpuconv import files
-from gpuconv.cli import settings as wanted
+from gpuconv.cli import settings as run_settings
 from gpuconv.names import lookup, printable
 
 MOST = 1 << 20  # bytes; a file of settings has some hundred
@@ -27,7 +27,7 @@ def read(path: str) -> dict[str, Any]:
         table = tomllib.loads(data.decode("utf-8", "surrogateescape").replace("\r\n", "\n"))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no TOML: {error}") from None
-    known = {name: name for name in (*wanted.OPTIONS, "recipe")}
+    known = {name: name for name in (*run_settings.OPTIONS, "recipe")}
     try:
         named = [(lookup("setting", name, known), value) for name, value in table.items()]
         for name in known:
@@ -39,7 +39,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def _value(name: str, value: Any) -> Any:
-    kind = wanted.OPTIONS[name][0] if name in wanted.OPTIONS else str
+    kind = run_settings.OPTIONS[name][0] if name in run_settings.OPTIONS else str
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or (kind is str) != isinstance(value, str):
         raise TypeError(f"{name} must be {'text' if kind is str else 'a number'}, received {value!r}")
     try:

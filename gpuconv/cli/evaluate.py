@@ -120,7 +120,7 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]
     with asked():
         if data and test:
             raise ValueError(f"--test {test} says what to test on; leave --data {data} out")
-        test = data if data and named.is_whole(data) else test
+        test = data if data and named.is_test_set(data) else test
         if not test and not data and trained.of_python:
             try:
                 named.spelled(trained.settings.data)

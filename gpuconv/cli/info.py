@@ -67,8 +67,8 @@ def run(options: argparse.Namespace) -> int:
         try:
             row(package, f"{metadata.version(package)} ({purpose})")
         except metadata.PackageNotFoundError:
-            wanted = f"'gpuconv[{extra.split()[0]}]'" if extra else package
-            row(package, f"not installed ({purpose}): python -m pip install {wanted}")
+            requirement = f"'gpuconv[{extra.split()[0]}]'" if extra else package
+            row(package, f"not installed ({purpose}): python -m pip install {requirement}")
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv.cli import python_runs
-from gpuconv.cli import settings as wanted
+from gpuconv.cli import settings as run_settings
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, described, expect_normalization, line, load_data, of_python, parts
 
@@ -26,8 +26,8 @@ NOT_HERE = ("weights", "early_stopping", "tta")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run to show (default: a new one begins)")
-    wanted.add_options(parser, only=[name for name in wanted.OPTIONS if name not in NOT_HERE])
-    wanted.add_device(parser)
+    run_settings.add_options(parser, only=[name for name in run_settings.OPTIONS if name not in NOT_HERE])
+    run_settings.add_device(parser)
     parser.add_argument("--port", type=_port, default=8600, metavar="N", help="default: 8600; 0: any that is free")
     parser.add_argument(
         "--host",
@@ -45,20 +45,20 @@ def run(options: argparse.Namespace) -> int:
 
     with asked():
         live.expect_installed()
-    chosen = wanted.given(options)
+    chosen = run_settings.given(options)
     if options.run_dir and options.repeat:
         raise UserError("RUN_DIR shows a run and --repeat trains one anew; leave one of them out")
     stored = options.run_dir or options.repeat
-    if stored and (others := [wanted.option(name) for name in chosen if name not in ("data", "test", "model")]):
+    if stored and (others := [run_settings.option(name) for name in chosen if name not in ("data", "test", "model")]):
         raise UserError(f"{stored} has its own settings; leave {', '.join(others)} out")
     if stored:
         nets.know(chosen.get("model"))
-    session = _stored(options, stored) if stored else _new(options, wanted.complete(chosen))
+    session = _stored(options, stored) if stored else _new(options, run_settings.complete(chosen))
     live.serve(session, host=options.host, port=options.port, ready=_ready)
     return 0
 
 
-def _new(options: argparse.Namespace, settings: wanted.Settings) -> Any:
+def _new(options: argparse.Namespace, settings: run_settings.Settings) -> Any:
     from gpuconv import live, losses, models
     from gpuconv.cli import nets
     from gpuconv.data import load
@@ -82,7 +82,7 @@ def _new(options: argparse.Namespace, settings: wanted.Settings) -> Any:
             "net": net.config(),
             "precision": settings.precision,
             "optimizer": optimizers.get(settings.optimizer, lr=settings.lr).config(),
-            "loss": losses.describe(wanted.loss(settings.loss)[1]),
+            "loss": losses.describe(run_settings.loss(settings.loss)[1]),
             "schedule": str(schedules.get(settings.schedule)),
             "seed": settings.seed,
             "epochs": settings.epochs,
@@ -137,7 +137,7 @@ def _ready(address: str) -> None:
 
 
 def _port(text: str) -> int:
-    number = wanted.count(0)(text)
+    number = run_settings.count(0)(text)
     if number > 65535:
         raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, received {text!r}")
     return number

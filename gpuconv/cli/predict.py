@@ -86,9 +86,9 @@ def read(path: str, trained: Run) -> np.ndarray:
     changes = []
     if original.shape[:2] != (height, width):
         changes.append(f"resized from {original.shape[0]}x{original.shape[1]} to {height}x{width}")
-    wanted = "L" if channels == 1 else "RGB"
-    if picture.mode != wanted:
-        changes.append(f"converted from {picture.mode} to {wanted}")
+    mode = "L" if channels == 1 else "RGB"
+    if picture.mode != mode:
+        changes.append(f"converted from {picture.mode} to {mode}")
     if channels == 1 and np.ptp(original, axis=2).any():
         changes.append("its colors taken as gray")
     print(f"\n{printable(path)}" + (f" ({', '.join(changes)})" if changes else ""))

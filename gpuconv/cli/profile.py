@@ -102,13 +102,13 @@ def run(options: argparse.Namespace) -> int:
 
 def text(found: Any, ceilings: Any) -> str:
     """The profile as a table of 100 columns: a line for each layer and direction, below it one for each kernel."""
-    whole = found.total
+    total = found.total
     lines = [HEADER, "-" * len(HEADER)]
     for row in found.rows:
-        lines.append(_row(row, whole.seconds, ceilings, found.precision))
+        lines.append(_row(row, total.seconds, ceilings, found.precision))
         lines += [f"    {_kernel(kernel)}" for kernel in row.launches]
-    lines += ["-" * len(HEADER), _row(whole, whole.seconds, ceilings, found.precision), ""]
-    if whole.seconds is None:
+    lines += ["-" * len(HEADER), _row(total, total.seconds, ceilings, found.precision), ""]
+    if total.seconds is None:
         lines.append("no times: the emulated device proves kernels and says nothing about their speed")
     elif ceilings:
         rate = ceilings.matrix.get(found.precision)
@@ -125,12 +125,12 @@ def text(found: Any, ceilings: Any) -> str:
     return "\n".join(lines)
 
 
-def _row(row: Any, whole: float | None, ceilings: Any, precision: str) -> str:
+def _row(row: Any, total: float | None, ceilings: Any, precision: str) -> str:
     name, work = f"{row.name} {row.direction}".strip(), row.work
     cells = [f"{work.flops / 1e6:>9.4g}" if work.flops else f"{'-':>9}", f"{work.bytes / 1e6:>8.3g}"]
     if not row.seconds:
         return " ".join([f"{padded(name, 28)} {'-':>10} {'-':>6}", *cells, f"{'-':>9} {'-':>7} {'-':>8}"])
-    cells = [f"{1e3 * row.seconds:>8.3f}ms", f"{row.seconds / whole:>6.1%}" if whole else "", *cells]
+    cells = [f"{1e3 * row.seconds:>8.3f}ms", f"{row.seconds / total:>6.1%}" if total else "", *cells]
     cells.append(f"{work.flops / row.seconds / 1e9:>9.4g}" if work.flops else f"{'-':>9}")
     cells.append(f"{work.bytes / row.seconds / 1e9:>7.3g}")
     cells.append(f"{work.floor(ceilings, precision) / row.seconds:>8.1%}" if ceilings else f"{'-':>8}")

@@ -110,8 +110,8 @@ def sets(stored: dict[str, Any], data: str | None, test: str | None) -> dict[str
                 if 0 < fraction < 1:
                     known += train.split(fraction, seed=stored["seed"], what="validation")
     found = {}
-    for part, wanted in there.items():
-        same = [one for one in known if one.checksum() == wanted.get("checksum")]
+    for part, kept in there.items():
+        same = [one for one in known if one.checksum() == kept.get("checksum")]
         if not same:
             raise UserError(f"the images that the run has as {part} are not among those of {name}; say --data SPEC")
         found[part] = same[0]

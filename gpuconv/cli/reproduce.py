@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gpuconv.cli import document
-from gpuconv.cli import settings as wanted
+from gpuconv.cli import settings as run_settings
 from gpuconv.cli.errors import asked
 from gpuconv.console import say
 from gpuconv.dtypes import PRECISIONS
@@ -72,10 +72,12 @@ def right(device: str, precision: str, seed: int) -> int:
     from gpuconv.data import Augmentation, Loader, Normalization, digits
     from gpuconv.training import Trainer, evaluate
 
-    settings = wanted.complete({"model": "digits-net", "seed": seed, "precision": precision, "epochs": epochs(device)})
+    settings = run_settings.complete(
+        {"model": "digits-net", "seed": seed, "precision": precision, "epochs": epochs(device)}
+    )
     train, test = digits.load()
     net = models.build(settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=seed).to(device)
-    loss = wanted.loss(settings.loss)[1]
+    loss = run_settings.loss(settings.loss)[1]
     trainer = Trainer(
         net,
         settings.optimizer,

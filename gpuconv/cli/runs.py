@@ -12,7 +12,7 @@ from typing import Any
 
 from gpuconv import backends
 from gpuconv.cli import nets
-from gpuconv.cli import settings as wanted
+from gpuconv.cli import settings as run_settings
 from gpuconv.cli.errors import UserError, asked, describe
 from gpuconv.cli.settings import Settings
 from gpuconv.console import is_quiet, say
@@ -57,7 +57,7 @@ def described(stored: dict[str, Any], path: Any) -> Run:
             if name not in options and by_command:
                 raise ValueError(f"{name} is missing")
     with _entry(path, "options.command"):
-        settings = wanted.from_stored(options["command"]) if by_command else _of_python(stored)
+        settings = run_settings.from_stored(options["command"]) if by_command else _of_python(stored)
     with _entry(path, "net"):
         net = _planned(stored.get("net"), settings.model)
     classes = options.get("classes") or [str(number) for number in range((net.output_shape or (0,))[-1])]
@@ -186,9 +186,9 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
         if nets.in_file(model):  # which may lie elsewhere now
             settings = dataclasses.replace(settings, model=nets.moved(model, settings.model))
             chosen = chosen | {"model": settings.model}
-    there = wanted.spelled(dataclasses.asdict(settings))
+    there = run_settings.spelled(dataclasses.asdict(settings))
     others = [
-        f"{wanted.option(name)} is {there[name]} there, {value} here"
+        f"{run_settings.option(name)} is {there[name]} there, {value} here"
         for name, value in chosen.items()
         if value != there[name] and name not in ("data", "test")
     ]
@@ -255,9 +255,9 @@ def warn_of_trained_images(run: Run, test: Any) -> None:
     if not _same(run, "train", train):
         return _warn(f"{unknown}its training images have changed")
     trained = {hash(image.tobytes()) for image in train.images}
-    seen = sum(hash(image.tobytes()) in trained for image in test.images)
-    if seen:
-        _warn(f"the run was trained on {seen:,} of these {len(test):,} images")
+    shared = sum(hash(image.tobytes()) in trained for image in test.images)
+    if shared:
+        _warn(f"the run was trained on {shared:,} of these {len(test):,} images")
 
 
 def _same(run: Run, part: str, data: Any) -> bool:

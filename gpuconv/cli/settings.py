@@ -61,7 +61,7 @@ def count(least: int) -> Any:
 
     def read(text: str) -> int:
         try:
-            number = numerals.whole(text)
+            number = numerals.integer(text)
         except ValueError:
             number = None
         if number is None or number < least:

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from gpuconv.cli import document, process, recipes
-from gpuconv.cli import settings as wanted
+from gpuconv.cli import settings as run_settings
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import batched, choose_device, line, load_data, of_python, parts, resumed
 from gpuconv.console import is_quiet, say
@@ -30,8 +30,8 @@ EXAMPLES = [
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    wanted.add_options(parser)
-    wanted.add_device(parser)
+    run_settings.add_options(parser)
+    run_settings.add_device(parser)
     names = ", ".join(recipes.RECIPES)
     parser.add_argument(
         "--config", metavar="FILE", help="settings from a TOML file, as a run's config.toml; options go before it"
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint-every",
-        type=wanted.count(1),
+        type=run_settings.count(1),
         metavar="STEPS",
         help="save within epochs too; changes no result and is not stored, so say it again with --resume",
     )
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.training.evaluate import expect_views
 
     process.outlive_stdout()
-    chosen = wanted.given(options)
+    chosen = run_settings.given(options)
     if options.resume and options.recipe:
         raise UserError(f"{options.resume} goes on with the settings it was started with; leave --recipe out")
     recipe = options.recipe
@@ -92,19 +92,19 @@ def run(options: argparse.Namespace) -> int:
         with asked():
             file = config.read(options.config)
         recipe = recipe or file.pop("recipe", None)
-        chosen = wanted.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
+        chosen = run_settings.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
     if options.resume and of_python(RunDirectory.open(options.resume).settings()):
         with asked():
             told = loggers(options)
         return python_runs.go_on(options, chosen, told)
-    settings = resumed(options.resume, chosen) if options.resume else wanted.complete(chosen, recipe)
+    settings = resumed(options.resume, chosen) if options.resume else run_settings.complete(chosen, recipe)
     given = options.resume or options.run_dir
 
     with asked():
         train, test = (
             load_data(settings, options.data, options.test) if options.resume else load(settings.data, settings.test)
         )
-        expect_views(wanted.test_time(settings.tta), train.image_shape)
+        expect_views(run_settings.test_time(settings.tta), train.image_shape)
         train, validation = parts(settings, train)
         line("data", f"{train.name}: {_sets(train, validation, test)}")
     device = choose_device(options)
@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
             net,
             settings.optimizer,
             lr=settings.lr,
-            loss=wanted.loss(settings.loss)[1],
+            loss=run_settings.loss(settings.loss)[1],
             schedule=settings.schedule,
             seed=settings.seed,
             precision=settings.precision,
@@ -141,10 +141,10 @@ def run(options: argparse.Namespace) -> int:
     line("model", f"{nets.stem(settings.model)}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
     with asked():
-        directory = given or wanted.new_directory(settings)
+        directory = given or run_settings.new_directory(settings)
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
-    extra = {"command": wanted.to_store(settings)}
+    extra = {"command": run_settings.to_store(settings)}
     try:
         history = trainer.fit(
             loader,
@@ -185,7 +185,7 @@ def _sets(train: Any, validation: Any, test: Any) -> str:
     return f"{counts}, {size}, {len(train.classes)} classes{stream}"
 
 
-def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: wanted.Settings) -> None:
+def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: run_settings.Settings) -> None:
     """Draw the pictures of the trained net, and say where things are and what to try next."""
     from gpuconv import plots
     from gpuconv.cli import nets, pictures

@@ -60,7 +60,7 @@ def load(
     return dataset.subset(~second), dataset.subset(second)
 
 
-def whole(
+def load_all(
     directory: str | os.PathLike[str], *, size: tuple[int, int] | None = None, channels: int = 3, stream: bool = False
 ) -> Any:
     """All images in the sub-folders of `directory`, unsplit; `load` says what the arguments are.
@@ -73,6 +73,9 @@ def whole(
     size.
     """
     return _read(directory, size, channels, stream)[0]
+
+
+whole = load_all  # its first name
 
 
 def _read(
@@ -110,11 +113,11 @@ def _read(
     names = [[path.relative_to(root).as_posix() for path in paths] for paths in classes.values()]
     if stream:
         return samples, names
-    expect_room(samples)
+    expect_memory(samples)
     return Dataset(*samples.read(np.arange(len(every))), [*classes], root.name, samples.spec), names
 
 
-def expect_room(samples: Samples) -> None:
+def expect_memory(samples: Samples) -> None:
     """Raise MemoryError for images that this machine's memory cannot hold, with what to do."""
     needed = len(samples) * math.prod(samples.image_shape)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed

@@ -40,7 +40,7 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
         directory, options = _folder_parts(rest)
         if "test" in options:
             raise ValueError(f"with a test set of its own all of {directory} is for training; leave test= out")
-        train = _whole_folder(directory, options)
+        train = _all_of_folder(directory, options)
     return train, load_test(test, spec, train.classes)
 
 
@@ -54,16 +54,16 @@ def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
     if name != "folder":
         return load(spec)[1].relabelled(classes)
     directory, said = _folder_parts(rest)
-    if not is_whole(spec) and "test" in said:
+    if not is_test_set(spec) and "test" in said:
         raise ValueError(f"{directory} is tested on as a whole; leave test={said['test']} out")
     kind, _, there = like.partition(":")
     inherited = _folder_parts(there)[1] if kind == "folder" else {}
     options = {key: inherited[key] for key in _SHAPE if key in inherited} | said
-    return _whole_folder(directory, options).relabelled(classes)
+    return _all_of_folder(directory, options).relabelled(classes)
 
 
-def is_whole(spec: str) -> bool:
-    """Whether the text describes a folder to test on as a whole: "folder:DIR,test=1"."""
+def is_test_set(spec: str) -> bool:
+    """Whether the text describes a folder whose images are all for testing: "folder:DIR,test=1"."""
     name, _, rest = spelled(spec).partition(":")
     try:
         return name == "folder" and numerals.real(_folder_parts(rest)[1].get("test", "0")) == 1
@@ -125,13 +125,13 @@ def _folder(rest: str) -> tuple[Dataset, Dataset]:
     return folder.load(directory, **_folder_options(options))
 
 
-def _whole_folder(directory: str, options: dict[str, str]) -> Dataset:
-    """Of the options, those of the split do not matter here."""
-    return folder.whole(directory, **{k: v for k, v in _folder_options(options).items() if k in _SHAPE})
+def _all_of_folder(directory: str, options: dict[str, str]) -> Dataset:
+    """All images of the folder; options of the split do not matter."""
+    return folder.load_all(directory, **{k: v for k, v in _folder_options(options).items() if k in _SHAPE})
 
 
 def _folder_options(options: dict[str, str]) -> dict[str, Any]:
-    known = _SHAPE | {"test": numerals.real, "seed": numerals.whole, "split": str}
+    known = _SHAPE | {"test": numerals.real, "seed": numerals.integer, "split": str}
     return read([f"{key}={value}" for key, value in options.items()], known)
 
 
@@ -153,10 +153,10 @@ def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:
 def _synthetic(rest: str) -> tuple[Dataset, Dataset]:
     parts = rest.split(",") if rest else []
     known: dict[str, Callable[[str], Any]] = {
-        "n": numerals.whole,
+        "n": numerals.integer,
         "size": partial(numerals.volume, axes=3),
-        "classes": numerals.whole,
-        "seed": numerals.whole,
+        "classes": numerals.integer,
+        "seed": numerals.integer,
     }
     return synthetic.load(**read(parts, known))
 
@@ -178,6 +178,6 @@ def _flag(text: str) -> bool:
 
 _SHAPE: dict[str, Callable[[str], Any]] = {
     "size": partial(numerals.volume, axes=2),
-    "channels": numerals.whole,
+    "channels": numerals.integer,
     "stream": _flag,
 }

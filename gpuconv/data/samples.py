@@ -64,7 +64,7 @@ class Samples:
         chosen = np.arange(len(self))[indices]
         labels = None if self.labels is None else self.labels[chosen]
         shared = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(Samples)}
-        return Subset(**(shared | {"labels": labels}), whole=self, chosen=chosen)
+        return Subset(**(shared | {"labels": labels}), parent=self, indices=chosen)
 
     def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Samples, Samples]:
         """As `Dataset.split`; of one class, where labels are not known before a sample is read."""
@@ -75,20 +75,20 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Subset(Samples):
-    """Some samples of others."""
+    """Some samples of another set, its `parent`."""
 
-    whole: Samples
-    chosen: NDArray[np.int64]
+    parent: Samples
+    indices: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.indices)
 
     def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        return self.whole.read(self.chosen[indices])
+        return self.parent.read(self.indices[indices])
 
     def checksum(self) -> str | None:
-        whole = self.whole.checksum()
-        return None if whole is None else f"{zlib.crc32(self.chosen.data, int(whole, 16)):08x}"
+        parent = self.parent.checksum()
+        return None if parent is None else f"{zlib.crc32(self.indices.data, int(parent, 16)):08x}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -385,8 +385,8 @@ def _dropout(row: _Row, node: Any) -> Layer:
 
 def _flatten(row: _Row, node: Any) -> Layer:
     if node.op_type == "Reshape":
-        wanted = row.graph.weight(node, 1)
-        if wanted is None or len(wanted) != 2 or int(wanted[1]) not in (-1, int(np.prod(row.shape))):
+        expected = row.graph.weight(node, 1)
+        if expected is None or len(expected) != 2 or int(expected[1]) not in (-1, int(np.prod(row.shape))):
             row.graph.fail(node, "only a reshape to (N, features) has a layer")
     elif _attributes(node).get("axis", 1) not in (1, -len(row.shape)):
         row.graph.fail(node, "only axis=1 has a layer")
@@ -402,9 +402,9 @@ def _mean(row: _Row, node: Any) -> Layer:
 
 
 def _transpose(row: _Row, node: Any) -> None:
-    wanted = _TO_NCHW if row.channels_last else _TO_NHWC
-    if _attributes(node).get("perm") != wanted:
-        row.graph.fail(node, f"only the perm {wanted} has a meaning here")
+    expected = _TO_NCHW if row.channels_last else _TO_NHWC
+    if _attributes(node).get("perm") != expected:
+        row.graph.fail(node, f"only the perm {expected} has a meaning here")
     row.channels_last = not row.channels_last
 
 

@@ -100,9 +100,9 @@ def from_torch(state: Any, net: Layer, *, strict: bool = True) -> dict[str, np.n
                 continue
             lacking.discard(_join(part.layer.path, name))
             unused.discard(keys[name])
-            value, wanted = host_array(state[keys[name]], keys[name]), part.torch_shape(name)
-            if value.shape != wanted:
-                shapes.append(f"{keys[name]} has shape {value.shape} where {part.layer.path} takes {wanted}")
+            value, expected = host_array(state[keys[name]], keys[name]), part.torch_shape(name)
+            if value.shape != expected:
+                shapes.append(f"{keys[name]} has shape {value.shape} where {part.layer.path} takes {expected}")
             else:
                 ours[_join(part.layer.path, name)] = part.from_torch(name, value)
     if problems := [*(problems if strict else []), *shapes]:

@@ -54,9 +54,9 @@ class Input(Layer):
             else tuple(shape) == self.shape
         )
         if not fits:
-            wanted = f"{_by(self.shape)} (height x width x depth){' or larger maps' if self.larger else ''}"
+            accepted = f"{_by(self.shape)} (height x width x depth){' or larger maps' if self.larger else ''}"
             hint = self._layout_hint(tuple(shape))
-            raise ValueError(f"the net takes volumes of {wanted}, received {_by(shape)}{hint}")
+            raise ValueError(f"the net takes volumes of {accepted}, received {_by(shape)}{hint}")
 
     def _layout_hint(self, shape: Shape) -> str:
         if len(shape) == 3 and len(self.shape) == 3 and (*shape[1:], shape[0]) == self.shape:
@@ -283,8 +283,8 @@ class Sequential(Layer):
 
     def copy(self, *, device: str | None = None, dtype: Any = None, precision: str | None = None) -> Sequential:
         """A net of its own with the same layers and values, by default on the same device and of the same precision."""
-        wanted = {"dtype": dtype, "precision": precision if dtype is not None else precision or self.precision}
-        twin = Layer.from_config(self.config(), device=device or self.device, **wanted)
+        numbers = {"dtype": dtype, "precision": precision if dtype is not None else precision or self.precision}
+        twin = Layer.from_config(self.config(), device=device or self.device, **numbers)
         twin.load_state_dict(self.state_dict())
         twin.classes, twin.normalization = self.classes, self.normalization
         return twin

@@ -79,7 +79,7 @@ def leaky_relu(x: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = 
     """x where x > 0, else negative_slope * x, with negative_slope >= 0."""
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
-    negative_slope = number("negative_slope", negative_slope, 0.0, beside=[x])
+    negative_slope = number("negative_slope", negative_slope, 0.0, used_with=[x])
     (x,) = copy_if_overlapping([out], x, in_place=True)
     return backend.activation.leaky_relu(x, negative_slope=negative_slope, out=out)
 
@@ -89,7 +89,7 @@ def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float = 0.01, 
     """dx = dy where y > 0, else negative_slope * dy. y: what leaky_relu returned."""
     backend = backend_of(dy=dy, y=y, optional=dict(out=out))
     _expect_backward(dy, out, y=y)
-    negative_slope = number("negative_slope", negative_slope, 0.0, beside=[dy])
+    negative_slope = number("negative_slope", negative_slope, 0.0, used_with=[dy])
     dy, y = copy_if_overlapping([out], dy, y, in_place=True)
     return backend.activation.leaky_relu_backward(dy, y, negative_slope=negative_slope, out=out)
 

@@ -30,6 +30,6 @@ def scale(x: ArrayT, *, factor: float, out: ArrayT | None = None) -> ArrayT:
     """x * factor, the factor rounded to the accumulation dtype."""
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
-    factor = number("factor", factor, -math.inf, beside=[x])
+    factor = number("factor", factor, -math.inf, used_with=[x])
     (x,) = copy_if_overlapping([out], x, in_place=True)
     return backend.arithmetic.scale(x, factor=factor, out=out)

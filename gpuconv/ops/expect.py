@@ -60,7 +60,7 @@ def expect_bias(bias: Array | None, size: int, why: str = "one value for each fi
 
 def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> None:
     """Each, where given, is (C,) in the dtype that x accumulates in."""
-    wanted = accumulation_dtype(x.dtype)
+    expected = accumulation_dtype(x.dtype)
     for name, vector in vectors.items():
         if vector is None:
             continue
@@ -70,8 +70,8 @@ def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> 
                 f"{channels_first('x')}"
             )
         expect_shape(name, vector, (channels,), "one value for each channel")
-        if vector.dtype != wanted:
-            raise TypeError(f"{name} must be {wanted.name} beside {x.dtype.name} data, received {vector.dtype.name}")
+        if vector.dtype != expected:
+            raise TypeError(f"{name} must be {expected.name} beside {x.dtype.name} data, received {vector.dtype.name}")
 
 
 def expect_volume_shape(name: str, shape: Any) -> tuple[int, int, int, int]:

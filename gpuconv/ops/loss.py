@@ -49,7 +49,7 @@ def svm_hinge(
     """
     backend = backend_of(scores=scores, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
     _expect_scores_and_labels("scores", scores, labels, out)
-    delta = number("delta", delta, 0.0, beside=[scores])
+    delta = number("delta", delta, 0.0, used_with=[scores])
     grad_scale = step_scalar("grad_scale", grad_scale, [scores])
     scores, labels = copy_if_overlapping([out], scores, labels, in_place=True)
     return backend.loss.svm_hinge(scores, labels, delta=delta, grad_scale=grad_scale, out=out)
@@ -70,8 +70,8 @@ def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> Non
         raise TypeError(f"labels must be int64 here, received {labels.dtype.name}")
     expect_shape("loss", loss, (), "a batch's mean")
     if loss.dtype != accumulation_dtype(scores.dtype):
-        wanted = accumulation_dtype(scores.dtype).name
-        raise TypeError(f"loss must be {wanted} beside {scores.dtype.name} scores, received {loss.dtype.name}")
+        expected = accumulation_dtype(scores.dtype).name
+        raise TypeError(f"loss must be {expected} beside {scores.dtype.name} scores, received {loss.dtype.name}")
     expect_writable(totals=totals)
     loss, scores, labels = copy_if_overlapping([totals], loss, scores, labels)
     backend.loss.add_metrics(totals, loss, scores, labels)

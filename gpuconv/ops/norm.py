@@ -61,7 +61,7 @@ def batch_norm(
     if training and math.prod(shape[:-1]) < 2:
         raise ValueError(f"batch statistics need more than one value for each channel, received shape {shape}")
     expect_out(out, shape, x.dtype)
-    momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, beside=[x])
+    momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)
     if training:
         expect_writable(running_mean=running_mean, running_var=running_var)
@@ -190,7 +190,7 @@ def conv2d_batch_norm(
     expect_out(out, problem.y_shape, x.dtype)
     statistics = epilogue(moments=True)
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, statistics, "fprop")
-    momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, beside=[x])
+    momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)
     expect_writable(running_mean=running_mean, running_var=running_var)
     expect_apart(running_mean=running_mean, running_var=running_var, out=out)

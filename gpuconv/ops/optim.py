@@ -87,7 +87,7 @@ def adagrad_step(
         numbers=dict(lr=lr),
     )
     expect_step(params, grads, masters, scaling, square_sums=square_sums)
-    lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
+    lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, used_with=params), _decay(weight_decay, params)
     expect_writable_lists(params=params, square_sums=square_sums, masters=masters)
     backend.optim.adagrad_step(params, grads, square_sums, masters, scaling, lr=lr, eps=eps, weight_decay=decay)
 
@@ -113,7 +113,7 @@ def rmsprop_step(
         numbers=dict(lr=lr),
     )
     expect_step(params, grads, masters, scaling, square_averages=square_averages)
-    lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
+    lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, used_with=params), _decay(weight_decay, params)
     alpha = number("alpha", alpha, 0.0, 1.0)
     expect_writable_lists(params=params, square_averages=square_averages, masters=masters)
     backend.optim.rmsprop_step(
@@ -151,7 +151,7 @@ def adam_step(
         numbers=dict(lr=lr, step=step),
     )
     expect_step(params, grads, masters, scaling, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
-    lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, beside=params), _decay(weight_decay, params)
+    lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, used_with=params), _decay(weight_decay, params)
     step = step_integer("step", step, 1)
     beta1 = number("beta1", beta1, 0.0, 1.0, open_high=True)
     beta2 = number("beta2", beta2, 0.0, 1.0, open_high=True)
@@ -198,12 +198,12 @@ def update_loss_scale(
 def _decay(weight_decay: float | Sequence[float], params: Sequence[Array]) -> tuple[float, ...]:
     count = len(params)
     if not isinstance(weight_decay, (tuple, list)):
-        return (number("weight_decay", weight_decay, 0.0, beside=params),) * count
+        return (number("weight_decay", weight_decay, 0.0, used_with=params),) * count
     if len(weight_decay) != count:
         raise ValueError(
             f"weight_decay must be one number or one for each of {count} params, received {len(weight_decay)}"
         )
-    return tuple([number("weight_decay", value, 0.0, beside=params) for value in weight_decay])
+    return tuple([number("weight_decay", value, 0.0, used_with=params) for value in weight_decay])
 
 
 def expect_step(
@@ -223,10 +223,10 @@ def expect_step(
         return
     _expect_alike("params", params, False, masters=masters)
     for index, (param, master) in enumerate(zip(params, masters)):
-        wanted = accumulation_dtype(param.dtype)
-        if master.dtype != wanted:
+        expected = accumulation_dtype(param.dtype)
+        if master.dtype != expected:
             raise TypeError(
-                f"masters[{index}] must be {wanted.name} beside {param.dtype.name}, received {master.dtype.name}"
+                f"masters[{index}] must be {expected.name} beside {param.dtype.name}, received {master.dtype.name}"
             )
     _expect_alike("masters", masters, True, **states)
 

@@ -67,9 +67,9 @@ def max_pool2d_backward(
     problem = Pool2dProblem.of(shape, kernel_size, stride=stride, padding=padding, fit=fit)
     _expect_gradient(dy, problem, out)
     expect_shape("argmax", argmax, problem.y_shape, "the pool's output")
-    wanted = problem.argmax_dtype
-    if argmax.dtype != wanted:
-        raise TypeError(f"argmax must be {wanted.name}, as max_pool2d returns it, received {argmax.dtype.name}")
+    expected = problem.argmax_dtype
+    if argmax.dtype != expected:
+        raise TypeError(f"argmax must be {expected.name}, as max_pool2d returns it, received {argmax.dtype.name}")
     dy, argmax = copy_if_overlapping([out], dy, argmax)
     return backend.pool.max_pool2d_backward(dy, argmax, problem, out=out)
 

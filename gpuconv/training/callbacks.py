@@ -65,8 +65,8 @@ def checked(callbacks: Sequence[Any]) -> list[Any]:
     with the nearest event."""
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
-    watchers = [*callbacks]
-    for each in watchers:
+    found = [*callbacks]
+    for each in found:
         if isinstance(each, type):
             raise TypeError(f"a callback is an object, received the class {each.__name__}; call it: {each.__name__}()")
         for name in dir(each):
@@ -77,7 +77,7 @@ def checked(callbacks: Sequence[Any]) -> list[Any]:
                     raise TypeError(f"{type(each).__name__}.{name} would never be called: {error}") from None
         if not any(_has(each, event) for event in EVENTS):
             raise TypeError(f"a callback is an object with any of {', '.join(EVENTS)}, received {each!r}")
-    return watchers
+    return found
 
 
 def _has(callback: Any, event: str) -> bool:
@@ -191,12 +191,12 @@ class Log(Callback):
     def _append(self, record: Record) -> None:
         text = self._next(record).encode()
         try:
-            whole = self.path.stat().st_size
+            size = self.path.stat().st_size
             try:
                 with open(self.path, "ab", opener=open_to_append) as file:
                     file.write(text)
             except OSError:
-                os.truncate(self.path, whole)  # no half line
+                os.truncate(self.path, size)  # no half line
                 raise
         except OSError as error:
             raise CheckpointError(f"cannot write {self.path}: {error.strerror}; checkpoints are as before") from error

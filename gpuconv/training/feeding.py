@@ -67,19 +67,19 @@ def with_part(data: dict[str, Any], net: Any, seed: int) -> dict[str, Any]:
         return data
     if not 0 < fraction < 1:
         raise ValueError(f"validation must be data, or a part of {name} between 0 and 1, received {fraction}")
-    whole = given.recognised(
+    training = given.recognised(
         data[name], name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype
     )
-    of = whole.dataset if _batched(whole) else whole
-    if not isinstance(of, (Dataset, Samples)):
+    samples = training.dataset if _batched(training) else training
+    if not isinstance(samples, (Dataset, Samples)):
         raise TypeError(
             f"validation={fraction} takes a part of a data set, and {name} gives batches "
             f"({type(data[name]).__name__}); give validation data of its own"
         )
-    rest, part = of.split(float(fraction), seed=seed, what="validation")
-    if whole is not of:
-        part = whole.over(part, augmentation=None, shuffle=False, drop_last=False)
-    return data | {name: rest if whole is of else whole.over(rest), "validation": part}
+    rest, part = samples.split(float(fraction), seed=seed, what="validation")
+    if training is not samples:
+        rest, part = training.over(rest), training.over(part, augmentation=None, shuffle=False, drop_last=False)
+    return data | {name: rest, "validation": part}
 
 
 def held_out(name: str, data: Any, net: Any, normalization: Normalization | None, batch_size: int) -> Any:

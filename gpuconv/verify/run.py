@@ -58,7 +58,7 @@ def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
         found = [backends.to_numpy(array) for array in results(case.op, moved, returned).values()]
     except (RuntimeError, MemoryError) as error:
         return Outcome(case, dtype, np.inf, 0.0, np.inf, f"{type(error).__name__}: {error}")
-    differences = [compare(wanted, result) for wanted, result in zip(expected, found, strict=True)]
+    differences = [compare(one, result) for one, result in zip(expected, found, strict=True)]
     worst = max(differences, key=lambda difference: difference.share)
     return Outcome(case, dtype, worst.error, worst.bound, worst.share, worst.text if worst.wrong else "")
 

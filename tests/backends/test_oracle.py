@@ -169,11 +169,11 @@ def test_every_op_gives_its_float64_result_rounded_once(op, dtype, tier):
         if case.op != op or dtype not in case.dtypes:
             continue
         arrays, options = case.arguments(dtype)
-        wanted = expect(op, copy.deepcopy(arrays), options)
+        expected = expect(op, copy.deepcopy(arrays), options)
         with oracle():
             found = results(op, arrays, getattr(ops, op)(*arrays, **options))
             assert verify.run_case(case, dtype, "numpy").passed
-        for each, result in zip(wanted, found.values(), strict=True):
+        for each, result in zip(expected, found.values(), strict=True):
             if op in ROUNDED_BEFORE or each.name == "mask" or "masters" in case.name:
                 continue
             once = round_to(each.value, result.dtype) if result.dtype.kind not in "iub" else each.value
@@ -206,8 +206,8 @@ def test_a_norm_s_activation_is_given_the_rounded_value_on_the_way_back_too(dtyp
     with oracle():
         _, _, dbeta = ops.batch_norm_backward(dy, x, gamma, zero, one, beta=one, activation="gelu", training=False)
         given = round_to(np.float64(gamma) * x.astype(float) + 1, x.dtype).astype(float)
-        wanted = ops.gelu_backward(dy.astype(float), given).sum()
-    assert dbeta.item() == np.float32(wanted)
+        expected = ops.gelu_backward(dy.astype(float), given).sum()
+    assert dbeta.item() == np.float32(expected)
 
 
 def test_accumulating_rounds_the_sum_once():

@@ -37,6 +37,6 @@ def test_the_page_says_what_the_newest_record_holds(record):
 @pytest.mark.parametrize("record", newest(), ids=lambda record: record.data["hardware"])
 def test_the_goals_beside_a_record_follow_from_it(record):
     found = goals.evaluate(record.data)
-    wanted = [(goal["name"], goal["limit"], pytest.approx(goal["value"], rel=2e-3)) for goal in found]
-    assert [(goal["name"], goal["limit"], goal["value"]) for goal in record.data["goals"]] == wanted
+    expected = [(goal["name"], goal["limit"], pytest.approx(goal["value"], rel=2e-3)) for goal in found]
+    assert [(goal["name"], goal["limit"], goal["value"]) for goal in record.data["goals"]] == expected
     assert all(goal["met"] == (goal["value"] <= goal["limit"]) for goal in record.data["goals"])

@@ -130,7 +130,7 @@ def test_a_class_of_one_image_trains_and_leaves_the_other_classes_their_split(pe
 def test_the_whole_folder(pets):
     (pets / "cat" / "siamese").mkdir()
     Image.fromarray(picture(6, 4, 30)).save(pets / "cat" / "siamese" / "0.png")
-    everything = folder.whole(pets)
+    everything = folder.load_all(pets)
     assert (everything.name, everything.classes, len(everything)) == (pets.name, ("ant", "bee", "cat"), 31)
     assert np.bincount(everything.labels).tolist() == [10, 10, 11]
     assert sum(map(len, folder.load(pets))) == 31
@@ -139,9 +139,9 @@ def test_the_whole_folder(pets):
 
 def test_a_tilde_is_the_home_folder(pets, monkeypatch):
     monkeypatch.setenv("HOME", str(pets.parent))
-    assert len(folder.whole(f"~/{pets.name}")) == 30
+    assert len(folder.load_all(f"~/{pets.name}")) == 30
     with pytest.raises(FileNotFoundError, match="there is no such folder: '~nobody-here/pets'"):
-        folder.whole("~nobody-here/pets")
+        folder.load_all("~nobody-here/pets")
 
 
 def test_a_share_to_test_on_is_between_none_and_all():

@@ -163,7 +163,7 @@ def test_a_folder_is_tested_on_as_a_whole_where_test_is_one():
         "digits": False,
         "folder:": False,
     }
-    assert {text: named.is_whole(text) for text in texts} == texts
+    assert {text: named.is_test_set(text) for text in texts} == texts
 
 
 def test_bytes_that_make_no_array_of_their_shape():

@@ -45,7 +45,7 @@ def test_the_same_images_labels_and_batches_as_in_memory(photos, options):
 
 
 def test_only_what_is_ahead_is_decoded_and_by_several_threads(photos, monkeypatch):
-    train = folder.whole(photos, stream=True)
+    train = folder.load_all(photos, stream=True)
     seen, real = [], folder.read_image
     both = threading.Barrier(2, timeout=10)
 
@@ -84,9 +84,9 @@ def test_the_checksum_is_of_names_sizes_dates_and_labels(photos, monkeypatch):
 
 
 def test_a_validation_part_and_labels_by_name(photos):
-    samples = folder.whole(photos, stream=True)
+    samples = folder.load_all(photos, stream=True)
     rest, part = samples.split(0.3, seed=1)
-    memory_rest, memory_part = folder.whole(photos).split(0.3, seed=1)
+    memory_rest, memory_part = folder.load_all(photos).split(0.3, seed=1)
     for files, memory in ((rest, memory_rest), (part, memory_part)):
         np.testing.assert_array_equal(files.read(np.arange(len(files)))[0], memory.images)
     turned = samples.relabelled(["owls", "dogs", "cats"])
@@ -96,7 +96,7 @@ def test_a_validation_part_and_labels_by_name(photos):
 
 
 def test_a_file_that_is_found_damaged_on_the_way_is_named(photos):
-    train = folder.whole(photos, stream=True)
+    train = folder.load_all(photos, stream=True)
     loader = StreamLoader(train, 4, normalization=Normalization([0.0] * 3, [1.0] * 3))
     (photos / "dogs" / "3.png").write_bytes(b"damaged")
     Image.new("RGB", (9, 9)).save(photos / "cats" / "2.png")

@@ -49,10 +49,10 @@ def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
 def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float32", **options):
     """Run a direction, compare it with the oracle, return what came out."""
     arrays, given_options = arguments(op, case, dtype)
-    (wanted,) = expect(op, arrays, given_options | options)
+    (expected,) = expect(op, arrays, given_options | options)
     result = on_device(op, device, *arrays, **given_options | options)
     assert result.dtype == as_dtype(dtype)
-    assert_within(result, wanted.value, wanted.bound, f"{op} {case}")
+    assert_within(result, expected.value, expected.bound, f"{op} {case}")
     return result
 
 
@@ -158,8 +158,8 @@ def test_nothing_is_read_or_written_that_must_not_be(device, monkeypatch, op, ch
 def test_the_fused_epilogue(device, activation, with_bias):
     (x, w, bias), options = arguments("conv2d", problem(4, 6))
     arrays, options = [x, w, bias if with_bias else None], options | dict(activation=activation)
-    (wanted,) = expect("conv2d", arrays, options)
-    assert_within(on_device("conv2d", device, *arrays, **options), wanted.value, wanted.bound, activation)
+    (expected,) = expect("conv2d", arrays, options)
+    assert_within(on_device("conv2d", device, *arrays, **options), expected.value, expected.bound, activation)
 
 
 @pytest.mark.parametrize("splits", [1, 3])
@@ -167,21 +167,21 @@ def test_wgrad_accumulates(device, monkeypatch, splits):
     forced(monkeypatch, None, splits)
     case = problem(4, 6)
     arrays, options = arguments("conv2d_wgrad", case)
-    (wanted,) = expect("conv2d_wgrad", arrays, options)
+    (expected,) = expect("conv2d_wgrad", arrays, options)
     before = np.random.default_rng(1).standard_normal(case.w_shape).astype(np.float32)
     dw = asarray(np.repeat(before, 2, axis=3), device)
     target = dw[..., ::2]
     result = ops.conv2d_wgrad(*[asarray(a, device) for a in arrays], **options, out=target, accumulate=True)
     assert result is target
-    value = wanted.value + before
-    assert_within(to_numpy(dw)[..., ::2], value, wanted.bound + 2.0**-22 * np.abs(value))
+    value = expected.value + before
+    assert_within(to_numpy(dw)[..., ::2], value, expected.bound + 2.0**-22 * np.abs(value))
     np.testing.assert_array_equal(to_numpy(dw)[..., 1::2], before)
 
 
 @directions
 def test_strided_and_unaligned_views_give_the_same_bits(device, op):
     arrays, options = arguments(op, problem(8, 12))
-    wanted = on_device(op, device, *arrays, **options)
+    expected = on_device(op, device, *arrays, **options)
 
     def strided(a):
         return asarray(np.repeat(a, 2, axis=-1), device)[..., ::2]
@@ -191,10 +191,10 @@ def test_strided_and_unaligned_views_give_the_same_bits(device, op):
 
     for view in (strided, unaligned):
         views = [view(a) for a in arrays]
-        np.testing.assert_array_equal(to_numpy(getattr(ops, op)(*views, **options)), wanted)
-        out = view(np.full(wanted.shape, 7, np.float32))
+        np.testing.assert_array_equal(to_numpy(getattr(ops, op)(*views, **options)), expected)
+        out = view(np.full(expected.shape, 7, np.float32))
         assert getattr(ops, op)(*[asarray(a, device) for a in arrays], **options, out=out) is out
-        np.testing.assert_array_equal(to_numpy(out), wanted)
+        np.testing.assert_array_equal(to_numpy(out), expected)
 
 
 def test_the_output_may_be_the_input(device):
@@ -202,10 +202,10 @@ def test_the_output_may_be_the_input(device):
     x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 6, 7, 40), (40, 3, 3, 40)))
     options = dict(stride=1, padding=1)
     for op, arrays, more in (("conv2d", [x, w], {}), ("conv2d_dgrad", [x, w], dict(input_shape=x.shape))):
-        wanted = on_device(op, device, *arrays, **options, **more)
+        expected = on_device(op, device, *arrays, **options, **more)
         moved = [asarray(a, device) for a in arrays]
         assert getattr(ops, op)(*moved, **options, **more, out=moved[0]) is moved[0]
-        np.testing.assert_array_equal(to_numpy(moved[0]), wanted)
+        np.testing.assert_array_equal(to_numpy(moved[0]), expected)
 
 
 def test_an_empty_batch(device):
@@ -337,9 +337,9 @@ def test_input_addresses(device, rng):
     r_at, s_at, c = places(taps, s, case.c)
     h, w = p * sh + r_at * dh - top, q * sw + s_at * dw - left
     inside = (n < case.n) & (r_at < r) & (h >= 0) & (h < case.h) & (w >= 0) & (w < case.w)
-    wanted = np.where(inside, ((n * case.h + h) * case.w + w) * case.c + c, -1)
-    assert wanted.max() > 2**33
-    np.testing.assert_array_equal(offsets(device, "input_windows", case, pixels, taps), wanted)
+    expected = np.where(inside, ((n * case.h + h) * case.w + w) * case.c + c, -1)
+    assert expected.max() > 2**33
+    np.testing.assert_array_equal(offsets(device, "input_windows", case, pixels, taps), expected)
 
 
 def phases(case):
@@ -388,9 +388,9 @@ def test_gradient_addresses(device, rng, case):
         r, s, k, there = tap_of(taps, rs, ss, case.k)
         p, q = (h + top - r * dh) // sh, (w + left - s * dw) // sw
         there &= (n < case.n) & (p >= 0) & (p < p_size) & (q >= 0) & (q < q_size)
-        wanted = np.where(there, ((n * p_size + p) * q_size + q) * case.k + k, -1)
-        furthest = max(furthest, wanted.max())
-        np.testing.assert_array_equal(offsets(device, "gradient_windows", case, pixels, taps, *phase), wanted)
+        expected = np.where(there, ((n * p_size + p) * q_size + q) * case.k + k, -1)
+        furthest = max(furthest, expected.max())
+        np.testing.assert_array_equal(offsets(device, "gradient_windows", case, pixels, taps, *phase), expected)
     assert furthest > 2**31
 
 
@@ -399,15 +399,15 @@ def test_filter_addresses(device, rng, stride):
     case = varied(MANY_FILTERS, stride=stride)
     r, s = case.kernel_size
     k, taps = some_of(rng, case.k), rng.permutation(some_of(rng, r * s * case.c))
-    wanted = np.where((k < case.k) & (taps < r * s * case.c), k * (r * s * case.c) + taps, -1)
-    assert wanted.max() > 2**32
-    np.testing.assert_array_equal(offsets(device, "plain_filters", case, k, taps), wanted)
+    expected = np.where((k < case.k) & (taps < r * s * case.c), k * (r * s * case.c) + taps, -1)
+    assert expected.max() > 2**32
+    np.testing.assert_array_equal(offsets(device, "plain_filters", case, k, taps), expected)
 
     for phase, rs, ss in phases(case):
         taps, c = some_of(rng, max(1, rs.size * ss.size * case.k)), rng.permutation(some_of(rng, case.c))
         r_at, s_at, k, there = tap_of(taps, rs, ss, case.k)
-        wanted = np.where(there & (c < case.c), (k * (r * s) + r_at * s + s_at) * case.c + c, -1)
-        np.testing.assert_array_equal(offsets(device, "transposed_filters", case, taps, c, *phase), wanted)
+        expected = np.where(there & (c < case.c), (k * (r * s) + r_at * s + s_at) * case.c + c, -1)
+        np.testing.assert_array_equal(offsets(device, "transposed_filters", case, taps, c, *phase), expected)
 
 
 def test_output_addresses(device):
@@ -438,15 +438,15 @@ def test_backward_reads_what_it_also_writes(device, places):
     x, w, bias, dy = volumes(case, np.float32)
     _, mask = ops.conv2d_relu(x, w, bias, **case.window)
     arrays = dict(dy=dy, x=x, w=w, mask=mask)
-    wanted = ops_apart(device, case, **arrays)
+    expected = ops_apart(device, case, **arrays)
     there = {name: asarray(a.copy(), device) for name, a in arrays.items()}
     outs = {}
     for name, place in places.items():
-        bytes_there = there[place].reshape(-1).view(np.uint8)[: wanted[name].nbytes]
-        outs[name] = bytes_there.view(np.float32).reshape(wanted[name].shape)
+        bytes_there = there[place].reshape(-1).view(np.uint8)[: expected[name].nbytes]
+        outs[name] = bytes_there.view(np.float32).reshape(expected[name].shape)
     dx, dw = ops.conv2d_backward(there["dy"], there["x"], there["w"], mask=there["mask"], **outs, **case.window)
     for name, array in (outs | {"out": dx, "dw": dw}).items():
-        np.testing.assert_array_equal(to_numpy(array), wanted[name], err_msg=name)
+        np.testing.assert_array_equal(to_numpy(array), expected[name], err_msg=name)
 
 
 def ops_apart(device, case: Conv2dProblem, dy, x, w, mask):
@@ -463,6 +463,6 @@ def test_backward_accumulates(device):
     x, w, _, dy = volumes(case, np.float32)
     dw, db = (asarray(np.ones(shape, np.float32), device) for shape in (w.shape, case.k))
     ops.conv2d_backward(*(asarray(a, device) for a in (dy, x, w)), dw=dw, db=db, accumulate=True, **case.window)
-    _, wanted = expect("conv2d_backward", [dy, x, w], case.window)
-    assert_within(to_numpy(dw), 1 + wanted.value, wanted.bound + 1e-6)
+    _, expected = expect("conv2d_backward", [dy, x, w], case.window)
+    assert_within(to_numpy(dw), 1 + expected.value, expected.bound + 1e-6)
     np.testing.assert_allclose(to_numpy(db), 1 + dy.astype(np.float64).sum((0, 1, 2)), rtol=1e-5, atol=1e-4)

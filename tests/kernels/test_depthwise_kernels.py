@@ -44,12 +44,12 @@ def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
 
 def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float32", **more):
     arrays, options = arguments(op, case, dtype)
-    (wanted,) = expect(op, arrays, options | more)
+    (expected,) = expect(op, arrays, options | more)
     with recorded() as launches:
         result = on_device(op, device, *arrays, **options | more)
     if device != "numpy":
         assert launches[0].kernel.name.endswith("_depthwise")
-    assert_within(result, wanted.value, wanted.bound, f"{op} {case}")
+    assert_within(result, expected.value, expected.bound, f"{op} {case}")
     return result
 
 
@@ -119,10 +119,10 @@ def test_the_name_serves_depthwise_convolutions_alone():
 
 def test_a_product_can_be_asked_for_instead(device):
     arrays, options = arguments("conv2d", SQUARE)
-    (wanted,) = expect("conv2d", arrays, options)
+    (expected,) = expect("conv2d", arrays, options)
     with recorded() as launches:
         result = on_device("conv2d", device, *arrays, **options, algo="simt-64x32")
-    assert_within(result, wanted.value, wanted.bound, "as a product")
+    assert_within(result, expected.value, expected.bound, "as a product")
     assert launches[0].kernel.name == "conv2d_fprop_simt"
 
 

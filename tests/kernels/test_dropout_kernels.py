@@ -38,6 +38,6 @@ def test_the_offset_may_live_in_device_memory(device, rng):
 def test_in_place_and_unaligned(device, rng):
     flat = asarray(random(rng, 41, "float32"), device)
     x = flat[1:]
-    wanted = ops.dropout(to_numpy(x), p=0.25, seed=1)
+    expected = ops.dropout(to_numpy(x), p=0.25, seed=1)
     assert ops.dropout(x, p=0.25, seed=1, out=x) is x
-    np.testing.assert_array_equal(to_numpy(x), wanted)
+    np.testing.assert_array_equal(to_numpy(x), expected)

@@ -50,11 +50,11 @@ def arguments(case: Conv2dProblem, arithmetic: str):
 
 def assert_right(device: str, case: Conv2dProblem, arithmetic: str, op: str = "conv2d", **more):
     arrays, options = arguments(case, arithmetic)
-    wanted = expect(op, arrays, options | more)
+    expected = expect(op, arrays, options | more)
     with recorded() as launches:
         found = on_device(op, device, *arrays, **options | more)
     assert case.n == 0 or [launch.kernel.name for launch in launches] == ["conv2d_fprop_few_channels"]
-    for want, result in zip(wanted, found if isinstance(found, tuple) else (found,)):
+    for want, result in zip(expected, found if isinstance(found, tuple) else (found,)):
         assert_within(result, want.value, want.bound, f"{op} {case} {arithmetic}")
 
 
@@ -100,8 +100,8 @@ def test_the_moments_of_every_tile(device, one_multiprocessor, algo, dtype):
     x, w, bias, _ = volumes(SEVERAL_TILES[0], as_dtype(dtype))
     vectors = [np.random.default_rng(i).random(w.shape[0]).astype(np.float32) for i in range(4)]
     options = SEVERAL_TILES[0].window | dict(algo=algo, activation="relu")
-    wanted = expect("conv2d_batch_norm", [x, w, bias, *vectors], options)
-    for want, result in zip(wanted, on_device("conv2d_batch_norm", device, x, w, bias, *vectors, **options)):
+    expected = expect("conv2d_batch_norm", [x, w, bias, *vectors], options)
+    for want, result in zip(expected, on_device("conv2d_batch_norm", device, x, w, bias, *vectors, **options)):
         assert_within(result, want.value, want.bound, want.name)
 
 

@@ -60,10 +60,10 @@ def assert_the_same(device, case: Conv2dProblem, pool: int, dtype: str = "float3
     wide_x, wide_gradient = (to_numpy(a).astype(np.float64) for a in (x, gradient))
     length = gradient.size // case.k
     window = case.window | dict(kernel_size=case.kernel_size)
-    wanted, magnitude = (
+    expected, magnitude = (
         ops.conv2d_wgrad(*pair, **window) for pair in ((wide_gradient, wide_x), (np.abs(wide_gradient), np.abs(wide_x)))
     )
-    assert_within(dw, wanted, sum_bound(as_dtype(dtype), length, magnitude), "dw")
+    assert_within(dw, expected, sum_bound(as_dtype(dtype), length, magnitude), "dw")
     bound = sum_bound(as_dtype(dtype), length, ops.bias_grad(np.abs(wide_gradient)))
     assert_within(to_numpy(db), ops.bias_grad(wide_gradient), bound, "db")
 
@@ -139,8 +139,8 @@ def test_infinities_and_nan(device, pool):
     x[0, 1, 2, 3], x[0, 3, 0, 1], x[1, 4, 4, 0] = np.nan, np.inf, -np.inf
     w = np.ones((5, 1, 1, 4), np.float32)
     y, mask = on_device("conv2d_relu", device, x, w, pool=pool)
-    wanted, wanted_mask = ops.conv2d_relu(x, w, pool=pool)
-    np.testing.assert_array_equal(np.isnan(y), np.isnan(wanted))
+    expected, wanted_mask = ops.conv2d_relu(x, w, pool=pool)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
     np.testing.assert_array_equal(mask, wanted_mask)
 
 
@@ -149,12 +149,12 @@ def test_views_and_an_output_that_is_an_input(device, pool):
     case = problem(8, 12)
     x, w, bias, dy = numbers(case, pool)
     options = dict(pool=pool, **case.window)
-    wanted, wanted_mask = on_device("conv2d_relu", device, x, w, bias, **options)
-    out = asarray(np.repeat(np.full(wanted.shape, 7, np.float32), 2, axis=-1), device)[..., ::2]
+    expected, wanted_mask = on_device("conv2d_relu", device, x, w, bias, **options)
+    out = asarray(np.repeat(np.full(expected.shape, 7, np.float32), 2, axis=-1), device)[..., ::2]
     strided = asarray(np.repeat(x, 2, axis=-1), device)[..., ::2]
     result, mask = ops.conv2d_relu(strided, asarray(w, device), asarray(bias, device), **options, out=out)
     assert result is out
-    np.testing.assert_array_equal(to_numpy(out), wanted)
+    np.testing.assert_array_equal(to_numpy(out), expected)
     np.testing.assert_array_equal(to_numpy(mask), wanted_mask)
     # A mask at an odd address, where several of its bytes cannot be read at once.
     odd = asarray(np.concatenate([np.zeros(1, np.uint8), wanted_mask.reshape(-1)]), device)[1:].reshape(mask.shape)

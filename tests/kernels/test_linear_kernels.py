@@ -28,10 +28,10 @@ def arguments(op, rng, shape, dtype):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_against_the_oracle(device, rng, op, shape, dtype):
     arrays = arguments(op, rng, shape, dtype)
-    (wanted,) = expect(op, arrays, {})
+    (expected,) = expect(op, arrays, {})
     result = on_device(op, device, *arrays)
     assert result.dtype == as_dtype(dtype)
-    assert_within(result, wanted.value, wanted.bound, f"{op} {shape}")
+    assert_within(result, expected.value, expected.bound, f"{op} {shape}")
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -43,23 +43,23 @@ def test_a_deep_product_gives_the_same_bits_in_every_thread_order(device, rng, o
 def test_activation_and_bias_are_fused(device, rng, activation):
     x, w, bias = arguments("linear", rng, (5, 1200, 6), "float32")
     for arrays in ([x, w, bias], [x, w, None]):
-        (wanted,) = expect("linear", arrays, dict(activation=activation))
-        assert_within(on_device("linear", device, *arrays, activation=activation), wanted.value, wanted.bound)
+        (expected,) = expect("linear", arrays, dict(activation=activation))
+        assert_within(on_device("linear", device, *arrays, activation=activation), expected.value, expected.bound)
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_transposed_views_in_and_out(device, rng, op):
     arrays = arguments(op, rng, (6, 9, 4), "float32")
-    wanted = on_device(op, device, *arrays)
+    expected = on_device(op, device, *arrays)
     turned = [asarray(np.ascontiguousarray(a.T), device).T for a in arrays]
-    out = asarray(np.full(wanted.shape[::-1], np.nan, np.float32), device).T
+    out = asarray(np.full(expected.shape[::-1], np.nan, np.float32), device).T
     assert getattr(ops, op)(*turned, out=out) is out
-    np.testing.assert_array_equal(to_numpy(out), wanted)
+    np.testing.assert_array_equal(to_numpy(out), expected)
 
 
 def test_wgrad_accumulates_into_a_view(device, rng):
     dy, x = arguments("linear_wgrad", rng, (6, 9, 4), "float32")
-    (wanted,) = expect("linear_wgrad", [dy, x], {})
+    (expected,) = expect("linear_wgrad", [dy, x], {})
     dw = asarray(np.ones((9, 4), np.float32), device).T
     assert ops.linear_wgrad(asarray(dy, device), asarray(x, device), out=dw, accumulate=True) is dw
-    assert_within(to_numpy(dw), wanted.value + 1, wanted.bound + 2.0**-22 * np.abs(wanted.value + 1))
+    assert_within(to_numpy(dw), expected.value + 1, expected.bound + 2.0**-22 * np.abs(expected.value + 1))

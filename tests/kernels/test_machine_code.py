@@ -74,9 +74,9 @@ def _function(code: str) -> Function:
     return Function(count, lines)
 
 
-def variant_of(file: str, **wanted: object) -> Variant:
+def variant_of(file: str, **expected: object) -> Variant:
     """The first variant of a file with these macros: of the convolutions the one with the largest tile."""
-    chosen = {name: str(value) for name, value in wanted.items()}
+    chosen = {name: str(value) for name, value in expected.items()}
     return next(v for v in variants({file: MACROS[file]}) if chosen.items() <= dict(v.defines).items())
 
 

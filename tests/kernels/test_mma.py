@@ -40,8 +40,8 @@ def test_a_product_of_fragments(device, rng, arithmetic):
     sums = asarray(before, device)
     fragments("product", arithmetic)(1, 32, sums, asarray(a, device), asarray(b, device))
     a, b = (round_tf32(f) if arithmetic == "tf32" else f.astype(np.float64) for f in (a, b))
-    wanted, magnitude = a.astype(np.float64) @ b + before, np.abs(a).astype(np.float64) @ np.abs(b) + np.abs(before)
-    assert (np.abs(to_numpy(sums) - wanted) <= 2.0**-23 * (depth + 1) * magnitude).all()
+    expected, magnitude = a.astype(np.float64) @ b + before, np.abs(a).astype(np.float64) @ np.abs(b) + np.abs(before)
+    assert (np.abs(to_numpy(sums) - expected) <= 2.0**-23 * (depth + 1) * magnitude).all()
 
 
 def test_matrices_as_they_lie_and_turned(device):

@@ -18,18 +18,18 @@ def there(lists, device):
 
 
 def test_several_tiles_and_split_depths_agree_with_the_oracle(device, rng):
-    wanted = lists(rng, np.float64)
-    given = there(wanted, device)
+    on_host = lists(rng, np.float64)
+    given = there(on_host, device)
     for _ in range(2):
         ops.muon_step(*given, lr=0.1, momentum=0.6, nesterov=True)
-        ops.muon_step(*wanted, lr=0.1, momentum=0.6, nesterov=True)
-    for one, other in zip([*given[0], *given[2]], [*wanted[0], *wanted[2]]):
+        ops.muon_step(*on_host, lr=0.1, momentum=0.6, nesterov=True)
+    for one, other in zip([*given[0], *given[2]], [*on_host[0], *on_host[2]]):
         np.testing.assert_allclose(to_numpy(one), other, rtol=0, atol=1e-11)
 
 
 def test_the_same_bits_run_after_run(device, rng):
-    wanted = lists(rng, np.float32)
-    runs = [there(wanted, device) for _ in range(2)]
+    on_host = lists(rng, np.float32)
+    runs = [there(on_host, device) for _ in range(2)]
     for given in runs:
         ops.muon_step(*given, lr=0.1, momentum=0.6)
     for one, other in zip(*([*given[0], *given[2]] for given in runs)):

@@ -312,11 +312,11 @@ def test_statistics_of_every_algorithm(device, monkeypatch, channels, merged):
         monkeypatch.setattr(norm, "_MERGED_CHUNKS", 2)
     case = conv(2, 9, 13, *channels, (3, 2), padding=((1, 1), (0, 2)))
     arrays = conv_norm_arrays(case, "float32")
-    wanted = expect("conv2d_batch_norm", arrays, case.window | dict(activation="silu"))
+    expected = expect("conv2d_batch_norm", arrays, case.window | dict(activation="silu"))
     for algorithm in serving("float32"):
         moved = [asarray(a.copy(), device) for a in arrays]
         found = ops.conv2d_batch_norm(*moved, **case.window, activation="silu", algo=algorithm.name)
-        for one, result in zip(wanted, [*found, *moved[-2:]], strict=True):
+        for one, result in zip(expected, [*found, *moved[-2:]], strict=True):
             assert_within(to_numpy(result), one.value, one.bound, f"{algorithm.name} {one.name}")
 
 
@@ -325,10 +325,10 @@ def test_statistics_do_not_cancel(device):
     case = conv(4, 8, 8, 4, 8, (1, 1))
     arrays = conv_norm_arrays(case, "float32")
     arrays[2] = np.full(8, 5000, np.float32)
-    wanted = expect("conv2d_batch_norm", arrays, case.window)
+    expected = expect("conv2d_batch_norm", arrays, case.window)
     moved = [asarray(a, device) for a in arrays]
     found = ops.conv2d_batch_norm(*moved, **case.window)
-    inv_std = next(one for one in wanted if one.name == "inv_std")
+    inv_std = next(one for one in expected if one.name == "inv_std")
     np.testing.assert_allclose(to_numpy(found[3]), inv_std.value, rtol=1e-3)
 
 
@@ -343,6 +343,6 @@ def test_statistics_under_the_checker(device):
     case = conv(1, 5, 6, 4, 12, (3, 2))
     with emulator.configure(sanitize="checked", seed=7):
         found = on_device("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **case.window)
-    wanted = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), case.window)
-    for one, result in zip(wanted, found):
+    expected = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), case.window)
+    for one, result in zip(expected, found):
         assert_within(result, one.value, one.bound, one.name)

@@ -62,7 +62,7 @@ def test_family(device, monkeypatch, name):
         "conv2d_wgrad": ([dy, x], {"kernel_size": case.kernel_size}),
     }[op]
     options = case.window | options | more
-    (wanted,) = expect(op, arrays, options)
+    (expected,) = expect(op, arrays, options)
     with recorded() as launches:
-        assert_within(on_device(op, device, *arrays, **options), wanted.value, wanted.bound)
+        assert_within(on_device(op, device, *arrays, **options), expected.value, expected.bound)
     assert [launch.kernel.name for launch in launches] == kernels

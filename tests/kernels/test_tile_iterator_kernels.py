@@ -99,12 +99,24 @@ def walked(
         for first in sides:
             for begin in begins:
                 shape = (turns, block * 4 // tile.threads, tile.threads)
-                found, wanted = (asarray(np.full(shape, -2, np.int64), device) for _ in range(2))
+                found, expected = (asarray(np.full(shape, -2, np.int64), device) for _ in range(2))
                 run = module.kernel(kernel)
-                run(1, tile.threads, found, wanted, tensor, struct, *phase, first, begin, turns, shared=tile.smem_bytes)
+                run(
+                    1,
+                    tile.threads,
+                    found,
+                    expected,
+                    tensor,
+                    struct,
+                    *phase,
+                    first,
+                    begin,
+                    turns,
+                    shared=tile.smem_bytes,
+                )
                 inside = np.arange(turns) < ceil_div(depth - begin, tile.block_k)  # past the end nobody asks
-                found, wanted = to_numpy(found)[inside], to_numpy(wanted)[inside]
-                np.testing.assert_array_equal(found, wanted, f"{kernel} {case} phase {phase} at {first}, {begin}")
+                found, expected = to_numpy(found)[inside], to_numpy(expected)[inside]
+                np.testing.assert_array_equal(found, expected, f"{kernel} {case} phase {phase} at {first}, {begin}")
                 furthest = max(furthest, found.max())
     return furthest
 
@@ -187,13 +199,13 @@ def test_gradients_under_a_mask(device, rng, op, arithmetic):
     for case in (TWENTY_FOUR, STRIDED, grouped, conv(2, 7, 9, 8, 12, 3, padding=PAD)):
         (dy, other), given = arguments(op, case, dtype)
         keeps = rng.integers(0, 2, dy.shape).astype(bool)
-        (wanted,) = expect(op, [np.where(keeps, dy, np.zeros_like(dy)), other], given | asked)
+        (expected,) = expect(op, [np.where(keeps, dy, np.zeros_like(dy)), other], given | asked)
         by_group = keeps.reshape(*dy.shape[:3], case.groups, -1)
         mask = asarray(np.packbits(by_group, axis=-1, bitorder="little").reshape(*dy.shape[:3], -1), device)
         for checks in (dict(), dict(sanitize="checked", seed=5)):
             with emulator.configure(**checks):
                 found = on_device(op, device, dy, other, **given, mask=mask, algo="mma-64x64", **asked)
-                assert_within(found, wanted.value, wanted.bound, f"{op} {case}")
+                assert_within(found, expected.value, expected.bound, f"{op} {case}")
 
 
 def test_a_copy_or_zeros(device, rng):

@@ -190,10 +190,10 @@ def test_batch_norm_and_an_activation(device, activation):
 
     plain, fused = net(), net().fuse()
     assert kinds(fused) == ["Input", "MaxPool2D", "NormActivation", "BatchNorm"]
-    for wanted, found in zip(step(plain), step(fused), strict=True):
-        np.testing.assert_array_equal(found, wanted)
-    for name, wanted in plain.buffers().items():
-        np.testing.assert_array_equal(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(wanted))
+    for expected, found in zip(step(plain), step(fused), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for name, expected in plain.buffers().items():
+        np.testing.assert_array_equal(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected))
     leaky = Sequential([Input((4,)), BatchNorm(), LeakyReLU(negative_slope=0.3)])
     assert kinds(leaky.fuse()) == kinds(leaky)
 
@@ -257,10 +257,10 @@ def test_convolutions_with_batch_norm(device):
     plain, fused = net(), net().fuse()
     assert kinds(fused) == ["Input", "ConvNorm", "Residual", "ConvNorm", "Flatten", "Linear"]
     assert kinds(fused[2].rows[0]) == ["ConvNorm"]
-    for wanted, found in zip(step(plain), step(fused), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
-    for name, wanted in plain.buffers().items():
-        np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(wanted), rtol=1e-5, atol=1e-6)
+    for expected, found in zip(step(plain), step(fused), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
+    for name, expected in plain.buffers().items():
+        np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected), rtol=1e-5, atol=1e-6)
     x = gc.asarray(np.random.default_rng(3).standard_normal((2, 7, 6, 3)).astype(np.float32), device)
     plain.load_state_dict(fused.state_dict())
     np.testing.assert_array_equal(gc.to_numpy(fused.predict(x)), gc.to_numpy(plain.predict(x)))

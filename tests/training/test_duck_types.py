@@ -75,10 +75,10 @@ def test_a_loss_of_ones_own_trains_16_bit_nets(precision):
 
 def test_a_loss_without_a_scale_has_its_gradient_scaled():
     scores, labels = np.eye(3, dtype=np.float16), np.arange(3)
-    _, wanted = losses.apply(losses.get("softmax"), scores, labels, np.array([1024.0]))
+    _, gradient = losses.apply(losses.get("softmax"), scores, labels, np.array([1024.0]))
     _, found = losses.apply(softmax, scores, labels, np.array([1024.0]))
     assert found.dtype == np.float16
-    np.testing.assert_allclose(found, wanted, rtol=2e-3)
+    np.testing.assert_allclose(found, gradient, rtol=2e-3)
 
 
 def test_a_class_is_no_part_of_a_trainer():

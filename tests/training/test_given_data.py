@@ -175,9 +175,9 @@ def test_validation_and_test_come_in_any_form_and_are_normalised_as_training():
         (NORMALIZATION(other.images), other.labels),
     ):
         found = fit((DATA.images, DATA.labels), validation=form, test=form).history
-        for record, wanted in zip(found, expected, strict=True):
-            assert record["validation_accuracy"] == record["test_accuracy"] == wanted["validation_accuracy"]
-            assert record["validation_loss"] == pytest.approx(wanted["validation_loss"], rel=1e-6)
+        for record, reference in zip(found, expected, strict=True):
+            assert record["validation_accuracy"] == record["test_accuracy"] == reference["validation_accuracy"]
+            assert record["validation_loss"] == pytest.approx(reference["validation_loss"], rel=1e-6)
 
 
 def test_evaluate_takes_data_and_a_normalization():
@@ -282,7 +282,7 @@ def test_runs_store_what_they_were_fed_and_refuse_other_data(tmp_path):
 
 @pytest.mark.parametrize("device", ["emulated"])
 def test_the_device_gets_the_same_batches(device):
-    expected, wanted = next(Loader(DATA, 5, normalization=NORMALIZATION, seed=3).epoch(0))
+    x_expected, y_expected = next(Loader(DATA, 5, normalization=NORMALIZATION, seed=3).epoch(0))
     for form in ((FLOATS, DATA.labels), Indexed(DATA.images, DATA.labels)):
         part = given.recognised(form, "train", DATA.image_shape, device=device, dtype="float32")
         loader = StreamLoader(part, 5, normalization=NORMALIZATION if part.raw else None, seed=3, device=device)
@@ -290,8 +290,8 @@ def test_the_device_gets_the_same_batches(device):
         from gpuconv import device_of, to_numpy
 
         assert device_of(x) == device_of(y) == device
-        np.testing.assert_array_equal(to_numpy(x), expected)
-        np.testing.assert_array_equal(to_numpy(y), wanted)
+        np.testing.assert_array_equal(to_numpy(x), x_expected)
+        np.testing.assert_array_equal(to_numpy(y), y_expected)
 
 
 def test_classes_are_numbers_where_they_have_no_names():

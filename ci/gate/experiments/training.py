@@ -34,4 +34,4 @@ def judge(said: str, status: int, least: float = LEAST) -> Answer:
     found = re.fullmatch(r"test accuracy (\d+\.\d+)%", last)
     if not found:
         return "no", f"the last line is no accuracy: {last}"
-    return ("yes" if float(found[1]) >= least else "no"), f"{last}, at least {least} % wanted"
+    return ("yes" if float(found[1]) >= least else "no"), f"{last}, at least {least} % expected"

@@ -2,7 +2,7 @@
 
 view       the im2col view of the block, (N, P, Q, R, S, C)
 weights    (G, R * S * C / G, K / G), and the gradient to them: one row more where there is a bias, whose input is 1
-y, beside  (N, P, Q, K), y to be written
+y, other   (N, P, Q, K), y to be written
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Matrix:
     def multiply(self, view: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
         np.matmul(self._of(view, weights), weights, out=_by_group(y, weights))
 
-    def add_gradient(self, view: np.ndarray, beside: np.ndarray, gradient: np.ndarray) -> None:
+    def add_gradient(self, view: np.ndarray, other: np.ndarray, gradient: np.ndarray) -> None:
         view_by_column = self._of(view, gradient).transpose(0, 2, 1)
-        gradient += np.matmul(view_by_column, _by_group(beside, gradient), out=np.empty_like(gradient))
+        gradient += np.matmul(view_by_column, _by_group(other, gradient), out=np.empty_like(gradient))
 
     def _of(self, view: np.ndarray, weights: np.ndarray) -> np.ndarray:
         (n, p, q, r, s, channels), (groups, columns, _) = view.shape, weights.shape
@@ -63,9 +63,9 @@ class Taps:
             y += view[:, :, :, r, s] * weight
 
     @staticmethod
-    def add_gradient(view: np.ndarray, beside: np.ndarray, gradient: np.ndarray) -> None:
+    def add_gradient(view: np.ndarray, other: np.ndarray, gradient: np.ndarray) -> None:
         taps = list(np.ndindex(view.shape[3:5]))
         for row, (r, s) in enumerate(taps):
-            gradient[:, row, 0] += sum_rows(beside * view[:, :, :, r, s])
+            gradient[:, row, 0] += sum_rows(other * view[:, :, :, r, s])
         for row in range(len(taps), gradient.shape[1]):  # the bias's, if any
-            gradient[:, row, 0] += sum_rows(beside)
+            gradient[:, row, 0] += sum_rows(other)

@@ -31,7 +31,7 @@ from gpuconv.dtypes import accumulation_dtype
 LEAST_BLOCK_BYTES = 1 << 20
 TIMES_WEIGHTS = 8
 FEW_WEIGHTS_BYTES, LEAST_OF_FEW_WEIGHTS = 64 << 10, 4 << 20
-MOST_BLOCK_BYTES = 8 << 20  # small beside the activations
+MOST_BLOCK_BYTES = 8 << 20  # small next to the activations
 
 ROW_REUSE_BYTES = 3 << 20  # of copied rows for one product, and about as much for their sums: measured
 MOST_FILTERS = 1.5  # for each channel, where row reuse still pays: measured
@@ -43,43 +43,43 @@ def correlate(x, filters, windows, y, bias=None, activation=None) -> None:
     _correlate(x, filters, windows, y, bias, activation)
 
 
-def correlate_both(x, filters, windows, y, beside) -> np.ndarray:
-    """`correlate`, and of the same copies the gradient to such filters: for an array `beside`, of y's shape,
-    gradient[g, r, s, c, k] = sum over n, p, q of view[..., r, s, (g, c)] * beside[..., (g, k)], in the accumulation
+def correlate_both(x, filters, windows, y, other) -> np.ndarray:
+    """`correlate`, and from the same copies the gradient of such filters for an array `other` of y's shape:
+    gradient[g, r, s, c, k] = sum over n, p, q of view[..., r, s, (g, c)] * other[..., (g, k)], in the accumulation
     dtype."""
-    return _correlate(x, filters, windows, y, None, None, beside)
+    return _correlate(x, filters, windows, y, None, None, other)
 
 
 @np.errstate(all="ignore")  # infinities and NaN are results here, as on a GPU, not warnings
-def _correlate(x, filters, windows, y, bias, activation, *beside) -> Any:
+def _correlate(x, filters, windows, y, bias, activation, *others) -> Any:
     filters, bias = widen(filters), None if bias is None else widen(bias)
     products = partial(_in_chosen_form, x, activation=activation)
     groups, _, _, channels, k = filters.shape
     width = strip_width(windows, channels, k, groups) if y.flags.c_contiguous else 1
     if width > 1:
         wide_bias = None if bias is None else np.concatenate([bias] * width)
-        strips = [in_strips(array, width) for array in (y, *beside)]
+        strips = [in_strips(array, width) for array in (y, *others)]
         wide = widen_filters(filters, windows, width)
         try:
             gradient = products(wide, windows.widened(width), wide_bias, *strips, finite=True)
-            return fold_filters(gradient, windows, width) if beside else None
-        except _NotFinite:  # a wide filter has zeros beside its taps, which turn a neighbour's infinity into NaN
+            return fold_filters(gradient, windows, width) if others else None
+        except _NotFinite:  # a wide filter pads its taps with zeros, which turn a neighbour's infinity into NaN
             pass
-    return products(filters, windows, bias, y, *beside)
+    return products(filters, windows, bias, y, *others)
 
 
 class _NotFinite(Exception):
     pass
 
 
-def _in_chosen_form(x, filters, windows, bias, y, *beside, **options) -> Any:
+def _in_chosen_form(x, filters, windows, bias, y, *others, **options) -> Any:
     """`_products` in the form that suits these filters."""
     by_row, options["nbytes"] = windows.by_row(x.shape[1]), windows.copied_bytes(x)
-    if not beside and suits_row_reuse(filters, windows, MOST_FILTERS) and by_row.copied_bytes(x[:1]) <= ROW_REUSE_BYTES:
+    if not others and suits_row_reuse(filters, windows, MOST_FILTERS) and by_row.copied_bytes(x[:1]) <= ROW_REUSE_BYTES:
         form = partial(RowReuse, windows, x.shape[1], bias)
         return _products(form, x, one_row_filters(filters), by_row, None, y, block=ROW_REUSE_BYTES, **options)
     plain = Taps if filters.shape[3:] == (1, 1) else Matrix
-    return _products(plain, x, filters, windows, bias, y, *beside, **options)
+    return _products(plain, x, filters, windows, bias, y, *others, **options)
 
 
 def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
@@ -88,7 +88,7 @@ def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
     return groups == windows.stride[0] == 1 < r and k <= most * channels
 
 
-def _products(form, x, filters, windows, bias, y, *beside, activation, nbytes, block=None, finite=False) -> Any:
+def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, block=None, finite=False) -> Any:
     """`_correlate` in this form and with these very filters.
 
     nbytes: what it would copy of the plain windows, by which the batch is cut into parts in any form.
@@ -100,11 +100,11 @@ def _products(form, x, filters, windows, bias, y, *beside, activation, nbytes, b
     if bias is not None:  # one weight more, of an input that is always 1
         weights = np.concatenate([weights, bias.reshape(groups, 1, k)], axis=1)
 
-    def prepare(x, y, *beside):
-        gradient = np.zeros(weights.shape, weights.dtype) if beside else None
-        return _Blocks(x, windows, block or _block_bytes(weights)), form(), gradient, y, *beside
+    def prepare(x, y, *others):
+        gradient = np.zeros(weights.shape, weights.dtype) if others else None
+        return _Blocks(x, windows, block or _block_bytes(weights)), form(), gradient, y, *others
 
-    def write(blocks, form, gradient, y, *beside):
+    def write(blocks, form, gradient, y, *others):
         for images, rows, view in blocks:
             part = y[images, rows]
             in_place = part.dtype == weights.dtype and part.flags.c_contiguous
@@ -112,7 +112,7 @@ def _products(form, x, filters, windows, bias, y, *beside, activation, nbytes, b
             form.multiply(view, weights, result)
             if finite and not np.isfinite(np.vdot(result, result)):  # squares of huge numbers count as infinite too
                 raise _NotFinite
-            for other in beside:
+            for other in others:
                 form.add_gradient(view, widen(other[images, rows]), gradient)
             if activation is not None:
                 getattr(activations, activation)(result, out=result)
@@ -120,8 +120,8 @@ def _products(form, x, filters, windows, bias, y, *beside, activation, nbytes, b
                 part[...] = result
         return gradient
 
-    gradients = in_parts(write, x, y, *beside, nbytes=nbytes, prepare=prepare)
-    return sum_in_order(gradients).reshape(filters.shape) if beside else None
+    gradients = in_parts(write, x, y, *others, nbytes=nbytes, prepare=prepare)
+    return sum_in_order(gradients).reshape(filters.shape) if others else None
 
 
 @np.errstate(all="ignore")
@@ -163,8 +163,8 @@ class _Blocks:
         count, image_bytes = windows.count[0], max(1, windows.copied_bytes(x[:1]))
         self.depth = max(1, min(len(x), budget // image_bytes))
         height = max(1, budget * count // image_bytes)
-        whole = image_bytes <= budget
-        self.rows = [slice(None)] if whole else [slice(p, p + height) for p in range(0, count, height)]
+        fits = image_bytes <= budget
+        self.rows = [slice(None)] if fits else [slice(p, p + height) for p in range(0, count, height)]
         self.view = Im2colView(windows, x, self.depth)
 
     def __iter__(self) -> Iterator[tuple[slice, slice, np.ndarray]]:

@@ -65,5 +65,5 @@ def side_by_side(x: np.ndarray) -> np.ndarray:
     """(..., C) as rows of up to 64 pixels, (rows, pixels, C), a view where x is contiguous: with an array (pixels, C)
     for every row NumPy walks a row in one loop; with one (C,) for every pixel its loops would be short."""
     pixels = math.prod(x.shape[:-1])
-    beside = math.gcd(pixels, 64)
-    return x.reshape(pixels // beside, beside, x.shape[-1])
+    run = math.gcd(pixels, 64)
+    return x.reshape(pixels // run, run, x.shape[-1])

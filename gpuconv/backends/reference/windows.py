@@ -20,8 +20,8 @@ class Windows:
     def pad(self, x: np.ndarray) -> np.ndarray:
         """x (N, H, W, C) with its padding of zeros, and more below and to the right, for a last partial window."""
         (top, bottom), (left, right) = self.problem.padding
-        below, beside = np.multiply(self.problem.dilation, self.problem.kernel_size)
-        return np.pad(x, ((0, 0), (top, bottom + below), (left, right + beside), (0, 0)))
+        more_below, more_right = np.multiply(self.problem.dilation, self.problem.kernel_size)
+        return np.pad(x, ((0, 0), (top, bottom + more_below), (left, right + more_right), (0, 0)))
 
     def crop(self, padded: np.ndarray) -> np.ndarray:
         """What `pad` was given, as a view."""

@@ -71,7 +71,7 @@ class Optimizer:
             raise ValueError("there is nothing to optimize: the net has no parameters that are trained")
         for entry in fields(self):
             if type(value := getattr(self, entry.name)) in (int, float):
-                number(entry.name, value, 0, beside=[*params.values()])
+                number(entry.name, value, 0, used_with=[*params.values()])
         device = backends.device_of(next(iter(params.values())))
         self._parameters = (*params,)
         narrow = {name: p for name, p in params.items() if p.dtype.itemsize == 2}

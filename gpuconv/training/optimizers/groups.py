@@ -79,7 +79,9 @@ class Groups(Optimizer):
         for part, chosen in zip(self.parts, names):
             if not chosen:
                 raise ValueError(f"group {part.selector!r} has no parameter (there are: {', '.join(params)})")
-            number(f"lr of {part.selector!r}", self.lr * part.optimizer.lr, 0, beside=[params[name] for name in chosen])
+            number(
+                f"lr of {part.selector!r}", self.lr * part.optimizer.lr, 0, used_with=[params[name] for name in chosen]
+            )
         for part, chosen in zip(self.parts, names):
             part.names = tuple(chosen)
             part.optimizer.build({name: params[name] for name in chosen}, masters)

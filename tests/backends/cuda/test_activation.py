@@ -92,9 +92,9 @@ def test_slope_in_place_views_and_unaligned():
     device, columns = asarray(x, "emulated"), emulator.zeros((6, 20))
     expected = np.where(x > 0, x, np.float32(0.25) * x)
 
-    def check(view, wanted, out=None):
+    def check(view, value, out=None):
         y = activation.leaky_relu(view, negative_slope=0.25, out=out)
-        np.testing.assert_array_equal(to_numpy(y), wanted)
+        np.testing.assert_array_equal(to_numpy(y), value)
         return y
 
     check(device, expected)

@@ -91,10 +91,10 @@ def test_the_fastest_is_taken_and_gives_the_bits_it_gives_when_pinned(on, fastes
     assert set(gpu.timed) == set(NAMES)
     again, same = ran()
     assert again == [fastest]
-    pinned, wanted = ran(algo=fastest)
+    pinned, expected = ran(algo=fastest)
     assert pinned == [fastest]
-    np.testing.assert_array_equal(result, wanted)
-    np.testing.assert_array_equal(same, wanted)
+    np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(same, expected)
 
 
 def test_of_equals_the_cost_model_s_is_taken(on):

@@ -66,7 +66,7 @@ struct BankCounts {
         return counts;
     }
     std::mutex mutex;
-    bool wanted = false;
+    bool enabled = false;
     std::map<std::string, std::pair<uint64_t, uint64_t>> of;
 
     void add(const char* kernel, Banks& banks) {

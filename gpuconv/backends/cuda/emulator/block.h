@@ -93,7 +93,7 @@ class Worker : public Context {
         block = {unsigned(number % grid_size.x), unsigned(number / grid_size.x % grid_size.y),
                  unsigned(number / grid_size.x / grid_size.y)};
         ++blocks_run;
-        count_banks = launch->checked && BankCounts::instance().wanted;
+        count_banks = launch->checked && BankCounts::instance().enabled;
         barriers = arrived = 0;
         ready = live = count;
         random = launch->seed + number * 0x9e3779b97f4a7c15;

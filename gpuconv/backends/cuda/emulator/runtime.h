@@ -278,10 +278,10 @@ int gpuconv_launch(const Launch* launch, char* message, size_t capacity) {
 }
 
 // Starts or stops counting bank conflicts.
-void gpuconv_count_banks(int wanted) {
+void gpuconv_count_banks(int enabled) {
     BankCounts& counts = BankCounts::instance();
-    counts.wanted = wanted;
-    if (wanted) counts.of.clear();
+    counts.enabled = enabled;
+    if (enabled) counts.of.clear();
 }
 // The counts of a kernel.
 void gpuconv_bank_counts(const char* kernel, uint64_t* accesses_and_conflicts) {

@@ -105,8 +105,8 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
     tiles, few_channels = across * down * product.batches, algorithm in FEW_CHANNELS
     smem_bytes = product.few_channels_smem_bytes if few_channels else algorithm.smem_bytes
     resident = max(1, _MULTIPROCESSORS * algorithm.resident // across) * across if algorithm.resident else tiles
-    for wanted in [1] if few_channels or not product.split_k else _splits(product, tiles):
-        per_split = max(1, ceil_div(ceil_div(product.k, wanted), algorithm.block_k)) * algorithm.block_k
+    for splits in [1] if few_channels or not product.split_k else _splits(product, tiles):
+        per_split = max(1, ceil_div(ceil_div(product.k, splits), algorithm.block_k)) * algorithm.block_k
         split_k = max(1, ceil_div(product.k, per_split))  # an empty depth, of a filter's gradient, sums to zero
         cost = _main_loop(product, algorithm, tiles * split_k, per_split)
         if split_k > 1:

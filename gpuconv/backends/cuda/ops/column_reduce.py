@@ -60,8 +60,8 @@ def deal(rows: int, channels: int, width: int, most_steps: int | None) -> Column
         tile, rows_a_step = ceil_div(ceil_div(channels, tiles), width) * width, 1
         stride = channels
     steps = ceil_div(rows, rows_a_step)
-    wanted = ceil_div(steps * tiles, _BLOCKS)
-    chunk = max(2 * _GROUP, wanted) if most_steps is None else min(max(_GROUP, wanted), most_steps)
+    even = ceil_div(steps * tiles, _BLOCKS)
+    chunk = max(2 * _GROUP, even) if most_steps is None else min(max(_GROUP, even), most_steps)
     chunk = ceil_div(chunk, _GROUP) * _GROUP
     columns = struct(_COLUMNS, rows * channels, stride // width, chunk, channels, tile, rows_a_step)
     threads = ceil_div(ceil_div(rows_a_step * tile, width), 32) * 32

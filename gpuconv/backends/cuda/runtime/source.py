@@ -118,12 +118,12 @@ def flatten(path: Path) -> str:
     return _PRAGMA_ONCE.sub("", paste(path))
 
 
-def _shown(file: Path, beside: Path, shipped: Path) -> str:
+def _shown(file: Path, base: Path, shipped: Path) -> str:
     """The name of a file in `#line` directives."""
     if file.parent == shipped:
         return f"{_SHIPPED}/{file.name}"
     try:
-        return Path(os.path.relpath(file, beside)).as_posix()
+        return Path(os.path.relpath(file, base)).as_posix()
     except ValueError:  # on another drive of Windows
         return file.as_posix()
 
