@@ -26,7 +26,7 @@ class FakeCupy(ModuleType):
 
     def __init__(self, count=1, driver=13000, fail=False):
         super().__init__("cupy")
-        self.launches, self.loaded, self.current = [], [], []
+        self.launches, self.loaded, self.current = [], [], [0]
         fake = self
 
         class Device:
@@ -70,6 +70,7 @@ class FakeCupy(ModuleType):
         self.cuda = SimpleNamespace(
             Device=Device,
             runtime=SimpleNamespace(
+                getDevice=lambda: fake.current[-1],
                 getDeviceCount=device_count,
                 driverGetVersion=lambda: driver,
                 runtimeGetVersion=lambda: 13000,
@@ -84,7 +85,7 @@ class DeviceArray:
 
     def __init__(self, dtype, pointer=4096, device=0):
         self.dtype, self.size, self.shape, self.strides = np.dtype(dtype), 8, (8,), (np.dtype(dtype).itemsize,)
-        self.flags, self.data, self.device = SimpleNamespace(c_contiguous=True), SimpleNamespace(ptr=pointer), None
+        self.flags, self.data = SimpleNamespace(c_contiguous=True), SimpleNamespace(ptr=pointer, device_id=device)
         self.device = SimpleNamespace(id=device)
 
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,11 +23,19 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.queue import submit
 from gpuconv.backends.cuda.runtime import source
 from gpuconv.backends.cuda.runtime.device_array import address
-from gpuconv.devices import device_of
+from gpuconv.devices import KIND_OF_TYPE, Device, device_of
 from gpuconv.dtypes import as_numeric
 from gpuconv.names import lookup
 
 Extent = int | tuple[int, ...]
+Extent3 = tuple[int, int, int]
+Runner = Callable[[Extent3, Extent3, list[Any], int], None]
+
+# What an argument nearly always is. Of a number or a struct: what makes the kernel's of it, and from which types. Of a
+# pointer: None, (), the array's dtype unless any will do, and the bits that are 0 in an aligned address.
+Usual = tuple[Callable[[Any], Any] | None, tuple[type, ...], np.dtype | None, int]
+
+_NULL = np.uintp(0)  # a pointer
 
 _MAX_GRID = (2**31 - 1, 65535, 65535)
 _MAX_BLOCK = (1024, 1024, 64)
@@ -80,29 +87,70 @@ class Kernel:
         self.signature = signature
         self.name = signature.name
         self._checks = [_check_of(parameter, self.name) for parameter in signature.parameters]
+        self._usual = [_usual(parameter, check) for parameter, check in zip(signature.parameters, self._checks)]
         self._pointers = [index for index, parameter in enumerate(signature.parameters) if parameter.pointer]
-        self._runners: dict[str, Callable[..., None]] = {}
+        self._runners: dict[str | int, Runner] = {}
 
     def __call__(self, grid: Extent, block: Extent, *arguments: Any, shared: int = 0) -> None:
         """Launch. grid: blocks along x, y, z. block: threads along x, y, z. shared: bytes of dynamic shared memory.
 
         Raises TypeError and ValueError before anything runs, EmulatorError for a fault on the emulated device.
         """
-        if len(arguments) != len(self._checks):
-            listed = ", ".join(f"{p.c_type} {p.name}" for p in self.signature.parameters)
-            raise TypeError(f"{self.name}({listed}) takes {len(self._checks)} arguments, received {len(arguments)}")
-        arguments = tuple([check(argument) for check, argument in zip(self._checks, arguments)])
-        device = self._device(arguments)
+        gpu, taken = self._at_a_glance(arguments)
+        if gpu is None:
+            gpu, taken = self._checked(arguments)
         grid3, block3 = _extent("grid", grid, _MAX_GRID, self.name), _extent("block", block, _MAX_BLOCK, self.name)
         self._check_sizes(block3, shared)
         if 0 in grid3:
             return
-        key = f"emulated {emulator.settings().sanitize}" if device == "emulated" else device
-        if key not in self._runners:
-            self._runners[key] = self._emulated_runner() if device == "emulated" else self._gpu_runner(device)
-        self._runners[key](grid3, block3, arguments, shared)
+        where = f"emulated {emulator.settings().sanitize}" if gpu is None else gpu
+        run = self._runners.get(where)
+        if run is None:
+            run = self._runners[where] = self._emulated_runner() if gpu is None else self._gpu_runner(gpu)
+        run(grid3, block3, taken, shared)
 
-    def _device(self, arguments: tuple[Any, ...]) -> str:
+    def _at_a_glance(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[Any]]:
+        """The GPU that the arrays are on, and what a launch there takes. No GPU if one of the arguments is not what it
+        nearly always is: `_checked` has to look closer."""
+        gpu, taken = None, list(arguments)
+        if len(taken) != len(self._usual):
+            return None, taken
+        for index, (make, types, dtype, unaligned) in enumerate(self._usual):
+            value = taken[index]
+            if make is not None:
+                if type(value) not in types:
+                    return None, taken
+                try:
+                    taken[index] = make(value)
+                except OverflowError:
+                    return None, taken
+            elif value is None:
+                taken[index] = _NULL
+            elif KIND_OF_TYPE.get(type(value)) != "cuda":
+                return None, taken
+            else:
+                memory = value.data
+                if gpu is None:
+                    gpu = memory.device_id
+                if memory.device_id != gpu or memory.ptr & unaligned or not value.flags.c_contiguous:
+                    return None, taken
+                if dtype is not None and value.dtype is not dtype and value.dtype != dtype:
+                    return None, taken
+        return gpu, taken
+
+    def _checked(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[Any]]:
+        """The GPU that the arrays are on, None for the emulated device, and what a launch there takes. Raises TypeError
+        and ValueError for arguments that do not fit."""
+        if len(arguments) != len(self._checks):
+            listed = ", ".join(f"{p.c_type} {p.name}" for p in self.signature.parameters)
+            raise TypeError(f"{self.name}({listed}) takes {len(self._checks)} arguments, received {len(arguments)}")
+        checked = [check(argument) for check, argument in zip(self._checks, arguments)]
+        device = Device.named(self._device(checked))
+        if device.on_gpu:
+            return device.index, [_NULL if argument is None else argument for argument in checked]
+        return None, checked
+
+    def _device(self, arguments: Sequence[Any]) -> str:
         arrays = [(index, arguments[index]) for index in self._pointers if arguments[index] is not None]
         devices = {device_of(array) for _, array in arrays}
         if len(devices) != 1:
@@ -114,19 +162,19 @@ class Kernel:
             raise TypeError(f"{self.name} runs on arrays of a CUDA or the emulated device, received NumPy arrays")
         return device
 
-    def _check_sizes(self, block: tuple[int, ...], shared: int) -> None:
-        threads, bound = math.prod(block), self.signature.max_threads or _MAX_THREADS
-        if not 0 < threads <= bound:
+    def _check_sizes(self, block: Extent3, shared: int) -> None:
+        (x, y, z), bound = block, self.signature.max_threads or _MAX_THREADS
+        if not 0 < x * y * z <= bound:
             raise ValueError(f"{self.name} runs with 1 to {bound} threads a block, received {block}")
         if not 0 <= shared <= _MAX_SHARED:
             raise ValueError(f"{self.name}: a block has at most {_MAX_SHARED} bytes of shared memory, not {shared}")
 
-    def _emulated_runner(self) -> Callable[..., None]:
+    def _emulated_runner(self) -> Runner:
         library = self.module._emulated(emulator.settings().sanitize)
         entry, names = library.entry(self.name), [p.name for p in self.signature.parameters]
         sizes = library.parameter_sizes(self.name, len(names))
 
-        def run(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], shared: int) -> None:
+        def run(grid: Extent3, block: Extent3, arguments: list[Any], shared: int) -> None:
             for name, size, argument in zip(names, sizes, arguments):
                 if isinstance(argument, np.void) and argument.itemsize != size:
                     raise TypeError(f"{self.name}: {name} is a struct of {size} bytes, received {argument.itemsize}")
@@ -134,31 +182,41 @@ class Kernel:
 
         return run
 
-    def _gpu_runner(self, device: str) -> Callable[..., None]:
+    def _gpu_runner(self, index: int) -> Runner:
         import cupy
 
-        index = int(device.partition(":")[2])
-        kernel, there = self.module._on_gpu(index).get_function(self.name), cupy.cuda.Device(index)
-        null, allowed = np.uintp(0), _SHARED_WITHOUT_LEAVE - kernel.shared_size_bytes
+        current, there = cupy.cuda.runtime.getDevice, cupy.cuda.Device(index)
+        kernel = self.module._on_gpu(index).get_function(self.name)
+        allowed = _SHARED_WITHOUT_LEAVE - kernel.shared_size_bytes
 
-        def run(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], shared: int) -> None:
+        def run(grid: Extent3, block: Extent3, arguments: list[Any], shared: int) -> None:
             nonlocal allowed
+            if current() != index:
+                with there:
+                    return run(grid, block, arguments, shared)
             if shared > allowed:
                 kernel.max_dynamic_shared_size_bytes = allowed = shared
-            kernel(grid, block, tuple([null if a is None else a for a in arguments]), shared_mem=shared)
+            kernel(grid, block, tuple(arguments), shared_mem=shared)
 
-        def run_there(*launch: Any) -> None:
-            with there:
-                run(*launch)
-
-        return run_there
+        return run
 
 
-def _extent(what: str, given: Extent, limits: tuple[int, ...], kernel: str) -> tuple[int, ...]:
-    extent = (given, 1, 1) if isinstance(given, int) else (*given, 1, 1)[:3]
-    if any(not 0 <= size <= limit for size, limit in zip(extent, limits)):
-        raise ValueError(f"{kernel}: a {what} has at most {limits}, received {given}")
-    return extent
+def _extent(what: str, given: Extent, limits: Extent3, kernel: str) -> Extent3:
+    x, y, z = (given, 1, 1) if isinstance(given, int) else (*given, 1, 1)[:3]
+    if 0 <= x <= limits[0] and 0 <= y <= limits[1] and 0 <= z <= limits[2]:
+        return x, y, z
+    raise ValueError(f"{kernel}: a {what} has at most {limits}, received {given}")
+
+
+def _usual(parameter: source.Parameter, check: Callable[[Any], Any]) -> Usual:
+    if parameter.pointer:
+        dtype = None if parameter.dtype is None else as_numeric(parameter.name, parameter.dtype)
+        alignment = max(parameter.alignment, 16 if dtype is None else min(16, dtype.itemsize))
+        return None, (), dtype, alignment - 1
+    if parameter.dtype is None:
+        return check, (np.void,), None, 0
+    number = np.dtype(parameter.dtype)
+    return number.type, (float, int) if number.kind == "f" else (int, bool), None, 0
 
 
 def _check_of(parameter: source.Parameter, kernel: str) -> Callable[[Any], Any]:

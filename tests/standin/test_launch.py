@@ -1,0 +1,101 @@
+"""A launch on a GPU refuses what one on the emulated device does, in the same words, and converts what that converts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv import backends
+from gpuconv.backends.cuda.runtime.kernel import load
+from tests import standin
+
+ARGUMENTS = Path(__file__).parents[1] / "backends/cuda/arguments.cu"
+GEOMETRY = np.dtype([("n", np.int32), ("scale", np.float64), ("flag", np.uint8)], align=True)
+
+
+def kernel(name):
+    return load(ARGUMENTS, {"DTYPE": "float32"}).kernel(name)
+
+
+def array(device, count=4, dtype=np.float32):
+    return backends.zeros((count,), dtype, device)
+
+
+# Of (y, value, n) of the kernel `fill`, what is handed over in another form, given a device.
+WRONG = [
+    lambda device: {"value": "1"},
+    lambda device: {"value": None},
+    lambda device: {"value": [1]},
+    lambda device: {"value": 10**400},
+    lambda device: {"n": 2.0},
+    lambda device: {"n": None},
+    lambda device: {"n": 2**31},
+    lambda device: {"n": np.float32(2)},
+    lambda device: {"y": 3.0},
+    lambda device: {"y": None},
+    lambda device: {"y": np.float32(3)},
+    lambda device: {"y": np.zeros(4, np.float32)},
+    lambda device: {"y": array(device, dtype=np.float64)},
+    lambda device: {"y": array(device, 8)[::2]},
+    lambda device: {"y": array(device, 17, np.uint8)[1:].view(np.float32)},
+    lambda device: {"grid": (1, 70000)},
+    lambda device: {"grid": -1},
+    lambda device: {"block": 2000},
+    lambda device: {"block": (32, 64)},
+    lambda device: {"block": 0},
+    lambda device: {"shared": 232449},
+    lambda device: {"shared": -1},
+]
+
+
+def refusal(device, change):
+    arguments = {"grid": 1, "block": 4, "y": array(device), "value": 1.5, "n": 4, "shared": 0, **change(device)}
+    grid, block, shared = (arguments.pop(name) for name in ("grid", "block", "shared"))
+    with pytest.raises((TypeError, ValueError, OverflowError)) as error:
+        kernel("fill")(grid, block, *arguments.values(), shared=shared)
+    return type(error.value), str(error.value)
+
+
+def test_refusals_are_those_of_the_emulated_device():
+    expected = [refusal("emulated", change) for change in WRONG]
+    with standin.installed() as machine:
+        for again in range(2):  # a launch that went well in between changes nothing
+            assert [refusal("cuda", change) for change in WRONG] == expected, again
+            assert len(machine.launches) == again
+            kernel("fill")(1, 4, array("cuda"), 1.5, 4)
+
+
+def test_too_few_arguments_and_arrays_of_two_gpus_are_refused():
+    with standin.installed(gpus=("90", "90")) as machine:
+        with pytest.raises(TypeError, match=r"fill\(float\* y, float value, int n\) takes 3 arguments, received 2"):
+            kernel("fill")(1, 4, array("cuda"), 1.0)
+        with pytest.raises(TypeError, match="one device, received y on cuda:0, x on cuda:1"):
+            kernel("is_null")(1, 1, array("cuda"), array("cuda:1"))
+        assert not machine.launches
+
+
+@pytest.mark.parametrize("schedule", ["early", "late"])
+def test_numbers_structs_and_null_pointers_arrive_whole(schedule):
+    with standin.installed(schedule=schedule):
+        y, sent = array("cuda", 8, np.float64), (-7, 3_000_000_000, -(2**40), 2**63, True, 1, 0.1, 200)
+        kernel("scalars")(1, 1, y, *sent)
+        assert y.get().tolist() == list(sent)
+        kernel("scalars")(1, 1, y, *map(np.asarray(sent, object).item, range(6)), np.float64(0.25), np.uint8(3))
+        assert y.get().tolist() == [*sent[:6], 0.25, 3]
+        kernel("by_struct")(1, 1, y, np.array((5, 0.1, 9), GEOMETRY))
+        assert y.get().tolist()[:3] == [5, 0.1, 9]
+        null = array("cuda", 1)
+        kernel("is_null")(1, 1, null, None)
+        assert null.get() == 1
+        kernel("is_null")(1, 1, null, null)
+        assert null.get() == 0
+        kernel("fill")(1, 4, filled := array("cuda"), True, True)
+        assert filled.get().tolist() == [1, 0, 0, 0]
+
+
+def test_a_launch_on_a_gpu_that_is_not_the_current_one_runs_there():
+    with standin.installed(gpus=("90", "90")) as machine:
+        for device in ("cuda:1", "cuda:0", "cuda:1"):
+            kernel("fill")(1, 4, y := array(device), 1.5, 4)
+            assert y.get().tolist() == [1.5] * 4
+        assert [index for _, index in machine.launches] == [1, 0, 1]
