@@ -30,7 +30,7 @@ def main() -> None:
 
     for epoch in range(EPOCHS):
         optimizer.lr = RATE * (1 - epoch / EPOCHS)
-        losses = []
+        losses: list[float] = []
         for images, labels in loader.epoch(epoch):
             scores = net.forward(images, training=True)
             loss, dscores = loss_of(scores, labels)

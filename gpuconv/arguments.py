@@ -6,6 +6,7 @@ accepted.
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Sequence
@@ -164,3 +165,21 @@ def batch_indices(indices: np.ndarray, start: Scalar, count: int, images: int) -
     part = indices[first : first + count]
     expect_within("indices", part, images)
     return part
+
+
+def accepts(function: Any, *given: Any, **options: Any) -> bool:
+    """Whether a function of the user's can be called with these arguments; one of C that does not tell may be."""
+    try:
+        inspect.signature(function).bind(*given, **options)
+    except TypeError:
+        return False
+    except ValueError:
+        return callable(function)
+    return True
+
+
+def expect_accepts(name: str, function: Any, *given: str) -> None:
+    """Raise TypeError where a function of the user's cannot be called with arguments of these names, in this order."""
+    if not accepts(function, *given):
+        plain = (each.replace(annotation=each.empty) for each in inspect.signature(function).parameters.values())
+        raise TypeError(f"{name} is called with ({', '.join(given)}), and takes ({', '.join(map(str, plain))})")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, ops
-from gpuconv.arguments import number
+from gpuconv.arguments import expect_accepts, number
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import lookup
 from gpuconv.types import Array
@@ -63,7 +63,11 @@ def get(loss: str | Loss, **options: Any) -> Loss:
         raise TypeError(
             f"a loss is a function or an object, received the class {loss.__name__}; call it: {loss.__name__}()"
         )
-    return loss if callable(loss) else lookup("loss", loss, LOSSES)(**options)
+    if not callable(loss):
+        return lookup("loss", loss, LOSSES)(**options)
+    if not _takes_scale(loss):
+        expect_accepts(f"the loss {describe(loss)}", loss, "scores", "labels")
+    return loss
 
 
 def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Any = None) -> tuple[Array, Array]:

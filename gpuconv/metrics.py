@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuconv.arguments import expect_accepts
 from gpuconv.names import lookup
 
 Array = NDArray[Any]
@@ -116,6 +117,10 @@ def named(metrics: Sequence[Any]) -> dict[str, Any]:
                 "a metric is a name, a function (scores, labels), or an object with update(scores, labels) and "
                 f"result(); received {type(metric).__name__}"
             )
+        if hasattr(made, "update"):
+            expect_accepts(f"{type(made).__name__}.update", made.update, "scores", "labels")
+        else:
+            expect_accepts(f"the metric {name}", made, "scores", "labels")
         if name in found:
             raise ValueError(f"two metrics are named {name!r}; give one another `name`")
         found[str(name)] = made

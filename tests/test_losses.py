@@ -39,12 +39,15 @@ def test_options_reach_the_op():
 def test_a_callable_passes_through():
     loss = losses.SVMHinge(2.0)
     assert losses.get(loss) is loss
+    for own in (lambda scores, labels: 0, lambda *both: 0, lambda scores, labels, grad_scale: 0, min):
+        assert losses.get(own) is own
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: losses.get("sofmax"), ValueError, "did you mean 'softmax'"),
+        (lambda: losses.get(lambda scores: 0), TypeError, r"called with \(scores, labels\), and takes \(scores\)"),
         (lambda: losses.SoftmaxCrossEntropy(1.5), ValueError, "label_smoothing must lie in"),
         (lambda: losses.SVMHinge(-1.0), ValueError, "delta must lie in"),
         (lambda: losses.get("svm")(SCORES, LABELS.astype(float)), TypeError, "labels must be integers"),

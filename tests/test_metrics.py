@@ -84,6 +84,14 @@ def test_functions_and_objects_of_the_users_own():
     np.testing.assert_array_equal(both.confusion, both.metrics["confusion"])
 
 
+class Narrow:
+    def update(self, scores):
+        raise AssertionError
+
+    def result(self):
+        raise AssertionError
+
+
 def test_refusals():
     for given, error, message in (
         (["top-0"], ValueError, "from 1 on, received 0"),
@@ -91,6 +99,8 @@ def test_refusals():
         (["confusoin"], ValueError, "did you mean 'confusion'"),
         ("top-5", TypeError, "metrics are a list"),
         ([3], TypeError, r"update\(scores, labels\) and result\(\); received int"),
+        ([lambda scores: 0.0], TypeError, r"<lambda> is called with \(scores, labels\), and takes \(scores\)"),
+        ([Narrow()], TypeError, r"Narrow.update is called with \(scores, labels\), and takes \(scores\)"),
         (["top-3", "top3"], ValueError, "two metrics are named 'top_3'"),
     ):
         with pytest.raises(error, match=message):

@@ -1,11 +1,18 @@
 """What a type checker, and with it an editor, knows of a call."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from gpuconv.training.optimizers import OPTIMIZERS, Groups
+from gpuconv.training.protocols import OptimizerSettings
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,8 +55,6 @@ WRONG = {
     "ops.dropout(x, p='0.5', seed=1)": 'Argument "p" to "dropout" has incompatible type "str"; expected "float"',
     "ops.sgd_step([x], [x])": 'Missing named argument "lr" for "sgd_step"',
     "ops.sgd_step([x], 3, lr=0.1)": 'Argument 2 to "sgd_step" has incompatible type "int"',
-    "gc.training.SGD(lrr=1)": 'Unexpected keyword argument "lrr" for "SGD"; did you mean "lr"?',
-    "gc.layers.Conv2D(3, 3, strid=2)": 'Unexpected keyword argument "strid" for "Conv2D"; did you mean "stride"?',
     "gc.training.SGD(momentum='0.9')": 'Argument "momentum" to "SGD" has incompatible type "str"',
 }
 
@@ -73,3 +78,79 @@ def test_a_wrong_argument_is_an_error_before_the_program_runs(tmp_path):
     for call, words in WRONG.items():
         assert words in found.get(call, ""), call
     assert found.keys() == WRONG.keys(), done.stdout + done.stderr
+
+
+# --- programs of users, under `mypy --strict` and strict pyright ---------------------------------
+
+PROGRAMS = Path(__file__).parent / "typing"
+UNTYPED = "onnxruntime"  # a library that tells a checker nothing, so that no program that imports it is strict
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("nets", "layers", "training", "profiling"))]
+
+BEFORE = """\
+# mypy: allow-untyped-defs, allow-untyped-calls
+# pyright: standard
+from typing import Any
+import numpy as np
+import gpuconv as gc
+train, test = gc.data.load("digits")
+images = test.images
+x = gc.asarray(np.zeros((1, 8, 8, 1), np.float32))
+net = gc.models.build("digits-net")
+trainer = gc.Trainer(net)
+state: dict[str, Any] = {}
+my_conv: Any = None
+module: Any = None
+"""
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A folder with the examples, what the pages show, and `tests/typing`."""
+    for path in (*(ROOT / "examples").glob("*.py"), *PROGRAMS.glob("*.py")):
+        if f"import {UNTYPED}" not in path.read_text():
+            shutil.copy(path, tmp_path)
+    for page in PAGES:
+        blocks = re.findall(r"^ *```python\n(.*?)^ *```", page.read_text(), re.M | re.S)
+        assert blocks, page
+        (tmp_path / f"{page.stem}_page.py").write_text(BEFORE + "".join(map(textwrap.dedent, blocks)))
+    return tmp_path
+
+
+def marked():
+    """The lines of `typing/wrong.py` that are wrong."""
+    lines = (PROGRAMS / "wrong.py").read_text().splitlines()
+    return {("wrong.py", number) for number, line in enumerate(lines, 1) if line.endswith("# error")}
+
+
+@pytest.mark.slow
+def test_mypy_accepts_examples_and_pages_and_sees_mistakes(programs):
+    api = pytest.importorskip("mypy.api")
+    settings = programs / "mypy.ini"  # as of an installed gpuconv, whose own files are not a user's business
+    settings.write_text(
+        f"[mypy]\nstrict = true\nmypy_path = {ROOT}\ncache_dir = {programs}/cache\n"
+        "[mypy-gpuconv.*]\nfollow_imports = silent\n"
+    )
+    said = api.run(["--config-file", str(settings), *map(str, programs.glob("*.py"))])[0]
+    found = re.findall(r"([^/\n]+):(\d+): error: ", said)
+    assert {(name, int(line)) for name, line in found} == marked(), said
+    assert 'Unexpected keyword argument "lrr" for "SGD"; did you mean "lr"?' in said
+
+
+@pytest.mark.slow
+def test_pyright_accepts_examples_and_pages_and_sees_mistakes(programs):
+    pyright = shutil.which("pyright")
+    if pyright is None:
+        pytest.skip("pyright is not installed")
+    settings = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT)]}
+    (programs / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [pyright, "--pythonpath", sys.executable, "--outputjson", "-p", str(programs)]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)["generalDiagnostics"]
+    errors = [each for each in told if each["severity"] == "error"]
+    assert {(Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in errors} == marked(), errors
+
+
+def test_the_settings_that_checkers_know_are_those_of_the_optimizers():
+    kinds = (*OPTIMIZERS.values(), Groups)
+    assert OptimizerSettings.__annotations__.keys() == {
+        entry.name for kind in kinds for entry in fields(kind) if entry.init
+    }

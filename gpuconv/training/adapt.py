@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpuconv import backends
+from gpuconv.arguments import accepts
 from gpuconv.notices import notice
 from gpuconv.training import optimizers
 from gpuconv.training.optimizers import Optimizer
@@ -106,7 +106,8 @@ def optimizer(given: Any, **settings: Any) -> Optimizer:
         return optimizers.get(given, **settings)
     if isinstance(given, type):
         raise TypeError(f"the optimizer is an object, received the class {given.__name__}; call it: {given.__name__}()")
-    if not _takes_arrays(getattr(given, "step", None)):
+    step = getattr(given, "step", None)
+    if not accepts(step, {}, {}) and not accepts(step, {}, {}, lr=1.0):
         raise TypeError(
             "the optimizer is a name, one of gpuconv.training's, or an object with step(params, grads), dictionaries "
             f"of arrays by name; received {type(given).__name__}"
@@ -115,14 +116,6 @@ def optimizer(given: Any, **settings: Any) -> Optimizer:
         raise ValueError(f"settings {sorted(settings)} were given beside an optimizer that is already built")
     rate = getattr(given, "lr", 1.0)
     return Adapted(inner=given, lr=float(rate))
-
-
-def _takes_arrays(step: Any) -> bool:
-    for options in ({}, {"lr": 1.0}):
-        with contextlib.suppress(TypeError, ValueError):  # ValueError: of C, which has no signature
-            inspect.signature(step).bind({}, {}, **options)
-            return True
-    return False
 
 
 def expect_rate(optimizer: Optimizer, schedule: Any) -> None:

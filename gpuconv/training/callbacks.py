@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpuconv.arguments import expect_accepts
 from gpuconv.checkpoint import CheckpointError, save, write_atomically
 from gpuconv.console import is_quiet, progress_bar, say
 from gpuconv.files import open_to_append
@@ -57,12 +58,18 @@ class Callback:
     def on_stop(self, trainer: Any, reason: str) -> None: ...
 
 
-EVENTS = ("on_start", "on_step", "on_epoch", "on_test", "on_stop")
+EVENTS = {  # and what each is called with
+    "on_start": ("trainer",),
+    "on_step": ("trainer", "record"),
+    "on_epoch": ("trainer", "record"),
+    "on_test": ("trainer", "record"),
+    "on_stop": ("trainer", "reason"),
+}
 
 
 def checked(callbacks: Sequence[Any]) -> list[Any]:
-    """Callbacks as a list. Raises TypeError for what no event would reach, and for a method on_... that is no event's,
-    with the nearest event."""
+    """Callbacks as a list. Raises TypeError for what no event would reach, for a method on_... that is no event's, with
+    the nearest event, and for one that does not take what it is called with."""
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
     found = [*callbacks]
@@ -72,11 +79,14 @@ def checked(callbacks: Sequence[Any]) -> list[Any]:
         for name in dir(each):
             if name.startswith("on_") and name not in EVENTS and callable(getattr(each, name, None)):
                 try:
-                    lookup("event", name, dict.fromkeys(EVENTS))
+                    lookup("event", name, EVENTS)
                 except ValueError as error:
                     raise TypeError(f"{type(each).__name__}.{name} would never be called: {error}") from None
-        if not any(_has(each, event) for event in EVENTS):
+        has = [event for event in EVENTS if _has(each, event)]
+        if not has:
             raise TypeError(f"a callback is an object with any of {', '.join(EVENTS)}, received {each!r}")
+        for event in has:
+            expect_accepts(f"{type(each).__name__}.{event}", getattr(each, event), *EVENTS[event])
     return found
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuconv import backends, losses, ops
 from gpuconv.data import Normalization
+from gpuconv.layers import Layer
 from gpuconv.metrics import Confusion, begin, named
 from gpuconv.names import canonical
 from gpuconv.training import feeding
 from gpuconv.training.metrics import Totals
 from gpuconv.types import Array
+
+if TYPE_CHECKING:
+    from gpuconv.training.protocols import DataLike, LossLike, MetricLike
 
 _CONFUSION = "confusion of this call"
 
@@ -37,15 +41,15 @@ class Evaluation:
 
 
 def evaluate(
-    net: Any,
-    data: Any,
+    net: Layer,
+    data: DataLike,
     *,
-    loss: Any = "softmax",
+    loss: LossLike = "softmax",
     confusion: bool = False,
     tta: str = "none",
     batch_size: int = 256,
     normalization: Normalization | None = None,
-    metrics: Sequence[Any] | Mapping[str, Any] = (),
+    metrics: Sequence[MetricLike] | Mapping[str, MetricLike] = (),
 ) -> Evaluation:
     """Run a net over every image of a data set, without training it.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuconv import profiling
 from gpuconv.console import say
-from gpuconv.training.callbacks import Callback, Checkpoints, next_step
+from gpuconv.training.callbacks import Checkpoints, next_step
 from gpuconv.training.feeding import Feed
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.interrupts import Interrupts
@@ -19,6 +19,9 @@ from gpuconv.training.metrics import NOTHING
 from gpuconv.training.replay import Replay
 from gpuconv.training.state import DivergedError, Record, RunState
 from gpuconv.training.step_counter import AHEAD, StepCounter
+
+if TYPE_CHECKING:
+    from gpuconv.training.protocols import CallbackLike
 
 FINISHED, INTERRUPTED, FAILED = "finished", "interrupted", "failed"
 
@@ -35,7 +38,7 @@ class Fit:
         run: RunState,
         feed: Feed,
         held_out: HeldOut,
-        callbacks: Sequence[Callback],
+        callbacks: Sequence[CallbackLike],
         *,
         metrics_every: int,
         graph: bool,
@@ -53,7 +56,7 @@ class Fit:
         """The epochs, between the callbacks' `on_start` and `on_stop`."""
         # Overflow is judged by the readings, which name the step, not by a warning from some line inside an op.
         with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), contextlib.closing(self.replay):
-            started: list[Callback] = []
+            started: list[CallbackLike] = []
             try:
                 for callback in self.callbacks:
                     self._notify([callback], "on_start")
@@ -71,7 +74,7 @@ class Fit:
                 raise
             self._end()
 
-    def _notify(self, callbacks: Sequence[Callback], event: str, *arguments: Any) -> None:
+    def _notify(self, callbacks: Sequence[CallbackLike], event: str, *arguments: Any) -> None:
         for callback in callbacks:
             if (told := getattr(callback, event, None)) is not None:
                 told(self.run, *arguments)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, SupportsFloat
 
 from gpuconv import spec
 from gpuconv.arguments import number
@@ -169,7 +169,7 @@ class Warmup(Schedule):
 class Called(Schedule):
     """A function of the user's own: of the step, of the step and the total, or of these and the steps of an epoch."""
 
-    function: Callable[..., float]
+    function: Callable[..., SupportsFloat]
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         return number(f"the factor of schedule {self}", self.function(*(step, total, epoch)[: self._arguments]), 0)
@@ -210,7 +210,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def get(schedule: str | Schedule | Callable[..., float] | None) -> Schedule:
+def get(schedule: str | Schedule | Callable[..., SupportsFloat] | None) -> Schedule:
     """A schedule from its short form; None is constant, a schedule is itself, a function is `Called`.
 
     Raises ValueError for an unknown name (the nearest known one is named) or for arguments it does not take.

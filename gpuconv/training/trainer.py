@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from gpuconv.arguments import integer, seed_value
 from gpuconv.data import Normalization
 from gpuconv.devices import Device
+from gpuconv.layers import Layer
 from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.training import adapt, feeding, schedules, stored
-from gpuconv.training.callbacks import Callback, Progress, checked, keepers
+from gpuconv.training.callbacks import Progress, checked, keepers
 from gpuconv.training.fit import INTERRUPTED, Fit
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.history import History
@@ -21,6 +22,17 @@ from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.state import Record, RunState
+
+if TYPE_CHECKING:
+    from gpuconv.training.protocols import (
+        CallbackLike,
+        DataLike,
+        LossLike,
+        MetricLike,
+        OptimizerLike,
+        OptimizerSettings,
+        ScheduleLike,
+    )
 
 
 class Trainer(RunState):
@@ -51,18 +63,18 @@ class Trainer(RunState):
 
     def __init__(
         self,
-        net: Any,
-        optimizer: Any = "sgd",
+        net: Layer,
+        optimizer: OptimizerLike = "sgd",
         *,
-        loss: Any = "softmax",
-        schedule: Any = None,
+        loss: LossLike = "softmax",
+        schedule: ScheduleLike | None = None,
         seed: int = 0,
         precision: str | None = None,
         loss_scale: LossScale | None = None,
         graph: bool | None = None,
         fuse: bool | None = None,
-        metrics: Sequence[Any] = (),
-        **optimizer_settings: Any,
+        metrics: Sequence[MetricLike] = (),
+        **optimizer_settings: Unpack[OptimizerSettings],
     ) -> None:
         if graph and not Device.named(net.device).runs_kernels:
             raise ValueError(
@@ -86,13 +98,13 @@ class Trainer(RunState):
 
     def fit(
         self,
-        train: Any,
+        train: DataLike,
         *,
         epochs: int,
-        validation: Any = None,
-        test: Any = None,
+        validation: DataLike | float | None = None,
+        test: DataLike | None = None,
         test_at_end: bool | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[CallbackLike] = (),
         run_dir: str | Path | None = None,
         resume: bool = False,
         metrics_every: int = 50,
@@ -140,9 +152,9 @@ class Trainer(RunState):
             validation = None
         if test_at_end is None:
             test_at_end = feeding.is_fraction(validation)
-        for name, held in {"validation": validation, "test": None if test_at_end else test}.items():
+        for name, part in {"validation": validation, "test": None if test_at_end else test}.items():
             if epochs > 1:
-                feeding.expect_again(name, held)
+                feeding.expect_again(name, part)
         known = normalization or getattr(self.net, "normalization", None)
         loaders = feeding.loaders(
             {"train": train, "validation": validation, "test": test},

@@ -323,6 +323,48 @@ class Half(Callback):
         raise AssertionError
 
 
+class Narrow:
+    def on_start(self, trainer):
+        pass
+
+    def on_epoch(self, record):
+        raise AssertionError
+
+
+class Wide(Callback):
+    def on_stop(self, trainer, reason, more):
+        raise AssertionError
+
+
+def test_a_hook_of_another_signature_is_refused_before_anything_is_trained(tmp_path):
+    trainer = Trainer(small.net())
+    before = {name: array.copy() for name, array in trainer.net.state_dict().items()}
+    for wrong, message in (
+        (Narrow(), r"Narrow.on_epoch is called with \(trainer, record\), and takes \(record\)"),
+        (Wide(), r"Wide.on_stop is called with \(trainer, reason\), and takes \(trainer, reason, more\)"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            trainer.fit(small.loader(), epochs=1, callbacks=[wrong], run_dir=tmp_path / "run", progress=False)
+    assert small.same_arrays(trainer.net.state_dict(), before)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_hooks_may_have_defaults_and_other_names():
+    told = []
+
+    class Named:
+        def on_step(self, *anything):
+            told.append(len(anything))
+
+        def on_epoch(self, run, found, verbose=True):
+            told.append(found["epoch"])
+
+    watcher = Named()
+    watcher.on_start = told.append  # of C, on the object alone
+    trainer = fit(callbacks=[watcher], epochs=1)
+    assert told == [trainer, *[2] * trainer.batches, 1]
+
+
 def test_what_no_event_would_reach_is_no_callback():
     for wrong, message in (
         ([print], "any of on_start, .*received <built-in function print>"),

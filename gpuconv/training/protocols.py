@@ -1,0 +1,106 @@
+"""What `Trainer` and `evaluate` take, for type checkers: names, gpuconv's own objects, and what is enough of a user's.
+
+No user's class derives from these; a class or function of the right signatures is one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypedDict
+
+import numpy as np
+
+from gpuconv.data import Dataset, Samples
+
+# --- callbacks: an object with any of these ----------------------------------------------------
+
+
+class OnStart(Protocol):
+    def on_start(self, trainer: Any, /) -> Any: ...
+
+
+class OnStep(Protocol):
+    def on_step(self, trainer: Any, record: dict[str, Any] | None, /) -> Any: ...
+
+
+class OnEpoch(Protocol):
+    def on_epoch(self, trainer: Any, record: dict[str, Any], /) -> Any: ...
+
+
+class OnTest(Protocol):
+    def on_test(self, trainer: Any, record: dict[str, Any], /) -> Any: ...
+
+
+class OnStop(Protocol):
+    def on_stop(self, trainer: Any, reason: str, /) -> Any: ...
+
+
+CallbackLike = OnStart | OnStep | OnEpoch | OnTest | OnStop
+
+# --- losses, schedules, metrics ----------------------------------------------------------------
+
+LossLike = str | Callable[[Any, Any], tuple[Any, Any]]  # (scores, labels) -> (loss, dscores)
+
+Number = float | np.floating[Any] | np.integer[Any]
+ScheduleLike = (
+    str
+    | Callable[[int], Number]  # of the step
+    | Callable[[int, int], Number]  # of the step and the total
+    | Callable[[int, int, int], Number]  # of these and the steps of an epoch
+)
+
+
+class Metric(Protocol):
+    def update(self, scores: Any, labels: Any, /) -> Any: ...
+    def result(self) -> Any: ...
+
+
+MetricLike = str | Metric | Callable[[Any, Any], Any]
+
+# --- optimizers --------------------------------------------------------------------------------
+
+
+class Steps(Protocol):
+    def step(self, params: Any, grads: Any, /) -> Any: ...
+
+
+class StepsAtRate(Protocol):
+    def step(self, params: Any, grads: Any, /, *, lr: float) -> Any: ...
+
+
+OptimizerLike = str | Steps | StepsAtRate
+
+
+class OptimizerSettings(TypedDict, total=False):
+    """What the optimizers that are chosen by name take, all of them together."""
+
+    lr: float
+    weight_decay: float
+    decay: str
+    momentum: float
+    nesterov: bool
+    alpha: float
+    beta1: float
+    beta2: float
+    eps: float
+    newton_schulz: int
+    groups: str
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+class Indexed(Protocol):
+    """(image, label) by index, as PyTorch's Dataset."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+class Epochs(Protocol):
+    """Batches (images, labels) of an epoch, as `gpuconv.data.Loader`."""
+
+    def epoch(self, epoch: int, /) -> Any: ...
+
+
+DataLike = Dataset | Samples | tuple[Any, Any] | Indexed | Epochs | Iterable[Any] | Callable[[], Iterable[Any]]
