@@ -21,7 +21,7 @@ from gpuconv.arguments import integer
 from gpuconv.backends.cuda.runtime import compiler
 from gpuconv.devices import Device
 from gpuconv.layers import Flatten, Input, Layer, Sequential
-from gpuconv.layers.base import listen
+from gpuconv.layers.running import listen
 from gpuconv.profiling import launches, work
 from gpuconv.profiling.timer import Timer, open_timer
 from gpuconv.profiling.work import Work
@@ -44,7 +44,7 @@ class Span:
 
 
 class Spans:
-    """Listens to a net's layers (`gpuconv.layers.base.listen`) and marks where each begins and ends."""
+    """Listens to a net's layers (`gpuconv.layers.listen`) and marks where each begins and ends."""
 
     def __init__(self, mark: Callable[[], Any]) -> None:
         self.all: list[Span] = []

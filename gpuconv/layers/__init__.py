@@ -1,7 +1,7 @@
 """Layers. A net is a list of them: ``Sequential([Input((32, 32, 3)), Conv2D(12, 3, padding=1), ReLU(), ...])``."""
 
 from gpuconv.layers.activation import GELU, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Tanh
-from gpuconv.layers.base import LAYERS, Layer, Variable, listen
+from gpuconv.layers.base import Layer
 from gpuconv.layers.container import Input, Residual, Sequential
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.dropout import Dropout
@@ -9,7 +9,10 @@ from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvReLU, NormActivat
 from gpuconv.layers.linear import Flatten, Linear
 from gpuconv.layers.norm import BatchNorm
 from gpuconv.layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
+from gpuconv.layers.registry import LAYERS
+from gpuconv.layers.running import listen
 from gpuconv.layers.scale import Scale
+from gpuconv.layers.variables import Variable
 
 __all__ = [
     "GELU",

@@ -6,8 +6,10 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from gpuconv import ops
-from gpuconv.layers.base import Array, Layer, Shape
+from gpuconv.layers.base import Layer
+from gpuconv.layers.shapes import Shape
 from gpuconv.problems import ACTIVATIONS
+from gpuconv.types import Array
 
 
 @dataclass(eq=False, repr=False)

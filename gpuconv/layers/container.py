@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 from gpuconv import arguments, backends, ops
 from gpuconv.dtypes import as_precision, is_float
 from gpuconv.layers import show
-from gpuconv.layers.base import Array, Layer, Shape, call, descendants, run
+from gpuconv.layers.base import Layer
 from gpuconv.layers.image_notes import class_names, fitting
 from gpuconv.layers.rewrite import fused_row, slid_row, take_values
 from gpuconv.layers.row import as_row, name_layers, own
+from gpuconv.layers.running import call, run
+from gpuconv.layers.shapes import Shape
+from gpuconv.layers.state import descendants
 from gpuconv.layers.volumes import Volumes
 from gpuconv.problems import channels_first
+from gpuconv.types import Array
 
 if TYPE_CHECKING:
     from gpuconv.data import Normalization

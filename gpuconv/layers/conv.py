@@ -7,7 +7,9 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from gpuconv import algorithms, arguments, backends, ops
-from gpuconv.layers.base import Layer, Shape, expect_axes, volume_size, weight_and_bias
+from gpuconv.layers.base import Layer
+from gpuconv.layers.shapes import Shape, expect_axes, volume_size
+from gpuconv.layers.variables import weight_and_bias
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, padding_pairs
 from gpuconv.types import Array, Padding, Size
 

@@ -12,12 +12,13 @@ from typing import cast
 
 from gpuconv import ops
 from gpuconv.layers.activation import Activation, ReLU
-from gpuconv.layers.base import Layer, Shape
+from gpuconv.layers.base import Layer
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.norm import BatchNorm
 from gpuconv.layers.pool import MaxPool2D
 from gpuconv.layers.rewrite import FUSED
 from gpuconv.layers.row import name_layers
+from gpuconv.layers.shapes import Shape
 from gpuconv.problems import NO_PADDING, epilogue
 from gpuconv.types import Array
 

@@ -7,8 +7,10 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from gpuconv import algorithms, arguments, backends, ops
-from gpuconv.layers.base import Layer, Shape, expect_axes, volume_size, weight_and_bias
+from gpuconv.layers.base import Layer
 from gpuconv.layers.conv import Conv2D
+from gpuconv.layers.shapes import Shape, expect_axes, volume_size
+from gpuconv.layers.variables import weight_and_bias
 from gpuconv.problems import LinearProblem
 from gpuconv.types import Array
 

@@ -7,7 +7,10 @@ from typing import Any
 
 from gpuconv import arguments, ops
 from gpuconv.initializers import ones, zeros
-from gpuconv.layers.base import Array, Layer, Shape, Variable
+from gpuconv.layers.base import Layer
+from gpuconv.layers.shapes import Shape
+from gpuconv.layers.variables import Variable
+from gpuconv.types import Array
 
 
 @dataclass(eq=False, repr=False)

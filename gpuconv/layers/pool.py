@@ -6,7 +6,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from gpuconv import ops
-from gpuconv.layers.base import Layer, Shape, expect_axes
+from gpuconv.layers.base import Layer
+from gpuconv.layers.shapes import Shape, expect_axes
 from gpuconv.problems import Pool2dProblem
 from gpuconv.types import Array, Padding, Size
 

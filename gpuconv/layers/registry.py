@@ -6,19 +6,11 @@ other layer's place.
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import json
 from typing import Any
 
 from gpuconv.names import lookup
 
 LAYERS: dict[str, Any] = {}  # classes of layers by `name_of`, and under the names that they had before
-
-RECIPE = (
-    "a layer's settings are the fields of a dataclass: @dataclass(eq=False, repr=False) class Swish(Layer): "
-    "beta: float = 1.0 (docs/layers.md)"
-)
 
 
 class UndefinedLayerError(ValueError):
@@ -45,28 +37,3 @@ def layer_class(name: str) -> Any:
                 f"the layer {name!r} is not defined here: import the module that defines it before the net is made"
             )
     return lookup("layer", name, LAYERS)
-
-
-def expect_rebuildable(layer: Any, base: Any) -> None:
-    """Raise TypeError for a user's layer that its config would not make again, so that it could not be saved.
-
-    base: `Layer`."""
-    kind: Any = type(layer)
-    if name_of(kind) == kind.__name__:
-        return
-    fields = {field.name for field in dataclasses.fields(kind)}
-    parameters = inspect.signature(kind).parameters.values()
-    named = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    if lost := [name for name in named if name not in fields]:
-        raise _not_rebuildable(kind, f"its argument {lost[0]!r} is no field")
-    try:
-        config = json.loads(json.dumps(layer.config()))
-        again = base.from_config(config).config()
-    except Exception as error:
-        raise _not_rebuildable(kind, str(error)) from error
-    if json.loads(json.dumps(again)) != config:
-        raise _not_rebuildable(kind, f"its config {config} makes a layer with another one, {again}")
-
-
-def _not_rebuildable(kind: type, why: str) -> TypeError:
-    return TypeError(f"{kind.__name__} cannot be saved or copied: its config does not make it again: {why}; {RECIPE}")

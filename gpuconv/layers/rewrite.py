@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gpuconv.layers.base import Layer, Shape
+from gpuconv.layers.base import Layer
+from gpuconv.layers.shapes import Shape
 
 FUSED: list[Any] = []  # the kinds of `layers/fused.py`, which run several layers as one op; each has fits(layers)
 LONGEST = 3

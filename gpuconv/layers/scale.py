@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpuconv import arguments, ops
-from gpuconv.layers.base import Array, Layer
+from gpuconv.layers.base import Layer
+from gpuconv.types import Array
 
 
 @dataclass(eq=False, repr=False)

@@ -17,7 +17,8 @@ from typing import Any
 
 import nvtx
 
-from gpuconv.layers.base import Layer, listen
+from gpuconv.layers.base import Layer
+from gpuconv.layers.running import listen
 
 _DOMAIN = nvtx.get_domain("gpuconv")
 CATEGORIES = ("forward", "backward", "step")

@@ -269,8 +269,10 @@ def check_arrays(path: Any, there: dict[str, np.ndarray], net: Any, same_dtype: 
 
     same_dtype: else floats of any dtype will do."""
     found: list[str] = []
-    variables = {key: layer.variables[name] for key, layer, name in net._named()}
-    own = {key: layer.arrays.get(name, variables[key].stand_in(layer.dtype)) for key, layer, name in net._named()}
+    variables = {key: layer.variables[name] for key, layer, name in net.named_variables()}
+    own = {
+        key: layer.arrays.get(name, variables[key].stand_in(layer.dtype)) for key, layer, name in net.named_variables()
+    }
     for name in [*own, *there]:
         if name not in own or name not in there:
             found.append(f"{name} is only {'there' if name in there else 'here'}")

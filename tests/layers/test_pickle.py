@@ -94,3 +94,8 @@ def test_what_a_run_is_made_from(again):
         assert again(made) == made
     assert again(optimizers.get("adamw:lr=0.5")).config() == optimizers.get("adamw:lr=0.5").config()
     assert again(LossScale()).config() == LossScale().config()
+
+
+@pytest.mark.parametrize("name", ["Layer", "Variable", "weight_and_bias"])
+def test_what_was_pickled_when_it_stood_in_base_is_found(name):
+    assert pickle.loads(f"cgpuconv.layers.base\n{name}\n.".encode()).__name__ == name

@@ -1,0 +1,93 @@
+"""A layer as JSON-able values, and made of them again. Its settings are its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gpuconv.layers.registry import layer_class, name_of
+from gpuconv.layers.state import Stateful
+from gpuconv.names import lookup
+
+RECIPE = (
+    "a layer's settings are the fields of a dataclass: @dataclass(eq=False, repr=False) class Swish(Layer): "
+    "beta: float = 1.0 (docs/layers.md)"
+)
+
+
+def settings(kind: type) -> list[str]:
+    """The names of a layer's settings."""
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def encode(value: Any) -> Any:
+    """A setting's value as JSON has it; `decode` reads it."""
+    if isinstance(value, Stateful):
+        return value.config()  # type: ignore[attr-defined]
+    return [encode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def decode(value: Any) -> Any:
+    if isinstance(value, Mapping) and "layer" in value:
+        return make(value)
+    return [decode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def tuples(value: Any) -> Any:
+    """The value with tuples in the place of lists, inside too."""
+    return tuple(tuples(entry) for entry in value) if isinstance(value, (list, tuple)) else value
+
+
+def make(config: Mapping[str, Any], **options: Any) -> Any:
+    """See `Layer.from_config`."""
+    if not isinstance(config, Mapping) or "layer" not in config:
+        raise ValueError(f"a layer's config is a mapping with the entry 'layer', received {config!r}")
+    kind = layer_class(config["layer"])
+    if "precision" in config:
+        config = dict(config)
+        options = {"precision": config.pop("precision")} | options
+        if options.get("dtype") is not None:
+            del options["precision"]
+    known = {name: name for name in settings(kind)}
+    given = {
+        lookup(f"option of {kind.__name__}", key, known): decode(value)
+        for key, value in config.items()
+        if key != "layer"
+    }
+    return kind(**given, **options)
+
+
+def written(layer: Any) -> str:
+    """The call that makes a layer, without what is left at its default."""
+    shown = [
+        f"{field.name}={getattr(layer, field.name)!r}"
+        for field in dataclasses.fields(layer)
+        if field.name != "name" and getattr(layer, field.name) != field.default
+    ]
+    return f"{type(layer).__name__}({', '.join(shown)})"
+
+
+def expect_rebuildable(layer: Any) -> None:
+    """Raise TypeError for a user's layer that its config would not make again, so that it could not be saved."""
+    kind: Any = type(layer)
+    if name_of(kind) == kind.__name__:
+        return
+    fields = settings(kind)
+    parameters = inspect.signature(kind).parameters.values()
+    named = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    if lost := [name for name in named if name not in fields]:
+        raise _not_rebuildable(kind, f"its argument {lost[0]!r} is no field")
+    try:
+        config = json.loads(json.dumps(layer.config()))
+        again = make(config).config()
+    except Exception as error:
+        raise _not_rebuildable(kind, str(error)) from error
+    if json.loads(json.dumps(again)) != config:
+        raise _not_rebuildable(kind, f"its config {config} makes a layer with another one, {again}")
+
+
+def _not_rebuildable(kind: type, why: str) -> TypeError:
+    return TypeError(f"{kind.__name__} cannot be saved or copied: its config does not make it again: {why}; {RECIPE}")

@@ -1,0 +1,33 @@
+"""Functions that a layer calls after each of its forwards or backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+Hook = Callable[[Any, Any, Any], None]  # of (layer, x, y), or (layer, dx, dy)
+
+
+class Handle:
+    """A hook of a layer, which `remove` takes away again."""
+
+    def __init__(self, layer: Any, direction: str, hook: Hook) -> None:
+        if not callable(hook):
+            raise TypeError(f"a hook is a function of (layer, x, y), received {type(hook).__name__}")
+        self._of, self._hook = (layer, direction), hook
+        self._set([*layer._hooks.get(direction, ()), hook])
+
+    def _set(self, hooks: Sequence[Hook]) -> None:
+        layer, direction = self._of
+        known = {**layer._hooks, direction: tuple(hooks)}
+        vars(layer)["_hooks"] = {name: those for name, those in known.items() if those}
+
+    def remove(self) -> None:
+        layer, direction = self._of
+        self._set([hook for hook in layer._hooks.get(direction, ()) if hook is not self._hook])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()

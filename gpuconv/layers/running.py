@@ -1,0 +1,66 @@
+"""Running a layer inside a net, in one place: listeners around it, its hooks after it, its name on errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+from gpuconv import backends
+from gpuconv.dtypes import is_float
+
+Listener = Callable[[Any, str], AbstractContextManager[Any]]
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listen(listener: Listener) -> Iterator[None]:
+    """Within this context every child's run happens inside ``listener(layer, "forward" or "backward")``."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def run(layer: Any, method: str, *args: Any, **options: Any) -> Any:
+    """Call a child's "forward", "infer" or "backward": containers run children here and nowhere else.
+
+    Errors get a note that says in which layer they arose.
+    """
+    try:
+        if not (_listeners or layer._hooks or layer._foreign):
+            return getattr(layer, method)(*args, **options)
+        direction = "backward" if method == "backward" else "forward"
+        with ExitStack() as stack:
+            for listener in _listeners:
+                stack.enter_context(listener(layer, direction))
+            return call(layer, method, *args, **options)
+    except (ValueError, TypeError, MemoryError, RuntimeError) as error:
+        if layer.path:
+            told = type(layer).__name__ if layer.children() else repr(layer)
+            error.add_note(f"in {layer.path}.{method} of {told}")
+        raise
+
+
+def call(layer: Any, method: str, *args: Any, **options: Any) -> Any:
+    """As `run`, unheard by listeners: what it returns is in the net's dtype, and the layer's hooks see it."""
+    found = getattr(layer, method)(*args, **options)
+    if layer._foreign:
+        found = _in_net_dtype(layer, method, found)
+    if layer._hooks:
+        backward = method == "backward"
+        for hook in layer._hooks.get("backward" if backward else "forward", ()):
+            hook(layer, *((found, args[0]) if backward else (args[0], found)))
+    return found
+
+
+def _in_net_dtype(layer: Any, method: str, found: Any) -> Any:
+    """What a user's layer returned, in the net's dtype if it is of another float dtype."""
+    if found is None and method == "backward":  # as it is without input_grad
+        return found
+    if not hasattr(found, "dtype"):
+        raise TypeError(f"{type(layer).__name__}.{method} must return an array, returned {type(found).__name__}")
+    if not layer.built or found.dtype == layer.dtype or not is_float(found.dtype):
+        return found
+    return backends.asarray(found, dtype=layer.dtype)

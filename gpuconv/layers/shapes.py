@@ -1,0 +1,22 @@
+"""Volumes' shapes, without N."""
+
+from __future__ import annotations
+
+import math
+
+Shape = tuple[int, ...]
+
+
+def expect_axes(input_shape: Shape, axes: str) -> None:
+    """The input volume has one axis per letter of `axes`."""
+    if len(input_shape) != len(axes.split()):
+        hint = "; put Flatten() before" if axes == "features" and len(input_shape) == 3 else ""
+        raise ValueError(
+            f"the input must have the axes (N, {', '.join(axes.split())}), "
+            f"received (N, {', '.join(map(str, input_shape))}){hint}"
+        )
+
+
+def volume_size(shape: Shape | None) -> int:
+    """How many values a volume holds."""
+    return math.prod(shape or ())

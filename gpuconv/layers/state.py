@@ -1,0 +1,241 @@
+"""A tree of layers and the arrays in it: variables, gradients, what is trained, the state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+import numpy as np
+
+from gpuconv import backends
+from gpuconv.layers.shapes import Shape, volume_size
+from gpuconv.layers.variables import Variable
+from gpuconv.names import canonical, lookup
+from gpuconv.types import Array
+
+ALL = "*"  # in the place of names of variables
+
+LayerT = TypeVar("LayerT", bound="Stateful[Any]")
+
+
+class Unmatched(NamedTuple):
+    """The keys of a state that were not loaded, as PyTorch names them."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Frozen:
+    """The field `Layer.frozen`: the names of variables that are not trained, or True for all; by default none."""
+
+    def __get__(self, layer: Any, kind: Any = None) -> bool | tuple[str, ...]:
+        if layer is None:  # asked by `dataclass` for the field's default
+            return ()
+        return True if ALL in layer._frozen else layer._frozen
+
+    def __set__(self, layer: Any, value: bool | str | Sequence[str]) -> None:
+        planned = vars(layer).get("output_shape") is not None
+        if isinstance(value, bool):
+            layer._frozen = (ALL,) if value else ()
+            if planned:
+                layer._set_frozen(layer._frozen)
+        else:
+            names = (value,) if isinstance(value, str) else tuple(value)
+            layer._frozen = tuple(canonical("variable", name, layer.variables) for name in names) if planned else names
+
+
+class Stateful(Generic[LayerT]):
+    """The part of a layer that holds arrays: `variables` declares them, `arrays` and `gradients` have them by name."""
+
+    path: str
+    device: str
+    dtype: np.dtype
+    output_shape: Shape | None
+    variables: dict[str, Variable]
+    arrays: dict[str, Array]
+    gradients: dict[str, Array]
+    _stale: set[str]  # gradients that count as zero whatever their arrays hold
+    _frozen: tuple[str, ...] = ()  # behind `Frozen`: names, or ALL
+
+    def children(self) -> Sequence[tuple[str, LayerT]]:
+        """The layers inside, each with its part of the path."""
+        return []
+
+    @property
+    def built(self) -> bool:
+        """Whether its shapes are known, as after `build`."""
+        return self.output_shape is not None
+
+    def walk(self) -> Iterator[LayerT]:
+        """This layer and every layer inside, in forward order."""
+        yield cast(LayerT, self)
+        for _, child in self.children():
+            yield from child.walk()
+
+    def all_variables(self) -> Iterator[tuple[LayerT, str, Variable]]:
+        """(layer, name, variable) of every variable of the tree, in forward order."""
+        for layer in self.walk():
+            for name, variable in layer.variables.items():
+                yield layer, name, variable
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers the parameters of the tree hold, frozen ones included."""
+        return sum(volume_size(variable.shape) for _, _, variable in self.all_variables() if not variable.buffer)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """The memory of those numbers."""
+        return sum(
+            volume_size(variable.shape) * variable.resolve_dtype(self.dtype).itemsize
+            for _, _, variable in self.all_variables()
+            if not variable.buffer
+        )
+
+    def named_variables(self, trained: bool | None = None) -> Iterator[tuple[str, LayerT, str]]:
+        """(key in the state dict, layer, variable's name), of all or of only the trained or untrained ones."""
+        for layer, name, _ in self.all_variables():
+            if trained is None or layer.trains(name) == trained:
+                path = layer.path.removeprefix(self.path).removeprefix(".")
+                yield (f"{path}.{name}" if path else name), layer, name
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of one of this layer's own variables; or a layer inside or its variable, by its name with dots,
+        "residual1.conv1" or "residual1.conv1.weight"."""
+        if inside := named_layers(self):
+            head, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
+            layer = lookup("layer", head, inside)
+            return layer[rest] if dot else layer
+        if self.built:
+            name = canonical("variable", name, self.variables)
+        try:
+            return self.arrays[name]
+        except KeyError:
+            raise RuntimeError(
+                f"{self.path or type(self).__name__} has no array {name!r}: build the net with an input shape "
+                "and without initialize=False"
+            ) from None
+
+    def gradient(self, name: str) -> Array:
+        """The gradient of one of this layer's own variables, live: what is added to it counts."""
+        if name not in self.gradients:
+            value = self[name]
+            self.gradients[name] = backends.zeros(value.shape, value.dtype, self.device)
+        elif name in self._stale:
+            backends.assign(self.gradients[name], 0)
+        self._stale.discard(name)
+        return self.gradients[name]
+
+    def gradients_into(self, *names: str | None) -> tuple[list[Any], bool]:
+        """The arrays that backward leaves these variables' gradients in, and whether it adds to them (`accumulate`).
+
+        Right after `zero_grad` it does not: to assign is to add to zero without having written one. None stays None.
+        """
+        given = {name for name in names if name is not None}
+        assign = self._stale.issuperset(given)
+        if assign:
+            self._stale -= given
+        return [None if name is None else self.gradient(name) for name in names], not assign
+
+    def trains(self, name: str) -> bool:
+        """Whether this is one of the layer's own variables, and trained."""
+        variable = self.variables.get(name)
+        return variable is not None and variable.trained and name not in self._frozen and ALL not in self._frozen
+
+    @property
+    def trainable(self) -> bool:
+        """Whether anything in the tree is trained."""
+        return any(layer.trains(name) for layer, name, _ in self.all_variables())
+
+    def freeze(self) -> None:
+        """Train nothing in this layer or inside it from now on. Its weights are state still; batch norm still takes the
+        statistics of a batch in training and moves its running ones. Backward computes nothing that only frozen layers
+        would need."""
+        self._set_frozen((ALL,))
+
+    def unfreeze(self) -> None:
+        """Train everything in this layer and inside it."""
+        self._set_frozen(())
+
+    def _set_frozen(self, value: tuple[str, ...]) -> None:
+        for layer in self.walk():
+            holds_none = layer.children() or (layer.output_shape is not None and not layer.variables)
+            layer._frozen = () if holds_none else value
+
+    def params(self) -> dict[str, Array]:
+        """The trained arrays, live: an optimizer changes them in place."""
+        return {key: layer[name] for key, layer, name in self.named_variables(trained=True)}
+
+    def named_parameters(self) -> Iterator[tuple[str, Array]]:
+        """(name, array) of every parameter, live, frozen ones included; `params` has the trained ones alone."""
+        for key, layer, name in self.named_variables():
+            if not layer.variables[name].buffer:
+                yield key, layer[name]
+
+    def grads(self) -> dict[str, Array]:
+        """The gradients, live, under the keys of `params`."""
+        return {key: layer.gradient(name) for key, layer, name in self.named_variables(trained=True)}
+
+    def buffers(self) -> dict[str, Array]:
+        """What the state holds beside the params: running statistics, dropout's offset, frozen weights."""
+        return {key: layer[name] for key, layer, name in self.named_variables(trained=False)}
+
+    def zero_grad(self) -> None:
+        """Every gradient counts as zero from here on: whoever asks for it sees zeros, and the next backward assigns."""
+        for layer in self.walk():
+            layer._stale.update(layer.gradients)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Every array of the tree by its path, live: copy what must not change with the net."""
+        return {key: layer[name] for key, layer, name in self.named_variables()}
+
+    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> Unmatched:
+        """Copy values into the arrays, in place. Floats of another precision are converted.
+
+        strict=False leaves alone what the state lacks, and what the net lacks. Returns the keys that were missing and
+        those that were unexpected. Raises ValueError that lists every one of these and every wrong shape, or for an
+        integer that does not fit, or TypeError for an integer where a float belongs, before anything is changed.
+        """
+        if not isinstance(state, Mapping):
+            hint = "; gpuconv.interop.from_torch(module, net) makes one of it" if hasattr(state, "state_dict") else ""
+            raise TypeError(f"a state is a dictionary of arrays by name, received {type(state).__name__}{hint}")
+        own, values = self.state_dict(), {key: backends.to_numpy(value, key) for key, value in state.items()}
+        unmatched = Unmatched([key for key in own if key not in values], [key for key in values if key not in own])
+        problems = [f"missing {key}" for key in unmatched.missing_keys] if strict else []
+        problems += [f"unexpected {key}" for key in unmatched.unexpected_keys] if strict else []
+        own = {key: value for key, value in own.items() if key in values}
+        problems += [
+            f"{key} has shape {values[key].shape} where the net has {tuple(value.shape)}"
+            for key, value in own.items()
+            if values[key].shape != tuple(value.shape)
+        ]
+        if problems:
+            of_torch = any(type(value).__module__.partition(".")[0] == "torch" for value in state.values())
+            hint = ". It is of PyTorch: gpuconv.interop.from_torch(state, net) translates it" if of_torch else ""
+            raise ValueError(f"the state does not fit the net: {'; '.join(problems)}{hint}")
+        for key, value in own.items():
+            given, integers = values[key], value.dtype.kind in "iub"
+            if given.dtype.kind == "c" or (given.dtype.kind in "iub") != integers:
+                raise TypeError(f"{key} must be {value.dtype.name}, received {given.dtype.name}")
+            with np.errstate(all="ignore"):  # what is beyond a half becomes infinite, as in every op
+                values[key] = given.astype(value.dtype)
+            if integers and not np.array_equal(values[key], given):
+                raise ValueError(f"{key} holds integers that {value.dtype.name} cannot, received {given.dtype.name}")
+        for key, array in own.items():
+            backends.assign(array, values[key])
+        return unmatched
+
+
+def named_layers(layer: Stateful[LayerT]) -> dict[str, LayerT]:
+    """The layers inside one, by their names in paths: those of a residual block's body stand in the block itself."""
+    found: dict[str, LayerT] = {}
+    for key, inner in layer.children():
+        found |= {key: inner} if key else named_layers(inner)
+    return found
+
+
+def descendants(layer: Stateful[LayerT]) -> Iterator[LayerT]:
+    """All layers inside one that have a name in its paths."""
+    for inner in named_layers(layer).values():
+        yield inner
+        yield from descendants(inner)

@@ -1,0 +1,52 @@
+"""The arrays that a layer declares in `plan`, before it has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gpuconv import initializers
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.initializers import Initializer
+from gpuconv.layers.shapes import Shape
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An array that a layer owns.
+
+    initializer makes its first value. buffer: it is no parameter, but part of the state. frozen: a parameter that is
+    not trained. dtype: "net" for the net's own, "accumulation" for the one that the net sums in (batch statistics), or
+    the name of an integer dtype.
+    """
+
+    shape: Shape
+    initializer: Initializer
+    buffer: bool = False
+    frozen: bool = False
+    dtype: str = "net"
+
+    @property
+    def trained(self) -> bool:
+        return not self.buffer and not self.frozen
+
+    def resolve_dtype(self, net_dtype: np.dtype) -> np.dtype:
+        if self.dtype == "net":
+            return net_dtype
+        return accumulation_dtype(net_dtype) if self.dtype == "accumulation" else np.dtype(self.dtype)
+
+    def stand_in(self, net_dtype: np.dtype) -> np.ndarray:
+        """An array of its shape and dtype that takes no memory."""
+        return np.broadcast_to(np.zeros((), self.resolve_dtype(net_dtype)), self.shape)
+
+
+def weight_and_bias(layer: Any, weight_shape: Shape, groups: int = 1) -> dict[str, Variable]:
+    """The variables of a layer with `weight_init`, `bias` and `bias_init`; the weight's first axis is the output."""
+    initializer = initializers.get(layer.weight_init)
+    variables = {"weight": Variable(weight_shape, partial(initializer, groups=groups) if groups > 1 else initializer)}
+    if layer.bias:
+        variables["bias"] = Variable(weight_shape[:1], initializers.get(layer.bias_init))
+    return variables
