@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.problems import Arrays, Problem
+from bench.calls import Arrays, Call
 from bench.sides import COPY, OURS, Prepared, Side
 from gpuconv import backends
 from gpuconv.devices import Device
@@ -23,13 +23,13 @@ def set_count(arrays: Arrays, device: str) -> int:
     return max(2, min(MOST_SETS, math.ceil(ROTATED_BYTES / sum(a.nbytes for a in arrays))))
 
 
-def sides(problem: Problem, arrays: Arrays, device: str) -> list[Side]:
+def sides(call: Call, arrays: Arrays, device: str) -> list[Side]:
     """gpuconv's, and for a memory-bound operation the device's own copy of the largest array."""
 
     def prepare() -> Prepared:
-        if problem.run is None:
-            raise NotImplementedError(f"gpuconv has no {problem.entry.op}")
-        run = problem.run
+        if call.run is None:
+            raise NotImplementedError(f"gpuconv has no {call.entry.op}")
+        run = call.run
         sets = [[_copy(a, device) for a in arrays] for _ in range(set_count(arrays, device))]
 
         def results() -> list[np.ndarray]:
@@ -48,7 +48,7 @@ def sides(problem: Problem, arrays: Arrays, device: str) -> list[Side]:
         return Prepared(copy, lambda: [])
 
     found = [Side(OURS, "gpuconv", prepare)]
-    return found + ([Side(COPY, "copy", prepare_copy)] if problem.entry.kind == "memory" else [])
+    return found + ([Side(COPY, "copy", prepare_copy)] if call.entry.kind == "memory" else [])
 
 
 def _copy(array: np.ndarray, device: str) -> Any:

@@ -70,7 +70,7 @@ def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) ->
     macros, algorithm = kernel["macros"], find(kernel["algorithm"], entry.dtype)
     vectors = int(macros["VECTOR_C"]), int(macros["VECTOR_K"])
     loop = predict.compiled(algorithm, entry.op, entry.dtype, vectors, gpu.arch).loop
-    m, n, k, batches = entry.problem.implicit_gemm(entry.op)
+    m, n, k, batches = entry.workload.implicit_gemm(entry.op)
     tiles = ceil_div(m, algorithm.block_m) * ceil_div(n, algorithm.block_n) * batches
     splits = round(kernel["blocks"] / tiles)
     asked = predict.terms(
@@ -122,7 +122,7 @@ def predicted(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Pre
     other operations, and algorithms without tensor cores."""
     if entry.op not in DIRECTIONS:
         return None
-    return convolution(entry.problem, entry.op, entry.dtype, algo, entry.work.bytes, model, gpu)
+    return convolution(entry.workload, entry.op, entry.dtype, algo, entry.work.bytes, model, gpu)
 
 
 Timed = dict[tuple[str, str], float]  # seconds, by an entry's key and its algorithm

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.problems import Compared
+from bench.calls import Compared
 from bench.sides import OURS, Prepared, Side
 from bench.suite import RECIPE_STEPS, Entry
 from gpuconv import backends, models
@@ -34,7 +34,7 @@ class Recipe:
 
     @functools.cached_property
     def settings(self) -> run_settings.Settings:
-        name, size = self.entry.problem
+        name, size = self.entry.workload
         return run_settings.complete({"data": "synthetic", "model": name, "batch_size": size}, "airbench94")
 
     @functools.cached_property

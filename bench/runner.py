@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import ours, problems, recipes, steps
+from bench import calls, ours, recipes, steps
 from bench.peers import pytorch, pytorch_recipe, pytorch_steps
 from bench.record import Record, best
 from bench.sides import OURS, Prepared, Side, check, failure
@@ -37,10 +37,10 @@ def sides_of(entry: Entry, device: str, compiled: bool) -> tuple[list[Side], Com
     if entry.kind == "step":
         step = steps.Step(entry)
         return steps.sides(step, device) + pytorch_steps.sides(step, device, compiled), step.compare
-    problem = problems.problem(entry)
-    arrays = problem.make(np.random.default_rng(0))
-    found = ours.sides(problem, arrays, device) + pytorch.sides(problem, arrays, device, compiled)
-    return found, lambda results: problem.compare(arrays, results)
+    call = calls.call(entry)
+    arrays = call.make(np.random.default_rng(0))
+    found = ours.sides(call, arrays, device) + pytorch.sides(call, arrays, device, compiled)
+    return found, lambda results: call.compare(arrays, results)
 
 
 def run(

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.calls import Compared
 from bench.ours import MOST_SETS, ROTATED_BYTES
-from bench.problems import Compared
 from bench.sides import OURS, Prepared, Side, WrongResultError
 from bench.suite import Entry
 from gpuconv import backends, losses, models
@@ -35,10 +35,10 @@ class Step:
 
     @property
     def size(self) -> int:
-        return self.entry.problem[1]
+        return self.entry.workload[1]
 
     def net(self, device: str = "numpy", dtype: str = "float32") -> Any:
-        return models.build(self.entry.problem[0], seed=1, device=device, dtype=dtype)
+        return models.build(self.entry.workload[0], seed=1, device=device, dtype=dtype)
 
     def batches(self, device: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Host batches, float32: one on the CPU, on a GPU more than its cache holds."""

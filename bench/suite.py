@@ -21,22 +21,22 @@ from gpuconv.verify import convolutions
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to time. group: the net or table it is from. problem: a Conv2dProblem, a volume (N, H, W, C), or
+    """One thing to time. group: the net or table it is from. workload: a Conv2dProblem, a volume (N, H, W, C), or
     a net's name and batch size, as the kind has it."""
 
     kind: str
     op: str
     group: str
     dtype: str
-    problem: Any
+    workload: Any
     work: Work
     importance: int = 0
 
     @property
     def shape(self) -> str:
         if self.kind == "step":
-            return f"{self.problem[0]}-n{self.problem[1]}"
-        return str(self.problem) if self.kind == "convolution" else "x".join(map(str, self.problem))
+            return f"{self.workload[0]}-n{self.workload[1]}"
+        return str(self.workload) if self.kind == "convolution" else "x".join(map(str, self.workload))
 
     @property
     def key(self) -> str:
@@ -192,22 +192,22 @@ CPU_STEPS = [("tiny-vgg", 64), ("seed-net", 64), ("lenet", 64)]
 
 def _steps() -> Iterator[Entry]:
     for group, steps in (("steps", STEPS), ("cpu", CPU_STEPS)):
-        for order, problem in enumerate(steps):
+        for order, workload in enumerate(steps):
             for dtype in ("float32",) if group == "cpu" else ("bfloat16", "float32"):
                 later = order // 3 + _LATER.get(dtype, 0) * (group != "cpu")
-                yield Entry("step", "step", group, dtype, problem, _step_work(problem), later)
-    for problem in RECIPES:
-        yield Entry("step", "recipe", "recipes", "bfloat16", problem, _step_work(problem, RECIPE_STEPS), 2)
+                yield Entry("step", "step", group, dtype, workload, _step_work(workload), later)
+    for workload in RECIPES:
+        yield Entry("step", "recipe", "recipes", "bfloat16", workload, _step_work(workload, RECIPE_STEPS), 2)
 
 
-def _step_work(problem: tuple[str, int], steps: int = 1) -> Work:
+def _step_work(workload: tuple[str, int], steps: int = 1) -> Work:
     """Forward, and twice that for backward, less the first convolution's input gradient; bytes are not counted."""
     from gpuconv import models
 
-    layers = [layer for layer in models.build(problem[0], initialize=False).walk() if layer.variables]
+    layers = [layer for layer in models.build(workload[0], initialize=False).walk() if layer.variables]
     counted = [layer.mult_adds for layer in layers if layer.mult_adds and not layer.children()]
     first = counted[0] * (2 if "weight" in layers[0].frozen else 1)
-    return Work(2.0 * steps * problem[1] * (3 * sum(counted) - first), 0.0)
+    return Work(2.0 * steps * workload[1] * (3 * sum(counted) - first), 0.0)
 
 
 # --- choosing ----------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.calls import SGD, Arrays, Call
 from bench.ours import set_count
-from bench.problems import SGD, Arrays, Problem
 from bench.sides import PEER, LeftOutError, Prepared, Side
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
@@ -54,7 +54,7 @@ def to_host(result: Any) -> np.ndarray:
     return result.numpy()
 
 
-def sides(problem: Problem, arrays: Arrays, device: str, compiled: bool) -> list[Side]:
+def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]:
     """Every form PyTorch is timed in. compiled: torch.compile too, which takes its time; else it is left out."""
 
     def form(channels_last: bool, compile_it: bool) -> Callable[[], Prepared]:
@@ -62,7 +62,7 @@ def sides(problem: Problem, arrays: Arrays, device: str, compiled: bool) -> list
             torch = load()
             if compile_it and not compiled:
                 raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
-            make, work = _FORMS[problem.entry.op](torch, problem)
+            make, work = _FORMS[call.entry.op](torch, call)
             if compile_it:
                 torch.compiler.reset()
                 work = torch.compile(work, mode="max-autotune-no-cudagraphs", dynamic=False)
@@ -72,7 +72,7 @@ def sides(problem: Problem, arrays: Arrays, device: str, compiled: bool) -> list
 
             sets = [inputs() for _ in range(set_count(arrays, device))]
 
-            def call(number: int) -> Any:
+            def run(number: int) -> Any:
                 with torch.no_grad():
                     return work(*sets[number % len(sets)])
 
@@ -80,12 +80,12 @@ def sides(problem: Problem, arrays: Arrays, device: str, compiled: bool) -> list
                 with torch.no_grad():
                     return [to_host(result) for result in work(*inputs())]
 
-            return Prepared(call, results)
+            return Prepared(run, results)
 
         return prepare
 
-    if problem.entry.op in _UNCOMPILED:
-        optimizer = problem.entry.op.startswith("sgd")
+    if call.entry.op in _UNCOMPILED:
+        optimizer = call.entry.op.startswith("sgd")
         plain = {"fused": False} if optimizer else {"eager": False, "channels_last": True}
         return [Side(PEER, name, form(last, False)) for name, last in plain.items()]
     forms = {"eager": (False, False), "channels_last": (True, False), "compile": (True, True)}
@@ -101,8 +101,8 @@ def _as_given(*tensors: Any) -> tuple[Any, ...]:
     return tensors
 
 
-def _fprop(torch: Any, problem: Problem) -> Form:
-    options, op = _convolution_options(problem), problem.entry.op
+def _fprop(torch: Any, call: Call) -> Form:
+    options, op = _convolution_options(call), call.entry.op
 
     def work(x: Any, w: Any, bias: Any) -> tuple[Any, ...]:
         y = torch.nn.functional.conv2d(x, w, bias, **options)
@@ -113,9 +113,9 @@ def _fprop(torch: Any, problem: Problem) -> Form:
     return _as_given, work
 
 
-def _backward(torch: Any, problem: Problem) -> Form:
-    convolution, options = problem.entry.problem, _convolution_options(problem)
-    direction = problem.entry.op
+def _backward(torch: Any, call: Call) -> Form:
+    convolution, options = call.entry.workload, _convolution_options(call)
+    direction = call.entry.op
     made = {"dgrad": [True, False, False], "wgrad": [False, True, False]}.get(direction, [True, True, True])
     windows = [list(options[name]) for name in ("stride", "padding", "dilation")]
 
@@ -134,8 +134,8 @@ def _backward(torch: Any, problem: Problem) -> Form:
     return inputs, work
 
 
-def _convolution_options(problem: Problem) -> dict[str, Any]:
-    convolution: Conv2dProblem = problem.entry.problem
+def _convolution_options(call: Call) -> dict[str, Any]:
+    convolution: Conv2dProblem = call.entry.workload
     (top, bottom), (left, right) = convolution.padding
     if (top, left) != (bottom, right):
         raise NotImplementedError("PyTorch pads both sides of a convolution alike")
@@ -152,12 +152,12 @@ def _like(torch: Any, tensor: Any, shape: tuple[int, ...]) -> Any:
     return torch.empty((n, c, h, w), dtype=tensor.dtype, device=tensor.device, memory_format=layout)
 
 
-def _max_pool(torch: Any, problem: Problem) -> Form:
+def _max_pool(torch: Any, call: Call) -> Form:
     return _as_given, lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True)[:1]
 
 
-def _max_pool_backward(torch: Any, problem: Problem) -> Form:
-    _, _, width, _ = problem.entry.problem
+def _max_pool_backward(torch: Any, call: Call) -> Form:
+    _, _, width, _ = call.entry.workload
 
     def inputs(dy: Any, argmax: Any) -> tuple[Any, ...]:
         """PyTorch wants the index into the map where ours is the index into the window."""
@@ -165,7 +165,7 @@ def _max_pool_backward(torch: Any, problem: Problem) -> Form:
         columns = torch.arange(argmax.shape[3], device=argmax.device)
         inside = argmax.long()
         flat = (2 * rows + inside // 2) * width + 2 * columns + inside % 2
-        return dy, _like(torch, dy, problem.entry.problem), flat
+        return dy, _like(torch, dy, call.entry.workload), flat
 
     def work(dy: Any, x: Any, flat: Any) -> tuple[Any, ...]:
         backward = torch.ops.aten.max_pool2d_with_indices_backward
@@ -174,14 +174,14 @@ def _max_pool_backward(torch: Any, problem: Problem) -> Form:
     return inputs, work
 
 
-def _batch_norm(torch: Any, problem: Problem) -> Form:
+def _batch_norm(torch: Any, call: Call) -> Form:
     def work(x: Any, gamma: Any, beta: Any, mean: Any, var: Any) -> tuple[Any, ...]:
         return (torch.nn.functional.batch_norm(x, mean, var, gamma, beta, training=True),)
 
     return _as_given, work
 
 
-def _batch_norm_backward(torch: Any, problem: Problem) -> Form:
+def _batch_norm_backward(torch: Any, call: Call) -> Form:
     def inputs(dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any) -> tuple[Any, ...]:
         with torch.enable_grad():
             beta = torch.zeros_like(gamma)
@@ -194,8 +194,8 @@ def _batch_norm_backward(torch: Any, problem: Problem) -> Form:
     return inputs, work
 
 
-def _sgd(torch: Any, problem: Problem) -> Form:
-    master = problem.entry.op == "sgd_master"
+def _sgd(torch: Any, call: Call) -> Form:
+    master = call.entry.op == "sgd_master"
 
     def inputs(param: Any, grad: Any, velocity: Any, *masters: Any) -> tuple[Any, ...]:
         stepped = torch.nn.Parameter(masters[0] if master else param)
@@ -214,7 +214,7 @@ def _sgd(torch: Any, problem: Problem) -> Form:
     return inputs, work
 
 
-_FORMS: dict[str, Callable[[Any, Problem], Form]] = {
+_FORMS: dict[str, Callable[[Any, Call], Form]] = {
     "fprop": _fprop,
     "fprop_relu": _fprop,
     "fprop_relu_pool": _fprop,

@@ -70,8 +70,8 @@ def test_a_wrong_result_of_ours_gives_status_1(tmp_path, capsys, quick_peaks, mo
 
     right = ours.sides
 
-    def sides(problem, arrays, device):
-        return right(problem, [2 * a for a in arrays], device)
+    def sides(call, arrays, device):
+        return right(call, [2 * a for a in arrays], device)
 
     monkeypatch.setattr(ours, "sides", sides)
     assert cli.main([*SMALL, "--results", str(tmp_path), "--commit", "abc"]) == 1

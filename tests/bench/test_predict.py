@@ -157,7 +157,7 @@ def test_a_steps_launches_and_bytes_are_those_of_its_size():
 
 
 def test_a_steps_convolutions_are_those_whose_gradients_are_needed():
-    found = [(entry.problem.c, entry.op) for entry in predict_steps.convolutions("airbench94", 2000)]
+    found = [(entry.workload.c, entry.op) for entry in predict_steps.convolutions("airbench94", 2000)]
     assert found[:4] == [(3, "fprop"), (24, "fprop"), (24, "dgrad"), (24, "wgrad")]  # the first filters are frozen
     assert len(found) == 1 + 6 * 3
     assert len(predict_steps.convolutions("vgg-cifar", 128)) == 8 * 3 - 1

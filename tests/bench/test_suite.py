@@ -51,7 +51,7 @@ def test_the_floor_of_a_step():
 def test_bytes_of_memory_bound_operations(op, bytes_each):
     found = entry("ops", f"{op} 961x32x32x64 bfloat16")
     assert found.work.bytes / (961 * 32 * 32 * 64) == bytes_each
-    assert found.problem[0] * 32 * 32 * 64 * 2 == pytest.approx(126e6, rel=0.01)
+    assert found.workload[0] * 32 * 32 * 64 * 2 == pytest.approx(126e6, rel=0.01)
 
 
 def test_backward_is_both_gradients_with_dy_read_once():

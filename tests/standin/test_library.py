@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
-from bench import ours, problems
+from bench import calls, ours
 from bench.record import Record
 from bench.runner import run as bench_run
 from bench.suite import Entry
@@ -314,9 +314,9 @@ def test_the_benchmark_times_on_the_second_gpu(schedule, tmp_path):
 
 
 def ours_alone(entry, device, compiled):
-    problem = problems.problem(entry)
-    arrays = problem.make(np.random.default_rng(0))
-    return ours.sides(problem, arrays, device), lambda results: problem.compare(arrays, results)
+    call = calls.call(entry)
+    arrays = call.make(np.random.default_rng(0))
+    return ours.sides(call, arrays, device), lambda results: call.compare(arrays, results)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def cases_by_file(cases: list[verify.Case]) -> dict[str, list[verify.Case]]:
             for dtype in {"float32", "float16"} & set(case.dtypes):  # another algorithm may serve halves
                 outcome = verify.run_case(case, dtype, "emulated")
                 if not outcome.passed:
-                    raise RuntimeError(f"the shipped {case.op} fails in {dtype}, {case.name}: {outcome.problem}")
+                    raise RuntimeError(f"the shipped {case.op} fails in {dtype}, {case.name}: {outcome.failure}")
         for name in {name for path in loaded for name in parts_of(path)} & found.keys():
             found[name].append(case)
     return found
@@ -179,7 +179,7 @@ def _run(cases: list[verify.Case], dtype: str) -> Iterator[str]:
         if dtype in case.dtypes:
             with at_most(CASE_SECONDS):
                 outcome = verify.run_case(case, dtype, "emulated")
-            yield f"{case.op} {dtype} {case.name}: {outcome.problem}" if outcome.problem else ""
+            yield f"{case.op} {dtype} {case.name}: {outcome.failure}" if outcome.failure else ""
 
 
 def _run_tests(suite: Suite) -> str:

@@ -25,7 +25,7 @@ Compared = Iterator[tuple[Expected, Any]]  # what a part of a result must be, an
 
 
 @dataclass(frozen=True)
-class Problem:
+class Call:
     """make(rng): host arrays. run(*arrays): our call, a tuple of results, or None where gpuconv has no such op.
     compare(arrays, results): the parts to compare; host arrays before the call, host results."""
 
@@ -35,7 +35,7 @@ class Problem:
     compare: Callable[[Arrays, list[np.ndarray]], Compared]
 
 
-def problem(entry: Entry) -> Problem:
+def call(entry: Entry) -> Call:
     """Raises KeyError for an entry that is no convolution nor memory-bound operation."""
     return _convolution(entry) if entry.kind == "convolution" else _MEMORY[entry.op](entry)
 
@@ -52,8 +52,8 @@ def _some(count: int) -> list[int]:
 # --- convolutions ------------------------------------------------------------------------------
 
 
-def _convolution(entry: Entry) -> Problem:
-    problem: Conv2dProblem = entry.problem
+def _convolution(entry: Entry) -> Call:
+    problem: Conv2dProblem = entry.workload
     window, images = problem.window, _some(problem.n)
     filters, channels = _some(problem.k), _some(problem.c)
 
@@ -120,7 +120,7 @@ def _convolution(entry: Entry) -> Problem:
         "wgrad": (("dy", "x"), wgrad, check_wgrad),
         "backward": (("dy", "x", "w", "db"), backward, check_backward),
     }[entry.op]
-    return Problem(entry, make(*names), run, compare)
+    return Call(entry, make(*names), run, compare)
 
 
 def _check_bias_grad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
@@ -133,10 +133,10 @@ def _check_bias_grad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
 # --- memory-bound operations -------------------------------------------------------------------
 
 
-def _by_images(op: str, arrays: int, **options: Any) -> Callable[[Entry], Problem]:
+def _by_images(op: str, arrays: int, **options: Any) -> Callable[[Entry], Call]:
     """An op of `arrays` volumes whose images are computed apart."""
 
-    def build(entry: Entry) -> Problem:
+    def build(entry: Entry) -> Call:
         def compare(given: Arrays, results: list[np.ndarray]) -> Compared:
             images = _some(len(given[0]))
             (expected, *_) = expect(op, [a[images] for a in given], options)
@@ -146,30 +146,28 @@ def _by_images(op: str, arrays: int, **options: Any) -> Callable[[Entry], Proble
             results = getattr(ops, op)(*arrays, **options)
             return results if isinstance(results, tuple) else (results,)
 
-        return Problem(
-            entry, lambda rng: [_normal(rng, entry.problem, entry.dtype) for _ in range(arrays)], run, compare
-        )
+        return Call(entry, lambda rng: [_normal(rng, entry.workload, entry.dtype) for _ in range(arrays)], run, compare)
 
     return build
 
 
-def _bias_relu(entry: Entry) -> Problem:
+def _bias_relu(entry: Entry) -> Call:
     """By itself gpuconv has no such op: a bias and a ReLU are part of the convolution before them."""
 
     def make(rng: np.random.Generator) -> Arrays:
-        return [_normal(rng, entry.problem, entry.dtype), _normal(rng, entry.problem[-1], entry.dtype)]
+        return [_normal(rng, entry.workload, entry.dtype), _normal(rng, entry.workload[-1], entry.dtype)]
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
-        images = _some(entry.problem[0])
+        images = _some(entry.workload[0])
         x, bias = arrays[0][images].astype(np.float64), arrays[1].astype(np.float64)
         (expected,) = expect("add", [x, np.broadcast_to(bias, x.shape)], {})
         yield Expected("y", np.maximum(expected.value, 0), expected.bound), results[0][images]
 
-    return Problem(entry, make, None, compare)
+    return Call(entry, make, None, compare)
 
 
-def _max_pool_backward(entry: Entry) -> Problem:
-    n, h, w, c = shape = entry.problem
+def _max_pool_backward(entry: Entry) -> Call:
+    n, h, w, c = shape = entry.workload
     options: dict[str, Any] = dict(kernel_size=2)
 
     def make(rng: np.random.Generator) -> Arrays:
@@ -185,18 +183,21 @@ def _max_pool_backward(entry: Entry) -> Problem:
         (expected,) = expect("max_pool2d_backward", [a[images] for a in arrays], part)
         yield expected, results[0][images]
 
-    return Problem(entry, make, run, compare)
+    return Call(entry, make, run, compare)
 
 
-def _bias_grad(entry: Entry) -> Problem:
-    return Problem(
-        entry, lambda rng: [_normal(rng, entry.problem, entry.dtype)], lambda dy: (ops.bias_grad(dy),), _check_bias_grad
+def _bias_grad(entry: Entry) -> Call:
+    return Call(
+        entry,
+        lambda rng: [_normal(rng, entry.workload, entry.dtype)],
+        lambda dy: (ops.bias_grad(dy),),
+        _check_bias_grad,
     )
 
 
 def _channel_numbers(rng: np.random.Generator, entry: Entry) -> np.ndarray:
     dtype = accumulation_dtype(as_dtype(entry.dtype))
-    return (1 + 0.1 * rng.standard_normal(entry.problem[-1])).astype(dtype)
+    return (1 + 0.1 * rng.standard_normal(entry.workload[-1])).astype(dtype)
 
 
 def _channels_of(arrays: Arrays) -> tuple[list[int], Arrays]:
@@ -204,9 +205,9 @@ def _channels_of(arrays: Arrays) -> tuple[list[int], Arrays]:
     return channels, [np.ascontiguousarray(a[..., channels]) for a in arrays]
 
 
-def _batch_norm(entry: Entry) -> Problem:
+def _batch_norm(entry: Entry) -> Call:
     def make(rng: np.random.Generator) -> Arrays:
-        return [_normal(rng, entry.problem, entry.dtype), *(_channel_numbers(rng, entry) for _ in range(4))]
+        return [_normal(rng, entry.workload, entry.dtype), *(_channel_numbers(rng, entry) for _ in range(4))]
 
     def run(*arrays: Any) -> tuple[Any, ...]:
         return ops.batch_norm(*arrays, training=True)
@@ -216,12 +217,12 @@ def _batch_norm(entry: Entry) -> Problem:
         for expected, result in zip(expect("batch_norm", part, dict(training=True))[:1], results):
             yield expected, result[..., channels]
 
-    return Problem(entry, make, run, compare)
+    return Call(entry, make, run, compare)
 
 
-def _batch_norm_backward(entry: Entry) -> Problem:
+def _batch_norm_backward(entry: Entry) -> Call:
     def make(rng: np.random.Generator) -> Arrays:
-        dy, x = (_normal(rng, entry.problem, entry.dtype) for _ in range(2))
+        dy, x = (_normal(rng, entry.workload, entry.dtype) for _ in range(2))
         gamma = _channel_numbers(rng, entry)
         pixels = x.reshape(-1, x.shape[-1])
         mean = pixels.mean(0, dtype=np.float64)
@@ -234,15 +235,15 @@ def _batch_norm_backward(entry: Entry) -> Problem:
         for expected, result in zip(expect("batch_norm_backward", part, dict(training=True)), results):
             yield expected, result[..., channels]
 
-    return Problem(entry, make, lambda *arrays: ops.batch_norm_backward(*arrays), compare)
+    return Call(entry, make, lambda *arrays: ops.batch_norm_backward(*arrays), compare)
 
 
 SGD: dict[str, Any] = dict(lr=0.01, momentum=0.9)
 
 
-def _sgd(entry: Entry) -> Problem:
+def _sgd(entry: Entry) -> Call:
     """sgd_step: param, grad, velocity. sgd_master: the same of a bfloat16 net, and the float32 master."""
-    size, with_master = math.prod(entry.problem), entry.op == "sgd_master"
+    size, with_master = math.prod(entry.workload), entry.op == "sgd_master"
 
     def make(rng: np.random.Generator) -> Arrays:
         dtypes = [entry.dtype, entry.dtype, "float32"] + ["float32"] * with_master
@@ -258,10 +259,10 @@ def _sgd(entry: Entry) -> Problem:
         for expected, result in zip(expect("sgd_step", lists, SGD), results):
             yield expected, result[places]
 
-    return Problem(entry, make, run, compare)
+    return Call(entry, make, run, compare)
 
 
-_MEMORY: dict[str, Callable[[Entry], Problem]] = {
+_MEMORY: dict[str, Callable[[Entry], Call]] = {
     "relu": _by_images("relu", 1),
     "relu_backward": _by_images("relu_backward", 2),
     "max_pool2d": _by_images("max_pool2d", 1, kernel_size=2),
