@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,16 +27,27 @@ class Activation:
     """What is known of an activation that other ops can apply: an op of this name with the op's defaults.
 
     saves_input: whether its backward reads what it was given, not what it returned. jumps: where its derivative jumps.
+    options: the op's keyword arguments besides `out`, with their defaults.
     """
 
     name: str
     saves_input: bool = False
     jumps: tuple[float, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def struct(self) -> str:
         """Its name in kernels/activation.cuh."""
         return "".join(part.title() for part in self.name.split("_"))
+
+    def apply(self, ops: Any, x: Any, out: Any = None) -> Any:
+        """Its output. ops: a module that has the op, and its backward."""
+        return getattr(ops, self.name)(x, **self.options, out=out)
+
+    def apply_backward(self, ops: Any, dy: Any, x: Any) -> Any:
+        """The gradient of its input x. ops: as for `apply`."""
+        saved = x if self.saves_input else self.apply(ops, x)
+        return getattr(ops, f"{self.name}_backward")(dy, saved, **self.options)
 
 
 ACTIVATIONS = {
@@ -44,10 +55,10 @@ ACTIVATIONS = {
     for each in (
         Activation("relu", jumps=(0,)),
         Activation("relu6", jumps=(0, 6)),
-        Activation("leaky_relu", jumps=(0,)),
+        Activation("leaky_relu", jumps=(0,), options={"negative_slope": 0.01}),
         Activation("sigmoid"),
         Activation("tanh"),
-        Activation("gelu", saves_input=True),
+        Activation("gelu", saves_input=True, options={"approximate": "none"}),
         Activation("silu", saves_input=True),
     )
 }

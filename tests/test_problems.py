@@ -1,6 +1,7 @@
 """Problems: output sizes, padding, which object a call gets, the sizes that follow from it."""
 
 import copy
+import inspect
 import itertools
 import pickle
 import re
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuconv import ops, problems
-from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, LinearProblem, Pool2dProblem, epilogue
+from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Epilogue, LinearProblem, Pool2dProblem, epilogue
 from tests.refused import refused
 
 # --- output sizes and padding ------------------------------------------------------------------
@@ -397,3 +398,11 @@ def test_the_same_flags_are_the_same_epilogue():
 def test_activations_named_are_ops():
     for name, suffix in itertools.product(problems.ACTIVATIONS, ("", "_backward")):
         assert callable(getattr(ops, name + suffix))
+
+
+def test_activations_know_the_defaults_of_their_ops():
+    for name, activation in ACTIVATIONS.items():
+        for op in (name, f"{name}_backward"):
+            taken = inspect.signature(getattr(ops, op)).parameters.values()
+            defaults = {each.name: each.default for each in taken if each.default not in (each.empty, None)}
+            assert defaults == activation.options, op

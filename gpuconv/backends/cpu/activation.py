@@ -30,11 +30,11 @@ def relu6_backward(dy, y, *, out=None):
     return keep(dy, (y > 0) & (y < 6), out=out)
 
 
-def leaky_relu(x, *, negative_slope=0.01, out=None):
+def leaky_relu(x, *, negative_slope, out=None):
     return elementwise(lambda x: np.maximum(x, 0) + negative_slope * np.minimum(x, 0), x, out=out)
 
 
-def leaky_relu_backward(dy, y, *, negative_slope=0.01, out=None):
+def leaky_relu_backward(dy, y, *, negative_slope, out=None):
     return elementwise(lambda dy, y: np.where(y > 0, dy, negative_slope * dy), dy, y, out=out)
 
 
@@ -71,7 +71,7 @@ def silu_backward(dy, x, *, out=None):
     return elementwise(formula, dy, x, out=out)
 
 
-def gelu(x, *, approximate="none", out=None):
+def gelu(x, *, approximate, out=None):
     def exact(x):
         return x * normal_cdf(x)
 
@@ -81,7 +81,7 @@ def gelu(x, *, approximate="none", out=None):
     return elementwise(exact if approximate == "none" else by_tanh, x, out=out)
 
 
-def gelu_backward(dy, x, *, approximate="none", out=None):
+def gelu_backward(dy, x, *, approximate, out=None):
     def exact(dy, x):
         return dy * (normal_cdf(x) + x * normal_pdf(x))
 

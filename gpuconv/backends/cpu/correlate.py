@@ -24,6 +24,7 @@ from gpuconv.backends.cpu.precision import widen
 from gpuconv.backends.cpu.row_reuse import RowReuse, one_row_filters
 from gpuconv.backends.cpu.wide_filters import fold_filters, in_strips, strip_width, widen_filters
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.problems import ACTIVATIONS
 
 # Of the windows that a core copies for one product, measured: so many that they are still in its cache when they are
 # multiplied, and many times the weights, which every product reads anew. Few weights are multiplied so fast that the
@@ -115,7 +116,7 @@ def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, b
             for other in others:
                 form.add_gradient(view, widen(other[images, rows]), gradient)
             if activation is not None:
-                getattr(activations, activation)(result, out=result)
+                ACTIVATIONS[activation].apply(activations, result, out=result)
             if not in_place:
                 part[...] = result
         return gradient

@@ -8,6 +8,7 @@ from gpuconv.backends.cpu import activation as activations
 from gpuconv.backends.cpu.parallel import matmul
 from gpuconv.backends.cpu.precision import buffer, factors, store, sum_rows, widen
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.problems import ACTIVATIONS
 
 
 def linear(x, w, bias, problem, epilogue, *, algo, tf32, out):
@@ -17,7 +18,7 @@ def linear(x, w, bias, problem, epilogue, *, algo, tf32, out):
     if bias is not None:
         y += widen(bias)
     if epilogue.activation is not None:
-        getattr(activations, epilogue.activation)(y, out=y)
+        ACTIVATIONS[epilogue.activation].apply(activations, y, out=y)
     return store(y, x.dtype, out)
 
 

@@ -31,7 +31,7 @@ def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum,
     rows *= each(gamma * inv_std)
     rows += each(beta)
     y = store(y, x.dtype, out)
-    return y if activation is None else getattr(activations, activation)(y, out=y), mean, inv_std
+    return y if activation is None else ACTIVATIONS[activation].apply(activations, y, out=y), mean, inv_std
 
 
 def conv2d_batch_norm(
@@ -56,7 +56,9 @@ def conv2d_batch_norm(
 @np.errstate(all="ignore")
 def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, training, out, dgamma, dbeta, accumulate):
     if activation is not None:
-        dy = _through(activation, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype))
+        dy = ACTIVATIONS[activation].apply_backward(
+            activations, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype)
+        )
     wide_dy = widen(dy)
     in_place = out is not None and np.may_share_memory(out, dy)  # dy is read again after xhat is written
     xhat = buffer(None if in_place else out, x.shape, gamma.dtype)
@@ -77,12 +79,6 @@ def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, traini
         store(dgamma_here, gamma.dtype, dgamma, accumulate),
         store(dbeta_here, gamma.dtype, dbeta, accumulate),
     )
-
-
-def _through(activation: str, dy: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """The gradient to what an activation was given, `normal`."""
-    saved = normal if ACTIVATIONS[activation].saves_input else getattr(activations, activation)(normal)
-    return getattr(activations, f"{activation}_backward")(dy, saved)
 
 
 def _rows(y: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:

@@ -23,11 +23,11 @@ def relu6_backward(dy, y, *, out=None):
     return round_to(np.where((wide(y) > 0) & (wide(y) < 6), wide(dy), 0), dy.dtype, out)
 
 
-def leaky_relu(x, *, negative_slope=0.01, out=None):
+def leaky_relu(x, *, negative_slope, out=None):
     return round_to(wide(x) * np.where(wide(x) > 0, 1, negative_slope), x.dtype, out)
 
 
-def leaky_relu_backward(dy, y, *, negative_slope=0.01, out=None):
+def leaky_relu_backward(dy, y, *, negative_slope, out=None):
     return round_to(wide(dy) * np.where(wide(y) > 0, 1, negative_slope), dy.dtype, out)
 
 
@@ -62,12 +62,12 @@ def silu_backward(dy, x, *, out=None):
     return round_to(wide(dy) * (s + z * s * (1 - s)), dy.dtype, out)
 
 
-def gelu(x, *, approximate="none", out=None):
+def gelu(x, *, approximate, out=None):
     z = wide(x)
     return round_to(z * (_normal_cdf(z) if approximate == "none" else _sigmoid(2 * _cubic(z))), x.dtype, out)
 
 
-def gelu_backward(dy, x, *, approximate="none", out=None):
+def gelu_backward(dy, x, *, approximate, out=None):
     z = wide(x)
     if approximate == "none":
         slope = _normal_cdf(z) + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)

@@ -17,7 +17,7 @@ from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.pool import max_pool2d
 from gpuconv.backends.reference.precision import factors, round_to, wide
 from gpuconv.backends.reference.windows import Windows
-from gpuconv.problems import Conv2dProblem, Epilogue, Pool2dProblem
+from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue, Pool2dProblem
 
 
 def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
@@ -30,7 +30,7 @@ def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
     if bias is not None:
         y += wide(bias)
     if epilogue.activation is not None:
-        y = getattr(activations, epilogue.activation)(y)
+        y = ACTIVATIONS[epilogue.activation].apply(activations, y)
     return round_to(y, dtype, out)
 
 

@@ -3,6 +3,7 @@
 from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.conv import bias_grad
 from gpuconv.backends.reference.precision import factors, round_to, wide
+from gpuconv.problems import ACTIVATIONS
 
 
 def linear(x, w, bias, problem, epilogue, *, algo, tf32, out):
@@ -11,7 +12,7 @@ def linear(x, w, bias, problem, epilogue, *, algo, tf32, out):
     if bias is not None:
         y += wide(bias)
     if epilogue.activation is not None:
-        y = getattr(activations, epilogue.activation)(y)
+        y = ACTIVATIONS[epilogue.activation].apply(activations, y)
     return round_to(y, x.dtype, out)
 
 

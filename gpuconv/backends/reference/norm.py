@@ -21,7 +21,7 @@ def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum,
     inv_std = 1 / np.sqrt(var + eps)
     y = wide(gamma) * (z - mean) * inv_std + wide(beta)
     if activation is not None:
-        y = getattr(activations, activation)(wide(round_to(y, x.dtype)))
+        y = ACTIVATIONS[activation].apply(activations, wide(round_to(y, x.dtype)))
     return round_to(y, x.dtype, out), round_to(mean, gamma.dtype), round_to(inv_std, gamma.dtype)
 
 
@@ -39,8 +39,7 @@ def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, traini
     xhat, axes, m = (wide(x) - wide(mean)) * s, tuple(range(x.ndim - 1)), max(1, math.prod(x.shape[:-1]))
     if activation is not None:
         given = wide(round_to(g * xhat + wide(beta), x.dtype))
-        saved = given if ACTIVATIONS[activation].saves_input else getattr(activations, activation)(given)
-        wide_dy = getattr(activations, f"{activation}_backward")(wide_dy, saved)
+        wide_dy = ACTIVATIONS[activation].apply_backward(activations, wide_dy, given)
     sum_dy, sum_dy_xhat = wide_dy.sum(axes), (wide_dy * xhat).sum(axes)
     centred = wide_dy - (sum_dy + xhat * sum_dy_xhat) / m if training else wide_dy
     dx, dgamma = round_to(g * s * centred, dy.dtype, out), round_to(sum_dy_xhat, gamma.dtype, dgamma, accumulate)

@@ -41,7 +41,7 @@ def batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any, x_b
     y_bound = y_bound + accumulated(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounded(dtype, y)
     if options.get("activation"):  # as of a product: no activation is steeper than 1.13
         y_bound = 1.13 * y_bound + accumulated(dtype, 8, y)
-        y = getattr(ops, options["activation"])(y)
+        y = ACTIVATIONS[options["activation"]].apply(ops, y)
         y_bound = y_bound + rounded(dtype, y)
     kept_bounds: tuple[Any, Any] = (0.0, 0.0)  # inference leaves the running statistics as they are
     if options["training"]:
@@ -91,8 +91,7 @@ def _behind_activation(
     terms = np.abs(gamma) * (np.abs(x) + np.abs(mean)) * inv_std + np.abs(options["beta"])
     given = gamma * (x - mean) * inv_std + options["beta"]
     given_bound = accumulated(acc, 6, terms) + rounded(dtype, given)
-    saved = given if ACTIVATIONS[op].saves_input else getattr(ops, op)(given)
-    behind = getattr(ops, f"{op}_backward")(dy, saved)
+    behind = ACTIVATIONS[op].apply_backward(ops, dy, given)
     changes = 1.13 * given_bound
     if ACTIVATIONS[op].jumps:
         changes = np.any([np.abs(given - at) <= given_bound for at in ACTIVATIONS[op].jumps], axis=0)

@@ -7,8 +7,8 @@ import pytest
 
 from gpuconv.backends import asarray, to_numpy
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.ops import activation
 from gpuconv.dtypes import as_dtype
+from gpuconv.ops import activation
 
 erf = np.vectorize(math.erf, otypes=[float])
 

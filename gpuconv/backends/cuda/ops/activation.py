@@ -35,11 +35,11 @@ def relu6_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> Array
     return _map("relu6_backward", out, dy, y)
 
 
-def leaky_relu(x: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = None) -> ArrayT:
+def leaky_relu(x: ArrayT, *, negative_slope: float, out: ArrayT | None = None) -> ArrayT:
     return _map("leaky_relu_forward", out, x, scalars=(negative_slope,))
 
 
-def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = None) -> ArrayT:
+def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float, out: ArrayT | None = None) -> ArrayT:
     return _map("leaky_relu_backward", out, dy, y, scalars=(negative_slope,))
 
 
@@ -59,11 +59,11 @@ def tanh_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT
     return _map("tanh_backward", out, dy, y)
 
 
-def gelu(x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> ArrayT:
+def gelu(x: ArrayT, *, approximate: str, out: ArrayT | None = None) -> ArrayT:
     return _map(f"gelu_{_FORM[approximate]}_forward", out, x)
 
 
-def gelu_backward(dy: ArrayT, x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> ArrayT:
+def gelu_backward(dy: ArrayT, x: ArrayT, *, approximate: str, out: ArrayT | None = None) -> ArrayT:
     return _map(f"gelu_{_FORM[approximate]}_backward", out, dy, x)
 
 
