@@ -317,14 +317,14 @@ REFUSALS = [
         [X, VECTOR, VECTOR, VECTOR, zeros(4, dtype=float)],
         {"training": True},
         TypeError,
-        "running_var must be float32 beside float32 data, received float64",
+        "running_var must be float32 for float32 data, received float64",
     ),
     (
         ops.batch_norm,
         [X.astype(np.float16), *[zeros(4, dtype=np.float16)] * 4],
         {"training": True},
         TypeError,
-        "gamma must be float32 beside float16 data, received float16",
+        "gamma must be float32 for float16 data, received float16",
     ),
     (
         ops.batch_norm,
@@ -500,7 +500,7 @@ REFUSALS = [
         [np.zeros(4), np.zeros(()), LOGITS, LABELS],
         {},
         TypeError,
-        "loss must be float32 beside float32 scores, received float64",
+        "loss must be float32 for float32 scores, received float64",
     ),
     # batches
     (

@@ -2,20 +2,20 @@
 CUDA kernels, emulated arrays the same kernels on the CPU.
 
 - Activation volumes are (N, H, W, C), filters (K, R, S, C // groups), linear weights (out_features, in_features).
-- Arrays are float64, float32, float16 or bfloat16 and of one dtype a call. float64 accumulates in float64,
+- Arrays are float64, float32, float16 or bfloat16, all of one dtype in a call. float64 accumulates in float64,
   the others in float32, and each result is rounded once.
 - ``out`` receives the result as in NumPy's ufuncs, and is returned. It may share memory with an input: the result is
-  the same as if it did not. Two outputs that share memory, and a read-only one, raise ValueError. Ops that make
-  parameter gradients take ``accumulate``: True adds to the given arrays instead of overwriting them.
+  the same as if it did not. Outputs that share memory with each other, or are read-only, raise ValueError. Ops that
+  compute parameter gradients take ``accumulate``: True adds to the given arrays instead of overwriting them.
 - Subclasses of NumPy's array are taken as plain arrays. Masked arrays, the other byte order and dtypes that hold no
   numbers raise TypeError.
 - ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,
   (height, width), ((top, bottom), (left, right)), "same" or "valid". Dilation counts from 1.
 - ``fit`` says what happens where windows do not tile the padded input: "floor" drops the rest, "exact" raises and
   names the sizes that would fit, "cover" adds a last partial window.
-- ``algo`` names an algorithm of `gpuconv.algorithms`, which changes the order of a sum at most; "auto" leaves it to the
-  device. NumPy has one arithmetic whatever the name.
-- ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to 10 bits behind the point
+- ``algo`` names an algorithm of `gpuconv.algorithms`. It changes at most the order of a sum; "auto" lets the device
+  choose. NumPy computes the same for every name.
+- ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to a 10-bit mantissa
   (to nearest, ties away from zero, as ``cvt.rna.tf32.f32`` does), sums are float32; a bias is not rounded.
 - ``lr``, ``step``, ``offset``, ``start`` and ``grad_scale`` may be a number or a one-element array on the device.
 - Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.

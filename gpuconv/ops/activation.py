@@ -172,7 +172,7 @@ def silu_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT
 
 @op("softmax.cu")
 def softmax(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """exp(x) / sum of exp(x) over each row, computed after taking the row's largest value off.
+    """exp(x) / sum of exp(x) over each row, computed after subtracting the row's largest value.
 
     x: (N, classes). Returns probabilities of x's shape.
     """

@@ -16,7 +16,7 @@ __all__ = ["add", "scale"]
 
 @op("arithmetic.cu")
 def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """a + b, of one shape. It joins the two branches of a residual block."""
+    """a + b, of the same shape. Joins the two branches of a residual block."""
     backend = backend_of(a=a, b=b, optional=dict(out=out))
     expect_same_dtype(a=a, b=b)
     expect_shape("b", b, a.shape, "a's shape")
@@ -27,7 +27,7 @@ def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 @op("arithmetic.cu")
 def scale(x: ArrayT, *, factor: float, out: ArrayT | None = None) -> ArrayT:
-    """x * factor, the factor rounded to the accumulation dtype."""
+    """x * factor, with the factor rounded to the accumulation dtype."""
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     factor = number("factor", factor, -math.inf, used_with=[x])

@@ -1,4 +1,4 @@
-"""Batches out of a data set that lives on the device."""
+"""Batches from a data set that lives on the device."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def load_batch(
     dtype: Any = "float32",
     out: Array | None = None,
 ) -> tuple[Any, Any]:
-    """Gather, augment and normalise a batch out of a uint8 data set.
+    """Gather, augment and normalise a batch from a uint8 data set.
 
     The batch is indices[start : start + count]. count=None takes the rest; start must then be a number, not an array.
     With N = count and indices counted from start,
     x[n] = (augment(images[indices[n]]) - mean) * (1 / std), computed in float32 and rounded once to dtype, in this
     order: a horizontal flip with probability 1/2 (flip=True); a shift by whole pixels, uniform in [-shift, shift]
-    along each axis; a cutout of side `cutout` around a uniform centre, clipped at the border. Pixels cut out are 0
-    after normalisation. So are pixels shifted in; with border="reflect" they mirror the image at its outermost pixels.
+    along each axis; a cutout of side `cutout` around a uniform centre, clipped at the border. Cut-out pixels are 0
+    after normalisation. So are pixels shifted in, unless border="reflect" mirrors the image at its outermost pixels.
     Sample n draws one Philox block of the AUGMENT stream, at offset + n.
 
     flip="alternating" (Jordan 2024, arXiv:2404.00498): a random half of the images is flipped in even epochs, the rest
-    in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides which. Sample n is
-    in epoch (offset + n) // M, where offset is the number of samples loaded before.
+    in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides which half. Sample
+    n belongs to epoch (offset + n) // M, where offset is the number of samples loaded before.
 
     images: (M, H, W, C) uint8. labels: (M,) int64. indices: int64 in [0, M), of rank 1. mean, std: float32, (C,) or
     (H, W, C). A position past the indices, or an index past the images, raises ValueError where the host can read the

@@ -80,15 +80,15 @@ def conv2d_relu(
     tf32: bool = False,
     out: ArrayT | None = None,
 ) -> tuple[ArrayT, Any]:
-    """relu(conv2d(...)), with pool=2 followed by max_pool2d of 2 x 2 windows at stride 2, of which an odd last row and
-    column are dropped; and the mask that the two gradients of conv2d take.
+    """relu(conv2d(...)) and the mask that the two gradients of conv2d take. With pool=2, a max_pool2d of 2 x 2 windows
+    at stride 2 follows, which drops an odd last row and column.
 
     y: (N, P, Q, K), or (N, P // 2, Q // 2, K) with pool=2.
 
-    mask: uint8 (N, P, Q, groups * bytes), with y's P and Q and bytes = ceil(K / groups * pool**2 / 8). It has a bit for
-    each convolution output that y depends on: 1 where the gradient passes, that is where the output is positive and,
-    with pool=2, the first maximum of its window. In the bytes of a group, bit i * pool**2 + j (bit 0 is the lowest of
-    the first byte) belongs to the group's filter i and to pixel j of the window, row-major. Unused bits are 0.
+    mask: uint8 (N, P, Q, groups * bytes), with y's P and Q and bytes = ceil(K / groups * pool**2 / 8). It has one bit
+    for each convolution output that y depends on: 1 where the gradient passes, that is, where the output is positive
+    and, with pool=2, is the first maximum of its window. In the bytes of a group, bit i * pool**2 + j (bit 0 is the
+    lowest of the first byte) belongs to the group's filter i and pixel j of the window, row-major. Unused bits are 0.
 
     Other arguments as in conv2d. Returns y and mask.
     """
@@ -118,12 +118,12 @@ def conv2d_dgrad(
     pool: int = 1,
     out: ArrayT | None = None,
 ) -> ArrayT:
-    """The gradient of conv2d to its input: dx[n, h, w, c] = sum of dy[n, p, q, k] * w[k, r, s, c] over every
-    (p, q, r, s) that reads (h, w).
+    """The gradient of conv2d with respect to x: dx[n, h, w, c] = sum of dy[n, p, q, k] * w[k, r, s, c] over all k and
+    every (p, q, r, s) that reads (h, w).
 
     dy: (N, P, Q, K). w: (K, R, S, C // groups). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
 
-    mask, pool: those of conv2d_relu; the result is then its gradient to x. dy has the shape of its y, so with pool=2
+    mask, pool: of conv2d_relu; the result is then the gradient of that op. dy has the shape of its y, so with pool=2
     (N, P // 2, Q // 2, K), and passes only where the mask has a 1.
     """
     backend = backend_of(dy=dy, w=w, optional=dict(mask=mask, out=out))
@@ -159,11 +159,11 @@ def conv2d_wgrad(
     db: ArrayT | None = None,
     accumulate: bool = False,
 ) -> ArrayT:
-    """The gradient of conv2d to its filters: dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k]
+    """The gradient of conv2d with respect to w: dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k]
     * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c].
 
-    dy: (N, P, Q, K). x: (N, H, W, C). mask, pool: as in conv2d_dgrad. db: (K,), if given, receives the gradient to the
-    bias: the sum over n, p, q of dy, where the mask lets it pass.
+    dy: (N, P, Q, K). x: (N, H, W, C). mask, pool: as in conv2d_dgrad. db: (K,), if given, receives the bias gradient:
+    the sum over n, p, q of dy where the mask has a 1.
     Returns dw: (K, R, S, C // groups).
     """
     backend = backend_of(dy=dy, x=x, optional=dict(mask=mask, out=out, db=db))
@@ -205,7 +205,7 @@ def conv2d_backward(
     db: ArrayT | None = None,
     accumulate: bool = False,
 ) -> tuple[ArrayT, ArrayT]:
-    """All gradients of conv2d: conv2d_dgrad and conv2d_wgrad in one call, for which a backend may read dy once.
+    """All gradients of conv2d: conv2d_dgrad and conv2d_wgrad in one call, so that a backend may read dy only once.
 
     dy: (N, P, Q, K). x: (N, H, W, C). w: (K, R, S, C // groups). mask, pool: as in conv2d_dgrad. db: as in
     conv2d_wgrad. accumulate adds to dw and db; dx is always assigned. Returns dx (in out), dw.
@@ -232,7 +232,7 @@ def conv2d_backward(
 
 @op("bias_grad.cu")
 def bias_grad(dy: ArrayT, *, out: ArrayT | None = None, accumulate: bool = False) -> ArrayT:
-    """The gradient to a bias: the sum of dy over all axes but the last.
+    """The gradient of a bias: the sum of dy over all axes but the last.
 
     dy: (..., K), of rank 2 or more. Returns db: (K,).
     """
@@ -257,7 +257,7 @@ def _forward(dy: Array, problem: Conv2dProblem, mask: Array | None, pool: int) -
     shape = problem.pooled_shape(pool)
     if mask is None:
         if pool != 1:
-            raise ValueError(f"pool={pool} needs the mask that conv2d_relu returned, received none")
+            raise ValueError(f"pool={pool} needs the mask that conv2d_relu returned, received None")
         expect_shape("dy", dy, shape, "the convolution's output")
         return PLAIN
     expect_shape("dy", dy, shape, "the output of conv2d_relu")

@@ -18,8 +18,8 @@ def dropout(
 ) -> ArrayT:
     """Inverted dropout: each element is zeroed with probability p in [0, 1), the others are divided by 1 - p.
 
-    Element i of x (row-major) is kept when uniform i of gpuconv.random's DROPOUT stream (seed, substream, offset in
-    blocks of four) is at least p, so a mask is the same on every device and is never stored. The scale is
+    Element i of x (row-major) is kept if uniform number i of gpuconv.random's DROPOUT stream (seed, substream, offset
+    in blocks of four) is at least p. So the mask is the same on every device and is never stored. The scale is
     1 / (1 - p), rounded once to the accumulation dtype.
     """
     backend = backend_of(x=x, optional=dict(out=out), numbers=dict(offset=offset))
@@ -34,7 +34,7 @@ def dropout(
 def dropout_backward(
     dy: ArrayT, *, p: float, seed: int, substream: int = 0, offset: Scalar = 0, out: ArrayT | None = None
 ) -> ArrayT:
-    """dx = dy under the mask and scale of the dropout call with the same p, seed, substream and offset."""
+    """dx = dy with the mask and scale of the dropout call that had the same p, seed, substream and offset."""
     backend = backend_of(dy=dy, optional=dict(out=out), numbers=dict(offset=offset))
     expect_elementwise(dy, out, "dy")
     p, seed = number("p", p, 0.0, 1.0, open_high=True), seed_value("seed", seed)

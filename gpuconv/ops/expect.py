@@ -41,7 +41,7 @@ def expect_float(name: str, array: Array, axes: str) -> tuple[int, ...]:
 
 
 def expect_same_dtype(**arrays: Array | None) -> None:
-    """All that are not None share one dtype."""
+    """All arrays that are not None have the same dtype."""
     if len({array.dtype for array in arrays.values() if array is not None}) <= 1:
         return
     listed = ", ".join(f"{name} {array.dtype.name}" for name, array in arrays.items() if array is not None)
@@ -59,7 +59,7 @@ def expect_bias(bias: Array | None, size: int, why: str = "one value for each fi
 
 
 def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> None:
-    """Each, where given, is (C,) in the dtype that x accumulates in."""
+    """Each vector that is given has shape (C,) and x's accumulation dtype."""
     expected = accumulation_dtype(x.dtype)
     for name, vector in vectors.items():
         if vector is None:
@@ -71,7 +71,7 @@ def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> 
             )
         expect_shape(name, vector, (channels,), "one value for each channel")
         if vector.dtype != expected:
-            raise TypeError(f"{name} must be {expected.name} beside {x.dtype.name} data, received {vector.dtype.name}")
+            raise TypeError(f"{name} must be {expected.name} for {x.dtype.name} data, received {vector.dtype.name}")
 
 
 def expect_volume_shape(name: str, shape: Any) -> tuple[int, int, int, int]:
@@ -87,7 +87,7 @@ def expect_activation(activation: str | None) -> str | None:
 
 
 def expect_algorithm(algo: Any, tf32: Any, dtype: np.dtype) -> tuple[str, bool]:
-    """The listed name of an algorithm that serves products of this dtype, and tf32 as a bool."""
+    """The full name of an algorithm that serves products of this dtype, and tf32 as a bool."""
     arithmetic = _arithmetic(dtype, tf32)
     return algorithms.for_product(algo, arithmetic), bool(tf32)
 
@@ -112,7 +112,7 @@ def _arithmetic(dtype: np.dtype, tf32: Any) -> str:
 
 
 def expect_out(out: Array | None, shape: tuple[int, ...], dtype: np.dtype, name: str = "out") -> None:
-    """`out`, when given, has the result's shape and dtype, and is not read-only."""
+    """`out`, if given, has the result's shape and dtype and is writable."""
     if out is None:
         return
     expect_shape(name, out, shape, "the result's shape")
@@ -123,14 +123,14 @@ def expect_out(out: Array | None, shape: tuple[int, ...], dtype: np.dtype, name:
 
 
 def expect_elementwise(x: Array, out: Array | None, name: str = "x") -> None:
-    """x is of floats; `out`, when given, is like it."""
+    """x is a float array; `out`, if given, has its shape and dtype."""
     expect_out(out, expect_any_float(name, x), x.dtype)
 
 
 def expect_bias_gradient(db: Array | None, filters: int, channels: int, dtype: np.dtype) -> None:
     expect_out(db, (filters,), dtype, "db")
     if db is not None and not channels:
-        raise ValueError("db is made beside the gradient of a weight that reads something, received one of no channels")
+        raise ValueError("db needs a weight with at least one input channel, received a weight with none")
 
 
 def expect_accumulate(accumulate: bool, **outs: Array | None) -> None:

@@ -74,8 +74,8 @@ def linear_wgrad(
     db: ArrayT | None = None,
     accumulate: bool = False,
 ) -> ArrayT:
-    """dw = dy.T @ x. dy: (N, out_features). x: (N, in_features). db: (out_features,), where given, receives the sum of
-    dy over the batch. Returns dw: (out_features, in_features).
+    """dw = dy.T @ x. dy: (N, out_features). x: (N, in_features). db: (out_features,), if given, receives the sum of dy
+    over the batch. Returns dw: (out_features, in_features).
     """
     backend = backend_of(dy=dy, x=x, optional=dict(out=out, db=db))
     (n, k), (x_n, c) = expect_float("dy", dy, "N out_features"), expect_float("x", x, "N in_features")

@@ -24,8 +24,8 @@ def softmax_cross_entropy(
     """The mean over the batch of -sum over classes of t * log softmax(logits), with the target
     t = (1 - label_smoothing) * onehot(label) + label_smoothing / classes.
 
-    logits: (N, classes). labels: (N,) integers in [0, classes); others raise ValueError on devices whose memory the
-    host reads, and make the loss NaN on a GPU, which is never waited for. Returns the loss, 0-d in the accumulation
+    logits: (N, classes). labels: (N,) integers in [0, classes). Other labels raise ValueError where the host can read
+    the arrays; on a GPU, which is not synchronized, they make the loss NaN. Returns the loss, 0-d in the accumulation
     dtype, and dlogits = grad_scale * (softmax - t) / N (in out), scaled before it is rounded.
     """
     backend = backend_of(logits=logits, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
@@ -57,10 +57,10 @@ def svm_hinge(
 
 @op("metrics.cu", changes="totals")
 def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> None:
-    """Count a batch in running sums on the device: totals += (loss * N, right answers, N, 1 while totals[0] is finite).
+    """Add a batch to running sums on the device: totals += (loss * N, correct answers, N, 1 while totals[0] is finite).
 
     totals: (4,) float64, changed in place. loss: the batch's mean loss, 0-d, in the accumulation dtype. scores:
-    (N, classes), of which the first largest one is the answer (NaN counts as largest). labels: (N,) int64.
+    (N, classes); the first largest score is the answer (NaN counts as largest). labels: (N,) int64.
     """
     backend = backend_of(totals=totals, loss=loss, scores=scores, labels=labels)
     if totals.dtype != np.float64 or tuple(totals.shape) != (4,):
@@ -71,7 +71,7 @@ def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> Non
     expect_shape("loss", loss, (), "a batch's mean")
     if loss.dtype != accumulation_dtype(scores.dtype):
         expected = accumulation_dtype(scores.dtype).name
-        raise TypeError(f"loss must be {expected} beside {scores.dtype.name} scores, received {loss.dtype.name}")
+        raise TypeError(f"loss must be {expected} for {scores.dtype.name} scores, received {loss.dtype.name}")
     expect_writable(totals=totals)
     loss, scores, labels = copy_if_overlapping([totals], loss, scores, labels)
     backend.loss.add_metrics(totals, loss, scores, labels)

@@ -1,4 +1,4 @@
-"""Muon. Lists of parameters and their state as in `gpuconv.ops.optim`, with one rate for all."""
+"""Muon. Lists of parameters and their state as in `gpuconv.ops.optim`, with one learning rate for all."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def muon_step(
     nesterov: bool = False,
     steps: int = 5,
 ) -> None:
-    """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), with nesterov of g + momentum * v
-    (Jordan et al. 2024, "Muon"; keeping the weights at a norm of 1 a filter comes from airbench).
+    """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), or with nesterov
+    orthogonal(g + momentum * v) (Jordan et al. 2024, "Muon"; scaling each filter to a norm of 1 comes from airbench).
 
-    params: of rank 2 or more, taken as matrices (K, the rest); |param| is the root of the sum of squares, and a
-    parameter of zeros is not scaled. orthogonal(x) divides x by |x| + 1e-7, then does `steps` Newton-Schulz steps on
-    the smaller side, x = (a + b x x^T + c (x x^T)^2) x with a, b, c = 3.4445, -4.7750, 2.0315: singular values come
-    near 1, not to it. steps: 0 to 100. All of it is computed in the accumulation dtype.
+    params: of rank 2 or more, taken as matrices (K, the rest). |param| is the root of the sum of squares; a parameter
+    of zeros is not scaled. orthogonal(x) divides x by |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller
+    side, x = (a + b x x^T + c (x x^T)^2) x with a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values
+    near 1, not to it. steps: 0 to 100. Everything is computed in the accumulation dtype.
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads, velocities=velocities),

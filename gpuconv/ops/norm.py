@@ -45,11 +45,11 @@ def batch_norm(
     """y = act(gamma * (x - mean) * inv_std + beta) for each channel, inv_std = 1 / sqrt(var + eps)
     (Ioffe and Szegedy 2015).
 
-    training=True takes mean and (biased) variance over all axes but the last, and updates the running statistics in
-    place: running = (1 - momentum) * running + momentum * batch, with the unbiased variance. training=False takes
+    training=True computes mean and (biased) variance over all axes but the last, and updates the running statistics in
+    place: running = (1 - momentum) * running + momentum * batch, with the unbiased variance. training=False uses
     the running statistics.
 
-    x: (..., C). gamma, beta, running_mean, running_var: (C,) in the dtype x accumulates in. activation: None or the
+    x: (..., C). gamma, beta, running_mean, running_var: (C,) in x's accumulation dtype. activation: None or the
     name of an activation op, applied with that op's defaults to the value rounded to x's dtype. Returns y of x's shape,
     and the mean and inv_std used, (C,) in that dtype.
     """
@@ -101,12 +101,12 @@ def batch_norm_backward(
     accumulate: bool = False,
 ) -> tuple[ArrayT, Any, Any]:
     """With xhat = (x - mean) * inv_std: dbeta = sum dy, dgamma = sum dy * xhat over all axes but the last, and
-    dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M), M values a channel; training=False has constant
-    statistics, so dx = gamma * inv_std * dy.
+    dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M) for M values per channel. With training=False the
+    statistics are constants, so dx = gamma * inv_std * dy.
 
-    mean, inv_std: what batch_norm returned. With an activation, dy is the gradient to its output, and beta is needed to
-    compute its input again; in the formulas above, dy is then the gradient to that input. accumulate adds to dgamma and
-    dbeta; dx is always assigned (and uses this call's sums alone). Returns dx (in out), dgamma, dbeta.
+    mean, inv_std: what batch_norm returned. With an activation, dy is the gradient of its output; beta is then needed
+    to recompute its input, and in the formulas above dy is the gradient of that input. accumulate adds to dgamma and
+    dbeta; dx is always assigned, and uses only this call's sums. Returns dx (in out), dgamma, dbeta.
     """
     backend = backend_of(
         dy=dy,

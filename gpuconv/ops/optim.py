@@ -15,14 +15,14 @@ from gpuconv.types import Array, Scalar
 
 __all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
 
-# Whole lists of parameters in one call, updated in place. The parameter, gradient and state arrays of one entry share a
-# shape and a dtype. weight_decay is one number or one for each parameter; it adds weight_decay * param to the gradient
-# unless said otherwise.
+# One call updates a whole list of parameters in place. The parameter, gradient and state arrays of one entry have the
+# same shape and dtype. weight_decay is one number or one for each parameter; it adds weight_decay * param to the
+# gradient unless said otherwise.
 #
-# masters: if given, the formula updates these instead of the parameters, which are then rounded from them. A master and
-# its state have the accumulation dtype of the parameter: float32 for a 16-bit one. A parameter may be its own master.
-# scaling: what update_loss_scale left. The gradients are multiplied by scaling[1] first; where that is 0, nothing
-# changes. `step` is counted without the scaling[3] steps that were skipped.
+# masters: if given, the formula updates these, and the parameters are then rounded from them. A master and its state
+# have the accumulation dtype of the parameter: float32 for a 16-bit one. A parameter may be its own master.
+# scaling: the array that update_loss_scale changed. The gradients are multiplied by scaling[1] first; if that is 0,
+# nothing changes. `step` does not count the scaling[3] skipped steps.
 
 
 @op("optimizer.cu", changes="params velocities masters")
@@ -177,12 +177,12 @@ def adam_step(
 def update_loss_scale(
     scaling: Array, grads: Sequence[Array], *, growth: float = 2.0, backoff: float = 0.5, interval: int = 2000
 ) -> None:
-    """The step of a dynamic loss scale, between backward and the optimizer's (Micikevicius et al. 2018).
+    """Update a dynamic loss scale, between backward and the optimizer's step (Micikevicius et al. 2018).
 
-    scaling: (4,) float64, changed in place: [0] the scale, which the next loss gradient is to be multiplied by; [1]
-    what the optimizer shall multiply these gradients by: 1 / the scale that made them, or 0 where one of their
-    numbers is not finite; [2] the good steps since the scale changed; [3] the steps skipped in all. After a skipped
-    step the scale is multiplied by backoff, after `interval` good ones by growth.
+    scaling: (4,) float64, changed in place: [0] the scale by which to multiply the next loss gradient; [1] the factor
+    by which the optimizer multiplies these gradients: 1 / the scale they were computed with, or 0 if any number in them
+    is not finite; [2] the good steps since the scale changed; [3] all steps skipped so far. After a skipped step the
+    scale is multiplied by backoff, after `interval` good steps by growth.
 
     grads: all gradients of the step, of any float dtypes.
     """
@@ -226,7 +226,7 @@ def expect_step(
         expected = accumulation_dtype(param.dtype)
         if master.dtype != expected:
             raise TypeError(
-                f"masters[{index}] must be {expected.name} beside {param.dtype.name}, received {master.dtype.name}"
+                f"masters[{index}] must be {expected.name} for {param.dtype.name} params, received {master.dtype.name}"
             )
     _expect_alike("masters", masters, True, **states)
 

@@ -1,4 +1,4 @@
-"""Inputs that share memory with an output: the backend is given a copy of them."""
+"""If an input shares memory with an output, the backend gets a copy of the input."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from gpuconv.types import Array
 
 
 def copy_if_overlapping(outputs: Sequence[Array | None], *inputs: Any, in_place: bool = False) -> list[Any]:
-    """The inputs of an op, a copy of each that shares memory with an output.
+    """The inputs of an op, each one copied if it shares memory with an output.
 
-    in_place: whether the output may be an input itself, because the op reads each number of that input before it writes
-    there.
+    in_place: whether an output may be an input itself, because the op reads each element before it writes it.
     """
     given = [output for output in outputs if output is not None]
-    return [_copied_beside(x, given, in_place) for x in inputs] if given else list(inputs)
+    return [_copied_if_overlapping(x, given, in_place) for x in inputs] if given else list(inputs)
 
 
-def _copied_beside(x: Array | None, outputs: Sequence[Array], in_place: bool) -> Array | None:
+def _copied_if_overlapping(x: Array | None, outputs: Sequence[Array], in_place: bool) -> Array | None:
     if x is None:
         return None
     clashes = any(overlap(x, output) and not (in_place and same_memory(x, output)) for output in outputs)
@@ -29,7 +28,7 @@ def _copied_beside(x: Array | None, outputs: Sequence[Array], in_place: bool) ->
 
 
 def overlap(a: Array, b: Array) -> bool:
-    """Whether two arrays of one device may share memory: whether the ranges of their addresses meet."""
+    """Whether two arrays of one device may share memory: whether their address ranges overlap."""
     if type(a) is type(b) is np.ndarray:
         return np.may_share_memory(a, b)
     (a_begin, a_end), (b_begin, b_end) = _range(a), _range(b)
@@ -37,7 +36,7 @@ def overlap(a: Array, b: Array) -> bool:
 
 
 def _range(array: Array) -> tuple[int, int]:
-    """The first address of an array's elements, and the first past them."""
+    """The address of an array's first byte, and the one past its last byte."""
     if array.size == 0:
         return 0, 0
     begin = address(array)
@@ -48,7 +47,7 @@ def _range(array: Array) -> tuple[int, int]:
 
 
 def same_memory(a: Array, b: Array) -> bool:
-    """Whether two arrays are the same elements in the same places."""
+    """Whether two arrays have the same address, shape and strides."""
     return a is b or (a.dtype == b.dtype and a.shape == b.shape and a.strides == b.strides and address(a) == address(b))
 
 

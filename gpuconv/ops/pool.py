@@ -58,7 +58,7 @@ def max_pool2d_backward(
     fit: str = "floor",
     out: ArrayT | None = None,
 ) -> ArrayT:
-    """Route dy to the input cell that won each window; cells that won several windows get the sum.
+    """Add each window's dy to the input cell that won the window.
 
     dy, argmax: (N, P, Q, C). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
     """
@@ -85,8 +85,8 @@ def avg_pool2d(
     fit: str = "floor",
     out: ArrayT | None = None,
 ) -> ArrayT:
-    """The mean of each window. Padding counts as zeros in it, unless count_include_pad=False, which divides by the
-    window's cells inside the input. Cells that "cover" adds past the padding never count (PyTorch's rules).
+    """The mean of each window. Padding counts as zeros; count_include_pad=False divides by the window's cells inside
+    the input instead. Cells that "cover" adds past the padding never count (PyTorch's rules).
 
     x: (N, H, W, C). Returns y: (N, P, Q, C).
     """

@@ -1,4 +1,4 @@
-"""Random numbers: fill an array in place with the very bits of `gpuconv.random`."""
+"""Random numbers: fill an array in place with the same bits as `gpuconv.random`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["random_normal", "random_permutation", "random_uniform"]
 def random_uniform(
     y: ArrayT, *, low: float = 0.0, high: float = 1.0, seed: int, stream: int = 0, substream: int = 0, offset: int = 0
 ) -> ArrayT:
-    """Fill y, a float array of any shape, with gpuconv.random.uniform of the same arguments. Returns y."""
+    """Fill y, a float array of any shape, as gpuconv.random.uniform does with these arguments. Returns y."""
     backend = backend_of(y=y)
     expect_any_float("y", y)
     low, high = number("low", low, -math.inf), number("high", high, -math.inf)
@@ -39,7 +39,7 @@ def random_uniform(
 def random_normal(
     y: ArrayT, *, mean: float = 0.0, std: float = 1.0, seed: int, stream: int = 0, substream: int = 0, offset: int = 0
 ) -> ArrayT:
-    """Fill y, a float array of any shape, with gpuconv.random.normal of the same arguments. Returns y."""
+    """Fill y, a float array of any shape, as gpuconv.random.normal does with these arguments. Returns y."""
     backend = backend_of(y=y)
     expect_any_float("y", y)
     mean, std = number("mean", mean, -math.inf), number("std", std, 0.0)
@@ -53,7 +53,7 @@ def random_normal(
 
 @op("random_fill.cu", changes="order")
 def random_permutation(order: ArrayT, *, seed: int, epoch: int = 0, stream: int = 1) -> ArrayT:
-    """Fill order, int64 (n,), with gpuconv.random.permutation(n) of the same arguments. Returns order."""
+    """Fill order, int64 (n,), as gpuconv.random.permutation(n) does with these arguments. Returns order."""
     backend = backend_of(order=order)
     if order.dtype != np.int64 or len(order.shape) != 1:
         raise TypeError(f"order must be int64 of rank 1, received {order.dtype.name} of shape {tuple(order.shape)}")

@@ -1,4 +1,4 @@
-"""What tools need to know of an op, stated once beside it."""
+"""What tools need to know about an op, declared once at its definition."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Op:
-    """kernel: the .cu file that serves the op; of a product, that of its SIMT family. changes: the names of the arrays
-    that it changes in place, in the order of its arguments."""
+    """kernel: the .cu file that runs the op; for a matrix product, the file of its SIMT family. changes: the names of
+    the arrays that it changes in place, in the order of its arguments."""
 
     function: Callable[..., Any]
     kernel: str
@@ -29,7 +29,7 @@ class Op:
 
     @property
     def family(self) -> str:
-        """The name of the file that has the op, here and in every backend."""
+        """The name of the file that defines the op, here and in every backend."""
         return self.function.__module__.rpartition(".")[2]
 
     @property
@@ -44,7 +44,7 @@ def arrays_of(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _holds_arrays(hint: Any) -> bool:
-    """Whether a type is that of an array or of a list of arrays. A `Scalar`, which may be an array too, is not."""
+    """Whether a type is an array or a list of arrays. `Scalar` does not count, though it may be an array."""
     return hint != Scalar and (hint in (Array, ArrayT) or any(map(_holds_arrays, get_args(hint))))
 
 
@@ -52,8 +52,8 @@ OPS: dict[str, Op] = {}
 
 
 def op(kernel: str, *, changes: str = "") -> Callable[[Function], Function]:
-    """Lists a function among the ops, and leaves it as it is. The arguments are those of `Op`; changes: the names,
-    with spaces between them."""
+    """Adds a function to the list of ops and returns it unchanged. Arguments as in `Op`; changes: the names, separated
+    by spaces."""
 
     def listed(function: Function) -> Function:
         OPS[function.__name__] = Op(function, kernel, tuple(changes.split()))

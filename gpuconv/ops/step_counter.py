@@ -16,7 +16,7 @@ __all__ = ["advance_clock", "advance_counter"]
 
 @op("step_counter.cu", changes="clock lr")
 def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
-    """Go on to the next training step: lr = rates[clock[0]], then clock += (1, 1, batch_size, batch_size).
+    """Advance to the next training step: lr = rates[clock[0]], then clock += (1, 1, batch_size, batch_size).
 
     clock: (4,) int64, changed in place: [0] the row of rates, [1] the steps done, [2] where the next batch begins in
     the epoch's order, [3] its offset in the stream of random numbers. lr: (L,), changed in place. rates: (T, L), a row
@@ -39,7 +39,7 @@ def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> 
 
 @op("step_counter.cu", changes="counter")
 def advance_counter(counter: ArrayT, *, by: int) -> ArrayT:
-    """counter += by. counter: (1,) int64, changed in place. Returns, of the same shape, what it held before."""
+    """counter += by. counter: (1,) int64, changed in place. Returns a copy of its old value."""
     backend = backend_of(counter=counter)
     _expect_counters("counter", counter, 1)
     by = integer("by", by, 0)

@@ -282,7 +282,7 @@ def test_the_scale_grows_after_good_steps_and_falls_after_a_bad_one():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(masters=[np.zeros(3, np.float16)]), r"masters\[0\] must be float32 beside float16, received float16"),
+        (dict(masters=[np.zeros(3, np.float16)]), r"masters\[0\] must be float32 for float16 params, received float16"),
         (dict(masters=[]), r"masters must have as many arrays as params \(1\)"),
         (dict(masters=[np.zeros(4, np.float32)]), r"masters\[0\] must have shape \(3,\)"),
         (dict(velocities=[np.zeros(3, np.float16)]), r"velocities\[0\] must be float32 as masters\[0\] is"),
