@@ -160,7 +160,7 @@ REFUSALS = [
         [Y, W],
         {"input_shape": (2, 5, 7, 4), "pool": 2},
         ValueError,
-        "pool=2 needs the mask that conv2d_relu returned, received none",
+        "pool=2 needs the mask that conv2d_relu returned, received None",
     ),
     (
         ops.conv2d_dgrad,

@@ -147,7 +147,7 @@ def test_predict_refuses_what_would_be_seen_otherwise_than_in_training(trained, 
         with pytest.raises(ValueError, match=r"do not look normalised.*give uint8.*normalize=True.*normalize=False"):
             net.predict(floats)
         assert net.predict(floats, normalize=False).shape == (360, 10)
-    with pytest.raises(ValueError, match="how to normalise these images is not known"):
+    with pytest.raises(ValueError, match="the normalization of these images is unknown"):
         small.predict(np.zeros((2, 4, 4, 3), np.uint8))
     with pytest.raises(TypeError, match="images must be uint8 or floats, received int64"):
         small.predict(np.zeros((2, 4, 4, 3), np.int64))
@@ -206,7 +206,10 @@ def test_predict_takes_lists_of_every_kind(trained, tmp_path):
     np.testing.assert_array_equal(net.activations(iter(files))["fc1"], scores)
     assert net.activations(test.images[0])["fc1"].shape == (10,)
     for wrong, message in (
-        ([test.images[0], test.images[1, :5]], r"one shape and dtype, received uint8 \(8, 8, 1\), uint8 \(5, 8, 1\)"),
+        (
+            [test.images[0], test.images[1, :5]],
+            r"the same shape and dtype, received uint8 \(8, 8, 1\), uint8 \(5, 8, 1\)",
+        ),
         ((test.images, test.labels), r"received uint8 \(360, 8, 8, 1\), int64 \(360,\)"),
         (test, r"received Dataset; its images are \.images"),
     ):

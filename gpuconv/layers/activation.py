@@ -1,4 +1,4 @@
-"""Elementwise activations: one layer, and the op that each runs."""
+"""Elementwise activations: each is one layer that runs one op."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpuconv.types import Array
 
 @dataclass(eq=False, repr=False)
 class Activation(Layer):
-    """Runs the op `op` forward and `op`_backward back, which reads the input or the output."""
+    """Runs the op named `op` forward and `op`_backward backward, which reads the input or the output."""
 
     elementwise = True
     op: ClassVar[str]
@@ -27,7 +27,7 @@ class Activation(Layer):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the op takes beside the arrays."""
+        """The op's keyword arguments."""
         return {}
 
     def plan(self, input_shape: Shape) -> Shape:

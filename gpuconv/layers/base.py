@@ -1,8 +1,8 @@
-"""What every layer is: options, variables, a forward, a backward. Layers know no backend; they call `gpuconv.ops`.
+"""The base of all layers: options, variables, forward, backward. Layers know no backend; they call `gpuconv.ops`.
 
 A layer is a dataclass. Its fields are its hyperparameters, so `config` and `from_config` need no code of their own.
-`plan` infers the output shape and declares the variables, `reset` draws their first values. What backward needs is
-kept by forward with `stash` and handed out, once, by `unstash`: memory is released as backward goes.
+`plan` infers the output shape and declares the variables, `reset` initializes them. forward keeps what backward needs
+with `stash`; backward takes it, once, with `unstash`, so memory is released as backward proceeds.
 
 The layers inside, gradients, freezing and the state dict are in `state.py`, how a net runs its layers in `running.py`.
 """
@@ -55,17 +55,17 @@ __all__ = [  # some are of the files below; all can be imported from here
 class Layer(Stateful["Layer"]):
     """The base of all layers.
 
-    name: what it is called inside its net; by default its kind and number ("conv1"). frozen: the variables that are
-    not trained, by name, or True for all of them and of the layers inside; it can be set at any time, see `freeze`.
-    After `build`, `input_shape` and `output_shape` (both without N), `path` (its name with those of the containers
-    around it, "residual1.conv2") and `variables` are known; `arrays` holds the values. tf32: whether float32 products
-    are computed in TF32 (`gpuconv.ops.conv2d`); it is no part of the configuration.
+    name: its name inside the net; by default its kind and number ("conv1"). frozen: the names of variables that are
+    not trained, or True for all of them, including those of layers inside; it can be set at any time, see `freeze`.
+    After `build`, `input_shape` and `output_shape` (both without N), `path` (its name, prefixed by the names of its
+    containers: "residual1.conv2") and `variables` are known; `arrays` holds the values. tf32: whether float32 products
+    are computed in TF32 (`gpuconv.ops.conv2d`); it is not part of the configuration.
     """
 
     stem: ClassVar[str] = "layer"
-    numbered: ClassVar[bool] = True  # called by kind and number, else by kind alone
-    elementwise: ClassVar[bool] = False  # the output takes its input's place: no volume of its own in `summary`
-    slides: ClassVar[bool] = True  # on a larger image it does the same at more places
+    numbered: ClassVar[bool] = True  # the default name is kind and number, else the kind alone
+    elementwise: ClassVar[bool] = False  # the output can overwrite the input, so `summary` counts no volume for it
+    slides: ClassVar[bool] = True  # on a larger image it does the same at more positions
 
     _: KW_ONLY
     name: str | None = None
@@ -78,7 +78,7 @@ class Layer(Stateful["Layer"]):
 
     def __post_init__(self) -> None:
         if self.name is not None and (not self.name or "." in self.name):
-            raise ValueError(f"a layer's name must not be empty nor hold a dot, received {self.name!r}")
+            raise ValueError(f"a layer's name must not be empty or contain a dot, received {self.name!r}")
         for name, value in self.hyperparameters().items():
             if name != "frozen":
                 setattr(self, name, tuples(value))
@@ -92,8 +92,8 @@ class Layer(Stateful["Layer"]):
         self._stale: set[str] = set()
         self._saved: tuple[Any, ...] | None = None
 
-    _foreign: ClassVar[bool] = False  # whether its results may be of another float dtype than the net's
-    _hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # of an instance: its own
+    _foreign: ClassVar[bool] = False  # whether its results may have another float dtype than the net
+    _hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # each instance has its own
     normalization: ClassVar[Any] = None  # of the images that a net's first layer takes, see `Sequential`
 
     # --- what a layer defines ------------------------------------------------------------------
@@ -103,16 +103,16 @@ class Layer(Stateful["Layer"]):
         return input_shape
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """The layer's output; what `backward` needs is kept until it is called, or until the next forward.
+        """The layer's output. Keeps what `backward` needs until backward or the next forward.
 
-        x: (N, *input_shape) of the net's dtype, on its device. training: batch statistics and dropout are on.
+        x: (N, *input_shape) of the net's dtype, on its device. training: use batch statistics and dropout.
         """
         raise NotImplementedError
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         """Add to the gradients of the parameters; return the input's gradient, or None with input_grad=False.
 
-        dy: of the output's shape. Raises RuntimeError when there was no forward since the last backward.
+        dy: of the output's shape. Raises RuntimeError without a forward since the last backward.
         """
         raise NotImplementedError
 
@@ -122,22 +122,22 @@ class Layer(Stateful["Layer"]):
         return 0
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
-        """The algorithm that "fprop", "dgrad" and "wgrad" take for batches of that size, on the layer's device or
-        another; {} for a layer without products and where the device has one arithmetic alone."""
+        """The algorithms of "fprop", "dgrad" and "wgrad" for batches of this size, on the layer's device or the given
+        one; {} for a layer without matrix products and for a device with a single algorithm."""
         return {}
 
     def fused(self) -> Layer:
-        """The layer with the rows inside fused, sharing its arrays; see `Sequential.fuse`."""
+        """This layer with the sequences inside it fused; arrays are shared. See `Sequential.fuse`."""
         return self
 
     def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
-        """The layer, not built, that does the same at each place of a larger image, or None where there is none to do.
+        """An unbuilt layer that does the same at each position of a larger image, or None where none is needed.
 
-        flattened: the volume that a `Flatten` before it has flattened, until an FC layer reads it; returned for the
-        layer behind. Raises ValueError for a layer that cannot slide. See `Sequential.as_convolutional`.
+        flattened: the shape before a preceding `Flatten` that no FC layer has read yet; returned for the next layer.
+        Raises ValueError for a layer that cannot slide. See `Sequential.as_convolutional`.
         """
         if not all(layer.slides for layer in self.walk()):
-            raise ValueError(f"{self.path} holds an FC layer or a global pool inside, which cannot slide")
+            raise ValueError(f"{self.path} contains an FC layer or a global pool, which cannot slide")
         return Layer.from_config(self.config()), flattened
 
     # --- building ------------------------------------------------------------------------------
@@ -152,13 +152,13 @@ class Layer(Stateful["Layer"]):
         initialize: bool = True,
         precision: str | None = None,
     ) -> Shape:
-        """Infer all shapes from the input volume's, and make the variables that are not there yet; layers that are
-        built keep their values, and `reset` draws new ones. Returns the output's shape.
+        """Infer all shapes from the input shape and create the missing variables. Layers that are built already keep
+        their values; `reset` draws new ones. Returns the output shape.
 
-        input_shape: without N, as (32, 32, 3). dtype or precision: see `to`; by default, as the device, those of the
-        values that are kept. initialize=False allocates nothing: enough for a `summary`. Raises ValueError, with the
-        layer's path, where a shape does not fit, and TypeError for a layer that its config does not make again; then
-        nothing has changed.
+        input_shape: without N, as (32, 32, 3). dtype or precision: see `to`; these and the device default to those of
+        the kept values. initialize=False allocates nothing, which is enough for a `summary`. Raises ValueError with the
+        layer's path for a shape that does not fit, and TypeError for a layer that cannot be rebuilt from its config;
+        then nothing has changed.
         """
         shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
         for layer in self.walk():
@@ -202,7 +202,7 @@ class Layer(Stateful["Layer"]):
         return self.output_shape
 
     def _expect_variables(self) -> None:
-        """Raise ValueError where what is frozen, or an array that the layer has already, is no variable of its own."""
+        """Raise ValueError if a frozen name, or an array that the layer has, belongs to none of its variables."""
         self.frozen = self.frozen
         for name, array in self.arrays.items():
             variable = self.variables.get(name)
@@ -214,7 +214,7 @@ class Layer(Stateful["Layer"]):
                 )
 
     def twin(self) -> Self:
-        """A copy that shares nothing: the same settings and values, without gradients, what forward kept, and hooks."""
+        """A copy that shares nothing: the same settings and values, without gradients, kept activations and hooks."""
         saved, gradients = [layer._saved for layer in self.walk()], [layer.gradients for layer in self.walk()]
         try:
             for layer in self.walk():
@@ -260,13 +260,13 @@ class Layer(Stateful["Layer"]):
             layer.arrays[name] = backends.asarray(value, layer.device)
 
     def seeded(self, seed: int, substream: int) -> None:
-        """Told once for each variable which random numbers are its own. Dropout keeps them."""
+        """Called once for each variable with its random numbers' seed and sub-stream. Dropout keeps them."""
 
     def to(self, device: str | None = None, dtype: Any = None, *, precision: str | None = None) -> Self:
         """Move to a device, change the precision, or both; returns itself. Gradients and kept activations are dropped.
 
-        precision: "float32"; "tf32", float32 arrays whose products are in TF32; "float16", "bfloat16" or "float64".
-        Norms keep their parameters and statistics in float32 beside halves. dtype: the same as a dtype, without TF32.
+        precision: "float32"; "tf32", float32 arrays multiplied in TF32; "float16", "bfloat16" or "float64". In a 16-bit
+        net, norms keep their parameters and statistics in float32. dtype: the same as a dtype, without TF32.
         """
         device = self.device if device is None else backends.resolve(device)
         given = dtype is not None or precision is not None
@@ -287,17 +287,17 @@ class Layer(Stateful["Layer"]):
         return run(self, "forward", x, training)
 
     def register_forward_hook(self, hook: Hook) -> Handle:
-        """From now on call ``hook(layer, x, y)`` after each forward of this layer in a net, with its input and output.
+        """Call ``hook(layer, x, y)`` after each forward of this layer in a net, with its input and output.
 
-        Hooks see what the layers of the net they are in run. A net that trains on a device with kernels is fused, where
-        a layer with a hook stays by itself if it has it before the Trainer is made; a captured step calls hooks when
-        it is captured alone. Returns a handle; ``handle.remove()``, or the end of ``with handle:``, removes the hook.
+        A net that trains on a device with kernels is fused; a layer that has a hook before the Trainer is created is
+        left out of fusion. A captured step calls hooks only during capture. Returns a handle; ``handle.remove()``, or
+        the end of ``with handle:``, removes the hook.
         """
         return Handle(self, "forward", hook)
 
     def register_backward_hook(self, hook: Hook) -> Handle:
-        """As `register_forward_hook`, of ``hook(layer, dx, dy)`` after each backward, with the gradients of its input
-        (None where none was asked for) and of its output."""
+        """Call ``hook(layer, dx, dy)`` after each backward, with the gradients of its input (None where not requested)
+        and its output. Otherwise as `register_forward_hook`."""
         return Handle(self, "backward", hook)
 
     @property
@@ -309,24 +309,24 @@ class Layer(Stateful["Layer"]):
         self._saved = values
 
     def unstash(self) -> Any:
-        """Hand out what forward kept and forget it, so that its memory goes when backward lets go."""
+        """Return what forward kept and drop it, so that backward releases the memory."""
         saved, self._saved = self._saved, None
         if saved is None:
             where = self.path or type(self).__name__
-            raise RuntimeError(f"{where}.backward needs a forward before it: each forward serves one backward")
+            raise RuntimeError(f"{where}.backward needs a forward before it; each forward serves one backward")
         return saved
 
     @property
     def kept(self) -> tuple[Any, ...]:
-        """What forward keeps until backward takes it; () when that is nothing."""
+        """What forward kept for backward; () if nothing."""
         return self._saved or ()
 
     def save(self, path: str | os.PathLike[str] | None = None, *values: Any) -> None:
-        """Write the weights, what makes the net again, and its classes and normalization into one safetensors file,
-        which `gpuconv.load` reads. Raises CheckpointError for what cannot be written, and RuntimeError for a net that
-        has no weights yet; then what was at `path` is still there.
+        """Write the weights, config, classes and normalization into one safetensors file, which `gpuconv.load` reads.
+        Raises CheckpointError if it cannot be written, and RuntimeError for a net that has no weights yet; then an
+        existing file at `path` is unchanged.
 
-        In a layer of one's own, `save` without a path is the old name of `stash`, with a DeprecationWarning.
+        In a user's layer, `save` without a path is the old name of `stash`, with a DeprecationWarning.
         """
         from gpuconv.layers.saving import save
 
@@ -338,12 +338,12 @@ class Layer(Stateful["Layer"]):
         return self.unstash()
 
     def release(self) -> None:
-        """Forget what forward kept, here and inside."""
+        """Drop what forward kept, here and in the layers inside."""
         for layer in self.walk():
             layer._saved = None
 
     def infer(self, x: Array) -> Array:
-        """forward(x) of a net that is not trained, which keeps nothing for backward."""
+        """forward(x) without training, which keeps nothing for backward."""
         y = self.forward(x)
         self.release()
         return y
@@ -351,24 +351,24 @@ class Layer(Stateful["Layer"]):
     # --- configuration -------------------------------------------------------------------------
 
     def config(self) -> dict[str, Any]:
-        """The layer as JSON-able values; `from_config` makes it again."""
+        """The layer as JSON-serializable values; `from_config` rebuilds it."""
         return {"layer": name_of(type(self))} | {key: encode(value) for key, value in self.hyperparameters().items()}
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The values of the layer's fields, as they are now."""
+        """The current values of the layer's fields."""
         return {name: getattr(self, name) for name in settings(type(self))}
 
     @staticmethod
     def from_config(config: Mapping[str, Any], **options: Any) -> Any:
         """The layer or net that `config` describes; its class comes from the entry "layer".
 
-        options: handed to the constructor too (a net takes dtype or precision, which replaces the config's, device,
-        initialize). Raises ValueError for an unknown layer or option, with the nearest known one.
+        options: further arguments of the constructor (for a net: dtype or precision, which replaces the config's,
+        device, initialize). Raises ValueError for an unknown layer or option, with the nearest known one.
         """
         return make(config, **options)
 
     def __repr__(self) -> str:
-        """The call that makes this layer, without what is left at its default."""
+        """The call that creates this layer, without default arguments."""
         return written(self)
 
 

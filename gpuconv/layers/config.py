@@ -1,4 +1,4 @@
-"""A layer as JSON-able values, and made of them again. Its settings are its fields."""
+"""Layers to JSON-serializable values and back. A layer's settings are its fields."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def settings(kind: type) -> list[str]:
 
 
 def encode(value: Any) -> Any:
-    """A setting's value as JSON has it; `decode` reads it."""
+    """A setting's value for JSON; `decode` reads it."""
     if isinstance(value, Stateful):
         return value.config()  # type: ignore[attr-defined]
     return [encode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
@@ -37,7 +37,7 @@ def decode(value: Any) -> Any:
 
 
 def tuples(value: Any) -> Any:
-    """The value with tuples in the place of lists, inside too."""
+    """The value with lists replaced by tuples, recursively."""
     return tuple(tuples(entry) for entry in value) if isinstance(value, (list, tuple)) else value
 
 
@@ -61,7 +61,7 @@ def make(config: Mapping[str, Any], **options: Any) -> Any:
 
 
 def written(layer: Any) -> str:
-    """The call that makes a layer, without what is left at its default."""
+    """The call that creates a layer, without default arguments."""
     shown = [
         f"{field.name}={getattr(layer, field.name)!r}"
         for field in dataclasses.fields(layer)
@@ -71,7 +71,7 @@ def written(layer: Any) -> str:
 
 
 def expect_rebuildable(layer: Any) -> None:
-    """Raise TypeError for a user's layer that its config would not make again, so that it could not be saved."""
+    """Raise TypeError for a user's layer that its config cannot rebuild, so that it could not be saved."""
     kind: Any = type(layer)
     if name_of(kind) == kind.__name__:
         return
@@ -79,15 +79,15 @@ def expect_rebuildable(layer: Any) -> None:
     parameters = inspect.signature(kind).parameters.values()
     named = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     if lost := [name for name in named if name not in fields]:
-        raise _not_rebuildable(kind, f"its argument {lost[0]!r} is no field")
+        raise _not_rebuildable(kind, f"its argument {lost[0]!r} is not a field")
     try:
         config = json.loads(json.dumps(layer.config()))
         again = make(config).config()
     except Exception as error:
         raise _not_rebuildable(kind, str(error)) from error
     if json.loads(json.dumps(again)) != config:
-        raise _not_rebuildable(kind, f"its config {config} makes a layer with another one, {again}")
+        raise _not_rebuildable(kind, f"its config {config} creates a layer with another one, {again}")
 
 
 def _not_rebuildable(kind: type, why: str) -> TypeError:
-    return TypeError(f"{kind.__name__} cannot be saved or copied: its config does not make it again: {why}; {RECIPE}")
+    return TypeError(f"{kind.__name__} cannot be saved or copied, as its config does not rebuild it: {why}; {RECIPE}")

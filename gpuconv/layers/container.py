@@ -1,4 +1,4 @@
-"""Layers made of layers: a list in a row, and a row with a way around it."""
+"""Layers made of layers: a sequence, and a residual block."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, repr=False)
 class Input(Layer):
-    """The image volume a net takes, (H, W, C). larger=True lets bigger maps through, of the same depth."""
+    """The image volume that a net takes, (H, W, C). larger=True also accepts larger maps of the same depth."""
 
     stem = "input"
     numbered = False
@@ -47,7 +47,7 @@ class Input(Layer):
         return input_shape
 
     def expect(self, shape: Shape) -> None:
-        """Raise ValueError for a volume that the net does not take."""
+        """Raise ValueError for a shape that the net does not take."""
         fits = (
             (
                 len(shape) == len(self.shape)
@@ -88,19 +88,19 @@ class Input(Layer):
 
 @dataclass(eq=False, repr=False)
 class Sequential(Layer):
-    """Layers in a row, each fed with the volume before it: a net, or a part of one.
+    """A sequence of layers, each applied to the output of the one before: a net, or a part of one.
 
-    seed draws its weights, precision (or dtype) and device say what and where they are (see `to`), and initialize=False
-    makes none, which is enough for a `summary`. A list that begins with `Input`, or with a layer that is built, is
-    built at once, another by `build`, whose own options come first. Layers without a name are called by kind and
-    number, conv1, relu1, ...; ``net["conv1"]`` and ``net[0]`` give a layer.
+    seed: of the initial weights. precision (or dtype), device: see `to`. initialize=False creates no weights, which is
+    enough for a `summary`. A list that begins with `Input`, or with a layer that is built, is built at once; any other
+    list by `build`, whose options take precedence. Layers without a name are named by kind and number, conv1, relu1,
+    ...; ``net["conv1"]`` and ``net[0]`` give a layer.
 
-    A layer that is built already, in another net say, is copied with its weights, so that no two nets share one:
-    ``Sequential([*net[:-1], Linear(3)])`` is a net of its own with a new head. With share=True it is taken itself, and
-    to train one net trains the other. A slice, ``net[:-1]``, is a net that shares the layers of this one.
+    A layer that is already built, for example in another net, is copied with its weights, so that no two nets share it:
+    ``Sequential([*net[:-1], Linear(3)])`` is a separate net with a new head. With share=True it is not copied, and
+    training one net trains the other. A slice, ``net[:-1]``, is a net that shares the layers of this one.
 
-    classes, the names of its scores, and normalization, of the uint8 images that it was trained on, are what `predict`
-    reads. Training and `gpuconv.load` set them, and they are saved with the net.
+    `predict` reads classes, the names of the scores, and normalization, that of the uint8 images the net was trained
+    on. Training and `gpuconv.load` set both, and they are saved with the net.
     """
 
     stem = "block"
@@ -123,7 +123,7 @@ class Sequential(Layer):
             self.layers = own(self.layers)
         name_layers(self.layers)
         self.classes = None
-        as_precision(dtype, precision)  # refuses what is wrong now rather than in `build`
+        as_precision(dtype, precision)  # raises for a wrong precision now rather than in `build`
         device = None if device is None else backends.resolve(device)
         self._given = {"dtype": dtype, "device": device, "initialize": initialize, "precision": precision}
         if isinstance(self.layers[0], Input):
@@ -132,7 +132,7 @@ class Sequential(Layer):
             self.build(self.layers[0].input_shape)
 
     def build(self, input_shape: Shape, **options: Any) -> Shape:
-        """As every layer's, with what the constructor was given where `options` do not say otherwise."""
+        """As `Layer.build`; `options` override the constructor's arguments."""
         given = {"seed": self.seed} | self._given
         if {"dtype", "precision"} & options.keys():  # two ways to say one thing
             del given["dtype"], given["precision"]
@@ -146,8 +146,8 @@ class Sequential(Layer):
         return [(str(layer.name), layer) for layer in self.layers]
 
     def __getitem__(self, key: int | str | slice) -> Any:
-        """A layer by its place in the row or by its name, "residual1.conv1" for one inside another; of a slice, a net
-        that shares these layers."""
+        """A layer by its index or its name ("residual1.conv1" for one inside another); for a slice, a net that shares
+        these layers."""
         if isinstance(key, str):
             return super().__getitem__(key)
         return self._part(key) if isinstance(key, slice) else self.layers[operator.index(key)]
@@ -163,8 +163,8 @@ class Sequential(Layer):
 
     @property
     def normalization(self) -> Normalization | None:
-        """What `predict` and training normalise uint8 images by. The first layer keeps it, so that it goes with that
-        layer into another net."""
+        """The normalization of uint8 images for `predict` and training. The first layer holds it and takes it along
+        into another net."""
         return self.layers[0].normalization
 
     @normalization.setter
@@ -175,7 +175,7 @@ class Sequential(Layer):
     def _part(self, places: slice) -> Sequential:
         layers = self.layers[places]
         if not layers:
-            raise ValueError(f"a net has at least one layer, and of its {len(self)} none is in {_written(places)}")
+            raise ValueError(f"a net has at least one layer; none of the {len(self)} layers is in {_written(places)}")
         part = Sequential(layers, seed=self.seed, initialize=False, share=True)
         if layers[0].input_shape is not None:
             part.place(self.path, layers[0].input_shape)
@@ -185,7 +185,7 @@ class Sequential(Layer):
         return part
 
     def __repr__(self) -> str:
-        """A line for each layer: its name, the call that makes it, and its output's shape where that is known."""
+        """A line for each layer: its name, the call that creates it, and its output shape if known."""
         return show.row(self)
 
     def _repr_html_(self) -> str:
@@ -208,7 +208,7 @@ class Sequential(Layer):
         super().reset(seed=seed, dtype=dtype, device=device, precision=precision)
 
     def config(self) -> dict[str, Any]:
-        """As every layer's; a net's has its precision too, where that is not float32."""
+        """As `Layer.config`, with the net's precision unless that is float32."""
         own = {} if self.path or self.precision == "float32" else {"precision": self.precision}
         return super().config() | own
 
@@ -225,7 +225,7 @@ class Sequential(Layer):
         return x
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        """As every layer's; with input_grad=False it ends at the first layer that has something to train."""
+        """As `Layer.backward`; with input_grad=False it ends at the first layer that has something to train."""
         if not input_grad and not self.trainable:
             self.release()
             return None
@@ -249,24 +249,24 @@ class Sequential(Layer):
         """The scores of images, computed a batch at a time; nothing is kept for backward.
 
         images: (N, H, W, C) or one (H, W, C), as uint8 or floats, on the net's device or in host memory; an image file,
-        or a list of files or arrays. uint8 and files are normalised as in training (`normalization`), floats are taken
-        as the net was trained on them; normalize says otherwise.
+        or a list of files or arrays. By default uint8 images and files are normalised as in training (`normalization`),
+        and floats are taken as normalised already; normalize=True or False overrides this.
 
-        Returns (N, *output volume), or of one image its volume, as an array where the images were; with softmax=True
-        probabilities over the last axis. top: instead the so many most probable classes of each image, as a list of
+        Returns (N, *output volume), or for one image its output volume, where the images were; with softmax=True
+        probabilities over the last axis. top=k: returns the k most probable classes of each image instead, as a list of
         (class, probability), the best first.
 
-        Raises ValueError where it is not known how to normalise, and for floats that cannot have been normalised.
+        Raises ValueError if the normalization is unknown, and for floats that cannot have been normalised.
         """
         from gpuconv.layers.predict import predict
 
         return predict(self, images, batch_size=batch_size, softmax=softmax, top=top, normalize=normalize)
 
     def activations(self, images: Any, *, normalize: bool | None = None) -> Volumes:
-        """Each layer's output volume, by the layer's name, in forward order: ``volumes["conv1"]``, and for one inside
-        another layer ``volumes["residual1.conv1"]``. To iterate over it gives (name, volume) pairs.
+        """Each layer's output volume, by the layer's name, in forward order: ``volumes["conv1"]``, and for a layer
+        inside another ``volumes["residual1.conv1"]``. Iteration gives (name, volume) pairs.
 
-        images, normalize: as in `predict`. Volumes are on the net's device, those of one image without N.
+        images, normalize: as in `predict`. Volumes are on the net's device, without N for a single image.
         """
         from gpuconv.layers.predict import prepared
 
@@ -286,7 +286,7 @@ class Sequential(Layer):
     # --- making other nets of it ---------------------------------------------------------------
 
     def copy(self, *, device: str | None = None, dtype: Any = None, precision: str | None = None) -> Sequential:
-        """A net of its own with the same layers and values, by default on the same device and of the same precision."""
+        """A copy with the same layers and values, by default on the same device and in the same precision."""
         numbers = {"dtype": dtype, "precision": precision if dtype is not None else precision or self.precision}
         twin = Layer.from_config(self.config(), device=device or self.device, **numbers)
         twin.load_state_dict(self.state_dict())
@@ -294,18 +294,21 @@ class Sequential(Layer):
         return twin
 
     def fuse(self) -> Sequential:
-        """This net with runs of layers in one op each, in fewer launches and trips through memory: the same results.
+        """This net with several layers fused into one op where possible: the same results with fewer launches and less
+        memory traffic.
 
-        CONV with RELU and a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu`, CONV with another activation that keeps
-        its output `gpuconv.ops.conv2d` with that activation, CONV with batch norm and maybe an activation
-        `gpuconv.ops.conv2d_batch_norm`, batch norm and an activation `gpuconv.ops.batch_norm` with it, also inside rows
-        and residual blocks; other layers stay. Activations are the same numbers, bit for bit, unless a device splits
-        the sums of a convolution alone (few images, deep filters) or takes batch statistics where it is made, in
-        another order; gradients are sums of the same products, of which filters and biases behind a pool add theirs in
-        another order.
+        - CONV, RELU and maybe a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu`.
+        - CONV and another activation that keeps its output become `gpuconv.ops.conv2d` with that activation.
+        - CONV, batch norm and maybe an activation become `gpuconv.ops.conv2d_batch_norm`.
+        - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.
 
-        The net returned shares the layers of this one, and so every array: training one trains both. State dicts,
-        params and grads have the same keys. Raises RuntimeError for a net that was not built.
+        Layers inside containers are fused too; other layers stay. Activations have the same bits, except where a device
+        splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in the fused
+        one, which changes the order of a sum. Gradients sum the same products; those of filters and biases before a
+        pool are summed in another order.
+
+        The returned net shares the layers of this one, and so every array: training one trains both. State dicts,
+        params and grads have the same keys. Raises RuntimeError for a net that is not built.
         """
         if self.input_shape is None:
             raise RuntimeError("a net is fused after it is built: begin it with Input(...) or call build(input_shape)")
@@ -324,18 +327,18 @@ class Sequential(Layer):
         )
 
     def as_convolutional(self) -> Sequential:
-        """A net of CONV layers alone with the same values, which slides over larger images in one pass.
+        """This net with its FC layers converted to CONV layers of the same values: it slides over larger images.
 
-        On an image of the original size it gives the original scores as a 1x1 map; on a larger one, a map of scores at
-        steps of the product of all strides. Each equals the original net's on the window of the original size there, as
-        long as every window of a layer lies inside the layer's map: at the borders of a window, a layer with padding or
-        fit="cover" sees the neighbourhood where the original sees nothing. Where fit="floor" left a rest of the
-        original map unread, there may be scores whose window ends that much beyond the image, in what they do not read.
+        On an image of the original size it gives the original scores as a 1x1 map. On a larger one it gives a map of
+        scores, whose step is the product of all strides. Each score equals the original net's on the image window at
+        that position, provided that no layer pads: with padding or fit="cover", a layer reads neighbouring pixels where
+        the original reads padding. If fit="floor" leaves the last pixels of the original map unread, the windows of the
+        last scores may end that many pixels beyond the image, which they do not read.
 
         Raises ValueError for a net that cannot slide: one with batch norm between Flatten and FC, or without an Input.
         """
         if not isinstance(self[0], Input):
-            raise ValueError("a net that slides begins with Input, which says how large its windows are")
+            raise ValueError("a net that slides must begin with Input, which gives the size of its windows")
         layers, _ = slid_row(self.layers)
         twin = Sequential(layers, seed=self.seed, precision=self.precision, device=self.device)
         take_values(twin, self)
@@ -347,7 +350,7 @@ class Sequential(Layer):
 
 
 def _takes_layers_one_by_one(init: Any) -> Any:
-    """The constructor that takes layers as PyTorch's does too, ``Sequential(conv, relu)``."""
+    """Wraps the constructor so that it also takes layers as PyTorch's does: ``Sequential(conv, relu)``."""
 
     @functools.wraps(init)
     def constructor(self: Sequential, *layers: Any, **options: Any) -> None:
@@ -359,14 +362,14 @@ def _takes_layers_one_by_one(init: Any) -> Any:
 
 
 Sequential.__init__ = _takes_layers_one_by_one(Sequential.__init__)  # type: ignore[method-assign]
-del Sequential.precision  # the default of the constructor's argument, which would hide the property of that name
+del Sequential.precision  # the dataclass field's default would hide the property of that name
 
 
 @dataclass(eq=False, repr=False)
 class Residual(Layer):
-    """body(x) + shortcut(x), where no shortcut means x itself (He et al. 2015).
+    """body(x) + shortcut(x); without a shortcut body(x) + x (He et al. 2015).
 
-    body, shortcut: layers in a row, as a list or a `Sequential`. Keys read "residual1.conv1.weight" for the body and
+    body, shortcut: a list of layers or a `Sequential`. Keys read "residual1.conv1.weight" for the body and
     "residual1.shortcut.conv1.weight" for the shortcut.
     """
 
@@ -395,7 +398,7 @@ class Residual(Layer):
             around = self._shortcut.place(f"{self.path}.shortcut" if self.path else "shortcut", input_shape)
         if body != around:
             raise ValueError(
-                f"the body gives {body} but the way around it {around}, which cannot be added; "
+                f"the body gives {body} but the shortcut {around}, which cannot be added; "
                 "a shortcut such as [Conv2D(channels, 1, stride=...)] can match them"
             )
         return body

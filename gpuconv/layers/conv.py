@@ -1,4 +1,4 @@
-"""CONV: a bank of filters slid over the volume."""
+"""CONV: filters that slide over the volume."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ class Conv2D(Layer):
         return self.gradients_of(dy, x, input_grad)
 
     def gradients_of(self, dy: Array, x: Array, input_grad: bool, **masked: Any) -> Array | None:
-        """`backward` for the input x. masked: the mask and the pool of `gpuconv.ops.conv2d_relu`, if dy is its y's."""
+        """`backward` for the input x. masked: mask and pool of `gpuconv.ops.conv2d_relu`, if dy is for that op's y."""
         weight, options = self["weight"], self.options | masked
         bias = "bias" if self.trains("bias") else None
-        # Under a mask the bias's gradient needs the weight's: then a frozen weight's is made too, and never read.
+        # With a mask, the bias gradient comes from wgrad: then a frozen weight's gradient is computed too, and dropped.
         made = "weight" if self.trains("weight") or (masked and bias) else None
         (dw, db), accumulate = self.gradients_into(made, bias)
         if dw is not None and input_grad:
@@ -98,11 +98,11 @@ class Conv2D(Layer):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What all three directions take beside the arrays."""
+        """The keyword arguments of all three directions."""
         return self.problem.window | dict(algo=self.algo, tf32=self.tf32)
 
     def algorithms(self, batch_size: int, device: str | None = None, epilogue: Epilogue = PLAIN) -> dict[str, str]:
-        """As every layer's. epilogue: what the op does that runs the convolution."""
+        """As `Layer.algorithms`. epilogue: of the op that runs the convolution."""
         x_shape = batch_size, *self.problem.x_shape[1:]
         problem = Conv2dProblem.of(x_shape, self.problem.w_shape, **self.problem.window)
         return backends.algorithms(

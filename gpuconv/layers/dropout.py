@@ -16,8 +16,8 @@ from gpuconv.types import Array
 class Dropout(Layer):
     """In training, zero each value with probability p and divide the others by 1 - p (Srivastava et al. 2014).
 
-    The masks come from the net's seed and a sub-stream of the layer's own. `offset`, one int64 on the device, says
-    where in it the next mask begins; each forward moves it on, in place, so that a captured step draws new masks.
+    The masks come from the net's seed and the layer's own sub-stream. `offset`, one int64 on the device, is where the
+    next mask begins in it; each forward advances it in place, so that a captured step draws new masks.
     """
 
     stem = "dropout"

@@ -1,7 +1,7 @@
-"""Layers that run as one op, which `Sequential.fuse` puts in the place of several.
+"""Layers with which `Sequential.fuse` replaces several layers by one op.
 
-A fused layer holds the layers it stands for, which keep their names, paths and arrays: state dicts, params and grads of
-a net have the same keys before and after.
+A fused layer holds the layers that it replaces. They keep their names, paths and arrays, so the net's state dict,
+params and grads have the same keys before and after.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gpuconv.types import Array
 
 @dataclass(eq=False, repr=False)
 class Fused(Layer):
-    """Layers in a row that run as one. `fits` says of which the kind can be made."""
+    """Several consecutive layers that run as one. `fits` says which layers a kind can replace."""
 
     stem = "fused"
 
@@ -50,7 +50,7 @@ class Fused(Layer):
         for name, layer in self.children():
             input_shape = layer.place(f"{around}.{name}" if around else name, input_shape)
         if not self.fits(self.layers):
-            raise ValueError(f"{type(self).__name__} cannot stand for {list(self.layers)}")
+            raise ValueError(f"{type(self).__name__} cannot replace {list(self.layers)}")
         return input_shape
 
     @property
@@ -59,7 +59,7 @@ class Fused(Layer):
 
 
 class FusedConv(Fused):
-    """Those that begin with a CONV."""
+    """A fused layer that begins with a CONV."""
 
     @property
     def conv(self) -> Conv2D:
@@ -70,9 +70,9 @@ class FusedConv(Fused):
 
 
 class ConvReLU(FusedConv):
-    """CONV with RELU, and a 2 x 2 max POOL before or behind it or none: `gpuconv.ops.conv2d_relu`.
+    """CONV and RELU, with or without a 2 x 2 max POOL before or after the RELU: `gpuconv.ops.conv2d_relu`.
 
-    Kept for backward are the input and a bit for each number that the convolution made.
+    Keeps for backward the input and one bit for each output of the convolution.
     """
 
     @staticmethod
@@ -105,7 +105,7 @@ class ConvReLU(FusedConv):
 
 
 class ConvActivation(FusedConv):
-    """CONV and an activation whose derivative its output tells: `gpuconv.ops.conv2d` with activation=."""
+    """CONV and an activation whose backward reads its output: `gpuconv.ops.conv2d` with activation=."""
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
@@ -128,7 +128,7 @@ class ConvActivation(FusedConv):
 
 
 class NormActivation(Fused):
-    """Batch normalisation and an activation: `gpuconv.ops.batch_norm` with activation=, both ways."""
+    """Batch normalisation and an activation: `gpuconv.ops.batch_norm` with activation=, forward and backward."""
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
@@ -191,7 +191,7 @@ FUSED += [ConvReLU, ConvNorm, ConvActivation, NormActivation]
 
 
 def _is_plain(layer: Layer, keeps_output: bool = False) -> bool:
-    """Whether a layer is an activation with its op's defaults, and one whose output tells its derivative."""
+    """Whether a layer is an activation with its op's defaults (keeps_output: whose backward reads its output)."""
     return (
         isinstance(layer, Activation)
         and layer.options == type(layer)().options
@@ -200,7 +200,7 @@ def _is_plain(layer: Layer, keeps_output: bool = False) -> bool:
 
 
 def _halves(layer: Layer) -> bool:
-    """Whether a max pool takes whole 2 x 2 windows at stride 2 alone."""
+    """Whether a max pool has 2 x 2 windows at stride 2, without padding or partial windows."""
     problem = cast(MaxPool2D, layer).problem
     even = problem.h % 2 == problem.w % 2 == 0
     halves = problem.kernel_size == problem.stride == (2, 2) and problem.padding == NO_PADDING

@@ -9,7 +9,7 @@ Hook = Callable[[Any, Any, Any], None]  # of (layer, x, y), or (layer, dx, dy)
 
 
 class Handle:
-    """A hook of a layer, which `remove` takes away again."""
+    """A registered hook; `remove` unregisters it."""
 
     def __init__(self, layer: Any, direction: str, hook: Hook) -> None:
         if not callable(hook):

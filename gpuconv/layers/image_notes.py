@@ -1,4 +1,4 @@
-"""Checks of what is noted of a net's images: the names of its classes and the normalization."""
+"""Checks of a net's metadata about its images: class names and normalization."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 
 def class_names(names: Any, output_shape: Shape | None) -> list[str]:
-    """The names as a list. Raises TypeError for what is no list of names, and ValueError where the net is built and
+    """The names as a list. Raises TypeError for anything but a list of names, and ValueError if the net is built and
     has another number of scores."""
     if isinstance(names, (str, bytes)) or not isinstance(names, (Sequence, np.ndarray)):
         raise TypeError(f"classes are a list of names, as ['cat', 'dog'], received {type(names).__name__} {names!r}")
@@ -22,7 +22,7 @@ def class_names(names: Any, output_shape: Shape | None) -> list[str]:
         if not isinstance(name, str):
             raise TypeError(
                 f"classes are names, as ['cat', 'dog'], received {type(name).__name__} {name!r}; "
-                "[str(name) for name in classes] makes names"
+                "[str(name) for name in classes] converts them"
             )
     if output_shape is not None and len(names) != output_shape[-1]:
         raise ValueError(f"the net has {output_shape[-1]} scores, received {len(names)} names of classes")
@@ -30,8 +30,8 @@ def class_names(names: Any, output_shape: Shape | None) -> list[str]:
 
 
 def fitting(normalization: Any, input_shape: Shape | None) -> Normalization:
-    """The normalization itself. Raises TypeError for what is none, and ValueError where the net is built and takes
-    images of another shape."""
+    """The normalization itself. Raises TypeError for anything else, and ValueError if the net is built and takes images
+    of another shape."""
     from gpuconv.data.normalization import Normalization
 
     if not isinstance(normalization, Normalization):

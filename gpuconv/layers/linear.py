@@ -1,4 +1,4 @@
-"""FC: every output reads every input. And Flatten, which makes a vector of a volume."""
+"""FC, where every output reads every input, and Flatten, which reshapes a volume to a vector."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Linear(Layer):
         return self.as_conv(flattened or (1, 1)), None
 
     def as_conv(self, volume: Shape) -> Conv2D:
-        """A CONV layer, not built, whose filters are as large as that (H, W, ...) volume."""
+        """An unbuilt CONV layer whose filters are as large as this (H, W, ...) volume."""
         return Conv2D(
             self.out_features,
             (volume[0], volume[1]),
@@ -91,7 +91,7 @@ class Linear(Layer):
 
 @dataclass(eq=False, repr=False)
 class Flatten(Layer):
-    """(H, W, C) -> (H * W * C,), row-major: the channel runs fastest."""
+    """(H, W, C) -> (H * W * C,), row-major: the channel varies fastest."""
 
     stem = "flatten"
     slides = False

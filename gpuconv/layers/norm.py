@@ -15,10 +15,10 @@ from gpuconv.types import Array
 
 @dataclass(eq=False, repr=False)
 class BatchNorm(Layer):
-    """Each channel to mean 0 and variance 1, then times `weight` plus `bias` (Ioffe and Szegedy 2015): any (..., C).
+    """Normalise each channel of (..., C) to mean 0 and variance 1, times `weight` plus `bias` (Ioffe and Szegedy 2015).
 
-    In training the batch's statistics are taken and mixed into `running_mean` and `running_var` with `momentum`;
-    otherwise those are used. All four are (C,), in the dtype that the net accumulates in.
+    Training uses the batch's statistics and updates `running_mean` and `running_var` with `momentum`; inference uses
+    the running ones. All four arrays are (C,), in the net's accumulation dtype.
     """
 
     stem = "norm"
@@ -53,7 +53,7 @@ class BatchNorm(Layer):
 
     @property
     def vectors(self) -> list[Array]:
-        """What `gpuconv.ops.batch_norm` takes beside x."""
+        """The arrays that `gpuconv.ops.batch_norm` takes after x."""
         return [self[name] for name in self.variables]
 
     @property
@@ -61,11 +61,11 @@ class BatchNorm(Layer):
         return dict(momentum=self.momentum, eps=self.eps)
 
     def gradients_of(self, dy: Array, saved: tuple[Any, ...], input_grad: bool, **activation: Any) -> Array | None:
-        """`backward` from what forward saved: x, mean, inv_std, training. activation: of
-        `gpuconv.ops.batch_norm_backward`, where dy is the gradient behind one."""
+        """`backward` from what forward saved: x, mean, inv_std, training. activation: passed to
+        `gpuconv.ops.batch_norm_backward` if dy is the gradient after an activation."""
         x, mean, inv_std, training = saved
         (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
-        dx, _, _ = ops.batch_norm_backward(  # one pass makes both sums, so a frozen one is made too, and never read
+        dx, _, _ = ops.batch_norm_backward(  # one pass computes both sums, also a frozen one, which is dropped
             dy,
             x,
             self["weight"],
@@ -81,5 +81,5 @@ class BatchNorm(Layer):
 
     def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
         if flattened:
-            raise ValueError(f"{self.path} normalises each place of the flattened volume, which cannot slide")
+            raise ValueError(f"{self.path} normalises each position of the flattened volume, which cannot slide")
         return super().slid(flattened)

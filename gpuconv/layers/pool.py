@@ -1,4 +1,4 @@
-"""POOL: the largest value or the mean of each window."""
+"""POOL: the maximum or the mean of each window."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpuconv.types import Array, Padding, Size
 
 @dataclass(eq=False, repr=False)
 class Pool2D(Layer):
-    """What the window pools share: (H, W, C) -> (P, Q, C). stride is kernel_size unless given."""
+    """The base of max and average pooling: (H, W, C) -> (P, Q, C). stride defaults to kernel_size."""
 
     stem = "pool"
 
@@ -33,14 +33,14 @@ class Pool2D(Layer):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What both directions take beside the arrays."""
+        """The keyword arguments of both directions."""
         problem = self.problem
         return dict(kernel_size=problem.kernel_size, stride=problem.stride, padding=problem.padding, fit=problem.fit)
 
 
 @dataclass(eq=False, repr=False)
 class MaxPool2D(Pool2D):
-    """The largest value of each window; see `gpuconv.ops.max_pool2d`."""
+    """The maximum of each window; see `gpuconv.ops.max_pool2d`."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
         y, argmax = ops.max_pool2d(x, **self.options)

@@ -1,4 +1,4 @@
-"""`Sequential.predict`: the scores of whatever images a user has."""
+"""`Sequential.predict`: scores of arrays, files or lists of them."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def predict(net: Any, images: Any, *, batch_size: int, softmax: bool, top: int |
 
 
 def prepared(net: Any, images: Any, normalize: bool | None) -> tuple[Array, bool]:
-    """Images of any kind that `predict` takes as one batch for the net, on its device and of its dtype, and whether it
-    was a single image."""
+    """Any images that `predict` takes, as one batch in the net's dtype on its device, and whether it was a single
+    image."""
     batch, single = as_batch(net, images)
     return _fed(net, batch, _normalizes(net, batch, normalize)), single
 
@@ -66,7 +66,7 @@ def _is_file(image: Any) -> bool:
 
 
 def _array(images: Any, shape: tuple[int, ...]) -> Array:
-    """Images in memory with their channels last, as they are on a device; else as NumPy's array."""
+    """Images in memory, channels last: arrays of our devices as they are, others as NumPy arrays."""
     try:
         there = backends.device_of(images)
     except TypeError:
@@ -83,7 +83,7 @@ def _array(images: Any, shape: tuple[int, ...]) -> Array:
 
 
 def _lacks_channels(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether these are grey images, or one, without an axis of channels."""
+    """Whether these are grey images, or a single one, without a channel axis."""
     return shape[-1] == 1 and len(given) <= len(shape) == 3 and given[-2:] == shape[:2] and given != shape
 
 
@@ -91,7 +91,7 @@ def _stacked(images: Sequence[Array]) -> np.ndarray:
     on_host = [backends.to_numpy(image, "an image") for image in images]
     if len(kinds := {(image.shape, image.dtype.name): None for image in on_host}) > 1:
         told = ", ".join(f"{dtype} {shape}" for shape, dtype in kinds)
-        raise ValueError(f"the images of a list must be of one shape and dtype, received {told}")
+        raise ValueError(f"all images of a list must have the same shape and dtype, received {told}")
     return np.stack(on_host)
 
 
@@ -101,12 +101,12 @@ def _files(net: Any, paths: Sequence[Any]) -> np.ndarray:
 
 
 def _normalizes(net: Any, batch: Array, asked: bool | None) -> bool:
-    """Whether the stored normalization is applied. Raises ValueError where that must be said."""
+    """Whether to apply the stored normalization. Raises ValueError where the caller has to say."""
     if asked or (asked is None and batch.dtype == np.uint8):
         if net.normalization is None:
             raise ValueError(
-                "how to normalise these images is not known: the net was not trained on uint8 images; set "
-                "net.normalization = gpuconv.data.Normalization(mean, std), or give floats as it was trained on"
+                "the normalization of these images is unknown: the net was not trained on uint8 images; set "
+                "net.normalization = gpuconv.data.Normalization(mean, std), or give floats like those in training"
             )
         return True
     if asked is False or net.normalization is None or not batch.size:
@@ -115,8 +115,8 @@ def _normalizes(net: Any, batch: Array, asked: bool | None) -> bool:
     if pixels.min() >= 0 and (pixels.max() > 10 or pixels.max() <= 1):
         raise ValueError(
             f"these floats, from {pixels.min():g} to {pixels.max():g}, do not look normalised, and the net was trained "
-            "on normalised ones: give uint8, which is normalised as in training; or say normalize=True for floats in "
-            "the units of those uint8 images, normalize=False for floats that are as the net takes them"
+            "on normalised ones: give uint8, which is normalised as in training, or pass normalize=True for floats in "
+            "the units of those uint8 images, normalize=False for floats that are normalised already"
         )
     return False
 
@@ -140,7 +140,7 @@ def _scores(net: Any, images: Array, batch_size: int, softmax: bool, normalize: 
 
 
 def _fed(net: Any, x: Array, normalize: bool) -> Array:
-    """The images as the net takes them."""
+    """The images normalised, in the net's dtype."""
     if normalize:
         x = _normalised(net, backends.to_numpy(x))
     if normalize or x.dtype != net.dtype or backends.device_of(x) != net.device:

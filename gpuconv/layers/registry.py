@@ -1,7 +1,7 @@
-"""The layers by name, gpuconv's own and users': what a config calls a class, and the class that a config names.
+"""Layers by name, gpuconv's and users': the name of a class in a config, and the class for a name.
 
-gpuconv's layers have their plain names; another class is named with its module, "mynet.Swish", so that it takes no
-other layer's place.
+gpuconv's layers have their plain names. Other classes are named with their module, "mynet.Swish", so that they replace
+no other layer.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from typing import Any
 
 from gpuconv.names import lookup
 
-LAYERS: dict[str, Any] = {}  # classes of layers by `name_of`, and under the names that they had before
+LAYERS: dict[str, Any] = {}  # layer classes by `name_of`, and under their former names
 
 
 class UndefinedLayerError(ValueError):
-    """A layer of a user's whose class is not there: the module that defines it was not imported."""
+    """The class of a user's layer is unknown: the module that defines it was not imported."""
 
 
 def name_of(kind: type) -> str:
-    """What configs call a class of layers."""
+    """The name of a layer class in configs."""
     return kind.__name__ if kind.__module__.startswith("gpuconv.") else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def layer_class(name: str) -> Any:
-    """The class that a config names. A user's class is found by its name alone too, wherever it was defined, where
-    there is one of that name. Raises ValueError where there is none, or several."""
+    """The class with this name in configs. A user's class is also found without its module if the name is unique.
+    Raises ValueError if there is none, or several."""
     if isinstance(name, str) and name not in LAYERS:
         plain = name.rpartition(".")[2]
         own = {key: kind for key, kind in LAYERS.items() if "." in key and key.rpartition(".")[2] == plain}
@@ -34,6 +34,6 @@ def layer_class(name: str) -> Any:
             return next(iter(own.values()))
         if "." in name:
             raise UndefinedLayerError(
-                f"the layer {name!r} is not defined here: import the module that defines it before the net is made"
+                f"the layer {name!r} is not defined here: import the module that defines it before the net is created"
             )
     return lookup("layer", name, LAYERS)

@@ -1,4 +1,4 @@
-"""Making another row of layers of a row: with fewer launches (`Sequential.fuse`), or one that slides over larger images
+"""Transformations of a sequence of layers: fusion (`Sequential.fuse`), and sliding over larger images
 (`Sequential.as_convolutional`)."""
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from typing import Any
 from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import Shape
 
-FUSED: list[Any] = []  # the kinds of `layers/fused.py`, which run several layers as one op; each has fits(layers)
+FUSED: list[Any] = []  # the fused layers of `layers/fused.py`; each class has fits(layers)
 LONGEST = 3
 
 
 def fused_row(layers: Sequence[Layer]) -> list[Layer]:
-    """A row's layers, the longest runs of them that a fused layer stands for replaced by it."""
+    """The layers, with the longest runs that a fused layer can replace replaced by it."""
     found: list[Layer] = []
     place = 0
     while place < len(layers):
@@ -25,7 +25,7 @@ def fused_row(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def _first(layers: Sequence[Layer]) -> tuple[Layer, int]:
-    """What stands in the place of the first layers, and of how many."""
+    """The replacement of the first layers, and how many it replaces."""
     for length in range(len(layers), 1, -1):
         for kind in FUSED:
             if kind.fits(layers[:length]) and not any(layer.has_hooks for layer in layers[:length]):
@@ -34,7 +34,7 @@ def _first(layers: Sequence[Layer]) -> tuple[Layer, int]:
 
 
 def slid_row(layers: Sequence[Layer], flattened: Shape | None = None) -> tuple[list[Layer], Shape | None]:
-    """The layers of a row, each in the form that slides; see `Layer.slid`."""
+    """The layers, each converted to one that slides; see `Layer.slid`."""
     found: list[Layer] = []
     for layer in layers:
         one, flattened = layer.slid(flattened)
@@ -43,6 +43,6 @@ def slid_row(layers: Sequence[Layer], flattened: Shape | None = None) -> tuple[l
 
 
 def take_values(layer: Layer, source: Layer) -> None:
-    """Fill every array from the one under the same key, which may have another shape of the same size."""
+    """Copy every array from the one under the same key, which may have another shape of the same size."""
     shapes: dict[str, Any] = {key: value.shape for key, value in layer.state_dict().items()}
     layer.load_state_dict({key: value.reshape(shapes[key]) for key, value in source.state_dict().items()})

@@ -1,4 +1,4 @@
-"""Layers in a row: what makes one, whose each layer is, and what it is called."""
+"""A list of layers as a sequence: checks, copies of built layers, and names."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gpuconv.layers.base import Layer
 
 
 def as_row(layers: Any) -> tuple[Layer, ...]:
-    """The layers as a tuple. Raises TypeError for what is no row of layers, ValueError where one stands twice."""
+    """The layers as a tuple. Raises TypeError for anything but a list of layers, ValueError if one occurs twice."""
     if isinstance(layers, Layer) and not isinstance(layers, Iterable):
-        raise TypeError(f"layers in a row are a list, [{layers!r}, ...], received the layer itself")
+        raise TypeError(f"layers are given as a list, [{layers!r}, ...], received the layer itself")
     row = tuple(layers) if isinstance(layers, Iterable) else ()
     for layer in row:
         if isinstance(layer, type) and issubclass(layer, Layer):
@@ -23,12 +23,12 @@ def as_row(layers: Any) -> tuple[Layer, ...]:
     if not row or not all(isinstance(layer, Layer) for layer in row):
         raise TypeError(f"a net is a list of at least one layer, received {layers!r}")
     if len({id(layer) for layer in row}) < len(row):
-        raise ValueError("a layer stands twice in one row; make a second one, for each holds its own arrays")
+        raise ValueError("a layer occurs twice in one list; create a second one, as each holds its own arrays")
     return row
 
 
 def own(layers: Sequence[Layer]) -> Sequence[Layer]:
-    """The layers, those that are built as copies; a copy whose name is taken, and only a number, gets another."""
+    """The layers, built ones as copies. A copy gets a new name if its default name is taken."""
     given = [layer.name for layer in layers if not layer.built]
     found = []
     for layer in layers:
@@ -42,11 +42,11 @@ def own(layers: Sequence[Layer]) -> Sequence[Layer]:
 
 
 def name_layers(layers: Sequence[Layer]) -> None:
-    """Give every layer of a row a name of its own: the one it has, or its kind and number."""
+    """Give every layer a unique name: the one it has, or its kind and number."""
     given = [layer.name for layer in layers if layer.name is not None]
     for name in given:
         if given.count(name) > 1:
-            raise ValueError(f"two layers of one row are named {name!r}")
+            raise ValueError(f"two layers of one list are named {name!r}")
     counts: Counter[str] = Counter()
     for layer in layers:
         counts[layer.stem] += 1

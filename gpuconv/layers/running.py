@@ -1,4 +1,4 @@
-"""Running a layer inside a net, in one place: listeners around it, its hooks after it, its name on errors."""
+"""Runs a layer inside a net: within listeners, followed by its hooks, with its name added to errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _listeners: list[Listener] = []
 
 @contextmanager
 def listen(listener: Listener) -> Iterator[None]:
-    """Within this context every child's run happens inside ``listener(layer, "forward" or "backward")``."""
+    """Within this context every child runs inside ``listener(layer, "forward" or "backward")``."""
     _listeners.append(listener)
     try:
         yield
@@ -24,9 +24,9 @@ def listen(listener: Listener) -> Iterator[None]:
 
 
 def run(layer: Any, method: str, *args: Any, **options: Any) -> Any:
-    """Call a child's "forward", "infer" or "backward": containers run children here and nowhere else.
+    """Call a child's "forward", "infer" or "backward". Containers run their children only through this function.
 
-    Errors get a note that says in which layer they arose.
+    Errors get a note that names the layer.
     """
     try:
         if not (_listeners or layer._hooks or layer._foreign):
@@ -44,7 +44,7 @@ def run(layer: Any, method: str, *args: Any, **options: Any) -> Any:
 
 
 def call(layer: Any, method: str, *args: Any, **options: Any) -> Any:
-    """As `run`, unheard by listeners: what it returns is in the net's dtype, and the layer's hooks see it."""
+    """As `run`, without listeners: converts the result to the net's dtype and calls the layer's hooks."""
     found = getattr(layer, method)(*args, **options)
     if layer._foreign:
         found = _in_net_dtype(layer, method, found)
@@ -56,8 +56,8 @@ def call(layer: Any, method: str, *args: Any, **options: Any) -> Any:
 
 
 def _in_net_dtype(layer: Any, method: str, found: Any) -> Any:
-    """What a user's layer returned, in the net's dtype if it is of another float dtype."""
-    if found is None and method == "backward":  # as it is without input_grad
+    """The result of a user's layer, converted to the net's dtype if it has another float dtype."""
+    if found is None and method == "backward":  # allowed with input_grad=False
         return found
     if not hasattr(found, "dtype"):
         raise TypeError(f"{type(layer).__name__}.{method} must return an array, returned {type(found).__name__}")

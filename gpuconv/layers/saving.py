@@ -1,7 +1,7 @@
 """A net as one safetensors file: `Layer.save` writes it, `gpuconv.load` reads it.
 
-The file is a checkpoint (`gpuconv/checkpoint.py`) of a net alone: the arrays are ``net.*``, its state holds the net's
-config, its classes and its normalization.
+The file is a checkpoint (`gpuconv/checkpoint.py`) of only the net: the arrays are ``net.*``, the state holds the net's
+config, classes and normalization.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def save(net: Any, path: Any, *values: Any) -> None:
 
 
 def _stash(layer: Any, *values: Any) -> None:
-    """What `save` meant in layers of one's own before it wrote files. Raises TypeError for other layers."""
+    """The former meaning of `save` in users' layers, now `stash`. Raises TypeError for other layers."""
     if not layer._foreign or layer.children():
         received = ", ".join(type(value).__name__ for value in values) or "no path"
         raise TypeError(
@@ -45,7 +45,7 @@ def _stash(layer: Any, *values: Any) -> None:
 
 
 def checkpoint_of(net: Any) -> Checkpoint:
-    """The net alone, without what trains it."""
+    """A checkpoint of the net, without optimizer state."""
     from gpuconv import __version__
 
     tensors = {f"net.{key}": np.array(backends.to_numpy(array)) for key, array in net.state_dict().items()}
@@ -54,7 +54,7 @@ def checkpoint_of(net: Any) -> Checkpoint:
 
 
 def notes(net: Any) -> dict[str, Any]:
-    """What is known of the images that a net takes, JSON-able: a part of `NOTES`."""
+    """The known metadata of a net's images, JSON-serializable: some of `NOTES`."""
     classes, normalization = getattr(net, "classes", None), getattr(net, "normalization", None)
     found: dict[str, Any] = {}
     if classes is not None:
@@ -65,6 +65,6 @@ def notes(net: Any) -> dict[str, Any]:
 
 
 def take_notes(net: Any, found: Mapping[str, Any]) -> None:
-    """Give a net the classes and the normalization that were noted."""
+    """Set a net's classes and normalization from its notes."""
     net.classes = found.get("classes")
     net.normalization = Normalization(found["mean"], found["std"]) if "mean" in found else None

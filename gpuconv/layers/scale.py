@@ -11,7 +11,7 @@ from gpuconv.types import Array
 
 @dataclass(eq=False, repr=False)
 class Scale(Layer):
-    """factor * x: tempers scores, as airbench's last layer does."""
+    """factor * x, for example to scale the scores, as airbench's last layer does."""
 
     stem = "scale"
     elementwise = True

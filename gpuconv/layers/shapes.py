@@ -1,4 +1,4 @@
-"""Volumes' shapes, without N."""
+"""Shapes of volumes, without N."""
 
 from __future__ import annotations
 

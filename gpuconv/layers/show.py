@@ -6,7 +6,7 @@ from typing import Any
 
 
 def row(net: Any) -> str:
-    """A line for each layer of a row, those inside others indented."""
+    """A line for each layer; layers inside others are indented."""
     lines = [*_lines(net, "  ")]
     name, call, shape = (max((len(line[column]) for line in lines), default=0) for column in range(3))
     text = [f"{line[0]:{name}}  {line[1]:{call if shape else 0}}  {line[2]}".rstrip() for line in lines]

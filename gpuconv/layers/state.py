@@ -1,4 +1,4 @@
-"""A tree of layers and the arrays in it: variables, gradients, what is trained, the state dict."""
+"""The arrays in a tree of layers: variables, gradients, frozen parameters, the state dict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpuconv.layers.variables import Variable
 from gpuconv.names import canonical, lookup
 from gpuconv.types import Array
 
-ALL = "*"  # in the place of names of variables
+ALL = "*"  # stands for the names of all variables
 
 LayerT = TypeVar("LayerT", bound="Stateful[Any]")
 
@@ -54,16 +54,16 @@ class Stateful(Generic[LayerT]):
     variables: dict[str, Variable]
     arrays: dict[str, Array]
     gradients: dict[str, Array]
-    _stale: set[str]  # gradients that count as zero whatever their arrays hold
+    _stale: set[str]  # gradients that count as zero, whatever their arrays hold
     _frozen: tuple[str, ...] = ()  # behind `Frozen`: names, or ALL
 
     def children(self) -> Sequence[tuple[str, LayerT]]:
-        """The layers inside, each with its part of the path."""
+        """The layers inside, each with its name in the path."""
         return []
 
     @property
     def built(self) -> bool:
-        """Whether its shapes are known, as after `build`."""
+        """Whether the shapes are known, as after `build`."""
         return self.output_shape is not None
 
     def walk(self) -> Iterator[LayerT]:
@@ -80,7 +80,7 @@ class Stateful(Generic[LayerT]):
 
     @property
     def parameter_count(self) -> int:
-        """How many numbers the parameters of the tree hold, frozen ones included."""
+        """The number of elements of all parameters in the tree, frozen ones included."""
         return sum(volume_size(variable.shape) for _, _, variable in self.all_variables() if not variable.buffer)
 
     @property
@@ -93,15 +93,15 @@ class Stateful(Generic[LayerT]):
         )
 
     def named_variables(self, trained: bool | None = None) -> Iterator[tuple[str, LayerT, str]]:
-        """(key in the state dict, layer, variable's name), of all or of only the trained or untrained ones."""
+        """(key in the state dict, layer, variable's name) of all variables, or only the trained or untrained ones."""
         for layer, name, _ in self.all_variables():
             if trained is None or layer.trains(name) == trained:
                 path = layer.path.removeprefix(self.path).removeprefix(".")
                 yield (f"{path}.{name}" if path else name), layer, name
 
     def __getitem__(self, name: str) -> Any:
-        """The value of one of this layer's own variables; or a layer inside or its variable, by its name with dots,
-        "residual1.conv1" or "residual1.conv1.weight"."""
+        """A variable of this layer by its name; a layer inside, or its variable, by its dotted name:
+        "residual1.conv1", "residual1.conv1.weight"."""
         if inside := named_layers(self):
             head, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
             layer = lookup("layer", head, inside)
@@ -117,7 +117,7 @@ class Stateful(Generic[LayerT]):
             ) from None
 
     def gradient(self, name: str) -> Array:
-        """The gradient of one of this layer's own variables, live: what is added to it counts."""
+        """The gradient of one of this layer's own variables; the live array, not a copy."""
         if name not in self.gradients:
             value = self[name]
             self.gradients[name] = backends.zeros(value.shape, value.dtype, self.device)
@@ -127,9 +127,9 @@ class Stateful(Generic[LayerT]):
         return self.gradients[name]
 
     def gradients_into(self, *names: str | None) -> tuple[list[Any], bool]:
-        """The arrays that backward leaves these variables' gradients in, and whether it adds to them (`accumulate`).
+        """The arrays for these variables' gradients, and whether backward adds to them (`accumulate`).
 
-        Right after `zero_grad` it does not: to assign is to add to zero without having written one. None stays None.
+        Right after `zero_grad` it assigns, which saves writing zeros first. None stays None.
         """
         given = {name for name in names if name is not None}
         assign = self._stale.issuperset(given)
@@ -148,9 +148,8 @@ class Stateful(Generic[LayerT]):
         return any(layer.trains(name) for layer, name, _ in self.all_variables())
 
     def freeze(self) -> None:
-        """Train nothing in this layer or inside it from now on. Its weights are state still; batch norm still takes the
-        statistics of a batch in training and moves its running ones. Backward computes nothing that only frozen layers
-        would need."""
+        """Stop training this layer and all layers inside it. The weights stay in the state; batch norm still uses batch
+        statistics in training and updates its running ones. Backward skips what only frozen layers would need."""
         self._set_frozen((ALL,))
 
     def unfreeze(self) -> None:
@@ -163,41 +162,41 @@ class Stateful(Generic[LayerT]):
             layer._frozen = () if holds_none else value
 
     def params(self) -> dict[str, Array]:
-        """The trained arrays, live: an optimizer changes them in place."""
+        """The trained arrays; the live ones, which an optimizer changes in place."""
         return {key: layer[name] for key, layer, name in self.named_variables(trained=True)}
 
     def named_parameters(self) -> Iterator[tuple[str, Array]]:
-        """(name, array) of every parameter, live, frozen ones included; `params` has the trained ones alone."""
+        """(name, live array) of every parameter, frozen ones included; `params` has only the trained ones."""
         for key, layer, name in self.named_variables():
             if not layer.variables[name].buffer:
                 yield key, layer[name]
 
     def grads(self) -> dict[str, Array]:
-        """The gradients, live, under the keys of `params`."""
+        """The live gradients, under the keys of `params`."""
         return {key: layer.gradient(name) for key, layer, name in self.named_variables(trained=True)}
 
     def buffers(self) -> dict[str, Array]:
-        """What the state holds beside the params: running statistics, dropout's offset, frozen weights."""
+        """The state without the params: running statistics, dropout's offset, frozen weights."""
         return {key: layer[name] for key, layer, name in self.named_variables(trained=False)}
 
     def zero_grad(self) -> None:
-        """Every gradient counts as zero from here on: whoever asks for it sees zeros, and the next backward assigns."""
+        """Set every gradient to zero. The zeros are written only when read; the next backward assigns."""
         for layer in self.walk():
             layer._stale.update(layer.gradients)
 
     def state_dict(self) -> dict[str, Array]:
-        """Every array of the tree by its path, live: copy what must not change with the net."""
+        """Every live array of the tree by its path; copy what must not change with the net."""
         return {key: layer[name] for key, layer, name in self.named_variables()}
 
     def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> Unmatched:
         """Copy values into the arrays, in place. Floats of another precision are converted.
 
-        strict=False leaves alone what the state lacks, and what the net lacks. Returns the keys that were missing and
-        those that were unexpected. Raises ValueError that lists every one of these and every wrong shape, or for an
-        integer that does not fit, or TypeError for an integer where a float belongs, before anything is changed.
+        strict=False ignores missing and unexpected keys. Returns the keys that were missing and those that were
+        unexpected. Before anything is changed, raises ValueError that lists all of these and every wrong shape,
+        ValueError for an integer that does not fit, and TypeError for an integer where a float belongs.
         """
         if not isinstance(state, Mapping):
-            hint = "; gpuconv.interop.from_torch(module, net) makes one of it" if hasattr(state, "state_dict") else ""
+            hint = "; gpuconv.interop.from_torch(module, net) converts it" if hasattr(state, "state_dict") else ""
             raise TypeError(f"a state is a dictionary of arrays by name, received {type(state).__name__}{hint}")
         own, values = self.state_dict(), {key: backends.to_numpy(value, key) for key, value in state.items()}
         unmatched = Unmatched([key for key in own if key not in values], [key for key in values if key not in own])
@@ -211,13 +210,13 @@ class Stateful(Generic[LayerT]):
         ]
         if problems:
             of_torch = any(type(value).__module__.partition(".")[0] == "torch" for value in state.values())
-            hint = ". It is of PyTorch: gpuconv.interop.from_torch(state, net) translates it" if of_torch else ""
+            hint = ". It comes from PyTorch: gpuconv.interop.from_torch(state, net) translates it" if of_torch else ""
             raise ValueError(f"the state does not fit the net: {'; '.join(problems)}{hint}")
         for key, value in own.items():
             given, integers = values[key], value.dtype.kind in "iub"
             if given.dtype.kind == "c" or (given.dtype.kind in "iub") != integers:
                 raise TypeError(f"{key} must be {value.dtype.name}, received {given.dtype.name}")
-            with np.errstate(all="ignore"):  # what is beyond a half becomes infinite, as in every op
+            with np.errstate(all="ignore"):  # too large for a 16-bit float becomes infinite, as in every op
                 values[key] = given.astype(value.dtype)
             if integers and not np.array_equal(values[key], given):
                 raise ValueError(f"{key} holds integers that {value.dtype.name} cannot, received {given.dtype.name}")
@@ -227,7 +226,7 @@ class Stateful(Generic[LayerT]):
 
 
 def named_layers(layer: Stateful[LayerT]) -> dict[str, LayerT]:
-    """The layers inside one, by their names in paths: those of a residual block's body stand in the block itself."""
+    """The layers inside one, by their names in paths. A residual block's body layers are named as its own."""
     found: dict[str, LayerT] = {}
     for key, inner in layer.children():
         found |= {key: inner} if key else named_layers(inner)

@@ -1,4 +1,4 @@
-"""The arrays that a layer declares in `plan`, before it has them."""
+"""Declarations of a layer's arrays, made by `plan` before the arrays exist."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gpuconv.layers.shapes import Shape
 class Variable:
     """An array that a layer owns.
 
-    initializer makes its first value. buffer: it is no parameter, but part of the state. frozen: a parameter that is
-    not trained. dtype: "net" for the net's own, "accumulation" for the one that the net sums in (batch statistics), or
-    the name of an integer dtype.
+    initializer makes its first value. buffer: it is part of the state but not a parameter. frozen: a parameter that is
+    not trained. dtype: "net" for the net's dtype, "accumulation" for its accumulation dtype (batch statistics), or the
+    name of an integer dtype.
     """
 
     shape: Shape
@@ -39,7 +39,7 @@ class Variable:
         return accumulation_dtype(net_dtype) if self.dtype == "accumulation" else np.dtype(self.dtype)
 
     def stand_in(self, net_dtype: np.dtype) -> np.ndarray:
-        """An array of its shape and dtype that takes no memory."""
+        """An array of this shape and dtype that uses no memory."""
         return np.broadcast_to(np.zeros((), self.resolve_dtype(net_dtype)), self.shape)
 
 

@@ -132,7 +132,7 @@ def test_layers_one_by_one_as_in_pytorch():
     assert [type(layer) for layer in Sequential(part, Linear(3))] == [Sequential, Linear]
     for wrong, message in (
         (lambda: Sequential(Conv2D(2, 3), ReLU), r"received the class ReLU; call it: ReLU\(\)"),
-        (lambda: Residual(Conv2D(2, 3), ReLU()), r"layers in a row are a list, \[Conv2D\(.*\), ...\]"),
+        (lambda: Residual(Conv2D(2, 3), ReLU()), r"layers are given as a list, \[Conv2D\(.*\), ...\]"),
         (lambda: Sequential({"a": ReLU()}), "at least one layer, received {'a'"),
         (lambda: Sequential([]), "at least one layer"),
         (lambda: Sequential(3), "at least one layer, received 3"),

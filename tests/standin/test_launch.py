@@ -1,4 +1,4 @@
-"""A launch on a GPU refuses what one on the emulated device does, in the same words, and converts what that converts."""
+"""A launch on a GPU refuses and converts the same arguments as one on the emulated device, with the same messages."""
 
 from pathlib import Path
 
