@@ -96,7 +96,7 @@ def test_given_names_stay_and_numbers_go_around_them():
         (lambda: [], TypeError, "at least one layer"),
         (lambda: [Input((3,)), "relu"], TypeError, "list of at least one layer"),
         (lambda: [Linear(3, name="a"), ReLU(name="a")], ValueError, "two layers of one list are named 'a'"),
-        (lambda: [layer := ReLU(), layer], ValueError, "stands twice"),
+        (lambda: [layer := ReLU(), layer], ValueError, "occurs twice"),
         (lambda: [Input((4, 4, 1)), Input((4, 3, 1))], ValueError, "takes volumes of 4 x 3 x 1"),
     ],
 )

@@ -172,7 +172,7 @@ def test_gradients_equal_numerical_ones():
 
 
 def test_layers_that_do_not_belong_together_are_refused():
-    with pytest.raises(ValueError, match="ConvReLU cannot stand for"):
+    with pytest.raises(ValueError, match="ConvReLU cannot replace"):
         ConvReLU([Conv2D(3, 3), ReLU(), MaxPool2D(3)]).build((7, 7, 2))
 
 

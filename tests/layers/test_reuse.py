@@ -93,7 +93,7 @@ def test_a_slice_is_a_net_of_the_same_layers():
     ]
     assert len(net) == 8
     assert net[np.int64(-1)] is net["fc1"]
-    with pytest.raises(ValueError, match="of its 8 none is in 8:9"):
+    with pytest.raises(ValueError, match="none of the 8 layers is in 8:9"):
         net[8:9]
     with pytest.raises(TypeError):
         net[1.0]
