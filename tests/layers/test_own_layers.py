@@ -98,7 +98,7 @@ class Doubling(Gate):
 def test_a_layer_that_could_not_be_saved_says_so_when_it_is_built():
     own = define("mynet", __init__=forgetful)
     for layer, why in (
-        (own(2.0), r"its argument 'beta' is no field"),
+        (own(2.0), r"its argument 'beta' is not a field"),
         (Holding(print), "not JSON serializable"),
         (Doubling(3.0), "creates a layer with another one"),
         (define("mynet", "Bare", __init__=lambda self: Layer.__init__(self))(), "unexpected keyword argument"),
