@@ -40,6 +40,8 @@ ops.relu(gc.asarray(x, "cuda"))
 with gc.oracle():
     gc.ops.add(x, x)
 gc.training.SGD(momentum=0.9)
+told: str = gc.Sequential(gc.layers.Linear(3), gc.layers.ReLU(), seed=1, precision="tf32").precision
+gc.Sequential(layers=[gc.layers.ReLU()], name="relus", frozen=True)
 """
 
 WRONG = {
@@ -55,6 +57,8 @@ WRONG = {
     "ops.dropout(x, p='0.5', seed=1)": 'Argument "p" to "dropout" has incompatible type "str"; expected "float"',
     "ops.sgd_step([x], [x])": 'Missing named argument "lr" for "sgd_step"',
     "ops.sgd_step([x], 3, lr=0.1)": 'Argument 2 to "sgd_step" has incompatible type "int"',
+    "gc.Sequential()": 'Missing positional argument "layers" in call to "Sequential"',
+    "gc.Sequential([], sed=1)": 'Unexpected keyword argument "sed" for "Sequential"',
     "gc.training.SGD(momentum='0.9')": 'Argument "momentum" to "SGD" has incompatible type "str"',
 }
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gpuconv.layers.registry import layer_class, name_of
+from gpuconv.layers.registry import LAYERS, layer_class, name_of
 from gpuconv.layers.state import Stateful
 from gpuconv.names import lookup
 
@@ -75,6 +75,11 @@ def expect_rebuildable(layer: Any) -> None:
     kind: Any = type(layer)
     if name_of(kind) == kind.__name__:
         return
+    if issubclass(kind, LAYERS["Sequential"]):
+        raise TypeError(
+            f"{kind.__name__} cannot be saved or copied: copies and slices of what derives from Sequential are plain "
+            "Sequentials; write a function that returns one, or a layer that derives from Layer (docs/layers.md)"
+        )
     fields = settings(kind)
     parameters = inspect.signature(kind).parameters.values()
     named = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import KW_ONLY, InitVar, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
 
 from gpuconv import arguments, backends, ops
 from gpuconv.dtypes import as_precision, is_float
@@ -86,10 +86,11 @@ class Input(Layer):
         return Input(self.shape, larger=True, name=self.name), flattened
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, init=False)
 class Sequential(Layer):
     """A sequence of layers, each applied to the output of the one before: a net, or a part of one.
 
+    layers: a list, ``Sequential([conv, relu])``; or the layers one by one, ``Sequential(conv, relu)``.
     seed: of the initial weights. precision (or dtype), device: see `to`. initialize=False creates no weights, which is
     enough for a `summary`. A list that begins with `Input`, or with a layer that is built, is built at once; any other
     list by `build`, whose options take precedence. Layers without a name are named by kind and number, conv1, relu1,
@@ -108,19 +109,27 @@ class Sequential(Layer):
     layers: Sequence[Layer]
     _: KW_ONLY
     seed: int = 0
-    dtype: InitVar[Any] = None
-    device: InitVar[str | None] = None
-    initialize: InitVar[bool] = True
-    precision: InitVar[str | None] = None
-    share: InitVar[bool] = False
 
-    def __post_init__(
-        self, dtype: Any, device: str | None, initialize: bool, precision: str | None, share: bool
+    _given = cast(Mapping[str, Any], MappingProxyType({}))  # the constructor's options, from which `build` starts
+
+    def __init__(
+        self,
+        layers: Iterable[Layer] | Layer,
+        *more: Layer,
+        name: str | None = None,
+        frozen: bool | str | tuple[str, ...] = (),
+        seed: int = 0,
+        dtype: Any = None,
+        device: str | None = None,
+        initialize: bool = True,
+        precision: str | None = None,
+        share: bool = False,
     ) -> None:
+        self.name, self.frozen, self.seed = name, frozen, seed
+        one_by_one = more or (isinstance(layers, Layer) and not isinstance(layers, Sequential))
+        row = as_row((layers, *more) if one_by_one else layers)
+        self.layers = row if share else own(row)
         super().__post_init__()
-        self.layers = as_row(self.layers)
-        if not share:
-            self.layers = own(self.layers)
         name_layers(self.layers)
         self.classes = None
         as_precision(dtype, precision)  # raises for a wrong precision now rather than in `build`
@@ -133,9 +142,9 @@ class Sequential(Layer):
 
     def build(self, input_shape: Shape, **options: Any) -> Shape:
         """As `Layer.build`; `options` override the constructor's arguments."""
-        given = {"seed": self.seed} | self._given
+        given: dict[str, Any] = {"seed": self.seed, **self._given}
         if {"dtype", "precision"} & options.keys():  # two ways to say one thing
-            del given["dtype"], given["precision"]
+            given |= {"dtype": None, "precision": None}
         given |= options
         seed = arguments.seed_value("seed", given.pop("seed"))
         shape = super().build(input_shape, seed=seed, **given)
@@ -347,22 +356,6 @@ class Sequential(Layer):
     def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
         layers, flattened = slid_row(self.layers, flattened)
         return Sequential(layers, name=self.name), flattened
-
-
-def _takes_layers_one_by_one(init: Any) -> Any:
-    """Wraps the constructor so that it also takes layers as PyTorch's does: ``Sequential(conv, relu)``."""
-
-    @functools.wraps(init)
-    def constructor(self: Sequential, *layers: Any, **options: Any) -> None:
-        is_row = layers and (not isinstance(layers[0], Layer) or isinstance(layers[0], Sequential))
-        one_by_one = len(layers) > 1 or (layers and not is_row)
-        init(self, *([layers] if one_by_one else layers), **options)
-
-    return constructor
-
-
-Sequential.__init__ = _takes_layers_one_by_one(Sequential.__init__)  # type: ignore[method-assign]
-del Sequential.precision  # the dataclass field's default would hide the property of that name
 
 
 @dataclass(eq=False, repr=False)

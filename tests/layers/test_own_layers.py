@@ -110,6 +110,33 @@ def test_a_layer_that_could_not_be_saved_says_so_when_it_is_built():
         define("mynet", "Unmade", __init__=lambda self: None)().place("", (3,))
 
 
+@dataclass(eq=False, repr=False)
+class Tagged(Sequential):
+    tag: str = ""
+
+
+class Plain(Sequential):
+    pass
+
+
+class WithOptions(Sequential):
+    def __init__(self, layers, **options):
+        super().__init__(layers, **options)
+
+
+def test_what_derives_from_sequential_is_refused_in_one_line_when_it_is_built():
+    for kind in (Tagged, Plain, WithOptions):
+        inner = kind([Linear(2)])
+        for build in (
+            lambda kind=kind: kind([Input((3,)), Linear(2)]).build((3,)),
+            lambda inner=inner: inner.build((3,)),
+            lambda inner=inner: Sequential([Input((3,)), inner]),
+        ):
+            with pytest.raises(TypeError, match=rf"^{kind.__name__} cannot .* derives from Seq") as told:
+                build()
+            assert str(told.value).count("cannot be saved") == 1
+
+
 def test_layers_that_can_be_saved_are_built():
     for layer in (Gate(2.5), Gate(widths=(3, (4, 5))), Holding(Linear(2)), define("mynet")()):
         net = Sequential([Input((3,)), layer])

@@ -1,6 +1,7 @@
 """What users of PyTorch look for on a net."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
@@ -128,6 +129,8 @@ def test_layers_one_by_one_as_in_pytorch():
     assert len(Sequential(Conv2D(2, 3))) == 1
     assert Sequential(Input((4,)), Linear(2), seed=3).output_shape == (2,)
     assert len(Sequential(layer for layer in (ReLU(), ReLU()))) == 2
+    assert len(Sequential(layers=[ReLU(), ReLU()])) == 2
+    assert [*inspect.signature(Sequential).parameters][:3] == ["layers", "more", "name"]
     part = Sequential([ReLU()])
     assert [type(layer) for layer in Sequential(part, Linear(3))] == [Sequential, Linear]
     for wrong, message in (
