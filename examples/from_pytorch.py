@@ -1,6 +1,6 @@
 """A PyTorch user's ResNet in gpuconv: the same scores, then a new head on frozen layers.
 
-Needs PyTorch. The ResNet is written out here; a trained one's state dict goes in the same way.
+Needs PyTorch. The ResNet is written out here; a trained one, or its state dict, goes in the same way.
 """
 
 import numpy as np
@@ -54,7 +54,7 @@ def ours() -> gc.Sequential:
 
 def main() -> None:
     module, net = theirs().eval(), ours()
-    net.load_state_dict(gc.interop.from_torch(module.state_dict(), net))
+    net.load_state_dict(gc.interop.from_torch(module, net))
 
     images = torch.randn(8, 3, 16, 16)
     with torch.no_grad():

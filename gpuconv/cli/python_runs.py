@@ -94,16 +94,20 @@ def _expect_of_python(run: Any) -> None:
 
 def sets(stored: dict[str, Any], data: str | None, test: str | None) -> dict[str, Any]:
     """The data sets of a run by part, found among those of `data` by their checksums."""
-    from gpuconv.data import load
+    from gpuconv.data import named
 
     there = {part: stored[part] for part in PARTS if stored.get(part)}
-    name = data or there["train"].get("name", "")
+    first, second = (there.get(part, {}).get("name", "") for part in ("train", "test"))
+    name = data or first
     with asked():
         try:
-            train, held_out = load(name, test or "")
+            whole = not test and named.is_whole(first)
+            known = named.stored(name) if whole else [*named.load(name, test or "")]
+            if not test and second not in ("", first):  # a test set of its own
+                known += named.stored(second)
         except ValueError as error:
             raise ValueError(f"{error}; say where the images of the run are: --data SPEC") from error
-        known = [train, held_out]
+        train = known[0]
         if "validation" in there:
             share = there["validation"].get("images", 0) / len(train)
             for fraction in {round(share, digits) for digits in range(1, 7)}:  # as said, before classes were rounded

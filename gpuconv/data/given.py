@@ -9,7 +9,16 @@ import numpy as np
 
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.normalization import Normalization
-from gpuconv.data.samples import ArraySamples, MapSamples, Samples, class_numbers, expect_image_dtype, laid_out, mapped
+from gpuconv.data.samples import (
+    ArraySamples,
+    MapSamples,
+    Samples,
+    class_numbers,
+    expect_finite,
+    expect_image_dtype,
+    laid_out,
+    mapped,
+)
 from gpuconv.data.stream import Batches
 
 ACCEPTED = (
@@ -80,6 +89,8 @@ def _of_arrays(images: Any, labels: Any, name: str, shape: tuple[int, ...], clas
         return Dataset(images, numbers, names, name)
     if not images.size:
         raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")
+    if in_file is None:  # of what is read batch by batch, the loss tells
+        expect_finite(images, name)
     return ArraySamples(
         name=name, image_shape=images.shape[1:], dtype=images.dtype, labels=numbers, classes=names, images=images
     )
@@ -95,6 +106,7 @@ def _of_map(data: Any, name: str, shape: tuple[int, ...], classes: int) -> MapSa
     if image.ndim > len(shape):
         return None
     expect_image_dtype(image.dtype, name)
+    expect_finite(image[None], name)
     names = getattr(data, "classes", None) or [str(label) for label in range(classes)]
     return MapSamples(name=name, image_shape=image.shape, dtype=image.dtype, classes=[*map(str, names)], source=data)
 

@@ -44,6 +44,19 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
     return train, load_test(test, spec, train.classes)
 
 
+def stored(spec: str) -> list[Dataset]:
+    """The data sets that a run may have stored under this text: (train, test), or all of a folder that is not split."""
+    if not is_whole(spec):
+        return [*load(spec)]
+    return [_all_of_folder(*_folder_parts(spec.partition(":")[2]))]
+
+
+def is_whole(spec: str) -> bool:
+    """Whether it is a folder's own text (`Dataset.spec`) that says nothing of a split, as `folder.load_all` has it."""
+    name, _, rest = spec.partition(":")
+    return name == "folder" and "test" not in _folder_parts(rest)[1]
+
+
 def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
     """All images of a folder, as "folder:DIR"; of another data set the test images.
 

@@ -194,6 +194,15 @@ def class_numbers(labels: Any, name: str, count: int) -> NDArray[np.int64]:
     return found.astype(np.int64)
 
 
+def expect_finite(images: NDArray[Any], name: str) -> None:
+    """Raise ValueError, with its place, for an image that holds NaN or infinity."""
+    for first in range(0, len(images) if is_float(images.dtype) else 0, 64):
+        part = images[first : first + 64]
+        if not np.isfinite(part).all():
+            wrong = first + int(np.argmin(np.isfinite(part).reshape(len(part), -1).all(axis=1)))
+            raise ValueError(f"images of {name!r} must be finite: image {wrong} holds NaN or infinity")
+
+
 def expect_image_dtype(dtype: Any, name: str) -> None:
     """Raise TypeError unless images are uint8 or floats."""
     if dtype != np.uint8 and not is_float(dtype):

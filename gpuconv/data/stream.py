@@ -13,7 +13,7 @@ from gpuconv import backends, ops, random
 from gpuconv.arguments import integer
 from gpuconv.data.loader import Batch, Loader, prepared
 from gpuconv.data.normalization import Normalization
-from gpuconv.data.samples import Samples, class_numbers, expect_image_dtype, laid_out
+from gpuconv.data.samples import Samples, class_numbers, expect_finite, expect_image_dtype, laid_out
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 
@@ -113,6 +113,7 @@ class Batches:
             raise ValueError(f"{name} has no batch: the {type(source).__name__} gave none")
         self._begun: Any = itertools.chain(first, batches)
         x, _ = self._pair(first[0])
+        expect_finite(x, f"the first batch of {name}")
         self.normalization = normalize(x)
 
     def __len__(self) -> int:

@@ -40,7 +40,11 @@ def _of_program(settings: dict[str, Any]) -> Iterator[Entry]:
     train = settings.get("train") or {}
     data = train.get("name", "batches")
     own = "made by the program"
-    yield "data", data, "" if _reads(data_spec.spelled, data) else own
+    tested = (settings.get("test") or {}).get("name", data)
+    whole = "" if tested != data or not data_spec.is_whole(data) else "all of it was trained on; name a test set"
+    yield "data", data, whole if _reads(data_spec.spelled, data) else own
+    if tested != data:
+        yield "test", tested, "" if _reads(data_spec.spelled, tested) else own
     yield "model", "FILE.py:build", f"{own}: name a file, and the function in it that makes the net"
     yield "seed", settings.get("seed"), ""
     yield "epochs", settings.get("epochs"), ""

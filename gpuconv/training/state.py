@@ -82,7 +82,7 @@ class RunState(TrainingStep):
     def diverged(self, what: str) -> str:
         """The message of a DivergedError."""
         kept = f"; {self.run.last} is from before that" if self.run else ""
-        return f"{what}, so training stopped{kept}. A lower learning rate is the usual cure"
+        return f"{what}, so training stopped{kept}. A lower learning rate is the usual cure, or images without NaN"
 
     def settings(self) -> Record:
         """What a run must share with the one it continues. JSON-able."""

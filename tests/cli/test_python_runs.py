@@ -1,5 +1,8 @@
 """Runs that were started in Python, in the commands."""
 
+import shutil
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -101,8 +104,8 @@ def test_the_images_of_a_validation_part_are_no_other_data(tmp_path, capsys):
     assert "tested" in says(capsys, "train", "--resume", tmp_path / "run", "--json")
 
 
-def photos(folder):
-    random = np.random.default_rng(0)
+def photos(folder, seed=0):
+    random = np.random.default_rng(seed)
     for name in ("cat", "dog"):
         (folder / name).mkdir(parents=True)
         for number in range(12):
@@ -127,6 +130,42 @@ def test_runs_on_folders_are_evaluated_and_resumed_without_more_words(tmp_path, 
     said = says(capsys, "evaluate", tmp_path / "whole")
     assert "test accuracy" in said
     assert "warning" not in said
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["in-memory", "streamed"])
+def test_runs_on_all_of_a_folder_and_a_test_folder(tmp_path, capsys, stream):
+    """Without more words, and when both folders have moved."""
+    whole = partial(gc.data.folder.load_all, channels=1, stream=stream)
+    train, test = (whole(photos(tmp_path / name, seed)) for seed, name in enumerate(("train", "test")))
+
+    def fit(name, **options):
+        net = gc.Sequential([gc.layers.Input((8, 8, 1)), gc.layers.Flatten(), gc.layers.Linear(2)])
+        trainer = gc.Trainer(net, "adam")
+        trainer.fit(train, epochs=2, run_dir=tmp_path / name, progress=False, **options)
+
+    for kind, options in (("tested", {"test": test}), ("untested", {}), ("part", {"test": test, "validation": 0.25})):
+        fit(kind, **options)
+        fit(f"{kind}-cut", callbacks=[StopAfterOne()], **options)
+        shutil.copytree(tmp_path / f"{kind}-cut", tmp_path / f"{kind}-moved")
+        says(capsys, "train", "--resume", tmp_path / f"{kind}-cut")
+        expected = (tmp_path / kind / "metrics.jsonl").read_bytes()
+        assert (tmp_path / f"{kind}-cut/metrics.jsonl").read_bytes() == expected
+    assert "test accuracy" in says(capsys, "evaluate", tmp_path / "tested")
+    again = tmp_path / "again"
+    config = ["--config", tmp_path / "tested/config.toml", "--model", "seed-net", "--run-dir", again]
+    says(capsys, "train", *config)
+    one, other = (gc.training.RunDirectory.open(tmp_path / name).settings() for name in ("tested", "again"))
+    assert {part: one[part]["checksum"] for part in ("train", "test")} == {
+        part: other[part]["checksum"] for part in ("train", "test")
+    }
+    assert "# data: all of it was trained on" in (tmp_path / "untested/config.toml").read_text()
+    for name in ("train", "test"):
+        (tmp_path / name).rename(tmp_path / f"{name}-2")
+    there = [f"folder:{tmp_path}/{name}-2,channels=1" + ",stream=1" * stream for name in ("train", "test")]
+    says(capsys, "train", "--resume", tmp_path / "tested-moved", "--data", there[0], "--test", there[1])
+    says(capsys, "train", "--resume", tmp_path / "untested-moved", "--data", there[0])
+    said = says(capsys, "train", "--resume", tmp_path / "part-moved", "--data", there[0], status=2)
+    assert f"{tmp_path}/test" in said
 
 
 def test_each_run_writes_a_config_that_says_what_only_the_program_knows(tmp_path, capsys):

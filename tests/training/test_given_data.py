@@ -7,9 +7,11 @@ import pytest
 
 import gpuconv as gc
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader, given
+from gpuconv.data.samples import expect_finite
+from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy
-from gpuconv.training import DataError, Trainer, evaluate, feeding
+from gpuconv.training import DataError, DivergedError, Trainer, evaluate, feeding
 from tests.training import small
 
 DATA = small.images()
@@ -262,6 +264,42 @@ def test_what_cannot_be_data_is_refused_and_says_what_can(tmp_path):
         with pytest.raises(error, match=message):
             fit(train, run_dir=tmp_path / "run", **options)
         assert not [*tmp_path.iterdir()]
+
+
+def test_images_that_are_not_finite_are_named_before_training(tmp_path):
+    for dtype, place, value in (("float32", 17, np.nan), ("float16", 0, np.inf), (as_dtype("bfloat16"), 21, -np.inf)):
+        wrong = FLOATS.astype(dtype)
+        wrong[place, 2, 3, 0] = value
+        given = (wrong, DATA.labels)
+        with pytest.raises(ValueError, match=f"images of 'train' must be finite: image {place} holds NaN or infinity"):
+            fit(given, run_dir=tmp_path / "run")
+        with pytest.raises(ValueError, match=f"'validation' must be finite: image {place} "):
+            fit((FLOATS, DATA.labels), validation=given)
+        with pytest.raises(ValueError, match=f"'data' must be finite: image {place} "):
+            evaluate(small.net(), given)
+        assert not [*tmp_path.iterdir()]
+        first = [(wrong[place:], DATA.labels[place:])]
+        with pytest.raises(ValueError, match="images of 'the first batch of train' must be finite: image 0 "):
+            fit(iter(first), steps_per_epoch=1)
+        with pytest.raises(ValueError, match="must be finite: image 0 "):
+            fit([*zip(wrong[place:], DATA.labels[place:])])
+
+
+def test_the_first_image_that_is_not_finite_is_named_whatever_its_place():
+    images = np.ones((200, 2, 3, 1), np.float32)
+    expect_finite(images, "many")
+    images[150:, 1, 2] = np.nan
+    with pytest.raises(ValueError, match="image 150 holds"):
+        expect_finite(images, "many")
+
+
+def test_what_is_read_later_shows_in_the_loss_and_the_message_says_so(tmp_path):
+    wrong = FLOATS.copy()
+    wrong[20] = np.nan
+    np.save(tmp_path / "images.npy", wrong)
+    for train in ((np.load(tmp_path / "images.npy", mmap_mode="r"), DATA.labels), [*zip(wrong, DATA.labels)]):
+        with pytest.raises(DivergedError, match=r"not finite at step .* or images without NaN"):
+            fit(train)
 
 
 def test_a_generator_for_validation_is_told_to_be_a_function():

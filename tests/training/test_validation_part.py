@@ -50,6 +50,19 @@ def test_of_what_is_read_batch_by_batch(form):
     assert found.history == fit(train).history
 
 
+def test_a_part_of_0_is_none():
+    test = small.images(9, seed=5)
+    expected = fit(validation=None, test=test)
+    for none in (0, 0.0, np.float32(0), np.int64(0)):
+        found = fit(validation=none, test=test)
+        assert found.history == expected.history
+        assert small.same_arrays(found.net.state_dict(), expected.net.state_dict())
+        assert found.fit_settings == expected.fit_settings
+    assert found.tested is None
+    assert "test_accuracy" in found.history[0]  # after each epoch, as nothing was kept for the end
+    assert not any(name.startswith("validation") for name in found.history[0])
+
+
 def test_the_test_data_is_looked_at_once(tmp_path, capsys):
     looked = []
     test = small.images(9, seed=5)
