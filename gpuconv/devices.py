@@ -91,4 +91,4 @@ def masked(name: str) -> TypeError:
 
 def address(array: Any) -> int:
     """Where an array begins in its device's memory."""
-    return array.ctypes.data if isinstance(array, np.ndarray) else int(array.data.ptr)
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr

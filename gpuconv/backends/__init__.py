@@ -12,10 +12,11 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
+from operator import attrgetter
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -70,12 +71,27 @@ def backend_of(
     for name, value in numbers.items():
         if kind_of(value) is not None:
             arrays[name] = value
+    given = list(arrays.values())
+    if not _are_alike(given):
+        _expect_one_place(arrays, {*lists, *optional_lists})
+    # No array at all: nothing to do, or a call to be refused.
+    kind = cast(str, kind_of(given[0])) if given else "numpy"
+    backend = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _imported(_HOMES[kind])
+    if kind == "cuda" and not _is_current(given[0]):
+        backend = _Around(backend, partial(_on_device, given[0].device))
+    elif SUBCLASSES and any(type(array) in SUBCLASSES for array in given):
+        backend = _Around(backend, _on_plain_views)
+    return cast("type[Backend]", backend)
+
+
+def _expect_one_place(arrays: Mapping[str, Any], lists: Collection[str]) -> None:
+    """Raises what `backend_of` does. lists: the names of arguments that are lists."""
     places = {place_of(array): array for array in arrays.values()}
     if None in places:
         name, stranger = next(each for each in arrays.items() if place_of(each[1]) is None)
-        accepted = "a list of arrays" if name in lists or name in optional_lists else "an array"
+        wanted = "a list of arrays" if name in lists else "an array"
         raise TypeError(
-            f"{name} must be {accepted} of NumPy or CuPy, received {type(stranger).__name__}; "
+            f"{name} must be {wanted} of NumPy or CuPy, received {type(stranger).__name__}; "
             "gpuconv.asarray makes arrays"
         )
     if MASKED in places:
@@ -89,15 +105,6 @@ def backend_of(
             f"all arrays of one call must live on one device, received: {listed} "
             "(gpuconv.asarray(x, device=...) moves one)"
         )
-    # No array at all: nothing to do, or a call to be refused.
-    place, some = next(iter(places.items()), ("numpy", None))
-    kind = cast(str, place).partition(":")[0]
-    backend = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _imported(_HOMES[kind])
-    if kind == "cuda" and not _is_current(cast(Any, some)):
-        backend = _Around(backend, partial(_on_device, cast(Any, some).device))
-    elif SUBCLASSES and any(type(array) in SUBCLASSES for array in arrays.values()):
-        backend = _Around(backend, _on_plain_views)
-    return cast("type[Backend]", backend)
 
 
 def _oracle() -> Any:
@@ -120,11 +127,15 @@ def _in_list(name: str, arrays: Any) -> dict[str, Any]:
 
 
 def _are_alike(arrays: Sequence[Any]) -> bool:
+    """Whether all are arrays of numbers, of one type, on one device: so it nearly always is."""
     types = set(map(type, arrays))
     if len(types) != 1 or types & SUBCLASSES or (kind := kind_of(arrays[0])) is None:
         return False
-    one_device = kind != "cuda" or len({array.device.id for array in arrays}) == 1
-    return one_device and all(map(is_numeric, {array.dtype for array in arrays}))
+    one_device = kind != "cuda" or len(set(map(_DEVICE_ID, arrays))) == 1
+    return one_device and all(map(is_numeric, set(map(_DTYPE, arrays))))
+
+
+_DEVICE_ID, _DTYPE = attrgetter("data.device_id"), attrgetter("dtype")
 
 
 def _refuse_dtype(name: str, dtype: np.dtype) -> None:
@@ -138,9 +149,7 @@ def _refuse_dtype(name: str, dtype: np.dtype) -> None:
 
 def _is_current(array: Any) -> bool:
     """Whether a CuPy array lives on CUDA's current device."""
-    import cupy
-
-    return array.device.id == cupy.cuda.runtime.getDevice()
+    return array.data.device_id == sys.modules["cupy"].cuda.runtime.getDevice()
 
 
 class _Around:

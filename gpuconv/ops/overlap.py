@@ -16,27 +16,42 @@ def copy_if_overlapping(outputs: Sequence[Array | None], *inputs: Any, in_place:
 
     in_place: whether an output may be an input itself, because the op reads each element before it writes it.
     """
-    given = [output for output in outputs if output is not None]
-    return [_copied_if_overlapping(x, given, in_place) for x in inputs] if given else list(inputs)
+    written = [(output, _range(output)) for output in outputs if output is not None]
+    return [_copied_if_overlapping(x, written, in_place) for x in inputs] if written else list(inputs)
 
 
-def _copied_if_overlapping(x: Array | None, outputs: Sequence[Array], in_place: bool) -> Array | None:
+# The address of an array's first byte, and the one past its last byte. None for a plain NumPy array: reading its
+# address takes longer than a comparison of two arrays by NumPy.
+Range = tuple[int, int] | None
+
+
+def _copied_if_overlapping(x: Array | None, written: Sequence[tuple[Array, Range]], in_place: bool) -> Array | None:
     if x is None:
         return None
-    clashes = any(overlap(x, output) and not (in_place and same_memory(x, output)) for output in outputs)
-    return copy_of(x) if clashes else x
+    reach = _range(x)
+    for output, written_range in written:
+        if _meet(x, reach, output, written_range) and not (in_place and same_memory(x, output)):
+            return copy_of(x)
+    return x
 
 
 def overlap(a: Array, b: Array) -> bool:
     """Whether two arrays of one device may share memory: whether their address ranges overlap."""
-    if type(a) is type(b) is np.ndarray:
+    return _meet(a, _range(a), b, _range(b))
+
+
+def _meet(a: Array, a_range: Range, b: Array, b_range: Range) -> bool:
+    if a_range is None and b_range is None:
         return np.may_share_memory(a, b)
-    (a_begin, a_end), (b_begin, b_end) = _range(a), _range(b)
+    (a_begin, a_end), (b_begin, b_end) = a_range or _range_of(a), b_range or _range_of(b)
     return a_begin < b_end and b_begin < a_end
 
 
-def _range(array: Array) -> tuple[int, int]:
-    """The address of an array's first byte, and the one past its last byte."""
+def _range(array: Array) -> Range:
+    return None if type(array) is np.ndarray else _range_of(array)
+
+
+def _range_of(array: Array) -> tuple[int, int]:
     if array.size == 0:
         return 0, 0
     begin = address(array)

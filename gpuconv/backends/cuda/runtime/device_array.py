@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,13 +51,13 @@ def _capability(index: int) -> int:
 
 
 def is_aligned(alignment: int, *arrays: Array | None) -> bool:
-    """Whether every array (None counts as aligned) begins at a multiple of `alignment` bytes."""
-    return all(array is None or address(array) % alignment == 0 for array in arrays)
+    """Whether every array (None counts as aligned) begins at a multiple of `alignment` bytes, a power of two."""
+    addresses = 0
+    for array in arrays:
+        if array is not None:
+            addresses |= address(array)
+    return addresses % alignment == 0
 
 
 def _maker(like: Array) -> Any:
-    if isinstance(like, emulator.EmulatedArray):
-        return emulator
-    import cupy
-
-    return cupy
+    return emulator if isinstance(like, emulator.EmulatedArray) else sys.modules["cupy"]
