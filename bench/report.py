@@ -137,15 +137,15 @@ def _goals(data: dict[str, Any]) -> str:
         if any(pair):
             lines.append(f"| {name} | {' | '.join(map(_cells, pair))} |")
     lines += [""]
-    lines += [f"- {name}: {_value(g)} {g['unit']}, at most {g['limit']:g}{_missed(g)}" for name, g in found.items()]
+    lines += [f"- {name}: {_amount(g)} {g['unit']}, at most {g['limit']:g}{_missed(g)}" for name, g in found.items()]
     return "\n".join(lines)
 
 
 def _cells(goal: dict[str, Any] | None) -> str:
-    return " | " if goal is None else f"{_value(goal)} | {goal['limit']:g}{_missed(goal)}"
+    return " | " if goal is None else f"{_amount(goal)} | {goal['limit']:g}{_missed(goal)}"
 
 
-def _value(goal: dict[str, Any]) -> str:
+def _amount(goal: dict[str, Any]) -> str:
     value = f"{goal['value']:.0f}" if goal["value"] >= 100 else f"{goal['value']:.2f}"
     return value + (f" ({goal['least']:.2f})" if goal["least"] else "")
 

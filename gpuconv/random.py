@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from gpuconv.arguments import integer
 from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.polynomials import horner, ratio
 
 
 class Stream(IntEnum):
@@ -232,12 +233,12 @@ def inverse_normal_cdf(p: NDArray[np.floating]) -> NDArray[np.floating]:
     AS 241 has a third piece for p below exp(-25) = 1.4e-11; a 32-bit word never gets there.
     """
     q = p - 0.5
-    z = q * _ratio(_CENTRE, 0.180625 - q * q)
+    z = q * ratio(_CENTRE, 0.180625 - q * q)
     tail = np.abs(q) > 0.425
     q = q[tail]
     p = p[tail]
     r = np.sqrt(-log(np.minimum(p, 1.0 - p))) - 1.6
-    z[tail] = np.copysign(_ratio(_TAIL, r), q)
+    z[tail] = np.copysign(ratio(_TAIL, r), q)
     return z
 
 
@@ -251,22 +252,7 @@ def log(x: NDArray[np.floating]) -> NDArray[np.floating]:
     small = m < _SQRT_HALF
     m = np.where(small, m + m, m)
     s = (m - 1.0) / (m + 1.0)
-    return (e - small) * _LN2 + (s + s) * _horner(_ATANH, s * s)
-
-
-def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], r: NDArray[np.floating]) -> NDArray[np.floating]:
-    numerator, denominator = coefficients
-    result = _horner(numerator, r)
-    result /= _horner(denominator, r)
-    return result
-
-
-def _horner(coefficients: tuple[float, ...], x: NDArray[np.floating]) -> NDArray[np.floating]:
-    result = np.full_like(x, coefficients[0])
-    for coefficient in coefficients[1:]:
-        result *= x
-        result += coefficient
-    return result
+    return (e - small) * _LN2 + (s + s) * horner(_ATANH, s * s)
 
 
 # -- shared ---------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
         elif key in last.options:
             raise ValueError(f"{key} is given twice in {spec!r}")
         elif equals:
-            parts.append(last._replace(options=last.options | {key: _value(value)}))
+            parts.append(last._replace(options=last.options | {key: _as_value(value)}))
         else:
             raise ValueError(f"{argument!r} in {spec!r} is neither a number nor key=value")
     return parts
@@ -79,7 +79,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _value(text: str) -> Any:
+def _as_value(text: str) -> Any:
     """A bool, a number, or the text itself."""
     known = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(text.lower())
     number = _number(text)

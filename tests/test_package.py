@@ -38,7 +38,20 @@ HEAVY = [
 
 # Each part may import from its own line and the lines above it.
 LAYERS = [
-    {"console", "files", "html", "locks", "names", "newton_schulz", "notices", "numerals", "shell", "trust", "types"},
+    {
+        "console",
+        "files",
+        "html",
+        "locks",
+        "names",
+        "newton_schulz",
+        "notices",
+        "numerals",
+        "polynomials",
+        "shell",
+        "trust",
+        "types",
+    },
     {"arguments", "dtypes", "spec"},
     {"devices", "kernels", "problems", "random"},
     {"algorithms", "checkpoint"},

@@ -33,12 +33,12 @@ def read(path: str) -> dict[str, Any]:
         for name in known:
             if sum(name == said for said, _ in named) > 1:
                 raise ValueError(f"{name} is said twice")
-        return {name: _value(name, value) for name, value in named}
+        return {name: _as_option(name, value) for name, value in named}
     except (ValueError, TypeError) as error:
         raise type(error)(f"{printable(path)}: {error}") from None
 
 
-def _value(name: str, value: Any) -> Any:
+def _as_option(name: str, value: Any) -> Any:
     kind = run_settings.OPTIONS[name][0] if name in run_settings.OPTIONS else str
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or (kind is str) != isinstance(value, str):
         raise TypeError(f"{name} must be {'text' if kind is str else 'a number'}, received {value!r}")

@@ -74,7 +74,7 @@ class Layer(Stateful["Layer"]):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         LAYERS[name_of(cls)] = cls
-        cls._foreign = not cls.__module__.startswith("gpuconv.")
+        cls.is_foreign = not cls.__module__.startswith("gpuconv.")
 
     def __post_init__(self) -> None:
         if self.name is not None and (not self.name or "." in self.name):
@@ -92,8 +92,8 @@ class Layer(Stateful["Layer"]):
         self._stale: set[str] = set()
         self._saved: tuple[Any, ...] | None = None
 
-    _foreign: ClassVar[bool] = False  # whether its results may have another float dtype than the net
-    _hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # each instance has its own
+    is_foreign: ClassVar[bool] = False  # whether its results may have another float dtype than the net
+    hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # each instance has its own
     normalization: ClassVar[Any] = None  # of the images that a net's first layer takes, see `Sequential`
 
     # --- what a layer defines ------------------------------------------------------------------
@@ -221,7 +221,7 @@ class Layer(Stateful["Layer"]):
                 layer._saved, layer.gradients = None, {}
             twin = copy.deepcopy(self)
             for layer in twin.walk():
-                vars(layer).pop("_hooks", None)
+                vars(layer).pop("hooks", None)
             return twin
         finally:
             for layer, kept, own in zip(self.walk(), saved, gradients):
@@ -302,7 +302,7 @@ class Layer(Stateful["Layer"]):
 
     @property
     def has_hooks(self) -> bool:
-        return bool(self._hooks)
+        return bool(self.hooks)
 
     def stash(self, *values: Any) -> None:
         """Keep what backward needs."""

@@ -15,16 +15,16 @@ class Handle:
         if not callable(hook):
             raise TypeError(f"a hook is a function of (layer, x, y), received {type(hook).__name__}")
         self._of, self._hook = (layer, direction), hook
-        self._set([*layer._hooks.get(direction, ()), hook])
+        self._set([*layer.hooks.get(direction, ()), hook])
 
     def _set(self, hooks: Sequence[Hook]) -> None:
         layer, direction = self._of
-        known = {**layer._hooks, direction: tuple(hooks)}
-        vars(layer)["_hooks"] = {name: those for name, those in known.items() if those}
+        known = {**layer.hooks, direction: tuple(hooks)}
+        vars(layer)["hooks"] = {name: those for name, those in known.items() if those}
 
     def remove(self) -> None:
         layer, direction = self._of
-        self._set([hook for hook in layer._hooks.get(direction, ()) if hook is not self._hook])
+        self._set([hook for hook in layer.hooks.get(direction, ()) if hook is not self._hook])
 
     def __enter__(self) -> Self:
         return self

@@ -29,7 +29,7 @@ def run(layer: Any, method: str, *args: Any, **options: Any) -> Any:
     Errors get a note that names the layer.
     """
     try:
-        if not (_listeners or layer._hooks or layer._foreign):
+        if not (_listeners or layer.hooks or layer.is_foreign):
             return getattr(layer, method)(*args, **options)
         direction = "backward" if method == "backward" else "forward"
         with ExitStack() as stack:
@@ -46,11 +46,11 @@ def run(layer: Any, method: str, *args: Any, **options: Any) -> Any:
 def call(layer: Any, method: str, *args: Any, **options: Any) -> Any:
     """As `run`, without listeners: converts the result to the net's dtype and calls the layer's hooks."""
     found = getattr(layer, method)(*args, **options)
-    if layer._foreign:
+    if layer.is_foreign:
         found = _in_net_dtype(layer, method, found)
-    if layer._hooks:
+    if layer.hooks:
         backward = method == "backward"
-        for hook in layer._hooks.get("backward" if backward else "forward", ()):
+        for hook in layer.hooks.get("backward" if backward else "forward", ()):
             hook(layer, *((found, args[0]) if backward else (args[0], found)))
     return found
 

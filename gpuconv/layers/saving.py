@@ -34,7 +34,7 @@ def save(net: Any, path: Any, *values: Any) -> None:
 
 def _stash(layer: Any, *values: Any) -> None:
     """The former meaning of `save` in users' layers, now `stash`. Raises TypeError for other layers."""
-    if not layer._foreign or layer.children():
+    if not layer.is_foreign or layer.children():
         received = ", ".join(type(value).__name__ for value in values) or "no path"
         raise TypeError(
             f"save(path) writes the net to a file, received {received}; a layer keeps what its backward needs with "

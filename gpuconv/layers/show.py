@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpuconv.layers.shapes import volume_size
+
 
 def row(net: Any) -> str:
     """A line for each layer; layers inside others are indented."""
@@ -32,16 +34,9 @@ def html_of(net: Any) -> str:
     for layer in net.walk():
         if layer is net or (layer.children() and not layer.mult_adds):
             continue
-        count = sum(_size(variable.shape) for variable in layer.variables.values() if not variable.buffer)
+        count = sum(volume_size(variable.shape) for variable in layer.variables.values() if not variable.buffer)
         frozen = "frozen" if count and not layer.trainable else ""
         shape = " x ".join(map(str, layer.output_shape or ()))
         rows.append([layer.path or str(layer.name), type(layer).__name__, shape, f"{count:,}" if count else "", frozen])
     total = f"{net.parameter_count:,} parameters"
     return table(["layer", "kind", "output", "parameters", ""], rows, f"{type(net).__name__}: {total}")
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for axis in shape:
-        size *= axis
-    return size

@@ -69,7 +69,7 @@ def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1):
         return Plan(chosen, across, down, tiles, split_k, per_split, 0.0, chosen.smem_bytes, tiles)
 
     monkeypatch.setattr(tuner, "plan", planned)
-    monkeypatch.setattr(tuner, "_remembered", {})
+    monkeypatch.setattr(tuner, "remembered", {})
 
 
 @directions

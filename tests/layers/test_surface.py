@@ -105,7 +105,7 @@ def test_layers_inside_others_by_name(net, x):
     np.testing.assert_array_equal(
         volumes["residual1"], volumes["residual1.conv1"] + volumes["residual1.shortcut.conv1"]
     )
-    assert not inner._hooks
+    assert not inner.hooks
 
 
 def test_hooks_reach_layers_inside_others(net, x):

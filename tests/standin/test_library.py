@@ -205,9 +205,9 @@ def convolution(device="cuda:0", **options):
 def timed(monkeypatch, tmp_path):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
-    tuner._remembered.clear()
+    tuner.remembered.clear()
     yield
-    tuner._remembered.clear()
+    tuner.remembered.clear()
 
 
 @pytest.mark.parametrize("tf32", [False, True], ids=["float32", "tf32"])

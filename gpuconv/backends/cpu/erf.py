@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+from gpuconv.polynomials import ratio
+
 # Highest power first. erf(x) / x in x**2, for |x| <= 0.46875:
 _CENTRE = (
     (
@@ -74,16 +76,16 @@ def erfc(x: np.ndarray) -> np.ndarray:
 
     near = size <= 0.46875
     z = x[near]
-    result[near] = 1 - z * _ratio(_CENTRE, z * z)
+    result[near] = 1 - z * ratio(_CENTRE, z * z)
 
     flank = (size > 0.46875) & (size <= 4)
     z = size[flank]
-    result[flank] = _exp_minus_square(z) * _ratio(_FLANK, z)
+    result[flank] = _exp_minus_square(z) * ratio(_FLANK, z)
 
     tail = size > 4
     z = np.minimum(size[tail], 30)  # erfc(30) is 0 in every dtype, and 30 * 30 is still finite
     inverse_square = 1 / (z * z)
-    result[tail] = _exp_minus_square(z) / z * (1 / math.sqrt(math.pi) - inverse_square * _ratio(_TAIL, inverse_square))
+    result[tail] = _exp_minus_square(z) / z * (1 / math.sqrt(math.pi) - inverse_square * ratio(_TAIL, inverse_square))
 
     return np.where((x < 0) & ~near, 2 - result, result)
 
@@ -102,16 +104,3 @@ def _exp_minus_square(x: np.ndarray) -> np.ndarray:
     """exp(-x**2), split at a nearby multiple of 1/16 whose square is exact, since exp magnifies a rounding of x**2."""
     head = np.trunc(x * 16) / 16
     return np.exp(-head * head) * np.exp(-(x - head) * (x + head))
-
-
-def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: np.ndarray) -> np.ndarray:
-    numerator, denominator = (_horner(polynomial, x) for polynomial in coefficients)
-    return numerator / denominator
-
-
-def _horner(polynomial: tuple[float, ...], x: np.ndarray) -> np.ndarray:
-    value = np.full_like(x, polynomial[0])
-    for coefficient in polynomial[1:]:
-        value *= x
-        value += coefficient
-    return value

@@ -58,13 +58,13 @@ def on(monkeypatch, tmp_path):
     """Makes emulated arrays count as those of a stand-in; the cache and the memory of the process begin empty."""
     monkeypatch.setattr(tuner, "cache", SimpleNamespace(default=lambda: Cache(tmp_path / "cache")))
     monkeypatch.delenv("GPUCONV_AUTOTUNE", raising=False)
-    monkeypatch.setattr(tuner, "_remembered", {})
+    monkeypatch.setattr(tuner, "remembered", {})
 
     def use(gpu, forget=False):
         monkeypatch.setattr(tuner, "gpu_of", lambda array: gpu)
         monkeypatch.setattr(tuner, "gpu_named", lambda device: gpu)
         if forget:
-            tuner._remembered.clear()  # as another process would begin
+            tuner.remembered.clear()  # as another process would begin
         return gpu
 
     return use

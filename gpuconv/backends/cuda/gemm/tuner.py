@@ -112,7 +112,7 @@ def _untimed() -> bool:
     return tool is not None
 
 
-_remembered: dict[tuple[Product, Gpu], Plan] = {}
+remembered: dict[tuple[Product, Gpu], Plan] = {}
 
 
 def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool = False) -> Plan:
@@ -122,7 +122,7 @@ def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None],
     If these and the partial sums would exceed the workspace, the cost model chooses.
     """
     gpu = gpu_of(out) if algo == AUTO else None
-    if gpu is not None and (known := _remembered.get((product, gpu))):
+    if gpu is not None and (known := remembered.get((product, gpu))):
         return known
     if gpu is None or not enabled():
         return plan(product, algo, capability_of(out))
@@ -137,8 +137,8 @@ def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None],
         entry = found
     else:
         return plans[0]
-    _remembered[product, gpu] = _read(entry, plans)
-    return _remembered[product, gpu]
+    remembered[product, gpu] = _read(entry, plans)
+    return remembered[product, gpu]
 
 
 def recall(product: Product, algo: str, device: str) -> Plan:

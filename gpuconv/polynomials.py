@@ -1,0 +1,25 @@
+"""Polynomials, highest power first, in the dtype of their argument: the same bits on every machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def horner(coefficients: tuple[float, ...], x: NDArray[Any]) -> NDArray[Any]:
+    """The polynomial's value at each x, by Horner's rule."""
+    result = np.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        result *= x
+        result += coefficient
+    return result
+
+
+def ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: NDArray[Any]) -> NDArray[Any]:
+    """The ratio of two polynomials' values."""
+    numerator, denominator = coefficients
+    result = horner(numerator, x)
+    result /= horner(denominator, x)
+    return result
