@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
+from gpuconv import files
+from gpuconv.dtypes import is_float
 from gpuconv.interop.onnx_export import METADATA
 from gpuconv.interop.onnx_library import onnx
 from gpuconv.layers import (
@@ -63,14 +65,31 @@ def from_onnx(
     Raises ValueError that names the first operator that no layer covers, or what else cannot be a net; ImportError
     without the onnx package.
     """
-    library = onnx()
+    library, file = onnx(), os.fspath(path)
+    with files.open_regular(file):  # which a FIFO is not, nor a folder
+        pass
     try:
-        model = library.load(os.fspath(path))
+        model = library.load(file)
+        for each in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+            if each.type.HasField("tensor_type"):
+                each.type.tensor_type.shape.SetInParent()  # files may leave shapes out, and the checker wants them
+        library.checker.check_model(model)  # each node's inputs, outputs and attributes, and their order
     except OSError:
         raise
-    except Exception as error:  # whatever protobuf raises
-        raise ValueError(f"{os.fspath(path)} is not an ONNX file: {error}") from error
-    return _Reader(library, model, os.fspath(path)).net(input_shape, device, precision)
+    except Exception as error:  # whatever protobuf and the checker raise
+        raise ValueError(f"{file} is not an ONNX file: {_line(error)}") from error
+    given = None if input_shape is None else Input(input_shape).shape
+    try:
+        net, stored = _Reader(library, model, file).net(given)
+    except _RefusedError:
+        raise
+    except Exception as error:  # the checker leaves sizes and values unseen, and they may be anything
+        raise _RefusedError(f"{file} cannot be read as a net: {_line(error)}") from error
+    return net.to(device, precision=precision or stored)
+
+
+class _RefusedError(ValueError):
+    """A file that makes no net; the message names it."""
 
 
 class _Reader:
@@ -79,7 +98,7 @@ class _Reader:
     def __init__(self, library: Any, model: Any, path: str) -> None:
         self.onnx, self.model, self.file = library, model, path
         self.ours = model.producer_name == "gpuconv"
-        self.constants = {each.name: library.numpy_helper.to_array(each) for each in model.graph.initializer}
+        self.constants = {each.name: self._values(each) for each in model.graph.initializer}
         self.aliases: dict[str, str] = {}
         self.nodes = self._with_swish([node for node in model.graph.node if not self._settled(node)])
         for node in self.nodes:
@@ -92,7 +111,8 @@ class _Reader:
                     self.readers.setdefault(self.resolved(name), []).append(node)
         self.output = self._only("output", [each.name for each in model.graph.output])
 
-    def net(self, input_shape: Shape | None, device: str, precision: str | None) -> Sequential:
+    def net(self, input_shape: Shape | None) -> tuple[Sequential, str]:
+        """The net, in float32, and the precision of the file."""
         given = [each for each in self.model.graph.input if each.name not in self.constants]
         name = self._only("input", [each.name for each in given])
         first = self.readers.get(name, [])
@@ -103,16 +123,16 @@ class _Reader:
             self.fail(end, "its two inputs do not come from one volume")
         layers = [Input(tuple(shape), name=re.sub(r"\W", "_", name)), *row.layers]
         if row.flattened:
-            raise ValueError(f"{self.file}: the net ends with features in (C, H, W) order, which no layer gives")
+            raise _RefusedError(f"{self.file}: the net ends with features in (C, H, W) order, which no layer gives")
         half = given[0].type.tensor_type.elem_type == self.onnx.TensorProto.FLOAT16
-        net = Sequential(layers, share=True, device=device, precision=precision or ("float16" if half else "float32"))
+        net = Sequential(layers, share=True)
         noted = {each.key: each.value for each in self.model.metadata_props}.get(METADATA)
         if noted:
             take_notes(net, json.loads(noted))
-        return net
+        return net, "float16" if half else "float32"
 
     def fail(self, node: Any, why: str) -> NoReturn:
-        raise ValueError(f"{self.file}: the operator {node.op_type} (node {node.name or node.output[0]!r}): {why}")
+        raise _RefusedError(f"{self.file}: the operator {node.op_type} (node {node.name or node.output[0]!r}): {why}")
 
     def resolved(self, name: str) -> str:
         while name in self.aliases:
@@ -130,12 +150,17 @@ class _Reader:
             self.fail(node, f"its input {node.input[place]!r} is computed, and layers take constants there")
         return found
 
+    def _values(self, tensor: Any) -> np.ndarray:
+        try:
+            return self.onnx.numpy_helper.to_array(tensor)
+        except Exception as error:  # sizes that do not fit its values, types that NumPy lacks
+            raise _RefusedError(f"{self.file}: the constant {tensor.name!r} cannot be read: {_line(error)}") from error
+
     def _settled(self, node: Any) -> bool:
         """Take note of a constant or another name; whether that is all there is to the node."""
         if node.op_type == "Constant":
             ((kind, value),) = _attributes(node).items()
-            array = self.onnx.numpy_helper.to_array(value) if kind == "value" else np.array(value)
-            self.constants[node.output[0]] = array
+            self.constants[node.output[0]] = self._values(value) if kind == "value" else np.array(value)
         elif node.op_type == "Identity":
             self.aliases[node.output[0]] = node.input[0]
         return node.op_type in ("Constant", "Identity")
@@ -156,14 +181,14 @@ class _Reader:
 
     def _only(self, what: str, names: list[str]) -> str:
         if len(names) != 1:
-            raise ValueError(f"{self.file}: a net has one {what}, the graph has {len(names)}: {', '.join(names)}")
+            raise _RefusedError(f"{self.file}: a net has one {what}, the graph has {len(names)}: {', '.join(names)}")
         return self.resolved(names[0]) if what == "output" else names[0]
 
     def _shape(self, value: Any, channels_last: bool) -> Shape:
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
         if len(sizes) not in (1, 3) or 0 in sizes:
             told = ", ".join(dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim)
-            raise ValueError(f"{self.file}: the input is of shape ({told}); say input_shape=(H, W, C)")
+            raise _RefusedError(f"{self.file}: the input is of shape ({told}); say input_shape=(H, W, C)")
         return tuple(sizes) if len(sizes) == 1 or channels_last else (*sizes[1:], sizes[0])
 
 
@@ -189,26 +214,28 @@ class _Row:
                     graph.fail(readers[0], "it reads the output, which must be the end of the net")
                 return self, None
             if not readers:
-                raise ValueError(f"{graph.file}: the value {self.value!r} leads nowhere")
+                raise _RefusedError(f"{graph.file}: the value {self.value!r} leads nowhere")
             if len(readers) == 1:
                 step = readers[0]
                 if step.op_type == "Add" and not any(graph.constant(name) is not None for name in step.input):
                     return self, step
-                self.take(step, OPERATORS[step.op_type](self, step))
+                self.take(step, OPERATORS[step.op_type])
             else:
                 self.branch(readers)
             node = None
 
-    def take(self, node: Any, layer: Layer | None, name: str | None = None) -> None:
-        """Put a layer behind the others, and go on with the node's output."""
+    def take(self, node: Any, convert: Callable[[_Row, Any], Layer | None]) -> None:
+        """Put the layer of a node behind the others, and go on with the node's output."""
         self.value = node.output[0]
-        if layer is not None:
-            layer.name = self._free_name(name or self._name_of(node))
-            try:
+        try:
+            if (layer := convert(self, node)) is not None:
+                layer.name = self._free_name(self._name_of(node))
                 self.shape = layer.place("", self.shape)
-            except ValueError as error:
-                self.graph.fail(node, str(error))
-            self.layers.append(layer)
+                self.layers.append(layer)
+        except _RefusedError:
+            raise
+        except Exception as error:  # of attributes and constants of any size and value
+            self.graph.fail(node, _line(error))
 
     def branch(self, readers: list[Any]) -> None:
         """A residual block behind a value that two nodes read."""
@@ -228,7 +255,7 @@ class _Row:
         if not body.layers or body.flattened != shortcut.flattened or body.channels_last != shortcut.channels_last:
             graph.fail(end, "its inputs are no path of layers and a way around it with features in the same order")
         self.channels_last, self.flattened = body.channels_last, body.flattened
-        self.take(end, Residual(body.layers, shortcut.layers or None))
+        self.take(end, lambda *_: Residual(body.layers, shortcut.layers or None))
 
     def linear(self, node: Any, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
         """weight: (out_features, in_features)."""
@@ -349,7 +376,9 @@ def _padding(row: _Row, node: Any, found: dict[str, Any]) -> Any:
     auto = found.get("auto_pad", b"NOTSET").decode()
     if auto not in ("NOTSET", "VALID"):
         row.graph.fail(node, f"auto_pad={auto}; export it with explicit pads")
-    top, left, bottom, right = found.get("pads") or (0, 0, 0, 0)
+    if len(pads := found.get("pads") or (0, 0, 0, 0)) != 4:
+        row.graph.fail(node, f"pads are four numbers, received {pads}")
+    top, left, bottom, right = pads
     return _short([top, left]) if (top, left) == (bottom, right) else ((top, bottom), (left, right))
 
 
@@ -439,7 +468,9 @@ OPERATORS: dict[str, Callable[[_Row, Any], Layer | None]] = {
 
 
 def _short(values: Sequence[int]) -> Any:
-    """Equal sizes as one number, as a person writes them."""
+    """The sizes of both axes; equal ones as one number, as a person writes them."""
+    if len(values) != 2:
+        raise ValueError(f"a size is two numbers, received {[*values]}")
     return values[0] if len(set(values)) == 1 else tuple(values)
 
 
@@ -458,4 +489,10 @@ def _filled(layer: LayerT, **values: np.ndarray) -> LayerT:
 
 
 def _array(value: np.ndarray) -> np.ndarray:
+    if not is_float(value.dtype):
+        raise ValueError(f"weights are floats, received {value.dtype}")
     return np.array(value, np.float32, order="C")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__

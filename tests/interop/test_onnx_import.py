@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
 import pytest
 
 from gpuconv import interop, models
+from gpuconv.interop.onnx_export import METADATA
 from gpuconv.layers import Conv2D, Flatten, Linear, Residual, Sequential, SiLU
 from tests.interop.test_onnx_export import ROWS, SHAPE, expect_close, made
 
@@ -195,3 +197,66 @@ def test_nets_of_the_zoo_come_back(tmp_path):
         back = interop.from_onnx(tmp_path / "net.onnx")
         np.testing.assert_array_equal(back.infer(batch(net.input_shape)), net.infer(batch(net.input_shape)))
         assert [*back.state_dict()] == [*net.state_dict()]
+
+
+def hostile(model):
+    """Changes of a model's row of nodes, none of which leaves a net, by what is wrong."""
+    conv, flat = model.graph.node
+    weight, bias = model.graph.initializer
+
+    def attribute(name, value):
+        kept = [each for each in conv.attribute if each.name != name]
+        del conv.attribute[:]
+        conv.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+    def array(value):
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.asarray(value), bias.name))
+
+    def noted(text):
+        helper.set_model_props(model, {METADATA: text})
+
+    return {
+        "no graph": lambda: model.ClearField("graph"),
+        "no input of a node": lambda: conv.ClearField("input"),
+        "no output of a node": lambda: conv.ClearField("output"),
+        "a loop": lambda: conv.input.__setitem__(0, flat.output[0]),
+        "two pads": lambda: attribute("pads", [1, 1]),
+        "a text as strides": lambda: attribute("strides", "x"),
+        "three strides": lambda: attribute("strides", [1, 1, 1]),
+        "a huge dilation": lambda: attribute("dilations", [2**62, 1]),
+        "a negative group": lambda: attribute("group", -1),
+        "bytes that are no text": lambda: attribute("auto_pad", b"\xff"),
+        "sizes that do not fit": lambda: weight.dims.__setitem__(0, 2**40),
+        "a negative size": lambda: weight.dims.__setitem__(0, -1),
+        "a type that is none": lambda: setattr(weight, "data_type", 99),
+        "complex weights": lambda: array(np.ones(2, np.complex64)),
+        "a word as a weight": lambda: array(np.array(["a", "b"], object)),
+        "a bias of another size": lambda: array(np.ones(7, np.float32)),
+        "notes that are no JSON": lambda: noted("{"),
+        "notes that are a list": lambda: noted("[1]"),
+        "deep notes": lambda: noted("[" * 5000),
+        "a mean alone": lambda: noted('{"mean": [1]}'),
+        "a deviation of 0": lambda: noted('{"mean": [1, 1], "std": [1, 0]}'),
+        "numbers as classes": lambda: noted('{"classes": 3}'),
+    }
+
+
+def test_what_a_hostile_file_holds_is_refused_by_its_name(tmp_path):
+    path = tmp_path / "net.onnx"
+    nodes = [node("Conv", "x w b", "c"), node("Flatten", "c", "y")]
+    written(nodes, path, size=("N", 2, 1, 1), w=np.ones((2, 2, 1, 1), np.float32), b=np.ones(2, np.float32))
+    whole = path.read_bytes()
+    assert interop.from_onnx(path).output_shape == (2,)
+    for wrong in hostile(onnx.load_from_string(whole)):
+        model = onnx.load_from_string(whole)
+        hostile(model)[wrong]()
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(ValueError, match=r"net\.onnx") as refused:
+            interop.from_onnx(path)
+        assert "\n" not in str(refused.value), wrong
+        assert len(str(refused.value)) < 1000, wrong
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(OSError, match="not a regular file"):
+        interop.from_onnx(tmp_path / "pipe.onnx")
+    with pytest.raises(OSError, match="not a regular file"):
+        interop.from_onnx(tmp_path)
