@@ -257,7 +257,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from bench.compare import text
+    from bench.changes import text
     from bench.record import Record
 
     print(text(Record.load(options.a), Record.load(options.b)))
@@ -285,7 +285,7 @@ def _predict(options: argparse.Namespace) -> int:
     from bench.record import RESULTS, Record
     from bench.suite import select
     from gpuconv.backends.cuda.analysis.predict import GPUS, Model
-    from gpuconv.backends.cuda.runtime import compiler
+    from gpuconv.backends.cuda.runtime import nvrtc
     from gpuconv.names import lookup
 
     gpu, model = lookup("GPU", options.gpu, GPUS), Model.load()
@@ -296,7 +296,7 @@ def _predict(options: argparse.Namespace) -> int:
     entries = select("ops", "cuda", options.op, options.shape, options.dtype)
     print(f"gpu        {gpu.name}, {gpu.arch}; all times are predictions but 'measured', of that day's kernels")
     print(f"model      {model}")
-    if (version := compiler.toolkit()[1]) != model.nvrtc:
+    if (version := nvrtc.toolkit()[1]) != model.nvrtc:
         print(f"counts     with {version}, which may issue other instructions: --nvrtc takes another")
     print()
     paths = sorted((options.results or RESULTS).glob("nvidia-*/*.json"))

@@ -20,7 +20,7 @@ from gpuconv.algorithms import find
 from gpuconv.backends.cuda.analysis import predict
 from gpuconv.backends.cuda.analysis.predict import TERMS, Gpu, Model, Prediction, Terms
 from gpuconv.backends.cuda.analysis.predict_conv import convolution
-from gpuconv.backends.cuda.runtime import compiler
+from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.checkpoint import write_atomically
 from gpuconv.problems import DIRECTIONS
@@ -93,7 +93,7 @@ def refit(records: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]], gp
         raise ValueError(f"a model of {len(TERMS)} terms needs more rows than that; the records have {len(rows)}")
     rates, errors, left_out = fit(rows, gpu)
     rounded = Terms(*(float(f"{getattr(rates, name):.4g}") for name in TERMS))
-    model = Model(gpu.name, rounded, _rms(errors), _rms(left_out), compiler.toolkit()[1], tuple(rows))
+    model = Model(gpu.name, rounded, _rms(errors), _rms(left_out), nvrtc.toolkit()[1], tuple(rows))
     write_atomically(predict.FILE, (json.dumps(model.as_json(), indent=1) + "\n").encode())
     return model
 

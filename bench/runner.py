@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import calls, ours, recipes, steps
+from bench import calls, ours, recipe_steps, steps
 from bench.peers import pytorch, pytorch_recipe, pytorch_steps
 from bench.record import Record, best
 from bench.sides import OURS, Prepared, Side, check, failure
@@ -32,8 +32,8 @@ BURST = 0.05  # seconds
 def sides_of(entry: Entry, device: str, compiled: bool) -> tuple[list[Side], Compare]:
     """Every side of an entry, ours first, and what their results are compared with."""
     if entry.op == "recipe":
-        recipe = recipes.Recipe(entry)
-        return recipes.sides(recipe, device) + pytorch_recipe.sides(recipe, device, compiled), recipe.compare
+        recipe = recipe_steps.Recipe(entry)
+        return recipe_steps.sides(recipe, device) + pytorch_recipe.sides(recipe, device, compiled), recipe.compare
     if entry.kind == "step":
         step = steps.Step(entry)
         return steps.sides(step, device) + pytorch_steps.sides(step, device, compiled), step.compare

@@ -59,7 +59,7 @@ def launched_by(net: str, precision: str) -> Iterator[Job]:
 
 def use_nvrtc(folder: Path | None) -> str:
     """Compile with the NVRTC and the headers of a folder, if one is named; the version of NVRTC."""
-    from gpuconv.backends.cuda.runtime import compiler
+    from gpuconv.backends.cuda.runtime import nvrtc
 
     if folder is not None:
         from bench.predict import load_nvrtc
@@ -68,18 +68,18 @@ def use_nvrtc(folder: Path | None) -> str:
         headers = sorted(folder.rglob("cuda_fp16.h"))
         if not headers:
             raise FileNotFoundError(f"{folder} holds no cuda_fp16.h: install nvidia-cuda-runtime into it too")
-        core, version, _, caches = compiler.toolkit()
-        compiler.toolkit = functools.cache(lambda: (core, version, str(headers[0].parent), caches))
-    return compiler.toolkit()[1]
+        core, version, _, caches = nvrtc.toolkit()
+        nvrtc.toolkit = functools.cache(lambda: (core, version, str(headers[0].parent), caches))
+    return nvrtc.toolkit()[1]
 
 
 def compiled(job: Job, arch: str) -> Path:
     """The folder of the cache's entry."""
-    from gpuconv.backends.cuda.runtime import compiler, source
+    from gpuconv.backends.cuda.runtime import nvrtc, source
 
     file, defines = job
     path = source.resolve(file)
-    return compiler.compile_cubin(path.stem, source.flatten(path), dict(defines), arch).path.parent
+    return nvrtc.compile_cubin(path.stem, source.flatten(path), dict(defines), arch).path.parent
 
 
 def packed(entries: Sequence[Path], arch: str, nvrtc: str) -> bytes:

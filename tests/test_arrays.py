@@ -17,7 +17,7 @@ from gpuconv.layers import BatchNorm, Dropout, Flatten, Input, Linear, Sequentia
 from gpuconv.ops import OPS, overlap
 from gpuconv.problems import ACTIVATIONS
 from gpuconv.training import SGD
-from gpuconv.training.metrics import Totals
+from gpuconv.training.totals import Totals
 from tests.devices import kernel_devices
 
 RESULTS = ("out", "dw", "db", "dgamma", "dbeta")

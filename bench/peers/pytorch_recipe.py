@@ -16,7 +16,7 @@ import numpy as np
 from bench.peers.pytorch import load, place, tensor
 from bench.peers.pytorch_net import module, parameters
 from bench.peers.pytorch_steps import captured
-from bench.recipes import PROVED_STEPS, Recipe
+from bench.recipe_steps import PROVED_STEPS, Recipe
 from bench.sides import PEER, LeftOutError, Prepared, Side
 from gpuconv.data import Dataset
 from gpuconv.newton_schulz import NEWTON_SCHULZ

@@ -38,9 +38,9 @@ else:
     from gpuconv.devices import Device
     facts["ops"] = list(ops.__all__)
     if Device.named(facts["device"]).on_gpu:
-        from gpuconv.backends.cuda.runtime import compiler
+        from gpuconv.backends.cuda.runtime import nvrtc
         from gpuconv.profiling.launches import architecture
-        facts["arch"], facts["nvrtc"] = architecture(facts["device"]), compiler.toolkit()[1]
+        facts["arch"], facts["nvrtc"] = architecture(facts["device"]), nvrtc.toolkit()[1]
 print("FACTS " + json.dumps(facts))
 """
 

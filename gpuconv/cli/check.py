@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gpuconv.cli import document
-from gpuconv.cli import settings as run_settings
+from gpuconv.cli import document, run_settings
 from gpuconv.cli.errors import asked
 from gpuconv.cli.runs import batched, choose_device, line
 

@@ -7,7 +7,7 @@ import tomllib
 from typing import Any
 
 from gpuconv import files
-from gpuconv.cli import settings as run_settings
+from gpuconv.cli import run_settings
 from gpuconv.names import lookup, printable
 
 MOST = 1 << 20  # bytes; a file of settings has some hundred

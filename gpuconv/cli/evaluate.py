@@ -11,6 +11,7 @@ from gpuconv import losses
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.nets import add_file
+from gpuconv.cli.run_settings import add_device, add_options, loss, test_time
 from gpuconv.cli.runs import (
     Run,
     add_which,
@@ -24,7 +25,6 @@ from gpuconv.cli.runs import (
     warn_of_other_data,
     warn_of_trained_images,
 )
-from gpuconv.cli.settings import add_device, add_options, loss, test_time
 from gpuconv.console import is_quiet
 from gpuconv.names import columns, padded, printable
 

@@ -10,9 +10,8 @@ from importlib import metadata
 from gpuconv import __version__, backends, trust
 from gpuconv.backends.cpu import parallel
 from gpuconv.backends.cuda import cache
-from gpuconv.backends.cuda.emulator import EmulatorError
-from gpuconv.backends.cuda.emulator import compiler as host
-from gpuconv.backends.cuda.runtime import compiler
+from gpuconv.backends.cuda.emulator import EmulatorError, cxx
+from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.cli import document
 
 EXAMPLES = ["gpuconv info"]
@@ -49,13 +48,13 @@ def run(options: argparse.Namespace) -> int:
 
     section("kernels")
     for name, purpose, ask in (
-        ("driver", "", compiler.driver_version),
-        ("NVRTC", " (compiles for a GPU)", lambda: compiler.toolkit()[1]),
-        ("C++ compiler", " (compiles for the emulated device)", host.version),
+        ("driver", "", nvrtc.driver_version),
+        ("NVRTC", " (compiles for a GPU)", lambda: nvrtc.toolkit()[1]),
+        ("C++ compiler", " (compiles for the emulated device)", cxx.version),
     ):
         try:
             row(name, f"{ask()}{purpose}")
-        except (compiler.CompileError, EmulatorError) as error:
+        except (nvrtc.CompileError, EmulatorError) as error:
             row(name, f"not available: {error}")
     folder = cache.directory()
     entries = sum(1 for _ in folder.glob("*/")) if folder.is_dir() else 0

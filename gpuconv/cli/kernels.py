@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.settings import count
+from gpuconv.cli.run_settings import count
 from gpuconv.console import progress_bar
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv.backends.cuda.analysis.report import jobs
     from gpuconv.backends.cuda.analysis.variants import MACROS, kernels, variants
-    from gpuconv.backends.cuda.runtime import compiler
+    from gpuconv.backends.cuda.runtime import nvrtc
     from gpuconv.names import canonical
 
     alone = [f"--{name}" for name in ("arch", "all") if getattr(options, name)]
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{' and '.join(alone)} {'go' if len(alone) > 1 else 'goes'} with --report, which compiles")
     with asked():
         files = [canonical("kernel file", file, MACROS) for file in options.file or MACROS]
-        known = compiler.known_architectures() if options.arch else compiler.ARCHITECTURES
+        known = nvrtc.known_architectures() if options.arch else nvrtc.ARCHITECTURES
         archs = [canonical("architecture", arch, known) for arch in options.arch or known]
     chosen = [variant for variant in variants() if variant.file in files]
     if options.report:
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _report(listed: list, everything: bool, workers: int) -> int:
     from gpuconv.backends.cuda.analysis.report import report
-    from gpuconv.backends.cuda.runtime.compiler import CompileError
+    from gpuconv.backends.cuda.runtime.nvrtc import CompileError
 
     lines: list[Any] = []
     errors: list[CompileError] = []
@@ -128,7 +128,7 @@ def _report(listed: list, everything: bool, workers: int) -> int:
 def _predicted(lines: list) -> tuple[dict, str]:
     """The predicted times of those that the model covers, for the table, and what they are of."""
     from gpuconv.backends.cuda.analysis import predict_conv
-    from gpuconv.backends.cuda.runtime.compiler import CompileError
+    from gpuconv.backends.cuda.runtime.nvrtc import CompileError
 
     try:
         seconds = {line: predict_conv.of_line(line) for line in lines}

@@ -22,7 +22,7 @@ EXAMPLES = [
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from gpuconv.cli import settings
+    from gpuconv.cli import run_settings
 
     parser.add_argument("file", nargs="?", type=Path, help="your .cu file")
     parser.add_argument("--op", required=True, metavar="NAME", help="the op it serves")
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)"
     )
-    settings.add_device(parser)
+    run_settings.add_device(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -9,8 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gpuconv.cli import python_runs
-from gpuconv.cli import settings as run_settings
+from gpuconv.cli import python_runs, run_settings
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, described, expect_normalization, line, load_data, of_python, parts
 

@@ -15,8 +15,8 @@ import numpy as np
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.nets import add_file
+from gpuconv.cli.run_settings import add_device
 from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, line, newest, open_run
-from gpuconv.cli.settings import add_device
 from gpuconv.names import columns, padded, printable
 
 EXAMPLES = [

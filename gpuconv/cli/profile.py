@@ -12,8 +12,8 @@ from typing import Any
 from gpuconv import files
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.run_settings import add_device, add_precision, count
 from gpuconv.cli.runs import choose_device, line
-from gpuconv.cli.settings import add_device, add_precision, count
 from gpuconv.console import is_quiet
 from gpuconv.devices import Device
 from gpuconv.names import padded
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv.backends.cuda.runtime.compiler import known_architectures
+    from gpuconv.backends.cuda.runtime.nvrtc import known_architectures
     from gpuconv.cli import nets
     from gpuconv.inspect.profile import profile
     from gpuconv.names import canonical

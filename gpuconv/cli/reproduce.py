@@ -9,8 +9,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from gpuconv.cli import document
-from gpuconv.cli import settings as run_settings
+from gpuconv.cli import document, run_settings
 from gpuconv.cli.errors import asked
 from gpuconv.console import say
 from gpuconv.dtypes import PRECISIONS

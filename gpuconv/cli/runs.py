@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv import backends
-from gpuconv.cli import nets
-from gpuconv.cli import settings as run_settings
+from gpuconv.cli import nets, run_settings
 from gpuconv.cli.errors import UserError, asked, describe
-from gpuconv.cli.settings import Settings
+from gpuconv.cli.run_settings import Settings
 from gpuconv.console import is_quiet, say
 from gpuconv.names import printable
 

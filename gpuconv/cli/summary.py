@@ -7,8 +7,8 @@ import argparse
 from gpuconv import numerals
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.run_settings import add_precision, count
 from gpuconv.cli.runs import open_run
-from gpuconv.cli.settings import add_precision, count
 
 EXAMPLES = [
     "gpuconv summary",

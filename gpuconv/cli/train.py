@@ -10,8 +10,7 @@ import contextlib
 import os
 from typing import Any
 
-from gpuconv.cli import document, process, recipes
-from gpuconv.cli import settings as run_settings
+from gpuconv.cli import document, process, recipes, run_settings
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import batched, choose_device, line, load_data, of_python, parts, resumed
 from gpuconv.console import is_quiet, say

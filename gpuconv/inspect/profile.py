@@ -18,7 +18,7 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.arguments import integer
-from gpuconv.backends.cuda.runtime import compiler
+from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.devices import Device
 from gpuconv.layers import Flatten, Input, Layer, Sequential
 from gpuconv.layers.running import listen
@@ -235,7 +235,7 @@ def _timeline(timed: list[list[Span]]) -> list[tuple[str, str, float, float]]:
 def _compiles(arch: str) -> tuple[str | None, str | None]:
     """The architecture, or None and why nothing can be compiled for it here."""
     try:
-        compiler.toolkit()
-    except compiler.CompileError as error:
+        nvrtc.toolkit()
+    except nvrtc.CompileError as error:
         return None, str(error)
     return arch, None

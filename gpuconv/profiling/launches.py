@@ -13,7 +13,7 @@ from typing import Any
 from gpuconv import algorithms
 from gpuconv.backends.cuda.analysis.report import occupancy
 from gpuconv.backends.cuda.gemm import tuner
-from gpuconv.backends.cuda.runtime import compiler
+from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import Kernel
 from gpuconv.devices import Device
 
@@ -65,7 +65,7 @@ def architecture(device: str) -> str:
     """What kernels are compiled for on a CUDA device."""
     import cupy
 
-    return compiler.architecture(cupy.cuda.Device(Device.named(device).index).compute_capability)
+    return nvrtc.architecture(cupy.cuda.Device(Device.named(device).index).compute_capability)
 
 
 def _row(launch: Launch, count: int, arch: str | None) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _row(launch: Launch, count: int, arch: str | None) -> dict[str, Any]:
     }
     if arch is None:
         return row
-    found = compiler.compile_cubin(module.path.stem, module.text, module.defines, arch).resources[launch.kernel.name]
+    found = nvrtc.compile_cubin(module.path.stem, module.text, module.defines, arch).resources[launch.kernel.name]
     shared = found.static_shared + launch.shared
     row |= {"registers": found.registers, "spilled": found.spill_stores + found.spill_loads, "shared": shared}
     share = occupancy(arch, found.registers, shared, launch.block)

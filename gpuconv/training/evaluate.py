@@ -14,7 +14,7 @@ from gpuconv.layers import Layer
 from gpuconv.metrics import Confusion, begin, named
 from gpuconv.names import canonical
 from gpuconv.training import feeding
-from gpuconv.training.metrics import Totals
+from gpuconv.training.totals import Totals
 from gpuconv.types import Array
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from gpuconv.training.callbacks import Checkpoints, next_step
 from gpuconv.training.feeding import Feed
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.interrupts import Interrupts
-from gpuconv.training.metrics import NOTHING
 from gpuconv.training.replay import Replay
 from gpuconv.training.state import DivergedError, Record, RunState
 from gpuconv.training.step_counter import AHEAD, StepCounter
+from gpuconv.training.totals import NOTHING
 
 if TYPE_CHECKING:
     from gpuconv.training.protocols import CallbackLike

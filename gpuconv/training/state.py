@@ -14,10 +14,10 @@ from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.console import say
 from gpuconv.training import stored
 from gpuconv.training.history import History
-from gpuconv.training.metrics import NOTHING, Reading
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
 from gpuconv.training.step import TrainingStep
+from gpuconv.training.totals import NOTHING, Reading
 
 Record = dict[str, Any]
 

@@ -12,8 +12,8 @@ from gpuconv import backends, losses, profiling
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_precision
 from gpuconv.training.loss_scale import LossScale
-from gpuconv.training.metrics import Totals
 from gpuconv.training.optimizers import Optimizer
+from gpuconv.training.totals import Totals
 from gpuconv.types import Array
 
 

@@ -18,7 +18,7 @@ from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
 from gpuconv.backends.cuda.analysis.predict import GPUS, TERMS, Model, Terms
 from gpuconv.backends.cuda.analysis.report import Line
 from gpuconv.backends.cuda.analysis.variants import variants
-from gpuconv.backends.cuda.runtime import compiler
+from gpuconv.backends.cuda.runtime import nvrtc
 
 H200 = GPUS["h200"]
 
@@ -114,8 +114,8 @@ def test_an_unrolled_main_loop_is_shared_out_to_its_tiles():
 @pytest.mark.kernels
 def test_a_table_marks_what_binds_and_sets_the_measured_time_beside_it():
     try:
-        compiler.toolkit(), machine_code.disassembler()
-    except compiler.CompileError as error:
+        nvrtc.toolkit(), machine_code.disassembler()
+    except nvrtc.CompileError as error:
         pytest.skip(str(error))
     entries = select("ops", "cuda", ["fprop", "backward"], ["128x16x16x128-128x3x3-p1.1.1.1"], ["bfloat16"])
     model, h100 = Model.load(), GPUS["h100"]
@@ -188,10 +188,10 @@ def test_steps_stand_beside_what_was_measured_and_are_called_predictions(monkeyp
 @pytest.mark.kernels
 def test_the_report_predicts_for_tensor_cores_on_the_modelled_chip_alone():
     try:
-        compiler.toolkit(), machine_code.disassembler()
-    except compiler.CompileError as error:
+        nvrtc.toolkit(), machine_code.disassembler()
+    except nvrtc.CompileError as error:
         pytest.skip(str(error))
-    resources = compiler.Resources(128, 0, 0, 0, 0)
+    resources = nvrtc.Resources(128, 0, 0, 0, 0)
     times = {}
     for variant in variants():
         if variant.file in ("conv2d_fprop_mma.cu", "conv2d_fprop.cu") and variant.smem_bytes:

@@ -13,7 +13,7 @@ import planted
 import pytest
 from planted import PEER, entry, record, side, timed
 
-from bench import compare, runner, steps, suite
+from bench import changes, runner, steps, suite
 from bench.record import Record, best
 from bench.runner import sides_of, time_entry
 from gpuconv import layers, models, ops
@@ -44,12 +44,12 @@ def test_a_planted_slow_kernel_is_reported_slower(tmp_path):
     a, b = record(tmp_path / "a"), record(tmp_path / "b")
     timed(a, side(seconds=3e-4), rounds=8)
     timed(b, side(seconds=3e-3), rounds=8)
-    (change,) = compare.changes(a, b)
+    (change,) = changes.changes(a, b)
     assert change.ratio > 3
-    assert change.verdict == compare.SLOWER
-    (change,) = compare.changes(b, a)
-    assert change.verdict == compare.FASTER
-    assert "1 faster, 0 slower, 0 within the noise" in compare.text(b, a)
+    assert change.verdict == changes.SLOWER
+    (change,) = changes.changes(b, a)
+    assert change.verdict == changes.FASTER
+    assert "1 faster, 0 slower, 0 within the noise" in changes.text(b, a)
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_a_difference_below_the_noise_is_called_noise(tmp_path, after, noise, ve
 
     # Two timings of the same version in either record bound it.
     for noises in ((noise, 0.0), (0.0, noise)):
-        (change,) = compare.changes(made("a", 1.0, noises[0]), made("b", after, noises[1]))
+        (change,) = changes.changes(made("a", 1.0, noises[0]), made("b", after, noises[1]))
         assert change.verdict == verdict
 
 
 def test_records_of_different_hardware_are_not_compared(tmp_path):
     a, b = record(tmp_path / "a"), record(tmp_path / "b", hardware="nvidia-x")
     with pytest.raises(ValueError, match="different hardware"):
-        compare.changes(a, b)
+        changes.changes(a, b)
 
 
 @pytest.mark.parametrize("value", [2.01, np.nan])

@@ -10,7 +10,7 @@ from ci import pack_cubins
 from ci.gate import start
 from ci.gate.commands import Gate
 from ci.gate.results import FailedError, NotReachedError
-from gpuconv.backends.cuda.runtime import compiler
+from gpuconv.backends.cuda.runtime import nvrtc
 
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 
@@ -26,7 +26,7 @@ def pack(tmp_path_factory):
 def gate(tmp_path, pack):
     for name in ("out", "home", "logs"):
         (tmp_path / name).mkdir()
-    facts = {"arch": "sm_90a", "nvrtc": compiler.toolkit()[1]}
+    facts = {"arch": "sm_90a", "nvrtc": nvrtc.toolkit()[1]}
     return Gate(tmp_path / "out", tmp_path / "home", tmp_path / "logs", cubins=pack, facts=facts)
 
 
@@ -34,13 +34,13 @@ def test_what_was_packed_is_found_and_not_compiled(gate, monkeypatch):
     said, manifest = start.cubins(gate, 10)
     jobs = pack_cubins.variants_of("step_counter.cu")
     assert manifest["entries"] == len(jobs)
-    assert said == f"{len(jobs)} kernel files for sm_90a, {compiler.toolkit()[1]}"
-    _, *rest = compiler.toolkit()
-    monkeypatch.setattr(compiler, "toolkit", lambda: (None, *rest))  # compiles nothing
+    assert said == f"{len(jobs)} kernel files for sm_90a, {nvrtc.toolkit()[1]}"
+    _, *rest = nvrtc.toolkit()
+    monkeypatch.setattr(nvrtc, "toolkit", lambda: (None, *rest))  # compiles nothing
     monkeypatch.setenv("GPUCONV_CACHE_DIR", gate.environment["GPUCONV_CACHE_DIR"])
     for job in jobs:
         assert pack_cubins.compiled(job, "sm_90a").parent == gate.logs.parent / "cache"
-    with pytest.raises(compiler.CompileError):
+    with pytest.raises(nvrtc.CompileError):
         pack_cubins.compiled(jobs[0], "sm_80")
 
 

@@ -282,16 +282,15 @@ def test_info_names_devices_and_packages(capsys):
 
 
 def test_info_says_what_is_missing_and_why(capsys, monkeypatch):
-    from gpuconv.backends.cuda.emulator import EmulatorError
-    from gpuconv.backends.cuda.emulator import compiler as host
-    from gpuconv.backends.cuda.runtime import compiler
+    from gpuconv.backends.cuda.emulator import EmulatorError, cxx
+    from gpuconv.backends.cuda.runtime import nvrtc
 
     def missing(error):
         raise error
 
-    monkeypatch.setattr(compiler, "driver_version", lambda: missing(compiler.CompileError("no libcuda")))
-    monkeypatch.setattr(compiler, "toolkit", lambda: missing(compiler.CompileError("no NVRTC wheel")))
-    monkeypatch.setattr(host, "version", lambda: missing(EmulatorError("no compiler on the path")))
+    monkeypatch.setattr(nvrtc, "driver_version", lambda: missing(nvrtc.CompileError("no libcuda")))
+    monkeypatch.setattr(nvrtc, "toolkit", lambda: missing(nvrtc.CompileError("no NVRTC wheel")))
+    monkeypatch.setattr(cxx, "version", lambda: missing(EmulatorError("no compiler on the path")))
     assert main(["info"]) == 0
     said = capsys.readouterr().out
     causes = {"driver": "no libcuda", "NVRTC": "no NVRTC wheel", "C++ compiler": "no compiler on the path"}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpuconv import checks, console, losses, models, plots, to_numpy
-from gpuconv.cli import main, pictures, runs, settings
+from gpuconv.cli import main, pictures, run_settings, runs
 from gpuconv.cli.main import Parser
 from gpuconv.data import Loader, Normalization, load
 from gpuconv.inspect import profile as step
@@ -24,7 +24,7 @@ from gpuconv.training.look import look
 
 # --- options ------------------------------------------------------------------------------------
 
-SETTINGS = dict.fromkeys(settings.OPTIONS)
+SETTINGS = dict.fromkeys(run_settings.OPTIONS)
 OPTIONS = {  # of each command: the least it takes, and what that is read as
     "train": (
         [],
@@ -310,12 +310,12 @@ def test_the_bars_of_verify_and_kernels(bars, monkeypatch, capsys):
 
 def test_what_the_report_of_kernels_is_asked_for(monkeypatch, capsys):
     from gpuconv.backends.cuda.analysis import report, variants
-    from gpuconv.backends.cuda.runtime import compiler
+    from gpuconv.backends.cuda.runtime import nvrtc
 
     asked = []
     monkeypatch.setattr(report, "jobs", lambda *given: asked.append(given) or [])
     monkeypatch.setattr(report, "report", lambda listed, workers: asked.append(workers) or iter([]))
-    every = list(compiler.ARCHITECTURES)
+    every = list(nvrtc.ARCHITECTURES)
     of_file = [variant for variant in variants.variants() if variant.file == "metrics.cu"]
     for arguments, archs, everything in (
         ((), every, False),

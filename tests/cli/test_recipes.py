@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpuconv import models, to_numpy
-from gpuconv.cli import main, recipes, settings
+from gpuconv.cli import main, recipes, run_settings
 from gpuconv.data import Augmentation, Loader, Normalization, load
 from gpuconv.layers import GELU, BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, Scale, Sequential
 from gpuconv.training import Trainer, checkpoint
@@ -28,27 +28,27 @@ def test_without_a_name_a_net_has_its_own_recipe():
 @pytest.mark.parametrize("spelled", [["--model", "digits_net"], ["--data", "Digits"], ["--model", "DIGITS-NET"]])
 def test_another_spelling_is_the_same_run(spelled):
     parser = argparse.ArgumentParser()
-    settings.add_options(parser)
-    chosen = settings.given(parser.parse_args(spelled))
-    assert settings.complete(chosen) == settings.complete({})
+    run_settings.add_options(parser)
+    chosen = run_settings.given(parser.parse_args(spelled))
+    assert run_settings.complete(chosen) == run_settings.complete({})
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_every_recipe_can_be_read(name):
-    found = settings.complete({"data": "cifar10:somewhere"}, name)
+    found = run_settings.complete({"data": "cifar10:somewhere"}, name)
     if name in models.MODELS:
         assert found.model == name
 
 
 def test_a_rate_in_the_optimizer_counts():
-    rate = lambda **chosen: settings.complete(chosen).lr  # noqa: E731
+    rate = lambda **chosen: run_settings.complete(chosen).lr  # noqa: E731
     assert rate(optimizer="sgd:lr=0.3,momentum=0.9") == 0.3
     assert rate(optimizer="sgd:momentum=0.9") == recipes.DEFAULT["lr"]
     assert rate(optimizer="sgd:momentum=0.9", lr=0.2) == rate(optimizer="sgd:lr=0.2", lr=0.2) == 0.2
     groups = "filters -> muon:lr=0.02; * -> sgd:lr=0.05"
     assert rate(optimizer=groups) == 1.0  # of a group's own rates it is a factor
     assert rate(optimizer=groups, lr=0.5) == 0.5
-    assert settings.complete({"data": "cifar10:x"}, "airbench94").lr == 1.0
+    assert run_settings.complete({"data": "cifar10:x"}, "airbench94").lr == 1.0
 
 
 def test_an_unknown_recipe_names_the_nearest(capsys):
@@ -60,7 +60,7 @@ def test_airbench94_is_for_cifar10(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *AIRBENCH]) == 2
     assert "no CIFAR-10 in data" in capsys.readouterr().err
-    assert settings.complete({"data": "folder:photos"}, "airbench94").data == "folder:photos"
+    assert run_settings.complete({"data": "folder:photos"}, "airbench94").data == "folder:photos"
 
 
 def test_a_resumed_run_takes_no_recipe(capsys):
@@ -102,12 +102,12 @@ def narrow(dtype):
 
 def follow(device, dtype, images, batch, epochs):
     """A run by the recipe, but of a narrow net and small batches."""
-    recipe = settings.complete({"data": f"synthetic:n={images},size={SIZE}"}, "airbench94")
+    recipe = run_settings.complete({"data": f"synthetic:n={images},size={SIZE}"}, "airbench94")
     train, _ = load(recipe.data)
     normalization, net = Normalization.from_dataset(train), narrow(dtype)
     models.whiten(net, normalization(train.images, dtype))
     net.to(device)
-    augmentation, loss = Augmentation.parse(recipe.augment), settings.loss(recipe.loss)[1]
+    augmentation, loss = Augmentation.parse(recipe.augment), run_settings.loss(recipe.loss)[1]
     loader = Loader(
         train, batch, normalization=normalization, augmentation=augmentation, device=device, dtype=net.dtype
     )

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pytest
 
-from gpuconv.cli import main, runs, settings
+from gpuconv.cli import main, run_settings, runs
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
@@ -429,7 +429,7 @@ def test_a_stored_net_of_anything_but_images_is_refused():
 
     net = Sequential([Input((4,)), Linear(2)])
     options = {
-        "command": dataclasses.asdict(settings.complete({})),
+        "command": dataclasses.asdict(run_settings.complete({})),
         "classes": ["a", "b"],
         "mean": [0.0],
         "std": [1.0],

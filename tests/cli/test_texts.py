@@ -10,8 +10,8 @@ import pytest
 
 from gpuconv.backends.cuda.analysis import predict_conv, report
 from gpuconv.backends.cuda.analysis.variants import Variant
-from gpuconv.backends.cuda.runtime.compiler import CompileError, Resources
-from gpuconv.cli import evaluate, info, kernels, main, predict, profile, settings
+from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
+from gpuconv.cli import evaluate, info, kernels, main, predict, profile, run_settings
 from gpuconv.cli.check import report as verdict
 from gpuconv.inspect import profile as step
 from gpuconv.inspect.profile import Profile, Row
@@ -22,11 +22,11 @@ from gpuconv.profiling.work import Ceilings, Work
 
 def test_a_recipe_in_a_line():
     """What is left at none is not told."""
-    assert str(settings.complete({})) == (
+    assert str(run_settings.complete({})) == (
         "30 epochs, batches of 64, sgd:momentum=0.9,nesterov=true,weight_decay=5e-4 lr 0.05, one-cycle, augment "
         "shift:1, loss softmax:label_smoothing=0.1, float32, seed 0"
     )
-    told = str(settings.complete({"data": "cifar10:x", "model": "airbench94", "lr": 0.5}, "airbench94"))
+    told = str(run_settings.complete({"data": "cifar10:x", "model": "airbench94", "lr": 0.5}, "airbench94"))
     assert told.startswith("8 epochs, batches of 2000, filters -> muon:lr=0.24")
     assert told.endswith("float32, seed 0, first filters whiten 5,000 images, tta mirror+shift")
     assert " lr 0.5, linear, augment alternating-flip,shift:2,reflect, " in told

@@ -138,11 +138,13 @@ def test_a_run_leaves_a_file_that_makes_it_again(work, capsys):
 
 
 def test_every_text_survives_in_the_file(work):
-    from gpuconv.cli import config, settings
+    from gpuconv.cli import config, run_settings
     from gpuconv.training import config_file
 
     for path in ('a "b" \\ c', "\x7f\t\x01", "caf\udce9", "\U0001f600 é", "#=[x]", "'''"):
-        chosen = settings.to_store(settings.complete({"data": f"cifar10:/{path}", "lr": 1e-05, "weights": f"/{path}"}))
+        chosen = run_settings.to_store(
+            run_settings.complete({"data": f"cifar10:/{path}", "lr": 1e-05, "weights": f"/{path}"})
+        )
         (work / "c.toml").write_bytes(
             config_file.text({"options": {"command": chosen}}).encode("utf-8", "surrogateescape")
         )

@@ -227,12 +227,12 @@ def test_registers_and_occupancy_where_kernels_can_be_compiled():
 
 
 def test_without_a_compiler_for_kernels_it_says_so(monkeypatch):
-    from gpuconv.backends.cuda.runtime import compiler
+    from gpuconv.backends.cuda.runtime import nvrtc
 
     def missing():
-        raise compiler.CompileError("NVRTC cannot be loaded")
+        raise nvrtc.CompileError("NVRTC cannot be loaded")
 
-    monkeypatch.setattr(compiler, "toolkit", missing)
+    monkeypatch.setattr(nvrtc, "toolkit", missing)
     found = profile(small("emulated"), 2)
     assert (found.arch, found.unknown) == (None, "NVRTC cannot be loaded")
     assert "registers" not in found.rows[0].launches[0]

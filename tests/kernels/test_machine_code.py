@@ -15,7 +15,7 @@ import pytest
 from gpuconv.algorithms import FEW_CHANNELS, Algorithm, find, serving
 from gpuconv.backends.cuda.analysis import machine_code
 from gpuconv.backends.cuda.analysis.variants import MACROS, Variant, representatives, variants
-from gpuconv.backends.cuda.runtime import compiler, source
+from gpuconv.backends.cuda.runtime import nvrtc, source
 
 ARCHS = ("sm_80", "sm_90a")
 SIZES = {"float32": 4, "float64": 8, "float16": 2}
@@ -45,13 +45,13 @@ def nvdisasm() -> str:
     return tool or pytest.skip("nvdisasm is not installed (pip install 'gpuconv[compile]')")
 
 
-def compiled(variant: Variant, arch: str) -> compiler.Binary:
+def compiled(variant: Variant, arch: str) -> nvrtc.Binary:
     path = source.resolve(variant.file)
     try:
-        compiler.toolkit()
-    except compiler.CompileError as error:
+        nvrtc.toolkit()
+    except nvrtc.CompileError as error:
         pytest.skip(str(error))
-    return compiler.compile_cubin(path.stem, source.flatten(path), dict(variant.defines), arch)
+    return nvrtc.compile_cubin(path.stem, source.flatten(path), dict(variant.defines), arch)
 
 
 @functools.cache

@@ -67,19 +67,19 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_acc
     gpus: the compute capability of each. schedule: "late" or "early". peer_access: whether one GPU may read another's
     memory. At the end all work is run, so that a fault in it is raised here.
     """
-    from gpuconv.backends.cuda.runtime import compiler
+    from gpuconv.backends.cuda.runtime import nvrtc
 
     machine = Machine(tuple(gpus), schedule, peer_access)
-    before, compile_cubin = sys.modules.get("cupy"), compiler.compile_cubin
+    before, compile_cubin = sys.modules.get("cupy"), nvrtc.compile_cubin
     with use(machine):
         sys.modules["cupy"] = module(machine)
-        compiler.compile_cubin = modules.compile_cubin
+        nvrtc.compile_cubin = modules.compile_cubin
         forget()
         try:
             yield machine
             machine.run_all()
         finally:
-            compiler.compile_cubin = compile_cubin
+            nvrtc.compile_cubin = compile_cubin
             if before is None:
                 del sys.modules["cupy"]
             else:

@@ -18,10 +18,10 @@ _cubins: dict[str, tuple[str, str, dict[str, str], str]] = {}
 
 
 def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -> Any:
-    """In the place of gpuconv.backends.cuda.runtime.compiler.compile_cubin. What its kernels take is made up."""
-    from gpuconv.backends.cuda.runtime import compiler, source
+    """In the place of gpuconv.backends.cuda.runtime.nvrtc.compile_cubin. What its kernels take is made up."""
+    from gpuconv.backends.cuda.runtime import nvrtc, source
 
-    resources = dict.fromkeys(source.signatures(text, defines), compiler.Resources(32, 0, 0, 0, 0))
+    resources = dict.fromkeys(source.signatures(text, defines), nvrtc.Resources(32, 0, 0, 0, 0))
     path = f"/standin/{name}-{arch}-{len(_cubins)}.cubin"
     _cubins[path] = (name, text, dict(defines), arch)
     return types.SimpleNamespace(path=path, resources=resources)

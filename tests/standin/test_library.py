@@ -16,7 +16,7 @@ from bench.runner import run as bench_run
 from bench.suite import Entry
 from gpuconv import backends, lab, ops
 from gpuconv.backends.cuda.gemm import tuner
-from gpuconv.backends.cuda.runtime import attached, compiler
+from gpuconv.backends.cuda.runtime import attached, nvrtc
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.inspect.profile import profile
 from gpuconv.notices import Notice
@@ -226,11 +226,11 @@ def test_a_candidate_that_fails_is_left_out_and_named(timed, monkeypatch):
     def failing_once(name, text, defines, arch):
         asked.append(name)
         if len(asked) == 1:
-            raise compiler.CompileError("planted")
+            raise nvrtc.CompileError("planted")
         return modules.compile_cubin(name, text, defines, arch)
 
     with standin.installed(("90",)), monkeypatch.context() as patch:
-        patch.setattr(compiler, "compile_cubin", failing_once)
+        patch.setattr(nvrtc, "compile_cubin", failing_once)
         with pytest.warns(tuner.FailedCandidateWarning, match="is left out of the choice .*: CompileError: planted"):
             found, expected = convolution()
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -239,11 +239,11 @@ def test_a_candidate_that_fails_is_left_out_and_named(timed, monkeypatch):
 @pytest.mark.filterwarnings("ignore::gpuconv.backends.cuda.gemm.tuner.FailedCandidateWarning")
 def test_where_every_candidate_fails_the_op_raises(timed, monkeypatch):
     def failing(name, text, defines, arch):
-        raise compiler.CompileError("planted")
+        raise nvrtc.CompileError("planted")
 
     with standin.installed(("90",)), monkeypatch.context() as patch:
-        patch.setattr(compiler, "compile_cubin", failing)
-        with pytest.raises(compiler.CompileError, match="planted"):
+        patch.setattr(nvrtc, "compile_cubin", failing)
+        with pytest.raises(nvrtc.CompileError, match="planted"):
             convolution()
 
 

@@ -103,12 +103,12 @@ def test_an_array_is_used_on_its_own_device(machine):
 
 
 def test_a_module_for_another_architecture_is_refused():
-    from gpuconv.backends.cuda.runtime import compiler
+    from gpuconv.backends.cuda.runtime import nvrtc
 
     text = 'extern "C" __global__ void k(float* a) { a[0] = 1.0f; }'
     with standin.installed(("80", "89", "90")):
         cp = cupy()
-        module = cp.RawModule(path=compiler.compile_cubin("k", text, {}, "sm_80").path)
+        module = cp.RawModule(path=nvrtc.compile_cubin("k", text, {}, "sm_80").path)
         with cp.cuda.Device(1):
             module.get_function("k")  # of the same major version
         with cp.cuda.Device(2), pytest.raises(CUDADriverError, match="sm_80 on compute capability 90"):
@@ -157,11 +157,11 @@ def test_a_graph_writes_where_it_wrote_when_it_was_captured(late):
 
 @pytest.mark.parametrize(("capability", "fits"), [("75", 64 * 1024), ("86", 99 * 1024), ("90", 227 * 1024)])
 def test_shared_memory_ends_where_the_architecture_ends(capability, fits):
-    from gpuconv.backends.cuda.runtime import compiler
+    from gpuconv.backends.cuda.runtime import nvrtc
 
     text = 'extern "C" __global__ void k(float* a) { a[0] = 1.0f; }'
     with standin.installed((capability,)):
-        kernel = cupy().RawModule(path=compiler.compile_cubin("k", text, {}, f"sm_{capability}").path).get_function("k")
+        kernel = cupy().RawModule(path=nvrtc.compile_cubin("k", text, {}, f"sm_{capability}").path).get_function("k")
         kernel.max_dynamic_shared_size_bytes = fits
         with pytest.raises(CUDADriverError, match="INVALID_VALUE"):
             kernel.max_dynamic_shared_size_bytes = fits + 1

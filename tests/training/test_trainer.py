@@ -21,7 +21,7 @@ from gpuconv.training import (
     checkpoint,
     evaluate,
 )
-from gpuconv.training.metrics import Totals
+from gpuconv.training.totals import Totals
 from tests.training import small
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from gpuconv.backends import DeviceError, resolve
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.emulator import compiler, native
+from gpuconv.backends.cuda.emulator import cxx, native
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.dtypes import as_dtype
 
@@ -139,8 +139,8 @@ def test_a_divergent_barrier_without_assembly():
     """The portable fibers (ucontext), in a process of their own."""
     program = f"""
 import numpy as np
-from gpuconv.backends.cuda.emulator import compiler
-compiler._COMMON.append("-DGPUCONV_UCONTEXT")
+from gpuconv.backends.cuda.emulator import cxx
+cxx._COMMON.append("-DGPUCONV_UCONTEXT")
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime.kernel import load
 y = emulator.empty((4, 2), np.int32)
@@ -213,7 +213,7 @@ def test_address_needs_its_own_process():
 @pytest.fixture
 def forget_compiler():
     """The compiler is looked for again, here and in the next test."""
-    cached = compiler.find, compiler.version, native.runtime
+    cached = cxx.find, cxx.version, native.runtime
     for function in cached:
         function.cache_clear()
     yield
@@ -250,15 +250,15 @@ def test_a_wrong_cxx_is_refused_and_not_replaced(cxx, said, monkeypatch):
 
 @pytest.mark.usefixtures("forget_compiler")
 def test_cxx_may_hold_options_and_paths(monkeypatch, tmp_path):
-    compilers = compiler.find()
+    compilers = cxx.find()
     script = tmp_path / "my compiler"
     script.write_text(f'#!/bin/sh\necho "$@" >> "$0.log"\nexec {shlex.join(compilers)} "$@"\n')
     script.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("CXX", "'./my compiler' -DOF_THE_USER=7")
-    compiler.find.cache_clear()
-    made = compiler.compile_library("probe", "int probe = OF_THE_USER;\n")
+    cxx.find.cache_clear()
+    made = cxx.compile_library("probe", "int probe = OF_THE_USER;\n")
     assert made.is_file()
     said = (tmp_path / "my compiler.log").read_text().splitlines()
     assert all(line.startswith("-DOF_THE_USER=7") for line in said)
@@ -267,22 +267,22 @@ def test_cxx_may_hold_options_and_paths(monkeypatch, tmp_path):
 
 def test_ctrl_c_does_not_reach_the_compiler():
     """A run finishes its step, which may have to compile a kernel first."""
-    group = compiler._run([sys.executable, "-c", "import os; print(os.getpgrp())"], "python")
+    group = cxx._run([sys.executable, "-c", "import os; print(os.getpgrp())"], "python")
     assert int(group) != os.getpgrp()
 
 
 def test_the_same_headers_elsewhere_are_not_compiled_for_again(monkeypatch, tmp_path):
     """So a cache serves every checkout, and can be carried."""
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
-    made = compiler.compile_library("probe", "int probe = 1;\n")
+    made = cxx.compile_library("probe", "int probe = 1;\n")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    for header in compiler._HERE.glob("*.h"):
+    for header in cxx._HERE.glob("*.h"):
         shutil.copy(header, elsewhere)
-    monkeypatch.setattr(compiler, "_HERE", elsewhere)
-    assert compiler.compile_library("probe", "int probe = 1;\n") == made
+    monkeypatch.setattr(cxx, "_HERE", elsewhere)
+    assert cxx.compile_library("probe", "int probe = 1;\n") == made
     (elsewhere / "other.h").touch()
-    assert compiler.compile_library("probe", "int probe = 1;\n") != made
+    assert cxx.compile_library("probe", "int probe = 1;\n") != made
 
 
 @pytest.mark.usefixtures("forget_compiler")

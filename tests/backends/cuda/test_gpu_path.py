@@ -10,7 +10,7 @@ import pytest
 
 from gpuconv.backends import DeviceError
 from gpuconv.backends.cuda.device import open_device
-from gpuconv.backends.cuda.runtime import compiler, graph
+from gpuconv.backends.cuda.runtime import graph, nvrtc
 from gpuconv.backends.cuda.runtime.graph import CudaRecorder
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.source import resolve
@@ -106,20 +106,20 @@ def test_a_binary_is_loaded_from_a_folder_of_any_name(cupy, monkeypatch, tmp_pat
     entry.mkdir(parents=True)
     (entry / "kernel.cubin").write_bytes(b"a binary")
     binary = SimpleNamespace(path=entry / "kernel.cubin")
-    monkeypatch.setattr(compiler, "compile_cubin", lambda *_: binary)
+    monkeypatch.setattr(nvrtc, "compile_cubin", lambda *_: binary)
     module = Module(resolve("activation.cu"), {"DTYPE": "float32", "WIDTH": "4"})
     module.kernel("relu_forward")(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8)
     (loaded,) = cupy.loaded
     assert loaded.isascii()
     assert Path(loaded).read_bytes() == b"a binary"
-    monkeypatch.setattr(compiler, "_copies", lambda: tmp_path / folder)
-    with pytest.raises(compiler.CompileError, match="set GPUCONV_CACHE_DIR to one of plain letters"):
-        compiler.loadable(binary.path)
+    monkeypatch.setattr(nvrtc, "_copies", lambda: tmp_path / folder)
+    with pytest.raises(nvrtc.CompileError, match="set GPUCONV_CACHE_DIR to one of plain letters"):
+        nvrtc.loadable(binary.path)
 
 
 def test_a_launch_on_a_gpu(cupy, monkeypatch):
     monkeypatch.setattr(
-        compiler, "compile_cubin", lambda name, text, defines, arch: SimpleNamespace(path=f"{name}.{arch}")
+        nvrtc, "compile_cubin", lambda name, text, defines, arch: SimpleNamespace(path=f"{name}.{arch}")
     )
     module = Module(resolve("activation.cu"), {"DTYPE": "float32", "WIDTH": "4"})
     y, x = DeviceArray("float32", device=1), DeviceArray("float32", device=1)

@@ -11,9 +11,8 @@ from gpuconv import ops, verify
 from gpuconv.backends.cuda.analysis import report
 from gpuconv.backends.cuda.analysis.report import CHIPS, Line, chip_of, occupancy
 from gpuconv.backends.cuda.analysis.variants import LABELS, MACROS, Variant, kernels, representatives, variants
-from gpuconv.backends.cuda.emulator import EmulatorError
-from gpuconv.backends.cuda.emulator import compiler as host
-from gpuconv.backends.cuda.runtime import compiler, kernel, source
+from gpuconv.backends.cuda.emulator import EmulatorError, cxx
+from gpuconv.backends.cuda.runtime import kernel, nvrtc, source
 from gpuconv.verify.run import move
 
 # --- occupancy ---------------------------------------------------------------------------------
@@ -68,11 +67,11 @@ def test_occupancy_as_nvidias_own_header_has_it(tmp_path):
     pathfinder = pytest.importorskip("cuda.pathfinder", reason="cuda-core is not installed", exc_type=ImportError)
     folder = pathfinder.find_nvidia_header_directory("cudart") or pytest.skip("no CUDA headers")
     try:
-        cxx = host.find()
+        command = cxx.find()
     except EmulatorError as error:
         pytest.skip(str(error))
     (tmp_path / "oracle.cpp").write_text(ORACLE)
-    subprocess.run([*cxx, f"-I{folder}", "oracle.cpp", "-o", "oracle"], cwd=tmp_path, check=True)
+    subprocess.run([*command, f"-I{folder}", "oracle.cpp", "-o", "oracle"], cwd=tmp_path, check=True)
     problems = [
         (arch, registers, shared, threads)
         for arch in (f"sm_{number}" for number in CHIPS)
@@ -93,7 +92,7 @@ def test_occupancy_as_nvidias_own_header_has_it(tmp_path):
 
 
 def test_every_architecture_has_its_chip():
-    assert all(map(chip_of, (*compiler.ARCHITECTURES, "sm_87", "sm_103a", "sm_103f", "sm_121")))
+    assert all(map(chip_of, (*nvrtc.ARCHITECTURES, "sm_87", "sm_103a", "sm_103f", "sm_121")))
     assert chip_of("sm_90") == chip_of("sm_90a")
     assert chip_of("sm_999") is None
     assert occupancy("sm_999", 32, 0, 128) is None
@@ -101,15 +100,15 @@ def test_every_architecture_has_its_chip():
 
 def test_architectures_are_those_that_nvrtc_compiles_for(monkeypatch):
     pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
-    known = compiler.known_architectures()
-    assert {*compiler.ARCHITECTURES, "sm_87", "sm_90", "sm_103a", "sm_121", "sm_121a"} <= set(known)
+    known = nvrtc.known_architectures()
+    assert {*nvrtc.ARCHITECTURES, "sm_87", "sm_90", "sm_103a", "sm_121", "sm_121a"} <= set(known)
     assert not {"sm_80a", "sm_90f"} & set(known)
 
     def missing():
-        raise compiler.CompileError("NVRTC cannot be loaded")
+        raise nvrtc.CompileError("NVRTC cannot be loaded")
 
-    monkeypatch.setattr(compiler, "toolkit", missing)
-    assert compiler.known_architectures.__wrapped__() == compiler.ARCHITECTURES
+    monkeypatch.setattr(nvrtc, "toolkit", missing)
+    assert nvrtc.known_architectures.__wrapped__() == nvrtc.ARCHITECTURES
 
 
 def test_what_ptxas_says_is_read():
@@ -121,9 +120,9 @@ ptxas info    : Compiling entry function 'second' for 'sm_80'
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 10 registers
 """
-    first, second = compiler.parse_resources(log).values()
-    assert first == compiler.Resources(registers=40, stack=8, spill_stores=4, spill_loads=12, static_shared=2048)
-    assert second == compiler.Resources(registers=10, stack=0, spill_stores=0, spill_loads=0, static_shared=0)
+    first, second = nvrtc.parse_resources(log).values()
+    assert first == nvrtc.Resources(registers=40, stack=8, spill_stores=4, spill_loads=12, static_shared=2048)
+    assert second == nvrtc.Resources(registers=10, stack=0, spill_stores=0, spill_loads=0, static_shared=0)
     variant = Variant("x.cu", ())
     assert not Line(variant, "sm_80", "first", 256, first, 1.0).clean
     assert Line(variant, "sm_80", "second", 256, second, 1.0).clean
@@ -131,12 +130,12 @@ ptxas info    : Used 10 registers
 
 def test_a_kernel_that_does_not_compile_is_among_the_lines(monkeypatch):
     def fails(name, text, defines, arch):
-        raise compiler.CompileError(f"{name}.cu does not compile for {arch}")
+        raise nvrtc.CompileError(f"{name}.cu does not compile for {arch}")
 
-    monkeypatch.setattr(compiler, "compile_cubin", fails)
-    monkeypatch.setattr(compiler, "toolkit", lambda: None)
+    monkeypatch.setattr(nvrtc, "compile_cubin", fails)
+    monkeypatch.setattr(nvrtc, "toolkit", lambda: None)
     ((line,),) = report.report([(next(variants()), "sm_80")])
-    assert isinstance(line, compiler.CompileError)
+    assert isinstance(line, nvrtc.CompileError)
     assert "activation.cu" in str(line)
 
 
@@ -145,8 +144,8 @@ def test_the_report_is_thorough_where_it_matters():
     few = representatives(chosen)
     listed_few, listed_all = ({(v.file, dict(v.defines).get("DTYPE")) for v in some} for some in (few, chosen))
     assert listed_few == listed_all
-    listed = report.jobs(chosen, compiler.ARCHITECTURES, False)
-    for arch in compiler.ARCHITECTURES:
+    listed = report.jobs(chosen, nvrtc.ARCHITECTURES, False)
+    for arch in nvrtc.ARCHITECTURES:
         assert [v for v, a in listed if a == arch] == (chosen if arch in report.THOROUGH else few)
     assert len(report.jobs(chosen, ["sm_86"], True)) == len(chosen)
     # Filters of more than 72 taps, 9 x 9 for one, take TAP_TABLE 0: rare, so only the thorough architectures list it.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gpuconv.backends.cuda.runtime.compiler import CompileError
+from gpuconv.backends.cuda.runtime.nvrtc import CompileError
 
 _FUNCTION = re.compile(r"^\.text\.(\w+):$", re.MULTILINE)
 _LABEL = re.compile(r"^(\.L_x_\d+):")

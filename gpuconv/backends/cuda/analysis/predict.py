@@ -23,7 +23,7 @@ from typing import Any
 from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.analysis import machine_code, report
 from gpuconv.backends.cuda.analysis.machine_code import MainLoop
-from gpuconv.backends.cuda.runtime import compiler, source
+from gpuconv.backends.cuda.runtime import nvrtc, source
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 
 FILE = Path(__file__).with_name("predict.json")
@@ -171,7 +171,7 @@ def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tup
     chosen = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", VECTOR_C=vectors[0], VECTOR_K=vectors[1])
     defines = {name: str(value) for name, value in chosen.items()}
     name = f"conv2d_{direction}_{algorithm.family}"
-    binary = compiler.compile_cubin(file.stem, source.flatten(file), defines, arch)
+    binary = nvrtc.compile_cubin(file.stem, source.flatten(file), defines, arch)
     loop = machine_code.main_loop(machine_code.disassemble(binary.path)[name])
     if loop is None:
         raise ValueError(f"algorithm {algorithm.name!r} has no tensor-core loop; the model covers no other")

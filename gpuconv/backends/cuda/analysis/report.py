@@ -9,8 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 from gpuconv.backends.cuda.analysis.variants import Variant, kernels, representatives
-from gpuconv.backends.cuda.runtime import compiler, source
-from gpuconv.backends.cuda.runtime.compiler import CompileError, Resources
+from gpuconv.backends.cuda.runtime import nvrtc, source
+from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 
 THOROUGH = ("sm_80", "sm_90a")
@@ -106,7 +106,7 @@ def report(listed: Sequence[tuple[Variant, str]], workers: int = 1) -> Iterator[
 def _compile(variant: Variant, arch: str) -> list[Line | CompileError]:
     path = source.resolve(variant.file)
     try:
-        binary = compiler.compile_cubin(path.stem, source.flatten(path), dict(variant.defines), arch)
+        binary = nvrtc.compile_cubin(path.stem, source.flatten(path), dict(variant.defines), arch)
     except CompileError as error:
         return [CompileError(f"{variant}: {error}")]
     lines: list[Line | CompileError] = []

@@ -4,7 +4,7 @@ It needs only a C++ compiler. `configure` chooses the order threads run in and w
 """
 
 from gpuconv.backends.cuda.emulator.array import EmulatedArray, asarray, empty, zeros
-from gpuconv.backends.cuda.emulator.compiler import address_environment
+from gpuconv.backends.cuda.emulator.cxx import address_environment
 from gpuconv.backends.cuda.emulator.native import bank_conflicts
 from gpuconv.backends.cuda.emulator.queue import HostAccessError, device_only, host_reads, recorded
 from gpuconv.backends.cuda.emulator.settings import EmulatorError, Settings, configure, settings

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.backends.cuda.emulator import compiler
+from gpuconv.backends.cuda.emulator import cxx
 from gpuconv.backends.cuda.emulator.settings import EmulatorError, configure, settings
 
 
@@ -41,7 +41,7 @@ class _Launch(ctypes.Structure):  # `Launch` of block.h
 @functools.cache
 def runtime() -> ctypes.CDLL:
     """The runtime library, compiled when it is first needed. Raises HostCompilerError where that fails."""
-    path = compiler.compile_library("runtime", '#include "runtime.h"\n')
+    path = cxx.compile_library("runtime", '#include "runtime.h"\n')
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # kernels find the runtime's functions in it
     library.gpuconv_allocate.argtypes = [ctypes.c_size_t, ctypes.c_int]
     library.gpuconv_allocate.restype = ctypes.c_void_p
@@ -89,10 +89,10 @@ class EmulatedLibrary:
         if sanitize == "address" and not hasattr(ctypes.CDLL(None), "__asan_init"):
             raise EmulatorError(
                 'sanitize="address" needs a process that has AddressSanitizer loaded: start Python with '
-                f"LD_PRELOAD={compiler.sanitizer_runtime()} ASAN_OPTIONS=detect_leaks=0"
+                f"LD_PRELOAD={cxx.sanitizer_runtime()} ASAN_OPTIONS=detect_leaks=0"
             )
         runtime()
-        self.path = compiler.compile_library(name, text, defines, sanitize)
+        self.path = cxx.compile_library(name, text, defines, sanitize)
         self.library = ctypes.CDLL(str(self.path))
         self.checked = sanitize == "checked"
 

@@ -71,12 +71,12 @@ class Module:
     def _on_gpu(self, device: int) -> Any:
         import cupy
 
-        from gpuconv.backends.cuda.runtime import compiler
+        from gpuconv.backends.cuda.runtime import nvrtc
 
         with cupy.cuda.Device(device) as on:
-            arch = compiler.architecture(on.compute_capability)
-            binary = compiler.compile_cubin(self.path.stem, self.text, self.defines, arch)
-            return cupy.RawModule(path=compiler.loadable(binary.path))
+            arch = nvrtc.architecture(on.compute_capability)
+            binary = nvrtc.compile_cubin(self.path.stem, self.text, self.defines, arch)
+            return cupy.RawModule(path=nvrtc.loadable(binary.path))
 
 
 class Kernel:

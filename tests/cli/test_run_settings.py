@@ -7,23 +7,24 @@ import math
 
 import pytest
 
-from gpuconv.cli import recipes, settings, summary
+from gpuconv.cli import recipes, run_settings, summary
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 from tests.defaults import VALUE, flags
 
 
 def test_whole_numbers_have_a_least_and_fit_64_bits():
-    assert (settings.count(0)("0"), settings.count(1)("1"), settings.count(1)(str(2**63 - 1))) == (0, 1, 2**63 - 1)
+    for least, number in ((0, 0), (1, 1), (1, 2**63 - 1)):
+        assert run_settings.count(least)(str(number)) == number
     for least, text in ((0, "-1"), (1, "0"), (1, "1.5"), (0, "x"), (0, str(2**63))):
         with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number"):
-            settings.count(least)(text)
+            run_settings.count(least)(text)
 
 
 def test_numbers_are_positive_and_finite():
-    assert settings.positive("1e-300") == 1e-300
+    assert run_settings.positive("1e-300") == 1e-300
     for text in ("0", "-1", "inf", "nan", "x", ""):
         with pytest.raises(argparse.ArgumentTypeError, match="expected a number above 0"):
-            settings.positive(text)
+            run_settings.positive(text)
 
 
 def test_a_volume_has_three_sides():
@@ -34,36 +35,36 @@ def test_a_volume_has_three_sides():
 
 
 def test_a_loss_by_its_short_form():
-    name, loss = settings.loss("Softmax:label_smoothing=0.1")
+    name, loss = run_settings.loss("Softmax:label_smoothing=0.1")
     assert (name, type(loss), loss.label_smoothing) == ("softmax", SoftmaxCrossEntropy, 0.1)
-    assert isinstance(settings.loss("svm")[1], SVMHinge)
+    assert isinstance(run_settings.loss("svm")[1], SVMHinge)
     for text in ("softmax:1", "softmax,svm", "softmax:0.1,svm"):
         with pytest.raises(ValueError, match="a loss is written like"):
-            settings.loss(text)
+            run_settings.loss(text)
     with pytest.raises(ValueError, match=r"'svm:x=1': .*x"):
-        settings.loss("svm:x=1")
+        run_settings.loss("svm:x=1")
 
 
 def test_a_new_run_takes_the_first_free_number(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    chosen = settings.complete({"data": "synthetic:n=8", "model": "seed-net"})
+    chosen = run_settings.complete({"data": "synthetic:n=8", "model": "seed-net"})
     (tmp_path / "runs" / "synthetic-seed-net-2").mkdir(parents=True)
     for number in (1, 3):
-        assert str(settings.new_directory(chosen)) == f"runs/synthetic-seed-net-{number}"
+        assert str(run_settings.new_directory(chosen)) == f"runs/synthetic-seed-net-{number}"
 
 
 def test_a_rate_that_is_said_twice_must_be_the_same():
-    assert settings.rate_in({"optimizer": "sgd:lr=0.3", "lr": 0.3}) == {"lr": 0.3}
-    assert settings.rate_in({"optimizer": "sgd"}) == settings.rate_in({}) == {}
-    assert settings.rate_in({"optimizer": "* -> sgd:lr=0.3"}) == {"lr": 1.0}
+    assert run_settings.rate_in({"optimizer": "sgd:lr=0.3", "lr": 0.3}) == {"lr": 0.3}
+    assert run_settings.rate_in({"optimizer": "sgd"}) == run_settings.rate_in({}) == {}
+    assert run_settings.rate_in({"optimizer": "* -> sgd:lr=0.3"}) == {"lr": 1.0}
     with pytest.raises(ValueError, match=r"--lr is 0.2 and --optimizer says lr=0.3; leave one of them out"):
-        settings.rate_in({"optimizer": "sgd:lr=0.3", "lr": 0.2})
+        run_settings.rate_in({"optimizer": "sgd:lr=0.3", "lr": 0.2})
 
 
 def test_settings_are_checked_before_anything_is_made():
     """By hand, as a stored run may have been changed."""
-    right = settings.complete({})
-    settings.check(right)
+    right = run_settings.complete({})
+    run_settings.check(right)
     for name, value, error in (
         ("epochs", 0, "--epochs: expected a whole number from 1 on"),
         ("epochs", 2.0, "--epochs"),
@@ -78,9 +79,9 @@ def test_settings_are_checked_before_anything_is_made():
         ("whiten", -1, "--whiten: expected a whole number from 0 on"),
         ("seed", -1, "--seed"),
     ):
-        changed = settings.Settings(**{field: getattr(right, field) for field in vars(right)} | {name: value})
+        changed = run_settings.Settings(**{field: getattr(right, field) for field in vars(right)} | {name: value})
         with pytest.raises((ValueError, TypeError), match=error):
-            settings.check(changed)
+            run_settings.check(changed)
 
 
 def test_every_kind_of_data_has_a_net_and_every_net_a_recipe():
@@ -93,4 +94,4 @@ def test_every_kind_of_data_has_a_net_and_every_net_a_recipe():
 
 
 def test_settings_are_a_value():
-    assert dict(flags(["cli.settings:Settings"])) == {"cli.settings:Settings": VALUE}
+    assert dict(flags(["cli.run_settings:Settings"])) == {"cli.run_settings:Settings": VALUE}

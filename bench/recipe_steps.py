@@ -17,7 +17,7 @@ from bench.calls import Compared
 from bench.sides import OURS, Prepared, Side
 from bench.suite import RECIPE_STEPS, Entry
 from gpuconv import backends, models
-from gpuconv.cli import settings as run_settings
+from gpuconv.cli import run_settings
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, synthetic
 from gpuconv.training import Trainer
 from gpuconv.verify.compare import Expected

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuconv.backends.cuda.runtime import compiler
+from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import load
 
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
@@ -18,11 +18,11 @@ KERNELS = load("activation.cu", {"DTYPE": "float32", "WIDTH": 4})
 
 
 def compiled(arch, module=KERNELS):
-    return compiler.compile_cubin(module.path.stem, module.text, module.defines, arch)
+    return nvrtc.compile_cubin(module.path.stem, module.text, module.defines, arch)
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize("arch", compiler.ARCHITECTURES)
+@pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_the_activations_compile_without_spills(arch, dtype):
     module = load("activation.cu", {"DTYPE": dtype, "WIDTH": {"float32": 4, "float64": 2, "bfloat16": 8}[dtype]})
@@ -37,7 +37,7 @@ def test_the_activations_compile_without_spills(arch, dtype):
 @pytest.mark.kernels
 def test_every_architecture_that_is_accepted_compiles(tmp_path):
     (tmp_path / "none.cu").write_text('extern "C" __global__ void none() {}\n')
-    for arch in compiler.known_architectures():
+    for arch in nvrtc.known_architectures():
         assert compiled(arch, load(tmp_path / "none.cu")).path.is_file()
 
 
@@ -80,16 +80,16 @@ def test_the_second_time_it_comes_from_the_cache():
 
 
 def test_the_entry_is_found_wherever_the_headers_and_the_cache_are(tmp_path, monkeypatch):
-    core, version, include, caches = compiler.toolkit()
+    core, version, include, caches = nvrtc.toolkit()
     first = compiled("sm_80").path.parent
     (tmp_path / "headers").symlink_to(include)
-    monkeypatch.setattr(compiler, "toolkit", lambda: (core, version, str(tmp_path / "headers"), caches))
+    monkeypatch.setattr(nvrtc, "toolkit", lambda: (core, version, str(tmp_path / "headers"), caches))
     assert compiled("sm_80").path.parent == first
     (tmp_path / "cache").mkdir()
     shutil.copytree(first, tmp_path / "cache" / first.name)
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
     assert compiled("sm_80").path.parent == tmp_path / "cache" / first.name
-    monkeypatch.setattr(compiler, "_header_version", lambda folder: "12000")
+    monkeypatch.setattr(nvrtc, "_header_version", lambda folder: "12000")
     assert compiled("sm_80").path.parent.name != first.name
 
 
@@ -97,7 +97,7 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
     (tmp_path / "bad.cu").write_text('\nextern "C" __global__ void bad(float* y) {\n    y[0] = missing;\n}\n')
     module = load(tmp_path / "bad.cu")
     message = r'bad\.cu does not compile for sm_80[\s\S]*bad\.cu\(3\): error.*"missing"'
-    with pytest.raises(compiler.CompileError, match=message):
+    with pytest.raises(nvrtc.CompileError, match=message):
         compiled("sm_80", module)
 
 
@@ -114,14 +114,14 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
     ],
 )
 def test_the_devices_own_architecture(capability, arch):
-    assert compiler.architecture(capability) == arch
+    assert nvrtc.architecture(capability) == arch
 
 
 def test_without_nvrtc_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    compiler.toolkit.cache_clear()
+    nvrtc.toolkit.cache_clear()
     message = r"NVRTC cannot be loaded .*pip install 'gpuconv\[cuda13\]'"
-    with pytest.raises(compiler.CompileError, match=message) as caught:
-        compiler.toolkit()
+    with pytest.raises(nvrtc.CompileError, match=message) as caught:
+        nvrtc.toolkit()
     assert isinstance(caught.value.__cause__, ImportError)
-    compiler.toolkit.cache_clear()
+    nvrtc.toolkit.cache_clear()

@@ -8,7 +8,7 @@ import numpy as np
 import planted
 import pytest
 
-from bench import recipes, suite
+from bench import recipe_steps, suite
 from bench.runner import time_entry
 from gpuconv import interop, models
 from gpuconv.layers import GELU, BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, Scale, Sequential
@@ -40,14 +40,14 @@ def recipe(monkeypatch):
 
     monkeypatch.setitem(models.MODELS, "planted", build)
     entry = suite.Entry("step", "recipe", "planted", "float32", ("planted", 6), planted.entry().work)
-    return recipes.Recipe(entry, steps=16)
+    return recipe_steps.Recipe(entry, steps=16)
 
 
 def test_the_suite_has_a_whole_run():
     entry = next(entry for entry in suite.suite("steps") if entry.key == "recipe airbench94-n2000 bfloat16")
     step = next(entry for entry in suite.suite("steps") if entry.key == "step airbench94-n2000 bfloat16")
     assert entry.work.flops == 200 * step.work.flops
-    found = recipes.Recipe(entry)
+    found = recipe_steps.Recipe(entry)
     assert found.settings.epochs * found.settings.batch_size * 25 == 200 * 2000
     assert found.loss.label_smoothing == 0.2
 
@@ -56,7 +56,7 @@ def test_the_suite_has_a_whole_run():
 def test_both_sides_train_a_whole_recipe(recipe, monkeypatch, dtype, most):
     pytest.importorskip("torch")
     recipe = replace(recipe, entry=replace(recipe.entry, dtype=dtype))
-    monkeypatch.setattr(recipes, "Recipe", lambda entry: recipe)
+    monkeypatch.setattr(recipe_steps, "Recipe", lambda entry: recipe)
     row = time_entry(recipe.entry, "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
     assert {side["name"]: side["status"] for side in row["sides"]} == {
         "gpuconv": "timed",
