@@ -6,6 +6,7 @@ this command, to look at and, where it has not ended, to go on with. Ctrl-C fini
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,9 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{stored} has its own settings; leave {', '.join(others)} out")
     if stored:
         nets.know(chosen.get("model"))
-    session = _stored(options, stored) if stored else _new(options, run_settings.complete(chosen))
+        session = partial(_stored, options, stored)
+    else:
+        session = partial(_new, options, run_settings.complete(chosen))
     live.serve(session, host=options.host, port=options.port, ready=_ready)
     return 0
 

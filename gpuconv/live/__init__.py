@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from gpuconv.live.legs import Sets
@@ -25,8 +26,13 @@ def expect_installed() -> None:
         raise ImportError(NEEDS) from error
 
 
-def serve(session: Session, *, host: str = "127.0.0.1", port: int = 8600, ready: Any = print) -> None:
-    """Show a session until Ctrl-C or SIGTERM, then finish its step and save. ready: called with the page's address.
+def serve(
+    session: Session | Callable[[], Session], *, host: str = "127.0.0.1", port: int = 8600, ready: Any = print
+) -> None:
+    """Show a session until Ctrl-C or SIGTERM, then finish its step and save.
+
+    session: one, or a function that makes one, which is called only when the address is known to be free, so that a
+    run whose page nobody could see leaves no folder. ready: called with the page's address.
 
     A host other than loopback can be reached from other machines; then the address holds a token, without which
     nothing is answered. Raises OSError for a port that is taken.
@@ -39,6 +45,7 @@ def serve(session: Session, *, host: str = "127.0.0.1", port: int = 8600, ready:
         actual = listening.getsockname()[1]
         named = socket.gethostname() if host in EVERYWHERE else host
         shown = f"[{named}]" if ":" in named else named
+        session = session if isinstance(session, Session) else session()
         session.start()
         ready(f"http://{shown}:{actual}/" + (f"?token={token}" if token else ""))
         try:

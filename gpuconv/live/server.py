@@ -21,8 +21,8 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except socket.gaierror as error:
-        raise OSError(errno.EADDRNOTAVAIL, error.strerror, host) from None
+    except (socket.gaierror, UnicodeError) as error:  # the latter for labels that no name may have
+        raise OSError(errno.EADDRNOTAVAIL, getattr(error, "strerror", "is no name of a host"), host) from None
     with socket.socket(family, kind, protocol) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -16,7 +16,7 @@ def served(monkeypatch, tmp_path):
     """The sessions that would be served, with the options."""
     monkeypatch.chdir(tmp_path)
     found = []
-    monkeypatch.setattr(live, "serve", lambda session, **options: found.append((session, options)))
+    monkeypatch.setattr(live, "serve", lambda session, **options: found.append((session(), options)))
     return found
 
 

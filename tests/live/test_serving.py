@@ -189,6 +189,10 @@ def test_a_port_that_is_taken_is_told_with_what_to_do(capsys, tmp_path, monkeypa
         port = listening.getsockname()[1]
         assert main(["live", "--port", str(port)]) == 2
     assert f"127.0.0.1:{port}: Address already in use; choose another with --port" in capsys.readouterr().err
+    for host in ("a..b", "a" * 64, "\udcff", "no such host"):
+        assert main(["live", "--host", host]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_address_for_other_machines_names_this_one_and_holds_the_token(open_session, monkeypatch):
