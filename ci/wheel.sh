@@ -1,17 +1,27 @@
 #!/usr/bin/env bash
-# The wheel by itself: built, installed into an empty environment and run from a folder that is not the repository.
+# What is published, by itself: the source distribution and the wheel built from it, checked, and the wheel installed into
+# an empty environment and run from a folder that is not the repository.  ci/wheel.sh [--tests]
+# --tests: also the everyday tests, in the source distribution as it unpacks.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-# `build/` of an earlier build would slip into the wheel, so it is built from a copy of what belongs to it.
+python3 -m venv "$scratch/venv" "$scratch/tools"
+"$scratch/tools/bin/python" -m pip install --quiet build twine
+# An earlier build's `build/` would slip in, so all is built from a copy of what git knows.
 mkdir "$scratch/source"
-cp -r gpuconv kernels pyproject.toml README.md LICENSE "$scratch/source"
-python3 -m venv "$scratch/venv"
-"$scratch/venv/bin/python" -m pip wheel --quiet --no-deps --wheel-dir "$scratch" "$scratch/source"
-"$scratch/venv/bin/python" -m pip install --quiet "$(echo "$scratch"/gpuconv-*.whl)[plot]"
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$scratch/source"
+"$scratch/tools/bin/python" -m build --outdir "$scratch/dist" "$scratch/source" >"$scratch/build.log" || { cat "$scratch/build.log"; exit 1; }
+"$scratch/tools/bin/python" -m twine check --strict "$scratch"/dist/*
+"$scratch/venv/bin/python" -m pip install --quiet "$(echo "$scratch"/dist/gpuconv-*.whl)[plot]"
 cd "$scratch"
 venv/bin/gpuconv info
 venv/bin/gpuconv train --epochs 1 --run-dir run
 venv/bin/gpuconv evaluate run
 ls run/last.safetensors run/metrics.jsonl run/curves.png run/activations.png run/filters.png
+if [ "${1:-}" = --tests ]; then
+    tar xf dist/gpuconv-*.tar.gz
+    cd gpuconv-*/
+    ../venv/bin/python -m pip install --quiet -e '.[test]'
+    ../venv/bin/python -m pytest -n auto
+fi

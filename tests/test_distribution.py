@@ -1,0 +1,83 @@
+"""What is published: a source distribution that is the repository, and a wheel of the package and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+class Built(NamedTuple):
+    said: str
+    sdist: set[str]
+    wheel: zipfile.ZipFile
+
+    @property
+    def packed(self) -> set[str]:
+        return {name for name in self.wheel.namelist() if ".dist-info/" not in name}
+
+
+def sources() -> set[str]:
+    """The repository's files, new ones too; of an unpacked source distribution, those that a build made left out."""
+    if (ROOT / ".git").exists():
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+        return {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
+    made = re.compile(r"PKG-INFO|setup\.cfg|build/.*|(.*[./])?(egg-info|\w*cache\w*|\.hypothesis)/.*")
+    files = (path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file())
+    return {name for name in files if not made.fullmatch(name)}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Built:
+    """Both, the wheel from the sdist, from a copy: what an earlier build left in the repository must not slip in."""
+    pytest.importorskip("build")  # comes with gpuconv[test]; a machine for the GPU gate alone need not have it
+    folder = tmp_path_factory.mktemp("distribution")
+    for name in sources():
+        (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / "source" / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, folder / "source"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        files = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    return Built(done.stdout, files, zipfile.ZipFile(next(folder.glob("*.whl"))))
+
+
+def test_the_build_has_no_warning(built):
+    assert [line for line in built.said.splitlines() if "warning" in line.lower()] == []
+
+
+def test_the_source_distribution_is_the_repository(built):
+    made = {"PKG-INFO", "setup.cfg"}
+    assert {name for name in built.sdist if not name.startswith("gpuconv.egg-info/")} - made == sources()
+
+
+def test_the_wheel_holds_every_file_of_the_package(built):
+    """Modules, kernels and their headers, the emulator's headers, data files, py.typed, and nothing else."""
+    expected = {re.sub(r"^kernels/", "gpuconv/kernels/", name) for name in sources() - {"kernels/README.md"}}
+    expected = {name for name in expected if name.startswith("gpuconv/")}
+    assert {"gpuconv/py.typed", "gpuconv/data/digits.npz", "gpuconv/data/digits.md"} <= expected
+    assert built.packed == expected
+
+
+def test_the_wheel_brings_the_command_and_the_licences(built):
+    named = {name.partition(".dist-info/")[2]: name for name in built.wheel.namelist()}
+    assert "gpuconv = gpuconv.__main__:main" in built.wheel.read(named["entry_points.txt"]).decode()
+    assert {"licenses/LICENSE", "licenses/gpuconv/data/digits.md"} <= set(named)
