@@ -25,6 +25,7 @@ from gpuconv.ops.expect import (
 )
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
+from gpuconv.ops.remembered import remembered
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size
 
@@ -56,12 +57,21 @@ def conv2d(
     applied with that op's defaults. Returns y: (N, P, Q, K).
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
-    problem = forward_problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    problem, finish, algo, tf32 = _check_conv2d(x, w, bias, out, activation=activation, algo=algo, tf32=tf32, **window)
+    x, w, bias = copy_if_overlapping([out], x, w, bias)
+    return backend.conv.conv2d(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+
+
+@remembered
+def _check_conv2d(
+    x: Array, w: Array, bias: Array | None, out: Array | None, *, activation: Any, algo: Any, tf32: Any, **window: Any
+) -> tuple[Conv2dProblem, Epilogue, str, bool]:
+    problem = forward_problem(x, w, bias, **window)
     finish = epilogue(expect_activation(activation))
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, finish, "fprop")
     expect_out(out, problem.y_shape, x.dtype)
-    x, w, bias = copy_if_overlapping([out], x, w, bias)
-    return backend.conv.conv2d(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+    return problem, finish, algo, tf32
 
 
 @op("conv2d_fprop.cu")
@@ -93,12 +103,21 @@ def conv2d_relu(
     Other arguments as in conv2d. Returns y and mask.
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
-    problem = forward_problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    problem, finish, algo, tf32 = _check_conv2d_relu(x, w, bias, out, pool=pool, algo=algo, tf32=tf32, **window)
+    x, w, bias = copy_if_overlapping([out], x, w, bias)
+    return backend.conv.conv2d_relu(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+
+
+@remembered
+def _check_conv2d_relu(
+    x: Array, w: Array, bias: Array | None, out: Array | None, *, pool: Any, algo: Any, tf32: Any, **window: Any
+) -> tuple[Conv2dProblem, Epilogue, str, bool]:
+    problem = forward_problem(x, w, bias, **window)
     expect_out(out, problem.pooled_shape(pool), x.dtype)
     finish = epilogue("relu", pool=int(pool), masked=True)
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, finish, "fprop")
-    x, w, bias = copy_if_overlapping([out], x, w, bias)
-    return backend.conv.conv2d_relu(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+    return problem, finish, algo, tf32
 
 
 @op("conv2d_dgrad.cu")
@@ -127,17 +146,35 @@ def conv2d_dgrad(
     (N, P // 2, Q // 2, K), and passes only where the mask has a 1.
     """
     backend = backend_of(dy=dy, w=w, optional=dict(mask=mask, out=out))
+    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    problem, forward, algo, tf32 = _check_conv2d_dgrad(
+        dy, w, mask, out, input_shape=input_shape, pool=pool, algo=algo, tf32=tf32, **window
+    )
+    dy, w, mask = copy_if_overlapping([out], dy, w, mask)
+    return backend.conv.conv2d_dgrad(dy, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out)
+
+
+@remembered
+def _check_conv2d_dgrad(
+    dy: Array,
+    w: Array,
+    mask: Array | None,
+    out: Array | None,
+    *,
+    input_shape: Any,
+    pool: Any,
+    algo: Any,
+    tf32: Any,
+    **window: Any,
+) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     w_shape, x_shape = expect_float("w", w, "K R S C/groups"), expect_volume_shape("input_shape", input_shape)
     expect_float("dy", dy, "N P Q K")
     expect_same_dtype(dy=dy, w=w)
-    problem = Conv2dProblem.of(
-        x_shape, w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit
-    )
+    problem = Conv2dProblem.of(x_shape, w_shape, **window)
     forward = _forward(dy, problem, mask, pool)
     expect_out(out, problem.x_shape, dy.dtype)
     algo, tf32 = expect_conv_algorithm(algo, tf32, dy.dtype, problem, forward, "dgrad")
-    dy, w, mask = copy_if_overlapping([out], dy, w, mask)
-    return backend.conv.conv2d_dgrad(dy, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out)
+    return problem, forward, algo, tf32
 
 
 @op("conv2d_wgrad.cu")
@@ -167,22 +204,41 @@ def conv2d_wgrad(
     Returns dw: (K, R, S, C // groups).
     """
     backend = backend_of(dy=dy, x=x, optional=dict(mask=mask, out=out, db=db))
-    x_shape, dy_shape = expect_float("x", x, "N H W C"), expect_float("dy", dy, "N P Q K")
-    expect_same_dtype(dy=dy, x=x)
-    w_shape = dy_shape[3], *pair("kernel_size", kernel_size, 1), x_shape[3] // integer("groups", groups, 1)
-    problem = Conv2dProblem.of(
-        x_shape, w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit
-    )
-    forward = _forward(dy, problem, mask, pool)
-    expect_out(out, problem.w_shape, x.dtype)
-    expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
-    expect_accumulate(accumulate, out=out)
-    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "wgrad")
+    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    options = dict(kernel_size=kernel_size, pool=pool, algo=algo, tf32=tf32, accumulate=accumulate)
+    problem, forward, algo, tf32 = _check_conv2d_wgrad(dy, x, mask, out, db, **options, **window)
     expect_apart(out=out, db=db)
     dy, x, mask = copy_if_overlapping([out, db], dy, x, mask)
     return backend.conv.conv2d_wgrad(
         dy, x, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate
     )
+
+
+@remembered
+def _check_conv2d_wgrad(
+    dy: Array,
+    x: Array,
+    mask: Array | None,
+    out: Array | None,
+    db: Array | None,
+    *,
+    kernel_size: Any,
+    pool: Any,
+    algo: Any,
+    tf32: Any,
+    accumulate: Any,
+    **window: Any,
+) -> tuple[Conv2dProblem, Epilogue, str, bool]:
+    x_shape, dy_shape = expect_float("x", x, "N H W C"), expect_float("dy", dy, "N P Q K")
+    expect_same_dtype(dy=dy, x=x)
+    w_shape = dy_shape[3], *pair("kernel_size", kernel_size, 1), x_shape[3] // integer("groups", window["groups"], 1)
+    problem = Conv2dProblem.of(x_shape, w_shape, **window)
+    forward = _forward(dy, problem, mask, pool)
+    expect_out(out, problem.w_shape, x.dtype)
+    expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
+    expect_accumulate(accumulate, out=out)
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "wgrad")
+    return problem, forward, algo, tf32
 
 
 @op("conv2d_wgrad.cu")  # and conv2d_dgrad.cu
@@ -211,23 +267,43 @@ def conv2d_backward(
     conv2d_wgrad. accumulate adds to dw and db; dx is always assigned. Returns dx (in out), dw.
     """
     backend = backend_of(dy=dy, x=x, w=w, optional=dict(mask=mask, out=out, dw=dw, db=db))
+    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    options = dict(pool=pool, algo=algo, tf32=tf32, accumulate=accumulate)
+    problem, forward, algo, tf32 = _check_conv2d_backward(dy, x, w, mask, out, dw, db, **options, **window)
+    expect_apart(out=out, dw=dw, db=db)
+    dy, x, w, mask = copy_if_overlapping([out, dw, db], dy, x, w, mask)
+    return backend.conv.conv2d_backward(
+        dy, x, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, dw=dw, db=db, accumulate=accumulate
+    )
+
+
+@remembered
+def _check_conv2d_backward(
+    dy: Array,
+    x: Array,
+    w: Array,
+    mask: Array | None,
+    out: Array | None,
+    dw: Array | None,
+    db: Array | None,
+    *,
+    pool: Any,
+    algo: Any,
+    tf32: Any,
+    accumulate: Any,
+    **window: Any,
+) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     x_shape, w_shape = expect_float("x", x, "N H W C"), expect_float("w", w, "K R S C/groups")
     expect_float("dy", dy, "N P Q K")
     expect_same_dtype(dy=dy, x=x, w=w)
-    problem = Conv2dProblem.of(
-        x_shape, w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit
-    )
+    problem = Conv2dProblem.of(x_shape, w_shape, **window)
     forward = _forward(dy, problem, mask, pool)
     expect_out(out, problem.x_shape, x.dtype)
     expect_out(dw, problem.w_shape, w.dtype, "dw")
     expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
     expect_accumulate(accumulate, dw=dw)
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "dgrad")
-    expect_apart(out=out, dw=dw, db=db)
-    dy, x, w, mask = copy_if_overlapping([out, dw, db], dy, x, w, mask)
-    return backend.conv.conv2d_backward(
-        dy, x, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, dw=dw, db=db, accumulate=accumulate
-    )
+    return problem, forward, algo, tf32
 
 
 @op("bias_grad.cu")

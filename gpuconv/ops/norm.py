@@ -22,7 +22,8 @@ from gpuconv.ops.expect import (
 )
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.problems import epilogue
+from gpuconv.ops.remembered import remembered
+from gpuconv.problems import Conv2dProblem, Epilogue, epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size
 
 __all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm"]
@@ -56,11 +57,7 @@ def batch_norm(
     backend = backend_of(
         x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var, optional=dict(out=out)
     )
-    shape = expect_any_float("x", x, 2)
-    expect_channel_vectors(x, shape[-1], gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
-    if training and math.prod(shape[:-1]) < 2:
-        raise ValueError(f"batch statistics need more than one value for each channel, received shape {shape}")
-    expect_out(out, shape, x.dtype)
+    _check_batch_norm(x, gamma, beta, running_mean, running_var, out, training=training)
     momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)
     if training:
@@ -82,6 +79,17 @@ def batch_norm(
         activation=activation,
         out=out,
     )
+
+
+@remembered
+def _check_batch_norm(
+    x: Array, gamma: Array, beta: Array, running_mean: Array, running_var: Array, out: Array | None, *, training: Any
+) -> None:
+    shape = expect_any_float("x", x, 2)
+    expect_channel_vectors(x, shape[-1], gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    if training and math.prod(shape[:-1]) < 2:
+        raise ValueError(f"batch statistics need more than one value for each channel, received shape {shape}")
+    expect_out(out, shape, x.dtype)
 
 
 @op("batch_norm.cu")
@@ -116,17 +124,9 @@ def batch_norm_backward(
         inv_std=inv_std,
         optional=dict(beta=beta, out=out, dgamma=dgamma, dbeta=dbeta),
     )
-    shape = expect_any_float("x", x, 2)
-    expect_same_dtype(dy=dy, x=x)
-    expect_shape("dy", dy, shape, "x's shape")
-    vectors = dict(gamma=gamma, mean=mean, inv_std=inv_std, beta=beta, dgamma=dgamma, dbeta=dbeta)
-    expect_channel_vectors(x, shape[-1], **vectors)
-    if activation is not None and beta is None:
-        raise ValueError(f"the gradient of activation={activation!r} needs beta, which was not given")
-    activation = expect_activation(activation)
-    expect_out(out, shape, x.dtype)
-    expect_accumulate(accumulate, dgamma=dgamma, dbeta=dbeta)
-    expect_writable(dgamma=dgamma, dbeta=dbeta)
+    activation = _check_batch_norm_backward(
+        dy, x, gamma, mean, inv_std, beta, out, dgamma, dbeta, activation=activation, accumulate=accumulate
+    )
     expect_apart(out=out, dgamma=dgamma, dbeta=dbeta)
     inputs = copy_if_overlapping([dgamma, dbeta], dy, x, gamma, mean, inv_std, beta)
     dy, x, gamma, mean, inv_std, beta = copy_if_overlapping([out], *inputs, in_place=True)
@@ -144,6 +144,35 @@ def batch_norm_backward(
         dbeta=dbeta,
         accumulate=accumulate,
     )
+
+
+@remembered
+def _check_batch_norm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    mean: Array,
+    inv_std: Array,
+    beta: Array | None,
+    out: Array | None,
+    dgamma: Array | None,
+    dbeta: Array | None,
+    *,
+    activation: Any,
+    accumulate: Any,
+) -> str | None:
+    shape = expect_any_float("x", x, 2)
+    expect_same_dtype(dy=dy, x=x)
+    expect_shape("dy", dy, shape, "x's shape")
+    vectors = dict(gamma=gamma, mean=mean, inv_std=inv_std, beta=beta, dgamma=dgamma, dbeta=dbeta)
+    expect_channel_vectors(x, shape[-1], **vectors)
+    if activation is not None and beta is None:
+        raise ValueError(f"the gradient of activation={activation!r} needs beta, which was not given")
+    activation = expect_activation(activation)
+    expect_out(out, shape, x.dtype)
+    expect_accumulate(accumulate, dgamma=dgamma, dbeta=dbeta)
+    expect_writable(dgamma=dgamma, dbeta=dbeta)
+    return activation
 
 
 @op("conv2d_fprop.cu", changes="running_mean running_var")
@@ -182,14 +211,10 @@ def conv2d_batch_norm(
         running_var=running_var,
         optional=dict(bias=bias, out=out),
     )
-    problem = forward_problem(x, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    expect_channel_vectors(x, problem.k, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
-    if problem.n * problem.p * problem.q < 2:
-        shape = problem.y_shape
-        raise ValueError(f"batch statistics need more than one value for each filter, received maps of {shape}")
-    expect_out(out, problem.y_shape, x.dtype)
-    statistics = epilogue(moments=True)
-    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, statistics, "fprop")
+    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    problem, statistics, algo, tf32 = _check_conv2d_batch_norm(
+        x, w, bias, gamma, beta, running_mean, running_var, out, algo=algo, tf32=tf32, **window
+    )
     momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)
     expect_writable(running_mean=running_mean, running_var=running_var)
@@ -212,3 +237,29 @@ def conv2d_batch_norm(
         tf32=tf32,
         out=out,
     )
+
+
+@remembered
+def _check_conv2d_batch_norm(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    out: Array | None,
+    *,
+    algo: Any,
+    tf32: Any,
+    **window: Any,
+) -> tuple[Conv2dProblem, Epilogue, str, bool]:
+    problem = forward_problem(x, w, bias, **window)
+    expect_channel_vectors(x, problem.k, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    if problem.n * problem.p * problem.q < 2:
+        shape = problem.y_shape
+        raise ValueError(f"batch statistics need more than one value for each filter, received maps of {shape}")
+    expect_out(out, problem.y_shape, x.dtype)
+    statistics = epilogue(moments=True)
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, statistics, "fprop")
+    return problem, statistics, algo, tf32

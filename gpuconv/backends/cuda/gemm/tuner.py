@@ -84,7 +84,7 @@ def _gpu(index: int) -> Gpu:
 
 def gpu_of(array: Any) -> Gpu | None:
     """The GPU that an array is on; None for the emulated device, whose speed says nothing."""
-    return None if isinstance(array, np.ndarray) else _gpu(array.device.id)
+    return None if isinstance(array, np.ndarray) else _gpu(array.data.device_id)
 
 
 def gpu_named(device: str) -> Gpu | None:

@@ -34,7 +34,7 @@ def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
 
 def capability_of(array: Any) -> int:
     """The compute capability of an array's GPU, 90 for 9.0. The emulated device is as able as any."""
-    return NEWEST if isinstance(array, emulator.EmulatedArray) else _capability(array.device.id)
+    return NEWEST if isinstance(array, emulator.EmulatedArray) else _capability(array.data.device_id)
 
 
 def capability_named(device: str) -> int:

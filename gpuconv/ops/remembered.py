@@ -1,0 +1,55 @@
+"""Checks that every call of an op repeats, made once for shapes, dtypes and options that come again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+Check = TypeVar("Check", bound=Callable[..., Any])
+
+_MOST = 4096  # results of one check
+_EXACT = frozenset({int, str, bool, type(None)})  # types whose equal values are the same in every respect
+_NEW = object()
+
+
+def remembered(check: Check) -> Check:
+    """check(*arrays, **options), which runs once for what comes again; later calls return what it returned.
+
+    The check may read the shape and dtype of an array, and whether it is writable, but neither its address nor its
+    elements, and must not return an array. An array may be None. Options are distinguished by type too, because 1, 1.0
+    and True are equal. Nothing is remembered for options other than int, str, bool, None and tuples of these, nor if
+    the check raises.
+    """
+    results: dict[Any, Any] = {}
+
+    @functools.wraps(check)
+    def checked(*arrays: Any, **options: Any) -> Any:
+        values = tuple(options.values())
+        types: Any = tuple(map(type, values))
+        if not _EXACT.issuperset(types) and (types := _types(values)) is None:
+            return check(*arrays, **options)
+        parts: list[Any] = [*options, values, types]
+        for array in arrays:
+            if array is None:
+                parts.append(None)
+            else:
+                parts += array.shape, array.dtype, isinstance(array, np.ndarray) and array.flags.writeable
+        key = tuple(parts)
+        result = results.get(key, _NEW)
+        if result is _NEW:
+            result = check(*arrays, **options)
+            if len(results) >= _MOST:
+                results.clear()
+            results[key] = result
+        return result
+
+    return checked  # type: ignore[return-value]
+
+
+def _types(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The types of the values, in nested tuples too; None if one of them is not in `_EXACT`."""
+    types = tuple([_types(value) if type(value) is tuple else type(value) for value in values])
+    return types if all(isinstance(each, tuple) or each in _EXACT for each in types) else None

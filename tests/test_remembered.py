@@ -1,0 +1,110 @@
+"""What a call of an op may take over from an earlier one, and what it must look at anew."""
+
+import numpy as np
+import pytest
+
+from gpuconv import ops
+from gpuconv.ops import remembered as module
+from gpuconv.ops.remembered import remembered
+
+
+def counted():
+    calls = []
+
+    @remembered
+    def check(*arrays, **options):
+        calls.append((arrays, options))
+        return len(calls)
+
+    return check, calls
+
+
+def test_a_check_runs_once_for_shapes_dtypes_and_options_that_come_again():
+    check, calls = counted()
+    for _ in range(2):
+        assert check(np.zeros((2, 3)), None, stride=(1, 2), fit="floor") == 1
+        assert check(np.zeros((2, 4)), None, stride=(1, 2), fit="floor") == 2
+        assert check(np.zeros((2, 3), np.float32), None, stride=(1, 2), fit="floor") == 3
+        assert check(np.zeros((2, 3)), np.zeros(1), stride=(1, 2), fit="floor") == 4
+        assert check(np.zeros((2, 3)), None, dilation=(1, 2), fit="floor") == 5
+    assert len(calls) == 5
+
+
+def test_equal_options_of_different_types_are_different_options():
+    check, _ = counted()
+    values = [1, 1.0, True, np.int64(1), (1, 1), (1, 1.0), (True, 1), ((1, 1), (1, 1)), ((1, 1), (1, True)), "1", None]
+    assert [check(option=value) for value in values] == list(range(1, len(values) + 1))
+
+
+@pytest.mark.parametrize("value", [0.5, np.int64(1), [1, 2], (1, [2]), (1, (2, np.int64(3))), np.zeros(2)])
+def test_what_equality_does_not_settle_is_checked_each_time(value):
+    check, _ = counted()
+    assert [check(option=value) for _ in range(3)] == [1, 2, 3]
+
+
+def test_whether_an_array_is_writable_is_looked_at_each_time():
+    check, _ = counted()
+    array = np.zeros(2)
+    assert check(array) == 1
+    array.flags.writeable = False
+    assert check(array) == 2
+    array.flags.writeable = True
+    assert check(array) == 1
+
+
+def test_an_error_is_raised_each_time_and_has_no_other_behind_it():
+    @remembered
+    def check(*, size):
+        raise ValueError(f"received {size}")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="received 3") as error:
+            check(size=3)
+        assert error.value.__context__ is None
+
+
+def test_no_more_than_a_bound_is_kept(monkeypatch):
+    monkeypatch.setattr(module, "_MOST", 3)
+    check, _ = counted()
+    assert [check(size=size) for size in range(10)] == list(range(1, 11))
+    assert check(size=9) == 10
+    assert check(size=0) == 11
+
+
+X, W = np.ones((1, 4, 4, 2), np.float32), np.ones((3, 3, 3, 2), np.float32)
+WRONG = [
+    {"stride": 1.0},
+    {"stride": True},
+    {"stride": (1, True)},
+    {"padding": ((1, 1), (1, 1.0))},
+    {"padding": False},
+    {"dilation": 1.0},
+    {"groups": True},
+    {"tf32": 0},
+    {"activation": "rellu"},
+    {"algo": "simd"},
+    {"fit": "flor"},
+]
+
+
+def test_ops_refuse_after_a_good_call_what_they_refuse_before_it():
+    def refusals():
+        found = []
+        for change in WRONG:
+            with pytest.raises((TypeError, ValueError)) as error:
+                ops.conv2d(X, W, **({"padding": 1} | change))
+            found.append((type(error.value), str(error.value)))
+        return found
+
+    before = refusals()
+    for good in ({"padding": 1}, {"padding": 0}, {"padding": ((1, 1), (1, 1))}, {"stride": (1, 1), "padding": 1}):
+        ops.conv2d(X, W, **good)
+    assert refusals() == before
+
+
+def test_an_output_that_became_read_only_is_refused():
+    out = ops.conv2d(X, W, padding=1)
+    ops.conv2d(X, W, padding=1, out=out)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out is written to, and must not be read-only"):
+        ops.conv2d(X, W, padding=1, out=out)
