@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, html, losses, ops, random
-from gpuconv.compare import Comparison as Comparison
-from gpuconv.compare import Comparisons as Comparisons
-from gpuconv.compare import aligned
-from gpuconv.compare import compare as compare
 from gpuconv.layers import Conv2D, Dropout, Layer, Linear, Sequential
 from gpuconv.losses import Loss, SoftmaxCrossEntropy, SVMHinge
+from gpuconv.own_op import Comparison as Comparison
+from gpuconv.own_op import Comparisons as Comparisons
+from gpuconv.own_op import aligned
+from gpuconv.own_op import compare as compare
 from gpuconv.types import Array
 
 

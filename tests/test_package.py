@@ -56,7 +56,7 @@ LAYERS = [
     {"ops"},
     {"convert", "data", "initializers", "layers", "losses", "metrics"},
     {"models", "profiling"},
-    {"checks", "compare", "interop", "lab", "plots", "summary", "torch", "training", "verify"},
+    {"checks", "interop", "lab", "own_op", "plots", "summary", "torch", "training", "verify"},
     {"inspect"},
     {"cli", "live"},
     {"__main__"},

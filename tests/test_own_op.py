@@ -51,10 +51,10 @@ def test_what_is_wrong_is_told():
         return y
 
     results = {
-        "off": (shifted, r"\[0, 1, 2, 3\] is -?[\d.]+, not -?[\d.]+"),
+        "off": (shifted, r"^the result\[0, 1, 2, 3\] is -?[\d.]+, expected -?[\d.]+ within"),
         "raises": (lambda x, w, padding: x.no, "no attribute"),
-        "shape": (lambda x, w, padding: x, r"the shape is \(2, 3, 5, 4\), not \(2, 4, 5, 4\)"),
-        "nan": (lambda x, w, padding: loops(x, w, padding=padding) * np.nan, "is nan, not"),
+        "shape": (lambda x, w, padding: x, r"the result has shape \(2, 3, 5, 4\), not \(2, 4, 5, 4\)"),
+        "nan": (lambda x, w, padding: loops(x, w, padding=padding) * np.nan, "is nan, expected"),
         "three": (lambda x, w, padding: (x, x, x), "3 results, not 1"),
         "none": (lambda x, w, padding: None, "the result is NoneType, not an array of numbers"),
         "list": (lambda x, w, padding: [x, None], "the result is list, not an array of numbers"),
@@ -139,3 +139,11 @@ def test_arrays_are_known_by_type_not_by_its_spelling():
         return times * ops.add(x, x)
 
     assert gc.checks.compare(double, double, [dict(x=(2, 3), times=4)]).passed
+
+
+def test_nan_and_infinity_are_right_where_the_oracle_has_them():
+    x = np.array([[np.nan, np.inf, -np.inf, 2.0]])
+    found = gc.checks.compare(lambda x: np.maximum(x, 0), ops.relu, [dict(x=x)])
+    assert (found[0].error, found[0].passed) == (0, True)
+    for wrong in (np.nan_to_num, lambda x: -x, lambda x: x + 1e-9):
+        assert not gc.checks.compare(lambda x, wrong=wrong: wrong(np.maximum(x, 0)), ops.relu, [dict(x=x)]).passed
