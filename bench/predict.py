@@ -108,6 +108,7 @@ def load_nvrtc(folder: Path) -> None:
         if not found:
             raise FileNotFoundError(f"{folder} holds no {name}")
         ctypes.CDLL(str(found[0]), mode=ctypes.RTLD_GLOBAL)
+    nvrtc.toolkit()  # from now on this one's version counts, not that of the installed package
 
 
 def _rms(errors: np.ndarray) -> float:

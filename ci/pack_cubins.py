@@ -68,8 +68,7 @@ def use_nvrtc(folder: Path | None) -> str:
         headers = sorted(folder.rglob("cuda_fp16.h"))
         if not headers:
             raise FileNotFoundError(f"{folder} holds no cuda_fp16.h: install nvidia-cuda-runtime into it too")
-        core, version, _, caches = nvrtc.toolkit()
-        nvrtc.toolkit = functools.cache(lambda: (core, version, str(headers[0].parent), caches))
+        nvrtc.headers = functools.cache(lambda: str(headers[0].parent))
     return nvrtc.toolkit()[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,16 @@ def test_what_a_record_timed_is_found_under_the_algorithm_that_was_taken():
     found = bench_predict.timed_in([record], H200)
     assert found.items() >= bench_predict.timed_by(Model.load(), H200).items()
     assert bench_predict.timed_in([record], GPUS["h100"]) == {}
+
+
+def test_an_nvrtc_that_is_named_counts_itself_not_the_installed_package(monkeypatch):
+    if nvrtc._packaged_version() is None:
+        pytest.skip("NVRTC is not installed as a package")
+    nvrtc.toolkit.cache_clear()
+    monkeypatch.setattr(nvrtc, "_packaged_version", lambda: "NVRTC 12.0")
+    assert nvrtc.version() == "NVRTC 12.0"
+    bench_predict.load_nvrtc(Path(nvrtc.headers()).parent)
+    assert nvrtc.version() == nvrtc.toolkit()[1] != "NVRTC 12.0"
 
 
 # --- whole steps ---------------------------------------------------------------------------------

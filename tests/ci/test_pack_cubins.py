@@ -34,9 +34,10 @@ def test_what_was_packed_is_found_and_not_compiled(gate, monkeypatch):
     said, manifest = start.cubins(gate, 10)
     jobs = pack_cubins.variants_of("step_counter.cu")
     assert manifest["entries"] == len(jobs)
-    assert said == f"{len(jobs)} kernel files for sm_90a, {nvrtc.toolkit()[1]}"
-    _, *rest = nvrtc.toolkit()
-    monkeypatch.setattr(nvrtc, "toolkit", lambda: (None, *rest))  # compiles nothing
+    assert said == f"{len(jobs)} kernel files for sm_90a, {nvrtc.version()}"
+    version = nvrtc.version()
+    monkeypatch.setattr(nvrtc, "version", lambda: version)
+    monkeypatch.setattr(nvrtc, "toolkit", lambda: (None, version))  # compiles nothing
     monkeypatch.setenv("GPUCONV_CACHE_DIR", gate.environment["GPUCONV_CACHE_DIR"])
     for job in jobs:
         assert pack_cubins.compiled(job, "sm_90a").parent == gate.logs.parent / "cache"

@@ -1,5 +1,6 @@
 """NVRTC: every architecture compiles on a machine without a GPU, with lines, without spills."""
 
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -79,11 +80,71 @@ def test_the_second_time_it_comes_from_the_cache():
     assert first.path.stat().st_mtime_ns == stamp
 
 
+def test_a_kernel_of_the_cache_needs_no_nvrtc(monkeypatch, tmp_path):
+    first, version = compiled("sm_80"), nvrtc.toolkit()[1]
+    nvrtc.toolkit.cache_clear()
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    assert nvrtc.version() == version
+    assert compiled("sm_80") == first
+    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "empty"))
+    with pytest.raises(nvrtc.CompileError, match="NVRTC cannot be loaded"):
+        compiled("sm_80")
+
+
+@pytest.mark.slow
+def test_no_nvrtc_is_loaded_for_a_kernel_of_the_cache():
+    first = compiled("sm_80")
+    code = (
+        "from gpuconv.backends.cuda.runtime import nvrtc\n"
+        "from gpuconv.backends.cuda.runtime.kernel import load\n"
+        "module = load('activation.cu', {'DTYPE': 'float32', 'WIDTH': 4})\n"
+        "print(nvrtc.compile_cubin(module.path.stem, module.text, module.defines, 'sm_80').path)\n"
+        "print('libnvrtc' in open('/proc/self/maps').read())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == [str(first.path), "False"]
+
+
+PACKAGED = [
+    ("13", {"cuda-bindings": "13.0.3", "nvidia-cuda-nvrtc": "13.0.88"}, "NVRTC 13.0"),
+    ("12", {"cuda-bindings": "12.9.4", "nvidia-cuda-nvrtc-cu12": "12.8.93"}, "NVRTC 12.8"),
+    (
+        "both",
+        {"cuda-bindings": "12.9.4", "nvidia-cuda-nvrtc-cu12": "12.9.86", "nvidia-cuda-nvrtc": "13.5.37"},
+        "NVRTC 12.9",
+    ),
+    ("another major", {"cuda-bindings": "13.0.3", "nvidia-cuda-nvrtc": "14.0.1"}, None),
+    ("a toolkit of the system's", {"cuda-bindings": "13.0.3"}, None),
+    ("no bindings", {"nvidia-cuda-nvrtc": "13.0.88"}, None),
+    ("odd", {"cuda-bindings": "dev", "nvidia-cuda-nvrtc": "13"}, None),
+]
+
+
+def test_the_package_of_nvrtc_tells_its_version(monkeypatch):
+    for case, packages, expected in PACKAGED:
+
+        def version(name, packages=packages):
+            if name not in packages:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return packages[name]
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        assert nvrtc._packaged_version.__wrapped__() == expected, case
+
+
+@pytest.mark.parametrize("packaged", [None, "NVRTC 12.0"], ids=["no package", "a package of another version"])
+def test_the_nvrtc_that_compiled_names_the_entry_whatever_its_package_says(monkeypatch, packaged):
+    first = compiled("sm_80")
+    nvrtc.toolkit.cache_clear()
+    monkeypatch.setattr(nvrtc, "_packaged_version", lambda: packaged)
+    assert compiled("sm_80") == first
+    assert nvrtc.version() == nvrtc.toolkit()[1] != packaged  # loaded by now
+
+
 def test_the_entry_is_found_wherever_the_headers_and_the_cache_are(tmp_path, monkeypatch):
-    core, version, include, caches = nvrtc.toolkit()
     first = compiled("sm_80").path.parent
-    (tmp_path / "headers").symlink_to(include)
-    monkeypatch.setattr(nvrtc, "toolkit", lambda: (core, version, str(tmp_path / "headers"), caches))
+    (tmp_path / "headers").symlink_to(nvrtc.headers())
+    monkeypatch.setattr(nvrtc, "headers", lambda: str(tmp_path / "headers"))
     assert compiled("sm_80").path.parent == first
     (tmp_path / "cache").mkdir()
     shutil.copytree(first, tmp_path / "cache" / first.name)

@@ -27,14 +27,13 @@ def known_architectures() -> tuple[str, ...]:
     """What this NVRTC compiles for: with "a" the instructions of one chip, with "f" those of its family; without NVRTC
     ARCHITECTURES."""
     try:
-        _, version, *_ = toolkit()
+        _, version = toolkit()
         from cuda.bindings import nvrtc
 
         _, numbers = nvrtc.nvrtcGetSupportedArchs()
     except CompileError:
         return ARCHITECTURES
-    families = tuple(map(int, version.split()[-1].split("."))) >= (12, 9)
-    found = []
+    families, found = _since_12_9(version), []
     for number in numbers:
         suffixes = ("", "a") if number >= 90 else ("",)
         found += [f"sm_{number}{suffix}" for suffix in (*suffixes, *(("f",) if number >= 100 and families else ()))]
@@ -71,32 +70,42 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
 
     name: what the cache's entry is called. arch: "sm_90a" and the like. Raises CompileError.
     """
-    core, version, include, caches = toolkit()
-    options: dict[str, Any] = {
+    kept, title, told = cache.default(), f"{name}-{arch}", version()
+    entry = kept.find(title, _key(told, text, _options(told, defines, arch)))
+    if entry is None:
+        core, loaded = toolkit()
+        options = _options(loaded, defines, arch)
+
+        def fill(folder: Path) -> None:
+            log, include = io.StringIO(), headers()
+            shown = name.encode("ascii", "replace").decode()
+            try:
+                asked = core.ProgramOptions(name=f"{shown}.cu", include_path=[include] if include else None, **options)
+                code = core.Program(text, "c++", asked).compile("cubin", logs=log).code
+            except Exception as error:
+                raise CompileError(f"{name}.cu does not compile for {arch}:\n{log.getvalue() or error}") from error
+            (folder / "kernel.cubin").write_bytes(code)
+            (folder / "log.txt").write_text(log.getvalue(), encoding="utf-8", errors="replace")
+
+        entry = kept.entry(title, _key(loaded, text, options), fill)
+    return Binary(entry / "kernel.cubin", parse_resources((entry / "log.txt").read_text(encoding="utf-8")))
+
+
+def _options(version: str, defines: Mapping[str, str], arch: str) -> dict[str, Any]:
+    return {
         "arch": arch,
         "std": "c++17",
         "lineinfo": True,
         "ftz": False,
         "ptxas_options": ["-v"],
-        "no_cache": caches or None,  # NVRTC's own, which would give the code without the log
+        "no_cache": _since_12_9(version) or None,  # NVRTC's own cache would give the code without the log
         "define_macro": [*defines.items()] or None,
     }
-    key = ["nvrtc", version, f"headers {_header_version(include)}", repr(options), text]  # and no folder's name
-    options["include_path"] = [include] if include else None
 
-    def fill(folder: Path) -> None:
-        log = io.StringIO()
-        shown = name.encode("ascii", "replace").decode()
-        try:
-            program = core.Program(text, "c++", core.ProgramOptions(name=f"{shown}.cu", **options))
-            code = program.compile("cubin", logs=log).code
-        except Exception as error:
-            raise CompileError(f"{name}.cu does not compile for {arch}:\n{log.getvalue() or error}") from error
-        (folder / "kernel.cubin").write_bytes(code)
-        (folder / "log.txt").write_text(log.getvalue(), encoding="utf-8", errors="replace")
 
-    entry = cache.default().entry(f"{name}-{arch}", key, fill)
-    return Binary(entry / "kernel.cubin", parse_resources((entry / "log.txt").read_text(encoding="utf-8")))
+def _key(version: str, text: str, options: Mapping[str, Any]) -> list[str]:
+    """All that a cubin depends on, and no folder's name."""
+    return ["nvrtc", version, f"headers {_header_version(headers())}", repr(options), text]
 
 
 def loadable(path: str | Path) -> str:
@@ -122,10 +131,10 @@ def _copies() -> Path:
 
 
 @functools.cache
-def toolkit() -> tuple[Any, str, str | None, bool]:
-    """cuda.core, NVRTC's version, where cuda_fp16.h is, and whether NVRTC keeps a cache where there is a driver."""
+def toolkit() -> tuple[Any, str]:
+    """cuda.core, and the version of NVRTC, which is loaded."""
     try:
-        from cuda import core, pathfinder
+        from cuda import core, pathfinder  # noqa: F401 - `headers` needs the second one
         from cuda.bindings import nvrtc
 
         _, major, minor = nvrtc.nvrtcVersion()
@@ -134,8 +143,42 @@ def toolkit() -> tuple[Any, str, str | None, bool]:
             f"NVRTC cannot be loaded ({error}); pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it), "
             "or 'gpuconv[compile]' on a machine without a GPU"
         ) from error
-    include = pathfinder.find_nvidia_header_directory("cudart")
-    return core, f"NVRTC {major}.{minor}", include, (major, minor) >= (12, 9)
+    return core, f"NVRTC {major}.{minor}"
+
+
+def version() -> str:
+    """NVRTC's version: its package tells it, so that kernels of the cache need no NVRTC. Without a package NVRTC is
+    loaded and asked; where it is loaded already it is asked too."""
+    loaded = toolkit.cache_info().currsize > 0
+    return (None if loaded else _packaged_version()) or toolkit()[1]
+
+
+@functools.cache
+def _packaged_version() -> str | None:
+    """The version of the NVRTC package that cuda.bindings would load, None where there is none."""
+    from importlib import metadata
+
+    try:
+        major, *_ = metadata.version("cuda-bindings").split(".")
+        name = "nvidia-cuda-nvrtc" if int(major) >= 13 else f"nvidia-cuda-nvrtc-cu{major}"
+        its_major, minor, *_ = metadata.version(name).split(".")
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
+    return f"NVRTC {major}.{minor}" if its_major == major else None
+
+
+def _since_12_9(version: str) -> bool:
+    return tuple(map(int, version.removeprefix("NVRTC ").split("."))) >= (12, 9)
+
+
+@functools.cache
+def headers() -> str | None:
+    """The folder of cuda_fp16.h."""
+    try:
+        from cuda import pathfinder
+    except ImportError:  # which `toolkit` tells
+        return None
+    return pathfinder.find_nvidia_header_directory("cudart")
 
 
 @functools.cache
