@@ -199,7 +199,7 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     labels, a wrong mean or a wrong loss."""
     compute = losses.get(loss)
     if net.output_shape == (1,) and isinstance(compute, (SoftmaxCrossEntropy, SVMHinge)):
-        raise ValueError("the net gives one score: there is nothing to tell apart; the checks take two classes or more")
+        raise ValueError("the net gives one score: there is nothing to classify; the checks need at least two classes")
     twin = net.copy()
     last = [layer for layer in twin.walk() if layer.trains("weight")][-1]
     for array in last.arrays.values():

@@ -121,7 +121,7 @@ def test_smoothed_labels_have_a_least_loss():
 def test_one_score_has_nothing_to_be_checked():
     net = models.build("seed-net", (8, 8, 3), 1)
     for loss in ("softmax", "svm"):
-        with pytest.raises(ValueError, match="nothing to tell apart"):
+        with pytest.raises(ValueError, match="nothing to classify"):
             checks.sanity(net, np.zeros((20, 8, 8, 3), np.float32), np.zeros(20, np.int64), loss=loss)
 
 

@@ -1,4 +1,4 @@
-"""Optimizers of the user's own: any object with ``step(params, grads)``, without a base class."""
+"""User-defined optimizers: any object with ``step(params, grads)``, without a base class."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from gpuconv.training import optimizers
 from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.optimizers.base import Arrays
 
-_OWN = "own"  # what the names of a wrapped optimizer's state begin with
+_OWN = "own"  # the prefix of a wrapped optimizer's state names
 
 
 @dataclass(kw_only=True, eq=False)
 class Adapted(Optimizer):
     """An object with ``step(params, grads)``, dictionaries of arrays by name, as an optimizer.
 
-    It changes the parameters in place, or puts others into the dictionary. The learning rate under the run's schedule
-    is passed as `lr` where `step` takes it, else written to its attribute `lr`. state_dict() and load_state_dict(), of
-    named arrays, let a run that is resumed go on with the same state. A step of it runs on the host, so it is not
-    captured.
+    It changes the parameters in place, or puts new arrays into the dictionary. The scheduled learning rate is passed as
+    `lr` if `step` takes it, else written to the attribute `lr`. With state_dict() and load_state_dict(), of named
+    arrays, a resumed run continues with the same state. Its steps run on the host, so they are not captured.
     """
 
     name: ClassVar[str] = "own"
@@ -43,7 +42,7 @@ class Adapted(Optimizer):
         return self._takes_lr or hasattr(self.inner, "lr")
 
     def config(self) -> dict[str, Any]:
-        """The class and the attributes that are plain values."""
+        """The class, and the attributes that are plain values."""
         kind = type(self.inner)
         plain = {
             name: value
@@ -54,14 +53,14 @@ class Adapted(Optimizer):
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
         super().build(params, masters)
-        self.masters = {}  # it updates the parameters themselves
+        self.masters = {}  # the wrapped optimizer updates the parameters themselves
 
     def match(self, params: Arrays) -> bool:
-        return False  # it is told the parameters at each step
+        return False  # it gets the parameters at each step
 
     def update(self, params: Arrays, grads: Arrays, scaling: Any = None) -> None:
         if scaling is not None:
-            raise TypeError(f"float16 is trained by gpuconv's optimizers, which scale the loss; received {self._kind}")
+            raise TypeError(f"float16 needs gpuconv's optimizers, which scale the loss; received {self._kind}")
         own = dict(params)
         if self.has_rate:
             rate = float(backends.to_numpy(self._lr)[0])
@@ -97,11 +96,11 @@ class Adapted(Optimizer):
         if hasattr(self.inner, "load_state_dict"):
             self.inner.load_state_dict(own)
         elif self.steps:
-            notice(f"{self._kind} has no state_dict and load_state_dict, so what it remembers begins anew")
+            notice(f"{self._kind} has no state_dict and load_state_dict, so its state starts from scratch")
 
 
 def optimizer(given: Any, **settings: Any) -> Optimizer:
-    """As `optimizers.get`, which knows names and gpuconv's own; an object with ``step(params, grads)`` is adapted."""
+    """As `optimizers.get`, and wraps any other object with ``step(params, grads)``."""
     if isinstance(given, (str, Optimizer)):
         return optimizers.get(given, **settings)
     if isinstance(given, type):
@@ -109,19 +108,19 @@ def optimizer(given: Any, **settings: Any) -> Optimizer:
     step = getattr(given, "step", None)
     if not accepts(step, {}, {}) and not accepts(step, {}, {}, lr=1.0):
         raise TypeError(
-            "the optimizer is a name, one of gpuconv.training's, or an object with step(params, grads), dictionaries "
-            f"of arrays by name; received {type(given).__name__}"
+            "the optimizer is a name, an optimizer of gpuconv.training, or an object with step(params, grads) of "
+            f"dictionaries of arrays by name; received {type(given).__name__}"
         )
     if settings:
-        raise ValueError(f"settings {sorted(settings)} were given beside an optimizer that is already built")
+        raise ValueError(f"settings {sorted(settings)} were given with an optimizer that is already built")
     rate = getattr(given, "lr", 1.0)
     return Adapted(inner=given, lr=float(rate))
 
 
 def expect_rate(optimizer: Optimizer, schedule: Any) -> None:
-    """Raise ValueError where a schedule could not reach the optimizer."""
+    """Raise ValueError if the optimizer cannot receive the schedule's learning rate."""
     if isinstance(optimizer, Adapted) and not optimizer.has_rate and str(schedule) != "constant":
         raise ValueError(
             f"{type(optimizer.inner).__name__} has no attribute lr, and its step takes none, so the schedule "
-            f"{schedule} would not reach it"
+            f"{schedule} would have no effect"
         )

@@ -1,15 +1,15 @@
-"""What watches a run: progress, logs, curves, checkpoints, early stopping.
+"""Callbacks of a run: progress, logs, curves, checkpoints, early stopping.
 
-A callback has these methods, each of which may be left out:
+A callback has some of these methods:
 
     on_start(trainer)            before the first step, after a checkpoint was loaded
-    on_step(trainer, record)     after each step; record is None, or every so many steps the recent loss and accuracy
+    on_step(trainer, record)     after each step; record: None, or every `metrics_every` steps the loss and accuracy
     on_epoch(trainer, record)    after each epoch, with its record
-    on_test(trainer, record)     at the end, where test data was kept for it
-    on_stop(trainer, reason)     at the end: "finished", "interrupted", "failed" or what stopped it
+    on_test(trainer, record)     at the end, if the test data is evaluated only then
+    on_stop(trainer, reason)     at the end: "finished", "interrupted", "failed" or the reason given to `stop`
 
-``trainer.stop("reason")`` ends the run after the current step. Callbacks keep no state that a resumed run would miss:
-what they need of the past is in ``trainer.history``.
+``trainer.stop("reason")`` ends the run after the current step. Callbacks keep no state that a resumed run would miss;
+they find past records in ``trainer.history``.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ Record = dict[str, Any]
 
 
 class Callback:
-    """Does nothing; the base of what watches a run."""
+    """The base of callbacks; does nothing."""
 
     def on_start(self, trainer: Any) -> None: ...
 
     def on_step(self, trainer: Any, record: Record | None) -> None: ...
 
     def next_step(self, trainer: Any) -> int | None:
-        """In how many steps `on_step` next does something that depends on the state, or changes it.
+        """The number of steps until `on_step` next reads or changes the state.
 
-        1, the default for whoever has an `on_step`, is at each of them; None is never. Steps before that may be told of
-        together, when they are done.
+        1, the default for a callback with `on_step`, means every step; None means never. `on_step` may be called late
+        for the steps before: when all of them are done.
         """
         return None if type(self).on_step is Callback.on_step else 1
 
@@ -68,8 +68,8 @@ EVENTS = {  # and what each is called with
 
 
 def checked(callbacks: Sequence[Any]) -> list[Any]:
-    """Callbacks as a list. Raises TypeError for what no event would reach, for a method on_... that is no event's, with
-    the nearest event, and for one that does not take what it is called with."""
+    """Callbacks as a list. Raises TypeError for an object without any event method, for a method on_... that is not an
+    event (naming the nearest event), and for one that does not take the event's arguments."""
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
     found = [*callbacks]
@@ -91,13 +91,13 @@ def checked(callbacks: Sequence[Any]) -> list[Any]:
 
 
 def _has(callback: Any, event: str) -> bool:
-    """Whether it does something at that event."""
+    """Whether it has a method of its own for that event."""
     inherited = isinstance(callback, Callback) and getattr(type(callback), event) is getattr(Callback, event)
     return event in vars(callback) if inherited else hasattr(callback, event)
 
 
 def next_step(callback: Any, trainer: Any) -> int | None:
-    """Its `next_step`, or what `Callback`'s says of one that has none."""
+    """The callback's `next_step`, or the default of `Callback`."""
     if hasattr(callback, "next_step"):
         return callback.next_step(trainer)
     return 1 if hasattr(callback, "on_step") else None
@@ -109,22 +109,23 @@ def keepers(run: RunDirectory, checkpoint_every: int | None = None) -> list[Call
 
 
 def monitored(record: Record) -> tuple[str, float]:
-    """What an epoch is judged by, and how good it was (more is better): validation accuracy, else the training loss."""
+    """The measure that epochs are compared by, and its value (higher is better): validation accuracy, else the negative
+    training loss."""
     if "validation_accuracy" in record:
         return "validation_accuracy", record["validation_accuracy"]
     return "train_loss", -record["train_loss"]
 
 
 def best_epoch(history: list[Record]) -> Record:
-    """The best record; the first of equals."""
+    """The best record; among equals, the first."""
     return max(history, key=lambda record: (monitored(record)[1], -record["epoch"]))
 
 
 class Checkpoints(Callback):
     """Keep the last state and the best one.
 
-    Saves at the start, which shows at once that the directory can be written, then after each epoch, every
-    `every` steps, and on an interrupt. Nothing is saved when a run fails.
+    Saves at the start, so that an unwritable directory fails at once, then after each epoch, every `every` steps, and
+    on an interrupt. Nothing is saved when a run fails.
     """
 
     def __init__(self, run: RunDirectory, every: int | None = None) -> None:
@@ -167,14 +168,14 @@ class Checkpoints(Callback):
 
 
 class Log(Callback):
-    """A text file that holds `lines` of the records so far: written anew at the start, which drops what an earlier,
-    killed process wrote past its last checkpoint, then appended to."""
+    """A text file with the `lines` of the records so far. It is rewritten at the start, which drops lines that a killed
+    process wrote after its last checkpoint, and then appended to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def lines(self, record: Record, first: bool) -> str:
-        """The text for one more record. first: it is the first of its kind."""
+        """The text for one more record. first: whether it is the first of its kind."""
         raise NotImplementedError
 
     def on_start(self, trainer: Any) -> None:
@@ -182,7 +183,7 @@ class Log(Callback):
         write_atomically(self.path, "".join(map(self._next, trainer.records)).encode())
 
     def next_step(self, trainer: Any) -> int | None:
-        return None  # it waits for records
+        return None  # it only acts on records
 
     def on_step(self, trainer: Any, record: Record | None) -> None:
         if record is not None:
@@ -213,14 +214,14 @@ class Log(Callback):
 
 
 class JSONLog(Log):
-    """metrics.jsonl: one record a line."""
+    """metrics.jsonl: one line for each record."""
 
     def lines(self, record: Record, first: bool) -> str:
         return json.dumps(record) + "\n"
 
 
 class CSVLog(Log):
-    """metrics.csv: a heading, then one epoch a line."""
+    """metrics.csv: a header, then one line for each epoch."""
 
     def lines(self, record: Record, first: bool) -> str:
         if record["event"] != "epoch":
@@ -236,9 +237,9 @@ class CSVLog(Log):
 
 
 class Curves(Callback):
-    """Draw loss and accuracy by epoch: when the run ends, and on the way at most every `seconds`.
+    """Draw loss and accuracy by epoch: when the run ends, and before that at most every `seconds`.
 
-    What cannot be drawn is said, once for each reason, and the run goes on.
+    If drawing fails, each reason is printed once, and the run continues.
     """
 
     def __init__(self, path: Path, seconds: float = 30.0) -> None:
@@ -255,7 +256,7 @@ class Curves(Callback):
 
     def on_stop(self, trainer: Any, reason: str) -> None:
         if trainer.history:
-            self._draw(trainer, quiet=reason == "failed")  # the one line is for what made it fail
+            self._draw(trainer, quiet=reason == "failed")  # the only message should be why the run failed
 
     def _draw(self, trainer: Any, quiet: bool = False) -> None:
         from gpuconv import plots
@@ -270,7 +271,7 @@ class Curves(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop when `patience` epochs in a row have not been better than the best before them."""
+    """Stop after `patience` epochs in a row without a new best."""
 
     def __init__(self, patience: int) -> None:
         if patience < 1:
@@ -288,7 +289,7 @@ class EarlyStopping(Callback):
 
 
 class Progress(Callback):
-    """A bar over the steps of each epoch on a terminal, and a line after each epoch everywhere."""
+    """A progress bar over the steps of each epoch on a terminal, and a line after each epoch everywhere."""
 
     def on_start(self, trainer: Any) -> None:
         self._bar: Any = None
@@ -298,7 +299,7 @@ class Progress(Callback):
         return None  # it only counts
 
     def on_step(self, trainer: Any, record: Record | None) -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody can see it
+        with contextlib.suppress(OSError, ValueError):  # stderr is closed
             self._show(trainer, record)
 
     def _show(self, trainer: Any, record: Record | None) -> None:

@@ -1,4 +1,4 @@
-"""config.toml of a run directory: what `gpuconv train --config` needs to train so again."""
+"""config.toml of a run directory: the settings with which `gpuconv train --config` repeats the run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gpuconv import losses
 from gpuconv.data import named as data_spec
 from gpuconv.training import optimizers, schedules
 
-Entry = tuple[str, Any, str]  # a setting, its value, and why a command line cannot read it, or ""
+Entry = tuple[str, Any, str]  # a setting, its value, and why the command line cannot take it, or ""
 
 
 def text(settings: dict[str, Any]) -> str:
-    """The settings of a run, as run.json has them, as a TOML table with a heading."""
+    """The settings of run.json as a TOML table with a heading."""
     from gpuconv import __version__
 
     command = settings.get("options", {}).get("command")
@@ -23,8 +23,10 @@ def text(settings: dict[str, Any]) -> str:
     if isinstance(command, dict):
         entries: Any = ((name, value, "") for name, value in command.items())
     else:
-        heading.append("# A Python program started it. What is marked is only in that program: put in its place what")
-        heading.append("# a command line can say. Callbacks and metrics are the program's too, and are not written.")
+        heading.append(
+            "# A Python program started the run. Entries that are marked exist only in that program: replace"
+        )
+        heading.append("# them by what the command line takes. Callbacks and metrics of the program are left out.")
         entries = _of_program(settings)
     return "\n".join([*heading, *(line for entry in entries for line in _lines(*entry))]) + "\n"
 
@@ -82,7 +84,7 @@ def _loss(described: str) -> Entry:
 
 
 def _short(name: str, made: Any, but: str = "") -> str:
-    """The short form of a dataclass: "adam:beta1=0.8", without what is at its default."""
+    """The short form of a dataclass: "adam:beta1=0.8", without defaults."""
     fields = [field for field in dataclasses.fields(made) if field.init and field.name != but]
     changed = {field.name: getattr(made, field.name) for field in fields if getattr(made, field.name) != field.default}
     return f"{name}:{','.join(f'{key}={value}' for key, value in changed.items())}" if changed else name

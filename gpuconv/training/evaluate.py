@@ -1,4 +1,4 @@
-"""How well a net does on images: loss, accuracy, and which classes it confuses."""
+"""Evaluation of a net on images: loss, accuracy, and which classes it confuses."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TTA = {"none": 1, "mirror": 2, "shift": 3, "mirror+shift": 6}  # the number of v
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found. accuracy is between 0 and 1.
+    """The result of `evaluate`. accuracy is between 0 and 1.
 
-    confusion: int64 (classes, classes) or None; [i, j] counts the images of class i that were taken for class j.
-    metrics: the results of those that were asked for, by name.
+    confusion: int64 (classes, classes) or None; [i, j] counts the images of class i that were classified as class j.
+    metrics: the results of the requested metrics, by name.
     """
 
     loss: float
@@ -53,12 +53,12 @@ def evaluate(
 ) -> Evaluation:
     """Run a net over every image of a data set, without training it.
 
-    data: what `Trainer.fit` takes; a Loader should neither augment nor drop. uint8 images that no loader normalises are
-    normalised by `normalization`, or else as the net was trained. tta: the test-time augmentation, over which the
-    scores of each image are averaged (see `views`). metrics: what to measure beside loss and accuracy, as
-    ["top-5", "per-class", my_function] (`gpuconv.metrics`).
+    data: as in `Trainer.fit`; a Loader should neither augment images nor drop any. uint8 images that no loader
+    normalises are normalised by `normalization`, by default as in the net's training. tta: the test-time augmentation;
+    the scores of each image are averaged over its `views`. metrics: what to measure in addition to loss and accuracy,
+    as ["top-5", "per-class", my_function] (`gpuconv.metrics`).
 
-    Raises ValueError when there is no image, and TypeError where it is not known how to normalise images.
+    Raises ValueError without images, and TypeError if the normalization is unknown.
     """
     criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)
     loader = feeding.held_out("data", data, net, normalization, batch_size)
@@ -73,7 +73,7 @@ def evaluate(
             for metric in measured.values():
                 metric.update(*on_host)
     if totals is None:
-        raise ValueError("there is nothing to evaluate on: the loader gave no batch")
+        raise ValueError("there is nothing to evaluate: the loader gave no batch")
     sums = totals.read()
     results = {name: metric.result() for name, metric in measured.items()}
     matrix = results.pop(_CONFUSION, None)
@@ -91,11 +91,11 @@ def averaged_scores(net: Any, x: Array, tta: str = "none") -> Array:
 
 
 def views(x: Array, tta: str) -> Iterator[tuple[float, Array]]:
-    """The copies of a batch that a test-time augmentation looks at, each with its share; the shares add up to 1.
+    """(weight, copy) of a batch for each view of a test-time augmentation; the weights add up to 1.
 
-    "mirror": the batch and its mirror image, half each. "shift": the batch, half, and it moved by a pixel up and left,
-    and down and right, a quarter each, the border reflected. "mirror+shift": the three, each also mirrored, in the same
-    proportions: the six views of airbench (Jordan 2024, arXiv:2404.00498).
+    "mirror": the batch and its mirror image, each with weight 1/2. "shift": the batch (1/2), and the batch shifted by
+    one pixel up and left (1/4) and down and right (1/4), with reflected borders. "mirror+shift": these three views,
+    each also mirrored, with half the weights: the six views of airbench (Jordan 2024, arXiv:2404.00498).
     """
     expect_views(tta, x.shape[1:])
     moves = ((0.5, 0), (0.25, 1), (0.25, -1)) if "shift" in tta else ((1.0, 0),)
@@ -106,13 +106,13 @@ def views(x: Array, tta: str) -> Iterator[tuple[float, Array]]:
 
 
 def expect_views(tta: str, image_shape: tuple[int, ...]) -> None:
-    """Raise ValueError where images of that shape, (H, W, C), have not the `views` of a test-time augmentation."""
+    """Raise ValueError for images (H, W, C) too small for the `views` of a test-time augmentation."""
     if "shift" in tta and min(image_shape[:2]) < 2:
-        raise ValueError(f"tta {tta}: images are shifted that have sides of 2 pixels and more, received {image_shape}")
+        raise ValueError(f"tta {tta} needs images with sides of at least 2 pixels, received {image_shape}")
 
 
 def _moved(x: Array, move: int) -> Array:
-    """A contiguous copy of x moved down and right by `move`, -1, 0 or 1, its border reflected."""
+    """A contiguous copy of x shifted down and right by `move` (-1, 0 or 1), with reflected borders."""
     rows, columns = (_reflected(size, move) for size in x.shape[1:3])
     moved = backends.zeros(x.shape, x.dtype, backends.device_of(x))
     for to_rows, from_rows in rows:
@@ -122,7 +122,7 @@ def _moved(x: Array, move: int) -> Array:
 
 
 def _reflected(size: int, move: int) -> list[tuple[slice, slice]]:
-    """Which part of an axis goes where: all but one place, and the one that the border's mirror image fills."""
+    """The (to, from) slices of one axis: all positions but one, and the one that the reflection fills."""
     if move == 0:
         return [(slice(None), slice(None))]
     if move > 0:

@@ -1,4 +1,4 @@
-"""From data sets to the loaders that feed a run, and what a run remembers of them."""
+"""Makes loaders from a user's data sets, and describes them for run.json."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def loaders(
     steps_per_epoch: int | None = None,
     normalization: Normalization | None = None,
 ) -> dict[str, Any]:
-    """A loader of each part, in order; None stays None, but for the first.
+    """A loader for each part, in order; parts other than the first may be None.
 
-    uint8 images are normalised by `normalization`, or else by the statistics of the first part, which alone is
-    shuffled. steps_per_epoch: the batches of an epoch of the first part, for one that does not tell.
-    Raises TypeError for what no loader can be made of, and where those statistics are not known.
+    Only the first part is shuffled. uint8 images are normalised by `normalization`, by default by the statistics of the
+    first part. steps_per_epoch: the batches of an epoch of the first part, if its length is unknown. Raises TypeError
+    for data that no loader can be made from, and if those statistics are unknown.
     """
     made: dict[str, Any] = {}
     part_of_training = data.get("validation") if is_fraction(data.get("validation")) else None
@@ -61,7 +61,7 @@ def is_fraction(data: Any) -> bool:
 
 
 def with_part(data: dict[str, Any], net: Any, seed: int) -> dict[str, Any]:
-    """The same data; where "validation" is a number, it is that part of the first set, which has the rest."""
+    """The data; if "validation" is a fraction, that part of the first set is split off for it."""
     name, fraction = next(iter(data)), data.get("validation")
     if fraction is None or not is_fraction(fraction):
         return data
@@ -73,8 +73,8 @@ def with_part(data: dict[str, Any], net: Any, seed: int) -> dict[str, Any]:
     samples = training.dataset if _batched(training) else training
     if not isinstance(samples, (Dataset, Samples)):
         raise TypeError(
-            f"validation={fraction} takes a part of a data set, and {name} gives batches "
-            f"({type(data[name]).__name__}); give validation data of its own"
+            f"validation={fraction} splits a data set, and {name} gives batches ({type(data[name]).__name__}); "
+            "give separate validation data"
         )
     rest, part = samples.split(float(fraction), seed=seed, what="validation")
     if training is not samples:
@@ -83,7 +83,7 @@ def with_part(data: dict[str, Any], net: Any, seed: int) -> dict[str, Any]:
 
 
 def held_out(name: str, data: Any, net: Any, normalization: Normalization | None, batch_size: int) -> Any:
-    """The loader of data that a net is tested on: in order, normalised by `normalization`, else as in training."""
+    """The loader of test data: in order, normalised by `normalization`, by default as in training."""
     normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
     found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1))
     expect(name, found, net, None)
@@ -101,8 +101,8 @@ def loader(
     shuffle: bool = False,
     length: int | None = None,
 ) -> Any:
-    """The loader of what a user gives; what has `epoch` is one. normalize: what to normalise images by, asked with them
-    (a data set, or the first batch); None for floats."""
+    """The loader of a user's data; an object with `epoch` is one already. normalize: called with the images (a data
+    set, or the first batch), returns their normalization, or None for floats."""
     data = given.recognised(
         data,
         name,
@@ -122,43 +122,44 @@ def loader(
 
 
 def expect_again(name: str, data: Any) -> None:
-    """Raise ValueError for what gives its batches once."""
+    """Raise ValueError for data that can be iterated over only once."""
     if hasattr(data, "__next__"):
         raise ValueError(
-            f"{name} is a {type(data).__name__}, which gives each batch once, and is looked at in each epoch: give the "
+            f"{name} is a {type(data).__name__}, which gives each batch once, and every epoch needs them: give the "
             "function that makes it, or a list of batches"
         )
 
 
 def measured(name: str, known: Normalization | None, data: Any) -> Normalization | None:
-    """What training images are normalised by: what is known, or else what they measure; None for floats.
+    """The normalization of training images: the known one, else from their statistics; None for floats.
 
-    known: what the net's images were normalised by before. Raises ValueError for floats beside it that are not."""
+    known: of the net's images so far; with it, floats that do not look normalised raise ValueError."""
     if _raw(data):
         return known or Normalization.measured(data)
     if known is not None and known.lacks(some := _some(data)):
         raise ValueError(
             f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalised, and the net's "
-            "images are: give uint8, or floats normalised by net.normalization; net.normalization = None forgets it"
+            "images are: give uint8, or floats normalised by net.normalization; net.normalization = None removes it"
         )
     return None
 
 
 def as_in_training(name: str, known: Normalization | None, data: Any) -> Normalization | None:
-    """What other images are normalised by, if they are uint8. known: what the training images were.
+    """The normalization of validation and test images, if they are uint8. known: that of the training images.
 
-    Raises TypeError where that is not known, and ValueError for floats that are not normalised beside it."""
+    Raises TypeError if it is unknown, and ValueError for floats that do not look normalised though training images
+    are."""
     if _raw(data):
         if known is None:
             raise TypeError(
-                f"how to normalise the uint8 images of {name} is not known, as the training images were not: "
-                f"give {name} as a Loader too, as floats, or say normalization="
+                f"the normalization of the uint8 images of {name} is unknown, as the training images were not "
+                f"normalised: give {name} as a Loader too, or as floats, or pass normalization="
             )
         return known
     if known is not None and known.lacks(some := _some(data)):
         raise ValueError(
             f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalised, and the training "
-            "images are uint8, which is normalised: give uint8 here too, or floats of both"
+            "images are uint8, which is normalised: give uint8 here too, or floats for both"
         )
     return None
 
@@ -172,14 +173,14 @@ def _raw(data: Any) -> bool:
 
 
 def _normalization(training: Any) -> Normalization | None:
-    """What the training part's loader normalises by, or what its images measure; None for floats, and if not known."""
+    """The normalization of the training loader, or from its images; None for floats, and if unknown."""
     data = getattr(training, "dataset", None)
     measures = isinstance(data, (Dataset, Samples)) and data.raw
     return getattr(training, "normalization", None) or (Normalization.from_dataset(data) if measures else None)
 
 
 def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
-    """Raise DataError where a loader's images, labels or last batch are known not to fit the net and its loss."""
+    """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as known."""
     if not _batched(loader):
         return
     data = loader.dataset
@@ -194,28 +195,28 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
     if compares and name == "train" and min(classes, len(data.classes)) < 2:
         only = f"{data.name!r} has one class, {[*data.classes, 'none'][0]!r}"
         what = only if len(data.classes) < 2 else "the net gives one score"
-        raise DataError(f"{what}: there is nothing to tell apart; training takes two classes or more")
+        raise DataError(f"{what}: there is nothing to classify; training needs at least two classes")
     if compares and most >= classes:
         raise DataError(
-            f"{name} does not fit: the net tells {classes} classes apart, labels 0 to {classes - 1}, received {most} "
+            f"{name} does not fit: the net has {classes} classes, labels 0 to {classes - 1}, received {most} "
             f"from {data.name!r}"
         )
-    if name != "train" or data.image_shape != net.input_shape:  # of larger images the layers' shapes are not known
+    if name != "train" or data.image_shape != net.input_shape:  # the layers' shapes for larger images are unknown
         return
     rest = loader.size(len(loader) - 1)
     for layer in net.walk():
         shape = layer.input_shape
         if isinstance(layer, BatchNorm) and shape and rest * math.prod(shape[:-1]) < 2:
             raise DataError(
-                f"{layer.path} takes statistics of more than one value, and the last batch has one image: choose "
+                f"{layer.path} needs statistics of more than one value, and the last batch has one image: choose "
                 f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
             )
 
 
 def note(net: Any, loader: Any, normalization: Normalization | None = None) -> None:
-    """Tell the net what it is trained on: the normalization, and the classes where they have names.
+    """Set the net's normalization, and its classes if they have names.
 
-    normalization: by which floats were normalised before they were given, if that is known."""
+    normalization: by which the caller normalised floats, if known."""
     net.normalization = getattr(loader, "normalization", None) or normalization
     classes = getattr(getattr(loader, "dataset", None), "classes", None) or ()
     named = getattr(net, "classes", None)
@@ -227,9 +228,9 @@ def note(net: Any, loader: Any, normalization: Normalization | None = None) -> N
 
 
 def describe(loader: Any, at_end: bool = False) -> dict[str, Any] | None:
-    """What a loader feeds the net, with a checksum of its images, so that other data is noticed. JSON-able.
+    """A description of a loader and its data, with a checksum that reveals other data. JSON-serializable.
 
-    at_end: it does so at the end of a run alone."""
+    at_end: whether the data is used only at the end of a run."""
     if loader is None:
         return None
     data: Any = getattr(loader, "dataset", None)
@@ -251,17 +252,17 @@ def describe(loader: Any, at_end: bool = False) -> dict[str, Any] | None:
 
 
 def expect_length(loader: Any) -> int:
-    """The number of batches of the training part. Raises ValueError where that is not known."""
+    """The number of batches of the training part. Raises ValueError if it is unknown."""
     if (count := length(loader)) is None:
         raise ValueError(
-            "how many batches an epoch of train has is not known; say it: fit(..., steps_per_epoch=100). Schedules and "
+            "the number of batches in an epoch of train is unknown; give fit(..., steps_per_epoch=100). Schedules and "
             "progress need it"
         )
     return count
 
 
 def length(loader: Any) -> int | None:
-    """The number of batches, or None where that is not known."""
+    """The number of batches, or None if unknown."""
     try:
         return len(loader)
     except TypeError:
@@ -269,9 +270,9 @@ def length(loader: Any) -> int | None:
 
 
 class Feed:
-    """The batches of a run, one after another, from whatever has ``len`` and ``epoch(epoch, start_batch=...)``."""
+    """The batches of a run, one after another, from an object with ``len`` and ``epoch(epoch, start_batch=...)``."""
 
-    on_device = False  # whether `next` is device work alone, the same for every batch of a size
+    on_device = False  # whether `next` is only device work, the same for every batch of one size
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -279,7 +280,7 @@ class Feed:
         self._given = 0
 
     def enter(self, epoch: int, number: int) -> None:
-        """The next batch is that one."""
+        """Continue with batch `number` of `epoch`."""
         self.close()
         self._batches, self._given = iter(self.loader.epoch(epoch, start_batch=number)), number
 
@@ -289,23 +290,23 @@ class Feed:
         self._batches = None
 
     def size(self, number: int) -> int:
-        """How many images that batch has; 0 where that is not known before it is there."""
+        """The number of images in that batch; 0 if unknown before it is loaded."""
         return 0
 
     def place(self, epoch: int, number: int) -> tuple[int, int]:
-        """The numbers by which `next` finds that batch on the device, if it does."""
+        """The (start, offset) by which `next` finds that batch on the device, if it does."""
         return 0, 0
 
     def next(self, counter: Any, size: int) -> tuple[Any, Any]:
-        """The next batch. Raises ValueError where there are fewer than the loader's length tells."""
+        """The next batch. Raises ValueError if the loader gives fewer batches than its length."""
         for batch in self._batches:
             self._given += 1
             return batch
-        raise ValueError(f"the loader gave {self._given} batches of the {len(self.loader)} that its length tells")
+        raise ValueError(f"the loader gave only {self._given} batches, and its length is {len(self.loader)}")
 
 
 class DeviceFeed(Feed):
-    """The batches of our loader, on a device where it loads without the host: the step counter says which is next."""
+    """The batches of our loader on a device that loads them without the host, as the step counter points to them."""
 
     on_device = True
 
@@ -327,15 +328,15 @@ class DeviceFeed(Feed):
 
 
 def feed(loader: Any) -> Feed:
-    """What gives a run its batches. On NumPy the loader's thread prepares them ahead."""
+    """The feed of a loader. On NumPy the loader's thread prepares batches ahead."""
     return DeviceFeed(loader) if _ours(loader) and Device.named(loader.device).runs_kernels else Feed(loader)
 
 
 def _ours(loader: Any) -> bool:
-    """Whether its batches are what `Loader` makes of its data set."""
+    """Whether it is a `Loader` whose batches come unchanged from its data set."""
     return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
 
 
 def _batched(loader: Any) -> bool:
-    """Whether its batches are what one of our loaders makes of its data set."""
+    """Whether it is one of our loaders, whose batches come unchanged from its data set."""
     return _ours(loader) or (isinstance(loader, StreamLoader) and type(loader).epoch is StreamLoader.epoch)

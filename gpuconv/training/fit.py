@@ -1,4 +1,4 @@
-"""The loop of `Trainer.fit`: epochs of steps, and the callbacks that are told of them."""
+"""The loop of `Trainer.fit`: epochs, steps and callbacks."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ FINISHED, INTERRUPTED, FAILED = "finished", "interrupted", "failed"
 
 
 class Fit:
-    """One call of `Trainer.fit`. Calling it trains until the last epoch is done or `run.stop` was called.
+    """One call of `Trainer.fit`. Calling it trains until the last epoch is done or `run.stop` is called.
 
-    run: the Trainer, with how far it is. feed: its batches. held_out: what it is judged on. metrics_every: the steps
-    between readings of the loss. graph: whether steps are captured.
+    run: the Trainer, which holds the progress. feed: its batches. held_out: the validation and test data.
+    metrics_every: the steps between readings of the loss. graph: whether steps are captured.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Fit:
 
     def __call__(self) -> None:
         """The epochs, between the callbacks' `on_start` and `on_stop`."""
-        # Overflow is judged by the readings, which name the step, not by a warning from some line inside an op.
+        # The readings detect overflow and name the step; NumPy's warnings from inside an op would not.
         with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), contextlib.closing(self.replay):
             started: list[CallbackLike] = []
             try:
@@ -66,7 +66,7 @@ class Fit:
                 self._test()
             except BaseException as error:
                 self.run.stop_reason = FAILED
-                for callback in started:  # what they cannot do now must not hide why the run failed
+                for callback in started:  # their errors must not hide why the run failed
                     try:
                         self._notify([callback], "on_stop", FAILED)
                     except Exception as more:
@@ -80,8 +80,8 @@ class Fit:
                 told(self.run, *arguments)
 
     def _end(self) -> None:
-        """Tell every callback that the run is over. Raises only where the run could not be saved: what it gave is not
-        lost because something that watched it fails."""
+        """Call every callback's `on_stop`. Raises only if the run could not be saved: another callback's failure must
+        not lose the results."""
         unsaved: Exception | None = None
         for callback in self.callbacks:
             try:
@@ -121,10 +121,10 @@ class Fit:
 
     def _make_clock(self) -> None:
         self.counter = StepCounter(self.run.optimizer, self.run.net.device)
-        self.run.net.grads()  # made now: a graph must find them where it left them
+        self.run.net.grads()  # allocated now: a graph needs them at fixed addresses
 
     def _plan(self) -> None:
-        """Tell the device the learning rates of the steps ahead, unless it knows them and they still hold."""
+        """Write the learning rates of the next steps to the device, unless it has them already."""
         run = self.run
         if self.counter.planned and self.counter.planned[0] == run.optimizer.rates(run.lr):
             return
@@ -133,7 +133,7 @@ class Fit:
         self.counter.write(run.steps, *self.feed.place(run.epoch, run.batch), rates)
 
     def _steps_together(self) -> int:
-        """How many steps may pass before the host must do something between two of them."""
+        """The number of steps until the host has to act between two of them."""
         if not self.feed.on_device:
             return 1
         limits = [next_step(callback, self.run) for callback in self.callbacks]
@@ -147,7 +147,7 @@ class Fit:
         return next((n for n in range(1, count) if self.feed.size(batch + n) != size), count)
 
     def _advance(self, count: int) -> None:
-        """Do steps: load a batch, advance the step counter, train on it. All of it is the device's work."""
+        """Run `count` steps: load a batch, advance the step counter, train on it. All of this is device work."""
         size = self.feed.size(self.run.batch)
 
         def work() -> None:
@@ -158,7 +158,7 @@ class Fit:
         self.replay.run(work, count, size, self.run.inputs() if self.replay.together > 1 else None)
 
     def _account(self) -> None:
-        """The host's part of a step that the device has done or will do."""
+        """The host's part of a step that the device has run or will run."""
         run, lr = self.run, self.run.lr
         self.counter.planned.popleft()
         run.optimizer.count()
@@ -169,7 +169,7 @@ class Fit:
             self._notify(self.callbacks, "on_epoch", self._record_epoch(lr))
 
     def _record_step(self, lr: float) -> Record:
-        """Read the sums and record what the steps since the last reading made."""
+        """Read the sums and record the metrics of the steps since the last reading."""
         run = self.run
         sums = run.read_totals()
         recent, run.reading = sums.since(run.reading), sums
@@ -178,7 +178,7 @@ class Fit:
         return run.records[-1]
 
     def _record_epoch(self, lr: float) -> Record:
-        """Close the epoch: its training metrics, those of the held-out sets, and on to the next."""
+        """Finish the epoch: record its training metrics and those of the held-out sets, and start the next."""
         run = self.run
         sums = run.read_totals()
         record: Record = {"event": "epoch", "step": run.steps, "epoch": run.epoch + 1, "lr": lr}
@@ -191,7 +191,7 @@ class Fit:
         return record
 
     def _test(self) -> None:
-        """Look once at what is kept for the end, unless the run is to go on."""
+        """Evaluate the sets that are kept for the end, unless the run will be continued."""
         run = self.run
         if run.stop_reason != INTERRUPTED and (found := self._measured(end=True)):
             run.tested = {"event": "test", "step": run.steps, "epoch": run.epoch} | found

@@ -1,4 +1,4 @@
-"""The data that a run is judged on: what is measured after each epoch, and what once, at the end."""
+"""Validation and test data: what is measured after each epoch, and what only once, at the end."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Record = dict[str, Any]
 
 
 class HeldOut:
-    """metrics: `gpuconv.metrics` by name. loaders: by the name under which their results are recorded; None where there
-    is none. at_end: the names of those that are looked at once, when the run is over."""
+    """metrics: `gpuconv.metrics` by name. loaders: by the name under which their results are recorded; some may be
+    None. at_end: the names of those that are evaluated only once, at the end of the run."""
 
     def __init__(self, metrics: Mapping[str, Any], loaders: Mapping[str, Any], at_end: tuple[str, ...] = ()) -> None:
         self.metrics = metrics
         self.loaders = {name: loader for name, loader in loaders.items() if loader is not None}
         if metrics and not self.loaders:
             raise ValueError(
-                f"{', '.join(metrics)} would be measured on validation or test data, and neither is given: "
-                "fit(..., validation=0.1) takes a part of the training data"
+                f"{', '.join(metrics)} is measured on validation or test data, and neither is given: "
+                "fit(..., validation=0.1) splits it off the training data"
             )
         self.at_end = at_end
 
     def measure(self, net: Any, loss: Any, end: bool = False) -> Record:
-        """Loss, accuracy and metrics on each set that is due, "validation_loss" and so on. JSON-able."""
+        """Loss, accuracy and metrics on each set that is due, "validation_loss" and so on. JSON-serializable."""
         record: Record = {}
         for name, loader in self.loaders.items():
             if (name in self.at_end) == end:
@@ -39,7 +39,7 @@ class HeldOut:
 
 
 def _plain(value: Any) -> Any:
-    """A number or lists of numbers; None for what is not finite, which JSON cannot hold."""
+    """A number or lists of numbers; None replaces numbers that are not finite, which JSON lacks."""
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items()}
     values = np.asarray(value)

@@ -1,4 +1,4 @@
-"""What a run recorded of its epochs: a list of records, shown in a notebook as curves and a table."""
+"""The records of a run's epochs, shown in a notebook as curves and a table."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from gpuconv.html import chart, table
 
-MOST = 12  # epochs that the table shows: the first ones and the last ones
+MOST = 12  # the most epochs that the table shows: the first ones and the last ones
 
 
 class History(list[dict[str, Any]]):
-    """A record for each epoch. tested: what a test at the end of the run found, or None."""
+    """A record for each epoch. tested: the result of the test at the end of the run, or None."""
 
     tested: dict[str, Any] | None = None
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a lost terminal as a request, not as an accident."""
+"""Ctrl-C, SIGTERM and SIGHUP as requests to stop."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["SIGNALS", "Interrupts"]
 
 
 class Interrupts:
-    """While entered, the first signal is only noted, as `requested`; a second one does what it did before.
+    """Within the context, the first signal is only noted, as `requested`; a second one has its usual effect.
 
-    Where nobody has called `serve` at the end, the noted signal then does what it did before, rather than get lost.
-    Handlers can be set in the main thread alone; elsewhere this does nothing.
+    If nobody has called `serve` by the end, the noted signal takes its usual effect then, so that it is not lost.
+    Handlers can be set only in the main thread; elsewhere this does nothing.
     """
 
     def __init__(self, notice: str) -> None:
         self.requested: signal.Signals | None = None
         self._notice = notice
         self._previous: dict[signal.Signals, Any] = {}
-        self._calls = itertools.count()  # its `next` is one step, which no further signal can come between
+        self._calls = itertools.count()  # its `next` is atomic: no further signal can interrupt it
         self._served = False
 
     def __enter__(self) -> Interrupts:
@@ -41,7 +41,7 @@ class Interrupts:
             signal.raise_signal(self.requested)
 
     def serve(self) -> None:
-        """Say that the request has been met."""
+        """Mark the request as fulfilled."""
         self._served = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -24,11 +24,11 @@ def load(
 ) -> Any:
     """A net with its weights, classes and normalization, ready for `predict` or further training.
 
-    path: a file that `Layer.save` wrote, a checkpoint, or a run directory, whose "last" or "best" checkpoint is read
-    (which). device: where the net shall be. precision: by default as it was saved.
+    path: a file that `Layer.save` wrote, a checkpoint, or a run directory. which: the run's "last" or "best"
+    checkpoint. device: where to put the net. precision: by default as saved.
 
-    Raises FileNotFoundError where nothing is there, and CheckpointError, naming what is wrong, for a file that is
-    damaged or holds no net.
+    Raises FileNotFoundError if there is nothing at `path`, and CheckpointError, naming what is wrong, for a file that
+    is damaged or holds no net.
     """
     file = checkpoint_file(path, which)
     return net_of(checkpoints.load(file), file, device=device, precision=precision)
@@ -62,14 +62,14 @@ def _is_of_torch(path: Path) -> bool:
 
 
 def net_of(found: Checkpoint, path: Any, *, device: str = "numpy", precision: str | None = None) -> Any:
-    """The net that a checkpoint, of a run or of a net alone, holds."""
+    """The net in a checkpoint of a run or of only a net."""
     config, notes = described(found, path)
     try:
         planned = Layer.from_config(config, initialize=False)
         if planned.output_shape is None and notes.get("input_shape"):
             planned.build(tuple(notes["input_shape"]), initialize=False)
-    except Exception as error:  # a config that was made by hand can fail in any way
-        raise CheckpointError(f"{path} holds a net that cannot be made: {error}") from error
+    except Exception as error:  # a config written by hand can fail in any way
+        raise CheckpointError(f"{path} holds a net that cannot be created: {error}") from error
     stored.check_net(path, found, planned)
     net = Layer.from_config(config, device=device, **({"precision": precision} if precision else {}))
     if net.output_shape is None and notes.get("input_shape"):
@@ -83,7 +83,7 @@ def net_of(found: Checkpoint, path: Any, *, device: str = "numpy", precision: st
 
 
 def described(found: Checkpoint, path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The config of a checkpoint's net, and the notes on its images. Raises CheckpointError for what is no net."""
+    """The config of a checkpoint's net and its metadata. Raises CheckpointError for a checkpoint without a net."""
     config = found.state.get("net")
     if not isinstance(config, dict) or "layer" not in config:
         raise CheckpointError(f"{path} holds no net; its state has {', '.join(found.state) or 'no entry'}")
@@ -96,17 +96,17 @@ def described(found: Checkpoint, path: Any) -> tuple[dict[str, Any], dict[str, A
     try:
         stored.expect(notes, {"classes": [TEXT], "mean": NUMBERS, "std": NUMBERS, "input_shape": [COUNT]})
         if ("mean" in notes) != ("std" in notes):
-            raise ValueError("mean and std stand together, one of them is missing")
+            raise ValueError("mean and std belong together, and one of them is missing")
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return config, notes
 
 
 def load_weights(path: str | os.PathLike[str], net: Any, *, which: str = "last") -> None:
-    """Give a net the weights of a saved net, a checkpoint or a run, whose layers' names and shapes must be the same.
+    """Copy the weights of a saved net, a checkpoint or a run into a net with the same layer names and shapes.
 
-    Raises what `load` does, and CheckpointError that names the first array that is missing, unknown or of another
-    shape; then nothing has changed.
+    Raises as `load` does, and CheckpointError that names the first array that is missing, unknown or of another shape;
+    then nothing has changed.
     """
     file = checkpoint_file(path, which)
     arrays = checkpoints.load(file).part("net")

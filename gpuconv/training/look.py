@@ -1,4 +1,4 @@
-"""One image on its way through a net."""
+"""The activations of one image in a net."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gpuconv.layers import Dropout, Flatten, Input
 
 
 def look(net: Any, x: Any) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
-    """The volume after each layer for a batch of one image, and the probabilities of the classes.
+    """The volume after each layer for a batch of one image, and the class probabilities.
 
-    Layers that only pass their input on when a net is used (input, flatten, dropout) have no volume of their own.
+    Layers that leave the values unchanged in inference (input, flatten, dropout) are left out.
     """
     volumes = []
     for name, layer in net.children():
@@ -33,6 +33,6 @@ def picture(
     truth: int | None = None,
     title: str = "",
 ) -> Any:
-    """The figure of `gpuconv.plots.activations` for one uint8 image (H, W, C), as the net takes it."""
+    """The figure of `gpuconv.plots.activations` for one uint8 image (H, W, C) of the net's size."""
     volumes, scores = look(net, backends.asarray(normalization(image[None]), net.device, net.dtype))
     return plots.activations(image, volumes, scores, classes, truth=truth, title=title)

@@ -1,7 +1,7 @@
 """Dynamic loss scaling, without which small gradients vanish in float16 (Micikevicius et al. 2018).
 
-The loss gradient is multiplied by a scale, the update divides by it. Where a gradient overflows, the step is skipped
-and the scale falls; after many good steps it rises. All of it happens on the device: the host never waits for it.
+The loss gradient is multiplied by a scale, and the update divides by it. If a gradient overflows, the step is skipped
+and the scale decreases; after many good steps it increases. All of this happens on the device without synchronization.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from gpuconv.types import Array
 class LossScale:
     """The scale of a run; the defaults are those of PyTorch's GradScaler.
 
-    start: the first scale. growth, backoff: what it is multiplied by after `interval` good steps in a row, and after a
-    skipped one. array: what `ops.update_loss_scale` keeps on the device; factor: its first number, the scale.
+    start: the initial scale. growth: the scale's factor after `interval` good steps in a row. backoff: its factor after
+    a skipped step. array: the state of `ops.update_loss_scale` on the device. factor: its first number, the scale.
     """
 
     start: float = 2.0**16
@@ -49,25 +49,25 @@ class LossScale:
         self.factor = self.array[:1]
 
     def update(self, grads: Mapping[str, Array]) -> None:
-        """Look at a step's gradients, after backward and before the optimizer's update, which reads `array`."""
+        """Check a step's gradients, after backward and before the optimizer's update, which reads `array`."""
         ops.update_loss_scale(
             self.array, list(grads.values()), growth=self.growth, backoff=self.backoff, interval=self.interval
         )
 
     @property
     def scale(self) -> float:
-        """The scale of the next step. Waits for the device."""
+        """The scale of the next step. Synchronizes."""
         return self.read()[0]
 
     @property
     def skipped(self) -> int:
-        """How many steps were skipped so far. Waits for the device."""
+        """The number of steps skipped so far. Synchronizes."""
         return int(self.read()[3])
 
     def read(self) -> list[float]:
-        """Wait for the device and return what a run must know to go on."""
+        """The state that a resumed run needs. Synchronizes."""
         return backends.to_numpy(self.array).tolist()
 
     def write(self, numbers: Sequence[float]) -> None:
-        """Go on from what was read before."""
+        """Restore a state from `read`."""
         backends.assign(self.array, np.array(numbers, np.float64))

@@ -1,6 +1,6 @@
-"""What `Trainer` and `evaluate` take, for type checkers: names, gpuconv's own objects, and what is enough of a user's.
+"""Types of the arguments of `Trainer` and `evaluate`: names, gpuconv's objects, and protocols for users' objects.
 
-No user's class derives from these; a class or function of the right signatures is one of them.
+Users' classes need not derive from the protocols; the right methods and signatures are enough.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ OptimizerLike = str | Steps | StepsAtRate
 
 
 class OptimizerSettings(TypedDict, total=False):
-    """What the optimizers that are chosen by name take, all of them together."""
+    """The settings of all optimizers that can be chosen by name."""
 
     lr: float
     weight_decay: float

@@ -1,4 +1,4 @@
-"""Steps as CUDA graphs: captured after a first one that ran launch by launch, then replayed, several at a time."""
+"""Steps as CUDA graphs: the first step runs uncaptured; later ones are captured and replayed, several at a time."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from gpuconv import backends
 from gpuconv.notices import Notice
 
-TOGETHER = 8  # steps that one graph holds, where that many may pass before the host must see one
+TOGETHER = 8  # the steps in one graph, if the host needs no step before
 
 Work = Callable[[], None]
 
 
 class UncapturedWarning(Notice):
-    """Training runs launch by launch, although it was to be captured; the message says why."""
+    """Training runs launch by launch although capture was requested; the message says why."""
 
 
 class Replay:
-    """Runs a step's device work, captured where `captured` says so.
+    """Runs a step's device work, as CUDA graphs if `captured`.
 
-    The same work is captured that runs uncaptured. Graphs and the memory they work on live as long as this object, or
-    until what they took by value or by address is another (`same`).
+    Captured and uncaptured runs do the same work. Graphs and their memory live as long as this object, or until a value
+    or address that they contain changes (`same`).
     """
 
     def __init__(self, device: str, captured: bool) -> None:
@@ -36,10 +36,10 @@ class Replay:
         return TOGETHER if self._recorder else 1
 
     def run(self, work: Work, steps: int, shape: Hashable, same: Any) -> None:
-        """Do `work`, the device's part of one step, `steps` times.
+        """Run `work`, the device's part of one step, `steps` times.
 
-        shape: what the work depends on that returns, such as the size of the last batch. same: what must be equal for a
-        graph to do what the work would do.
+        shape: selects one of several graphs, such as the size of the batch. same: must compare equal for a graph to be
+        valid still.
         """
         if self._recorder and same != self._same:
             self._forget()
@@ -59,27 +59,27 @@ class Replay:
             work()
 
     def _graph(self, work: Work, count: int, shape: Hashable) -> Work | None:
-        """The graph of `count` steps, captured if need be; None where there is none to be had."""
+        """The graph of `count` steps, captured if necessary; None if it cannot be captured."""
         if self._recorder is None:
             return None
         graphs = self._graphs[shape]
         if count not in graphs:
             try:
                 graphs[count] = self._recorder.capture(lambda: _repeat(work, count))
-            except Exception as error:  # whatever it was: nothing ran, and the work itself was seen to run
+            except Exception as error:  # any error: capture runs nothing, and the work itself ran before
                 self.give_up(f"{type(error).__name__}: {error}")
                 return None
         return graphs[count]
 
     def close(self) -> None:
-        """Give the graphs and their memory back."""
+        """Release the graphs and their memory."""
         self._forget()
 
     def give_up(self, reason: str) -> None:
-        """From here on no graphs."""
+        """Stop using graphs and warn why."""
         self._forget()
         self._recorder = None
-        told = f"training goes on without a CUDA graph, launch by launch: {reason}"
+        told = f"training continues without a CUDA graph, launch by launch: {reason}"
         warnings.warn(UncapturedWarning(told), stacklevel=2)
 
     def _forget(self) -> None:

@@ -1,18 +1,18 @@
-"""The folder that a run leaves behind.
+"""The directory of a run.
 
     run.json           the format, gpuconv's version and the run's settings
-    last.safetensors   the whole state after the last step that was saved (`checkpoint.py`)
+    last.safetensors   the complete state after the last saved step (`checkpoint.py`)
     best.safetensors   the same after the best epoch
-    config.toml        its settings, which `gpuconv train --config` takes (`config_file.py`)
-    metrics.jsonl      one JSON object a line: an "epoch" event after each epoch, "step" events between them
+    config.toml        the settings for `gpuconv train --config` (`config_file.py`)
+    metrics.jsonl      one JSON object per line: an "epoch" event after each epoch, "step" events in between
     metrics.csv        the epochs as a table
     curves.png         loss and accuracy by epoch
-    tensorboard/       what TensorBoard reads, with `--log tensorboard`
+    tensorboard/       event files for TensorBoard, with `--log tensorboard`
     activations.png, filters.png   drawn by the command line
-    run.lock           who writes here, while somebody does
+    run.lock           names the process that writes here, while it does
 
-One process at a time writes; others may read meanwhile, as every file but the growing metrics is replaced at once.
-Nothing in metrics.jsonl and metrics.csv depends on the clock, so the same run writes the same bytes.
+One process writes at a time; others may read meanwhile, as every file but the growing metrics is replaced atomically.
+metrics.jsonl and metrics.csv contain no times, so the same run writes the same bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FORMAT = 1
 
 
 class RunDirectory:
-    """The paths of a run's files. Make one with `held` to write there, with `open` to look at a run."""
+    """The paths of a run's files. `held` gives one for writing, `open` one for reading."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not os.fspath(path):  # Path("") is the current folder
@@ -58,10 +58,10 @@ class RunDirectory:
 
     @classmethod
     def start(cls, path: str | os.PathLike[str], settings: dict[str, Any]) -> RunDirectory:
-        """Make the folder for a new run and write its settings.
+        """Create the directory of a new run and write its settings.
 
-        Raises FileExistsError when it already holds a run, CheckpointError when it cannot be made or written to,
-        or when `settings` could not be read again.
+        Raises FileExistsError if it already holds a run, and CheckpointError if it cannot be created or written to, or
+        if `settings` could not be read back.
         """
         run = cls(path)
         if any(map(os.path.lexists, (run.settings_file, run.last, run.best, run.metrics_jsonl, run.metrics_csv))):
@@ -86,9 +86,9 @@ class RunDirectory:
     def held(
         cls, path: str | os.PathLike[str], settings: dict[str, Any], resume: bool = False
     ) -> Iterator[RunDirectory]:
-        """A run that is started, or gone on with, while no other process can do either.
+        """Start a run, or continue it with `resume`, under a lock that keeps other processes out.
 
-        Raises what `start` and `open` do, and CheckpointError where another process holds the folder, naming it.
+        Raises as `start` and `open` do, and CheckpointError, naming the process, if another one holds the lock.
         """
         run = cls.open(path) if resume else cls(path)
         run._make(exist_ok=True)
@@ -105,7 +105,7 @@ class RunDirectory:
 
     @classmethod
     def claim(cls, home: Path, stem: str) -> Path:
-        """Make the folder HOME/STEM-N with the first N that is free, which no other process gets."""
+        """Create the directory HOME/STEM-N with the first free N; no other process gets the same one."""
         for number in itertools.count(1):
             run = cls(home / f"{stem}-{number}")
             with contextlib.suppress(FileExistsError):
@@ -118,8 +118,8 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=exist_ok)
         except OSError as error:
             if not exist_ok and isinstance(error, FileExistsError) and os.path.lexists(self.path):
-                raise  # rather than a file in the place of a parent
-            raise CheckpointError(f"cannot make the run directory {self.path}: {error.strerror}") from error
+                raise  # but not for a file where a parent directory should be
+            raise CheckpointError(f"cannot create the run directory {self.path}: {error.strerror}") from error
 
     def _lock(self) -> LockFile:
         try:
@@ -131,12 +131,12 @@ class RunDirectory:
         except OSError as error:
             raise CheckpointError(f"cannot lock {self.lock_file}: {error.strerror}") from error
         if not lock.supported:
-            say(f"{self.path}: this file system has no locks, so nothing keeps a second process from writing there")
+            say(f"{self.path}: this file system has no locks, so nothing prevents a second process from writing there")
         return lock
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
-        """The folder of a run that exists. Raises FileNotFoundError when there is none."""
+        """The directory of an existing run. Raises FileNotFoundError if there is none."""
         run = cls(path)
         if not run.settings_file.exists():
             inside = sorted(file.parent.name for file in Path(path).glob(f"*/{run.settings_file.name}"))
@@ -145,7 +145,7 @@ class RunDirectory:
         return run
 
     def settings(self) -> dict[str, Any]:
-        """The settings that the run was started with. Raises CheckpointError that names what is wrong in run.json."""
+        """The settings with which the run was started. Raises CheckpointError that names what is wrong in run.json."""
         try:
             with files.open_regular(self.settings_file) as file:
                 content = parse(file.read())
@@ -162,6 +162,6 @@ class RunDirectory:
         raise CheckpointError(f"{self.settings_file} has format {found}, this version of gpuconv reads {FORMAT}")
 
     def begun(self) -> list[str]:
-        """The files that a run writes only after its first checkpoint, where they are there."""
+        """Those existing files that a run writes only after its first checkpoint."""
         files = [self.best, self.metrics_jsonl, self.metrics_csv, self.curves, self.activations, self.filters]
         return [file.name for file in files if os.path.lexists(file)]

@@ -1,10 +1,10 @@
 """Learning-rate schedules: pure functions of the step.
 
-A schedule is called with the number of steps done, the number of steps of the whole run and the number of steps of an
-epoch, and returns the factor on the optimizer's learning rate. It keeps no state, so a resumed run is at the right
-place by knowing its step. Lengths are in epochs; with the default ``epoch=1`` they are in steps.
+A schedule is called with the number of steps done, the total steps of the run and the steps of an epoch, and returns a
+factor for the optimizer's learning rate. It keeps no state, so a resumed run needs only its step number. Lengths are in
+epochs; with the default ``epoch=1`` they are in steps.
 
-`get` reads the short form that the command line takes, and ``str(schedule)`` writes it:
+`get` reads the command line's short form, and ``str(schedule)`` writes it:
 "constant", "linear", "step:30", "step:30,60,gamma=0.2", "cosine", "one-cycle", "cosine,warmup:5".
 """
 
@@ -24,7 +24,7 @@ from gpuconv.names import lookup
 
 
 class Schedule:
-    """The factor on the learning rate as a function of the step, counted from 0."""
+    """The learning rate's factor as a function of the step, counted from 0."""
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         raise NotImplementedError
@@ -43,7 +43,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Step(Schedule):
-    """gamma ** (how often `every` epochs have passed)."""
+    """gamma ** floor(epochs done / every)."""
 
     every: float
     gamma: float = 0.1
@@ -64,7 +64,7 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class MultiStep(Schedule):
-    """gamma ** (how many of the `milestones`, in epochs, have passed)."""
+    """gamma ** (the number of `milestones`, in epochs, that have passed)."""
 
     milestones: tuple[float, ...]
     gamma: float = 0.1
@@ -84,7 +84,7 @@ class MultiStep(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """A straight line from 1 at step 0 to 0 at the end of `length` epochs, by default of the run; 0 from there on."""
+    """A straight line from 1 at step 0 to 0 after `length` epochs, by default at the end of the run; 0 afterwards."""
 
     length: float | None = None
 
@@ -119,10 +119,10 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up a cosine from `start` to 1 over the first `peak` of the run, then down to `final` at the last step.
+    """Rises along a cosine from `start` to 1 over the first `peak` of the run, then falls to `final` at the last step.
 
-    Smith and Topin 2017; where phases begin and end is as in PyTorch's OneCycleLR, whose defaults these are. Where the
-    rise is shorter than a step, the first step is at 1: a run of one step learns at the full rate, not at `final`.
+    Smith and Topin 2017; defaults and boundaries of the phases as in PyTorch's OneCycleLR. If the rise is shorter than
+    one step, the first step is at 1: a run of one step trains at the full rate, not at `final`.
     """
 
     peak: float = 0.3
@@ -147,7 +147,7 @@ class OneCycle(Schedule):
 class Warmup(Schedule):
     """Another schedule times a straight line that reaches 1 at the last step of the first `length` epochs.
 
-    The other schedule keeps its own clock, so its milestones stay where they are (Goyal et al. 2017).
+    The other schedule is not delayed, so its milestones do not move (Goyal et al. 2017).
     """
 
     length: float
@@ -167,7 +167,7 @@ class Warmup(Schedule):
 
 @dataclass(frozen=True)
 class Called(Schedule):
-    """A function of the user's own: of the step, of the step and the total, or of these and the steps of an epoch."""
+    """A user's function of (step), (step, total) or (step, total, epoch)."""
 
     function: Callable[..., SupportsFloat]
 
@@ -176,7 +176,7 @@ class Called(Schedule):
 
     @cached_property
     def _arguments(self) -> int:
-        """How many of them it asks for; an argument with a default, as of a closure, is none of them."""
+        """How many of these arguments the function takes; arguments with defaults do not count."""
         signature = inspect.signature(self.function)
         asked = [each for each in signature.parameters.values() if each.default is each.empty]
         asked = [each for each in asked if each.kind != each.VAR_KEYWORD]
@@ -191,7 +191,7 @@ class Called(Schedule):
 
 
 def _anneal(start: float, end: float, part: float) -> float:
-    """From start to end along half a cosine wave, with part running from 0 to 1."""
+    """From start to end along half a cosine wave, as part goes from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, part))) / 2
 
 
@@ -211,9 +211,9 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 
 def get(schedule: str | Schedule | Callable[..., SupportsFloat] | None) -> Schedule:
-    """A schedule from its short form; None is constant, a schedule is itself, a function is `Called`.
+    """A schedule from its short form, None (constant), or a function (`Called`); a schedule is returned as it is.
 
-    Raises ValueError for an unknown name (the nearest known one is named) or for arguments it does not take.
+    Raises ValueError for an unknown name (the nearest known one is named) or for arguments that it does not take.
     """
     if schedule is None or isinstance(schedule, Schedule):
         return schedule or Constant()
@@ -221,13 +221,13 @@ def get(schedule: str | Schedule | Callable[..., SupportsFloat] | None) -> Sched
         raise TypeError(f"a schedule is an object, received the class {schedule.__name__}; call it with its settings")
     if callable(schedule):
         called = Called(schedule)
-        _ = called._arguments  # which refuses a function of anything else
+        _ = called._arguments  # raises for other signatures
         return called
     built: Schedule = Constant()
     for position, part in enumerate(spec.parse(schedule)):
         make = lookup("schedule", part.name, SCHEDULES)
         if make is not Warmup and position:
-            raise ValueError(f"{schedule!r} names two schedules; only a warm-up goes with another one")
+            raise ValueError(f"{schedule!r} names two schedules; only a warm-up can be combined with another one")
         arguments: tuple[Any, ...] = part.numbers + ((built,) if make is Warmup else ())
         try:
             built = make(*arguments, **part.options)

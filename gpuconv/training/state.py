@@ -1,4 +1,4 @@
-"""How far a run is, and what a checkpoint holds of it."""
+"""The progress of a run, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SettingsError(ValueError):
 
 
 class RunState(TrainingStep):
-    """A step, how often it was done, and what was measured: what a checkpoint saves and brings back."""
+    """A training step with its progress and metrics, which checkpoints save and restore."""
 
     def __init__(self, *args: Any, schedule: Schedule, seed: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -44,8 +44,8 @@ class RunState(TrainingStep):
         self.interrupted_by: signal.Signals | None = None
         self.run: RunDirectory | None = None
         self.tested: Record | None = None
-        self.fit_settings: Record = {}  # of this `fit`, which a run that goes on must share
-        self.reading = NOTHING  # of the sums, when they were last recorded
+        self.fit_settings: Record = {}  # of this `fit`; a resumed run must have the same
+        self.reading = NOTHING  # of the sums, at the last record
 
     @property
     def lr(self) -> float:
@@ -53,7 +53,7 @@ class RunState(TrainingStep):
         return self.lr_after(0)
 
     def lr_after(self, further: int) -> float:
-        """The learning rate of the step that comes after `further` more."""
+        """The learning rate after `further` more steps."""
         return self.optimizer.lr * self.schedule(self.steps + further, self.total_steps, self.batches)
 
     @property
@@ -72,7 +72,7 @@ class RunState(TrainingStep):
         self.stop_reason = self.stop_reason or reason
 
     def read_totals(self) -> Reading:
-        """The sums of this epoch so far. Raises DivergedError where the loss is not finite."""
+        """The sums of this epoch so far. Raises DivergedError if the loss is not finite."""
         sums = self.totals.read()
         if not math.isfinite(sums.loss_sum):
             first = self.epoch * self.batches + int(sums.finite_steps) + 1
@@ -82,10 +82,10 @@ class RunState(TrainingStep):
     def diverged(self, what: str) -> str:
         """The message of a DivergedError."""
         kept = f"; {self.run.last} is from before that" if self.run else ""
-        return f"{what}, so training stopped{kept}. A lower learning rate is the usual cure, or images without NaN"
+        return f"{what}, so training stopped{kept}. A lower learning rate usually helps, or images without NaN"
 
     def settings(self) -> Record:
-        """What a run must share with the one it continues. JSON-able."""
+        """The settings that must be the same when a run is resumed. JSON-serializable."""
         return {
             "net": {name: value for name, value in self.net.config().items() if name != "precision"},
             "precision": self.net.precision,
@@ -98,7 +98,7 @@ class RunState(TrainingStep):
         }
 
     def snapshot(self) -> Checkpoint:
-        """Everything that the rest of the run depends on. Raises DivergedError when a number in it is not finite."""
+        """Everything that the rest of the run depends on. Raises DivergedError if a number in it is not finite."""
         sums = self.read_totals()
         net = {name: np.array(backends.to_numpy(array)) for name, array in self.net.state_dict().items()}
         for name in self.net.params():
@@ -119,23 +119,23 @@ class RunState(TrainingStep):
         return Checkpoint(tensors, stored.as_json(state))
 
     def go_on(self, run: RunDirectory) -> None:
-        """Take over a run's last state. A run that was killed before its first checkpoint begins anew, and says so."""
+        """Restore a run's last state. A run killed before its first checkpoint starts again, with a message."""
         settings = run.settings()
         if run.last.exists():
             self.restore(checkpoints.load(run.last), run.last)
         elif begun := run.begun():
             best = f", or copy {run.best.name} there to go on after the best epoch" if run.best.exists() else ""
             raise CheckpointError(
-                f"{run.last} is gone, but the run had begun: {', '.join(begun)} are there. Put it back{best}"
+                f"{run.last} is missing, but the run had begun: {', '.join(begun)} exist. Put it back{best}"
             )
         else:
             self._expect_settings(settings, run)
             say(f"{run} has no checkpoint yet; the run begins with its first step")
 
     def restore(self, checkpoint: Checkpoint, path: Any = "the checkpoint") -> None:
-        """Take over a snapshot that was made with the settings of this `fit`; nothing changes when this raises."""
+        """Restore a snapshot made with the settings of this `fit`; nothing changes if this raises."""
         state = stored.state(checkpoint.state, path)
-        makes_the_net = ("precision", "train", "validation", "test")  # told first: another one makes another net
+        makes_the_net = ("precision", "train", "validation", "test")  # compared first, as they change the net
         self._expect_settings(state["settings"], path, only=makes_the_net)
         stored.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
@@ -156,7 +156,7 @@ class RunState(TrainingStep):
             self.loss_scale.write(state["loss_scale"])
 
     def _expect_settings(self, there: Record, path: Any, only: tuple[str, ...] | None = None) -> None:
-        """Raise SettingsError where the stored settings, or `only` some of them, are not this fit's."""
+        """Raise SettingsError if stored settings, all or `only` some, differ from this fit's."""
         others = stored.unlike(there, self.fit_settings, only)
         if others:
             raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")

@@ -18,7 +18,7 @@ from gpuconv.types import Array
 
 
 class TrainingStep:
-    """A net, its loss and its optimizer, and the step that they make. The arguments are those of `Trainer`."""
+    """A net, its loss and its optimizer, and one training step with them. Arguments as in `Trainer`."""
 
     def __init__(
         self,
@@ -47,11 +47,12 @@ class TrainingStep:
     def step(
         self, x: Array, y: Array, part: Callable[[str], contextlib.AbstractContextManager[None]] = profiling.part
     ) -> None:
-        """Forward, loss, backward, update, and the sums of the metrics: device work alone.
+        """Forward, loss, backward, update, and the sums of the metrics: only device work.
 
-        No host value that changes from step to step enters here, and nothing is read back, so the launches of one call
-        can be captured and replayed. The learning rate and step number are on the device: `optimizer.advance` writes
-        them, in `fit` a step counter does. part: what "step", "loss", the optimizer's name and "metrics" run inside.
+        It uses no host value that changes from step to step and reads nothing back, so the launches of one call can be
+        captured and replayed. The learning rate and step number are on the device, written by `optimizer.advance` or,
+        in `fit`, by a step counter. part: makes the context in which "step", "loss", the optimizer (by its name) and
+        "metrics" run.
         """
         with part("step"):
             self.net.zero_grad()
@@ -74,11 +75,11 @@ class TrainingStep:
 
     @property
     def steps(self) -> int:
-        """The number of steps done in all."""
+        """The total number of steps done."""
         return self.optimizer.steps
 
     def inputs(self) -> list[Any]:
-        """What a step takes from Python, by value or by address; a graph of it holds while these are equal."""
+        """The values and addresses that a step takes from Python; its graph is valid while these are equal."""
         arrays = [
             *self.net.state_dict().values(),
             *(g for layer in self.net.walk() for g in layer.gradients.values()),

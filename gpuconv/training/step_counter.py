@@ -1,4 +1,4 @@
-"""What changes from step to step, in device memory, where a captured step finds it: `ops.advance_clock`."""
+"""The numbers that change from step to step, in device memory for captured steps: `ops.advance_clock`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from gpuconv import backends, ops
 
-Rates = list[float]  # of one step: the learning rates of all optimizers inside
+Rates = list[float]  # the learning rates of one step, one for each optimizer inside
 
-AHEAD = 64  # steps whose learning rates the device knows
+AHEAD = 64  # the number of steps whose learning rates are written to the device at once
 
 
 class StepCounter:
-    """The place in the epoch, the step's number and its learning rates. The optimizer is made to read them here.
+    """The position in the epoch, the step number and the learning rates. The optimizer reads them from here.
 
-    `write` is the host's part, every so many steps; `advance` is the device's, once a step. `planned` holds the rates
-    that the device will take next.
+    `write` is the host's part, every so many steps; `advance` is the device's, once per step. `planned` holds the rates
+    that the device will use next.
     """
 
     def __init__(self, optimizer: Any, device: str) -> None:
@@ -32,7 +32,7 @@ class StepCounter:
         optimizer.follow(self._lr, self._counters[1:2])
 
     def write(self, steps: int, start: int, offset: int, rates: Sequence[Rates]) -> None:
-        """Set everything. steps: done in all. start, offset: of the next batch, see `ops.load_batch`. rates: of the
+        """Set everything. steps: the total done. start, offset: of the next batch, see `ops.load_batch`. rates: of the
         next steps, at most AHEAD."""
         table = np.full(self._rates.shape, np.nan, self._rates.dtype)
         table[: len(rates)] = rates
@@ -41,5 +41,5 @@ class StepCounter:
         self.planned = deque(rates)
 
     def advance(self, batch_size: int) -> None:
-        """On to the next step: device work alone."""
+        """Advance to the next step; only device work."""
         ops.advance_clock(self._counters, self._lr, self._rates, batch_size=batch_size)

@@ -1,9 +1,9 @@
-"""What run.json and a checkpoint's state hold. Both are checked here, before anything is made of them.
+"""The schemas of run.json and a checkpoint's state. Both are checked here before they are used.
 
-A schema is a `Kind` of value, a list with the schema of each entry, a dictionary with a schema by name, or a tuple of
-alternatives. What a run did not store, because its version of gpuconv had no such setting, is as in `ABSENT`, and in
-the description of a layer or an optimizer the default of its class. A class that gets another name keeps the old one as
-a second entry of its table (`LAYERS`, `OPTIMIZERS`, `LOSSES`, `SCHEDULES`, `MODELS`), so that stored runs find it.
+A schema is a `Kind` of value, a list with the schema of its entries, a dictionary with a schema by name, or a tuple of
+alternatives. Settings that an older version did not store have the value in `ABSENT`; in the description of a layer or
+an optimizer, the default of its class. A renamed class keeps its old name as a second entry of its table (`LAYERS`,
+`OPTIMIZERS`, `LOSSES`, `SCHEDULES`, `MODELS`), so that stored runs find it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Schema = Any
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of value, in words, and what tells it."""
+    """A kind of value: its description and its test."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -91,14 +91,14 @@ RUN = {"format": COUNT, "gpuconv": TEXT, "settings": SETTINGS}
 
 ABSENT: Record = {"precision": "float32", "loss_scale": None, "validation": None, "test": None, "options": {}}
 ABSENT_DATA: Record = {"drop_last": False, "augmentation": "none", "at_end": False}
-TEXTS: dict[str, Callable[[str], str]] = {  # read and written again: today's names, and every option
+TEXTS: dict[str, Callable[[str], str]] = {  # read and written back: with today's names and every option
     "loss": losses.described,
     "schedule": lambda text: str(schedules.get(text)),
 }
 
-_GONE: Any = object()  # in place of an entry that is not there
+_GONE: Any = object()  # stands for a missing entry
 
-# Where data lies and how a command line said things is not compared; the data's checksum and what the words mean are.
+# The location of data and the wording of the command line are not compared; the data's checksum and the settings are.
 PLACES = ("train.name", "validation.name", "validation.part", "test.name", "options.command")
 
 
@@ -107,7 +107,7 @@ def _numbers(value: Any) -> bool:
 
 
 def expect(value: Any, schema: Schema, name: str = "") -> None:
-    """Raise ValueError, naming the first entry that is not as `schema` says. Entries may be absent."""
+    """Raise ValueError that names the first entry which violates `schema`. Entries may be absent."""
     if isinstance(schema, tuple):
         schema = schema[0] if value is not None or NOTHING not in schema else NOTHING
     if isinstance(schema, Kind):
@@ -149,7 +149,7 @@ def state(found: Record, path: Any) -> Record:
 
 
 def _record(record: Record, held_out: list[str], name: str) -> bool:
-    """Whether a record is of an epoch. Raises ValueError for one that is incomplete; callbacks may have added to it."""
+    """Whether a record is an epoch's. Raises ValueError for an incomplete one; callbacks may have added entries."""
     needed: Record = {"event": TEXT, "step": COUNT, "epoch": COUNT}
     of_epoch, of_change = (record.get("event") == event for event in ("epoch", "change"))
     parts = ["train", *held_out]
@@ -167,8 +167,8 @@ def _record(record: Record, held_out: list[str], name: str) -> bool:
 
 
 def complete(value: Any) -> Any:
-    """The description of layers and optimizers as this version writes it: under the names that their classes and
-    algorithms have now, with the defaults of what an older version did not store."""
+    """The description of layers and optimizers as this version writes it: with today's names of classes and algorithms,
+    and defaults for settings that an older version did not store."""
     if isinstance(value, list):
         return [complete(entry) for entry in value]
     if not isinstance(value, dict):
@@ -196,7 +196,7 @@ def _defaults(kind: Any) -> Record:
 
 
 def _as_written_now(settings: Record) -> Record:
-    """The settings as this version writes them. What it cannot read stays as it is, and differs."""
+    """The settings as this version writes them. Entries that it cannot read stay as they are, and so differ."""
     found = complete(ABSENT | settings)
     for name, again in TEXTS.items():
         if name in found:
@@ -233,9 +233,11 @@ def differences(stored: Any, current: Any, name: str = "") -> list[str]:
 
 
 def unlike(there: Record, here: Record, only: tuple[str, ...] | None = None) -> list[str]:
-    """Where stored settings, or `only` some of them, differ from those of this run, in words."""
+    """The differences between stored settings, all or `only` some, and those of this run, in words."""
     there, here = _as_written_now(there), _as_written_now(here)
-    unnoted = [name for name in NOTES if name not in there["options"]]  # by runs that older versions started in Python
+    unnoted = [
+        name for name in NOTES if name not in there["options"]
+    ]  # older versions did not store them for runs started in Python
     here["options"] = {name: value for name, value in here["options"].items() if name not in unnoted}
     if only is not None:
         there, here = ({key: side[key] for key in only if key in side} for side in (there, here))
@@ -253,11 +255,9 @@ def _without_places(settings: Record) -> Record:
 
 
 def check_net(path: Any, checkpoint: Checkpoint, net: Any) -> None:
-    """Raise CheckpointError, naming the first difference, when a checkpoint is of another net than `net`.
-
-    The net may be without weights (initialize=False). Weights that are not finite are refused, too.
-    """
-    unseeded = {"seed": None}  # the seed that drew the first weights makes no other net
+    """Raise CheckpointError that names the first difference if a checkpoint is of another net than `net`, or if its
+    weights are not finite. The net may be without weights (initialize=False)."""
+    unseeded = {"seed": None}  # the seed of the initial weights does not matter
     found = differences(complete(checkpoint.state["net"]) | unseeded, as_json(net.config()) | unseeded)
     if found:
         raise CheckpointError(f"{path} is a checkpoint of another net: {found[0]}")
@@ -265,9 +265,9 @@ def check_net(path: Any, checkpoint: Checkpoint, net: Any) -> None:
 
 
 def check_arrays(path: Any, there: dict[str, np.ndarray], net: Any, same_dtype: bool = True) -> None:
-    """Raise CheckpointError, naming the first, where arrays are not those that a net has, or are not finite.
+    """Raise CheckpointError that names the first array which does not belong to the net or is not finite.
 
-    same_dtype: else floats of any dtype will do."""
+    same_dtype: if False, floats of any dtype are accepted."""
     found: list[str] = []
     variables = {key: layer.variables[name] for key, layer, name in net.named_variables()}
     own = {
@@ -290,7 +290,7 @@ def check_arrays(path: Any, there: dict[str, np.ndarray], net: Any, same_dtype: 
 
 
 def load_net(path: str | os.PathLike[str], net: Any) -> Checkpoint:
-    """Load the weights and buffers of a checkpoint into `net`, which does not change when this raises."""
+    """Load the weights and buffers of a checkpoint into `net`, which does not change if this raises."""
     checkpoint = load(path)
     check_net(path, checkpoint, net)
     net.load_state_dict(checkpoint.part("net"))
@@ -298,7 +298,7 @@ def load_net(path: str | os.PathLike[str], net: Any) -> Checkpoint:
 
 
 def as_json(value: Any) -> Any:
-    """`value` as it comes back from JSON: tuples become lists, NumPy's numbers Python's."""
+    """`value` as JSON returns it: tuples become lists, NumPy's numbers Python's."""
     return json.loads(json.dumps(value, default=_plain))
 
 

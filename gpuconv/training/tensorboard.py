@@ -1,4 +1,4 @@
-"""What a run tells TensorBoard. JSONL and CSV in the run directory stay the record; this is a view of them."""
+"""TensorBoard logs of a run, in addition to metrics.jsonl and metrics.csv."""
 
 from __future__ import annotations
 
@@ -14,26 +14,24 @@ from gpuconv.training.look import picture
 
 
 def library() -> Any:
-    """The tensorboardX package. Raises ImportError that names the extra where it is not installed."""
+    """The tensorboardX package. Raises ImportError that names the extra if it is not installed."""
     try:
         import tensorboardX
     except ImportError as error:
-        raise ImportError(
-            "TensorBoard's files need tensorboardX: python -m pip install 'gpuconv[tensorboard]'"
-        ) from error
+        raise ImportError("TensorBoard logs need tensorboardX: python -m pip install 'gpuconv[tensorboard]'") from error
     return tensorboardX
 
 
 class TensorBoard(Callback):
-    """Write a run as TensorBoard reads it: ``fit(..., run_dir="runs/one", callbacks=[TensorBoard()])``.
+    """Log a run for TensorBoard: ``fit(..., run_dir="runs/one", callbacks=[TensorBoard()])``.
 
-    Scalars: loss, accuracy and learning rate as they are read, and every number of an epoch's record. After each epoch
-    histograms of the weights and of what the epoch's last step changed in them (`update/...`), and, with image, the
-    picture of its way through the net. Hyperparameters: the settings of the run.
+    Logs scalars (loss, accuracy and learning rate at each reading, and every number of an epoch's record) and the run's
+    settings as hyperparameters; after each epoch histograms of the weights and of their change in the epoch's last step
+    (`update/...`), and with `image` a picture of its activations.
 
-    path: a folder, by default "tensorboard" in the run directory. Event files are added to it; of a run that is
-    resumed, TensorBoard drops the steps past the checkpoint. image: uint8 (H, W, C), as the net takes it; truth: its
-    class. Raises ImportError without tensorboardX.
+    path: a folder, by default "tensorboard" in the run directory. Event files are added to it; when a run is resumed,
+    TensorBoard drops the steps after the checkpoint. image: uint8 (H, W, C) of the net's size; truth: its class. Raises
+    ImportError without tensorboardX.
     """
 
     def __init__(
@@ -46,18 +44,18 @@ class TensorBoard(Callback):
     def on_start(self, trainer: Any) -> None:
         path = self.path or (trainer.run and trainer.run.tensorboard)
         if not path:
-            raise ValueError("TensorBoard() writes into the run directory and the run has none: give it a path")
+            raise ValueError("TensorBoard() writes into the run directory, and the run has none: give it a path")
         self._writer = self._library.SummaryWriter(
             os.fspath(path),
             purge_step=trainer.steps + 1 if trainer.steps else None,
-            filename_suffix=f".{trainer.steps}",  # else one that begins in the same second takes the file's place
+            filename_suffix=f".{trainer.steps}",  # else a writer created in the same second overwrites the file
         )
         for summary in self._library.summary.hparams(_flat(trainer.fit_settings), {"epoch/train_loss": 0.0}):
             self._writer.file_writer.add_summary(summary)
         self._remember(trainer)
 
     def next_step(self, trainer: Any) -> int | None:
-        """The step before the last of an epoch, whose weights an update is measured from."""
+        """The step before the last of an epoch: the update is measured from its weights."""
         return (trainer.batches - 1 - trainer.batch) or trainer.batches
 
     def on_step(self, trainer: Any, record: Record | None) -> None:
@@ -94,7 +92,7 @@ class TensorBoard(Callback):
                 self._writer.add_scalar(f"{part}/{name}", value, step)
 
     def _draw(self, trainer: Any) -> None:
-        """The activation picture. What cannot be drawn is said, once for each reason."""
+        """The activation picture. If drawing fails, each reason is printed once."""
         from gpuconv import plots
 
         net = trainer.net
@@ -117,7 +115,7 @@ def _weights(trainer: Any) -> dict[str, np.ndarray]:
 
 
 def _flat(settings: Record) -> dict[str, Any]:
-    """The settings as one level of names and plain values; the net's layers are no hyperparameter."""
+    """The settings flattened to names and plain values, without the net's layers."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if name in ("net", "options"):

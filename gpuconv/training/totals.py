@@ -1,4 +1,4 @@
-"""Loss and accuracy, summed on the device and read back now and then."""
+"""Loss and accuracy, summed on the device and read back every so many steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpuconv.types import Array
 
 
 class Reading(NamedTuple):
-    """Sums that were read back: of losses times samples, of right answers, of samples, of steps with a finite loss."""
+    """The sums: of losses times samples, of correct answers, of samples, and of steps with a finite loss."""
 
     loss_sum: float
     correct: float
@@ -28,7 +28,7 @@ class Reading(NamedTuple):
         return self.correct / self.samples if self.samples else float("nan")
 
     def since(self, earlier: Reading) -> Reading:
-        """What was added after an earlier reading."""
+        """The difference from an earlier reading."""
         return Reading(*(now - then for now, then in zip(self, earlier)))
 
 
@@ -36,25 +36,25 @@ NOTHING = Reading(0.0, 0.0, 0.0, 0.0)
 
 
 class Totals:
-    """Running sums in one float64 array on a device; adding to them never waits for it."""
+    """Running sums in one float64 array on a device; adding to them does not synchronize."""
 
     def __init__(self, device: str) -> None:
         self.array = backends.zeros((4,), np.float64, device)
 
     def add(self, loss: Array, scores: Array, labels: Array) -> None:
-        """Count a batch. loss: its mean, 0-d. scores: (N, classes). labels: (N,). The first of equal scores is chosen.
+        """Add a batch. loss: its mean, 0-d. scores: (N, classes). labels: (N,). Among equal scores, the first counts.
 
-        The last sum counts the steps after which the sum of losses is still finite, so the step whose loss was the
-        first that is not can be named later.
+        The last sum counts the steps for which the sum of losses is finite, which identifies the first step whose loss
+        was not.
         """
         ops.add_metrics(self.array, loss, scores, labels)
 
     def read(self) -> Reading:
-        """Wait for the device and return the sums so far."""
+        """The sums so far. Synchronizes."""
         return Reading(*map(float, backends.to_numpy(self.array)))
 
     def write(self, sums: Reading) -> None:
-        """Go on from sums that were read before."""
+        """Restore sums from `read`."""
         backends.assign(self.array, np.array(sums, np.float64))
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""Training a net: what is to be trained, and on what."""
+"""Training a net: `Trainer` and `Trainer.fit`."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ if TYPE_CHECKING:
 
 
 class Trainer(RunState):
-    """A net with what trains it.
+    """A net, its optimizer, loss and schedule, and the training state.
 
-    net: built, on the device it shall train on. optimizer: a name with `lr` and further settings (see
+    net: built, on the device where it is to be trained. optimizer: a name with `lr` and further settings (see
     `gpuconv.training.optimizers`), an optimizer, or any object with step(params, grads) (`adapt.Adapted`). loss: a
     name, or a function (`gpuconv.losses`). schedule: its short form, "cosine,warmup:5", a schedule, or any function of
-    the step (`schedules.Called`). metrics: what is measured on validation and test data beside loss and accuracy
-    (`gpuconv.metrics`).
+    the step (`schedules.Called`). metrics: what is measured on validation and test data in addition to loss and
+    accuracy (`gpuconv.metrics`).
     seed: of the shuffles and augmentations that `fit` sets up for a bare Dataset. fuse: train through `net.fuse()`, the
-    same arrays in fewer launches; by default where kernels run, which is everywhere but on NumPy.
+    same arrays with fewer launches; by default on all devices but NumPy.
 
-    precision: what the net is turned to compute in ("float32", "tf32", "float16", "bfloat16"; see
-    `gpuconv.layers.Layer.to`), by default its own. The optimizer keeps float32 masters of 16-bit parameters, which
-    start from the parameters as they were given; other weights loaded into the net later do not reach them. loss_scale:
-    for float16 alone, by default `LossScale()`.
+    precision: "float32", "tf32", "float16" or "bfloat16", to which the net is converted (`gpuconv.layers.Layer.to`); by
+    default the net's. The optimizer keeps float32 masters of 16-bit parameters, which start from the parameters given
+    here; weights loaded into the net later do not reach them. loss_scale: only for float16, by default `LossScale()`.
 
-    graph: whether `fit` captures the step, from the loading of a batch to the metrics, and replays it, up to eight
-    steps a launch; by default on CUDA devices. On "emulated" its launches are noted down and run again. Captured or
-    not, a run gives the same bits. Where a capture fails, an `UncapturedWarning` says why and the run goes on without.
+    graph: whether `fit` captures the step, from the loading of a batch to the metrics, as a CUDA graph and replays it,
+    up to eight steps per launch; by default on CUDA devices. On "emulated" the launches are recorded and run again. A
+    run gives the same bits either way. If a capture fails, an `UncapturedWarning` says why, and the run continues
+    without.
 
-    `trained` is what a step runs: the net, or its fused twin.
+    `trained` is the net that a step runs: `net`, or its fused twin.
 
-    The state: `steps` done, `epoch` (epochs completed), `batch` (batches done of the next one), `records` (what
-    metrics.jsonl holds). `tested`: what a test at the end found.
+    The state: `steps` done, `epoch` (epochs completed), `batch` (batches done of the next epoch), `records` (the
+    contents of metrics.jsonl). `tested`: the result of the test at the end.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Trainer(RunState):
         if graph and not Device.named(net.device).runs_kernels:
             raise ValueError(
                 "graph=True captures the launches of a CUDA or the emulated device, and the net is on numpy; "
-                "move it, or leave graph at None or False"
+                "move the net, or leave graph at None or False"
             )
         self.graph = graph
         self.metrics = named(metrics)
@@ -115,31 +115,32 @@ class Trainer(RunState):
         settings: Record | None = None,
         progress: bool = True,
     ) -> History:
-        """Train until `epochs` epochs are done in all, and return a record for each.
+        """Train until a total of `epochs` epochs is done, and return a record for each.
 
-        train: (images, labels), a Dataset, any object with __len__ and __getitem__, of which batches of `batch_size`
-        are made and shuffled; or batches: a Loader, a PyTorch DataLoader, a generator, or a function that makes one
-        (docs/data.md). uint8 images are normalised by `normalization`, by default the net's own, which a net that was
-        trained before has, else the statistics of the training images, which the net then keeps; floats are taken as
-        they are. steps_per_epoch: the batches of an epoch, for a generator. validation:
-        evaluated after each epoch, and what "best" is judged by (without it the training loss is); a number between 0
-        and 1 is that part of each class of the training data, drawn by the trainer's seed, and 0 is none. test:
-        evaluated too, for the record alone: after each epoch, or, by default where validation is a part of the training
-        data, once at the end (test_at_end), which `tested` then holds.
+        train: (images, labels), a Dataset or any object with __len__ and __getitem__, which is shuffled and split into
+        batches of `batch_size`; or batches: a Loader, a PyTorch DataLoader, a generator, or a function that makes one
+        (docs/data.md). uint8 images are normalised by `normalization`, by default the net's, else by the statistics of
+        the training images, which the net then keeps; floats are taken as they are. steps_per_epoch: the batches of an
+        epoch, for a generator.
 
-        run_dir: a folder for checkpoints, logs and curves (see `rundir`). resume: go on from its last checkpoint,
-        which gives the same bits as a run that never stopped (on the CPU: with the same BLAS and number of its
-        threads, which order its sums); it must have been made with the same settings. settings: further JSON-able
-        settings to store there and compare. metrics_every: the steps between readings of the running loss, which is
-        when NaN is seen. checkpoint_every: steps between checkpoints, besides one after each epoch.
+        validation: evaluated after each epoch; it decides which epoch is "best" (without it, the training loss does). A
+        number between 0 and 1 splits that fraction of each class off the training data, drawn by the trainer's seed; 0
+        means none. test: evaluated only for the record: after each epoch, or with test_at_end once at the end (the
+        default if validation is a fraction), with the result in `tested`.
+
+        run_dir: a folder for checkpoints, logs and curves (see `rundir`). resume: continue from its last checkpoint,
+        with the same settings; this gives the same bits as a run without a stop (on the CPU: with the same BLAS and the
+        same number of its threads, which determine the order of its sums). settings: further JSON-serializable settings
+        to store there and compare. metrics_every: the steps between readings of the running loss, which detect NaN.
+        checkpoint_every: steps between checkpoints, in addition to one after each epoch.
 
         The first Ctrl-C, SIGTERM or SIGHUP finishes the step, saves and returns with `stop_reason` "interrupted" and
-        the signal as `interrupted_by`; the second aborts. A callback that fails in `on_stop` is told of on stderr.
+        the signal as `interrupted_by`; the second aborts. If a callback fails in `on_stop`, its error goes to stderr.
 
-        Raises DataError where the images, labels or the last batch do not fit the net, before anything is made;
-        DivergedError, and saves nothing more, when the loss is not finite; CheckpointError for a run directory or
+        Raises DataError, before anything is created, if the images, labels or the last batch do not fit the net;
+        DivergedError, without saving anything more, if the loss is not finite; CheckpointError for a run directory or
         checkpoint that cannot be used, or that another process is writing; SettingsError for a resume with other
-        settings; FileExistsError when run_dir already holds a run.
+        settings; FileExistsError if run_dir already holds a run.
         """
         integer("metrics_every", metrics_every, 1)
         epochs = integer("epochs", epochs, 0)
@@ -204,5 +205,5 @@ class Trainer(RunState):
         return self.history
 
     def _options(self, settings: Any) -> Any:
-        """The given settings, beside what the net's images are, so that `gpuconv.load` knows them."""
+        """The given settings with the metadata of the net's images, for `gpuconv.load`."""
         return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})

@@ -79,7 +79,7 @@ def test_version(capsys):
         (["train", "--optimizer", "adam:beta1=1.5"], "beta1 must lie in [0, 1), received 1.5"),
         (["check", "--optimizer", "adam:beta1=2"], "beta1 must lie in [0, 1), received 2"),
         (["check", "--optimizer", "adam:eps=a"], "eps must be a number, received 'a'"),
-        (["train", "--data", "synthetic:n=8,size=1x1x3", "--model", "seed-net", "--tta", "shift"], "2 pixels and more"),
+        (["train", "--data", "synthetic:n=8,size=1x1x3", "--model", "seed-net", "--tta", "shift"], "at least 2 pixels"),
         (["train", "--data", "synthetic:n=999999999999,size=320x320x3"], "Unable to allocate"),
         (
             ["train", "--data", "synthetic:n=66,size=4x4x3", "--model", "resnet20", "--batch-size", "5"],
@@ -315,7 +315,7 @@ def test_check_takes_the_loss_with_its_options(capsys):
 def test_one_class_alone_is_refused(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([command, "--data", "synthetic:n=32,size=8x8x3,classes=1", "--model", "seed-net"]) == 2
-    assert "one class, 'class 0': there is nothing to tell apart" in capsys.readouterr().err
+    assert "one class, 'class 0': there is nothing to classify" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

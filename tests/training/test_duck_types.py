@@ -183,7 +183,7 @@ def test_a_resumed_run_goes_on_with_its_state_or_says_that_it_has_none(kind, kep
         same(resumed, straight)
         assert told == []
     else:
-        assert told == ["Momentum has no state_dict and load_state_dict, so what it remembers begins anew"]
+        assert told == ["Momentum has no state_dict and load_state_dict, so its state starts from scratch"]
     with pytest.raises(SettingsError, match=r"optimizer.lr is 0.02 there and 0.5 here"):
         fit(kind(0.5), epochs=3, run_dir=tmp_path / "run", resume=True)
 
@@ -239,7 +239,7 @@ def test_what_is_no_optimizer_is_refused():
         Trainer(small.net(), Plain)
     with pytest.raises(ValueError, match="already built"):
         Trainer(small.net(), Plain(), lr=0.1)
-    with pytest.raises(ValueError, match=r"NoRate has no attribute lr.* the schedule cosine.* would not reach it"):
+    with pytest.raises(ValueError, match=r"NoRate has no attribute lr.* the schedule cosine.* would have no effect"):
         Trainer(small.net(), NoRate(), schedule="cosine")
     Trainer(small.net(), NoRate())
 
@@ -297,7 +297,7 @@ def test_metrics_of_a_trainer_are_in_the_records_of_held_out_data(tmp_path, caps
     again = Trainer(small.net(), metrics=["top-2"])
     again.fit(small.loader(), epochs=2, validation=small.held_out(), run_dir=tmp_path / "run", resume=True)
     assert again.history == history
-    with pytest.raises(ValueError, match="top_2 would be measured on validation or test data, and neither is given"):
+    with pytest.raises(ValueError, match="top_2 is measured on validation or test data, and neither is given"):
         again.fit(small.loader(), epochs=2, progress=False)
 
 

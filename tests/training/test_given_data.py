@@ -128,7 +128,7 @@ def test_a_resumed_run_drops_the_batches_that_it_had(tmp_path):
             run = {"run_dir": tmp_path / f"{name}{step}", "steps_per_epoch": 5}
             fit(make(0), callbacks=[StopAt(step)], **run)
             same(fit(make(step // 5), resume=True, **run), straight)
-    with pytest.raises(ValueError, match="gave 3 batches of the 5"):
+    with pytest.raises(ValueError, match="gave only 3 batches, and its length is 5"):
         fit(iter(everything[:8]), steps_per_epoch=5)
 
 
@@ -189,7 +189,7 @@ def test_evaluate_takes_data_and_a_normalization():
         assert evaluate(trained.net, form, normalization=NORMALIZATION) == expected
     assert evaluate(trained.net, (FLOATS, DATA.labels)) == expected
     bare = small.net()
-    with pytest.raises(TypeError, match=r"uint8 images of data is not known.* or say normalization="):
+    with pytest.raises(TypeError, match=r"uint8 images of data is unknown.* or pass normalization="):
         evaluate(bare, DATA)
 
 
@@ -245,7 +245,7 @@ def test_what_cannot_be_data_is_refused_and_says_what_can(tmp_path):
             {"net": rgb},
         ),
         ([(image, 0) for image in channels_first], ValueError, r"x.transpose\(1, 2, 0\) moves them", {"net": rgb}),
-        (iter([(FLOATS, labels)]), ValueError, r"not known; say it: fit\(..., steps_per_epoch=100\)", {}),
+        (iter([(FLOATS, labels)]), ValueError, r"is unknown; give fit\(..., steps_per_epoch=100\)", {}),
         (no_batch, ValueError, "train has no batch: the function gave none", {}),
         (
             iter([(FLOATS, labels, labels)]),
@@ -259,7 +259,7 @@ def test_what_cannot_be_data_is_refused_and_says_what_can(tmp_path):
             r"images of shape \(N, 6, 5, 1\), received \(6, 5, 1\)",
             {"steps_per_epoch": 1},
         ),
-        ((FLOATS, labels), TypeError, "uint8 images of validation is not known", {"validation": DATA}),
+        ((FLOATS, labels), TypeError, "uint8 images of validation is unknown", {"validation": DATA}),
     ):
         with pytest.raises(error, match=message):
             fit(train, run_dir=tmp_path / "run", **options)

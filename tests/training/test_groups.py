@@ -86,7 +86,7 @@ def test_what_is_refused():
         optimizers.get("filters -> muon; sgd")
     with pytest.raises(ValueError, match="did you mean 'muon'"):
         optimizers.get("filters -> moun")
-    with pytest.raises(ValueError, match="each group's own"):
+    with pytest.raises(ValueError, match="settings of each group's optimizer"):
         optimizers.get(TEXT, weight_decay=0.1)
     with pytest.raises(ValueError, match=r"not conv1\.bias"):
         Muon().build(arrays(0))

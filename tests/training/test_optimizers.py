@@ -168,7 +168,7 @@ def test_another_state_is_refused_before_anything_changes(change, message):
         (lambda: optimizers.get("rmsprop:eps=-1"), "eps must lie in"),
         (lambda: optimizers.get("adagrad:eps=-1"), "eps must lie in"),
         (lambda: AdamW(decay="weigths"), "did you mean 'weights'"),
-        (lambda: SGD().build({}), "no parameters"),
+        (lambda: SGD().build({}), "no trained parameters"),
     ],
 )
 def test_bad_settings_are_refused(make, message):

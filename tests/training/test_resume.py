@@ -216,11 +216,11 @@ def test_a_checkpoint_that_is_gone_is_told_and_nothing_is_overwritten(stored):
     (stored / "last.safetensors").unlink()
     kept = {path: path.read_bytes() for path in stored.iterdir()}
     trainer = small.trainer()
-    with pytest.raises(CheckpointError, match=r"last\.safetensors is gone, but the run had begun: best.* Put it"):
+    with pytest.raises(CheckpointError, match=r"last\.safetensors is missing, but the run had begun: best.* Put it"):
         small.fit(trainer, run_dir=stored, resume=True)
     assert {path: path.read_bytes() for path in stored.iterdir()} == kept
     (stored / "last.safetensors").symlink_to("nowhere")
-    with pytest.raises(CheckpointError, match=r"is gone"):
+    with pytest.raises(CheckpointError, match=r"is missing"):
         small.fit(trainer, run_dir=stored, resume=True)
     (stored / "last.safetensors").unlink()
     (stored / "best.safetensors").rename(stored / "last.safetensors")

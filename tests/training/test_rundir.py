@@ -53,7 +53,7 @@ def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("here first")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(CheckpointError, match=r"cannot make the run directory .*file"):
+        with pytest.raises(CheckpointError, match=r"cannot create the run directory .*file"):
             RunDirectory.start(path, {})
     assert (tmp_path / "file").read_text() == "here first"
 

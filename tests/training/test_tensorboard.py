@@ -101,7 +101,7 @@ def test_refusals(tmp_path, monkeypatch, capsys):
         TensorBoard()
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--log", "tensorboard"]) == 2
-    assert "TensorBoard's files need tensorboardX" in capsys.readouterr().err
+    assert "TensorBoard logs need tensorboardX" in capsys.readouterr().err
     assert [*tmp_path.iterdir()] == []
 
 

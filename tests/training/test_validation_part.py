@@ -135,7 +135,7 @@ def test_what_is_no_part_is_refused(tmp_path):
             return iter(batches)
 
     for train in (batches, Own()):
-        with pytest.raises(TypeError, match="takes a part of a data set, and train gives batches"):
+        with pytest.raises(TypeError, match="splits a data set, and train gives batches"):
             fit(train, run_dir=tmp_path / "run")
     one_each = small.images(60).subset([int(np.flatnonzero(DATA.labels == label)[0]) for label in range(3)])
     with pytest.raises(ValueError, match="the validation part of 'lines' would be empty"):

@@ -147,7 +147,7 @@ def test_curves_are_drawn_now_and_then_and_at_the_end(monkeypatch, tmp_path, cap
         watcher.on_stop(trainer, "finished")
     assert capsys.readouterr().err == "no curves.png: no fonts\nno curves.png: no disk\n"
     failing[0] = "no more"
-    watcher.on_stop(trainer, "failed")  # the one line is for what made it fail
+    watcher.on_stop(trainer, "failed")  # the only message is why it failed
     assert capsys.readouterr().err == ""
 
 

@@ -1,9 +1,9 @@
 """Gradient descent and its relatives, over named parameters.
 
-An optimizer keeps state arrays for each parameter and updates all parameters in one op call. The learning rate and
-the step number are read from one-element arrays on the parameters' device, so a captured update can be replayed while
-the host writes new values beforehand. Of a 16-bit parameter it keeps a float32 master: that is what the formula
-updates, with state in float32, and the parameter is the master rounded, so that steps smaller than its spacing add up:
+An optimizer keeps state arrays for each parameter and updates all parameters in one op call. It reads the learning rate
+and the step number from one-element arrays on the parameters' device, so a captured update can be replayed with new
+values. For a 16-bit parameter it keeps a float32 master. The formula updates the master, with state in float32, and the
+parameter is the rounded master, so that steps too small for 16 bits still add up:
 
     optimizer = Adam(lr=1e-3)
     optimizer.step(net.params(), net.grads())      # advance() on the host, update() on the device
@@ -26,17 +26,17 @@ __all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Groups", "Muon", "O
 
 
 def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
-    """An optimizer by its name or short form ("sgd", "sgd:momentum=0.9,nesterov=true"), or several of them for groups
-    of parameters ("filters -> muon:lr=0.02; * -> sgd:lr=0.05", see `Groups`); an optimizer is itself.
+    """An optimizer from its name or short form ("sgd", "sgd:momentum=0.9,nesterov=true"), or several for groups of
+    parameters ("filters -> muon:lr=0.02; * -> sgd:lr=0.05", see `Groups`). An optimizer is returned as it is.
 
-    settings: what its class takes, over what the short form says. Raises ValueError for an unknown name (the nearest
-    known one is named) or a setting it does not have.
+    settings: arguments of its class, which override the short form. Raises ValueError for an unknown name (the nearest
+    known one is named) or an unknown setting.
     """
     if isinstance(optimizer, Optimizer):
         if settings:
-            raise ValueError(f"settings {sorted(settings)} were given beside an optimizer that is already built")
+            raise ValueError(f"settings {sorted(settings)} were given with an optimizer that is already built")
         return optimizer
-    if optimizer == Groups.name:  # as its `config` says it
+    if optimizer == Groups.name:  # the name in its `config`
         return Groups(**settings)
     if "->" in optimizer:
         return Groups(groups=optimizer, **settings)

@@ -14,7 +14,7 @@ from gpuconv.types import Array
 
 @dataclass(kw_only=True, eq=False)
 class Adam(Optimizer):
-    """Means of the gradient and of its square, with their bias corrected (Kingma and Ba 2014)."""
+    """Bias-corrected running means of the gradient and its square (Kingma and Ba 2014)."""
 
     name: ClassVar[str] = "adam"
     decoupled: ClassVar[bool] = False
@@ -50,7 +50,7 @@ class Adam(Optimizer):
 
 @dataclass(kw_only=True, eq=False)
 class AdamW(Adam):
-    """Adam whose decay scales each parameter by 1 - lr * weight_decay instead (Loshchilov and Hutter 2017)."""
+    """Adam with decoupled decay: scales each parameter by 1 - lr * weight_decay (Loshchilov and Hutter 2017)."""
 
     name: ClassVar[str] = "adamw"
     decoupled: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""What all optimizers share."""
+"""The base of all optimizers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from gpuconv.types import Array
 
 Arrays = Mapping[str, Array]
 
-DECAYS = {"all": 0, "weights": 2}  # the smallest rank of a parameter that decays
+DECAYS = {"all": 0, "weights": 2}  # the smallest rank of parameters that decay
 
 
 @dataclass(kw_only=True, eq=False)
 class Optimizer:
-    """What all optimizers share.
+    """The base of all optimizers.
 
-    lr: the learning rate, before a schedule's factor. weight_decay: added to the gradient as weight_decay * param
-    (AdamW: see there). decay: "all" parameters decay, as in PyTorch, or only "weights", those of rank 2 and above,
-    which leaves out biases and the scales and shifts of norms.
+    lr: the learning rate, before a schedule's factor. weight_decay: adds weight_decay * param to the gradient (but see
+    AdamW). decay: "all" parameters decay, as in PyTorch, or only "weights", those of rank 2 and above, which excludes
+    biases and the weights and biases of norms.
     """
 
     name: ClassVar[str]
-    capturable: ClassVar[bool] = True  # whether `update` is device work alone
+    capturable: ClassVar[bool] = True  # whether `update` is only device work
 
     lr: float
     weight_decay: float = 0.0
@@ -44,7 +44,7 @@ class Optimizer:
     _parameters: tuple[str, ...] = field(default=(), init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for entry in fields(self):  # NumPy's numbers as Python's, which a run can store
+        for entry in fields(self):  # NumPy's numbers become Python's, which run.json can store
             if isinstance(value := getattr(self, entry.name), np.generic):
                 setattr(self, entry.name, value.item())
         number("lr", self.lr, 0)
@@ -52,23 +52,23 @@ class Optimizer:
         lookup("choice of what decays", self.decay, DECAYS)
 
     def config(self) -> dict[str, Any]:
-        """The name and the settings, JSON-able; ``get(**config)`` makes the optimizer again."""
+        """The name and the settings, JSON-serializable; ``get(**config)`` rebuilds the optimizer."""
         settings = {setting.name: getattr(self, setting.name) for setting in fields(self) if setting.init}
         return {"optimizer": self.name} | settings
 
     def slots(self) -> tuple[str, ...]:
-        """The names of the state arrays that each parameter has."""
+        """The names of each parameter's state arrays."""
         return ()
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
-        """Make the state, zeros beside each parameter, and the masters. `step` does so by itself the first time.
+        """Create the state, zeros for each parameter, and the masters. The first `step` does it if nobody else has.
 
-        masters: host arrays that the masters of 16-bit parameters start from, by default the parameters themselves.
+        masters: host arrays from which the masters of 16-bit parameters start, by default the parameters themselves.
 
-        Raises ValueError for settings that would be infinite in the dtype that the parameters are updated in.
+        Raises ValueError for settings that overflow the dtype in which the parameters are updated.
         """
         if not params:
-            raise ValueError("there is nothing to optimize: the net has no parameters that are trained")
+            raise ValueError("there is nothing to optimize: the net has no trained parameters")
         for entry in fields(self):
             if type(value := getattr(self, entry.name)) in (int, float):
                 number(entry.name, value, 0, used_with=[*params.values()])
@@ -89,9 +89,8 @@ class Optimizer:
         self._weight_decay = [self.weight_decay if len(p.shape) >= smallest_rank else 0.0 for p in params.values()]
 
     def match(self, params: Arrays) -> bool:
-        """Have a state for exactly these parameters, which may be others than before where layers were frozen or
-        unfrozen since: that of a parameter which was trained before goes on. Returns whether anything was to be done,
-        after which `follow` must be called again."""
+        """Adapt the state to these parameters, after layers were frozen or unfrozen. Parameters that were trained
+        before keep their state. Returns whether anything changed; if so, call `follow` again."""
         if [*self._parameters] == [*params]:
             return False
         before = self.state_dict()
@@ -102,27 +101,27 @@ class Optimizer:
 
     @property
     def rate_dtype(self) -> np.dtype:
-        """The dtype in which the device takes learning rates."""
+        """The dtype of learning rates on the device."""
         return self._lr.dtype
 
     def rates(self, lr: float, ahead: int = 0) -> list[float]:
-        """The learning rates of a step, one for each optimizer inside, when the run's own is `lr`.
+        """The learning rates of a step, one for each optimizer inside, if the run's rate is `lr`.
 
-        ahead: how many steps come before it."""
+        ahead: how many steps ahead that step is."""
         return [lr]
 
     def follow(self, lr: Array, step: Array) -> None:
-        """Read each step's rates and number from these arrays, (L,) as `rates` has them and (1,) int64.
+        """Read each step's rates and number from these arrays: (L,) as in `rates`, and (1,) int64.
 
-        Somebody else moves them on: then `count` stands for `advance`."""
+        The caller updates the arrays, and calls `count` instead of `advance`."""
         self._lr, self._step = lr, step
 
     def count(self) -> None:
-        """Note that the device has done, or will do, a step more."""
+        """Count one more step that the device has run or will run."""
         self.steps += 1
 
     def arrays(self) -> list[Array]:
-        """Every array of its own that an update reads or writes, live."""
+        """The optimizer's own live arrays that an update reads or writes."""
         return [*self._named().values(), self._lr, self._step]
 
     def walk(self) -> Iterator[Optimizer]:
@@ -130,25 +129,25 @@ class Optimizer:
         yield self
 
     def begin(self, total: int, epoch: int) -> None:
-        """What a run tells before its first step: how many steps it has in all, and how many an epoch has."""
+        """Called before a run's first step with its total number of steps and the steps of an epoch."""
 
     def step(self, params: Arrays, grads: Arrays, lr: float | None = None) -> None:
-        """One step: the parameters change in place. lr: this step's rate, by default the optimizer's own."""
+        """One step, which changes the parameters in place. lr: this step's rate, by default the optimizer's."""
         if self._lr is None:
             self.build(params)
         self.advance(lr)
         self.update(params, grads)
 
     def advance(self, lr: float | None = None) -> None:
-        """The host's part of a step: count it, and write its number and learning rate to the device."""
+        """The host's part of a step: counts it and writes its number and learning rate to the device."""
         self.steps += 1
         backends.assign(self._lr, self.lr if lr is None else lr)
         backends.assign(self._step, self.steps)
 
     def update(self, params: Arrays, grads: Arrays, scaling: Array | None = None) -> None:
-        """The device's part of a step: one op call, without a host value that changes from step to step.
+        """The device's part of a step: one op call, without host values that change from step to step.
 
-        scaling: what `ops.update_loss_scale` left for these gradients: whether to skip the step, else their factor.
+        scaling: the array of `ops.update_loss_scale` for these gradients: their factor, or that the step is skipped.
         """
         state = [[slot[name] for name in params] for slot in self.state.values()]
         masters = [self.masters.get(name, p) for name, p in params.items()] if self.masters else None
@@ -162,11 +161,11 @@ class Optimizer:
         masters: Sequence[Array] | None,
         scaling: Array | None,
     ) -> None:
-        """Call the op with these arrays, which it takes under these names."""
+        """Call the optimizer's op with these arrays."""
         raise NotImplementedError
 
     def _named(self) -> dict[str, Array]:
-        """The arrays of the state, live, named "slot.parameter"; the masters are the slot "master"."""
+        """The live state arrays, named "slot.parameter"; masters have the slot "master"."""
         slots = self.state | ({"master": self.masters} if self.masters else {})
         return {f"{slot}.{name}": array for slot, arrays in slots.items() for name, array in arrays.items()}
 
@@ -176,8 +175,8 @@ class Optimizer:
         return copies | {"steps": np.array(self.steps, np.int64)}
 
     def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Raise ValueError, naming the first entry that is missing, unknown or of another shape or dtype, or `steps`
-        where it is negative."""
+        """Raise ValueError that names the first entry that is missing, unknown or of another shape or dtype, or a
+        negative `steps`."""
         here = self.state_dict()
         for name in [*here, *state]:
             if name not in here or name not in state:
@@ -192,7 +191,7 @@ class Optimizer:
         integer("steps", state["steps"][()], 0)
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take over what `state_dict` gave. The optimizer must be built; nothing changes when this raises."""
+        """Restore what `state_dict` returned. The optimizer must be built; nothing changes if this raises."""
         self.check_state_dict(state)
         for name, array in self._named().items():
             backends.assign(array, state[name])
@@ -204,7 +203,7 @@ def _wide(array: Array) -> np.ndarray:
 
 
 def expect_nesterov(nesterov: Any, momentum: float) -> None:
-    if nesterov not in (True, False):  # 1 and 0 are these
+    if nesterov not in (True, False):  # 1 and 0 are accepted too
         raise ValueError(f"nesterov must be true or false, received {nesterov!r}")
     if nesterov and not momentum:
         raise ValueError("nesterov=True needs a momentum above 0")

@@ -1,7 +1,7 @@
 """Different optimizers for different parameters of one net, under one schedule.
 
-Written "SELECTOR -> OPTIMIZER", one group after another behind semicolons; the first selector that fits a parameter
-counts:
+Groups are written "SELECTOR -> OPTIMIZER" and separated by semicolons. A parameter belongs to the first group whose
+selector matches:
 
     filters -> muon:lr=0.24,momentum=0.6,nesterov=true; conv1.bias -> sgd:lr=0.05 @ linear:3; * -> sgd:lr=0.05
 """
@@ -26,7 +26,7 @@ _FILTER_RANK = 4
 
 @dataclass
 class Group:
-    """Some parameters and what updates them. schedule: None where the run's is the group's too."""
+    """A selection of parameters and their optimizer. schedule: None means the run's."""
 
     selector: str
     optimizer: Optimizer
@@ -42,16 +42,16 @@ class Group:
         return cls(selector, named(optimizer), schedules.get(schedule) if at else None)
 
     def fits(self, name: str, param: Any) -> bool:
-        """Whether a parameter is one of this group's: selector is "filters", those of rank 4, or a pattern of names."""
+        """Whether the selector matches a parameter: "filters" are those of rank 4, else it is a pattern of names."""
         return len(param.shape) == _FILTER_RANK if self.selector == "filters" else fnmatch.fnmatch(name, self.selector)
 
 
 @dataclass(kw_only=True, eq=False)
 class Groups(Optimizer):
-    """Each group of parameters by an optimizer of its own.
+    """Updates each group of parameters with its own optimizer.
 
-    groups: as this module says. lr: the factor on every group's own rate, under the run's schedule; a group with a
-    schedule of its own ("@ linear:3") follows that one instead. At a rate of 0 a parameter stays as it is.
+    groups: see the module's docstring. lr: a factor on every group's rate, under the run's schedule; a group with its
+    own schedule ("@ linear:3") follows that instead. At a rate of 0 parameters do not change.
     """
 
     name: ClassVar[str] = "groups"
@@ -64,11 +64,11 @@ class Groups(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weight_decay or self.decay != "all":
-            raise ValueError("weight_decay and decay are each group's own; write them there")
+            raise ValueError("weight_decay and decay are settings of each group's optimizer; write them there")
         self.parts = [Group.parse(text) for text in self.groups.split(";")]
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
-        """Deal the parameters out. Raises ValueError for one that fits no group and for a group that fits none."""
+        """Assign each parameter to its group. Raises ValueError for a parameter without a group and an empty group."""
         names: list[list[str]] = [[] for _ in self.parts]
         for name, param in params.items():
             fitting = [index for index, part in enumerate(self.parts) if part.fits(name, param)]
@@ -85,7 +85,7 @@ class Groups(Optimizer):
         for part, chosen in zip(self.parts, names):
             part.names = tuple(chosen)
             part.optimizer.build({name: params[name] for name in chosen}, masters)
-        self._lr = self.parts[0].optimizer._lr  # built; each group reads its own
+        self._lr = self.parts[0].optimizer._lr  # marks this optimizer as built; each group reads its own
         self._parameters = (*params,)
 
     def begin(self, total: int, epoch: int) -> None:

@@ -17,8 +17,8 @@ from gpuconv.types import Array
 
 @dataclass(kw_only=True, eq=False)
 class Muon(Optimizer):
-    """Momentum whose direction is made orthogonal by newton_schulz steps, for filters and matrices alone; the weights
-    keep a norm of 1 a filter, so there is no decay (see `gpuconv.ops.muon_step`; Jordan et al. 2024)."""
+    """Momentum, orthogonalized by Newton-Schulz steps, for filters and matrices only. Weights are scaled to a norm of 1
+    for each filter, so there is no weight decay (see `gpuconv.ops.muon_step`; Jordan et al. 2024)."""
 
     name: ClassVar[str] = "muon"
     lr: float = 0.02
