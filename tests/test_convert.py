@@ -138,7 +138,7 @@ def test_smaller_images_are_refused():
 def test_what_cannot_slide_is_refused(layers, message):
     with pytest.raises(ValueError, match=message):
         Sequential(layers).as_convolutional()
-    with pytest.raises(ValueError, match="begins with Input"):
+    with pytest.raises(ValueError, match="must begin with Input"):
         convert.as_convolutional(Sequential([Linear(3)]))
 
 

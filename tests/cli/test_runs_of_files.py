@@ -98,7 +98,7 @@ def test_the_live_page_takes_the_file_too(file, tmp_path, capsys, monkeypatch):
     served = []
     monkeypatch.setattr(live, "expect_installed", lambda: None)
     monkeypatch.setattr(live, "Session", lambda *sets, **options: options)
-    monkeypatch.setattr(live, "serve", lambda session, **options: served.append(session))
+    monkeypatch.setattr(live, "serve", lambda session, **options: served.append(session()))
     of_the_command_line(file, tmp_path / "run", capsys)
     forget(file)
     command = ["live", tmp_path / "run", "--device", "numpy"]
