@@ -9,8 +9,9 @@ alone, another one might run. By default the first of the "simt" family, which s
 
 from __future__ import annotations
 
+import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,13 @@ def check_signatures(path: Path, op: str, algo: str | None = None) -> None:
             raise ValueError(f"{path}: {name} must take ({text}), it takes ({', '.join(' '.join(p) for p in theirs)})")
 
 
-def check(path: Path, op: str, device: str, dtypes: tuple[str, ...], algo: str | None = None) -> Iterator[Row]:
-    """`verify` of one op with the user's file in the shipped one's place."""
+def check(
+    path: str | os.PathLike[str], op: str, device: str, dtypes: str | Sequence[str], algo: str | None = None
+) -> Iterator[Row]:
+    """`verify` of one op with the user's file in the shipped one's place: a row of outcomes for each of the dtypes, a
+    table in a notebook. Raises ValueError where the op has no case in any of them."""
+    path = Path(path)
+    dtypes = served(op, (dtypes,) if isinstance(dtypes, str) else tuple(dtypes), algo)
     check_signatures(path, op, algo)
     with kernel.replaced({shipped_file(op, algo): path.resolve()}):
         yield from verify(cases_of(op, algo), dtypes, device)
@@ -122,7 +128,7 @@ class Timing:
 
 
 def compare(
-    path: Path, op: str, device: str, dtype: str, algo: str | None = None, repeats: int = 6
+    path: str | os.PathLike[str], op: str, device: str, dtype: str, algo: str | None = None, repeats: int = 6
 ) -> Iterator[Timing]:
     """Time the user's file beside the shipped one on a CUDA device, over the op's real cases, in so many turns.
 
@@ -132,7 +138,7 @@ def compare(
         raise ValueError(f"repeats must be at least 2, received {repeats}")
     device = backends.resolve(device)
     timer = open_timer(device)
-    sides = {"yours": {shipped_file(op, algo): path.resolve()}, "shipped": {}}
+    sides = {"yours": {shipped_file(op, algo): Path(path).resolve()}, "shipped": {}}
     for case in cases_of(op, algo, ("real",)):
         if dtype not in case.dtypes:
             continue

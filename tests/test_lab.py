@@ -118,6 +118,20 @@ def test_afterwards_the_shipped_kernel_is_back(my_pool, capsys):
     assert main(["verify", "--op", "max_pool2d", "--device", "emulated", "--tier", "tiny", "--dtype", "float32"]) == 0
 
 
+def test_a_file_that_is_written_again_is_compiled_again(my_pool):
+    """As in a notebook: the same path, another text, one session."""
+    right, passed = my_pool.read_text(), []
+    wrong = right.replace("value > leader", "value < leader")
+    for text in (right, wrong, right):
+        my_pool.write_text(text)
+        (row,) = lab.check(str(my_pool), "max_pool2d", "emulated", "float32")
+        passed.append(all(outcome.passed for outcome in row.outcomes))
+        assert row._repr_html_().count("<tr>") == 1 + len(row.outcomes)
+    assert passed == [True, False, True]
+    with pytest.raises(ValueError, match="has cases in .*float32.*, received int8"):
+        next(lab.check(my_pool, "max_pool2d", "emulated", "int8"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends, ops
+from gpuconv import backends, html, ops
 from gpuconv.verify.cases import Case
 from gpuconv.verify.compare import compare, results
 from gpuconv.verify.oracle import expect
@@ -41,6 +41,10 @@ class Row:
     @property
     def worst(self) -> Outcome:
         return max(self.outcomes, key=lambda outcome: (not outcome.passed, outcome.share))
+
+    def _repr_html_(self) -> str:
+        rows = [[e.case.name, f"{e.error:.1e}", f"{e.bound:.1e}", e.failure or "ok"] for e in self.outcomes]
+        return html.table(["case", "error", "bound", ""], rows, f"{self.op} in {self.dtype}")
 
     @property
     def smallest_failure(self) -> Outcome | None:

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -265,23 +265,30 @@ def _check_struct(what: str, value: Any) -> np.void:
 
 
 @functools.lru_cache(maxsize=4096)
-def _load(path: Path, defines: tuple[tuple[str, Any], ...]) -> Module:
-    return Module(path, {name: str(value) for name, value in defines})
+def _load(file: Path | _Edition, defines: tuple[tuple[str, Any], ...]) -> Module:
+    return Module(file if isinstance(file, Path) else file.path, {name: str(value) for name, value in defines})
 
 
 @functools.lru_cache(maxsize=256)
-def _resolve(file: str | Path) -> Path:
-    return source.resolve(_replaced.get(str(file), file))
+def _resolve(file: str | Path) -> Path | _Edition:
+    return _replaced.get(str(file)) or source.resolve(file)
 
 
-_replaced: dict[str, Path] = {}
+class _Edition(NamedTuple):
+    """A user's file with the text that it has now: between two uses it may be written again."""
+
+    path: Path
+    text: str
+
+
+_replaced: dict[str, _Edition] = {}
 
 
 @contextlib.contextmanager
 def replaced(files: Mapping[str, Path]) -> Iterator[None]:
     """Within this context the launchers take these .cu files (paths) in place of shipped ones (names)."""
     before = dict(_replaced)
-    _replaced.update(files)
+    _replaced.update({name: _Edition(path := source.resolve(at), source.flatten(path)) for name, at in files.items()})
     _resolve.cache_clear()
     try:
         yield
@@ -293,7 +300,8 @@ def replaced(files: Mapping[str, Path]) -> Iterator[None]:
 
 def text_of(file: str | Path) -> str:
     """The flat text that `load` of this file compiles."""
-    return source.flatten(_resolve(file))
+    found = _resolve(file)
+    return source.flatten(found) if isinstance(found, Path) else found.text
 
 
 def load(file: str | Path, defines: Mapping[str, Any] | None = None) -> Module:
