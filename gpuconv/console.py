@@ -61,7 +61,16 @@ def progress_bar(**options: Any) -> Any:
     if is_quiet():
         return _NoBar()
     try:
-        return _bar_kind()(**options | ({"disable": False} if in_notebook() and not options.get("disable") else {}))
+        notebook = in_notebook()
+        widgets = notebook and importlib.util.find_spec("ipywidgets")
+        if widgets:
+            from tqdm.notebook import tqdm
+        else:
+            from tqdm import tqdm
+        if notebook and not options.get("disable"):
+            out = {} if widgets else {"file": sys.stdout}  # stderr stands on red there
+            options |= out | {"disable": False}
+        return tqdm(**options)
     except Exception as error:
         return _no_bar(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
@@ -70,15 +79,6 @@ def in_notebook() -> bool:
     """Whether this process serves a notebook, whose bars are seen although its stderr is no terminal."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ in ("ZMQInteractiveShell", "Shell")  # Jupyter's, Colab's
-
-
-def _bar_kind() -> Any:
-    """tqdm's bar for a terminal, or in a notebook that shows widgets the one for it."""
-    if in_notebook() and importlib.util.find_spec("ipywidgets"):
-        from tqdm.notebook import tqdm
-    else:
-        from tqdm import tqdm
-    return tqdm
 
 
 @functools.cache  # so that each reason is said once

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 COLORS = ("#3b82f6", "#d97706", "#16a34a", "#a855f7")  # of middle lightness: seen on white and on black
 WIDTH, HEIGHT, LEFT, BELOW = 360, 180, 48, 24
+_NUMBER = re.compile(r"[+-]?(\d[\d,]*(\.\d+)?(e[+-]?\d+)?|nan|inf)%?")
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:
-    """Text and numbers as a table; numbers stand at the right."""
+    """Text and numbers as a table; a column of numbers stands at the right."""
+    shown = [[_shown(value) for value in row] for row in rows]
+    sides = ["right" if _are_numbers(column) else "left" for column in zip(*shown)] or ["left"] * len(heading)
 
-    def cell(value: Any) -> str:
-        side = "left" if isinstance(value, str) else "right"
-        shown = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-        return f'<td style="text-align:{side}">{html.escape(shown)}</td>'
+    def line(tag: str, cells: Sequence[str]) -> str:
+        written = (f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>' for side, cell in zip(sides, cells))
+        return f"<tr>{''.join(written)}</tr>"
 
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in heading)
-    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    head, body = line("th", heading), "".join(line("td", cells) for cells in shown)
     told = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f"<table>{told}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table>{told}<thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _are_numbers(cells: Sequence[str]) -> bool:
+    """Whether each cell that says something is a number."""
+    said = [cell for cell in cells if cell not in ("", "…")]
+    return bool(said) and all(_NUMBER.fullmatch(cell) for cell in said)
 
 
 def chart(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:

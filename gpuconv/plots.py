@@ -48,7 +48,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     if title:
         _text(figure, 0.045, 0.94, title, max_width=1365, color=INK, fontsize=11, weight="bold", va="center")
     for number, (quantity, scale, form) in enumerate((("loss", 1, "{:.3f}"), ("accuracy", 100, "{:.1f} %"))):
-        axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.36, 0.66 if title else 0.76))
+        axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.335, 0.66 if title else 0.76))
         axes.set_title(quantity, color=MUTED, fontsize=9, loc="left", pad=10)
         ends = []
         for part, color in (("train", COLD), ("validation", GOOD), ("test", WARM)):

@@ -64,16 +64,24 @@ def test_text_is_escaped_and_what_is_not_finite_is_left_out():
     assert html.chart({"x": [(1, nan)]}, "loss") == ""
 
 
+def test_numbers_stand_at_the_right_below_their_heading():
+    rows = [["conv1", "8 x 8 x 16", "1,160", "3.2e-08", ""], ["fc1", "10", 25, -0.5, ""], ["…", "", "", "nan", ""]]
+    tree = parsed(html.table(["layer", "output", "parameters", "error", "total"], rows))
+    sides = [[cell.get("style") for cell in row] for row in tree.iter("tr")]
+    assert sides == [[f"text-align:{side}" for side in ("left", "left", "right", "right", "left")]] * 4
+
+
 @pytest.fixture
 def notebook(monkeypatch):
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
 
 
-def test_bars_are_shown_in_a_notebook(notebook, monkeypatch):
+def test_bars_are_shown_in_a_notebook(notebook, monkeypatch, capsys):
     assert console.in_notebook()
-    with console.progress_bar(total=3, disable=None, file=sys.stdout) as bar:
+    with console.progress_bar(total=3, disable=None, leave=False) as bar:
         assert not bar.disable
+    assert "0/3" in capsys.readouterr().out  # stderr stands on red, and the lines of epochs are on stdout
     assert console.progress_bar(total=3, disable=True).disable
     made = types.ModuleType("tqdm.notebook")
     made.tqdm = lambda **options: options

@@ -193,6 +193,17 @@ def test_curves_labels_do_not_touch():
     assert abs(heights[0] - heights[1]) > 0.07
 
 
+def test_curves_labels_end_within_the_figure():
+    row = {f"{part}_{what}": 1.0 for part in ("train", "validation", "test") for what in ("loss", "accuracy")}
+    figure = plots.curves([row | {"epoch": 1}, row | {"epoch": 2, "validation_loss": 123.456}])
+    plots.pixels(figure)
+    loss, accuracy = figure.axes
+    assert [text.get_text() for text in accuracy.texts] == ["test 100.0 %", "train 100.0 %", "validation 100.0 %"]
+    tick_labels = accuracy.get_tightbbox().x0
+    assert all(text.get_window_extent().x1 < tick_labels for text in loss.texts)
+    assert all(text.get_window_extent().x1 < figure.bbox.width for text in accuracy.texts)
+
+
 def test_curves_of_nothing():
     with pytest.raises(ValueError, match="empty history"):
         plots.curves([])
