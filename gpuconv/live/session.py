@@ -1,12 +1,11 @@
 """A run that is watched: one thread trains, and between two steps it does what browsers ask for.
 
-The net and its trainer belong to that thread alone. Requests reach it through a queue; what it shows goes into a hub,
-which never waits for a browser.
+The net and its trainer belong to that thread alone. Requests reach it through a queue; what it shows (`view.py`) goes
+into a hub, which never waits for a browser.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
@@ -18,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from gpuconv import checkpoint as checkpoints
-from gpuconv.console import say
-from gpuconv.inspect import explain
 from gpuconv.layers.saving import NOTES
-from gpuconv.live import controls, legs, pictures, snapshots
-from gpuconv.live.budget import Budget
+from gpuconv.live import controls, legs, saved
 from gpuconv.live.hub import Hub
 from gpuconv.live.legs import Sets
+from gpuconv.live.mailbox import Mailbox
+from gpuconv.live.speed import Speed
+from gpuconv.live.view import View
 from gpuconv.shell import command
 from gpuconv.training import RunDirectory
 from gpuconv.training.callbacks import Callback, describe
@@ -33,6 +32,7 @@ from gpuconv.training.fit import FINISHED
 Record = dict[str, Any]
 
 TRAINING, PAUSED, ENDED, FAILED = "training", "paused", "finished", "failed"
+REQUESTS = ("greet", "pause", "step", "go", "change", "restart", "save", "load", "look", "explain")
 NEXT, CLOSED = "goes on otherwise", "closed"  # why a leg ends where another follows, and where the server ends
 
 
@@ -58,13 +58,12 @@ class Session(Callback):
         hub: Hub | None = None,
     ) -> None:
         self.sets, self.device, self.why, self.home, self.name = sets, device, why, home, name
-        self.hub = hub or Hub()
-        self.budget = Budget()
         self.leg = legs.make(recipe, sets, device, prepare=prepare)
+        self.view = View(sets, hub or Hub(), self.state)
         self.phase, self.message = (TRAINING, "") if run_dir is None else (PAUSED, "")
         self.spent = 0.0  # seconds in the callbacks, without those in which it was paused
         self.worked = 0.0  # seconds of training, these included
-        self._queue: queue.SimpleQueue[tuple[str, Record, Future[Any]]] = queue.SimpleQueue()
+        self._mail = Mailbox(REQUESTS)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._closing = False
         self._acts = False
@@ -72,12 +71,7 @@ class Session(Callback):
         self._allowed = 0  # steps to do while paused
         self._next: Callable[[], None] | None = None
         self._repeat = deque(repeat)
-        self._before: tuple[int, dict[str, np.ndarray]] | None = None  # a step, and the weights after it
-        self._rate: tuple[float, int] = (time.perf_counter(), 0)
-        self._per_second = 0.0
-        self._log: deque[str] = deque(maxlen=200)
-        self._kind = pictures.KINDS[0]
-        self._image, self._truth, self._shown = self._test_image(0)
+        self._speed = Speed()
         if run_dir is None:
             self.run_dir, self._resume = RunDirectory.claim(home, name), False
         else:
@@ -93,16 +87,12 @@ class Session(Callback):
         """Have the training thread do something between two steps; what it gives, or raises, is in the future.
 
         Raises ValueError for an unknown request."""
-        if name not in REQUESTS:
-            raise ValueError(f"unknown request {name[:50]!r}; known are {', '.join(REQUESTS)}")
-        future: Future[Any] = Future()
-        self._queue.put((name, arguments, future))
-        return future
+        return self._mail.ask(name, arguments)
 
     def close(self, timeout: float = 60.0) -> None:
         """Finish the step, save, and end the thread."""
         self._closing = True
-        self._queue.put(("close", {}, Future()))
+        self._mail.wake()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
@@ -149,17 +139,9 @@ class Session(Callback):
 
     def _serve(self, wait: bool = False) -> None:
         """Answer the requests that are there; wait: for one at least."""
-        while wait or not self._queue.empty():
-            name, arguments, future = self._queue.get()
-            wait = False
-            if name == "close":
-                return
-            try:
-                future.set_result(REQUESTS[name](self, **arguments))
-            except Exception as error:
-                future.set_exception(error)
+        self._mail.answer(lambda name, arguments: getattr(self, name)(**arguments), wait=wait)
         if self.phase != TRAINING:
-            self.budget.now("state")
+            self.view.budget.now("state")
             self._show()
 
     # --- callbacks -----------------------------------------------------------------------------
@@ -167,8 +149,8 @@ class Session(Callback):
     def next_step(self, trainer: Any) -> int | None:
         """Asked where a device does several steps at once: 1 where something is to be shown or done after the next."""
         begun = time.perf_counter()
-        asked = not self._queue.empty() or self.phase == PAUSED or self._before is not None or self._closing
-        self._acts = asked or (self.hub.clients > 0 and self.budget.any_due)
+        asked = not self._mail.is_empty or self.phase == PAUSED or self.view.waits_for_step or self._closing
+        self._acts = asked or self.view.is_due
         self.spent += time.perf_counter() - begun
         if self._acts or not self._repeat:
             return 1 if self._acts else None
@@ -176,8 +158,8 @@ class Session(Callback):
 
     def on_start(self, trainer: Any) -> None:
         self._began = time.perf_counter()
-        self._rate = self._began, trainer.steps
-        self._before = None
+        self._speed.begin(trainer.steps)
+        self.view.begin()
         self._under_way = True
         self._acts = True  # stays so where steps are never done together
 
@@ -187,8 +169,7 @@ class Session(Callback):
 
     def on_epoch(self, trainer: Any, record: Record) -> None:
         self.say(describe(record, trainer.epochs))
-        if (found := snapshots.confusion([record], self.sets.classes)) is not None:
-            self.hub.put("confusion", snapshots.encode(found))
+        self.view.confusion([record])
         self._after_step(trainer)
 
     def _after_step(self, trainer: Any) -> None:
@@ -222,56 +203,22 @@ class Session(Callback):
     def trainer(self) -> Any:
         return self.leg.trainer
 
+    @property
+    def hub(self) -> Hub:
+        return self.view.hub
+
     def say(self, text: str) -> None:
-        say(text)
-        self._log.append(text)
-        self.hub.put("log", snapshots.encode([*self._log]))
+        self.view.say(text)
 
     def _show_all(self) -> None:
-        """Everything anew, for whoever comes now or is there."""
-        self.hub.put("net", snapshots.encode(snapshots.net(self.leg)))
-        self.hub.put("log", snapshots.encode([*self._log]))
-        if (found := snapshots.confusion(self.trainer.records, self.sets.classes)) is not None:
-            self.hub.put("confusion", snapshots.encode(found))
-        self.budget.now()
-        self._show()
+        self.view.show_all(self.leg, ended=self.phase == ENDED)
 
     def _show(self) -> None:
-        """What is due."""
-        if self._before is not None and self.trainer.steps > self._before[0]:
-            (at, before), self._before = self._before, None
-            if self.trainer.steps == at + 1:
-                self._put("scales", lambda: snapshots.encode(snapshots.scales(before, snapshots.weights(self.leg))))
-        looks: dict[str, Callable[[], bytes]] = {
-            "state": lambda: snapshots.encode(self.state()),
-            "curves": lambda: snapshots.encode(snapshots.curves(self.trainer.records)),
-            "picture": self._picture,
-            "examples": lambda: snapshots.examples(self.leg, self.sets),
-        }
-        for name, make in looks.items():
-            if self.budget.due(name):
-                self._put(name, make)
-        if self.phase != ENDED and self._before is None and self.budget.due("scales"):
-            with self.budget.spend("scales"):
-                self._before = self.trainer.steps, snapshots.weights(self.leg)  # the next step's update is measured
-
-    def _put(self, name: str, make: Callable[[], bytes]) -> None:
-        """Make something and show it. What cannot be shown is no reason to stop a run."""
-        with self.budget.spend(name):
-            try:
-                self.hub.put(name, make())
-            except Exception as error:
-                told = f"cannot show {name}: {error}"
-                if told not in self._log:
-                    self.say(told)
+        self.view.show(self.leg, ended=self.phase == ENDED)
 
     def state(self) -> Record:
-        trainer, now = self.trainer, time.perf_counter()
-        since, steps = self._rate
-        if self.phase == TRAINING and now - since > 0.5:
-            size = self.leg.recipe["train"]["batch_size"]
-            self._per_second = (trainer.steps - steps) * size / (now - since)
-            self._rate = now, trainer.steps
+        trainer = self.trainer
+        training = self.phase == TRAINING
         return {
             "phase": self.phase,
             "message": self.message,
@@ -280,7 +227,7 @@ class Session(Callback):
             "batch": trainer.batch,
             "batches": len(self.leg.loaders["train"]),
             "epochs": self.leg.recipe["epochs"],
-            "per_second": self._per_second if self.phase == TRAINING else 0,
+            "per_second": self._speed.at(trainer.steps, self.leg.recipe["train"]["batch_size"]) if training else 0,
             "device": self.device,
             "why": self.why,
             "run": str(self.run_dir),
@@ -289,24 +236,16 @@ class Session(Callback):
             "tests": len(self.sets.test),
             "classes": self.sets.classes,
             "settings": legs.settings_of(self.leg.recipe),
-            "saved": self._saved(),
-            "shown": self._shown,
-            "kind": self._kind,
+            "saved": saved.numbers(self.run_dir),
+            "shown": self.view.title,
+            "kind": self.view.kind,
         }
-
-    def _picture(self) -> bytes:
-        head = {"shown": self._shown, "step": self.trainer.steps}
-        return snapshots.picture(self.leg, self._kind, self._image, self._truth, head)
-
-    def _test_image(self, number: int) -> tuple[np.ndarray, int | None, str]:
-        image = np.asarray(self.sets.test.subset([number]).first(1))[0]
-        return image, int(self.sets.test.labels[number]), f"test image {number}"
 
     # --- requests ------------------------------------------------------------------------------
 
     def greet(self) -> None:
         """A browser has come: have something to show it at once."""
-        self.budget.now()
+        self.view.budget.now()
         if self.phase != TRAINING:
             self._show()
 
@@ -364,17 +303,18 @@ class Session(Callback):
 
     def save(self) -> int:
         """Keep the state as it is now, under the next number in the run's folder."""
-        number = max(self._saved(), default=0) + 1
-        checkpoints.save(self._saved_file(number), self._snapshot())
-        self.say(f"saved as {self._saved_file(number)}")
-        self.budget.now("state")
+        number = max(saved.numbers(self.run_dir), default=0) + 1
+        path = saved.file(self.run_dir, number)
+        checkpoints.save(path, self._snapshot())
+        self.say(f"saved as {path}")
+        self.view.budget.now("state")
         return number
 
     def load(self, number: int) -> None:
         """Go back, or forth, to a state that was saved. Training is paused."""
-        if number not in self._saved():
-            raise ValueError(f"no checkpoint is saved as {number!r}; saved are {self._saved() or 'none'}")
-        found = checkpoints.load(self._saved_file(number))
+        if number not in (known := saved.numbers(self.run_dir)):
+            raise ValueError(f"no checkpoint is saved as {number!r}; saved are {known or 'none'}")
+        found = checkpoints.load(saved.file(self.run_dir, number))
         leg = legs.make(found.state["settings"], self.sets, self.device)
 
         def do() -> None:
@@ -389,36 +329,12 @@ class Session(Callback):
         self, kind: str | None = None, test: int | None = None, image: np.ndarray | None = None, title: str = "image"
     ) -> None:
         """Choose the image on its way through the net, and what is shown of it."""
-        if kind is not None and kind not in pictures.KINDS:
-            raise ValueError(f"shown are {', '.join(pictures.KINDS)}, received {kind!r}")
-        if test is not None:
-            count = len(self.sets.test)
-            if type(test) is not int or not 0 <= test < count:
-                raise ValueError(f"test images are numbered from 0 to {count - 1}, received {test!r}")
-            self._image, self._truth, self._shown = self._test_image(test)
-        elif image is not None:
-            self._image, self._truth, self._shown = image, None, title
-        self._kind = kind or self._kind
-        self.budget.now("picture", "state")
+        self.view.choose(kind, test, image, title)
         self._show()
 
     def explain(self, layer: str, at: list[int]) -> Record:
         """Where one activation of the image that is shown comes from."""
-        found = explain(self.leg.net, snapshots._given(self.leg, self._image[None]), layer, at)
-        terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
-        weight = None if found.weight is None else found.weight.reshape(found.window.shape)
-        return {
-            "text": str(found),
-            "kind": found.kind,
-            "terms": terms,
-            "value": found.value,
-            "total": found.total,
-            "bias": found.bias,
-            "error": found.error,
-            "window": _grid(found.window),
-            "weight": None if weight is None else _grid(weight),
-            "channels": found.window.shape[-1],
-        }
+        return self.view.explain(self.leg, layer, at)
 
     # --- parts ---------------------------------------------------------------------------------
 
@@ -443,22 +359,3 @@ class Session(Callback):
         trainer.records = found.state["records"]
         if self.phase == PAUSED and trainer.epoch >= self.leg.recipe["epochs"]:
             self.phase = ENDED
-
-    def _saved(self) -> list[int]:
-        stems = (path.stem.removeprefix("saved-") for path in self.run_dir.glob("saved-*.safetensors"))
-        return sorted(int(stem) for stem in stems if stem.isdecimal())
-
-    def _saved_file(self, number: int) -> Path:
-        return self.run_dir / f"saved-{number}.safetensors"
-
-
-def _grid(values: np.ndarray) -> list[list[float]]:
-    """The first channel of a window as rows; of a vector its beginning."""
-    finite = np.where(np.isfinite(values), values, 0.0)
-    return (finite[:, :, 0] if finite.ndim == 3 else finite.reshape(1, -1)[:, :64]).tolist()
-
-
-REQUESTS: dict[str, Callable[..., Any]] = {
-    name: getattr(Session, name)
-    for name in ("greet", "pause", "step", "go", "change", "restart", "save", "load", "look", "explain")
-}

@@ -69,7 +69,7 @@ def confusion(records: Sequence[Record], classes: Sequence[str]) -> Record | Non
 
 def picture(leg: Leg, kind: str, image: np.ndarray, truth: int | None, head: Record) -> bytes:
     """One image on its way through the net. image: uint8 (H, W, C)."""
-    x = _given(leg, image[None])
+    x = given(leg, image[None])
     volumes, scores = pictures.activations(leg.net, x)
     odds = pictures.softmax(scores[0].astype(np.float64))
     if kind == "gradients":
@@ -85,7 +85,7 @@ def examples(leg: Leg, sets: Sets) -> bytes:
     """Test images with their five best scores, right and wrong ones apart."""
     images = np.asarray(sets.test.first(EXAMPLES))
     labels = sets.test.labels[: len(images)]
-    odds = pictures.softmax(backends.to_numpy(leg.net.infer(_given(leg, images))).astype(np.float64))
+    odds = pictures.softmax(backends.to_numpy(leg.net.infer(given(leg, images))).astype(np.float64))
     right = odds.argmax(axis=1) == labels
     shown = [*np.flatnonzero(right)[:SHOWN], *np.flatnonzero(~right)[:SHOWN]]
     told = [
@@ -110,7 +110,8 @@ def scales(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[
     ]
 
 
-def _given(leg: Leg, images: np.ndarray) -> Any:
+def given(leg: Leg, images: np.ndarray) -> Any:
+    """uint8 images as the net takes them."""
     return backends.asarray(leg.net.normalization(images), leg.net.device, leg.net.dtype)
 
 

@@ -66,7 +66,7 @@ def test_a_change_is_said_kept_and_in_force(open_session):
     wait_for(session, lambda: session.trainer.steps == step + 1)
     assert session.trainer.optimizer.momentum == 0.8
     assert session.leg.loaders["train"].batch_size == 25
-    assert any(f"from step {step} on: lr 0.01" in line for line in session._log)
+    assert any(f"from step {step} on: lr 0.01" in line for line in session.view.log)
     session.close()
     assert legs.changes_of(records_of(session.run_dir)) == [(step, {"lr": 0.01, "momentum": 0.8, "batch_size": 25})]
     lines = [json.loads(line) for line in (session.run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -217,8 +217,8 @@ def test_it_trains_the_same_whether_anybody_looks_or_not(open_session):
     alone = open_session(CONV, changes={"epochs": 8})
     wait_for(alone, lambda: alone.phase == "finished")
     seen = open_session(CONV, start=False, changes={"epochs": 8})
-    seen.hub = Watched()
-    seen.budget = Budget({name: Look(0.0, 1.0) for name in seen.budget.looks})
+    seen.view.hub = Watched()
+    seen.view.budget = Budget({name: Look(0.0, 1.0) for name in seen.view.budget.looks})
     seen.start()
     while seen.phase != "finished":
         for kind in pictures.KINDS:
@@ -283,14 +283,14 @@ def test_what_cannot_be_shown_is_said_once_and_training_goes_on(open_session, mo
         do(session, "look", kind="filters")
     steps = session.trainer.steps
     wait_for(session, lambda: session.trainer.steps > steps + 5)
-    assert [line for line in session._log if "cannot show" in line] == ["cannot show picture: no picture"]
+    assert [line for line in session.view.log if "cannot show" in line] == ["cannot show picture: no picture"]
 
 
 def test_an_image_of_one_grey_is_shown(open_session):
     session = open_session(CONV)
     for grey in range(0, 256, 5):
         do(session, "look", image=np.full((8, 8, 1), grey, np.uint8))
-    assert not [line for line in session._log if "cannot show" in line]
+    assert not [line for line in session.view.log if "cannot show" in line]
 
 
 def test_a_net_with_an_optimizer_of_groups_trains_and_changes(open_session):

@@ -1,0 +1,47 @@
+"""Requests from any thread to one that answers them when it can."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class Mailbox:
+    """names: the requests that are known."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._queue: queue.SimpleQueue[tuple[str, Record, Future[Any]] | None] = queue.SimpleQueue()
+
+    def ask(self, name: str, arguments: Record) -> Future[Any]:
+        """What the answer gives, or raises, will be in the future. Raises ValueError for an unknown request."""
+        if name not in self.names:
+            raise ValueError(f"unknown request {name[:50]!r}; known are {', '.join(self.names)}")
+        future: Future[Any] = Future()
+        self._queue.put((name, arguments, future))
+        return future
+
+    def wake(self) -> None:
+        """End an `answer` that waits."""
+        self._queue.put(None)
+
+    @property
+    def is_empty(self) -> bool:
+        return self._queue.empty()
+
+    def answer(self, do: Callable[[str, Record], Any], *, wait: bool = False) -> None:
+        """Answer the requests that are there; wait: for one at least."""
+        while wait or not self._queue.empty():
+            request = self._queue.get()
+            wait = False
+            if request is None:
+                return
+            name, arguments, future = request
+            try:
+                future.set_result(do(name, arguments))
+            except Exception as error:
+                future.set_exception(error)

@@ -1,0 +1,137 @@
+"""What browsers see of a run: each kind of message made when its share of the time allows, and put into the hub."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpuconv.console import say
+from gpuconv.inspect import explain
+from gpuconv.live import pictures, snapshots
+from gpuconv.live.budget import Budget
+from gpuconv.live.hub import Hub
+from gpuconv.live.legs import Leg, Sets
+
+Record = dict[str, Any]
+
+
+class View:
+    """The messages, and the image that the user chose, on its way through the net.
+
+    state: makes the message of that name, what the run is doing.
+    """
+
+    def __init__(self, sets: Sets, hub: Hub, state: Callable[[], Record]) -> None:
+        self.sets, self.hub, self.state = sets, hub, state
+        self.budget = Budget()
+        self.log: deque[str] = deque(maxlen=200)
+        self.kind = pictures.KINDS[0]
+        self.image, self.truth, self.title = self._test_image(0)
+        self._before: tuple[int, dict[str, np.ndarray]] | None = None  # a step, and the weights after it
+
+    @property
+    def waits_for_step(self) -> bool:
+        """Whether the update of the next step will be shown."""
+        return self._before is not None
+
+    @property
+    def is_due(self) -> bool:
+        return self.hub.clients > 0 and self.budget.any_due
+
+    def begin(self) -> None:
+        """A leg begins: the weights seen last are another one's."""
+        self._before = None
+
+    def say(self, text: str) -> None:
+        say(text)
+        self.log.append(text)
+        self.hub.put("log", snapshots.encode([*self.log]))
+
+    def confusion(self, records: list[Record]) -> None:
+        if (found := snapshots.confusion(records, self.sets.classes)) is not None:
+            self.hub.put("confusion", snapshots.encode(found))
+
+    def show_all(self, leg: Leg, *, ended: bool) -> None:
+        """Everything anew, for whoever comes now or is there."""
+        self.hub.put("net", snapshots.encode(snapshots.net(leg)))
+        self.hub.put("log", snapshots.encode([*self.log]))
+        self.confusion(leg.trainer.records)
+        self.budget.now()
+        self.show(leg, ended=ended)
+
+    def show(self, leg: Leg, *, ended: bool) -> None:
+        """What is due. ended: no step follows whose update could be measured."""
+        steps = leg.trainer.steps
+        if self._before is not None and steps > self._before[0]:
+            (at, before), self._before = self._before, None
+            if steps == at + 1:
+                self._put("scales", lambda: snapshots.encode(snapshots.scales(before, snapshots.weights(leg))))
+        looks: dict[str, Callable[[], bytes]] = {
+            "state": lambda: snapshots.encode(self.state()),
+            "curves": lambda: snapshots.encode(snapshots.curves(leg.trainer.records)),
+            "picture": lambda: snapshots.picture(
+                leg, self.kind, self.image, self.truth, {"shown": self.title, "step": steps}
+            ),
+            "examples": lambda: snapshots.examples(leg, self.sets),
+        }
+        for name, make in looks.items():
+            if self.budget.due(name):
+                self._put(name, make)
+        if not ended and self._before is None and self.budget.due("scales"):
+            with self.budget.spend("scales"):
+                self._before = steps, snapshots.weights(leg)  # the next step's update is measured
+
+    def _put(self, name: str, make: Callable[[], bytes]) -> None:
+        """Make something and show it. What cannot be shown is no reason to stop a run."""
+        with self.budget.spend(name):
+            try:
+                self.hub.put(name, make())
+            except Exception as error:
+                told = f"cannot show {name}: {error}"
+                if told not in self.log:
+                    self.say(told)
+
+    def choose(self, kind: str | None, test: int | None, image: np.ndarray | None, title: str) -> None:
+        """Choose the image, a test image or the user's, and what is shown of it."""
+        if kind is not None and kind not in pictures.KINDS:
+            raise ValueError(f"shown are {', '.join(pictures.KINDS)}, received {kind!r}")
+        if test is not None:
+            count = len(self.sets.test)
+            if type(test) is not int or not 0 <= test < count:
+                raise ValueError(f"test images are numbered from 0 to {count - 1}, received {test!r}")
+            self.image, self.truth, self.title = self._test_image(test)
+        elif image is not None:
+            self.image, self.truth, self.title = image, None, title
+        self.kind = kind or self.kind
+        self.budget.now("picture", "state")
+
+    def explain(self, leg: Leg, layer: str, at: list[int]) -> Record:
+        """Where one activation of the image comes from."""
+        found = explain(leg.net, snapshots.given(leg, self.image[None]), layer, at)
+        terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
+        weight = None if found.weight is None else found.weight.reshape(found.window.shape)
+        return {
+            "text": str(found),
+            "kind": found.kind,
+            "terms": terms,
+            "value": found.value,
+            "total": found.total,
+            "bias": found.bias,
+            "error": found.error,
+            "window": _grid(found.window),
+            "weight": None if weight is None else _grid(weight),
+            "channels": found.window.shape[-1],
+        }
+
+    def _test_image(self, number: int) -> tuple[np.ndarray, int | None, str]:
+        image = np.asarray(self.sets.test.subset([number]).first(1))[0]
+        return image, int(self.sets.test.labels[number]), f"test image {number}"
+
+
+def _grid(values: np.ndarray) -> list[list[float]]:
+    """The first channel of a window as rows; of a vector its beginning."""
+    finite = np.where(np.isfinite(values), values, 0.0)
+    return (finite[:, :, 0] if finite.ndim == 3 else finite.reshape(1, -1)[:, :64]).tolist()
