@@ -56,20 +56,29 @@ def _seconds(call: Callable[[], Any], count: int) -> float:
 
 @contextmanager
 def gpu() -> Iterator[list[str]]:
-    """A stand-in GPU. The names of launched kernels are noted; nothing runs, and "auto" is the cost model's choice."""
+    """A stand-in GPU. The names of launched kernels are noted, and nothing runs. "auto" is the cost model's choice, and
+    remembered as one that was measured."""
+    from gpuconv.backends.cuda.gemm import tuner
     from tests import standin
     from tests.standin.modules import RawKernel
 
     launched: list[str] = []
-    launch, tuning = RawKernel.__call__, os.environ.get("GPUCONV_AUTOTUNE")
+
+    def remembered(product: Any, *options: Any) -> Any:
+        tuner.remembered[product, tuner._gpu(0)] = chosen = plan(product, *options)
+        return chosen
+
+    launch, plan, tuning = RawKernel.__call__, tuner.plan, os.environ.get("GPUCONV_AUTOTUNE")
     os.environ["GPUCONV_AUTOTUNE"] = "0"
     with standin.installed(schedule="early"):
         sys.modules["cupy"].empty = _Empty(sys.modules["cupy"].empty)
         RawKernel.__call__ = lambda self, *_, **__: launched.append(self.name)  # type: ignore[method-assign]
+        tuner.plan = remembered  # type: ignore[assignment]
         try:
             yield launched
         finally:
-            RawKernel.__call__ = launch  # type: ignore[method-assign]
+            RawKernel.__call__, tuner.plan = launch, plan  # type: ignore[method-assign, assignment]
+            tuner.remembered.clear()
             os.environ.pop("GPUCONV_AUTOTUNE")
             if tuning is not None:
                 os.environ["GPUCONV_AUTOTUNE"] = tuning

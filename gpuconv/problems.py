@@ -95,7 +95,7 @@ def epilogue(activation: str | None = None, pool: int = 1, masked: bool = False,
 PLAIN = epilogue()  # the sums are stored as they are
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity
 class Conv2dProblem:
     """A convolution: x (n, h, w, c) with filters (k, r, s, c // groups) gives y (n, p, q, k).
 
@@ -203,6 +203,11 @@ class Conv2dProblem:
         rows = self.n * -(-self.h // stride_h) * -(-self.w // stride_w)
         return rows, c, -(-self.r // step_h) * -(-self.s // step_w) * k, self.groups * stride_h * stride_w
 
+    def __reduce__(self) -> Any:
+        """A copy, pickled or not, is the cached object itself."""
+        window = self.stride, self.padding, self.dilation, self.groups, self.fit
+        return _conv2d, (*self.x_shape, *self.w_shape, *window)
+
     def __str__(self) -> str:
         """Such as "2x32x32x3-12x3x3-p1.1.1.1": the input, the filters, and what is not the default."""
         ((top, bottom), (left, right)) = self.padding
@@ -214,7 +219,7 @@ class Conv2dProblem:
         return text + (f"-{self.fit}" if self.fit != "floor" else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity
 class Pool2dProblem:
     """A pool: x (n, h, w, c) in windows of r x s gives y (n, p, q, c). Other fields as in `Conv2dProblem`."""
 
@@ -261,13 +266,16 @@ class Pool2dProblem:
     def dilation(self) -> Pair:
         return 1, 1
 
+    def __reduce__(self) -> Any:
+        return _pool2d, (*self.x_shape, self.r, self.s, self.stride, self.padding, self.fit)
+
     @functools.cached_property
     def argmax_dtype(self) -> np.dtype:
         """The smallest unsigned dtype that holds every index inside a window."""
         return np.min_scalar_type(self.r * self.s - 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity
 class LinearProblem:
     """A fully connected layer: x (n, c) with weights (k, c) gives y (n, k)."""
 
@@ -278,6 +286,9 @@ class LinearProblem:
     @staticmethod
     def of(x_shape: Sequence[int], w_shape: Sequence[int]) -> LinearProblem:
         return _linear(*x_shape, w_shape[0])
+
+    def __reduce__(self) -> Any:
+        return _linear, (self.n, self.c, self.k)
 
     @property
     def x_shape(self) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from functools import partial
 from operator import attrgetter
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,10 +61,11 @@ def backend_of(
     may be a number or an array of one. Raises a TypeError that names the argument for a mixture of devices, a masked
     array, one that holds no numbers or is in the other byte order, and for what is no array.
     """
-    for name, listed in lists.items():
-        arrays |= _in_list(name, listed)
-    for name, listed in optional_lists.items():
-        arrays |= {} if listed is None else _in_list(name, listed)
+    if lists:
+        for name, listed in lists.items():
+            arrays |= _in_list(name, listed)
+        for name, listed in optional_lists.items():
+            arrays |= {} if listed is None else _in_list(name, listed)
     for name, array in optional.items():
         if array is not None:
             arrays[name] = array
@@ -72,16 +73,17 @@ def backend_of(
         if kind_of(value) is not None:
             arrays[name] = value
     given = list(arrays.values())
-    if not _are_alike(given):
+    kind = _common_kind(given)
+    if kind is None:
         _expect_one_place(arrays, {*lists, *optional_lists})
-    # No array at all: nothing to do, or a call to be refused.
-    kind = cast(str, kind_of(given[0])) if given else "numpy"
-    backend = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _imported(_HOMES[kind])
-    if kind == "cuda" and not _is_current(given[0]):
-        backend = _Around(backend, partial(_on_device, given[0].device))
+        kind = kind_of(given[0]) if given else "numpy"  # no array at all: nothing to do, or a call to be refused
+    backend: Any = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _imported(_HOMES[kind])  # type: ignore[index]
+    if kind == "cuda":
+        if given[0].data.device_id != sys.modules["cupy"].cuda.runtime.getDevice():
+            backend = _Around(backend, partial(_on_device, given[0].device))
     elif SUBCLASSES and any(type(array) in SUBCLASSES for array in given):
         backend = _Around(backend, _on_plain_views)
-    return cast("type[Backend]", backend)
+    return backend
 
 
 def _expect_one_place(arrays: Mapping[str, Any], lists: Collection[str]) -> None:
@@ -121,18 +123,21 @@ def _in_list(name: str, arrays: Any) -> dict[str, Any]:
     all. What is no list comes under its own name."""
     if not isinstance(arrays, (list, tuple)):
         return {name: arrays}
-    if _are_alike(arrays):
+    if _common_kind(arrays) is not None:
         return {f"{name}[0]": arrays[0]}
     return {f"{name}[{index}]": array for index, array in enumerate(arrays)}
 
 
-def _are_alike(arrays: Sequence[Any]) -> bool:
-    """Whether all are arrays of numbers, of one type, on one device: so it nearly always is."""
+def _common_kind(arrays: Sequence[Any]) -> str | None:
+    """The kind of device that arrays belong to, if they are what they nearly always are: of one type, on one device,
+    and of numbers; otherwise None."""
     types = set(map(type, arrays))
-    if len(types) != 1 or types & SUBCLASSES or (kind := kind_of(arrays[0])) is None:
-        return False
-    one_device = kind != "cuda" or len(set(map(_DEVICE_ID, arrays))) == 1
-    return one_device and all(map(is_numeric, set(map(_DTYPE, arrays))))
+    if len(types) != 1 or not SUBCLASSES.isdisjoint(types):
+        return None
+    kind = kind_of(arrays[0])
+    if kind == "cuda" and len(set(map(_DEVICE_ID, arrays))) > 1:
+        return None
+    return kind if all(map(is_numeric, set(map(_DTYPE, arrays)))) else None
 
 
 _DEVICE_ID, _DTYPE = attrgetter("data.device_id"), attrgetter("dtype")
@@ -145,11 +150,6 @@ def _refuse_dtype(name: str, dtype: np.dtype) -> None:
         f"{name} must be in this machine's byte order, received {native.name} in the other one ({dtype.str!r}); "
         "gpuconv.asarray converts it"
     )
-
-
-def _is_current(array: Any) -> bool:
-    """Whether a CuPy array lives on CUDA's current device."""
-    return array.data.device_id == sys.modules["cupy"].cuda.runtime.getDevice()
 
 
 class _Around:

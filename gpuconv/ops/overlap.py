@@ -17,7 +17,9 @@ def copy_if_overlapping(outputs: Sequence[Array | None], *inputs: Any, in_place:
     in_place: whether an output may be an input itself, because the op reads each element before it writes it.
     """
     written = [(output, _range(output)) for output in outputs if output is not None]
-    return [_copied_if_overlapping(x, written, in_place) for x in inputs] if written else list(inputs)
+    if not written:
+        return list(inputs)
+    return [x if x is None or not _clashes(x, written, in_place) else copy_of(x) for x in inputs]
 
 
 # The address of an array's first byte, and the one past its last byte. None for a plain NumPy array: reading its
@@ -25,33 +27,26 @@ def copy_if_overlapping(outputs: Sequence[Array | None], *inputs: Any, in_place:
 Range = tuple[int, int] | None
 
 
-def _copied_if_overlapping(x: Array | None, written: Sequence[tuple[Array, Range]], in_place: bool) -> Array | None:
-    if x is None:
-        return None
-    reach = _range(x)
-    for output, written_range in written:
-        if _meet(x, reach, output, written_range) and not (in_place and same_memory(x, output)):
-            return copy_of(x)
-    return x
+def _clashes(x: Array, written: Sequence[tuple[Array, Range]], in_place: bool) -> bool:
+    own = _range(x)
+    for output, other in written:
+        if own is None or other is None:
+            overlaps = np.may_share_memory(x, output)
+        else:
+            overlaps = own[0] < other[1] and other[0] < own[1]
+        if overlaps and not (in_place and same_memory(x, output)):
+            return True
+    return False
 
 
 def overlap(a: Array, b: Array) -> bool:
     """Whether two arrays of one device may share memory: whether their address ranges overlap."""
-    return _meet(a, _range(a), b, _range(b))
-
-
-def _meet(a: Array, a_range: Range, b: Array, b_range: Range) -> bool:
-    if a_range is None and b_range is None:
-        return np.may_share_memory(a, b)
-    (a_begin, a_end), (b_begin, b_end) = a_range or _range_of(a), b_range or _range_of(b)
-    return a_begin < b_end and b_begin < a_end
+    return _clashes(a, [(b, _range(b))], in_place=False)
 
 
 def _range(array: Array) -> Range:
-    return None if type(array) is np.ndarray else _range_of(array)
-
-
-def _range_of(array: Array) -> tuple[int, int]:
+    if type(array) is np.ndarray:
+        return None
     if array.size == 0:
         return 0, 0
     begin = address(array)

@@ -51,5 +51,8 @@ def remembered(check: Check) -> Check:
 
 def _types(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """The types of the values, in nested tuples too; None if one of them is not in `_EXACT`."""
+    types: tuple[Any, ...] = tuple(map(type, values))
+    if _EXACT.issuperset(types):
+        return types
     types = tuple([_types(value) if type(value) is tuple else type(value) for value in values])
-    return types if all(isinstance(each, tuple) or each in _EXACT for each in types) else None
+    return types if all(type(each) is tuple or each in _EXACT for each in types) else None

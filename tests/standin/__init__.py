@@ -96,3 +96,4 @@ def forget() -> None:
     caches: tuple[Any, ...] = (device_array._capability, graph._capture_stream, kernel._load, tuner._gpu)
     for cache in (*caches, loss._new_counter, optim._new_found):
         cache.cache_clear()
+    kernel.forget()

@@ -69,19 +69,19 @@ def shipped() -> list[str]:
 
 @contextlib.contextmanager
 def recorded() -> Iterator[set[Path]]:
-    """The kernel files that launchers load in here."""
-    loaded: set[Path] = set()
-    load = kernel._load
+    """The kernel files that launches in here are of."""
+    launched: set[Path] = set()
+    launch = kernel.Kernel.__call__
 
-    def recording(path, defines):
-        loaded.add(path)
-        return load(path, defines)
+    def recording(run, *arguments, **options):
+        launched.add(run.module.path)
+        return launch(run, *arguments, **options)
 
-    kernel._load = recording
+    kernel.Kernel.__call__ = recording
     try:
-        yield loaded
+        yield launched
     finally:
-        kernel._load = load
+        kernel.Kernel.__call__ = launch
 
 
 def cases_by_file(cases: list[verify.Case]) -> dict[str, list[verify.Case]]:
@@ -151,7 +151,7 @@ def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, 
         changed.write_text(mutant.apply(changed.read_text()))
         os.environ["GPUCONV_CACHE_DIR"] = tempfile.tempdir = folder
         source.directory = lambda: kernels
-        kernel._resolve.cache_clear()
+        kernel.forget()
         try:
             problem = next(filter(None, _problems(cases, suite)), "")
         except Exception as error:  # a launcher's own check found the fault

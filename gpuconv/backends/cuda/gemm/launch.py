@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from gpuconv.backends.cuda.gemm import tuner
@@ -10,7 +9,7 @@ from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
 from gpuconv.backends.cuda.runtime.device_array import empty
-from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.kernel import Kernel, load, until_replaced
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array
@@ -59,31 +58,28 @@ def launch(
     inputs. accumulate: None if the kernel has no such parameter. Returns the moments (tiles down, filters, 3) if the
     product has them; they then replace the last secondary output.
     """
-    whole, sums = plan.split_k == 1, accumulation_dtype(product.dtype)
+    whole = plan.split_k == 1
     partials = moments = None
     if "MOMENTS" in product.macros:
-        moments = empty((plan.down, product.n * product.batches, 3), sums, like=out)
+        moments = empty((plan.down, product.n * product.batches, 3), accumulation_dtype(product.dtype), like=out)
         secondary = (*secondary[:-1], moments)
     second = secondary[0] if secondary else None
     if not whole:
         pitch = out.size + (0 if second is None else ceil_div(second.size, 4) * 4)  # aligned for the wide moves
-        partials = empty((plan.split_k, pitch), sums, like=out)
+        partials = empty((plan.split_k, pitch), accumulation_dtype(product.dtype), like=out)
         inputs = inputs if bias is None else (*inputs[:-1], None)
-    file, macros, name = _kernel(product, plan)
     flags: tuple[Any, ...] = () if accumulate is None else (accumulate and whole,)
     arguments = (out, *secondary, partials, *inputs, product.struct, plan.scheduler, *flags)
-    load(file, macros).kernel(name)(
-        (plan.blocks, plan.split_k), plan.algorithm.threads, *arguments, shared=plan.smem_bytes
-    )
+    run = _kernel(product, plan)
+    run((plan.blocks, plan.split_k), plan.algorithm.threads, *arguments, shared=plan.smem_bytes)
     if partials is not None:
         reduce_splits(out, partials, second, bias=bias, activation=product.activation, accumulate=bool(accumulate))
     return moments
 
 
-@functools.lru_cache(maxsize=4096)
-def _kernel(product: Product, plan: Plan) -> tuple[str, dict[str, Any], str]:
-    """The .cu of a product under a plan, its macros, and the kernel's name."""
+@until_replaced
+def _kernel(product: Product, plan: Plan) -> Kernel:
     algorithm, activation = plan.algorithm, product.activation if plan.split_k == 1 else None
     macros = {"DTYPE": product.dtype, "ACTIVATION": ACTIVATIONS[activation], **product.macros}
     macros |= algorithm.defines(product.arithmetic)
-    return algorithm.file(product.kernel), macros, f"{product.kernel}_{algorithm.family}"
+    return load(algorithm.file(product.kernel), macros).kernel(f"{product.kernel}_{algorithm.family}")

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ Runner = Callable[[Extent3, Extent3, list[Any], int], None]
 # What an argument nearly always is. Of a number or a struct: what makes the kernel's of it, and from which types. Of a
 # pointer: None, (), the array's dtype unless any will do, and the bits that are 0 in an aligned address.
 Usual = tuple[Callable[[Any], Any] | None, tuple[type, ...], np.dtype | None, int]
+
+Prepare = TypeVar("Prepare", bound=Callable[..., Any])
 
 _NULL = np.uintp(0)  # a pointer
 
@@ -202,6 +204,8 @@ class Kernel:
 
 
 def _extent(what: str, given: Extent, limits: Extent3, kernel: str) -> Extent3:
+    if type(given) is int and 0 <= given <= limits[0]:
+        return given, 1, 1
     x, y, z = (given, 1, 1) if isinstance(given, int) else (*given, 1, 1)[:3]
     if 0 <= x <= limits[0] and 0 <= y <= limits[1] and 0 <= z <= limits[2]:
         return x, y, z
@@ -257,6 +261,8 @@ def _check_scalar(what: str, dtype: np.dtype, value: Any) -> np.generic:
 
 
 def _check_struct(what: str, value: Any) -> np.void:
+    if type(value) is np.void and value.dtype.isalignedstruct:  # nearly always
+        return value
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(())[()]
     if not isinstance(value, np.void) or not (value.dtype.isalignedstruct or value.dtype.names is None):
@@ -269,7 +275,23 @@ def _load(file: Path | _Edition, defines: tuple[tuple[str, Any], ...]) -> Module
     return Module(file if isinstance(file, Path) else file.path, {name: str(value) for name, value in defines})
 
 
-@functools.lru_cache(maxsize=256)
+_prepared: list[Any] = []
+
+
+def until_replaced(prepare: Prepare) -> Prepare:
+    """A function whose results, made from kernel files, are kept until these are replaced, see `replaced`."""
+    cached = functools.lru_cache(maxsize=4096)(prepare)
+    _prepared.append(cached)
+    return cached  # type: ignore[return-value]
+
+
+def forget() -> None:
+    """Forget all that was prepared from kernel files."""
+    for cached in _prepared:
+        cached.cache_clear()
+
+
+@until_replaced
 def _resolve(file: str | Path) -> Path | _Edition:
     return _replaced.get(str(file)) or source.resolve(file)
 
@@ -289,13 +311,13 @@ def replaced(files: Mapping[str, Path]) -> Iterator[None]:
     """Within this context the launchers take these .cu files (paths) in place of shipped ones (names)."""
     before = dict(_replaced)
     _replaced.update({name: _Edition(path := source.resolve(at), source.flatten(path)) for name, at in files.items()})
-    _resolve.cache_clear()
+    forget()
     try:
         yield
     finally:
         _replaced.clear()
         _replaced.update(before)
-        _resolve.cache_clear()
+        forget()
 
 
 def text_of(file: str | Path) -> str:

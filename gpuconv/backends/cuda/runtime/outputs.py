@@ -41,7 +41,8 @@ def copied(array: ArrayT) -> ArrayT:
 def pack_width(*arrays: Array | None, count: int = 0) -> int:
     """How many elements one 16-byte move takes, or 1 where an array does not begin at a multiple of 16 bytes, or where
     `count` elements are not whole moves. The first array has the dtype; None counts as aligned."""
-    return aligned_pack_width(arrays[0].dtype, count) if is_aligned(16, *arrays) else 1  # type: ignore[union-attr]
+    width = 16 // arrays[0].dtype.itemsize  # type: ignore[union-attr]
+    return width if count % width == 0 and is_aligned(16, *arrays) else 1
 
 
 def aligned_pack_width(dtype: np.dtype, count: int = 0) -> int:
