@@ -139,6 +139,26 @@ def test_imports_run_one_way():
                 assert not name.startswith(tuple(BACKENDS)), what
 
 
+def private_names_taken(source: str) -> list[str]:
+    """The names with an underscore that a file takes from other files of gpuconv."""
+    tree = ast.parse(source)
+    found, modules = [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "gpuconv":
+            modules |= {alias.asname or alias.name for alias in node.names}
+            found += [f"{node.module}.{alias.name}" for alias in node.names if re.match("_[^_]", alias.name)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and isinstance(node.value, ast.Name):
+            found += [f"{node.value.id}.{node.attr}"] if node.value.id in modules else []
+    return found
+
+
+def test_no_file_takes_a_private_name_of_another():
+    assert {str(path): found for path in modules() if (found := private_names_taken(path.read_text()))} == {}
+    taken = "from gpuconv import names\nfrom gpuconv.names import _plain, lookup\nnames._plain\nself._own"
+    assert private_names_taken(taken) == ["gpuconv.names._plain", "names._plain"]
+
+
 def imported_by_file() -> dict[str, set[str]]:
     """The files that each file imports. Files are named as modules; the public names' file is left out."""
     files = {}

@@ -15,7 +15,7 @@ from gpuconv.cli.run_settings import count
 from gpuconv.console import progress_bar
 
 if TYPE_CHECKING:
-    from gpuconv.backends.cuda.analysis.report import Line
+    from gpuconv.backends.cuda.analysis.resources import Line
 
 EXAMPLES = [
     "gpuconv kernels",
@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv.backends.cuda.analysis.report import jobs
+    from gpuconv.backends.cuda.analysis.resources import jobs
     from gpuconv.backends.cuda.analysis.variants import MACROS, kernels, variants
     from gpuconv.backends.cuda.runtime import nvrtc
     from gpuconv.names import canonical
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _report(listed: list, everything: bool, workers: int) -> int:
-    from gpuconv.backends.cuda.analysis.report import report
+    from gpuconv.backends.cuda.analysis.resources import report
     from gpuconv.backends.cuda.runtime.nvrtc import CompileError
 
     lines: list[Any] = []

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.download import fetch_archive
-from gpuconv.data.pickles import ArrayState, ArrayUnpickler, RefusedError
+from gpuconv.data.pickles import ArrayState, ArrayUnpickler, UnsafePickleError
 from gpuconv.shell import command
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -107,7 +107,7 @@ def _read_python(path: Path) -> Part:
     data = path.read_bytes()
     try:
         batch = ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
-    except RefusedError as error:
+    except UnsafePickleError as error:
         raise ValueError(f"{path} is refused: {error}") from None
     except Exception as error:  # a corrupt pickle can fail in any way
         raise ValueError(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gpuconv.names import printable
 
 
-class RefusedError(pickle.UnpicklingError):
+class UnsafePickleError(pickle.UnpicklingError):
     """The pickle asks for what no array needs."""
 
 
@@ -65,12 +65,12 @@ def _from_buffer(data: object, dtype: object, shape: object, order: object, *_: 
 def _encode(text: str, encoding: str) -> bytes:
     """How Python 3 writes bytes into the old pickle protocol."""
     if encoding != "latin1":
-        raise RefusedError(f"it asks for the codec {encoding!r}, which no array needs")
+        raise UnsafePickleError(f"it asks for the codec {encoding!r}, which no array needs")
     return text.encode("latin1")
 
 
 class ArrayUnpickler(pickle._Unpickler):
-    """Reads dicts, lists, strings, numbers and `ArrayState`s; raises RefusedError at anything else.
+    """Reads dicts, lists, strings, numbers and `ArrayState`s; raises UnsafePickleError at anything else.
 
     It is Python's own in Python: the one in C makes room for as many objects as a pickle says, and has no say in what
     an opcode does.
@@ -88,7 +88,9 @@ class ArrayUnpickler(pickle._Unpickler):
                 return _Dtype
             case ("_codecs", "encode"):
                 return _encode
-        raise RefusedError(f"it asks for {printable(f'{module}.{name}')}, which no array needs; nothing of it was run")
+        raise UnsafePickleError(
+            f"it asks for {printable(f'{module}.{name}')}, which no array needs; nothing of it was run"
+        )
 
 
 _OPCODES = """
@@ -103,7 +105,7 @@ _OPCODES = """
 def _refused(code: int) -> Callable[[Any], None]:
     def refuse(_: Any) -> None:
         opcode = next(known.name for known in pickletools.opcodes if known.code == chr(code))
-        raise RefusedError(f"it asks for the opcode {opcode}, which no array needs; nothing of it was run")
+        raise UnsafePickleError(f"it asks for the opcode {opcode}, which no array needs; nothing of it was run")
 
     return refuse
 
@@ -115,14 +117,14 @@ def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
         load(reader)
         for part in reader.stack[-1]:
             if type(part) is tuple and any(type(inner) is tuple for inner in part):
-                raise RefusedError("it asks for tuples within tuples within tuples, which no array needs")
+                raise UnsafePickleError("it asks for tuples within tuples within tuples, which no array needs")
 
     return load_tuple
 
 
 def _build(reader: Any) -> None:
     if not isinstance(reader.stack[-2], ArrayState | _Dtype):
-        raise RefusedError(f"it asks to change a {type(reader.stack[-2]).__name__}, which no array needs")
+        raise UnsafePickleError(f"it asks to change a {type(reader.stack[-2]).__name__}, which no array needs")
     _PLAIN[pickle.BUILD[0]](reader)
 
 

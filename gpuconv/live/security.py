@@ -31,7 +31,7 @@ HEADERS = {
 }
 
 
-class RefusedError(Exception):
+class RefusedRequestError(Exception):
     """A request is refused: the HTTP status, and why."""
 
     def __init__(self, status: int, why: str) -> None:
@@ -70,7 +70,7 @@ class Guard:
             if said := self._expect_token(headers, scope["query_string"]):
                 cookie.append(said)
             body = await self._bounded(scope, headers, receive) if scope["method"] not in ("GET", "HEAD") else None
-        except RefusedError as refused:
+        except RefusedRequestError as refused:
             text = str(refused).encode()
             start = {"type": "http.response.start", "status": refused.status}
             kind = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(text))}
@@ -84,7 +84,7 @@ class Guard:
         if self.token is not None and (name == socket.gethostname().lower() or _is_address(name)):
             return  # reachable under many names; the token keeps others out
         if name not in known:
-            raise RefusedError(421, f"this server is {self.host}, the request is for {host[:100]!r}")
+            raise RefusedRequestError(421, f"this server is {self.host}, the request is for {host[:100]!r}")
 
     def _expect_token(self, headers: dict[str, str], query: bytes) -> str | None:
         """The cookie to set, where the token came in the address."""
@@ -98,7 +98,7 @@ class Guard:
             return None
         said = parse_qs(query.decode("latin-1")).get("token", [""])[0]
         if not _same(said, self.token):
-            raise RefusedError(401, "this page needs the token of the address that `gpuconv live` printed")
+            raise RefusedRequestError(401, "this page needs the token of the address that `gpuconv live` printed")
         return f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
 
     async def _bounded(self, scope: Any, headers: dict[str, str], receive: Any) -> bytes:
@@ -106,18 +106,18 @@ class Guard:
         most = self.limits.get(scope["path"], 0)
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdecimal():
-            raise RefusedError(400, f"the content length must be a number, received {length[:50]!r}")
+            raise RefusedRequestError(400, f"the content length must be a number, received {length[:50]!r}")
         body, more = bytearray(), True
         if int(length[:20]) > most:
-            raise RefusedError(413, f"a request to {scope['path'][:100]} has at most {most:,} bytes")
+            raise RefusedRequestError(413, f"a request to {scope['path'][:100]} has at most {most:,} bytes")
         while more:
             message = await receive()
             if message["type"] != "http.request":
-                raise RefusedError(400, "the request ended early")
+                raise RefusedRequestError(400, "the request ended early")
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > most:
-                raise RefusedError(413, f"a request to {scope['path'][:100]} has at most {most:,} bytes")
+                raise RefusedRequestError(413, f"a request to {scope['path'][:100]} has at most {most:,} bytes")
         return bytes(body)
 
 
@@ -129,17 +129,17 @@ def is_loopback(host: str) -> bool:
 def _expect_same_origin(headers: dict[str, str]) -> None:
     origin = headers.get("origin")
     if origin is not None and origin.lower() != f"http://{headers['host'].lower()}":
-        raise RefusedError(403, f"a page of {origin[:100]!r} may not use this server")
+        raise RefusedRequestError(403, f"a page of {origin[:100]!r} may not use this server")
     site = headers.get("sec-fetch-site", "none")
     if site not in ("none", "same-origin"):
-        raise RefusedError(403, f"a {site[:30]} request may not use this server")
+        raise RefusedRequestError(403, f"a {site[:30]} request may not use this server")
 
 
 def _expect_once(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> None:
     given = [name for name, _ in headers]
     for name in names:
         if given.count(name) > 1:
-            raise RefusedError(400, f"the header {name.decode()} stands twice")
+            raise RefusedRequestError(400, f"the header {name.decode()} stands twice")
 
 
 def _name(host: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpuconv import algorithms
-from gpuconv.backends.cuda.analysis.report import occupancy
+from gpuconv.backends.cuda.analysis.resources import occupancy
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import Kernel

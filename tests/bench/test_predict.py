@@ -17,7 +17,7 @@ from gpuconv import models
 from gpuconv.backends.cuda.analysis import machine_code, predict, predict_conv
 from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
 from gpuconv.backends.cuda.analysis.predict import GPUS, TERMS, Model, Terms
-from gpuconv.backends.cuda.analysis.report import Line
+from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.analysis.variants import variants
 from gpuconv.backends.cuda.runtime import nvrtc
 

@@ -291,15 +291,15 @@ def bars(monkeypatch):
 
 def test_the_bars_of_verify_and_kernels(bars, monkeypatch, capsys):
     from gpuconv import verify
-    from gpuconv.backends.cuda.analysis import report
+    from gpuconv.backends.cuda.analysis import resources
 
     row = verify.run.Row("relu", "float32")
     case = next(case for case in verify.cases(("tiny",)) if case.op == "relu")
     row.outcomes = [verify.run.Outcome(case, "float32", 0.0, 1e-6, 0.0)]
     monkeypatch.setattr(verify, "verify", lambda *_: iter([row, row]))
     assert main(["verify", "--device", "numpy", "--op", "relu", "--dtype", "float32", "--dtype", "float16"]) == 0
-    monkeypatch.setattr(report, "jobs", lambda *_: [(None, "sm_80")] * 3)
-    monkeypatch.setattr(report, "report", lambda listed, workers: iter([[], [], []]))
+    monkeypatch.setattr(resources, "jobs", lambda *_: [(None, "sm_80")] * 3)
+    monkeypatch.setattr(resources, "report", lambda listed, workers: iter([[], [], []]))
     assert main(["kernels", "--report"]) == 0
     shown = {"leave": False, "disable": None}  # None: only on a terminal
     assert [(bar.options, bar.updates) for bar in bars] == [
@@ -309,12 +309,12 @@ def test_the_bars_of_verify_and_kernels(bars, monkeypatch, capsys):
 
 
 def test_what_the_report_of_kernels_is_asked_for(monkeypatch, capsys):
-    from gpuconv.backends.cuda.analysis import report, variants
+    from gpuconv.backends.cuda.analysis import resources, variants
     from gpuconv.backends.cuda.runtime import nvrtc
 
     asked = []
-    monkeypatch.setattr(report, "jobs", lambda *given: asked.append(given) or [])
-    monkeypatch.setattr(report, "report", lambda listed, workers: asked.append(workers) or iter([]))
+    monkeypatch.setattr(resources, "jobs", lambda *given: asked.append(given) or [])
+    monkeypatch.setattr(resources, "report", lambda listed, workers: asked.append(workers) or iter([]))
     every = list(nvrtc.ARCHITECTURES)
     of_file = [variant for variant in variants.variants() if variant.file == "metrics.cu"]
     for arguments, archs, everything in (

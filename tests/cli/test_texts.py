@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gpuconv.backends.cuda.analysis import predict_conv, report
+from gpuconv.backends.cuda.analysis import predict_conv, resources
 from gpuconv.backends.cuda.analysis.variants import Variant
 from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
 from gpuconv.cli import evaluate, info, kernels, main, predict, profile, run_settings
@@ -66,12 +66,12 @@ def test_the_list_of_kernels(capsys):
 
 FEW, MOST = Variant("a.cu", (("DTYPE", "0"),), smem_bytes=16), Variant("a.cu", (("DTYPE", "1"),), smem_bytes=1024)
 LINES = [
-    report.Line(FEW, "sm_80", "first", 256, Resources(32, 0, 0, 0, 512), 1.0),
-    report.Line(MOST, "sm_80", "first", 128, Resources(64, 0, 0, 0, 512), 0.5),
-    report.Line(FEW, "sm_80", "first", 256, Resources(40, 0, 0, 0, 512), 1.0),
-    report.Line(FEW, "sm_90a", "second", 64, Resources(24, 0, 0, 0, 0), 0.75),
+    resources.Line(FEW, "sm_80", "first", 256, Resources(32, 0, 0, 0, 512), 1.0),
+    resources.Line(MOST, "sm_80", "first", 128, Resources(64, 0, 0, 0, 512), 0.5),
+    resources.Line(FEW, "sm_80", "first", 256, Resources(40, 0, 0, 0, 512), 1.0),
+    resources.Line(FEW, "sm_90a", "second", 64, Resources(24, 0, 0, 0, 0), 0.75),
 ]
-SPILLS = report.Line(FEW, "sm_80", "first", 256, Resources(16, 8, 4, 12, 512), 0.25)
+SPILLS = resources.Line(FEW, "sm_80", "first", 256, Resources(16, 8, 4, 12, 512), 0.25)
 HEAD = "kernel                             arch     registers  shared  stack  spills  threads  occupancy  predicted"
 
 PREDICTED = (
@@ -87,8 +87,8 @@ def reported(monkeypatch, capsys):
     def run(lines, *arguments):
         asked = []
         listed = [(FEW, "sm_80"), (MOST, "sm_80"), (FEW, "sm_90a")]
-        monkeypatch.setattr(report, "jobs", lambda chosen, archs, everything: asked.append(everything) or listed)
-        monkeypatch.setattr(report, "report", lambda listed, workers: iter([lines[:1], lines[1:]]))
+        monkeypatch.setattr(resources, "jobs", lambda chosen, archs, everything: asked.append(everything) or listed)
+        monkeypatch.setattr(resources, "report", lambda listed, workers: iter([lines[:1], lines[1:]]))
         monkeypatch.setattr(predict_conv, "of_line", lambda line: 12.34e-6 if line.kernel == "second" else None)
         status = main(["kernels", "--report", *arguments])
         told = capsys.readouterr()

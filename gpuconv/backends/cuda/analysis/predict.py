@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv.algorithms import Algorithm
-from gpuconv.backends.cuda.analysis import machine_code, report
+from gpuconv.backends.cuda.analysis import machine_code, resources
 from gpuconv.backends.cuda.analysis.machine_code import MainLoop
 from gpuconv.backends.cuda.runtime import nvrtc, source
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
@@ -182,7 +182,7 @@ def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tup
 
 def resident_blocks(arch: str, registers: int, shared: int, threads: int) -> int:
     """How many blocks a multiprocessor holds at once. shared: bytes a block."""
-    chip, share = report.chip_of(arch), report.occupancy(arch, registers, shared, threads)
+    chip, share = resources.chip_of(arch), resources.occupancy(arch, registers, shared, threads)
     if chip is None or share is None:
         raise ValueError(f"the limits of {arch} are not known here")
     return math.floor(share * chip.warps / ceil_div(threads, 32))

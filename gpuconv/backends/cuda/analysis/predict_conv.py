@@ -9,7 +9,7 @@ import re
 from gpuconv import algorithms
 from gpuconv.backends.cuda.analysis import predict
 from gpuconv.backends.cuda.analysis.predict import GPUS, Gpu, Model, Prediction
-from gpuconv.backends.cuda.analysis.report import Line
+from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.ops.conv import plans
 from gpuconv.backends.cuda.runtime.outputs import aligned_pack_width, ceil_div
 from gpuconv.dtypes import accumulation_dtype, as_dtype

@@ -29,7 +29,7 @@ FINISHES: tuple[Mapping[str, Any], ...] = (
 
 
 @dataclass(frozen=True)
-class Product:
+class AlgorithmVariant:
     """An algorithm in one of its arithmetics: stands for DTYPE and the algorithm's own macros."""
 
     algorithm: Algorithm
@@ -39,9 +39,11 @@ class Product:
         return f"{self.algorithm.name} {self.arithmetic}"
 
 
-def products(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[Product, ...]:
+def products(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[AlgorithmVariant, ...]:
     listed = (*FEW_CHANNELS, *ALGORITHMS)
-    return tuple(Product(a, of) for a in listed if a.family == family for of in a.arithmetics if of in arithmetics)
+    return tuple(
+        AlgorithmVariant(a, of) for a in listed if a.family == family for of in a.arithmetics if of in arithmetics
+    )
 
 
 # Of the halves one: float16 and bfloat16 differ in the name of an instruction.
@@ -128,7 +130,7 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), smem_bytes)
 
 
-def _another_stands_for(product: Product, defines: Mapping[str, Any]) -> bool:
+def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, Any]) -> bool:
     family, moves = product.algorithm.family, {defines[name] for name in VECTORS if name in defines}
     if family == "few_channels":
         return not _plain(defines) and defines["VECTOR_K"] != WIDE  # but for their stores those of single numbers

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from gpuconv import ops, verify
-from gpuconv.backends.cuda.analysis import report
-from gpuconv.backends.cuda.analysis.report import CHIPS, Line, chip_of, occupancy
+from gpuconv.backends.cuda.analysis import resources
+from gpuconv.backends.cuda.analysis.resources import CHIPS, Line, chip_of, occupancy
 from gpuconv.backends.cuda.analysis.variants import LABELS, MACROS, Variant, kernels, representatives, variants
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
 from gpuconv.backends.cuda.runtime import kernel, nvrtc, source
@@ -134,7 +134,7 @@ def test_a_kernel_that_does_not_compile_is_among_the_lines(monkeypatch):
 
     monkeypatch.setattr(nvrtc, "compile_cubin", fails)
     monkeypatch.setattr(nvrtc, "toolkit", lambda: None)
-    ((line,),) = report.report([(next(variants()), "sm_80")])
+    ((line,),) = resources.report([(next(variants()), "sm_80")])
     assert isinstance(line, nvrtc.CompileError)
     assert "activation.cu" in str(line)
 
@@ -144,10 +144,10 @@ def test_the_report_is_thorough_where_it_matters():
     few = representatives(chosen)
     listed_few, listed_all = ({(v.file, dict(v.defines).get("DTYPE")) for v in some} for some in (few, chosen))
     assert listed_few == listed_all
-    listed = report.jobs(chosen, nvrtc.ARCHITECTURES, False)
+    listed = resources.jobs(chosen, nvrtc.ARCHITECTURES, False)
     for arch in nvrtc.ARCHITECTURES:
-        assert [v for v, a in listed if a == arch] == (chosen if arch in report.THOROUGH else few)
-    assert len(report.jobs(chosen, ["sm_86"], True)) == len(chosen)
+        assert [v for v, a in listed if a == arch] == (chosen if arch in resources.THOROUGH else few)
+    assert len(resources.jobs(chosen, ["sm_86"], True)) == len(chosen)
     # Filters of more than 72 taps, 9 x 9 for one, take TAP_TABLE 0: rare, so only the thorough architectures list it.
     assert len(listed) <= 1950, "continuous integration compiles them all on one core, some three a second"
 
@@ -156,9 +156,9 @@ def test_processes_give_the_lines_of_one(monkeypatch, tmp_path):
     pytest.importorskip("cuda.core", reason="NVRTC is not installed")
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
     listed = [(v, "sm_80") for v in variants() if v.file == "metrics.cu"]
-    together = list(report.report(listed, 2))
+    together = list(resources.report(listed, 2))
     assert len(together) == len(listed) == len(list(tmp_path.iterdir())) > 1  # compiled there, and found again here
-    assert together == list(report.report(listed))
+    assert together == list(resources.report(listed))
 
 
 # --- the list of variants ----------------------------------------------------------------------
