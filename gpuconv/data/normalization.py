@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gpuconv import ops
 from gpuconv.backends import to_numpy
+from gpuconv.dtypes import is_float
 from gpuconv.names import lookup
 
 
@@ -23,7 +24,11 @@ class Normalization:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            values = to_numpy(getattr(self, name), name).astype(np.float32)
+            given = to_numpy(getattr(self, name), name)
+            if given.dtype.kind not in "iu" and not is_float(given.dtype):
+                raise TypeError(f"{name} must hold numbers, received {given.dtype.name}")
+            with np.errstate(over="ignore"):  # infinity, which is refused below
+                values = given.astype(np.float32)
             if values.ndim not in (1, 3):
                 raise ValueError(f"{name} must have shape (C,) or (H, W, C), received {values.shape}")
             if not np.isfinite(values).all():
@@ -53,6 +58,11 @@ class Normalization:
     @classmethod
     def from_images(cls, images: NDArray[np.uint8], kind: str = "channel") -> Normalization:
         """As `from_dataset`, of uint8 images (N, H, W, C)."""
+        if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+            raise ValueError(
+                f"a normalization is measured on uint8 images (N, H, W, C), received {images.dtype.name} of shape "
+                f"{images.shape}"
+            )
         axes = lookup("normalization", kind, {"channel": (0, 1, 2), "image": (0,)})
         total = images.sum(axis=axes, dtype=np.int64)
         count = math.prod(images.shape[axis] for axis in axes)

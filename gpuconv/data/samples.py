@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuconv.arguments import INT63
 from gpuconv.backends import to_numpy
 from gpuconv.data.dataset import drawn
 from gpuconv.dtypes import is_float
@@ -176,11 +177,9 @@ def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> NDArray[Any]:
 
 def class_numbers(labels: Any, name: str, count: int) -> NDArray[np.int64]:
     """Labels as int64 (count,). Raises TypeError and ValueError for what numbers no classes."""
-    found = np.asarray(
-        [int(label) if is_torch(label) and label.ndim == 0 else label for label in labels]
-        if isinstance(labels, (list, tuple))
-        else to_numpy(labels, f"labels of {name!r}")
-    )
+    if isinstance(labels, (list, tuple)):
+        labels = [int(label) if is_torch(label) and label.ndim == 0 else label for label in labels]
+    found = to_numpy(labels, f"labels of {name!r}")
     if found.shape != (count,):
         one_hot = "; x.argmax(1) makes numbers of one-hot rows" if found.ndim == 2 and found.shape[1] > 1 else ""
         one_hot = one_hot or ("; x.ravel() makes one axis" if found.size == count else "")
@@ -191,6 +190,8 @@ def class_numbers(labels: Any, name: str, count: int) -> NDArray[np.int64]:
         raise TypeError(f"labels of {name!r} must be integers, the numbers of classes, received {found.dtype.name}")
     if len(found) and int(found.min()) < 0:
         raise ValueError(f"labels of {name!r} must be 0 or more, received {int(found.min())}")
+    if len(found) and int(found.max()) > INT63:
+        raise ValueError(f"labels of {name!r} must be below 2**63, received {int(found.max())}")
     return found.astype(np.int64)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from gpuconv import arguments, backends, ops
 from gpuconv.data.image import read_image
 from gpuconv.data.samples import is_torch, laid_out
-from gpuconv.devices import Device
+from gpuconv.devices import Device, kind_of
 from gpuconv.dtypes import is_float
 from gpuconv.layers.image_notes import class_names
 from gpuconv.types import Array
@@ -29,7 +29,7 @@ def predict(net: Any, images: Any, *, batch_size: int, softmax: bool, top: int |
     scores = _scores(net, batch, batch_size, softmax or top is not None, normalize)
     if top is None:
         return scores[0] if single else scores
-    best = [_best(row, top, net.classes) for row in backends.to_numpy(scores).reshape(len(batch), -1)]
+    best = [_best(row.ravel(), top, net.classes) for row in backends.to_numpy(scores)]
     return best[0] if single else best
 
 
@@ -57,6 +57,8 @@ def as_batch(net: Any, images: Any) -> tuple[Array, bool]:
     array = _array(images, shape)
     if array.dtype != np.uint8 and not is_float(array.dtype):
         raise TypeError(f"images must be uint8 or floats, received {array.dtype.name}")
+    if len(array.shape) - len(shape) not in (0, 1):
+        raise ValueError(f"images must be of shape {shape}, or several of them, received shape {tuple(array.shape)}")
     single = len(array.shape) == len(shape)
     return (array.reshape(1, *array.shape) if single else array), single
 
@@ -67,16 +69,16 @@ def _is_file(image: Any) -> bool:
 
 def _array(images: Any, shape: tuple[int, ...]) -> Array:
     """Images in memory, channels last: arrays of our devices as they are, others as NumPy arrays."""
-    try:
+    if kind_of(images) is not None:
         there = backends.device_of(images)
-    except TypeError:
+    else:
         if not (hasattr(images, "__array__") or hasattr(images, "__array_interface__")):  # Pillow's images, tensors
             hint = "; its images are .images" if hasattr(images, "images") else ""
             raise TypeError(
                 "images must be an array of floats or uint8, a file, or a list of files or arrays, "
                 f"received {type(images).__name__}{hint}"
-            ) from None
-        images, there = images if is_torch(images) else np.asarray(images), "numpy"
+            )
+        images, there = images if is_torch(images) else backends.to_numpy(images, "images"), "numpy"
     if _lacks_channels(tuple(images.shape), shape):
         images = images.reshape(*images.shape, 1)
     return laid_out(images, shape, len(images.shape)) if not Device.named(there).runs_kernels else images

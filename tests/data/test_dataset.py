@@ -125,11 +125,27 @@ def test_unknown_kind_names_the_nearest():
 
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
-    [([1, 2], [1, 0], "positive"), ([np.nan], [1], "finite"), (3.0, [1], "shape"), ([0], np.ones((2, 2)), "shape")],
+    [
+        ([1, 2], [1, 0], "positive"),
+        ([np.nan], [1], "finite"),
+        (3.0, [1], "shape"),
+        ([0], np.ones((2, 2)), "shape"),
+        ([1e39], [1], "finite"),
+    ],
 )
 def test_bad_normalizations(mean, std, message):
     with pytest.raises(ValueError, match=message):
         Normalization(mean, std)
+
+
+def test_a_normalization_is_made_of_real_numbers_and_measured_on_pixels():
+    for mean in ([1j], [True], np.ma.masked_array([1.0], mask=[1]), ["1"]):
+        with pytest.raises(TypeError, match=r"^mean must"):
+            Normalization(mean, [1])
+    pixels = np.zeros((2, 1, 1, 3), np.uint8)
+    for images in (pixels[:0], pixels[0], pixels.astype(np.float32), pixels.astype(np.int64)):
+        with pytest.raises(ValueError, match=r"measured on uint8 images \(N, H, W, C\), received .* of shape"):
+            Normalization.from_images(images)
 
 
 def test_relabelled_by_name():

@@ -103,6 +103,8 @@ def test_numbers_of_classes():
         ([[0], [1]], ValueError, r"shape \(2, 1\); x.ravel\(\) makes one axis$"),
         ([[0, 1], [1, 0]], ValueError, r"\(2, 2\); x.argmax\(1\) makes"),
         ([0, -1], ValueError, "labels of 'set' must be 0 or more, received -1"),
+        (np.uint64([0, 2**63]), ValueError, r"labels of 'set' must be below 2\*\*63, received 9223372036854775808"),
+        ([0, np.ma.masked], TypeError, "labels of 'set' must not be a masked array"),
     ):
         with pytest.raises(error, match=said):
             class_numbers(labels, "set", 2)

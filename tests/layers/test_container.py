@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -230,6 +231,27 @@ def test_predict_equals_forward_whatever_the_batch_size():
     np.testing.assert_allclose(net.predict(x, batch_size=4, softmax=True), ops.softmax(whole), rtol=1e-5)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         net.predict(x, batch_size=0)
+
+
+def test_odd_arrays_are_refused_by_every_door_of_a_net():
+    """A masked array is not one without its mask, alone or in lists; what is no image is told what would be one."""
+    net = small()
+    net.classes = list("abcde")
+    x = images()
+    masked = np.ma.masked_greater(x, 0.5)
+    u8 = np.ma.masked_greater(np.uint8([[[[1, 2]] * 5] * 6]), 1)
+    for door in (net, net.predict, net.activations, partial(net.predict, top=1), partial(net.predict, batch_size=1)):
+        lists = [] if door is net else [u8, [masked[0], x[0]]]
+        for wrong in (masked, np.ma.masked_array(x, hard_mask=True), *lists):
+            with pytest.raises(TypeError, match="must not be a masked array"):
+                door(wrong)
+        for wrong in (np.float32(1), np.ones((), np.float32), np.ones(2, np.float32), np.ones((1, 1, 6, 5, 2), "f4")):
+            with pytest.raises((ValueError, TypeError), match=r"volumes of 6 x 5 x 2|shape \(6, 5, 2\)|received float"):
+                door(wrong)
+    with pytest.raises(TypeError, match=r"expected an array of NumPy or CuPy, received list"):
+        net([x[0]])
+    assert net.predict(x[:0], top=2) == []
+    np.testing.assert_array_equal(net.predict(x.astype(x.dtype.newbyteorder())), net.predict(x))
 
 
 def test_activations_are_every_layers_volume():
