@@ -61,7 +61,7 @@ def sanitized(tool: str) -> Body:
             for dtype, ops in chosen.items()
             for op in ops
         }
-        found = gate.together(commands, seconds, min(workers(), 6), GPUCONV_AUTOTUNE="0")
+        found = gate.together(commands, seconds, min(workers(), 6))
         return judge("ops clean", found, commands, _CLEAN)
 
     return check

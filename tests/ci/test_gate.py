@@ -479,6 +479,7 @@ def test_verify_names_the_ops_that_fail_lie_and_are_out_of_time(planted):
         right.verify(planted.tell(scale=(124, ""), verify=good), 30)
     assert right.verify(planted.tell(verify=good), 30)[0] == "4 of 4 ops pass"
     assert planted.ran[0][-1] == "conv2d"
+    assert {each["GPUCONV_AUTOTUNE"] for each in planted.environments} == {"0"}  # times beside others say nothing
     planted.facts.clear()  # the environment failed
     with pytest.raises(NotReachedError, match="told no operations"):
         right.verify(planted.tell(), 30)
@@ -492,7 +493,8 @@ def test_the_suite_runs_on_the_device_a_file_a_process_kernels_first(planted, mo
     monkeypatch.setattr(right, "workers", lambda: 1)
     assert right.tests(planted, 30)[0] == "3 of 3 files, 7 passed, 1 skipped"
     assert [command[-1].rpartition("/")[2] for command in planted.ran] == ["test_k.py", "test_devices.py", "test_a.py"]
-    assert planted.environments[0]["GPUCONV_TEST_DEVICES"] == "cuda"
+    first = planted.environments[0]
+    assert (first["GPUCONV_TEST_DEVICES"], first["GPUCONV_AUTOTUNE"]) == ("cuda", "0")
     with pytest.raises(FailedError, match=r"failed: kernels\.test_k"):
         right.tests(planted.tell(test_k=(1, "1 failed, 3 passed in 1s"), test=(0, "1 passed")), 30)
 
