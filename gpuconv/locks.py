@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import socket
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 try:
@@ -36,6 +38,20 @@ def lock(handle: int, *, wait: bool = False) -> bool | None:
             return None
         raise
     return True
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The lock of a folder, once no other process or thread holds it; nothing where there are no locks."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        lock(handle, wait=True)
+        yield
+    finally:
+        os.close(handle)
 
 
 def is_at(handle: int, path: str | os.PathLike[str]) -> bool:

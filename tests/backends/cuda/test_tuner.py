@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gpuconv import asarray, ops, to_numpy
+from gpuconv import asarray, locks, ops, to_numpy
 from gpuconv.algorithms import serving
 from gpuconv.backends.cuda.cache import Cache
 from gpuconv.backends.cuda.gemm import launch, plan, tuner
@@ -159,6 +159,25 @@ def test_processes_agree(on, tmp_path):
     answers = {process.communicate(timeout=60)[0].split()[0] for process in together}
     assert len(answers) == len(choices(tmp_path)) == 1
     assert chosen_without_kernels("simt-128x64") == (*answers, 0)
+
+
+def test_while_another_process_times_nothing_is_timed(on, tmp_path):
+    gpu, answers = on(StandIn({})), []
+    gpu.seconds = lambda call, count: gpu.timed.append(count) or 1e-5
+    (tmp_path / "cache").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuner, "capability_of", lambda array: plan.NEWEST)
+        thread = threading.Thread(
+            target=lambda: answers.append(tuner.choose(CONV2D, "auto", None, lambda each: gpu.timed.append(each)))
+        )
+        with locks.held(tmp_path / "cache"):
+            thread.start()
+            thread.join(0.3)
+            assert thread.is_alive()
+            assert gpu.timed == []
+        thread.join(10)
+    assert gpu.timed
+    assert answers
 
 
 def test_each_problem_and_each_model_of_gpu_has_its_own(on, tmp_path):

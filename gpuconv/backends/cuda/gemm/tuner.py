@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv import locks
 from gpuconv.algorithms import AUTO, listed
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, Plan, candidates, partials_bytes, plan
@@ -132,7 +133,7 @@ def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None],
         return plans[0]
     name, key = _name(product), _key(product, plans, gpu)
     if not gpu.capturing():
-        entry = cache.default().entry(name, key, lambda folder: _measure(plans, gpu, run, folder))
+        entry = cache.default().entry(name, key, lambda folder: _alone(plans, gpu, run, folder))
     elif (found := cache.default().find(name, key)) is not None:
         entry = found
     else:
@@ -170,6 +171,12 @@ def _trials() -> Iterator[None]:
         yield
     finally:
         in_trial.reset(token)
+
+
+def _alone(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
+    """Measure when no other process with this cache does, for its launches would be in the times."""
+    with locks.held(folder.parent):
+        _measure(plans, gpu, run, folder)
 
 
 @_trials()
