@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import logging
 import os
 import select
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 from gpuconv.names import printable
 
+log = logging.getLogger(__name__)
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -34,6 +36,25 @@ def say(text: str, stream: str = "stderr") -> None:
     if (file := getattr(sys, stream)) is not None:
         with contextlib.suppress(OSError, ValueError):
             print("\n".join(map(printable, text.split("\n"))), file=file, flush=True)
+
+
+class _Said(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextlib.contextmanager
+def log_on_stderr() -> Iterator[None]:
+    """What the library logs, from INFO on, is said on stderr, as the command line does."""
+    logger, handler = logging.getLogger("gpuconv"), _Said()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 _QUIET = ContextVar("only results are told", default=False)
@@ -83,7 +104,7 @@ def in_notebook() -> bool:
 
 @functools.cache  # so that each reason is said once
 def _no_bar(why: str) -> _NoBar:
-    say(f"no progress bar: {why}; tqdm reads the variables TQDM_...")
+    log.warning("no progress bar: %s; tqdm reads the variables TQDM_...", why)
     return _NoBar()
 
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from gpuconv.backends import DeviceError
 from gpuconv.cli import document, process
 from gpuconv.cli.errors import UserError, describe
-from gpuconv.console import quiet
+from gpuconv.console import log_on_stderr, quiet
 from gpuconv.names import canonical, printable
 from gpuconv.notices import on_stderr
 
@@ -80,7 +80,7 @@ def _main(arguments: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="replace")
     try:
-        with on_stderr():
+        with on_stderr(), log_on_stderr():
             return _run(arguments)
     except KeyboardInterrupt:
         print(file=sys.stderr)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from gpuconv.console import say
 from gpuconv.inspect import explain
 from gpuconv.live import pictures, snapshots
 from gpuconv.live.budget import Budget
 from gpuconv.live.hub import Hub
 from gpuconv.live.legs import Leg, Sets
 
+log = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
@@ -46,7 +47,7 @@ class View:
         self._before = None
 
     def say(self, text: str) -> None:
-        say(text)
+        log.info("%s", text)
         self.log.append(text)
         self.hub.put("log", snapshots.encode([*self.log]))
 

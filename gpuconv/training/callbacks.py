@@ -18,6 +18,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import os
 import sys
 import time
@@ -33,6 +34,7 @@ from gpuconv.names import lookup
 from gpuconv.shell import command
 from gpuconv.training.rundir import RunDirectory
 
+log = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
@@ -160,7 +162,7 @@ class Checkpoints(Callback):
             by_command = "command" in self.run.settings().get("options", {})
             by_fit = f"fit(..., run_dir={str(self.run)!r}, resume=True)"
             how = command("gpuconv", "train", "--resume", self.run.path) if by_command else by_fit
-            say(f"interrupted after step {trainer.steps}; saved to {self.run.last}\ncontinue with: {how}")
+            log.info("interrupted after step %d; saved to %s\ncontinue with: %s", trainer.steps, self.run.last, how)
 
     def _save(self, trainer: Any) -> None:
         save(self.run.last, trainer.snapshot())
@@ -265,7 +267,7 @@ class Curves(Callback):
             plots.draw(self.path, lambda: plots.curves(trainer.history))
         except plots.PlotError as error:
             if not quiet and str(error) != self._said:
-                say(f"no {self.path.name}: {error}")
+                log.warning("no %s: %s", self.path.name, error)
             self._said = str(error)
         self._drawn = time.monotonic()
 

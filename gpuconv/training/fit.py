@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuconv import profiling
-from gpuconv.console import say
+from gpuconv.notices import notice
 from gpuconv.training.callbacks import Checkpoints, next_step
 from gpuconv.training.feeding import Feed
 from gpuconv.training.held_out import HeldOut
@@ -81,8 +81,9 @@ class Fit:
 
     def _end(self) -> None:
         """Call every callback's `on_stop`. Raises only if the run could not be saved: another callback's failure must
-        not lose the results."""
+        not lose the results, and is a warning."""
         unsaved: Exception | None = None
+        failed: list[str] = []
         for callback in self.callbacks:
             try:
                 self._notify([callback], "on_stop", self.run.stop_reason)
@@ -90,7 +91,10 @@ class Fit:
                 if isinstance(callback, Checkpoints):
                     unsaved = error
                 else:
-                    say(f"{type(callback).__name__} failed at the end of the run: {type(error).__name__}: {error}")
+                    name, why = type(callback).__name__, f"{type(error).__name__}: {error}"
+                    failed.append(f"{name} failed at the end of the run: {why}")
+        for told in failed:
+            unsaved.add_note(told) if unsaved else notice(told)
         if unsaved:
             raise unsaved
 

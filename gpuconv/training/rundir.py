@@ -26,8 +26,8 @@ from typing import Any
 
 from gpuconv import files
 from gpuconv.checkpoint import CheckpointError, dump, parse, shown, write_atomically
-from gpuconv.console import say
 from gpuconv.locks import LockedError, LockFile
+from gpuconv.notices import notice
 from gpuconv.shell import command
 from gpuconv.training import config_file, stored
 
@@ -131,7 +131,7 @@ class RunDirectory:
         except OSError as error:
             raise CheckpointError(f"cannot lock {self.lock_file}: {error.strerror}") from error
         if not lock.supported:
-            say(f"{self.path}: this file system has no locks, so nothing prevents a second process from writing there")
+            notice(f"{self.path}: this file system has no locks, so a second process could write there too")
         return lock
 
     @classmethod

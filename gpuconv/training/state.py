@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 from gpuconv import backends, losses
 from gpuconv import checkpoint as checkpoints
 from gpuconv.checkpoint import Checkpoint, CheckpointError
-from gpuconv.console import say
 from gpuconv.training import stored
 from gpuconv.training.history import History
 from gpuconv.training.rundir import RunDirectory
@@ -19,6 +19,7 @@ from gpuconv.training.schedules import Schedule
 from gpuconv.training.step import TrainingStep
 from gpuconv.training.totals import NOTHING, Reading
 
+log = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
@@ -130,7 +131,7 @@ class RunState(TrainingStep):
             )
         else:
             self._expect_settings(settings, run)
-            say(f"{run} has no checkpoint yet; the run begins with its first step")
+            log.warning("%s has no checkpoint yet; the run begins with its first step", run)
 
     def restore(self, checkpoint: Checkpoint, path: Any = "the checkpoint") -> None:
         """Restore a snapshot made with the settings of this `fit`; nothing changes if this raises."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.console import say
 from gpuconv.training.callbacks import Callback, Record
 from gpuconv.training.look import picture
+
+log = logging.getLogger(__name__)
 
 
 def library() -> Any:
@@ -106,7 +108,7 @@ class TensorBoard(Callback):
             self._writer.add_image("activations", plots.pixels(figure), trainer.steps, dataformats="HWC")
         except plots.PlotError as error:
             if str(error) != self._said:
-                say(f"no activation picture: {error}")
+                log.warning("no activation picture: %s", error)
             self._said = str(error)
 
 

@@ -228,7 +228,7 @@ def test_a_checkpoint_that_is_gone_is_told_and_nothing_is_overwritten(stored):
     assert trainer.epoch == 3
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_anew(stored, capsys):
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(stored, caplog):
     for path in stored.iterdir():
         if path.name != "run.json":
             path.unlink()
@@ -236,7 +236,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(stored, capsys):
         small.fit(small.trainer(), run_dir=stored, resume=True, epochs=4)
     trainer, straight = small.trainer(), small.trainer()
     small.fit(trainer, run_dir=stored, resume=True)
-    assert capsys.readouterr().err == f"{stored} has no checkpoint yet; the run begins with its first step\n"
+    assert caplog.messages == [f"{stored} has no checkpoint yet; the run begins with its first step"]
     small.fit(straight)
     assert trainer.records == straight.records
 
@@ -330,15 +330,15 @@ class Signal(Callback):
 
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", SIGNALS)
-def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, capfd, number, step):
+def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, capfd, caplog, number, step):
+    caplog.set_level("INFO")
     before = [signal.getsignal(each) for each in SIGNALS]
     trainer = small.trainer()
     small.fit(trainer, run_dir=tmp_path / "run", callbacks=[Signal(number, step)])
     assert [signal.getsignal(each) for each in SIGNALS] == before
     assert (trainer.steps, trainer.stop_reason) == (step, "interrupted")
-    told = capfd.readouterr().err
-    assert f"{number.name}: finishing the step" in told
-    assert f"continue with: fit(..., run_dir={str(tmp_path / 'run')!r}, resume=True)" in told
+    assert f"{number.name}: finishing the step" in capfd.readouterr().err
+    assert f"continue with: fit(..., run_dir={str(tmp_path / 'run')!r}, resume=True)" in caplog.text
     second, straight = small.trainer(), small.trainer()
     small.fit(second, run_dir=tmp_path / "run", resume=True)
     small.fit(straight)

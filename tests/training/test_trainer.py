@@ -309,7 +309,7 @@ def test_curves_are_drawn_where_matplotlib_is(tmp_path):
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_missing_matplotlib_is_said_once(tmp_path, monkeypatch, capsys):
+def test_missing_matplotlib_is_logged_once(tmp_path, monkeypatch, caplog):
     from gpuconv import plots
 
     def missing(*_):
@@ -317,7 +317,7 @@ def test_missing_matplotlib_is_said_once(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(plots, "curves", missing)
     small.fit(small.trainer(), callbacks=[callbacks.Curves(tmp_path / "curves.png", seconds=0)])
-    assert capsys.readouterr().err.count("no curves.png: pictures need matplotlib") == 1
+    assert caplog.messages == ["no curves.png: pictures need matplotlib"]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_missing_matplotlib_is_said_once(tmp_path, monkeypatch, capsys):
     [ValueError("backend"), KeyError("font"), DeprecationWarning("old"), OSError(28, "full"), MemoryError()],
     ids=lambda error: type(error).__name__,
 )
-def test_curves_that_cannot_be_drawn_are_said_once_and_end_no_run(error, tmp_path, monkeypatch, capsys):
+def test_curves_that_cannot_be_drawn_are_logged_once_and_end_no_run(error, tmp_path, monkeypatch, caplog):
     from gpuconv import plots
 
     def broken(*_):
@@ -335,10 +335,10 @@ def test_curves_that_cannot_be_drawn_are_said_once_and_end_no_run(error, tmp_pat
     trainer = small.trainer()
     small.fit(trainer, callbacks=[callbacks.Curves(tmp_path / "curves.png", seconds=0)])
     assert trainer.stop_reason == "finished"
-    assert capsys.readouterr().err.count("no curves.png: ") == 1
+    assert caplog.text.count("no curves.png: ") == 1
 
 
-def test_curves_are_drawn_again_once_they_can_be(tmp_path, capsys):
+def test_curves_are_drawn_again_once_they_can_be(tmp_path, caplog):
     pytest.importorskip("matplotlib")
     place = tmp_path / "curves.png"
     place.mkdir()
@@ -348,7 +348,7 @@ def test_curves_are_drawn_again_once_they_can_be(tmp_path, capsys):
             place.rmdir()
 
     small.fit(small.trainer(), callbacks=[Clear(), callbacks.Curves(place, seconds=0)])
-    assert "no curves.png" in capsys.readouterr().err
+    assert "no curves.png" in caplog.text
     assert place.read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,0 +1,47 @@
+"""The library logs and the command line prints: `import gpuconv` and training write nothing by themselves."""
+
+from __future__ import annotations
+
+import ast
+import logging
+from pathlib import Path
+
+from gpuconv import console
+from gpuconv.names import printable
+from tests.training import small
+
+ROOT = Path(__file__).parents[1]
+SHOWS = ("cli", "console.py", "notices.py")  # the command line, its lines and bars, and its form of warnings
+
+
+def test_no_module_of_the_library_prints():
+    """`gpuconv.live.serve` gives its address to `ready`, which is `print` unless the caller has another."""
+    for path in (ROOT / "gpuconv").rglob("*.py"):
+        if path.relative_to(ROOT / "gpuconv").parts[0] in SHOWS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+            assert not called, f"{path}:{node.lineno}"
+
+
+def test_news_of_a_run_are_logged_and_not_printed(tmp_path, caplog, capfd):
+    caplog.set_level(logging.INFO)
+    run = tmp_path / "run"
+    (run / "curves.png").mkdir(parents=True)  # in the place of the picture
+    small.fit(small.trainer(), run_dir=run)
+    assert capfd.readouterr() == ("", "")
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("gpuconv.training.callbacks", "WARNING")
+    assert record.getMessage().startswith("no curves.png: ")
+
+
+def test_the_log_is_quiet_until_the_command_line_listens(capfd):
+    logger = logging.getLogger("gpuconv.test")
+    logger.warning("nobody listens")
+    with console.log_on_stderr():
+        logger.info("from %s\non", "INFO")
+        logger.debug("more than anyone wants")
+        logger.warning("\x1b[31m")
+    logger.warning("nobody listens")
+    assert capfd.readouterr().err == f"from INFO\non\n{printable(chr(27))}[31m\n"
+    assert logging.getLogger("gpuconv").level == logging.NOTSET
