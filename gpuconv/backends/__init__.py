@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
-from operator import attrgetter
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -131,16 +130,18 @@ def _in_list(name: str, arrays: Any) -> dict[str, Any]:
 def _common_kind(arrays: Sequence[Any]) -> str | None:
     """The kind of device that arrays belong to, if they are what they nearly always are: of one type, on one device,
     and of numbers; otherwise None."""
-    types = set(map(type, arrays))
-    if len(types) != 1 or not SUBCLASSES.isdisjoint(types):
+    if not arrays or (kind := kind_of(arrays[0])) is None or type(arrays[0]) in SUBCLASSES:
         return None
-    kind = kind_of(arrays[0])
-    if kind == "cuda" and len(set(map(_DEVICE_ID, arrays))) > 1:
-        return None
-    return kind if all(map(is_numeric, set(map(_DTYPE, arrays)))) else None
-
-
-_DEVICE_ID, _DTYPE = attrgetter("data.device_id"), attrgetter("dtype")
+    array_type, gpu = type(arrays[0]), arrays[0].data.device_id if kind == "cuda" else None
+    numeric = None  # the last dtype that was found to be of numbers
+    for array in arrays:
+        if type(array) is not array_type or (gpu is not None and array.data.device_id != gpu):
+            return None
+        if array.dtype is not numeric:
+            numeric = array.dtype
+            if not is_numeric(numeric):
+                return None
+    return kind
 
 
 def _refuse_dtype(name: str, dtype: np.dtype) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import (
     expect_accumulate,
@@ -16,8 +18,9 @@ from gpuconv.ops.expect import (
 )
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.problems import LinearProblem, epilogue
-from gpuconv.types import ArrayT
+from gpuconv.ops.remembered import remembered
+from gpuconv.problems import Epilogue, LinearProblem, epilogue
+from gpuconv.types import Array, ArrayT
 
 __all__ = ["linear", "linear_dgrad", "linear_wgrad"]
 
@@ -35,6 +38,15 @@ def linear(
 ) -> ArrayT:
     """act(x @ w.T + bias). x: (N, in_features). w: (out_features, in_features). Returns y: (N, out_features)."""
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
+    problem, finish, algo, tf32 = _check_linear(x, w, bias, out, activation=activation, algo=algo, tf32=tf32)
+    x, w, bias = copy_if_overlapping([out], x, w, bias)
+    return backend.linear.linear(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+
+
+@remembered
+def _check_linear(
+    x: Array, w: Array, bias: Array | None, out: Array | None, *, activation: Any, algo: Any, tf32: Any
+) -> tuple[LinearProblem, Epilogue, str, bool]:
     (_, features), (k, c) = expect_float("x", x, "N in_features"), expect_float("w", w, "out_features in_features")
     expect_same_dtype(x=x, w=w, bias=bias)
     if features != c:
@@ -44,23 +56,29 @@ def linear(
     expect_out(out, problem.y_shape, x.dtype)
     finish = epilogue(expect_activation(activation))
     algo, tf32 = expect_algorithm(algo, tf32, x.dtype)
-    x, w, bias = copy_if_overlapping([out], x, w, bias)
-    return backend.linear.linear(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+    return problem, finish, algo, tf32
 
 
 @op("conv2d_dgrad.cu")
 def linear_dgrad(dy: ArrayT, w: ArrayT, *, algo: str = "auto", tf32: bool = False, out: ArrayT | None = None) -> ArrayT:
     """dx = dy @ w. dy: (N, out_features). Returns dx: (N, in_features)."""
     backend = backend_of(dy=dy, w=w, optional=dict(out=out))
+    problem, algo, tf32 = _check_linear_dgrad(dy, w, out, algo=algo, tf32=tf32)
+    dy, w = copy_if_overlapping([out], dy, w)
+    return backend.linear.linear_dgrad(dy, w, problem, algo=algo, tf32=tf32, out=out)
+
+
+@remembered
+def _check_linear_dgrad(
+    dy: Array, w: Array, out: Array | None, *, algo: Any, tf32: Any
+) -> tuple[LinearProblem, str, bool]:
     (n, columns), (k, c) = expect_float("dy", dy, "N out_features"), expect_float("w", w, "out_features in_features")
     expect_same_dtype(dy=dy, w=w)
     if columns != k:
         raise ValueError(f"w has {k} output features, so dy must have {k} columns, received {columns}")
     problem = LinearProblem.of((n, c), w.shape)
     expect_out(out, problem.x_shape, dy.dtype)
-    algo, tf32 = expect_algorithm(algo, tf32, dy.dtype)
-    dy, w = copy_if_overlapping([out], dy, w)
-    return backend.linear.linear_dgrad(dy, w, problem, algo=algo, tf32=tf32, out=out)
+    return problem, *expect_algorithm(algo, tf32, dy.dtype)
 
 
 @op("conv2d_wgrad.cu")
@@ -78,6 +96,16 @@ def linear_wgrad(
     over the batch. Returns dw: (out_features, in_features).
     """
     backend = backend_of(dy=dy, x=x, optional=dict(out=out, db=db))
+    problem, algo, tf32 = _check_linear_wgrad(dy, x, out, db, algo=algo, tf32=tf32, accumulate=accumulate)
+    expect_apart(out=out, db=db)
+    dy, x = copy_if_overlapping([out, db], dy, x)
+    return backend.linear.linear_wgrad(dy, x, problem, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate)
+
+
+@remembered
+def _check_linear_wgrad(
+    dy: Array, x: Array, out: Array | None, db: Array | None, *, algo: Any, tf32: Any, accumulate: Any
+) -> tuple[LinearProblem, str, bool]:
     (n, k), (x_n, c) = expect_float("dy", dy, "N out_features"), expect_float("x", x, "N in_features")
     expect_same_dtype(dy=dy, x=x)
     if n != x_n:
@@ -86,7 +114,4 @@ def linear_wgrad(
     expect_out(out, problem.w_shape, dy.dtype)
     expect_bias_gradient(db, k, c, dy.dtype)
     expect_accumulate(accumulate, out=out)
-    algo, tf32 = expect_algorithm(algo, tf32, dy.dtype)
-    expect_apart(out=out, db=db)
-    dy, x = copy_if_overlapping([out, db], dy, x)
-    return backend.linear.linear_wgrad(dy, x, problem, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate)
+    return problem, *expect_algorithm(algo, tf32, dy.dtype)

@@ -27,7 +27,8 @@ def copy_if_overlapping(outputs: Sequence[Array | None], *inputs: Any, in_place:
 Range = tuple[int, int] | None
 
 
-def _clashes(x: Array, written: Sequence[tuple[Array, Range]], in_place: bool) -> bool:
+def _clashes(x: Array, written: Sequence[tuple[Array, Range]], in_place: bool = False) -> bool:
+    """Whether an array may share memory with one that is written. in_place: as in `copy_if_overlapping`."""
     own = _range(x)
     for output, other in written:
         if own is None or other is None:
@@ -41,7 +42,17 @@ def _clashes(x: Array, written: Sequence[tuple[Array, Range]], in_place: bool) -
 
 def overlap(a: Array, b: Array) -> bool:
     """Whether two arrays of one device may share memory: whether their address ranges overlap."""
-    return _clashes(a, [(b, _range(b))], in_place=False)
+    return _clashes(a, [(b, _range(b))])
+
+
+def apart(arrays: Sequence[Array]) -> bool:
+    """Whether no two of the arrays overlap."""
+    earlier: list[tuple[Array, Range]] = []
+    for array in arrays:
+        if _clashes(array, earlier):
+            return False
+        earlier.append((array, _range(array)))
+    return True
 
 
 def _range(array: Array) -> Range:

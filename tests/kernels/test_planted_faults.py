@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.runtime.device_array import address
 from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.devices import address
 
 PLANTED = Path(__file__).with_name("planted.cu")
 N = 128  # two blocks of 64 threads

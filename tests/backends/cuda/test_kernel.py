@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.runtime.device_array import address, asarray, empty, is_aligned, zeros
+from gpuconv.backends.cuda.runtime.device_array import asarray, empty, is_aligned, zeros
 from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.devices import address
 
 ARGUMENTS = Path(__file__).with_name("arguments.cu")
 GEOMETRY = np.dtype([("n", np.int32), ("scale", np.float64), ("flag", np.uint8)], align=True)

@@ -1,12 +1,12 @@
-"""Linear layers: convolutions of 1 x 1 maps, by the same kernels."""
+"""Linear layers: convolutions of 1 x 1 maps, by the same kernels. Launchers of convolutions take the sizes from the
+problem, so that matrices serve as they are."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from gpuconv.backends.cuda.ops import conv
+from gpuconv.backends.cuda.runtime.outputs import buffer, store
 from gpuconv.problems import PLAIN, Epilogue, LinearProblem
-from gpuconv.types import Array, ArrayT
+from gpuconv.types import ArrayT
 
 
 def linear(
@@ -20,15 +20,15 @@ def linear(
     tf32: bool,
     out: ArrayT | None,
 ) -> ArrayT:
-    y = conv.conv2d(_maps(x), _maps(w), bias, problem.convolution, epilogue, algo=algo, tf32=tf32, out=_maps(out))
-    return y.reshape(problem.y_shape) if out is None else out
+    y = buffer(out, problem.y_shape, x.dtype, like=x)
+    conv.conv2d(x, w, bias, problem.convolution, epilogue, algo=algo, tf32=tf32, out=y)
+    return store(y, out)
 
 
 def linear_dgrad(dy: ArrayT, w: ArrayT, problem: LinearProblem, *, algo: str, tf32: bool, out: ArrayT | None) -> ArrayT:
-    dx = conv.conv2d_dgrad(
-        _maps(dy), _maps(w), problem.convolution, PLAIN, mask=None, algo=algo, tf32=tf32, out=_maps(out)
-    )
-    return dx.reshape(problem.x_shape) if out is None else out
+    dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
+    conv.conv2d_dgrad(dy, w, problem.convolution, PLAIN, mask=None, algo=algo, tf32=tf32, out=dx)
+    return store(dx, out)
 
 
 def linear_wgrad(
@@ -42,21 +42,8 @@ def linear_wgrad(
     db: ArrayT | None,
     accumulate: bool,
 ) -> ArrayT:
-    dw = conv.conv2d_wgrad(
-        _maps(dy),
-        _maps(x),
-        problem.convolution,
-        PLAIN,
-        mask=None,
-        algo=algo,
-        tf32=tf32,
-        out=_maps(out),
-        db=db,
-        accumulate=accumulate,
+    dw = buffer(out, problem.w_shape, x.dtype, like=x, keep=accumulate)
+    conv.conv2d_wgrad(
+        dy, x, problem.convolution, PLAIN, mask=None, algo=algo, tf32=tf32, out=dw, db=db, accumulate=accumulate
     )
-    return dw.reshape(problem.w_shape) if out is None else out
-
-
-def _maps(matrix: Array | None) -> Any:
-    """(rows, columns) as (rows, 1, 1, columns), of the same memory whatever its strides."""
-    return None if matrix is None else matrix[:, None, None, :]
+    return store(dw, out)

@@ -14,11 +14,11 @@ from gpuconv.algorithms import AUTO
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.ops.optim import Rate, rate_of
-from gpuconv.backends.cuda.runtime.device_array import address, asarray, empty
+from gpuconv.backends.cuda.runtime.device_array import asarray, empty
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, flat_grid, pack_width, updated
 from gpuconv.backends.cuda.runtime.structs import struct
-from gpuconv.devices import device_of
+from gpuconv.devices import address, device_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.newton_schulz import NEWTON_SCHULZ
 from gpuconv.types import Array, Scalar

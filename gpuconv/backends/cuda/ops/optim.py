@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.cuda.device import open_device
-from gpuconv.backends.cuda.runtime.device_array import address, asarray, zeros
+from gpuconv.backends.cuda.runtime.device_array import asarray, zeros
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, contiguous, device_scalar, updated
-from gpuconv.devices import Device, device_of
+from gpuconv.devices import Device, address, device_of
 from gpuconv.types import Array, Scalar
 
 _NUMBERS = 8192  # of one parameter, a thread block; a multiple of 8, so that chunks keep their parameter's alignment

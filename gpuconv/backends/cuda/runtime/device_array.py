@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv.backends.cuda import emulator
-from gpuconv.devices import Device, address
+from gpuconv.devices import Device
 from gpuconv.types import Array, ArrayT
 
 NEWEST = 999  # above every compute capability
@@ -50,12 +50,12 @@ def _capability(index: int) -> int:
     return int(cupy.cuda.Device(index).compute_capability)
 
 
-def is_aligned(alignment: int, *arrays: Array | None) -> bool:
+def is_aligned(alignment: int, *arrays: Any) -> bool:
     """Whether every array (None counts as aligned) begins at a multiple of `alignment` bytes, a power of two."""
     addresses = 0
     for array in arrays:
         if array is not None:
-            addresses |= address(array)
+            addresses |= array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
     return addresses % alignment == 0
 
 

@@ -22,8 +22,7 @@ import numpy as np
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.queue import submit
 from gpuconv.backends.cuda.runtime import source
-from gpuconv.backends.cuda.runtime.device_array import address
-from gpuconv.devices import KIND_OF_TYPE, Device, device_of
+from gpuconv.devices import KIND_OF_TYPE, Device, address, device_of
 from gpuconv.dtypes import as_numeric
 from gpuconv.names import lookup
 
@@ -114,7 +113,8 @@ class Kernel:
     def _at_a_glance(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[Any]]:
         """The GPU that the arrays are on, and what a launch there takes. No GPU if one of the arguments is not what it
         nearly always is: `_checked` has to look closer."""
-        gpu, taken = None, list(arguments)
+        kind = gpu = None
+        taken = list(arguments)
         if len(taken) != len(self._usual):
             return None, taken
         for index, (make, types, dtype, unaligned) in enumerate(self._usual):
@@ -128,12 +128,12 @@ class Kernel:
                     return None, taken
             elif value is None:
                 taken[index] = _NULL
-            elif KIND_OF_TYPE.get(type(value)) != "cuda":
-                return None, taken
             else:
+                if type(value) is not kind:
+                    if kind is not None or KIND_OF_TYPE.get(type(value)) != "cuda":
+                        return None, taken
+                    kind, gpu = type(value), value.data.device_id
                 memory = value.data
-                if gpu is None:
-                    gpu = memory.device_id
                 if memory.device_id != gpu or memory.ptr & unaligned or not value.flags.c_contiguous:
                     return None, taken
                 if dtype is not None and value.dtype is not dtype and value.dtype != dtype:
