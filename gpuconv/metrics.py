@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv.arguments import expect_accepts
+from gpuconv.backends import to_numpy
+from gpuconv.dtypes import is_float
 from gpuconv.names import lookup
 
 Array = NDArray[Any]
@@ -80,13 +82,16 @@ class PerClass(Confusion):
 class Mean:
     """A function of a batch, averaged over all images."""
 
-    def __init__(self, function: Callable[[Array, Array], Any]) -> None:
-        self.function = function
+    def __init__(self, name: str, function: Callable[[Array, Array], Any]) -> None:
+        self.name, self.function = name, function
         self._total: Any = 0.0
         self._seen = 0
 
     def update(self, scores: Array, labels: Array) -> None:
-        value = np.asarray(self.function(scores, labels), np.float64)
+        value = to_numpy(self.function(scores, labels), f"what the metric {self.name} returns")
+        if value.dtype.kind not in "biuf" and not is_float(value.dtype):
+            raise TypeError(f"the metric {self.name} must return a real number or an array, received {value.dtype}")
+        value = value.astype(np.float64)
         self._total, self._seen = self._total + value * len(labels), self._seen + len(labels)
 
     def result(self) -> Any:
@@ -132,7 +137,7 @@ def begin(metrics: dict[str, Any]) -> dict[str, Any]:
     begun = {}
     for name, metric in metrics.items():
         if not hasattr(metric, "update"):
-            begun[name] = Mean(metric)
+            begun[name] = Mean(name, metric)
         elif hasattr(metric, "reset"):
             metric.reset()
             begun[name] = metric
@@ -142,6 +147,6 @@ def begin(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_name(text: str) -> Any:
-    if match := re.fullmatch(r"top[-_]?(\d+)", text.lower()):
+    if match := re.fullmatch(r"top[-_]?([0-9]{1,18})", text.lower()):
         return TopK(int(match[1]))
     return lookup("metric", text, KNOWN)()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpuconv import metrics
-from gpuconv.training import evaluate
+from gpuconv.training import Trainer, evaluate
 from tests.training import small
 
 SCORES = np.array([[1, 5, 3, 2], [9, 0, 8, 7], [2, 2, 2, 2], [0, 1, np.nan, 3]], np.float32)
@@ -102,6 +102,36 @@ def test_refusals():
         ([lambda scores: 0.0], TypeError, r"<lambda> is called with \(scores, labels\), and takes \(scores\)"),
         ([Narrow()], TypeError, r"Narrow.update is called with \(scores, labels\), and takes \(scores\)"),
         (["top-3", "top3"], ValueError, "two metrics are named 'top_3'"),
+        (["top-" + "9" * 5000], ValueError, "unknown metric 'top-999"),
+        (["top-\uff13"], ValueError, "unknown metric"),
     ):
         with pytest.raises(error, match=message):
             evaluate(small.net(), small.held_out(), metrics=given)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_function_that_returns_no_number_is_named():
+    """None counted as NaN, a masked number as 0, and a complex one lost its imaginary part."""
+    for value in (None, "0.5", 1j, np.ma.masked, 10**400, object(), [None], {"a": 1}):
+
+        def wrong(scores, labels, value=value):
+            return value
+
+        with pytest.raises(TypeError, match=r"the metric wrong"):
+            evaluate(small.net(), small.held_out(), metrics=[wrong])
+
+
+def test_a_result_that_a_run_cannot_store_is_named():
+    class Wrong:
+        def update(self, scores, labels):
+            pass
+
+        def result(self):
+            return self.given
+
+    for value in (object(), [object()], {"part": 1j}):
+        metric = Wrong()
+        metric.given = value
+        trainer = Trainer(small.net(), metrics=[metric])
+        with pytest.raises(TypeError, match=r"the metric Wrong must give numbers.* received (object|complex)"):
+            trainer.fit(small.loader(), validation=small.held_out(), epochs=1, progress=False)

@@ -34,16 +34,21 @@ class HeldOut:
             if (name in self.at_end) == end:
                 found = evaluate(net, loader, loss=loss, metrics=self.metrics)
                 record |= {f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy}
-                record |= {f"{name}_{metric}": _plain(value) for metric, value in found.metrics.items()}
+                record |= {f"{name}_{metric}": _plain(value, metric) for metric, value in found.metrics.items()}
         return record
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, metric: str) -> Any:
     """A number or lists of numbers; None replaces numbers that are not finite, which JSON lacks."""
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): _plain(each, metric) for key, each in value.items()}
     values = np.asarray(value)
     if values.ndim:
-        return [_plain(each) for each in values]
+        return [_plain(each, metric) for each in values]
     number = values.item()
+    if not isinstance(number, (bool, int, float, str, type(None))):
+        raise TypeError(
+            f"the metric {metric} must give numbers, lists of them or a dict of them, which a run can store; "
+            f"received {type(number).__name__}"
+        )
     return number if not isinstance(number, float) or math.isfinite(number) else None
