@@ -11,6 +11,7 @@ as NHWC without a copy. CUDA tensors run on PyTorch's current stream, CPU tensor
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -21,7 +22,7 @@ except ImportError as error:
     raise ImportError("gpuconv.torch needs PyTorch; pytorch.org says how to install it") from error
 
 from gpuconv import backends, ops, problems
-from gpuconv.arguments import pair
+from gpuconv.arguments import integer, pair
 from gpuconv.interop.torch import as_tensor, host_array
 from gpuconv.names import lookup
 from gpuconv.problems import padding_pairs
@@ -59,17 +60,25 @@ def conv2d(
 ) -> Tensor:
     """As `torch.nn.functional.conv2d`, by `gpuconv.ops.conv2d`: x (N, C, H, W), w (K, C // groups, R, S)."""
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
+    _expect_axes(4, x=x, w=w)
+    groups = integer("groups", groups, 1)
     (top, bottom), (left, right) = padding_pairs(padding, (int(w.shape[2]), int(w.shape[3])), stride, dilation)
     return torch.ops.gpuconv.conv2d(x, w, bias, stride, [top, bottom, left, right], dilation, groups)
 
 
 def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `torch.nn.functional.linear`: x (..., in_features), w (out_features, in_features)."""
-    return torch.ops.gpuconv.linear(x.reshape(-1, x.shape[-1]), w, bias).reshape(*x.shape[:-1], w.shape[0])
+    _expect_axes(2, w=w)
+    if not isinstance(x, Tensor) or not x.ndim:
+        raise _wrong("x", "(..., in_features)", x)
+    return torch.ops.gpuconv.linear(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w, bias).reshape(
+        *x.shape[:-1], w.shape[0]
+    )
 
 
 def max_pool2d(x: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> Tensor:
     """As `torch.nn.functional.max_pool2d`."""
+    _expect_axes(4, x=x)
     return torch.ops.gpuconv.max_pool2d(x, *_window(kernel_size, stride, padding))[0]
 
 
@@ -77,6 +86,7 @@ def avg_pool2d(
     x: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, count_include_pad: bool = True
 ) -> Tensor:
     """As `torch.nn.functional.avg_pool2d`."""
+    _expect_axes(4, x=x)
     return torch.ops.gpuconv.avg_pool2d(x, *_window(kernel_size, stride, padding), count_include_pad)
 
 
@@ -106,6 +116,8 @@ def replace(module: torch.nn.Module) -> torch.nn.Module:
     """Turn every Conv2d and Linear of a module, itself included, into ours, in place; returns it. Parameters, names and
     hooks stay; filters move to channels_last memory. Raises ValueError for a padding_mode other than "zeros", before
     anything changes."""
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"replace takes a module of PyTorch, received {type(module).__name__}")
     found = [each for each in module.modules() if type(each) in _SWAPS]
     for each in found:
         _expect_zeros(each)
@@ -137,7 +149,21 @@ def _run(op: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any
         return tuple(map(_tensor, made)) if isinstance(made, tuple) else _tensor(made)
 
 
+def _expect_axes(count: int, **tensors: Any) -> None:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.ndim != count:
+            raise _wrong(name, f"with {count} axes", tensor)
+
+
+def _wrong(name: str, accepted: str, received: Any) -> Exception:
+    if not isinstance(received, Tensor):
+        return TypeError(f"{name} must be a tensor of PyTorch, received {type(received).__name__}")
+    return ValueError(f"{name} must be a tensor {accepted}, received shape {tuple(received.shape)}")
+
+
 def _array(tensor: Tensor) -> Any:
+    if tensor.layout != torch.strided:
+        raise TypeError(f"tensors must be dense, received one of layout {tensor.layout}; tensor.to_dense() makes one")
     tensor = tensor.detach().contiguous()
     if tensor.device.type == "cuda":
         return backends.asarray(tensor)

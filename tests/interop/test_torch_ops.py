@@ -153,6 +153,23 @@ def test_refusals():
         pass
     with pytest.raises(ValueError, match="channels"):
         ours.conv2d(volume(1, 2, 5, 5), volume(3, 3, 3, 3))
+    x, w = volume(1, 2, 5, 5), volume(3, 2, 3, 3)
+    for error, told, call in (
+        (ValueError, r"x must be a tensor with 4 axes, received shape \(2, 5, 5\)", lambda: ours.conv2d(x[0], w)),
+        (ValueError, r"w must be a tensor with 4 axes, received shape \(2, 3, 3\)", lambda: ours.conv2d(x, w[0])),
+        (TypeError, "x must be a tensor of PyTorch, received ndarray", lambda: ours.conv2d(x.numpy(), w)),
+        (TypeError, "w must be a tensor of PyTorch, received NoneType", lambda: ours.conv2d(x, None)),
+        (ValueError, r"groups must be below 2\*\*63", lambda: ours.conv2d(x, w, groups=2**70)),
+        (TypeError, "must be dense, received one of layout torch.sparse_coo", lambda: ours.conv2d(x.to_sparse(), w)),
+        (ValueError, "x must be a tensor with 4 axes", lambda: ours.max_pool2d(x[0], 2)),
+        (ValueError, "x must be a tensor with 4 axes", lambda: ours.avg_pool2d(x[0], 2)),
+        (ValueError, r"x must be a tensor \(..., in_features\)", lambda: ours.linear(x.sum(), w[0, 0])),
+        (ValueError, "w must be a tensor with 2 axes", lambda: ours.linear(x, w)),
+        (TypeError, "replace takes a module of PyTorch, received NoneType", lambda: ours.replace(None)),
+    ):
+        with pytest.raises(error, match=told):
+            call()
+    assert ours.linear(volume(2, 0), volume(3, 0)).shape == (2, 3)
 
 
 @pytest.mark.slow
