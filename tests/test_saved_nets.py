@@ -1,6 +1,7 @@
 """`net.save`, `gpuconv.load` and `net.predict`: a net goes into a file and sees images as it did in training."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -57,6 +58,9 @@ def test_what_is_no_saved_net_is_refused(tmp_path, small):
         gc.load("nowhere")
     with pytest.raises(FileNotFoundError, match="holds no run"):
         gc.load(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="is not a regular file"):
+        gc.load(tmp_path / "pipe")
     file = tmp_path / "net.safetensors"
     small.save(file)
     whole = file.read_bytes()

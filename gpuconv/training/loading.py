@@ -58,7 +58,8 @@ def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
 
 def _is_of_torch(path: Path) -> bool:
     """Whether torch.save wrote the file: a zip archive, or under one of PyTorch's names a pickle."""
-    return path.suffix in (".pt", ".pth", ".bin") or zipfile.is_zipfile(path)
+    # A FIFO is refused where the file is read; to look for an archive in it would wait.
+    return path.suffix in (".pt", ".pth", ".bin") or (path.is_file() and zipfile.is_zipfile(path))
 
 
 def net_of(found: Checkpoint, path: Any, *, device: str = "numpy", precision: str | None = None) -> Any:
