@@ -314,11 +314,12 @@ def _predict(options: argparse.Namespace) -> int:
 def _fit(options: argparse.Namespace) -> int:
     from bench.predict import load_nvrtc, refit
     from bench.record import RESULTS, Record
-    from gpuconv.backends.cuda.analysis.predict import FILE, GPUS, Model
+    from gpuconv.backends.cuda.analysis import predict
+    from gpuconv.backends.cuda.analysis.predict import GPUS, Model
 
     if options.nvrtc is not None:
         load_nvrtc(options.nvrtc)
     paths = sorted((options.results or RESULTS).glob("nvidia-h200/*.json"))
-    known = Model.load().rows if FILE.exists() else ()
-    print(f"model      {refit([Record.load(path).data for path in paths], known, GPUS['h200'])}\n{FILE}")
+    before = Model.load() if predict.FILE.exists() else None
+    print(f"model      {refit([Record.load(path).data for path in paths], before, GPUS['h200'])}\n{predict.FILE}")
     return 0

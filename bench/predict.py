@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,13 @@ def fit(rows: Sequence[dict[str, Any]], gpu: Gpu) -> tuple[Terms, np.ndarray, np
     return Terms(*map(float, found)), shares @ found - 1, left_out
 
 
-def rows_of(record: dict[str, Any], gpu: Gpu, known: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A row for each convolution on tensor cores that a record has timed. known: rows by name, taken as they are."""
+def rows_of(
+    record: dict[str, Any], gpu: Gpu, known: Mapping[str, dict[str, Any]], counted_with: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """A row for each convolution on tensor cores that a record has timed. known: rows by name, taken as they are.
+
+    counted_with: the NVRTC that they were counted with. Raises ValueError where this one is another and has to count.
+    """
     problems = {entry.key: entry for entry in suite("ops")}
     for entry in record["entries"]:
         side, name = best(entry, "ours"), f"{record['hardware']} {record['commit']} {entry['key']}"
@@ -57,6 +62,11 @@ def rows_of(record: dict[str, Any], gpu: Gpu, known: dict[str, dict[str, Any]]) 
         elif side and entry["key"] in problems and entry["op"] in DIRECTIONS:
             kernel, *reduction = side["kernels"]["kernels"]
             if "_mma" in kernel["kernel"]:
+                if counted_with not in (None, nvrtc.version()):
+                    raise ValueError(
+                        f"the model's rows were counted with {counted_with}, received {nvrtc.version()}, which may "
+                        "issue other instructions; --nvrtc DIR takes the NVRTC of a folder"
+                    )
                 asked = _recorded(problems[entry["key"]], kernel, sum(each["blocks"] for each in reduction), gpu)
                 yield {
                     "row": name,
@@ -85,15 +95,19 @@ def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) ->
     return {name: getattr(asked, name) for name in TERMS}
 
 
-def refit(records: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]], gpu: Gpu) -> Model:
-    """The model of all records of a GPU, written to predict.json."""
-    stored = {row["row"]: row for row in known}
-    rows = [row for record in records for row in rows_of(record, gpu, stored)]
+def refit(records: Sequence[dict[str, Any]], before: Model | None, gpu: Gpu) -> Model:
+    """The model of all records of a GPU, written to predict.json. before: its rows keep their counts.
+
+    Raises ValueError for too few rows, and where new rows would be counted with another NVRTC.
+    """
+    known = {row["row"]: row for row in before.rows} if before else {}
+    counted_with = before.nvrtc if before else nvrtc.version()
+    rows = [row for record in records for row in rows_of(record, gpu, known, counted_with)]
     if len(rows) <= len(TERMS):
         raise ValueError(f"a model of {len(TERMS)} terms needs more rows than that; the records have {len(rows)}")
     rates, errors, left_out = fit(rows, gpu)
     rounded = Terms(*(float(f"{getattr(rates, name):.4g}") for name in TERMS))
-    model = Model(gpu.name, rounded, _rms(errors), _rms(left_out), nvrtc.toolkit()[1], tuple(rows))
+    model = Model(gpu.name, rounded, _rms(errors), _rms(left_out), counted_with, tuple(rows))
     write_atomically(predict.FILE, (json.dumps(model.as_json(), indent=1) + "\n").encode())
     return model
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench import cli, predict_steps
 from bench import predict as bench_predict
-from bench import predict_steps
 from bench.record import RESULTS, Record, best
 from bench.suite import select
 from gpuconv import models
@@ -19,9 +21,11 @@ from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
 from gpuconv.backends.cuda.analysis.predict import GPUS, TERMS, Model, Terms
 from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.analysis.variants import variants
+from gpuconv.backends.cuda.gemm import plan
 from gpuconv.backends.cuda.runtime import nvrtc
 
 H200 = GPUS["h200"]
+MODEL = predict.FILE.read_text()
 
 
 def made_up(rates: Terms, count: int, seed: int = 0) -> list[dict]:
@@ -77,6 +81,67 @@ def test_known_rows_keep_their_counts():
     (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
     known = {row["row"]: row for row in Model.load().rows}
     assert list(bench_predict.rows_of(Record.load(path).data, H200, known)) == list(Model.load().rows)
+
+
+@pytest.fixture
+def new_record(monkeypatch, tmp_path):
+    """A folder of the stored record and of a new one, of one convolution that takes the model by surprise, and the
+    model's file."""
+    (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
+    old, folder = Record.load(path).data, tmp_path / "nvidia-h200"
+    entry = next(each for each in old["entries"] if each["key"] == "fprop 128x16x16x128-128x3x3-p1.1.1.1 bfloat16")
+    folder.mkdir()
+    (folder / path.name).write_text(path.read_text())
+    (folder / "2027-01-01-0123456789.json").write_text(
+        json.dumps(old | {"commit": "0123456789", "entries": [slower(entry)]})
+    )
+    monkeypatch.setattr(predict, "FILE", tmp_path / "predict.json")
+    return tmp_path
+
+
+def slower(entry):
+    sides = [each | {"medians": {kind: 2 * s for kind, s in each["medians"].items()}} for each in entry["sides"][:1]]
+    return entry | {"sides": sides}
+
+
+def stored_with(version, folder):
+    stored = asdict(Model.of(json.loads(MODEL))) | {"nvrtc": version}
+    (folder / "predict.json").write_text(json.dumps(stored))
+
+
+def test_rows_counted_with_another_nvrtc_are_not_mixed(new_record, capsys):
+    stored_with("NVRTC 11.8", new_record)
+    assert cli.main(["fit", "--results", str(new_record)]) == 2
+    assert re.search(r"counted with NVRTC 11\.8, received NVRTC [^,]*,.* --nvrtc DIR", capsys.readouterr().err)
+    assert Model.load().nvrtc == "NVRTC 11.8"
+    (new_record / "nvidia-h200" / "2027-01-01-0123456789.json").unlink()
+    assert cli.main(["fit", "--results", str(new_record)]) == 0  # nothing to count
+    assert f"fitted to {len(Model.load().rows)} convolutions" in capsys.readouterr().out
+    assert Model.load().nvrtc == "NVRTC 11.8"
+
+
+@pytest.mark.kernels
+def test_one_command_refits_the_model_when_a_record_comes(new_record, capsys):
+    try:
+        nvrtc.toolkit(), machine_code.disassembler()
+    except nvrtc.CompileError as error:
+        pytest.skip(str(error))
+    stored_with(nvrtc.version(), new_record)
+    before = Model.load()
+    assert cli.main(["fit", "--results", str(new_record)]) == 0
+    after = Model.load()
+    assert str(after) in capsys.readouterr().out
+    assert after.rows[: len(before.rows)] == before.rows
+    (added,) = after.rows[len(before.rows) :]
+    assert added["row"] == "nvidia-h200 0123456789 fprop 128x16x16x128-128x3x3-p1.1.1.1 bfloat16"
+    assert added["terms"]["instruction"] > added["terms"]["hmma"] > 0
+    assert after.left_out > before.left_out  # what the record refutes is in the error
+
+
+def test_the_cost_model_of_the_launchers_has_the_models_rates():
+    rates = Model.load().rates
+    priced = (plan._BLOCK, plan._INSTRUCTION, plan._HMMA)
+    assert priced == pytest.approx((rates.block, rates.instruction, rates.hmma), rel=1e-3)
 
 
 def test_the_bytes_bind_where_they_take_longer_than_all_else():
