@@ -178,7 +178,7 @@ class Layer(Stateful["Layer"]):
         device = backends.resolve(device or (kept[0].device if kept else "numpy"))
         if any((layer.device, layer.dtype, layer.tf32) != (device, net_dtype, tf32) for layer in kept):
             self.to(device, dtype, precision=precision)
-        self._compute_in(net_dtype, tf32, device if kept or initialize else None)
+        self.compute_in(net_dtype, tf32, device if kept or initialize else None)
         if initialize:
             self._draw(seed)
         assert self.output_shape is not None
@@ -227,41 +227,6 @@ class Layer(Stateful["Layer"]):
             for layer, kept, own in zip(self.walk(), saved, gradients):
                 layer._saved, layer.gradients = kept, own
 
-    @property
-    def precision(self) -> str:
-        """What the layer computes in: the name of its dtype, or "tf32" for float32 arrays multiplied in TF32."""
-        return "tf32" if self.tf32 else self.dtype.name
-
-    def _compute_in(self, dtype: np.dtype, tf32: bool, device: str | None = None) -> None:
-        for layer in self.walk():
-            layer.dtype, layer.tf32, layer.device = dtype, tf32, device or layer.device
-
-    def reset(self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None) -> None:
-        """Allocate every variable in the tree and draw its first value.
-
-        Variable number i, counted through the whole net, draws from sub-stream i of the seed's INIT stream, so the
-        same seed gives the same bits on every device.
-        """
-        self._compute_in(*as_precision(dtype, precision), backends.resolve(device))
-        for layer in self.walk():
-            layer.arrays.clear()
-            layer.gradients.clear()
-        self._draw(seed)
-
-    def _draw(self, seed: int) -> None:
-        """Draw the first values of the variables that have none."""
-        for number, (layer, name, variable) in enumerate(self.all_variables()):
-            layer.seeded(seed, number)
-            if name in layer.arrays:
-                continue
-            value = variable.initializer(
-                variable.shape, dtype=variable.resolve_dtype(layer.dtype), seed=seed, substream=number
-            )
-            layer.arrays[name] = backends.asarray(value, layer.device)
-
-    def seeded(self, seed: int, substream: int) -> None:
-        """Called once for each variable with its random numbers' seed and sub-stream. Dropout keeps them."""
-
     def to(self, device: str | None = None, dtype: Any = None, *, precision: str | None = None) -> Self:
         """Move to a device, change the precision, or both; returns itself. Gradients and kept activations are dropped.
 
@@ -271,7 +236,7 @@ class Layer(Stateful["Layer"]):
         device = self.device if device is None else backends.resolve(device)
         given = dtype is not None or precision is not None
         net_dtype, tf32 = as_precision(dtype, precision) if given else (self.dtype, self.tf32)
-        self._compute_in(net_dtype, tf32, device)
+        self.compute_in(net_dtype, tf32, device)
         for layer in self.walk():
             layer.gradients.clear()
             layer.release()

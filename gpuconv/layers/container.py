@@ -189,7 +189,7 @@ class Sequential(Layer):
         part = Sequential(layers, seed=self.seed, initialize=False, share=True)
         if layers[0].input_shape is not None:
             part.place(self.path, layers[0].input_shape)
-            part.dtype, part.tf32, part.device = self.dtype, self.tf32, self.device
+            part.compute_in(self.dtype, self.tf32, self.device)
         if part.output_shape == self.output_shape:
             part._classes = self._classes
         return part
@@ -325,8 +325,7 @@ class Sequential(Layer):
         net = self.fused()
         net.classes, net.normalization = self.classes, self.normalization
         net.place(self.path, self.input_shape)
-        for layer in net.walk():
-            layer.dtype, layer.tf32, layer.device = self.dtype, self.tf32, self.device
+        net.compute_in(self.dtype, self.tf32, self.device)
         return net
 
     def fused(self) -> Sequential:

@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 import numpy as np
 
 from gpuconv import backends
+from gpuconv.dtypes import as_precision
 from gpuconv.layers.shapes import Shape, volume_size
 from gpuconv.layers.variables import Variable
 from gpuconv.names import canonical, lookup
@@ -50,6 +51,7 @@ class Stateful(Generic[LayerT]):
     path: str
     device: str
     dtype: np.dtype
+    tf32: bool
     output_shape: Shape | None
     variables: dict[str, Variable]
     arrays: dict[str, Array]
@@ -115,6 +117,42 @@ class Stateful(Generic[LayerT]):
                 f"{self.path or type(self).__name__} has no array {name!r}: build the net with an input shape "
                 "and without initialize=False"
             ) from None
+
+    @property
+    def precision(self) -> str:
+        """What the layer computes in: the name of its dtype, or "tf32" for float32 arrays multiplied in TF32."""
+        return "tf32" if self.tf32 else self.dtype.name
+
+    def compute_in(self, dtype: np.dtype, tf32: bool, device: str | None = None) -> None:
+        """Note it in every layer of the tree. Arrays that are there stay as they are: see `Layer.to`."""
+        for layer in self.walk():
+            layer.dtype, layer.tf32, layer.device = dtype, tf32, device or layer.device
+
+    def reset(self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None) -> None:
+        """Allocate every variable in the tree and draw its first value.
+
+        Variable number i, counted through the whole net, draws from sub-stream i of the seed's INIT stream, so the
+        same seed gives the same bits on every device.
+        """
+        self.compute_in(*as_precision(dtype, precision), backends.resolve(device))
+        for layer in self.walk():
+            layer.arrays.clear()
+            layer.gradients.clear()
+        self._draw(seed)
+
+    def _draw(self, seed: int) -> None:
+        """Draw the first values of the variables that have none."""
+        for number, (layer, name, variable) in enumerate(self.all_variables()):
+            layer.seeded(seed, number)
+            if name in layer.arrays:
+                continue
+            value = variable.initializer(
+                variable.shape, dtype=variable.resolve_dtype(layer.dtype), seed=seed, substream=number
+            )
+            layer.arrays[name] = backends.asarray(value, layer.device)
+
+    def seeded(self, seed: int, substream: int) -> None:
+        """Called once for each variable with its random numbers' seed and sub-stream. Dropout keeps them."""
 
     def gradient(self, name: str) -> Array:
         """The gradient of one of this layer's own variables; the live array, not a copy."""
