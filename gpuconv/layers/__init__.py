@@ -2,16 +2,18 @@
 
 from gpuconv.layers.activation import GELU, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Tanh
 from gpuconv.layers.base import Layer
-from gpuconv.layers.container import Input, Residual, Sequential
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.dropout import Dropout
 from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvReLU, NormActivation
+from gpuconv.layers.input import Input
 from gpuconv.layers.linear import Flatten, Linear
 from gpuconv.layers.norm import BatchNorm
 from gpuconv.layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
 from gpuconv.layers.registry import LAYERS
+from gpuconv.layers.residual import Residual
 from gpuconv.layers.running import listen
 from gpuconv.layers.scale import Scale
+from gpuconv.layers.sequential import Sequential
 from gpuconv.layers.variables import Variable
 
 __all__ = [

@@ -21,9 +21,9 @@ DEFAULTS = {
         "weight_and_bias": dict(groups=1),
         "Layer.to": dict(device=None, dtype=None, precision=None),
     },
-    "layers.container": {
-        "Input": dict(larger=False),
-        "Residual": dict(shortcut=None),
+    "layers.input": {"Input": dict(larger=False)},
+    "layers.residual": {"Residual": dict(shortcut=None)},
+    "layers.sequential": {
         "Sequential": dict(seed=0, dtype=None, device=None, initialize=True, precision=None, share=False),
         "Sequential.reset": dict(seed=0, dtype=None, device="numpy", precision=None),
         "Sequential.predict": dict(batch_size=256, softmax=False),

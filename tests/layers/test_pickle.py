@@ -96,6 +96,13 @@ def test_what_a_run_is_made_from(again):
     assert again(LossScale()).config() == LossScale().config()
 
 
-@pytest.mark.parametrize("name", ["Layer", "Variable", "weight_and_bias"])
-def test_what_was_pickled_when_it_stood_in_base_is_found(name):
-    assert pickle.loads(f"cgpuconv.layers.base\n{name}\n.".encode()).__name__ == name
+def test_what_pickles_of_earlier_versions_name_is_found():
+    for module, name in (
+        ("base", "Layer"),
+        ("base", "Variable"),
+        ("base", "weight_and_bias"),
+        ("container", "Input"),
+        ("container", "Residual"),
+        ("container", "Sequential"),
+    ):
+        assert pickle.loads(f"cgpuconv.layers.{module}\n{name}\n.".encode()).__name__ == name

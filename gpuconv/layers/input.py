@@ -1,0 +1,76 @@
+"""The image volume that a net takes."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+from gpuconv import arguments, backends
+from gpuconv.dtypes import is_float
+from gpuconv.layers.base import Layer
+from gpuconv.layers.shapes import Shape
+from gpuconv.problems import channels_first
+from gpuconv.types import Array
+
+
+@dataclass(eq=False, repr=False)
+class Input(Layer):
+    """The image volume that a net takes, (H, W, C). larger=True also accepts larger maps of the same depth."""
+
+    stem = "input"
+    numbered = False
+
+    shape: tuple[int, ...]
+    _: KW_ONLY
+    larger: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.shape = tuple(arguments.integer(f"shape[{axis}]", size, 1) for axis, size in enumerate(self.shape))
+
+    def plan(self, input_shape: Shape) -> Shape:
+        self.expect(input_shape)
+        return input_shape
+
+    def expect(self, shape: Shape) -> None:
+        """Raise ValueError for a shape that the net does not take."""
+        fits = (
+            (
+                len(shape) == len(self.shape)
+                and shape[-1] == self.shape[-1]
+                and all(size >= least for size, least in zip(shape, self.shape))
+            )
+            if self.larger
+            else tuple(shape) == self.shape
+        )
+        if not fits:
+            accepted = f"{_by(self.shape)} (height x width x depth){' or larger maps' if self.larger else ''}"
+            hint = self._layout_hint(tuple(shape))
+            raise ValueError(f"the net takes volumes of {accepted}, received {_by(shape)}{hint}")
+
+    def _layout_hint(self, shape: Shape) -> str:
+        if len(shape) == 3 and len(self.shape) == 3 and (*shape[1:], shape[0]) == self.shape:
+            return channels_first("x")
+        one = len(shape) == len(self.shape) - 1 and len(shape) > 0
+        return "; the first axis counts the images: x[None] is a batch of one" if one else ""
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        backends.device_of(x)  # raises for what is no array
+        self.expect(tuple(x.shape[1:]))
+        if not is_float(x.dtype):
+            raise TypeError(
+                f"the net computes with floats, received {x.dtype.name}; net.predict(images) takes uint8 images, and "
+                "normalises them as training did"
+            )
+        self.stash()
+        return x
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        self.unstash()
+        return dy if input_grad else None
+
+    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+        return Input(self.shape, larger=True, name=self.name), flattened
+
+
+def _by(shape: Shape) -> str:
+    return " x ".join(map(str, shape))

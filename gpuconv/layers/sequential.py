@@ -1,0 +1,302 @@
+"""Layers in a sequence: a net, or a part of one."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+
+from gpuconv import arguments, backends
+from gpuconv.dtypes import as_precision
+from gpuconv.layers import show
+from gpuconv.layers.base import Layer
+from gpuconv.layers.image_notes import class_names, fitting
+from gpuconv.layers.input import Input
+from gpuconv.layers.rewrite import fused_row, slid_row, take_values
+from gpuconv.layers.row import as_row, name_layers, own
+from gpuconv.layers.running import run
+from gpuconv.layers.shapes import Shape
+from gpuconv.layers.state import descendants
+from gpuconv.layers.volumes import Volumes
+from gpuconv.types import Array
+
+if TYPE_CHECKING:
+    from gpuconv.data import Normalization
+
+
+@dataclass(eq=False, repr=False, init=False)
+class Sequential(Layer):
+    """A sequence of layers, each applied to the output of the one before: a net, or a part of one.
+
+    layers: a list, ``Sequential([conv, relu])``; or the layers one by one, ``Sequential(conv, relu)``.
+    seed: of the initial weights. precision (or dtype), device: see `to`. initialize=False creates no weights, which is
+    enough for a `summary`. A list that begins with `Input`, or with a layer that is built, is built at once; any other
+    list by `build`, whose options take precedence. Layers without a name are named by kind and number, conv1, relu1,
+    ...; ``net["conv1"]`` and ``net[0]`` give a layer.
+
+    A layer that is already built, for example in another net, is copied with its weights, so that no two nets share it:
+    ``Sequential([*net[:-1], Linear(3)])`` is a separate net with a new head. With share=True it is not copied, and
+    training one net trains the other. A slice, ``net[:-1]``, is a net that shares the layers of this one.
+
+    `predict` reads classes, the names of the scores, and normalization, that of the uint8 images the net was trained
+    on. Training and `gpuconv.load` set both, and they are saved with the net.
+    """
+
+    stem = "block"
+
+    layers: Sequence[Layer]
+    _: KW_ONLY
+    seed: int = 0
+
+    _given = cast(Mapping[str, Any], MappingProxyType({}))  # the constructor's options, from which `build` starts
+
+    def __init__(
+        self,
+        layers: Iterable[Layer] | Layer,
+        *more: Layer,
+        name: str | None = None,
+        frozen: bool | str | tuple[str, ...] = (),
+        seed: int = 0,
+        dtype: Any = None,
+        device: str | None = None,
+        initialize: bool = True,
+        precision: str | None = None,
+        share: bool = False,
+    ) -> None:
+        self.name, self.frozen, self.seed = name, frozen, seed
+        one_by_one = more or (isinstance(layers, Layer) and not isinstance(layers, Sequential))
+        row = as_row((layers, *more) if one_by_one else layers)
+        self.layers = row if share else own(row)
+        super().__post_init__()
+        name_layers(self.layers)
+        self.classes = None
+        as_precision(dtype, precision)  # raises for a wrong precision now rather than in `build`
+        device = None if device is None else backends.resolve(device)
+        self._given = {"dtype": dtype, "device": device, "initialize": initialize, "precision": precision}
+        if isinstance(self.layers[0], Input):
+            self.build(self.layers[0].shape)
+        elif self.layers[0].input_shape is not None and not share:
+            self.build(self.layers[0].input_shape)
+
+    def build(self, input_shape: Shape, **options: Any) -> Shape:
+        """As `Layer.build`; `options` override the constructor's arguments."""
+        given: dict[str, Any] = {"seed": self.seed, **self._given}
+        if {"dtype", "precision"} & options.keys():  # two ways to say one thing
+            given |= {"dtype": None, "precision": None}
+        given |= options
+        seed = arguments.seed_value("seed", given.pop("seed"))
+        shape = super().build(input_shape, seed=seed, **given)
+        self.seed = seed
+        return shape
+
+    def children(self) -> Sequence[tuple[str, Layer]]:
+        return [(str(layer.name), layer) for layer in self.layers]
+
+    def __getitem__(self, key: int | str | slice) -> Any:
+        """A layer by its index or its name ("residual1.conv1" for one inside another); for a slice, a net that shares
+        these layers."""
+        if isinstance(key, str):
+            return super().__getitem__(key)
+        return self._part(key) if isinstance(key, slice) else self.layers[operator.index(key)]
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """The names of the classes, one for each score."""
+        return self._classes
+
+    @classes.setter
+    def classes(self, names: Sequence[str] | None) -> None:
+        self._classes = None if names is None else class_names(names, self.output_shape)
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """The normalization of uint8 images for `predict` and training. The first layer holds it and takes it along
+        into another net."""
+        return self.layers[0].normalization
+
+    @normalization.setter
+    def normalization(self, value: Normalization | None) -> None:
+        first: Any = self.layers[0]
+        first.normalization = None if value is None else fitting(value, first.input_shape)
+
+    def _part(self, places: slice) -> Sequential:
+        layers = self.layers[places]
+        if not layers:
+            raise ValueError(f"a net has at least one layer; none of the {len(self)} layers is in {_written(places)}")
+        part = Sequential(layers, seed=self.seed, initialize=False, share=True)
+        if layers[0].input_shape is not None:
+            part.place(self.path, layers[0].input_shape)
+            part.compute_in(self.dtype, self.tf32, self.device)
+        if part.output_shape == self.output_shape:
+            part._classes = self._classes
+        return part
+
+    def __repr__(self) -> str:
+        """A line for each layer: its name, the call that creates it, and its output shape if known."""
+        return show.row(self)
+
+    def _repr_html_(self) -> str:
+        """A table of the layers for notebooks, as `gpuconv.summary.summary` counts them."""
+        return show.html_of(self)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def plan(self, input_shape: Shape) -> Shape:
+        for name, layer in self.children():
+            input_shape = layer.place(f"{self.path}.{name}" if self.path else name, input_shape)
+        return input_shape
+
+    def reset(self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None) -> None:
+        self.seed = arguments.seed_value("seed", seed)
+        super().reset(seed=seed, dtype=dtype, device=device, precision=precision)
+
+    def config(self) -> dict[str, Any]:
+        """As `Layer.config`, with the net's precision unless that is float32."""
+        own = {} if self.path or self.precision == "float32" else {"precision": self.precision}
+        return super().config() | own
+
+    # --- running -------------------------------------------------------------------------------
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        for layer in self.layers:
+            x = run(layer, "forward", x, training)
+        return x
+
+    def infer(self, x: Array) -> Array:
+        for layer in self.layers:
+            x = run(layer, "infer", x)
+        return x
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        """As `Layer.backward`; with input_grad=False it ends at the first layer that has something to train."""
+        if not input_grad and not self.trainable:
+            self.release()
+            return None
+        end = 0 if input_grad else next(place for place, layer in enumerate(self.layers) if layer.trainable)
+        for layer in reversed(self.layers[end + 1 :]):
+            dy = run(layer, "backward", dy)
+        dx = run(self.layers[end], "backward", dy, input_grad=input_grad)
+        for layer in self.layers[:end]:
+            layer.release()
+        return dx
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        batch_size: int = 256,
+        softmax: bool = False,
+        top: int | None = None,
+        normalize: bool | None = None,
+    ) -> Any:
+        """The scores of images, computed a batch at a time; nothing is kept for backward.
+
+        images: (N, H, W, C) or one (H, W, C), as uint8 or floats, on the net's device or in host memory; an image file,
+        or a list of files or arrays. By default uint8 images and files are normalised as in training (`normalization`),
+        and floats are taken as normalised already; normalize=True or False overrides this.
+
+        Returns (N, *output volume), or for one image its output volume, where the images were; with softmax=True
+        probabilities over the last axis. top=k: returns the k most probable classes of each image instead, as a list of
+        (class, probability), the best first.
+
+        Raises ValueError if the normalization is unknown, and for floats that cannot have been normalised.
+        """
+        from gpuconv.layers.predict import predict
+
+        return predict(self, images, batch_size=batch_size, softmax=softmax, top=top, normalize=normalize)
+
+    def activations(self, images: Any, *, normalize: bool | None = None) -> Volumes:
+        """Each layer's output volume, by the layer's name, in forward order: ``volumes["conv1"]``, and for a layer
+        inside another ``volumes["residual1.conv1"]``. Iteration gives (name, volume) pairs.
+
+        images, normalize: as in `predict`. Volumes are on the net's device, without N for a single image.
+        """
+        from gpuconv.layers.predict import prepared
+
+        x, single = prepared(self, images, normalize)
+        volumes = Volumes()
+
+        def keep(layer: Layer, x: Array, y: Array) -> None:
+            path = layer.path.removeprefix(self.path).removeprefix(".")
+            volumes.append((path, y[0] if single else y))
+
+        with ExitStack() as hooked:
+            for layer in descendants(self):
+                hooked.enter_context(layer.register_forward_hook(keep))
+            self.infer(x)
+        return volumes
+
+    # --- making other nets of it ---------------------------------------------------------------
+
+    def copy(self, *, device: str | None = None, dtype: Any = None, precision: str | None = None) -> Sequential:
+        """A copy with the same layers and values, by default on the same device and in the same precision."""
+        numbers = {"dtype": dtype, "precision": precision if dtype is not None else precision or self.precision}
+        twin = Layer.from_config(self.config(), device=device or self.device, **numbers)
+        twin.load_state_dict(self.state_dict())
+        twin.classes, twin.normalization = self.classes, self.normalization
+        return twin
+
+    def fuse(self) -> Sequential:
+        """This net with several layers fused into one op where possible: the same results with fewer launches and less
+        memory traffic.
+
+        - CONV, RELU and maybe a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu`.
+        - CONV and another activation that keeps its output become `gpuconv.ops.conv2d` with that activation.
+        - CONV, batch norm and maybe an activation become `gpuconv.ops.conv2d_batch_norm`.
+        - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.
+
+        Layers inside containers are fused too; other layers stay. Activations have the same bits, except where a device
+        splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in the fused
+        one, which changes the order of a sum. Gradients sum the same products; those of filters and biases before a
+        pool are summed in another order.
+
+        The returned net shares the layers of this one, and so every array: training one trains both. State dicts,
+        params and grads have the same keys. Raises RuntimeError for a net that is not built.
+        """
+        if self.input_shape is None:
+            raise RuntimeError("a net is fused after it is built: begin it with Input(...) or call build(input_shape)")
+        net = self.fused()
+        net.classes, net.normalization = self.classes, self.normalization
+        net.place(self.path, self.input_shape)
+        net.compute_in(self.dtype, self.tf32, self.device)
+        return net
+
+    def fused(self) -> Sequential:
+        if self.has_hooks:
+            return self
+        return Sequential(
+            fused_row(self.layers), name=self.name, frozen=self.frozen, seed=self.seed, initialize=False, share=True
+        )
+
+    def as_convolutional(self) -> Sequential:
+        """This net with its FC layers converted to CONV layers of the same values: it slides over larger images.
+
+        On an image of the original size it gives the original scores as a 1x1 map. On a larger one it gives a map of
+        scores, whose step is the product of all strides. Each score equals the original net's on the image window at
+        that position, provided that no layer pads: with padding or fit="cover", a layer reads neighbouring pixels where
+        the original reads padding. If fit="floor" leaves the last pixels of the original map unread, the windows of the
+        last scores may end that many pixels beyond the image, which they do not read.
+
+        Raises ValueError for a net that cannot slide: one with batch norm between Flatten and FC, or without an Input.
+        """
+        if not isinstance(self[0], Input):
+            raise ValueError("a net that slides must begin with Input, which gives the size of its windows")
+        layers, _ = slid_row(self.layers)
+        twin = Sequential(layers, seed=self.seed, precision=self.precision, device=self.device)
+        take_values(twin, self)
+        return twin
+
+    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+        layers, flattened = slid_row(self.layers, flattened)
+        return Sequential(layers, name=self.name), flattened
+
+
+def _written(places: slice) -> str:
+    return ":".join("" if end is None else str(end) for end in (places.start, places.stop))
