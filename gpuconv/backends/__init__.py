@@ -46,6 +46,23 @@ def oracle() -> Iterator[None]:
         _asks_the_oracle.reset(token)
 
 
+_watcher: Callable[..., Any] | None = None
+
+
+@contextmanager
+def watched(call: Callable[..., Any]) -> Iterator[None]:
+    """A context in which ops call their backend through ``call(function, *arrays, **options)``, which returns what the
+    function returns. It holds for all threads; the frame that calls `call` is the op's own, with its arguments."""
+    global _watcher
+    if _watcher is not None:
+        raise RuntimeError("the ops are watched already, by a shadow oracle or an explanation")
+    _watcher = call
+    try:
+        yield
+    finally:
+        _watcher = None
+
+
 def backend_of(
     *,
     lists: Mapping[str, Any] = _NONE,
@@ -82,6 +99,8 @@ def backend_of(
             backend = _Around(backend, partial(_on_device, given[0].device))
     elif SUBCLASSES and any(type(array) in SUBCLASSES for array in given):
         backend = _Around(backend, _on_plain_views)
+    if _watcher is not None:
+        backend = _Around(backend, _watcher)
     return backend
 
 

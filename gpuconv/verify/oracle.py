@@ -35,6 +35,11 @@ def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
     return rule(op, arrays, options, dtype)
 
 
+def is_exact(op: str) -> bool:
+    """Whether an op must give the oracle's very bits."""
+    return _RULES[op] is None
+
+
 def _dtype(arrays: Arrays) -> np.dtype | None:
     """The dtype a case is about: the narrowest float among the arrays, None where there is none."""
     floats = [a.dtype for a in _flat(arrays) if a is not None and a.dtype.kind not in "iub"]

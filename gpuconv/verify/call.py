@@ -1,0 +1,253 @@
+"""One call of an op with the very arrays it was given: recorded, checked against the oracle, stored and repeated."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from gpuconv import backends, ops
+from gpuconv.checkpoint import Checkpoint, CheckpointError
+from gpuconv.names import lookup
+from gpuconv.ops import OPS
+from gpuconv.verify.bounds import accumulated, rounded
+from gpuconv.verify.compare import Difference, Expected, compare, results
+from gpuconv.verify.oracle import expect, is_exact
+from gpuconv.verify.rules.base import wide
+from gpuconv.verify.run import move
+
+# The arguments that an op may write its results into; with accumulate=True it adds to those in `_ADDED`.
+_OUTPUTS = ("out", "dw", "db", "dgamma", "dbeta")
+_ADDED = {
+    "conv2d_wgrad": ("out", "db"),
+    "conv2d_backward": ("dw", "db"),
+    "bias_grad": ("out",),
+    "linear_wgrad": ("out", "db"),
+    "batch_norm_backward": ("dgamma", "dbeta"),
+}
+
+
+@dataclass
+class Call:
+    """What an op was given and what it gave, on the host.
+
+    arrays, options: as in a case of verify, without the arrays for results. into: what those held before, by name.
+    results: by name, as `compare.results` has them, and "db".
+    """
+
+    op: str
+    arrays: list[Any]
+    options: dict[str, Any]
+    into: dict[str, np.ndarray]
+    results: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def checkable(self) -> bool:
+        """Whether the result can be judged: bounds say nothing where an input is infinite or NaN."""
+        if is_exact(self.op):
+            return True
+        added_to = self.into.values() if self.options.get("accumulate") else ()
+        return all(map(_is_finite, [*self.arrays, *self.options.values(), *added_to]))
+
+    def expected(self) -> list[Expected]:
+        """What each result must be, in the order of the results."""
+        options = {name: value for name, value in self.options.items() if name != "accumulate"}
+        arrays = [_copied(array) for array in self.arrays]
+        found = expect(self.op, arrays, options)
+        names = [name for name in self.results if name != "db"]
+        by_name = {name: Expected(name, one.value, one.bound) for name, one in zip(names, found, strict=True)}
+        if "db" in self.results:
+            by_name["db"] = self._bias_gradient()
+        if self.options.get("accumulate"):
+            for name, before in self._added_to().items():
+                by_name[name] = _added(by_name[name], before, self.results[name].dtype)
+        return list(by_name.values())
+
+    def _bias_gradient(self) -> Expected:
+        """The sum of dy where the mask passes it: the filter gradient of a 1 x 1 convolution of ones."""
+        dy = self.arrays[0]
+        if dy.ndim == 2:
+            (one,) = expect("bias_grad", [dy], {})
+        else:
+            n, p, q, _ = dy.shape
+            same = {name: self.options[name] for name in ("mask", "pool", "groups")}
+            ones = np.ones((n, p * same["pool"], q * same["pool"], same["groups"]), dy.dtype)
+            (one,) = expect("conv2d_wgrad", [dy, ones], dict(kernel_size=1, **same))
+        return Expected("db", np.reshape(one.value, -1), np.reshape(one.bound, -1))
+
+    def _added_to(self) -> dict[str, np.ndarray]:
+        """What the results that are added to held before, by the result's name."""
+        place = {"out": 0, "dw": 1, "dgamma": 1, "dbeta": 2}
+        names = list(self.results)
+        given = [name for name in _ADDED[self.op] if name in self.into]
+        return {"db" if name == "db" else names[place[name]]: self.into[name] for name in given}
+
+    def compare(self) -> Difference:
+        """The worst difference from the oracle among all results."""
+        differences = [
+            compare(_overflowed(one, self.results[one.name]), self.results[one.name]) for one in self.expected()
+        ]
+        return max(differences, key=lambda difference: difference.share, default=Difference(0.0, 0.0, 0.0))
+
+    def on(self, device: str, **changed: Any) -> Call:
+        """The same call on a device. changed: options to be replaced."""
+        options = self.options | changed
+        watch: list[Call] = []
+        arrays = [move(_copied(array), device) for array in self.arrays]
+        given = {name: move(_copied(value), device) for name, value in (options | self.into).items()}
+        with recording(watch.append):
+            getattr(ops, self.op)(*arrays, **given)
+        return watch[0]
+
+    # --- in a file ------------------------------------------------------------------------------
+
+    def stored(self, **facts: Any) -> Checkpoint:
+        """The call as a checkpoint's arrays and JSON. facts: more of the latter, such as where the call was seen."""
+        tensors: dict[str, np.ndarray] = {}
+        state = {
+            "arrays": [_put(tensors, f"array.{number}", array) for number, array in enumerate(self.arrays)],
+            "options": {name: _put(tensors, f"option.{name}", value) for name, value in self.options.items()},
+            "into": {name: _put(tensors, f"into.{name}", value) for name, value in self.into.items()},
+            "results": [_put(tensors, f"result.{name}", value) | {"of": name} for name, value in self.results.items()],
+        }
+        return Checkpoint(tensors, {"call": self.op, **state, **facts})
+
+    @classmethod
+    def read(cls, path: Any, checkpoint: Checkpoint) -> Call:
+        """Raises CheckpointError for a file that holds something else."""
+        state, tensors = checkpoint.state, checkpoint.tensors
+        try:
+            op = state["call"]
+            lookup("op", op, OPS)
+            return cls(
+                op,
+                [_take(tensors, entry) for entry in state["arrays"]],
+                {name: _take(tensors, entry) for name, entry in state["options"].items()},
+                {name: _take(tensors, entry) for name, entry in state["into"].items()},
+                {entry["of"]: _take(tensors, entry) for entry in state["results"]},
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise CheckpointError(f"{path} holds no call of an op that a shadow oracle stored: {error}") from error
+
+
+def _put(tensors: dict[str, np.ndarray], name: str, value: Any) -> dict[str, Any]:
+    """A value as JSON; arrays go into `tensors`."""
+    if isinstance(value, np.ndarray):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, list) and any(isinstance(entry, np.ndarray) for entry in value):
+        return {"list": [_put(tensors, f"{name}.{number}", entry) for number, entry in enumerate(value)]}
+    if isinstance(value, (tuple, list)):
+        return {"tuple": [_put(tensors, f"{name}.{number}", entry) for number, entry in enumerate(value)]}
+    if isinstance(value, np.dtype):
+        value = value.name
+    value = value.item() if isinstance(value, np.generic) else value
+    return {"number": value.hex()} if isinstance(value, float) else {"value": value}  # infinity is no JSON
+
+
+def _take(tensors: dict[str, np.ndarray], entry: dict[str, Any]) -> Any:
+    if "tensor" in entry:
+        return tensors[entry["tensor"]]
+    if "list" in entry:
+        return [_take(tensors, each) for each in entry["list"]]
+    if "tuple" in entry:
+        return tuple(_take(tensors, each) for each in entry["tuple"])
+    return float.fromhex(entry["number"]) if "number" in entry else entry["value"]
+
+
+def _added(one: Expected, before: np.ndarray, dtype: Any) -> Expected:
+    old = wide(before)
+    size = np.abs(old) + np.abs(one.value)
+    return Expected(one.name, one.value + old, one.bound + accumulated(dtype, 1, size) + rounded(dtype, size))
+
+
+def _overflowed(one: Expected, result: np.ndarray) -> Expected:
+    """With the infinities of the result where the value, within its bound, is beyond the dtype's range."""
+    if result.dtype.kind in "iub":
+        return one
+    found, value = wide(result), np.asarray(one.value)
+    beyond = np.abs(value) + one.bound >= float(ml_dtypes.finfo(result.dtype).max)
+    overflowed = beyond & np.isinf(found) & (np.sign(found) == np.sign(value))
+    return Expected(one.name, np.where(overflowed, found, value), one.bound)
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_finite, value))
+    is_float = isinstance(value, np.ndarray) and value.dtype.kind not in "iub"
+    return not is_float or bool(np.isfinite(value.astype(np.float64)).all())
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(entry) for entry in value)
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _on_host(value: Any) -> Any:
+    """Arrays of a device, also within lists, as new arrays of the host."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on_host(entry) for entry in value)
+    return np.array(backends.to_numpy(value)) if hasattr(value, "dtype") and hasattr(value, "shape") else value
+
+
+def size_of(value: Any) -> int:
+    """Bytes of the arrays in an argument."""
+    if isinstance(value, (list, tuple)):
+        return sum(map(size_of, value))
+    return math.prod(value.shape) * value.dtype.itemsize if hasattr(value, "shape") and hasattr(value, "dtype") else 0
+
+
+@contextmanager
+def recording(
+    keep: Callable[[Call], None], wants: Callable[[str, int], bool] = lambda op, size: True
+) -> Iterator[None]:
+    """Within this context calls of ops by this thread are given to `keep` when they are done.
+
+    wants: told of an op and the bytes of its arguments, whether the call is to be kept; others only run. The arrays are
+    copied to the host before the op runs and after it, so that what it changes in place is seen as it was.
+    """
+    thread = threading.get_ident()
+
+    def call(function: Any, *arrays: Any, **options: Any) -> Any:
+        frame = sys._getframe(1)
+        op = OPS.get(frame.f_code.co_name)
+        if threading.get_ident() != thread or op is None or op.function.__code__ is not frame.f_code:
+            return function(*arrays, **options)
+        name, given = frame.f_code.co_name, dict(frame.f_locals)
+        named = {each: given[each] for each in inspect.signature(op.function).parameters}
+        if not wants(name, sum(map(size_of, named.values()))):
+            return function(*arrays, **options)
+        taken = _taken(name, named)
+        returned = function(*arrays, **options)
+        found = results(name, [named[each] for each in _positional(name)], returned)
+        if named.get("db") is not None:
+            found["db"] = named["db"]
+        taken.results = {each: _on_host(value) for each, value in found.items()}
+        keep(taken)
+        return returned
+
+    with backends.watched(call):
+        yield
+
+
+def _positional(op: str) -> list[str]:
+    parameters = inspect.signature(OPS[op].function).parameters.values()
+    return [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD and each.name in OPS[op].arrays]
+
+
+def _taken(op: str, named: dict[str, Any]) -> Call:
+    """The call before it runs."""
+    arrays = [_on_host(named[each]) for each in _positional(op)]
+    rest = {name: value for name, value in named.items() if name not in _positional(op)}
+    into = {name: _on_host(rest.pop(name)) for name in _OUTPUTS if rest.get(name) is not None}
+    options = {name: _on_host(value) for name, value in rest.items() if name not in _OUTPUTS}
+    return Call(op, arrays, options, into)

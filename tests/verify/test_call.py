@@ -1,0 +1,100 @@
+"""A call of an op, recorded while a net trains: held against the oracle, stored, and repeated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv import checkpoint, layers, ops
+from gpuconv.checkpoint import Checkpoint, CheckpointError
+from gpuconv.layers import AvgPool2D, BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Residual
+from gpuconv.training import Trainer
+from gpuconv.verify.call import Call, recording
+
+
+def net(precision="float32", device="numpy"):
+    block = Residual([Conv2D(4, 3, padding=1, bias=False), BatchNorm(), layers.GELU()])
+    row = [
+        Input((8, 8, 2)),
+        *[Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), block, AvgPool2D(2)],
+        *[Conv2D(3, 1), layers.Tanh(), Flatten(), Dropout(0.3), Linear(3)],
+    ]
+    return layers.Sequential(row, seed=2, precision=precision, device=device)
+
+
+def calls_of_a_step(device="numpy", precision="float32", **trainer):
+    rng = np.random.default_rng(0)
+    run = Trainer(net(precision, device), trainer.pop("optimizer", "adam"), lr=0.01, **trainer)
+    data = rng.integers(0, 256, (6, 8, 8, 2)).astype(np.uint8), rng.integers(0, 3, 6)
+    found: list[Call] = []
+    with recording(found.append):
+        run.fit(data, epochs=1, batch_size=3, progress=False)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_every_op_of_a_step_is_within_its_bound(precision):
+    found = calls_of_a_step(precision=precision, fuse=True)
+    assert {"conv2d_relu", "conv2d_batch_norm", "conv2d_backward", "adam_step"} <= {c.op for c in found}
+    for call in found:
+        assert not call.checkable or (worst := call.compare()).share <= 1, (call.op, worst.text)
+    assert all(call.checkable for call in found) or precision == "float16"  # whose first steps are skipped
+
+
+def test_an_overflow_is_right_only_where_the_value_is_beyond_the_range():
+    found: list[Call] = []
+    with recording(found.append):
+        ops.scale(np.array([60000, -60000, 3], np.float16), factor=2)
+    assert found[0].compare().share <= 1
+    found[0].results["result"][2] = np.inf
+    assert found[0].compare().share > 1
+
+
+def test_results_that_are_added_to_and_the_bias_gradient_count():
+    rng = np.random.default_rng(1)
+    x, w = rng.normal(size=(2, 6, 6, 4)), rng.normal(size=(4, 3, 3, 2))
+    y, mask = ops.conv2d_relu(x, w, groups=2, pool=2)
+    dy = rng.normal(size=y.shape)
+    for accumulate in (False, True):
+        dw, db, found = np.ones_like(w), np.full(4, 2.0), []
+        options = dict(groups=2, mask=mask, pool=2, dw=dw, db=db, accumulate=accumulate)
+        with recording(found.append):
+            ops.conv2d_backward(dy, x, w, **options)
+        assert set(found[0].results) == {"result", "result 1", "db"}
+        assert found[0].compare().share <= 1
+        for name in found[0].results:  # and no error of a result goes unseen
+            wrong = Call(**{**vars(found[0]), "results": dict(found[0].results)})
+            wrong.results[name] = wrong.results[name] + 1e-9
+            assert wrong.compare().share > 1, name
+
+
+def test_a_file_holds_the_call_and_repeats_it(tmp_path):
+    for number, call in enumerate(calls_of_a_step()):
+        path = tmp_path / f"{number}.safetensors"
+        checkpoint.save(path, call.stored(step=3))
+        again = Call.read(path, checkpoint.load(path))
+        assert again.op == call.op
+        assert again.compare() == call.compare()
+        repeated = again.on("numpy")
+        for name, value in call.results.items():
+            np.testing.assert_array_equal(repeated.results[name], value)
+
+
+def test_refusals(tmp_path):
+    for state in (
+        {},
+        {"call": "conv3d"},
+        {"call": "conv2d", "arrays": 3},
+        {"call": "add", "arrays": [{"tensor": "x"}]},
+    ):
+        with pytest.raises(CheckpointError, match="holds no call of an op"):
+            Call.read("x.safetensors", Checkpoint({}, state))
+    with recording(print), pytest.raises(RuntimeError, match="watched already"), recording(print):
+        pass
+
+
+@pytest.mark.kernels
+def test_every_op_of_a_step_on_the_emulated_device():
+    found = calls_of_a_step("emulated", optimizer="sgd", momentum=0.9)
+    for call in found:
+        assert (worst := call.compare()).share <= 1, (call.op, worst.text)
