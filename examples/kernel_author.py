@@ -16,7 +16,7 @@ def main() -> None:
     print(f"{lab.shipped_file(OP)}: {len(shipped.splitlines())} lines to begin with")
     with tempfile.TemporaryDirectory() as folder:
         mine = Path(folder) / "my_activation.cu"
-        mine.write_text(f"// My own version.\n{shipped}")
+        mine.write_text(f"// My own version.\n{shipped}", encoding="utf-8")
         rows = list(lab.check(mine, OP, "emulated", ("float32",)))
     for row in rows:
         for outcome in row.outcomes:

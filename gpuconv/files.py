@@ -15,6 +15,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +25,8 @@ from gpuconv import locks
 _TEMPORARY = re.compile(r"\.gpuconv-[0-9a-f]{16}\.part")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+_POSIX = os.name == "posix"
+_PAUSES = () if _POSIX else (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds; Windows replaces no file that someone reads
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -51,7 +54,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-                os.replace(temporary, path)
+                if not _POSIX:  # Windows renames no open file; there it has no lock to keep either
+                    file.close()
+                _replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -65,7 +70,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
     """A private folder inside `folder` for what is moved into place when it is done; it is removed at the end."""
-    if os.name != "posix":  # a folder cannot be opened, and so not locked
+    if not _POSIX:  # a folder cannot be opened, and so not locked
         with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
             yield Path(name)
         return
@@ -140,6 +145,16 @@ def _remove_if_abandoned(path: Path) -> None:
         os.close(handle)
 
 
+def _replace(temporary: Path, path: Path) -> None:
+    """Give a file its name. A reader that is in the way gets a second to finish."""
+    for pause in _PAUSES:
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(pause)
+    os.replace(temporary, path)
+
+
 def _expect_file_or_nothing(path: Path) -> None:
     """A link is replaced, too; a folder, device or pipe is not."""
     try:
@@ -154,7 +169,7 @@ def _expect_file_or_nothing(path: Path) -> None:
 
 def _sync(folder: Path) -> None:
     """Make a new name itself last through a power cut, where the system has such a call."""
-    if os.name != "posix":
+    if not _POSIX:
         return
     try:
         handle = os.open(folder, os.O_RDONLY)

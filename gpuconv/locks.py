@@ -102,9 +102,12 @@ class LockFile:
     def release(self) -> None:
         """Remove the file and give the lock back; a second call does nothing."""
         if self._handle in _held:
-            self.path.unlink(missing_ok=True)
             _held.discard(self._handle)
-            os.close(self._handle)
+            if os.name != "posix":  # Windows removes no open file
+                os.close(self._handle)
+            self.path.unlink(missing_ok=True)
+            if os.name == "posix":  # the name goes first, while the lock still holds
+                os.close(self._handle)
 
 
 def _holder(handle: int) -> str:

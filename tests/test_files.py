@@ -327,3 +327,32 @@ def test_locks_where_there_are_none_and_where_they_fail(tmp_path, monkeypatch):
             locks.lock(file.fileno())
         monkeypatch.setattr(locks, "fcntl", None)
         assert locks.lock(file.fileno()) is None
+
+
+def test_a_reader_that_is_in_the_way_gets_time(tmp_path, monkeypatch):
+    """As on Windows, where a file that someone has open cannot be replaced, and an open one not be renamed."""
+    refusals, waits, replace = [3], [], os.replace
+
+    def refuse(temporary, path):
+        assert not any(os.path.samefile(f"/proc/self/fd/{each}", temporary) for each in open_files())
+        if refusals[0]:
+            refusals[0] -= 1
+            raise PermissionError(errno.EACCES, "is used by another process", str(path))
+        replace(temporary, path)
+
+    monkeypatch.setattr(files, "_POSIX", False)
+    monkeypatch.setattr(files, "_PAUSES", (0.1, 0.2, 0.4))
+    monkeypatch.setattr(files.time, "sleep", waits.append)
+    monkeypatch.setattr(files.os, "replace", refuse)
+    files.write(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert waits == [0.1, 0.2, 0.4]
+    refusals[0] = 4
+    with pytest.raises(PermissionError, match="is used by another process"):
+        files.write(tmp_path / "a", b"newer")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert names(tmp_path) == ["a"]
+
+
+def open_files():
+    return [each for each in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{each}")]

@@ -1,12 +1,16 @@
 """What keeps the sources from depending on the platform: encodings that are said, and imports that exist everywhere."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted(path for folder in ("gpuconv", "bench", "ci") for path in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("gpuconv", "bench", "ci", "tools", "examples")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 OF_UNIX = {"curses", "fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
 
 
@@ -42,3 +46,65 @@ def test_the_checks_see_what_they_look_for():
     wrong = "import fcntl\nopen('x')\nPath('x').read_text()\nPath('x').write_text('')\nopen('x', 'w')\nopen('x', 'rb')"
     assert [*without_encoding(ast.parse(wrong))] == [2, 3, 4, 5]
     assert [*of_unix(ast.parse(wrong))] == ["fcntl"]
+
+
+# Makes a process one on another system, without Unix's modules and what Windows lacks of `os` and `signal`.
+ELSEWHERE = f"""
+import importlib, os, pkgutil, signal, subprocess, sys, tempfile
+import numpy, safetensors.numpy, threadpoolctl, tqdm  # what is installed there is made for it
+OF_UNIX = {sorted(OF_UNIX)}
+for name in [*OF_UNIX, "cuda", "cupy", "torch"]:  # the last three are made for their system
+    sys.modules[name] = None
+os.name = "elsewhere"
+for name in ("getuid", "geteuid", "getgid", "fork", "killpg", "listxattr", "lchown", "pread", "register_at_fork",
+             "sched_getaffinity", "uname", "O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "setitimer", "pthread_sigmask"):
+    if hasattr(signal, name):
+        delattr(signal, name)
+"""
+
+
+def elsewhere(code, folder):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-c", ELSEWHERE + code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_every_module_imports_without_the_modules_of_unix(tmp_path):
+    elsewhere(
+        """
+import gpuconv
+for each in pkgutil.walk_packages(gpuconv.__path__, "gpuconv."):
+    if each.name == "gpuconv.__main__":
+        continue
+    try:
+        importlib.import_module(each.name)
+    except ImportError as error:
+        why = error.__cause__ or error  # a package that an extra brings
+        assert why.name.partition(".")[0] not in ("gpuconv", *OF_UNIX), (each.name, error)
+""",
+        tmp_path,
+    )
+
+
+@pytest.mark.slow
+def test_a_run_elsewhere_trains_saves_and_goes_on(tmp_path):
+    done = elsewhere(
+        """
+from gpuconv.cli import main
+train = ["train", "--epochs", "1", "--device", "numpy", "--run-dir", "run"]
+assert main(train) == 0
+assert main(["evaluate", "run", "--device", "numpy"]) == 0
+assert main(["train", "--resume", "run"]) == 0
+assert main(["verify", "--op", "relu", "--device", "emulated"]) == 2
+""",
+        tmp_path,
+    )
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"last.safetensors", "metrics.jsonl", "config.toml"}
+    assert "run.lock" not in {path.name for path in (tmp_path / "run").iterdir()}
+    assert "this file system has no locks" in done.stderr
+    assert "the emulated device needs mmap, ucontext and signals" in done.stderr

@@ -82,7 +82,7 @@ def draw(mutants: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
 
 def listed(path: Path) -> dict[tuple[str, str, str, str], str]:
     """The survivors of a TOML file and why each is one."""
-    entries = tomllib.loads(path.read_text()).get("survivor", []) if path.exists() else []
+    entries = tomllib.loads(path.read_text(encoding="utf-8")).get("survivor", []) if path.exists() else []
     return {(e["file"], e.get("where", ""), e["line"], e["mutant"]): e["reason"] for e in entries}
 
 

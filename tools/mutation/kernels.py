@@ -148,7 +148,7 @@ def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, 
         kernels = Path(folder) / "kernels"
         shutil.copytree(source.directory(), kernels, ignore=shutil.ignore_patterns("__pycache__"))
         changed = kernels / mutant.file
-        changed.write_text(mutant.apply(changed.read_text()))
+        changed.write_text(mutant.apply(changed.read_text(encoding="utf-8")), encoding="utf-8")
         os.environ["GPUCONV_CACHE_DIR"] = tempfile.tempdir = folder
         source.directory = lambda: kernels
         kernel.forget()
@@ -204,7 +204,7 @@ def main() -> int:
         sys.exit(f"no kernel file: {', '.join(sorted(unknown))}")
     known = listed(SURVIVORS)
     files = options.file or shipped()
-    everything = [m for name in files for m in mutants(name, (source.directory() / name).read_text())]
+    everything = [m for name in files for m in mutants(name, (source.directory() / name).read_text(encoding="utf-8"))]
     if stale := {key for key in known if key[0] in files} - {mutant.key for mutant in everything}:
         print("listed, but no such mutant:", *sorted(stale), sep="\n    ")
     cases, suites = cases_by_file(verify.cases()), suites_by_file()

@@ -241,7 +241,7 @@ def judge(mutant: PythonMutant, tree: Path, tests: list[str]) -> tuple[str, str]
         copied = Path(folder) / "tree"
         shutil.copytree(tree, copied)
         changed = copied / mutant.file
-        changed.write_text(mutant.apply(changed.read_text()))
+        changed.write_text(mutant.apply(changed.read_text(encoding="utf-8")), encoding="utf-8")
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         status, failed = run_tests(copied, tests)
@@ -322,9 +322,11 @@ def main() -> int:
     options = options.parse_args()
     if unknown := set(options.file or ()) - set(files()):
         sys.exit(f"no file of the library: {', '.join(sorted(unknown))}")
-    known, earlier = listed(SURVIVORS), json.loads(options.again.read_text()) if options.again else None
+    known, earlier = listed(SURVIVORS), json.loads(options.again.read_text(encoding="utf-8")) if options.again else None
     chosen = options.file or files()
-    everything = [mutant for name in chosen for mutant in mutants(name, (REPOSITORY / name).read_text())]
+    everything = [
+        mutant for name in chosen for mutant in mutants(name, (REPOSITORY / name).read_text(encoding="utf-8"))
+    ]
     if stale := {key for key in known if key[0] in chosen} - {mutant.key for mutant in everything}:
         print("listed, but no such mutant:", *sorted(stale), sep="\n    ")
     for name in FOREIGN:
@@ -356,7 +358,7 @@ def main() -> int:
         found = replaced(earlier, found)
     if options.result:
         about = {name: earlier[name] for name in ("sample", "seed")} if earlier else vars(options)
-        options.result.write_text(json.dumps(result(outcomes, found, about), indent=2) + "\n")
+        options.result.write_text(json.dumps(result(outcomes, found, about), indent=2) + "\n", encoding="utf-8")
     total = found["all"]
     print(f"\n{table(found)}\n")
     print(f"{share(total):.1%} of the mutants die, at least {LEAST:.0%} must; {total[SURVIVED]} survive unexplained")

@@ -130,11 +130,14 @@ def _move(made: Path, folder: Path) -> Path:
 
 
 def directory() -> Path:
-    """Where compiled kernels are kept: GPUCONV_CACHE_DIR, or the user's cache folder of this platform."""
+    """Where compiled kernels are kept: GPUCONV_CACHE_DIR, or the folder that platformdirs names.
+
+    Written out here, as platformdirs makes a folder called "~" for a user without a home.
+    """
     if chosen := os.environ.get("GPUCONV_CACHE_DIR"):
         return Path(os.path.expanduser(chosen))  # a container's settings have it as "~/cache"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "gpuconv" / "cache"
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "gpuconv" / "Cache"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "gpuconv"
     if chosen := os.environ.get("XDG_CACHE_HOME"):

@@ -1,6 +1,7 @@
 """The cache of compiled kernels: what makes a new entry, and what it survives."""
 
 import grp
+import importlib
 import os
 import pwd
 import shutil
@@ -268,6 +269,21 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("GPUCONV_CACHE_DIR", "~/mine")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.directory() == tmp_path / "mine"
+
+
+def test_the_cache_is_where_platformdirs_puts_it(monkeypatch, tmp_path):
+    platformdirs = pytest.importorskip("platformdirs")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    for name in ("GPUCONV_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    kinds = {"linux": ("unix", "Unix"), "darwin": ("macos", "MacOS")}
+    for platform, (module, kind) in kinds.items():
+        monkeypatch.setattr(sys, "platform", platform)
+        kind = getattr(importlib.import_module(f"{platformdirs.__name__}.{module}"), kind)
+        assert cache.directory() == kind("gpuconv", appauthor=False).user_cache_path, platform
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert cache.directory() == tmp_path / "local/gpuconv/Cache"
 
 
 def test_where_the_cache_is_of_a_user_without_a_home(monkeypatch):

@@ -18,6 +18,7 @@ from gpuconv.devices import DeviceError
 
 _HERE = Path(__file__).parent
 _COMMON = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-math-errno"]
+_COMMON += ["-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE"] if sys.platform == "darwin" else []  # or no ucontext
 _OPTIONS = {
     "none": ["-O2", "-ftree-vectorize", "-fno-trapping-math"],
     # The instrumentation alone: runtime.h answers its calls, not the sanitizers' libraries (but AddressSanitizer's).
@@ -42,7 +43,12 @@ class HostCompilerError(EmulatorError, DeviceError):
 @functools.cache
 def find() -> tuple[str, ...]:
     """The command of the C++ compiler: $CXX, which may hold options ("ccache g++"), or else the first of g++, clang++
-    and c++ on the path. Raises HostCompilerError where $CXX names no program, and where there is none."""
+    and c++ on the path. Raises HostCompilerError where $CXX names no program, where there is none, and on Windows."""
+    if os.name != "posix":
+        raise HostCompilerError(
+            f"the emulated device needs mmap, ucontext and signals, which {sys.platform} lacks: use Linux or macOS "
+            "(on Windows: WSL), or device numpy"
+        )
     if chosen := os.environ.get("CXX", "").strip():
         return _named_by_user(chosen)
     for candidate in ("g++", "clang++", "c++"):
