@@ -268,7 +268,7 @@ def for_convolution(algo: Any, problem: Conv2dProblem, epilogue: Epilogue, arith
     it has no kernels. Raises ValueError where the algorithm does not serve this.
     """
     name = listed(algo)
-    depthwise = problem.depthwise and not (epilogue.masked or epilogue.moments)
+    depthwise = problem.depthwise and (direction != "fprop" or not (epilogue.masked or epilogue.moments))
     if name == DEPTHWISE and not depthwise:
         raise _not_depthwise()
     if name in (AUTO, DEPTHWISE):

@@ -3,35 +3,12 @@
 
 #include "convolution.cuh"
 #include "gemm.cuh"
+#include "mask.cuh"
 
-// Thread blocks that a multiprocessor shall hold. Single numbers, masks and iterators that search (tile_iterator.cuh) take more
-// registers: each costs a block.
+// Thread blocks that a multiprocessor shall hold. Single numbers, fprop's masks and iterators that search (tile_iterator.cuh) take
+// more registers: each costs a block.
 constexpr int FEWER_BLOCKS = int(VECTOR_C == 1 || VECTOR_K == 1) + int(MASK > 0) + int(!TAP_TABLE);
 constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > FEWER_BLOCKS ? MIN_BLOCKS - FEWER_BLOCKS : 1;
-
-// The mask of a y or dy: for each pixel and group MASK bits a filter, lowest bit first, padded to whole bytes. Bit i * MASK + j
-// is set if the gradient passes at filter i and pixel j of the window.
-struct Mask {
-    uint8* bytes;  // of the group
-    int32 pitch;   // bytes from pixel to pixel
-
-    __device__ __forceinline__ Mask(const uint8* mask, const Convolution& conv, int32 group) {
-        const int32 a_group = (conv.k * MASK + 7) / 8;
-        bytes = const_cast<uint8*>(mask) + int64(group) * a_group;
-        pitch = conv.all_filters / max(1, conv.k) * a_group;
-    }
-    // The bits of VECTOR filters, starting at `filter`, a multiple of VECTOR. Those of pixel j of the window are shifted to
-    // positions 0, MASK, 2 * MASK, ...
-    template <int VECTOR>
-    __device__ __forceinline__ uint32 read(int32 pixel, int32 filter, int32 j) const {
-        constexpr int COUNT = VECTOR * MASK, BYTES = COUNT < 8 ? 1 : COUNT / 8;
-        const uint8* at = bytes + (int64(pixel) * pitch + filter * MASK / 8);
-        if constexpr (COUNT < 8) j += filter * MASK % 8;
-        if constexpr (BYTES == 4) return *reinterpret_cast<const uint32*>(at) >> j;
-        else if constexpr (BYTES == 2) return uint32(*reinterpret_cast<const uint16*>(at)) >> j;
-        else return uint32(*at) >> j;
-    }
-};
 
 // The coordinates of an output pixel.
 struct Pixel {
@@ -56,7 +33,6 @@ struct Pixel {
 
 // The im2col view of x: a line is an output pixel, a column a tap (r, s, channel).
 struct InputWindows {
-    static constexpr int BITS = 0;
     static constexpr Walk ALONG_COLUMNS = Walk::TAPS, ALONG_LINES = Walk::PIXELS;
 
     const DTYPE* x;  // at the group's first channel
@@ -129,13 +105,11 @@ struct InputWindows {
 
 // The im2col view of dy for one phase: a line is a pixel of the phase, a column one of its taps (r, s, filter).
 struct GradientWindows {
-    static constexpr int BITS = MASK;
     static constexpr Walk ALONG_COLUMNS = Walk::TAPS, ALONG_LINES = Walk::SEARCH;
 
     const DTYPE* dy;  // at the group's first filter
     const Convolution& conv;
     const Phase& phase;
-    Mask bits;
 
     struct Line {
         int32 image, p, q;  // dy's first pixel of the image; the window whose first tap reads the pixel
@@ -147,7 +121,7 @@ struct GradientWindows {
     __device__ __forceinline__ Line line(int32 pixel) const {
         const bool inside = pixel < conv.n * int32(conv.phase_hw.divisor);
         const int32 n = conv.phase_hw.divide(pixel), h = conv.phase_width.divide(pixel);
-        return {n * (conv.p * conv.q / WINDOW), inside ? phase.h.window + h : OUTSIDE, phase.w.window + pixel};
+        return {n * (conv.p * conv.q), inside ? phase.h.window + h : OUTSIDE, phase.w.window + pixel};
     }
     __device__ __forceinline__ Column column(int32 tap) const {
         const bool inside = tap < phase.depth(conv);
@@ -158,16 +132,11 @@ struct GradientWindows {
     __device__ __forceinline__ bool find(const Line& line, const Column& column, const DTYPE*& from) const {
         const int32 p = line.p - column.p, q = line.q - column.q;
         if (uint32(p) >= uint32(conv.p) || uint32(q) >= uint32(conv.q)) return false;
-        from = dy + (int64(line.image + pixel(p, q)) * conv.all_filters + column.filter);
+        from = dy + (int64(line.image + p * conv.q + q) * conv.all_filters + column.filter);
         return true;
     }
-    template <int VECTOR>
-    __device__ __forceinline__ uint32 mask(const Line& line, const Column& column) const {
-        const int32 p = line.p - column.p, q = line.q - column.q;
-        return bits.read<VECTOR>(line.image + pixel(p, q), column.filter, WINDOW == 4 ? p % 2 * 2 + q % 2 : 0);
-    }
 
-    // For Walk::TAPS (tile_iterator.cuh), without a pool:
+    // For Walk::TAPS (tile_iterator.cuh):
     __device__ __forceinline__ int32 taps_down() const { return phase.h.taps; }
     __device__ __forceinline__ int32 taps_across() const { return phase.w.taps; }
     __device__ __forceinline__ const FastDivmod& per_tap() const { return conv.filters; }
@@ -184,20 +153,10 @@ struct GradientWindows {
     __device__ __forceinline__ bool column_inside(const Line& line, int32 s) const {
         return uint32(line.q - s * conv.window_step_w) < uint32(conv.q);
     }
-
-    // The mask of 8 filters of one pixel, if the filters are a multiple of 8: a ReLU's mask has one bit for each number of dy.
-    __device__ __forceinline__ uint32 mask_at(const DTYPE* from) const { return bits.bytes[(from - dy) / 8]; }
-
-  private:
-    // dy's pixel for (p, q) of the convolution.
-    __device__ __forceinline__ int32 pixel(int32 p, int32 q) const {
-        return WINDOW == 4 ? (p >> 1) * (conv.q >> 1) + (q >> 1) : p * conv.q + q;
-    }
 };
 
 // A plain matrix in memory.
 struct Plain {
-    static constexpr int BITS = 0;
     static constexpr Walk ALONG_COLUMNS = Walk::STRAIGHT, ALONG_LINES = Walk::STRAIGHT;
 
     const DTYPE* base;
@@ -213,29 +172,6 @@ struct Plain {
         from = base + (int64(line) * pitch + column);
         return true;
     }
-};
-
-// dy for wgrad: a line is an output pixel, a column a filter.
-struct Gradients : Plain {
-    static constexpr int BITS = MASK;
-
-    Mask bits;
-
-    // dy: points at the group's first filter.
-    __device__ __forceinline__ Gradients(const DTYPE* dy, const Convolution& conv, const Mask& bits)
-        : Plain{dy, conv.all_filters, conv.n * conv.p * conv.q, conv.k}, bits(bits) {}
-
-    __device__ __forceinline__ bool find(Line pixel, Column filter, const DTYPE*& from) const {
-        if (pixel < 0 || filter < 0) return false;
-        from = base + (int64(pixel / WINDOW) * pitch + filter);
-        return true;
-    }
-    template <int VECTOR>
-    __device__ __forceinline__ uint32 mask(Line pixel, Column filter) const {
-        return bits.read<VECTOR>(pixel / WINDOW, filter, pixel % WINDOW);
-    }
-    // As in GradientWindows.
-    __device__ __forceinline__ uint32 mask_at(const DTYPE* from) const { return bits.bytes[(from - base) / 8]; }
 };
 
 // The filters for dgrad: a line is a phase's tap (r, s, filter), a column an input channel.

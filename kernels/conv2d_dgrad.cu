@@ -8,19 +8,15 @@
 // a GEMM without multiplications by zero: rows are the phase's pixels (n, h, w), columns a group's channels, the depth is the
 // phase's taps (r, s, k). grid (tiles x groups x phases, splits); splits as in conv2d_fprop.cu, of the longest phase's depth.
 //
-// With MASK, dy is the gradient of the y that conv2d_fprop.cu computes with that MASK: tiles of dy are masked on their way into
-// shared memory, which is the backward pass of ReLU and pool. The gradient of the convolution's own output is never written.
-//
 // Macros: those of conv2d_fprop.cu; VECTOR_K is for dy, VECTOR_C for w and dx. Limits: those of conv2d_fprop.cu.
-// Floor: dx, dy and w once; 2 R S K / groups / stride^2 FLOPs a number of dx. With a pool's mask 10 sizeof(DTYPE) bytes a pooled
-// output less than by separate kernels, and 1/2 byte more.
+// Floor: dx, dy and w once; 2 R S K / groups / stride^2 FLOPs a number of dx.
 
 #include "gemm_simt.cuh"
 
 #include "conv2d_dgrad.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
-conv2d_dgrad_simt(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* w,
+conv2d_dgrad_simt(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w,
                   const Convolution conv, const TileScheduler scheduler) {
-    dgrad(dx, partials, dy, mask, w, conv, scheduler);
+    dgrad(dx, partials, dy, w, conv, scheduler);
 }

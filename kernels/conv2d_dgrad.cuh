@@ -19,7 +19,7 @@ struct PhaseRows {
 };
 
 __device__ __forceinline__ void
-dgrad(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* w, const Convolution& conv,
+dgrad(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w, const Convolution& conv,
       const TileScheduler& scheduler) {
     Block block(scheduler, conv.r * conv.s * conv.k);
     int32 column = block.group;
@@ -28,7 +28,7 @@ dgrad(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mas
     const Phase phase(conv, row, column);
     block.end = min(block.end, phase.depth(conv));
     const int64 first_filter = int64(block.group) * conv.k, first_channel = int64(block.group) * conv.c;
-    const GradientWindows windows{dy + first_filter, conv, phase, Mask(mask, conv, block.group)};
+    const GradientWindows windows{dy + first_filter, conv, phase};
     const TransposedFilters filters(w + first_filter * conv.r * conv.s * conv.c, conv, phase);
 
     TileIterator<GradientWindows, BLOCK_M, VECTOR_K, true> a(windows, block.row);

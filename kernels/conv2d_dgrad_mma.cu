@@ -1,14 +1,14 @@
 // The gradient of a convolution with respect to its input on tensor cores: float16, bfloat16, TF32; sm_80 and up.
 //
 // Formula, layouts, grid, phases and macros are those of conv2d_dgrad.cu, the main loop that of gemm_mma.cuh. The filters' lines
-// run along the channels, so ldmatrix transposes them. Under a mask dy goes through registers; the filters still use cp.async.
+// run along the channels, so ldmatrix transposes them.
 
 #include "gemm_mma.cuh"
 
 #include "conv2d_dgrad.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
-conv2d_dgrad_mma(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* w,
+conv2d_dgrad_mma(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w,
                  const Convolution conv, const TileScheduler scheduler) {
-    dgrad(dx, partials, dy, mask, w, conv, scheduler);
+    dgrad(dx, partials, dy, w, conv, scheduler);
 }

@@ -50,7 +50,11 @@ run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uin
     if (partials) partials += blockIdx.y * (pixels * pitch) + first_filter;
     const Epilogue epilogue{y + first_filter, partials, pitch, conv.k, false};
     const WindowRows rows{pixels};
-    if constexpr (MASK > 0) accumulators.store<VECTOR_K>(MaskedEpilogue{epilogue, Mask(mask, conv, block.group)}, block, rows);
-    else accumulators.store<VECTOR_K>(epilogue, block, rows);
+    if constexpr (MASK > 0) {
+        const int32 groups = conv.all_filters / max(1, conv.k);
+        accumulators.store<VECTOR_K>(MaskedEpilogue{epilogue, Mask(mask, conv.k, groups, block.group)}, block, rows);
+    } else {
+        accumulators.store<VECTOR_K>(epilogue, block, rows);
+    }
     if constexpr (MOMENTS) tile_moments(moments + first_filter, y + first_filter, conv, block, pixels);
 }

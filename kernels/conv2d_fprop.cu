@@ -7,7 +7,7 @@
 // taps (r, s, c). grid (tiles x groups, splits): split i sums `depth_per_split` taps from i * depth_per_split. With several
 // splits the sums go to partials (splits, N, P, Q, K), bias is null, and gemm_reduce.cu adds them up.
 //
-// MASK 1 with ACTIVATION Relu: also writes the ReLU's mask (conv2d.cuh). MASK 4: y (N, P / 2, Q / 2, K) is the maximum of 2 x 2
+// MASK 1 with ACTIVATION Relu: also writes the ReLU's mask (mask.cuh). MASK 4: y (N, P / 2, Q / 2, K) is the maximum of 2 x 2
 // windows of the ReLU's output; conv.p and conv.q are even, since rows and columns that a flooring pool drops are not computed.
 // The four pixels of a window are neighbouring rows, held by one thread.
 // MOMENTS 1: also writes the moments of every filter over each tile of pixels, for the batch norm that follows.

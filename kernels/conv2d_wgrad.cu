@@ -7,7 +7,6 @@
 // partials: (splits, K * R * S * C / groups), with db K more numbers a split, rounded up to a multiple of 4.
 //
 // db, if not null: the sum of dy over the pixels. The blocks of the first columns add it up from the tiles of dy that they load.
-// With MASK, dy is masked as in conv2d_dgrad.cu; with a pool the depth is in the order of the pool's windows.
 //
 // Macros: those of conv2d_fprop.cu; VECTOR_K is for dy, VECTOR_C for x and dw. Limits: those of conv2d_fprop.cu.
 // Floor: dy, x and dw once; 2 N P Q FLOPs a number of dw.
@@ -17,7 +16,7 @@
 #include "conv2d_wgrad.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
-conv2d_wgrad_simt(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* x,
+conv2d_wgrad_simt(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* x,
                   const Convolution conv, const TileScheduler scheduler, int32 accumulate) {
-    wgrad(dw, db, partials, dy, mask, x, conv, scheduler, accumulate);
+    wgrad(dw, db, partials, dy, x, conv, scheduler, accumulate);
 }

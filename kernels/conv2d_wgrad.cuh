@@ -5,15 +5,15 @@
 #include "conv2d.cuh"
 
 __device__ __forceinline__ void
-wgrad(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* x,
-      const Convolution& conv, const TileScheduler& scheduler, int32 accumulate) {
+wgrad(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* x, const Convolution& conv,
+      const TileScheduler& scheduler, int32 accumulate) {
     const int32 pixels = conv.n * conv.p * conv.q, taps = conv.r * conv.s * conv.c;
     const Block block(scheduler, pixels);
     const int64 first_filter = int64(block.group) * conv.k;
-    const Gradients gradients(dy + first_filter, conv, Mask(mask, conv, block.group));
+    const Plain gradients{dy + first_filter, conv.all_filters, pixels, conv.k};
     const InputWindows windows{x + int64(block.group) * conv.c, conv};
 
-    TileIterator<Gradients, BLOCK_M, VECTOR_K, false, true> a(gradients, block.row);
+    TileIterator<Plain, BLOCK_M, VECTOR_K, false, true> a(gradients, block.row);
     const bool sum_dy = db && block.column == 0;
     a.want_sums(sum_dy);
     const Accumulators accumulators =

@@ -8,7 +8,7 @@
 #include "conv2d_wgrad.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
-conv2d_wgrad_mma(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const uint8* mask, const DTYPE* x,
+conv2d_wgrad_mma(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* x,
                  const Convolution conv, const TileScheduler scheduler, int32 accumulate) {
-    wgrad(dw, db, partials, dy, mask, x, conv, scheduler, accumulate);
+    wgrad(dw, db, partials, dy, x, conv, scheduler, accumulate);
 }

@@ -6,7 +6,7 @@
 // addressed in 64.
 //
 // MASK says what follows the convolution: 0 nothing, or an activation; 1 a ReLU; 4 a ReLU and a 2 x 2 max pool. It is the number
-// of mask bits (conv2d.cuh) for each number of y. With a pool P and Q are even: pixels outside every window do not exist here.
+// of mask bits (mask.cuh) for each number of y. With a pool P and Q are even: pixels outside every window do not exist here.
 // Pixels are then counted window by window, the four of a window being neighbours.
 #pragma once
 

@@ -9,7 +9,6 @@
 //   Line   line(int32 i)            line i, as the numbers that help to find its elements; past the end, a line without elements
 //   Column column(int32 j)          likewise column j
 //   bool find(Line, Column, from)   the address of an element and its VECTOR - 1 right neighbours; false: they are zeros
-//   BITS, mask<VECTOR>(Line, Column)          if BITS > 0: an element counts only if its bit is set, bit j * BITS for neighbour j
 //   ALONG_LINES, ALONG_COLUMNS      how tile iterators walk it if the depth runs along lines, or columns (tile_iterator.cuh)
 //
 // The elements of a line are neighbours in memory. They run along the depth, or along the product's rows or columns.
@@ -60,15 +59,6 @@ struct Block {
         end = min(begin + scheduler.depth_per_split, depth);
     }
 };
-
-// Sets the numbers whose mask bit is 0 to zero.
-template <int BITS, int N>
-__device__ __forceinline__ void drop_masked(Pack<DTYPE, N>& numbers, const uint32& mask) {
-    if constexpr (BITS > 0)
-#pragma unroll
-        for (int j = 0; j < N; ++j)
-            if (!(mask >> j * BITS & 1)) numbers.at[j] = round_to<DTYPE>(Real(0));
-}
 
 // The output row of a row of the product, where both have the same order; negative for a row past the end.
 struct RowsInOrder {

@@ -34,7 +34,6 @@ class TileIterator {
     typename Matrix::Line lines[PASSES];      // constant if columns are the depth
     typename Matrix::Column columns[PASSES];  // constant if lines are
     Pack<DTYPE, VECTOR> fetched[PASSES];
-    uint32 masks[PASSES];
     static constexpr int KEPT = PER_LINE > THREADS ? PER_LINE / THREADS : 1;  // columns that a thread sums
     Pack<Real, VECTOR> sums[KEPT] = {};
     bool sums_wanted = false;
@@ -66,10 +65,8 @@ class TileIterator {
             else lines[pass] = matrix.line(depth + line(pass));
             const DTYPE* from;
             fetched[pass] = {};
-            if (matrix.find(lines[pass], columns[pass], from)) {
+            if (matrix.find(lines[pass], columns[pass], from))
                 fetched[pass] = *reinterpret_cast<const Pack<DTYPE, VECTOR>*>(from);
-                if constexpr (Matrix::BITS > 0) masks[pass] = matrix.template mask<VECTOR>(lines[pass], columns[pass]);
-            }
         }
     }
 
@@ -110,7 +107,6 @@ class TileIterator {
         constexpr int CHUNK = COLUMNS_ARE_DEPTH ? 1 : VECTOR < WIDE ? VECTOR : WIDE;
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
-            drop_masked<Matrix::BITS>(fetched[pass], masks[pass]);
 #pragma unroll
             for (int first = 0; first < VECTOR; first += CHUNK) {
                 Pack<Real, CHUNK> chunk;

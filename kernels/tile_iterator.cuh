@@ -17,9 +17,9 @@
 //             tensor. Filters, whose lines are the depth, keep one pointer
 //   PIXELS    the depth is pixels, and finding a pixel's window takes divisions: a table in shared memory holds the windows of the
 //             next tile; one warp computes it while the previous tile is being copied
-//   SEARCH    every chunk is located anew: where numbers move one at a time, under masks of a pool or in TF32, and for filters
-//             with more taps than the table holds (TAP_TABLE 0)
-// Single and masked numbers go through registers; all others are copied by cp.async.
+//   SEARCH    every chunk is located anew: where numbers move one at a time, and for filters with more taps than the table
+//             holds (TAP_TABLE 0)
+// Single numbers go through registers; all others are copied by cp.async.
 #pragma once
 
 #include "async_copy.cuh"
@@ -51,23 +51,11 @@ class TileMover {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
             const auto [from, found] = chunks[pass];
-            if constexpr (Matrix::BITS == 0) {
-                copy_async_or_zeros<16>(tile + chunk_offset(pass), from, found);
-            } else {
-                masks[pass] = found ? static_cast<const Iterator*>(this)->matrix.mask_at(from) : 0;  // 0 clears all
-                if (found) fetched[pass] = *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(from);
-            }
+            copy_async_or_zeros<16>(tile + chunk_offset(pass), from, found);
         }
     }
 
-    __device__ __forceinline__ void put(unsigned char* tile) {
-        if constexpr (Matrix::BITS > 0)
-#pragma unroll
-            for (int pass = 0; pass < PASSES; ++pass) {
-                drop_masked<Matrix::BITS>(fetched[pass], masks[pass]);
-                *reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + chunk_offset(pass)) = fetched[pass];
-            }
-    }
+    __device__ __forceinline__ void put(unsigned char*) {}
 
     // Whether `add` sums the columns.
     __device__ __forceinline__ void want_sums(bool wanted) { sums_wanted = wanted; }
@@ -117,9 +105,6 @@ class TileMover {
         return Tile::swizzle(line(0), chunk()) + pass * LINES_A_PASS * Tile::LINE_BYTES;
     }
 
-    Pack<DTYPE, CHUNK> fetched[PASSES];  // chunks of a masked matrix, to be stored by put
-    uint32 masks[PASSES];
-
   private:
     float sums[CHUNK] = {};
     bool sums_wanted = false;
@@ -128,16 +113,12 @@ class TileMover {
 template <Walk WALK, class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class WalkIterator;
 
-// Whether an iterator can find a chunk's mask: only if it is one byte, for halves under a ReLU.
-template <class Matrix>
-constexpr bool mask_is_found = Matrix::BITS == 0 || (Matrix::BITS == 1 && CHUNK == 8);
-
 // How a matrix would be walked along the depth, and how it is.
 template <class Matrix, bool COLUMNS_ARE_DEPTH>
 constexpr Walk natural_walk = COLUMNS_ARE_DEPTH ? Matrix::ALONG_COLUMNS : Matrix::ALONG_LINES;
 template <class Matrix, int VECTOR, bool COLUMNS_ARE_DEPTH>
 constexpr Walk walk =
-    !mask_is_found<Matrix> || VECTOR < CHUNK || (natural_walk<Matrix, COLUMNS_ARE_DEPTH> == Walk::TAPS && !TAP_TABLE)
+    VECTOR < CHUNK || (natural_walk<Matrix, COLUMNS_ARE_DEPTH> == Walk::TAPS && !TAP_TABLE)
         ? Walk::SEARCH
         : natural_walk<Matrix, COLUMNS_ARE_DEPTH>;
 
@@ -376,13 +357,14 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
                          COLUMNS_ARE_DEPTH, SUMS> {
     using Mover = TileMover<WalkIterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, SUMS>;
     friend Mover;
-    using Mover::PASSES, Mover::line, Mover::chunk, Mover::chunk_offset, Mover::fetched, Mover::masks;
-    static constexpr bool COPIES = Matrix::BITS == 0 && VECTOR == CHUNK;
+    using Mover::PASSES, Mover::line, Mover::chunk, Mover::chunk_offset;
+    static constexpr bool COPIES = VECTOR == CHUNK;
     static constexpr int PARTS = CHUNK / VECTOR;
 
     const Matrix& matrix;
     typename Matrix::Line lines[PASSES];     // constant if columns are the depth
     typename Matrix::Column columns[PARTS];  // constant if lines are
+    Pack<DTYPE, CHUNK> fetched[PASSES];      // chunks of single numbers, to be stored by put
 
   public:
     static constexpr bool SEARCHES = true;
@@ -401,10 +383,8 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
 
     __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) {
 #pragma unroll
-        for (int pass = 0; pass < PASSES; ++pass) {
+        for (int pass = 0; pass < PASSES; ++pass)
             if constexpr (!COLUMNS_ARE_DEPTH) lines[pass] = matrix.line(depth + line(pass));
-            masks[pass] = 0;
-        }
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) {
             if constexpr (COLUMNS_ARE_DEPTH) columns[0] = matrix.column(depth + chunk() * CHUNK + part * VECTOR);
@@ -417,13 +397,7 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
                     copy_async_or_zeros<16>(tile + chunk_offset(pass), from, found);
                 } else {
                     Pack<DTYPE, VECTOR> numbers = {};
-                    if (found) {
-                        numbers = *reinterpret_cast<const Pack<DTYPE, VECTOR>*>(from);
-                        if constexpr (Matrix::BITS > 0) {
-                            const uint32 bits = matrix.template mask<VECTOR>(lines[pass], column);
-                            masks[pass] |= PARTS == 1 ? bits : (bits & 1) << part * Matrix::BITS;
-                        }
-                    }
+                    if (found) numbers = *reinterpret_cast<const Pack<DTYPE, VECTOR>*>(from);
 #pragma unroll
                     for (int j = 0; j < VECTOR; ++j) fetched[pass].at[part * VECTOR + j] = numbers.at[j];
                 }
@@ -434,9 +408,7 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     __device__ __forceinline__ void put(unsigned char* tile) {
         if constexpr (!COPIES)
 #pragma unroll
-            for (int pass = 0; pass < PASSES; ++pass) {
-                drop_masked<Matrix::BITS>(fetched[pass], masks[pass]);
+            for (int pass = 0; pass < PASSES; ++pass)
                 *reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + chunk_offset(pass)) = fetched[pass];
-            }
     }
 };

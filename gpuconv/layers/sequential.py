@@ -254,8 +254,7 @@ class Sequential(Layer):
 
         Layers inside containers are fused too; other layers stay. Activations have the same bits, except where a device
         splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in the fused
-        one, which changes the order of a sum. Gradients sum the same products; those of filters and biases before a
-        pool are summed in another order.
+        one, which changes the order of a sum. Gradients sum the same products, on some devices in another order.
 
         The returned net shares the layers of this one, and so every array: training one trains both. State dicts,
         params and grads have the same keys. Raises RuntimeError for a net that is not built.

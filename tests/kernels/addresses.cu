@@ -19,7 +19,7 @@ extern "C" __global__ void input_windows(int64* offsets, const DTYPE* x, const i
 extern "C" __global__ void gradient_windows(int64* offsets, const DTYPE* dy, const int32* lines, const int32* columns,
                                             int32 count, const Convolution conv, int32 row, int32 column) {
     const Phase phase(conv, row, column);
-    find_all(offsets, dy, GradientWindows{dy, conv, phase, Mask(nullptr, conv, 0)}, lines, columns, count);
+    find_all(offsets, dy, GradientWindows{dy, conv, phase}, lines, columns, count);
 }
 
 extern "C" __global__ void transposed_filters(int64* offsets, const DTYPE* w, const int32* lines, const int32* columns, int32 count,

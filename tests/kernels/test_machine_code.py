@@ -107,6 +107,7 @@ WIDE_MOVES = {
     "activation.cu": {".*": (True, True)},
     "arithmetic.cu": {".*": (True, True)},
     "avg_pool2d.cu": {".*": (True, True)},
+    "mask_backward.cu": {".*": (True, True)},
     "max_pool2d.cu": {".*": (True, True)},
     "optimizer.cu": {".*": (True, True)},
     "bias_grad.cu": {"bias_grad_sum": (True, False)},

@@ -45,7 +45,7 @@ extern "C" __global__ void fprop_w(int64* found, int64* wanted, const DTYPE* w, 
 extern "C" __global__ void dgrad_dy(int64* found, int64* wanted, const DTYPE* dy, const Convolution conv, int32 row, int32 column,
                                     int32 side, int32 begin, int32 tiles) {
     const Phase phase(conv, row, column);
-    const GradientWindows windows{dy, conv, phase, Mask(nullptr, conv, 0)};
+    const GradientWindows windows{dy, conv, phase};
     walk_both<BLOCK_M, VECTOR_K, true>(found, wanted, dy, windows, side, begin, tiles);
 }
 
@@ -57,7 +57,8 @@ extern "C" __global__ void dgrad_w(int64* found, int64* wanted, const DTYPE* w, 
 
 extern "C" __global__ void wgrad_dy(int64* found, int64* wanted, const DTYPE* dy, const Convolution conv, int32 row, int32 column,
                                     int32 side, int32 begin, int32 tiles) {
-    walk_both<BLOCK_M, VECTOR_K, false>(found, wanted, dy, Gradients(dy, conv, Mask(nullptr, conv, 0)), side, begin, tiles);
+    const Plain gradients{dy, conv.all_filters, conv.n * conv.p * conv.q, conv.k};
+    walk_both<BLOCK_M, VECTOR_K, false>(found, wanted, dy, gradients, side, begin, tiles);
 }
 
 extern "C" __global__ void wgrad_x(int64* found, int64* wanted, const DTYPE* x, const Convolution conv, int32 row, int32 column,

@@ -19,7 +19,6 @@ VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE
 MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K alike; mixtures lie between, compiled when used
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: the others lie between, compiled when used
 MASKED = dict(MASK=4)  # of the masks the one with most bits: the other lies between, compiled when used
-RELU_MASKED = dict(MASK=1)  # which tile iterators walk
 SEARCHED = dict(TAP_TABLE=0)  # of filters with more taps than tile iterators have a table for
 FINISHES: tuple[Mapping[str, Any], ...] = (
     *(dict(ACTIVATION=activation) for activation in ACTIVATIONS),
@@ -58,22 +57,21 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), INCLUDE_PAD=(0, 1)),
     "batch_norm.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
-    "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), FINISH=({}, MASKED), **VECTORS),
+    "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
     "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
-    "conv2d_dgrad_mma.cu": dict(
-        ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, RELU_MASKED, MASKED, SEARCHED), MOVE=MOVES
-    ),
+    "conv2d_dgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, SEARCHED), MOVE=MOVES),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "conv2d_fprop_few_channels.cu": dict(ALGORITHM=OF_FEW_CHANNELS, FINISH=FINISHES, VECTOR_K=(1, WIDE)),
     "conv2d_fprop_mma.cu": dict(ALGORITHM=MMA, FINISH=(*FINISHES, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES),
-    "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), FINISH=({}, MASKED), **VECTORS),
+    "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
-    "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, RELU_MASKED, MASKED), MOVE=MOVES),
+    "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MOVE=MOVES),
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
     "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE_SUMS)),
     "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),
     "load_batch.cu": dict(DTYPE=FLOAT_NAMES),
+    "mask_backward.cu": dict(DTYPE=FLOAT_NAMES, SIDE=(1, 2), WIDTH=(1, WIDE)),
     "matmul.cu": dict(
         ALGORITHM=tuple(each for each in SIMT if each.arithmetic in ("float32", "float64")),
         ACTIVATION=("Identity",),

@@ -16,10 +16,11 @@ from gpuconv.backends.cuda.gemm.tuner import recall
 from gpuconv.backends.cuda.ops import depthwise
 from gpuconv.backends.cuda.ops.column_reduce import deal, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.convolution import expect_within_limits, fits_tap_table, packed
+from gpuconv.backends.cuda.ops.pool import launch_over_packs
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, aligned_pack_width, buffer, contiguous, pack_width, store
-from gpuconv.problems import DIRECTIONS, Conv2dProblem, Epilogue
+from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem
 from gpuconv.types import Array, ArrayT
 
 __all__ = ["conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
@@ -98,14 +99,14 @@ def conv2d_dgrad(
     out: ArrayT | None,
 ) -> ArrayT:
     expect_within_limits(problem)
-    dy, w, mask = contiguous(dy, w, mask)
+    dy, w = contiguous(_before_mask(dy, mask, problem, epilogue), w)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
     if algo == DEPTHWISE:
         depthwise.dgrad(dx, dy, w, problem, tf32=tf32)
     elif dx.size:
-        vector_c, vector_k = _vectors(problem, (w, dx), (dy, mask))
-        product = _product("dgrad", problem, epilogue, dy.dtype, tf32, vector_c, vector_k)
-        compute(product, algo, dx, (), (dy, mask, w))
+        vector_c, vector_k = _vectors(problem, (w, dx), (dy,))
+        product = _product("dgrad", problem, PLAIN, dy.dtype, tf32, vector_c, vector_k)
+        compute(product, algo, dx, (), (dy, w))
     return store(dx, out)
 
 
@@ -123,17 +124,17 @@ def conv2d_wgrad(
     accumulate: bool,
 ) -> ArrayT:
     expect_within_limits(problem)
-    dy, x, mask = contiguous(dy, x, mask)
+    dy, x = contiguous(_before_mask(dy, mask, problem, epilogue), x)
     dw = buffer(out, problem.w_shape, x.dtype, like=x, keep=accumulate)
     if algo == DEPTHWISE:
         if db is not None:
             bias_grad(dy, out=db, accumulate=accumulate)
         depthwise.wgrad(dw, dy, x, problem, tf32=tf32, accumulate=accumulate)
     elif dw.size:
-        vector_c, vector_k = _vectors(problem, (x, dw), (dy, mask))
-        product = _product("wgrad", problem, epilogue, x.dtype, tf32, vector_c, vector_k)
+        vector_c, vector_k = _vectors(problem, (x, dw), (dy,))
+        product = _product("wgrad", problem, PLAIN, x.dtype, tf32, vector_c, vector_k)
         sums = None if db is None else buffer(db, db.shape, db.dtype, like=db, keep=accumulate)
-        compute(product, algo, dw, (sums,), (dy, mask, x), accumulate=accumulate)
+        compute(product, algo, dw, (sums,), (dy, x), accumulate=accumulate)
         if sums is not None:
             store(sums, db)
     return store(dw, out)
@@ -154,13 +155,24 @@ def conv2d_backward(
     db: ArrayT | None,
     accumulate: bool,
 ) -> tuple[ArrayT, ArrayT]:
-    dy, w, mask = contiguous(dy, w, mask)
-    dw = conv2d_wgrad(dy, x, problem, epilogue, mask=mask, algo=algo, tf32=tf32, out=dw, db=db, accumulate=accumulate)
-    return conv2d_dgrad(dy, w, problem, epilogue, mask=mask, algo=algo, tf32=tf32, out=out), dw
+    dy, w = contiguous(_before_mask(dy, mask, problem, epilogue), w)
+    dw = conv2d_wgrad(dy, x, problem, PLAIN, mask=None, algo=algo, tf32=tf32, out=dw, db=db, accumulate=accumulate)
+    return conv2d_dgrad(dy, w, problem, PLAIN, mask=None, algo=algo, tf32=tf32, out=out), dw
+
+
+def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogue: Epilogue) -> ArrayT:
+    """The gradient of the convolution's own output, for dy that of conv2d_relu's."""
+    if mask is None:
+        return dy
+    dy, mask = contiguous(dy, mask)
+    dz, pooled = empty(problem.y_shape, dy.dtype, like=dy), Pool2dProblem.of(problem.y_shape, epilogue.pool)
+    macros, group = {"SIDE": epilogue.pool}, problem.k // problem.groups
+    launch_over_packs("mask_backward.cu", "mask_backward", macros, pooled, (dz,), (dy,), masks=(mask,), group=group)
+    return dz
 
 
 def _vectors(
-    problem: Conv2dProblem, with_channels: tuple[Array, ...], with_filters: tuple[Array | None, ...]
+    problem: Conv2dProblem, with_channels: tuple[Array, ...], with_filters: tuple[Array, ...]
 ) -> tuple[int, int]:
     """How many channels and how many filters one move takes, given the arrays whose last axis they are."""
     c, k = problem.c // problem.groups, problem.k // problem.groups
@@ -177,7 +189,9 @@ def _product(
     vector_c: int,
     vector_k: int,
 ) -> Product:
-    """The product that a direction is. vector_c, vector_k: how many channels and filters move at once."""
+    """The product that a direction is. epilogue: PLAIN for gradients, which take dy from before a mask.
+
+    vector_c, vector_k: how many channels and filters move at once."""
     forward, pool, arithmetic = direction == "fprop", epilogue.pool, arithmetic_of(dtype, tf32)
     macros = {"VECTOR_C": vector_c, "VECTOR_K": vector_k}
     macros |= {} if fits_tap_table(problem, pool) else {"TAP_TABLE": 0}
@@ -188,11 +202,11 @@ def _product(
         *problem.implicit_gemm(direction, pool),
         dtype,
         tf32,
-        split_k=not (forward and (epilogue.masked or epilogue.moments)),
+        split_k=not (epilogue.masked or epilogue.moments),
         few_channels_smem_bytes=few_channels_smem_bytes(problem, pool, arithmetic) if forward else 0,
         struct=packed(problem, pool),
         macros=macros,
-        activation=epilogue.activation if forward else None,
+        activation=epilogue.activation,
     )
 
 
@@ -209,7 +223,8 @@ def plans(
         name = for_convolution(algo, problem, epilogue, arithmetic, direction)
         if name == DEPTHWISE:
             return None
-        product = _product(direction, problem, epilogue, dtype, tf32, *vectors)
+        finish = epilogue if direction == "fprop" else PLAIN
+        product = _product(direction, problem, finish, dtype, tf32, *vectors)
         found[direction] = recall(product, name, device)
     return found
 

@@ -28,31 +28,35 @@ def _packed(problem: Pool2dProblem, width: int) -> np.void:
     return struct(_POOL, *sizes, top, left, problem.h + bottom, problem.w + right)
 
 
-def _run(
+def launch_over_packs(
     file: str,
     kernel: str,
     macros: dict[str, Any],
     problem: Pool2dProblem,
     outs: Sequence[Array],
     inputs: Sequence[Array],
+    *,
+    masks: Sequence[Array] = (),
+    group: int | None = None,
 ) -> None:
-    """Launch a kernel(outs..., inputs..., count, pool), a thread for each pack of the first output.
+    """Launch a kernel(outs..., inputs..., masks..., count, pool), a thread for each pack of the first output; with a
+    group of so many channels, to which packs keep, kernel(..., pool, group).
 
     Volumes too large for the kernel's 32-bit indices go in parts, some images at a time.
     """
-    arrays, images = (*outs, *inputs), problem.n
+    arrays, images, more = (*outs, *inputs), problem.n, () if group is None else (group,)
     if not outs[0].size:
         return
-    width = pack_width(*arrays, count=problem.c)
+    width = pack_width(*arrays, count=problem.c if group is None else group)
     run = load(file, {"DTYPE": arrays[0].dtype, "WIDTH": width, **macros}).kernel(kernel)
     largest = max(array.size for array in arrays) // images
     if largest >= _LARGEST_PART:
         raise ValueError(f"a pool indexes fewer than {_LARGEST_PART} elements an image, received {largest}")
     step = max(1, (_LARGEST_PART - 1) // largest)
     for first in range(0, images, step):
-        part = [array[first : first + step] if step < images else array for array in arrays]
+        part = [array[first : first + step] if step < images else array for array in (*arrays, *masks)]
         count = part[0].size // width
-        run(flat_grid(count), THREADS, *part, count, _packed(problem, width))
+        run(flat_grid(count), THREADS, *part, count, _packed(problem, width), *more)
 
 
 def max_pool2d(x: ArrayT, problem: Pool2dProblem, *, out: ArrayT | None) -> tuple[ArrayT, ArrayT]:
@@ -60,7 +64,7 @@ def max_pool2d(x: ArrayT, problem: Pool2dProblem, *, out: ArrayT | None) -> tupl
     y = buffer(out, problem.y_shape, x.dtype, like=x)
     argmax = empty(problem.y_shape, problem.argmax_dtype, like=x)
     macros: dict[str, Any] = {"ARGMAX": argmax.dtype}
-    _run("max_pool2d.cu", "max_pool2d_forward", macros, problem, (y, argmax), (x,))
+    launch_over_packs("max_pool2d.cu", "max_pool2d_forward", macros, problem, (y, argmax), (x,))
     return store(y, out), argmax
 
 
@@ -68,21 +72,25 @@ def max_pool2d_backward(dy: ArrayT, argmax: Array, problem: Pool2dProblem, *, ou
     dy, argmax = contiguous(dy, argmax)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
     macros: dict[str, Any] = {"ARGMAX": argmax.dtype}
-    _run("max_pool2d.cu", "max_pool2d_backward", macros, problem, (dx,), (dy, argmax))
+    launch_over_packs("max_pool2d.cu", "max_pool2d_backward", macros, problem, (dx,), (dy, argmax))
     return store(dx, out)
 
 
 def avg_pool2d(x: ArrayT, problem: Pool2dProblem, *, count_include_pad: bool, out: ArrayT | None) -> ArrayT:
     (x,) = contiguous(x)
     y = buffer(out, problem.y_shape, x.dtype, like=x)
-    _run("avg_pool2d.cu", "avg_pool2d_forward", {"INCLUDE_PAD": int(count_include_pad)}, problem, (y,), (x,))
+    launch_over_packs(
+        "avg_pool2d.cu", "avg_pool2d_forward", {"INCLUDE_PAD": int(count_include_pad)}, problem, (y,), (x,)
+    )
     return store(y, out)
 
 
 def avg_pool2d_backward(dy: ArrayT, problem: Pool2dProblem, *, count_include_pad: bool, out: ArrayT | None) -> ArrayT:
     (dy,) = contiguous(dy)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
-    _run("avg_pool2d.cu", "avg_pool2d_backward", {"INCLUDE_PAD": int(count_include_pad)}, problem, (dx,), (dy,))
+    launch_over_packs(
+        "avg_pool2d.cu", "avg_pool2d_backward", {"INCLUDE_PAD": int(count_include_pad)}, problem, (dx,), (dy,)
+    )
     return store(dx, out)
 
 
