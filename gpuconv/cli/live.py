@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpuconv.cli import python_runs, run_settings
+from gpuconv.cli import process, python_runs, run_settings
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, described, expect_normalization, line, load_data, of_python, parts
 
@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv import live
     from gpuconv.cli import nets
 
+    process.outlive_stdout()
     with asked():
         live.expect_installed()
     chosen = run_settings.given(options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from gpuconv.live.session import Session
 __all__ = ["Session", "Sets", "serve"]
 
 EVERYWHERE = ("0.0.0.0", "::")  # addresses to listen on, and none to go to
+ENDS = "finishing the step, then saving; once more ends at once"
 NEEDS = "the live page needs starlette and uvicorn: python -m pip install 'gpuconv[live]'"
 
 
@@ -39,6 +41,7 @@ def serve(
     """
     expect_installed()
     from gpuconv.live.server import bound, run
+    from gpuconv.training.interrupts import Interrupts
 
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     with bound(host, port) as listening:
@@ -46,9 +49,10 @@ def serve(
         named = socket.gethostname() if host in EVERYWHERE else host
         shown = f"[{named}]" if ":" in named else named
         session = session if isinstance(session, Session) else session()
-        session.start()
-        ready(f"http://{shown}:{actual}/" + (f"?token={token}" if token else ""))
-        try:
-            run(session, listening, host=host, token=token)
-        finally:
-            session.close()
+        with contextlib.suppress(KeyboardInterrupt), Interrupts(ENDS) as interrupts:
+            session.start()
+            try:
+                ready(f"http://{shown}:{actual}/" + (f"?token={token}" if token else ""))
+                run(session, listening, interrupts, host=host, token=token)
+            finally:
+                session.close()

@@ -7,11 +7,13 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 
 from gpuconv.live.app import application
 from gpuconv.live.session import Session
+from gpuconv.training.interrupts import Interrupts
 
 
 @contextlib.contextmanager
@@ -34,8 +36,22 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         yield listening
 
 
-def run(session: Session, listening: socket.socket, *, host: str, token: str | None) -> None:
-    """Serve until a signal ends it."""
+class _Server(uvicorn.Server):
+    """Ends when a signal was noted, which uvicorn's own would raise again before the session is saved."""
+
+    def __init__(self, config: uvicorn.Config, interrupts: Interrupts) -> None:
+        super().__init__(config)
+        self._interrupts = interrupts
+
+    def capture_signals(self) -> Any:
+        return contextlib.nullcontext()
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._interrupts.requested is not None
+
+
+def run(session: Session, listening: socket.socket, interrupts: Interrupts, *, host: str, token: str | None) -> None:
+    """Serve until a signal is noted."""
     config = uvicorn.Config(
         application(session, host=host, token=token),
         log_level="warning",
@@ -47,5 +63,4 @@ def run(session: Session, listening: socket.socket, *, host: str, token: str | N
         limit_concurrency=64,
         timeout_graceful_shutdown=1,
     )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has ended
-        uvicorn.Server(config).run(sockets=[listening])
+    _Server(config, interrupts).run(sockets=[listening])

@@ -275,8 +275,9 @@ class Session(Callback):
             return
 
         def do() -> None:
-            last = RunDirectory(self.run_dir).last
-            checkpoints.save(last, legs.carried(checkpoints.load(last), leg, settings))
+            run = RunDirectory(self.run_dir)
+            with run.locked():
+                checkpoints.save(run.last, legs.carried(checkpoints.load(run.last), leg, settings))
             self.leg = leg
             self._show_stored()
             self.say(f"from step {self.trainer.steps} on: {', '.join(f'{k} {v}' for k, v in settings.items())}")
@@ -305,7 +306,11 @@ class Session(Callback):
         """Keep the state as it is now, under the next number in the run's folder."""
         number = max(saved.numbers(self.run_dir), default=0) + 1
         path = saved.file(self.run_dir, number)
-        checkpoints.save(path, self._snapshot())
+        if self._under_way:  # with `fit`'s lock
+            checkpoints.save(path, self.trainer.snapshot())
+        else:
+            with RunDirectory(self.run_dir).locked():
+                checkpoints.save(path, checkpoints.load(RunDirectory(self.run_dir).last))
         self.say(f"saved as {path}")
         self.view.budget.now("state")
         return number
@@ -318,7 +323,8 @@ class Session(Callback):
         leg = legs.make(found.state["settings"], self.sets, self.device)
 
         def do() -> None:
-            checkpoints.save(RunDirectory(self.run_dir).last, found)
+            with RunDirectory(self.run_dir).locked():
+                checkpoints.save(RunDirectory(self.run_dir).last, found)
             self.leg, self.phase, self.message, self._allowed = leg, PAUSED, "", 0
             self._show_stored()
             self.say(f"went to checkpoint {number}, step {self.trainer.steps}")
@@ -339,15 +345,13 @@ class Session(Callback):
     # --- parts ---------------------------------------------------------------------------------
 
     def _end_leg(self, do: Callable[[], None]) -> None:
-        """End this leg after the current step, and do something before the next."""
-        self._next = do
-        self.trainer.stop(NEXT)
-
-    def _snapshot(self) -> Any:
-        """The state now; of a run that is not under way, what it stored."""
-        if not self._under_way:
-            return checkpoints.load(RunDirectory(self.run_dir).last)
-        return self.trainer.snapshot()
+        """Do something between two legs: after the current step, or now where none is under way."""
+        if self._under_way:
+            self._next = do
+            self.trainer.stop(NEXT)
+        else:
+            do()
+            self._show_all()
 
     def _show_stored(self) -> None:
         """Take over what the run's last checkpoint holds, to look at; `fit` takes it over to go on."""

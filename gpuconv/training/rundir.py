@@ -92,14 +92,21 @@ class RunDirectory:
         """
         run = cls.open(path) if resume else cls(path)
         run._make(exist_ok=True)
-        lock = run._lock()
-        try:
+        with run.locked():
             files.clear(run.path)
             if not resume:
                 cls.start(path, settings)
             if not run.config.exists():
                 write_atomically(run.config, config_file.text(settings).encode("utf-8", "surrogateescape"))
             yield run
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """A lock that keeps other processes from writing here. Raises CheckpointError, naming the holder, if it is
+        held."""
+        lock = self._lock()
+        try:
+            yield
         finally:
             lock.release()
 

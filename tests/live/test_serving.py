@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import signal
 import socket
 import subprocess
@@ -181,6 +182,28 @@ def finish(server, run):
     server.send_signal(signal.SIGINT)
     assert server.wait(30) == 130
     server.stdout.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_the_step_that_is_under_way(tmp_path, number):
+    """With a standard output that nobody reads any more."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy", "--epochs", "1000"]
+    with open(tmp_path / "said", "wb") as said:
+        server = subprocess.Popen(command, cwd=tmp_path, stdout=writing, stderr=said)
+    os.close(writing)
+    os.close(reading)
+    run = tmp_path / "runs/live-digits-digits-net-1"
+    end = time.monotonic() + 60
+    while not (run / "best.safetensors").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    server.send_signal(number)
+    assert server.wait(60) == 128 + number
+    told = (tmp_path / "said").read_text()
+    assert f"{number.name}: finishing the step" in told
+    step = int(told.partition("saved after step ")[2].partition(";")[0])
+    assert checkpoint.load(run / "last.safetensors").tensors["optimizer.steps"] == step
 
 
 def test_a_port_that_is_taken_is_told_with_what_to_do(capsys, tmp_path, monkeypatch):

@@ -136,6 +136,23 @@ def test_refused_changes_change_nothing(open_session):
     assert (session.trainer.steps, session.leg.recipe) == (step, recipe)
 
 
+def test_a_run_that_another_process_writes_is_looked_at_and_not_changed(open_session):
+    """Its lock is `fit`'s; what is done between two legs needs it too."""
+    writer = open_session(CONV)
+    wait_for(writer, lambda: writer.trainer.steps > 3)
+    assert do(writer, "save") == 1
+    do(writer, "pause")
+    watcher = open_session(CONV, run_dir=writer.run_dir)
+    before = {path.name: path.read_bytes() for path in writer.run_dir.iterdir()}
+    for request, arguments in (("change", {"settings": {"lr": 0.5}}), ("save", {}), ("load", {"number": 1})):
+        with pytest.raises(checkpoint.CheckpointError, match="is being written by process"):
+            do(watcher, request, **arguments)
+    assert {path.name: path.read_bytes() for path in writer.run_dir.iterdir()} == before
+    writer.close()
+    do(watcher, "change", settings={"lr": 0.5})
+    assert watcher.state()["settings"]["lr"] == 0.5
+
+
 def test_an_edited_net_begins_a_new_run_and_a_bad_one_names_its_layer(open_session):
     session = open_session(CONV)
     first = session.run_dir
