@@ -65,11 +65,12 @@ def accumulation_dtype(dtype: np.dtype) -> np.dtype:
 def as_precision(dtype: Any = None, precision: str | None = None) -> tuple[np.dtype, bool]:
     """The dtype of a net's arrays, and whether products of float32 are in TF32, from one of the two; float32 without.
 
-    precision: one of `PRECISIONS`, or "fp16", "bf16" and the like. Raises ValueError for another name and where both
-    are given, TypeError for another dtype.
+    precision: one of `PRECISIONS`. Both may be "fp16", "bf16" and the like. Raises ValueError for another precision and
+    if both are given, TypeError for another dtype.
     """
     if precision is None:
-        return as_dtype("float32" if dtype is None else dtype), False
+        named = _SHORT.get(dtype, dtype) if isinstance(dtype, str) else dtype
+        return as_dtype("float32" if named is None else named), False
     if dtype is not None:
         raise ValueError(f"give a dtype or a precision, received dtype {dtype!r} and precision {precision!r}")
     name = _SHORT.get(str(precision)) or canonical("precision", precision, PRECISIONS)

@@ -22,6 +22,7 @@ from gpuconv import backends, ops
 from gpuconv.algorithms import ALGORITHMS, Algorithm, arithmetic_of
 from gpuconv.backends.cuda.analysis.variants import kernels, variants
 from gpuconv.backends.cuda.runtime import kernel, source
+from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical, lookup
 from gpuconv.ops import OPS
@@ -70,6 +71,8 @@ def check(
 ) -> Iterator[Row]:
     """`verify` of one op with the user's file in the shipped one's place: a row of outcomes for each of the dtypes, a
     table in a notebook. Raises ValueError where the op has no case in any of them."""
+    if not Device.named(device).runs_kernels:
+        raise ValueError(f"{device} runs no kernels, so the file would not be run: give cuda or emulated")
     path = Path(path)
     dtypes = served(op, (dtypes,) if isinstance(dtypes, str) else tuple(dtypes), algo)
     check_signatures(path, op, algo)

@@ -1,4 +1,4 @@
-"""Losses: callables ``loss(scores, labels, grad_scale=1) -> (loss, dscores)``, by name "softmax" and "svm".
+"""Losses: callables ``loss(scores, labels, grad_scale=1) -> (loss, dscores)``, by name "softmax" or "svm".
 
 One's own, ``loss(scores, labels)``, may return any number as its loss, and any float dtype as its gradient (`apply`);
 it is given the scores of a 16-bit net in float32.
@@ -53,7 +53,11 @@ class SVMHinge:
 
 
 Loss = Callable[..., tuple[Array, Array]]
-LOSSES: dict[str, Callable[..., Loss]] = {"softmax": SoftmaxCrossEntropy, "svm": SVMHinge}
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "softmax": SoftmaxCrossEntropy,
+    "svm": SVMHinge,
+    "cross-entropy": SoftmaxCrossEntropy,
+}
 
 
 def get(loss: str | Loss, **options: Any) -> Loss:
@@ -62,6 +66,11 @@ def get(loss: str | Loss, **options: Any) -> Loss:
     if isinstance(loss, type):
         raise TypeError(
             f"a loss is a function or an object, received the class {loss.__name__}; call it: {loss.__name__}()"
+        )
+    if any(getattr(kind, "__module__", "").partition(".")[0] == "torch" for kind in (loss, *type(loss).__mro__)):
+        raise TypeError(
+            f"{describe(loss)} takes PyTorch's tensors; a loss is one of {', '.join(map(repr, LOSSES))}, or a function "
+            "loss(scores, labels) -> (loss, dscores) of arrays"
         )
     if not callable(loss):
         return lookup("loss", loss, LOSSES)(**options)

@@ -142,6 +142,8 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
     weight: (K, R, S, C). One scale serves all tiles: in color zero is mid-gray; otherwise negative is blue, zero dark,
     positive amber.
     """
+    if not hasattr(weight, "shape"):
+        raise TypeError(f"filters are an array, as net['conv1.weight'], received {type(weight).__name__}")
     weight = np.asarray(weight, np.float32)
     if weight.ndim != 4:
         raise ValueError(f"filters are (K, R, S, C), received shape {weight.shape}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from gpuconv import html
 from gpuconv.layers import Layer, Residual
+from gpuconv.layers.base import expect_built
 from gpuconv.layers.fused import Fused
 from gpuconv.names import columns, padded
 
@@ -36,8 +37,7 @@ class Row:
 def rows(net: Layer, batch_size: int = 128, device: str | None = None) -> list[Row]:
     """A row for each layer of a built net, in forward order; a residual's own row stands before its layers' and holds
     the sum that it makes. device: by default the net's. Raises RuntimeError for a net that was not built."""
-    if net.output_shape is None:
-        raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")
+    expect_built(net)
     shown = (layer for layer in net.walk() if isinstance(layer, Residual) or not layer.children())
     runs_as = {id(layer.layers[0]): layer for layer in net.walk() if isinstance(layer, Fused)}
     return [_row(layer, runs_as.get(id(layer), layer).algorithms(batch_size, device)) for layer in shown]

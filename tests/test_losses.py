@@ -48,6 +48,7 @@ def test_a_callable_passes_through():
     [
         (lambda: losses.get("sofmax"), ValueError, "did you mean 'softmax'"),
         (lambda: losses.get(lambda scores: 0), TypeError, r"called with \(scores, labels\), and takes \(scores\)"),
+        (lambda: losses.get("cross_entropyy"), ValueError, "did you mean 'cross-entropy'"),
         (lambda: losses.SoftmaxCrossEntropy(1.5), ValueError, "label_smoothing must lie in"),
         (lambda: losses.SVMHinge(-1.0), ValueError, "delta must lie in"),
         (lambda: losses.get("svm")(SCORES, LABELS.astype(float)), TypeError, "labels must be integers"),
@@ -64,3 +65,15 @@ def test_losses_are_values_with_the_documented_defaults():
     expect({"losses": {"SoftmaxCrossEntropy": {"label_smoothing": 0.0}, "SVMHinge": {"delta": 1.0}}})
     for name, found in flags(["losses:SoftmaxCrossEntropy", "losses:SVMHinge"]):
         assert found == VALUE, name
+
+
+def test_pytorchs_name_and_pytorchs_losses():
+    assert losses.get("cross_entropy", label_smoothing=0.1) == losses.SoftmaxCrossEntropy(0.1)
+    torch = pytest.importorskip("torch")
+
+    class Own(torch.nn.CrossEntropyLoss):
+        pass
+
+    for theirs in (torch.nn.CrossEntropyLoss(), Own(), torch.nn.functional.cross_entropy):
+        with pytest.raises(TypeError, match=r"takes PyTorch's tensors.*'softmax'"):
+            losses.get(theirs)

@@ -10,6 +10,8 @@ import warnings
 import numpy as np
 import pytest
 
+import gpuconv as gc
+
 plots = pytest.importorskip("gpuconv.plots")
 pytest.importorskip("matplotlib")
 
@@ -216,6 +218,13 @@ def test_filters_shows_every_filter(shape, tiles):
     covered = sheet[..., 3] > 0
     one = 110 * min(1, shape[2] / shape[1])
     assert covered.sum() == tiles * 110 * round(one)
+
+
+def test_filters_refuses_a_layer():
+    layer = gc.layers.Conv2D(2, 3)
+    for given in (layer, gc.Sequential([layer]), None):
+        with pytest.raises(TypeError, match=r"net\['conv1.weight'\], received"):
+            plots.filters(given)
 
 
 def test_filters_refuses_other_arrays():

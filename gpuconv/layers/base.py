@@ -107,14 +107,14 @@ class Layer(Stateful["Layer"]):
 
         x: (N, *input_shape) of the net's dtype, on its device. training: use batch statistics and dropout.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         """Add to the gradients of the parameters; return the input's gradient, or None with input_grad=False.
 
         dy: of the output's shape. Raises RuntimeError without a forward since the last backward.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
 
     @property
     def mult_adds(self) -> int:
@@ -341,3 +341,12 @@ def _moved(array: Array, device: str, dtype: np.dtype) -> Array:
     if array.dtype == dtype and backends.device_of(array) == device:
         return array
     return backends.asarray(backends.to_numpy(array).astype(dtype), device)
+
+
+def expect_built(net: Any) -> None:
+    """Raise TypeError for what is no net or layer, and RuntimeError for one whose shapes are unknown."""
+    if not isinstance(net, Layer):
+        hint = f": gpuconv.models.build({net!r}) builds a net of a name" if isinstance(net, str) else ""
+        raise TypeError(f"a net must be a gpuconv.Sequential or another layer, received {type(net).__name__}{hint}")
+    if not net.built:
+        raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")

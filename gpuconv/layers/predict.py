@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from gpuconv.data.image import read_image
 from gpuconv.data.samples import is_torch, laid_out
 from gpuconv.devices import Device, kind_of
 from gpuconv.dtypes import is_float
+from gpuconv.layers.base import expect_built
 from gpuconv.layers.image_notes import class_names
 from gpuconv.types import Array
 
@@ -42,8 +44,8 @@ def prepared(net: Any, images: Any, normalize: bool | None) -> tuple[Array, bool
 
 def as_batch(net: Any, images: Any) -> tuple[Array, bool]:
     """The images as one array (N, H, W, C) of floats or uint8, and whether it was a single image."""
-    if (shape := net.input_shape) is None:
-        raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")
+    expect_built(net)
+    shape = net.input_shape
     if isinstance(images, Iterator) or (isinstance(images, np.ndarray) and images.dtype.kind in "OUT"):
         images = [*images.ravel().tolist()] if isinstance(images, np.ndarray) else [*images]
     if _is_file(images):
@@ -104,6 +106,8 @@ def _files(net: Any, paths: Sequence[Any]) -> np.ndarray:
 
 def _normalizes(net: Any, batch: Array, asked: bool | None) -> bool:
     """Whether to apply the stored normalization. Raises ValueError where the caller has to say."""
+    if not asked and not batch.size:
+        return False
     if asked or (asked is None and batch.dtype == np.uint8):
         if net.normalization is None:
             raise ValueError(
@@ -111,7 +115,7 @@ def _normalizes(net: Any, batch: Array, asked: bool | None) -> bool:
                 "net.normalization = gpuconv.data.Normalization(mean, std), or give floats like those in training"
             )
         return True
-    if asked is False or net.normalization is None or not batch.size:
+    if asked is False or net.normalization is None:
         return False
     pixels = backends.to_numpy(batch)
     if pixels.min() >= 0 and (pixels.max() > 10 or pixels.max() <= 1):
@@ -130,7 +134,7 @@ def _scores(net: Any, images: Array, batch_size: int, softmax: bool, normalize: 
     for first in range(0, max(count, 1), batch_size):
         y = net.infer(_fed(net, images[first : first + batch_size], normalize))
         if softmax:
-            y = ops.softmax(y.reshape(-1, y.shape[-1])).reshape(y.shape)
+            y = ops.softmax(y.reshape(math.prod(y.shape[:-1]), y.shape[-1])).reshape(y.shape)
         if not Device.named(there).runs_kernels:
             y = backends.to_numpy(y)
         if count <= batch_size:

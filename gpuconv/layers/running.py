@@ -48,11 +48,26 @@ def call(layer: Any, method: str, *args: Any, **options: Any) -> Any:
     found = getattr(layer, method)(*args, **options)
     if layer.is_foreign:
         found = _in_net_dtype(layer, method, found)
+        if found is not None:
+            _expect_planned(layer, method, args[0], found)
     if layer.hooks:
         backward = method == "backward"
         for hook in layer.hooks.get("backward" if backward else "forward", ()):
             hook(layer, *((found, args[0]) if backward else (args[0], found)))
     return found
+
+
+def _expect_planned(layer: Any, method: str, given: Any, found: Any) -> None:
+    """Raise ValueError if a user's layer turns a volume of the planned shape into one of another than planned."""
+    taken, planned, name = layer.input_shape, layer.output_shape, "forward"
+    if method == "backward":
+        taken, planned, name = planned, taken, method
+    if tuple(given.shape[1:]) == taken and tuple(found.shape) != (len(given), *planned):
+        wanted = ", ".join(map(str, ("N", *planned)))
+        raise ValueError(
+            f"{type(layer).__name__}.{name} must return an array of shape ({wanted}), which its plan() implies, "
+            f"returned {tuple(found.shape)}"
+        )
 
 
 def _in_net_dtype(layer: Any, method: str, found: Any) -> Any:

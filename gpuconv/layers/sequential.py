@@ -123,6 +123,11 @@ class Sequential(Layer):
         first.normalization = None if value is None else fitting(value, first.input_shape)
 
     def _part(self, places: slice) -> Sequential:
+        if places.step not in (None, 1):
+            raise ValueError(
+                f"a slice shares the layers of the net, in their order: it takes step 1, received {places.step}; "
+                "Sequential([...]) copies any layers"
+            )
         layers = self.layers[places]
         if not layers:
             raise ValueError(f"a net has at least one layer; none of the {len(self)} layers is in {_written(places)}")

@@ -66,7 +66,7 @@ class Stateful(Generic[LayerT]):
     @property
     def built(self) -> bool:
         """Whether the shapes are known, as after `build`."""
-        return self.output_shape is not None
+        return vars(self).get("output_shape") is not None
 
     def walk(self) -> Iterator[LayerT]:
         """This layer and every layer inside, in forward order."""

@@ -13,6 +13,10 @@ class Volumes(list[tuple[str, Any]]):
     def __getitem__(self, key: Any) -> Any:
         return lookup("layer", key, dict(self.items())) if isinstance(key, str) else super().__getitem__(key)
 
+    def __repr__(self) -> str:
+        """A line for each layer: its name and the shape of its volume."""
+        return "\n".join(f"{name}: {' x '.join(map(str, volume.shape))}" for name, volume in self)
+
     def keys(self) -> list[str]:
         return [name for name, _ in self]
 

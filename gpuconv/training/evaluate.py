@@ -11,6 +11,7 @@ import numpy as np
 from gpuconv import backends, losses, ops
 from gpuconv.data import Normalization
 from gpuconv.layers import Layer
+from gpuconv.layers.base import expect_built
 from gpuconv.metrics import Confusion, begin, named
 from gpuconv.names import canonical
 from gpuconv.training import feeding
@@ -60,6 +61,7 @@ def evaluate(
 
     Raises ValueError without images, and TypeError if the normalization is unknown.
     """
+    expect_built(net)
     criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)
     loader = feeding.held_out("data", data, net, normalization, batch_size)
     chosen = metrics if isinstance(metrics, Mapping) else named(metrics)

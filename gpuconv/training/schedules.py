@@ -223,6 +223,11 @@ def get(schedule: str | Schedule | Callable[..., SupportsFloat] | None) -> Sched
         called = Called(schedule)
         _ = called._arguments  # raises for other signatures
         return called
+    if not isinstance(schedule, str):
+        raise TypeError(
+            "a schedule is text, as 'cosine,warmup:5', one of gpuconv.training.schedules, or a function of the step; "
+            f"received {schedule!r}"
+        )
     built: Schedule = Constant()
     for position, part in enumerate(spec.parse(schedule)):
         make = lookup("schedule", part.name, SCHEDULES)

@@ -55,7 +55,7 @@ class RunState(TrainingStep):
 
     def lr_after(self, further: int) -> float:
         """The learning rate after `further` more steps."""
-        return self.optimizer.lr * self.schedule(self.steps + further, self.total_steps, self.batches)
+        return self.optimizer.lr * self.schedule(self.steps + further, self.total_steps, max(self.batches, 1))
 
     @property
     def total_steps(self) -> int:

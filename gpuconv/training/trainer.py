@@ -11,6 +11,7 @@ from gpuconv.arguments import integer, seed_value
 from gpuconv.data import Normalization
 from gpuconv.devices import Device
 from gpuconv.layers import Layer
+from gpuconv.layers.base import expect_built
 from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.training import adapt, feeding, schedules, stored
@@ -76,6 +77,7 @@ class Trainer(RunState):
         metrics: Sequence[MetricLike] = (),
         **optimizer_settings: Unpack[OptimizerSettings],
     ) -> None:
+        expect_built(net)
         if graph and not Device.named(net.device).runs_kernels:
             raise ValueError(
                 "graph=True captures the launches of a CUDA or the emulated device, and the net is on numpy; "

@@ -9,7 +9,7 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import layers
-from gpuconv.layers import LAYERS, Input, Layer, Linear, Sequential
+from gpuconv.layers import LAYERS, Conv2D, Flatten, Input, Layer, Linear, Sequential
 from gpuconv.training import stored
 
 
@@ -108,6 +108,8 @@ def test_a_layer_that_could_not_be_saved_says_so_when_it_is_built():
                 build()
     with pytest.raises(TypeError, match=r"must call super\(\).__init__\(\) first"):
         define("mynet", "Unmade", __init__=lambda self: None)().place("", (3,))
+    with pytest.raises(TypeError, match=r"Unmade cannot be saved or copied"):
+        Sequential([Input((3,)), define("mynet", "Unmade", __init__=lambda self: None)()])
 
 
 @dataclass(eq=False, repr=False)
@@ -200,3 +202,41 @@ def test_old_names_of_stash_work_and_warn(tmp_path):
         net.save()
     with warnings.catch_warnings(action="error"):
         net.save(tmp_path / "net.safetensors")
+
+
+def test_a_result_of_another_shape_than_planned_names_the_layer():
+    class Short(Layer):
+        def forward(self, x, training=False):
+            return x[:, 1:]
+
+        def backward(self, dy, *, input_grad=True):
+            return dy
+
+    class Half(Layer):
+        def forward(self, x, training=False):
+            return x
+
+        def backward(self, dy, *, input_grad=True):
+            return dy[:, :, ::2]
+
+    x = np.ones((2, 4, 4, 1), np.float32)
+    net = Sequential([Input((4, 4, 1)), Short(), Flatten(), Linear(2)])
+    for forward in (net, net.infer):
+        with pytest.raises(ValueError, match=r"Short.forward must return .*\(N, 4, 4, 1\), .*returned \(2, 3, 4, 1\)"):
+            forward(x)
+    net = Sequential([Input((4, 4, 1)), Conv2D(1, 1), Half(), Flatten(), Linear(2)])
+    with pytest.raises(ValueError, match=r"Half.backward must return .*\(N, 4, 4, 1\), .*returned \(2, 4, 2, 1\)"):
+        net.backward(net(x))
+
+
+def test_a_layer_without_a_method_is_named():
+    class Forward(Layer):
+        def forward(self, x, training=False):
+            return x
+
+    net = Sequential([Input((3,)), Linear(3), Forward(), Linear(2)])
+    scores = net(np.ones((2, 3), np.float32))
+    with pytest.raises(NotImplementedError, match="Forward has no backward"):
+        net.backward(scores)
+    with pytest.raises(NotImplementedError, match="Gone has no forward"):
+        Sequential([Input((3,)), define("mynet", "Gone", forward=Layer.forward)()])(np.ones((2, 3), np.float32))

@@ -280,3 +280,14 @@ def net_of_gradients(net):
     y = net.forward(data()[0], training=True)
     net.backward(np.ones_like(y), input_grad=False)
     return {key: value.copy() for key, value in net.grads().items()}
+
+
+def test_a_slice_with_a_step_is_refused_and_changes_nothing():
+    """It shares its layers, whose shapes are those of the row that they stand in."""
+    net = Sequential([Input((8, 8, 3)), Conv2D(3, 3, padding=1), MaxPool2D(2), Conv2D(3, 3, padding=1), ReLU()])
+    shapes = [(layer.path, layer.input_shape, layer.output_shape) for layer in net]
+    for places in (slice(None, None, 2), slice(None, None, -1), slice(4, 0, -2)):
+        with pytest.raises(ValueError, match=r"step 1, received .*Sequential\(\[\.\.\.\]\) copies"):
+            net[places]
+    assert [(layer.path, layer.input_shape, layer.output_shape) for layer in net] == shapes
+    assert [layer.name for layer in net[1:4:1]] == ["conv1", "pool1", "conv2"]

@@ -195,9 +195,38 @@ def test_an_array_in_pytorchs_layout_gets_a_hint(net, x):
         net(x[0])
 
 
+def test_short_names_of_precisions_as_dtypes():
+    net = Sequential([Input((4, 4, 1)), Flatten(), Linear(2)], dtype="fp16")
+    assert net.precision == "float16"
+    assert net.to(dtype="bf16").precision == "bfloat16"
+    with pytest.raises(TypeError, match="received 'fp8'"):
+        net.to(dtype="fp8")
+
+
 def test_short_names_of_precisions_and_of_the_cpu():
     for short, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32"), ("fp64", "float64")):
         assert gc.models.build("seed-net", (8, 8, 3), precision=short).precision == name
     assert gc.models.build("seed-net", (8, 8, 3), device="cpu").device == "numpy"
     with pytest.raises(ValueError, match="unknown precision 'bf61'"):
         gc.models.build("seed-net", precision="bf61")
+
+
+def test_what_is_no_net_or_has_no_shapes_is_named():
+    unbuilt = Sequential([Conv2D(3, 3), Flatten(), Linear(2)])
+    data = np.zeros((2, 4, 4, 3), np.float32), [0, 1]
+    for use in (Trainer, lambda net: gc.evaluate(net, data), summary):
+        with pytest.raises(RuntimeError, match=r"no shapes yet: begin it with Input\(...\) or call build"):
+            use(unbuilt)
+        for wrong, message in (("digits-net", r"gpuconv.models.build\('digits-net'\)"), (None, "received NoneType")):
+            with pytest.raises(TypeError, match=message):
+                use(wrong)
+
+
+def test_no_images_have_no_classes(net):
+    assert net.predict([], top=1) == []
+    assert net.predict(np.zeros((0, 6, 6, 2), np.float32), top=1) == []
+
+
+def test_volumes_are_printed_as_names_and_shapes(net, x):
+    assert repr(net.activations(x)).splitlines()[1] == "conv1: 4 x 6 x 6 x 3"
+    assert len(repr(net.activations(x)).splitlines()) == len(net.activations(x))

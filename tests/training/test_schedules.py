@@ -83,6 +83,15 @@ def test_a_trainer_knows_its_rate_before_its_first_run():
         assert Trainer(models.build("seed-net", (8, 8, 3)), lr=0.5, schedule=text).lr == 0.5
 
 
+def test_every_schedule_has_a_rate_before_the_first_run():
+    from tests.training import small
+
+    for schedule in ("step:1", "multi-step:1,2", "linear:2", "cosine,warmup:5", "one-cycle", lambda step, total: 0.5):
+        assert 0 <= small.trainer(schedule=schedule).lr <= 0.01
+    with pytest.raises(TypeError, match=r"a schedule is text, .*or a function of the step.*received \[0.1\]"):
+        small.trainer(schedule=[0.1])
+
+
 def test_a_run_of_one_step_learns():
     from gpuconv import models
     from gpuconv.data import synthetic
