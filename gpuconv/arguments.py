@@ -71,6 +71,8 @@ def number(
 
     used_with: the arrays it is used with; a number that overflows their accumulation dtype raises.
     """
+    if type(value) is float and low <= value <= high and -_LARGEST_32 <= value <= _LARGEST_32 and not open_high:
+        return value  # nearly always
     known = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
     if not known:
         raise TypeError(f"{name} must be a number, received {value!r}")

@@ -57,6 +57,7 @@ def as_numeric(name: str, dtype: Any) -> np.dtype:
     return native
 
 
+@functools.cache
 def accumulation_dtype(dtype: np.dtype) -> np.dtype:
     """float64 sums in float64; everything else sums in float32 and is rounded once."""
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)

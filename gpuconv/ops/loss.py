@@ -12,6 +12,7 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.ops.expect import expect_float, expect_out, expect_shape, expect_writable
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
+from gpuconv.ops.remembered import remembered
 from gpuconv.types import Array, ArrayT, Scalar
 
 __all__ = ["add_metrics", "softmax_cross_entropy", "svm_hinge"]
@@ -29,7 +30,7 @@ def softmax_cross_entropy(
     dtype, and dlogits = grad_scale * (softmax - t) / N (in out), scaled before it is rounded.
     """
     backend = backend_of(logits=logits, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
-    _expect_scores_and_labels("logits", logits, labels, out)
+    _expect_scores_and_labels(logits, labels, out, name="logits")
     label_smoothing = number("label_smoothing", label_smoothing, 0.0, 1.0)
     grad_scale = step_scalar("grad_scale", grad_scale, [logits])
     logits, labels = copy_if_overlapping([out], logits, labels, in_place=True)
@@ -48,7 +49,7 @@ def svm_hinge(
     Shapes, labels and returns as in softmax_cross_entropy. At a margin of exactly 0 the gradient is 0.
     """
     backend = backend_of(scores=scores, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
-    _expect_scores_and_labels("scores", scores, labels, out)
+    _expect_scores_and_labels(scores, labels, out, name="scores")
     delta = number("delta", delta, 0.0, used_with=[scores])
     grad_scale = step_scalar("grad_scale", grad_scale, [scores])
     scores, labels = copy_if_overlapping([out], scores, labels, in_place=True)
@@ -65,7 +66,7 @@ def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> Non
     backend = backend_of(totals=totals, loss=loss, scores=scores, labels=labels)
     if totals.dtype != np.float64 or tuple(totals.shape) != (4,):
         raise TypeError(f"totals must be float64 of shape (4,), received {totals.dtype.name} of {tuple(totals.shape)}")
-    _expect_scores_and_labels("scores", scores, labels, None)
+    _expect_scores_and_labels(scores, labels, None, name="scores")
     if labels.dtype != np.int64:
         raise TypeError(f"labels must be int64 here, received {labels.dtype.name}")
     expect_shape("loss", loss, (), "a batch's mean")
@@ -77,7 +78,8 @@ def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> Non
     backend.loss.add_metrics(totals, loss, scores, labels)
 
 
-def _expect_scores_and_labels(name: str, scores: Array, labels: Array, out: Array | None) -> None:
+@remembered
+def _expect_scores_and_labels(scores: Array, labels: Array, out: Array | None, *, name: str) -> None:
     n, classes = expect_float(name, scores, "N classes")
     if n == 0 or classes == 0:
         raise ValueError(f"a mean loss needs at least one sample and one class, received shape {(n, classes)}")

@@ -4,6 +4,7 @@ svm_hinge.cu; and the running metrics, of metrics.cu."""
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 
 import numpy as np
@@ -72,9 +73,7 @@ def _counter(like: Array) -> Array:
     """The zero that a loss counts its finished blocks in, and leaves zero: one for launches that follow each other."""
     if isinstance(like, np.ndarray):
         return _new_counter("emulated", threading.get_ident())
-    import cupy
-
-    return _new_counter(device_of(like), cupy.cuda.get_current_stream().ptr)
+    return _new_counter(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)
 
 
 @functools.cache

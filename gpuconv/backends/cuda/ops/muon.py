@@ -16,7 +16,7 @@ from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.ops.optim import Rate, rate_of
 from gpuconv.backends.cuda.runtime.device_array import asarray, empty
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, flat_grid, pack_width, updated
+from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, flat_grid, pack_width, put_back
 from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.devices import address, device_of
 from gpuconv.dtypes import accumulation_dtype
@@ -53,9 +53,11 @@ def muon_step(
             continue
         changed = [masters, velocities] if kind[2] else [masters, velocities, params]
         read = contiguous(*[grads[i] for i in chosen])
-        with updated(*[arrays[i] for arrays in changed for i in chosen]) as there:
-            matrices, state, *copies = (there[at : at + len(chosen)] for at in range(0, len(there), len(chosen)))
-            _step(matrices, read, state, copies, scaling, rate_of(lr), momentum, nesterov, steps)
+        written = [arrays[i] for arrays in changed for i in chosen]
+        there = contiguous(*written)
+        matrices, state, *copies = (there[at : at + len(chosen)] for at in range(0, len(there), len(chosen)))
+        _step(matrices, read, state, copies, scaling, rate_of(lr), momentum, nesterov, steps)
+        put_back(written, there)
 
 
 def _step(

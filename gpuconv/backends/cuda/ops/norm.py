@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import numpy as np
 
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
 from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, deal, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.conv import conv2d_moments
 from gpuconv.backends.cuda.runtime.device_array import empty
-from gpuconv.backends.cuda.runtime.kernel import Module, load
-from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, updated
+from gpuconv.backends.cuda.runtime.kernel import Module, load, until_replaced
+from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, put_back
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT
@@ -31,22 +31,24 @@ def batch_norm(
     activation: str | None,
     out: ArrayT | None,
 ) -> tuple[ArrayT, Array, Array]:
-    rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
+    channels = x.shape[-1]
     x, gamma, beta = contiguous(x, gamma, beta)
     y = empty(x.shape, x.dtype, like=x) if out is None else out
     mean, inv_std = _channel_vector(x), _channel_vector(x)
     if not channels:
         return y, mean, inv_std
-    with updated(y, running_mean, running_var) as (y_there, *running):
-        module, width = _module(activation, x, y_there)
-        spread = deal(rows, channels, width, MAP_STEPS)
-        if training:
-            _statistics(module, width, rows, (mean, inv_std, *running), x, momentum, eps)
-            kernel = module.kernel("batch_norm_normalize")
-            kernel(spread.grid, spread.threads, y_there, x, gamma, beta, mean, inv_std, spread.struct)
-        else:
-            kernel = module.kernel("batch_norm_inference")
-            kernel(spread.grid, spread.threads, y_there, mean, inv_std, x, gamma, beta, *running, eps, spread.struct)
+    rows = x.size // channels
+    y_there, *running = there = contiguous(y, running_mean, running_var)
+    module, width = _module(activation, x, y_there)
+    spread = deal(rows, channels, width, MAP_STEPS)
+    if training:
+        _statistics(module, width, rows, (mean, inv_std, *running), x, momentum, eps)
+        kernel = module.kernel("batch_norm_normalize")
+        kernel(spread.grid, spread.threads, y_there, x, gamma, beta, mean, inv_std, spread.struct)
+    else:
+        kernel = module.kernel("batch_norm_inference")
+        kernel(spread.grid, spread.threads, y_there, mean, inv_std, x, gamma, beta, *running, eps, spread.struct)
+    put_back((y, running_mean, running_var), there)
     return y, mean, inv_std
 
 
@@ -70,24 +72,25 @@ def conv2d_batch_norm(
 ) -> tuple[ArrayT, ArrayT, Array, Array]:
     conv, moments = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
     y = empty(conv.shape, conv.dtype, like=conv) if out is None else out
-    mean, inv_std = _channel_vector(conv), _channel_vector(conv)
-    rows, channels = math.prod(conv.shape[:-1]), conv.shape[-1]
+    mean, inv_std, channels = _channel_vector(conv), _channel_vector(conv), conv.shape[-1]
     if moments is None:
         return y, conv, mean, inv_std
     gamma, beta = contiguous(gamma, beta)
-    with updated(y, running_mean, running_var) as (y_there, *running):
-        module, width = _module(activation, conv, y_there)
-        if len(moments) > _MOST_CHUNKS:
-            share = ceil_div(len(moments), _MERGED_CHUNKS)
-            chunks, many = ceil_div(len(moments), share), moments
-            moments = empty((chunks, channels, 3), many.dtype, like=many)
-            grid = finish_grid(channels), chunks
-            module.kernel("batch_norm_merge")(grid, THREADS, moments, many, len(many), share, channels)
-        finish = module.kernel("batch_norm_statistics_finish")
-        finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels)
-        spread = deal(rows, channels, width, MAP_STEPS)
-        normalize = module.kernel("batch_norm_normalize")
-        normalize(spread.grid, spread.threads, y_there, conv, gamma, beta, mean, inv_std, spread.struct)
+    rows = conv.size // channels
+    y_there, *running = there = contiguous(y, running_mean, running_var)
+    module, width = _module(activation, conv, y_there)
+    if len(moments) > _MOST_CHUNKS:
+        share = ceil_div(len(moments), _MERGED_CHUNKS)
+        chunks, many = ceil_div(len(moments), share), moments
+        moments = empty((chunks, channels, 3), many.dtype, like=many)
+        grid = finish_grid(channels), chunks
+        module.kernel("batch_norm_merge")(grid, THREADS, moments, many, len(many), share, channels)
+    finish = module.kernel("batch_norm_statistics_finish")
+    finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels)
+    spread = deal(rows, channels, width, MAP_STEPS)
+    normalize = module.kernel("batch_norm_normalize")
+    normalize(spread.grid, spread.threads, y_there, conv, gamma, beta, mean, inv_std, spread.struct)
+    put_back((y, running_mean, running_var), there)
     return y, conv, mean, inv_std
 
 
@@ -106,53 +109,55 @@ def batch_norm_backward(
     dbeta: Array | None,
     accumulate: bool,
 ) -> tuple[ArrayT, Array, Array]:
-    rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
+    channels = x.shape[-1]
     dy, x, gamma, beta, mean, inv_std = contiguous(dy, x, gamma, beta, mean, inv_std)
     dx = empty(x.shape, x.dtype, like=x) if out is None else out
     dgamma = _channel_vector(x) if dgamma is None else dgamma
     dbeta = _channel_vector(x) if dbeta is None else dbeta
     if not channels:
         return dx, dgamma, dbeta
-    with updated(dx, dgamma, dbeta) as (dx_there, *gradients):
-        module, width = _module(activation, x, dy, dx_there)
-        sums = empty((channels, 2), accumulation_dtype(x.dtype), like=x)
-        columns = deal(rows, channels, width, None)
-        chunks = partials(columns, 2, x.dtype, x)
-        module.kernel("batch_norm_backward_sums")(
-            columns.grid,
-            columns.threads,
-            *gradients,
-            sums,
-            chunks,
-            dy,
-            x,
-            gamma,
-            beta,
-            mean,
-            inv_std,
-            accumulate,
-            columns.struct,
+    rows = x.size // channels
+    dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
+    module, width = _module(activation, x, dy, dx_there)
+    sums = empty((channels, 2), accumulation_dtype(x.dtype), like=x)
+    columns = deal(rows, channels, width, None)
+    chunks = partials(columns, 2, x.dtype, x)
+    module.kernel("batch_norm_backward_sums")(
+        columns.grid,
+        columns.threads,
+        *gradients,
+        sums,
+        chunks,
+        dy,
+        x,
+        gamma,
+        beta,
+        mean,
+        inv_std,
+        accumulate,
+        columns.struct,
+    )
+    if chunks is not None:
+        module.kernel("batch_norm_backward_finish")(
+            finish_grid(channels), THREADS, *gradients, sums, chunks, inv_std, accumulate, columns.chunks, channels
         )
-        if chunks is not None:
-            module.kernel("batch_norm_backward_finish")(
-                finish_grid(channels), THREADS, *gradients, sums, chunks, inv_std, accumulate, columns.chunks, channels
-            )
-        spread = deal(rows, channels, width, MAP_STEPS)
-        module.kernel("batch_norm_backward_dx")(
-            spread.grid,
-            spread.threads,
-            dx_there,
-            dy,
-            x if training or activation else None,
-            gamma,
-            beta,
-            mean,
-            inv_std,
-            sums,
-            rows,
-            training,
-            spread.struct,
-        )
+    spread = deal(rows, channels, width, MAP_STEPS)
+    module.kernel("batch_norm_backward_dx")(
+        spread.grid,
+        spread.threads,
+        dx_there,
+        dy,
+        x if training or activation else None,
+        gamma,
+        beta,
+        mean,
+        inv_std,
+        sums,
+        rows,
+        training,
+        spread.struct,
+    )
+    put_back((dx, dgamma, dbeta), there)
     return dx, dgamma, dbeta
 
 
@@ -174,8 +179,12 @@ def _statistics(
 def _module(activation: str | None, *arrays: Array) -> tuple[Module, int]:
     first = arrays[0]
     width = width_of(first.shape[-1], *arrays)
-    defines = {"DTYPE": first.dtype, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation]}
-    return load("batch_norm.cu", defines), width
+    return _kernels(first.dtype, width, activation), width
+
+
+@until_replaced
+def _kernels(dtype: np.dtype, width: int, activation: str | None) -> Module:
+    return load("batch_norm.cu", {"DTYPE": dtype, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation]})
 
 
 def _channel_vector(x: ArrayT) -> ArrayT:

@@ -4,6 +4,7 @@ kernels/optimizer.cu and loss_scale.cu."""
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from gpuconv.backends.cuda.device import open_device
 from gpuconv.backends.cuda.runtime.device_array import asarray, zeros
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import THREADS, contiguous, device_scalar, updated
+from gpuconv.backends.cuda.runtime.outputs import THREADS, contiguous, device_scalar, put_back
 from gpuconv.devices import Device, address, device_of
 from gpuconv.types import Array, Scalar
 
@@ -145,12 +146,13 @@ def _step(
         if not own:
             changed["copy"] = params
         read = contiguous(*[grads[i] for i in chosen])
-        with updated(*[arrays[i] for arrays in changed.values() for i in chosen]) as there:
-            count = len(chosen)
-            columns = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {"grad": read}
-            chunks = _table(_chunks, columns, [decays[i] for i in chosen])
-            module = load("optimizer.cu", {"DTYPE": dtype, "GRAD": copied})
-            module.kernel(kernel)(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
+        written = [arrays[i] for arrays in changed.values() for i in chosen]
+        there, count = contiguous(*written), len(chosen)
+        columns = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {"grad": read}
+        chunks = _table(_chunks, columns, [decays[i] for i in chosen])
+        module = load("optimizer.cu", {"DTYPE": dtype, "GRAD": copied})
+        module.kernel(kernel)(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
+        put_back(written, there)
 
 
 # The table of a list of arrays, by everything it says; it lives as long as the first of them.
@@ -209,9 +211,7 @@ def _found(like: Array) -> Array:
     other."""
     if isinstance(like, np.ndarray):
         return _new_found("emulated", threading.get_ident())
-    import cupy
-
-    return _new_found(device_of(like), cupy.cuda.get_current_stream().ptr)
+    return _new_found(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)
 
 
 @functools.cache

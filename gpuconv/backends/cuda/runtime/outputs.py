@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,11 +83,8 @@ def store(result: ArrayT, out: ArrayT | None) -> ArrayT:
     return out
 
 
-@contextlib.contextmanager
-def updated(*arrays: Any) -> Iterator[tuple[Any, ...]]:
-    """The arrays as a kernel can change them in place: a strided one as a contiguous copy, copied back at the end."""
-    targets = contiguous(*arrays)
-    yield targets
+def put_back(arrays: Sequence[Any], targets: Sequence[Any]) -> None:
+    """Copy what a kernel wrote into `contiguous(*arrays)` back to those that had to be copied for it."""
     for array, target in zip(arrays, targets):
         if target is not array:
             array[...] = target
