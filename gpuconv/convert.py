@@ -13,8 +13,7 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.layers import Conv2D, Layer, Linear, Sequential
 from gpuconv.layers.rewrite import take_values
-
-Shape = tuple[int, ...]
+from gpuconv.types import Shape
 
 
 def linear_to_conv(linear: Linear, volume: Shape | None = None) -> Conv2D:

@@ -22,8 +22,8 @@ import numpy as np
 
 from gpuconv import random
 from gpuconv.names import lookup
+from gpuconv.types import Shape
 
-Shape = tuple[int, ...]
 Initializer = Callable[..., np.ndarray]
 
 

@@ -30,8 +30,8 @@ from gpuconv.layers import (
     Sequential,
 )
 from gpuconv.names import lookup
+from gpuconv.types import Shape
 
-Shape = tuple[int, ...]
 Nested = Sequence[Any]  # layers, and lists of layers inside lists
 
 

@@ -1,4 +1,4 @@
-"""What the annotations of ops and backends mean. Nothing here runs."""
+"""What annotations mean. Nothing here runs."""
 
 from __future__ import annotations
 
@@ -71,6 +71,9 @@ class Array(Protocol):
 
 
 ArrayT = TypeVar("ArrayT", bound=Array)  # what an op is given and returns: NumPy arrays for NumPy arrays
+
+Shape = tuple[int, ...]
+Record = dict[str, Any]  # JSON-able values by name: settings, a config, a line of metrics
 
 Pair = tuple[int, int]  # (height, width)
 PaddingPairs = tuple[Pair, Pair]  # ((top, bottom), (left, right))

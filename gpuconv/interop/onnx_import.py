@@ -42,8 +42,8 @@ from gpuconv.layers import (
     Tanh,
 )
 from gpuconv.layers.saving import take_notes
+from gpuconv.types import Shape
 
-Shape = tuple[int, ...]
 LayerT = TypeVar("LayerT", bound=Layer)
 
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]

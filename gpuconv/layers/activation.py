@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 
 from gpuconv import ops
 from gpuconv.layers.base import Layer
-from gpuconv.layers.shapes import Shape
 from gpuconv.problems import ACTIVATIONS
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 
 
 @dataclass(eq=False, repr=False)

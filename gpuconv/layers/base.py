@@ -26,10 +26,10 @@ from gpuconv.layers.config import encode, expect_rebuildable, make, settings, tu
 from gpuconv.layers.hooks import Handle, Hook
 from gpuconv.layers.registry import LAYERS, name_of
 from gpuconv.layers.running import call, listen, run
-from gpuconv.layers.shapes import Shape, expect_axes, volume_size
+from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.state import Frozen, Stateful, Unmatched, descendants, named_layers
 from gpuconv.layers.variables import Variable, weight_and_bias
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 
 __all__ = [  # some are of the files below; all can be imported from here
     "LAYERS",

@@ -8,10 +8,10 @@ from typing import Any
 
 from gpuconv import algorithms, arguments, backends, ops
 from gpuconv.layers.base import Layer
-from gpuconv.layers.shapes import Shape, expect_axes, volume_size
+from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.variables import weight_and_bias
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, padding_pairs
-from gpuconv.types import Array, Padding, Size
+from gpuconv.types import Array, Padding, Shape, Size
 
 
 @dataclass(eq=False, repr=False)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from gpuconv import arguments, ops
 from gpuconv.initializers import zeros
 from gpuconv.layers.base import Layer
-from gpuconv.layers.shapes import Shape
 from gpuconv.layers.variables import Variable
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 
 
 @dataclass(eq=False, repr=False)

@@ -18,9 +18,8 @@ from gpuconv.layers.norm import BatchNorm
 from gpuconv.layers.pool import MaxPool2D
 from gpuconv.layers.rewrite import FUSED
 from gpuconv.layers.row import name_layers
-from gpuconv.layers.shapes import Shape
 from gpuconv.problems import NO_PADDING, epilogue
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 
 
 @dataclass(eq=False, repr=False)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpuconv.types import Shape
+
 if TYPE_CHECKING:
     from gpuconv.data import Normalization
-
-Shape = tuple[int, ...]
 
 
 def class_names(names: Any, output_shape: Shape | None) -> list[str]:

@@ -7,9 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 from gpuconv import arguments, backends
 from gpuconv.dtypes import is_float
 from gpuconv.layers.base import Layer
-from gpuconv.layers.shapes import Shape
 from gpuconv.problems import channels_first
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 
 
 @dataclass(eq=False, repr=False)

@@ -9,10 +9,10 @@ from typing import Any
 from gpuconv import algorithms, arguments, backends, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.conv import Conv2D
-from gpuconv.layers.shapes import Shape, expect_axes, volume_size
+from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.variables import weight_and_bias
 from gpuconv.problems import LinearProblem
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 
 
 @dataclass(eq=False, repr=False)

@@ -8,9 +8,8 @@ from typing import Any
 from gpuconv import arguments, ops
 from gpuconv.initializers import ones, zeros
 from gpuconv.layers.base import Layer
-from gpuconv.layers.shapes import Shape
 from gpuconv.layers.variables import Variable
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 
 
 @dataclass(eq=False, repr=False)

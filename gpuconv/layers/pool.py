@@ -7,9 +7,9 @@ from typing import Any
 
 from gpuconv import ops
 from gpuconv.layers.base import Layer
-from gpuconv.layers.shapes import Shape, expect_axes
+from gpuconv.layers.shapes import expect_axes
 from gpuconv.problems import Pool2dProblem
-from gpuconv.types import Array, Padding, Size
+from gpuconv.types import Array, Padding, Shape, Size
 
 
 @dataclass(eq=False, repr=False)

@@ -11,8 +11,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.row import as_row
 from gpuconv.layers.running import call
 from gpuconv.layers.sequential import Sequential
-from gpuconv.layers.shapes import Shape
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 
 
 @dataclass(eq=False, repr=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpuconv.layers.base import Layer
-from gpuconv.layers.shapes import Shape
+from gpuconv.types import Shape
 
 FUSED: list[Any] = []  # the fused layers of `layers/fused.py`; each class has fits(layers)
 LONGEST = 3

@@ -18,10 +18,9 @@ from gpuconv.layers.input import Input
 from gpuconv.layers.rewrite import fused_row, slid_row, take_values
 from gpuconv.layers.row import as_row, name_layers, own
 from gpuconv.layers.running import run
-from gpuconv.layers.shapes import Shape
 from gpuconv.layers.state import descendants
 from gpuconv.layers.volumes import Volumes
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 
 if TYPE_CHECKING:
     from gpuconv.data import Normalization

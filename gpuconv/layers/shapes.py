@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-Shape = tuple[int, ...]
+from gpuconv.types import Shape
 
 
 def expect_axes(input_shape: Shape, axes: str) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.dtypes import as_precision
-from gpuconv.layers.shapes import Shape, volume_size
+from gpuconv.layers.shapes import volume_size
 from gpuconv.layers.variables import Variable
 from gpuconv.names import canonical, lookup
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 
 ALL = "*"  # stands for the names of all variables
 

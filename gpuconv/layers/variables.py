@@ -11,7 +11,7 @@ import numpy as np
 from gpuconv import initializers
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.initializers import Initializer
-from gpuconv.layers.shapes import Shape
+from gpuconv.types import Shape
 
 
 @dataclass(frozen=True)

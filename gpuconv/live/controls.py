@@ -13,8 +13,7 @@ from gpuconv.checkpoint import parse
 from gpuconv.data.image import Picture
 from gpuconv.layers import Input, Layer, Sequential
 from gpuconv.layers.registry import layer_class
-
-Record = dict[str, Any]
+from gpuconv.types import Record
 
 MOST_PARAMETERS = 50_000_000
 MOST_VALUES = 50_000_000  # of one image's volumes together

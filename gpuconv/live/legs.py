@@ -19,8 +19,7 @@ from gpuconv.layers import Layer
 from gpuconv.layers.saving import NOTES
 from gpuconv.names import lookup
 from gpuconv.training import LossScale, Trainer, feeding, optimizers
-
-Record = dict[str, Any]
+from gpuconv.types import Record
 
 CHANGE = "change"  # the event of a record
 SETTINGS = ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "epochs")  # what may change while it trains

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-Record = dict[str, Any]
+from gpuconv.types import Record
 
 
 class Mailbox:

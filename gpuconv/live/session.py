@@ -28,8 +28,7 @@ from gpuconv.shell import command
 from gpuconv.training import RunDirectory
 from gpuconv.training.callbacks import Callback, describe
 from gpuconv.training.fit import FINISHED
-
-Record = dict[str, Any]
+from gpuconv.types import Record
 
 TRAINING, PAUSED, ENDED, FAILED = "training", "paused", "finished", "failed"
 REQUESTS = ("greet", "pause", "step", "go", "change", "restart", "save", "load", "look", "explain")

@@ -13,8 +13,7 @@ from gpuconv import backends, summary
 from gpuconv.live import pictures
 from gpuconv.live.controls import write_net
 from gpuconv.live.legs import CHANGE, Leg, Sets
-
-Record = dict[str, Any]
+from gpuconv.types import Record
 
 POINTS = 400  # of a curve that are sent
 EXAMPLES = 64  # test images that are looked at

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,9 @@ from gpuconv.live import pictures, snapshots
 from gpuconv.live.budget import Budget
 from gpuconv.live.hub import Hub
 from gpuconv.live.legs import Leg, Sets
+from gpuconv.types import Record
 
 log = logging.getLogger(__name__)
-Record = dict[str, Any]
 
 
 class View:

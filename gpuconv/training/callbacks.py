@@ -33,9 +33,9 @@ from gpuconv.files import open_to_append
 from gpuconv.names import lookup
 from gpuconv.shell import command
 from gpuconv.training.rundir import RunDirectory
+from gpuconv.types import Record
 
 log = logging.getLogger(__name__)
-Record = dict[str, Any]
 
 
 class Callback:

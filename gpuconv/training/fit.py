@@ -16,9 +16,10 @@ from gpuconv.training.feeding import Feed
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.replay import Replay
-from gpuconv.training.state import DivergedError, Record, RunState
+from gpuconv.training.state import DivergedError, RunState
 from gpuconv.training.step_counter import AHEAD, StepCounter
 from gpuconv.training.totals import NOTHING
+from gpuconv.types import Record
 
 if TYPE_CHECKING:
     from gpuconv.training.protocols import CallbackLike

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv.training.evaluate import evaluate
-
-Record = dict[str, Any]
+from gpuconv.types import Record
 
 
 class HeldOut:

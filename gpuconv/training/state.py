@@ -18,9 +18,9 @@ from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
 from gpuconv.training.step import TrainingStep
 from gpuconv.training.totals import NOTHING, Reading
+from gpuconv.types import Record
 
 log = logging.getLogger(__name__)
-Record = dict[str, Any]
 
 
 class DivergedError(FloatingPointError):

@@ -24,8 +24,8 @@ from gpuconv.layers.registry import layer_class, name_of
 from gpuconv.layers.saving import NOTES
 from gpuconv.training import schedules
 from gpuconv.training.optimizers import OPTIMIZERS, Groups
+from gpuconv.types import Record
 
-Record = dict[str, Any]
 Schema = Any
 
 

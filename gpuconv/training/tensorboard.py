@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.training.callbacks import Callback, Record
+from gpuconv.training.callbacks import Callback
 from gpuconv.training.look import picture
+from gpuconv.types import Record
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from gpuconv.training.history import History
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.rundir import RunDirectory
-from gpuconv.training.state import Record, RunState
+from gpuconv.training.state import RunState
+from gpuconv.types import Record
 
 if TYPE_CHECKING:
     from gpuconv.training.protocols import (
