@@ -1,23 +1,30 @@
-"""Where one activation comes from: the inputs it reads, what each is multiplied by, and their sum."""
+"""Where one value comes from: the inputs that an activation reads, or the outputs that sent a gradient, what each is
+multiplied by, the sum as the oracle, NumPy and the device compute it, and the thread that did."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv import backends
-from gpuconv.layers import Conv2D, Linear, MaxPool2D
-from gpuconv.layers.base import Layer
+from gpuconv import arguments, backends
+from gpuconv.devices import Device
+from gpuconv.inspect.terms import Place, branches, host, reads, sends
+from gpuconv.layers import Residual
+from gpuconv.layers.base import Layer, descendants
 from gpuconv.names import lookup
+from gpuconv.verify.call import Call, recording
+
+if TYPE_CHECKING:
+    from gpuconv.backends.cuda.emulator import Touched, Writer
 
 
 @dataclass(frozen=True)
 class Term:
-    """One product of the sum. at: the place of the input, (y, x, channel) or (feature,)."""
+    """One product of the sum. at: the place of the input, (y, x, channel) or (feature,); backward that of the output.
+    input: its value; backward its gradient."""
 
     at: tuple[int, ...]
     input: float
@@ -29,13 +36,36 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """One activation of a layer.
+class Computed:
+    """The value as `by` ("float64", the oracle; "numpy"; a device) computed it. error: from the oracle's. bound: what
+    that may be, as `gpuconv verify` has it; 0 where the bits must be equal."""
 
-    value: as the device computed it. total: of the float64 sum of window * weight, plus the bias; of a pool the winner.
-    window: the inputs that are read, (R, S, C) or (features,), 0 in the padding of a convolution and -inf in that of a
-    pool. weight: the filter, of the window's shape, or None for layers without weights. terms: the products of the
-    largest magnitude; of a pool the winner first.
+    by: str
+    value: float
+    error: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class Thread:
+    """The threads that wrote the value, in order, and what the last of them touched, as the emulator saw it.
+
+    algorithm: of the matrix product, "" for other ops.
+    """
+
+    algorithm: str
+    writers: list[Writer]
+    touched: list[Touched]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One activation of a layer, or one gradient of its input (direction "backward").
+
+    value: as the device computed it. total: as the oracle did, in float64. window: the inputs that are read, (R, S, C)
+    or (features,), 0 in the padding of a convolution and -inf in that of a max pool; backward the gradients of all
+    outputs. weight: what they are multiplied by, of the window's shape, or None where nothing is. terms: the products
+    of the largest magnitude; of a max pool the winner first. computed: each way of computing it, with its error.
     """
 
     layer: str
@@ -47,105 +77,208 @@ class Explanation:
     window: np.ndarray = field(repr=False)
     weight: np.ndarray | None = field(repr=False)
     terms: list[Term]
+    direction: str = "forward"
+    computed: list[Computed] = field(default_factory=list)
+    thread: Thread | None = None
 
     @property
     def error(self) -> float:
         return abs(self.value - self.total)
 
+    @property
+    def margin(self) -> float | None:
+        """By how much the winner of a max pool won; None for other layers, and where nothing else was in the window."""
+        rivals = [term.input for term in self.terms[1:2] if np.isfinite(term.input)]
+        return self.terms[0].input - rivals[0] if self.kind == "MaxPool2D" and self._is_forward and rivals else None
+
+    @property
+    def _is_forward(self) -> bool:
+        return self.direction == "forward"
+
     def __str__(self) -> str:
         place = ", ".join(map(str, self.at))
         count = self.window.size
-        if self.weight is not None:
-            how = f"{count} products and the bias {self.bias:.6g} sum to {self.total:.9g} in float64"
+        if not self._is_forward:
+            senders = sum(term.product != 0 for term in self.terms)
+            told = f"{self.layer}: the gradient of its input [{place}] = {self.value:.9g}: "
+            return told + (
+                f"the sum {self.total:.9g} in float64 of what the outputs sent" if senders else "nothing sent"
+            )
+        if self.kind == "Residual":
+            how = f"the body's {self.terms[0].input:.9g} and the shortcut's {self.terms[1].input:.9g}"
+        elif self.weight is not None:
+            how = f"{count} product{'s' * (count > 1)} and the bias {self.bias:.6g} sum to {self.total:.9g} in float64"
         elif self.kind == "MaxPool2D":
-            how = f"the largest of {count} inputs"
+            how = f"the largest of {count} inputs" + (f", by {self.margin:.6g}" if self.margin is not None else "")
         else:
-            how = f"from the input {self.total:.9g} at the same place"
+            how = f"from the input {self.terms[0].input:.9g} at the same place"
         return f"{self.layer}[{place}] = {self.value:.9g}: {how}"
 
 
-def explain(net: Any, x: Any, layer: str, at: Sequence[int], *, most: int = 12) -> Explanation:
-    """One activation of a layer in the net's row, for a batch x of one image.
+def explain(
+    net: Any,
+    x: Any,
+    layer: str,
+    at: Sequence[int],
+    *,
+    most: int = 12,
+    backward: bool = False,
+    target: int | None = None,
+    locate: bool = False,
+) -> Explanation:
+    """One value of a layer of the net, for a batch x of one image.
 
-    at: its place, (y, x, channel) or (feature,). most: how many terms to name. Raises ValueError for an unknown layer,
-    for a place outside its volume, and for a layer whose values are no function of one window.
+    layer: its name, "residual1.conv1" for one inside another. at: the place of an activation, (y, x, channel) or
+    (feature,); with backward=True a place of the layer's input, whose gradient is explained, of the score of the class
+    `target`, by default the best. most: how many terms to name. locate: find the thread that computed the value, on the
+    emulated device, for a net on that or on a CUDA device. Raises ValueError for an unknown layer, for a place outside
+    its volume, and for a layer whose values are no function of one window.
     """
-    chosen = lookup("layer", layer, dict(net.children()))
-    for _, each in net.children():
-        if each is chosen:
-            break
-        x = each.infer(x)
-    y = _array(chosen.infer(x))
-    place = _expect_place(at, y.shape, layer)
-    value, read = float(y[place]), _array(x)
-    window, weight, bias, origin = _reads(chosen, read, place)
-    if weight is None:
-        total = float(window.max()) if isinstance(chosen, MaxPool2D) else float(window.ravel()[0])
-        order = np.argsort(-window, axis=None, kind="stable")[:most]
-        factors = np.ones(window.shape)
-    else:
-        total = math.fsum((window * weight).ravel()) + bias
-        order = np.argsort(-np.abs(window * weight), axis=None, kind="stable")[:most]
-        factors = weight
-    terms = []
-    for number in order:
-        inside = np.unravel_index(number, window.shape)
-        where = tuple(int(start + index * step) for index, (start, step) in zip(inside, origin))
-        terms.append(Term(where, float(window[inside]), float(factors[inside])))
-    return Explanation(layer, type(chosen).__name__, place, value, total, bias, window, weight, terms)
-
-
-Origin = list[
-    tuple[int, int]
-]  # of each axis of a window: where it begins in the input, and the step between its values
-
-
-def _reads(layer: Layer, x: np.ndarray, place: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None, float, Origin]:
-    """The window, the weight, the bias and where the window lies."""
-    if isinstance(layer, Conv2D):
-        weight = _host(layer["weight"])
-        filters, channels = weight.shape[0], weight.shape[3]
-        first = place[2] // (filters // layer.groups) * channels
-        window, origin = _window(layer.problem, x[:, :, first : first + channels], place, weight.shape[1:3], 0.0)
-        origin[2] = (first, 1)
-        return window, weight[place[2]], float(_host(layer["bias"])[place[2]]) if layer.bias else 0.0, origin
-    if isinstance(layer, Linear):
-        bias = float(_host(layer["bias"])[place[-1]]) if layer.bias else 0.0
-        return x, _host(layer["weight"])[place[-1]], bias, [(0, 1)]
-    if isinstance(layer, MaxPool2D):
-        channel = place[2]
-        problem = layer.problem
-        window, origin = _window(problem, x[:, :, channel : channel + 1], place, problem.kernel_size, -np.inf)
-        origin[2] = (channel, 1)
-        return window, None, 0.0, origin
-    if x.shape == layer.output_shape and not layer.children():
-        return x[tuple(slice(index, index + 1) for index in place)], None, 0.0, [(index, 1) for index in place]
-    raise ValueError(f"{layer.name} is a {type(layer).__name__}, whose values are no function of one window")
-
-
-def _window(
-    problem: Any, x: np.ndarray, place: tuple[int, ...], size: tuple[int, ...], outside: float
-) -> tuple[np.ndarray, Origin]:
-    """The window of a convolution or a pool, and where it begins, which may be in the padding."""
-    steps = getattr(problem, "dilation", (1, 1))
-    origin = [(place[axis] * problem.stride[axis] - problem.padding[axis][0], steps[axis]) for axis in (0, 1)]
-    window = np.full((*size, x.shape[2]), outside)
-    for i, j in np.ndindex(*size):
-        row, column = origin[0][0] + i * steps[0], origin[1][0] + j * steps[1]
-        if 0 <= row < x.shape[0] and 0 <= column < x.shape[1]:
-            window[i, j] = x[row, column]
-    return window, [*origin, (0, 1)]
-
-
-def _array(x: Any) -> np.ndarray:
-    """The volume of a batch of one image, in float64."""
+    arguments.integer("most", most, 1)
+    layers = {each.path.removeprefix(net.path).removeprefix("."): each for each in descendants(net)}
+    chosen = lookup("layer", layer, layers)
     if x.shape[0] != 1:
         raise ValueError(f"one value is explained for a batch of one image, received {x.shape[0]}")
-    return _host(x)[0]
+    if backward:
+        given, call, gradients = _backward(net, x, layer, target)
+        place = _expect_place(at, given.shape[1:], f"the input of {layer}")
+        window, weight, bias, terms = _senders(chosen, host(given)[0], gradients, place)
+    else:
+        given, call = _forward(net, x, chosen)
+        place = _expect_place(at, chosen.output_shape or (), layer)
+        window, weight, bias, terms = _inputs(chosen, given, place)
+    computed = _computed(call, (0, *place), net.device) if call else _passed_on(terms[0].input, net.device)
+    return Explanation(
+        layer,
+        type(chosen).__name__,
+        place,
+        computed[-1].value,
+        computed[0].value,
+        bias,
+        window,
+        weight,
+        terms[:most],
+        "backward" if backward else "forward",
+        computed,
+        _located(chosen, call, (0, *place), net.device, backward) if locate and call else None,
+    )
 
 
-def _host(array: Any) -> np.ndarray:
-    return backends.to_numpy(array).astype(np.float64)
+# --- running the net ---------------------------------------------------------------------------
+
+
+def _forward(net: Any, x: Any, chosen: Layer) -> tuple[Any, Call | None]:
+    """The input of a layer, and the call of the op that makes its output; None for a layer that calls none."""
+    seen: list[Any] = []
+    with chosen.register_forward_hook(lambda layer, given, y: seen.append(given)):
+        net.infer(x)
+    calls: list[Call] = []
+    with recording(calls.append):
+        chosen.infer(seen[0])
+    return seen[0], calls[-1] if calls else None
+
+
+def _backward(net: Any, x: Any, name: str, target: int | None) -> tuple[Any, Call | None, np.ndarray]:
+    """The input of a layer, the call of the op that makes the gradient of that input, and its output's gradient."""
+    net = net.twin()  # gradients are added to
+    chosen = net[name]
+    inputs: list[Any] = []
+    outputs: list[Any] = []
+    with chosen.register_forward_hook(lambda layer, given, y: inputs.append(given)):
+        scores = net.forward(x)
+    with chosen.register_backward_hook(lambda layer, dx, dy: outputs.append(dy)):
+        net.backward(backends.asarray(chosen_score(scores, target), net.device, scores.dtype))
+    chosen.forward(inputs[0])
+    calls: list[Call] = []
+    with recording(calls.append):
+        dx = backends.to_numpy(chosen.backward(outputs[0]))
+    made = [
+        call for call in calls for first in [*call.results.values()][:1] if np.array_equal(first, dx, equal_nan=True)
+    ]
+    return inputs[0], made[-1] if made else None, host(outputs[0])[0]
+
+
+def chosen_score(scores: Any, target: int | None) -> np.ndarray:
+    """The gradient of one score of one image: 1 at the target, by default the largest. Raises ValueError for a class
+    that there is not."""
+    found = host(scores)
+    count = found.size
+    if target is not None and (type(target) is not int or not 0 <= target < count):
+        raise ValueError(f"target is the number of a class from 0 to {count - 1}, received {target!r}")
+    one = np.zeros(found.shape)
+    one.reshape(-1)[int(found.argmax()) if target is None else target] = 1
+    return one
+
+
+# --- the parts of the sum ----------------------------------------------------------------------
+
+Parts = tuple[np.ndarray, np.ndarray | None, float, list[Term]]
+
+
+def _inputs(layer: Layer, x: Any, at: Place) -> Parts:
+    if isinstance(layer, Residual):
+        values = np.array([host(branch)[(0, *at)] for branch in branches(layer, x)])
+        return values, np.ones(2), 0.0, [Term(at, float(value), 1.0) for value in values]
+    window = reads(layer, host(x)[0], at)
+    factors = np.ones(window.values.shape) if window.weight is None else window.weight
+    size = window.values if window.weight is None else np.abs(window.values * factors)
+    order = np.argsort(-size, axis=None, kind="stable")
+    places = [np.unravel_index(number, size.shape) for number in order]
+    terms = [Term(window.place(each), float(window.values[each]), float(factors[each])) for each in places]
+    return window.values, window.weight, window.bias, terms
+
+
+def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Place) -> Parts:
+    if isinstance(layer, Residual):
+        raise ValueError(f"{layer.path} adds two gradients: explain the first layers of its body and its shortcut")
+    weight = sends(layer, x, at)
+    order = np.argsort(-np.abs(dy * weight), axis=None, kind="stable")
+    places = [tuple(map(int, np.unravel_index(number, dy.shape))) for number in order[: np.count_nonzero(weight)]]
+    terms = [Term(each, float(dy[each]), float(weight[each])) for each in places] or [Term(at, 0.0, 0.0)]
+    return dy, weight, 0.0, terms
+
+
+# --- who computed it ---------------------------------------------------------------------------
+
+
+def _computed(call: Call, at: Place, device: str) -> list[Computed]:
+    expected = call.expected()[0]
+    value, bound = float(expected.value[at]), float(np.broadcast_to(expected.bound, np.shape(expected.value))[at])
+    ways = {} if device == "numpy" else {"numpy": call.on("numpy", **_any_algorithm(call))}
+    ways[device] = call
+    found = [Computed("float64", value, 0.0, 0.0)]
+    for by, each in ways.items():
+        result = float(next(iter(each.results.values()))[at])
+        found.append(Computed(by, result, 0.0 if result == value else abs(result - value), bound))
+    return found
+
+
+def _passed_on(value: float, device: str) -> list[Computed]:
+    return [Computed(by, value, 0.0, 0.0) for by in dict.fromkeys(("float64", "numpy", device))]
+
+
+def _any_algorithm(call: Call) -> dict[str, str]:
+    return {"algo": "auto"} if "algo" in call.options else {}
+
+
+def _located(layer: Layer, call: Call, at: Place, device: str, backward: bool) -> Thread | None:
+    """The thread, with the algorithm that the net's own device takes, run on the emulated one."""
+    if not Device.named(device).runs_kernels:
+        return None
+    from gpuconv.backends.cuda import emulator
+
+    algorithm = layer.algorithms(1, device).get("dgrad" if backward else "fprop", "")
+    result = next(iter(call.results.values()))
+    found: list[Any] = []
+    for last in (None, "touched"):
+        out = backends.empty(result.shape, result.dtype, "emulated")
+        memory = out[(*at[:-1], slice(at[-1], at[-1] + 1))]
+        with emulator.watched(memory, found[-1] if last and found else None) as seen:
+            call.on("emulated", out=out, **({"algo": algorithm} if "algo" in call.options and algorithm else {}))
+        if last is None:
+            found = [each for each in seen if isinstance(each, emulator.Writer)]
+    touched = [each for each in seen if isinstance(each, emulator.Touched)]
+    return Thread(algorithm, found, touched) if found else None
 
 
 def _expect_place(at: Sequence[int], shape: tuple[int, ...], layer: str) -> tuple[int, ...]:

@@ -98,11 +98,10 @@ class Call:
         return max(differences, key=lambda difference: difference.share, default=Difference(0.0, 0.0, 0.0))
 
     def on(self, device: str, **changed: Any) -> Call:
-        """The same call on a device. changed: options to be replaced."""
-        options = self.options | changed
+        """The same call on a device. changed: options to be replaced, as they are."""
         watch: list[Call] = []
         arrays = [move(_copied(array), device) for array in self.arrays]
-        given = {name: move(_copied(value), device) for name, value in (options | self.into).items()}
+        given = {name: move(_copied(value), device) for name, value in (self.options | self.into).items()} | changed
         with recording(watch.append):
             getattr(ops, self.op)(*arrays, **given)
         return watch[0]

@@ -5,8 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gpuconv import backends
 from gpuconv.inspect import explain
-from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
+from gpuconv.layers import (
+    GELU,
+    AvgPool2D,
+    BatchNorm,
+    Conv2D,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    Input,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Sequential,
+    Tanh,
+)
+from gpuconv.layers.base import descendants
 
 EVERY_KIND = [
     Conv2D(4, 3, padding=1, stride=2, name="strided"),
@@ -53,7 +70,7 @@ def test_a_pool_names_its_winner_and_a_relu_its_input(net, x):
     pool = explain(net, x, "pool", (1, 1, 3))
     assert volumes["relu"][0][pool.terms[0].at] == pool.value
     relu = explain(net, x, "relu", (2, 1, 3))
-    assert relu.total == volumes["grouped"][0, 2, 1, 3]
+    assert relu.terms[0].input == volumes["grouped"][0, 2, 1, 3]
     assert "at the same place" in str(relu)
 
 
@@ -63,12 +80,92 @@ def test_refusals(net, x):
         ("strided", (0, 0), "3 whole numbers from 0 inside 5 x 4 x 4"),
         ("strided", (5, 0, 0), r"received \[5, 0, 0\]"),
         ("strided", (0, 0, -1), "inside 5 x 4 x 4"),
-        ("flat", (0,), "no function of one window"),
     ]:
         with pytest.raises(ValueError, match=message):
             explain(net, x, layer, at)
     with pytest.raises(ValueError, match="one image, received 2"):
         explain(net, np.concatenate([x, x]), "fc", (0,))
+    with pytest.raises(ValueError, match="most must be"):
+        explain(net, x, "fc", (0,), most=0)
+    with pytest.raises(ValueError, match="from 0 to 4, received 5"):
+        explain(net, x, "fc", (0,), backward=True, target=5)
+    with pytest.raises(ValueError, match="a place of the input of fc is 1 whole numbers"):
+        explain(net, x, "fc", (0, 0), backward=True)
     block = Sequential([Input((4, 4, 2)), Residual([Conv2D(2, 3, padding=1)])])
-    with pytest.raises(ValueError, match="no function of one window"):
-        explain(block, np.zeros((1, 4, 4, 2), np.float32), "residual1", (0, 0, 0))
+    with pytest.raises(ValueError, match="adds two gradients"):
+        explain(block, np.zeros((1, 4, 4, 2), np.float32), "residual1", (0, 0, 0), backward=True)
+
+
+def deep_net(device="numpy"):
+    block = Residual([Conv2D(3, 3, padding=1), BatchNorm(), GELU()], [Conv2D(3, 1)])
+    row = [Conv2D(2, 3), Tanh(), block, AvgPool2D(3, stride=2, padding=1), MaxPool2D(2, stride=1)]
+    net = Sequential([Input((9, 9, 2)), *row, GlobalAvgPool2D(), Flatten(), Dropout(), Linear(4)], seed=4)
+    for vector, value in zip(net["residual1.norm1"].vectors, (1.5, 0.3, 0.2, 2.0)):
+        vector += value - vector  # not what leaves everything as it is
+    return net.to(device)
+
+
+DEEP_X = np.random.default_rng(5).normal(size=(1, 9, 9, 2)).astype(np.float32)
+
+
+def test_each_way_of_computing_a_value_is_within_its_bound_and_is_the_sum_of_its_terms():
+    net = deep_net()
+    for name, volume in net.activations(DEEP_X):
+        if name == "residual1.shortcut":
+            with pytest.raises(ValueError, match="Sequential, whose values are no function of one window"):
+                explain(net, DEEP_X, name, (0, 0, 0))
+            continue
+        for at in ((0,) * (volume.ndim - 1), tuple(size - 1 for size in volume.shape[1:])):
+            found = explain(net, DEEP_X, name, at, most=1000)
+            assert found.value == volume[0][at], name
+            assert [each.by for each in found.computed] == ["float64", "numpy"]
+            assert all(each.error <= each.bound for each in found.computed), (name, found.computed)
+            if found.weight is not None:
+                total = sum(term.product for term in found.terms) + found.bias
+                assert abs(total - found.total) < 1e-12 * (1 + abs(total)), name
+
+
+def test_gradients_are_the_sum_of_what_outputs_sent():
+    net = deep_net()
+    for name in [each.path for each in descendants(net) if not each.children()]:
+        dx: list[np.ndarray] = []
+        twin = net.twin()
+        with twin[name].register_backward_hook(lambda layer, given, dy, dx=dx: dx.append(given)):
+            scores = twin.forward(DEEP_X)
+            twin.backward(np.eye(4, dtype=np.float32)[[2]] + 0 * scores)
+        for at in (np.argmax(np.abs(dx[0])), 0):
+            place = tuple(map(int, np.unravel_index(at, dx[0].shape[1:])))
+            found = explain(net, DEEP_X, name, place, backward=True, target=2, most=1000)
+            assert found.value == dx[0][(0, *place)], name
+            rounding = found.computed[-1].bound + 1e-12  # the op was given an output that was rounded
+            assert abs(sum(term.product for term in found.terms) - found.total) < rounding, name
+            assert all(each.error <= each.bound for each in found.computed), (name, found.computed)
+    assert not net.grads() or not any(np.any(gradient) for gradient in net.grads().values())
+
+
+def test_a_pool_tells_by_how_much_its_winner_won():
+    net = Sequential([Input((2, 2, 1)), MaxPool2D(2)])
+    found = explain(net, np.array([1, 5, 4.5, 2], np.float32).reshape(1, 2, 2, 1), "pool1", (0, 0, 0))
+    assert found.terms[0].at == (0, 1, 0)
+    assert found.margin == 0.5
+    assert str(found).endswith("the largest of 4 inputs, by 0.5")
+
+
+@pytest.mark.kernels
+def test_the_emulator_tells_which_thread_wrote_a_value():
+    net, x = deep_net("emulated"), backends.asarray(DEEP_X, "emulated")
+    for name in ("conv1", "tanh1", "residual1", "pool2", "fc1"):
+        at = tuple(size // 2 for size in net[name].output_shape)
+        found = explain(net, x, name, at, locate=True)
+        assert [each.by for each in found.computed] == ["float64", "numpy", "emulated"]
+        assert all(each.error <= each.bound for each in found.computed)
+        (writer,) = found.thread.writers
+        assert writer.source.partition(":")[0].endswith((".cu", ".cuh"))
+        assert int(writer.source.partition(":")[2]) > 0
+        assert writer.warp == writer.thread[0] // 32
+        assert any(each.written for each in found.thread.touched)
+    assert explain(net, x, "conv1", (0, 0, 0), locate=True).thread.algorithm == net["conv1"].algorithms(1)["fprop"]
+    shared = [each.name for each in explain(net, x, "conv1", (0, 0, 0), locate=True).thread.touched]
+    assert any(name.startswith("shared") for name in shared)
+    back = explain(net, x, "residual1.conv1", (2, 2, 1), locate=True, backward=True)
+    assert "dgrad" in back.thread.writers[-1].kernel

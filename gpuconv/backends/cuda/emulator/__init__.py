@@ -5,7 +5,7 @@ It needs only a C++ compiler. `configure` chooses the order threads run in and w
 
 from gpuconv.backends.cuda.emulator.array import EmulatedArray, asarray, empty, zeros
 from gpuconv.backends.cuda.emulator.cxx import address_environment
-from gpuconv.backends.cuda.emulator.native import bank_conflicts
+from gpuconv.backends.cuda.emulator.native import Touched, Writer, bank_conflicts, watched
 from gpuconv.backends.cuda.emulator.queue import HostAccessError, device_only, host_reads, recorded
 from gpuconv.backends.cuda.emulator.settings import EmulatorError, Settings, configure, settings
 
@@ -14,6 +14,8 @@ __all__ = [
     "EmulatorError",
     "HostAccessError",
     "Settings",
+    "Touched",
+    "Writer",
     "address_environment",
     "asarray",
     "bank_conflicts",
@@ -23,5 +25,6 @@ __all__ = [
     "host_reads",
     "recorded",
     "settings",
+    "watched",
     "zeros",
 ]

@@ -15,6 +15,7 @@
 #include "checker.h"
 #include "fiber.h"
 #include "memory.h"
+#include "watch.h"
 
 namespace gpuconv_emulator {
 
@@ -209,6 +210,20 @@ class Worker : public Context {
         if (count_banks && uintptr_t(address) - uintptr_t(arena.data()) < kArena) banks.touch(running, uintptr_t(address), bytes, pc);
         const Now now{blocks_run, barriers, threads[running].warp_syncs, uint32_t(running)};
         if (!checker.check(now, uintptr_t(address), bytes, kind, pc)) fail(checker.message);
+        if (Watch::instance().enabled) watch(uintptr_t(address), bytes, kind, pc);
+    }
+
+    void watch(uintptr_t address, size_t bytes, Kind kind, uintptr_t pc) {
+        Watch& watch = Watch::instance();
+        const std::string here = std::string(launch->kernel) + "\t" + text(block) + "\t" + text(threads[running].index) +
+                                 "\t" + std::to_string(running / 32);
+        if (kind != READ && watch.covers(address, bytes)) watch.writes.push_back("wrote\t" + here + "\t" + checker.place(pc));
+        if (here != watch.thread) return;
+        const auto [name, offset] = checker.region_of(address);
+        Watch::Tally& tally = watch.touched[name];
+        tally.first = std::min(tally.first, uint64_t(offset));
+        tally.last = std::max(tally.last, uint64_t(offset + bytes));
+        (kind == READ ? tally.read : tally.written) += bytes;
     }
 
     // Ends the launch with an error that names the kernel, the block and the thread.

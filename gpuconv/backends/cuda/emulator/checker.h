@@ -108,6 +108,17 @@ class Checker {
         return true;
     }
 
+    // The name of the buffer or shared variable that holds an address, and the offset in it.
+    std::pair<std::string, size_t> region_of(uintptr_t address) {
+        const Region* region = at_or_below(address);
+        return region ? std::pair(title(*region), size_t(address - region->base)) : std::pair(std::string("?"), size_t(0));
+    }
+    std::string place(uintptr_t pc) const {  // native.py turns this into file:line
+        char text[32];
+        snprintf(text, sizeof text, "{pc %zx}", size_t(pc - image_begin));
+        return text;
+    }
+
   private:
     std::vector<Region> regions;  // by address
     size_t recent = 0;
@@ -186,11 +197,6 @@ class Checker {
     static std::string title(const Region& region) { return (region.shared ? "shared " : "") + std::string(region.name); }
     static std::string name(const Region& region, uintptr_t address) {
         return title(region) + " + " + std::to_string(std::max(address, region.base) - region.base) + " bytes";
-    }
-    std::string place(uintptr_t pc) const {  // native.py turns this into file:line
-        char text[32];
-        snprintf(text, sizeof text, "{pc %zx}", size_t(pc - image_begin));
-        return text;
     }
     bool fault(const std::string& what, uintptr_t pc) {
         message = what + ", at " + place(pc);

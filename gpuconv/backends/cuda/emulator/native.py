@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ def runtime() -> ctypes.CDLL:
     library.gpuconv_count_banks.restype = None
     library.gpuconv_bank_counts.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint64)]
     library.gpuconv_bank_counts.restype = None
+    library.gpuconv_watch.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+    library.gpuconv_watch.restype = None
+    library.gpuconv_watched.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    library.gpuconv_watched.restype = None
     return library
 
 
@@ -80,6 +85,67 @@ def bank_conflicts() -> Iterator[Callable[[str], tuple[int, int]]]:
             yield of
     finally:
         library.gpuconv_count_banks(0)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A thread that wrote watched bytes. source: the line of the .cu file, "conv2d_fprop.cu:120". touched: of each
+    buffer and shared variable that the thread used, its name and the range and number of bytes; see `watched`."""
+
+    kernel: str
+    block: tuple[int, ...]
+    thread: tuple[int, ...]
+    warp: int
+    source: str
+    touched: tuple[Touched, ...] = ()
+
+
+@dataclass(frozen=True)
+class Touched:
+    """first, last: the range of the bytes. read, written: how many bytes, each as often as it was accessed."""
+
+    name: str
+    first: int
+    last: int
+    read: int
+    written: int
+
+
+_seen: list[Writer | Touched] | None = None  # by the watch that is on
+
+
+@contextlib.contextmanager
+def watched(memory: np.ndarray, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
+    """Within this context kernels run checked, and every write to the bytes of `memory`, a view of an emulated array,
+    is added to the list that this yields, in order. writer: of an earlier watch; what this thread touches is added."""
+    global _seen
+    base = memory.__array_interface__["data"][0]
+    thread = ""
+    if writer:
+        places = [f"({', '.join(map(str, place))})" for place in (writer.block, writer.thread)]
+        thread = "\t".join([writer.kernel, *places, str(writer.warp)])
+    seen: list[Writer | Touched] = []
+    _seen = seen
+    runtime().gpuconv_watch(base, memory.nbytes, thread.encode())
+    try:
+        with configure(sanitize="checked"):
+            yield seen
+    finally:
+        _seen = None
+        runtime().gpuconv_watch(None, 0, b"")
+
+
+def _report(library: Path) -> Iterator[Writer | Touched]:
+    """What the launch that ended now adds to the watch. library: the kernel's."""
+    report = ctypes.create_string_buffer(1 << 16)
+    runtime().gpuconv_watched(report, len(report))
+    for line in report.value.decode(errors="replace").splitlines():
+        what, *words = line.split("\t")
+        if what == "touched" and len(words) == 5:
+            yield Touched(words[0], *map(int, words[1:]))
+        elif what == "wrote" and len(words) == 5:
+            block, thread = (tuple(map(int, re.findall(r"\d+", word))) for word in words[1:3])
+            yield Writer(words[0], block, thread, int(words[3]), _with_lines(words[4], library))
 
 
 class EmulatedLibrary:
@@ -141,6 +207,8 @@ class EmulatedLibrary:
         message = ctypes.create_string_buffer(4096)
         if runtime().gpuconv_launch(request, message, len(message)):
             raise EmulatorError(_with_lines(message.value.decode(errors="replace"), self.path))
+        if _seen is not None:
+            _seen.extend(_report(self.path))
 
 
 def _with_lines(message: str, library: Path) -> str:

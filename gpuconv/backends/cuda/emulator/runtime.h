@@ -290,6 +290,23 @@ void gpuconv_bank_counts(const char* kernel, uint64_t* accesses_and_conflicts) {
     accesses_and_conflicts[1] = conflicts;
 }
 
+// Starts watching bytes, or stops for 0 of them. thread: as in a report of a write, up to its place; or empty.
+void gpuconv_watch(const void* address, size_t bytes, const char* thread) {
+    Watch& watch = Watch::instance();
+    watch = Watch{};
+    watch.enabled = bytes > 0;
+    watch.begin = uintptr_t(address);
+    watch.end = watch.begin + bytes;
+    watch.thread = thread;
+}
+// What was seen since the last report, a line each, cut to `capacity`.
+void gpuconv_watched(char* report, size_t capacity) {
+    Watch& watch = Watch::instance();
+    snprintf(report, capacity, "%s", watch.report().c_str());
+    watch.writes.clear();
+    watch.touched.clear();
+}
+
 void* gpuconv_allocate(size_t bytes, int fill) { return Memory::instance().allocate(bytes, fill); }
 void gpuconv_release(void* base) { Memory::instance().release(base); }
 

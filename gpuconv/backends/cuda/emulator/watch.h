@@ -1,0 +1,40 @@
+// Tells which threads write some bytes of memory, and what one of them reads and writes besides: while it is on, each
+// access of a checked launch passes through here.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace gpuconv_emulator {
+
+struct Watch {
+    static Watch& instance() {
+        static Watch watch;
+        return watch;
+    }
+    struct Tally {
+        uint64_t first = ~uint64_t(0), last = 0, read = 0, written = 0;  // offsets in the region; bytes
+    };
+
+    bool enabled = false;
+    uintptr_t begin = 0, end = 0;                // the bytes
+    std::string thread;                          // whose accesses are counted: kernel, block, thread; empty for none
+    std::vector<std::string> writes;             // in their order
+    std::map<std::string, Tally> touched;        // by region
+
+    bool covers(uintptr_t address, size_t bytes) const { return address < end && address + bytes > begin; }
+
+    std::string report() const {
+        std::string all;
+        for (const std::string& line : writes) all += line + "\n";
+        for (const auto& [name, tally] : touched)
+            all += "touched\t" + name + "\t" + std::to_string(tally.first) + "\t" + std::to_string(tally.last) + "\t" +
+                   std::to_string(tally.read) + "\t" + std::to_string(tally.written) + "\n";
+        return all;
+    }
+};
+
+}  // namespace gpuconv_emulator

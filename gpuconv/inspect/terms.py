@@ -1,0 +1,147 @@
+"""What one value of a layer is a sum of: the inputs that it reads, or the outputs that send gradient to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, ops
+from gpuconv.layers import AvgPool2D, BatchNorm, Conv2D, Flatten, GlobalAvgPool2D, Linear, MaxPool2D, Residual
+from gpuconv.layers.activation import Activation
+from gpuconv.layers.base import Layer
+
+Place = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one value reads. values: the inputs. weight: what each is multiplied by, None where nothing is. bias: added
+    to the sum. origin: of each axis of `values`, where it begins in the input and the step between its values."""
+
+    values: np.ndarray
+    weight: np.ndarray | None
+    bias: float
+    origin: list[tuple[int, int]]
+
+    def place(self, inside: tuple[Any, ...]) -> Place:
+        """The place in the input of a value of the window."""
+        return tuple(int(start + index * step) for index, (start, step) in zip(inside, self.origin))
+
+
+def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:
+    """What the value at a place of the layer's output reads of its input x, the volume of one image.
+
+    In the padding of a max pool inputs are -inf, else 0. Raises ValueError for a layer whose values are no function of
+    one window.
+    """
+    if isinstance(layer, Conv2D):
+        weight, (k, channels) = host(layer["weight"]), (layer.out_channels, layer.problem.w_shape[3])
+        first = at[2] // (k // layer.groups) * channels
+        window, origin = _window(layer.problem, x[:, :, first : first + channels], at, weight.shape[1:3], 0.0)
+        return Window(window, weight[at[2]], _bias(layer, at), [*origin, (first, 1)])
+    if isinstance(layer, Linear):
+        return Window(x, host(layer["weight"])[at[-1]], _bias(layer, at), [(0, 1)])
+    if isinstance(layer, MaxPool2D | AvgPool2D):
+        problem, channel = layer.problem, slice(at[2], at[2] + 1)
+        outside = -np.inf if isinstance(layer, MaxPool2D) else 0.0
+        window, origin = _window(problem, x[:, :, channel], at, problem.kernel_size, outside)
+        factors = None
+        if isinstance(layer, AvgPool2D):
+            factors, _ = _window(problem, _pulled_back(layer, x, at)[:, :, channel], at, problem.kernel_size, 0.0)
+        return Window(window, factors, 0.0, [*origin, (at[2], 1)])
+    if isinstance(layer, GlobalAvgPool2D):
+        values = x[:, :, at[2] : at[2] + 1]
+        return Window(values, np.full(values.shape, 1 / values.size), 0.0, [(0, 1), (0, 1), (at[2], 1)])
+    if isinstance(layer, BatchNorm):
+        gamma, beta, mean, variance = (host(vector)[at[-1]] for vector in layer.vectors)
+        scale = gamma / np.sqrt(variance + layer.eps)
+        one = _same_place(x, at)
+        return Window(one.values, np.full(one.values.shape, scale), float(beta - mean * scale), one.origin)
+    if isinstance(layer, Flatten):
+        return _same_place(x, tuple(map(int, np.unravel_index(at[0], x.shape))))
+    if x.shape == layer.output_shape and not layer.children():
+        return _same_place(x, at)
+    raise ValueError(f"{layer.path} is a {type(layer).__name__}, whose values are no function of one window")
+
+
+def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
+    """What each output of a layer changes by for a small change of the input at a place, over that change: outputs send
+    their gradient there times this. Raises ValueError as `reads` does."""
+    one = np.zeros((1, *x.shape))
+    one[(0, *at)] = 1
+    with backends.oracle():
+        if isinstance(layer, Conv2D):
+            return ops.conv2d(one, host(layer["weight"]), **layer.problem.window)[0]
+        if isinstance(layer, Linear):
+            return host(layer["weight"])[:, at[0]]
+        if isinstance(layer, AvgPool2D):
+            return ops.avg_pool2d(one, **layer.options)[0]
+        if isinstance(layer, GlobalAvgPool2D):
+            return ops.global_avg_pool2d(one)[0]
+        if isinstance(layer, MaxPool2D):
+            return _won_by(layer, x, at)
+        if isinstance(layer, BatchNorm):
+            gamma, _, _, variance = (host(vector) for vector in layer.vectors)
+            return one[0] * gamma / np.sqrt(variance + layer.eps)
+        if isinstance(layer, Activation):
+            kept = getattr(ops, layer.op)(x[None], **layer.options) if layer.keeps_output else x[None]
+            return getattr(ops, f"{layer.op}_backward")(one, kept, **layer.options)[0]
+    if isinstance(layer, Flatten) or (x.shape == layer.output_shape and not layer.children()):
+        return one.reshape(layer.output_shape or ())
+    raise ValueError(f"{layer.path} is a {type(layer).__name__}, through which no gradient of one place is followed")
+
+
+def branches(layer: Residual, x: Any) -> list[Any]:
+    """What a residual block adds, forward: the output of its body and that of its shortcut."""
+    body, shortcut = layer.rows
+    return [body.infer(x), shortcut.infer(x) if shortcut else x]
+
+
+def host(array: Any) -> np.ndarray:
+    return backends.to_numpy(array).astype(np.float64)
+
+
+def _bias(layer: Any, at: Place) -> float:
+    return float(host(layer["bias"])[at[-1]]) if layer.bias else 0.0
+
+
+def _same_place(x: np.ndarray, at: Place) -> Window:
+    return Window(x[tuple(slice(i, i + 1) for i in at)], None, 0.0, [(i, 1) for i in at])
+
+
+def _window(
+    problem: Any, x: np.ndarray, at: Place, size: tuple[int, ...], outside: float
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The window of a convolution or a pool, and where it begins, which may be in the padding."""
+    steps = getattr(problem, "dilation", (1, 1))
+    origin = [(at[axis] * problem.stride[axis] - problem.padding[axis][0], steps[axis]) for axis in (0, 1)]
+    window = np.full((*size, x.shape[2]), outside)
+    for i, j in np.ndindex(*size):
+        row, column = origin[0][0] + i * steps[0], origin[1][0] + j * steps[1]
+        if 0 <= row < x.shape[0] and 0 <= column < x.shape[1]:
+            window[i, j] = x[row, column]
+    return window, origin
+
+
+def _pulled_back(layer: Any, x: np.ndarray, at: Place) -> np.ndarray:
+    """What the inputs of an average pool are multiplied by in its value at a place: the gradient of that value."""
+    one = np.zeros((1, *layer.output_shape))
+    one[(0, *at)] = 1
+    with backends.oracle():
+        return ops.avg_pool2d_backward(one, input_shape=(1, *x.shape), **layer.options)[0]
+
+
+def _won_by(layer: MaxPool2D, x: np.ndarray, at: Place) -> np.ndarray:
+    """1 for each window whose maximum is the input at a place."""
+    _, argmax = ops.max_pool2d(x[None], **layer.options)
+    won = np.zeros(argmax.shape)
+    channel, columns = at[2], layer.problem.kernel_size[1]
+    for row, column in np.ndindex(*argmax.shape[1:3]):
+        inside = divmod(int(argmax[0, row, column, channel]), columns)
+        place = [
+            i * s - p[0] + r for i, s, p, r in zip((row, column), layer.problem.stride, layer.problem.padding, inside)
+        ]
+        won[0, row, column, channel] = tuple(place) == at[:2]
+    return won[0]
