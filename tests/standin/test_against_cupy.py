@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
-import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import gpuconv
 from tests import standin
-from tests.standin import arrays, memory, modules, streams
+from tests.standin import modules
 from tests.standin.machine import Machine
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
@@ -18,29 +19,44 @@ cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 ROOT = Path(gpuconv.__file__).parents[1]
 
 
-def public(class_: type) -> list[str]:
-    return [name for name in vars(class_) if not name.startswith("_") and name != "queue"]
+def has(owner: Any, name: str) -> bool:
+    """A stream has attributes that its class has not."""
+    return hasattr(owner, name) or (owner is cupy.cuda.Stream and hasattr(cupy.cuda.Stream.null, name))
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        (arrays.ndarray, cupy.ndarray),
-        (memory.Memory, cupy.cuda.Memory),
-        (memory.MemoryPointer, cupy.cuda.MemoryPointer),
-        (memory.MemoryPool, cupy.cuda.MemoryPool),
-        (modules.RawModule, cupy.RawModule),
-        (modules.RawKernel, cupy.RawKernel),
-        (streams.Device, cupy.cuda.Device),
-        (streams.Stream, cupy.cuda.Stream),
-        (streams.Event, cupy.cuda.Event),
-        (streams.Graph, cupy.cuda.graph.Graph),
-    ],
-    ids=lambda value: value.__name__,
-)
-def test_what_the_stand_ins_classes_offer_cupys_have(ours, theirs):
-    missing = [name for name in public(ours) if not hasattr(theirs, name)]
-    assert not missing
+OWN = {"queue", "place", "time", "owner"}  # by which the stand-in knows what its objects stand for
+
+
+def offered(object_: Any) -> set[str]:
+    """The names of an object and of its class that are not private."""
+    return {name for name in vars(object_).keys() | vars(type(object_)).keys() if not name.startswith("_")} - OWN
+
+
+def test_what_the_stand_ins_objects_offer_cupys_have():
+    with standin.installed(("90",)):
+        import cupy as ours
+
+        array, stream = ours.zeros(4), ours.cuda.Stream()
+        module = ours.RawModule(path=modules.compile_cubin("k", 'extern "C" __global__ void k() {}', {}, "sm_90").path)
+        with stream:
+            stream.begin_capture()
+            graph = stream.end_capture()
+        pairs = [
+            (array, cupy.ndarray),
+            (array.data, cupy.cuda.MemoryPointer),
+            (ours.cuda.Memory(4), cupy.cuda.Memory),
+            (ours.cuda.MemoryPool(), cupy.cuda.MemoryPool),
+            (module, cupy.RawModule),
+            (module.get_function("k"), cupy.RawKernel),
+            (ours.cuda.Device(0), cupy.cuda.Device),
+            (stream, cupy.cuda.Stream),
+            (ours.cuda.Event(), cupy.cuda.Event),
+            (graph, cupy.cuda.graph.Graph),
+        ]
+        for its, theirs in pairs:
+            missing = [name for name in offered(its) if not has(theirs, name)]
+            assert not missing, theirs
+        assert {"ptr", "device_id"} <= offered(stream) & offered(array.data)
 
 
 def test_what_the_stand_in_offers_cupy_has():
@@ -54,17 +70,112 @@ def test_what_the_stand_in_offers_cupy_has():
     compare(standin.module(Machine(("90",), "late", False)), cupy, "cupy")
 
 
+class Names(ast.NodeVisitor):
+    """What the names of a source file stand for in CuPy. An object counts as its class.
+
+    used: the names that CuPy, or a class of its, was asked for.
+    """
+
+    MADE_BY: dict[str, type] = {  # what functions return, and what attributes of objects are
+        "data": cupy.cuda.MemoryPointer,
+        "get_current_stream": cupy.cuda.Stream,
+        "end_capture": cupy.cuda.graph.Graph,
+        "record": cupy.cuda.Event,
+        "get_default_memory_pool": cupy.cuda.MemoryPool,
+        "get_function": cupy.RawKernel,
+    } | dict.fromkeys(("ones", "empty", "zeros", "asarray", "from_dlpack"), cupy.ndarray)
+
+    def __init__(self, tree: ast.AST) -> None:
+        self.known: dict[str, object] = {}
+        self.used: set[str] = set()
+        before = -1
+        while before != len(self.known):  # a name may be used above the line that makes it
+            before = len(self.known)
+            self.visit(tree)
+
+    def of(self, node: ast.AST | None) -> object:
+        """The object of CuPy that an expression stands for, None if it is none."""
+        if isinstance(node, ast.Name):
+            return self.known.get(node.id)
+        if isinstance(node, ast.Subscript) and ast.unparse(node) == "sys.modules['cupy']":
+            return cupy
+        if isinstance(node, ast.Attribute):
+            if (found := self.known.get(ast.unparse(node))) is not None:
+                return found
+            if (owner := self.of(node.value)) is None:
+                return None
+            assert has(owner, node.attr), f"CuPy has no {ast.unparse(node)}"
+            self.used.add(f"{getattr(owner, '__name__', owner)}.{node.attr}")
+            found = getattr(owner, node.attr, None)
+            return self.MADE_BY.get(node.attr) if inspect.isdatadescriptor(found) else found
+        if isinstance(node, ast.Call):
+            if (made := self.known.get(f"{ast.unparse(node.func).rpartition('.')[2]}()")) is not None:
+                return made
+            found = self.of(node.func)
+            if inspect.isclass(found) or found is None:
+                return found
+            return self.MADE_BY.get(getattr(found, "__name__", ""))
+        return None
+
+    def note(self, target: ast.AST, value: ast.AST | None) -> None:
+        if isinstance(target, ast.Tuple):
+            values = value.elts if isinstance(value, ast.Tuple) else [getattr(value, "elt", None)] * len(target.elts)
+            for each, its in zip(target.elts, values):
+                self.note(each, its)
+        elif (found := self.of(value)) is not None:
+            self.known[ast.unparse(target)] = found
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.known |= {each.asname or each.name: cupy for each in node.names if each.name == "cupy"}
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        for target in node.targets:
+            self.note(target, node.value)
+        self.generic_visit(node)
+
+    def visit_withitem(self, node: ast.withitem) -> None:
+        if node.optional_vars is not None:
+            self.note(node.optional_vars, node.context_expr)
+        self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        if "cupy" in {argument.arg for argument in node.args.args}:
+            self.known["cupy"] = cupy
+        self.generic_visit(node)
+        returned = [each.value for each in ast.walk(node) if isinstance(each, ast.Return)]
+        if len(returned) == 1:
+            self.note(ast.Name(f"{node.name}()"), returned[0])
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self.of(node)
+        self.generic_visit(node)
+
+
 def test_what_gpuconv_names_cupy_has():
-    """Chains such as `cupy.cuda.runtime.getDeviceCount`, wherever the sources have them."""
-    found = set()
+    """Names of CuPy's modules and of the objects that they make, under whatever name a source file keeps them."""
+    used = set()
     for folder in ("gpuconv", "bench", "ci"):
         for path in (ROOT / folder).rglob("*.py"):
-            found |= set(re.findall(r"(?<![\w.\"'])(?:self\._)?cupy((?:\.\w+)+)", path.read_text()))
-    assert ".cuda.Device" in found
-    for chain in found:
-        at = cupy
-        for name in chain.strip(".").split("."):
-            assert hasattr(at, name), f"cupy{chain}"
-            at = getattr(at, name)
-            if inspect.isclass(at) or callable(at):
-                break
+            if "cupy" in (text := path.read_text(encoding="utf-8")):
+                used |= Names(ast.parse(text)).used
+    expected = (
+        "cuda.Device Stream.begin_capture Stream.launch_host_func Graph.launch Event.synchronize RawModule.get_function"
+    )
+    names = {chain.removeprefix("cupy.") for chain in used}
+    assert set(expected.split()) <= names, sorted(names)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cupy.cuda.gone",
+        "with cupy.cuda.Device(0) as on: on.gone",
+        "self._cuda, self._at = cupy.cuda, 0; self._cuda.Event().gone()",
+        "stream = cupy.cuda.get_current_stream(); stream.gone",
+        "sys.modules['cupy'].gone",
+        "a, b = (cupy.ones(3) for _ in range(2)); b.data; b.gone",
+    ],
+)
+def test_a_name_that_cupy_lacks_is_found(line):
+    with pytest.raises(AssertionError, match=r"CuPy has no .*\.gone"):
+        Names(ast.parse(f"import cupy; {line}" if "with" not in line else f"import cupy\n{line}"))

@@ -64,6 +64,15 @@ def test_asarray_converts_on_the_arrays_own_device(schedule, device):
         np.testing.assert_array_equal(gc.to_numpy(half), X.astype(np.float16))
 
 
+def test_a_gpus_properties_are_not_asked_for_again_and_again(schedule):
+    """Each question takes a real GPU's runtime a millisecond."""
+    with standin.installed(("80", "90"), schedule=schedule) as machine:
+        arrays = [gc.asarray(X, device) for device in ("cuda:0", "cuda:1") for _ in range(3)]
+        for x in arrays:
+            gc.to_numpy(ops.relu(gc.asarray(x)))
+        assert machine.property_calls == 0
+
+
 def test_unlike_gpus_each_load_their_own_binary(schedule):
     with standin.installed(("80", "90"), schedule=schedule):
         for device in ("cuda:0", "cuda:1"):
@@ -213,6 +222,10 @@ def timed(monkeypatch, tmp_path):
 @pytest.mark.parametrize("tf32", [False, True], ids=["float32", "tf32"])
 def test_simt_kernels_serve_a_gpu_without_asynchronous_copies(tf32):
     with standin.installed(("75",)) as machine:
+        assert (
+            backends.describe("auto")
+            == "Stand-in 75, compute capability 7.5, convolutions without tensor cores (from 8.0 on)"
+        )
         found, expected = convolution(tf32=tf32)
         np.testing.assert_allclose(found, expected, rtol=1e-2 if tf32 else 1e-5, atol=1e-2 if tf32 else 1e-5)
         assert machine.launches == [("conv2d_fprop_simt", 0)]

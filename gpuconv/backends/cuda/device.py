@@ -71,8 +71,17 @@ class CudaDevice:
 
     @property
     def description(self) -> str:
+        from gpuconv.algorithms import ALGORITHMS
+
         model = self._cupy.cuda.runtime.getDeviceProperties(self._index)["name"].decode()
-        return f"{model}, compute capability {self._device.compute_capability}"
+        capability, needed = (
+            int(self._device.compute_capability),
+            min(filter(None, (each.capability for each in ALGORITHMS))),
+        )
+        told = f"{model}, compute capability {capability / 10:.1f}"
+        return (
+            told if capability >= needed else f"{told}, convolutions without tensor cores (from {needed / 10:.1f} on)"
+        )
 
     def from_host(self, x: np.ndarray) -> Array:
         with self._device:

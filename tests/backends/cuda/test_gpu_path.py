@@ -153,7 +153,7 @@ def test_a_gpu_compile_goes_through_nvrtc(cupy, tmp_path, monkeypatch):
 def test_open_a_device(cupy):
     device = open_device(Device("cuda", 1))
     assert device.name == "cuda:1"
-    assert device.description == "Make-Believe, compute capability 90"
+    assert device.description == "Make-Believe, compute capability 9.0"
     with pytest.raises(DeviceError, match=r"there is no device cuda:2; this machine has 2"):
         open_device(Device("cuda", 2))
 
