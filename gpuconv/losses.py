@@ -149,7 +149,7 @@ def read(text: str) -> Loss:
         raise ValueError(f"the loss {text} is not one of gpuconv's") from None
 
 
-def described(text: str) -> str:
+def redescribed(text: str) -> str:
     """What `describe` makes today of the loss that another version described so; text that tells no loss of ours is
     returned as it is."""
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpuconv.cli import process, python_runs, run_settings
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.runs import choose_device, described, expect_normalization, line, load_data, of_python, parts
+from gpuconv.cli.runs import choose_device, expect_normalization, line, load_data, of_python, parts, run_of
 
 EXAMPLES = [
     "gpuconv live",
@@ -112,7 +112,7 @@ def _stored(options: argparse.Namespace, directory: str) -> Any:
 
     directory_of = RunDirectory.open(directory)
     settings = directory_of.settings()
-    expect_normalization(found := described(settings, directory_of.settings_file))
+    expect_normalization(found := run_of(settings, directory_of.settings_file))
     if of_python(settings):
         by_part = python_runs.sets(settings, options.data, options.test)
         sets = live.Sets(by_part["train"], by_part.get("validation"), by_part.get("test", by_part["train"]))

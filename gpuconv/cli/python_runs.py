@@ -9,7 +9,7 @@ from typing import Any
 from gpuconv import losses
 from gpuconv.cli import document, nets
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.runs import batched, choose_device, described, expect_normalization, line, of_python
+from gpuconv.cli.runs import batched, choose_device, expect_normalization, line, of_python, run_of
 from gpuconv.console import say
 
 PARTS = ("train", "validation", "test")
@@ -31,7 +31,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence
     run = RunDirectory.open(directory)
     stored = run.settings()
     _expect_of_python(run)
-    expect_normalization(described(stored, run.settings_file))
+    expect_normalization(run_of(stored, run.settings_file))
     try:
         optimizer = optimizers.get(**stored["optimizer"])
         loss = losses.read(stored["loss"])

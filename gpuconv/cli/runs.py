@@ -22,7 +22,7 @@ HOME = Path("runs")
 
 @dataclasses.dataclass
 class Run:
-    """A net with what it needs to look at an image. The net of `described` has no weights."""
+    """A net with what it needs to look at an image. The net of `run_of` has no weights."""
 
     net: Any
     settings: Settings
@@ -41,7 +41,7 @@ def of_python(stored: dict[str, Any]) -> bool:
     return "command" not in stored.get("options", {})
 
 
-def described(stored: dict[str, Any], path: Any) -> Run:
+def run_of(stored: dict[str, Any], path: Any) -> Run:
     """What stored settings say. Raises UserError that names the entry which is missing, unknown or wrong."""
     from gpuconv.data import Normalization
     from gpuconv.training.stored import COUNT, NUMBERS, OBJECT, TEXT, expect
@@ -139,12 +139,12 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
 
     run = RunDirectory.open(directory)
     nets.know(model)
-    described(run.settings(), run.settings_file)
+    run_of(run.settings(), run.settings_file)
     with asked():
         file = checkpoint_file(directory, which)
     loaded = checkpoint.load(file)
     state = stored.state(loaded.state, file)
-    found = described(state["settings"] | {"net": state["net"]}, file)
+    found = run_of(state["settings"] | {"net": state["net"]}, file)
     stored.check_net(file, loaded, found.net)
     with asked():
         found.net = Layer.from_config(state["net"], device=device)
@@ -175,7 +175,7 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
     run = RunDirectory.open(directory)
     if nets.in_file(model := chosen.get("model", "")):
         nets.know(model)
-    settings = described(run.settings(), run.settings_file).settings
+    settings = run_of(run.settings(), run.settings_file).settings
     if nets.in_file(settings.model):
         if not model:
             raise UserError(

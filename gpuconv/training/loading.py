@@ -64,7 +64,7 @@ def _is_of_torch(path: Path) -> bool:
 
 def net_of(found: Checkpoint, path: Any, *, device: str = "numpy", precision: str | None = None) -> Any:
     """The net in a checkpoint of a run or of only a net."""
-    config, notes = described(found, path)
+    config, notes = _config_and_notes(found, path)
     try:
         planned = Layer.from_config(config, initialize=False)
         if planned.output_shape is None and notes.get("input_shape"):
@@ -83,7 +83,7 @@ def net_of(found: Checkpoint, path: Any, *, device: str = "numpy", precision: st
     return net
 
 
-def described(found: Checkpoint, path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _config_and_notes(found: Checkpoint, path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config of a checkpoint's net and its metadata. Raises CheckpointError for a checkpoint without a net."""
     config = found.state.get("net")
     if not isinstance(config, dict) or "layer" not in config:

@@ -92,7 +92,7 @@ RUN = {"format": COUNT, "gpuconv": TEXT, "settings": SETTINGS}
 ABSENT: Record = {"precision": "float32", "loss_scale": None, "validation": None, "test": None, "options": {}}
 ABSENT_DATA: Record = {"drop_last": False, "augmentation": "none", "at_end": False}
 TEXTS: dict[str, Callable[[str], str]] = {  # read and written back: with today's names and every option
-    "loss": losses.described,
+    "loss": losses.redescribed,
     "schedule": lambda text: str(schedules.get(text)),
 }
 

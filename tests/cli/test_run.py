@@ -436,4 +436,4 @@ def test_a_stored_net_of_anything_but_images_is_refused():
         "input_shape": [4],
     }
     with pytest.raises(UserError, match=r"options.input_shape: \(4,\), and the net takes \(4,\)"):
-        runs.described({"options": options, "net": net.config()}, "run.json")
+        runs.run_of({"options": options, "net": net.config()}, "run.json")

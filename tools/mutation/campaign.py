@@ -196,3 +196,11 @@ def table(found: dict[str, Counter[str]]) -> str:
     for name, count in found.items():
         lines.append(f"{name:<28}" + "".join(f"{count[column]:>18}" for column in COLUMNS) + f"{share(count):>8.1%}")
     return "\n".join(lines)
+
+
+def conclude(found: dict[str, Counter[str]], least: float) -> int:
+    """Print the table and whether at least that share was killed; the exit status."""
+    total = found["all"]
+    print(f"\n{table(found)}\n")
+    print(f"{share(total):.1%} of the mutants die, at least {least:.0%} must; {total[SURVIVED]} survive unexplained")
+    return 1 if share(total) < least else 0

@@ -43,12 +43,11 @@ from tools.mutation.campaign import (
     FirstFailure,
     Mutant,
     campaign,
+    conclude,
     counts,
     draw,
     listed,
     parser,
-    share,
-    table,
 )
 from tools.mutation.cuda_faults import mutants
 
@@ -212,10 +211,7 @@ def main() -> int:
         draw(everything, options), known, lambda mutant: judge(mutant, cases[mutant.file], suites[mutant.file]), options
     )
     found = counts(outcomes, lambda mutant: mutant.file)
-    total = found["all"]
-    print(f"\n{table(found)}\n")
-    print(f"{share(total):.1%} of the mutants die, at least {LEAST:.0%} must; {total[SURVIVED]} survive unexplained")
-    return 1 if share(total) < LEAST else 0
+    return conclude(found, LEAST)
 
 
 if __name__ == "__main__":

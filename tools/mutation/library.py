@@ -44,12 +44,12 @@ from tools.mutation.campaign import (
     FirstFailure,
     Outcome,
     campaign,
+    conclude,
     counts,
     draw,
     listed,
     parser,
     share,
-    table,
 )
 from tools.mutation.python_faults import PythonMutant, mutants
 
@@ -359,10 +359,7 @@ def main() -> int:
     if options.result:
         about = {name: earlier[name] for name in ("sample", "seed")} if earlier else vars(options)
         options.result.write_text(json.dumps(result(outcomes, found, about), indent=2) + "\n", encoding="utf-8")
-    total = found["all"]
-    print(f"\n{table(found)}\n")
-    print(f"{share(total):.1%} of the mutants die, at least {LEAST:.0%} must; {total[SURVIVED]} survive unexplained")
-    return 1 if share(total) < LEAST else 0
+    return conclude(found, LEAST)
 
 
 if __name__ == "__main__":
