@@ -49,7 +49,7 @@ LAYERS = [
         "trust",
         "types",
     },
-    {"arguments", "dtypes", "spec"},
+    {"arguments", "dtypes", "lists", "spec"},
     {"devices", "kernels", "problems", "random"},
     {"algorithms", "checkpoint"},
     {"backends"},

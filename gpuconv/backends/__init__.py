@@ -23,6 +23,7 @@ import numpy as np
 
 from gpuconv.devices import MASKED, SUBCLASSES, Device, DeviceError, address, device_of, kind_of, masked, place_of
 from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
+from gpuconv.lists import WhileAlive
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 
 if TYPE_CHECKING:
@@ -136,14 +137,19 @@ def _imported(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+_alike = WhileAlive()  # lists of arrays of one kind, on one device
+
+
 def _in_list(name: str, arrays: Any) -> dict[str, Any]:
     """The arrays in a list, as "params[0]" and so on; where all are of one kind, on one device, the first stands for
     all. What is no list comes under its own name."""
     if not isinstance(arrays, (list, tuple)):
         return {name: arrays}
-    if _common_kind(arrays) is not None:
-        return {f"{name}[0]": arrays[0]}
-    return {f"{name}[{index}]": array for index, array in enumerate(arrays)}
+    if not _alike.get(arrays):
+        if _common_kind(arrays) is None:
+            return {f"{name}[{index}]": array for index, array in enumerate(arrays)}
+        _alike.keep(arrays, True)
+    return {f"{name}[0]": arrays[0]}
 
 
 def _common_kind(arrays: Sequence[Any]) -> str | None:

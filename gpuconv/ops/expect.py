@@ -160,7 +160,8 @@ def expect_writable_lists(**lists: Sequence[Array] | None) -> None:
     """The arrays of the lists that are given can be written to, and none occurs twice, except a parameter that is its
     own master."""
     everything = [array for arrays in lists.values() for array in arrays or ()]
-    if len(set(map(id, everything))) == len(everything) and not any(map(_is_read_only, everything)):
+    on_host = any(isinstance(array, np.ndarray) for array in everything[:1])  # all are of one device
+    if len(set(map(id, everything))) == len(everything) and not (on_host and any(map(_is_read_only, everything))):
         return
     places: dict[int, tuple[str, int]] = {}
     for name, arrays in lists.items():

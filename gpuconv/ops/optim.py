@@ -9,6 +9,7 @@ import numpy as np
 from gpuconv.arguments import integer, learning_rate, number, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
+from gpuconv.lists import WhileAlive
 from gpuconv.ops.expect import expect_any_float, expect_shape, expect_writable, expect_writable_lists
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, Scalar
@@ -214,6 +215,27 @@ def expect_step(
     **states: Sequence[Array],
 ) -> None:
     """The lists of a step: gradients like the parameters, state like the masters."""
+    lists = [each for each in (params, grads, masters, *states.values()) if isinstance(each, (list, tuple))]
+    arrays = [array for each in lists for array in each]
+    context = masters is None, tuple(map(len, lists))
+    if _fitting.get(arrays, *context):
+        if scaling is not None:
+            _expect_scaling(scaling)
+        return
+    _expect_lists(params, grads, masters, scaling, **states)
+    _fitting.keep(arrays, True, *context)
+
+
+_fitting = WhileAlive()  # the arrays of lists that fit each other
+
+
+def _expect_lists(
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    masters: Sequence[Array] | None,
+    scaling: Array | None,
+    **states: Sequence[Array],
+) -> None:
     _expect_floats("params", params)
     _expect_alike("params", params, True, grads=grads)
     if scaling is not None:

@@ -17,6 +17,7 @@ from gpuconv.backends.cuda.runtime.device_array import asarray, zeros
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, contiguous, device_scalar, put_back
 from gpuconv.devices import Device, address, device_of
+from gpuconv.lists import WhileAlive
 from gpuconv.types import Array, Scalar
 
 _NUMBERS = 8192  # of one parameter, a thread block; a multiple of 8, so that chunks keep their parameter's alignment
@@ -106,15 +107,22 @@ def adam_step(
 
 
 def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, backoff: float, interval: int) -> None:
-    grads = contiguous(*[grad for grad in grads if grad.size])
-    if not grads:
-        grads = (zeros((1,), np.float32, like=scaling),)  # nothing to find, and a good step
-    extents = _table(_extents, {"numbers": grads})
+    extents = _extents_of.get(grads)
+    if extents is None:
+        given = [grad for grad in grads if grad.size]
+        given = given or [zeros((1,), np.float32, like=scaling)]  # nothing to find, and a good step
+        read = contiguous(*given)
+        extents = _table(_extents, {"numbers": read})
+        if all(a is b for a, b in zip(given, read)):
+            _extents_of.keep(grads, extents)
     module = load("loss_scale.cu")
     blocks = extents.size * 8 // _EXTENT.itemsize
     module.kernel("loss_scale_update")(
         blocks, THREADS, scaling, _found(scaling), extents, growth, backoff, float(interval)
     )
+
+
+_extents_of = WhileAlive()  # the table of gradients that are read where they are
 
 
 def rate_of(lr: Scalar) -> Rate:
@@ -135,24 +143,45 @@ def _step(
     *scalars: Any,
 ) -> None:
     """Launch a kernel over the parameters, once for each dtype among them and kind of master."""
+    own = masters is None
     masters = params if masters is None else masters
+    arrays = [array for listed in (params, grads, masters, *states) for array in listed]
+    tables = _tables_of.get(arrays, own, decays)
+    if tables is not None:
+        for dtype, copied, chunks in tables:
+            _launch(kernel, dtype, copied, chunks, scaling, *scalars)
+        return
+    tables, copies = [], False
     kinds = [(master.dtype, param.dtype, master is param) for master, param in zip(masters, params)]
     for kind in dict.fromkeys(kinds):
         chosen = [i for i, param in enumerate(params) if kinds[i] == kind and param.size]
         if not chosen:
             continue
-        dtype, copied, own = kind
+        dtype, copied, own_masters = kind
         changed = {"param": masters, **dict(zip(("state0", "state1"), states))}
-        if not own:
+        if not own_masters:
             changed["copy"] = params
-        read = contiguous(*[grads[i] for i in chosen])
-        written = [arrays[i] for arrays in changed.values() for i in chosen]
-        there, count = contiguous(*written), len(chosen)
+        given, written = [grads[i] for i in chosen], [arrays[i] for arrays in changed.values() for i in chosen]
+        read, there, count = contiguous(*given), contiguous(*written), len(chosen)
         columns = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {"grad": read}
         chunks = _table(_chunks, columns, [decays[i] for i in chosen])
-        module = load("optimizer.cu", {"DTYPE": dtype, "GRAD": copied})
-        module.kernel(kernel)(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
+        _launch(kernel, dtype, copied, chunks, scaling, *scalars)
         put_back(written, there)
+        tables.append((dtype, copied, chunks))
+        copies |= any(a is not b for a, b in zip((*given, *written), (*read, *there)))
+    if not copies:
+        _tables_of.keep(arrays, tables, own, decays)
+
+
+# For arrays that kernels read and write where they are: the dtypes and the table of each launch.
+_tables_of = WhileAlive()
+
+
+def _launch(
+    kernel: str, dtype: np.dtype, copied: np.dtype, chunks: Array, scaling: Array | None, *scalars: Any
+) -> None:
+    run = load("optimizer.cu", {"DTYPE": dtype, "GRAD": copied}).kernel(kernel)
+    run(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
 
 
 # The table of a list of arrays, by everything it says; it lives as long as the first of them.

@@ -1,0 +1,43 @@
+"""What was found out about lists of arrays, kept while all of these arrays live."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class WhileAlive:
+    """Values found for lists of arrays, by the identity of the arrays.
+
+    An entry is dropped as soon as one of its arrays is, so that an id that is used again finds nothing. It is made the
+    second time that the same arrays come; lists that are new in each call are not worth an entry. NumPy arrays, whose
+    dtype, strides and flags may change, have none.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Any, ...], tuple[Any, list[Any]]] = {}
+        self._last: tuple[Any, ...] = ()
+
+    def get(self, arrays: Sequence[Any], *context: Any) -> Any:
+        """The value kept for these arrays and the context (hashable, of no array), or None."""
+        if not arrays or isinstance(arrays[0], np.ndarray):
+            return None
+        kept = self._kept.get((context, *map(id, arrays)))
+        return None if kept is None else kept[0]
+
+    def keep(self, arrays: Sequence[Any], value: Any, *context: Any) -> None:
+        """value: holds none of the arrays, which it would keep alive."""
+        if not arrays or isinstance(arrays[0], np.ndarray):
+            return
+        key = (context, *map(id, arrays))
+        if key != self._last:
+            self._last = key
+            return
+
+        def drop(_: Any) -> None:
+            self._kept.pop(key, None)
+
+        self._kept[key] = value, [weakref.ref(array, drop) for array in arrays]

@@ -1,0 +1,114 @@
+"""What is kept for lists of arrays is found by these very arrays alone, while they live."""
+
+import gc
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops
+from gpuconv.lists import WhileAlive
+from tests import standin
+
+
+class Array:
+    pass
+
+
+def kept(arrays, *context):
+    known = WhileAlive()
+    for _ in range(2):
+        known.keep(arrays, "value", *context)
+    return known
+
+
+def test_the_same_arrays_in_the_same_context_find_the_value():
+    a, b, c = Array(), Array(), Array()
+    known = kept([a, b], 1)
+    assert known.get([a, b], 1) == known.get((a, b), 1) == "value"
+    for others in ([a], [b, a], [a, c], [a, b, c], []):
+        assert known.get(others, 1) is None
+    assert known.get([a, b]) is None
+    assert known.get([a, b], 2) is None
+
+
+def test_an_entry_goes_with_any_of_its_arrays():
+    for gone in range(3):
+        arrays = [Array() for _ in range(3)]
+        ids, known = [id(array) for array in arrays], kept(arrays)
+        del arrays[gone]
+        gc.collect()
+        assert not known._kept
+        again = [Array() for _ in range(1000)]  # one of these may have the id of the one that is gone
+        assert all(known.get([*arrays[:gone], each, *arrays[gone:]]) is None for each in again)
+        assert len(ids) == 3
+
+
+def test_arrays_that_come_once_leave_nothing():
+    known = WhileAlive()
+    for _ in range(10):
+        known.keep([Array(), Array()], "value")
+    assert not known._kept
+
+
+def test_nothing_is_kept_for_numpy_arrays():
+    array = np.zeros(2)
+    assert kept([array]).get([array]) is None
+
+
+def lists(count=3, size=5, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    return [[rng.standard_normal(size).astype(dtype) for _ in range(count)] for _ in range(3)]
+
+
+@pytest.mark.parametrize("schedule", ["early", "late"])
+def test_steps_that_repeat_give_what_the_first_one_gives(schedule):
+    host = lists()
+    with standin.installed(schedule=schedule):
+        device = [[asarray(array, "cuda") for array in each] for each in lists()]
+        for step in range(8):
+            decay = [0.0, 0.1, 0.2 if step < 3 else 0.4]
+            for each in (host, device):
+                ops.sgd_step(*each, lr=0.1 / (step + 1), momentum=0.9, weight_decay=decay)
+            for expected, array in zip(host[0], device[0]):
+                np.testing.assert_allclose(array.get(), expected, rtol=1e-6)
+            if step == 5:  # gradients of another place from here on
+                device[1] = [asarray(array, "cuda") for array in host[1]]
+
+
+def test_what_does_not_fit_is_refused_after_steps_that_did():
+    with standin.installed():
+        params, grads, velocities = ([asarray(array, "cuda") for array in each] for each in lists())
+
+        def refusals():
+            found = []
+            for wrong in (
+                (params, grads[:2], velocities),
+                (params, grads, velocities[1:]),
+                (params, grads[:2], [grads[2], *velocities]),
+                (params, [*grads[:2], asarray(np.zeros(4, np.float32), "cuda")], velocities),
+                (params, [*grads[:2], asarray(np.zeros(5), "cuda")], velocities),
+                (params, grads, [*velocities[:2], velocities[0]]),
+                (params, [*grads[:2], np.zeros(5, np.float32)], velocities),
+                (params, grads, velocities, None, asarray(np.zeros(3), "cuda")),
+                (params, grads, 3),
+            ):
+                with pytest.raises((TypeError, ValueError)) as error:
+                    ops.sgd_step(*wrong, lr=0.1, momentum=0.9)
+                found.append((type(error.value), str(error.value)))
+            return found
+
+        before = refusals()
+        for _ in range(3):
+            ops.sgd_step(params, grads, velocities, lr=0.1, momentum=0.9)
+            ops.update_loss_scale(asarray(np.float64([1, 1, 0, 0]), "cuda"), grads)
+        assert refusals() == before
+
+
+def test_strided_parameters_are_put_back_each_time():
+    with standin.installed():
+        whole = asarray(np.ones((4, 2), np.float32), "cuda")
+        params, grads = [whole[:, 0]], [asarray(np.ones(4, np.float32), "cuda")]
+        for step in range(1, 5):
+            ops.sgd_step(params, grads, lr=0.125)
+            assert whole.get()[:, 0].tolist() == [1 - 0.125 * step] * 4
+        assert whole.get()[:, 1].tolist() == [1] * 4
