@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import socket
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,13 +52,9 @@ class TensorBoard(Callback):
         path = self.path or (trainer.run and trainer.run.tensorboard)
         if not path:
             raise ValueError("TensorBoard() writes into the run directory, and the run has none: give it a path")
-        self._writer = self._library.SummaryWriter(
-            os.fspath(path),
-            purge_step=trainer.steps + 1 if trainer.steps else None,
-            filename_suffix=f".{trainer.steps}",  # else a writer created in the same second overwrites the file
-        )
+        self._events = _Events(os.fspath(path), trainer.steps)
         for summary in self._library.summary.hparams(_flat(trainer.fit_settings), {"epoch/train_loss": 0.0}):
-            self._writer.file_writer.add_summary(summary)
+            self._events.add(summary)
         self._remember(trainer)
 
     def next_step(self, trainer: Any) -> int | None:
@@ -70,18 +70,18 @@ class TensorBoard(Callback):
     def on_epoch(self, trainer: Any, record: Record) -> None:
         self._scalars("epoch", record, trainer.steps)
         for name, value in _weights(trainer).items():
-            self._writer.add_histogram(f"weight/{name}", value, trainer.steps)
+            self._histogram(f"weight/{name}", value, trainer.steps)
             if name in self._before:
-                self._writer.add_histogram(f"update/{name}", value - self._before[name], trainer.steps)
+                self._histogram(f"update/{name}", value - self._before[name], trainer.steps)
         self._draw(trainer)
         self._remember(trainer)
-        self._writer.flush()
+        self._events.flush()
 
     def on_test(self, trainer: Any, record: Record) -> None:
         self._scalars("test", record, trainer.steps)
 
     def on_stop(self, trainer: Any, reason: str) -> None:
-        self._writer.close()
+        self._events.close()
 
     def _remember(self, trainer: Any) -> None:
         if trainer.batch == trainer.batches - 1:
@@ -92,7 +92,10 @@ class TensorBoard(Callback):
     def _scalars(self, part: str, record: Record, step: int) -> None:
         for name, value in record.items():
             if isinstance(value, (int, float)) and name not in ("step", "epoch"):
-                self._writer.add_scalar(f"{part}/{name}", value, step)
+                self._events.add(self._library.summary.scalar(f"{part}/{name}", value), step)
+
+    def _histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        self._events.add(self._library.summary.histogram(name, values.reshape(-1), _BINS), step)
 
     def _draw(self, trainer: Any) -> None:
         """The activation picture. If drawing fails, each reason is printed once."""
@@ -106,11 +109,59 @@ class TensorBoard(Callback):
                 raise plots.PlotError("the net was not trained on uint8 images, as the picture needs")
             classes = net.classes or [str(number) for number in range(net.output_shape[-1])]
             figure = picture(net, self.image, net.normalization, classes, truth=self.truth)
-            self._writer.add_image("activations", plots.pixels(figure), trainer.steps, dataformats="HWC")
+            drawn = self._library.summary.image("activations", plots.pixels(figure), dataformats="HWC")
+            self._events.add(drawn, trainer.steps)
         except plots.PlotError as error:
             if str(error) != self._said:
                 log.warning("no activation picture: %s", error)
             self._said = str(error)
+
+
+_EDGES = np.geomspace(1e-12, 1e20, 775)  # TensorFlow's: each is a tenth larger than the one before
+_BINS = np.concatenate([-_EDGES[::-1], [0.0], _EDGES])
+
+
+class _Events:
+    """An event file, written in the calling thread: tensorboardX's own thread ends on a full disk, and its queue then
+    blocks every later call. If writing fails, that is said once and the run goes on without."""
+
+    def __init__(self, folder: str, steps: int) -> None:
+        """steps: that a resumed run has done; TensorBoard drops what another file holds of later ones."""
+        from tensorboardX import proto, record_writer
+
+        self._event = proto.event_pb2.Event
+        os.makedirs(folder, exist_ok=True)
+        # With the number of steps, as a file created in the same second would be overwritten.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{steps}"
+        self._file: Any = record_writer.RecordWriter(os.path.join(folder, name))
+        self._write(self._event(file_version="brain.Event:2"))
+        if steps:
+            begun = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
+            self._write(self._event(step=steps + 1, session_log=begun))
+
+    def add(self, summary: Any, step: int = 0) -> None:
+        self._write(self._event(step=step, summary=summary))
+
+    def flush(self) -> None:
+        self._try(lambda file: file.flush())
+
+    def close(self) -> None:
+        self._try(lambda file: file.close())
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._try(lambda file: file.write(event.SerializeToString()))
+
+    def _try(self, do: Callable[[Any], Any]) -> None:
+        if self._file is None:
+            return
+        try:
+            do(self._file)
+        except OSError as error:
+            log.warning("TensorBoard is told no more of this run: %s", error.strerror or error)
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
 
 
 def _weights(trainer: Any) -> dict[str, np.ndarray]:

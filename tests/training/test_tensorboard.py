@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import sys
 from types import SimpleNamespace
 
@@ -91,6 +93,24 @@ def test_graphs_stop_before_the_last_step_of_an_epoch():
     told = [watcher.next_step(SimpleNamespace(batches=5, batch=batch)) for batch in range(5)]
     assert told == [4, 3, 2, 1, 5]
     assert watcher.next_step(SimpleNamespace(batches=1, batch=0)) == 1
+
+
+def test_a_full_disk_is_said_once_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    from tensorboardX.record_writer import RecordWriter
+
+    written = RecordWriter.write
+
+    def fails(self, data):
+        if self._writer.tell() > 4000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written(self, data)
+
+    monkeypatch.setattr(RecordWriter, "write", fails)
+    trainer = small.trainer()
+    trainer.fit(small.loader(), epochs=5, callbacks=[TensorBoard(tmp_path)], progress=False)
+    assert trainer.epoch == 5
+    told = [each.getMessage() for each in caplog.records if "TensorBoard" in each.getMessage()]
+    assert told == ["TensorBoard is told no more of this run: No space left on device"]
 
 
 def test_refusals(tmp_path, monkeypatch, capsys):
