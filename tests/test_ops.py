@@ -146,8 +146,12 @@ def test_every_op_is_public():
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_an_op_tells_what_it_does(op):
-    assert inspect.getdoc(getattr(ops, op))
+def test_an_op_tells_what_it_does_and_lists_its_arguments_in_order(op):
+    function = getattr(ops, op)
+    summary, _, rest = inspect.getdoc(function).partition("\n\n")
+    assert summary
+    listed = rest.partition("Args:\n")[2].partition("\n\n")[0]
+    assert re.findall(r"^    (\w+): .", listed, re.M) == [*inspect.signature(function).parameters]
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -40,7 +40,15 @@ GELU_FORMS = {"none": "none", "tanh": "tanh"}
 
 @op("activation.cu")
 def relu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """max(x, 0); NaN passes. Returns y of x's shape."""
+    """max(x, 0); NaN passes.
+
+    Args:
+        x: Any shape, any float dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        y, of x's shape and dtype.
+    """
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     (x,) = copy_if_overlapping([out], x, in_place=True)
@@ -49,7 +57,16 @@ def relu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 @op("activation.cu")
 def relu_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """dx = dy where y > 0, else 0. y: what relu returned."""
+    """dx = dy where y > 0, else 0.
+
+    Args:
+        dy: The gradient with respect to y, any shape, any float dtype.
+        y: What relu returned, of dy's shape and dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        dx, of dy's shape and dtype.
+    """
     backend = backend_of(dy=dy, y=y, optional=dict(out=out))
     _expect_backward(dy, out, y=y)
     dy, y = copy_if_overlapping([out], dy, y, in_place=True)
@@ -58,7 +75,15 @@ def relu_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT
 
 @op("activation.cu")
 def relu6(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """min(max(x, 0), 6); NaN passes (Howard et al. 2017, "MobileNets"). Returns y of x's shape."""
+    """min(max(x, 0), 6); NaN passes (Howard et al. 2017, "MobileNets").
+
+    Args:
+        x: Any shape, any float dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        y, of x's shape and dtype.
+    """
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     (x,) = copy_if_overlapping([out], x, in_place=True)
@@ -67,7 +92,16 @@ def relu6(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 @op("activation.cu")
 def relu6_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """dx = dy where 0 < y < 6, else 0. y: what relu6 returned."""
+    """dx = dy where 0 < y < 6, else 0.
+
+    Args:
+        dy: The gradient with respect to y, any shape, any float dtype.
+        y: What relu6 returned, of dy's shape and dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        dx, of dy's shape and dtype.
+    """
     backend = backend_of(dy=dy, y=y, optional=dict(out=out))
     _expect_backward(dy, out, y=y)
     dy, y = copy_if_overlapping([out], dy, y, in_place=True)
@@ -76,7 +110,16 @@ def relu6_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> Array
 
 @op("activation.cu")
 def leaky_relu(x: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = None) -> ArrayT:
-    """x where x > 0, else negative_slope * x, with negative_slope >= 0."""
+    """x where x > 0, else negative_slope * x (Maas et al. 2013).
+
+    Args:
+        x: Any shape, any float dtype.
+        negative_slope: The factor of negative values, from 0.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        y, of x's shape and dtype.
+    """
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     negative_slope = number("negative_slope", negative_slope, 0.0, used_with=[x])
@@ -86,7 +129,17 @@ def leaky_relu(x: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = 
 
 @op("activation.cu")
 def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = None) -> ArrayT:
-    """dx = dy where y > 0, else negative_slope * dy. y: what leaky_relu returned."""
+    """dx = dy where y > 0, else negative_slope * dy.
+
+    Args:
+        dy: The gradient with respect to y, any shape, any float dtype.
+        y: What leaky_relu returned, of dy's shape and dtype.
+        negative_slope: As in leaky_relu.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        dx, of dy's shape and dtype.
+    """
     backend = backend_of(dy=dy, y=y, optional=dict(out=out))
     _expect_backward(dy, out, y=y)
     negative_slope = number("negative_slope", negative_slope, 0.0, used_with=[dy])
@@ -96,7 +149,15 @@ def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float = 0.01, 
 
 @op("activation.cu")
 def sigmoid(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """1 / (1 + exp(-x)), without overflow for any x."""
+    """1 / (1 + exp(-x)), without overflow for any x.
+
+    Args:
+        x: Any shape, any float dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        y, of x's shape and dtype.
+    """
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     (x,) = copy_if_overlapping([out], x, in_place=True)
@@ -105,7 +166,16 @@ def sigmoid(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 @op("activation.cu")
 def sigmoid_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """dx = dy * y * (1 - y). y: what sigmoid returned."""
+    """dx = dy * y * (1 - y).
+
+    Args:
+        dy: The gradient with respect to y, any shape, any float dtype.
+        y: What sigmoid returned, of dy's shape and dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        dx, of dy's shape and dtype.
+    """
     backend = backend_of(dy=dy, y=y, optional=dict(out=out))
     _expect_backward(dy, out, y=y)
     dy, y = copy_if_overlapping([out], dy, y, in_place=True)
@@ -114,7 +184,15 @@ def sigmoid_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> Arr
 
 @op("activation.cu")
 def tanh(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """The hyperbolic tangent."""
+    """The hyperbolic tangent.
+
+    Args:
+        x: Any shape, any float dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        y, of x's shape and dtype.
+    """
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     (x,) = copy_if_overlapping([out], x, in_place=True)
@@ -123,7 +201,16 @@ def tanh(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 @op("activation.cu")
 def tanh_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """dx = dy * (1 - y**2). y: what tanh returned."""
+    """dx = dy * (1 - y**2).
+
+    Args:
+        dy: The gradient with respect to y, any shape, any float dtype.
+        y: What tanh returned, of dy's shape and dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        dx, of dy's shape and dtype.
+    """
     backend = backend_of(dy=dy, y=y, optional=dict(out=out))
     _expect_backward(dy, out, y=y)
     dy, y = copy_if_overlapping([out], dy, y, in_place=True)
@@ -134,6 +221,14 @@ def tanh_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT
 def gelu(x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> ArrayT:
     """x * Phi(x), Phi the standard normal distribution function (Hendrycks and Gimpel 2016); approximate="tanh" takes
     0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))).
+
+    Args:
+        x: Any shape, any float dtype.
+        approximate: "none", or "tanh" for the second formula.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        y, of x's shape and dtype.
     """
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
@@ -144,7 +239,17 @@ def gelu(x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> 
 
 @op("activation.cu")
 def gelu_backward(dy: ArrayT, x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> ArrayT:
-    """dx = dy * d gelu(x) / dx. x: what gelu was given."""
+    """dx = dy * d gelu(x) / dx.
+
+    Args:
+        dy: The gradient with respect to y, any shape, any float dtype.
+        x: What gelu was given, of dy's shape and dtype.
+        approximate: As in gelu.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        dx, of dy's shape and dtype.
+    """
     backend = backend_of(dy=dy, x=x, optional=dict(out=out))
     _expect_backward(dy, out, x=x)
     approximate = lookup("GELU approximation", approximate, GELU_FORMS)
@@ -154,7 +259,15 @@ def gelu_backward(dy: ArrayT, x: ArrayT, *, approximate: str = "none", out: Arra
 
 @op("activation.cu")
 def silu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """x * sigmoid(x)."""
+    """x * sigmoid(x) (Hendrycks and Gimpel 2016; Ramachandran et al. 2017, "swish").
+
+    Args:
+        x: Any shape, any float dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        y, of x's shape and dtype.
+    """
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     (x,) = copy_if_overlapping([out], x, in_place=True)
@@ -163,7 +276,16 @@ def silu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 @op("activation.cu")
 def silu_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """dx = dy * (s + x * s * (1 - s)), s = sigmoid(x). x: what silu was given."""
+    """dx = dy * (s + x * s * (1 - s)), s = sigmoid(x).
+
+    Args:
+        dy: The gradient with respect to y, any shape, any float dtype.
+        x: What silu was given, of dy's shape and dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        dx, of dy's shape and dtype.
+    """
     backend = backend_of(dy=dy, x=x, optional=dict(out=out))
     _expect_backward(dy, out, x=x)
     dy, x = copy_if_overlapping([out], dy, x, in_place=True)
@@ -174,7 +296,12 @@ def silu_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT
 def softmax(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     """exp(x) / sum of exp(x) over each row, computed after subtracting the row's largest value.
 
-    x: (N, classes). Returns probabilities of x's shape.
+    Args:
+        x: (N, classes), any float dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        Probabilities, of x's shape and dtype.
     """
     backend = backend_of(x=x, optional=dict(out=out))
     expect_out(out, expect_float("x", x, "N classes"), x.dtype)

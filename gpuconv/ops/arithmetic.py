@@ -16,7 +16,16 @@ __all__ = ["add", "scale"]
 
 @op("arithmetic.cu")
 def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """a + b, of the same shape. Joins the two branches of a residual block."""
+    """a + b. Joins the two branches of a residual block.
+
+    Args:
+        a: Any shape, any float dtype.
+        b: Of a's shape and dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        The sum, of a's shape and dtype.
+    """
     backend = backend_of(a=a, b=b, optional=dict(out=out))
     expect_same_dtype(a=a, b=b)
     expect_shape("b", b, a.shape, "a's shape")
@@ -27,7 +36,16 @@ def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 @op("arithmetic.cu")
 def scale(x: ArrayT, *, factor: float, out: ArrayT | None = None) -> ArrayT:
-    """x * factor, with the factor rounded to the accumulation dtype."""
+    """x * factor, with the factor rounded to the accumulation dtype.
+
+    Args:
+        x: Any shape, any float dtype.
+        factor: Any finite number.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        The product, of x's shape and dtype.
+    """
     backend = backend_of(x=x, optional=dict(out=out))
     expect_elementwise(x, out)
     factor = number("factor", factor, -math.inf, used_with=[x])

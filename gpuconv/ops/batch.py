@@ -39,22 +39,39 @@ def load_batch(
 ) -> tuple[Any, Any]:
     """Gather, augment and normalise a batch from a uint8 data set.
 
-    The batch is indices[start : start + count]. count=None takes the rest; start must then be a number, not an array.
-    With N = count and indices counted from start,
-    x[n] = (augment(images[indices[n]]) - mean) * (1 / std), computed in float32 and rounded once to dtype, in this
-    order: a horizontal flip with probability 1/2 (flip=True); a shift by whole pixels, uniform in [-shift, shift]
-    along each axis; a cutout of side `cutout` around a uniform centre, clipped at the border. Cut-out pixels are 0
-    after normalisation. So are pixels shifted in, unless border="reflect" mirrors the image at its outermost pixels.
-    Sample n draws one Philox block of the AUGMENT stream, at offset + n.
+    x[n] = (augment(images[indices[n]]) - mean) * (1 / std), with indices counted from start, computed in float32 and
+    rounded once to dtype, in this order: flip, shift, cutout. Cut-out pixels are 0 after normalisation. Sample n draws
+    one Philox block of the AUGMENT stream, at offset + n.
 
     flip="alternating" (Jordan 2024, arXiv:2404.00498): a random half of the images is flipped in even epochs, the rest
     in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides which half. Sample
     n belongs to epoch (offset + n) // M, where offset is the number of samples loaded before.
 
-    images: (M, H, W, C) uint8. labels: (M,) int64. indices: int64 in [0, M), of rank 1. mean, std: float32, (C,) or
-    (H, W, C). A position past the indices, or an index past the images, raises ValueError where the host can read the
-    arrays; on a GPU the sample becomes NaN and its label -1.
-    Returns x: (N, H, W, C) and labels[indices]: (N,).
+    Args:
+        images: (M, H, W, C) uint8.
+        labels: (M,) int64.
+        indices: int64 in [0, M), of rank 1. The batch is indices[start : start + count].
+        mean: float32, (C,) or (H, W, C).
+        std: float32, (C,) or (H, W, C).
+        flip: Flip left and right: True with probability 1/2, "alternating" as above.
+        shift: Shift by whole pixels, uniform in [-shift, shift] along each axis; less than H and W.
+        border: What is shifted in: "zero", 0 after normalisation, or "reflect", the image mirrored at its outermost
+            pixels.
+        cutout: The side, in pixels, of a square around a uniform centre that is cut out, clipped at the border; 0
+            cuts nothing.
+        seed: Of the random numbers: an integer of 64 bits, from 0.
+        offset: The number of samples loaded before; may be an int64 array of one element.
+        start: Where in indices to begin; may be an int64 array of one element.
+        count: N, the size of the batch. None takes the rest; start must then be a number.
+        dtype: Of x, any float dtype.
+        out: Receives x; by default a new array.
+
+    Returns:
+        x: (N, H, W, C), and labels[indices]: (N,).
+
+    Raises:
+        ValueError: A position past the indices, or an index past the images, where the host can read the arrays; on
+            a GPU the sample becomes NaN and its label -1.
     """
     backend = backend_of(
         images=images,

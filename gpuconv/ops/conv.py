@@ -53,8 +53,31 @@ def conv2d(
     y[n, p, q, k] = act(bias[k] + sum over r, s, c of x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c]
     * w[k, r, s, c]), where x is zero outside its border and filter k reads the channels of its own group.
 
-    x: (N, H, W, C). w: (K, R, S, C // groups). bias: (K,) or None. activation: None or the name of an activation op,
-    applied with that op's defaults. Returns y: (N, P, Q, K).
+    Args:
+        x: (N, H, W, C), any float dtype.
+        w: (K, R, S, C // groups), of x's dtype.
+        bias: (K,), of x's dtype; None adds nothing.
+        stride: Pixels from one window to the next: a number or (height, width), from 1.
+        padding: Zeros around the input: a number, (height, width), ((top, bottom), (left, right)), "same" or
+            "valid".
+        dilation: Pixels from one tap to the next: a number or (height, width), from 1.
+        groups: Into how many groups the channels and filters are split; both are multiples of it.
+        activation: None, or the name of an activation op, which is applied with its defaults.
+        fit: "floor", "exact" or "cover": what happens where windows do not tile the padded input (see
+            `gpuconv.ops`).
+        algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
+            choose.
+        tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
+        out: Receives the result: its shape and dtype; by default a new array.
+
+    Returns:
+        y: (N, P, Q, K), of x's dtype.
+
+    Raises:
+        ValueError: Sizes do not fit each other, a window is larger than the padded input, or fit="exact" and
+            windows do not tile it.
+        ValueError: algo names no algorithm, or one that cannot compute this problem.
+        TypeError: Arrays of different dtypes or devices, or tf32 with another dtype than float32.
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
     window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
@@ -93,14 +116,32 @@ def conv2d_relu(
     """relu(conv2d(...)) and the mask that the two gradients of conv2d take. With pool=2, a max_pool2d of 2 x 2 windows
     at stride 2 follows, which drops an odd last row and column.
 
-    y: (N, P, Q, K), or (N, P // 2, Q // 2, K) with pool=2.
+    Args:
+        x: (N, H, W, C), any float dtype.
+        w: (K, R, S, C // groups), of x's dtype.
+        bias: (K,), of x's dtype; None adds nothing.
+        pool: 1, or 2 for the max pooling.
+        stride: As in conv2d.
+        padding: As in conv2d.
+        dilation: As in conv2d.
+        groups: As in conv2d.
+        fit: As in conv2d.
+        algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
+            choose.
+        tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
+        out: Receives y.
 
-    mask: uint8 (N, P, Q, groups * bytes), with y's P and Q and bytes = ceil(K / groups * pool**2 / 8). It has one bit
-    for each convolution output that y depends on: 1 where the gradient passes, that is, where the output is positive
-    and, with pool=2, is the first maximum of its window. In the bytes of a group, bit i * pool**2 + j (bit 0 is the
-    lowest of the first byte) belongs to the group's filter i and pixel j of the window, row-major. Unused bits are 0.
+    Returns:
+        y: (N, P, Q, K), or (N, P // 2, Q // 2, K) with pool=2.
 
-    Other arguments as in conv2d. Returns y and mask.
+        mask: uint8 (N, P, Q, groups * bytes), with y's P and Q and bytes = ceil(K / groups * pool**2 / 8). It has
+        one bit for each convolution output that y depends on: 1 where the gradient passes, that is, where the
+        output is positive and, with pool=2, is the first maximum of its window. In the bytes of a group, bit i *
+        pool**2 + j (bit 0 is the lowest of the first byte) belongs to the group's filter i and pixel j of the
+        window, row-major. Unused bits are 0.
+
+    Raises:
+        ValueError, TypeError: As in conv2d.
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
     window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
@@ -140,10 +181,29 @@ def conv2d_dgrad(
     """The gradient of conv2d with respect to x: dx[n, h, w, c] = sum of dy[n, p, q, k] * w[k, r, s, c] over all k and
     every (p, q, r, s) that reads (h, w).
 
-    dy: (N, P, Q, K). w: (K, R, S, C // groups). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
+    Args:
+        dy: The gradient with respect to y, (N, P, Q, K); with pool=2 (N, P // 2, Q // 2, K).
+        w: (K, R, S, C // groups), of dy's dtype.
+        input_shape: x's shape, (N, H, W, C).
+        stride: As in conv2d.
+        padding: As in conv2d.
+        dilation: As in conv2d.
+        groups: As in conv2d.
+        fit: As in conv2d.
+        algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
+            choose.
+        tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
+        mask: What conv2d_relu returned; the result is then the gradient of that op, and dy passes only where the
+            mask has a 1.
+        pool: What conv2d_relu was given; 2 needs the mask.
+        out: Receives the result: its shape and dtype; by default a new array.
 
-    mask, pool: of conv2d_relu; the result is then the gradient of that op. dy has the shape of its y, so with pool=2
-    (N, P // 2, Q // 2, K), and passes only where the mask has a 1.
+    Returns:
+        dx: (N, H, W, C), of dy's dtype.
+
+    Raises:
+        ValueError, TypeError: As in conv2d; also a dy or mask that is not of the shape that the forward op
+            returned.
     """
     backend = backend_of(dy=dy, w=w, optional=dict(mask=mask, out=out))
     window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
@@ -199,9 +259,31 @@ def conv2d_wgrad(
     """The gradient of conv2d with respect to w: dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k]
     * x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c].
 
-    dy: (N, P, Q, K). x: (N, H, W, C). mask, pool: as in conv2d_dgrad. db: (K,), if given, receives the bias gradient:
-    the sum over n, p, q of dy where the mask has a 1.
-    Returns dw: (K, R, S, C // groups).
+    Args:
+        dy: The gradient with respect to y, (N, P, Q, K); with pool=2 (N, P // 2, Q // 2, K).
+        x: (N, H, W, C), of dy's dtype.
+        kernel_size: (R, S), or a number for both.
+        stride: As in conv2d.
+        padding: As in conv2d.
+        dilation: As in conv2d.
+        groups: As in conv2d.
+        fit: As in conv2d.
+        algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
+            choose.
+        tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
+        mask: What conv2d_relu returned; the result is then the gradient of that op, and dy passes only where the
+            mask has a 1.
+        pool: What conv2d_relu was given; 2 needs the mask.
+        out: Receives dw; by default a new array.
+        db: (K,); receives the bias gradient, the sum of dy (where the mask has a 1) over n, p, q; None leaves it
+            out.
+        accumulate: Add to out, and to db where it is given, instead of overwriting them.
+
+    Returns:
+        dw: (K, R, S, C // groups), of dy's dtype.
+
+    Raises:
+        ValueError, TypeError: As in conv2d_dgrad; also accumulate=True without out.
     """
     backend = backend_of(dy=dy, x=x, optional=dict(mask=mask, out=out, db=db))
     window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
@@ -263,8 +345,32 @@ def conv2d_backward(
 ) -> tuple[ArrayT, ArrayT]:
     """All gradients of conv2d: conv2d_dgrad and conv2d_wgrad in one call, so that a backend may read dy only once.
 
-    dy: (N, P, Q, K). x: (N, H, W, C). w: (K, R, S, C // groups). mask, pool: as in conv2d_dgrad. db: as in
-    conv2d_wgrad. accumulate adds to dw and db; dx is always assigned. Returns dx (in out), dw.
+    Args:
+        dy: The gradient with respect to y, (N, P, Q, K); with pool=2 (N, P // 2, Q // 2, K).
+        x: (N, H, W, C), of dy's dtype.
+        w: (K, R, S, C // groups), of dy's dtype.
+        stride: As in conv2d.
+        padding: As in conv2d.
+        dilation: As in conv2d.
+        groups: As in conv2d.
+        fit: As in conv2d.
+        algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
+            choose.
+        tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
+        mask: What conv2d_relu returned; the result is then the gradient of that op, and dy passes only where the
+            mask has a 1.
+        pool: What conv2d_relu was given; 2 needs the mask.
+        out: Receives dx, which is always assigned.
+        dw: Receives the gradient of w; by default a new array.
+        db: (K,); receives the bias gradient, the sum of dy (where the mask has a 1) over n, p, q; None leaves it
+            out.
+        accumulate: Add to dw, and to db where it is given, instead of overwriting them.
+
+    Returns:
+        dx and dw, of the shapes of x and w.
+
+    Raises:
+        ValueError, TypeError: As in conv2d_dgrad; also accumulate=True without dw.
     """
     backend = backend_of(dy=dy, x=x, w=w, optional=dict(mask=mask, out=out, dw=dw, db=db))
     window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
@@ -310,7 +416,13 @@ def _check_conv2d_backward(
 def bias_grad(dy: ArrayT, *, out: ArrayT | None = None, accumulate: bool = False) -> ArrayT:
     """The gradient of a bias: the sum of dy over all axes but the last.
 
-    dy: (..., K), of rank 2 or more. Returns db: (K,).
+    Args:
+        dy: (..., K), of rank 2 or more, any float dtype.
+        out: Receives db; by default a new array.
+        accumulate: Add to out instead of overwriting it.
+
+    Returns:
+        db: (K,), of dy's dtype.
     """
     backend = backend_of(dy=dy, optional=dict(out=out))
     expect_out(out, expect_any_float("dy", dy, 2)[-1:], dy.dtype)

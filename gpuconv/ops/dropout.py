@@ -16,11 +16,23 @@ __all__ = ["dropout", "dropout_backward"]
 def dropout(
     x: ArrayT, *, p: float, seed: int, substream: int = 0, offset: Scalar = 0, out: ArrayT | None = None
 ) -> ArrayT:
-    """Inverted dropout: each element is zeroed with probability p in [0, 1), the others are divided by 1 - p.
+    """Inverted dropout (Srivastava et al. 2014): each element is zeroed with probability p, the others are divided by
+    1 - p.
 
     Element i of x (row-major) is kept if uniform number i of gpuconv.random's DROPOUT stream (seed, substream, offset
     in blocks of four) is at least p. So the mask is the same on every device and is never stored. The scale is
     1 / (1 - p), rounded once to the accumulation dtype.
+
+    Args:
+        x: Any shape, any float dtype.
+        p: The probability, in [0, 1).
+        seed: Of the random numbers: an integer of 64 bits, from 0.
+        substream: Tells apart the layers of one net: an integer of 32 bits.
+        offset: Where in the stream to begin, in blocks of four numbers; may be an int64 array of one element.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        y, of x's shape and dtype.
     """
     backend = backend_of(x=x, optional=dict(out=out), numbers=dict(offset=offset))
     expect_elementwise(x, out)
@@ -34,7 +46,19 @@ def dropout(
 def dropout_backward(
     dy: ArrayT, *, p: float, seed: int, substream: int = 0, offset: Scalar = 0, out: ArrayT | None = None
 ) -> ArrayT:
-    """dx = dy with the mask and scale of the dropout call that had the same p, seed, substream and offset."""
+    """dx = dy with the mask and scale of the dropout call that had the same p, seed, substream and offset.
+
+    Args:
+        dy: Any shape, any float dtype.
+        p: As in that call.
+        seed: As in that call.
+        substream: As in that call.
+        offset: As in that call.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        dx, of dy's shape and dtype.
+    """
     backend = backend_of(dy=dy, optional=dict(out=out), numbers=dict(offset=offset))
     expect_elementwise(dy, out, "dy")
     p, seed = number("p", p, 0.0, 1.0, open_high=True), seed_value("seed", seed)

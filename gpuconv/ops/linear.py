@@ -36,7 +36,21 @@ def linear(
     tf32: bool = False,
     out: ArrayT | None = None,
 ) -> ArrayT:
-    """act(x @ w.T + bias). x: (N, in_features). w: (out_features, in_features). Returns y: (N, out_features)."""
+    """act(x @ w.T + bias).
+
+    Args:
+        x: (N, in_features), any float dtype.
+        w: (out_features, in_features), of x's dtype.
+        bias: (out_features,), of x's dtype; None adds nothing.
+        activation: None, or the name of an activation op, which is applied with its defaults.
+        algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
+            choose.
+        tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
+        out: Receives the result: its shape and dtype; by default a new array.
+
+    Returns:
+        y: (N, out_features), of x's dtype.
+    """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
     problem, finish, algo, tf32 = _check_linear(x, w, bias, out, activation=activation, algo=algo, tf32=tf32)
     x, w, bias = copy_if_overlapping([out], x, w, bias)
@@ -61,7 +75,19 @@ def _check_linear(
 
 @op("conv2d_dgrad.cu")
 def linear_dgrad(dy: ArrayT, w: ArrayT, *, algo: str = "auto", tf32: bool = False, out: ArrayT | None = None) -> ArrayT:
-    """dx = dy @ w. dy: (N, out_features). Returns dx: (N, in_features)."""
+    """The gradient of linear with respect to x: dx = dy @ w.
+
+    Args:
+        dy: (N, out_features), any float dtype.
+        w: (out_features, in_features), of dy's dtype.
+        algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
+            choose.
+        tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
+        out: Receives the result: its shape and dtype; by default a new array.
+
+    Returns:
+        dx: (N, in_features), of dy's dtype.
+    """
     backend = backend_of(dy=dy, w=w, optional=dict(out=out))
     problem, algo, tf32 = _check_linear_dgrad(dy, w, out, algo=algo, tf32=tf32)
     dy, w = copy_if_overlapping([out], dy, w)
@@ -92,8 +118,20 @@ def linear_wgrad(
     db: ArrayT | None = None,
     accumulate: bool = False,
 ) -> ArrayT:
-    """dw = dy.T @ x. dy: (N, out_features). x: (N, in_features). db: (out_features,), if given, receives the sum of dy
-    over the batch. Returns dw: (out_features, in_features).
+    """The gradient of linear with respect to w: dw = dy.T @ x.
+
+    Args:
+        dy: (N, out_features), any float dtype.
+        x: (N, in_features), of dy's dtype.
+        algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
+            choose.
+        tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
+        out: Receives dw; by default a new array.
+        db: (out_features,); receives the sum of dy over the batch; None leaves it out.
+        accumulate: Add to out, and to db where it is given, instead of overwriting them.
+
+    Returns:
+        dw: (out_features, in_features), of dy's dtype.
     """
     backend = backend_of(dy=dy, x=x, optional=dict(out=out, db=db))
     problem, algo, tf32 = _check_linear_wgrad(dy, x, out, db, algo=algo, tf32=tf32, accumulate=accumulate)

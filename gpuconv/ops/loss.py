@@ -25,9 +25,21 @@ def softmax_cross_entropy(
     """The mean over the batch of -sum over classes of t * log softmax(logits), with the target
     t = (1 - label_smoothing) * onehot(label) + label_smoothing / classes.
 
-    logits: (N, classes). labels: (N,) integers in [0, classes). Other labels raise ValueError where the host can read
-    the arrays; on a GPU, which is not synchronized, they make the loss NaN. Returns the loss, 0-d in the accumulation
-    dtype, and dlogits = grad_scale * (softmax - t) / N (in out), scaled before it is rounded.
+    The gradient is grad_scale * (softmax - t) / N, scaled before it is rounded.
+
+    Args:
+        logits: (N, classes), any float dtype.
+        labels: (N,) integers in [0, classes).
+        label_smoothing: In [0, 1] (Szegedy et al. 2016).
+        grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
+        out: Receives dlogits; may be logits itself.
+
+    Returns:
+        The loss, 0-d in the accumulation dtype, and dlogits, of the shape and dtype of logits.
+
+    Raises:
+        ValueError: A label outside of [0, classes), where the host can read the arrays; on a GPU, which is not
+            synchronized, it makes the loss NaN. An empty batch.
     """
     backend = backend_of(logits=logits, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
     _expect_scores_and_labels(logits, labels, out, name="logits")
@@ -46,7 +58,21 @@ def svm_hinge(
     """The multiclass SVM loss: mean over the batch of the sum over wrong classes j of
     max(0, scores[j] - scores[label] + delta) (Weston and Watkins 1999; not divided by the number of classes).
 
-    Shapes, labels and returns as in softmax_cross_entropy. At a margin of exactly 0 the gradient is 0.
+    At a margin of exactly 0 the gradient is 0.
+
+    Args:
+        scores: (N, classes), any float dtype.
+        labels: (N,) integers in [0, classes).
+        delta: The margin, from 0.
+        grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
+        out: Receives dscores; may be scores itself.
+
+    Returns:
+        The loss, 0-d in the accumulation dtype, and dscores, of the shape and dtype of scores.
+
+    Raises:
+        ValueError: A label outside of [0, classes), where the host can read the arrays; on a GPU, which is not
+            synchronized, it makes the loss NaN. An empty batch.
     """
     backend = backend_of(scores=scores, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
     _expect_scores_and_labels(scores, labels, out, name="scores")
@@ -60,8 +86,11 @@ def svm_hinge(
 def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> None:
     """Add a batch to running sums on the device: totals += (loss * N, correct answers, N, 1 while totals[0] is finite).
 
-    totals: (4,) float64, changed in place. loss: the batch's mean loss, 0-d, in the accumulation dtype. scores:
-    (N, classes); the first largest score is the answer (NaN counts as largest). labels: (N,) int64.
+    Args:
+        totals: (4,) float64, changed in place.
+        loss: The batch's mean loss, 0-d, in the accumulation dtype of scores.
+        scores: (N, classes), any float dtype; the first largest score is the answer (NaN counts as largest).
+        labels: (N,) int64.
     """
     backend = backend_of(totals=totals, loss=loss, scores=scores, labels=labels)
     if totals.dtype != np.float64 or tuple(totals.shape) != (4,):

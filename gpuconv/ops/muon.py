@@ -31,10 +31,29 @@ def muon_step(
     """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), or with nesterov
     orthogonal(g + momentum * v) (Jordan et al. 2024, "Muon"; scaling each filter to a norm of 1 comes from airbench).
 
-    params: of rank 2 or more, taken as matrices (K, the rest). |param| is the root of the sum of squares; a parameter
-    of zeros is not scaled. orthogonal(x) divides x by |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller
-    side, x = (a + b x x^T + c (x x^T)^2) x with a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values
-    near 1, not to it. steps: 0 to 100. Everything is computed in the accumulation dtype.
+    |param| is the root of the sum of squares; a parameter of zeros is not scaled. orthogonal(x) divides x by
+    |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller side, x = (a + b x x^T + c (x x^T)^2) x with
+    a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values near 1, not to it. Everything is computed in
+    the accumulation dtype.
+
+    Args:
+        params: Arrays of rank 2 or more, taken as matrices (K, the rest), changed in place.
+        grads: The gradients, each of its parameter's shape and dtype.
+        velocities: v. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
+            master, where there is one.
+        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+            parameters are then rounded from them. A parameter may be its own master. None updates the parameters
+            themselves.
+        scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
+            first; if that is 0, nothing changes.
+        lr: The learning rate, from 0; may be an array of one element on the device.
+        momentum: In [0, 1].
+        nesterov: Take the second form; needs a momentum above 0.
+        steps: 0 to 100.
+
+    Raises:
+        ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
+            an array that occurs twice.
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads, velocities=velocities),

@@ -50,9 +50,24 @@ def batch_norm(
     place: running = (1 - momentum) * running + momentum * batch, with the unbiased variance. training=False uses
     the running statistics.
 
-    x: (..., C). gamma, beta, running_mean, running_var: (C,) in x's accumulation dtype. activation: None or the
-    name of an activation op, applied with that op's defaults to the value rounded to x's dtype. Returns y of x's shape,
-    and the mean and inv_std used, (C,) in that dtype.
+    Args:
+        x: (..., C), of rank 2 or more, any float dtype.
+        gamma: (C,), in x's accumulation dtype.
+        beta: (C,), as gamma.
+        running_mean: (C,), as gamma; changed in place by training.
+        running_var: (C,), as running_mean.
+        training: Which statistics to take.
+        momentum: The batch's part of the running statistics, in [0, 1].
+        eps: From 0.
+        activation: None, or the name of an activation op, applied with its defaults to the value rounded to x's
+            dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        y, of x's shape and dtype, and the mean and inv_std used, (C,) in the accumulation dtype.
+
+    Raises:
+        ValueError: Training on fewer than two values for each channel.
     """
     backend = backend_of(
         x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var, optional=dict(out=out)
@@ -112,9 +127,27 @@ def batch_norm_backward(
     dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M) for M values per channel. With training=False the
     statistics are constants, so dx = gamma * inv_std * dy.
 
-    mean, inv_std: what batch_norm returned. With an activation, dy is the gradient of its output; beta is then needed
-    to recompute its input, and in the formulas above dy is the gradient of that input. accumulate adds to dgamma and
-    dbeta; dx is always assigned, and uses only this call's sums. Returns dx (in out), dgamma, dbeta.
+    With an activation, dy is the gradient of its output, and in the formulas above dy is the gradient of its input.
+
+    Args:
+        dy: Of x's shape and dtype.
+        x: What batch_norm was given.
+        gamma: (C,), as in batch_norm.
+        mean: What batch_norm returned.
+        inv_std: What batch_norm returned.
+        beta: As in batch_norm; needed with an activation, to recompute its input.
+        activation: As in batch_norm.
+        training: As in batch_norm.
+        out: Receives dx, which is always assigned; may be an input itself.
+        dgamma: Receives the gradient of gamma; by default a new array.
+        dbeta: Receives the gradient of beta; by default a new array.
+        accumulate: Add to dgamma and dbeta instead of overwriting them; dx uses only this call's sums.
+
+    Returns:
+        dx, dgamma and dbeta.
+
+    Raises:
+        ValueError: An activation without beta, or accumulate=True without dgamma and dbeta.
     """
     backend = backend_of(
         dy=dy,
@@ -199,8 +232,32 @@ def conv2d_batch_norm(
 ) -> tuple[ArrayT, ArrayT, Any, Any]:
     """batch_norm(conv2d(x, w, bias), training=True) in one call; the convolution computes the statistics.
 
-    Arguments as in conv2d and batch_norm. Returns y (in out), the output of conv2d, and the mean and inv_std used;
-    batch_norm_backward takes the last three.
+    Args:
+        x: (N, H, W, C), any float dtype.
+        w: (K, R, S, C // groups), of x's dtype.
+        bias: (K,), of x's dtype; None adds nothing.
+        gamma: (K,), as in batch_norm.
+        beta: (K,), as in batch_norm.
+        running_mean: (K,), changed in place.
+        running_var: (K,), changed in place.
+        stride: As in conv2d.
+        padding: As in conv2d.
+        dilation: As in conv2d.
+        groups: As in conv2d.
+        fit: As in conv2d.
+        momentum: As in batch_norm.
+        eps: As in batch_norm.
+        activation: As in batch_norm.
+        algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
+            choose.
+        tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
+        out: Receives y.
+
+    Returns:
+        y, the output of conv2d, and the mean and inv_std used; batch_norm_backward takes the last three.
+
+    Raises:
+        ValueError, TypeError: As in conv2d and batch_norm.
     """
     backend = backend_of(
         x=x,

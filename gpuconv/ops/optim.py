@@ -1,4 +1,4 @@
-"""Optimizer steps."""
+"""Optimizer steps. One call updates a whole list of parameters in place."""
 
 from __future__ import annotations
 
@@ -16,15 +16,6 @@ from gpuconv.types import Array, Scalar
 
 __all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
 
-# One call updates a whole list of parameters in place. The parameter, gradient and state arrays of one entry have the
-# same shape and dtype. weight_decay is one number or one for each parameter; it adds weight_decay * param to the
-# gradient unless said otherwise.
-#
-# masters: if given, the formula updates these, and the parameters are then rounded from them. A master and its state
-# have the accumulation dtype of the parameter: float32 for a 16-bit one. A parameter may be its own master.
-# scaling: the array that update_loss_scale changed. The gradients are multiplied by scaling[1] first; if that is 0,
-# nothing changes. `step` does not count the scaling[3] skipped steps.
-
 
 @op("optimizer.cu", changes="params velocities masters")
 def sgd_step(
@@ -41,7 +32,24 @@ def sgd_step(
 ) -> None:
     """v = momentum * v + g; param -= lr * v, or lr * (g + momentum * v) with nesterov (PyTorch's form).
 
-    velocities: start at zero; None without momentum.
+    Args:
+        params: Arrays of any shapes and float dtypes, changed in place.
+        grads: The gradients, each of its parameter's shape and dtype.
+        velocities: v. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
+            master, where there is one. None without momentum.
+        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+            parameters are then rounded from them. A parameter may be its own master. None updates the parameters
+            themselves.
+        scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
+            first; if that is 0, nothing changes.
+        lr: The learning rate, from 0; may be an array of one element on the device.
+        momentum: In [0, 1].
+        nesterov: Take the second form; needs a momentum above 0.
+        weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
+
+    Raises:
+        ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
+            an array that occurs twice.
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads),
@@ -80,7 +88,26 @@ def adagrad_step(
     eps: float = 1e-10,
     weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
-    """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011)."""
+    """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011).
+
+    Args:
+        params: Arrays of any shapes and float dtypes, changed in place.
+        grads: The gradients, each of its parameter's shape and dtype.
+        square_sums: s. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
+            master, where there is one.
+        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+            parameters are then rounded from them. A parameter may be its own master. None updates the parameters
+            themselves.
+        scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
+            first; if that is 0, nothing changes.
+        lr: The learning rate, from 0; may be an array of one element on the device.
+        eps: From 0.
+        weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
+
+    Raises:
+        ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
+            an array that occurs twice.
+    """
     backend = backend_of(
         lists=dict(params=params, grads=grads, square_sums=square_sums),
         optional_lists=dict(masters=masters),
@@ -106,7 +133,27 @@ def rmsprop_step(
     eps: float = 1e-8,
     weight_decay: float | Sequence[float] = 0.0,
 ) -> None:
-    """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012)."""
+    """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012).
+
+    Args:
+        params: Arrays of any shapes and float dtypes, changed in place.
+        grads: The gradients, each of its parameter's shape and dtype.
+        square_averages: s. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
+            master, where there is one.
+        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+            parameters are then rounded from them. A parameter may be its own master. None updates the parameters
+            themselves.
+        scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
+            first; if that is 0, nothing changes.
+        lr: The learning rate, from 0; may be an array of one element on the device.
+        alpha: In [0, 1].
+        eps: From 0.
+        weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
+
+    Raises:
+        ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
+            an array that occurs twice.
+    """
     backend = backend_of(
         lists=dict(params=params, grads=grads, square_averages=square_averages),
         optional_lists=dict(masters=masters),
@@ -142,8 +189,30 @@ def adam_step(
     """m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g**2;
     param -= lr * (m / (1 - beta1**step)) / (sqrt(v / (1 - beta2**step)) + eps) (Kingma and Ba 2014).
 
-    step counts from 1. decoupled=True is AdamW (Loshchilov and Hutter 2017): instead of adding to the gradient, the
-    decay first scales param by 1 - lr * weight_decay.
+    Args:
+        params: Arrays of any shapes and float dtypes, changed in place.
+        grads: The gradients, each of its parameter's shape and dtype.
+        exp_avgs: m. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
+            master, where there is one.
+        exp_avg_sqs: v, as m.
+        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+            parameters are then rounded from them. A parameter may be its own master. None updates the parameters
+            themselves.
+        scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
+            first; if that is 0, nothing changes.
+        lr: The learning rate, from 0; may be an array of one element on the device.
+        step: The number of this step, from 1; may be an int64 array of one element. The scaling[3] skipped steps
+            are subtracted.
+        beta1: In [0, 1).
+        beta2: In [0, 1).
+        eps: From 0.
+        weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
+        decoupled: AdamW (Loshchilov and Hutter 2017): instead of adding to the gradient, the decay first scales
+            param by 1 - lr * weight_decay.
+
+    Raises:
+        ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
+            an array that occurs twice.
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs),
@@ -180,12 +249,18 @@ def update_loss_scale(
 ) -> None:
     """Update a dynamic loss scale, between backward and the optimizer's step (Micikevicius et al. 2018).
 
-    scaling: (4,) float64, changed in place: [0] the scale by which to multiply the next loss gradient; [1] the factor
-    by which the optimizer multiplies these gradients: 1 / the scale they were computed with, or 0 if any number in them
-    is not finite; [2] the good steps since the scale changed; [3] all steps skipped so far. After a skipped step the
-    scale is multiplied by backoff, after `interval` good steps by growth.
+    After a step whose gradients are not all finite, which the optimizer then skips, the scale is multiplied by backoff;
+    after `interval` good steps, by growth.
 
-    grads: all gradients of the step, of any float dtypes.
+    Args:
+        scaling: (4,) float64, changed in place: [0] the scale by which to multiply the next loss gradient; [1] the
+            factor by which the optimizer multiplies these gradients: 1 / the scale they were computed with, or 0 if
+            any number in them is not finite; [2] the good steps since the scale changed; [3] all steps skipped so
+            far.
+        grads: All gradients of the step, of any float dtypes.
+        growth: From 1.
+        backoff: In [0, 1].
+        interval: A number of steps, from 1.
     """
     backend = backend_of(scaling=scaling, lists=dict(grads=grads))
     _expect_scaling(scaling)

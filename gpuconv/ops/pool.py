@@ -35,8 +35,18 @@ def max_pool2d(
     """The largest value of each window. NaN wins; ties go to the first in row-major window order; padding is -inf
     and never wins, not even over -inf in the input.
 
-    x: (N, H, W, C). stride defaults to kernel_size. Returns y: (N, P, Q, C) and argmax: (N, P, Q, C), the index
-    r * S + s inside the window, in the smallest unsigned dtype that holds R * S - 1.
+    Args:
+        x: (N, H, W, C), any float dtype.
+        kernel_size: Height and width of a window: a number or (height, width).
+        stride: Pixels from one window to the next; by default kernel_size.
+        padding: Cells of -inf around the input, in the forms of conv2d; less than kernel_size.
+        fit: "floor", "exact" or "cover": what happens where windows do not tile the padded input (see
+            `gpuconv.ops`).
+        out: Receives y.
+
+    Returns:
+        y: (N, P, Q, C), and argmax: (N, P, Q, C), the index r * S + s inside the window, in the smallest unsigned
+        dtype that holds R * S - 1.
     """
     backend = backend_of(x=x, optional=dict(out=out))
     shape = expect_float("x", x, "N H W C")
@@ -58,9 +68,23 @@ def max_pool2d_backward(
     fit: str = "floor",
     out: ArrayT | None = None,
 ) -> ArrayT:
-    """Add each window's dy to the input cell that won the window.
+    """The gradient of max_pool2d: each window's dy is added to the input cell that won the window.
 
-    dy, argmax: (N, P, Q, C). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
+    Args:
+        dy: The gradient with respect to y, (N, P, Q, C), any float dtype.
+        argmax: What max_pool2d returned, (N, P, Q, C).
+        input_shape: x's shape, (N, H, W, C).
+        kernel_size: As in max_pool2d.
+        stride: As in max_pool2d.
+        padding: As in max_pool2d.
+        fit: As in max_pool2d.
+        out: Receives the result: its shape and dtype; by default a new array.
+
+    Returns:
+        dx: (N, H, W, C), of dy's dtype.
+
+    Raises:
+        TypeError: argmax is not of the dtype that max_pool2d returns.
     """
     backend = backend_of(dy=dy, argmax=argmax, optional=dict(out=out))
     shape = expect_volume_shape("input_shape", input_shape)
@@ -85,10 +109,21 @@ def avg_pool2d(
     fit: str = "floor",
     out: ArrayT | None = None,
 ) -> ArrayT:
-    """The mean of each window. Padding counts as zeros; count_include_pad=False divides by the window's cells inside
-    the input instead. Cells that "cover" adds past the padding never count (PyTorch's rules).
+    """The mean of each window (PyTorch's rules).
 
-    x: (N, H, W, C). Returns y: (N, P, Q, C).
+    Args:
+        x: (N, H, W, C), any float dtype.
+        kernel_size: Height and width of a window: a number or (height, width).
+        stride: Pixels from one window to the next; by default kernel_size.
+        padding: Zeros around the input, in the forms of conv2d; less than kernel_size.
+        count_include_pad: Divide by all cells of a window, the padding's too; False divides by those inside the
+            input. Cells that "cover" adds past the padding never count.
+        fit: "floor", "exact" or "cover": what happens where windows do not tile the padded input (see
+            `gpuconv.ops`).
+        out: Receives the result: its shape and dtype; by default a new array.
+
+    Returns:
+        y: (N, P, Q, C), of x's dtype.
     """
     backend = backend_of(x=x, optional=dict(out=out))
     shape = expect_float("x", x, "N H W C")
@@ -112,7 +147,18 @@ def avg_pool2d_backward(
 ) -> ArrayT:
     """The gradient of avg_pool2d: dy / divisor of its window, summed over the windows that read a cell.
 
-    dy: (N, P, Q, C). input_shape: (N, H, W, C). Returns dx: (N, H, W, C).
+    Args:
+        dy: The gradient with respect to y, (N, P, Q, C), any float dtype.
+        input_shape: x's shape, (N, H, W, C).
+        kernel_size: As in avg_pool2d.
+        stride: As in avg_pool2d.
+        padding: As in avg_pool2d.
+        count_include_pad: As in avg_pool2d.
+        fit: As in avg_pool2d.
+        out: Receives the result: its shape and dtype; by default a new array.
+
+    Returns:
+        dx: (N, H, W, C), of dy's dtype.
     """
     backend = backend_of(dy=dy, optional=dict(out=out))
     shape = expect_volume_shape("input_shape", input_shape)
@@ -124,7 +170,18 @@ def avg_pool2d_backward(
 
 @op("global_avg_pool2d.cu")
 def global_avg_pool2d(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """The mean of each map. x: (N, H, W, C). Returns y: (N, 1, 1, C)."""
+    """The mean of each map.
+
+    Args:
+        x: (N, H, W, C), any float dtype.
+        out: Receives the result: its shape and dtype; by default a new array.
+
+    Returns:
+        y: (N, 1, 1, C), of x's dtype.
+
+    Raises:
+        ValueError: The maps are empty.
+    """
     backend = backend_of(x=x, optional=dict(out=out))
     n, h, w, c = expect_float("x", x, "N H W C")
     if h * w == 0:
@@ -136,7 +193,16 @@ def global_avg_pool2d(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 @op("global_avg_pool2d.cu")
 def global_avg_pool2d_backward(dy: ArrayT, *, input_shape: Sequence[int], out: ArrayT | None = None) -> ArrayT:
-    """dx = dy / (H * W) everywhere. dy: (N, 1, 1, C). Returns dx: (N, H, W, C) = input_shape."""
+    """The gradient of global_avg_pool2d: dx = dy / (H * W) everywhere.
+
+    Args:
+        dy: (N, 1, 1, C), any float dtype.
+        input_shape: x's shape, (N, H, W, C).
+        out: Receives the result: its shape and dtype; by default a new array.
+
+    Returns:
+        dx: input_shape, of dy's dtype.
+    """
     backend = backend_of(dy=dy, optional=dict(out=out))
     n, h, w, c = expect_volume_shape("input_shape", input_shape)
     expect_float("dy", dy, "N 1 1 C")

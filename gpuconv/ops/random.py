@@ -19,7 +19,20 @@ __all__ = ["random_normal", "random_permutation", "random_uniform"]
 def random_uniform(
     y: ArrayT, *, low: float = 0.0, high: float = 1.0, seed: int, stream: int = 0, substream: int = 0, offset: int = 0
 ) -> ArrayT:
-    """Fill y, a float array of any shape, as gpuconv.random.uniform does with these arguments. Returns y."""
+    """Fill y as gpuconv.random.uniform does with these arguments.
+
+    Args:
+        y: Any shape, any float dtype; changed in place.
+        low: The lowest number.
+        high: The bound above, at least low.
+        seed: Of the random numbers: an integer of 64 bits, from 0.
+        stream: What the numbers are for, the third word of the counter: an integer of 32 bits.
+        substream: A further split, the fourth word.
+        offset: Where in the stream to begin, in blocks of four numbers.
+
+    Returns:
+        y.
+    """
     backend = backend_of(y=y)
     expect_any_float("y", y)
     low, high = number("low", low, -math.inf), number("high", high, -math.inf)
@@ -39,7 +52,20 @@ def random_uniform(
 def random_normal(
     y: ArrayT, *, mean: float = 0.0, std: float = 1.0, seed: int, stream: int = 0, substream: int = 0, offset: int = 0
 ) -> ArrayT:
-    """Fill y, a float array of any shape, as gpuconv.random.normal does with these arguments. Returns y."""
+    """Fill y as gpuconv.random.normal does with these arguments.
+
+    Args:
+        y: Any shape, any float dtype; changed in place.
+        mean: The mean.
+        std: The standard deviation, from 0.
+        seed: Of the random numbers: an integer of 64 bits, from 0.
+        stream: What the numbers are for, the third word of the counter: an integer of 32 bits.
+        substream: A further split, the fourth word.
+        offset: Where in the stream to begin, in blocks of four numbers.
+
+    Returns:
+        y.
+    """
     backend = backend_of(y=y)
     expect_any_float("y", y)
     mean, std = number("mean", mean, -math.inf), number("std", std, 0.0)
@@ -53,7 +79,17 @@ def random_normal(
 
 @op("random_fill.cu", changes="order")
 def random_permutation(order: ArrayT, *, seed: int, epoch: int = 0, stream: int = 1) -> ArrayT:
-    """Fill order, int64 (n,), as gpuconv.random.permutation(n) does with these arguments. Returns order."""
+    """Fill order as gpuconv.random.permutation(n) does with these arguments.
+
+    Args:
+        order: (n,) int64, changed in place.
+        seed: Of the random numbers: an integer of 64 bits, from 0.
+        epoch: Tells apart the orders of one seed: an integer of 32 bits.
+        stream: What the numbers are for; by default that of a data set's order.
+
+    Returns:
+        order.
+    """
     backend = backend_of(order=order)
     if order.dtype != np.int64 or len(order.shape) != 1:
         raise TypeError(f"order must be int64 of rank 1, received {order.dtype.name} of shape {tuple(order.shape)}")

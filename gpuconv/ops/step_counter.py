@@ -18,9 +18,12 @@ __all__ = ["advance_clock", "advance_counter"]
 def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
     """Advance to the next training step: lr = rates[clock[0]], then clock += (1, 1, batch_size, batch_size).
 
-    clock: (4,) int64, changed in place: [0] the row of rates, [1] the steps done, [2] where the next batch begins in
-    the epoch's order, [3] its offset in the stream of random numbers. lr: (L,), changed in place. rates: (T, L), a row
-    of learning rates for each step. lr and rates: both float32 or both float64. Past the last row lr becomes NaN.
+    Args:
+        clock: (4,) int64, changed in place: [0] the row of rates, [1] the steps done, [2] where the next batch
+            begins in the epoch's order, [3] its offset in the stream of random numbers.
+        lr: (L,) float32 or float64, changed in place. Past the last row of rates it becomes NaN.
+        rates: (T, L), of lr's dtype: a row of learning rates for each step.
+        batch_size: The number of samples in the step, from 0.
     """
     backend = backend_of(clock=clock, lr=lr, rates=rates)
     _expect_counters("clock", clock, 4)
@@ -39,7 +42,15 @@ def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> 
 
 @op("step_counter.cu", changes="counter")
 def advance_counter(counter: ArrayT, *, by: int) -> ArrayT:
-    """counter += by. counter: (1,) int64, changed in place. Returns a copy of its old value."""
+    """counter += by.
+
+    Args:
+        counter: (1,) int64, changed in place.
+        by: An integer from 0.
+
+    Returns:
+        A copy of its old value.
+    """
     backend = backend_of(counter=counter)
     _expect_counters("counter", counter, 1)
     by = integer("by", by, 0)
