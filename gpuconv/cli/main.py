@@ -23,6 +23,7 @@ COMMANDS = {
     "live": "train in front of a browser: curves, activations, controls",
     "evaluate": "test a trained net: accuracy, and a table of the classes",
     "predict": "say what is on image files, with the five best scores",
+    "explain": "show what one value of a net is the sum of, and which thread computed it",
     "export": "write a trained net as an ONNX file",
     "summary": "print a net layer by layer: shapes, parameters, work, memory",
     "check": "run the sanity suite on a net and its data",

@@ -1,5 +1,6 @@
-"""Ways to look inside a net: where one value comes from."""
+"""Ways to look inside a net: where one value comes from, and which parts of an image a class depends on."""
 
-from gpuconv.inspect.explain import Explanation, Term, explain
+from gpuconv.inspect.explain import Computed, Explanation, Term, Thread, explain
+from gpuconv.inspect.maps import grad_cam, occlusion, saliency
 
-__all__ = ["Explanation", "Term", "explain"]
+__all__ = ["Computed", "Explanation", "Term", "Thread", "explain", "grad_cam", "occlusion", "saliency"]

@@ -135,8 +135,7 @@ def explain(
     its volume, and for a layer whose values are no function of one window.
     """
     arguments.integer("most", most, 1)
-    layers = {each.path.removeprefix(net.path).removeprefix("."): each for each in descendants(net)}
-    chosen = lookup("layer", layer, layers)
+    chosen = layer_of(net, layer)
     if x.shape[0] != 1:
         raise ValueError(f"one value is explained for a batch of one image, received {x.shape[0]}")
     if backward:
@@ -164,6 +163,13 @@ def explain(
     )
 
 
+def layer_of(net: Any, name: str) -> Layer:
+    """A layer of a net, also one inside another; raises ValueError that names the nearest."""
+    return lookup(
+        "layer", name, {each.path.removeprefix(net.path).removeprefix("."): each for each in descendants(net)}
+    )
+
+
 # --- running the net ---------------------------------------------------------------------------
 
 
@@ -181,7 +187,7 @@ def _forward(net: Any, x: Any, chosen: Layer) -> tuple[Any, Call | None]:
 def _backward(net: Any, x: Any, name: str, target: int | None) -> tuple[Any, Call | None, np.ndarray]:
     """The input of a layer, the call of the op that makes the gradient of that input, and its output's gradient."""
     net = net.twin()  # gradients are added to
-    chosen = net[name]
+    chosen = layer_of(net, name)
     inputs: list[Any] = []
     outputs: list[Any] = []
     with chosen.register_forward_hook(lambda layer, given, y: inputs.append(given)):

@@ -1,0 +1,176 @@
+"""Explain one value of a net for an image: what it reads, what each input is multiplied by, and their sum as the
+oracle, NumPy and the device compute it, each error beside its bound; or show what in the image a class depends on.
+
+On a CUDA or the emulated device the kernel, block, warp, thread and source line that computed the value are named, as a
+watch of the emulator sees them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from gpuconv.cli import document, predict
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.nets import add_file
+from gpuconv.cli.run_settings import add_device, count
+from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, line, open_run
+from gpuconv.names import lookup, printable
+
+EXAMPLES = [
+    "gpuconv explain runs/digits-digits-net-1 seven.png --layer conv2 --at 5,7,12",
+    "gpuconv explain runs/digits-digits-net-1 seven.png --layer conv1 --at 0,0,3 --device emulated --picture value.png",
+    "gpuconv explain runs/digits-digits-net-1 seven.png --layer conv1 --at 4,4,0 --backward --target 7",
+    "gpuconv explain runs/digits-digits-net-1 seven.png --map grad-cam --picture where.png",
+]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN", help="the run whose net looks at the image")
+    parser.add_argument("image", metavar="IMAGE", help="an image file")
+    parser.add_argument("--layer", metavar="NAME", help="the layer: conv2, or residual1.conv1 for one inside a block")
+    parser.add_argument("--at", metavar="Y,X,C", type=place, help="the value's place; one number for a row of features")
+    parser.add_argument(
+        "--backward", action="store_true", help="explain the gradient of the layer's input at that place instead"
+    )
+    parser.add_argument("--map", metavar="KIND", help="saliency, occlusion or grad-cam: a picture of the whole image")
+    parser.add_argument("--target", metavar="CLASS", help="the class of --backward and --map (default: the best)")
+    parser.add_argument("--most", metavar="N", type=count(1), default=8, help="how many inputs to name (default: 8)")
+    parser.add_argument("--picture", metavar="FILE", help="draw it (a .png)")
+    add_which(parser)
+    add_file(parser)
+    add_device(parser)
+
+
+def place(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas, 5,7,12, received {text!r}") from None
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv import backends, plots
+    from gpuconv.training.look import look
+
+    _expect_choice(options)
+    if options.picture:
+        try:
+            plots.target(options.picture)
+        except plots.PlotError as error:
+            raise UserError(str(error)) from error
+    trained = open_run(options.run_dir, choose_device(options), options.which, options.model)
+    expect_normalization(trained)
+    target = _target(options.target, trained.classes)
+    image = predict.read(options.image, trained)
+    x = backends.asarray(trained.normalization(image[None]), trained.net.device, trained.net.dtype)
+    scores = look(trained.net, x)[1]
+    if options.map:
+        title, volumes = _map(options, trained.net, x, target)
+    else:
+        title, volumes = _value(options, trained, x, target)
+    if options.picture:
+        with asked():
+            try:
+                plots.draw(
+                    options.picture, lambda: plots.activations(image, volumes, scores, trained.classes, title=title)
+                )
+            except plots.PlotError as error:
+                raise UserError(str(error)) from error
+        line("picture", options.picture)
+    return 0
+
+
+def _expect_choice(options: argparse.Namespace) -> None:
+    """Raises UserError for options that say two things or none."""
+    from gpuconv.inspect.maps import MAPS
+
+    if options.map:
+        with asked():
+            lookup("map", options.map, dict.fromkeys(MAPS))
+        if options.at or options.backward:
+            raise UserError("--map is of the whole image: leave --at and --backward out")
+        if options.layer and options.map != "grad-cam":
+            raise UserError(f"--layer is for --map grad-cam, received --map {options.map}")
+        if not options.picture:
+            raise UserError("--map makes a picture: say where, --picture FILE.png")
+    elif not (options.layer and options.at):
+        raise UserError("say which value, --layer conv2 --at 5,7,12, or which map of the image, --map grad-cam")
+    elif options.target and not options.backward:
+        raise UserError("--target is for --backward and --map; an activation has no class")
+
+
+def _target(name: str | None, classes: list[str]) -> int | None:
+    if name is None:
+        return None
+    with asked():
+        return lookup("class", name, {each: number for number, each in enumerate(classes)})
+
+
+def _map(options: argparse.Namespace, net: Any, x: Any, target: int | None) -> tuple[str, list[tuple[str, np.ndarray]]]:
+    from gpuconv.inspect import grad_cam, occlusion, saliency
+
+    with asked():
+        if options.map == "grad-cam":
+            found = grad_cam(net, x, layer=options.layer, target=target)
+        else:
+            found = {"saliency": saliency, "occlusion": occlusion}[options.map](net, x, target=target)
+    found = np.atleast_3d(found)
+    document.note(map=options.map, values=found)
+    largest = tuple(map(int, np.unravel_index(np.abs(found).sum(axis=2).argmax(), found.shape[:2])))
+    print(f"{options.map}: largest at {[*largest]}")
+    return f"{options.map} of {printable(options.image)}", [(options.map, found)]
+
+
+def _value(
+    options: argparse.Namespace, trained: Run, x: Any, target: int | None
+) -> tuple[str, list[tuple[str, np.ndarray]]]:
+    from gpuconv.inspect import explain
+
+    with asked():
+        found = explain(
+            trained.net,
+            x,
+            options.layer,
+            options.at,
+            most=options.most,
+            backward=options.backward,
+            target=target,
+            locate=True,
+        )
+    facts = {name: getattr(found, name) for name in ("layer", "kind", "at", "direction", "value", "total", "bias")}
+    terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
+    document.note(
+        **facts, margin=found.margin, window=found.window, weight=found.weight, terms=terms, computed=found.computed
+    )
+    document.note(thread=found.thread)
+    print("\n".join(text(found)))
+    volumes = [("gradients" if options.backward else "window", np.nan_to_num(found.window, neginf=0.0))]
+    if found.weight is not None:
+        weight = found.weight.reshape(found.window.shape)
+        volumes += [("weights" if options.backward else "filter", weight), ("product", found.window * weight)]
+    return str(found), volumes
+
+
+def text(found: Any) -> list[str]:
+    """An explanation in lines."""
+    lines = [str(found), "", f"  {'computed by':14}{'value':>16}{'error':>12}{'bound':>12}"]
+    lines += [f"  {c.by:14}{c.value:16.9g}{c.error:12.3g}{c.bound:12.3g}" for c in found.computed]
+    what = "outputs that sent most" if found.direction == "backward" else "inputs that matter most"
+    lines += ["", f"  {what}"]
+    for term in found.terms:
+        product = "" if found.weight is None else f" x {term.weight:.6g} = {term.product:.6g}"
+        lines.append(f"  {[*term.at]!s:18}{term.input:.6g}{product}")
+    if found.thread:
+        lines += ["", f"  algorithm {found.thread.algorithm}"] if found.thread.algorithm else [""]
+        for each in found.thread.writers:
+            lines.append(
+                f"  kernel {each.kernel}, block {each.block}, warp {each.warp}, thread {each.thread}, {each.source}"
+            )
+        for each in found.thread.touched:
+            what = " and ".join(
+                f"{verb} {n} bytes" for verb, n in (("reads", each.read), ("writes", each.written)) if n
+            )
+            lines.append(f"    {what} of {each.name}, from {each.first} to {each.last}")
+    return lines

@@ -1,0 +1,99 @@
+"""Which parts of an image a class's score depends on: saliency, occlusion and Grad-CAM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpuconv import arguments, backends
+from gpuconv.inspect.explain import chosen_score, layer_of
+from gpuconv.inspect.terms import host
+
+MAPS = ("saliency", "occlusion", "grad-cam")
+BATCH = 64  # occluded images that are looked at together
+
+
+def saliency(net: Any, x: Any, *, target: int | None = None) -> np.ndarray:
+    """The gradient of a class's score with respect to the image, (H, W, C) in float64 (Simonyan et al. 2013).
+
+    x: a batch of one image, as the net takes it. target: the class, by default the best. Raises ValueError for a class
+    that there is not.
+    """
+    _expect_one(x)
+    twin = net.twin()  # gradients are added to
+    scores = twin.forward(x)
+    return host(twin.backward(_gradient(net, scores, target)))[0]
+
+
+def occlusion(
+    net: Any, x: Any, *, target: int | None = None, size: int | None = None, stride: int | None = None
+) -> np.ndarray:
+    """How far a class's score falls when a square around each pixel is set to 0, which is the mean of normalised images
+    (Zeiler and Fergus 2013): the mean over all squares that cover the pixel, (H, W).
+
+    size: the side of the square, by default an eighth of the image's. stride: pixels from one square to the next, by
+    default a quarter of the side. Other arguments as in `saliency`.
+    """
+    _expect_one(x)
+    h, w = x.shape[1:3]
+    side = arguments.integer("size", max(1, min(h, w) // 8) if size is None else size, 1, min(h, w))
+    step = arguments.integer("stride", max(1, side // 4) if stride is None else stride, 1, side)
+    image = backends.to_numpy(x)[0]
+    scores = host(net.infer(x)).reshape(-1)
+    number = int(chosen_score(scores, target).argmax())
+    rows, columns = (sorted({*range(0, length - side + 1, step), length - side}) for length in (h, w))
+    places = [(row, column) for row in rows for column in columns]
+    falls, covered = np.zeros((h, w)), np.zeros((h, w))
+    for first in range(0, len(places), BATCH):
+        some = places[first : first + BATCH]
+        batch = np.stack([image] * len(some))
+        for each, (row, column) in zip(batch, some):
+            each[row : row + side, column : column + side] = 0
+        found = host(net.infer(backends.asarray(batch, net.device, x.dtype))).reshape(len(some), -1)[:, number]
+        for score, (row, column) in zip(found, some):
+            falls[row : row + side, column : column + side] += scores[number] - score
+            covered[row : row + side, column : column + side] += 1
+    return falls / covered
+
+
+def grad_cam(net: Any, x: Any, *, layer: str | None = None, target: int | None = None) -> np.ndarray:
+    """Where a layer's maps speak for a class: the positive part of their sum, each times the mean of its gradient
+    (Selvaraju et al. 2017), (H, W) of the image, each pixel with the value of the position it belongs to.
+
+    layer: its name, by default the last whose output has more than one position. Other arguments as in `saliency`.
+    Raises ValueError, too, for a layer without positions.
+    """
+    _expect_one(x)
+    name = _last_map(net) if layer is None else layer
+    chosen = layer_of(net, name)
+    if len(chosen.output_shape or ()) != 3:
+        raise ValueError(f"Grad-CAM needs a layer with maps (H, W, C), the output of {name} is {chosen.output_shape}")
+    twin = net.twin()
+    kept: list[Any] = []
+    with layer_of(twin, name).register_forward_hook(lambda each, given, y: kept.append(y)):
+        scores = twin.forward(x)
+    sent: list[Any] = []
+    with layer_of(twin, name).register_backward_hook(lambda each, dx, dy: sent.append(dy)):
+        twin.backward(_gradient(net, scores, target))
+    volume, gradient = host(kept[0])[0], host(sent[0])[0]
+    found = np.maximum((volume * gradient.mean(axis=(0, 1))).sum(axis=2), 0)
+    rows, columns = (np.arange(length) * count // length for length, count in zip(x.shape[1:3], found.shape))
+    return found[rows][:, columns]
+
+
+def _gradient(net: Any, scores: Any, target: int | None) -> Any:
+    return backends.asarray(chosen_score(scores, target), net.device, scores.dtype)
+
+
+def _expect_one(x: Any) -> None:
+    if len(x.shape) != 4 or x.shape[0] != 1:
+        raise ValueError(f"a batch of one image (1, H, W, C) is looked at, received shape {tuple(x.shape)}")
+
+
+def _last_map(net: Any) -> str:
+    shapes: dict[str, tuple[int, ...]] = {name: layer.output_shape for name, layer in net.children()}
+    found = [name for name, shape in shapes.items() if len(shape) == 3 and shape[0] * shape[1] > 1]
+    if not found:
+        raise ValueError("no layer of the net has maps of more than one position, which Grad-CAM needs")
+    return found[-1]

@@ -1,0 +1,105 @@
+"""`gpuconv explain`: one value of a trained net, and maps of a whole image."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import plots
+from gpuconv.cli import main
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual
+
+Image = pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plots, "save", lambda figure, path: path.write_bytes(b"drawn"))
+    rng = np.random.default_rng(0)
+    net = gc.Sequential(
+        Input((8, 8, 1)),
+        *[Conv2D(4, 3, padding=1), ReLU(), Residual([Conv2D(4, 3, padding=1)])],
+        *[MaxPool2D(2), Flatten(), Linear(3)],
+        seed=1,
+    )
+    net.classes = ["cat", "dog", "frog"]
+    data = rng.integers(0, 256, (12, 8, 8, 1)).astype(np.uint8), rng.integers(0, 3, 12)
+    gc.training.Trainer(net, "sgd", lr=0.01).fit(data, epochs=1, run_dir="run", progress=False)
+    Image.fromarray(data[0][0, :, :, 0]).save("a.png")
+    return tmp_path
+
+
+def explained(line):
+    return main(line.split())
+
+
+def found(capsys, *arguments):
+    capsys.readouterr()
+    assert main(["explain", "run", "a.png", "--device", "numpy", "--json", *map(str, arguments)]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_value_in_text_and_json(work, capsys):
+    document = found(capsys, "--layer", "residual1.conv1", "--at", "4,3,2", "--most", 5, "--picture", "value.png")
+    assert (document["layer"], document["at"], document["direction"]) == ("residual1.conv1", [4, 3, 2], "forward")
+    assert [each["by"] for each in document["computed"]] == ["float64", "numpy"]
+    assert all(each["error"] <= each["bound"] for each in document["computed"])
+    assert len(document["terms"]) == 5
+    total = np.sum(np.array(document["window"]) * document["weight"]) + document["bias"]
+    assert total == pytest.approx(document["total"], abs=1e-12)
+    assert (work / "value.png").read_bytes() == b"drawn"
+    assert explained("explain run a.png --layer pool1 --at 0,0,1 --device numpy") == 0
+    said = capsys.readouterr().out
+    assert "the largest of 4 inputs" in said
+    assert "inputs that matter most" in said
+    assert explained("explain run a.png --layer conv1 --at 4,4,0 --backward --target dog --device numpy") == 0
+    assert "outputs that sent most" in capsys.readouterr().out
+
+
+def test_maps(work, capsys):
+    for name in ("saliency", "occlusion", "grad-cam"):
+        document = found(capsys, "--map", name, "--target", "frog", "--picture", f"{name}.png")
+        assert np.shape(document["values"]) == (8, 8, 1)
+        assert (work / f"{name}.png").exists()
+
+
+@pytest.mark.kernels
+def test_the_thread_on_the_emulated_device(work, capsys):
+    assert explained("explain run a.png --layer conv1 --at 1,2,3 --device emulated") == 0
+    said = capsys.readouterr().out
+    assert "kernel conv2d_fprop" in said
+    assert "thread (" in said
+    assert "of shared " in said
+
+
+def test_refusals(work, capsys):
+    for line, message in {
+        "": "say which value",
+        "--layer conv1": "say which value",
+        "--layer conv1 --at 1,x": "expected whole numbers with commas",
+        "--layer conv9 --at 1,1,1": "unknown layer 'conv9'",
+        "--layer conv1 --at 1,1": "3 whole numbers from 0 inside 8 x 8 x 4",
+        "--layer conv1 --at 8,0,0": "received [8, 0, 0]",
+        "--layer conv1 --at 0,0,0 --most 0": "--most",
+        "--layer conv1 --at 0,0,0 --target cat": "--target is for --backward and --map",
+        "--layer conv1 --at 0,0,0 --backward --target cow": "unknown class 'cow'",
+        "--layer conv1 --at 0,0,0 --picture x.jpg": "must end in .png",
+        "--layer residual1 --at 0,0,0 --backward": "adds two gradients",
+        "--map heat --picture x.png": "unknown map 'heat'",
+        "--map saliency": "say where, --picture",
+        "--map saliency --at 1,1,1 --picture x.png": "leave --at",
+        "--map occlusion --layer conv1 --picture x.png": "--layer is for --map grad-cam",
+        "--map grad-cam --layer fc1 --picture x.png": "needs a layer with maps",
+    }.items():
+        capsys.readouterr()
+        assert main(["explain", "run", "a.png", "--device", "numpy", *line.split()]) == 2, line
+        said = capsys.readouterr().err
+        assert message in said, said
+        assert said.count("\n") == 1
+    assert not (work / "x.png").exists()
+    assert explained("explain run none.png --layer conv1 --at 0,0,0 --device numpy") == 2
+    assert explained("explain nowhere a.png --layer conv1 --at 0,0,0") == 2

@@ -1,0 +1,67 @@
+"""Saliency, occlusion and Grad-CAM against what they are defined as."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv.inspect import grad_cam, occlusion, saliency
+from gpuconv.layers import Conv2D, Flatten, GlobalAvgPool2D, Input, Linear, Sequential, Tanh
+
+X = np.random.default_rng(3).normal(size=(1, 6, 8, 2))
+
+
+@pytest.fixture
+def net():
+    row = [Input((6, 8, 2)), Conv2D(3, 3), Tanh(), Conv2D(2, 3, stride=2), GlobalAvgPool2D(), Flatten(), Linear(4)]
+    return Sequential(row, seed=7, precision="float64")
+
+
+def test_saliency_is_the_numerical_gradient_of_the_score(net):
+    for target in (0, 3, None):
+        number = int(net.infer(X).argmax()) if target is None else target
+        found = saliency(net, X, target=target)
+        for at in ((0, 0, 0), (3, 4, 1), (5, 7, 0)):
+            step = np.zeros_like(X)
+            step[(0, *at)] = 1e-6
+            slope = (net.infer(X + step) - net.infer(X - step))[0, number] / 2e-6
+            assert found[at] == pytest.approx(slope, abs=1e-7)
+    assert not any(np.any(gradient) for gradient in net.grads().values())
+
+
+def test_occlusion_is_the_mean_fall_of_the_squares_over_a_pixel(net):
+    found = occlusion(net, X, target=1, size=3, stride=2)
+    falls, covered = np.zeros((6, 8)), np.zeros((6, 8))
+    for row in (0, 2, 3):
+        for column in (0, 2, 4, 5):
+            hidden = X.copy()
+            hidden[:, row : row + 3, column : column + 3] = 0
+            falls[row : row + 3, column : column + 3] += (net.infer(X) - net.infer(hidden))[0, 1]
+            covered[row : row + 3, column : column + 3] += 1
+    np.testing.assert_allclose(found, falls / covered, atol=1e-14)
+
+
+def test_grad_cam_of_a_net_that_ends_in_a_mean_is_its_class_activation_map(net):
+    maps = net.activations(X)["conv2"][0]
+    weight = net["fc1"]["weight"][2]
+    small = np.maximum(maps @ weight, 0) / (maps.shape[0] * maps.shape[1])
+    found = grad_cam(net, X, target=2)
+    assert found.shape == (6, 8)
+    np.testing.assert_allclose(np.unique(found), np.unique(small), atol=1e-15)
+    assert found[0, 0] == pytest.approx(small[0, 0])
+    assert found[-1, -1] == pytest.approx(small[-1, -1])
+    assert grad_cam(net, X, layer="conv1", target=2).shape == (6, 8)
+
+
+def test_refusals(net):
+    for call, message in [
+        (lambda: saliency(net, X, target=4), "from 0 to 3, received 4"),
+        (lambda: saliency(net, X[0]), "one image"),
+        (lambda: occlusion(net, X, size=7), "size must be"),
+        (lambda: occlusion(net, X, size=2, stride=3), "stride must be"),
+        (lambda: grad_cam(net, X, layer="fc1"), "needs a layer with maps"),
+        (lambda: grad_cam(net, X, layer="conv9"), "unknown layer"),
+        (lambda: grad_cam(Sequential([Input((4,)), Linear(2)]), np.zeros((1, 4))), "one image"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
