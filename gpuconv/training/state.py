@@ -12,6 +12,7 @@ import numpy as np
 from gpuconv import backends, losses
 from gpuconv import checkpoint as checkpoints
 from gpuconv.checkpoint import Checkpoint, CheckpointError
+from gpuconv.layers import Layer
 from gpuconv.training import stored
 from gpuconv.training.history import History
 from gpuconv.training.rundir import RunDirectory
@@ -140,14 +141,11 @@ class RunState(TrainingStep):
         self._expect_settings(state["settings"], path, only=makes_the_net)
         stored.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
-        try:
-            self.optimizer.check_state_dict(checkpoint.part("optimizer"))
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from error
         if state["batch"] >= max(self.batches, 1):
             raise CheckpointError(f"{path}: batch is {state['batch']}, and an epoch has {self.batches} batches")
         if bool(self.loss_scale) != bool(state["loss_scale"]):
             raise CheckpointError(f"{path}: loss_scale is {checkpoints.shown(state['loss_scale'])}")
+        self._freeze_as_in(state["net"], checkpoint.part("optimizer"), path)
         self.net.load_state_dict(checkpoint.part("net"))
         self.optimizer.load_state_dict(checkpoint.part("optimizer"))
         self.epoch, self.batch = state["epoch"], state["batch"]
@@ -155,6 +153,25 @@ class RunState(TrainingStep):
         self.totals.write(Reading(*state["totals"]))
         if self.loss_scale:
             self.loss_scale.write(state["loss_scale"])
+
+    def _freeze_as_in(self, config: Record, optimizer: dict[str, np.ndarray], path: Any) -> None:
+        """Freeze what is frozen in a checkpoint's net, as callbacks may have done since the start of the run, if the
+        optimizer then fits the checkpoint's. Otherwise raises CheckpointError, and nothing changes."""
+        layers, before = [*self.net.walk()], self.optimizer.state_dict()
+        here = [layer.frozen for layer in layers]
+        there = [layer.frozen for layer in Layer.from_config(config, initialize=False).walk()]
+        try:
+            self._freeze(layers, there)
+            self.optimizer.check_state_dict(optimizer)
+        except ValueError as error:
+            self._freeze(layers, here)
+            self.optimizer.load_state_dict(before)
+            raise CheckpointError(f"{path}: {error}") from error
+
+    def _freeze(self, layers: list[Layer], frozen: list[Any]) -> None:
+        for layer, names in zip(layers, frozen):
+            layer.frozen = names
+        self.optimizer.match(self.net.params())
 
     def _expect_settings(self, there: Record, path: Any, only: tuple[str, ...] | None = None) -> None:
         """Raise SettingsError if stored settings, all or `only` some, differ from this fit's."""

@@ -254,11 +254,19 @@ def _without_places(settings: Record) -> Record:
     }
 
 
+def without_frozen(config: Any) -> Any:
+    """A net's config without what is frozen, which a callback may have changed while the run went on."""
+    if isinstance(config, dict):
+        return {name: without_frozen(value) for name, value in config.items() if name != "frozen"}
+    return [*map(without_frozen, config)] if isinstance(config, list) else config
+
+
 def check_net(path: Any, checkpoint: Checkpoint, net: Any) -> None:
-    """Raise CheckpointError that names the first difference if a checkpoint is of another net than `net`, or if its
-    weights are not finite. The net may be without weights (initialize=False)."""
+    """Raise CheckpointError that names the first difference if a checkpoint is of another net than `net`, apart from
+    what is frozen, or if its weights are not finite. The net may be without weights (initialize=False)."""
     unseeded = {"seed": None}  # the seed of the initial weights does not matter
-    found = differences(complete(checkpoint.state["net"]) | unseeded, as_json(net.config()) | unseeded)
+    there, here = (without_frozen(config) for config in (complete(checkpoint.state["net"]), as_json(net.config())))
+    found = differences(there | unseeded, here | unseeded)
     if found:
         raise CheckpointError(f"{path} is a checkpoint of another net: {found[0]}")
     check_arrays(path, checkpoint.part("net"), net)

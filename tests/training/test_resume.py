@@ -378,3 +378,59 @@ def test_training_in_another_thread_leaves_signals_alone():
     thread.start()
     thread.join()
     assert found == [(None, signal.default_int_handler)]
+
+
+class Thaw(Callback):
+    """As in fine-tuning: the first layer is frozen at first and trained later, the last one the other way round."""
+
+    def on_epoch(self, trainer, record):
+        if trainer.epoch == 1:
+            trainer.net["conv1"].unfreeze()
+        if trainer.epoch == 2:
+            trainer.net["fc1"].frozen = "bias"
+
+
+class StopAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, trainer, record):
+        if trainer.steps == self.step:
+            trainer.stop("enough")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_layers_that_a_callback_freezes_are_so_when_the_run_goes_on(tmp_path, precision):
+    def train(name, step=0, **options):
+        trainer = small.trainer(precision=precision)
+        trainer.net["conv1"].freeze()
+        small.fit(
+            trainer,
+            epochs=4,
+            validation=None,
+            callbacks=[Thaw(), StopAt(step)],
+            run_dir=tmp_path / name,
+            checkpoint_every=1,
+            train=small.loader(dtype=precision),
+            **options,
+        )
+        return trainer
+
+    straight = train("straight")
+    for step in (3, 7, 13):
+        train(f"cut-{step}", step)
+        again = train(f"cut-{step}", resume=True)
+        assert small.same_arrays(again.net.state_dict(), straight.net.state_dict())
+        assert [layer.frozen for layer in again.net.walk()] == [layer.frozen for layer in straight.net.walk()]
+        assert again.history == straight.history
+
+    other = small.trainer(precision=precision, optimizer="sgd")
+    other.net["conv1"].freeze()
+    other.optimizer.match(other.net.params())
+    before = [layer.frozen for layer in other.net.walk()], other.optimizer.state_dict()
+    state = checkpoint.load(tmp_path / "cut-13" / "last.safetensors")
+    other.epochs, other.batches, other.fit_settings = 4, small.STEPS_PER_EPOCH, state.state["settings"]
+    with pytest.raises(CheckpointError, match="does not match"):
+        other.restore(state)
+    assert [layer.frozen for layer in other.net.walk()] == before[0]
+    assert small.same_arrays(other.optimizer.state_dict(), before[1])
