@@ -30,9 +30,9 @@ def as_dtype(dtype: Any) -> np.dtype:
         resolved = np.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received {dtype!r}") from None
-    if resolved.name not in FLOAT_NAMES:
+    if not is_float(resolved):
         raise TypeError(f"dtype must be one of {', '.join(FLOAT_NAMES)}, received {resolved.name}")
-    return resolved.newbyteorder("=")
+    return resolved if resolved.isnative else resolved.newbyteorder("=")
 
 
 @functools.cache  # every argument of every op is asked for it, and NumPy makes up a name each time

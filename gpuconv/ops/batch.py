@@ -13,6 +13,7 @@ from gpuconv.names import canonical
 from gpuconv.ops.expect import expect_out, expect_shape
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
+from gpuconv.ops.remembered import remembered
 from gpuconv.types import Array, Scalar
 
 __all__ = ["load_batch"]
@@ -82,26 +83,8 @@ def load_batch(
         optional=dict(out=out),
         numbers=dict(offset=offset, start=start),
     )
-    if images.dtype != np.uint8 or len(images.shape) != 4:
-        raise TypeError(
-            f"images must be uint8 (M, H, W, C), received {images.dtype.name} of shape {tuple(images.shape)}"
-        )
-    m, h, w, c = images.shape
-    for name, vector in (("labels", labels), ("indices", indices)):
-        if vector.dtype != np.int64 or len(vector.shape) != 1:
-            raise TypeError(
-                f"{name} must be int64 of rank 1, received {vector.dtype.name} of shape {tuple(vector.shape)}"
-            )
-    expect_shape("labels", labels, (m,), "one label for each image")
-    for name, values in (("mean", mean), ("std", std)):
-        if values.dtype != np.float32 or tuple(values.shape) not in ((c,), (h, w, c)):
-            raise ValueError(
-                f"{name} must be float32 of shape {(c,)} or {(h, w, c)}, "
-                f"received {values.dtype.name} {tuple(values.shape)}"
-            )
-    shift, cutout = integer("shift", shift, 0), integer("cutout", cutout, 0, INT32)
-    if shift >= min(h, w):
-        raise ValueError(f"shift must be smaller than the image ({h} x {w}), received {shift}")
+    shift, cutout = _check_images(images, labels, indices, mean, std, shift=shift, cutout=cutout)
+    _, h, w, c = images.shape
     start, count = batch_range("indices", indices.shape[0], step_integer("start", start), count)
     dtype = as_dtype(dtype)
     expect_out(out, (count, h, w, c), dtype)
@@ -125,3 +108,30 @@ def load_batch(
         dtype=dtype,
         out=out,
     )
+
+
+@remembered
+def _check_images(
+    images: Array, labels: Array, indices: Array, mean: Array, std: Array, *, shift: Any, cutout: Any
+) -> tuple[int, int]:
+    if images.dtype != np.uint8 or len(images.shape) != 4:
+        raise TypeError(
+            f"images must be uint8 (M, H, W, C), received {images.dtype.name} of shape {tuple(images.shape)}"
+        )
+    m, h, w, c = images.shape
+    for name, vector in (("labels", labels), ("indices", indices)):
+        if vector.dtype != np.int64 or len(vector.shape) != 1:
+            raise TypeError(
+                f"{name} must be int64 of rank 1, received {vector.dtype.name} of shape {tuple(vector.shape)}"
+            )
+    expect_shape("labels", labels, (m,), "one label for each image")
+    for name, values in (("mean", mean), ("std", std)):
+        if values.dtype != np.float32 or tuple(values.shape) not in ((c,), (h, w, c)):
+            raise ValueError(
+                f"{name} must be float32 of shape {(c,)} or {(h, w, c)}, "
+                f"received {values.dtype.name} {tuple(values.shape)}"
+            )
+    shift, cutout = integer("shift", shift, 0), integer("cutout", cutout, 0, INT32)
+    if shift >= min(h, w):
+        raise ValueError(f"shift must be smaller than the image ({h} x {w}), received {shift}")
+    return shift, cutout

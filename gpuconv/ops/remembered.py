@@ -36,7 +36,9 @@ def remembered(check: Check) -> Check:
             if array is None:
                 parts.append(None)
             else:
-                parts += array.shape, array.dtype, isinstance(array, np.ndarray) and array.flags.writeable
+                parts += array.shape, array.dtype
+        if isinstance(arrays[0] if arrays else None, np.ndarray):  # on the host; of one device all are
+            parts += [array is not None and array.flags.writeable for array in arrays]
         key = tuple(parts)
         result = results.get(key, _NEW)
         if result is _NEW:

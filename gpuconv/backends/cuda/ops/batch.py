@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -33,6 +35,12 @@ _BATCH = np.dtype(
 )
 
 
+@functools.lru_cache(maxsize=1024)
+def _packed(images: int, indices: int, height: int, width: int, channels: int, *others: int) -> np.void:
+    """The kernel's `struct Batch`; others: its last members."""
+    return struct(_BATCH, images, indices, height, fast_divmod(max(1, width)), fast_divmod(max(1, channels)), *others)
+
+
 def load_batch(
     images: Array,
     labels: Array,
@@ -61,9 +69,8 @@ def load_batch(
     place = (*device_scalar(offset, np.int64), *device_scalar(start, np.int64))
     picked = empty((n,), labels.dtype, like=labels)
     blocks = max(1, ceil_div(h * w * c, _ELEMENTS))
-    sides, each = (h, fast_divmod(max(1, w)), fast_divmod(max(1, c))), (mean.ndim > 1, std.ndim > 1)
-    options = (_FLIPS[flip], shift, border == "reflect", cutout)
-    batch = struct(_BATCH, m, indices.shape[0], *sides, *each, *options, blocks)
+    each, options = (mean.ndim > 1, std.ndim > 1), (_FLIPS[flip], shift, border == "reflect", cutout)
+    batch = _packed(m, indices.shape[0], h, w, c, *each, *options, blocks)
     x = buffer(out, (n, h, w, c), dtype, like=images)
     if x.size:
         kernel = load("load_batch.cu", {"DTYPE": dtype}).kernel("load_batch")

@@ -91,6 +91,8 @@ class Kernel:
         self._usual = [_usual(parameter, check) for parameter, check in zip(signature.parameters, self._checks)]
         self._pointers = [index for index, parameter in enumerate(signature.parameters) if parameter.pointer]
         self._runners: dict[str | int, Runner] = {}
+        # Extents that are equal are the same, whatever their types.
+        self._geometry = functools.lru_cache(maxsize=256)(self._check_geometry)
 
     def __call__(self, grid: Extent, block: Extent, *arguments: Any, shared: int = 0) -> None:
         """Launch. grid: blocks along x, y, z. block: threads along x, y, z. shared: bytes of dynamic shared memory.
@@ -100,8 +102,7 @@ class Kernel:
         gpu, taken = self._at_a_glance(arguments)
         if gpu is None:
             gpu, taken = self._checked(arguments)
-        grid3, block3 = _extent("grid", grid, _MAX_GRID, self.name), _extent("block", block, _MAX_BLOCK, self.name)
-        self._check_sizes(block3, shared)
+        grid3, block3 = self._geometry(grid, block, shared)
         if 0 in grid3:
             return
         where = f"emulated {emulator.settings().sanitize}" if gpu is None else gpu
@@ -164,12 +165,14 @@ class Kernel:
             raise TypeError(f"{self.name} runs on arrays of a CUDA or the emulated device, received NumPy arrays")
         return device
 
-    def _check_sizes(self, block: Extent3, shared: int) -> None:
-        (x, y, z), bound = block, self.signature.max_threads or _MAX_THREADS
+    def _check_geometry(self, grid: Extent, block: Extent, shared: int) -> tuple[Extent3, Extent3]:
+        grid3, block3 = _extent("grid", grid, _MAX_GRID, self.name), _extent("block", block, _MAX_BLOCK, self.name)
+        (x, y, z), bound = block3, self.signature.max_threads or _MAX_THREADS
         if not 0 < x * y * z <= bound:
-            raise ValueError(f"{self.name} runs with 1 to {bound} threads a block, received {block}")
+            raise ValueError(f"{self.name} runs with 1 to {bound} threads a block, received {block3}")
         if not 0 <= shared <= _MAX_SHARED:
             raise ValueError(f"{self.name}: a block has at most {_MAX_SHARED} bytes of shared memory, not {shared}")
+        return grid3, block3
 
     def _emulated_runner(self) -> Runner:
         library = self.module._emulated(emulator.settings().sanitize)
@@ -204,8 +207,6 @@ class Kernel:
 
 
 def _extent(what: str, given: Extent, limits: Extent3, kernel: str) -> Extent3:
-    if type(given) is int and 0 <= given <= limits[0]:
-        return given, 1, 1
     x, y, z = (given, 1, 1) if isinstance(given, int) else (*given, 1, 1)[:3]
     if 0 <= x <= limits[0] and 0 <= y <= limits[1] and 0 <= z <= limits[2]:
         return x, y, z
