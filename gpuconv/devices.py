@@ -73,15 +73,18 @@ def place_of(array: Any) -> str | None:
     return f"cuda:{array.device.id}" if kind == "cuda" else kind
 
 
-def device_of(array: Any) -> str:
-    """The name of the device an array lives on: "numpy", "emulated", "cuda:0", ... Raises TypeError for no array."""
+def device_of(array: Any, name: str = "the array") -> str:
+    """The name of the device an array lives on: "numpy", "emulated", "cuda:0", ...
+
+    name: what an error calls it. Raises TypeError for what is no array, and for a masked one.
+    """
     place = place_of(array)
     if place is None:
         raise TypeError(
             f"expected an array of NumPy or CuPy, received {type(array).__name__}; gpuconv.asarray makes one"
         )
     if place == MASKED:
-        raise masked("the array")
+        raise masked(name)
     return place
 
 

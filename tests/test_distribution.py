@@ -33,7 +33,7 @@ def sources() -> set[str]:
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
         return {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
-    made = re.compile(r"PKG-INFO|setup\.cfg|build/.*|(.*[./])?(egg-info|\w*cache\w*|\.hypothesis)/.*")
+    made = re.compile(r"PKG-INFO|setup\.cfg|(build|\.?venv)/.*|(.*[./])?(egg-info|\w*cache\w*|\.hypothesis)/.*")
     files = (path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file())
     return {name for name in files if not made.fullmatch(name)}
 
