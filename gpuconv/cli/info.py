@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import os
 import platform
 from importlib import metadata
@@ -44,6 +46,9 @@ def run(options: argparse.Namespace) -> int:
             row(name, f"ready: {backends.describe(name)}")
         except backends.DeviceError as error:
             row(name, f"not available: {error}")
+    with contextlib.suppress(backends.DeviceError):  # after the last one
+        for index in itertools.count(1):
+            row(f"cuda:{index}", f"ready: {backends.describe(f'cuda:{index}')}")
     row("auto takes", "{}: {}".format(*backends.choose()))
 
     section("kernels")

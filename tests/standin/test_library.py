@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc as gc_module
+import re
 import threading
 import time
 
@@ -17,6 +18,7 @@ from bench.suite import Entry
 from gpuconv import backends, lab, ops
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.runtime import attached, nvrtc
+from gpuconv.cli import main
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.inspect.profile import profile
 from gpuconv.notices import Notice
@@ -79,6 +81,15 @@ def test_unlike_gpus_each_load_their_own_binary(schedule):
             x = gc.asarray(X, device)
             y = ops.relu(x, out=backends.empty(X.shape, "float32", device))
             np.testing.assert_array_equal(gc.to_numpy(y), np.maximum(X, 0))
+
+
+def test_info_tells_each_gpu(capsys):
+    with standin.installed(("75", "90", "90")):
+        assert main(["info"]) == 0
+    told = re.findall(
+        r"^  (cuda\S*) +ready: Stand-in \d+, compute capability (\S+?),?(?: .*)?$", capsys.readouterr().out, re.M
+    )
+    assert told == [("cuda", "7.5"), ("cuda:1", "9.0"), ("cuda:2", "9.0")]
 
 
 def trained(device, *, graph, **options):
