@@ -81,10 +81,13 @@ def compiled(job: Job, arch: str) -> Path:
     return nvrtc.compile_cubin(path.stem, source.flatten(path), dict(defines), arch).path.parent
 
 
-def packed(entries: Sequence[Path], arch: str, nvrtc: str) -> bytes:
+def packed(entries: Sequence[Path], arch: str) -> bytes:
+    from gpuconv.backends.cuda.runtime import nvrtc
+
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        manifest = {"arch": arch, "nvrtc": nvrtc, "entries": len(entries)}
+        compiler = {"nvrtc": nvrtc.version(), "headers": nvrtc.header_version()}
+        manifest = {"arch": arch, **compiler, "entries": len(entries)}
         archive.writestr("manifest.json", json.dumps(manifest))
         for entry in entries:
             for file in sorted(entry.iterdir()):
@@ -118,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ProcessPoolExecutor(options.workers, spawn, use_nvrtc, (options.nvrtc,)) as pool:
             entries = list(pool.map(compile_one, jobs, chunksize=8))
     entries = sorted(dict.fromkeys(entries))
-    data = packed(entries, options.arch, nvrtc)
+    data = packed(entries, options.arch)
     if len(data) > LARGEST:
         parser.error(f"the pack would have {len(data) / 2**20:.1f} MiB, more than {LARGEST >> 20} can travel")
     files.write(options.out, data)

@@ -41,6 +41,7 @@ else:
         from gpuconv.backends.cuda.runtime import nvrtc
         from gpuconv.profiling.launches import architecture
         facts["arch"], facts["nvrtc"] = architecture(facts["device"]), nvrtc.toolkit()[1]
+        facts["headers"] = nvrtc.header_version()
 print("FACTS " + json.dumps(facts))
 """
 
@@ -96,15 +97,16 @@ def cubins(gate: Gate, seconds: float) -> Found:
     try:
         with zipfile.ZipFile(gate.cubins) as archive:
             manifest = json.loads(archive.read("manifest.json"))
+            compiled = {what: manifest[what] for what in ("arch", "nvrtc", "headers")}
             archive.extractall(folder, [name for name in archive.namelist() if name != "manifest.json"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise FailedError(f"{gate.cubins} is no pack of kernels: {error}") from error
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    said = f"{manifest['entries']} kernel files for {manifest['arch']}, {manifest['nvrtc']}"
-    for what in ("arch", "nvrtc"):
-        if manifest[what] != gate.facts.get(what, manifest[what]):
-            raise FailedError(f"carried are {said}; this machine has {gate.facts[what]}, so kernels are compiled here")
+    said = f"{manifest['entries']} kernel files for {', '.join(compiled.values())}"
+    for what, carried in compiled.items():
+        if carried != (here := gate.facts.get(what, carried)):
+            raise FailedError(f"carried are {said}; this machine has {here}, so kernels are compiled here")
     return said, manifest
 
 

@@ -26,7 +26,7 @@ def pack(tmp_path_factory):
 def gate(tmp_path, pack):
     for name in ("out", "home", "logs"):
         (tmp_path / name).mkdir()
-    facts = {"arch": "sm_90a", "nvrtc": nvrtc.toolkit()[1]}
+    facts = {"arch": "sm_90a", "nvrtc": nvrtc.toolkit()[1], "headers": nvrtc.header_version()}
     return Gate(tmp_path / "out", tmp_path / "home", tmp_path / "logs", cubins=pack, facts=facts)
 
 
@@ -34,7 +34,7 @@ def test_what_was_packed_is_found_and_not_compiled(gate, monkeypatch):
     said, manifest = start.cubins(gate, 10)
     jobs = pack_cubins.variants_of("step_counter.cu")
     assert manifest["entries"] == len(jobs)
-    assert said == f"{len(jobs)} kernel files for sm_90a, {nvrtc.version()}"
+    assert said == f"{len(jobs)} kernel files for sm_90a, {nvrtc.version()}, {nvrtc.header_version()}"
     version = nvrtc.version()
     monkeypatch.setattr(nvrtc, "version", lambda: version)
     monkeypatch.setattr(nvrtc, "toolkit", lambda: (None, version))  # compiles nothing
@@ -45,7 +45,7 @@ def test_what_was_packed_is_found_and_not_compiled(gate, monkeypatch):
         pack_cubins.compiled(jobs[0], "sm_80")
 
 
-@pytest.mark.parametrize("what", ["arch", "nvrtc"])
+@pytest.mark.parametrize("what", ["arch", "nvrtc", "headers"])
 def test_a_pack_for_another_machine_is_told_and_the_cache_is_filled_here(gate, what):
     gate.facts[what] = "another"
     with pytest.raises(FailedError, match=r"carried are .*; this machine has another, so kernels are compiled here"):

@@ -105,7 +105,7 @@ def _options(version: str, defines: Mapping[str, str], arch: str) -> dict[str, A
 
 def _key(version: str, text: str, options: Mapping[str, Any]) -> list[str]:
     """All that a cubin depends on, and no folder's name."""
-    return ["nvrtc", version, f"headers {_header_version(headers())}", repr(options), text]
+    return ["nvrtc", version, header_version(), repr(options), text]
 
 
 def loadable(path: str | Path) -> str:
@@ -181,9 +181,13 @@ def headers() -> str | None:
     return pathfinder.find_nvidia_header_directory("cudart")
 
 
+def header_version() -> str:
+    """Of cuda_fp16.h and its like: "headers 13000" for those of CUDA 13.0."""
+    return f"headers {_header_version(headers())}"
+
+
 @functools.cache
 def _header_version(folder: str | None) -> str:
-    """CUDA's version, as the folder of cuda_fp16.h has it."""
     try:
         text = Path(folder or "", "cuda_runtime_api.h").read_text(encoding="utf-8", errors="replace")
     except OSError:
