@@ -91,6 +91,11 @@ class Loader:
         }
         return type(self)(dataset, **(same | {"dtype": self._options["dtype"]} | changes))
 
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the images of a batch."""
+        return self._options["dtype"]
+
     def __len__(self) -> int:
         """The number of batches in an epoch."""
         full, rest = divmod(len(self.dataset), self.batch_size)

@@ -190,6 +190,16 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
             first.expect(data.image_shape)
         except ValueError as error:
             raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
+    if loader.dtype != net.dtype:
+        raise DataError(
+            f"{name} gives {loader.dtype.name} batches, and the net computes in {net.dtype.name}: make the loader with "
+            "dtype=net.dtype"
+        )
+    if Device.named(loader.device) != Device.named(net.device):
+        raise DataError(
+            f"{name} gives batches on {loader.device}, and the net is on {net.device}: make the loader with "
+            "device=net.device"
+        )
     classes, most = net.output_shape[-1], -1 if data.labels is None else int(data.labels.max())
     compares = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge))
     if compares and name == "train" and min(classes, len(data.classes)) < 2:

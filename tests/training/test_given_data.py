@@ -406,3 +406,22 @@ def test_generators_are_refused_before_training_where_each_epoch_needs_them():
     trainer = gc.Trainer(gc.models.build("seed-net", (8, 8, 1)))
     trainer.fit(train, epochs=2, validation=0.1, test=(each for each in [batch]), progress=False)
     assert "test_accuracy" in trainer.tested
+
+
+def test_a_loader_of_another_dtype_or_device_than_the_net_is_named_before_training(tmp_path):
+    net = small.net().to(precision="bfloat16")
+    before = {name: value.copy() for name, value in net.state_dict().items()}
+    for use in (
+        lambda loader: fit(loader, net=net, run_dir=tmp_path / "run"),
+        lambda loader: fit(DATA, net=net, validation=loader, run_dir=tmp_path / "run"),
+        lambda loader: evaluate(net, loader),
+    ):
+        with pytest.raises(
+            DataError, match=r"gives float32 batches, and the net computes in bfloat16.*dtype=net.dtype"
+        ):
+            use(small.loader())
+    with pytest.raises(DataError, match=r"gives batches on numpy, and the net is on emulated.*device=net.device"):
+        fit(small.loader(), net=small.net().to("emulated"))
+    assert small.same_arrays(net.state_dict(), before)
+    assert not [*tmp_path.iterdir()]
+    assert fit(small.loader(dtype="bfloat16"), net=net, epochs=1).history
