@@ -289,8 +289,8 @@ def conv2d_wgrad(
     window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
     options = dict(kernel_size=kernel_size, pool=pool, algo=algo, tf32=tf32, accumulate=accumulate)
     problem, forward, algo, tf32 = _check_conv2d_wgrad(dy, x, mask, out, db, **options, **window)
-    expect_apart(out=out, db=db)
-    dy, x, mask = copy_if_overlapping([out, db], dy, x, mask)
+    outputs = expect_apart(out=out, db=db)
+    dy, x, mask = copy_if_overlapping(outputs, dy, x, mask)
     return backend.conv.conv2d_wgrad(
         dy, x, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate
     )
@@ -376,8 +376,8 @@ def conv2d_backward(
     window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
     options = dict(pool=pool, algo=algo, tf32=tf32, accumulate=accumulate)
     problem, forward, algo, tf32 = _check_conv2d_backward(dy, x, w, mask, out, dw, db, **options, **window)
-    expect_apart(out=out, dw=dw, db=db)
-    dy, x, w, mask = copy_if_overlapping([out, dw, db], dy, x, w, mask)
+    outputs = expect_apart(out=out, dw=dw, db=db)
+    dy, x, w, mask = copy_if_overlapping(outputs, dy, x, w, mask)
     return backend.conv.conv2d_backward(
         dy, x, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, dw=dw, db=db, accumulate=accumulate
     )

@@ -15,7 +15,7 @@ from gpuconv import algorithms
 from gpuconv.arguments import integer
 from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, is_float
 from gpuconv.names import lookup
-from gpuconv.ops.overlap import apart, overlap
+from gpuconv.ops.overlap import Written, apart, overlap, written
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue, channels_first, expect_memory
 from gpuconv.types import Array
 
@@ -146,14 +146,13 @@ def expect_writable(**arrays: Array | None) -> None:
             raise _read_only(name)
 
 
-def expect_apart(**outputs: Array | None) -> None:
-    """No two outputs, where given, share memory."""
-    given = [(name, array) for name, array in outputs.items() if array is not None]
-    if len(given) < 2 or apart([array for _, array in given]):
-        return
-    for (a_name, a), (b_name, b) in combinations(given, 2):
-        if overlap(a, b):
-            raise _shared(a_name, b_name)
+def expect_apart(**outputs: Array | None) -> Written:
+    """No two outputs, where given, share memory. Returns them with their address ranges."""
+    found = written(outputs.values())
+    if not apart(found):
+        given = [(name, array) for name, array in outputs.items() if array is not None]
+        raise next(_shared(a, b) for (a, x), (b, y) in combinations(given, 2) if overlap(x, y))
+    return found
 
 
 def expect_writable_lists(**lists: Sequence[Array] | None) -> None:

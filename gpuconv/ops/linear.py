@@ -135,8 +135,8 @@ def linear_wgrad(
     """
     backend = backend_of(dy=dy, x=x, optional=dict(out=out, db=db))
     problem, algo, tf32 = _check_linear_wgrad(dy, x, out, db, algo=algo, tf32=tf32, accumulate=accumulate)
-    expect_apart(out=out, db=db)
-    dy, x = copy_if_overlapping([out, db], dy, x)
+    outputs = expect_apart(out=out, db=db)
+    dy, x = copy_if_overlapping(outputs, dy, x)
     return backend.linear.linear_wgrad(dy, x, problem, algo=algo, tf32=tf32, out=out, db=db, accumulate=accumulate)
 
 

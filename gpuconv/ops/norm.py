@@ -77,11 +77,12 @@ def batch_norm(
     activation = expect_activation(activation)
     if training:
         expect_writable(running_mean=running_mean, running_var=running_var)
-        expect_apart(running_mean=running_mean, running_var=running_var, out=out)
-        x, gamma, beta = copy_if_overlapping([running_mean, running_var], x, gamma, beta)
+        outputs = expect_apart(running_mean=running_mean, running_var=running_var, out=out)
+        x, gamma, beta = copy_if_overlapping(outputs, x, gamma, beta, in_place=out)
     else:
-        running_mean, running_var = copy_if_overlapping([out], running_mean, running_var, in_place=True)
-    x, gamma, beta = copy_if_overlapping([out], x, gamma, beta, in_place=True)
+        x, gamma, beta, running_mean, running_var = copy_if_overlapping(
+            [out], x, gamma, beta, running_mean, running_var, in_place=True
+        )
     return backend.norm.batch_norm(
         x,
         gamma,
@@ -160,9 +161,8 @@ def batch_norm_backward(
     activation = _check_batch_norm_backward(
         dy, x, gamma, mean, inv_std, beta, out, dgamma, dbeta, activation=activation, accumulate=accumulate
     )
-    expect_apart(out=out, dgamma=dgamma, dbeta=dbeta)
-    inputs = copy_if_overlapping([dgamma, dbeta], dy, x, gamma, mean, inv_std, beta)
-    dy, x, gamma, mean, inv_std, beta = copy_if_overlapping([out], *inputs, in_place=True)
+    outputs = expect_apart(out=out, dgamma=dgamma, dbeta=dbeta)
+    dy, x, gamma, mean, inv_std, beta = copy_if_overlapping(outputs, dy, x, gamma, mean, inv_std, beta, in_place=out)
     return backend.norm.batch_norm_backward(
         dy,
         x,
@@ -275,8 +275,8 @@ def conv2d_batch_norm(
     momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)
     expect_writable(running_mean=running_mean, running_var=running_var)
-    expect_apart(running_mean=running_mean, running_var=running_var, out=out)
-    x, w, bias, gamma, beta = copy_if_overlapping([running_mean, running_var, out], x, w, bias, gamma, beta)
+    outputs = expect_apart(running_mean=running_mean, running_var=running_var, out=out)
+    x, w, bias, gamma, beta = copy_if_overlapping(outputs, x, w, bias, gamma, beta)
     return backend.norm.conv2d_batch_norm(
         x,
         w,

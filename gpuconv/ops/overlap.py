@@ -2,65 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from gpuconv.backends import address, current_device_of, device_of, empty
+from gpuconv.devices import KIND_OF_TYPE
 from gpuconv.types import Array
-
-
-def copy_if_overlapping(outputs: Sequence[Array | None], *inputs: Any, in_place: bool = False) -> list[Any]:
-    """The inputs of an op, each one copied if it shares memory with an output.
-
-    in_place: whether an output may be an input itself, because the op reads each element before it writes it.
-    """
-    written = [(output, _range(output)) for output in outputs if output is not None]
-    if not written:
-        return list(inputs)
-    return [x if x is None or not _clashes(x, written, in_place) else copy_of(x) for x in inputs]
-
 
 # The address of an array's first byte, and the one past its last byte. None for a plain NumPy array: reading its
 # address takes longer than a comparison of two arrays by NumPy.
 Range = tuple[int, int] | None
 
 
-def _clashes(x: Array, written: Sequence[tuple[Array, Range]], in_place: bool = False) -> bool:
-    """Whether an array may share memory with one that is written. in_place: as in `copy_if_overlapping`."""
+class Written(list[tuple[Array, Range]]):
+    """Outputs with their ranges, found once."""
+
+
+def written(outputs: Iterable[Array | None]) -> Written:
+    return Written([(output, _range(output)) for output in outputs if output is not None])
+
+
+def copy_if_overlapping(
+    outputs: Written | Sequence[Array | None], *inputs: Any, in_place: bool | Array | None = False
+) -> list[Any]:
+    """The inputs of an op, each one copied if it shares memory with an output.
+
+    in_place: whether an output may be an input itself, because the op reads each element before it writes it; or the
+    output of which this is true.
+    """
+    found = outputs if isinstance(outputs, Written) else written(outputs)
+    results = list(inputs)
+    if found:
+        for index, x in enumerate(inputs):
+            if x is not None and _clashes(x, found, in_place):
+                results[index] = copy_of(x)
+    return results
+
+
+def _clashes(x: Array, outputs: Sequence[tuple[Array, Range]], in_place: bool | Array | None = False) -> bool:
+    """Whether an array may share memory with one of the outputs. in_place: as in `copy_if_overlapping`."""
     own = _range(x)
-    for output, other in written:
+    for output, other in outputs:
         if own is None or other is None:
             overlaps = np.may_share_memory(x, output)
         else:
             overlaps = own[0] < other[1] and other[0] < own[1]
-        if overlaps and not (in_place and same_memory(x, output)):
+        if overlaps and not ((in_place is True or in_place is output) and same_memory(x, output)):
             return True
     return False
 
 
 def overlap(a: Array, b: Array) -> bool:
     """Whether two arrays of one device may share memory: whether their address ranges overlap."""
-    return _clashes(a, [(b, _range(b))])
+    return _clashes(a, written([b]))
 
 
-def apart(arrays: Sequence[Array]) -> bool:
-    """Whether no two of the arrays overlap."""
-    earlier: list[tuple[Array, Range]] = []
-    for array in arrays:
-        if _clashes(array, earlier):
-            return False
-        earlier.append((array, _range(array)))
-    return True
+def apart(outputs: Written) -> bool:
+    """Whether no two of the outputs overlap."""
+    ranges = sorted([each for _, each in outputs if each is not None])
+    if len(ranges) < len(outputs):
+        return not any(_clashes(outputs[at][0], outputs[:at]) for at in range(1, len(outputs)))
+    return all(end <= begin for (_, end), (begin, _) in pairwise(ranges))
 
 
-def _range(array: Array) -> Range:
-    if type(array) is np.ndarray:
+def _range(array: Any) -> Range:
+    array_type = type(array)
+    if array_type is np.ndarray:
         return None
     if array.size == 0:
         return 0, 0
-    begin = address(array)
+    begin = array.data.ptr if KIND_OF_TYPE.get(array_type) == "cuda" else address(array)
     if array.flags.c_contiguous:
         return begin, begin + array.nbytes
     reach = [stride * (size - 1) for stride, size in zip(array.strides, array.shape)]

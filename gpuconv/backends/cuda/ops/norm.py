@@ -79,14 +79,15 @@ def conv2d_batch_norm(
     rows = conv.size // channels
     y_there, *running = there = contiguous(y, running_mean, running_var)
     module, width = _module(activation, conv, y_there)
-    if len(moments) > _MOST_CHUNKS:
-        share = ceil_div(len(moments), _MERGED_CHUNKS)
-        chunks, many = ceil_div(len(moments), share), moments
-        moments = empty((chunks, channels, 3), many.dtype, like=many)
-        grid = finish_grid(channels), chunks
-        module.kernel("batch_norm_merge")(grid, THREADS, moments, many, len(many), share, channels)
+    chunks = moments.shape[0]
+    if chunks > _MOST_CHUNKS:
+        share, many = ceil_div(chunks, _MERGED_CHUNKS), moments
+        moments = empty((ceil_div(chunks, share), channels, 3), many.dtype, like=many)
+        grid = finish_grid(channels), moments.shape[0]
+        module.kernel("batch_norm_merge")(grid, THREADS, moments, many, chunks, share, channels)
+        chunks = moments.shape[0]
     finish = module.kernel("batch_norm_statistics_finish")
-    finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels)
+    finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, chunks, channels)
     spread = deal(rows, channels, width, MAP_STEPS)
     normalize = module.kernel("batch_norm_normalize")
     normalize(spread.grid, spread.threads, y_there, conv, gamma, beta, mean, inv_std, spread.struct)

@@ -30,10 +30,6 @@ Extent = int | tuple[int, ...]
 Extent3 = tuple[int, int, int]
 Runner = Callable[[Extent3, Extent3, list[Any], int], None]
 
-# What an argument nearly always is. Of a number or a struct: what makes the kernel's of it, and from which types. Of a
-# pointer: None, (), the array's dtype unless any will do, and the bits that are 0 in an aligned address.
-Usual = tuple[Callable[[Any], Any] | None, tuple[type, ...], np.dtype | None, int]
-
 Prepare = TypeVar("Prepare", bound=Callable[..., Any])
 
 _NULL = np.uintp(0)  # a pointer
@@ -88,8 +84,13 @@ class Kernel:
         self.signature = signature
         self.name = signature.name
         self._checks = [_check_of(parameter, self.name) for parameter in signature.parameters]
-        self._usual = [_usual(parameter, check) for parameter, check in zip(signature.parameters, self._checks)]
         self._pointers = [index for index, parameter in enumerate(signature.parameters) if parameter.pointer]
+        self._arrays = [(index, *_usual_array(signature.parameters[index])) for index in self._pointers]
+        self._values = [
+            (index, *_usual_value(parameter, self._checks[index]))
+            for index, parameter in enumerate(signature.parameters)
+            if not parameter.pointer
+        ]
         self._runners: dict[str | int, Runner] = {}
         # Extents that are equal are the same, whatever their types.
         self._geometry = functools.lru_cache(maxsize=256)(self._check_geometry)
@@ -116,29 +117,29 @@ class Kernel:
         nearly always is: `_checked` has to look closer."""
         kind = gpu = None
         taken = list(arguments)
-        if len(taken) != len(self._usual):
+        if len(taken) != len(self._checks):
             return None, taken
-        for index, (make, types, dtype, unaligned) in enumerate(self._usual):
-            value = taken[index]
-            if make is not None:
-                if type(value) not in types:
-                    return None, taken
-                try:
-                    taken[index] = make(value)
-                except OverflowError:
-                    return None, taken
-            elif value is None:
+        for index, dtype, unaligned in self._arrays:
+            array = taken[index]
+            if array is None:
                 taken[index] = _NULL
-            else:
-                if type(value) is not kind:
-                    if kind is not None or KIND_OF_TYPE.get(type(value)) != "cuda":
-                        return None, taken
-                    kind, gpu = type(value), value.data.device_id
-                memory = value.data
-                if memory.device_id != gpu or memory.ptr & unaligned or not value.flags.c_contiguous:
+                continue
+            if type(array) is not kind:
+                if kind is not None or KIND_OF_TYPE.get(type(array)) != "cuda":
                     return None, taken
-                if dtype is not None and value.dtype is not dtype and value.dtype != dtype:
-                    return None, taken
+                kind, gpu = type(array), array.data.device_id
+            memory = array.data
+            if memory.device_id != gpu or memory.ptr & unaligned or not array.flags.c_contiguous:
+                return None, taken
+            if array.dtype is not dtype and dtype is not None and array.dtype != dtype:
+                return None, taken
+        for index, make, types in self._values:
+            if type(taken[index]) not in types:
+                return None, taken
+            try:
+                taken[index] = make(taken[index])
+            except OverflowError:
+                return None, taken
         return gpu, taken
 
     def _checked(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[Any]]:
@@ -213,15 +214,20 @@ def _extent(what: str, given: Extent, limits: Extent3, kernel: str) -> Extent3:
     raise ValueError(f"{kernel}: a {what} has at most {limits}, received {given}")
 
 
-def _usual(parameter: source.Parameter, check: Callable[[Any], Any]) -> Usual:
-    if parameter.pointer:
-        dtype = None if parameter.dtype is None else as_numeric(parameter.name, parameter.dtype)
-        alignment = max(parameter.alignment, 16 if dtype is None else min(16, dtype.itemsize))
-        return None, (), dtype, alignment - 1
+def _usual_array(parameter: source.Parameter) -> tuple[np.dtype | None, int]:
+    """What an array nearly always is: its dtype, None if any will do, and the bits of an address that are 0."""
+    dtype = None if parameter.dtype is None else as_numeric(parameter.name, parameter.dtype)
+    return dtype, max(parameter.alignment, 16 if dtype is None else min(16, dtype.itemsize)) - 1
+
+
+def _usual_value(
+    parameter: source.Parameter, check: Callable[[Any], Any]
+) -> tuple[Callable[[Any], Any], tuple[type, ...]]:
+    """What makes the kernel's number or struct of a value, and which types a value nearly always has."""
     if parameter.dtype is None:
-        return check, (np.void,), None, 0
+        return check, (np.void,)
     number = np.dtype(parameter.dtype)
-    return number.type, (float, int) if number.kind == "f" else (int, bool), None, 0
+    return number.type, (float, int) if number.kind == "f" else (int, bool)
 
 
 def _check_of(parameter: source.Parameter, kernel: str) -> Callable[[Any], Any]:
