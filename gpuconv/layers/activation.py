@@ -64,7 +64,11 @@ class SiLU(Activation, op="silu"):
 
 @dataclass(eq=False, repr=False)
 class LeakyReLU(Activation, op="leaky_relu"):
-    """x where x > 0, else negative_slope * x."""
+    """x where x > 0, else negative_slope * x.
+
+    Args:
+        negative_slope: The factor of negative values, from 0.
+    """
 
     _: KW_ONLY
     negative_slope: float = 0.01
@@ -76,7 +80,11 @@ class LeakyReLU(Activation, op="leaky_relu"):
 
 @dataclass(eq=False, repr=False)
 class GELU(Activation, op="gelu"):
-    """x * Phi(x); approximate is "none" or "tanh"."""
+    """x * Phi(x); see `gpuconv.ops.gelu`.
+
+    Args:
+        approximate: "none", or "tanh" for the approximation.
+    """
 
     _: KW_ONLY
     approximate: str = "none"

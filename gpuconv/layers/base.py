@@ -55,11 +55,18 @@ __all__ = [  # some are of the files below; all can be imported from here
 class Layer(Stateful["Layer"]):
     """The base of all layers.
 
-    name: its name inside the net; by default its kind and number ("conv1"). frozen: the names of variables that are
-    not trained, or True for all of them, including those of layers inside; it can be set at any time, see `freeze`.
     After `build`, `input_shape` and `output_shape` (both without N), `path` (its name, prefixed by the names of its
-    containers: "residual1.conv2") and `variables` are known; `arrays` holds the values. tf32: whether float32 products
-    are computed in TF32 (`gpuconv.ops.conv2d`); it is not part of the configuration.
+    containers: "residual1.conv2") and `variables` are known; `arrays` holds the values. `tf32` says whether float32
+    products are computed in TF32 (`gpuconv.ops.conv2d`); it is not part of the configuration.
+
+    Args:
+        name: Its name inside the net, without a dot; by default its kind and number ("conv1").
+        frozen: The names of variables that are not trained, or True for all of them, including those of layers
+            inside. It can be set at any time, see `freeze`.
+
+    Raises:
+        ValueError: A setting that cannot be used, when the layer is made or, where it takes the input's shape to
+            tell, built.
     """
 
     stem: ClassVar[str] = "layer"

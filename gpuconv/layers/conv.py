@@ -18,8 +18,20 @@ from gpuconv.types import Array, Padding, Shape, Size
 class Conv2D(Layer):
     """Cross-correlate the volume with `out_channels` filters: (H, W, C) -> (P, Q, out_channels).
 
-    weight: (K, R, S, C // groups), bias: (K,). kernel_size, stride, padding, dilation, groups, fit and algo are those
-    of `gpuconv.ops.conv2d`; algo is for all three directions. weight_init, bias_init: see `gpuconv.initializers.get`.
+    Its variables are weight, (K, R, S, C // groups), and bias, (K,). See `gpuconv.ops.conv2d` for the formula.
+
+    Args:
+        out_channels: K, the number of filters.
+        kernel_size: Height and width of a filter: a number or (height, width).
+        stride: Pixels from one window to the next: a number or (height, width).
+        padding: A number, (height, width), ((top, bottom), (left, right)), "same" or "valid".
+        dilation: Pixels from one tap to the next: a number or (height, width).
+        groups: Into how many groups channels and filters are split.
+        bias: Whether to add a bias.
+        fit: "floor", "exact" or "cover", as in `gpuconv.ops`.
+        algo: An algorithm of `gpuconv.algorithms`, for all three directions; "auto" lets the device choose.
+        weight_init: The weight's initializer, see `gpuconv.initializers.get`.
+        bias_init: The bias's initializer.
     """
 
     stem = "conv"

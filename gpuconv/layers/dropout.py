@@ -17,6 +17,9 @@ class Dropout(Layer):
 
     The masks come from the net's seed and the layer's own sub-stream. `offset`, one int64 on the device, is where the
     next mask begins in it; each forward advances it in place, so that a captured step draws new masks.
+
+    Args:
+        p: The probability, in [0, 1).
     """
 
     stem = "dropout"

@@ -13,7 +13,12 @@ from gpuconv.types import Array, Shape
 
 @dataclass(eq=False, repr=False)
 class Input(Layer):
-    """The image volume that a net takes, (H, W, C). larger=True also accepts larger maps of the same depth."""
+    """The image volume that a net takes.
+
+    Args:
+        shape: (H, W, C).
+        larger: Whether larger maps of the same depth are accepted too.
+    """
 
     stem = "input"
     numbered = False

@@ -19,8 +19,14 @@ from gpuconv.types import Array, Shape
 class Linear(Layer):
     """x @ weight.T + bias: (in_features,) -> (out_features,).
 
-    weight: (out_features, in_features), bias: (out_features,). algo: as in `gpuconv.ops.linear`, for all three
-    directions. weight_init, bias_init: see `gpuconv.initializers.get`.
+    Its variables are weight, (out_features, in_features), and bias, (out_features,).
+
+    Args:
+        out_features: The number of outputs.
+        bias: Whether to add a bias.
+        algo: An algorithm of `gpuconv.algorithms`, for all three directions; "auto" lets the device choose.
+        weight_init: The weight's initializer, see `gpuconv.initializers.get`.
+        bias_init: The bias's initializer.
     """
 
     stem = "fc"

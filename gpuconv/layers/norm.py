@@ -16,8 +16,12 @@ from gpuconv.types import Array, Shape
 class BatchNorm(Layer):
     """Normalise each channel of (..., C) to mean 0 and variance 1, times `weight` plus `bias` (Ioffe and Szegedy 2015).
 
-    Training uses the batch's statistics and updates `running_mean` and `running_var` with `momentum`; inference uses
-    the running ones. All four arrays are (C,), in the net's accumulation dtype.
+    Training uses the batch's statistics and updates `running_mean` and `running_var`; inference uses the running ones.
+    All four arrays are (C,), in the net's accumulation dtype.
+
+    Args:
+        momentum: The batch's part of the running statistics, in [0, 1].
+        eps: Added to the variance, from 0.
     """
 
     stem = "norm"

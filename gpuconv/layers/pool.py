@@ -14,7 +14,14 @@ from gpuconv.types import Array, Padding, Shape, Size
 
 @dataclass(eq=False, repr=False)
 class Pool2D(Layer):
-    """The base of max and average pooling: (H, W, C) -> (P, Q, C). stride defaults to kernel_size."""
+    """The base of max and average pooling: (H, W, C) -> (P, Q, C).
+
+    Args:
+        kernel_size: Height and width of a window: a number or (height, width).
+        stride: Pixels from one window to the next; by default kernel_size.
+        padding: A number, (height, width), ((top, bottom), (left, right)), "same" or "valid".
+        fit: "floor", "exact" or "cover", as in `gpuconv.ops`.
+    """
 
     stem = "pool"
 
@@ -54,7 +61,11 @@ class MaxPool2D(Pool2D):
 
 @dataclass(eq=False, repr=False)
 class AvgPool2D(Pool2D):
-    """The mean of each window; see `gpuconv.ops.avg_pool2d`."""
+    """The mean of each window; see `gpuconv.ops.avg_pool2d`.
+
+    Args:
+        count_include_pad: Divide by all cells of a window, or only by those inside the input.
+    """
 
     _: KW_ONLY
     count_include_pad: bool = True

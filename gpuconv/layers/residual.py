@@ -18,8 +18,11 @@ from gpuconv.types import Array, Shape
 class Residual(Layer):
     """body(x) + shortcut(x); without a shortcut body(x) + x (He et al. 2015).
 
-    body, shortcut: a list of layers or a `Sequential`. Keys read "residual1.conv1.weight" for the body and
-    "residual1.shortcut.conv1.weight" for the shortcut.
+    Keys read "residual1.conv1.weight" for the body and "residual1.shortcut.conv1.weight" for the shortcut.
+
+    Args:
+        body: A list of layers or a `Sequential`.
+        shortcut: The same; by default the input itself.
     """
 
     stem = "residual"

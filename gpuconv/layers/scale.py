@@ -11,7 +11,11 @@ from gpuconv.types import Array
 
 @dataclass(eq=False, repr=False)
 class Scale(Layer):
-    """factor * x, for example to scale the scores, as airbench's last layer does."""
+    """factor * x, for example to scale the scores, as airbench's last layer does.
+
+    Args:
+        factor: Any finite number.
+    """
 
     stem = "scale"
     elementwise = True

@@ -30,18 +30,27 @@ if TYPE_CHECKING:
 class Sequential(Layer):
     """A sequence of layers, each applied to the output of the one before: a net, or a part of one.
 
-    layers: a list, ``Sequential([conv, relu])``; or the layers one by one, ``Sequential(conv, relu)``.
-    seed: of the initial weights. precision (or dtype), device: see `to`. initialize=False creates no weights, which is
-    enough for a `summary`. A list that begins with `Input`, or with a layer that is built, is built at once; any other
-    list by `build`, whose options take precedence. Layers without a name are named by kind and number, conv1, relu1,
-    ...; ``net["conv1"]`` and ``net[0]`` give a layer.
+    A list that begins with `Input`, or with a layer that is built, is built at once; any other list by `build`, whose
+    options take precedence. Layers without a name are named by kind and number, conv1, relu1, ...; ``net["conv1"]`` and
+    ``net[0]`` give a layer.
 
     A layer that is already built, for example in another net, is copied with its weights, so that no two nets share it:
-    ``Sequential([*net[:-1], Linear(3)])`` is a separate net with a new head. With share=True it is not copied, and
-    training one net trains the other. A slice, ``net[:-1]``, is a net that shares the layers of this one.
+    ``Sequential([*net[:-1], Linear(3)])`` is a separate net with a new head. A slice, ``net[:-1]``, is a net that
+    shares the layers of this one.
 
     `predict` reads classes, the names of the scores, and normalization, that of the uint8 images the net was trained
     on. Training and `gpuconv.load` set both, and they are saved with the net.
+
+    Args:
+        layers: A list, ``Sequential([conv, relu])``, or the first layer.
+        more: The other layers, where they are given one by one: ``Sequential(conv, relu)``.
+        seed: Of the initial weights.
+        dtype: Of the arrays, in place of precision; see `to`.
+        device: Where the arrays live, see `to`; by default NumPy.
+        initialize: False creates no weights, which is enough for a `summary`.
+        precision: "float32", "tf32", "float16" or "bfloat16", see `to`.
+        share: Take layers that are already built as they are, not as copies: training one net then trains the
+            other.
     """
 
     stem = "block"

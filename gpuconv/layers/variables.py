@@ -18,9 +18,13 @@ from gpuconv.types import Shape
 class Variable:
     """An array that a layer owns.
 
-    initializer makes its first value. buffer: it is part of the state but not a parameter. frozen: a parameter that is
-    not trained. dtype: "net" for the net's dtype, "accumulation" for its accumulation dtype (batch statistics), or the
-    name of an integer dtype.
+    Args:
+        shape: Of the array.
+        initializer: Makes its first value.
+        buffer: Whether it is part of the state but not a parameter.
+        frozen: Whether it is a parameter that is not trained.
+        dtype: "net" for the net's dtype, "accumulation" for its accumulation dtype (batch statistics), or the name
+            of an integer dtype.
     """
 
     shape: Shape

@@ -21,8 +21,13 @@ from gpuconv.types import Array
 class LossScale:
     """The scale of a run; the defaults are those of PyTorch's GradScaler.
 
-    start: the initial scale. growth: the scale's factor after `interval` good steps in a row. backoff: its factor after
-    a skipped step. array: the state of `ops.update_loss_scale` on the device. factor: its first number, the scale.
+    `array` is the state of `ops.update_loss_scale` on the device; `factor`, its first number, is the scale.
+
+    Args:
+        start: The initial scale.
+        growth: The scale's factor after `interval` good steps in a row.
+        backoff: Its factor after a skipped step.
+        interval: A number of steps.
     """
 
     start: float = 2.0**16

@@ -14,7 +14,11 @@ from gpuconv.types import Array
 
 @dataclass(kw_only=True, eq=False)
 class Adagrad(Optimizer):
-    """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011)."""
+    """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011).
+
+    Args:
+        eps: From 0.
+    """
 
     name: ClassVar[str] = "adagrad"
     lr: float = 0.01

@@ -14,7 +14,13 @@ from gpuconv.types import Array
 
 @dataclass(kw_only=True, eq=False)
 class Adam(Optimizer):
-    """Bias-corrected running means of the gradient and its square (Kingma and Ba 2014)."""
+    """Bias-corrected running means of the gradient and its square (Kingma and Ba 2014).
+
+    Args:
+        beta1: Of the gradient's mean, in [0, 1).
+        beta2: Of its square's mean, in [0, 1).
+        eps: Added to the root of the square's mean, from 0.
+    """
 
     name: ClassVar[str] = "adam"
     decoupled: ClassVar[bool] = False

@@ -23,9 +23,11 @@ DECAYS = {"all": 0, "weights": 2}  # the smallest rank of parameters that decay
 class Optimizer:
     """The base of all optimizers.
 
-    lr: the learning rate, before a schedule's factor. weight_decay: adds weight_decay * param to the gradient (but see
-    AdamW). decay: "all" parameters decay, as in PyTorch, or only "weights", those of rank 2 and above, which excludes
-    biases and the weights and biases of norms.
+    Args:
+        lr: The learning rate, before a schedule's factor.
+        weight_decay: weight_decay * param is added to the gradient (but see AdamW).
+        decay: "all" parameters decay, as in PyTorch, or only "weights", those of rank 2 and above, which excludes
+            biases and the weights and biases of norms.
     """
 
     name: ClassVar[str]

@@ -50,8 +50,10 @@ class Group:
 class Groups(Optimizer):
     """Updates each group of parameters with its own optimizer.
 
-    groups: see the module's docstring. lr: a factor on every group's rate, under the run's schedule; a group with its
-    own schedule ("@ linear:3") follows that instead. At a rate of 0 parameters do not change.
+    Args:
+        lr: A factor on every group's rate, under the run's schedule; a group with its own schedule ("@ linear:3")
+            follows that instead. At a rate of 0 parameters do not change.
+        groups: Patterns and optimizers, see the module's docstring.
     """
 
     name: ClassVar[str] = "groups"

@@ -18,7 +18,13 @@ from gpuconv.types import Array
 @dataclass(kw_only=True, eq=False)
 class Muon(Optimizer):
     """Momentum, orthogonalized by Newton-Schulz steps, for filters and matrices only. Weights are scaled to a norm of 1
-    for each filter, so there is no weight decay (see `gpuconv.ops.muon_step`; Jordan et al. 2024)."""
+    for each filter, so there is no weight decay (see `gpuconv.ops.muon_step`; Jordan et al. 2024).
+
+    Args:
+        momentum: In [0, 1].
+        nesterov: Look one step of the momentum ahead.
+        newton_schulz: The number of Newton-Schulz steps, 0 to 100.
+    """
 
     name: ClassVar[str] = "muon"
     lr: float = 0.02

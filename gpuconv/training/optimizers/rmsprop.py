@@ -14,7 +14,12 @@ from gpuconv.types import Array
 
 @dataclass(kw_only=True, eq=False)
 class RMSprop(Optimizer):
-    """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012)."""
+    """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012).
+
+    Args:
+        alpha: In [0, 1].
+        eps: From 0.
+    """
 
     name: ClassVar[str] = "rmsprop"
     lr: float = 0.01

@@ -14,7 +14,12 @@ from gpuconv.types import Array
 
 @dataclass(kw_only=True, eq=False)
 class SGD(Optimizer):
-    """v = momentum * v + g; param -= lr * v, or lr * (g + momentum * v) with nesterov (PyTorch's form)."""
+    """v = momentum * v + g; param -= lr * v, or lr * (g + momentum * v) with nesterov (PyTorch's form).
+
+    Args:
+        momentum: In [0, 1].
+        nesterov: Take the second form; needs a momentum above 0.
+    """
 
     name: ClassVar[str] = "sgd"
     lr: float = 0.01
