@@ -6,6 +6,8 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from gpuconv.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from gpuconv import checks as checks
     from gpuconv import data as data
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from gpuconv.layers import Sequential
     from gpuconv.training import Trainer, load
     from gpuconv.training.evaluate import evaluate as evaluate
-
-__version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet, unless the program or the command line listens
 

@@ -81,3 +81,10 @@ def test_the_wheel_brings_the_command_and_the_licences(built):
     named = {name.partition(".dist-info/")[2]: name for name in built.wheel.namelist()}
     assert "gpuconv = gpuconv.__main__:main" in built.wheel.read(named["entry_points.txt"]).decode()
     assert {"licenses/LICENSE", "licenses/gpuconv/data/digits.md"} <= set(named)
+
+
+def test_the_wheel_has_the_version_that_the_package_tells(built):
+    from gpuconv import __version__
+
+    metadata = next(name for name in built.wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    assert f"\nVersion: {__version__}\n" in built.wheel.read(metadata).decode()

@@ -9,12 +9,13 @@ import os
 import platform
 from importlib import metadata
 
-from gpuconv import __version__, backends, trust
+from gpuconv import backends, trust
 from gpuconv.backends.cpu import parallel
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.cli import document
+from gpuconv.version import __version__
 
 EXAMPLES = ["gpuconv info"]
 

@@ -17,6 +17,7 @@ from gpuconv.cli.errors import UserError, describe
 from gpuconv.console import log_on_stderr, quiet
 from gpuconv.names import canonical, printable
 from gpuconv.notices import on_stderr
+from gpuconv.version import __version__
 
 COMMANDS = {
     "train": "train a ConvNet on images and test it on images it never saw",
@@ -101,8 +102,6 @@ def _run(arguments: list[str]) -> int:
         print(_overview())
         return 0
     if arguments[0] == "--version":
-        from gpuconv import __version__
-
         print(f"gpuconv {__version__}")
         return 0
     if (shell := arguments[0].removeprefix(COMPLETION)) != arguments[0]:

@@ -45,6 +45,7 @@ from gpuconv.layers import (
 from gpuconv.layers.activation import Activation
 from gpuconv.layers.saving import notes
 from gpuconv.names import lookup
+from gpuconv.version import __version__
 
 OPSET, IR_VERSION = 21, 10
 LAYOUTS = {"NCHW": "NCHW", "NHWC": "NHWC"}
@@ -169,8 +170,6 @@ class Graph:
 
     def end(self, y: str, layout: str) -> Any:
         """Declare `y` as the output; returns the checked model."""
-        from gpuconv import __version__
-
         if layout == "NHWC" and len(self.net.output_shape or ()) == 3:
             y = self.node("Transpose", [y], self.own_name("output"), perm=_TO_NHWC)
         elif not self.nodes:

@@ -18,6 +18,7 @@ from gpuconv import backends
 from gpuconv.checkpoint import Checkpoint
 from gpuconv.checkpoint import save as write
 from gpuconv.data.normalization import Normalization
+from gpuconv.version import __version__
 
 NOTES = ("classes", "mean", "std", "input_shape")
 
@@ -46,8 +47,6 @@ def _stash(layer: Any, *values: Any) -> None:
 
 def checkpoint_of(net: Any) -> Checkpoint:
     """A checkpoint of the net, without optimizer state."""
-    from gpuconv import __version__
-
     tensors = {f"net.{key}": np.array(backends.to_numpy(array)) for key, array in net.state_dict().items()}
     state = {"gpuconv": __version__, "net": net.config(), "input_shape": list(net.input_shape or ())}
     return Checkpoint(tensors, notes(net) | state)

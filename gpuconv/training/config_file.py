@@ -10,14 +10,13 @@ from typing import Any
 from gpuconv import losses
 from gpuconv.data import named as data_spec
 from gpuconv.training import optimizers, schedules
+from gpuconv.version import __version__
 
 Entry = tuple[str, Any, str]  # a setting, its value, and why the command line cannot take it, or ""
 
 
 def text(settings: dict[str, Any]) -> str:
     """The settings of run.json as a TOML table with a heading."""
-    from gpuconv import __version__
-
     command = settings.get("options", {}).get("command")
     heading = [f"# gpuconv {__version__}: the settings of this run, for `gpuconv train --config FILE`"]
     if isinstance(command, dict):

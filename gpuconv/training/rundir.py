@@ -30,6 +30,7 @@ from gpuconv.locks import LockedError, LockFile
 from gpuconv.notices import notice
 from gpuconv.shell import command
 from gpuconv.training import config_file, stored
+from gpuconv.version import __version__
 
 FORMAT = 1
 
@@ -69,8 +70,6 @@ class RunDirectory:
                 f"{path} already holds a run; continue it with `{command('gpuconv', 'train', '--resume', run.path)}` "
                 "(fit(..., resume=True) in Python) or choose another directory"
             )
-        from gpuconv import __version__
-
         content = {"format": FORMAT, "gpuconv": __version__, "settings": settings}
         try:
             stored.expect(content, stored.RUN)
