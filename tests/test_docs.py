@@ -1,9 +1,12 @@
 """The examples of the docs, run as they stand."""
 
 import doctest
+import re
 from pathlib import Path
 
 import pytest
+
+import gpuconv as gc
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHOWN = sorted(path for path in DOCS.rglob("*.md") if "\n>>> " in path.read_text(encoding="utf-8"))
@@ -19,3 +22,37 @@ def test_examples_print_what_the_page_says(page, tmp_path, monkeypatch):
 
 def test_the_tutorial_is_among_them():
     assert "tutorial" in {page.stem for page in SHOWN}
+
+
+@pytest.mark.slow
+def test_the_code_of_nets_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    """Each block by itself, on a net with a residual block, its twin in PyTorch, and pictures in files."""
+    torch, image = pytest.importorskip("torch"), pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    layers, nn = gc.layers, torch.nn
+    train, test = gc.data.load("digits")
+    train = train.subset(slice(0, 100))
+    inner = layers.Residual([layers.Conv2D(4, 3, padding=1)])
+    net = gc.Sequential(
+        [layers.Input((8, 8, 1)), layers.Conv2D(4, 3, padding=1), inner, layers.Flatten(), layers.Linear(10)]
+    )
+    gc.Trainer(net, "adam").fit(train, epochs=1, run_dir="runs/digits-digits-net-1", validation=0.2, progress=False)
+    for name in ("cat.png", "dog.jpg"):
+        image.fromarray(test.images[0, :, :, 0]).save(name)
+    conv = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+    names = {
+        "gc": gc,
+        "train": train.subset(train.labels < 3),
+        "images": test.images[:3],
+        "x": train.images[:2].astype("float32"),
+        "module": nn.Sequential(*conv, nn.Flatten(), nn.Linear(256, 10)),
+        "my_conv": lambda x, w, padding: nn.functional.conv2d(
+            torch.tensor(x), torch.tensor(w), padding=padding
+        ).numpy(),
+        "state": net.state_dict(),
+    }
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "nets.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) >= 5
+    for block in blocks:
+        exec(block, names | {"net": net.copy()})
+    assert "(2, 8, 8, 4)" in capsys.readouterr().out  # the hook's line
