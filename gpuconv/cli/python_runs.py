@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpuconv import losses
-from gpuconv.cli import document, nets
+from gpuconv.cli import document, nets, run_settings
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import batched, choose_device, expect_normalization, line, of_python, run_of
 from gpuconv.console import say
@@ -22,7 +22,16 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence
     loggers: further callbacks."""
     from gpuconv.layers import Layer
     from gpuconv.layers.saving import NOTES
-    from gpuconv.training import DataError, DivergedError, LossScale, RunDirectory, SettingsError, Trainer, optimizers
+    from gpuconv.training import (
+        DataError,
+        DivergedError,
+        LossScale,
+        RunDirectory,
+        SettingsError,
+        ShadowError,
+        Trainer,
+        optimizers,
+    )
 
     directory = options.resume
     nets.know(chosen.get("model"))
@@ -51,6 +60,8 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence
             loss_scale=loss_scale,
             precision=stored.get("precision", "float32"),
             graph=options.graph,
+            shadow=options.shadow,
+            violation=options.on_violation,
         )
         loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
     line("run", f"{directory} (continued)\n")
@@ -68,9 +79,10 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence
             test_at_end=bool((stored.get("test") or {}).get("at_end")),
             **loaders,
         )
-    except (DataError, DivergedError, SettingsError) as error:
+    except (DataError, DivergedError, SettingsError, ShadowError) as error:
         raise UserError(str(error)) from error
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
+    run_settings.tell_shadow(trainer.shadowed)
     document.note(tested=trainer.tested)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by

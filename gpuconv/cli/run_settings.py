@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv import numerals
+from gpuconv.cli import document
 from gpuconv.cli.errors import asked
+from gpuconv.console import say
 from gpuconv.dtypes import PRECISIONS, as_precision
 from gpuconv.names import canonical
 
@@ -93,6 +95,40 @@ def part(text: str) -> float:
     if not 0 <= number < 1:
         raise argparse.ArgumentTypeError(f"expected a part from 0 to below 1, received {text!r}")
     return number
+
+
+def share(text: str) -> float:
+    """An argparse type: a share above 0 and at most 1, as 0.02 or 2%."""
+    try:
+        number = numerals.real(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 1, as 2% or 0.02, received {text!r}")
+    return number
+
+
+def add_shadow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shadow",
+        type=share,
+        metavar="SHARE",
+        help="hold calls of ops against the oracle while it trains, in that share of the time, as 2%%",
+    )
+    parser.add_argument(
+        "--on-violation",
+        choices=["stop", "warn"],
+        default="stop",
+        help="what --shadow does about an error beyond its bound (default: stop)",
+    )
+
+
+def tell_shadow(shadow: Any) -> None:
+    """Say what the shadow oracle found, if there was one."""
+    if shadow is None:
+        return
+    document.note(shadow={"seconds": shadow.spent, "elapsed": shadow.elapsed, "rows": shadow.report()})
+    say(str(shadow), "stdout")
 
 
 OPTIONS: dict[str, tuple[Any, str, str]] = {

@@ -55,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="STEPS",
         help="save within epochs too; changes no result and is not stored, so say it again with --resume",
     )
+    run_settings.add_shadow(parser)
 
 
 def loggers(options: argparse.Namespace, test: Any = None) -> list[Any]:
@@ -76,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
         EarlyStopping,
         RunDirectory,
         SettingsError,
+        ShadowError,
         Trainer,
         evaluate,
         loading,
@@ -126,6 +128,8 @@ def run(options: argparse.Namespace) -> int:
             seed=settings.seed,
             precision=settings.precision,
             graph=options.graph,
+            shadow=options.shadow,
+            violation=options.on_violation,
         )
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)
@@ -155,13 +159,14 @@ def run(options: argparse.Namespace) -> int:
             checkpoint_every=options.checkpoint_every,
             **judged,
         )
-    except (DataError, DivergedError, SettingsError) as error:
+    except (DataError, DivergedError, SettingsError, ShadowError) as error:
         raise UserError(str(error)) from error
     finally:
         if not given:
             with contextlib.suppress(OSError):  # unless a run is in it
                 os.removedirs(directory)
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
+    run_settings.tell_shadow(trainer.shadowed)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
     _leave(directory, net, test, normalization, settings)

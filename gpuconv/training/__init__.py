@@ -10,6 +10,7 @@ from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Groups, Muon,
 from gpuconv.training.replay import UncapturedWarning
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
+from gpuconv.training.shadow import ShadowError, ShadowWarning
 from gpuconv.training.state import DivergedError, SettingsError
 from gpuconv.training.stored import load_net
 from gpuconv.training.tensorboard import TensorBoard
@@ -35,6 +36,8 @@ __all__ = [
     "RunDirectory",
     "Schedule",
     "SettingsError",
+    "ShadowError",
+    "ShadowWarning",
     "TensorBoard",
     "Trainer",
     "UncapturedWarning",

@@ -16,6 +16,7 @@ from gpuconv.training.feeding import Feed
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.replay import Replay
+from gpuconv.training.shadow import Shadow
 from gpuconv.training.state import DivergedError, RunState
 from gpuconv.training.step_counter import AHEAD, StepCounter
 from gpuconv.training.totals import NOTHING
@@ -32,6 +33,7 @@ class Fit:
 
     run: the Trainer, which holds the progress. feed: its batches. held_out: the validation and test data.
     metrics_every: the steps between readings of the loss. graph: whether steps are captured.
+    shadow: what looks at some of them.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Fit:
         metrics_every: int,
         graph: bool,
         interrupts: Interrupts,
+        shadow: Shadow | None = None,
     ) -> None:
         self.run = run
         self.feed = feed
@@ -52,6 +55,7 @@ class Fit:
         self.metrics_every = metrics_every
         self.interrupts = interrupts
         self.replay = Replay(run.net.device, graph)
+        self.shadow, self.looks = shadow, False
 
     def __call__(self) -> None:
         """The epochs, between the callbacks' `on_start` and `on_stop`."""
@@ -63,6 +67,8 @@ class Fit:
                     self._notify([callback], "on_start")
                     started.append(callback)
                 self._epochs()
+                if self.shadow:
+                    self.shadow.finish()
                 self.run.stop(FINISHED)
                 self._test()
             except BaseException as error:
@@ -117,7 +123,8 @@ class Fit:
                     if run.optimizer.match(run.net.params()):  # a callback froze or unfroze a layer
                         self._make_clock()
                     self._plan()
-                    count = self._steps_together()
+                    self.looks = self.shadow is not None and self.shadow.due()
+                    count = 1 if self.looks else self._steps_together()
                     self._advance(count)
                     for _ in range(count):
                         self._account()
@@ -160,7 +167,11 @@ class Fit:
             self.counter.advance(size)
             self.run.step(x, y)
 
-        self.replay.run(work, count, size, self.run.inputs() if self.replay.together > 1 else None)
+        if self.shadow and self.looks:  # launch by launch, with the same bits
+            with self.shadow.look(self.run.steps + 1):
+                work()
+        else:
+            self.replay.run(work, count, size, self.run.inputs() if self.replay.together > 1 else None)
 
     def _account(self) -> None:
         """The host's part of a step that the device has run or will run."""

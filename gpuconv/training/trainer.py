@@ -14,6 +14,7 @@ from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
 from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
+from gpuconv.names import lookup
 from gpuconv.training import adapt, feeding, schedules, stored
 from gpuconv.training.callbacks import Progress, checked, keepers
 from gpuconv.training.fit import INTERRUPTED, Fit
@@ -22,6 +23,7 @@ from gpuconv.training.history import History
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.rundir import RunDirectory
+from gpuconv.training.shadow import VIOLATIONS, Shadow, expect_share
 from gpuconv.training.state import RunState
 from gpuconv.types import Record
 
@@ -76,6 +78,8 @@ class Trainer(RunState):
         graph: bool | None = None,
         fuse: bool | None = None,
         metrics: Sequence[MetricLike] = (),
+        shadow: float | None = None,
+        violation: str = "stop",
         **optimizer_settings: Unpack[OptimizerSettings],
     ) -> None:
         expect_built(net)
@@ -85,6 +89,9 @@ class Trainer(RunState):
                 "move the net, or leave graph at None or False"
             )
         self.graph = graph
+        self.shadow = None if shadow is None else expect_share(shadow)
+        self.shadowed: Shadow | None = None
+        self.violation = lookup("violation", violation, {each: each for each in VIOLATIONS})
         self.metrics = named(metrics)
         own, factor = adapt.optimizer(optimizer, **optimizer_settings), schedules.get(schedule)
         adapt.expect_rate(own, factor)
@@ -192,6 +199,10 @@ class Trainer(RunState):
                 told = [*keepers(self.run, checkpoint_every), *told]
             if progress:
                 told.append(Progress())
+            if self.shadow:
+                folder = self.run.path if self.run else None
+                self.shadowed = Shadow(self.shadow, self.violation, folder, seed=self.seed)
+                held.enter_context(contextlib.closing(self.shadowed))
             graph = Device.named(self.net.device).on_gpu if self.graph is None else self.graph
             Fit(
                 self,
@@ -201,6 +212,7 @@ class Trainer(RunState):
                 metrics_every=metrics_every,
                 graph=graph,
                 interrupts=interrupts,
+                shadow=self.shadowed if self.shadow else None,
             )()
             if self.stop_reason == INTERRUPTED:
                 self.interrupted_by = interrupts.requested

@@ -7,7 +7,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,12 +207,15 @@ def size_of(value: Any) -> int:
 
 @contextmanager
 def recording(
-    keep: Callable[[Call], None], wants: Callable[[str, int], bool] = lambda op, size: True
+    keep: Callable[[Call], None],
+    wants: Callable[[str, int], bool] = lambda op, size: True,
+    inside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[None]:
     """Within this context calls of ops by this thread are given to `keep` when they are done.
 
     wants: told of an op and the bytes of its arguments, whether the call is to be kept; others only run. The arrays are
-    copied to the host before the op runs and after it, so that what it changes in place is seen as it was.
+    copied to the host before the op runs and after it, so that what it changes in place is seen as it was. inside: what
+    the copying and `keep` run inside.
     """
     thread = threading.get_ident()
 
@@ -225,13 +228,15 @@ def recording(
         named = {each: given[each] for each in inspect.signature(op.function).parameters}
         if not wants(name, sum(map(size_of, named.values()))):
             return function(*arrays, **options)
-        taken = _taken(name, named)
+        with inside():
+            taken = _taken(name, named)
         returned = function(*arrays, **options)
-        found = results(name, [named[each] for each in _positional(name)], returned)
-        if named.get("db") is not None:
-            found["db"] = named["db"]
-        taken.results = {each: _on_host(value) for each, value in found.items()}
-        keep(taken)
+        with inside():
+            found = results(name, [named[each] for each in _positional(name)], returned)
+            if named.get("db") is not None:
+                found["db"] = named["db"]
+            taken.results = {each: _on_host(value) for each, value in found.items()}
+            keep(taken)
         return returned
 
     with backends.watched(call):

@@ -37,6 +37,8 @@ OPTIONS = {  # of each command: the least it takes, and what that is read as
             "resume": None,
             "graph": None,
             "checkpoint_every": None,
+            "shadow": None,
+            "on_violation": "stop",
         },
     ),
     "evaluate": ([], {"run_dir": None, "data": None, "test": None, "tta": None, "device": "auto", "which": "last"}),

@@ -1,0 +1,49 @@
+"""Repeat a call of an op that `gpuconv train --shadow` found beyond its bound, on any device, from the file it left.
+
+Prints the worst error as a share of its bound, as it was stored and as the device gives it now; the status is 1 where
+the device is beyond the bound."""
+
+from __future__ import annotations
+
+import argparse
+
+from gpuconv.cli import document
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.run_settings import add_device
+from gpuconv.cli.runs import choose_device, line
+
+EXAMPLES = [
+    "gpuconv shadow replay runs/digits-digits-net-1/shadow-conv2d-conv1-step120.safetensors",
+    "gpuconv shadow replay shadow-conv2d-conv1-step120.safetensors --device emulated",
+]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["replay"], help="replay: run the call again")
+    parser.add_argument("file", metavar="FILE", help="what the run left")
+    add_device(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv import checkpoint
+    from gpuconv.verify.call import Call
+
+    stored = checkpoint.load(options.file)
+    call = Call.read(options.file, stored)
+    device = choose_device(options)
+    place = " of ".join(filter(None, [call.op, str(stored.state.get("layer") or "")]))
+    line("call", f"{place}, step {stored.state.get('step', '?')}")
+    try:
+        with asked():
+            again = call.on(device)
+            found = {"stored": call.compare(), device: again.compare()}
+            same = all(again.results[name].tobytes() == array.tobytes() for name, array in call.results.items())
+    except (RuntimeError, IndexError, KeyError) as error:  # of a kernel's fault, or of a file made by hand
+        raise UserError(f"{options.file} cannot be repeated on {device}: {type(error).__name__}: {error}") from error
+    for name, worst in found.items():
+        told = f"{worst.share:.3g} of its bound" if worst.share <= 1 else f"wrong: {worst.text}"
+        line(name, told)
+        document.add("results", {"of": name, "error": worst.error, "bound": worst.bound, "share": worst.share})
+    document.note(op=call.op, same_bits=same)
+    line("bits", "as stored" if same else "others than stored")
+    return int(found[device].wrong)

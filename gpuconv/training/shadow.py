@@ -1,0 +1,346 @@
+"""The shadow oracle: while a run trains, calls of its ops are computed again in float64, with the very arrays.
+
+One budget is kept: the time that copying takes in the run and that checking takes in a worker process, together, is a
+share of the run's time. A call is looked at when the budget can pay what it is expected to cost. Calls are drawn at
+random from a deck of all ops and layers, so that each has its turn before any comes again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuconv import arguments, checkpoint
+from gpuconv.layers.base import listen
+from gpuconv.names import lookup
+from gpuconv.notices import Notice
+
+if TYPE_CHECKING:
+    from gpuconv.verify.call import Call
+
+VIOLATIONS = ("stop", "warn")
+START = 0.5  # seconds of processor time that the worker may take to start
+CALL = 2e-3  # seconds that a check takes at least, and
+BYTE = 1e-7  # seconds more for each byte of the arguments, as long as none was measured
+MARGIN = 1.5  # how much longer a check may take than the longest so far
+PATIENCE = 60.0  # seconds that the end of a run waits for the last answers
+
+Site = tuple[str, str, str]  # op, layer, direction
+
+
+class ShadowError(RuntimeError):
+    """An op gave what is beyond its bound; the message names the op, layer, step and the file that reproduces it."""
+
+
+class ShadowWarning(Notice):
+    """As ShadowError, of a run that goes on; or the shadow oracle itself had to end."""
+
+
+@dataclass
+class Row:
+    """What the checks of an op in a layer found. worst: the largest error as a share of its bound, and its step. where:
+    its place, with the values. skipped: calls whose inputs were not finite, which no bound judges."""
+
+    op: str
+    layer: str
+    direction: str
+    checked: int = 0
+    skipped: int = 0
+    worst: float = 0.0
+    where: str = ""
+    step: int = 0
+
+
+class Worker:
+    """The process that checks; see `gpuconv.verify.worker`."""
+
+    def __init__(self) -> None:
+        folder = str(Path(sys.modules["gpuconv"].__file__ or "").parent.parent)
+        found = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", "from gpuconv.verify.worker import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | one_thread | {"PYTHONPATH": found, "CUDA_VISIBLE_DEVICES": ""},
+            process_group=0 if os.name == "posix" else None,  # Ctrl-C is the run's to heed
+        )
+        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self._answers.put(json.loads(line))
+        self._answers.put({"ended": self._process.wait()})
+
+    def submit(self, path: Path) -> None:
+        assert self._process.stdin
+        with suppress(OSError):  # it ended, which `answer` tells
+            self._process.stdin.write(json.dumps(str(path)) + "\n")
+            self._process.stdin.flush()
+
+    def answer(self, patience: float = 0.0) -> dict[str, Any] | None:
+        """The next answer; None where there is none within so many seconds."""
+        try:
+            return self._answers.get(timeout=patience) if patience else self._answers.get_nowait()
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                pipe and pipe.close()
+
+
+class Shadow:
+    """share: of the run's time. violation: "stop" raises ShadowError, "warn" goes on. folder: for the files of
+    violations. clock: seconds, as `time.perf_counter`; make: starts the worker. Closed with `close`."""
+
+    def __init__(
+        self,
+        share: float,
+        violation: str = "stop",
+        folder: Path | None = None,
+        *,
+        seed: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+        make: Callable[[], Any] = Worker,
+    ) -> None:
+        self.share = expect_share(share)
+        self.violation = lookup("violation", violation, {each: each for each in VIOLATIONS})
+        self.folder = folder or Path()
+        self.rows: dict[Site, Row] = {}
+        self.clock, self._make = clock, make
+        self._began = clock()
+        self._copying = self._checking = 0.0  # seconds taken so far in the run, and by the worker
+        self._worker: Any = None
+        self._ready = self._over = False
+        self._pending: list[tuple[Path, Site, int, float, int]] = []  # file, site, step, seconds expected, bytes
+        self._sizes: dict[Site, int] = {}
+        self._took: dict[Site, float] = {}
+        self._rate = 0.0  # the most seconds a byte took
+        self._deck: list[Site] = []
+        self._random = random.Random(seed)
+        self._files = tempfile.TemporaryDirectory(prefix="gpuconv-shadow-", ignore_cleanup_errors=True)
+
+    # --- the budget ----------------------------------------------------------------------------
+
+    @property
+    def elapsed(self) -> float:
+        return self.clock() - self._began
+
+    @property
+    def spent(self) -> float:
+        """Seconds that looking took so far, in the run and in the worker."""
+        return self._copying + self._checking
+
+    def _room(self) -> float:
+        """Seconds that may be spent now: a worker that starts has its time reserved, and as much as the longest check
+        took is kept for a check that takes longer than expected."""
+        starts = START if self._worker and not self._ready else 0.0
+        reserved = starts + sum(expected for *_, expected, _ in self._pending)
+        return self.share * self.elapsed - self.spent - reserved - max(self._took.values(), default=CALL)
+
+    def _expected(self, site: Site) -> float:
+        if site in self._took:
+            return MARGIN * self._took[site]
+        return CALL + (MARGIN * self._rate or BYTE) * self._sizes[site]
+
+    # --- looking -------------------------------------------------------------------------------
+
+    def due(self) -> bool:
+        """Whether the next step is looked at. Hears the worker's answers; raises ShadowError for a violation."""
+        if self._worker:
+            self._hear()
+        if self._over or self._pending:
+            return False
+        if not self._worker:
+            if self._room() < START:
+                return False
+            self._worker = self._make()
+        if not self._ready:
+            return False
+        return not self._sizes or self._expected(self._next()) <= self._room()
+
+    def _next(self) -> Site:
+        """The site whose turn it is."""
+        if not self._deck:
+            self._deck = sorted(self._sizes)
+            self._random.shuffle(self._deck)
+        return self._deck[-1]
+
+    def _drawn(self) -> set[Site]:
+        """The sites of this look: from the top of the deck as many as the budget can pay, but only one whose cost was
+        never measured."""
+        drawn: set[Site] = set()
+        room = self._room()
+        while self._sizes and (site := self._next()) not in drawn and self._expected(site) <= room:
+            room -= self._expected(site)
+            drawn.add(self._deck.pop())
+            if site not in self._took:
+                break
+        return drawn
+
+    @contextmanager
+    def look(self, step: int) -> Iterator[None]:
+        """Around a step that runs launch by launch: hands the calls that are drawn to the worker. The first look only
+        learns which calls a step makes. step: its number, from 1."""
+        from gpuconv.verify.call import recording
+
+        wanted, seen = self._drawn(), set()
+        around: list[tuple[str, str]] = [("", "")]
+        listing = not self._sizes
+        site: Site = ("", "", "")
+
+        @contextmanager
+        def inside(layer: Any, direction: str) -> Iterator[None]:
+            around.append((layer.path, direction))
+            try:
+                yield
+            finally:
+                around.pop()
+
+        def wants(op: str, size: int) -> bool:
+            nonlocal site
+            site = (op, *around[-1])
+            seen.add(site)
+            if listing or site not in self._sizes:
+                self._sizes[site] = max(size, self._sizes.get(site, 0))
+            if site not in wanted:
+                return False
+            wanted.discard(site)
+            return True
+
+        with listen(inside), recording(lambda call: self._hand_over(call, site, step), wants, self._copies):
+            yield
+        for gone in wanted - seen:  # a layer was frozen, say
+            self._sizes.pop(gone, None)
+            self._deck = [each for each in self._deck if each != gone]
+
+    @contextmanager
+    def _copies(self) -> Iterator[None]:
+        """Around what is done for a call in the run itself."""
+        start = self.clock()
+        try:
+            yield
+        finally:
+            self._copying += self.clock() - start
+
+    def _hand_over(self, call: Call, site: Site, step: int) -> None:
+        path = Path(self._files.name) / f"{len(self.rows)}-{step}-{'-'.join(filter(None, site))}.safetensors"
+        expected = self._expected(site)
+        checkpoint.save(path, call.stored(layer=site[1], direction=site[2], step=step))
+        self._worker.submit(path)
+        self._pending.append((path, site, step, expected, self._sizes[site]))
+
+    # --- answers -------------------------------------------------------------------------------
+
+    def _hear(self, patience: float = 0.0) -> bool:
+        """Take in the worker's answers. Returns whether there was one."""
+        heard = False
+        while (answer := self._worker.answer(patience)) is not None:
+            heard = True
+            if "ended" in answer:
+                self._end(f"its process ended with status {answer['ended']}")
+                break
+            took, self._checking = answer["seconds"] - self._checking, answer["seconds"]
+            if "ready" in answer:
+                self._ready = True
+                continue
+            path, site, step, _, size = self._pending.pop(0)
+            self._took[site] = max(took, self._took.get(site, 0.0), CALL)
+            self._rate = max(self._rate, took / max(size, 1 << 14))
+            self._judge(path, site, step, answer)
+            if patience:
+                break
+        return heard
+
+    def _judge(self, path: Path, site: Site, step: int, answer: dict[str, Any]) -> None:
+        row = self.rows.setdefault(site, Row(*site))
+        if "failed" in answer:
+            self._end(f"{site[0]} could not be checked: {answer['failed']}")
+        elif "skipped" in answer:
+            row.skipped += 1
+        else:
+            row.checked += 1
+            if answer["share"] >= row.worst:
+                row.worst, row.where, row.step = answer["share"], answer["text"], step
+            if answer["share"] > 1:
+                self._violated(path, row, step, answer)
+        path.unlink(missing_ok=True)
+
+    def _violated(self, path: Path, row: Row, step: int, answer: dict[str, Any]) -> None:
+        kept = self.folder / f"shadow-{row.op}-{row.layer or 'net'}-step{step}.safetensors"
+        checkpoint.save(kept, checkpoint.load(path))
+        place = f" of {row.layer}" if row.layer else ""
+        told = (
+            f"step {step}: {row.op}{place} is beyond its bound: {answer['text']}; "
+            f"gpuconv shadow replay {kept} repeats the call"
+        )
+        if self.violation == "stop":
+            self._over = True
+            raise ShadowError(told)
+        warnings.warn(ShadowWarning(told), stacklevel=2)
+
+    def _end(self, why: str) -> None:
+        self._over = True
+        self._pending.clear()
+        warnings.warn(ShadowWarning(f"the shadow oracle ends, training goes on without it: {why}"), stacklevel=2)
+
+    def finish(self) -> None:
+        """Hear the last answers. Raises ShadowError for a violation."""
+        while self._pending and not self._over and self._hear(PATIENCE):
+            pass
+
+    def close(self) -> None:
+        """End the worker and remove what was not kept."""
+        if self._worker:
+            self._worker.close()
+        self._files.cleanup()
+
+    # --- the report ----------------------------------------------------------------------------
+
+    def report(self) -> list[Row]:
+        """A row for each op and layer, those not yet checked too, in the order of their names."""
+        unseen = {site: Row(*site) for site in self._sizes}
+        return sorted((unseen | self.rows).values(), key=lambda row: (row.layer, row.direction, row.op))
+
+    def __str__(self) -> str:
+        rows = self.report()
+        checked = sum(row.checked for row in rows)
+        share = 100 * self.spent / self.elapsed if self.elapsed else 0.0
+        head = f"shadow oracle: {checked} calls checked in {self.spent:.2f} s, {share:.2g} % of the time"
+        if not checked:
+            return f"{head}; a longer run or a larger share reaches more"
+        lines = [head, f"  {'layer':20} {'op':26} {'checked':>7} {'worst error / bound':>20}  at step"]
+        for row in rows:
+            worst = f"{row.worst:20.3g}  {row.step}" if row.checked else f"{'-':>20}"
+            lines.append(f"  {row.layer or '-':20} {row.op:26} {row.checked:7} {worst}")
+        return "\n".join(lines)
+
+
+def expect_share(share: Any) -> float:
+    """A share of the run's time. Raises ValueError or TypeError, naming what was received."""
+    found = arguments.number("shadow", share, 0.0)
+    if not 0 < found <= 1:
+        raise ValueError(
+            f"shadow is a share of the run's time, above 0 and at most 1 (0.02 is 2 %), received {share!r}"
+        )
+    return found

@@ -1,0 +1,77 @@
+"""`gpuconv train --shadow` and `gpuconv shadow replay`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gpuconv import checkpoint, ops, plots
+from gpuconv.backends import cpu
+from gpuconv.cli import main
+from gpuconv.verify.call import recording
+
+TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise plots.PlotError("no pictures here")
+
+    monkeypatch.setattr(plots, "save", refuse)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_train_tells_what_was_checked(work, capsys):
+    assert main(["train", *TINY, "--shadow", "2%", "--run-dir", "run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["shadow"]
+    assert told["seconds"] <= 0.02 * told["elapsed"]
+    assert main(["train", *TINY, "--shadow", "0.02", "--run-dir", "other"]) == 0
+    assert "shadow oracle: 0 calls checked" in capsys.readouterr().out  # the run is too short for its share
+
+
+def test_replay_says_whether_the_device_is_wrong(work, capsys, monkeypatch):
+    found = []
+    with recording(found.append):
+        ops.conv2d(np.ones((1, 4, 4, 2), np.float32), np.ones((3, 3, 3, 2), np.float32))
+    found[0].results["result"][0, 1, 1, 2] += 1
+    checkpoint.save("call.safetensors", found[0].stored(layer="conv1", step=7))
+    assert main(["shadow", "replay", "call.safetensors", "--device", "numpy"]) == 0
+    said = capsys.readouterr().out
+    assert "conv2d of conv1, step 7" in said
+    assert "wrong: result[0, 1, 1, 2] is 19, expected 18" in said
+    assert "others than stored" in said
+    right = cpu.conv.conv2d
+
+    def wrong(*arrays, **options):
+        y = right(*arrays, **options)
+        y[0, 1, 1, 2] += 1
+        return y
+
+    monkeypatch.setattr(cpu.conv, "conv2d", wrong)
+    assert main(["shadow", "replay", "call.safetensors", "--device", "numpy", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["same_bits"]
+    assert [each["share"] > 1 for each in document["results"]] == [True, True]
+
+
+def test_refusals(work, capsys):
+    checkpoint.save("other.safetensors", checkpoint.Checkpoint({"net.x": np.zeros(3)}))
+    for line, message in {
+        "train --shadow 0": "expected a share above 0",
+        "train --shadow 200%": "expected a share above 0",
+        "train --shadow two": "expected a share above 0",
+        "train --shadow 2% --on-violation halt": "invalid choice: 'halt'",
+        "shadow": "required",
+        "shadow repeat x": "invalid choice: 'repeat'",
+        "shadow replay none.safetensors": "cannot read the checkpoint none.safetensors",
+        "shadow replay other.safetensors": "holds no call of an op",
+    }.items():
+        capsys.readouterr()
+        assert main(line.split()) == 2, line
+        said = capsys.readouterr().err
+        assert message in said, said
+        assert said.count("\n") == 1

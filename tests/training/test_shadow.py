@@ -1,0 +1,225 @@
+"""The shadow oracle: a budget that is kept, every op in its turn, and a wrong op that is found, kept and repeated."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from gpuconv import backends, checkpoint, layers
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU
+from gpuconv.training import ShadowError, ShadowWarning, Trainer, shadow
+from gpuconv.training.shadow import Shadow
+from gpuconv.verify.call import Call
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class FakeWorker:
+    """Answers at once; a check takes `cost` seconds."""
+
+    def __init__(self, cost=0.013):
+        self.cost, self.seconds, self.seen = cost, 0.3, []
+        self.answers = [{"ready": True, "seconds": self.seconds}]
+
+    def submit(self, path):
+        self.answers.append(path)
+
+    def answer(self, patience=0.0):
+        if not self.answers:
+            return None
+        answer = self.answers.pop(0)
+        if isinstance(answer, dict):
+            return answer
+        call = Call.read(answer, checkpoint.load(answer))
+        self.seconds += self.cost
+        self.seen.append(call.op)
+        worst = call.compare()
+        return {"share": worst.share, "text": worst.text, "seconds": self.seconds}
+
+    def close(self):
+        self.closed = True
+
+
+def net(device="numpy"):
+    row = [Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), Conv2D(4, 3), ReLU(), Flatten(), Linear(3)]
+    return layers.Sequential([Input((8, 8, 1)), *row], seed=1, device=device)
+
+
+RNG = np.random.default_rng(0)
+DATA = RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8), RNG.integers(0, 3, 64)
+
+
+def stepped(device, share, steps, seconds, worker):
+    """A shadow over steps that take so long by a fake clock, and what it had spent and was allowed after each."""
+    clock = Clock()
+    seen = Shadow(share, clock=clock, make=lambda: worker)
+    run = Trainer(net(device), "sgd", lr=0.01)
+    x = backends.asarray(RNG.normal(size=(8, 8, 8, 1)), device, "float32")
+    y = backends.asarray(DATA[1][:8], device)
+    spent = []
+    for step in range(steps):
+        clock.now += seconds
+        if seen.due():
+            with seen.look(step + 1):
+                run.step(x, y)
+        spent.append((seen.spent, share * seen.elapsed))
+    seen.finish()
+    seen.close()
+    return seen, spent
+
+
+@pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
+def test_the_budget_is_kept_at_every_moment_and_used(device, monkeypatch):
+    monkeypatch.setattr(shadow, "CALL", 0.02)
+    worker = FakeWorker()
+    seen, spent = stepped(device, 0.02, 500, 0.1, worker)
+    assert all(used <= allowed for used, allowed in spent)
+    assert spent[-1][0] > 0.9 * spent[-1][1]
+    checked = Counter({(row.op, row.layer, row.direction): row.checked for row in seen.report()})
+    assert max(checked.values()) - min(checked.values()) <= 1, checked  # every op in its turn
+    assert sum(checked.values()) == len(worker.seen) > 30
+    assert all(row.worst <= 1 for row in seen.report())
+    assert worker.closed
+
+
+def test_what_takes_longer_than_expected_is_paid_before_the_next_look():
+    seen, spent = stepped("numpy", 0.02, 600, 0.5, FakeWorker(cost=0.4))
+    over = [number for number, (used, allowed) in enumerate(spent) if used > allowed]
+    assert over  # the first checks were dearer than thought
+    assert max(over) < 100
+    assert spent[-1][0] <= spent[-1][1]
+    assert sum(row.checked for row in seen.report()) > 5
+
+
+def test_too_short_a_run_starts_no_worker():
+    seen, _ = stepped("numpy", 0.02, 10, 0.05, None)
+    assert "0 calls checked" in str(seen)
+    assert "a larger share reaches more" in str(seen)
+
+
+def fit(run, **options):
+    return run.fit(DATA, epochs=options.pop("epochs", 6), batch_size=16, progress=False, **options)
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """No time to wait for: every op of every step is looked at."""
+    workers = []
+    monkeypatch.setattr(shadow, "START", 0.0)
+    monkeypatch.setattr(Shadow, "_room", lambda self: 1e9)
+
+    def make():
+        workers.append(FakeWorker())
+        return workers[-1]
+
+    monkeypatch.setattr(shadow.Shadow.__init__, "__kwdefaults__", Shadow.__init__.__kwdefaults__ | {"make": make})
+    return workers
+
+
+def wrong_conv(monkeypatch):
+    from gpuconv.backends import cpu
+
+    right = cpu.conv.conv2d
+
+    def wrong(x, w, *rest, **options):
+        y = right(x, w, *rest, **options)
+        if w.shape[3] == 4:  # conv2 alone
+            y[1, 0, 1, 0] += 0.125
+        return y
+
+    monkeypatch.setattr(cpu.conv, "conv2d", wrong)
+
+
+def test_a_wrong_op_stops_the_run_and_leaves_what_repeats_it(at_once, monkeypatch, tmp_path):
+    wrong_conv(monkeypatch)
+    with pytest.raises(ShadowError, match=r"conv2d of conv2 is beyond its bound: result\[1, 0, 1, 0\] is") as told:
+        fit(Trainer(net(), "sgd", lr=0.01, shadow=0.5), run_dir=tmp_path / "run")
+    (file,) = (tmp_path / "run").glob("shadow-conv2d-conv2-step*.safetensors")
+    assert f"gpuconv shadow replay {file}" in str(told.value)
+    stored = checkpoint.load(file)
+    call = Call.read(file, stored)
+    assert (stored.state["layer"], stored.state["direction"]) == ("conv2", "forward")
+    assert call.compare().wrong
+    assert call.on("numpy").compare().wrong
+    monkeypatch.undo()
+    assert not call.on("numpy").compare().wrong
+    assert at_once[0].closed
+
+
+def test_a_warning_lets_the_run_go_on(at_once, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    wrong_conv(monkeypatch)
+    run = Trainer(net(), "sgd", lr=0.01, shadow=0.5, violation="warn")
+    with pytest.warns(ShadowWarning, match="conv2d of conv2 is beyond its bound"):
+        fit(run)
+    assert run.steps == 24
+    (row,) = [row for row in run.shadowed.report() if row.worst > 1]
+    assert (row.op, row.layer) == ("conv2d", "conv2")
+    assert list(tmp_path.glob("shadow-conv2d-conv2-step*.safetensors"))
+
+
+def bits(run):
+    return b"".join(backends.to_numpy(value).tobytes() for value in run.net.state_dict().values())
+
+
+def test_looking_changes_no_bit(at_once):
+    plain, watched = Trainer(net(), "adam", lr=0.01), Trainer(net(), "adam", lr=0.01, shadow=0.5)
+    fit(plain)
+    fit(watched)
+    assert bits(watched) == bits(plain)
+    assert sum(row.checked for row in watched.shadowed.report()) > 50
+
+
+@pytest.mark.kernels
+def test_looked_at_steps_run_uncaptured_with_the_same_bits(at_once):
+    plain, watched = (Trainer(net("emulated"), "adam", lr=0.01, graph=True, shadow=share) for share in (None, 0.5))
+    fit(plain, epochs=8)
+    fit(watched, epochs=8)
+    assert bits(watched) == bits(plain)
+    assert {row.op for row in watched.shadowed.report()} >= {"conv2d_relu", "load_batch", "adam_step", "advance_clock"}
+    assert all(row.worst <= 1 and row.checked for row in watched.shadowed.report())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_the_real_worker_keeps_the_budget(device):
+    run = Trainer(net(device), "sgd", lr=0.01, shadow=0.2)
+
+    class Until:
+        def on_start(self, trainer):
+            self.end = time.perf_counter() + 5
+
+        def on_step(self, trainer, record):
+            if time.perf_counter() > self.end:
+                trainer.stop("enough")
+
+    fit(run, epochs=100000, callbacks=[Until()])
+    assert sum(row.checked for row in run.shadowed.report()) > 5
+    assert all(row.worst <= 1 for row in run.shadowed.report())
+    assert run.shadowed.spent <= 0.2 * run.shadowed.elapsed
+
+
+def test_a_worker_that_dies_is_said_and_training_goes_on(at_once, monkeypatch):
+    monkeypatch.setattr(FakeWorker, "answer", lambda self, patience=0.0: {"ended": -9})
+    run = Trainer(net(), "sgd", lr=0.01, shadow=0.5)
+    with pytest.warns(ShadowWarning, match="training goes on without it: its process ended with status -9"):
+        fit(run)
+    assert run.steps == 24
+
+
+def test_refusals():
+    for share in (0, -0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="shadow"):
+            Trainer(net(), shadow=share)
+    with pytest.raises(TypeError, match="shadow"):
+        Trainer(net(), shadow="2%")
+    with pytest.raises(ValueError, match="unknown violation 'stopp'; did you mean 'stop'"):
+        Trainer(net(), shadow=0.1, violation="stopp")
