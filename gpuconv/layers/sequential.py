@@ -161,6 +161,18 @@ class Sequential(Layer):
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
 
+    def __contains__(self, item: object) -> bool:
+        """Whether it is a layer of the row, or a name that the net knows, as "residual1.conv1"."""
+        if not isinstance(item, str):
+            return any(layer is item for layer in self.layers)
+        try:
+            self[item]
+        except ValueError:
+            return False
+        except RuntimeError:  # a variable that has no value yet
+            pass
+        return True
+
     def plan(self, input_shape: Shape) -> Shape:
         for name, layer in self.children():
             input_shape = layer.place(f"{self.path}.{name}" if self.path else name, input_shape)

@@ -13,6 +13,9 @@ class Volumes(list[tuple[str, Any]]):
     def __getitem__(self, key: Any) -> Any:
         return lookup("layer", key, dict(self.items())) if isinstance(key, str) else super().__getitem__(key)
 
+    def __contains__(self, item: object) -> bool:
+        return item in self.keys() if isinstance(item, str) else super().__contains__(item)
+
     def __repr__(self) -> str:
         """A line for each layer: its name and the shape of its volume."""
         return "\n".join(f"{name}: {' x '.join(map(str, volume.shape))}" for name, volume in self)

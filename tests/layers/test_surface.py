@@ -230,3 +230,22 @@ def test_no_images_have_no_classes(net):
 def test_volumes_are_printed_as_names_and_shapes(net, x):
     assert repr(net.activations(x)).splitlines()[1] == "conv1: 4 x 6 x 6 x 3"
     assert len(repr(net.activations(x)).splitlines()) == len(net.activations(x))
+
+
+def test_names_and_layers_that_are_in_a_net(net, x):
+    for name in ("conv1", "residual1.conv1", "residual1.conv1.weight", "conv1.weight"):
+        assert name in net
+    for name in ("conv2", "residual1.conv9", "conv1.wight", "residual1.conv1.bais"):
+        assert name not in net
+    assert "conv1.weight" in Sequential([Input((6, 6, 2)), Conv2D(3, 3)], initialize=False)
+    assert net[1] in net
+    assert Conv2D(3, 3, padding=1) not in net
+    volumes = net.activations(x)
+    assert "residual1.conv1" in volumes
+    assert "conv2" not in volumes
+
+
+def test_the_shape_of_an_input_is_a_tuple():
+    for wrong in (8, "8x8", None):
+        with pytest.raises(TypeError, match=r"as \(32, 32, 3\), received"):
+            Input(wrong)
