@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gpuconv.backends.cuda.analysis.variants import representatives, variants
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import load
 
@@ -40,6 +41,16 @@ def test_every_architecture_that_is_accepted_compiles(tmp_path):
     (tmp_path / "none.cu").write_text('extern "C" __global__ void none() {}\n')
     for arch in nvrtc.known_architectures():
         assert compiled(arch, load(tmp_path / "none.cu")).path.is_file()
+
+
+@pytest.mark.slow
+def test_what_serves_a_gpu_without_asynchronous_copies_compiles_for_it():
+    if "sm_75" not in nvrtc.known_architectures():
+        pytest.skip("this NVRTC no longer compiles for sm_75")
+    served = [each for each in representatives(variants()) if not each.file.endswith(("_mma.cu", "_few_channels.cu"))]
+    assert {"conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu", "matmul.cu"} <= {each.file for each in served}
+    for each in served:
+        assert compiled("sm_75", load(each.file, dict(each.defines))).path.is_file()
 
 
 def test_shared_memory_is_counted():
