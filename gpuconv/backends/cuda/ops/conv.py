@@ -17,9 +17,9 @@ from gpuconv.backends.cuda.ops import depthwise
 from gpuconv.backends.cuda.ops.column_reduce import deal, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.convolution import expect_within_limits, fits_tap_table, packed
 from gpuconv.backends.cuda.ops.pool import launch_over_packs
-from gpuconv.backends.cuda.runtime.device_array import empty
+from gpuconv.backends.cuda.runtime.device_array import empty, is_aligned
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import THREADS, aligned_pack_width, buffer, contiguous, pack_width, store
+from gpuconv.backends.cuda.runtime.outputs import THREADS, aligned_pack_width, buffer, contiguous, store
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem
 from gpuconv.types import Array, ArrayT
 
@@ -155,7 +155,7 @@ def conv2d_backward(
     db: ArrayT | None,
     accumulate: bool,
 ) -> tuple[ArrayT, ArrayT]:
-    dy, w = contiguous(_before_mask(dy, mask, problem, epilogue), w)
+    (dy,) = contiguous(_before_mask(dy, mask, problem, epilogue))
     dw = conv2d_wgrad(dy, x, problem, PLAIN, mask=None, algo=algo, tf32=tf32, out=dw, db=db, accumulate=accumulate)
     return conv2d_dgrad(dy, w, problem, PLAIN, mask=None, algo=algo, tf32=tf32, out=out), dw
 
@@ -175,8 +175,9 @@ def _vectors(
     problem: Conv2dProblem, with_channels: tuple[Array, ...], with_filters: tuple[Array, ...]
 ) -> tuple[int, int]:
     """How many channels and how many filters one move takes, given the arrays whose last axis they are."""
-    c, k = problem.c // problem.groups, problem.k // problem.groups
-    return pack_width(*with_channels, count=c), pack_width(*with_filters, count=k)
+    c, k, width = problem.c // problem.groups, problem.k // problem.groups, 16 // with_channels[0].dtype.itemsize
+    vector_c = width if c % width == 0 and is_aligned(16, *with_channels) else 1
+    return vector_c, width if k % width == 0 and is_aligned(16, *with_filters) else 1
 
 
 @functools.lru_cache(maxsize=4096)
