@@ -1,11 +1,15 @@
 """Python's part of a call, on the stand-in: what is called, counted and allowed."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
+import gpuconv
 from bench import host
 from bench.cli import main
+from bench.host_calls import calls
 from gpuconv.ops.registry import OPS
 
 
@@ -44,3 +48,45 @@ def test_the_command_writes_a_record(tmp_path, capsys, monkeypatch, timings):
     record = json.loads((tmp_path / "host.json").read_text())
     assert [row["op"] for row in record["calls"]] == list(timings)
     assert record["calls"][0]["budget"] == 15
+
+
+INSTRUCTIONS = 165  # of Python's interpreter for a microsecond of the budget: 150 take one on a core at 3 GHz
+
+
+def instructions(call):
+    """How many instructions of Python's interpreter a call takes within gpuconv: the same under any load."""
+    count, ours = 0, str(Path(gpuconv.__file__).parent)
+
+    def enter(frame, event, _):
+        if not frame.f_code.co_filename.startswith(ours):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return each
+
+    def each(frame, event, _):
+        nonlocal count
+        count += event == "opcode"
+        return each
+
+    before = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_no_op_takes_more_instructions_than_its_budget_allows():
+    over = {}
+    with host.gpu() as launched:
+        for name, (call, arrays) in calls().items():
+            for _ in range(3):
+                launched.clear()
+                call()
+            budget = host.Timing(name, len(launched), arrays, 0.0, 0.0).budget
+            taken = instructions(call)
+            assert taken > 300  # it was counted
+            if taken > INSTRUCTIONS * budget:
+                over[name] = f"{taken} instructions, {budget:.1f} us"
+    assert not over
