@@ -35,7 +35,7 @@ class Timing(NamedTuple):
         return FIRST + FURTHER * (self.launches - 1) + ARRAY * self.arrays
 
 
-def measure(rounds: int = 7, seconds: float = 0.02) -> Iterator[Timing]:
+def measure(rounds: int = 60, seconds: float = 0.003) -> Iterator[Timing]:
     """Each op's time in this process, in rounds of so many seconds."""
     with gpu() as launched:
         for op, (call, arrays) in calls().items():

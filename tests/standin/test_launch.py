@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuconv import backends
+from gpuconv import backends, ops
+from gpuconv.backends.cuda.ops import loss
+from gpuconv.backends.cuda.runtime import device_array
 from gpuconv.backends.cuda.runtime.kernel import load
 from tests import standin
 
@@ -18,7 +20,7 @@ def kernel(name):
 
 
 def array(device, count=4, dtype=np.float32):
-    return backends.zeros((count,), dtype, device)
+    return backends.zeros((count,) if isinstance(count, int) else count, dtype, device)
 
 
 # Of (y, value, n) of the kernel `fill`, what is handed over in another form, given a device.
@@ -99,3 +101,29 @@ def test_a_launch_on_a_gpu_that_is_not_the_current_one_runs_there():
             kernel("fill")(1, 4, y := array(device), 1.5, 4)
             assert y.get().tolist() == [1.5] * 4
         assert [index for _, index in machine.launches] == [1, 0, 1]
+
+
+def test_scratch_arrays_of_a_stream_are_used_again_by_it_alone(monkeypatch):
+    made = []
+
+    def noted(shape, dtype, *, like):
+        array = device_array.empty(shape, dtype, like=like)
+        made.append((tuple(shape), array.data.ptr))
+        return array
+
+    monkeypatch.setattr(loss, "empty", noted)
+    with standin.installed(schedule="late"):
+        import cupy
+
+        def scratch():
+            made.clear()
+            ops.softmax_cross_entropy(scores, labels, out=scores)
+            return dict(made)[(1,)]  # the partial sums
+
+        scores, labels = array("cuda", (4, 10)), array("cuda", 4, np.int64)
+        first, stream = scratch(), cupy.cuda.Stream(non_blocking=True)
+        assert scratch() == first
+        with stream:
+            other = scratch()
+            assert scratch() == other != first
+        assert scratch() == first
