@@ -86,11 +86,9 @@ class Kernel:
         self._checks = [_check_of(parameter, self.name) for parameter in signature.parameters]
         self._pointers = [index for index, parameter in enumerate(signature.parameters) if parameter.pointer]
         self._arrays = [(index, *_usual_array(signature.parameters[index])) for index in self._pointers]
-        self._values = [
-            (index, *_usual_value(parameter, self._checks[index]))
-            for index, parameter in enumerate(signature.parameters)
-            if not parameter.pointer
-        ]
+        values = [(index, parameter) for index, parameter in enumerate(signature.parameters) if not parameter.pointer]
+        self._numbers = [(index, *_usual_number(parameter)) for index, parameter in values if parameter.dtype]
+        self._structs = [index for index, parameter in values if not parameter.dtype]
         self._runners: dict[str | int, Runner] = {}
         # Extents that are equal are the same, whatever their types.
         self._geometry = functools.lru_cache(maxsize=256)(self._check_geometry)
@@ -133,12 +131,15 @@ class Kernel:
                 return None, taken
             if array.dtype is not dtype and dtype is not None and array.dtype != dtype:
                 return None, taken
-        for index, make, types in self._values:
+        for index, make, types in self._numbers:
             if type(taken[index]) not in types:
                 return None, taken
             try:
                 taken[index] = make(taken[index])
             except OverflowError:
+                return None, taken
+        for index in self._structs:
+            if type(taken[index]) is not np.void or not taken[index].dtype.isalignedstruct:
                 return None, taken
         return gpu, taken
 
@@ -220,12 +221,8 @@ def _usual_array(parameter: source.Parameter) -> tuple[np.dtype | None, int]:
     return dtype, max(parameter.alignment, 16 if dtype is None else min(16, dtype.itemsize)) - 1
 
 
-def _usual_value(
-    parameter: source.Parameter, check: Callable[[Any], Any]
-) -> tuple[Callable[[Any], Any], tuple[type, ...]]:
-    """What makes the kernel's number or struct of a value, and which types a value nearly always has."""
-    if parameter.dtype is None:
-        return check, (np.void,)
+def _usual_number(parameter: source.Parameter) -> tuple[Callable[[Any], Any], tuple[type, ...]]:
+    """What makes the kernel's number of another one, and which types that nearly always has."""
     number = np.dtype(parameter.dtype)
     return number.type, (float, int) if number.kind == "f" else (int, bool)
 
@@ -268,8 +265,6 @@ def _check_scalar(what: str, dtype: np.dtype, value: Any) -> np.generic:
 
 
 def _check_struct(what: str, value: Any) -> np.void:
-    if type(value) is np.void and value.dtype.isalignedstruct:  # nearly always
-        return value
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(())[()]
     if not isinstance(value, np.void) or not (value.dtype.isalignedstruct or value.dtype.names is None):
