@@ -274,6 +274,7 @@ def _host(options: argparse.Namespace) -> int:
         rows = [timing._asdict() | {"budget": timing.budget} for timing in timings]
         commit, dirty = machine.commit()
         about = {"commit": commit, "dirty": dirty, "processor": machine.processor(), "unit": "microseconds"}
+        about |= {"load": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}
         record = about | {"calls": rows}
         files.write(options.out, json.dumps(record, indent=1).encode())
     return 0
