@@ -1,4 +1,4 @@
-"""gpuconv: a ConvNet library of hand-written CUDA kernels and fast NumPy code, both proved against a plain oracle."""
+"""gpuconv: a ConvNet library of hand-written CUDA kernels and fast NumPy code, both verified against a plain oracle."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ __all__ = [
 
 
 def _import(name: str) -> Any:
-    """Import a part of the package when it is first named, so that ``import gpuconv`` stays quick."""
+    """Import a part of the package on first use, so that ``import gpuconv`` stays quick."""
     if name in _MODULES:
         return importlib.import_module(f"gpuconv.{name}")
     for module, names in _NAMES.items():
@@ -77,7 +77,7 @@ def _import(name: str) -> Any:
     raise AttributeError(f"module 'gpuconv' has no attribute {name!r}")
 
 
-if not TYPE_CHECKING:  # to a type checker it would make every name known
+if not TYPE_CHECKING:  # with it, type checkers would accept every name
     __getattr__ = _import
 
 

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """Run this process's command line. Ctrl-C while the rest is imported ends it as later ones do."""
+    """Run this process's command line. Ctrl-C during imports has the same effect as later."""
     try:
         from gpuconv.cli import main as command_line
 

@@ -1,14 +1,14 @@
-"""The algorithms of a matrix product, by name: data alone, which argument checks and launchers read alike.
+"""The algorithms of a matrix product, by name: only data, used by argument checks and launchers.
 
 Every convolution and linear op is a product of implicit matrices (kernels/gemm.cuh). An algorithm is a kernel family
-and the tile it works on; `ALGORITHMS` lists them all. ``algo="auto"`` leaves the choice to the device
-(`gpuconv.backends.cuda.gemm`), ``algo="simt-128x64"`` takes that one.
+and its tile; `ALGORITHMS` lists them all. ``algo="auto"`` lets the device choose (`gpuconv.backends.cuda.gemm`),
+``algo="simt-128x64"`` selects that one.
 
 To add one, add its entry. Its kernels are those of its family: ``conv2d_fprop_simt``, ``conv2d_dgrad_simt`` and
-``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; those of another family, say "mma", are
-``conv2d_fprop_mma`` in kernels/conv2d_fprop_mma.cu and so on, with the same parameters. All entries of one name serve
-different arithmetics: a tile may need other registers in another dtype. `FEW_CHANNELS` lists those that serve only the
-forward direction of convolutions of few channels, as the first layers of nets are.
+``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; those of another family, for example "mma", are
+``conv2d_fprop_mma`` in kernels/conv2d_fprop_mma.cu and so on, with the same parameters. Entries with the same name
+serve different arithmetics, as a tile may need other registers in another dtype. `FEW_CHANNELS` lists those that serve
+only the forward direction of convolutions of few channels, such as the first layers of nets.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ from gpuconv.names import canonical
 from gpuconv.problems import MOST_FEW_CHANNELS, Conv2dProblem, Epilogue
 
 AUTO = "auto"
-DEPTHWISE = "depthwise"  # no product of matrices: serves groups of one channel, in every arithmetic; "auto" for them
+DEPTHWISE = "depthwise"  # not a matrix product: serves groups of one channel, in every arithmetic, as their "auto"
 ARITHMETICS = ("float64", "float32", "tf32", "float16", "bfloat16")  # a dtype, or float32 arrays multiplied in TF32
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A kernel family and a tile: block_m x block_n outputs a block of `threads`, block_k of the depth at a time.
+    """A kernel family and a tile: a block of `threads` computes block_m x block_n outputs in steps of block_k.
 
-    arithmetics: those of `ARITHMETICS` it serves. rate: its estimated speed, which the cost model compares; 1.0 is
-    the peak of the ordinary units in float32. issued: in place of a rate, on tensor cores, the instructions that a
-    warp issues for each HMMA of the main loop in fprop, dgrad and wgrad. macros: what its kernels are compiled
-    with, in addition to those of every product. smem_bytes: dynamic shared memory of a block; for few channels see
-    `few_channels_smem_bytes`. resident: how many blocks a multiprocessor holds, if a block takes several tiles; 0
-    if it takes one.
+    arithmetics: those of `ARITHMETICS` that it serves. rate: its estimated speed for the cost model; 1.0 is the float32
+    peak of the CUDA cores. issued: for tensor cores, instead of a rate, the instructions that a warp issues for each
+    HMMA of the main loop in fprop, dgrad and wgrad. macros: those of its kernels, in addition to the macros of every
+    product. smem_bytes: dynamic shared memory of a block; for few channels see `few_channels_smem_bytes`. resident: the
+    blocks on a multiprocessor, if a block computes several tiles; 0 if it computes one.
     """
 
     name: str
@@ -54,7 +53,7 @@ class Algorithm:
 
     @property
     def capability(self) -> int:
-        """The lowest compute capability that it runs on, 80 for 8.0; 0 where every GPU does."""
+        """The lowest compute capability that it needs, 80 for 8.0; 0 if it runs on every GPU."""
         return 0 if self.family == "simt" else 80
 
     def file(self, kernel: str) -> str:
@@ -76,10 +75,10 @@ def _simt(
     rate: float,
     block_k: int = 8,
 ) -> Algorithm:
-    """Scalar multiply-adds, thread_m x thread_n outputs a thread (kernels/gemm_simt.cuh).
+    """Scalar multiply-adds, thread_m x thread_n outputs per thread (kernels/gemm_simt.cuh).
 
-    min_blocks: how many blocks fit on a multiprocessor, which bounds a thread's registers. rate: what its ratio of
-    multiply-adds to shared-memory loads allows.
+    min_blocks: the blocks that must fit on a multiprocessor, which limits a thread's registers. rate: follows from its
+    ratio of multiply-adds to shared-memory loads.
     """
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=thread_m, THREAD_N=thread_n, MIN_BLOCKS=min_blocks)
     threads = block_m // thread_m * (block_n // thread_n)
@@ -95,10 +94,10 @@ def _mma(
     halves: tuple[float, float, float],
     tf32: tuple[float, float, float],
 ) -> tuple[Algorithm, ...]:
-    """Tensor cores, warp_m x warp_n outputs a warp (kernels/gemm_mma.cuh): for halves and for TF32.
+    """Tensor cores, warp_m x warp_n outputs per warp (kernels/gemm_mma.cuh): for 16-bit floats and TF32.
 
-    halves, tf32: what each issues, in fprop, dgrad and wgrad, counted in sm_90a's machine code with 16-byte moves.
-    min_blocks: that of halves; TF32 has one less, because addresses take more registers.
+    halves, tf32: `issued` of each, counted in sm_90a's machine code with 16-byte copies. min_blocks: for 16-bit floats;
+    TF32 has one less, because addresses take more registers.
     """
     threads, stages = 32 * (block_m // warp_m) * (block_n // warp_n), 4
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=warp_m // 8, THREAD_N=warp_n // 4, STAGES=stages)
@@ -121,8 +120,8 @@ def _by_direction(issued: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip(("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"), issued))
 
 
-# For each arithmetic the largest tile comes first. float64 takes twice the registers and serves gradient checks. "simt"
-# widens halves and rounds TF32 on the way into shared memory, so that both also work without tensor cores.
+# For each arithmetic the largest tile comes first. float64 takes twice the registers and is for gradient checks. "simt"
+# widens 16-bit floats and rounds to TF32 when it writes shared memory, so that both also work without tensor cores.
 ALGORITHMS = (
     *_mma(128, 128, 64, 32, 2, (2.94, 3.59, 4.45), (5.84, 7.08, 8.44)),
     *_mma(128, 64, 64, 32, 3, (3.12, 3.91, 4.72), (6.16, 7.39, 8.80)),
@@ -140,15 +139,15 @@ ALGORITHMS = (
     _simt(("float16", "bfloat16"), 64, 64, 8, 8, 4, 0.70, block_k=16),
 )
 
-PIXELS, FILTERS = 256, 64  # of a tile for few channels; filters: of the largest
-MOST_SMEM_BYTES = 96 * 1024  # of a block for few channels: what it has on every GPU since sm_80
+PIXELS, FILTERS = 256, 64  # a tile for few channels; filters: of the largest tile
+MOST_SMEM_BYTES = 96 * 1024  # the most of a block for few channels: available on every GPU since sm_80
 
 
 def _few_channels(arithmetics: tuple[str, ...], block_n: int, block_k: int, resident: int, rate: float) -> Algorithm:
-    """Patches of the input in shared memory, a warp's 32 pixels by all filters of the tile
+    """Input patches in shared memory; a warp computes 32 pixels by all filters of the tile
     (kernels/conv2d_few_channels.cuh).
 
-    rate: modelled, not measured: its blocks read little but shared memory.
+    rate: modelled, not measured; its blocks read mostly shared memory.
     """
     tile = dict(BLOCK_M=PIXELS, BLOCK_N=block_n, THREAD_M=4, THREAD_N=block_n // 4)
     macros = tile | dict(MIN_BLOCKS=resident, VECTOR_C=1)
@@ -195,9 +194,9 @@ def patch_lines(problem: Conv2dProblem, pool: int) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def few_channels_smem_bytes(problem: Conv2dProblem, pool: int, arithmetic: str) -> int:
-    """Bytes of shared memory that a block of `FEW_CHANNELS` takes (kernels/conv2d_few_channels.cuh): the biases, a
-    table of the taps, the filters, and twice the part of x that a tile's pixels read. 0 where those algorithms do not
-    serve the problem: it has more channels, or this would exceed `MOST_SMEM_BYTES`.
+    """Bytes of shared memory of a block of `FEW_CHANNELS` (kernels/conv2d_few_channels.cuh): the biases, a table of the
+    taps, the filters, and twice the part of x that a tile's pixels read. 0 if those algorithms do not serve the
+    problem: it has more channels, or this would exceed `MOST_SMEM_BYTES`.
     """
     if not problem.few_channels:
         return 0
@@ -224,13 +223,13 @@ def arithmetic_of(dtype: Any, tf32: bool) -> str:
 
 @functools.cache
 def serving(arithmetic: str, few_channels: bool = False) -> tuple[Algorithm, ...]:
-    """All that serve an arithmetic, in the order of `ALGORITHMS`; with few_channels those of `FEW_CHANNELS` first."""
+    """All algorithms for an arithmetic, in the order of `ALGORITHMS`; with few_channels, `FEW_CHANNELS` come first."""
     return tuple(a for a in (*(FEW_CHANNELS if few_channels else ()), *ALGORITHMS) if arithmetic in a.arithmetics)
 
 
 @functools.cache
 def find(name: str, arithmetic: str, few_channels: bool = False) -> Algorithm:
-    """The algorithm of a name. Raises ValueError for an unknown one, naming the nearest, and for one that does not
+    """The algorithm of this name. Raises ValueError for an unknown one, naming the nearest, and for one that does not
     serve this arithmetic, naming those that do."""
     known = listed(name)
     served = {algorithm.name: algorithm for algorithm in serving(arithmetic, few_channels)}
@@ -242,7 +241,7 @@ def find(name: str, arithmetic: str, few_channels: bool = False) -> Algorithm:
 
 
 def listed(algo: Any) -> str:
-    """`algo` as it is listed, "auto" or a name. Raises ValueError for an unknown one and TypeError for no name."""
+    """The full name of `algo`, or "auto". Raises ValueError for an unknown one and TypeError for anything but text."""
     if isinstance(algo, str) and algo == AUTO:
         return AUTO
     names = (AUTO, DEPTHWISE, *dict.fromkeys(a.name for a in (*FEW_CHANNELS, *ALGORITHMS)))
@@ -252,7 +251,7 @@ def listed(algo: Any) -> str:
 
 
 def for_product(algo: Any, arithmetic: str) -> str:
-    """The listed name of an algorithm for a plain matrix product. Raises ValueError where it does not serve this."""
+    """The full name of an algorithm for a plain matrix product. Raises ValueError if it does not serve this."""
     name = listed(algo)
     if name == DEPTHWISE:
         raise _not_depthwise()
@@ -262,10 +261,10 @@ def for_product(algo: Any, arithmetic: str) -> str:
 
 
 def for_convolution(algo: Any, problem: Conv2dProblem, epilogue: Epilogue, arithmetic: str, direction: str) -> str:
-    """The listed name of an algorithm for one direction ("fprop", "dgrad", "wgrad") of a convolution.
+    """The full name of an algorithm for one direction ("fprop", "dgrad", "wgrad") of a convolution.
 
-    "auto" is "depthwise" where that serves. An algorithm for few channels stands for "auto" in the gradients, for which
-    it has no kernels. Raises ValueError where the algorithm does not serve this.
+    "auto" is "depthwise" if that applies. For gradients, an algorithm for few channels means "auto", as it has no such
+    kernels. Raises ValueError if the algorithm does not serve this.
     """
     name = listed(algo)
     depthwise = problem.depthwise and (direction != "fprop" or not (epilogue.masked or epilogue.moments))
@@ -295,7 +294,7 @@ def _not_few_channels(name: str) -> ValueError:
 
 
 def of_launch(kernel: str, macros: Mapping[str, str]) -> str | None:
-    """The name of the algorithm that a launched kernel, compiled with these macros, belongs to; None for others."""
+    """The name of the algorithm of a launched kernel, compiled with these macros; None if it has none."""
     if kernel.endswith(f"_{DEPTHWISE}"):
         return DEPTHWISE
     arithmetic = "tf32" if "TF32" in macros else macros.get("DTYPE", "")

@@ -17,12 +17,12 @@ import numpy as np
 from gpuconv.names import lookup
 from gpuconv.types import Array, Pair, Scalar
 
-INT32, INT63 = 2**31 - 1, 2**63 - 1  # the largest numbers of the signed integers of a device
+INT32, INT63 = 2**31 - 1, 2**63 - 1  # the largest signed integers on a device
 
 
 def integer(name: str, value: Any, minimum: int, maximum: int = INT63) -> int:
     """`value` as an int; a bool, a fraction, an array or a number outside [minimum, maximum] raises."""
-    if type(value) is int and minimum <= value <= maximum:  # nearly always
+    if type(value) is int and minimum <= value <= maximum:  # the usual case
         return value
     try:
         if isinstance(value, (bool, np.bool_)) or is_array(value):
@@ -39,7 +39,7 @@ def integer(name: str, value: Any, minimum: int, maximum: int = INT63) -> int:
 
 
 def shown(number: int) -> str:
-    """An integer as text; for a huge one, about how many digits it has (Python refuses to print more than 4300)."""
+    """An integer as text; for a huge one, its approximate number of digits (Python refuses to print more than 4300)."""
     bits = number.bit_length()
     return str(number) if bits < 256 else f"a number of some {bits * 30103 // 100000} digits"
 
@@ -67,9 +67,9 @@ def number(
     open_high: bool = False,
     used_with: Sequence[Array] = (),
 ) -> float:
-    """`value` as a float in [low, high], or in [low, high) with `open_high`. Infinity never lies inside.
+    """`value` as a float in [low, high], or in [low, high) with `open_high`. Infinity is never accepted.
 
-    used_with: the arrays it is used with; a number that overflows their accumulation dtype raises.
+    used_with: arrays that the number is combined with; it must not overflow their accumulation dtype.
     """
     if type(value) is float and low <= value <= high and -_LARGEST_32 <= value <= _LARGEST_32 and not open_high:
         return value  # nearly always
@@ -94,15 +94,15 @@ _LARGEST_32 = float(np.finfo(np.float32).max)
 def step_scalar(
     name: str, value: Any, used_with: Sequence[Array] = (), dtypes: Sequence[Any] = (np.float64,)
 ) -> Scalar:
-    """A number from 0 on, or a one-element array that a captured step reads on the device (not looked into).
+    """A number from 0 on, or a one-element array that a captured step reads on the device (its value is not checked).
 
-    used_with: as in `number`. dtypes: those that the array may have.
+    used_with: as in `number`. dtypes: the accepted dtypes of the array.
     """
     return _one_element(name, value, dtypes) if is_array(value) else number(name, value, 0.0, used_with=used_with)
 
 
 def step_integer(name: str, value: Any, minimum: int = 0) -> int | Array:
-    """An integer, or a one-element int64 array that a captured step reads on the device (not looked into)."""
+    """An integer, or a one-element int64 array that a captured step reads on the device (its value is not checked)."""
     return _one_element(name, value, [np.int64]) if is_array(value) else integer(name, value, minimum)
 
 
@@ -113,7 +113,7 @@ def learning_rate(lr: Any, params: Sequence[Array]) -> Scalar:
 def _one_element(name: str, array: Array, dtypes: Sequence[Any]) -> Array:
     if array.dtype not in dtypes:
         accepted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
-        raise TypeError(f"{name} must be a number or an array of {accepted}, received one of {array.dtype}")
+        raise TypeError(f"{name} must be a number or an array of {accepted}, received an array of {array.dtype}")
     if math.prod(array.shape) != 1:
         raise ValueError(f"{name} must be a number or hold one element, received shape {array.shape}")
     return array
@@ -129,7 +129,7 @@ def stream_word(name: str, value: Any) -> int:
 
 
 def expect_within(name: str, values: np.ndarray, count: int) -> None:
-    """Every integer of a host array is in [0, count)."""
+    """Raise ValueError unless every integer of a host array is in [0, count)."""
     wrong = np.flatnonzero((values < 0) | (values >= count))
     if wrong.size:
         raise ValueError(f"{name} must lie in [0, {count}), received {values[wrong[0]]} at index {wrong[0]}")
@@ -148,10 +148,12 @@ def flip_value(flip: Any) -> bool | str:
 
 
 def batch_range(name: str, length: int, start: Any, count: Any) -> tuple[Any, int]:
-    """The start and the length of a batch. Raises if it exceeds `length` entries and the host knows the start."""
+    """The start and the length of a batch. Raises ValueError if the host knows that it exceeds `length` entries."""
     on_device = is_array(start)
     if on_device and count is None:
-        raise ValueError("a start in device memory needs a count: how long the batch is must be known before it runs")
+        raise ValueError(
+            "a start in device memory needs a count, as the length of the batch must be known before it runs"
+        )
     first = 0 if on_device else integer("start", start, 0)
     count = max(0, length - first) if count is None else integer("count", count, 0)
     if first + count > length:
@@ -160,7 +162,7 @@ def batch_range(name: str, length: int, start: Any, count: Any) -> tuple[Any, in
 
 
 def batch_indices(indices: np.ndarray, start: Scalar, count: int, images: int) -> np.ndarray:
-    """indices[start : start + count] where the host can read them; ValueError unless each is one of the images."""
+    """indices[start : start + count], for arrays that the host can read. ValueError for an index past the images."""
     first = int(start if isinstance(start, (int, float)) else start.item())
     if not 0 <= first <= len(indices) - count:
         raise ValueError(f"indices has {len(indices)} entries; a batch of {count} from {first} on does not fit")
@@ -170,7 +172,7 @@ def batch_indices(indices: np.ndarray, start: Scalar, count: int, images: int) -
 
 
 def accepts(function: Any, *given: Any, **options: Any) -> bool:
-    """Whether a function of the user's can be called with these arguments; one of C that does not tell may be."""
+    """Whether a user's function can be called with these arguments; True for C functions without a signature."""
     try:
         inspect.signature(function).bind(*given, **options)
     except TypeError:
@@ -181,7 +183,7 @@ def accepts(function: Any, *given: Any, **options: Any) -> bool:
 
 
 def expect_accepts(name: str, function: Any, *given: str) -> None:
-    """Raise TypeError where a function of the user's cannot be called with arguments of these names, in this order."""
+    """Raise TypeError if a user's function cannot be called with arguments of these names, in this order."""
     if not accepts(function, *given):
         plain = (each.replace(annotation=each.empty) for each in inspect.signature(function).parameters.values())
-        raise TypeError(f"{name} is called with ({', '.join(given)}), and takes ({', '.join(map(str, plain))})")
+        raise TypeError(f"{name} is called with ({', '.join(given)}), but takes ({', '.join(map(str, plain))})")

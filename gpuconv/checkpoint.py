@@ -1,7 +1,7 @@
-"""Checkpoints: one safetensors file that holds a whole run, written at once or not at all.
+"""Checkpoints: one safetensors file for the complete state of a run, written atomically.
 
 The arrays are ordinary safetensors entries; everything else is JSON in the file's metadata under the key "gpuconv",
-with a SHA-256 over both, so that no flipped bit goes unseen. Any safetensors reader can take the weights out ("net.*").
+with a SHA-256 over both, which detects any flipped bit. Any safetensors reader can extract the weights ("net.*").
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ _DTYPES = {
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, read, or does not belong to what it is to be loaded into."""
+    """A checkpoint cannot be written or read, or belongs to another net or run."""
 
 
 @dataclass
 class Checkpoint:
-    """Named arrays and a JSON-able state."""
+    """Named arrays and a JSON-serializable state."""
 
     tensors: dict[str, np.ndarray]
     state: dict[str, Any] = field(default_factory=dict)
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays below ``prefix.``, without it."""
+        """The arrays whose names begin with ``prefix.``, without the prefix."""
         return {name.removeprefix(f"{prefix}."): a for name, a in self.tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Write a checkpoint. Where that fails CheckpointError says why, and what was at `path` before is still there.
+    """Write a checkpoint. Raises CheckpointError if it fails; then an existing file at `path` is unchanged.
 
-    Raises CheckpointError, too, for what could not be read back: an array that is masked or of a dtype not in
+    Also raises CheckpointError for contents that could not be read back: a masked array, a dtype that is not in
     `_DTYPES`, a state that `parse` refuses.
     """
     from safetensors.numpy import save as serialize
@@ -74,7 +74,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
 
 
 def _storable(path: Any, name: str, array: Any) -> np.ndarray:
-    """The array as the file holds it: contiguous, in native byte order."""
+    """The array as stored in the file: contiguous, in native byte order."""
     given, array = array, np.asarray(array, order="C")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name not in _DTYPES.values() or isinstance(given, np.ma.MaskedArray):
@@ -85,7 +85,7 @@ def _storable(path: Any, name: str, array: Any) -> np.ndarray:
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint and check every byte of it. Raises CheckpointError that says what is wrong with the file."""
+    """Read a checkpoint and verify its checksum. Raises CheckpointError that says what is wrong with the file."""
     from safetensors import SafetensorError, deserialize
 
     try:
@@ -99,7 +99,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         entries = deserialize(data)
     except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} ({len(data)} bytes) is truncated, corrupt or no safetensors file: {error}"
+            f"{path} ({len(data)} bytes) is truncated, corrupt or not a safetensors file: {error}"
         ) from error
     header = _header(path, written)
     try:
@@ -113,7 +113,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def dump(value: dict[str, Any], indent: int | None = None) -> str:
-    """The text of a JSON object. Raises ValueError or TypeError for one that `parse` would not read again."""
+    """The text of a JSON object. Raises ValueError or TypeError for one that `parse` would refuse."""
     try:
         text = json.dumps(value, indent=indent)
     except RecursionError:
@@ -123,11 +123,11 @@ def dump(value: dict[str, Any], indent: int | None = None) -> str:
 
 
 def parse(text: str | bytes) -> dict[str, Any]:
-    """The JSON object that a text holds. ValueError where it is none, is nested too deeply or has NaN or infinity."""
+    """The JSON object in a text. ValueError for anything else, for too deep nesting, and for NaN and infinity."""
 
     def finite(number: str) -> float:
         if not math.isfinite(value := float(number)):
-            raise ValueError(f"{number} is no finite number")
+            raise ValueError(f"{number} is not a finite number")
         return value
 
     try:
@@ -142,19 +142,19 @@ def parse(text: str | bytes) -> dict[str, Any]:
 
 
 def _shallow(value: Any, levels: int = 100) -> bool:
-    """Whether a JSON value is nested by at most so many levels, so that a recursion into it ends."""
+    """Whether a JSON value has at most this many levels of nesting, so that recursion is safe."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels > 0 and all(_shallow(entry, levels - 1) for entry in inner)
 
 
 def _header(path: Any, written: Any) -> dict[str, Any]:
-    """Our JSON in a safetensors header, of a format that we read."""
+    """gpuconv's JSON in a safetensors header. Raises CheckpointError for a format that this version does not read."""
     try:
         header = parse(written["__metadata__"][KEY])
         version = header["format"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is a safetensors file but no checkpoint of gpuconv, or a corrupt one: it lacks the metadata "
+            f"{path} is a safetensors file but not a checkpoint of gpuconv, or a corrupt one: it lacks the metadata "
             f"{KEY!r}; bare weights are loaded with net.load_state_dict"
         ) from error
     if version != FORMAT:
@@ -191,6 +191,6 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def shown(value: Any) -> str:
-    """A JSON value for a message, cut where it is long."""
+    """A JSON value for a message, shortened if it is long."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""Is a net put together right? Gradients against numerical ones, and the sanity checks of the CS231n notes."""
+"""Checks of a net: numerical gradients, and the sanity checks of the CS231n notes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from gpuconv.types import Array
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """One array's gradients: how many were compared, and the worst relative error among them.
+    """One array's gradients: how many were compared, and the worst relative error.
 
-    raw: that error as it was measured. noise: how much of an error rounding the two values of f can make, by the same
-    scale. worst: what of an error is beyond its noise; 0 says that rounding explains all.
+    raw: the measured error. noise: the error that rounding the two values of f can cause, on the same scale. worst: the
+    error minus the noise; 0 means that rounding explains it completely.
     """
 
     name: str
@@ -36,7 +36,7 @@ class GradientCheck:
 
 
 class GradientChecks(list[GradientCheck]):
-    """The results of `gradient_check`, as a table where they are printed and in a notebook."""
+    """The results of `gradient_check`; printed, or shown in a notebook, as a table."""
 
     HEADING = ("gradient of", "compared", "raw error", "rounding noise", "beyond noise", "")
 
@@ -78,11 +78,11 @@ def gradient_check(
     """Compare backward with central differences, (f(v + h) - f(v - h)) / 2h, in float64, for the input ("x") and each
     trained array, on a copy of the layer or net that lives on the same device.
 
-    x: (N, ...), by default two normal volumes of the layer's (or the given) input shape. samples: how many elements
-    of each array are tried, None for all. An element's error is |backward - numerical|, less what rounding the two
-    values of f may have added, over the larger of the two, or over a thousandth of the array's largest gradient where
-    that is more. The dropout masks stay fixed. Where numbers tie, as a plain background does under a max pool, f has no
-    derivative and the two differ though backward is right.
+    x: (N, ...), by default two random volumes of the layer's (or the given) input shape. samples: the number of
+    elements to check in each array, None for all. An element's error is |backward - numerical|, minus the possible
+    rounding error of the two values of f, divided by the larger of the two gradients, or by a thousandth of the array's
+    largest one if that is more. Dropout masks stay fixed. At ties, as under a max pool on a plain background, f has no
+    derivative, and the two differ even if backward is correct.
     """
     twin = _twin(layer, input_shape)
     host = _normal((2, *twin.input_shape), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)
@@ -124,14 +124,14 @@ def gradient_check(
 
 
 def _twin(layer: Layer, input_shape: tuple[int, ...] | None) -> Any:
-    """A copy in float64, with the values of a layer that has some."""
+    """A copy in float64, with the layer's values if it has any."""
     shape = input_shape or layer.input_shape
     if shape is None:
-        raise ValueError("the layer was not built yet: give input_shape, without N")
+        raise ValueError("the layer is not built: give input_shape, without N")
     twin = Layer.from_config(layer.config())
     for inner in twin.walk():
         if isinstance(inner, (Conv2D, Linear)):
-            inner.algo = "auto"  # a pinned one may not serve float64
+            inner.algo = "auto"  # a chosen one may not serve float64
     twin.build(shape, dtype="float64", device=layer.device, seed=getattr(layer, "seed", 0))
     if layer.input_shape == shape:
         twin.load_state_dict(layer.state_dict())
@@ -162,7 +162,7 @@ def _numerical(loss: Callable[[], float], array: Array, chosen: np.ndarray, step
 
 @dataclass(frozen=True)
 class SanityCheck:
-    """One check: what was measured, what was expected, in words, and whether they agree."""
+    """One check: the measured value, the expectation in words, and whether they agree."""
 
     name: str
     passed: bool
@@ -180,10 +180,10 @@ def sanity(
     optimizer: Any = None,
     overfit_steps: int = 300,
 ) -> list[SanityCheck]:
-    """All checks of this module but the gradients, on a batch of the net's own data. The net is not changed.
+    """All checks of this module except gradients, on a batch of the net's data. The net is not changed.
 
-    x: (N, H, W, C) on the net's device, N of 20 or more. labels: (N,) integers. optimizer: whose first step is
-    measured, see `update_ratio`. overfit_steps: how long 20 samples may take.
+    x: (N, H, W, C) on the net's device, N of 20 or more. labels: (N,) integers. optimizer: its first step is measured,
+    see `update_ratio`. overfit_steps: the most steps to overfit 20 samples.
     """
     return [
         first_loss(net, x, labels, loss=loss),
@@ -194,9 +194,9 @@ def sanity(
 
 
 def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax") -> SanityCheck:
-    """With small last weights all scores are near 0, so the loss is that of guessing: log C for softmax,
-    delta * (C - 1) for the SVM, and for a loss that is neither its own value at scores of 0. Another value means wrong
-    labels, a wrong mean or a wrong loss."""
+    """With small weights in the last layer all scores are near 0, so the loss is that of guessing: log C for softmax,
+    delta * (C - 1) for the SVM, and for other losses their value at scores of 0. Another value means wrong labels, a
+    wrong mean or a wrong loss."""
     compute = losses.get(loss)
     if net.output_shape == (1,) and isinstance(compute, (SoftmaxCrossEntropy, SVMHinge)):
         raise ValueError("the net gives one score: there is nothing to classify; the checks need at least two classes")
@@ -221,7 +221,7 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
 def regularisation(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", weight_decay: float = 1e-2
 ) -> SanityCheck:
-    """Regularisation, weight_decay / 2 * sum of squares, must raise the loss; and a descent of it must lower it."""
+    """Regularisation, weight_decay / 2 * sum of squares, must raise the loss; a gradient step on it must lower it."""
     twin = net.copy()
     data = _number(losses.get(loss)(twin.infer(x), labels)[0])
     before = _penalty(twin, weight_decay)
@@ -241,9 +241,9 @@ def regularisation(
 def overfits(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", steps: int = 300, lr: float = 1e-3
 ) -> SanityCheck:
-    """A few samples must be learned by heart: every label right, the loss down by nine tenths of its way from the
-    first value to the least it can have, which is taken to be 0 for all but `SoftmaxCrossEntropy`. Adam, no
-    regularisation, dropout off; it stops as soon as both hold."""
+    """The net must overfit a few samples: every label correct, and the loss reduced by nine tenths of the distance from
+    its initial value to its minimum (0 for all losses but `SoftmaxCrossEntropy`). Adam, no regularisation, no dropout;
+    it stops as soon as both hold."""
     twin = _without_dropout(net)
     compute = losses.get(loss)
     m, v = ([backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in "mv")
@@ -283,10 +283,10 @@ def _least(loss: Loss, classes: int) -> float:
 def update_ratio(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", optimizer: Any = None
 ) -> SanityCheck:
-    """One step must move the weights by about a thousandth of their size: |change of w| / |w|, the median over the
-    weights, within 1e-4 and 1e-2. The details tell each weight's ratio.
+    """One step must change the weights by about a thousandth: the median of |change of w| / |w| over the weights must
+    be between 1e-4 and 1e-2. The details list each weight's ratio.
 
-    optimizer: what has ``build(params)`` and ``step(params, grads)``, fresh; by default plain SGD at 1e-3.
+    optimizer: a new object with ``build(params)`` and ``step(params, grads)``; by default plain SGD at 1e-3.
     """
     twin = net.copy()
     _, dscores = losses.get(loss)(twin.forward(x, training=True), labels)

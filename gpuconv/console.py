@@ -1,4 +1,4 @@
-"""The person in front of a run: what is said to them, though nobody may be there to read it, and how they end it."""
+"""Messages and progress bars on the console, which may be closed, and the signals that end a run."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 def heeded() -> list[signal.Signals]:
-    """Those of SIGNALS that this process does not ignore, as `nohup` makes it ignore SIGHUP.
+    """Those of SIGNALS that this process does not ignore; under `nohup`, for example, it ignores SIGHUP.
 
-    SIGINT counts in any case: shells ignore it for jobs in the background, which `kill -INT` shall end well too.
+    SIGINT is always included: shells ignore it for background jobs, but `kill -INT` must end those cleanly too.
     """
     return [each for each in SIGNALS if each == signal.SIGINT or signal.getsignal(each) != signal.SIG_IGN]
 
 
 def say(text: str, stream: str = "stderr") -> None:
-    """Print a line on sys.stderr or sys.stdout; closed, full or without a reader, it is dropped.
+    """Print a line on sys.stderr or sys.stdout; it is dropped if the stream is closed, full or has no reader.
 
-    What would steer a terminal is escaped, ends of lines excepted.
+    Control characters, except line ends, are escaped.
     """
     if (file := getattr(sys, stream)) is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -45,7 +45,7 @@ class _Said(logging.Handler):
 
 @contextlib.contextmanager
 def log_on_stderr() -> Iterator[None]:
-    """What the library logs, from INFO on, is said on stderr, as the command line does."""
+    """A context in which the library's log, from INFO on, goes to stderr, as on the command line."""
     logger, handler = logging.getLogger("gpuconv"), _Said()
     level = logger.level
     logger.setLevel(logging.INFO)
@@ -62,7 +62,7 @@ _QUIET = ContextVar("only results are told", default=False)
 
 @contextlib.contextmanager
 def quiet(on: bool = True) -> Iterator[None]:
-    """A context in which neither bars nor news of what is under way are shown."""
+    """A context without progress bars and progress messages."""
     token = _QUIET.set(on or _QUIET.get())
     try:
         yield
@@ -75,9 +75,9 @@ def is_quiet() -> bool:
 
 
 def progress_bar(**options: Any) -> Any:
-    """tqdm's bar with these options; none where it is `quiet`.
+    """tqdm's bar with these options; none within `quiet`.
 
-    If tqdm fails, over a variable TQDM_... say, that is said, and no bar is shown.
+    If tqdm fails, for example because of a variable TQDM_..., a message says so, and there is no bar.
     """
     if is_quiet():
         return _NoBar()
@@ -89,7 +89,7 @@ def progress_bar(**options: Any) -> Any:
         else:
             from tqdm import tqdm
         if notebook and not options.get("disable"):
-            out = {} if widgets else {"file": sys.stdout}  # stderr stands on red there
+            out = {} if widgets else {"file": sys.stdout}  # notebooks show stderr on red
             options |= out | {"disable": False}
         return tqdm(**options)
     except Exception as error:
@@ -97,12 +97,12 @@ def progress_bar(**options: Any) -> Any:
 
 
 def in_notebook() -> bool:
-    """Whether this process serves a notebook, whose bars are seen although its stderr is no terminal."""
+    """Whether this process runs a notebook, which shows bars although its stderr is not a terminal."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ in ("ZMQInteractiveShell", "Shell")  # Jupyter's, Colab's
 
 
-@functools.cache  # so that each reason is said once
+@functools.cache  # so that each reason is logged once
 def _no_bar(why: str) -> _NoBar:
     log.warning("no progress bar: %s; tqdm reads the variables TQDM_...", why)
     return _NoBar()

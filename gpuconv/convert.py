@@ -1,7 +1,7 @@
-"""FC <-> CONV: the two are one operation, with other shapes ("Converting FC layers to CONV layers", CS231n notes).
+"""Conversion of FC layers to CONV layers and back ("Converting FC layers to CONV layers", CS231n notes).
 
 An FC layer on an (H, W, C) volume is a CONV layer whose filters are as large as the volume. In NHWC its weight
-(out, H * W * C) is that filter bank (out, H, W, C) already: a reshape, no value moves.
+(out, H * W * C) only needs a reshape to the filters (out, H, W, C).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from gpuconv.types import Shape
 
 
 def linear_to_conv(linear: Linear, volume: Shape | None = None) -> Conv2D:
-    """The CONV layer that computes what a built FC layer does, with the same values.
+    """The CONV layer equivalent to a built FC layer, with the same values.
 
-    volume: the (H, W, C) that was flattened before it; without one, its features are the channels of a 1x1 map.
-    Raises ValueError when the volume does not hold the layer's inputs, or the layer is not built.
+    volume: the (H, W, C) that is flattened before it; by default its features are the channels of a 1x1 map. Raises
+    ValueError if the volume has another size than the layer's input, or the layer is not built.
     """
     (features,) = _input_shape(linear)
     volume = (1, 1, features) if volume is None else volume
@@ -35,8 +35,8 @@ def linear_to_conv(linear: Linear, volume: Shape | None = None) -> Conv2D:
 def conv_to_linear(conv: Conv2D) -> Linear:
     """The FC layer that maps the flattened input of a built CONV layer to its flattened output.
 
-    Its weight is the convolution written as one matrix, (P * Q * K, H * W * C), mostly zeros unless the filter is as
-    large as the input; that filter bank then comes out reshaped. Raises ValueError when the layer is not built.
+    Its weight is the convolution as one matrix, (P * Q * K, H * W * C), mostly zeros unless the filters are as large as
+    the input; then it is the reshaped filters. Raises ValueError if the layer is not built.
     """
     shape = _input_shape(conv)
     inputs, outputs = math.prod(shape), math.prod(conv.output_shape or ())
@@ -56,5 +56,5 @@ def as_convolutional(net: Sequential) -> Sequential:
 
 def _input_shape(layer: Layer) -> Shape:
     if layer.input_shape is None:
-        raise ValueError(f"build the {type(layer).__name__} first: what it reads is not known yet")
+        raise ValueError(f"build the {type(layer).__name__} first: its input shape is unknown")
     return layer.input_shape

@@ -1,4 +1,4 @@
-"""What a device is, and on which one an array lives. `gpuconv.backends` opens devices and moves arrays."""
+"""Devices, and the device of an array. `gpuconv.backends` opens devices and moves arrays."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from gpuconv.names import canonical
 
 KINDS = ("numpy", "cuda", "emulated")
-_ALIASES = {"cpu": "numpy"}  # as PyTorch, JAX and Keras call it
+_ALIASES = {"cpu": "numpy"}  # the name in PyTorch, JAX and Keras
 KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
-SUBCLASSES: set[type] = set()  # of NumPy's array, met so far; ops see plain views of them
-MASKED = "masked"  # the kind of numpy.ma's arrays, which no device takes
+SUBCLASSES: set[type] = set()  # subclasses of NumPy's array seen so far; ops get plain views of them
+MASKED = "masked"  # the kind of numpy.ma's arrays, which no device accepts
 
 
 class DeviceError(RuntimeError):
-    """A device was asked for that this machine cannot give; the message says what is missing."""
+    """The requested device is not available; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """kind: one of KINDS; or "auto", which `gpuconv.backends.resolve` makes one of them. index: of a CUDA device."""
+    """kind: one of KINDS, or "auto", which `gpuconv.backends.resolve` replaces. index: of a CUDA device."""
 
     kind: str
     index: int = 0
@@ -31,7 +31,7 @@ class Device:
     @staticmethod
     @functools.cache
     def named(name: str) -> Device:
-        """The device of a name. Raises ValueError for no such name."""
+        """The device of this name. Raises ValueError for an unknown name."""
         kind, colon, index = name.partition(":")
         kind = canonical("device", _ALIASES.get(kind.lower(), kind), (*KINDS, "auto"))
         if colon and (kind != "cuda" or not (index.isascii() and index.isdigit())):
@@ -40,7 +40,7 @@ class Device:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it is a GPU: its times mean something, and launches run ahead of Python."""
+        """Whether it is a GPU: its times are meaningful, and launches are asynchronous."""
         return self.kind == "cuda"
 
     @property
@@ -50,7 +50,7 @@ class Device:
 
 
 def kind_of(array: Any) -> str | None:
-    """The kind of device an object's type belongs to, or None when it is no array of ours."""
+    """The kind of device of an object's type, or None if it is not an array of a device."""
     array_type = type(array)
     if array_type in KIND_OF_TYPE:
         return KIND_OF_TYPE[array_type]
@@ -68,7 +68,7 @@ def kind_of(array: Any) -> str | None:
 
 
 def place_of(array: Any) -> str | None:
-    """`device_of`, but None for what is no array."""
+    """`device_of`, but None for anything that is not an array."""
     kind = kind_of(array)
     return f"cuda:{array.device.id}" if kind == "cuda" else kind
 
@@ -76,7 +76,7 @@ def place_of(array: Any) -> str | None:
 def device_of(array: Any, name: str = "the array") -> str:
     """The name of the device an array lives on: "numpy", "emulated", "cuda:0", ...
 
-    name: what an error calls it. Raises TypeError for what is no array, and for a masked one.
+    name: for messages. Raises TypeError for anything that is not an array, and for a masked one.
     """
     place = place_of(array)
     if place is None:
@@ -89,9 +89,9 @@ def device_of(array: Any, name: str = "the array") -> str:
 
 
 def masked(name: str) -> TypeError:
-    return TypeError(f"{name} must not be a masked array, whose mask would be lost; x.filled(value) makes a plain one")
+    return TypeError(f"{name} must not be a masked array, as its mask would be lost; x.filled(value) makes a plain one")
 
 
 def address(array: Any) -> int:
-    """Where an array begins in its device's memory."""
+    """The address of an array in its device's memory."""
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr

@@ -1,4 +1,4 @@
-"""The float dtypes that operations take, the dtype each accumulates in, and the precisions that nets compute in."""
+"""The float dtypes of operations, their accumulation dtypes, and the precisions of nets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpuconv.names import canonical
 
 FLOAT_NAMES = ("float64", "float32", "float16", "bfloat16")
 
-# A dtype, or float32 arrays whose products are in TF32.
+# A dtype, or "tf32": float32 arrays multiplied in TF32.
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
 _SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp64": "float64"}
 
@@ -19,8 +19,7 @@ _SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bflo
 def as_dtype(dtype: Any) -> np.dtype:
     """Return the NumPy dtype of one of `FLOAT_NAMES`, in this machine's byte order, given its name, a type or a dtype.
 
-    bfloat16 comes from ``ml_dtypes``, which is imported only when it is asked for. Raises TypeError
-    for any other dtype.
+    bfloat16 comes from ``ml_dtypes``, which is imported only if needed. Raises TypeError for any other dtype.
     """
     if isinstance(dtype, str) and dtype == "bfloat16":
         import ml_dtypes
@@ -35,7 +34,7 @@ def as_dtype(dtype: Any) -> np.dtype:
     return resolved if resolved.isnative else resolved.newbyteorder("=")
 
 
-@functools.cache  # every argument of every op is asked for it, and NumPy makes up a name each time
+@functools.cache  # called for every argument of every op, and NumPy builds the name each time
 def is_float(dtype: np.dtype) -> bool:
     """Whether this is one of `FLOAT_NAMES`."""
     return dtype.name in FLOAT_NAMES
@@ -43,7 +42,7 @@ def is_float(dtype: np.dtype) -> bool:
 
 @functools.cache
 def is_numeric(dtype: np.dtype) -> bool:
-    """Whether arrays of it are ours: numbers of at most 64 bits each part, in this machine's byte order."""
+    """Whether arrays of this dtype are accepted: numbers of up to 64 bits (per part), in this machine's byte order."""
     known = (dtype.kind in "biufc" and dtype.char not in "gG") or dtype.type.__module__.partition(".")[0] == "ml_dtypes"
     return known and dtype.isnative
 
@@ -59,12 +58,13 @@ def as_numeric(name: str, dtype: Any) -> np.dtype:
 
 @functools.cache
 def accumulation_dtype(dtype: np.dtype) -> np.dtype:
-    """float64 sums in float64; everything else sums in float32 and is rounded once."""
+    """float64 for float64; float32 for all others, which are rounded once."""
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
 
 
 def as_precision(dtype: Any = None, precision: str | None = None) -> tuple[np.dtype, bool]:
-    """The dtype of a net's arrays, and whether products of float32 are in TF32, from one of the two; float32 without.
+    """The dtype of a net's arrays, and whether they are multiplied in TF32, from a dtype or a precision; by default
+    float32.
 
     precision: one of `PRECISIONS`. Both may be "fp16", "bf16" and the like. Raises ValueError for another precision and
     if both are given, TypeError for another dtype.

@@ -1,8 +1,8 @@
-"""The one way gpuconv writes files: whole or not at all, whoever else writes there, and never through a link.
+"""Atomic file writes, used for every file that gpuconv writes: safe with other writers, and never through a link.
 
-What is written grows under a temporary name in the same folder, which no other writer has, reaches the disk, and then
-takes its name. The temporary file is locked while its writer lives. What a killed writer left has no lock, and the next
-writer in that folder removes it; where the file system has no locks, nothing is removed.
+Data is written to a temporary file with a unique name in the same folder, flushed to disk, and then renamed. The
+temporary file is locked while its writer lives. A killed writer's file is unlocked, and the next writer in that folder
+removes it; if the file system has no locks, nothing is removed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _PAUSES = () if _POSIX else (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds; Window
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace a file: a reader, or a crash at any moment, finds the old contents or the new, never a part.
+    """Replace a file atomically: readers, even after a crash, find either the old contents or the new.
 
-    Raises OSError, naming `path`, for what cannot be written; then what was there before is still there.
+    Raises OSError, naming `path`, if it cannot be written; then the old file is unchanged.
     """
     with replacing(path) as file:
         file.write(data)
@@ -40,7 +40,7 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A new file to write into, which replaces the one at `path` when the block ends without an error.
+    """A new file to write to, which replaces the one at `path` when the block ends without an error.
 
     Raises as `write` does; errors of the block that name another file pass through.
     """
@@ -69,8 +69,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A private folder inside `folder` for what is moved into place when it is done; it is removed at the end."""
-    if not _POSIX:  # a folder cannot be opened, and so not locked
+    """A private folder inside `folder` for files that are moved to their place when complete; removed at the end."""
+    if not _POSIX:  # folders cannot be opened, and so not locked
         with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
             yield Path(name)
         return
@@ -84,7 +84,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Remove what killed writers left in a folder."""
+    """Remove the files that killed writers left in a folder."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _TEMPORARY.fullmatch(entry.name):
@@ -93,20 +93,20 @@ def clear(folder: Path) -> None:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file to read, without waiting: to open a FIFO would hang until someone writes into it, and a device may
-    never end. Raises OSError for what is no regular file."""
+    """Open a file for reading. Raises OSError for anything but a regular file, without blocking: opening a FIFO would
+    wait for a writer, and a device may never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAIT))
 
 
 def open_to_append(path: str | os.PathLike[str], flags: int) -> int:
-    """An `opener` for `open` that follows no link."""
+    """An `opener` for `open` that does not follow links."""
     return os.open(path, flags | _NO_LINK, 0o666)
 
 
 def _claim(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    """Make something under a name of its own and lock it. Returns its path and handle."""
+    """Create something under a unique name and lock it. Returns its path and handle."""
     while True:
         path = folder / f".gpuconv-{secrets.token_hex(8)}.part"
         try:
@@ -116,7 +116,7 @@ def _claim(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         except FileNotFoundError:
             if not folder.is_dir():
                 raise
-            continue  # taken for abandoned before it was locked
+            continue  # another writer removed it before it was locked
         locks.lock(handle, wait=True)
         if locks.is_at(handle, path):
             return path, handle
@@ -156,7 +156,7 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def _expect_file_or_nothing(path: Path) -> None:
-    """A link is replaced, too; a folder, device or pipe is not."""
+    """Raise OSError for a folder, device or pipe; files and links may be replaced."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -168,7 +168,7 @@ def _expect_file_or_nothing(path: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Make a new name itself last through a power cut, where the system has such a call."""
+    """Flush a folder to disk, so that a new name survives a power failure, if the system supports it."""
     if not _POSIX:
         return
     try:

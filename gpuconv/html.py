@@ -1,4 +1,4 @@
-"""Tables and line charts for notebooks: HTML in the page's own text colour, so that it reads on light and on dark."""
+"""Tables and line charts for notebooks, in the page's text colour, so that they are readable on light and dark."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLORS = ("#3b82f6", "#d97706", "#16a34a", "#a855f7")  # of middle lightness: seen on white and on black
+COLORS = ("#3b82f6", "#d97706", "#16a34a", "#a855f7")  # of medium lightness: visible on white and on black
 WIDTH, HEIGHT, LEFT, BELOW = 360, 180, 48, 24
 _NUMBER = re.compile(r"[+-]?(\d[\d,]*(\.\d+)?(e[+-]?\d+)?|nan|inf)%?")
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:
-    """Text and numbers as a table; a column of numbers stands at the right."""
+    """Text and numbers as a table; columns of numbers are right-aligned."""
     shown = [[_shown(value) for value in row] for row in rows]
     sides = ["right" if _are_numbers(column) else "left" for column in zip(*shown)] or ["left"] * len(heading)
 
@@ -32,7 +32,7 @@ def _shown(value: Any) -> str:
 
 
 def _are_numbers(cells: Sequence[str]) -> bool:
-    """Whether each cell that says something is a number."""
+    """Whether each cell that is not empty is a number."""
     said = [cell for cell in cells if cell not in ("", "…")]
     return bool(said) and all(_NUMBER.fullmatch(cell) for cell in said)
 

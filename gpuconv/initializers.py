@@ -1,13 +1,13 @@
-"""First values of weights, drawn from gpuconv.random's INIT stream: the same bits on every device.
+"""Initial values of weights, drawn from gpuconv.random's INIT stream: the same bits on every device.
 
-An initializer is called with the shape, the dtype, the seed and the sub-stream of its variable, and with the number of
-groups that a convolution's weight is for. It is chosen by name, or by a mapping with options,
-``{"name": "he_uniform", "fan": "out"}``, so that a layer's config stays JSON.
+An initializer is called with the shape, dtype, seed and sub-stream of its variable, and with the groups of the
+convolution. It is chosen by name, or by a mapping with options, ``{"name": "he_uniform", "fan": "out"}``, so that a
+layer's config stays JSON.
 
 fan_in is the number of inputs that one output sums over, fan_out the number of outputs that one input feeds: for
 filters (K, R, S, C // groups), R * S * C / groups and R * S * K / groups; for a linear weight (out, in), in and out.
-These are the connections that equations 7 and 14 of He et al. 2015 count. (PyTorch takes R * S * K as fan_out for any
-number of groups, which makes the weights of a depthwise convolution sqrt(C) times too small for "out".)
+These are the connections counted in equations 7 and 14 of He et al. 2015. (PyTorch uses R * S * K as fan_out for any
+number of groups, which makes the weights of a depthwise convolution sqrt(C) times too small with "out".)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Initializer = Callable[..., np.ndarray]
 def fans(shape: Shape, groups: int = 1) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight, (out, ..., in / groups)."""
     if len(shape) < 2:
-        raise ValueError(f"a fan is that of a weight of rank 2 or more, received shape {shape}; biases take 'zeros'")
+        raise ValueError(f"a fan needs a weight of rank 2 or more, received shape {shape}; biases take 'zeros'")
     return math.prod(shape[1:]), shape[0] // groups * math.prod(shape[1:-1])
 
 
@@ -51,7 +51,7 @@ def constant(
 def he_normal(
     shape: Shape, *, dtype: Any, seed: int, substream: int = 0, groups: int = 1, fan: str = "in", gain: float = 2**0.5
 ) -> np.ndarray:
-    """Variance gain**2 / fan: a ReLU net keeps its signal's size (He et al. 2015)."""
+    """Variance gain**2 / fan, which keeps the variance of activations in a ReLU net (He et al. 2015)."""
     return _normal(shape, _he(shape, groups, fan, gain), dtype, seed, substream)
 
 
@@ -77,9 +77,8 @@ def xavier_uniform(
 
 
 def dirac(shape: Shape, *, dtype: Any, seed: int, substream: int = 0, groups: int = 1) -> np.ndarray:
-    """Filters that begin as a copy: in each group filter k passes the group's channel k on. Filters beyond the channels
-    are drawn uniformly with variance 1 / (3 * fan_in), as PyTorch does by default (Jordan 2024 begins airbench's
-    convolutions so).
+    """Identity filters: in each group filter k copies channel k. Filters beyond the number of channels are drawn
+    uniformly with variance 1 / (3 * fan_in), PyTorch's default (as in Jordan 2024, airbench).
     """
     if len(shape) != 4:
         raise ValueError(f"'dirac' is for filters (K, R, S, C // groups), received a weight of shape {shape}")
@@ -122,7 +121,7 @@ INITIALIZERS: dict[str, Initializer] = {
 
 
 def get(choice: str | Mapping[str, Any]) -> Initializer:
-    """The initializer of a name, or of ``{"name": ..., option: value}``.
+    """The initializer from a name, or from ``{"name": ..., option: value}``.
 
     Raises ValueError for an unknown name or option, with the nearest known one.
     """

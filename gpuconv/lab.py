@@ -1,10 +1,10 @@
-"""The kernel lab: a user's own .cu in the place of a shipped one, checked against the oracle and timed beside it.
+"""The kernel lab: replaces a shipped .cu by a user's, checks it against the oracle and compares the times.
 
-The file must hold the kernels of the shipped file under the same names and parameters: `template` gives the shipped
-text to begin with. The shipped launcher calls it, so tiles and grids follow the macros that the launcher passes.
+The file must define the shipped file's kernels with the same names and parameters; `template` gives the shipped text as
+a starting point. The shipped launcher calls it, so tiles and grids follow the launcher's macros.
 
-algo: of a product, the algorithm (`gpuconv.algorithms`) whose family's file it is. It is named in every case: left
-alone, another one might run. By default the first of the "simt" family, which serve every arithmetic.
+algo: for a matrix product, the algorithm (`gpuconv.algorithms`) whose family the file implements. Every case names it,
+as otherwise another one might run. By default it is the first of the "simt" family, which serves every arithmetic.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _SECONDS = 0.01  # of a side's turn
 
 
 def shipped_file(op: str, algo: str | None = None) -> str:
-    """The .cu file whose kernels serve an op. Raises ValueError for an unknown op or algorithm, naming the nearest one,
-    and for an algorithm of an op that has none."""
+    """The .cu file with an op's kernels. Raises ValueError for an unknown op or algorithm, naming the nearest one, and
+    for an algorithm of an op that has none."""
     op = canonical("op", op, ops.__all__)
     found = OPS[op]
     if algo is None:
@@ -46,7 +46,7 @@ def shipped_file(op: str, algo: str | None = None) -> str:
 
 
 def template(op: str, algo: str | None = None) -> str:
-    """The text of the shipped file; its headers are found among the shipped ones."""
+    """The text of the shipped file; it may include the shipped headers."""
     return source.resolve(shipped_file(op, algo)).read_text(encoding="utf-8")
 
 
@@ -69,8 +69,8 @@ def check_signatures(path: Path, op: str, algo: str | None = None) -> None:
 def check(
     path: str | os.PathLike[str], op: str, device: str, dtypes: str | Sequence[str], algo: str | None = None
 ) -> Iterator[Row]:
-    """`verify` of one op with the user's file in the shipped one's place: a row of outcomes for each of the dtypes, a
-    table in a notebook. Raises ValueError where the op has no case in any of them."""
+    """`verify` one op with the user's file in place of the shipped one: a row of outcomes for each dtype, a table in a
+    notebook. Raises ValueError if the op has no case in any of them."""
     if not Device.named(device).runs_kernels:
         raise ValueError(f"{device} runs no kernels, so the file would not be run: give cuda or emulated")
     path = Path(path)
@@ -81,7 +81,7 @@ def check(
 
 
 def served(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[str, ...]:
-    """Those of the dtypes in which the op has cases. Raises ValueError where there is none."""
+    """Those dtypes for which the op has cases. Raises ValueError if there is none."""
     chosen = cases_of(op, algo)
     found = tuple(dtype for dtype in dtypes if any(dtype in case.dtypes for case in chosen))
     if not found:
@@ -91,13 +91,13 @@ def served(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[s
 
 
 def cases_of(op: str, algo: str | None = None, tiers: tuple[str, ...] = TIERS) -> list[Case]:
-    """The op's cases, in the dtypes that the algorithm serves, with it named."""
+    """The op's cases with this algorithm, in the dtypes that it serves."""
     listed = [case for case in cases(tiers) if case.op == op]
     return [_through(case, _entries(algo)) for case in listed] if OPS[op].takes_algorithm else listed
 
 
 def _entries(algo: str | None) -> list[Algorithm]:
-    """The entries of a name; without one, all of the "simt" family."""
+    """The entries with this name, by default all of the "simt" family."""
     if algo is None:
         return [each for each in ALGORITHMS if each.family == "simt"]
     name = lookup("algorithm", algo, {each.name: each.name for each in ALGORITHMS})
@@ -105,7 +105,7 @@ def _entries(algo: str | None) -> list[Algorithm]:
 
 
 def _through(case: Case, entries: list[Algorithm]) -> Case:
-    """The case, in the dtypes that an entry serves, with the first that does named."""
+    """The case in the dtypes that any entry serves, with the first such entry as its algorithm."""
     tf32 = bool(case.arguments(case.dtypes[0])[1].get("tf32"))
 
     def of(dtype: Any) -> str | None:
@@ -133,9 +133,9 @@ class Timing:
 def compare(
     path: str | os.PathLike[str], op: str, device: str, dtype: str, algo: str | None = None, repeats: int = 6
 ) -> Iterator[Timing]:
-    """Time the user's file beside the shipped one on a CUDA device, over the op's real cases, in so many turns.
+    """Time the user's file and the shipped one in turns on a CUDA device, over the op's real cases.
 
-    What is timed is the GPU's work alone: calls are queued faster than it runs them. repeats: at least 2.
+    Only the GPU's work is timed: calls are queued faster than it runs them. repeats: turns of each, at least 2.
     """
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2, received {repeats}")
@@ -163,6 +163,6 @@ def _launcher(case: Case, dtype: str, device: str) -> Any:
 
 
 def _summary(samples: list[float]) -> tuple[float, float]:
-    """Milliseconds, of samples in seconds."""
+    """Median and spread in milliseconds, from samples in seconds."""
     quarter, _, three_quarters = statistics.quantiles(samples, n=4)
     return 1e3 * statistics.median(samples), 1e3 * (three_quarters - quarter)

@@ -1,4 +1,4 @@
-"""Locks that the kernel releases when their process ends, however it ends."""
+"""Locks that the operating system releases when their process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _held: set[int] = set()
 
 
 def lock(handle: int, *, wait: bool = False) -> bool | None:
-    """Lock an open file or folder until it is closed. False: another holds the lock. None: there are no locks here.
+    """Lock an open file or folder until it is closed. Returns False if another process holds the lock, and None if the
+    file system has no locks.
 
-    wait: wait for the other one.
+    wait: wait for the other process.
     """
     if fcntl is None:
         return None
@@ -42,7 +43,7 @@ def lock(handle: int, *, wait: bool = False) -> bool | None:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """The lock of a folder, once no other process or thread holds it; nothing where there are no locks."""
+    """Hold the lock of a folder, waiting for other processes and threads; does nothing if there are no locks."""
     if fcntl is None:
         yield
         return
@@ -55,7 +56,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def is_at(handle: int, path: str | os.PathLike[str]) -> bool:
-    """Whether an open file still has that name."""
+    """Whether an open file still has this name."""
     try:
         return os.path.samestat(os.fstat(handle), os.lstat(path))
     except FileNotFoundError:
@@ -67,13 +68,13 @@ class LockedError(OSError):
 
 
 class LockFile:
-    """A lock with a name: the file exists while it is held, and after its holder was killed.
+    """A lock with a file, which exists while the lock is held, and after its holder was killed.
 
-    It says who holds it, for people; only the kernel's lock counts. `supported` is False where there are no locks.
+    The file names the holder, for people; only the system's lock counts. `supported` is False if there are no locks.
     """
 
     def __init__(self, path: Path) -> None:
-        """Take the lock. Raises LockedError where it is held, OSError where the file cannot be made."""
+        """Take the lock. Raises LockedError if it is held, OSError if the file cannot be created."""
         self.path = path
         while True:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK | getattr(os, "O_NONBLOCK", 0), 0o666)
@@ -83,7 +84,7 @@ class LockFile:
                 taken = lock(self._handle)
                 if taken is False:
                     raise LockedError(_holder(self._handle))
-                if is_at(self._handle, path):  # else its last holder has just removed it
+                if is_at(self._handle, path):  # otherwise its last holder has just removed it
                     break
             except BaseException:
                 os.close(self._handle)
@@ -100,7 +101,7 @@ class LockFile:
             raise
 
     def release(self) -> None:
-        """Remove the file and give the lock back; a second call does nothing."""
+        """Remove the file and release the lock; a second call does nothing."""
         if self._handle in _held:
             _held.discard(self._handle)
             if os.name != "posix":  # Windows removes no open file

@@ -1,11 +1,11 @@
 """Losses: callables ``loss(scores, labels, grad_scale=1) -> (loss, dscores)``, by name "softmax" or "svm".
 
-One's own, ``loss(scores, labels)``, may return any number as its loss, and any float dtype as its gradient (`apply`);
-it is given the scores of a 16-bit net in float32.
+A user's loss, ``loss(scores, labels)``, may return any number as its loss, and a gradient of any float dtype (`apply`);
+it gets the scores of a 16-bit net in float32.
 
-scores: (N, classes). labels: (N,) integers. loss: 0-d, in the dtype that scores accumulate in. dscores: the gradient
-of the loss to the scores times grad_scale, a number or a one-element float64 array on their device, of their shape and
-dtype, ready for ``net.backward``. Training in float16 alone gives a grad_scale.
+scores: (N, classes). labels: (N,) integers. loss: 0-d, in the scores' accumulation dtype. dscores: the gradient with
+respect to the scores, times grad_scale, of their shape and dtype, ready for ``net.backward``. grad_scale: a number or a
+one-element float64 array on their device; only float16 training passes one.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ LOSSES: dict[str, Callable[..., Loss]] = {
 
 
 def get(loss: str | Loss, **options: Any) -> Loss:
-    """The loss of a name with its options; a callable is passed through. ValueError for an unknown name, TypeError for
-    a class."""
+    """The loss with this name and options; a callable is returned as it is. ValueError for an unknown name, TypeError
+    for a class."""
     if isinstance(loss, type):
         raise TypeError(
             f"a loss is a function or an object, received the class {loss.__name__}; call it: {loss.__name__}()"
@@ -80,11 +80,11 @@ def get(loss: str | Loss, **options: Any) -> Loss:
 
 
 def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Any = None) -> tuple[Array, Array]:
-    """What a loss returns, as the metrics and ``net.backward`` take it.
+    """Call a loss, and convert its result for the metrics and ``net.backward``.
 
-    A loss of the user's own is given the scores in the dtype that they accumulate in. It may return any number or
-    one-element array, and a gradient of another float dtype; one without the argument grad_scale has its gradient
-    scaled here. Raises TypeError and ValueError for what it must not return.
+    A user's loss gets the scores in their accumulation dtype. It may return any number or one-element array, and a
+    gradient of another float dtype; if it has no argument grad_scale, its gradient is scaled here. Raises TypeError and
+    ValueError for an invalid result.
     """
     scale = () if grad_scale is None else (grad_scale,)
     if isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)):
@@ -95,7 +95,7 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Any = None) -> t
     found = loss(given, labels, grad_scale=grad_scale) if scales else loss(given, labels)
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         raise TypeError(
-            f"a loss returns (loss, gradient of the loss to the scores); {describe(loss)} returned "
+            f"a loss returns (loss, gradient with respect to the scores); {describe(loss)} returned "
             f"{f'{len(found)} values' if isinstance(found, (tuple, list)) else type(found).__name__}"
         )
     value, dscores = found
@@ -126,12 +126,12 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Any = None) -> t
 def _takes_scale(loss: Loss) -> bool:
     try:
         return "grad_scale" in inspect.signature(loss).parameters
-    except ValueError:  # of C, which has no signature
+    except ValueError:  # a C function without a signature
         return False
 
 
 def describe(loss: Any) -> str:
-    """What tells a loss from another one, in the same words in every process."""
+    """A description that distinguishes losses, the same in every process."""
     if isinstance(loss, partial):
         given = [*map(repr, loss.args), *(f"{name}={value!r}" for name, value in loss.keywords.items())]
         return f"{describe(loss.func)}({', '.join(given)})"
@@ -139,7 +139,7 @@ def describe(loss: Any) -> str:
 
 
 def read(text: str) -> Loss:
-    """The loss that `describe` described so, in this version or another. ValueError for one that is none of ours."""
+    """The loss with this description, from this version or another. ValueError for one that is not gpuconv's."""
     kinds = LOSSES | {kind.__name__: kind for kind in LOSSES.values()}
     try:
         call: Any = ast.parse(text, mode="eval").body
@@ -150,8 +150,7 @@ def read(text: str) -> Loss:
 
 
 def redescribed(text: str) -> str:
-    """What `describe` makes today of the loss that another version described so; text that tells no loss of ours is
-    returned as it is."""
+    """Another version's description of a loss as this version writes it; other text is returned as it is."""
     try:
         return describe(read(text))
     except ValueError:

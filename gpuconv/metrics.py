@@ -1,12 +1,12 @@
-"""Metrics: what is measured on held-out images beside loss and accuracy.
+"""Metrics: what is measured on held-out images in addition to loss and accuracy.
 
 A metric is a name, a function or an object:
 
-    "top-5"        the share of images whose class is among the 5 best scores, for any number
-    "confusion"    int64 (classes, classes): [i, j] counts the images of class i that were taken for class j
-    "per-class"    the accuracy of each class; NaN for one without an image
+    "top-5"        the fraction of images whose class is among the 5 (or any number of) best scores
+    "confusion"    int64 (classes, classes): [i, j] counts the images of class i that were classified as class j
+    "per-class"    the accuracy of each class; NaN for a class without images
     metric(scores, labels)      a mean over a batch: a number or an array, averaged over all images
-    metric.update(scores, labels), metric.result()     an object of your own; its reset() is called before a first batch
+    metric.update(scores, labels), metric.result()     an object; if it has reset(), it is called before the first batch
 
 scores: (n, classes). labels: (n,) int64. Both are NumPy arrays, on every device.
 """
@@ -31,7 +31,7 @@ Array = NDArray[Any]
 
 
 class TopK:
-    """The share of images whose class is among the k best scores; of equal scores the first counts as better."""
+    """The fraction of images whose class is among the k best scores; among equal scores the first is better."""
 
     def __init__(self, k: int) -> None:
         if k < 1:
@@ -52,7 +52,7 @@ class TopK:
 
 
 class Confusion:
-    """How often each class was taken for each; [i, j] counts the images of class i that were taken for class j."""
+    """The confusion matrix; [i, j] counts the images of class i that were classified as class j."""
 
     name = "confusion"
 
@@ -69,7 +69,7 @@ class Confusion:
 
 
 class PerClass(Confusion):
-    """The accuracy of each class, NaN for one without an image."""
+    """The accuracy of each class, NaN for a class without images."""
 
     name = "per_class"
 
@@ -102,9 +102,9 @@ KNOWN: dict[str, Callable[[], Any]] = {"confusion": Confusion, "per-class": PerC
 
 
 def named(metrics: Sequence[Any]) -> dict[str, Any]:
-    """The metrics by the names under which their results are found.
+    """The metrics by the names of their results.
 
-    Raises TypeError for what is no metric and ValueError for an unknown name and for a name that stands twice.
+    Raises TypeError for anything that is not a metric, and ValueError for an unknown name and a name that occurs twice.
     """
     if isinstance(metrics, str) or not isinstance(metrics, Sequence):
         raise TypeError(f"metrics are a list, as ['top-5', my_metric], received {metrics!r}")
@@ -133,7 +133,7 @@ def named(metrics: Sequence[Any]) -> dict[str, Any]:
 
 
 def begin(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The same metrics, ready for a first batch."""
+    """The same metrics, reset for a first batch."""
     begun = {}
     for name, metric in metrics.items():
         if not hasattr(metric, "update"):

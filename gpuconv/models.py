@@ -1,7 +1,7 @@
-"""The nets, by name: ``build("tiny-vgg", classes=10, seed=0)``, or one function a net, ``tiny_vgg()``.
+"""The nets, by name, ``build("tiny-vgg", classes=10, seed=0)``, or by function, ``tiny_vgg()``.
 
-Every net takes input_shape (H, W, C) and classes, and what `gpuconv.layers.Sequential` takes: seed, precision or dtype,
-device, and initialize=False for a net without weights.
+Every net takes input_shape (H, W, C) and classes, and the options of `gpuconv.layers.Sequential`: seed, precision or
+dtype, device, and initialize=False for a net without weights.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ MODELS: dict[str, Model] = {}
 
 
 def build(name: str, input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential:
-    """The net of a name, with its own input shape and number of classes unless they are given.
+    """The net with this name; input shape and number of classes default to the net's.
 
     options: seed, precision or dtype, device, initialize. Raises ValueError for an unknown name, with the nearest known
-    one, and where the input is too small for the net.
+    one, and if the input is too small for the net.
     """
     return lookup("model", name, MODELS)(input_shape, classes, **options)
 
 
 def _model(name: str, default_shape: Shape, default_classes: int) -> Callable[[Callable[[int], Nested]], Model]:
-    """Turn a function from the number of classes to layers into the net's function, and list it."""
+    """Decorator: turns a function from the number of classes to layers into the net's function, and registers it."""
 
     def register(layers: Callable[[int], Nested]) -> Model:
         def model(input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential:
@@ -82,13 +82,13 @@ def tiny_vgg(classes: int) -> Nested:
 
 @_model("three-layer", (32, 32, 3), 10)
 def three_layer(classes: int) -> Nested:
-    """The regular 3-layer neural network that the notes begin with: two hidden layers, fully connected."""
+    """The 3-layer fully connected network with which the notes begin: two hidden layers."""
     return [Flatten(), Linear(100), ReLU(), Linear(100), ReLU(), Linear(classes)]
 
 
 @_model("lenet", (32, 32, 3), 10)
 def lenet(classes: int) -> Nested:
-    """LeNet-5 (LeCun et al. 1998) as it is built today, with ReLU and max pooling."""
+    """LeNet-5 (LeCun et al. 1998) in its modern form, with ReLU and max pooling."""
     return [
         Conv2D(6, 5),
         ReLU(),
@@ -153,7 +153,8 @@ def resnet18_cifar(classes: int) -> Nested:
 @_model("airbench94", (32, 32, 3), 10)
 def airbench94(classes: int) -> Nested:
     """The net that reaches 94 % on CIFAR-10 fastest (Jordan 2024, arXiv:2404.00498): a fixed 2x2 whitening convolution
-    (see `whiten`), three groups of two convolutions that begin as copies, a last 3x3 max pool, tempered scores."""
+    (see `whiten`), three groups of two convolutions with identity initialization, a last 3x3 max pool, and scaled
+    scores."""
     groups = [[_airbench_conv(width, MaxPool2D(2)), _airbench_conv(width)] for width in (64, 256, 256)]
     head = [MaxPool2D(3), Flatten(), Linear(classes, bias=False), Scale(1 / 9)]
     return [Conv2D(24, 2, frozen=("weight",)), GELU(), groups, head]
@@ -161,7 +162,7 @@ def airbench94(classes: int) -> Nested:
 
 @_model("vgg16", (224, 224, 3), 1000)
 def vgg16(classes: int) -> Nested:
-    """VGG-16 for ImageNet (Simonyan and Zisserman 2014): 138,344,128 weights, biases apart."""
+    """VGG-16 for ImageNet (Simonyan and Zisserman 2014): 138,344,128 weights without biases."""
     blocks = [
         [[_conv_relu(width) for _ in range(depth)], MaxPool2D(2)]
         for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -220,20 +221,20 @@ def _airbench_conv(filters: int, *pool: Layer) -> list[Layer]:
 
 
 def whiten(net: Sequential, images: Any, *, eps: float = 5e-4) -> None:
-    """Make the net's first convolution whiten its patches, as airbench's does: its filters become the eigenvectors of
-    the patches' covariance over sqrt(eigenvalue + eps), each once with either sign.
+    """Initialize the net's first convolution to whiten its patches, as in airbench: its filters become the eigenvectors
+    of the patches' covariance divided by sqrt(eigenvalue + eps), each with both signs.
 
-    images: (N, H, W, C) normalised floats, of which the patches are taken (5000 suffice). The convolution must have
-    2 * R * S * C filters. Raises ValueError where it has others, or there is none.
+    images: (N, H, W, C) normalised floats, from which the patches are taken (5000 suffice). The convolution must have
+    2 * R * S * C filters. Raises ValueError if it has another number, or there is none.
     """
     conv = next((layer for layer in net.walk() if isinstance(layer, Conv2D)), None)
     if conv is None:
-        raise ValueError("whitening makes filters of a convolution, the net has none")
+        raise ValueError("whitening initializes a convolution, and the net has none")
     if conv.groups > 1:
-        raise ValueError(f"whitening makes filters that read all channels, the net's have {conv.groups} groups")
+        raise ValueError(f"whitening needs filters that read all channels, and the net's have {conv.groups} groups")
     filters, r, s, c = conv["weight"].shape
     if filters != 2 * r * s * c:
-        raise ValueError(f"whitening {r} x {s} x {c} patches takes {2 * r * s * c} filters, the net has {filters}")
+        raise ValueError(f"whitening {r} x {s} x {c} patches needs {2 * r * s * c} filters, and the net has {filters}")
     pixels = backends.to_numpy(images)
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (r, s), axis=(1, 2))
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, r * s * c).astype(np.float64)

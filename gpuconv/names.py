@@ -1,4 +1,4 @@
-"""Look a thing up by its name, and on a miss name the nearest one; print names safely."""
+"""Looks names up in tables, suggesting the nearest one on a miss, and prints names safely."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     """Return ``table[name]``; case, ``_`` and ``-`` do not matter.
 
-    Raises TypeError when `name` is no string and ValueError, naming the nearest known name, when
-    the table has no such entry. `kind` is what the error calls it ("model", "optimizer", ...).
+    Raises TypeError if `name` is not a string and ValueError, naming the nearest known name, if the table has no such
+    entry. `kind` names it in the message ("model", "optimizer", ...).
     """
     if not isinstance(name, str):
         raise TypeError(f"the {kind} is chosen by name, received {type(name).__name__}: {name!r}")
-    if name in table:  # the names that an op is called with, several times a call
+    if name in table:  # fast path for the names in calls of ops
         return table[name]
     by_plain = {_plain(known): known for known in table}
     if _plain(name) in by_plain:
@@ -29,7 +29,7 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def canonical(kind: str, name: str, names: Iterable[str]) -> str:
-    """The name as `names` has it. Raises what `lookup` raises."""
+    """The name as spelled in `names`. Raises as `lookup` does."""
     return lookup(kind, name, {known: known for known in names})
 
 
@@ -38,14 +38,14 @@ def _plain(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with what cannot be seen escaped: ESC would steer a terminal, U+202E turn the line around."""
+    """The text with invisible characters escaped: ESC would control the terminal, U+202E reverse the line."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
     )
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal the text takes: East Asian wide letters take two, combining marks none."""
+    """The columns that the text takes on a terminal: East Asian wide letters take two, combining marks none."""
     return sum(
         0 if unicodedata.category(letter) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(letter) in "WF")
         for letter in text
@@ -53,6 +53,6 @@ def columns(text: str) -> int:
 
 
 def padded(text: str, width: int, side: str = "<") -> str:
-    """The text with spaces behind it, or before it (`side` ">"), up to that many columns of a terminal."""
+    """The text padded with spaces to `width` columns of a terminal, on the right, or on the left with side=">"."""
     space = " " * (width - columns(text))
     return text + space if side == "<" else space + text

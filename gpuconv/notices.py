@@ -1,4 +1,4 @@
-"""What a user should know although the work goes on: a warning, which the command line says in one line."""
+"""Notices to the user while work continues: warnings, which the command line prints as one line."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from gpuconv.names import printable
 
 
 class Notice(RuntimeWarning):
-    """What gpuconv says beside its results."""
+    """A warning of gpuconv about its input or environment."""
 
 
 def notice(text: str) -> None:
-    """Warn of `text`, without a line of our source, each time that it happens, unless warnings are filtered."""
+    """Warn of `text`, without our source line, each time that it happens, unless warnings are filtered."""
     warnings.warn_explicit(Notice(text), Notice, "<gpuconv>", 1, module="gpuconv")
 
 
 @contextmanager
 def on_stderr() -> Iterator[None]:
-    """Warnings are one line on stderr, without Python's line of source; a notice is never an error (`-W error`)."""
+    """A context in which warnings are one line on stderr, without a source line; a notice is never an error."""
 
     def say(message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None) -> None:
-        with suppress(OSError, ValueError):  # of a terminal that is gone
+        with suppress(OSError, ValueError):  # the terminal is gone
             print(f"gpuconv: warning: {printable(str(message))}", file=file or sys.stderr)
 
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Numbers in what a user writes: plain ASCII numerals, not all that Python's own int and float read."""
+"""Numbers in users' text: plain ASCII numerals, not everything that Python's int and float accept."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import math
 
 
 def integer(text: str) -> int:
-    """The integer that `text` writes. ValueError for anything else, "1_0" and "\uff11" among it."""
+    """The integer in `text`. ValueError for anything else, including "1_0" and "\uff11"."""
     return int(_plain(text))
 
 
 def real(text: str) -> float:
-    """The number that `text` writes, "nan" and "inf" too. ValueError for anything else, "1_0.5" among it."""
+    """The number in `text`, including "nan" and "inf". ValueError for anything else, including "1_0.5"."""
     return float(_plain(text))
 
 
 def is_digits(text: str) -> bool:
-    """Whether `text` is an integer from 0 on, in digits alone."""
+    """Whether `text` consists of ASCII digits only."""
     return text.isascii() and text.isdecimal()
 
 
 def volume(text: str, axes: int) -> tuple[int, ...]:
-    """The lengths of `axes` axes, each above 0, as "32x32x3" writes them. ValueError, saying so, for anything else."""
+    """The lengths of `axes` axes, each above 0, from text such as "32x32x3". ValueError for anything else."""
     sides = text.lower().split("x")
     if len(sides) != axes or not all(map(is_digits, sides)) or not math.prod(map(int, sides)):
         raise ValueError(f"expected a size written {'x'.join(['32', '32', '3'][:axes])}, received {text!r}")
@@ -30,5 +30,5 @@ def volume(text: str, axes: int) -> tuple[int, ...]:
 
 def _plain(text: str) -> str:
     if "_" in text or not text.isascii():
-        raise ValueError(f"{text!r} is no plain numeral")
+        raise ValueError(f"{text!r} is not a plain numeral")
     return text

@@ -1,4 +1,4 @@
-"""One's own implementation of an operation against the oracle: `gpuconv.checks.compare`."""
+"""Compares a user's implementation of an operation with the oracle: `gpuconv.checks.compare`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def aligned(lines: list[list[str]]) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One case: the largest difference from the oracle, relative to its largest value, and where that is."""
+    """One case: the largest difference from the oracle, relative to the oracle's largest value, and its position."""
 
     case: str
     error: float
@@ -36,7 +36,7 @@ class Comparison:
 
 
 class Comparisons(list[Comparison]):
-    """The results of `compare`, as a table where they are printed and in a notebook."""
+    """The results of `compare`; printed, or shown in a notebook, as a table."""
 
     HEADING = ("case", "error", "", "")
 
@@ -64,17 +64,16 @@ def compare(
     tolerance: float | None = None,
     seed: int = 0,
 ) -> Comparisons:
-    """Run a function beside the oracle of an operation, `gpuconv.ops.conv2d` say, on the same numbers.
+    """Run a function and the oracle of an operation, such as `gpuconv.ops.conv2d`, on the same numbers.
 
-    cases: the arguments of each, by the operation's names; an array, or its shape, for which normal numbers are drawn:
-    ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. `mine` is called as the operation is, with arrays by
-    position and options by name, and returns what it does, or ``out, cache`` as assignments do, or the first result
-    alone; details then tell what was not compared. layout: "NCHW" hands it volumes and filters in PyTorch's layout, and
-    takes its volumes back from there. tolerance: of the error, by default 1000 units in the last place of
-    `dtype`.
+    cases: the operation's arguments by name, with arrays given as they are, or as shapes for random numbers:
+    ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. `mine` is called like the operation, with arrays by
+    position and options by name. It returns the same results, or ``out, cache`` as in the assignments, or only the
+    first result; details then tell what was not compared. layout: "NCHW" passes volumes and filters in PyTorch's
+    layout, and converts its volumes back. tolerance: of the error, by default 1000 units in the last place of `dtype`.
 
-    A case in which `mine` raises, or returns another shape or NaN, is a result that did not pass. Raises ValueError for
-    a case that the operation itself refuses.
+    A case in which `mine` raises, or returns another shape or NaN, counts as failed. Raises ValueError for a case that
+    the operation itself refuses.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, received {layout!r}")
@@ -130,8 +129,8 @@ def _compared(
 
 
 def _alike(received: Any, expected: Any) -> bool:
-    """Whether a further result is meant to be the operation's, not a cache for backward: an array of numbers of its
-    kind."""
+    """Whether a further result corresponds to the operation's, rather than being a cache for backward: an array of the
+    same kind of numbers."""
     return hasattr(received, "dtype") and (np.asarray(received).dtype.kind in "iub") == (expected.dtype.kind in "iub")
 
 

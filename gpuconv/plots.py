@@ -1,8 +1,8 @@
-"""Pictures of a run: its curves, one image on its way through the net, the filters of the first layer.
+"""Pictures of a run: its curves, the activations of one image, the filters of the first layer.
 
 Each function takes plain arrays and returns a matplotlib figure; `save` writes it. Matplotlib (the extra "plot") is
-imported when the first picture is drawn, and no figure touches pyplot or its global state, so drawing works in a
-thread, in a notebook and on a machine without a display.
+imported when the first picture is drawn. No figure uses pyplot or its global state, so drawing works in a thread, in a
+notebook and without a display.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Figure = Any
 
 
 class PlotError(RuntimeError):
-    """A picture cannot be made; the message says why in one line."""
+    """A picture cannot be drawn; the message says why in one line."""
 
 
 class NoMatplotlibError(PlotError):
-    """No picture can be made: matplotlib is not installed or cannot be imported."""
+    """No picture can be drawn: matplotlib is not installed or cannot be imported."""
 
 
 def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     """Loss and accuracy by epoch, for the training, validation and test images.
 
-    history: one mapping an epoch with "epoch" and any of "train_loss", "train_accuracy", "validation_loss", ...,
-    "test_accuracy" (accuracies between 0 and 1); what is missing is not drawn. Raises ValueError for an empty history.
+    history: one mapping for each epoch with "epoch" and any of "train_loss", "train_accuracy", "validation_loss", ...,
+    "test_accuracy" (accuracies between 0 and 1); missing ones are not drawn. Raises ValueError for an empty history.
     """
     if not history:
         raise ValueError("curves need at least one epoch, received an empty history")
@@ -73,15 +73,15 @@ def activations(
     rows: int = 10,
     title: str = "",
 ) -> Figure:
-    """One image on its way through a net, drawn as the CS231n notes do.
+    """The activations of one image, drawn as in the CS231n notes.
 
-    The raw image is on the left. Each layer has a column with its name and the size of its volume; the volume's slices
-    lie in rows, the first `rows` of them where it has more. The five best scores are on the right, sorted, with labels.
-    Slices of one volume share one scale: negative is blue, zero dark, positive amber.
+    The raw image is on the left. Each layer has a column with its name, the size of its volume, and the volume's first
+    `rows` slices. The five best scores are on the right, sorted, with labels. Slices of one volume share one scale:
+    negative is blue, zero dark, positive amber.
 
-    image: (H, W) or (H, W, C), uint8 or floats between 0 and 1; of other than 3 channels the mean is drawn, in gray.
+    image: (H, W) or (H, W, C), uint8 or floats between 0 and 1; without exactly 3 channels their mean is drawn in gray.
     volumes: (name, (H, W, C) or (C,) array) of each layer. scores: (classes,) probabilities. truth: the index of the
-    right class, if it is known.
+    true class, if known.
     """
     scores = np.asarray(scores, np.float64).ravel()
     if len(scores) != len(classes):
@@ -99,7 +99,7 @@ def activations(
     figure = _figure(width, total)
 
     def place(x: float, y: float, w: float, h: float) -> Any:
-        """Axes at a place in pixels from the figure's top left corner."""
+        """Axes at a position in pixels from the figure's top left corner."""
         return figure.add_axes((x / width, 1 - (y + h) / total, w / width, h / total))
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
@@ -137,7 +137,7 @@ def activations(
 
 
 def filters(weight: np.ndarray, *, title: str = "") -> Figure:
-    """The filters of a layer as a grid: in color where they read 3 channels, else one tile a filter and channel.
+    """The filters of a layer as a grid: in color if they read 3 channels, else one tile for each filter and channel.
 
     weight: (K, R, S, C). One scale serves all tiles: in color zero is mid-gray; otherwise negative is blue, zero dark,
     positive amber.
@@ -152,7 +152,7 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
     tiles = weight / (2 * bound) + 0.5 if colored else _colors(np.moveaxis(weight, 3, 1), bound)
     tiles = np.clip(tiles.reshape(-1, *weight.shape[1:3], 3), 0, 1)
     widest = int(np.ceil(np.sqrt(len(tiles) * 2)))
-    across = min(range(max(1, widest // 2), widest + 1), key=lambda n: (-len(tiles) % n, -n))  # full rows if it can be
+    across = min(range(max(1, widest // 2), widest + 1), key=lambda n: (-len(tiles) % n, -n))  # full rows if possible
     down = -(-len(tiles) // across)
     tile = max(24, min(110, 1400 // across))
     gap = max(2, tile // 12)
@@ -176,9 +176,9 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
 
 
 def draw(path: str | os.PathLike[str], make: Callable[[], Figure]) -> None:
-    """Save the figure that `make` gives. Whatever goes wrong is a PlotError: a picture is never worth a run.
+    """Save the figure that `make` returns. Any error becomes a PlotError, so that a picture never stops a run.
 
-    What goes wrong is often nothing of ours: a matplotlibrc, MPLBACKEND, fonts, a full disk.
+    Causes are often outside of gpuconv: a matplotlibrc, MPLBACKEND, fonts, a full disk.
     """
     try:
         path = target(path)
@@ -190,9 +190,9 @@ def draw(path: str | os.PathLike[str], make: Callable[[], Figure]) -> None:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG: whole or not at all, so a viewer never reads half a file. Returns the path.
+    """Write a figure as PNG, atomically. Returns the path.
 
-    Raises what `target` does, and OSError, naming the path, for what cannot be written.
+    Raises as `target` does, and OSError, naming the path, if it cannot be written.
     """
     path = target(path)
     with files.replacing(path) as file:
@@ -201,17 +201,17 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def target(path: str | os.PathLike[str]) -> Path:
-    """The path, if a picture may be saved there.
+    """The path, if a picture can be saved there.
 
-    Raises PlotError for a name that does not end in .png, and OSError where there is no folder for it or something
-    other than a file has its name.
+    Raises PlotError for a name that does not end in .png, and OSError if its folder does not exist or the name is taken
+    by something other than a file.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise PlotError(f"a picture is a PNG file, its name must end in .png, received {path}")
     if not path.parent.is_dir():
         raise OSError(errno.ENOENT, "the folder to put it in does not exist", str(path))
-    if path.exists() and not path.is_file():  # a rename would put a file in the place of a device or a pipe
+    if path.exists() and not path.is_file():  # a rename would replace a device or a pipe
         raise OSError(errno.EINVAL, "exists and is not a regular file", str(path))
     return path
 
@@ -220,9 +220,9 @@ def target(path: str | os.PathLike[str]) -> Path:
 
 
 def _text(place: Any, x: float, y: float, words: str, *, max_width: float = np.inf, **style: Any) -> None:
-    """Write `words` as they are, whatever they hold: no formulas, and "?" for what the font lacks.
+    """Write `words` literally, without formulas, and with "?" for characters that the font lacks.
 
-    place: a figure or axes. max_width: the pixels there are; longer text ends in an ellipsis.
+    place: a figure or axes. max_width: in pixels; longer text ends in an ellipsis.
     """
     from matplotlib.font_manager import findfont, get_font
 
@@ -237,7 +237,7 @@ def _text(place: Any, x: float, y: float, words: str, *, max_width: float = np.i
 
 
 def _figure(width: int, height: int) -> Figure:
-    """An empty figure of that many pixels."""
+    """An empty figure of this size in pixels."""
     try:
         from matplotlib.figure import Figure as Canvas
     except ModuleNotFoundError as error:
@@ -250,7 +250,7 @@ def _figure(width: int, height: int) -> Figure:
 
 
 def _png(figure: Figure) -> bytes:
-    """What a notebook shows of a figure that is a cell's value."""
+    """A notebook's representation of a figure."""
     file = io.BytesIO()
     figure.savefig(file, format="png", facecolor=figure.get_facecolor())
     return file.getvalue()
@@ -286,7 +286,7 @@ def _style_curves(axes: Any, epochs: Sequence[int]) -> None:
 
 
 def _label_ends(axes: Any, ends: list[list[Any]]) -> None:
-    """The name and last value of each line at its right end, moved apart where they would touch."""
+    """Write the name and last value of each line at its right end, separated where they would overlap."""
     low, high = axes.get_ylim()
     gap = 0.075 * (high - low)
     ends.sort()
@@ -303,7 +303,7 @@ def _show(axes: Any, pixels: np.ndarray, label: str) -> None:
 
 
 def _as_volume(volume: np.ndarray) -> np.ndarray:
-    """(H, W, C) as it is; the scores of an FC layer, (C,), as the 1x1 map that they are."""
+    """(H, W, C) as it is; the scores of an FC layer, (C,), as a 1x1 map."""
     volume = np.asarray(volume, np.float32)
     if volume.ndim not in (1, 3):
         raise ValueError(f"a layer's volume is (H, W, C) or (C,), received shape {volume.shape}")
@@ -325,7 +325,7 @@ def _size(volume: np.ndarray) -> str:
 
 
 def _scale(values: np.ndarray) -> float:
-    """The magnitude drawn in full color: nearly the largest, so that one outlier does not darken the rest."""
+    """The magnitude drawn in full color: slightly below the largest, so that one outlier does not darken the rest."""
     magnitudes = np.abs(values[np.isfinite(values)])
     return float(np.quantile(magnitudes, 0.995)) or 1.0 if magnitudes.size else 1.0
 
@@ -358,7 +358,7 @@ def _enlarge(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def _mosaic(volume: np.ndarray, tile: int, gap: int, bound: float) -> np.ndarray:
-    """The slices of a volume under each other as one RGBA image, clear between them."""
+    """The slices of a volume below each other as one RGBA image, with transparent gaps."""
     sheet = np.zeros((volume.shape[2] * (tile + gap) - gap, tile, 4), np.float32)
     for number in range(volume.shape[2]):
         drawn = _enlarge(_colors(volume[:, :, number], bound), tile)

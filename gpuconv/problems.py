@@ -1,8 +1,8 @@
 """The sizes of a convolution, a pool or a linear layer, and what is done to its output.
 
-A problem is made once and cached: two calls on the same shapes get the same object, which is the key to everything that
-is prepared for it. It holds no arrays. Letters are those of CUTLASS and cuDNN: input N x H x W x C, K filters of R x S
-taps, output N x P x Q x K. Making a problem raises ValueError if the sizes do not fit.
+Problems are cached: two calls with the same shapes get the same object, which is part of the key of everything prepared
+for it. It holds no arrays. Letters are those of CUTLASS and cuDNN: input N x H x W x C, K filters of R x S taps, output
+N x P x Q x K. Creating a problem raises ValueError if the sizes do not fit.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FITS = {name: name for name in ("floor", "exact", "cover")}
 
 @dataclass(frozen=True)
 class Activation:
-    """What is known of an activation that other ops can apply: an op of this name with the op's defaults.
+    """An activation that other ops can apply: the op of this name with its defaults.
 
-    saves_input: whether its backward reads what it was given, not what it returned. jumps: where its derivative jumps.
+    saves_input: whether its backward reads its input rather than its output. jumps: where its derivative jumps.
     options: the op's keyword arguments besides `out`, with their defaults.
     """
 
@@ -71,11 +71,11 @@ _cached = functools.lru_cache(maxsize=4096)
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What a convolution or a linear layer does to its sums before it stores them. Gradients take the epilogue of their
+    """What a convolution or a linear layer does with its sums before storing them. Gradients take the epilogue of their
     forward pass.
 
     activation: one of `ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2, 1 for none. masked:
-    a mask says where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: each filter's statistics are computed too.
+    with a mask of where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's statistics.
     """
 
     activation: str | None = None
@@ -153,7 +153,7 @@ class Conv2dProblem:
 
     @property
     def window(self) -> dict[str, Any]:
-        """The keyword arguments of `gpuconv.ops.conv2d` that say where the windows lie."""
+        """The keyword arguments of `gpuconv.ops.conv2d` that define the windows."""
         return dict(stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups, fit=self.fit)
 
     @property
@@ -163,11 +163,11 @@ class Conv2dProblem:
 
     @property
     def few_channels(self) -> bool:
-        """Whether this looks like the first layer of a net: few channels, and filters larger than a pixel."""
+        """Whether this resembles the first layer of a net: few channels, and filters larger than a pixel."""
         return self.groups == 1 and 1 <= self.c <= MOST_FEW_CHANNELS and self.r * self.s > 1
 
     def pooled_shape(self, pool: int) -> tuple[int, int, int, int]:
-        """The shape of y behind a max pool of `pool` x `pool` windows, 1 or 2; raises ValueError for another pool and
+        """The shape of y after a max pool of `pool` x `pool` windows, 1 or 2. Raises ValueError for another pool and
         for maps that are too small."""
         if integer("pool", pool, 1) > 2:
             raise ValueError(f"pool must be 1 (none) or 2 (2 x 2 windows), received {pool}")
@@ -188,10 +188,10 @@ class Conv2dProblem:
         return step_h, step_w
 
     def implicit_gemm(self, direction: str, pool: int = 1) -> tuple[int, int, int, int]:
-        """(m, n, k, batches) of a direction's matrix product: rows, columns, depth, and how many products there are.
+        """(m, n, k, batches) of a direction's matrix product: rows, columns, depth, and the number of products.
 
-        pool: as in `Epilogue`; only the pixels of whole pool windows count. dgrad is one product for each phase of the
-        stride; this is the largest of them.
+        pool: as in `Epilogue`; only pixels of complete pool windows count. dgrad is one product for each phase of the
+        stride; this gives the largest of them.
         """
         c, k, taps = self.c // self.groups, self.k // self.groups, self.r * self.s
         pixels = math.prod(self.pooled_shape(pool)[:3]) * pool**2
@@ -204,12 +204,12 @@ class Conv2dProblem:
         return rows, c, -(-self.r // step_h) * -(-self.s // step_w) * k, self.groups * stride_h * stride_w
 
     def __reduce__(self) -> Any:
-        """A copy, pickled or not, is the cached object itself."""
+        """Copying or unpickling gives the cached object."""
         window = self.stride, self.padding, self.dilation, self.groups, self.fit
         return _conv2d, (*self.x_shape, *self.w_shape, *window)
 
     def __str__(self) -> str:
-        """Such as "2x32x32x3-12x3x3-p1.1.1.1": the input, the filters, and what is not the default."""
+        """Such as "2x32x32x3-12x3x3-p1.1.1.1": the input, the filters, and options that are not the default."""
         ((top, bottom), (left, right)) = self.padding
         text = f"{self.n}x{self.h}x{self.w}x{self.c}-{self.k}x{self.r}x{self.s}"
         text += f"-s{self.stride[0]}.{self.stride[1]}" if self.stride != (1, 1) else ""
@@ -244,7 +244,7 @@ class Pool2dProblem:
         padding: Padding = 0,
         fit: str = "floor",
     ) -> Pool2dProblem:
-        """The problem of an input (N, H, W, C); stride is kernel_size unless given."""
+        """The problem of an input (N, H, W, C); stride defaults to kernel_size."""
         kernel_size = pair("kernel_size", kernel_size, 1)
         stride = kernel_size if stride is None else pair("stride", stride, 1)
         padding = padding_pairs(padding, kernel_size, stride)
@@ -304,7 +304,7 @@ class LinearProblem:
 
     @functools.cached_property
     def convolution(self) -> Conv2dProblem:
-        """The same as a convolution of maps of one pixel."""
+        """The equivalent convolution of maps with one pixel."""
         return Conv2dProblem.of((self.n, 1, 1, self.c), (self.k, 1, 1, self.c))
 
 
@@ -363,8 +363,8 @@ def _pool2d(
 ) -> Pool2dProblem:
     if any(side >= size for sides, size in zip(padding, (r, s)) for side in sides):
         raise ValueError(
-            f"a pool's padding must be smaller than its kernel_size {(r, s)}, or a window would hold "
-            f"padding alone; received {padding}"
+            f"a pool's padding must be smaller than its kernel_size {(r, s)}, or a window would contain "
+            f"only padding; received {padding}"
         )
     if h * w == 0:
         raise ValueError(f"a pool needs maps of at least one pixel, received shape {(n, h, w, c)}")
@@ -380,8 +380,8 @@ def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: in
     """The number of windows along one axis.
 
     With span = dilation * (kernel - 1) + 1 and slack = size + before + after - span, "floor" gives
-    slack // stride + 1 and drops the rest, "exact" demands that there is no rest, and "cover" adds a last
-    partial window where that window would begin inside the input (PyTorch's ``ceil_mode``).
+    slack // stride + 1 and drops the rest, "exact" requires that there is no rest, and "cover" adds a last
+    partial window if that window begins inside the input (PyTorch's ``ceil_mode``).
     """
     span = dilation * (kernel - 1) + 1
     slack = size + sum(padding) - span
@@ -446,6 +446,6 @@ def same_padding(kernel_size: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
 
 
 def expect_memory(name: str, shape: Sequence[int]) -> None:
-    """ValueError where no memory can hold a volume of this shape."""
+    """Raise ValueError for a volume too large for any memory."""
     if math.prod(shape) > INT63 // 8 or max(shape) > INT63 // 8:
         raise ValueError(f"{name} must fit into memory, received {tuple(shape)}")

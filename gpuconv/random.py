@@ -1,9 +1,8 @@
 """Random numbers: Philox4x32-10, the same bits on every device.
 
 Philox is counter-based: block `i` of a stream is a pure function of (seed, stream, i). There is no
-state to save, any element can be computed alone by a GPU thread, and a run resumes at any point by
-knowing its position. Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as
-1, 2, 3", SC 2011.
+state to save, a GPU thread can compute any element independently, and a run can resume at any
+position. Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
 The layout, which `philox.cuh` shares:
 
@@ -11,8 +10,8 @@ The layout, which `philox.cuh` shares:
     counter = (block low, block high, stream, substream)             64-bit block number
     word i of a stream = word i % 4 of block offset + i // 4
 
-Streams keep the uses of one seed apart; the substream is free for a further split (a parameter's
-or a layer's number, an epoch).
+Streams separate the uses of one seed; substreams separate further (by the number of a parameter or
+a layer, or the epoch).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from gpuconv.polynomials import horner, ratio
 
 
 class Stream(IntEnum):
-    """What a draw is for: the third word of the counter."""
+    """The purpose of a draw: the third word of the counter."""
 
     INIT = 0
     SHUFFLE = 1
@@ -48,7 +47,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio, sqrt(3) - 1
 _ROUNDS = 10
 _CHUNK = 1 << 14  # blocks at a time: six uint64 arrays of this length stay in cache
 
-_FEISTEL_ROUNDS = 12  # fewer leave the orders of 5 or 6 things visibly uneven
+_FEISTEL_ROUNDS = 12  # with fewer, permutations of 5 or 6 elements are visibly not uniform
 
 
 def philox4x32(
@@ -104,8 +103,8 @@ def uniform(
 ) -> NDArray[Any]:
     """Uniform numbers: low + (high - low) * u with u = (word >> 8) * 2^-24 in [0, 1).
 
-    u has 24 bits, so it is exact in float32. The rest is done in float64, then rounded to `dtype`
-    (half precision: by way of float32); rounding may reach `high` where dtype is coarser than u.
+    u has 24 bits, so it is exact in float32. The rest is computed in float64, then rounded to `dtype`
+    (half precision through float32); rounding may reach `high` if dtype is coarser than u.
     """
 
     def draw(words: NDArray[np.uint32]) -> NDArray[np.floating]:
@@ -127,10 +126,10 @@ def normal(
 ) -> NDArray[Any]:
     """Normal numbers: mean + std * inverse_normal_cdf((word + 0.5) * 2^-32), rounded to `dtype`.
 
-    One word gives one number, so element i is computed alone. All arithmetic is float64 and uses
-    only + - * / sqrt and exponent extraction, each of which IEEE 754 defines to the last bit. A
-    math library's log is not so defined: it differs between machines, and with it would the
-    weights. (On a GPU: compile this without fused multiply-add.)
+    One word gives one number, so elements are independent. All arithmetic is float64 and uses only
+    + - * / sqrt and exponent extraction, which IEEE 754 defines to the last bit. A math library's
+    log is not defined like that: it differs between machines, and so would the weights. (On a GPU,
+    compile this without fused multiply-add.)
     """
 
     def draw(words: NDArray[np.uint32]) -> NDArray[np.floating]:
@@ -140,12 +139,12 @@ def normal(
 
 
 def permutation(n: int, *, seed: int, epoch: int = 0, stream: int = SHUFFLE) -> NDArray[np.int64]:
-    """A pseudo-random order of 0..n-1, int64 (n,): a bijection whose elements stand alone.
+    """A pseudo-random permutation of 0..n-1, int64 (n,), whose elements can be computed independently.
 
-    A Feistel network over pairs (l, r) of Z_a x Z_b, where a * b is the smallest near-square that
-    holds n: the rounds add to l a Philox word of r, and to r a word of l, in turn; each round can
-    be undone, so the whole is a bijection of a * b values. Those that land on n or above walk on
-    until they fall below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). No
+    A Feistel network over pairs (l, r) of Z_a x Z_b, where a * b is the smallest near-square of at
+    least n: rounds alternately add to l a Philox word of r, and to r a word of l. Each round is
+    invertible, so the network permutes a * b values. It is applied again to values of n or above
+    until they are below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). No
     sort and no memory: a GPU thread can compute element i from i.
     """
     n = _uint("n", n, 62)
@@ -259,14 +258,14 @@ def log(x: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _uint(name: str, value: Any, width: int) -> int:
-    """`value` as a Python int in [0, 2^width); an array of one integer is one too."""
+    """`value`, which may be an array of one integer, as a Python int in [0, 2^width)."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     return integer(name, value, 0, 2**width - 1)
 
 
 def _chunks(n: int, seed: int, stream: int, substream: int, offset: int) -> Iterator[tuple[slice, NDArray[np.uint32]]]:
-    """The words 0..n-1 of a stream, a cache-sized piece at a time, with the slice they fill."""
+    """The words 0..n-1 of a stream in cache-sized pieces, each with the slice that it fills."""
     stream = _uint("stream", stream, 32)
     substream = _uint("substream", substream, 32)
     offset = _uint("offset", offset, 64)

@@ -1,4 +1,4 @@
-"""Commands that can be pasted into a shell, whatever the paths in them are called."""
+"""Commands that can be pasted into a shell, with any path quoted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def command(*words: str | os.PathLike[str]) -> str:
-    """The words as one line for bash, zsh or ksh. A path, which must not read as an option, is given as a `Path`."""
+    """The words as one line for bash, zsh or ksh. Pass paths as `Path`, so that none is taken for an option."""
     return " ".join(_quoted(os.fspath(word), isinstance(word, os.PathLike)) for word in words)
 
 
@@ -25,7 +25,7 @@ _PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+=:,
 
 
 def _survives_printing(word: str) -> bool:
-    """Whether a terminal shows the characters as they are, and a message whose spaces are folded keeps them."""
+    """Whether a terminal shows the characters unchanged, also after runs of spaces are collapsed."""
     try:
         word.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

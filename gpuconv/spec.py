@@ -1,5 +1,5 @@
-"""The small language in which schedules, optimizers, losses, augmentations and the options of data sets are written:
-"cosine,warmup:5", "sgd:momentum=0.9", "flip,shift:4", "size=32x32,seed=1"."""
+"""The short forms of schedules, optimizers, losses, augmentations and options of data sets: "cosine,warmup:5",
+"sgd:momentum=0.9", "flip,shift:4", "size=32x32,seed=1"."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Part(NamedTuple):
 
 
 def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
-    """The parts of ``spec``: a name begins a part, numbers and key=value that follow belong to it.
+    """The parts of ``spec``: a name begins a part; the numbers and key=value that follow belong to it.
 
-    "step:30,60,gamma=0.2,warmup:5" is a part step with the numbers 30, 60 and the option gamma, then a part warmup.
-    Raises TypeError when `spec` is no string, ValueError where it cannot be read.
+    "step:30,60,gamma=0.2,warmup:5" has a part step with the numbers 30, 60 and the option gamma, and a part warmup.
+    Raises TypeError if `spec` is not a string, ValueError if it cannot be parsed.
     """
     if not isinstance(spec, str):
         raise TypeError(f"a spec is a string such as {like!r}, received {spec!r}")
@@ -30,14 +30,14 @@ def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
     for token in spec.replace(":", ",:").split(","):
         argument = token.removeprefix(":").strip()
         if not argument:
-            raise ValueError(f"{spec!r} has an empty place; write it like {like!r}")
+            raise ValueError(f"{spec!r} has an empty part; write it like {like!r}")
         number = _number(argument)
         key, equals, value = (side.strip() for side in argument.partition("="))
         if not equals and number is None and not token.startswith(":"):
             parts.append(Part(argument, (), {}))
             continue
         if not parts:
-            raise ValueError(f"{spec!r} begins with {argument!r}, which belongs to no name; write it like {like!r}")
+            raise ValueError(f"{spec!r} begins with {argument!r} before any name; write it like {like!r}")
         last = parts.pop()
         if number is not None:
             parts.append(last._replace(numbers=(*last.numbers, number)))
@@ -51,7 +51,7 @@ def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
 
 
 def write(name: str, numbers: tuple[float, ...] = (), options: dict[str, Any] | None = None) -> str:
-    """The spec that `parse` reads as this one part."""
+    """The text of this part, which `parse` reads."""
     written = [f"{number:.15g}" for number in numbers]
     written += [f"{key}={value!r}" for key, value in (options or {}).items()]
     return f"{name}:{','.join(written)}" if written else name

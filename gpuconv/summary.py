@@ -1,4 +1,4 @@
-"""What a net is made of: shapes, parameters, multiply-adds, memory and algorithms of each layer."""
+"""A table of a net's layers: shapes, parameters, multiply-adds, memory and algorithms."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from gpuconv.names import columns, padded
 class Row:
     """One layer, for one image.
 
-    parameters: how many numbers, biases included, of which `weights` without the biases. activations: the values of
-    its output volume; 0 where an elementwise layer's output takes its input's place, as the notes count.
-    mult_adds: of a forward pass. algorithms: which ones its products take, by direction, at the batch size asked for;
-    {} where the device has one arithmetic alone.
+    parameters: their number, biases included; weights: without biases. activations: the size of the output volume; 0 if
+    an elementwise layer can overwrite its input, as the notes count. mult_adds: of a forward pass. algorithms: of its
+    matrix products, by direction, for the given batch size; {} for a device with a single algorithm.
     """
 
     name: str
@@ -35,8 +34,8 @@ class Row:
 
 
 def rows(net: Layer, batch_size: int = 128, device: str | None = None) -> list[Row]:
-    """A row for each layer of a built net, in forward order; a residual's own row stands before its layers' and holds
-    the sum that it makes. device: by default the net's. Raises RuntimeError for a net that was not built."""
+    """A row for each layer of a built net, in forward order; a residual block's row comes before its layers' and covers
+    its addition. device: by default the net's. Raises RuntimeError for a net that is not built."""
     expect_built(net)
     shown = (layer for layer in net.walk() if isinstance(layer, Residual) or not layer.children())
     runs_as = {id(layer.layers[0]): layer for layer in net.walk() if isinstance(layer, Fused)}
@@ -76,8 +75,8 @@ class Summary(str):
 
 
 def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> Summary:
-    """The rows as a text table, with their sums and the memory they take in the net's dtype; on a device with kernels
-    also the algorithms of fprop, dgrad and wgrad for batches of that size."""
+    """The rows as a text table, with their sums and the memory in the net's dtype; for a device with kernels also the
+    algorithms of fprop, dgrad and wgrad at this batch size."""
     table = rows(net, batch_size, device)
     end = total(table)
     lines: list[tuple[str, ...]] = [("layer", "kind", "output", "parameters", "mult-adds", "activations")]

@@ -1,11 +1,11 @@
-"""Our operations as PyTorch operators with gradients, on PyTorch's tensors and its layout.
+"""gpuconv's operations as PyTorch operators with gradients, for PyTorch's tensors and layout.
 
     net = gpuconv.torch.replace(net)          # every Conv2d and Linear inside runs our kernels
     y = gpuconv.torch.conv2d(x, w, padding=1)  # or one call
 
-Tensors share memory with our arrays. Volumes are NCHW; those in channels_last memory, as results are, our kernels read
-as NHWC without a copy. CUDA tensors run on PyTorch's current stream, CPU tensors on "numpy", or on "emulated" inside
-``with gpuconv.torch.cpu_device("emulated")``. `torch.compile` takes each operator as it is.
+Tensors share memory with our arrays. Volumes are NCHW; in channels_last memory, which results have, our kernels read
+them as NHWC without a copy. CUDA tensors run on PyTorch's current stream, CPU tensors on "numpy", or on "emulated"
+inside ``with gpuconv.torch.cpu_device("emulated")``. `torch.compile` leaves each operator as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 try:
     import torch
 except ImportError as error:
-    raise ImportError("gpuconv.torch needs PyTorch; pytorch.org says how to install it") from error
+    raise ImportError("gpuconv.torch needs PyTorch; see pytorch.org for its installation") from error
 
 from gpuconv import backends, ops, problems
 from gpuconv.arguments import integer, pair
@@ -91,7 +91,7 @@ def avg_pool2d(
 
 
 class Conv2d(torch.nn.Conv2d):
-    """`torch.nn.Conv2d` by our kernels."""
+    """`torch.nn.Conv2d` with our kernels."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -103,7 +103,7 @@ class Conv2d(torch.nn.Conv2d):
 
 
 class Linear(torch.nn.Linear):
-    """`torch.nn.Linear` by our kernels."""
+    """`torch.nn.Linear` with our kernels."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
@@ -113,9 +113,9 @@ _SWAPS: dict[type, type] = {torch.nn.Conv2d: Conv2d, torch.nn.Linear: Linear}
 
 
 def replace(module: torch.nn.Module) -> torch.nn.Module:
-    """Turn every Conv2d and Linear of a module, itself included, into ours, in place; returns it. Parameters, names and
-    hooks stay; filters move to channels_last memory. Raises ValueError for a padding_mode other than "zeros", before
-    anything changes."""
+    """Replace every Conv2d and Linear of a module, or the module itself, by ours, in place; returns it. Parameters,
+    names and hooks stay; filters move to channels_last memory. Raises ValueError for a padding_mode other than "zeros",
+    before anything changes."""
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"replace takes a module of PyTorch, received {type(module).__name__}")
     found = [each for each in module.modules() if type(each) in _SWAPS]
@@ -143,7 +143,7 @@ def _expect_zeros(module: torch.nn.Module) -> None:
 
 
 def _run(op: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:
-    """An op of ours on tensors in our layout; arrays that it returns come back as tensors over the same memory."""
+    """Run one of our ops on tensors in our layout; returned arrays become tensors that share their memory."""
     with _current_stream(tensors[0]):
         made = op(*(None if each is None else _array(each) for each in tensors), **options)
         return tuple(map(_tensor, made)) if isinstance(made, tuple) else _tensor(made)
@@ -177,7 +177,7 @@ def _tensor(array: Any) -> Tensor:
 
 
 def _current_stream(tensor: Tensor | None) -> contextlib.AbstractContextManager[Any]:
-    """PyTorch's current stream as CuPy's."""
+    """A context in which PyTorch's current stream is CuPy's."""
     if tensor is None or tensor.device.type != "cuda":
         return contextlib.nullcontext()
     import cupy

@@ -287,7 +287,7 @@ STRANGERS = {
         lambda array: array.astype(array.dtype.newbyteorder()),
         "{} must be in this machine's byte order, received {dtype} in the other one",
     ),
-    "masked": (np.ma.masked_array, "{} must not be a masked array, whose mask would be lost"),
+    "masked": (np.ma.masked_array, "{} must not be a masked array, as its mask would be lost"),
     "objects": (lambda array: array.astype(object), "{} must hold numbers of at most 64 bits, received dtype object"),
     "text": (lambda array: array.astype("U3"), "{} must hold numbers of at most 64 bits, received dtype <U3"),
     "dates": (lambda array: np.zeros(array.shape, "M8[s]"), "{} must hold numbers of at most 64 bits"),

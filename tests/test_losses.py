@@ -47,7 +47,7 @@ def test_a_callable_passes_through():
     ("make", "error", "message"),
     [
         (lambda: losses.get("sofmax"), ValueError, "did you mean 'softmax'"),
-        (lambda: losses.get(lambda scores: 0), TypeError, r"called with \(scores, labels\), and takes \(scores\)"),
+        (lambda: losses.get(lambda scores: 0), TypeError, r"called with \(scores, labels\), but takes \(scores\)"),
         (lambda: losses.get("cross_entropyy"), ValueError, "did you mean 'cross-entropy'"),
         (lambda: losses.SoftmaxCrossEntropy(1.5), ValueError, "label_smoothing must lie in"),
         (lambda: losses.SVMHinge(-1.0), ValueError, "delta must lie in"),

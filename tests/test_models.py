@@ -89,9 +89,9 @@ def test_whitening_makes_white_patches():
     covariance = y.T @ y / len(y)
     np.testing.assert_allclose(covariance[:12, :12], np.eye(12), atol=0.02)
     np.testing.assert_array_equal(net["conv1"]["weight"][12:], -net["conv1"]["weight"][:12])
-    with pytest.raises(ValueError, match="takes 54 filters, the net has 12"):
+    with pytest.raises(ValueError, match="needs 54 filters, and the net has 12"):
         models.whiten(Sequential([Input((32, 32, 3)), Conv2D(12, 3)]), images)
     with pytest.raises(ValueError, match="3 groups"):
         models.whiten(Sequential([Input((32, 32, 3)), Conv2D(18, 3, groups=3)]), images)
-    with pytest.raises(ValueError, match="filters of a convolution, the net has none"):
+    with pytest.raises(ValueError, match="initializes a convolution, and the net has none"):
         models.whiten(Sequential([Input((32, 32, 3)), Flatten()]), images)

@@ -81,7 +81,7 @@ def test_bars_are_shown_in_a_notebook(notebook, monkeypatch, capsys):
     assert console.in_notebook()
     with console.progress_bar(total=3, disable=None, leave=False) as bar:
         assert not bar.disable
-    assert "0/3" in capsys.readouterr().out  # stderr stands on red, and the lines of epochs are on stdout
+    assert "0/3" in capsys.readouterr().out  # notebooks show stderr on red, and the lines of epochs are on stdout
     assert console.progress_bar(total=3, disable=True).disable
     made = types.ModuleType("tqdm.notebook")
     made.tqdm = lambda **options: options

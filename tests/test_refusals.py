@@ -241,7 +241,7 @@ REFUSALS = [
         [X],
         {"kernel_size": (2, 3), "padding": ((0, 0), (0, 3))},
         ValueError,
-        "a pool's padding must be smaller than its kernel_size (2, 3), or a window would hold padding alone; "
+        "a pool's padding must be smaller than its kernel_size (2, 3), or a window would contain only padding; "
         "received ((0, 0), (0, 3))",
     ),
     (
@@ -640,21 +640,21 @@ REFUSALS = [
         [X],
         {"p": 0.5, "seed": 0, "offset": np.array([1.0])},
         TypeError,
-        "offset must be a number or an array of int64, received one of float64",
+        "offset must be a number or an array of int64, received an array of float64",
     ),
     (
         ops.sgd_step,
         [PARAMS, PARAMS],
         {"lr": np.array([1])},
         TypeError,
-        "lr must be a number or an array of float32 or float64, received one of int64",
+        "lr must be a number or an array of float32 or float64, received an array of int64",
     ),
     (
         ops.svm_hinge,
         [LOGITS, LABELS],
         {"grad_scale": np.ones(1, F32)},
         TypeError,
-        "grad_scale must be a number or an array of float64, received one of float32",
+        "grad_scale must be a number or an array of float64, received an array of float32",
     ),
 ]
 

@@ -4,7 +4,7 @@ A device is named "numpy" (or "cpu"), "cuda" (or "cuda:1", ...), "emulated", or 
 lives: NumPy arrays belong to the CPU backend, or within `oracle()` to the reference; CuPy arrays and emulated arrays to
 the CUDA backend. Nothing is moved silently: arrays of two devices in one call are a TypeError.
 
-Importing this module touches no CUDA library; each backend is imported when its first array or its name turns up.
+Importing this module loads no CUDA library; each backend is imported on the first use of its name or its arrays.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _asks_the_oracle = ContextVar("ops on NumPy arrays run the oracle", default=Fals
 @contextmanager
 def oracle() -> Iterator[None]:
     """A context in which ops on NumPy arrays run the reference: they compute in float64 and round once to the arrays'
-    dtype. It holds for this thread, and for this task of asyncio; arrays of other devices take no notice."""
+    dtype. It applies to this thread and this asyncio task; arrays of other devices are not affected."""
     token = _asks_the_oracle.set(True)
     try:
         yield
@@ -76,7 +76,7 @@ def backend_of(
 
     lists: arguments that are lists of arrays. optional, optional_lists: those that may be None. numbers: arguments that
     may be a number or an array of one. Raises a TypeError that names the argument for a mixture of devices, a masked
-    array, one that holds no numbers or is in the other byte order, and for what is no array.
+    array, one that holds no numbers or has the other byte order, and anything that is not an array.
     """
     if lists:
         for name, listed in lists.items():
@@ -93,7 +93,7 @@ def backend_of(
     kind = _common_kind(given)
     if kind is None:
         _expect_one_place(arrays, {*lists, *optional_lists})
-        kind = kind_of(given[0]) if given else "numpy"  # no array at all: nothing to do, or a call to be refused
+        kind = kind_of(given[0]) if given else "numpy"  # no array: nothing to do, or the op refuses the call
     backend: Any = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _imported(_HOMES[kind])  # type: ignore[index]
     if kind == "cuda":
         if given[0].data.device_id != sys.modules["cupy"].cuda.runtime.getDevice():
@@ -106,13 +106,13 @@ def backend_of(
 
 
 def _expect_one_place(arrays: Mapping[str, Any], lists: Collection[str]) -> None:
-    """Raises what `backend_of` does. lists: the names of arguments that are lists."""
+    """Raises as `backend_of` does. lists: the names of arguments that are lists."""
     places = {place_of(array): array for array in arrays.values()}
     if None in places:
         name, stranger = next(each for each in arrays.items() if place_of(each[1]) is None)
-        wanted = "a list of arrays" if name in lists else "an array"
+        accepted = "a list of arrays" if name in lists else "an array"
         raise TypeError(
-            f"{name} must be {wanted} of NumPy or CuPy, received {type(stranger).__name__}; "
+            f"{name} must be {accepted} of NumPy or CuPy, received {type(stranger).__name__}; "
             "gpuconv.asarray makes arrays"
         )
     if MASKED in places:
@@ -141,8 +141,8 @@ _alike = WhileAlive()  # lists of arrays of one kind, on one device
 
 
 def _in_list(name: str, arrays: Any) -> dict[str, Any]:
-    """The arrays in a list, as "params[0]" and so on; where all are of one kind, on one device, the first stands for
-    all. What is no list comes under its own name."""
+    """The arrays in a list, as "params[0]" and so on; only the first if all are of one kind on one device. Anything but
+    a list comes under its own name."""
     if not isinstance(arrays, (list, tuple)):
         return {name: arrays}
     if not _alike.get(arrays):
@@ -153,8 +153,8 @@ def _in_list(name: str, arrays: Any) -> dict[str, Any]:
 
 
 def _common_kind(arrays: Sequence[Any]) -> str | None:
-    """The kind of device that arrays belong to, if they are what they nearly always are: of one type, on one device,
-    and of numbers; otherwise None."""
+    """The kind of device of the arrays in the usual case that they have one type, are on one device and hold numbers;
+    otherwise None."""
     if not arrays or (kind := kind_of(arrays[0])) is None or type(arrays[0]) in SUBCLASSES:
         return None
     array_type, gpu = type(arrays[0]), arrays[0].data.device_id if kind == "cuda" else None
@@ -170,7 +170,7 @@ def _common_kind(arrays: Sequence[Any]) -> str | None:
 
 
 def _refuse_dtype(name: str, dtype: np.dtype) -> None:
-    """Raise the TypeError for an array that holds no numbers, or in the other byte order."""
+    """Raise the TypeError for an array that holds no numbers, or has the other byte order."""
     native = as_numeric(name, dtype)
     raise TypeError(
         f"{name} must be in this machine's byte order, received {native.name} in the other one ({dtype.str!r}); "
@@ -179,7 +179,7 @@ def _refuse_dtype(name: str, dtype: np.dtype) -> None:
 
 
 class _Around:
-    """A backend whose ops run within something: `call` is given the op, its arrays and its options."""
+    """A backend whose ops are called through `call(op, *arrays, **options)`."""
 
     def __init__(self, backend: Any, call: Callable[..., Any]) -> None:
         self._backend, self._call = backend, call
@@ -196,14 +196,14 @@ def _quietly(op: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
 
 
 def _on_device(device: Any, op: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
-    """On a CUDA device that is not the current one."""
+    """Run an op on a CUDA device that is not the current one."""
     with device:
         return op(*arrays, **options)
 
 
 def _on_plain_views(op: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
-    """For calls with subclasses of NumPy's array, matrices say: the op sees plain arrays of the same memory, and an
-    array that it returns is the one that was given."""
+    """Run an op on subclasses of NumPy's array, such as matrices: it gets plain views, and an output that it returns
+    becomes the given array again."""
     viewed: list[tuple[Any, Any]] = []
 
     def plain(value: Any) -> Any:
@@ -219,7 +219,7 @@ def _on_plain_views(op: Callable[..., Any], *arrays: Any, **options: Any) -> Any
 
 
 def _as_given(result: Any, viewed: list[tuple[Any, Any]]) -> Any:
-    """The result of an op with each array that was given as a subclass of NumPy's in that form again."""
+    """The result of an op, with plain views replaced by the given arrays."""
     if isinstance(result, tuple):
         return tuple(_as_given(each, viewed) for each in result)
     return next((given for given, view in viewed if view is result), result)
@@ -229,7 +229,7 @@ def _as_given(result: Any, viewed: list[tuple[Any, Any]]) -> Any:
 
 
 def _adapter(device: str) -> Any:
-    """What makes arrays on a device; raises what `resolve` does."""
+    """The adapter that creates arrays on a device. Raises as `resolve` does."""
     asked = Device.named(str(device))
     if asked.kind == "auto":
         return _chosen()[0]
@@ -243,17 +243,17 @@ def _adapter(device: str) -> Any:
 
 
 def resolve(device: str) -> str:
-    """The full name of a device, checked: "auto" becomes the one `choose` takes, "cuda" becomes "cuda:0", "cpu" becomes
+    """The full name of a device, checked: "auto" becomes the device of `choose`, "cuda" becomes "cuda:0", "cpu" becomes
     "numpy".
 
-    Raises ValueError for an unknown name (the nearest known one is named) and DeviceError, saying what is missing,
-    for a device that this machine cannot give.
+    Raises ValueError for an unknown name (the nearest known one is named) and DeviceError, saying what is missing, for
+    a device that is not available.
     """
     return _adapter(device).name
 
 
 def choose() -> tuple[str, str]:
-    """The device "auto" takes, and in one line why: the first CUDA GPU where one works, else NumPy."""
+    """The device that "auto" stands for, and why, in one line: the first CUDA GPU if one works, else NumPy."""
     device, why = _chosen()
     return device.name, why
 
@@ -267,18 +267,18 @@ def _chosen() -> tuple[Any, str]:
 
 
 def describe(device: str) -> str:
-    """What a device is, in a line. Raises what `resolve` does."""
+    """A one-line description of a device. Raises as `resolve` does."""
     return _adapter(device).description
 
 
 def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
-    """`x` as an array on `device`, without a copy where none is needed.
+    """`x` as an array on `device`, without a copy if none is needed.
 
-    x: an array of any device, anything that speaks DLPack (a PyTorch tensor, say) or `__cuda_array_interface__`, or
-    anything `numpy.asarray` takes. device: by default where x is, or "numpy" for what is no array yet. dtype: by
-    default x's own. The other way, arrays of every device speak DLPack themselves: `torch.from_dlpack(x)`.
+    x: an array of any device, anything that supports DLPack (such as a PyTorch tensor) or `__cuda_array_interface__`,
+    or anything `numpy.asarray` takes. device: by default where x is, or "numpy" for anything that is not an array.
+    dtype: by default x's. In the other direction, arrays of every device support DLPack: `torch.from_dlpack(x)`.
 
-    The other byte order is converted, a subclass of NumPy's array becomes a plain view. Raises TypeError for a masked
+    The other byte order is converted; a subclass of NumPy's array becomes a plain view. Raises TypeError for a masked
     array and for objects, text, dates and records.
     """
     x = _adopted(x)
@@ -298,7 +298,7 @@ _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 
 
 def _adopted(x: Any, name: str = "the array") -> Any:
-    """A stranger's array in GPU memory as an array of ours, over the same memory; anything else as it is."""
+    """Another library's array in GPU memory as one of ours, sharing its memory; anything else as it is."""
     place = place_of(x)
     if place == MASKED or _holds_masked(x):
         raise masked(name)
@@ -308,21 +308,21 @@ def _adopted(x: Any, name: str = "the array") -> Any:
         kind, index = x.__dlpack_device__()
         if kind == _DLPACK_CUDA:
             return _adapter(f"cuda:{index}").from_dlpack(x)
-        if str(getattr(x, "dtype", None)) == "torch.bfloat16":  # which DLPack has no NumPy array for
+        if str(getattr(x, "dtype", None)) == "torch.bfloat16":  # NumPy cannot import it by DLPack
             return x.detach().view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
         return x
     return _adapter("cuda").from_cuda_array_interface(x) if hasattr(x, "__cuda_array_interface__") else x
 
 
 def _holds_masked(x: Any) -> bool:
-    """Whether a masked array stands in a list, or in lists within it."""
+    """Whether a list, or a list inside it, contains a masked array."""
     return isinstance(x, (list, tuple)) and any(kind_of(row) == MASKED or _holds_masked(row) for row in x)
 
 
 def to_numpy(x: Any, name: str = "the array") -> np.ndarray:
     """`x` as a NumPy array: a copy from device memory, or `x` itself when it is one already.
 
-    Byte order, subclasses and errors: as in `asarray`. name: what to call it in errors.
+    Byte order, subclasses and errors: as in `asarray`. name: for messages.
     """
     x = _adopted(x, name)
     place = place_of(x)
@@ -335,7 +335,7 @@ def to_numpy(x: Any, name: str = "the array") -> np.ndarray:
 
 
 def empty(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
-    """An array whose elements nobody has written yet."""
+    """An uninitialized array."""
     return _adapter(device).empty(tuple(shape), as_numeric("an array", dtype))
 
 
@@ -353,8 +353,8 @@ def algorithms(
     tf32: bool = False,
     epilogue: Epilogue = PLAIN,
 ) -> dict[str, str]:
-    """The name of the algorithm that "fprop", "dgrad" and "wgrad" of a convolution take on a device; {} on "numpy",
-    which has one. On a GPU "auto" is what was measured there, or the cost model's choice where nothing was yet."""
+    """The names of the algorithms of a convolution's "fprop", "dgrad" and "wgrad" on a device; {} on "numpy", which has
+    only one. On a GPU "auto" is the fastest measured one, or the cost model's choice if nothing was measured yet."""
     device = resolve(device)
     if not Device.named(device).runs_kernels:
         return {}
@@ -370,15 +370,15 @@ def assign(array: Any, value: Any) -> None:
 
 
 def current_device_of(array: Any) -> AbstractContextManager[Any]:
-    """The context in which an array's device is CUDA's current one, as CuPy wants it; elsewhere it does nothing."""
+    """A context that makes an array's device CUDA's current one, as CuPy requires; does nothing for other devices."""
     return array.device if kind_of(array) == "cuda" else nullcontext()
 
 
 def synchronize(device: str = "numpy") -> None:
-    """Wait until everything launched on a device is done; on NumPy, where nothing runs ahead, this is free."""
+    """Wait until everything launched on a device is done; NumPy runs synchronously, so this does nothing there."""
     _adapter(device).synchronize()
 
 
 def recorder(device: str) -> Any:
-    """What captures work on a CUDA device, or on the emulated one, and replays it: see `cuda.runtime.graph`."""
+    """The recorder that captures and replays work on a CUDA or the emulated device: see `cuda.runtime.graph`."""
     return _adapter(device).recorder()

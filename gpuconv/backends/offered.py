@@ -1,7 +1,7 @@
-"""What every backend offers, as type checkers and editors see it; nothing here runs.
+"""The interface of every backend, for type checkers and editors; nothing here runs.
 
-A class for each file of `gpuconv.ops`: `backend.conv.conv2d(...)`. The functions shown are the CUDA backend's; a test
-holds the others to the same parameters.
+There is a class for each file of `gpuconv.ops`: `backend.conv.conv2d(...)`. The functions are the CUDA backend's; a
+test checks that the other backends have the same parameters.
 """
 
 from gpuconv.backends.cuda import ops

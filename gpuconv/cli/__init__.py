@@ -1,4 +1,4 @@
-"""The command ``gpuconv``: one file a command."""
+"""The command ``gpuconv``: one file for each subcommand."""
 
 from gpuconv.cli.main import main
 

@@ -1,7 +1,7 @@
 """Is training healthy? Run the sanity suite of the CS231n notes on a net and its data; status 1 if a check fails.
 
-The first loss must be that of guessing, regularisation must raise it, 20 images must be learned by heart, an update
-must move the weights by about a thousandth, and backward must agree with numerical gradients in float64."""
+The initial loss must be that of guessing, regularisation must raise it, the net must overfit 20 images, an update must
+change the weights by about a thousandth, and backward must agree with numerical gradients in float64."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def run(options: argparse.Namespace) -> int:
     for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):
         document.add("checks", check)
         passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)
-    # Not on the images: a plain background makes equal neighbours, and where those tie a max pool has no derivative.
+    # Not on the images: on a plain background neighbours are equal, and max pooling has no derivative at ties.
     gradients = checks.gradient_check(net, samples=4)
     worst = max(gradients, key=lambda found: (found.worst, found.raw))
     agree = all(found.passed for found in gradients)
-    details = f"{sum(found.checked for found in gradients)} compared, the worst is in {worst.name}"
+    details = f"{sum(found.checked for found in gradients)} compared; the worst is in {worst.name}"
     parts = f"raw {worst.raw:.1e}, rounding noise {worst.noise:.1e}"
     passed &= report(agree, "gradients", f"worst relative error {worst.worst:.1e} beyond rounding ({parts})", details)
     document.note(gradients=gradients, passed=passed)

@@ -1,4 +1,4 @@
-"""Settings from a TOML file, such as the config.toml that a run leaves."""
+"""Settings from a TOML file, such as a run's config.toml."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from gpuconv import files
 from gpuconv.cli import run_settings
 from gpuconv.names import lookup, printable
 
-MOST = 1 << 20  # bytes; a file of settings has some hundred
+MOST = 1 << 20  # bytes; a settings file has a few hundred
 
 
 def read(path: str) -> dict[str, Any]:
-    """The settings that a file says, by name; "recipe" is one.
+    """The settings in a file, by name, including "recipe".
 
     Raises OSError for a file that cannot be read, and ValueError or TypeError, naming the file and the line or setting,
-    for one that is no TOML, a setting that is unknown (the nearest known one is named) or of another type.
+    for invalid TOML and for a setting that is unknown (the nearest known one is named) or of the wrong type.
     """
     with files.open_regular(path) as file:
         data = file.read(MOST + 1)
     if len(data) > MOST:
-        raise ValueError(f"{path} is no file of settings: it has more than {MOST:,} bytes")
+        raise ValueError(f"{path} is not a settings file: it has more than {MOST:,} bytes")
     try:
         table = tomllib.loads(data.decode("utf-8", "surrogateescape").replace("\r\n", "\n"))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no TOML: {error}") from None
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
     known = {name: name for name in (*run_settings.OPTIONS, "recipe")}
     try:
         named = [(lookup("setting", name, known), value) for name, value in table.items()]
         for name in known:
             if sum(name == said for said, _ in named) > 1:
-                raise ValueError(f"{name} is said twice")
+                raise ValueError(f"{name} is given twice")
         return {name: _as_option(name, value) for name, value in named}
     except (ValueError, TypeError) as error:
         raise type(error)(f"{printable(path)}: {error}") from None

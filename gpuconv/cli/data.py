@@ -1,4 +1,4 @@
-"""Download a data set into a folder: checked by its checksum, and continued where an earlier try was cut off."""
+"""Download a data set into a folder. The checksum is verified, and an interrupted download is continued."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLES = ["gpuconv data cifar10 --to data", "gpuconv train --data cifar10:data
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the data set: cifar10 (170 MB)")
-    parser.add_argument("--to", metavar="DIR", required=True, help="the folder to put it in; made where it is missing")
+    parser.add_argument("--to", metavar="DIR", required=True, help="the folder for it; created if missing")
 
 
 def run(options: argparse.Namespace) -> int:

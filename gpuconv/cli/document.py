@@ -1,4 +1,4 @@
-"""What a command found, as one JSON document: `--json` prints it in place of the text."""
+"""A command's results as one JSON document, which `--json` prints instead of the text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OPEN: ContextVar[dict[str, Any] | None] = ContextVar("the document of this comm
 
 @contextlib.contextmanager
 def collected() -> Iterator[dict[str, Any]]:
-    """The document that a command fills in here; what it prints is dropped."""
+    """A context whose document the command fills in; printed text is dropped."""
     document: dict[str, Any] = {}
     token = _OPEN.set(document)
     try:
@@ -30,19 +30,19 @@ def collected() -> Iterator[dict[str, Any]]:
 
 
 def note(**facts: Any) -> None:
-    """Put facts into the document, if one is asked for."""
+    """Put facts into the document, if there is one."""
     if (document := _OPEN.get()) is not None:
         document.update(plain(facts))
 
 
 def add(name: str, entry: Any) -> None:
-    """Put one more entry into the list of that name, if a document is asked for."""
+    """Append an entry to the document's list of that name, if there is a document."""
     if (document := _OPEN.get()) is not None:
         document.setdefault(name, []).append(plain(entry))
 
 
 def last() -> dict[str, Any]:
-    """The part that was noted last, to be filled in; a spare one where no document is asked for."""
+    """The last part of the document, to be filled in; a throw-away one if there is no document."""
     document = _OPEN.get()
     return next(reversed(document.values())) if document else {}
 
@@ -52,7 +52,7 @@ def text(document: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON holds it; null for NaN and infinity."""
+    """`value` for JSON, with null for NaN and infinity."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What the user can put right is one line; what we have to put right is a traceback."""
+"""Errors that the user can fix are one line; defects of gpuconv are a traceback."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from gpuconv.backends import DeviceError
 
 
 class UserError(Exception):
-    """Something the user can put right; the message is the whole line that is printed."""
+    """An error that the user can fix; its message is the printed line."""
 
 
 @contextmanager
 def asked() -> Iterator[None]:
-    """Around what interprets a user's words or files: what it refuses is the user's to put right."""
+    """Turns errors inside, while a user's input or files are interpreted, into UserError."""
     try:
         yield
     except OSError as error:

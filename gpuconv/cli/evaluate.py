@@ -1,4 +1,4 @@
-"""Test a trained net on images it never saw: the accuracy, and a table of the classes."""
+"""Test a trained net on images that it has not seen: the accuracy, and a table of the classes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tta",
         metavar="MODE",
         help="test-time averaging of each image's scores over views of it: none, mirror, shift (by a pixel) or "
-        "mirror+shift (default: as the run's recipe says)",
+        "mirror+shift (default: as in the run's recipe)",
     )
     add_device(parser)
 
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
                 f"the net takes images of {trained.input_shape} in {len(trained.classes)} classes, "
                 f"received {test.image_shape} in {len(test.classes)} classes, or other class names"
             )
-    of_all = f" of {len(train) + len(test):,}; test=1 takes them all" if train and options.data else ""
+    of_all = f" of {len(train) + len(test):,}; test=1 uses all of them" if train and options.data else ""
     line("data", f"{test.name}: {len(test):,} test images{of_all}")
     if train:
         warn_of_other_data(trained, train, test)
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     criterion, told = _loss(trained)
     found = evaluate(net, loader, loss=criterion, confusion=True, tta=tta)
     if not np.isfinite(found.loss):
-        raise UserError(f"the test loss is {found.loss}: the net's scores are not finite, its answers mean nothing")
+        raise UserError(f"the test loss is {found.loss}: the net's scores are not finite, so its answers mean nothing")
     confusion = np.asarray(found.confusion)
     counts = zip(trained.classes, confusion.sum(axis=1), confusion.diagonal())
     document.note(
@@ -103,23 +103,23 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _loss(trained: Run) -> tuple[Any, str]:
-    """The run's loss, and what is to be said of it."""
+    """The run's loss, and a note to print about it."""
     text = trained.settings.loss
     if not trained.of_python:
         return loss(text)[1], ""
     try:
         return losses.read(text), ""
     except ValueError:
-        return "softmax", f", of softmax: the run's own loss, {text}, is not known here"
+        return "softmax", f" with softmax, as the run's own loss, {text}, is unknown here"
 
 
 def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]:
-    """(train, test) of a run, the data perhaps elsewhere; (None, test) for a test set of its own."""
+    """(train, test) of a run, perhaps from another location; (None, test) with --test."""
     from gpuconv.data import named
 
     with asked():
         if data and test:
-            raise ValueError(f"--test {test} says what to test on; leave --data {data} out")
+            raise ValueError(f"--test {test} already gives the test images; leave --data {data} out")
         test = data if data and named.is_test_set(data) else test
         if not test and not data and trained.of_python:
             try:
@@ -127,7 +127,7 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]
             except ValueError:
                 name = trained.settings.data
                 raise ValueError(
-                    f"the run was trained in Python on {name!r}, which is no --data: say --data or --test"
+                    f"the run was trained in Python on {name!r}, which --data cannot read: give --data or --test"
                 ) from None
         if not test:
             return load_data(trained.settings, data)
@@ -135,7 +135,7 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]
 
 
 def table(confusion: Any, classes: list[str]) -> str:
-    """A line a class: its images, how many were right, and what it was most often mistaken for."""
+    """A line for each class: its images, how many were right, and with which class it was confused most often."""
     classes = list(map(printable, classes))
     width = max(5, *map(columns, classes))
     lines = [f"{'class':{width}}  images   right  accuracy  most often mistaken for"]

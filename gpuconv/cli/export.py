@@ -1,6 +1,6 @@
 """Write a trained net as an ONNX file, which other runtimes read.
 
-The model takes and gives volumes in ONNX's layout, N x C x H x W, in batches of any size."""
+The model's inputs and outputs have ONNX's layout, N x C x H x W, with batches of any size."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ EXAMPLES = [
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="FILE_OR_RUN", help="a run directory or a saved net")
-    parser.add_argument("file", metavar="FILE", help="the ONNX file to write; one that exists is replaced")
+    parser.add_argument("file", metavar="FILE", help="the ONNX file to write; an existing file is replaced")
     add_which(parser)
     add_file(parser)
     parser.add_argument(
         "--normalization", action="store_true", help="take uint8 images and normalise them inside, as in training"
     )
-    parser.add_argument("--softmax", action="store_true", help="give probabilities in the place of scores")
-    parser.add_argument("--dtype", choices=["float32", "float16"], help="what the model computes in (the net's own)")
+    parser.add_argument("--softmax", action="store_true", help="output probabilities instead of scores")
     parser.add_argument(
-        "--layout", choices=["NCHW", "NHWC"], default="NCHW", help="the layout of volumes at the model's ends"
+        "--dtype", choices=["float32", "float16"], help="the dtype in which the model computes (default: the net's)"
+    )
+    parser.add_argument(
+        "--layout", choices=["NCHW", "NHWC"], default="NCHW", help="the layout of the model's inputs and outputs"
     )
 
 

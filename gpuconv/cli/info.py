@@ -1,4 +1,4 @@
-"""Say which devices and compilers this machine has, what is missing and why, and which optional packages are there."""
+"""Show which devices, compilers and optional packages this machine has, and what is missing and why."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpuconv.version import __version__
 
 EXAMPLES = ["gpuconv info"]
 
-# package -> what it is for, and the extra that brings it
+# package -> what it is for, and the extra that installs it
 OPTIONAL = {
     "matplotlib": ("pictures", "plot"),
     "pillow": ("image files", "image"),

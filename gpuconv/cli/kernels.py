@@ -1,4 +1,4 @@
-"""List the CUDA kernels; with --report, compile them all (no GPU needed) and print what each takes of a GPU.
+"""List the CUDA kernels; with --report, compile them all (no GPU needed) and print the resources that each one uses.
 
 Status 1 if a kernel spills registers, uses local memory or does not compile."""
 
@@ -28,13 +28,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", action="store_true", help="compile, and print registers, shared memory, spills, occupancy"
     )
-    parser.add_argument("--arch", action="append", metavar="NAME", help="every variant, for this architecture alone")
+    parser.add_argument("--arch", action="append", metavar="NAME", help="every variant, only for this architecture")
     parser.add_argument("--file", action="append", metavar="NAME", help="only this .cu file")
     parser.add_argument(
         "--workers", metavar="N", type=count(1), default=os.cpu_count() or 1, help="how many to compile at once"
     )
     parser.add_argument(
-        "--all", action="store_true", help="compile and print every variant everywhere, not only what takes most"
+        "--all",
+        action="store_true",
+        help="compile every variant for every architecture and print all, not only those with the most registers",
     )
 
 
@@ -126,7 +128,7 @@ def _report(listed: list, everything: bool, workers: int) -> int:
 
 
 def _predicted(lines: list) -> tuple[dict, str]:
-    """The predicted times of those that the model covers, for the table, and what they are of."""
+    """The predicted times of the kernels that the model covers, for the table, and a line that explains them."""
     from gpuconv.backends.cuda.analysis import predict_conv
     from gpuconv.backends.cuda.runtime.nvrtc import CompileError
 
@@ -140,7 +142,7 @@ def _predicted(lines: list) -> tuple[dict, str]:
 
 
 def _worst(lines: list[Line]) -> list[Line]:
-    """Of each kernel and architecture the variant that takes most: any that is not clean, then most registers."""
+    """The worst variant of each kernel and architecture: one with spills, else the one with the most registers."""
     worst: dict[tuple[str, str], Line] = {}
     for line in lines:
         key = (line.kernel, line.arch)

@@ -1,7 +1,7 @@
-"""Put your own .cu in the place of a shipped kernel: check it against the oracle, time it beside the shipped one.
+"""Replace a shipped kernel by your own .cu: check it against the oracle, and compare its time with the shipped one's.
 
-Begin with --template, which prints the shipped file. Status 1 if a case fails. On the emulated device nothing is timed:
-it is no performance model."""
+Begin with --template, which prints the shipped file. Status 1 if a case fails. On the emulated device nothing is timed,
+as its speed says nothing about a GPU's."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from gpuconv.cli import run_settings
 
     parser.add_argument("file", nargs="?", type=Path, help="your .cu file")
-    parser.add_argument("--op", required=True, metavar="NAME", help="the op it serves")
+    parser.add_argument("--op", required=True, metavar="NAME", help="the op that it implements")
     parser.add_argument(
-        "--algo", metavar="NAME", help="of a product, the algorithm whose file it is (default: the first simt)"
+        "--algo",
+        metavar="NAME",
+        help="for a matrix product, the algorithm that it implements (default: the first simt)",
     )
-    parser.add_argument("--template", action="store_true", help="print the shipped file of the op, to begin with")
+    parser.add_argument("--template", action="store_true", help="print the op's shipped file as a starting point")
     parser.add_argument(
         "--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)"
     )
@@ -48,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
             print(lab.template(options.op, options.algo), end="")
             return 0
         if options.file is None:
-            raise UserError("name your .cu file, or ask for the shipped one with --template")
+            raise UserError("give your .cu file, or print the shipped one with --template")
         if not options.file.is_file():
             raise UserError(f"{options.file}: no such file")
         dtypes = tuple(canonical("dtype", d, verify.DTYPES) for d in options.dtype or verify.DTYPES)
@@ -56,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         lab.check_signatures(options.file, options.op, options.algo)
     device = choose_device(options)
     if not Device.named(device).runs_kernels:
-        raise UserError("kernels run on cuda or, without a GPU, with --device emulated")
+        raise UserError("kernels run only on cuda or, without a GPU, with --device emulated")
     line("kernel", f"{options.file} in place of {shipped}\n")
     print(HEADER)
     failed = 0
@@ -66,10 +68,10 @@ def run(options: argparse.Namespace) -> int:
         print(describe(row), flush=True)
     document.note(kernel=options.file, shipped=shipped, device=device, failed=failed)
     if failed:
-        print("\nnot timed: a kernel that is wrong has no time")
+        print("\nnot timed: the kernel's results are wrong")
         return 1
     if not Device.named(device).on_gpu:
-        print("\nnot timed: only a GPU can tell how fast a kernel is")
+        print("\nnot timed: a kernel's speed can be measured only on a GPU")
         return 0
     print(f"\n{'case':<60} {'yours ms':>10} {'shipped ms':>10} {'ratio':>7}")
     for timing in lab.compare(options.file, options.op, device, dtypes[0], options.algo):

@@ -1,7 +1,7 @@
-"""Train in front of a browser: a page with curves, activations, top-5 scores and controls, at http://127.0.0.1:8600.
+"""Train with a live web page: curves, activations, top-5 scores and controls, at http://127.0.0.1:8600.
 
-Without options: the handwritten digits that come with gpuconv. With RUN_DIR: a run of `gpuconv train`, of `fit` or of
-this command, to look at and, where it has not ended, to go on with. Ctrl-C finishes the step and saves."""
+Without options it trains on the handwritten digits that come with gpuconv. With RUN_DIR it shows a run of `gpuconv
+train`, of `fit` or of this command, and can continue it if it has not ended. Ctrl-C finishes the step and saves."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ NOT_HERE = ("weights", "early_stopping", "tta")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run to show (default: a new one begins)")
+    parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run to show (default: start a new one)")
     run_settings.add_options(parser, only=[name for name in run_settings.OPTIONS if name not in NOT_HERE])
     run_settings.add_device(parser)
-    parser.add_argument("--port", type=_port, default=8600, metavar="N", help="default: 8600; 0: any that is free")
+    parser.add_argument("--port", type=_port, default=8600, metavar="N", help="default: 8600; 0: any free port")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="the address to listen on (default: 127.0.0.1, this machine alone; with another, as 0.0.0.0, the page's "
-        "address holds a token that it needs)",
+        help="the address to listen on (default: 127.0.0.1, only this machine; for others, as 0.0.0.0, the page's URL "
+        "contains a required token)",
     )
-    parser.add_argument("--repeat", metavar="DIR", help="train a run anew, with every change at the step it was made")
+    parser.add_argument(
+        "--repeat", metavar="DIR", help="repeat a run from the start, with each change at the step where it was made"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         live.expect_installed()
     chosen = run_settings.given(options)
     if options.run_dir and options.repeat:
-        raise UserError("RUN_DIR shows a run and --repeat trains one anew; leave one of them out")
+        raise UserError("RUN_DIR shows a run and --repeat repeats one; leave one of them out")
     stored = options.run_dir or options.repeat
     if stored and (others := [run_settings.option(name) for name in chosen if name not in ("data", "test", "model")]):
         raise UserError(f"{stored} has its own settings; leave {', '.join(others)} out")
@@ -104,7 +106,7 @@ def _new(options: argparse.Namespace, settings: run_settings.Settings) -> Any:
 
 
 def _stored(options: argparse.Namespace, directory: str) -> Any:
-    """The session of a run, or with --repeat of one that trains it anew."""
+    """The session of a run, or with --repeat of a new run that repeats it."""
     from gpuconv import checkpoint, live
     from gpuconv.live import legs
     from gpuconv.training import RunDirectory

@@ -1,4 +1,4 @@
-"""The entry point: find the command, run it, and turn what the user can put right into one line."""
+"""The entry point: finds the command, runs it, and prints errors that the user can fix as one line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from gpuconv.notices import on_stderr
 from gpuconv.version import __version__
 
 COMMANDS = {
-    "train": "train a ConvNet on images and test it on images it never saw",
-    "live": "train in front of a browser: curves, activations, controls",
+    "train": "train a ConvNet on images and test it on images that it has not seen",
+    "live": "train with a live web page: curves, activations, controls",
     "evaluate": "test a trained net: accuracy, and a table of the classes",
-    "predict": "say what is on image files, with the five best scores",
-    "explain": "show what one value of a net is the sum of, and which thread computed it",
+    "predict": "classify image files: the five best scores of each",
+    "explain": "show the terms of one value of a net, and which thread computed it",
     "export": "write a trained net as an ONNX file",
     "summary": "print a net layer by layer: shapes, parameters, work, memory",
     "check": "run the sanity suite on a net and its data",
@@ -35,7 +35,7 @@ COMMANDS = {
     "kernels": "list the CUDA kernels; compile them and report what each takes",
     "lab": "check and time your own .cu in the place of a shipped kernel",
     "data": "download a data set",
-    "info": "say which devices and optional packages this machine has",
+    "info": "show which devices and optional packages this machine has",
 }
 
 
@@ -43,13 +43,13 @@ COMPLETION = "--print-completion"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our one line for errors, and with the nearest known option on a miss."""
+    """argparse with errors in one line, which suggest the nearest known option."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def _get_value(self, action: argparse.Action, text: str) -> Any:
-        """An unset shell variable (`--resume "$RUN"`) must not count as an option left out, nor as the folder "."."""
+        """Refuse an empty value, as from an unset shell variable (`--resume "$RUN"`): it is not the folder "."."""
         if not text.strip():
             raise argparse.ArgumentError(action, f"expected a value, received {text!r}; is a shell variable unset?")
         return super()._get_value(action, text)
@@ -65,9 +65,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's). Returns the exit status.
 
-    0: done. 1: a check or an image failed. 2: something the user can put right, told in one line on stderr. 130, 143,
-    129: Ctrl-C, SIGTERM, SIGHUP. Anything else that goes wrong is a defect and leaves with its traceback; --debug shows
-    one for 2 too.
+    0: done. 1: a check or an image failed. 2: an error that the user can fix, printed as one line on stderr. 130, 143,
+    129: Ctrl-C, SIGTERM, SIGHUP. Any other error is a defect and ends with its traceback; --debug shows one for 2 too.
     """
     if argv is not None:
         return _main(list(argv))
@@ -79,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    # A bar or a class name that the terminal cannot encode is no reason to stop; stderr escapes such by itself.
+    # Replace characters that the terminal cannot encode instead of failing; stderr does so by itself.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -126,11 +125,11 @@ def _run(arguments: list[str]) -> int:
 
 
 def parsers(only: str | None = None) -> tuple[Parser, dict[str, Parser]]:
-    """The parser of a whole command line, and each command's. only: the command whose options are wanted; the modules
-    of the others are not imported."""
+    """The parser of the command line, and that of each command. only: add the options of this command alone, without
+    importing the modules of the others."""
     parser = Parser(prog="gpuconv", description="Train, inspect and use ConvNets.", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version")
-    parser.add_argument(COMPLETION, metavar="SHELL", help="print what completes gpuconv in bash, zsh or another shell")
+    parser.add_argument(COMPLETION, metavar="SHELL", help="print the completion script for bash, zsh or another shell")
     group = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     commands = {name: group.add_parser(name, help=COMMANDS[name], allow_abbrev=False) for name in COMMANDS}
     for name in [only] if only else COMMANDS:
@@ -141,14 +140,14 @@ def parsers(only: str | None = None) -> tuple[Parser, dict[str, Parser]]:
         own.epilog = f"example{'s' * (len(command.EXAMPLES) > 1)}:\n{examples}"
         own.formatter_class = argparse.RawDescriptionHelpFormatter
         command.configure(own)
-        own.add_argument("--quiet", action="store_true", help="print results alone, no news of what is under way")
+        own.add_argument("--quiet", action="store_true", help="print only results, no progress")
         own.add_argument("--json", action="store_true", help="print the results as one JSON document")
         own.add_argument("--debug", action="store_true", help="show a traceback for errors of any kind")
     return parser, commands
 
 
 def _completion(shell: str) -> str:
-    """The script that completes command lines in a shell."""
+    """The completion script for a shell."""
     try:
         import shtab
     except ImportError:
@@ -167,7 +166,7 @@ def _completion(shell: str) -> str:
 
 @functools.cache
 def _choices() -> dict[str, list[str]]:
-    """The words that a shell offers for an option, by the option's name."""
+    """The values that a shell offers for an option, by the option's name."""
     from gpuconv import models
     from gpuconv.cli import recipes
     from gpuconv.dtypes import PRECISIONS
@@ -199,7 +198,7 @@ def _overview() -> str:
 
 
 def _closed_pipe() -> int:
-    """Whoever read our output (`| head`) has enough: leave quietly."""
+    """The reader of our output (`| head`) has closed it: end quietly."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -207,7 +206,7 @@ def _closed_pipe() -> int:
 
 
 def _checkpoint_error() -> type[Exception]:
-    """CheckpointError, without importing training to show a help text; looked up only once something was raised."""
+    """CheckpointError, imported only when an error is handled, so that help texts do not import training."""
     from gpuconv.checkpoint import CheckpointError
 
     return CheckpointError

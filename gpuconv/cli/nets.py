@@ -1,4 +1,4 @@
-"""The net that --model names: one of gpuconv's, or one that a function in a file of the user's makes."""
+"""The net that --model names: one of gpuconv's, or one made by a function in a user's file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gpuconv.names import canonical, lookup
 
 
 def in_file(model: str) -> bool:
-    """Whether the text is FILE.py:FUNCTION, or FILE.py, whose function is `build`."""
+    """Whether the text is FILE.py:FUNCTION, or FILE.py for the function `build`."""
     return _file(model)[0] != ""
 
 
 def _file(model: str) -> tuple[str, str]:
-    """The file and the function; no text for the name of a net."""
+    """The file and the function; empty texts for the name of a net."""
     if model.endswith(".py"):
         return model, "build"
     path, _, function = model.rpartition(":")
@@ -29,7 +29,7 @@ def _file(model: str) -> tuple[str, str]:
 
 
 def spelled(model: str) -> str:
-    """The same net under its own name, or with the absolute path of its file. ValueError for an unknown name."""
+    """The same net by its full name, or with its file's absolute path. ValueError for an unknown name."""
     from gpuconv import models
 
     if in_file(model):
@@ -39,25 +39,27 @@ def spelled(model: str) -> str:
 
 
 def know(model: str | None) -> None:
-    """Import the file of "FILE.py" or "FILE.py:FUNCTION", so that the layers it defines are known. Raises UserError."""
+    """Import the file of "FILE.py" or "FILE.py:FUNCTION", which registers its layers. Raises UserError."""
     if model is None:
         return
     if not in_file(model):
         raise UserError(
-            f"a run has a net of its own; --model FILE.py names the file that defines its layers, received {model!r}"
+            f"a run has its own net; --model FILE.py names the file that defines its layers, received {model!r}"
         )
     imported(os.path.expanduser(_file(model)[0]))
 
 
 def moved(model: str, there: str) -> str:
-    """The net that a run stored as `there`, its file being now the one that `model` names."""
+    """The net that a run stored as `there`, with its file replaced by that of `model`."""
     return f"{_file(model)[0]}:{_file(there)[1]}"
 
 
 def add_file(parser: argparse.ArgumentParser) -> None:
-    """The option of commands that read a run."""
+    """Add the --model option of commands that read a run."""
     parser.add_argument(
-        "--model", metavar="FILE", help="the file.py that defines layers of the run's net; only then is its code run"
+        "--model",
+        metavar="FILE",
+        help="the file.py that defines layers of the run's net; its code is run only if it is given",
     )
 
 
@@ -67,10 +69,10 @@ def stem(model: str) -> str:
 
 
 def build(model: str, input_shape: Any = None, classes: int | None = None, **options: Any) -> Any:
-    """As `models.build`; of a file the function is called with the input shape and the number of classes, and with
-    those of `options` that it names. It returns a net, or a list of layers.
+    """As `models.build`. A file's function is called with the input shape, the number of classes, and those `options`
+    that it has as arguments. It returns a net, or a list of layers.
 
-    Raises UserError, naming the file, for what cannot be imported or called, or makes no net of these sizes.
+    Raises UserError, naming the file, if it cannot be imported or called, or makes no net of these sizes.
     """
     from gpuconv import models
     from gpuconv.layers import Input, Layer, Sequential
@@ -93,13 +95,13 @@ def build(model: str, input_shape: Any = None, classes: int | None = None, **opt
         what = "a net that does not begin with an Input" if isinstance(made, Layer) else type(made).__name__
         raise UserError(f"{model} must return a net, or a list of layers; it returned {what}")
     if classes is not None and made.output_shape != (classes,):
-        raise UserError(f"{model} must give {classes} scores, one for each class, and gives {made.output_shape}")
+        raise UserError(f"{model} must give {classes} scores, one for each class, but gives {made.output_shape}")
     moved = {key: options[key] for key in ("precision", "device") if options.get(key)}
     return made.to(moved.get("device"), precision=moved.get("precision")) if moved else made
 
 
 def imported(path: str) -> ModuleType:
-    """The module of a file, run once; its layers are known from then on. Its folder is looked in for others."""
+    """The module of a file, run once, which registers its layers. It may import modules from its folder."""
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file; --model takes FILE.py:FUNCTION or the name of a net")
     name = Path(path).stem
@@ -121,7 +123,7 @@ def imported(path: str) -> ModuleType:
 
 
 def _arguments(function: Any, model: str, input_shape: Any, classes: int | None) -> list[Any]:
-    """The input shape and the number of classes, as many as the function asks for."""
+    """The input shape and the number of classes, as many of them as the function takes."""
     takes = [
         each
         for each in inspect.signature(function).parameters.values()
@@ -131,7 +133,7 @@ def _arguments(function: Any, model: str, input_shape: Any, classes: int | None)
     while given and given[-1] is None and takes[len(given) - 1].default is not inspect.Parameter.empty:
         given.pop()
     if None in given:
-        raise UserError(f"{model} asks for the input shape and the number of classes; say --input and --classes")
+        raise UserError(f"{model} needs the input shape and the number of classes; give --input and --classes")
     return given
 
 
@@ -145,7 +147,7 @@ def _named(function: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(error: Exception, path: str) -> str:
-    """An error in a user's file, in a line, with the last line of the file that it came from."""
+    """An error in a user's file in one line, with the last line number in that file."""
     line, trace = "", error.__traceback__
     while trace:
         if os.path.realpath(trace.tb_frame.f_code.co_filename) == os.path.realpath(path):

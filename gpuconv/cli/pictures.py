@@ -1,4 +1,4 @@
-"""The pictures of a net: one image on its way through it, and what its first layer looks for."""
+"""The pictures of a net: the activations of one image, and the filters of the first layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpuconv.training.look import picture
 def draw_activations(
     path: Any, net: Any, image: np.ndarray, normalization: Any, classes: Any, *, truth: int | None = None, title: str
 ) -> None:
-    """image: uint8 (H, W, C), as the net takes it."""
+    """image: uint8 (H, W, C) of the net's size."""
 
     plots.draw(path, lambda: picture(net, image, normalization, classes, truth=truth, title=title))
 
@@ -21,7 +21,7 @@ def draw_activations(
 def first_filters(net: Any) -> tuple[str, np.ndarray] | None:
     """The name and the weights (K, R, S, C) of the layer that reads the image; None if it has no such weights.
 
-    A fully-connected layer is shown as the convolution that it equals: its filters are as large as the image.
+    A fully-connected layer is shown as the equivalent convolution, with filters as large as the image.
     """
     for name, value in net.params().items():
         weight = backends.to_numpy(value).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Say what is on image files: the five best scores of a trained net, sorted.
+"""Classify image files: the five best scores of a trained net, sorted.
 
-Images of any size up to 67 million pixels, of 8 bits a value or grey of 12 and 16, are converted to what the net takes,
+Images of up to 67 million pixels, with 8 bits per value or grey with 12 or 16 bits, are converted to the net's input,
 and the output says how."""
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ BAR = 30
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file")
-    parser.add_argument("--run-dir", metavar="DIR", help="the run whose net looks (default: the newest in ./runs)")
-    parser.add_argument("--picture", metavar="FILE", help="draw the way of the first image through the net (a .png)")
+    parser.add_argument("--run-dir", metavar="DIR", help="the run whose net to use (default: the newest in ./runs)")
+    parser.add_argument("--picture", metavar="FILE", help="draw the activations of the first image (a .png)")
     add_which(parser)
     add_file(parser)
     add_device(parser)
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         x = trained.normalization(image[None])
         scores = look(trained.net, _on(trained, x))[1]
         if not np.isfinite(scores).all():
-            raise UserError(f"the net's scores of {path} are not finite; it cannot tell what is on it")
+            raise UserError(f"the net's scores of {path} are not finite, so they mean nothing")
         best = np.argsort(-scores, kind="stable")[:5]
         found = [{"class": trained.classes[index], "probability": scores[index]} for index in best]
         document.add("images", {"image": path, "best": found})
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read(path: str, trained: Run) -> np.ndarray:
-    """The image as the net takes it, uint8 (H, W, C); says how it was converted."""
+    """The image as uint8 (H, W, C) of the net's size; prints how it was converted."""
     from gpuconv.data.image import Picture
 
     height, width, channels = trained.input_shape
@@ -90,7 +90,7 @@ def read(path: str, trained: Run) -> np.ndarray:
     if picture.mode != mode:
         changes.append(f"converted from {picture.mode} to {mode}")
     if channels == 1 and np.ptp(original, axis=2).any():
-        changes.append("its colors taken as gray")
+        changes.append("colors converted to gray")
     print(f"\n{printable(path)}" + (f" ({', '.join(changes)})" if changes else ""))
     return image
 

@@ -1,4 +1,4 @@
-"""What a command owes the process that started it: how it ends on a signal, and without a reader of its output."""
+"""How a command ends on a signal, and when its output cannot be written."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gpuconv.console import heeded, say, say_in_handler
 
 
 def begin() -> None:
-    """Make this process end as a command does. Not undone, for nothing comes after the command."""
-    for number in (0, 1, 2):  # a closed one would be the number of the next file that is opened
+    """Set this process up to end as a command does. Not undone, as nothing follows the command."""
+    for number in (0, 1, 2):  # the next opened file would get the number of a closed one
         try:
             os.fstat(number)
         except OSError:
@@ -28,15 +28,15 @@ def begin() -> None:
 
 
 def outlive_stdout() -> None:
-    """Go on when standard output cannot be written: what this command does is not for its output alone."""
+    """Continue when standard output cannot be written: the output is not the only purpose of this command."""
     if outlet := _outlet(sys.stdout):
         outlet.outlived = True
 
 
 def end(status: int) -> int:
-    """The exit status, once the output is written: 2 where it was lost for another reason than a reader who left."""
+    """The exit status after the output is written: 2 if it was lost, unless only the reader closed the pipe."""
     outlet = _outlet(sys.stdout)
-    with contextlib.suppress(OSError):  # the outlet keeps it
+    with contextlib.suppress(OSError):  # the outlet keeps the error
         sys.stdout.flush()
     if outlet and outlet.error and not isinstance(outlet.error, BrokenPipeError) and not status:
         say(f"gpuconv: error: standard output: {outlet.error.strerror}")
@@ -45,10 +45,10 @@ def end(status: int) -> int:
 
 
 class Outlet(io.FileIO):
-    """Standard output or error. The first write that fails is kept as `error`, and what follows goes nowhere."""
+    """Standard output or error. The first failed write is kept as `error`, and everything after it is dropped."""
 
     error: OSError | None = None
-    outlived = False  # whether the writer shall not notice
+    outlived = False  # whether writes succeed even after a failed one
 
     def write(self, data: Any) -> int:
         try:
@@ -81,6 +81,6 @@ def _outlet(stream: Any) -> Any:
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
-    """Every file is whole at any moment, so nothing needs to be put away first."""
+    """End immediately: files are written atomically, so none needs cleaning up."""
     say_in_handler(f"gpuconv: stopped by {signal.Signals(number).name}")
     os._exit(128 + number)

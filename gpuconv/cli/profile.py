@@ -1,7 +1,7 @@
-"""Take a training step apart: of each layer and direction the time, the work, the rates, and the kernels it launches.
+"""Profile a training step: for each layer and direction the time, the work, the rates, and the launched kernels.
 
-On the emulated device nothing is timed: it tells the launches, and what each kernel takes of a GPU. docs/profiling.md
-says how to read the table, and how to go on with Nsight."""
+On the emulated device nothing is timed: it shows the launches, and each kernel's resources on a GPU. docs/profiling.md
+explains the table, and how to continue with Nsight."""
 
 from __future__ import annotations
 
@@ -31,20 +31,24 @@ HEADER = f"{'layer':<28} {'time':>10} {'share':>6} {'MFLOP':>9} {'MB':>8} {'GFLO
 def configure(parser: argparse.ArgumentParser) -> None:
     named = "a net by name, or FILE.py:FUNCTION (default: tiny-vgg)"
     parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help=named)
-    parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images a step (default: 128)")
+    parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images per step (default: 128)")
     add_precision(parser)
     parser.add_argument(
         "--fuse",
         action=argparse.BooleanOptionalAction,
-        help="layers in a row as one op where they can be (default: as in training, where kernels run)",
+        help="fuse layers into one op where possible (default: on all devices but numpy, as in training)",
     )
     add_device(parser)
-    parser.add_argument("--steps", metavar="N", type=count(1), default=10, help="how many are timed (default: 10)")
+    parser.add_argument(
+        "--steps", metavar="N", type=count(1), default=10, help="the number of timed steps (default: 10)"
+    )
     parser.add_argument("--trace", metavar="FILE", type=Path, help="write one step for chrome://tracing or Perfetto")
     parser.add_argument(
-        "--peaks", action=argparse.BooleanOptionalAction, default=True, help="measure the device's ceilings too"
+        "--peaks", action=argparse.BooleanOptionalAction, default=True, help="also measure the device's peak rates"
     )
-    parser.add_argument("--arch", metavar="NAME", help="what the emulated device's kernels are compiled for (sm_90a)")
+    parser.add_argument(
+        "--arch", metavar="NAME", help="the architecture of the emulated device's kernels (default: sm_90a)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -101,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def text(found: Any, ceilings: Any) -> str:
-    """The profile as a table of 100 columns: a line for each layer and direction, below it one for each kernel."""
+    """The profile as a table of 100 columns: a line for each layer and direction, followed by one for each kernel."""
     total = found.total
     lines = [HEADER, "-" * len(HEADER)]
     for row in found.rows:
@@ -109,13 +113,13 @@ def text(found: Any, ceilings: Any) -> str:
         lines += [f"    {_kernel(kernel)}" for kernel in row.launches]
     lines += ["-" * len(HEADER), _row(total, total.seconds, ceilings, found.precision), ""]
     if total.seconds is None:
-        lines.append("no times: the emulated device proves kernels and says nothing about their speed")
+        lines.append("no times: the emulated device checks kernels and says nothing about their speed")
     elif ceilings:
         rate = ceilings.matrix.get(found.precision)
         rate = f"{rate / 1e9:.4g} GFLOP/s" if rate else "no rate measured"
         lines += [
             f"roof: copy {ceilings.copy / 1e9:.3g} GB/s, {found.precision} product {rate}, measured on {found.device};",
-            "of roof: the least time these allow over the time taken, above 100 % where a cache holds the volumes",
+            "of roof: the least time these allow / the time taken, above 100 % where a cache holds the volumes",
         ]
     launched = sum(kernel["launches"] for row in found.rows for kernel in row.launches)
     if launched:

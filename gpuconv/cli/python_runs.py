@@ -1,4 +1,4 @@
-"""`gpuconv train --resume` of a run that `Trainer.fit` started: all that it is made from is stored with it."""
+"""`gpuconv train --resume` of a run that `Trainer.fit` started, from the settings stored with it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PARTS = ("train", "validation", "test")
 
 
 def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence[Any] = ()) -> int:
-    """Continue the run. Raises UserError where it is made of what only its program knows: a loss, an optimizer, a layer
-    or images of its own.
+    """Continue the run. Raises UserError if it needs something that exists only in its program: a loss, an optimizer, a
+    layer or images.
 
     loggers: further callbacks."""
     from gpuconv.layers import Layer
@@ -46,7 +46,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence
         loss = losses.read(stored["loss"])
         loss_scale = LossScale(**stored["loss_scale"]) if stored.get("loss_scale") else None
     except (ValueError, TypeError) as error:
-        raise UserError(f"{directory} was started in Python and goes on only there: {error}") from error
+        raise UserError(f"{directory} was started in Python and can be continued only there: {error}") from error
     parts = sets(stored, options.data, options.test)
     device = choose_device(options)
     with asked():
@@ -94,7 +94,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence
 
 
 def _expect_of_python(run: Any) -> None:
-    """Raise UserError where a command line started the run, by its checkpoint, and run.json lacks the command."""
+    """Raise UserError if the checkpoint shows that a command line started the run, and run.json lacks the command."""
     from gpuconv import checkpoint
     from gpuconv.training.stored import state
 
@@ -118,18 +118,18 @@ def sets(stored: dict[str, Any], data: str | None, test: str | None) -> dict[str
             if not test and second not in ("", first):  # a test set of its own
                 known += named.stored(second)
         except ValueError as error:
-            raise ValueError(f"{error}; say where the images of the run are: --data SPEC") from error
+            raise ValueError(f"{error}; give the location of the run's images: --data SPEC") from error
         train = known[0]
         if "validation" in there:
             share = there["validation"].get("images", 0) / len(train)
-            for fraction in {round(share, digits) for digits in range(1, 7)}:  # as said, before classes were rounded
+            for fraction in {round(share, digits) for digits in range(1, 7)}:  # as given, before rounding in each class
                 if 0 < fraction < 1:
                     known += train.split(fraction, seed=stored["seed"], what="validation")
     found = {}
     for part, kept in there.items():
         same = [one for one in known if one.checksum() == kept.get("checksum")]
         if not same:
-            raise UserError(f"the images that the run has as {part} are not among those of {name}; say --data SPEC")
+            raise UserError(f"the run's {part} images are not among those of {name}; give --data SPEC")
         found[part] = same[0]
     return found
 

@@ -1,4 +1,4 @@
-"""What trains each net well: the settings that a run has when none are given."""
+"""Recipes: the default settings of each net."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ DEFAULT = {
 }
 
 # The recipe of Keller Jordan's "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv:2404.00498) with the Muon
-# optimizer, as his public airbench94_muon has it. Its rates are for a loss summed over a batch of 2000 and for scores
-# divided by 256 out of weights of standard deviation 1; here the loss is the mean, so a rate of SGD is 2000 times as
-# large and a decay 2000 times as small, and the net divides by 9, so its head has weights of 9 / 256 and its rate is
-# (9 / 256)^2 as large. What a step does to the scores is the same. Muon's step knows no such factors.
+# optimizer, as in his public airbench94_muon. Its rates are for a loss summed over a batch of 2000, and for scores
+# divided by 256 with head weights of standard deviation 1. Here the loss is the mean, so SGD's rates are multiplied and
+# decays divided by 2000. The net divides scores by 9, so its head has weights of 9 / 256, and the head's rate is
+# multiplied by (9 / 256)^2. A step changes the scores in the same way. Muon's step is invariant to these factors.
 _NORMS = "sgd:lr=106,momentum=0.85,nesterov=true,weight_decay=3.7736e-5"  # 0.053 * 2000, 0.004 / 0.053 / 2000
 _HEAD = "sgd:lr=1.6562,momentum=0.85,nesterov=true,weight_decay=2.4152e-3"  # 0.67 * 2000 * (9 / 256)^2, 0.004 / lr
 _MUON = "muon:lr=0.24,momentum=0.6,nesterov=true,newton_schulz=3"
 
-# By name; whatever is not said is as in DEFAULT. Those of a net's own name are what it is trained with when no recipe
-# is named, but airbench94's, which is for that net and batches of 2000. digits-net's was chosen on held-out parts of
-# the training images, never on the test's.
+# By name; missing settings are those of DEFAULT. A recipe with a net's name is that net's default, except airbench94,
+# which is for that net and batches of 2000. digits-net's was chosen on held-out training images, never on test images.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "digits-net": {"model": "digits-net", "epochs": 30, "augment": "shift:1", "loss": "softmax:label_smoothing=0.1"},
@@ -48,12 +47,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 OF_NETS = ("digits-net",)
 
-# The net that a kind of data gets when none is named.
+# The default net for a kind of data.
 NET_OF_DATA = {"digits": "digits-net"}
 
 
 def get(model: str | None, data: str, name: str | None = None) -> dict[str, Any]:
-    """The recipe of a name; without one the net's own, or, where model is None too, that of the kind of data's net.
+    """The recipe of this name, by default the net's; if model is None too, that of the data's default net.
 
     Raises ValueError for an unknown name; the nearest known one is named.
     """

@@ -1,7 +1,7 @@
-"""Train the accuracy table of docs/recipes.md again, on the digits that come with gpuconv, and say where it differs.
+"""Train the accuracy table of docs/recipes.md again, on the digits that come with gpuconv, and show differences.
 
-The net and recipe are those of `gpuconv train`, in fewer epochs. On NumPy the order of sums depends on the BLAS and the
-number of its threads, so another machine may get a few more or fewer images right; on "emulated" it does not."""
+The net and recipe are those of `gpuconv train`, with fewer epochs. On NumPy the order of sums depends on the BLAS and
+its number of threads, so on another machine a few more or fewer images may be right; on "emulated" it does not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = ["gpuconv reproduce --quick", "gpuconv reproduce --device numpy", "gp
 SEEDS = 5
 IMAGES = 360  # of the test set
 EPOCHS = {"numpy": 10, "emulated": 1}
-REFERENCE: dict[tuple[str, str], tuple[int, ...]] = {  # the images right, for seeds 0, 1, ...
+REFERENCE: dict[tuple[str, str], tuple[int, ...]] = {  # the number of correct images, for seeds 0, 1, ...
     ("numpy", "float32"): (353, 353, 351, 350, 353),
     ("numpy", "tf32"): (352, 351, 350, 352, 353),
     ("numpy", "float16"): (354, 354, 351, 352, 352),
@@ -29,7 +29,7 @@ REFERENCE: dict[tuple[str, str], tuple[int, ...]] = {  # the images right, for s
 
 
 class Row(NamedTuple):
-    """What a device and precision gave: the number of test images that were right, seed by seed from 0 on."""
+    """The results of a device and precision: the number of correct test images for each seed from 0 on."""
 
     device: str
     precision: str
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="numpy, emulated or a GPU (default: numpy and emulated)")
-    parser.add_argument("--quick", action="store_true", help="one run alone: numpy, float32, seed 0")
+    parser.add_argument("--quick", action="store_true", help="only one run: numpy, float32, seed 0")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -66,7 +66,7 @@ def epochs(device: str) -> int:
 
 
 def right(device: str, precision: str, seed: int) -> int:
-    """How many test images a net gets right that is trained so."""
+    """The number of correct test images of a net trained with these settings."""
     from gpuconv import models
     from gpuconv.data import Augmentation, Loader, Normalization, digits
     from gpuconv.training import Trainer, evaluate
@@ -110,7 +110,7 @@ def percent(right: Sequence[int]) -> str:
 
 
 def differences(row: Row) -> Iterator[str]:
-    """Where a row differs from that of the table, in words."""
+    """The differences between a row and the table, in words."""
     there = REFERENCE.get((row.device, row.precision))
     if there is None:
         yield f"{row.device}, {row.precision}: the table has no such row"

@@ -1,4 +1,4 @@
-"""The settings of a run: what the command line says, completed by the recipe of the net, stored with the run."""
+"""The settings of a run: the command line's, completed by the net's recipe, and stored with the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpuconv.names import canonical
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a run is made from, all of it JSON; the device is no part, so a run can go on on another one."""
+    """The settings of a run, JSON-serializable. The device is not among them, so a run can continue on another one."""
 
     data: str
     model: str
@@ -93,7 +93,7 @@ def part(text: str) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"expected a part from 0 to below 1, received {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a fraction from 0 to below 1, received {text!r}")
     return number
 
 
@@ -133,12 +133,12 @@ def tell_shadow(shadow: Any) -> None:
 
 OPTIONS: dict[str, tuple[Any, str, str]] = {
     "data": (str, "SPEC", "digits, cifar10:DIR, folder:DIR[,size=32x32] or synthetic[:n=1024,size=32x32x3]"),
-    "test": (str, "SPEC", "a test set of its own, used whole, as folder:DIR; then all images of a --data folder train"),
+    "test": (str, "SPEC", "a separate test set, as folder:DIR; then all images of a --data folder are for training"),
     "validation": (
         part,
         "PART",
-        "a part of each class of the training images, as 0.1, which judges the epochs; then "
-        "the test images are looked at once, at the end (default: 0, no part)",
+        "the fraction of each class of the training images, as 0.1, to split off for validation; then "
+        "the test images are used only once, at the end (default: 0, none)",
     ),
     "model": (
         str,
@@ -146,11 +146,11 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         "a net by name, as digits-net or tiny-vgg (`gpuconv summary` lists them), or "
         "FILE.py:FUNCTION, called with the input shape and the number of classes",
     ),
-    "weights": (str, "FILE_OR_RUN", "weights to begin with: of a run, a checkpoint or a saved net of the same shapes"),
+    "weights": (str, "FILE_OR_RUN", "initial weights: of a run, a checkpoint or a saved net of the same shapes"),
     "seed": (count(0), "N", "of everything random: weights, order, augmentation (default: 0)"),
-    "epochs": (count(1), "N", "how often the net sees every training image"),
+    "epochs": (count(1), "N", "passes over the training images"),
     "batch_size": (count(1), "N", "images a step"),
-    "lr": (positive, "X", "learning rate, before the schedule's factor; beside groups a factor of their rates"),
+    "lr": (positive, "X", "learning rate, before the schedule's factor; with groups, a factor of their rates"),
     "optimizer": (
         str,
         "SPEC",
@@ -160,19 +160,18 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "schedule": (str, "SPEC", "constant, linear, step:30,60, cosine or one-cycle, as cosine,warmup:5"),
     "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
-    "whiten": (count(0), "IMAGES", "make the first convolution's filters whiten so many training images; 0: do not"),
+    "whiten": (count(0), "IMAGES", "initialize the first convolution to whiten, from so many training images; 0: no"),
     "early_stopping": (
         count(0),
         "N",
-        "stop when N epochs in a row were no better than the best before them, by "
-        "validation accuracy, else by training loss (default: 0, never)",
+        "stop after N epochs in a row without a new best validation accuracy, else training loss (default: 0, never)",
     ),
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
-    "precision": (str, "NAME", f"what the net computes in: {', '.join(PRECISIONS)}; masters are float32"),
+    "precision": (str, "NAME", f"precision of the net: {', '.join(PRECISIONS)}; masters are float32"),
 }
 
 
-LATER = ("validation", "early_stopping", "weights")  # settings that version 0.1.0 does not know
+LATER = ("validation", "early_stopping", "weights")  # settings unknown to version 0.1.0
 
 
 def option(name: str) -> str:
@@ -180,8 +179,8 @@ def option(name: str) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser, only: Iterable[str] = OPTIONS) -> None:
-    """The settings as options; what is not given is None."""
-    group = parser.add_argument_group("settings", "what is not given is as in the recipe of the net")
+    """Add the settings as options; those that are not given are None."""
+    group = parser.add_argument_group("settings", "defaults come from the net's recipe")
     for name in only:
         read, metavar, text = OPTIONS[name]
         group.add_argument(option(name), type=read, metavar=metavar, help=text)
@@ -193,21 +192,21 @@ def add_device(parser: Any) -> None:
 
 
 def add_precision(parser: Any, default: str | None = "float32") -> None:
-    text = f"what the net computes in: {', '.join(PRECISIONS)} (default: float32)"
+    text = f"precision of the net: {', '.join(PRECISIONS)} (default: float32)"
     parser.add_argument("--precision", metavar="NAME", default=default, help=text)
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given on the command line, the net and the kind of data under their own names.
+    """The settings given on the command line, with full names of the net and the data.
 
-    Raises UserError for an unknown one.
+    Raises UserError for unknown names.
     """
     with asked():
         return spelled({name: v for name, v in vars(options).items() if name in OPTIONS and v is not None})
 
 
 def spelled(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same settings, the net and the kind of data under their own names."""
+    """The same settings, with full names of the net and the data."""
     from gpuconv.cli import nets
     from gpuconv.data import named
 
@@ -223,7 +222,7 @@ def spelled(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def over(config: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a file with those that were chosen in their place."""
+    """The settings of a file, overridden by the chosen ones."""
     with asked():
         file = spelled({name: value for name, value in config.items() if name not in chosen})
         if "optimizer" in chosen and rate_in({"optimizer": chosen["optimizer"]}):
@@ -232,9 +231,9 @@ def over(config: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
-    """What was chosen, completed by the recipe of that name, else by the net's own.
+    """The chosen settings, completed by the recipe of this name, by default the net's.
 
-    Raises UserError for what cannot be read.
+    Raises UserError for invalid values.
     """
     from gpuconv.cli import recipes
 
@@ -247,9 +246,9 @@ def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
 
 
 def from_stored(command: dict[str, Any]) -> Settings:
-    """The settings that a run stored; what an older version did not store has its default.
+    """The settings stored with a run; settings that an older version did not store have their defaults.
 
-    Raises ValueError or TypeError that names the one which is missing, unknown or wrong.
+    Raises ValueError or TypeError that names the missing, unknown or wrong one.
     """
     from gpuconv.data import named
 
@@ -267,8 +266,8 @@ def from_stored(command: dict[str, Any]) -> Settings:
 
 
 def to_store(settings: Settings) -> dict[str, Any]:
-    """What a run keeps of its settings: data under its absolute place; of `LATER` what is not the default, so that
-    older versions of gpuconv read what they know."""
+    """The settings to store with a run: data with absolute paths, and `LATER` settings only if they are not the
+    default, so that older versions of gpuconv can read them."""
     from gpuconv.data import named
 
     found = dataclasses.asdict(settings)
@@ -278,7 +277,7 @@ def to_store(settings: Settings) -> dict[str, Any]:
 
 
 def check(settings: Settings) -> None:
-    """Raise ValueError or TypeError for a setting that no part understands, before anything is made."""
+    """Raise ValueError or TypeError for an invalid setting, before anything is created."""
     from gpuconv.data import Augmentation
     from gpuconv.training import optimizers, schedules
 
@@ -298,8 +297,8 @@ def check(settings: Settings) -> None:
 
 
 def rate_in(chosen: dict[str, Any]) -> dict[str, float]:
-    """The learning rate that the chosen optimizer's own words say: of groups, which have rates of their own, a factor
-    of 1. ValueError where another one is chosen beside it."""
+    """The learning rate given in the optimizer's short form; for groups, which have their own rates, a factor of 1.
+    ValueError if --lr gives another one."""
     from gpuconv import spec
     from gpuconv.training import optimizers
 
@@ -322,7 +321,7 @@ def test_time(name: str) -> str:
 
 
 def loss(text: str) -> tuple[str, Any]:
-    """The name and the loss of a short form as "softmax:label_smoothing=0.1". ValueError for what it cannot be."""
+    """The name and the loss of a short form, as "softmax:label_smoothing=0.1". ValueError for an invalid one."""
     from gpuconv import losses, spec
 
     part, *more = spec.parse(text)
@@ -336,7 +335,7 @@ def loss(text: str) -> tuple[str, Any]:
 
 
 def new_directory(settings: Settings) -> Path:
-    """Make runs/DATA-MODEL-N with the first N that is free."""
+    """Create runs/DATA-MODEL-N with the first free N."""
     from gpuconv.cli import nets
     from gpuconv.training import RunDirectory
 

@@ -1,4 +1,4 @@
-"""A run that `gpuconv train` or `Trainer.fit` left: its settings, checked, and the net that a checkpoint describes."""
+"""Reads a run of `gpuconv train` or `Trainer.fit`: its settings, checked, and the net of its checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOME = Path("runs")
 
 @dataclasses.dataclass
 class Run:
-    """A net with what it needs to look at an image. The net of `run_of` has no weights."""
+    """A net with its settings and metadata. The net of `run_of` has no weights."""
 
     net: Any
     settings: Settings
@@ -42,7 +42,7 @@ def of_python(stored: dict[str, Any]) -> bool:
 
 
 def run_of(stored: dict[str, Any], path: Any) -> Run:
-    """What stored settings say. Raises UserError that names the entry which is missing, unknown or wrong."""
+    """The run that stored settings describe. Raises UserError that names a missing, unknown or wrong entry."""
     from gpuconv.data import Normalization
     from gpuconv.training.stored import COUNT, NUMBERS, OBJECT, TEXT, expect
 
@@ -79,7 +79,7 @@ def run_of(stored: dict[str, Any], path: Any) -> Run:
 
 
 def _of_python(stored: dict[str, Any]) -> Settings:
-    """The settings of a run that `Trainer.fit` started, as far as a command line could say them."""
+    """The settings of a run that `Trainer.fit` started, as far as a command line can express them."""
     train = stored.get("train") or {}
     test = (stored.get("test") or {}).get("name", "")
     return Settings(
@@ -101,7 +101,7 @@ def _of_python(stored: dict[str, Any]) -> Settings:
 
 @contextmanager
 def _entry(path: Any, name: str) -> Iterator[None]:
-    """What is refused inside is in a stored run's entry of that name."""
+    """Turns errors inside into a UserError about this entry of the stored settings."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -109,8 +109,8 @@ def _entry(path: Any, name: str) -> Iterator[None]:
 
 
 def _planned(config: Any, model: str) -> Any:
-    """A net without weights. Raises ValueError for a config that makes none, and UserError, naming the option to give,
-    for one with a layer of a file that was not imported. model: what the run was told to train."""
+    """A net without weights. Raises ValueError for an invalid config, and UserError, naming the option to give, for one
+    with a layer from a file that was not imported. model: the run's --model."""
     from gpuconv.layers import Layer
     from gpuconv.layers.registry import UndefinedLayerError
 
@@ -122,7 +122,7 @@ def _planned(config: Any, model: str) -> Any:
             f"the net has the layer {layer[0] if layer else ''}, which a file of yours defines; its code is not run "
             f"unless you say so: --model {model if nets.in_file(model) else 'FILE.py'}"
         ) from error
-    except Exception as error:  # one that was made by hand can fail in any way
+    except Exception as error:  # a config written by hand can fail in any way
         raise ValueError(str(error) or type(error).__name__) from error
     if net.output_shape is None:
         raise ValueError("the net does not begin with an Input")
@@ -130,8 +130,8 @@ def _planned(config: Any, model: str) -> Any:
 
 
 def open_run(directory: str | Path, device: str, which: str = "last", model: str | None = None) -> Run:
-    """The net of a run directory's "last" or "best" checkpoint, on a device. model: the file that defines layers of
-    it. Raises UserError where there is none."""
+    """The net of a run directory's "last" or "best" checkpoint, on a device. model: the file that defines some of its
+    layers. Raises UserError if there is none."""
     from gpuconv import checkpoint
     from gpuconv.layers import Layer
     from gpuconv.training import RunDirectory, stored
@@ -154,11 +154,11 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
 
 
 def expect_normalization(run: Run) -> None:
-    """Raise UserError for a run whose net was not trained on uint8 images, as an image file has them."""
+    """Raise UserError for a run whose net was not trained on uint8 images, which image files contain."""
     if run.normalization is None:
         raise UserError(
-            "how to normalise images is not stored with this run, which was trained on floats in Python: use "
-            "gpuconv.load(run) and net.predict or gpuconv.evaluate there, with floats"
+            "this run has no normalization of images, as it was trained on floats in Python: use gpuconv.load(run) "
+            "and net.predict or gpuconv.evaluate there, with floats"
         )
 
 
@@ -169,7 +169,7 @@ def add_which(parser: argparse.ArgumentParser) -> None:
 
 
 def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
-    """The settings stored with a run. Raises UserError that names others which were chosen; data may be elsewhere."""
+    """The settings stored with a run. Raises UserError that names chosen ones which differ; data may have moved."""
     from gpuconv.training import RunDirectory
 
     run = RunDirectory.open(directory)
@@ -182,7 +182,7 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
                 f"the net of {directory} is made by code in a file, which is not run unless you say so: "
                 f"--model {settings.model}"
             )
-        if nets.in_file(model):  # which may lie elsewhere now
+        if nets.in_file(model):  # which may have moved
             settings = dataclasses.replace(settings, model=nets.moved(model, settings.model))
             chosen = chosen | {"model": settings.model}
     there = run_settings.spelled(dataclasses.asdict(settings))
@@ -193,26 +193,26 @@ def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
     ]
     if others:
         raise UserError(
-            f"{directory} goes on with the settings it was started with: {'; '.join(others)} "
+            f"{directory} continues with the settings it was started with: {'; '.join(others)} "
             f"(leave {'it' if len(others) == 1 else 'them'} out, or start a new run)"
         )
     return settings
 
 
 def load_data(stored: Settings, given: str | None, test: str | None = None) -> tuple[Any, Any]:
-    """(train, test) of a run, or what --data and --test give in its place. Raises UserError for what cannot be read."""
+    """(train, test) of a run, or of --data and --test instead. Raises UserError for data that cannot be read."""
     from gpuconv.data import load, named
 
     with asked():
         try:
             return load(named.placed(given, stored.data) if given else stored.data, test or stored.test)
         except FileNotFoundError as error:
-            hint = "" if given else "; where the run's data lies now is said by --data"
+            hint = "" if given else "; if the run's data has moved, give its location by --data"
             raise UserError(f"{describe(error)}{hint}") from error
 
 
 def batched(data: Any, batch_size: int, **options: Any) -> Any:
-    """The loader of a data set: in device memory as a whole, or read from files as batches are needed."""
+    """The loader of a data set: all of it in device memory, or read from files batch by batch."""
     from gpuconv import data as kinds
 
     kind: Any = kinds.StreamLoader if isinstance(data, kinds.Samples) else kinds.Loader
@@ -220,7 +220,7 @@ def batched(data: Any, batch_size: int, **options: Any) -> Any:
 
 
 def parts(settings: Settings, train: Any) -> tuple[Any, Any]:
-    """The images that a run trains on, and those of them that it is validated on, or None."""
+    """The images for training, and those split off for validation, or None."""
     if not settings.validation:
         return train, None
     with asked():
@@ -228,7 +228,7 @@ def parts(settings: Settings, train: Any) -> tuple[Any, Any]:
 
 
 def warn_of_other_data(run: Run, train: Any, test: Any) -> None:
-    """Say when images are not those of the run, so that a test image may be one that it trained on."""
+    """Warn if images differ from the run's, as it may have been trained on some of the test images."""
     there = [run.stored.get(part) or {} for part in ("train", "test")]
     train = parts(run.settings, train)[0]
     parted = {"train": train} | ({"test": test} if run.stored.get("test") or not run.of_python else {})
@@ -236,15 +236,15 @@ def warn_of_other_data(run: Run, train: Any, test: Any) -> None:
         counts = [part.get("images", "?") for part in there]
         _warn(
             f"the data differs from that of the run, which had {counts[0]} images to train on and {counts[1]} to test "
-            f"on, here {len(train)} and {len(test)}: it may have been trained on images that it is tested on now"
+            f"on, here {len(train)} and {len(test)}: it may have been trained on some of these test images"
         )
 
 
 def warn_of_trained_images(run: Run, test: Any) -> None:
-    """Say on how many images of another test set the run was trained, or that this cannot be told."""
+    """Warn how many images of another test set the run was trained on, or that this is unknown."""
     from gpuconv.data import Samples
 
-    unknown = "whether the run was trained on some of these images cannot be told: "
+    unknown = "it is unknown whether the run was trained on some of these images: "
     try:
         train = parts(run.settings, load_data(run.settings, None)[0])[0]
     except UserError as error:
@@ -260,7 +260,7 @@ def warn_of_trained_images(run: Run, test: Any) -> None:
 
 
 def _same(run: Run, part: str, data: Any) -> bool:
-    """Whether images and labels are those that the run had, in "train" or "test"."""
+    """Whether images and labels are those of the run's part, "train" or "test"."""
     return (run.stored.get(part) or {}).get("checksum") == data.checksum()
 
 
@@ -269,15 +269,15 @@ def _warn(text: str) -> None:
 
 
 def newest() -> Path:
-    """The run that was changed last in `runs`. Raises UserError when there is none."""
+    """The most recently changed run in `runs`. Raises UserError if there is none."""
     found = list(HOME.glob("*/last.safetensors"))
     if not found:
-        raise UserError("no run is named and there is none in ./runs; `gpuconv train` makes one")
+        raise UserError("no run is given, and there is none in ./runs; `gpuconv train` makes one")
     return max(found, key=lambda path: path.stat().st_mtime).parent
 
 
 def choose_device(options: argparse.Namespace) -> str:
-    """The device that was asked for, or the one that "auto" takes; says which, and why."""
+    """The requested device, or the one that "auto" chooses; prints which, and why."""
     with asked():
         if options.device == "auto":
             device, why = backends.choose()
@@ -288,7 +288,7 @@ def choose_device(options: argparse.Namespace) -> str:
 
 
 def line(name: str, text: Any) -> None:
-    """One of the lines that say what is about to happen; none where it is quiet."""
+    """Print a line of the command's heading, unless --quiet."""
     if is_quiet():
         return
     words = str(text).rstrip("\n")

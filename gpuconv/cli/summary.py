@@ -21,11 +21,11 @@ OF_A_MODEL = ("input", "classes", "precision")  # a run's net has its own
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", metavar="NAME", help="a net by name, or FILE.py:FUNCTION; beside --run-dir the file of its layers"
+        "--model", metavar="NAME", help="a net by name, or FILE.py:FUNCTION; with --run-dir, the file of its layers"
     )
     parser.add_argument("--run-dir", metavar="DIR", help="the net of a run")
-    parser.add_argument("--input", metavar="HxWxC", type=volume, help="its input volume (default: the net's own)")
-    parser.add_argument("--classes", metavar="N", type=count(1), help="how many scores it gives")
+    parser.add_argument("--input", metavar="HxWxC", type=volume, help="the input volume (default: the net's own)")
+    parser.add_argument("--classes", metavar="N", type=count(1), help="the number of scores")
     add_precision(parser, None)
     parser.add_argument("--device", default="numpy", help="show the algorithms of this device: emulated, cuda, cuda:1")
     parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="of the algorithms shown")

@@ -1,7 +1,7 @@
-"""Train a ConvNet on images, test it on images it never saw, and leave a run directory.
+"""Train a ConvNet on images, test it on images that it has not seen, and write a run directory.
 
-Without options: the handwritten digits that come with gpuconv. Ctrl-C finishes the step, saves, and says how to go
-on."""
+Without options it trains on the handwritten digits that come with gpuconv. Ctrl-C finishes the step, saves, and prints
+how to continue."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run_settings.add_device(parser)
     names = ", ".join(recipes.RECIPES)
     parser.add_argument(
-        "--config", metavar="FILE", help="settings from a TOML file, as a run's config.toml; options go before it"
+        "--config", metavar="FILE", help="settings from a TOML file, as a run's config.toml; options override it"
     )
     parser.add_argument("--recipe", metavar="NAME", help=f"settings that go together: {names} (default: the net's own)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--run-dir", metavar="DIR", help="where to leave the run, a new folder (runs/DATA-MODEL-N)")
-    where.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, with the settings stored there")
+    where.add_argument("--run-dir", metavar="DIR", help="a new folder for the run (default: runs/DATA-MODEL-N)")
+    where.add_argument("--resume", metavar="DIR", help="continue the run in DIR, with the settings stored there")
     parser.add_argument(
         "--graph",
         action=argparse.BooleanOptionalAction,
@@ -47,19 +47,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log",
         choices=["tensorboard"],
-        help="write the run for a tracker too, as RUN_DIR/tensorboard; changes no result and is not stored",
+        help="also log the run for a tracker, as RUN_DIR/tensorboard; changes no result and is not stored",
     )
     parser.add_argument(
         "--checkpoint-every",
         type=run_settings.count(1),
         metavar="STEPS",
-        help="save within epochs too; changes no result and is not stored, so say it again with --resume",
+        help="also save within epochs; changes no result and is not stored, so repeat it with --resume",
     )
     run_settings.add_shadow(parser)
 
 
 def loggers(options: argparse.Namespace, test: Any = None) -> list[Any]:
-    """The callbacks of --log. test: a data set whose first image is followed through the net."""
+    """The callbacks of --log. test: a data set; the activations of its first image are logged."""
     from gpuconv.training import TensorBoard
 
     if options.log is None:
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
             settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
         ).to(device)
         normalization = Normalization.from_dataset(train)
-        begun = bool(given) and RunDirectory(given).last.exists()  # a checkpoint holds what these gave
+        begun = bool(given) and RunDirectory(given).last.exists()  # a checkpoint already includes their effect
         if settings.weights and not begun:
             loading.load_weights(settings.weights, net)
         if settings.whiten and not begun:
@@ -183,14 +183,14 @@ def _sets(train: Any, validation: Any, test: Any) -> str:
     from gpuconv.data import Samples
 
     size = "x".join(map(str, train.image_shape))
-    stream = ", read as they are needed (known by names, sizes, dates and labels)" if isinstance(train, Samples) else ""
+    stream = ", read as needed (identified by names, sizes, dates and labels)" if isinstance(train, Samples) else ""
     judged = f"{len(validation):,} to validate on, " if validation else ""
     counts = f"{len(train):,} images to train on, {judged}{len(test):,} to test on"
     return f"{counts}, {size}, {len(train.classes)} classes{stream}"
 
 
 def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: run_settings.Settings) -> None:
-    """Draw the pictures of the trained net, and say where things are and what to try next."""
+    """Draw the pictures of the trained net, and print where things are and what to try next."""
     from gpuconv import plots
     from gpuconv.cli import nets, pictures
     from gpuconv.training import RunDirectory
@@ -207,7 +207,7 @@ def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: ru
         try:
             draw()
         except plots.NoMatplotlibError:
-            break  # the curves have said so
+            break  # already reported for the curves
         except plots.PlotError as error:
             say(f"no {path.name}: {error}")
     files = [path.name for path in (run.curves, run.activations, run.filters) if path.exists()]

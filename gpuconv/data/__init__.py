@@ -1,4 +1,4 @@
-"""Images to train on: data sets, their normalisation and augmentation, and the batches made of them."""
+"""Data sets of images, normalisation, augmentation, and batches."""
 
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.augment import Augmentation

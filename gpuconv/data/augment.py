@@ -1,4 +1,4 @@
-"""Which random changes a training image goes through."""
+"""Random augmentation of training images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gpuconv.names import canonical, lookup
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random changes of each image, drawn anew in each epoch; the default is none.
+    """Random changes of each image, drawn again in each epoch; the default is none.
 
     flip: mirror left to right with probability 1/2; "alternating" mirrors half of the images in the first epoch, the
-    other half in the second, and so on. shift: move by up to so many pixels along each axis. border: what is shifted
-    in, "zero" or "reflect". cutout: blank a square of that side around a uniformly drawn centre. `ops.load_batch` says
-    how each is drawn.
+    other half in the second, and so on. shift: move by up to this many pixels along each axis. border: what is shifted
+    in, "zero" or "reflect". cutout: zero a square of this side around a uniformly drawn centre. See `ops.load_batch`
+    for how they are drawn.
     """
 
     flip: bool | str = False
@@ -52,13 +52,13 @@ class Augmentation:
         return cls(**options)
 
     def __str__(self) -> str:
-        """The text that `parse` turns back into this."""
+        """The text that `parse` reads."""
         parts = [name for name, option, value in _PARTS.values() if value and getattr(self, option) == value]
         parts += [f"{name}:{getattr(self, name)}" for name in ("shift", "cutout") if getattr(self, name)]
         return ",".join(parts) or "none"
 
 
-# The name in the text, the option, and its value; None: the number behind the colon.
+# The name in the text, the option, and its value; None: the number after the colon.
 _PARTS: dict[str, tuple[str, str, Any]] = {
     name: (name, option, value)
     for name, option, value in (

@@ -25,7 +25,7 @@ TEST_FILES = ("test_batch",)
 IMAGES_PER_FILE = 10_000
 PIXELS = 3 * 32 * 32
 
-# The binary version: the same images, and no pickles.
+# The binary version: the same images without pickles.
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SIZE = 170_052_171
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -36,14 +36,14 @@ Part = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 def load(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
     """(train, test) of 50,000 and 10,000 images, uint8 (N, 32, 32, 3).
 
-    directory: the one with the six batch files of either version, or the one that was unpacked in. Raises
-    FileNotFoundError naming what is missing, and ValueError naming the file that is truncated, corrupt or refused.
+    directory: has the six batch files of either version, or the folder that the archive contains. Raises
+    FileNotFoundError naming what is missing, and ValueError naming a file that is truncated, corrupt or refused.
     """
     folder, suffix = _find(Path(os.path.expanduser(directory)))
     read = _read_binary if suffix else _read_python
     missing = [name + suffix for name in TRAIN_FILES + TEST_FILES if not (folder / (name + suffix)).is_file()]
     if missing:
-        raise FileNotFoundError(f"CIFAR-10 in {folder} is not whole: {', '.join(missing)} missing")
+        raise FileNotFoundError(f"CIFAR-10 in {folder} is incomplete: {', '.join(missing)} missing")
 
     def gather(names: tuple[str, ...]) -> Dataset:
         parts = [read(folder / (name + suffix)) for name in names]
@@ -63,8 +63,8 @@ def load(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
 def download(directory: str | os.PathLike[str], *, progress: bool = True) -> Path:
     """Download the binary version (170 MB) into `directory`, unpack it, and return the folder of the batch files.
 
-    Where all files are there, of the right sizes, nothing is fetched; a download that was cut off goes on where it
-    stopped. progress: show a bar. Raises what `fetch_archive` does.
+    If all files exist with the right sizes, nothing is downloaded. An interrupted download continues where it stopped.
+    progress: show a bar. Raises as `fetch_archive` does.
     """
     return _download(Path(os.path.expanduser(directory)), URL, SHA256, SIZE, progress)
 
@@ -78,7 +78,7 @@ def _download(directory: Path, url: str, sha256: str, size: int, progress: bool)
 
 
 def _find(directory: Path) -> tuple[Path, str]:
-    """The folder that holds batch files, and their suffix: ".bin" in the binary version, none in the python one."""
+    """The folder of the batch files, and their suffix: ".bin" in the binary version, none in the python one."""
     for folder in (directory, directory / "cifar-10-batches-bin", directory / "cifar-10-batches-py"):
         for suffix in (".bin", ""):
             if any((folder / (name + suffix)).is_file() for name in TRAIN_FILES + TEST_FILES):
@@ -96,7 +96,7 @@ def _binary_size() -> int:
 def _read_binary(path: Path) -> Part:
     expected, found = _binary_size(), path.stat().st_size
     if found != expected:
-        raise ValueError(f"{path} is not a whole CIFAR-10 batch: expected {expected} bytes, found {found}")
+        raise ValueError(f"{path} is not a complete CIFAR-10 batch: expected {expected} bytes, found {found}")
     records = np.fromfile(path, np.uint8).reshape(IMAGES_PER_FILE, 1 + PIXELS)
     labels, pixels = records[:, 0], records[:, 1:]
     _check_labels(path, labels)
@@ -111,11 +111,11 @@ def _read_python(path: Path) -> Part:
         raise ValueError(f"{path} is refused: {error}") from None
     except Exception as error:  # a corrupt pickle can fail in any way
         raise ValueError(
-            f"{path} is not a whole CIFAR-10 batch: expected a pickle of {IMAGES_PER_FILE} images "
+            f"{path} is not a complete CIFAR-10 batch: expected a pickle of {IMAGES_PER_FILE} images "
             f"({IMAGES_PER_FILE * PIXELS} bytes and more), found {len(data)} bytes ({error})"
         ) from error
     if not isinstance(batch, dict):
-        raise ValueError(f"{path} is no CIFAR-10 batch: expected a pickled dict, found {type(batch).__name__}")
+        raise ValueError(f"{path} is not a CIFAR-10 batch: expected a pickled dict, found {type(batch).__name__}")
     pixels, labels = (batch.get(name.encode(), batch.get(name)) for name in ("data", "labels"))
     pixels = pixels.values() if isinstance(pixels, ArrayState) else None
     if pixels is None or pixels.shape != (IMAGES_PER_FILE, PIXELS):

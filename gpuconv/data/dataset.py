@@ -16,11 +16,11 @@ from gpuconv.backends import to_numpy
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images with a class each; checked when made.
+    """Images with labels, checked on creation.
 
-    images: uint8 (N, H, W, C), not empty. labels: integers (N,) in [0, len(classes)), kept as int64.
-    classes: the names of the classes. name: what to call the set. spec: the text by which `gpuconv.data.load` finds it,
-    if there is one.
+    images: uint8 (N, H, W, C), not empty. labels: integers (N,) in [0, len(classes)), stored as int64.
+    classes: the names of the classes. name: the name of the set. spec: the text from which `gpuconv.data.load` loads
+    it, if there is one.
 
     Raises TypeError for other dtypes and ValueError for other shapes, labels out of range and an empty set.
     """
@@ -64,7 +64,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C): what a net takes as its input volume."""
+        """(H, W, C): the net's input shape."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
@@ -75,11 +75,11 @@ class Dataset:
         return self.images[:count]
 
     def measured(self) -> NDArray[np.uint8]:
-        """The images that say how all are normalised."""
+        """The images from which the normalization is computed."""
         return self.images
 
     def checksum(self) -> str:
-        """Of images and labels, in their order."""
+        """A checksum of images and labels, in their order."""
         return f"{zlib.crc32(self.labels.data, zlib.crc32(self.images.data)):08x}"
 
     def subset(self, indices: Any) -> Dataset:
@@ -87,24 +87,25 @@ class Dataset:
         return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def relabelled(self, classes: Sequence[str]) -> Dataset:
-        """The same images with the labels that their classes have, by name, in `classes`.
+        """The same images, with labels numbered by the order of class names in `classes`.
 
-        Raises ValueError where the names are not the same.
+        Raises ValueError if the names differ.
         """
         return dataclasses.replace(self, labels=places(self, classes)[self.labels], classes=classes)
 
     def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Dataset, Dataset]:
         """Two sets: the second has `fraction` of every class, drawn by `seed`, the first has the rest.
 
-        A class of two images or more has at least one in each; order is kept. what: what the second is for, in errors.
-        Raises ValueError unless 0 < fraction < 1, and when no class has two images, as the second set would be empty.
+        A class of at least two images has at least one in each set. The order is kept. what: the purpose of the second
+        set, for messages. Raises ValueError unless 0 < fraction < 1, and if no class has two images, as the second set
+        would be empty.
         """
         second = drawn(self.labels, fraction, seed, f"the {what} part of {self.name!r}")
         return self.subset(~second), self.subset(second)
 
 
 def places(data: Any, classes: Sequence[str]) -> NDArray[np.int64]:
-    """Where in `classes` each class of a data set stands. Raises what `Dataset.relabelled` does."""
+    """The index in `classes` of each class of a data set. Raises as `Dataset.relabelled` does."""
     missing, unknown = (
         [repr(name) for name in a if name not in b] for a, b in ((classes, data.classes), (data.classes, classes))
     )
@@ -114,12 +115,12 @@ def places(data: Any, classes: Sequence[str]) -> NDArray[np.int64]:
             for what, names in (("lacks", missing), ("has unknown", unknown))
             if names
         ]
-        raise ValueError(f"{data.name!r} must have the classes that are trained: it {' and '.join(told)}")
+        raise ValueError(f"{data.name!r} must have the training data's classes: it {' and '.join(told)}")
     return np.array([list(classes).index(name) for name in data.classes])
 
 
 def drawn(labels: NDArray[np.int64], fraction: float, seed: int, part: str) -> NDArray[np.bool_]:
-    """Which images belong to a part that has `fraction` of every class; `Dataset.split` says more."""
+    """A mask of images that has `fraction` of every class; see `Dataset.split`."""
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, received {fraction}")
     second = np.zeros(len(labels), bool)
@@ -130,7 +131,7 @@ def drawn(labels: NDArray[np.int64], fraction: float, seed: int, part: str) -> N
         second[members[order[: max(count, 0)]]] = True
     if not second.any():
         raise ValueError(
-            f"{part} would be empty: no class has two images or more; at least one must, as one image is for training "
-            "and one for testing"
+            f"{part} would be empty: at least one class needs two images or more, as one image is for training and one "
+            "for testing"
         )
     return second

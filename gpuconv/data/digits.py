@@ -1,7 +1,7 @@
 """Handwritten digits: 1,797 images of 8x8, shipped with the package.
 
 E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, CC BY 4.0; see
-digits.md beside this file.
+digits.md next to this file.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ TRAIN = 1437
 
 
 def load() -> tuple[Dataset, Dataset]:
-    """(train, test): the first 1,437 images and the last 360, which other people wrote.
+    """(train, test): the first 1,437 images, and the last 360, which other people wrote.
 
-    Images are uint8 (N, 8, 8, 1). The file holds, for each pixel, how many of the 16 points of a 4x4 block were ink;
-    v becomes 255 v // 16, which spans black to white and can be undone.
+    Images are uint8 (N, 8, 8, 1). For each pixel the file holds how many of the 16 points v of a 4x4 block were ink;
+    255 v // 16 spans black to white and is reversible.
     """
     with resources.files("gpuconv.data").joinpath("digits.npz").open("rb") as file, np.load(file) as stored:
         ink, labels = stored["ink"], stored["labels"]

@@ -1,4 +1,4 @@
-"""Fetching an archive: of a known size and checksum, resumable, and nothing half-written under its final name."""
+"""Resumable download of an archive with a known size and checksum; files get their final name only when complete."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Any, BinaryIO
 from gpuconv import files, locks
 from gpuconv.console import progress_bar
 
-_BLOCK = 1 << 14  # bytes; what came of a block that breaks off is lost
+_BLOCK = 1 << 14  # bytes; a partial block is lost if the connection breaks
 _PATIENCE = 30  # seconds without a byte
 
 
 def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress: bool = True) -> None:
     """Download the tar file at `url` into `directory`, check its size and SHA-256, unpack it there and remove it.
 
-    A download that was cut off goes on where it stopped. Each file appears under its name only when it is whole.
-    size: in bytes; a file of another size is not fetched, and no more than that is ever kept. progress: show a bar.
+    An interrupted download continues where it stopped. Each file gets its name only when it is complete. size: in
+    bytes; a file of another size is not downloaded, and no more than that is ever stored. progress: show a bar.
 
     Raises OSError (PermissionError, ...) if `directory` cannot be written to, ConnectionError, saying why, if the
-    download stops or the server does not give it, and ValueError if what comes is not what was expected; then nothing
-    is unpacked.
+    download stops or the server refuses it, and ValueError if the file is not the expected one; then nothing is
+    unpacked.
     """
     try:
         import requests
@@ -39,20 +39,20 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress
     except requests.RequestException as error:
         have = _have(part, size)
         raise ConnectionError(f"the download of {url} stopped after {have} bytes: {_why(error)}") from error
-    with open(part, "rb") as file:  # read to its end even where another process removes it
+    with open(part, "rb") as file:  # stays readable even if another process removes it
         found = hashlib.file_digest(file, "sha256").hexdigest()
         if found == sha256:
             file.seek(0)
             _unpack(file, directory)
     part.unlink(missing_ok=True)
     if found != sha256:
-        raise ValueError(f"{url} gave another file (SHA-256 hash {found}, expected {sha256}); it was removed")
+        raise ValueError(f"{url} gave another file (its SHA-256 hash is {found}, expected {sha256}); it was removed")
 
 
 def _unpack(archive: BinaryIO, directory: Path) -> None:
     with files.scratch(directory) as scratch:
         with tarfile.open(fileobj=archive) as tar:
-            # Before 3.11.4 Python has no filter; the checksum vouches for what the archive holds.
+            # Before 3.11.4 Python has no filter; the checksum guarantees the archive's content.
             tar.extraction_filter = getattr(tarfile, "data_filter", None)
             tar.extractall(scratch)
         for path in sorted(scratch.rglob("*")):
@@ -71,7 +71,7 @@ def _make_writable(directory: Path) -> None:
 
 
 def _have(part: Path, size: int) -> int:
-    """How many bytes have come. What cannot be the beginning of the file, as a link, is removed."""
+    """The number of bytes downloaded so far. Anything that cannot be a partial download, such as a link, is removed."""
     try:
         found = os.lstat(part)
     except FileNotFoundError:
@@ -113,20 +113,20 @@ def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
 
 
 def _why(error: Any) -> str:
-    """What happened, in words for a user."""
+    """The cause of an error, in words for a user."""
     import requests
 
     if error.response is not None and error.response.status_code >= HTTPStatus.BAD_REQUEST:
         status = error.response.status_code
-        failed = "it has a problem; try again later" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "it refuses"
+        failed = "server error; try again later" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "it refuses"
         return f"the server answers {status} {error.response.reason or ''}: {_STATUS.get(status, failed)}"
     for kind, text in (
         (requests.exceptions.SSLError, "no secure connection; is its certificate trusted, this machine's clock right?"),
         (requests.exceptions.ProxyError, "the proxy cannot be reached; the variable https_proxy names it"),
         (requests.TooManyRedirects, "the server redirects in a circle; try again later"),
-        (requests.Timeout, f"no answer for {_PATIENCE} s; run it again to go on from there"),
-        (requests.exceptions.ChunkedEncodingError, "the connection broke off; run it again to go on from there"),
-        (requests.ConnectionError, "no connection, is there a network? run it again to go on from there"),
+        (requests.Timeout, f"no answer for {_PATIENCE} s; run it again to continue from there"),
+        (requests.exceptions.ChunkedEncodingError, "the connection broke; run it again to continue from there"),
+        (requests.ConnectionError, "no connection, is there a network? run it again to continue from there"),
     ):
         if isinstance(error, kind):
             return text
@@ -134,11 +134,11 @@ def _why(error: Any) -> str:
 
 
 _STATUS = {
-    HTTPStatus.UNAUTHORIZED: "it wants a password",
-    HTTPStatus.FORBIDDEN: "it does not give the file to you; get it elsewhere and unpack it in that folder",
+    HTTPStatus.UNAUTHORIZED: "it requires a password",
+    HTTPStatus.FORBIDDEN: "it refuses access to the file; get it elsewhere and unpack it in that folder",
     HTTPStatus.NOT_FOUND: "the file was moved or removed; get it elsewhere and unpack it in that folder",
     HTTPStatus.GONE: "the file was removed; get it elsewhere and unpack it in that folder",
-    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "the proxy wants a password",
-    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "the file there is smaller than what has come",
-    HTTPStatus.TOO_MANY_REQUESTS: "it was asked too often; try again later",
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "the proxy requires a password",
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "its file is smaller than what was downloaded so far",
+    HTTPStatus.TOO_MANY_REQUESTS: "too many requests; try again later",
 }

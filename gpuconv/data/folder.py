@@ -1,4 +1,4 @@
-"""A folder of image files: one sub-folder a class."""
+"""A folder of image files, with one sub-folder for each class."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def load(
     split: str = "name",
     stream: bool = False,
 ) -> tuple[Any, Any]:
-    """(train, test) of the images in the sub-folders of `directory`, whose sorted names are the classes.
+    """(train, test) of the images in the sub-folders of `directory`. The sorted sub-folder names are the classes.
 
-    size: (H, W) to resize to; without it all images must have one size. channels: 3 for colour, 1 for grey. test: the
-    fraction of every class that is kept for testing, chosen by `seed` and by the rule `split`: "name" judges each file
-    by its name alone (see `for_testing`), so that a file that is added moves no other; "order" draws from the sorted
-    files of a class, as gpuconv 0.1.0 did, which read no folders within a class. stream: leave the images in their
-    files and read each when its batch needs it (`FolderSamples`), so that they may be more than memory holds.
+    size: (H, W) to resize to; without it all images must have the same size. channels: 3 for colour, 1 for grey. test:
+    the fraction of every class that is kept for testing, chosen by `seed` and the rule `split`. "name" decides by each
+    file's name (see `for_testing`), so that adding a file moves no other; "order" draws from the sorted files of a
+    class, as gpuconv 0.1.0 did, which ignored folders within a class. stream: leave the images in their files and read
+    each when its batch needs it (`FolderSamples`), so that they need not fit into memory.
 
-    Raises what `whole` does, and ValueError where no class has two images, one to train on and one to test on.
+    Raises as `load_all` does, and ValueError if no class has two images, one for training and one for testing.
     """
     split = canonical("split", split, SPLITS)
     if test == 1:
-        raise ValueError(f"test=1 keeps all of {os.fspath(directory)} for testing and leaves none to train on")
+        raise ValueError(f"test=1 keeps all of {os.fspath(directory)} for testing, and none for training")
     if not 0 < test < 1:
         raise ValueError(f"test must be between 0 and 1, received {test}")
     dataset, paths = _read(directory, size, channels, stream, first_version=split == "order")
     dataset = dataclasses.replace(dataset, spec=f"{dataset.spec},test={float(test)},seed={seed},split={split}")
     tested = [for_testing(names, test, seed) for names in paths]
-    if split == "order" or max(map(len, tested)) < 2:  # which refuses where no class has two
+    if split == "order" or max(map(len, tested)) < 2:  # raises if no class has two images
         return dataset.split(test, seed=seed)
     second = np.concatenate(tested)
     return dataset.subset(~second), dataset.subset(second)
@@ -63,19 +63,18 @@ def load(
 def load_all(
     directory: str | os.PathLike[str], *, size: tuple[int, int] | None = None, channels: int = 3, stream: bool = False
 ) -> Any:
-    """All images in the sub-folders of `directory`, unsplit; `load` says what the arguments are.
+    """All images in the sub-folders of `directory`, without a split. Arguments as in `load`.
 
-    `~` is the home folder. Folders within a class belong to it. Hidden files are left out; a notice counts the others
+    `~` is the home folder. Folders within a class belong to it. Hidden files are ignored; a notice counts other files
     that are not read.
 
-    Raises FileNotFoundError or NotADirectoryError for a missing folder, FileNotFoundError where there are no classes or
-    no images, and OSError or ValueError, naming the file, for an image that `read_image` refuses or that is of another
-    size.
+    Raises FileNotFoundError or NotADirectoryError for a missing folder, FileNotFoundError if there are no classes or no
+    images, and OSError or ValueError, naming the file, for an image that `read_image` refuses or that has another size.
     """
     return _read(directory, size, channels, stream)[0]
 
 
-whole = load_all  # its first name
+whole = load_all  # the old name
 
 
 def _read(
@@ -85,7 +84,7 @@ def _read(
     stream: bool,
     first_version: bool = False,
 ) -> tuple[Any, list[list[str]]]:
-    """The data set, and for each class the names of its files, from `directory` on."""
+    """The data set, and for each class the names of its files, relative to `directory`."""
     root = Path(os.path.expanduser(directory))
     classes = list_images(root)
     if first_version:
@@ -107,7 +106,7 @@ def _read(
         first_path=every[0],
     )
     place = os.path.abspath(root)
-    place += "/" * ("," in place)  # which tells a name such as "pets,b=c" from a folder with an option
+    place += "/" * ("," in place)  # so that a name such as "pets,b=c" is not read as an option
     spec = f"folder:{place}" + (f",size={_size(size)}" if size else "")
     samples = dataclasses.replace(samples, spec=f"{spec},channels={channels}" + ",stream=1" * stream)
     names = [[path.relative_to(root).as_posix() for path in paths] for paths in classes.values()]
@@ -118,18 +117,18 @@ def _read(
 
 
 def expect_memory(samples: Samples) -> None:
-    """Raise MemoryError for images that this machine's memory cannot hold, with what to do."""
+    """Raise MemoryError, saying what to do, for images that do not fit into this machine's memory."""
     needed = len(samples) * math.prod(samples.image_shape)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
     if needed > there:
         raise MemoryError(
             f"{len(samples):,} images of {samples.name!r} take {needed / 2**30:.1f} GiB, and this machine has "
-            f"{there / 2**30:.1f} GiB of memory: stream=1 (folder:DIR,stream=1) reads them as they are needed"
+            f"{there / 2**30:.1f} GiB of memory: stream=1 (folder:DIR,stream=1) reads them when needed"
         )
 
 
 class UnreadableError(OSError, ValueError):
-    """A file that is no image, or one of another size, also where it is met in the middle of a run."""
+    """A file that is not an image, or has another size; may also be raised during a run."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -161,7 +160,7 @@ class FolderSamples(Samples):
         return images, self.labels[indices]
 
     def checksum(self) -> str:
-        """Of the files' names, sizes and dates, and the labels; the images themselves are not read for it."""
+        """A checksum of the files' names, sizes and dates, and of the labels; it does not read the images."""
         found = zlib.crc32(self.labels.data)
         for path in self.paths:
             status = os.stat(path)
@@ -179,11 +178,11 @@ class FolderSamples(Samples):
 
 
 def for_testing(names: Sequence[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
-    """Which files of a class are for testing: about `fraction` of them.
+    """A mask of the files of a class that are for testing: about `fraction` of them.
 
-    names: the class and the path in its folder, "cats/001.png". A file is for testing when a hash of `seed` and its
-    name, as a number in [0, 1), is below `fraction`, whatever other files there are. Of two files or more at least one
-    is for testing, the one of the lowest hash, and at least one for training, the one of the highest.
+    names: the class and the path in its folder, "cats/001.png". A file is for testing if a hash of `seed` and its name,
+    a number in [0, 1), is below `fraction`, regardless of other files. With two files or more, the one with the lowest
+    hash is always for testing and the one with the highest for training.
     """
     hashes = np.array([_hash(f"{seed}/{name}") for name in names])
     chosen = hashes < fraction
@@ -193,7 +192,7 @@ def for_testing(names: Sequence[str], fraction: float, seed: int = 0) -> NDArray
 
 
 def _hash(text: str) -> float:
-    """A number in [0, 1) for a file's name, the same in every locale and where macOS has decomposed it."""
+    """A number in [0, 1) for a file's name, independent of the locale and of macOS's Unicode decomposition."""
     name = unicodedata.normalize("NFC", os.fsencode(text).decode("utf-8", "surrogateescape"))
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
 

@@ -1,4 +1,4 @@
-"""What a user may give as data, told apart: the one place that makes a data set or batches of it."""
+"""Recognises the kind of a user's data, and makes a data set or batches from it."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def recognised(
     length: int | None = None,
     normalize: Callable[[Any], Normalization | None] = Normalization.measured,
 ) -> Any:
-    """`data` as a Dataset, as Samples, or as what has ``epoch(epoch, start_batch)``.
+    """`data` as a Dataset, as Samples, or as an object with ``epoch(epoch, start_batch)``.
 
-    name: what errors call it. shape: of the images that the net takes. classes: how many scores it gives. length: the
-    batches of an epoch, for what does not tell (`Batches`), which `device`, `dtype` and `normalize` are for too.
-    Raises TypeError for what is none of `ACCEPTED`.
+    name: for messages. shape: of the net's images. classes: the number of its scores. length: the batches of an epoch,
+    if `data` has no length. device, dtype, normalize: for `Batches`, as `length` is. Raises TypeError for data that is
+    none of `ACCEPTED`.
     """
     if isinstance(data, (Dataset, Samples)) or hasattr(data, "epoch"):
         return data
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Dataset) for part in data):
-        raise TypeError(f"{name} must be one data set, received two: train, test = gpuconv.data.load(...) parts them")
+        raise TypeError(f"{name} must be one data set, received two: train, test = gpuconv.data.load(...) unpacks them")
     if isinstance(data, (tuple, list)) and len(data) == 2 and _is_array(data[0]):
         return _of_arrays(data[0], data[1], name, shape, classes)
     if isinstance(data, str):
@@ -79,7 +79,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _of_arrays(images: Any, labels: Any, name: str, shape: tuple[int, ...], classes: int) -> Dataset | ArraySamples:
-    """uint8 in memory becomes a Dataset, which moves to the device as a whole; the rest is read batch by batch."""
+    """uint8 arrays in memory become a Dataset, which moves to the device; other arrays are read batch by batch."""
     in_file = mapped(images)
     images = laid_out(images, shape, rank=1 + len(shape))
     expect_image_dtype(images.dtype, name)
@@ -89,7 +89,7 @@ def _of_arrays(images: Any, labels: Any, name: str, shape: tuple[int, ...], clas
         return Dataset(images, numbers, names, name)
     if not images.size:
         raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")
-    if in_file is None:  # of what is read batch by batch, the loss tells
+    if in_file is None:  # if images are read batch by batch, the loss shows it
         expect_finite(images, name)
     return ArraySamples(
         name=name, image_shape=images.shape[1:], dtype=images.dtype, labels=numbers, classes=names, images=images
@@ -97,7 +97,7 @@ def _of_arrays(images: Any, labels: Any, name: str, shape: tuple[int, ...], clas
 
 
 def _of_map(data: Any, name: str, shape: tuple[int, ...], classes: int) -> MapSamples | None:
-    """None where an item is a batch, not a sample."""
+    """The samples of the object, or None if an item is a batch."""
     first = data[0]
     if not isinstance(first, (tuple, list)) or len(first) != 2:
         received = f"{len(first)} parts" if isinstance(first, (tuple, list)) else type(first).__name__

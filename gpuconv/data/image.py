@@ -1,4 +1,4 @@
-"""One image file as an array: which formats are read, up to which size, and what becomes of their values."""
+"""Reads one image file as an array: supported formats, size limits, and conversion of values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MIN_IS_WHITE, _UNSIGNED = 0, 1
 
 
 def readable_formats() -> tuple[str, ...]:
-    """The formats of `FORMATS` that this Pillow reads: "AVIF" and "WEBP" depend on its build, "HEIF" on a plugin."""
+    """The formats of `FORMATS` that this Pillow can read: "AVIF" and "WEBP" depend on its build, "HEIF" on a plugin."""
     Image = _pillow()
     from PIL import features
 
@@ -53,12 +53,12 @@ def read_image(
 ) -> NDArray[np.uint8]:
     """One image file as uint8 (H, W, channels), upright, resized to `size` = (H, W) with antialiasing if given.
 
-    The content tells the format, one of `readable_formats()`; of an animation the first picture is read. Where the
-    image is transparent, white shows through. Grey of 12 and 16 bits is scaled down to 8, so that white stays white.
+    The content determines the format, one of `readable_formats()`; the first frame of an animation is read. Transparent
+    pixels become white. Grey with 12 and 16 bits is scaled down to 8, so that white stays white.
 
-    Raises OSError for a file that is missing, cannot be opened or is no regular file (a FIFO, a folder), and
-    ValueError, naming the file, for one that is no image, is larger than MAX_PIXELS or MAX_BYTES, or whose values have
-    no known range: signed integers, integers of 32 bits and floats.
+    Raises OSError for a file that is missing, cannot be opened or is not a regular file (a FIFO, a folder), and
+    ValueError, naming the file, for one that is not an image, is larger than MAX_PIXELS or MAX_BYTES, or has values of
+    unknown range: signed integers, 32-bit integers and floats.
     """
     if channels not in _MODES:
         raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels}")
@@ -71,7 +71,7 @@ def read_image(
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A decoded image file. mode: as Pillow names it, "L" is grey, "RGBA" colour with transparency, and so on."""
+    """A decoded image file. mode: Pillow's: "L" is grey, "RGBA" colour with transparency, and so on."""
 
     path: str
     image: Any
@@ -79,22 +79,22 @@ class Picture:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Picture:
-        """Raises what `read_image` does."""
-        _pillow()  # named first where it is missing
+        """Raises as `read_image` does."""
+        _pillow()  # if it is missing, that is the first error
         with _file_to_read(path) as file:
             return cls.decode(file, os.fspath(path))
 
     @classmethod
     def decode(cls, file: BinaryIO, name: str) -> Picture:
-        """The image that an open file holds; name: what messages call it. Raises ValueError as `read_image` does."""
+        """The image in an open file. name: for messages. Raises ValueError as `read_image` does."""
         Image = _pillow()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about damaged headers that it can do without
+            warnings.simplefilter("ignore")  # Pillow's, about damaged headers that do not matter
             try:
                 image = Image.open(file, formats=readable_formats())
                 _check_size(image)
                 return cls(name, _flat(image), image.mode)
-            except Exception as error:  # Pillow's decoders raise many kinds on bad bytes
+            except Exception as error:  # Pillow's decoders raise many types on bad bytes
                 raise ValueError(f"cannot read {name} as an image: {_cause(error)}") from error
 
     def array(self, *, size: tuple[int, int] | None = None, channels: int = 3) -> NDArray[np.uint8]:
@@ -102,7 +102,7 @@ class Picture:
         mode = _MODES[channels]
         try:
             image = self.image if self.image.mode == mode else self.image.convert(mode)
-        except ValueError as error:  # of a mode that Pillow cannot convert, as LAB to grey
+        except ValueError as error:  # a mode that Pillow cannot convert, such as LAB to grey
             raise ValueError(f"cannot read {self.path} as an image: {error}") from error
         if size is not None:
             height, width = pair("size", size, 1)
@@ -115,7 +115,7 @@ def _pillow() -> Any:
         from PIL import Image, TiffImagePlugin
     except ImportError as error:
         raise ImportError('reading image files needs Pillow: pip install "gpuconv[image]"') from error
-    # Pillow knows 12 bits in one byte order and photometric, 16 bits where zero is white in one byte order.
+    # Pillow reads 12 bits in one byte order and photometric only, and 16 bits with white as zero in one byte order.
     for order, deep in ((TiffImagePlugin.II, "I;16"), (TiffImagePlugin.MM, "I;16B")):
         for photometric in (0, 1):
             for bits, modes in ((12, ("I;16", "I;12")), (16, (deep, deep))):
@@ -131,22 +131,22 @@ def _file_to_read(path: str | os.PathLike[str]) -> BinaryIO:
 
 def _check_size(image: Any) -> None:
     width, height = image.size
-    tags = getattr(image, "tag_v2", {})  # libtiff decodes a whole tile, however little of it the image has
+    tags = getattr(image, "tag_v2", {})  # libtiff decodes a whole tile, even if the image covers little of it
     pixels = max(width * height, tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0))
     if pixels > MAX_PIXELS:
         raise ValueError(f"it has {pixels:,} pixels ({height}x{width}), at most {MAX_PIXELS:,} are read")
 
 
 def _flat(image: Any) -> Any:
-    """The image upright, with 8 bits a value and nothing transparent."""
+    """The image upright, with 8 bits per value and without transparency."""
     from PIL import Image, ImageOps
 
-    # Pillow reads 16 bits of grey into "I" from PGM files, and older versions from PNG files too.
+    # Pillow reads 16-bit grey from PGM files as mode "I"; older versions do so for PNG files too.
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     tags = getattr(image, "tag_v2", {})
     if (image.mode in ("I", "F") and not deep) or any(kind != _UNSIGNED for kind in tags.get(_SAMPLE_FORMAT, ())):
         raise ValueError(
-            f"its values have no known range (mode {image.mode}); accepted are unsigned integers of 8 bits, "
+            f"the range of its values is unknown (mode {image.mode}); accepted are unsigned integers of 8 bits, "
             "and of 12 and 16 bits in grey"
         )
     ImageOps.exif_transpose(image, in_place=True)
@@ -154,10 +154,10 @@ def _flat(image: Any) -> Any:
         white = (1 << tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
         grey = np.asarray(image).astype(np.uint32)
         grey[grey == image.info.get("transparency")] = white
-        if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE:  # which Pillow heeds up to 8 bits
+        if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE:  # Pillow handles it only up to 8 bits
             grey = white - grey
         return Image.fromarray(((grey * 255 + white // 2) // white).astype(np.uint8))
-    if image.mode.endswith("a"):  # the colours are multiplied by alpha
+    if image.mode.endswith("a"):  # premultiplied alpha
         image = image.convert(f"{image.mode[:-1]}A")
     if image.mode.endswith("A") or "transparency" in image.info:
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -167,9 +167,9 @@ def _flat(image: Any) -> Any:
 def _cause(error: Exception) -> str:
     from PIL import Image, UnidentifiedImageError
 
-    if isinstance(error, UnidentifiedImageError):  # names the open file, not what would be accepted
+    if isinstance(error, UnidentifiedImageError):  # Pillow's message does not name the accepted formats
         known = ", ".join(readable_formats())
-        return f"its content is none of {known}, or it is damaged, or of a form that Pillow does not read"
-    if isinstance(error, Image.DecompressionBombError):  # names Pillow's own limit
+        return f"its content is none of {known}, or it is damaged, or in a variant that Pillow does not read"
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's message names its own limit
         return f"it has far more than {MAX_PIXELS:,} pixels, the most that are read"
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Which image files a folder holds, one sub-folder a class, and what else is there."""
+"""Lists the image files in a folder with one sub-folder for each class, and counts other files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "characte
 
 
 def list_images(directory: Path) -> dict[str, list[Path]]:
-    """The sorted image files in the sub-folders of `directory`, however deep, by the sorted names of these.
+    """The sorted image files under each sub-folder of `directory`, at any depth, by the sub-folder's name.
 
-    Hidden ones are left out. Links are followed, and a folder is entered once in each class, however many links lead to
-    it. A notice counts what else is there.
+    Hidden files are ignored. Links are followed, but each folder is entered only once per class. A notice counts other
+    files.
 
-    Raises FileNotFoundError or NotADirectoryError where there is no such folder, FileNotFoundError where it has no
-    class, a class has no image or a class is a dangling link, and OSError for what cannot be entered.
+    Raises FileNotFoundError or NotADirectoryError if there is no such folder, FileNotFoundError if it has no class, a
+    class has no image or is a dangling link, and OSError for a folder that cannot be read.
     """
     if not directory.exists():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(directory))
@@ -46,7 +46,7 @@ def list_images(directory: Path) -> dict[str, list[Path]]:
             f"{directory} must hold one sub-folder of images for each class; it has none{_told(others, '; ')}"
         )
     if others:
-        notice(f"{directory}: not read are {_told(others)}")
+        notice(f"{directory}: files that are not read: {_told(others)}")
     return classes
 
 
@@ -73,7 +73,7 @@ def _files_of_class(folder: Path, root: Path, suffixes: tuple[str, ...]) -> tupl
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result | None]]:
-    """What is in a folder, sorted, without what is hidden; no status for a link to nothing or to itself."""
+    """The sorted entries of a folder without hidden ones; the status is None for a dangling or circular link."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
@@ -95,5 +95,5 @@ def _kind(path: Path, status: os.stat_result) -> str:
 
 
 def _told(others: collections.Counter[str], before: str = "") -> str:
-    """ "3 x .heic, 1 x dangling link", after `before`; nothing where there is nothing."""
+    """ "3 x .heic, 1 x dangling link", after `before`; empty if there are none."""
     return before * bool(others) + ", ".join(f"{count} x {kind}" for kind, count in sorted(others.items()))

@@ -1,4 +1,4 @@
-"""The batches of an epoch, in a reproducible order, prepared ahead of their use."""
+"""The batches of an epoch, in a reproducible order, prepared in advance."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ _AHEAD = 2  # batches that one background thread may have ready
 class Loader:
     """Batches (x, y) of a data set: x (n, H, W, C) normalised, y (n,) int64, both on `device`.
 
-    The whole data set moves to `device` once, as bytes, and each batch is one `ops.load_batch` there. Everything random
-    is a function of (seed, epoch, position in the epoch) alone: not of the batch size, nor of what ran before. So an
-    epoch entered at any batch goes on with the same bits.
+    The whole data set moves to `device` once, as bytes, and each batch is one `ops.load_batch` there. Random numbers
+    depend only on (seed, epoch, position in the epoch), not on the batch size or earlier calls. So an epoch that starts
+    at any batch continues with the same bits.
 
-    On the CPU a background thread prepares two batches ahead; elsewhere the device itself runs ahead of the host.
-    shuffle=False and no augmentation (the default) is what evaluation wants. The last batch may be short, unless
-    drop_last.
+    On the CPU a background thread prepares two batches in advance; other devices run asynchronously anyway. For
+    evaluation use shuffle=False and no augmentation (the default). The last batch may be short, unless drop_last.
     """
 
     def __init__(
@@ -65,13 +64,13 @@ class Loader:
         self._hold()
 
     def _expect(self, image_shape: tuple[int, ...]) -> None:
-        """Raise ValueError where the images cannot be normalised or augmented so."""
+        """Raise ValueError if normalization or augmentation do not fit the images."""
         height, width, channels = image_shape
         for name in ("mean", "std"):
             values = getattr(self.normalization, name)
             if values.shape not in ((channels,), (height, width, channels)):
                 raise ValueError(
-                    f"normalization is of other images: {name} has shape {values.shape}, images {image_shape}"
+                    f"normalization is for other images: {name} has shape {values.shape}, images {image_shape}"
                 )
         if self.augmentation.shift >= min(height, width):
             raise ValueError(
@@ -84,7 +83,7 @@ class Loader:
         self._labels = backends.asarray(self.dataset.labels, device=self.device)
 
     def over(self, dataset: Any, **changes: Any) -> Loader:
-        """A loader of another data set, with the same settings but for `changes`."""
+        """A loader of another data set, with the same settings except for `changes`."""
         same = {
             name: getattr(self, name)
             for name in ("batch_size", "normalization", "augmentation", "seed", "device", "shuffle", "drop_last")
@@ -118,7 +117,7 @@ class Loader:
         return (batch(number) for number in numbers) if on_kernels else prepared(batch, numbers)
 
     def numbers(self, epoch: int, start_batch: int) -> range:
-        """The numbers of an epoch's batches from `start_batch` on. Raises what `epoch` does."""
+        """The numbers of an epoch's batches from `start_batch` on. Raises as `epoch` does."""
         integer("epoch", epoch, 0)
         if integer("start_batch", start_batch, 0) > len(self):
             raise ValueError(
@@ -129,35 +128,34 @@ class Loader:
     # --- the same, one call each, for a step that takes its place from the device ---------------
 
     def order(self) -> Any:
-        """A new array for an epoch's order, in which the images are as they came."""
+        """A new array for an epoch's order, initially unshuffled."""
         return backends.asarray(np.arange(len(self.dataset)), device=self.device)
 
     def shuffle_into(self, order: Any, epoch: int) -> None:
-        """Write an epoch's order over another one."""
+        """Overwrite `order` with an epoch's order."""
         if self.shuffle:
             ops.random_permutation(order, seed=self.seed, epoch=epoch)
 
     def size(self, number: int) -> int:
-        """How many images batch `number` has."""
+        """The number of images in batch `number`."""
         return min(self.batch_size, len(self.dataset) - number * self.batch_size)
 
     def place(self, epoch: int, number: int) -> tuple[int, int]:
-        """Where a batch begins in its epoch's order and in the stream of random numbers."""
+        """(start, offset) of a batch: in its epoch's order and in the stream of random numbers."""
         start = number * self.batch_size
         return start, epoch * len(self.dataset) + start
 
     def load(self, order: Any, count: int, *, start: Any, offset: Any) -> Batch:
-        """The batch of `count` images at that place, numbers or arrays on the device: device work alone."""
+        """The batch of `count` images at that place, given as numbers or arrays on the device; only device work."""
         return ops.load_batch(
             self._images, self._labels, order, start=start, count=count, offset=offset, **self._options
         )
 
 
 def prepared(batch: Callable[[int], T], numbers: range, workers: int = 1) -> Iterator[T]:
-    """`map(batch, numbers)`, with the next results made by threads while the caller works on this one.
+    """`map(batch, numbers)`, with the next results computed by threads while the caller uses the current one.
 
-    What a thread raises is raised here, at the batch it belongs to; the threads end when this generator does, however
-    that comes about.
+    An exception in a thread is raised here, at its batch. The threads end with this generator, however it ends.
     """
     from concurrent.futures import Future, ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""A data set by a line of text, as the command line takes it."""
+"""A data set from a line of text, as on the command line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
 
     digits                                          the shipped handwritten digits
     cifar10:DIR                                     CIFAR-10, python or binary version, from a directory
-    folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0][,split=name][,stream=1]   image files, a sub-folder a class
+    folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0][,split=name][,stream=1]   image files in class folders
     synthetic[:N=1024,size=32x32x3,classes=10,seed=0]          made-up images
 
-    test: the description of a test set of its own, as `load_test` takes it; then all images of a folder are for
-    training.
+    test: the description of a separate test set, as `load_test` takes it; then all images of a folder are for training.
 
     Raises ValueError, naming what would be accepted, for any other text.
     """
@@ -39,7 +38,7 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
     else:
         directory, options = _folder_parts(rest)
         if "test" in options:
-            raise ValueError(f"with a test set of its own all of {directory} is for training; leave test= out")
+            raise ValueError(f"with a separate test set, all of {directory} is for training; leave test= out")
         train = _all_of_folder(directory, options)
     return train, load_test(test, spec, train.classes)
 
@@ -52,23 +51,23 @@ def stored(spec: str) -> list[Dataset]:
 
 
 def is_whole(spec: str) -> bool:
-    """Whether it is a folder's own text (`Dataset.spec`) that says nothing of a split, as `folder.load_all` has it."""
+    """Whether it is a folder's `Dataset.spec` without a split, as `folder.load_all` makes it."""
     name, _, rest = spec.partition(":")
     return name == "folder" and "test" not in _folder_parts(rest)[1]
 
 
 def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
-    """All images of a folder, as "folder:DIR"; of another data set the test images.
+    """All images of a folder ("folder:DIR"), or the test images of another data set.
 
-    like: the training data; what `spec` does not say of size= and channels= is as there. classes: of the training
-    data, by whose names the images are labelled. Raises what `load` does, and ValueError where the classes differ.
+    like: the training data, from which missing size= and channels= are taken. classes: of the training data, by whose
+    names the images are labelled. Raises as `load` does, and ValueError if the classes differ.
     """
     name, _, rest = spelled(spec).partition(":")
     if name != "folder":
         return load(spec)[1].relabelled(classes)
     directory, said = _folder_parts(rest)
     if not is_test_set(spec) and "test" in said:
-        raise ValueError(f"{directory} is tested on as a whole; leave test={said['test']} out")
+        raise ValueError(f"all of {directory} is for testing; leave test={said['test']} out")
     kind, _, there = like.partition(":")
     inherited = _folder_parts(there)[1] if kind == "folder" else {}
     options = {key: inherited[key] for key in _SHAPE if key in inherited} | said
@@ -85,15 +84,15 @@ def is_test_set(spec: str) -> bool:
 
 
 def spelled(spec: str) -> str:
-    """The same text with the name of its data set as `load` tells it. ValueError for an unknown one."""
+    """The same text with the full name of its data set. ValueError for an unknown one."""
     name, colon, rest = spec.partition(":")
     return canonical("data set", name, _SOURCES) + colon + rest
 
 
 def placed(spec: str, like: str = "") -> str:
-    """The text that loads the same images whatever the current folder is, and in every later version of gpuconv.
+    """The text that loads the same images from any current directory, and in every later version of gpuconv.
 
-    like: of a run's own data. What `spec` does not say of a folder (its size, how it is split) is as there.
+    like: the text of a run's data, from which missing options of a folder (its size, its split) are taken.
     """
     name, _, rest = spelled(spec).partition(":")
     if name == "cifar10" and rest:
@@ -106,12 +105,12 @@ def placed(spec: str, like: str = "") -> str:
     options = {"split": folder.SPLITS[0]} | inherited | said
     directory = _absolute(directory)
     if _folder_parts(directory)[1]:
-        directory += "/"  # which tells a name such as "pets,b=c" from a folder with an option
+        directory += "/"  # so that a name such as "pets,b=c" is not read as an option
     return ",".join([f"folder:{directory}", *(f"{key}={value}" for key, value in options.items())])
 
 
 def from_run(spec: str) -> str:
-    """The text that a run stored, spelled out: version 0.1.0 stored no rule for the split of a folder."""
+    """The text stored with a run, completed: version 0.1.0 stored no rule for the split of a folder."""
     name, _, rest = spelled(spec).partition(":")
     old = name == "folder" and "split" not in _folder_parts(rest)[1]
     return f"{name}:{rest},split=order" if old else spelled(spec)
@@ -149,8 +148,8 @@ def _folder_options(options: dict[str, str]) -> dict[str, Any]:
 
 
 def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:
-    """The directory and the options behind "folder:"."""
-    # A directory's name may hold commas and equal signs; only what follows it and looks like an option is one.
+    """The directory and the options after "folder:"."""
+    # A directory's name may contain commas and equal signs, so only trailing parts that look like options are options.
     directory, *parts = re.split(r",(?=\w+=[^,/]*(?:,\w+=[^,/]*)*$)", rest)
     if not directory:
         raise ValueError("folder needs a directory with one sub-folder for each class: folder:DIR")

@@ -1,4 +1,4 @@
-"""From bytes to numbers around zero."""
+"""Normalization of uint8 images to zero mean and unit variance."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ class Normalization:
 
     @classmethod
     def from_dataset(cls, dataset: Any, kind: str = "channel") -> Normalization:
-        """Measured on `dataset`, which has to be the training set: the test set is unseen in this too. Of `Samples`,
-        which are read from files, a part is measured.
+        """From the statistics of `dataset`, which must be the training set, as the test set must stay unseen. For
+        `Samples`, which are read from files, from a part of them.
 
         kind: "channel" subtracts each channel's mean, "image" the mean image; both divide by each channel's standard
-        deviation around what was subtracted (1 where a channel never varies). The sums are exact integers, so that
-        every machine finds the same numbers.
+        deviation around the subtracted values (by 1 for a constant channel). The sums are exact integers, so every
+        machine gets the same numbers.
         """
         return cls.from_images(dataset.measured(), kind)
 
     @classmethod
     def measured(cls, data: Any) -> Normalization | None:
-        """Of a data set or of images; None for floats."""
+        """From a data set or from images; None for floats."""
         if data.dtype != np.uint8 if isinstance(data, np.ndarray) else not data.raw:
             return None
         return cls.from_images(data) if isinstance(data, np.ndarray) else cls.from_dataset(data)
 
     @classmethod
     def from_images(cls, images: NDArray[np.uint8], kind: str = "channel") -> Normalization:
-        """As `from_dataset`, of uint8 images (N, H, W, C)."""
+        """As `from_dataset`, from uint8 images (N, H, W, C)."""
         if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
             raise ValueError(
-                f"a normalization is measured on uint8 images (N, H, W, C), received {images.dtype.name} of shape "
+                f"a normalization is computed from uint8 images (N, H, W, C), received {images.dtype.name} of shape "
                 f"{images.shape}"
             )
         axes = lookup("normalization", kind, {"channel": (0, 1, 2), "image": (0,)})
@@ -76,17 +76,17 @@ class Normalization:
         return cls(total / count, np.where(std > 0, std, 1.0))
 
     def lacks(self, images: NDArray[Any]) -> bool:
-        """Whether floats look as if they still were to be normalised: pixels from 0 to 1, or to 255."""
+        """Whether floats look like pixels that are not normalised: from 0 to 1, or to 255."""
         return bool(images.size) and images.min() >= 0 and (images.max() > 10 or images.max() <= 1)
 
     def __call__(self, images: NDArray[np.uint8], dtype: Any = "float32") -> NDArray[Any]:
-        """Normalise uint8 images (N, H, W, C): the same bits as a batch without augmentation."""
+        """Normalise uint8 images (N, H, W, C), with the same bits as a batch without augmentation."""
         everything = np.arange(len(images))
         return ops.load_batch(images, everything, everything, mean=self.mean, std=self.std, dtype=dtype)[0]
 
 
 def _squares(images: NDArray[np.uint8]) -> list[int]:
-    """The sum of pixel^2 of each channel, exactly; a few images at a time, since squares need wider integers."""
+    """The exact sum of pixel^2 of each channel; a few images at a time, since squares need wider integers."""
     total = np.zeros(images.shape[-1], np.int64)
     step = max(1, (1 << 22) // images[0].size)
     for start in range(0, len(images), step):

@@ -1,8 +1,8 @@
-"""Reading pickles without running what they say.
+"""Reads pickles without running the code that they name.
 
-A pickle names functions and has them called: a crafted one runs any code. Here it gets to name what an array is made of
-and nothing else, and even for those it is handed stand-ins, which keep what they are given and do nothing. Opcodes that
-no array needs are refused, and nothing is allocated or nested by a number that the pickle tells.
+A pickle names functions to call, so a crafted one can run any code. Here it may name only the functions that rebuild an
+array, and it gets stand-ins for them, which store their arguments and do nothing. Opcodes that no array needs are
+refused, and no number in the pickle determines an allocation or a nesting depth.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from gpuconv.names import printable
 
 
 class UnsafePickleError(pickle.UnpicklingError):
-    """The pickle asks for what no array needs."""
+    """The pickle asks for something that no array needs."""
 
 
 class ArrayState:
-    """Stands in for numpy.ndarray, and for the functions that make an empty one or one of a buffer."""
+    """Stand-in for numpy.ndarray, and for the functions that create an empty array or one from a buffer."""
 
     state: Any = None
 
@@ -35,45 +35,45 @@ class ArrayState:
         self.state = state
 
     def values(self) -> NDArray[np.uint8] | None:
-        """The array, if its state is that of a uint8 one: (version, shape, dtype, is Fortran order, bytes)."""
+        """The array, if it has a uint8 array's state: (version, shape, dtype, is Fortran order, bytes)."""
         match self.state:
             case (int(), tuple(shape), _Dtype(code="u1"), fortran, bytes(data)):
                 try:
                     return np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
-                except (TypeError, ValueError):  # a shape that is none, or not that of so many bytes
+                except (TypeError, ValueError):  # not a shape, or not one for this number of bytes
                     return None
         return None
 
 
 class _Dtype:
-    """Stands in for numpy.dtype."""
+    """Stand-in for numpy.dtype."""
 
     def __init__(self, code: object, *_: object) -> None:
         self.code = code.decode("latin1") if isinstance(code, bytes) else code
 
     def __setstate__(self, state: object) -> None:
-        pass  # byte order and field names: nothing that a byte has
+        pass  # byte order and field names, which uint8 does not have
 
 
 def _from_buffer(data: object, dtype: object, shape: object, order: object, *_: object) -> ArrayState:
-    """How NumPy writes an array at protocol 5."""
+    """NumPy's form of an array in protocol 5."""
     array = ArrayState()
     array.state = (1, shape, dtype, order == "F", data)
     return array
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes into the old pickle protocol."""
+    """Python 3's form of bytes in the old pickle protocol."""
     if encoding != "latin1":
         raise UnsafePickleError(f"it asks for the codec {encoding!r}, which no array needs")
     return text.encode("latin1")
 
 
 class ArrayUnpickler(pickle._Unpickler):
-    """Reads dicts, lists, strings, numbers and `ArrayState`s; raises UnsafePickleError at anything else.
+    """Reads dicts, lists, strings, numbers and `ArrayState`s; raises UnsafePickleError for anything else.
 
-    It is Python's own in Python: the one in C makes room for as many objects as a pickle says, and has no say in what
-    an opcode does.
+    It derives from the Unpickler written in Python: the one in C allocates memory for as many objects as the pickle
+    claims, and its opcodes cannot be overridden.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]]
@@ -111,7 +111,7 @@ def _refused(code: int) -> Callable[[Any], None]:
 
 
 def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Refuses tuples deeper than an array's state: to hash one as a key takes as much of the stack as it is deep."""
+    """Refuses tuples nested deeper than an array's state, as hashing one as a key needs stack space for its depth."""
 
     def load_tuple(reader: Any) -> None:
         load(reader)
@@ -129,7 +129,7 @@ def _build(reader: Any) -> None:
 
 
 def _bytes(reader: Any) -> None:
-    """A byte array, from what is there, however many bytes it tells of."""
+    """A byte array of the bytes that exist, however many it claims."""
     (size,) = struct.unpack("<Q", reader.read(8))
     reader.append(reader.read(size))
 

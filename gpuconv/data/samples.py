@@ -1,4 +1,4 @@
-"""Labelled images that are read when a batch needs them: arrays, arrays in files, objects of the user's."""
+"""Labelled images that are read when a batch needs them: arrays, arrays in files, users' objects."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from gpuconv.backends import to_numpy
 from gpuconv.data.dataset import drawn
 from gpuconv.dtypes import is_float
 
-MEASURED = 4096  # the most images that are read to find what they are normalised by
+MEASURED = 4096  # the most images that are read to compute the normalization
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Samples:
-    """The base: samples 0 to len - 1, an image and a class each.
+    """The base: samples 0 to len - 1, each an image and a class.
 
     image_shape: of one image, (H, W, C) for pictures. dtype: uint8, which is normalised, or a float dtype, which is
-    fed to the net as it is. labels: int64 (N,), or None where they are known only once a sample is read. classes: the
-    names of the classes, or none. workers: threads that may read at once. spec: as of a `Dataset`.
+    fed to the net as it is. labels: int64 (N,), or None if a label is known only when its sample is read. classes: the
+    names of the classes, or empty. workers: threads that may read at once. spec: as in `Dataset`.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Samples:
         raise NotImplementedError
 
     def checksum(self) -> str | None:
-        """What tells this data from other data; None where nothing does."""
+        """A checksum that distinguishes this data from other data, or None."""
         return None
 
     @property
@@ -57,7 +57,7 @@ class Samples:
         return self.read(np.arange(min(count, len(self))))[0]
 
     def measured(self) -> NDArray[np.uint8]:
-        """The images by which all are normalised: at most MEASURED of them, spread evenly."""
+        """The images from which the normalization is computed: at most MEASURED of them, evenly spaced."""
         return self.read(np.linspace(0, len(self) - 1, min(len(self), MEASURED)).astype(np.int64))[0]
 
     def subset(self, indices: Any) -> Samples:
@@ -68,7 +68,7 @@ class Samples:
         return Subset(**(shared | {"labels": labels}), parent=self, indices=chosen)
 
     def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Samples, Samples]:
-        """As `Dataset.split`; of one class, where labels are not known before a sample is read."""
+        """As `Dataset.split`; treats all samples as one class if labels are known only when a sample is read."""
         labels = np.zeros(len(self), np.int64) if self.labels is None else self.labels
         second = drawn(labels, fraction, seed, f"the {what} part of {self.name!r}")
         return self.subset(~second), self.subset(second)
@@ -106,7 +106,7 @@ class ArraySamples(Samples):
         return self.images[indices].reshape(len(indices), *self.image_shape), self.labels[indices]
 
     def checksum(self) -> str:
-        """Of images and labels, in their order. Of a file: its name, size and date, and the labels."""
+        """A checksum of images and labels, in their order; for a file, of its name, size and date, and the labels."""
         if (file := mapped(self.images)) is None:
             images = zlib.crc32(np.ascontiguousarray(self.images).view(np.uint8).data)
         else:
@@ -117,7 +117,7 @@ class ArraySamples(Samples):
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class MapSamples(Samples):
-    """An object with `__len__` and `__getitem__`, which gives (image, label): a PyTorch Dataset, a list of pairs."""
+    """An object with `__len__` and `__getitem__` that gives (image, label): a PyTorch Dataset, a list of pairs."""
 
     source: Any
 
@@ -131,13 +131,13 @@ class MapSamples(Samples):
             if image.shape != self.image_shape or image.dtype != self.dtype:
                 raise ValueError(
                     f"image {index} of {self.name!r} must be {np.dtype(self.dtype).name} of shape {self.image_shape} "
-                    f"as the first one, received {image.dtype.name} of shape {image.shape}"
+                    f"like the first one, received {image.dtype.name} of shape {image.shape}"
                 )
         return np.stack(images), class_numbers([label for _, label in pairs], self.name, len(pairs))
 
 
 def mapped(array: Any) -> str | None:
-    """The file that an array lies in, by np.memmap; None for one in memory."""
+    """The file of a memory-mapped array; None for one in memory."""
     while isinstance(array, np.ndarray):
         if isinstance(array, np.memmap) and array.filename is not None:
             return os.fspath(array.filename)
@@ -150,10 +150,10 @@ def is_torch(array: Any) -> bool:
 
 
 def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> NDArray[Any]:
-    """Images as NumPy's array with the axes of `shape`, one image's, last; `rank` is how many axes they are to have.
+    """Images as a NumPy array of `rank` axes, the last of which are those of `shape`, one image's.
 
-    A PyTorch tensor with its channels first has them moved last; grey pictures without an axis of channels get one.
-    Raises ValueError, with the way out, for a NumPy array with its channels first.
+    A PyTorch tensor with channels first gets them moved last; grey pictures without a channel axis get one. Raises
+    ValueError, saying what to do, for a NumPy array with channels first.
     """
     torch = is_torch(images)
     array = to_numpy(images.detach().cpu() if torch else images, "images")
@@ -176,13 +176,13 @@ def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> NDArray[Any]:
 
 
 def class_numbers(labels: Any, name: str, count: int) -> NDArray[np.int64]:
-    """Labels as int64 (count,). Raises TypeError and ValueError for what numbers no classes."""
+    """Labels as int64 (count,). Raises TypeError and ValueError for anything but class numbers."""
     if isinstance(labels, (list, tuple)):
         labels = [int(label) if is_torch(label) and label.ndim == 0 else label for label in labels]
     found = to_numpy(labels, f"labels of {name!r}")
     if found.shape != (count,):
-        one_hot = "; x.argmax(1) makes numbers of one-hot rows" if found.ndim == 2 and found.shape[1] > 1 else ""
-        one_hot = one_hot or ("; x.ravel() makes one axis" if found.size == count else "")
+        one_hot = "; x.argmax(1) converts one-hot rows" if found.ndim == 2 and found.shape[1] > 1 else ""
+        one_hot = one_hot or ("; x.ravel() gives one axis" if found.size == count else "")
         raise ValueError(
             f"labels of {name!r} must be one for each of {count} images, received shape {found.shape}{one_hot}"
         )
@@ -196,7 +196,7 @@ def class_numbers(labels: Any, name: str, count: int) -> NDArray[np.int64]:
 
 
 def expect_finite(images: NDArray[Any], name: str) -> None:
-    """Raise ValueError, with its place, for an image that holds NaN or infinity."""
+    """Raise ValueError, naming the image, for one with NaN or infinity."""
     for first in range(0, len(images) if is_float(images.dtype) else 0, 64):
         part = images[first : first + 64]
         if not np.isfinite(part).all():

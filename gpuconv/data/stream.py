@@ -1,4 +1,4 @@
-"""Batches of data that is not in device memory: read ahead by threads, or given by an iterable of the user's."""
+"""Batches of data that is not in device memory: read in advance by threads, or given by a user's iterable."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gpuconv.dtypes import as_dtype
 
 
 class StreamLoader(Loader):
-    """A `Loader` of `Samples`, which are read batch by batch; in all else, and in each bit of a batch, as that one.
+    """A `Loader` of `Samples`, which are read batch by batch. Its batches have the same bits as a `Loader`'s.
 
-    Images of a float dtype are fed as they are: then normalization is None and there is no augmentation. workers:
-    threads that read ahead, by default as many as the samples allow, on at most 8 cores.
+    Float images are fed as they are: then normalization is None and there is no augmentation. workers: threads that
+    read in advance, by default as many as the samples allow, on at most 8 cores.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class StreamLoader(Loader):
         super().__init__(dataset, batch_size, normalization=normalization, **options)
         if dataset.dtype != np.uint8 and (normalization is not None or str(self.augmentation) != "none"):
             raise ValueError(
-                f"images of {dataset.name!r} are floats and taken as they are; normalization and augmentation are for "
+                f"images of {dataset.name!r} are floats, taken as they are; normalization and augmentation are for "
                 "uint8 images"
             )
 
     def _hold(self) -> None:
-        """Nothing moves to the device before its batch does."""
+        """Nothing is moved to the device in advance."""
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
         numbers = self.numbers(epoch, start_batch)
@@ -61,10 +61,10 @@ class StreamLoader(Loader):
 
         if not Device.named(self.device).runs_kernels:
             return prepared(lambda number: self._made(*read(number)), numbers, self.workers)
-        return (self._made(*each) for each in prepared(read, numbers, self.workers))  # threads leave the device alone
+        return (self._made(*each) for each in prepared(read, numbers, self.workers))  # threads do not use the device
 
     def _flipped(self, images: Any, chosen: Any, offset: int) -> Any:
-        """Those images mirrored that `ops.load_batch` would mirror by their places in the whole data set."""
+        """The images, mirrored where `ops.load_batch` would mirror them in the complete data set."""
         odd = (offset + np.arange(len(chosen))) // len(self.dataset) % 2 == 1
         own, *_ = random.philox4x32((chosen & 0xFFFFFFFF, chosen >> 32, random.AUGMENT, 1), seed=self.seed)
         flipped = (own >= 2**31) ^ odd
@@ -80,14 +80,14 @@ class StreamLoader(Loader):
 
 
 class Batches:
-    """Batches (x, y) of an iterable of the user's: a PyTorch DataLoader, a generator, or a function that makes one.
+    """Batches (x, y) of a user's iterable: a PyTorch DataLoader, a generator, or a function that makes one.
 
-    An iterable is gone through anew in each epoch, a function is called anew; an iterator, such as a generator, goes on
-    where it is, and one epoch follows another. x: (n, *shape), floats, taken as they are, or uint8, normalised by what
-    `normalize` makes of the first batch; a PyTorch tensor may have its channels first. y: (n,) integers. length: the
-    batches of an epoch, None where they are counted only by going through them.
+    Each epoch iterates over an iterable, or calls a function, from the start; an iterator, such as a generator,
+    continues where it is. x: (n, *shape), floats, taken as they are, or uint8, normalised by what `normalize` returns
+    for the first batch; a PyTorch tensor may have channels first. y: (n,) integers. length: the batches of an epoch,
+    None if unknown.
 
-    The first batch is read, and checked, when this is made, and used in the first epoch.
+    The first batch is read and checked on creation, and used in the first epoch.
     """
 
     def __init__(
@@ -118,13 +118,13 @@ class Batches:
 
     def __len__(self) -> int:
         if self.length is None:
-            raise TypeError(f"how many batches {self.name} has is not known")
+            raise TypeError(f"the number of batches in {self.name} is unknown")
         return self.length
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start_batch` on; those before are read and dropped.
+        """The batches of an epoch from number `start_batch` on; earlier ones are read and dropped.
 
-        Raises ValueError where that is to go back in an iterator.
+        Raises ValueError if an iterator would have to go back.
         """
         batches = self._begun or iter(self._begin())
         skipped = start_batch
@@ -160,7 +160,7 @@ class Batches:
         x, labels = self._pair(given)
         if x.dtype == np.uint8:
             if self.normalization is None:
-                raise TypeError(f"batches of {self.name} were floats at first and are uint8 now")
+                raise TypeError(f"the first batch of {self.name} has floats, a later one uint8")
             x = self.normalization(np.ascontiguousarray(x), self.dtype)
         x = backends.asarray(np.ascontiguousarray(x), device=self.device, dtype=self.dtype)
         return x, backends.asarray(labels, device=self.device)

@@ -1,4 +1,4 @@
-"""Made-up images of any size: for timing, and for trying a net without any data."""
+"""Made-up images of any size, for timing and for trying a net without data."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def load(
 ) -> tuple[Dataset, Dataset]:
     """(train, test) of n and max(1, n // 5) images, uint8 (N, H, W, C).
 
-    A class is a random picture; each image is the mean of its class's picture and random bytes of its own. So a net can
-    learn them, and the test images are unseen. Image i is of class i % classes.
+    Each class has a random picture; each image is the mean of its class's picture and random noise. So a net can learn
+    the classes, and the test images are unseen. Image i has class i % classes.
     """
     n, classes = integer("n", n, 1), integer("classes", classes, 1)
     if len(size) != 3:

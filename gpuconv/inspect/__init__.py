@@ -1,4 +1,4 @@
-"""Ways to look inside a net: where one value comes from, and which parts of an image a class depends on."""
+"""Tools to look inside a net: how one value is computed, and which parts of an image a class depends on."""
 
 from gpuconv.inspect.explain import Computed, Explanation, Term, Thread, explain
 from gpuconv.inspect.maps import grad_cam, occlusion, saliency

@@ -1,5 +1,5 @@
-"""Where one value comes from: the inputs that an activation reads, or the outputs that sent a gradient, what each is
-multiplied by, the sum as the oracle, NumPy and the device compute it, and the thread that did."""
+"""Explains one value: the inputs of an activation, or the outputs that contribute to a gradient, their weights, the sum
+as computed by the oracle, NumPy and the device, and the thread that computed it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Term:
-    """One product of the sum. at: the place of the input, (y, x, channel) or (feature,); backward that of the output.
-    input: its value; backward its gradient."""
+    """One product of the sum. at: the index of the input, (y, x, channel) or (feature,); backward, of the output.
+    input: its value; backward, its gradient."""
 
     at: tuple[int, ...]
     input: float
@@ -37,8 +37,8 @@ class Term:
 
 @dataclass(frozen=True)
 class Computed:
-    """The value as `by` ("float64", the oracle; "numpy"; a device) computed it. error: from the oracle's. bound: what
-    that may be, as `gpuconv verify` has it; 0 where the bits must be equal."""
+    """The value as computed by `by`: "float64" (the oracle), "numpy" or a device. error: the difference from the
+    oracle. bound: its limit, as in `gpuconv verify`; 0 if the bits must be equal."""
 
     by: str
     value: float
@@ -48,7 +48,7 @@ class Computed:
 
 @dataclass(frozen=True)
 class Thread:
-    """The threads that wrote the value, in order, and what the last of them touched, as the emulator saw it.
+    """The threads that wrote the value, in order, and the memory accesses of the last one, recorded by the emulator.
 
     algorithm: of the matrix product, "" for other ops.
     """
@@ -62,10 +62,10 @@ class Thread:
 class Explanation:
     """One activation of a layer, or one gradient of its input (direction "backward").
 
-    value: as the device computed it. total: as the oracle did, in float64. window: the inputs that are read, (R, S, C)
-    or (features,), 0 in the padding of a convolution and -inf in that of a max pool; backward the gradients of all
-    outputs. weight: what they are multiplied by, of the window's shape, or None where nothing is. terms: the products
-    of the largest magnitude; of a max pool the winner first. computed: each way of computing it, with its error.
+    value: computed by the device. total: by the oracle, in float64. window: the inputs that are read, (R, S, C) or
+    (features,), with 0 in the padding of a convolution and -inf in that of a max pool; backward, the gradients of all
+    outputs. weight: their factors, of the window's shape, or None. terms: the products of the largest magnitude; for a
+    max pool, the winner first. computed: the value and error of each backend.
     """
 
     layer: str
@@ -87,7 +87,7 @@ class Explanation:
 
     @property
     def margin(self) -> float | None:
-        """By how much the winner of a max pool won; None for other layers, and where nothing else was in the window."""
+        """The winner of a max pool minus the second largest; None for other layers, and for windows of one value."""
         rivals = [term.input for term in self.terms[1:2] if np.isfinite(term.input)]
         return self.terms[0].input - rivals[0] if self.kind == "MaxPool2D" and self._is_forward and rivals else None
 
@@ -126,13 +126,13 @@ def explain(
     target: int | None = None,
     locate: bool = False,
 ) -> Explanation:
-    """One value of a layer of the net, for a batch x of one image.
+    """Explain one value of a layer, for a batch x of one image.
 
-    layer: its name, "residual1.conv1" for one inside another. at: the place of an activation, (y, x, channel) or
-    (feature,); with backward=True a place of the layer's input, whose gradient is explained, of the score of the class
-    `target`, by default the best. most: how many terms to name. locate: find the thread that computed the value, on the
-    emulated device, for a net on that or on a CUDA device. Raises ValueError for an unknown layer, for a place outside
-    its volume, and for a layer whose values are no function of one window.
+    layer: its name, "residual1.conv1" for one inside another. at: the index of an activation, (y, x, channel) or
+    (feature,). backward=True explains the gradient of the layer's input at this index instead, of the score of class
+    `target`, by default the best. most: the number of terms to list. locate: find the thread that computed the value,
+    on the emulated device, for nets on it or on a CUDA device. Raises ValueError for an unknown layer, an index outside
+    its volume, and a layer whose values do not depend on a single window.
     """
     arguments.integer("most", most, 1)
     chosen = layer_of(net, layer)
@@ -174,7 +174,7 @@ def layer_of(net: Any, name: str) -> Layer:
 
 
 def _forward(net: Any, x: Any, chosen: Layer) -> tuple[Any, Call | None]:
-    """The input of a layer, and the call of the op that makes its output; None for a layer that calls none."""
+    """The input of a layer, and the call of the op that computes its output; None for a layer without an op."""
     seen: list[Any] = []
     with chosen.register_forward_hook(lambda layer, given, y: seen.append(given)):
         net.infer(x)
@@ -185,7 +185,7 @@ def _forward(net: Any, x: Any, chosen: Layer) -> tuple[Any, Call | None]:
 
 
 def _backward(net: Any, x: Any, name: str, target: int | None) -> tuple[Any, Call | None, np.ndarray]:
-    """The input of a layer, the call of the op that makes the gradient of that input, and its output's gradient."""
+    """The input of a layer, the call of the op that computes the input's gradient, and the output's gradient."""
     net = net.twin()  # gradients are added to
     chosen = layer_of(net, name)
     inputs: list[Any] = []
@@ -205,8 +205,8 @@ def _backward(net: Any, x: Any, name: str, target: int | None) -> tuple[Any, Cal
 
 
 def chosen_score(scores: Any, target: int | None) -> np.ndarray:
-    """The gradient of one score of one image: 1 at the target, by default the largest. Raises ValueError for a class
-    that there is not."""
+    """The gradient of one score of one image: 1 at the target, by default the largest score. Raises ValueError for an
+    unknown class."""
     found = host(scores)
     count = found.size
     if target is not None and (type(target) is not int or not 0 <= target < count):
@@ -268,7 +268,7 @@ def _any_algorithm(call: Call) -> dict[str, str]:
 
 
 def _located(layer: Layer, call: Call, at: Place, device: str, backward: bool) -> Thread | None:
-    """The thread, with the algorithm that the net's own device takes, run on the emulated one."""
+    """The thread, found by running the algorithm of the net's device on the emulated one."""
     if not Device.named(device).runs_kernels:
         return None
     from gpuconv.backends.cuda import emulator

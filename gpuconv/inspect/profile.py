@@ -1,4 +1,4 @@
-"""A training step taken apart: what each layer and direction takes, does and launches.
+"""Profile of a training step: time, work and launches of each layer and direction.
 
 found = profile(models.build("tiny-vgg"), batch_size=128)
 [(row.name, row.direction, row.seconds) for row in found.rows]
@@ -27,12 +27,12 @@ from gpuconv.profiling.timer import Timer, open_timer
 from gpuconv.profiling.work import Work
 from gpuconv.training import LossScale, Trainer
 
-_WITHOUT_WORK = (Input, Flatten, Sequential)  # hand a volume on, see it in another shape, or leave all to their layers
+_WITHOUT_WORK = (Input, Flatten, Sequential)  # these pass a volume on, reshape it, or only contain layers
 
 
 @dataclass
 class Span:
-    """A part of the step between two marks. layer: None for what no layer does."""
+    """A part of the step between two marks. layer: None if it belongs to no layer."""
 
     name: str
     direction: str
@@ -83,9 +83,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Profile:
-    """rows: in the order in which they ran. timeline: of the step of median length, (name, direction, begin, end) in
-    seconds from its start; layers inside others overlap them. unknown: why nothing is said of the kernels' registers,
-    or None."""
+    """rows: in execution order. timeline: of the step with the median time, (name, direction, begin, end) in seconds
+    from its start; layers inside others overlap them. unknown: why the kernels' registers are unknown, or None."""
 
     device: str
     precision: str
@@ -132,11 +131,11 @@ def _arguments(row: Row | None) -> dict[str, Any]:
 def profile(
     net: Sequential, batch_size: int = 128, *, steps: int = 10, fuse: bool | None = None, arch: str = "sm_90a"
 ) -> Profile:
-    """Train a built net for some steps on random images, with SGD and momentum, and take the steps apart.
+    """Train a built net for some steps on random images, with SGD and momentum, and profile them.
 
-    fuse: as of `Trainer`, by default as it trains. steps: how many are timed, after two that are not. arch: what the
-    kernels of the emulated device are compiled for to tell registers and occupancy; a GPU's are its own. On the
-    emulated device nothing is run nor timed.
+    fuse: as in `Trainer`. steps: the number of timed steps, after two untimed ones. arch: for the emulated device, the
+    architecture for which kernels are compiled to get registers and occupancy. On the emulated device nothing is run or
+    timed.
     """
     step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)
     emulated = Device.named(net.device).kind == "emulated"
@@ -156,7 +155,7 @@ def profile(
 
 
 class ProfiledStep:
-    """What is profiled: a `Trainer`'s step, each part in a span."""
+    """A `Trainer`'s step, with each part in a span."""
 
     def __init__(self, net: Sequential, batch_size: int, fuse: bool | None) -> None:
         if net.input_shape is None or net.output_shape is None:
@@ -168,7 +167,7 @@ class ProfiledStep:
         images = rng.standard_normal((batch_size, *net.input_shape), np.float32).astype(net.dtype)
         self.x = backends.asarray(images, net.device)
         self.y = backends.asarray(rng.integers(0, self.classes, batch_size), net.device)
-        # Backward makes no gradient of the images: what trains first is spared that.
+        # Backward skips the gradient of the images in the first trained layer.
         self.first = next(layer for layer in self.trainer.trained.walk() if layer.variables and layer.trainable)
 
     def __call__(self, spans: Spans) -> list[Span]:
@@ -195,7 +194,7 @@ class ProfiledStep:
 def _timed(step: ProfiledStep, timer: Timer, steps: int) -> list[list[Span]]:
     """The spans of each step, marked in seconds from its start."""
     found, host = [], 0.0
-    for number in range(steps + 1):  # the first one warms up, and tells how long the host takes to queue a step
+    for number in range(steps + 1):  # the first one warms up, and measures how long the host takes to queue a step
         timer.hold(1.5 * host)
         start = time.perf_counter()
         spans = step(Spans(timer.mark))
@@ -209,7 +208,7 @@ def _timed(step: ProfiledStep, timer: Timer, steps: int) -> list[list[Span]]:
 
 
 def _own_seconds(spans: list[Span]) -> list[float]:
-    """Of each span, without the spans inside."""
+    """The seconds of each span, without the spans inside it."""
     own = {id(span): span.end - span.begin for span in spans}
     for span in spans:
         if span.parent is not None:
@@ -218,7 +217,7 @@ def _own_seconds(spans: list[Span]) -> list[float]:
 
 
 def _own_launches(spans: list[Span], found: list[launches.Launch]) -> list[list[launches.Launch]]:
-    """Of each span, without those of the spans inside: a launch belongs to the last span that began before it."""
+    """The launches of each span, without those of spans inside it: each belongs to the last span begun before it."""
     owner: dict[int, Span] = {}
     for span in spans:
         owner |= dict.fromkeys(range(span.begin, span.end), span)
@@ -233,7 +232,7 @@ def _timeline(timed: list[list[Span]]) -> list[tuple[str, str, float, float]]:
 
 
 def _compiles(arch: str) -> tuple[str | None, str | None]:
-    """The architecture, or None and why nothing can be compiled for it here."""
+    """The architecture, or None and the reason why nothing can be compiled for it here."""
     try:
         nvrtc.toolkit()
     except nvrtc.CompileError as error:

@@ -1,4 +1,4 @@
-"""What one value of a layer is a sum of: the inputs that it reads, or the outputs that send gradient to it."""
+"""The terms of one value of a layer: the inputs that it reads, or the outputs whose gradients it sums."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Place = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Window:
-    """What one value reads. values: the inputs. weight: what each is multiplied by, None where nothing is. bias: added
-    to the sum. origin: of each axis of `values`, where it begins in the input and the step between its values."""
+    """The inputs of one value. weight: their factors, or None. bias: added to the sum. origin: for each axis of
+    `values`, its start in the input and the step between its values."""
 
     values: np.ndarray
     weight: np.ndarray | None
@@ -26,15 +26,15 @@ class Window:
     origin: list[tuple[int, int]]
 
     def place(self, inside: tuple[Any, ...]) -> Place:
-        """The place in the input of a value of the window."""
+        """The index in the input of a value of the window."""
         return tuple(int(start + index * step) for index, (start, step) in zip(inside, self.origin))
 
 
 def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:
-    """What the value at a place of the layer's output reads of its input x, the volume of one image.
+    """The part of x, a layer's input for one image, that the output at an index reads.
 
-    In the padding of a max pool inputs are -inf, else 0. Raises ValueError for a layer whose values are no function of
-    one window.
+    Inputs in the padding are -inf for a max pool, else 0. Raises ValueError for a layer whose values do not depend on a
+    single window.
     """
     if isinstance(layer, Conv2D):
         weight, (k, channels) = host(layer["weight"]), (layer.out_channels, layer.problem.w_shape[3])
@@ -63,12 +63,12 @@ def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:
         return _same_place(x, tuple(map(int, np.unravel_index(at[0], x.shape))))
     if x.shape == layer.output_shape and not layer.children():
         return _same_place(x, at)
-    raise ValueError(f"{layer.path} is a {type(layer).__name__}, whose values are no function of one window")
+    raise ValueError(f"{layer.path} is a {type(layer).__name__}, whose values do not depend on a single window")
 
 
 def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
-    """What each output of a layer changes by for a small change of the input at a place, over that change: outputs send
-    their gradient there times this. Raises ValueError as `reads` does."""
+    """The derivatives of all outputs of a layer with respect to the input at an index, by which their gradients are
+    multiplied. Raises ValueError as `reads` does."""
     one = np.zeros((1, *x.shape))
     one[(0, *at)] = 1
     with backends.oracle():
@@ -90,11 +90,11 @@ def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
             return getattr(ops, f"{layer.op}_backward")(one, kept, **layer.options)[0]
     if isinstance(layer, Flatten) or (x.shape == layer.output_shape and not layer.children()):
         return one.reshape(layer.output_shape or ())
-    raise ValueError(f"{layer.path} is a {type(layer).__name__}, through which no gradient of one place is followed")
+    raise ValueError(f"{layer.path} is a {type(layer).__name__}, through which a single gradient cannot be followed")
 
 
 def branches(layer: Residual, x: Any) -> list[Any]:
-    """What a residual block adds, forward: the output of its body and that of its shortcut."""
+    """The terms of a residual block: the outputs of its body and its shortcut."""
     body, shortcut = layer.rows
     return [body.infer(x), shortcut.infer(x) if shortcut else x]
 
@@ -126,7 +126,7 @@ def _window(
 
 
 def _pulled_back(layer: Any, x: np.ndarray, at: Place) -> np.ndarray:
-    """What the inputs of an average pool are multiplied by in its value at a place: the gradient of that value."""
+    """The factors of an average pool's inputs in its output at an index: the gradient of that output."""
     one = np.zeros((1, *layer.output_shape))
     one[(0, *at)] = 1
     with backends.oracle():
@@ -134,7 +134,7 @@ def _pulled_back(layer: Any, x: np.ndarray, at: Place) -> np.ndarray:
 
 
 def _won_by(layer: MaxPool2D, x: np.ndarray, at: Place) -> np.ndarray:
-    """1 for each window whose maximum is the input at a place."""
+    """1 for each window whose maximum is the input at this index, else 0."""
     _, argmax = ops.max_pool2d(x[None], **layer.options)
     won = np.zeros(argmax.shape)
     channel, columns = at[2], layer.problem.kernel_size[1]

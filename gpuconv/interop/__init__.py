@@ -1,4 +1,4 @@
-"""Nets into other formats and back: PyTorch's state dicts, ONNX files."""
+"""Conversion of nets to other formats and back: PyTorch's state dicts, ONNX files."""
 
 from gpuconv.interop.onnx_export import to_onnx
 from gpuconv.interop.onnx_import import from_onnx

@@ -1,8 +1,8 @@
 """Nets as ONNX files.
 
-ONNX's volumes are NCHW, so filters become (K, C, R, S). A Flatten here gives features in (H, W, C) order: a Linear
-behind it has its columns reordered, and anything else there reads a transposed volume. Each node and its output have
-the path of the layer ("residual1.conv1"), and weights have their keys in the state dict.
+ONNX's volumes are NCHW, so filters become (K, C, R, S). A Flatten of gpuconv gives features in (H, W, C) order: the
+columns of a Linear after it are reordered, and any other layer there reads a transposed volume. Nodes and their outputs
+are named by the path of the layer ("residual1.conv1"), and weights by their keys in the state dict.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from gpuconv.version import __version__
 OPSET, IR_VERSION = 21, 10
 LAYOUTS = {"NCHW": "NCHW", "NHWC": "NHWC"}
 DTYPES = {name: np.dtype(name) for name in ("float32", "float16")}
-METADATA = "gpuconv"  # the key of the model's metadata that holds the classes and the normalization as JSON
+METADATA = "gpuconv"  # the key in the model's metadata of the classes and the normalization, as JSON
 
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 
@@ -130,7 +130,7 @@ class Graph:
         return self.constant(_join(layer.path, name), _values(layer, name) if value is None else value, dtype)
 
     def own_name(self, name: str) -> str:
-        """A name for what is no layer's, unlike theirs."""
+        """A unique name for a node or constant that belongs to no layer."""
         while name in self._names:
             name += "_"
         self._names.add(name)
@@ -221,7 +221,7 @@ def _reorders(layer: Layer) -> bool:
 
 
 def _linear_reads(rest: Sequence[Layer]) -> bool:
-    """Whether a Linear is the first of the layers to which the order of the features matters."""
+    """Whether the first layer that depends on the order of features is a Linear."""
     return any(type(layer) is Linear for layer in [each for each in rest if not isinstance(each, _ORDERLESS)][:1])
 
 
@@ -252,7 +252,7 @@ def _linear(graph: Graph, layer: Any, x: str) -> str:
 
 
 def _norm(graph: Graph, layer: Any, x: str) -> str:
-    dtype = np.float32  # ONNX too keeps statistics of float16 volumes in float32
+    dtype = np.float32  # ONNX also keeps the statistics of float16 volumes in float32
     inputs = [x, *(graph.weight(layer, name, dtype=dtype) for name in layer.variables)]
     return graph.node("BatchNormalization", inputs, layer.path, epsilon=layer.eps, momentum=1 - layer.momentum)
 
@@ -263,7 +263,7 @@ def _max_pool(graph: Graph, layer: Any, x: str) -> str:
 
 def _avg_pool(graph: Graph, layer: Any, x: str) -> str:
     problem = layer.problem
-    # ONNX counts the cells that "cover" adds, as it does all padding; our divisor leaves them out.
+    # ONNX counts the cells that "cover" adds like all padding; our divisor excludes them.
     shares = [
         (np.minimum(np.arange(windows) * stride + size, padded) - np.arange(windows) * stride) / size
         for windows, stride, size, padded in zip(
@@ -321,7 +321,7 @@ def _dropout(graph: Graph, layer: Any, x: str) -> str:
 
 
 def _plain(op: str, attributes: Callable[[Any], dict[str, Any]] = lambda layer: {}) -> Callable[..., str]:
-    """The form of a layer that is one operator without weights."""
+    """The conversion of a layer that is one operator without weights."""
 
     def form(graph: Graph, layer: Layer, x: str) -> str:
         return graph.node(op, [x], layer.path, **attributes(layer))

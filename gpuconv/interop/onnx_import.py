@@ -1,7 +1,7 @@
-"""Nets from ONNX files: rows of layers, and residual blocks where two paths meet in an Add.
+"""Nets from ONNX files: sequences of layers, and residual blocks where two paths meet in an Add.
 
-A graph is followed from its input. Each value that one node reads goes on with that node's layer; a value that two
-nodes read opens a block, which ends at the Add where both paths meet. ONNX flattens volumes in (C, H, W) order; weights
+The graph is followed from its input. A value read by one node continues with that node's layer; a value read by two
+nodes starts a block, which ends at the Add where both paths meet. ONNX flattens volumes in (C, H, W) order; weights
 that read such features are reordered.
 """
 
@@ -58,42 +58,42 @@ def from_onnx(
 ) -> Sequential:
     """The net of an ONNX file, with its weights and names.
 
-    Volumes become NHWC. Layers have the names of their weights or nodes, with dots as underscores; files that
-    `to_onnx` wrote give the net's own names back, and its classes. input_shape: (H, W, C), where the file leaves sizes
-    open. precision: by default the file's, float32 or float16.
+    Volumes become NHWC. Layers are named by their weights or nodes, with underscores for dots; files written by
+    `to_onnx` restore the net's names and classes. input_shape: (H, W, C), if the file leaves sizes open. precision: by
+    default the file's, float32 or float16.
 
-    Raises ValueError that names the first operator that no layer covers, or what else cannot be a net; ImportError
+    Raises ValueError that names the first operator without a layer, or whatever else cannot be converted; ImportError
     without the onnx package.
     """
     library, file = onnx(), os.fspath(path)
-    with files.open_regular(file):  # which a FIFO is not, nor a folder
+    with files.open_regular(file):  # refuses FIFOs and folders
         pass
     try:
         model = library.load(file)
         for each in (*model.graph.input, *model.graph.output, *model.graph.value_info):
             if each.type.HasField("tensor_type"):
-                each.type.tensor_type.shape.SetInParent()  # files may leave shapes out, and the checker wants them
+                each.type.tensor_type.shape.SetInParent()  # files may omit shapes, and the checker requires them
         library.checker.check_model(model)  # each node's inputs, outputs and attributes, and their order
     except OSError:
         raise
-    except Exception as error:  # whatever protobuf and the checker raise
+    except Exception as error:  # protobuf and the checker raise many types
         raise ValueError(f"{file} is not an ONNX file: {_line(error)}") from error
     given = None if input_shape is None else Input(input_shape).shape
     try:
         net, stored = _Reader(library, model, file).net(given)
     except _RefusedError:
         raise
-    except Exception as error:  # the checker leaves sizes and values unseen, and they may be anything
+    except Exception as error:  # the checker does not check sizes and values, which may be anything
         raise _RefusedError(f"{file} cannot be read as a net: {_line(error)}") from error
     return net.to(device, precision=precision or stored)
 
 
 class _RefusedError(ValueError):
-    """A file that makes no net; the message names it."""
+    """A file that cannot be converted to a net; the message names it."""
 
 
 class _Reader:
-    """A model's graph, and how far it was followed."""
+    """A model's graph, and how far it has been followed."""
 
     def __init__(self, library: Any, model: Any, path: str) -> None:
         self.onnx, self.model, self.file = library, model, path
@@ -143,7 +143,7 @@ class _Reader:
         return self.constants.get(self.resolved(name)) if name else None
 
     def weight(self, node: Any, place: int) -> np.ndarray | None:
-        """A constant input of a node, None where it has none. Raises ValueError for one that is computed."""
+        """A constant input of a node, or None if it has none. Raises ValueError for a computed one."""
         if place >= len(node.input) or not node.input[place]:
             return None
         if (found := self.constant(node.input[place])) is None:
@@ -157,7 +157,7 @@ class _Reader:
             raise _RefusedError(f"{self.file}: the constant {tensor.name!r} cannot be read: {_line(error)}") from error
 
     def _settled(self, node: Any) -> bool:
-        """Take note of a constant or another name; whether that is all there is to the node."""
+        """Record a constant or an alias; returns whether the node is nothing else."""
         if node.op_type == "Constant":
             ((kind, value),) = _attributes(node).items()
             self.constants[node.output[0]] = self._values(value) if kind == "value" else np.array(value)
@@ -166,7 +166,7 @@ class _Reader:
         return node.op_type in ("Constant", "Identity")
 
     def _with_swish(self, nodes: list[Any]) -> list[Any]:
-        """The nodes with each x * sigmoid(x) as one."""
+        """The nodes, with each x * sigmoid(x) merged into one."""
         gates = {node.output[0]: node for node in nodes if node.op_type == "Sigmoid"}
         found = {}
         for node in nodes:
@@ -188,12 +188,12 @@ class _Reader:
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
         if len(sizes) not in (1, 3) or 0 in sizes:
             told = ", ".join(dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim)
-            raise _RefusedError(f"{self.file}: the input is of shape ({told}); say input_shape=(H, W, C)")
+            raise _RefusedError(f"{self.file}: the input is of shape ({told}); give input_shape=(H, W, C)")
         return tuple(sizes) if len(sizes) == 1 or channels_last else (*sizes[1:], sizes[0])
 
 
 class _Row:
-    """Layers in a row, and what is known of the volume behind them.
+    """A sequence of layers, and the state of its output volume.
 
     flattened: the volume whose features are in (C, H, W) order. channels_last: whether ONNX's volume is NHWC here.
     """
@@ -204,8 +204,8 @@ class _Row:
         self.value = ""
 
     def follow(self, value: str, node: Any = None) -> tuple[_Row, Any]:
-        """Add the layers behind a value, from one of its readers on; ends at the output or at an Add of two volumes,
-        which is returned."""
+        """Add the layers after a value, starting with one of its readers; ends at the output or at an Add of two
+        volumes, which is returned."""
         graph, self.value = self.graph, value
         while True:
             readers = [node] if node is not None else graph.readers.get(self.value, [])
@@ -225,7 +225,7 @@ class _Row:
             node = None
 
     def take(self, node: Any, convert: Callable[[_Row, Any], Layer | None]) -> None:
-        """Put the layer of a node behind the others, and go on with the node's output."""
+        """Append the layer of a node, and continue with the node's output."""
         self.value = node.output[0]
         try:
             if (layer := convert(self, node)) is not None:
@@ -238,7 +238,7 @@ class _Row:
             self.graph.fail(node, _line(error))
 
     def branch(self, readers: list[Any]) -> None:
-        """A residual block behind a value that two nodes read."""
+        """Append the residual block of a value that two nodes read."""
         graph = self.graph
         if len(readers) > 2:
             graph.fail(readers[2], f"it is the third reader of {self.value!r}; a residual block has two paths")
@@ -264,7 +264,7 @@ class _Row:
         return _filled(layer, weight=weight, **({} if bias is None else {"bias": np.broadcast_to(bias, len(weight))}))
 
     def reordered(self, array: np.ndarray) -> np.ndarray:
-        """An array over features, as they are in (H, W, C) order."""
+        """An array over features, reordered to (H, W, C) order."""
         if not self.flattened or array.shape[-1] != np.prod(self.flattened):
             return array
         h, w, c = self.flattened
@@ -277,7 +277,7 @@ class _Row:
         return Flatten()
 
     def _name_of(self, node: Any) -> str:
-        """The path of the module that a node is of: from its weight's name, or its own."""
+        """The path of a node's module, from the name of its weight or the node."""
         for name in node.input[1:]:
             if self.graph.constant(name) is not None and (found := re.fullmatch(r"(.+)\.(?:weight|bias)", name)):
                 return found[1]
@@ -336,11 +336,11 @@ def _matmul(row: _Row, node: Any) -> Layer:
 
 
 def _add(row: _Row, node: Any) -> None:
-    """A constant behind a product becomes its bias."""
+    """A constant added after a product becomes its bias."""
     bias = next(found for found in map(row.graph.constant, node.input) if found is not None)
     last = row.layers[-1] if row.layers else None
     if not isinstance(last, Linear) or last.bias or bias.size not in (1, last.out_features):
-        row.graph.fail(node, "a constant is added elsewhere than behind a MatMul")
+        row.graph.fail(node, "a constant can only be added after a MatMul")
     last.bias = True
     last.arrays["bias"] = _array(np.broadcast_to(bias.reshape(-1), last.out_features))
     last.place("", last.input_shape or ())
@@ -468,14 +468,14 @@ OPERATORS: dict[str, Callable[[_Row, Any], Layer | None]] = {
 
 
 def _short(values: Sequence[int]) -> Any:
-    """The sizes of both axes; equal ones as one number, as a person writes them."""
+    """The sizes of both axes, as one number if they are equal."""
     if len(values) != 2:
         raise ValueError(f"a size is two numbers, received {[*values]}")
     return values[0] if len(set(values)) == 1 else tuple(values)
 
 
 def _number(value: Any) -> float:
-    """A float32 as the shortest number that it is the nearest of: 0.1 rather than 0.10000000149."""
+    """The shortest decimal that rounds to a float32: 0.1 rather than 0.10000000149."""
     return float(str(np.float32(value)))
 
 

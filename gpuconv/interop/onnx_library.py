@@ -1,4 +1,4 @@
-"""The onnx package, which is imported when it is first needed."""
+"""The onnx package, imported on first use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def onnx() -> Any:
-    """The module. Raises ImportError that names the extra where it is not installed."""
+    """The module. Raises ImportError that names the extra if it is not installed."""
     try:
         import onnx
         import onnx.checker

@@ -1,9 +1,9 @@
-"""PyTorch state dicts into ours and back, exactly: values are moved, never computed.
+"""Exact conversion of PyTorch state dicts to gpuconv's and back: values are moved, never computed.
 
-PyTorch keeps volumes as NCHW and filters as (K, C, R, S). Here they are NHWC and (K, R, S, C). So filters are
-transposed, and the columns of the first FC layer after a flatten go from (C, H, W) order to (H, W, C). Layers are
-matched in forward order, whatever they are called, so torchvision's names fit too. No PyTorch is imported unless
-tensors are asked for.
+PyTorch's volumes are NCHW and its filters (K, C, R, S); gpuconv's are NHWC and (K, R, S, C). So filters are transposed,
+and the columns of the first FC layer after a flatten are reordered from (C, H, W) to (H, W, C). Layers are matched in
+forward order regardless of their names, so torchvision's names work too. PyTorch is imported only if tensors are
+requested.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gpuconv import backends
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Layer, Linear
 
-_COUNTER = "num_batches_tracked"  # PyTorch's count of batches, which nothing here reads
+_COUNTER = "num_batches_tracked"  # PyTorch's count of batches, which gpuconv does not use
 _TORCH_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -75,13 +75,12 @@ def _parts(net: Layer) -> list[_Part]:
 def from_torch(state: Any, net: Layer, *, strict: bool = True) -> dict[str, np.ndarray]:
     """A PyTorch module or its state dict as a state for ``net.load_state_dict``.
 
-    state: a module, or its PyTorch tensors or arrays by name, in the order of the modules, under any names. net: built,
-    of the same architecture; what PyTorch has no part of (dropout's offset) keeps its value. Raises ValueError that
-    names each missing or unexpected key and each wrong shape, and TypeError for what is no state.
+    state: a module, or its tensors or arrays by any names, in the order of the modules. net: built, of the same
+    architecture; variables that PyTorch does not have (dropout's offset) keep their values. Raises ValueError that
+    names each missing or unexpected key and each wrong shape, and TypeError for anything but a state.
 
-    strict=False leaves out what is missing and hands on what is unexpected under its name, so that
-    ``net.load_state_dict(found, strict=False)`` returns both. As layers are matched in order, whole layers may be
-    missing, or be more, at the end alone.
+    strict=False omits missing keys and passes unexpected ones on, so that ``net.load_state_dict(found, strict=False)``
+    returns both. As layers are matched in order, additional or missing layers are possible only at the end.
     """
     state = _state_of(state, net)
     parts, groups = _parts(net), _groups(state)
@@ -114,7 +113,7 @@ def from_torch(state: Any, net: Layer, *, strict: bool = True) -> dict[str, np.n
 
 
 def _state_of(state: Any, net: Any) -> Mapping[str, Any]:
-    """The state dict of a module, or the state dict that was given."""
+    """The state dict of a module, or the given state dict."""
     if isinstance(state, Layer) or not isinstance(net, Layer):
         raise TypeError(
             "from_torch takes a PyTorch module or state dict, then the net of gpuconv, received "
@@ -137,10 +136,9 @@ def _state_of(state: Any, net: Any) -> Mapping[str, Any]:
 def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool = False) -> dict[str, Any]:
     """The net's values as a PyTorch state dict, in NCHW.
 
-    like: a state dict of the PyTorch module, whose names are used; without one the names are the net's own. tensors:
-    give PyTorch tensors, which needs PyTorch installed, instead of NumPy arrays. Each batch norm gets the
-    `num_batches_tracked` that PyTorch expects, from `like` or 0. Raises ValueError, as `from_torch` does, where `like`
-    is of another architecture.
+    like: a state dict of the PyTorch module, whose names are used; by default the net's names. tensors: return PyTorch
+    tensors, which needs PyTorch, instead of NumPy arrays. Each batch norm gets the `num_batches_tracked` that PyTorch
+    expects, from `like` or 0. Raises ValueError, as `from_torch` does, if `like` has another architecture.
     """
     if like is not None:
         like = _state_of(like, net)
@@ -180,7 +178,7 @@ def host_array(value: Any, key: str) -> np.ndarray:
     if not hasattr(value, "detach"):
         return backends.to_numpy(value, key)
     tensor = value.detach().cpu()
-    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no name for it, so it goes through as 16 bits
+    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such dtype, so it is passed as 16-bit integers
         return tensor.view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
     return tensor.numpy()
 

@@ -1,4 +1,4 @@
-"""The live page: a net that learns while browsers look at it, and tell it how to go on (docs/live.md)."""
+"""The live page: watch and control the training of a net in a browser (docs/live.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpuconv.live.session import Session
 
 __all__ = ["Session", "Sets", "serve"]
 
-EVERYWHERE = ("0.0.0.0", "::")  # addresses to listen on, and none to go to
+EVERYWHERE = ("0.0.0.0", "::")  # addresses to listen on, but not to connect to
 ENDS = "finishing the step, then saving; once more ends at once"
 NEEDS = "the live page needs starlette and uvicorn: python -m pip install 'gpuconv[live]'"
 
@@ -33,11 +33,11 @@ def serve(
 ) -> None:
     """Show a session until Ctrl-C or SIGTERM, then finish its step and save.
 
-    session: one, or a function that makes one, which is called only when the address is known to be free, so that a
-    run whose page nobody could see leaves no folder. ready: called with the page's address.
+    session: a session, or a function that makes one. It is called only after the address is bound, so that a failure
+    leaves no run folder. ready: called with the page's address.
 
-    A host other than loopback can be reached from other machines; then the address holds a token, without which
-    nothing is answered. Raises OSError for a port that is taken.
+    With a host other than loopback, other machines can connect; then the address contains a token that every request
+    needs. Raises OSError for a port that is taken.
     """
     expect_installed()
     from gpuconv.live.server import bound, run

@@ -20,10 +20,10 @@ from gpuconv.live.session import Session
 
 STATIC = Path(__file__).parent / "static"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-FRAMES = ("picture", "examples")  # binary; of these the stream of events tells the number alone
+FRAMES = ("picture", "examples")  # binary; the event stream contains only their numbers
 LIMITS = {"/command": 1 << 18, "/image": 1 << 25, "/drawing": 1 << 20}  # bytes of a body
-PATIENCE = 30.0  # seconds that a request waits for the step that is under way
-SILENCE = 10.0  # seconds without news after which a stream shows that it is alive
+PATIENCE = 30.0  # seconds that a request waits for the current step
+SILENCE = 10.0  # seconds without news after which a stream sends a keep-alive
 
 
 def application(session: Session, *, host: str = "127.0.0.1", token: str | None = None) -> Guard:
@@ -32,7 +32,7 @@ def application(session: Session, *, host: str = "127.0.0.1", token: str | None 
 
     async def file(request: Request) -> Response:
         name = request.path_params.get("name") or "index.html"
-        if name not in files:  # known names alone: no path of a request is ever opened
+        if name not in files:  # only known names: a path from a request is never opened
             return PlainTextResponse("not found", 404)
         return Response(files[name], media_type=KINDS[Path(name).suffix])
 
@@ -79,7 +79,7 @@ def application(session: Session, *, host: str = "127.0.0.1", token: str | None 
 
 
 async def _events(session: Session) -> AsyncIterator[bytes]:
-    """Server-sent events: of each kind of message the newest. A browser that reads slowly misses some."""
+    """Server-sent events: the newest message of each kind. A slow browser misses some."""
     seen = 0
     with session.hub.client() as news:
         session.ask("greet")
@@ -109,6 +109,6 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 def _expect_type(request: Request, kind: str) -> None:
-    """A form of another site can send neither of these types without being asked first."""
+    """Check the content type; other sites cannot send these types without a CORS preflight."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != kind:
         raise ValueError(f"the content type must be {kind}, received {request.headers.get('content-type', '')[:100]!r}")

@@ -1,4 +1,4 @@
-"""What looking at a run may cost: each kind of look has a share of the time, and waits until its last one is paid."""
+"""Limits the cost of displaying a run: each kind of display has a share of the time, and waits until that is earned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Look(NamedTuple):
-    """every: seconds between two of a kind, at least. share: of the run's time that they may take."""
+    """every: the least seconds between two of a kind. share: the fraction of the run's time that they may take."""
 
     every: float
     share: float
@@ -25,7 +25,7 @@ LOOKS = {
 
 
 class Budget:
-    """Which looks are due. clock: seconds, as `time.perf_counter`."""
+    """Decides which displays are due. clock: seconds, as `time.perf_counter`."""
 
     def __init__(self, looks: dict[str, Look] = LOOKS, clock: Callable[[], float] = time.perf_counter) -> None:
         self.looks, self.clock = looks, clock
@@ -39,14 +39,14 @@ class Budget:
         return self.clock() >= min(self._next.values())
 
     def now(self, *names: str) -> None:
-        """These, or all, are due at once: something changed that somebody waits to see."""
+        """Make these, or all, due at once, as something changed that the user is waiting for."""
         self._next.update(dict.fromkeys(names or self._next, -float("inf")))
 
     @contextlib.contextmanager
     def spend(self, name: str) -> Iterator[None]:
-        """Around a look; the next one is due when this one's cost is no more than its share.
+        """A context around a display; the next is due when this one's cost is within its share.
 
-        Looks come a little late, at the end of a step; the next one's time counts from when this one was due."""
+        Displays come a little late, at the end of a step; the next one's time counts from when this one was due."""
         start = self.clock()
         try:
             yield

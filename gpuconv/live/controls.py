@@ -1,4 +1,4 @@
-"""What a browser sends, read: each request is checked whole before anything is done about it."""
+"""Reads a browser's requests; each is checked completely before anything is done."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gpuconv.layers.registry import layer_class
 from gpuconv.types import Record
 
 MOST_PARAMETERS = 50_000_000
-MOST_VALUES = 50_000_000  # of one image's volumes together
+MOST_VALUES = 50_000_000  # of all volumes of one image
 MOST_LAYERS = 500
 
 
 class LayerError(ValueError):
-    """A layer of an edited net is wrong. layer: its place in the list, or None."""
+    """A layer of an edited net is wrong. layer: its index in the list, or None."""
 
     def __init__(self, message: str, layer: int | None) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class LayerError(ValueError):
 
 
 def read_command(body: bytes) -> tuple[str, Record]:
-    """The name and the arguments of a JSON object {"do": NAME, ...}. Raises ValueError for what is none."""
+    """The name and the arguments of a JSON object {"do": NAME, ...}. Raises ValueError for anything else."""
     try:
         found = parse(body.decode())
     except UnicodeDecodeError:
@@ -41,13 +41,13 @@ def read_command(body: bytes) -> tuple[str, Record]:
 
 
 def read_net(text: Any, input_shape: tuple[int, ...], classes: int, seed: int) -> Record:
-    """The config of the net that a JSON list of layers describes, for these images.
+    """The config of a net from a JSON list of layers, for these images.
 
-    Raises LayerError with the place of the layer that is wrong."""
+    Raises LayerError with the index of the wrong layer."""
     try:
         listed = parse(f'{{"layers": {text}}}')["layers"]
     except (ValueError, KeyError) as error:
-        raise LayerError(f"this is no JSON: {error}", None) from None
+        raise LayerError(f"this is not JSON: {error}", None) from None
     if not isinstance(listed, list) or not 0 < len(listed) <= MOST_LAYERS:
         raise LayerError(f"a net is a list of 1 to {MOST_LAYERS} layers", None)
     shape = tuple(input_shape)
@@ -63,7 +63,7 @@ def read_net(text: Any, input_shape: tuple[int, ...], classes: int, seed: int) -
             raise LayerError(f"layer {number + 1}: {message}", number) from None
     if shape != (classes,):
         raise LayerError(
-            f"layer {len(listed)}: the last layer must give {classes} scores, one a class; it gives {[*shape]}",
+            f"layer {len(listed)}: the last layer must give {classes} scores, one for each class; it gives {[*shape]}",
             len(listed) - 1,
         )
     try:
@@ -77,13 +77,13 @@ def read_net(text: Any, input_shape: tuple[int, ...], classes: int, seed: int) -
 
 
 def write_net(config: Record) -> str:
-    """The layers behind the input, one a line, without what is left at its default: `read_net` reads it."""
+    """The layers after the input, one per line, without defaults, as `read_net` reads them."""
     lines = [json.dumps(_short(layer)) for layer in config["layers"] if layer["layer"] != "Input"]
     return "[\n  " + ",\n  ".join(lines) + "\n]"
 
 
 def read_image(body: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
-    """An image file as the net takes it, uint8 (H, W, C), and a line on what it was converted from."""
+    """An image file as uint8 (H, W, C) of the net's size, and a line about its conversion."""
     height, width, channels = shape
     picture = Picture.decode(io.BytesIO(body), "this file")
     image = picture.array(size=(height, width), channels=channels)
@@ -92,7 +92,7 @@ def read_image(body: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
 
 
 def read_drawing(body: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """A drawing as the net takes it: one byte a pixel, row after row, in each channel the same."""
+    """A drawing as an image of the net's size: one byte per pixel, row-major, the same in every channel."""
     height, width, channels = shape
     if len(body) != height * width:
         raise ValueError(f"a drawing has {height * width} bytes, one for each pixel, received {len(body)}")

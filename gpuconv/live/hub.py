@@ -1,4 +1,4 @@
-"""From the training thread to browsers: the newest of each kind of message; what a slow one missed is gone."""
+"""Passes messages from the training thread to browsers: the newest of each kind; slow browsers miss some."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A run as a row of legs: within one the settings hold, and a change begins the next from the same state.
+"""A run as a sequence of legs: settings are constant within a leg, and a change starts the next from the same state.
 
-What a leg is made from is a recipe, in the form in which a run stores its settings (`training.stored`). A change
-is noted among the run's records at its step, in the same file and moment as the state that goes on from it, so a run
-that is killed goes on with or without it, never with half of it, and `changes_of` tells what a repetition has to do.
+A leg is made from a recipe, in the form of a run's stored settings (`training.stored`). A change is recorded among the
+run's records at its step, in the same file as the state that continues from it. So a killed run resumes with or without
+the change, never with half of it, and `changes_of` lists what a repetition has to do.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ from gpuconv.training import LossScale, Trainer, feeding, optimizers
 from gpuconv.types import Record
 
 CHANGE = "change"  # the event of a record
-SETTINGS = ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "epochs")  # what may change while it trains
+SETTINGS = (
+    "optimizer",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "batch_size",
+    "epochs",
+)  # settings that may change during training
 METRICS_EVERY = 10
-BATCH = 256  # of images that are only looked at
+BATCH = 256  # for images that are only evaluated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Sets:
 
 @dataclasses.dataclass
 class Leg:
-    """A trainer, and what its `fit` takes."""
+    """A trainer, and the arguments of its `fit`."""
 
     recipe: Record
     trainer: Trainer
@@ -70,9 +77,9 @@ class Leg:
 
 
 def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Any], None] | None = None) -> Leg:
-    """The leg of a recipe, its net with the first weights of its seed. prepare: what is done to them.
+    """The leg of a recipe, with the initial weights of its seed. prepare: called on the new net.
 
-    Raises ValueError, TypeError or DataError for what does not fit, before anything else changes."""
+    Raises ValueError, TypeError or DataError if something does not fit, before anything changes."""
     net = Layer.from_config(recipe["net"], device=device, precision=recipe["precision"])
     if prepare:
         prepare(net)
@@ -118,7 +125,7 @@ def _loader(data: Any, kept: Record, part: str, net: Any, normalization: Any, se
 
 
 def settings_of(recipe: Record) -> Record:
-    """The settings that may change, as they are."""
+    """The current values of the settings that may change."""
     optimizer = recipe["optimizer"]
     found = {"optimizer": optimizer["optimizer"]}
     found |= {name: optimizer[name] for name in ("lr", "momentum", "weight_decay") if name in optimizer}
@@ -126,9 +133,9 @@ def settings_of(recipe: Record) -> Record:
 
 
 def changed(recipe: Record, changes: Record, *, images: int, epoch: int = 0) -> Record:
-    """The recipe with settings changed. images: of the training set. epoch: how many are done.
+    """The recipe with changed settings. images: the size of the training set. epoch: the epochs done.
 
-    Raises ValueError or TypeError for a setting that is unknown, or that the optimizer does not take.
+    Raises ValueError or TypeError for a setting that is unknown, or that the optimizer does not have.
     """
     if not isinstance(changes, dict):
         raise TypeError(f"settings are an object of names and values, received {changes!r}")
@@ -137,7 +144,7 @@ def changed(recipe: Record, changes: Record, *, images: int, epoch: int = 0) -> 
     if (name := changes.pop("optimizer", found["optimizer"]["optimizer"])) != found["optimizer"]["optimizer"]:
         lookup("optimizer", name, optimizers.OPTIMIZERS)
         found["optimizer"] = {"optimizer": name}
-        made = optimizers.get(name)  # what the new one takes too goes on
+        made = optimizers.get(name)  # settings that the new one has too are kept
         for kept in ("lr", "weight_decay", "momentum"):
             if hasattr(made, kept) and kept in recipe["optimizer"] and kept not in changes:
                 found["optimizer"][kept] = recipe["optimizer"][kept]
@@ -153,10 +160,10 @@ def changed(recipe: Record, changes: Record, *, images: int, epoch: int = 0) -> 
 
 
 def carried(before: Checkpoint, leg: Leg, changes: Record) -> Checkpoint:
-    """The state before a change as the state that `leg`, made with it, goes on from.
+    """Converts the state before a change to the state from which `leg`, made with the change, continues.
 
-    The weights, their masters and the step number go on, and so does the optimizer's state, where it is the same
-    optimizer; another one begins with zeros. Of an epoch that was begun go on as many images as whole new batches hold.
+    The weights, their masters and the step number are kept, and so is the optimizer's state if it is the same
+    optimizer; another one starts with zeros. An epoch in progress continues at a multiple of the new batch size.
     """
     state = dict(before.state)
     recipe, was = leg.recipe, state["settings"]
@@ -181,5 +188,5 @@ def carried(before: Checkpoint, leg: Leg, changes: Record) -> Checkpoint:
 
 
 def changes_of(records: Sequence[Record]) -> list[tuple[int, Record]]:
-    """The steps after which a run's settings changed, and to what."""
+    """The steps after which a run's settings changed, and the changes."""
     return [(record["step"], record["settings"]) for record in records if record["event"] == CHANGE]

@@ -1,4 +1,4 @@
-"""Requests from any thread to one that answers them when it can."""
+"""A queue of requests from any thread to one that answers them when it can."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Mailbox:
         self._queue: queue.SimpleQueue[tuple[str, Record, Future[Any]] | None] = queue.SimpleQueue()
 
     def ask(self, name: str, arguments: Record) -> Future[Any]:
-        """What the answer gives, or raises, will be in the future. Raises ValueError for an unknown request."""
+        """A future with the answer's result or exception. Raises ValueError for an unknown request."""
         if name not in self.names:
             raise ValueError(f"unknown request {name[:50]!r}; known are {', '.join(self.names)}")
         future: Future[Any] = Future()
@@ -34,7 +34,7 @@ class Mailbox:
         return self._queue.empty()
 
     def answer(self, do: Callable[[str, Record], Any], *, wait: bool = False) -> None:
-        """Answer the requests that are there; wait: for one at least."""
+        """Answer the pending requests. wait: wait for at least one."""
         while wait or not self._queue.empty():
             request = self._queue.get()
             wait = False

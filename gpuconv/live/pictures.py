@@ -1,4 +1,4 @@
-"""What one image makes of a net, as small signed bytes that the page colours: activations, gradients, filters."""
+"""Activations and gradients of one image, and filters, as small signed bytes for the page."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gpuconv import backends, losses
 from gpuconv.layers import Dropout, Flatten, Input
 
 KINDS = ("activations", "gradients", "filters")
-SLICES = 10  # of a layer that are shown
+SLICES = 10  # the most slices of a layer that are shown
 SIDE = 64  # pixels of a slice, at most
 
 
 class Volume(NamedTuple):
-    """slices: (n, h, w) floats. step: pixels of the layer between two that are shown."""
+    """slices: (n, h, w) floats. step: the distance in pixels between two that are shown."""
 
     layer: str
     shape: tuple[int, ...]
@@ -36,8 +36,8 @@ def activations(net: Any, x: Any) -> tuple[list[Volume], np.ndarray]:
 
 
 def gradients(net: Any, x: Any, label: int, loss: Any) -> list[Volume]:
-    """The gradient of the loss to the volume after each layer. Nothing is trained: gradients of parameters that this
-    leaves count as zero."""
+    """The gradient of the loss with respect to the volume after each layer. The parameters' gradients are reset
+    afterwards."""
     for _, layer in net.children():
         x = layer.forward(x)
     _, dy = losses.apply(loss, x, backends.asarray(np.array([label]), net.device))
@@ -50,8 +50,8 @@ def gradients(net: Any, x: Any, label: int, loss: Any) -> list[Volume]:
 
 
 def filters(net: Any) -> list[Volume]:
-    """The filters of each layer that has some, up to four of their channels in a square. Those of a linear layer
-    behind a Flatten have the shape of the volume that is flattened."""
+    """The filters of each layer that has some, with up to four of their channels in a square. Those of a linear layer
+    after a Flatten get the shape of the flattened volume."""
     found, before = [], net.input_shape
     for name, layer in net.children():
         weight = layer.arrays.get("weight") if layer.variables.get("weight") else None
@@ -67,8 +67,8 @@ def filters(net: Any) -> list[Volume]:
 
 
 def pack(head: dict[str, Any], volumes: Iterable[Volume], images: Iterable[np.ndarray] = ()) -> bytes:
-    """A header in JSON with its length in four bytes before it, then the bytes of each slice, in [-127, 127], and of
-    each image. Slices of one layer share a scale, which is nearly the largest magnitude."""
+    """A JSON header, preceded by its length in four bytes, then the bytes of each slice, in [-127, 127], and of each
+    image. Slices of one layer share a scale, slightly below the largest magnitude."""
     layers, data = [], []
     for volume in volumes:
         values = np.nan_to_num(volume.slices)
@@ -86,7 +86,7 @@ def pack(head: dict[str, Any], volumes: Iterable[Volume], images: Iterable[np.nd
 
 
 def small(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, C) of at most SIDE pixels a side."""
+    """An image (H, W, C) with sides of at most SIDE pixels."""
     step = _step(image.shape)
     return image[::step, ::step]
 

@@ -1,4 +1,4 @@
-"""The states of a run that the user saved: numbered checkpoints in its folder."""
+"""States of a run saved by the user: numbered checkpoints in its folder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Who may ask the live page's server for what: every request passes here before any route sees it.
+"""Access control of the live page's server: every request is checked here before any route.
 
-A server on loopback is open to every page that the user's browser shows. A page of another site can send requests to it
-(cross-site requests), or give its own name this machine's address and then count as the same site (DNS rebinding). So
-the Host must be a name of this server, and what a browser says of the sender must be this server too.
+A server on loopback is reachable from every page in the user's browser. A page of another site can send requests to it
+(cross-site requests), or resolve its own name to this machine and then count as the same site (DNS rebinding). So the
+Host header must be a name of this server, and the browser must report this server as the request's origin.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HEADERS = {
 
 
 class RefusedRequestError(Exception):
-    """A request is refused: the HTTP status, and why."""
+    """A refused request: the HTTP status, and the reason."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -40,10 +40,10 @@ class RefusedRequestError(Exception):
 
 
 class Guard:
-    """An ASGI application around another one, which sees only the requests that pass.
+    """An ASGI application that passes only allowed requests on to another one.
 
-    host: the address that the server is bound to. token: what a request must bring, in a cookie or once as ?token=;
-    None on loopback. limits: the most bytes of a body by path; other paths take none.
+    host: the address that the server is bound to. token: required in every request, in a cookie or once as ?token=;
+    None on loopback. limits: the most bytes of a body by path; other paths take no body.
     """
 
     def __init__(self, app: Any, *, host: str, token: str | None, limits: dict[str, int]) -> None:
@@ -87,7 +87,7 @@ class Guard:
             raise RefusedRequestError(421, f"this server is {self.host}, the request is for {host[:100]!r}")
 
     def _expect_token(self, headers: dict[str, str], query: bytes) -> str | None:
-        """The cookie to set, where the token came in the address."""
+        """The cookie to set, if the token came in the address."""
         if self.token is None:
             return None
         try:
@@ -102,7 +102,7 @@ class Guard:
         return f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
 
     async def _bounded(self, scope: Any, headers: dict[str, str], receive: Any) -> bytes:
-        """The whole body. Refuses one that is larger than its path takes as soon as that is known."""
+        """The complete body. Refuses one that exceeds the limit of its path as soon as that is known."""
         most = self.limits.get(scope["path"], 0)
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdecimal():
@@ -122,7 +122,7 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to bind to can be reached from this machine alone."""
+    """Whether an address to bind to is reachable only from this machine."""
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
@@ -139,7 +139,7 @@ def _expect_once(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> None:
     given = [name for name, _ in headers]
     for name in names:
         if given.count(name) > 1:
-            raise RefusedRequestError(400, f"the header {name.decode()} stands twice")
+            raise RefusedRequestError(400, f"the header {name.decode()} occurs twice")
 
 
 def _name(host: str) -> str:

@@ -1,4 +1,4 @@
-"""The server around the application: its socket, its limits, its end."""
+"""The server of the application: its socket, limits and shutdown."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gpuconv.training.interrupts import Interrupts
 
 @contextlib.contextmanager
 def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that listens. Raises OSError that names the address where it cannot."""
+    """A listening socket. Raises OSError that names the address if that fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (socket.gaierror, UnicodeError) as error:  # the latter for labels that no name may have
+    except (socket.gaierror, UnicodeError) as error:  # the latter for invalid labels
         raise OSError(errno.EADDRNOTAVAIL, getattr(error, "strerror", "is no name of a host"), host) from None
     with socket.socket(family, kind, protocol) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -37,7 +37,7 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
 
 
 class _Server(uvicorn.Server):
-    """Ends when a signal was noted, which uvicorn's own would raise again before the session is saved."""
+    """Ends when a signal is noted; uvicorn's own handling would raise it again before the session is saved."""
 
     def __init__(self, config: uvicorn.Config, interrupts: Interrupts) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""What browsers are shown of a run, made between two steps in the training thread."""
+"""The messages that show a run to browsers, made between two steps in the training thread."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def encode(value: Any) -> bytes:
 
 
 def net(leg: Leg) -> Record:
-    """The net as a row of layers, and as text to edit."""
+    """The net as a list of layers, and as editable text."""
     by_name = dict(leg.net.children())
     rows = [
         {
@@ -46,7 +46,7 @@ def net(leg: Leg) -> Record:
 
 
 def curves(records: Sequence[Record]) -> Record:
-    """[step, loss, accuracy] of the readings, thinned, and of each part's epochs; the steps of changes."""
+    """[step, loss, accuracy] of the readings (thinned) and of each part's epochs, and the steps of changes."""
     readings = [[r["step"], r["loss"], r["accuracy"]] for r in records if r["event"] == "step"]
     epochs = [r for r in records if r["event"] == "epoch"]
     parts = {
@@ -58,7 +58,7 @@ def curves(records: Sequence[Record]) -> Record:
 
 
 def confusion(records: Sequence[Record], classes: Sequence[str]) -> Record | None:
-    """The newest confusion matrix, of the validation images where there are some, else of the test images."""
+    """The newest confusion matrix, of the validation images if there are any, else of the test images."""
     for record in reversed(records):
         for part in ("validation", "test"):
             if f"{part}_confusion" in record:
@@ -67,7 +67,7 @@ def confusion(records: Sequence[Record], classes: Sequence[str]) -> Record | Non
 
 
 def picture(leg: Leg, kind: str, image: np.ndarray, truth: int | None, head: Record) -> bytes:
-    """One image on its way through the net. image: uint8 (H, W, C)."""
+    """The activations of one image. image: uint8 (H, W, C)."""
     x = given(leg, image[None])
     volumes, scores = pictures.activations(leg.net, x)
     odds = pictures.softmax(scores[0].astype(np.float64))
@@ -81,7 +81,7 @@ def picture(leg: Leg, kind: str, image: np.ndarray, truth: int | None, head: Rec
 
 
 def examples(leg: Leg, sets: Sets) -> bytes:
-    """Test images with their five best scores, right and wrong ones apart."""
+    """Test images with their five best scores, correct and wrong ones separately."""
     images = np.asarray(sets.test.first(EXAMPLES))
     labels = sets.test.labels[: len(images)]
     odds = pictures.softmax(backends.to_numpy(leg.net.infer(given(leg, images))).astype(np.float64))
@@ -96,7 +96,7 @@ def examples(leg: Leg, sets: Sets) -> bytes:
 
 
 def weights(leg: Leg) -> dict[str, np.ndarray]:
-    """Copies of the trained parameters, of which `scales` compares those before a step and after it."""
+    """Copies of the trained parameters; `scales` compares those before and after a step."""
     return {name: np.array(backends.to_numpy(array), np.float32) for name, array in leg.net.params().items()}
 
 
@@ -110,7 +110,7 @@ def scales(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[
 
 
 def given(leg: Leg, images: np.ndarray) -> Any:
-    """uint8 images as the net takes them."""
+    """uint8 images normalised for the net, in its dtype."""
     return backends.asarray(leg.net.normalization(images), leg.net.device, leg.net.dtype)
 
 

@@ -1,4 +1,4 @@
-"""How fast a run is at the moment."""
+"""The current speed of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Speed:
-    """Training images a second, over half a second or more."""
+    """Training images per second, measured over at least half a second."""
 
     def __init__(self) -> None:
         self.per_second = 0.0
@@ -16,7 +16,7 @@ class Speed:
         self._since = time.perf_counter(), steps
 
     def at(self, steps: int, batch_size: int) -> float:
-        """Now, after so many steps."""
+        """The speed now, after `steps` steps."""
         now, (since, before) = time.perf_counter(), self._since
         if now - since > 0.5:
             self.per_second = (steps - before) * batch_size / (now - since)

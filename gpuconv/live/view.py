@@ -1,4 +1,4 @@
-"""What browsers see of a run: each kind of message made when its share of the time allows, and put into the hub."""
+"""Makes the messages for browsers, each kind as often as its share of the time allows, and puts them into the hub."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 class View:
-    """The messages, and the image that the user chose, on its way through the net.
+    """The messages, and the image that the user chose.
 
-    state: makes the message of that name, what the run is doing.
+    state: makes the message of that name, about what the run is doing.
     """
 
     def __init__(self, sets: Sets, hub: Hub, state: Callable[[], Record]) -> None:
@@ -42,7 +42,7 @@ class View:
         return self.hub.clients > 0 and self.budget.any_due
 
     def begin(self) -> None:
-        """A leg begins: the weights seen last are another one's."""
+        """Start a leg: forget the weights of the last one."""
         self._before = None
 
     def say(self, text: str) -> None:
@@ -55,7 +55,7 @@ class View:
             self.hub.put("confusion", snapshots.encode(found))
 
     def show_all(self, leg: Leg, *, ended: bool) -> None:
-        """Everything anew, for whoever comes now or is there."""
+        """Send everything again, for new and current browsers."""
         self.hub.put("net", snapshots.encode(snapshots.net(leg)))
         self.hub.put("log", snapshots.encode([*self.log]))
         self.confusion(leg.trainer.records)
@@ -63,7 +63,7 @@ class View:
         self.show(leg, ended=ended)
 
     def show(self, leg: Leg, *, ended: bool) -> None:
-        """What is due. ended: no step follows whose update could be measured."""
+        """Send what is due. ended: no step follows whose update could be measured."""
         steps = leg.trainer.steps
         if self._before is not None and steps > self._before[0]:
             (at, before), self._before = self._before, None
@@ -85,7 +85,7 @@ class View:
                 self._before = steps, snapshots.weights(leg)  # the next step's update is measured
 
     def _put(self, name: str, make: Callable[[], bytes]) -> None:
-        """Make something and show it. What cannot be shown is no reason to stop a run."""
+        """Make a message and send it. A failure is reported and does not stop the run."""
         with self.budget.spend(name):
             try:
                 self.hub.put(name, make())
@@ -95,7 +95,7 @@ class View:
                     self.say(told)
 
     def choose(self, kind: str | None, test: int | None, image: np.ndarray | None, title: str) -> None:
-        """Choose the image, a test image or the user's, and what is shown of it."""
+        """Choose the image, a test image or the user's, and what to show of it."""
         if kind is not None and kind not in pictures.KINDS:
             raise ValueError(f"shown are {', '.join(pictures.KINDS)}, received {kind!r}")
         if test is not None:
@@ -109,7 +109,7 @@ class View:
         self.budget.now("picture", "state")
 
     def explain(self, leg: Leg, layer: str, at: list[int]) -> Record:
-        """Where one activation of the image comes from."""
+        """How one activation of the image is computed."""
         found = explain(leg.net, snapshots.given(leg, self.image[None]), layer, at)
         terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
         weight = None if found.weight is None else found.weight.reshape(found.window.shape)

@@ -1,4 +1,4 @@
-"""Seeing where the time goes: named ranges for Nsight."""
+"""Profiling: timers, recorded launches, and named ranges for Nsight."""
 
 from gpuconv.profiling.nvtx_domain import part, ranges, span
 

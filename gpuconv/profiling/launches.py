@@ -1,4 +1,4 @@
-"""Which kernels a piece of code launches, how often, and what they take of a GPU."""
+"""The kernels that a piece of code launches, how often, and their resources on a GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from gpuconv.devices import Device
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch. grid: blocks, block: threads, each in all. shared: bytes of dynamic shared memory a block."""
+    """One launch. grid: the total of blocks. block: the threads in one. shared: bytes of dynamic shared memory per
+    block."""
 
     kernel: Kernel
     grid: int
@@ -30,11 +31,11 @@ class Launch:
 
 @contextmanager
 def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
-    """Within this context every launch of ours in this thread, on a GPU or emulated, is added to the list; empty ones
-    are not, nor those that time the candidates of "auto".
+    """Within this context every launch of gpuconv in this thread, on a GPU or emulated, is added to the list, except
+    empty ones and those that time the candidates of "auto".
 
-    execute=False: nothing is compiled nor run, and what kernels would have written is left as it is. So a net that
-    would take the emulated device hours tells what it launches at once.
+    execute=False: nothing is compiled or run, and outputs stay unwritten. So the launches of a net that would take the
+    emulated device hours are known at once.
     """
     found: list[Launch] = []
     launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuner.in_trial.get()
@@ -55,14 +56,14 @@ def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
 
 
 def table(launches: Sequence[Launch], arch: str | None = None) -> list[dict[str, Any]]:
-    """A JSON-able row for each different launch, in order: kernel, file, algorithm (None but of a product), macros,
-    how often, blocks, threads, and with an architecture ("sm_90a") its registers, spilled bytes, shared memory
-    and occupancy, compiled for it if need be."""
+    """A JSON-serializable row for each distinct launch, in order: kernel, file, algorithm (only for matrix products),
+    macros, count, blocks, threads, and for an architecture ("sm_90a") its registers, spilled bytes, shared memory and
+    occupancy, compiled for it if necessary."""
     return [_row(launch, count, arch) for launch, count in Counter(launches).items()]
 
 
 def architecture(device: str) -> str:
-    """What kernels are compiled for on a CUDA device."""
+    """The architecture for which kernels are compiled on a CUDA device."""
     import cupy
 
     return nvrtc.architecture(cupy.cuda.Device(Device.named(device).index).compute_capability)

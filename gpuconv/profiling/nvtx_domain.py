@@ -25,7 +25,7 @@ CATEGORIES = ("forward", "backward", "step")
 
 
 class _Span:
-    """A range that may be entered again and again."""
+    """A range that can be entered repeatedly."""
 
     __slots__ = ("attributes",)
 
@@ -46,12 +46,12 @@ def span(message: str, category: str | None = None) -> AbstractContextManager[No
 
 
 def part(message: str) -> AbstractContextManager[None]:
-    """`span` of a training step, or of a part of it that is no layer's."""
+    """`span` of a training step, or of a part of it outside the layers."""
     return span(message, "step")
 
 
 def _of_layer(layer: Layer, direction: str) -> AbstractContextManager[None]:
-    name = layer.path.replace("+", "-")  # a plus in a filter of Nsight Compute stands for a range in between
+    name = layer.path.replace("+", "-")  # in a filter of Nsight Compute, a plus separates ranges
     return span(f"{name}.{direction}", direction)
 
 

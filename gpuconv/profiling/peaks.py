@@ -1,6 +1,6 @@
-"""A device's own ceilings, measured: the bandwidth of its copy and the rate of its matrix product in each dtype.
+"""Measures a device's peak rates: the bandwidth of a copy, and the rate of a matrix product in each dtype.
 
-They are measured through whatever library is there and does best: a floor must not depend on our own code.
+They are measured with the fastest available library, as a bound must not depend on our own code.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Timed = tuple[str, str, float, Callable[[int], Any]]  # what, through which libr
 
 
 def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[dict[str, Any]]]:
-    """The ceilings of "numpy" or of a CUDA device, and what was measured for them, JSON-able.
+    """The ceilings of "numpy" or of a CUDA device, and the measurements behind them, JSON-serializable.
 
-    seconds: how long each call is timed. On a GPU the matrix rates of float32 are those of its full precision; "tf32"
-    is listed apart.
+    seconds: the time for each call. On a GPU the matrix rate of float32 is for full precision; "tf32" is listed
+    separately.
     """
     device = backends.resolve(device)
     timer = open_timer(device)

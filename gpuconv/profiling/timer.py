@@ -1,4 +1,4 @@
-"""Timing calls on a device: perf_counter where calls return when they are done, CUDA events where they only queue work.
+"""Timing of calls on a device: perf_counter for synchronous calls, CUDA events for calls that only queue work.
 
 A call takes the number of the round it is in, so that it can rotate among input sets:
 

@@ -1,4 +1,4 @@
-"""Proving the ops of a device: each against the oracle in float64, over named case tiers, in derived bounds."""
+"""Verifies the ops of a device against the oracle in float64, over named case tiers, within derived error bounds."""
 
 from gpuconv.verify.cases import DTYPES, TIERS, Case, cases
 from gpuconv.verify.run import Outcome, Row, run_case, verify

@@ -1,7 +1,7 @@
-"""How far a result may lie from the oracle: derived from the dtype and the reduction's length.
+"""Error bounds of results, derived from the dtype and the reduction's length.
 
-Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1: a sum of n products, in any order, errs by at
-most gamma(n) = n u / (1 - n u) times the sum of the absolute values, u the unit roundoff of the arithmetic.
+Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1: the error of a sum of n products, in any order,
+is at most gamma(n) = n u / (1 - n u) times the sum of the absolute values, with u the unit roundoff.
 """
 
 from __future__ import annotations

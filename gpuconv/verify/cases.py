@@ -1,7 +1,7 @@
-"""The case tiers: which problems each op is proved on, by tests and by ``gpuconv verify`` alike.
+"""The case tiers: the problems on which tests and ``gpuconv verify`` check each op.
 
 tiny: one pixel, one channel, empty batches. odd: prime sizes, non-square filters, uneven padding, strides larger than
-filters, dilation, groups. real: the nets' own shapes at small batches. random: drawn anew from a seed.
+filters, dilation, groups. real: the nets' shapes with small batches. random: drawn from a seed.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
 def _few_channels_cases(
     tier: str, index: int, problem: Conv2dProblem, bias: bool, activation: str | None
 ) -> Iterator[Case]:
-    """The algorithm for few channels, where it serves; "auto" takes it for large problems."""
+    """The algorithm for few channels, where it applies; "auto" takes it only for large problems."""
     if not problem.few_channels:
         return
     made = {
@@ -171,7 +171,7 @@ def _conv_norm(problem: Conv2dProblem, bias: bool, activation: str | None, **mor
 
 
 def _under_mask(problem: Conv2dProblem, pool: int, gradient: Make) -> Make:
-    """A gradient's case with dy and mask as conv2d_relu's."""
+    """A gradient's case with the dy and mask of conv2d_relu."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         from gpuconv import ops
@@ -313,7 +313,7 @@ def _scores(n: int, classes: int, options: dict[str, Any]) -> Make:
 
 
 def _metrics(n: int, classes: int, loss: float | None = None) -> Make:
-    """Whole scores, so that equals occur; labels for the dtype that add_metrics takes. loss: None draws one."""
+    """Integer scores, so that ties occur, and labels of add_metrics' dtype. loss: None draws one."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
@@ -389,7 +389,7 @@ def _gradient(op: str, shape: Any, options: dict[str, Any]) -> Make:
         from gpuconv import ops
 
         x = np.asarray(3 * rng.standard_normal(shape), dtype)
-        x.reshape(-1)[1::5] = 0  # the border of relu's two sides belongs to one of them
+        x.reshape(-1)[1::5] = 0  # the point where relu's slope changes
         return [
             normal(rng, shape, dtype),
             x if problems.ACTIVATIONS[op].saves_input else getattr(ops, op)(x, **options),

@@ -1,4 +1,4 @@
-"""Comparing the results of an op with what it must give: for `gpuconv verify`, tests, benchmark and lab alike."""
+"""Compares the results of an op with the expected ones: used by `gpuconv verify`, tests, benchmark and lab."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Expected:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a result differs from what was expected, where that is worst. share: the error as a share of its bound, so
-    that above 1 is wrong. text: the place and the values in words."""
+    """The worst difference between a result and the expected values. share: error / bound; above 1 is wrong. text: the
+    index and the values in words."""
 
     error: float
     bound: float
@@ -48,7 +48,7 @@ def compare(expected: Expected, result: Any) -> Difference:
         error = np.where(same, 0.0, np.abs(given - value))
         error[np.isnan(error)] = np.inf
         share = np.where(error == 0, 0.0, error / bound)
-    share[np.isnan(share)] = np.inf  # a bound that says nothing
+    share[np.isnan(share)] = np.inf  # an undefined bound
     worst = np.unravel_index(np.argmax(share), share.shape)
     limit = float(np.broadcast_to(bound, error.shape)[worst])
     place = list(map(int, worst))
@@ -57,7 +57,7 @@ def compare(expected: Expected, result: Any) -> Difference:
 
 
 def relative_error(expected: Expected, result: Any) -> float:
-    """||result - value|| / ||value||; infinite for another shape, NaN where either holds one."""
+    """||result - value|| / ||value||; infinite for another shape, NaN if either contains NaN."""
     value, given = np.asarray(expected.value, np.float64), np.asarray(result).astype(np.float64)
     if given.shape != value.shape:
         return np.inf
@@ -65,7 +65,7 @@ def relative_error(expected: Expected, result: Any) -> float:
 
 
 def results(op: str, arrays: Sequence[Any], returned: Any) -> dict[str, Any]:
-    """All that a call of an op with these arrays gave, by name: what it returned, then the arrays that it changed."""
+    """All results of an op's call by name: the returned arrays, then those that it changed in place."""
     given = dict(zip(OPS[op].arrays, arrays))
     found: dict[str, Any] = {}
     for name in OPS[op].changes:

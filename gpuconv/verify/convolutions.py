@@ -1,9 +1,9 @@
 """Named convolutions, shared by the tests of every backend and by `gpuconv verify`.
 
-TINY  a handful of values, to be followed by hand
-ODD   what breaks index arithmetic: prime sizes, uneven padding, strides above the filter, dilation, groups, depthwise,
+TINY  a few values, small enough to check by hand
+ODD   stress index arithmetic: prime sizes, uneven padding, strides larger than the filter, dilation, groups, depthwise,
       one pixel, one channel, an empty batch, each kind of fit
-REAL  the layers of the nets of the zoo, with few images
+REAL  layers of the built-in nets, with few images
 `random_convolutions()` is a Hypothesis strategy over all of that.
 """
 
@@ -33,8 +33,8 @@ def arrays(problem: Conv2dProblem, dtype: Any = np.float64, seed: int = 0) -> tu
 
 
 def reduction(problem: Conv2dProblem, direction: str) -> int:
-    """How many products a direction ("fprop", "dgrad", "wgrad") adds to a value, at most: what its tolerance is derived
-    from."""
+    """The most products that a direction ("fprop", "dgrad", "wgrad") sums for one value, from which the tolerance is
+    derived."""
     return problem.implicit_gemm(direction)[2]
 
 

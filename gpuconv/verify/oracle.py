@@ -1,8 +1,8 @@
-"""What each op must give: the oracle's result in float64, and how far a device's may lie from it.
+"""The expected results of each op: the oracle's in float64, with error bounds for a device's.
 
-The inputs are numbers of the device's own dtype, so float64 holds them exactly. Where the oracle only adds and
-multiplies, its own value on absolute inputs is the magnitude that a bound scales with. Ops that draw random numbers or
-only pick values must give the oracle's very bits.
+Inputs have the device's dtype, so float64 represents them exactly. If the oracle only adds and multiplies, its result
+for absolute inputs is the magnitude that a bound scales with. Ops that draw random numbers or only select values must
+match the oracle bit for bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Expected", "expect"]
 
 @backends.oracle()
 def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
-    """What an op must give for host arrays of one dtype, by whatever algorithm."""
+    """The expected results of an op for host arrays of one dtype, for any algorithm."""
     rule, tf32 = _RULES[op], options.get("tf32", False)
     options, dtype = {name: value for name, value in options.items() if name not in ("algo", "tf32")}, _dtype(arrays)
     if not rule:
@@ -41,7 +41,7 @@ def is_exact(op: str) -> bool:
 
 
 def _dtype(arrays: Arrays) -> np.dtype | None:
-    """The dtype a case is about: the narrowest float among the arrays, None where there is none."""
+    """The dtype of a case: the narrowest float dtype among the arrays, or None."""
     floats = [a.dtype for a in _flat(arrays) if a is not None and a.dtype.kind not in "iub"]
     return min(floats, key=lambda dtype: dtype.itemsize, default=None)
 
@@ -84,7 +84,7 @@ _RULES: dict[str, Rule | None] = {
     "tanh": _relative,
     "tanh_backward": activations.activation_backward(lambda y: np.ones_like(y)),
     "gelu": activations.activation(lambda x, y: np.abs(x)),
-    # The tanh form multiplies 1 - tanh**2, which errs relative to 1, by x and the slope of the cubic.
+    # The tanh form multiplies 1 - tanh**2, whose error is relative to 1, by x and the slope of the cubic.
     "gelu_backward": activations.activation_backward(lambda x: 1 + np.abs(x) * (1 + x**2 / 7)),
     "silu": activations.activation(lambda x, y: np.abs(y) * (1 + np.minimum(np.abs(x), 1))),
     "silu_backward": activations.activation_backward(lambda x: 1 + np.minimum(np.abs(x), 3)),

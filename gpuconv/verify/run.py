@@ -1,4 +1,4 @@
-"""Running the cases on a device, and what came out."""
+"""Runs the cases on a device and collects the outcomes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpuconv.verify.oracle import expect
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one case gave. share: the worst error as a share of its bound, so that above 1 is wrong."""
+    """The result of one case. share: the worst error / bound; above 1 is wrong."""
 
     case: Case
     dtype: str
@@ -48,7 +48,7 @@ class Row:
 
     @property
     def smallest_failure(self) -> Outcome | None:
-        """The first that failed: cases come smallest first."""
+        """The first failure: cases are sorted by size."""
         return next((outcome for outcome in self.outcomes if not outcome.passed), None)
 
 
@@ -80,7 +80,7 @@ def _copy(value: Any) -> Any:
 
 
 def verify(chosen: Iterable[Case], dtypes: Iterable[str], device: str, seed: int = 0) -> Iterator[Row]:
-    """Run cases on a device, op by op and dtype by dtype; each row comes when it is done."""
+    """Run cases on a device, op by op and dtype by dtype; yields each row when it is done."""
     by_op: dict[str, list[Case]] = {}
     for case in chosen:
         by_op.setdefault(case.op, []).append(case)

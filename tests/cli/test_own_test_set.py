@@ -71,7 +71,7 @@ def test_evaluate_on_all_of_a_folder(work, capsys, whole):
 def test_evaluate_says_which_part_of_a_folder_it_takes(work, capsys):
     said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     out = said(capsys, "evaluate", "run", "--data", "folder:test")
-    assert "test: 2 test images of 10; test=1 takes them all\n" in out
+    assert "test: 2 test images of 10; test=1 uses all of them\n" in out
 
 
 def test_data_that_is_no_longer_that_of_the_run_is_told(work, capsys):
@@ -89,7 +89,7 @@ def test_classes_are_matched_by_name(work, capsys):
     said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     shutil.copytree(work / "test" / "cats", work / "test" / "ants")
     wrong = said(capsys, "evaluate", "run", "--test", "folder:test", status=2)
-    assert wrong == ("gpuconv: error: 'test' must have the classes that are trained: it has unknown 'ants'\n")
+    assert wrong == ("gpuconv: error: 'test' must have the training data's classes: it has unknown 'ants'\n")
     shutil.rmtree(work / "test" / "cats")
     wrong = said(capsys, "evaluate", "run", "--test", "folder:test", status=2)
     assert "it lacks 'cats' and has unknown 'ants'" in wrong
@@ -99,8 +99,8 @@ def test_classes_are_matched_by_name(work, capsys):
     ("arguments", "message"),
     [
         ([*TRAIN, "--data", "folder:train,test=0.5", "--test", "folder:test"], "all of train is for training; leave"),
-        ([*TRAIN, "--data", "folder:train", "--test", "folder:test,test=0.5"], "as a whole; leave test=0.5 out"),
-        ([*TRAIN, "--data", "folder:train,test=1"], "leaves none to train on"),
+        ([*TRAIN, "--data", "folder:train", "--test", "folder:test,test=0.5"], "for testing; leave test=0.5 out"),
+        ([*TRAIN, "--data", "folder:train,test=1"], "and none for training"),
         ([*TRAIN, "--data", "folder:train", "--test", "folder:tset"], "tset: there is no such folder"),
         ([*TRAIN, "--data", "folder:train", "--test", "folder:test"], "of 8 x 8 x 3 .* received 10 x 12 x 3"),
         ([*TRAIN, "--data", "folder:train", "--test", "folder:test,sized=8x8"], "unknown option 'sized'; did you mean"),

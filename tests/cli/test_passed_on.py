@@ -211,7 +211,7 @@ def test_what_check_measures_and_says(monkeypatch, capsys):
             "PASS  other: 1.235e+04, expected any",
             f"{'PASS' if agree else 'FAIL'}  gradients: worst relative error 2.5e-07 beyond rounding "
             "(raw 3.1e-07, rounding noise 6.0e-08)",
-            "      12 compared, the worst is in b",
+            "      12 compared; the worst is in b",
             "",
             "all checks pass" if passed else "checks failed",
         ]
@@ -657,7 +657,7 @@ def test_a_picture_that_cannot_be_drawn_is_an_error_of_predict(monkeypatch, trai
 
 def test_data_and_a_test_set_of_its_own_are_two_words_for_one(trained, capsys):
     assert main(["evaluate", str(trained), "--data", "digits", "--test", "folder:x"]) == 2
-    assert "error: --test folder:x says what to test on; leave --data digits out" in capsys.readouterr().err
+    assert "error: --test folder:x already gives the test images; leave --data digits out" in capsys.readouterr().err
 
 
 def test_kernels_are_compiled_on_as_many_cores_as_there_are(monkeypatch):

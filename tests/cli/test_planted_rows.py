@@ -96,7 +96,7 @@ def test_what_lab_checks_and_times(tried):
 
 def test_lab_times_on_a_gpu_alone(tried):
     status, lines = tried([RIGHT])
-    assert (status, lines[2:]) == (0, [HEAD, PASS, "", "not timed: only a GPU can tell how fast a kernel is"])
+    assert (status, lines[2:]) == (0, [HEAD, PASS, "", "not timed: a kernel's speed can be measured only on a GPU"])
     assert lines[0].endswith("own.cu in place of activation.cu")
     status, lines = tried([RIGHT], device="cuda:1")
     assert (status, lines[4:]) == (
@@ -107,12 +107,12 @@ def test_lab_times_on_a_gpu_alone(tried):
 
 def test_lab_does_not_time_what_is_wrong(tried):
     status, lines = tried([RIGHT, WRONG], device="cuda")
-    assert (status, lines[3:]) == (1, [PASS, *FAIL, "", "not timed: a kernel that is wrong has no time"])
+    assert (status, lines[3:]) == (1, [PASS, *FAIL, "", "not timed: the kernel's results are wrong"])
 
 
 def test_lab_needs_a_file_and_a_device_of_kernels(tried, capsys, tmp_path):
     assert tried([RIGHT], device="numpy")[0] == 2
-    for arguments, said in (([], "name your .cu file"), ([str(tmp_path / "none.cu")], "none.cu: no such file")):
+    for arguments, said in (([], "give your .cu file"), ([str(tmp_path / "none.cu")], "none.cu: no such file")):
         assert main(["lab", "--op", "relu", *arguments]) == 2
         assert said in capsys.readouterr().err
     assert main(["lab", "--op", "relu", "--template"]) == 0

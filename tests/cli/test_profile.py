@@ -51,7 +51,7 @@ def test_the_emulated_device_tells_kernels_and_no_times(capsys):
     said = profiled(capsys, "--device", "emulated", "--precision", "tf32")
     assert "tiny-vgg fused, 2 images, tf32" in said
     assert "conv2+relu2+pool1 backward" in said
-    assert "no times: the emulated device proves kernels" in said
+    assert "no times: the emulated device checks kernels" in said
     assert re.search(r"^    conv2d_fprop_mma +mma-\d+x\d+ +\d+ x \d+ threads", said, re.M)
     assert re.search(r"^    sgd_step +\d+ x 256 threads", said, re.M)
     assert "launches a step" in said

@@ -76,8 +76,8 @@ def test_what_only_the_program_knows_is_said(tmp_path, capsys):
 
     train(tmp_path / "own", loss=halved, stop=StopAfterOne())
     said = says(capsys, "train", "--resume", tmp_path / "own", status=2)
-    assert "was started in Python and goes on only there: the loss halved is not one of gpuconv's" in said
-    assert "of softmax: the run's own loss, halved, is not known here" in says(capsys, "evaluate", tmp_path / "own")
+    assert "was started in Python and can be continued only there: the loss halved is not one of gpuconv's" in said
+    assert "with softmax, as the run's own loss, halved, is unknown here" in says(capsys, "evaluate", tmp_path / "own")
     said = says(capsys, "train", "--resume", tmp_path / "own", "--lr", "1", status=2)
     assert "goes on with the settings it was started with; leave --lr out" in said
 
@@ -86,14 +86,14 @@ def test_a_run_on_arrays_needs_its_images_named(tmp_path, capsys):
     train, _ = gc.data.load("digits")
     net = gc.models.build("seed-net", (8, 8, 1))
     gc.Trainer(net).fit((train.images[:99], train.labels[:99]), epochs=1, run_dir=tmp_path / "run", progress=False)
-    assert "which is no --data: say --data or --test" in says(capsys, "evaluate", tmp_path / "run", status=2)
+    assert "which --data cannot read: give --data or --test" in says(capsys, "evaluate", tmp_path / "run", status=2)
     assert "test accuracy" in says(capsys, "evaluate", tmp_path / "run", "--test", "digits")
-    assert "say where the images of the run are: --data" in says(
+    assert "give the location of the run's images: --data" in says(
         capsys, "train", "--resume", tmp_path / "run", status=2
     )
     floats = (train.images[:99] / np.float32(16), train.labels[:99])
     gc.Trainer(gc.models.build("seed-net", (8, 8, 1))).fit(floats, epochs=1, run_dir=tmp_path / "f", progress=False)
-    assert "how to normalise images is not stored with this run" in says(
+    assert "this run has no normalization of images" in says(
         capsys, "evaluate", tmp_path / "f", "--test", "digits", status=2
     )
 

@@ -282,7 +282,7 @@ def test_predict_says_when_colors_are_lost(tmp_path, capsys):
     assert main(["train", *gray, "--epochs", "1", "--run-dir", run]) == 0
     (color,) = images(tmp_path, (8, 8))
     assert main(["predict", color, "--run-dir", run]) == 0
-    assert f"{color} (converted from RGB to L, its colors taken as gray)" in capsys.readouterr().out
+    assert f"{color} (converted from RGB to L, colors converted to gray)" in capsys.readouterr().out
 
 
 def test_predict_goes_on_after_an_image_it_cannot_read(trained, tmp_path, capsys):

@@ -86,7 +86,7 @@ def test_every_command_takes_the_file_and_none_runs_it_unasked(started, file, tm
             forget(file)
             says(capsys, *command, "--model", said)
     forget(file)
-    assert "a run has a net of its own" in says(capsys, "evaluate", run, "--model", "digits-net", status=2)
+    assert "a run has its own net" in says(capsys, "evaluate", run, "--model", "digits-net", status=2)
     assert "no such file" in says(capsys, "evaluate", run, "--model", tmp_path / "gone.py", status=2)
     file.write_text("1 / 0", encoding="utf-8")
     assert "ZeroDivisionError" in says(capsys, "evaluate", run, "--model", file, status=2)

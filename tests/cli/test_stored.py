@@ -81,7 +81,7 @@ def test_data_that_moved_is_given_anew(work, capsys):
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'gone'},split=name")
     for command in (["evaluate", run], ["train", "--resume", run]):
         assert "gone" in (told := said(capsys, *command, status=2))
-        assert "where the run's data lies now is said by --data" in told
+        assert "if the run's data has moved, give its location by --data" in told
         assert "warning" not in said(capsys, *command, "--data", "folder:photos")
     assert "gone" in said(capsys, "evaluate", run, "--data", "folder:gone", status=2)
 
@@ -135,7 +135,7 @@ def test_data_that_changed_is_told_and_not_gone_on_with(work, capsys, change):
         (work / "kept.png").rename(work / "photos" / "dogs" / "001.png")
     told = said(capsys, "evaluate", "run", "--data", "folder:photos")
     assert "gpuconv: warning: the data differs from that of the run, which had " in told
-    assert "it may have been trained on images that it is tested on now" in told
+    assert "it may have been trained on some of these test images" in told
     seen = [image.tobytes() in trained for image in named.load("folder:photos")[1].images]
     assert any(seen) == (change == "renamed")
     kept = {path: path.read_bytes() for path in (work / "run").iterdir()}
@@ -156,7 +156,7 @@ def test_a_test_set_that_was_trained_on_is_told(work, capsys):
         photo(work / "own" / ("cats", "dogs")[number % 2] / f"{number}.png", 2000 + number)
     assert "warning" not in said(capsys, "evaluate", "run", "--test", "folder:own")
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'gone'},split=name")
-    assert "cannot be told: " in said(capsys, "evaluate", run, "--test", "folder:own")
+    assert "it is unknown whether " in said(capsys, "evaluate", run, "--test", "folder:own")
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'copied'},split=name")
     assert "its training images have changed" in said(capsys, "evaluate", run, "--test", "folder:own")
 

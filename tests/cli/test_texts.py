@@ -211,7 +211,7 @@ def test_a_conversion_is_told_beside_the_name(tmp_path, capsys):
     assert told("grey.png", 6, 5, 1) == "/grey.png"
     assert told("color.png", 6, 5, 3) == "/color.png"
     assert told("grey.png", 6, 5, 3) == "/grey.png (converted from L to RGB)"
-    assert told("color.png", 6, 5, 1) == "/color.png (converted from RGB to L, its colors taken as gray)"
+    assert told("color.png", 6, 5, 1) == "/color.png (converted from RGB to L, colors converted to gray)"
     assert told("grey.png", 3, 5, 1) == "/grey.png (resized from 6x5 to 3x5)"
     assert told("grey.png", 6, 4, 1) == "/grey.png (resized from 6x5 to 6x4)"
 
@@ -237,7 +237,7 @@ def test_the_profile_of_a_device_with_times():
         "step                            4.000ms 100.0%         3        3      0.75    0.75    50.0%",
         "",
         "roof: copy 2 GB/s, float32 product 1.5 GFLOP/s, measured on numpy;",
-        "of roof: the least time these allow over the time taken, above 100 % where a cache holds the volumes",
+        "of roof: the least time these allow / the time taken, above 100 % where a cache holds the volumes",
     ]
     rows = profile.text(found, None).splitlines()
     assert rows[2] == "conv1 forward                   3.000ms  75.0%         3        1         1   0.333        -"
@@ -260,7 +260,7 @@ def test_the_profile_of_the_emulated_device():
         "-" * 92,
         "step                                  -      -         3        3         -       -        -",
         "",
-        "no times: the emulated device proves kernels and says nothing about their speed",
+        "no times: the emulated device checks kernels and says nothing about their speed",
         "3 launches a step; compiled for sm_80",
     ]
     unknown = profile.text(Profile("emulated", "float32", 2, rows, [], None, "no  NVRTC\nhere"), None)

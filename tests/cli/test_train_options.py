@@ -63,7 +63,7 @@ def test_a_validation_part_judges_the_epochs_and_the_test_comes_once(work, capsy
     assert "warning" not in err  # the data is the run's
     assert f"test accuracy {100 * test['test_accuracy']:.2f}%" in out
     for wrong in ("1", "-0.1", "nan", "half"):
-        assert f"expected a part from 0 to below 1, received '{wrong}'" in said(
+        assert f"expected a fraction from 0 to below 1, received '{wrong}'" in said(
             capsys, "train", *TINY, f"--validation={wrong}", status=2
         )
 
@@ -105,7 +105,7 @@ def test_training_begins_with_the_weights_of_a_run_a_checkpoint_or_a_saved_net(w
     assert (work / "run0" / "last.safetensors").read_bytes() == before
     for path, message in (
         ("nowhere", "'.*nowhere' does not exist; a saved net or a run directory is expected"),
-        ("gone/run.json", "truncated, corrupt or no safetensors file"),
+        ("gone/run.json", "truncated, corrupt or not a safetensors file"),
         (".", "holds no run"),
     ):
         err = said(capsys, "train", *still, "--weights", path, "--run-dir", "not", status=2)
@@ -163,12 +163,12 @@ def test_a_file_of_settings_is_checked_before_anything_is_made(work, capsys):
         ("model = 3", "model must be text, received 3"),
         ("[train]\nlr = 1", "unknown setting 'train'"),
         ("lr = [1]", "lr must be a number, received [1]"),
-        ("lr = ", "c.toml is no TOML: Invalid value"),
-        ("batch-size = 1\nbatch_size = 2", "c.toml: batch_size is said twice"),
+        ("lr = ", "c.toml is not valid TOML: Invalid value"),
+        ("batch-size = 1\nbatch_size = 2", "c.toml: batch_size is given twice"),
         ("lr = 1\nlr = 2", "Cannot overwrite a value"),
         ("model = 'tiny-vg'", "did you mean 'tiny-vgg'?"),
         ("recipe = 'digit-net'", "did you mean 'digits-net'"),
-        ("\xff" * 3, "c.toml is no TOML"),
+        ("\xff" * 3, "c.toml is not valid TOML"),
     ):
         (work / "c.toml").write_bytes(text.encode("latin1"))
         err = said(capsys, "train", "--config", "c.toml", "--run-dir", "run", status=2)
@@ -244,6 +244,6 @@ def test_what_a_file_cannot_give_is_one_line(work, my_net, capsys):
         assert re.search(message, err), err
         assert err.count("\n") == 1
     other = ["--data", DATA.replace("classes=4", "classes=5"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
-    assert "must give 5 scores, one for each class, and gives (4,)" in said(capsys, "train", *other, status=2)
-    assert "say --input and --classes" in said(capsys, "summary", "--model", f"{my_net}:build", status=2)
+    assert "must give 5 scores, one for each class, but gives (4,)" in said(capsys, "train", *other, status=2)
+    assert "give --input and --classes" in said(capsys, "summary", "--model", f"{my_net}:build", status=2)
     assert not (work / "run").exists()

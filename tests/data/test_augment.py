@@ -24,9 +24,9 @@ def test_parse_and_back(text, expected):
     ("text", "message"),
     [
         ("filp", "did you mean 'flip'"),
-        ("", "empty place; write it like .flip,shift:4."),
+        ("", "empty part; write it like .flip,shift:4."),
         ("shift", "shift:PIXELS"),
-        ("shift:", "empty place"),
+        ("shift:", "empty part"),
         ("shift:-1", "shift:PIXELS"),
         ("cutout:1.5", "cutout:PIXELS"),
         ("flip:1", "written flip"),

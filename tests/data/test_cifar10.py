@@ -130,7 +130,7 @@ def test_no_files(tmp_path):
 def test_a_missing_file_is_named(small, tmp_path, write, name):
     write(tmp_path)
     (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"not whole: {name} missing"):
+    with pytest.raises(FileNotFoundError, match=f"is incomplete: {name} missing"):
         cifar10.load(tmp_path)
 
 

@@ -144,7 +144,7 @@ def test_a_normalization_is_made_of_real_numbers_and_measured_on_pixels():
             Normalization(mean, [1])
     pixels = np.zeros((2, 1, 1, 3), np.uint8)
     for images in (pixels[:0], pixels[0], pixels.astype(np.float32), pixels.astype(np.int64)):
-        with pytest.raises(ValueError, match=r"measured on uint8 images \(N, H, W, C\), received .* of shape"):
+        with pytest.raises(ValueError, match=r"computed from uint8 images \(N, H, W, C\), received .* of shape"):
             Normalization.from_images(images)
 
 

@@ -130,7 +130,7 @@ def test_a_file_of_another_size_is_fetched_again(server, tmp_path, size):
 
 def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     server.stop_after = 50_000
-    with pytest.raises(ConnectionError, match=r"stopped after \d+ bytes: the connection broke off; run") as raised:
+    with pytest.raises(ConnectionError, match=r"stopped after \d+ bytes: the connection broke; run") as raised:
         fetch(tmp_path, server)
     assert not (tmp_path / FOLDER).exists()
     have = int(re.search(r"after (\d+) bytes", str(raised.value))[1])
@@ -211,14 +211,14 @@ def test_no_permission_to_write(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (401, "it wants a password"),
-        (403, "it does not give the file to you; get it elsewhere"),
+        (401, "it requires a password"),
+        (403, "it refuses access to the file; get it elsewhere"),
         (404, "the file was moved or removed; get it elsewhere and unpack it in that folder"),
         (410, "the file was removed"),
         (418, "it refuses"),
-        (429, "it was asked too often; try again later"),
-        (500, "it has a problem; try again later"),
-        (503, "it has a problem; try again later"),
+        (429, "too many requests; try again later"),
+        (500, "server error; try again later"),
+        (503, "server error; try again later"),
     ],
 )
 def test_what_a_status_means(server, tmp_path, status, words):
@@ -258,7 +258,9 @@ def test_a_file_of_another_size_is_refused(server, tmp_path, more, told):
     server.content = (CONTENT + bytes(10**6))[: len(CONTENT) + more]
     server.length = "true" if told else None
     error = ConnectionError if more < 0 and not told else ValueError
-    words = rf"is a file of {len(CONTENT) + more} bytes, expected {len(CONTENT)}" if told else "gave more|broke off"
+    words = (
+        rf"is a file of {len(CONTENT) + more} bytes, expected {len(CONTENT)}" if told else "gave more|connection broke"
+    )
     with pytest.raises(error, match=words):
         fetch(tmp_path, server)
     kept = sum(path.stat().st_size for path in tmp_path.iterdir())

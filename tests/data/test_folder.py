@@ -114,7 +114,9 @@ def test_one_image_a_class_leaves_none_to_test_on(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         Image.fromarray(picture(2, 2, 0)).save(tmp_path / name / "0.png")
-    with pytest.raises(ValueError, match=r"test part of .* would be empty: no class has two images or more"):
+    with pytest.raises(
+        ValueError, match=r"test part of .* would be empty: at least one class needs two images or more"
+    ):
         folder.load(tmp_path)
 
 

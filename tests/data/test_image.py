@@ -48,7 +48,9 @@ def test_grey_of_16_bits_is_scaled_to_8(tmp_path, name, channels):
 @pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])
 def test_values_of_no_known_range_are_refused(tmp_path, dtype, mode):
     Image.fromarray(np.linspace(0, 1, 12).reshape(3, 4).astype(dtype)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=rf"a\.tif as .* no known range \(mode {mode}\); accepted are unsigned"):
+    with pytest.raises(
+        ValueError, match=rf"a\.tif as .* range of its values is unknown \(mode {mode}\); accepted are unsigned"
+    ):
         read_image(tmp_path / "a.tif")
 
 
@@ -146,14 +148,16 @@ def test_grey_tiff_of_every_depth(tmp_path, bits, photometric, order):
 
 def test_a_form_that_pillow_does_not_read(tmp_path):
     path = tiff(tmp_path / "a.tif", packed([1, 2], 10), bits=10, width=2)
-    with pytest.raises(ValueError, match=r"a\.tif as an image: .* TIFF.*, or of a form that Pillow does not read"):
+    with pytest.raises(ValueError, match=r"a\.tif as an image: .* TIFF.*, or in a variant that Pillow does not read"):
         read_image(path)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_signed_values_are_refused(tmp_path, bits):
     path = tiff(tmp_path / "a.tif", bytes(4), bits=bits, width=2, extra={339: 2})
-    with pytest.raises(ValueError, match=r"a\.tif .* no known range .*; accepted are unsigned integers"):
+    with pytest.raises(
+        ValueError, match=r"a\.tif .* range of its values is unknown .*; accepted are unsigned integers"
+    ):
         read_image(path)
 
 

@@ -61,7 +61,7 @@ def test_what_is_not_read_is_counted(tmp_path, monkeypatch):
         "1 x .csv, 2 x .heic, 1 x .md, 1 x FIFO, 2 x dangling link, 1 x file without a suffix, "
         "3 x link to a folder above or read already"
     )
-    assert [str(warning.message) for warning in told] == [f"{tmp_path}: not read are {expected}"]
+    assert [str(warning.message) for warning in told] == [f"{tmp_path}: files that are not read: {expected}"]
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

@@ -158,7 +158,7 @@ def test_what_the_thread_raises_is_raised_at_its_batch(dataset, monkeypatch):
         ({"seed": -1}, ValueError, "seed"),
         ({"batch_size": 54, "drop_last": True}, ValueError, "53 images, batch_size 54"),
         ({"normalization": Normalization([0], [1])}, ValueError, r"mean has shape \(1,\)"),
-        ({"normalization": Normalization(np.zeros((W, H, C)), [1, 1])}, ValueError, "of other images"),
+        ({"normalization": Normalization(np.zeros((W, H, C)), [1, 1])}, ValueError, "for other images"),
         ({"augmentation": Augmentation(shift=5)}, ValueError, r"shift must be smaller than the image \(6 x 5\)"),
         ({"dtype": "int32"}, TypeError, "float32"),
         ({"device": "numpi"}, ValueError, "did you mean 'numpy'"),

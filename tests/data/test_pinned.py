@@ -55,7 +55,7 @@ def test_at_most_five_odd_classes_are_named():
     for count, told in ((5, "'a', 'b', 'c', 'd', 'e' and"), (6, "'a', 'b', 'c', 'd', 'e', ... and")):
         with pytest.raises(ValueError, match="lacks") as raised:
             Dataset(images, np.array([0]), ["x"], "set").relabelled("abcdef"[:count])
-        assert str(raised.value) == (f"'set' must have the classes that are trained: it lacks {told} has unknown 'x'")
+        assert str(raised.value) == (f"'set' must have the training data's classes: it lacks {told} has unknown 'x'")
 
 
 def test_what_just_fits_a_loader():

@@ -100,8 +100,8 @@ def test_numbers_of_classes():
         ([0.0, 1.0], TypeError, "must be integers, the numbers of classes, received float64"),
         ([True, False], TypeError, "received bool"),
         ([0], ValueError, r"each of 2 images, received shape \(1,\)$"),
-        ([[0], [1]], ValueError, r"shape \(2, 1\); x.ravel\(\) makes one axis$"),
-        ([[0, 1], [1, 0]], ValueError, r"\(2, 2\); x.argmax\(1\) makes"),
+        ([[0], [1]], ValueError, r"shape \(2, 1\); x.ravel\(\) gives one axis$"),
+        ([[0, 1], [1, 0]], ValueError, r"\(2, 2\); x.argmax\(1\) converts"),
         ([0, -1], ValueError, "labels of 'set' must be 0 or more, received -1"),
         (np.uint64([0, 2**63]), ValueError, r"labels of 'set' must be below 2\*\*63, received 9223372036854775808"),
         ([0, np.ma.masked], TypeError, "labels of 'set' must not be a masked array"),
@@ -167,7 +167,7 @@ def test_threads_are_those_that_the_samples_allow_up_to_eight(monkeypatch):
 def test_floats_are_neither_normalised_nor_augmented():
     floats = of_array(IMAGES.astype(np.float32))
     for options in ({"normalization": PLAIN}, {"augmentation": Augmentation(flip=True)}):
-        with pytest.raises(ValueError, match="images of 'array' are floats and taken as they are"):
+        with pytest.raises(ValueError, match="images of 'array' are floats, taken as they are"):
             StreamLoader(floats, 2, **options)
     x, y = next(StreamLoader(floats, 4, shuffle=False, dtype="float64").epoch())
     assert (x.dtype, y.dtype, y.tolist()) == (np.float64, np.int64, LABELS[:4].tolist())
@@ -216,7 +216,7 @@ def test_an_iterable_is_gone_through_anew_and_an_iterator_goes_on():
     assert len(called) == 2  # the first batch, which was read to be checked, is used
     whole = batches(FLOATS)
     assert numbers(whole.epoch()) == FIRST
-    with pytest.raises(TypeError, match="how many batches train has is not known"):
+    with pytest.raises(TypeError, match="the number of batches in train is unknown"):
         len(whole)
 
 
@@ -235,7 +235,7 @@ def test_bytes_are_normalised_by_the_first_batch_and_do_not_come_after_floats():
     assert len(asked) == 1
     np.testing.assert_allclose(next(found.epoch())[0], (FLOATS[0][0] - 1) / 2, rtol=1e-6)
     assert batches(FLOATS).normalization is None
-    with pytest.raises(TypeError, match="batches of train were floats at first and are uint8 now"):
+    with pytest.raises(TypeError, match="the first batch of train has floats, a later one uint8"):
         list(batches([FLOATS[0], raw[1]]).epoch())
 
 

@@ -91,7 +91,7 @@ def test_a_validation_part_and_labels_by_name(photos):
         np.testing.assert_array_equal(files.read(np.arange(len(files)))[0], memory.images)
     turned = samples.relabelled(["owls", "dogs", "cats"])
     np.testing.assert_array_equal(turned.read(np.arange(len(turned)))[1], 2 - samples.labels)
-    with pytest.raises(ValueError, match="must have the classes that are trained: it lacks 'x'"):
+    with pytest.raises(ValueError, match="must have the training data's classes: it lacks 'x'"):
         samples.relabelled(["owls", "dogs", "cats", "x"])
 
 
@@ -108,7 +108,7 @@ def test_a_file_that_is_found_damaged_on_the_way_is_named(photos):
 
 def test_images_beyond_the_memory_are_refused_with_the_way_out(photos, monkeypatch):
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 3000}.__getitem__)
-    with pytest.raises(MemoryError, match=r"30 images of 'photos' take .*: stream=1 .*reads them as they are needed"):
+    with pytest.raises(MemoryError, match=r"30 images of 'photos' take .*: stream=1 .*reads them when needed"):
         folder.load(photos)
     assert len(folder.load(photos, size=(2, 2))[0])
     assert len(folder.load(photos, stream=True)[0])
@@ -145,7 +145,7 @@ def test_the_command_line_trains_on_a_streamed_folder_as_on_one_in_memory(photos
     for name, options in (("memory", ""), ("files", ",stream=1")):
         assert main(["train", "--data", f"folder:photos{options}", *tiny, "--run-dir", name]) == 0
     said = capsys.readouterr().out
-    assert said.count("read as they are needed (known by names, sizes, dates and labels)") == 1
+    assert said.count("read as needed (identified by names, sizes, dates and labels)") == 1
     records = [(photos.parent / name / "metrics.jsonl").read_bytes() for name in ("memory", "files")]
     assert records[0] == records[1]
     assert main(["evaluate", "files", "--device", "numpy"]) == 0

@@ -112,7 +112,7 @@ def test_each_way_of_computing_a_value_is_within_its_bound_and_is_the_sum_of_its
     net = deep_net()
     for name, volume in net.activations(DEEP_X):
         if name == "residual1.shortcut":
-            with pytest.raises(ValueError, match="Sequential, whose values are no function of one window"):
+            with pytest.raises(ValueError, match="Sequential, whose values do not depend on a single window"):
                 explain(net, DEEP_X, name, (0, 0, 0))
             continue
         for at in ((0,) * (volume.ndim - 1), tuple(size - 1 for size in volume.shape[1:])):

@@ -122,8 +122,8 @@ def test_refusals(tmp_path, monkeypatch):
         ),
         ("one factor is a constant number", [relu, node("Mul", "r w", "y")], dict(w=weight)),
         ("features in", [node("Flatten", "x", "y")], {}),
-        (r"say input_shape=\(H, W, C\)", [node("Relu", "x", "y")], dict(size=wide)),
-        ("a constant is added elsewhere", [node("Add", "x w", "y")], dict(w=weight)),
+        (r"give input_shape=\(H, W, C\)", [node("Relu", "x", "y")], dict(size=wide)),
+        ("a constant can only be added after a MatMul", [node("Add", "x w", "y")], dict(w=weight)),
         ("leads nowhere", [relu, node("Sigmoid", "w", "y")], dict(w=weight)),
     ):
         with pytest.raises(ValueError, match=told):

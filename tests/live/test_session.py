@@ -159,7 +159,7 @@ def test_an_edited_net_begins_a_new_run_and_a_bad_one_names_its_layer(open_sessi
     from gpuconv.live.controls import LayerError
 
     for text, layer, said in [
-        ("[", None, "no JSON"),
+        ("[", None, "not JSON"),
         ("5", None, "list"),
         ("[]", None, "list"),
         ('[{"layer": "Conv3D"}]', 0, "unknown layer"),

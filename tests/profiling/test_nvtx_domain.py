@@ -47,7 +47,7 @@ def test_a_range_for_each_layer_and_direction(recorder):
 
 
 def test_a_fused_layer_has_a_name_that_filters_can_hold(recorder):
-    """To Nsight Compute's --nvtx-include a plus stands for a range in between."""
+    """To Nsight Compute's --nvtx-include a plus separates ranges."""
     with profiling.ranges():
         models.build("seed-net").fuse().forward(np.zeros((1, 32, 32, 3), np.float32))
     assert recorder.events[0] == ("input.forward", "forward")

@@ -109,8 +109,8 @@ def test_a_part_is_taken_by_its_prefix():
 def test_a_state_that_could_not_be_read_again_is_not_saved(path):
     before = path.read_bytes()
     for value, said in (
-        (float("nan"), "NaN is no finite number"),
-        (-math.inf, "-Infinity is no finite number"),
+        (float("nan"), "NaN is not a finite number"),
+        (-math.inf, "-Infinity is not a finite number"),
         (nested(120), "nested too deeply"),
         (nested(5000), "nested too deeply"),
         (np.float32(1), "float32"),
@@ -187,8 +187,8 @@ def test_a_state_that_is_no_plain_object_is_refused(tmp_path):
         ("", "Expecting value"),
         (deep, "nested too deeply"),
         (f'{{"settings": {deep}}}', "nested too deeply"),
-        ('{"lr": NaN}', "NaN is no finite number"),
-        ('{"lr": 1e999}', "1e999 is no finite number"),
+        ('{"lr": NaN}', "NaN is not a finite number"),
+        ('{"lr": 1e999}', "1e999 is not a finite number"),
         ("{", "Expecting"),
         (f'{{"a": {"9" * 5000}}}', "digits"),
         ("\ud800", "surrogates"),
@@ -225,7 +225,7 @@ def test_a_header_of_other_types_is_refused(tmp_path):
         {"format": 1, "state": None, "sha256": None},
     ]:
         sealed(tmp_path / "x", header)
-        with pytest.raises(CheckpointError, match=r"x is corrupt|has checkpoint format|no checkpoint of gpuconv"):
+        with pytest.raises(CheckpointError, match=r"x is corrupt|has checkpoint format|not a checkpoint of gpuconv"):
             load(tmp_path / "x")
 
 
@@ -233,7 +233,7 @@ def test_bare_weights_are_no_checkpoint(tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"w": np.zeros(3)}, tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError, match="no checkpoint of gpuconv"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of gpuconv"):
         load(tmp_path / "w.safetensors")
 
 

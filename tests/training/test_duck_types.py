@@ -340,8 +340,8 @@ def test_a_hook_of_another_signature_is_refused_before_anything_is_trained(tmp_p
     trainer = Trainer(small.net())
     before = {name: array.copy() for name, array in trainer.net.state_dict().items()}
     for wrong, message in (
-        (Narrow(), r"Narrow.on_epoch is called with \(trainer, record\), and takes \(record\)"),
-        (Wide(), r"Wide.on_stop is called with \(trainer, reason\), and takes \(trainer, reason, more\)"),
+        (Narrow(), r"Narrow.on_epoch is called with \(trainer, record\), but takes \(record\)"),
+        (Wide(), r"Wide.on_stop is called with \(trainer, reason\), but takes \(trainer, reason, more\)"),
     ):
         with pytest.raises(TypeError, match=message):
             trainer.fit(small.loader(), epochs=1, callbacks=[wrong], run_dir=tmp_path / "run", progress=False)

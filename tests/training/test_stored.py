@@ -211,7 +211,7 @@ def test_a_buffer_of_any_integer_dtype_goes_on(tmp_path):
 
 def test_settings_that_could_not_be_read_again_begin_no_run(tmp_path):
     for options, said in (
-        ({"x": math.nan}, "NaN is no finite number"),
+        ({"x": math.nan}, "NaN is not a finite number"),
         ([1], "options must be an object"),
         ({3: set()}, "set"),
         ({"deep": copy.deepcopy(DEEP)}, "nested too deeply"),

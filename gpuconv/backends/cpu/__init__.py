@@ -1,4 +1,4 @@
-"""The CPU backend, device "numpy": every op in fast NumPy, proved against the oracle (`gpuconv.backends.reference`)."""
+"""The CPU backend, device "numpy": every op in fast NumPy, verified against `gpuconv.backends.reference`."""
 
 from gpuconv.backends.cpu import (
     activation,

@@ -1,4 +1,4 @@
-"""Activations: each op hands its formula to `elementwise`, which sees to dtypes, blocks and out."""
+"""Activations: each op passes its formula to `elementwise`, which handles dtypes, blocks and out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def relu(x, *, out=None):
     return np.maximum(x, 0, out=result_array(x, out))  # exact in every dtype
 
 
-@np.errstate(all="ignore")  # bfloat16 warns where it compares a NaN
+@np.errstate(all="ignore")  # bfloat16 warns when a NaN is compared
 def relu_backward(dy, y, *, out=None):
     return keep(dy, y > 0, out=out)
 

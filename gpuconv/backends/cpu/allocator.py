@@ -1,8 +1,8 @@
-"""Freed arrays stay with the process for the next ones of their size.
+"""Makes glibc keep the memory of freed arrays for later ones.
 
-glibc gives a large freed block back to the kernel, which clears every page anew when a training step asks for the same
-block again: a sixth of a small net's step, measured. How large is large adapts to the largest block freed so far, up
-to 32 MiB ("M_MMAP_THRESHOLD" in mallopt(3)), so freeing one block of that size, never touched, settles it.
+glibc returns a large freed block to the kernel, which must clear its pages when a training step allocates it again: a
+sixth of a small net's step, measured. The threshold adapts to the largest block freed so far, up to 32 MiB
+("M_MMAP_THRESHOLD" in mallopt(3)), so freeing one untouched block of nearly that size raises it to the maximum.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches out of a uint8 data set: gather, augment, normalise."""
+"""Batches from a uint8 data set: gather, augment, normalise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuconv.backends.cpu.elementwise import value_of
 def load_batch(
     images, labels, indices, *, mean, std, flip, shift, border, cutout, seed, offset, start, count, dtype, out
 ):
-    """See the contract. The exact arithmetic, which a kernel repeats without fused multiply-add:
+    """See `gpuconv.ops.load_batch`. The exact arithmetic, which kernels repeat without fused multiply-add:
 
     x = (float32(pixel) - mean) * (float32(1) / std), then rounded to dtype
 
@@ -62,7 +62,7 @@ def load_batch(
 
 
 def _whole(values, shape):
-    """One value for each element of an image: NumPy is several times slower on rows of three."""
+    """The values broadcast to an image's shape, as NumPy is several times slower on rows of three."""
     return np.ascontiguousarray(np.broadcast_to(values, shape))
 
 
@@ -80,7 +80,7 @@ def _outside(position, size):
 
 
 def _covered(centre, side, size):
-    """Which of `size` positions a square of that side around the centre covers: (n, size)."""
+    """(n, size): which positions along an axis a square of this side around the centre covers."""
     start = centre - side // 2
     position = np.arange(size)
     return (position >= start) & (position < start + side)

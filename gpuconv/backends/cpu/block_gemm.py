@@ -1,7 +1,7 @@
-"""Two forms of the product of a block of windows with weights, and of the gradient to such weights. Both take
+"""Two forms of the product of a block of windows with weights, and of the weights' gradient. Both take
 
 view       the im2col view of the block, (N, P, Q, R, S, C)
-weights    (G, R * S * C / G, K / G), and the gradient to them: one row more where there is a bias, whose input is 1
+weights    (G, R * S * C / G, K / G), and their gradient; with a bias, one more row, for an input of 1
 y, other   (N, P, Q, K), y to be written
 """
 
@@ -15,9 +15,9 @@ from gpuconv.backends.cpu.precision import sum_rows
 
 
 class Matrix:
-    """For each group a matrix with a row for each window (n, p, q) and a column for each (r, s, c), and a column of
-    ones for the bias. The windows are copied into one buffer, which the first, largest block makes, unless
-    they lie in memory like that already, as those of 1 x 1 filters may."""
+    """For each group a matrix with a row for each window (n, p, q), a column for each (r, s, c), and a column of ones
+    for the bias. The windows are copied into one buffer, which the first and largest block allocates, unless they have
+    this layout already, as windows of 1 x 1 filters may."""
 
     def __init__(self) -> None:
         self.buffer: np.ndarray | None = None
@@ -40,7 +40,7 @@ class Matrix:
             self.buffer = np.empty((groups, height, columns), view.dtype)
             self.buffer[:, :, width:] = 1
         matrices = self.buffer[:, :height]
-        if self.view is not view:  # a second product of one block finds it here
+        if self.view is not view:  # not copied again for a second product of the same block
             matrices[:, :, :width].reshape(by_group.shape, copy=False)[...] = by_group
             self.view = view
         return matrices
@@ -53,7 +53,7 @@ def _by_group(y: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 class Taps:
-    """Depthwise: each filter reads the channel of its own number, so a tap scales the whole shifted volume."""
+    """Depthwise: filter k reads channel k, so each tap multiplies the whole shifted volume."""
 
     @staticmethod
     def multiply(view: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:

@@ -3,9 +3,9 @@
 fprop   y  = im2col(x) @ w           im2col(x) has a row for each output pixel and a column for each (r, s, c)
 wgrad   dw = dy^T @ im2col(x)
 dgrad   dx = im2col(dy) @ flipped w  once for each phase of the stride (see `_phases`)
-both    dx as dgrad, and dw of the same copies: flipped dw = im2col(dy)^T @ x
+both    dx as dgrad, and dw from the same copies: flipped dw = im2col(dy)^T @ x
 
-`correlate` chooses the form of the product.
+`correlate` chooses the form of the matrix product.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from gpuconv.backends.cpu.select import keep
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, Epilogue, Pool2dProblem
 
-MOST_CELLS = 4 / 3  # of a map of x for each of y, measured
-MOST_CHANNELS = 1 / 3  # of x for each of y, where dx and dw are faster apart, measured
+# Limits for computing dw from the windows of dy, measured:
+MOST_CELLS = 4 / 3  # cells in a map of x for each one in y
+MOST_CHANNELS = 1 / 3  # channels of x for each one of y; with fewer, dx and dw are faster separately
 
 
 def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
@@ -69,7 +70,7 @@ def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algo, tf32, out, dw, d
         gradient = _correlate_both_back(dy_factors, filters, windows, dx, x_factors)
     else:
         _correlate_back(dy_factors, filters, windows, dx)
-    # Windows of dy that reach outside see zeros there, which turn an infinity of x into NaN.
+    # Windows of dy beyond the border contain zeros, which turn an infinity of x into NaN.
     if gradient is None or not np.isfinite(gradient).all():
         gradient, sums = correlate_gradient(dy_factors, x_factors, windows, groups)
         gradient = _weight(gradient)
@@ -86,15 +87,15 @@ def bias_grad(dy, *, out, accumulate):
 
 
 def _packed(passes: np.ndarray, groups: int) -> np.ndarray:
-    """The mask of conv2d_relu: passes[n, p, q, k, j] as bits, each group's filled up to whole bytes."""
+    """The mask of conv2d_relu: passes[n, p, q, k, j] as bits, padded to whole bytes for each group."""
     n, p, q, k, pixels = passes.shape
     packed = np.packbits(passes.reshape(n, p, q, groups, k // groups * pixels), -1, "little")
     return packed.reshape(n, p, q, groups * packed.shape[4])
 
 
 def _spread(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, epilogue: Epilogue) -> np.ndarray:
-    """The gradient to the convolution's own output, (N, P, Q, K): each number of dy at the pixel that the mask says, or
-    nowhere."""
+    """The gradient of the convolution's own output, (N, P, Q, K): each number of dy at the pixel that the mask selects,
+    if any."""
     if mask is None:
         return dy
     (n, p, q, k), pool, groups = dy.shape, epilogue.pool, problem.groups
@@ -118,29 +119,29 @@ def _weight(gradient: np.ndarray) -> np.ndarray:
 
 
 def _filters_back(w: np.ndarray, groups: int) -> np.ndarray:
-    """(K, R, S, C // groups) -> (groups, R, S, K // groups, C // groups): what is a channel of y is one of dx's."""
+    """(K, R, S, C // groups) -> (groups, R, S, K // groups, C // groups): filters from dy's channels to dx's."""
     k, *taps_channels = w.shape
     return w.reshape(groups, k // groups, *taps_channels).transpose(0, 2, 3, 1, 4)
 
 
 def _correlate_back(dy, filters, windows, dx) -> None:
-    """dx, of filters from `_filters_back`, with the windows of fprop."""
+    """dx, from filters of `_filters_back` and the windows of fprop."""
     for cells, taps, seen_by in _phases(filters, windows, dx):
         correlate(dy, filters[taps], seen_by, dx[cells])
 
 
 def _shares_copies(filters: np.ndarray, windows: Windows, problem: Conv2dProblem) -> bool:
-    """Whether dw is made faster of the windows of dy, which dx needs copied anyway, than of those of x. The former sum
-    over x's cells and the latter over y's, which are fewer where windows have no padding. And where x has few channels,
-    its windows are a small copy, while dx alone may reuse rows of dy, an even smaller one."""
+    """Whether dw is faster to compute from the windows of dy, which dx needs anyway, than from those of x. The former
+    sum over x's cells, the latter over y's, which are fewer without padding. And if x has few channels, copying its
+    windows is cheap, and dx alone can use row reuse, which copies even less."""
     fewer_cells = problem.h * problem.w <= MOST_CELLS * problem.p * problem.q
     worth_it = problem.stride == (1, 1) and fewer_cells
     return worth_it and not suits_row_reuse(filters, windows, MOST_CHANNELS)
 
 
 def _correlate_both_back(dy, filters, windows, dx, x) -> np.ndarray:
-    """dx as `_correlate_back`, and dw, which sums products of x and the very windows of dy: dw[k, r, s, c] = sum over
-    n, h, w of x[n, h, w, c] * dy[n, p, q, k], where (p, q) reads (h, w) through the tap (r, s)."""
+    """dx as `_correlate_back`, and dw from the same windows of dy: dw[k, r, s, c] = sum over n, h, w of
+    x[n, h, w, c] * dy[n, p, q, k], where (p, q) reads (h, w) through tap (r, s)."""
     groups, r, s, k, channels = filters.shape
     dw = np.zeros((groups, k, r, s, channels), accumulation_dtype(x.dtype))
     gradient = dw.transpose(0, 2, 3, 1, 4)  # laid out as the filters are
@@ -150,12 +151,12 @@ def _correlate_both_back(dy, filters, windows, dx, x) -> np.ndarray:
 
 
 def _phases(filters, windows, dx) -> Iterator[tuple[tuple, tuple, Windows]]:
-    """Cells of dx, the filters' taps that read them, and which windows of dy are seen through those.
+    """For each phase of the stride: its cells of dx, the filter taps that read them, and the windows of dy.
 
-    Stride 1: dx is fprop of dy with the filters flipped and the roles of input and output channels exchanged.
+    Stride 1: dx is fprop of dy with flipped filters and exchanged input and output channels.
 
-    Stride > 1: the cells h = a, a + stride, a + 2 stride, ... are read through the same taps, and for each such
-    phase a, dx is again a stride-1 fprop of dy, with those taps alone. No tap serves two phases.
+    Stride > 1: the cells h = a, a + stride, a + 2 stride, ... are read through the same taps. For each such phase a, dx
+    is a stride-1 fprop of dy with only those taps. No tap belongs to two phases.
     """
     stride_h, stride_w = windows.stride
     for a in range(min(stride_h, dx.shape[1])):
@@ -168,12 +169,12 @@ def _phases(filters, windows, dx) -> Iterator[tuple[tuple, tuple, Windows]]:
 
 
 def _phase(cell: int, axis: int, windows: Windows) -> tuple[slice, int, int]:
-    """Which outputs read the cells at cell, cell + stride, ... along an axis, through which taps.
+    """The outputs p and taps r that read the cells at cell, cell + stride, ... along an axis.
 
     Output p reads the cell start + p * stride + r * dilation through tap r, so r * dilation = cell - start modulo
-    stride. Those r are `every` = stride / gcd apart, and from one to the next p falls by dilation / gcd.
+    stride. Consecutive such r differ by `every` = stride / gcd, and p then decreases by dilation / gcd.
 
-    Returns the taps r, last one first as p ascends, and the first p and the step of p.
+    Returns the taps r, in descending order as p ascends, the first p, and the step of p.
     """
     position, taps = cell - windows.start[axis], windows.kernel_size[axis]
     stride, dilation = windows.stride[axis], windows.dilation[axis]

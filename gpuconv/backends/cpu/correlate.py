@@ -1,10 +1,10 @@
-"""The sum of products over windows, the heart of all three directions of a convolution: the windows are copied into a
-matrix, a block at a time, and multiplied by the filters. Three other forms win by a measured margin:
+"""The sum of products over windows, the core of all three directions of a convolution: the windows are copied into a
+matrix, one block at a time, and multiplied by the filters. Three other forms are faster, as measured, for:
 
-wide_filters  where channels and filters are few, and copying the windows would cost more than multiplying them;
-row_reuse     otherwise, where filters are not many more than channels and no gradient is made of the copies: a row of a
-              map is copied once, not once for each row of taps;
-Taps          (in block_gemm) where each filter reads one channel, and there is no matrix to multiply.
+wide_filters  few channels and filters, where copying the windows would take longer than multiplying them;
+row_reuse     otherwise, if filters are not many more than channels, and no gradient is computed from the copies: each
+              row of a map is copied once, not once for each row of taps;
+Taps          (in block_gemm) depthwise filters, which read one channel each.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from gpuconv.backends.cpu.wide_filters import fold_filters, in_strips, strip_wid
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS
 
-# Of the windows that a core copies for one product, measured: so many that they are still in its cache when they are
-# multiplied, and many times the weights, which every product reads anew. Few weights are multiplied so fast that the
-# time in Python between products would show.
+# Bytes of windows that a core copies for one product, measured: few enough to be still in its cache when they are
+# multiplied, and many times the weights, which every product reads again. With few weights products are so short that
+# the time in Python between them matters, so blocks are larger.
 LEAST_BLOCK_BYTES = 1 << 20
 TIMES_WEIGHTS = 8
 FEW_WEIGHTS_BYTES, LEAST_OF_FEW_WEIGHTS = 64 << 10, 4 << 20
 MOST_BLOCK_BYTES = 8 << 20  # small next to the activations
 
-ROW_REUSE_BYTES = 3 << 20  # of copied rows for one product, and about as much for their sums: measured
-MOST_FILTERS = 1.5  # for each channel, where row reuse still pays: measured
+ROW_REUSE_BYTES = 3 << 20  # copied rows for one product; their sums take about as much: measured
+MOST_FILTERS = 1.5  # the most filters per channel for which row reuse is faster: measured
 
 
 def correlate(x, filters, windows, y, bias=None, activation=None) -> None:
@@ -74,7 +74,7 @@ class _NotFinite(Exception):
 
 
 def _in_chosen_form(x, filters, windows, bias, y, *others, **options) -> Any:
-    """`_products` in the form that suits these filters."""
+    """`_products` in the fastest form for these filters."""
     by_row, options["nbytes"] = windows.by_row(x.shape[1]), windows.copied_bytes(x)
     if not others and suits_row_reuse(filters, windows, MOST_FILTERS) and by_row.copied_bytes(x[:1]) <= ROW_REUSE_BYTES:
         form = partial(RowReuse, windows, x.shape[1], bias)
@@ -84,21 +84,21 @@ def _in_chosen_form(x, filters, windows, bias, y, *others, **options) -> Any:
 
 
 def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
-    """Whether rows may be reused: for filters (G, R, S, C, K) that are at most `most` for each channel."""
+    """Whether row reuse serves filters (G, R, S, C, K), at most `most` of them per channel."""
     groups, r, _, channels, k = filters.shape
     return groups == windows.stride[0] == 1 < r and k <= most * channels
 
 
 def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, block=None, finite=False) -> Any:
-    """`_correlate` in this form and with these very filters.
+    """`_correlate` in the given form, with the filters as they are.
 
-    nbytes: what it would copy of the plain windows, by which the batch is cut into parts in any form.
-    block: bytes of windows for one product, if the size of the filters is not to decide.
-    finite: raise _NotFinite where a number of y is infinite or NaN.
+    nbytes: the bytes of the plain windows, which determine how the batch is split in every form.
+    block: bytes of windows for one product; by default it depends on the size of the filters.
+    finite: raise _NotFinite if a number of y is infinite or NaN.
     """
     groups, r, s, channels, k = filters.shape
     weights = filters.reshape(groups, r * s * channels, k)
-    if bias is not None:  # one weight more, of an input that is always 1
+    if bias is not None:  # one more weight, for an input that is always 1
         weights = np.concatenate([weights, bias.reshape(groups, 1, k)], axis=1)
 
     def prepare(x, y, *others):
@@ -111,7 +111,7 @@ def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, b
             in_place = part.dtype == weights.dtype and part.flags.c_contiguous
             result = part if in_place else np.empty(part.shape, weights.dtype)
             form.multiply(view, weights, result)
-            if finite and not np.isfinite(np.vdot(result, result)):  # squares of huge numbers count as infinite too
+            if finite and not np.isfinite(np.vdot(result, result)):  # also if squares overflow
                 raise _NotFinite
             for other in others:
                 form.add_gradient(view, widen(other[images, rows]), gradient)
@@ -128,7 +128,7 @@ def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, b
 @np.errstate(all="ignore")
 def correlate_gradient(dy, x, windows, groups) -> tuple[np.ndarray, np.ndarray]:
     """dw[g, r, s, c, k] = sum over n, p, q of view[..., r, s, (g, c)] * dy[..., (g, k)], and db[(g, k)] = sum of
-    dy[..., (g, k)], the gradient to a weight of an input that is always 1: both in the accumulation dtype."""
+    dy[..., (g, k)], as the gradient of a weight whose input is always 1; both in the accumulation dtype."""
     k, channels = dy.shape[3] // groups, x.shape[3] // groups
     width = strip_width(windows, channels, k, groups)
     seen_by = windows.widened(width) if width > 1 else windows
@@ -139,7 +139,7 @@ def correlate_gradient(dy, x, windows, groups) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _gradient(dy, x, windows, groups) -> np.ndarray:
-    """dw[g, k, (r, s, c)], and db in one column more."""
+    """dw[g, k, (r, s, c)], with db as one more column."""
     k, channels, accumulator = dy.shape[3] // groups, x.shape[3] // groups, accumulation_dtype(x.dtype)
     columns = math.prod(windows.kernel_size) * channels + 1
     form = Taps if channels == k == 1 else Matrix
@@ -157,8 +157,8 @@ def _gradient(dy, x, windows, groups) -> np.ndarray:
 
 
 class _Blocks:
-    """What the windows of x see, in blocks for one product each, the largest first: several images where their copies
-    are small enough, else some rows p of one, but always one row. Gives a block's images, its rows and their view."""
+    """The windows of x in blocks for one product each, the largest first: several images if their copies are small
+    enough, else some rows p of one image, at least one. Yields a block's images, its rows and their view."""
 
     def __init__(self, x: np.ndarray, windows: Windows, budget: int) -> None:
         count, image_bytes = windows.count[0], max(1, windows.copied_bytes(x[:1]))
@@ -177,6 +177,6 @@ class _Blocks:
 
 
 def _block_bytes(weights: np.ndarray) -> int:
-    """How many bytes of windows to copy for one product with these weights."""
+    """The bytes of windows to copy for one product with these weights."""
     least = LEAST_OF_FEW_WEIGHTS if weights.nbytes < FEW_WEIGHTS_BYTES else LEAST_BLOCK_BYTES
     return min(MOST_BLOCK_BYTES, max(least, TIMES_WEIGHTS * weights.nbytes))

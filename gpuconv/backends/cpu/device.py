@@ -1,4 +1,4 @@
-"""Making arrays on the "numpy" device."""
+"""Creates arrays on the "numpy" device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout: the backward pass draws the mask again from the same place of the same stream, so none is stored."""
+"""Dropout: backward draws the mask again from the same position of the same stream, so none is stored."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def dropout_backward(dy, *, p, seed, substream, offset, out):
 
 
 def _mask(shape: tuple[int, ...], p: float, seed: int, substream: int, offset: int) -> np.ndarray:
-    """Where uniform = (word >> 8) * 2**-24 is at least p: decided in integers, so that no rounding of p matters."""
+    """Where uniform = (word >> 8) * 2**-24 is at least p; compared as integers, so that p is not rounded."""
     words = bits(math.prod(shape), seed=seed, stream=DROPOUT, substream=substream, offset=offset)
     return (words >= math.ceil(p * 2**24) << 8).reshape(shape)

@@ -1,7 +1,7 @@
-"""Elementwise formulas over arrays of any float dtype, a cache-sized block at a time.
+"""Elementwise formulas over arrays of any float dtype, one cache-sized block at a time.
 
-A formula works on whole blocks in the dtype its arrays accumulate in: half precision is widened on the way in and
-rounded once on the way out. So a formula's temporaries stay in cache, and an op needs no memory beside its result.
+A formula works on blocks in the accumulation dtype: half precision is widened before and rounded once afterwards. So a
+formula's temporaries stay in cache, and an op allocates only its result.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def elementwise(formula: Callable[..., np.ndarray], *inputs: np.ndarray, out: np
 
 
 def result_array(x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-    """`out`, or where none is given a new array like x."""
+    """`out`, or if it is None a new array like x."""
     return np.empty(x.shape, x.dtype) if out is None else out
 
 
 def value_of(scalar: Any) -> Any:
-    """A number, out of its one-element array where it comes in one."""
+    """A number, extracted from a one-element array if necessary."""
     return scalar.item() if isinstance(scalar, np.ndarray) else scalar
 
 

@@ -91,7 +91,7 @@ def erfc(x: np.ndarray) -> np.ndarray:
 
 
 def normal_cdf(x: np.ndarray) -> np.ndarray:
-    """Phi(x): by way of erfc, so that the far left keeps its digits."""
+    """Phi(x), through erfc, which stays accurate for large negative x."""
     return 0.5 * erfc(x * -math.sqrt(0.5))
 
 
@@ -101,6 +101,6 @@ def normal_pdf(x: np.ndarray) -> np.ndarray:
 
 
 def _exp_minus_square(x: np.ndarray) -> np.ndarray:
-    """exp(-x**2), split at a nearby multiple of 1/16 whose square is exact, since exp magnifies a rounding of x**2."""
+    """exp(-x**2), split at a nearby multiple of 1/16 with an exact square, since exp amplifies the rounding of x**2."""
     head = np.trunc(x * 16) / 16
     return np.exp(-head * head) * np.exp(-(x - head) * (x + head))

@@ -1,4 +1,4 @@
-"""The windows of a convolution or a pool: which cells of a volume each output reads."""
+"""The windows of a convolution or a pool: the cells of a volume that each output reads."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Windows:
     start: Pair
 
     def copied_bytes(self, x: np.ndarray) -> int:
-        """How much a copy of everything takes that the windows of x see."""
+        """The bytes of a copy of all windows of x."""
         each = self.count[0] * self.count[1] * self.kernel_size[0] * self.kernel_size[1] * x.shape[3]
         return len(x) * each * accumulation_dtype(x.dtype).itemsize
 
     def widened(self, width: int) -> Windows:
-        """Windows that each cover `width` neighbours in a row; width divides Q."""
+        """Windows that each cover `width` horizontal neighbours; width divides Q."""
         (p, q), (r, s), (stride_h, stride_w), (dilation_h, dilation_w) = (
             self.count,
             self.kernel_size,
@@ -45,7 +45,7 @@ class Windows:
         return Windows((p, q // width), (r, wide), (stride_h, width * stride_w), (dilation_h, 1), self.start)
 
     def by_row(self, height: int) -> Windows:
-        """Windows of one row of the map: what these see of it through one row of taps, for each of its rows."""
+        """The windows split into single rows: what one row of taps reads, for each row of the map."""
         (_, q), (_, s), (_, stride), (_, dilation), (_, start) = (
             self.count,
             self.kernel_size,
@@ -56,7 +56,7 @@ class Windows:
         return Windows((height, q), (1, s), (1, stride), (1, dilation), (0, start))
 
     def through(self, r: int, height: int) -> tuple[slice, slice]:
-        """Which p see a row of a map through the taps of row r, and which rows those are."""
+        """The p that read a row of the map through row r of the taps, and those rows of the map."""
         return overlap(height, self.count[0], self.start[0] + r * self.dilation[0], self.stride[0])
 
 
@@ -74,11 +74,11 @@ def overlap(size: int, count: int, shift: int, stride: int) -> tuple[slice, slic
 
 
 class Im2colView:
-    """The windows of the images x (N, H, W, C) as one view (N, P, Q, R, S, C), in the accumulation dtype. No cell is
-    copied twice: all windows are views of one cut of x, read only, since they overlap.
+    """The windows of the images x (N, H, W, C) as one view (N, P, Q, R, S, C), in the accumulation dtype. The windows
+    overlap, so the view is read-only, and no cell is copied twice.
 
-    Where windows reach outside of an image, or x has another dtype, the cut is copied into a buffer for `images` images
-    at a time, with zeros outside.
+    If windows reach beyond an image, or x has another dtype, the part of x that they read is copied into a zero-padded
+    buffer, `images` images at a time.
     """
 
     def __init__(self, windows: Windows, x: np.ndarray, images: int) -> None:
@@ -96,7 +96,7 @@ class Im2colView:
         )
 
     def of(self, images: slice) -> np.ndarray:
-        """Of these images, until the next call."""
+        """The view of these images, valid until the next call."""
         if self.buffer is None:
             return self.all[images]
         count = images.stop - images.start
@@ -112,11 +112,11 @@ class Im2colView:
 
 
 class Cut(NamedTuple):
-    """The cells that any window reads of a map, which may reach outside of it: along height and width."""
+    """The range of cells that windows read, which may reach beyond the map, along height and width."""
 
     size: tuple[int, ...]
-    cells: tuple[slice, ...]  # of the map's own cells
-    place: tuple[slice, ...]  # where those lie in the cut
+    cells: tuple[slice, ...]  # those inside the map
+    place: tuple[slice, ...]  # their position in the cut
     reaches_outside: bool
 
 

@@ -44,7 +44,7 @@ def svm_hinge(scores, labels, *, delta, grad_scale, out):
 
 
 def _rows(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The rows' numbers, once every label is known to name a class."""
+    """The row numbers, after checking that every label is a class."""
     expect_within("labels", labels, scores.shape[1])
     return np.arange(len(labels))
 

@@ -1,4 +1,4 @@
-"""Muon: momentum whose direction is made orthogonal before it is taken."""
+"""Muon: momentum with an orthogonalized direction."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nest
 
 
 def _orthogonal(x: np.ndarray, steps: int) -> np.ndarray:
-    """x (rows, columns) with its singular values brought near 1 by Newton-Schulz steps, each
-    x = (a + b x x^T + c (x x^T)^2) x, on whichever side is smaller."""
+    """x (rows, columns) after Newton-Schulz steps, which bring its singular values near 1. Each is
+    x = (a + b x x^T + c (x x^T)^2) x, computed on the smaller side."""
     if x.shape[0] > x.shape[1]:
         return _orthogonal(x.T, steps).T
     a, b, c = (x.dtype.type(value) for value in NEWTON_SCHULZ)

@@ -1,4 +1,4 @@
-"""Batch normalisation. The variance is taken of the centred values: x**2 - mean**2 would cancel."""
+"""Batch normalisation. The variance is computed from centred values, as mean(x**2) - mean**2 would cancel."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, traini
 
 
 def _rows(y: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """A view of y with pixels side by side, and what repeats a number for each channel for all pixels of such a row."""
+    """A view of y with several pixels per row, and a function that repeats a channel vector for all pixels of a row."""
     rows = side_by_side(y)
     return rows, partial(np.resize, new_shape=rows.shape[1:])
 

@@ -1,5 +1,5 @@
 """Optimizer steps. Each formula updates one block of a parameter and its state in place; half precision is computed
-in float32 and rounded once. With masters the block is theirs, and the parameters get it rounded."""
+in float32 and rounded once. With masters, the formula updates these, and the parameters are rounded from them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ def adam_step(
 ):
     skipped = 0 if scaling is None else int(scaling[3])
     lr, step = value_of(lr), value_of(step) - skipped
-    m_share, v_share = 1 - beta1**step, 1 - beta2**step  # how much of m and v is not their start at zero
+    m_share, v_share = (
+        1 - beta1**step,
+        1 - beta2**step,
+    )  # the weight of gradients in m and v; the rest is their initial zero
 
     def formula(decay, param, m, v, grad):
         if decoupled:

@@ -1,14 +1,14 @@
-"""The processor's cores, each with its own part of a batch.
+"""Splits a batch over the processor's cores.
 
-NumPy copies and adds on one core, and its BLAS spreads a product over all of them, which first fetch from that one
-core's cache what it has just written. Here a core does everything for its images, with a BLAS that stays on it, so it
-multiplies what it copied itself, and the rest of the work is shared too.
+NumPy copies and adds on one core, and its BLAS spreads a product over all cores, which must first fetch the operands
+from that core's cache. Here each core does all work for its images, with a single-threaded BLAS, so it multiplies what
+it copied itself, and copies and additions run in parallel too.
 
 There are as many parts as NumPy's BLAS may use threads, so OPENBLAS_NUM_THREADS and `threadpoolctl.threadpool_limits`
-decide. threadpoolctl is also what keeps BLAS on one core; without it a batch is one part, and BLAS does as it likes.
+decide. threadpoolctl also limits BLAS to one thread; without it a batch is one part, and BLAS uses its own threads.
 
-What was measured was measured on two cores. Dozens of them may want fewer and larger parts: the Python between the
-products runs on one core at a time.
+All measurements were made on two cores. With dozens of cores fewer and larger parts may be better, as the Python code
+between products runs on one core at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 
 __all__ = ["in_parts", "matmul", "sum_in_order", "sum_parts", "threads"]
 
-LEAST_BYTES = 1 << 20  # to a part: handing less to another core costs more than it saves, measured
+LEAST_BYTES = 1 << 20  # per part; smaller parts cost more than they save, measured
 
 Result = TypeVar("Result")
 
@@ -40,13 +40,13 @@ def in_parts(
     nbytes: int | None = None,
     prepare: Callable[..., Sequence[Any]] | None = None,
 ) -> list[Result]:
-    """work(part of each array), the parts cut along the first axis, and what it returned for them in their order.
+    """Run work(part of each array) for parts along the first axis; returns the results in order.
 
-    nbytes: how many bytes the work moves, where that is more than the arrays'. One image alone is not cut, and its
-    products are left to BLAS with all its threads.
+    nbytes: the bytes that the work moves, if more than the arrays'. A single image is not split, and BLAS uses all its
+    threads for it.
 
-    prepare: makes of a part what `work` is given instead, for one part after the other before any begins. Threads that
-    run much Python side by side wait for each other, and each wait costs more than what it is for.
+    prepare: converts each part to the arguments of `work`, one part after another before any work begins. Threads that
+    run much Python code at the same time wait for each other, which costs more than it saves.
     """
     length = arrays[0].shape[0] if arrays[0].ndim else 1
     if length == 1 or _inside.get():
@@ -72,7 +72,7 @@ def sum_parts(work: Callable[..., np.ndarray], *arrays: np.ndarray, **options: A
 
 
 def sum_in_order(results: Sequence[np.ndarray]) -> np.ndarray:
-    """The sum of what parts returned, in their order, in the place of the first."""
+    """The sum of the parts' results, in their order, accumulated in the first."""
     total, *others = results
     for other in others:
         total += other
@@ -80,7 +80,7 @@ def sum_in_order(results: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """a @ b for two matrices of one dtype, each core with a part of the longer axis of the result."""
+    """a @ b for two matrices of one dtype; each core computes a part of the result's longer axis."""
     out = np.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out
     if out.shape[0] >= out.shape[1]:
         in_parts(lambda a, out: np.matmul(a, b, out=out), a, out)
@@ -90,13 +90,13 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nd
 
 
 def threads() -> int:
-    """How many parts a batch may have."""
+    """The most parts of a batch."""
     return max((library.num_threads for library in _blas()), default=1)
 
 
 @functools.cache
 def _blas() -> list[Any]:
-    """What NumPy's BLAS is told its number of threads by."""
+    """The threadpoolctl controllers of NumPy's BLAS."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:
@@ -105,8 +105,8 @@ def _blas() -> list[Any]:
 
 
 class _OneCoreBlas:
-    """A context in which BLAS stays on the core it is called on. It gives how many threads BLAS has at other times, 1
-    where nobody can tell."""
+    """A context in which BLAS uses only the calling thread. Entering gives its usual number of threads, 1 if
+    unknown."""
 
     def __enter__(self) -> int:
         self.lock = _one_at_a_time
@@ -125,7 +125,7 @@ class _OneCoreBlas:
 
 
 def _start(work: Callable[..., Result], part: Sequence[Any]) -> Future[Result]:
-    """On another core, with the same np.errstate."""
+    """Run it in another thread, with the same np.errstate."""
     return _others().submit(contextvars.copy_context().run, work, *part)
 
 
@@ -135,7 +135,7 @@ def _others() -> ThreadPoolExecutor:
 
 
 def _after_fork() -> None:
-    """A child gets none of its parent's threads, and so none that could release the lock."""
+    """Renew the lock and the threads: a forked child has none of its parent's threads, which could release the lock."""
     global _one_at_a_time
     _one_at_a_time = threading.Lock()
     _others.cache_clear()

@@ -1,7 +1,7 @@
-"""Pooling: one pass over the whole volume for each cell (r, s) of the window, through strided slices.
+"""Pooling: one pass over the volume for each cell (r, s) of the window, through strided slices.
 
-A cell's slices hold only the windows whose cell (r, s) lies inside the input, so padding, partial last windows and
-dropped borders need no further care.
+The slices contain only windows whose cell (r, s) lies inside the input. This handles padding, partial last windows and
+dropped borders.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gpuconv.types import Pair
 Region = tuple[slice, slice, slice]
 
 
-@np.errstate(all="ignore")  # NaN is a value like others here
+@np.errstate(all="ignore")  # NaN is an ordinary value here
 def max_pool2d(x, problem, *, out):
     y = buffer(out, problem.y_shape, x.dtype)
     argmax = np.empty(y.shape, problem.argmax_dtype)
@@ -30,8 +30,11 @@ def max_pool2d(x, problem, *, out):
         y[...] = -np.inf
         argmax[...] = _first_inside(problem)[:, :, None]
         for cell, windows, inside in _cells(problem):
-            best, challenger = y[windows], np.ascontiguousarray(x[inside])  # short runs are walked once, not often
-            if cell == 0 and best.shape == y.shape:  # it has nothing to be compared with yet
+            best, challenger = (
+                y[windows],
+                np.ascontiguousarray(x[inside]),
+            )  # copied once, as NumPy is slow on short rows
+            if cell == 0 and best.shape == y.shape:  # there is nothing to compare with yet
                 best[...] = challenger
                 continue
             wins = ~((challenger <= best) | (best != best))  # greater than all before it, or the first NaN
@@ -51,7 +54,7 @@ def max_pool2d_backward(dy, argmax, problem, *, out):
         dx[...] = 0
         for cell, windows, inside in _cells(problem):
             won = keep(dy[windows], argmax[windows] == cell)
-            dx[inside] = won if disjoint else dx[inside] + won  # of disjoint windows a cell belongs to one
+            dx[inside] = won if disjoint else dx[inside] + won  # disjoint windows share no cell
 
     in_parts(spread, dy, argmax, dx)
     return store(dx, dy.dtype, out)
@@ -101,8 +104,8 @@ def global_avg_pool2d_backward(dy, *, input_shape, out):
 
 
 def _cells(problem: Pool2dProblem) -> Iterator[tuple[int, Region, Region]]:
-    """For each cell r * S + s of the window, in rising order: the windows (n, p, q) whose cell lies inside the input,
-    and those cells (n, h, w), slice for slice."""
+    """For each cell r * S + s of the window, in ascending order: slices of the windows (n, p, q) whose cell lies inside
+    the input, and of those cells (n, h, w)."""
     every, ((top, _), (left, _)) = slice(None), problem.padding
     for r in range(problem.r):
         p, h = overlap(problem.h, problem.p, r - top, problem.stride[0])

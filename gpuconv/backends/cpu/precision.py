@@ -19,18 +19,18 @@ def widen(x: np.ndarray) -> np.ndarray:
 
 
 def round_tf32(x: np.ndarray) -> np.ndarray:
-    """float32 numbers rounded to TF32's 10 bits behind the point, ties away from zero; NaN and infinities stay."""
+    """float32 numbers rounded to TF32's 10-bit mantissa, ties away from zero; NaN and infinities stay."""
     rounded = ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
     return np.where(np.isnan(x), x, rounded)
 
 
 def factors(tf32: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What a product multiplies: the arrays, with `tf32` rounded."""
+    """The factors of a product: the arrays, rounded to TF32 with `tf32`."""
     return tuple([round_tf32(x) for x in arrays]) if tf32 else arrays
 
 
 def store(result: np.ndarray, dtype: np.dtype, out: np.ndarray | None, accumulate: bool = False) -> np.ndarray:
-    """Round `result` once to `dtype`: into `out` where one is given, added to what `out` holds with `accumulate`.
+    """Round `result` once to `dtype`, into `out` if given; `accumulate` adds it to `out`.
 
     A value beyond the largest half becomes inf without a warning, as on a GPU.
     """
@@ -43,7 +43,7 @@ def store(result: np.ndarray, dtype: np.dtype, out: np.ndarray | None, accumulat
 
 
 def buffer(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """A contiguous array to write a result into: `out` where it is one of this dtype, else a new one."""
+    """A contiguous array for a result: `out` if it is one of this dtype, else a new one."""
     if out is None or out.dtype != dtype or not out.flags.c_contiguous:
         return np.empty(shape, dtype)
     return out
@@ -53,8 +53,8 @@ def buffer(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype) -> np.
 def sum_rows(x: np.ndarray) -> np.ndarray:
     """The sum over all axes but the last, in the accumulation dtype.
 
-    Rows are summed side by side, so that the chains of roundings are that much shorter. BLAS adds them as a product
-    with ones, so fast that only many are worth another core.
+    Several rows are summed separately first, which shortens the chains of roundings. BLAS adds them as a product with
+    ones, so fast that only large sums are worth another core.
     """
     rows = side_by_side(widen(x))
     sums = sum_parts(lambda rows: np.tensordot(np.ones(len(rows), rows.dtype), rows, 1), rows, nbytes=rows.nbytes // 4)
@@ -62,8 +62,8 @@ def sum_rows(x: np.ndarray) -> np.ndarray:
 
 
 def side_by_side(x: np.ndarray) -> np.ndarray:
-    """(..., C) as rows of up to 64 pixels, (rows, pixels, C), a view where x is contiguous: with an array (pixels, C)
-    for every row NumPy walks a row in one loop; with one (C,) for every pixel its loops would be short."""
+    """(..., C) as rows of up to 64 pixels, (rows, pixels, C), a view if x is contiguous. With an operand (pixels, C)
+    NumPy handles a row in one loop; with (C,) its loops would cover only one pixel."""
     pixels = math.prod(x.shape[:-1])
     run = math.gcd(pixels, 64)
     return x.reshape(pixels // run, run, x.shape[-1])

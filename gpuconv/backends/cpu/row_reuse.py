@@ -1,10 +1,9 @@
-"""A convolution as one with filters of a single row.
+"""A convolution by filters of a single row.
 
 The windows of one row of a map are copied once, not once for each row of taps, and multiplied by the taps of all R
-rows: by R * K filters that are one row high. That gives R sums for each of the K filters, each for another output row,
-or for none where that row would lie outside. So R times less is copied, and R times as many sums are added. This pays
-where filters are few beside the channels, and nearly always where they are as many, since a product with more columns
-is also faster.
+rows, as R * K filters of height one. This gives R sums for each of the K filters, each for a different output row (or
+none, if that row would lie outside). So R times less is copied, and R times as many sums are added. This is faster if
+there are few filters per channel, and nearly always if there is one, as a product with more columns is faster too.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from gpuconv.backends.cpu.im2col import Windows
 
 
 def one_row_filters(filters: np.ndarray) -> np.ndarray:
-    """(1, R, S, C, K) -> (1, 1, S, C, R * K), copied in the order of their bytes, which is many times faster."""
+    """(1, R, S, C, K) -> (1, 1, S, C, R * K), copied in memory order, which is many times faster."""
     _, r, s, c, k = filters.shape
     if filters.strides[4] > filters.strides[3]:
         return filters[0].transpose(0, 3, 1, 2).reshape(r * k, s, c).transpose(1, 2, 0)[None, None]

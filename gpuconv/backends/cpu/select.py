@@ -1,7 +1,7 @@
-"""Choosing between floats through their bits: exact in every dtype, NaN and -0 included, and without branches.
+"""Selection of floats through their bits: exact in every dtype, including NaN and -0, and without branches.
 
-`as_bits(x) * mask` is x where the mask holds and +0 elsewhere (x * mask would turn infinity into NaN). On data that a
-branch cannot predict it is several times faster than `numpy.where` or `numpy.copyto`.
+`as_bits(x) * mask` is x where the mask is true and +0 elsewhere (x * mask would turn infinity into NaN). On data with
+unpredictable branches it is several times faster than `numpy.where` or `numpy.copyto`.
 """
 
 from __future__ import annotations

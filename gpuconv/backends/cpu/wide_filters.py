@@ -1,9 +1,9 @@
-"""A convolution of few channels as one with fewer, wider windows.
+"""A convolution of few channels by fewer, wider windows.
 
-A strip of T neighbouring outputs (n, p, q .. q + T - 1, all k) lies in memory like one output pixel with T * K
-channels. It is the output of T * K filters that are wide enough to see all T windows at once, filter (t, k) being
-filter k moved t windows to the right among zeros. So there are T times fewer windows, each only T - 1 strides wider:
-less is copied for more multiplications, and the matrix product has more columns, which pays where K or C is small.
+A strip of T neighbouring outputs (n, p, q .. q + T - 1, all k) has the memory layout of one output pixel with T * K
+channels. It is the output of T * K filters that are wide enough to cover all T windows: filter (t, k) is filter k,
+moved t windows to the right and padded with zeros. So there are T times fewer windows, each only T - 1 strides wider.
+Less is copied, more is multiplied, and the matrix product has more columns, which is faster for small K or C.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from gpuconv.backends.cpu.im2col import Windows
 
 WIDEST = 4
-MANY = 32  # channels, in the geometric mean of C and K, of which a strip's width makes too many: measured
+MANY = 32  # the largest width * geometric mean of C and K for which strips are faster: measured
 
 
 def strip_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
-    """How many outputs to a strip, a divisor of Q: 1 where strips do not pay."""
+    """The outputs in a strip, a divisor of Q: 1 if strips are not faster."""
     plain = groups == 1 and min(windows.kernel_size) > 0  # a phase of the stride may have no tap
     widest = min(WIDEST, math.isqrt(MANY**2 // max(1, channels * filters))) if plain else 1
     return next((width for width in range(widest, 1, -1) if windows.count[1] % width == 0), 1)
@@ -41,13 +41,13 @@ def widen_filters(filters: np.ndarray, windows: Windows, width: int) -> np.ndarr
 
 
 def fold_filters(wide: np.ndarray, windows: Windows, width: int) -> np.ndarray:
-    """A gradient's way back: (1, R, wide S, C, width * K) -> (1, R, S, C, K)."""
+    """The filters' gradient from the wide filters': (1, R, wide S, C, width * K) -> (1, R, S, C, K)."""
     wide = wide.reshape(*wide.shape[:4], width, wide.shape[4] // width)
     return np.sum([wide[:, :, taps, :, t] for t, taps in enumerate(_taps(windows, width))], axis=0)
 
 
 def _taps(windows: Windows, width: int) -> list[slice]:
-    """Where the taps of filter (t, k) lie along the wide filter, for each t."""
+    """The position of filter (t, k)'s taps in the wide filter, for each t."""
     stride, dilation = windows.stride[1], windows.dilation[1]
     span = dilation * (windows.kernel_size[1] - 1) + 1
     return [slice(t * stride, t * stride + span, dilation) for t in range(width)]

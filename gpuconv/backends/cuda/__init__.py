@@ -1,8 +1,8 @@
 """The CUDA backend: each op as a launcher of hand-written kernels, for GPUs and the emulated device.
 
-- `ops` has the launchers, one file a family, under the names of the other backends' files.
+- `ops` has the launchers, one file for each family, with the same names as in the other backends.
 - `gemm` plans and runs matrix products.
-- `runtime` compiles, loads and launches kernels, and makes arrays.
+- `runtime` compiles, loads and launches kernels, and creates arrays.
 - `emulator` runs the same kernels on the CPU.
-- `analysis` says what a kernel takes of a GPU, without running it.
+- `analysis` determines a kernel's resources on a GPU, without running it.
 """

@@ -1,11 +1,11 @@
 """A content-addressed cache on disk, of compiled kernels and of choices among them.
 
 An entry is a folder named by the digest of everything its content depends on. It is filled in a private folder and
-renamed into place, so that two processes filling one at once are safe, and it carries a digest of its own files, so
-that a damaged entry is made anew instead of loaded.
+renamed into place, so that processes can fill the same entry at the same time. It contains a digest of its files, so
+that a damaged entry is replaced instead of loaded.
 
-An entry is code that will run: it is used only if it, its files and the folders that lead to it belong to this user or
-root, and others cannot write them.
+Entries are executed, so an entry is used only if it, its files and its parent folders belong to this user or root, and
+others cannot write to them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Cache:
             return _move(made, root / _folder_name(name, key))
 
     def find(self, name: str, key: Iterable[str]) -> Path | None:
-        """The folder of a whole entry, or None."""
+        """The folder of a complete entry, or None."""
         folder = _folder_name(name, key)
         root = self.root.resolve()
         if _is_whole(root / folder) and not trust.doubt_about_way(root):
@@ -70,7 +70,7 @@ class Cache:
 
 
 def _own_folder(root: Path) -> Path:
-    """The folder, made where it is missing. Raises OSError for one that others could change."""
+    """The folder, created if missing. Raises OSError if others can write to it."""
     root = root.resolve()
     trust.make_folder(root)
     if why := trust.doubt_about_way(root):
@@ -87,7 +87,7 @@ def _folder_name(name: str, key: Iterable[str]) -> str:
 
 
 def _retreat(error: OSError) -> Path:
-    """A private folder for this process where the chosen one cannot be used."""
+    """A private folder for this process, if the chosen one cannot be used."""
     private = Path(tempfile.mkdtemp(prefix="gpuconv-"))
     atexit.register(shutil.rmtree, private, ignore_errors=True)
     why = f"{error.filename}: {error.strerror}" if error.strerror else error
@@ -116,7 +116,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _move(made: Path, folder: Path) -> Path:
-    """Put a finished entry in its place: a damaged one there makes way, a whole one (another process's) stays."""
+    """Move a finished entry to its place. It replaces a damaged one; a complete one (of another process) stays."""
     for _ in range(8):
         try:
             made.rename(folder)

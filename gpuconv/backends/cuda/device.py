@@ -1,4 +1,4 @@
-"""Making arrays on "cuda" and "emulated"."""
+"""Creates arrays on "cuda" and "emulated"."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class CudaDevice:
             raise DeviceError(
                 "CuPy is not installed: pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it)"
             ) from error
-        except Exception as error:  # it makes a folder in the home, for one
+        except Exception as error:  # it creates a folder in the home directory, for example
             raise DeviceError(f"CuPy cannot be imported: {' '.join(str(error).split())}") from error
         count = _device_count(cupy)
         if index >= count:
             raise DeviceError(f"there is no device cuda:{index}; this machine has {count}")
-        tuner.enabled()  # a setting that cannot be read is refused here, before work is begun
+        tuner.enabled()  # raises for an invalid setting now, before work begins
         self.name = f"cuda:{index}"
         self._cupy, self._index, self._device = cupy, index, cupy.cuda.Device(index)
 
@@ -118,12 +118,12 @@ class CudaDevice:
 
 
 def _device_count(cupy: Any) -> int:
-    """How many CUDA devices there are; raises DeviceError, with the cause, when there are none to be had."""
+    """The number of CUDA devices. Raises DeviceError, with the cause, if there are none."""
     runtime = cupy.cuda.runtime
     try:
         return int(runtime.getDeviceCount())
     except runtime.CUDARuntimeError as error:
-        # Without a driver the version reads 0; with one that is too old the same error comes, and a version.
+        # The error is the same without a driver, where the version is 0, and with one that is too old.
         driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
         why = (
             "no NVIDIA driver is installed"
@@ -140,5 +140,5 @@ def _version(number: int) -> str:
 
 
 def open_device(device: Device) -> EmulatedDevice | CudaDevice:
-    """The arrays of a device. Raises DeviceError, saying what is missing, for one that this machine cannot give."""
+    """The adapter of a device. Raises DeviceError, saying what is missing, if it is not available."""
     return CudaDevice(device.index) if device.on_gpu else EmulatedDevice()

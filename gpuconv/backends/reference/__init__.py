@@ -1,10 +1,10 @@
-"""The oracle: what every op means, in plain NumPy. `with gpuconv.oracle():` ops on NumPy arrays run it.
+"""The oracle: the definition of every op in plain NumPy. Within `with gpuconv.oracle():` ops on NumPy arrays run it.
 
-An op widens its arrays to float64, computes its formula and rounds once to the arrays' dtype. Where the docstring of
-the op fixes the bits (random numbers, dropout, batches) it does the arithmetic that is stated there. Nothing here is
-fast. Begin with `conv`.
+An op widens its arrays to float64, computes its formula and rounds once to the arrays' dtype. Where the op's docstring
+defines the bits (random numbers, dropout, batches), it uses the arithmetic stated there. Nothing here is fast. Begin
+reading with `conv`.
 
-Arguments arrive checked, and sizes as a problem (`gpuconv.problems`).
+Arguments are already checked, and sizes come as a problem (`gpuconv.problems`).
 """
 
 from gpuconv.backends.reference import (

@@ -82,7 +82,7 @@ def _normal_cdf(x):
 
 
 def _cubic(x):
-    """u of the tanh form: 0.5 * (1 + tanh(u)) is sigmoid(2 * u), which keeps the digits of the far left."""
+    """u of the tanh form: 0.5 * (1 + tanh(u)) = sigmoid(2 * u), which stays accurate for large negative x."""
     return math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
 
 

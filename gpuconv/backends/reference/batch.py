@@ -1,9 +1,9 @@
-"""Batches out of a uint8 data set, a sample at a time. The contract fixes the bits: arithmetic is float32, rounded to
+"""Batches from a uint8 data set, one sample at a time. The contract defines the bits: arithmetic is float32, rounded to
 dtype at the end, and each sample draws four random words, w0 to w3:
 
 flip    True: if w0 >= 2^31. "alternating": if word 0 of the image's own block is; in odd epochs, if it is not
 shift   by dy = (w1 * (2 shift + 1) >> 32) - shift, and by dx, the same from w2
-cutout  a square of `cutout` pixels a side, which begins at centre - cutout // 2;
+cutout  a square with a side of `cutout` pixels, which begins at centre - cutout // 2;
         centre: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16
 
 Output pixel (h, w) is pixel (h + dy, w + dx) of the image, or of the flipped image.

@@ -89,7 +89,7 @@ def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
 
 
 def _before_mask(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, epilogue: Epilogue) -> np.ndarray:
-    """The gradient to the convolution's own output, (N, P, Q, K), for dy the one to the output of conv2d_relu."""
+    """The gradient of the convolution's own output, (N, P, Q, K), from dy, the gradient of conv2d_relu's output."""
     if mask is None:
         return dy
     (n, p, q, k), pool, before = dy.shape, epilogue.pool, np.zeros(problem.y_shape, dy.dtype)

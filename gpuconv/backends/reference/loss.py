@@ -26,7 +26,7 @@ def svm_hinge(scores, labels, *, delta, grad_scale, out):
 
 
 def _right_answers(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N, classes), True at each row's label. Raises ValueError for a label that names no class."""
+    """(N, classes), True at each row's label. Raises ValueError for a label that is not a class."""
     expect_within("labels", labels, scores.shape[1])
     return labels[:, None] == np.arange(scores.shape[1])
 

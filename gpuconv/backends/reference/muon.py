@@ -1,4 +1,4 @@
-"""Muon: momentum whose direction is made orthogonal before it is taken."""
+"""Muon: momentum with an orthogonalized direction."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nest
 
 
 def orthogonal(x: np.ndarray, steps: int) -> np.ndarray:
-    """A matrix with its singular values brought near 1 by Newton-Schulz steps."""
+    """A matrix after Newton-Schulz steps, which bring its singular values near 1."""
     a, b, c = NEWTON_SCHULZ
     x = x / (np.sqrt((x**2).sum()) + 1e-7)
     for _ in range(steps):

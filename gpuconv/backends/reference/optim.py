@@ -1,4 +1,4 @@
-"""Optimizer steps. Each formula gives a parameter and its state after the step, from float64 copies."""
+"""Optimizer steps. Each formula returns a parameter and its state after the step, from float64 copies."""
 
 import numpy as np
 
@@ -50,7 +50,8 @@ def adam_step(
 
 
 def step_each(formula, decays, scaling, masters, params, grads, *states):
-    """param, *state = formula(decay, param, grad, *state) for each entry; or master, and param is rounded from that."""
+    """param, *state = formula(decay, param, grad, *state) for each entry; with masters, the master is updated, and
+    param is rounded from it."""
     unscale = 1.0 if scaling is None else scaling[1]
     if unscale == 0:  # the loss scale overflowed: this step is skipped
         return

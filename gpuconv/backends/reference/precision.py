@@ -1,4 +1,4 @@
-"""The way into float64, and the one rounding on the way out."""
+"""Conversion to float64, and the single rounding of results."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ def wide(x: np.ndarray) -> np.ndarray:
 
 
 def factors(tf32: bool, *arrays: np.ndarray) -> list[np.ndarray]:
-    """The factors of a product in float64, rounded to TF32 where that is asked for."""
+    """The factors of a product in float64, rounded to TF32 with `tf32`."""
     return [round_tf32(wide(x)) if tf32 else wide(x) for x in arrays]
 
 
 def round_to(result: Any, dtype: np.dtype, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:
     """A float64 result rounded to dtype, ties to even: in a new array, or in `out`, to which `accumulate` adds it."""
     result = np.asarray(result if out is None or not accumulate else wide(out) + result, np.float64)
-    if dtype.name == "bfloat16":  # ml_dtypes would round to float32 first, and so twice
+    if dtype.name == "bfloat16":  # ml_dtypes would round twice, to float32 first
         step = _spacing(result, significant_bits=8, smallest=-133)
         result = np.rint(result / step) * step
     if out is None:

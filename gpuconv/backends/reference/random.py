@@ -1,4 +1,4 @@
-"""Filling arrays with random numbers, whose bits `gpuconv.random` fixes."""
+"""Fills arrays with random numbers, whose bits `gpuconv.random` defines."""
 
 from gpuconv import random
 

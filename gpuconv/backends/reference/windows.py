@@ -18,13 +18,13 @@ class Windows:
         self.problem, self.hw, self.count = problem, (problem.h, problem.w), (problem.p, problem.q)
 
     def pad(self, x: np.ndarray) -> np.ndarray:
-        """x (N, H, W, C) with its padding of zeros, and more below and to the right, for a last partial window."""
+        """x (N, H, W, C) padded with zeros, and further padded below and to the right, for a last partial window."""
         (top, bottom), (left, right) = self.problem.padding
         more_below, more_right = np.multiply(self.problem.dilation, self.problem.kernel_size)
         return np.pad(x, ((0, 0), (top, bottom + more_below), (left, right + more_right), (0, 0)))
 
     def crop(self, padded: np.ndarray) -> np.ndarray:
-        """What `pad` was given, as a view."""
+        """The part of a padded map inside the padding, as a view: the inverse of `pad`."""
         ((top, _), (left, _)), (h, w) = self.problem.padding, self.hw
         return padded[:, top : top + h, left : left + w]
 

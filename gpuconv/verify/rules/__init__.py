@@ -1,4 +1,4 @@
-"""What each op must give for host arrays in float64, and how far a device's may lie from it, family by family.
+"""The expected results and error bounds of each op for host arrays in float64, one file for each family.
 
-A rule takes an op's name, its arrays and options, and the dtype the case is about. It runs within `gpuconv.oracle()`.
+A rule takes an op's name, its arrays and options, and the case's dtype. It runs within `gpuconv.oracle()`.
 """

@@ -16,7 +16,7 @@ from gpuconv.verify.rules.base import Arrays, Rule
 
 
 def activation(condition: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rule:
-    """y = f(x) by a few roundings, each relative to `condition(x, y)`."""
+    """y = f(x) with a few roundings, each relative to `condition(x, y)`."""
 
     def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
         (x,) = arrays

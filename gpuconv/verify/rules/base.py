@@ -1,4 +1,4 @@
-"""What rules of all families need."""
+"""Helpers of all rules."""
 
 from __future__ import annotations
 

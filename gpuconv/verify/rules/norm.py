@@ -1,4 +1,4 @@
-"""Batch normalisation, alone, with an activation, and behind a convolution."""
+"""Batch normalisation: alone, with an activation, and after a convolution."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpuconv.verify.rules.products import conv_length, linear_in_its_inputs
 
 
 def batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any, x_bound: Any = 0.0) -> list[Expected]:
-    """x_bound: how far a kernel's x may lie from this one."""
+    """x_bound: the error bound of a kernel's x."""
     x, gamma, beta, running_mean, running_var = arrays
     before = running_mean.copy(), running_var.copy()
     y, mean, inv_std = ops.batch_norm(x, gamma, beta, running_mean, running_var, **options | {"activation": None})
@@ -39,7 +39,7 @@ def batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any, x_b
         inv_std * (mean_bound + x_bound + accumulated(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound
     )
     y_bound = y_bound + accumulated(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounded(dtype, y)
-    if options.get("activation"):  # as of a product: no activation is steeper than 1.13
+    if options.get("activation"):  # as for products: no activation's slope exceeds 1.13
         y_bound = 1.13 * y_bound + accumulated(dtype, 8, y)
         y = ACTIVATIONS[options["activation"]].apply(ops, y)
         y_bound = y_bound + rounded(dtype, y)
@@ -82,8 +82,8 @@ def batch_norm_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype:
 def _behind_activation(
     dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, options: dict[str, Any], dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The gradient to the activation's input, and its bound. A derivative changes by at most 1.13 times the error of
-    that input; those of the ReLUs jump instead, where rounding may put the input on either side of the jump."""
+    """The gradient of the activation's input, and its bound. A derivative changes by at most 1.13 times the error of
+    that input; a ReLU's jumps instead, if rounding may put the input on either side."""
     op = options.get("activation")
     if not op:
         return dy, np.zeros_like(dy)

@@ -53,7 +53,7 @@ def loss_scale(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> 
 
 
 def _step_size(op: str, states: Arrays, grad: Any, options: dict[str, Any], skipped: float) -> np.ndarray:
-    """How large the update would be if nothing in it cancelled."""
+    """The magnitude of the update without cancellation."""
     lr = float(np.asarray(options["lr"]).item())
     if op == "sgd_step":
         return lr * 2 * (grad + (np.abs(states[0]) if states else 0))
@@ -99,7 +99,7 @@ def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: Any) -> float
 
     p(s) = a s + b s^3 + c s^5 on singular values is a function of the Hermitian [[0, x], [x^T, 0]]: a step multiplies
     an error by at most the largest |p'| between 0 and x's norm (Daleckii and Krein: divided differences bound it), and
-    adds what rounding its own products and sums does.
+    adds the rounding errors of its products and sums.
     """
     a, b, c = NEWTON_SCHULZ
     lines, columns = x.shape

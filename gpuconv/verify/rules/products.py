@@ -27,7 +27,7 @@ def linear_in_its_inputs(length: Callable[[Arrays, dict[str, Any]], int]) -> Rul
         magnitude = call(*[magnitude_of(a) for a in arrays], **plain)
         value = call(*arrays, **options)
         bound = sum_bound(dtype, length(arrays, options), magnitude)
-        if options.get("activation"):  # no activation is steeper than 1.13; its own arithmetic adds a few roundings
+        if options.get("activation"):  # no activation's slope exceeds 1.13; its arithmetic adds a few roundings
             bound = 1.13 * bound + accumulated(dtype, 8, magnitude)
         return [Expected("result", value, bound)]
 
@@ -48,7 +48,7 @@ def wgrad_length(arrays: Arrays, options: dict[str, Any]) -> int:
 
 
 def conv2d_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
-    """What the two ops give that make one gradient each."""
+    """The results of the two ops that compute one gradient each."""
     dy, x, w = arrays
     dgrad, wgrad = linear_in_its_inputs(dgrad_length), linear_in_its_inputs(wgrad_length)
     (dx,) = dgrad("conv2d_dgrad", [dy, w], options | {"input_shape": x.shape}, dtype)

@@ -1,1 +1,1 @@
-"""What the kernels take of a GPU and how long they should run there, from their machine code; nothing is run."""
+"""The kernels' resources on a GPU and their predicted times, from their machine code; nothing is run."""

@@ -30,13 +30,13 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class MainLoop:
-    """What a warp issues in one turn. instructions: all. hmma: the multiplications of the tensor cores."""
+    """What a warp issues in one iteration. instructions: all. hmma: the multiplications on tensor cores."""
 
     instructions: float
     hmma: float
 
     def share(self, hmma: int) -> MainLoop:
-        """What falls to so many multiplications: to one tile of the depth, where a turn has several."""
+        """The share of `hmma` multiplications: of one tile of the depth, if an iteration has several."""
         return MainLoop(self.instructions * hmma / self.hmma, hmma)
 
 
@@ -78,9 +78,9 @@ def _target(opcode: str, operands: str, labels: dict[str, int]) -> int | None:
 
 
 def main_loop(instructions: list[Instruction]) -> MainLoop | None:
-    """The longest loop that multiplies on tensor cores; None where there is none.
+    """The longest loop that multiplies on tensor cores, or None.
 
-    Parts of it that a branch skips and that only add, as the sums of the bias gradient do, are left out.
+    Parts that a branch can skip and that only add, such as the sums of the bias gradient, are excluded.
     """
     loops = [
         (at.target, end)

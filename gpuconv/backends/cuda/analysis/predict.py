@@ -5,9 +5,9 @@
                   + hmma * (tensor-core multiplications among them)
                   + reduction * (blocks that add up a split depth) + its bytes at the copy rate
 
-or the time of its bytes at the GPU's own copy rate, where that is more. The rates, in clock cycles, and the error that
-they leave are in predict.json, which `python -m bench fit` writes from the records in bench/results. Every number made
-here is a prediction; `python -m bench predict` sets it beside what was measured.
+or the time of its bytes at the GPU's copy rate, if that is more. The rates, in clock cycles, and their error are in
+predict.json, which `python -m bench fit` writes from the records in bench/results. Every number computed here is a
+prediction; `python -m bench predict` compares it with measurements.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Terms:
-    """What a convolution asks of a GPU, or, in a model, the cycles that each costs.
+    """The work of a convolution on a GPU, or, in a model, the cycles that each term costs.
 
     launch: 1. block: thread blocks of the busiest multiprocessor. instruction, hmma: of its busiest scheduler in the
     main loop. reduction: thread blocks of a split-K reduction of 32 outputs a block, as the H200's first record timed
@@ -72,8 +72,8 @@ TERMS = tuple(field.name for field in fields(Terms))
 
 @dataclass(frozen=True)
 class Prediction:
-    """seconds: the predicted time. parts: seconds of each term, and of the bytes, which take place beside them.
-    binds: the name of the largest part."""
+    """seconds: the predicted time. parts: seconds of each term, and of the bytes, which move at the same time. binds:
+    the name of the largest part."""
 
     seconds: float
     parts: Mapping[str, float]
@@ -82,7 +82,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Model:
-    """gpu: whose records it was fitted to. rates: cycles of each of `Terms`. rows: what it was fitted to.
+    """gpu: the GPU of the fitted records. rates: cycles of each of `Terms`. rows: the fitted records.
 
     rms: the relative error of the rows; left_out: that of each row under a model of all others. nvrtc: the compiler
     whose instructions were counted.
@@ -140,10 +140,10 @@ def terms(
     reduction: int,
     multiprocessors: int,
 ) -> Terms:
-    """What a launch of `blocks` thread blocks asks, each of `tiles_of_depth` turns of its main loop.
+    """The work of a launch of `blocks` thread blocks, each with `tiles_of_depth` iterations of its main loop.
 
-    resident: blocks that a multiprocessor holds at once. Where all blocks are resident together the multiprocessor
-    with most of them counts, else the mean, for those that end early take more.
+    resident: blocks on a multiprocessor at once. If all blocks are resident together, the multiprocessor with the most
+    counts, else the mean, as multiprocessors that finish early take more.
     """
     at_once = blocks <= multiprocessors * resident
     each = ceil_div(blocks, multiprocessors) if at_once else blocks / multiprocessors
@@ -181,7 +181,7 @@ def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tup
 
 
 def resident_blocks(arch: str, registers: int, shared: int, threads: int) -> int:
-    """How many blocks a multiprocessor holds at once. shared: bytes a block."""
+    """The blocks that a multiprocessor holds at once. shared: bytes per block."""
     chip, share = resources.chip_of(arch), resources.occupancy(arch, registers, shared, threads)
     if chip is None or share is None:
         raise ValueError(f"the limits of {arch} are not known here")

@@ -1,4 +1,4 @@
-"""What the kernels take of a GPU: registers, shared memory, stack, spills, and the occupancy these allow."""
+"""The kernels' resources on a GPU: registers, shared memory, stack, spills, and the resulting occupancy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CHIPS = {  # by compute capability
     121: Chip(48, 24, 100 * 1024),
 }
 _RESERVED_SHARED = 1024  # bytes the system keeps of each block's shared memory
-_REGISTER_UNIT = 256  # registers are handed to a warp in units of this many
+_REGISTER_UNIT = 256  # registers are allocated to a warp in units of this many
 _SHARED_UNIT = 128  # bytes, likewise to a block
 _PARTITIONS = 4  # of a multiprocessor, each with its share of registers; a warp belongs to one
 
@@ -69,9 +69,10 @@ def chip_of(arch: str) -> Chip | None:
 
 
 def occupancy(arch: str, registers: int, shared: int, threads: int) -> float | None:
-    """The share of a multiprocessor's warps that blocks of this kind can fill; None for a chip that is not known here.
+    """The fraction of a multiprocessor's warps that these blocks can fill; None for an unknown chip.
 
-    registers: a thread. shared: bytes a block. What limits first counts: warps, blocks, registers, or shared memory.
+    registers: per thread. shared: bytes per block. The tightest limit counts: warps, blocks, registers, or shared
+    memory.
     """
     chip, warps = chip_of(arch), ceil_div(threads, 32)
     if chip is None:
@@ -85,16 +86,16 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float | N
 
 
 def jobs(chosen: Sequence[Variant], archs: Iterable[str], everything: bool) -> list[tuple[Variant, str]]:
-    """What the report compiles: every variant for `THOROUGH`, where registers are as scarce as anywhere, and of each
-    file and arithmetic one for the other architectures; or everything for all."""
+    """What the report compiles: every variant for `THOROUGH`, where registers are scarcest, and one of each file and
+    arithmetic for the other architectures; or everything for all."""
     few = representatives(chosen)
     return [(v, arch) for arch in archs for v in (chosen if everything or arch in THOROUGH else few)]
 
 
 def report(listed: Sequence[tuple[Variant, str]], workers: int = 1) -> Iterator[list[Line | CompileError]]:
-    """Compile variants, each for an architecture: the lines of its kernels, or a CompileError in their place.
+    """Compile variants, each for an architecture: yields the lines of its kernels, or a CompileError.
 
-    workers: how many processes. NVRTC does one thing at a time in a process, whatever its threads.
+    workers: the number of processes, as NVRTC serializes compilations within a process.
     """
     if workers == 1:
         yield from itertools.starmap(_compile, listed)

@@ -1,4 +1,4 @@
-"""Every kernel file and the macros it is compiled under: what ``gpuconv kernels`` lists and the report compiles."""
+"""Every kernel file with its macros: what ``gpuconv kernels`` lists and the report compiles."""
 
 from __future__ import annotations
 
@@ -138,12 +138,12 @@ def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, Any]) -
 
 
 def _plain(defines: Mapping[str, Any]) -> bool:
-    """Nothing but a product is written."""
+    """Whether the kernel only stores the product."""
     return defines.get("ACTIVATION", "Identity") == "Identity" and not defines.keys() & {"MASK", "MOMENTS", "TAP_TABLE"}
 
 
 def representatives(chosen: Iterable[Variant]) -> list[Variant]:
-    """Of each file and arithmetic one variant, plainly finished: that which moves most at once, on the largest tile."""
+    """One variant of each file and arithmetic, with a plain epilogue: with the widest moves and the largest tile."""
     groups: dict[tuple[str | None, ...], list[Variant]] = {}
     for variant in chosen:
         defines = dict(variant.defines)

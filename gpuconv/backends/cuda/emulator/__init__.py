@@ -1,4 +1,4 @@
-"""The emulated device: the same .cu files and the same launchers on the CPU, with every fault found that a GPU hides.
+"""The emulated device: the same .cu files and launchers on the CPU, with checks for faults that a GPU hides.
 
 It needs only a C++ compiler. `configure` chooses the order threads run in and what is checked; see `Settings`.
 """

@@ -21,9 +21,9 @@ POISON_INTEGER, POISON_FLOAT = 0xCD, 0xFF  # 0xff...ff is a NaN in every floatin
 class EmulatedArray(np.ndarray):
     """An array in the emulated device's memory.
 
-    `empty`, `zeros` and `asarray` of this module make one, aligned to 256 bytes as cudaMalloc's are and with guards
-    around it. NumPy's functions work on it and return emulated arrays, but, as on a GPU, a NumPy array does not mix
-    with it: that is a TypeError.
+    `empty`, `zeros` and `asarray` of this module create it, aligned to 256 bytes like cudaMalloc's and with guards
+    around it. NumPy's functions work on it and return emulated arrays, but, as on a GPU, mixing it with a NumPy array
+    is a TypeError.
     """
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
@@ -46,7 +46,7 @@ class EmulatedArray(np.ndarray):
         return super().__array_function__(function, types, args, options)
 
     def __reduce__(self) -> Any:
-        """A pickle holds the values; what it gives is in the emulated device's memory again."""
+        """A pickle holds the values; unpickling creates an array in the emulated device's memory."""
         forbid("__reduce__")
         return asarray, (self.view(np.ndarray),)
 
@@ -58,7 +58,7 @@ class EmulatedArray(np.ndarray):
         return self.__copy__()
 
     def view(self, *arguments: Any, **options: Any) -> Any:
-        """Of another dtype, free; as a plain NumPy array, the host's way to look in."""
+        """A view with another dtype; or as a plain NumPy array, for access by the host."""
         result = super().view(*arguments, **options)
         if not isinstance(result, EmulatedArray):
             forbid("view(numpy.ndarray)")
@@ -66,7 +66,7 @@ class EmulatedArray(np.ndarray):
 
 
 def _host_only(name: str) -> Any:
-    """The method of that name, which reads or writes memory."""
+    """Wraps the method of this name, which reads or writes memory."""
     method = getattr(np.ndarray, name)
 
     @functools.wraps(method)
@@ -78,7 +78,7 @@ def _host_only(name: str) -> Any:
 
 
 def _view_or_copy(name: str) -> Any:
-    """The method of that name, which the host does alone where the result shares the array's memory."""
+    """Wraps the method of this name, which is allowed everywhere if its result shares the array's memory."""
     method = getattr(np.ndarray, name)
 
     @functools.wraps(method)
@@ -132,7 +132,7 @@ def _allocate(shape: int | Sequence[int], dtype: Any, poison: int | None) -> Emu
 
 
 def empty(shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> EmulatedArray:
-    """A new array whose elements nobody has written: NaN for floats, bytes 0xcd for integers."""
+    """A new array of unwritten elements: NaN for floats, bytes 0xcd for integers."""
     return _allocate(shape, dtype, None)
 
 
@@ -143,7 +143,7 @@ def zeros(shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Emulated
 
 
 def asarray(x: Any, dtype: DTypeLike | None = None) -> EmulatedArray:
-    """`x` on the emulated device: itself when it is there already and of that dtype, else a copy."""
+    """`x` on the emulated device: itself if it is there already with this dtype, else a copy."""
     if isinstance(x, EmulatedArray) and dtype in (None, x.dtype):
         return x
     forbid("asarray of a host array")

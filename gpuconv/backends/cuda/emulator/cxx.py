@@ -1,4 +1,4 @@
-"""Compiling for the emulated device with the machine's C++ compiler."""
+"""Compiles for the emulated device with the machine's C++ compiler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COMMON += ["-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE"] if sys.platform == "dar
 _OPTIONS = {
     "none": ["-O2", "-ftree-vectorize", "-fno-trapping-math"],
     # The instrumentation alone: runtime.h answers its calls, not the sanitizers' libraries (but AddressSanitizer's).
-    # Moves of a whole Pack stay whole, so that they are seen as the accesses they are.
+    # Copies of a Pack are not split, so that they count as one access.
     "checked": [
         "-O1",
         "-fno-tree-sra",
@@ -37,7 +37,7 @@ _OPTIONS = {
 
 
 class HostCompilerError(EmulatorError, DeviceError):
-    """There is no C++ compiler, or it failed; the message has its own words."""
+    """There is no C++ compiler, or it failed; the message contains its output."""
 
 
 @functools.cache
@@ -76,7 +76,7 @@ def _named_by_user(chosen: str) -> tuple[str, ...]:
 
 @functools.cache
 def version() -> str:
-    """The compiler's command and what it says of itself."""
+    """The compiler's command and its version line."""
     command = [*find(), "--version"]
     told = _run(command, f"the C++ compiler ({shlex.join(command)}) does not run").splitlines()
     return f"{shlex.join(find())}: {told[0] if told else 'unknown'}"

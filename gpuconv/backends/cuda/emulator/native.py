@@ -1,4 +1,4 @@
-"""The emulator's compiled side: the runtime library, loading kernels, launching them."""
+"""The emulator's compiled part: its runtime library, and loading and launching kernels."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Launch(ctypes.Structure):  # `Launch` of block.h
 
 @functools.cache
 def runtime() -> ctypes.CDLL:
-    """The runtime library, compiled when it is first needed. Raises HostCompilerError where that fails."""
+    """The runtime library, compiled on first use. Raises HostCompilerError if that fails."""
     path = cxx.compile_library("runtime", '#include "runtime.h"\n')
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # kernels find the runtime's functions in it
     library.gpuconv_allocate.argtypes = [ctypes.c_size_t, ctypes.c_int]

@@ -1,7 +1,7 @@
-"""What a captured step is on the emulated device: launches noted down, to be run again, and nothing else.
+"""Captured steps on the emulated device: recorded launches that are run again, and nothing else.
 
-On a GPU the host cannot look at memory that work yet to run will write, and a capture refuses whatever is no launch.
-Here every launch is done when it returns, so nothing would show; these contexts make it show, each in its own thread.
+On a GPU the host cannot see memory that pending work will write, and a capture refuses everything but launches. Here
+every launch is synchronous, so violations would go unnoticed; these contexts detect them, for the current thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 
 class HostAccessError(RuntimeError):
-    """The host touched an emulated array where only kernels may; the message names the operation."""
+    """The host accessed an emulated array where only kernels may; the message names the operation."""
 
 
 _off_limits = ContextVar("the host may not touch emulated memory", default=False)
@@ -24,7 +24,7 @@ def device_only() -> Iterator[None]:
     """Within this context any read, write, copy or wait by the host that goes through an emulated array or through
     `gpuconv.backends` raises HostAccessError; kernels, views and new, unwritten arrays are free.
 
-    What Python cannot see is a plain `numpy.asarray(array)` and what is then read through it.
+    It cannot detect access through a plain `numpy.asarray(array)`.
     """
     token = _off_limits.set(True)
     try:

@@ -12,7 +12,7 @@ SANITIZERS = ("none", "checked", "address")
 
 
 class EmulatorError(RuntimeError):
-    """A kernel did what it must not do, or the emulator cannot run; the message names kernel, block and thread."""
+    """A kernel violated a rule, or the emulator cannot run; the message names kernel, block and thread."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Settings:
 
     seed: 0 runs the threads of a block, and the blocks, in their order; any other number in a random order, drawn anew
         after each barrier. A kernel without races gives the same bits for every seed.
-    sanitize: "none" finds divergent barriers and warp operations, and writes beside a buffer. "checked" looks at
-        every load and store, and also finds reads out of bounds, use after free, misaligned accesses, shared memory
-        that nothing wrote, asynchronous copies used before they were waited for, and races; some 20 times slower.
+    sanitize: "none" finds divergent barriers and warp operations, and writes next to a buffer. "checked" checks every
+        load and store, and also finds out-of-bounds reads, use after free, misaligned accesses, unwritten shared
+        memory, asynchronous copies used before they were waited for, and races; some 20 times slower.
         "address" compiles with AddressSanitizer and UndefinedBehaviorSanitizer, which see local arrays and arithmetic
         as well, and needs a process started with `address_environment()`.
     workers: how many processor cores run blocks.

@@ -1,4 +1,4 @@
-"""Running a product's kernel, and where the depth is split the sum of the splits."""
+"""Runs a product's kernel, and with split-K the reduction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compute(
     bias: Array | None = None,
     accumulate: bool | None = None,
 ) -> Array | None:
-    """Compute a product under the plan that algo stands for. Arguments and result are those of `launch`."""
+    """Compute a product with the plan for `algo`. Arguments and result as in `launch`."""
 
     def trial(plan: Plan) -> None:
         target, others = (_scratch(out), tuple(map(_scratch, secondary))) if accumulate else (out, secondary)

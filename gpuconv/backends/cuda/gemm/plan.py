@@ -1,4 +1,4 @@
-"""How a product is cut into blocks: the algorithm, and how many blocks share a depth.
+"""Plans a product: its algorithm, and how many blocks share its depth.
 
 The splits follow from the shape and the algorithm alone, so an algorithm's bits do not depend on the machine. "auto" is
 the choice of a cost model, the same everywhere. On a GPU it is what `tuner` measured there, unless that is switched
@@ -40,9 +40,9 @@ _TILE_SCHEDULER = np.dtype([("across", FAST_DIVMOD), ("down", FAST_DIVMOD), ("de
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A product's algorithm, its tiles across (n), down (m) and in all batches, and the splits of its depth.
+    """A product's algorithm, its tiles across (n), down (m) and in all batches, and split_k.
 
-    cost: the estimated time, in multiply-adds of one multiprocessor. smem_bytes: dynamic shared memory a block.
+    cost: the estimated time, in multiply-adds of one multiprocessor. smem_bytes: dynamic shared memory per block.
     blocks: number of thread blocks of a split; each takes one or several tiles.
     """
 
@@ -84,7 +84,7 @@ def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
 
 @functools.lru_cache(maxsize=1024)
 def candidates(product: Product, capability: int = NEWEST) -> tuple[Plan, ...]:
-    """Every algorithm's plan of a product, those of the least estimated time first: the first is `plan`'s."""
+    """Every algorithm's plan of a product, fastest estimate first; the first one is that of `plan`."""
     plans = [plan(product, algorithm.name) for algorithm in _supported(product, capability)]
     return tuple(sorted(plans, key=lambda plan: plan.cost))
 
@@ -95,12 +95,12 @@ def _supported(product: Product, capability: int) -> tuple[Algorithm, ...]:
 
 
 def partials_bytes(product: Product, split_k: int) -> int:
-    """Bytes of the partial sums of a depth in this many splits."""
+    """Bytes of the partial sums with this split_k."""
     return split_k * product.m * product.n * product.batches * accumulation_dtype(product.dtype).itemsize
 
 
 def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
-    """An algorithm's plans: one without split-K, and where it may split the depth, with several numbers of splits."""
+    """An algorithm's plans: without split-K, and if allowed with several values of split_k."""
     across, down = ceil_div(product.n, algorithm.block_n), ceil_div(product.m, algorithm.block_m)
     tiles, few_channels = across * down * product.batches, algorithm in FEW_CHANNELS
     smem_bytes = product.few_channels_smem_bytes if few_channels else algorithm.smem_bytes
@@ -116,9 +116,9 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
 
 
 def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) -> float:
-    """What a launch of so many blocks costs, each of this depth, without the reduction.
+    """The cost of a launch of `blocks` blocks of this depth, without the reduction.
 
-    The busiest multiprocessor counts. On tensor cores, where blocks come in more waves than one, the mean does: a
+    The busiest multiprocessor counts. On tensor cores with more than one wave of blocks, the mean counts, as a
     multiprocessor that is done takes the next block while others work.
     """
     busiest = ceil_div(blocks, _MULTIPROCESSORS)
@@ -134,7 +134,7 @@ def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) 
 
 
 def _splits(product: Product, tiles: int) -> list[int]:
-    """Numbers of splits that give every multiprocessor as many blocks, within the workspace."""
+    """Values of split_k that give every multiprocessor the same number of blocks, within the workspace."""
     within = LARGEST_WORKSPACE // partials_bytes(product, 1)
     most = max(1, min(product.k // _SHORTEST_SPLIT, within, _LARGEST_GRID_Y))
     full = {_MULTIPROCESSORS * blocks // tiles for blocks in range(1, 9)}

@@ -1,4 +1,4 @@
-"""What is multiplied: a product of matrices without its arrays."""
+"""A matrix product without its arrays: what the planner and the tuner work on."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ACTIVATIONS = {None: "Identity"} | {name: each.struct for name, each in problems
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """`batches` products of (m, k) and (k, n) matrices. A launcher makes one for its arguments and keeps it: the object
-    itself is the key of what is prepared for it.
+    """`batches` products of (m, k) and (k, n) matrices. A launcher creates one for its arguments and keeps it: the
+    object itself is the key of everything prepared for it.
 
     kernel: that of a direction, such as "conv2d_fprop". split_k: whether several blocks may share the depth k.
-    few_channels_smem_bytes: what an algorithm for few channels takes of shared memory; 0 where none serves. struct: the
-    kernel's own description of the problem. macros: what the kernel is compiled with beside dtype, activation
-    and the algorithm's own. activation: of the output, see `gpuconv.problems.Epilogue`.
+    few_channels_smem_bytes: shared memory of the algorithms for few channels; 0 if none serves. struct: the kernel's
+    description of the problem. macros: those in addition to dtype, activation and the algorithm's. activation: of the
+    output, see `gpuconv.problems.Epilogue`.
     """
 
     kernel: str

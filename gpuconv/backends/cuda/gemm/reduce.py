@@ -1,4 +1,4 @@
-"""The sum of a split depth: the launcher of kernels/gemm_reduce.cu."""
+"""The split-K reduction: the launcher of kernels/gemm_reduce.cu."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reduce_splits(
 ) -> None:
     """out = act(bias + the sum over the first axis of partials), plus what out holds if it accumulates.
 
-    secondary: a second output, whose sums lie behind the first's.
+    secondary: a second output, whose partial sums follow the first's.
     """
     (split_k, pitch), columns = partials.shape, 1 if bias is None else bias.size
     more, wide = 0 if secondary is None else secondary.size, 16 // partials.dtype.itemsize

@@ -1,12 +1,12 @@
-"""Which algorithm is fastest, by the clock: what "auto" means on a GPU.
+"""Measures which algorithm is fastest: the meaning of "auto" on a GPU.
 
-A product's candidates are timed once on each model of GPU, before its first run, and the winner is kept on disk beside
-the compiled kernels, under everything that the times depend on: an edited kernel is timed again, and so is an entry
-that was damaged. So "auto" may choose differently on two machines, or after the cache was emptied, and results may
-then differ in the order of their sums; the bits of a given choice never do. ``GPUCONV_AUTOTUNE=0`` takes the cost
-model's choice instead, which is the same everywhere, for what the process has not measured yet.
+A product's candidates are timed once on each model of GPU, before its first run. The winner is stored on disk with the
+compiled kernels, under a key of everything that the times depend on: an edited kernel is timed again, and so is a
+damaged entry. So "auto" may choose differently on two machines, or after the cache was cleared, and results may then
+differ in the order of their sums; the bits of a given choice never do. ``GPUCONV_AUTOTUNE=0`` uses the cost model's
+choice instead, which is the same everywhere, for everything that the process has not measured yet.
 
-During a stream capture nothing is timed: a choice made earlier counts, or the cost model's.
+During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from gpuconv.types import Array
 
 SECONDS = 0.05  # of device time that the choice for one problem may take, when the candidates are compiled
 _SAMPLES, _MOST_RUNS = 3, 16  # samples of a candidate, and the most runs in a sample
-_HOPELESS = 2.0  # a candidate that takes so many times the best so far is dropped after one run
+_HOPELESS = 2.0  # a candidate this many times slower than the best so far is dropped after one run
 _GATE_SECONDS = 0.2  # after which a queue starts although it is not full yet
 
 
@@ -48,7 +48,7 @@ class FailedCandidateWarning(Notice):
 
 
 class Gpu:
-    """What the choice asks of a GPU."""
+    """The functions of a GPU that tuning needs."""
 
     def __init__(self, index: int) -> None:
         import cupy
@@ -57,7 +57,7 @@ class Gpu:
         self.model: str = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
 
     def capturing(self) -> bool:
-        """Whether what is launched now goes into a graph."""
+        """Whether launches are currently captured into a graph."""
         with self._device:
             return bool(self._cuda.get_current_stream().is_capturing())
 
@@ -174,16 +174,16 @@ def _trials() -> Iterator[None]:
 
 
 def _alone(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
-    """Measure when no other process with this cache does, for its launches would be in the times."""
+    """Measure while no other process with this cache does, as its launches would distort the times."""
     with locks.held(folder.parent):
         _measure(plans, gpu, run, folder)
 
 
 @_trials()
 def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
-    """Time the candidates, the cost model's first, until the time is up, and write down what came out.
+    """Time the candidates, the cost model's first, until the time is up, and store the result.
 
-    One that fails is left out, with a warning. Raises the last failure where all fail.
+    A candidate that fails is dropped with a warning. Raises the last failure if all fail.
     """
     share, left, best = SECONDS / len(plans), SECONDS, dict[str, float]()
     for each in plans:
@@ -205,7 +205,7 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
 
 
 def _least(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tuple[float, float]:
-    """The least seconds of a run, and how long it took to find out: one run, and samples of several within `share`."""
+    """The least seconds of a run, and the time spent: one run, and samples of several runs within `share`."""
     least = spent = gpu.seconds(run, 1)
     if best and least > _HOPELESS * best:
         return least, spent

@@ -1,4 +1,4 @@
-"""The launchers of the ops, one file a family under the names of the other backends, and what only they share."""
+"""The launchers of the ops, one file for each family, named as in the other backends, and their helpers."""
 
 from gpuconv.backends.cuda.ops import (
     activation,

@@ -1,4 +1,4 @@
-"""Batches out of a uint8 data set in device memory: the launcher of kernels/load_batch.cu."""
+"""Batches from a uint8 data set in device memory: the launcher of kernels/load_batch.cu."""
 
 from __future__ import annotations
 

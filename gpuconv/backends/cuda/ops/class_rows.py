@@ -1,4 +1,4 @@
-"""The launch geometry of kernels/class_rows.cuh: how rows of class scores are dealt out to sub-warps."""
+"""The launch geometry of kernels/class_rows.cuh: how rows of class scores are distributed to sub-warps."""
 
 from __future__ import annotations
 

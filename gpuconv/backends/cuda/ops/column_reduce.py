@@ -1,4 +1,4 @@
-"""The launch geometry of kernels/column_reduce.cuh: how an (M, C) matrix is dealt out to threads and blocks."""
+"""The launch geometry of kernels/column_reduce.cuh: how an (M, C) matrix is distributed to threads and blocks."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Columns:
 
 
 def width_of(channels: int, *arrays: Array | None) -> int:
-    """How many numbers a thread moves at once: 16 bytes' worth where the alignment and the number of channels allow."""
+    """The numbers that a thread moves at once: 16 bytes, if alignment and number of channels allow."""
     width = pack_width(*arrays)
     return width if channels % width == 0 or math.lcm(channels, width) <= THREADS * width else 1
 
 
 @functools.lru_cache(maxsize=1024)
 def deal(rows: int, channels: int, width: int, most_steps: int | None) -> Columns:
-    """Deal an (rows, channels) matrix out, `width` numbers a thread and step.
+    """Distribute an (rows, channels) matrix, `width` numbers per thread and step.
 
-    most_steps: how many steps a block takes at most, or None for a reduction, where blocks are few and may be long.
+    most_steps: the most steps of a block, or None for a reduction, which has few, long blocks.
     """
     reach = THREADS * width
     unit = math.lcm(channels, width)  # the fewest numbers that are whole rows and whole packs

@@ -1,5 +1,5 @@
-"""Linear layers: convolutions of 1 x 1 maps, by the same kernels. Launchers of convolutions take the sizes from the
-problem, so that matrices serve as they are."""
+"""Linear layers: convolutions of 1 x 1 maps, with the same kernels. Convolution launchers take the sizes from the
+problem, so matrices can be passed as they are."""
 
 from __future__ import annotations
 

@@ -64,13 +64,13 @@ def _loss(
 
 
 def _refuse_wrong_labels(labels: Array, classes: int) -> None:
-    """Raise ValueError for a label outside the classes, where the host can read the device's memory without waiting."""
+    """Raise ValueError for a label outside the classes, if the host can read the device's memory."""
     if isinstance(labels, np.ndarray) and emulator.host_reads():
         expect_within("labels", labels, classes)
 
 
 def _counter(like: Array) -> Array:
-    """The zero that a loss counts its finished blocks in, and leaves zero: one for launches that follow each other."""
+    """The counter of a loss's finished blocks, which each launch leaves at zero; launches in order share one."""
     if isinstance(like, np.ndarray):
         return _new_counter("emulated", threading.get_ident())
     return _new_counter(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)

@@ -1,4 +1,4 @@
-"""Muon, parameters of one shape and dtype at a time as a batch: launchers of kernels/muon.cu and matmul.cu."""
+"""Muon, with parameters of the same shape and dtype batched: launchers of kernels/muon.cu and matmul.cu."""
 
 from __future__ import annotations
 

@@ -193,8 +193,8 @@ Columns = Mapping[str, Sequence[Array]]
 def _table(
     make: Callable[[Columns, Sequence[float]], np.ndarray], columns: Columns, decays: Sequence[float] = ()
 ) -> Array:
-    """The device's table that `make` gives for the arrays of its columns. It is copied there once: a step that finds
-    its arrays where they were moves nothing from the host."""
+    """The table that `make` returns for the arrays of its columns, on the device. It is copied once: if the arrays stay
+    at their addresses, later steps copy nothing from the host."""
     first = next(iter(columns.values()))[0]
     key = (
         device_of(first),
@@ -225,7 +225,7 @@ def _extents(columns: Columns, _: Sequence[float]) -> np.ndarray:
 
 
 def _split(entry: np.dtype, arrays: Mapping[str, Array]) -> np.ndarray:
-    """Entries that deal out arrays of one size, `_NUMBERS` of each an entry."""
+    """Entries that split arrays of one size, `_NUMBERS` elements per entry."""
     size = next(iter(arrays.values())).size
     begin = np.arange(0, size, _NUMBERS)
     part = np.zeros(begin.size, entry)
@@ -236,8 +236,7 @@ def _split(entry: np.dtype, arrays: Mapping[str, Array]) -> np.ndarray:
 
 
 def _found(like: Array) -> Array:
-    """The zeros that the loss scale's blocks note what they found in, and leave zero: for launches that follow each
-    other."""
+    """The flags of the loss scale's blocks, which each launch leaves at zero; launches in order share them."""
     if isinstance(like, np.ndarray):
         return _new_found("emulated", threading.get_ident())
     return _new_found(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)

@@ -1,4 +1,4 @@
-"""Filling arrays in device memory with Philox numbers: launchers of kernels/random_fill.cu."""
+"""Fills arrays in device memory with Philox numbers: launchers of kernels/random_fill.cu."""
 
 from __future__ import annotations
 

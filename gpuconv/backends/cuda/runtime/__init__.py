@@ -1,1 +1,1 @@
-"""Kernels from source to launch: compiled, cached, loaded, checked, captured; and their arrays."""
+"""Kernels from source to launch: compiling, caching, loading, checking, capturing; and their arrays."""

@@ -1,4 +1,4 @@
-"""Whether one of NVIDIA's tools runs this process, which makes a kernel's time meaningless."""
+"""Detects NVIDIA's tools that run this process and make kernel times meaningless."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _TOOLS = {"NV_NSIGHT_INJECTION_": "Nsight Compute", "NV_SANITIZER_INJECTION_": "
 
 @functools.cache
 def tool() -> str | None:
-    """The tool's name; None where there is none."""
+    """The tool's name, or None."""
     return next((name for start, name in _TOOLS.items() if any(known.startswith(start) for known in os.environ)), None)

@@ -1,4 +1,4 @@
-"""Making arrays where another array is: what a launcher needs to allocate its results."""
+"""Creates arrays on another array's device, for the launchers' results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
 
 
 def capability_of(array: Any) -> int:
-    """The compute capability of an array's GPU, 90 for 9.0. The emulated device is as able as any."""
+    """The compute capability of an array's GPU, 90 for 9.0. The emulated device has the newest."""
     return NEWEST if isinstance(array, emulator.EmulatedArray) else _capability(array.data.device_id)
 
 

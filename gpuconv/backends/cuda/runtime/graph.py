@@ -1,4 +1,4 @@
-"""Capturing work of the device once, to launch it again as a whole: CUDA graphs, and their like on the emulated device.
+"""Captures device work once to replay it: CUDA graphs, and their equivalent on the emulated device.
 
     recorder = backends.recorder(device)
     recorder.prepare(work)              # runs it: loads every kernel, makes every array that stays
@@ -23,8 +23,8 @@ Work = Callable[[], None]
 
 
 class EmulatedRecorder:
-    """Notes the launches down and runs them again. While they are noted down the host may touch no emulated array, as a
-    capture on a GPU would refuse it. The launches keep the arrays alive that they work on."""
+    """Records the launches and runs them again. While recording, the host may access no emulated array, as a capture
+    on a GPU would refuse it. The launches keep their arrays alive."""
 
     def prepare(self, work: Work) -> None:
         work()
@@ -45,7 +45,7 @@ class EmulatedRecorder:
 
 @functools.cache
 def _capture_stream(index: int, thread: int) -> Any:
-    """One for all captures of a thread on a device, since CuPy keeps freed memory with the stream it was made on."""
+    """One stream for all captures of a thread on a device, as CuPy keeps freed memory with its stream."""
     import cupy
 
     return cupy.cuda.Stream(non_blocking=True)
@@ -53,17 +53,17 @@ def _capture_stream(index: int, thread: int) -> Any:
 
 @functools.cache
 def undisturbed(index: int) -> threading.RLock:
-    """Held while a thread captures on a device, and while a thread waits for the whole device, which would spoil the
-    captures of all others."""
+    """A lock held while a thread captures on a device, or synchronizes the device, which would invalidate the captures
+    of other threads."""
     return threading.RLock()
 
 
 class CudaRecorder:
-    """CUDA graphs over a memory pool that only they use. They are captured on a stream of their own, since the default
-    one cannot be captured, and launched on the caller's current stream, after whatever it was given before.
+    """CUDA graphs with a private memory pool. They are captured on a separate stream, as the default one cannot be
+    captured, and launched on the caller's current stream, after its earlier work.
 
-    A graph keeps no array alive, and its kernels write wherever they wrote when it was captured. So what captured work
-    allocates comes from a private pool, and that pool's memory is given back by `release` alone.
+    A graph keeps no array alive, and its kernels write to the addresses of the capture. So captured work allocates from
+    a private pool, whose memory is freed only by `release`.
     """
 
     def __init__(self, index: int) -> None:
@@ -110,7 +110,7 @@ class CudaRecorder:
         return replay
 
     def release(self) -> None:
-        """Give the memory back; no graph may be launched from here on."""
+        """Free the memory; no graph may be launched afterwards."""
         self._cupy.get_default_memory_pool().free_all_blocks(self._stream)  # what `prepare` let go of
         self._kept: list[Any] = []
         self._pool = self._cupy.cuda.MemoryPool(self._reserve)

@@ -1,4 +1,4 @@
-"""Loading a .cu file and launching its kernels: the one way from an op to a kernel, on a GPU and emulated.
+"""Loads .cu files and launches their kernels: the only way from an op to a kernel, on a GPU and emulated.
 
     add = load("add.cu", {"DTYPE": "float32"}).kernel("add_forward")
     add(grid, block, y, a, b, n)
@@ -38,7 +38,7 @@ _MAX_GRID = (2**31 - 1, 65535, 65535)
 _MAX_BLOCK = (1024, 1024, 64)
 _MAX_THREADS = 1024
 _MAX_SHARED = 232448  # bytes; on a device that has less, the launch raises CUDA's own error
-_SHARED_WITHOUT_LEAVE = 48 * 1024  # bytes that need no opt-in, a kernel's static shared memory included
+_SHARED_WITHOUT_LEAVE = 48 * 1024  # bytes that need no opt-in, including static shared memory
 
 
 class Module:
@@ -288,7 +288,7 @@ def until_replaced(prepare: Prepare) -> Prepare:
 
 
 def forget() -> None:
-    """Forget all that was prepared from kernel files."""
+    """Drop everything that was prepared from kernel files."""
     for cached in _prepared:
         cached.cache_clear()
 

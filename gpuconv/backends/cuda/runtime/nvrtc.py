@@ -1,4 +1,4 @@
-"""Compiling a kernel's flat text to machine code with NVRTC, through cuda.core. Needs no GPU and no driver."""
+"""Compiles a kernel's flat text to machine code with NVRTC, through cuda.core. Needs no GPU and no driver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")  # wh
 
 
 class CompileError(RuntimeError):
-    """A kernel does not compile, or nothing to compile it with is installed; compiler messages name the .cu's lines."""
+    """A kernel does not compile, or no compiler is installed; compiler messages name the lines of the .cu."""
 
 
 @functools.cache
@@ -104,7 +104,7 @@ def _options(version: str, defines: Mapping[str, str], arch: str) -> dict[str, A
 
 
 def _key(version: str, text: str, options: Mapping[str, Any]) -> list[str]:
-    """All that a cubin depends on, and no folder's name."""
+    """Everything that a cubin depends on; no folder names."""
     return ["nvrtc", version, header_version(), repr(options), text]
 
 
@@ -147,8 +147,8 @@ def toolkit() -> tuple[Any, str]:
 
 
 def version() -> str:
-    """NVRTC's version: its package tells it, so that kernels of the cache need no NVRTC. Without a package NVRTC is
-    loaded and asked; where it is loaded already it is asked too."""
+    """NVRTC's version, from its package, so that cached kernels need no NVRTC. Without a package, or if it is loaded
+    already, NVRTC itself is asked."""
     loaded = toolkit.cache_info().currsize > 0
     return (None if loaded else _packaged_version()) or toolkit()[1]
 

@@ -1,4 +1,4 @@
-"""What the launchers share: contiguous inputs, outputs, and grids for kernels over a flat range."""
+"""Helpers of the launchers: contiguous inputs, outputs, and grids for kernels over a flat range."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def copied(array: ArrayT) -> ArrayT:
 
 
 def pack_width(*arrays: Array | None, count: int = 0) -> int:
-    """How many elements one 16-byte move takes, or 1 where an array does not begin at a multiple of 16 bytes, or where
-    `count` elements are not whole moves. The first array has the dtype; None counts as aligned."""
+    """The elements of one 16-byte move, or 1 if an array is not aligned to 16 bytes, or `count` is not a multiple of
+    that. The first array has the dtype; None counts as aligned."""
     width = 16 // arrays[0].dtype.itemsize  # type: ignore[union-attr]
     return width if count % width == 0 and is_aligned(16, *arrays) else 1
 

@@ -1,10 +1,10 @@
-"""Reading .cu files: one flat text from a kernel and its headers, and the signatures of its kernels.
+"""Reads .cu files: one flat text of a kernel and its headers, and the signatures of its kernels.
 
-Project headers (``#include "..."``) are pasted in, once each, under ``#line`` directives. So one text is what NVRTC and
-the C++ compiler see, what the cache's key covers, and what profilers and error messages map back to the .cu files.
+Project headers (``#include "..."``) are pasted in, once each, with ``#line`` directives. NVRTC and the C++ compiler get
+this text, the cache's key covers it, and profilers and error messages map it back to the .cu files.
 
-The directives name a shipped file "gpuconv/kernels/relu.cu" and a user's own as it lies from the .cu that is compiled.
-So the text, and with it the cache's key and the binary, is the same wherever the files are.
+The directives name a shipped file "gpuconv/kernels/relu.cu", and a user's file by its path relative to the compiled
+.cu. So the text, the cache's key and the binary do not depend on where the files are.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def flatten(path: Path) -> str:
 
     def paste(file: Path) -> str:
         seen.add(file)
-        text = file.read_text(encoding="utf-8", errors="replace")  # a comment of another encoding does no harm
+        text = file.read_text(encoding="utf-8", errors="replace")  # comments in another encoding do not matter
         name = _c_string(_shown(file, path.parent, shipped))
         parts, end = [f"#line 1 {name}\n"], 0
         for match in _INCLUDE.finditer(text):
@@ -140,7 +140,7 @@ def _find(name: str, includer: Path, line: int) -> Path:
     for folder in (includer.parent, directory()):
         if (folder / name).is_file():
             return (folder / name).resolve()
-    raise ValueError(f'{includer}:{line}: there is no header "{name}" beside it or among the shipped kernels')
+    raise ValueError(f'{includer}:{line}: there is no header "{name}" next to it or among the shipped kernels')
 
 
 def blank_comments(text: str) -> str:
