@@ -19,7 +19,7 @@ LOSSES = [
     (ops.svm_hinge, {}),
     (ops.svm_hinge, {"delta": 0.25}),
 ]
-IDS = [f"{loss.__name__}{options or ''}" for loss, options in LOSSES]
+IDS = ["-".join([loss.__name__, *(f"{k}={v}" for k, v in options.items())]) for loss, options in LOSSES]
 
 
 def batch(n, classes, dtype="float64", seed=0, scale=3):

@@ -51,7 +51,9 @@ def data(count=16):
     return random.normal(size=(count, 6, 6, 2)).astype("f4"), random.integers(0, 3, count)
 
 
-@pytest.mark.parametrize("options", [{}, {"device": "emulated"}, {"precision": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"device": "emulated"}, {"precision": "bfloat16"}], ids=["as it is", "emulated", "bfloat16"]
+)
 def test_a_new_head_leaves_the_pretrained_layers_as_they_are_in_both_nets(options):
     net = net_of(seed=3, **options)
     before = values(net)

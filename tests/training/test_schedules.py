@@ -145,15 +145,15 @@ def test_several_numbers_after_step_are_milestones():
     [
         ("cosin", "did you mean 'cosine'"),
         ("cosine,one-cycle", "two schedules"),
-        ("30", "belongs to no name"),
+        ("30", "before any name"),
         ("step", "milestones"),
         ("step:0", "above 0"),
         ("step:a", "neither a number nor key=value"),
         ("step:60,30", "rising"),
         ("cosine:zero=1", "zero"),
         ("cosine:final=2", "must lie in"),
-        ("cosine,,warmup:1", "empty place"),
-        ("", "empty place"),
+        ("cosine,,warmup:1", "empty part"),
+        ("", "empty part"),
     ],
 )
 def test_what_cannot_be_read_is_refused(text, message):
