@@ -73,7 +73,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     write_atomically(path, serialize(tensors, metadata={KEY: json.dumps(header)}))
 
 
-def _storable(path: Any, name: str, array: Any) -> np.ndarray:
+def _storable(path: str | os.PathLike[str], name: str, array: Any) -> np.ndarray:
     """The array as stored in the file: contiguous, in native byte order."""
     given, array = array, np.asarray(array, order="C")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -147,7 +147,7 @@ def _shallow(value: Any, levels: int = 100) -> bool:
     return levels > 0 and all(_shallow(entry, levels - 1) for entry in inner)
 
 
-def _header(path: Any, written: Any) -> dict[str, Any]:
+def _header(path: str | os.PathLike[str], written: Any) -> dict[str, Any]:
     """gpuconv's JSON in a safetensors header. Raises CheckpointError for a format that this version does not read."""
     try:
         header = parse(written["__metadata__"][KEY])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,14 @@ from gpuconv.training.look import picture
 
 
 def draw_activations(
-    path: Any, net: Any, image: np.ndarray, normalization: Any, classes: Any, *, truth: int | None = None, title: str
+    path: str | os.PathLike[str],
+    net: Any,
+    image: np.ndarray,
+    normalization: Any,
+    classes: Any,
+    *,
+    truth: int | None = None,
+    title: str,
 ) -> None:
     """image: uint8 (H, W, C) of the net's size."""
 
@@ -34,7 +42,7 @@ def first_filters(net: Any) -> tuple[str, np.ndarray] | None:
     return None
 
 
-def draw_filters(path: Any, net: Any) -> None:
+def draw_filters(path: str | os.PathLike[str], net: Any) -> None:
     found = first_filters(net)
     if found:
         name, weight = found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def of_python(stored: dict[str, Any]) -> bool:
     return "command" not in stored.get("options", {})
 
 
-def run_of(stored: dict[str, Any], path: Any) -> Run:
+def run_of(stored: dict[str, Any], path: str | os.PathLike[str]) -> Run:
     """The run that stored settings describe. Raises UserError that names a missing, unknown or wrong entry."""
     from gpuconv.data import Normalization
     from gpuconv.training.stored import COUNT, NUMBERS, OBJECT, TEXT, expect
@@ -100,7 +101,7 @@ def _of_python(stored: dict[str, Any]) -> Settings:
 
 
 @contextmanager
-def _entry(path: Any, name: str) -> Iterator[None]:
+def _entry(path: str | os.PathLike[str], name: str) -> Iterator[None]:
     """Turns errors inside into a UserError about this entry of the stored settings."""
     try:
         yield

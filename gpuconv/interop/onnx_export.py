@@ -228,20 +228,20 @@ def _linear_reads(rest: Sequence[Layer]) -> bool:
 _ORDERLESS = (Activation, Dropout, Scale)
 
 
-def _residual(graph: Graph, layer: Any, x: str) -> str:
+def _residual(graph: Graph, layer: Residual, x: str) -> str:
     body, shortcut = layer.rows
     ends = [graph.export(body, x), graph.export(shortcut, x) if shortcut else x]
     return graph.node("Add", ends, layer.path)
 
 
-def _conv(graph: Graph, layer: Any, x: str) -> str:
+def _conv(graph: Graph, layer: Conv2D, x: str) -> str:
     inputs = [x, graph.weight(layer, "weight", _values(layer, "weight").transpose(_TO_NCHW))]
     inputs += [graph.weight(layer, "bias")] if layer.bias else []
     dilations, group = list(layer.problem.dilation), layer.groups
     return graph.node("Conv", inputs, layer.path, dilations=dilations, group=group, **_window(graph, layer))
 
 
-def _linear(graph: Graph, layer: Any, x: str) -> str:
+def _linear(graph: Graph, layer: Linear, x: str) -> str:
     weight, volume = _values(layer, "weight"), graph.folded
     if volume:
         weight = np.moveaxis(weight.reshape(-1, *volume), -1, 1).reshape(weight.shape)
@@ -251,13 +251,13 @@ def _linear(graph: Graph, layer: Any, x: str) -> str:
     return graph.node("Gemm", inputs, layer.path, transB=1)
 
 
-def _norm(graph: Graph, layer: Any, x: str) -> str:
+def _norm(graph: Graph, layer: BatchNorm, x: str) -> str:
     dtype = np.float32  # ONNX also keeps the statistics of float16 volumes in float32
     inputs = [x, *(graph.weight(layer, name, dtype=dtype) for name in layer.variables)]
     return graph.node("BatchNormalization", inputs, layer.path, epsilon=layer.eps, momentum=1 - layer.momentum)
 
 
-def _max_pool(graph: Graph, layer: Any, x: str) -> str:
+def _max_pool(graph: Graph, layer: MaxPool2D, x: str) -> str:
     return graph.node("MaxPool", [x], layer.path, **_window(graph, layer))
 
 
@@ -312,11 +312,11 @@ def _silu(graph: Graph, layer: Layer, x: str) -> str:
     return graph.node("Mul", [x, graph.node("Sigmoid", [x], f"{layer.path}.sigmoid")], layer.path)
 
 
-def _scale(graph: Graph, layer: Any, x: str) -> str:
+def _scale(graph: Graph, layer: Scale, x: str) -> str:
     return graph.node("Mul", [x, graph.constant(f"{layer.path}.factor", layer.factor)], layer.path)
 
 
-def _dropout(graph: Graph, layer: Any, x: str) -> str:
+def _dropout(graph: Graph, layer: Dropout, x: str) -> str:
     return graph.node("Dropout", [x, graph.constant(f"{layer.path}.ratio", layer.p, np.float32)], layer.path)
 
 

@@ -62,7 +62,9 @@ def _is_of_torch(path: Path) -> bool:
     return path.suffix in (".pt", ".pth", ".bin") or (path.is_file() and zipfile.is_zipfile(path))
 
 
-def net_of(found: Checkpoint, path: Any, *, device: str = "numpy", precision: str | None = None) -> Any:
+def net_of(
+    found: Checkpoint, path: str | os.PathLike[str], *, device: str = "numpy", precision: str | None = None
+) -> Any:
     """The net in a checkpoint of a run or of only a net."""
     config, notes = _config_and_notes(found, path)
     try:
@@ -83,7 +85,7 @@ def net_of(found: Checkpoint, path: Any, *, device: str = "numpy", precision: st
     return net
 
 
-def _config_and_notes(found: Checkpoint, path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _config_and_notes(found: Checkpoint, path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config of a checkpoint's net and its metadata. Raises CheckpointError for a checkpoint without a net."""
     config = found.state.get("net")
     if not isinstance(config, dict) or "layer" not in config:

@@ -126,7 +126,7 @@ def expect(value: Any, schema: Schema, name: str = "") -> None:
             expect(entry, schema[key], path)
 
 
-def state(found: Record, path: Any) -> Record:
+def state(found: Record, path: str | os.PathLike[str]) -> Record:
     """A checkpoint's state, complete. Raises CheckpointError that names the entry which is wrong or missing."""
     defaults: Record = {"loss_scale": None}
     found = defaults | found
@@ -261,7 +261,7 @@ def without_frozen(config: Any) -> Any:
     return [*map(without_frozen, config)] if isinstance(config, list) else config
 
 
-def check_net(path: Any, checkpoint: Checkpoint, net: Any) -> None:
+def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Any) -> None:
     """Raise CheckpointError that names the first difference if a checkpoint is of another net than `net`, apart from
     what is frozen, or if its weights are not finite. The net may be without weights (initialize=False)."""
     unseeded = {"seed": None}  # the seed of the initial weights does not matter
@@ -272,7 +272,7 @@ def check_net(path: Any, checkpoint: Checkpoint, net: Any) -> None:
     check_arrays(path, checkpoint.part("net"), net)
 
 
-def check_arrays(path: Any, there: dict[str, np.ndarray], net: Any, same_dtype: bool = True) -> None:
+def check_arrays(path: str | os.PathLike[str], there: dict[str, np.ndarray], net: Any, same_dtype: bool = True) -> None:
     """Raise CheckpointError that names the first array which does not belong to the net or is not finite.
 
     same_dtype: if False, floats of any dtype are accepted."""

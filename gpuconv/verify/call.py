@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -120,7 +121,7 @@ class Call:
         return Checkpoint(tensors, {"call": self.op, **state, **facts})
 
     @classmethod
-    def read(cls, path: Any, checkpoint: Checkpoint) -> Call:
+    def read(cls, path: str | os.PathLike[str], checkpoint: Checkpoint) -> Call:
         """Raises CheckpointError for a file that holds something else."""
         state, tensors = checkpoint.state, checkpoint.tensors
         try:
