@@ -38,6 +38,13 @@ def integer(name: str, value: Any, minimum: int, maximum: int = INT63) -> int:
     return number
 
 
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool; 1 and 0 are taken too. A word such as "no" counts as true in Python, so it raises."""
+    if isinstance(value, (bool, np.bool_)) or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, received {value!r}")
+
+
 def shown(number: int) -> str:
     """An integer as text; for a huge one, its approximate number of digits (Python refuses to print more than 4300)."""
     bits = number.bit_length()

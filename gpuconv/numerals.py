@@ -15,9 +15,12 @@ def real(text: str) -> float:
     return float(_plain(text))
 
 
+LONGEST = 1000  # characters; Python itself refuses to read an integer of more than 4300
+
+
 def is_digits(text: str) -> bool:
-    """Whether `text` consists of ASCII digits only."""
-    return text.isascii() and text.isdecimal()
+    """Whether `text` consists of ASCII digits only, at most LONGEST."""
+    return text.isascii() and text.isdecimal() and len(text) <= LONGEST
 
 
 def volume(text: str, axes: int) -> tuple[int, ...]:
@@ -29,6 +32,6 @@ def volume(text: str, axes: int) -> tuple[int, ...]:
 
 
 def _plain(text: str) -> str:
-    if "_" in text or not text.isascii():
+    if "_" in text or not text.isascii() or len(text) > LONGEST:
         raise ValueError(f"{text!r} is not a plain numeral")
     return text

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from gpuconv import arguments
+from gpuconv import arguments, layers, ops
+from gpuconv.data import Dataset, Loader, Normalization
 from tests.refused import refused
 
 
@@ -12,6 +13,36 @@ def test_integer():
     for value in (True, np.True_, 2.0, "2", None, [2]):
         refused(TypeError, f"n must be an integer, received {value!r}", arguments.integer, "n", value, 0)
     refused(ValueError, "n must be at least 1, received 0", arguments.integer, "n", 0, 1)
+
+
+def test_a_flag_is_no_word():
+    """ "no" counts as true in Python; so did these, everywhere."""
+    for value in (True, False, 1, 0, np.True_):
+        assert arguments.flag("on", value) is bool(value)
+    x = np.ones((1, 4, 4, 1), np.float32)
+    net = layers.Sequential([layers.Input((4, 4, 1)), layers.Flatten(), layers.Linear(2)])
+    data = Dataset(np.zeros((4, 4, 4, 1), np.uint8), np.zeros(4, int), ["a", "b"])
+    sgd = dict(lr=0.1, momentum=0.5)
+    for value in ("no", "false", 2, None, np.ones(1), 1.0):
+        for name, call in {
+            "on": arguments.flag,
+            "bias": lambda _, v: layers.Conv2D(2, 3, bias=v),
+            "count_include_pad": lambda _, v: layers.AvgPool2D(2, count_include_pad=v),
+            "larger": lambda _, v: layers.Input((4, 4, 1), larger=v),
+            "shuffle": lambda _, v: Loader(data, 2, normalization=Normalization([0], [1]), shuffle=v),
+            "drop_last": lambda _, v: Loader(data, 2, normalization=Normalization([0], [1]), drop_last=v),
+            "softmax": lambda _, v: net.predict(x, softmax=v),
+            "nesterov": lambda _, v: ops.sgd_step([x.copy()], [x], velocities=[x.copy()], nesterov=v, **sgd),
+            "accumulate": lambda _, v: ops.bias_grad(x, out=np.zeros(1, np.float32), accumulate=v),
+        }.items():
+            refused(TypeError, f"{name} must be True or False, received {value!r}", call, name, value)
+        refused(TypeError, "count_include_pad must be True or False", ops.avg_pool2d, x, 2, count_include_pad=value)
+    refused(TypeError, "normalize must be True or False, received 'no'", net.predict, x, normalize="no")
+    for value in (None, 3, 0.5, [1], b"weight", np.ones(1)):
+        refused(TypeError, "frozen must be True, False or names of variables", layers.Linear, 2, frozen=value)
+    frozen = layers.Linear(2, frozen=["bias"])
+    assert frozen.frozen == ("bias",)
+    refused(TypeError, "frozen must be True, False or names", setattr, frozen, "frozen", 2)
 
 
 def test_pair():

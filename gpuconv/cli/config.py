@@ -25,7 +25,7 @@ def read(path: str) -> dict[str, Any]:
         raise ValueError(f"{path} is not a settings file: it has more than {MOST:,} bytes")
     try:
         table = tomllib.loads(data.decode("utf-8", "surrogateescape").replace("\r\n", "\n"))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     known = {name: name for name in (*run_settings.OPTIONS, "recipe")}
     try:

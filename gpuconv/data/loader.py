@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpuconv import backends, ops
-from gpuconv.arguments import integer, seed_value
+from gpuconv.arguments import flag, integer, seed_value
 from gpuconv.data.augment import Augmentation
 from gpuconv.data.normalization import Normalization
 from gpuconv.devices import Device
@@ -51,9 +51,9 @@ class Loader:
         self.augmentation = augmentation or Augmentation()
         self.seed = seed_value("seed", seed)
         self.device = backends.resolve(device)
-        self.shuffle = bool(shuffle)
-        self.drop_last = bool(drop_last)
-        if drop_last and len(dataset) < batch_size:
+        self.shuffle = flag("shuffle", shuffle)
+        self.drop_last = flag("drop_last", drop_last)
+        if self.drop_last and len(dataset) < batch_size:
             raise ValueError(f"drop_last leaves no batch: {len(dataset)} images, batch_size {batch_size}")
         self.normalization = normalization
         self._options = dataclasses.asdict(self.augmentation) | {"seed": self.seed, "dtype": as_dtype(dtype)}

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.arguments import integer
+from gpuconv.arguments import flag, integer
 from gpuconv.dtypes import as_precision
 from gpuconv.layers.config import encode, expect_rebuildable, make, settings, tuples, written
 from gpuconv.layers.hooks import Handle, Hook
@@ -88,7 +88,8 @@ class Layer(Stateful["Layer"]):
             raise ValueError(f"a layer's name must not be empty or contain a dot, received {self.name!r}")
         for name, value in self.hyperparameters().items():
             if name != "frozen":
-                setattr(self, name, tuples(value))
+                is_flag = not self.is_foreign and isinstance(getattr(type(self), name, None), bool)
+                setattr(self, name, flag(name, value) if is_flag else tuples(value))
         self.path, self.device, self.dtype = "", "numpy", np.dtype("float32")
         self.tf32 = False
         self.input_shape: Shape | None = None

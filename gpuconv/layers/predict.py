@@ -22,6 +22,8 @@ from gpuconv.types import Array
 def predict(net: Any, images: Any, *, batch_size: int, softmax: bool, top: int | None, normalize: bool | None) -> Any:
     """See `Sequential.predict`."""
     batch_size = arguments.integer("batch_size", batch_size, 1)
+    softmax = arguments.flag("softmax", softmax)
+    normalize = None if normalize is None else arguments.flag("normalize", normalize)
     if top is not None:
         arguments.integer("top", top, 1)
         if net.classes is not None:

@@ -41,7 +41,10 @@ class Frozen:
             if planned:
                 layer._set_frozen(layer._frozen)
         else:
-            names = (value,) if isinstance(value, str) else tuple(value)
+            names = (value,) if isinstance(value, str) else value
+            if not isinstance(names, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in names):
+                raise TypeError(f"frozen must be True, False or names of variables, received {value!r}")
+            names = tuple(names)
             layer._frozen = tuple(canonical("variable", name, layer.variables) for name in names) if planned else names
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import algorithms
-from gpuconv.arguments import integer
+from gpuconv.arguments import flag, integer
 from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, is_float
 from gpuconv.names import lookup
 from gpuconv.ops.overlap import Written, apart, overlap, written
@@ -135,7 +135,7 @@ def expect_bias_gradient(db: Array | None, filters: int, channels: int, dtype: n
 
 def expect_accumulate(accumulate: bool, **outs: Array | None) -> None:
     missing = [name for name, out in outs.items() if out is None]
-    if accumulate and missing:
+    if flag("accumulate", accumulate) and missing:
         raise ValueError(f"accumulate=True adds to {' and '.join(missing)}, which was not given")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpuconv.arguments import integer, learning_rate, number, step_integer
+from gpuconv.arguments import flag, integer, learning_rate, number, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.lists import WhileAlive
@@ -239,7 +239,7 @@ def adam_step(
         beta2=beta2,
         eps=eps,
         weight_decay=decay,
-        decoupled=bool(decoupled),
+        decoupled=flag("decoupled", decoupled),
     )
 
 
@@ -364,6 +364,6 @@ def _expect_scaling(scaling: Array) -> None:
 
 def expect_momentum(momentum: float, nesterov: bool) -> float:
     momentum = number("momentum", momentum, 0.0, 1.0)
-    if nesterov and not momentum:
+    if flag("nesterov", nesterov) and not momentum:
         raise ValueError("nesterov=True needs a momentum above 0")
     return momentum

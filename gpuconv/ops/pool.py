@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gpuconv.arguments import flag
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import expect_float, expect_out, expect_shape, expect_volume_shape
 from gpuconv.ops.overlap import copy_if_overlapping
@@ -130,7 +131,7 @@ def avg_pool2d(
     problem = Pool2dProblem.of(shape, kernel_size, stride=stride, padding=padding, fit=fit)
     expect_out(out, problem.y_shape, x.dtype)
     (x,) = copy_if_overlapping([out], x)
-    return backend.pool.avg_pool2d(x, problem, count_include_pad=bool(count_include_pad), out=out)
+    return backend.pool.avg_pool2d(x, problem, count_include_pad=flag("count_include_pad", count_include_pad), out=out)
 
 
 @op("avg_pool2d.cu")
@@ -165,7 +166,9 @@ def avg_pool2d_backward(
     problem = Pool2dProblem.of(shape, kernel_size, stride=stride, padding=padding, fit=fit)
     _expect_gradient(dy, problem, out)
     (dy,) = copy_if_overlapping([out], dy)
-    return backend.pool.avg_pool2d_backward(dy, problem, count_include_pad=bool(count_include_pad), out=out)
+    return backend.pool.avg_pool2d_backward(
+        dy, problem, count_include_pad=flag("count_include_pad", count_include_pad), out=out
+    )
 
 
 @op("global_avg_pool2d.cu")

@@ -164,6 +164,7 @@ def test_a_file_of_settings_is_checked_before_anything_is_made(work, capsys):
         ("[train]\nlr = 1", "unknown setting 'train'"),
         ("lr = [1]", "lr must be a number, received [1]"),
         ("lr = ", "c.toml is not valid TOML: Invalid value"),
+        (f"epochs = {'9' * 5000}", "c.toml is not valid TOML: Exceeds the limit"),
         ("batch-size = 1\nbatch_size = 2", "c.toml: batch_size is given twice"),
         ("lr = 1\nlr = 2", "Cannot overwrite a value"),
         ("model = 'tiny-vg'", "did you mean 'tiny-vgg'?"),
