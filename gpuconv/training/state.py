@@ -159,7 +159,10 @@ class RunState(TrainingStep):
         optimizer then fits the checkpoint's. Otherwise raises CheckpointError, and nothing changes."""
         layers, before = [*self.net.walk()], self.optimizer.state_dict()
         here = [layer.frozen for layer in layers]
-        there = [layer.frozen for layer in Layer.from_config(config, initialize=False).walk()]
+        try:
+            there = [layer.frozen for layer in Layer.from_config(config, initialize=False).walk()]
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{path}: {error}") from error
         try:
             self._freeze(layers, there)
             self.optimizer.check_state_dict(optimizer)
