@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a build takes seconds
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -77,6 +77,7 @@ def test_bad_requests_are_refused(name, options, message):
         models.build(name, **options)
 
 
+@pytest.mark.slow
 def test_whitening_makes_white_patches():
     rng = np.random.default_rng(3)
     net = models.airbench94()

@@ -226,6 +226,7 @@ def test_the_sources_were_found():
     assert len(modules()) > 30
 
 
+@pytest.mark.slow
 def test_the_readme_s_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]

@@ -132,6 +132,7 @@ def test_some_thousand_images_are_measured_evenly(photos):
     assert {*np.diff(seen[0])} <= {2, 3, 4}
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_on_a_streamed_folder_as_on_one_in_memory(photos, monkeypatch, capsys):
     from gpuconv import plots
     from gpuconv.cli import main

@@ -88,7 +88,9 @@ def test_a_change_of_the_rate_keeps_the_optimizer_s_state_and_another_one_begins
     assert session.trainer.steps == before["steps"]
 
 
-@pytest.mark.parametrize("layers", [LINEAR, CONV], ids=["linear", "norm-and-dropout"])
+@pytest.mark.parametrize(
+    "layers", [LINEAR, pytest.param(CONV, marks=pytest.mark.slow)], ids=["linear", "norm-and-dropout"]
+)
 def test_a_run_that_was_stopped_and_one_that_is_repeated_give_the_same_bits(open_session, layers):
     changes = [(7, {"lr": 0.02}), (13, {"batch_size": 30}), (15, {"optimizer": "adam", "lr": 0.003})]
     first = open_session(layers, repeat=changes, changes={"epochs": 6})

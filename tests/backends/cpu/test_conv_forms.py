@@ -49,7 +49,9 @@ def test_every_form_agrees_with_the_definition(form, monkeypatch):
         check_by_definition(case)
 
 
-@pytest.mark.parametrize("case", REAL, ids=str)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case.c >= 256)) for case in REAL], ids=str
+)
 def test_the_nets_shapes_in_float32_agree_with_float64(case):
     given = arrays(case, np.float32)
     wide = [a.astype(np.float64) for a in given]
