@@ -152,6 +152,8 @@ class _Reader:
 
     def _values(self, tensor: Any) -> np.ndarray:
         try:
+            if min(tensor.dims, default=0) < 0:  # which to_array takes for a size to be found, as reshape does
+                raise ValueError(f"sizes {[*tensor.dims]} below 0")
             return self.onnx.numpy_helper.to_array(tensor)
         except Exception as error:  # sizes that do not fit its values, types that NumPy lacks
             raise _RefusedError(f"{self.file}: the constant {tensor.name!r} cannot be read: {_line(error)}") from error

@@ -173,7 +173,7 @@ def test_the_second_channel_of_a_grey_tiff(tmp_path, kind, expected):
     fields = path.read_bytes().replace(struct.pack("<HHII", 258, 4, 1, 8), struct.pack("<HHIHH", 258, 3, 2, 8, 8))
     path.write_bytes(fields)
     if kind != 2 and int(Image.__version__.partition(".")[0]) < 13:
-        with pytest.raises(ValueError, match="of a form that Pillow does not read"):
+        with pytest.raises(ValueError, match="in a variant that Pillow does not read"):
             read_image(path, channels=1)
     else:
         assert read_image(path, channels=1).ravel().tolist() == expected
