@@ -113,7 +113,7 @@ def photos(folder, seed=0):
     return folder
 
 
-@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["in-memory", "streamed"])
+@pytest.mark.parametrize("stream", [False, True], ids=["in-memory", "streamed"])
 def test_runs_on_folders_are_evaluated_and_resumed_without_more_words(tmp_path, capsys, stream):
     train, test = gc.data.folder.load(photos(tmp_path / "pets, and more"), channels=1, test=0.25, stream=stream)
 
@@ -132,6 +132,7 @@ def test_runs_on_folders_are_evaluated_and_resumed_without_more_words(tmp_path, 
     assert "warning" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True], ids=["in-memory", "streamed"])
 def test_runs_on_all_of_a_folder_and_a_test_folder(tmp_path, capsys, stream):
     """Without more words, and when both folders have moved."""

@@ -63,6 +63,7 @@ def of_python(file, folder, capsys):
     trainer.fit(train, epochs=1, test=test, run_dir=folder, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("started", [of_the_command_line, of_python], ids=lambda each: each.__name__)
 def test_every_command_takes_the_file_and_none_runs_it_unasked(started, file, tmp_path, capsys):
     run, device = tmp_path / "run", ["--device", "numpy"]

@@ -89,6 +89,7 @@ def weights(path):
     return {name: np.array(value) for name, value in load(path).state_dict().items()}
 
 
+@pytest.mark.slow
 def test_training_begins_with_the_weights_of_a_run_a_checkpoint_or_a_saved_net(work, capsys):
     from gpuconv import load
 

@@ -111,6 +111,7 @@ class StopAt:
             trainer.stop("enough")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_drops_the_batches_that_it_had(tmp_path):
     everything = epoch_of_batches(0) + epoch_of_batches(1)
     straight = fit(iter(everything), steps_per_epoch=5)

@@ -86,6 +86,7 @@ def test_a_half_written_line_is_dropped(tmp_path, straight):
     assert contents(tmp_path / "run") == straight
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path, straight):
     assert run(tmp_path / "run", "never") == 0
     assert run(tmp_path / "run", "never", 0, "resume") == 0

@@ -193,6 +193,7 @@ class Counter(Layer):
         return dy
 
 
+@pytest.mark.slow
 def test_a_buffer_of_any_integer_dtype_goes_on(tmp_path):
     def trainer(kind):
         layers = [Input((6, 5, 1)), Counter(kind), Flatten(), Linear(3)]
