@@ -32,7 +32,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
     matrices, directions, velocities = ([array(4, 4) for _ in range(6)] for _ in range(3))
     window = {"kernel_size": 2}
     elementwise: dict[str, Callable[[], Any]] = {}
-    for name in ("relu", "relu6", "leaky_relu", "sigmoid", "tanh", "gelu", "silu"):
+    for name in ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "gelu", "silu", "hard_swish"):
         forward, backward = getattr(ops, name), getattr(ops, f"{name}_backward")
         elementwise[name] = partial(forward, x, out=dx)
         elementwise[f"{name}_backward"] = partial(backward, x, x, out=dx)

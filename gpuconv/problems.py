@@ -27,12 +27,13 @@ class Activation:
     """An activation that other ops can apply: the op of this name with its defaults.
 
     saves_input: whether its backward reads its input rather than its output. jumps: where its derivative jumps.
-    options: the op's keyword arguments besides `out`, with their defaults.
+    steepest: its largest slope, rounded up. options: the op's keyword arguments besides `out`, with their defaults.
     """
 
     name: str
     saves_input: bool = False
     jumps: tuple[float, ...] = ()
+    steepest: float = 1.13
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -56,10 +57,12 @@ ACTIVATIONS = {
         Activation("relu", jumps=(0,)),
         Activation("relu6", jumps=(0, 6)),
         Activation("leaky_relu", jumps=(0,), options={"negative_slope": 0.01}),
+        Activation("elu", options={"alpha": 1.0}),
         Activation("sigmoid"),
         Activation("tanh"),
         Activation("gelu", saves_input=True, options={"approximate": "none"}),
         Activation("silu", saves_input=True),
+        Activation("hard_swish", saves_input=True, jumps=(-3, 3), steepest=1.5),
     )
 }
 DIRECTIONS = ("fprop", "dgrad", "wgrad")

@@ -442,4 +442,6 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-ACTIVATIONS = {name: _activation(name) for name in ("relu", "relu6", "sigmoid", "tanh", "gelu", "silu")}
+ACTIVATIONS = {
+    name: _activation(name) for name in ("relu", "relu6", "elu", "sigmoid", "tanh", "gelu", "silu", "hard_swish")
+}

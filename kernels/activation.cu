@@ -58,6 +58,13 @@ extern "C" __global__ void leaky_relu_backward(DTYPE* dx, const DTYPE* dy, const
     map_gradient(dx, dy, y, n, LeakyRelu<Real>{Real(negative_slope)});
 }
 
+extern "C" __global__ void elu_forward(DTYPE* y, const DTYPE* x, int64 n, double alpha) {
+    map(y, x, n, Elu<Real>{Real(alpha)});
+}
+extern "C" __global__ void elu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n, double alpha) {
+    map_gradient(dx, dy, y, n, Elu<Real>{Real(alpha)});
+}
+
 extern "C" __global__ void sigmoid_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Sigmoid<Real>{}); }
 extern "C" __global__ void sigmoid_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n) {
     map_gradient(dx, dy, y, n, Sigmoid<Real>{});
@@ -81,4 +88,9 @@ extern "C" __global__ void gelu_tanh_backward(DTYPE* dx, const DTYPE* dy, const 
 extern "C" __global__ void silu_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Silu<Real>{}); }
 extern "C" __global__ void silu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n) {
     map_gradient(dx, dy, x, n, Silu<Real>{});
+}
+
+extern "C" __global__ void hard_swish_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, HardSwish<Real>{}); }
+extern "C" __global__ void hard_swish_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n) {
+    map_gradient(dx, dy, x, n, HardSwish<Real>{});
 }

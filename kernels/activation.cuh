@@ -33,6 +33,13 @@ struct LeakyRelu {
 };
 
 template <class Real>
+struct Elu {
+    Real alpha = Real(1);
+    __device__ Real apply(Real x) const { return x > 0 ? x : alpha * expm1(x); }
+    __device__ Real gradient(Real dy, Real y) const { return y > 0 ? dy : dy * (y + alpha); }
+};
+
+template <class Real>
 struct Sigmoid {
     __device__ Real apply(Real x) const { return 1 / (1 + exp(-x)); }
     __device__ Real gradient(Real dy, Real y) const { return dy * y * (1 - y); }
@@ -78,7 +85,17 @@ struct Silu {
     }
 };
 
+// x relu6(x + 3) / 6 (Howard et al., 2019).
+template <class Real>
+struct HardSwish {
+    __device__ Real apply(Real x) const { return x <= -3 ? Real(0) : x >= 3 ? x : x * (x + 3) * (Real(1) / 6); }
+    __device__ Real gradient(Real dy, Real x) const {
+        return x <= -3 ? Real(0) : x >= 3 ? dy : dy * ((2 * x + 3) * (Real(1) / 6));
+    }
+};
+
 template <> constexpr bool IS_IDENTITY<Identity> = true;
 template <> constexpr bool SAVES_OUTPUT<Gelu> = false;
 template <> constexpr bool SAVES_OUTPUT<GeluTanh> = false;
 template <> constexpr bool SAVES_OUTPUT<Silu> = false;
+template <> constexpr bool SAVES_OUTPUT<HardSwish> = false;

@@ -84,6 +84,8 @@ REFUSALS = [
         ValueError,
         "negative_slope must lie in [0.0, inf), received -1",
     ),
+    (ops.elu, [zeros(3)], {"alpha": -1}, ValueError, "alpha must lie in [0.0, inf), received -1"),
+    (ops.elu_backward, [zeros(3), zeros(3)], {"alpha": "1"}, TypeError, "alpha must be a number, received '1'"),
     (
         ops.gelu,
         [zeros(3)],
@@ -671,7 +673,7 @@ def test_refusals(op, arrays, options, error, words):
 
 def test_every_op_has_a_refusal():
     """Apart from those that share the check of one that has."""
-    shared = {"relu", "relu6", "sigmoid", "silu"}
+    shared = {"relu", "relu6", "sigmoid", "silu", "hard_swish", "hard_swish_backward"}
     shared |= {"relu6_backward", "sigmoid_backward", "tanh_backward", "leaky_relu_backward"}
     elsewhere = {name for name in ops.__all__ if name.startswith("random_")}  # tests/test_random.py
     assert {case[0].__name__ for case in REFUSALS} | shared | elsewhere >= set(ops.__all__)

@@ -15,6 +15,8 @@ class Backend:
         relu6_backward = staticmethod(ops.activation.relu6_backward)
         leaky_relu = staticmethod(ops.activation.leaky_relu)
         leaky_relu_backward = staticmethod(ops.activation.leaky_relu_backward)
+        elu = staticmethod(ops.activation.elu)
+        elu_backward = staticmethod(ops.activation.elu_backward)
         sigmoid = staticmethod(ops.activation.sigmoid)
         sigmoid_backward = staticmethod(ops.activation.sigmoid_backward)
         tanh = staticmethod(ops.activation.tanh)
@@ -23,6 +25,8 @@ class Backend:
         gelu_backward = staticmethod(ops.activation.gelu_backward)
         silu = staticmethod(ops.activation.silu)
         silu_backward = staticmethod(ops.activation.silu_backward)
+        hard_swish = staticmethod(ops.activation.hard_swish)
+        hard_swish_backward = staticmethod(ops.activation.hard_swish_backward)
         softmax = staticmethod(ops.activation.softmax)
 
     class arithmetic:

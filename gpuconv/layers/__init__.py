@@ -1,6 +1,6 @@
 """Layers. A net is a list of them: ``Sequential([Input((32, 32, 3)), Conv2D(12, 3, padding=1), ReLU(), ...])``."""
 
-from gpuconv.layers.activation import GELU, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Tanh
+from gpuconv.layers.activation import ELU, GELU, HardSwish, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Tanh
 from gpuconv.layers.base import Layer
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.dropout import Dropout
@@ -17,6 +17,7 @@ from gpuconv.layers.sequential import Sequential
 from gpuconv.layers.variables import Variable
 
 __all__ = [
+    "ELU",
     "GELU",
     "LAYERS",
     "AvgPool2D",
@@ -28,6 +29,7 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool2D",
+    "HardSwish",
     "Input",
     "Layer",
     "LeakyReLU",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
-from gpuconv import ops
+from gpuconv import arguments, ops
 from gpuconv.layers.base import Layer
 from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Array, Shape
@@ -62,6 +62,10 @@ class SiLU(Activation, op="silu"):
     """x * sigmoid(x)."""
 
 
+class HardSwish(Activation, op="hard_swish"):
+    """x * min(max(x + 3, 0), 6) / 6."""
+
+
 @dataclass(eq=False, repr=False)
 class LeakyReLU(Activation, op="leaky_relu"):
     """x where x > 0, else negative_slope * x.
@@ -76,6 +80,26 @@ class LeakyReLU(Activation, op="leaky_relu"):
     @property
     def options(self) -> dict[str, Any]:
         return {"negative_slope": self.negative_slope}
+
+
+@dataclass(eq=False, repr=False)
+class ELU(Activation, op="elu"):
+    """x where x > 0, else alpha * (exp(x) - 1).
+
+    Args:
+        alpha: The limit of large negative values is -alpha; from 0.
+    """
+
+    _: KW_ONLY
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        arguments.number("alpha", self.alpha, 0.0)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"alpha": self.alpha}
 
 
 @dataclass(eq=False, repr=False)

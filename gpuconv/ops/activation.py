@@ -18,8 +18,12 @@ from gpuconv.ops.registry import op
 from gpuconv.types import Array, ArrayT
 
 __all__ = [
+    "elu",
+    "elu_backward",
     "gelu",
     "gelu_backward",
+    "hard_swish",
+    "hard_swish_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "relu",
@@ -145,6 +149,45 @@ def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float = 0.01, 
     negative_slope = number("negative_slope", negative_slope, 0.0, used_with=[dy])
     dy, y = copy_if_overlapping([out], dy, y, in_place=True)
     return backend.activation.leaky_relu_backward(dy, y, negative_slope=negative_slope, out=out)
+
+
+@op("activation.cu")
+def elu(x: ArrayT, *, alpha: float = 1.0, out: ArrayT | None = None) -> ArrayT:
+    """x where x > 0, else alpha * (exp(x) - 1) (Clevert et al. 2015).
+
+    Args:
+        x: Any shape, any float dtype.
+        alpha: The limit of large negative values is -alpha; from 0.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        y, of x's shape and dtype.
+    """
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_elementwise(x, out)
+    alpha = number("alpha", alpha, 0.0, used_with=[x])
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.activation.elu(x, alpha=alpha, out=out)
+
+
+@op("activation.cu")
+def elu_backward(dy: ArrayT, y: ArrayT, *, alpha: float = 1.0, out: ArrayT | None = None) -> ArrayT:
+    """dx = dy where y > 0, else dy * (y + alpha).
+
+    Args:
+        dy: The gradient with respect to y, any shape, any float dtype.
+        y: What elu returned, of dy's shape and dtype.
+        alpha: As in elu.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        dx, of dy's shape and dtype.
+    """
+    backend = backend_of(dy=dy, y=y, optional=dict(out=out))
+    _expect_backward(dy, out, y=y)
+    alpha = number("alpha", alpha, 0.0, used_with=[dy])
+    dy, y = copy_if_overlapping([out], dy, y, in_place=True)
+    return backend.activation.elu_backward(dy, y, alpha=alpha, out=out)
 
 
 @op("activation.cu")
@@ -290,6 +333,41 @@ def silu_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT
     _expect_backward(dy, out, x=x)
     dy, x = copy_if_overlapping([out], dy, x, in_place=True)
     return backend.activation.silu_backward(dy, x, out=out)
+
+
+@op("activation.cu")
+def hard_swish(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """x * min(max(x + 3, 0), 6) / 6, and 0 for -inf (Howard et al. 2019, "MobileNetV3").
+
+    Args:
+        x: Any shape, any float dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        y, of x's shape and dtype.
+    """
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_elementwise(x, out)
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.activation.hard_swish(x, out=out)
+
+
+@op("activation.cu")
+def hard_swish_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """dx = 0 where x <= -3, dy where x >= 3, else dy * (2 * x + 3) / 6.
+
+    Args:
+        dy: The gradient with respect to y, any shape, any float dtype.
+        x: What hard_swish was given, of dy's shape and dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        dx, of dy's shape and dtype.
+    """
+    backend = backend_of(dy=dy, x=x, optional=dict(out=out))
+    _expect_backward(dy, out, x=x)
+    dy, x = copy_if_overlapping([out], dy, x, in_place=True)
+    return backend.activation.hard_swish_backward(dy, x, out=out)
 
 
 @op("softmax.cu")

@@ -19,15 +19,19 @@ FORMULAS = {
     "relu": lambda x: max(x, 0.0),
     "relu6": lambda x: min(max(x, 0.0), 6.0),
     "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
+    "elu": lambda x: x if x > 0 else math.expm1(x),
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "tanh": math.tanh,
     "silu": lambda x: x / (1 + math.exp(-x)),
+    "hard_swish": lambda x: x * min(max(x + 3, 0.0), 6.0) / 6,
     "gelu": lambda x: x * 0.5 * math.erfc(-x / math.sqrt(2)),
 }
-SAVES_INPUT = ("gelu", "silu")  # the backward pass reads x, not y
+SAVES_INPUT = ("gelu", "silu", "hard_swish")  # the backward pass reads x, not y
 CASES = [(name, {}) for name in FORMULAS] + [
     ("leaky_relu", {"negative_slope": 0.25}),
     ("leaky_relu", {"negative_slope": 3.0}),
+    ("elu", {"alpha": 0.0}),
+    ("elu", {"alpha": 2.5}),
     ("gelu", {"approximate": "tanh"}),
 ]
 # No zero: the derivative jumps there.
@@ -37,6 +41,8 @@ POINTS = np.array([-11.3, -5.0, -3.9, -2.5, -1.7, -0.9, -0.3, -1e-3, 1e-3, 0.2, 
 def formula(name, options):
     if name == "leaky_relu" and options:
         return lambda x: x if x > 0 else options["negative_slope"] * x
+    if name == "elu" and options:
+        return lambda x: x if x > 0 else options["alpha"] * math.expm1(x)
     if options.get("approximate") == "tanh":
         return lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     return FORMULAS[name]
@@ -108,10 +114,24 @@ def test_relu6_by_hand():
     np.testing.assert_array_equal(ops.relu6_backward(np.full(8, 5.0), y), [0, 0, 5, 0, 0, 0, 0, 0])
 
 
+def test_elu_by_hand():
+    x = np.array([np.log(0.25), -0.0, 0.0, 2.0, np.inf, -np.inf, np.nan])
+    y = ops.elu(x, alpha=2.0)
+    np.testing.assert_allclose(y, [-1.5, 0, 0, 2, np.inf, -2, np.nan], rtol=1e-15)
+    np.testing.assert_allclose(ops.elu_backward(np.full(7, 5.0), y, alpha=2.0)[:6], [2.5, 10, 10, 5, 5, 0], rtol=1e-15)
+
+
+def test_hard_swish_by_hand():
+    x = np.array([-np.inf, -4.0, -3.0, -1.5, 0.0, 1.0, 3.0, 4.0, np.inf, np.nan])
+    np.testing.assert_allclose(ops.hard_swish(x), [0, 0, 0, -0.375, 0, 2 / 3, 3, 4, np.inf, np.nan], rtol=1e-15)
+    dx = ops.hard_swish_backward(np.full(10, 6.0), x)
+    np.testing.assert_array_equal(dx, [0, 0, 0, 0, 3, 5, 6, 6, 6, np.nan])
+
+
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 def test_nan_and_infinity(dtype):
     x = np.array([np.nan, np.inf, -np.inf]).astype(as_dtype(dtype))
-    for name in ("relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "gelu"):
+    for name in ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "hard_swish", "gelu"):
         assert np.isnan(getattr(ops, name)(x)[0].astype(np.float64)), name
     limits_of = {
         "relu": (np.inf, 0),
@@ -119,6 +139,8 @@ def test_nan_and_infinity(dtype):
         "leaky_relu": (np.inf, -np.inf),
         "sigmoid": (1, 0),
         "tanh": (1, -1),
+        "elu": (np.inf, -1),
+        "hard_swish": (np.inf, 0),
     }
     for name, limits in limits_of.items():
         np.testing.assert_array_equal(getattr(ops, name)(x).astype(np.float64)[1:], limits, err_msg=name)

@@ -25,9 +25,11 @@ ACTIVATIONS = {
     "relu": ({}, F.relu),
     "relu6": ({}, F.relu6),
     "leaky_relu": ({"negative_slope": 0.2}, lambda x: F.leaky_relu(x, 0.2)),
+    "elu": ({"alpha": 0.7}, lambda x: F.elu(x, 0.7)),
     "sigmoid": ({}, torch.sigmoid),
     "tanh": ({}, torch.tanh),
     "silu": ({}, F.silu),
+    "hard_swish": ({}, F.hardswish),
     "gelu": ({}, F.gelu),
     "gelu, tanh form": ({"approximate": "tanh"}, lambda x: F.gelu(x, approximate="tanh")),
 }
@@ -44,7 +46,7 @@ def test_activation(name):
     y = getattr(ops, op)(x, **options)
     # PyTorch writes Phi as 1 + erf, which loses the digits of a small Phi: its results are good to an absolute step.
     np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-13, atol=1e-14)
-    saved = x if op in ("gelu", "silu") else y
+    saved = x if op in ("gelu", "silu", "hard_swish") else y
     dx = getattr(ops, f"{op}_backward")(dy, saved, **options)
     np.testing.assert_allclose(dx, tensor.grad.numpy(), rtol=1e-12, atol=1e-13)
 

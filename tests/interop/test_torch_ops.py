@@ -30,9 +30,11 @@ CALLS = {
     "avg_pool2d": (lambda f, x: f.avg_pool2d(x, (2, 3), padding=1, count_include_pad=False), [(2, 3, 7, 6)]),
     **{
         name: (
-            lambda f, x, name=name: (ours.ACTIVATIONS if f is ours else vars(functional) | {"tanh": torch.tanh})[name](
-                x
-            ),
+            lambda f, x, name=name: (
+                ours.ACTIVATIONS
+                if f is ours
+                else vars(functional) | {"tanh": torch.tanh, "hard_swish": functional.hardswish}
+            )[name](x),
             [(4, 5)],
         )
         for name in ours.ACTIVATIONS

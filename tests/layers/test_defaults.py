@@ -47,7 +47,11 @@ DEFAULTS = {
         "MaxPool2D": dict(stride=None, padding=0, fit="floor"),
         "AvgPool2D": dict(stride=None, padding=0, fit="floor", count_include_pad=True),
     },
-    "layers.activation": {"LeakyReLU": dict(negative_slope=0.01), "GELU": dict(approximate="none")},
+    "layers.activation": {
+        "LeakyReLU": dict(negative_slope=0.01),
+        "ELU": dict(alpha=1.0),
+        "GELU": dict(approximate="none"),
+    },
     "layers.dropout": {"Dropout": dict(p=0.5)},
 }
 

@@ -5,6 +5,7 @@ import pytest
 
 from gpuconv import asarray, layers, ops, to_numpy
 from gpuconv.layers import (
+    ELU,
     GELU,
     LAYERS,
     AvgPool2D,
@@ -16,6 +17,7 @@ from gpuconv.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool2D,
+    HardSwish,
     Input,
     Layer,
     LeakyReLU,
@@ -53,6 +55,8 @@ CASES = [
     (ReLU(), (3, 5, 2), (3, 5, 2)),
     (ReLU6(), (3, 5, 2), (3, 5, 2)),
     (LeakyReLU(negative_slope=0.3), (3, 5, 2), (3, 5, 2)),
+    (ELU(alpha=0.6), (3, 5, 2), (3, 5, 2)),
+    (HardSwish(), (3, 5, 2), (3, 5, 2)),
     (Sigmoid(), (7,), (7,)),
     (Tanh(), (3, 1, 2), (3, 1, 2)),
     (GELU(), (3, 5, 2), (3, 5, 2)),
@@ -385,7 +389,9 @@ def test_layers_that_change_their_input_in_place_count_no_volume():
         "LeakyReLU",
         "Sigmoid",
         "Tanh",
+        "ELU",
         "GELU",
+        "HardSwish",
         "SiLU",
         "BatchNorm",
         "Dropout",

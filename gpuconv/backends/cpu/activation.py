@@ -38,6 +38,14 @@ def leaky_relu_backward(dy, y, *, negative_slope, out=None):
     return elementwise(lambda dy, y: np.where(y > 0, dy, negative_slope * dy), dy, y, out=out)
 
 
+def elu(x, *, alpha, out=None):
+    return elementwise(lambda x: np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0)), x, out=out)
+
+
+def elu_backward(dy, y, *, alpha, out=None):
+    return elementwise(lambda dy, y: np.where(y > 0, dy, dy * (y + alpha)), dy, y, out=out)
+
+
 def sigmoid(x, *, out=None):
     return elementwise(_sigmoid, x, out=out)
 
@@ -67,6 +75,17 @@ def silu_backward(dy, x, *, out=None):
     def formula(dy, x):
         s = _sigmoid(x)
         return dy * (s + x * s * (1 - s))
+
+    return elementwise(formula, dy, x, out=out)
+
+
+def hard_swish(x, *, out=None):
+    return elementwise(lambda x: np.where(x <= -3, 0, np.where(x >= 3, x, x * (x + 3) / 6)), x, out=out)
+
+
+def hard_swish_backward(dy, x, *, out=None):
+    def formula(dy, x):
+        return np.where(x <= -3, 0, np.where(x >= 3, dy, dy * ((2 * x + 3) / 6)))
 
     return elementwise(formula, dy, x, out=out)
 

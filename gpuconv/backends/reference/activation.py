@@ -1,5 +1,6 @@
 """Activations and their gradients, formula by formula."""
 
+import inspect
 import math
 
 import numpy as np
@@ -7,74 +8,60 @@ import numpy as np
 from gpuconv.backends.reference.precision import round_to, wide
 
 
-def relu(x, *, out=None):
-    return round_to(np.maximum(wide(x), 0), x.dtype, out)
+def _op(formula):
+    """The op that a formula of float64 arrays defines; its result is rounded to the first array's dtype."""
+
+    def op(*arrays, out=None, **options):
+        return round_to(formula(*map(wide, arrays), **options), arrays[0].dtype, out)
+
+    given, out = (
+        inspect.signature(formula).parameters.values(),
+        inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY),
+    )
+    vars(op)["__signature__"] = inspect.Signature([*given, out])
+    return op
 
 
-def relu_backward(dy, y, *, out=None):
-    return round_to(np.where(wide(y) > 0, wide(dy), 0), dy.dtype, out)
+relu = _op(lambda x: np.maximum(x, 0))
+relu_backward = _op(lambda dy, y: np.where(y > 0, dy, 0))
+relu6 = _op(lambda x: np.minimum(np.maximum(x, 0), 6))
+relu6_backward = _op(lambda dy, y: np.where((y > 0) & (y < 6), dy, 0))
+leaky_relu = _op(lambda x, *, negative_slope: x * np.where(x > 0, 1, negative_slope))
+leaky_relu_backward = _op(lambda dy, y, *, negative_slope: dy * np.where(y > 0, 1, negative_slope))
+elu = _op(lambda x, *, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))))
+elu_backward = _op(lambda dy, y, *, alpha: dy * np.where(y > 0, 1, y + alpha))
+sigmoid = _op(lambda x: _sigmoid(x))
+sigmoid_backward = _op(lambda dy, y: dy * y * (1 - y))
+tanh = _op(lambda x: np.tanh(x))
+tanh_backward = _op(lambda dy, y: dy * (1 - y) * (1 + y))
+silu = _op(lambda x: x * _sigmoid(x))
+silu_backward = _op(lambda dy, x: dy * _sigmoid(x) * (1 + x * (1 - _sigmoid(x))))
+hard_swish = _op(lambda x: np.where(x <= -3, 0, np.where(x >= 3, x, x * (x + 3) / 6)))
+hard_swish_backward = _op(lambda dy, x: np.where(x <= -3, 0, dy * np.where(x >= 3, 1, (2 * x + 3) / 6)))
 
 
-def relu6(x, *, out=None):
-    return round_to(np.minimum(np.maximum(wide(x), 0), 6), x.dtype, out)
+@_op
+def gelu(x, *, approximate):
+    return x * (_normal_cdf(x) if approximate == "none" else _sigmoid(2 * _cubic(x)))
 
 
-def relu6_backward(dy, y, *, out=None):
-    return round_to(np.where((wide(y) > 0) & (wide(y) < 6), wide(dy), 0), dy.dtype, out)
+@_op
+def gelu_backward(dy, x, *, approximate):
+    if approximate == "none":
+        return dy * (_normal_cdf(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi))
+    s = _sigmoid(2 * _cubic(x))
+    return dy * (s + x * s * (1 - s) * 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2))
 
 
-def leaky_relu(x, *, negative_slope, out=None):
-    return round_to(wide(x) * np.where(wide(x) > 0, 1, negative_slope), x.dtype, out)
-
-
-def leaky_relu_backward(dy, y, *, negative_slope, out=None):
-    return round_to(wide(dy) * np.where(wide(y) > 0, 1, negative_slope), dy.dtype, out)
-
-
-def sigmoid(x, *, out=None):
-    return round_to(_sigmoid(wide(x)), x.dtype, out)
-
-
-def sigmoid_backward(dy, y, *, out=None):
-    return round_to(wide(dy) * wide(y) * (1 - wide(y)), dy.dtype, out)
+@_op
+def softmax(x):
+    powers = np.exp(x - x.max(axis=1, keepdims=True, initial=-np.inf))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _sigmoid(x):
     """1 / (1 + exp(-x)); where x < 0 both sides are multiplied by exp(x), so that no exp overflows."""
     return np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
-
-
-def tanh(x, *, out=None):
-    return round_to(np.tanh(wide(x)), x.dtype, out)
-
-
-def tanh_backward(dy, y, *, out=None):
-    return round_to(wide(dy) * (1 - wide(y)) * (1 + wide(y)), dy.dtype, out)
-
-
-def silu(x, *, out=None):
-    return round_to(wide(x) * _sigmoid(wide(x)), x.dtype, out)
-
-
-def silu_backward(dy, x, *, out=None):
-    z = wide(x)
-    s = _sigmoid(z)
-    return round_to(wide(dy) * (s + z * s * (1 - s)), dy.dtype, out)
-
-
-def gelu(x, *, approximate, out=None):
-    z = wide(x)
-    return round_to(z * (_normal_cdf(z) if approximate == "none" else _sigmoid(2 * _cubic(z))), x.dtype, out)
-
-
-def gelu_backward(dy, x, *, approximate, out=None):
-    z = wide(x)
-    if approximate == "none":
-        slope = _normal_cdf(z) + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    else:
-        s = _sigmoid(2 * _cubic(z))
-        slope = s + z * s * (1 - s) * 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z**2)
-    return round_to(wide(dy) * slope, dy.dtype, out)
 
 
 def _normal_cdf(x):
@@ -84,9 +71,3 @@ def _normal_cdf(x):
 def _cubic(x):
     """u of the tanh form: 0.5 * (1 + tanh(u)) = sigmoid(2 * u), which stays accurate for large negative x."""
     return math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-
-
-def softmax(x, *, out=None):
-    z = wide(x)
-    powers = np.exp(z - z.max(axis=1, keepdims=True, initial=-np.inf))
-    return round_to(powers / powers.sum(axis=1, keepdims=True), x.dtype, out)

@@ -39,8 +39,8 @@ def batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any, x_b
         inv_std * (mean_bound + x_bound + accumulated(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound
     )
     y_bound = y_bound + accumulated(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounded(dtype, y)
-    if options.get("activation"):  # as for products: no activation's slope exceeds 1.13
-        y_bound = 1.13 * y_bound + accumulated(dtype, 8, y)
+    if options.get("activation"):
+        y_bound = ACTIVATIONS[options["activation"]].steepest * y_bound + accumulated(dtype, 8, y)
         y = ACTIVATIONS[options["activation"]].apply(ops, y)
         y_bound = y_bound + rounded(dtype, y)
     kept_bounds: tuple[Any, Any] = (0.0, 0.0)  # inference leaves the running statistics as they are
@@ -83,7 +83,7 @@ def _behind_activation(
     dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, options: dict[str, Any], dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """The gradient of the activation's input, and its bound. A derivative changes by at most 1.13 times the error of
-    that input; a ReLU's jumps instead, if rounding may put the input on either side."""
+    that input; where it jumps by up to 1, rounding may put the input on either side."""
     op = options.get("activation")
     if not op:
         return dy, np.zeros_like(dy)
@@ -92,11 +92,10 @@ def _behind_activation(
     given = gamma * (x - mean) * inv_std + options["beta"]
     given_bound = accumulated(acc, 6, terms) + rounded(dtype, given)
     behind = ACTIVATIONS[op].apply_backward(ops, dy, given)
-    changes = 1.13 * given_bound
-    if ACTIVATIONS[op].jumps:
-        changes = np.any([np.abs(given - at) <= given_bound for at in ACTIVATIONS[op].jumps], axis=0)
+    jumps = [np.abs(given - at) <= given_bound for at in ACTIVATIONS[op].jumps]
+    changes = np.maximum(1.13 * given_bound, np.any(jumps, axis=0))
     own = accumulated(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(given), 3))) + rounded(dtype, behind)
-    if op in ("sigmoid", "tanh"):  # their derivative is of the rounded output
+    if op in ("sigmoid", "tanh", "elu"):  # their derivative is of the rounded output
         own = own + np.abs(dy) * 2 * rounded(dtype, np.ones_like(dy))
     return behind, np.abs(dy) * changes + own
 

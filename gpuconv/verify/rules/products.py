@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpuconv import ops
-from gpuconv.verify.bounds import accumulated, sum_bound
+from gpuconv.problems import ACTIVATIONS
+from gpuconv.verify.bounds import accumulated, rounded, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule, wide
 
@@ -27,8 +28,9 @@ def linear_in_its_inputs(length: Callable[[Arrays, dict[str, Any]], int]) -> Rul
         magnitude = call(*[magnitude_of(a) for a in arrays], **plain)
         value = call(*arrays, **options)
         bound = sum_bound(dtype, length(arrays, options), magnitude)
-        if options.get("activation"):  # no activation's slope exceeds 1.13; its arithmetic adds a few roundings
-            bound = 1.13 * bound + accumulated(dtype, 8, magnitude)
+        if options.get("activation"):  # its arithmetic adds a few roundings
+            own = accumulated(dtype, 8, magnitude + np.abs(value)) + rounded(dtype, value)  # sigmoid(0) is not small
+            bound = ACTIVATIONS[options["activation"]].steepest * bound + own
         return [Expected("result", value, bound)]
 
     return rule

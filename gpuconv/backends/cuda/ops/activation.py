@@ -43,6 +43,14 @@ def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float, out: Ar
     return _map("leaky_relu_backward", out, dy, y, scalars=(negative_slope,))
 
 
+def elu(x: ArrayT, *, alpha: float, out: ArrayT | None = None) -> ArrayT:
+    return _map("elu_forward", out, x, scalars=(alpha,))
+
+
+def elu_backward(dy: ArrayT, y: ArrayT, *, alpha: float, out: ArrayT | None = None) -> ArrayT:
+    return _map("elu_backward", out, dy, y, scalars=(alpha,))
+
+
 def sigmoid(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     return _map("sigmoid_forward", out, x)
 
@@ -73,6 +81,14 @@ def silu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 def silu_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     return _map("silu_backward", out, dy, x)
+
+
+def hard_swish(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    return _map("hard_swish_forward", out, x)
+
+
+def hard_swish_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    return _map("hard_swish_backward", out, dy, x)
 
 
 def softmax(x: ArrayT, *, out: ArrayT | None) -> ArrayT:
