@@ -1,21 +1,23 @@
 // Dropout; forward and backward are the same: y[i] = kept(i) ? x[i] * scale : 0.
 //
-// Element i is kept if the upper 24 bits of word i of the Philox stream (DROPOUT, substream), counted from block `offset`, are
-// at least `threshold` = ceil(p * 2^24). The mask depends on the position alone: it is not stored, and backward draws it again.
-// A thread computes one Philox block, four elements, with one load and one store if VECTOR is 4.
+// Element i is kept if the upper 24 bits of word first + i of the Philox stream (DROPOUT, substream), counted from block
+// `offset`, are at least `threshold` = ceil(p * 2^24). The mask depends on the position alone: it is not stored, and backward
+// draws it again. A thread computes one Philox block, four elements, with one load and one store if VECTOR is 4.
 //
-// Macros: DTYPE; VECTOR 4 where x and y are aligned to 4 * sizeof(DTYPE) bytes, else 1. Limits: none.
+// Macros: DTYPE; VECTOR 4 where x and y are aligned to 4 * sizeof(DTYPE) bytes and n and `first` are multiples of 4, else 1.
+// Limits: none.
 // Floor: 2 sizeof(DTYPE) bytes and some 15 integer instructions (10 Philox rounds) an element.
 
 #include "philox.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
 dropout_forward(DTYPE* y, const DTYPE* x, int64 n, uint32 threshold, double scale, uint64 seed,
-                uint32 substream, const int64* offset_at, int64 offset) {
+                uint32 substream, const int64* offset_at, int64 offset, int64 first) {
     const auto factor = accumulator<DTYPE>(scale);
-    const uint64 first = read_offset(offset_at, offset);
-    for (int64 block = global_thread(); block * 4 < n; block += global_threads()) {
-        const Words words = philox(first + uint64(block), DROPOUT, substream, seed);
+    const uint64 first_block = read_offset(offset_at, offset) + uint64(first / 4);
+    const int before = int(first % 4);  // words of the first block that belong to earlier elements
+    for (int64 block = global_thread(); block * 4 < before + n; block += global_threads()) {
+        const Words words = philox(first_block + uint64(block), DROPOUT, substream, seed);
 #if VECTOR == 4
         auto pack = reinterpret_cast<const Pack<DTYPE, 4>*>(x)[block];
 #pragma unroll
@@ -23,9 +25,9 @@ dropout_forward(DTYPE* y, const DTYPE* x, int64 n, uint32 threshold, double scal
             pack.at[i] = round_to<DTYPE>(words.at[i] >> 8 >= threshold ? load(pack.at[i]) * factor : accumulator<DTYPE>(0));
         reinterpret_cast<Pack<DTYPE, 4>*>(y)[block] = pack;
 #else
-        for (int i = 0; i < 4 && block * 4 + i < n; ++i)
-            y[block * 4 + i] = round_to<DTYPE>(words.at[i] >> 8 >= threshold ? load(x[block * 4 + i]) * factor
-                                                                              : accumulator<DTYPE>(0));
+        for (int i = 0; i < 4; ++i)
+            if (const int64 at = block * 4 + i - before; at >= 0 && at < n)
+                y[at] = round_to<DTYPE>(words.at[i] >> 8 >= threshold ? load(x[at]) * factor : accumulator<DTYPE>(0));
 #endif
     }
 }

@@ -379,6 +379,13 @@ def synchronize(device: str = "numpy") -> None:
     _adapter(device).synchronize()
 
 
+def fixed_parts(device: str) -> AbstractContextManager[None]:
+    """A context in which ops on a device have the same bits on any number of cores. Only "numpy" has to do something
+    for it: kernels sum in an order that follows from the shapes alone."""
+    adapter = _adapter(device)
+    return adapter.fixed_parts() if hasattr(adapter, "fixed_parts") else nullcontext()
+
+
 def recorder(device: str) -> Any:
     """The recorder that captures and replays work on a CUDA or the emulated device: see `cuda.runtime.graph`."""
     return _adapter(device).recorder()

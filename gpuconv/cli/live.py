@@ -21,7 +21,7 @@ EXAMPLES = [
     "gpuconv live --repeat runs/live-digits-digits-net-1",
 ]
 
-NOT_HERE = ("weights", "early_stopping", "tta")
+NOT_HERE = ("weights", "early_stopping", "tta", "shards")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -62,6 +62,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence
             graph=options.graph,
             shadow=options.shadow,
             violation=options.on_violation,
+            shards=stored.get("shards"),
         )
         loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
     line("run", f"{directory} (continued)\n")

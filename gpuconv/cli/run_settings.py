@@ -38,6 +38,7 @@ class Settings:
     validation: float = 0.0
     early_stopping: int = 0
     weights: str = ""
+    shards: int = 0
 
     def __str__(self) -> str:
         parts = [
@@ -55,6 +56,7 @@ class Settings:
         parts += [f"validation {self.validation:g}"] if self.validation else []
         parts += [f"early stopping {self.early_stopping}"] if self.early_stopping else []
         parts += [f"weights of {self.weights}"] if self.weights else []
+        parts += [f"{self.shards} shards"] if self.shards else []
         return ", ".join(parts)
 
 
@@ -73,6 +75,14 @@ def count(least: int) -> Any:
         return number
 
     return read
+
+
+def shard_count(text: str) -> int:
+    """An argparse type: a power of two, or 0."""
+    number = count(0)(text)
+    if number & (number - 1):
+        raise argparse.ArgumentTypeError(f"expected a power of two, as 2, 4 or 8, or 0, received {text!r}")
+    return number
 
 
 def positive(text: str) -> float:
@@ -167,11 +177,16 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         "stop after N epochs in a row without a new best validation accuracy, else training loss (default: 0, never)",
     ),
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
+    "shards": (
+        shard_count,
+        "S",
+        "cut each batch into S parts, a power of two, which go forward and backward one by one (default: 0, uncut)",
+    ),
     "precision": (str, "NAME", f"precision of the net: {', '.join(PRECISIONS)}; masters are float32"),
 }
 
 
-LATER = ("validation", "early_stopping", "weights")  # settings unknown to version 0.1.0
+LATER = ("validation", "early_stopping", "weights", "shards")  # settings unknown to version 0.1.0
 
 
 def option(name: str) -> str:

@@ -130,6 +130,7 @@ def run(options: argparse.Namespace) -> int:
             graph=options.graph,
             shadow=options.shadow,
             violation=options.on_violation,
+            shards=settings.shards or None,
         )
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from gpuconv import arguments, ops
 from gpuconv.initializers import zeros
 from gpuconv.layers.base import Layer
+from gpuconv.layers.part import place_of
 from gpuconv.layers.variables import Variable
 from gpuconv.types import Array, Shape
 
@@ -16,7 +18,8 @@ class Dropout(Layer):
     """In training, zero each value with probability p and divide the others by 1 - p (Srivastava et al. 2014).
 
     The masks come from the net's seed and the layer's own sub-stream. `offset`, one int64 on the device, is where the
-    next mask begins in it; each forward advances it in place, so that a captured step draws new masks.
+    next mask begins in it; each forward advances it in place, so that a captured step draws new masks. A part of a
+    batch (`gpuconv.layers.part`) takes its elements of the whole batch's mask.
 
     Args:
         p: The probability, in [0, 1).
@@ -41,14 +44,19 @@ class Dropout(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         if not training or self.p == 0:
-            self.stash(None)
+            self.stash(None, 0)
             return x
-        offset = ops.advance_counter(self["offset"], by=-(-x.size // 4))  # blocks of four random words
-        self.stash(offset)
-        return ops.dropout(x, p=self.p, seed=self.seed, substream=self.substream, offset=offset)
+        place = place_of(x)
+        blocks = -(-place.batch // 4)  # of four random words, for the whole batch
+        offset = ops.advance_counter(self["offset"], by=blocks if place.last else 0)
+        self.stash(offset, place.first)
+        return ops.dropout(x, first=place.first, **self._drawn_at(offset))
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        (offset,) = self.unstash()
+        offset, first = self.unstash()
         if offset is None or not input_grad:
             return dy if input_grad else None
-        return ops.dropout_backward(dy, p=self.p, seed=self.seed, substream=self.substream, offset=offset)
+        return ops.dropout_backward(dy, first=first, **self._drawn_at(offset))
+
+    def _drawn_at(self, offset: Array) -> dict[str, Any]:
+        return dict(p=self.p, seed=self.seed, substream=self.substream, offset=offset)

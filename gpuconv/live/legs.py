@@ -91,6 +91,7 @@ def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Any], No
         seed=recipe["seed"],
         loss_scale=LossScale(**recipe["loss_scale"]) if recipe.get("loss_scale") else None,
         metrics=["confusion"],
+        shards=recipe.get("shards"),
     )
     noted = recipe.get("options", {})
     known = Normalization(noted["mean"], noted["std"]) if "mean" in noted else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuconv.arguments import number, seed_value, step_integer, stream_word
+from gpuconv.arguments import integer, number, seed_value, step_integer, stream_word
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import expect_elementwise
 from gpuconv.ops.overlap import copy_if_overlapping
@@ -14,13 +14,13 @@ __all__ = ["dropout", "dropout_backward"]
 
 @op("dropout.cu")
 def dropout(
-    x: ArrayT, *, p: float, seed: int, substream: int = 0, offset: Scalar = 0, out: ArrayT | None = None
+    x: ArrayT, *, p: float, seed: int, substream: int = 0, offset: Scalar = 0, first: int = 0, out: ArrayT | None = None
 ) -> ArrayT:
     """Inverted dropout (Srivastava et al. 2014): each element is zeroed with probability p, the others are divided by
     1 - p.
 
-    Element i of x (row-major) is kept if uniform number i of gpuconv.random's DROPOUT stream (seed, substream, offset
-    in blocks of four) is at least p. So the mask is the same on every device and is never stored. The scale is
+    Element i of x (row-major) is kept if uniform number first + i of gpuconv.random's DROPOUT stream (seed, substream,
+    offset in blocks of four) is at least p. So the mask is the same on every device and is never stored. The scale is
     1 / (1 - p), rounded once to the accumulation dtype.
 
     Args:
@@ -29,6 +29,7 @@ def dropout(
         seed: Of the random numbers: an integer of 64 bits, from 0.
         substream: Tells apart the layers of one net: an integer of 32 bits.
         offset: Where in the stream to begin, in blocks of four numbers; may be an int64 array of one element.
+        first: The number of x's first element, from 0: where x is a part of a batch, its place in the whole.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
@@ -38,15 +39,23 @@ def dropout(
     expect_elementwise(x, out)
     p, seed = number("p", p, 0.0, 1.0, open_high=True), seed_value("seed", seed)
     substream, offset = stream_word("substream", substream), step_integer("offset", offset)
+    first = integer("first", first, 0)
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.dropout.dropout(x, p=p, seed=seed, substream=substream, offset=offset, out=out)
+    return backend.dropout.dropout(x, p=p, seed=seed, substream=substream, offset=offset, first=first, out=out)
 
 
 @op("dropout.cu")
 def dropout_backward(
-    dy: ArrayT, *, p: float, seed: int, substream: int = 0, offset: Scalar = 0, out: ArrayT | None = None
+    dy: ArrayT,
+    *,
+    p: float,
+    seed: int,
+    substream: int = 0,
+    offset: Scalar = 0,
+    first: int = 0,
+    out: ArrayT | None = None,
 ) -> ArrayT:
-    """dx = dy with the mask and scale of the dropout call that had the same p, seed, substream and offset.
+    """dx = dy with the mask and scale of the dropout call that had the same p, seed, substream, offset and first.
 
     Args:
         dy: Any shape, any float dtype.
@@ -54,6 +63,7 @@ def dropout_backward(
         seed: As in that call.
         substream: As in that call.
         offset: As in that call.
+        first: As in that call.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
@@ -63,5 +73,8 @@ def dropout_backward(
     expect_elementwise(dy, out, "dy")
     p, seed = number("p", p, 0.0, 1.0, open_high=True), seed_value("seed", seed)
     substream, offset = stream_word("substream", substream), step_integer("offset", offset)
+    first = integer("first", first, 0)
     (dy,) = copy_if_overlapping([out], dy, in_place=True)
-    return backend.dropout.dropout_backward(dy, p=p, seed=seed, substream=substream, offset=offset, out=out)
+    return backend.dropout.dropout_backward(
+        dy, p=p, seed=seed, substream=substream, offset=offset, first=first, out=out
+    )

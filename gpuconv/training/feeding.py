@@ -179,8 +179,10 @@ def _normalization(training: Any) -> Normalization | None:
     return getattr(training, "normalization", None) or (Normalization.from_dataset(data) if measures else None)
 
 
-def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
-    """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as known."""
+def expect(name: str, loader: Any, net: Any, loss: Any, shards: int = 1) -> None:
+    """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as known.
+
+    shards: into which each batch is cut."""
     if not _batched(loader):
         return
     data = loader.dataset
@@ -213,12 +215,18 @@ def expect(name: str, loader: Any, net: Any, loss: Any) -> None:
         )
     if name != "train" or data.image_shape != net.input_shape:  # the layers' shapes for larger images are unknown
         return
-    rest = loader.size(len(loader) - 1)
+    size = loader.size(len(loader) - 1)
+    rest, which = size // shards, "smallest shard" if shards > 1 else "last batch"
+    if not rest:
+        raise DataError(
+            f"{shards} shards need as many images in each batch, and the last batch has {size}: choose another batch "
+            f"size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
+        )
     for layer in net.walk():
         shape = layer.input_shape
         if isinstance(layer, BatchNorm) and shape and rest * math.prod(shape[:-1]) < 2:
             raise DataError(
-                f"{layer.path} needs statistics of more than one value, and the last batch has one image: choose "
+                f"{layer.path} needs statistics of more than one value, and the {which} has one image: choose "
                 f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
             )
 

@@ -215,7 +215,8 @@ class Fit:
 
     def _measured(self, end: bool = False) -> Record:
         run = self.run
-        found = self.held_out.measure(run.net, run.loss, end)
+        with run.same_bits():
+            found = self.held_out.measure(run.net, run.loss, end)
         for name, value in found.items():
             if name.endswith("_loss") and not math.isfinite(value):
                 what = f"the {name.removesuffix('_loss')} loss is {value} after step {run.steps}"

@@ -97,7 +97,7 @@ class RunState(TrainingStep):
             "schedule": str(self.schedule),
             "seed": self.seed,
             "epochs": self.epochs,
-        }
+        } | ({"shards": self.sharding.count} if self.sharding else {})
 
     def snapshot(self) -> Checkpoint:
         """Everything that the rest of the run depends on. Raises DivergedError if a number in it is not finite."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from gpuconv.devices import Device
 from gpuconv.dtypes import as_precision
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import Optimizer
+from gpuconv.training.sharding import Sharding
 from gpuconv.training.totals import Totals
 from gpuconv.types import Array
+
+Part = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
 class TrainingStep:
@@ -29,6 +33,7 @@ class TrainingStep:
         precision: str | None = None,
         loss_scale: LossScale | None = None,
         fuse: bool | None = None,
+        shards: int | None = None,
     ) -> None:
         dtype, _ = as_precision(precision=precision or net.precision)
         if loss_scale is not None and dtype != np.float16:
@@ -43,10 +48,9 @@ class TrainingStep:
         if self.loss_scale:
             self.loss_scale.build(net.device)
         self.totals = Totals(net.device)
+        self.sharding = None if shards is None else Sharding(shards, net)
 
-    def step(
-        self, x: Array, y: Array, part: Callable[[str], contextlib.AbstractContextManager[None]] = profiling.part
-    ) -> None:
+    def step(self, x: Array, y: Array, part: Part = profiling.part) -> None:
         """Forward, loss, backward, update, and the sums of the metrics: only device work.
 
         It uses no host value that changes from step to step and reads nothing back, so the launches of one call can be
@@ -54,17 +58,24 @@ class TrainingStep:
         in `fit`, by a step counter. part: makes the context in which "step", "loss", the optimizer (by its name) and
         "metrics" run.
         """
-        with part("step"):
-            self.net.zero_grad()
-            scores = self.trained.forward(x, training=True)
-            with part("loss"):
-                scale = [self.loss_scale.factor] if self.loss_scale else []
-                loss, dscores = losses.apply(self.loss, scores, y, *scale)
-            self.trained.backward(dscores, input_grad=False)
+        with part("step"), self.same_bits():
+            work = partial(self._backpropagate, part=part)
+            if self.sharding:
+                self.sharding.backpropagate(x, y, self.totals, work)
+            else:
+                work(x, y, self.totals)
             with part(self.optimizer.name):
                 self._update(self.net.params(), self.net.grads())
-            with part("metrics"):
-                self.totals.add(loss, scores, y)
+
+    def _backpropagate(self, x: Array, y: Array, totals: Totals, part: Part) -> None:
+        self.net.zero_grad()
+        scores = self.trained.forward(x, training=True)
+        with part("loss"):
+            scale = [self.loss_scale.factor] if self.loss_scale else []
+            loss, dscores = losses.apply(self.loss, scores, y, *scale)
+        self.trained.backward(dscores, input_grad=False)
+        with part("metrics"):
+            totals.add(loss, scores, y)
 
     def _update(self, params: dict[str, Array], grads: dict[str, Array]) -> None:
         if self.loss_scale:
@@ -72,6 +83,10 @@ class TrainingStep:
             self.optimizer.update(params, grads, self.loss_scale.array)
         else:
             self.optimizer.update(params, grads)
+
+    def same_bits(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which ops have the same bits on any number of cores, if batches are cut into shards."""
+        return backends.fixed_parts(self.net.device) if self.sharding else contextlib.nullcontext()
 
     @property
     def steps(self) -> int:
@@ -85,6 +100,7 @@ class TrainingStep:
             *(g for layer in self.net.walk() for g in layer.gradients.values()),
             *(a for optimizer in self.optimizer.walk() for a in optimizer.arrays()),
             self.totals.array,
+            *(self.sharding.arrays() if self.sharding else []),
             *([self.loss_scale.array] if self.loss_scale else []),
         ]
         settings = [optimizer.config() | {"lr": None} for optimizer in self.optimizer.walk()]

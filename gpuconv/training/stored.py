@@ -71,6 +71,7 @@ SETTINGS = {
     "schedule": TEXT,
     "seed": SEED,
     "epochs": COUNT,
+    "shards": (COUNT, NOTHING),
     "train": _DATA,
     "validation": (_DATA, NOTHING),
     "test": (_DATA, NOTHING),
@@ -89,7 +90,14 @@ STATE = {
 }
 RUN = {"format": COUNT, "gpuconv": TEXT, "settings": SETTINGS}
 
-ABSENT: Record = {"precision": "float32", "loss_scale": None, "validation": None, "test": None, "options": {}}
+ABSENT: Record = {
+    "precision": "float32",
+    "loss_scale": None,
+    "shards": None,
+    "validation": None,
+    "test": None,
+    "options": {},
+}
 ABSENT_DATA: Record = {"drop_last": False, "augmentation": "none", "at_end": False}
 TEXTS: dict[str, Callable[[str], str]] = {  # read and written back: with today's names and every option
     "loss": losses.redescribed,

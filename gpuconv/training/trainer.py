@@ -24,6 +24,7 @@ from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.shadow import VIOLATIONS, Shadow, expect_share
+from gpuconv.training.sharding import shard_count
 from gpuconv.training.state import RunState
 from gpuconv.types import Record
 
@@ -59,6 +60,10 @@ class Trainer(RunState):
     run gives the same bits either way. If a capture fails, an `UncapturedWarning` says why, and the run continues
     without.
 
+    shards: cut each batch, the last one of an epoch included, into so many parts, a power of two, which go forward and
+    backward one by one; batch norm takes the statistics of each. The random numbers of augmentation and dropout are
+    those of the whole batch (docs/parallel.md).
+
     `trained` is the net that a step runs: `net`, or its fused twin.
 
     The state: `steps` done, `epoch` (epochs completed), `batch` (batches done of the next epoch), `records` (the
@@ -80,6 +85,7 @@ class Trainer(RunState):
         metrics: Sequence[MetricLike] = (),
         shadow: float | None = None,
         violation: str = "stop",
+        shards: int | None = None,
         **optimizer_settings: Unpack[OptimizerSettings],
     ) -> None:
         expect_built(net)
@@ -104,6 +110,7 @@ class Trainer(RunState):
             precision=precision,
             loss_scale=loss_scale,
             fuse=fuse,
+            shards=None if shards is None else shard_count(shards),
         )
 
     def fit(
@@ -175,8 +182,9 @@ class Trainer(RunState):
             steps_per_epoch=steps_per_epoch,
             normalization=known,
         )
+        shards = self.sharding.count if self.sharding else 1
         for name, loader in loaders.items():
-            feeding.expect(name, loader, self.net, self.loss)
+            feeding.expect(name, loader, self.net, self.loss, shards if name == "train" else 1)
         loader = loaders["train"]
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())

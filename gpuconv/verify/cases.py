@@ -375,6 +375,8 @@ def _elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             place = dict(p=0.3, seed=2**40 + 3, substream=5, offset=2**32 - 1)
             yield Case("dropout", tier, _join(shape), _numbers(shape, place))
             yield Case("dropout_backward", tier, _join(shape), _numbers(shape, place))
+            part = place | dict(first=11)
+            yield Case("dropout", tier, f"{_join(shape)} first=11", _numbers(shape, part))
             drawn_at = dict(seed=77, stream=0, substream=2, offset=2**32 - 1)
             yield Case("random_uniform", tier, _join(shape), _numbers(shape, drawn_at | dict(low=-1.0, high=2.0)))
             yield Case("random_normal", tier, _join(shape), _numbers(shape, drawn_at | dict(mean=0.5, std=0.1)))

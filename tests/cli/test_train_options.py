@@ -80,6 +80,17 @@ def test_early_stopping_is_by_validation_accuracy_or_training_loss(work, capsys)
     assert len(metrics(work / "learning")) == 3
 
 
+def test_shards_are_stored_with_the_run(work, capsys):
+    out = said(capsys, "train", *TINY, "--epochs", 1, "--shards", 2, "--run-dir", "cut")
+    assert ", 2 shards" in out
+    assert "shards = 2" in (work / "cut" / "config.toml").read_text()
+    stored = json.loads((work / "cut" / "run.json").read_text())["settings"]
+    assert (stored["shards"], stored["options"]["command"]["shards"]) == (2, 2)
+    said(capsys, "train", "--resume", "cut")
+    for wrong in ("3", "-2", "two"):
+        assert f"received '{wrong}'" in said(capsys, "train", *TINY, f"--shards={wrong}", status=2)
+
+
 # --- weights to begin with -----------------------------------------------------------------------
 
 

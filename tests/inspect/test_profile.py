@@ -45,8 +45,8 @@ STEP = [
     "residual1.conv1 backward",
     "relu1 backward",
     "conv1 backward",
-    "sgd",
     "metrics",
+    "sgd",
 ]
 
 

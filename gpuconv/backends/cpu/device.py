@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -25,3 +26,8 @@ class NumpyDevice:
 
     def synchronize(self) -> None:
         pass
+
+    def fixed_parts(self) -> AbstractContextManager[None]:
+        from gpuconv.backends.cpu.parallel import fixed_parts
+
+        return fixed_parts()

@@ -6,22 +6,24 @@ import math
 
 import numpy as np
 
-from gpuconv.backends.cpu.elementwise import elementwise
+from gpuconv.backends.cpu.elementwise import elementwise, value_of
 from gpuconv.backends.cpu.select import keep
 from gpuconv.random import DROPOUT, bits
 
 
-def dropout(x, *, p, seed, substream, offset, out):
-    kept = keep(x, _mask(x.shape, p, seed, substream, offset), out)
+def dropout(x, *, p, seed, substream, offset, first, out):
+    kept = keep(x, _mask(x.shape, p, seed, substream, offset, first), out)
     scale = 1 / (1 - p)
     return elementwise(lambda x: x * scale, kept, out=kept)
 
 
-def dropout_backward(dy, *, p, seed, substream, offset, out):
-    return dropout(dy, p=p, seed=seed, substream=substream, offset=offset, out=out)
+def dropout_backward(dy, *, p, seed, substream, offset, first, out):
+    return dropout(dy, p=p, seed=seed, substream=substream, offset=offset, first=first, out=out)
 
 
-def _mask(shape: tuple[int, ...], p: float, seed: int, substream: int, offset: int) -> np.ndarray:
+def _mask(shape: tuple[int, ...], p: float, seed: int, substream: int, offset: int, first: int) -> np.ndarray:
     """Where uniform = (word >> 8) * 2**-24 is at least p; compared as integers, so that p is not rounded."""
-    words = bits(math.prod(shape), seed=seed, stream=DROPOUT, substream=substream, offset=offset)
+    blocks, before = divmod(first, 4)
+    at, count = value_of(offset) + blocks, math.prod(shape)
+    words = bits(before + count, seed=seed, stream=DROPOUT, substream=substream, offset=at)[before:]
     return (words >= math.ceil(p * 2**24) << 8).reshape(shape)

@@ -7,6 +7,9 @@ it copied itself, and copies and additions run in parallel too.
 There are as many parts as NumPy's BLAS may use threads, so OPENBLAS_NUM_THREADS and `threadpoolctl.threadpool_limits`
 decide. threadpoolctl also limits BLAS to one thread; without it a batch is one part, and BLAS uses its own threads.
 
+Within `fixed_parts` the number of parts follows from the arrays alone, and with it the order of every sum: the bits are
+the same on any number of cores.
+
 All measurements were made on two cores. With dozens of cores fewer and larger parts may be better, as the Python code
 between products runs on one core at a time.
 """
@@ -17,21 +20,25 @@ import contextvars
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["in_parts", "matmul", "sum_in_order", "sum_parts", "threads"]
+__all__ = ["fixed_parts", "in_parts", "matmul", "sum_in_order", "sum_parts", "threads"]
 
 LEAST_BYTES = 1 << 20  # per part; smaller parts cost more than they save, measured
+FIXED = 4  # the most parts within `fixed_parts`
 
 Result = TypeVar("Result")
+T = TypeVar("T")
 
 _one_at_a_time = threading.Lock()  # BLAS has one number of threads for the whole process
 _inside = contextvars.ContextVar("inside a part", default=False)
+_fixed = contextvars.ContextVar("cores within fixed_parts", default=0)
 
 
 def in_parts(
@@ -48,22 +55,50 @@ def in_parts(
     prepare: converts each part to the arguments of `work`, one part after another before any work begins. Threads that
     run much Python code at the same time wait for each other, which costs more than it saves.
     """
-    length = arrays[0].shape[0] if arrays[0].ndim else 1
+    length, fixed = arrays[0].shape[0] if arrays[0].ndim else 1, _fixed.get()
     if length == 1 or _inside.get():
         return [work(*(prepare(*arrays) if prepare else arrays))]
     nbytes = sum(x.nbytes for x in arrays) if nbytes is None else nbytes
-    with _OneCoreBlas() as cores:
-        count = min(cores, length, nbytes // LEAST_BYTES) or 1
+    with nullcontext(fixed) if fixed else _OneCoreBlas() as cores, _set(_inside, True):
+        count = min(FIXED if fixed else cores, length, nbytes // LEAST_BYTES) or 1
         bounds = [length * i // count for i in range(count + 1)]
         parts = [[x[first:last] for x in arrays] for first, last in pairwise(bounds)]
-        mine, *others = [prepare(*part) for part in parts] if prepare else parts
-        running = [_start(work, part) for part in others]
-        try:
-            result = work(*mine)
-        finally:
-            for other in running:
-                other.exception()  # waits: they write into our caller's arrays
-        return [result, *(other.result() for other in running)]
+        ready = [prepare(*part) for part in parts] if prepare else parts
+        return _run(work, ready) if cores > 1 else [work(*part) for part in ready]
+
+
+def _run(work: Callable[..., Result], parts: Sequence[Sequence[Any]]) -> list[Result]:
+    """The results of the parts, the first computed here and each other in a thread of its own."""
+    mine, *others = parts
+    running = [_start(work, part) for part in others]
+    try:
+        result = work(*mine)
+    finally:
+        for other in running:
+            other.exception()  # waits: they write into our caller's arrays
+    return [result, *(other.result() for other in running)]
+
+
+@contextmanager
+def fixed_parts() -> Iterator[None]:
+    """A context in which ops have the same bits on any number of cores, with the same NumPy and BLAS.
+
+    BLAS uses one thread at a time. Threads that are not inside wait with their ops for its end.
+    """
+    if _fixed.get() or _inside.get():
+        yield
+        return
+    with _OneCoreBlas() as cores, _set(_fixed, cores):
+        yield
+
+
+@contextmanager
+def _set(variable: contextvars.ContextVar[T], value: T) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 def sum_parts(work: Callable[..., np.ndarray], *arrays: np.ndarray, **options: Any) -> np.ndarray:
@@ -112,7 +147,6 @@ class _OneCoreBlas:
         self.lock = _one_at_a_time
         self.lock.acquire()
         self.before = [library.num_threads for library in _blas()]
-        self.outside = _inside.set(True)
         for library in _blas():
             library.set_num_threads(1)
         return max(self.before, default=1)
@@ -120,7 +154,6 @@ class _OneCoreBlas:
     def __exit__(self, *_: object) -> None:
         for library, number in zip(_blas(), self.before):
             library.set_num_threads(number)
-        _inside.reset(self.outside)
         self.lock.release()
 
 

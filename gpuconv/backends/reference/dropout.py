@@ -9,12 +9,14 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.random import DROPOUT, bits
 
 
-def dropout(x, *, p, seed, substream, offset, out):
-    words = bits(math.prod(x.shape), seed=seed, stream=DROPOUT, substream=substream, offset=number(offset))
+def dropout(x, *, p, seed, substream, offset, first, out):
+    blocks, before = divmod(first, 4)
+    at, count = number(offset) + blocks, before + math.prod(x.shape)
+    words = bits(count, seed=seed, stream=DROPOUT, substream=substream, offset=at)[before:]
     uniform, accumulator = (words >> 8) * 2.0**-24, accumulation_dtype(x.dtype)
     scaled = x.astype(accumulator) * accumulator.type(1 / (1 - p))
     return round_to(np.where(uniform.reshape(x.shape) >= p, scaled, 0), x.dtype, out)
 
 
-def dropout_backward(dy, *, p, seed, substream, offset, out):
-    return dropout(dy, p=p, seed=seed, substream=substream, offset=offset, out=out)
+def dropout_backward(dy, *, p, seed, substream, offset, first, out):
+    return dropout(dy, p=p, seed=seed, substream=substream, offset=offset, first=first, out=out)

@@ -1,0 +1,150 @@
+"""Batches that are cut into shards: the same bits, whoever computes which shard.
+
+Each shard goes forward and backward by itself. What it gives, its gradients and running statistics, is weighted by its
+part of the batch and added up along a binary tree over the shards: ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, ops
+from gpuconv.arguments import integer
+from gpuconv.dtypes import is_float
+from gpuconv.layers.part import Part, part_of_batch
+from gpuconv.training.totals import Totals
+from gpuconv.types import Array
+
+Backpropagate = Callable[[Array, Array, Totals], None]
+
+
+def shard_count(shards: Any) -> int:
+    """A number of shards, checked. Raises ValueError unless it is a power of two."""
+    count = integer("shards", shards, 1)
+    if count & (count - 1):
+        raise ValueError(f"shards must be a power of two, as 1, 2, 4 or 8, received {count}")
+    return count
+
+
+def bounds(size: int, shards: int) -> list[int]:
+    """Where each shard of a batch begins, and where the last one ends. Raises ValueError for a batch that is too small
+    to give each shard a sample."""
+    if size < shards:
+        raise ValueError(f"a batch of {size} cannot be cut into {shards} shards: each needs at least one sample")
+    return [size * number // shards for number in range(shards + 1)]
+
+
+@dataclass(frozen=True)
+class Term:
+    """An array to be summed over the shards. weighted: by the shard's part of the batch."""
+
+    array: Array
+    weighted: bool = True
+
+
+class Sums:
+    """One flat array for each dtype, which holds the values of terms one after another."""
+
+    def __init__(self, terms: list[Term], device: str) -> None:
+        self.flat: list[Array] = []
+        views: dict[int, Array] = {}
+        for dtype in dict.fromkeys(term.array.dtype for term in terms):
+            numbers = [number for number, term in enumerate(terms) if term.array.dtype == dtype]
+            ends = np.cumsum([0, *(terms[number].array.size for number in numbers)]).tolist()
+            flat = backends.zeros((ends[-1],), dtype, device)
+            for number, first, end in zip(numbers, ends, ends[1:]):
+                views[number] = flat[first:end].reshape(terms[number].array.shape)
+            self.flat.append(flat)
+        self.views = [views[number] for number in range(len(terms))]
+
+    def gather(self, terms: list[Term], weight: float) -> None:
+        for term, view in zip(terms, self.views):
+            ops.scale(term.array, factor=weight if term.weighted else 1.0, out=view)
+
+    def add(self, other: Sums) -> None:
+        for own, more in zip(self.flat, other.flat):
+            ops.add(own, more, out=own)
+
+
+class Sharding:
+    """Cuts each batch into `count` shards, a power of two, and sums what they give. All of it is device work."""
+
+    def __init__(self, count: int, net: Any) -> None:
+        self.count, self.net = shard_count(count), net
+        self.totals = Totals(net.device)  # of one shard
+        self._zeros = Totals(net.device).array
+        self._kept: list[tuple[Array, Array]] = []  # running statistics and room for their values before a step
+        self._sums: list[Sums] = []  # of subtrees, each half of the one before
+        self._signature: Any = None
+
+    def backpropagate(self, x: Array, y: Array, totals: Totals, work: Backpropagate) -> None:
+        """The gradients and running statistics of a batch, and its losses added to `totals`. work: forward, loss and
+        backward of one shard, which assigns its gradients and adds to the totals that it is given.
+
+        Raises ValueError for a batch that is too small, before anything has changed."""
+        places = bounds(len(y), self.count)
+        self._prepare()
+        for running, before in self._kept:
+            _copy(running, before)
+        for number, (first, end) in enumerate(pairwise(places)):
+            for running, before in self._kept if number else ():
+                _copy(before, running)
+            _copy(self._zeros, self.totals.array)
+            with part_of_batch(Part(first, len(y), last=number == self.count - 1)):
+                work(_own(x[first:end]), y[first:end], self.totals)
+            self._push(number, (end - first) / len(y))
+        self._take(totals)
+
+    def _prepare(self) -> None:
+        """Allocate what the terms need, unless it is there."""
+        statistics, terms = self._statistics(), self._terms()
+        signature = [(term.array.shape, term.array.dtype, backends.address(term.array)) for term in terms]
+        if signature != self._signature:
+            self._kept = [(array, backends.zeros(array.shape, array.dtype, self.net.device)) for array in statistics]
+            self._sums = [Sums(terms, self.net.device) for _ in range(self.count.bit_length())]
+            self._signature = signature
+
+    def _statistics(self) -> list[Array]:
+        buffers = [layer[name] for layer, name, variable in self.net.all_variables() if variable.buffer]
+        return [array for array in buffers if is_float(array.dtype)]
+
+    def _terms(self) -> list[Term]:
+        means = [*self.net.grads().values(), *self._statistics()]
+        return [*map(Term, means), Term(self.totals.array, weighted=False)]
+
+    def _push(self, number: int, weight: float) -> None:
+        """Add shard `number` to the tree. The sums of complete subtrees wait in `_sums`, one for each bit of the number
+        of shards done."""
+        depth = number.bit_count()
+        self._sums[depth].gather(self._terms(), weight)
+        while number & 1:
+            self._sums[depth - 1].add(self._sums[depth])
+            depth, number = depth - 1, number >> 1
+
+    def _take(self, totals: Totals) -> None:
+        """Write the sums of all shards where an uncut batch leaves its own."""
+        for term, view in zip(self._terms(), self._sums[0].views):
+            _copy(view, term.array)
+        finite = self.totals.array[3:4]  # how many shards' losses are finite, as a part of one step
+        ops.scale(finite, factor=1 / self.count, out=finite)
+        ops.add(totals.array, self.totals.array, out=totals.array)
+
+    def arrays(self) -> list[Array]:
+        """What a captured step finds at fixed addresses."""
+        self._prepare()
+        kept = [before for _, before in self._kept]
+        return [self.totals.array, self._zeros, *kept, *(flat for sums in self._sums for flat in sums.flat)]
+
+
+def _copy(source: Array, to: Array) -> None:
+    ops.scale(source, factor=1.0, out=to)
+
+
+def _own(x: Array) -> Array:
+    """A copy of a part of an array, as aligned as if it had been loaded alone: kernels are chosen by alignment."""
+    return ops.scale(x, factor=1.0)

@@ -1,0 +1,174 @@
+"""Batches cut into shards: the sums of a step, the random numbers of the whole batch, resumed runs, refusals."""
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from gpuconv import asarray, to_numpy
+from gpuconv.data import Loader
+from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, Sequential
+from gpuconv.layers.part import Part, part_of_batch
+from gpuconv.training import DataError, SettingsError, Trainer
+from gpuconv.training.sharding import Sharding, bounds
+from gpuconv.training.totals import Totals
+from tests.training.small import fit, images, loader, net, same_arrays, trainer
+
+SHARDS = 4
+
+
+def batches(count=21, batch_size=8, **options):  # the last batch has 5 images: shards of 1, 1, 1 and 2
+    return loader(images(count), batch_size, **options)
+
+
+def weights(trainer):
+    return {name: np.array(to_numpy(value)) for name, value in trainer.net.state_dict().items()}
+
+
+def without_norm(**options):
+    layers = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), Flatten(), Dropout(0.4), Linear(3)]
+    return Trainer(Sequential(layers, seed=1), "sgd", lr=0.1, **options)
+
+
+def test_every_shard_has_its_part_of_any_batch():
+    for shards in (1, 2, 4, 8):
+        for size in range(shards, 40):
+            places = bounds(size, shards)
+            sizes = np.diff(places)
+            assert (places[0], places[-1]) == (0, size)
+            assert set(sizes) <= {size // shards, -(-size // shards)}
+    with pytest.raises(ValueError, match="a batch of 3 cannot be cut into 4 shards: each needs at least one sample"):
+        bounds(3, 4)
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_dropout_gives_parts_the_mask_of_the_whole_batch(device):
+    def layer():
+        return Sequential([Input((3, 3, 5)), Dropout(0.5)], seed=2, device=device)
+
+    def ones(count):
+        return asarray(np.ones((count, 3, 3, 5), np.float32), device)
+
+    whole, cut = layer(), layer()
+    expected = [to_numpy(whole.forward(ones(7), training=True)) for _ in range(2)]
+    for y in expected:
+        for first, end in ((0, 1), (1, 3), (3, 7)):  # 45 numbers a sample: the parts begin within blocks of four
+            with part_of_batch(Part(first, 7, last=end == 7)):
+                part = cut.forward(ones(end - first), training=True)
+            gradient = cut.backward(ones(end - first))
+            np.testing.assert_array_equal(to_numpy(part), y[first:end])
+            np.testing.assert_array_equal(to_numpy(gradient), y[first:end])
+
+
+def test_the_mean_gradient_is_that_of_the_whole_batch():
+    """Without batch norm the shards' weighted gradients add up to the batch's, with the same dropout."""
+    data = batches()
+    for x, y in data.epoch(0):  # of 8, 8 and 5 images
+        whole, cut = without_norm(), without_norm(shards=SHARDS)
+        whole.step(x, y)
+        cut.step(x, y)
+        for name, gradient in whole.net.grads().items():
+            np.testing.assert_allclose(cut.net.grads()[name], gradient, rtol=1e-4, atol=1e-6)
+        ours, theirs = cut.totals.read(), whole.totals.read()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        assert ours[1:] == theirs[1:]
+
+
+def test_running_statistics_are_the_mean_of_the_shards():
+    def norm():
+        return Sequential([Input((2,)), BatchNorm(momentum=0.25), Linear(2)], seed=0)
+
+    x = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    trainer = Trainer(norm(), "sgd", lr=0.1, shards=2)
+    trainer.step(x, np.arange(8) % 2)
+    state = trainer.net.state_dict()
+    mean, var = (x[:4].mean(0) + x[4:].mean(0)) / 2, (x[:4].var(0, ddof=1) + x[4:].var(0, ddof=1)) / 2
+    np.testing.assert_allclose(state["norm1.running_mean"], 0.25 * mean, rtol=1e-5)
+    np.testing.assert_allclose(state["norm1.running_var"], 0.75 + 0.25 * var, rtol=1e-5)
+
+
+def test_gradients_are_summed_along_the_tree():
+    """Which shows in the bits: 2^24 + 1 rounds to 2^24, so the sum is 5, and in the shards' order it would be 3."""
+    one = Sequential([Input((1,)), Linear(1)], seed=0)
+
+    def work(x, y, totals):
+        one.zero_grad()
+        for gradient in one.grads().values():
+            gradient[...] = 8 * x[0, 0]  # an eighth counts: the shard's part of the batch
+
+    x = np.array([2**24, 1, 1, 1, -(2**24), 1, 1, 1], np.float32)[:, None]
+    Sharding(8, one).backpropagate(x, np.zeros(8, np.int64), Totals("numpy"), work)
+    assert [float(np.ravel(gradient)[0]) for gradient in one.grads().values()] == [5, 5]
+
+
+def test_the_same_bits_on_any_number_of_cores():
+    def run(cores):
+        with threadpool_limits(cores, user_api="blas"):
+            made = Trainer(
+                Sequential([Input((32, 32, 16)), Conv2D(32, 3, padding=1), BatchNorm(), Flatten(), Linear(3)], seed=1),
+                "sgd",
+                lr=0.01,
+                shards=2,
+            )
+            x = np.random.default_rng(0).normal(size=(16, 32, 32, 16)).astype(np.float32)
+            made.step(x, np.arange(16) % 3)
+            return weights(made)
+
+    for cores in (2, 3):
+        assert same_arrays(run(1), run(cores))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, precision):
+    def new():
+        return trainer(shards=SHARDS, precision=precision)
+
+    data = {"train": batches(dtype="float16" if precision == "float16" else "float32"), "validation": None}
+    whole = new()
+    fit(whole, epochs=2, **data)
+    first = new()
+    fit(first, epochs=2, run_dir=tmp_path / "run", callbacks=[StopAt(4)], **data)
+    assert first.steps == 4
+    second = new()
+    fit(second, epochs=2, run_dir=tmp_path / "run", resume=True, **data)
+    assert same_arrays(weights(whole), weights(second))
+    assert whole.history == second.history
+    with pytest.raises(SettingsError, match="shards is 4 there and 2 here"):
+        fit(trainer(shards=2, precision=precision), epochs=2, run_dir=tmp_path / "run", resume=True, **data)
+    with pytest.raises(SettingsError, match="shards is 4 there and null here"):
+        fit(trainer(precision=precision), epochs=2, run_dir=tmp_path / "run", resume=True, **data)
+
+
+class StopAt:
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, trainer, record):
+        if trainer.steps == self.step:
+            trainer.stop("interrupted")
+
+
+def test_the_emulated_device_gives_the_same_bits_captured_or_not():
+    def run(graph):
+        made = Trainer(net().to("emulated"), "sgd", lr=0.05, shards=2, graph=graph)
+        data = images(8)
+        made.fit(Loader(data, 4, normalization=loader(data).normalization, device="emulated"), epochs=2, progress=False)
+        return weights(made) | {"history": np.array([record["train_loss"] for record in made.history])}
+
+    assert same_arrays(run(False), run(True))
+
+
+def test_refusals():
+    for shards in (3, 6, 12):
+        with pytest.raises(ValueError, match=f"shards must be a power of two, as 1, 2, 4 or 8, received {shards}"):
+            trainer(shards=shards)
+    with pytest.raises(ValueError, match="shards must be at least 1, received 0"):
+        trainer(shards=0)
+    with pytest.raises(TypeError, match="shards must be an integer"):
+        trainer(shards=2.5)
+    with pytest.raises(DataError, match="4 shards need as many images in each batch, and the last batch has 2: choose"):
+        fit(trainer(shards=4), train=loader(images(22)))
+    scalar = Sequential([Input((6, 5, 1)), Flatten(), Linear(4), BatchNorm(), Linear(3)], seed=0)
+    with pytest.raises(
+        DataError, match="norm1 needs statistics of more than one value, and the smallest shard has one"
+    ):
+        fit(Trainer(scalar, shards=4), train=batches())
