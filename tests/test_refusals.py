@@ -487,7 +487,14 @@ REFUSALS = [
         "backoff must lie in [0.0, 1.0], received 2",
     ),
     # arithmetic
-    (ops.add, [X, X[:1]], {}, ValueError, "b must have shape (2, 5, 7, 4) (a's shape), received (1, 5, 7, 4)"),
+    (
+        ops.add,
+        [X, X[:1]],
+        {},
+        ValueError,
+        "b must have shape (2, 5, 7, 4) (a's shape, or that of its last axis), received (1, 5, 7, 4)",
+    ),
+    (ops.add, [X, X[0, 0, 0, :3]], {}, ValueError, "(a's shape, or that of its last axis), received (3,)"),
     (ops.add, [X, X.astype(float)], {}, TypeError, "received a float32, b float64"),
     (ops.scale, [X], {"factor": np.nan}, ValueError, "factor must lie in (-inf, inf), received nan"),
     (

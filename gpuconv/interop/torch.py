@@ -18,7 +18,7 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.dtypes import as_dtype
-from gpuconv.layers import BatchNorm, Conv2D, Flatten, Layer, Linear
+from gpuconv.layers import BatchNorm, Conv2D, ConvTranspose2D, Flatten, Layer, Linear
 
 _COUNTER = "num_batches_tracked"  # PyTorch's count of batches, which gpuconv does not use
 _TORCH_NAMES = ("weight", "bias", "running_mean", "running_var")
@@ -67,7 +67,7 @@ def _parts(net: Layer) -> list[_Part]:
             volume = layer.input_shape
         if any(name in _TORCH_NAMES for name in layer.variables):
             parts.append(_Part(layer, volume if isinstance(layer, (Linear, BatchNorm)) else None))
-        if isinstance(layer, (Linear, Conv2D)):
+        if isinstance(layer, (Linear, Conv2D, ConvTranspose2D)):
             volume = None
     return parts
 

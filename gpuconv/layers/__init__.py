@@ -3,12 +3,13 @@
 from gpuconv.layers.activation import ELU, GELU, HardSwish, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Tanh
 from gpuconv.layers.base import Layer
 from gpuconv.layers.conv import Conv2D
+from gpuconv.layers.conv_transpose import ConvTranspose2D
 from gpuconv.layers.dropout import Dropout
 from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvReLU, NormActivation
 from gpuconv.layers.input import Input
 from gpuconv.layers.linear import Flatten, Linear
 from gpuconv.layers.norm import BatchNorm
-from gpuconv.layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
+from gpuconv.layers.pool import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, MaxPool2D
 from gpuconv.layers.registry import LAYERS
 from gpuconv.layers.residual import Residual
 from gpuconv.layers.running import listen
@@ -20,12 +21,14 @@ __all__ = [
     "ELU",
     "GELU",
     "LAYERS",
+    "AdaptiveAvgPool2D",
     "AvgPool2D",
     "BatchNorm",
     "Conv2D",
     "ConvActivation",
     "ConvNorm",
     "ConvReLU",
+    "ConvTranspose2D",
     "Dropout",
     "Flatten",
     "GlobalAvgPool2D",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from itertools import pairwise
 from typing import Any
 
-from gpuconv import ops
+from gpuconv import arguments, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes
 from gpuconv.problems import Pool2dProblem
@@ -81,6 +82,61 @@ class AvgPool2D(Pool2D):
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (input_shape,) = self.unstash()
         return ops.avg_pool2d_backward(dy, input_shape=input_shape, **self.options) if input_grad else None
+
+
+@dataclass(eq=False, repr=False)
+class AdaptiveAvgPool2D(Layer):
+    """The mean of each of P x Q equal windows that cover the map: (H, W, C) -> (P, Q, C).
+
+    Window p reads the rows from floor(p * H / P) to ceil((p + 1) * H / P), as PyTorch's. All windows must have one size
+    and one distance, as where P divides H: it is an average pool.
+
+    Args:
+        output_size: P and Q: a number or (P, Q).
+    """
+
+    stem = "pool"
+    slides = False
+
+    output_size: Size
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        arguments.pair("output_size", self.output_size, 1)
+
+    def plan(self, input_shape: Shape) -> Shape:
+        expect_axes(input_shape, "H W C")
+        p, q = arguments.pair("output_size", self.output_size, 1)
+        windows = [_adaptive(size, count) for size, count in zip(input_shape, (p, q))]
+        self.kernel_size, self.stride = ((windows[0][place], windows[1][place]) for place in (0, 1))
+        return p, q, input_shape[2]
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        self.stash(x.shape)
+        return ops.avg_pool2d(x, self.kernel_size, stride=self.stride)
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        (input_shape,) = self.unstash()
+        if not input_grad:
+            return None
+        return ops.avg_pool2d_backward(dy, input_shape=input_shape, kernel_size=self.kernel_size, stride=self.stride)
+
+    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+        return AvgPool2D(self.kernel_size, stride=self.stride, name=self.name), flattened
+
+
+def _adaptive(size: int, count: int) -> tuple[int, int]:
+    """The kernel size and stride of `count` windows over `size` pixels."""
+    starts = [place * size // count for place in range(count)]
+    kernels = {-(-(place + 1) * size // count) - start for place, start in enumerate(starts)}
+    strides = {after - before for before, after in pairwise(starts)} or {size}
+    if len(kernels) > 1 or len(strides) > 1 or 0 in strides:
+        near = [each for each in (count * (size // count), count * -(-size // count)) if each]
+        raise ValueError(
+            f"{count} windows over {size} pixels differ in size or distance; an input of "
+            f"{' or '.join(map(str, dict.fromkeys(near)))} pixels would fit"
+        )
+    return kernels.pop(), strides.pop()
 
 
 @dataclass(eq=False, repr=False)

@@ -16,11 +16,11 @@ __all__ = ["add", "scale"]
 
 @op("arithmetic.cu")
 def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """a + b. Joins the two branches of a residual block.
+    """a + b. Joins the two branches of a residual block, or adds a bias.
 
     Args:
         a: Any shape, any float dtype.
-        b: Of a's shape and dtype.
+        b: Of a's dtype and shape, or (C,), one value for each of a's channels, its last axis.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
@@ -28,7 +28,8 @@ def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     """
     backend = backend_of(a=a, b=b, optional=dict(out=out))
     expect_same_dtype(a=a, b=b)
-    expect_shape("b", b, a.shape, "a's shape")
+    if a.ndim < 2 or b.shape != a.shape[-1:]:
+        expect_shape("b", b, a.shape, "a's shape, or that of its last axis")
     expect_elementwise(a, out, "a")
     a, b = copy_if_overlapping([out], a, b, in_place=True)
     return backend.arithmetic.add(a, b, out=out)

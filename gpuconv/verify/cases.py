@@ -371,6 +371,8 @@ def _elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                     yield Case(op, tier, name, _numbers(shape, options))
                     yield Case(f"{op}_backward", tier, name, _gradient(op, shape, options))
             yield Case("add", tier, _join(shape), _several(shape, shape))
+            if len(shape) > 1:
+                yield Case("add", tier, f"{_join(shape)} and a vector", _several(shape, shape[-1:]))
             yield Case("scale", tier, _join(shape), _numbers(shape, {"factor": 1 / 9}))
             place = dict(p=0.3, seed=2**40 + 3, substream=5, offset=2**32 - 1)
             yield Case("dropout", tier, _join(shape), _numbers(shape, place))

@@ -19,6 +19,14 @@ def test_add_and_scale(dtype):
     np.testing.assert_array_equal(b.astype(float), [1.5, 0, np.nan])
 
 
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+def test_add_a_vector_for_each_channel(dtype):
+    a, b = np.arange(6.0).reshape(3, 1, 2).astype(as_dtype(dtype)), np.array([10.0, 20.0]).astype(as_dtype(dtype))
+    np.testing.assert_array_equal(ops.add(a, b).astype(float)[:, 0], [[10, 21], [12, 23], [14, 25]])
+    assert ops.add(a, a[1, 0], out=a) is a  # b is read before it is written
+    np.testing.assert_array_equal(a.astype(float)[:, 0], [[2, 4], [4, 6], [6, 8]])
+
+
 def test_a_factor_is_rounded_to_the_accumulation_dtype():
     factor = 1 + 2.0**-25 + 2.0**-26 + 2.0**-27  # 1 in float32; 3 times it, unrounded, would be rounded up
     assert ops.scale(np.array([3], np.float32), factor=factor).item() == 3

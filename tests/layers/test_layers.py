@@ -1,5 +1,7 @@
 """Every layer: its gradients against numerical ones, what it keeps, what it refuses."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,12 +10,14 @@ from gpuconv.layers import (
     ELU,
     GELU,
     LAYERS,
+    AdaptiveAvgPool2D,
     AvgPool2D,
     BatchNorm,
     Conv2D,
     ConvActivation,
     ConvNorm,
     ConvReLU,
+    ConvTranspose2D,
     Dropout,
     Flatten,
     GlobalAvgPool2D,
@@ -44,6 +48,21 @@ CASES = [
     (ConvReLU([Conv2D(4, 3, groups=2, padding=1), ReLU(), MaxPool2D(2)]), (5, 7, 4), (2, 3, 4)),
     (ConvReLU([Conv2D(3, 2, bias=False), MaxPool2D(2), ReLU()]), (6, 7, 2), (2, 3, 3)),
     (ConvActivation([Conv2D(3, 3), Sigmoid()]), (5, 7, 2), (3, 5, 3)),
+    (ConvTranspose2D(3, 3), (3, 4, 2), (5, 6, 3)),
+    (
+        ConvTranspose2D(
+            4,
+            (3, 2),
+            stride=(2, 3),
+            padding=((1, 0), (1, 1)),
+            output_padding=(1, 2),
+            dilation=(1, 2),
+            groups=2,
+            bias=False,
+        ),
+        (3, 2, 6),
+        (7, 6, 4),
+    ),
     (Linear(3), (7,), (3,)),
     (Linear(1, bias=False), (1,), (1,)),
     (Flatten(), (3, 2, 5), (30,)),
@@ -51,6 +70,8 @@ CASES = [
     (MaxPool2D(3, stride=2, padding=1, fit="cover"), (5, 6, 1), (3, 4, 1)),
     (AvgPool2D((2, 3), stride=(1, 2), padding=(0, 1), count_include_pad=False), (3, 5, 2), (2, 3, 2)),
     (AvgPool2D(2), (4, 4, 3), (2, 2, 3)),
+    (AdaptiveAvgPool2D((3, 2)), (7, 4, 2), (3, 2, 2)),
+    (AdaptiveAvgPool2D(1), (5, 3, 2), (1, 1, 2)),
     (GlobalAvgPool2D(), (3, 5, 2), (1, 1, 2)),
     (ReLU(), (3, 5, 2), (3, 5, 2)),
     (ReLU6(), (3, 5, 2), (3, 5, 2)),
@@ -406,3 +427,41 @@ def test_a_convolution_of_one_channel_is_not_depthwise():
         layer = Conv2D(4, 3, groups=groups)
         layer.build((5, 5, channels))
         assert layer.depthwise == expected, (groups, channels)
+
+
+def test_a_transposed_convolution_by_hand():
+    layer = ConvTranspose2D(1, 2, stride=2)
+    layer.build((1, 2, 1), dtype="float64")
+    layer["weight"][...] = np.array([[1.0, 2], [3, 4]]).reshape(1, 2, 2, 1)
+    layer["bias"][...] = 10
+    np.testing.assert_array_equal(
+        layer(np.array([1.0, -1]).reshape(1, 1, 2, 1))[0, :, :, 0], [[11, 12, 9, 8], [13, 14, 7, 6]]
+    )
+    assert layer.mult_adds == 2 * 4
+    layer = ConvTranspose2D(8, 3, stride=2, padding=1, output_padding=1)
+    assert layer.build((4, 4, 3)) == (8, 8, 8)
+    assert layer.algorithms(2, "emulated").keys() == {"fprop", "dgrad", "wgrad"}
+
+
+def test_layers_that_enlarge_or_adapt_refuse_what_they_cannot_do():
+    for make, words in (
+        (
+            lambda: ConvTranspose2D(4, 3, stride=2, output_padding=2),
+            "output_padding must be less than the stride (2, 2)",
+        ),
+        (lambda: ConvTranspose2D(4, 3, groups=3), "groups must divide out_channels, received 3 and 4"),
+        (lambda: ConvTranspose2D(4, 3, groups=2).build((3, 3, 3)), "groups must divide the channels and the filters"),
+        (lambda: ConvTranspose2D(4, 1, padding=2).build((3, 3, 3)), "leaves no output: maps of -1 x -1"),
+        (lambda: ConvTranspose2D(4, 0), "kernel_size"),
+        (lambda: AdaptiveAvgPool2D(0), "output_size"),
+        (
+            lambda: AdaptiveAvgPool2D(3).build((8, 6, 1)),
+            "3 windows over 8 pixels differ in size or distance; an input of 6 or 9",
+        ),
+        (
+            lambda: AdaptiveAvgPool2D((4, 1)).build((2, 2, 1)),
+            "4 windows over 2 pixels differ in size or distance; an input of 4",
+        ),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            make()

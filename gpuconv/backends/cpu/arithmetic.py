@@ -8,7 +8,7 @@ from gpuconv.backends.cpu.elementwise import elementwise
 
 
 def add(a, b, *, out):
-    return elementwise(np.add, a, b, out=out)
+    return elementwise(np.add, a, np.broadcast_to(b, a.shape), out=out)
 
 
 def scale(x, *, factor, out):

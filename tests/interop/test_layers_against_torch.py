@@ -1,0 +1,64 @@
+"""Layers beside PyTorch's modules: outputs and all gradients from the same weights."""
+
+import numpy as np
+import pytest
+
+from gpuconv import interop
+from gpuconv.layers import ELU, AdaptiveAvgPool2D, Conv2D, ConvTranspose2D, HardSwish, Input, Layer, ReLU6, Sequential
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+# our layers, PyTorch's modules, the shape of the input
+PAIRS = {
+    "activations": (
+        [ELU(alpha=0.5), HardSwish(), ReLU6()],
+        lambda: [nn.ELU(0.5), nn.Hardswish(), nn.ReLU6()],
+        (3, 4, 2),
+    ),
+    "adaptive-tiles": ([AdaptiveAvgPool2D((2, 3))], lambda: [nn.AdaptiveAvgPool2d((2, 3))], (4, 9, 3)),
+    "adaptive-overlaps": ([AdaptiveAvgPool2D((3, 2))], lambda: [nn.AdaptiveAvgPool2d((3, 2))], (7, 5, 2)),
+    "adaptive-one": ([AdaptiveAvgPool2D(1)], lambda: [nn.AdaptiveAvgPool2d(1)], (5, 3, 2)),
+    "transposed-doubles": (
+        [Conv2D(4, 3), ConvTranspose2D(3, 2, stride=2)],
+        lambda: [nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 3, 2, 2)],
+        (5, 6, 2),
+    ),
+    "transposed-with-all-options": (
+        [ConvTranspose2D(6, (3, 2), stride=(3, 2), padding=(1, 0), output_padding=(2, 1), dilation=(1, 2), groups=2)],
+        lambda: [nn.ConvTranspose2d(4, 6, (3, 2), (3, 2), (1, 0), (2, 1), groups=2, dilation=(1, 2))],
+        (3, 4, 4),
+    ),
+    "transposed-depthwise": (
+        [ConvTranspose2D(4, 4, stride=2, padding=1, groups=4, bias=False)],
+        lambda: [nn.ConvTranspose2d(4, 4, 4, 2, 1, groups=4, bias=False)],
+        (3, 5, 4),
+    ),
+}
+
+
+def gradients(net, module):
+    """Ours in PyTorch's layout, and PyTorch's, by PyTorch's keys."""
+    for layer in net.walk():
+        layer.arrays |= layer.gradients
+    ours = interop.to_torch(net, like=module.state_dict())
+    return [(key, ours[key], parameter.grad.numpy()) for key, parameter in module.named_parameters()]
+
+
+@pytest.mark.usefixtures("oracle_and_numpy")
+@pytest.mark.parametrize("name", PAIRS)
+def test_outputs_and_gradients_agree(name):
+    layers, modules, shape = PAIRS[name]
+    torch.manual_seed(1)
+    module = nn.Sequential(*modules()).double()
+    net = Sequential([Input(shape), *(Layer.from_config(layer.config()) for layer in layers)], dtype="float64")
+    net.load_state_dict(interop.from_torch(module, net))
+    x = np.random.default_rng(2).normal(size=(2, *shape))
+    given = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).requires_grad_()
+    expected, y = module(given), net.forward(x, True)
+    np.testing.assert_allclose(np.moveaxis(y, -1, 1), expected.detach().numpy(), rtol=1e-11, atol=1e-12)
+    dy = np.random.default_rng(3).normal(size=y.shape)
+    expected.backward(torch.from_numpy(np.ascontiguousarray(np.moveaxis(dy, -1, 1))))
+    np.testing.assert_allclose(np.moveaxis(net.backward(dy), -1, 1), given.grad.numpy(), rtol=1e-11, atol=1e-12)
+    for key, ours, theirs in gradients(net, module):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12, err_msg=key)
