@@ -35,6 +35,7 @@ VIOLATIONS = ("stop", "warn")
 START = 0.5  # seconds of processor time that the worker may take to start
 CALL = 2e-3  # seconds that a check takes at least, and
 BYTE = 1e-7  # seconds more for each byte of the arguments, as long as none was measured
+SMALL = 1 << 18  # bytes; what a smaller call takes says nothing of the cost of a byte
 MARGIN = 1.5  # how much longer a check may take than the longest so far
 PATIENCE = 60.0  # seconds that the end of a run waits for the last answers
 
@@ -266,7 +267,7 @@ class Shadow:
                 continue
             path, site, step, _, size = self._pending.pop(0)
             self._took[site] = max(took, self._took.get(site, 0.0), CALL)
-            self._rate = max(self._rate, took / max(size, 1 << 14))
+            self._rate = max(self._rate, took / max(size, SMALL))
             self._judge(path, site, step, answer)
             if patience:
                 break

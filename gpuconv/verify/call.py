@@ -219,11 +219,13 @@ def recording(
     the copying and `keep` run inside.
     """
     thread = threading.get_ident()
+    keeping = False  # and what `keep` calls is not recorded
 
     def call(function: Any, *arrays: Any, **options: Any) -> Any:
+        nonlocal keeping
         frame = sys._getframe(1)
         op = OPS.get(frame.f_code.co_name)
-        if threading.get_ident() != thread or op is None or op.function.__code__ is not frame.f_code:
+        if keeping or threading.get_ident() != thread or op is None or op.function.__code__ is not frame.f_code:
             return function(*arrays, **options)
         name, given = frame.f_code.co_name, dict(frame.f_locals)
         named = {each: given[each] for each in inspect.signature(op.function).parameters}
@@ -237,7 +239,11 @@ def recording(
             if named.get("db") is not None:
                 found["db"] = named["db"]
             taken.results = {each: _on_host(value) for each, value in found.items()}
-            keep(taken)
+            keeping = True
+            try:
+                keep(taken)
+            finally:
+                keeping = False
         return returned
 
     with backends.watched(call):

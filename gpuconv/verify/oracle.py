@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends, ops
+from gpuconv import backends
 from gpuconv.backends.reference.precision import round_tf32
-from gpuconv.verify.compare import Expected, results
+from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules import activations, norm, optim, products
-from gpuconv.verify.rules.base import Arrays, Rule, wide
+from gpuconv.verify.rules.base import Arrays, Rule, same_bits, wide
 
 __all__ = ["Expected", "expect"]
 
@@ -27,7 +27,7 @@ def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
     rule, tf32 = _RULES[op], options.get("tf32", False)
     options, dtype = {name: value for name, value in options.items() if name not in ("algo", "tf32")}, _dtype(arrays)
     if not rule:
-        return _same_bits(op, arrays, options)
+        return same_bits(op, arrays, options)
     arrays = [wide(a) for a in arrays]
     if tf32:  # products of rounded factors are exact in float32, so the bounds of float32 hold
         factors = 3 if op == "conv2d_backward" else 2  # the third array of other ops is a bias, which is not rounded
@@ -48,11 +48,6 @@ def _dtype(arrays: Arrays) -> np.dtype | None:
 
 def _flat(arrays: Arrays) -> list[Any]:
     return [a for array in arrays for a in (array if isinstance(array, list) else [array])]
-
-
-def _same_bits(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
-    found = results(op, arrays, getattr(ops, op)(*arrays, **options))
-    return [Expected(name, wide(array), 0.0) for name, array in found.items()]
 
 
 _relative_sum = products.linear_in_its_inputs(lambda arrays, options: 2)

@@ -10,6 +10,7 @@ from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.layers import AvgPool2D, BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Residual
 from gpuconv.training import Trainer
 from gpuconv.verify.call import Call, recording
+from gpuconv.verify.compare import Difference
 
 
 def net(precision="float32", device="numpy"):
@@ -66,6 +67,42 @@ def test_results_that_are_added_to_and_the_bias_gradient_count():
             wrong = Call(**{**vars(found[0]), "results": dict(found[0].results)})
             wrong.results[name] = wrong.results[name] + 1e-9
             assert wrong.compare().share > 1, name
+
+
+@pytest.mark.parametrize("op", ["sgd_step", "adam_step", "muon_step"])
+def test_a_step_that_the_loss_scale_skips_must_change_nothing(op):
+    grad, param = np.ones((3, 4), np.float16), np.ones((3, 4), np.float16)
+    states = [[np.zeros((3, 4), np.float32)] for _ in range(2 if op == "adam_step" else 1)]
+    options = {"lr": 0.1} | ({"step": 1} if op == "adam_step" else {"momentum": 0.9})
+    found: list[Call] = []
+    with recording(found.append):
+        scaling = np.array([1024.0, 0.0, 0.0, 1.0])
+        getattr(ops, op)([param], [grad], *states, [param.astype(np.float32)], scaling, **options)
+    assert found[0].compare() == Difference(0.0, 0.0, 0.0, found[0].compare().text)
+    for name in found[0].results:
+        wrong = Call(**{**vars(found[0]), "results": dict(found[0].results)})
+        wrong.results[name] = wrong.results[name] + np.float16(1e-3)
+        assert wrong.compare().wrong, name
+
+
+def test_muon_of_a_gradient_of_zeros_is_within_its_bound():
+    found: list[Call] = []
+    with recording(found.append):
+        zero = np.zeros((3, 4), np.float32)
+        ops.muon_step([np.ones((3, 4), np.float32)], [zero], [zero.copy()], lr=0.1, momentum=0.9)
+    assert found[0].compare().share <= 1
+
+
+def test_what_is_done_with_a_call_is_not_recorded():
+    found: list[Call] = []
+
+    def keep(call):
+        found.append(call)
+        ops.add(np.ones(3), np.ones(3))
+
+    with recording(keep):
+        ops.scale(np.ones(3), factor=2)
+    assert [call.op for call in found] == ["scale"]
 
 
 def test_a_file_holds_the_call_and_repeats_it(tmp_path):

@@ -9,9 +9,7 @@ import numpy as np
 from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.backends.cpu.parallel import matmul
 from gpuconv.backends.cpu.precision import store, widen
-from gpuconv.newton_schulz import NEWTON_SCHULZ
-
-_EPS = 1e-7
+from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 
 
 def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps):
@@ -40,7 +38,7 @@ def _orthogonal(x: np.ndarray, steps: int) -> np.ndarray:
     if x.shape[0] > x.shape[1]:
         return _orthogonal(x.T, steps).T
     a, b, c = (x.dtype.type(value) for value in NEWTON_SCHULZ)
-    x = x / (np.sqrt(np.sum(x * x)) + x.dtype.type(_EPS))
+    x = x / (np.sqrt(np.sum(x * x)) + x.dtype.type(EPS))
     for _ in range(steps):
         gram = matmul(x, x.T)
         x = matmul(a * np.eye(len(x), dtype=x.dtype) + b * gram + c * matmul(gram, gram), x)

@@ -4,7 +4,7 @@ import numpy as np
 
 from gpuconv.backends.reference.optim import step_each
 from gpuconv.backends.reference.precision import number
-from gpuconv.newton_schulz import NEWTON_SCHULZ
+from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 
 
 def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps):
@@ -21,7 +21,7 @@ def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nest
 def orthogonal(x: np.ndarray, steps: int) -> np.ndarray:
     """A matrix after Newton-Schulz steps, which bring its singular values near 1."""
     a, b, c = NEWTON_SCHULZ
-    x = x / (np.sqrt((x**2).sum()) + 1e-7)
+    x = x / (np.sqrt((x**2).sum()) + EPS)
     for _ in range(steps):
         gram = x @ x.T
         x = (a * np.eye(len(x)) + b * gram + c * gram @ gram) @ x

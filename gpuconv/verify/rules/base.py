@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.verify.compare import Expected
+from gpuconv import ops
+from gpuconv.verify.compare import Expected, results
 
 Arrays = Sequence[Any]
 Rule = Callable[[str, Arrays, dict[str, Any], Any], list[Expected]]
@@ -19,3 +20,9 @@ def wide(x: Any) -> Any:
         return [wide(entry) for entry in x]
     is_float = isinstance(x, np.ndarray) and x.dtype.kind not in "iub"
     return x.astype(np.float64) if is_float else x
+
+
+def same_bits(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
+    """What the op must give bit for bit."""
+    found = results(op, arrays, getattr(ops, op)(*arrays, **options))
+    return [Expected(name, wide(array), 0.0) for name, array in found.items()]

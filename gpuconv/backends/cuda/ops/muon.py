@@ -20,11 +20,10 @@ from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous,
 from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.devices import address, device_of
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.newton_schulz import NEWTON_SCHULZ
+from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Array, Scalar
 
 _NUMBERS = 8192  # of one parameter, a thread block: kNumbers of muon.cu
-_EPS = 1e-7
 _MEMBERS = 4  # of the kernels' `struct Matrix`, pointers all of them
 
 _MATRICES = np.dtype(
@@ -81,7 +80,7 @@ def _step(
     x, partials = empty((batch, lines, width), wide, like=first), empty((grid, 2), wide, like=first)
     module = load("muon.cu", {"DTYPE": first.dtype, "GRAD": grads[0].dtype})
     module.kernel("muon_direction")(grid, THREADS, x, partials, table, scaling, matrices, momentum, nesterov)
-    module.kernel("muon_normalize")(grid, THREADS, x, partials, matrices, _EPS)
+    module.kernel("muon_normalize")(grid, THREADS, x, partials, matrices, EPS)
     if steps:
         other = empty(x.shape, wide, like=first)
         gram, squared, m = (empty((batch, lines, lines), wide, like=first) for _ in range(3))
