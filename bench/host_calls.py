@@ -39,6 +39,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
     single = elementwise | {
         "softmax": lambda: ops.softmax(scores, out=products),
         "add": lambda: ops.add(x, x, out=dx),
+        "copy": lambda: ops.copy(x, out=dx),
         "scale": lambda: ops.scale(x, factor=0.5, out=dx),
         "dropout": lambda: ops.dropout(x, p=0.5, seed=1, out=dx),
         "dropout_backward": lambda: ops.dropout_backward(x, p=0.5, seed=1, out=dx),

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gpuconv import html
-from gpuconv.layers import Layer, Residual
+from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
+from gpuconv.layers.branches import Merging
 from gpuconv.layers.fused import Fused
 from gpuconv.names import columns, padded
 
@@ -34,10 +35,10 @@ class Row:
 
 
 def rows(net: Layer, batch_size: int = 128, device: str | None = None) -> list[Row]:
-    """A row for each layer of a built net, in forward order; a residual block's row comes before its layers' and covers
-    its addition. device: by default the net's. Raises RuntimeError for a net that is not built."""
+    """A row for each layer of a built net, in forward order; the row of a residual block or of branches comes before
+    its layers', for what joins them. device: by default the net's. Raises RuntimeError for a net that is not built."""
     expect_built(net)
-    shown = (layer for layer in net.walk() if isinstance(layer, Residual) or not layer.children())
+    shown = (layer for layer in net.walk() if isinstance(layer, Merging) or not layer.children())
     runs_as = {id(layer.layers[0]): layer for layer in net.walk() if isinstance(layer, Fused)}
     return [_row(layer, runs_as.get(id(layer), layer).algorithms(batch_size, device)) for layer in shown]
 

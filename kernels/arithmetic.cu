@@ -1,13 +1,16 @@
-// The sum of two arrays, of an array and a vector for its last axis, and the product of an array and a constant.
+// The sum of two arrays, of an array and a vector for its last axis, an array and a constant (a
+// product), and a copy.
 //
 //   add_forward     y[i] = a[i] + b[i]
-//   add_vector_forward   y[i] = a[i] + b[i % channels]; WIDTH divides channels
+//   add_vector_forward   y[r, c] = a[r, c] + b[c]
+//   copy_rows       y[r, c] = x[r, c], with any distance from a row to the next: slices of channels
 //   scale_forward   y[i] = x[i] * factor
 //
-// Any shape, flat. The output may be an input. A thread moves WIDTH numbers at a time.
+// Any shape: flat, or as rows r of the last axis c, with WIDTH a divisor of all lengths and distances of rows. The output may be an
+// input. A thread moves WIDTH numbers at a time.
 //
 // Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 16 / sizeof(DTYPE) where all arrays are aligned to 16 bytes, else 1.
-// Limits: none. Floor: 3 (add) or 2 (add_vector, scale) * sizeof(DTYPE) bytes and one FLOP a number.
+// Limits: none. Floor: 3 (add) or 2 (others) * sizeof(DTYPE) bytes and one FLOP a number.
 
 #include "types.cuh"
 
@@ -27,16 +30,29 @@ extern "C" __global__ void add_forward(DTYPE* y, const DTYPE* a, const DTYPE* b,
         y[i] = round_to<DTYPE>(load(a[i]) + load(b[i]));
 }
 
-extern "C" __global__ void add_vector_forward(DTYPE* y, const DTYPE* a, const DTYPE* b, int64 n, int32 channels) {
-    const int64 packs = n / WIDTH;
-    const int32 each = channels / WIDTH;
-    for (int64 i = global_thread(); i < packs; i += global_threads()) {
-        Numbers sum = reinterpret_cast<const Numbers*>(a)[i];
-        const Numbers other = reinterpret_cast<const Numbers*>(b)[i % each];
+// Calls visit(row, pack) for each pack of `rows` rows; a block has blockDim.x threads side by side in a row.
+template <class Visit>
+__device__ __forceinline__ void each_row(int64 rows, int32 packs, Visit visit) {
+    const int32 pack = int32(blockIdx.x * blockDim.x + threadIdx.x);
+    if (pack >= packs) return;
+    for (int64 row = int64(blockIdx.y) * blockDim.y + threadIdx.y; row < rows; row += int64(gridDim.y) * blockDim.y)
+        visit(row, pack);
+}
+
+extern "C" __global__ void add_vector_forward(DTYPE* y, const DTYPE* a, const DTYPE* b, int64 rows, int32 packs) {
+    each_row(rows, packs, [&](int64 row, int32 pack) {
+        Numbers sum = reinterpret_cast<const Numbers*>(a)[row * packs + pack];
+        const Numbers other = reinterpret_cast<const Numbers*>(b)[pack];
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) sum.at[j] = round_to<DTYPE>(load(sum.at[j]) + load(other.at[j]));
-        reinterpret_cast<Numbers*>(y)[i] = sum;
-    }
+        reinterpret_cast<Numbers*>(y)[row * packs + pack] = sum;
+    });
+}
+
+extern "C" __global__ void copy_rows(DTYPE* y, const DTYPE* x, int64 rows, int32 packs, int64 y_step, int64 x_step) {
+    each_row(rows, packs, [&](int64 row, int32 pack) {
+        reinterpret_cast<Numbers*>(y)[row * y_step + pack] = reinterpret_cast<const Numbers*>(x)[row * x_step + pack];
+    });
 }
 
 extern "C" __global__ void scale_forward(DTYPE* y, const DTYPE* x, int64 n, double factor) {

@@ -23,6 +23,7 @@ from tests.devices import kernel_devices
 RESULTS = ("out", "dw", "db", "dgamma", "dbeta")
 IN_PLACE = {  # whose `out` may be an input itself, and nothing is copied
     *(name + suffix for name in ACTIVATIONS for suffix in ("", "_backward")),
+    "copy",
     "softmax",
     "add",
     "scale",

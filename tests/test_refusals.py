@@ -488,6 +488,13 @@ REFUSALS = [
     ),
     # arithmetic
     (
+        ops.copy,
+        [X],
+        {"out": X[:1]},
+        ValueError,
+        "out must have shape (2, 5, 7, 4) (the result's shape), received (1, 5, 7, 4)",
+    ),
+    (
         ops.add,
         [X, X[:1]],
         {},

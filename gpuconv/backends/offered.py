@@ -31,6 +31,7 @@ class Backend:
 
     class arithmetic:
         add = staticmethod(ops.arithmetic.add)
+        copy = staticmethod(ops.arithmetic.copy)
         scale = staticmethod(ops.arithmetic.scale)
 
     class batch:

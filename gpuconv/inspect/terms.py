@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, ops
-from gpuconv.layers import AvgPool2D, BatchNorm, Conv2D, Flatten, GlobalAvgPool2D, Linear, MaxPool2D, Residual
+from gpuconv.layers import (
+    AvgPool2D,
+    BatchNorm,
+    Conv2D,
+    ConvTranspose2D,
+    Flatten,
+    GlobalAvgPool2D,
+    Linear,
+    MaxPool2D,
+    Residual,
+)
 from gpuconv.layers.activation import Activation
 from gpuconv.layers.base import Layer
 
@@ -61,7 +71,7 @@ def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:
         return Window(one.values, np.full(one.values.shape, scale), float(beta - mean * scale), one.origin)
     if isinstance(layer, Flatten):
         return _same_place(x, tuple(map(int, np.unravel_index(at[0], x.shape))))
-    if x.shape == layer.output_shape and not layer.children():
+    if _keeps_places(layer, x):
         return _same_place(x, at)
     raise ValueError(f"{layer.path} is a {type(layer).__name__}, whose values do not depend on a single window")
 
@@ -88,15 +98,19 @@ def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
         if isinstance(layer, Activation):
             kept = getattr(ops, layer.op)(x[None], **layer.options) if layer.keeps_output else x[None]
             return getattr(ops, f"{layer.op}_backward")(one, kept, **layer.options)[0]
-    if isinstance(layer, Flatten) or (x.shape == layer.output_shape and not layer.children()):
+    if isinstance(layer, Flatten) or _keeps_places(layer, x):
         return one.reshape(layer.output_shape or ())
     raise ValueError(f"{layer.path} is a {type(layer).__name__}, through which a single gradient cannot be followed")
 
 
 def branches(layer: Residual, x: Any) -> list[Any]:
     """The terms of a residual block: the outputs of its body and its shortcut."""
-    body, shortcut = layer.rows
-    return [body.infer(x), shortcut.infer(x) if shortcut else x]
+    return [row.infer(x) if row else x for row in layer.rows]
+
+
+def _keeps_places(layer: Layer, x: np.ndarray) -> bool:
+    """Whether each output is that of the input at its place."""
+    return x.shape == layer.output_shape and not layer.children() and not isinstance(layer, ConvTranspose2D)
 
 
 def host(array: Any) -> np.ndarray:

@@ -229,9 +229,7 @@ _ORDERLESS = (Activation, Dropout, Scale)
 
 
 def _residual(graph: Graph, layer: Residual, x: str) -> str:
-    body, shortcut = layer.rows
-    ends = [graph.export(body, x), graph.export(shortcut, x) if shortcut else x]
-    return graph.node("Add", ends, layer.path)
+    return graph.node("Add", [graph.export(row, x) if row else x for row in layer.rows], layer.path)
 
 
 def _conv(graph: Graph, layer: Conv2D, x: str) -> str:

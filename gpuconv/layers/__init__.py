@@ -2,6 +2,7 @@
 
 from gpuconv.layers.activation import ELU, GELU, HardSwish, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Tanh
 from gpuconv.layers.base import Layer
+from gpuconv.layers.branches import Branches
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.conv_transpose import ConvTranspose2D
 from gpuconv.layers.dropout import Dropout
@@ -24,6 +25,7 @@ __all__ = [
     "AdaptiveAvgPool2D",
     "AvgPool2D",
     "BatchNorm",
+    "Branches",
     "Conv2D",
     "ConvActivation",
     "ConvNorm",

@@ -1,4 +1,4 @@
-"""Sums and multiples of arrays of any shape. `out` may be an input itself."""
+"""Sums, copies and multiples of arrays of any shape. `out` may be an input itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.types import ArrayT
 
-__all__ = ["add", "scale"]
+__all__ = ["add", "copy", "scale"]
 
 
 @op("arithmetic.cu")
@@ -33,6 +33,24 @@ def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     expect_elementwise(a, out, "a")
     a, b = copy_if_overlapping([out], a, b, in_place=True)
     return backend.arithmetic.add(a, b, out=out)
+
+
+@op("arithmetic.cu")
+def copy(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
+    """x in another place: concatenates volumes into slices of the channels, ``copy(x, out=y[..., :3])``, and takes
+    such slices out again, ``copy(y[..., :3])``.
+
+    Args:
+        x: Any shape, any float dtype.
+        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+
+    Returns:
+        The copy, of x's shape and dtype.
+    """
+    backend = backend_of(x=x, optional=dict(out=out))
+    expect_elementwise(x, out)
+    (x,) = copy_if_overlapping([out], x, in_place=True)
+    return backend.arithmetic.copy(x, out=out)
 
 
 @op("arithmetic.cu")

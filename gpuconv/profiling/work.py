@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpuconv.layers import Layer, Residual
+from gpuconv.layers import Layer
+from gpuconv.layers.branches import Merging
 from gpuconv.problems import DIRECTIONS, Conv2dProblem
 
 
@@ -54,7 +55,7 @@ def convolution(problem: Conv2dProblem, itemsize: int, direction: str = "fprop")
 
 
 def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, input_grad: bool = True) -> Work:
-    """One direction, "forward" or "backward", of a built layer; of a residual only the sum that it makes itself.
+    """One direction, "forward" or "backward", of a built layer; of a residual or branches only what joins them.
 
     Forward reads the input and the parameters and writes the output. Backward reads the output's gradient, the
     parameters and what forward kept (kept: bytes), and writes the gradients of the parameters that are trained and,
@@ -62,8 +63,10 @@ def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, in
     """
     size = layer.dtype.itemsize
     x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
-    if isinstance(layer, Residual):
-        return Work(0.0, 3.0 * (y if direction == "forward" else x * input_grad))
+    if isinstance(layer, Merging):
+        if direction == "forward":
+            return Work(0.0, 3.0 * (len(layer.rows) - 1) * y if layer.merge == "add" else 2.0 * y)
+        return Work(0.0, 3.0 * (len(layer.rows) - 1) * x * input_grad)
     variables = [
         (variable, inner.trains(name))
         for inner in layer.walk()

@@ -373,6 +373,9 @@ def _elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("add", tier, _join(shape), _several(shape, shape))
             if len(shape) > 1:
                 yield Case("add", tier, f"{_join(shape)} and a vector", _several(shape, shape[-1:]))
+            yield Case("copy", tier, _join(shape), _several(shape))
+            if len(shape) > 1:
+                yield Case("copy", tier, f"{_join(shape)} of {shape[-1] + 3} channels", _slice(shape))
             yield Case("scale", tier, _join(shape), _numbers(shape, {"factor": 1 / 9}))
             place = dict(p=0.3, seed=2**40 + 3, substream=5, offset=2**32 - 1)
             yield Case("dropout", tier, _join(shape), _numbers(shape, place))
@@ -386,6 +389,11 @@ def _elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
 
 def _numbers(shape: Any, options: dict[str, Any]) -> Make:
     return lambda rng, dtype: ([3 * normal(rng, shape, dtype)], options)
+
+
+def _slice(shape: tuple[int, ...]) -> Make:
+    """Some of the channels of a volume."""
+    return lambda rng, dtype: ([normal(rng, (*shape[:-1], shape[-1] + 3), dtype)[..., 2:-1]], {})
 
 
 def _gradient(op: str, shape: Any, options: dict[str, Any]) -> Make:

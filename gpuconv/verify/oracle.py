@@ -105,6 +105,7 @@ _RULES: dict[str, Rule | None] = {
     "update_loss_scale": optim.loss_scale,
     "muon_step": optim.muon,
     "add": _relative_sum,
+    "copy": None,
     "scale": _relative,
     "add_metrics": optim.metrics,
     "load_batch": None,

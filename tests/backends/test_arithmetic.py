@@ -27,6 +27,20 @@ def test_add_a_vector_for_each_channel(dtype):
     np.testing.assert_array_equal(a.astype(float)[:, 0], [[2, 4], [4, 6], [6, 8]])
 
 
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+def test_copies_concatenate_and_take_slices(dtype):
+    a, b = (np.arange(n).reshape(2, 1, n // 2).astype(as_dtype(dtype)) for n in (4, 6))
+    y = np.full((2, 1, 5), np.nan).astype(a.dtype)
+    part = y[..., 2:]
+    assert ops.copy(b, out=part) is part
+    ops.copy(a, out=y[..., :2])
+    np.testing.assert_array_equal(y.astype(float)[:, 0], [[0, 1, 0, 1, 2], [2, 3, 3, 4, 5]])
+    taken = ops.copy(y[..., 2:])
+    assert taken.flags.c_contiguous
+    assert taken.tobytes() == b.tobytes()
+    np.testing.assert_array_equal(ops.copy(y[..., 1:], out=y[..., :4]).astype(float)[0, 0], [1, 0, 1, 2])
+
+
 def test_a_factor_is_rounded_to_the_accumulation_dtype():
     factor = 1 + 2.0**-25 + 2.0**-26 + 2.0**-27  # 1 in float32; 3 times it, unrounded, would be rounded up
     assert ops.scale(np.array([3], np.float32), factor=factor).item() == 3

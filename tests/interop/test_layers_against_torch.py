@@ -4,10 +4,37 @@ import numpy as np
 import pytest
 
 from gpuconv import interop
-from gpuconv.layers import ELU, AdaptiveAvgPool2D, Conv2D, ConvTranspose2D, HardSwish, Input, Layer, ReLU6, Sequential
+from gpuconv.layers import (
+    ELU,
+    AdaptiveAvgPool2D,
+    BatchNorm,
+    Branches,
+    Conv2D,
+    ConvTranspose2D,
+    HardSwish,
+    Input,
+    Layer,
+    MaxPool2D,
+    ReLU,
+    ReLU6,
+    Sequential,
+)
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
+
+
+class Cat(nn.Module):
+    """The outputs of branches side by side in the channels, or added."""
+
+    def __init__(self, *branches, add=False):
+        super().__init__()
+        self.branches, self.add = nn.ModuleList(nn.Sequential(*branch) for branch in branches), add
+
+    def forward(self, x):
+        outputs = [branch(x) for branch in self.branches]
+        return sum(outputs) if self.add else torch.cat(outputs, 1)
+
 
 # our layers, PyTorch's modules, the shape of the input
 PAIRS = {
@@ -19,6 +46,48 @@ PAIRS = {
     "adaptive-tiles": ([AdaptiveAvgPool2D((2, 3))], lambda: [nn.AdaptiveAvgPool2d((2, 3))], (4, 9, 3)),
     "adaptive-overlaps": ([AdaptiveAvgPool2D((3, 2))], lambda: [nn.AdaptiveAvgPool2d((3, 2))], (7, 5, 2)),
     "adaptive-one": ([AdaptiveAvgPool2D(1)], lambda: [nn.AdaptiveAvgPool2d(1)], (5, 3, 2)),
+    "inception": (
+        [
+            Branches(
+                [
+                    [Conv2D(3, 1), ReLU()],
+                    [Conv2D(2, 1), ReLU(), Conv2D(4, 3, padding=1), ReLU()],
+                    [MaxPool2D(3, stride=1, padding=1), Conv2D(2, 1)],
+                ]
+            )
+        ],
+        lambda: [
+            Cat(
+                [nn.Conv2d(3, 3, 1), nn.ReLU()],
+                [nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 4, 3, padding=1), nn.ReLU()],
+                [nn.MaxPool2d(3, 1, 1), nn.Conv2d(3, 2, 1)],
+            )
+        ],
+        (5, 6, 3),
+    ),
+    "dense-block": (
+        [Branches([[], [BatchNorm(), ReLU(), Conv2D(2, 3, padding=1, bias=False)]]) for _ in range(3)],
+        lambda: [Cat([], [nn.BatchNorm2d(c), nn.ReLU(), nn.Conv2d(c, 2, 3, padding=1, bias=False)]) for c in (3, 5, 7)],
+        (4, 5, 3),
+    ),
+    "u-net": (
+        [
+            Conv2D(3, 3, padding=1),
+            Branches([[], [MaxPool2D(2), Conv2D(4, 3, padding=1), ReLU(), ConvTranspose2D(3, 2, stride=2)]]),
+            Conv2D(2, 1),
+        ],
+        lambda: [
+            nn.Conv2d(1, 3, 3, padding=1),
+            Cat([], [nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2)]),
+            nn.Conv2d(6, 2, 1),
+        ],
+        (4, 6, 1),
+    ),
+    "three-added": (
+        [Branches([[Conv2D(3, 1)], [], [Conv2D(3, 3, padding=1)]], merge="add")],
+        lambda: [Cat([nn.Conv2d(3, 3, 1)], [], [nn.Conv2d(3, 3, 3, padding=1)], add=True)],
+        (4, 3, 3),
+    ),
     "transposed-doubles": (
         [Conv2D(4, 3), ConvTranspose2D(3, 2, stride=2)],
         lambda: [nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 3, 2, 2)],

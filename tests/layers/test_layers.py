@@ -13,6 +13,7 @@ from gpuconv.layers import (
     AdaptiveAvgPool2D,
     AvgPool2D,
     BatchNorm,
+    Branches,
     Conv2D,
     ConvActivation,
     ConvNorm,
@@ -98,6 +99,13 @@ CASES = [
         (5, 3, 2),
         (3, 2, 4),
     ),
+    (Branches([[Conv2D(2, 1)], [MaxPool2D(3, stride=1, padding=1)], []]), (4, 5, 3), (4, 5, 8)),
+    (Branches([[Linear(3), Tanh()], [], [Scale(2.0)]], "add"), (3,), (3,)),
+    (
+        Branches([[], [MaxPool2D(2), Branches([[], [Conv2D(2, 3, padding=1)]]), ConvTranspose2D(2, 2, stride=2)]]),
+        (4, 6, 3),
+        (4, 6, 5),
+    ),
     (Sequential([Conv2D(3, 3), ReLU(), MaxPool2D(2), Flatten(), Linear(4)]), (6, 6, 2), (4,)),
 ]
 IDS = [f"{type(layer).__name__} of {'x'.join(map(str, shape))}" for layer, shape, _ in CASES]
@@ -117,6 +125,7 @@ def rewind(layer, kept):
 def test_every_layer_has_a_case():
     kinds = {type(inner) for layer, shape, _ in CASES for inner in layer.walk()}
     abstract = {layers.activation.Activation, layers.pool.Pool2D, layers.fused.Fused, layers.fused.FusedConv}
+    abstract.add(layers.branches.Merging)
     assert kinds == {kind for kind in LAYERS.values() if kind.__module__.startswith("gpuconv.")} - abstract
 
 

@@ -10,7 +10,19 @@ import pytest
 from gpuconv import asarray, backends, models, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.data import Augmentation, Loader, Normalization
-from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, ReLU, Residual, Sequential
+from gpuconv.layers import (
+    BatchNorm,
+    Branches,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    Flatten,
+    Input,
+    Linear,
+    ReLU,
+    Residual,
+    Sequential,
+)
 from gpuconv.training import Callback, LossScale, Trainer, UncapturedWarning
 from gpuconv.training.replay import TOGETHER
 from tests.devices import kernel_devices
@@ -251,6 +263,7 @@ RESIDUAL = Sequential(
         Input((6, 5, 1)),
         Conv2D(4, 3, padding=1),
         Residual([Conv2D(4, 3, padding=1), BatchNorm(), ReLU()]),
+        Branches([[], [Conv2D(2, 3, padding=1)], [ConvTranspose2D(3, 1)]]),
         ReLU(),
         Flatten(),
         Dropout(0.2),

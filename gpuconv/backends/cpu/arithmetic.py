@@ -1,14 +1,21 @@
-"""Sums and multiples."""
+"""Sums, copies and multiples."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.backends.cpu.elementwise import elementwise
+from gpuconv.backends.cpu.elementwise import elementwise, result_array
+from gpuconv.backends.cpu.parallel import in_parts
 
 
 def add(a, b, *, out):
     return elementwise(np.add, a, np.broadcast_to(b, a.shape), out=out)
+
+
+def copy(x, *, out):
+    result = result_array(x, out)
+    in_parts(np.copyto, result, x)
+    return result
 
 
 def scale(x, *, factor, out):

@@ -1,4 +1,4 @@
-"""Sums and multiples."""
+"""Sums, copies and multiples."""
 
 from gpuconv.backends.reference.precision import round_to, wide
 from gpuconv.dtypes import accumulation_dtype
@@ -6,6 +6,10 @@ from gpuconv.dtypes import accumulation_dtype
 
 def add(a, b, *, out):
     return round_to(wide(a) + wide(b), a.dtype, out)
+
+
+def copy(x, *, out):
+    return round_to(wide(x), x.dtype, out)
 
 
 def scale(x, *, factor, out):

@@ -32,6 +32,13 @@ def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
     return _maker(like).asarray(x)
 
 
+def span(array: Any, count: int) -> Any:
+    """A flat view of the `count` numbers in memory from an array's first on, which must all be of its allocation."""
+    if isinstance(array, emulator.EmulatedArray):
+        return np.lib.stride_tricks.as_strided(array, (count,), (array.itemsize,), subok=True)
+    return sys.modules["cupy"].ndarray((count,), array.dtype, array.data)
+
+
 def capability_of(array: Any) -> int:
     """The compute capability of an array's GPU, 90 for 9.0. The emulated device has the newest."""
     return NEWEST if isinstance(array, emulator.EmulatedArray) else _capability(array.data.device_id)

@@ -1,0 +1,133 @@
+"""Branches: sequences of layers that read one input, and whose outputs are concatenated or added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import accumulate, pairwise
+from typing import Any
+
+from gpuconv import backends, ops
+from gpuconv.layers.base import Layer
+from gpuconv.layers.row import as_row
+from gpuconv.layers.running import call
+from gpuconv.layers.sequential import Sequential
+from gpuconv.names import lookup
+from gpuconv.types import Array, Shape
+
+Row = Sequence[Layer] | Sequential
+MERGES = {"concat": "concat", "add": "add"}
+
+
+@dataclass(eq=False, repr=False)
+class Merging(Layer):
+    """The base of layers that hold sequences side by side; `_rows` has them by name, None for the input itself."""
+
+    merge = "add"  # not annotated, as it is a field of Branches
+
+    def _hold(self, rows: dict[str, Row | None]) -> None:
+        self._rows = {name: None if row is None else _sequence(row) for name, row in rows.items()}
+        inside = [id(layer) for _, row in self.children() for layer in row.walk()]
+        if len(set(inside)) < len(inside):
+            raise ValueError("a layer occurs in two branches; create a second one, as each holds its own arrays")
+
+    @property
+    def rows(self) -> tuple[Sequential | None, ...]:
+        """The sequences, in order; None stands for the input itself."""
+        return tuple(self._rows.values())
+
+    def children(self) -> Sequence[tuple[str, Layer]]:
+        return [(name, row) for name, row in self._rows.items() if row]
+
+    def plan(self, input_shape: Shape) -> Shape:
+        shapes = [
+            row.place(".".join(filter(None, (self.path, name))), input_shape) if row else input_shape
+            for name, row in self._rows.items()
+        ]
+        if self.merge == "add":
+            if len(set(shapes)) > 1:
+                raise ValueError(self._unequal(shapes))
+            return shapes[0]
+        if len({shape[:-1] for shape in shapes}) > 1:
+            raise ValueError(f"the branches give {_listed(shapes)}, which differ in more than channels")
+        self._ends = [0, *accumulate(shape[-1] for shape in shapes)]
+        return *shapes[0][:-1], self._ends[-1]
+
+    def _unequal(self, shapes: Sequence[Shape]) -> str:
+        return f"the branches give {_listed(shapes)}, which cannot be added"
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        return self._merged([call(row, "forward", x, training) if row else x for row in self.rows])
+
+    def infer(self, x: Array) -> Array:
+        return self._merged([call(row, "infer", x) if row else x for row in self.rows])
+
+    def _merged(self, outputs: Sequence[Array]) -> Array:
+        if self.merge == "add":
+            return reduce(ops.add, outputs)
+        first = outputs[0]
+        y = backends.empty((*first.shape[:-1], self._ends[-1]), first.dtype, backends.device_of(first))
+        for part, output in zip(self._parts(y), outputs):
+            ops.copy(output, out=part)
+        return y
+
+    def _parts(self, y: Array) -> list[Array]:
+        """The views of a concatenated volume, or of its gradient, one a branch."""
+        return [y[..., begin:end] for begin, end in pairwise(self._ends)]
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        given = [dy] * len(self.rows) if self.merge == "add" else [ops.copy(part) for part in self._parts(dy)]
+        found: Any = [
+            call(row, "backward", part, input_grad=input_grad) if row else part for row, part in zip(self.rows, given)
+        ]
+        return reduce(ops.add, found) if input_grad else None
+
+    def fused(self) -> Layer:
+        rows = [row for row in self.rows if row]
+        if self.has_hooks or any(row.has_hooks for row in rows):
+            return self
+        return self._of([row and row.fused() for row in self.rows])
+
+    def _of(self, rows: Sequence[Sequential | None]) -> Layer:
+        """This layer with these sequences in place of its own."""
+        raise NotImplementedError
+
+
+@dataclass(eq=False, repr=False)
+class Branches(Merging):
+    """Several lists of layers that all read the input, with their outputs side by side in the channels, or added.
+
+    An empty list is the input itself. So ``Branches([[], layers])`` is a dense block's step, or a U-Net's skip around
+    `layers`, which may hold further Branches; four lists are an Inception block. Keys read
+    "branches1.branch2.conv1.weight".
+
+    Args:
+        branches: At least two lists of layers, or Sequentials.
+        merge: "concat" for channels side by side, in the order of the branches, or "add".
+    """
+
+    stem = "branches"
+
+    branches: Sequence[Row]
+    merge: str = "concat"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.merge = lookup("merge", self.merge, MERGES)
+        if isinstance(self.branches, Layer) or not isinstance(self.branches, Sequence) or len(self.branches) < 2:
+            raise ValueError(f"Branches takes at least two lists of layers, received {self.branches!r}")
+        self._hold({f"branch{number}": None if row == () else row for number, row in enumerate(self.branches, 1)})
+
+    def _of(self, rows: Sequence[Sequential | None]) -> Layer:
+        return Branches([row or [] for row in rows], self.merge, name=self.name, frozen=self.frozen)
+
+
+def _sequence(layers: Row) -> Sequential:
+    if not isinstance(layers, Sequential):
+        return Sequential(as_row(layers))
+    return layers.twin() if layers.built else layers
+
+
+def _listed(shapes: Sequence[Shape]) -> str:
+    return ", ".join(map(str, shapes))

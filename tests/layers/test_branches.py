@@ -1,0 +1,136 @@
+"""Branches: names, shapes, values by hand, fusion, files, what is refused."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv.layers import (
+    BatchNorm,
+    Branches,
+    Conv2D,
+    Flatten,
+    Input,
+    Layer,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Sequential,
+)
+from gpuconv.summary import rows, summary
+
+DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
+
+
+def inception(**options):
+    branches = [[Conv2D(2, 1), ReLU()], [Conv2D(3, 3, padding=1), BatchNorm(), ReLU()], []]
+    return Sequential([Input((4, 5, 3)), Branches(branches), Flatten(), Linear(2)], seed=3, **options)
+
+
+def test_channels_stand_side_by_side_in_the_order_of_the_branches():
+    net = Sequential([Input((1, 2, 1)), Branches([[Conv2D(2, 1, bias=False)], []])], dtype="float64")
+    net["branches1.branch1.conv1.weight"][...] = np.array([10.0, 20]).reshape(2, 1, 1, 1)
+    x = np.array([1.0, 2]).reshape(1, 1, 2, 1)
+    np.testing.assert_array_equal(net(x, True)[0, 0], [[10, 20, 1], [20, 40, 2]])
+    dx = net.backward(np.array([[1.0, 1, 5], [0, 2, 7]]).reshape(1, 1, 2, 3))
+    np.testing.assert_array_equal(dx.ravel(), [10 + 20 + 5, 40 + 7])
+    np.testing.assert_array_equal(net.grads()["branches1.branch1.conv1.weight"].ravel(), [1, 1 + 2 * 2])
+
+
+def test_names_rows_and_the_summary():
+    net = inception()
+    assert [key for key, _ in net.named_parameters()][:3] == [
+        "branches1.branch1.conv1.weight",
+        "branches1.branch1.conv1.bias",
+        "branches1.branch2.conv1.weight",
+    ]
+    assert net["branches1"].rows[2] is None
+    listed = {row.name: row for row in rows(net)}
+    assert listed["branches1"].output_shape == (4, 5, 8)
+    assert listed["branches1.branch2.norm1"].parameters == 6
+    assert "branches1.branch2.conv1" in summary(net)
+    assert "  branch2.conv1:" in repr(net)
+    assert net.activations(np.ones((4, 5, 3), np.float32))["branches1.branch2.relu1"].shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_fused_branches_compute_the_same(device):
+    plain, fused = inception(device=device), inception(device=device).fuse()
+    assert [type(layer).__name__ for layer in fused["branches1"].rows[1]] == ["ConvNorm"]
+    assert fused.state_dict().keys() == plain.state_dict().keys()
+    rng = np.random.default_rng(0)
+    x, dy = (gc.asarray(rng.normal(size=shape).astype(np.float32), device) for shape in ((3, 4, 5, 3), (3, 2)))
+    for net in (plain, fused):
+        net.forward(x, True)
+    np.testing.assert_allclose(gc.to_numpy(fused.backward(dy)), gc.to_numpy(plain.backward(dy)), rtol=1e-4, atol=1e-5)
+    for key, gradient in plain.grads().items():
+        np.testing.assert_allclose(gc.to_numpy(fused.grads()[key]), gc.to_numpy(gradient), rtol=1e-4, atol=1e-5)
+
+
+def test_a_net_with_branches_goes_through_its_config_a_file_and_a_copy(tmp_path):
+    net = inception()
+    config = json.loads(json.dumps(net.config()))
+    assert Layer.from_config(config).config() == net.config()
+    net.save(tmp_path / "net.safetensors")
+    x = np.random.default_rng(1).normal(size=(2, 4, 5, 3)).astype(np.float32)
+    for again in (gc.load(tmp_path / "net.safetensors"), net.copy(), Sequential([*net])):
+        assert again.infer(x).tobytes() == net.infer(x).tobytes()
+
+
+def test_branches_slide_over_larger_images():
+    net = Sequential([Input((4, 4, 2)), Branches([[Conv2D(2, 3)], [Conv2D(3, 3)]]), MaxPool2D(2), Flatten(), Linear(2)])
+    images = np.random.default_rng(2).normal(size=(1, 6, 4, 2)).astype(np.float32)
+    scores = net.as_convolutional()(images)
+    for place in (0, 1):
+        window = images[:, 2 * place : 2 * place + 4]
+        np.testing.assert_allclose(scores[:, place, 0], net.infer(window), rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_branches_get_no_gradients_and_pass_them_on():
+    net = inception(dtype="float64")
+    net["branches1.branch2"].freeze()
+    net.forward(np.ones((1, 4, 5, 3)), True)
+    assert net.backward(np.ones((1, 2)), input_grad=False) is None
+    assert net.grads().keys() == {
+        "branches1.branch1.conv1.weight",
+        "branches1.branch1.conv1.bias",
+        "fc1.weight",
+        "fc1.bias",
+    }
+    assert np.abs(net.grads()["branches1.branch1.conv1.weight"]).max() > 0
+
+
+def test_refusals():
+    conv = Conv2D(2, 1)
+    for make, error, words in (
+        (
+            lambda: Branches([[conv]]),
+            ValueError,
+            "takes at least two lists of layers, received ((Conv2D(out_channels=2, kernel_size=1),),)",
+        ),
+        (
+            lambda: Branches([conv, ReLU()]),
+            TypeError,
+            "layers are given as a list, [Conv2D(out_channels=2, kernel_size=1), ...]",
+        ),
+        (lambda: Branches(conv), ValueError, "takes at least two lists of layers"),
+        (lambda: Branches([[conv], [conv]]), ValueError, "a layer occurs in two branches"),
+        (lambda: Residual([conv], [conv]), ValueError, "a layer occurs in two branches"),
+        (lambda: Residual([]), TypeError, "at least one layer"),
+        (lambda: Branches([[], []], "sum"), ValueError, "unknown merge 'sum' (known: concat, add)"),
+        (
+            lambda: Branches([[], [MaxPool2D(2)]]).build((4, 4, 3)),
+            ValueError,
+            "(4, 4, 3), (2, 2, 3), which differ in more",
+        ),
+        (
+            lambda: Branches([[], [conv]], "add").build((4, 4, 3)),
+            ValueError,
+            "(4, 4, 3), (4, 4, 2), which cannot be added",
+        ),
+    ):
+        with pytest.raises(error, match=re.escape(words)):
+            make()
