@@ -15,18 +15,24 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, files
+from gpuconv.arguments import pair
 from gpuconv.interop.onnx_library import onnx
 from gpuconv.layers import (
+    ELU,
     GELU,
+    AdaptiveAvgPool2D,
     AvgPool2D,
     BatchNorm,
+    Branches,
     Conv2D,
     ConvActivation,
     ConvNorm,
     ConvReLU,
+    ConvTranspose2D,
     Dropout,
     Flatten,
     GlobalAvgPool2D,
+    HardSwish,
     Input,
     Layer,
     LeakyReLU,
@@ -232,6 +238,37 @@ def _residual(graph: Graph, layer: Residual, x: str) -> str:
     return graph.node("Add", [graph.export(row, x) if row else x for row in layer.rows], layer.path)
 
 
+def _branches(graph: Graph, layer: Branches, x: str) -> str:
+    outputs = [graph.export(row, x) if row else x for row in layer.rows]
+    return (
+        graph.node("Sum", outputs, layer.path)
+        if layer.merge == "add"
+        else graph.node("Concat", outputs, layer.path, axis=1)
+    )
+
+
+def _conv_transpose(graph: Graph, layer: ConvTranspose2D, x: str) -> str:
+    inputs = [x, graph.weight(layer, "weight", _values(layer, "weight").transpose(_TO_NCHW))]
+    inputs += [graph.weight(layer, "bias")] if layer.bias else []
+    dilations, group = list(layer.problem.dilation), layer.groups
+    added = list(pair("output_padding", layer.output_padding, 0))
+    return graph.node(
+        "ConvTranspose",
+        inputs,
+        layer.path,
+        dilations=dilations,
+        group=group,
+        output_padding=added,
+        **_window(graph, layer),
+    )
+
+
+def _adaptive(graph: Graph, layer: AdaptiveAvgPool2D, x: str) -> str:
+    if graph.open_size:
+        raise ValueError(f"{layer.path}: an adaptive pool has no ONNX form where the size of the input is open")
+    return graph.node("AveragePool", [x], layer.path, kernel_shape=layer.kernel_size, strides=layer.stride)
+
+
 def _conv(graph: Graph, layer: Conv2D, x: str) -> str:
     inputs = [x, graph.weight(layer, "weight", _values(layer, "weight").transpose(_TO_NCHW))]
     inputs += [graph.weight(layer, "bias")] if layer.bias else []
@@ -333,12 +370,15 @@ FORMS: dict[type, Callable[[Graph, Any, str], str]] = {
     Sequential: _row,
     **dict.fromkeys(FUSED, _row),
     Residual: _residual,
+    Branches: _branches,
     Input: lambda graph, layer, x: x,
     Conv2D: _conv,
+    ConvTranspose2D: _conv_transpose,
     Linear: _linear,
     BatchNorm: _norm,
     MaxPool2D: _max_pool,
     AvgPool2D: _avg_pool,
+    AdaptiveAvgPool2D: _adaptive,
     GlobalAvgPool2D: _plain("GlobalAveragePool"),
     Flatten: _plain("Flatten", lambda layer: {"axis": 1}),
     Dropout: _dropout,
@@ -346,6 +386,8 @@ FORMS: dict[type, Callable[[Graph, Any, str], str]] = {
     ReLU: _plain("Relu"),
     ReLU6: _clip6,
     LeakyReLU: _plain("LeakyRelu", lambda layer: {"alpha": layer.negative_slope}),
+    ELU: _plain("Elu", lambda layer: {"alpha": layer.alpha}),
+    HardSwish: _plain("HardSwish"),
     Sigmoid: _plain("Sigmoid"),
     Tanh: _plain("Tanh"),
     SiLU: _silu,

@@ -12,14 +12,19 @@ from gpuconv import backends, data, interop, layers, models, ops
 from gpuconv.cli import main
 from gpuconv.interop import onnx_export
 from gpuconv.layers import (
+    ELU,
     GELU,
     LAYERS,
+    AdaptiveAvgPool2D,
     AvgPool2D,
     BatchNorm,
+    Branches,
     Conv2D,
+    ConvTranspose2D,
     Dropout,
     Flatten,
     GlobalAvgPool2D,
+    HardSwish,
     Input,
     LeakyReLU,
     Linear,
@@ -46,6 +51,21 @@ ROWS = {
     "avg-pool-cover-counts-no-added-cells": [AvgPool2D((4, 3), stride=3, padding=(1, 0), fit="cover")],
     "activations": [GELU(), SiLU(), LeakyReLU(negative_slope=0.2), Tanh(), Sigmoid(), GELU(approximate="tanh"), ReLU()],
     "relu6": [Scale(9.0), ReLU6()],
+    "more-activations": [Scale(4.0), ELU(alpha=0.7), HardSwish()],
+    "adaptive": [AdaptiveAvgPool2D((3, 1)), Flatten(), Linear(2)],
+    "transposed": [
+        ConvTranspose2D(
+            6, (3, 2), stride=(2, 3), padding=((1, 0), (0, 1)), output_padding=(1, 2), dilation=(1, 2), groups=2
+        ),
+        ConvTranspose2D(2, 1, bias=False),
+    ],
+    "branches": [
+        Branches(
+            [[Conv2D(2, 1), ReLU()], [], [Branches([[Conv2D(3, 3, padding=1)], [Conv2D(3, 1)], [Conv2D(3, 1)]], "add")]]
+        ),
+        Branches([[Flatten(), Linear(3)], [Flatten()]]),
+        Linear(2),
+    ],
     "norms": [BatchNorm(), GlobalAvgPool2D(), Flatten(), Linear(3), BatchNorm(eps=0.1)],
     "linear-behind-volume": [Conv2D(5, 3), ReLU(), Flatten(), Dropout(0.25), Scale(2.0), Linear(4), Linear(3)],
     "flatten-alone": [Flatten()],
