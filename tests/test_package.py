@@ -31,6 +31,7 @@ HEAVY = [
     "onnx",
     "onnxruntime",
     "tensorboardX",
+    "mpi4py",
 ]
 
 # Each part may import from its own line and the lines above it.
@@ -56,7 +57,7 @@ LAYERS = [
     {"backends"},
     {"ops"},
     {"convert", "data", "initializers", "layers", "losses", "metrics"},
-    {"models", "profiling"},
+    {"models", "parallel", "profiling"},
     {"checks", "interop", "lab", "own_op", "plots", "summary", "torch", "training", "verify"},
     {"inspect"},
     {"cli", "live"},

@@ -22,6 +22,7 @@ EXAMPLES = ["gpuconv info"]
 # package -> what it is for, and the extra that installs it
 OPTIONAL = {
     "matplotlib": ("pictures", "plot"),
+    "mpi4py": ("several processes", "mpi"),
     "pillow": ("image files", "image"),
     "requests": ("downloads", "download"),
     "cupy-cuda12x": ("GPU arrays, CUDA 12", "cuda12"),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import select
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from gpuconv.console import heeded, say, say_in_handler
+from gpuconv.console import heeded, quiet, say, say_in_handler
+from gpuconv.notices import Notice
 
 
 def begin() -> None:
@@ -31,6 +35,19 @@ def outlive_stdout() -> None:
     """Continue when standard output cannot be written: the output is not the only purpose of this command."""
     if outlet := _outlet(sys.stdout):
         outlet.outlived = True
+
+
+@contextlib.contextmanager
+def silent(on: bool = True) -> Iterator[None]:
+    """A context that tells only of errors, and after which nothing more is written to standard output."""
+    if not on:
+        yield
+        return
+    sys.stdout = io.StringIO()
+    logging.getLogger("gpuconv").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", Notice)
+    with quiet():
+        yield
 
 
 def end(status: int) -> int:

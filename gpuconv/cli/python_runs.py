@@ -11,15 +11,16 @@ from gpuconv.cli import document, nets, run_settings
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import batched, choose_device, expect_normalization, line, of_python, run_of
 from gpuconv.console import say
+from gpuconv.parallel import Ranks
 
 PARTS = ("train", "validation", "test")
 
 
-def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence[Any] = ()) -> int:
+def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence[Any], ranks: Ranks) -> int:
     """Continue the run. Raises UserError if it needs something that exists only in its program: a loss, an optimizer, a
     layer or images.
 
-    loggers: further callbacks."""
+    loggers: further callbacks. ranks: that train together, each of which reads the run."""
     from gpuconv.layers import Layer
     from gpuconv.layers.saving import NOTES
     from gpuconv.training import (
@@ -63,6 +64,7 @@ def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence
             shadow=options.shadow,
             violation=options.on_violation,
             shards=stored.get("shards"),
+            parallel=ranks,
         )
         loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
     line("run", f"{directory} (continued)\n")

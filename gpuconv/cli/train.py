@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document, process, recipes, run_settings
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import batched, choose_device, line, load_data, of_python, parts, resumed
 from gpuconv.console import is_quiet, say
 from gpuconv.shell import command
+
+if TYPE_CHECKING:
+    from gpuconv.parallel import Ranks
 
 EXAMPLES = [
     "gpuconv train",
@@ -24,6 +27,7 @@ EXAMPLES = [
     "gpuconv train --data cifar10:data --model airbench94 --recipe airbench94",
     "gpuconv train --resume runs/digits-digits-net-1",
     "gpuconv train --config runs/digits-digits-net-1/config.toml --seed 1",
+    "mpiexec -n 2 gpuconv train --shards 4",
     "gpuconv train --model my_net.py:build --validation 0.1 --early-stopping 5",
 ]
 
@@ -55,6 +59,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="STEPS",
         help="also save within epochs; changes no result and is not stored, so repeat it with --resume",
     )
+    parser.add_argument(
+        "--rank-timeout",
+        type=run_settings.positive,
+        default=300.0,
+        metavar="SECONDS",
+        help="under mpiexec: how long another process may take for an answer (default: 300)",
+    )
     run_settings.add_shadow(parser)
 
 
@@ -68,6 +79,19 @@ def loggers(options: argparse.Namespace, test: Any = None) -> list[Any]:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Train on the processes that mpiexec started, or on this one alone. Only rank 0 writes and tells."""
+    from gpuconv import parallel
+
+    with asked():
+        ranks = parallel.MPI(options.rank_timeout) if parallel.launched() else parallel.Ranks()
+    with ranks.telling(), process.silent(ranks.rank > 0):
+        try:
+            return _train(options, ranks)
+        except parallel.ParallelError as error:
+            raise UserError(str(error)) from error
+
+
+def _train(options: argparse.Namespace, ranks: Ranks) -> int:
     from gpuconv import models
     from gpuconv.cli import config, nets, python_runs
     from gpuconv.data import Augmentation, Normalization, load
@@ -96,9 +120,11 @@ def run(options: argparse.Namespace) -> int:
         chosen = run_settings.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
     if options.resume and of_python(RunDirectory.open(options.resume).settings()):
         with asked():
-            told = loggers(options)
-        return python_runs.go_on(options, chosen, told)
-    settings = resumed(options.resume, chosen) if options.resume else run_settings.complete(chosen, recipe)
+            told = loggers(options) if ranks.rank == 0 else []
+        return python_runs.go_on(options, chosen, told, ranks)
+    settings = ranks.first(
+        lambda: resumed(options.resume, chosen) if options.resume else run_settings.complete(chosen, recipe)
+    )
     given = options.resume or options.run_dir
 
     with asked():
@@ -114,7 +140,8 @@ def run(options: argparse.Namespace) -> int:
             settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
         ).to(device)
         normalization = Normalization.from_dataset(train)
-        begun = bool(given) and RunDirectory(given).last.exists()  # a checkpoint already includes their effect
+        # A checkpoint already includes the effect of both.
+        begun = ranks.first(lambda: bool(given) and RunDirectory(given).last.exists())
         if settings.weights and not begun:
             loading.load_weights(settings.weights, net)
         if settings.whiten and not begun:
@@ -131,12 +158,13 @@ def run(options: argparse.Namespace) -> int:
             shadow=options.shadow,
             violation=options.on_violation,
             shards=settings.shards or None,
+            parallel=ranks,
         )
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)
         loader = batched(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = batched(test, settings.batch_size, shuffle=False, **common)
-        judged: dict[str, Any] = {"callbacks": loggers(options, test)}
+        judged: dict[str, Any] = {"callbacks": loggers(options, test) if ranks.rank == 0 else []}
         if settings.early_stopping:
             judged["callbacks"].append(EarlyStopping(settings.early_stopping))
         if validation:
@@ -145,7 +173,7 @@ def run(options: argparse.Namespace) -> int:
     line("model", f"{nets.stem(settings.model)}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
     with asked():
-        directory = given or run_settings.new_directory(settings)
+        directory = ranks.first(lambda: given or run_settings.new_directory(settings))
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
     extra = {"command": run_settings.to_store(settings)}
@@ -163,13 +191,15 @@ def run(options: argparse.Namespace) -> int:
     except (DataError, DivergedError, SettingsError, ShadowError) as error:
         raise UserError(str(error)) from error
     finally:
-        if not given:
+        if not given and ranks.rank == 0:
             with contextlib.suppress(OSError):  # unless a run is in it
                 os.removedirs(directory)
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
     run_settings.tell_shadow(trainer.shadowed)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
+    if ranks.rank:
+        return 0
     _leave(directory, net, test, normalization, settings)
     accuracy = (trainer.tested or history[-1])["test_accuracy"]
     if settings.tta != "none":

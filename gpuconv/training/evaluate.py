@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
 from gpuconv.metrics import Confusion, begin, named
 from gpuconv.names import canonical
+from gpuconv.parallel import Ranks
 from gpuconv.training import feeding
 from gpuconv.training.totals import Totals
 from gpuconv.types import Array
@@ -51,13 +53,15 @@ def evaluate(
     batch_size: int = 256,
     normalization: Normalization | None = None,
     metrics: Sequence[MetricLike] | Mapping[str, MetricLike] = (),
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Run a net over every image of a data set, without training it.
 
     data: as in `Trainer.fit`; a Loader should neither augment images nor drop any. uint8 images that no loader
     normalises are normalised by `normalization`, by default as in the net's training. tta: the test-time augmentation;
     the scores of each image are averaged over its `views`. metrics: what to measure in addition to loss and accuracy,
-    as ["top-5", "per-class", my_function] (`gpuconv.metrics`).
+    as ["top-5", "per-class", my_function] (`gpuconv.metrics`). ranks: that share the batches, each of which
+    calls this and gets the result of all.
 
     Raises ValueError without images, and TypeError if the normalization is unknown.
     """
@@ -66,8 +70,7 @@ def evaluate(
     loader = feeding.held_out("data", data, net, normalization, batch_size)
     chosen = metrics if isinstance(metrics, Mapping) else named(metrics)
     measured, totals = begin(dict(chosen) | ({_CONFUSION: Confusion()} if confusion else {})), None
-    for x, labels in loader.epoch(0):
-        scores = averaged_scores(net, x, tta)
+    for scores, labels in _scored(net, loader.epoch(0), tta, ranks or Ranks()):
         totals = totals or Totals(backends.device_of(scores))
         totals.add(losses.apply(criterion, scores, labels)[0], scores, labels)
         if measured:
@@ -80,6 +83,15 @@ def evaluate(
     results = {name: metric.result() for name, metric in measured.items()}
     matrix = results.pop(_CONFUSION, None)
     return Evaluation(sums.loss, sums.accuracy, int(sums.samples), matrix, results)
+
+
+def _scored(net: Any, batches: Iterable[Any], tta: str, ranks: Ranks) -> Iterator[tuple[Array, Array]]:
+    """(scores, labels) of each batch, in order; the ranks take the batches in turn."""
+    batches = iter(batches)
+    while some := [*itertools.islice(batches, ranks.size)]:
+        own = averaged_scores(net, some[ranks.rank][0], tta) if ranks.rank < len(some) else None
+        for (_, labels), scores in zip(some, ranks.exchange(own, like=some[0][0])):
+            yield scores, labels
 
 
 def averaged_scores(net: Any, x: Array, tta: str = "none") -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, given
+from gpuconv.data.loader import prepared
 from gpuconv.data.samples import Samples
 from gpuconv.data.stream import StreamLoader
 from gpuconv.devices import Device
@@ -179,10 +180,10 @@ def _normalization(training: Any) -> Normalization | None:
     return getattr(training, "normalization", None) or (Normalization.from_dataset(data) if measures else None)
 
 
-def expect(name: str, loader: Any, net: Any, loss: Any, shards: int = 1) -> None:
+def expect(name: str, loader: Any, net: Any, loss: Any, shards: int = 1, parts: str = "shards") -> None:
     """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as known.
 
-    shards: into which each batch is cut."""
+    shards: into which each batch is cut. parts: what they are called."""
     if not _batched(loader):
         return
     data = loader.dataset
@@ -216,10 +217,10 @@ def expect(name: str, loader: Any, net: Any, loss: Any, shards: int = 1) -> None
     if name != "train" or data.image_shape != net.input_shape:  # the layers' shapes for larger images are unknown
         return
     size = loader.size(len(loader) - 1)
-    rest, which = size // shards, "smallest shard" if shards > 1 else "last batch"
+    rest, which = size // shards, "smallest part" if shards > 1 else "last batch"
     if not rest:
         raise DataError(
-            f"{shards} shards need as many images in each batch, and the last batch has {size}: choose another batch "
+            f"{shards} {parts} need as many images in each batch, and the last batch has {size}: choose another batch "
             f"size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
         )
     for layer in net.walk():
@@ -291,6 +292,7 @@ class Feed:
     """The batches of a run, one after another, from an object with ``len`` and ``epoch(epoch, start_batch=...)``."""
 
     on_device = False  # whether `next` is only device work, the same for every batch of one size
+    in_parts = False  # whether it gives only this rank's part of each batch
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -323,6 +325,31 @@ class Feed:
         raise ValueError(f"the loader gave only {self._given} batches, and its length is {len(self.loader)}")
 
 
+class PartFeed(Feed):
+    """This rank's part of the batches of our loader on the CPU, prepared ahead by a thread."""
+
+    in_parts = True
+
+    def __init__(self, loader: Loader, place: Callable[[int], tuple[int, int]]) -> None:
+        super().__init__(loader)
+        self._place = place
+
+    def enter(self, epoch: int, number: int) -> None:
+        self.close()
+        order = self.loader.order()
+        self.loader.shuffle_into(order, epoch)
+
+        def part(number: int) -> Any:
+            first, end = self._place(self.size(number))
+            start, offset = self.loader.place(epoch, number)
+            return self.loader.load(order, end - first, start=start + first, offset=offset + first)
+
+        self._batches, self._given = prepared(part, self.loader.numbers(epoch, number)), number
+
+    def size(self, number: int) -> int:
+        return self.loader.size(number)
+
+
 class DeviceFeed(Feed):
     """The batches of our loader on a device that loads them without the host, as the step counter points to them."""
 
@@ -345,9 +372,13 @@ class DeviceFeed(Feed):
         return self.loader.load(self._order, size, start=counter.start, offset=counter.offset)
 
 
-def feed(loader: Any) -> Feed:
-    """The feed of a loader. On NumPy the loader's thread prepares batches ahead."""
-    return DeviceFeed(loader) if _ours(loader) and Device.named(loader.device).runs_kernels else Feed(loader)
+def feed(loader: Any, place: Callable[[int], tuple[int, int]] | None = None) -> Feed:
+    """The feed of a loader. On NumPy the loader's thread prepares batches ahead.
+
+    place: where in a batch of that size this rank's part begins and ends, if there are other ranks."""
+    if _ours(loader) and Device.named(loader.device).runs_kernels:
+        return DeviceFeed(loader)
+    return PartFeed(loader, place) if _ours(loader) and place else Feed(loader)
 
 
 def _ours(loader: Any) -> bool:

@@ -114,6 +114,7 @@ class Fit:
         if replay.together > 1 and not run.optimizer.capturable:
             replay.give_up(f"the optimizer {run.optimizer.config()['optimizer']} steps on the host")
         self._make_clock()
+        self._agree()
         while run.epoch < run.epochs and not run.stop_reason:
             with contextlib.closing(feed):
                 feed.enter(run.epoch, run.batch)
@@ -128,8 +129,17 @@ class Fit:
                     self._advance(count)
                     for _ in range(count):
                         self._account()
-                    if self.interrupts.requested:
-                        run.stop(INTERRUPTED)
+                    self._agree()
+
+    def _agree(self) -> None:
+        """Stop if a signal, or a callback on any rank, asks for it. The first rank's reason counts."""
+        run = self.run
+        if self.interrupts.requested:
+            run.stop(INTERRUPTED)
+        asked = run.ranks.gather((run.stop_reason, self.interrupts.requested))
+        reasons = [each for each in asked if each[0]]
+        run.stop_reason, signal = reasons[0] if reasons else (None, None)
+        run.interrupted_by = signal if run.stop_reason == INTERRUPTED else None
 
     def _make_clock(self) -> None:
         self.counter = StepCounter(self.run.optimizer, self.run.net.device)
@@ -165,7 +175,7 @@ class Fit:
         def work() -> None:
             x, y = self.feed.next(self.counter, size)
             self.counter.advance(size)
-            self.run.step(x, y)
+            self.run.step(x, y, batch=size if self.feed.in_parts else None)
 
         if self.shadow and self.looks:  # launch by launch, with the same bits
             with self.shadow.look(self.run.steps + 1):
@@ -216,7 +226,7 @@ class Fit:
     def _measured(self, end: bool = False) -> Record:
         run = self.run
         with run.same_bits():
-            found = self.held_out.measure(run.net, run.loss, end)
+            found = self.held_out.measure(run.net, run.loss, end, run.ranks)
         for name, value in found.items():
             if name.endswith("_loss") and not math.isfinite(value):
                 what = f"the {name.removesuffix('_loss')} loss is {value} after step {run.steps}"

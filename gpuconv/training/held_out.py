@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.parallel import Ranks
 from gpuconv.training.evaluate import evaluate
 from gpuconv.types import Record
 
@@ -26,12 +27,14 @@ class HeldOut:
             )
         self.at_end = at_end
 
-    def measure(self, net: Any, loss: Any, end: bool = False) -> Record:
-        """Loss, accuracy and metrics on each set that is due, "validation_loss" and so on. JSON-serializable."""
+    def measure(self, net: Any, loss: Any, end: bool = False, ranks: Ranks | None = None) -> Record:
+        """Loss, accuracy and metrics on each set that is due, "validation_loss" and so on. JSON-serializable.
+
+        ranks: which share the batches."""
         record: Record = {}
         for name, loader in self.loaders.items():
             if (name in self.at_end) == end:
-                found = evaluate(net, loader, loss=loss, metrics=self.metrics)
+                found = evaluate(net, loader, loss=loss, metrics=self.metrics, ranks=ranks)
                 record |= {f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy}
                 record |= {f"{name}_{metric}": _plain(value, metric) for metric, value in found.metrics.items()}
         return record

@@ -1,4 +1,4 @@
-"""Batches that are cut into shards: the same bits, whoever computes which shard.
+"""Batches that are cut into shards, dealt out to the ranks: the same bits, whoever computes which shard.
 
 Each shard goes forward and backward by itself. What it gives, its gradients and running statistics, is weighted by its
 part of the batch and added up along a binary tree over the shards: ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from gpuconv import backends, ops
 from gpuconv.arguments import integer
 from gpuconv.dtypes import is_float
 from gpuconv.layers.part import Part, part_of_batch
+from gpuconv.parallel import Ranks
 from gpuconv.training.totals import Totals
 from gpuconv.types import Array
 
@@ -72,32 +72,53 @@ class Sums:
 
 
 class Sharding:
-    """Cuts each batch into `count` shards, a power of two, and sums what they give. All of it is device work."""
+    """Cuts each batch into `count` shards, deals them out to the ranks in order, and sums what they give. On one rank
+    all of it is device work.
 
-    def __init__(self, count: int, net: Any) -> None:
-        self.count, self.net = shard_count(count), net
+    Raises ValueError unless the ranks have the same number of shards, a power of two."""
+
+    def __init__(self, count: int, net: Any, ranks: Ranks | None = None) -> None:
+        self.count, self.net, self.ranks = count, net, ranks or Ranks()
+        each, rest = divmod(count, self.ranks.size)
+        if rest:
+            raise ValueError(
+                f"the number of ranks must divide that of shards, received {count} shards on {self.ranks.size} ranks"
+            )
+        self.own = range(each * self.ranks.rank, each * (self.ranks.rank + 1))
+        shard_count(each)
         self.totals = Totals(net.device)  # of one shard
         self._zeros = Totals(net.device).array
         self._kept: list[tuple[Array, Array]] = []  # running statistics and room for their values before a step
         self._sums: list[Sums] = []  # of subtrees, each half of the one before
         self._signature: Any = None
 
-    def backpropagate(self, x: Array, y: Array, totals: Totals, work: Backpropagate) -> None:
+    def place(self, size: int) -> tuple[int, int]:
+        """Where in a batch this rank's part begins, and where it ends."""
+        places = bounds(size, self.count)
+        return places[self.own.start], places[self.own.stop]
+
+    def backpropagate(self, x: Array, y: Array, totals: Totals, work: Backpropagate, batch: int | None = None) -> None:
         """The gradients and running statistics of a batch, and its losses added to `totals`. work: forward, loss and
-        backward of one shard, which assigns its gradients and adds to the totals that it is given.
+        backward of one shard, which assigns its gradients and adds to the totals that it is given. batch: the size of
+        the batch, if x and y are only this rank's part of it.
 
         Raises ValueError for a batch that is too small, before anything has changed."""
-        places = bounds(len(y), self.count)
+        size = len(y) if batch is None else batch
+        places = bounds(size, self.count)
+        before = 0 if batch is None else places[self.own.start]
         self._prepare()
-        for running, before in self._kept:
-            _copy(running, before)
-        for number, (first, end) in enumerate(pairwise(places)):
-            for running, before in self._kept if number else ():
-                _copy(before, running)
+        for running, kept in self._kept:
+            _copy(running, kept)
+        for number, shard in enumerate(self.own):
+            for running, kept in self._kept if number else ():
+                _copy(kept, running)
             _copy(self._zeros, self.totals.array)
-            with part_of_batch(Part(first, len(y), last=number == self.count - 1)):
-                work(_own(x[first:end]), y[first:end], self.totals)
-            self._push(number, (end - first) / len(y))
+            first, end = places[shard], places[shard + 1]
+            with part_of_batch(Part(first, size, last=shard == self.own[-1])):
+                work(_own(x[first - before : end - before]), y[first - before : end - before], self.totals)
+            self._push(number, (end - first) / size)
+        for flat in self._sums[0].flat:
+            self.ranks.sum(flat)
         self._take(totals)
 
     def _prepare(self) -> None:
@@ -106,7 +127,7 @@ class Sharding:
         signature = [(term.array.shape, term.array.dtype, backends.address(term.array)) for term in terms]
         if signature != self._signature:
             self._kept = [(array, backends.zeros(array.shape, array.dtype, self.net.device)) for array in statistics]
-            self._sums = [Sums(terms, self.net.device) for _ in range(self.count.bit_length())]
+            self._sums = [Sums(terms, self.net.device) for _ in range(len(self.own).bit_length())]
             self._signature = signature
 
     def _statistics(self) -> list[Array]:

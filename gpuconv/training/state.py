@@ -97,7 +97,7 @@ class RunState(TrainingStep):
             "schedule": str(self.schedule),
             "seed": self.seed,
             "epochs": self.epochs,
-        } | ({"shards": self.sharding.count} if self.sharding else {})
+        } | ({"shards": self.shards} if self.shards else {})
 
     def snapshot(self) -> Checkpoint:
         """Everything that the rest of the run depends on. Raises DivergedError if a number in it is not finite."""
@@ -120,19 +120,19 @@ class RunState(TrainingStep):
         }
         return Checkpoint(tensors, stored.as_json(state))
 
-    def go_on(self, run: RunDirectory) -> None:
-        """Restore a run's last state. A run killed before its first checkpoint starts again, with a message."""
+    def last_of(self, run: RunDirectory) -> Checkpoint | None:
+        """A run's last checkpoint. None, with a message, for a run that was killed before its first."""
         settings = run.settings()
         if run.last.exists():
-            self.restore(checkpoints.load(run.last), run.last)
-        elif begun := run.begun():
+            return checkpoints.load(run.last)
+        if begun := run.begun():
             best = f", or copy {run.best.name} there to go on after the best epoch" if run.best.exists() else ""
             raise CheckpointError(
                 f"{run.last} is missing, but the run had begun: {', '.join(begun)} exist. Put it back{best}"
             )
-        else:
-            self._expect_settings(settings, run)
-            log.warning("%s has no checkpoint yet; the run begins with its first step", run)
+        self._expect_settings(settings, run)
+        log.warning("%s has no checkpoint yet; the run begins with its first step", run)
+        return None
 
     def restore(self, checkpoint: Checkpoint, path: Any = "the checkpoint") -> None:
         """Restore a snapshot made with the settings of this `fit`; nothing changes if this raises."""

@@ -12,6 +12,7 @@ import numpy as np
 from gpuconv import backends, losses, profiling
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_precision
+from gpuconv.parallel import Ranks
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.sharding import Sharding
@@ -34,6 +35,7 @@ class TrainingStep:
         loss_scale: LossScale | None = None,
         fuse: bool | None = None,
         shards: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         dtype, _ = as_precision(precision=precision or net.precision)
         if loss_scale is not None and dtype != np.float16:
@@ -48,20 +50,22 @@ class TrainingStep:
         if self.loss_scale:
             self.loss_scale.build(net.device)
         self.totals = Totals(net.device)
-        self.sharding = None if shards is None else Sharding(shards, net)
+        self.ranks, self.shards = ranks or Ranks(), shards
+        cut = shards or (self.ranks.size if self.ranks.size > 1 else None)
+        self.sharding = Sharding(cut, net, self.ranks) if cut else None
 
-    def step(self, x: Array, y: Array, part: Part = profiling.part) -> None:
+    def step(self, x: Array, y: Array, part: Part = profiling.part, *, batch: int | None = None) -> None:
         """Forward, loss, backward, update, and the sums of the metrics: only device work.
 
         It uses no host value that changes from step to step and reads nothing back, so the launches of one call can be
         captured and replayed. The learning rate and step number are on the device, written by `optimizer.advance` or,
         in `fit`, by a step counter. part: makes the context in which "step", "loss", the optimizer (by its name) and
-        "metrics" run.
+        "metrics" run. batch: the size of the whole batch, if x and y are only this rank's part.
         """
         with part("step"), self.same_bits():
             work = partial(self._backpropagate, part=part)
             if self.sharding:
-                self.sharding.backpropagate(x, y, self.totals, work)
+                self.sharding.backpropagate(x, y, self.totals, work, batch)
             else:
                 work(x, y, self.totals)
             with part(self.optimizer.name):
@@ -85,8 +89,8 @@ class TrainingStep:
             self.optimizer.update(params, grads)
 
     def same_bits(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which ops have the same bits on any number of cores, if batches are cut into shards."""
-        return backends.fixed_parts(self.net.device) if self.sharding else contextlib.nullcontext()
+        """A context in which ops have the same bits on any number of cores, if `shards` are given."""
+        return backends.fixed_parts(self.net.device) if self.shards else contextlib.nullcontext()
 
     @property
     def steps(self) -> int:

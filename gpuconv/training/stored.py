@@ -249,10 +249,11 @@ def unlike(there: Record, here: Record, only: tuple[str, ...] | None = None) -> 
     here["options"] = {name: value for name, value in here["options"].items() if name not in unnoted}
     if only is not None:
         there, here = ({key: side[key] for key in only if key in side} for side in (there, here))
-    return differences(_without_places(there), _without_places(here))
+    return differences(without_places(there), without_places(here))
 
 
-def _without_places(settings: Record) -> Record:
+def without_places(settings: Record) -> Record:
+    """Settings without the location of data and the wording of the command line."""
     dropped = {tuple(place.split(".")) for place in PLACES}
     return {
         key: {name: value for name, value in entry.items() if (key, name) not in dropped}

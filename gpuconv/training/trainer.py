@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from gpuconv import backends
+from gpuconv import parallel as parallelism
 from gpuconv.arguments import integer, seed_value
+from gpuconv.checkpoint import Checkpoint
 from gpuconv.data import Normalization
 from gpuconv.devices import Device
 from gpuconv.layers import Layer
@@ -15,7 +18,8 @@ from gpuconv.layers.base import expect_built
 from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.names import lookup
-from gpuconv.training import adapt, feeding, schedules, stored
+from gpuconv.parallel import Ranks, told
+from gpuconv.training import adapt, digests, feeding, schedules, stored
 from gpuconv.training.callbacks import Progress, checked, keepers
 from gpuconv.training.fit import INTERRUPTED, Fit
 from gpuconv.training.held_out import HeldOut
@@ -62,7 +66,8 @@ class Trainer(RunState):
 
     shards: cut each batch, the last one of an epoch included, into so many parts, a power of two, which go forward and
     backward one by one; batch norm takes the statistics of each. The random numbers of augmentation and dropout are
-    those of the whole batch (docs/parallel.md).
+    those of the whole batch. parallel: "mpi", or `gpuconv.parallel.MPI(...)`: the processes that mpiexec started train
+    together. Each runs this program; `ranks.rank` tells which it is (docs/parallel.md).
 
     `trained` is the net that a step runs: `net`, or its fused twin.
 
@@ -86,9 +91,12 @@ class Trainer(RunState):
         shadow: float | None = None,
         violation: str = "stop",
         shards: int | None = None,
+        parallel: str | Ranks | None = None,
         **optimizer_settings: Unpack[OptimizerSettings],
     ) -> None:
         expect_built(net)
+        ranks = parallelism.ranks(parallel)
+        _expect_together(ranks, net, graph)
         if graph and not Device.named(net.device).runs_kernels:
             raise ValueError(
                 "graph=True captures the launches of a CUDA or the emulated device, and the net is on numpy; "
@@ -111,8 +119,10 @@ class Trainer(RunState):
             loss_scale=loss_scale,
             fuse=fuse,
             shards=None if shards is None else shard_count(shards),
+            ranks=ranks,
         )
 
+    @told
     def fit(
         self,
         train: DataLike,
@@ -165,7 +175,7 @@ class Trainer(RunState):
             integer("checkpoint_every", checkpoint_every, 1)
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the directory of the run to continue")
-        told = checked(callbacks)
+        called = checked(callbacks)
         if feeding.is_fraction(validation) and validation == 0:
             validation = None
         if test_at_end is None:
@@ -182,9 +192,9 @@ class Trainer(RunState):
             steps_per_epoch=steps_per_epoch,
             normalization=known,
         )
-        shards = self.sharding.count if self.sharding else 1
+        cut = (self.sharding.count if self.sharding else 1, "shards" if self.shards else "ranks")
         for name, loader in loaders.items():
-            feeding.expect(name, loader, self.net, self.loss, shards if name == "train" else 1)
+            feeding.expect(name, loader, self.net, self.loss, *(cut if name == "train" else ()))
         loader = loaders["train"]
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
@@ -197,16 +207,17 @@ class Trainer(RunState):
             | {name: feeding.describe(each, name in held_out.at_end) for name, each in loaders.items()}
             | {"metrics_every": metrics_every, "options": self._options(settings)}
         )
+        self._expect_alike()
         self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
         with interrupts, contextlib.ExitStack() as held:
-            if run_dir is not None:
+            if run_dir is not None and self.ranks.rank == 0:
                 self.run = held.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))
-                if resume:
-                    self.go_on(self.run)
-                told = [*keepers(self.run, checkpoint_every), *told]
-            if progress:
-                told.append(Progress())
+                called = [*keepers(self.run, checkpoint_every), *called]
+            if resume and (last := self.ranks.first(self._last)):
+                self.restore(last, f"the checkpoint of {run_dir}" if self.run is None else self.run.last)
+            if progress and self.ranks.rank == 0:
+                called.append(Progress())
             if self.shadow:
                 folder = self.run.path if self.run else None
                 self.shadowed = Shadow(self.shadow, self.violation, folder, seed=self.seed)
@@ -214,19 +225,43 @@ class Trainer(RunState):
             graph = Device.named(self.net.device).on_gpu if self.graph is None else self.graph
             Fit(
                 self,
-                feeding.feed(loader),
+                feeding.feed(loader, self.sharding.place if self.ranks.size > 1 and self.sharding else None),
                 held_out,
-                told,
+                called,
                 metrics_every=metrics_every,
                 graph=graph,
                 interrupts=interrupts,
                 shadow=self.shadowed if self.shadow else None,
             )()
             if self.stop_reason == INTERRUPTED:
-                self.interrupted_by = interrupts.requested
                 interrupts.serve()
         return self.history
+
+    def _last(self) -> Checkpoint | None:
+        return self.last_of(self.run) if self.run else None
+
+    def _expect_alike(self) -> None:
+        """Raise ParallelError that names a rank with other code, settings, data or weights than rank 0."""
+        if self.ranks.size == 1:
+            return
+        weights = {name: backends.to_numpy(array).tobytes() for name, array in self.net.state_dict().items()}
+        self.ranks.expect_same(
+            {
+                "code": digests.code(),
+                "settings": stored.without_places(self.fit_settings),
+                "weights": {name: digests.of(each) for name, each in weights.items()},
+            },
+            stored.differences,
+        )
 
     def _options(self, settings: Any) -> Any:
         """The given settings with the metadata of the net's images, for `gpuconv.load`."""
         return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})
+
+
+def _expect_together(ranks: Ranks, net: Layer, graph: bool | None) -> None:
+    """Raise ValueError for what several ranks cannot train yet."""
+    if ranks.size > 1 and Device.named(net.device).on_gpu:
+        raise ValueError(f"several ranks train on numpy and emulated so far, and the net is on {net.device}")
+    if ranks.size > 1 and graph:
+        raise ValueError("graph=True captures a step, and the exchange between ranks runs on the host; leave graph out")

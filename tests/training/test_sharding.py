@@ -168,7 +168,5 @@ def test_refusals():
     with pytest.raises(DataError, match="4 shards need as many images in each batch, and the last batch has 2: choose"):
         fit(trainer(shards=4), train=loader(images(22)))
     scalar = Sequential([Input((6, 5, 1)), Flatten(), Linear(4), BatchNorm(), Linear(3)], seed=0)
-    with pytest.raises(
-        DataError, match="norm1 needs statistics of more than one value, and the smallest shard has one"
-    ):
+    with pytest.raises(DataError, match="norm1 needs statistics of more than one value, and the smallest part has one"):
         fit(Trainer(scalar, shards=4), train=batches())

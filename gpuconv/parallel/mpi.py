@@ -1,0 +1,187 @@
+"""Ranks over MPI, started by mpiexec: the extra `mpi`, mpi4py and MPICH, or an MPI of the system."""
+
+from __future__ import annotations
+
+import atexit
+import pickle
+import socket
+import sys
+import time
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gpuconv import backends, ops
+from gpuconv.arguments import number
+from gpuconv.parallel.ranks import ParallelError, Ranks
+from gpuconv.types import Array
+
+T = TypeVar("T")
+
+DATA, ALIVE, FAILED = 1, 2, 3  # the tags of messages
+SPINS = 200  # tests of a request before each is followed by a nap
+NAP = 50e-6  # seconds
+GRACE = 2.0  # seconds in which the other ranks say why they end, before all are aborted
+
+
+class MPI(Ranks):
+    """The processes that mpiexec started.
+
+    Sums take Rabenseifner's algorithm: halves are exchanged with ranks at distance 1, 2, 4, ... and added, then the
+    sums go back the same way. A rank of R, a power of two, sends 2 (R - 1) / R of the array, and each element is summed
+    along a binary tree. Ranks past the largest power of two give their array to another first.
+
+    Args:
+        time_limit: The seconds that another rank may take for an answer, above 0.
+
+    Raises ImportError that names the extra if mpi4py or the MPI library is missing.
+    """
+
+    def __init__(self, time_limit: float = 300.0) -> None:
+        if not number("time_limit", time_limit, 0):
+            raise ValueError("time_limit must be above 0, received 0")
+        try:
+            from mpi4py import MPI as mpi
+        except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py finds no MPI library
+            why = str(error).splitlines()[0]
+            raise ImportError(
+                f"training on several ranks needs mpi4py and an MPI library ({why}): pip install 'gpuconv[mpi]'"
+            ) from error
+        self._mpi, self._comm = mpi, mpi.COMM_WORLD.Dup()
+        self.rank, self.size = self._comm.rank, self._comm.size
+        self.time_limit, self.sent = float(time_limit), 0
+        self._told = False
+        self._posted: list[Any] = []
+        self._hosts: list[str] = []
+        self._hosts = self.gather(socket.gethostname())
+
+    def name(self, rank: int) -> str:
+        return f"rank {rank} on {self._hosts[rank]}" if self._hosts else f"rank {rank}"
+
+    def share(self, value: T) -> T:
+        packed = np.frombuffer(pickle.dumps(value), np.uint8) if self.rank == 0 else None
+        length = np.array([0 if packed is None else packed.size])
+        self._wait([self._comm.Ibcast(length, 0)])
+        content = np.empty(length[0], np.uint8) if packed is None else packed.copy()
+        self._wait([self._comm.Ibcast(content, 0)])
+        return value if self.rank == 0 else pickle.loads(content.tobytes())
+
+    def gather(self, value: T) -> list[T]:
+        packed = np.frombuffer(pickle.dumps(value), np.uint8)
+        lengths = np.empty(self.size, np.int64)
+        self._wait([self._comm.Iallgather(np.array([packed.size]), lengths)])
+        ends = np.cumsum(lengths)
+        content = np.empty(ends[-1], np.uint8)
+        places = (content, (lengths.tolist(), (ends - lengths).tolist()), self._mpi.BYTE)
+        self._wait([self._comm.Iallgatherv((packed, self._mpi.BYTE), places)])
+        return [pickle.loads(content[end - length : end].tobytes()) for end, length in zip(ends, lengths)]
+
+    def exchange(self, array: Array | None, like: Array) -> list[Array]:
+        everyone = self.gather(None if array is None else backends.to_numpy(array))
+        return [backends.asarray(each, backends.device_of(like)) for each in everyone if each is not None]
+
+    def sum(self, flat: Array) -> None:
+        power = 1 << (self.size.bit_length() - 1)
+        if self.rank >= power:
+            self._swap(self.rank - power, give=flat)
+            backends.assign(flat, self._swap(self.rank - power, like=flat))
+            return
+        if self.rank + power < self.size:
+            ops.add(flat, self._received(self.rank + power, flat), out=flat)
+        whole, levels = flat, list[tuple[int, Array, Array]]()
+        while (distance := 1 << len(levels)) < power:
+            lower, upper = whole[: len(whole) // 2], whole[len(whole) // 2 :]
+            own, theirs = (upper, lower) if self.rank & distance else (lower, upper)
+            partner = self.rank ^ distance
+            received = backends.asarray(self._swap(partner, give=theirs, like=own), backends.device_of(flat))
+            ops.add(*((own, received) if self.rank < partner else (received, own)), out=own)
+            levels.append((partner, own, theirs))
+            whole = own
+        for partner, own, theirs in reversed(levels):
+            backends.assign(theirs, self._swap(partner, give=own, like=theirs))
+        if self.rank + power < self.size:
+            self._swap(self.rank + power, give=flat)
+
+    def _received(self, source: int, like: Array) -> Array:
+        return backends.asarray(self._swap(source, like=like), backends.device_of(like))
+
+    def _swap(self, partner: int, *, give: Array | None = None, like: Array | None = None) -> np.ndarray:
+        """Send an array to another rank and receive one of the shape and dtype of `like` from it. None: neither."""
+        requests = []
+        received = np.empty(0) if like is None else np.empty(like.shape, like.dtype)
+        if like is not None:
+            requests.append(self._comm.Irecv((received.view(np.uint8), self._mpi.BYTE), partner, DATA))
+        if give is not None:
+            sent = backends.to_numpy(give)
+            self.sent += sent.nbytes
+            requests.append(self._comm.Isend((sent.view(np.uint8), self._mpi.BYTE), partner, DATA))
+        self._wait(requests)
+        return received
+
+    # --- waiting, and what can go wrong meanwhile ------------------------------------------------
+
+    def _wait(self, requests: list[Any]) -> None:
+        """Wait for requests. Raises ParallelError if a rank failed or does not answer within the time limit."""
+        if self._test(requests):
+            return
+        self._heard()
+        start, spins, asked = time.monotonic(), 0, False
+        while not self._test(requests):
+            if self._comm.Iprobe(tag=FAILED):
+                self._told = True
+                self._end()
+                raise ParallelError(self._comm.recv(tag=FAILED))
+            spins += 1
+            if spins < SPINS:
+                continue
+            time.sleep(NAP)
+            waited = time.monotonic() - start
+            if waited > self.time_limit / 2 and not asked:
+                asked = True
+                self._post(b"", ALIVE)
+            if waited > self.time_limit:
+                raise ParallelError(self._silent(self._heard()))
+
+    def _test(self, requests: list[Any]) -> bool:
+        try:
+            return self._mpi.Request.Testall(requests)
+        except self._mpi.Exception as error:
+            raise ParallelError(f"MPI failed: {error}") from error
+
+    def _heard(self) -> set[int]:
+        """The ranks that said that they wait, as this one does."""
+        found, status = set(), self._mpi.Status()
+        while self._comm.Iprobe(tag=ALIVE, status=status):
+            self._comm.recv(source=status.source, tag=ALIVE)
+            found.add(status.source)
+        return found
+
+    def _silent(self, heard: set[int]) -> str:
+        silent = [self.name(rank) for rank in range(self.size) if rank not in heard | {self.rank}]
+        if not silent:
+            return f"the ranks wait for one another since {self.time_limit:g} s: they do not do the same"
+        return f"{' and '.join(silent)} did not answer within {self.time_limit:g} s"
+
+    def fail(self, error: BaseException) -> None:
+        if self._told or self.size == 1:
+            return
+        self._told = True
+        said = " ".join(str(error).split())
+        by = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
+        self._post(f"{by}{said}", FAILED)
+        self._end()
+
+    def _post(self, message: Any, tag: int) -> None:
+        for rank in range(self.size):
+            if rank != self.rank:
+                self._posted.append(self._comm.isend(message, rank, tag))
+
+    def _end(self) -> None:
+        """Abort all ranks when this process ends: MPI would wait for those that do not answer."""
+        atexit.register(self._abort)
+
+    def _abort(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(GRACE)
+        self._comm.Abort(1)

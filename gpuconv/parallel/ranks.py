@@ -1,0 +1,80 @@
+"""What training asks of its ranks; `Ranks` itself is one rank alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar, cast
+
+from gpuconv.types import Array
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class ParallelError(RuntimeError):
+    """The ranks cannot go on together; the message names the rank that failed, differs or does not answer."""
+
+
+def told(method: Callable[P, T]) -> Callable[P, T]:
+    """A method of an object with `ranks`, whose errors reach the other ranks."""
+
+    @functools.wraps(method)
+    def telling(*arguments: P.args, **options: P.kwargs) -> T:
+        with arguments[0].ranks.telling():  # type: ignore[attr-defined]
+            return method(*arguments, **options)
+
+    return telling
+
+
+class Ranks:
+    """This process as rank `rank` of `size`. Every rank calls the same methods in the same order."""
+
+    rank, size = 0, 1
+
+    def share(self, value: T) -> T:
+        """Rank 0's value."""
+        return value
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of the ranks."""
+        return [value]
+
+    def exchange(self, array: Array | None, like: Array) -> list[Array]:
+        """Every rank's array, in the order of the ranks, without those that are None. like: an array of their
+        device."""
+        return [] if array is None else [array]
+
+    def sum(self, flat: Array) -> None:
+        """Replace an array of rank 1 by the sum of every rank's, added along a binary tree over the ranks."""
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the other ranks that this one ends with an error."""
+
+    def first(self, work: Callable[[], T]) -> T:
+        """The result of work(), called on rank 0 alone."""
+        return cast(T, self.share(work() if self.rank == 0 else None))
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """A context whose errors reach the other ranks."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def expect_same(self, facts: dict[str, Any], differences: Callable[[Any, Any], list[str]]) -> None:
+        """Raise ParallelError, on every rank, that names the first rank whose facts are not those of rank 0.
+
+        differences: says in words where two facts differ."""
+        everyone = self.gather(facts)
+        for rank, theirs in enumerate(everyone):
+            for name, value in everyone[0].items():
+                if found := differences(theirs[name], value):
+                    where = "; ".join(found[:3]).replace(" there", f" on rank {rank}").replace(" here", " on rank 0")
+                    raise ParallelError(f"{self.name(rank)} has other {name} than rank 0: {where}")
+
+    def name(self, rank: int) -> str:
+        return f"rank {rank}"

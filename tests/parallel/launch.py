@@ -1,0 +1,38 @@
+"""Runs programs under mpiexec, from the packages of the extra `mpi`."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def of_mpich(name):
+    """A file of the package mpich; the test is skipped where the extra is not installed."""
+    pytest.importorskip("mpi4py", reason="ranks need mpi4py and mpich: pip install 'gpuconv[mpi]'")
+    files = importlib.metadata.files("mpich") or []
+    return next(str(Path(file.locate()).resolve()) for file in files if file.name == name)
+
+
+def command(ranks, *arguments, options=()):
+    return [of_mpich("mpiexec"), *options, "-n", str(ranks), sys.executable, *map(str, arguments)]
+
+
+def environment():
+    """One thread a rank. In an environment made on top of another one, mpi4py would not find MPICH's library."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"OPENBLAS_NUM_THREADS": "1", "MPI4PY_LIBMPI": of_mpich("libmpi.so.12"), "PYTHONPATH": path}
+
+
+def run(ranks, *arguments, options=(), timeout=120):
+    """The finished process of `python ARGUMENTS` on that many ranks."""
+    line = command(ranks, *arguments, options=options)
+    return subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=timeout)
+
+
+def train(ranks, *options):
+    return run(ranks, "-m", "gpuconv", "train", "--device", "numpy", *options)

@@ -1,0 +1,89 @@
+"""A program that each rank runs: python program.py HOW DIR [SHARDS]. Trains the small net in a run directory."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+from gpuconv import to_numpy
+from gpuconv.data import Loader, Normalization
+from gpuconv.parallel import MPI
+from gpuconv.training import Trainer
+from tests.training import small
+
+TIME_LIMIT = 3.0
+
+
+class At:
+    """Does something after a step."""
+
+    def __init__(self, step, do):
+        self.step, self.do = step, do
+
+    def on_step(self, trainer, record):
+        if trainer.steps == self.step:
+            self.do(trainer)
+
+
+def fail(trainer):
+    raise OSError("the disk is on fire")
+
+
+def on_last(do):
+    return lambda trainer: do(trainer) if trainer.ranks.rank == trainer.ranks.size - 1 else None
+
+
+def stop_process(number):
+    return lambda trainer: os.kill(os.getpid(), number)
+
+
+HOW = {
+    "stops": on_last(lambda trainer: trainer.stop("enough")),
+    "interrupted": on_last(stop_process(signal.SIGTERM)),
+    "fails": on_last(fail),
+    "hangs": on_last(lambda trainer: time.sleep(600)),
+    "sleeps": on_last(stop_process(signal.SIGSTOP)),
+    "dies": on_last(stop_process(signal.SIGKILL)),
+}
+
+
+def main(how, directory, shards="0"):
+    ranks = MPI(TIME_LIMIT)
+    differs = ranks.rank == 1 and how.removeprefix("other-")
+    device = "emulated" if how == "emulated" else "numpy"
+    net = small.net().to(device)
+    if differs == "weights":
+        net["fc1"]["bias"][...] = 1
+    trainer = Trainer(
+        net,
+        "sgd",
+        lr=0.02 if differs == "settings" else 0.05,
+        metrics=["confusion"],
+        parallel=ranks,
+        shards=int(shards) or None,
+    )
+    data = small.images(count=20, seed=7 if differs == "data" else 0)
+    loader = Loader(data, 8, normalization=Normalization([50.0], [60.0]), device=device)
+    held_out = Loader(small.images(9, seed=5), 2, normalization=loader.normalization, shuffle=False, device=device)
+    history = trainer.fit(
+        loader,
+        epochs=3,
+        validation=held_out,
+        run_dir=directory,
+        resume=how == "resumed",
+        metrics_every=2,
+        progress=False,
+        checkpoint_every=1,
+        callbacks=[At(4, HOW[how])] if how in HOW else [],
+    )
+    weights = b"".join(np.array(to_numpy(value)).tobytes() for value in net.state_dict().values())
+    everyone = ranks.gather((weights, history, trainer.stop_reason))
+    assert all(each == everyone[0] for each in everyone)
+    if ranks.rank == 0:
+        print("steps", trainer.steps, trainer.stop_reason, "sent", ranks.sent)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,95 @@
+"""Training on several processes: the bits of one, one that writes, stops and refusals that hold for all."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpuconv.cli import main
+from tests.parallel import launch
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = Path(__file__).with_name("program.py")
+TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--epochs", "2", "--batch-size", "20"]
+
+
+def program(ranks, how, folder, shards=0):
+    done = launch.run(ranks, PROGRAM, how, folder, shards)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def files(folder):
+    return {name: (folder / name).read_bytes() for name in ("last.safetensors", "best.safetensors", "metrics.jsonl")}
+
+
+def test_the_command_line_has_the_bits_of_one_process(tmp_path):
+    options = [*TINY, "--shards", "4", "--augment", "flip", "--validation", "0.2", "--run-dir"]
+    assert main(["train", "--device", "numpy", *options, str(tmp_path / "on1")]) == 0
+    for ranks in (2, 4):
+        done = launch.train(ranks, *options, tmp_path / f"on{ranks}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("test accuracy") == 2  # the table's line and the result, from one rank
+        assert files(tmp_path / f"on{ranks}") == files(tmp_path / "on1")
+
+
+@pytest.mark.parametrize("how", ["numpy", "emulated"])
+def test_dropout_and_batch_norm_have_the_bits_of_one_process(tmp_path, how):
+    for ranks in (1, 2):
+        program(ranks, how, tmp_path / str(ranks), shards=4)
+    assert files(tmp_path / "1") == files(tmp_path / "2")
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
+    program(1, "whole", tmp_path / "whole", shards=4)
+    for first, then in ((2, 1), (1, 4)):
+        folder = tmp_path / f"{first}-{then}"
+        assert "steps 4 interrupted" in program(first, "interrupted", folder, shards=4)
+        assert "steps 9 finished" in program(then, "resumed", folder, shards=4)
+        assert files(folder) == files(tmp_path / "whole")
+
+
+def test_a_stop_on_one_rank_stops_all(tmp_path):
+    assert "steps 4 enough" in program(2, "stops", tmp_path / "run")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_without_shards_each_rank_takes_a_part(tmp_path, ranks):
+    program(ranks, "numpy", tmp_path / "run")
+    assert "shards" not in json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+
+
+def test_two_ranks_without_shards_are_two_shards(tmp_path):
+    program(2, "numpy", tmp_path / "ranks")
+    program(1, "numpy", tmp_path / "shards", shards=2)
+    ours, theirs = (files(tmp_path / name)["metrics.jsonl"] for name in ("ranks", "shards"))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("what", ["settings", "data", "weights"])
+def test_a_rank_that_differs_is_named_before_anything_is_written(tmp_path, what):
+    done = launch.run(2, PROGRAM, f"other-{what}", tmp_path / "run")
+    assert done.returncode
+    part = "weights" if what == "weights" else "settings"  # the data's checksum is among these
+    assert f"has other {part} than rank 0" in done.stderr
+    assert "ParallelError: rank 1" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+DIVIDE = "the number of ranks must divide that of shards, received"
+REFUSED = {
+    "3-ranks-4-shards": (3, ["--shards", "4"], f"{DIVIDE} 4 shards on 3 ranks"),
+    "4-ranks-2-shards": (4, ["--shards", "2"], f"{DIVIDE} 2 shards on 4 ranks"),
+    "small-last-batch": (4, ["--batch-size", "94"], "4 ranks need as many images in each batch, and the last"),
+    "graph": (2, ["--device", "emulated", "--graph"], "the exchange between ranks runs on the host; leave graph out"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals(tmp_path, case):
+    ranks, options, message = REFUSED[case]
+    done = launch.train(ranks, *TINY, *options, "--run-dir", tmp_path / "run")
+    assert done.returncode
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()

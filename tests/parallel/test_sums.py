@@ -1,0 +1,121 @@
+"""Sums over ranks, which are threads here: the order of additions, and the bytes that each rank sends."""
+
+import queue
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, parallel, to_numpy
+from gpuconv.parallel import MPI, ParallelError, Ranks
+
+
+class Threads(MPI):
+    """MPI's algorithms over queues between threads."""
+
+    def __init__(self, rank, size, queues):
+        self.rank, self.size, self.queues, self.sent = rank, size, queues, 0
+
+    def _swap(self, partner, *, give=None, like=None):
+        if give is not None:
+            sent = np.array(to_numpy(give))
+            self.sent += sent.nbytes
+            self.queues[self.rank, partner].put(sent)
+        if like is None:
+            return np.empty(0)
+        received = self.queues[partner, self.rank].get(timeout=10)
+        assert (received.shape, received.dtype) == (like.shape, like.dtype)
+        return received
+
+
+def summed(arrays, device="numpy"):
+    """What each rank has after the sum, and the bytes that it sent."""
+    size = len(arrays)
+    queues = {(one, other): queue.Queue() for one in range(size) for other in range(size)}
+
+    def run(rank):
+        ranks, flat = Threads(rank, size, queues), asarray(arrays[rank].copy(), device)
+        ranks.sum(flat)
+        return to_numpy(flat), ranks.sent
+
+    with ThreadPoolExecutor(size) as pool:
+        return [*pool.map(run, range(size))]
+
+
+def along_a_tree(arrays):
+    while len(arrays) > 1:
+        arrays = [one + other for one, other in zip(arrays[::2], arrays[1::2])]
+    return arrays[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_ranks_sum_along_a_binary_tree(dtype):
+    draw = np.random.default_rng(0)
+    for size in (1, 2, 4, 8):
+        for length in (0, 1, 5, 64, 1001):
+            arrays = [draw.normal(size=length).astype(dtype) for _ in range(size)]
+            expected = along_a_tree(arrays)
+            for result, _ in summed(arrays):
+                np.testing.assert_array_equal(result, expected)
+
+
+def test_any_number_of_ranks_has_one_sum():
+    for size in (3, 5, 6, 7):
+        arrays = [np.random.default_rng(rank).normal(size=100).astype(np.float32) for rank in range(size)]
+        results = [result.tobytes() for result, _ in summed(arrays)]
+        assert len(set(results)) == 1
+        np.testing.assert_allclose(np.frombuffer(results[0], np.float32), np.sum(arrays, 0), atol=1e-5)
+
+
+def test_a_rank_sends_2_r_minus_1_rths_of_the_array():
+    for size in (1, 2, 4, 8):
+        sent = {sent for _, sent in summed([np.ones(1024, np.float32)] * size)}
+        assert sent == {4096 * 2 * (size - 1) // size}
+
+
+def test_the_emulated_device_sums_too():
+    arrays = [np.random.default_rng(rank).normal(size=33).astype(np.float32) for rank in range(4)]
+    for result, _ in summed(arrays, "emulated"):
+        np.testing.assert_array_equal(result, along_a_tree(arrays))
+
+
+def test_one_rank_alone():
+    alone = parallel.ranks(None)
+    assert (alone.rank, alone.size, alone.share(3), alone.gather(3), alone.first(lambda: 4)) == (0, 1, 3, [3], 4)
+
+
+def test_a_rank_that_differs_is_named():
+    class Three(Ranks):
+        size = 3
+
+        def gather(self, facts):
+            return [{"settings": {"lr": 1}}, {"settings": {"lr": 1}}, {"settings": {"lr": 2}}]
+
+    def differences(there, here):
+        return [f"lr is {there['lr']} there and {here['lr']} here"] if there != here else []
+
+    with pytest.raises(ParallelError, match=r"^rank 2 has other settings than rank 0: lr is 2 on rank 2 and 1 on"):
+        Three().expect_same({}, differences)
+
+
+def test_what_parallel_may_be(monkeypatch):
+    with pytest.raises(ValueError, match="mpi"):
+        parallel.ranks("nccl")
+    for wrong in (0, -1.0):
+        with pytest.raises(ValueError, match="time_limit must"):
+            MPI(wrong)
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(ImportError, match=r"needs mpi4py and an MPI library .*: pip install 'gpuconv\[mpi\]'"):
+        MPI()
+
+
+def test_mpiexec_without_mpi4py_is_no_run_for_each_process(monkeypatch, capsys, tmp_path):
+    from gpuconv.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    assert main(["train", "--device", "numpy"]) == 2
+    assert "pip install 'gpuconv[mpi]'" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
