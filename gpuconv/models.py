@@ -25,6 +25,7 @@ from gpuconv.layers import (
     Linear,
     MaxPool2D,
     ReLU,
+    ReLU6,
     Residual,
     Scale,
     Sequential,
@@ -141,13 +142,52 @@ def vgg_cifar(classes: int) -> Nested:
 @_model("resnet20", (32, 32, 3), 10)
 def resnet20(classes: int) -> Nested:
     """The CIFAR ResNet of 20 layers (He et al. 2015, section 4.2), with 1x1 projections where the width doubles."""
-    return _resnet(16, (16, 32, 64), 3, classes)
+    return [_conv_norm_relu(16), *_resnet(16, (16, 32, 64), (3, 3, 3), classes)]
 
 
 @_model("resnet18-cifar", (32, 32, 3), 10)
 def resnet18_cifar(classes: int) -> Nested:
     """ResNet-18 on small images: a 3x3 first convolution, no first pool."""
-    return _resnet(64, (64, 128, 256, 512), 2, classes)
+    return [_conv_norm_relu(64), *_resnet(64, _WIDTHS, (2, 2, 2, 2), classes)]
+
+
+@_model("resnet18", (224, 224, 3), 1000)
+def resnet18(classes: int) -> Nested:
+    """ResNet-18 for ImageNet, as torchvision has it: its weights load (docs/nets.md)."""
+    return [_imagenet_stem(), *_resnet(64, _WIDTHS, (2, 2, 2, 2), classes)]
+
+
+@_model("resnet34", (224, 224, 3), 1000)
+def resnet34(classes: int) -> Nested:
+    """ResNet-34 for ImageNet, as torchvision has it."""
+    return [_imagenet_stem(), *_resnet(64, _WIDTHS, (3, 4, 6, 3), classes)]
+
+
+@_model("resnet50", (224, 224, 3), 1000)
+def resnet50(classes: int) -> Nested:
+    """ResNet-50 for ImageNet, as torchvision has it: bottlenecks of 1x1, 3x3 (with the stride) and 1x1 filters."""
+    return [_imagenet_stem(), *_resnet(64, _WIDTHS, (3, 4, 6, 3), classes, _bottleneck, expansion=4)]
+
+
+@_model("mobilenet-v2", (224, 224, 3), 1000)
+def mobilenet_v2(classes: int) -> Nested:
+    """MobileNetV2 for ImageNet (Sandler et al. 2018), as torchvision has it: residuals of depthwise filters."""
+    layers, channels = [*_conv_norm(32, stride=2), ReLU6()], 32
+    for factor, width, depth, first in (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ):
+        for block in range(depth):
+            stride = 1 if block else first
+            body = _inverted(channels, factor, width, stride)
+            layers += [Residual(body)] if stride == 1 and width == channels else body
+            channels = width
+    return [layers, *_conv_norm(1280, size=1), ReLU6(), GlobalAvgPool2D(), Flatten(), Dropout(0.2), Linear(classes)]
 
 
 @_model("airbench94", (32, 32, 3), 10)
@@ -194,21 +234,51 @@ def _conv_norm_relu(filters: int, stride: int = 1) -> list[Layer]:
     return [*_conv_norm(filters, stride), ReLU()]
 
 
-def _conv_norm(filters: int, stride: int = 1) -> list[Layer]:
-    return [Conv2D(filters, 3, stride=stride, padding=1, bias=False), BatchNorm()]
+def _conv_norm(filters: int, stride: int = 1, size: int = 3, groups: int = 1) -> list[Layer]:
+    conv = Conv2D(filters, size, stride=stride, padding=size // 2, groups=groups, bias=False)
+    return [conv, BatchNorm()]
 
 
-def _resnet(first: int, widths: tuple[int, ...], depth: int, classes: int) -> Nested:
-    """Stages of `depth` residual blocks; each stage but the first halves the map."""
-    layers, channels = _conv_norm_relu(first), first
-    for stage, width in enumerate(widths):
+_WIDTHS = (64, 128, 256, 512)
+
+
+def _imagenet_stem() -> list[Layer]:
+    return [*_conv_norm(64, stride=2, size=7), ReLU(), MaxPool2D(3, stride=2, padding=1)]
+
+
+def _two_convs(width: int, stride: int) -> list[Layer]:
+    return [*_conv_norm_relu(width, stride), *_conv_norm(width)]
+
+
+def _bottleneck(width: int, stride: int) -> list[Layer]:
+    return [*_conv_norm(width, size=1), ReLU(), *_conv_norm_relu(width, stride), *_conv_norm(4 * width, size=1)]
+
+
+def _inverted(channels: int, factor: int, width: int, stride: int) -> list[Layer]:
+    """A 1x1 convolution to `factor` times the channels, a depthwise one, and a 1x1 one to `width` channels."""
+    hidden = factor * channels
+    wider = [] if factor == 1 else [*_conv_norm(hidden, size=1), ReLU6()]
+    return [*wider, *_conv_norm(hidden, stride, groups=hidden), ReLU6(), *_conv_norm(width, size=1)]
+
+
+def _resnet(
+    channels: int,
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    classes: int,
+    body: Callable[[int, int], list[Layer]] = _two_convs,
+    expansion: int = 1,
+) -> Nested:
+    """Stages of residual blocks, each but the first halves the map, and the head. A body gives expansion * width
+    channels."""
+    layers: list[Layer] = []
+    for stage, (width, depth) in enumerate(zip(widths, depths)):
         for block in range(depth):
             stride = 2 if stage and not block else 1
-            body = [*_conv_norm_relu(width, stride), *_conv_norm(width)]
-            matched = stride == 1 and width == channels
-            shortcut = None if matched else [Conv2D(width, 1, stride=stride, bias=False), BatchNorm()]
-            layers += [Residual(body, shortcut), ReLU()]
-            channels = width
+            matched = stride == 1 and expansion * width == channels
+            shortcut = None if matched else _conv_norm(expansion * width, stride, size=1)
+            layers += [Residual(body(width, stride), shortcut), ReLU()]
+            channels = expansion * width
     return [*layers, GlobalAvgPool2D(), Flatten(), Linear(classes)]
 
 

@@ -16,13 +16,18 @@ PARAMETERS = {
     "resnet18-cifar": 11_173_962,
     "airbench94": 1_972_792,
     "vgg16": 138_357_544,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "mobilenet-v2": 3_504_872,
 }
+IMAGENET = ("vgg16", "resnet18", "resnet34", "resnet50", "mobilenet-v2")
 
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_net_has_its_classes_and_rebuilds_from_json(name):
     net = models.build(name, initialize=False)
-    assert net.output_shape == ((1000,) if name == "vgg16" else (10,))
+    assert net.output_shape == ((1000,) if name in IMAGENET else (10,))
     assert net.parameter_count == PARAMETERS.get(name, net.parameter_count)
     twin = Layer.from_config(json.loads(json.dumps(net.config())), initialize=False)
     assert twin.config() == net.config()
@@ -30,7 +35,7 @@ def test_every_net_has_its_classes_and_rebuilds_from_json(name):
     assert not net.arrays
 
 
-@pytest.mark.parametrize("name", [name for name in models.MODELS if name not in ("vgg16", "resnet18-cifar")])
+@pytest.mark.parametrize("name", [name for name in models.MODELS if name not in (*IMAGENET, "resnet18-cifar")])
 def test_every_small_net_trains_a_step(name):
     net = models.build(name, seed=4)
     x = np.random.default_rng(0).normal(size=(2, *net.input_shape)).astype(np.float32)

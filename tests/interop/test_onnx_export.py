@@ -122,13 +122,16 @@ def test_every_layer_is_exported_in_a_row():
     }
 
 
-@pytest.mark.parametrize("name", [name for name in models.MODELS if name not in ("vgg16", "resnet18-cifar")])
+LARGE = ("vgg16", "resnet18-cifar", "resnet18", "resnet34", "resnet50", "mobilenet-v2")
+
+
+@pytest.mark.parametrize("name", [name for name in models.MODELS if name not in LARGE])
 def test_nets_of_the_zoo_give_the_same_scores(name, tmp_path):
     expect_close(*outputs(models.build(name), tmp_path / "net.onnx"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vgg16", "resnet18-cifar"])
+@pytest.mark.parametrize("name", LARGE)
 def test_large_nets_of_the_zoo_give_the_same_scores(name, tmp_path):
     expect_close(*outputs(models.build(name), tmp_path / "net.onnx", batch=1))
 
