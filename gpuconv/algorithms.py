@@ -250,7 +250,7 @@ def listed(algo: Any) -> str:
     return canonical("algorithm", algo, names)
 
 
-def for_product(algo: Any, arithmetic: str) -> str:
+def for_product(algo: object, arithmetic: str) -> str:
     """The full name of an algorithm for a plain matrix product. Raises ValueError if it does not serve this."""
     name = listed(algo)
     if name == DEPTHWISE:
@@ -260,7 +260,7 @@ def for_product(algo: Any, arithmetic: str) -> str:
     return AUTO if name == AUTO else find(name, arithmetic).name
 
 
-def for_convolution(algo: Any, problem: Conv2dProblem, epilogue: Epilogue, arithmetic: str, direction: str) -> str:
+def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, arithmetic: str, direction: str) -> str:
     """The full name of an algorithm for one direction ("fprop", "dgrad", "wgrad") of a convolution.
 
     "auto" is "depthwise" if that applies. For gradients, an algorithm for few channels means "auto", as it has no such

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv.names import lookup
 from gpuconv.types import Array, Pair, Scalar
@@ -38,7 +39,7 @@ def integer(name: str, value: Any, minimum: int, maximum: int = INT63) -> int:
     return number
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """`value` as a bool; 1 and 0 are taken too. A word such as "no" counts as true in Python, so it raises."""
     if isinstance(value, (bool, np.bool_)) or (type(value) is int and value in (0, 1)):
         return bool(value)
@@ -51,11 +52,11 @@ def shown(number: int) -> str:
     return str(number) if bits < 256 else f"a number of some {bits * 30103 // 100000} digits"
 
 
-def is_array(value: Any) -> TypeGuard[Array]:
+def is_array(value: object) -> TypeGuard[Array]:
     return hasattr(value, "dtype") and hasattr(value, "shape") and not isinstance(value, np.generic)
 
 
-def pair(name: str, value: Any, minimum: int) -> Pair:
+def pair(name: str, value: object, minimum: int) -> Pair:
     """One integer for both axes, or (height, width)."""
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
@@ -99,7 +100,7 @@ _LARGEST_32 = float(np.finfo(np.float32).max)
 
 
 def step_scalar(
-    name: str, value: Any, used_with: Sequence[Array] = (), dtypes: Sequence[Any] = (np.float64,)
+    name: str, value: object, used_with: Sequence[Array] = (), dtypes: Sequence[DTypeLike] = (np.float64,)
 ) -> Scalar:
     """A number from 0 on, or a one-element array that a captured step reads on the device (its value is not checked).
 
@@ -108,16 +109,16 @@ def step_scalar(
     return _one_element(name, value, dtypes) if is_array(value) else number(name, value, 0.0, used_with=used_with)
 
 
-def step_integer(name: str, value: Any, minimum: int = 0) -> int | Array:
+def step_integer(name: str, value: object, minimum: int = 0) -> int | Array:
     """An integer, or a one-element int64 array that a captured step reads on the device (its value is not checked)."""
     return _one_element(name, value, [np.int64]) if is_array(value) else integer(name, value, minimum)
 
 
-def learning_rate(lr: Any, params: Sequence[Array]) -> Scalar:
+def learning_rate(lr: object, params: Sequence[Array]) -> Scalar:
     return step_scalar("lr", lr, params, (np.float32, np.float64))
 
 
-def _one_element(name: str, array: Array, dtypes: Sequence[Any]) -> Array:
+def _one_element(name: str, array: Array, dtypes: Sequence[DTypeLike]) -> Array:
     if array.dtype not in dtypes:
         accepted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
         raise TypeError(f"{name} must be a number or an array of {accepted}, received an array of {array.dtype}")
@@ -126,11 +127,11 @@ def _one_element(name: str, array: Array, dtypes: Sequence[Any]) -> Array:
     return array
 
 
-def seed_value(name: str, value: Any) -> int:
+def seed_value(name: str, value: object) -> int:
     return integer(name, value, 0, 2**64 - 1)
 
 
-def stream_word(name: str, value: Any) -> int:
+def stream_word(name: str, value: object) -> int:
     """A 32-bit word that selects a sequence of random numbers: a stream, a substream or an epoch."""
     return integer(name, value, 0, 2**32 - 1)
 
@@ -145,7 +146,7 @@ def expect_within(name: str, values: np.ndarray, count: int) -> None:
 BORDERS = ("zero", "reflect")
 
 
-def flip_value(flip: Any) -> bool | str:
+def flip_value(flip: object) -> bool | str:
     """False, True or "alternating"; TypeError and ValueError for anything else."""
     if isinstance(flip, (bool, np.bool_)):
         return bool(flip)
@@ -154,7 +155,7 @@ def flip_value(flip: Any) -> bool | str:
     return lookup("flip", flip, {"alternating": "alternating"})
 
 
-def batch_range(name: str, length: int, start: Any, count: Any) -> tuple[Any, int]:
+def batch_range(name: str, length: int, start: object, count: object) -> tuple[Any, int]:
     """The start and the length of a batch. Raises ValueError if the host knows that it exceeds `length` entries."""
     on_device = is_array(start)
     if on_device and count is None:

@@ -73,7 +73,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     write_atomically(path, serialize(tensors, metadata={KEY: json.dumps(header)}))
 
 
-def _storable(path: str | os.PathLike[str], name: str, array: Any) -> np.ndarray:
+def _storable(path: str | os.PathLike[str], name: str, array: object) -> np.ndarray:
     """The array as stored in the file: contiguous, in native byte order."""
     given, array = array, np.asarray(array, order="C")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -141,7 +141,7 @@ def parse(text: str | bytes) -> dict[str, Any]:
     return value
 
 
-def _shallow(value: Any, levels: int = 100) -> bool:
+def _shallow(value: object, levels: int = 100) -> bool:
     """Whether a JSON value has at most this many levels of nesting, so that recursion is safe."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels > 0 and all(_shallow(entry, levels - 1) for entry in inner)

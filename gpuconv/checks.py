@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from gpuconv.own_op import Comparisons as Comparisons
 from gpuconv.own_op import aligned
 from gpuconv.own_op import compare as compare
 from gpuconv.types import Array
+
+if TYPE_CHECKING:
+    from gpuconv.training.optimizers.base import Optimizer
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ def sanity(
     labels: Array,
     *,
     loss: str | Loss = "softmax",
-    optimizer: Any = None,
+    optimizer: Optimizer | None = None,
     overfit_steps: int = 300,
 ) -> list[SanityCheck]:
     """All checks of this module except gradients, on a batch of the net's data. The net is not changed.
@@ -281,7 +284,7 @@ def _least(loss: Loss, classes: int) -> float:
 
 
 def update_ratio(
-    net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", optimizer: Any = None
+    net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", optimizer: Optimizer | None = None
 ) -> SanityCheck:
     """One step must change the weights by about a thousandth: the median of |change of w| / |w| over the weights must
     be between 1e-4 and 1e-2. The details list each weight's ratio.

@@ -49,7 +49,7 @@ class Device:
         return self.kind in ("cuda", "emulated")
 
 
-def kind_of(array: Any) -> str | None:
+def kind_of(array: object) -> str | None:
     """The kind of device of an object's type, or None if it is not an array of a device."""
     array_type = type(array)
     if array_type in KIND_OF_TYPE:
@@ -73,7 +73,7 @@ def place_of(array: Any) -> str | None:
     return f"cuda:{array.device.id}" if kind == "cuda" else kind
 
 
-def device_of(array: Any, name: str = "the array") -> str:
+def device_of(array: object, name: str = "the array") -> str:
     """The name of the device an array lives on: "numpy", "emulated", "cuda:0", ...
 
     name: for messages. Raises TypeError for anything that is not an array, and for a masked one.

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv.names import canonical
 
@@ -16,7 +17,7 @@ PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
 _SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp64": "float64"}
 
 
-def as_dtype(dtype: Any) -> np.dtype:
+def as_dtype(dtype: DTypeLike) -> np.dtype:
     """Return the NumPy dtype of one of `FLOAT_NAMES`, in this machine's byte order, given its name, a type or a dtype.
 
     bfloat16 comes from ``ml_dtypes``, which is imported only if needed. Raises TypeError for any other dtype.
@@ -47,7 +48,7 @@ def is_numeric(dtype: np.dtype) -> bool:
     return known and dtype.isnative
 
 
-def as_numeric(name: str, dtype: Any) -> np.dtype:
+def as_numeric(name: str, dtype: DTypeLike) -> np.dtype:
     """A dtype of numbers in this machine's byte order. Raises TypeError for objects, text, dates and records."""
     given = as_dtype(dtype) if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
     native = given if given.isnative else given.newbyteorder("=")

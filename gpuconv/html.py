@@ -27,7 +27,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = 
     return f"<table>{told}<thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

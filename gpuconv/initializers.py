@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv import random
 from gpuconv.names import lookup
@@ -34,49 +35,63 @@ def fans(shape: Shape, groups: int = 1) -> tuple[int, int]:
     return math.prod(shape[1:]), shape[0] // groups * math.prod(shape[1:-1])
 
 
-def zeros(shape: Shape, *, dtype: Any, seed: int = 0, substream: int = 0, groups: int = 1) -> np.ndarray:
+def zeros(shape: Shape, *, dtype: DTypeLike, seed: int = 0, substream: int = 0, groups: int = 1) -> np.ndarray:
     return np.zeros(shape, dtype)
 
 
-def ones(shape: Shape, *, dtype: Any, seed: int = 0, substream: int = 0, groups: int = 1) -> np.ndarray:
+def ones(shape: Shape, *, dtype: DTypeLike, seed: int = 0, substream: int = 0, groups: int = 1) -> np.ndarray:
     return np.ones(shape, dtype)
 
 
 def constant(
-    shape: Shape, *, dtype: Any, seed: int = 0, substream: int = 0, groups: int = 1, value: float = 0.0
+    shape: Shape, *, dtype: DTypeLike, seed: int = 0, substream: int = 0, groups: int = 1, value: float = 0.0
 ) -> np.ndarray:
     return np.full(shape, value, dtype)
 
 
 def he_normal(
-    shape: Shape, *, dtype: Any, seed: int, substream: int = 0, groups: int = 1, fan: str = "in", gain: float = 2**0.5
+    shape: Shape,
+    *,
+    dtype: DTypeLike,
+    seed: int,
+    substream: int = 0,
+    groups: int = 1,
+    fan: str = "in",
+    gain: float = 2**0.5,
 ) -> np.ndarray:
     """Variance gain**2 / fan, which keeps the variance of activations in a ReLU net (He et al. 2015)."""
     return _normal(shape, _he(shape, groups, fan, gain), dtype, seed, substream)
 
 
 def he_uniform(
-    shape: Shape, *, dtype: Any, seed: int, substream: int = 0, groups: int = 1, fan: str = "in", gain: float = 2**0.5
+    shape: Shape,
+    *,
+    dtype: DTypeLike,
+    seed: int,
+    substream: int = 0,
+    groups: int = 1,
+    fan: str = "in",
+    gain: float = 2**0.5,
 ) -> np.ndarray:
     """As `he_normal`, drawn uniformly."""
     return _uniform(shape, _he(shape, groups, fan, gain), dtype, seed, substream)
 
 
 def xavier_normal(
-    shape: Shape, *, dtype: Any, seed: int, substream: int = 0, groups: int = 1, gain: float = 1.0
+    shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, groups: int = 1, gain: float = 1.0
 ) -> np.ndarray:
     """Variance gain**2 * 2 / (fan_in + fan_out) (Glorot and Bengio 2010)."""
     return _normal(shape, 2 * gain**2 / sum(fans(shape, groups)), dtype, seed, substream)
 
 
 def xavier_uniform(
-    shape: Shape, *, dtype: Any, seed: int, substream: int = 0, groups: int = 1, gain: float = 1.0
+    shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, groups: int = 1, gain: float = 1.0
 ) -> np.ndarray:
     """As `xavier_normal`, drawn uniformly."""
     return _uniform(shape, 2 * gain**2 / sum(fans(shape, groups)), dtype, seed, substream)
 
 
-def dirac(shape: Shape, *, dtype: Any, seed: int, substream: int = 0, groups: int = 1) -> np.ndarray:
+def dirac(shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, groups: int = 1) -> np.ndarray:
     """Identity filters: in each group filter k copies channel k. Filters beyond the number of channels are drawn
     uniformly with variance 1 / (3 * fan_in), PyTorch's default (as in Jordan 2024, airbench).
     """
@@ -95,13 +110,13 @@ def _he(shape: Shape, groups: int, fan: str, gain: float) -> float:
     return gain**2 / fans(shape, groups)[lookup("fan", fan, {"in": 0, "out": 1})]
 
 
-def _normal(shape: Shape, variance: float, dtype: Any, seed: int, substream: int) -> np.ndarray:
+def _normal(shape: Shape, variance: float, dtype: DTypeLike, seed: int, substream: int) -> np.ndarray:
     return random.normal(
         shape, std=math.sqrt(variance), seed=seed, stream=random.INIT, substream=substream, dtype=dtype
     )
 
 
-def _uniform(shape: Shape, variance: float, dtype: Any, seed: int, substream: int) -> np.ndarray:
+def _uniform(shape: Shape, variance: float, dtype: DTypeLike, seed: int, substream: int) -> np.ndarray:
     bound = math.sqrt(3.0 * variance)
     return random.uniform(
         shape, low=-bound, high=bound, seed=seed, stream=random.INIT, substream=substream, dtype=dtype

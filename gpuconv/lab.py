@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv import backends, ops
 from gpuconv.algorithms import ALGORITHMS, Algorithm, arithmetic_of
@@ -108,7 +109,7 @@ def _through(case: Case, entries: list[Algorithm]) -> Case:
     """The case in the dtypes that any entry serves, with the first such entry as its algorithm."""
     tf32 = bool(case.arguments(case.dtypes[0])[1].get("tf32"))
 
-    def of(dtype: Any) -> str | None:
+    def of(dtype: DTypeLike) -> str | None:
         able = (each.name for each in entries if arithmetic_of(as_dtype(dtype), tf32) in each.arithmetics)
         return next(able, None)
 

@@ -28,7 +28,7 @@ class WhileAlive:
         kept = self._kept.get((context, *map(id, arrays)))
         return None if kept is None else kept[0]
 
-    def keep(self, arrays: Sequence[Any], value: Any, *context: Any) -> None:
+    def keep(self, arrays: Sequence[Any], value: object, *context: object) -> None:
         """value: holds none of the arrays, which it would keep alive."""
         if not arrays or isinstance(arrays[0], np.ndarray):
             return
@@ -37,7 +37,7 @@ class WhileAlive:
             self._last = key
             return
 
-        def drop(_: Any) -> None:
+        def drop(_: object) -> None:
             self._kept.pop(key, None)
 
         self._kept[key] = value, [weakref.ref(array, drop) for array in arrays]

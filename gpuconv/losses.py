@@ -130,7 +130,7 @@ def _takes_scale(loss: Loss) -> bool:
         return False
 
 
-def describe(loss: Any) -> str:
+def describe(loss: object) -> str:
     """A description that distinguishes losses, the same in every process."""
     if isinstance(loss, partial):
         given = [*map(repr, loss.args), *(f"{name}={value!r}" for name, value in loss.keywords.items())]

@@ -290,7 +290,7 @@ def _airbench_conv(filters: int, *pool: Layer) -> list[Layer]:
 # --- whitening ---------------------------------------------------------------------------------
 
 
-def whiten(net: Sequential, images: Any, *, eps: float = 5e-4) -> None:
+def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
     """Initialize the net's first convolution to whiten its patches, as in airbench: its filters become the eigenvectors
     of the patches' covariance divided by sqrt(eigenvalue + eps), each with both signs.
 

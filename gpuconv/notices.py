@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TextIO
 
 from gpuconv.names import printable
 
@@ -24,7 +24,14 @@ def notice(text: str) -> None:
 def on_stderr() -> Iterator[None]:
     """A context in which warnings are one line on stderr, without a source line; a notice is never an error."""
 
-    def say(message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None) -> None:
+    def say(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         with suppress(OSError, ValueError):  # the terminal is gone
             print(f"gpuconv: warning: {printable(str(message))}", file=file or sys.stderr)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv import backends, html, random
 from gpuconv.dtypes import as_dtype
@@ -59,7 +60,7 @@ def compare(
     op: Callable[..., Any],
     cases: Iterable[Mapping[str, Any]],
     *,
-    dtype: Any = "float64",
+    dtype: DTypeLike = "float64",
     layout: str = "NHWC",
     tolerance: float | None = None,
     seed: int = 0,
@@ -108,7 +109,13 @@ def _named(arrays: dict[str, Any], options: dict[str, Any]) -> str:
 
 
 def _compared(
-    mine: Any, name: str, arrays: dict[str, Any], options: dict[str, Any], expected: Any, allowed: float, axes: Any
+    mine: Any,
+    name: str,
+    arrays: dict[str, Any],
+    options: dict[str, Any],
+    expected: object,
+    allowed: float,
+    axes: Sequence[int] | None,
 ) -> Comparison:
     given = [_laid_out(None if array is None else array.copy(), axes) for array in arrays.values()]
     try:
@@ -134,7 +141,7 @@ def _alike(received: Any, expected: Any) -> bool:
     return hasattr(received, "dtype") and (np.asarray(received).dtype.kind in "iub") == (expected.dtype.kind in "iub")
 
 
-def _difference(name: str, received: Any, expected: Any, allowed: float, axes: Any) -> Comparison:
+def _difference(name: str, received: object, expected: Any, allowed: float, axes: Sequence[int] | None) -> Comparison:
     expected = _laid_out(backends.to_numpy(expected), axes)
     try:
         if received is None:
@@ -151,7 +158,7 @@ def _difference(name: str, received: Any, expected: Any, allowed: float, axes: A
     return Comparison(name, found.error / scale, not found.wrong, found.text if found.wrong else "")
 
 
-def _several(result: Any) -> tuple[Any, ...]:
+def _several(result: object) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 

@@ -385,5 +385,5 @@ def _scores(axes: Any, scores: np.ndarray, classes: Sequence[str], truth: int | 
     axes.set_label("scores")
 
 
-def _color_key(axes: Any) -> None:
+def _color_key(axes: object) -> None:
     _show(axes, _colors(np.linspace(-1, 1, 181)[None], 1.0), label="key")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 
-def horner(coefficients: tuple[float, ...], x: NDArray[Any]) -> NDArray[Any]:
+def horner(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
     """The polynomial's value at each x, by Horner's rule."""
     result = np.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
@@ -17,7 +14,7 @@ def horner(coefficients: tuple[float, ...], x: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
-def ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: NDArray[Any]) -> NDArray[Any]:
+def ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: np.ndarray) -> np.ndarray:
     """The ratio of two polynomials' values."""
     numerator, denominator = coefficients
     result = horner(numerator, x)

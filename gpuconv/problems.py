@@ -17,7 +17,7 @@ import numpy as np
 
 from gpuconv.arguments import INT63, integer, pair
 from gpuconv.names import lookup
-from gpuconv.types import Padding, PaddingPairs, Pair, Size
+from gpuconv.types import Array, Padding, PaddingPairs, Pair, Size
 
 FITS = {name: name for name in ("floor", "exact", "cover")}
 
@@ -45,7 +45,7 @@ class Activation:
         """Its output. ops: a module that has the op, and its backward."""
         return getattr(ops, self.name)(x, **self.options, out=out)
 
-    def apply_backward(self, ops: Any, dy: Any, x: Any) -> Any:
+    def apply_backward(self, ops: Any, dy: Array, x: Array) -> Any:
         """The gradient of its input x. ops: as for `apply`."""
         saved = x if self.saves_input else self.apply(ops, x)
         return getattr(ops, f"{self.name}_backward")(dy, saved, **self.options)
@@ -422,7 +422,7 @@ def output_hw(
     return p, q
 
 
-def padding_pairs(padding: Any, kernel_size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
+def padding_pairs(padding: object, kernel_size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
     """Any form of padding that `gpuconv.ops` takes, as ((top, bottom), (left, right))."""
     if isinstance(padding, str):
         if lookup("padding", padding, {"same": "same", "valid": "valid"}) == "valid":

@@ -22,7 +22,7 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from gpuconv.arguments import integer
 from gpuconv.dtypes import accumulation_dtype, as_dtype
@@ -99,8 +99,8 @@ def uniform(
     stream: int,
     substream: int = 0,
     offset: int = 0,
-    dtype: Any = "float32",
-) -> NDArray[Any]:
+    dtype: DTypeLike = "float32",
+) -> np.ndarray:
     """Uniform numbers: low + (high - low) * u with u = (word >> 8) * 2^-24 in [0, 1).
 
     u has 24 bits, so it is exact in float32. The rest is computed in float64, then rounded to `dtype`
@@ -122,8 +122,8 @@ def normal(
     stream: int,
     substream: int = 0,
     offset: int = 0,
-    dtype: Any = "float32",
-) -> NDArray[Any]:
+    dtype: DTypeLike = "float32",
+) -> np.ndarray:
     """Normal numbers: mean + std * inverse_normal_cdf((word + 0.5) * 2^-32), rounded to `dtype`.
 
     One word gives one number, so elements are independent. All arithmetic is float64 and uses only
@@ -257,7 +257,7 @@ def log(x: NDArray[np.floating]) -> NDArray[np.floating]:
 # -- shared ---------------------------------------------------------------------------------
 
 
-def _uint(name: str, value: Any, width: int) -> int:
+def _uint(name: str, value: object, width: int) -> int:
     """`value`, which may be an array of one integer, as a Python int in [0, 2^width)."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
@@ -283,8 +283,8 @@ def _chunks(n: int, seed: int, stream: int, substream: int, offset: int) -> Iter
 
 
 def _fill(
-    shape: int | tuple[int, ...], draw: Any, seed: int, stream: int, substream: int, offset: int, dtype: Any
-) -> NDArray[Any]:
+    shape: int | tuple[int, ...], draw: Any, seed: int, stream: int, substream: int, offset: int, dtype: DTypeLike
+) -> np.ndarray:
     out = np.empty(shape, dtype=as_dtype(dtype))
     flat = out.reshape(-1)
     accumulate = accumulation_dtype(out.dtype)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from gpuconv.types import Array
+
 try:
     import torch
 except ImportError as error:
@@ -149,13 +151,13 @@ def _run(op: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any
         return tuple(map(_tensor, made)) if isinstance(made, tuple) else _tensor(made)
 
 
-def _expect_axes(count: int, **tensors: Any) -> None:
+def _expect_axes(count: int, **tensors: object) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.ndim != count:
             raise _wrong(name, f"with {count} axes", tensor)
 
 
-def _wrong(name: str, accepted: str, received: Any) -> Exception:
+def _wrong(name: str, accepted: str, received: object) -> Exception:
     if not isinstance(received, Tensor):
         return TypeError(f"{name} must be a tensor of PyTorch, received {type(received).__name__}")
     return ValueError(f"{name} must be a tensor {accepted}, received shape {tuple(received.shape)}")
@@ -170,7 +172,7 @@ def _array(tensor: Tensor) -> Any:
     return backends.asarray(host_array(tensor, "a tensor"), _cpu_device.get())
 
 
-def _tensor(array: Any) -> Tensor:
+def _tensor(array: Array) -> Tensor:
     if backends.device_of(array).startswith("cuda"):
         return torch.from_dlpack(array)
     return as_tensor(backends.to_numpy(array))
@@ -231,7 +233,9 @@ def _conv_options(stride: Any, padding: Any, dilation: Any, groups: int) -> dict
     return dict(stride=tuple(stride), padding=((top, bottom), (left, right)), dilation=tuple(dilation), groups=groups)
 
 
-def _conv_shape(x: Tensor, w: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+def _conv_shape(
+    x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
     top, bottom, left, right = padding
     p = _windows(x.shape[2], w.shape[2], stride[0], top + bottom, dilation[0])
     q = _windows(x.shape[3], w.shape[3], stride[1], left + right, dilation[1])
@@ -333,18 +337,18 @@ def _pool_options(kernel_size: Any, stride: Any, padding: Any) -> dict[str, Any]
     return dict(kernel_size=tuple(kernel_size), stride=tuple(stride), padding=tuple(padding))
 
 
-def _pool_shape(x: Tensor, kernel_size: Any, stride: Any, padding: Any, *_: Any) -> Tensor:
+def _pool_shape(x: Tensor, kernel_size: Any, stride: Any, padding: Any, *_: object) -> Tensor:
     p, q = (_windows(x.shape[2 + axis], kernel_size[axis], stride[axis], 2 * padding[axis]) for axis in (0, 1))
     return _empty(x, *x.shape[:2], p, q)
 
 
-def _max_pool_shape(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
+def _max_pool_shape(x: Tensor, *window: object) -> tuple[Tensor, Tensor]:
     y = _pool_shape(x, *window)
     return y, torch.empty_like(y, dtype=torch.uint8)
 
 
 @_operator("max_pool2d", f"(Tensor x, {_POOL}) -> (Tensor, Tensor)", _max_pool_shape)
-def _max_pool2d(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
+def _max_pool2d(x: Tensor, *window: object) -> tuple[Tensor, Tensor]:
     y, argmax = _run(ops.max_pool2d, _nhwc(x), **_pool_options(*window))
     if argmax.dtype != torch.uint8:
         raise ValueError(f"a max pool here has windows of at most 256 cells, received kernel_size {window[0]}")
@@ -356,7 +360,7 @@ def _max_pool2d(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
     f"(Tensor dy, Tensor argmax, SymInt[] input_shape, {_POOL}) -> Tensor",
     lambda dy, argmax, input_shape, *window: _empty(dy, *input_shape),
 )
-def _max_pool2d_backward(dy: Tensor, argmax: Tensor, input_shape: Sequence[int], *window: Any) -> Tensor:
+def _max_pool2d_backward(dy: Tensor, argmax: Tensor, input_shape: Sequence[int], *window: object) -> Tensor:
     n, c, h, w = input_shape
     options = _pool_options(*window) | dict(input_shape=(n, h, w, c))
     return _nchw(_run(ops.max_pool2d_backward, _nhwc(dy), _nhwc(argmax), **options))
@@ -369,7 +373,7 @@ def _keep_max_pool(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.mark_non_differentiable(output[1])
 
 
-def _max_pool_backward(ctx: Any, dy: Tensor, _: Any) -> Any:
+def _max_pool_backward(ctx: Any, dy: Tensor, _: object) -> Any:
     (argmax,) = ctx.saved_tensors
     return torch.ops.gpuconv.max_pool2d_backward(dy, argmax, ctx.input_shape, *ctx.window), None, None, None
 
@@ -378,7 +382,9 @@ _max_pool2d.register_autograd(_max_pool_backward, setup_context=_keep_max_pool)
 
 
 @_operator("avg_pool2d", f"(Tensor x, {_POOL}, bool count_include_pad) -> Tensor", _pool_shape)
-def _avg_pool2d(x: Tensor, kernel_size: Any, stride: Any, padding: Any, count_include_pad: bool) -> Tensor:
+def _avg_pool2d(
+    x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int], count_include_pad: bool
+) -> Tensor:
     options = _pool_options(kernel_size, stride, padding) | dict(count_include_pad=count_include_pad)
     return _nchw(_run(ops.avg_pool2d, _nhwc(x), **options))
 
@@ -389,7 +395,12 @@ def _avg_pool2d(x: Tensor, kernel_size: Any, stride: Any, padding: Any, count_in
     lambda dy, input_shape, *window: _empty(dy, *input_shape),
 )
 def _avg_pool2d_backward(
-    dy: Tensor, input_shape: Sequence[int], kernel_size: Any, stride: Any, padding: Any, count_include_pad: bool
+    dy: Tensor,
+    input_shape: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    count_include_pad: bool,
 ) -> Tensor:
     n, c, h, w = input_shape
     options = _pool_options(kernel_size, stride, padding) | dict(count_include_pad=count_include_pad)
@@ -424,7 +435,7 @@ def _elementwise(op: Callable[..., Any], *tensors: Tensor) -> Tensor:
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
     """The operator of an elementwise op, whose backward reads the output or the input."""
 
-    def like(x: Tensor, *_: Any) -> Tensor:
+    def like(x: Tensor, *_: object) -> Tensor:
         return torch.empty_like(x, memory_format=torch.channels_last if _is_nhwc(x) else torch.contiguous_format)
 
     @_operator(name, "(Tensor x) -> Tensor", like)

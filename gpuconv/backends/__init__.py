@@ -20,6 +20,7 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv.devices import MASKED, SUBCLASSES, Device, DeviceError, address, device_of, kind_of, masked, place_of
 from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
@@ -189,19 +190,19 @@ class _Around:
         return _Around(member, self._call) if isinstance(member, (ModuleType, _Around)) else partial(self._call, member)
 
 
-def _quietly(op: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+def _quietly(op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
     """Infinities and NaN are results, as on a GPU, not warnings."""
     with np.errstate(all="ignore"):
         return op(*arrays, **options)
 
 
-def _on_device(device: Any, op: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+def _on_device(device: Any, op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
     """Run an op on a CUDA device that is not the current one."""
     with device:
         return op(*arrays, **options)
 
 
-def _on_plain_views(op: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+def _on_plain_views(op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
     """Run an op on subclasses of NumPy's array, such as matrices: it gets plain views, and an output that it returns
     becomes the given array again."""
     viewed: list[tuple[Any, Any]] = []
@@ -218,7 +219,7 @@ def _on_plain_views(op: Callable[..., Any], *arrays: Any, **options: Any) -> Any
     return _as_given(result, viewed)
 
 
-def _as_given(result: Any, viewed: list[tuple[Any, Any]]) -> Any:
+def _as_given(result: object, viewed: list[tuple[Any, Any]]) -> Any:
     """The result of an op, with plain views replaced by the given arrays."""
     if isinstance(result, tuple):
         return tuple(_as_given(each, viewed) for each in result)
@@ -314,12 +315,12 @@ def _adopted(x: Any, name: str = "the array") -> Any:
     return _adapter("cuda").from_cuda_array_interface(x) if hasattr(x, "__cuda_array_interface__") else x
 
 
-def _holds_masked(x: Any) -> bool:
+def _holds_masked(x: object) -> bool:
     """Whether a list, or a list inside it, contains a masked array."""
     return isinstance(x, (list, tuple)) and any(kind_of(row) == MASKED or _holds_masked(row) for row in x)
 
 
-def to_numpy(x: Any, name: str = "the array") -> np.ndarray:
+def to_numpy(x: object, name: str = "the array") -> np.ndarray:
     """`x` as a NumPy array: a copy from device memory, or `x` itself when it is one already.
 
     Byte order, subclasses and errors: as in `asarray`. name: for messages.
@@ -339,7 +340,7 @@ def empty(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
     return _adapter(device).empty(tuple(shape), as_numeric("an array", dtype))
 
 
-def zeros(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
+def zeros(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Any:
     """An array of zeros."""
     return _adapter(device).zeros(tuple(shape), as_numeric("an array", dtype))
 
@@ -347,7 +348,7 @@ def zeros(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
 def algorithms(
     device: str,
     problem: Conv2dProblem,
-    dtype: Any,
+    dtype: DTypeLike,
     *,
     algo: str = "auto",
     tf32: bool = False,

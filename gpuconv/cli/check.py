@@ -6,11 +6,15 @@ change the weights by about a thousandth, and backward must agree with numerical
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gpuconv.cli import document, run_settings
 from gpuconv.cli.errors import asked
 from gpuconv.cli.runs import batched, choose_device, line
+
+if TYPE_CHECKING:
+    from gpuconv.layers.sequential import Sequential
+
 
 EXAMPLES = ["gpuconv check", "gpuconv check --model tiny-vgg --data synthetic", "gpuconv check --lr 0.5"]
 
@@ -34,7 +38,9 @@ def run(options: argparse.Namespace) -> int:
         train, _ = load(settings.data)
         line("data", f"{train.name}: {min(IMAGES, len(train))} training images")
         device = choose_device(options)
-        net: Any = nets.build(settings.model, train.image_shape, len(train.classes), seed=settings.seed).to(device)
+        net: Sequential = nets.build(settings.model, train.image_shape, len(train.classes), seed=settings.seed).to(
+            device
+        )
         loader = batched(
             train, IMAGES, normalization=Normalization.from_dataset(train), seed=settings.seed, device=device
         )

@@ -38,7 +38,7 @@ def read(path: str) -> dict[str, Any]:
         raise type(error)(f"{printable(path)}: {error}") from None
 
 
-def _as_option(name: str, value: Any) -> Any:
+def _as_option(name: str, value: object) -> Any:
     kind = run_settings.OPTIONS[name][0] if name in run_settings.OPTIONS else str
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or (kind is str) != isinstance(value, str):
         raise TypeError(f"{name} must be {'text' if kind is str else 'a number'}, received {value!r}")

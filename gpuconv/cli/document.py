@@ -29,13 +29,13 @@ def collected() -> Iterator[dict[str, Any]]:
         _OPEN.reset(token)
 
 
-def note(**facts: Any) -> None:
+def note(**facts: object) -> None:
     """Put facts into the document, if there is one."""
     if (document := _OPEN.get()) is not None:
         document.update(plain(facts))
 
 
-def add(name: str, entry: Any) -> None:
+def add(name: str, entry: object) -> None:
     """Append an entry to the document's list of that name, if there is a document."""
     if (document := _OPEN.get()) is not None:
         document.setdefault(name, []).append(plain(entry))
@@ -51,7 +51,7 @@ def text(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=2, allow_nan=False)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """`value` for JSON, with null for NaN and infinity."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}

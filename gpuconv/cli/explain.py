@@ -7,7 +7,7 @@ watch of the emulator sees them."""
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,11 @@ from gpuconv.cli.nets import add_file
 from gpuconv.cli.run_settings import add_device, count
 from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, line, open_run
 from gpuconv.names import lookup, printable
+from gpuconv.types import Array
+
+if TYPE_CHECKING:
+    from gpuconv.layers.sequential import Sequential
+
 
 EXAMPLES = [
     "gpuconv explain runs/digits-digits-net-1 seven.png --layer conv2 --at 5,7,12",
@@ -108,7 +113,9 @@ def _target(name: str | None, classes: list[str]) -> int | None:
         return lookup("class", name, {each: number for number, each in enumerate(classes)})
 
 
-def _map(options: argparse.Namespace, net: Any, x: Any, target: int | None) -> tuple[str, list[tuple[str, np.ndarray]]]:
+def _map(
+    options: argparse.Namespace, net: Sequential, x: Array, target: int | None
+) -> tuple[str, list[tuple[str, np.ndarray]]]:
     from gpuconv.inspect import grad_cam, occlusion, saliency
 
     with asked():
@@ -124,7 +131,7 @@ def _map(options: argparse.Namespace, net: Any, x: Any, target: int | None) -> t
 
 
 def _value(
-    options: argparse.Namespace, trained: Run, x: Any, target: int | None
+    options: argparse.Namespace, trained: Run, x: Array, target: int | None
 ) -> tuple[str, list[tuple[str, np.ndarray]]]:
     from gpuconv.inspect import explain
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import process, python_runs, run_settings
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, expect_normalization, line, load_data, of_python, parts, run_of
+
+if TYPE_CHECKING:
+    from gpuconv.layers.sequential import Sequential
+
 
 EXAMPLES = [
     "gpuconv live",
@@ -94,7 +98,7 @@ def _new(options: argparse.Namespace, settings: run_settings.Settings) -> Any:
             "train": {"batch_size": settings.batch_size, "augmentation": settings.augment},
         }
 
-        def prepare(net: Any) -> None:
+        def prepare(net: Sequential) -> None:
             from gpuconv.data import Normalization
 
             if settings.whiten:

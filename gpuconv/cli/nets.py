@@ -122,7 +122,7 @@ def imported(path: str) -> ModuleType:
     return module
 
 
-def _arguments(function: Any, model: str, input_shape: Any, classes: int | None) -> list[Any]:
+def _arguments(function: Any, model: str, input_shape: object, classes: int | None) -> list[Any]:
     """The input shape and the number of classes, as many of them as the function takes."""
     takes = [
         each

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuconv import backends, plots
 from gpuconv.training.look import picture
+
+if TYPE_CHECKING:
+    from gpuconv.layers.sequential import Sequential
 
 
 def draw_activations(
@@ -42,7 +45,7 @@ def first_filters(net: Any) -> tuple[str, np.ndarray] | None:
     return None
 
 
-def draw_filters(path: str | os.PathLike[str], net: Any) -> None:
+def draw_filters(path: str | os.PathLike[str], net: Sequential) -> None:
     found = first_filters(net)
     if found:
         name, weight = found

@@ -92,7 +92,7 @@ def _stream(number: int, old: Any, errors: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(outlet, encoding, errors, line_buffering=number == 2 or os.isatty(number))
 
 
-def _outlet(stream: Any) -> Any:
+def _outlet(stream: object) -> Any:
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     return raw if isinstance(raw, Outlet) else None
 

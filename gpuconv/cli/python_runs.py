@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv import losses
 from gpuconv.cli import document, nets, run_settings
@@ -12,6 +12,10 @@ from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import batched, choose_device, expect_normalization, line, of_python, run_of
 from gpuconv.console import say
 from gpuconv.parallel import Ranks
+
+if TYPE_CHECKING:
+    from gpuconv.layers.sequential import Sequential
+
 
 PARTS = ("train", "validation", "test")
 
@@ -137,7 +141,7 @@ def sets(stored: dict[str, Any], data: str | None, test: str | None) -> dict[str
     return found
 
 
-def _loader(stored: dict[str, Any], part: str, data: Any, net: Any) -> Any:
+def _loader(stored: dict[str, Any], part: str, data: object, net: Sequential) -> Any:
     from gpuconv.data import Augmentation, Normalization
 
     kept, options = stored[part], stored["options"]

@@ -288,7 +288,7 @@ def choose_device(options: argparse.Namespace) -> str:
     return device
 
 
-def line(name: str, text: Any) -> None:
+def line(name: str, text: object) -> None:
     """Print a line of the command's heading, unless --quiet."""
     if is_quiet():
         return

@@ -129,7 +129,7 @@ def _read_python(path: Path) -> Part:
     return pixels, np.array(labels, np.uint8)
 
 
-def _is_int64(value: Any) -> bool:
+def _is_int64(value: object) -> bool:
     return type(value) is int and value.bit_length() < 64
 
 

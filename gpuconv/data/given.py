@@ -74,11 +74,13 @@ def recognised(
     )
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def _of_arrays(images: Any, labels: Any, name: str, shape: tuple[int, ...], classes: int) -> Dataset | ArraySamples:
+def _of_arrays(
+    images: object, labels: object, name: str, shape: tuple[int, ...], classes: int
+) -> Dataset | ArraySamples:
     """uint8 arrays in memory become a Dataset, which moves to the device; other arrays are read batch by batch."""
     in_file = mapped(images)
     images = laid_out(images, shape, rank=1 + len(shape))

@@ -75,11 +75,11 @@ class Normalization:
         std = np.sqrt(variance)
         return cls(total / count, np.where(std > 0, std, 1.0))
 
-    def lacks(self, images: NDArray[Any]) -> bool:
+    def lacks(self, images: np.ndarray) -> bool:
         """Whether floats look like pixels that are not normalised: from 0 to 1, or to 255."""
         return bool(images.size) and images.min() >= 0 and (images.max() > 10 or images.max() <= 1)
 
-    def __call__(self, images: NDArray[np.uint8], dtype: Any = "float32") -> NDArray[Any]:
+    def __call__(self, images: NDArray[np.uint8], dtype: Any = "float32") -> np.ndarray:
         """Normalise uint8 images (N, H, W, C), with the same bits as a batch without augmentation."""
         everything = np.arange(len(images))
         return ops.load_batch(images, everything, everything, mean=self.mean, std=self.std, dtype=dtype)[0]

@@ -26,7 +26,7 @@ class UnsafePickleError(pickle.UnpicklingError):
 class ArrayState:
     """Stand-in for numpy.ndarray, and for the functions that create an empty array or one from a buffer."""
 
-    state: Any = None
+    state: object = None
 
     def __init__(self, *_: object) -> None:
         pass
@@ -103,7 +103,7 @@ _OPCODES = """
 
 
 def _refused(code: int) -> Callable[[Any], None]:
-    def refuse(_: Any) -> None:
+    def refuse(_: object) -> None:
         opcode = next(known.name for known in pickletools.opcodes if known.code == chr(code))
         raise UnsafePickleError(f"it asks for the opcode {opcode}, which no array needs; nothing of it was run")
 

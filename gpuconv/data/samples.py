@@ -136,7 +136,7 @@ class MapSamples(Samples):
         return np.stack(images), class_numbers([label for _, label in pairs], self.name, len(pairs))
 
 
-def mapped(array: Any) -> str | None:
+def mapped(array: object) -> str | None:
     """The file of a memory-mapped array; None for one in memory."""
     while isinstance(array, np.ndarray):
         if isinstance(array, np.memmap) and array.filename is not None:
@@ -145,11 +145,11 @@ def mapped(array: Any) -> str | None:
     return None
 
 
-def is_torch(array: Any) -> bool:
+def is_torch(array: object) -> bool:
     return type(array).__module__.partition(".")[0] == "torch"
 
 
-def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> NDArray[Any]:
+def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> np.ndarray:
     """Images as a NumPy array of `rank` axes, the last of which are those of `shape`, one image's.
 
     A PyTorch tensor with channels first gets them moved last; grey pictures without a channel axis get one. Raises
@@ -175,7 +175,7 @@ def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> NDArray[Any]:
     return array
 
 
-def class_numbers(labels: Any, name: str, count: int) -> NDArray[np.int64]:
+def class_numbers(labels: object, name: str, count: int) -> NDArray[np.int64]:
     """Labels as int64 (count,). Raises TypeError and ValueError for anything but class numbers."""
     if isinstance(labels, (list, tuple)):
         labels = [int(label) if is_torch(label) and label.ndim == 0 else label for label in labels]
@@ -195,7 +195,7 @@ def class_numbers(labels: Any, name: str, count: int) -> NDArray[np.int64]:
     return found.astype(np.int64)
 
 
-def expect_finite(images: NDArray[Any], name: str) -> None:
+def expect_finite(images: np.ndarray, name: str) -> None:
     """Raise ValueError, naming the image, for one with NaN or infinity."""
     for first in range(0, len(images) if is_float(images.dtype) else 0, 64):
         part = images[first : first + 64]

@@ -143,7 +143,7 @@ class Batches:
             self._taken += 1
             yield self._batch(given)
 
-    def _pair(self, given: Any) -> tuple[Any, Any]:
+    def _pair(self, given: object) -> tuple[Any, Any]:
         if not isinstance(given, (tuple, list)) or len(given) != 2:
             received = f"{len(given)} parts" if isinstance(given, (tuple, list)) else type(given).__name__
             raise TypeError(f"a batch of {self.name} must be (images, labels), received {received}")
@@ -156,7 +156,7 @@ class Batches:
             )
         return x, class_numbers(given[1], self.name, len(x))
 
-    def _batch(self, given: Any) -> Batch:
+    def _batch(self, given: object) -> Batch:
         x, labels = self._pair(given)
         if x.dtype == np.uint8:
             if self.normalization is None:

@@ -14,7 +14,9 @@ from gpuconv.devices import Device
 from gpuconv.inspect.terms import Place, branches, host, reads, sends
 from gpuconv.layers import Residual
 from gpuconv.layers.base import Layer, descendants
+from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
+from gpuconv.types import Array
 from gpuconv.verify.call import Call, recording
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ class Explanation:
 
 
 def explain(
-    net: Any,
+    net: Sequential,
     x: Any,
     layer: str,
     at: Sequence[int],
@@ -163,7 +165,7 @@ def explain(
     )
 
 
-def layer_of(net: Any, name: str) -> Layer:
+def layer_of(net: Sequential, name: str) -> Layer:
     """A layer of a net, also one inside another; raises ValueError that names the nearest."""
     return lookup(
         "layer", name, {each.path.removeprefix(net.path).removeprefix("."): each for each in descendants(net)}
@@ -204,7 +206,7 @@ def _backward(net: Any, x: Any, name: str, target: int | None) -> tuple[Any, Cal
     return inputs[0], made[-1] if made else None, host(outputs[0])[0]
 
 
-def chosen_score(scores: Any, target: int | None) -> np.ndarray:
+def chosen_score(scores: Array, target: int | None) -> np.ndarray:
     """The gradient of one score of one image: 1 at the target, by default the largest score. Raises ValueError for an
     unknown class."""
     found = host(scores)
@@ -221,7 +223,7 @@ def chosen_score(scores: Any, target: int | None) -> np.ndarray:
 Parts = tuple[np.ndarray, np.ndarray | None, float, list[Term]]
 
 
-def _inputs(layer: Layer, x: Any, at: Place) -> Parts:
+def _inputs(layer: Layer, x: Array, at: Place) -> Parts:
     if isinstance(layer, Residual):
         values = np.array([host(branch)[(0, *at)] for branch in branches(layer, x)])
         return values, np.ones(2), 0.0, [Term(at, float(value), 1.0) for value in values]

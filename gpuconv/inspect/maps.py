@@ -9,12 +9,13 @@ import numpy as np
 from gpuconv import arguments, backends
 from gpuconv.inspect.explain import chosen_score, layer_of
 from gpuconv.inspect.terms import host
+from gpuconv.layers.sequential import Sequential
 
 MAPS = ("saliency", "occlusion", "grad-cam")
 BATCH = 64  # occluded images that are looked at together
 
 
-def saliency(net: Any, x: Any, *, target: int | None = None) -> np.ndarray:
+def saliency(net: Sequential, x: Any, *, target: int | None = None) -> np.ndarray:
     """The gradient of a class's score with respect to the image, (H, W, C) in float64 (Simonyan et al. 2013).
 
     x: a batch of one image, as the net takes it. target: the class, by default the best. Raises ValueError for a class
@@ -57,7 +58,7 @@ def occlusion(
     return falls / covered
 
 
-def grad_cam(net: Any, x: Any, *, layer: str | None = None, target: int | None = None) -> np.ndarray:
+def grad_cam(net: Sequential, x: Any, *, layer: str | None = None, target: int | None = None) -> np.ndarray:
     """Where a layer's maps speak for a class: the positive part of their sum, each times the mean of its gradient
     (Selvaraju et al. 2017), (H, W) of the image, each pixel with the value of the position it belongs to.
 

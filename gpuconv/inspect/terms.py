@@ -113,7 +113,7 @@ def _keeps_places(layer: Layer, x: np.ndarray) -> bool:
     return x.shape == layer.output_shape and not layer.children() and not isinstance(layer, ConvTranspose2D)
 
 
-def host(array: Any) -> np.ndarray:
+def host(array: object) -> np.ndarray:
     return backends.to_numpy(array).astype(np.float64)
 
 

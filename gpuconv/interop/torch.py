@@ -72,7 +72,7 @@ def _parts(net: Layer) -> list[_Part]:
     return parts
 
 
-def from_torch(state: Any, net: Layer, *, strict: bool = True) -> dict[str, np.ndarray]:
+def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, np.ndarray]:
     """A PyTorch module or its state dict as a state for ``net.load_state_dict``.
 
     state: a module, or its tensors or arrays by any names, in the order of the modules. net: built, of the same
@@ -112,7 +112,7 @@ def from_torch(state: Any, net: Layer, *, strict: bool = True) -> dict[str, np.n
     return found | {key: host_array(value, key) for key, value in state.items() if key in unused}
 
 
-def _state_of(state: Any, net: Any) -> Mapping[str, Any]:
+def _state_of(state: Any, net: Layer) -> Mapping[str, Any]:
     """The state dict of a module, or the given state dict."""
     if isinstance(state, Layer) or not isinstance(net, Layer):
         raise TypeError(
@@ -173,7 +173,7 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def host_array(value: Any, key: str) -> np.ndarray:
+def host_array(value: object, key: str) -> np.ndarray:
     """A tensor or an array as a NumPy array of the same bits."""
     if not hasattr(value, "detach"):
         return backends.to_numpy(value, key)

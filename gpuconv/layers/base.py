@@ -277,7 +277,7 @@ class Layer(Stateful["Layer"]):
     def has_hooks(self) -> bool:
         return bool(self.hooks)
 
-    def stash(self, *values: Any) -> None:
+    def stash(self, *values: object) -> None:
         """Keep what backward needs."""
         self._saved = values
 
@@ -294,7 +294,7 @@ class Layer(Stateful["Layer"]):
         """What forward kept for backward; () if nothing."""
         return self._saved or ()
 
-    def save(self, path: str | os.PathLike[str] | None = None, *values: Any) -> None:
+    def save(self, path: str | os.PathLike[str] | None = None, *values: object) -> None:
         """Write the weights, config, classes and normalization into one safetensors file, which `gpuconv.load` reads.
         Raises CheckpointError if it cannot be written, and RuntimeError for a net that has no weights yet; then an
         existing file at `path` is unchanged.

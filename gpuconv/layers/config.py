@@ -23,20 +23,20 @@ def settings(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def encode(value: Any) -> Any:
+def encode(value: object) -> Any:
     """A setting's value for JSON; `decode` reads it."""
     if isinstance(value, Stateful):
         return value.config()  # type: ignore[attr-defined]
     return [encode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def decode(value: Any) -> Any:
+def decode(value: object) -> Any:
     if isinstance(value, Mapping) and "layer" in value:
         return make(value)
     return [decode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def tuples(value: Any) -> Any:
+def tuples(value: object) -> Any:
     """The value with lists replaced by tuples, recursively."""
     return tuple(tuples(entry) for entry in value) if isinstance(value, (list, tuple)) else value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpuconv.data import Normalization
 
 
-def class_names(names: Any, output_shape: Shape | None) -> list[str]:
+def class_names(names: object, output_shape: Shape | None) -> list[str]:
     """The names as a list. Raises TypeError for anything but a list of names, and ValueError if the net is built and
     has another number of scores."""
     if isinstance(names, (str, bytes)) or not isinstance(names, (Sequence, np.ndarray)):
@@ -29,7 +29,7 @@ def class_names(names: Any, output_shape: Shape | None) -> list[str]:
     return [str(name) for name in names]
 
 
-def fitting(normalization: Any, input_shape: Shape | None) -> Normalization:
+def fitting(normalization: object, input_shape: Shape | None) -> Normalization:
     """The normalization itself. Raises TypeError for anything else, and ValueError if the net is built and takes images
     of another shape."""
     from gpuconv.data.normalization import Normalization

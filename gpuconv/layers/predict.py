@@ -14,12 +14,14 @@ from gpuconv.data.image import read_image
 from gpuconv.data.samples import is_torch, laid_out
 from gpuconv.devices import Device, kind_of
 from gpuconv.dtypes import is_float
-from gpuconv.layers.base import expect_built
+from gpuconv.layers.base import Layer, expect_built
 from gpuconv.layers.image_notes import class_names
 from gpuconv.types import Array
 
 
-def predict(net: Any, images: Any, *, batch_size: int, softmax: bool, top: int | None, normalize: bool | None) -> Any:
+def predict(
+    net: Any, images: object, *, batch_size: int, softmax: bool, top: int | None, normalize: bool | None
+) -> Any:
     """See `Sequential.predict`."""
     batch_size = arguments.integer("batch_size", batch_size, 1)
     softmax = arguments.flag("softmax", softmax)
@@ -37,7 +39,7 @@ def predict(net: Any, images: Any, *, batch_size: int, softmax: bool, top: int |
     return best[0] if single else best
 
 
-def prepared(net: Any, images: Any, normalize: bool | None) -> tuple[Array, bool]:
+def prepared(net: Layer, images: object, normalize: bool | None) -> tuple[Array, bool]:
     """Any images that `predict` takes, as one batch in the net's dtype on its device, and whether it was a single
     image."""
     batch, single = as_batch(net, images)
@@ -67,7 +69,7 @@ def as_batch(net: Any, images: Any) -> tuple[Array, bool]:
     return (array.reshape(1, *array.shape) if single else array), single
 
 
-def _is_file(image: Any) -> bool:
+def _is_file(image: object) -> bool:
     return isinstance(image, (str, os.PathLike))
 
 
@@ -106,7 +108,7 @@ def _files(net: Any, paths: Sequence[Any]) -> np.ndarray:
     return np.stack([read_image(path, size=(height, width), channels=channels) for path in paths])
 
 
-def _normalizes(net: Any, batch: Array, asked: bool | None) -> bool:
+def _normalizes(net: Layer, batch: Array, asked: bool | None) -> bool:
     """Whether to apply the stored normalization. Raises ValueError where the caller has to say."""
     if not asked and not batch.size:
         return False
@@ -129,7 +131,7 @@ def _normalizes(net: Any, batch: Array, asked: bool | None) -> bool:
     return False
 
 
-def _scores(net: Any, images: Array, batch_size: int, softmax: bool, normalize: bool) -> Array:
+def _scores(net: Layer, images: Array, batch_size: int, softmax: bool, normalize: bool) -> Array:
     count = images.shape[0]
     scores: Any = None
     there = backends.device_of(images)
@@ -147,7 +149,7 @@ def _scores(net: Any, images: Array, batch_size: int, softmax: bool, normalize: 
     return scores
 
 
-def _fed(net: Any, x: Array, normalize: bool) -> Array:
+def _fed(net: Layer, x: Array, normalize: bool) -> Array:
     """The images normalised, in the net's dtype."""
     if normalize:
         x = _normalised(net, backends.to_numpy(x))
@@ -156,7 +158,7 @@ def _fed(net: Any, x: Array, normalize: bool) -> Array:
     return x
 
 
-def _normalised(net: Any, x: np.ndarray) -> np.ndarray:
+def _normalised(net: Layer, x: np.ndarray) -> np.ndarray:
     found = net.normalization
     if x.dtype == np.uint8:
         return found(x)

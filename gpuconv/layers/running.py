@@ -23,7 +23,7 @@ def listen(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def run(layer: Any, method: str, *args: Any, **options: Any) -> Any:
+def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
     """Call a child's "forward", "infer" or "backward". Containers run their children only through this function.
 
     Errors get a note that names the layer.
@@ -43,7 +43,7 @@ def run(layer: Any, method: str, *args: Any, **options: Any) -> Any:
         raise
 
 
-def call(layer: Any, method: str, *args: Any, **options: Any) -> Any:
+def call(layer: Any, method: str, *args: object, **options: Any) -> Any:
     """As `run`, without listeners: converts the result to the net's dtype and calls the layer's hooks."""
     found = getattr(layer, method)(*args, **options)
     if layer.is_foreign:
@@ -70,7 +70,7 @@ def _expect_planned(layer: Any, method: str, given: Any, found: Any) -> None:
         )
 
 
-def _in_net_dtype(layer: Any, method: str, found: Any) -> Any:
+def _in_net_dtype(layer: Any, method: str, found: object) -> Any:
     """The result of a user's layer, converted to the net's dtype if it has another float dtype."""
     if found is None and method == "backward":  # allowed with input_grad=False
         return found

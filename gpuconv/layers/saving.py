@@ -23,7 +23,7 @@ from gpuconv.version import __version__
 NOTES = ("classes", "mean", "std", "input_shape")
 
 
-def save(net: Any, path: Any, *values: Any) -> None:
+def save(net: Any, path: object, *values: object) -> None:
     """See `Layer.save`."""
     if values or not isinstance(path, (str, os.PathLike)):
         return _stash(net, *(() if path is None else (path, *values)))
@@ -33,7 +33,7 @@ def save(net: Any, path: Any, *values: Any) -> None:
     write(path, checkpoint_of(net))
 
 
-def _stash(layer: Any, *values: Any) -> None:
+def _stash(layer: Any, *values: object) -> None:
     """The former meaning of `save` in users' layers, now `stash`. Raises TypeError for other layers."""
     if not layer.is_foreign or layer.children():
         received = ", ".join(type(value).__name__ for value in values) or "no path"

@@ -214,7 +214,7 @@ class Sequential(Layer):
 
     def predict(
         self,
-        images: Any,
+        images: object,
         *,
         batch_size: int = 256,
         softmax: bool = False,
@@ -237,7 +237,7 @@ class Sequential(Layer):
 
         return predict(self, images, batch_size=batch_size, softmax=softmax, top=top, normalize=normalize)
 
-    def activations(self, images: Any, *, normalize: bool | None = None) -> Volumes:
+    def activations(self, images: object, *, normalize: bool | None = None) -> Volumes:
         """Each layer's output volume, by the layer's name, in forward order: ``volumes["conv1"]``, and for a layer
         inside another ``volumes["residual1.conv1"]``. Iteration gives (name, volume) pairs.
 

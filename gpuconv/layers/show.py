@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import volume_size
 
 
-def row(net: Any) -> str:
+def row(net: Layer) -> str:
     """A line for each layer; layers inside others are indented."""
     lines = [*_lines(net, "  ")]
     name, call, shape = (max((len(line[column]) for line in lines), default=0) for column in range(3))
@@ -26,7 +27,7 @@ def _lines(net: Any, indent: str, prefix: str = "") -> Any:
             yield from _lines(inner, indent + "  ", f"{key}." if key else "")
 
 
-def html_of(net: Any) -> str:
+def html_of(net: Layer) -> str:
     """A table of a net's layers."""
     from gpuconv.html import table
 

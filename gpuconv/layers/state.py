@@ -29,7 +29,7 @@ class Unmatched(NamedTuple):
 class Frozen:
     """The field `Layer.frozen`: the names of variables that are not trained, or True for all; by default none."""
 
-    def __get__(self, layer: Any, kind: Any = None) -> bool | tuple[str, ...]:
+    def __get__(self, layer: Any, kind: object = None) -> bool | tuple[str, ...]:
         if layer is None:  # asked by `dataclass` for the field's default
             return ()
         return True if ALL in layer._frozen else layer._frozen

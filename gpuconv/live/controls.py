@@ -40,7 +40,7 @@ def read_command(body: bytes) -> tuple[str, Record]:
     return name, found
 
 
-def read_net(text: Any, input_shape: tuple[int, ...], classes: int, seed: int) -> Record:
+def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int) -> Record:
     """The config of a net from a JSON list of layers, for these images.
 
     Raises LayerError with the index of the wrong layer."""
@@ -107,7 +107,7 @@ def _expect_bounded(layer: Layer) -> None:
         )
 
 
-def _short(config: Any) -> Any:
+def _short(config: object) -> Any:
     if isinstance(config, list):
         return [_short(entry) for entry in config]
     if not isinstance(config, dict) or "layer" not in config:

@@ -14,7 +14,7 @@ from typing import Any
 from gpuconv import losses
 from gpuconv.arguments import integer
 from gpuconv.checkpoint import Checkpoint
-from gpuconv.data import Augmentation, Dataset, Loader, Normalization, StreamLoader
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader
 from gpuconv.layers import Layer
 from gpuconv.layers.saving import NOTES
 from gpuconv.names import lookup
@@ -39,7 +39,7 @@ class Sets:
     """The images of a run by part; validation may be None."""
 
     train: Any
-    validation: Any
+    validation: Dataset | Samples | None
     test: Any
 
     @property

@@ -10,6 +10,8 @@ import numpy as np
 
 from gpuconv import backends, losses
 from gpuconv.layers import Dropout, Flatten, Input
+from gpuconv.layers.base import Layer
+from gpuconv.layers.sequential import Sequential
 
 KINDS = ("activations", "gradients", "filters")
 SLICES = 10  # the most slices of a layer that are shown
@@ -25,7 +27,7 @@ class Volume(NamedTuple):
     step: int
 
 
-def activations(net: Any, x: Any) -> tuple[list[Volume], np.ndarray]:
+def activations(net: Sequential, x: Any) -> tuple[list[Volume], np.ndarray]:
     """The volume after each layer for a batch of one image, and the scores."""
     volumes = []
     for name, layer in net.children():
@@ -111,7 +113,7 @@ def _square(filters: np.ndarray) -> np.ndarray:
     return np.concatenate(rows, axis=1)[:, :-1, :-1]
 
 
-def _has_volume(layer: Any) -> bool:
+def _has_volume(layer: Layer) -> bool:
     return not isinstance(layer, Input | Flatten | Dropout)
 
 
@@ -127,5 +129,5 @@ def _step(shape: tuple[int, ...]) -> int:
     return -(-max(shape[:2]) // SIDE)
 
 
-def _host(array: Any) -> np.ndarray:
+def _host(array: object) -> np.ndarray:
     return backends.to_numpy(array).astype(np.float32)

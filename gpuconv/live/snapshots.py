@@ -20,7 +20,7 @@ EXAMPLES = 64  # test images that are looked at
 SHOWN = 12  # of them, right and wrong ones each
 
 
-def encode(value: Any) -> bytes:
+def encode(value: object) -> bytes:
     return json.dumps(value, default=_plain, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -127,5 +127,5 @@ def _told(settings: Record) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)

@@ -112,7 +112,7 @@ def load_batch(
 
 @remembered
 def _check_images(
-    images: Array, labels: Array, indices: Array, mean: Array, std: Array, *, shift: Any, cutout: Any
+    images: Array, labels: Array, indices: Array, mean: Array, std: Array, *, shift: object, cutout: object
 ) -> tuple[int, int]:
     if images.dtype != np.uint8 or len(images.shape) != 4:
         raise TypeError(

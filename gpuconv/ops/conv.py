@@ -88,7 +88,15 @@ def conv2d(
 
 @remembered
 def _check_conv2d(
-    x: Array, w: Array, bias: Array | None, out: Array | None, *, activation: Any, algo: Any, tf32: Any, **window: Any
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    out: Array | None,
+    *,
+    activation: Any,
+    algo: object,
+    tf32: object,
+    **window: Any,
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     problem = forward_problem(x, w, bias, **window)
     finish = epilogue(expect_activation(activation))
@@ -152,7 +160,7 @@ def conv2d_relu(
 
 @remembered
 def _check_conv2d_relu(
-    x: Array, w: Array, bias: Array | None, out: Array | None, *, pool: Any, algo: Any, tf32: Any, **window: Any
+    x: Array, w: Array, bias: Array | None, out: Array | None, *, pool: Any, algo: object, tf32: object, **window: Any
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     problem = forward_problem(x, w, bias, **window)
     expect_out(out, problem.pooled_shape(pool), x.dtype)
@@ -221,10 +229,10 @@ def _check_conv2d_dgrad(
     mask: Array | None,
     out: Array | None,
     *,
-    input_shape: Any,
+    input_shape: object,
     pool: Any,
-    algo: Any,
-    tf32: Any,
+    algo: object,
+    tf32: object,
     **window: Any,
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     w_shape, x_shape = expect_float("w", w, "K R S C/groups"), expect_volume_shape("input_shape", input_shape)
@@ -304,10 +312,10 @@ def _check_conv2d_wgrad(
     out: Array | None,
     db: Array | None,
     *,
-    kernel_size: Any,
+    kernel_size: object,
     pool: Any,
-    algo: Any,
-    tf32: Any,
+    algo: object,
+    tf32: object,
     accumulate: Any,
     **window: Any,
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
@@ -394,8 +402,8 @@ def _check_conv2d_backward(
     db: Array | None,
     *,
     pool: Any,
-    algo: Any,
-    tf32: Any,
+    algo: object,
+    tf32: object,
     accumulate: Any,
     **window: Any,
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:

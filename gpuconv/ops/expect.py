@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -74,7 +73,7 @@ def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> 
             raise TypeError(f"{name} must be {expected.name} for {x.dtype.name} data, received {vector.dtype.name}")
 
 
-def expect_volume_shape(name: str, shape: Any) -> tuple[int, int, int, int]:
+def expect_volume_shape(name: str, shape: object) -> tuple[int, int, int, int]:
     if not isinstance(shape, (tuple, list)) or len(shape) != 4:
         raise ValueError(f"{name} must be (N, H, W, C), received {shape!r}")
     n, h, w, c = (integer(f"{name}[{axis}]", size, 0) for axis, size in enumerate(shape))
@@ -86,21 +85,21 @@ def expect_activation(activation: str | None) -> str | None:
     return None if activation is None else lookup("activation", activation, ACTIVATIONS).name
 
 
-def expect_algorithm(algo: Any, tf32: Any, dtype: np.dtype) -> tuple[str, bool]:
+def expect_algorithm(algo: object, tf32: object, dtype: np.dtype) -> tuple[str, bool]:
     """The full name of an algorithm that serves products of this dtype, and tf32 as a bool."""
     arithmetic = _arithmetic(dtype, tf32)
     return algorithms.for_product(algo, arithmetic), bool(tf32)
 
 
 def expect_conv_algorithm(
-    algo: Any, tf32: Any, dtype: np.dtype, problem: Conv2dProblem, epilogue: Epilogue, direction: str
+    algo: object, tf32: object, dtype: np.dtype, problem: Conv2dProblem, epilogue: Epilogue, direction: str
 ) -> tuple[str, bool]:
     """As `expect_algorithm`, for a direction of a convolution."""
     arithmetic = _arithmetic(dtype, tf32)
     return algorithms.for_convolution(algo, problem, epilogue, arithmetic, direction), bool(tf32)
 
 
-def _arithmetic(dtype: np.dtype, tf32: Any) -> str:
+def _arithmetic(dtype: np.dtype, tf32: object) -> str:
     if not isinstance(tf32, (bool, np.bool_)):
         raise TypeError(f"tf32 must be True or False, received {tf32!r}")
     if tf32 and dtype != np.float32:

@@ -59,7 +59,7 @@ def linear(
 
 @remembered
 def _check_linear(
-    x: Array, w: Array, bias: Array | None, out: Array | None, *, activation: Any, algo: Any, tf32: Any
+    x: Array, w: Array, bias: Array | None, out: Array | None, *, activation: Any, algo: object, tf32: object
 ) -> tuple[LinearProblem, Epilogue, str, bool]:
     (_, features), (k, c) = expect_float("x", x, "N in_features"), expect_float("w", w, "out_features in_features")
     expect_same_dtype(x=x, w=w, bias=bias)
@@ -96,7 +96,7 @@ def linear_dgrad(dy: ArrayT, w: ArrayT, *, algo: str = "auto", tf32: bool = Fals
 
 @remembered
 def _check_linear_dgrad(
-    dy: Array, w: Array, out: Array | None, *, algo: Any, tf32: Any
+    dy: Array, w: Array, out: Array | None, *, algo: object, tf32: object
 ) -> tuple[LinearProblem, str, bool]:
     (n, columns), (k, c) = expect_float("dy", dy, "N out_features"), expect_float("w", w, "out_features in_features")
     expect_same_dtype(dy=dy, w=w)
@@ -142,7 +142,7 @@ def linear_wgrad(
 
 @remembered
 def _check_linear_wgrad(
-    dy: Array, x: Array, out: Array | None, db: Array | None, *, algo: Any, tf32: Any, accumulate: Any
+    dy: Array, x: Array, out: Array | None, db: Array | None, *, algo: object, tf32: object, accumulate: Any
 ) -> tuple[LinearProblem, str, bool]:
     (n, k), (x_n, c) = expect_float("dy", dy, "N out_features"), expect_float("x", x, "N in_features")
     expect_same_dtype(dy=dy, x=x)

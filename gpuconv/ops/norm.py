@@ -99,7 +99,7 @@ def batch_norm(
 
 @remembered
 def _check_batch_norm(
-    x: Array, gamma: Array, beta: Array, running_mean: Array, running_var: Array, out: Array | None, *, training: Any
+    x: Array, gamma: Array, beta: Array, running_mean: Array, running_var: Array, out: Array | None, *, training: object
 ) -> None:
     shape = expect_any_float("x", x, 2)
     expect_channel_vectors(x, shape[-1], gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
@@ -307,8 +307,8 @@ def _check_conv2d_batch_norm(
     running_var: Array,
     out: Array | None,
     *,
-    algo: Any,
-    tf32: Any,
+    algo: object,
+    tf32: object,
     **window: Any,
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     problem = forward_problem(x, w, bias, **window)

@@ -40,7 +40,7 @@ def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
     found: list[Launch] = []
     launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuner.in_trial.get()
 
-    def noted(kernel: Kernel, grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
+    def noted(kernel: Kernel, grid: Any, block: Any, *arguments: object, shared: int = 0) -> None:
         ours = threading.get_ident() == owner
         if execute or not ours:
             launch(kernel, grid, block, *arguments, shared=shared)

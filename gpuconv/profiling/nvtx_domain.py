@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager
-from typing import Any
 
 import nvtx
 
@@ -35,7 +34,7 @@ class _Span:
     def __enter__(self) -> None:
         _DOMAIN.push_range(self.attributes)
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         _DOMAIN.pop_range()
 
 

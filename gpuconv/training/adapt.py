@@ -99,7 +99,7 @@ class Adapted(Optimizer):
             notice(f"{self._kind} has no state_dict and load_state_dict, so its state starts from scratch")
 
 
-def optimizer(given: Any, **settings: Any) -> Optimizer:
+def optimizer(given: object, **settings: Any) -> Optimizer:
     """As `optimizers.get`, and wraps any other object with ``step(params, grads)``."""
     if isinstance(given, (str, Optimizer)):
         return optimizers.get(given, **settings)
@@ -117,7 +117,7 @@ def optimizer(given: Any, **settings: Any) -> Optimizer:
     return Adapted(inner=given, lr=float(rate))
 
 
-def expect_rate(optimizer: Optimizer, schedule: Any) -> None:
+def expect_rate(optimizer: Optimizer, schedule: object) -> None:
     """Raise ValueError if the optimizer cannot receive the schedule's learning rate."""
     if isinstance(optimizer, Adapted) and not optimizer.has_rate and str(schedule) != "constant":
         raise ValueError(

@@ -92,13 +92,13 @@ def checked(callbacks: Sequence[Any]) -> list[Any]:
     return found
 
 
-def _has(callback: Any, event: str) -> bool:
+def _has(callback: object, event: str) -> bool:
     """Whether it has a method of its own for that event."""
     inherited = isinstance(callback, Callback) and getattr(type(callback), event) is getattr(Callback, event)
     return event in vars(callback) if inherited else hasattr(callback, event)
 
 
-def next_step(callback: Any, trainer: Any) -> int | None:
+def next_step(callback: object, trainer: Any) -> int | None:
     """The callback's `next_step`, or the default of `Callback`."""
     if hasattr(callback, "next_step"):
         return callback.next_step(trainer)

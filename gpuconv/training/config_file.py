@@ -30,7 +30,7 @@ def text(settings: dict[str, Any]) -> str:
     return "\n".join([*heading, *(line for entry in entries for line in _lines(*entry))]) + "\n"
 
 
-def _lines(name: str, value: Any, why: str) -> Iterator[str]:
+def _lines(name: str, value: object, why: str) -> Iterator[str]:
     if why:
         yield f"# {name}: {why}"
     if value is not None:

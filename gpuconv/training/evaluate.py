@@ -85,7 +85,7 @@ def evaluate(
     return Evaluation(sums.loss, sums.accuracy, int(sums.samples), matrix, results)
 
 
-def _scored(net: Any, batches: Iterable[Any], tta: str, ranks: Ranks) -> Iterator[tuple[Array, Array]]:
+def _scored(net: Layer, batches: Iterable[Any], tta: str, ranks: Ranks) -> Iterator[tuple[Array, Array]]:
     """(scores, labels) of each batch, in order; the ranks take the batches in turn."""
     batches = iter(batches)
     while some := [*itertools.islice(batches, ranks.size)]:
@@ -94,7 +94,7 @@ def _scored(net: Any, batches: Iterable[Any], tta: str, ranks: Ranks) -> Iterato
             yield scores, labels
 
 
-def averaged_scores(net: Any, x: Array, tta: str = "none") -> Array:
+def averaged_scores(net: Layer, x: Array, tta: str = "none") -> Array:
     """The mean of a net's scores over `views` of a batch. x: (N, H, W, C). Returns (N, classes)."""
     total: Any = None
     for weight, view in views(x, tta):

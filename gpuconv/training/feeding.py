@@ -17,6 +17,7 @@ from gpuconv.data.samples import Samples
 from gpuconv.data.stream import StreamLoader
 from gpuconv.devices import Device
 from gpuconv.layers import BatchNorm, Input, Sequential
+from gpuconv.layers.base import Layer
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 
 
@@ -27,7 +28,7 @@ class DataError(ValueError):
 def loaders(
     data: dict[str, Any],
     *,
-    net: Any,
+    net: Layer,
     batch_size: int,
     seed: int,
     steps_per_epoch: int | None = None,
@@ -57,7 +58,7 @@ def loaders(
     return made
 
 
-def is_fraction(data: Any) -> bool:
+def is_fraction(data: object) -> bool:
     return isinstance(data, Real) and not isinstance(data, bool)
 
 
@@ -83,7 +84,7 @@ def with_part(data: dict[str, Any], net: Any, seed: int) -> dict[str, Any]:
     return data | {name: rest, "validation": part}
 
 
-def held_out(name: str, data: Any, net: Any, normalization: Normalization | None, batch_size: int) -> Any:
+def held_out(name: str, data: object, net: Layer, normalization: Normalization | None, batch_size: int) -> Any:
     """The loader of test data: in order, normalised by `normalization`, by default as in training."""
     normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
     found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1))
@@ -122,7 +123,7 @@ def loader(
     )
 
 
-def expect_again(name: str, data: Any) -> None:
+def expect_again(name: str, data: object) -> None:
     """Raise ValueError for data that can be iterated over only once."""
     if hasattr(data, "__next__"):
         raise ValueError(
@@ -131,7 +132,7 @@ def expect_again(name: str, data: Any) -> None:
         )
 
 
-def measured(name: str, known: Normalization | None, data: Any) -> Normalization | None:
+def measured(name: str, known: Normalization | None, data: object) -> Normalization | None:
     """The normalization of training images: the known one, else from their statistics; None for floats.
 
     known: of the net's images so far; with it, floats that do not look normalised raise ValueError."""
@@ -145,7 +146,7 @@ def measured(name: str, known: Normalization | None, data: Any) -> Normalization
     return None
 
 
-def as_in_training(name: str, known: Normalization | None, data: Any) -> Normalization | None:
+def as_in_training(name: str, known: Normalization | None, data: object) -> Normalization | None:
     """The normalization of validation and test images, if they are uint8. known: that of the training images.
 
     Raises TypeError if it is unknown, and ValueError for floats that do not look normalised though training images
@@ -165,7 +166,7 @@ def as_in_training(name: str, known: Normalization | None, data: Any) -> Normali
     return None
 
 
-def _some(data: Any) -> Any:
+def _some(data: object) -> Any:
     return data.first(64) if isinstance(data, Samples) else data
 
 
@@ -173,14 +174,14 @@ def _raw(data: Any) -> bool:
     return data.raw if isinstance(data, (Dataset, Samples)) else data.dtype == np.uint8
 
 
-def _normalization(training: Any) -> Normalization | None:
+def _normalization(training: object) -> Normalization | None:
     """The normalization of the training loader, or from its images; None for floats, and if unknown."""
     data = getattr(training, "dataset", None)
     measures = isinstance(data, (Dataset, Samples)) and data.raw
     return getattr(training, "normalization", None) or (Normalization.from_dataset(data) if measures else None)
 
 
-def expect(name: str, loader: Any, net: Any, loss: Any, shards: int = 1, parts: str = "shards") -> None:
+def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, parts: str = "shards") -> None:
     """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as known.
 
     shards: into which each batch is cut. parts: what they are called."""
@@ -270,7 +271,7 @@ def describe(loader: Any, at_end: bool = False) -> dict[str, Any] | None:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def expect_length(loader: Any) -> int:
+def expect_length(loader: object) -> int:
     """The number of batches of the training part. Raises ValueError if it is unknown."""
     if (count := length(loader)) is None:
         raise ValueError(
@@ -381,11 +382,11 @@ def feed(loader: Any, place: Callable[[int], tuple[int, int]] | None = None) -> 
     return PartFeed(loader, place) if _ours(loader) and place else Feed(loader)
 
 
-def _ours(loader: Any) -> bool:
+def _ours(loader: object) -> bool:
     """Whether it is a `Loader` whose batches come unchanged from its data set."""
     return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
 
 
-def _batched(loader: Any) -> bool:
+def _batched(loader: object) -> bool:
     """Whether it is one of our loaders, whose batches come unchanged from its data set."""
     return _ours(loader) or (isinstance(loader, StreamLoader) and type(loader).epoch is StreamLoader.epoch)

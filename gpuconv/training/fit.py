@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class Fit:
                 raise
             self._end()
 
-    def _notify(self, callbacks: Sequence[CallbackLike], event: str, *arguments: Any) -> None:
+    def _notify(self, callbacks: Sequence[CallbackLike], event: str, *arguments: object) -> None:
         for callback in callbacks:
             if (told := getattr(callback, event, None)) is not None:
                 told(self.run, *arguments)

@@ -40,7 +40,7 @@ class HeldOut:
         return record
 
 
-def _plain(value: Any, metric: str) -> Any:
+def _plain(value: object, metric: str) -> Any:
     """A number or lists of numbers; None replaces numbers that are not finite, which JSON lacks."""
     if isinstance(value, dict):
         return {str(key): _plain(each, metric) for key, each in value.items()}

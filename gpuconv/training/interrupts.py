@@ -34,7 +34,7 @@ class Interrupts:
                 signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, kind: Any, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if self.requested and not self._served and kind is None:

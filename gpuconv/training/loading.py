@@ -105,7 +105,7 @@ def _config_and_notes(found: Checkpoint, path: str | os.PathLike[str]) -> tuple[
     return config, notes
 
 
-def load_weights(path: str | os.PathLike[str], net: Any, *, which: str = "last") -> None:
+def load_weights(path: str | os.PathLike[str], net: Layer, *, which: str = "last") -> None:
     """Copy the weights of a saved net, a checkpoint or a run into a net with the same layer names and shapes.
 
     Raises as `load` does, and CheckpointError that names the first array that is missing, unknown or of another shape;

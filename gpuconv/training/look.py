@@ -9,9 +9,10 @@ import numpy as np
 
 from gpuconv import backends, ops, plots
 from gpuconv.layers import Dropout, Flatten, Input
+from gpuconv.layers.base import Layer
 
 
-def look(net: Any, x: Any) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
+def look(net: Layer, x: Any) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
     """The volume after each layer for a batch of one image, and the class probabilities.
 
     Layers that leave the values unchanged in inference (input, flatten, dropout) are left out.

@@ -35,7 +35,7 @@ class Replay:
         """How many steps may be run at once."""
         return TOGETHER if self._recorder else 1
 
-    def run(self, work: Work, steps: int, shape: Hashable, same: Any) -> None:
+    def run(self, work: Work, steps: int, shape: Hashable, same: object) -> None:
         """Run `work`, the device's part of one step, `steps` times.
 
         shape: selects one of several graphs, such as the size of the batch. same: must compare equal for a graph to be

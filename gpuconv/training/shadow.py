@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuconv import arguments, checkpoint
-from gpuconv.layers.base import listen
+from gpuconv.layers.base import Layer, listen
 from gpuconv.names import lookup
 from gpuconv.notices import Notice
 
@@ -211,7 +211,7 @@ class Shadow:
         site: Site = ("", "", "")
 
         @contextmanager
-        def inside(layer: Any, direction: str) -> Iterator[None]:
+        def inside(layer: Layer, direction: str) -> Iterator[None]:
             around.append((layer.path, direction))
             try:
                 yield
@@ -337,7 +337,7 @@ class Shadow:
         return "\n".join(lines)
 
 
-def expect_share(share: Any) -> float:
+def expect_share(share: object) -> float:
     """A share of the run's time. Raises ValueError or TypeError, naming what was received."""
     found = arguments.number("shadow", share, 0.0)
     if not 0 < found <= 1:

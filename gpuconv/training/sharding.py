@@ -23,7 +23,7 @@ from gpuconv.types import Array
 Backpropagate = Callable[[Array, Array, Totals], None]
 
 
-def shard_count(shards: Any) -> int:
+def shard_count(shards: object) -> int:
     """A number of shards, checked. Raises ValueError unless it is a power of two."""
     count = integer("shards", shards, 1)
     if count & (count - 1):

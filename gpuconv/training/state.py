@@ -154,7 +154,7 @@ class RunState(TrainingStep):
         if self.loss_scale:
             self.loss_scale.write(state["loss_scale"])
 
-    def _freeze_as_in(self, config: Record, optimizer: dict[str, np.ndarray], path: Any) -> None:
+    def _freeze_as_in(self, config: Record, optimizer: dict[str, np.ndarray], path: object) -> None:
         """Freeze what is frozen in a checkpoint's net, as callbacks may have done since the start of the run, if the
         optimizer then fits the checkpoint's. Otherwise raises CheckpointError, and nothing changes."""
         layers, before = [*self.net.walk()], self.optimizer.state_dict()
@@ -176,7 +176,7 @@ class RunState(TrainingStep):
             layer.frozen = names
         self.optimizer.match(self.net.params())
 
-    def _expect_settings(self, there: Record, path: Any, only: tuple[str, ...] | None = None) -> None:
+    def _expect_settings(self, there: Record, path: object, only: tuple[str, ...] | None = None) -> None:
         """Raise SettingsError if stored settings, all or `only` some, differ from this fit's."""
         others = stored.unlike(there, self.fit_settings, only)
         if others:

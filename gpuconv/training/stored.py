@@ -20,6 +20,7 @@ import numpy as np
 from gpuconv import algorithms, losses
 from gpuconv.checkpoint import Checkpoint, CheckpointError, load, shown
 from gpuconv.dtypes import is_float
+from gpuconv.layers.base import Layer
 from gpuconv.layers.registry import layer_class, name_of
 from gpuconv.layers.saving import NOTES
 from gpuconv.training import schedules
@@ -110,7 +111,7 @@ _GONE: Any = object()  # stands for a missing entry
 PLACES = ("train.name", "validation.name", "validation.part", "test.name", "options.command")
 
 
-def _numbers(value: Any) -> bool:
+def _numbers(value: object) -> bool:
     return all(map(_numbers, value)) if isinstance(value, list) else NUMBER.fits(value)
 
 
@@ -174,7 +175,7 @@ def _record(record: Record, held_out: list[str], name: str) -> bool:
 # --- what a run has in common with a stored one -------------------------------------------------
 
 
-def complete(value: Any) -> Any:
+def complete(value: object) -> Any:
     """The description of layers and optimizers as this version writes it: with today's names of classes and algorithms,
     and defaults for settings that an older version did not store."""
     if isinstance(value, list):
@@ -263,7 +264,7 @@ def without_places(settings: Record) -> Record:
     }
 
 
-def without_frozen(config: Any) -> Any:
+def without_frozen(config: object) -> Any:
     """A net's config without what is frozen, which a callback may have changed while the run went on."""
     if isinstance(config, dict):
         return {name: without_frozen(value) for name, value in config.items() if name != "frozen"}
@@ -281,7 +282,9 @@ def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Any) ->
     check_arrays(path, checkpoint.part("net"), net)
 
 
-def check_arrays(path: str | os.PathLike[str], there: dict[str, np.ndarray], net: Any, same_dtype: bool = True) -> None:
+def check_arrays(
+    path: str | os.PathLike[str], there: dict[str, np.ndarray], net: Layer, same_dtype: bool = True
+) -> None:
     """Raise CheckpointError that names the first array which does not belong to the net or is not finite.
 
     same_dtype: if False, floats of any dtype are accepted."""
@@ -306,7 +309,7 @@ def check_arrays(path: str | os.PathLike[str], there: dict[str, np.ndarray], net
             raise CheckpointError(f"{path}: {name} holds infinity ({np.isinf(array).sum()} of {array.size} values)")
 
 
-def load_net(path: str | os.PathLike[str], net: Any) -> Checkpoint:
+def load_net(path: str | os.PathLike[str], net: Layer) -> Checkpoint:
     """Load the weights and buffers of a checkpoint into `net`, which does not change if this raises."""
     checkpoint = load(path)
     check_net(path, checkpoint, net)
@@ -314,12 +317,12 @@ def load_net(path: str | os.PathLike[str], net: Any) -> Checkpoint:
     return checkpoint
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> Any:
     """`value` as JSON returns it: tuples become lists, NumPy's numbers Python's."""
     return json.loads(json.dumps(value, default=_plain))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be stored as JSON")

@@ -109,7 +109,7 @@ class Call:
 
     # --- in a file ------------------------------------------------------------------------------
 
-    def stored(self, **facts: Any) -> Checkpoint:
+    def stored(self, **facts: object) -> Checkpoint:
         """The call as a checkpoint's arrays and JSON. facts: more of the latter, such as where the call was seen."""
         tensors: dict[str, np.ndarray] = {}
         state = {
@@ -138,7 +138,7 @@ class Call:
             raise CheckpointError(f"{path} holds no call of an op that a shadow oracle stored: {error}") from error
 
 
-def _put(tensors: dict[str, np.ndarray], name: str, value: Any) -> dict[str, Any]:
+def _put(tensors: dict[str, np.ndarray], name: str, value: object) -> dict[str, Any]:
     """A value as JSON; arrays go into `tensors`."""
     if isinstance(value, np.ndarray):
         tensors[name] = value
@@ -163,7 +163,7 @@ def _take(tensors: dict[str, np.ndarray], entry: dict[str, Any]) -> Any:
     return float.fromhex(entry["number"]) if "number" in entry else entry["value"]
 
 
-def _added(one: Expected, before: np.ndarray, dtype: Any) -> Expected:
+def _added(one: Expected, before: np.ndarray, dtype: np.dtype) -> Expected:
     old = wide(before)
     size = np.abs(old) + np.abs(one.value)
     return Expected(one.name, one.value + old, one.bound + accumulated(dtype, 1, size) + rounded(dtype, size))
@@ -186,20 +186,20 @@ def _is_finite(value: Any) -> bool:
     return not is_float or bool(np.isfinite(value.astype(np.float64)).all())
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: object) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_copied(entry) for entry in value)
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def _on_host(value: Any) -> Any:
+def _on_host(value: object) -> Any:
     """Arrays of a device, also within lists, as new arrays of the host."""
     if isinstance(value, (list, tuple)):
         return type(value)(_on_host(entry) for entry in value)
     return np.array(backends.to_numpy(value)) if hasattr(value, "dtype") and hasattr(value, "shape") else value
 
 
-def size_of(value: Any) -> int:
+def size_of(value: object) -> int:
     """Bytes of the arrays in an argument."""
     if isinstance(value, (list, tuple)):
         return sum(map(size_of, value))

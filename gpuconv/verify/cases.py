@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv import problems
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem, Pool2dProblem
+from gpuconv.types import Shape
 from gpuconv.verify.convolutions import ODD, REAL, TINY, conv
 
 FEW_CHANNELS = "few_channels-256x64"  # serves few channels in every arithmetic but float64
@@ -242,7 +244,7 @@ def _pool_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("global_avg_pool2d_backward", tier, name, backward)
 
 
-def _on_volume(shape: Any, options: dict[str, Any]) -> Make:
+def _on_volume(shape: Shape, options: dict[str, Any]) -> Make:
     return lambda rng, dtype: ([normal(rng, shape, dtype)], options)
 
 
@@ -251,7 +253,7 @@ def _with_ties(shape: Any, options: dict[str, Any]) -> Make:
     return lambda rng, dtype: ([rng.choice(values, shape).astype(dtype)], options)
 
 
-def _unpool(shape: Any, options: dict[str, Any]) -> Make:
+def _unpool(shape: Shape, options: dict[str, Any]) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         from gpuconv import ops
 
@@ -387,7 +389,7 @@ def _elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("random_normal", tier, _join(shape), _numbers(shape, drawn_at | dict(mean=0.5, std=0.1)))
 
 
-def _numbers(shape: Any, options: dict[str, Any]) -> Make:
+def _numbers(shape: Shape, options: dict[str, Any]) -> Make:
     return lambda rng, dtype: ([3 * normal(rng, shape, dtype)], options)
 
 
@@ -515,7 +517,7 @@ def _parameters(
     unscale: float | None = None,
 ) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        def lists(count: int, dtype: Any) -> list[Any]:
+        def lists(count: int, dtype: DTypeLike) -> list[Any]:
             return [[normal(rng, shape, dtype) for shape in listed] for _ in range(count)]
 
         wide = accumulation_dtype(dtype) if masters else dtype

@@ -35,7 +35,7 @@ class Difference:
         return self.share > 1
 
 
-def compare(expected: Expected, result: Any) -> Difference:
+def compare(expected: Expected, result: object) -> Difference:
     """The worst value of a host array. NaN must be where NaN is expected."""
     value, bound = np.asarray(expected.value, np.float64), np.asarray(expected.bound, np.float64)
     given = np.asarray(result).astype(np.float64)
@@ -56,7 +56,7 @@ def compare(expected: Expected, result: Any) -> Difference:
     return Difference(float(error[worst]), limit, float(share[worst]), text)
 
 
-def relative_error(expected: Expected, result: Any) -> float:
+def relative_error(expected: Expected, result: object) -> float:
     """||result - value|| / ||value||; infinite for another shape, NaN if either contains NaN."""
     value, given = np.asarray(expected.value, np.float64), np.asarray(result).astype(np.float64)
     if given.shape != value.shape:

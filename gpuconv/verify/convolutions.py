@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv.arguments import pair
 from gpuconv.problems import Conv2dProblem
@@ -25,7 +26,7 @@ def conv(n: int, h: int, w: int, c: int, k: int, kernel_size: Size, *, groups: i
     return Conv2dProblem.of((n, h, w, c), w_shape, groups=groups, **window)
 
 
-def arrays(problem: Conv2dProblem, dtype: Any = np.float64, seed: int = 0) -> tuple[np.ndarray, ...]:
+def arrays(problem: Conv2dProblem, dtype: DTypeLike = np.float64, seed: int = 0) -> tuple[np.ndarray, ...]:
     """Signed random x, w, bias and dy."""
     rng = np.random.default_rng(seed)
     shapes = problem.x_shape, problem.w_shape, (problem.k,), problem.y_shape

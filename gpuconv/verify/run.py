@@ -67,13 +67,13 @@ def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
     return Outcome(case, dtype, worst.error, worst.bound, worst.share, worst.text if worst.wrong else "")
 
 
-def move(value: Any, device: str) -> Any:
+def move(value: object, device: str) -> Any:
     if isinstance(value, list):
         return [move(entry, device) for entry in value]
     return backends.asarray(value, device) if isinstance(value, np.ndarray) else value
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> Any:
     if isinstance(value, list):
         return [_copy(entry) for entry in value]
     return value.copy() if isinstance(value, np.ndarray) else value

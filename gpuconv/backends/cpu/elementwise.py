@@ -39,7 +39,7 @@ def result_array(x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
     return np.empty(x.shape, x.dtype) if out is None else out
 
 
-def value_of(scalar: Any) -> Any:
+def value_of(scalar: object) -> Any:
     """A number, extracted from a one-element array if necessary."""
     return scalar.item() if isinstance(scalar, np.ndarray) else scalar
 

@@ -87,11 +87,11 @@ class CudaDevice:
         with self._device:
             return self._cupy.asarray(x)
 
-    def from_dlpack(self, x: Any) -> Array:
+    def from_dlpack(self, x: object) -> Array:
         with self._device:
             return self._cupy.from_dlpack(x)
 
-    def from_cuda_array_interface(self, x: Any) -> Array:
+    def from_cuda_array_interface(self, x: object) -> Array:
         return self._cupy.asarray(x)  # on whatever device its memory is
 
     def to_numpy(self, x: Any) -> np.ndarray:

@@ -39,6 +39,6 @@ def _spacing(x: np.ndarray, significant_bits: int, smallest: int) -> np.ndarray:
     return np.ldexp(1.0, np.maximum(exponent - significant_bits, smallest))
 
 
-def number(scalar: Any) -> Any:
+def number(scalar: object) -> Any:
     """A number, which may come in an array of one element."""
     return np.asarray(scalar).item()

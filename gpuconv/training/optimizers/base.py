@@ -204,7 +204,7 @@ def _wide(array: Array) -> np.ndarray:
     return backends.to_numpy(array).astype(np.float32)
 
 
-def expect_nesterov(nesterov: Any, momentum: float) -> None:
+def expect_nesterov(nesterov: object, momentum: float) -> None:
     if nesterov not in (True, False):  # 1 and 0 are accepted too
         raise ValueError(f"nesterov must be true or false, received {nesterov!r}")
     if nesterov and not momentum:

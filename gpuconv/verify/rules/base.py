@@ -11,7 +11,7 @@ from gpuconv import ops
 from gpuconv.verify.compare import Expected, results
 
 Arrays = Sequence[Any]
-Rule = Callable[[str, Arrays, dict[str, Any], Any], list[Expected]]
+Rule = Callable[[str, Arrays, dict[str, Any], np.dtype], list[Expected]]
 
 
 def wide(x: Any) -> Any:

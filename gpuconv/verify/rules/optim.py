@@ -19,7 +19,7 @@ from gpuconv.verify.rules.base import Arrays, Rule, same_bits
 def unless_skipped(rule: Rule) -> Rule:
     """The rule of a step, which changes nothing where its scaling says that a gradient overflowed."""
 
-    def found(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    def found(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
         *_, scaling = arrays
         skips = scaling is not None and scaling[1] == 0
         return same_bits(op, arrays, options) if skips else rule(op, arrays, options, dtype)
@@ -28,7 +28,7 @@ def unless_skipped(rule: Rule) -> Rule:
 
 
 @unless_skipped
-def optimizer(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+def optimizer(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
     """The params, state and masters after the step. The arrays are the op's: params, grads, state, masters, scaling."""
     *_, masters, scaling = arrays
     lists = [group for group in arrays if isinstance(group, list)]
@@ -58,7 +58,7 @@ def optimizer(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> l
     return [*of_params, *itertools.chain(*of_states), *of_masters]
 
 
-def loss_scale(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+def loss_scale(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
     scaling, grads = arrays
     ops.update_loss_scale(scaling, grads, **options)
     return [Expected("scaling", scaling, 0.0)]
@@ -79,7 +79,7 @@ def _step_size(op: str, states: Arrays, grad: Any, options: dict[str, Any], skip
 
 
 @unless_skipped
-def muon(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+def muon(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
     """As `optimizer`; `_newton_schulz` bounds the error of the orthogonal direction."""
     *_, masters, scaling = arrays
     params, grads, velocities = ([a.copy() for a in group] for group in (masters or arrays[0], *arrays[1:3]))
@@ -110,7 +110,7 @@ def muon(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[E
     return of_params + of_velocities + of_masters
 
 
-def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: Any) -> float:
+def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: np.dtype) -> float:
     """A bound on the Frobenius norm of the error after Newton-Schulz steps from x (lines <= columns). error: x's own.
 
     p(s) = a s + b s^3 + c s^5 on singular values is a function of the Hermitian [[0, x], [x^T, 0]]: a step multiplies
@@ -134,7 +134,7 @@ def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: Any) -> float
     return error
 
 
-def metrics(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+def metrics(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
     totals, loss, scores, labels = arrays
     ops.add_metrics(totals, loss, scores, labels)
     return [Expected("totals", totals, accumulated(np.float64, 2, totals))]

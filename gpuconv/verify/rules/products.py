@@ -15,14 +15,14 @@ from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule, wide
 
 
-def magnitude_of(x: Any) -> Any:
+def magnitude_of(x: object) -> Any:
     return np.abs(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
 
 
 def linear_in_its_inputs(length: Callable[[Arrays, dict[str, Any]], int]) -> Rule:
     """An op whose every output is a sum of `length` products of inputs."""
 
-    def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+    def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
         plain = {name: value for name, value in options.items() if name != "activation"}
         call = getattr(ops, op)
         magnitude = call(*[magnitude_of(a) for a in arrays], **plain)
@@ -49,7 +49,7 @@ def wgrad_length(arrays: Arrays, options: dict[str, Any]) -> int:
     return math.prod(arrays[0].shape[:3])
 
 
-def conv2d_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+def conv2d_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
     """The results of the two ops that compute one gradient each."""
     dy, x, w = arrays
     dgrad, wgrad = linear_in_its_inputs(dgrad_length), linear_in_its_inputs(wgrad_length)
@@ -63,7 +63,7 @@ def window_length(arrays: Arrays, options: dict[str, Any]) -> int:
     return math.prod(size) if isinstance(size, tuple) else size * size
 
 
-def conv2d_relu(op: str, arrays: Arrays, options: dict[str, Any], dtype: Any) -> list[Expected]:
+def conv2d_relu(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
     """The error of y is at most the largest in its window. A byte of the mask must be equal unless rounding may flip
     one of its bits: where a window's maximum may be zero, or is positive and may equal the second largest value."""
     window = {name: value for name, value in options.items() if name != "pool"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gpuconv.algorithms import arithmetic_of, macros_of
@@ -32,7 +30,7 @@ def _kernel(direction: str, width: int, dtype: np.dtype, *, tf32: bool, **macros
     return load(f"conv2d_{direction}_depthwise.cu", defines).kernel(f"conv2d_{direction}_depthwise")
 
 
-def _launch_rows(kernel: Kernel, rows: int, items: int, *arguments: Any) -> None:
+def _launch_rows(kernel: Kernel, rows: int, items: int, *arguments: object) -> None:
     """Launch a thread for each of the items of every row."""
     across = ceil_div(items, THREADS)
     kernel(rows * across, THREADS if across > 1 else ceil_div(items, 32) * 32, *arguments, across)

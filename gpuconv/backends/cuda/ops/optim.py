@@ -140,7 +140,7 @@ def _step(
     masters: Sequence[Array] | None,
     decays: Sequence[float],
     scaling: Array | None,
-    *scalars: Any,
+    *scalars: object,
 ) -> None:
     """Launch a kernel over the parameters, once for each dtype among them and kind of master."""
     own = masters is None
@@ -178,7 +178,7 @@ _tables_of = WhileAlive()
 
 
 def _launch(
-    kernel: str, dtype: np.dtype, copied: np.dtype, chunks: Array, scaling: Array | None, *scalars: Any
+    kernel: str, dtype: np.dtype, copied: np.dtype, chunks: Array, scaling: Array | None, *scalars: object
 ) -> None:
     run = load("optimizer.cu", {"DTYPE": dtype, "GRAD": copied}).kernel(kernel)
     run(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)

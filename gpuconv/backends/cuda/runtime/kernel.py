@@ -264,7 +264,7 @@ def _check_scalar(what: str, dtype: np.dtype, value: Any) -> np.generic:
     raise TypeError(f"{what} takes {'a number' if dtype.kind == 'f' else 'an integer'}, received {value!r}")
 
 
-def _check_struct(what: str, value: Any) -> np.void:
+def _check_struct(what: str, value: object) -> np.void:
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(())[()]
     if not isinstance(value, np.void) or not (value.dtype.isalignedstruct or value.dtype.names is None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div
 FAST_DIVMOD = np.dtype([(name, np.uint32) for name in ("divisor", "multiplier", "shift")], align=True)
 
 
-def struct(dtype: np.dtype, *members: Any) -> np.void:
+def struct(dtype: np.dtype, *members: object) -> np.void:
     """A structured scalar. dtype: made with align=True, as C lays it out."""
     return cast(np.void, np.array(members, dtype)[()])
 
