@@ -11,7 +11,7 @@ from tests.tolerance import assert_within, sum_bound
 
 
 def directions(case, x, w, bias, dy):
-    """What the ops give for each direction."""
+    """Each direction's result from the ops."""
     return {
         "fprop": ops.conv2d(x, w, bias, **case.window),
         "dgrad": ops.conv2d_dgrad(dy, w, input_shape=case.x_shape, **case.window),
@@ -20,14 +20,14 @@ def directions(case, x, w, bias, dy):
 
 
 def both_ways(case, x, w, bias, dy):
-    """What one call gives for both gradients."""
+    """Both gradients from one call."""
     dx, dw = ops.conv2d_backward(dy, x, w, **case.window)
     return {"dgrad": dx, "wgrad": dw}
 
 
 @functools.cache
 def defined(case, dtype):
-    """Each direction by the definition in float64, and the same of the magnitudes."""
+    """Each direction by the definition in float64, for the values and for their magnitudes."""
     given = [a.astype(np.float64) for a in arrays(case, dtype)]
     return [
         {

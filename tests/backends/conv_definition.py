@@ -1,4 +1,4 @@
-"""Convolution as the contract defines it, one tap at a time, in float64: slow, and too plain to be wrong."""
+"""Convolution by its definition, one tap at a time, in float64: slow, but simple enough to check by eye."""
 
 import numpy as np
 

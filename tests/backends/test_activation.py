@@ -34,7 +34,7 @@ CASES = [(name, {}) for name in FORMULAS] + [
     ("elu", {"alpha": 2.5}),
     ("gelu", {"approximate": "tanh"}),
 ]
-# No zero: the derivative jumps there.
+# Without zero, where the derivative jumps.
 POINTS = np.array([-11.3, -5.0, -3.9, -2.5, -1.7, -0.9, -0.3, -1e-3, 1e-3, 0.2, 0.46, 0.7, 1.3, 2.2, 4.1, 9.7, 12.5])
 
 
@@ -60,7 +60,7 @@ def test_values(name, options, dtype):
     assert y.dtype == x.dtype
     wide = x.astype(np.float64)
     expected = np.array([formula(name, options)(float(point)) for point in wide])
-    # exp and the erfc pieces are good to a few units in the last place of the accumulation dtype; exp(-u) of a rounded
+    # exp and the parts of erfc are accurate to a few ulps of the accumulation dtype; exp(-u) of a rounded
     # argument, u up to about 80, to u of them. One rounding to dtype comes last.
     unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
     bound = ((16 + 2 * wide**2) * unit + UNIT_ROUNDOFF[dtype]) * abs(expected) + smallest(dtype)
@@ -84,7 +84,7 @@ def test_gradient(name, options, shape):
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_backward_in_every_dtype_is_the_float64_one_rounded(name, options, dtype):
-    """More elements than a block holds, so that several blocks are stitched together."""
+    """More elements than one block holds, so that several blocks are joined."""
     saved = signed((3, 7001), dtype)
     if name not in SAVES_INPUT:
         saved = getattr(ops, name)(saved, **options)
@@ -150,7 +150,7 @@ def test_nan_and_infinity(dtype):
 
 @pytest.mark.parametrize(("dtype", "far", "rtol"), [("float64", -710.0, 1e-14), ("float32", -90.0, 1e-5)])
 def test_sigmoid_never_overflows(dtype, far, rtol):
-    """And keeps its digits where exp(-x) alone would be infinite."""
+    """And keeps its precision where exp(-x) alone would be infinite."""
     x = np.array([-1e4, far, -80.0, 80.0, 1e4], dtype)
     y = ops.sigmoid(x)
     assert (y[0], y[4]) == (0, 1)
@@ -158,7 +158,7 @@ def test_sigmoid_never_overflows(dtype, far, rtol):
 
 
 @pytest.mark.parametrize("x", [-100.0, 100.0, 1e30, -1e30])
-def test_gelu_far_out_is_a_ramp(x):
+def test_gelu_of_large_arguments_is_a_ramp(x):
     for approximate in ("none", "tanh"):
         for dtype in ("float64", "float32", "bfloat16"):
             value = np.array([x]).astype(as_dtype(dtype))

@@ -1,4 +1,4 @@
-"""Sums and multiples, running metrics, and the numbers that change from step to step: by hand."""
+"""Addition and scaling, running metrics, and the values that change at each step: by hand."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_add_a_vector_for_each_channel(dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_copies_concatenate_and_take_slices(dtype):
+def test_copy_concatenates_and_takes_slices(dtype):
     a, b = (np.arange(n).reshape(2, 1, n // 2).astype(as_dtype(dtype)) for n in (4, 6))
     y = np.full((2, 1, 5), np.nan).astype(a.dtype)
     part = y[..., 2:]
@@ -48,7 +48,7 @@ def test_a_factor_is_rounded_to_the_accumulation_dtype():
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_metrics_of_two_batches(dtype):
+def test_metrics_add_up_over_two_batches(dtype):
     scores = np.array([[1, 3, 2], [np.nan, 9, 9], [2, 2, 1], [-1, -3, -2]]).astype(as_dtype(dtype))
     loss = np.asarray(0.25, np.float64 if dtype == "float64" else np.float32)
     totals = np.zeros(4)
@@ -58,7 +58,7 @@ def test_metrics_of_two_batches(dtype):
     np.testing.assert_array_equal(totals, [np.inf, 3, 5, 1])
 
 
-def test_the_clock_and_a_counter():
+def test_the_step_clock_and_a_counter():
     clock, lr = np.array([1, 7, 100, 200]), np.empty(2)
     rates = np.array([[1.0, 2.0], [3.0, 4.0]])
     ops.advance_clock(clock, lr, rates, batch_size=16)

@@ -1,4 +1,4 @@
-"""load_batch against the same thing said pixel by pixel, and its draws against their distributions."""
+"""load_batch against a pixel-by-pixel version, and its random draws against their distributions."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def pixel_by_pixel(images, indices, mean, std, *, flip=False, shift=0, border="z
     ],
 )
 @pytest.mark.parametrize("kind", ["channel", "image"])
-def test_bits_equal_the_formula(images, labels, augment, kind):
+def test_bits_equal_the_pixel_by_pixel_version(images, labels, augment, kind):
     indices = np.array([3, 22, 0, 3, 14, 9, 9, 1, 20, 5, 6])
     mean, std = MEAN, STD
     if kind == "image":
@@ -83,7 +83,7 @@ def test_bits_equal_the_formula(images, labels, augment, kind):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
-def test_other_dtypes_are_the_rounded_float32(images, labels, dtype):
+def test_other_dtypes_are_the_float32_result_rounded(images, labels, dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     indices = np.arange(6)
@@ -117,8 +117,8 @@ def test_offset_as_a_one_element_array(images, labels):
     np.testing.assert_array_equal(given, ops.load_batch(images, labels, indices, offset=77, **options)[0])
 
 
-def test_an_alternating_flip_shows_every_image_both_ways(images, labels):
-    """Whatever the order of the epochs, each image is flipped in every other one, half of them at first."""
+def test_alternating_flips_show_every_image_both_ways(images, labels):
+    """Each image is flipped in every other epoch, whatever the order; half of them in the first."""
 
     def epoch(number):
         order = random.permutation(M, seed=4, epoch=number)
@@ -134,7 +134,7 @@ def test_an_alternating_flip_shows_every_image_both_ways(images, labels):
 
 
 def test_draws_are_uniform():
-    """One bright pixel in the middle says which flip and shift an image got."""
+    """One bright pixel near the middle shows which flip and shift an image got."""
     n, shift = 6000, 2
     image = np.zeros((1, 11, 13, 1), np.uint8)
     image[0, 5, 2, 0] = 255
@@ -159,7 +159,7 @@ def test_draws_are_uniform():
     assert chi_square < 49 + 5 * np.sqrt(2 * 49)
 
 
-def test_cutout_covers_its_square():
+def test_cutout_blanks_its_square():
     image = np.full((1, 16, 16, 1), 200, np.uint8)
     n = 3000
     x, _ = ops.load_batch(
@@ -184,7 +184,7 @@ def test_an_empty_batch_has_its_shape(images, labels):
 
 
 @pytest.mark.parametrize("index", [-1, M])
-def test_indices_out_of_range(images, labels, index):
+def test_indices_out_of_range_are_refused(images, labels, index):
     with pytest.raises(ValueError, match=rf"indices must lie in \[0, {M}\)"):
         ops.load_batch(images, labels, np.array([0, index]), mean=MEAN, std=STD)
 
@@ -211,7 +211,7 @@ def test_indices_out_of_range(images, labels, index):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
-def test_bad_arguments(images, labels, bad, error):
+def test_bad_arguments_are_refused(images, labels, bad, error):
     arguments = {"images": images, "labels": labels, "indices": np.arange(2), "mean": MEAN, "std": STD} | bad
     arrays = [arguments.pop(name) for name in ("images", "labels", "indices")]
     with pytest.raises(error):

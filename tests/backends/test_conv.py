@@ -40,7 +40,7 @@ def test_fprop_with_uneven_padding_and_stride_by_hand():
     np.testing.assert_array_equal(y, volume([[2, 6], [4 - 5 + 14, 6 + 18]]))
 
 
-def test_dilation_counts_from_one():
+def test_dilation_1_means_adjacent_taps():
     np.testing.assert_array_equal(ops.conv2d(X, W, dilation=2), volume([[1 - 3 + 14]]))
 
 
@@ -97,7 +97,7 @@ def test_gradients_by_hand():
     np.testing.assert_array_equal(db, [11])
 
 
-def test_cells_that_no_window_reads_get_no_gradient():
+def test_pixels_that_no_window_reads_get_zero_gradient():
     dx = ops.conv2d_dgrad(np.ones((1, 2, 2, 1)), np.full((1, 1, 1, 1), 7.0), input_shape=(1, 4, 5, 1), stride=3)
     np.testing.assert_array_equal(dx[0, :, :, 0], [[7, 0, 0, 7, 0], [0] * 5, [0] * 5, [7, 0, 0, 7, 0]])
 
@@ -106,7 +106,7 @@ def test_cells_that_no_window_reads_get_no_gradient():
 
 
 @pytest.mark.parametrize("case", TINY + ODD, ids=str)
-def test_the_definition(case):
+def test_ops_agree_with_the_definition(case):
     check_by_definition(case)
 
 
@@ -164,7 +164,7 @@ def test_dtypes_accumulate_wide_and_round_once(case, name):
 
 
 def test_halves_are_rounded_once_at_the_end():
-    # 2049 is no float16: rounded before the bias is added or before it is added to out, the 1 is lost.
+    # float16 cannot hold 2049: rounding before the bias is added, or before accumulating into out, loses the 1.
     x, ones = np.array([2048, 1], np.float16).reshape(1, 1, 1, 2), np.ones((1, 1, 1, 2), np.float16)
     minus = np.array([-2048], np.float16)
     assert ops.conv2d(x, ones, minus).item() == 1
@@ -262,7 +262,7 @@ def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients():
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value):
+def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value):
     x, w, _, _ = arrays(conv(1, 8, 8, 2, 3, 3))
     x[0, 4, 4, 1] = value
     finite = np.isfinite(ops.conv2d(x, w, padding=1))
@@ -275,7 +275,7 @@ def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value)
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("padding", [0, 1])
-def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, padding):
+def test_a_nonfinite_gradient_affects_only_the_taps_that_read_it(value, padding):
     x, w, _, _ = arrays(conv(1, 8, 8, 2, 3, 3))
     x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
     _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
@@ -285,7 +285,7 @@ def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, pa
 
 
 @pytest.mark.parametrize("k", [3, 64])
-def test_gradients_that_are_not_finite_are_results_and_no_warnings(k):
+def test_nonfinite_gradients_raise_no_warnings(k):
     x, w, _, dy = arrays(conv(2, 8, 8, 3, k, 3, padding=1), np.float32)
     dy[0, 0, 0, 0], dy[1, 7, 7, 0], dy[..., 1] = np.inf, -np.inf, 3e38
     db = np.full((k,), np.inf, np.float32)
@@ -310,7 +310,7 @@ def test_a_bias_gradient_is_not_rounded_to_tf32():
     np.testing.assert_array_equal(db, ops.bias_grad(dy))
 
 
-def test_no_channels_and_no_filters():
+def test_zero_channels_and_zero_filters():
     x, w = np.ones((2, 3, 4, 0)), np.ones((2, 3, 3, 0))
     np.testing.assert_array_equal(ops.conv2d(x, w, np.array([1.0, 2.0]))[0], [[[1, 2], [1, 2]]])
     assert ops.conv2d(np.ones((2, 3, 4, 1)), np.ones((0, 3, 3, 1))).shape == (2, 1, 2, 0)
@@ -366,7 +366,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_input(what):
+def test_bad_input_is_refused(what):
     error, message, call = BAD[what]
     with pytest.raises(error, match=message):
         call()

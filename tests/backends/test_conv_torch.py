@@ -1,4 +1,4 @@
-"""Convolutions agree with PyTorch, an implementation that shares nothing with ours."""
+"""Convolutions agree with PyTorch, an independent implementation."""
 
 import numpy as np
 import pytest

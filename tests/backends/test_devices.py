@@ -33,7 +33,7 @@ def one_gpu(monkeypatch):
 # --- names -------------------------------------------------------------------------------------
 
 
-def test_numpy_is_always_there():
+def test_numpy_is_always_available():
     assert resolve("numpy") == "numpy"
     assert resolve("NumPy") == "numpy"
 
@@ -43,12 +43,12 @@ def test_auto_without_a_gpu_says_why(no_gpu):
     assert backends.choose() == ("numpy", "no CUDA device: no driver here")
 
 
-def test_auto_with_a_gpu(one_gpu):
+def test_auto_chooses_the_gpu(one_gpu):
     assert resolve("auto") == resolve("cuda") == "cuda:0"
     assert backends.choose() == ("cuda:0", "a make-believe GPU")
 
 
-def test_a_missing_device_is_an_error_that_says_what_is_missing(no_gpu):
+def test_the_error_for_an_unavailable_device_says_what_is_missing(no_gpu):
     for device in ("cuda", "cuda:1"):
         with pytest.raises(DeviceError, match="no driver here"):
             resolve(device)
@@ -71,7 +71,7 @@ def test_a_missing_device_is_an_error_that_says_what_is_missing(no_gpu):
         ("auto:0", "received 'auto:0'"),
     ],
 )
-def test_a_bad_name(device, words):
+def test_a_bad_device_name_is_refused(device, words):
     with pytest.raises(ValueError, match=words):
         resolve(device)
 
@@ -90,7 +90,7 @@ def test_device_of():
 # --- moving ------------------------------------------------------------------------------------
 
 
-def test_asarray_does_not_copy_what_is_there():
+def test_asarray_does_not_copy_an_array_already_on_the_device():
     x = np.arange(6, dtype=np.float32)[::2]
     assert asarray(x) is x
     assert asarray(x, device="numpy") is x
@@ -98,7 +98,7 @@ def test_asarray_does_not_copy_what_is_there():
     assert to_numpy(x) is x
 
 
-def test_asarray_converts():
+def test_asarray_converts_the_dtype():
     x = asarray([[1, 2], [3, 4]], dtype="float16")
     assert isinstance(x, np.ndarray)
     assert x.dtype == np.float16
@@ -112,7 +112,7 @@ def test_asarray_knows_bfloat16_by_name():
     assert asarray([1.0], dtype="bfloat16").dtype.name == "bfloat16"
 
 
-def test_making_arrays():
+def test_empty_and_zeros_on_a_device():
     assert backends.empty([2, 3], "float32").shape == (2, 3)
     np.testing.assert_array_equal(backends.zeros((2,), np.int64), [0, 0])
     backends.synchronize()

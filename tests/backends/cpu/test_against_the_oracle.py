@@ -1,4 +1,4 @@
-"""The fast NumPy code, op by op and dtype by dtype, over the cases and within the bounds of every device."""
+"""The fast NumPy code against the oracle: every op and dtype, on the shared cases and within the shared bounds."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CASES = verify.cases()
 )
 @pytest.mark.parametrize("dtype", verify.DTYPES)
 @pytest.mark.parametrize("op", ops.__all__)
-def test_op(op, dtype, tiers):
+def test_op_is_within_its_bound(op, dtype, tiers):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     for case in CASES:
@@ -23,8 +23,8 @@ def test_op(op, dtype, tiers):
             assert outcome.passed, f"{case.name}: {outcome.failure}"
 
 
-def test_the_oracle_is_not_what_runs(monkeypatch):
-    """Otherwise it would be compared with itself."""
+def test_the_fast_code_does_not_run_on_the_oracle(monkeypatch):
+    """Otherwise the oracle would be compared with itself."""
     monkeypatch.setattr(cpu.activation, "relu", lambda x, *, out=None: np.full_like(x, 7))
     case = next(case for case in CASES if case.op == "relu")
     assert not verify.run_case(case, "float32", "numpy").passed

@@ -1,4 +1,4 @@
-"""The forms that the fast convolutions take: each agrees with the definition, and is taken where it pays."""
+"""The algorithms of the fast convolutions: each agrees with the definition and is chosen where it is faster."""
 
 import tracemalloc
 
@@ -43,7 +43,7 @@ def force(monkeypatch, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_agrees_with_the_definition(form, monkeypatch):
+def test_every_algorithm_agrees_with_the_definition(form, monkeypatch):
     force(monkeypatch, form)
     for case in TINY + ODD:
         check_by_definition(case)
@@ -52,7 +52,7 @@ def test_every_form_agrees_with_the_definition(form, monkeypatch):
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=[pytest.mark.slow] * (case.c >= 256)) for case in REAL], ids=str
 )
-def test_the_nets_shapes_in_float32_agree_with_float64(case):
+def test_shapes_of_real_nets_in_float32_agree_with_float64(case):
     given = arrays(case, np.float32)
     wide = [a.astype(np.float64) for a in given]
     with oracle():
@@ -64,7 +64,7 @@ def test_the_nets_shapes_in_float32_agree_with_float64(case):
 
 @pytest.mark.parametrize("form", ["chosen", "row reuse", "no wide filters"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value, form, monkeypatch):
+def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value, form, monkeypatch):
     force(monkeypatch, form)
     x, w, _, _ = arrays(convolution(1, 8, 8, 2, 3, 3))
     x[0, 4, 4, 1] = value
@@ -79,7 +79,7 @@ def test_a_value_that_is_not_finite_reaches_only_the_windows_that_read_it(value,
 @pytest.mark.parametrize("form", ["chosen", "shared", "not shared"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("padding", [0, 1])
-def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, padding, form, monkeypatch):
+def test_a_nonfinite_gradient_affects_only_the_taps_that_read_it(value, padding, form, monkeypatch):
     force(monkeypatch, form)
     x, w, _, _ = arrays(convolution(1, 8, 8, 2, 3, 3))
     x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
@@ -89,7 +89,7 @@ def test_a_value_that_is_not_finite_reaches_only_the_taps_that_read_it(value, pa
     np.testing.assert_array_equal(np.isfinite(dw), ~reads)
 
 
-def test_wide_filters_are_taken_where_channels_are_few():
+def test_wide_filters_are_chosen_for_few_channels():
     windows = Windows((8, 12), (3, 3), (1, 1), (1, 1), (0, 0))
     assert wide_filters.strip_width(windows, 3, 10, groups=1) == 4
     assert wide_filters.strip_width(windows, 10, 10, groups=1) == 3
@@ -100,7 +100,7 @@ def test_wide_filters_are_taken_where_channels_are_few():
 
 @pytest.fixture
 def row_reuse_blocks(monkeypatch):
-    """How many images each block had whose rows were reused."""
+    """The number of images in each block that reused rows."""
     images, multiply = [], correlate.RowReuse.multiply
 
     def counted(self, seen, weights, y):
@@ -111,7 +111,7 @@ def row_reuse_blocks(monkeypatch):
     return images
 
 
-def test_row_reuse_takes_whole_images_and_as_many_as_fit(row_reuse_blocks, monkeypatch):
+def test_row_reuse_blocks_hold_as_many_whole_images_as_fit(row_reuse_blocks, monkeypatch):
     case = convolution(5, 7, 6, 32, 40, (3, 2), padding=((1, 0), (2, 1)), dilation=(2, 1))
     image_bytes = 8 * 7 * case.y_shape[2] * 2 * 32  # for each row and window what two taps see
     monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", image_bytes * 5 // 2)
@@ -123,7 +123,7 @@ def test_row_reuse_takes_whole_images_and_as_many_as_fit(row_reuse_blocks, monke
     assert not row_reuse_blocks
 
 
-def test_row_reuse_cuts_as_many_parts_as_windows_would(row_reuse_blocks, monkeypatch):
+def test_row_reuse_splits_the_batch_as_im2col_does(row_reuse_blocks, monkeypatch):
     force(monkeypatch, "parts")
     x, w = np.ones((6, 4, 4, 64)), np.ones((64, 3, 3, 64))
     monkeypatch.setattr(parallel, "LEAST_BYTES", 6 * 2 * 2 * 9 * 64 * 8 // 3)
@@ -131,7 +131,7 @@ def test_row_reuse_cuts_as_many_parts_as_windows_would(row_reuse_blocks, monkeyp
     assert row_reuse_blocks == [2, 2, 2]
 
 
-def test_rows_that_just_fit_give_all_rows_of_a_larger_map(row_reuse_blocks, monkeypatch):
+def test_rows_that_just_fit_produce_every_row_of_a_larger_map(row_reuse_blocks, monkeypatch):
     case = convolution(2, 5, 5, 32, 32, 3)  # dx has 5 rows, dy has 3
     monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", 8 * 3 * 5 * 3 * 32)
     check_by_definition(case)
@@ -152,7 +152,7 @@ def test_rows_that_just_fit_give_all_rows_of_a_larger_map(row_reuse_blocks, monk
         (False, 3, 64, 128, {"groups": 2}),
     ],
 )
-def test_row_reuse_is_taken_where_filters_are_few_beside_channels(taken, r, channels, k, options, row_reuse_blocks):
+def test_row_reuse_is_chosen_for_few_filters_relative_to_channels(taken, r, channels, k, options, row_reuse_blocks):
     w = np.ones((k, r, 3, channels // options.get("groups", 1)))
     ops.conv2d(np.ones((1, 8, 8, channels)), w, **options)
     assert bool(row_reuse_blocks) is taken
@@ -169,7 +169,7 @@ def test_row_reuse_is_taken_where_filters_are_few_beside_channels(taken, r, chan
         (False, 8, 16, {"stride": 2}),
     ],
 )
-def test_both_gradients_share_copies_unless_channels_are_few(shared, channels, k, options, monkeypatch):
+def test_both_gradients_share_one_copy_unless_channels_are_few(shared, channels, k, options, monkeypatch):
     calls, both = [], conv.correlate_both
     monkeypatch.setattr(conv, "correlate_both", lambda *args: calls.append(1) or both(*args))
     x, w = np.ones((1, 8, 8, channels)), np.ones((k, 3, 3, channels // options.get("groups", 1)))
@@ -178,7 +178,7 @@ def test_both_gradients_share_copies_unless_channels_are_few(shared, channels, k
     assert bool(calls) is shared
 
 
-def test_a_gradient_that_shares_wide_filters_copies_is_not_made_again(monkeypatch):
+def test_a_gradient_that_shares_the_wide_filter_copy_is_not_recomputed(monkeypatch):
     force(monkeypatch, "wide filters")
     force(monkeypatch, "shared")
     folded, fold = [], correlate.fold_filters
@@ -189,7 +189,7 @@ def test_a_gradient_that_shares_wide_filters_copies_is_not_made_again(monkeypatc
     assert folded
 
 
-def test_the_workspace_is_a_few_megabytes():
+def test_the_workspace_stays_within_a_few_megabytes():
     case = convolution(16, 32, 32, 32, 32, 3, padding=1)
     given = arrays(case, np.float32)
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""erfc in the dtype of its argument: against the C library in float64, its ends, SciPy."""
+"""erfc in the dtype of its argument: against the C library in float64, at extreme arguments, against SciPy."""
 
 import math
 
@@ -9,7 +9,7 @@ from gpuconv.backends.cpu.erf import erfc
 
 
 @pytest.mark.parametrize(("dtype", "units"), [("float64", 8), ("float32", 8)])
-def test_erfc_is_good_to_a_few_units_in_the_last_place(dtype, units):
+def test_erfc_is_accurate_to_a_few_ulps(dtype, units):
     reach = 26 if dtype == "float64" else 9
     x = np.array([*np.linspace(-reach, reach, 20011), 0.46875, np.nextafter(0.46875, 1), 4, -4], dtype)
     exact = np.array([math.erfc(point) for point in x.astype(np.float64)])
@@ -18,11 +18,11 @@ def test_erfc_is_good_to_a_few_units_in_the_last_place(dtype, units):
     assert relative.max() < units * np.finfo(dtype).eps
 
 
-def test_erfc_at_the_ends():
+def test_erfc_at_extreme_arguments():
     np.testing.assert_array_equal(erfc(np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 1e300])), [0, 2, np.nan, 1, 1, 0])
 
 
-def test_scipy_agrees():
+def test_erfc_agrees_with_scipy():
     special = pytest.importorskip("scipy.special")
     x = np.random.default_rng(0).normal(size=1001) * 3
     np.testing.assert_allclose(erfc(x), special.erfc(x), rtol=1e-13)

@@ -1,4 +1,4 @@
-"""A batch in parts, side by side: the same results, the same errors, and BLAS as it was afterwards."""
+"""Parts of a batch in parallel: the same results and errors, and BLAS's thread count is restored afterwards."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ def blas(monkeypatch):
     return blas
 
 
-def test_parts_lie_side_by_side_and_results_keep_their_order(blas):
+def test_parts_are_contiguous_and_results_keep_their_order(blas):
     x, y = np.arange(14.0).reshape(7, 2), np.arange(7)
     parts = parallel.in_parts(lambda x, y: (x.copy(), y.copy(), threading.get_ident()), x, y)
     assert [len(part[0]) for part in parts] == [2, 2, 3]
@@ -30,13 +30,13 @@ def test_parts_lie_side_by_side_and_results_keep_their_order(blas):
     assert len({part[2] for part in parts}) > 1
 
 
-def test_blas_stays_on_one_core_inside_and_has_its_threads_back_outside(blas):
+def test_blas_runs_on_one_core_inside_and_gets_its_threads_back(blas):
     assert parallel.in_parts(lambda x: blas.num_threads, np.zeros(6)) == [1, 1, 1]
     assert blas.num_threads == parallel.threads() == 3
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 5)])
-def test_what_cannot_be_cut_is_one_part_and_left_to_blas(blas, shape):
+def test_a_batch_that_cannot_be_split_is_one_part_and_left_to_blas(blas, shape):
     assert parallel.in_parts(lambda x: (x.shape, blas.num_threads), np.zeros(shape)) == [(shape, 3)]
 
 
@@ -50,11 +50,11 @@ def test_small_work_is_one_part_on_one_core(blas, monkeypatch):
     assert parallel.in_parts(len, np.zeros(12), nbytes=250) == [6, 6]
 
 
-def test_work_inside_a_part_is_not_cut_again(blas):
+def test_work_inside_a_part_is_not_split_again(blas):
     assert parallel.in_parts(lambda x: parallel.in_parts(len, x), np.zeros(6)) == [[2], [2], [2]]
 
 
-def test_parts_are_made_ready_one_after_the_other_before_any_begins(blas):
+def test_all_parts_are_prepared_in_turn_before_any_starts(blas):
     events = []
 
     def prepare(x):
@@ -71,7 +71,7 @@ def test_parts_are_made_ready_one_after_the_other_before_any_begins(blas):
 
 
 @pytest.mark.parametrize("failing", [0, 5])
-def test_an_error_of_any_part_comes_out_when_all_have_ended(blas, failing):
+def test_an_error_in_any_part_is_raised_after_all_have_finished(blas, failing):
     done = []
 
     def work(x):
@@ -86,20 +86,20 @@ def test_an_error_of_any_part_comes_out_when_all_have_ended(blas, failing):
     assert parallel.in_parts(len, np.arange(6)) == [2, 2, 2]
 
 
-def test_errstate_holds_in_every_part(blas):
+def test_errstate_applies_in_every_part(blas):
     with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
         parallel.in_parts(lambda x: 1 / x, np.array([1.0, 1.0, 0.0]))
     with np.errstate(divide="ignore"):
         parallel.in_parts(lambda x: 1 / x, np.array([1.0, 1.0, 0.0]))
 
 
-def test_sums_of_parts_are_taken_in_their_order(blas):
+def test_partial_sums_are_added_in_order(blas):
     x = np.array([1e8, 1.0, -1e8], np.float32)
     assert parallel.sum_parts(lambda x: x.copy(), x) == np.float32(1e8) + np.float32(1) - np.float32(1e8)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(9, 4), (4, 9), (1, 1), (0, 3)])
-def test_matrix_products(blas, rows, columns):
+def test_matrix_products_are_split_and_correct(blas, rows, columns):
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((rows, 5)), rng.standard_normal((5, columns))
     np.testing.assert_allclose(parallel.matmul(a, b), np.einsum("ij,jk->ik", a, b), rtol=1e-12)
@@ -107,7 +107,7 @@ def test_matrix_products(blas, rows, columns):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_starts_threads_of_its_own(blas):
+def test_a_forked_child_starts_its_own_threads(blas):
     parallel.in_parts(len, np.zeros(6))
     with parallel._one_at_a_time:  # as if another thread were at work
         child = os.fork()
@@ -162,7 +162,7 @@ OPS = {
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_an_image_has_the_same_bits_in_any_part(op, monkeypatch):
+def test_an_image_gives_the_same_bits_in_any_part(op, monkeypatch):
     whole = OPS[op]()
     monkeypatch.setattr(parallel, "_blas", lambda: [Blas()])
     monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
@@ -179,7 +179,7 @@ PRODUCTS = {  # of how many terms each number is the sum
 
 
 @pytest.mark.parametrize("op", PRODUCTS)
-def test_products_of_the_parts_are_within_the_bound(blas, op):
+def test_results_summed_over_parts_are_within_the_bound(blas, op):
     terms, product = PRODUCTS[op]
     exact = product(*(a.astype(np.float64) for a in (X, W, DY)))
     size = product(*(abs(a).astype(np.float64) for a in (X, W, DY)))
@@ -195,7 +195,7 @@ def test_out_may_overlap_an_input(blas, shift):
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_an_image_that_is_not_finite_leaves_the_others_alone(blas, value):
+def test_a_nonfinite_image_does_not_affect_the_others(blas, value):
     x = X.copy()
     x[5, 4, 4, 1] = value
     reads = np.zeros(DY.shape, bool)

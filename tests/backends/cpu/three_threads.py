@@ -1,8 +1,8 @@
-"""A stand-in for a BLAS of three threads, so that a batch has three parts on any machine."""
+"""A stand-in for a BLAS with three threads, so that a batch has three parts on any machine."""
 
 
 class Blas:
-    """What threadpoolctl gives to set its threads by."""
+    """The controller object of threadpoolctl that sets the thread count."""
 
     num_threads = 3
 

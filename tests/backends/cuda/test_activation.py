@@ -1,4 +1,4 @@
-"""The activation kernels against closed forms in float64."""
+"""The activation kernels against closed-form formulas in float64."""
 
 import math
 
@@ -46,7 +46,7 @@ def signed(shape, dtype, seed=0):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", FORWARD)
-def test_forward(name, shape, dtype):
+def test_forward_matches_the_formula(name, shape, dtype):
     x = signed(shape, dtype)
     y = getattr(activation, name)(asarray(x, "emulated"))
     assert y.dtype == x.dtype
@@ -67,7 +67,7 @@ def test_backward_is_the_derivative(name, dtype):
     np.testing.assert_allclose(to_numpy(dx).astype(float), expected, rtol=bound, atol=bound)
 
 
-def test_gelu_by_tanh():
+def test_gelu_with_the_tanh_approximation():
     x, dy = signed((5, 9), "float64"), signed((5, 9), "float64", 1)
 
     def form(x):
@@ -80,14 +80,14 @@ def test_gelu_by_tanh():
 
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_nan_passes_and_large_values_stay_finite(name):
+def test_nan_propagates_and_large_values_stay_finite(name):
     x = asarray(np.array([np.nan, -1e4, 1e4, 0.0], np.float32), "emulated")
     y = to_numpy(getattr(activation, name)(x))
     assert np.isnan(y[0])
     assert np.isfinite(y[1:]).all()
 
 
-def test_slope_in_place_views_and_unaligned():
+def test_leaky_relu_slope_in_place_on_views_and_unaligned():
     x = signed((6, 10), "float32")
     device, columns = asarray(x, "emulated"), emulator.zeros((6, 20))
     expected = np.where(x > 0, x, np.float32(0.25) * x)

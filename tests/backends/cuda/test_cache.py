@@ -1,4 +1,4 @@
-"""The cache of compiled kernels: what makes a new entry, and what it survives."""
+"""The cache of compiled kernels: what makes a new entry, and which failures and attacks it withstands."""
 
 import grp
 import importlib
@@ -22,7 +22,7 @@ from gpuconv.backends.cuda.runtime.kernel import Module
 
 
 class Filler:
-    """Writes `content`, and counts how often it had to."""
+    """Writes `content` and counts its calls."""
 
     def __init__(self, content="made"):
         self.content, self.calls = content, 0
@@ -43,14 +43,14 @@ def test_an_entry_is_filled_once(tmp_path):
     assert [path.name for path in first.parent.iterdir()] == [first.name]  # nothing temporary stays
 
 
-def test_each_part_of_the_key_counts(tmp_path):
+def test_each_part_of_the_key_makes_a_new_entry(tmp_path):
     fill, store = Filler(), Cache(tmp_path)
     entries = {store.entry("k", key, fill) for key in (["ab", "c"], ["a", "bc"], ["abc"], ["ab", "c", ""], ["c", "ab"])}
     assert len(entries) == fill.calls == 5
 
 
 @pytest.mark.parametrize("damage", ["change", "truncate", "remove", "no digest", "extra"])
-def test_a_damaged_entry_is_made_anew(tmp_path, damage):
+def test_a_damaged_entry_is_rebuilt(tmp_path, damage):
     fill, store = Filler(), Cache(tmp_path)
     entry = store.entry("k", ["x"], fill)
     match damage:
@@ -71,7 +71,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path, damage):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_failed_compile_leaves_nothing(tmp_path):
+def test_a_failed_compile_leaves_no_files(tmp_path):
     def fail(folder):
         (folder / "half").write_text("")
         raise RuntimeError("no")
@@ -81,7 +81,7 @@ def test_a_failed_compile_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_process_was_first(tmp_path):
+def test_the_entry_of_a_process_that_finished_first_is_used(tmp_path):
     inner, store = Filler("theirs"), Cache(tmp_path)
 
     def fill(folder):
@@ -94,7 +94,7 @@ def test_another_process_was_first(tmp_path):
 
 @pytest.fixture
 def unwritable(tmp_path, monkeypatch):
-    """A folder nobody may write, root included."""
+    """A folder that nobody can write to, not even root."""
 
     def refuse(path):
         if path.is_relative_to(tmp_path):
@@ -106,7 +106,7 @@ def unwritable(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_read_only_folder_gives_a_private_one_and_a_warning(unwritable):
+def test_a_read_only_folder_is_replaced_by_a_private_one_with_a_warning(unwritable):
     fill, store = Filler(), Cache(unwritable)
     with pytest.warns(RuntimeWarning, match="cannot keep kernels in its cache.*GPUCONV_CACHE_DIR"):
         first = store.entry("k", ["x"], fill)
@@ -123,7 +123,7 @@ def test_entries_of_a_read_only_folder_are_used(tmp_path, request):
     assert fill.calls == 1
 
 
-def test_entries_of_a_read_only_folder_are_used_beside_new_ones(tmp_path, request):
+def test_entries_of_a_read_only_folder_are_used_alongside_new_ones(tmp_path, request):
     fill = Filler()
     entry = Cache(tmp_path).entry("k", ["x"], fill)
     request.getfixturevalue("unwritable")
@@ -135,7 +135,7 @@ def test_entries_of_a_read_only_folder_are_used_beside_new_ones(tmp_path, reques
     assert fill.calls == 2
 
 
-def test_the_warning_has_no_line_of_our_source(unwritable):
+def test_the_warning_shows_no_line_of_our_source(unwritable):
     with pytest.warns(RuntimeWarning) as told:
         Cache(unwritable).entry("k", ["x"], Filler())
     said = warnings.formatwarning(told[0].message, told[0].category, told[0].filename, told[0].lineno)
@@ -144,7 +144,7 @@ def test_the_warning_has_no_line_of_our_source(unwritable):
 
 
 def give_away(path, monkeypatch):
-    """Make it another user's."""
+    """Pretend that the file belongs to another user."""
     if os.getuid() == 0:
         os.chown(path, 4321, 4321, follow_symlinks=False)
     else:
@@ -154,7 +154,7 @@ def give_away(path, monkeypatch):
 
 @pytest.mark.parametrize("what", ["entry", "library", "digest", "added"])
 @pytest.mark.parametrize("how", ["others-write", "group-writes", "another-owner"])
-def test_an_entry_that_others_could_have_made_is_made_anew(tmp_path, monkeypatch, what, how):
+def test_an_entry_that_others_could_have_written_is_rebuilt(tmp_path, monkeypatch, what, how):
     store = Cache(tmp_path)
     entry = store.entry("k", ["x"], Filler("planted"))
     path = {"entry": entry, "library": entry / "a", "digest": entry / "digest", "added": entry / "b"}[what]
@@ -174,7 +174,7 @@ def test_an_entry_that_others_could_have_made_is_made_anew(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("where", ["root", "above"])
 @pytest.mark.parametrize("how", ["others-write", "another-owner"])
-def test_a_cache_that_others_could_have_filled_is_not_used(tmp_path, monkeypatch, where, how):
+def test_a_cache_that_others_could_write_to_is_not_used(tmp_path, monkeypatch, where, how):
     root = tmp_path / "above" / "root"
     Cache(root).entry("k", ["x"], Filler("planted"))
     path = root if where == "root" else root.parent
@@ -192,7 +192,7 @@ def test_a_cache_that_others_could_have_filled_is_not_used(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_a_planted_library_is_not_loaded(tmp_path, monkeypatch):
-    """The library of another kernel, whole by its digest, in a cache that anyone can write."""
+    """The library of another kernel, with a correct digest, in a cache that anyone can write to."""
     (tmp_path / "scale.cu").write_text(SOURCE)
     entries = {}
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
@@ -225,14 +225,14 @@ def test_links_in_the_cache_are_not_followed(tmp_path):
     assert store.find("k", ["x"]) is None
 
 
-def test_a_cache_below_a_folder_such_as_tmp_is_used(tmp_path):
+def test_a_cache_below_a_sticky_folder_such_as_tmp_is_used(tmp_path):
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp").chmod(0o1777)
     store = Cache(tmp_path / "tmp" / "mine")
     assert store.entry("k", ["x"], Filler()) == store.find("k", ["x"])
 
 
-def test_what_we_make_is_ours_whatever_the_umask_is(tmp_path):
+def test_only_the_owner_can_write_new_entries_whatever_the_umask(tmp_path):
     before = os.umask(0)
     try:
         entry = Cache(tmp_path / "new" / "cache").entry("k", ["x"], Filler())
@@ -243,8 +243,8 @@ def test_what_we_make_is_ours_whatever_the_umask_is(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in entry.iterdir()} == {0o644}
 
 
-def test_a_group_of_one_user_is_no_others(tmp_path, monkeypatch):
-    """As Ubuntu sets users up: a group of the user's name, umask 002, and so 775 wherever a program made a folder."""
+def test_a_group_that_holds_only_the_user_is_trusted(tmp_path, monkeypatch):
+    """As Ubuntu sets up users: a group with the user's name and umask 002, so new folders have mode 775."""
     store = Cache(tmp_path / "cache")
     store.entry("k", ["x"], Filler())
     (tmp_path / "cache").chmod(0o775)
@@ -257,7 +257,7 @@ def test_a_group_of_one_user_is_no_others(tmp_path, monkeypatch):
     assert store.find("k", ["x"]) is None
 
 
-def test_where_the_cache_is(monkeypatch, tmp_path):
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delenv("GPUCONV_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -286,7 +286,7 @@ def test_the_cache_is_where_platformdirs_puts_it(monkeypatch, tmp_path):
     assert cache.directory() == tmp_path / "local/gpuconv/Cache"
 
 
-def test_where_the_cache_is_of_a_user_without_a_home(monkeypatch):
+def test_the_cache_folder_of_a_user_without_a_home(monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
@@ -306,7 +306,7 @@ def scaled(path):
     return y[0]
 
 
-def test_an_edited_header_is_compiled_anew(tmp_path, monkeypatch):
+def test_an_edited_header_triggers_a_new_compile(tmp_path, monkeypatch):
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "scale.cu").write_text(SOURCE)
     (tmp_path / "factor.cuh").write_text('#include "inner.cuh"\n')
@@ -316,7 +316,7 @@ def test_an_edited_header_is_compiled_anew(tmp_path, monkeypatch):
     assert len([path for path in (tmp_path / "cache").iterdir() if path.name.startswith("scale")]) == 2
 
 
-def test_a_corrupt_library_is_compiled_anew_and_not_loaded(tmp_path, monkeypatch):
+def test_a_corrupt_library_is_recompiled_and_not_loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "scale.cu").write_text(SOURCE)
     (tmp_path / "factor.cuh").write_text("#define FACTOR 3\n")
@@ -330,7 +330,7 @@ def test_a_corrupt_library_is_compiled_anew_and_not_loaded(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_two_processes_at_once(tmp_path):
+def test_two_processes_may_fill_the_cache_at_once(tmp_path):
     (tmp_path / "scale.cu").write_text(SOURCE)
     (tmp_path / "factor.cuh").write_text("#define FACTOR 7\n")
     program = (

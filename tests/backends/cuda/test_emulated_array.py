@@ -1,4 +1,4 @@
-"""Emulated arrays: poisoned, aligned, a type of their own that does not mix with NumPy's."""
+"""Emulated arrays: poisoned, aligned, and of a separate type that does not mix with NumPy arrays."""
 
 import gc
 
@@ -17,7 +17,7 @@ def test_empty_floats_are_nan(dtype):
     assert x.dtype == as_dtype(dtype)
 
 
-def test_empty_integers_are_conspicuous():
+def test_empty_integers_hold_a_conspicuous_value():
     assert (np.asarray(emulator.empty(4, np.int32)) == -0x32323233).all()
     assert (np.asarray(emulator.empty(4, np.uint8)) == 0xCD).all()
 
@@ -33,7 +33,7 @@ def test_shapes_alignment_and_type(shape):
         assert x.flags.writeable
 
 
-def test_asarray_copies_what_is_elsewhere():
+def test_asarray_copies_arrays_from_elsewhere():
     host = np.arange(6.0).reshape(2, 3).T
     x = emulator.asarray(host)
     host[0, 0] = 9
@@ -43,7 +43,7 @@ def test_asarray_copies_what_is_elsewhere():
     assert emulator.asarray([1, 2], np.int8).dtype == np.int8
 
 
-def test_numpy_works_on_it_and_stays_on_the_device():
+def test_numpy_functions_return_emulated_arrays():
     x = emulator.asarray(np.float32([[1, -2, 3], [4, 5, -6]]))
     assert device_of(x) == "emulated"
     for y in (x * 2, np.abs(x), x[:, 1], x.reshape(-1), x.sum(axis=0), x.copy(), x.astype(np.float64), 1 - x, x > 0):
@@ -57,12 +57,12 @@ def test_numpy_works_on_it_and_stays_on_the_device():
 
 
 @pytest.mark.parametrize("operation", [np.add, lambda a, b: b + a, lambda a, b: np.multiply(a, a, out=b)])
-def test_a_numpy_array_does_not_mix(operation):
+def test_operations_with_a_numpy_array_are_refused(operation):
     with pytest.raises(TypeError, match="an array on the emulated device and a NumPy array"):
         operation(emulator.zeros(3), np.zeros(3, np.float32))
 
 
-def test_memory_is_given_back():
+def test_memory_is_freed():
     gc.collect()
     addresses = set()
     for _ in range(50):

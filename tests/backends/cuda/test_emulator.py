@@ -22,7 +22,7 @@ THREADS = 96
 
 
 def run(kernel, grid, block, out, *arguments, shared=0, **settings):
-    """What `kernel` writes into an array of out = (shape, dtype)."""
+    """The array that `kernel` writes; out: its (shape, dtype)."""
     y = emulator.empty(*out)
     with emulator.configure(**settings):
         load(KERNELS).kernel(kernel)(grid, block, y, *arguments, shared=shared)
@@ -30,14 +30,14 @@ def run(kernel, grid, block, out, *arguments, shared=0, **settings):
 
 
 def in_all_orders(*call, **options):
-    """The one result of every seed, sanitizer and number of workers."""
+    """The result, which must be the same for every seed, sanitizer and number of workers."""
     first = run(*call, **options)
     for settings in ({"seed": 3}, {"seed": 4, "workers": 2}, {"sanitize": "checked", "seed": 5}):
         np.testing.assert_array_equal(run(*call, **options, **settings), first)
     return first
 
 
-def test_indices():
+def test_thread_and_block_indices():
     got = in_all_orders("indices", (3, 2, 4), (5, 3, 2), ((24 * 30, 4), np.int32))
     z, y, x = np.meshgrid(*(np.arange(n) for n in (8, 6, 15)), indexing="ij")
     by_global = {(a, b, c): tuple(row) for (a, b, c, *_), row in zip(got.tolist(), got.tolist())}
@@ -98,7 +98,7 @@ def test_float_atomics_do_not_compile():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_every_16_bit_number_converts(dtype):
+def test_every_16_bit_float_converts_exactly(dtype):
     bits = np.arange(2**16, dtype=np.uint16)
     as_float = run(f"{dtype}_to_float", 256, 256, ((2**16,), np.float32), emulator.asarray(bits))
     with np.errstate(invalid="ignore"):
@@ -128,15 +128,15 @@ def test_rounding_to_16_bits(dtype, source):
         np.testing.assert_array_equal(got.astype(wide), expected.astype(wide))
 
 
-def test_vectors_bits_and_math():
+def test_vector_types_bit_functions_and_math_functions():
     got = run("odds_and_ends", 1, 1, ((12,), np.float64))
     expected = [10, 4, 3, 31, 32, 0x80000000, 0x3F800000, 0.5, 7, -2.5, 0xFFFFFFFE, 0x56789AB1]
     np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.slow
-def test_a_divergent_barrier_without_assembly():
-    """The portable fibers (ucontext), in a process of their own."""
+def test_a_divergent_barrier_is_reported_without_assembly():
+    """With the portable fibers (ucontext), in a separate process."""
     program = f"""
 import numpy as np
 from gpuconv.backends.cuda.emulator import cxx
@@ -189,8 +189,8 @@ load({str(planted)!r}).kernel(sys.argv[1])(2, 64, y, x, shared=256)
         assert f"kernel {kernel}, block (1, 0, 0), thread (5, 0, 0)" in done.stderr, done.stderr[-3000:]
 
 
-def test_the_first_kernel_may_know_nothing_of_its_threads(tmp_path):
-    """Then none has yet tied the threads' context to a place that all later ones find."""
+def test_the_first_kernel_may_use_no_thread_index(tmp_path):
+    """So no earlier kernel has set up the thread context that later ones share."""
     (tmp_path / "simple.cu").write_text('extern "C" __global__ void simple(float* y) { y[0] = 7; }\n')
     program = f"""
 import numpy as np
@@ -205,14 +205,14 @@ print(y[0], ops.relu(asarray(np.ones(3, np.float32), "emulated")))
     assert done.stdout == "7.0 [1. 1. 1.]\n", done.stderr
 
 
-def test_address_needs_its_own_process():
+def test_address_sanitizer_needs_its_own_process():
     with emulator.configure(sanitize="address"), pytest.raises(emulator.EmulatorError, match="LD_PRELOAD"):
         load(KERNELS).kernel("indices")(1, 1, emulator.empty(4, np.int32))
 
 
 @pytest.fixture
 def forget_compiler():
-    """The compiler is looked for again, here and in the next test."""
+    """Search for the compiler again, in this test and in the next."""
     cached = cxx.find, cxx.version, native.runtime
     for function in cached:
         function.cache_clear()
@@ -222,7 +222,7 @@ def forget_compiler():
 
 
 @pytest.mark.usefixtures("forget_compiler")
-def test_no_compiler_is_a_clear_error(monkeypatch):
+def test_a_missing_compiler_is_a_clear_error(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(DeviceError, match=r"needs a C\+\+ compiler and found none"):
@@ -271,8 +271,8 @@ def test_ctrl_c_does_not_reach_the_compiler():
     assert int(group) != os.getpgrp()
 
 
-def test_the_same_headers_elsewhere_are_not_compiled_for_again(monkeypatch, tmp_path):
-    """So a cache serves every checkout, and can be carried."""
+def test_the_same_headers_in_another_folder_need_no_new_compile(monkeypatch, tmp_path):
+    """So one cache serves every checkout and can be moved to another machine."""
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
     made = cxx.compile_library("probe", "int probe = 1;\n")
     elsewhere = tmp_path / "elsewhere"
@@ -286,7 +286,7 @@ def test_the_same_headers_elsewhere_are_not_compiled_for_again(monkeypatch, tmp_
 
 
 @pytest.mark.usefixtures("forget_compiler")
-def test_a_compiler_that_fails_is_told_with_its_own_words(monkeypatch, tmp_path):
+def test_the_error_of_a_failing_compiler_holds_its_own_message(monkeypatch, tmp_path):
     script = tmp_path / "c++"
     script.write_text('#!/bin/sh\n[ "$1" = --version ] && echo mine && exit\nprintf "caf\\351: no space" >&2\nexit 4\n')
     script.chmod(0o755)
@@ -306,22 +306,22 @@ def test_a_compiler_that_fails_is_told_with_its_own_words(monkeypatch, tmp_path)
         ("WORKERS", "0", "GPUCONV_EMULATOR_WORKERS is '0': workers must be at least 1"),
     ],
 )
-def test_settings_of_the_environment_that_cannot_be_read(variable, value, said, monkeypatch):
+def test_invalid_environment_variables_are_refused(variable, value, said, monkeypatch):
     monkeypatch.setattr(sys.modules[emulator.settings.__module__], "_current", None)
     monkeypatch.setenv(f"GPUCONV_EMULATOR_{variable}", value)
     with pytest.raises(DeviceError, match=said):
         resolve("emulated")
 
 
-def test_settings_of_the_environment(monkeypatch):
+def test_environment_variables_are_read(monkeypatch):
     monkeypatch.setattr(sys.modules[emulator.settings.__module__], "_current", None)
     for name, value in (("SEED", "7"), ("WORKERS", "3"), ("SANITIZE", "checked")):
         monkeypatch.setenv(f"GPUCONV_EMULATOR_{name}", value)
     assert emulator.settings() == emulator.Settings(7, "checked", 3)
 
 
-def test_a_kernel_in_a_folder_whose_name_no_compiler_likes(tmp_path):
-    """Quotes, backslashes and bytes that are no text: compiled, and named in errors."""
+def test_a_kernel_in_a_folder_with_a_difficult_name(tmp_path):
+    """Quotes, backslashes and undecodable bytes: the kernel compiles, and errors name the folder."""
     folder = tmp_path / os.fsdecode(b'caf\xe9 "a\\b"')
     folder.mkdir()
     kernel = b'extern "C" __global__ void count(int *y) { y[threadIdx.x] = threadIdx.x; } // caf\xe9\n'
@@ -335,7 +335,7 @@ def test_a_kernel_in_a_folder_whose_name_no_compiler_likes(tmp_path):
         load(folder / "wrong.cu").kernel("count")(1, 4, y)
 
 
-def test_settings():
+def test_settings_are_checked():
     assert emulator.settings().workers >= 1
     before = emulator.settings()
     with emulator.configure(seed=3, sanitize="checked") as chosen:

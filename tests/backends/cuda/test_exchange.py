@@ -29,7 +29,7 @@ class CudaInterface:
 
 @pytest.fixture
 def adapters(monkeypatch):
-    """CUDA devices that note what they are asked to take over."""
+    """CUDA devices that record which arrays they are asked to import."""
     taken = []
 
     class Taken:
@@ -54,12 +54,12 @@ def test_a_tensor_on_a_gpu_stays_there(adapters):
     assert adapters == [("cuda", 1, tensor)]
 
 
-def test_the_cuda_array_interface(adapters):
+def test_an_array_with_the_cuda_array_interface_is_imported(adapters):
     asarray(CudaInterface())
     assert adapters[0][0] == "cuda"
 
 
-def test_a_tensor_on_a_gpu_without_cupy_is_told_what_is_missing(monkeypatch):
+def test_a_gpu_tensor_without_cupy_is_refused_with_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(DeviceError, match="CuPy is not installed"):
         asarray(OnGpu())
@@ -74,7 +74,7 @@ def test_pytorch_reads_our_memory(device):
     assert to_numpy(x)[1, 2] == 50
 
 
-def test_we_read_pytorchs_memory():
+def test_we_read_pytorch_memory():
     torch = pytest.importorskip("torch")
     tensor = torch.arange(6.0)
     x = asarray(tensor)

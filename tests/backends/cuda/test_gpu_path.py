@@ -1,4 +1,4 @@
-"""The way to a GPU, with a stand-in for CuPy: what is loaded and handed over, and what is said when a part lacks."""
+"""The path to a GPU with a stand-in for CuPy: what is loaded and passed, and the errors when something is missing."""
 
 import contextlib
 import sys
@@ -22,7 +22,7 @@ class CudaError(Exception):
 
 
 class FakeCupy(ModuleType):
-    """One GPU of compute capability 9.0 that notes what it is asked to launch; or, with `fail`, none."""
+    """One GPU of compute capability 9.0 that records its launches; with `fail`, no GPU."""
 
     def __init__(self, count=1, driver=13000, fail=False):
         super().__init__("cupy")
@@ -81,7 +81,7 @@ class FakeCupy(ModuleType):
 
 
 class DeviceArray:
-    """What a launch looks at of a CuPy array."""
+    """The attributes of a CuPy array that a launch reads."""
 
     def __init__(self, dtype, pointer=4096, device=0):
         self.dtype, self.size, self.shape, self.strides = np.dtype(dtype), 8, (8,), (np.dtype(dtype).itemsize,)
@@ -100,8 +100,8 @@ def cupy(monkeypatch):
 
 
 @pytest.mark.parametrize("folder", ["caf\u00e9", "caf\udce9"], ids=["not ASCII", "no text"])
-def test_a_binary_is_loaded_from_a_folder_of_any_name(cupy, monkeypatch, tmp_path, folder):
-    """CuPy encodes the path in UTF-8: bytes that are no text it refuses, and Windows' driver reads another encoding."""
+def test_a_binary_is_loaded_from_a_folder_with_any_name(cupy, monkeypatch, tmp_path, folder):
+    """CuPy encodes the path as UTF-8: it refuses undecodable bytes, and Windows drivers expect another encoding."""
     entry = tmp_path / folder / "activation-sm_90a-0123"
     entry.mkdir(parents=True)
     (entry / "kernel.cubin").write_bytes(b"a binary")
@@ -117,7 +117,7 @@ def test_a_binary_is_loaded_from_a_folder_of_any_name(cupy, monkeypatch, tmp_pat
         nvrtc.loadable(binary.path)
 
 
-def test_a_launch_on_a_gpu(cupy, monkeypatch):
+def test_a_launch_passes_grid_block_and_packed_arguments(cupy, monkeypatch):
     monkeypatch.setattr(
         nvrtc, "compile_cubin", lambda name, text, defines, arch: SimpleNamespace(path=f"{name}.{arch}")
     )
@@ -166,21 +166,21 @@ def test_open_a_device(cupy):
         (13000, "the NVIDIA driver finds no usable GPU"),
     ],
 )
-def test_no_device_says_why_and_keeps_the_cause(monkeypatch, driver, why):
+def test_the_error_without_a_device_says_why_and_keeps_the_cause(monkeypatch, driver, why):
     monkeypatch.setitem(sys.modules, "cupy", FakeCupy(driver=driver, fail=True))
     with pytest.raises(DeviceError, match=why) as caught:
         open_device(Device("cuda", 0))
     assert isinstance(caught.value.__cause__, CudaError)
 
 
-def test_cupy_missing(monkeypatch):
+def test_a_missing_cupy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(DeviceError, match=r"CuPy is not installed: pip install 'gpuconv\[cuda13\]'") as caught:
         open_device(Device("cuda", 0))
     assert isinstance(caught.value.__cause__, ImportError)
 
 
-def test_cupy_that_cannot_make_its_folder(monkeypatch):
+def test_a_cupy_that_cannot_create_its_folder_is_reported(monkeypatch):
     class Homeless:
         def find_spec(self, name, path=None, target=None):
             if name == "cupy":
@@ -192,11 +192,11 @@ def test_cupy_that_cannot_make_its_folder(monkeypatch):
         open_device(Device("cuda", 0))
 
 
-# --- capturing: which calls are made, in which order, and what is kept ------------------------
+# --- capturing: which calls are made, in which order, and what is kept alive ------------------
 
 
 class Capturing(FakeCupy):
-    """With streams, graphs and pools that note what is asked of them. `room`: how many bytes a pool can have."""
+    """With streams, graphs and pools that record their calls. `room`: the capacity of a pool in bytes."""
 
     def __init__(self, room=100):
         super().__init__()
@@ -266,7 +266,7 @@ def capturing(monkeypatch):
     graph._capture_stream.cache_clear()
 
 
-def test_a_capture_on_a_gpu(capturing):
+def test_a_capture_makes_its_calls_in_order_and_keeps_its_memory(capturing):
     recorder = CudaRecorder(0)
     recorder.prepare(lambda: capturing.calls.append("first work"))
     replay = recorder.capture(lambda: (capturing.calls.append("work"), capturing.malloc(60)))
@@ -280,7 +280,7 @@ def test_a_capture_on_a_gpu(capturing):
     assert capturing.alive == 0
 
 
-def test_a_capture_that_runs_out_of_memory_is_ended_and_its_memory_given_back(capturing):
+def test_a_capture_that_runs_out_of_memory_is_ended_and_its_memory_freed(capturing):
     recorder = CudaRecorder(0)
     with pytest.raises(MemoryError, match="no 101 bytes more of device memory") as raised:
         recorder.capture(lambda: [capturing.malloc(size) for size in (50, 101)])

@@ -25,16 +25,16 @@ def fill(*, y=None, grid=1, block=4, name="fill", value=1.5, n=4):
 
 
 @pytest.mark.parametrize("value", [2.5, np.float32(2.5), np.float64(2.5), np.float16(2.5)])
-def test_a_real_number_becomes_the_float_the_kernel_takes(value):
+def test_a_real_number_is_converted_to_the_kernels_float_type(value):
     assert fill(value=value) == [2.5] * 4
 
 
 @pytest.mark.parametrize("n", [3, np.int8(3), np.uint64(3), np.int64(3)])
-def test_an_integer_becomes_the_int_the_kernel_takes(n):
+def test_an_integer_is_converted_to_the_kernels_int_type(n):
     assert fill(n=n, value=1) == [1, 1, 1, 0]
 
 
-def test_every_scalar_type_arrives_whole():
+def test_every_scalar_type_arrives_unchanged():
     y = emulator.empty(8, np.float64)
     sent = (-7, 3_000_000_000, -(2**40), 2**63, True, 0.1, 0.1, 200)
     kernel("scalars")(1, 1, y, *sent)
@@ -90,29 +90,29 @@ def test_tables_of_addresses_and_any_pointer():
         ({"name": "fil"}, ValueError, "unknown kernel of arguments.cu 'fil'; did you mean 'fill'"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, error, message):
+def test_arguments_that_do_not_match_are_refused(change, error, message):
     with pytest.raises(error, match=message):
         fill(**change)
 
 
-def test_the_number_of_arguments():
+def test_a_wrong_number_of_arguments_is_refused():
     with pytest.raises(TypeError, match=r"fill\(float\* y, float value, int n\) takes 3 arguments, received 2"):
         kernel("fill")(1, 4, emulator.zeros(4), 1.0)
 
 
-def test_arrays_of_two_devices():
+def test_arrays_of_two_devices_are_refused():
     with pytest.raises(TypeError, match="one device, received y on emulated, x on numpy"):
         kernel("is_null")(1, 1, emulator.zeros(1), np.zeros(1, np.float32))
     with pytest.raises(TypeError, match="one device, received no array"):
         kernel("is_null")(1, 1, None, None)
 
 
-def test_more_shared_memory_than_a_block_has():
+def test_more_shared_memory_than_a_block_has_is_refused():
     with pytest.raises(ValueError, match="at most 232448 bytes of shared memory, not 232449"):
         kernel("fill")(1, 4, emulator.zeros(4), 1.0, 4, shared=232449)
 
 
-def test_alignment_that_a_vector_type_demands():
+def test_an_array_unaligned_for_a_vector_type_is_refused():
     x = emulator.zeros(12)
     kernel("by_vector")(1, 1, x[4:])
     assert np.asarray(x).tolist() == [0] * 4 + [1, 2, 3, 4] + [0] * 4
@@ -122,32 +122,32 @@ def test_alignment_that_a_vector_type_demands():
     assert not is_aligned(16, x, x[1:])
 
 
-def test_an_empty_launch_runs_nothing_but_is_checked():
+def test_an_empty_launch_is_checked_but_runs_nothing():
     assert fill(grid=0) == fill(grid=(3, 0)) == [0] * 4
     with pytest.raises(TypeError, match="takes an integer"):
         fill(grid=0, n=1.5)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "uint8", "bool"])
-def test_the_macro_decides_the_dtype(dtype):
+def test_a_macro_selects_the_dtype(dtype):
     y = zeros(3, dtype, like=emulator.zeros(1))
     kernel("typed", dtype)(1, 1, y)
     with pytest.raises(TypeError, match=f"takes an array of {dtype}, received float32"):
         kernel("typed", dtype)(1, 1, emulator.zeros(3))
 
 
-def test_a_16_bit_scalar_is_refused_when_the_kernel_is_looked_up():
+def test_a_16_bit_scalar_parameter_is_refused_at_lookup():
     with pytest.raises(TypeError, match="hand a 16-bit scalar over as float"):
         kernel("by_value", "float16")
 
 
-def test_the_same_file_and_macros_are_one_module():
+def test_the_same_file_and_macros_share_one_module():
     assert load(ARGUMENTS, {"DTYPE": "float32"}) is load(ARGUMENTS, {"DTYPE": "float32"})
     assert load(ARGUMENTS, {"DTYPE": "float32"}) is not load(ARGUMENTS, {"DTYPE": "float64"})
     assert load("activation.cu", {"DTYPE": "float32", "WIDTH": 4}).path.name == "activation.cu"
 
 
-def test_allocation_beside_an_array():
+def test_scratch_is_allocated_on_the_device_of_an_array():
     like = emulator.zeros(1)
     assert isinstance(empty((2, 3), np.int32, like=like), emulator.EmulatedArray)
     assert (np.asarray(zeros(3, np.float32, like=like)) == 0).all()

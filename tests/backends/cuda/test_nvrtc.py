@@ -1,4 +1,4 @@
-"""NVRTC: every architecture compiles on a machine without a GPU, with lines, without spills."""
+"""NVRTC: every architecture compiles on a machine without a GPU, with line numbers and without spills."""
 
 import importlib.metadata
 import re
@@ -37,14 +37,14 @@ def test_the_activations_compile_without_spills(arch, dtype):
 
 
 @pytest.mark.kernels
-def test_every_architecture_that_is_accepted_compiles(tmp_path):
+def test_every_accepted_architecture_compiles(tmp_path):
     (tmp_path / "none.cu").write_text('extern "C" __global__ void none() {}\n')
     for arch in nvrtc.known_architectures():
         assert compiled(arch, load(tmp_path / "none.cu")).path.is_file()
 
 
 @pytest.mark.slow
-def test_what_serves_a_gpu_without_asynchronous_copies_compiles_for_it():
+def test_the_kernels_for_gpus_without_asynchronous_copies_compile_for_them():
     if "sm_75" not in nvrtc.known_architectures():
         pytest.skip("this NVRTC no longer compiles for sm_75")
     served = [each for each in representatives(variants()) if not each.file.endswith(("_mma.cu", "_few_channels.cu"))]
@@ -66,7 +66,7 @@ def nvdisasm():
     return tool or pytest.skip("nvdisasm is not installed")
 
 
-def test_the_machine_code_moves_16_bytes_and_knows_its_lines():
+def test_the_machine_code_moves_16_bytes_and_has_line_numbers():
     tool = nvdisasm()
     listing = subprocess.run([tool, "-g", compiled("sm_90a").path], capture_output=True, text=True, check=True).stdout
     relu = listing.split(".text.relu_forward:")[1].split(".text.")[0]
@@ -77,21 +77,21 @@ def test_the_machine_code_moves_16_bytes_and_knows_its_lines():
 
 
 @pytest.mark.slow
-def test_no_flush_to_zero():
+def test_denormals_are_not_flushed_to_zero():
     listing = subprocess.run([nvdisasm(), compiled("sm_80").path], capture_output=True, text=True, check=True).stdout
     leaky = listing.split(".text.leaky_relu_forward:")[1].split(".text.")[0]
     assert "FMUL " in leaky
     assert "FMUL.FTZ" not in leaky
 
 
-def test_the_second_time_it_comes_from_the_cache():
+def test_the_second_compile_comes_from_the_cache():
     first = compiled("sm_80")
     stamp = first.path.stat().st_mtime_ns
     assert compiled("sm_80") == first
     assert first.path.stat().st_mtime_ns == stamp
 
 
-def test_a_kernel_of_the_cache_needs_no_nvrtc(monkeypatch, tmp_path):
+def test_a_cached_kernel_needs_no_nvrtc(monkeypatch, tmp_path):
     first, version = compiled("sm_80"), nvrtc.toolkit()[1]
     nvrtc.toolkit.cache_clear()
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
@@ -103,7 +103,7 @@ def test_a_kernel_of_the_cache_needs_no_nvrtc(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_no_nvrtc_is_loaded_for_a_kernel_of_the_cache():
+def test_nvrtc_is_not_loaded_for_a_cached_kernel():
     first = compiled("sm_80")
     code = (
         "from gpuconv.backends.cuda.runtime import nvrtc\n"
@@ -131,7 +131,7 @@ PACKAGED = [
 ]
 
 
-def test_the_package_of_nvrtc_tells_its_version(monkeypatch):
+def test_the_nvrtc_package_gives_its_version(monkeypatch):
     for case, packages, expected in PACKAGED:
 
         def version(name, packages=packages):
@@ -144,7 +144,7 @@ def test_the_package_of_nvrtc_tells_its_version(monkeypatch):
 
 
 @pytest.mark.parametrize("packaged", [None, "NVRTC 12.0"], ids=["no package", "a package of another version"])
-def test_the_nvrtc_that_compiled_names_the_entry_whatever_its_package_says(monkeypatch, packaged):
+def test_the_cache_key_holds_the_version_of_the_nvrtc_that_compiled(monkeypatch, packaged):
     first = compiled("sm_80")
     nvrtc.toolkit.cache_clear()
     monkeypatch.setattr(nvrtc, "_packaged_version", lambda: packaged)
@@ -152,7 +152,7 @@ def test_the_nvrtc_that_compiled_names_the_entry_whatever_its_package_says(monke
     assert nvrtc.version() == nvrtc.toolkit()[1] != packaged  # loaded by now
 
 
-def test_the_entry_is_found_wherever_the_headers_and_the_cache_are(tmp_path, monkeypatch):
+def test_the_cache_entry_is_independent_of_where_headers_and_cache_are(tmp_path, monkeypatch):
     first = compiled("sm_80").path.parent
     (tmp_path / "headers").symlink_to(nvrtc.headers())
     monkeypatch.setattr(nvrtc, "headers", lambda: str(tmp_path / "headers"))
@@ -185,7 +185,7 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
         ("121", "sm_121"),
     ],
 )
-def test_the_devices_own_architecture(capability, arch):
+def test_the_architecture_for_a_compute_capability(capability, arch):
     assert nvrtc.architecture(capability) == arch
 
 

@@ -1,4 +1,4 @@
-"""The kernel report's arithmetic, and that the list of variants is what the launchers load."""
+"""The arithmetic of the kernel report, and that the launchers load only listed variants."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ int main() {
 """
 
 
-def test_occupancy_as_nvidias_own_header_has_it(tmp_path):
-    """cuda_occupancy.h, which comes with the runtime's headers, on every chip."""
+def test_occupancy_agrees_with_nvidias_header(tmp_path):
+    """cuda_occupancy.h from the CUDA runtime headers, on every chip."""
     pathfinder = pytest.importorskip("cuda.pathfinder", reason="cuda-core is not installed", exc_type=ImportError)
     folder = pathfinder.find_nvidia_header_directory("cudart") or pytest.skip("no CUDA headers")
     try:
@@ -91,14 +91,14 @@ def test_occupancy_as_nvidias_own_header_has_it(tmp_path):
     assert dict(zip(problems, found)) == dict(zip(problems, expected))
 
 
-def test_every_architecture_has_its_chip():
+def test_every_architecture_has_chip_limits():
     assert all(map(chip_of, (*nvrtc.ARCHITECTURES, "sm_87", "sm_103a", "sm_103f", "sm_121")))
     assert chip_of("sm_90") == chip_of("sm_90a")
     assert chip_of("sm_999") is None
     assert occupancy("sm_999", 32, 0, 128) is None
 
 
-def test_architectures_are_those_that_nvrtc_compiles_for(monkeypatch):
+def test_the_known_architectures_are_those_nvrtc_supports(monkeypatch):
     pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
     known = nvrtc.known_architectures()
     assert {*nvrtc.ARCHITECTURES, "sm_87", "sm_90", "sm_103a", "sm_121", "sm_121a"} <= set(known)
@@ -111,7 +111,7 @@ def test_architectures_are_those_that_nvrtc_compiles_for(monkeypatch):
     assert nvrtc.known_architectures.__wrapped__() == nvrtc.ARCHITECTURES
 
 
-def test_what_ptxas_says_is_read():
+def test_ptxas_output_is_parsed():
     log = """ptxas info    : Compiling entry function 'first' for 'sm_80'
 ptxas info    : Function properties for first
     8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
@@ -128,7 +128,7 @@ ptxas info    : Used 10 registers
     assert Line(variant, "sm_80", "second", 256, second, 1.0).clean
 
 
-def test_a_kernel_that_does_not_compile_is_among_the_lines(monkeypatch):
+def test_the_report_lists_a_kernel_that_does_not_compile(monkeypatch):
     def fails(name, text, defines, arch):
         raise nvrtc.CompileError(f"{name}.cu does not compile for {arch}")
 
@@ -139,7 +139,7 @@ def test_a_kernel_that_does_not_compile_is_among_the_lines(monkeypatch):
     assert "activation.cu" in str(line)
 
 
-def test_the_report_is_thorough_where_it_matters():
+def test_the_report_covers_all_variants_on_the_main_architectures():
     chosen = list(variants())
     few = representatives(chosen)
     listed_few, listed_all = ({(v.file, dict(v.defines).get("DTYPE")) for v in some} for some in (few, chosen))
@@ -148,11 +148,11 @@ def test_the_report_is_thorough_where_it_matters():
     for arch in nvrtc.ARCHITECTURES:
         assert [v for v, a in listed if a == arch] == (chosen if arch in resources.THOROUGH else few)
     assert len(resources.jobs(chosen, ["sm_86"], True)) == len(chosen)
-    # Filters of more than 72 taps, 9 x 9 for one, take TAP_TABLE 0: rare, so only the thorough architectures list it.
+    # Filters of more than 72 taps (9 x 9, say) use TAP_TABLE 0: rare, so only the fully covered architectures list it.
     assert len(listed) <= 1950, "continuous integration compiles them all on one core, some three a second"
 
 
-def test_processes_give_the_lines_of_one(monkeypatch, tmp_path):
+def test_several_processes_give_the_same_report_as_one(monkeypatch, tmp_path):
     pytest.importorskip("cuda.core", reason="NVRTC is not installed")
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
     listed = [(v, "sm_80") for v in variants() if v.file == "metrics.cu"]
@@ -168,13 +168,13 @@ def test_every_file_is_listed():
     assert set(MACROS) == {path.name for path in source.directory().glob("*.cu")}
 
 
-def test_every_listed_variant_has_kernels():
+def test_every_listed_variant_defines_kernels():
     for variant in {v.file: v for v in variants()}.values():
         assert kernels(variant)
 
 
 def dearest(file, defines):
-    """What is listed for a choice of macros. Labels may have any integer dtype: the usual ones are listed."""
+    """The listed variant for a choice of macros. Labels may have any integer dtype; only the usual ones are listed."""
     if defines.get("DTYPE") == "bfloat16" and ("mma" in file or "few_channels" in file):  # of the halves one
         defines |= {"DTYPE": "float16"}
     if "MASK" in defines:  # of the masks the one with most bits
@@ -193,11 +193,11 @@ def dearest(file, defines):
 
 
 @pytest.mark.kernels
-def test_the_launchers_load_listed_variants_only(monkeypatch):
-    """So the report leaves out nothing that runs, but what lies between two that are listed."""
+def test_the_launchers_load_only_listed_variants(monkeypatch):
+    """So the report omits nothing that runs, except variants that lie between two listed ones."""
     loaded = set()
 
-    def recording(launched, *_, **__):  # nothing need be compiled or run for it
+    def recording(launched, *_, **__):  # nothing has to be compiled or run
         name = launched.module.path.name
         loaded.add((name, frozenset(dearest(name, dict(launched.module.defines)).items())))
 

@@ -35,12 +35,12 @@ def parameters(declaration, **defines):
         ("const __grid_constant__ Shape shape", "shape", "Shape", None, 1),
     ],
 )
-def test_a_parameter(declaration, name, c_type, dtype, alignment):
+def test_a_parameter_declaration_is_parsed(declaration, name, c_type, dtype, alignment):
     (parameter,) = parameters(declaration)
     assert parameter == source.Parameter(name, c_type, "*" in c_type, dtype, alignment)
 
 
-def test_macros_are_substituted_through_each_other():
+def test_macros_that_refer_to_other_macros_are_expanded():
     y, n = parameters("DTYPE* y, INDEX n", DTYPE="NUMBER", NUMBER="float16", INDEX="long long")
     assert (y.dtype, n.dtype) == ("float16", "int64")
 
@@ -73,7 +73,7 @@ def test_an_unreadable_parameter_is_named():
         parameters("float x[4]")
 
 
-def test_headers_are_pasted_once_with_line_numbers(tmp_path):
+def test_each_header_is_included_once_with_line_numbers(tmp_path):
     (tmp_path / "a.cu").write_text('#include "b.cuh"\n#include "c.cuh"\n#include <cuda_fp16.h>\nint a;\n')
     (tmp_path / "b.cuh").write_text('#pragma once\n#include "c.cuh"\nint b;\n')
     (tmp_path / "c.cuh").write_text("#pragma once\nint c;\n")
@@ -98,7 +98,7 @@ def test_the_first_line_names_the_shipped_file():
     assert flat.splitlines()[0] == '#line 1 "gpuconv/kernels/activation.cu"'
 
 
-def test_the_text_is_the_same_wherever_the_files_are(tmp_path, monkeypatch):
+def test_the_text_does_not_depend_on_where_the_files_are(tmp_path, monkeypatch):
     expected = source.flatten(source.resolve("conv2d_fprop_mma.cu"))
     assert str(source.directory().resolve()) not in expected
     moved = tmp_path / "moved"
@@ -107,7 +107,7 @@ def test_the_text_is_the_same_wherever_the_files_are(tmp_path, monkeypatch):
     assert source.flatten(source.resolve("conv2d_fprop_mma.cu")) == expected
 
 
-def test_a_users_files_are_named_from_the_one_that_is_compiled(tmp_path):
+def test_included_user_files_are_named_relative_to_the_compiled_one(tmp_path):
     texts = []
     for folder in ("a", "b"):
         (tmp_path / folder / "lib").mkdir(parents=True)
@@ -144,7 +144,7 @@ def test_a_users_file_finds_shipped_headers(tmp_path):
         ("__shared__ float\n    tile[4];", "using tile_type = float [4]"),
     ],
 )
-def test_shared_variables_on_the_host(declaration, expected):
+def test_shared_variables_are_rewritten_for_the_host(declaration, expected):
     rewritten = source.for_host(f"void f() {{ {declaration} }}", [])
     assert rewritten.count("\n") == declaration.count("\n") + 2  # lines keep their numbers
     assert "__shared__" not in rewritten

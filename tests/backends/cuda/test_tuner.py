@@ -1,4 +1,4 @@
-"""The choice by the clock, with a stand-in for the GPU: the emulated device computes, a table says how long it took."""
+"""Choosing an algorithm by timing, on a stand-in GPU: the emulated device computes, a table gives the times."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ X, W = (np.random.default_rng(7).standard_normal(s).astype(np.float32) for s in 
 
 
 class StandIn:
-    """A GPU on which each algorithm takes the seconds that are written; it notes what it is asked."""
+    """A GPU on which each algorithm takes a given time; it records which are timed."""
 
     def __init__(self, seconds, model="Make-Believe", capture=False):
         self.speeds, self.model, self.capture = seconds, model, capture
@@ -55,7 +55,7 @@ def speeds(fastest, fast=1e-5, slow=3e-5):
 
 @pytest.fixture
 def on(monkeypatch, tmp_path):
-    """Makes emulated arrays count as those of a stand-in; the cache and the memory of the process begin empty."""
+    """Treats emulated arrays as those of the stand-in; the disk cache and the choices in memory start empty."""
     monkeypatch.setattr(tuner, "cache", SimpleNamespace(default=lambda: Cache(tmp_path / "cache")))
     monkeypatch.delenv("GPUCONV_AUTOTUNE", raising=False)
     monkeypatch.setattr(tuner, "remembered", {})
@@ -75,7 +75,7 @@ def choices(tmp_path):
 
 
 def ran(op="conv2d", arrays=(X, W), **options):
-    """The algorithms that an op launched, in order, and its result."""
+    """The algorithms that an op launched, in order, and the op's result."""
     moved = [asarray(a, "emulated") for a in arrays]
     with launches.recorded() as found:
         result = to_numpy(getattr(ops, op)(*moved, **options))
@@ -84,7 +84,7 @@ def ran(op="conv2d", arrays=(X, W), **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fastest", NAMES)
-def test_the_fastest_is_taken_and_gives_the_bits_it_gives_when_pinned(on, fastest):
+def test_the_fastest_algorithm_is_chosen_and_gives_the_same_bits_as_when_named(on, fastest):
     gpu = on(StandIn(speeds(fastest)))
     launched, result = ran()
     assert launched[-1] == fastest
@@ -97,12 +97,12 @@ def test_the_fastest_is_taken_and_gives_the_bits_it_gives_when_pinned(on, fastes
     np.testing.assert_array_equal(same, expected)
 
 
-def test_of_equals_the_cost_model_s_is_taken(on):
+def test_among_equally_fast_ones_the_cost_models_choice_wins(on):
     gpu = on(StandIn(dict.fromkeys(NAMES, 1e-5)))
     assert ran()[0][-1] == gpu.timed[0] == plan.plan(CONV2D).algorithm.name
 
 
-def test_it_is_remembered_on_disk(on, tmp_path):
+def test_the_choice_is_stored_on_disk(on, tmp_path):
     on(StandIn(speeds("simt-64x64")))
     ran()
     (entry,) = choices(tmp_path)
@@ -114,7 +114,7 @@ def test_it_is_remembered_on_disk(on, tmp_path):
 
 
 def chosen_without_kernels(fastest):
-    """A choice where nothing is computed, and which plans were run for it."""
+    """A choice made without running kernels, and the plans that were timed for it."""
     product, run = Product("conv2d_fprop", 100, 100, 100, 1, np.dtype(np.float32)), []
 
     def seconds(call, count):
@@ -138,8 +138,8 @@ print(*chosen_without_kernels(sys.argv[1]))
 """
 
 
-def test_processes_agree(on, tmp_path):
-    """Several that choose at once take what the first of them wrote, and so does one that comes later."""
+def test_concurrent_processes_agree_on_one_choice(on, tmp_path):
+    """Processes that choose at once use what the first of them wrote, as does a later process."""
     environment = os.environ | {"GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
     together = [
         subprocess.Popen(
@@ -161,7 +161,7 @@ def test_processes_agree(on, tmp_path):
     assert chosen_without_kernels("simt-128x64") == (*answers, 0)
 
 
-def test_while_another_process_times_nothing_is_timed(on, tmp_path):
+def test_a_process_does_not_time_while_another_one_does(on, tmp_path):
     gpu, answers = on(StandIn({})), []
     gpu.seconds = lambda call, count: gpu.timed.append(count) or 1e-5
     (tmp_path / "cache").mkdir()
@@ -180,7 +180,7 @@ def test_while_another_process_times_nothing_is_timed(on, tmp_path):
     assert answers
 
 
-def test_each_problem_and_each_model_of_gpu_has_its_own(on, tmp_path):
+def test_each_problem_and_each_gpu_model_has_its_own_choice(on, tmp_path):
     on(StandIn(speeds("simt-64x64")))
     ran()
     for number, options in enumerate((dict(padding=1), dict(stride=2), dict(dilation=2)), 2):
@@ -195,7 +195,7 @@ def test_each_problem_and_each_model_of_gpu_has_its_own(on, tmp_path):
 
 
 @pytest.mark.kernels
-def test_tf32_chooses_among_its_own(on, tmp_path):
+def test_tf32_chooses_among_the_tf32_algorithms(on, tmp_path):
     only = [algorithm.name for algorithm in serving("tf32")]
     gpu = on(StandIn(dict.fromkeys(only, 1e-5)))
     assert ran(tf32=True)[0][-1] in only
@@ -248,8 +248,8 @@ def test_nothing_is_timed_during_a_capture(on, tmp_path):
         assert captured.timed == []
 
 
-def test_the_time_box(on):
-    """A candidate that fills it leaves the rest untimed; hopeless ones are run once; short ones several times."""
+def test_the_time_limit_for_candidates(on):
+    """A candidate that uses up the limit leaves the rest untimed; slow ones run once; short ones several times."""
     first = plan.plan(CONV2D).algorithm.name
     slow = on(StandIn(dict.fromkeys(NAMES, 2 * tuner.SECONDS)))
     ran()
@@ -283,7 +283,7 @@ def test_accumulation_adds_once(on):
 @pytest.mark.kernels
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_nothing_is_allocated_beyond_the_workspace(on, monkeypatch, accumulate):
-    """A scratch is only where a result is added to; where it would not fit, the cost model chooses."""
+    """A scratch array is used only when accumulating; if it would not fit in memory, the cost model chooses."""
     gpu = on(StandIn(speeds("simt-64x64")))
     for each in (plan, tuner):
         monkeypatch.setattr(each, "LARGEST_WORKSPACE", W.nbytes)
@@ -306,7 +306,7 @@ def test_nothing_is_allocated_beyond_the_workspace(on, monkeypatch, accumulate):
     plan.candidates.cache_clear()
 
 
-def test_the_switch(on, monkeypatch, tmp_path):
+def test_tuning_can_be_switched_off(on, monkeypatch, tmp_path):
     gpu = on(StandIn(speeds("simt-128x64")))
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     launched, _ = ran()
@@ -320,7 +320,7 @@ def test_the_switch(on, monkeypatch, tmp_path):
         ran(padding=1)
 
 
-def test_the_emulated_device_takes_the_cost_model_s(tmp_path, monkeypatch):
+def test_the_emulated_device_uses_the_cost_models_choice(tmp_path, monkeypatch):
     monkeypatch.setattr(tuner, "candidates", None)
     x = asarray(X, "emulated")
     assert tuner.gpu_of(x) is None
@@ -329,7 +329,7 @@ def test_the_emulated_device_takes_the_cost_model_s(tmp_path, monkeypatch):
 
 
 @pytest.mark.kernels
-def test_a_layer_tells_what_was_measured(on):
+def test_a_layer_reports_the_measured_choice(on):
     on(StandIn(speeds("simt-128x64")))
     fused = ConvReLU([Conv2D(12, 3), ReLU(), MaxPool2D(2)])
     for layer, x in ((Conv2D(12, 3), X), (Linear(6), np.ones((5, 8), np.float32)), (fused, X)):
@@ -341,7 +341,7 @@ def test_a_layer_tells_what_was_measured(on):
         assert layer.algorithms(len(x)) == dict.fromkeys(modelled, "simt-128x64")
 
 
-def test_a_choice_stored_under_an_algorithm_s_old_name_is_found(tmp_path):
+def test_a_choice_stored_under_an_old_algorithm_name_is_found(tmp_path):
     (tmp_path / "choice.json").write_text(json.dumps({"algorithm": "first-256x64"}))
     product = Product("conv2d_fprop", 1000, 64, 27, 1, np.dtype(np.float32), few_channels_smem_bytes=1000)
     assert tuner._read(tmp_path, plan.candidates(product)).algorithm.name == "few_channels-256x64"
@@ -350,8 +350,8 @@ def test_a_choice_stored_under_an_algorithm_s_old_name_is_found(tmp_path):
 # --- the GPU, with a stand-in for CuPy ---------------------------------------------------------
 
 
-def test_what_is_asked_of_cupy(monkeypatch):
-    """The runs are queued behind a gate that opens when all are there, between two events."""
+def test_the_calls_that_time_a_candidate_on_cupy(monkeypatch):
+    """The runs are queued between two events, behind a gate that opens once all are queued."""
     queue, waiting = [], []
 
     class Event:
