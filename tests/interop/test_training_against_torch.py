@@ -1,0 +1,160 @@
+"""Nets of branches and MobileNetV2 train as in PyTorch: the losses of five steps, and all weights after them."""
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import interop, models, ops
+from gpuconv.layers import (
+    BatchNorm,
+    Branches,
+    Conv2D,
+    ConvTranspose2D,
+    Flatten,
+    GlobalAvgPool2D,
+    Input,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Sequential,
+)
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+from tests.interop.test_layers_against_torch import Cat  # noqa: E402
+from tests.interop.test_torchvision_layout import MobileNetV2  # noqa: E402
+
+pytestmark = pytest.mark.slow
+LR, MOMENTUM, BATCH = 0.02, 0.9, 4
+# Its 35 ReLU6s meet some values within 1e-6 of their kinks, which float32 puts on either side: one unit of a 4 x 4 map
+# changes gradients by a hundredth. So it is compared in float64.
+KINKED = ("mobilenet-v2",)
+
+
+def ours(filters, size=3):
+    return [Conv2D(filters, size, padding=size // 2, bias=False), BatchNorm(), ReLU()]
+
+
+def theirs(channels, filters, size=3):
+    return [nn.Conv2d(channels, filters, size, padding=size // 2, bias=False), nn.BatchNorm2d(filters), nn.ReLU()]
+
+
+def u_net(filters, depth):
+    if not depth:
+        return ours(filters)
+    below = [MaxPool2D(2), *u_net(2 * filters, depth - 1), ConvTranspose2D(filters, 2, stride=2)]
+    return [*ours(filters), Branches([[], below]), *ours(filters)]
+
+
+def their_u_net(channels, filters, depth):
+    if not depth:
+        return theirs(channels, filters)
+    below = [
+        nn.MaxPool2d(2),
+        *their_u_net(filters, 2 * filters, depth - 1),
+        nn.ConvTranspose2d(2 * filters, filters, 2, 2),
+    ]
+    return [*theirs(channels, filters), Cat([], below), *theirs(2 * filters, filters)]
+
+
+def dense(channels):
+    return Cat([], [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 4, 3, padding=1, bias=False)])
+
+
+def inception():
+    branches = [
+        ours(4, 1),
+        [*ours(3, 1), *ours(4)],
+        [*ours(2, 1), *ours(3, 5)],
+        [MaxPool2D(3, stride=1, padding=1), *ours(2, 1)],
+    ]
+    return Branches(branches)
+
+
+def head():
+    return [GlobalAvgPool2D(), Flatten(), Linear(3)]
+
+
+# our layers, PyTorch's module, the input; scores are (..., 3), of a pixel in the U-Net
+NETS = {
+    "u-net": (
+        lambda: Sequential([Input((16, 16, 2)), *u_net(4, 2), Conv2D(3, 1)]),
+        lambda: nn.Sequential(*their_u_net(2, 4, 2), nn.Conv2d(4, 3, 1)),
+    ),
+    "inception": (
+        lambda: Sequential([Input((9, 8, 3)), *ours(6), inception(), *head()]),
+        lambda: nn.Sequential(
+            *theirs(3, 6),
+            Cat(
+                theirs(6, 4, 1),
+                [*theirs(6, 3, 1), *theirs(3, 4)],
+                [*theirs(6, 2, 1), *theirs(2, 3, 5)],
+                [nn.MaxPool2d(3, 1, 1), *theirs(6, 2, 1)],
+            ),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(13, 3)),
+        ),
+    ),
+    "dense-block": (
+        lambda: Sequential(
+            [
+                Input((8, 7, 3)),
+                Conv2D(6, 3, padding=1, bias=False),
+                *(Branches([[], [BatchNorm(), ReLU(), Conv2D(4, 3, padding=1, bias=False)]]) for _ in range(4)),
+                *head(),
+            ]
+        ),
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1, bias=False),
+            *(dense(channels) for channels in (6, 10, 14, 18)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(22, 3)),
+        ),
+    ),
+    "mobilenet-v2": (lambda: models.mobilenet_v2((64, 64, 3), 3), lambda: MobileNetV2(3)),
+}
+
+
+def built(name):
+    """Both nets, without dropout."""
+    torch.manual_seed(0)
+    make, make_module = NETS[name]
+    net, module = make(), make_module().double()
+    for layer in (*net.walk(), *module.modules()):
+        if type(layer).__name__ == "Dropout":
+            layer.p = 0.0
+    return net, module
+
+
+@pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
+@pytest.mark.parametrize("name", NETS)
+def test_five_steps_have_pytorch_s_numbers(name, device):
+    dtype = np.dtype("float64" if name in KINKED else "float32")
+    net, module = built(name)
+    net.to(device, dtype)
+    net.load_state_dict(interop.from_torch(module, net))
+    training = net.fuse() if device == "emulated" else net
+    optimizer = torch.optim.SGD(module.parameters(), lr=LR, momentum=MOMENTUM)
+    params = list(net.params().values())
+    velocities = [gc.asarray(np.zeros(param.shape, dtype), device) for param in params]
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        x = rng.normal(size=(BATCH, *net.input_shape)).astype(dtype)
+        labels = rng.integers(0, 3, (BATCH, *net.output_shape[:-1]))
+        training.zero_grad()
+        scores = training.forward(gc.asarray(x, device), True)
+        loss, dscores = ops.softmax_cross_entropy(scores.reshape(-1, 3), gc.asarray(labels.ravel(), device))
+        training.backward(dscores.reshape(scores.shape), input_grad=False)
+        ops.sgd_step(params, list(net.grads().values()), velocities, lr=LR, momentum=MOMENTUM)
+
+        optimizer.zero_grad()
+        given = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).double()
+        expected = nn.functional.cross_entropy(module(given), torch.from_numpy(labels))
+        expected.backward()
+        optimizer.step()
+        np.testing.assert_allclose(float(gc.to_numpy(loss)), expected.item(), rtol=1e-4)
+    state = {key: value.numpy() for key, value in module.state_dict().items()}
+    for key, value in interop.to_torch(net, like=state).items():
+        if value.dtype.kind == "f":
+            # Biases that a later norm subtracts have gradients of zero, and so nothing to be relative to.
+            size = max(np.abs(state[key]).max(), 0.01)
+            np.testing.assert_allclose(value, state[key], rtol=1e-4, atol=1e-4 * size, err_msg=key)
