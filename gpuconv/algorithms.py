@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from gpuconv.names import canonical
 from gpuconv.problems import MOST_FEW_CHANNELS, Conv2dProblem, Epilogue
 
@@ -217,7 +219,7 @@ def macros_of(arithmetic: str) -> dict[str, Any]:
 
 
 @functools.cache
-def arithmetic_of(dtype: Any, tf32: bool) -> str:
+def arithmetic_of(dtype: np.dtype, tf32: bool) -> str:
     return "tf32" if tf32 else dtype.name
 
 

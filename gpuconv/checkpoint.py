@@ -18,6 +18,7 @@ import numpy as np
 
 from gpuconv import files
 from gpuconv.dtypes import as_dtype
+from gpuconv.types import Record
 
 FORMAT = 1
 KEY = "gpuconv"
@@ -49,7 +50,7 @@ class Checkpoint:
     """Named arrays and a JSON-serializable state."""
 
     tensors: dict[str, np.ndarray]
-    state: dict[str, Any] = field(default_factory=dict)
+    state: Record = field(default_factory=dict)
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
         """The arrays whose names begin with ``prefix.``, without the prefix."""
@@ -112,7 +113,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"{path} is corrupt: {error}") from error
 
 
-def dump(value: dict[str, Any], indent: int | None = None) -> str:
+def dump(value: Record, indent: int | None = None) -> str:
     """The text of a JSON object. Raises ValueError or TypeError for one that `parse` would refuse."""
     try:
         text = json.dumps(value, indent=indent)
@@ -122,7 +123,7 @@ def dump(value: dict[str, Any], indent: int | None = None) -> str:
     return text
 
 
-def parse(text: str | bytes) -> dict[str, Any]:
+def parse(text: str | bytes) -> Record:
     """The JSON object in a text. ValueError for anything else, for too deep nesting, and for NaN and infinity."""
 
     def finite(number: str) -> float:
@@ -147,7 +148,7 @@ def _shallow(value: object, levels: int = 100) -> bool:
     return levels > 0 and all(_shallow(entry, levels - 1) for entry in inner)
 
 
-def _header(path: str | os.PathLike[str], written: Any) -> dict[str, Any]:
+def _header(path: str | os.PathLike[str], written: Any) -> Record:
     """gpuconv's JSON in a safetensors header. Raises CheckpointError for a format that this version does not read."""
     try:
         header = parse(written["__metadata__"][KEY])
@@ -165,7 +166,7 @@ def _header(path: str | os.PathLike[str], written: Any) -> dict[str, Any]:
     return header
 
 
-def _array(entry: dict[str, Any]) -> np.ndarray:
+def _array(entry: Record) -> np.ndarray:
     if entry["dtype"] not in _DTYPES:
         raise ValueError(f"an array is of dtype {entry['dtype']}; known are {', '.join(_DTYPES)}")
     name = _DTYPES[entry["dtype"]]

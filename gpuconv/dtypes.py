@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -63,7 +62,7 @@ def accumulation_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
 
 
-def as_precision(dtype: Any = None, precision: str | None = None) -> tuple[np.dtype, bool]:
+def as_precision(dtype: DTypeLike | None = None, precision: str | None = None) -> tuple[np.dtype, bool]:
     """The dtype of a net's arrays, and whether they are multiplied in TF32, from a dtype or a precision; by default
     float32.
 

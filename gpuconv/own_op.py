@@ -15,6 +15,7 @@ from gpuconv import backends, html, random
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import lookup
 from gpuconv.ops.registry import arrays_of
+from gpuconv.types import Options
 from gpuconv.verify import compare as comparer
 
 _LAYOUTS = {"NHWC": None, "NCHW": (0, 3, 1, 2)}
@@ -103,7 +104,7 @@ def _array(given: Any, dtype: np.dtype, seed: int, substream: int) -> Any:
     return drawn.astype(dtype)
 
 
-def _named(arrays: dict[str, Any], options: dict[str, Any]) -> str:
+def _named(arrays: dict[str, Any], options: Options) -> str:
     shapes = [f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items() if array is not None]
     return ", ".join([*shapes, *(f"{name}={value}" for name, value in options.items())])
 
@@ -112,7 +113,7 @@ def _compared(
     mine: Any,
     name: str,
     arrays: dict[str, Any],
-    options: dict[str, Any],
+    options: Options,
     expected: object,
     allowed: float,
     axes: Sequence[int] | None,

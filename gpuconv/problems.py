@@ -17,7 +17,7 @@ import numpy as np
 
 from gpuconv.arguments import INT63, integer, pair
 from gpuconv.names import lookup
-from gpuconv.types import Array, Padding, PaddingPairs, Pair, Size
+from gpuconv.types import Array, Options, Padding, PaddingPairs, Pair, Size
 
 FITS = {name: name for name in ("floor", "exact", "cover")}
 
@@ -155,7 +155,7 @@ class Conv2dProblem:
         return self.r, self.s
 
     @property
-    def window(self) -> dict[str, Any]:
+    def window(self) -> Options:
         """The keyword arguments of `gpuconv.ops.conv2d` that define the windows."""
         return dict(stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups, fit=self.fit)
 

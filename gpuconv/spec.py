@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from gpuconv import numerals
 from gpuconv.names import lookup
+from gpuconv.types import Record
 
 
 class Part(NamedTuple):
@@ -15,7 +16,7 @@ class Part(NamedTuple):
 
     name: str
     numbers: tuple[float, ...]
-    options: dict[str, Any]
+    options: Record
 
 
 def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
@@ -50,16 +51,16 @@ def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
     return parts
 
 
-def write(name: str, numbers: tuple[float, ...] = (), options: dict[str, Any] | None = None) -> str:
+def write(name: str, numbers: tuple[float, ...] = (), options: Record | None = None) -> str:
     """The text of this part, which `parse` reads."""
     written = [f"{number:.15g}" for number in numbers]
     written += [f"{key}={value!r}" for key, value in (options or {}).items()]
     return f"{name}:{','.join(written)}" if written else name
 
 
-def read(parts: list[str], known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
+def read(parts: list[str], known: dict[str, Callable[[str], Any]]) -> Record:
     """Parts such as "classes=10" as keyword arguments, each read by its entry of `known`."""
-    options: dict[str, Any] = {}
+    options: Record = {}
     for part in parts:
         name, _, text = part.partition("=")
         name, read = lookup("option", name, {key: (key, read) for key, read in known.items()})

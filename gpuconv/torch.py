@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from gpuconv.types import Array
+from gpuconv.types import Array, Options
 
 try:
     import torch
@@ -228,7 +228,7 @@ def _operator(name: str, schema: str, fake: Callable[..., Any]) -> Callable[[Cal
 _CONV = "int[] stride, int[] padding, int[] dilation, int groups"
 
 
-def _conv_options(stride: Any, padding: Any, dilation: Any, groups: int) -> dict[str, Any]:
+def _conv_options(stride: Any, padding: Any, dilation: Any, groups: int) -> Options:
     top, bottom, left, right = padding
     return dict(stride=tuple(stride), padding=((top, bottom), (left, right)), dilation=tuple(dilation), groups=groups)
 
@@ -333,7 +333,7 @@ _linear.register_autograd(_linear_backward, setup_context=_keep_linear)
 _POOL = "int[] kernel_size, int[] stride, int[] padding"
 
 
-def _pool_options(kernel_size: Any, stride: Any, padding: Any) -> dict[str, Any]:
+def _pool_options(kernel_size: Any, stride: Any, padding: Any) -> Options:
     return dict(kernel_size=tuple(kernel_size), stride=tuple(stride), padding=tuple(padding))
 
 

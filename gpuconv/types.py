@@ -74,6 +74,7 @@ ArrayT = TypeVar("ArrayT", bound=Array)  # what an op is given and returns: NumP
 
 Shape = tuple[int, ...]
 Record = dict[str, Any]  # JSON-able values by name: settings, a config, a line of metrics
+Options = dict[str, Any]  # keyword arguments of an op, by name
 
 Pair = tuple[int, int]  # (height, width)
 PaddingPairs = tuple[Pair, Pair]  # ((top, bottom), (left, right))

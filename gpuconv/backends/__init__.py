@@ -272,7 +272,7 @@ def describe(device: str) -> str:
     return _adapter(device).description
 
 
-def asarray(x: Any, device: str | None = None, dtype: Any = None) -> Any:
+def asarray(x: Any, device: str | None = None, dtype: DTypeLike | None = None) -> Any:
     """`x` as an array on `device`, without a copy if none is needed.
 
     x: an array of any device, anything that supports DLPack (such as a PyTorch tensor) or `__cuda_array_interface__`,
@@ -335,7 +335,7 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
     return host if is_numeric(host.dtype) else host.astype(as_numeric(name, host.dtype))
 
 
-def empty(shape: Sequence[int], dtype: Any, device: str = "numpy") -> Any:
+def empty(shape: Sequence[int], dtype: DTypeLike, device: str = "numpy") -> Any:
     """An uninitialized array."""
     return _adapter(device).empty(tuple(shape), as_numeric("an array", dtype))
 

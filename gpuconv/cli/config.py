@@ -9,11 +9,12 @@ from typing import Any
 from gpuconv import files
 from gpuconv.cli import run_settings
 from gpuconv.names import lookup, printable
+from gpuconv.types import Record
 
 MOST = 1 << 20  # bytes; a settings file has a few hundred
 
 
-def read(path: str) -> dict[str, Any]:
+def read(path: str) -> Record:
     """The settings in a file, by name, including "recipe".
 
     Raises OSError for a file that cannot be read, and ValueError or TypeError, naming the file and the line or setting,

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-_OPEN: ContextVar[dict[str, Any] | None] = ContextVar("the document of this command", default=None)
+from gpuconv.types import Record
+
+_OPEN: ContextVar[Record | None] = ContextVar("the document of this command", default=None)
 
 
 @contextlib.contextmanager
-def collected() -> Iterator[dict[str, Any]]:
+def collected() -> Iterator[Record]:
     """A context whose document the command fills in; printed text is dropped."""
-    document: dict[str, Any] = {}
+    document: Record = {}
     token = _OPEN.set(document)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -41,13 +43,13 @@ def add(name: str, entry: object) -> None:
         document.setdefault(name, []).append(plain(entry))
 
 
-def last() -> dict[str, Any]:
+def last() -> Record:
     """The last part of the document, to be filled in; a throw-away one if there is no document."""
     document = _OPEN.get()
     return next(reversed(document.values())) if document else {}
 
 
-def text(document: dict[str, Any]) -> str:
+def text(document: Record) -> str:
     return json.dumps(document, indent=2, allow_nan=False)
 
 

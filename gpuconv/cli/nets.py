@@ -13,6 +13,7 @@ from typing import Any
 
 from gpuconv.cli.errors import UserError
 from gpuconv.names import canonical, lookup
+from gpuconv.types import Record
 
 
 def in_file(model: str) -> bool:
@@ -140,7 +141,7 @@ def _arguments(function: Any, model: str, input_shape: object, classes: int | No
 _OPTIONS = ("seed", "precision", "dtype", "device", "initialize")
 
 
-def _named(function: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _named(function: Any, options: Record) -> Record:
     parameters = inspect.signature(function).parameters
     every = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
     return {name: value for name, value in options.items() if every or name in parameters}

@@ -17,6 +17,7 @@ from gpuconv.cli.runs import choose_device, line
 from gpuconv.console import is_quiet
 from gpuconv.devices import Device
 from gpuconv.names import padded
+from gpuconv.types import Record
 
 EXAMPLES = [
     "gpuconv profile",
@@ -141,7 +142,7 @@ def _row(row: Any, total: float | None, ceilings: Any, precision: str) -> str:
     return " ".join([padded(name, 28), *cells])
 
 
-def _kernel(kernel: dict[str, Any]) -> str:
+def _kernel(kernel: Record) -> str:
     often = f"{kernel['launches']} times " if kernel["launches"] > 1 else ""
     name = " ".join([kernel["kernel"], kernel["algorithm"] or ""])
     text = f"{name:<32} {often}{kernel['blocks']} x {kernel['threads']} threads"

@@ -12,6 +12,7 @@ from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import batched, choose_device, expect_normalization, line, of_python, run_of
 from gpuconv.console import say
 from gpuconv.parallel import Ranks
+from gpuconv.types import Record
 
 if TYPE_CHECKING:
     from gpuconv.layers.sequential import Sequential
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 PARTS = ("train", "validation", "test")
 
 
-def go_on(options: argparse.Namespace, chosen: dict[str, Any], loggers: Sequence[Any], ranks: Ranks) -> int:
+def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Any], ranks: Ranks) -> int:
     """Continue the run. Raises UserError if it needs something that exists only in its program: a loss, an optimizer, a
     layer or images.
 
@@ -111,7 +112,7 @@ def _expect_of_python(run: Any) -> None:
         )
 
 
-def sets(stored: dict[str, Any], data: str | None, test: str | None) -> dict[str, Any]:
+def sets(stored: Record, data: str | None, test: str | None) -> Record:
     """The data sets of a run by part, found among those of `data` by their checksums."""
     from gpuconv.data import named
 
@@ -141,7 +142,7 @@ def sets(stored: dict[str, Any], data: str | None, test: str | None) -> dict[str
     return found
 
 
-def _loader(stored: dict[str, Any], part: str, data: object, net: Sequential) -> Any:
+def _loader(stored: Record, part: str, data: object, net: Sequential) -> Any:
     from gpuconv.data import Augmentation, Normalization
 
     kept, options = stored[part], stored["options"]

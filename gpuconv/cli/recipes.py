@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gpuconv.names import lookup
+from gpuconv.types import Record
 
 DEFAULT = {
     "epochs": 10,
@@ -28,7 +27,7 @@ _MUON = "muon:lr=0.24,momentum=0.6,nesterov=true,newton_schulz=3"
 
 # By name; missing settings are those of DEFAULT. A recipe with a net's name is that net's default, except airbench94,
 # which is for that net and batches of 2000. digits-net's was chosen on held-out training images, never on test images.
-RECIPES: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, Record] = {
     "default": {},
     "digits-net": {"model": "digits-net", "epochs": 30, "augment": "shift:1", "loss": "softmax:label_smoothing=0.1"},
     "airbench94": {
@@ -51,7 +50,7 @@ OF_NETS = ("digits-net",)
 NET_OF_DATA = {"digits": "digits-net"}
 
 
-def get(model: str | None, data: str, name: str | None = None) -> dict[str, Any]:
+def get(model: str | None, data: str, name: str | None = None) -> Record:
     """The recipe of this name, by default the net's; if model is None too, that of the data's default net.
 
     Raises ValueError for an unknown name; the nearest known one is named.

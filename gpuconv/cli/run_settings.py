@@ -15,6 +15,7 @@ from gpuconv.cli.errors import asked
 from gpuconv.console import say
 from gpuconv.dtypes import PRECISIONS, as_precision
 from gpuconv.names import canonical
+from gpuconv.types import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +212,7 @@ def add_precision(parser: Any, default: str | None = "float32") -> None:
     parser.add_argument("--precision", metavar="NAME", default=default, help=text)
 
 
-def given(options: argparse.Namespace) -> dict[str, Any]:
+def given(options: argparse.Namespace) -> Record:
     """The settings given on the command line, with full names of the net and the data.
 
     Raises UserError for unknown names.
@@ -220,7 +221,7 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
         return spelled({name: v for name, v in vars(options).items() if name in OPTIONS and v is not None})
 
 
-def spelled(settings: dict[str, Any]) -> dict[str, Any]:
+def spelled(settings: Record) -> Record:
     """The same settings, with full names of the net and the data."""
     from gpuconv.cli import nets
     from gpuconv.data import named
@@ -236,7 +237,7 @@ def spelled(settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def over(config: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+def over(config: Record, chosen: Record) -> Record:
     """The settings of a file, overridden by the chosen ones."""
     with asked():
         file = spelled({name: value for name, value in config.items() if name not in chosen})
@@ -245,7 +246,7 @@ def over(config: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
     return file | chosen
 
 
-def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
+def complete(chosen: Record, name: str | None = None) -> Settings:
     """The chosen settings, completed by the recipe of this name, by default the net's.
 
     Raises UserError for invalid values.
@@ -260,7 +261,7 @@ def complete(chosen: dict[str, Any], name: str | None = None) -> Settings:
     return settings
 
 
-def from_stored(command: dict[str, Any]) -> Settings:
+def from_stored(command: Record) -> Settings:
     """The settings stored with a run; settings that an older version did not store have their defaults.
 
     Raises ValueError or TypeError that names the missing, unknown or wrong one.
@@ -280,7 +281,7 @@ def from_stored(command: dict[str, Any]) -> Settings:
     return dataclasses.replace(settings, data=named.from_run(settings.data))
 
 
-def to_store(settings: Settings) -> dict[str, Any]:
+def to_store(settings: Settings) -> Record:
     """The settings to store with a run: data with absolute paths, and `LATER` settings only if they are not the
     default, so that older versions of gpuconv can read them."""
     from gpuconv.data import named
@@ -311,7 +312,7 @@ def check(settings: Settings) -> None:
     Augmentation.parse(settings.augment)
 
 
-def rate_in(chosen: dict[str, Any]) -> dict[str, float]:
+def rate_in(chosen: Record) -> dict[str, float]:
     """The learning rate given in the optimizer's short form; for groups, which have their own rates, a factor of 1.
     ValueError if --lr gives another one."""
     from gpuconv import spec

@@ -17,6 +17,7 @@ from gpuconv.cli.errors import UserError, asked, describe
 from gpuconv.cli.run_settings import Settings
 from gpuconv.console import is_quiet, say
 from gpuconv.names import printable
+from gpuconv.types import Record
 
 HOME = Path("runs")
 
@@ -30,7 +31,7 @@ class Run:
     classes: list[str]
     normalization: Any
     input_shape: tuple[int, int, int]
-    stored: dict[str, Any]
+    stored: Record
 
     @property
     def of_python(self) -> bool:
@@ -38,11 +39,11 @@ class Run:
         return of_python(self.stored)
 
 
-def of_python(stored: dict[str, Any]) -> bool:
+def of_python(stored: Record) -> bool:
     return "command" not in stored.get("options", {})
 
 
-def run_of(stored: dict[str, Any], path: str | os.PathLike[str]) -> Run:
+def run_of(stored: Record, path: str | os.PathLike[str]) -> Run:
     """The run that stored settings describe. Raises UserError that names a missing, unknown or wrong entry."""
     from gpuconv.data import Normalization
     from gpuconv.training.stored import COUNT, NUMBERS, OBJECT, TEXT, expect
@@ -79,7 +80,7 @@ def run_of(stored: dict[str, Any], path: str | os.PathLike[str]) -> Run:
     return Run(net, settings, classes, normalization, input_shape, stored)
 
 
-def _of_python(stored: dict[str, Any]) -> Settings:
+def _of_python(stored: Record) -> Settings:
     """The settings of a run that `Trainer.fit` started, as far as a command line can express them."""
     train = stored.get("train") or {}
     test = (stored.get("test") or {}).get("name", "")
@@ -169,7 +170,7 @@ def add_which(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def resumed(directory: str, chosen: dict[str, Any]) -> Settings:
+def resumed(directory: str, chosen: Record) -> Settings:
     """The settings stored with a run. Raises UserError that names chosen ones which differ; data may have moved."""
     from gpuconv.training import RunDirectory
 

@@ -12,6 +12,7 @@ from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.console import progress_bar
+from gpuconv.types import Record
 
 if TYPE_CHECKING:
     from gpuconv.verify.run import Row
@@ -74,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def facts(row: Any) -> dict[str, Any]:
+def facts(row: Any) -> Record:
     """A row for a document."""
     worst, failed = row.worst, row.smallest_failure
     return {

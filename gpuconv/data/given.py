@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.normalization import Normalization
@@ -34,7 +35,7 @@ def recognised(
     *,
     classes: int = 0,
     device: str,
-    dtype: Any,
+    dtype: DTypeLike,
     length: int | None = None,
     normalize: Callable[[Any], Normalization | None] = Normalization.measured,
 ) -> Any:

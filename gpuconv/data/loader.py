@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv import backends, ops
 from gpuconv.arguments import flag, integer, seed_value
@@ -42,7 +43,7 @@ class Loader:
         augmentation: Augmentation | None = None,
         seed: int = 0,
         device: str = "numpy",
-        dtype: Any = "float32",
+        dtype: DTypeLike = "float32",
         shuffle: bool = True,
         drop_last: bool = False,
     ) -> None:

@@ -30,7 +30,7 @@ class Samples:
 
     name: str
     image_shape: tuple[int, ...]
-    dtype: Any
+    dtype: np.dtype
     labels: NDArray[np.int64] | None = None
     classes: Sequence[str] = ()
     workers: int = 1
@@ -204,7 +204,7 @@ def expect_finite(images: np.ndarray, name: str) -> None:
             raise ValueError(f"images of {name!r} must be finite: image {wrong} holds NaN or infinity")
 
 
-def expect_image_dtype(dtype: Any, name: str) -> None:
+def expect_image_dtype(dtype: np.dtype, name: str) -> None:
     """Raise TypeError unless images are uint8 or floats."""
     if dtype != np.uint8 and not is_float(dtype):
         raise TypeError(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv import backends, ops, random
 from gpuconv.arguments import integer
@@ -98,7 +99,7 @@ class Batches:
         *,
         length: int | None,
         device: str,
-        dtype: Any,
+        dtype: DTypeLike,
         normalize: Callable[[Any], Normalization | None] = Normalization.measured,
     ) -> None:
         self.name, self.shape, self.length = name, shape, length

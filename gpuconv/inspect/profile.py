@@ -26,6 +26,7 @@ from gpuconv.profiling import launches, work
 from gpuconv.profiling.timer import Timer, open_timer
 from gpuconv.profiling.work import Work
 from gpuconv.training import LossScale, Trainer
+from gpuconv.types import Record
 
 _WITHOUT_WORK = (Input, Flatten, Sequential)  # these pass a volume on, reshape it, or only contain layers
 
@@ -78,7 +79,7 @@ class Row:
     direction: str
     work: Work
     seconds: float | None
-    launches: list[dict[str, Any]] = field(default_factory=list)
+    launches: list[Record] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Profile:
         return json.dumps({"traceEvents": [about, *events], "displayTimeUnit": "ms"}).encode()
 
 
-def _arguments(row: Row | None) -> dict[str, Any]:
+def _arguments(row: Row | None) -> Record:
     if row is None:
         return {}
     kernels = {"kernels": [kernel["kernel"] for kernel in row.launches]} if row.launches else {}

@@ -13,6 +13,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv import backends, files
 from gpuconv.arguments import pair
@@ -125,13 +126,13 @@ class Graph:
         self.nodes.append(self.onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
 
-    def constant(self, name: str, value: Any, dtype: Any = None) -> str:
+    def constant(self, name: str, value: Any, dtype: DTypeLike | None = None) -> str:
         """Add an initializer, by default in the model's dtype."""
         array = np.array(value, dtype or self.dtype, order="C")
         self.initializers.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
-    def weight(self, layer: Layer, name: str, value: Any = None, dtype: Any = None) -> str:
+    def weight(self, layer: Layer, name: str, value: Any = None, dtype: DTypeLike | None = None) -> str:
         """A layer's variable under its key in the state dict."""
         return self.constant(_join(layer.path, name), _values(layer, name) if value is None else value, dtype)
 

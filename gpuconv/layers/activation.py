@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from gpuconv import arguments, ops
 from gpuconv.layers.base import Layer
 from gpuconv.problems import ACTIVATIONS
-from gpuconv.types import Array, Shape
+from gpuconv.types import Array, Options, Shape
 
 
 @dataclass(eq=False, repr=False)
@@ -25,7 +25,7 @@ class Activation(Layer):
         cls.keeps_output = not ACTIVATIONS[op].saves_input
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         """The op's keyword arguments."""
         return {}
 
@@ -78,7 +78,7 @@ class LeakyReLU(Activation, op="leaky_relu"):
     negative_slope: float = 0.01
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         return {"negative_slope": self.negative_slope}
 
 
@@ -98,7 +98,7 @@ class ELU(Activation, op="elu"):
         arguments.number("alpha", self.alpha, 0.0)
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         return {"alpha": self.alpha}
 
 
@@ -114,5 +114,5 @@ class GELU(Activation, op="gelu"):
     approximate: str = "none"
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         return {"approximate": self.approximate}

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv import backends
 from gpuconv.arguments import flag, integer
@@ -29,7 +30,7 @@ from gpuconv.layers.running import call, listen, run
 from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.state import Frozen, Stateful, Unmatched, descendants, named_layers
 from gpuconv.layers.variables import Variable, weight_and_bias
-from gpuconv.types import Array, Shape
+from gpuconv.types import Array, Record, Shape
 
 __all__ = [  # some are of the files below; all can be imported from here
     "LAYERS",
@@ -155,7 +156,7 @@ class Layer(Stateful["Layer"]):
         input_shape: Shape,
         *,
         seed: int = 0,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         device: str | None = None,
         initialize: bool = True,
         precision: str | None = None,
@@ -235,7 +236,7 @@ class Layer(Stateful["Layer"]):
             for layer, kept, own in zip(self.walk(), saved, gradients):
                 layer._saved, layer.gradients = kept, own
 
-    def to(self, device: str | None = None, dtype: Any = None, *, precision: str | None = None) -> Self:
+    def to(self, device: str | None = None, dtype: DTypeLike | None = None, *, precision: str | None = None) -> Self:
         """Move to a device, change the precision, or both; returns itself. Gradients and kept activations are dropped.
 
         precision: "float32"; "tf32", float32 arrays multiplied in TF32; "float16", "bfloat16" or "float64". In a 16-bit
@@ -323,11 +324,11 @@ class Layer(Stateful["Layer"]):
 
     # --- configuration -------------------------------------------------------------------------
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Record:
         """The layer as JSON-serializable values; `from_config` rebuilds it."""
         return {"layer": name_of(type(self))} | {key: encode(value) for key, value in self.hyperparameters().items()}
 
-    def hyperparameters(self) -> dict[str, Any]:
+    def hyperparameters(self) -> Record:
         """The current values of the layer's fields."""
         return {name: getattr(self, name) for name in settings(type(self))}
 

@@ -11,7 +11,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.variables import weight_and_bias
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, padding_pairs
-from gpuconv.types import Array, Padding, Shape, Size
+from gpuconv.types import Array, Options, Padding, Shape, Size
 
 
 @dataclass(eq=False, repr=False)
@@ -109,7 +109,7 @@ class Conv2D(Layer):
         return self.problem.depthwise
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         """The keyword arguments of all three directions."""
         return self.problem.window | dict(algo=self.algo, tf32=self.tf32)
 

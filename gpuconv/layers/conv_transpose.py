@@ -11,7 +11,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.variables import Variable
 from gpuconv.problems import Conv2dProblem, padding_pairs
-from gpuconv.types import Array, Padding, PaddingPairs, Pair, Shape, Size
+from gpuconv.types import Array, Options, Padding, PaddingPairs, Pair, Shape, Size
 
 
 @dataclass(eq=False, repr=False)
@@ -113,7 +113,7 @@ class ConvTranspose2D(Layer):
         return ops.conv2d(dy, self["weight"], **self.options) if input_grad else None
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         """The keyword arguments of all three directions."""
         return self.problem.window | dict(algo=self.algo, tf32=self.tf32)
 

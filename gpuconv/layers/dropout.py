@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from gpuconv import arguments, ops
 from gpuconv.initializers import zeros
 from gpuconv.layers.base import Layer
 from gpuconv.layers.part import place_of
 from gpuconv.layers.variables import Variable
-from gpuconv.types import Array, Shape
+from gpuconv.types import Array, Options, Shape
 
 
 @dataclass(eq=False, repr=False)
@@ -58,5 +57,5 @@ class Dropout(Layer):
             return dy if input_grad else None
         return ops.dropout_backward(dy, first=first, **self._drawn_at(offset))
 
-    def _drawn_at(self, offset: Array) -> dict[str, Any]:
+    def _drawn_at(self, offset: Array) -> Options:
         return dict(p=self.p, seed=self.seed, substream=self.substream, offset=offset)

@@ -12,7 +12,7 @@ from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.variables import weight_and_bias
 from gpuconv.problems import LinearProblem
-from gpuconv.types import Array, Shape
+from gpuconv.types import Array, Options, Shape
 
 
 @dataclass(eq=False, repr=False)
@@ -66,7 +66,7 @@ class Linear(Layer):
         return ops.linear_dgrad(dy, self["weight"], **self._arithmetic) if input_grad else None
 
     @property
-    def _arithmetic(self) -> dict[str, Any]:
+    def _arithmetic(self) -> Options:
         return dict(algo=self.algo, tf32=self.tf32)
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:

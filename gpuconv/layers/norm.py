@@ -9,7 +9,7 @@ from gpuconv import arguments, ops
 from gpuconv.initializers import ones, zeros
 from gpuconv.layers.base import Layer
 from gpuconv.layers.variables import Variable
-from gpuconv.types import Array, Shape
+from gpuconv.types import Array, Options, Shape
 
 
 @dataclass(eq=False, repr=False)
@@ -60,7 +60,7 @@ class BatchNorm(Layer):
         return [self[name] for name in self.variables]
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         return dict(momentum=self.momentum, eps=self.eps)
 
     def gradients_of(self, dy: Array, saved: tuple[Any, ...], input_grad: bool, **activation: Any) -> Array | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
-from typing import Any
 
 from gpuconv import arguments, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes
 from gpuconv.problems import Pool2dProblem
-from gpuconv.types import Array, Padding, Shape, Size
+from gpuconv.types import Array, Options, Padding, Shape, Size
 
 
 @dataclass(eq=False, repr=False)
@@ -40,7 +39,7 @@ class Pool2D(Layer):
         return self.problem.y_shape[1:]
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         """The keyword arguments of both directions."""
         problem = self.problem
         return dict(kernel_size=problem.kernel_size, stride=problem.stride, padding=problem.padding, fit=problem.fit)
@@ -72,7 +71,7 @@ class AvgPool2D(Pool2D):
     count_include_pad: bool = True
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         return super().options | dict(count_include_pad=self.count_include_pad)
 
     def forward(self, x: Array, training: bool = False) -> Array:

@@ -18,6 +18,7 @@ from gpuconv import backends
 from gpuconv.checkpoint import Checkpoint
 from gpuconv.checkpoint import save as write
 from gpuconv.data.normalization import Normalization
+from gpuconv.types import Record
 from gpuconv.version import __version__
 
 NOTES = ("classes", "mean", "std", "input_shape")
@@ -52,10 +53,10 @@ def checkpoint_of(net: Any) -> Checkpoint:
     return Checkpoint(tensors, notes(net) | state)
 
 
-def notes(net: Any) -> dict[str, Any]:
+def notes(net: Any) -> Record:
     """The known metadata of a net's images, JSON-serializable: some of `NOTES`."""
     classes, normalization = getattr(net, "classes", None), getattr(net, "normalization", None)
-    found: dict[str, Any] = {}
+    found: Record = {}
     if classes is not None:
         found["classes"] = list(classes)
     if normalization is not None:

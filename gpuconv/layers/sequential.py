@@ -9,6 +9,8 @@ from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
+from numpy.typing import DTypeLike
+
 from gpuconv import arguments, backends
 from gpuconv.dtypes import as_precision
 from gpuconv.layers import show
@@ -20,7 +22,7 @@ from gpuconv.layers.row import as_row, name_layers, own
 from gpuconv.layers.running import run
 from gpuconv.layers.state import descendants
 from gpuconv.layers.volumes import Volumes
-from gpuconv.types import Array, Shape
+from gpuconv.types import Array, Record, Shape
 
 if TYPE_CHECKING:
     from gpuconv.data import Normalization
@@ -68,7 +70,7 @@ class Sequential(Layer):
         name: str | None = None,
         frozen: bool | str | tuple[str, ...] = (),
         seed: int = 0,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         device: str | None = None,
         initialize: bool = True,
         precision: str | None = None,
@@ -91,7 +93,7 @@ class Sequential(Layer):
 
     def build(self, input_shape: Shape, **options: Any) -> Shape:
         """As `Layer.build`; `options` override the constructor's arguments."""
-        given: dict[str, Any] = {"seed": self.seed, **self._given}
+        given: Record = {"seed": self.seed, **self._given}
         if {"dtype", "precision"} & options.keys():  # two ways to say one thing
             given |= {"dtype": None, "precision": None}
         given |= options
@@ -178,11 +180,13 @@ class Sequential(Layer):
             input_shape = layer.place(f"{self.path}.{name}" if self.path else name, input_shape)
         return input_shape
 
-    def reset(self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None) -> None:
+    def reset(
+        self, *, seed: int = 0, dtype: DTypeLike | None = None, device: str = "numpy", precision: str | None = None
+    ) -> None:
         self.seed = arguments.seed_value("seed", seed)
         super().reset(seed=seed, dtype=dtype, device=device, precision=precision)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Record:
         """As `Layer.config`, with the net's precision unless that is float32."""
         own = {} if self.path or self.precision == "float32" else {"precision": self.precision}
         return super().config() | own
@@ -260,7 +264,9 @@ class Sequential(Layer):
 
     # --- making other nets of it ---------------------------------------------------------------
 
-    def copy(self, *, device: str | None = None, dtype: Any = None, precision: str | None = None) -> Sequential:
+    def copy(
+        self, *, device: str | None = None, dtype: DTypeLike | None = None, precision: str | None = None
+    ) -> Sequential:
         """A copy with the same layers and values, by default on the same device and in the same precision."""
         numbers = {"dtype": dtype, "precision": precision if dtype is not None else precision or self.precision}
         twin = Layer.from_config(self.config(), device=device or self.device, **numbers)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpuconv import backends
 from gpuconv.dtypes import as_precision
@@ -131,7 +132,9 @@ class Stateful(Generic[LayerT]):
         for layer in self.walk():
             layer.dtype, layer.tf32, layer.device = dtype, tf32, device or layer.device
 
-    def reset(self, *, seed: int = 0, dtype: Any = None, device: str = "numpy", precision: str | None = None) -> None:
+    def reset(
+        self, *, seed: int = 0, dtype: DTypeLike | None = None, device: str = "numpy", precision: str | None = None
+    ) -> None:
         """Allocate every variable in the tree and draw its first value.
 
         Variable number i, counted through the whole net, draws from sub-stream i of the seed's INIT stream, so the

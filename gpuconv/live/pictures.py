@@ -12,6 +12,7 @@ from gpuconv import backends, losses
 from gpuconv.layers import Dropout, Flatten, Input
 from gpuconv.layers.base import Layer
 from gpuconv.layers.sequential import Sequential
+from gpuconv.types import Record
 
 KINDS = ("activations", "gradients", "filters")
 SLICES = 10  # the most slices of a layer that are shown
@@ -68,7 +69,7 @@ def filters(net: Any) -> list[Volume]:
     return found
 
 
-def pack(head: dict[str, Any], volumes: Iterable[Volume], images: Iterable[np.ndarray] = ()) -> bytes:
+def pack(head: Record, volumes: Iterable[Volume], images: Iterable[np.ndarray] = ()) -> bytes:
     """A JSON header, preceded by its length in four bytes, then the bytes of each slice, in [-127, 127], and of each
     image. Slices of one layer share a scale, slightly below the largest magnitude."""
     layers, data = [], []

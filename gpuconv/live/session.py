@@ -28,6 +28,7 @@ from gpuconv.shell import command
 from gpuconv.training import RunDirectory
 from gpuconv.training.callbacks import Callback, describe
 from gpuconv.training.fit import FINISHED
+from gpuconv.training.state import RunState
 from gpuconv.types import Record
 
 TRAINING, PAUSED, ENDED, FAILED = "training", "paused", "finished", "failed"
@@ -145,7 +146,7 @@ class Session(Callback):
 
     # --- callbacks -----------------------------------------------------------------------------
 
-    def next_step(self, trainer: Any) -> int | None:
+    def next_step(self, trainer: RunState) -> int | None:
         """Asked where a device does several steps at once: 1 where something is to be shown or done after the next."""
         begun = time.perf_counter()
         asked = not self._mail.is_empty or self.phase == PAUSED or self.view.waits_for_step or self._closing
@@ -155,23 +156,23 @@ class Session(Callback):
             return 1 if self._acts else None
         return max(1, self._repeat[0][0] - trainer.steps)
 
-    def on_start(self, trainer: Any) -> None:
+    def on_start(self, trainer: RunState) -> None:
         self._began = time.perf_counter()
         self._speed.begin(trainer.steps)
         self.view.begin()
         self._under_way = True
         self._acts = True  # stays so where steps are never done together
 
-    def on_step(self, trainer: Any, record: Record | None) -> None:
+    def on_step(self, trainer: RunState, record: Record | None) -> None:
         if trainer.batch < trainer.batches:  # else `on_epoch` comes next, and closes the epoch first
             self._after_step(trainer)
 
-    def on_epoch(self, trainer: Any, record: Record) -> None:
+    def on_epoch(self, trainer: RunState, record: Record) -> None:
         self.say(describe(record, trainer.epochs))
         self.view.confusion([record])
         self._after_step(trainer)
 
-    def _after_step(self, trainer: Any) -> None:
+    def _after_step(self, trainer: RunState) -> None:
         begun = time.perf_counter()
         waited = 0.0
         if self._repeat and trainer.steps >= self._repeat[0][0]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar, cast
 
-from gpuconv.types import Array
+from gpuconv.types import Array, Record
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -65,7 +65,7 @@ class Ranks:
             self.fail(error)
             raise
 
-    def expect_same(self, facts: dict[str, Any], differences: Callable[[Any, Any], list[str]]) -> None:
+    def expect_same(self, facts: Record, differences: Callable[[Any, Any], list[str]]) -> None:
         """Raise ParallelError, on every rank, that names the first rank whose facts are not those of rank 0.
 
         differences: says in words where two facts differ."""

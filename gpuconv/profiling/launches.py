@@ -16,6 +16,7 @@ from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.kernel import Kernel
 from gpuconv.devices import Device
+from gpuconv.types import Record
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
         Kernel.__call__ = launch  # type: ignore[method-assign]
 
 
-def table(launches: Sequence[Launch], arch: str | None = None) -> list[dict[str, Any]]:
+def table(launches: Sequence[Launch], arch: str | None = None) -> list[Record]:
     """A JSON-serializable row for each distinct launch, in order: kernel, file, algorithm (only for matrix products),
     macros, count, blocks, threads, and for an architecture ("sm_90a") its registers, spilled bytes, shared memory and
     occupancy, compiled for it if necessary."""
@@ -69,7 +70,7 @@ def architecture(device: str) -> str:
     return nvrtc.architecture(cupy.cuda.Device(Device.named(device).index).compute_capability)
 
 
-def _row(launch: Launch, count: int, arch: str | None) -> dict[str, Any]:
+def _row(launch: Launch, count: int, arch: str | None) -> Record:
     module = launch.kernel.module
     row = {
         "kernel": launch.kernel.name,

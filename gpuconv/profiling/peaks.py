@@ -15,11 +15,12 @@ from gpuconv import backends
 from gpuconv.devices import Device
 from gpuconv.profiling.timer import Samples, current, open_timer
 from gpuconv.profiling.work import Ceilings
+from gpuconv.types import Record
 
 Timed = tuple[str, str, float, Callable[[int], Any]]  # what, through which library, its bytes or FLOPs, the call
 
 
-def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[dict[str, Any]]]:
+def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[Record]]:
     """The ceilings of "numpy" or of a CUDA device, and the measurements behind them, JSON-serializable.
 
     seconds: the time for each call. On a GPU the matrix rate of float32 is for full precision; "tf32" is listed
@@ -27,7 +28,7 @@ def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[dict[str,
     """
     device = backends.resolve(device)
     timer = open_timer(device)
-    rows: list[dict[str, Any]] = []
+    rows: list[Record] = []
     with current(device):
         for what, library, amount, call in (_on_gpu if Device.named(device).on_gpu else _on_cpu)():
             samples = timer.burst(call, seconds)

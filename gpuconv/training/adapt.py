@@ -15,6 +15,7 @@ from gpuconv.notices import notice
 from gpuconv.training import optimizers
 from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.optimizers.base import Arrays
+from gpuconv.types import Record
 
 _OWN = "own"  # the prefix of a wrapped optimizer's state names
 
@@ -41,7 +42,7 @@ class Adapted(Optimizer):
     def has_rate(self) -> bool:
         return self._takes_lr or hasattr(self.inner, "lr")
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Record:
         """The class, and the attributes that are plain values."""
         kind = type(self.inner)
         plain = {
@@ -87,7 +88,7 @@ class Adapted(Optimizer):
     def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         super().check_state_dict({name: value for name, value in state.items() if not name.startswith(f"{_OWN}.")})
 
-    def _named(self) -> dict[str, Any]:
+    def _named(self) -> Record:
         return {}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:

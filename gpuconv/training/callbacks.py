@@ -33,6 +33,7 @@ from gpuconv.files import open_to_append
 from gpuconv.names import lookup
 from gpuconv.shell import command
 from gpuconv.training.rundir import RunDirectory
+from gpuconv.training.state import RunState
 from gpuconv.types import Record
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def _has(callback: object, event: str) -> bool:
     return event in vars(callback) if inherited else hasattr(callback, event)
 
 
-def next_step(callback: object, trainer: Any) -> int | None:
+def next_step(callback: object, trainer: RunState) -> int | None:
     """The callback's `next_step`, or the default of `Callback`."""
     if hasattr(callback, "next_step"):
         return callback.next_step(trainer)
@@ -135,25 +136,25 @@ class Checkpoints(Callback):
         self.every = every
         self._saved_at: int | None = None
 
-    def on_start(self, trainer: Any) -> None:
+    def on_start(self, trainer: RunState) -> None:
         self._save(trainer)
 
-    def next_step(self, trainer: Any) -> int | None:
+    def next_step(self, trainer: RunState) -> int | None:
         return self.every - trainer.steps % self.every if self.every else None
 
-    def on_step(self, trainer: Any, record: Record | None) -> None:
+    def on_step(self, trainer: RunState, record: Record | None) -> None:
         # The last step of an epoch is saved by on_epoch, once its epoch is closed.
         if self.every and trainer.steps % self.every == 0 and trainer.batch < trainer.batches:
             self._save(trainer)
 
-    def on_epoch(self, trainer: Any, record: Record) -> None:
+    def on_epoch(self, trainer: RunState, record: Record) -> None:
         snapshot = trainer.snapshot()
         if best_epoch(trainer.history) is record:
             save(self.run.best, snapshot)
         save(self.run.last, snapshot)
         self._saved_at = trainer.steps
 
-    def on_stop(self, trainer: Any, reason: str) -> None:
+    def on_stop(self, trainer: RunState, reason: str) -> None:
         if reason == "failed":
             return
         if self._saved_at != trainer.steps:
@@ -164,7 +165,7 @@ class Checkpoints(Callback):
             how = command("gpuconv", "train", "--resume", self.run.path) if by_command else by_fit
             log.info("interrupted after step %d; saved to %s\ncontinue with: %s", trainer.steps, self.run.last, how)
 
-    def _save(self, trainer: Any) -> None:
+    def _save(self, trainer: RunState) -> None:
         save(self.run.last, trainer.snapshot())
         self._saved_at = trainer.steps
 
@@ -180,21 +181,21 @@ class Log(Callback):
         """The text for one more record. first: whether it is the first of its kind."""
         raise NotImplementedError
 
-    def on_start(self, trainer: Any) -> None:
+    def on_start(self, trainer: RunState) -> None:
         self._epochs = 0
         write_atomically(self.path, "".join(map(self._next, trainer.records)).encode())
 
-    def next_step(self, trainer: Any) -> int | None:
+    def next_step(self, trainer: RunState) -> int | None:
         return None  # it only acts on records
 
-    def on_step(self, trainer: Any, record: Record | None) -> None:
+    def on_step(self, trainer: RunState, record: Record | None) -> None:
         if record is not None:
             self._append(record)
 
-    def on_epoch(self, trainer: Any, record: Record) -> None:
+    def on_epoch(self, trainer: RunState, record: Record) -> None:
         self._append(record)
 
-    def on_test(self, trainer: Any, record: Record) -> None:
+    def on_test(self, trainer: RunState, record: Record) -> None:
         self._append(record)
 
     def _next(self, record: Record) -> str:
@@ -248,19 +249,19 @@ class Curves(Callback):
         self.path = path
         self.seconds = seconds
 
-    def on_start(self, trainer: Any) -> None:
+    def on_start(self, trainer: RunState) -> None:
         self._drawn = time.monotonic()
         self._said = ""
 
-    def on_epoch(self, trainer: Any, record: Record) -> None:
+    def on_epoch(self, trainer: RunState, record: Record) -> None:
         if time.monotonic() - self._drawn >= self.seconds:
             self._draw(trainer)
 
-    def on_stop(self, trainer: Any, reason: str) -> None:
+    def on_stop(self, trainer: RunState, reason: str) -> None:
         if trainer.history:
             self._draw(trainer, quiet=reason == "failed")  # the only message should be why the run failed
 
-    def _draw(self, trainer: Any, quiet: bool = False) -> None:
+    def _draw(self, trainer: RunState, quiet: bool = False) -> None:
         from gpuconv import plots
 
         try:
@@ -280,31 +281,31 @@ class EarlyStopping(Callback):
             raise ValueError(f"patience is a number of epochs from 1, received {patience}")
         self.patience = patience
 
-    def on_start(self, trainer: Any) -> None:
+    def on_start(self, trainer: RunState) -> None:
         history = trainer.history
         if history and history[-1]["epoch"] - best_epoch(history)["epoch"] >= self.patience:
             key, _ = monitored(history[-1])
             trainer.stop(f"early stopping: no better {key} in {self.patience} epochs")
 
-    def on_epoch(self, trainer: Any, record: Record) -> None:
+    def on_epoch(self, trainer: RunState, record: Record) -> None:
         self.on_start(trainer)
 
 
 class Progress(Callback):
     """A progress bar over the steps of each epoch on a terminal, and a line after each epoch everywhere."""
 
-    def on_start(self, trainer: Any) -> None:
+    def on_start(self, trainer: RunState) -> None:
         self._bar: Any = None
         self._began = time.perf_counter()
 
-    def next_step(self, trainer: Any) -> int | None:
+    def next_step(self, trainer: RunState) -> int | None:
         return None  # it only counts
 
-    def on_step(self, trainer: Any, record: Record | None) -> None:
+    def on_step(self, trainer: RunState, record: Record | None) -> None:
         with contextlib.suppress(OSError, ValueError):  # stderr is closed
             self._show(trainer, record)
 
-    def _show(self, trainer: Any, record: Record | None) -> None:
+    def _show(self, trainer: RunState, record: Record | None) -> None:
         if self._bar is None:
             width = len(str(trainer.epochs))
             self._bar = progress_bar(
@@ -320,18 +321,18 @@ class Progress(Callback):
         if record is not None:
             self._bar.set_postfix(loss=f"{record['loss']:.4f}", accuracy=f"{100 * record['accuracy']:.2f}%")
 
-    def on_epoch(self, trainer: Any, record: Record) -> None:
+    def on_epoch(self, trainer: RunState, record: Record) -> None:
         self._close()
         now = time.perf_counter()
         if not is_quiet():
             say(f"{describe(record, trainer.epochs)}  {now - self._began:.1f} s", "stdout")
         self._began = now
 
-    def on_test(self, trainer: Any, record: Record) -> None:
+    def on_test(self, trainer: RunState, record: Record) -> None:
         if not is_quiet():
             say(f"test loss {record['test_loss']:.4f}  test accuracy {100 * record['test_accuracy']:.2f}%", "stdout")
 
-    def on_stop(self, trainer: Any, reason: str) -> None:
+    def on_stop(self, trainer: RunState, reason: str) -> None:
         self._close()
         if reason not in ("finished", "interrupted", "failed") and not is_quiet():
             say(reason, "stdout")

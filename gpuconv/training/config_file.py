@@ -10,12 +10,13 @@ from typing import Any
 from gpuconv import losses
 from gpuconv.data import named as data_spec
 from gpuconv.training import optimizers, schedules
+from gpuconv.types import Record
 from gpuconv.version import __version__
 
 Entry = tuple[str, Any, str]  # a setting, its value, and why the command line cannot take it, or ""
 
 
-def text(settings: dict[str, Any]) -> str:
+def text(settings: Record) -> str:
     """The settings of run.json as a TOML table with a heading."""
     command = settings.get("options", {}).get("command")
     heading = [f"# gpuconv {__version__}: the settings of this run, for `gpuconv train --config FILE`"]
@@ -37,7 +38,7 @@ def _lines(name: str, value: object, why: str) -> Iterator[str]:
         yield f"{name} = " + json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _of_program(settings: dict[str, Any]) -> Iterator[Entry]:
+def _of_program(settings: Record) -> Iterator[Entry]:
     train = settings.get("train") or {}
     data = train.get("name", "batches")
     own = "made by the program"
@@ -60,7 +61,7 @@ def _of_program(settings: dict[str, Any]) -> Iterator[Entry]:
         yield "validation", part, ""
 
 
-def _optimizer(config: dict[str, Any]) -> Iterator[Entry]:
+def _optimizer(config: Record) -> Iterator[Entry]:
     try:
         made = optimizers.get(**config)
     except (ValueError, TypeError):

@@ -19,6 +19,7 @@ from gpuconv.devices import Device
 from gpuconv.layers import BatchNorm, Input, Sequential
 from gpuconv.layers.base import Layer
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
+from gpuconv.types import Record
 
 
 class DataError(ValueError):
@@ -26,21 +27,21 @@ class DataError(ValueError):
 
 
 def loaders(
-    data: dict[str, Any],
+    data: Record,
     *,
     net: Layer,
     batch_size: int,
     seed: int,
     steps_per_epoch: int | None = None,
     normalization: Normalization | None = None,
-) -> dict[str, Any]:
+) -> Record:
     """A loader for each part, in order; parts other than the first may be None.
 
     Only the first part is shuffled. uint8 images are normalised by `normalization`, by default by the statistics of the
     first part. steps_per_epoch: the batches of an epoch of the first part, if its length is unknown. Raises TypeError
     for data that no loader can be made from, and if those statistics are unknown.
     """
-    made: dict[str, Any] = {}
+    made: Record = {}
     part_of_training = data.get("validation") if is_fraction(data.get("validation")) else None
     data = with_part(data, net, seed)
     for name, part in data.items():
@@ -62,7 +63,7 @@ def is_fraction(data: object) -> bool:
     return isinstance(data, Real) and not isinstance(data, bool)
 
 
-def with_part(data: dict[str, Any], net: Any, seed: int) -> dict[str, Any]:
+def with_part(data: Record, net: Any, seed: int) -> Record:
     """The data; if "validation" is a fraction, that part of the first set is split off for it."""
     name, fraction = next(iter(data)), data.get("validation")
     if fraction is None or not is_fraction(fraction):
@@ -247,14 +248,14 @@ def note(net: Any, loader: Any, normalization: Normalization | None = None) -> N
         net.classes = None
 
 
-def describe(loader: Any, at_end: bool = False) -> dict[str, Any] | None:
+def describe(loader: Any, at_end: bool = False) -> Record | None:
     """A description of a loader and its data, with a checksum that reveals other data. JSON-serializable.
 
     at_end: whether the data is used only at the end of a run."""
     if loader is None:
         return None
     data: Any = getattr(loader, "dataset", None)
-    known: dict[str, Any] = {"batches": length(loader)}
+    known: Record = {"batches": length(loader)}
     if isinstance(loader, Loader):
         known = {
             "name": data.spec or data.name,

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from gpuconv.html import chart, table
+from gpuconv.types import Record
 
 MOST = 12  # the most epochs that the table shows: the first ones and the last ones
 
 
-class History(list[dict[str, Any]]):
+class History(list[Record]):
     """A record for each epoch. tested: the result of the test at the end of the run, or None."""
 
-    tested: dict[str, Any] | None = None
+    tested: Record | None = None
 
     def _repr_html_(self) -> str:
         if not self:

@@ -15,6 +15,7 @@ from gpuconv.names import canonical
 from gpuconv.training import stored
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.stored import COUNT, NUMBERS, TEXT
+from gpuconv.types import Record
 
 WHICH = ("last", "best")
 
@@ -85,7 +86,7 @@ def net_of(
     return net
 
 
-def _config_and_notes(found: Checkpoint, path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _config_and_notes(found: Checkpoint, path: str | os.PathLike[str]) -> tuple[Record, Record]:
     """The config of a checkpoint's net and its metadata. Raises CheckpointError for a checkpoint without a net."""
     config = found.state.get("net")
     if not isinstance(config, dict) or "layer" not in config:

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpuconv import backends, ops
 from gpuconv.arguments import integer, number
-from gpuconv.types import Array
+from gpuconv.types import Array, Record
 
 
 @dataclass(kw_only=True, eq=False)
@@ -45,7 +45,7 @@ class LossScale:
         number("backoff", self.backoff, 0, 1)
         integer("interval", self.interval, 1)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Record:
         """The settings, JSON-able."""
         return {name: getattr(self, name) for name in ("start", "growth", "backoff", "interval")}
 

@@ -22,7 +22,6 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from gpuconv import files
 from gpuconv.checkpoint import CheckpointError, dump, parse, shown, write_atomically
@@ -30,6 +29,7 @@ from gpuconv.locks import LockedError, LockFile
 from gpuconv.notices import notice
 from gpuconv.shell import command
 from gpuconv.training import config_file, stored
+from gpuconv.types import Record
 from gpuconv.version import __version__
 
 FORMAT = 1
@@ -58,7 +58,7 @@ class RunDirectory:
         return str(self.path)
 
     @classmethod
-    def start(cls, path: str | os.PathLike[str], settings: dict[str, Any]) -> RunDirectory:
+    def start(cls, path: str | os.PathLike[str], settings: Record) -> RunDirectory:
         """Create the directory of a new run and write its settings.
 
         Raises FileExistsError if it already holds a run, and CheckpointError if it cannot be created or written to, or
@@ -82,9 +82,7 @@ class RunDirectory:
 
     @classmethod
     @contextlib.contextmanager
-    def held(
-        cls, path: str | os.PathLike[str], settings: dict[str, Any], resume: bool = False
-    ) -> Iterator[RunDirectory]:
+    def held(cls, path: str | os.PathLike[str], settings: Record, resume: bool = False) -> Iterator[RunDirectory]:
         """Start a run, or continue it with `resume`, under a lock that keeps other processes out.
 
         Raises as `start` and `open` do, and CheckpointError, naming the process, if another one holds the lock.
@@ -150,7 +148,7 @@ class RunDirectory:
             raise FileNotFoundError(f"{path} holds no run; {known}")
         return run
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Record:
         """The settings with which the run was started. Raises CheckpointError that names what is wrong in run.json."""
         try:
             with files.open_regular(self.settings_file) as file:

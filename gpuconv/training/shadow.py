@@ -27,6 +27,7 @@ from gpuconv import arguments, checkpoint
 from gpuconv.layers.base import Layer, listen
 from gpuconv.names import lookup
 from gpuconv.notices import Notice
+from gpuconv.types import Record
 
 if TYPE_CHECKING:
     from gpuconv.verify.call import Call
@@ -80,7 +81,7 @@ class Worker:
             env=os.environ | one_thread | {"PYTHONPATH": found, "CUDA_VISIBLE_DEVICES": ""},
             process_group=0 if os.name == "posix" else None,  # Ctrl-C is the run's to heed
         )
-        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Record] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -95,7 +96,7 @@ class Worker:
             self._process.stdin.write(json.dumps(str(path)) + "\n")
             self._process.stdin.flush()
 
-    def answer(self, patience: float = 0.0) -> dict[str, Any] | None:
+    def answer(self, patience: float = 0.0) -> Record | None:
         """The next answer; None where there is none within so many seconds."""
         try:
             return self._answers.get(timeout=patience) if patience else self._answers.get_nowait()
@@ -273,7 +274,7 @@ class Shadow:
                 break
         return heard
 
-    def _judge(self, path: Path, site: Site, step: int, answer: dict[str, Any]) -> None:
+    def _judge(self, path: Path, site: Site, step: int, answer: Record) -> None:
         row = self.rows.setdefault(site, Row(*site))
         if "failed" in answer:
             self._end(f"{site[0]} could not be checked: {answer['failed']}")
@@ -287,7 +288,7 @@ class Shadow:
                 self._violated(path, row, step, answer)
         path.unlink(missing_ok=True)
 
-    def _violated(self, path: Path, row: Row, step: int, answer: dict[str, Any]) -> None:
+    def _violated(self, path: Path, row: Row, step: int, answer: Record) -> None:
         kept = self.folder / f"shadow-{row.op}-{row.layer or 'net'}-step{step}.safetensors"
         checkpoint.save(kept, checkpoint.load(path))
         place = f" of {row.layer}" if row.layer else ""

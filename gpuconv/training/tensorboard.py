@@ -15,6 +15,7 @@ import numpy as np
 from gpuconv import backends
 from gpuconv.training.callbacks import Callback
 from gpuconv.training.look import picture
+from gpuconv.training.state import RunState
 from gpuconv.types import Record
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class TensorBoard(Callback):
         self._library = library()
         self._said = ""
 
-    def on_start(self, trainer: Any) -> None:
+    def on_start(self, trainer: RunState) -> None:
         path = self.path or (trainer.run and trainer.run.tensorboard)
         if not path:
             raise ValueError("TensorBoard() writes into the run directory, and the run has none: give it a path")
@@ -57,17 +58,17 @@ class TensorBoard(Callback):
             self._events.add(summary)
         self._remember(trainer)
 
-    def next_step(self, trainer: Any) -> int | None:
+    def next_step(self, trainer: RunState) -> int | None:
         """The step before the last of an epoch: the update is measured from its weights."""
         return (trainer.batches - 1 - trainer.batch) or trainer.batches
 
-    def on_step(self, trainer: Any, record: Record | None) -> None:
+    def on_step(self, trainer: RunState, record: Record | None) -> None:
         if record is not None:
             self._scalars("step", record, trainer.steps)
         if trainer.batch == trainer.batches - 1:
             self._remember(trainer)
 
-    def on_epoch(self, trainer: Any, record: Record) -> None:
+    def on_epoch(self, trainer: RunState, record: Record) -> None:
         self._scalars("epoch", record, trainer.steps)
         for name, value in _weights(trainer).items():
             self._histogram(f"weight/{name}", value, trainer.steps)
@@ -77,13 +78,13 @@ class TensorBoard(Callback):
         self._remember(trainer)
         self._events.flush()
 
-    def on_test(self, trainer: Any, record: Record) -> None:
+    def on_test(self, trainer: RunState, record: Record) -> None:
         self._scalars("test", record, trainer.steps)
 
-    def on_stop(self, trainer: Any, reason: str) -> None:
+    def on_stop(self, trainer: RunState, reason: str) -> None:
         self._events.close()
 
-    def _remember(self, trainer: Any) -> None:
+    def _remember(self, trainer: RunState) -> None:
         if trainer.batch == trainer.batches - 1:
             self._before = _weights(trainer)
         elif trainer.batch == 0:
@@ -97,7 +98,7 @@ class TensorBoard(Callback):
     def _histogram(self, name: str, values: np.ndarray, step: int) -> None:
         self._events.add(self._library.summary.histogram(name, values.reshape(-1), _BINS), step)
 
-    def _draw(self, trainer: Any) -> None:
+    def _draw(self, trainer: RunState) -> None:
         """The activation picture. If drawing fails, each reason is printed once."""
         from gpuconv import plots
 
@@ -164,13 +165,13 @@ class _Events:
             self._file = None
 
 
-def _weights(trainer: Any) -> dict[str, np.ndarray]:
+def _weights(trainer: RunState) -> dict[str, np.ndarray]:
     return {name: np.array(backends.to_numpy(value), np.float32) for name, value in trainer.net.params().items()}
 
 
-def _flat(settings: Record) -> dict[str, Any]:
+def _flat(settings: Record) -> Record:
     """The settings flattened to names and plain values, without the net's layers."""
-    flat: dict[str, Any] = {}
+    flat: Record = {}
     for name, value in settings.items():
         if name in ("net", "options"):
             continue

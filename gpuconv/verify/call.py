@@ -19,6 +19,7 @@ from gpuconv import backends, ops
 from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.names import lookup
 from gpuconv.ops import OPS
+from gpuconv.types import Options
 from gpuconv.verify.bounds import accumulated, rounded
 from gpuconv.verify.compare import Difference, Expected, compare, results
 from gpuconv.verify.oracle import expect, is_exact
@@ -46,7 +47,7 @@ class Call:
 
     op: str
     arrays: list[Any]
-    options: dict[str, Any]
+    options: Options
     into: dict[str, np.ndarray]
     results: dict[str, np.ndarray] = field(default_factory=dict)
 

@@ -16,14 +16,14 @@ from numpy.typing import DTypeLike
 from gpuconv import problems
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem, Pool2dProblem
-from gpuconv.types import Shape
+from gpuconv.types import Options, Shape
 from gpuconv.verify.convolutions import ODD, REAL, TINY, conv
 
 FEW_CHANNELS = "few_channels-256x64"  # serves few channels in every arithmetic but float64
 TIERS = ("tiny", "odd", "real", "random")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
-Arguments = tuple[list[Any], dict[str, Any]]
+Arguments = tuple[list[Any], Options]
 Make = Callable[[np.random.Generator, np.dtype], Arguments]
 
 
@@ -49,7 +49,7 @@ def cases(tiers: tuple[str, ...] = TIERS, random_cases: int = 6, seed: int = 0) 
     return sorted((case for case in found if case.tier in tiers), key=lambda case: TIERS.index(case.tier))
 
 
-def normal(rng: np.random.Generator, shape: Any, dtype: Any) -> np.ndarray:
+def normal(rng: np.random.Generator, shape: Any, dtype: DTypeLike) -> np.ndarray:
     """Signed numbers around zero."""
     return np.asarray(rng.standard_normal(shape), dtype)
 
@@ -189,7 +189,7 @@ def _under_mask(problem: Conv2dProblem, pool: int, gradient: Make) -> Make:
 # --- pools -------------------------------------------------------------------------------------
 
 # The keywords of `Pool2dProblem.of`; all but x_shape are those of the ops, too.
-POOLS: dict[str, list[dict[str, Any]]] = {
+POOLS: dict[str, list[Options]] = {
     "tiny": [
         dict(x_shape=(1, 1, 1, 1), kernel_size=1),
         dict(x_shape=(0, 4, 4, 3), kernel_size=2),
@@ -210,7 +210,7 @@ POOLS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def _random_pool(rng: np.random.Generator) -> dict[str, Any]:
+def _random_pool(rng: np.random.Generator) -> Options:
     r, s = (int(v) for v in rng.integers(1, 4, 2))
     shape = (
         int(rng.integers(1, 3)),
@@ -244,16 +244,16 @@ def _pool_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("global_avg_pool2d_backward", tier, name, backward)
 
 
-def _on_volume(shape: Shape, options: dict[str, Any]) -> Make:
+def _on_volume(shape: Shape, options: Options) -> Make:
     return lambda rng, dtype: ([normal(rng, shape, dtype)], options)
 
 
-def _with_ties(shape: Any, options: dict[str, Any]) -> Make:
+def _with_ties(shape: Any, options: Options) -> Make:
     values = np.array([-np.inf, -1.0, -0.0, 0.0, 1.0, 1.0, np.nan])
     return lambda rng, dtype: ([rng.choice(values, shape).astype(dtype)], options)
 
 
-def _unpool(shape: Shape, options: dict[str, Any]) -> Make:
+def _unpool(shape: Shape, options: Options) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         from gpuconv import ops
 
@@ -310,7 +310,7 @@ def _several(*shaped: Any, **options: Any) -> Make:
     return lambda rng, dtype: ([None if shape is None else normal(rng, shape, dtype) for shape in shaped], options)
 
 
-def _scores(n: int, classes: int, options: dict[str, Any]) -> Make:
+def _scores(n: int, classes: int, options: Options) -> Make:
     return lambda rng, dtype: ([3 * normal(rng, (n, classes), dtype), rng.integers(0, classes, n)], options)
 
 
@@ -366,7 +366,7 @@ def _elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     for tier, listed in (_SHAPES | {"random": drawn}).items():
         for shape in listed:
             for op in problems.ACTIVATIONS:
-                forms: list[dict[str, Any]] = [{}]
+                forms: list[Options] = [{}]
                 forms = [{"approximate": "none"}, {"approximate": "tanh"}] if op == "gelu" else forms
                 for options in forms:
                     name = f"{_join(shape)} {_text(options)}".strip()
@@ -389,7 +389,7 @@ def _elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("random_normal", tier, _join(shape), _numbers(shape, drawn_at | dict(mean=0.5, std=0.1)))
 
 
-def _numbers(shape: Shape, options: dict[str, Any]) -> Make:
+def _numbers(shape: Shape, options: Options) -> Make:
     return lambda rng, dtype: ([3 * normal(rng, shape, dtype)], options)
 
 
@@ -398,7 +398,7 @@ def _slice(shape: tuple[int, ...]) -> Make:
     return lambda rng, dtype: ([normal(rng, (*shape[:-1], shape[-1] + 3), dtype)[..., 2:-1]], {})
 
 
-def _gradient(op: str, shape: Any, options: dict[str, Any]) -> Make:
+def _gradient(op: str, shape: Any, options: Options) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         from gpuconv import ops
 
@@ -433,7 +433,7 @@ def _batch_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
         yield Case("random_permutation", tier, str(n), _order(n), ("float32",))
 
 
-def _batch(n: int, shape: tuple[int, ...], options: dict[str, Any], before: int = 0) -> Make:
+def _batch(n: int, shape: tuple[int, ...], options: Options, before: int = 0) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         images, labels = rng.integers(0, 256, (9, *shape), np.uint8), rng.integers(0, 10, 9)
         statistics = dict(
@@ -475,7 +475,7 @@ _MATRICES_OF_MUON: dict[str, list[tuple[int, ...]]] = {
     "odd": [(3, 2, 3, 5), (33, 17), (3, 2, 3, 5), (0, 4), (7, 1)],
     "real": [(64, 3, 3, 24), (64, 3, 3, 24), (10, 256)],
 }
-_STEPS: list[tuple[str, int, dict[str, Any]]] = [
+_STEPS: list[tuple[str, int, Options]] = [
     ("sgd_step", 0, dict(lr=0.1, weight_decay=0.01)),
     ("sgd_step", 1, dict(lr=0.1, momentum=0.9, nesterov=True)),
     ("sgd_step", 1, dict(lr=0.1, momentum=0.9, weight_decay=0.001)),
@@ -512,7 +512,7 @@ def _parameters(
     op: str,
     listed: list[tuple[int, ...]],
     states: int,
-    options: dict[str, Any],
+    options: Options,
     masters: bool = False,
     unscale: float | None = None,
 ) -> Make:
@@ -529,7 +529,7 @@ def _parameters(
     return make
 
 
-def _gradients(listed: list[tuple[int, ...]], last: float, options: dict[str, Any]) -> Make:
+def _gradients(listed: list[tuple[int, ...]], last: float, options: Options) -> Make:
     """Gradients of the dtype, the first in float32, after seven good steps. last: the last number of the last one."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
@@ -544,5 +544,5 @@ def _join(sizes: Any) -> str:
     return "x".join(map(str, sizes))
 
 
-def _text(options: dict[str, Any]) -> str:
+def _text(options: Options) -> str:
     return " ".join(f"{name}={value}" for name, value in options.items())

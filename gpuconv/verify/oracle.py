@@ -14,6 +14,7 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.backends.reference.precision import round_tf32
+from gpuconv.types import Options
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules import activations, norm, optim, products
 from gpuconv.verify.rules.base import Arrays, Rule, same_bits, wide
@@ -22,7 +23,7 @@ __all__ = ["Expected", "expect"]
 
 
 @backends.oracle()
-def expect(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
+def expect(op: str, arrays: Arrays, options: Options) -> list[Expected]:
     """The expected results of an op for host arrays of one dtype, for any algorithm."""
     rule, tf32 = _RULES[op], options.get("tf32", False)
     options = {name: value for name, value in options.items() if name not in ("algo", "tf32")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from gpuconv import backends
 from gpuconv.arguments import integer, number
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import lookup
-from gpuconv.types import Array
+from gpuconv.types import Array, Record
 
 Arrays = Mapping[str, Array]
 
@@ -53,7 +53,7 @@ class Optimizer:
         number("weight_decay", self.weight_decay, 0)
         lookup("choice of what decays", self.decay, DECAYS)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Record:
         """The name and the settings, JSON-serializable; ``get(**config)`` rebuilds the optimizer."""
         settings = {setting.name: getattr(self, setting.name) for setting in fields(self) if setting.init}
         return {"optimizer": self.name} | settings

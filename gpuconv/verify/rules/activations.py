@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from gpuconv import ops
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.types import Options
 from gpuconv.verify.bounds import accumulated, rounded
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule
@@ -18,7 +18,7 @@ from gpuconv.verify.rules.base import Arrays, Rule
 def activation(condition: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rule:
     """y = f(x) with a few roundings, each relative to `condition(x, y)`."""
 
-    def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+    def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         (x,) = arrays
         y = getattr(ops, op)(x, **options)
         return [Expected("result", y, accumulated(dtype, 8, condition(x, y)) + rounded(dtype, y))]
@@ -27,7 +27,7 @@ def activation(condition: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rul
 
 
 def activation_backward(condition: Callable[[np.ndarray], np.ndarray]) -> Rule:
-    def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+    def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         dy, saved = arrays
         dx = getattr(ops, op)(dy, saved, **options)
         return [Expected("result", dx, accumulated(dtype, 8, dy * condition(saved)) + rounded(dtype, dx))]
@@ -35,7 +35,7 @@ def activation_backward(condition: Callable[[np.ndarray], np.ndarray]) -> Rule:
     return rule
 
 
-def softmax(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+def softmax(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     (x,) = arrays
     y = ops.softmax(x)
     return [Expected("result", y, softmax_error(x, y, dtype) + rounded(dtype, y))]
@@ -47,7 +47,7 @@ def softmax_error(x: np.ndarray, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return accumulated(dtype, x.shape[1] + 8, y) + accumulated(dtype, 2, y * depth)
 
 
-def softmax_cross_entropy(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     logits, labels = arrays
     loss, dlogits = ops.softmax_cross_entropy(logits, labels, **options)
     n, classes = logits.shape
@@ -63,7 +63,7 @@ def softmax_cross_entropy(op: str, arrays: Arrays, options: dict[str, Any], dtyp
     ]
 
 
-def svm_hinge(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+def svm_hinge(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     scores, labels = arrays
     loss, dscores = ops.svm_hinge(scores, labels, **options)
     n, classes = scores.shape

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from gpuconv import ops
+from gpuconv.types import Options
 from gpuconv.verify.compare import Expected, results
 
 Arrays = Sequence[Any]
-Rule = Callable[[str, Arrays, dict[str, Any], np.dtype], list[Expected]]
+Rule = Callable[[str, Arrays, Options, np.dtype], list[Expected]]
 
 
 def wide(x: Any) -> Any:
@@ -22,7 +23,7 @@ def wide(x: Any) -> Any:
     return x.astype(np.float64) if is_float else x
 
 
-def same_bits(op: str, arrays: Arrays, options: dict[str, Any]) -> list[Expected]:
+def same_bits(op: str, arrays: Arrays, options: Options) -> list[Expected]:
     """What the op must give bit for bit."""
     found = results(op, arrays, getattr(ops, op)(*arrays, **options))
     return [Expected(name, wide(array), 0.0) for name, array in found.items()]

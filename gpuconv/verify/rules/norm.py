@@ -10,13 +10,14 @@ import numpy as np
 from gpuconv import ops
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS
+from gpuconv.types import Options
 from gpuconv.verify.bounds import UNIT_ROUNDOFF, accumulated, rounded, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, wide
 from gpuconv.verify.rules.products import conv_length, linear_in_its_inputs
 
 
-def batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype, x_bound: Any = 0.0) -> list[Expected]:
+def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bound: Any = 0.0) -> list[Expected]:
     """x_bound: the error bound of a kernel's x."""
     x, gamma, beta, running_mean, running_var = arrays
     before = running_mean.copy(), running_var.copy()
@@ -59,7 +60,7 @@ def batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype
     ]
 
 
-def batch_norm_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     dy, x, gamma, mean, inv_std = arrays
     options = options | ({"beta": wide(options["beta"])} if options.get("activation") else {})
     dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)
@@ -80,7 +81,7 @@ def batch_norm_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype:
 
 
 def _behind_activation(
-    dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, options: dict[str, Any], dtype: np.dtype
+    dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, options: Options, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
     """The gradient of the activation's input, and its bound. A derivative changes by at most 1.13 times the error of
     that input; where it jumps by up to 1, rounding may put the input on either side."""
@@ -100,7 +101,7 @@ def _behind_activation(
     return behind, np.abs(dy) * changes + own
 
 
-def conv2d_batch_norm(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+def conv2d_batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     own = {name: options[name] for name in ("activation", "momentum", "eps") if name in options}
     window = {name: value for name, value in options.items() if name not in own}
     (conv,) = linear_in_its_inputs(conv_length)("conv2d", arrays[:3], window, dtype)

@@ -11,6 +11,7 @@ from gpuconv import ops
 from gpuconv.backends.reference.muon import orthogonal
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
+from gpuconv.types import Options
 from gpuconv.verify.bounds import accumulated, rounded
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule, same_bits
@@ -19,7 +20,7 @@ from gpuconv.verify.rules.base import Arrays, Rule, same_bits
 def unless_skipped(rule: Rule) -> Rule:
     """The rule of a step, which changes nothing where its scaling says that a gradient overflowed."""
 
-    def found(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+    def found(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         *_, scaling = arrays
         skips = scaling is not None and scaling[1] == 0
         return same_bits(op, arrays, options) if skips else rule(op, arrays, options, dtype)
@@ -28,7 +29,7 @@ def unless_skipped(rule: Rule) -> Rule:
 
 
 @unless_skipped
-def optimizer(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+def optimizer(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     """The params, state and masters after the step. The arrays are the op's: params, grads, state, masters, scaling."""
     *_, masters, scaling = arrays
     lists = [group for group in arrays if isinstance(group, list)]
@@ -58,13 +59,13 @@ def optimizer(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype)
     return [*of_params, *itertools.chain(*of_states), *of_masters]
 
 
-def loss_scale(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+def loss_scale(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     scaling, grads = arrays
     ops.update_loss_scale(scaling, grads, **options)
     return [Expected("scaling", scaling, 0.0)]
 
 
-def _step_size(op: str, states: Arrays, grad: Any, options: dict[str, Any], skipped: float) -> np.ndarray:
+def _step_size(op: str, states: Arrays, grad: Any, options: Options, skipped: float) -> np.ndarray:
     """The magnitude of the update without cancellation."""
     lr = float(np.asarray(options["lr"]).item())
     if op == "sgd_step":
@@ -79,7 +80,7 @@ def _step_size(op: str, states: Arrays, grad: Any, options: dict[str, Any], skip
 
 
 @unless_skipped
-def muon(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     """As `optimizer`; `_newton_schulz` bounds the error of the orthogonal direction."""
     *_, masters, scaling = arrays
     params, grads, velocities = ([a.copy() for a in group] for group in (masters or arrays[0], *arrays[1:3]))
@@ -134,7 +135,7 @@ def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: np.dtype) -> 
     return error
 
 
-def metrics(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+def metrics(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     totals, loss, scores, labels = arrays
     ops.add_metrics(totals, loss, scores, labels)
     return [Expected("totals", totals, accumulated(np.float64, 2, totals))]

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpuconv import ops
 from gpuconv.problems import ACTIVATIONS
+from gpuconv.types import Options
 from gpuconv.verify.bounds import accumulated, rounded, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule, wide
@@ -19,10 +20,10 @@ def magnitude_of(x: object) -> Any:
     return np.abs(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
 
 
-def linear_in_its_inputs(length: Callable[[Arrays, dict[str, Any]], int]) -> Rule:
+def linear_in_its_inputs(length: Callable[[Arrays, Options], int]) -> Rule:
     """An op whose every output is a sum of `length` products of inputs."""
 
-    def rule(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+    def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         plain = {name: value for name, value in options.items() if name != "activation"}
         call = getattr(ops, op)
         magnitude = call(*[magnitude_of(a) for a in arrays], **plain)
@@ -36,20 +37,20 @@ def linear_in_its_inputs(length: Callable[[Arrays, dict[str, Any]], int]) -> Rul
     return rule
 
 
-def conv_length(arrays: Arrays, options: dict[str, Any]) -> int:
+def conv_length(arrays: Arrays, options: Options) -> int:
     return math.prod(arrays[1].shape[1:]) + 1
 
 
-def dgrad_length(arrays: Arrays, options: dict[str, Any]) -> int:
+def dgrad_length(arrays: Arrays, options: Options) -> int:
     w = arrays[1]
     return math.prod(w.shape[:3]) // options.get("groups", 1)
 
 
-def wgrad_length(arrays: Arrays, options: dict[str, Any]) -> int:
+def wgrad_length(arrays: Arrays, options: Options) -> int:
     return math.prod(arrays[0].shape[:3])
 
 
-def conv2d_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+def conv2d_backward(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     """The results of the two ops that compute one gradient each."""
     dy, x, w = arrays
     dgrad, wgrad = linear_in_its_inputs(dgrad_length), linear_in_its_inputs(wgrad_length)
@@ -58,12 +59,12 @@ def conv2d_backward(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.
     return [Expected("dx", dx.value, dx.bound), Expected("dw", dw.value, dw.bound)]
 
 
-def window_length(arrays: Arrays, options: dict[str, Any]) -> int:
+def window_length(arrays: Arrays, options: Options) -> int:
     size = options["kernel_size"]
     return math.prod(size) if isinstance(size, tuple) else size * size
 
 
-def conv2d_relu(op: str, arrays: Arrays, options: dict[str, Any], dtype: np.dtype) -> list[Expected]:
+def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     """The error of y is at most the largest in its window. A byte of the mask must be equal unless rounding may flip
     one of its bits: where a window's maximum may be zero, or is positive and may equal the second largest value."""
     window = {name: value for name, value in options.items() if name != "pool"}

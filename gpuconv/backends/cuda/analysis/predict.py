@@ -25,6 +25,7 @@ from gpuconv.backends.cuda.analysis import machine_code, resources
 from gpuconv.backends.cuda.analysis.machine_code import MainLoop
 from gpuconv.backends.cuda.runtime import nvrtc, source
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
+from gpuconv.types import Record
 
 FILE = Path(__file__).with_name("predict.json")
 SCHEDULERS = 4  # of a multiprocessor
@@ -93,7 +94,7 @@ class Model:
     rms: float
     left_out: float
     nvrtc: str
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Record, ...]
 
     @classmethod
     def load(cls) -> Model:
@@ -116,7 +117,7 @@ class Model:
             f"rms error {self.rms:.1%}, {self.left_out:.1%} for rows left out of the fit"
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Record:
         return asdict(self)
 
     def predict(self, work: Terms, gpu: Gpu, moved: float, partials: float = 0) -> Prediction:
