@@ -387,6 +387,14 @@ def fixed_parts(device: str) -> AbstractContextManager[None]:
     return adapter.fixed_parts() if hasattr(adapter, "fixed_parts") else nullcontext()
 
 
+def identity(device: str) -> str:
+    """What decides the bits of a device's results, besides gpuconv: its name, its description, for "numpy" its version
+    and number of threads."""
+    adapter = _adapter(device)
+    more = adapter.identity() if hasattr(adapter, "identity") else adapter.description
+    return f"{adapter.name}: {more}"
+
+
 def recorder(device: str) -> Any:
     """The recorder that captures and replays work on a CUDA or the emulated device: see `cuda.runtime.graph`."""
     return _adapter(device).recorder()

@@ -66,16 +66,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="under mpiexec: how long another process may take for an answer (default: 300)",
     )
+    parser.add_argument(
+        "--digests",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="keep a hash, the sum and the norm of every tensor and step, for gpuconv bisect (default: RUN_DIR/"
+        "digests.jsonl); changes no result and is not stored, so repeat it with --resume",
+    )
     run_settings.add_shadow(parser)
 
 
 def loggers(options: argparse.Namespace, test: Any = None) -> list[Any]:
-    """The callbacks of --log. test: a data set; the activations of its first image are logged."""
-    from gpuconv.training import TensorBoard
+    """The callbacks of --log and --digests. test: a data set; the activations of its first image are logged."""
+    from gpuconv.training import Digests, TensorBoard
 
-    if options.log is None:
-        return []
-    return [TensorBoard(image=test.first(1)[0], truth=int(test.labels[0])) if test else TensorBoard()]
+    found: list[Any] = []
+    if options.log is not None:
+        found.append(TensorBoard(image=test.first(1)[0], truth=int(test.labels[0])) if test else TensorBoard())
+    if options.digests is not None:
+        found.append(Digests(None if options.digests is True else options.digests))
+    return found
 
 
 def run(options: argparse.Namespace) -> int:

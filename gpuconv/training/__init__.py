@@ -13,6 +13,7 @@ from gpuconv.training.schedules import Schedule
 from gpuconv.training.shadow import ShadowError, ShadowWarning
 from gpuconv.training.state import DivergedError, SettingsError
 from gpuconv.training.stored import load_net
+from gpuconv.training.tensor_digests import Digests
 from gpuconv.training.tensorboard import TensorBoard
 from gpuconv.training.trainer import Trainer
 
@@ -25,6 +26,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "DataError",
+    "Digests",
     "DivergedError",
     "EarlyStopping",
     "Evaluation",

@@ -8,6 +8,8 @@ A callback has some of these methods:
     on_test(trainer, record)     at the end, if the test data is evaluated only then
     on_stop(trainer, reason)     at the end: "finished", "interrupted", "failed" or the reason given to `stop`
 
+and perhaps ``around_step(trainer)``, a context in which each step runs, launch by launch: no step is captured then.
+
 ``trainer.stop("reason")`` ends the run after the current step. Callbacks keep no state that a resumed run would miss;
 they find past records in ``trainer.history``.
 """
@@ -203,17 +205,21 @@ class Log(Callback):
         return self.lines(record, self._epochs == 1)
 
     def _append(self, record: Record) -> None:
-        text = self._next(record).encode()
+        append(self.path, self._next(record))
+
+
+def append(path: Path, text: str) -> None:
+    """Append lines to a log, all of them or none. Raises CheckpointError."""
+    try:
+        size = path.stat().st_size
         try:
-            size = self.path.stat().st_size
-            try:
-                with open(self.path, "ab", opener=open_to_append) as file:
-                    file.write(text)
-            except OSError:
-                os.truncate(self.path, size)  # no half line
-                raise
-        except OSError as error:
-            raise CheckpointError(f"cannot write {self.path}: {error.strerror}; checkpoints are as before") from error
+            with open(path, "ab", opener=open_to_append) as file:
+                file.write(text.encode())
+        except OSError:
+            os.truncate(path, size)  # no half line
+            raise
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror}; checkpoints are as before") from error
 
 
 class JSONLog(Log):

@@ -56,6 +56,7 @@ class Fit:
         self.interrupts = interrupts
         self.replay = Replay(run.net.device, graph)
         self.shadow, self.looks = shadow, False
+        self.around = [each.around_step for each in callbacks if hasattr(each, "around_step")]
 
     def __call__(self) -> None:
         """The epochs, between the callbacks' `on_start` and `on_stop`."""
@@ -125,7 +126,7 @@ class Fit:
                         self._make_clock()
                     self._plan()
                     self.looks = self.shadow is not None and self.shadow.due()
-                    count = 1 if self.looks else self._steps_together()
+                    count = 1 if self.looks or self.around else self._steps_together()
                     self._advance(count)
                     for _ in range(count):
                         self._account()
@@ -177,8 +178,12 @@ class Fit:
             self.counter.advance(size)
             self.run.step(x, y, batch=size if self.feed.in_parts else None)
 
-        if self.shadow and self.looks:  # launch by launch, with the same bits
-            with self.shadow.look(self.run.steps + 1):
+        if self.looks or self.around:  # launch by launch, with the same bits
+            with contextlib.ExitStack() as around:
+                for each in self.around:
+                    around.enter_context(each(self.run))
+                if self.shadow and self.looks:
+                    around.enter_context(self.shadow.look(self.run.steps + 1))
                 work()
         else:
             self.replay.run(work, count, size, self.run.inputs() if self.replay.together > 1 else None)

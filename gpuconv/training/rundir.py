@@ -6,6 +6,7 @@
     config.toml        the settings for `gpuconv train --config` (`config_file.py`)
     metrics.jsonl      one JSON object per line: an "epoch" event after each epoch, "step" events in between
     metrics.csv        the epochs as a table
+    digests.jsonl      a line for each step (`tensor_digests.py`), with `--digests`
     curves.png         loss and accuracy by epoch
     tensorboard/       event files for TensorBoard, with `--log tensorboard`
     activations.png, filters.png   drawn by the command line
@@ -47,6 +48,7 @@ class RunDirectory:
         self.best = self.path / "best.safetensors"
         self.metrics_jsonl = self.path / "metrics.jsonl"
         self.metrics_csv = self.path / "metrics.csv"
+        self.digests = self.path / "digests.jsonl"
         self.curves = self.path / "curves.png"
         self.activations = self.path / "activations.png"
         self.tensorboard = self.path / "tensorboard"

@@ -37,6 +37,7 @@ OPTIONS = {  # of each command: the least it takes, and what that is read as
             "resume": None,
             "graph": None,
             "checkpoint_every": None,
+            "digests": None,
             "shadow": None,
             "on_violation": "stop",
         },

@@ -27,6 +27,11 @@ class NumpyDevice:
     def synchronize(self) -> None:
         pass
 
+    def identity(self) -> str:
+        from gpuconv.backends.cpu.parallel import threads
+
+        return f"NumPy {np.__version__}, {threads()} threads"
+
     def fixed_parts(self) -> AbstractContextManager[None]:
         from gpuconv.backends.cpu.parallel import fixed_parts
 

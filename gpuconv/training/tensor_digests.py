@@ -1,0 +1,168 @@
+"""Digests of a run: a line for each step, with a hash, the sum and the norm of every tensor of that step.
+
+`gpuconv bisect RUN_A RUN_B` compares two such files (`gpuconv.inspect.bisect`). A line is
+
+    {"step": 1, "on": "numpy, ...", "tensors": [["forward", "conv1", "float32", 65536, 9, "5f1c02aa", 12.5, 80.1], ...]}
+
+with each tensor's direction, name, dtype, number of values, products summed for one value, CRC-32 of its bytes, and the
+sum and norm in float64 (null where they are not finite). Tensors are listed as they are computed: the layers' outputs,
+the gradients of their inputs, the parameters' gradients, the updated parameters, the loss.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends, files
+from gpuconv.checkpoint import CheckpointError, write_atomically
+from gpuconv.layers.fused import Fused
+from gpuconv.training.callbacks import Callback, append
+from gpuconv.types import Array
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What is kept of a tensor. products: how many are summed for one of its values, at least 1."""
+
+    direction: str  # "forward", "backward", "gradient", "update" or "loss"
+    name: str
+    dtype: str
+    size: int
+    products: int
+    hash: str
+    sum: float | None
+    norm: float | None
+
+    @classmethod
+    def of(cls, direction: str, name: str, tensor: Array, products: float = 1) -> Digest:
+        flat = np.ascontiguousarray(backends.to_numpy(tensor)).reshape(-1)
+        values = flat if flat.dtype == np.float32 else flat.astype(np.float64, copy=False)
+        total = float(values.sum(dtype=np.float64))
+        norm = math.sqrt(float(np.einsum("i,i->", values, values, dtype=np.float64)))
+        return cls(
+            direction,
+            name,
+            flat.dtype.name,
+            flat.size,
+            max(1, math.ceil(products)),
+            f"{zlib.crc32(flat.view(np.uint8).data):08x}",
+            total if math.isfinite(total) else None,
+            norm if math.isfinite(norm) else None,
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """The digests of a step, in the order of its work. on: the device and machine that gave these bits."""
+
+    step: int
+    on: str
+    tensors: list[Digest]
+
+    def line(self) -> str:
+        listed = [[*vars(digest).values()] for digest in self.tensors]
+        return json.dumps({"step": self.step, "on": self.on, "tensors": listed}) + "\n"
+
+
+class Digests(Callback):
+    """Writes the digests of every step: ``fit(..., run_dir="runs/one", callbacks=[Digests()])``.
+
+    path: a file, by default digests.jsonl in the run directory. Steps run launch by launch, with the same bits as
+    captured ones. When a run is resumed, the file goes on after the checkpoint's step.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = path
+
+    def on_start(self, trainer: Any) -> None:
+        path = self.path or (trainer.run and trainer.run.digests)
+        if not path:
+            raise ValueError("Digests() writes into the run directory, and the run has none: give it a path")
+        self._path, self._on = Path(path), machine(trainer.net.device)
+        there = read(self._path) if trainer.steps and self._path.exists() else []
+        kept = [step.line() for step in there if step.step <= trainer.steps]
+        write_atomically(self._path, "".join(kept).encode())
+
+    @contextmanager
+    def around_step(self, trainer: Any) -> Iterator[None]:
+        step = trainer.steps + 1
+        with digests_of_step(trainer) as tensors:
+            yield
+        append(self._path, Step(step, self._on, tensors).line())
+
+
+@contextmanager
+def digests_of_step(trainer: Any) -> Iterator[list[Digest]]:
+    """A context for one step, which fills the list."""
+    found: list[Digest] = []
+    before = trainer.totals.read()
+
+    def forward(layer: Any, x: Array, y: Array) -> None:
+        last = layer.layers[-1] if isinstance(layer, Fused) else layer
+        found.append(Digest.of("forward", last.path, y, _products(layer, y)))
+
+    def backward(layer: Any, dx: Array | None, dy: Array) -> None:
+        first = layer.layers[0] if isinstance(layer, Fused) else layer
+        if dx is not None:
+            found.append(Digest.of("backward", first.path, dx, _products(layer, dx)))
+
+    with ExitStack() as hooked:
+        for layer in trainer.trained.walk():
+            if layer.path:
+                hooked.enter_context(layer.register_forward_hook(forward))
+                hooked.enter_context(layer.register_backward_hook(backward))
+        yield found
+    after = trainer.totals.read()
+    samples = int(after.samples - before.samples)
+    outputs = {f"{layer.path}.{name}": layer.output_shape for layer, name, _ in trainer.net.all_variables()}
+    for name, grad in trainer.net.grads().items():
+        found.append(Digest.of("gradient", name, grad, samples * math.prod(outputs.get(name, ())) / len(grad)))
+    for name, value in trainer.net.state_dict().items():
+        found.append(Digest.of("update", name, value))
+    found.append(Digest.of("loss", "loss", np.array(after.since(before).loss), samples))
+
+
+def _products(layer: Any, tensor: Array) -> float:
+    """The products that the layer sums for a value of its output or input; those of layers inside count there."""
+    inner = layer.children() and not isinstance(layer, Fused)
+    return 1 if inner else layer.mult_adds / max(1, math.prod(tensor.shape[1:]))
+
+
+def machine(device: str) -> str:
+    """What decides the bits of a run's results. The machine's name itself is nobody's business."""
+    return f"{backends.identity(device)}, machine {zlib.crc32(platform.node().encode()):08x}"
+
+
+def read(path: str | os.PathLike[str]) -> list[Step]:
+    """The steps in a file, without a line that is being written. Raises CheckpointError that names a wrong line."""
+    try:
+        with files.open_regular(path) as file:
+            *lines, _ = file.read().split(b"\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot read the digests {path}: {error.strerror}") from error
+    found: list[Step] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            found.append(Step(int(entry["step"]), str(entry["on"]), [_checked(each) for each in entry["tensors"]]))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise CheckpointError(f"{path}, line {number}, is no line of digests: {error}") from error
+    return found
+
+
+def _checked(entry: Any) -> Digest:
+    kinds: list[Any] = [str, str, str, int, int, str, (int, float, type(None)), (int, float, type(None))]
+    if not isinstance(entry, list) or len(entry) != len(kinds) or not all(map(isinstance, entry, kinds)):
+        raise ValueError(f"{str(entry)[:60]} describes no tensor")
+    return Digest(*entry)

@@ -1,0 +1,109 @@
+"""Digests of a run: every tensor of every step, the same bits without and with them, and files that go on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gpuconv import backends
+from gpuconv.checkpoint import CheckpointError
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
+from gpuconv.training import Digests, Trainer
+from gpuconv.training.tensor_digests import Digest, read
+from tests.training import small
+
+
+def bits(run):
+    return b"".join(backends.to_numpy(value).tobytes() for value in run.net.state_dict().values())
+
+
+def test_every_tensor_of_a_step_in_the_order_of_its_work(tmp_path):
+    run = small.trainer()
+    small.fit(run, run_dir=tmp_path / "run", callbacks=[Digests()])
+    steps = read(tmp_path / "run" / "digests.jsonl")
+    assert [step.step for step in steps] == [*range(1, 16)]  # three epochs, and nothing of the validation between them
+    for step in steps:
+        assert [(each.direction, each.name) for each in step.tensors] == [
+            *(("forward", name) for name, layer in run.net.children()),
+            *(("backward", name) for name, layer in reversed(run.net.children()) if name not in ("input", "conv1")),
+            *(("gradient", name) for name in run.net.grads()),
+            *(("update", name) for name in run.net.state_dict()),
+            ("loss", "loss"),
+        ]
+    last = {(each.direction, each.name): each for each in steps[-1].tensors}
+    for name, value in run.net.state_dict().items():
+        assert last["update", name] == Digest.of("update", name, value), name
+    assert last["forward", "conv1"].products == 3 * 3 * 1
+    assert last["gradient", "conv1.weight"].products == 2 * 6 * 5  # of two images, the last batch
+    assert last["forward", run.net.children()[-1][0]].size == 2 * 3
+
+
+def test_sum_norm_and_hash_of_each_dtype():
+    for dtype in ("float64", "float32", "float16", "bfloat16"):
+        values = backends.asarray(np.array([[3.0, -4.0], [0.0, 12.0]]), dtype=dtype)
+        found = Digest.of("forward", "x", values)
+        assert (found.sum, found.norm, found.size, found.dtype) == (11.0, 13.0, 4, dtype)
+        assert found.hash != Digest.of("forward", "x", -values).hash
+        assert Digest.of("forward", "x", values * np.nan).norm is None
+    assert Digest.of("forward", "x", np.full(4, 1e30, np.float32)).norm == pytest.approx(2e30)  # beyond float32
+
+
+@pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_recording_changes_no_bit(device, precision, tmp_path):
+    def trained(callbacks):
+        row = [Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(3)]
+        net = Sequential([Input((6, 6, 1)), *row], seed=1, device=device)
+        run = Trainer(net, "adam", lr=0.01, precision=precision, graph=device != "numpy" or None)
+        data = np.random.default_rng(0).integers(0, 256, (16, 6, 6, 1)).astype(np.uint8), np.arange(16) % 3
+        run.fit(data, epochs=6, batch_size=8, progress=False, callbacks=callbacks)
+        return run
+
+    plain, watched = trained([]), trained([Digests(tmp_path / "digests.jsonl")])
+    assert bits(plain) == bits(watched)
+    steps = read(tmp_path / "digests.jsonl")
+    assert len(steps) == 12
+    names = {(each.direction, each.name) for each in steps[-1].tensors}
+    assert ("forward", "pool1") in names  # of the fused layers too
+    hashes = {
+        each.hash for step in steps for each in step.tensors if (each.direction, each.name) == ("forward", "pool1")
+    }
+    assert len(hashes) == 12
+
+
+def test_a_resumed_run_writes_the_same_file(tmp_path):
+    small.fit(small.trainer(), run_dir=tmp_path / "straight", callbacks=[Digests()])
+
+    class Stop:
+        def on_step(self, trainer, record):
+            if trainer.steps == 7:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(), Stop()])
+    with open(tmp_path / "run" / "digests.jsonl", "a") as file:
+        file.write('{"step": 8, "on": "nu')  # killed in the middle of a line
+    small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests()], resume=True)
+    straight, run = ((tmp_path / name / "digests.jsonl").read_bytes() for name in ("straight", "run"))
+    assert run == straight
+
+
+def test_shards_are_listed_one_by_one(tmp_path):
+    small.fit(small.trainer(shards=2), epochs=1, callbacks=[Digests(tmp_path / "digests.jsonl")])
+    names = [(each.direction, each.name) for each in read(tmp_path / "digests.jsonl")[0].tensors]
+    assert names.count(("forward", "conv1")) == 2
+    assert names.count(("gradient", "conv1.weight")) == 1
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ValueError, match=r"Digests\(\) writes into the run directory, and the run has none"):
+        small.fit(small.trainer(), callbacks=[Digests()])
+    with pytest.raises(CheckpointError, match="cannot read the digests"):
+        read(tmp_path / "none.jsonl")
+    for number, line in enumerate(["x", "3", "{}", '{"step": 1, "on": "a", "tensors": [[1]]}', "[" * 100000]):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(json.dumps({"step": 1, "on": "a", "tensors": []}) + f"\n{line}\n")
+        with pytest.raises(CheckpointError, match=f"{number}.jsonl, line 2, is no line of digests"):
+            read(path)
