@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +27,11 @@ from gpuconv.cli.runs import (
 )
 from gpuconv.console import is_quiet
 from gpuconv.names import columns, padded, printable
+
+if TYPE_CHECKING:
+    from gpuconv.data import Dataset, Samples
+    from gpuconv.training.protocols import LossLike
+
 
 EXAMPLES = [
     "gpuconv evaluate",
@@ -96,13 +101,13 @@ def run(options: argparse.Namespace) -> int:
     )
     if not is_quiet():
         print()
-    print(f"{table(found.confusion, trained.classes)}\n")
+    print(f"{table(confusion, trained.classes)}\n")
     print(f"test loss {found.loss:.4f}{told}")
     print(f"test accuracy {100 * found.accuracy:.2f}%")
     return 0
 
 
-def _loss(trained: Run) -> tuple[Any, str]:
+def _loss(trained: Run) -> tuple[LossLike, str]:
     """The run's loss, and a note to print about it."""
     text = trained.settings.loss
     if not trained.of_python:
@@ -113,7 +118,7 @@ def _loss(trained: Run) -> tuple[Any, str]:
         return "softmax", f" with softmax, as the run's own loss, {text}, is unknown here"
 
 
-def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]:
+def _images(trained: Run, data: str | None, test: str | None) -> tuple[Dataset | Samples | None, Dataset | Samples]:
     """(train, test) of a run, perhaps from another location; (None, test) with --test."""
     from gpuconv.data import named
 
@@ -134,7 +139,7 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Any, Any]
         return None, named.load_test(test, trained.settings.data, trained.classes)
 
 
-def table(confusion: Any, classes: list[str]) -> str:
+def table(confusion: np.ndarray, classes: list[str]) -> str:
     """A line for each class: its images, how many were right, and with which class it was confused most often."""
     classes = list(map(printable, classes))
     width = max(5, *map(columns, classes))

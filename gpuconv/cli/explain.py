@@ -7,7 +7,7 @@ watch of the emulator sees them."""
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from gpuconv.names import lookup, printable
 from gpuconv.types import Array
 
 if TYPE_CHECKING:
+    from gpuconv.inspect.explain import Explanation
     from gpuconv.layers.sequential import Sequential
 
 
@@ -160,7 +161,7 @@ def _value(
     return str(found), volumes
 
 
-def text(found: Any) -> list[str]:
+def text(found: Explanation) -> list[str]:
     """An explanation in lines."""
     lines = [str(found), "", f"  {'computed by':14}{'value':>16}{'error':>12}{'bound':>12}"]
     lines += [f"  {c.by:14}{c.value:16.9g}{c.error:12.3g}{c.bound:12.3g}" for c in found.computed]
@@ -175,9 +176,9 @@ def text(found: Any) -> list[str]:
             lines.append(
                 f"  kernel {each.kernel}, block {each.block}, warp {each.warp}, thread {each.thread}, {each.source}"
             )
-        for each in found.thread.touched:
+        for array in found.thread.touched:
             what = " and ".join(
-                f"{verb} {n} bytes" for verb, n in (("reads", each.read), ("writes", each.written)) if n
+                f"{verb} {n} bytes" for verb, n in (("reads", array.read), ("writes", array.written)) if n
             )
-            lines.append(f"    {what} of {each.name}, from {each.first} to {each.last}")
+            lines.append(f"    {what} of {array.name}, from {array.first} to {array.last}")
     return lines

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuconv.cli import process, python_runs, run_settings
 from gpuconv.cli.errors import UserError, asked
@@ -16,6 +16,7 @@ from gpuconv.cli.runs import choose_device, expect_normalization, line, load_dat
 
 if TYPE_CHECKING:
     from gpuconv.layers.sequential import Sequential
+    from gpuconv.live.session import Session
 
 
 EXAMPLES = [
@@ -67,15 +68,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _new(options: argparse.Namespace, settings: run_settings.Settings) -> Any:
+def _new(options: argparse.Namespace, settings: run_settings.Settings) -> Session:
     from gpuconv import live, losses, models
     from gpuconv.cli import nets
     from gpuconv.data import load
     from gpuconv.training import optimizers, schedules
 
     with asked():
-        train, test = load(settings.data, settings.test)
-        train, validation = parts(settings, train)
+        data, test = load(settings.data, settings.test)
+        train, validation = parts(settings, data)
         sets = live.Sets(train, validation, test)
     line("data", f"{train.name}: {len(train):,} images to train on, {len(test):,} to test on")
     device, why = _device(options)
@@ -109,7 +110,7 @@ def _new(options: argparse.Namespace, settings: run_settings.Settings) -> Any:
         return live.Session(sets, recipe, device=device, why=why, name=name, prepare=prepare)
 
 
-def _stored(options: argparse.Namespace, directory: str) -> Any:
+def _stored(options: argparse.Namespace, directory: str) -> Session:
     """The session of a run, or with --repeat of a new run that repeats it."""
     from gpuconv import checkpoint, live
     from gpuconv.live import legs

@@ -7,13 +7,17 @@ import importlib.util
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli.errors import UserError
 from gpuconv.names import canonical, lookup
-from gpuconv.types import Record
+from gpuconv.types import Record, Shape
+
+if TYPE_CHECKING:
+    from gpuconv.layers.sequential import Sequential
 
 
 def in_file(model: str) -> bool:
@@ -123,7 +127,9 @@ def imported(path: str) -> ModuleType:
     return module
 
 
-def _arguments(function: Any, model: str, input_shape: object, classes: int | None) -> list[Any]:
+def _arguments(
+    function: Callable[..., Sequential], model: str, input_shape: Shape | None, classes: int | None
+) -> list[Any]:
     """The input shape and the number of classes, as many of them as the function takes."""
     takes = [
         each
@@ -141,7 +147,7 @@ def _arguments(function: Any, model: str, input_shape: object, classes: int | No
 _OPTIONS = ("seed", "precision", "dtype", "device", "initialize")
 
 
-def _named(function: Any, options: Record) -> Record:
+def _named(function: Callable[..., Sequential], options: Record) -> Record:
     parameters = inspect.signature(function).parameters
     every = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
     return {name: value for name, value in options.items() if every or name in parameters}

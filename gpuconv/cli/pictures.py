@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,15 +12,16 @@ from gpuconv import backends, plots
 from gpuconv.training.look import picture
 
 if TYPE_CHECKING:
+    from gpuconv.data import Normalization
     from gpuconv.layers.sequential import Sequential
 
 
 def draw_activations(
     path: str | os.PathLike[str],
-    net: Any,
+    net: Sequential,
     image: np.ndarray,
-    normalization: Any,
-    classes: Any,
+    normalization: Normalization,
+    classes: Sequence[str],
     *,
     truth: int | None = None,
     title: str,

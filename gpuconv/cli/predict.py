@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from gpuconv.cli.nets import add_file
 from gpuconv.cli.run_settings import add_device
 from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, line, newest, open_run
 from gpuconv.names import columns, padded, printable
+from gpuconv.types import Array
 
 EXAMPLES = [
     "gpuconv predict cat.png dog.jpg",
@@ -119,7 +119,7 @@ def draw(file: str, trained: Run, image: np.ndarray, name: str) -> None:
     line("picture", file)
 
 
-def _on(trained: Run, x: np.ndarray) -> Any:
+def _on(trained: Run, x: np.ndarray) -> Array:
     from gpuconv import backends
 
     return backends.asarray(x, trained.net.device, trained.net.dtype)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv import files
 from gpuconv.cli import document
@@ -18,6 +18,11 @@ from gpuconv.console import is_quiet
 from gpuconv.devices import Device
 from gpuconv.names import padded
 from gpuconv.types import Record
+
+if TYPE_CHECKING:
+    from gpuconv.inspect.profile import Profile
+    from gpuconv.profiling.work import Ceilings
+
 
 EXAMPLES = [
     "gpuconv profile",
@@ -105,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def text(found: Any, ceilings: Any) -> str:
+def text(found: Profile, ceilings: Ceilings | None) -> str:
     """The profile as a table of 100 columns: a line for each layer and direction, followed by one for each kernel."""
     total = found.total
     lines = [HEADER, "-" * len(HEADER)]
@@ -117,9 +122,9 @@ def text(found: Any, ceilings: Any) -> str:
         lines.append("no times: the emulated device checks kernels and says nothing about their speed")
     elif ceilings:
         rate = ceilings.matrix.get(found.precision)
-        rate = f"{rate / 1e9:.4g} GFLOP/s" if rate else "no rate measured"
+        told = f"{rate / 1e9:.4g} GFLOP/s" if rate else "no rate measured"
         lines += [
-            f"roof: copy {ceilings.copy / 1e9:.3g} GB/s, {found.precision} product {rate}, measured on {found.device};",
+            f"roof: copy {ceilings.copy / 1e9:.3g} GB/s, {found.precision} product {told}, measured on {found.device};",
             "of roof: the least time these allow / the time taken, above 100 % where a cache holds the volumes",
         ]
     launched = sum(kernel["launches"] for row in found.rows for kernel in row.launches)
@@ -130,7 +135,7 @@ def text(found: Any, ceilings: Any) -> str:
     return "\n".join(lines)
 
 
-def _row(row: Any, total: float | None, ceilings: Any, precision: str) -> str:
+def _row(row: Any, total: float | None, ceilings: Ceilings | None, precision: str) -> str:
     name, work = f"{row.name} {row.direction}".strip(), row.work
     cells = [f"{work.flops / 1e6:>9.4g}" if work.flops else f"{'-':>9}", f"{work.bytes / 1e6:>8.3g}"]
     if not row.seconds:

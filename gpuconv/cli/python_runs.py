@@ -15,13 +15,16 @@ from gpuconv.parallel import Ranks
 from gpuconv.types import Record
 
 if TYPE_CHECKING:
+    from gpuconv.data import Dataset, Samples
     from gpuconv.layers.sequential import Sequential
+    from gpuconv.training.callbacks import Callback
+    from gpuconv.training.rundir import RunDirectory
 
 
 PARTS = ("train", "validation", "test")
 
 
-def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Any], ranks: Ranks) -> int:
+def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callback], ranks: Ranks) -> int:
     """Continue the run. Raises UserError if it needs something that exists only in its program: a loss, an optimizer, a
     layer or images.
 
@@ -101,7 +104,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Any], r
     return 0
 
 
-def _expect_of_python(run: Any) -> None:
+def _expect_of_python(run: RunDirectory) -> None:
     """Raise UserError if the checkpoint shows that a command line started the run, and run.json lacks the command."""
     from gpuconv import checkpoint
     from gpuconv.training.stored import state
@@ -142,7 +145,7 @@ def sets(stored: Record, data: str | None, test: str | None) -> Record:
     return found
 
 
-def _loader(stored: Record, part: str, data: object, net: Sequential) -> Any:
+def _loader(stored: Record, part: str, data: Dataset | Samples, net: Sequential) -> Any:
     from gpuconv.data import Augmentation, Normalization
 
     kept, options = stored[part], stored["options"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv import numerals
 from gpuconv.cli import document
@@ -16,6 +16,10 @@ from gpuconv.console import say
 from gpuconv.dtypes import PRECISIONS, as_precision
 from gpuconv.names import canonical
 from gpuconv.types import Record
+
+if TYPE_CHECKING:
+    from gpuconv.losses import Loss
+    from gpuconv.training.shadow import Shadow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Settings:
         return ", ".join(parts)
 
 
-def count(least: int) -> Any:
+def count(least: int) -> Callable[[str], int]:
     """An argparse type: an integer from `least` on."""
 
     def read(text: str) -> int:
@@ -134,7 +138,7 @@ def add_shadow(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def tell_shadow(shadow: Any) -> None:
+def tell_shadow(shadow: Shadow | None) -> None:
     """Say what the shadow oracle found, if there was one."""
     if shadow is None:
         return
@@ -202,12 +206,12 @@ def add_options(parser: argparse.ArgumentParser, only: Iterable[str] = OPTIONS) 
         group.add_argument(option(name), type=read, metavar=metavar, help=text)
 
 
-def add_device(parser: Any) -> None:
+def add_device(parser: argparse.ArgumentParser) -> None:
     names = "numpy (or cpu), cuda, cuda:1, emulated or auto (default: auto)"
     parser.add_argument("--device", metavar="NAME", default="auto", help=names)
 
 
-def add_precision(parser: Any, default: str | None = "float32") -> None:
+def add_precision(parser: argparse.ArgumentParser, default: str | None = "float32") -> None:
     text = f"precision of the net: {', '.join(PRECISIONS)} (default: float32)"
     parser.add_argument("--precision", metavar="NAME", default=default, help=text)
 
@@ -336,7 +340,7 @@ def test_time(name: str) -> str:
     return canonical("test-time augmentation", name, TTA)
 
 
-def loss(text: str) -> tuple[str, Any]:
+def loss(text: str) -> tuple[str, Loss]:
     """The name and the loss of a short form, as "softmax:label_smoothing=0.1". ValueError for an invalid one."""
     from gpuconv import losses, spec
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuconv import backends
 from gpuconv.cli import nets, run_settings
@@ -19,6 +19,11 @@ from gpuconv.console import is_quiet, say
 from gpuconv.names import printable
 from gpuconv.types import Record
 
+if TYPE_CHECKING:
+    from gpuconv.data import Dataset, Loader, Samples
+    from gpuconv.layers.sequential import Sequential
+
+
 HOME = Path("runs")
 
 
@@ -26,7 +31,7 @@ HOME = Path("runs")
 class Run:
     """A net with its settings and metadata. The net of `run_of` has no weights."""
 
-    net: Any
+    net: Sequential
     settings: Settings
     classes: list[str]
     normalization: Any
@@ -110,7 +115,7 @@ def _entry(path: str | os.PathLike[str], name: str) -> Iterator[None]:
         raise UserError(f"the settings stored in {path} cannot be used: {name}: {error}") from error
 
 
-def _planned(config: Any, model: str) -> Any:
+def _planned(config: Any, model: str) -> Sequential:
     """A net without weights. Raises ValueError for an invalid config, and UserError, naming the option to give, for one
     with a layer from a file that was not imported. model: the run's --model."""
     from gpuconv.layers import Layer
@@ -201,7 +206,9 @@ def resumed(directory: str, chosen: Record) -> Settings:
     return settings
 
 
-def load_data(stored: Settings, given: str | None, test: str | None = None) -> tuple[Any, Any]:
+def load_data(
+    stored: Settings, given: str | None, test: str | None = None
+) -> tuple[Dataset | Samples, Dataset | Samples]:
     """(train, test) of a run, or of --data and --test instead. Raises UserError for data that cannot be read."""
     from gpuconv.data import load, named
 
@@ -213,7 +220,7 @@ def load_data(stored: Settings, given: str | None, test: str | None = None) -> t
             raise UserError(f"{describe(error)}{hint}") from error
 
 
-def batched(data: Any, batch_size: int, **options: Any) -> Any:
+def batched(data: Dataset | Samples, batch_size: int, **options: Any) -> Loader:
     """The loader of a data set: all of it in device memory, or read from files batch by batch."""
     from gpuconv import data as kinds
 
@@ -221,7 +228,7 @@ def batched(data: Any, batch_size: int, **options: Any) -> Any:
     return kind(data, batch_size, **options)
 
 
-def parts(settings: Settings, train: Any) -> tuple[Any, Any]:
+def parts(settings: Settings, train: Dataset | Samples) -> tuple[Dataset | Samples, Dataset | Samples | None]:
     """The images for training, and those split off for validation, or None."""
     if not settings.validation:
         return train, None
@@ -229,7 +236,7 @@ def parts(settings: Settings, train: Any) -> tuple[Any, Any]:
         return train.split(settings.validation, seed=settings.seed, what="validation")
 
 
-def warn_of_other_data(run: Run, train: Any, test: Any) -> None:
+def warn_of_other_data(run: Run, train: Dataset | Samples, test: Dataset | Samples) -> None:
     """Warn if images differ from the run's, as it may have been trained on some of the test images."""
     there = [run.stored.get(part) or {} for part in ("train", "test")]
     train = parts(run.settings, train)[0]
@@ -242,7 +249,7 @@ def warn_of_other_data(run: Run, train: Any, test: Any) -> None:
         )
 
 
-def warn_of_trained_images(run: Run, test: Any) -> None:
+def warn_of_trained_images(run: Run, test: Dataset | Samples) -> None:
     """Warn how many images of another test set the run was trained on, or that this is unknown."""
     from gpuconv.data import Samples
 
@@ -261,7 +268,7 @@ def warn_of_trained_images(run: Run, test: Any) -> None:
         _warn(f"the run was trained on {shared:,} of these {len(test):,} images")
 
 
-def _same(run: Run, part: str, data: Any) -> bool:
+def _same(run: Run, part: str, data: Dataset | Samples) -> bool:
     """Whether images and labels are those of the run's part, "train" or "test"."""
     return (run.stored.get(part) or {}).get("checksum") == data.checksum()
 

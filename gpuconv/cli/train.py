@@ -17,7 +17,10 @@ from gpuconv.console import is_quiet, say
 from gpuconv.shell import command
 
 if TYPE_CHECKING:
+    from gpuconv.data import Dataset, Normalization, Samples
+    from gpuconv.layers.sequential import Sequential
     from gpuconv.parallel import Ranks
+    from gpuconv.training.callbacks import Callback
 
 EXAMPLES = [
     "gpuconv train",
@@ -77,11 +80,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run_settings.add_shadow(parser)
 
 
-def loggers(options: argparse.Namespace, test: Any = None) -> list[Any]:
+def loggers(options: argparse.Namespace, test: Any = None) -> list[Callback]:
     """The callbacks of --log and --digests. test: a data set; the activations of its first image are logged."""
     from gpuconv.training import Digests, TensorBoard
 
-    found: list[Any] = []
+    found: list[Callback] = []
     if options.log is not None:
         found.append(TensorBoard(image=test.first(1)[0], truth=int(test.labels[0])) if test else TensorBoard())
     if options.digests is not None:
@@ -221,7 +224,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
     return 0
 
 
-def _sets(train: Any, validation: Any, test: Any) -> str:
+def _sets(train: Dataset | Samples, validation: Dataset | Samples | None, test: Dataset | Samples) -> str:
     from gpuconv.data import Samples
 
     size = "x".join(map(str, train.image_shape))
@@ -231,7 +234,13 @@ def _sets(train: Any, validation: Any, test: Any) -> str:
     return f"{counts}, {size}, {len(train.classes)} classes{stream}"
 
 
-def _leave(directory: Any, net: Any, test: Any, normalization: Any, settings: run_settings.Settings) -> None:
+def _leave(
+    directory: str | os.PathLike[str],
+    net: Sequential,
+    test: Any,
+    normalization: Normalization,
+    settings: run_settings.Settings,
+) -> None:
     """Draw the pictures of the trained net, and print where things are and what to try next."""
     from gpuconv import plots
     from gpuconv.cli import nets, pictures

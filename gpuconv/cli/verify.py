@@ -6,7 +6,7 @@ the CPU; --device numpy checks the fast NumPy code."""
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def facts(row: Any) -> Record:
+def facts(row: Row) -> Record:
     """A row for a document."""
     worst, failed = row.worst, row.smallest_failure
     return {

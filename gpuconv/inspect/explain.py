@@ -119,7 +119,7 @@ class Explanation:
 
 def explain(
     net: Sequential,
-    x: Any,
+    x: Array,
     layer: str,
     at: Sequence[int],
     *,
@@ -175,9 +175,9 @@ def layer_of(net: Sequential, name: str) -> Layer:
 # --- running the net ---------------------------------------------------------------------------
 
 
-def _forward(net: Any, x: Any, chosen: Layer) -> tuple[Any, Call | None]:
+def _forward(net: Sequential, x: Array, chosen: Layer) -> tuple[Array, Call | None]:
     """The input of a layer, and the call of the op that computes its output; None for a layer without an op."""
-    seen: list[Any] = []
+    seen: list[Array] = []
     with chosen.register_forward_hook(lambda layer, given, y: seen.append(given)):
         net.infer(x)
     calls: list[Call] = []
@@ -186,12 +186,12 @@ def _forward(net: Any, x: Any, chosen: Layer) -> tuple[Any, Call | None]:
     return seen[0], calls[-1] if calls else None
 
 
-def _backward(net: Any, x: Any, name: str, target: int | None) -> tuple[Any, Call | None, np.ndarray]:
+def _backward(net: Sequential, x: Array, name: str, target: int | None) -> tuple[Array, Call | None, np.ndarray]:
     """The input of a layer, the call of the op that computes the input's gradient, and the output's gradient."""
     net = net.twin()  # gradients are added to
     chosen = layer_of(net, name)
-    inputs: list[Any] = []
-    outputs: list[Any] = []
+    inputs: list[Array] = []
+    outputs: list[Array] = []
     with chosen.register_forward_hook(lambda layer, given, y: inputs.append(given)):
         scores = net.forward(x)
     with chosen.register_backward_hook(lambda layer, dx, dy: outputs.append(dy)):

@@ -10,12 +10,13 @@ from gpuconv import arguments, backends
 from gpuconv.inspect.explain import chosen_score, layer_of
 from gpuconv.inspect.terms import host
 from gpuconv.layers.sequential import Sequential
+from gpuconv.types import Array
 
 MAPS = ("saliency", "occlusion", "grad-cam")
 BATCH = 64  # occluded images that are looked at together
 
 
-def saliency(net: Sequential, x: Any, *, target: int | None = None) -> np.ndarray:
+def saliency(net: Sequential, x: Array, *, target: int | None = None) -> np.ndarray:
     """The gradient of a class's score with respect to the image, (H, W, C) in float64 (Simonyan et al. 2013).
 
     x: a batch of one image, as the net takes it. target: the class, by default the best. Raises ValueError for a class
@@ -28,7 +29,7 @@ def saliency(net: Sequential, x: Any, *, target: int | None = None) -> np.ndarra
 
 
 def occlusion(
-    net: Any, x: Any, *, target: int | None = None, size: int | None = None, stride: int | None = None
+    net: Sequential, x: Array, *, target: int | None = None, size: int | None = None, stride: int | None = None
 ) -> np.ndarray:
     """How far a class's score falls when a square around each pixel is set to 0, which is the mean of normalised images
     (Zeiler and Fergus 2013): the mean over all squares that cover the pixel, (H, W).
@@ -58,7 +59,7 @@ def occlusion(
     return falls / covered
 
 
-def grad_cam(net: Sequential, x: Any, *, layer: str | None = None, target: int | None = None) -> np.ndarray:
+def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int | None = None) -> np.ndarray:
     """Where a layer's maps speak for a class: the positive part of their sum, each times the mean of its gradient
     (Selvaraju et al. 2017), (H, W) of the image, each pixel with the value of the position it belongs to.
 
@@ -71,10 +72,10 @@ def grad_cam(net: Sequential, x: Any, *, layer: str | None = None, target: int |
     if len(chosen.output_shape or ()) != 3:
         raise ValueError(f"Grad-CAM needs a layer with maps (H, W, C), the output of {name} is {chosen.output_shape}")
     twin = net.twin()
-    kept: list[Any] = []
+    kept: list[Array] = []
     with layer_of(twin, name).register_forward_hook(lambda each, given, y: kept.append(y)):
         scores = twin.forward(x)
-    sent: list[Any] = []
+    sent: list[Array] = []
     with layer_of(twin, name).register_backward_hook(lambda each, dx, dy: sent.append(dy)):
         twin.backward(_gradient(net, scores, target))
     volume, gradient = host(kept[0])[0], host(sent[0])[0]
@@ -83,11 +84,11 @@ def grad_cam(net: Sequential, x: Any, *, layer: str | None = None, target: int |
     return found[rows][:, columns]
 
 
-def _gradient(net: Any, scores: Any, target: int | None) -> Any:
+def _gradient(net: Sequential, scores: Array, target: int | None) -> Array:
     return backends.asarray(chosen_score(scores, target), net.device, scores.dtype)
 
 
-def _expect_one(x: Any) -> None:
+def _expect_one(x: Array) -> None:
     if len(x.shape) != 4 or x.shape[0] != 1:
         raise ValueError(f"a batch of one image (1, H, W, C) is looked at, received shape {tuple(x.shape)}")
 

@@ -21,6 +21,8 @@ from gpuconv.layers import (
 )
 from gpuconv.layers.activation import Activation
 from gpuconv.layers.base import Layer
+from gpuconv.problems import Conv2dProblem, Pool2dProblem
+from gpuconv.types import Array
 
 Place = tuple[int, ...]
 
@@ -35,7 +37,7 @@ class Window:
     bias: float
     origin: list[tuple[int, int]]
 
-    def place(self, inside: tuple[Any, ...]) -> Place:
+    def place(self, inside: tuple[int, ...]) -> Place:
         """The index in the input of a value of the window."""
         return tuple(int(start + index * step) for index, (start, step) in zip(inside, self.origin))
 
@@ -103,7 +105,7 @@ def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
     raise ValueError(f"{layer.path} is a {type(layer).__name__}, through which a single gradient cannot be followed")
 
 
-def branches(layer: Residual, x: Any) -> list[Any]:
+def branches(layer: Residual, x: Array) -> list[Array]:
     """The terms of a residual block: the outputs of its body and its shortcut."""
     return [row.infer(x) if row else x for row in layer.rows]
 
@@ -126,7 +128,7 @@ def _same_place(x: np.ndarray, at: Place) -> Window:
 
 
 def _window(
-    problem: Any, x: np.ndarray, at: Place, size: tuple[int, ...], outside: float
+    problem: Conv2dProblem | Pool2dProblem, x: np.ndarray, at: Place, size: tuple[int, ...], outside: float
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """The window of a convolution or a pool, and where it begins, which may be in the padding."""
     steps = getattr(problem, "dilation", (1, 1))

@@ -6,7 +6,6 @@ import contextlib
 import secrets
 import socket
 from collections.abc import Callable
-from typing import Any
 
 from gpuconv.live.legs import Sets
 from gpuconv.live.security import is_loopback
@@ -29,7 +28,11 @@ def expect_installed() -> None:
 
 
 def serve(
-    session: Session | Callable[[], Session], *, host: str = "127.0.0.1", port: int = 8600, ready: Any = print
+    session: Session | Callable[[], Session],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8600,
+    ready: Callable[[str], object] = print,
 ) -> None:
     """Show a session until Ctrl-C or SIGTERM, then finish its step and save.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from gpuconv import losses
@@ -17,8 +18,10 @@ from gpuconv.checkpoint import Checkpoint
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader
 from gpuconv.layers import Layer
 from gpuconv.layers.saving import NOTES
+from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
 from gpuconv.training import LossScale, Trainer, feeding, optimizers
+from gpuconv.training.protocols import CallbackLike
 from gpuconv.types import Record
 
 CHANGE = "change"  # the event of a record
@@ -38,7 +41,7 @@ BATCH = 256  # for images that are only evaluated
 class Sets:
     """The images of a run by part; validation may be None."""
 
-    train: Any
+    train: Dataset | Samples
     validation: Dataset | Samples | None
     test: Any
 
@@ -59,7 +62,7 @@ class Leg:
     def net(self) -> Any:
         return self.trainer.net
 
-    def fit(self, run_dir: Any, resume: bool, callbacks: Sequence[Any]) -> None:
+    def fit(self, run_dir: str | Path | None, resume: bool, callbacks: Sequence[CallbackLike]) -> None:
         kept = self.recipe.get("options", {})
         self.trainer.fit(
             self.loaders["train"],
@@ -76,7 +79,7 @@ class Leg:
         )
 
 
-def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Any], None] | None = None) -> Leg:
+def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Sequential], None] | None = None) -> Leg:
     """The leg of a recipe, with the initial weights of its seed. prepare: called on the new net.
 
     Raises ValueError, TypeError or DataError if something does not fit, before anything changes."""
@@ -106,7 +109,9 @@ def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Any], No
     return Leg(recipe, trainer, loaders)
 
 
-def _loader(data: Any, kept: Record, part: str, net: Any, normalization: Any, seed: int) -> Any:
+def _loader(
+    data: Any, kept: Record, part: str, net: Sequential, normalization: Normalization | None, seed: int
+) -> Loader:
     kind = Loader if isinstance(data, Dataset) else StreamLoader
     size = kept.get("batch_size", BATCH)
     return kind(

@@ -12,7 +12,8 @@ from gpuconv import backends, losses
 from gpuconv.layers import Dropout, Flatten, Input
 from gpuconv.layers.base import Layer
 from gpuconv.layers.sequential import Sequential
-from gpuconv.types import Record
+from gpuconv.losses import Loss
+from gpuconv.types import Array, Record
 
 KINDS = ("activations", "gradients", "filters")
 SLICES = 10  # the most slices of a layer that are shown
@@ -28,7 +29,7 @@ class Volume(NamedTuple):
     step: int
 
 
-def activations(net: Sequential, x: Any) -> tuple[list[Volume], np.ndarray]:
+def activations(net: Sequential, x: Array) -> tuple[list[Volume], np.ndarray]:
     """The volume after each layer for a batch of one image, and the scores."""
     volumes = []
     for name, layer in net.children():
@@ -38,7 +39,7 @@ def activations(net: Sequential, x: Any) -> tuple[list[Volume], np.ndarray]:
     return volumes, _host(x)
 
 
-def gradients(net: Any, x: Any, label: int, loss: Any) -> list[Volume]:
+def gradients(net: Any, x: Array, label: int, loss: Loss) -> list[Volume]:
     """The gradient of the loss with respect to the volume after each layer. The parameters' gradients are reset
     afterwards."""
     for _, layer in net.children():
@@ -118,7 +119,7 @@ def _has_volume(layer: Layer) -> bool:
     return not isinstance(layer, Input | Flatten | Dropout)
 
 
-def _volume(name: str, y: Any) -> Volume:
+def _volume(name: str, y: Array) -> Volume:
     one = y[0]
     shape = tuple(one.shape)
     step = _step(shape) if len(shape) == 3 else 1

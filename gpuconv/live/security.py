@@ -12,8 +12,9 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qs
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "gpuconv-live"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -46,17 +47,17 @@ class Guard:
     None on loopback. limits: the most bytes of a body by path; other paths take no body.
     """
 
-    def __init__(self, app: Any, *, host: str, token: str | None, limits: dict[str, int]) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, token: str | None, limits: dict[str, int]) -> None:
         self.app, self.host, self.token, self.limits = app, host, token, limits
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             raise RuntimeError(f"the live page speaks HTTP, received {scope['type']}")
         cookie: list[str] = []
 
-        async def send_with_headers(message: Any) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = {**HEADERS, **({"set-cookie": cookie[0]} if cookie else {})}
                 message["headers"] = [*message.get("headers", ()), *_encoded(own.items())]
@@ -101,7 +102,7 @@ class Guard:
             raise RefusedRequestError(401, "this page needs the token of the address that `gpuconv live` printed")
         return f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
 
-    async def _bounded(self, scope: Any, headers: dict[str, str], receive: Any) -> bytes:
+    async def _bounded(self, scope: Scope, headers: dict[str, str], receive: Receive) -> bytes:
         """The complete body. Refuses one that exceeds the limit of its path as soon as that is known."""
         most = self.limits.get(scope["path"], 0)
         length = headers.get("content-length", "0")
@@ -165,10 +166,10 @@ def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers]
 
 
-def _replayed(body: bytes, receive: Any) -> Any:
+def _replayed(body: bytes, receive: Receive) -> Receive:
     given = False
 
-    async def again() -> Any:
+    async def again() -> Message:
         nonlocal given
         if given:
             return await receive()

@@ -18,6 +18,7 @@ import numpy as np
 
 from gpuconv import checkpoint as checkpoints
 from gpuconv.layers.saving import NOTES
+from gpuconv.layers.sequential import Sequential
 from gpuconv.live import controls, legs, saved
 from gpuconv.live.hub import Hub
 from gpuconv.live.legs import Sets
@@ -29,6 +30,7 @@ from gpuconv.training import RunDirectory
 from gpuconv.training.callbacks import Callback, describe
 from gpuconv.training.fit import FINISHED
 from gpuconv.training.state import RunState
+from gpuconv.training.trainer import Trainer
 from gpuconv.types import Record
 
 TRAINING, PAUSED, ENDED, FAILED = "training", "paused", "finished", "failed"
@@ -53,7 +55,7 @@ class Session(Callback):
         home: Path = Path("runs"),
         name: str = "live",
         run_dir: Path | None = None,
-        prepare: Callable[[Any], None] | None = None,
+        prepare: Callable[[Sequential], None] | None = None,
         repeat: Sequence[tuple[int, Record]] = (),
         hub: Hub | None = None,
     ) -> None:
@@ -200,7 +202,7 @@ class Session(Callback):
     # --- what is shown -------------------------------------------------------------------------
 
     @property
-    def trainer(self) -> Any:
+    def trainer(self) -> Trainer:
         return self.leg.trainer
 
     @property

@@ -13,7 +13,7 @@ from gpuconv import backends, summary
 from gpuconv.live import pictures
 from gpuconv.live.controls import write_net
 from gpuconv.live.legs import CHANGE, Leg, Sets
-from gpuconv.types import Record
+from gpuconv.types import Array, Record
 
 POINTS = 400  # of a curve that are sent
 EXAMPLES = 64  # test images that are looked at
@@ -109,7 +109,7 @@ def scales(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[
     ]
 
 
-def given(leg: Leg, images: np.ndarray) -> Any:
+def given(leg: Leg, images: np.ndarray) -> Array:
     """uint8 images normalised for the net, in its dtype."""
     return backends.asarray(leg.net.normalization(images), leg.net.device, leg.net.dtype)
 

@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from gpuconv import algorithms
 from gpuconv.backends.cuda.analysis.resources import occupancy
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.runtime import nvrtc
-from gpuconv.backends.cuda.runtime.kernel import Kernel
+from gpuconv.backends.cuda.runtime.kernel import Extent, Kernel
 from gpuconv.devices import Device
 from gpuconv.types import Record
 
@@ -41,7 +40,7 @@ def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
     found: list[Launch] = []
     launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuner.in_trial.get()
 
-    def noted(kernel: Kernel, grid: Any, block: Any, *arguments: object, shared: int = 0) -> None:
+    def noted(kernel: Kernel, grid: Extent, block: Extent, *arguments: object, shared: int = 0) -> None:
         ours = threading.get_ident() == owner
         if execute or not ours:
             launch(kernel, grid, block, *arguments, shared=shared)

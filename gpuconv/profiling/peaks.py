@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -15,9 +15,9 @@ from gpuconv import backends
 from gpuconv.devices import Device
 from gpuconv.profiling.timer import Samples, current, open_timer
 from gpuconv.profiling.work import Ceilings
-from gpuconv.types import Record
+from gpuconv.types import Array, Record
 
-Timed = tuple[str, str, float, Callable[[int], Any]]  # what, through which library, its bytes or FLOPs, the call
+Timed = tuple[str, str, float, Callable[[int], object]]  # what, through which library, its bytes or FLOPs, the call
 
 
 def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[Record]]:
@@ -43,11 +43,11 @@ def _seconds(samples: Samples) -> float:
     return statistics.median(samples.get("cold", samples["wall"]))
 
 
-def _product(matrix: Any) -> Callable[[int], Any]:
+def _product(matrix: Array) -> Callable[[int], object]:
     return lambda _: matrix @ matrix
 
 
-def _torch() -> Any:
+def _torch() -> ModuleType | None:
     try:
         import torch
     except ImportError:

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from gpuconv import backends
 from gpuconv.devices import Device
 
-Call = Callable[[int], Any]
+Call = Callable[[int], object]
 Samples = dict[str, list[float]]
 
 MOST = 40  # samples of a column in a burst

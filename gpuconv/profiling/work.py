@@ -14,6 +14,7 @@ from typing import Any
 from gpuconv.layers import Layer
 from gpuconv.layers.branches import Merging
 from gpuconv.problems import DIRECTIONS, Conv2dProblem
+from gpuconv.types import Array
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, in
     return Work(products * flops, float(y + kept + trained + input_grad * (x + parameters)))
 
 
-def of_update(optimizer: Any, params: Mapping[str, Any], looks: int = 1) -> Work:
+def of_update(optimizer: Any, params: Mapping[str, Array], looks: int = 1) -> Work:
     """A built optimizer's step: its state and the parameters are read and written, a parameter with a master is written
     alone. looks: how often the gradients are read; with a loss scale twice."""
     kept = 2 * sum(a.nbytes for slot in (*optimizer.state.values(), optimizer.masters) for a in slot.values())

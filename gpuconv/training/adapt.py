@@ -15,7 +15,7 @@ from gpuconv.notices import notice
 from gpuconv.training import optimizers
 from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.optimizers.base import Arrays
-from gpuconv.types import Record
+from gpuconv.types import Array, Record
 
 _OWN = "own"  # the prefix of a wrapped optimizer's state names
 
@@ -59,7 +59,7 @@ class Adapted(Optimizer):
     def match(self, params: Arrays) -> bool:
         return False  # it gets the parameters at each step
 
-    def update(self, params: Arrays, grads: Arrays, scaling: Any = None) -> None:
+    def update(self, params: Arrays, grads: Arrays, scaling: Array | None = None) -> None:
         if scaling is not None:
             raise TypeError(f"float16 needs gpuconv's optimizers, which scale the loss; received {self._kind}")
         own = dict(params)

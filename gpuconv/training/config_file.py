@@ -13,7 +13,7 @@ from gpuconv.training import optimizers, schedules
 from gpuconv.types import Record
 from gpuconv.version import __version__
 
-Entry = tuple[str, Any, str]  # a setting, its value, and why the command line cannot take it, or ""
+Entry = tuple[str, object, str]  # a setting, its value, and why the command line cannot take it, or ""
 
 
 def text(settings: Record) -> str:
@@ -21,7 +21,7 @@ def text(settings: Record) -> str:
     command = settings.get("options", {}).get("command")
     heading = [f"# gpuconv {__version__}: the settings of this run, for `gpuconv train --config FILE`"]
     if isinstance(command, dict):
-        entries: Any = ((name, value, "") for name, value in command.items())
+        entries: Iterator[Entry] = ((name, value, "") for name, value in command.items())
     else:
         heading.append(
             "# A Python program started the run. Entries that are marked exist only in that program: replace"
@@ -90,7 +90,7 @@ def _short(name: str, made: Any, but: str = "") -> str:
     return f"{name}:{','.join(f'{key}={value}' for key, value in changed.items())}" if changed else name
 
 
-def _reads(read: Callable[[str], Any], value: str) -> bool:
+def _reads(read: Callable[[str], object], value: str) -> bool:
     try:
         read(value)
     except (ValueError, TypeError):

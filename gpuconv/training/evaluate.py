@@ -18,7 +18,7 @@ from gpuconv.names import canonical
 from gpuconv.parallel import Ranks
 from gpuconv.training import feeding
 from gpuconv.training.totals import Totals
-from gpuconv.types import Array, Record
+from gpuconv.types import Array
 
 if TYPE_CHECKING:
     from gpuconv.training.protocols import DataLike, LossLike, MetricLike
@@ -40,7 +40,7 @@ class Evaluation:
     accuracy: float
     samples: int
     confusion: np.ndarray | None = None
-    metrics: Record = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 def evaluate(

@@ -12,13 +12,14 @@ import numpy as np
 
 from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, given
-from gpuconv.data.loader import prepared
+from gpuconv.data.loader import Batch, prepared
 from gpuconv.data.samples import Samples
 from gpuconv.data.stream import StreamLoader
 from gpuconv.devices import Device
 from gpuconv.layers import BatchNorm, Input, Sequential
 from gpuconv.layers.base import Layer
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
+from gpuconv.training.step_counter import StepCounter
 from gpuconv.types import Record
 
 
@@ -319,7 +320,7 @@ class Feed:
         """The (start, offset) by which `next` finds that batch on the device, if it does."""
         return 0, 0
 
-    def next(self, counter: Any, size: int) -> tuple[Any, Any]:
+    def next(self, counter: StepCounter, size: int) -> Batch:
         """The next batch. Raises ValueError if the loader gives fewer batches than its length."""
         for batch in self._batches:
             self._given += 1
@@ -341,7 +342,7 @@ class PartFeed(Feed):
         order = self.loader.order()
         self.loader.shuffle_into(order, epoch)
 
-        def part(number: int) -> Any:
+        def part(number: int) -> Batch:
             first, end = self._place(self.size(number))
             start, offset = self.loader.place(epoch, number)
             return self.loader.load(order, end - first, start=start + first, offset=offset + first)
@@ -370,7 +371,7 @@ class DeviceFeed(Feed):
     def place(self, epoch: int, number: int) -> tuple[int, int]:
         return self.loader.place(epoch, number)
 
-    def next(self, counter: Any, size: int) -> tuple[Any, Any]:
+    def next(self, counter: StepCounter, size: int) -> Batch:
         return self.loader.load(self._order, size, start=counter.start, offset=counter.offset)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.layers.base import Layer
 from gpuconv.parallel import Ranks
 from gpuconv.training.evaluate import evaluate
+from gpuconv.training.protocols import DataLike, LossLike, MetricLike
 from gpuconv.types import Record
 
 
@@ -17,7 +19,9 @@ class HeldOut:
     """metrics: `gpuconv.metrics` by name. loaders: by the name under which their results are recorded; some may be
     None. at_end: the names of those that are evaluated only once, at the end of the run."""
 
-    def __init__(self, metrics: Mapping[str, Any], loaders: Mapping[str, Any], at_end: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, metrics: Mapping[str, MetricLike], loaders: Mapping[str, DataLike | None], at_end: tuple[str, ...] = ()
+    ) -> None:
         self.metrics = metrics
         self.loaders = {name: loader for name, loader in loaders.items() if loader is not None}
         if metrics and not self.loaders:
@@ -27,7 +31,7 @@ class HeldOut:
             )
         self.at_end = at_end
 
-    def measure(self, net: Any, loss: Any, end: bool = False, ranks: Ranks | None = None) -> Record:
+    def measure(self, net: Layer, loss: LossLike, end: bool = False, ranks: Ranks | None = None) -> Record:
         """Loss, accuracy and metrics on each set that is due, "validation_loss" and so on. JSON-serializable.
 
         ranks: which share the batches."""

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, ops, plots
+from gpuconv.data import Normalization
 from gpuconv.layers import Dropout, Flatten, Input
 from gpuconv.layers.base import Layer
+from gpuconv.types import Array
 
 
-def look(net: Layer, x: Any) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
+def look(net: Layer, x: Array) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
     """The volume after each layer for a batch of one image, and the class probabilities.
 
     Layers that leave the values unchanged in inference (input, flatten, dropout) are left out.
@@ -26,9 +28,9 @@ def look(net: Layer, x: Any) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
 
 
 def picture(
-    net: Any,
+    net: Layer,
     image: np.ndarray,
-    normalization: Any,
+    normalization: Normalization,
     classes: Sequence[str],
     *,
     truth: int | None = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
-from typing import Any
 
 from gpuconv import backends
 from gpuconv.notices import Notice
@@ -27,7 +26,7 @@ class Replay:
 
     def __init__(self, device: str, captured: bool) -> None:
         self._recorder = backends.recorder(device) if captured else None
-        self._same: Any = None
+        self._same: object = None
         self._graphs: dict[Hashable, dict[int, Work]] = {}
 
     @property

@@ -123,7 +123,7 @@ class Shadow:
         *,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
-        make: Callable[[], Any] = Worker,
+        make: Callable[[], Worker] = Worker,
     ) -> None:
         self.share = expect_share(share)
         self.violation = lookup("violation", violation, {each: each for each in VIOLATIONS})

@@ -15,6 +15,7 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.arguments import integer
 from gpuconv.dtypes import is_float
+from gpuconv.layers.base import Layer
 from gpuconv.layers.part import Part, part_of_batch
 from gpuconv.parallel import Ranks
 from gpuconv.training.totals import Totals
@@ -77,7 +78,7 @@ class Sharding:
 
     Raises ValueError unless the ranks have the same number of shards, a power of two."""
 
-    def __init__(self, count: int, net: Any, ranks: Ranks | None = None) -> None:
+    def __init__(self, count: int, net: Layer, ranks: Ranks | None = None) -> None:
         self.count, self.net, self.ranks = count, net, ranks or Ranks()
         each, rest = divmod(count, self.ranks.size)
         if rest:

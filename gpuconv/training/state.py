@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 from typing import Any
 
@@ -134,7 +135,7 @@ class RunState(TrainingStep):
         log.warning("%s has no checkpoint yet; the run begins with its first step", run)
         return None
 
-    def restore(self, checkpoint: Checkpoint, path: Any = "the checkpoint") -> None:
+    def restore(self, checkpoint: Checkpoint, path: str | os.PathLike[str] = "the checkpoint") -> None:
         """Restore a snapshot made with the settings of this `fit`; nothing changes if this raises."""
         state = stored.state(checkpoint.state, path)
         makes_the_net = ("precision", "train", "validation", "test")  # compared first, as they change the net
@@ -171,7 +172,7 @@ class RunState(TrainingStep):
             self.optimizer.load_state_dict(before)
             raise CheckpointError(f"{path}: {error}") from error
 
-    def _freeze(self, layers: list[Layer], frozen: list[Any]) -> None:
+    def _freeze(self, layers: list[Layer], frozen: list[bool | str | tuple[str, ...]]) -> None:
         for layer, names in zip(layers, frozen):
             layer.frozen = names
         self.optimizer.match(self.net.params())

@@ -15,6 +15,7 @@ from gpuconv.dtypes import as_precision
 from gpuconv.parallel import Ranks
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import Optimizer
+from gpuconv.training.protocols import LossLike
 from gpuconv.training.sharding import Sharding
 from gpuconv.training.totals import Totals
 from gpuconv.types import Array
@@ -29,7 +30,7 @@ class TrainingStep:
         self,
         net: Any,
         optimizer: Optimizer,
-        loss: Any,
+        loss: LossLike,
         *,
         precision: str | None = None,
         loss_scale: LossScale | None = None,
@@ -97,7 +98,7 @@ class TrainingStep:
         """The total number of steps done."""
         return self.optimizer.steps
 
-    def inputs(self) -> list[Any]:
+    def inputs(self) -> list[object]:
         """The values and addresses that a step takes from Python; its graph is valid while these are equal."""
         arrays = [
             *self.net.state_dict().values(),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from gpuconv import backends, ops
+from gpuconv.training.optimizers.base import Optimizer
 
 Rates = list[float]  # the learning rates of one step, one for each optimizer inside
 
@@ -22,7 +22,7 @@ class StepCounter:
     that the device will use next.
     """
 
-    def __init__(self, optimizer: Any, device: str) -> None:
+    def __init__(self, optimizer: Optimizer, device: str) -> None:
         width = len(optimizer.rates(optimizer.lr))
         self._counters = backends.zeros((4,), np.int64, device)
         self._lr = backends.zeros((width,), optimizer.rate_dtype, device)

@@ -199,7 +199,7 @@ def _layer(name: Any) -> Any:
     return None
 
 
-def _defaults(kind: Any) -> Record:
+def _defaults(kind: type) -> Record:
     known = {entry.name: entry.default for entry in dataclasses.fields(kind) if entry.init}
     return {name: as_json(default) for name, default in known.items() if default is not dataclasses.MISSING}
 
@@ -271,7 +271,7 @@ def without_frozen(config: object) -> Any:
     return [*map(without_frozen, config)] if isinstance(config, list) else config
 
 
-def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Any) -> None:
+def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Layer) -> None:
     """Raise CheckpointError that names the first difference if a checkpoint is of another net than `net`, apart from
     what is frozen, or if its weights are not finite. The net may be without weights (initialize=False)."""
     unseeded = {"seed": None}  # the seed of the initial weights does not matter

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from gpuconv.types import Record
 log = logging.getLogger(__name__)
 
 
-def library() -> Any:
+def library() -> ModuleType:
     """The tensorboardX package. Raises ImportError that names the extra if it is not installed."""
     try:
         import tensorboardX
@@ -153,7 +154,7 @@ class _Events:
         event.wall_time = time.time()
         self._try(lambda file: file.write(event.SerializeToString()))
 
-    def _try(self, do: Callable[[Any], Any]) -> None:
+    def _try(self, do: Callable[[Any], object]) -> None:
         if self._file is None:
             return
         try:

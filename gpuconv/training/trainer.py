@@ -254,7 +254,7 @@ class Trainer(RunState):
             stored.differences,
         )
 
-    def _options(self, settings: Any) -> Any:
+    def _options(self, settings: Record | None) -> Any:
         """The given settings with the metadata of the net's images, for `gpuconv.load`."""
         return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})
 

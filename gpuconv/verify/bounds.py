@@ -6,8 +6,6 @@ is at most gamma(n) = n u / (1 - n u) times the sum of the absolute values, with
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -18,7 +16,10 @@ UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, 
 SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
 
 
-def accumulated(dtype: DTypeLike, length: int, magnitude: Any) -> Any:
+Bound = np.ndarray | float  # of each element, or of all
+
+
+def accumulated(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
     """The worst error of a sum of `length` products in the dtype's accumulator, before it is rounded to dtype.
 
     magnitude: the same sum over absolute values. The factor 2 covers the second order of gamma and products that are
@@ -29,12 +30,12 @@ def accumulated(dtype: DTypeLike, length: int, magnitude: Any) -> Any:
     return 2 * (length + 2) * UNIT_ROUNDOFF[accumulator] * np.abs(magnitude)
 
 
-def rounded(dtype: DTypeLike, value: Any) -> Any:
+def rounded(dtype: DTypeLike, value: Bound) -> Bound:
     """The error of rounding `value` to dtype; below the smallest normal number it is an absolute step."""
     name = as_dtype(dtype).name
     return 2 * UNIT_ROUNDOFF[name] * np.abs(value) + SMALLEST[name]
 
 
-def sum_bound(dtype: DTypeLike, length: int, magnitude: Any) -> Any:
+def sum_bound(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
     """The worst error of a sum of `length` products that is then rounded to dtype."""
     return accumulated(dtype, length, magnitude) + rounded(dtype, magnitude)

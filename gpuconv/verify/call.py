@@ -222,7 +222,7 @@ def recording(
     thread = threading.get_ident()
     keeping = False  # and what `keep` calls is not recorded
 
-    def call(function: Any, *arrays: Any, **options: Any) -> Any:
+    def call(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
         nonlocal keeping
         frame = sys._getframe(1)
         op = OPS.get(frame.f_code.co_name)

@@ -6,7 +6,7 @@ filters, dilation, groups. real: the nets' shapes with small batches. random: dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,7 @@ def cases(tiers: tuple[str, ...] = TIERS, random_cases: int = 6, seed: int = 0) 
     return sorted((case for case in found if case.tier in tiers), key=lambda case: TIERS.index(case.tier))
 
 
-def normal(rng: np.random.Generator, shape: Any, dtype: DTypeLike) -> np.ndarray:
+def normal(rng: np.random.Generator, shape: int | Shape, dtype: DTypeLike) -> np.ndarray:
     """Signed numbers around zero."""
     return np.asarray(rng.standard_normal(shape), dtype)
 
@@ -248,7 +248,7 @@ def _on_volume(shape: Shape, options: Options) -> Make:
     return lambda rng, dtype: ([normal(rng, shape, dtype)], options)
 
 
-def _with_ties(shape: Any, options: Options) -> Make:
+def _with_ties(shape: Shape, options: Options) -> Make:
     values = np.array([-np.inf, -1.0, -0.0, 0.0, 1.0, 1.0, np.nan])
     return lambda rng, dtype: ([rng.choice(values, shape).astype(dtype)], options)
 
@@ -398,7 +398,7 @@ def _slice(shape: tuple[int, ...]) -> Make:
     return lambda rng, dtype: ([normal(rng, (*shape[:-1], shape[-1] + 3), dtype)[..., 2:-1]], {})
 
 
-def _gradient(op: str, shape: Any, options: Options) -> Make:
+def _gradient(op: str, shape: Shape, options: Options) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         from gpuconv import ops
 
@@ -540,7 +540,7 @@ def _gradients(listed: list[tuple[int, ...]], last: float, options: Options) -> 
     return make
 
 
-def _join(sizes: Any) -> str:
+def _join(sizes: Iterable[int]) -> str:
     return "x".join(map(str, sizes))
 
 

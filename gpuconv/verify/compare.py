@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv.ops import OPS
+from gpuconv.verify.bounds import Bound
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,8 @@ class Expected:
     """One result of an op: its name, the value, and the bound on |result - value| (0: the same bits)."""
 
     name: str
-    value: Any
-    bound: Any
+    value: np.ndarray
+    bound: Bound
 
 
 @dataclass(frozen=True)

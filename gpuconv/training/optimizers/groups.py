@@ -11,7 +11,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Group:
         optimizer, at, schedule = (side.strip() for side in rest.partition("@"))
         return cls(selector, named(optimizer), schedules.get(schedule) if at else None)
 
-    def fits(self, name: str, param: Any) -> bool:
+    def fits(self, name: str, param: Array) -> bool:
         """Whether the selector matches a parameter: "filters" are those of rank 4, else it is a pattern of names."""
         return len(param.shape) == _FILTER_RANK if self.selector == "filters" else fnmatch.fnmatch(name, self.selector)
 

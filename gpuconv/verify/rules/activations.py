@@ -10,7 +10,7 @@ import numpy as np
 from gpuconv import ops
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Options
-from gpuconv.verify.bounds import accumulated, rounded
+from gpuconv.verify.bounds import Bound, accumulated, rounded
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule
 
@@ -41,7 +41,7 @@ def softmax(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[
     return [Expected("result", y, softmax_error(x, y, dtype) + rounded(dtype, y))]
 
 
-def softmax_error(x: np.ndarray, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def softmax_error(x: np.ndarray, y: np.ndarray, dtype: np.dtype) -> Bound:
     """exp turns the absolute error of its argument into a relative one; the row's sum adds its own."""
     depth = np.abs(x - x.max(1, keepdims=True)) + np.abs(x)
     return accumulated(dtype, x.shape[1] + 8, y) + accumulated(dtype, 2, y * depth)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -11,13 +10,13 @@ from gpuconv import ops
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Options
-from gpuconv.verify.bounds import UNIT_ROUNDOFF, accumulated, rounded, sum_bound
+from gpuconv.verify.bounds import UNIT_ROUNDOFF, Bound, accumulated, rounded, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, wide
 from gpuconv.verify.rules.products import conv_length, linear_in_its_inputs
 
 
-def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bound: Any = 0.0) -> list[Expected]:
+def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bound: Bound = 0.0) -> list[Expected]:
     """x_bound: the error bound of a kernel's x."""
     x, gamma, beta, running_mean, running_var = arrays
     before = running_mean.copy(), running_var.copy()
@@ -44,7 +43,7 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
         y_bound = ACTIVATIONS[options["activation"]].steepest * y_bound + accumulated(dtype, 8, y)
         y = ACTIVATIONS[options["activation"]].apply(ops, y)
         y_bound = y_bound + rounded(dtype, y)
-    kept_bounds: tuple[Any, Any] = (0.0, 0.0)  # inference leaves the running statistics as they are
+    kept_bounds: tuple[Bound, Bound] = (0.0, 0.0)  # inference leaves the running statistics as they are
     if options["training"]:
         unbiased = rows / (rows - 1)
         kept_bounds = (
@@ -81,7 +80,13 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
 
 
 def _behind_activation(
-    dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any, options: Options, dtype: np.dtype
+    dy: np.ndarray,
+    x: np.ndarray,
+    gamma: np.ndarray,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    options: Options,
+    dtype: np.dtype,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The gradient of the activation's input, and its bound. A derivative changes by at most 1.13 times the error of
     that input; where it jumps by up to 1, rounding may put the input on either side."""

@@ -65,7 +65,7 @@ def loss_scale(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
     return [Expected("scaling", scaling, 0.0)]
 
 
-def _step_size(op: str, states: Arrays, grad: Any, options: Options, skipped: float) -> np.ndarray:
+def _step_size(op: str, states: Arrays, grad: np.ndarray, options: Options, skipped: float) -> np.ndarray:
     """The magnitude of the update without cancellation."""
     lr = float(np.asarray(options["lr"]).item())
     if op == "sgd_step":
@@ -111,7 +111,7 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
     return of_params + of_velocities + of_masters
 
 
-def _newton_schulz(x: np.ndarray, steps: int, error: float, dtype: np.dtype) -> float:
+def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype) -> float:
     """A bound on the Frobenius norm of the error after Newton-Schulz steps from x (lines <= columns). error: x's own.
 
     p(s) = a s + b s^3 + c s^5 on singular values is a function of the Hermitian [[0, x], [x^T, 0]]: a step multiplies
