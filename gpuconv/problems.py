@@ -75,7 +75,7 @@ _cached = functools.lru_cache(maxsize=4096)
 @dataclass(frozen=True)
 class Epilogue:
     """What a convolution or a linear layer does with its sums before storing them. Gradients take the epilogue of their
-    forward pass.
+    forward pass; a mask tells them all that they need of its activation.
 
     activation: one of `ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2, 1 for none. masked:
     with a mask of where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's statistics.

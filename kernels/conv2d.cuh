@@ -5,9 +5,9 @@
 #include "gemm.cuh"
 #include "mask.cuh"
 
-// Thread blocks that a multiprocessor shall hold. Single numbers, fprop's masks and iterators that search (tile_iterator.cuh) take
-// more registers: each costs a block.
-constexpr int FEWER_BLOCKS = int(VECTOR_C == 1 || VECTOR_K == 1) + int(MASK > 0) + int(!TAP_TABLE);
+// Thread blocks that a multiprocessor shall hold. Single numbers and iterators that search (tile_iterator.cuh) take more registers:
+// each costs a block.
+constexpr int FEWER_BLOCKS = int(VECTOR_C == 1 || VECTOR_K == 1) + int(!TAP_TABLE);
 constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > FEWER_BLOCKS ? MIN_BLOCKS - FEWER_BLOCKS : 1;
 
 // The coordinates of an output pixel.
@@ -202,11 +202,11 @@ struct TransposedFilters : Plain {
     }
 };
 
-// fprop's epilogue with a ReLU: stores y and its mask. The maximum of WINDOW neighbouring rows is one row of y.
+// fprop's epilogue with a mask: stores y and the mask. The maximum of WINDOW neighbouring rows is one row of y.
 struct MaskedEpilogue {
     static constexpr int ROWS = WINDOW;
 
-    Epilogue y;  // with the ReLU as activation
+    Epilogue y;  // with the ReLU as activation, or none
     Mask mask;
 
     template <int VECTOR, int N>
@@ -223,7 +223,8 @@ struct MaskedEpilogue {
                 if (value > leader || (value != value && leader == leader)) leader = value, won = j;
             }
             best[0].at[i] = leader;
-            if (leader > 0) bits |= 1u << (i * MASK + won);  // past the last filter the sums are zero
+            const bool passes = IS_IDENTITY<ACTIVATION> ? column + i < y.columns : leader > 0;  // past the end sums are zero
+            if (passes) bits |= 1u << (i * MASK + won);
         }
         y.store<VECTOR>(row, column, best);
         constexpr int COUNT = N * MASK;

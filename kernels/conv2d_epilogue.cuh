@@ -8,15 +8,16 @@
 #define MOMENTS 0
 #endif
 
-// Computes the moments of every filter over the block's pixels; moments (tiles down, K). It reads them back from y, where the
+// Computes the moments of every filter over the block's pixels of y; moments (tiles down, K). It reads them back from y, where the
 // block has just stored them (from L2), so it does not depend on how the main loop distributes its sums.
 __device__ __forceinline__ void
 tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Block& block, int32 pixels) {
+    constexpr int ROWS = BLOCK_M / WINDOW;  // pixels of y in a tile
     constexpr int ACROSS = THREADS < BLOCK_N ? THREADS : BLOCK_N, PARTS = THREADS / ACROSS;  // the layout of the threads
-    constexpr int SHARE = BLOCK_M / PARTS, GROUP = 8;  // rows a thread, and rows it loads at once
-    static_assert(ACROSS * PARTS == THREADS && BLOCK_N % ACROSS == 0 && SHARE % GROUP == 0, "tile");
+    constexpr int SHARE = ROWS / PARTS, GROUP = SHARE < 8 ? SHARE : 8;  // rows a thread, and rows it loads at once
+    static_assert(ACROSS * PARTS == THREADS && BLOCK_N % ACROSS == 0 && ROWS % PARTS == 0 && SHARE % GROUP == 0, "tile");
     __shared__ Moments cells[THREADS];
-    const int32 first = block.row + int32(threadIdx.x) / ACROSS * SHARE;
+    const int32 first = block.row / WINDOW + int32(threadIdx.x) / ACROSS * SHARE;
 #pragma unroll 1
     for (int32 column = int32(threadIdx.x) % ACROSS; column < BLOCK_N; column += ACROSS) {
         __syncthreads();  // the block has stored y, and the cells are free
@@ -56,5 +57,5 @@ run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uin
     } else {
         accumulators.store<VECTOR_K>(epilogue, block, rows);
     }
-    if constexpr (MOMENTS) tile_moments(moments + first_filter, y + first_filter, conv, block, pixels);
+    if constexpr (MOMENTS) tile_moments(moments + first_filter, y + first_filter, conv, block, pixels / WINDOW);
 }

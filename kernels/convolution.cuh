@@ -5,8 +5,8 @@
 // pixels and taps, and that no side of a padded map or a dilated filter exceeds 2^29: they are counted in 32 bits. Elements are
 // addressed in 64.
 //
-// MASK says what follows the convolution: 0 nothing, or an activation; 1 a ReLU; 4 a ReLU and a 2 x 2 max pool. It is the number
-// of mask bits (mask.cuh) for each number of y. With a pool P and Q are even: pixels outside every window do not exist here.
+// MASK says what follows the convolution: 0 nothing, or an activation; 1 a ReLU; 4 a 2 x 2 max pool, with a ReLU or without. It is
+// the number of mask bits (mask.cuh) for each number of y. With a pool P and Q are even: pixels outside every window do not exist here.
 // Pixels are then counted window by window, the four of a window being neighbours.
 #pragma once
 

@@ -157,6 +157,7 @@ REFUSALS = [
     (ops.conv2d_relu, [X, W], {"pool": 3}, ValueError, "pool must be 1 (none) or 2 (2 x 2 windows), received 3"),
     (ops.conv2d_relu, [X, W], {"pool": 2, "stride": 3}, ValueError, "needs maps of at least 2 x 2, received 1 x 2"),
     (ops.conv2d_relu, [X, W], {"pool": 2, "out": Y}, ValueError, "out must have shape (2, 1, 3, 6)"),
+    (ops.conv2d_relu, [X, W], {"activation": "gelu"}, ValueError, "unknown activation of conv2d_relu 'gelu'"),
     (
         ops.conv2d_dgrad,
         [Y, W],
@@ -369,6 +370,20 @@ REFUSALS = [
         {},
         ValueError,
         "batch statistics need more than one value for each filter, received maps of (1, 1, 1, 6)",
+    ),
+    (
+        ops.conv2d_batch_norm,
+        [X[:1, :4, :3], W, None, *[zeros(6)] * 4],
+        {"pool": 2},
+        ValueError,
+        "batch statistics need more than one value for each filter, received maps of (1, 1, 1, 6)",
+    ),
+    (
+        ops.conv2d_batch_norm,
+        [X, W, None, *[zeros(6)] * 4],
+        {"pool": 3},
+        ValueError,
+        "pool must be 1 (none) or 2 (2 x 2 windows), received 3",
     ),
     (ops.dropout, [X], {"p": 1.0, "seed": 0}, ValueError, "p must lie in [0.0, 1.0), received 1.0"),
     (ops.dropout, [X], {"p": 0.5, "seed": -1}, ValueError, "seed must be at least 0, received -1"),
@@ -729,9 +744,11 @@ def test_normal_forms(received):
 def test_a_gradient_is_given_the_forward_pass_s_epilogue(received):
     x, w = zeros(2, 6, 6, 4), zeros(3, 3, 3, 4)
     dy, mask = zeros(2, 2, 2, 3), np.zeros((2, 2, 2, 2), np.uint8)
-    expected = epilogue("relu", pool=2, masked=True)
-    (*_, finish), _ = received("conv2d_relu", x, w, pool=np.int64(2))
+    expected = epilogue(pool=2, masked=True)
+    (*_, finish), _ = received("conv2d_relu", x, w, pool=np.int64(2), activation=None)
     assert finish is expected
+    (*_, finish), _ = received("conv2d_relu", x, w, pool=np.int64(2))
+    assert finish is epilogue("relu", pool=2, masked=True)
     for op, arrays, options in (
         ("conv2d_dgrad", (dy, w), {"input_shape": x.shape}),
         ("conv2d_wgrad", (dy, x), {"kernel_size": 3}),

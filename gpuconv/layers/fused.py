@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 from gpuconv import ops
 from gpuconv.layers.activation import Activation, ReLU
@@ -74,6 +74,8 @@ class ConvReLU(FusedConv):
     Keeps for backward the input and one bit for each output of the convolution.
     """
 
+    activation: ClassVar[str | None] = "relu"
+
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
         conv, *others = layers
@@ -88,19 +90,33 @@ class ConvReLU(FusedConv):
 
     @property
     def pool(self) -> int:
-        return len(self.layers) - 1
+        return 2 if any(type(layer) is MaxPool2D for layer in self.layers) else 1
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
-        return self.conv.algorithms(batch_size, device, epilogue("relu", pool=self.pool, masked=True))
+        return self.conv.algorithms(batch_size, device, epilogue(self.activation, pool=self.pool, masked=True))
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        y, mask = ops.conv2d_relu(x, *self.conv.filters, pool=self.pool, **self.conv.options)
+        y, mask = ops.conv2d_relu(
+            x, *self.conv.filters, activation=self.activation, pool=self.pool, **self.conv.options
+        )
         self.stash(x, mask)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         x, mask = self.unstash()
         return self.conv.gradients_of(dy, x, input_grad, mask=mask, pool=self.pool)
+
+
+class ConvPool(ConvReLU):
+    """CONV and a 2 x 2 max POOL: `gpuconv.ops.conv2d_relu` with activation=None."""
+
+    activation = None
+
+    @staticmethod
+    def fits(layers: Sequence[Layer]) -> bool:
+        conv, *others = layers
+        pools = [type(layer) for layer in others] == [MaxPool2D] and _halves(others[0])
+        return pools and type(conv) is Conv2D and not conv.depthwise
 
 
 class ConvActivation(FusedConv):
@@ -145,48 +161,65 @@ class NormActivation(Fused):
 
 
 class ConvNorm(FusedConv):
-    """CONV, batch normalisation and maybe an activation: in training `gpuconv.ops.conv2d_batch_norm`."""
+    """CONV, maybe a 2 x 2 max POOL, batch normalisation and maybe an activation: in training
+    `gpuconv.ops.conv2d_batch_norm`."""
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
-        if [type(layer) for layer in layers[:2]] != [Conv2D, BatchNorm]:
-            return False
-        conv, others = cast(Conv2D, layers[0]), layers[2:]
-        return not conv.depthwise and len(others) < 2 and all(map(_is_plain, others))
+        conv, *others = layers
+        if type(others[0]) is MaxPool2D and _halves(others[0]):
+            others = others[1:]
+        return (
+            type(conv) is Conv2D
+            and not conv.depthwise
+            and len(others) in (1, 2)
+            and type(others[0]) is BatchNorm
+            and all(map(_is_plain, others[1:]))
+        )
 
     @property
-    def activation(self) -> str | None:
-        return cast(Activation, self.layers[2]).op if len(self.layers) == 3 else None
+    def pool(self) -> int:
+        return 2 if type(self.layers[1]) is MaxPool2D else 1
 
     @property
     def norm(self) -> BatchNorm:
-        return cast(BatchNorm, self.layers[1])
+        return next(layer for layer in self.layers if type(layer) is BatchNorm)
+
+    @property
+    def activation(self) -> str | None:
+        last = self.layers[-1]
+        return last.op if isinstance(last, Activation) else None
 
     def forward(self, x: Array, training: bool = False) -> Array:
         (weight, bias), conv, norm = self.conv.filters, self.conv, self.norm
         options = norm.options | {"activation": self.activation}
         gamma, beta, running_mean, running_var = norm.vectors
+        mask: list[Array] = []
         if training:
-            y, between, mean, inv_std = ops.conv2d_batch_norm(
-                x, weight, bias, gamma, beta, running_mean, running_var, **options, **conv.options
+            y, between, mean, inv_std, *mask = ops.conv2d_batch_norm(
+                x, weight, bias, gamma, beta, running_mean, running_var, pool=self.pool, **options, **conv.options
             )
         else:
-            between = ops.conv2d(x, weight, bias, **conv.options)
+            if self.pool == 1:
+                between = ops.conv2d(x, weight, bias, **conv.options)
+            else:
+                between, *mask = ops.conv2d_relu(x, weight, bias, activation=None, pool=self.pool, **conv.options)
             y, mean, inv_std = ops.batch_norm(
                 between, gamma, beta, running_mean, running_var, training=False, **options
             )
-        self.stash(x, between, mean, inv_std, training)
+        self.stash(x, mask, between, mean, inv_std, training)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         norm = self.norm
-        x, *saved = self.unstash()
+        x, mask, *saved = self.unstash()
         behind = dict(beta=norm["bias"], activation=self.activation) if self.activation else {}
         dy = cast(Array, norm.gradients_of(dy, tuple(saved), True, **behind))
-        return self.conv.gradients_of(dy, x, input_grad)
+        masked = dict(mask=mask[0], pool=self.pool) if mask else {}
+        return self.conv.gradients_of(dy, x, input_grad, **masked)
 
 
-FUSED += [ConvReLU, ConvNorm, ConvActivation, NormActivation]
+FUSED += [ConvReLU, ConvPool, ConvNorm, ConvActivation, NormActivation]
 
 
 def _is_plain(layer: Layer, keeps_output: bool = False) -> bool:

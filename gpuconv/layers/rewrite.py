@@ -10,7 +10,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.types import Shape
 
 FUSED: list[Any] = []  # the fused layers of `layers/fused.py`; each class has fits(layers)
-LONGEST = 3
+LONGEST = 4
 
 
 def fused_row(layers: Sequence[Layer]) -> list[Layer]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpuconv.arguments import integer, pair
 from gpuconv.backends import backend_of
+from gpuconv.names import canonical
 from gpuconv.ops.expect import (
     expect_accumulate,
     expect_activation,
@@ -116,13 +117,14 @@ def conv2d_relu(
     padding: Padding = 0,
     dilation: Size = 1,
     groups: int = 1,
+    activation: str | None = "relu",
     fit: str = "floor",
     algo: str = "auto",
     tf32: bool = False,
     out: ArrayT | None = None,
 ) -> tuple[ArrayT, Any]:
     """relu(conv2d(...)) and the mask that the two gradients of conv2d take. With pool=2, a max_pool2d of 2 x 2 windows
-    at stride 2 follows, which drops an odd last row and column.
+    at stride 2 follows, which drops an odd last row and column; with activation=None it follows the convolution itself.
 
     Args:
         x: (N, H, W, C), any float dtype.
@@ -133,6 +135,7 @@ def conv2d_relu(
         padding: As in conv2d.
         dilation: As in conv2d.
         groups: As in conv2d.
+        activation: "relu", or None for none.
         fit: As in conv2d.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose.
@@ -144,27 +147,39 @@ def conv2d_relu(
 
         mask: uint8 (N, P, Q, groups * bytes), with y's P and Q and bytes = ceil(K / groups * pool**2 / 8). It has
         one bit for each convolution output that y depends on: 1 where the gradient passes, that is, where the
-        output is positive and, with pool=2, is the first maximum of its window. In the bytes of a group, bit i *
-        pool**2 + j (bit 0 is the lowest of the first byte) belongs to the group's filter i and pixel j of the
-        window, row-major. Unused bits are 0.
+        output is positive (with activation=None whatever its sign) and, with pool=2, is the first maximum of its
+        window. In the bytes of a group, bit i * pool**2 + j (bit 0 is the lowest of the first byte) belongs to the
+        group's filter i and pixel j of the window, row-major. Unused bits are 0.
 
     Raises:
         ValueError, TypeError: As in conv2d.
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
     window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    problem, finish, algo, tf32 = _check_conv2d_relu(x, w, bias, out, pool=pool, algo=algo, tf32=tf32, **window)
+    options = dict(activation=activation, pool=pool, algo=algo, tf32=tf32)
+    problem, finish, algo, tf32 = _check_conv2d_relu(x, w, bias, out, **options, **window)
     x, w, bias = copy_if_overlapping([out], x, w, bias)
     return backend.conv.conv2d_relu(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
 
 
 @remembered
 def _check_conv2d_relu(
-    x: Array, w: Array, bias: Array | None, out: Array | None, *, pool: Any, algo: object, tf32: object, **window: Any
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    out: Array | None,
+    *,
+    activation: Any,
+    pool: Any,
+    algo: object,
+    tf32: object,
+    **window: Any,
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     problem = forward_problem(x, w, bias, **window)
     expect_out(out, problem.pooled_shape(pool), x.dtype)
-    finish = epilogue("relu", pool=int(pool), masked=True)
+    if activation is not None:
+        activation = canonical("activation of conv2d_relu", activation, ["relu"])
+    finish = epilogue(activation, pool=int(pool), masked=True)
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, finish, "fprop")
     return problem, finish, algo, tf32
 
@@ -201,9 +216,9 @@ def conv2d_dgrad(
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
-        mask: What conv2d_relu returned; the result is then the gradient of that op, and dy passes only where the
-            mask has a 1.
-        pool: What conv2d_relu was given; 2 needs the mask.
+        mask: What conv2d_relu or conv2d_batch_norm returned: dy is then the gradient of the output that the mask
+            belongs to, and passes only where the mask has a 1.
+        pool: What that op was given; 2 needs the mask.
         out: Receives the result: its shape and dtype; by default a new array.
 
     Returns:
@@ -279,9 +294,9 @@ def conv2d_wgrad(
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
-        mask: What conv2d_relu returned; the result is then the gradient of that op, and dy passes only where the
-            mask has a 1.
-        pool: What conv2d_relu was given; 2 needs the mask.
+        mask: What conv2d_relu or conv2d_batch_norm returned: dy is then the gradient of the output that the mask
+            belongs to, and passes only where the mask has a 1.
+        pool: What that op was given; 2 needs the mask.
         out: Receives dw; by default a new array.
         db: (K,); receives the bias gradient, the sum of dy (where the mask has a 1) over n, p, q; None leaves it
             out.
@@ -365,9 +380,9 @@ def conv2d_backward(
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
-        mask: What conv2d_relu returned; the result is then the gradient of that op, and dy passes only where the
-            mask has a 1.
-        pool: What conv2d_relu was given; 2 needs the mask.
+        mask: What conv2d_relu or conv2d_batch_norm returned: dy is then the gradient of the output that the mask
+            belongs to, and passes only where the mask has a 1.
+        pool: What that op was given; 2 needs the mask.
         out: Receives dx, which is always assigned.
         dw: Receives the gradient of w; by default a new array.
         db: (K,); receives the bias gradient, the sum of dy (where the mask has a 1) over n, p, q; None leaves it
@@ -460,4 +475,4 @@ def _forward(dy: Array, problem: Conv2dProblem, mask: Array | None, pool: int) -
     if mask.dtype != np.uint8:
         raise TypeError(f"mask must be uint8, as conv2d_relu returns it, received {mask.dtype.name}")
     expect_shape("mask", mask, problem.mask_shape(pool), "as conv2d_relu returns it")
-    return epilogue("relu", pool=int(pool), masked=True)
+    return epilogue(pool=int(pool), masked=True)

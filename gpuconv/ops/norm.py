@@ -226,11 +226,13 @@ def conv2d_batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     activation: str | None = None,
+    pool: int = 1,
     algo: str = "auto",
     tf32: bool = False,
     out: ArrayT | None = None,
-) -> tuple[ArrayT, ArrayT, Any, Any]:
-    """batch_norm(conv2d(x, w, bias), training=True) in one call; the convolution computes the statistics.
+) -> tuple[Any, ...]:
+    """batch_norm(conv2d(x, w, bias), training=True) in one call; the convolution computes the statistics. With pool=2,
+    a max_pool2d of 2 x 2 windows at stride 2 stands between the two, which drops an odd last row and column.
 
     Args:
         x: (N, H, W, C), any float dtype.
@@ -248,13 +250,16 @@ def conv2d_batch_norm(
         momentum: As in batch_norm.
         eps: As in batch_norm.
         activation: As in batch_norm.
+        pool: 1, or 2 for the max pooling.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         out: Receives y.
 
     Returns:
-        y, the output of conv2d, and the mean and inv_std used; batch_norm_backward takes the last three.
+        y, what batch_norm was given (the output of conv2d, or of the pool), and the mean and inv_std used;
+        batch_norm_backward takes the last three. With pool=2 also the mask of conv2d_relu with activation=None, which
+        the gradients of conv2d take.
 
     Raises:
         ValueError, TypeError: As in conv2d and batch_norm.
@@ -270,7 +275,7 @@ def conv2d_batch_norm(
     )
     window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
     problem, statistics, algo, tf32 = _check_conv2d_batch_norm(
-        x, w, bias, gamma, beta, running_mean, running_var, out, algo=algo, tf32=tf32, **window
+        x, w, bias, gamma, beta, running_mean, running_var, out, pool=pool, algo=algo, tf32=tf32, **window
     )
     momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)
@@ -307,16 +312,17 @@ def _check_conv2d_batch_norm(
     running_var: Array,
     out: Array | None,
     *,
+    pool: Any,
     algo: object,
     tf32: object,
     **window: Any,
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     problem = forward_problem(x, w, bias, **window)
     expect_channel_vectors(x, problem.k, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
-    if problem.n * problem.p * problem.q < 2:
-        shape = problem.y_shape
+    shape = problem.pooled_shape(pool)
+    if math.prod(shape[:3]) < 2:
         raise ValueError(f"batch statistics need more than one value for each filter, received maps of {shape}")
-    expect_out(out, problem.y_shape, x.dtype)
-    statistics = epilogue(moments=True)
+    expect_out(out, shape, x.dtype)
+    statistics = epilogue(pool=int(pool), masked=pool == 2, moments=True)
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, statistics, "fprop")
     return problem, statistics, algo, tf32

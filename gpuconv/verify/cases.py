@@ -92,7 +92,13 @@ def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             if problem.n * problem.p * problem.q > 1:
                 name = f"{problem} norm {activation}"
                 yield Case("conv2d_batch_norm", tier, name, _conv_norm(problem, bias, activation))
-            pool = 2 if min(problem.p, problem.q) > 1 and index % 3 else 1
+            pools = min(problem.p, problem.q) > 1
+            if pools and problem.n * (problem.p // 2) * (problem.q // 2) > 1:
+                name = f"{problem} pool norm {activation}"
+                yield Case("conv2d_batch_norm", tier, name, _conv_norm(problem, bias, activation, pool=2))
+            if pools and index % 3 == 1:
+                yield Case("conv2d_relu", tier, f"{problem} pool", _relu(problem, bias, 2, None))
+            pool = 2 if pools and index % 3 else 1
             name = f"{problem} relu{' pool' if pool == 2 else ''}"
             yield Case("conv2d_relu", tier, name, _relu(problem, bias, pool))
             yield Case("conv2d_dgrad", tier, name, _under_mask(problem, pool, _dgrad(problem)))
@@ -116,12 +122,13 @@ def _few_channels_cases(
     """The algorithm for few channels, where it applies; "auto" takes it only for large problems."""
     if not problem.few_channels:
         return
+    pool = 2 if min(problem.p, problem.q) > 1 and index % 2 else 1
     made = {
         "conv2d": _fprop(problem, bias, activation, algo=FEW_CHANNELS),
-        "conv2d_relu": _relu(problem, bias, 2 if min(problem.p, problem.q) > 1 and index % 2 else 1, algo=FEW_CHANNELS),
+        "conv2d_relu": _relu(problem, bias, pool, algo=FEW_CHANNELS),
     }
-    if index % 3 == 0 and problem.n * problem.p * problem.q > 1:
-        made["conv2d_batch_norm"] = _conv_norm(problem, bias, activation, algo=FEW_CHANNELS)
+    if index % 3 == 0 and problem.n * problem.pooled_shape(pool)[1] * problem.pooled_shape(pool)[2] > 1:
+        made["conv2d_batch_norm"] = _conv_norm(problem, bias, activation, pool=pool, algo=FEW_CHANNELS)
     for op, make in made.items():
         yield Case(op, tier, f"{problem} few channels", make, ("float32", "float16", "bfloat16"))
     tf32 = _fprop(problem, bias, activation, algo=FEW_CHANNELS, tf32=True)
@@ -154,13 +161,8 @@ def _backward(problem: Conv2dProblem, **more: Any) -> Make:
     return lambda rng, dtype: ([normal(rng, shape, dtype) for shape in shapes_of_all], options)
 
 
-def _relu(problem: Conv2dProblem, bias: bool, pool: int, **more: Any) -> Make:
-    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        arrays, options = _fprop(problem, bias, None, **more)(rng, dtype)
-        options.pop("activation")
-        return arrays, options | {"pool": pool}
-
-    return make
+def _relu(problem: Conv2dProblem, bias: bool, pool: int, activation: str | None = "relu", **more: Any) -> Make:
+    return _fprop(problem, bias, activation, pool=pool, **more)
 
 
 def _conv_norm(problem: Conv2dProblem, bias: bool, activation: str | None, **more: Any) -> Make:

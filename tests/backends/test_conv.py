@@ -82,6 +82,25 @@ def test_relu_and_pool_by_hand():
     np.testing.assert_array_equal(db, [14] * 9)
 
 
+def test_a_pool_without_relu_by_hand():
+    x = volume([[1, -2, 3, 9], [2, 2, -1, 9], [-1, -3, np.nan, 9], [-2, -1, 5, 9], [8, 8, 8, 8]])
+    w = np.array([1.0, -1.0, 0.0])[:, None, None, None]
+    y, mask = ops.conv2d_relu(x, w, pool=2, activation=None)
+    nan = np.nan
+    np.testing.assert_array_equal(y, [[[[2, 2, 0], [9, 1, 0]], [[-1, 3, 0], [nan, nan, nan]]]])
+    # Four bits a filter: the first of equals, whatever its sign, or the first NaN; none past the last filter.
+    rows = [[[0b0010_0100, 1], [0b0100_0010, 1]], [[0b0010_0001, 1], [0b0001_0001, 1]]]
+    np.testing.assert_array_equal(mask, [rows])
+    dx = ops.conv2d_dgrad(np.ones_like(y), w, input_shape=x.shape, mask=mask, pool=2)
+    np.testing.assert_array_equal(dx, volume([[0, -1, 0, 1], [1, 0, -1, 0], [1, -1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
+    normed = ops.conv2d_batch_norm(x, w, None, *np.ones((4, 3)), pool=2)
+    np.testing.assert_array_equal(normed[1], y)
+    np.testing.assert_array_equal(normed[4], mask)
+    y, mask = ops.conv2d_relu(x, w, activation=None)
+    np.testing.assert_array_equal(y, ops.conv2d(x, w))
+    np.testing.assert_array_equal(mask, np.full((1, 5, 4, 1), 0b111))
+
+
 def test_gradients_by_hand():
     dy = volume([[1, 2], [3, 4]])
     dx = ops.conv2d_dgrad(dy, W, input_shape=X.shape)

@@ -8,7 +8,7 @@ import pytest
 from gpuconv import asarray, ops, to_numpy, verify
 from gpuconv.algorithms import serving
 from gpuconv.backends.cuda import emulator
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.convolutions import arrays as volumes
@@ -63,6 +63,40 @@ def assert_the_same(device, case: Conv2dProblem, pool: int, dtype: str = "float3
     np.testing.assert_array_equal(to_numpy(fused_db), to_numpy(db))
 
 
+@pytest.mark.parametrize(
+    ("channels", "dtype", "tf32"),
+    [
+        ((16, 72), "float16", False),
+        ((5, 67), "bfloat16", False),
+        ((4, 6, 3), "bfloat16", False),
+        ((3, 37), "bfloat16", False),
+        ((3, 37), "float32", False),
+        ((8, 12), "float32", True),
+        ((5, 9), "float64", False),
+    ],
+)
+def test_a_pool_without_relu_before_batch_norm(device, channels, dtype, tf32):
+    """In every algorithm the bits of conv2d, max_pool2d and its gradient, of integers, whose sums are exact."""
+    case = problem(*channels)
+    x, w, bias, dy = (asarray(a, device) for a in numbers(case, 2, dtype, halves=True))
+    options = case.window | dict(tf32=tf32)
+    whole = ops.conv2d(x, w, bias, **options)
+    pooled, argmax = ops.max_pool2d(whole, kernel_size=2)
+    _, wanted_mask = ops.conv2d_relu(x, w, bias, pool=2, activation=None, **options)
+    mean = to_numpy(pooled).astype(float).mean((0, 1, 2))
+    for algorithm in serving("tf32" if tf32 else dtype, few_channels=case.few_channels):
+        vectors = np.ones((4, case.k), accumulation_dtype(as_dtype(dtype)))
+        there = [asarray(a, device) for a in vectors]
+        found = ops.conv2d_batch_norm(x, w, bias, *there, pool=2, algo=algorithm.name, **options)
+        np.testing.assert_array_equal(to_numpy(found[1]), to_numpy(pooled), algorithm.name)
+        np.testing.assert_array_equal(to_numpy(found[4]), to_numpy(wanted_mask), algorithm.name)
+        np.testing.assert_allclose(to_numpy(found[2]), mean, rtol=1e-5, atol=1e-5, err_msg=algorithm.name)
+    gradient = ops.max_pool2d_backward(dy, argmax, input_shape=whole.shape, kernel_size=2)
+    masked = ops.conv2d_dgrad(dy, w, input_shape=x.shape, mask=wanted_mask, pool=2, **options)
+    expected = ops.conv2d_dgrad(gradient, w, input_shape=x.shape, **options)
+    np.testing.assert_array_equal(to_numpy(masked), to_numpy(expected))
+
+
 @pools
 @channels
 def test_every_algorithm(device, monkeypatch, channels, pool):
@@ -114,14 +148,15 @@ def test_nor_on_tensor_cores(device):
         for case in chosen:
             outcome = verify.run_case(case, "bfloat16", device)
             assert outcome.passed, outcome.failure
-    assert len([launch for launch in found if launch.kernel.name.endswith("_mma")]) == 4
+    assert len([launch for launch in found if launch.kernel.name.endswith("_mma")]) == len(chosen) == 5
 
 
 @pools
 def test_thread_orders_and_repeats_give_the_same_bits(device, pool):
     for case in (problem(16, 24), problem(5, 7)):
         x, w, bias, dy = numbers(case, pool)
-        assert_same_bits("conv2d_relu", device, x, w, bias, pool=pool, **case.window)
+        for activation in ("relu", None):
+            assert_same_bits("conv2d_relu", device, x, w, bias, pool=pool, activation=activation, **case.window)
         mask = np.random.default_rng(3).integers(0, 256, case.mask_shape(pool), np.uint8)
         masked = case.window | dict(mask=asarray(mask, device), pool=pool)
         assert_same_bits("conv2d_dgrad", device, dy, w, input_shape=x.shape, **masked)
@@ -129,12 +164,14 @@ def test_thread_orders_and_repeats_give_the_same_bits(device, pool):
 
 
 @pools
-def test_infinities_and_nan(device, pool):
+@pytest.mark.parametrize("activation", ["relu", None])
+def test_infinities_and_nan(device, pool, activation):
     x = np.random.default_rng(4).standard_normal((2, 6, 6, 4)).astype(np.float32)
     x[0, 1, 2, 3], x[0, 3, 0, 1], x[1, 4, 4, 0] = np.nan, np.inf, -np.inf
     w = np.ones((5, 1, 1, 4), np.float32)
-    y, mask = on_device("conv2d_relu", device, x, w, pool=pool)
-    expected, wanted_mask = ops.conv2d_relu(x, w, pool=pool)
+    options = dict(pool=pool, activation=activation)
+    y, mask = on_device("conv2d_relu", device, x, w, **options)
+    expected, wanted_mask = ops.conv2d_relu(x, w, **options)
     np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
     np.testing.assert_array_equal(mask, wanted_mask)
 

@@ -304,18 +304,20 @@ def conv_norm_arrays(case: Conv2dProblem, dtype: str):
     return [x, w, bias, gamma, beta, mean, rng.uniform(0.5, 2, case.k).astype(wide_dtype)]
 
 
+@pytest.mark.parametrize("pool", [1, 2])
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("channels", [(8, 72), (3, 5)])
-def test_statistics_of_every_algorithm(device, monkeypatch, channels, merged):
+def test_statistics_of_every_algorithm(device, monkeypatch, channels, merged, pool):
     if merged:
         monkeypatch.setattr(norm, "_MOST_CHUNKS", 3)
         monkeypatch.setattr(norm, "_MERGED_CHUNKS", 2)
     case = conv(2, 9, 13, *channels, (3, 2), padding=((1, 1), (0, 2)))
     arrays = conv_norm_arrays(case, "float32")
-    expected = expect("conv2d_batch_norm", arrays, case.window | dict(activation="silu"))
+    options = case.window | dict(activation="silu", pool=pool)
+    expected = expect("conv2d_batch_norm", arrays, options)
     for algorithm in serving("float32"):
         moved = [asarray(a.copy(), device) for a in arrays]
-        found = ops.conv2d_batch_norm(*moved, **case.window, activation="silu", algo=algorithm.name)
+        found = ops.conv2d_batch_norm(*moved, **options, algo=algorithm.name)
         for one, result in zip(expected, [*found, *moved[-2:]], strict=True):
             assert_within(to_numpy(result), one.value, one.bound, f"{algorithm.name} {one.name}")
 
@@ -334,15 +336,19 @@ def test_statistics_do_not_cancel(device):
 
 def test_statistics_have_the_same_bits_in_every_thread_order(device):
     case = conv(2, 9, 13, 4, 40, (3, 3))
-    assert_same_bits("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **case.window)
+    for pool in (1, 2):
+        arrays = conv_norm_arrays(case, "float32")
+        assert_same_bits("conv2d_batch_norm", device, *arrays, pool=pool, **case.window)
 
 
 def test_statistics_under_the_checker(device):
     if device != "emulated":
         pytest.skip("the emulator's checks")
-    case = conv(1, 5, 6, 4, 12, (3, 2))
-    with emulator.configure(sanitize="checked", seed=7):
-        found = on_device("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **case.window)
-    expected = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), case.window)
-    for one, result in zip(expected, found):
-        assert_within(result, one.value, one.bound, one.name)
+    for case in (conv(1, 5, 6, 4, 12, (3, 2)), conv(1, 7, 6, 3, 11, (3, 2))):
+        for pool in (1, 2):
+            options = case.window | dict(pool=pool)
+            with emulator.configure(sanitize="checked", seed=7):
+                found = on_device("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **options)
+            expected = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), options)
+            for one, result in zip(expected, found):
+                assert_within(result, one.value, one.bound, one.name)

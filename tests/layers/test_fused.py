@@ -98,6 +98,8 @@ def test_the_rules():
 def test_pools_that_do_not_fit(pool):
     net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), ReLU(), pool])
     assert kinds(net.fuse()) == ["Input", "ConvReLU", "MaxPool2D"]
+    net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), pool, BatchNorm()])
+    assert kinds(net.fuse()) == kinds(net)
     even = Sequential([Input((8, 8, 2)), Conv2D(3, 1), ReLU(), MaxPool2D(2, fit="cover")])
     assert kinds(even.fuse()) == ["Input", "ConvReLU"]
 
@@ -150,10 +152,17 @@ def test_frozen_weights_stay_and_their_bias_trains():
     np.testing.assert_allclose(found, plain, rtol=1e-13)  # a sum of 48, in another order
 
 
-def test_gradients_equal_numerical_ones():
-    net = Sequential(
-        [Input((7, 6, 2)), Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(3)], dtype="float64", seed=1
-    ).fuse()
+@pytest.mark.parametrize("behind", [[ReLU], []], ids=["relu-pool", "pool"])
+def test_gradients_equal_numerical_ones(behind):
+    layers = [
+        Input((7, 6, 2)),
+        Conv2D(4, 3, padding=1),
+        *(each() for each in behind),
+        MaxPool2D(2),
+        Flatten(),
+        Linear(3),
+    ]
+    net = Sequential(layers, dtype="float64", seed=1).fuse()
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((2, 7, 6, 2)), rng.standard_normal((2, 3))
     net.forward(x)
@@ -201,6 +210,8 @@ def test_batch_norm_and_an_activation(device, activation):
 def test_depthwise_layers_keep_their_own_kernels():
     net = Sequential([Input((6, 6, 4)), Conv2D(4, 3, groups=4), ReLU(), MaxPool2D(2)])
     assert kinds(net.fuse()) == ["Input", "ConvActivation", "MaxPool2D"]
+    net = Sequential([Input((6, 6, 4)), Conv2D(4, 3, groups=4), MaxPool2D(2), BatchNorm()])
+    assert kinds(net.fuse()) == kinds(net)
 
 
 @pytest.mark.kernels
@@ -264,6 +275,42 @@ def test_convolutions_with_batch_norm(device):
     x = gc.asarray(np.random.default_rng(3).standard_normal((2, 7, 6, 3)).astype(np.float32), device)
     plain.load_state_dict(fused.state_dict())
     np.testing.assert_array_equal(gc.to_numpy(fused.predict(x)), gc.to_numpy(plain.predict(x)))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_convolutions_with_a_pool_before_batch_norm(device):
+    """As airbench94 has them; maps of odd sizes, groups, and a pool that nothing follows."""
+
+    def net():
+        layers = [
+            Input((15, 13, 3)),
+            *(Conv2D(6, 3, padding=1, bias=False), MaxPool2D(2), BatchNorm(), GELU()),
+            *(Conv2D(8, 2, groups=2), MaxPool2D(2), BatchNorm(frozen=("weight",))),
+            *(Conv2D(5, 2, padding=1), MaxPool2D(2)),
+            *(Flatten(), Linear(3)),
+        ]
+        return Sequential(layers, device=device, seed=4)
+
+    plain, fused = net(), net().fuse()
+    assert kinds(fused) == ["Input", "ConvNorm", "ConvNorm", "ConvPool", "Flatten", "Linear"]
+    for expected, found in zip(step(plain), step(fused), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
+    for name, expected in plain.buffers().items():
+        np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected), rtol=1e-5, atol=1e-6)
+    x = gc.asarray(np.random.default_rng(3).standard_normal((2, 15, 13, 3)).astype(np.float32), device)
+    plain.load_state_dict(fused.state_dict())
+    np.testing.assert_array_equal(gc.to_numpy(fused.predict(x)), gc.to_numpy(plain.predict(x)))
+    gradients = []
+    for each in (plain, fused):  # with the running statistics
+        y = each.forward(x, training=False)
+        gradients.append(gc.to_numpy(each.backward(y)))
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+
+
+def test_airbench94_fuses_its_pools():
+    blocks = gc.models.build("airbench94", initialize=False).fuse().walk()
+    pools = [layer.pool for layer in blocks if type(layer).__name__ == "ConvNorm"]
+    assert pools == [2, 1, 2, 1, 2, 1]
 
 
 @pytest.mark.parametrize("device", DEVICES)

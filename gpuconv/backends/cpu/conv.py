@@ -40,7 +40,9 @@ def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
 def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
     y = conv2d(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
     y, argmax = max_pool2d(y, Pool2dProblem.of(y.shape, epilogue.pool), out=None)
-    passes = (argmax[..., None] == np.arange(epilogue.pool**2)) & (y > 0)[..., None]
+    passes = argmax[..., None] == np.arange(epilogue.pool**2)
+    if epilogue.activation is not None:
+        passes &= (y > 0)[..., None]
     return store(y, x.dtype, out), _packed(passes, problem.groups)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from gpuconv.backends.cpu import activation as activations
-from gpuconv.backends.cpu.conv import conv2d
+from gpuconv.backends.cpu.conv import conv2d, conv2d_relu
 from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows, widen
 from gpuconv.problems import ACTIVATIONS
 
@@ -37,7 +37,9 @@ def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum,
 def conv2d_batch_norm(
     x, w, bias, gamma, beta, running_mean, running_var, problem, epilogue, *, momentum, eps, activation, algo, tf32, out
 ):
-    conv = conv2d(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
+    forward = conv2d_relu if epilogue.masked else conv2d
+    made = forward(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
+    conv, *mask = made if epilogue.masked else (made,)
     y, mean, inv_std = batch_norm(
         conv,
         gamma,
@@ -50,7 +52,7 @@ def conv2d_batch_norm(
         activation=activation,
         out=out,
     )
-    return y, conv, mean, inv_std
+    return y, conv, mean, inv_std, *mask
 
 
 @np.errstate(all="ignore")

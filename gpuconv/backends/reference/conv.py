@@ -82,7 +82,9 @@ def _rows(x: np.ndarray) -> np.ndarray:
 def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
     y = conv2d(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
     y, argmax = max_pool2d(y, Pool2dProblem.of(y.shape, epilogue.pool), out=None)
-    passes = (argmax[..., None] == np.arange(epilogue.pool**2)) & (y > 0)[..., None]
+    passes = argmax[..., None] == np.arange(epilogue.pool**2)
+    if epilogue.activation is not None:
+        passes &= (y > 0)[..., None]
     bits = passes.reshape(*y.shape[:3], problem.groups, problem.k // problem.groups * epilogue.pool**2)
     mask = np.packbits(bits, axis=-1, bitorder="little")
     return round_to(y, x.dtype, out), mask.reshape(problem.mask_shape(epilogue.pool))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from gpuconv.backends.reference import activation as activations
-from gpuconv.backends.reference.conv import conv2d
+from gpuconv.backends.reference.conv import conv2d, conv2d_relu
 from gpuconv.backends.reference.precision import round_to, wide
 from gpuconv.problems import ACTIVATIONS
 
@@ -28,10 +28,12 @@ def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum,
 def conv2d_batch_norm(
     x, w, bias, gamma, beta, running_mean, running_var, problem, epilogue, *, momentum, eps, activation, algo, tf32, out
 ):
-    conv = conv2d(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
+    forward = conv2d_relu if epilogue.masked else conv2d
+    made = forward(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
+    conv, *mask = made if epilogue.masked else (made,)
     options = dict(momentum=momentum, eps=eps, activation=activation, out=out)
     y, mean, inv_std = batch_norm(conv, gamma, beta, running_mean, running_var, training=True, **options)
-    return y, conv, mean, inv_std
+    return y, conv, mean, inv_std, *mask
 
 
 def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, training, out, dgamma, dbeta, accumulate):

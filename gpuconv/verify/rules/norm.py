@@ -13,7 +13,7 @@ from gpuconv.types import Options
 from gpuconv.verify.bounds import UNIT_ROUNDOFF, Bound, accumulated, rounded, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, wide
-from gpuconv.verify.rules.products import conv_length, linear_in_its_inputs
+from gpuconv.verify.rules.products import conv2d_relu, conv_length, linear_in_its_inputs
 
 
 def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bound: Bound = 0.0) -> list[Expected]:
@@ -109,6 +109,9 @@ def _behind_activation(
 def conv2d_batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     own = {name: options[name] for name in ("activation", "momentum", "eps") if name in options}
     window = {name: value for name, value in options.items() if name not in own}
-    (conv,) = linear_in_its_inputs(conv_length)("conv2d", arrays[:3], window, dtype)
-    y, *statistics = batch_norm(op, [conv.value, *arrays[3:]], own | {"training": True}, dtype, conv.bound)
-    return [y, Expected("conv", conv.value, conv.bound), *statistics]
+    if window.pop("pool", 1) == 1:
+        conv, *mask = linear_in_its_inputs(conv_length)("conv2d", arrays[:3], window, dtype)
+    else:
+        conv, *mask = conv2d_relu("conv2d_relu", arrays[:3], window | {"activation": None, "pool": 2}, dtype)
+    y, mean, inv_std, *running = batch_norm(op, [conv.value, *arrays[3:]], own | {"training": True}, dtype, conv.bound)
+    return [y, Expected("conv", conv.value, conv.bound), mean, inv_std, *mask, *running]

@@ -66,8 +66,8 @@ def window_length(arrays: Arrays, options: Options) -> int:
 
 def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     """The error of y is at most the largest in its window. A byte of the mask must be equal unless rounding may flip
-    one of its bits: where a window's maximum may be zero, or is positive and may equal the second largest value."""
-    window = {name: value for name, value in options.items() if name != "pool"}
+    one of its bits: where a window's maximum may equal the second largest value or, under a ReLU, may be zero."""
+    window = {name: value for name, value in options.items() if name not in ("pool", "activation")}
     (before,) = linear_in_its_inputs(conv_length)("conv2d", arrays, window, dtype)
     y, mask = ops.conv2d_relu(*arrays, **options)
     pool: dict[str, Any] = dict(kernel_size=options["pool"])
@@ -76,7 +76,9 @@ def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> l
     of_others = before.value.copy()
     of_others[ops.max_pool2d_backward(np.ones_like(y), first, input_shape=of_others.shape, **pool) > 0] = -np.inf
     second, _ = ops.max_pool2d(of_others, **pool)
-    doubtful = (np.abs(largest) <= bound) | ((largest - second <= 2 * bound) & (largest > 0))
+    doubtful = largest - second <= 2 * bound
+    if options.get("activation", "relu") is not None:
+        doubtful = (np.abs(largest) <= bound) | (doubtful & (largest > 0))
     n, p, q, k = y.shape
     groups = options.get("groups", 1)
     bits = np.repeat(doubtful.reshape(n, p, q, groups, k // groups), options["pool"] ** 2, axis=-1)

@@ -24,6 +24,7 @@ FINISHES: tuple[Mapping[str, Any], ...] = (
     *(dict(ACTIVATION=activation) for activation in ACTIVATIONS),
     dict(ACTIVATION="Relu") | MASKED,
     dict(ACTIVATION="Identity", MOMENTS=1),
+    dict(ACTIVATION="Identity", MOMENTS=1) | MASKED,
 )
 
 

@@ -51,15 +51,21 @@ def conv2d_relu(
     tf32: bool,
     out: ArrayT | None,
 ) -> tuple[ArrayT, Array]:
-    mask = empty(problem.mask_shape(epilogue.pool), np.uint8, like=x)
+    mask = _mask(problem, epilogue, x)
     return _fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=out, mask=mask)[0], mask
 
 
 def conv2d_moments(
     x: ArrayT, w: ArrayT, bias: ArrayT | None, problem: Conv2dProblem, epilogue: Epilogue, *, algo: str, tf32: bool
-) -> tuple[ArrayT, Array | None]:
-    """y and, unless y is empty, (parts, K, 3): a `struct Moments` for each filter over each part of y's pixels."""
-    return _fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
+) -> tuple[ArrayT, Array | None, Array | None]:
+    """y; unless it is empty, (parts, K, 3): a `struct Moments` for each filter over each part of y's pixels; and the
+    mask of an epilogue that has one."""
+    mask = _mask(problem, epilogue, x) if epilogue.masked else None
+    return *_fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, mask=mask), mask
+
+
+def _mask(problem: Conv2dProblem, epilogue: Epilogue, like: Array) -> Array:
+    return empty(problem.mask_shape(epilogue.pool), np.uint8, like=like)
 
 
 def _fprop(

@@ -69,12 +69,13 @@ def conv2d_batch_norm(
     algo: str,
     tf32: bool,
     out: ArrayT | None,
-) -> tuple[ArrayT, ArrayT, Array, Array]:
-    conv, moments = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
+) -> tuple[Array, ...]:
+    conv, moments, mask = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
     y = empty(conv.shape, conv.dtype, like=conv) if out is None else out
     mean, inv_std, channels = _channel_vector(conv), _channel_vector(conv), conv.shape[-1]
+    results: tuple[Array, ...] = (y, conv, mean, inv_std) if mask is None else (y, conv, mean, inv_std, mask)
     if moments is None:
-        return y, conv, mean, inv_std
+        return results
     gamma, beta = contiguous(gamma, beta)
     rows = conv.size // channels
     y_there, *running = there = contiguous(y, running_mean, running_var)
@@ -92,7 +93,7 @@ def conv2d_batch_norm(
     normalize = module.kernel("batch_norm_normalize")
     normalize(spread.grid, spread.threads, y_there, conv, gamma, beta, mean, inv_std, spread.struct)
     put_back((y, running_mean, running_var), there)
-    return y, conv, mean, inv_std
+    return results
 
 
 def batch_norm_backward(
