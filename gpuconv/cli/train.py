@@ -184,6 +184,8 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
         if validation:
             judged["validation"] = batched(validation, settings.batch_size, shuffle=False, **common)
             judged["test_at_end"] = True
+    if ranks.size > 1:
+        line("ranks", ranks)
     line("model", f"{nets.stem(settings.model)}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
     with asked():

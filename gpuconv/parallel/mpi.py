@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import pickle
 import socket
 import sys
@@ -52,11 +53,14 @@ class MPI(Ranks):
         self.time_limit, self.sent = float(time_limit), 0
         self._told = False
         self._posted: list[Any] = []
-        self._hosts: list[str] = []
-        self._hosts = self.gather(socket.gethostname())
+        self._processes: list[str] = []
+        self._processes = self.gather(f"process {os.getpid()} on {socket.gethostname()}")
 
     def name(self, rank: int) -> str:
-        return f"rank {rank} on {self._hosts[rank]}" if self._hosts else f"rank {rank}"
+        return f"rank {rank} ({self._processes[rank]})" if self._processes else f"rank {rank}"
+
+    def __str__(self) -> str:
+        return ", ".join(map(self.name, range(self.size)))
 
     def share(self, value: T) -> T:
         packed = np.frombuffer(pickle.dumps(value), np.uint8) if self.rank == 0 else None

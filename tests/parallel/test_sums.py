@@ -119,3 +119,11 @@ def test_mpiexec_without_mpi4py_is_no_run_for_each_process(monkeypatch, capsys, 
     assert main(["train", "--device", "numpy"]) == 2
     assert "pip install 'gpuconv[mpi]'" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_ranks_that_say_nothing_are_named():
+    ranks = MPI.__new__(MPI)
+    ranks.rank, ranks.size, ranks.time_limit, ranks._processes = 0, 4, 5.0, [*"abcd"]
+    assert ranks._silent({1, 3}) == "rank 2 (c) did not answer within 5 s"
+    assert ranks._silent({1}) == "rank 2 (c) and rank 3 (d) did not answer within 5 s"
+    assert "do not do the same" in ranks._silent({1, 2, 3})

@@ -1,0 +1,60 @@
+"""A rank that fails, hangs, is stopped or dies: all end, the failed one is named, and the run can be resumed."""
+
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+
+from gpuconv import checkpoint
+from tests.parallel import launch
+from tests.parallel.test_ranks import PROGRAM, TINY, files, program
+
+pytestmark = pytest.mark.slow
+
+RANK_1 = r"ParallelError: rank 1 \(process \d+ on [^)]+\)"
+SAID = {
+    "fails": f"{RANK_1} failed: OSError: the disk is on fire",
+    "hangs": f"{RANK_1} did not answer within 3 s",
+    "sleeps": f"{RANK_1} did not answer within 3 s",
+    "dies": r"PID \d+ RUNNING AT",  # mpiexec ends the others
+}
+
+
+@pytest.mark.parametrize("how", SAID)
+def test_all_end_and_the_run_goes_on(tmp_path, how):
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    done = launch.run(2, PROGRAM, how, folder, 4, timeout=30)
+    assert done.returncode
+    assert re.search(SAID[how], done.stderr + done.stdout)
+    checkpoint.load(folder / "last.safetensors")  # it is whole
+    assert "steps 9 finished" in program(1, "resumed", folder, shards=4)
+    program(1, "numpy", whole, shards=4)
+    assert files(folder) == files(whole)
+
+
+def test_the_command_line_says_it_in_a_line(tmp_path):
+    """Rank 0 finds the run folder taken, which the others do not look at."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    done = launch.train(2, *TINY, "--run-dir", tmp_path / "run")
+    assert done.returncode
+    assert "gpuconv: error: rank 0 (process" in done.stderr
+    assert "already holds a run" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "run"
+    line = launch.command(2, "-m", "gpuconv", "train", "--device", "numpy", *TINY, "--epochs", "5000")
+    options = dict(env=launch.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with subprocess.Popen([*line, "--run-dir", str(folder)], **options) as process:
+        said = []
+        for text in process.stdout:
+            said.append(text)
+            if re.search("epoch +3/", text):
+                os.kill(process.pid, signal.SIGINT)
+    assert process.returncode == 130
+    assert "saved to" in "".join(said)
+    assert checkpoint.load(folder / "last.safetensors").state["epoch"] >= 3
