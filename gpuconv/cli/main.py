@@ -30,6 +30,7 @@ COMMANDS = {
     "check": "run the sanity suite on a net and its data",
     "verify": "prove every operation on this machine's device against the oracle",
     "shadow": "repeat a call of an op that a run with --shadow found wrong",
+    "bisect": "find where two runs, devices, precisions or algorithms go apart",
     "reproduce": "train the accuracy table of the docs again, and say where it differs",
     "profile": "take a training step apart: time, work and kernels of each layer",
     "kernels": "list the CUDA kernels; compile them and report what each takes",

@@ -2,11 +2,11 @@
 
 `gpuconv bisect RUN_A RUN_B` compares two such files (`gpuconv.inspect.bisect`). A line is
 
-    {"step": 1, "on": "numpy, ...", "tensors": [["forward", "conv1", "float32", 65536, 9, "5f1c02aa", 12.5, 80.1], ...]}
+    {"step": 1, "on": "numpy: ...", "tensors": [["forward", "conv1", "float32", 65536, 9, "5f1c02aa", 12.5, 80.1, 0]]}
 
-with each tensor's direction, name, dtype, number of values, products summed for one value, CRC-32 of its bytes, and the
-sum and norm in float64 (null where they are not finite). Tensors are listed as they are computed: the layers' outputs,
-the gradients of their inputs, the parameters' gradients, the updated parameters, the loss.
+with each tensor's direction, name, dtype, number of values, products summed for one value, CRC-32 of its bytes, sum and
+norm in float64 (null where they are not finite), and the norm of its change by the update. They are in the order of the
+work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the updated parameters, the loss.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from gpuconv.types import Array
 
 @dataclass(frozen=True)
 class Digest:
-    """What is kept of a tensor. products: how many are summed for one of its values, at least 1."""
+    """What is kept of a tensor. products: how many are summed for one of its values, at least 1. moved: the norm of an
+    updated parameter's change."""
 
     direction: str  # "forward", "backward", "gradient", "update" or "loss"
     name: str
@@ -43,13 +44,15 @@ class Digest:
     hash: str
     sum: float | None
     norm: float | None
+    moved: float | None = 0.0
 
     @classmethod
-    def of(cls, direction: str, name: str, tensor: Array, products: float = 1) -> Digest:
+    def of(
+        cls, direction: str, name: str, tensor: Array, products: float = 1, before: np.ndarray | None = None
+    ) -> Digest:
+        """before: the values before the update."""
         flat = np.ascontiguousarray(backends.to_numpy(tensor)).reshape(-1)
-        values = flat if flat.dtype == np.float32 else flat.astype(np.float64, copy=False)
-        total = float(values.sum(dtype=np.float64))
-        norm = math.sqrt(float(np.einsum("i,i->", values, values, dtype=np.float64)))
+        values = _summable(flat)
         return cls(
             direction,
             name,
@@ -57,9 +60,23 @@ class Digest:
             flat.size,
             max(1, math.ceil(products)),
             f"{zlib.crc32(flat.view(np.uint8).data):08x}",
-            total if math.isfinite(total) else None,
-            norm if math.isfinite(norm) else None,
+            _finite(values.sum(dtype=np.float64)),
+            _norm(values),
+            0.0 if before is None else _norm(values - _summable(before.reshape(-1))),
         )
+
+
+def _summable(flat: np.ndarray) -> np.ndarray:
+    """In a dtype that NumPy sums without a copy."""
+    return flat if flat.dtype == np.float32 else flat.astype(np.float64, copy=False)
+
+
+def _norm(values: np.ndarray) -> float | None:
+    return _finite(np.sqrt(np.einsum("i,i->", values, values, dtype=np.float64)))
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -106,7 +123,8 @@ class Digests(Callback):
 def digests_of_step(trainer: Any) -> Iterator[list[Digest]]:
     """A context for one step, which fills the list."""
     found: list[Digest] = []
-    before = trainer.totals.read()
+    sums = trainer.totals.read()
+    before = {name: np.array(backends.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
 
     def forward(layer: Any, x: Array, y: Array) -> None:
         last = layer.layers[-1] if isinstance(layer, Fused) else layer
@@ -123,14 +141,13 @@ def digests_of_step(trainer: Any) -> Iterator[list[Digest]]:
                 hooked.enter_context(layer.register_forward_hook(forward))
                 hooked.enter_context(layer.register_backward_hook(backward))
         yield found
-    after = trainer.totals.read()
-    samples = int(after.samples - before.samples)
+    step = trainer.totals.read().since(sums)
     outputs = {f"{layer.path}.{name}": layer.output_shape for layer, name, _ in trainer.net.all_variables()}
     for name, grad in trainer.net.grads().items():
-        found.append(Digest.of("gradient", name, grad, samples * math.prod(outputs.get(name, ())) / len(grad)))
+        found.append(Digest.of("gradient", name, grad, step.samples * math.prod(outputs.get(name, ())) / len(grad)))
     for name, value in trainer.net.state_dict().items():
-        found.append(Digest.of("update", name, value))
-    found.append(Digest.of("loss", "loss", np.array(after.since(before).loss), samples))
+        found.append(Digest.of("update", name, value, before=before[name]))
+    found.append(Digest.of("loss", "loss", np.array(step.loss), step.samples))
 
 
 def _products(layer: Any, tensor: Array) -> float:
@@ -162,7 +179,7 @@ def read(path: str | os.PathLike[str]) -> list[Step]:
 
 
 def _checked(entry: Any) -> Digest:
-    kinds: list[Any] = [str, str, str, int, int, str, (int, float, type(None)), (int, float, type(None))]
+    kinds: list[Any] = [str, str, str, int, int, str, *[(int, float, type(None))] * 3]
     if not isinstance(entry, list) or len(entry) != len(kinds) or not all(map(isinstance, entry, kinds)):
         raise ValueError(f"{str(entry)[:60]} describes no tensor")
     return Digest(*entry)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from gpuconv import plots
@@ -33,3 +36,40 @@ def test_train_keeps_digests_in_the_run_or_a_file(work, capsys):
     said = capsys.readouterr().err
     assert "no/folder.jsonl" in said
     assert said.count("\n") == 1
+
+
+def test_the_same_run_again_agrees_and_another_seed_is_named(work, capsys):
+    for name, *options in (("a",), ("b",), ("seed", "--seed", "1"), ("rate", "--lr", "0.5")):
+        assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
+    capsys.readouterr()
+    assert main(["bisect", "a", "b"]) == 0
+    assert "agree over 2 steps" in capsys.readouterr().out
+    assert main(["bisect", "a", "seed"]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("settings differ: ")
+    assert "seed is 0 there and 1 here" in said
+    assert "differ first at step 1: the output of input, forward" in said  # another order of the images
+    assert main(["bisect", "a", "rate", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["bits"]["step"], told["bits"]["a"]["direction"]) == (1, "update")
+
+
+def test_refusals(work, capsys):
+    assert main(["train", *TINY, "--run-dir", "a", "--digests", "--quiet"]) == 0
+    assert main(["train", *TINY, "--run-dir", "without", "--quiet"]) == 0
+    Path("late.jsonl").write_text('{"step": 9, "on": "x", "tensors": []}\n')
+    Path("empty.jsonl").write_text("")
+    for line, message in {
+        "bisect a": "required",
+        "bisect a a": "a and a are the same run",
+        "bisect a a/digests.jsonl": "are the same run",
+        "bisect a without": "without has no digests; a run records them with `gpuconv train --digests`",
+        "bisect a late.jsonl": "no step in common: one has steps 1 to 2, the other steps 9 to 9",
+        "bisect a empty.jsonl": "no step in common: one has steps 1 to 2, the other none",
+        "bisect a a/run.json": "a/run.json, line 1, is no line of digests",
+    }.items():
+        capsys.readouterr()
+        assert main(line.split()) == 2, line
+        said = capsys.readouterr().err
+        assert message in said, said
+        assert said.count("\n") == 1

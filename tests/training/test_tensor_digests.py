@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def test_every_tensor_of_a_step_in_the_order_of_its_work(tmp_path):
         ]
     last = {(each.direction, each.name): each for each in steps[-1].tensors}
     for name, value in run.net.state_dict().items():
-        assert last["update", name] == Digest.of("update", name, value), name
+        assert last["update", name] == replace(Digest.of("update", name, value), moved=last["update", name].moved), name
+    assert last["update", "conv1.weight"].moved > 0
     assert last["forward", "conv1"].products == 3 * 3 * 1
     assert last["gradient", "conv1.weight"].products == 2 * 6 * 5  # of two images, the last batch
     assert last["forward", run.net.children()[-1][0]].size == 2 * 3
@@ -47,6 +49,8 @@ def test_sum_norm_and_hash_of_each_dtype():
         assert (found.sum, found.norm, found.size, found.dtype) == (11.0, 13.0, 4, dtype)
         assert found.hash != Digest.of("forward", "x", -values).hash
         assert Digest.of("forward", "x", values * np.nan).norm is None
+    moved = Digest.of("update", "x", np.array([3.0, 4.0], np.float32), before=np.array([0.0, 0.0], np.float32))
+    assert moved.moved == 5.0
     assert Digest.of("forward", "x", np.full(4, 1e30, np.float32)).norm == pytest.approx(2e30)  # beyond float32
 
 

@@ -1,0 +1,222 @@
+"""Where two runs went apart, by the digests that they kept (`gpuconv.training.tensor_digests`).
+
+On one machine the bits decide. On two, a tensor may differ by what rounding explains, to first order:
+
+- Each value is a sum of so many products, and all tensors before it have been rounded as well. So the relative errors
+  that verify's bound allows (`gpuconv.verify.bounds`) add up over everything computed so far. They bound the change of
+  the norm, and times the root of the number of values that of the sum (Cauchy-Schwarz).
+- Gradients may cancel, so their errors are relative to the gradient of the whole net.
+- An update turns a gradient's error into the same share of the parameter's change, at most into twice the change: Adam
+  makes full steps of a gradient that is nothing but rounding. What parameters drift by, later steps inherit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpuconv.dtypes import as_dtype, is_float
+from gpuconv.training import RunDirectory
+from gpuconv.training.stored import unlike
+from gpuconv.training.tensor_digests import Digest, Step, read
+from gpuconv.verify.bounds import sum_bound
+
+Path_ = str | os.PathLike[str]
+MOST_SETTINGS = 5  # that are named
+
+WHAT = {
+    "forward": "the output of {}, forward",
+    "backward": "the gradient of the input of {}, backward",
+    "gradient": "the gradient of {}, backward",
+    "update": "{} after the update",
+    "loss": "the loss",
+}
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A tensor that differs. rounding: the change of its norm that rounding explains. alike: the tensors of
+    this step before it."""
+
+    step: int
+    a: Digest
+    b: Digest
+    rounding: float
+    alike: int
+
+    @property
+    def tensor(self) -> str:
+        return WHAT.get(self.a.direction, f"{self.a.direction} of {{}}").format(self.a.name)
+
+    def __str__(self) -> str:
+        lines = [f"differ first at step {self.step}: {self.tensor}", f"  {'':6}{'A':>16}{'B':>16}"]
+        for name in ("dtype", "size", "hash", "sum", "norm"):
+            lines.append(f"  {name:6}{_shown(getattr(self.a, name)):>16}{_shown(getattr(self.b, name)):>16}")
+        norms = [digest.norm for digest in (self.a, self.b) if digest.norm is not None]
+        if len(norms) == 2:
+            lines.append(f"  the norms differ by {abs(norms[0] - norms[1]):.3g}; rounding explains {self.rounding:.3g}")
+        lines.append(f"  the {self.alike} tensors of this step before it agree" if self.alike else "  it is the first")
+        return "\n".join(lines)
+
+
+@dataclass
+class Runs:
+    """What a comparison found. steps: in both. settings: those that differ, in words. bits: the first tensor of other
+    bits. beyond: the first that rounding does not explain. one_machine: whether the bits decide."""
+
+    steps: int = 0
+    lengths: tuple[int, int] = (0, 0)
+    settings: list[str] = field(default_factory=list)
+    one_machine: bool = True
+    bits: Apart | None = None
+    beyond: Apart | None = None
+
+    @property
+    def found(self) -> Apart | None:
+        return self.bits if self.one_machine else self.beyond
+
+    def __str__(self) -> str:
+        lines = [f"settings differ: {line}" for line in self.settings[:MOST_SETTINGS]]
+        if more := len(self.settings[MOST_SETTINGS:]):
+            lines.append(f"and {more} more settings")
+        by = "the bits decide, as on one machine" if self.one_machine else "the bound decides, as on two machines"
+        lines.append(f"compared: {self.steps} steps, of {self.lengths[0]} and {self.lengths[1]} recorded; {by}")
+        lines.append(str(self.found) if self.found else f"agree over {self.steps} steps")
+        if self.one_machine and self.bits:
+            late = f"from step {self.beyond.step} on, {self.beyond.tensor}" if self.beyond else "nowhere"
+            lines.append(f"beyond what rounding explains: {late}")
+        elif not self.one_machine:
+            early = f"from step {self.bits.step} on, {self.bits.tensor}" if self.bits else "nowhere"
+            lines.append(f"other bits: {early}")
+        return "\n".join(lines)
+
+
+def _shown(value: str | float | None) -> str:
+    return "not finite" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def bisect_runs(a: Path_, b: Path_) -> Runs:
+    """Compare two runs, or files of digests. Raises ValueError for what cannot be compared."""
+    files = [_file(path) for path in (a, b)]
+    if all(file.exists() for file in files) and os.path.samefile(*files):
+        raise ValueError(f"{a} and {b} are the same run; name two")
+    found = compare(*map(read, files))
+    if all(Path(path).is_dir() for path in (a, b)):
+        there, here = (RunDirectory.open(path).settings() for path in (a, b))
+        found.settings = unlike(there, here)
+    return found
+
+
+def _file(path: Path_) -> Path:
+    if not Path(path).is_dir():
+        return Path(path)
+    run = RunDirectory.open(path)
+    if not run.digests.exists():
+        raise ValueError(f"{path} has no digests; a run records them with `gpuconv train --digests`")
+    return run.digests
+
+
+def compare(a: list[Step], b: list[Step]) -> Runs:
+    """Compare the steps that are in both. Raises ValueError if there is none, or no tensor in common."""
+    ours, theirs = ({step.step: step for step in steps} for steps in (a, b))
+    both = sorted(ours.keys() & theirs.keys())
+    if not both:
+        raise ValueError(f"the runs have no step in common: one has {_range(ours)}, the other {_range(theirs)}")
+    found = Runs(len(both), (len(ours), len(theirs)))
+    pairs = [(number, _pairs(ours[number], theirs[number])) for number in both]
+    found.one_machine = all(ours[number].on == theirs[number].on for number in both) and all(
+        one.dtype == other.dtype for _, listed in pairs for one, other in listed
+    )
+    rounding = Rounding()
+    for number, listed in pairs:
+        if not listed:
+            raise ValueError(f"the runs have no tensor in common at step {number}: their nets differ")
+        rounding.begin([digest for pair in listed for digest in pair])
+        for alike, (one, other) in enumerate(listed):
+            apart = Apart(number, one, other, rounding.allowed(one, other), alike)
+            if (one.hash, one.size, one.dtype) != (other.hash, other.size, other.dtype):
+                found.bits = found.bits or apart
+                if not _explained(apart):
+                    found.beyond = apart
+                    return found
+        rounding.end()
+    return found
+
+
+class Rounding:
+    """How far rounding may have moved the norm of a tensor."""
+
+    def __init__(self) -> None:
+        self.relative = 0.0  # of what was computed so far
+        self.drift: defaultdict[str, float] = defaultdict(float)  # of each parameter, absolute
+        self._gradients: dict[str, float] = {}  # the norms in this step
+        self._norms: dict[str, float] = {}
+
+    def begin(self, step: list[Digest]) -> None:
+        self._gradients, self._norms = (
+            {each.name: each.norm or 0.0 for each in step if each.direction == direction}
+            for direction in ("gradient", "update")
+        )
+
+    def allowed(self, one: Digest, other: Digest) -> float:
+        self.relative += max(map(_rounding, (one, other)))
+        error = self.relative * math.hypot(*self._gradients.values())
+        if one.direction == "gradient":
+            return error
+        norm = max(one.norm or 0.0, other.norm or 0.0)
+        if one.direction == "update":
+            size = self._gradients.get(one.name, math.inf)
+            share = min(1.0, max(self.relative, error / size if size else 1.0))
+            self.drift[one.name] += share * 2 * max(one.moved or 0.0, other.moved or 0.0)
+            return self.relative * norm + self.drift[one.name]
+        return self.relative * norm
+
+    def end(self) -> None:
+        layers = {name.rpartition(".")[0] for name in self._norms}
+        self.relative += max(
+            (self._of(layer, self.drift) / self._of(layer, self._norms) for layer in layers), default=0
+        )
+
+    def _of(self, layer: str, norms: Mapping[str, float]) -> float:
+        """The norm of all of a layer's parameters."""
+        inside = [norms[name] for name in self._norms if name.rpartition(".")[0] == layer]
+        return math.hypot(*inside) or 1.0
+
+
+def _range(steps: dict[int, Step]) -> str:
+    return f"steps {min(steps)} to {max(steps)}" if steps else "none"
+
+
+def _pairs(a: Step, b: Step) -> list[tuple[Digest, Digest]]:
+    """The tensors of both, in a's order: a net that runs fused has fewer."""
+    others = dict(_keyed(b))
+    return [(one, others[key]) for key, one in _keyed(a) if key in others]
+
+
+def _keyed(step: Step) -> list[tuple[tuple[str, str, int], Digest]]:
+    seen: Counter[tuple[str, str]] = Counter()  # a layer runs once for each shard
+    keyed = []
+    for digest in step.tensors:
+        place = digest.direction, digest.name
+        keyed.append(((*place, seen[place]), digest))
+        seen[place] += 1
+    return keyed
+
+
+def _rounding(digest: Digest) -> float:
+    """The relative error that verify's bound allows the tensor for its own sums."""
+    return float(sum_bound(digest.dtype, digest.products, 1.0)) if is_float(as_dtype(digest.dtype)) else 0.0
+
+
+def _explained(apart: Apart) -> bool:
+    one, other = apart.a, apart.b
+    if one.size != other.size or not is_float(as_dtype(one.dtype)) or not is_float(as_dtype(other.dtype)):
+        return False
+    if one.norm is None or other.norm is None or one.sum is None or other.sum is None:
+        return (one.norm, one.sum) == (other.norm, other.sum)
+    within = abs(one.norm - other.norm) <= apart.rounding
+    return within and abs(one.sum - other.sum) <= math.sqrt(one.size) * apart.rounding

@@ -1,0 +1,105 @@
+"""Two runs by their digests: where they first differ, by the bits on one machine and by the bound on two."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gpuconv.inspect.bisect_runs import compare
+from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
+from gpuconv.training import Digests, Trainer
+from gpuconv.training.tensor_digests import Step, read
+
+
+def steps_of(path, device="numpy", lr=0.01, precision="float32", between=None):
+    row = [Conv2D(4, 3, padding=1), BatchNorm(), ReLU(), MaxPool2D(2), Conv2D(4, 3), ReLU(), Flatten(), Linear(3)]
+    run = Trainer(Sequential([Input((8, 8, 1)), *row], seed=1, device=device), "adam", lr=lr, precision=precision)
+    data = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1)).astype(np.uint8), np.arange(32) % 3
+    run.fit(data, epochs=2, batch_size=8, progress=False, callbacks=[Digests(path), *filter(None, [between])])
+    return read(path)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return steps_of(tmp_path_factory.mktemp("digests") / "one.jsonl")
+
+
+def elsewhere(steps):
+    return [replace(step, on="another machine") for step in steps]
+
+
+def changed(steps, number, direction, name, by):
+    """The steps with a tensor of one step, and all after it, off by a factor."""
+    found, apart = [], False
+    for step in steps:
+        tensors = []
+        for each in step.tensors:
+            apart |= (step.step, each.direction, each.name) == (number, direction, name)
+            off = {"hash": "0", "sum": each.sum * by, "norm": each.norm * by} if apart and each.dtype != "int64" else {}
+            tensors.append(replace(each, **off))
+        found.append(Step(step.step, step.on, tensors))
+    return found
+
+
+PLACES = [(1, "forward", "conv1"), (3, "backward", "relu2"), (2, "gradient", "conv2.weight"), (5, "update", "fc1.bias")]
+
+
+@pytest.mark.parametrize(("number", "direction", "name"), PLACES)
+def test_the_first_difference_is_named_in_the_order_of_the_work(one, number, direction, name):
+    place = number, direction, name
+    for by, beyond in ((1 + 1e-9, False), (1.5, True)):
+        other = changed(one, *place, by)
+        for found in (compare(one, other), compare(one, elsewhere(other))):
+            assert found.bits is not None
+            assert (found.bits.step, found.bits.a.direction, found.bits.a.name) == place
+            assert (found.beyond is not None) == beyond
+            assert (found.found is not None) == (found.one_machine or beyond)
+    assert f"differ first at step {number}" in str(found)
+    assert found.beyond.a == found.bits.a
+
+
+def test_the_same_run_agrees(one, tmp_path):
+    found = compare(one, steps_of(tmp_path / "other.jsonl"))
+    assert (found.found, found.one_machine, found.steps) == (None, True, 8)
+    assert "agree over 8 steps" in str(found)
+
+
+def test_only_common_steps_count(one):
+    assert compare(one, one[2:5]).steps == 3
+    assert compare(one, one[2:5]).lengths == (8, 3)
+
+
+@pytest.mark.kernels
+def test_numpy_and_emulated_agree_within_the_bound_though_one_is_fused(one, tmp_path):
+    found = compare(one, steps_of(tmp_path / "other.jsonl", "emulated"))
+    assert not found.one_machine
+    assert found.bits is not None
+    assert found.beyond is None, found
+
+
+def test_precisions_agree_within_the_wider_bound(one, tmp_path):
+    found = compare(one[:1], steps_of(tmp_path / "other.jsonl", precision="bfloat16")[:1])
+    assert not found.one_machine
+    assert found.beyond is None, found
+
+
+def test_another_learning_rate_is_seen_at_the_first_update(one, tmp_path):
+    for other in (steps_of(tmp_path / "other.jsonl", lr=0.02), elsewhere(steps_of(tmp_path / "more.jsonl", lr=0.02))):
+        found = compare(one, other)
+        assert (found.found.step, found.found.a.direction) == (1, "update")
+
+
+def test_numbers_that_are_not_finite_differ_from_those_that_are(one):
+    last = one[-1]
+    tensors = [replace(each, sum=None, norm=None, hash="0") for each in last.tensors]
+    found = compare(one, elsewhere([*one[:-1], Step(last.step, last.on, tensors)]))
+    assert (found.beyond.step, found.beyond.alike) == (8, 0)
+    assert "not finite" in str(found)
+
+
+def test_other_nets_have_nothing_in_common(one):
+    renamed = [replace(each, name=f"{each.name}x") for each in one[0].tensors]
+    with pytest.raises(ValueError, match="no tensor in common at step 1: their nets differ"):
+        compare(one, [Step(1, "x", renamed)])
