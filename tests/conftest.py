@@ -20,7 +20,7 @@ def pytest_make_parametrize_id(val, argname):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call():
-    """Where only NumPy is installed there is no bfloat16; a test that comes upon that steps aside."""
+    """With only NumPy installed there is no bfloat16; a test that needs it is skipped."""
     try:
         return (yield)
     except ModuleNotFoundError as error:
@@ -31,7 +31,7 @@ def pytest_runtest_call():
 
 @pytest.fixture(autouse=True, scope="session")
 def _answers_signals():
-    """As Python does by itself, also in the background, where SIGINT is ignored, and under nohup, where SIGHUP is."""
+    """Python's default handlers, also in the background, where SIGINT is ignored, and under nohup, where SIGHUP is."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -1,4 +1,4 @@
-"""Dropout: its mask is the documented place of the Philox stream, its scale keeps the mean."""
+"""Dropout: its mask is the documented slice of the Philox stream, its scale keeps the mean."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def signed(shape, dtype="float64", seed=0):
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])  # with 0.7 halves show where the scale is rounded
-def test_follows_the_stream(p, dtype):
+def test_the_mask_follows_the_random_stream(p, dtype):
     x = signed((3, 5, 7, 2), dtype)
     options = dict(seed=2**63 + 5, substream=4, offset=11)
     y = ops.dropout(x, p=p, **options)
@@ -44,8 +44,8 @@ def test_keeps_the_mean():
     assert abs((y == 0).mean() - 0.2) < 5 * deviation
 
 
-def test_the_bound_is_decided_exactly():
-    """p a hair below, at and above a step of the 24-bit uniform, and nearer to 1 than its last step."""
+def test_the_comparison_with_p_is_exact():
+    """p just below, at and just above a step of the 24-bit uniform, and closer to 1 than its last step."""
     x = np.ones(1 << 12)
     words = bits(x.size, seed=0, stream=DROPOUT)
     at = np.flatnonzero(words & 0xFF == 0)[0]  # a word that is its step exactly
@@ -55,7 +55,7 @@ def test_the_bound_is_decided_exactly():
     assert (ops.dropout(x, p=1 - 2.0**-53, seed=0) == 0).all()
 
 
-def test_seed_substream_and_offset_each_matter():
+def test_seed_substream_and_offset_each_change_the_mask():
     x = np.ones(1000)
     masks = {
         ops.dropout(x, p=0.5, **options).tobytes()
@@ -78,7 +78,7 @@ def test_gradient():
     np.testing.assert_allclose(dx, numerical_gradient(lambda: ops.dropout(x, **options), x, dy), rtol=1e-6, atol=1e-9)
 
 
-def test_dropped_elements_are_0_whatever_they_were():
+def test_dropped_elements_are_0_even_if_they_were_nan_or_infinite():
     x = np.full(1000, np.nan)
     x[::2] = np.inf
     y = ops.dropout(x, p=0.5, seed=1)

@@ -1,4 +1,4 @@
-"""Linear ops: by hand, by numerical gradients, in every dtype, into every kind of out."""
+"""Linear ops: by hand, by numerical gradients, in every dtype, with every kind of out."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_dtypes_accumulate_wide_and_round_once(name):
 
 
 def test_halves_are_rounded_once_at_the_end():
-    # 2049 is no float16: rounded before the bias is added or before it is added to out, the 1 is lost.
+    # float16 cannot hold 2049: rounding before the bias is added, or before accumulating into out, loses the 1.
     x, ones, minus = np.array([[2048, 1]], np.float16), np.ones((1, 2), np.float16), np.array([-2048], np.float16)
     assert ops.linear(x, ones, minus).item() == 1
     assert ops.linear_wgrad(ones.T, x.T, out=minus[None].copy(), accumulate=True).item() == 1
@@ -123,7 +123,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_input(what):
+def test_bad_input_is_refused(what):
     error, message, call = BAD[what]
     with pytest.raises(error, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Losses: by hand, against float64, gradients, labels that name no class."""
+"""Losses: by hand, against float64, gradients, labels out of range."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_label_smoothing_by_hand():
 
 
 def test_svm_hinge_by_hand():
-    """The course notes' example, scores [13, -7, 11] with delta 10 (loss 8), beside one that is safely right."""
+    """The course notes' example, scores [13, -7, 11] with delta 10 (loss 8), and one that is right by a wide margin."""
     scores = np.array([[13.0, -7.0, 11.0], [0.0, 50.0, 1.0]])
     loss, dscores = ops.svm_hinge(scores, np.array([0, 1]), delta=10.0)
     assert loss == 8 / 2
@@ -57,7 +57,7 @@ def test_a_margin_of_exactly_0_has_no_gradient():
 
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 1000])
-def test_equal_scores_cost_what_chance_costs(classes):
+def test_equal_scores_have_the_loss_of_guessing(classes):
     scores, labels = np.full((3, classes), -4.5), np.array([0, classes - 1, classes // 2])
     np.testing.assert_allclose(ops.softmax_cross_entropy(scores, labels)[0], np.log(classes), atol=1e-15)
     np.testing.assert_allclose(ops.svm_hinge(scores, labels)[0], classes - 1)
@@ -147,7 +147,7 @@ def test_labels_of_any_integer_dtype(loss, kind):
 
 @pytest.mark.parametrize("label", [-1, 3, 1000])
 @pytest.mark.parametrize("loss", [ops.softmax_cross_entropy, ops.svm_hinge])
-def test_a_label_that_names_no_class(loss, label):
+def test_a_label_out_of_range_is_refused(loss, label):
     out = np.full((4, 3), 7.0)
     with pytest.raises(ValueError, match=rf"labels must lie in \[0, 3\), received {label} at index 2"):
         loss(np.zeros((4, 3)), np.array([0, 2, label, 99]), out=out)

@@ -1,4 +1,4 @@
-"""Muon against its meaning: a polynomial of the singular values, computed from NumPy's SVD."""
+"""Muon against its definition: a polynomial of the singular values, computed with NumPy's SVD."""
 
 import numpy as np
 import pytest

@@ -50,7 +50,7 @@ def test_inference_takes_and_keeps_the_running_statistics():
     assert not np.shares_memory(mean, running[0]), "what backward is given later must not move with the statistics"
 
 
-def test_a_far_mean_does_not_cancel():
+def test_a_mean_far_from_zero_causes_no_cancellation():
     x = (10000 + np.array([[-1.0], [1.0], [-1.0], [1.0]])).astype(np.float32)
     y, _, _ = call(x, training=True, eps=0.0)
     np.testing.assert_array_equal(y, x - 10000)  # sum of squares minus square of sum would be off by tens of percent
@@ -139,7 +139,7 @@ def test_out_and_accumulate(dtype):
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
-def test_an_activation_is_of_the_rounded_value(activation, dtype):
+def test_an_activation_is_applied_to_the_rounded_value(activation, dtype):
     x = (signed((7, 5, 3)) * 2).astype(as_dtype(dtype))
     plain, *statistics = call(x, training=True)
     y, *same = call(x, training=True, activation=activation)
@@ -167,7 +167,7 @@ def test_gradients_with_an_activation(activation, training):
         np.testing.assert_allclose(gradient, numerical, rtol=1e-6, atol=1e-8, err_msg=name)
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_not_changed():
     x, dy, gamma = signed((7, 5)), signed((7, 5), 1), signed(5, 2)
     copies = x.copy(), dy.copy(), gamma.copy()
     _, mean, inv_std = call(x, gamma, training=True)

@@ -44,7 +44,7 @@ def test_activation(name):
     expected = theirs(tensor)
     expected.backward(torch.from_numpy(dy))
     y = getattr(ops, op)(x, **options)
-    # PyTorch writes Phi as 1 + erf, which loses the digits of a small Phi: its results are good to an absolute step.
+    # PyTorch computes Phi as 1 + erf, which loses precision for small Phi: its results have an absolute error only.
     np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-13, atol=1e-14)
     saved = x if op in ("gelu", "silu", "hard_swish") else y
     dx = getattr(ops, f"{op}_backward")(dy, saved, **options)
@@ -98,7 +98,7 @@ def test_softmax_cross_entropy(label_smoothing):
 
 
 def test_svm_hinge():
-    """multi_margin_loss divides by the number of classes besides."""
+    """multi_margin_loss also divides by the number of classes."""
     scores, labels = signed((13, 7), scale=2), np.random.default_rng(1).integers(0, 7, 13)
     tensor = leaf(scores)
     expected = F.multi_margin_loss(tensor, torch.from_numpy(labels), margin=0.75) * 7

@@ -97,8 +97,8 @@ def test_adagrad_and_rmsprop_by_hand():
     assert (s[0], param[0]) == (4, 1 - 0.5 * 2 / 3)
 
 
-def test_the_first_adam_step_is_lr_long():
-    """The bias corrections undo the start at zero: m_hat = g and v_hat = g**2."""
+def test_the_first_adam_step_has_length_lr():
+    """The bias corrections cancel the zero initial state: m_hat = g and v_hat = g**2."""
     for scale in (1e-6, 1.0, 1e6):
         param, m, v = np.array([5.0, 5.0]), np.zeros(2), np.zeros(2)
         ops.adam_step([param], [np.array([3.0, -2.0]) * scale], [m], [v], lr=0.25, step=1, eps=0.0)
@@ -115,8 +115,8 @@ def test_adamw_decays_without_the_gradient():
 @ALL
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1, [0.5, 0.0, 0.25, 0.0, 1.0]])
-def test_the_formula(name, dtype, weight_decay):
-    """Each result from the rounded inputs, in float64, then rounded once."""
+def test_a_step_follows_its_formula(name, dtype, weight_decay):
+    """Each result is computed from the rounded inputs in float64, then rounded once."""
     op, formula, count, options = STEPS[name]
     params, grads, states = problem(count, dtype)
     before = [tuple(np.array(array, np.float64) for array in entry) for entry in zip(params, grads, *states)]
@@ -149,7 +149,7 @@ def test_lr_and_step_may_be_arrays(name):
 
 @ALL
 def test_strided_parameters_and_many_blocks(name):
-    """Views are updated where they lie, and a parameter of several blocks as one of one."""
+    """Views are updated in place, and a parameter of several blocks gets the same update as one of a single block."""
     op, _, count, options = STEPS[name]
     params, grads, states = problem(count, "float16", [(501, 70)])
     views, *state_views = ([np.zeros((70, 1002), np.float16).T[::2]] for _ in range(1 + count))
@@ -172,7 +172,7 @@ def test_half_precision_rounds_once(dtype, small):
 
 
 @ALL
-def test_no_parameters(name):
+def test_a_step_without_parameters(name):
     op, _, count, options = STEPS[name]
     op([], [], *[[] for _ in range(count)], lr=0.5, **options)
 
@@ -194,7 +194,7 @@ def test_a_refused_step_changes_nothing(name):
 
 @ALL
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_masters_step_in_float32_and_parameters_are_them_rounded(name, dtype):
+def test_masters_step_in_float32_and_parameters_are_rounded_masters(name, dtype):
     op, _, count, options = STEPS[name]
     params, grads, _ = problem(0, dtype)
     masters, _, states = problem(count, "float32")
@@ -209,7 +209,7 @@ def test_masters_step_in_float32_and_parameters_are_them_rounded(name, dtype):
         np.testing.assert_array_equal(param, master.astype(param.dtype))
 
 
-def test_small_steps_stall_without_masters_and_add_up_with_them():
+def test_small_steps_vanish_without_masters_and_add_up_with_them():
     """The spacing of bfloat16 below 1 is 2**-8: twenty steps of 2**-13 each vanish there, and make 20 * 2**-13."""
     dtype = as_dtype("bfloat16")
     grad, alone, param, master = (np.full(3, value, dtype) for value in (2.0**-3, 1, 1, 1))
@@ -238,7 +238,7 @@ def test_scaled_gradients_step_like_unscaled_ones(name):
 
 @ALL
 @pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
-def test_one_gradient_that_is_not_finite_skips_the_whole_step(name, number):
+def test_one_nonfinite_gradient_skips_the_whole_step(name, number):
     op, _, count, options = STEPS[name]
     params, grads, states = problem(count, "float32")
     kept = [[array.copy() for array in arrays] for arrays in (params, *states)]
@@ -252,7 +252,7 @@ def test_one_gradient_that_is_not_finite_skips_the_whole_step(name, number):
             np.testing.assert_array_equal(a, b)
 
 
-def test_adam_counts_the_steps_that_were_not_skipped():
+def test_adam_does_not_count_skipped_steps():
     results = []
     for step, skipped in ((5, 0), (9, 4)):
         params, grads, states = problem(2, "float32")
@@ -262,7 +262,7 @@ def test_adam_counts_the_steps_that_were_not_skipped():
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_scale_grows_after_good_steps_and_falls_after_a_bad_one():
+def test_the_loss_scale_grows_after_finite_steps_and_falls_after_an_overflow():
     scaling, good, bad = np.array([8.0, 0, 0, 0]), [np.ones(3)], [np.ones(3), np.array([1, np.nan])]
     seen = []
     for grads in (good, good, good, bad, good, bad, bad):
@@ -289,7 +289,7 @@ def test_the_scale_grows_after_good_steps_and_falls_after_a_bad_one():
         (dict(scaling=np.zeros(4, np.float32)), r"scaling must be float64 of shape \(4,\), received float32"),
     ],
 )
-def test_masters_and_scaling_that_do_not_fit_are_refused(change, message):
+def test_mismatched_masters_and_loss_scales_are_refused(change, message):
     lists = dict(masters=[np.ones(3, np.float32)], velocities=[np.ones(3, np.float32)]) | change
     params = [np.ones(3, np.float16)]
     with pytest.raises((TypeError, ValueError), match=message):

@@ -1,4 +1,4 @@
-"""The oracle: where it is asked, how it rounds, what it honours, and what it is made of."""
+"""The oracle: where it applies, how it rounds, which options it honours, and what it imports."""
 
 import ast
 import asyncio
@@ -29,10 +29,10 @@ def asked():
     return {1.0: True, 0.0: False}[ops.avg_pool2d(x, kernel_size=(1, 3)).item()]
 
 
-# --- where it is asked -------------------------------------------------------------------------
+# --- where it applies --------------------------------------------------------------------------
 
 
-def test_it_holds_within_the_block_and_however_that_is_left():
+def test_it_applies_within_the_block_and_ends_however_the_block_is_left():
     assert not asked()
     with oracle():
         assert asked()
@@ -45,7 +45,7 @@ def test_it_holds_within_the_block_and_however_that_is_left():
     assert not asked()
 
 
-def test_it_holds_for_this_thread_alone():
+def test_it_applies_to_this_thread_only():
     found = {}
     inside, over = threading.Event(), threading.Event()
 
@@ -67,7 +67,7 @@ def test_it_holds_for_this_thread_alone():
     assert found == {"another thread": False, "with its own": True}
 
 
-def test_it_holds_for_this_task_of_asyncio_alone():
+def test_it_applies_to_this_asyncio_task_only():
     async def with_it(entered, leave):
         with oracle():
             entered.set()
@@ -85,12 +85,12 @@ def test_it_holds_for_this_task_of_asyncio_alone():
     assert asyncio.run(main()) == (False, True)
 
 
-def test_it_may_decorate_a_function():
+def test_it_can_decorate_a_function():
     assert oracle()(asked)()
     assert not asked()
 
 
-def test_arrays_of_other_devices_take_no_notice():
+def test_arrays_of_other_devices_are_not_affected():
     try:
         x = backends.asarray(ONES, "emulated")
     except backends.DeviceError as error:
@@ -134,7 +134,7 @@ def test_a_result_is_rounded_once(dtype, value, rounded):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @np.errstate(all="ignore")
-def test_every_half_and_every_middle_of_two(dtype):
+def test_every_16_bit_float_and_every_midpoint_is_rounded_right(dtype):
     halves = np.arange(1 << 16, dtype=np.uint16).view(as_dtype(dtype))
     halves = np.sort(halves[np.isfinite(halves)].astype(np.float64))
     np.testing.assert_array_equal(round_to(halves, as_dtype(dtype)).astype(np.float64), halves)
@@ -164,7 +164,7 @@ ROUNDED_BEFORE = {"batch_norm", "batch_norm_backward", "conv2d_batch_norm", "sca
 @pytest.mark.parametrize("op", ops.__all__)
 @np.errstate(all="ignore")
 def test_every_op_gives_its_float64_result_rounded_once(op, dtype, tier):
-    """And within the bounds of every device, where the contract rounds before."""
+    """Where the contract rounds on the way, the result is within the bounds for all devices."""
     for case in verify.cases((tier,)):
         if case.op != op or dtype not in case.dtypes:
             continue
@@ -180,7 +180,7 @@ def test_every_op_gives_its_float64_result_rounded_once(op, dtype, tier):
             np.testing.assert_array_equal(result.astype(float), once.astype(float), f"{each.name} of {case.name}")
 
 
-# --- what it honours ---------------------------------------------------------------------------
+# --- which options it honours ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
@@ -199,7 +199,7 @@ def test_dtype_out_and_accumulate(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_norm_s_activation_is_given_the_rounded_value_on_the_way_back_too(dtype):
+def test_backward_of_a_norm_with_activation_uses_the_rounded_value(dtype):
     x, dy = (np.random.default_rng(seed).normal(size=(50, 1)).astype(as_dtype(dtype)) for seed in (0, 1))
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
     gamma = np.full(1, 1.1, np.float32)
@@ -229,15 +229,15 @@ def test_tf32():
             ops.linear(x.astype(float), w.astype(float), tf32=True)
 
 
-def test_it_refuses_what_every_device_refuses():
+def test_it_refuses_the_same_input_as_every_device():
     with oracle(), pytest.raises(ValueError, match="channels"):
         ops.conv2d(np.ones((1, 4, 4, 3)), np.ones((2, 3, 3, 4)))
 
 
-# --- what it is made of ------------------------------------------------------------------------
+# --- what it imports ---------------------------------------------------------------------------
 
 
-def test_it_is_short_and_made_of_numpy_alone():
+def test_it_is_short_and_imports_only_numpy():
     files = sorted(FOLDER.glob("*.py"))
     assert sum(len(file.read_text().splitlines()) for file in files) <= 700
     allowed = {"collections", "inspect", "math", "typing", "numpy", "gpuconv"}
@@ -257,8 +257,8 @@ def test_it_is_short_and_made_of_numpy_alone():
 
 
 @pytest.mark.parametrize("first", ["import gpuconv", "import gpuconv.cli", "import gpuconv.verify, gpuconv.layers"])
-def test_fast_code_is_made_ready_at_its_first_use_and_not_before(first):
-    """Importing it settles the allocator; its first op asks BLAS for its threads."""
+def test_fast_code_is_set_up_at_its_first_use(first):
+    """Importing it configures the allocator; its first op asks BLAS for its thread count."""
     code = f"""
 import sys
 {first}

@@ -1,4 +1,4 @@
-"""Pools: hand-computed values, the rules for NaN, ties and padding, a loop that spells the contract out, gradients."""
+"""Pools: values by hand, the rules for NaN, ties and padding, a plain loop as the reference, gradients."""
 
 import numpy as np
 import pytest
@@ -28,13 +28,13 @@ CHANNELS = 3
 
 
 def values(shape, seed=0):
-    """Signed and all different, so that no rounding moves a maximum."""
+    """Signed and all distinct, so that rounding does not move a maximum."""
     count = int(np.prod(shape))
     return (np.random.default_rng(seed).permutation(count) - count / 3).reshape(shape) / 8
 
 
 def window_cells(hw, pq, kernel_size, stride, padding):
-    """For each window (p, q), its cells as (index inside the window, h, w), inside the input only."""
+    """For each window (p, q), its pixels inside the input as (index inside the window, h, w)."""
     (top, _), (left, _) = padding
     for p, q in np.ndindex(pq):
         cells = [
@@ -134,7 +134,7 @@ def max_of(*window, dtype="float64"):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_nan_wins_and_the_first_of_two(dtype):
+def test_nan_wins_and_the_first_of_two_nans(dtype):
     y, argmax = max_of(1.0, np.nan, np.inf, np.nan, dtype=dtype)
     assert np.isnan(y)
     assert argmax == 1
@@ -157,7 +157,7 @@ def test_zeros_of_either_sign_tie(dtype):
         assert np.signbit(y) == np.signbit(window[0]), "the value is the winner's, sign and all"
 
 
-def test_padding_never_wins_even_over_minus_infinity():
+def test_padding_never_wins_even_against_minus_infinity():
     x = np.full((1, 3, 3, 1), -np.inf)
     y, argmax = ops.max_pool2d(x, kernel_size=3, stride=2, padding=1)
     np.testing.assert_array_equal(y, np.full((1, 2, 2, 1), -np.inf))
@@ -166,7 +166,7 @@ def test_padding_never_wins_even_over_minus_infinity():
     assert dx.sum() == 4
 
 
-def test_an_infinite_gradient_stays_where_it_belongs():
+def test_an_infinite_gradient_reaches_only_the_winning_element():
     _, argmax = ops.max_pool2d(HAND, kernel_size=2, stride=1)
     dy = np.array([[np.inf, 1.0], [2.0, np.nan]]).reshape(1, 2, 2, 1)
     dx = ops.max_pool2d_backward(dy, argmax, input_shape=HAND.shape, kernel_size=2, stride=1)
@@ -174,7 +174,7 @@ def test_an_infinite_gradient_stays_where_it_belongs():
 
 
 @pytest.mark.parametrize(("kernel_size", "dtype"), [((16, 16), np.uint8), ((257, 1), np.uint16)])
-def test_argmax_takes_the_smallest_dtype(kernel_size, dtype):
+def test_argmax_has_the_smallest_sufficient_dtype(kernel_size, dtype):
     x = np.zeros((1, *kernel_size, 1), np.float32)
     x[0, -1, -1, 0] = 1
     y, argmax = ops.max_pool2d(x, kernel_size=kernel_size)
@@ -184,7 +184,7 @@ def test_argmax_takes_the_smallest_dtype(kernel_size, dtype):
     np.testing.assert_array_equal(dx, x)
 
 
-# --- against the contract, spelled out ---------------------------------------------------------
+# --- against a plain loop ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
@@ -288,7 +288,7 @@ def test_global_avg_pool_gradient():
 
 @pytest.mark.parametrize(("dtype", "big"), [("float16", 2048.0), ("bfloat16", 256.0)])
 def test_half_gradients_are_summed_in_float32_and_rounded_once(dtype, big):
-    """big + 1 is big in this dtype: a sum that rounds on the way would lose every 1."""
+    """big + 1 rounds to big in this dtype: a sum that rounds on the way would lose every 1."""
     x = np.zeros((1, 1, 1, 1), as_dtype(dtype))
     options = dict(kernel_size=(1, 9), stride=1, padding=((0, 0), (8, 8)))  # nine windows read the one cell
     dy = np.array([big] + [1.0] * 8).astype(x.dtype).reshape(1, 1, 9, 1)
@@ -365,7 +365,7 @@ def test_an_empty_batch_gives_an_empty_result():
     assert ops.global_avg_pool2d_backward(y[:, :1, :1], input_shape=x.shape).shape == x.shape
 
 
-def test_the_kernel_size_may_stand_second_as_in_pytorch():
+def test_kernel_size_may_be_the_second_positional_argument_as_in_pytorch():
     x = np.random.default_rng(0).normal(size=(1, 4, 4, 2))
     np.testing.assert_array_equal(ops.max_pool2d(x, 2)[0], ops.max_pool2d(x, kernel_size=2)[0])
     np.testing.assert_array_equal(ops.avg_pool2d(x, 2), ops.avg_pool2d(x, kernel_size=2))

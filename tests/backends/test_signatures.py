@@ -1,4 +1,4 @@
-"""The three backends offer the same functions, and take the same arguments."""
+"""The three backends offer the same functions with the same arguments."""
 
 import importlib
 import inspect
@@ -9,7 +9,7 @@ from gpuconv.ops import OPS
 
 
 def offered(backend, op):
-    """The function that a backend has for an op, in the file that is named as the op's is."""
+    """A backend's function for an op, in the file of the same name as the op's."""
     family = OPS[op].family
     function = getattr(getattr(importlib.import_module(f"gpuconv.backends.{backend}"), family), op)
     assert inspect.unwrap(function).__module__ == f"gpuconv.backends.{backend}.{family}"
@@ -28,8 +28,8 @@ def test_all_backends_take_the_same_arguments(op):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_a_backend_is_given_every_array(op):
-    """By the op's names; those that an op takes by position come first, in its order."""
+def test_a_backend_receives_every_array(op):
+    """Under the op's names; arguments that the op takes by position come first, in the same order."""
     taken = [name for name, _ in arguments(offered("reference", op))]
     assert set(OPS[op].arrays) <= set(taken)
     place = inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import `planted`."""
+"""Lets the tests in this folder import `planted`."""
 
 import sys
 from pathlib import Path

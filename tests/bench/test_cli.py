@@ -1,4 +1,4 @@
-"""The command line: what the user can put right is one line and status 2."""
+"""The command line: a user's mistake gives one line and status 2."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_ops_writes_a_record(tmp_path, capsys, quick_peaks):
     assert "fprop 64x8x8x10-10x3x3-p1.1.1.1 float32" in capsys.readouterr().out
 
 
-def test_missing_times_what_the_record_does_not_hold(tmp_path, capsys, quick_peaks):
+def test_missing_times_only_what_the_record_lacks(tmp_path, capsys, quick_peaks):
     here = ["--results", str(tmp_path), "--commit", "abc"]
     assert cli.main([*SMALL, *here]) == 0
     (path,) = tmp_path.glob("*/*.json")
@@ -127,14 +127,14 @@ def test_compare(tmp_path, capsys):
     ],
     ids=["results", "nvrtc", "gpu", "shape"],
 )
-def test_predict_refuses_in_one_line(words, said, capsys, tmp_path, monkeypatch):
+def test_predict_refuses_bad_options_in_one_line(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["predict", *words]) == 2
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_reader_who_leaves_ends_the_command_quietly():
+def test_a_closed_pipe_ends_the_command_quietly():
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "bench", "predict", "--shape", "vgg", "--op", "fprop"]

@@ -1,4 +1,4 @@
-"""Python's part of a call, on the stand-in: what is called, counted and allowed."""
+"""The Python time of a call, on the stand-in: which ops are timed, what is counted, and the budget."""
 
 import json
 import sys
@@ -30,12 +30,12 @@ def test_every_op_is_timed(timings):
     assert {name.partition(",")[0] for name in timings} == set(OPS)
 
 
-def test_the_budget_follows_from_them():
+def test_the_budget_follows_from_launches_and_arrays():
     assert host.Timing("a", 1, 0, 1.0, 1.0).budget == 15
     assert host.Timing("a", 3, 10, 1.0, 1.0).budget == 15 + 2 * 5 + 3
 
 
-def test_what_is_over_its_budget_is_marked():
+def test_an_op_over_its_budget_is_marked():
     rows = list(host.table([host.Timing("slow", 1, 0, 15.1, 20.0), host.Timing("quick", 1, 0, 15.0, 20.0)]))
     assert rows[1].endswith("15.0  over")
     assert rows[2].endswith("15.0")
@@ -54,7 +54,7 @@ INSTRUCTIONS = 165  # of Python's interpreter for a microsecond of the budget: 1
 
 
 def instructions(call):
-    """How many instructions of Python's interpreter a call takes within gpuconv: the same under any load."""
+    """The number of Python bytecode instructions that a call executes within gpuconv, whatever the load."""
     count, ours = 0, str(Path(gpuconv.__file__).parent)
 
     def enter(frame, event, _):

@@ -1,4 +1,4 @@
-"""The performance model: its fit, the rows it is held against, and the counts it is made of."""
+"""The performance model: its fit, the measured rows it is checked against, and its instruction counts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODEL = predict.FILE.read_text()
 
 
 def made_up(rates: Terms, count: int, seed: int = 0) -> list[dict]:
-    """Rows that a machine with these rates would give."""
+    """Rows that a machine with these rates would produce."""
     rng = np.random.default_rng(seed)
     asked = [Terms(1, *(float(rng.integers(1, most)) for most in (100, 10**6, 10**5, 10**4))) for _ in range(count)]
     seconds = [sum(vars(each * rates).values()) / H200.clock for each in asked]
@@ -39,7 +39,7 @@ def made_up(rates: Terms, count: int, seed: int = 0) -> list[dict]:
     ]
 
 
-def test_a_fit_finds_the_rates_that_made_the_times():
+def test_a_fit_recovers_the_rates_behind_the_times():
     rates = Terms(17000.0, 1500.0, 1.5, 4.0, 1.6)
     found, errors, left_out = bench_predict.fit(made_up(rates, 12), H200)
     for name in TERMS:
@@ -48,7 +48,7 @@ def test_a_fit_finds_the_rates_that_made_the_times():
     assert max(abs(left_out)) < 1e-6
 
 
-def test_a_row_left_out_does_not_vouch_for_itself():
+def test_a_row_has_a_larger_error_when_it_is_left_out_of_the_fit():
     rows = made_up(Terms(17000.0, 1500.0, 1.5, 4.0, 1.6), 12)
     rows[0]["seconds"] *= 2
     _, errors, left_out = bench_predict.fit(rows, H200)
@@ -138,13 +138,13 @@ def test_one_command_refits_the_model_when_a_record_comes(new_record, capsys):
     assert after.left_out > before.left_out  # what the record refutes is in the error
 
 
-def test_the_cost_model_of_the_launchers_has_the_models_rates():
+def test_the_launchers_cost_model_uses_the_models_rates():
     rates = Model.load().rates
     priced = (plan._BLOCK, plan._INSTRUCTION, plan._HMMA)
     assert priced == pytest.approx((rates.block, rates.instruction, rates.hmma), rel=1e-3)
 
 
-def test_the_bytes_bind_where_they_take_longer_than_all_else():
+def test_memory_is_the_limit_where_its_bytes_take_longest():
     model = Model("made up", Terms(1000.0, 0.0, 1.0, 0.0, 0.0), 0.0, 0.0, "none", ())
     asked = Terms(1, 1, 1000.0, 0, 0)
     computed = model.predict(asked, H200, moved=0.0)
@@ -158,14 +158,14 @@ def test_the_bytes_bind_where_they_take_longer_than_all_else():
 @pytest.mark.parametrize(
     ("blocks", "busiest"), [(132, 1), (133, 2), (264, 2), (1320, 10)], ids=lambda value: str(value)
 )
-def test_blocks_resident_together_wait_for_the_busiest_multiprocessor(blocks, busiest):
+def test_the_busiest_multiprocessor_sets_the_time(blocks, busiest):
     asked = predict.terms(
         MainLoop(100, 16), blocks=blocks, tiles_of_depth=3, threads=128, resident=2, reduction=0, multiprocessors=132
     )
     assert (asked.block, asked.instruction, asked.hmma) == (busiest, busiest * 300, busiest * 48)
 
 
-def test_a_main_loop_is_the_longest_with_tensor_cores_less_sums_that_are_skipped():
+def test_the_main_loop_is_the_longest_tensor_core_loop_without_skipped_code():
     opcodes = ("LDG.E", "HMMA.16816.F32", "LDSM.16", "BRA", "FADD", "FADD", "HMMA.16816.F32")
     code = [Instruction(opcode, 6 if opcode == "BRA" else None) for opcode in opcodes]  # the branch skips both FADD
     loop = [*code, Instruction("BRA", 1), Instruction("FFMA", None), Instruction("BRA", 8)]
@@ -173,12 +173,12 @@ def test_a_main_loop_is_the_longest_with_tensor_cores_less_sums_that_are_skipped
     assert machine_code.main_loop([Instruction("FFMA", None), Instruction("BRA", 0)]) is None
 
 
-def test_an_unrolled_main_loop_is_shared_out_to_its_tiles():
+def test_an_unrolled_main_loop_is_divided_among_its_tiles():
     assert MainLoop(instructions=418, hmma=128).share(32) == MainLoop(instructions=104.5, hmma=32)
 
 
 @pytest.mark.kernels
-def test_a_table_marks_what_binds_and_sets_the_measured_time_beside_it():
+def test_a_table_marks_the_limit_and_shows_the_measured_time():
     try:
         nvrtc.toolkit(), machine_code.disassembler()
     except nvrtc.CompileError as error:
@@ -198,7 +198,7 @@ def test_a_table_marks_what_binds_and_sets_the_measured_time_beside_it():
     assert "%" not in elsewhere
 
 
-def test_what_a_record_timed_is_found_under_the_algorithm_that_was_taken():
+def test_a_measured_time_is_found_under_the_algorithm_that_ran():
     path = next(RESULTS.glob("nvidia-h200/*.json"))
     record = Record.load(path).data
     found = bench_predict.timed_in([record], H200)
@@ -206,7 +206,7 @@ def test_what_a_record_timed_is_found_under_the_algorithm_that_was_taken():
     assert bench_predict.timed_in([record], GPUS["h100"]) == {}
 
 
-def test_an_nvrtc_that_is_named_counts_itself_not_the_installed_package(monkeypatch):
+def test_a_named_nvrtc_is_used_instead_of_the_installed_package(monkeypatch):
     if nvrtc._packaged_version() is None:
         pytest.skip("NVRTC is not installed as a package")
     nvrtc.toolkit.cache_clear()
@@ -219,7 +219,7 @@ def test_an_nvrtc_that_is_named_counts_itself_not_the_installed_package(monkeypa
 # --- whole steps ---------------------------------------------------------------------------------
 
 
-def test_a_steps_launches_and_bytes_are_those_of_its_size():
+def test_a_steps_launches_and_bytes_follow_from_its_size():
     counts = predict_steps.counted("vgg-cifar", 6)
     with predict_steps._noted() as found:
         step = predict_steps.ProfiledStep(
@@ -239,7 +239,7 @@ def test_a_steps_convolutions_are_those_whose_gradients_are_needed():
     assert len(predict_steps.convolutions("vgg-cifar", 128)) == 8 * 3 - 1
 
 
-def test_steps_stand_beside_what_was_measured_and_are_called_predictions(monkeypatch):
+def test_predicted_steps_are_labelled_and_shown_next_to_measured_ones(monkeypatch):
     counts = predict_steps.Counts(80, 1e9)
     found = predict_steps.StepPrediction(counts, 19, 12, 1, {"convolutions": 4e-3, "bytes": 9e-4, "launches": 1e-4})
     monkeypatch.setattr(predict_steps, "predict", lambda *_: found)
@@ -262,7 +262,7 @@ def test_steps_stand_beside_what_was_measured_and_are_called_predictions(monkeyp
 
 
 @pytest.mark.kernels
-def test_the_report_predicts_for_tensor_cores_on_the_modelled_chip_alone():
+def test_the_report_predicts_only_for_tensor_cores_on_the_modelled_chip():
     try:
         nvrtc.toolkit(), machine_code.disassembler()
     except nvrtc.CompileError as error:

@@ -1,4 +1,4 @@
-"""A whole recipe as an entry: both sides train the same thing, by the same rates."""
+"""A whole recipe as an entry: both sides train the same net with the same learning rates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow  # both sides are timed
 
 @pytest.fixture
 def recipe(monkeypatch):
-    """airbench94's, of a net with fewer and smaller layers under the same names."""
+    """The recipe airbench94 for a net with fewer and smaller layers of the same names."""
 
     def build(input_shape=None, classes=None, **options):
         return Sequential(
@@ -43,7 +43,7 @@ def recipe(monkeypatch):
     return recipe_steps.Recipe(entry, steps=16)
 
 
-def test_the_suite_has_a_whole_run():
+def test_the_suite_has_a_whole_recipe():
     entry = next(entry for entry in suite.suite("steps") if entry.key == "recipe airbench94-n2000 bfloat16")
     step = next(entry for entry in suite.suite("steps") if entry.key == "step airbench94-n2000 bfloat16")
     assert entry.work.flops == 200 * step.work.flops
@@ -69,7 +69,7 @@ def test_both_sides_train_a_whole_recipe(recipe, monkeypatch, dtype, most):
 
 
 def test_pytorch_takes_the_same_steps(recipe):
-    """Until the whitening bias stands still, and after."""
+    """Before and after the whitening bias is frozen."""
     pytest.importorskip("torch")
     from bench.peers.pytorch_recipe import Training, first
 
@@ -86,7 +86,7 @@ def test_pytorch_takes_the_same_steps(recipe):
 
 
 def test_pytorch_augments_as_the_recipe_says(recipe):
-    """Every image appears once an epoch, shifted by up to two pixels; half are flipped, next time the others."""
+    """Each image appears once per epoch, shifted by up to two pixels; half are flipped, the others next time."""
     torch = pytest.importorskip("torch")
     from bench.peers.pytorch_recipe import Images
 

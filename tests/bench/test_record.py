@@ -1,4 +1,4 @@
-"""Records round-trip, add up, refuse what they are not, and tell nothing of the machine but its hardware."""
+"""Records round-trip, accumulate, refuse other files, and reveal nothing about the machine but its hardware."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_record_round_trips(tmp_path):
     assert samples == [float(f"{sample:.4g}") for sample in into.data["entries"][0]["sides"][0]["samples"]["wall"]]
 
 
-def test_a_second_run_adds_to_the_file_and_replaces_what_it_times_again(tmp_path):
+def test_a_second_run_adds_to_the_file_and_replaces_entries_it_times_again(tmp_path):
     first = Record.start("numpy", 2, results=tmp_path, commit="abc")
     timed(first, side(), entries=[entry(8), entry(9)])
     second = Record.start("numpy", 2, results=tmp_path, commit="abc")
@@ -42,7 +42,7 @@ def test_a_second_run_adds_to_the_file_and_replaces_what_it_times_again(tmp_path
         ("", "no benchmark record"),
     ],
 )
-def test_what_is_no_record_of_this_version_is_refused(tmp_path, text, said):
+def test_a_file_that_is_not_a_record_of_this_version_is_refused(tmp_path, text, said):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(RecordError, match=said):
@@ -59,7 +59,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path):
     assert list(into.path.parent.iterdir()) == [into.path]
 
 
-def test_the_newest_record_of_each_device(tmp_path):
+def test_the_newest_record_of_each_device_is_found(tmp_path):
     old = record(tmp_path, date="2026-01-02T10:00:00+00:00", commit="old")
     new = record(tmp_path, date="2026-01-02T11:00:00+00:00", commit="new")
     gpu = record(tmp_path, date="2025-01-02T10:00:00+00:00", hardware="nvidia-x", kind="cuda")
@@ -76,11 +76,11 @@ def test_the_newest_record_of_each_device(tmp_path):
         ("", "cpu-unknown-2-threads"),
     ],
 )
-def test_a_folder_has_the_name_of_the_hardware(monkeypatch, name, folder):
+def test_a_folder_is_named_after_the_hardware(monkeypatch, name, folder):
     monkeypatch.setattr(machine, "processor", lambda: name)
     assert machine.folder("numpy", 2) == folder
 
 
-def test_the_folder_of_a_gpu(monkeypatch):
+def test_the_folder_of_a_gpu_is_named_after_its_model(monkeypatch):
     monkeypatch.setattr(machine.backends, "describe", lambda device: "NVIDIA H200, compute capability 90")
     assert machine.folder("cuda:0", 2) == "nvidia-h200"

@@ -1,4 +1,4 @@
-"""The report shows the newest record, says what no GPU has run, and rewrites nothing but its own block."""
+"""The report shows the newest record, says when there is no GPU record, and rewrites only its own block."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_report_shows_the_newest_record(house):
     assert house[0].read_text() == text
 
 
-def test_without_a_gpu_record_the_gpu_is_not_yet_measured(house):
+def test_without_a_gpu_record_the_report_says_not_yet_measured(house):
     record(house[1], entries=ENTRIES)
     report.write(*house)
     assert "GPU: not yet measured" in house[0].read_text()
@@ -78,7 +78,7 @@ def test_without_a_gpu_record_the_gpu_is_not_yet_measured(house):
     assert text.index("**NVIDIA X") < text.index("**Planted")
 
 
-def test_without_any_record_no_figure_is_given(house):
+def test_without_any_record_the_report_has_no_figures(house):
     assert report.write(*house) == [house[0]]
     assert house[0].read_text().count("|") == 0
     assert report.NOT_MEASURED in house[0].read_text()
@@ -98,7 +98,7 @@ def test_a_record_without_a_peer_has_no_ratio(house):
     assert "| fprop | float32 | 1 | no peer | 20% |" in house[0].read_text()
 
 
-def test_goals():
+def test_goals_are_evaluated_against_their_limits():
     measures = [{"name": name, "value": limit + 1, "unit": ""} for name, limit in goals.MEASURES.items()]
     data = {"kind": "numpy", "entries": ENTRIES, "measures": measures}
     found = {goal["name"]: (goal["value"], goal["limit"], goal["met"]) for goal in goals.evaluate(data)}
@@ -112,14 +112,14 @@ def test_goals():
     }
 
 
-def test_every_goal_is_about_an_entry_of_the_suite():
+def test_every_goal_refers_to_an_entry_of_the_suite():
     keys = {entry.key for kind in ("ops", "steps") for entry in suite.suite(kind)}
     assert {f"step {goals.STEP_SHAPE} float32"} <= keys
     for problem in suite.CONVOLUTIONS["cpu"]:
         assert {f"{op} {problem} float32" for op in ("fprop", "backward")} <= keys
 
 
-def test_the_block_tells_what_was_not_timed_and_not_reached(house):
+def test_the_block_says_what_was_not_timed_and_not_reached(house):
     entry = timed_entry("fprop", C3, 0.006, {"eager": 0.002})
     for name, status in (("compile", "left out"), ("graph", "absent"), ("channels_last", "out of memory")):
         entry["sides"].append({"role": "peer", "name": name, "status": status, "reason": "of a kind"})
@@ -131,7 +131,7 @@ def test_the_block_tells_what_was_not_timed_and_not_reached(house):
     assert "Not reached when the run was stopped or its time was up: 3 entries." in text
 
 
-def test_where_all_was_timed_nothing_is_said_of_it(house):
+def test_where_all_was_timed_the_block_says_nothing_about_it(house):
     record(house[1], entries=ENTRIES)
     report.write(*house)
     assert "Not timed" not in house[0].read_text()

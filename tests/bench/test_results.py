@@ -1,4 +1,4 @@
-"""The records in the repository: whole, of committed code, and what docs/benchmarks.md says."""
+"""The records in the repository: complete, from committed code, and as docs/benchmarks.md shows them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bench.record import RESULTS, Record, newest
 PATHS = sorted(RESULTS.glob("*/*.json"))
 
 
-def test_there_is_a_record_of_a_cpu():
+def test_the_repository_has_a_cpu_record():
     assert "numpy" in {record.data["kind"] for record in newest()}
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_record_is_of_committed_code_and_of_the_suite(path):
+def test_a_record_is_from_committed_code_and_has_entries_of_the_suite(path):
     data = Record.load(path).data
     assert not data["dirty"]
     assert path.parent.name == data["hardware"]
@@ -27,7 +27,7 @@ def test_a_record_is_of_committed_code_and_of_the_suite(path):
 
 
 @pytest.mark.parametrize("record", newest(), ids=lambda record: record.data["hardware"])
-def test_the_page_says_what_the_newest_record_holds(record):
+def test_the_page_shows_the_newest_record(record):
     text = (ROOT / "docs/benchmarks.md").read_text()
     assert report.block(record) in text
     assert f"(benchmark-{record.data['hardware']}.png)" in text
@@ -35,7 +35,7 @@ def test_the_page_says_what_the_newest_record_holds(record):
 
 
 @pytest.mark.parametrize("record", newest(), ids=lambda record: record.data["hardware"])
-def test_the_goals_beside_a_record_follow_from_it(record):
+def test_the_goals_of_a_record_follow_from_its_entries(record):
     found = goals.evaluate(record.data)
     expected = [(goal["name"], goal["limit"], pytest.approx(goal["value"], rel=2e-3)) for goal in found]
     assert [(goal["name"], goal["limit"], goal["value"]) for goal in record.data["goals"]] == expected

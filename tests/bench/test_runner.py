@@ -1,4 +1,4 @@
-"""The method: what is wrong is not timed, what is slow is seen to be slow, what fails stops nobody else."""
+"""The method: wrong results are not timed, slow ones are reported as slow, a failure does not stop other sides."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_a_planted_slow_kernel_is_reported_slower(tmp_path):
     ("after", "noise", "verdict"),
     [(1.05, 0.10, "noise"), (1.15, 0.10, "slower"), (0.95, 0.10, "noise"), (0.85, 0.10, "faster"), (1.0, 0.0, "noise")],
 )
-def test_a_difference_below_the_noise_is_called_noise(tmp_path, after, noise, verdict):
+def test_a_difference_below_the_noise_is_reported_as_noise(tmp_path, after, noise, verdict):
     def made(name, median, noise):
         sides = [{"role": "ours", "name": "gpuconv", "status": "timed", "median": median}]
         return record(tmp_path / name, entries=[{"key": "k", "noise": noise, "sides": sides}])
 
-    # Two timings of the same version in either record bound it.
+    # The noise is bounded by two timings of the same version in either record.
     for noises in ((noise, 0.0), (0.0, noise)):
         (change,) = changes.changes(made("a", 1.0, noises[0]), made("b", after, noises[1]))
         assert change.verdict == verdict
@@ -87,8 +87,8 @@ def test_a_wrong_kernel_is_refused_before_timing(tmp_path, value):
 @pytest.mark.parametrize(
     "op", [*suite.DIRECTIONS, "backward dw", "backward db", "max_pool2d", "bias_grad", "batch_norm_backward"]
 )
-def test_a_fault_in_a_corner_of_our_own_result_is_found(monkeypatch, op):
-    """The planted fault is in the last image, channel or filter alone: comparing in part must not miss it."""
+def test_a_fault_in_one_corner_of_our_result_is_found(monkeypatch, op):
+    """The planted fault is only in the last image, channel or filter: a partial comparison must not miss it."""
     op, _, result = op.partition(" ")
     name = {
         "fprop": "conv2d",
@@ -119,7 +119,7 @@ def test_a_fault_in_a_corner_of_our_own_result_is_found(monkeypatch, op):
 
 
 def tiny(op):
-    """A small problem of the suite's kind."""
+    """A small problem like those of the suite."""
     if op in suite.DIRECTIONS:
         return suite.Entry("convolution", op, "planted", "float32", suite.conv(5, 6, 5, 7), planted.entry().work)
     return suite.Entry("memory", op, "planted", "float32", (5, 6, 4, 7), planted.entry().work)
@@ -184,7 +184,7 @@ def test_both_sides_train_the_same_net(small_net):
 
 
 def test_pytorch_takes_the_same_steps(small_net):
-    """After three of them the weights still agree: same gradients, same optimizer, same frozen weights."""
+    """After three steps the weights still agree: same gradients, same optimizer, same frozen weights."""
     torch = pytest.importorskip("torch")
     from bench.peers.pytorch import tensor
     from bench.peers.pytorch_net import module
@@ -205,7 +205,7 @@ def test_pytorch_takes_the_same_steps(small_net):
         np.testing.assert_allclose(value, net.state_dict()[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_wrong_gradients_of_a_step_are_refused(small_net, monkeypatch):
+def test_a_step_with_wrong_gradients_is_not_timed(small_net, monkeypatch):
     right = ops.conv2d_wgrad  # of the first layer, which needs no gradient to its input
 
     def wrong(dy, x, **options):
@@ -217,7 +217,7 @@ def test_wrong_gradients_of_a_step_are_refused(small_net, monkeypatch):
     assert "gradients are off" in by_name(row)["gpuconv"]["reason"]
 
 
-def test_what_fails_is_recorded_and_the_run_goes_on(tmp_path):
+def test_a_failing_side_is_recorded_and_the_run_continues(tmp_path):
     secret = RuntimeError("kernel fell over in /home/someone/secret/place.cu\nand more")
     (first, second) = timed(
         record(tmp_path),
@@ -239,7 +239,7 @@ def test_what_fails_is_recorded_and_the_run_goes_on(tmp_path):
     assert by_name(second)["gpuconv"]["status"] == "timed"
 
 
-def test_a_side_that_fails_while_it_is_timed_is_recorded(tmp_path):
+def test_a_side_that_fails_during_timing_is_recorded(tmp_path):
     calls = []
 
     def prepare():
@@ -256,7 +256,7 @@ def test_a_side_that_fails_while_it_is_timed_is_recorded(tmp_path):
     assert by_name(row)["gpuconv"]["status"] == "timed"
 
 
-def test_an_absent_pytorch_is_reported_and_ours_is_timed(tmp_path, monkeypatch):
+def test_a_missing_pytorch_is_reported_and_ours_is_timed(tmp_path, monkeypatch):
     really = builtins.__import__
 
     def without_torch(name, *rest, **options):
@@ -276,8 +276,8 @@ def test_an_absent_pytorch_is_reported_and_ours_is_timed(tmp_path, monkeypatch):
         }
 
 
-def test_a_side_that_takes_the_gpu_down_ends_the_run_and_is_in_the_record(tmp_path, monkeypatch):
-    """After an illegal address every later call of the process fails: those must not be recorded as the entries'."""
+def test_a_side_that_crashes_the_gpu_ends_the_run_and_is_recorded(tmp_path, monkeypatch):
+    """After an illegal address every later call in the process fails: later entries must not get those failures."""
     answers = []
 
     class Device(contextlib.nullcontext):
@@ -324,7 +324,7 @@ def test_a_stopped_run_leaves_a_valid_file(tmp_path):
     assert [path.name for path in into.path.parent.iterdir()] == [into.path.name]
 
 
-def test_the_time_box_begins_nothing_late(tmp_path):
+def test_no_entry_is_started_after_the_time_limit(tmp_path):
     into = record(tmp_path)
     entries = [entry(size) for size in range(8, 12)]
     done = timed(into, side(seconds=2e-3), entries=entries, minutes=0.04 / 60)

@@ -1,4 +1,4 @@
-"""The suite is suite.md's, in data; its work is what can be counted by hand."""
+"""The entries of the suite; their FLOPs and bytes as counted by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def entry(kind, key):
 
 
 @pytest.mark.parametrize("kind", ["ops", "steps"])
-def test_no_entry_stands_twice_and_the_important_ones_come_first(kind):
+def test_entries_are_unique_and_the_important_ones_come_first(kind):
     listed = suite.suite(kind)
     assert len({entry.key for entry in listed}) == len(listed)
     assert [entry.importance for entry in listed] == sorted(entry.importance for entry in listed)
@@ -33,7 +33,7 @@ def test_no_entry_stands_twice_and_the_important_ones_come_first(kind):
     ],
 )
 def test_floors_on_an_h200(key, microseconds):
-    """The floors that were worked out apart from this code, at 788 TFLOP/s and 4.3 TB/s."""
+    """Floors that were calculated independently of this code, at 788 TFLOP/s and 4.3 TB/s."""
     ceilings = Ceilings(4.3e12, {"bfloat16": 788e12})
     assert 1e6 * entry("ops", key).work.floor(ceilings, "bfloat16") == pytest.approx(microseconds, rel=0.03)
 
@@ -54,7 +54,7 @@ def test_bytes_of_memory_bound_operations(op, bytes_each):
     assert found.workload[0] * 32 * 32 * 64 * 2 == pytest.approx(126e6, rel=0.01)
 
 
-def test_backward_is_both_gradients_with_dy_read_once():
+def test_backward_counts_both_gradients_and_reads_dy_once():
     shape = "64x8x8x10-10x3x3-p1.1.1.1 float32"
     one, both = entry("ops", f"dgrad {shape}").work, entry("ops", f"backward {shape}").work
     volume = 64 * 8 * 8 * 10
@@ -62,7 +62,7 @@ def test_backward_is_both_gradients_with_dy_read_once():
     assert both == Work(2 * one.flops + volume, 4.0 * (3 * volume + 2 * 900 + 10))
 
 
-def test_filters():
+def test_filters_select_entries():
     def chosen(**filters):
         return suite.select("ops", "cuda:0", **filters)
 

@@ -1,4 +1,4 @@
-"""The GPU gate on a machine without a GPU: its boxes, its verdicts, and what it says of what it could not do."""
+"""The GPU gate on a machine without a GPU: its time limits, its verdicts, and its report of what it could not do."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def tool(folder: Path, name: str, script: str) -> None:
-    """An executable of that name."""
+    """An executable with that name."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
@@ -64,7 +64,7 @@ def told(tmp_path: Path) -> dict:
 
 
 @pytest.mark.slow
-def test_without_a_gpu_it_runs_to_its_end_and_says_what_it_could_not_do(tmp_path):
+def test_without_a_gpu_the_gate_completes_and_says_what_it_could_not_do(tmp_path):
     before = sorted(path.name for path in (ROOT / "gpuconv").iterdir())
     done, said = run_script(tmp_path)
     assert done.returncode == 3, said
@@ -77,7 +77,7 @@ def test_without_a_gpu_it_runs_to_its_end_and_says_what_it_could_not_do(tmp_path
 
 
 @pytest.mark.slow
-def test_a_gpu_that_cannot_be_used_is_a_failure(tmp_path):
+def test_an_unusable_gpu_is_a_failure(tmp_path):
     done, said = run_script(tmp_path, "why", lists_gpus=True)
     assert done.returncode == 1, said
     environment, _, ncu = told(tmp_path)["checks"]
@@ -107,7 +107,7 @@ END
 
 @pytest.mark.slow
 def test_the_whole_gate_on_the_stand_in(tmp_path):
-    """Every check in the small, kernels on the emulator, times made up, Nsight and the sanitizer planted."""
+    """Every check at a small size: kernels on the emulator, made-up times, fake Nsight and sanitizer."""
     tool(tmp_path / "bin", "compute-sanitizer", SANITIZER)
     tool(tmp_path / "bin", "ncu", NCU)
     python = f"{sys.executable} -m tests.standin"
@@ -127,7 +127,7 @@ def test_the_whole_gate_on_the_stand_in(tmp_path):
         assert {"bench-steps.log", "experiments/capture.log", "verify/relu.log"} <= set(logs.namelist())
 
 
-def test_no_two_files_of_the_gate_import_each_other():
+def test_the_files_of_the_gate_have_no_import_cycles():
     names = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for path in (ROOT / "ci" / "gate").rglob("*.py")
@@ -147,7 +147,7 @@ def test_no_two_files_of_the_gate_import_each_other():
 # --- the order and the limits ------------------------------------------------------------------
 
 
-def test_the_parts_fill_thirty_minutes_but_two_and_none_is_longer_than_a_command_may_be():
+def test_the_parts_take_28_minutes_and_none_exceeds_the_limit_of_a_command():
     names = [part.name for part in order.PARTS]
     assert names == ["start", "right", "why", "kernels", "questions", "steps", "suite"]
     assert sum(part.minutes for part in order.PARTS) == order.AT_HAND - order.RESERVE
@@ -169,7 +169,7 @@ def test_the_parts_fill_thirty_minutes_but_two_and_none_is_longer_than_a_command
     ],
     ids=["all", "two", "extra"],
 )
-def test_parts_run_in_their_order_behind_the_environment(asked, found):
+def test_parts_run_in_order_after_the_environment(asked, found):
     chosen = command_line.chosen(asked)
     assert [part.name for part in chosen] == found
     assert chosen[0].checks[0].name == "environment"
@@ -213,10 +213,10 @@ def run(gate, minutes: float = 1, **bodies):
     return run_parts([part], gate, 600, lambda _: None)
 
 
-# --- the boxes ---------------------------------------------------------------------------------
+# --- time limits -------------------------------------------------------------------------------
 
 
-def test_a_command_has_its_log_and_its_time(gate):
+def test_a_command_gets_its_own_log_and_time(gate):
     done = gate.run("a.log", shell("echo one; pwd; exit 4"), 10)
     assert (done.code, done.late, done.last) == (4, False, str(gate.home))
     assert "one" in (gate.logs / "a.log").read_text()
@@ -225,7 +225,7 @@ def test_a_command_has_its_log_and_its_time(gate):
     assert gate.run("b.log", ["no-such-command"], 10).code == 127
 
 
-def test_a_command_that_dies_early_is_not_late(gate):
+def test_a_command_that_dies_early_does_not_count_as_out_of_time(gate):
     done = gate.run("a.log", shell("kill -9 $$"), 30)
     assert done.code
     assert not done.late
@@ -239,7 +239,7 @@ def test_a_command_out_of_time_is_stopped(gate, script):
     assert time.monotonic() - begin < 10
 
 
-def test_what_a_command_left_running_is_ended(gate):
+def test_processes_that_a_command_left_running_are_ended(gate):
     done = gate.run("a.log", shell("sleep 60 & echo $!"), 10)
     left = Path("/proc") / done.last / "stat"
     for _ in range(50):
@@ -249,8 +249,8 @@ def test_what_a_command_left_running_is_ended(gate):
     raise AssertionError("it is still running")
 
 
-def test_a_command_that_cannot_be_killed_is_given_up(gate, monkeypatch):
-    """As one that waits in a driver."""
+def test_a_command_that_cannot_be_killed_is_abandoned(gate, monkeypatch):
+    """Like one that is blocked in a driver."""
     monkeypatch.setattr(commands, "GRACE", 0.1)
     with monkeypatch.context() as patch:
         patch.setattr(commands, "_signal", lambda process, how: None)
@@ -263,14 +263,14 @@ def test_a_command_that_cannot_be_killed_is_given_up(gate, monkeypatch):
 
 
 @pytest.mark.slow
-def test_commands_side_by_side_and_those_the_time_did_not_reach(gate):
+def test_parallel_commands_and_those_not_reached_in_time(gate):
     found = gate.together({f"{name}.log": shell("sleep 60") for name in "abc"}, 2, 2)
     assert [(name, done.late) for name, done in found.items()] == [("a.log", True), ("b.log", True)]
     found = gate.together({f"{name}.log": shell(f"echo {name}") for name in "abc"}, 30, 2)
     assert [done.text for done in found.values()] == ["a\n", "b\n", "c\n"]
 
 
-def test_a_check_that_fails_crashes_or_hangs_costs_no_other(gate):
+def test_a_check_that_fails_crashes_or_hangs_does_not_affect_the_others(gate):
     def fails(_, seconds):
         raise FailedError("wrong by 3", error=3)
 
@@ -304,7 +304,7 @@ def test_a_check_that_fails_crashes_or_hangs_costs_no_other(gate):
         assert logs.read("slow.log").endswith(b"begun\n")
 
 
-def test_the_record_is_whole_after_every_check_and_names_the_one_that_runs(gate):
+def test_the_record_is_complete_after_every_check_and_names_the_running_one(gate):
     def looks(gate, seconds):
         recorded = json.loads((gate.out / "gate.json").read_text())
         return recorded["running"], {"before": [each["check"] for each in recorded["checks"]]}
@@ -315,7 +315,7 @@ def test_the_record_is_whole_after_every_check_and_names_the_one_that_runs(gate)
     assert json.loads((gate.out / "gate.json").read_text())["running"] is None
 
 
-def test_time_that_a_check_leaves_goes_to_the_later_ones_of_its_part_alone(gate, monkeypatch):
+def test_time_left_by_a_check_goes_only_to_later_checks_of_its_part(gate, monkeypatch):
     now, boxes = [0.0], []
     monkeypatch.setattr("ci.gate.schedule.time.monotonic", lambda: now[0])
 
@@ -338,7 +338,7 @@ def test_time_that_a_check_leaves_goes_to_the_later_ones_of_its_part_alone(gate,
     assert boxes == [30], "the time for everything counts too"
 
 
-def test_ctrl_c_leaves_a_table(gate):
+def test_ctrl_c_still_prints_the_table(gate):
     def stopped(_, seconds):
         raise KeyboardInterrupt
 
@@ -348,7 +348,7 @@ def test_ctrl_c_leaves_a_table(gate):
     assert len(json.loads((gate.out / "gate.json").read_text())["checks"]) == 2
 
 
-def test_ctrl_c_ends_what_runs_side_by_side(gate):
+def test_ctrl_c_ends_parallel_commands(gate):
     begin = time.monotonic()
     main = threading.main_thread().ident
     threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
@@ -370,7 +370,7 @@ def test_the_copy_finds_its_kernels_without_an_installation(tmp_path, monkeypatc
     assert not (home / ".git").exists()
 
 
-# --- verdicts: a child that hangs, crashes or lies has answered nothing --------------------------
+# --- verdicts: a child that hangs, crashes or gives a malformed answer has not answered ----------
 
 ASKED = "Is it so?"
 
@@ -398,7 +398,7 @@ def answer(answer="yes", seen="so it is", question=ASKED):
     ],
     ids=["yes", "no", "hangs", "crashes", "silent", "two", "other", "maybe", "unseen", "word", "list", "part", "cut"],
 )
-def test_a_verdict_is_one_whole_answer_of_a_child_that_ended_well(done, found, said):
+def test_a_verdict_needs_one_complete_answer_and_exit_status_0(done, found, said):
     verdict = read_verdict(ASKED, done.text, done.code, done.late, done.last)
     assert verdict.answer == found
     assert said in verdict.seen
@@ -438,7 +438,7 @@ def test_training_is_judged_by_its_last_line(said, status, found):
 
 
 def test_training_that_was_not_captured_fails():
-    """Which the run only warns of, and reaches its accuracy."""
+    """The run only warns of it, and still reaches its accuracy."""
     from gpuconv.training.replay import Replay, UncapturedWarning
 
     with pytest.warns(UncapturedWarning) as warned:
@@ -452,7 +452,7 @@ def test_training_that_was_not_captured_fails():
 
 
 class Planted(Gate):
-    """A gate whose commands end as told, by a word of theirs."""
+    """A gate whose commands end as specified for a word in them."""
 
     def tell(self, **ends: tuple[int, str]):
         self.ends, self.ran, self.environments = ends, [], []
@@ -470,7 +470,7 @@ def planted(gate):
     return Planted(gate.out, gate.home, gate.logs, "cuda", "abc").tell()
 
 
-def test_verify_names_the_ops_that_fail_lie_and_are_out_of_time(planted):
+def test_verify_names_ops_that_fail_give_malformed_output_or_run_out_of_time(planted):
     planted.facts["ops"] = ["relu", "add", "scale", "conv2d"]
     good = (0, "all 3 pass on cuda:0")
     with pytest.raises(FailedError, match=r"1 of 4 ops pass; failed: add; .*proves it: relu; out of time: scale"):
@@ -485,7 +485,7 @@ def test_verify_names_the_ops_that_fail_lie_and_are_out_of_time(planted):
         right.verify(planted.tell(), 30)
 
 
-def test_the_suite_runs_on_the_device_a_file_a_process_kernels_first(planted, monkeypatch):
+def test_the_suite_runs_on_the_device_one_process_per_file_kernels_first(planted, monkeypatch):
     for name in ("a/test_a.py", "kernels/test_k.py", "training/test_devices.py"):
         (planted.home / "tests" / name).parent.mkdir(parents=True)
         (planted.home / "tests" / name).write_text("")
@@ -500,7 +500,7 @@ def test_the_suite_runs_on_the_device_a_file_a_process_kernels_first(planted, mo
 
 
 @pytest.mark.parametrize("name", ["memcheck", "racecheck"])
-def test_a_sanitizer_that_is_not_there_or_says_nothing_has_not_passed(planted, monkeypatch, tmp_path, name):
+def test_a_missing_or_silent_sanitizer_does_not_pass(planted, monkeypatch, tmp_path, name):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     check = right.sanitized(name)
     with pytest.raises(NotReachedError, match="compute-sanitizer is not on the PATH"):
@@ -566,7 +566,7 @@ def entry(key="fprop 1x1 bfloat16", kind="convolution", median=1e-3, date="2999-
     return {"key": key, "kind": kind, "date": date, "sides": [ours, peer]}
 
 
-def test_the_benchmark_tells_absent_and_failed_sides_and_counts_no_old_entry(planted):
+def test_the_benchmark_reports_missing_and_failed_sides_and_ignores_old_entries(planted):
     record_of(planted, [entry(kind="step"), entry()])
     steps, ops = fast.timed("steps", fast.STEPS), fast.timed("ops", fast.KERNELS)
     assert steps(planted, 60)[0] == "1 entries timed; eager absent"
@@ -591,14 +591,14 @@ def test_the_benchmark_tells_absent_and_failed_sides_and_counts_no_old_entry(pla
     assert fast.timed("ops", fast.SUITE, missing=True)(planted, 60)[0] == "the record holds them all"
 
 
-def test_the_benchmark_goes_on_in_a_new_process_where_a_side_took_the_gpu_down(planted, monkeypatch):
+def test_the_benchmark_continues_in_a_new_process_after_a_gpu_crash(planted, monkeypatch):
     monkeypatch.setattr(fast, "entries_of", lambda gate: [entry(kind="step")])
     planted.tell(missing=(0, "2 entries are missing"), bench=(2, "bench: error: cuda:0 no longer answers after x"))
     assert fast.timed("steps", fast.STEPS)(planted, 60)[0].startswith("1 entries timed")
     assert ["--missing" in command for command in planted.ran] == [False, True]
 
 
-def test_old_kernels_are_set_against_new_ones(planted):
+def test_old_kernels_are_compared_with_new_ones(planted):
     record_of(planted, [entry(median=1e-3)])
     with pytest.raises(NotReachedError, match="no earlier record"):
         fast.record(planted, 30)
@@ -614,7 +614,7 @@ def test_old_kernels_are_set_against_new_ones(planted):
     [("rms error 14.9 % over 24 rows", None), ("rms error 15.1 % over 24 rows", FailedError), ("", NotReachedError)],
     ids=["within", "refuted", "nothing measured"],
 )
-def test_a_prediction_that_is_refuted_is_told(planted, said, error):
+def test_a_refuted_prediction_is_reported(planted, said, error):
     planted.facts["name"] = "NVIDIA H200"
     planted.tell(predict=(0, f"gpu\n{said}\n"))
     if error is None:
@@ -624,7 +624,7 @@ def test_a_prediction_that_is_refuted_is_told(planted, said, error):
             fast.model(planted, 30)
 
 
-def test_tests_run_on_the_devices_that_are_named_or_not_at_all(monkeypatch):
+def test_tests_run_on_the_named_devices_or_not_at_all(monkeypatch):
     monkeypatch.setenv("GPUCONV_TEST_DEVICES", "emulated,numpy")
     assert kernel_devices() == ["emulated", "numpy"]
     monkeypatch.setenv("GPUCONV_TEST_DEVICES", "cuda:99")

@@ -1,4 +1,4 @@
-"""The pack of compiled kernels: made here, unpacked by the gate, found in its cache without compiling."""
+"""The pack of compiled kernels: made here, unpacked by the gate, and found in its cache without compiling."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gate(tmp_path, pack):
     return Gate(tmp_path / "out", tmp_path / "home", tmp_path / "logs", cubins=pack, facts=facts)
 
 
-def test_what_was_packed_is_found_and_not_compiled(gate, monkeypatch):
+def test_packed_kernels_are_found_and_not_compiled(gate, monkeypatch):
     said, manifest = start.cubins(gate, 10)
     jobs = pack_cubins.variants_of("step_counter.cu")
     assert manifest["entries"] == len(jobs)
@@ -46,7 +46,7 @@ def test_what_was_packed_is_found_and_not_compiled(gate, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["arch", "nvrtc", "headers"])
-def test_a_pack_for_another_machine_is_told_and_the_cache_is_filled_here(gate, what):
+def test_a_pack_for_another_machine_is_reported_and_the_cache_is_filled_locally(gate, what):
     gate.facts[what] = "another"
     with pytest.raises(FailedError, match=r"carried are .*; this machine has another, so kernels are compiled here"):
         start.cubins(gate, 10)
@@ -54,7 +54,7 @@ def test_a_pack_for_another_machine_is_told_and_the_cache_is_filled_here(gate, w
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", "no manifest"], ids=["empty", "cut off", "no manifest"])
-def test_what_is_no_pack_is_told(gate, tmp_path, data):
+def test_a_file_that_is_not_a_pack_is_reported(gate, tmp_path, data):
     gate.cubins = tmp_path / "broken.zip"
     if isinstance(data, bytes):
         gate.cubins.write_bytes(data)
@@ -72,7 +72,7 @@ def test_without_a_pack_the_cache_is_empty(gate):
     assert not any((gate.logs.parent / "cache").iterdir())
 
 
-def test_a_pack_that_cannot_travel_is_not_written(tmp_path, monkeypatch, capsys):
+def test_a_pack_that_is_too_large_is_not_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pack_cubins, "LARGEST", 1000)
     with pytest.raises(SystemExit):
         pack_cubins.main(["--file", "step_counter.cu", "--workers", "1", "--out", str(tmp_path / "c.zip")])
@@ -80,6 +80,6 @@ def test_a_pack_that_cannot_travel_is_not_written(tmp_path, monkeypatch, capsys)
     assert not any(tmp_path.iterdir())
 
 
-def test_what_the_gates_nets_launch_is_packed():
+def test_every_kernel_of_the_gates_nets_is_packed():
     jobs = dict.fromkeys(file for file, _ in pack_cubins.launched_by("vgg-cifar", "bfloat16"))
     assert {"conv2d_fprop_mma.cu", "conv2d_dgrad_mma.cu", "conv2d_wgrad_mma.cu", "optimizer.cu"} <= set(jobs)

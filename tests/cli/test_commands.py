@@ -1,4 +1,4 @@
-"""Help, small commands, and errors: one line for what a user can put right, a traceback for what we have to."""
+"""Help, small commands, and errors: one line for a user's mistake, a traceback for a defect of ours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpuconv.training import Trainer
 
 
 def error_of(capsys, *arguments) -> str:
-    """The one line of a command that fails with status 2."""
+    """The single line printed by a command that fails with status 2."""
     assert main([str(argument) for argument in arguments]) == 2
     said = capsys.readouterr()
     assert re.fullmatch(r"gpuconv: error: [^\n]+\n", said.err), said.err
@@ -39,7 +39,7 @@ def test_help_shows_an_example(command, capsys):
 
 
 def test_help_without_docstrings(capsys, monkeypatch):
-    """As python -OO has it."""
+    """As under python -OO."""
     for command, text in COMMANDS.items():
         monkeypatch.setattr(importlib.import_module(f"gpuconv.cli.{command}"), "__doc__", None)
         with pytest.raises(SystemExit):
@@ -123,8 +123,8 @@ def test_mistakes_are_one_line_and_change_nothing(arguments, said, capsys, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_option_of_any_command_takes_an_empty_value(capsys, tmp_path, monkeypatch):
-    """An unset shell variable leaves one, as in `gpuconv train --resume "$RUN"`."""
+def test_no_option_of_any_command_accepts_an_empty_value(capsys, tmp_path, monkeypatch):
+    """An unset shell variable gives one, as in `gpuconv train --resume "$RUN"`."""
     monkeypatch.chdir(tmp_path)
     tried = 0
     for command in COMMANDS:
@@ -143,7 +143,7 @@ def test_no_option_of_any_command_takes_an_empty_value(capsys, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_device_that_is_not_there(capsys, tmp_path, monkeypatch):
+def test_an_unavailable_device_is_one_line(capsys, tmp_path, monkeypatch):
     from gpuconv import backends
 
     if backends.choose()[0] != "numpy":
@@ -153,7 +153,7 @@ def test_a_device_that_is_not_there(capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_memory_is_told_where_python_has_no_words(monkeypatch, capsys):
+def test_running_out_of_memory_is_reported_even_if_python_gives_no_message(monkeypatch, capsys):
     from gpuconv import models
 
     def full(*_, **__):
@@ -164,7 +164,7 @@ def test_no_memory_is_told_where_python_has_no_words(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("raised", "said"), [("", "not enough memory"), ("no 9 bytes more", "no 9 bytes more")])
-def test_no_memory_in_the_middle_of_training_is_told(raised, said, monkeypatch, tmp_path, capsys):
+def test_running_out_of_memory_during_training_is_reported(raised, said, monkeypatch, tmp_path, capsys):
     def exhausted(self, *arguments, **options):
         raise MemoryError(raised)
 
@@ -179,7 +179,7 @@ def test_debug_shows_the_traceback():
         main(["train", "--model", "nothing", "--debug"])
 
 
-def test_a_defect_is_no_one_liner(monkeypatch):
+def test_a_defect_shows_its_traceback(monkeypatch):
     from gpuconv import models
 
     def broken(*_, **__):
@@ -190,7 +190,7 @@ def test_a_defect_is_no_one_liner(monkeypatch):
         main(["train"])
 
 
-def test_a_defect_inside_training_is_no_one_liner(monkeypatch, tmp_path):
+def test_a_defect_inside_training_shows_its_traceback(monkeypatch, tmp_path):
     from gpuconv.training import Trainer
 
     def broken(*_, **__):
@@ -201,12 +201,12 @@ def test_a_defect_inside_training_is_no_one_liner(monkeypatch, tmp_path):
         main(["train", "--run-dir", str(tmp_path / "run")])
 
 
-def test_a_run_directory_that_cannot_be_made(capsys, tmp_path):
+def test_a_run_directory_that_cannot_be_created_is_one_line(capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert "file" in error_of(capsys, "train", "--run-dir", tmp_path / "file" / "run")
 
 
-def test_a_loss_that_is_no_number_is_told(capsys, tmp_path):
+def test_a_nan_loss_is_reported(capsys, tmp_path):
     run = tmp_path / "run"
     said = error_of(
         capsys,
@@ -227,7 +227,7 @@ def test_a_loss_that_is_no_number_is_told(capsys, tmp_path):
     assert "lower learning rate" in said
 
 
-def test_a_damaged_checkpoint(capsys, tmp_path):
+def test_a_damaged_checkpoint_is_one_line(capsys, tmp_path):
     run = tmp_path / "run"
     gray = ["--data", "synthetic:n=20,size=8x8x1", "--model", "seed-net"]
     assert main(["train", *gray, "--epochs", "1", "--run-dir", str(run)]) == 0
@@ -237,7 +237,7 @@ def test_a_damaged_checkpoint(capsys, tmp_path):
         assert "last.safetensors" in error_of(capsys, *command.split(), run)
 
 
-def test_summary_of_vgg16_has_the_count_the_notes_argue_with(capsys):
+def test_summary_of_vgg16_has_the_parameter_count_of_the_course_notes(capsys):
     assert main(["summary", "--model", "vgg16"]) == 0
     said = capsys.readouterr().out
     assert "138,344,128" in said
@@ -312,14 +312,14 @@ def test_check_takes_the_loss_with_its_options(capsys):
 
 
 @pytest.mark.parametrize("command", ["check", "train"])
-def test_one_class_alone_is_refused(command, capsys, tmp_path, monkeypatch):
+def test_data_with_a_single_class_is_refused(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([command, "--data", "synthetic:n=32,size=8x8x3,classes=1", "--model", "seed-net"]) == 2
     assert "one class, 'class 0': there is nothing to classify" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_check_fails_on_a_learning_rate_that_is_far_off(capsys):
+def test_check_fails_on_an_unsuitable_learning_rate(capsys):
     assert main(["check", "--lr", "1000"]) == 1
     assert re.search(r"^FAIL  update-to-weight ratio: ", capsys.readouterr().out, re.M)
 
@@ -333,7 +333,7 @@ def test_check_measures_the_first_step_of_the_schedule(monkeypatch):
 
 
 def test_check_is_not_misled_by_plain_backgrounds(capsys):
-    """On the digits the seed net's pool meets equal neighbours, where it has no derivative."""
+    """On the digits, the pool of the seed net gets ties, where it has no derivative."""
     assert main(["check", "--model", "seed-net"]) == 0
     assert "PASS  gradients" in capsys.readouterr().out
 
@@ -345,14 +345,14 @@ def test_check_finds_a_wrong_gradient(monkeypatch, capsys):
     assert "FAIL  gradients: worst relative error 1.0e-03 beyond rounding" in capsys.readouterr().out
 
 
-def test_the_lines_of_a_command_cannot_steer_the_terminal(capsys):
+def test_output_of_commands_has_no_terminal_control_characters(capsys):
     from gpuconv.cli.runs import line
 
     line("run", "\x1b[31mred\nblue\n")
     assert capsys.readouterr().out == "run        \\x1b[31mred\\nblue\n\n"
 
 
-def test_an_error_of_the_system_in_words():
+def test_a_system_error_is_described_in_words():
     for error, said in (
         (OSError(2, "No such file", "a"), "a: No such file"),
         (OSError(28, "No space left"), "No space left"),
@@ -362,7 +362,7 @@ def test_an_error_of_the_system_in_words():
 
 
 class Flushed(io.StringIO):
-    """Keeps what had been written whenever it was flushed."""
+    """Keeps what had been written at each flush."""
 
     def __init__(self):
         super().__init__()
@@ -372,7 +372,7 @@ class Flushed(io.StringIO):
         self.shown.append(self.getvalue())
 
 
-def test_what_a_command_does_is_shown_at_once_in_a_pipe_too(monkeypatch):
+def test_output_into_a_pipe_is_flushed_line_by_line(monkeypatch):
     """The next line may take minutes."""
     for tell, text in (
         (lambda: runs.line("run", "x"), "run        x\n"),

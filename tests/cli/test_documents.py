@@ -1,4 +1,4 @@
-"""--quiet, --json and completion: what every command has beside its own options."""
+"""--quiet, --json and completion: what every command has in addition to its own options."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def out(capsys, *arguments, status=0):
 
 
 def found(capsys, *arguments, status=0):
-    """The one document on standard output."""
+    """The single JSON document on standard output."""
     return json.loads(out(capsys, *arguments, "--json", status=status))
 
 
-def test_what_train_evaluate_and_predict_found(work, capsys):
+def test_documents_of_train_evaluate_and_predict(work, capsys):
     Image = pytest.importorskip("PIL.Image")
     trained = found(capsys, "train", *TINY, "--epochs", 2, "--run-dir", "run")
     assert [record["epoch"] for record in trained["epochs"]] == [1, 2]
@@ -60,7 +60,7 @@ def test_what_train_evaluate_and_predict_found(work, capsys):
     assert out(capsys, "evaluate", "run", "--device", "numpy", "--quiet").startswith("class ")
 
 
-def test_what_the_other_commands_found(capsys):
+def test_documents_of_the_other_commands(capsys):
     nets = found(capsys, "summary")["nets"]
     assert nets[0]["name"] == "seed-net"
     summary = found(capsys, "summary", "--model", "seed-net")
@@ -75,7 +75,7 @@ def test_what_the_other_commands_found(capsys):
     assert "relu" in found(capsys, "lab", "--op", "relu", "--template")["template"]
 
 
-def test_a_check_that_fails_is_told_in_the_document(capsys):
+def test_a_failing_check_is_in_the_document(capsys):
     checked = found(capsys, "check", *TINY, "--lr", 1000, status=1)
     assert not checked["passed"]
     assert not all(each["passed"] for each in checked["checks"])
@@ -88,7 +88,7 @@ def test_errors_are_a_line_on_stderr_and_no_document(capsys):
     assert (said.out, said.err.count("\n")) == ("", 1)
 
 
-def test_a_document_holds_what_json_can():
+def test_a_document_holds_plain_json_values():
     value = {"nan": np.float32("nan"), "inf": [float("inf")], "n": np.int64(3), "a": np.ones(2), "b": np.bool_(True)}
     assert document.plain(value) == {"nan": None, "inf": [None], "n": 3, "a": [1.0, 1.0], "b": True}
     document.note(anything=1)  # nobody asked for a document

@@ -1,4 +1,4 @@
-"""Runs of one process beside another's, and how a run ends: by signals, without a reader, without a terminal."""
+"""Concurrent runs, and how a run ends: by signals, without a reader, without a terminal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONG = ["--epochs", "4000"]  # ended by a signal
 
 
 def gpuconv(*arguments, **options):
-    """A process of the command line, its output on pipes unless `options` say otherwise."""
+    """A process of the command line with its output on pipes, unless `options` say otherwise."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen([sys.executable, "-m", "gpuconv", *map(str, arguments)], text=True, **pipes)
 
@@ -45,7 +45,7 @@ def wait_for(path, seconds=60):
 # --- several runs ------------------------------------------------------------------------------
 
 
-def test_a_folder_that_another_process_writes_is_refused_by_its_name(tmp_path, capsys):
+def test_a_folder_in_use_by_another_process_is_refused_by_name(tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
     lock = LockFile(run / "run.lock")
@@ -68,7 +68,7 @@ def test_a_folder_that_another_process_writes_is_refused_by_its_name(tmp_path, c
 
 def test_fit_holds_its_folder_until_it_returns_or_fails(tmp_path):
     class Second(Callback):
-        """Starts and resumes the run that it watches."""
+        """Tries to start and to resume the run that it watches."""
 
         def on_epoch(self, trainer, record):
             for resume in (False, True):
@@ -83,7 +83,7 @@ def test_fit_holds_its_folder_until_it_returns_or_fails(tmp_path):
     small.fit(small.trainer(), run_dir=tmp_path / "run", resume=True)
 
 
-def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_gives_a_warning_and_is_used(tmp_path, monkeypatch):
     from gpuconv import locks
 
     def refuse(*_):
@@ -95,7 +95,7 @@ def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
 
 
-def test_a_number_that_is_taken_is_passed_over_and_a_refused_run_leaves_no_folder(tmp_path, monkeypatch, capsys):
+def test_a_taken_number_is_skipped_and_a_refused_run_leaves_no_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     bad = ["train", "--data", "synthetic:n=66,size=4x4x3", "--model", "resnet20", "--batch-size", "5"]
     assert main(bad) == 2
@@ -109,7 +109,7 @@ def test_a_number_that_is_taken_is_passed_over_and_a_refused_run_leaves_no_folde
 
 
 @pytest.mark.slow
-def test_runs_started_at_once_get_a_folder_each_and_two_for_one_folder_share_nothing(tmp_path):
+def test_runs_started_at_once_get_separate_folders_and_only_one_gets_a_named_folder(tmp_path):
     runs = [gpuconv("train", *TINY, "--epochs", "2", "--seed", seed, cwd=tmp_path) for seed in range(5)]
     assert [run.communicate(timeout=120)[1] for run in runs] == [""] * 5
     assert [run.returncode for run in runs] == [0] * 5
@@ -130,7 +130,7 @@ def test_runs_started_at_once_get_a_folder_each_and_two_for_one_folder_share_not
 # --- signals -----------------------------------------------------------------------------------
 
 
-def test_every_further_signal_goes_to_the_handler_before_even_during_the_first(monkeypatch):
+def test_further_signals_go_to_the_previous_handler_even_during_the_first(monkeypatch):
     """The second may come while the first is being handled, or while the handlers are being set."""
     from gpuconv.training import interrupts as module
 
@@ -174,7 +174,7 @@ def test_a_signal_after_the_last_step_is_not_lost(tmp_path):
     assert not (tmp_path / "run" / "run.lock").exists()
 
 
-def test_a_handler_whose_output_nobody_reads_does_not_wait_and_does_not_raise(monkeypatch):
+def test_a_handler_with_unread_output_does_not_block_or_raise(monkeypatch):
     from gpuconv.console import say, say_in_handler
 
     read, write = os.pipe()
@@ -231,8 +231,8 @@ def test_a_second_signal_ends_at_once_and_leaves_the_last_checkpoint(tmp_path, n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_signal_before_and_after_the_loop_is_one_line(tmp_path, number):
-    """Before: while nine million pixels are made. After: while the pictures are drawn."""
+def test_a_signal_before_or_after_the_loop_is_one_line(tmp_path, number):
+    """Before: while nine million pixels are generated. After: while the pictures are drawn."""
     run = gpuconv("train", "--data", "synthetic:n=60000,size=32x32x3", "--model", "seed-net", cwd=tmp_path)
     time.sleep(1.5)
     run.send_signal(number)
@@ -253,7 +253,7 @@ def test_a_signal_before_and_after_the_loop_is_one_line(tmp_path, number):
 
 @pytest.mark.slow
 def test_a_lost_terminal_saves_the_run(tmp_path):
-    """The terminal's closing sends SIGHUP, and every write to it fails from then on."""
+    """Closing the terminal sends SIGHUP, and every write to it fails from then on."""
     ours, theirs = pty.openpty()
     reader = threading.Thread(target=lambda: [None for _ in iter(lambda: _read(ours), b"")], daemon=True)
     reader.start()
@@ -287,13 +287,13 @@ def _read(handle):
 
 
 class Broken(io.StringIO):
-    """A stream whose reader has left."""
+    """A stream whose reader is gone."""
 
     def write(self, text):
         raise BrokenPipeError(32, "Broken pipe")
 
 
-def test_a_stream_that_fails_costs_neither_the_run_nor_what_follows(tmp_path, monkeypatch):
+def test_a_failing_stream_does_not_affect_the_run_or_what_follows(tmp_path, monkeypatch):
     for number, stream in enumerate([Broken(), None]):
         monkeypatch.setattr(sys, "stdout", stream)
         monkeypatch.setattr(sys, "stderr", stream)
@@ -305,7 +305,7 @@ def test_a_stream_that_fails_costs_neither_the_run_nor_what_follows(tmp_path, mo
         assert (trainer.stop_reason, trainer.epoch) == ("finished", 3)
 
 
-def test_a_command_whose_reader_has_left_ends_quietly(tmp_path, monkeypatch, capsys):
+def test_a_command_whose_reader_is_gone_ends_quietly(tmp_path, monkeypatch, capsys):
     with open(tmp_path / "out", "w") as file:
         stream = Broken()
         stream.fileno = file.fileno
@@ -315,7 +315,7 @@ def test_a_command_whose_reader_has_left_ends_quietly(tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == ""
 
 
-def test_a_callback_that_fails_at_the_end_keeps_nothing_else_from_ending(tmp_path):
+def test_a_callback_that_fails_at_the_end_does_not_stop_the_others(tmp_path):
     ended = []
 
     class Bad(Callback):
@@ -331,7 +331,7 @@ def test_a_callback_that_fails_at_the_end_keeps_nothing_else_from_ending(tmp_pat
     assert ended == ["finished"]
 
 
-def test_a_run_that_cannot_be_saved_at_its_end_raises_after_all_were_told(tmp_path, monkeypatch):
+def test_a_run_that_cannot_be_saved_at_its_end_raises_after_all_callbacks_ran(tmp_path, monkeypatch):
     ended = []
 
     class Stop(Callback):
@@ -364,7 +364,7 @@ def test_the_test_accuracy_is_printed_whatever_fails_after_training(tmp_path, mo
 
 
 def ended(work, status=0, prepare=lambda: None):
-    """The exit status of a process that begins, works and ends as a command does, and what it wrote to stderr."""
+    """The exit status and stderr of a process that starts, works and ends as a command does."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -387,7 +387,7 @@ def onto(number, path):
     return lambda: os.dup2(os.open(path, os.O_WRONLY), number)
 
 
-def test_output_that_is_lost_is_told_by_the_status(tmp_path):
+def test_lost_output_changes_the_exit_status(tmp_path):
     lost = "gpuconv: error: standard output: No space left on device\n"
     full, kept = onto(1, "/dev/full"), tmp_path / "kept"
     assert ended(lambda: print("x"), 0, full) == (2, lost)
@@ -418,8 +418,8 @@ def test_output_that_is_lost_is_told_by_the_status(tmp_path):
     assert kept.read_text() == "x\n"
 
 
-def test_a_full_pipe_that_does_not_block_is_waited_for():
-    """Another process that shares the pipe may have made it so."""
+def test_writing_waits_for_a_full_nonblocking_pipe():
+    """Another process that shares the pipe may have made it non-blocking."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     got = []
@@ -439,7 +439,7 @@ def test_a_full_pipe_that_does_not_block_is_waited_for():
 
 
 def test_how_the_streams_are_buffered(tmp_path):
-    """Standard error by lines, standard output by lines on a terminal alone; to close one leaves its number alone."""
+    """stderr by lines, stdout by lines only on a terminal; closing one does not free its file descriptor."""
 
     def work(by_line):
         assert (sys.stdout.line_buffering, sys.stderr.line_buffering) == (by_line, True)
@@ -454,7 +454,7 @@ def test_how_the_streams_are_buffered(tmp_path):
     os.close(ours), os.close(theirs)
 
 
-def test_closed_streams_are_not_the_numbers_of_files(tmp_path):
+def test_files_do_not_get_the_descriptors_of_closed_streams(tmp_path):
     def close():
         os.close(0), os.close(1)
 
@@ -467,7 +467,7 @@ def test_closed_streams_are_not_the_numbers_of_files(tmp_path):
     assert ended(work, 0, close) == (0, "")
     assert (tmp_path / "file").read_text() == "kept"
 
-    def without_objects():  # as Python leaves it where they were closed before it began
+    def without_objects():  # as Python leaves them if they were closed before it started
         close()
         sys.stdin = sys.stdout = None
 
@@ -480,11 +480,11 @@ def test_closed_streams_are_not_the_numbers_of_files(tmp_path):
     assert ended(inherited, 0, without_objects) == (0, "")
 
 
-def test_what_stderr_cannot_take_ends_nothing(tmp_path):
+def test_a_failing_stderr_does_not_end_a_run(tmp_path):
     assert ended(lambda: (print("x", file=sys.stderr), print("y", file=sys.stderr)), 4, onto(2, "/dev/full")) == (4, "")
 
 
-def test_what_a_stream_cannot_encode_is_replaced_or_escaped(tmp_path):
+def test_characters_that_a_stream_cannot_encode_are_replaced_or_escaped(tmp_path):
     def prepare():
         onto(1, tmp_path / "out")()
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "wb", closefd=False), "ascii")
@@ -502,7 +502,7 @@ def test_what_a_stream_cannot_encode_is_replaced_or_escaped(tmp_path):
     assert (tmp_path / "out").read_text() == "&#9608;\n"
 
 
-def test_the_status_is_that_of_whoever_left(monkeypatch):
+def test_the_status_is_the_one_given_to_sys_exit(monkeypatch):
     monkeypatch.setattr(process, "begin", lambda: None)
     for code, status in ((None, 0), (0, 0), (3, 3)):
         monkeypatch.setattr(sys.modules["gpuconv.cli.main"], "_main", lambda _, code=code: sys.exit(code))
@@ -516,7 +516,7 @@ def test_a_command_is_ended_at_once_by_a_signal(number):
 
 @pytest.mark.slow
 def test_the_streams_of_a_process(tmp_path):
-    """Closed, full or without a reader: the run is whole, the status says whether something was lost, no traceback."""
+    """Closed, full or without a reader: the run is complete, the status says whether output was lost, no traceback."""
     command = f"{sys.executable} -m gpuconv"
     train = f"{command} train {' '.join(TINY)} --epochs 2 --run-dir"
     endings = {
@@ -542,12 +542,12 @@ def test_the_streams_of_a_process(tmp_path):
         assert (tmp_path / f"{number}" / "run.json").read_bytes().startswith(b"{")
 
 
-def test_without_streams_of_its_own_the_status_is_what_it_was(capsys):
+def test_without_its_own_streams_the_status_is_unchanged(capsys):
     assert [process.end(status) for status in (0, 3)] == [0, 3]
 
 
-def test_a_second_signal_does_what_it_did_before():
-    """Where that was the system's own doing, too: the process ends by it; what was ignored stays so."""
+def test_a_second_signal_has_its_previous_effect():
+    """Also where that was the system's default: the process is killed by it; an ignored signal stays ignored."""
 
     def twice(before):
         signal.signal(signal.SIGTERM, before)

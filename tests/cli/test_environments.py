@@ -1,4 +1,4 @@
-"""The command line in environments that nobody chose: none ends a run, and what is refused is refused in one line.
+"""The command line in unusual environments: none ends a run, and a refusal is one line.
 
 Every test starts the commands as processes of their own, so all of them are slow.
 """
@@ -21,7 +21,7 @@ VERIFY = ["verify", "--device", "emulated", "--op", "relu", "--tier", "tiny", "-
 
 
 def run(folder, *arguments, flags=(), env=None):
-    """A command in a folder. env: what is changed of the environment; None takes a variable away."""
+    """Run a command in a folder. env: changes to the environment; None removes a variable."""
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"} | (env or {})
     environment = {name: value for name, value in environment.items() if value is not None}
     command = [sys.executable, *flags, "-m", "gpuconv", *arguments]
@@ -40,7 +40,7 @@ def run(folder, *arguments, flags=(), env=None):
 
 
 def trains(folder, **options):
-    """What a run says on stderr, once it was seen to train, to be tested, and to leave its files."""
+    """The stderr of a run, after checking that it trained, was tested, and left its files."""
     done = run(folder, *TRAIN, **options)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"test accuracy \d+\.\d\d%", done.stdout.splitlines()[-1])
@@ -105,7 +105,7 @@ def test_every_command_runs(flags, env, tmp_path):
     ],
     ids=["notebook", "backend", "no-display", "none-set", "no-config", "wrong-lines", "no-latex", "fonts", "sizes"],
 )
-def test_pictures_end_no_run(env, matplotlibrc, drawn, tmp_path):
+def test_failing_pictures_do_not_end_a_run(env, matplotlibrc, drawn, tmp_path):
     pytest.importorskip("matplotlib")
     if matplotlibrc:
         (tmp_path / "matplotlibrc").write_text(matplotlibrc)
@@ -116,7 +116,7 @@ def test_pictures_end_no_run(env, matplotlibrc, drawn, tmp_path):
         assert (said.count("no curves.png: ") == 1) == (not drawn)
 
 
-def test_a_broken_font_cache(tmp_path):
+def test_a_broken_font_cache_does_not_end_a_run(tmp_path):
     pytest.importorskip("matplotlib")
     env = {"MPLCONFIGDIR": str(tmp_path / "config")}
     (tmp_path / "first").mkdir()
@@ -130,7 +130,7 @@ def test_a_broken_font_cache(tmp_path):
         trains(tmp_path / str(number), env=env)
 
 
-def test_folders_in_the_places_of_pictures(tmp_path):
+def test_folders_in_place_of_pictures(tmp_path):
     pytest.importorskip("matplotlib")
     for name in ("curves", "filters", "activations"):
         (tmp_path / f"run/{name}.png").mkdir(parents=True)
@@ -139,7 +139,7 @@ def test_folders_in_the_places_of_pictures(tmp_path):
         assert said.count(f"no {name}.png: run/{name}.png: exists and is not a regular file\n") == 1
 
 
-# --- the user's place ----------------------------------------------------------------------------
+# --- the user's folders --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -162,13 +162,13 @@ def test_folders_in_the_places_of_pictures(tmp_path):
     ],
     ids=lambda env: "_".join(f"{name}={value}" for name, value in env.items()).replace("/", "|"),
 )
-def test_a_run_needs_nothing_of_the_environment(env, tmp_path):
+def test_a_run_needs_no_environment_variables(env, tmp_path):
     trains(tmp_path, env={"MPLCONFIGDIR": str(tmp_path / "config")} | env)
     assert run(tmp_path, "info", env=env).returncode == 0
     assert run(tmp_path, *VERIFY, env=env).returncode == 0
 
 
-def test_a_bar_that_cannot_be_drawn(tmp_path):
+def test_a_progress_bar_that_cannot_be_drawn_does_not_end_a_run(tmp_path):
     """tqdm takes its options from the environment, some of them when it is imported."""
     for number, value in enumerate(("NCOLS=x", "MININTERVAL=soon", "FILE=x")):
         folder = tmp_path / str(number)
@@ -186,7 +186,7 @@ NAMES = [b"caf\xe9", "caf\u00e9 \u2603".encode(), b"a\nb", b"two  spaces", b"-da
 
 @pytest.mark.parametrize("env", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["utf8", "C"])
 @pytest.mark.parametrize("name", NAMES, ids=repr)
-def test_names_that_are_no_text_in_every_command(name, env, tmp_path):
+def test_undecodable_file_names_in_every_command(name, env, tmp_path):
     image = pytest.importorskip("PIL.Image")
     word = os.fsdecode(name)
     folder = tmp_path / word
@@ -272,7 +272,7 @@ def test_a_folder_that_was_removed(tmp_path):
         ("g++ --no-such-option", "--no-such-option"),
     ],
 )
-def test_a_wrong_cxx_is_one_line(cxx, said, tmp_path):
+def test_an_invalid_cxx_is_one_line(cxx, said, tmp_path):
     env = {"CXX": cxx, "GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
     assert said in error(run(tmp_path, *VERIFY, env=env))
     assert said in run(tmp_path, "info", env=env).stdout
@@ -280,8 +280,8 @@ def test_a_wrong_cxx_is_one_line(cxx, said, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_compiler_that_begins_to_fail_is_one_line(tmp_path):
-    """After it made the runtime: a disk that is full, say."""
+def test_a_compiler_that_starts_to_fail_is_one_line(tmp_path):
+    """After it compiled the runtime: with a full disk, say."""
     script = tmp_path / "c++"
     script.write_text(
         '#!/bin/sh\ncase "$*" in *DDTYPE*|*DREAL*|*-DVECTOR*) echo "no space left" >&2; exit 1;; esac\nexec g++ "$@"\n'
@@ -299,7 +299,7 @@ def test_cxx_with_options_and_a_wrapper(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["SEED", "SANITIZE", "WORKERS"])
-def test_a_setting_of_the_emulated_device_that_cannot_be_read(name, tmp_path):
+def test_an_invalid_setting_of_the_emulated_device_is_one_line(name, tmp_path):
     env = {f"GPUCONV_EMULATOR_{name}": "nonsense"}
     assert f"GPUCONV_EMULATOR_{name} is 'nonsense'" in error(run(tmp_path, *VERIFY, env=env))
     assert f"GPUCONV_EMULATOR_{name} is 'nonsense'" in run(tmp_path, "info", env=env).stdout

@@ -43,7 +43,7 @@ def found(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_value_in_text_and_json(work, capsys):
+def test_a_value_is_explained_in_text_and_json(work, capsys):
     document = found(capsys, "--layer", "residual1.conv1", "--at", "4,3,2", "--most", 5, "--picture", "value.png")
     assert (document["layer"], document["at"], document["direction"]) == ("residual1.conv1", [4, 3, 2], "forward")
     assert [each["by"] for each in document["computed"]] == ["float64", "numpy"]
@@ -60,7 +60,7 @@ def test_a_value_in_text_and_json(work, capsys):
     assert "outputs that sent most" in capsys.readouterr().out
 
 
-def test_maps(work, capsys):
+def test_maps_are_written(work, capsys):
     for name in ("saliency", "occlusion", "grad-cam"):
         document = found(capsys, "--map", name, "--target", "frog", "--picture", f"{name}.png")
         assert np.shape(document["values"]) == (8, 8, 1)
@@ -68,7 +68,7 @@ def test_maps(work, capsys):
 
 
 @pytest.mark.kernels
-def test_the_thread_on_the_emulated_device(work, capsys):
+def test_the_emulated_device_names_the_thread(work, capsys):
     assert explained("explain run a.png --layer conv1 --at 1,2,3 --device emulated") == 0
     said = capsys.readouterr().out
     assert "kernel conv2d_fprop" in said

@@ -1,4 +1,4 @@
-"""`gpuconv live`: what it hands to the server, and what it refuses before anything is made."""
+"""`gpuconv live`: what it passes to the server, and what it refuses before creating anything."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_without_options_it_trains_the_digits_on_loopback(served):
     assert state["settings"]["batch_size"] == 64
 
 
-def test_settings_are_those_of_train(served):
+def test_settings_are_the_same_as_for_train(served):
     line = "--model seed-net --data synthetic:n=64,size=32x32x3 --optimizer adam --lr 0.01 --validation 0.25 --epochs 2"
     assert main(["live", "--device", "numpy", *line.split(), "--batch-size", "8"]) == 0
     state = served[0][0].state()

@@ -1,4 +1,4 @@
-"""Names of classes and files that would steer a terminal, as they are printed by each command and in pictures."""
+"""Class and file names with terminal control characters, as each command prints them and as pictures show them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_no_command_prints_what_steers_a_terminal(work, capsys, monkeypatch):
+def test_no_command_prints_terminal_control_characters(work, capsys, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda figure, path: texts(figure))
     drawn = []
 

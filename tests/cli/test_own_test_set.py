@@ -1,4 +1,4 @@
-"""A folder to test on beside the one to train on: used whole, its classes matched by name."""
+"""A separate folder to test on: used as a whole, its classes matched by name."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def said(capsys, *arguments, status=0):
     return err if status else out
 
 
-def test_a_run_with_a_test_set_of_its_own(work, capsys):
-    """All images of both are used, the test images resized as the others; later commands find both."""
+def test_a_run_with_a_separate_test_set(work, capsys):
+    """All images of both are used, the test images are resized alike, and later commands find both."""
     out = said(capsys, *TRAIN, "--data", "folder:train,size=8x8", "--test", "folder:test")
     assert "train: 12 images to train on, 10 to test on, 8x8x3, 2 classes" in out
     assert f'"folder:{work}/test' in (work / "run" / "run.json").read_text()
@@ -68,13 +68,13 @@ def test_evaluate_on_all_of_a_folder(work, capsys, whole):
     assert err == ""
 
 
-def test_evaluate_says_which_part_of_a_folder_it_takes(work, capsys):
+def test_evaluate_says_which_part_of_a_folder_it_uses(work, capsys):
     said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     out = said(capsys, "evaluate", "run", "--data", "folder:test")
     assert "test: 2 test images of 10; test=1 uses all of them\n" in out
 
 
-def test_data_that_is_no_longer_that_of_the_run_is_told(work, capsys):
+def test_changed_data_is_reported(work, capsys):
     said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     assert main(["evaluate", "run"]) == 0
     assert "the data differs" not in capsys.readouterr().err
@@ -85,7 +85,7 @@ def test_data_that_is_no_longer_that_of_the_run_is_told(work, capsys):
 
 
 def test_classes_are_matched_by_name(work, capsys):
-    """An odd one out in either is named."""
+    """A class that only one of the two has is named."""
     said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     shutil.copytree(work / "test" / "cats", work / "test" / "ants")
     wrong = said(capsys, "evaluate", "run", "--test", "folder:test", status=2)

@@ -1,4 +1,4 @@
-"""What commands pass on: every option with its default, and what a command hands to the library that does the work."""
+"""What commands pass on: every option with its default, and what a command passes to the library."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_every_option_is_read_and_has_its_default():
             assert {name: found.get(name, "gone") for name in expected} == expected | changed, (command, words)
 
 
-def test_what_must_be_named_is_asked_for(capsys):
+def test_required_arguments_are_asked_for(capsys):
     for arguments, missing in (
         (["data", "cifar10"], "--to"),
         (["data", "--to", "x"], "NAME"),
@@ -161,12 +161,12 @@ def test_what_must_be_named_is_asked_for(capsys):
         )
 
 
-def test_options_that_exclude_each_other(capsys):
+def test_mutually_exclusive_options_are_refused(capsys):
     assert main(["train", "--run-dir", "x", "--resume", "y"]) == 2
     assert "not allowed with argument" in capsys.readouterr().err
 
 
-def test_an_option_is_never_shortened(capsys):
+def test_abbreviated_options_are_refused(capsys):
     assert main(["train", "--epoch", "3"]) == 2
     assert "unknown argument '--epoch'; did you mean --epochs? (see gpuconv train --help)" in capsys.readouterr().err
     assert main(["train", "--epohcs=3"]) == 2
@@ -227,11 +227,11 @@ def test_what_check_measures_and_says(monkeypatch, capsys):
     assert asked["checked"] is asked["net"]
     assert asked["options"] == {"samples": 4}
     assert asked["loss"] == losses.SVMHinge(delta=2)
-    # One-cycle begins at a fraction of the rate.
+    # One-cycle starts at a fraction of the rate.
     first = asked["optimizer"]
     assert (type(first).__name__, first.beta1) == ("Adam", 0.5)
     assert 0 < first.lr < 0.5
-    # Fewer images than a batch of them are all there are.
+    # The data has fewer images than one batch.
     assert main(["check", "--data", "synthetic:n=9,size=8x8x3", "--model", "seed-net"]) in (0, 1)
     assert "synthetic: 9 training images" in capsys.readouterr().out
 
@@ -311,7 +311,7 @@ def test_the_bars_of_verify_and_kernels(bars, monkeypatch, capsys):
     ]
 
 
-def test_what_the_report_of_kernels_is_asked_for(monkeypatch, capsys):
+def test_the_options_that_the_kernel_report_receives(monkeypatch, capsys):
     from gpuconv.backends.cuda.analysis import resources, variants
     from gpuconv.backends.cuda.runtime import nvrtc
 
@@ -367,7 +367,7 @@ CHOSEN = [
 
 @pytest.fixture
 def handed(monkeypatch):
-    """What is given to the parts of training: name -> a list of (arguments, options)."""
+    """What the parts of training receive: name -> a list of (arguments, options)."""
     given = {"Trainer": [], "fit": [], "Loader": [], "evaluate": []}
 
     class SeenTrainer(Trainer):
@@ -396,7 +396,7 @@ def handed(monkeypatch):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The pictures that were drawn: (name, arguments, options). Nothing is drawn, each file is made."""
+    """The pictures that were requested: (name, arguments, options). Each file is created, but nothing is drawn."""
     found = []
 
     def draw(kind):
@@ -411,7 +411,7 @@ def drawn(monkeypatch):
     return found
 
 
-def test_what_train_hands_on_and_says(handed, drawn, tmp_path, monkeypatch, capsys):
+def test_what_train_passes_on_and_prints(handed, drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *CHOSEN, "--tta", "mirror", "--run-dir", "run", "--checkpoint-every", "2"]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -495,7 +495,7 @@ def test_what_train_hands_on_and_says(handed, drawn, tmp_path, monkeypatch, caps
     assert (classes, options["truth"]) == (test.classes, test.labels[0])
     assert options["title"] == "seed-net looks at a test image of synthetic"
 
-    # Again without averaging, in a folder of its own, and resumed: the same words but for the run's.
+    # Again without averaging, in another folder, and resumed: the same output except for the run's own lines.
     assert main(["train", *CHOSEN, "--no-graph"]) == 0
     fresh = capsys.readouterr().out.splitlines()
     assert fresh[4:6] == ["run        runs/synthetic-seed-net-1", ""]
@@ -510,7 +510,7 @@ def test_what_train_hands_on_and_says(handed, drawn, tmp_path, monkeypatch, caps
     assert handed["fit"][-1][1]["resume"] is True
 
 
-def test_the_first_weights_are_those_of_the_seed(handed, drawn, tmp_path, monkeypatch):
+def test_the_initial_weights_follow_from_the_seed(handed, drawn, tmp_path, monkeypatch):
     begun = {}
 
     def fit(self, *arguments, **options):
@@ -533,7 +533,7 @@ def trained(tmp_path_factory):
     return directory
 
 
-def test_what_evaluate_hands_on_and_says(handed, trained, capsys):
+def test_what_evaluate_passes_on_and_prints(handed, trained, capsys):
     for tta, views in ((None, ""), ("mirror", "2"), ("mirror+shift", "6")):
         capsys.readouterr()
         assert main(["evaluate", str(trained), "--device", "numpy", *(["--tta", tta] if tta else [])]) == 0
@@ -561,7 +561,7 @@ def test_what_evaluate_hands_on_and_says(handed, trained, capsys):
         handed["evaluate"].clear()
 
 
-def test_what_predict_hands_on_and_says(drawn, trained, tmp_path, capsys):
+def test_what_predict_passes_on_and_prints(drawn, trained, tmp_path, capsys):
     Image = pytest.importorskip("PIL.Image")
     train, test = load(DATA)
     for name, image in zip("ab", test.images):
@@ -583,7 +583,7 @@ def test_what_predict_hands_on_and_says(drawn, trained, tmp_path, capsys):
     assert (kind, name, classes) == ("draw_activations", "inside.png", [f"class {label}" for label in range(4)])
     assert options == {"title": "seed-net looks at a.png"}
     np.testing.assert_array_equal(image, test.images[0])
-    # Alone, what cannot be read ends the command; of several, all are tried, and no picture is drawn of none.
+    # A single unreadable image ends the command; of several, all are tried; with none readable, nothing is drawn.
     assert main(["predict", files[0], "--run-dir", str(trained)]) == 2
     assert main(["predict", files[0], files[0], "--run-dir", str(trained), "--picture", str(tmp_path / "x.png")]) == 1
     assert len(drawn) == 1
@@ -592,7 +592,7 @@ def test_what_predict_hands_on_and_says(drawn, trained, tmp_path, capsys):
     assert "picture" not in capsys.readouterr().out
 
 
-def test_a_net_is_opened_on_the_device_that_is_asked_for(trained):
+def test_a_net_is_opened_on_the_requested_device(trained):
     assert [runs.open_run(trained, device).net.device for device in ("numpy", "emulated")] == ["numpy", "emulated"]
 
 
@@ -627,7 +627,7 @@ def test_the_first_filters_are_whitened_unless_a_checkpoint_holds_them(monkeypat
             np.testing.assert_array_equal(seen.pop(), Normalization.from_dataset(train)(train.images[:5]))
 
 
-def test_a_run_that_a_signal_ended_says_so_by_its_status(monkeypatch, drawn, tmp_path, capsys):
+def test_a_run_ended_by_a_signal_exits_with_that_status(monkeypatch, drawn, tmp_path, capsys):
     step = Trainer.step
 
     def signalled(self, x, y, **options):
@@ -656,12 +656,12 @@ def test_a_picture_that_cannot_be_drawn_is_an_error_of_predict(monkeypatch, trai
     assert capsys.readouterr().err == "gpuconv: error: no fonts\n"
 
 
-def test_data_and_a_test_set_of_its_own_are_two_words_for_one(trained, capsys):
+def test_data_is_refused_next_to_a_test_folder(trained, capsys):
     assert main(["evaluate", str(trained), "--data", "digits", "--test", "folder:x"]) == 2
     assert "error: --test folder:x already gives the test images; leave --data digits out" in capsys.readouterr().err
 
 
-def test_kernels_are_compiled_on_as_many_cores_as_there_are(monkeypatch):
+def test_kernels_are_compiled_on_all_available_cores(monkeypatch):
     from gpuconv.cli import kernels
 
     for cores, expected in ((7, 7), (None, 1)):

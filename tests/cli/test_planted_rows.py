@@ -1,4 +1,4 @@
-"""verify and lab on results that were made elsewhere: the table, the counts, the status."""
+"""verify and lab on prepared results: the table, the counts, the exit status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAIL = [
 
 @pytest.fixture
 def verified(monkeypatch, capsys):
-    """Returns (what verify was asked for, its status, its lines, what it told on stderr)."""
+    """Returns (what verify was asked for, its status, its lines, its stderr)."""
 
     def run(rows, *arguments):
         asked = []
@@ -67,7 +67,7 @@ def test_verify_runs_every_dtype_and_tier_by_default(verified):
 
 @pytest.fixture
 def tried(monkeypatch, capsys, tmp_path):
-    """Returns (status, lines) of lab on a kernel of one's own."""
+    """Returns (status, lines) of lab on a user's kernel."""
     own, asked = tmp_path / "own.cu", []
     own.write_text(lab.template("relu"))
 
@@ -94,7 +94,7 @@ def test_what_lab_checks_and_times(tried):
     assert tried.asked == [(tried.file, "relu", "emulated", tuple(verify.DTYPES), None)]
 
 
-def test_lab_times_on_a_gpu_alone(tried):
+def test_lab_times_only_on_a_gpu(tried):
     status, lines = tried([RIGHT])
     assert (status, lines[2:]) == (0, [HEAD, PASS, "", "not timed: a kernel's speed can be measured only on a GPU"])
     assert lines[0].endswith("own.cu in place of activation.cu")
@@ -105,12 +105,12 @@ def test_lab_times_on_a_gpu_alone(tried):
     )
 
 
-def test_lab_does_not_time_what_is_wrong(tried):
+def test_lab_does_not_time_a_wrong_kernel(tried):
     status, lines = tried([RIGHT, WRONG], device="cuda")
     assert (status, lines[3:]) == (1, [PASS, *FAIL, "", "not timed: the kernel's results are wrong"])
 
 
-def test_lab_needs_a_file_and_a_device_of_kernels(tried, capsys, tmp_path):
+def test_lab_needs_a_file_and_a_device_that_runs_kernels(tried, capsys, tmp_path):
     assert tried([RIGHT], device="numpy")[0] == 2
     for arguments, said in (([], "give your .cu file"), ([str(tmp_path / "none.cu")], "none.cu: no such file")):
         assert main(["lab", "--op", "relu", *arguments]) == 2

@@ -1,4 +1,4 @@
-"""gpuconv profile: the table, the trace file, and what it refuses before it begins."""
+"""gpuconv profile: the table, the trace file, and what it refuses before it starts."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def test_the_table_on_numpy(capsys, ceilings, tmp_path):
 
 
 @pytest.mark.kernels
-def test_layers_one_by_one_where_they_are_asked_for(capsys):
+def test_fusion_can_be_switched_on_and_off(capsys):
     assert "relu2 backward" in profiled(capsys, "--device", "emulated", "--no-fuse")
     assert "conv2+relu2+pool1 backward" in profiled(capsys, "--device", "numpy", "--fuse", "--no-peaks")
 
 
-def test_without_peaks_there_is_no_roof(capsys, monkeypatch):
+def test_without_measured_peaks_the_table_has_no_roofline(capsys, monkeypatch):
     monkeypatch.setattr(peaks, "measure", lambda *_, **__: pytest.fail("not asked for"))
     assert "roof:" not in profiled(capsys, "--device", "numpy", "--no-peaks")
 
 
 @pytest.mark.kernels
-def test_the_emulated_device_tells_kernels_and_no_times(capsys):
+def test_the_emulated_device_shows_kernels_but_no_times(capsys):
     said = profiled(capsys, "--device", "emulated", "--precision", "tf32")
     assert "tiny-vgg fused, 2 images, tf32" in said
     assert "conv2+relu2+pool1 backward" in said

@@ -1,4 +1,4 @@
-"""Runs that were started in Python, in the commands."""
+"""Commands on runs that were started from Python."""
 
 import shutil
 from functools import partial
@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     return folder, *train(folder)
 
 
-def test_they_are_evaluated_last_and_best(run, capsys):
+def test_python_runs_are_evaluated_at_their_last_and_best_checkpoint(run, capsys):
     folder, net, test = run
     accuracy = 100 * gc.evaluate(net, test).accuracy
     said = says(capsys, "evaluate", folder)
@@ -48,7 +48,7 @@ def test_they_are_evaluated_last_and_best(run, capsys):
     assert f"test accuracy {100 * best.accuracy:.2f}%" in says(capsys, "evaluate", folder, "--which", "best")
 
 
-def test_they_predict(run, capsys, tmp_path):
+def test_python_runs_predict(run, capsys, tmp_path):
     folder, net, test = run
     Image.fromarray(test.images[0, ..., 0]).save(tmp_path / "x.png")
     name, chance = net.predict(tmp_path / "x.png", top=1)[0]
@@ -58,7 +58,7 @@ def test_they_predict(run, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"validation": 0.1}], ids=str)
-def test_they_are_resumed_with_the_same_bits(tmp_path, capsys, options):
+def test_python_runs_are_resumed_with_the_same_bits(tmp_path, capsys, options):
     _, test = train(tmp_path / "whole", **options, test=gc.data.load("digits")[1])
     train(tmp_path / "cut", **options, test=test, stop=StopAfterOne())
     said = says(capsys, "train", "--resume", tmp_path / "cut")
@@ -69,7 +69,7 @@ def test_they_are_resumed_with_the_same_bits(tmp_path, capsys, options):
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
 
 
-def test_what_only_the_program_knows_is_said(tmp_path, capsys):
+def test_settings_that_only_the_program_knows_are_named(tmp_path, capsys):
     def halved(scores, labels):
         loss, dscores = gc.ops.softmax_cross_entropy(scores, labels)
         return loss / 2, dscores / 2
@@ -82,7 +82,7 @@ def test_what_only_the_program_knows_is_said(tmp_path, capsys):
     assert "goes on with the settings it was started with; leave --lr out" in said
 
 
-def test_a_run_on_arrays_needs_its_images_named(tmp_path, capsys):
+def test_a_run_on_arrays_needs_its_data_as_an_option(tmp_path, capsys):
     train, _ = gc.data.load("digits")
     net = gc.models.build("seed-net", (8, 8, 1))
     gc.Trainer(net).fit((train.images[:99], train.labels[:99]), epochs=1, run_dir=tmp_path / "run", progress=False)
@@ -98,7 +98,7 @@ def test_a_run_on_arrays_needs_its_images_named(tmp_path, capsys):
     )
 
 
-def test_the_images_of_a_validation_part_are_no_other_data(tmp_path, capsys):
+def test_the_images_of_a_validation_part_do_not_count_as_other_data(tmp_path, capsys):
     train(tmp_path / "run", epochs=1, validation=0.1, test=gc.data.load("digits")[1])
     assert "warning" not in says(capsys, "evaluate", tmp_path / "run")
     assert "tested" in says(capsys, "train", "--resume", tmp_path / "run", "--json")
@@ -114,7 +114,7 @@ def photos(folder, seed=0):
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["in-memory", "streamed"])
-def test_runs_on_folders_are_evaluated_and_resumed_without_more_words(tmp_path, capsys, stream):
+def test_runs_on_folders_are_evaluated_and_resumed_without_further_options(tmp_path, capsys, stream):
     train, test = gc.data.folder.load(photos(tmp_path / "pets, and more"), channels=1, test=0.25, stream=stream)
 
     def fit(name, **options):
@@ -135,7 +135,7 @@ def test_runs_on_folders_are_evaluated_and_resumed_without_more_words(tmp_path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True], ids=["in-memory", "streamed"])
 def test_runs_on_all_of_a_folder_and_a_test_folder(tmp_path, capsys, stream):
-    """Without more words, and when both folders have moved."""
+    """Without further options, and when both folders have moved."""
     whole = partial(gc.data.folder.load_all, channels=1, stream=stream)
     train, test = (whole(photos(tmp_path / name, seed)) for seed, name in enumerate(("train", "test")))
 
@@ -185,7 +185,7 @@ def test_each_run_writes_a_config_that_says_what_only_the_program_knows(tmp_path
     assert stored[0]["train"] | {"name": ""} == stored[1]["train"] | {"name": ""}
 
 
-def test_configs_of_parts_of_ones_own_are_refused_by_their_name(tmp_path, capsys):
+def test_configs_with_user_defined_parts_are_refused_by_name(tmp_path, capsys):
     def halved(scores, labels):
         loss, dscores = gc.ops.softmax_cross_entropy(scores, labels)
         return loss / 2, dscores / 2

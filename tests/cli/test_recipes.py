@@ -40,7 +40,7 @@ def test_every_recipe_can_be_read(name):
         assert found.model == name
 
 
-def test_a_rate_in_the_optimizer_counts():
+def test_a_learning_rate_inside_the_optimizer_option_is_used():
     rate = lambda **chosen: run_settings.complete(chosen).lr  # noqa: E731
     assert rate(optimizer="sgd:lr=0.3,momentum=0.9") == 0.3
     assert rate(optimizer="sgd:momentum=0.9") == recipes.DEFAULT["lr"]
@@ -82,7 +82,7 @@ def test_airbench94_from_the_command_line(tmp_path, capsys):
     assert "over 6 views of each image" in again
     assert again.splitlines()[-1] == said.splitlines()[-1]
 
-    # The first filters are as `whiten` made them, whatever came after.
+    # The first filters are as `whiten` set them, whatever came after.
     train, _ = load(f"synthetic:n=6,size={SIZE}")
     net = models.airbench94((25, 25, 3), 4)
     models.whiten(net, Normalization.from_dataset(train)(train.images))
@@ -91,7 +91,7 @@ def test_airbench94_from_the_command_line(tmp_path, capsys):
 
 
 def narrow(dtype):
-    """airbench94 with a few filters: the same layers under the same names."""
+    """airbench94 with few filters: the same layers under the same names."""
     layers = [Input((25, 25, 3)), Conv2D(24, 2, frozen=("weight",)), GELU()]
     for filters in (4, 8, 8):
         for pool in ([MaxPool2D(2)], []):
@@ -101,7 +101,7 @@ def narrow(dtype):
 
 
 def follow(device, dtype, images, batch, epochs):
-    """A run by the recipe, but of a narrow net and small batches."""
+    """A run with the recipe, but with a narrow net and small batches."""
     recipe = run_settings.complete({"data": f"synthetic:n={images},size={SIZE}"}, "airbench94")
     train, _ = load(recipe.data)
     normalization, net = Normalization.from_dataset(train), narrow(dtype)

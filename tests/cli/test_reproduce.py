@@ -1,4 +1,4 @@
-"""The accuracy table of the docs, and the command that trains it again."""
+"""The accuracy table of the docs, and the command that reproduces it."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from gpuconv.dtypes import PRECISIONS
 DOCS = Path(__file__).parent.parent.parent / "docs" / "recipes.md"
 
 
-def test_the_table_of_the_docs_is_that_of_the_command():
+def test_the_docs_table_matches_the_command():
     rows = [Row(*row, right) for row, right in reproduce.REFERENCE.items()]
     assert "\n".join(reproduce.table(rows)) in DOCS.read_text(encoding="utf-8")
 
@@ -41,7 +41,7 @@ def test_every_precision_of_a_device_is_trained_from_every_seed(monkeypatch, cap
 
 
 @pytest.mark.slow
-def test_the_quick_part_trains_a_good_net(capsys):
+def test_the_quick_mode_trains_a_good_net(capsys):
     assert main(["reproduce", "--quick", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["right"][0] > 0.95 * reproduce.IMAGES  # the exact number depends on the machine's BLAS

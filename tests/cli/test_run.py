@@ -40,7 +40,7 @@ def last_line(capsys):
     return capsys.readouterr().out.rstrip("\n").rpartition("\n")[2]
 
 
-def test_training_says_what_it_does_and_ends_with_the_accuracy(tmp_path, monkeypatch, capsys):
+def test_training_prints_what_it_does_and_ends_with_the_accuracy(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert train("--epochs", 2) == 0
     said = capsys.readouterr().out
@@ -117,7 +117,7 @@ def test_the_same_seed_leaves_the_same_bytes(tmp_path, trained):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, capsys):
+def test_an_interrupted_run_is_resumed_and_gives_the_same_bytes(tmp_path, capsys):
     command = [sys.executable, "-m", "gpuconv", "train", *TINY, "--epochs", "60", "--run-dir", str(tmp_path / "my run")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "my run/metrics.jsonl"
@@ -135,7 +135,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, capsys):
 
 
 @pytest.mark.kernels
-def test_a_run_by_graphs_leaves_the_same_bytes(tmp_path, monkeypatch):
+def test_a_run_with_graphs_leaves_the_same_bytes(tmp_path, monkeypatch):
     from gpuconv.backends.cuda.runtime.graph import EmulatedRecorder
 
     captures, capture = [], EmulatedRecorder.capture
@@ -180,7 +180,7 @@ def test_resume_refuses_other_settings_and_names_them(trained, capsys):
         ("optimizer", "adm", "did you mean 'adam'?"),
     ],
 )
-def test_stored_settings_that_cannot_be_are_named(trained, tmp_path, capsys, name, value, said):
+def test_invalid_stored_settings_are_named(trained, tmp_path, capsys, name, value, said):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     content = json.loads((run / "run.json").read_text())
@@ -195,7 +195,7 @@ def test_stored_settings_that_cannot_be_are_named(trained, tmp_path, capsys, nam
     assert {path: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_a_run_goes_on_with_its_own_words_and_another_pace_of_saving(trained, tmp_path):
+def test_a_run_is_resumed_with_its_own_settings_and_another_checkpoint_interval(trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     content = json.loads((run / "run.json").read_text())
@@ -222,7 +222,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, caps
     assert error.count("\n") == 1
 
 
-def test_resume_of_a_finished_run_tells_its_result(trained, capsys):
+def test_resuming_a_finished_run_prints_its_result(trained, capsys):
     assert main(["train", "--resume", str(trained)]) == 0
     assert re.fullmatch(r"test accuracy \d+\.\d\d%", last_line(capsys))
 
@@ -262,7 +262,7 @@ def images(folder, *sizes, mode="RGB"):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P"])
-def test_predict_prints_the_sorted_best_five_of_each_image(trained, tmp_path, capsys, mode):
+def test_predict_prints_the_top_five_of_each_image_in_order(trained, tmp_path, capsys, mode):
     files = list(images(tmp_path, (9, 7), (30, 41), mode=mode))
     assert main(["predict", *files, "--run-dir", str(trained)]) == 0
     said = capsys.readouterr().out
@@ -285,7 +285,7 @@ def test_predict_says_when_colors_are_lost(tmp_path, capsys):
     assert f"{color} (converted from RGB to L, colors converted to gray)" in capsys.readouterr().out
 
 
-def test_predict_goes_on_after_an_image_it_cannot_read(trained, tmp_path, capsys):
+def test_predict_continues_after_an_unreadable_image(trained, tmp_path, capsys):
     (good,) = images(tmp_path, (9, 7))
     (tmp_path / "bad.png").write_bytes(b"no picture")
     assert main(["predict", str(tmp_path / "bad.png"), good, "--run-dir", str(trained)]) == 1
@@ -294,14 +294,14 @@ def test_predict_goes_on_after_an_image_it_cannot_read(trained, tmp_path, capsys
     assert good in said.out
 
 
-def test_predict_draws_the_way_of_an_image(trained, tmp_path):
+def test_predict_draws_the_activations_of_an_image(trained, tmp_path):
     pytest.importorskip("matplotlib")
     (image,) = images(tmp_path, (9, 7))
     assert main(["predict", image, "--run-dir", str(trained), "--picture", str(tmp_path / "inside.png")]) == 0
     assert (tmp_path / "inside.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_predict_refuses_a_picture_that_is_no_png_first(tmp_path, capsys):
+def test_predict_refuses_a_picture_that_is_not_png_before_any_work(tmp_path, capsys):
     assert main(["predict", "a.png", "--run-dir", "nowhere", "--picture", str(tmp_path / "p.jpg")]) == 2
     said = capsys.readouterr()
     assert f"must end in .png, received {tmp_path / 'p.jpg'}" in said.err
@@ -319,7 +319,7 @@ def test_predict_on_a_terminal_that_cannot_encode_its_bars(trained, tmp_path):
     assert re.search(r"class \d +[\d.]+ %  \?+$", done.stdout, re.M)
 
 
-def test_the_newest_run_is_taken_when_none_is_named(tmp_path, monkeypatch, trained, capsys):
+def test_the_newest_run_is_the_default(tmp_path, monkeypatch, trained, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate"]) == 2
     assert "there is none in ./runs" in capsys.readouterr().err
@@ -330,7 +330,7 @@ def test_the_newest_run_is_taken_when_none_is_named(tmp_path, monkeypatch, train
     assert "runs/newer" in capsys.readouterr().out
 
 
-def test_without_matplotlib_training_says_so_once_and_goes_on(tmp_path):
+def test_without_matplotlib_training_says_so_once_and_continues(tmp_path):
     code = "import sys; sys.modules['matplotlib'] = None; from gpuconv.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "train", *TINY, "--epochs", "1", "--run-dir", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -339,7 +339,7 @@ def test_without_matplotlib_training_says_so_once_and_goes_on(tmp_path):
     assert "test accuracy" in done.stdout.splitlines()[-1]
 
 
-def test_pictures_that_cannot_be_drawn_are_said_and_take_nothing_along(tmp_path, monkeypatch, capsys):
+def test_pictures_that_cannot_be_drawn_are_reported_and_affect_nothing_else(tmp_path, monkeypatch, capsys):
     from gpuconv import plots
 
     def broken(*_, **__):
@@ -357,7 +357,7 @@ def test_pictures_that_cannot_be_drawn_are_said_and_take_nothing_along(tmp_path,
 
 @pytest.mark.parametrize("model", ["three-layer", "tiny-vgg", "resnet20"])
 def test_pictures_of_other_nets(model):
-    """A column a layer that changes the volume, a residual block being one; FC layers first give filters too."""
+    """One column per layer that changes the volume, a residual block being one; leading FC layers have filters too."""
     from gpuconv import models
     from gpuconv.cli import pictures
     from gpuconv.training.look import look
@@ -377,7 +377,7 @@ def test_pictures_of_other_nets(model):
         np.testing.assert_array_equal(weight, net.params()["conv1.weight"])
 
 
-def test_the_filters_behind_a_norm_of_the_image_are_the_first():
+def test_the_first_filters_may_follow_a_normalization_layer():
     from gpuconv.cli import pictures
     from gpuconv.layers import BatchNorm, Conv2D, Input, Sequential
 
@@ -388,7 +388,7 @@ def test_the_filters_behind_a_norm_of_the_image_are_the_first():
 
 
 @pytest.mark.slow
-def test_filters_are_whitened_where_no_checkpoint_holds_them(tmp_path, monkeypatch):
+def test_filters_are_whitened_unless_a_checkpoint_holds_them(tmp_path, monkeypatch):
     from gpuconv import models
 
     seen = []
@@ -407,7 +407,7 @@ def test_filters_are_whitened_where_no_checkpoint_holds_them(tmp_path, monkeypat
     assert len(seen) == 1
 
 
-def test_a_net_without_filters_has_no_picture_of_them(tmp_path):
+def test_a_net_without_filters_gets_no_filter_picture(tmp_path):
     from gpuconv.cli import pictures
     from gpuconv.layers import Flatten, GlobalAvgPool2D, Input, Linear, MaxPool2D, Sequential
 
@@ -423,7 +423,7 @@ def test_a_net_without_filters_has_no_picture_of_them(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stored_net_of_anything_but_images_is_refused():
+def test_a_stored_net_whose_input_is_not_an_image_is_refused():
     from gpuconv.cli.errors import UserError
     from gpuconv.layers import Input, Linear, Sequential
 

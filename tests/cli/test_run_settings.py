@@ -1,4 +1,4 @@
-"""The command line's own words: numbers, losses, names of run directories."""
+"""The syntax of command-line values: numbers, losses, names of run directories."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 from tests.defaults import VALUE, flags
 
 
-def test_whole_numbers_have_a_least_and_fit_64_bits():
+def test_integers_have_a_minimum_and_fit_64_bits():
     for least, number in ((0, 0), (1, 1), (1, 2**63 - 1)):
         assert run_settings.count(least)(str(number)) == number
     for least, text in ((0, "-1"), (1, "0"), (1, "1.5"), (0, "x"), (0, str(2**63))):
@@ -27,7 +27,7 @@ def test_numbers_are_positive_and_finite():
             run_settings.positive(text)
 
 
-def test_a_volume_has_three_sides():
+def test_a_volume_has_three_sizes():
     assert summary.volume("32X24x3") == (32, 24, 3)
     for text in ("32x24", "32x24x3x1", "32x0x3", "axbxc", "32x-1x3", "1.5x2x3", "32x24x"):
         with pytest.raises(argparse.ArgumentTypeError, match="expected a size written 32x32x3"):
@@ -53,7 +53,7 @@ def test_a_new_run_takes_the_first_free_number(tmp_path, monkeypatch):
         assert str(run_settings.new_directory(chosen)) == f"runs/synthetic-seed-net-{number}"
 
 
-def test_a_rate_that_is_said_twice_must_be_the_same():
+def test_a_learning_rate_given_twice_must_be_the_same():
     assert run_settings.rate_in({"optimizer": "sgd:lr=0.3", "lr": 0.3}) == {"lr": 0.3}
     assert run_settings.rate_in({"optimizer": "sgd"}) == run_settings.rate_in({}) == {}
     assert run_settings.rate_in({"optimizer": "* -> sgd:lr=0.3"}) == {"lr": 1.0}
@@ -61,8 +61,8 @@ def test_a_rate_that_is_said_twice_must_be_the_same():
         run_settings.rate_in({"optimizer": "sgd:lr=0.3", "lr": 0.2})
 
 
-def test_settings_are_checked_before_anything_is_made():
-    """By hand, as a stored run may have been changed."""
+def test_settings_are_checked_before_anything_is_created():
+    """Built by hand, as a stored run may have been edited."""
     right = run_settings.complete({})
     run_settings.check(right)
     for name, value, error in (
@@ -93,5 +93,5 @@ def test_every_kind_of_data_has_a_net_and_every_net_a_recipe():
     assert recipes.DEFAULT["epochs"] == 10
 
 
-def test_settings_are_a_value():
+def test_settings_compare_by_value():
     assert dict(flags(["cli.run_settings:Settings"])) == {"cli.run_settings:Settings": VALUE}

@@ -1,4 +1,4 @@
-"""Runs whose nets have layers that a user's file defines, in every command that reads a run."""
+"""Runs whose nets have layers from a user's file, in every command that reads a run."""
 
 import sys
 
@@ -31,7 +31,7 @@ def build(input_shape, classes):
 
 
 def forget(path):
-    """As in a new process: nothing of the file was imported."""
+    """As in a new process: the file has not been imported."""
     sys.modules.pop(path.stem, None)
     for name in [name for name in LAYERS if name.startswith(f"{path.stem}.")]:
         del LAYERS[name]
@@ -65,7 +65,7 @@ def of_python(file, folder, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("started", [of_the_command_line, of_python], ids=lambda each: each.__name__)
-def test_every_command_takes_the_file_and_none_runs_it_unasked(started, file, tmp_path, capsys):
+def test_every_command_accepts_the_file_and_none_runs_it_unasked(started, file, tmp_path, capsys):
     run, device = tmp_path / "run", ["--device", "numpy"]
     started(file, run, capsys)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
@@ -93,7 +93,7 @@ def test_every_command_takes_the_file_and_none_runs_it_unasked(started, file, tm
     assert "ZeroDivisionError" in says(capsys, "evaluate", run, "--model", file, status=2)
 
 
-def test_the_live_page_takes_the_file_too(file, tmp_path, capsys, monkeypatch):
+def test_the_live_page_accepts_the_file_too(file, tmp_path, capsys, monkeypatch):
     from gpuconv import live
 
     served = []

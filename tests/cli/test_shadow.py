@@ -25,7 +25,7 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_train_tells_what_was_checked(work, capsys):
+def test_train_reports_what_was_checked(work, capsys):
     assert main(["train", *TINY, "--shadow", "2%", "--run-dir", "run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["shadow"]
     assert told["seconds"] <= 0.02 * told["elapsed"]

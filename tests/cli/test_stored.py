@@ -1,4 +1,4 @@
-"""Stored runs by the command line: data that moved or changed, entries that are wrong, weights that are NaN."""
+"""Stored runs on the command line: data that moved or changed, invalid entries, NaN weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def photo(path, seed):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Photos, and a run that trained on them, named by a relative path."""
+    """Photos, and a run that trained on them under a relative path."""
     folder = tmp_path_factory.mktemp("home")
     for number, name in enumerate(["cats", "dogs"]):
         for image in range(20):
@@ -52,14 +52,14 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def work(home, tmp_path, monkeypatch):
-    """A copy of it, which is the current folder; the run's photos are still those of `home`."""
+    """A copy of it as the current folder; the run's photos are still those of `home`."""
     shutil.copytree(home, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def said(capsys, *arguments, status=0):
-    """What a command says, stdout and stderr; exactly one line on stderr when it fails."""
+    """The stdout and stderr of a command; exactly one line on stderr when it fails."""
     assert main([*map(str, arguments), "--device", "numpy"]) == status
     out, err = capsys.readouterr()
     if status:
@@ -77,7 +77,7 @@ def test_a_run_finds_its_data_from_any_folder(work, home, capsys, monkeypatch):
     assert stored == f"folder:{home / 'photos'},split=name"
 
 
-def test_data_that_moved_is_given_anew(work, capsys):
+def test_moved_data_is_given_with_an_option(work, capsys):
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'gone'},split=name")
     for command in (["evaluate", run], ["train", "--resume", run]):
         assert "gone" in (told := said(capsys, *command, status=2))
@@ -86,7 +86,7 @@ def test_data_that_moved_is_given_anew(work, capsys):
     assert "gone" in said(capsys, "evaluate", run, "--data", "folder:gone", status=2)
 
 
-def test_cifar10_that_moved_is_given_anew(tmp_path, monkeypatch, capsys):
+def test_moved_cifar10_is_given_with_an_option(tmp_path, monkeypatch, capsys):
     def small_cifar10(directory):
         if not Path(directory).is_dir():
             raise FileNotFoundError(f"no CIFAR-10 in {directory}")
@@ -106,7 +106,7 @@ def test_cifar10_that_moved_is_given_anew(tmp_path, monkeypatch, capsys):
 
 
 def changed_run(work, path, value):
-    """The run with another value at a path of run.json and of the checkpoint's state; where it lies."""
+    """The path of a copy of the run with another value at one place of run.json and of the checkpoint's state."""
     run = RunDirectory(work / "run")
     content = json.loads(run.settings_file.read_text())
     found = checkpoint.load(run.last)
@@ -116,7 +116,7 @@ def changed_run(work, path, value):
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "redrawn", "swapped"])
-def test_data_that_changed_is_told_and_not_gone_on_with(work, capsys, change):
+def test_changed_data_is_reported_and_not_trained_on(work, capsys, change):
     cats = work / "photos" / "cats"
     trained = {image.tobytes() for image in named.load("folder:photos")[0].images}
     if change == "added":
@@ -144,8 +144,8 @@ def test_data_that_changed_is_told_and_not_gone_on_with(work, capsys, change):
     assert {path: path.read_bytes() for path in (work / "run").iterdir()} == kept
 
 
-def test_a_test_set_that_was_trained_on_is_told(work, capsys):
-    """A folder tested on as a whole may be the one that was trained on, or hold copies from there."""
+def test_testing_on_training_images_is_reported(work, capsys):
+    """A folder tested on as a whole may be the training folder, or hold copies from it."""
     shutil.copytree("photos", "copied")
     photo(work / "copied" / "cats" / "new.png", 1000)
     trained = len(named.load("folder:photos")[0])
@@ -171,7 +171,7 @@ def test_a_class_that_was_added_or_renamed_is_refused(work, capsys):
         assert "other class names" in said(capsys, "evaluate", "run", "--data", "folder:photos", status=2)
 
 
-def test_what_data_given_anew_leaves_out_is_as_in_the_run(work, monkeypatch):
+def test_options_missing_from_new_data_are_taken_from_the_run(work, monkeypatch):
     where = work.resolve()
     monkeypatch.chdir(where)
     for given, stored, found in [
@@ -192,7 +192,7 @@ def test_what_data_given_anew_leaves_out_is_as_in_the_run(work, monkeypatch):
 
 
 def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):
-    """It stored a relative path and no rule: the images it trains and tests on are those of the files' order."""
+    """It stored a relative path and no split rule: training and test images follow from the order of the files."""
     assert said(capsys, "train", "--data", "folder:photos,split=order", *TINY, "--run-dir", "old")
     run = RunDirectory("old")
     content, found = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
@@ -206,7 +206,7 @@ def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):
     assert "warning" in said(capsys, "evaluate", "old", "--data", "folder:photos,split=name")
 
 
-# --- entries that are wrong --------------------------------------------------------------------
+# --- invalid entries ---------------------------------------------------------------------------
 
 WRONG = [  # a path of run.json and the state, what it is made, what is said
     ("settings.options.command.loss", "hinge", "options.command: unknown loss 'hinge'"),
@@ -231,7 +231,7 @@ WRONG = [  # a path of run.json and the state, what it is made, what is said
 ]
 
 
-def test_a_wrong_entry_is_one_line_in_every_command(work, capsys):
+def test_an_invalid_entry_is_one_line_in_every_command(work, capsys):
     run = RunDirectory(work / "run")
     content, found = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
     whole = run.last.read_bytes()
@@ -266,7 +266,7 @@ NETS = [  # what makes no net, or another one than that of the weights
 ]
 
 
-def test_a_net_that_cannot_be_is_one_line(work, capsys):
+def test_an_impossible_net_is_one_line(work, capsys):
     run = RunDirectory(work / "run")
     found = checkpoint.load(run.last)
     for path, new, words in NETS:
@@ -275,7 +275,7 @@ def test_a_net_that_cannot_be_is_one_line(work, capsys):
         said(capsys, "train", "--resume", "run", status=2)
 
 
-def test_weights_that_are_nan_are_said(work, capsys):
+def test_nan_weights_are_reported(work, capsys):
     run = RunDirectory(work / "run")
     found = checkpoint.load(run.last)
     photo(work / "x.png", 1)
@@ -294,7 +294,7 @@ def test_weights_that_are_nan_are_said(work, capsys):
         assert "scores of x.png are not finite" in said(capsys, "predict", "x.png", "--run-dir", "run", status=2)
 
 
-def test_a_checkpoint_that_is_gone_is_said_by_every_command(work, capsys):
+def test_a_missing_checkpoint_is_reported_by_every_command(work, capsys):
     run = RunDirectory(work / "run")
     run.last.unlink()
     kept = {path: path.read_bytes() for path in run.path.iterdir()}
@@ -303,7 +303,7 @@ def test_a_checkpoint_that_is_gone_is_said_by_every_command(work, capsys):
     assert {path: path.read_bytes() for path in run.path.iterdir()} == kept
 
 
-def test_an_absent_setting_has_its_default(work, capsys):
+def test_a_missing_setting_has_its_default(work, capsys):
     run = RunDirectory(work / "run")
     content, found = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
     older = copy.deepcopy(found.state)

@@ -1,4 +1,4 @@
-"""What commands print, as a whole: a table whose columns or sums are wrong looks as good as one that is right."""
+"""The complete output of commands: a table with wrong columns or sums looks as good as a right one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpuconv.profiling.work import Ceilings, Work
 
 
 def test_a_recipe_in_a_line():
-    """What is left at none is not told."""
+    """Settings left at none are not shown."""
     assert str(run_settings.complete({})) == (
         "30 epochs, batches of 64, sgd:momentum=0.9,nesterov=true,weight_decay=5e-4 lr 0.05, one-cycle, augment "
         "shift:1, loss softmax:label_smoothing=0.1, float32, seed 0"
@@ -40,8 +40,8 @@ def test_the_list_of_nets(capsys):
     assert rows[-1] == "  digits-net      A small VGG with batch norm for the 8x8 digits."
 
 
-def test_what_summary_is_asked_for(monkeypatch, capsys):
-    """The algorithms are those of a device and a batch size."""
+def test_the_options_that_summary_receives(monkeypatch, capsys):
+    """The algorithms depend on the device and the batch size."""
     told = lambda net, **options: f"{net.input_shape} {net.precision} {options}"  # noqa: E731
     monkeypatch.setattr("gpuconv.summary.summary", told)
     assert main(["summary", "--model", "digits-net"]) == 0
@@ -62,7 +62,7 @@ def test_the_list_of_kernels(capsys):
     assert "unknown kernel file 'linear'" in capsys.readouterr().err
 
 
-# --- kernels --report, of kernels that were compiled elsewhere ----------------------------------
+# --- kernels --report, on prepared results -----------------------------------------------------
 
 FEW, MOST = Variant("a.cu", (("DTYPE", "0"),), smem_bytes=16), Variant("a.cu", (("DTYPE", "1"),), smem_bytes=1024)
 LINES = [
@@ -98,7 +98,7 @@ def reported(monkeypatch, capsys):
     return run
 
 
-def test_the_report_shows_the_variant_that_takes_most(reported):
+def test_the_report_shows_the_variant_with_the_most_registers(reported):
     status, everything, lines = reported(LINES)
     assert (status, everything) == (0, False)
     assert lines == [
@@ -130,7 +130,7 @@ def test_the_report_of_every_variant(reported):
     assert reported(LINES, "--arch", "sm_80")[1] is True
 
 
-def test_the_report_tells_what_does_not_compile(reported):
+def test_the_report_names_kernels_that_do_not_compile(reported):
     status, _, lines = reported([LINES[3], CompileError("a.cu does not compile for sm_80")])
     assert status == 1
     assert lines[2:] == [
@@ -146,7 +146,7 @@ def test_the_report_tells_what_does_not_compile(reported):
     assert lines[-1].endswith(": 0 spill, 2 do not compile")
 
 
-def test_what_cannot_be_predicted_or_is_not_known_is_said(reported, monkeypatch):
+def test_an_unknown_occupancy_and_a_missing_prediction_are_reported(reported, monkeypatch):
     def fail(line):
         raise CompileError("no NVRTC")
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_predicted_or_is_not_known_is_said(reported, monkeypatch)
 
 
 def test_the_five_best_scores_with_bars():
-    """Of equals the first comes first."""
+    """Equal scores keep their order."""
     scores = np.array([0.04, 0.05, 0.5, 0.25, 0.125, 0.035])
     assert predict.top(scores, ["a", "b", "cat", "dog", "e", "f"]) == [
         "  cat   50.00 %  " + "█" * 15,
@@ -177,7 +177,7 @@ def test_the_five_best_scores_with_bars():
     assert [line.split()[0] for line in many] == ["0", "2", "4", "6", "8"]
 
 
-def test_a_check_is_a_line_and_its_details(capsys):
+def test_a_check_is_one_line_with_details(capsys):
     assert verdict(True, "first loss", "2.3, expected 2.3", "")
     assert not verdict(False, "first loss", "9, expected 2.3", "why")
     said = capsys.readouterr().out.splitlines()
@@ -185,7 +185,7 @@ def test_a_check_is_a_line_and_its_details(capsys):
 
 
 def test_the_classes_in_a_table():
-    """A class without images has no accuracy; one that was never mistaken names no other."""
+    """A class without images has no accuracy; a class without mistakes names no other class."""
     confusion = np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
     assert evaluate.table(confusion, ["cat", "a\tdog", "none"]).splitlines() == [
         "class   images   right  accuracy  most often mistaken for",
@@ -197,7 +197,7 @@ def test_the_classes_in_a_table():
     assert evaluate.table(np.eye(2, dtype=int), ["a", "b"]).splitlines()[1] == "a           1       1  100.00 %"
 
 
-def test_a_conversion_is_told_beside_the_name(tmp_path, capsys):
+def test_a_conversion_is_shown_after_the_name(tmp_path, capsys):
     Image = pytest.importorskip("PIL.Image")
     grey, color = np.arange(30, dtype=np.uint8).reshape(6, 5), np.arange(90, dtype=np.uint8).reshape(6, 5, 3)
     Image.fromarray(grey).save(tmp_path / "grey.png")
@@ -216,7 +216,7 @@ def test_a_conversion_is_told_beside_the_name(tmp_path, capsys):
     assert told("grey.png", 6, 4, 1) == "/grey.png (resized from 6x5 to 6x4)"
 
 
-# --- profile, of steps that were timed elsewhere -------------------------------------------------
+# --- profile, of prepared timings ----------------------------------------------------------------
 
 STEP = [Row("conv1", "forward", Work(3e6, 1e6), 0.003), Row("sgd", "", Work(0.0, 2e6), 0.001)]
 KERNEL = {"kernel": "conv2d_fprop_mma", "algorithm": "mma-64x32", "launches": 1, "blocks": 12, "threads": 128}
@@ -267,7 +267,7 @@ def test_the_profile_of_the_emulated_device():
     assert unknown.splitlines()[-2:] == ["3 launches a step", "registers and occupancy are unknown: no NVRTC here"]
 
 
-def test_what_profile_is_asked_for(monkeypatch, capsys):
+def test_the_options_that_profile_receives(monkeypatch, capsys):
     asked = []
 
     def planted(net, batch_size, **options):
@@ -292,7 +292,7 @@ def test_what_profile_is_asked_for(monkeypatch, capsys):
     assert run("--device", "numpy", "--fuse", "--batch-size", "7")[0][2:] == (7, usual | {"fuse": True})
 
 
-def test_info_in_its_own_words(monkeypatch, capsys, tmp_path):
+def test_the_whole_output_of_info(monkeypatch, capsys, tmp_path):
     from gpuconv import backends
     from gpuconv.backends.cuda import cache
 
@@ -338,7 +338,7 @@ def test_info_in_its_own_words(monkeypatch, capsys, tmp_path):
     assert f"  cache         {tmp_path / 'none'} (compiled files: 0)" in capsys.readouterr().out.splitlines()
 
 
-def test_cores_are_those_that_this_process_may_use(monkeypatch):
+def test_only_cores_that_this_process_may_use_are_counted(monkeypatch):
     monkeypatch.setattr(info.os, "sched_getaffinity", {0: {1, 4, 5}}.get, raising=False)
     monkeypatch.setattr(info.os, "cpu_count", lambda: 8)
     assert info._cores() == 3
@@ -348,7 +348,7 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch):
     assert info._cores() == 1
 
 
-def test_a_download_says_where_it_is_and_what_comes_next(monkeypatch, capsys):
+def test_a_download_prints_its_folder_and_the_next_command(monkeypatch, capsys):
     monkeypatch.setattr("gpuconv.data.cifar10.download", lambda folder: f"{folder}/cifar-10-batches-bin")
     assert main(["data", "cifar10", "--to", "my data"]) == 0
     assert capsys.readouterr().out.splitlines() == [

@@ -1,4 +1,4 @@
-"""Options of `gpuconv train` beyond the recipe's: a part to validate on, weights to begin with, files of settings."""
+"""Options of `gpuconv train` beyond the recipe's: a validation part, initial weights, settings files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def metrics(run):
 # --- a part to validate on -----------------------------------------------------------------------
 
 
-def test_a_validation_part_judges_the_epochs_and_the_test_comes_once(work, capsys):
+def test_a_validation_part_judges_the_epochs_and_the_test_runs_once(work, capsys):
     out = said(capsys, "train", *TINY, "--epochs", 2, "--validation", 0.25, "--run-dir", "run")
     assert "72 images to train on, 24 to validate on, 19 to test on" in out
     assert "validation 0.25" in out
@@ -91,7 +91,7 @@ def test_shards_are_stored_with_the_run(work, capsys):
         assert f"received '{wrong}'" in said(capsys, "train", *TINY, f"--shards={wrong}", status=2)
 
 
-# --- weights to begin with -----------------------------------------------------------------------
+# --- initial weights -----------------------------------------------------------------------------
 
 
 def weights(path):
@@ -101,7 +101,7 @@ def weights(path):
 
 
 @pytest.mark.slow
-def test_training_begins_with_the_weights_of_a_run_a_checkpoint_or_a_saved_net(work, capsys):
+def test_training_starts_from_the_weights_of_a_run_a_checkpoint_or_a_saved_net(work, capsys):
     from gpuconv import load
 
     said(capsys, "train", *TINY, "--epochs", 1, "--seed", 5, "--run-dir", "first")
@@ -131,10 +131,10 @@ def test_training_begins_with_the_weights_of_a_run_a_checkpoint_or_a_saved_net(w
     assert not (work / "not").exists()
 
 
-# --- files of settings ---------------------------------------------------------------------------
+# --- settings files ------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_a_file_that_makes_it_again(work, capsys):
+def test_a_run_writes_a_settings_file_that_reproduces_it(work, capsys):
     said(capsys, "train", *TINY, "--epochs", 2, "--validation", 0.25, "--seed", 3, "--lr", 0.02, "--run-dir", "one")
     said(capsys, "train", "--config", "one/config.toml", "--device", "numpy", "--run-dir", "two")
     for name in ("metrics.jsonl", "metrics.csv", "last.safetensors", "run.json", "config.toml"):
@@ -163,7 +163,7 @@ def test_every_text_survives_in_the_file(work):
         assert config.read("c.toml") == chosen
 
 
-def test_a_file_of_settings_is_checked_before_anything_is_made(work, capsys):
+def test_a_settings_file_is_checked_before_anything_is_created(work, capsys):
     for text, message in (
         ("epoch = 3", "unknown setting 'epoch'; did you mean 'epochs'?"),
         ("Batch-Size = 2\nbatch_sise = 3", "unknown setting 'batch_sise'; did you mean 'batch_size'?"),
@@ -225,7 +225,7 @@ def my_net(work, request):
     sys.path[:] = [folder for folder in sys.path if folder != str(work)]
 
 
-def test_a_net_of_a_function_in_a_file(work, my_net, capsys):
+def test_a_net_from_a_function_in_a_file(work, my_net, capsys):
     plain = [*TINY[:2], *TINY[4:], "--epochs", 1, "--seed", 2]
     for name in ("build", "layers"):
         said(capsys, "train", *plain, "--model", f"{my_net}:{name}", "--run-dir", name)
@@ -242,7 +242,7 @@ def test_a_net_of_a_function_in_a_file(work, my_net, capsys):
     assert "conv1" in said(capsys, "summary", "--model", f"{my_net}:fixed")
 
 
-def test_what_a_file_cannot_give_is_one_line(work, my_net, capsys):
+def test_a_file_without_a_usable_net_is_one_line(work, my_net, capsys):
     (work / "wrong_syntax.py").write_text("def build(:")
     (work / "json.py").write_text("")
     for model, message in (

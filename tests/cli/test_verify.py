@@ -1,4 +1,4 @@
-"""gpuconv verify: its table, its count, and what it says of a kernel that is wrong."""
+"""gpuconv verify: its table, its counts, and what it reports of a wrong kernel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TINY = ["verify", "--device", "emulated", "--tier", "tiny"]
 
 @pytest.mark.slow
 def test_every_row_is_counted(capsys):
-    """sgd_step has cases for all dtypes and others, with masters, for halves alone."""
+    """sgd_step has cases for all dtypes, and cases with masters only for 16-bit dtypes."""
     ops = ["sgd_step", "random_permutation", "softmax"]
     dtypes = ["float32", "float16"]
     assert main([*TINY, *(w for op in ops for w in ("--op", op)), *(w for d in dtypes for w in ("--dtype", d))]) == 0
@@ -32,7 +32,7 @@ def test_every_row_is_counted(capsys):
     assert said.endswith("\nall 5 pass on emulated\n")
 
 
-def test_a_wrong_kernel_is_told_by_its_smallest_failing_case(capsys, tmp_path):
+def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(capsys, tmp_path):
     wrong = tmp_path / "arithmetic.cu"
     text = lab.template("scale")
     wrong.write_text(text.replace("* Real(factor)", "* Real(factor) + 1"))
@@ -56,7 +56,7 @@ def test_a_fault_of_the_fast_numpy_code_is_found(monkeypatch, capsys):
     assert said.endswith("\n1 of 2 failed\n")
 
 
-def test_nothing_to_run_is_no_pass(capsys):
+def test_nothing_to_run_does_not_pass(capsys):
     assert main([*TINY, "--op", "random_permutation", "--dtype", "float64"]) == 2
     assert "no case of random_permutation in float64" in capsys.readouterr().err
 
