@@ -326,6 +326,7 @@ def test_the_whole_output_of_info(monkeypatch, capsys, tmp_path):
     assert lines[lines.index("optional packages") :] == [
         "optional packages",
         "  matplotlib    1.2.3 (pictures)",
+        "  mpi4py        not installed (several processes): python -m pip install 'gpuconv[mpi]'",
         "  pillow        not installed (image files): python -m pip install 'gpuconv[image]'",
         "  requests      not installed (downloads): python -m pip install 'gpuconv[download]'",
         "  cupy-cuda12x  not installed (GPU arrays, CUDA 12): python -m pip install 'gpuconv[cuda12]'",
