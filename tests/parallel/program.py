@@ -63,10 +63,12 @@ def main(how, directory, shards="0"):
         metrics=["confusion"],
         parallel=ranks,
         shards=int(shards) or None,
+        precision=how if how in ("float16", "bfloat16") else None,
     )
     data = small.images(count=20, seed=7 if differs == "data" else 0)
-    loader = Loader(data, 8, normalization=Normalization([50.0], [60.0]), device=device)
-    held_out = Loader(small.images(9, seed=5), 2, normalization=loader.normalization, shuffle=False, device=device)
+    like = dict(device=device, dtype=net.dtype)
+    loader = Loader(data, 8, normalization=Normalization([50.0], [60.0]), **like)
+    held_out = Loader(small.images(9, seed=5), 2, normalization=loader.normalization, shuffle=False, **like)
     history = trainer.fit(
         loader,
         epochs=3,

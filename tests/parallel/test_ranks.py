@@ -34,7 +34,7 @@ def test_the_command_line_has_the_bits_of_one_process(tmp_path):
         assert files(tmp_path / f"on{ranks}") == files(tmp_path / "on1")
 
 
-@pytest.mark.parametrize("how", ["numpy", "emulated"])
+@pytest.mark.parametrize("how", ["numpy", "emulated", "float16", "bfloat16"])
 def test_dropout_and_batch_norm_have_the_bits_of_one_process(tmp_path, how):
     for ranks in (1, 2):
         program(ranks, how, tmp_path / str(ranks), shards=4)
@@ -48,6 +48,11 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
         assert "steps 4 interrupted" in program(first, "interrupted", folder, shards=4)
         assert "steps 9 finished" in program(then, "resumed", folder, shards=4)
         assert files(folder) == files(tmp_path / "whole")
+
+
+def test_two_ranks_send_each_parameter_once_a_step(tmp_path):
+    """2 (R - 1) / R is 1 for two: 411 parameters and 8 running statistics in float32, four float64 sums, 9 steps."""
+    assert f"sent {9 * (4 * (411 + 8) + 4 * 8)}\n" in program(2, "numpy", tmp_path / "run", shards=4)
 
 
 def test_a_stop_on_one_rank_stops_all(tmp_path):

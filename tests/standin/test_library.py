@@ -113,6 +113,16 @@ def test_training_gives_the_emulated_devices_bits(schedule, device, graph):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+@pytest.mark.kernels
+@pytest.mark.parametrize("graph", [False, True], ids=["launches", "graph"])
+def test_training_in_shards_gives_the_emulated_devices_bits(schedule, graph):
+    expected = trained("emulated", graph=False, shards=2)
+    with standin.installed(("90",), schedule=schedule):
+        found = trained("cuda:0", graph=graph, shards=2)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
 # --- loaders of the user's own: batches that another library, or another thread, puts on the device ----------------
 
 
