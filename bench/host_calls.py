@@ -19,7 +19,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
 
     x, w, bias, y = array(1, 8, 8, 4), array(8, 3, 3, 4), array(8), array(1, 8, 8, 8)
     dx, dw, db, y2 = array(1, 8, 8, 4), array(8, 3, 3, 4), array(8), array(1, 8, 8, 8)
-    gamma, db2 = array(8), array(8)
+    gamma, db2, group = array(8), array(8), array(1, 2)
     pooled, won, mean = array(1, 4, 4, 4), array(1, 4, 4, 4, dtype=np.uint8), array(1, 1, 1, 4)
     scores, labels, loss = array(4, 10), array(4, dtype=np.int64), array()
     rows, matrix, vector, products = array(4, 16), array(10, 16), array(10), array(4, 10)
@@ -60,6 +60,8 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "global_avg_pool2d": lambda: ops.global_avg_pool2d(x, out=mean),
         "global_avg_pool2d_backward": lambda: ops.global_avg_pool2d_backward(mean, input_shape=x.shape, out=dx),
         "batch_norm": lambda: ops.batch_norm(y, gamma, bias, db, db2, training=False, out=y),
+        "group_norm": lambda: ops.group_norm(y, gamma, bias, groups=2, out=y),
+        "group_norm_backward": lambda: ops.group_norm_backward(y, y2, gamma, group, group, out=y, dgamma=db, dbeta=db2),
         "batch_norm, training": lambda: ops.batch_norm(y, gamma, bias, db, db2, training=True, out=y),
         "batch_norm_backward": lambda: ops.batch_norm_backward(y, y2, gamma, bias, bias, out=y, dgamma=db, dbeta=db2),
         "softmax_cross_entropy": lambda: ops.softmax_cross_entropy(scores, labels, out=scores),

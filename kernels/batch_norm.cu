@@ -22,6 +22,7 @@
 #include "activation.cuh"
 #include "column_reduce.cuh"
 #include "moments.cuh"
+#include "sums.cuh"
 
 constexpr bool ACTIVE = !IS_IDENTITY<ACTIVATION>;
 
@@ -169,25 +170,6 @@ struct Through {
         const Real given = load(normal(x, mean[lane], scale[lane], beta[lane]));
         const Real saved = SAVES_OUTPUT<ACTIVATION> ? load(round_to<DTYPE>(activation.apply(given))) : given;
         return load(round_to<DTYPE>(activation.gradient(load(dy), saved)));
-    }
-};
-
-// The sums of dy and of dy * (x - mean).
-struct alignas(2 * sizeof(Real)) Sums {
-    using Value = Sums;
-    Real dy, product;
-
-    static __device__ Sums of(const Sums& value) { return value; }
-    template <int ROWS>
-    static __device__ void add(Sums (&lanes)[WIDTH], const Sums (&values)[WIDTH][ROWS]) {
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j)
-#pragma unroll
-            for (int i = 0; i < ROWS; ++i) lanes[j].merge(values[j][i]);
-    }
-    __device__ void merge(const Sums& other) {
-        dy += other.dy;
-        product += other.product;
     }
 };
 

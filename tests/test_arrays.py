@@ -31,6 +31,8 @@ IN_PLACE = {  # whose `out` may be an input itself, and nothing is copied
     "dropout_backward",
     "batch_norm",
     "batch_norm_backward",
+    "group_norm",
+    "group_norm_backward",
     "softmax_cross_entropy",
     "svm_hinge",
 }

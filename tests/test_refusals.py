@@ -501,6 +501,29 @@ REFUSALS = [
         ValueError,
         "backoff must lie in [0.0, 1.0], received 2",
     ),
+    (ops.group_norm, [X, zeros(4), zeros(4)], {"groups": 3}, ValueError, "received groups 3, 4 channels"),
+    (ops.group_norm, [X, zeros(4), zeros(4)], {"groups": 0}, ValueError, "groups must be at least 1, received 0"),
+    (
+        ops.group_norm,
+        [X[:, :0], zeros(4), zeros(4)],
+        {"groups": 2},
+        ValueError,
+        "need at least one value, received shape",
+    ),
+    (
+        ops.group_norm_backward,
+        [X, X, zeros(4), zeros(4), zeros(4)],
+        {},
+        ValueError,
+        "mean must be (N, groups), as group_norm returns it, received shape (4,)",
+    ),
+    (
+        ops.group_norm_backward,
+        [X, X, zeros(4), zeros(2, 2), zeros(2, 1)],
+        {},
+        ValueError,
+        "inv_std must have shape (2, 2) (the mean's shape), received (2, 1)",
+    ),
     # arithmetic
     (
         ops.copy,

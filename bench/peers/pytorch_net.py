@@ -93,6 +93,7 @@ _COUNTERPARTS = {
     "Conv2D": _conv,
     "Linear": _linear,
     "BatchNorm": _batch_norm,
+    "GroupNorm": lambda nn, layer: nn.GroupNorm(layer.groups, layer.input_shape[-1], eps=layer.eps),
     "MaxPool2D": lambda nn, layer: nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding),
     "AvgPool2D": lambda nn, layer: nn.AvgPool2d(
         layer.kernel_size, layer.stride, layer.padding, count_include_pad=layer.count_include_pad

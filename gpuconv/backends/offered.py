@@ -65,6 +65,8 @@ class Backend:
     class norm:
         batch_norm = staticmethod(ops.norm.batch_norm)
         batch_norm_backward = staticmethod(ops.norm.batch_norm_backward)
+        group_norm = staticmethod(ops.norm.group_norm)
+        group_norm_backward = staticmethod(ops.norm.group_norm_backward)
         conv2d_batch_norm = staticmethod(ops.norm.conv2d_batch_norm)
 
     class optim:

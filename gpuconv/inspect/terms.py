@@ -15,6 +15,8 @@ from gpuconv.layers import (
     ConvTranspose2D,
     Flatten,
     GlobalAvgPool2D,
+    GroupNorm,
+    LayerNorm,
     Linear,
     MaxPool2D,
     Residual,
@@ -25,6 +27,8 @@ from gpuconv.problems import Conv2dProblem, Pool2dProblem
 from gpuconv.types import Array
 
 Place = tuple[int, ...]
+
+_MIXING = (ConvTranspose2D, GroupNorm, LayerNorm)  # whose outputs may have the shape of their inputs
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def branches(layer: Residual, x: Array) -> list[Array]:
 
 def _keeps_places(layer: Layer, x: np.ndarray) -> bool:
     """Whether each output is that of the input at its place."""
-    return x.shape == layer.output_shape and not layer.children() and not isinstance(layer, ConvTranspose2D)
+    return x.shape == layer.output_shape and not layer.children() and not isinstance(layer, _MIXING)
 
 
 def host(array: object) -> np.ndarray:

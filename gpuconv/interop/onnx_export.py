@@ -33,9 +33,11 @@ from gpuconv.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool2D,
+    GroupNorm,
     HardSwish,
     Input,
     Layer,
+    LayerNorm,
     LeakyReLU,
     Linear,
     MaxPool2D,
@@ -293,6 +295,22 @@ def _norm(graph: Graph, layer: BatchNorm, x: str) -> str:
     return graph.node("BatchNormalization", inputs, layer.path, epsilon=layer.eps, momentum=1 - layer.momentum)
 
 
+def _group_norm(graph: Graph, layer: GroupNorm, x: str) -> str:
+    inputs = [x, graph.weight(layer, "weight"), graph.weight(layer, "bias")]
+    return graph.node("GroupNormalization", inputs, layer.path, num_groups=layer.groups, epsilon=layer.eps)
+
+
+def _layer_norm(graph: Graph, layer: LayerNorm, x: str) -> str:
+    """ONNX normalises the last axes, so a volume is turned to NHWC and back."""
+    is_volume = len(layer.input_shape or ()) == 3
+    if is_volume:
+        x = graph.node("Transpose", [x], f"{layer.path}.nhwc", perm=_TO_NHWC)
+    inputs = [x, graph.weight(layer, "weight"), graph.weight(layer, "bias")]
+    name = f"{layer.path}.normal" if is_volume else layer.path
+    y = graph.node("LayerNormalization", inputs, name, axis=-1, epsilon=layer.eps)
+    return graph.node("Transpose", [y], layer.path, perm=_TO_NCHW) if is_volume else y
+
+
 def _max_pool(graph: Graph, layer: MaxPool2D, x: str) -> str:
     return graph.node("MaxPool", [x], layer.path, **_window(graph, layer))
 
@@ -377,6 +395,8 @@ FORMS: dict[type, Callable[[Graph, Any, str], str]] = {
     ConvTranspose2D: _conv_transpose,
     Linear: _linear,
     BatchNorm: _norm,
+    GroupNorm: _group_norm,
+    LayerNorm: _layer_norm,
     MaxPool2D: _max_pool,
     AvgPool2D: _avg_pool,
     AdaptiveAvgPool2D: _adaptive,

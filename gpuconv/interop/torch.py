@@ -18,7 +18,7 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.dtypes import as_dtype
-from gpuconv.layers import BatchNorm, Conv2D, ConvTranspose2D, Flatten, Layer, Linear
+from gpuconv.layers import BatchNorm, Conv2D, ConvTranspose2D, Flatten, GroupNorm, Layer, LayerNorm, Linear
 
 _COUNTER = "num_batches_tracked"  # PyTorch's count of batches, which gpuconv does not use
 _TORCH_NAMES = ("weight", "bias", "running_mean", "running_var")
@@ -56,7 +56,7 @@ class _Part:
 
     def _over_features(self, name: str) -> bool:
         """Whether the array's last axis runs over the flattened features."""
-        return isinstance(self.layer, BatchNorm) or name == "weight"
+        return isinstance(self.layer, (BatchNorm, LayerNorm)) or name == "weight"
 
 
 def _parts(net: Layer) -> list[_Part]:
@@ -65,8 +65,10 @@ def _parts(net: Layer) -> list[_Part]:
     for layer in net.walk():
         if isinstance(layer, Flatten) and len(layer.input_shape or ()) == 3:
             volume = layer.input_shape
+        if isinstance(layer, GroupNorm) and volume and volume[0] * volume[1] > 1 and layer.groups > 1:
+            raise ValueError(f"{layer.path} has groups of flattened features, which are others in PyTorch's order")
         if any(name in _TORCH_NAMES for name in layer.variables):
-            parts.append(_Part(layer, volume if isinstance(layer, (Linear, BatchNorm)) else None))
+            parts.append(_Part(layer, volume if isinstance(layer, (Linear, BatchNorm, LayerNorm)) else None))
         if isinstance(layer, (Linear, Conv2D, ConvTranspose2D)):
             volume = None
     return parts

@@ -7,6 +7,7 @@ from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.conv_transpose import ConvTranspose2D
 from gpuconv.layers.dropout import Dropout
 from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvReLU, NormActivation
+from gpuconv.layers.group_norm import GroupNorm, LayerNorm
 from gpuconv.layers.input import Input
 from gpuconv.layers.linear import Flatten, Linear
 from gpuconv.layers.norm import BatchNorm
@@ -34,9 +35,11 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool2D",
+    "GroupNorm",
     "HardSwish",
     "Input",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "MaxPool2D",

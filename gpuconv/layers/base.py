@@ -146,7 +146,7 @@ class Layer(Stateful["Layer"]):
         Raises ValueError for a layer that cannot slide. See `Sequential.as_convolutional`.
         """
         if not all(layer.slides for layer in self.walk()):
-            raise ValueError(f"{self.path} contains an FC layer or a global pool, which cannot slide")
+            raise ValueError(f"{self.path} contains an FC layer, a global pool or a group norm, which cannot slide")
         return Layer.from_config(self.config()), flattened
 
     # --- building ------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ _ADDED = {
     "bias_grad": ("out",),
     "linear_wgrad": ("out", "db"),
     "batch_norm_backward": ("dgamma", "dbeta"),
+    "group_norm_backward": ("dgamma", "dbeta"),
 }
 
 

@@ -96,6 +96,8 @@ _RULES: dict[str, Rule | None] = {
     "batch_norm": norm.batch_norm,
     "conv2d_batch_norm": norm.conv2d_batch_norm,
     "batch_norm_backward": norm.batch_norm_backward,
+    "group_norm": norm.group_norm,
+    "group_norm_backward": norm.group_norm_backward,
     "dropout": None,
     "dropout_backward": None,
     "softmax_cross_entropy": activations.softmax_cross_entropy,

@@ -215,3 +215,19 @@ def test_the_normalised_batch_has_mean_0_and_variance_1(leading, channels, seed)
     axes = tuple(range(y.ndim - 1))
     np.testing.assert_allclose(y.mean(axes), 0, atol=1e-9)
     np.testing.assert_allclose(y.var(axes), 1, atol=1e-9)
+
+
+def test_group_norm_by_hand():
+    x = np.array([[[1.0, 3, 10, 10], [5, 7, 10, 10]], [[0, 0, -1, 1], [0, 0, 1, -1]]])
+    y, mean, inv_std = ops.group_norm(x, np.array([1.0, 2, 1, 1]), np.array([0.0, 0, 5, 0]), groups=2, eps=4.0)
+    np.testing.assert_array_equal(mean, [[4, 10], [0, 0]])
+    np.testing.assert_allclose(inv_std, [[1 / 3, 1 / 2], [1 / 2, 1 / 5**0.5]])  # the variances are 5, 0, 0, 1
+    np.testing.assert_allclose(y[0], [[-1, -2 / 3, 5, 0], [1 / 3, 2, 5, 0]], atol=1e-15)
+    dy = np.zeros(x.shape)
+    dy[0, 0] = 1, 0, 1, 0
+    dx, dgamma, dbeta = ops.group_norm_backward(dy, x, np.ones(4), mean, inv_std)
+    np.testing.assert_allclose(dgamma, [-1, 0, 0, 0])
+    np.testing.assert_array_equal(dbeta, [1, 0, 1, 0])
+    np.testing.assert_allclose(dx[0, :, 2:], [[3 / 8, -1 / 8], [-1 / 8, -1 / 8]])  # xhat is 0, so only the mean counts
+    # (g - 1 / 4 + xhat / 4) / 3, with g = 1 at the first, and xhat = -1, -1 / 3, 1 / 3, 1
+    np.testing.assert_allclose(dx[0, :, :2], [[1 / 6, -1 / 9], [-1 / 18, 0]], atol=1e-15)

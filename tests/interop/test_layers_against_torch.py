@@ -11,9 +11,13 @@ from gpuconv.layers import (
     Branches,
     Conv2D,
     ConvTranspose2D,
+    Flatten,
+    GroupNorm,
     HardSwish,
     Input,
     Layer,
+    LayerNorm,
+    Linear,
     MaxPool2D,
     ReLU,
     ReLU6,
@@ -22,6 +26,13 @@ from gpuconv.layers import (
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
+
+
+class LastNorm(nn.LayerNorm):
+    """LayerNorm of the channels, where PyTorch has them first."""
+
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class Cat(nn.Module):
@@ -46,6 +57,16 @@ PAIRS = {
     "adaptive-tiles": ([AdaptiveAvgPool2D((2, 3))], lambda: [nn.AdaptiveAvgPool2d((2, 3))], (4, 9, 3)),
     "adaptive-overlaps": ([AdaptiveAvgPool2D((3, 2))], lambda: [nn.AdaptiveAvgPool2d((3, 2))], (7, 5, 2)),
     "adaptive-one": ([AdaptiveAvgPool2D(1)], lambda: [nn.AdaptiveAvgPool2d(1)], (5, 3, 2)),
+    "group-norm": (
+        [Conv2D(6, 1), GroupNorm(3, eps=1e-3), ReLU(), GroupNorm(6), GroupNorm(1)],
+        lambda: [nn.Conv2d(2, 6, 1), nn.GroupNorm(3, 6, 1e-3), nn.ReLU(), nn.GroupNorm(6, 6), nn.GroupNorm(1, 6)],
+        (4, 3, 2),
+    ),
+    "layer-norm": (
+        [LayerNorm(eps=1e-3), Conv2D(4, 2), LayerNorm(), Flatten(), LayerNorm(), Linear(3)],
+        lambda: [LastNorm(3, 1e-3), nn.Conv2d(3, 4, 2), LastNorm(4), nn.Flatten(), nn.LayerNorm(24), nn.Linear(24, 3)],
+        (4, 3, 3),
+    ),
     "inception": (
         [
             Branches(
@@ -120,6 +141,8 @@ def test_outputs_and_gradients_agree(name):
     layers, modules, shape = PAIRS[name]
     torch.manual_seed(1)
     module = nn.Sequential(*modules()).double()
+    for parameter in module.parameters():  # norms begin with ones and zeros
+        parameter.data += 0.3 * torch.randn_like(parameter)
     net = Sequential([Input(shape), *(Layer.from_config(layer.config()) for layer in layers)], dtype="float64")
     net.load_state_dict(interop.from_torch(module, net))
     x = np.random.default_rng(2).normal(size=(2, *shape))

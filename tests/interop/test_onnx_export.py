@@ -24,8 +24,10 @@ from gpuconv.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool2D,
+    GroupNorm,
     HardSwish,
     Input,
+    LayerNorm,
     LeakyReLU,
     Linear,
     MaxPool2D,
@@ -52,6 +54,7 @@ ROWS = {
     "activations": [GELU(), SiLU(), LeakyReLU(negative_slope=0.2), Tanh(), Sigmoid(), GELU(approximate="tanh"), ReLU()],
     "relu6": [Scale(9.0), ReLU6()],
     "more-activations": [Scale(4.0), ELU(alpha=0.7), HardSwish()],
+    "image-norms": [GroupNorm(2, eps=1e-3), LayerNorm(), Conv2D(3, 2), LayerNorm(), Flatten(), LayerNorm(eps=0.1)],
     "adaptive": [AdaptiveAvgPool2D((3, 1)), Flatten(), Linear(2)],
     "transposed": [
         ConvTranspose2D(

@@ -352,3 +352,27 @@ def test_statistics_under_the_checker(device):
             expected = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), options)
             for one, result in zip(expected, found):
                 assert_within(result, one.value, one.bound, one.name)
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((2, 5, 7, 12), 3), ((70, 33), 1), ((1, 3, 3, 512), 256)], ids=str)
+def test_group_norm_has_the_same_bits_in_every_thread_order(device, rng, shape, groups):
+    dy, x = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    gamma, beta = (rng.normal(size=shape[-1]).astype(np.float32) for _ in range(2))
+    mean, inv_std = (rng.uniform(0.5, 1, size=(shape[0], groups)).astype(np.float32) for _ in range(2))
+    assert_same_bits("group_norm", device, x, gamma, beta, groups=groups)
+    assert_same_bits("group_norm_backward", device, dy, x, gamma, mean, inv_std)
+
+
+def test_group_norm_over_its_input_and_through_views(device, rng):
+    x, dy = (rng.normal(size=(4, 3, 8)).astype(np.float32) for _ in range(2))
+    gamma, beta = (asarray(rng.normal(size=8).astype(np.float32), device) for _ in range(2))
+    whole = asarray(x, device)
+    view, half = whole[::2], asarray(x[::2].copy(), device)
+    y, mean, inv_std = ops.group_norm(half, gamma, beta, groups=2)
+    dx, _, _ = ops.group_norm_backward(asarray(dy[::2].copy(), device), half, gamma, mean, inv_std)
+    there = asarray(dy, device)[::2]
+    in_place, _, _ = ops.group_norm_backward(there, view, gamma, mean, inv_std, out=there)
+    np.testing.assert_array_equal(to_numpy(in_place), to_numpy(dx))
+    assert ops.group_norm(view, gamma, beta, groups=2, out=view)[0] is view
+    np.testing.assert_array_equal(to_numpy(whole)[::2], to_numpy(y))
+    np.testing.assert_array_equal(to_numpy(whole)[1::2], x[1::2])

@@ -43,6 +43,7 @@ DEFAULTS = {
     },
     "layers.linear": {"Linear": dict(bias=True, algo="auto", weight_init="he_normal", bias_init="zeros")},
     "layers.norm": {"BatchNorm": dict(momentum=0.1, eps=1e-5)},
+    "layers.group_norm": {"GroupNorm": dict(eps=1e-5), "LayerNorm": dict(eps=1e-5)},
     "layers.pool": {
         "MaxPool2D": dict(stride=None, padding=0, fit="floor"),
         "AvgPool2D": dict(stride=None, padding=0, fit="floor", count_include_pad=True),

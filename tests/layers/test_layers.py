@@ -22,9 +22,11 @@ from gpuconv.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool2D,
+    GroupNorm,
     HardSwish,
     Input,
     Layer,
+    LayerNorm,
     LeakyReLU,
     Linear,
     MaxPool2D,
@@ -86,6 +88,10 @@ CASES = [
     (SiLU(), (3, 5, 2), (3, 5, 2)),
     (BatchNorm(momentum=0.3, eps=1e-3), (3, 5, 2), (3, 5, 2)),
     (BatchNorm(), (7,), (7,)),
+    (GroupNorm(2, eps=1e-3), (3, 2, 6), (3, 2, 6)),
+    (GroupNorm(1), (7,), (7,)),
+    (LayerNorm(eps=1e-3), (3, 2, 5), (3, 2, 5)),
+    (LayerNorm(), (7,), (7,)),
     (ConvNorm([Conv2D(3, 3, bias=False), BatchNorm(momentum=0.3)]), (4, 5, 2), (2, 3, 3)),
     (ConvNorm([Conv2D(3, 3), BatchNorm(), Tanh()]), (4, 5, 2), (2, 3, 3)),
     (NormActivation([BatchNorm(momentum=0.3), ReLU()]), (3, 5, 2), (3, 5, 2)),
@@ -125,7 +131,7 @@ def rewind(layer, kept):
 def test_every_layer_has_a_case():
     kinds = {type(inner) for layer, shape, _ in CASES for inner in layer.walk()}
     abstract = {layers.activation.Activation, layers.pool.Pool2D, layers.fused.Fused, layers.fused.FusedConv}
-    abstract.add(layers.branches.Merging)
+    abstract |= {layers.branches.Merging, layers.group_norm.ImageNorm}
     assert kinds == {kind for kind in LAYERS.values() if kind.__module__.startswith("gpuconv.")} - abstract
 
 
@@ -424,6 +430,9 @@ def test_layers_that_change_their_input_in_place_count_no_volume():
         "HardSwish",
         "SiLU",
         "BatchNorm",
+        "GroupNorm",
+        "ImageNorm",
+        "LayerNorm",
         "Dropout",
         "Scale",
         "Flatten",
@@ -462,6 +471,9 @@ def test_layers_that_enlarge_or_adapt_refuse_what_they_cannot_do():
         (lambda: ConvTranspose2D(4, 3, groups=2).build((3, 3, 3)), "groups must divide the channels and the filters"),
         (lambda: ConvTranspose2D(4, 1, padding=2).build((3, 3, 3)), "leaves no output: maps of -1 x -1"),
         (lambda: ConvTranspose2D(4, 0), "kernel_size"),
+        (lambda: GroupNorm(0), "groups"),
+        (lambda: GroupNorm(4).build((2, 2, 6)), "groups must divide the 6 channels, received 4"),
+        (lambda: LayerNorm(eps=-1.0), "eps"),
         (lambda: AdaptiveAvgPool2D(0), "output_size"),
         (
             lambda: AdaptiveAvgPool2D(3).build((8, 6, 1)),

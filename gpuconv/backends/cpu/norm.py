@@ -1,4 +1,4 @@
-"""Batch normalisation. The variance is computed from centred values, as mean(x**2) - mean**2 would cancel."""
+"""Batch and group normalisation. The variance is computed from centred values, as mean(x**2) - mean**2 would cancel."""
 
 from __future__ import annotations
 
@@ -98,3 +98,40 @@ def _channel_dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _move(running: np.ndarray, batch: np.ndarray, momentum: float) -> None:
     running *= 1 - momentum
     running += momentum * batch
+
+
+@np.errstate(all="ignore")
+def group_norm(x, gamma, beta, *, groups, eps, out):
+    z = _grouped(widen(x), groups)
+    mean = z.mean((1, 3), keepdims=True)
+    y = z - mean
+    inv_std = 1 / np.sqrt(np.square(y).mean((1, 3), keepdims=True) + gamma.dtype.type(eps))
+    y *= inv_std
+    y = y.reshape(x.shape)
+    y *= gamma
+    y += beta
+    return store(y, x.dtype, out), mean[:, 0, :, 0], inv_std[:, 0, :, 0]
+
+
+@np.errstate(all="ignore")
+def group_norm_backward(dy, x, gamma, mean, inv_std, *, out, dgamma, dbeta, accumulate):
+    groups, wide_dy = mean.shape[1], np.ascontiguousarray(widen(dy))
+    inv_std = inv_std[:, None, :, None]
+    xhat = (_grouped(widen(x), groups) - mean[:, None, :, None]) * inv_std
+    dgamma_here, dbeta_here = _channel_dot(wide_dy, xhat.reshape(x.shape)), sum_rows(wide_dy)
+    g = _grouped(wide_dy * gamma, groups)
+    product = (g * xhat).mean((1, 3), keepdims=True)
+    g -= g.mean((1, 3), keepdims=True)
+    xhat *= product
+    g -= xhat
+    g *= inv_std
+    return (
+        store(g.reshape(x.shape), dy.dtype, out),
+        store(dgamma_here, gamma.dtype, dgamma, accumulate),
+        store(dbeta_here, gamma.dtype, dbeta, accumulate),
+    )
+
+
+def _grouped(x: np.ndarray, groups: int) -> np.ndarray:
+    """(N, pixels, groups, channels of a group)."""
+    return x.reshape(len(x), math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)

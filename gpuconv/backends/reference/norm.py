@@ -1,4 +1,4 @@
-"""Batch normalisation."""
+"""Batch and group normalisation."""
 
 import math
 
@@ -46,3 +46,29 @@ def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, traini
     centred = wide_dy - (sum_dy + xhat * sum_dy_xhat) / m if training else wide_dy
     dx, dgamma = round_to(g * s * centred, dy.dtype, out), round_to(sum_dy_xhat, gamma.dtype, dgamma, accumulate)
     return dx, dgamma, round_to(sum_dy, gamma.dtype, dbeta, accumulate)
+
+
+def group_norm(x, gamma, beta, *, groups, eps, out):
+    z = _grouped(wide(x), groups)
+    mean, inv_std = z.mean((1, 3)), 1 / np.sqrt(z.var((1, 3)) + eps)
+    y = ((z - _each(mean)) * _each(inv_std)).reshape(x.shape) * wide(gamma) + wide(beta)
+    return round_to(y, x.dtype, out), round_to(mean, gamma.dtype), round_to(inv_std, gamma.dtype)
+
+
+def group_norm_backward(dy, x, gamma, mean, inv_std, *, out, dgamma, dbeta, accumulate):
+    groups, axes = mean.shape[1], tuple(range(x.ndim - 1))
+    xhat, g = (_grouped(wide(x), groups) - _each(mean)) * _each(inv_std), _grouped(wide(dy) * wide(gamma), groups)
+    centred = g - _each(g.mean((1, 3))) - xhat * _each((g * xhat).mean((1, 3)))
+    dx = round_to((_each(inv_std) * centred).reshape(x.shape), x.dtype, out)
+    dgamma = round_to((wide(dy) * xhat.reshape(x.shape)).sum(axes), gamma.dtype, dgamma, accumulate)
+    return dx, dgamma, round_to(wide(dy).sum(axes), gamma.dtype, dbeta, accumulate)
+
+
+def _grouped(x, groups):
+    """(N, pixels, groups, channels of a group)."""
+    return x.reshape(len(x), math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
+
+
+def _each(statistic):
+    """(N, groups) against what `_grouped` returns."""
+    return wide(statistic)[:, None, :, None]

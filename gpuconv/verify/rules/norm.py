@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -115,3 +116,51 @@ def conv2d_batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype
         conv, *mask = conv2d_relu("conv2d_relu", arrays[:3], window | {"activation": None, "pool": 2}, dtype)
     y, mean, inv_std, *running = batch_norm(op, [conv.value, *arrays[3:]], own | {"training": True}, dtype, conv.bound)
     return [y, Expected("conv", conv.value, conv.bound), mean, inv_std, *mask, *running]
+
+
+def group_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+    """As batch_norm's bounds, for the values of a group instead of a channel."""
+    x, gamma, beta = arrays
+    y, mean, inv_std = ops.group_norm(*arrays, **options)
+    z, acc = _grouped(x, mean), accumulation_dtype(dtype)
+    count = z.shape[1] * z.shape[3]
+    mean_bound = accumulated(acc, count, np.abs(z).mean((1, 3)) + np.abs(mean)) + rounded(acc, mean)
+    variance = 1 / inv_std**2
+    variance_bound = accumulated(acc, count + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
+    inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
+    centre, root, centre_bound, root_bound = (_spread(each, x) for each in (mean, inv_std, mean_bound, inv_std_bound))
+    normal = np.abs(x - centre)
+    y_bound = root * (centre_bound + accumulated(acc, 2, np.abs(x) + np.abs(centre))) + normal * root_bound
+    y_bound = np.abs(gamma) * y_bound + accumulated(acc, 4, np.abs(gamma) * normal * root + np.abs(beta))
+    return [
+        Expected("y", y, y_bound + rounded(dtype, y)),
+        Expected("mean", mean, mean_bound),
+        Expected("inv_std", inv_std, inv_std_bound),
+    ]
+
+
+def group_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+    dy, x, gamma, mean, inv_std = arrays
+    dx, dgamma, dbeta = ops.group_norm_backward(*arrays, **options)
+    rows, acc, axes = math.prod(x.shape[:-1]), accumulation_dtype(dtype), tuple(range(x.ndim - 1))
+    normal = (np.abs(x) + np.abs(_spread(mean, x))) * _spread(inv_std, x)  # xhat before its terms cancel
+    g = np.abs(dy * gamma)
+    count = math.prod(_grouped(x, mean).shape[1::2])
+    inside = g + _spread(_grouped(g, mean).mean((1, 3)), x)
+    inside = inside + normal * _spread(_grouped(g * normal, mean).mean((1, 3)), x)
+    return [
+        Expected("dx", dx, _spread(inv_std, x) * accumulated(acc, count + 12, inside) + rounded(dtype, dx)),
+        Expected("dgamma", dgamma, sum_bound(acc, rows + 4, (np.abs(dy) * normal).sum(axes))),
+        Expected("dbeta", dbeta, sum_bound(acc, rows, np.abs(dy).sum(axes))),
+    ]
+
+
+def _grouped(x: np.ndarray, statistic: np.ndarray) -> np.ndarray:
+    """(N, pixels, groups, channels of a group), for a statistic (N, groups)."""
+    groups = statistic.shape[1]
+    return x.reshape(len(x), math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
+
+
+def _spread(statistic: Any, x: np.ndarray) -> np.ndarray:
+    """A statistic (N, groups) for each value of x."""
+    return np.broadcast_to(statistic[:, None, :, None], _grouped(x, statistic).shape).reshape(x.shape)

@@ -1,6 +1,8 @@
-"""Batch normalisation: launchers of kernels/batch_norm.cu."""
+"""Batch and group normalisation: launchers of kernels/batch_norm.cu and group_norm.cu."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -191,3 +193,80 @@ def _kernels(dtype: np.dtype, width: int, activation: str | None) -> Module:
 
 def _channel_vector(x: ArrayT) -> ArrayT:
     return empty(x.shape[-1:], accumulation_dtype(x.dtype), like=x)
+
+
+def group_norm(
+    x: ArrayT, gamma: Array, beta: Array, *, groups: int, eps: float, out: ArrayT | None
+) -> tuple[ArrayT, Array, Array]:
+    x, gamma, beta = contiguous(x, gamma, beta)
+    y = empty(x.shape, x.dtype, like=x) if out is None else out
+    mean, inv_std = (empty((len(x), groups), accumulation_dtype(x.dtype), like=x) for _ in range(2))
+    if x.size:
+        there = contiguous(y)
+        module = load("group_norm.cu", {"DTYPE": x.dtype, "WIDTH": 1})
+        threads, sizes = _threads_of_groups(x, groups)
+        module.kernel("group_norm_forward")(
+            len(x) * groups, threads, *there, mean, inv_std, x, gamma, beta, eps, *sizes
+        )
+        put_back((y,), there)
+    return y, mean, inv_std
+
+
+def group_norm_backward(
+    dy: ArrayT,
+    x: ArrayT,
+    gamma: Array,
+    mean: Array,
+    inv_std: Array,
+    *,
+    out: ArrayT | None,
+    dgamma: Array | None,
+    dbeta: Array | None,
+    accumulate: bool,
+) -> tuple[ArrayT, Array, Array]:
+    dy, x, gamma, mean, inv_std = contiguous(dy, x, gamma, mean, inv_std)
+    dx = empty(x.shape, x.dtype, like=x) if out is None else out
+    dgamma = _channel_vector(x) if dgamma is None else dgamma
+    dbeta = _channel_vector(x) if dbeta is None else dbeta
+    channels, groups = x.shape[-1], mean.shape[1]
+    if not channels:
+        return dx, dgamma, dbeta
+    dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
+    an_image = math.prod(x.shape[1:])
+    width = width_of(channels, x, dy)
+    width = 1 if an_image % width else width
+    module = load("group_norm.cu", {"DTYPE": x.dtype, "WIDTH": width})
+    columns = deal(x.size // channels, channels, width, None)
+    chunks = partials(columns, 2, x.dtype, x)
+    module.kernel("group_norm_backward_sums")(
+        columns.grid,
+        columns.threads,
+        *gradients,
+        chunks,
+        dy,
+        x,
+        mean,
+        inv_std,
+        max(1, an_image // width),
+        groups,
+        accumulate,
+        columns.struct,
+    )
+    if chunks is not None:
+        finish = module.kernel("group_norm_backward_finish")
+        finish(finish_grid(channels), THREADS, *gradients, chunks, accumulate, columns.chunks, channels)
+    if x.size:
+        threads, sizes = _threads_of_groups(x, groups)
+        module.kernel("group_norm_backward_dx")(len(x) * groups, threads, dx_there, dy, x, gamma, mean, inv_std, *sizes)
+    put_back((dx, dgamma, dbeta), there)
+    return dx, dgamma, dbeta
+
+
+def _threads_of_groups(x: Array, groups: int) -> tuple[int, tuple[int, int, int, int]]:
+    """The threads of a block, of some four numbers of its group each, and the kernels' pixels, channels, groups and
+    columns."""
+    pixels, channels = math.prod(x.shape[1:-1]), x.shape[-1]
+    width = channels // groups
+    threads = min(THREADS, max(32, 1 << (ceil_div(pixels * width, 4) - 1).bit_length()))
+    columns = min(threads, 1 << (width - 1).bit_length())
+    return threads, (pixels, channels, groups, columns)

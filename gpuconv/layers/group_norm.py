@@ -1,0 +1,101 @@
+"""Normalisation of each image by itself: by groups of channels, or by all channels of each position."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+from gpuconv import arguments, ops
+from gpuconv.initializers import ones, zeros
+from gpuconv.layers.base import Layer
+from gpuconv.layers.variables import Variable
+from gpuconv.types import Array, Shape
+
+
+@dataclass(eq=False, repr=False)
+class ImageNorm(Layer):
+    """The base of both: `gpuconv.ops.group_norm` on the images, or the positions, of a volume."""
+
+    stem = "norm"
+    elementwise = True
+
+    _: KW_ONLY
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        arguments.number("eps", self.eps, 0.0)
+
+    def plan(self, input_shape: Shape) -> Shape:
+        channels = input_shape[-1:]
+        self.variables = {
+            "weight": Variable(channels, ones, dtype="accumulation"),
+            "bias": Variable(channels, zeros, dtype="accumulation"),
+        }
+        return input_shape
+
+    def _images(self, x: Array) -> tuple[Array, int]:
+        """x as what the op takes for images, and the groups of each."""
+        raise NotImplementedError
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        images, groups = self._images(x)
+        y, mean, inv_std = ops.group_norm(images, self["weight"], self["bias"], groups=groups, eps=self.eps)
+        self.stash(x, mean, inv_std)
+        return y.reshape(x.shape)
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        x, mean, inv_std = self.unstash()
+        (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
+        (images, _), (dy, _) = self._images(x), self._images(dy)
+        dx, _, _ = ops.group_norm_backward(  # also a frozen variable's gradient, which is dropped
+            dy, images, self["weight"], mean, inv_std, dgamma=dgamma, dbeta=dbeta, accumulate=accumulate
+        )
+        return dx.reshape(x.shape) if input_grad else None
+
+
+@dataclass(eq=False, repr=False)
+class GroupNorm(ImageNorm):
+    """Normalise each image's groups of channels, over all positions, times `weight` plus `bias` (Wu and He 2018).
+
+    weight and bias are (C,), in the net's accumulation dtype.
+
+    Args:
+        groups: Into how many groups of neighbours the channels are split; a divisor of C.
+        eps: Added to the variance, from 0.
+    """
+
+    slides = False
+
+    groups: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        arguments.integer("groups", self.groups, 1)
+
+    def plan(self, input_shape: Shape) -> Shape:
+        if input_shape[-1] % self.groups:
+            raise ValueError(f"groups must divide the {input_shape[-1]} channels, received {self.groups}")
+        return super().plan(input_shape)
+
+    def _images(self, x: Array) -> tuple[Array, int]:
+        return x, self.groups
+
+
+@dataclass(eq=False, repr=False)
+class LayerNorm(ImageNorm):
+    """Normalise the channels of each position, times `weight` plus `bias` (Ba, Kiros and Hinton 2016): PyTorch's
+    LayerNorm(C) of channels-last volumes, or of features.
+
+    weight and bias are (C,), in the net's accumulation dtype.
+
+    Args:
+        eps: Added to the variance, from 0.
+    """
+
+    def _images(self, x: Array) -> tuple[Array, int]:
+        return x.reshape(-1, x.shape[-1]), 1
+
+    def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
+        if flattened:
+            raise ValueError(f"{self.path} normalises the flattened volume, which cannot slide")
+        return super().slid(flattened)

@@ -1,0 +1,130 @@
+// Group normalisation (Wu and He 2018) of x (N, pixels, C) over the pixels and the D = C / groups channels of each image's groups;
+// one group of one pixel is layer normalisation (Ba, Kiros and Hinton 2016).
+//
+//   y = gamma * xhat + beta,   xhat = (x - mean) * inv_std,   inv_std = 1 / sqrt(var + eps)
+//   dx = inv_std * (g - mean of g - xhat * mean of (g * xhat)),   g = gamma * dy
+//   dgamma = sum of dy * xhat,   dbeta = sum of dy, over images and pixels
+//
+// forward      _forward: a block for each image and group reads it for the mean, for the squared deviations and for y
+// backward     _backward_sums, _backward_finish: dgamma and dbeta by columns; _backward_dx: a block for each image and group
+//
+// All sums have a fixed order. mean and inv_std are (N, groups); they, gamma, beta and the parameters' gradients have the
+// accumulator's dtype. y may be x; dx may be dy or x.
+//
+// Macros: DTYPE; WIDTH (column_reduce.cuh), of _sums alone, a divisor of pixels * C. Limits: fewer than 2^31 groups of all images.
+// Floor: forward 2 sizeof(DTYPE) bytes a number (4 if a group outgrows the caches), backward 5 (7).
+#include "column_reduce.cuh"
+#include "reduce.cuh"
+#include "sums.cuh"
+
+// The part of an image that a block works on: `width` neighbouring channels of each pixel.
+struct Group {
+    int64 begin;  // of its first number
+    int64 pixels;
+    int32 channels, width, first;  // first: its first channel
+
+    __device__ Group(int64 pixels, int32 channels, int32 groups) : pixels(pixels), channels(channels), width(channels / groups) {
+        first = int32(blockIdx.x % groups) * width;
+        begin = int64(blockIdx.x / groups) * pixels * channels + first;
+    }
+    __device__ Real count() const { return Real(pixels) * width; }
+
+    // Calls visit(number, channel in the group); `columns` neighbouring threads stand in one pixel.
+    template <class Visit>
+    __device__ __forceinline__ void each(int32 columns, Visit visit) const {
+        const int32 rows = int32(blockDim.x) / columns;
+        for (int64 pixel = int32(threadIdx.x) / columns; pixel < pixels; pixel += rows)
+            for (int32 c = int32(threadIdx.x) % columns; c < width; c += columns) visit(begin + pixel * channels + c, c);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+group_norm_forward(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta, double eps,
+                   int64 pixels, int32 channels, int32 groups, int32 columns) {
+    __shared__ Real scratch[32];
+    const Group group(pixels, channels, groups);
+    Real sum = 0, squares = 0;
+    group.each(columns, [&](int64 i, int32) { sum += load(x[i]); });
+    const Real centre = reduce_block(sum, Sum<Real>{}, scratch) / group.count();
+    group.each(columns, [&](int64 i, int32) { squares += (load(x[i]) - centre) * (load(x[i]) - centre); });
+    const Real root = 1 / sqrt(reduce_block(squares, Sum<Real>{}, scratch) / group.count() + Real(eps));
+    if (threadIdx.x == 0) {
+        mean[blockIdx.x] = centre;
+        inv_std[blockIdx.x] = root;
+    }
+    gamma += group.first;
+    beta += group.first;
+    group.each(columns, [&](int64 i, int32 c) { y[i] = round_to<DTYPE>((load(x[i]) - centre) * root * gamma[c] + beta[c]); });
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+group_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* mean, const Real* inv_std,
+                       int64 pixels, int32 channels, int32 groups, int32 columns) {
+    __shared__ Real scratch[32];
+    const Group group(pixels, channels, groups);
+    const Real centre = mean[blockIdx.x], root = inv_std[blockIdx.x];
+    gamma += group.first;
+    Real sum = 0, product = 0;
+    group.each(columns, [&](int64 i, int32 c) {
+        const Real g = gamma[c] * load(dy[i]);
+        sum += g;
+        product += g * (load(x[i]) - centre) * root;
+    });
+    const Real shift = reduce_block(sum, Sum<Real>{}, scratch) / group.count();
+    const Real slope = reduce_block(product, Sum<Real>{}, scratch) / group.count();
+    group.each(columns, [&](int64 i, int32 c) {
+        const Real xhat = (load(x[i]) - centre) * root;
+        dx[i] = round_to<DTYPE>(root * (gamma[c] * load(dy[i]) - shift - xhat * slope));
+    });
+}
+
+struct Products {
+    struct Packs {
+        Numbers dy, x;
+        int32 image;  // times the groups
+    };
+    const DTYPE* dy;
+    const DTYPE* x;
+    const Real* mean;
+    const Real* inv_std;
+    int64 packs_an_image;
+    int32 groups;
+    int32 group[WIDTH];  // of each lane
+
+    __device__ Packs read(int64 pack) const {
+        const int32 image = int32(pack / packs_an_image) * groups;
+        return {reinterpret_cast<const Numbers*>(dy)[pack], reinterpret_cast<const Numbers*>(x)[pack], image};
+    }
+    __device__ Sums value(const Packs& packs, int lane) const {
+        const Real gradient = load(packs.dy.at[lane]);
+        const int32 at = packs.image + group[lane];
+        return {gradient, gradient * (load(packs.x.at[lane]) - mean[at]) * inv_std[at]};
+    }
+    __device__ Sums single(int64, int) const { return {}; }  // WIDTH divides the size
+};
+
+struct Gradients {
+    Real* dgamma;
+    Real* dbeta;
+    bool accumulate;
+
+    __device__ void operator()(int32 c, const Sums& total) const {
+        dgamma[c] = (accumulate ? dgamma[c] : Real(0)) + total.product;
+        dbeta[c] = (accumulate ? dbeta[c] : Real(0)) + total.dy;
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+group_norm_backward_sums(Real* dgamma, Real* dbeta, Sums* partials, const DTYPE* dy, const DTYPE* x, const Real* mean,
+                         const Real* inv_std, int64 packs_an_image, int32 groups, bool accumulate, Columns columns) {
+    Products products{dy, x, mean, inv_std, packs_an_image, groups, {}};
+    Position(columns).columns_of_lanes(products.group, columns.channels);
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) products.group[j] /= columns.channels / groups;
+    column_reduce(partials, columns, products, Gradients{dgamma, dbeta, accumulate});
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+group_norm_backward_finish(Real* dgamma, Real* dbeta, const Sums* partials, bool accumulate, int32 chunks, int32 channels) {
+    column_finish(partials, chunks, channels, Gradients{dgamma, dbeta, accumulate});
+}

@@ -1,0 +1,23 @@
+// The two sums that the gradients of a norm's parameters need, as a State of column_reduce.cuh.
+#pragma once
+
+#include "column_reduce.cuh"
+
+// The sums of dy and of its product with the centred x.
+struct alignas(2 * sizeof(Real)) Sums {
+    using Value = Sums;
+    Real dy, product;
+
+    static __device__ Sums of(const Sums& value) { return value; }
+    template <int ROWS>
+    static __device__ void add(Sums (&lanes)[WIDTH], const Sums (&values)[WIDTH][ROWS]) {
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+#pragma unroll
+            for (int i = 0; i < ROWS; ++i) lanes[j].merge(values[j][i]);
+    }
+    __device__ void merge(const Sums& other) {
+        dy += other.dy;
+        product += other.product;
+    }
+};
