@@ -52,6 +52,7 @@ from gpuconv.layers import (
     Tanh,
 )
 from gpuconv.layers.activation import Activation
+from gpuconv.layers.fused import ConvPool
 from gpuconv.layers.saving import notes
 from gpuconv.names import lookup
 from gpuconv.version import __version__
@@ -383,7 +384,7 @@ def _plain(op: str, attributes: Callable[[Any], dict[str, Any]] = lambda layer: 
     return form
 
 
-FUSED = (ConvActivation, ConvNorm, ConvReLU, NormActivation)
+FUSED = (ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation)
 
 FORMS: dict[type, Callable[[Graph, Any, str], str]] = {
     Sequential: _row,

@@ -55,6 +55,7 @@ ROWS = {
     "relu6": [Scale(9.0), ReLU6()],
     "more-activations": [Scale(4.0), ELU(alpha=0.7), HardSwish()],
     "image-norms": [GroupNorm(2, eps=1e-3), LayerNorm(), Conv2D(3, 2), LayerNorm(), Flatten(), LayerNorm(eps=0.1)],
+    "conv-pool": [Conv2D(3, 2), MaxPool2D(2)],
     "adaptive": [AdaptiveAvgPool2D((3, 1)), Flatten(), Linear(2)],
     "transposed": [
         ConvTranspose2D(

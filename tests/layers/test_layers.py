@@ -40,6 +40,7 @@ from gpuconv.layers import (
     SiLU,
     Tanh,
 )
+from gpuconv.layers.fused import ConvPool
 from tests.gradients import numerical_gradient
 
 CASES = [
@@ -92,6 +93,7 @@ CASES = [
     (GroupNorm(1), (7,), (7,)),
     (LayerNorm(eps=1e-3), (3, 2, 5), (3, 2, 5)),
     (LayerNorm(), (7,), (7,)),
+    (ConvPool([Conv2D(3, 3), MaxPool2D(2)]), (6, 7, 2), (2, 2, 3)),
     (ConvNorm([Conv2D(3, 3, bias=False), BatchNorm(momentum=0.3)]), (4, 5, 2), (2, 3, 3)),
     (ConvNorm([Conv2D(3, 3), BatchNorm(), Tanh()]), (4, 5, 2), (2, 3, 3)),
     (NormActivation([BatchNorm(momentum=0.3), ReLU()]), (3, 5, 2), (3, 5, 2)),
