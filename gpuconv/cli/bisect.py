@@ -1,24 +1,56 @@
-"""Where did two runs go apart? Compare the digests of two runs of `gpuconv train --digests`: the first step and tensor
-(a layer's output, a gradient, an updated parameter) that differs.
+"""Where do two runs, devices, precisions or algorithms go apart?
 
-On one machine the bits decide; on two, a difference must be beyond what rounding explains. Status 1 if they differ."""
+Two runs of `gpuconv train --digests`: names the first step and tensor (a layer's output, a gradient, an updated
+parameter) that differs; on one machine the bits decide, on two a difference must be beyond what rounding explains.
+
+Two sides, as numpy, emulated, float16 or cuda:1,tf32,simt-64x64: trains the same net on both for some steps, holds each
+call of an op against the oracle with the very arrays that it was given, and names the first that is beyond its bound:
+step, layer, direction and element. --kernel FILE --op NAME puts your .cu in the place of a shipped one on B.
+
+Status 1 if they differ."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from gpuconv.cli import document
-from gpuconv.cli.errors import asked
+from gpuconv.cli import document, run_settings
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.runs import line
+from gpuconv.devices import Device
 
-EXAMPLES = ["gpuconv bisect runs/digits-digits-net-1 runs/digits-digits-net-2", "gpuconv bisect here.jsonl there.jsonl"]
+if TYPE_CHECKING:
+    from gpuconv.inspect.bisect import Side
+
+EXAMPLES = [
+    "gpuconv bisect runs/digits-digits-net-1 runs/digits-digits-net-2",
+    "gpuconv bisect here.jsonl there.jsonl",
+    "gpuconv bisect numpy emulated --model seed-net --batch-size 8 --steps 2",
+    "gpuconv bisect emulated,float16 emulated,bfloat16",
+    "gpuconv bisect numpy emulated --kernel my_conv.cu --op conv2d_relu",
+]
+
+SETTINGS = ("data", "model", "seed", "batch_size", "optimizer", "lr", "loss")
+OF_SIDES = (*SETTINGS, "steps", "kernel", "op", "algo")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     for name in ("a", "b"):
-        parser.add_argument(name, metavar=name.upper(), help="a run's folder, or a file of digests")
+        parser.add_argument(name, metavar=name.upper(), help="a run's folder, a file of digests, or a side")
+    run_settings.add_options(parser, only=SETTINGS)
+    parser.add_argument("--steps", type=run_settings.count(1), metavar="N", help="how many steps (default: 2)")
+    parser.add_argument("--kernel", type=Path, metavar="FILE", help="your .cu file, which B takes")
+    parser.add_argument("--op", metavar="NAME", help="the op that it implements")
+    parser.add_argument("--algo", metavar="NAME", help="for a matrix product, the algorithm that it implements")
 
 
 def run(options: argparse.Namespace) -> int:
+    if not (os.path.exists(options.a) or os.path.exists(options.b)):
+        return _sides(options)
+    if others := [run_settings.option(name) for name in OF_SIDES if getattr(options, name) is not None]:
+        raise UserError(f"runs are compared as they were; leave {', '.join(others)} out")
     return _runs(options)
 
 
@@ -31,3 +63,65 @@ def _runs(options: argparse.Namespace) -> int:
     document.note(**facts, bits=found.bits, beyond=found.beyond, agree=found.found is None)
     print(found)
     return int(found.found is not None)
+
+
+def _sides(options: argparse.Namespace) -> int:
+    from gpuconv.data import Normalization, load
+    from gpuconv.inspect.bisect import Side, bisect
+
+    with asked():
+        a, b = (Side.parse(text) for text in (options.a, options.b))
+        kernels = _kernels(options)
+    if a == b and not kernels:
+        raise UserError(f"A and B are both {options.a}; name two sides, or a --kernel for B")
+    settings = run_settings.complete(run_settings.given(options))
+    steps = options.steps or 2
+    with asked():
+        train, _ = load(settings.data)
+        trainers = _trainer(settings, a, b, train), _trainer(settings, b, a, train)
+        for name, side, trainer in zip("AB", (a, b), trainers):
+            line(name, f"{trainer.net.device}, {trainer.net.precision}, algorithm {side.algo}")
+        if kernels and not Device.named(trainers[1].net.device).runs_kernels:
+            raise UserError(f"{trainers[1].net.device} runs no kernels: B must be cuda or emulated for --kernel")
+        normalization = Normalization.from_dataset(train)
+        fit: dict[str, Any] = {"batch_size": settings.batch_size, "normalization": normalization}
+        found = bisect(*trainers, train, steps=steps, kernels=kernels, **fit)
+    document.note(**vars(found), agree=found.violation is None)
+    print(found)
+    return int(found.violation is not None)
+
+
+def _kernels(options: argparse.Namespace) -> dict[str, Path]:
+    """The files that B takes in place of shipped ones."""
+    from gpuconv import lab
+
+    if options.kernel is None or options.op is None:
+        if options.kernel or options.op or options.algo:
+            raise UserError("--kernel FILE and --op NAME belong together, as in gpuconv lab")
+        return {}
+    if not options.kernel.is_file():
+        raise UserError(f"{options.kernel}: no such file")
+    lab.check_signatures(options.kernel, options.op, options.algo)
+    return {lab.shipped_file(options.op, options.algo): options.kernel.resolve()}
+
+
+def _trainer(settings: run_settings.Settings, side: Side, other: Side, train: Any) -> Any:
+    from gpuconv import backends
+    from gpuconv.cli import nets
+    from gpuconv.training import Trainer
+
+    device = backends.resolve(side.device or other.device or "auto")
+    net = nets.build(settings.model, train.image_shape, len(train.classes), seed=settings.seed)
+    for layer in net.walk():
+        if hasattr(layer, "algo"):
+            layer.algo = side.algo
+    loss = run_settings.loss(settings.loss)[1]
+    return Trainer(
+        net.to(device),
+        settings.optimizer,
+        lr=settings.lr,
+        loss=loss,
+        seed=settings.seed,
+        precision=side.precision,
+        graph=False,
+    )

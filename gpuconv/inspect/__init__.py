@@ -1,6 +1,21 @@
-"""Tools to look inside a net: how one value is computed, and which parts of an image a class depends on."""
+"""Tools to look inside a net: how one value is computed, which parts of an image a class depends on, and where two
+runs or devices go apart."""
 
+from gpuconv.inspect.bisect import Bisection, bisect
+from gpuconv.inspect.bisect_runs import bisect_runs
 from gpuconv.inspect.explain import Computed, Explanation, Term, Thread, explain
 from gpuconv.inspect.maps import grad_cam, occlusion, saliency
 
-__all__ = ["Computed", "Explanation", "Term", "Thread", "explain", "grad_cam", "occlusion", "saliency"]
+__all__ = [
+    "Bisection",
+    "Computed",
+    "Explanation",
+    "Term",
+    "Thread",
+    "bisect",
+    "bisect_runs",
+    "explain",
+    "grad_cam",
+    "occlusion",
+    "saliency",
+]

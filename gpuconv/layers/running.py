@@ -23,6 +23,23 @@ def listen(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
+@contextmanager
+def where() -> Iterator[Callable[[], tuple[str, str]]]:
+    """A context with a function for the path and the direction of the innermost layer that runs; ("", "") outside."""
+    around = [("", "")]
+
+    @contextmanager
+    def inside(layer: Any, direction: str) -> Iterator[None]:
+        around.append((layer.path, direction))
+        try:
+            yield
+        finally:
+            around.pop()
+
+    with listen(inside):
+        yield lambda: around[-1]
+
+
 def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
     """Call a child's "forward", "infer" or "backward". Containers run their children only through this function.
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuconv import arguments, checkpoint
-from gpuconv.layers.base import Layer, listen
+from gpuconv.layers.running import where
 from gpuconv.names import lookup
 from gpuconv.notices import Notice
 from gpuconv.types import Record
@@ -206,22 +206,13 @@ class Shadow:
         learns which calls a step makes. step: its number, from 1."""
         from gpuconv.verify.call import recording
 
-        wanted, seen = self._drawn(), set()
-        around: list[tuple[str, str]] = [("", "")]
+        wanted, seen = self._drawn(), set[Site]()
         listing = not self._sizes
         site: Site = ("", "", "")
 
-        @contextmanager
-        def inside(layer: Layer, direction: str) -> Iterator[None]:
-            around.append((layer.path, direction))
-            try:
-                yield
-            finally:
-                around.pop()
-
         def wants(op: str, size: int) -> bool:
             nonlocal site
-            site = (op, *around[-1])
+            site = (op, *place())
             seen.add(site)
             if listing or site not in self._sizes:
                 self._sizes[site] = max(size, self._sizes.get(site, 0))
@@ -230,7 +221,7 @@ class Shadow:
             wanted.discard(site)
             return True
 
-        with listen(inside), recording(lambda call: self._hand_over(call, site, step), wants, self._copies):
+        with where() as place, recording(lambda call: self._hand_over(call, site, step), wants, self._copies):
             yield
         for gone in wanted - seen:  # a layer was frozen, say
             self._sizes.pop(gone, None)

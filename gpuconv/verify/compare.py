@@ -24,12 +24,16 @@ class Expected:
 @dataclass(frozen=True)
 class Difference:
     """The worst difference between a result and the expected values. share: error / bound; above 1 is wrong. text: the
-    index and the values in words."""
+    index and the values in words. result, at: the result's name and the index; given, expected: the values there."""
 
     error: float
     bound: float
     share: float
     text: str = ""
+    result: str = ""
+    at: tuple[int, ...] = ()
+    given: float = 0.0
+    expected: float = 0.0
 
     @property
     def wrong(self) -> bool:
@@ -41,7 +45,9 @@ def compare(expected: Expected, result: object) -> Difference:
     value, bound = np.asarray(expected.value, np.float64), np.asarray(expected.bound, np.float64)
     given = np.asarray(result).astype(np.float64)
     if given.shape != value.shape:
-        return Difference(np.inf, 0.0, np.inf, f"{expected.name} has shape {given.shape}, not {value.shape}")
+        return Difference(
+            np.inf, 0.0, np.inf, f"{expected.name} has shape {given.shape}, not {value.shape}", expected.name
+        )
     if not given.size:
         return Difference(0.0, 0.0, 0.0)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -52,9 +58,10 @@ def compare(expected: Expected, result: object) -> Difference:
     share[np.isnan(share)] = np.inf  # an undefined bound
     worst = np.unravel_index(np.argmax(share), share.shape)
     limit = float(np.broadcast_to(bound, error.shape)[worst])
-    place = list(map(int, worst))
-    text = f"{expected.name}{place} is {given[worst]:.9g}, expected {value[worst]:.9g} within {limit:.3g}"
-    return Difference(float(error[worst]), limit, float(share[worst]), text)
+    place = tuple(map(int, worst))
+    found, wanted = float(given[worst]), float(value[worst])
+    text = f"{expected.name}{[*place]} is {found:.9g}, expected {wanted:.9g} within {limit:.3g}"
+    return Difference(float(error[worst]), limit, float(share[worst]), text, expected.name, place, found, wanted)
 
 
 def relative_error(expected: Expected, result: object) -> float:

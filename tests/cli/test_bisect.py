@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuconv import plots
+from gpuconv import lab, plots
 from gpuconv.cli import main
 from gpuconv.training.tensor_digests import read
 
@@ -59,6 +59,7 @@ def test_refusals(work, capsys):
     assert main(["train", *TINY, "--run-dir", "without", "--quiet"]) == 0
     Path("late.jsonl").write_text('{"step": 9, "on": "x", "tensors": []}\n')
     Path("empty.jsonl").write_text("")
+    Path("relu.cu").write_text(lab.template("relu"))
     for line, message in {
         "bisect a": "required",
         "bisect a a": "a and a are the same run",
@@ -67,9 +68,50 @@ def test_refusals(work, capsys):
         "bisect a late.jsonl": "no step in common: one has steps 1 to 2, the other steps 9 to 9",
         "bisect a empty.jsonl": "no step in common: one has steps 1 to 2, the other none",
         "bisect a a/run.json": "a/run.json, line 1, is no line of digests",
+        "bisect a nowhere": "cannot read the digests nowhere",
+        "bisect a numpy": "cannot read the digests numpy",
+        "bisect a b --steps 3 --seed 1": "runs are compared as they were; leave --seed, --steps out",
+        "bisect numpy numpy": "A and B are both numpy; name two sides",
+        "bisect numpy emulatd": "unknown device, precision, algorithm or run 'emulatd'; did you mean 'emulated'",
+        "bisect numpy,cuda emulated": "names two of a kind, numpy and cuda; give one",
+        "bisect numpy emulated --steps 0": "expected a whole number from 1 on",
+        "bisect numpy emulated --kernel none.cu": "--kernel FILE and --op NAME belong together",
+        "bisect numpy emulated --kernel none.cu --op relu": "none.cu: no such file",
+        "bisect numpy emulated --kernel late.jsonl --op relu": "late.jsonl must define relu_forward of activation.cu",
+        "bisect emulated numpy --kernel relu.cu --op relu": "numpy runs no kernels: B must be cuda or emulated",
+        "bisect numpy emulated,mma-128x128 --model seed-net": "mma-128x128",
     }.items():
         capsys.readouterr()
         assert main(line.split()) == 2, line
         said = capsys.readouterr().err
         assert message in said, said
         assert said.count("\n") == 1
+
+
+SIDES = ["--data", TINY[1], "--model", "seed-net", "--batch-size", "8"]
+
+
+def test_two_sides_agree(work, capsys):
+    assert main(["bisect", "numpy", "numpy,float16", *SIDES, "--steps", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["agree"]
+    assert min(told["calls"]) > 10
+    assert main(["bisect", "float32", "bfloat16", *SIDES]) == 0
+    assert "agree over 2 steps: " in capsys.readouterr().out
+
+
+@pytest.mark.kernels
+def test_a_wrong_kernel_of_b_is_named(work, capsys):
+    text = lab.template("sgd_step")
+    Path("my.cu").write_text(
+        text.replace(
+            "copy.at[j] = round_to<GRAD>(values[0]);",
+            "if (blockIdx.x == 0 && i == 0 && j == 1) numbers[0].at[j] += DTYPE(0.5);",
+            1,
+        )
+    )
+    arguments = ["bisect", "numpy", "emulated", *SIDES, "--optimizer", "sgd", "--kernel", "my.cu", "--op", "sgd_step"]
+    assert main(arguments) == 1
+    said = capsys.readouterr().out
+    assert "differ first at step 1: sgd_step of conv1.weight, update, on B" in said
+    assert "params[0][0, 0, 0, 1]" in said

@@ -53,6 +53,11 @@ class Optimizer:
         number("weight_decay", self.weight_decay, 0)
         lookup("choice of what decays", self.decay, DECAYS)
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of those it updates, in the order of its op's lists."""
+        return self._parameters
+
     def config(self) -> Record:
         """The name and the settings, JSON-serializable; ``get(**config)`` rebuilds the optimizer."""
         settings = {setting.name: getattr(self, setting.name) for setting in fields(self) if setting.init}

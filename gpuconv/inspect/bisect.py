@@ -1,0 +1,214 @@
+"""Where two devices, precisions or algorithms go apart: the first call of an op that is beyond its bound.
+
+Both sides train the same net on the same batches. Each call of each side is held against the oracle with the very
+arrays that it was given, so errors do not pile up from call to call; the first that is wrong is repeated on the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuconv import algorithms
+from gpuconv.backends.cuda.runtime import kernel
+from gpuconv.devices import Device
+from gpuconv.dtypes import PRECISIONS
+from gpuconv.layers import Layer
+from gpuconv.layers.running import where
+from gpuconv.names import canonical
+from gpuconv.ops import OPS
+from gpuconv.training import Trainer
+from gpuconv.training.optimizers import Groups
+from gpuconv.verify.call import Call, recording
+from gpuconv.verify.compare import Difference
+
+
+@dataclass(frozen=True)
+class Side:
+    """A device, a precision and an algorithm of convolutions, in any order: "emulated" or "cuda:1,tf32,simt-64x64".
+
+    device: None for the other side's, or the one that "auto" chooses.
+    """
+
+    device: str | None = None
+    precision: str = "float32"
+    algo: str = algorithms.AUTO
+
+    @classmethod
+    def parse(cls, text: str) -> Side:
+        """Raises ValueError for a word that is none of these, naming the nearest."""
+        found: dict[str, str] = {}
+        for word in text.split(","):
+            kind = _kind(word := word.strip())
+            if kind in found:
+                raise ValueError(f"{text!r} names two of a kind, {found[kind]} and {word}; give one")
+            found[kind] = word
+        return cls(**found)
+
+    def __str__(self) -> str:
+        algo = "" if self.algo == algorithms.AUTO else self.algo
+        return ",".join(filter(None, [self.device, self.precision, algo]))
+
+
+_KINDS: dict[str, Callable[[str], Any]] = {
+    "device": Device.named,
+    "precision": lambda word: canonical("precision", word, PRECISIONS),
+    "algo": algorithms.listed,
+}
+
+
+def _kind(word: str) -> str:
+    """Which of these a word names."""
+    for kind, read in _KINDS.items():
+        with contextlib.suppress(ValueError):
+            read(word)
+            return kind
+    known = ["numpy", "cuda", "emulated", *PRECISIONS, *dict.fromkeys(each.name for each in algorithms.ALGORITHMS)]
+    return canonical("device, precision, algorithm or run", word, known)
+
+
+@dataclass(frozen=True)
+class Violation:
+    """The first call beyond its bound. side: 0 for A, 1 for B. layer: "" outside of layers. parameter: whose value it
+    is, for an update. worst: the place and values. other: the value of the other side, for the same arrays, and its
+    error as a share of the bound."""
+
+    side: int
+    step: int
+    layer: str
+    direction: str
+    op: str
+    parameter: str
+    worst: Difference
+    other: float
+    other_share: float
+
+
+@dataclass
+class Bisection:
+    """What was found. calls: those checked on each side. skipped: those with infinity or NaN, which no bound judges."""
+
+    steps: int
+    calls: tuple[int, int] = (0, 0)
+    skipped: tuple[int, int] = (0, 0)
+    violation: Violation | None = None
+
+    def __str__(self) -> str:
+        checked = f"{self.calls[0]} calls of A and {self.calls[1]} of B checked"
+        if any(self.skipped):
+            checked += f", {sum(self.skipped)} more were not finite"
+        found = self.violation
+        if found is None:
+            return f"agree over {self.steps} steps: {checked}, each within its bound"
+        what = found.parameter or found.layer
+        place = " of ".join(filter(None, [found.op, what]))
+        rows = {
+            "AB"[found.side]: f"{found.worst.given:.9g}, {found.worst.share:.3g} times its bound",
+            "AB"[1 - found.side]: f"{found.other:.9g}, {found.other_share:.3g} times its bound",
+            "oracle": f"{found.worst.expected:.9g}, bound {found.worst.bound:.3g}",
+        }
+        return "\n".join(
+            [
+                f"differ first at step {found.step}: {place}, {found.direction}, on {'AB'[found.side]}",
+                f"  {'element':8}{found.worst.result}{[*found.worst.at]}",
+                *(f"  {name:8}{text}" for name, text in rows.items()),
+                f"  {checked}",
+            ]
+        )
+
+
+class _Found(Exception):
+    def __init__(self, step: int, place: tuple[str, str], call: Call, parameter: str, worst: Difference) -> None:
+        super().__init__(call.op)
+        self.step, self.place, self.call, self.parameter, self.worst = step, place, call, parameter, worst
+
+
+class _Judge:
+    """Trains for so many steps and raises `_Found` at the first call beyond its bound."""
+
+    def __init__(self, trainer: Trainer, steps: int) -> None:
+        self.trainer, self.steps = trainer, steps
+        self.calls = self.skipped = self.updates = 0
+
+    def __call__(self, data: Any, **fit: Any) -> None:
+        with where() as self.place, recording(self.judge):
+            self.trainer.fit(data, epochs=self.steps, callbacks=[self], progress=False, **fit)
+
+    def on_step(self, trainer: Trainer, record: Any) -> None:
+        self.updates = 0
+        if trainer.steps >= self.steps:
+            trainer.stop("enough steps")
+
+    def judge(self, call: Call) -> None:
+        layer, direction = self.place()
+        update = "params" in OPS[call.op].changes
+        self.updates += update
+        if not call.checkable:
+            self.skipped += 1
+            return
+        self.calls += 1
+        worst = call.compare()
+        if worst.wrong:
+            parameter = self.parameter(worst.result) if update else ""
+            place = layer, direction or ("update" if update else "outside of layers")
+            raise _Found(self.trainer.steps + 1, place, call, parameter, worst)
+
+    def parameter(self, result: str) -> str:
+        """The name of the parameter that an entry of an update's lists belongs to, as "params[3]"."""
+        leaves = [each for each in self.trainer.optimizer.walk() if not isinstance(each, Groups)]
+        index = re.search(r"\[(\d+)\]$", result)
+        return leaves[self.updates - 1].parameters[int(index[1])] if index else ""
+
+
+def bisect(
+    a: Trainer, b: Trainer, data: Any, *, steps: int = 2, kernels: Mapping[str, Path] | None = None, **fit: Any
+) -> Bisection:
+    """Train two trainers on the same data for some steps, and find the first call that is beyond its bound.
+
+    kernels: .cu files that B takes in place of shipped ones, by their names, as `gpuconv.lab` does. fit: more for
+    `Trainer.fit`, as batch_size. Raises ValueError for other nets.
+    """
+    if _plain(a.net) != _plain(b.net):
+        raise ValueError("the two nets have other layers; bisect compares one net on two sides")
+    judges = _Judge(a, steps), _Judge(b, steps)
+    found: list[tuple[int, _Found]] = []
+    for side, files in enumerate(({}, dict(kernels or {}))):
+        try:
+            with kernel.replaced(files):
+                judges[side](data, **fit)
+        except _Found as one:
+            found.append((side, one))
+            judges[1].steps = one.step  # B need not go further than A
+    counts = (judges[0].calls, judges[1].calls), (judges[0].skipped, judges[1].skipped)
+    outcome = Bisection(steps, *counts)
+    if found:
+        side, first = min(found, key=lambda each: each[1].step)
+        with kernel.replaced(dict(kernels or {}) if side == 0 else {}):
+            outcome.violation = _violation(side, first, judges[1 - side].trainer.net)
+    return outcome
+
+
+def _plain(net: Layer) -> list[Any]:
+    """The layers' settings without the algorithms."""
+    return [layer.config() | {"algo": None} for layer in net.walk() if not layer.children()]
+
+
+def _violation(side: int, first: _Found, other: Layer) -> Violation:
+    """The violation, with the same call on the other side."""
+    algos = {layer.algo for layer in other.walk() if hasattr(layer, "algo")}
+    changed: dict[str, Any] = {"tf32": other.tf32} if "tf32" in first.call.options else {}
+    if "algo" in first.call.options and len(algos) == 1:
+        changed["algo"] = algos.pop()
+    worst = first.worst
+    there = np.asarray(first.call.on(other.device, **changed).results[worst.result])[worst.at]
+    value = float(there) if there.ndim == 0 else np.nan  # of another shape
+    error = abs(value - worst.expected)
+    share = error / worst.bound if worst.bound else np.inf if error else 0.0
+    layer, direction = first.place
+    return Violation(side, first.step, layer, direction, first.call.op, first.parameter, worst, value, share)

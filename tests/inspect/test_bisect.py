@@ -1,0 +1,136 @@
+"""Two sides that train one net: they agree, or the first call that is wrong is named, forward, backward and update."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuconv import lab
+from gpuconv.backends import cpu
+from gpuconv.inspect import bisect
+from gpuconv.inspect.bisect import Side
+from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
+from gpuconv.training import Trainer
+
+GROUPS = "filters -> muon:lr=0.02; *.bias -> adam:lr=0.01; * -> sgd:lr=0.05,momentum=0.9"
+
+
+def trainer(device="numpy", optimizer="adam", precision="float32", filters=4, fuse=None):
+    row = [Conv2D(filters, 3, padding=1), BatchNorm(), ReLU(), MaxPool2D(2), Conv2D(5, 3), ReLU(), Flatten()]
+    net = Sequential([Input((8, 8, 2)), *row, Dropout(0.2), Linear(3)], seed=1, device=device)
+    return Trainer(net, optimizer, precision=precision, seed=4, fuse=fuse)
+
+
+RNG = np.random.default_rng(0)
+DATA = RNG.integers(0, 256, (32, 8, 8, 2)).astype(np.uint8), np.arange(32) % 3
+
+
+def test_two_precisions_agree():
+    for precision in ("float32", "float16", "bfloat16", "tf32"):
+        found = bisect(trainer(), trainer(precision=precision, optimizer=GROUPS), DATA, steps=3, batch_size=8)
+        assert found.violation is None, found
+        assert all(count > 60 for count in found.calls)
+    assert str(found).startswith("agree over 3 steps: ")
+
+
+@pytest.mark.kernels
+def test_numpy_and_emulated_agree_and_the_latter_runs_fused():
+    found = bisect(trainer(), trainer("emulated"), DATA, steps=2, batch_size=8)
+    assert found.violation is None, found
+    assert found.calls[0] > found.calls[1] > 30
+
+
+@pytest.mark.parametrize("what", ["forward", "backward"])
+def test_a_wrong_call_is_named_with_its_element(what, monkeypatch):
+    module, name, at, layer = {
+        "forward": (cpu.conv, "conv2d", (1, 0, 1, 3), "conv2"),
+        "backward": (cpu.pool, "max_pool2d_backward", (2, 7, 0, 1), "pool1"),
+    }[what]
+    right, a, b = getattr(module, name), trainer(), trainer()
+
+    def wrong(*arrays, **options):
+        found = right(*arrays, **options)
+        if b.steps == 1 and (what == "backward" or found.shape[-1] == 5):
+            found[at] += 0.125
+        return found
+
+    monkeypatch.setattr(module, name, wrong)
+    found = bisect(a, b, DATA, steps=3, batch_size=8).violation
+    assert (found.side, found.step, found.layer, found.direction, found.op) == (1, 2, layer, what, name)
+    assert (found.worst.result, found.worst.at) == ("result", at)
+    assert found.worst.given - found.worst.expected == pytest.approx(0.125, rel=1e-3)
+    assert found.other_share > 1  # which runs the same wrong function
+
+
+@pytest.mark.parametrize("name", ["conv2.weight", "norm1.bias", "norm1.weight"])
+def test_a_wrong_update_names_the_parameter(name, monkeypatch):
+    b = trainer(optimizer=GROUPS)
+    op = {"conv2.weight": "muon_step", "norm1.bias": "adam_step", "norm1.weight": "sgd_step"}[name]
+    module = cpu.muon if op == "muon_step" else cpu.optim
+    right, param = getattr(module, op), b.net.params()[name]
+
+    def wrong(params, *more, **options):
+        right(params, *more, **options)
+        if any(each is param for each in params):
+            param.flat[1] += 0.5
+
+    monkeypatch.setattr(module, op, wrong)
+    outcome = bisect(trainer(optimizer=GROUPS), b, DATA, batch_size=8)
+    found = outcome.violation
+    assert (found.side, found.step, found.direction, found.op, found.parameter) == (1, 1, "update", op, name)
+    assert np.ravel_multi_index(found.worst.at, param.shape) == 1
+    assert found.other_share <= 1
+    assert f"differ first at step 1: {op} of {name}, update, on B" in str(outcome)
+
+
+PLANTED = {  # op: a line of its .cu, what takes its place, and what must be named
+    "relu": (
+        "map(y, x, n, Relu<Real>{});",
+        "map(y, x, n, Relu<Real>{}); if (global_thread() == 0) y[3] = DTYPE(9);",
+        ("relu1", "forward", "relu", "", (0, 0, 0, 3)),
+    ),
+    "max_pool2d_backward": (
+        "result.at[j] = round_to<DTYPE>(sum[j]);",
+        "result.at[j] = round_to<DTYPE>(sum[j] + Real(i == 2 && j == 1 ? 0.5 : 0));",
+        ("pool1", "backward", "max_pool2d_backward", "", (0, 0, 2, 1)),
+    ),
+    "adam_step": (
+        "copy.at[j] = round_to<GRAD>(values[0]);",
+        "if (blockIdx.x == 2 && i == 0 && j == 3) numbers[0].at[j] += DTYPE(0.5);",
+        ("", "update", "adam_step", "norm1.weight", (3,)),
+    ),
+}
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("op", PLANTED)
+def test_a_wrong_kernel_planted_as_by_the_lab_is_named(op, tmp_path):
+    line, planted, named = PLANTED[op]
+    file, text = tmp_path / "planted.cu", lab.template(op)
+    assert line in text
+    file.write_text(text.replace(line, planted, 1))
+    kernels = {lab.shipped_file(op): file}
+    for a in ("numpy", "emulated"):
+        outcome = bisect(trainer(a, fuse=False), trainer("emulated", fuse=False), DATA, kernels=kernels, batch_size=8)
+        found = outcome.violation
+        assert (found.side, found.step) == (1, 1)
+        assert (found.layer, found.direction, found.op, found.parameter, found.worst.at) == named
+        assert found.other_share <= 1  # the shipped kernel, with the same arrays
+
+
+def test_sides_are_written_in_any_order():
+    assert Side.parse("emulated") == Side("emulated")
+    assert Side.parse("tf32,cuda:1") == Side("cuda:1", "tf32")
+    assert Side.parse("simt-64x64, float16") == Side(None, "float16", "simt-64x64")
+    for text, message in {
+        "emulatd": "did you mean 'emulated'",
+        "numpy,cpu": "names two of a kind, numpy and cpu; give one",
+        "": "unknown device, precision, algorithm or run ''",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            Side.parse(text)
+
+
+def test_other_nets_are_refused():
+    with pytest.raises(ValueError, match="the two nets have other layers"):
+        bisect(trainer(), trainer(filters=8), DATA)
