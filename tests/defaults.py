@@ -1,4 +1,4 @@
-"""Compares what is left out of a call, and how records behave, with tables. Each package's table is among its tests."""
+"""Compares default arguments and the behaviour of records with tables. Each package's tests hold its table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def defaults(function: Any) -> dict[str, Any]:
 
 
 def expect(table: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """table: by module and function, the parameters and what they are when they are left out."""
+    """table: parameters and their defaults, by module and function."""
     for module, functions in table.items():
         for name, expected in functions.items():
             there = defaults(found(f"{module}:{name}"))
@@ -30,7 +30,7 @@ def expect(table: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 
 def flags(paths: list[str]) -> Iterator[tuple[str, list[bool]]]:
-    """Of each record whether it is frozen, equal by its parts, and hashable."""
+    """For each record: whether it is frozen, compares by value, and is hashable."""
     for path in paths:
         kind = found(path)
         yield path, [kind.__dataclass_params__.frozen, kind.__dataclass_params__.eq, kind.__hash__ is not None]

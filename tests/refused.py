@@ -1,4 +1,4 @@
-"""How a call is refused."""
+"""Checks that a call is refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def refused(error: type[Exception], words: str, call: Callable, *arguments: Any, **options: Any) -> None:
-    """`call` raises exactly this type, with these words (taken literally) in its message."""
+    """`call` raises exactly this type, with these words (literally) in its message."""
     with pytest.raises(error, match=re.escape(words)) as raised:
         call(*arguments, **options)
     assert raised.type is error

@@ -1,4 +1,4 @@
-"""Names of parametrized tests that tell what is tested."""
+"""Descriptive IDs for parametrized tests."""
 
 from __future__ import annotations
 

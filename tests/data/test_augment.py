@@ -14,7 +14,7 @@ from gpuconv.data import Augmentation
         (" Cutout:3 , flip ", Augmentation(flip=True, cutout=3)),
     ],
 )
-def test_parse_and_back(text, expected):
+def test_a_spec_is_parsed_and_written_back(text, expected):
     parsed = Augmentation.parse(text)
     assert parsed == expected
     assert Augmentation.parse(str(parsed)) == expected
@@ -36,7 +36,7 @@ def test_parse_and_back(text, expected):
         ("reflect:2", "written reflect"),
     ],
 )
-def test_bad_text(text, message):
+def test_a_bad_spec_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         Augmentation.parse(text)
 
@@ -45,6 +45,6 @@ def test_bad_text(text, message):
     ("options", "error"),
     [({"shift": -1}, ValueError), ({"cutout": 2.0}, TypeError), ({"flip": 1}, TypeError), ({"shift": True}, TypeError)],
 )
-def test_bad_options(options, error):
+def test_bad_options_are_refused(options, error):
     with pytest.raises(error, match=next(iter(options))):
         Augmentation(**options)

@@ -1,4 +1,4 @@
-"""CIFAR-10 in both formats, with files of a few images where 10,000 would only be slow."""
+"""CIFAR-10 in both formats, mostly with files of a few images to keep the tests fast."""
 
 import os
 import pickle
@@ -71,7 +71,7 @@ def test_python_version(small, tmp_path, below, protocol, as_bytes):
 
 
 def python2_pickle(pixels, labels):
-    """Protocol 2 as Python 2 wrote the published files, opcode by opcode: byte strings, numpy.core, ints."""
+    """Protocol 2 as Python 2 wrote the published files, opcode by opcode: byte strings, numpy.core, integers."""
 
     def text(value):
         return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
@@ -90,7 +90,7 @@ def python2_pickle(pixels, labels):
     return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + numbers + b"u."
 
 
-def test_arrays_of_every_form_at_every_protocol(small, tmp_path):
+def test_arrays_of_every_layout_at_every_pickle_protocol(small, tmp_path):
     """Contiguous, Fortran-ordered, a view, read-only; and with the bytes and labels of the others."""
     pixels, labels = batch(0)
     frozen = pixels.copy()
@@ -118,10 +118,10 @@ def test_files_of_full_size(tmp_path):
     assert (len(train), len(test)) == (50_000, 10_000)
 
 
-# -- what is wrong with files -------------------------------------------------------------------
+# -- invalid files ------------------------------------------------------------------------------
 
 
-def test_no_files(tmp_path):
+def test_an_empty_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no CIFAR-10 in .*data_batch_1.*gpuconv data cifar10 --to"):
         cifar10.load(tmp_path / "nowhere")
 
@@ -135,14 +135,14 @@ def test_a_missing_file_is_named(small, tmp_path, write, name):
 
 
 @pytest.mark.parametrize("size", [0, 100, COUNT * 3073 - 1, COUNT * 3073 + 1])
-def test_a_binary_file_of_another_size(small, tmp_path, size):
+def test_a_binary_file_of_the_wrong_size_is_refused(small, tmp_path, size):
     write_binary(tmp_path)
     os.truncate(tmp_path / "data_batch_4.bin", size)
     with pytest.raises(ValueError, match=rf"data_batch_4\.bin.*expected {COUNT * 3073} bytes, found {size}"):
         cifar10.load(tmp_path)
 
 
-def test_a_binary_file_with_impossible_labels(small, tmp_path):
+def test_a_binary_file_with_labels_out_of_range_is_refused(small, tmp_path):
     write_binary(tmp_path)
     content = bytearray((tmp_path / "test_batch.bin").read_bytes())
     content[3073] = 10
@@ -152,7 +152,7 @@ def test_a_binary_file_with_impossible_labels(small, tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 50, -1, -100])
-def test_a_truncated_pickle(small, tmp_path, keep):
+def test_a_truncated_pickle_is_refused(small, tmp_path, keep):
     write_python(tmp_path)
     content = (tmp_path / "data_batch_2").read_bytes()[:keep]
     (tmp_path / "data_batch_2").write_bytes(content)
@@ -161,7 +161,7 @@ def test_a_truncated_pickle(small, tmp_path, keep):
 
 
 def test_pickles_with_flipped_bytes_raise_value_errors_only(small, tmp_path):
-    """Whatever a byte of the frame turns into, the file is read, or named in a ValueError."""
+    """Whatever value a byte of the frame gets, the file is read, or a ValueError names it."""
     write_python(tmp_path)
     good = (tmp_path / "data_batch_1").read_bytes()
     frame = [*range(0, 200, 3), *range(len(good) - 200, len(good), 3)]
@@ -196,15 +196,15 @@ PIXELS, LABELS = batch(0)
         ({"data": PIXELS, "labels": [-1] * COUNT}, "found -1"),
     ],
 )
-def test_pickles_of_other_things(small, tmp_path, content, message):
+def test_pickles_of_other_objects_are_refused(small, tmp_path, content, message):
     write_python(tmp_path)
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps(content, 2))
     with pytest.raises(ValueError, match=f"data_batch_1 .*{message}"):
         cifar10.load(tmp_path)
 
 
-def test_labels_too_long_to_print(small, tmp_path):
-    """Python refuses to turn such integers into text."""
+def test_labels_too_long_to_print_are_refused(small, tmp_path):
+    """Python refuses to convert such integers to text."""
     write_python(tmp_path)
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps({"data": PIXELS, "labels": [10**5000] * COUNT}, 2))
     with pytest.raises(ValueError, match=r"data_batch_1 is corrupt: .* integers of 64 bits"):
@@ -223,7 +223,7 @@ class Runs:
 
 
 def crafted(path):
-    """What would create a file at `path`, if the pickle were believed."""
+    """A pickle that creates a file at `path` if it is loaded by the pickle module."""
     command = f"touch {path}"
     return {
         "os.system": pickle.dumps({"data": Runs(os.system, command)}, 2),
@@ -264,7 +264,7 @@ def test_a_crafted_pickle_runs_nothing(small, tmp_path, kind):
     ],
     ids=["function", "class", "deep-key", "mixed-key"],
 )
-def test_what_would_change_or_end_the_process(small, tmp_path, content, message):
+def test_pickles_that_would_change_or_end_the_process_are_refused(small, tmp_path, content, message):
     (tmp_path / "batch").write_bytes(content)
     with pytest.raises(ValueError, match=f"batch is refused: .*{message}"):
         cifar10._read_python(tmp_path / "batch")
@@ -275,8 +275,8 @@ def test_what_would_change_or_end_the_process(small, tmp_path, content, message)
     [b"K\x01r\xff\xff\xff\x0f", b"\x96" + bytes(5) + b"\x01\0\0", b"\x8b\xff\xff\xff\x7f"],
     ids=["memo", "byte-array", "integer"],
 )
-def test_nothing_is_allocated_by_a_number_in_the_pickle(small, tmp_path, opcode):
-    """A place in the memo, a byte array of 1 TB, an integer of 2 GB: told, but not there."""
+def test_a_size_in_the_pickle_allocates_nothing(small, tmp_path, opcode):
+    """A memo index, a byte array of 1 TB, an integer of 2 GB: declared, but not in the file."""
     tracemalloc.start()
     (tmp_path / "batch").write_bytes(b"\x80\x05" + opcode + b".")
     with pytest.raises(ValueError, match="batch is"):
@@ -285,15 +285,15 @@ def test_nothing_is_allocated_by_a_number_in_the_pickle(small, tmp_path, opcode)
     tracemalloc.stop()
 
 
-def test_other_codecs_are_refused(small, tmp_path):
+def test_other_text_encodings_are_refused(small, tmp_path):
     write_python(tmp_path)
     (tmp_path / "data_batch_1").write_bytes(b"c_codecs\nencode\n(Vabc\nVrot13\ntR.")
     with pytest.raises(ValueError, match=r"refused.*rot13"):
         cifar10.load(tmp_path)
 
 
-def test_the_crafted_pickles_do_run_when_believed(tmp_path):
-    """Else the test above could not fail."""
+def test_the_crafted_pickles_do_run_under_the_pickle_module(tmp_path):
+    """Otherwise the tests above could not fail."""
     ran = tmp_path / "ran"
     for kind in ("os.system", "by hand", "eval"):
         pickle.loads(crafted(ran)[kind])

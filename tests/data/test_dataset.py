@@ -12,7 +12,7 @@ def dataset(n=12, classes=3):
     return Dataset(images(n), np.arange(n) % classes, [f"c{i}" for i in range(classes)], "set")
 
 
-def test_what_it_holds():
+def test_a_dataset_holds_images_labels_and_class_names():
     made = Dataset(images(), np.array([0, 1] * 6, np.uint8), ["cat", "dog"], "pets")
     assert made.labels.dtype == np.int64
     assert made.classes == ("cat", "dog")
@@ -37,7 +37,7 @@ def test_what_it_holds():
         ({"labels": np.arange(12) % 3 - 1}, ValueError, "-1 to 1"),
     ],
 )
-def test_bad_sets_are_refused(bad, error, message):
+def test_bad_datasets_are_refused(bad, error, message):
     arguments = {"images": images(), "labels": np.arange(12) % 3, "classes": ["a", "b", "c"]} | bad
     with pytest.raises(error, match=message):
         Dataset(**arguments)
@@ -57,7 +57,7 @@ def test_an_empty_subset_is_refused():
         dataset().subset(slice(0))
 
 
-def test_split_takes_its_share_of_every_class():
+def test_split_takes_the_fraction_of_every_class():
     whole = dataset(n=300, classes=3)
     first, second = whole.split(0.2, seed=4)
     assert np.bincount(first.labels).tolist() == [80, 80, 80]
@@ -111,7 +111,7 @@ def test_normalized_images_have_mean_0_and_deviation_1(kind):
     np.testing.assert_allclose(x.std(axis=(0, 1, 2)), 1, atol=1e-6)
 
 
-def test_sums_do_not_overflow():
+def test_statistics_do_not_overflow():
     bright = Dataset(np.full((3000, 9, 9, 1), 255, np.uint8), np.zeros(3000, int), ["white"])
     normalization = Normalization.from_dataset(bright)
     assert normalization.mean.tolist() == [255]
@@ -133,7 +133,7 @@ def test_unknown_kind_names_the_nearest():
         ([1e39], [1], "finite"),
     ],
 )
-def test_bad_normalizations(mean, std, message):
+def test_bad_normalizations_are_refused(mean, std, message):
     with pytest.raises(ValueError, match=message):
         Normalization(mean, std)
 
@@ -148,7 +148,7 @@ def test_a_normalization_is_made_of_real_numbers_and_measured_on_pixels():
             Normalization.from_images(images)
 
 
-def test_relabelled_by_name():
+def test_labels_are_renumbered_by_class_name():
     images = np.zeros((3, 1, 1, 1), np.uint8)
     data = Dataset(images, np.array([0, 1, 1]), ["dog", "cat"]).relabelled(["cat", "dog"])
     assert data.labels.tolist() == [1, 0, 0]

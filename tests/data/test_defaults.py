@@ -1,4 +1,4 @@
-"""What is left out has the documented value: another default would change what people's programs do."""
+"""Every default is the documented one: another would change the behaviour of users' programs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_default_is_the_documented_one():
     expect(DEFAULTS)
 
 
-def test_records_are_fixed():
+def test_records_are_immutable():
     for name, found in flags(["data.augment:Augmentation", "data.image:Picture"]):
         assert found == VALUE, name
     for name, found in flags(

@@ -6,7 +6,7 @@ import pytest
 from gpuconv.data import digits
 
 
-def test_the_usual_split():
+def test_the_split_is_the_usual_one():
     train, test = digits.load()
     assert train.images.shape == (1437, 8, 8, 1)
     assert test.images.shape == (360, 8, 8, 1)
@@ -23,8 +23,8 @@ def test_pixels_span_black_to_white_and_can_be_undone():
     assert (train.images.min(), train.images.max()) == (0, 255)
 
 
-def test_they_are_the_published_images():
-    """The first digit of the file, a zero, as the repository gives it."""
+def test_the_digits_are_the_published_images():
+    """The first digit of the file, a zero, as the UCI repository has it."""
     train, _ = digits.load()
     expected = """
          0  0  5 13  9  1  0  0
@@ -40,7 +40,7 @@ def test_they_are_the_published_images():
     np.testing.assert_array_equal(train.images[0, :, :, 0], ink * 255 // 16)
 
 
-def test_against_scikit_learn():
+def test_the_digits_equal_those_of_scikit_learn():
     published = pytest.importorskip("sklearn.datasets").load_digits()
     train, test = digits.load()
     images = np.concatenate([train.images, test.images])[..., 0]

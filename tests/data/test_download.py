@@ -99,7 +99,7 @@ def fetch(directory, server, sha256=SHA256, progress=False):
 
 
 def check(directory):
-    """Only the batch files are left, whole."""
+    """Only the batch files are left, and they are complete."""
     assert [path.name for path in directory.iterdir()] == [FOLDER]
     train, test = cifar10.load(directory)
     assert (len(train), len(test)) == (5 * COUNT, COUNT)
@@ -111,7 +111,7 @@ def test_download_and_unpack(server, tmp_path):
     check(directory)
 
 
-def test_what_is_there_is_not_fetched_again(server, tmp_path):
+def test_existing_files_are_not_downloaded_again(server, tmp_path):
     fetch(tmp_path, server)
     fetch(tmp_path, server)
     assert len(server.asked) == 1
@@ -121,14 +121,14 @@ def test_what_is_there_is_not_fetched_again(server, tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, COUNT * 3073 - 1, COUNT * 3073 + 1])
-def test_a_file_of_another_size_is_fetched_again(server, tmp_path, size):
+def test_a_file_of_the_wrong_size_is_downloaded_again(server, tmp_path, size):
     fetch(tmp_path, server)
     os.truncate(tmp_path / FOLDER / "data_batch_2.bin", size)
     fetch(tmp_path, server)
     check(tmp_path)
 
 
-def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
+def test_an_interrupted_download_resumes_where_it_stopped(server, tmp_path):
     server.stop_after = 50_000
     with pytest.raises(ConnectionError, match=r"stopped after \d+ bytes: the connection broke; run") as raised:
         fetch(tmp_path, server)
@@ -150,7 +150,7 @@ def test_a_server_without_ranges_starts_over(server, tmp_path):
     check(tmp_path)
 
 
-def test_a_part_that_was_whole_already(server, tmp_path):
+def test_a_partial_file_that_was_already_complete(server, tmp_path):
     (tmp_path / "cifar.tar.gz.part").write_bytes(CONTENT)
     fetch(tmp_path, server)
     assert server.asked == []
@@ -163,7 +163,7 @@ def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_part_of_another_file_does_not_stay(server, tmp_path):
+def test_a_part_of_another_file_is_removed(server, tmp_path):
     (tmp_path / "cifar.tar.gz.part").write_bytes(b"x" * 1000)
     with pytest.raises(ValueError, match="hash"):
         fetch(tmp_path, server)
@@ -171,7 +171,7 @@ def test_a_part_of_another_file_does_not_stay(server, tmp_path):
     check(tmp_path)
 
 
-def test_no_server(server, tmp_path):
+def test_an_unreachable_server_is_an_error(server, tmp_path):
     url = server.url
     server.shutdown()
     server.server_close()
@@ -186,14 +186,14 @@ def test_progress_bar(server, tmp_path, capsys):
     assert "100%" in capsys.readouterr().err
 
 
-def test_a_file_where_the_directory_should_be(server, tmp_path):
+def test_a_file_in_place_of_the_directory_is_an_error(server, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot download into this directory"):
         fetch(tmp_path / "file", server)
     assert server.asked == []
 
 
-def test_no_permission_to_write(server, tmp_path, monkeypatch):
+def test_a_folder_without_write_permission_is_an_error(server, tmp_path, monkeypatch):
     tmp_path.chmod(0o500)
     if os.access(tmp_path, os.W_OK):  # root may write anywhere: refuse it by hand
 
@@ -221,7 +221,7 @@ def test_no_permission_to_write(server, tmp_path, monkeypatch):
         (503, "server error; try again later"),
     ],
 )
-def test_what_a_status_means(server, tmp_path, status, words):
+def test_the_error_explains_an_http_status(server, tmp_path, status, words):
     server.status = status
     with pytest.raises(ConnectionError, match=rf"stopped after 0 bytes: the server answers {status} .*: {words}"):
         fetch(tmp_path, server)
@@ -231,14 +231,14 @@ def test_what_a_status_means(server, tmp_path, status, words):
 
 
 def test_redirects(server, tmp_path):
-    """One that goes in a circle, and one to what is not HTTP."""
+    """A redirect loop, and a redirect to another scheme than HTTP."""
     for location, words in (("/cifar.tar.gz", "redirects in a circle"), ("file:///etc/passwd", "No connection adapt")):
         server.status, server.location = 302, location
         with pytest.raises(ConnectionError, match=words):
             fetch(tmp_path, server)
 
 
-def test_a_server_that_says_nothing(server, tmp_path, monkeypatch):
+def test_a_server_that_never_answers_is_an_error(server, tmp_path, monkeypatch):
     monkeypatch.setattr("gpuconv.data.download._PATIENCE", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/cifar.tar.gz"
@@ -246,15 +246,15 @@ def test_a_server_that_says_nothing(server, tmp_path, monkeypatch):
             cifar10._download(tmp_path, url, SHA256, len(CONTENT), False)
 
 
-def test_a_server_without_a_certificate(server, tmp_path):
+def test_a_server_without_a_valid_certificate_is_an_error(server, tmp_path):
     with pytest.raises(ConnectionError, match="no secure connection"):
         cifar10._download(tmp_path, server.url.replace("http:", "https:"), SHA256, len(CONTENT), False)
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "not-told"])
 @pytest.mark.parametrize("more", [-1, 1, 10**6], ids=["shorter", "longer", "far-longer"])
-def test_a_file_of_another_size_is_refused(server, tmp_path, more, told):
-    """At once where the server says its size; else as soon as it is too long, and it may be cut off where it is not."""
+def test_a_download_of_the_wrong_size_is_refused(server, tmp_path, more, told):
+    """At once if the server states the size; otherwise as soon as it is too long, or when it ends too early."""
     server.content = (CONTENT + bytes(10**6))[: len(CONTENT) + more]
     server.length = "true" if told else None
     error = ConnectionError if more < 0 and not told else ValueError
@@ -276,7 +276,7 @@ def test_nothing_is_written_through_a_planted_link(server, tmp_path):
     assert (tmp_path / "theirs").read_text() == "precious"
 
 
-def test_two_downloads_at_once(server, tmp_path):
+def test_two_downloads_may_run_at_once(server, tmp_path):
     with open(tmp_path / "cifar.tar.gz.part", "ab") as other:
         assert locks.lock(other.fileno())
         with pytest.raises(OSError, match="another process is downloading it"):
@@ -284,7 +284,7 @@ def test_two_downloads_at_once(server, tmp_path):
     fetch(tmp_path, server)
 
 
-def test_another_process_unpacks_at_the_same_time_and_is_done_first(server, tmp_path, monkeypatch):
+def test_another_process_may_finish_unpacking_first(server, tmp_path, monkeypatch):
     def scratch(folder):
         (tmp_path / "cifar.tar.gz.part").unlink()
         return make(folder)
@@ -295,7 +295,7 @@ def test_another_process_unpacks_at_the_same_time_and_is_done_first(server, tmp_
     check(tmp_path)
 
 
-def test_a_folder_named_by_a_tilde(monkeypatch, tmp_path):
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(cifar10, "_download", lambda directory, *_: directory)
     assert cifar10.download("~/data") == tmp_path / "data"

@@ -39,8 +39,8 @@ def test_the_split_is_a_function_of_the_seed(pets):
     assert not np.array_equal(tests[0], tests[2])
 
 
-def test_the_split_goes_by_name_alone():
-    """Which files are for testing, written down: a change of the rule would test stored runs on images they saw."""
+def test_the_split_depends_only_on_names():
+    """The test files are pinned here: another rule would test stored runs on images they were trained on."""
     names = [f"cats/{number:03}.png" for number in range(10)]
     chosen = folder.for_testing(names, 0.2)
     assert [name for name, tested in zip(names, chosen) if tested] == ["cats/008.png"]
@@ -54,7 +54,7 @@ def test_the_split_goes_by_name_alone():
     assert dict(zip(everything, folder.for_testing(everything, 0.2, seed=1))) != whole
 
 
-def test_every_class_has_an_image_on_both_sides():
+def test_every_class_has_a_training_and_a_test_image():
     for count in range(2, 9):
         for first in range(60):
             names = [f"{first}/{number}" for number in range(count)]
@@ -63,7 +63,7 @@ def test_every_class_has_an_image_on_both_sides():
     assert folder.for_testing(["alone"], 0.99).tolist() == [False]
 
 
-def test_a_name_is_the_same_one_decomposed():
+def test_a_name_in_decomposed_unicode_is_the_same_name():
     names = ["caf\u00e9/a", "caf\u00e9/b", "caf\u00e9/c"]
     for seed in range(20):
         decomposed = [unicodedata.normalize("NFD", name) for name in names]
@@ -71,7 +71,7 @@ def test_a_name_is_the_same_one_decomposed():
     assert folder.for_testing(["x/\udcff", "x/b"], 0.5).sum() == 1  # undecodable names have a side, too
 
 
-def test_photos_that_are_added_move_no_other(pets):
+def test_added_photos_do_not_change_the_split_of_the_others(pets):
     trained = {image.tobytes() for image in folder.load(pets)[0].images}
     for number in range(12):
         Image.fromarray(picture(6, 4, 60 + number)).save(pets / "cat" / f"0-new-{number}.png")
@@ -81,7 +81,7 @@ def test_photos_that_are_added_move_no_other(pets):
     assert trained & drawn  # which is why the rule changed
 
 
-def test_the_rule_of_version_0_1_0_is_kept(pets):
+def test_the_split_rule_of_version_0_1_0_is_kept(pets):
     """The images that 0.1.0 tested on; they are picture(6, 4, value)."""
     test = folder.load(pets, split="order")[1]
     values = {picture(6, 4, value).tobytes(): value for value in range(30)}
@@ -90,12 +90,12 @@ def test_the_rule_of_version_0_1_0_is_kept(pets):
         folder.load(pets, split="nam")
 
 
-def test_resize_and_grey(pets):
+def test_images_are_resized_and_converted_to_grey(pets):
     train, _ = folder.load(pets, size=(3, 5), channels=1)
     assert train.image_shape == (3, 5, 1)
 
 
-def test_one_size_for_all_unless_resized(pets):
+def test_all_images_must_have_one_size_unless_resized(pets):
     Image.fromarray(picture(6, 5, 0)).save(pets / "bee" / "wide.jpg")
     with pytest.raises(ValueError, match=r"6x4.*wide\.jpg has 6x5.*size="):
         folder.load(pets)
@@ -110,7 +110,7 @@ def test_an_unreadable_image_is_named(pets, content):
         folder.load(pets)
 
 
-def test_one_image_a_class_leaves_none_to_test_on(tmp_path):
+def test_one_image_per_class_leaves_no_test_images(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         Image.fromarray(picture(2, 2, 0)).save(tmp_path / name / "0.png")
@@ -120,7 +120,7 @@ def test_one_image_a_class_leaves_none_to_test_on(tmp_path):
         folder.load(tmp_path)
 
 
-def test_a_class_of_one_image_trains_and_leaves_the_other_classes_their_split(pets):
+def test_a_class_of_one_image_is_only_trained_on_and_does_not_affect_other_classes(pets):
     expected = folder.load(pets)
     (pets / "dog").mkdir()
     Image.fromarray(picture(6, 4, 99)).save(pets / "dog" / "0.png")
@@ -129,7 +129,7 @@ def test_a_class_of_one_image_trains_and_leaves_the_other_classes_their_split(pe
     np.testing.assert_array_equal(test.images, expected[1].images)
 
 
-def test_the_whole_folder(pets):
+def test_a_whole_folder_is_read_without_a_split(pets):
     (pets / "cat" / "siamese").mkdir()
     Image.fromarray(picture(6, 4, 30)).save(pets / "cat" / "siamese" / "0.png")
     everything = folder.load_all(pets)
@@ -146,11 +146,11 @@ def test_a_tilde_is_the_home_folder(pets, monkeypatch):
         folder.load_all("~nobody-here/pets")
 
 
-def test_a_share_to_test_on_is_between_none_and_all():
+def test_the_test_fraction_is_between_0_and_1():
     for share in (0, -0.5, 1.5):
         with pytest.raises(ValueError, match="test must be between 0 and 1"):
             folder.load("nowhere", test=share)
 
 
-def test_an_error_without_words_is_told_by_its_kind():
+def test_an_error_without_a_message_is_named_by_its_type():
     assert (image._cause(ValueError()), image._cause(ValueError("why"))) == ("ValueError", "why")

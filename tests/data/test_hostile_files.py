@@ -1,4 +1,4 @@
-"""Files made to harm: whatever their bytes are, they are read or refused, soon, in little memory, running nothing."""
+"""Malicious files: whatever their bytes, they are read or refused, quickly, in little memory, running no code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ print(count["read"], count["refused"], (resource.getrusage(resource.RUSAGE_SELF)
 
 
 def read_all(folder, read, prepare=""):
-    """(read, refused, MB that reading took) of all files of a folder, by another process of 4 GB."""
+    """(files read, files refused, MB used) for all files in a folder, from another process limited to 4 GB."""
     limit = (4 << 30, 4 << 30)
     done = subprocess.run(
         [sys.executable, "-c", READ_ALL.format(read=read, prepare=prepare), str(folder)],
@@ -58,7 +58,7 @@ def read_images(folder):
 
 
 def changed(good, random):
-    """A copy with a few bytes changed, most of them in the first 100, and perhaps cut off."""
+    """A copy with a few bytes changed, most of them in the first 100, and sometimes truncated."""
     bad = bytearray(good)
     for _ in range(random.integers(1, 5)):
         place = random.integers(0, min(len(bad), 100 if random.random() < 0.7 else len(bad)))
@@ -84,7 +84,7 @@ def test_images_with_changed_bytes(tmp_path, format):
 
 
 def png(width, height, color, pixels=b""):
-    """A PNG file with the header that is asked for, its rows packed as small as they can be."""
+    """A PNG file with the given header, its rows compressed as small as possible."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -103,8 +103,8 @@ def gif(width, height, frame_width, frame_height):
     return head + b"," + struct.pack("<HHHHB", 0, 0, frame_width, frame_height, 0) + b"\x02\x02\x44\x01\x00;"
 
 
-def test_bombs(tmp_path):
-    """Small files that are large pictures; the largest that is read takes a bounded memory."""
+def test_decompression_bombs_are_refused(tmp_path):
+    """Small files that are large pictures; the largest one that is read takes bounded memory."""
     row = 1 + 4 * 12_000
     bombs = {
         "rgba": png(12_000, 12_000, 6, zeros(row * 12_000)),
@@ -137,7 +137,7 @@ def test_the_largest_picture_that_is_read(tmp_path):
 
 
 def test_a_file_without_an_end_is_refused(tmp_path):
-    """Of 4 GB by its size, none of them on the disk."""
+    """A sparse file of 4 GB."""
     with open(tmp_path / "a.png", "wb") as file:
         file.write(png(4, 4, 0)[:33] + struct.pack(">I", 2**31 - 1) + b"tEXt")
         file.truncate(4 << 30)
@@ -156,8 +156,8 @@ def test_pickles_with_changed_bytes(tmp_path):
     assert memory < 200
 
 
-def test_pickles_of_opcodes_at_random(tmp_path):
-    """Any opcodes with any arguments, among names and values that an attacker would have on the stack."""
+def test_pickles_of_random_opcodes(tmp_path):
+    """Random opcodes with random arguments, mixed with names and values that an attacker would put on the stack."""
     random = np.random.default_rng(3)
     codes = [bytes([code]) for code in pickle._Unpickler.dispatch]
     pieces = [

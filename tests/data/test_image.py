@@ -1,4 +1,4 @@
-"""One image file: every depth, colour and orientation, and what is refused before it is decoded."""
+"""One image file: every bit depth, colour mode and orientation, and what is refused before decoding."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ def picture(height, width, value):
     return ((rows * 5 + value * 11) % 256).astype(np.uint8)
 
 
-def test_read_image_makes_any_picture_plain(tmp_path):
+def test_read_image_converts_any_picture_to_grey_or_rgb(tmp_path):
     pixels = picture(4, 3, 1)
     grey = pixels[..., 0]
     Image.fromarray(grey).save(tmp_path / "grey.png")
@@ -46,7 +46,7 @@ def test_grey_of_16_bits_is_scaled_to_8(tmp_path, name, channels):
 
 
 @pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])
-def test_values_of_no_known_range_are_refused(tmp_path, dtype, mode):
+def test_values_without_a_known_range_are_refused(tmp_path, dtype, mode):
     Image.fromarray(np.linspace(0, 1, 12).reshape(3, 4).astype(dtype)).save(tmp_path / "a.tif")
     with pytest.raises(
         ValueError, match=rf"a\.tif as .* range of its values is unknown \(mode {mode}\); accepted are unsigned"
@@ -56,7 +56,7 @@ def test_values_of_no_known_range_are_refused(tmp_path, dtype, mode):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_white_shows_through_what_is_transparent(tmp_path, mode, channels):
+def test_white_shows_through_transparent_pixels(tmp_path, mode, channels):
     alpha = np.array([[0, 255], [51, 0]], np.uint8)
     image = Image.new(mode, (2, 2))  # black ink, all of it in the alpha channel
     image.putalpha(Image.fromarray(alpha))
@@ -126,7 +126,7 @@ def tiff(path, data, *, bits, width, height=1, photometric=1, extra=(), order="<
 
 
 def packed(values, bits):
-    """Values of so many bits, one behind the other, the rest of the last byte zero."""
+    """Values of the given number of bits, packed one after another, the last byte padded with zeros."""
     text = "".join(f"{value:0{bits}b}" for value in values)
     text += "0" * (-len(text) % 8)
     return bytes(int(text[start : start + 8], 2) for start in range(0, len(text), 8))
@@ -136,7 +136,7 @@ def packed(values, bits):
 @pytest.mark.parametrize("photometric", [0, 1], ids=["white-is-zero", "black-is-zero"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
 def test_grey_tiff_of_every_depth(tmp_path, bits, photometric, order):
-    """Zero is one end, the largest value the other. Under 16 bits both orders look alike."""
+    """Zero is one end of the range, the largest value the other. Below 16 bits the byte order makes no difference."""
     white = 2**bits - 1
     values = [0, white, white // 2, 1, white - 1]
     data = np.array(values, f"{order}u2").tobytes() if bits == 16 else packed(values, bits)
@@ -146,7 +146,7 @@ def test_grey_tiff_of_every_depth(tmp_path, bits, photometric, order):
     assert read_image(path, channels=1).ravel().tolist() == expected.tolist()
 
 
-def test_a_form_that_pillow_does_not_read(tmp_path):
+def test_a_tiff_variant_that_pillow_cannot_read_is_refused(tmp_path):
     path = tiff(tmp_path / "a.tif", packed([1, 2], 10), bits=10, width=2)
     with pytest.raises(ValueError, match=r"a\.tif as an image: .* TIFF.*, or in a variant that Pillow does not read"):
         read_image(path)
@@ -167,7 +167,7 @@ def test_signed_values_are_refused(tmp_path, bits):
     ids=["unspecified", "multiplied", "alpha"],
 )
 def test_the_second_channel_of_a_grey_tiff(tmp_path, kind, expected):
-    """What it is says the tag ExtraSamples; white shows through alpha, and half of a grey of 128 is 64."""
+    """The tag ExtraSamples gives its meaning; white shows through alpha, and half of a grey of 128 is 64."""
     data = bytes([128, 128, 0, 0, 64, 255])
     path = tiff(tmp_path / "a.tif", data, bits=8, width=3, extra={277: 2, 338: kind})
     fields = path.read_bytes().replace(struct.pack("<HHII", 258, 4, 1, 8), struct.pack("<HHIHH", 258, 3, 2, 8, 8))
@@ -185,7 +185,7 @@ def test_colours_that_cannot_be_converted(tmp_path):
         read_image(tmp_path / "a.tif", channels=1)
 
 
-def test_the_content_tells_the_format(tmp_path):
+def test_the_content_decides_the_format(tmp_path):
     pixels = picture(4, 3, 1)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", format="PNG")
     np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), pixels)
@@ -210,7 +210,7 @@ def test_every_listed_format_that_pillow_writes(tmp_path):
             assert np.abs(read_image(path).astype(int) - (255 if suffix == ".pbm" else 200)).max() < 60
 
 
-def test_cmyk_palette_and_bilevel(tmp_path):
+def test_cmyk_palette_and_bilevel_images(tmp_path):
     red = Image.new("RGB", (4, 4), (255, 0, 0))
     for mode, suffix in (("CMYK", "jpg"), ("CMYK", "tif"), ("P", "gif"), ("P", "png"), ("P", "bmp")):
         red.convert(mode).save(tmp_path / f"a.{suffix}")
@@ -222,7 +222,7 @@ def test_cmyk_palette_and_bilevel(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "avif"])
-def test_the_first_picture_of_several(tmp_path, suffix):
+def test_the_first_picture_of_a_multi_page_file_is_read(tmp_path, suffix):
     if f".{suffix}" not in images.readable_suffixes():
         pytest.skip(f"this Pillow reads no {suffix}")
     first, second = Image.new("RGB", (16, 16), "white"), Image.new("RGB", (16, 16), "black")
@@ -253,7 +253,7 @@ def test_every_orientation(tmp_path, suffix):
         assert np.abs(found.astype(int) - turn(pixels)).max() < 20, orientation
 
 
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+def test_anything_but_a_regular_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "fifo.png")
     (tmp_path / "folder.png").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
@@ -268,7 +268,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
                 read_image(path)
 
 
-def test_links_that_lead_nowhere(tmp_path):
+def test_broken_links_are_reported(tmp_path):
     (tmp_path / "gone.png").symlink_to("nothing.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
     for name, cause in (("gone.png", "No such file"), ("loop.png", "symbolic links")):
@@ -277,7 +277,7 @@ def test_links_that_lead_nowhere(tmp_path):
 
 
 def test_size_limits_before_decoding(tmp_path, monkeypatch):
-    """Of the picture, of a TIFF's tile and of the file; a file of the largest size is read."""
+    """Limits of the picture, of a TIFF tile and of the file; a file of exactly the largest size is read."""
     monkeypatch.setattr(images, "MAX_PIXELS", 64)
     monkeypatch.setattr(images, "_flat", lambda _: pytest.fail("it is decoded"))
     Image.new("L", (13, 5)).save(tmp_path / "a.png")
@@ -295,8 +295,8 @@ def test_size_limits_before_decoding(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png")
 
 
-def test_far_too_large_a_picture(tmp_path, monkeypatch):
-    """Pillow refuses it with words, and a limit, of its own."""
+def test_a_picture_beyond_pillows_own_limit(tmp_path, monkeypatch):
+    """Pillow refuses it with its own limit and message."""
     from PIL import Image
 
     Image.new("L", (100, 100)).save(tmp_path / "a.png")

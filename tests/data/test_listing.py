@@ -1,4 +1,4 @@
-"""Which files of a folder are read, and that the others are told of."""
+"""Which files in a folder are read, and that the others are reported."""
 
 import os
 
@@ -20,7 +20,7 @@ def names(root):
     return {name: [str(path.relative_to(root)) for path in paths] for name, paths in list_images(root).items()}
 
 
-def test_classes_are_folders_and_folders_within_belong_to_them(tmp_path):
+def test_classes_are_folders_and_include_their_subfolders(tmp_path):
     touch(
         tmp_path / "cats/2.png",
         tmp_path / "cats/1.JPG",
@@ -37,7 +37,7 @@ def test_classes_are_folders_and_folders_within_belong_to_them(tmp_path):
     }
 
 
-def test_what_is_not_read_is_counted(tmp_path, monkeypatch):
+def test_files_that_are_not_read_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr("gpuconv.data.listing.readable_suffixes", lambda: (".png",))
     touch(
         tmp_path / "cats/1.png",
@@ -65,7 +65,7 @@ def test_what_is_not_read_is_counted(tmp_path, monkeypatch):
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
-    """Many links to one folder, in a chain of such, end: 2^30 ways lead through this one."""
+    """Chained folders with several links each still end: this chain has 2^30 paths."""
     root = tmp_path / "root"
     touch(root / "cats/1.png", root / "dogs/1.png")
     for level in range(30):

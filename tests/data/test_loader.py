@@ -30,7 +30,7 @@ def test_evaluation_goes_through_the_images_in_order(dataset):
     np.testing.assert_array_equal(np.concatenate([y for _, y in batches]), dataset.labels)
 
 
-def test_an_epoch_is_the_seeds_permutation(dataset):
+def test_an_epoch_is_the_permutation_of_its_seed(dataset):
     for epoch in (0, 7):
         batches = list(make(dataset).epoch(epoch))
         order = random.permutation(N, seed=3, epoch=epoch)
@@ -38,7 +38,7 @@ def test_an_epoch_is_the_seeds_permutation(dataset):
         np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), dataset.images[order])
 
 
-def test_augmentation_depends_on_the_position_in_the_run_alone(dataset):
+def test_augmentation_depends_only_on_the_position_in_the_run(dataset):
     def images(batch_size, epoch):
         made = make(dataset, batch_size, augmentation=EVERYTHING, shuffle=False)
         return np.concatenate([x for x, _ in made.epoch(epoch)])
@@ -48,7 +48,7 @@ def test_augmentation_depends_on_the_position_in_the_run_alone(dataset):
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 6, 7])
-def test_an_epoch_entered_anywhere_goes_on_with_the_same_bits(dataset, start):
+def test_an_epoch_resumed_anywhere_gives_the_same_bits(dataset, start):
     whole = list(make(dataset, augmentation=EVERYTHING).epoch(5))
     rest = list(make(dataset, augmentation=EVERYTHING).epoch(5, start_batch=start))
     assert len(rest) == 7 - start
@@ -67,7 +67,7 @@ def test_the_number_of_batches(dataset, batch_size, drop_last, count):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_dtype(dataset, dtype):
+def test_batches_have_the_requested_dtype(dataset, dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     x, y = next(make(dataset, dtype=dtype).epoch())
@@ -87,7 +87,7 @@ def workers():
     return [thread for thread in threading.enumerate() if thread.name.startswith("gpuconv-loader")]
 
 
-def test_batches_are_prepared_ahead_but_not_far(dataset, monkeypatch):
+def test_only_a_few_batches_are_prepared_ahead(dataset, monkeypatch):
     made = []
     load_batch = loader.ops.load_batch
 
@@ -130,7 +130,7 @@ def test_the_thread_ends_with_the_epoch(dataset, leave):
     assert workers() == []
 
 
-def test_what_the_thread_raises_is_raised_at_its_batch(dataset, monkeypatch):
+def test_an_error_in_the_thread_is_raised_at_its_batch(dataset, monkeypatch):
     load_batch = loader.ops.load_batch
 
     def fails_at_16(images, labels, indices, *, offset, **options):
@@ -164,12 +164,12 @@ def test_what_the_thread_raises_is_raised_at_its_batch(dataset, monkeypatch):
         ({"device": "numpi"}, ValueError, "did you mean 'numpy'"),
     ],
 )
-def test_bad_arguments(dataset, bad, error, message):
+def test_bad_arguments_are_refused(dataset, bad, error, message):
     with pytest.raises(error, match=message):
         make(dataset, **bad)
 
 
 @pytest.mark.parametrize("bad", [{"epoch": -1}, {"start_batch": 8}, {"start_batch": -1}])
-def test_bad_positions(dataset, bad):
+def test_bad_positions_are_refused(dataset, bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         make(dataset).epoch(**bad)  # at the call, before the first batch is asked for

@@ -23,7 +23,7 @@ def test_synthetic_without_options_is_the_default():
     assert load("synthetic")[0].images.shape == (1024, 32, 32, 3)
 
 
-def test_a_test_set_of_its_own_that_is_no_folder():
+def test_a_separate_test_set_must_be_a_folder():
     spec, other = (f"synthetic:n=60,size=6x4x2,classes=3,seed={seed}" for seed in (5, 6))
     train, test = load(spec, other)
     np.testing.assert_array_equal(train.images, load(spec)[0].images)
@@ -67,18 +67,18 @@ def test_folder_with_and_without_options(monkeypatch, spec, arguments):
         ("synthetic:60", "unknown option"),
     ],
 )
-def test_bad_text(spec, message):
+def test_a_bad_name_is_refused(spec, message):
     with pytest.raises(ValueError, match=message):
         load(spec)
 
 
-def test_no_text():
+def test_a_name_must_be_text():
     with pytest.raises(TypeError, match="text"):
         load(None)
 
 
 def test_a_folder_whose_name_ends_like_an_option(monkeypatch, tmp_path):
-    """A slash tells it from one, also where the text is stored."""
+    """A trailing slash tells it apart, also in the stored text."""
     monkeypatch.setattr(folder, "load", lambda directory, **options: (directory, options))
     monkeypatch.chdir(tmp_path)
     stored = placed("folder:pets,b=c/,size=3x3")

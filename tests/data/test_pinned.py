@@ -1,4 +1,4 @@
-"""Numbers that stored runs rely on, and edges of what is accepted."""
+"""Values that stored runs depend on, and limits of what is accepted."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from gpuconv.data import (
 from gpuconv.data.image import read_image
 
 
-def test_shipped_and_made_up_images_are_the_same_for_ever():
-    """A run tells its data by these checksums; other images would be refused where it goes on."""
+def test_shipped_and_synthetic_images_never_change():
+    """A run identifies its data by these checksums; with other images it could not be resumed."""
     for data, sums in (
         (digits.load(), ["a7f44713", "a5f6c60b"]),
         (synthetic.load(20, size=(5, 7, 3), classes=4, seed=3), ["e0444dd3", "ccd364cb"]),
@@ -35,7 +35,7 @@ def test_shipped_and_made_up_images_are_the_same_for_ever():
         assert [part.checksum() for part in data] == sums
 
 
-def test_a_split_is_the_same_for_ever():
+def test_a_split_never_changes():
     whole = digits.load()[0].subset(slice(60))
     first, second = whole.split(0.25, seed=2)
     drawn = {image.tobytes() for image in second.images}
@@ -44,13 +44,13 @@ def test_a_split_is_the_same_for_ever():
     assert len(first) == 60 - len(second) == 43
 
 
-def test_the_names_of_test_images():
+def test_the_names_that_are_test_images_never_change():
     for part in (*synthetic.load(4, size=(1, 1, 1), classes=2), *digits.load()):
         assert part.name in ("synthetic", "digits")
     assert synthetic.load(4, size=(1, 1, 1), classes=2)[0].classes == ("class 0", "class 1")
 
 
-def test_at_most_five_odd_classes_are_named():
+def test_at_most_five_mismatched_classes_are_named():
     images = np.zeros((1, 1, 1, 1), np.uint8)
     for count, told in ((5, "'a', 'b', 'c', 'd', 'e' and"), (6, "'a', 'b', 'c', 'd', 'e', ... and")):
         with pytest.raises(ValueError, match="lacks") as raised:
@@ -58,7 +58,7 @@ def test_at_most_five_odd_classes_are_named():
         assert str(raised.value) == (f"'set' must have the training data's classes: it lacks {told} has unknown 'x'")
 
 
-def test_what_just_fits_a_loader():
+def test_the_largest_values_that_a_loader_accepts():
     data = Dataset(np.zeros((6, 5, 4, 1), np.uint8), np.zeros(6, int), ["a"])
     make = {"normalization": Normalization([0], [1])}
     assert len(Loader(data, 6, drop_last=True, **make)) == 1
@@ -82,8 +82,8 @@ def test_mean_images_and_their_deviation_by_hand():
     np.testing.assert_array_equal(found.std, np.array([4, 5], np.float32))
 
 
-def test_what_a_download_shows(monkeypatch, tmp_path):
-    """A bar of bytes that begins at what has come."""
+def test_a_download_shows_a_progress_bar(monkeypatch, tmp_path):
+    """A bar in bytes that starts at what was downloaded before."""
     asked = []
     requests = pytest.importorskip("requests")
 
@@ -128,8 +128,8 @@ def test_what_a_download_shows(monkeypatch, tmp_path):
         ]
 
 
-def test_a_folder_that_may_not_be_looked_into_is_an_error(monkeypatch, tmp_path):
-    """Only a link to nothing, or to itself, is passed over."""
+def test_an_unreadable_folder_is_an_error(monkeypatch, tmp_path):
+    """Only a link to nothing, or to itself, is skipped."""
     (tmp_path / "cats").mkdir()
 
     def refuse(self):
@@ -140,7 +140,7 @@ def test_a_folder_that_may_not_be_looked_into_is_an_error(monkeypatch, tmp_path)
         list(listing._entries(tmp_path))
 
 
-def test_what_is_not_installed_is_named(monkeypatch, tmp_path):
+def test_a_package_that_is_not_installed_is_named(monkeypatch, tmp_path):
     for module, call, said in (
         ("requests", lambda: download.fetch_archive("u/x", tmp_path, sha256="", size=1), "needs requests: pip install"),
         ("PIL", lambda: read_image(tmp_path / "a.png"), r"image files needs Pillow: pip install \"gpuconv\[image\]"),
@@ -152,7 +152,7 @@ def test_what_is_not_installed_is_named(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_is_tested_on_as_a_whole_where_test_is_one():
+def test_test_1_uses_the_whole_folder_for_testing():
     texts = {
         "folder:x,test=1": True,
         "folder:x,test=1.0": True,
@@ -166,7 +166,7 @@ def test_a_folder_is_tested_on_as_a_whole_where_test_is_one():
     assert {text: named.is_test_set(text) for text in texts} == texts
 
 
-def test_bytes_that_make_no_array_of_their_shape():
+def test_bytes_that_do_not_fill_their_shape_are_refused():
     dtype = pickles._Dtype("u1")
     for shape, fortran, expected in (
         ((2, 3), False, [[0, 1, 2], [3, 4, 5]]),

@@ -1,4 +1,4 @@
-"""Samples and batches that are not held in device memory: what is read, measured, checked and refused."""
+"""Samples and batches outside device memory: what is read, measured, checked and refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def of_array(images=IMAGES, labels=LABELS):
     )
 
 
-def test_samples_are_measured_by_at_most_4096_spread_evenly():
+def test_statistics_come_from_at_most_4096_evenly_spaced_samples():
     for count, expected in ((5, 5), (4096, 4096), (4097, 4096), (100_000, 4096)):
         numbered = Numbered(count)
         assert len(numbered.measured()) == expected
@@ -45,7 +45,7 @@ def test_samples_are_measured_by_at_most_4096_spread_evenly():
     assert samples.MEASURED == 4096
 
 
-def test_what_is_known_of_samples():
+def test_the_defaults_of_samples():
     bare = Numbered(1)
     assert (bare.labels, list(bare.classes), bare.workers, bare.checksum(), bare.raw) == (None, [], 1, None, True)
     assert not Numbered(1, dtype=np.dtype(np.float32)).raw
@@ -65,7 +65,7 @@ def test_a_checksum_tells_images_labels_and_files_apart(tmp_path):
     assert all(len(text) == 8 and int(text, 16) >= 0 for text in sums)
 
 
-def test_the_file_that_an_array_lies_in(tmp_path):
+def test_the_file_behind_a_memory_mapped_array_is_found(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     array = np.load(tmp_path / "a.npy", mmap_mode="r")
     for view in (array, array[2:], array.reshape(-1), np.asarray(array)[1:]):
@@ -74,7 +74,7 @@ def test_the_file_that_an_array_lies_in(tmp_path):
         assert mapped(other) is None
 
 
-def test_how_images_are_laid_out():
+def test_the_layout_of_images_is_recognised():
     rgb, grey = (2, 3, 3), (2, 3, 1)
     assert laid_out(IMAGES, rgb, rank=4) is IMAGES
     assert laid_out(IMAGES[0], rgb, rank=3).shape == rgb
@@ -123,7 +123,7 @@ def test_an_item_of_another_shape_or_dtype_is_named():
             found.read(np.array([0, at]))
 
 
-def test_classes_have_the_names_that_an_object_tells():
+def test_class_names_come_from_the_object():
     class Named(list):
         classes = ("cat", "dog")
 
@@ -131,7 +131,7 @@ def test_classes_have_the_names_that_an_object_tells():
     assert list(found.classes) == ["cat", "dog"]
 
 
-def test_what_becomes_of_two_arrays(tmp_path):
+def test_two_arrays_become_a_dataset_or_samples(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     make = {"name": "train", "shape": (2, 3, 3), "device": "numpy", "dtype": "float32"}
     held = given.recognised((IMAGES, LABELS), classes=2, **make)
@@ -147,7 +147,7 @@ def test_what_becomes_of_two_arrays(tmp_path):
 # --- the loader of samples ------------------------------------------------------------------------
 
 
-def test_threads_are_those_that_the_samples_allow_up_to_eight(monkeypatch):
+def test_the_number_of_threads_is_what_the_samples_allow_up_to_eight(monkeypatch):
     for cores, allowed, asked, expected in (
         (64, 1, None, 1),
         (64, 5, None, 5),
@@ -164,7 +164,7 @@ def test_threads_are_those_that_the_samples_allow_up_to_eight(monkeypatch):
             StreamLoader(Numbered(4), 2, normalization=Normalization([0], [1]), workers=wrong)
 
 
-def test_floats_are_neither_normalised_nor_augmented():
+def test_float_images_are_neither_normalised_nor_augmented():
     floats = of_array(IMAGES.astype(np.float32))
     for options in ({"normalization": PLAIN}, {"augmentation": Augmentation(flip=True)}):
         with pytest.raises(ValueError, match="images of 'array' are floats, taken as they are"):
@@ -184,7 +184,7 @@ def test_samples_are_read_in_the_order_of_the_epoch():
         loader.epoch(0, 4)
 
 
-# --- batches of a user's own ----------------------------------------------------------------------
+# --- user-defined batches -------------------------------------------------------------------------
 
 
 def batches(source, length=None, **options):
@@ -201,7 +201,7 @@ def numbers(found):
 FIRST = numbers(FLOATS)
 
 
-def test_an_iterable_is_gone_through_anew_and_an_iterator_goes_on():
+def test_an_iterable_restarts_each_epoch_and_an_iterator_continues():
     anew = batches(FLOATS, length=4)
     assert len(anew) == 4
     assert [numbers(anew.epoch(epoch)) for epoch in (0, 1)] == [FIRST[:4]] * 2
@@ -220,14 +220,14 @@ def test_an_iterable_is_gone_through_anew_and_an_iterator_goes_on():
         len(whole)
 
 
-def test_an_iterator_does_not_go_back():
+def test_an_iterator_cannot_go_back():
     once = batches(iter(FLOATS), length=2)
     list(once.epoch(1))
     with pytest.raises(ValueError, match="train is a list_iterator, which gives each batch once; give the function"):
         list(once.epoch(0))
 
 
-def test_bytes_are_normalised_by_the_first_batch_and_do_not_come_after_floats():
+def test_uint8_batches_are_normalised_by_the_first_and_may_not_follow_floats():
     raw = [(x.astype(np.uint8), y) for x, y in FLOATS]
     asked = []
     found = batches(raw, normalize=lambda x: asked.append(x) or Normalization([1] * 3, [2] * 3))
@@ -239,9 +239,9 @@ def test_bytes_are_normalised_by_the_first_batch_and_do_not_come_after_floats():
         list(batches([FLOATS[0], raw[1]]).epoch())
 
 
-def test_an_object_that_is_indexed_alone_gives_batches():
+def test_an_object_with_only_indexing_gives_batches():
     class Indexed:
-        """The older way to be gone through: items until there is an IndexError."""
+        """The old iteration protocol: items until an IndexError."""
 
         def __getitem__(self, index):
             return FLOATS[index]

@@ -1,4 +1,4 @@
-"""Folders that stay in their files: the same batches and bits as in memory, and never more than some in memory."""
+"""Folders streamed from disk: the same batches and bits as from memory, with only a few images held at a time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_same_images_labels_and_batches_as_in_memory(photos, options):
             np.testing.assert_array_equal(y, wanted_y)
 
 
-def test_only_what_is_ahead_is_decoded_and_by_several_threads(photos, monkeypatch):
+def test_only_upcoming_images_are_decoded_by_several_threads(photos, monkeypatch):
     train = folder.load_all(photos, stream=True)
     seen, real = [], folder.read_image
     both = threading.Barrier(2, timeout=10)
@@ -65,7 +65,7 @@ def test_only_what_is_ahead_is_decoded_and_by_several_threads(photos, monkeypatc
     assert len(seen) <= 3 * 4  # one batch in use, and three ahead
 
 
-def test_the_checksum_is_of_names_sizes_dates_and_labels(photos, monkeypatch):
+def test_the_checksum_covers_names_sizes_dates_and_labels(photos, monkeypatch):
     train, _ = folder.load(photos, stream=True)
     first = train.checksum()
     monkeypatch.setattr(folder, "read_image", None)  # no image is read for it
@@ -95,7 +95,7 @@ def test_a_validation_part_and_labels_by_name(photos):
         samples.relabelled(["owls", "dogs", "cats", "x"])
 
 
-def test_a_file_that_is_found_damaged_on_the_way_is_named(photos):
+def test_a_file_found_damaged_during_training_is_named(photos):
     train = folder.load_all(photos, stream=True)
     loader = StreamLoader(train, 4, normalization=Normalization([0.0] * 3, [1.0] * 3))
     (photos / "dogs" / "3.png").write_bytes(b"damaged")
@@ -106,7 +106,7 @@ def test_a_file_that_is_found_damaged_on_the_way_is_named(photos):
         assert isinstance(raised.value, ValueError)
 
 
-def test_images_beyond_the_memory_are_refused_with_the_way_out(photos, monkeypatch):
+def test_images_that_exceed_memory_are_refused_with_advice(photos, monkeypatch):
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 3000}.__getitem__)
     with pytest.raises(MemoryError, match=r"30 images of 'photos' take .*: stream=1 .*reads them when needed"):
         folder.load(photos)
@@ -117,7 +117,7 @@ def test_images_beyond_the_memory_are_refused_with_the_way_out(photos, monkeypat
             load(text)
 
 
-def test_some_thousand_images_are_measured_evenly(photos):
+def test_statistics_come_from_evenly_spaced_images(photos):
     class Many(Samples):
         def __len__(self):
             return 3 * MEASURED

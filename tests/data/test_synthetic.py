@@ -12,7 +12,7 @@ def test_shapes_and_classes():
     assert np.bincount(train.labels).tolist() == [26, 25, 25, 25]
 
 
-def test_the_seed_is_everything():
+def test_the_seed_alone_determines_the_images():
     images = [synthetic.load(20, seed=seed)[0].images for seed in (0, 0, 1)]
     np.testing.assert_array_equal(images[0], images[1])
     assert not np.array_equal(images[0], images[2])
@@ -23,7 +23,7 @@ def test_no_two_images_are_alike():
     assert len({image.tobytes() for image in (*train.images, *test.images)}) == 360
 
 
-def test_a_nearest_class_mean_tells_unseen_images_apart():
+def test_the_nearest_class_mean_classifies_unseen_images():
     train, test = synthetic.load(400, size=(8, 8, 3), classes=10)
     means = np.stack([train.images[train.labels == label].mean(axis=0) for label in range(10)])
     distance = ((test.images[:, None] - means) ** 2).sum(axis=(2, 3, 4))
@@ -31,6 +31,6 @@ def test_a_nearest_class_mean_tells_unseen_images_apart():
 
 
 @pytest.mark.parametrize("bad", [{"n": 0}, {"size": (8, 8)}, {"size": (0, 8, 1)}, {"classes": 0}, {"seed": -1}])
-def test_bad_arguments(bad):
+def test_bad_arguments_are_refused(bad):
     with pytest.raises(ValueError, match="must be"):
         synthetic.load(**bad)

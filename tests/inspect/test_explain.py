@@ -1,4 +1,4 @@
-"""One value explained: its window times its filter gives what the layer computes."""
+"""Explaining one value: its window times its filter gives the layer's result."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def x():
     return np.random.default_rng(0).normal(size=(1, 9, 8, 2)).astype(np.float32)
 
 
-def test_every_value_of_every_layer_is_its_total(net, x):
+def test_the_terms_of_every_value_add_up_to_it(net, x):
     volumes = net.activations(x)
     for name in ("strided", "grouped", "pool", "fc"):
         for at in np.ndindex(*volumes[name].shape[1:]):
@@ -54,7 +54,7 @@ def test_every_value_of_every_layer_is_its_total(net, x):
             assert found.error <= 1e-5 * max(1.0, abs(found.total)), str(found)
 
 
-def test_terms_name_inputs_of_the_layer(net, x):
+def test_terms_refer_to_inputs_of_the_layer(net, x):
     volumes = net.activations(x)
     for name, before in (("strided", "input"), ("grouped", "strided"), ("fc", "flat")):
         found = explain(net, x, name, tuple(size // 2 for size in volumes[name].shape[1:]))
@@ -125,7 +125,7 @@ def test_each_way_of_computing_a_value_is_within_its_bound_and_is_the_sum_of_its
                 assert abs(total - found.total) < 1e-12 * (1 + abs(total)), name
 
 
-def test_gradients_are_the_sum_of_what_outputs_sent():
+def test_a_gradient_is_the_sum_of_contributions_from_outputs():
     net = deep_net()
     for name in [each.path for each in descendants(net) if not each.children()]:
         dx: list[np.ndarray] = []
@@ -143,7 +143,7 @@ def test_gradients_are_the_sum_of_what_outputs_sent():
     assert not net.grads() or not any(np.any(gradient) for gradient in net.grads().values())
 
 
-def test_a_pool_tells_by_how_much_its_winner_won():
+def test_a_pool_gives_the_margin_of_its_winner():
     net = Sequential([Input((2, 2, 1)), MaxPool2D(2)])
     found = explain(net, np.array([1, 5, 4.5, 2], np.float32).reshape(1, 2, 2, 1), "pool1", (0, 0, 0))
     assert found.terms[0].at == (0, 1, 0)
@@ -152,7 +152,7 @@ def test_a_pool_tells_by_how_much_its_winner_won():
 
 
 @pytest.mark.kernels
-def test_the_emulator_tells_which_thread_wrote_a_value():
+def test_the_emulator_names_the_thread_that_wrote_a_value():
     net, x = deep_net("emulated"), backends.asarray(DEEP_X, "emulated")
     for name in ("conv1", "tanh1", "residual1", "pool2", "fc1"):
         at = tuple(size // 2 for size in net[name].output_shape)

@@ -1,4 +1,4 @@
-"""Saliency, occlusion and Grad-CAM against what they are defined as."""
+"""Saliency, occlusion and Grad-CAM against their definitions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_saliency_is_the_numerical_gradient_of_the_score(net):
     assert not any(np.any(gradient) for gradient in net.grads().values())
 
 
-def test_occlusion_is_the_mean_fall_of_the_squares_over_a_pixel(net):
+def test_occlusion_is_the_mean_score_drop_of_the_squares_covering_a_pixel(net):
     found = occlusion(net, X, target=1, size=3, stride=2)
     falls, covered = np.zeros((6, 8)), np.zeros((6, 8))
     for row in (0, 2, 3):
@@ -41,7 +41,7 @@ def test_occlusion_is_the_mean_fall_of_the_squares_over_a_pixel(net):
     np.testing.assert_allclose(found, falls / covered, atol=1e-14)
 
 
-def test_grad_cam_of_a_net_that_ends_in_a_mean_is_its_class_activation_map(net):
+def test_grad_cam_of_a_net_with_global_average_pooling_is_its_class_activation_map(net):
     maps = net.activations(X)["conv2"][0]
     weight = net["fc1"]["weight"][2]
     small = np.maximum(maps @ weight, 0) / (maps.shape[0] * maps.shape[1])

@@ -1,4 +1,4 @@
-"""A step taken apart: whose time and launches are whose, what work there is, what the trace holds."""
+"""Profiling a step: the time, launches and work of each layer, and the contents of the trace."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STEP = [
 ]
 
 
-def test_a_row_for_each_layer_and_direction_in_their_order():
+def test_there_is_a_row_for_each_layer_and_direction_in_order():
     found = profile(small(), 2, steps=2)
     assert names(found) == STEP
     assert all(row.seconds > 0 and row.launches == [] for row in found.rows)
@@ -58,7 +58,7 @@ def test_a_row_for_each_layer_and_direction_in_their_order():
 
 
 class Ticks:
-    """A timer that is one further at each mark: a span's length is how many marks lie in it."""
+    """A timer that advances by one at each mark: the length of a span is the number of marks in it."""
 
     def __init__(self):
         self.now, self.held = 0, []
@@ -74,7 +74,7 @@ class Ticks:
         return [float(mark - marks[0]) for mark in marks]
 
 
-def test_a_layer_s_time_is_without_the_layers_inside(monkeypatch):
+def test_a_layers_time_excludes_the_layers_inside_it(monkeypatch):
     ticks = Ticks()
     monkeypatch.setattr(step, "open_timer", lambda device: ticks)
     found = profile(small(), 2, steps=3)
@@ -87,7 +87,7 @@ def test_a_layer_s_time_is_without_the_layers_inside(monkeypatch):
     assert found.total.seconds == sum(seconds.values())
 
 
-def test_the_median_over_the_steps_and_the_timeline_of_the_middle_one(monkeypatch):
+def test_rows_are_medians_over_steps_and_the_timeline_is_the_middle_step(monkeypatch):
     ticks, number = Ticks(), []
     lengths = [0, 10, 70, 20]  # the first one is not counted
 
@@ -120,14 +120,14 @@ def test_the_trace_is_one_step_nested_as_the_layers_are():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_work_of_each_layer(dtype):
+def test_the_work_of_each_layer_by_hand(dtype):
     """By hand, for a batch of 2; s is the size of a number."""
     found = profile(small(dtype=dtype), 2, steps=1)
     rows, s = dict(zip(names(found), [row.work for row in found.rows])), np.dtype(dtype).itemsize
     images, maps, pooled = 2 * 4 * 6 * 3, 2 * 4 * 6 * 4, 2 * 2 * 3 * 4
     conv1, conv2, fc, norm = 4 * 9 * 3 + 4, 4 * 9 * 4, 5 * 24 + 5, 8
     assert rows["conv1 forward"] == Work(2 * maps * 27, s * (images + conv1 + maps))
-    # No gradient of the images: one product; dy, x and dw pass.
+    # No gradient for the images: one product, which moves dy, x and dw.
     assert rows["conv1 backward"] == Work(2 * maps * 27, s * (maps + images + conv1))
     assert rows["relu1 forward"] == Work(0, 2 * s * maps)
     assert rows["relu1 backward"] == Work(0, 3 * s * maps)
@@ -146,7 +146,7 @@ def test_the_work_of_each_layer(dtype):
 
 @pytest.mark.parametrize(("precision", "looked_at"), [("bfloat16", 0), ("float16", 1)])
 def test_the_update_of_halves_moves_float32_masters_and_velocities(precision, looked_at):
-    """A number of a norm is float32 itself. looked_at: how often the loss scale reads a gradient."""
+    """The parameters of a norm are float32 already. looked_at: how often the loss scale reads a gradient."""
     found = profile(small().to(precision=precision), 2, steps=1)
     halves, norm = 4 * 9 * 3 + 4 + 4 * 9 * 4 + 5 * 24 + 5, 8
     updated = {name: row.work for name, row in zip(names(found), found.rows)}["sgd"]
@@ -154,8 +154,8 @@ def test_the_update_of_halves_moves_float32_masters_and_velocities(precision, lo
 
 
 @pytest.mark.kernels
-def test_it_is_the_trainer_s_step_that_is_taken_apart(monkeypatch):
-    """Fused as training is on a device with kernels, and with the loss scale of float16."""
+def test_the_profiled_step_is_the_trainers(monkeypatch):
+    """Fused as in training on a device with kernels, and with the loss scale of float16."""
     found = profile(small("emulated").to(precision="float16"), 2)
     assert names(found)[0] == "conv1+relu1 forward"
     kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}
@@ -177,7 +177,7 @@ def test_a_fused_layer_does_the_products_of_its_layers_and_moves_less():
     assert fused.total.work.bytes < apart.total.work.bytes
 
 
-def test_a_frozen_weight_has_no_product_of_its_own():
+def test_a_frozen_weight_has_no_weight_gradient_product():
     net = Sequential([Input((4, 4, 2)), Conv2D(3, 3), Conv2D(3, 1, frozen=("weight",)), Flatten(), Linear(2)])
     conv = net["conv2"]
     forward = work.of_layer(conv, "forward", 1)
@@ -186,8 +186,8 @@ def test_a_frozen_weight_has_no_product_of_its_own():
     assert work.of_layer(conv, "backward", 1, input_grad=False).flops == 0
 
 
-def test_every_net_by_name_has_work_for_all_its_layers():
-    """Forward products are the summary's mult-adds."""
+def test_every_named_net_has_work_for_all_its_layers():
+    """Forward products equal the summary's mult-adds."""
     for name in models.MODELS:
         net = models.build(name, initialize=False)
         leaves = [layer for layer in net.walk() if not layer.children()]
@@ -199,7 +199,7 @@ def test_every_net_by_name_has_work_for_all_its_layers():
 
 
 @pytest.mark.kernels
-def test_on_the_emulated_device_launches_are_told_and_nothing_runs(monkeypatch):
+def test_on_the_emulated_device_launches_are_listed_without_running(monkeypatch):
     monkeypatch.setattr(step, "open_timer", lambda device: pytest.fail("the emulated device has no timer"))
     found = profile(small("emulated"), 2, fuse=False)
     assert names(found) == STEP
@@ -215,7 +215,7 @@ def test_on_the_emulated_device_launches_are_told_and_nothing_runs(monkeypatch):
     assert found.total.seconds is None
 
 
-def test_registers_and_occupancy_where_kernels_can_be_compiled():
+def test_registers_and_occupancy_are_shown_where_kernels_can_be_compiled():
     pytest.importorskip("cuda.core")
     net = Sequential([Input((4,)), Linear(3), layers.ReLU()], device="emulated")
     found = profile(net, 2, arch="sm_80")
@@ -226,7 +226,7 @@ def test_registers_and_occupancy_where_kernels_can_be_compiled():
             assert 0 < kernel["occupancy"] <= 1
 
 
-def test_without_a_compiler_for_kernels_it_says_so(monkeypatch):
+def test_a_missing_kernel_compiler_is_reported(monkeypatch):
     from gpuconv.backends.cuda.runtime import nvrtc
 
     def missing():
@@ -239,6 +239,6 @@ def test_without_a_compiler_for_kernels_it_says_so(monkeypatch):
 
 
 @pytest.mark.parametrize(("options", "said"), [({"batch_size": 0}, "batch_size"), ({"steps": 0}, "steps")])
-def test_bad_numbers(options, said):
+def test_bad_numbers_of_steps_are_refused(options, said):
     with pytest.raises(ValueError, match=f"{said} must be at least 1, received 0"):
         profile(small(), **options)

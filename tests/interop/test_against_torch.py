@@ -1,4 +1,4 @@
-"""The same nets in PyTorch, where it is installed: outputs, gradients and running statistics agree."""
+"""The same nets in PyTorch, if it is installed: outputs, gradients and running statistics agree."""
 
 import numpy as np
 import pytest
@@ -144,7 +144,7 @@ def test_a_torchvision_style_residual_net_gives_the_same_scores():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_tensors_go_there_and_back_bit_for_bit(dtype):
+def test_tensors_survive_a_round_trip_bit_for_bit(dtype):
     ours = Sequential([Input((5, 5, 2)), Conv2D(3, 2), Flatten(), Linear(2)], dtype=dtype, seed=6)
     theirs = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(48, 2)).to(getattr(torch, dtype))
     state = interop.to_torch(ours, like=theirs.state_dict(), tensors=True)
@@ -155,7 +155,7 @@ def test_tensors_go_there_and_back_bit_for_bit(dtype):
         assert twin.state_dict()[key].tobytes() == value.tobytes()
 
 
-def test_a_module_is_taken_as_its_state_dict_and_partly():
+def test_a_module_is_accepted_like_its_state_dict_also_in_part():
     module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4))
     net = Sequential([Input((3, 3, 2)), Conv2D(3, 3), ReLU(), Flatten(), Linear(4)], seed=5)
     found = interop.from_torch(module, net)

@@ -1,4 +1,4 @@
-"""Layers beside PyTorch's modules: outputs and all gradients from the same weights."""
+"""Layers against PyTorch's modules: outputs and all gradients from the same weights."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ class LastNorm(nn.LayerNorm):
 
 
 class Cat(nn.Module):
-    """The outputs of branches side by side in the channels, or added."""
+    """The outputs of branches concatenated along the channels, or added."""
 
     def __init__(self, *branches, add=False):
         super().__init__()
@@ -128,7 +128,7 @@ PAIRS = {
 
 
 def gradients(net, module):
-    """Ours in PyTorch's layout, and PyTorch's, by PyTorch's keys."""
+    """Our arrays in PyTorch's layout and PyTorch's own, by PyTorch's keys."""
     for layer in net.walk():
         layer.arrays |= layer.gradients
     ours = interop.to_torch(net, like=module.state_dict())

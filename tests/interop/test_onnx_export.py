@@ -1,4 +1,4 @@
-"""Exported nets: checked by onnx, run by onnxruntime, and the same numbers as ours."""
+"""Exported nets: checked by onnx, run by onnxruntime, with the same results as ours."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ ROWS = {
 
 
 def made(row, shape=SHAPE, **options):
-    """A net with batch statistics that are not their first values."""
+    """A net whose running statistics differ from their initial values."""
     net = Sequential([Input(shape), *row], seed=3, **options)
     random = np.random.default_rng(1)
     for layer in net.walk():
@@ -92,7 +92,7 @@ def made(row, shape=SHAPE, **options):
 
 
 def outputs(net, path, batch=3, **options):
-    """What onnxruntime makes of the exported net, and what ours gives, both NHWC."""
+    """The results of onnxruntime for the exported net and of ours, both NHWC."""
     interop.to_onnx(net, path, **options)
     onnx.checker.check_model(str(path), full_check=True)
     session = runtime.InferenceSession(str(path))
@@ -108,19 +108,19 @@ def expect_close(found, expected):
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_rows_give_the_same_numbers(row, tmp_path):
+def test_exported_layers_give_the_same_results(row, tmp_path):
     net = made(ROWS[row])
     for each in (net, net.fuse()):
         expect_close(*outputs(each, tmp_path / "net.onnx"))
     expect_close(*outputs(net, tmp_path / "net.onnx", layout="NHWC", batch=1))
 
 
-def test_every_layer_has_a_form():
+def test_every_layer_has_an_onnx_form():
     kinds = {kind for name, kind in LAYERS.items() if "." not in name and name in layers.__all__}
     assert kinds - {layers.Layer} <= set(onnx_export.FORMS)
 
 
-def test_every_layer_is_exported_in_a_row():
+def test_every_layer_occurs_in_an_exported_net():
     assert {type(layer) for row in ROWS.values() for layer in made(row).walk()} >= set(onnx_export.FORMS) - {
         *onnx_export.FUSED
     }
@@ -140,8 +140,8 @@ def test_large_nets_of_the_zoo_give_the_same_scores(name, tmp_path):
     expect_close(*outputs(models.build(name), tmp_path / "net.onnx", batch=1))
 
 
-def test_float16(tmp_path):
-    """A float16 net rounds its volumes as the file does: they differ by single roundings of 2**-11."""
+def test_a_float16_net_gives_the_same_results(tmp_path):
+    """A float16 net rounds its volumes as the file does: they differ only by single roundings of 2**-11."""
     for row in ("conv", "pools", "norms", "residuals", "linear-behind-volume", "relu6"):
         found, expected = outputs(made(ROWS[row], precision="float16"), tmp_path / "net.onnx")
         assert found.dtype == expected.dtype == np.float16
@@ -163,7 +163,7 @@ def test_names_are_kept(tmp_path):
     assert [(each.domain, each.version) for each in found.opset_import] == [("", 21)]
 
 
-def test_normalization_and_softmax_inside(tmp_path):
+def test_normalization_and_softmax_can_be_part_of_the_file(tmp_path):
     net = made([Conv2D(4, 3), Flatten(), Linear(5)])
     images = np.random.default_rng(0).integers(0, 256, (6, *SHAPE), dtype=np.uint8)
     image = images[:3].mean(axis=0).astype(np.float32)
@@ -178,7 +178,7 @@ def test_normalization_and_softmax_inside(tmp_path):
     assert noted["classes"] == list("abcde")
 
 
-def test_an_input_of_open_size(tmp_path):
+def test_an_input_of_variable_size(tmp_path):
     net = Sequential([Input((5, 5, 2), larger=True), Conv2D(3, 3, padding=1), MaxPool2D(2)])
     interop.to_onnx(net, tmp_path / "net.onnx")
     session = runtime.InferenceSession(str(tmp_path / "net.onnx"))
@@ -189,7 +189,7 @@ def test_an_input_of_open_size(tmp_path):
 
 
 class Doubled(layers.ReLU, op="relu"):
-    """A user's layer, which must not pass for the one that it derives from."""
+    """A user's layer, which must not be exported as its base class."""
 
 
 def test_refusals(tmp_path, monkeypatch):
@@ -214,7 +214,7 @@ def test_refusals(tmp_path, monkeypatch):
     assert not path.exists()
 
 
-def test_the_command(tmp_path, capsys, monkeypatch):
+def test_the_export_command(tmp_path, capsys, monkeypatch):
     net = made([Conv2D(4, 3), Flatten(), Linear(5)])
     net.normalization = data.Normalization([90, 100, 110, 120], [50, 60, 70, 80])
     net.save(tmp_path / "net.safetensors")

@@ -1,4 +1,4 @@
-"""ONNX files read back: our own, and torchvision's nets as PyTorch exports them."""
+"""Importing ONNX files: our own, and torchvision's nets as PyTorch exports them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def batch(shape, count=2):
 
 
 def described(net):
-    """Its layers without rows inside rows, which a graph does not have."""
+    """Its layers without nesting, which a graph does not have."""
     return [(type(each), each.name, each.output_shape) for each in net.walk() if type(each) is not Sequential]
 
 
 def written(nodes, path, size=("N", 2, 4, 4), **initializers):
-    """A file of these nodes, from "x" to the last one's output."""
+    """A file with these nodes, from "x" to the output of the last one."""
     tensors = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in initializers.items()]
     ends = [helper.make_tensor_value_info("x", 1, size), helper.make_tensor_value_info(nodes[-1].output[0], 1, None)]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
@@ -40,7 +40,7 @@ def node(op, inputs, output, **attributes):
     return helper.make_node(op, inputs.split(), [output], name=f"{output}-node", **attributes)
 
 
-def test_what_was_exported_comes_back(tmp_path):
+def test_an_exported_net_is_imported_unchanged(tmp_path):
     rows = {name: row for name, row in ROWS.items() if "counts-no-added-cells" not in name}
     rows["silu-in-a-block"] = [
         Residual([SiLU(), Conv2D(4, 1)]),
@@ -72,7 +72,7 @@ def test_precision_device_and_training(tmp_path):
 
 
 def test_operators_that_our_exports_do_not_use(tmp_path):
-    """onnxruntime says what they mean."""
+    """onnxruntime is the reference for their results."""
     random = np.random.default_rng(1)
     matrix, bias = random.standard_normal((32, 3)).astype(np.float32), np.float32([1, 2, 3])
     cases = [
@@ -147,7 +147,7 @@ def test_refusals(tmp_path, monkeypatch):
 def torchvision():
     torch = pytest.importorskip("torch")
     with pytest.MonkeyPatch.context() as patch:
-        # A torchvision for CUDA beside a PyTorch for the CPU has no compiled operators, which these nets do not use.
+        # A torchvision built for CUDA with a PyTorch for the CPU lacks compiled operators, which these nets do not use.
         patch.setattr(torch.library, "register_fake", lambda *_, **__: lambda function: function)
         pytest.importorskip("torchvision")
         import torchvision.models
@@ -190,7 +190,7 @@ def test_nets_of_torchvision(torchvision, name, size, dynamo, tmp_path):
     assert residuals == {"resnet18": 8, "resnet50": 16, "vgg11_bn": 0, "mobilenet_v2": 10}[name]
 
 
-def test_nets_of_the_zoo_come_back(tmp_path):
+def test_exported_nets_of_the_zoo_are_imported(tmp_path):
     for name in ("resnet20", "airbench94", "digits-net", "lenet"):
         net = models.build(name)
         interop.to_onnx(net, tmp_path / "net.onnx")
@@ -200,7 +200,7 @@ def test_nets_of_the_zoo_come_back(tmp_path):
 
 
 def hostile(model):
-    """Changes of a model's row of nodes, none of which leaves a net, by what is wrong."""
+    """Changes to a model's nodes that make it invalid, by what is wrong."""
     conv, flat = model.graph.node
     weight, bias = model.graph.initializer
 
@@ -241,7 +241,7 @@ def hostile(model):
     }
 
 
-def test_what_a_hostile_file_holds_is_refused_by_its_name(tmp_path):
+def test_the_contents_of_a_hostile_file_are_refused_by_name(tmp_path):
     path = tmp_path / "net.onnx"
     nodes = [node("Conv", "x w b", "c"), node("Flatten", "c", "y")]
     written(nodes, path, size=("N", 2, 1, 1), w=np.ones((2, 2, 1, 1), np.float32), b=np.ones(2, np.float32))

@@ -1,4 +1,4 @@
-"""Our operations as PyTorch's: values and gradients are PyTorch's own, and torch.compile takes them."""
+"""Our ops in PyTorch: values and gradients equal PyTorch's, and torch.compile accepts them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def results(call, function, tensors):
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("layout", ["contiguous_format", "channels_last"])
-def test_values_and_gradients(name, layout):
+def test_values_and_gradients_equal_pytorchs(name, layout):
     call, shapes = CALLS[name]
     tensors = [volume(*shape) for shape in shapes]
     tensors = [each.to(memory_format=getattr(torch, layout)) if each.ndim == 4 else each for each in tensors]
@@ -61,7 +61,7 @@ def test_values_and_gradients(name, layout):
 
 
 @pytest.mark.parametrize("name", ["conv2d", "linear", "relu"])
-def test_the_emulated_device(name):
+def test_ops_on_the_emulated_device(name):
     call, shapes = CALLS[name]
     tensors = [volume(*shape, dtype=torch.float32) for shape in shapes]
     with ours.cpu_device("emulated"):
@@ -71,7 +71,7 @@ def test_the_emulated_device(name):
 
 
 def test_torch_checks_every_operator():
-    """Schema, shapes of what only asks for them, registration of gradients."""
+    """Schema, shapes for fake tensors, registration of gradients."""
     for name, arguments in {
         "conv2d": (volume(1, 2, 5, 5), volume(3, 2, 3, 3), volume(3), [2, 1], [1, 0, 1, 1], [1, 1], 1),
         "linear": (volume(2, 5), volume(4, 5), volume(4)),
@@ -91,7 +91,7 @@ def test_torch_checks_every_operator():
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own
-def test_compiled_nets(backend):
+def test_compiled_nets_give_the_same_results(backend):
     net = ours.replace(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(100, 2)))
     x = volume(2, 3, 5, 5, dtype=torch.float32)
     compiled = torch.compile(net, backend=backend, fullgraph=True)
@@ -140,7 +140,7 @@ def test_channels_last_is_not_copied(monkeypatch):
     assert seen[1].ctypes.data != x.data_ptr()
 
 
-def test_bfloat16():
+def test_bfloat16_tensors():
     x, w = volume(2, 3, 5, 5, dtype=torch.bfloat16), volume(4, 3, 3, 3, dtype=torch.bfloat16)
     found, expected = ours.conv2d(x, w), functional.conv2d(x.float(), w.float())
     torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=2**-8)
@@ -175,7 +175,7 @@ def test_refusals():
 
 
 @pytest.mark.slow
-def test_without_pytorch():
+def test_without_pytorch_the_error_names_it():
     code = "import sys; sys.modules['torch'] = None; import gpuconv.torch"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "ImportError: gpuconv.torch needs PyTorch" in done.stderr

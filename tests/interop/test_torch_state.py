@@ -1,4 +1,4 @@
-"""PyTorch's layouts, without PyTorch: NCHW convolutions computed by hand beside ours."""
+"""PyTorch's layouts without PyTorch: NCHW convolutions computed by hand against ours."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def net(**options):
 
 
 def torch_state():
-    """As torch.nn.Sequential would name it."""
+    """The name that torch.nn.Sequential would use."""
     shapes = {
         "0.weight": (3, 2, 3, 3),
         "0.bias": (3,),
@@ -63,7 +63,7 @@ def test_layouts_by_hand():
     assert ours["dropout1.offset"].tolist() == [0]
 
 
-def test_there_and_back_gives_the_same_bits():
+def test_a_round_trip_gives_the_same_bits():
     state, ours = torch_state(), net(seed=5)
     ours.load_state_dict(interop.from_torch(state, ours))
     back = interop.to_torch(ours, like=state)
@@ -74,7 +74,7 @@ def test_there_and_back_gives_the_same_bits():
         assert back[key].flags.c_contiguous
 
 
-def test_back_and_there_gives_the_same_bits_for_a_residual_net():
+def test_the_reverse_round_trip_gives_the_same_bits_for_a_residual_net():
     source, target = models.resnet20(seed=1), models.resnet20(seed=2)
     state = interop.to_torch(source)
     assert state["residual4.shortcut.conv1.weight"].shape == (32, 16, 1, 1)
@@ -84,13 +84,13 @@ def test_back_and_there_gives_the_same_bits_for_a_residual_net():
         np.testing.assert_array_equal(target.state_dict()[key], value)
 
 
-def test_the_state_handed_out_is_a_copy():
+def test_the_returned_state_is_a_copy():
     ours = net()
     interop.to_torch(ours)["fc2.weight"][...] = 9
     assert not (ours["fc2"]["weight"] == 9).any()
 
 
-def test_what_does_not_fit_is_named_all_at_once():
+def test_all_mismatches_are_named_in_one_error():
     state = torch_state()
     state["0.weight"] = state["0.weight"][:, :1]
     del state["7.bias"]

@@ -17,7 +17,7 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 def random(rng: np.random.Generator, shape: Any, dtype: str) -> np.ndarray:
-    """Signed numbers of a dtype, none of them special."""
+    """Signed random numbers of a dtype, all finite."""
     return rng.standard_normal(shape).astype(as_dtype(dtype))
 
 
@@ -28,26 +28,26 @@ def varied(problem: Conv2dProblem, **changes: Any) -> Conv2dProblem:
 
 
 def wide(x: Any) -> Any:
-    """A float array in float64; anything else as it is."""
+    """A float array as float64; anything else unchanged."""
     is_float = isinstance(x, np.ndarray) and x.dtype.name in FLOATS
     return x.astype(np.float64) if is_float else [wide(entry) for entry in x] if isinstance(x, list) else x
 
 
 def on_device(name: str, device: str, *arrays: Any, **options: Any) -> Any:
-    """What an op gives on a device, as NumPy arrays."""
+    """An op's results on a device, as NumPy arrays."""
     moved = [None if a is None else asarray(a, device) for a in arrays]
     result = getattr(ops, name)(*moved, **options)
     return tuple(map(to_numpy, result)) if isinstance(result, tuple) else to_numpy(result)
 
 
 def expected(name: str, *arrays: Any, **options: Any) -> Any:
-    """What the oracle gives in float64."""
+    """The oracle's results in float64."""
     with oracle():
         return getattr(ops, name)(*[wide(a) for a in arrays], **options)
 
 
 def thread_orders(device: str) -> list[contextlib.AbstractContextManager[Any]]:
-    """Ways to run a kernel that must all give the same bits: in turn, and in shuffled thread orders."""
+    """Ways to run a kernel that must all give the same bits: threads in order, and in shuffled orders."""
     if device != "emulated":
         return [contextlib.nullcontext(), contextlib.nullcontext()]
     return [contextlib.nullcontext(), *(_shuffled(seed) for seed in (1, 2))]

@@ -1,4 +1,4 @@
-"""The devices that every kernel test runs on (`tests.devices`), and its random numbers. The same tests on all."""
+"""The devices that every kernel test runs on (`tests.devices`), and its random number generator."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(params=kernel_devices())
 def device(request):
-    """The name of a device that kernels run on."""
+    """The name of a device that runs kernels."""
     return request.param
 
 
 @pytest.fixture(autouse=True)
 def _numpy_arrays_ask_the_oracle():
-    """What an op gives for NumPy arrays is here what a kernel must give."""
+    """In these tests, an op's result for NumPy arrays is the reference for a kernel."""
     with gpuconv.oracle():
         yield
 

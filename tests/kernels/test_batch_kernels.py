@@ -33,7 +33,7 @@ def batch(device, rng, size, shape, pixelwise=False, **options):
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(8, 8, 1), (11, 7, 3), (40, 40, 3)])
-def test_the_bits_of_the_oracle(device, shape, dtype, augmentation):
+def test_batches_have_the_oracles_bits(device, shape, dtype, augmentation):
     options = augmentation | dict(dtype=dtype, seed=5, offset=123, pixelwise=shape[2] == 3)
     x, labels = batch(device, np.random.default_rng(1), 9, shape, **options)
     x_expected, labels_expected = batch("numpy", np.random.default_rng(1), 9, shape, **options)
@@ -48,14 +48,14 @@ def test_an_empty_batch(device, rng):
     assert labels.shape == (0,)
 
 
-def test_an_image_that_32_bits_cannot_count_is_refused():
+def test_an_image_too_large_for_32_bit_indices_is_refused():
     images = SimpleNamespace(shape=(1, 2**16, 2**14, 2))
     options = dict(flip=False, shift=0, border="zero", cutout=0, seed=0, offset=0, start=0, dtype="float32", out=None)
     with pytest.raises(ValueError, match=f"at most {2**31 - 2**16 - 1} numbers, received 65536 x 16384 x 2"):
         load_batch(images, None, None, mean=None, std=None, count=1, **options)
 
 
-def test_an_index_outside_the_data_set_shows(device, rng):
+def test_an_index_outside_the_data_set_gives_nan(device, rng):
     images, labels = rng.integers(0, 256, (4, 3, 3, 1), np.uint8), np.arange(4)
     indices = np.array([1, 4, -1])
     ones = asarray(np.ones(1, np.float32), device)
@@ -67,8 +67,8 @@ def test_an_index_outside_the_data_set_shows(device, rng):
     assert picked.tolist() == [1, -1, -1]
 
 
-def test_the_place_comes_from_device_memory(device):
-    """A batch begins where the clock says, and one that runs past the epoch's order shows."""
+def test_the_position_comes_from_device_memory(device):
+    """A batch starts where the step clock says; one past the end of the epoch's order is marked."""
     rng = np.random.default_rng(2)
     images, labels, order = rng.integers(0, 256, (9, 4, 5, 3), np.uint8), np.arange(9), rng.permutation(9)
     ones = np.ones(3, np.float32)

@@ -1,4 +1,4 @@
-"""The convolution kernels beyond the cases of test_every_op: every tile and vector width, splits, views, addresses."""
+"""Convolution kernels beyond the cases of test_every_op: every tile and vector width, split-K, views, addresses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ directions = pytest.mark.parametrize("op", DIRECTIONS)
 
 
 def problem(c: int, k: int, groups: int = 1) -> Conv2dProblem:
-    """Several tiles and a rest in every direction and dimension, none of them whole."""
+    """Several tiles and a partial one in every direction and dimension."""
     window = dict(padding=((1, 1), (0, 2)), dilation=(2, 1), groups=groups)
     return conv(2, 9, 11, c * groups, k * groups, (3, 2), **window)
 
@@ -47,7 +47,7 @@ def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
 
 
 def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float32", **options):
-    """Run a direction, compare it with the oracle, return what came out."""
+    """Run a direction, compare it with the oracle, and return the result."""
     arrays, given_options = arguments(op, case, dtype)
     (expected,) = expect(op, arrays, given_options | options)
     result = on_device(op, device, *arrays, **given_options | options)
@@ -57,7 +57,7 @@ def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float3
 
 
 def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1):
-    """Have every product take this algorithm and about as many splits, on a GPU too."""
+    """Make every product use this algorithm and about this many splits, on a GPU too."""
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
     def planned(product, algo="auto", capability=NEWEST):
@@ -118,14 +118,14 @@ def test_every_algorithm_in_every_other_arithmetic(device, op, algo, arithmetic)
 
 @directions
 @pytest.mark.parametrize("channels", [(4, 3), (3, 4), (8, 8)])
-def test_channels_and_filters_have_a_vector_width_each(device, op, channels):
+def test_channels_and_filters_have_separate_vector_widths(device, op, channels):
     assert_right(op, device, problem(*channels))
     assert_right(op, device, problem(*channels, groups=3))
 
 
 @directions
 @pytest.mark.parametrize("splits", [2, 5])
-def test_split_depths(device, monkeypatch, op, splits):
+def test_split_k(device, monkeypatch, op, splits):
     forced(monkeypatch, None, splits)
     options = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(16, 24), problem(5, 7, groups=2)):
@@ -143,7 +143,7 @@ def test_thread_orders_and_repeats_give_the_same_bits(device, op):
 
 @directions
 @pytest.mark.parametrize("channels", [(8, 12), (3, 5)])
-def test_nothing_is_read_or_written_that_must_not_be(device, monkeypatch, op, channels):
+def test_memory_accesses_stay_within_bounds(device, monkeypatch, op, channels):
     if device != "emulated":
         pytest.skip("the emulator's checks")
     case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
@@ -225,7 +225,7 @@ def test_random_convolutions(device, case):
         assert_right(op, device, case)
 
 
-def test_infinities_and_nan_pass(device):
+def test_infinities_and_nan_propagate(device):
     x = np.ones((1, 4, 4, 8), np.float32)
     x[0, 1, 2, 3], x[0, 3, 0, 1] = np.nan, np.inf
     w = np.ones((5, 1, 1, 8), np.float32)
@@ -241,7 +241,7 @@ def planned(m, n, k, batches=1, dtype="float32"):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_plans_cover_the_product_within_the_workspace(dtype):
+def test_plans_cover_the_product_within_the_workspace_limit(dtype):
     rng, dtype = np.random.default_rng(0), as_dtype(dtype)
     for _ in range(300):
         rows, columns, depth = (int(2 ** rng.uniform(0, high)) for high in (22, 12, 22))
@@ -280,7 +280,7 @@ def test_plans_on_tensor_cores_follow_waves_and_issue(direction, m, n, k, algori
     assert (found.algorithm.name, found.split_k) == (algorithm, split_k)
 
 
-def test_division_by_multiplication():
+def test_fast_division_by_multiplication():
     rng = np.random.default_rng(0)
     for d in [1, 2, 3, 5, 7, 2**16 - 1, 2**16, 2**16 + 1, 2**31 - 1, *map(int, rng.integers(1, 2**31, 200))]:
         _, multiplier, shift = fast_divmod(d)
@@ -304,7 +304,7 @@ def addresses(kernel):
 
 
 def offsets(device, kernel, case, lines, columns, *phase):
-    """What a matrix of conv2d.cuh finds at each (line, column): offsets from the tensor's beginning.
+    """The tensor offset that a matrix of conv2d.cuh gives at each (line, column).
 
     phase: its row and column, for the matrices of dgrad."""
     run = addresses(kernel)
@@ -315,7 +315,7 @@ def offsets(device, kernel, case, lines, columns, *phase):
 
 
 def some_of(rng, size, count=400):
-    """Indices over the whole range, its ends, and past it."""
+    """Indices over the whole range, at its ends, and past it."""
     return np.concatenate([rng.integers(0, size, count), [0, 1, size - 1, size - 1, size, size + 100]])
 
 
@@ -343,7 +343,7 @@ def test_input_addresses(device, rng):
 
 
 def phases(case):
-    """Each phase (row, column) of a stride and the taps r and s that meet its pixels."""
+    """Each phase (row, column) of a stride and the taps r and s that read its pixels."""
     for row, column in np.ndindex(case.stride):
         yield (
             (row, column),
@@ -365,7 +365,7 @@ def tap_of(index, rs, ss, filters):
     return pick(rs, row), pick(ss, column), k, there
 
 
-# Two taps of three and none of them for every other row; dilations that share a factor with the stride, or have none.
+# Two or no taps of three for every other row; dilations with and without a common factor with the stride.
 PHASED = [
     LARGE,
     varied(LARGE, stride=(2, 2), dilation=(2, 1)),
@@ -424,7 +424,7 @@ def test_output_addresses(device):
         (conv(1, 1, 1, 1, 1, (1, 1), padding=((2**30, 0), (0, 0)), stride=(2**20, 1)), "sides"),
     ],
 )
-def test_what_32_bits_cannot_count_is_refused(case, what):
+def test_problems_too_large_for_32_bit_indices_are_refused(case, what):
     with pytest.raises(ValueError, match=what):
         expect_within_limits(case)
 
@@ -432,8 +432,8 @@ def test_what_32_bits_cannot_count_is_refused(case, what):
 @pytest.mark.parametrize(
     "places", [dict(out="dy", dw="w"), dict(out="x"), dict(dw="x"), dict(db="dy"), dict(db="mask")], ids=str
 )
-def test_backward_reads_what_it_also_writes(device, places):
-    """dx, dw or db in the place of an input, of which each is read as it was."""
+def test_backward_may_write_over_its_inputs(device, places):
+    """dx, dw or db takes the place of an input, whose original values are used."""
     case = conv(2, 9, 11, 8, 8, (3, 3), padding=((1, 1), (1, 1)))
     x, w, bias, dy = volumes(case, np.float32)
     _, mask = ops.conv2d_relu(x, w, bias, **case.window)
@@ -450,7 +450,7 @@ def test_backward_reads_what_it_also_writes(device, places):
 
 
 def ops_apart(device, case: Conv2dProblem, dy, x, w, mask):
-    """The gradients one by one: out is dx."""
+    """The gradients separately: out is dx."""
     dy, x, w, mask = (asarray(a, device) for a in (dy, x, w, mask))
     db = asarray(np.zeros(case.k, np.float32), device)
     dw = ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, mask=mask, db=db, **case.window)

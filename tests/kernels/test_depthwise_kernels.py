@@ -1,4 +1,4 @@
-"""Depthwise convolutions: packs of channels, phases of a stride, splits, and which problems get them."""
+"""Depthwise convolutions: packs of channels, phases of a stride, splits, and which problems use them."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def test_thread_orders_and_packs_give_the_same_bits(device, op):
 
 
 @directions
-def test_nothing_is_read_or_written_that_must_not_be(op):
+def test_memory_accesses_stay_within_bounds(op):
     with emulator.configure(sanitize="checked", seed=3):
         assert_right(op, "emulated", UNEVEN)
         assert_right(op, "emulated", CASES["single numbers"])
 
 
-def test_a_filter_s_gradient_accumulates_over_splits(device, monkeypatch):
+def test_a_filter_gradient_accumulates_over_splits(device, monkeypatch):
     monkeypatch.setattr(depthwise, "_BLOCKS", 5)
     (dy, x), options = arguments("conv2d_wgrad", SQUARE)
     held = np.random.default_rng(3).standard_normal((16, 3, 3, 1)).astype(np.float32)
@@ -109,7 +109,7 @@ def test_an_empty_batch(device, op):
     assert result.size == 0 or not result.any()
 
 
-def test_the_name_serves_depthwise_convolutions_alone():
+def test_the_algorithm_is_refused_for_other_convolutions():
     x, w = np.ones((1, 4, 4, 6), np.float32), np.ones((6, 3, 3, 1), np.float32)
     np.testing.assert_array_equal(ops.conv2d(x, w, groups=6, algo="depthwise"), np.full((1, 2, 2, 6), 9))
     for groups, channels in ((1, 6), (3, 2)):
@@ -117,7 +117,7 @@ def test_the_name_serves_depthwise_convolutions_alone():
             ops.conv2d(x, np.ones((6, 3, 3, channels), np.float32), groups=groups, algo="depthwise")
 
 
-def test_a_product_can_be_asked_for_instead(device):
+def test_a_matrix_product_algorithm_can_be_named_instead(device):
     arrays, options = arguments("conv2d", SQUARE)
     (expected,) = expect("conv2d", arrays, options)
     with recorded() as launches:
@@ -126,7 +126,7 @@ def test_a_product_can_be_asked_for_instead(device):
     assert launches[0].kernel.name == "conv2d_fprop_simt"
 
 
-def test_a_layer_names_it():
+def test_a_layer_reports_the_depthwise_algorithm():
     from gpuconv.layers import Conv2D, Input, Sequential
     from gpuconv.summary import summary
 

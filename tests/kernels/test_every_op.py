@@ -9,7 +9,7 @@ from gpuconv import ops, verify
 CASES = verify.cases()
 
 
-def test_every_op_has_cases_in_every_tier_that_it_can():
+def test_every_op_has_cases_in_every_possible_tier():
     assert {case.op for case in CASES} == set(ops.__all__)
     for tier in ("tiny", "odd", "real"):
         assert {case.op for case in CASES if case.tier == tier} == set(ops.__all__)
@@ -17,7 +17,7 @@ def test_every_op_has_cases_in_every_tier_that_it_can():
 
 @pytest.mark.parametrize("dtype", verify.DTYPES)
 @pytest.mark.parametrize("op", ops.__all__)
-def test_op(device, op, dtype):
+def test_op_agrees_with_the_oracle(device, op, dtype):
     for case in CASES:
         if case.op == op and dtype in case.dtypes:
             outcome = verify.run_case(case, dtype, device)

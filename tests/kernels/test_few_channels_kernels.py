@@ -66,7 +66,7 @@ def test_every_shape(device, case, arithmetic):
 
 @pytest.fixture
 def one_multiprocessor(monkeypatch):
-    """Two blocks, or one for each tile of filters, have all tiles."""
+    """Two blocks, or one per tile of filters, process all tiles."""
     monkeypatch.setattr(plan, "_MULTIPROCESSORS", 1)
     plan.plan.cache_clear()
     yield
@@ -82,7 +82,7 @@ SEVERAL_TILES = varied(WHOLE, n=8), varied(CASES["images larger than a tile"], k
 
 
 @arithmetics
-def test_a_block_takes_tile_after_tile(device, one_multiprocessor, arithmetic):
+def test_a_block_processes_several_tiles(device, one_multiprocessor, arithmetic):
     for case in SEVERAL_TILES:
         found = planned(math.prod(case.y_shape[:3]), case.k, 1, np.dtype(np.float32), 1)
         assert found.tiles >= 2 * found.blocks
@@ -96,7 +96,7 @@ def test_a_block_takes_tile_after_tile(device, one_multiprocessor, arithmetic):
 @pytest.mark.parametrize(
     ("algo", "dtype"), [(FEW_CHANNELS, "float32"), (FEW_CHANNELS, "bfloat16"), ("few_channels-256x32", "float16")]
 )
-def test_the_moments_of_every_tile(device, one_multiprocessor, algo, dtype):
+def test_the_moments_include_every_tile(device, one_multiprocessor, algo, dtype):
     x, w, bias, _ = volumes(SEVERAL_TILES[0], as_dtype(dtype))
     vectors = [np.random.default_rng(i).random(w.shape[0]).astype(np.float32) for i in range(4)]
     options = SEVERAL_TILES[0].window | dict(algo=algo, activation="relu")
@@ -107,19 +107,19 @@ def test_the_moments_of_every_tile(device, one_multiprocessor, algo, dtype):
 
 @arithmetics
 @pytest.mark.parametrize("pool", [1, 2])
-def test_under_a_mask(device, arithmetic, pool):
+def test_with_a_mask(device, arithmetic, pool):
     for name in ("whole chunks", "uneven", "images within a tile"):
         assert_right(device, CASES[name], arithmetic, "conv2d_relu", pool=pool)
 
 
-def test_the_tile_of_few_filters(device, one_multiprocessor):
+def test_the_tile_for_few_filters(device, one_multiprocessor):
     for case in (*CASES.values(), *SEVERAL_TILES):
         assert_right(device, case, "bfloat16", algo="few_channels-256x32")
     assert_right(device, SEVERAL_TILES[0], "float16", "conv2d_relu", pool=2, algo="few_channels-256x32")
 
 
-def test_what_lies_past_the_depth_does_not_count(device):
-    """Infinities, which a filter's zero would not silence."""
+def test_values_past_the_depth_are_ignored(device):
+    """Infinities, which a zero filter would not cancel."""
     x, w = np.ones((2, 5, 8, 3), np.float32), np.ones((8, 3, 3, 3), np.float32)
     x[:, 2, 3] = np.inf
     for dtype in map(as_dtype, ("float32", "bfloat16")):
@@ -152,7 +152,7 @@ def test_float32_gives_the_bits_of_every_other_tile(device):
 
 
 @arithmetics
-def test_nothing_is_read_or_written_that_must_not_be(one_multiprocessor, arithmetic):
+def test_memory_accesses_stay_within_bounds(one_multiprocessor, arithmetic):
     with emulator.configure(sanitize="checked", seed=7):
         assert_right("emulated", varied(WHOLE, n=4, k=5), arithmetic)
         for name in ("uneven", "images within a tile", "one pixel"):
@@ -160,8 +160,8 @@ def test_nothing_is_read_or_written_that_must_not_be(one_multiprocessor, arithme
         assert_right("emulated", varied(WHOLE, n=1, k=8), arithmetic, "conv2d_relu", pool=2)
 
 
-def test_filters_without_bank_conflicts():
-    """Of one pixel: all lanes read the same of x."""
+def test_filters_are_read_without_bank_conflicts():
+    """With a single pixel all lanes read the same value of x."""
     for arithmetic in ARITHMETICS:
         arrays, options = arguments(conv(1, 4, 4, 3, 64, (4, 4)), arithmetic)
         with emulator.bank_conflicts() as of:
@@ -171,12 +171,12 @@ def test_filters_without_bank_conflicts():
         assert conflicts == 0
 
 
-# --- which problems get it ---------------------------------------------------------------------
+# --- which problems use it ---------------------------------------------------------------------
 
 ASKED = dict(stride=1, padding=1, algo=FEW_CHANNELS)
 
 
-def test_the_name_serves_few_channels_alone():
+def test_the_algorithm_is_refused_for_many_channels():
     x, w = np.ones((1, 4, 4, 3), np.float32), np.ones((6, 3, 3, 3), np.float32)
     np.testing.assert_array_equal(ops.conv2d(x, w, **ASKED), ops.conv2d(x, w, padding=1))
     wide, grouped = np.ones((1, 4, 4, 5), np.float32), np.ones((1, 4, 4, 2), np.float32)
@@ -198,7 +198,7 @@ def test_the_name_serves_few_channels_alone():
         ops.conv2d_wgrad(np.ones((1, 4, 4, 6)), x.astype(float), kernel_size=3, **ASKED)
 
 
-def test_a_layer_names_it_and_its_gradients_take_what_auto_takes():
+def test_a_layer_uses_it_forward_and_the_automatic_choice_for_gradients():
     layers = [Input((8, 8, 3)), Conv2D(8, 3, padding=1, algo=FEW_CHANNELS), ReLU(), Flatten(), Linear(5)]
     for net in (Sequential(layers, device="emulated"), Sequential(layers, device="emulated").fuse()):
         x = asarray(np.ones((2, 8, 8, 3), np.float32), "emulated")
@@ -214,7 +214,7 @@ def test_a_layer_names_it_and_its_gradients_take_what_auto_takes():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_auto_takes_it_for_large_layers_of_few_channels_forward(dtype):
+def test_auto_chooses_it_forward_for_large_layers_with_few_channels(dtype):
     def taken(n, c, k=64, groups=1):
         problem = Conv2dProblem.of((n, 32, 32, c), (k, 3, 3, c // groups), padding=1, groups=groups)
         return chosen("emulated", problem, PLAIN, as_dtype(dtype))
@@ -228,8 +228,8 @@ def test_auto_takes_it_for_large_layers_of_few_channels_forward(dtype):
 
 
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
-def test_the_patch_fits_its_memory(rng, arithmetic):
-    """The launcher's bytes are those of the tile that needs most, counted tile by tile."""
+def test_the_patch_fits_in_shared_memory(rng, arithmetic):
+    """The launcher's size is that of the tile that needs most, counted tile by tile."""
     chunk, met = 4 if arithmetic == "float32" else 8, 0
     for _ in range(400):
         p, q, n, c, r, s, sh, sw, dh, dw, left = (int(rng.integers(1, high)) for high in (40, 40, 9, 5, *[4] * 6, 9))

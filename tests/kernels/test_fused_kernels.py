@@ -1,4 +1,4 @@
-"""A convolution with ReLU and pool in one kernel, and gradients through its mask, against the kernels one by one."""
+"""Convolution, ReLU and pool in one kernel, and gradients through its mask, against the separate kernels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def one_by_one(case: Conv2dProblem, x, w, bias, dy, pool: int):
 
 
 def numbers(case: Conv2dProblem, pool: int, dtype: str = "float32", halves: bool = False):
-    """x, w, bias and dy of y's shape. halves: few different values, so that windows hold equals."""
+    """x, w, bias and dy of y's shape. halves: only a few distinct values, so that windows contain ties."""
     x, w, bias, _ = volumes(case, as_dtype(dtype))
     if halves:
         x, w, bias = (np.round(a.astype(np.float32)).astype(a.dtype) for a in (x, w, bias))
@@ -42,7 +42,7 @@ def numbers(case: Conv2dProblem, pool: int, dtype: str = "float32", halves: bool
 
 
 def assert_the_same(device, case: Conv2dProblem, pool: int, dtype: str = "float32", halves=False, between=lambda: None):
-    """Fused and one by one have the same bits, forward and backward.
+    """Fused and separate kernels give the same bits, forward and backward.
 
     between: called between forward and backward.
     """
@@ -107,7 +107,7 @@ def test_every_algorithm(device, monkeypatch, channels, pool):
 
 @pools
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_equals_in_a_window(device, dtype, pool):
+def test_ties_in_a_window(device, dtype, pool):
     for channels in ((8, 16), (3, 5)):
         assert_the_same(device, conv(2, 7, 9, *channels, (1, 1)), pool, dtype, halves=True)
 
@@ -127,7 +127,7 @@ def test_splits_of_the_gradients(device, monkeypatch, channels, pool):
 
 @pools
 @pytest.mark.parametrize("channels", [(8, 12), (3, 5)])
-def test_nothing_is_read_or_written_that_must_not_be(device, monkeypatch, channels, pool):
+def test_memory_accesses_stay_within_bounds(device, monkeypatch, channels, pool):
     if device != "emulated":
         pytest.skip("the emulator's checks")
     case = conv(1, 5, 6, *channels, (3, 2), padding=((1, 0), (2, 1)))
@@ -137,8 +137,8 @@ def test_nothing_is_read_or_written_that_must_not_be(device, monkeypatch, channe
             assert_the_same(device, case, pool, between=lambda splits=splits: forced(monkeypatch, None, splits))
 
 
-def test_nor_on_tensor_cores(device):
-    """The mask is written from the fragments there, and moments are summed from y."""
+def test_memory_accesses_on_tensor_cores_stay_within_bounds(device):
+    """There the mask is written from the fragments, and moments are summed from y."""
     if device != "emulated":
         pytest.skip("the emulator's checks")
     of_vectors = [c for c in verify.cases(("tiny",)) if c.name.startswith("2x2x3x8-8x1x1 ")]
@@ -188,7 +188,7 @@ def test_views_and_an_output_that_is_an_input(device, pool):
     assert result is out
     np.testing.assert_array_equal(to_numpy(out), expected)
     np.testing.assert_array_equal(to_numpy(mask), wanted_mask)
-    # A mask at an odd address, where several of its bytes cannot be read at once.
+    # A mask at an odd address, where several bytes cannot be read at once.
     odd = asarray(np.concatenate([np.zeros(1, np.uint8), wanted_mask.reshape(-1)]), device)[1:].reshape(mask.shape)
     dx = on_device("conv2d_dgrad", device, dy, w, input_shape=x.shape, mask=mask, **options)
     moved = on_device("conv2d_dgrad", device, dy, w, input_shape=x.shape, mask=odd, **options)

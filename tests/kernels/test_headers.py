@@ -1,4 +1,4 @@
-"""What a kernel file says of itself before its first line of code, and the page that says how fast it is."""
+"""The header comment of each kernel file, and the page with its performance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "kernels"
 
 
 def header(file: str) -> str:
-    """The comment that a file begins with, as one line."""
+    """The comment at the start of a file, as one line."""
     lines = source.resolve(file).read_text().splitlines()
     end = next(number for number, line in enumerate(lines) if not line.startswith("//"))
     return " ".join(line.removeprefix("//").strip() for line in lines[:end])
@@ -22,7 +22,7 @@ def header(file: str) -> str:
 
 @pytest.mark.parametrize("file", MACROS)
 def test_a_header_has_macros_limits_and_floor(file):
-    """Those of a tensor-core convolution stand in its SIMT twin."""
+    """Those of a tensor-core convolution are in the header of its SIMT counterpart."""
     text = header(file)
     if file.endswith("_mma.cu"):
         assert file.replace("_mma", "") in text
@@ -31,7 +31,7 @@ def test_a_header_has_macros_limits_and_floor(file):
         assert re.search(rf"\b{word}\b", text), f"{file} has no {word}"
 
 
-def test_headers_leave_predictions_and_measurements_to_the_pages():
+def test_headers_contain_no_predictions_or_measurements():
     for path in sorted(source.directory().glob("*.cu*")):
         found = re.search(r"[Pp]redict|measured|GPU has run|\d registers|H200", header(path.name))
         assert not found, f"{path.name} says {found[0]!r}: that belongs in docs/kernels"

@@ -1,4 +1,4 @@
-"""Linear layers run on the convolution kernels; here is what is their own: shapes, views, thin and deep products."""
+"""Linear layers run on the convolution kernels; tested here are their shapes, views, thin and deep products."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def arguments(op, rng, shape, dtype):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_against_the_oracle(device, rng, op, shape, dtype):
+def test_linear_ops_agree_with_the_oracle(device, rng, op, shape, dtype):
     arrays = arguments(op, rng, shape, dtype)
     (expected,) = expect(op, arrays, {})
     result = on_device(op, device, *arrays)

@@ -10,7 +10,7 @@ from gpuconv.verify.bounds import UNIT_ROUNDOFF
 from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, wide
 from tests.tolerance import assert_within, elementwise_bound, sum_bound
 
-# (N, classes), and the dtypes: a row in one number a lane, in a few, in many, and in more than registers hold
+# (N, classes), and the dtypes: rows with one value per lane, a few, many, and more than fit in registers
 SHAPES = {
     "one class": ((1, 1), FLOATS),
     "two classes": ((5, 2), FLOATS),
@@ -41,7 +41,7 @@ def accumulation(dtype):
 
 
 def softmax_parts(logits):
-    """z, its largest size in a row, and the probabilities."""
+    """z, its largest magnitude in each row, and the probabilities."""
     z = wide(logits) - wide(logits).max(1, keepdims=True)
     return z, np.abs(z).max(1, keepdims=True), np.exp(z) / np.exp(z).sum(1, keepdims=True)
 
@@ -89,7 +89,7 @@ def test_the_same_bits_in_every_thread_order(device, rng, name, shape):
 
 
 @both
-def test_blocks_take_further_rows_where_there_are_many(device, rng, name, monkeypatch):
+def test_blocks_process_several_rows_if_there_are_many(device, rng, name, monkeypatch):
     scores, labels = scores_and_labels(rng, (1111, 3), "float32")
     value, gradient = on_device(name, device, scores, labels)
     probabilities = on_device("softmax", device, scores)
@@ -101,7 +101,7 @@ def test_blocks_take_further_rows_where_there_are_many(device, rng, name, monkey
 
 
 @both
-def test_the_counter_of_blocks_is_zero_again(device, rng, name):
+def test_the_block_counter_is_reset_to_zero(device, rng, name):
     scores, labels = (asarray(a, device) for a in scores_and_labels(rng, (1111, 3), "float32"))
     values = {float(to_numpy(getattr(ops, name)(scores, labels)[0])) for _ in range(3)}
     assert len(values) == 1
@@ -119,8 +119,8 @@ def test_labels_of_any_integer_type(device, rng, name, labels_dtype):
 
 @both
 @pytest.mark.parametrize("wrong", [-1, 7, 2**40])
-def test_a_wrong_label_makes_its_row_and_the_loss_nan(device, rng, name, wrong, monkeypatch):
-    """As on a GPU, whose memory the host does not read."""
+def test_a_label_out_of_range_makes_its_row_and_the_loss_nan(device, rng, name, wrong, monkeypatch):
+    """As on a GPU, where the host does not read the labels."""
     monkeypatch.setattr(loss, "_refuse_wrong_labels", lambda labels, classes: None)
     scores, labels = scores_and_labels(rng, (5, 7), "float32")
     _, gradient64 = expected(name, scores, labels)
@@ -132,7 +132,7 @@ def test_a_wrong_label_makes_its_row_and_the_loss_nan(device, rng, name, wrong, 
 
 
 @both
-def test_the_emulated_device_refuses_a_wrong_label(rng, name):
+def test_the_emulated_device_refuses_a_label_out_of_range(rng, name):
     scores, labels = scores_and_labels(rng, (5, 7), "float32")
     labels[3] = 7
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 7\), received 7 at index 3"):
@@ -141,7 +141,7 @@ def test_the_emulated_device_refuses_a_wrong_label(rng, name):
 
 @both
 @pytest.mark.parametrize("classes", [7, 2503])
-def test_over_the_scores_and_through_views(device, rng, name, classes):
+def test_gradients_over_the_scores_and_into_views(device, rng, name, classes):
     scores, labels = scores_and_labels(rng, (6, classes), "float32")
     value, gradient = on_device(name, device, scores[:, ::2].copy(), labels // 2)
     block, wide_labels = asarray(scores, device), asarray(np.repeat(labels // 2, 2), device)
@@ -175,8 +175,8 @@ def test_special_scores(device, rng, name, options, special):
 
 @every
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_scores_at_the_end_of_halves(device, name, options, dtype):
-    """Differences, sums and the loss lie beyond what float16 holds; the gradient does not."""
+def test_scores_at_the_limits_of_16_bit_floats(device, name, options, dtype):
+    """Differences, sums and the loss exceed the range of float16; the gradient does not."""
     scores = np.array([[60000, -60000, 59000, 0], [-60000, 60000, 1, 2], [60000] * 4]).astype(as_dtype(dtype))
     labels = np.array([0, 0, 3])
     value, gradient = on_device(name, device, scores, labels, **options)
@@ -193,6 +193,6 @@ def test_a_margin_of_exactly_zero_has_no_gradient(device):
     np.testing.assert_array_equal(gradient, [[-1, 0, 1]])
 
 
-def test_softmax_of_nothing(device):
+def test_softmax_of_an_empty_array(device):
     for shape in ((0, 5), (3, 0)):
         assert on_device("softmax", device, np.zeros(shape, np.float32)).shape == shape

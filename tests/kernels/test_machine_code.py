@@ -1,4 +1,4 @@
-"""The machine code does what the kernels' headers claim. Compiles with NVRTC, which needs no GPU, and disassembles."""
+"""The machine code does what the kernel headers claim: compiles with NVRTC, which needs no GPU, and disassembles."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?\s*([A-Z][\w.]*)")
 
 @dataclass(frozen=True)
 class Function:
-    """A kernel's machine code: how often each instruction stands in it, and the source line of each."""
+    """A kernel's machine code: the count of each instruction, and the source line of each."""
 
     count: Counter[str]
     lines: dict[str, set[tuple[str, int]]]
 
     def any(self, pattern: str) -> int:
-        """How many instructions match."""
+        """The number of matching instructions."""
         return sum(n for name, n in self.count.items() if re.fullmatch(pattern, name))
 
 
@@ -75,7 +75,7 @@ def _function(code: str) -> Function:
 
 
 def variant_of(file: str, **expected: object) -> Variant:
-    """The first variant of a file with these macros: of the convolutions the one with the largest tile."""
+    """The first variant of a file with these macros; for convolutions the one with the largest tile."""
     chosen = {name: str(value) for name, value in expected.items()}
     return next(v for v in variants({file: MACROS[file]}) if chosen.items() <= dict(v.defines).items())
 
@@ -85,24 +85,24 @@ def width(dtype: str) -> int:
     return 16 // SIZES[dtype]
 
 
-# Of each file one variant a dtype; bfloat16's are float16's with another conversion.
+# One variant per file and dtype; those for bfloat16 are the float16 ones with another conversion.
 LOOKED_AT = [v for v in representatives(variants()) if dict(v.defines).get("DTYPE", "float32") in SIZES]
 
 
-def test_every_file_is_looked_at():
+def test_every_kernel_file_is_checked():
     assert {variant.file for variant in LOOKED_AT} == set(MACROS)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("variant", LOOKED_AT, ids=str)
-def test_no_local_memory_no_float_atomics(variant, arch):
+def test_kernels_use_no_local_memory_and_no_float_atomics(variant, arch):
     for name, function in disassembled(variant, arch).items():
         assert function.any(r"EXIT|RET\..*"), f"{name}: nothing was disassembled"
         assert not function.any(r"(LDL|STL)\b.*"), name
         assert not function.any(r"(ATOM|ATOMG|ATOMS|RED|REDG|REDAS)\.(?!.*INC).*"), name  # one counter of blocks
 
 
-# kernel: whether it loads, and whether it stores, 16 bytes at a time where its arrays allow
+# kernel: whether it loads and whether it stores 16 bytes at a time where its arrays allow
 WIDE_MOVES = {
     "activation.cu": {".*": (True, True)},
     "arithmetic.cu": {".*": (True, True)},
@@ -121,7 +121,7 @@ WIDE_MOVES = {
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("file", WIDE_MOVES)
-def test_sixteen_bytes_at_a_time(file, dtype, arch):
+def test_kernels_move_16_bytes_at_a_time(file, dtype, arch):
     wide = {"WIDTH": width(dtype)} if "WIDTH" in MACROS[file] else {}
     functions = disassembled(variant_of(file, DTYPE=dtype, **wide), arch)
     for pattern, (loads, stores) in WIDE_MOVES[file].items():
@@ -142,14 +142,14 @@ def test_dropout_moves_four_numbers_at_a_time(arch):
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_sums_of_splits_are_read_sixteen_bytes_at_a_time(dtype, arch):
+def test_split_k_sums_are_read_16_bytes_at_a_time(dtype, arch):
     (function,) = disassembled(variant_of("gemm_reduce.cu", DTYPE=dtype, ACTIVATION="Identity", WIDTH=4), arch).values()
     assert function.any(r"LDG?\.E\.128\b.*") >= 4  # at least four splits under way
     assert function.any(r"STG?\.E\.128\b.*" if dtype == "float32" else r"STG?\.E\.64\b.*")
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_unaligned_arrays_are_moved_number_by_number(arch):
+def test_unaligned_arrays_are_moved_element_by_element(arch):
     for function in disassembled(variant_of("activation.cu", DTYPE="float32", WIDTH=1), arch).values():
         assert function.any(r"LDG\.E\b.*")
         assert not function.any(r"(LDG?|STG?)\.E\.(64|128).*")
@@ -159,7 +159,7 @@ def test_unaligned_arrays_are_moved_number_by_number(arch):
 @pytest.mark.parametrize("dtype", SIZES)
 @pytest.mark.parametrize("file", CONVOLUTIONS)
 def test_the_main_loop_of_a_product(file, dtype, arch):
-    """Its multiply-adds are fused, one each; shared memory is read 16 bytes at a time and no more often than needed."""
+    """One FMA per product; shared memory is read 16 bytes at a time and no more often than needed."""
     algorithm = next(a for a in serving(dtype) if a.family == "simt")
     wide = dict(VECTOR_C=width(dtype), VECTOR_K=width(dtype))
     variant = variant_of(file, ACTIVATION="Identity", **wide, **algorithm.defines(dtype))
@@ -225,7 +225,7 @@ ISSUED = {
 
 @pytest.mark.parametrize("algorithm", ["mma-128x128", "mma-128x64"])
 @pytest.mark.parametrize(("direction", "arithmetic"), ISSUED, ids="-".join)
-def test_the_main_loop_issues_few_instructions_beside_its_products(direction, arithmetic, algorithm):
+def test_the_main_loop_issues_few_instructions_per_product(direction, arithmetic, algorithm):
     variant = tensor_core_variant(direction, find(algorithm, arithmetic), arithmetic)
     nvdisasm()
     (code,) = machine_code.disassemble(compiled(variant, "sm_90a").path).values()
@@ -237,7 +237,7 @@ def test_the_main_loop_issues_few_instructions_beside_its_products(direction, ar
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic):
-    """Within 10 %, which another NVRTC may issue more or less."""
+    """Within 10 %, since another NVRTC may issue more or fewer."""
     nvdisasm()
     for algorithm in serving(arithmetic):
         if algorithm.family != "mma":
@@ -251,7 +251,7 @@ def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic
 
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("algorithm", FEW_CHANNELS, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
-def test_the_main_loop_of_a_first_layer(algorithm, arch):
+def test_the_main_loop_for_few_channels(algorithm, arch):
     """An HMMA for 16 pixels, 8 filters, 32 bytes of depth, or an FMA each product; x is copied 16 bytes at a time."""
     arithmetic, filters = algorithm.arithmetics[0], algorithm.block_n
     wide = 8 if arithmetic == "float16" else 4
@@ -270,7 +270,7 @@ def test_the_main_loop_of_a_first_layer(algorithm, arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_lines_are_those_of_the_shipped_files(arch):
+def test_line_numbers_refer_to_the_shipped_files(arch):
     (function,) = disassembled(variant_of("conv2d_fprop.cu", DTYPE="float32", ACTIVATION="Gelu"), arch).values()
     places = {place for lines in function.lines.values() for place in lines} - {("", 0)}
     files = {"/".join(Path(file).parts[-3:]) for file, _ in places}

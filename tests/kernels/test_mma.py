@@ -44,7 +44,7 @@ def test_a_product_of_fragments(device, rng, arithmetic):
     assert (np.abs(to_numpy(sums) - expected) <= 2.0**-23 * (depth + 1) * magnitude).all()
 
 
-def test_matrices_as_they_lie_and_turned(device):
+def test_matrices_are_loaded_directly_and_transposed(device):
     rows = np.arange(256, dtype=np.uint16).reshape(32, 8)
     straight, turned = (asarray(np.zeros((32, 4, 2), np.uint16), device) for _ in range(2))
     fragments("matrices", "float16")(1, 32, straight, turned, asarray(rows, device))
@@ -56,7 +56,7 @@ def test_matrices_as_they_lie_and_turned(device):
             np.testing.assert_array_equal(to_numpy(turned)[:, m, i], four[m, at, g])
 
 
-def test_all_lanes_must_take_part():
+def test_all_lanes_must_participate():
     sums = asarray(np.zeros(32, np.float32), "emulated")
     with pytest.raises(emulator.EmulatorError, match=r"takes all 32 lanes of a warp|divergent warp operation"):
         fragments("without_a_lane", "float16")(1, 32, sums)
@@ -76,7 +76,7 @@ def test_every_tile(device, op, arithmetic, channels):
 
 
 @directions
-def test_tensor_cores_are_what_halves_take(op, device, monkeypatch):
+def test_16_bit_floats_use_tensor_cores(op, device, monkeypatch):
     from gpuconv.profiling import launches
 
     for arithmetic in ARITHMETICS:
@@ -88,7 +88,7 @@ def test_tensor_cores_are_what_halves_take(op, device, monkeypatch):
 
 @directions
 @pytest.mark.parametrize("splits", [2, 5])
-def test_split_depths(device, monkeypatch, op, splits):
+def test_split_k(device, monkeypatch, op, splits):
     forced(monkeypatch, serving("bfloat16")[2], splits)
     more = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(16, 24), problem(5, 7, groups=2)):
@@ -107,7 +107,7 @@ def test_thread_orders_give_the_same_bits(device, op, arithmetic):
 @directions
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("channels", [(8, 24), (3, 5)])
-def test_nothing_is_read_or_written_that_must_not_be(device, op, arithmetic, channels):
+def test_memory_accesses_stay_within_bounds(device, op, arithmetic, channels):
     if device != "emulated":
         pytest.skip("the emulator's checks")
     dtype, asked = options(arithmetic)
@@ -126,7 +126,7 @@ def test_an_empty_batch(device, op):
 
 @pytest.mark.parametrize(("stride", "conflicts"), [(1, 0), (2, 2), (8, 14), (32, 62), (33, 0)])
 def test_planted_bank_conflicts_are_counted(stride, conflicts):
-    """Of a store and a load, one word a lane, `stride` words apart."""
+    """For a store and a load of one word per lane, `stride` words apart."""
     to = asarray(np.zeros(32, np.float32), "emulated")
     with emulator.bank_conflicts() as of:
         fragments("strided", "float16")(1, 32, to, stride)
@@ -137,7 +137,7 @@ def test_planted_bank_conflicts_are_counted(stride, conflicts):
 @directions
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 def test_shared_memory_without_bank_conflicts(op, arithmetic):
-    """Copies into the tiles, fragments out of them, and the sums on their way to the output."""
+    """Copies into the tiles, fragment loads from them, and sums on the way to the output."""
     dtype, asked = options(arithmetic)
     case = conv(1, 8, 8, 64, 64, (1, 1))
     for algorithm in serving(arithmetic):

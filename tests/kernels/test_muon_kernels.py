@@ -1,4 +1,4 @@
-"""Muon's kernels and their batched matrix products, on shapes that the shared cases leave out."""
+"""Muon's kernels and their batched matrix products, on shapes that the shared cases do not cover."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def there(lists, device):
     return [[asarray(array, device) for array in arrays] for arrays in lists]
 
 
-def test_several_tiles_and_split_depths_agree_with_the_oracle(device, rng):
+def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
     on_host = lists(rng, np.float64)
     given = there(on_host, device)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Bias gradient and batch normalisation, and the dealing out of columns that they share."""
+"""Bias gradient and batch normalisation, and the assignment of columns to threads that they share."""
 
 import numpy as np
 import pytest
@@ -42,11 +42,11 @@ def leading(x):
     return tuple(range(x.ndim - 1))
 
 
-# --- how the matrix is dealt out ---------------------------------------------------------------
+# --- how the matrix is divided among threads ---------------------------------------------------
 
 
 def elements_of(dealt, width):
-    """Every number that a thread of the launch visits, by the arithmetic of `walk`."""
+    """Every element that a thread of the launch visits, by the arithmetic of `walk`."""
     size, stride, chunk, _, tile, rows = dealt.struct.tolist()
     chunks, tiles = dealt.grid
     thread = np.arange(dealt.threads)
@@ -66,7 +66,7 @@ def elements_of(dealt, width):
 @pytest.mark.parametrize(
     "shape", [(1, 1), (0, 5), (5, 3), (100, 12), (4099, 1), (37, 64), (9, 255), (11, 1000), (3, 5000), (7, 20480)]
 )
-def test_each_number_is_dealt_out_once_and_lanes_keep_their_column(shape, width, most_steps):
+def test_each_element_is_visited_once_and_lanes_keep_their_column(shape, width, most_steps):
     rows, channels = shape
     if np.lcm(channels, width) > THREADS * width and channels % width:
         width = 1
@@ -77,7 +77,7 @@ def test_each_number_is_dealt_out_once_and_lanes_keep_their_column(shape, width,
     assert dealt.threads % 32 == 0
 
 
-def test_a_matrix_past_2_to_the_31_is_dealt_out_whole():
+def test_every_element_of_a_matrix_past_2_to_the_31_is_visited():
     rows, channels, width = 2**29, 24, 8
     dealt = column_reduce.deal(rows, channels, width, None)
     size, stride, chunk, _, _, step_rows = dealt.struct.tolist()
@@ -92,7 +92,7 @@ def test_a_matrix_past_2_to_the_31_is_dealt_out_whole():
 @pytest.mark.parametrize(
     ("channels", "width"), [(1, 4), (3, 4), (12, 4), (255, 4), (1000, 4), (4360, 4), (257, 1), (1031, 1)]
 )
-def test_packs_are_taken_wherever_whole_packs_keep_their_columns(device, channels, width):
+def test_packs_are_used_wherever_whole_packs_keep_their_columns(device, channels, width):
     aligned = asarray(np.zeros(64, np.float32), device)
     assert column_reduce.width_of(channels, aligned) == width
     assert column_reduce.width_of(channels, aligned[1:]) == 1
@@ -114,7 +114,7 @@ def test_bias_grad_has_the_same_bits_in_every_thread_order(device, rng):
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (20000, 7)])
-def test_bias_grad_adds_to_what_is_there(device, rng, shape):
+def test_bias_grad_accumulates(device, rng, shape):
     dy, before = random(rng, shape, "float16"), random(rng, shape[-1:], "float16")
     out = asarray(np.repeat(before, 2), device)
     assert_within(
@@ -125,7 +125,7 @@ def test_bias_grad_adds_to_what_is_there(device, rng, shape):
     np.testing.assert_array_equal(to_numpy(out)[1::2], before)
 
 
-def test_bias_grad_of_nothing_and_of_views(device, rng):
+def test_bias_grad_of_empty_arrays_and_of_views(device, rng):
     out = asarray(np.full(4, np.nan, np.float32), device)
     np.testing.assert_array_equal(to_numpy(ops.bias_grad(asarray(np.zeros((0, 4), np.float32), device), out=out)), 0)
     assert on_device("bias_grad", device, np.zeros((3, 0), np.float32)).shape == (0,)
@@ -234,7 +234,7 @@ def test_batch_norm_has_the_same_bits_in_every_thread_order(device, rng, shape):
 
 
 def test_a_large_mean_does_not_cost_the_variance(device, rng):
-    """x**2 - mean**2 in float32 would leave nothing of this variance."""
+    """x**2 - mean**2 in float32 would lose this variance entirely."""
     x = (random(rng, (3000, 5), "float64") + 4096).astype(np.float32)
     ones, zeros = np.ones(5, np.float32), np.zeros(5, np.float32)
     _, _, inv_std = on_device("batch_norm", device, x, ones, zeros, zeros, ones, training=True)
@@ -264,7 +264,7 @@ def test_batch_norm_over_its_input_and_through_views(device, rng):
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (9, 4376), NARROW])
-def test_no_number_is_normalized_twice(device, rng, shape):
+def test_no_element_is_normalized_twice(device, rng, shape):
     x, operands = random(rng, shape, "float32"), vectors(rng, shape[-1], "float32")
     y, mean, inv_std = on_device("batch_norm", device, x, *operands, training=True)
     there = [asarray(a, device) for a in (x, *operands)]
@@ -286,7 +286,7 @@ def test_batch_norm_of_an_empty_batch(device, rng):
     np.testing.assert_array_equal([dgamma, dbeta], 0)
 
 
-def test_batch_norm_lets_nan_show_in_its_channel_alone(device, rng):
+def test_batch_norm_keeps_nan_in_its_channel(device, rng):
     x = random(rng, (50, 3), "float32")
     x[7, 1] = np.nan
     ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
@@ -294,7 +294,7 @@ def test_batch_norm_lets_nan_show_in_its_channel_alone(device, rng):
     np.testing.assert_array_equal(np.isnan(y), [[False, True, False]] * 50)
 
 
-# --- statistics where a convolution is made ----------------------------------------------------
+# --- statistics computed by a convolution ------------------------------------------------------
 
 
 def conv_norm_arrays(case: Conv2dProblem, dtype: str):
@@ -341,7 +341,7 @@ def test_statistics_have_the_same_bits_in_every_thread_order(device):
         assert_same_bits("conv2d_batch_norm", device, *arrays, pool=pool, **case.window)
 
 
-def test_statistics_under_the_checker(device):
+def test_statistics_have_no_memory_errors(device):
     if device != "emulated":
         pytest.skip("the emulator's checks")
     for case in (conv(1, 5, 6, 4, 12, (3, 2)), conv(1, 7, 6, 3, 11, (3, 2))):

@@ -49,7 +49,7 @@ def step(rule, lists, weight_decay=0.0, **options):
 
 
 def bounds(rule, before, after, dtype, decay):
-    """The worst error of each array: a dozen roundings of what went into it, before anything cancelled."""
+    """The error bound of each array: a dozen roundings of its inputs, before any cancellation."""
     op, _, options = RULES[rule]
     param, grad, *state = [np.abs(wide(a)) for a in before]
     lr, grad = options["lr"], grad + decay * param  # where the decay is decoupled, more than went in
@@ -72,7 +72,7 @@ def bounds(rule, before, after, dtype, decay):
 
 @rules
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_a_step(device, rng, rule, dtype):
+def test_a_step_agrees_with_the_oracle(device, rng, rule, dtype):
     before = lists_of(rng, rule, dtype)
     there, here = on(device, before), [wide(arrays) for arrays in before]
     step(rule, there, DECAYS)
@@ -136,13 +136,13 @@ def test_views_and_several_dtypes_in_one_call(device, rng):
         np.testing.assert_array_equal(to_numpy(a)[:, 1::2], b[:, 1::2])
 
 
-def test_nothing_to_step(device):
+def test_a_step_without_parameters(device):
     ops.sgd_step([], [], lr=0.1)
     empty = [asarray(np.zeros((0, 3), np.float32), device)]
     ops.sgd_step(empty, empty, lr=0.1)
 
 
-def test_a_steady_step_copies_no_table(device, rng, monkeypatch):
+def test_a_repeated_step_copies_no_table(device, rng, monkeypatch):
     copied = []
     monkeypatch.setattr(optim, "asarray", lambda table, like: copied.append(table) or asarray(table, device))
     there = on(device, lists_of(rng, "adam", "float32"))
@@ -166,7 +166,7 @@ def test_a_table_lives_as_long_as_its_first_parameter(device, rng):
     assert len(optim._tables) == tables
 
 
-def test_a_chunk_table_covers_each_number_once():
+def test_a_chunk_table_covers_each_element_once():
     arrays = [emulator.zeros(size, as_dtype("float16")) for size in (1, 8192, 8193, 40000)]
     table = optim._chunks(dict.fromkeys(("param", "grad", "state0", "copy"), arrays), [0.0, 0.1, 0.2, 0.3])
     assert table["count"].tolist() == [1, 8192, 8192, 1, 8192, 8192, 8192, 8192, 7232]
@@ -179,7 +179,7 @@ def test_a_chunk_table_covers_each_number_once():
     np.testing.assert_array_equal(table["state1"], 0)
 
 
-def test_nan_in_a_gradient_reaches_its_number_alone(device, rng):
+def test_nan_in_a_gradient_affects_only_its_element(device, rng):
     there = on(device, lists_of(rng, "adam", "float32", [(9,)]))
     there[1][0][4] = np.nan
     step("adam", there)
@@ -190,7 +190,7 @@ def test_nan_in_a_gradient_reaches_its_number_alone(device, rng):
 
 
 def with_masters(rng, rule, dtype, shapes=SHAPES):
-    """Parameters and gradients of a half, state and masters in float32; the last parameter is its own master."""
+    """Parameters and gradients in 16 bits, state and masters in float32; the last parameter is its own master."""
     _, states, _ = RULES[rule]
     dtypes = [dtype] * (len(shapes) - 1) + ["float32"]
     lists = [[random(rng, shape, kind) for shape, kind in zip(shapes, dtypes)] for _ in range(2)]
@@ -206,8 +206,8 @@ def master_step(rule, lists, scaling=None):
 
 @rules
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_step_of_masters(device, rng, rule, dtype):
-    """The master steps as a float32 parameter does, and its parameter is it rounded."""
+def test_a_step_with_masters(device, rng, rule, dtype):
+    """The master steps like a float32 parameter, and the parameter is the master rounded."""
     before = with_masters(rng, rule, dtype)
     plain = [[np.asarray(a.astype(np.float32)) for a in arrays] for arrays in (before[-1], *before[1:-1])]
     plain[0][-1] = before[0][-1].copy()
@@ -242,7 +242,7 @@ def test_masters_in_every_thread_order_and_unaligned(device, rng, rule):
 
 @rules
 @pytest.mark.parametrize("number", [np.inf, np.nan])
-def test_a_gradient_that_is_not_finite_skips_the_step(device, rng, rule, number):
+def test_a_nonfinite_gradient_skips_the_step(device, rng, rule, number):
     before = with_masters(rng, rule, "float16")
     before[1][2][20000] = number
     there = on(device, before)
@@ -257,8 +257,8 @@ def test_a_gradient_that_is_not_finite_skips_the_step(device, rng, rule, number)
 
 
 @rules
-def test_a_scaled_step(device, rng, rule):
-    """A power of two goes in and out without a trace; the skipped steps are not counted by Adam."""
+def test_a_step_with_a_loss_scale(device, rng, rule):
+    """A power of two as loss scale changes no bit; Adam does not count skipped steps."""
     before = lists_of(rng, rule, "float32")
     plain, scaled = on(device, before), on(device, before)
     scaled[1] = [asarray(np.asarray(grad * np.float32(256)), device) for grad in before[1]]
@@ -273,8 +273,8 @@ def test_a_scaled_step(device, rng, rule):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_every_place_of_every_dtype_is_looked_at(device, rng, dtype):
-    """One number after the other is made infinite, aligned and not, across the border of two blocks."""
+def test_every_element_of_every_dtype_is_checked_for_overflow(device, rng, dtype):
+    """One element after another is made infinite, aligned and not, across the boundary of two blocks."""
     finite = np.finfo(as_dtype(dtype)) if dtype != "bfloat16" else None
     largest = finite.max if finite else as_dtype(dtype).type(3.3895e38)
     numbers = np.full(8192 + 11, largest, as_dtype(dtype))
@@ -291,7 +291,7 @@ def test_every_place_of_every_dtype_is_looked_at(device, rng, dtype):
         assert to_numpy(scaling).tolist() == [4, 0.5, 0, 0]
 
 
-def test_no_gradients_are_a_good_step(device):
+def test_a_step_without_gradients_counts_as_finite(device):
     scaling = asarray(np.array([2.0, 0, 0, 0]), device)
     ops.update_loss_scale(scaling, [])
     ops.update_loss_scale(scaling, [asarray(np.zeros((0, 3), np.float32), device)])

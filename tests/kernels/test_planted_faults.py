@@ -13,7 +13,7 @@ from gpuconv.devices import address
 PLANTED = Path(__file__).with_name("planted.cu")
 N = 128  # two blocks of 64 threads
 
-# What every kind of run finds, and what only a checked one does.
+# Faults found by every run, and faults found only by a checked run.
 ALWAYS = {
     "barrier_not_reached": r"divergent barrier.*63 of 64 threads are at a barrier.*1 of 64 threads exited: \(5, 0, 0\)",
     "two_barriers": r"divergent barrier: waits at planted\.cu:\d+ while others wait elsewhere",
@@ -64,7 +64,7 @@ def message(kernel, **settings):
 
 @pytest.mark.parametrize("sanitize", ["none", "checked"])
 @pytest.mark.parametrize("kernel", ALWAYS)
-def test_found_in_every_run(kernel, sanitize):
+def test_the_fault_is_found_in_every_run(kernel, sanitize):
     told = message(kernel, sanitize=sanitize)
     assert told.startswith(f"kernel {kernel}, block (1, 0, 0), thread (")
     if kernel not in SEVERAL_MAY_BE_NAMED:
@@ -73,7 +73,7 @@ def test_found_in_every_run(kernel, sanitize):
 
 
 @pytest.mark.parametrize("kernel", CHECKED)
-def test_found_when_checked(kernel):
+def test_the_fault_is_found_in_a_checked_run(kernel):
     told = message(kernel, sanitize="checked")
     assert told.startswith(f"kernel {kernel}, block (1, 0, 0), thread (5, 0, 0): "), told
     assert f"at planted.cu:{fault_line(kernel)}" in told
@@ -81,18 +81,18 @@ def test_found_when_checked(kernel):
 
 
 def test_a_race_between_warps_is_found_in_some_order():
-    # In order, the second warp has not written yet: that is unwritten memory. The other way round it is a race.
+    # In order, the second warp has not written yet, so the memory is unwritten. In the other order it is a race.
     told = {message("race_inside_a_warp", sanitize="checked", seed=seed) for seed in range(8)}
     assert any("race: reads shared tile + 148 bytes, which thread (37, 0, 0) wrote" in text for text in told), told
     assert all("block (1, 0, 0), thread (5, 0, 0)" in text or "thread (37, 0, 0)" in text for text in told)
 
 
-def test_a_race_shows_as_other_bits_for_another_order():
+def test_a_race_gives_different_bits_in_another_order():
     results = [launch("race_inside_a_warp", seed=seed, sanitize="none") for seed in range(8)]
     assert any(not np.array_equal(results[0], other, equal_nan=True) for other in results[1:])
 
 
-def test_use_after_free():
+def test_use_after_free_is_found():
     freed, y = emulator.zeros(64), emulator.empty(N)
     addresses = emulator.asarray(np.array([address(freed)], np.uint64))
     kernel = load(PLANTED).kernel("reads_freed_memory")
@@ -103,7 +103,7 @@ def test_use_after_free():
             kernel(2, 64, y, addresses)
 
 
-def test_writes_beside_a_buffer_are_found_without_checking():
+def test_writes_past_a_buffer_are_found_without_checking():
     y = emulator.empty(N)
     x = emulator.zeros(N)
     kernel = load(PLANTED).kernel("writes_past_the_end")
@@ -114,11 +114,11 @@ def test_writes_beside_a_buffer_are_found_without_checking():
         kernel(2, 64, y, x)
 
 
-def test_a_wild_address_does_not_end_the_process():
+def test_an_invalid_address_does_not_end_the_process():
     assert "block (1, 0, 0), thread (5, 0, 0): out of bounds" in message("writes_nowhere", sanitize="none")
 
 
-def test_unwritten_and_unwaited_read_as_nan_without_checking():
+def test_unwritten_memory_and_unfinished_copies_read_as_nan_without_checking():
     for kernel in ("reads_unwritten_shared_memory", "copy_not_waited_for", "copy_not_committed"):
         y = launch(kernel, sanitize="none")
         assert np.isnan(y[64 + 5])
@@ -132,7 +132,7 @@ def test_a_correct_kernel_gives_the_same_bits_in_every_order(seed, sanitize):
     np.testing.assert_array_equal(launch("correct", seed=seed, sanitize=sanitize), expected)
 
 
-def test_the_device_works_on_after_a_fault():
+def test_the_device_works_after_a_fault():
     for kernel in ("barrier_not_reached", "runs_over_its_stack", "writes_nowhere"):
         message(kernel)
         np.testing.assert_array_equal(launch("correct")[:64], np.arange(64)[::-1])

@@ -109,8 +109,8 @@ def test_an_unaligned_view_takes_the_narrow_path(device, rng):
     np.testing.assert_array_equal(to_numpy(y), ops.max_pool2d(to_numpy(x), kernel_size=2)[0])
 
 
-def test_volumes_past_the_indices_go_in_parts(device, rng, monkeypatch):
-    """The kernels index 2^31 elements; here the limit is made small enough to be passed."""
+def test_volumes_past_the_index_limit_are_processed_in_parts(device, rng, monkeypatch):
+    """The kernels index up to 2^31 elements; the limit is lowered here so that it is exceeded."""
     x = random(rng, (5, 9, 7, 8), "float32")
     window = dict(kernel_size=3, stride=2, padding=1)
     whole = on_device("max_pool2d", device, x, **window)

@@ -17,7 +17,7 @@ def filled(name, device, shape, dtype, **place):
 @pytest.mark.parametrize(
     ("name", "numbers"), [("random_uniform", dict(low=-0.3, high=1.7)), ("random_normal", dict(mean=0.1, std=0.05))]
 )
-def test_the_bits_of_the_oracle(device, name, numbers, shape, dtype):
+def test_random_numbers_have_the_oracles_bits(device, name, numbers, shape, dtype):
     place = numbers | dict(seed=0xDEADBEEF12345678, stream=4, substream=9, offset=2**32 - 2)
     assert (
         filled(name, device, shape, dtype, **place).tobytes() == filled(name, "numpy", shape, dtype, **place).tobytes()

@@ -1,4 +1,4 @@
-"""The sum over the splits of a depth: kernels/gemm_reduce.cu."""
+"""The sum over split-K partial results: kernels/gemm_reduce.cu."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from gpuconv import backends
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 
-# Outputs: fewer than a block takes, as many, one more; more than one block; sizes that no wide move divides.
+# Outputs: fewer than one block handles, as many, one more; more than one block; sizes that vector moves do not divide.
 SIZES = (1, 7, 1020, 1024, 1025, 4100)
 SPLITS = (1, 2, 8, 9, 31)  # of one group of threads, of two, of four
 
 
 def reduced(device, dtype, size, splits, *, more=0, bias=None, accumulate=False, skipped=0, activation=None):
-    """What the kernel makes of random partial sums, and the same in float64. skipped: elements before the output."""
+    """The kernel's result for random partial sums, and the same in float64. skipped: elements before the output."""
     rng, dtype = np.random.default_rng(size + splits), as_dtype(dtype)
     pitch = size + -(-more // 4) * 4
     partials = rng.standard_normal((splits, pitch)).astype(accumulation_dtype(dtype))
@@ -52,12 +52,12 @@ def test_every_size_and_number_of_splits(device, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
-def test_a_second_output_lies_behind_the_first(device, dtype):
+def test_a_second_output_follows_the_first(device, dtype):
     for size, more in ((1024, 4), (1020, 8), (1021, 3), (1024, 3), (4, 1030)):
         agree(reduced(device, dtype, size, 9, more=more), dtype)
 
 
-def test_bias_activation_and_what_is_there(device):
+def test_bias_activation_and_accumulation(device):
     for columns in (1, 3, 8, 64):
         bias = np.random.default_rng(columns).standard_normal(columns)
         for size in (columns * 17, columns * 1028):
@@ -65,5 +65,5 @@ def test_bias_activation_and_what_is_there(device):
             agree(results, "float32")
 
 
-def test_an_output_that_is_not_aligned(device):
+def test_an_unaligned_output(device):
     agree(reduced(device, "float32", 1024, 9, skipped=1), "float32")

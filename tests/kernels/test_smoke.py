@@ -1,4 +1,4 @@
-"""A first look at the kernels, in the fast tier: every op, every family of products. The rest is the tier `kernels`."""
+"""A quick check of the kernels in the fast tier: every op and every GEMM family. The rest is in the tier `kernels`."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def size(argument) -> int:
 
 
 def largest_tiny(op: str) -> verify.Case:
-    """Of the cases that name no algorithm."""
+    """A case that names no algorithm."""
     cases = [case for case in verify.cases(("tiny",)) if case.op == op and not re.search("first|few|tf32", case.name)]
     return max(cases, key=lambda case: size(case.arguments("float32")[0]))
 
 
 @pytest.mark.parametrize("op", ops.__all__)
-def test_op(device, op):
+def test_op_agrees_with_the_oracle(device, op):
     outcome = verify.run_case(largest_tiny(op), "float32", device)
     assert outcome.passed, f"{outcome.case.name}: {outcome.failure}"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_family(device, monkeypatch, name):
+def test_gemm_family_agrees_with_the_oracle(device, monkeypatch, name):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     op = name.split()[0]
     case, dtype, options, kernels = FAMILIES[name]

@@ -1,4 +1,4 @@
-"""Kernels over a flat range stride over what is left past the largest grid: shown with grids of two blocks."""
+"""Kernels over a flat range loop with a grid stride past the largest grid: tested with grids of two blocks."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_few_blocks_do_the_work_of_many(device, op, monkeypatch):
             assert outcome.passed, f"{case.name}: {outcome.failure}"
 
 
-def test_one_block_takes_all_rows(device, monkeypatch):
+def test_one_block_processes_all_rows(device, monkeypatch):
     monkeypatch.setattr(arithmetic, "_MOST_ROWS", 1)
     for case in verify.cases():
         if case.op in ("copy", "add"):
@@ -35,8 +35,8 @@ def test_one_block_takes_all_rows(device, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-def test_copies_into_slices_of_channels_leave_the_others(device, dtype):
-    """Slices that allow moves of 16 bytes and that do not, maps of one pixel, and rows that are not evenly spaced."""
+def test_copies_into_slices_of_channels_keep_the_others(device, dtype):
+    """Slices that allow 16-byte moves and slices that do not, maps of one pixel, and unevenly spaced rows."""
     for shape, begin, end in (((2, 3, 5, 24), 8, 16), ((2, 3, 5, 7), 2, 5), ((1, 1, 1, 9), 0, 4), ((70, 5), 1, 5)):
         y, x = (np.random.default_rng(n).normal(size=shape).astype(dtype) for n in (0, 1))
         there = asarray(y, device)

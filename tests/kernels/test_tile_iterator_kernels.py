@@ -1,4 +1,4 @@
-"""The tile iterators of the tensor-core kernels (tile_iterator.cuh): where they find chunks, and what they compute."""
+"""The tile iterators of the tensor-core kernels (tile_iterator.cuh): their addresses and their results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LONG = conv(1, 3, 40, 8, 8, (2, 29), padding=((1, 0), (14, 14)))  # as many rows
 ONE_BY_ONE = conv(3, 5, 7, 40, 24, (1, 1))
 WALKED = [FEW, TWENTY_FOUR, WHOLE, STRIDED, ABOVE_THE_FILTER, SQUARE_7, LONG, ONE_BY_ONE]
 
-# Too many taps, too many rows and columns: every chunk is searched for.
+# Too many taps, or too many rows and columns, for a table: every chunk address is computed.
 SEARCHED = [
     conv(1, 9, 24, 8, 8, (5, 20), padding=((2, 2), (9, 10))),
     conv(1, 10, 11, 8, 16, (9, 9), padding=((4, 4), (4, 4))),
@@ -76,7 +76,7 @@ def products(case: Conv2dProblem):
 
 
 def tiles(algorithm: str, arithmetic: str):
-    """tiles.cu for a tile, where everything moves 16 bytes at a time."""
+    """tiles.cu for a tile whose operands all move 16 bytes at a time."""
     wide = 4 if arithmetic == "tf32" else 8
     defines = find(algorithm, arithmetic).defines(arithmetic)
     macros = dict(ACTIVATION="Identity", VECTOR_C=wide, VECTOR_K=wide)
@@ -123,7 +123,7 @@ def walked(
 
 @pytest.mark.parametrize("arithmetic", ["float16", "tf32"])
 @pytest.mark.parametrize("algorithm", ["mma-128x128", "mma-128x64", "mma-32x128"])
-def test_iterators_find_what_their_matrices_do(device, rng, algorithm, arithmetic):
+def test_iterators_give_the_addresses_of_their_matrices(device, rng, algorithm, arithmetic):
     for case in WALKED:
         assert walked(device, case, algorithm, arithmetic, rng) > 0
 
@@ -151,14 +151,14 @@ def test_addresses_past_two_to_the_31(device, rng):
 @directions
 @arithmetics
 @pytest.mark.parametrize("case", WALKED, ids=str)
-def test_convolutions_that_iterators_walk(device, op, arithmetic, case):
+def test_convolutions_with_iterators(device, op, arithmetic, case):
     dtype, asked = options(arithmetic)
     assert_right(op, device, case, dtype, algo="mma-64x64", **asked)
 
 
 @directions
 @arithmetics
-def test_filters_of_more_taps_than_the_table_holds_are_searched(device, op, arithmetic):
+def test_filters_with_more_taps_than_the_table_holds(device, op, arithmetic):
     dtype, asked = options(arithmetic)
     for case in SEARCHED:
         with launches.recorded() as found:
@@ -166,7 +166,7 @@ def test_filters_of_more_taps_than_the_table_holds_are_searched(device, op, arit
         assert found[0].kernel.module.defines["TAP_TABLE"] == "0"
 
 
-def test_which_filters_have_a_table():
+def test_which_filters_use_a_tap_table():
     assert all(fits_tap_table(case, 1) for case in [*WALKED, LARGE, MANY_FILTERS])
     assert not any(fits_tap_table(case, 1) for case in SEARCHED)
     # Two rows further is 2 * dilation * 40,000 * 4096 elements of x, or of dy.
@@ -179,7 +179,7 @@ def test_which_filters_have_a_table():
 
 
 @directions
-def test_iterators_under_the_checker_in_every_order(device, op):
+def test_iterators_have_no_memory_errors_in_any_order(device, op):
     if device != "emulated":
         pytest.skip("the emulator's checks")
     for case in (TWENTY_FOUR, STRIDED, SEARCHED[2]):
@@ -192,8 +192,8 @@ def test_iterators_under_the_checker_in_every_order(device, op):
 
 @pytest.mark.parametrize("op", ["conv2d_dgrad", "conv2d_wgrad"])
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
-def test_gradients_under_a_mask(device, rng, op, arithmetic):
-    """Those of dy, dropped where its mask has no bit, in one group and in three."""
+def test_gradients_through_a_mask(device, rng, op, arithmetic):
+    """dy counts as zero where its mask bit is not set, in one group and in three."""
     dtype, asked = options(arithmetic)
     grouped = conv(2, 9, 11, 24, 48, (3, 2), padding=TWENTY_FOUR.padding, dilation=(2, 1), groups=3)
     for case in (TWENTY_FOUR, STRIDED, grouped, conv(2, 7, 9, 8, 12, 3, padding=PAD)):
@@ -208,7 +208,7 @@ def test_gradients_under_a_mask(device, rng, op, arithmetic):
                 assert_within(found, expected.value, expected.bound, f"{op} {case}")
 
 
-def test_a_copy_or_zeros(device, rng):
+def test_a_conditional_copy_writes_data_or_zeros(device, rng):
     x, there = rng.standard_normal(256).astype(np.float32), rng.integers(0, 2, 64).astype(np.int32)
     run = tiles("mma-64x64", "float16").kernel("copy_or_zeros")
     y = asarray(np.full(256, 7, np.float32), device)

@@ -30,7 +30,7 @@ def inception(**options):
     return Sequential([Input((4, 5, 3)), Branches(branches), Flatten(), Linear(2)], seed=3, **options)
 
 
-def test_channels_stand_side_by_side_in_the_order_of_the_branches():
+def test_channels_are_concatenated_in_the_order_of_the_branches():
     net = Sequential([Input((1, 2, 1)), Branches([[Conv2D(2, 1, bias=False)], []])], dtype="float64")
     net["branches1.branch1.conv1.weight"][...] = np.array([10.0, 20]).reshape(2, 1, 1, 1)
     x = np.array([1.0, 2]).reshape(1, 1, 2, 1)
@@ -70,7 +70,7 @@ def test_fused_branches_compute_the_same(device):
         np.testing.assert_allclose(gc.to_numpy(fused.grads()[key]), gc.to_numpy(gradient), rtol=1e-4, atol=1e-5)
 
 
-def test_a_net_with_branches_goes_through_its_config_a_file_and_a_copy(tmp_path):
+def test_a_net_with_branches_survives_its_config_a_file_and_a_copy(tmp_path):
     net = inception()
     config = json.loads(json.dumps(net.config()))
     assert Layer.from_config(config).config() == net.config()

@@ -1,4 +1,4 @@
-"""What is left out has the documented value: another default would change what people's programs do."""
+"""Every default is the documented one: another would change the behaviour of users' programs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_every_layer_runs_untrained_and_gives_its_input_s_gradient_by_default():
         assert (defaults(kind)["name"], defaults(kind)["frozen"]) == (None, ()), name
 
 
-def test_a_layer_is_itself_alone_and_what_describes_one_is_fixed():
+def test_layers_compare_by_identity_and_their_descriptions_are_immutable():
     assert dict(flags(["layers.base:Variable"])) == {"layers.base:Variable": VALUE}
     for kind in OURS.values():
         if dataclasses.is_dataclass(kind):
@@ -76,7 +76,7 @@ def test_a_layer_is_itself_alone_and_what_describes_one_is_fixed():
             assert kind.__hash__ is object.__hash__, kind
 
 
-def test_options_of_layers_without_sizes_are_given_by_name():
+def test_options_of_layers_without_sizes_are_keyword_only():
     for kind in (layers.BatchNorm, layers.LeakyReLU, layers.GELU, layers.ReLU):
         with pytest.raises(TypeError, match="positional"):
             kind("a name")

@@ -27,7 +27,7 @@ DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
 
 def step(net, images: int = 3, seed: int = 0):
-    """Scores, gradient to the input and parameters' gradients of one pass, as NumPy arrays."""
+    """Scores, input gradient and parameter gradients of one pass, as NumPy arrays."""
     rng = np.random.default_rng(seed)
     x = gc.asarray(rng.standard_normal((images, *net.input_shape)), net.device, net.dtype)
     y = net.forward(x, training=True)
@@ -38,7 +38,7 @@ def step(net, images: int = 3, seed: int = 0):
 
 
 def odd_net(**options):
-    """Maps of odd sizes, every rule, and what no rule fits."""
+    """Maps of odd sizes, every fusion rule, and layers that no rule fits."""
     return Sequential(
         [
             Input((15, 13, 3)),
@@ -68,7 +68,7 @@ def kinds(net):
     return [type(layer).__name__ for layer in net]
 
 
-def test_the_rules():
+def test_the_fusion_rules():
     net = odd_net().fuse()
     assert kinds(net) == [
         "Input",
@@ -95,7 +95,7 @@ def test_the_rules():
 @pytest.mark.parametrize(
     "pool", [MaxPool2D(3), MaxPool2D(2, stride=1), MaxPool2D(2, padding=1), MaxPool2D(2, fit="cover")]
 )
-def test_pools_that_do_not_fit(pool):
+def test_pools_that_cannot_be_fused(pool):
     net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), ReLU(), pool])
     assert kinds(net.fuse()) == ["Input", "ConvReLU", "MaxPool2D"]
     net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), pool, BatchNorm()])
@@ -105,7 +105,7 @@ def test_pools_that_do_not_fit(pool):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_same_results(device):
+def test_a_fused_net_gives_the_same_results(device):
     net = odd_net(device=device, seed=2)
     fused = net.fuse()
     for plain, found in zip(step(net), step(fused), strict=True):
@@ -115,7 +115,7 @@ def test_the_same_results(device):
     np.testing.assert_array_equal(y[1], dx[1])
 
 
-def test_keys_and_arrays_are_the_same():
+def test_a_fused_net_has_the_same_keys_and_arrays():
     net = odd_net()
     fused = net.fuse()
     for of in ("state_dict", "params", "grads", "buffers"):
@@ -130,7 +130,7 @@ def test_keys_and_arrays_are_the_same():
     np.testing.assert_array_equal(net["conv1"]["weight"], other["conv1"]["weight"])
 
 
-def test_a_fused_net_is_a_net():
+def test_a_fused_net_behaves_like_a_net():
     fused = odd_net(seed=3).fuse()
     twin = fused.copy(dtype="float64")
     assert kinds(twin) == kinds(fused)
@@ -180,7 +180,7 @@ def test_gradients_equal_numerical_ones(behind):
             np.testing.assert_allclose(found[index], (above - below) / 2e-6, rtol=1e-6, atol=1e-8)
 
 
-def test_layers_that_do_not_belong_together_are_refused():
+def test_layers_that_cannot_be_fused_are_refused():
     with pytest.raises(ValueError, match="ConvReLU cannot replace"):
         ConvReLU([Conv2D(3, 3), ReLU(), MaxPool2D(3)]).build((7, 7, 2))
 
@@ -236,7 +236,7 @@ def test_a_trainer_fuses_where_kernels_run(monkeypatch):
         np.testing.assert_allclose(found, weights[0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_depthwise_convolution_stays_apart_from_its_norm():
+def test_a_depthwise_convolution_is_not_fused_with_its_norm():
     def net(groups, *behind):
         return Sequential([Input((6, 6, 4)), Conv2D(4, 3, groups=groups), BatchNorm(), *behind]).fuse()
 
@@ -314,7 +314,7 @@ def test_airbench94_fuses_its_pools():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_convolution_that_covers_its_input_does_so_with_its_activation(device):
+def test_a_convolution_with_fit_cover_is_fused_with_its_activation(device):
     for activation in (ReLU(), Sigmoid()):
         layers = [Input((5, 6, 2)), Conv2D(3, 2, stride=2, fit="cover"), activation]
         net = Sequential(layers, device=device)

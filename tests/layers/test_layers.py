@@ -208,7 +208,7 @@ def test_without_an_input_gradient_the_parameters_get_theirs(layer, shape, expec
 
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
-def test_infer_is_forward_that_keeps_nothing(layer, shape, expected):
+def test_infer_equals_forward_and_stores_nothing(layer, shape, expected):
     built = fresh(layer, shape)
     x = np.random.default_rng(2).normal(size=(2, *shape))
     np.testing.assert_array_equal(built.infer(x), built.forward(x))
@@ -218,7 +218,7 @@ def test_infer_is_forward_that_keeps_nothing(layer, shape, expected):
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_every_dtype_goes_through(layer, shape, expected, dtype):
+def test_every_dtype_works(layer, shape, expected, dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     built, wide = fresh(layer, shape, dtype=dtype), fresh(layer, shape)
@@ -234,12 +234,12 @@ def test_every_dtype_goes_through(layer, shape, expected, dtype):
 
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
-def test_an_empty_batch_goes_through(layer, shape, expected):
+def test_an_empty_batch_works(layer, shape, expected):
     built = fresh(layer, shape)
     assert built.infer(np.empty((0, *shape))).shape == (0, *expected)
 
 
-def test_relu_keeps_its_output_alone_and_conv_its_input():
+def test_relu_stores_only_its_output_and_conv_its_input():
     relu, conv, pool = fresh(ReLU(), (3, 3, 2)), fresh(Conv2D(2, 3), (3, 3, 2)), fresh(MaxPool2D(3), (3, 3, 2))
     x = np.ones((1, 3, 3, 2))
     assert relu.forward(x) is relu.unstash()[0]
@@ -249,7 +249,7 @@ def test_relu_keeps_its_output_alone_and_conv_its_input():
     assert pool.unstash()[0].dtype == np.uint8
 
 
-def test_dropout_draws_anew_each_forward_and_repeats_its_mask_backward():
+def test_dropout_draws_a_new_mask_each_forward_and_reuses_it_backward():
     drop = fresh(Dropout(0.5), (50,))
     x = np.ones((4, 50))
     first, second = drop.forward(x, True), drop.forward(x, True)
@@ -263,7 +263,7 @@ def test_dropout_draws_anew_each_forward_and_repeats_its_mask_backward():
 
 
 def test_two_masks_share_no_random_word():
-    """Four words are drawn at once; those that a mask leaves over are not the next one's."""
+    """Four words are drawn at once; the next mask does not use the leftover ones."""
     for size, blocks in {1: 1, 3: 1, 4: 1, 5: 2, 6: 2, 8: 2, 9: 3}.items():
         drop, x = fresh(Dropout(0.5), (size,)), np.ones((1, size))
         drop.forward(x, True)
@@ -272,13 +272,13 @@ def test_two_masks_share_no_random_word():
         assert drop["offset"].tolist() == [2 * blocks]
 
 
-def test_two_dropouts_of_a_net_have_masks_of_their_own():
+def test_two_dropouts_of_a_net_have_different_masks():
     net = Sequential([Input((40,)), Dropout(0.5), Dropout(0.5)], seed=7)
     assert net[1].substream != net[2].substream
     assert net[1].seed == net[2].seed == 7
 
 
-def test_batch_norm_learns_running_statistics_only_in_training():
+def test_batch_norm_updates_running_statistics_only_in_training():
     norm = fresh(BatchNorm(momentum=0.25), (2,))
     x = np.array([[1.0, -4.0], [3.0, 2.0], [8.0, 5.0]])
     norm.forward(x)
@@ -349,25 +349,25 @@ def test_a_shape_error_names_the_layer_deep_inside():
         Sequential(row)
 
 
-def test_a_run_error_notes_the_layer():
+def test_a_runtime_error_has_a_note_that_names_the_layer():
     net = Sequential([Input((4, 4, 1)), Conv2D(2, 3)])
     with pytest.raises(TypeError, match="float32") as caught:
         net.forward(np.ones((1, 4, 4, 1), np.float64))
     assert "conv1.forward" in caught.value.__notes__[0]
 
 
-def test_no_arrays_no_forward():
+def test_forward_without_arrays_is_refused():
     conv = Conv2D(2, 3)
     conv.build((4, 4, 1), initialize=False)
     with pytest.raises(RuntimeError, match="initialize=False"):
         conv.forward(np.ones((1, 4, 4, 1), np.float32))
 
 
-def test_repr_is_the_call_without_defaults():
+def test_repr_is_the_constructor_call_without_defaults():
     assert repr(Conv2D(4, 3, padding=1)) == "Conv2D(out_channels=4, kernel_size=3, padding=1)"
 
 
-def test_a_net_that_moves_forgets_what_it_kept():
+def test_moving_a_net_drops_its_stored_activations():
     net = Sequential([Input((3,)), Residual([Linear(3)]), ReLU()])
     for change in ({"dtype": "float64"}, {"precision": "tf32"}, {"device": "emulated"}):
         net.forward(asarray(np.ones((2, 3), net.dtype), net.device), training=True)
@@ -381,7 +381,7 @@ def test_a_net_that_moves_forgets_what_it_kept():
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_after_zero_grad_backward_assigns_then_adds_and_whoever_looks_sees_zeros(device):
+def test_after_zero_grad_gradients_read_as_zero_and_backward_assigns_then_adds(device):
     net = Sequential([Input((6, 5, 2)), Conv2D(3, 3), BatchNorm(), Flatten(), Linear(4)], seed=2).to(device)
     x = asarray(np.random.default_rng(0).standard_normal((3, 6, 5, 2)).astype(np.float32), device)
     dy = asarray(np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32), device)
@@ -418,7 +418,7 @@ def test_a_frozen_weight_of_an_fc_layer_leaves_its_bias_to_train():
     assert built.gradients.keys() == {"bias"}
 
 
-def test_layers_that_change_their_input_in_place_count_no_volume():
+def test_in_place_layers_count_no_activation_memory():
     named = {name for name, kind in LAYERS.items() if kind.elementwise and kind.__module__.startswith("gpuconv.")}
     assert named == {
         "Activation",
@@ -463,7 +463,7 @@ def test_a_transposed_convolution_by_hand():
     assert layer.algorithms(2, "emulated").keys() == {"fprop", "dgrad", "wgrad"}
 
 
-def test_layers_that_enlarge_or_adapt_refuse_what_they_cannot_do():
+def test_upsampling_and_adaptive_layers_refuse_impossible_sizes():
     for make, words in (
         (
             lambda: ConvTranspose2D(4, 3, stride=2, output_padding=2),

@@ -1,4 +1,4 @@
-"""Layers of the user's own: none takes another's place, and one that could not be saved says so when it is built."""
+"""User-defined layers: none replaces another, and one that cannot be saved is refused when it is built."""
 
 import json
 import warnings
@@ -14,7 +14,7 @@ from gpuconv.training import stored
 
 
 def define(module, name="Swish", **attributes):
-    """A class of a layer, as a module of that name would define it."""
+    """A layer class as a module of the given name would define it."""
 
     def forward(self, x, training=False):
         return x
@@ -34,7 +34,7 @@ def again(layer):
     return Layer.from_config(json.loads(json.dumps(layer.config())))
 
 
-def test_a_layer_named_as_one_of_ours_takes_nothings_place(tmp_path):
+def test_a_layer_with_the_name_of_one_of_ours_does_not_replace_it(tmp_path):
     own = define("mynet", "ReLU")
     net = Sequential([Input((3,)), layers.ReLU(), own(), Linear(2)])
     net.save(tmp_path / "x.safetensors")
@@ -43,7 +43,7 @@ def test_a_layer_named_as_one_of_ours_takes_nothings_place(tmp_path):
     assert net.config()["layers"][2]["layer"] == "mynet.ReLU"
 
 
-def test_two_modules_may_use_one_name():
+def test_two_modules_may_use_the_same_name():
     one, two = define("one"), define("two")
     assert type(again(one())) is one
     assert type(again(two())) is two
@@ -51,7 +51,7 @@ def test_two_modules_may_use_one_name():
         Layer.from_config({"layer": "Swish"})
 
 
-def test_a_class_is_found_where_it_has_moved_to_and_under_the_name_of_older_runs():
+def test_a_class_is_found_after_it_moved_and_under_the_name_in_older_runs():
     own = define("mynet")
     for name in ("Swish", "__main__.Swish", "mynet.Swish"):
         assert type(Layer.from_config({"layer": name})) is own
@@ -88,14 +88,14 @@ class Holding(Layer):
 
 
 class Doubling(Gate):
-    """Makes of its setting another one each time."""
+    """Changes its setting every time it is constructed."""
 
     def __post_init__(self):
         super().__post_init__()
         self.beta *= 2
 
 
-def test_a_layer_that_could_not_be_saved_says_so_when_it_is_built():
+def test_a_layer_that_cannot_be_saved_is_refused_when_it_is_built():
     own = define("mynet", __init__=forgetful)
     for layer, why in (
         (own(2.0), r"its argument 'beta' is not a field"),
@@ -126,7 +126,7 @@ class WithOptions(Sequential):
         super().__init__(layers, **options)
 
 
-def test_what_derives_from_sequential_is_refused_in_one_line_when_it_is_built():
+def test_a_subclass_of_sequential_is_refused_in_one_line_when_it_is_built():
     for kind in (Tagged, Plain, WithOptions):
         inner = kind([Linear(2)])
         for build in (
@@ -189,7 +189,7 @@ class Older(Sloppy):
         return dy * (1 - y * y)
 
 
-def test_old_names_of_stash_work_and_warn(tmp_path):
+def test_the_old_names_of_stash_work_and_warn(tmp_path):
     layer, x = Older(), np.array([[0.5, -2.0]], np.float32)
     with pytest.warns(DeprecationWarning, match=r"calls save\(...\), which is called stash\(...\) now") as warned:
         y = layer.forward(x)
@@ -204,7 +204,7 @@ def test_old_names_of_stash_work_and_warn(tmp_path):
         net.save(tmp_path / "net.safetensors")
 
 
-def test_a_result_of_another_shape_than_planned_names_the_layer():
+def test_a_result_of_the_wrong_shape_names_the_layer():
     class Short(Layer):
         def forward(self, x, training=False):
             return x[:, 1:]

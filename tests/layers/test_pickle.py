@@ -1,4 +1,4 @@
-"""Nets and what trains them go through pickle and copy.deepcopy, as multiprocessing, joblib and dask do with them."""
+"""Nets and trainers survive pickle and copy.deepcopy, which multiprocessing, joblib and dask use."""
 
 import copy
 import pickle
@@ -25,7 +25,7 @@ def scores(net):
 
 
 @pytest.mark.parametrize("name", ["seed-net", "lenet", "digits-net", "resnet20", "airbench94"])
-def test_a_net_comes_back_with_its_values_and_arrays_of_its_own(again, name):
+def test_a_copied_net_has_the_same_values_in_separate_arrays(again, name):
     net = models.build(name)
     twin = again(net)
     np.testing.assert_array_equal(scores(twin), scores(net))
@@ -57,7 +57,7 @@ def test_a_fused_net_in_the_middle_of_a_step(again):
         np.testing.assert_array_equal(twin.grads()[key], gradient, err_msg=key)
 
 
-def test_an_emulated_net_is_in_the_emulated_devices_memory_again(again):
+def test_a_copied_emulated_net_is_in_emulated_memory(again):
     net = models.build("seed-net", (8, 8, 3), device="emulated")
     twin = again(net)
     for array in twin.params().values():
@@ -71,7 +71,7 @@ def test_an_emulated_net_is_in_the_emulated_devices_memory_again(again):
     ["sgd:momentum=0.9", "adam", "rmsprop", "adagrad", "filters -> muon:lr=0.02; * -> sgd:lr=0.05 @ linear:3"],
     ids=lambda text: text.split(":")[0],
 )
-def test_a_trainer_goes_on_with_the_same_bits(again, optimizer):
+def test_a_copied_trainer_continues_with_the_same_bits(again, optimizer):
     train, _ = synthetic.load(32, size=(8, 8, 3))
     trainer = Trainer(models.build("seed-net", (8, 8, 3)), optimizer, lr=0.01, schedule="cosine,warmup:1")
     trainer.fit(train, epochs=1, batch_size=16, progress=False)
@@ -83,7 +83,7 @@ def test_a_trainer_goes_on_with_the_same_bits(again, optimizer):
         np.testing.assert_array_equal(twin.snapshot().tensors[key], array, err_msg=key)
 
 
-def test_what_a_run_is_made_from(again):
+def test_the_parts_of_a_run_can_be_copied(again):
     train, _ = synthetic.load(16, size=(8, 8, 3))
     normalization = Normalization.from_dataset(train)
     loader = Loader(train, 8, normalization=normalization, augmentation=Augmentation.parse("flip,shift:1"))
@@ -96,7 +96,7 @@ def test_what_a_run_is_made_from(again):
     assert again(LossScale()).config() == LossScale().config()
 
 
-def test_what_pickles_of_earlier_versions_name_is_found():
+def test_names_in_pickles_of_earlier_versions_are_found():
     for module, name in (
         ("base", "Layer"),
         ("base", "Variable"),

@@ -66,7 +66,7 @@ def test_a_new_head_leaves_the_pretrained_layers_as_they_are_in_both_nets(option
     assert np.abs(gc.to_numpy(new["fc1"]["weight"]).astype("f4")).max() > 0
 
 
-def test_no_two_nets_share_a_layer_unless_they_are_told_to():
+def test_nets_share_a_layer_only_on_request():
     net = net_of()
     before = values(net)
     Trainer(Sequential([*net[:-1], Linear(3)]), lr=0.1).fit(data(), epochs=1, progress=False)
@@ -103,7 +103,7 @@ def test_a_slice_is_a_net_of_the_same_layers():
     assert len(row[:2]) == 2
 
 
-def test_a_slice_disturbs_nothing_that_waits_for_backward():
+def test_a_slice_does_not_disturb_a_pending_backward():
     net = net_of()
     y = net.forward(data()[0], training=True)
     net[:4]
@@ -111,7 +111,7 @@ def test_a_slice_disturbs_nothing_that_waits_for_backward():
     assert any(np.any(gradient) for gradient in net.grads().values())
 
 
-def test_layers_of_two_nets_get_names_of_their_own():
+def test_layers_of_two_nets_get_unique_names():
     one, two = net_of(), net_of(seed=1)
     assert [layer.name for layer in Sequential([one[0], Conv2D(2, 1), ReLU(), two[1]])] == [
         "input",
@@ -153,7 +153,7 @@ def test_build_keeps_weights_and_reset_draws_new_ones():
     assert not np.array_equal(row["conv1"]["weight"], before)
 
 
-def test_dropout_of_two_nets_draws_masks_of_its_own():
+def test_dropouts_from_two_nets_draw_different_masks():
     one, two = (Sequential([Input((50,)), Dropout(0.5)]) for _ in range(2))
     both = Sequential([one[0], one[1], two[1]])
     masks = [both[1].forward(np.ones((1, 50), "f4"), True), both[2].forward(np.ones((1, 50), "f4"), True)]
@@ -164,7 +164,7 @@ def test_dropout_of_two_nets_draws_masks_of_its_own():
 
 
 class Counting(layers.Layer):
-    """x, counting its backwards."""
+    """The identity; counts its backward calls."""
 
     stem = "counting"
     backwards = 0
@@ -177,7 +177,7 @@ class Counting(layers.Layer):
         return dy
 
 
-def test_freezing_is_seen_by_all_that_trains():
+def test_freezing_affects_everything_that_trains():
     net = net_of()
     trainer = Trainer(net, "adam", lr=0.1)
     net.freeze()
@@ -198,7 +198,7 @@ def test_freezing_is_seen_by_all_that_trains():
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["launches", "graph"])
-def test_a_callback_can_freeze_in_the_middle_on_a_device_with_kernels(graph):
+def test_a_callback_can_freeze_during_training_on_a_device_with_kernels(graph):
     class Freeze(Callback):
         def on_epoch(self, trainer, record):
             frozen.append(values(trainer.net)["conv1.weight"])
@@ -215,7 +215,7 @@ def test_a_callback_can_freeze_in_the_middle_on_a_device_with_kernels(graph):
     assert trainer.steps == 6
 
 
-def test_what_lies_below_the_last_trained_layer_has_no_backward():
+def test_layers_before_the_first_trained_one_get_no_backward():
     net = Sequential(
         [
             Input((6, 6, 2)),
@@ -247,7 +247,7 @@ def test_what_lies_below_the_last_trained_layer_has_no_backward():
     assert backwards() == 5
 
 
-def test_frozen_is_what_was_said_and_goes_into_the_config():
+def test_frozen_is_stored_in_the_config_as_given():
     conv = Conv2D(2, 3)
     conv.frozen = True
     assert conv.frozen is True
@@ -285,7 +285,7 @@ def net_of_gradients(net):
 
 
 def test_a_slice_with_a_step_is_refused_and_changes_nothing():
-    """It shares its layers, whose shapes are those of the row that they stand in."""
+    """A slice shares its layers, whose shapes depend on the layers before them."""
     net = Sequential([Input((8, 8, 3)), Conv2D(3, 3, padding=1), MaxPool2D(2), Conv2D(3, 3, padding=1), ReLU()])
     shapes = [(layer.path, layer.input_shape, layer.output_shape) for layer in net]
     for places in (slice(None, None, 2), slice(None, None, -1), slice(4, 0, -2)):

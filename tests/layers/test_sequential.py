@@ -86,7 +86,7 @@ def test_names_count_by_kind_and_state_keys_are_paths():
     assert len(net) == len(list(net)) == 8
 
 
-def test_given_names_stay_and_numbers_go_around_them():
+def test_given_names_stay_and_automatic_ones_avoid_them():
     net = Sequential([Input((4,)), Linear(3), Linear(3, name="fc1"), Linear(2, name="head")])
     assert [name for name, _ in net.children()] == ["input", "fc2", "fc1", "head"]
 
@@ -106,7 +106,7 @@ def test_bad_rows_are_refused(layers, error, message):
         Sequential(layers())
 
 
-def test_an_unknown_layer_name_is_answered_with_the_nearest():
+def test_the_error_for_an_unknown_layer_name_gives_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'conv1'"):
         small()["conv"]
 
@@ -131,7 +131,7 @@ def test_a_config_of_an_unknown_layer_or_option_is_refused():
         Layer.from_config({"out_channels": 3})
 
 
-def test_a_layer_of_the_users_own_takes_part():
+def test_a_user_defined_layer_works_in_a_net():
     class Doubled(Layer):
         stem = "doubled"
 
@@ -144,7 +144,7 @@ def test_a_layer_of_the_users_own_takes_part():
     assert twin.output_shape == (2,)
 
 
-def test_state_goes_into_another_net_in_place_and_across_precisions():
+def test_state_is_loaded_in_place_and_across_precisions():
     source, target = small(seed=1, dtype="float64"), small(seed=2)
     live = target.state_dict()
     target.load_state_dict(source.state_dict())
@@ -172,7 +172,7 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes():
     assert same_state(net.state_dict(), before)
 
 
-def test_to_changes_every_dtype_but_integers_and_keeps_batch_norm_wide():
+def test_to_changes_float_dtypes_and_keeps_batch_norm_at_least_float32():
     net = small()
     values = {key: value.copy() for key, value in net.state_dict().items()}
     assert net.to(dtype="float16") is net
@@ -188,7 +188,7 @@ def test_to_changes_every_dtype_but_integers_and_keeps_batch_norm_wide():
     assert net.grads()["conv1.weight"].dtype == np.float64
 
 
-def test_to_without_a_change_leaves_the_arrays():
+def test_to_without_a_change_keeps_the_arrays():
     net = small()
     arrays = net.state_dict()
     net.to("numpy", "float32")
@@ -233,8 +233,8 @@ def test_predict_equals_forward_whatever_the_batch_size():
         net.predict(x, batch_size=0)
 
 
-def test_odd_arrays_are_refused_by_every_door_of_a_net():
-    """A masked array is not one without its mask, alone or in lists; what is no image is told what would be one."""
+def test_masked_and_invalid_arrays_are_refused_by_every_method_of_a_net():
+    """A masked array is refused, alone or in lists; for other objects the error says what would be an image."""
     net = small()
     net.classes = list("abcde")
     x = images()
@@ -254,7 +254,7 @@ def test_odd_arrays_are_refused_by_every_door_of_a_net():
     np.testing.assert_array_equal(net.predict(x.astype(x.dtype.newbyteorder())), net.predict(x))
 
 
-def test_activations_are_every_layers_volume():
+def test_activations_are_the_volumes_of_all_layers():
     net = small()
     x = images()
     volumes = net.activations(x)
@@ -287,7 +287,7 @@ def test_without_an_input_gradient_nothing_is_computed_before_the_first_trained_
     assert all(layer._saved is None for layer in net.walk())
 
 
-def test_listeners_see_every_layer_by_path_and_go_away():
+def test_listeners_see_every_layer_by_path_and_can_be_removed():
     ran = []
 
     @contextmanager
@@ -320,7 +320,7 @@ def test_listeners_see_every_layer_by_path_and_go_away():
     assert ran == []
 
 
-def test_a_copy_is_a_net_of_its_own():
+def test_a_copy_is_independent_of_the_net():
     net = small()
     twin = net.copy()
     assert same_state(net.state_dict(), twin.state_dict())
@@ -331,14 +331,14 @@ def test_a_copy_is_a_net_of_its_own():
         net.copy(device="nowhere")
 
 
-def test_a_net_without_an_input_is_built_when_asked():
+def test_a_net_without_an_input_shape_is_built_by_build():
     net = Sequential([Linear(3)])
     assert net.output_shape is None
     assert net.build((4,), seed=5) == (3,)
     assert net.config()["seed"] == 5
 
 
-def test_a_net_without_an_input_is_built_with_what_its_constructor_was_given():
+def test_build_uses_the_arguments_of_the_constructor():
     net = Sequential([Linear(3)], seed=7, precision="tf32", device="emulated")
     net.build((4,))
     assert (net.seed, net.precision, net.device) == (7, "tf32", "emulated")
@@ -353,7 +353,7 @@ def test_a_net_without_an_input_is_built_with_what_its_constructor_was_given():
         Sequential([Linear(3)], precision="float23")
 
 
-def test_a_net_learns_twenty_random_images_by_heart():
+def test_a_net_memorizes_twenty_random_images():
     net, loss = small(dtype="float64"), losses.get("softmax")
     x, labels = images(20, "float64"), np.arange(20) % 5
     net["dropout1"].p = 0.0

@@ -1,4 +1,4 @@
-"""What users of PyTorch look for on a net."""
+"""Methods of a net that PyTorch users expect."""
 
 import copy
 import inspect
@@ -33,13 +33,13 @@ def x():
     return np.random.default_rng(0).normal(size=(4, 6, 6, 2)).astype("f4")
 
 
-def test_a_net_is_called(net, x):
+def test_a_net_can_be_called(net, x):
     np.testing.assert_array_equal(net(x), net.forward(x))
     y = net(x, training=True)
     assert net.backward(np.ones_like(y)).shape == x.shape
 
 
-def test_a_line_for_each_layer(net):
+def test_repr_has_a_line_for_each_layer(net):
     assert repr(net).splitlines() == [
         "Sequential([",
         "  input:             Input(shape=(6, 6, 2))                            -> 6 x 6 x 2",
@@ -211,7 +211,7 @@ def test_short_names_of_precisions_and_of_the_cpu():
         gc.models.build("seed-net", precision="bf61")
 
 
-def test_what_is_no_net_or_has_no_shapes_is_named():
+def test_an_object_that_is_not_a_net_or_has_no_shapes_is_named():
     unbuilt = Sequential([Conv2D(3, 3), Flatten(), Linear(2)])
     data = np.zeros((2, 4, 4, 3), np.float32), [0, 1]
     for use in (Trainer, lambda net: gc.evaluate(net, data), summary):
@@ -222,7 +222,7 @@ def test_what_is_no_net_or_has_no_shapes_is_named():
                 use(wrong)
 
 
-def test_no_images_have_no_classes(net):
+def test_predicting_no_images_gives_no_classes(net):
     assert net.predict([], top=1) == []
     assert net.predict(np.zeros((0, 6, 6, 2), np.float32), top=1) == []
 
@@ -232,7 +232,7 @@ def test_volumes_are_printed_as_names_and_shapes(net, x):
     assert len(repr(net.activations(x)).splitlines()) == len(net.activations(x))
 
 
-def test_names_and_layers_that_are_in_a_net(net, x):
+def test_in_finds_names_and_layers_of_a_net(net, x):
     for name in ("conv1", "residual1.conv1", "residual1.conv1.weight", "conv1.weight"):
         assert name in net
     for name in ("conv2", "residual1.conv9", "conv1.wight", "residual1.conv1.bais"):

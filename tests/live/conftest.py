@@ -36,7 +36,7 @@ def sets():
 
 @pytest.fixture
 def open_session(sets, tmp_path):
-    """Makes sessions in this test's folder; all are closed at its end."""
+    """Opens sessions in this test's folder; all are closed at the end."""
     made = []
 
     def make(layers=LINEAR, start=True, changes=None, **options):
@@ -54,7 +54,7 @@ def open_session(sets, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _no_pictures_of_curves(monkeypatch):
-    """They take longer than the runs."""
+    """Drawing pictures would take longer than the runs."""
     from gpuconv.training.callbacks import Curves
 
     monkeypatch.setattr(Curves, "_draw", lambda *_, **__: None)

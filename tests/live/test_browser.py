@@ -29,7 +29,7 @@ ONE = [(112, 30), (112, 190)]
 
 @pytest.fixture
 def address(tmp_path):
-    """Of the page of a new command. Asked for before `open_page`, so that it outlives the pages."""
+    """The page of a new command. Requested before `open_page`, so that it is closed after the pages."""
     arguments = [sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy"]
     with subprocess.Popen(
         arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -52,7 +52,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, address):
-    """Opens pages, and fails where one had an error in its console or asked another host for something."""
+    """Opens pages; fails if one logged an error in its console or sent a request to another host."""
     wrong: list[str] = []
     contexts = []
 
@@ -91,7 +91,7 @@ def step(page):
 
 
 def wait_until(page, expression):
-    """Playwright's own wait would evaluate text in the page, which its policy forbids."""
+    """Playwright's own wait evaluates text in the page, which the page's content security policy forbids."""
     end = time.monotonic() + WAIT / 1000
     while not page.evaluate(expression):
         assert time.monotonic() < end, expression
@@ -115,7 +115,7 @@ def draw(page, points):
     page.mouse.up()
 
 
-def test_a_net_learns_and_is_looked_into(open_page, tmp_path):
+def test_a_net_trains_and_is_inspected(open_page, tmp_path):
     page = open_page()
     learned(page, 0.95)  # enough for what is drawn by mouse, too
     wait_until(page, "document.querySelectorAll('#right .example').length > 5")
@@ -172,7 +172,7 @@ def test_a_net_learns_and_is_looked_into(open_page, tmp_path):
     wait_until(page, "document.getElementById('phase').textContent === 'training'")
 
 
-def test_a_dropped_image_passes_the_net(open_page, tmp_path):
+def test_a_dropped_image_goes_through_the_net(open_page, tmp_path):
     from PIL import Image
 
     page = open_page()
@@ -185,7 +185,7 @@ def test_a_dropped_image_passes_the_net(open_page, tmp_path):
     assert "cannot read this file as an image" in text(page, "#error")
 
 
-def test_it_fits_a_phone_in_light_and_dark_and_works_from_the_keyboard(open_page, tmp_path):
+def test_the_page_fits_a_phone_in_light_and_dark_and_works_from_the_keyboard(open_page, tmp_path):
     for scheme in ("light", "dark"):
         page = open_page(color_scheme=scheme)
         learned(page, 0.5)

@@ -1,4 +1,4 @@
-"""The page's files: small, and nothing in them from another host."""
+"""The page's files: small, without anything from another host."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_nothing_comes_from_another_host():
         assert not re.search(r"https?:|//\w+\.\w|@import|url\(|\beval\b|innerHTML|style=", text), name
 
 
-def test_every_module_that_is_imported_is_there():
+def test_every_imported_module_exists():
     for name, text in FILES.items():
         for other in re.findall(r'from "\./([^"]+)"', text):
             assert other in FILES, f"{name} imports {other}"
 
 
-def test_every_element_that_the_page_s_program_names_is_there():
+def test_every_element_that_the_script_uses_exists():
     ids = set(re.findall(r'id="([^"]+)"', FILES["index.html"]))
     assert set(re.findall(r'\$\("([^"]+)"\)', FILES["main.js"])) <= ids

@@ -1,4 +1,4 @@
-"""The bytes of a frame, and what stands in them."""
+"""The contents of a frame, byte by byte."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_gradients_are_those_of_the_loss(net, x):
         assert found[name].slices[0, 0, 0] == pytest.approx((higher - lower) / 2e-2, abs=2e-3)
 
 
-def test_filters_stand_in_squares(net):
+def test_filters_are_arranged_in_a_square(net):
     found = {volume.layer: volume for volume in pictures.filters(net)}
     weight = net["conv1"]["weight"]
     assert found["conv1"].slices.shape == (10, 7, 7)
@@ -58,7 +58,7 @@ def test_filters_stand_in_squares(net):
     assert np.array_equal(found["fc1"].slices[2, :3, :4], behind_flatten[2, ..., 0])
 
 
-def test_a_frame_is_read_as_it_was_written():
+def test_a_frame_survives_writing_and_reading():
     slices = np.array([[[-2.0, 0.0], [1.0, 2.0]]], np.float32)
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     data = pictures.pack({"kind": "x"}, [pictures.Volume("a", (2, 2, 1), slices, 1)], [image])
@@ -71,7 +71,7 @@ def test_a_frame_is_read_as_it_was_written():
     assert data[8 + length :] == image.tobytes()
 
 
-def test_large_slices_are_thinned_and_what_is_not_finite_is_dark():
+def test_large_slices_are_subsampled_and_nonfinite_values_are_dark():
     volume = pictures._volume("a", np.zeros((1, 200, 100, 3), np.float32))
     assert (volume.slices.shape, volume.step) == ((3, 50, 25), 4)
     broken = pictures.Volume("a", (1,), np.full((1, 1, 1), np.nan, np.float32), 1)

@@ -1,4 +1,4 @@
-"""Requests that must not reach the session, each tried."""
+"""Requests that must not reach the session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pause(client, **headers):
     return client.post("/command", content=b'{"do": "pause"}', headers=JSON | headers)
 
 
-def test_the_page_and_its_own_requests_pass(client):
+def test_the_page_and_its_own_requests_are_accepted(client):
     assert client.get("/").status_code == 200
     for headers in ({}, {"origin": HOME, "sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}):
         assert pause(client, **headers).json() == {"done": None}
@@ -64,7 +64,7 @@ def test_a_request_from_another_site_is_refused(client):
         assert client.get("/events", headers=headers).status_code == 403
 
 
-def test_what_a_form_can_send_is_refused(client):
+def test_requests_that_a_form_can_send_are_refused(client):
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
         answer = client.post("/command", content=b'{"do": "pause"}', headers={"content-type": kind})
         assert answer.status_code == 400
@@ -89,7 +89,7 @@ def test_a_large_body_is_refused_before_it_is_read(client):
         )
 
 
-def test_a_header_that_stands_twice_is_refused(client):
+def test_a_duplicate_header_is_refused(client):
     for name, other in (("host", "127.0.0.1"), ("origin", "http://evil.example")):
         headers = [(name, "127.0.0.1:8600" if name == "host" else HOME), (name, other)]
         assert client.get("/", headers=headers).status_code == 400
@@ -122,7 +122,7 @@ def test_no_path_reaches_the_file_system(client, tmp_path):
     assert {path for path in tmp_path.rglob("*") if path.suffix == ".txt"} == before
 
 
-def test_a_request_for_what_is_no_request_is_refused(client):
+def test_malformed_requests_are_refused(client):
     for body in (
         b"",
         b"[]",
@@ -143,7 +143,7 @@ def test_a_request_for_what_is_no_request_is_refused(client):
         assert answer.json()["error"]
 
 
-def test_every_answer_has_the_headers_that_bound_a_page(client):
+def test_every_response_has_the_security_headers(client):
     for answer in (client.get("/"), client.get("/nothing"), client.get("/", headers={"host": "evil.example"})):
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy
@@ -154,7 +154,7 @@ def test_every_answer_has_the_headers_that_bound_a_page(client):
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_an_image_passes_the_guarded_reader(client):
+def test_an_uploaded_image_is_read_by_the_safe_reader(client):
     from PIL import Image
 
     file = io.BytesIO()
@@ -170,7 +170,7 @@ def test_an_image_passes_the_guarded_reader(client):
     assert "64 bytes" in client.post("/drawing", content=bytes(63), headers=BYTES).json()["error"]
 
 
-def test_beyond_loopback_nothing_is_answered_without_the_token(open_session):
+def test_beyond_loopback_every_request_needs_the_token(open_session):
     app = application(open_session(), host="0.0.0.0", token="right")
     for base in ("http://192.168.1.5:8600", HOME):
         client = TestClient(app, base_url=base)

@@ -1,4 +1,4 @@
-"""The server as a process or a thread, with clients that look, read slowly, or are gone."""
+"""The server as a process or a thread, with clients that watch, read slowly, or disconnect."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NET = [Conv2D(32, 3, padding=1), BatchNorm(), ReLU(), Conv2D(32, 3, padding=1), 
 
 @contextlib.contextmanager
 def served(session):
-    """The port of a server of the session."""
+    """The port of a server for the session."""
     with bound("127.0.0.1", 0) as listening:
         config = uvicorn.Config(application(session), log_level="warning", lifespan="off", ws="none")
         config.timeout_graceful_shutdown = 1
@@ -66,7 +66,7 @@ def post(port, body):
 
 
 def heard(port, seconds):
-    """How many events of each kind a browser hears that fetches the pictures."""
+    """The number of events of each kind that a browser receives while it fetches the pictures."""
     counts: dict[str, int] = {}
     with connected(port) as events, connected(port) as other:
         events.request("GET", "/events")
@@ -94,7 +94,7 @@ def test_ten_snapshots_a_second_cost_at_most_a_twentieth_of_the_steps(open_sessi
         assert counts["picture"] >= 3
 
 
-def test_training_goes_on_when_a_browser_reads_nothing_or_goes(open_session):
+def test_training_continues_when_a_browser_reads_nothing_or_disconnects(open_session):
     session = open_session(NET)
     with served(session) as port:
         stuck = socket.create_connection(("127.0.0.1", port))
@@ -115,7 +115,7 @@ def test_training_goes_on_when_a_browser_reads_nothing_or_goes(open_session):
         assert session.trainer.steps > steps + 5
 
 
-def test_thirty_drawings_a_second_are_shown_when_paused(open_session):
+def test_thirty_frames_a_second_are_shown_when_paused(open_session):
     session = open_session(NET)
     with served(session) as port:
         do(session, "pause")
@@ -130,7 +130,7 @@ def test_thirty_drawings_a_second_are_shown_when_paused(open_session):
         assert 90 / took >= 30
 
 
-def test_a_run_that_was_killed_goes_on_and_is_repeated(tmp_path):
+def test_a_killed_run_is_resumed_and_can_be_repeated(tmp_path):
     command = [sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy"]
 
     def begin(*more):
@@ -186,8 +186,8 @@ def finish(server, run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_the_step_that_is_under_way(tmp_path, number):
-    """With a standard output that nobody reads any more."""
+def test_a_signal_saves_the_current_step(tmp_path, number):
+    """With a standard output whose reader is gone."""
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy", "--epochs", "1000"]
     with open(tmp_path / "said", "wb") as said:
@@ -206,7 +206,7 @@ def test_a_signal_saves_the_step_that_is_under_way(tmp_path, number):
     assert checkpoint.load(run / "last.safetensors").tensors["optimizer.steps"] == step
 
 
-def test_a_port_that_is_taken_is_told_with_what_to_do(capsys, tmp_path, monkeypatch):
+def test_the_error_for_a_port_in_use_says_what_to_do(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with bound("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A run that is watched: its controls, its changes, and that it goes on and repeats to the bit."""
+"""A watched run: its controls and changes, and that it resumes and repeats with the same bits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def records_of(run_dir):
     return state(checkpoint.load(RunDirectory(run_dir).last).state, run_dir)["records"]
 
 
-def test_pause_stops_the_steps_and_go_goes_on(open_session):
+def test_pause_stops_the_steps_and_go_continues(open_session):
     session = open_session()
     wait_for(session, lambda: session.trainer.steps > 5)
     do(session, "pause")
@@ -55,7 +55,7 @@ def test_pause_stops_the_steps_and_go_goes_on(open_session):
     wait_for(session, lambda: session.trainer.steps > there + 30)
 
 
-def test_a_change_is_said_kept_and_in_force(open_session):
+def test_a_change_is_announced_stored_and_applied(open_session):
     session = open_session()
     wait_for(session, lambda: session.trainer.steps > 3)
     do(session, "pause")
@@ -73,7 +73,7 @@ def test_a_change_is_said_kept_and_in_force(open_session):
     assert [line["step"] for line in lines if line["event"] == "change"] == [step]
 
 
-def test_a_change_of_the_rate_keeps_the_optimizer_s_state_and_another_one_begins_anew(open_session):
+def test_a_new_rate_keeps_the_optimizer_state_and_a_new_optimizer_starts_fresh(open_session):
     session = open_session(changes={"optimizer": {"optimizer": "adam", "lr": 0.01}})
     wait_for(session, lambda: session.trainer.steps > 3)
     do(session, "pause")
@@ -91,7 +91,7 @@ def test_a_change_of_the_rate_keeps_the_optimizer_s_state_and_another_one_begins
 @pytest.mark.parametrize(
     "layers", [LINEAR, pytest.param(CONV, marks=pytest.mark.slow)], ids=["linear", "norm-and-dropout"]
 )
-def test_a_run_that_was_stopped_and_one_that_is_repeated_give_the_same_bits(open_session, layers):
+def test_a_stopped_run_and_a_repeated_one_give_the_same_bits(open_session, layers):
     changes = [(7, {"lr": 0.02}), (13, {"batch_size": 30}), (15, {"optimizer": "adam", "lr": 0.003})]
     first = open_session(layers, repeat=changes, changes={"epochs": 6})
     wait_for(first, lambda: first.phase == "finished")
@@ -138,8 +138,8 @@ def test_refused_changes_change_nothing(open_session):
     assert (session.trainer.steps, session.leg.recipe) == (step, recipe)
 
 
-def test_a_run_that_another_process_writes_is_looked_at_and_not_changed(open_session):
-    """Its lock is `fit`'s; what is done between two legs needs it too."""
+def test_a_run_in_use_by_another_process_can_be_viewed_but_not_changed(open_session):
+    """`fit` holds the lock; changes between two legs need it too."""
     writer = open_session(CONV)
     wait_for(writer, lambda: writer.trainer.steps > 3)
     assert do(writer, "save") == 1
@@ -155,7 +155,7 @@ def test_a_run_that_another_process_writes_is_looked_at_and_not_changed(open_ses
     assert watcher.state()["settings"]["lr"] == 0.5
 
 
-def test_an_edited_net_begins_a_new_run_and_a_bad_one_names_its_layer(open_session):
+def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_session):
     session = open_session(CONV)
     first = session.run_dir
     from gpuconv.live.controls import LayerError
@@ -183,7 +183,7 @@ def test_an_edited_net_begins_a_new_run_and_a_bad_one_names_its_layer(open_sessi
     assert [type(layer).__name__ for layer in session.leg.net] == ["Input", "Flatten", "Linear"]
 
 
-def test_a_net_is_written_as_it_is_read():
+def test_the_written_form_of_a_net_reads_back():
     from gpuconv.layers import Input, Sequential
     from gpuconv.live.controls import read_net, write_net
 
@@ -192,7 +192,7 @@ def test_a_net_is_written_as_it_is_read():
     assert read_net(write_net(net.config()), (8, 8, 1), 10, 0) == net.config()
 
 
-def test_a_saved_checkpoint_is_gone_back_to(open_session):
+def test_a_run_can_return_to_a_saved_checkpoint(open_session):
     session = open_session()
     wait_for(session, lambda: session.trainer.steps > 3)
     do(session, "pause")
@@ -210,7 +210,7 @@ def test_a_saved_checkpoint_is_gone_back_to(open_session):
     wait_for(session, lambda: session.trainer.steps == step + 1)
 
 
-def test_more_epochs_go_on_with_a_finished_run(open_session):
+def test_more_epochs_continue_a_finished_run(open_session):
     session = open_session(changes={"epochs": 1})
     wait_for(session, lambda: session.phase == "finished")
     with pytest.raises(ValueError, match="more epochs"):
@@ -222,7 +222,7 @@ def test_more_epochs_go_on_with_a_finished_run(open_session):
     assert session.trainer.epoch == 3
 
 
-def test_a_run_that_diverges_says_so_and_can_begin_anew(open_session):
+def test_a_diverged_run_is_reported_and_can_restart(open_session):
     session = open_session(changes={"optimizer": {"optimizer": "sgd", "lr": 3e38}})
     wait_for(session, lambda: session.phase == "failed")
     assert "not finite" in session.message
@@ -231,8 +231,8 @@ def test_a_run_that_diverges_says_so_and_can_begin_anew(open_session):
     wait_for(session, lambda: session.phase == "training" and session.trainer.steps > 3)
 
 
-def test_it_trains_the_same_whether_anybody_looks_or_not(open_session):
-    """Looks, gradients and explanations between two steps leave no trace."""
+def test_watching_a_run_does_not_change_its_bits(open_session):
+    """Snapshots, gradients and explanations between two steps change nothing."""
     alone = open_session(CONV, changes={"epochs": 8})
     wait_for(alone, lambda: alone.phase == "finished")
     seen = open_session(CONV, start=False, changes={"epochs": 8})
@@ -259,7 +259,7 @@ class Watched:
         self.put_names.add(name)
 
 
-def test_looks_take_no_more_than_their_share():
+def test_snapshots_take_no_more_than_their_share_of_time():
     now = [0.0]
     budget = Budget({"picture": Look(every=0.1, share=0.02)}, clock=lambda: now[0])
     spent = 0.0
@@ -280,7 +280,7 @@ def test_looks_take_no_more_than_their_share():
     assert 98 <= seen <= 101
 
 
-def test_a_run_without_its_extra_names_it(monkeypatch):
+def test_a_missing_extra_is_named(monkeypatch):
     import sys
 
     from gpuconv import live
@@ -290,7 +290,7 @@ def test_a_run_without_its_extra_names_it(monkeypatch):
         live.expect_installed()
 
 
-def test_what_cannot_be_shown_is_said_once_and_training_goes_on(open_session, monkeypatch):
+def test_a_picture_that_fails_is_reported_once_and_training_continues(open_session, monkeypatch):
     from gpuconv.live import snapshots
 
     def broken(*_):
@@ -305,7 +305,7 @@ def test_what_cannot_be_shown_is_said_once_and_training_goes_on(open_session, mo
     assert [line for line in session.view.log if "cannot show" in line] == ["cannot show picture: no picture"]
 
 
-def test_an_image_of_one_grey_is_shown(open_session):
+def test_an_image_of_a_single_grey_is_shown(open_session):
     session = open_session(CONV)
     for grey in range(0, 256, 5):
         do(session, "look", image=np.full((8, 8, 1), grey, np.uint8))
@@ -323,7 +323,7 @@ def test_a_net_with_an_optimizer_of_groups_trains_and_changes(open_session):
 
 
 def test_what_a_change_carries_over(open_session):
-    """Of an epoch that was begun whole new batches; of the optimizer's state what is the same optimizer's."""
+    """A started epoch continues with whole new batches; optimizer state is kept only for the same optimizer."""
     session = open_session(start=False, changes={"optimizer": {"optimizer": "adam", "lr": 0.01}})
     session.phase = PAUSED
     session.start()
@@ -342,7 +342,7 @@ def test_what_a_change_carries_over(open_session):
     assert not any(value.any() for name, value in after.items() if name != "steps")
 
 
-def test_a_record_of_a_change_is_checked_as_all_of_a_checkpoint(open_session):
+def test_a_stored_change_is_checked_like_the_rest_of_a_checkpoint(open_session):
     session = open_session()
     wait_for(session, lambda: session.trainer.steps > 3)
     do(session, "change", settings={"lr": 0.01})

@@ -1,4 +1,4 @@
-"""What benchmark and profile measure with: the timer, the launch counter, the work of an operation, the ceilings."""
+"""The tools of the benchmark and the profile: timer, launch counter, work of an operation, ceilings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpuconv.profiling.work import Ceilings, Work, convolution
 from gpuconv.verify.convolutions import conv
 
 
-def test_the_cpu_clock_times_every_call_but_the_first():
+def test_the_cpu_timer_times_every_call_except_the_first():
     rounds = []
 
     def call(number):
@@ -31,7 +31,7 @@ def test_the_cpu_clock_times_every_call_but_the_first():
 
 
 class FakeGpu:
-    """CuPy's names over a GPU whose work takes the time it is told, on a queue that runs beside the host."""
+    """CuPy's interface to a fake GPU: work takes a given time on a queue that runs in parallel with the host."""
 
     def __init__(self):
         self.done_at, self.host = 0.0, 0.0
@@ -72,13 +72,13 @@ class FakeGpu:
         self.cupy = types.SimpleNamespace(cuda=cuda, ones=lambda *_: array, uint8="uint8")
 
     def work(self, seconds, host=0.0):
-        """Queue work of so many seconds, which costs the host some too."""
+        """Queue work of the given length, which takes the host some time too."""
         self.host += host
         self.done_at = max(self.done_at, self.host) + seconds
 
 
 @pytest.mark.parametrize(("device", "host"), [(2e-6, 30e-6), (400e-6, 30e-6), (20e-6, 3e-3)])
-def test_the_cuda_clock_tells_device_time_from_host_time(monkeypatch, device, host):
+def test_the_cuda_timer_separates_device_time_from_host_time(monkeypatch, device, host):
     gpu = FakeGpu()
     monkeypatch.setitem(sys.modules, "cupy", gpu.cupy)
     monkeypatch.setattr(time, "perf_counter", lambda: gpu.host)
@@ -97,7 +97,7 @@ def test_the_cuda_clock_tells_device_time_from_host_time(monkeypatch, device, ho
     assert len(set(seen)) >= 3
 
 
-def test_marks_tell_device_time_while_the_device_is_held(monkeypatch):
+def test_marks_measure_device_time_while_the_device_is_held(monkeypatch):
     gpu = FakeGpu()
     monkeypatch.setitem(sys.modules, "cupy", gpu.cupy)
     monkeypatch.setattr(time, "perf_counter", lambda: gpu.host)
@@ -125,12 +125,12 @@ def test_marks_of_the_cpu():
     assert 0.002 <= end < 0.5
 
 
-def test_the_emulated_device_has_no_clock():
+def test_the_emulated_device_has_no_timer():
     with pytest.raises(ValueError, match="says nothing about their speed"):
         open_timer("emulated")
 
 
-def test_launches_are_counted_with_what_they_take():
+def test_launches_are_counted_by_kernel():
     x = gc.asarray(np.ones((2, 4, 4, 3), np.float32), "emulated")
     with launches.recorded() as found:
         y = gc.ops.relu(x)
@@ -181,7 +181,7 @@ def test_the_work_of_a_convolution():
         convolution(problem, itemsize=2, direction="forward")
 
 
-def test_the_ceilings_are_the_best_that_was_measured(monkeypatch):
+def test_the_ceilings_are_the_best_measurements(monkeypatch):
     timed = [("copy", "a", 8.0, 2.0), ("copy", "b", 8.0, 1.0), ("float32", "a", 100.0, 4.0)]
     monkeypatch.setattr(peaks, "_on_cpu", lambda: iter(timed))
     monkeypatch.setattr(

@@ -46,15 +46,15 @@ def test_a_range_for_each_layer_and_direction(recorder):
     assert recorder.events.count("end") == len(names)
 
 
-def test_a_fused_layer_has_a_name_that_filters_can_hold(recorder):
-    """To Nsight Compute's --nvtx-include a plus separates ranges."""
+def test_the_range_name_of_a_fused_layer_works_in_filters(recorder):
+    """In Nsight Compute's --nvtx-include a plus separates ranges."""
     with profiling.ranges():
         models.build("seed-net").fuse().forward(np.zeros((1, 32, 32, 3), np.float32))
     assert recorder.events[0] == ("input.forward", "forward")
     assert ("conv1-relu1-pool1.forward", "forward") in recorder.events
 
 
-def test_nothing_is_ranged_outside(recorder):
+def test_there_are_no_ranges_outside_the_context(recorder):
     models.build("seed-net").forward(np.zeros((1, 32, 32, 3), np.float32))
     assert recorder.events == []
 
@@ -74,7 +74,7 @@ def test_a_range_ends_when_its_layer_raises(recorder):
 
 
 def test_a_range_is_cheap_without_a_profiler():
-    """The real domain: half a microsecond was measured; the bound only catches another order of magnitude."""
+    """With the real domain. Half a microsecond was measured; the bound only catches another order of magnitude."""
 
     def use():
         with profiling.span("conv1.forward", "forward"):

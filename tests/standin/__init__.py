@@ -30,7 +30,7 @@ from tests.standin.machine import CUDARuntimeError, Machine, use
 
 
 def module(machine: Machine) -> types.ModuleType:
-    """A module that has the names of CuPy that gpuconv uses."""
+    """A module with the names of CuPy that gpuconv uses."""
     cupy = types.ModuleType("cupy")
     for name in ("ndarray", "empty", "zeros", "ones", "asarray", "asnumpy", "from_dlpack"):
         setattr(cupy, name, getattr(arrays, name))
@@ -88,7 +88,7 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_acc
 
 
 def forget() -> None:
-    """Empty gpuconv's caches of what belongs to a machine."""
+    """Clear gpuconv's caches that depend on the machine."""
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.ops import loss, optim
     from gpuconv.backends.cuda.runtime import device_array, graph, kernel

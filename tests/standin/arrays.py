@@ -186,5 +186,5 @@ def asnumpy(x: ndarray) -> np.ndarray:
 
 
 def from_dlpack(x: Any) -> ndarray:
-    """Of what a test offers: an object whose `standin_dlpack(stream)` gives an array ordered after its producer."""
+    """Import a test's object whose `standin_dlpack(stream)` gives an array ordered after its producer."""
     return x.standin_dlpack(get_current_stream())

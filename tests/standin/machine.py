@@ -1,4 +1,4 @@
-"""The machine that the stand-in is of: its GPUs, and queues of work that run no earlier than they must, or at once."""
+"""The simulated machine: its GPUs, and queues of work that run as late as possible, or at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 Work = Callable[[], None]
 
-# Bytes of shared memory that a block may have when the kernel asks for them, by compute capability.
+# The most bytes of shared memory that a block may opt in to, by compute capability.
 SHARED_MEMORY = {
     "75": 64 * 1024,
     "80": 163 * 1024,
@@ -45,11 +45,11 @@ class Queue:
 
     @property
     def end(self) -> int:
-        """How much work was given so far."""
+        """The amount of work queued so far."""
         return len(self._work)
 
     def push(self, work: Work, seconds: float = 0.0) -> None:
-        """Give the stream work that takes so long, or during a capture note it down."""
+        """Queue work that takes the given time, or record it during a capture."""
         with self.machine.lock:
             if self.captured is not None:
                 self._expect_unspoiled()
@@ -61,7 +61,7 @@ class Queue:
             self._append(waits, work)
 
     def wait(self, other: Queue, end: int) -> None:
-        """What comes after waits until the first `end` pieces of another stream's work are done."""
+        """Later work waits until the first `end` pieces of another stream's work are done."""
         with self.machine.lock:
             self.busy_until = max(self.busy_until, other.busy_until)
             self._append([(other, end)], lambda: None)
@@ -83,7 +83,7 @@ class Queue:
         return [(queue, queue.end) for queue in others if queue.kind == "legacy" and self.kind == "blocking"]
 
     def synchronize(self) -> None:
-        """Run all work; refused during a capture, which is spoiled by it."""
+        """Run all work; refused during a capture, which it invalidates."""
         with self.machine.lock:
             if self.captured is not None:
                 self.spoiled = "cudaErrorStreamCaptureUnsupported"
@@ -92,7 +92,7 @@ class Queue:
         sleep_until(self.busy_until)
 
     def run(self, end: int) -> None:
-        """Run the first `end` pieces of work, and before each what it waits for."""
+        """Run the first `end` pieces of work, each after the work that it waits for."""
         with self.machine.lock:
             while self._done < end:
                 waits, work = self._work[self._done]
@@ -158,7 +158,7 @@ class Machine:
         return {"name": f"Stand-in {self.gpus[index]}".encode()}
 
     def synchronize(self, device: int) -> None:
-        """Wait for all streams of a device, as cudaDeviceSynchronize does; a capture there is spoiled by it."""
+        """Wait for all streams of a device, as cudaDeviceSynchronize does; this invalidates a capture there."""
         for queue in [queue for queue in self.queues if queue.device == device]:
             queue.synchronize()
 

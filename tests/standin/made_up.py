@@ -1,4 +1,4 @@
-"""Made-up times, so that what measures on a GPU runs through on the stand-in: every call is made once."""
+"""Made-up times, so that code that measures on a GPU can run on the stand-in: every call is made once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECONDS = 1e-3
 
 
 class Timer:
-    """In the place of `gpuconv.profiling.timer.CudaTimer`."""
+    """Replaces `gpuconv.profiling.timer.CudaTimer`."""
 
     def __init__(self, device: str) -> None:
         self._marks = itertools.count()

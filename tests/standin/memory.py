@@ -56,7 +56,7 @@ def _copy(to: int, from_: int, size: int) -> None:
 
 
 class _Block:
-    """A pool's block in use; it goes back to the pool when it is dropped, whatever still works on it."""
+    """A pool's block in use; it returns to the pool when it is dropped, even if queued work still uses it."""
 
     def __init__(self, pool: MemoryPool, memory: Any, home: Any) -> None:
         self._pool, self._memory, self._home = pool, memory, home
@@ -67,7 +67,7 @@ class _Block:
 
 
 class MemoryPool:
-    """Blocks by device, stream and size: a freed one is the next that the same stream gets of that size."""
+    """Blocks by device, stream and size: the same stream gets a freed block at its next request of that size."""
 
     def __init__(self, allocator: Callable[[int], MemoryPointer] | None = None) -> None:
         self._allocator = allocator or (lambda size: MemoryPointer(Memory(size), 0))
@@ -112,7 +112,7 @@ def set_allocator(allocator: Callable[[int], MemoryPointer] | None) -> None:
 
 
 def allocate(size: int) -> MemoryPointer:
-    """By this thread's allocator, the machine's, or the default pool."""
+    """Memory from this thread's allocator, the machine's, or the default pool."""
     machine = current()
     own = getattr(machine.thread, "allocator", None) or getattr(machine, "allocator", None)
     return (own or get_default_memory_pool().malloc)(size)

@@ -1,4 +1,4 @@
-"""Compiled kernels: "compiling" notes text and macros down, launching runs them through gpuconv's emulator."""
+"""Compiled kernels: "compiling" records text and macros, launching runs them in gpuconv's emulator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _cubins: dict[str, tuple[str, str, dict[str, str], str]] = {}
 
 
 def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -> Any:
-    """In the place of gpuconv.backends.cuda.runtime.nvrtc.compile_cubin. What its kernels take is made up."""
+    """Replaces gpuconv.backends.cuda.runtime.nvrtc.compile_cubin. The kernels' resources are made up."""
     from gpuconv.backends.cuda.runtime import nvrtc, source
 
     resources = dict.fromkeys(source.signatures(text, defines), nvrtc.Resources(32, 0, 0, 0, 0))
@@ -39,7 +39,7 @@ def _library(name: str, text: str, defines: tuple[tuple[str, str], ...]) -> tupl
 
 
 class RawModule:
-    """A cubin; CuPy loads it on the device that is current when its first kernel is asked for something."""
+    """A cubin; CuPy loads it on the device that is current at the first use of one of its kernels."""
 
     def __init__(self, *, path: str) -> None:
         self._path = path
@@ -78,7 +78,7 @@ class RawKernel:
         self._allowed[current().device] = size
 
     def __call__(self, grid: Any, block: Any, args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
-        """As CuPy does it packs addresses and numbers, and keeps no array alive."""
+        """Like CuPy it packs addresses and numbers, and keeps no array alive."""
         library, signatures = self._load()
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")

@@ -13,7 +13,7 @@ _addresses = itertools.count(0x1000, 8)
 
 
 class Device:
-    """A GPU; within its context it is this thread's current one."""
+    """A GPU; inside its context it is this thread's current device."""
 
     def __init__(self, device: int | None = None) -> None:
         self.id = current().device if device is None else int(device)
@@ -42,7 +42,7 @@ class Device:
 
 
 class Stream:
-    """A stream of the device that was current when it was made; within its context it is current there."""
+    """A stream of the device that was current at its creation; inside its context it is the current stream there."""
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         machine = current()
@@ -101,7 +101,7 @@ def get_current_stream(device_id: int = -1) -> Stream:
 
 
 class Event:
-    """place: the queue and how much of its work comes before; None until it is recorded."""
+    """place: the queue and the amount of its work before the event; None until it is recorded."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.place: tuple[Queue, int] | None = None

@@ -20,7 +20,7 @@ ROOT = Path(gpuconv.__file__).parents[1]
 
 
 def has(owner: Any, name: str) -> bool:
-    """A stream has attributes that its class has not."""
+    """A stream instance has attributes that its class lacks."""
     return hasattr(owner, name) or (owner is cupy.cuda.Stream and hasattr(cupy.cuda.Stream.null, name))
 
 
@@ -32,7 +32,7 @@ def offered(object_: Any) -> set[str]:
     return {name for name in vars(object_).keys() | vars(type(object_)).keys() if not name.startswith("_")} - OWN
 
 
-def test_what_the_stand_ins_objects_offer_cupys_have():
+def test_attributes_of_the_stand_ins_objects_exist_in_cupy():
     with standin.installed(("90",)):
         import cupy as ours
 
@@ -59,7 +59,7 @@ def test_what_the_stand_ins_objects_offer_cupys_have():
         assert {"ptr", "device_id"} <= offered(stream) & offered(array.data)
 
 
-def test_what_the_stand_in_offers_cupy_has():
+def test_names_of_the_stand_in_exist_in_cupy():
     def compare(ours, theirs, path):
         for name, value in vars(ours).items():
             if not name.startswith("__"):
@@ -71,7 +71,7 @@ def test_what_the_stand_in_offers_cupy_has():
 
 
 class Names(ast.NodeVisitor):
-    """What the names of a source file stand for in CuPy. An object counts as its class.
+    """What the names in a source file refer to in CuPy. An object counts as its class.
 
     used: the names that CuPy, or a class of its, was asked for.
     """
@@ -94,7 +94,7 @@ class Names(ast.NodeVisitor):
             self.visit(tree)
 
     def of(self, node: ast.AST | None) -> object:
-        """The object of CuPy that an expression stands for, None if it is none."""
+        """The CuPy object that an expression refers to, or None."""
         if isinstance(node, ast.Name):
             return self.known.get(node.id)
         if isinstance(node, ast.Subscript) and ast.unparse(node) == "sys.modules['cupy']":
@@ -151,8 +151,8 @@ class Names(ast.NodeVisitor):
         self.generic_visit(node)
 
 
-def test_what_gpuconv_names_cupy_has():
-    """Names of CuPy's modules and of the objects that they make, under whatever name a source file keeps them."""
+def test_cupy_names_used_by_gpuconv_exist():
+    """Names in CuPy's modules and of the objects they create, under whatever name a source file binds them."""
     used = set()
     for folder in ("gpuconv", "bench", "ci"):
         for path in (ROOT / folder).rglob("*.py"):

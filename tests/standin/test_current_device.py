@@ -25,7 +25,7 @@ def two_gpus(request, monkeypatch):
 
 @pytest.fixture(params=[(0, 1), (1, 0)], ids=["cuda:0 is current", "cuda:1 is current"])
 def other(two_gpus, request):
-    """The name of the device that is not the current one."""
+    """The name of a device other than the current one."""
     current, other = request.param
     with two_gpus.Device(current):
         yield f"cuda:{other}"
@@ -41,14 +41,14 @@ def assert_on(device, found, expected):
     np.testing.assert_allclose(gc.to_numpy(found), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_new_results_are_made_there(other):
+def test_new_results_are_allocated_on_the_arrays_device(other):
     (x,) = there(other, X)
     assert_on(other, ops.relu(x), np.maximum(X, 0))
     for found, expected in zip(ops.max_pool2d(x, kernel_size=2), ops.max_pool2d(X, kernel_size=2), strict=True):
         assert_on(other, found, expected)
 
 
-def test_a_result_that_is_given_is_returned(other):
+def test_out_is_returned(other):
     x, out = there(other, X, np.zeros_like(X))
     assert ops.relu(x, out=out) is out
     assert_on(other, out, np.maximum(X, 0))
@@ -56,22 +56,22 @@ def test_a_result_that_is_given_is_returned(other):
     assert_on(other, x, np.maximum(X, 0))
 
 
-def test_an_input_is_copied_there(other):
-    """Where an output lies over it."""
+def test_an_overlapping_input_is_copied_on_its_device(other):
+    """When an output overlaps it."""
     (memory,) = there(other, np.concatenate([X, X]).ravel())
     x, out = (memory[at : at + X.size].reshape(X.shape) for at in (0, 8))
     ops.relu(x, out=out)
     assert_on(other, out, np.maximum(X, 0))
 
 
-def test_lists_of_arrays(other):
+def test_ops_on_lists_run_on_the_arrays_device(other):
     params, grads = there(other, X, WEIGHT), there(other, X + 1, WEIGHT + 1)
     ops.sgd_step(params, grads, lr=0.5)
     for found, expected in zip(params, (X - 0.5 * (X + 1), WEIGHT - 0.5 * (WEIGHT + 1)), strict=True):
         assert_on(other, found, expected)
 
 
-def test_accumulated_gradients(other):
+def test_gradients_accumulate_on_the_arrays_device(other):
     dy, rows, dw, db = there(other, DY, ROWS, np.ones((4, 3), np.float32), np.ones(4, np.float32))
     assert ops.linear_wgrad(dy, rows, out=dw, db=db, accumulate=True) is dw
     assert_on(other, dw, 1 + DY.T @ ROWS)

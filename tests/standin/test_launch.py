@@ -23,7 +23,7 @@ def array(device, count=4, dtype=np.float32):
     return backends.zeros((count,) if isinstance(count, int) else count, dtype, device)
 
 
-# Of (y, value, n) of the kernel `fill`, what is handed over in another form, given a device.
+# Arguments (y, value, n) of the kernel `fill` that are passed in another form, for a given device.
 WRONG = [
     lambda device: {"value": "1"},
     lambda device: {"value": None},
@@ -77,7 +77,7 @@ def test_too_few_arguments_and_arrays_of_two_gpus_are_refused():
 
 
 @pytest.mark.parametrize("schedule", ["early", "late"])
-def test_numbers_structs_and_null_pointers_arrive_whole(schedule):
+def test_numbers_structs_and_null_pointers_arrive_unchanged(schedule):
     with standin.installed(schedule=schedule):
         y, sent = array("cuda", 8, np.float64), (-7, 3_000_000_000, -(2**40), 2**63, True, 1, 0.1, 200)
         kernel("scalars")(1, 1, y, *sent)
@@ -103,7 +103,7 @@ def test_a_launch_on_a_gpu_that_is_not_the_current_one_runs_there():
         assert [index for _, index in machine.launches] == [1, 0, 1]
 
 
-def test_scratch_arrays_of_a_stream_are_used_again_by_it_alone(monkeypatch):
+def test_scratch_arrays_are_reused_only_by_their_stream(monkeypatch):
     made = []
 
     def noted(shape, dtype, *, like):

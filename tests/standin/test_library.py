@@ -1,4 +1,4 @@
-"""gpuconv's host code on the stand-in: devices, launches, graphs, loaders of the user's own."""
+"""gpuconv's host code on the stand-in: devices, launches, graphs, user-defined loaders."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def schedule(request):
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
-def test_an_op_works_where_its_arrays_are(schedule, device):
+def test_an_op_runs_on_the_device_of_its_arrays(schedule, device):
     with standin.installed(("90", "90"), schedule=schedule):
         y = ops.relu(gc.asarray(X, device))
         assert gc.device_of(y) == device
@@ -52,7 +52,7 @@ def test_an_op_works_where_its_arrays_are(schedule, device):
 
 
 @pytest.mark.parametrize("device", ["cuda", "auto"])
-def test_a_setting_of_the_tuner_that_cannot_be_read_is_refused_before_work_begins(monkeypatch, device):
+def test_an_invalid_tuner_setting_is_refused_before_work_starts(monkeypatch, device):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "nonsense")
     with standin.installed(("90",)), pytest.raises(ValueError, match="unknown value of GPUCONV_AUTOTUNE 'nonsense'"):
         gc.asarray(X, device)
@@ -66,8 +66,8 @@ def test_asarray_converts_on_the_arrays_own_device(schedule, device):
         np.testing.assert_array_equal(gc.to_numpy(half), X.astype(np.float16))
 
 
-def test_a_gpus_properties_are_not_asked_for_again_and_again(schedule):
-    """Each question takes a real GPU's runtime a millisecond."""
+def test_a_gpus_properties_are_queried_once(schedule):
+    """Each query takes a millisecond on a real GPU."""
     with standin.installed(("80", "90"), schedule=schedule) as machine:
         arrays = [gc.asarray(X, device) for device in ("cuda:0", "cuda:1") for _ in range(3)]
         for x in arrays:
@@ -83,7 +83,7 @@ def test_unlike_gpus_each_load_their_own_binary(schedule):
             np.testing.assert_array_equal(gc.to_numpy(y), np.maximum(X, 0))
 
 
-def test_info_tells_each_gpu(capsys):
+def test_info_lists_each_gpu(capsys):
     with standin.installed(("75", "90", "90")):
         assert main(["info"]) == 0
     told = re.findall(
@@ -160,7 +160,7 @@ ForeignTensor.__module__ = "torch"
 
 
 class OwnLoader:
-    """Batches in order, as `to_device` makes them."""
+    """Batches in order, converted by `to_device`."""
 
     def __init__(self, to_device):
         self._data, self._to_device = small.images(20), to_device
@@ -182,7 +182,7 @@ def fed_by(to_device, device, **options):
 
 
 def in_another_thread(make):
-    """`make` done by a thread, whose current stream is its own."""
+    """`make` run by a thread with its own current stream."""
     import threading
 
     def made(host):
@@ -198,7 +198,7 @@ def in_another_thread(make):
 @pytest.mark.filterwarnings("ignore::gpuconv.training.UncapturedWarning")
 @pytest.mark.parametrize("graph", [None, pytest.param(False, marks=pytest.mark.slow)], ids=["default", "launches"])
 @pytest.mark.parametrize("maker", ["another library", "another thread"])
-def test_a_loader_of_the_users_own_feeds_what_it_says(schedule, maker, graph):
+def test_training_sees_exactly_the_batches_of_a_user_defined_loader(schedule, maker, graph):
     expected = fed_by(lambda host: gc.asarray(host, "emulated"), "emulated", graph=False)
     makers = {
         "another library": lambda host: gc.asarray(ForeignTensor(host)),
@@ -211,7 +211,7 @@ def test_a_loader_of_the_users_own_feeds_what_it_says(schedule, maker, graph):
 
 
 @pytest.mark.slow
-def test_one_run_after_another_takes_no_more_memory_and_no_more_streams(schedule):
+def test_repeated_runs_need_no_more_memory_or_streams(schedule):
     with standin.installed(("90",), schedule=schedule) as machine:
         found = []
         for _ in range(3):
@@ -254,7 +254,7 @@ def test_simt_kernels_serve_a_gpu_without_asynchronous_copies(tf32):
             convolution(algo="mma-128x64", tf32=True)
 
 
-def test_a_candidate_that_fails_is_left_out_and_named(timed, monkeypatch):
+def test_a_failing_candidate_is_left_out_and_named(timed, monkeypatch):
     asked = []
 
     def failing_once(name, text, defines, arch):
@@ -271,7 +271,7 @@ def test_a_candidate_that_fails_is_left_out_and_named(timed, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::gpuconv.backends.cuda.gemm.tuner.FailedCandidateWarning")
-def test_where_every_candidate_fails_the_op_raises(timed, monkeypatch):
+def test_the_op_raises_if_every_candidate_fails(timed, monkeypatch):
     def failing(name, text, defines, arch):
         raise nvrtc.CompileError("planted")
 
@@ -281,10 +281,10 @@ def test_where_every_candidate_fails_the_op_raises(timed, monkeypatch):
             convolution()
 
 
-# --- what measures ---------------------------------------------------------------------------------------------------
+# --- measurements ----------------------------------------------------------------------------------------------------
 
 
-def test_the_tuners_trials_are_no_launches_of_the_work(timed):
+def test_the_tuners_trials_do_not_count_as_launches(timed):
     with standin.installed(("90",)) as machine:
         with launches.recorded() as found:
             convolution()
@@ -293,7 +293,7 @@ def test_the_tuners_trials_are_no_launches_of_the_work(timed):
 
 
 @pytest.mark.slow
-def test_a_profile_on_a_gpu_tells_the_steps_launches_alone(timed):
+def test_a_profile_on_a_gpu_shows_only_the_steps_launches(timed):
     with standin.installed(("90",)), made_up.times():
         net = small.net().to("cuda:0")
         found = profile(net, 4, steps=1)
@@ -302,7 +302,7 @@ def test_a_profile_on_a_gpu_tells_the_steps_launches_alone(timed):
     assert names == [[(kernel["kernel"], kernel["launches"]) for kernel in row.launches] for row in again.rows]
 
 
-def test_the_lab_times_kernels_and_not_python(schedule, monkeypatch, tmp_path):
+def test_the_lab_times_kernels_without_python_overhead(schedule, monkeypatch, tmp_path):
     path, relu = tmp_path / "my.cu", ops.relu
     path.write_text(lab.template("relu"))
     tiny = lab.cases_of("relu", None, ("tiny",))[:1]
@@ -361,7 +361,7 @@ def ours_alone(entry, device, compiled):
     ],
     ids=["ncu", "sanitizer"],
 )
-def test_under_a_tool_nothing_is_timed_and_that_is_said(timed, monkeypatch, capsys, variable, tool):
+def test_under_a_profiling_tool_nothing_is_timed_and_a_message_says_so(timed, monkeypatch, capsys, variable, tool):
     monkeypatch.delenv("GPUCONV_AUTOTUNE")
     monkeypatch.setenv(variable, "49152")
     caches = attached.tool, tuner._untimed
@@ -412,7 +412,7 @@ def beside(work, other):
 
 @pytest.mark.parametrize("device", ["cuda:1", "emulated"])
 @pytest.mark.parametrize("what", ["synchronize", "compute", "prepare"])
-def test_a_capture_is_left_alone_by_another_thread(schedule, device, what):
+def test_another_thread_does_not_disturb_a_capture(schedule, device, what):
     with standin.installed(("90", "90"), schedule=schedule):
         x, y, z = (gc.asarray(X, device) for _ in range(3))
         recorder, results = backends.recorder(device), []
@@ -439,7 +439,7 @@ def test_a_capture_is_left_alone_by_another_thread(schedule, device, what):
             np.testing.assert_array_equal(found, np.maximum(X, 0))
 
 
-def test_another_threads_launches_are_not_recorded_and_run(schedule):
+def test_another_threads_launches_run_and_are_not_captured(schedule):
     with standin.installed(("90",), schedule=schedule):
         x, found, results = gc.asarray(X, "cuda:0"), [], []
 

@@ -1,4 +1,4 @@
-"""A fault of each kind, planted in what gpuconv's own host code does, is found; without it the same work is right."""
+"""Each kind of fault, planted in gpuconv's own host code, is found; without it the same work is right."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def discard(_):
     ],
     ids=["a missing wait", "a block reused", "a module on the wrong device", "a copy inside a capture"],
 )
-def test_it_is_found(work, plant, found, monkeypatch):
+def test_the_planted_fault_is_found(work, plant, found, monkeypatch):
     for schedule in ("early", "late"):
         with standin.installed(("80", "90"), schedule=schedule):
             work()

@@ -1,4 +1,4 @@
-"""The stand-in finds what breaks CUDA's rules: a fault of each kind is planted, and what right code does runs."""
+"""The stand-in detects violations of CUDA's rules: each kind of fault is planted, and correct code runs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def cupy():
     return cupy
 
 
-def test_a_kernel_gives_numpys_numbers(machine):
+def test_a_kernel_gives_numpys_results(machine):
     np.testing.assert_array_equal(gc.to_numpy(ops.relu(gc.asarray(X, "cuda:0"))), np.maximum(X, 0))
     assert machine.launches == [("relu_forward", 0)]
 
 
-def test_a_missing_wait_between_streams_is_seen(late):
+def test_a_missing_wait_between_streams_is_detected(late):
     cp = cupy()
     a, there, here = cp.zeros(4), cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
     cp.cuda.get_current_stream().synchronize()
@@ -54,7 +54,7 @@ def test_a_missing_wait_between_streams_is_seen(late):
     assert (waited == 1).all()
 
 
-def test_the_legacy_stream_waits_for_blocking_streams_alone(late):
+def test_the_legacy_stream_waits_only_for_blocking_streams(late):
     cp = cupy()
     blocking, free = cp.zeros(4), cp.zeros(4)
     cp.cuda.get_current_stream().synchronize()
@@ -66,7 +66,7 @@ def test_the_legacy_stream_waits_for_blocking_streams_alone(late):
     assert (free.get() == 0).all()
 
 
-def test_a_block_that_was_let_go_of_is_reused_and_poisoned(late):
+def test_a_freed_block_is_reused_and_poisoned(late):
     cp = cupy()
     other = cp.cuda.Stream(non_blocking=True)
     a = cp.zeros(4)
@@ -91,7 +91,7 @@ def test_a_freed_block_stays_with_its_stream(late):
         assert cp.empty(4).data.ptr != address
 
 
-def test_an_array_is_used_on_its_own_device(machine):
+def test_an_array_must_be_used_on_its_own_device(machine):
     cp = cupy()
     with cp.cuda.Device(1):
         a = cp.zeros(4)
@@ -115,7 +115,7 @@ def test_a_module_for_another_architecture_is_refused():
             module.get_function("k")
 
 
-def test_a_copy_to_the_host_spoils_a_capture(machine):
+def test_a_copy_to_the_host_invalidates_a_capture(machine):
     cp = cupy()
     stream = cp.cuda.Stream()
     with stream:
@@ -127,7 +127,7 @@ def test_a_copy_to_the_host_spoils_a_capture(machine):
             stream.end_capture()
 
 
-def test_work_on_the_legacy_stream_spoils_the_capture_of_a_blocking_one(machine):
+def test_work_on_the_legacy_stream_invalidates_the_capture_of_a_blocking_one(machine):
     cp = cupy()
     stream, a = cp.cuda.Stream(), cp.zeros(4)
     with stream:
@@ -138,7 +138,7 @@ def test_work_on_the_legacy_stream_spoils_the_capture_of_a_blocking_one(machine)
         stream.end_capture()
 
 
-def test_a_graph_writes_where_it_wrote_when_it_was_captured(late):
+def test_a_graph_writes_to_the_addresses_of_its_capture(late):
     cp = cupy()
     stream = cp.cuda.Stream()
     with stream:
@@ -156,7 +156,7 @@ def test_a_graph_writes_where_it_wrote_when_it_was_captured(late):
 
 
 @pytest.mark.parametrize(("capability", "fits"), [("75", 64 * 1024), ("86", 99 * 1024), ("90", 227 * 1024)])
-def test_shared_memory_ends_where_the_architecture_ends(capability, fits):
+def test_shared_memory_is_limited_by_the_architecture(capability, fits):
     from gpuconv.backends.cuda.runtime import nvrtc
 
     text = 'extern "C" __global__ void k(float* a) { a[0] = 1.0f; }'
@@ -167,7 +167,7 @@ def test_shared_memory_ends_where_the_architecture_ends(capability, fits):
             kernel.max_dynamic_shared_size_bytes = fits + 1
 
 
-def test_work_that_nobody_waits_for_runs_at_the_end():
+def test_work_without_a_wait_runs_at_the_end():
     ran = []
     with standin.installed(schedule="late"):
         cupy().cuda.get_current_stream().launch_host_func(ran.append, 1)
@@ -175,7 +175,7 @@ def test_work_that_nobody_waits_for_runs_at_the_end():
     assert ran == [1]
 
 
-def test_events_tell_the_gpus_time_and_not_the_hosts(machine):
+def test_events_measure_gpu_time_and_not_host_time(machine):
     cp, machine.kernel_seconds, machine.copy_rate = cupy(), 1e-3, 1e6
     x, source = gc.asarray(X, "cuda:0"), cp.zeros(5000)  # 20 ms to copy
     y, target = ops.relu(x), cp.zeros(5000)
