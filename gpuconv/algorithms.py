@@ -62,7 +62,7 @@ class Algorithm:
         """The .cu of a direction's kernel, such as "conv2d_fprop"."""
         return f"{kernel}.cu" if self.family == "simt" else f"{kernel}_{self.family}.cu"
 
-    def defines(self, arithmetic: str) -> dict[str, Any]:
+    def defines(self, arithmetic: str) -> dict[str, object]:
         """The macros for one of its arithmetics."""
         return macros_of(arithmetic) | dict(self.macros)
 
@@ -214,7 +214,7 @@ def few_channels_smem_bytes(problem: Conv2dProblem, pool: int, arithmetic: str) 
     return found if found <= MOST_SMEM_BYTES else 0
 
 
-def macros_of(arithmetic: str) -> dict[str, Any]:
+def macros_of(arithmetic: str) -> dict[str, object]:
     return {"DTYPE": "float32", "TF32": 1} if arithmetic == "tf32" else {"DTYPE": arithmetic}
 
 

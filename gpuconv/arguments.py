@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -179,7 +179,7 @@ def batch_indices(indices: np.ndarray, start: Scalar, count: int, images: int) -
     return part
 
 
-def accepts(function: Any, *given: Any, **options: Any) -> bool:
+def accepts(function: Any, *given: object, **options: object) -> bool:
     """Whether a user's function can be called with these arguments; True for C functions without a signature."""
     try:
         inspect.signature(function).bind(*given, **options)
@@ -190,7 +190,7 @@ def accepts(function: Any, *given: Any, **options: Any) -> bool:
     return True
 
 
-def expect_accepts(name: str, function: Any, *given: str) -> None:
+def expect_accepts(name: str, function: Callable[..., object], *given: str) -> None:
     """Raise TypeError if a user's function cannot be called with arguments of these names, in this order."""
     if not accepts(function, *given):
         plain = (each.replace(annotation=each.empty) for each in inspect.signature(function).parameters.values())

@@ -6,14 +6,13 @@ import html
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 COLORS = ("#3b82f6", "#d97706", "#16a34a", "#a855f7")  # of medium lightness: visible on white and on black
 WIDTH, HEIGHT, LEFT, BELOW = 360, 180, 48, 24
 _NUMBER = re.compile(r"[+-]?(\d[\d,]*(\.\d+)?(e[+-]?\d+)?|nan|inf)%?")
 
 
-def table(heading: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:
+def table(heading: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
     """Text and numbers as a table; columns of numbers are right-aligned."""
     shown = [[_shown(value) for value in row] for row in rows]
     sides = ["right" if _are_numbers(column) else "left" for column in zip(*shown)] or ["left"] * len(heading)

@@ -28,6 +28,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical, lookup
 from gpuconv.ops import OPS
 from gpuconv.profiling.timer import open_timer
+from gpuconv.types import Options
 from gpuconv.verify import TIERS, Case, Row, cases, verify
 from gpuconv.verify.run import move
 
@@ -113,7 +114,7 @@ def _through(case: Case, entries: list[Algorithm]) -> Case:
         able = (each.name for each in entries if arithmetic_of(as_dtype(dtype), tf32) in each.arithmetics)
         return next(able, None)
 
-    def make(rng: np.random.Generator, dtype: np.dtype) -> tuple[list[Any], dict[str, Any]]:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> tuple[list[Any], Options]:
         arrays, options = case.make(rng, dtype)
         return arrays, options | {"algo": of(dtype)}
 

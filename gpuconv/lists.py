@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.types import Array
+
 
 class WhileAlive:
     """Values found for lists of arrays, by the identity of the arrays.
@@ -18,17 +20,17 @@ class WhileAlive:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[Any, ...], tuple[Any, list[Any]]] = {}
-        self._last: tuple[Any, ...] = ()
+        self._kept: dict[tuple[object, ...], tuple[Any, list[weakref.ref[Array]]]] = {}
+        self._last: tuple[object, ...] = ()
 
-    def get(self, arrays: Sequence[Any], *context: Any) -> Any:
+    def get(self, arrays: Sequence[Array], *context: object) -> Any:
         """The value kept for these arrays and the context (hashable, of no array), or None."""
         if not arrays or isinstance(arrays[0], np.ndarray):
             return None
         kept = self._kept.get((context, *map(id, arrays)))
         return None if kept is None else kept[0]
 
-    def keep(self, arrays: Sequence[Any], value: object, *context: object) -> None:
+    def keep(self, arrays: Sequence[Array], value: object, *context: object) -> None:
         """value: holds none of the arrays, which it would keep alive."""
         if not arrays or isinstance(arrays[0], np.ndarray):
             return

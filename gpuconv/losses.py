@@ -23,7 +23,7 @@ from gpuconv import backends, ops
 from gpuconv.arguments import expect_accepts, number
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import lookup
-from gpuconv.types import Array
+from gpuconv.types import Array, Scalar
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SoftmaxCrossEntropy:
     def __post_init__(self) -> None:
         number("label_smoothing", self.label_smoothing, 0.0, 1.0)
 
-    def __call__(self, scores: Array, labels: Array, grad_scale: Any = 1.0) -> tuple[Array, Array]:
+    def __call__(self, scores: Array, labels: Array, grad_scale: Scalar = 1.0) -> tuple[Array, Array]:
         return ops.softmax_cross_entropy(scores, labels, label_smoothing=self.label_smoothing, grad_scale=grad_scale)
 
 
@@ -48,7 +48,7 @@ class SVMHinge:
     def __post_init__(self) -> None:
         number("delta", self.delta, 0.0)
 
-    def __call__(self, scores: Array, labels: Array, grad_scale: Any = 1.0) -> tuple[Array, Array]:
+    def __call__(self, scores: Array, labels: Array, grad_scale: Scalar = 1.0) -> tuple[Array, Array]:
         return ops.svm_hinge(scores, labels, delta=self.delta, grad_scale=grad_scale)
 
 
@@ -79,7 +79,7 @@ def get(loss: str | Loss, **options: Any) -> Loss:
     return loss
 
 
-def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Any = None) -> tuple[Array, Array]:
+def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = None) -> tuple[Array, Array]:
     """Call a loss, and convert its result for the metrics and ``net.backward``.
 
     A user's loss gets the scores in their accumulation dtype. It may return any number or one-element array, and a

@@ -27,7 +27,7 @@ from gpuconv.backends import to_numpy
 from gpuconv.dtypes import is_float
 from gpuconv.names import lookup
 
-Array = NDArray[Any]
+Array = np.ndarray
 
 
 class TopK:
@@ -84,7 +84,7 @@ class Mean:
 
     def __init__(self, name: str, function: Callable[[Array, Array], Any]) -> None:
         self.name, self.function = name, function
-        self._total: Any = 0.0
+        self._total: Array | float = 0.0
         self._seen = 0
 
     def update(self, scores: Array, labels: Array) -> None:
@@ -98,7 +98,11 @@ class Mean:
         return self._total / self._seen
 
 
-KNOWN: dict[str, Callable[[], Any]] = {"confusion": Confusion, "per-class": PerClass, "top-5": partial(TopK, 5)}
+KNOWN: dict[str, Callable[[], TopK | Confusion]] = {
+    "confusion": Confusion,
+    "per-class": PerClass,
+    "top-5": partial(TopK, 5),
+}
 
 
 def named(metrics: Sequence[Any]) -> dict[str, Any]:

@@ -57,8 +57,8 @@ class Comparisons(list[Comparison]):
 
 
 def compare(
-    mine: Callable[..., Any],
-    op: Callable[..., Any],
+    mine: Callable[..., object],
+    op: Callable[..., object],
     cases: Iterable[Mapping[str, Any]],
     *,
     dtype: DTypeLike = "float64",
@@ -104,15 +104,15 @@ def _array(given: Any, dtype: np.dtype, seed: int, substream: int) -> Any:
     return drawn.astype(dtype)
 
 
-def _named(arrays: dict[str, Any], options: Options) -> str:
+def _named(arrays: dict[str, np.ndarray | None], options: Options) -> str:
     shapes = [f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items() if array is not None]
     return ", ".join([*shapes, *(f"{name}={value}" for name, value in options.items())])
 
 
 def _compared(
-    mine: Any,
+    mine: Callable[..., object],
     name: str,
-    arrays: dict[str, Any],
+    arrays: dict[str, np.ndarray | None],
     options: Options,
     expected: object,
     allowed: float,

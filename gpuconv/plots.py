@@ -14,18 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuconv import files
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
 DPI = 150
 TIMES = "\N{MULTIPLICATION SIGN}"
 INK, MUTED, FAINT, PAPER = "#e8e6e3", "#8d93a5", "#2a2f3d", "#11141b"
 WARM, COLD, GOOD = "#ffb454", "#59c2ff", "#7fd962"
-
-Figure = Any
 
 
 class PlotError(RuntimeError):
@@ -98,7 +101,7 @@ def activations(
     width, total = bars_at + bars + 50, top + height + 90
     figure = _figure(width, total)
 
-    def place(x: float, y: float, w: float, h: float) -> Any:
+    def place(x: float, y: float, w: float, h: float) -> Axes:
         """Axes at a position in pixels from the figure's top left corner."""
         return figure.add_axes((x / width, 1 - (y + h) / total, w / width, h / total))
 
@@ -219,7 +222,7 @@ def target(path: str | os.PathLike[str]) -> Path:
 # --- parts -------------------------------------------------------------------------------------
 
 
-def _text(place: Any, x: float, y: float, words: str, *, max_width: float = np.inf, **style: Any) -> None:
+def _text(place: Axes | Figure, x: float, y: float, words: str, *, max_width: float = np.inf, **style: Any) -> None:
     """Write `words` literally, without formulas, and with "?" for characters that the font lacks.
 
     place: a figure or axes. max_width: in pixels; longer text ends in an ellipsis.
@@ -271,7 +274,7 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _style_curves(axes: Any, epochs: Sequence[int]) -> None:
+def _style_curves(axes: Axes, epochs: Sequence[int]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_facecolor(PAPER)
@@ -285,7 +288,7 @@ def _style_curves(axes: Any, epochs: Sequence[int]) -> None:
     axes.set_xlabel("epoch", color=MUTED, fontsize=8)
 
 
-def _label_ends(axes: Any, ends: list[list[Any]]) -> None:
+def _label_ends(axes: Axes, ends: list[list[Any]]) -> None:
     """Write the name and last value of each line at its right end, separated where they would overlap."""
     low, high = axes.get_ylim()
     gap = 0.075 * (high - low)
@@ -296,7 +299,7 @@ def _label_ends(axes: Any, ends: list[list[Any]]) -> None:
         axes.text(1.02, (y - low) / (high - low), text, color=color, fontsize=8, va="center", transform=axes.transAxes)
 
 
-def _show(axes: Any, pixels: np.ndarray, label: str) -> None:
+def _show(axes: Axes, pixels: np.ndarray, label: str) -> None:
     axes.imshow(pixels, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     axes.set_label(label)
@@ -368,7 +371,7 @@ def _mosaic(volume: np.ndarray, tile: int, gap: int, bound: float) -> np.ndarray
     return sheet
 
 
-def _scores(axes: Any, scores: np.ndarray, classes: Sequence[str], truth: int | None) -> None:
+def _scores(axes: Axes, scores: np.ndarray, classes: Sequence[str], truth: int | None) -> None:
     """The five best scores as bars, best first; the right class is green."""
     best = np.argsort(-scores, kind="stable")[:5]
     for row, index in enumerate(best):
@@ -376,8 +379,8 @@ def _scores(axes: Any, scores: np.ndarray, classes: Sequence[str], truth: int | 
         color = GOOD if known and index == truth else WARM if row == 0 else MUTED
         axes.barh(row, 1, color=FAINT, height=0.26)
         axes.barh(row, scores[index], color=color, height=0.26)
-        name = {"max_width": 0.76 * axes.get_window_extent().width, "color": INK, "fontsize": 9, "va": "center"}
-        _text(axes, 0, row - 0.34, classes[index], **name)  # the rest of the line is the share's
+        most = 0.76 * axes.get_window_extent().width  # the rest of the line is the share's
+        _text(axes, 0, row - 0.34, classes[index], max_width=most, color=INK, fontsize=9, va="center")
         axes.text(1, row - 0.34, f"{100 * scores[index]:.1f} %", color=color, fontsize=9, va="center", ha="right")
     axes.set_xlim(0, 1)
     axes.set_ylim(4.2, -0.6)
@@ -385,5 +388,5 @@ def _scores(axes: Any, scores: np.ndarray, classes: Sequence[str], truth: int | 
     axes.set_label("scores")
 
 
-def _color_key(axes: object) -> None:
+def _color_key(axes: Axes) -> None:
     _show(axes, _colors(np.linspace(-1, 1, 181)[None], 1.0), label="key")

@@ -11,13 +11,13 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
 from gpuconv.arguments import INT63, integer, pair
 from gpuconv.names import lookup
-from gpuconv.types import Array, Options, Padding, PaddingPairs, Pair, Size
+from gpuconv.types import ArrayT, Options, Padding, PaddingPairs, Pair, Size
 
 FITS = {name: name for name in ("floor", "exact", "cover")}
 
@@ -34,18 +34,18 @@ class Activation:
     saves_input: bool = False
     jumps: tuple[float, ...] = ()
     steepest: float = 1.13
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    options: Mapping[str, float | str] = field(default_factory=dict, hash=False)
 
     @property
     def struct(self) -> str:
         """Its name in kernels/activation.cuh."""
         return "".join(part.title() for part in self.name.split("_"))
 
-    def apply(self, ops: Any, x: Any, out: Any = None) -> Any:
+    def apply(self, ops: ModuleType, x: ArrayT, out: ArrayT | None = None) -> ArrayT:
         """Its output. ops: a module that has the op, and its backward."""
         return getattr(ops, self.name)(x, **self.options, out=out)
 
-    def apply_backward(self, ops: Any, dy: Array, x: Array) -> Any:
+    def apply_backward(self, ops: ModuleType, dy: ArrayT, x: ArrayT) -> ArrayT:
         """The gradient of its input x. ops: as for `apply`."""
         saved = x if self.saves_input else self.apply(ops, x)
         return getattr(ops, f"{self.name}_backward")(dy, saved, **self.options)
@@ -206,7 +206,7 @@ class Conv2dProblem:
         rows = self.n * -(-self.h // stride_h) * -(-self.w // stride_w)
         return rows, c, -(-self.r // step_h) * -(-self.s // step_w) * k, self.groups * stride_h * stride_w
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         """Copying or unpickling gives the cached object."""
         window = self.stride, self.padding, self.dilation, self.groups, self.fit
         return _conv2d, (*self.x_shape, *self.w_shape, *window)
@@ -269,7 +269,7 @@ class Pool2dProblem:
     def dilation(self) -> Pair:
         return 1, 1
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return _pool2d, (*self.x_shape, self.r, self.s, self.stride, self.padding, self.fit)
 
     @functools.cached_property
@@ -290,7 +290,7 @@ class LinearProblem:
     def of(x_shape: Sequence[int], w_shape: Sequence[int]) -> LinearProblem:
         return _linear(*x_shape, w_shape[0])
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return _linear, (self.n, self.c, self.k)
 
     @property

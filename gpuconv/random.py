@@ -17,7 +17,7 @@ a layer, or the epoch).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Any
 
@@ -283,7 +283,13 @@ def _chunks(n: int, seed: int, stream: int, substream: int, offset: int) -> Iter
 
 
 def _fill(
-    shape: int | tuple[int, ...], draw: Any, seed: int, stream: int, substream: int, offset: int, dtype: DTypeLike
+    shape: int | tuple[int, ...],
+    draw: Callable[..., np.ndarray],
+    seed: int,
+    stream: int,
+    substream: int,
+    offset: int,
+    dtype: DTypeLike,
 ) -> np.ndarray:
     out = np.empty(shape, dtype=as_dtype(dtype))
     flat = out.reshape(-1)

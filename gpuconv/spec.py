@@ -58,7 +58,7 @@ def write(name: str, numbers: tuple[float, ...] = (), options: Record | None = N
     return f"{name}:{','.join(written)}" if written else name
 
 
-def read(parts: list[str], known: dict[str, Callable[[str], Any]]) -> Record:
+def read(parts: list[str], known: dict[str, Callable[[str], object]]) -> Record:
     """Parts such as "classes=10" as keyword arguments, each read by its entry of `known`."""
     options: Record = {}
     for part in parts:

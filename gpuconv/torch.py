@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from gpuconv.types import Array, Options
+from gpuconv.types import Array, Options, Pair
 
 try:
     import torch
@@ -163,7 +163,7 @@ def _wrong(name: str, accepted: str, received: object) -> Exception:
     return ValueError(f"{name} must be a tensor {accepted}, received shape {tuple(received.shape)}")
 
 
-def _array(tensor: Tensor) -> Any:
+def _array(tensor: Tensor) -> Array:
     if tensor.layout != torch.strided:
         raise TypeError(f"tensors must be dense, received one of layout {tensor.layout}; tensor.to_dense() makes one")
     tensor = tensor.detach().contiguous()
@@ -178,7 +178,7 @@ def _tensor(array: Array) -> Tensor:
     return as_tensor(backends.to_numpy(array))
 
 
-def _current_stream(tensor: Tensor | None) -> contextlib.AbstractContextManager[Any]:
+def _current_stream(tensor: Tensor | None) -> contextlib.AbstractContextManager[object]:
     """A context in which PyTorch's current stream is CuPy's."""
     if tensor is None or tensor.device.type != "cuda":
         return contextlib.nullcontext()
@@ -198,24 +198,26 @@ def _nchw(tensor: Tensor) -> Tensor:
     return tensor.permute(0, 3, 1, 2)
 
 
-def _window(kernel_size: Size, stride: Size | None, padding: Size) -> tuple[Any, ...]:
+def _window(kernel_size: Size, stride: Size | None, padding: Size) -> tuple[Pair, Pair, Pair]:
     kernel = pair("kernel_size", kernel_size, 1)
     return kernel, kernel if stride is None else pair("stride", stride, 1), pair("padding", padding, 0)
 
 
-def _empty(like: Tensor, *shape: Any) -> Tensor:
+def _empty(like: Tensor, *shape: int) -> Tensor:
     """A volume such as the kernels make, for what only asks for shapes."""
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
-def _windows(size: Any, kernel: Any, stride: int, padded: int, dilation: int = 1) -> Any:
+def _windows(size: int, kernel: int, stride: int, padded: int, dilation: int = 1) -> int:
     return (size + padded - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def _operator(name: str, schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+def _operator(
+    name: str, schema: str, fake: Callable[..., object]
+) -> Callable[[Callable[..., object]], torch.library.CustomOpDef]:
     """Register a function as the operator gpuconv::name."""
 
-    def register(function: Callable[..., Any]) -> Any:
+    def register(function: Callable[..., object]) -> torch.library.CustomOpDef:
         made = torch.library.custom_op(f"gpuconv::{name}", function, mutates_args=(), schema=schema)
         made.register_fake(fake)
         return made
@@ -228,13 +230,19 @@ def _operator(name: str, schema: str, fake: Callable[..., Any]) -> Callable[[Cal
 _CONV = "int[] stride, int[] padding, int[] dilation, int groups"
 
 
-def _conv_options(stride: Any, padding: Any, dilation: Any, groups: int) -> Options:
+def _conv_options(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int) -> Options:
     top, bottom, left, right = padding
     return dict(stride=tuple(stride), padding=((top, bottom), (left, right)), dilation=tuple(dilation), groups=groups)
 
 
 def _conv_shape(
-    x: Tensor, w: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
 ) -> Tensor:
     top, bottom, left, right = padding
     p = _windows(x.shape[2], w.shape[2], stride[0], top + bottom, dilation[0])
@@ -263,7 +271,7 @@ def _conv2d_dgrad(dy: Tensor, w: Tensor, input_shape: Sequence[int], *window: An
     lambda dy, x, w, *window: _empty(dy, *w.shape),
 )
 def _conv2d_wgrad(dy: Tensor, x: Tensor, w: Tensor, *window: Any) -> Tensor:
-    def wgrad(dy: Any, x: Any) -> Any:
+    def wgrad(dy: Array, x: Array) -> Array:
         return ops.conv2d_wgrad(dy, x, kernel_size=(w.shape[2], w.shape[3]), **_conv_options(*window))
 
     return _nchw(_run(wgrad, _nhwc(dy), _nhwc(x)))
@@ -274,12 +282,12 @@ def _bias_grad(dy: Tensor) -> Tensor:
     return _run(ops.bias_grad, _nhwc(dy) if dy.ndim == 4 else dy)
 
 
-def _keep_conv(ctx: Any, inputs: Any, output: Any) -> None:
+def _keep_conv(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, w, _, *ctx.window = inputs
     ctx.save_for_backward(x, w)
 
 
-def _conv_backward(ctx: Any, dy: Tensor) -> Any:
+def _conv_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, w = ctx.saved_tensors
     needs = ctx.needs_input_grad
     dx = torch.ops.gpuconv.conv2d_dgrad(dy, w, x.shape, *ctx.window) if needs[0] else None
@@ -311,11 +319,11 @@ def _linear_wgrad(dy: Tensor, x: Tensor) -> Tensor:
     return _run(ops.linear_wgrad, dy, x)
 
 
-def _keep_linear(ctx: Any, inputs: Any, output: Any) -> None:
+def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:2])
 
 
-def _linear_backward(ctx: Any, dy: Tensor) -> Any:
+def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, w = ctx.saved_tensors
     needs, own = ctx.needs_input_grad, torch.ops.gpuconv
     return (
@@ -333,22 +341,24 @@ _linear.register_autograd(_linear_backward, setup_context=_keep_linear)
 _POOL = "int[] kernel_size, int[] stride, int[] padding"
 
 
-def _pool_options(kernel_size: Any, stride: Any, padding: Any) -> Options:
+def _pool_options(kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Options:
     return dict(kernel_size=tuple(kernel_size), stride=tuple(stride), padding=tuple(padding))
 
 
-def _pool_shape(x: Tensor, kernel_size: Any, stride: Any, padding: Any, *_: object) -> Tensor:
+def _pool_shape(
+    x: Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int], *_: object
+) -> Tensor:
     p, q = (_windows(x.shape[2 + axis], kernel_size[axis], stride[axis], 2 * padding[axis]) for axis in (0, 1))
     return _empty(x, *x.shape[:2], p, q)
 
 
-def _max_pool_shape(x: Tensor, *window: object) -> tuple[Tensor, Tensor]:
+def _max_pool_shape(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
     y = _pool_shape(x, *window)
     return y, torch.empty_like(y, dtype=torch.uint8)
 
 
 @_operator("max_pool2d", f"(Tensor x, {_POOL}) -> (Tensor, Tensor)", _max_pool_shape)
-def _max_pool2d(x: Tensor, *window: object) -> tuple[Tensor, Tensor]:
+def _max_pool2d(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
     y, argmax = _run(ops.max_pool2d, _nhwc(x), **_pool_options(*window))
     if argmax.dtype != torch.uint8:
         raise ValueError(f"a max pool here has windows of at most 256 cells, received kernel_size {window[0]}")
@@ -360,20 +370,20 @@ def _max_pool2d(x: Tensor, *window: object) -> tuple[Tensor, Tensor]:
     f"(Tensor dy, Tensor argmax, SymInt[] input_shape, {_POOL}) -> Tensor",
     lambda dy, argmax, input_shape, *window: _empty(dy, *input_shape),
 )
-def _max_pool2d_backward(dy: Tensor, argmax: Tensor, input_shape: Sequence[int], *window: object) -> Tensor:
+def _max_pool2d_backward(dy: Tensor, argmax: Tensor, input_shape: Sequence[int], *window: Any) -> Tensor:
     n, c, h, w = input_shape
     options = _pool_options(*window) | dict(input_shape=(n, h, w, c))
     return _nchw(_run(ops.max_pool2d_backward, _nhwc(dy), _nhwc(argmax), **options))
 
 
-def _keep_max_pool(ctx: Any, inputs: Any, output: Any) -> None:
+def _keep_max_pool(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, *ctx.window = inputs
     ctx.input_shape = x.shape
     ctx.save_for_backward(output[1])
     ctx.mark_non_differentiable(output[1])
 
 
-def _max_pool_backward(ctx: Any, dy: Tensor, _: object) -> Any:
+def _max_pool_backward(ctx: Any, dy: Tensor, _: object) -> tuple[Tensor | None, ...]:
     (argmax,) = ctx.saved_tensors
     return torch.ops.gpuconv.max_pool2d_backward(dy, argmax, ctx.input_shape, *ctx.window), None, None, None
 
@@ -407,12 +417,12 @@ def _avg_pool2d_backward(
     return _nchw(_run(ops.avg_pool2d_backward, _nhwc(dy), input_shape=(n, h, w, c), **options))
 
 
-def _keep_avg_pool(ctx: Any, inputs: Any, output: Any) -> None:
+def _keep_avg_pool(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, *ctx.window = inputs
     ctx.input_shape = x.shape
 
 
-def _avg_pool_backward(ctx: Any, dy: Tensor) -> Any:
+def _avg_pool_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     dx = torch.ops.gpuconv.avg_pool2d_backward(dy, ctx.input_shape, *ctx.window)
     return dx, None, None, None, None
 
@@ -427,7 +437,7 @@ def _is_nhwc(x: Tensor) -> bool:
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def _elementwise(op: Callable[..., Any], *tensors: Tensor) -> Tensor:
+def _elementwise(op: Callable[..., Array], *tensors: Tensor) -> Tensor:
     """An op in whichever of the two layouts the first tensor is."""
     return _nchw(_run(op, *map(_nhwc, tensors))) if _is_nhwc(tensors[0]) else _run(op, *tensors)
 
@@ -446,7 +456,7 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
     def derived(dy: Tensor, kept: Tensor) -> Tensor:
         return _elementwise(getattr(ops, f"{name}_backward"), dy, kept)
 
-    def keep(ctx: Any, inputs: Any, output: Any) -> None:
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(inputs[0] if problems.ACTIVATIONS[name].saves_input else output)
 
     forward.register_autograd(lambda ctx, dy: derived(dy, *ctx.saved_tensors), setup_context=keep)

@@ -26,13 +26,14 @@ from gpuconv.devices import MASKED, SUBCLASSES, Device, DeviceError, address, de
 from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
 from gpuconv.lists import WhileAlive
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
+from gpuconv.types import Array
 
 if TYPE_CHECKING:
     from gpuconv.backends.offered import Backend
 
 _HOMES = {"numpy": "gpuconv.backends.cpu", "cuda": "gpuconv.backends.cuda.ops", "emulated": "gpuconv.backends.cuda.ops"}
 
-_NONE: Mapping[str, Any] = MappingProxyType({})
+_NONE: Mapping[str, object] = MappingProxyType({})
 
 _asks_the_oracle = ContextVar("ops on NumPy arrays run the oracle", default=False)
 
@@ -67,10 +68,10 @@ def watched(call: Callable[..., Any]) -> Iterator[None]:
 
 def backend_of(
     *,
-    lists: Mapping[str, Any] = _NONE,
-    optional_lists: Mapping[str, Any] = _NONE,
-    optional: Mapping[str, Any] = _NONE,
-    numbers: Mapping[str, Any] = _NONE,
+    lists: Mapping[str, object] = _NONE,
+    optional_lists: Mapping[str, object] = _NONE,
+    optional: Mapping[str, object] = _NONE,
+    numbers: Mapping[str, object] = _NONE,
     **arrays: Any,
 ) -> type[Backend]:
     """The backend that serves a call on these arrays.
@@ -129,7 +130,7 @@ def _expect_one_place(arrays: Mapping[str, Any], lists: Collection[str]) -> None
         )
 
 
-def _oracle() -> Any:
+def _oracle() -> _Around:
     return _Around(_imported("gpuconv.backends.reference"), _quietly)
 
 
@@ -141,7 +142,7 @@ def _imported(name: str) -> ModuleType:
 _alike = WhileAlive()  # lists of arrays of one kind, on one device
 
 
-def _in_list(name: str, arrays: Any) -> dict[str, Any]:
+def _in_list(name: str, arrays: object) -> dict[str, Any]:
     """The arrays in a list, as "params[0]" and so on; only the first if all are of one kind on one device. Anything but
     a list comes under its own name."""
     if not isinstance(arrays, (list, tuple)):
@@ -182,7 +183,7 @@ def _refuse_dtype(name: str, dtype: np.dtype) -> None:
 class _Around:
     """A backend whose ops are called through `call(op, *arrays, **options)`."""
 
-    def __init__(self, backend: Any, call: Callable[..., Any]) -> None:
+    def __init__(self, backend: ModuleType | _Around, call: Callable[..., Any]) -> None:
         self._backend, self._call = backend, call
 
     def __getattr__(self, name: str) -> Any:
@@ -196,7 +197,7 @@ def _quietly(op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
         return op(*arrays, **options)
 
 
-def _on_device(device: Any, op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
+def _on_device(device: AbstractContextManager[object], op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
     """Run an op on a CUDA device that is not the current one."""
     with device:
         return op(*arrays, **options)
@@ -205,9 +206,9 @@ def _on_device(device: Any, op: Callable[..., Any], *arrays: object, **options: 
 def _on_plain_views(op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
     """Run an op on subclasses of NumPy's array, such as matrices: it gets plain views, and an output that it returns
     becomes the given array again."""
-    viewed: list[tuple[Any, Any]] = []
+    viewed: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def plain(value: Any) -> Any:
+    def plain(value: Any) -> object:
         if isinstance(value, (list, tuple)):
             return [plain(entry) for entry in value] if any(type(x) in SUBCLASSES for x in value) else value
         if type(value) not in SUBCLASSES:
@@ -219,7 +220,7 @@ def _on_plain_views(op: Callable[..., Any], *arrays: object, **options: Any) -> 
     return _as_given(result, viewed)
 
 
-def _as_given(result: object, viewed: list[tuple[Any, Any]]) -> Any:
+def _as_given(result: object, viewed: list[tuple[np.ndarray, np.ndarray]]) -> Any:
     """The result of an op, with plain views replaced by the given arrays."""
     if isinstance(result, tuple):
         return tuple(_as_given(each, viewed) for each in result)
@@ -364,13 +365,13 @@ def algorithms(
     return chosen(device, problem, epilogue, as_dtype(dtype), algo=algo, tf32=tf32)
 
 
-def assign(array: Any, value: Any) -> None:
+def assign(array: Array, value: object) -> None:
     """``array[...] = value`` on the array's own device. value: a number, a host array, or an array of that device."""
     with current_device_of(array):
         array[...] = value if np.isscalar(value) else asarray(value, device_of(array))
 
 
-def current_device_of(array: Any) -> AbstractContextManager[Any]:
+def current_device_of(array: Any) -> AbstractContextManager[object]:
     """A context that makes an array's device CUDA's current one, as CuPy requires; does nothing for other devices."""
     return array.device if kind_of(array) == "cuda" else nullcontext()
 

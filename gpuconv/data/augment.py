@@ -59,7 +59,7 @@ class Augmentation:
 
 
 # The name in the text, the option, and its value; None: the number after the colon.
-_PARTS: dict[str, tuple[str, str, Any]] = {
+_PARTS: dict[str, tuple[str, str, object]] = {
     name: (name, option, value)
     for name, option, value in (
         ("flip", "flip", True),

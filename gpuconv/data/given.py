@@ -37,7 +37,7 @@ def recognised(
     device: str,
     dtype: DTypeLike,
     length: int | None = None,
-    normalize: Callable[[Any], Normalization | None] = Normalization.measured,
+    normalize: Callable[[np.ndarray], Normalization | None] = Normalization.measured,
 ) -> Any:
     """`data` as a Dataset, as Samples, or as an object with ``epoch(epoch, start_batch)``.
 

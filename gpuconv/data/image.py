@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv import files
 from gpuconv.arguments import pair
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 
 FORMATS = {
     "AVIF": (".avif",),
@@ -74,7 +79,7 @@ class Picture:
     """A decoded image file. mode: Pillow's: "L" is grey, "RGBA" colour with transparency, and so on."""
 
     path: str
-    image: Any
+    image: Image
     mode: str
 
     @classmethod
@@ -110,7 +115,7 @@ class Picture:
         return np.array(image).reshape(image.height, image.width, channels)
 
 
-def _pillow() -> Any:
+def _pillow() -> ModuleType:
     try:
         from PIL import Image, TiffImagePlugin
     except ImportError as error:
@@ -129,7 +134,7 @@ def _file_to_read(path: str | os.PathLike[str]) -> BinaryIO:
     return files.open_regular(path)
 
 
-def _check_size(image: Any) -> None:
+def _check_size(image: Image) -> None:
     width, height = image.size
     tags = getattr(image, "tag_v2", {})  # libtiff decodes a whole tile, even if the image covers little of it
     pixels = max(width * height, tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0))
@@ -137,7 +142,7 @@ def _check_size(image: Any) -> None:
         raise ValueError(f"it has {pixels:,} pixels ({height}x{width}), at most {MAX_PIXELS:,} are read")
 
 
-def _flat(image: Any) -> Any:
+def _flat(image: Image) -> Image:
     """The image upright, with 8 bits per value and without transparency."""
     from PIL import Image, ImageOps
 

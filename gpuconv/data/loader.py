@@ -16,6 +16,7 @@ from gpuconv.data.augment import Augmentation
 from gpuconv.data.normalization import Normalization
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
+from gpuconv.types import Array
 
 Batch = tuple[Any, Any]
 T = TypeVar("T")
@@ -128,11 +129,11 @@ class Loader:
 
     # --- the same, one call each, for a step that takes its place from the device ---------------
 
-    def order(self) -> Any:
+    def order(self) -> Array:
         """A new array for an epoch's order, initially unshuffled."""
         return backends.asarray(np.arange(len(self.dataset)), device=self.device)
 
-    def shuffle_into(self, order: Any, epoch: int) -> None:
+    def shuffle_into(self, order: Array, epoch: int) -> None:
         """Overwrite `order` with an epoch's order."""
         if self.shuffle:
             ops.random_permutation(order, seed=self.seed, epoch=epoch)
@@ -146,7 +147,7 @@ class Loader:
         start = number * self.batch_size
         return start, epoch * len(self.dataset) + start
 
-    def load(self, order: Any, count: int, *, start: Any, offset: Any) -> Batch:
+    def load(self, order: Array, count: int, *, start: int | Array, offset: int | Array) -> Batch:
         """The batch of `count` images at that place, given as numbers or arrays on the device; only device work."""
         return ops.load_batch(
             self._images, self._labels, order, start=start, count=count, offset=offset, **self._options

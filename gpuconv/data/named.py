@@ -164,7 +164,7 @@ def _folder_parts(rest: str) -> tuple[str, dict[str, str]]:
 
 def _synthetic(rest: str) -> tuple[Dataset, Dataset]:
     parts = rest.split(",") if rest else []
-    known: dict[str, Callable[[str], Any]] = {
+    known: dict[str, Callable[[str], object]] = {
         "n": numerals.integer,
         "size": partial(numerals.volume, axes=3),
         "classes": numerals.integer,
@@ -188,7 +188,7 @@ def _flag(text: str) -> bool:
     return known[text.lower()]
 
 
-_SHAPE: dict[str, Callable[[str], Any]] = {
+_SHAPE: dict[str, Callable[[str], object]] = {
     "size": partial(numerals.volume, axes=2),
     "channels": numerals.integer,
     "stream": _flag,

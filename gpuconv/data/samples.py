@@ -39,7 +39,7 @@ class Samples:
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[np.int64]]:
         """The images, (n, *image_shape), and labels, (n,), of some samples."""
         raise NotImplementedError
 
@@ -52,7 +52,7 @@ class Samples:
         """Whether images are uint8, to be normalised."""
         return self.dtype == np.uint8
 
-    def first(self, count: int) -> NDArray[Any]:
+    def first(self, count: int) -> np.ndarray:
         """The first images."""
         return self.read(np.arange(min(count, len(self))))[0]
 
@@ -84,7 +84,7 @@ class Subset(Samples):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[np.int64]]:
         return self.parent.read(self.indices[indices])
 
     def checksum(self) -> str | None:
@@ -96,13 +96,13 @@ class Subset(Samples):
 class ArraySamples(Samples):
     """The rows of an array, which may lie in a file (np.load(..., mmap_mode="r"))."""
 
-    images: NDArray[Any]
+    images: np.ndarray
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[np.int64]]:
         return self.images[indices].reshape(len(indices), *self.image_shape), self.labels[indices]
 
     def checksum(self) -> str:
@@ -124,7 +124,7 @@ class MapSamples(Samples):
     def __len__(self) -> int:
         return len(self.source)
 
-    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[np.int64]]:
         pairs = [self.source[int(index)] for index in indices]
         images = [laid_out(image, self.image_shape, rank=len(self.image_shape)) for image, _ in pairs]
         for index, image in zip(indices, images):

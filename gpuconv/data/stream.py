@@ -52,7 +52,7 @@ class StreamLoader(Loader):
         count = len(self.dataset)
         order = random.permutation(count, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(count)
 
-        def read(number: int) -> tuple[Any, Any, int]:
+        def read(number: int) -> tuple[np.ndarray, np.ndarray, int]:
             start, offset = self.place(epoch, number)
             chosen = order[start : start + self.size(number)]
             images, labels = self.dataset.read(chosen)
@@ -64,14 +64,14 @@ class StreamLoader(Loader):
             return prepared(lambda number: self._made(*read(number)), numbers, self.workers)
         return (self._made(*each) for each in prepared(read, numbers, self.workers))  # threads do not use the device
 
-    def _flipped(self, images: Any, chosen: Any, offset: int) -> Any:
+    def _flipped(self, images: np.ndarray, chosen: np.ndarray, offset: int) -> np.ndarray:
         """The images, mirrored where `ops.load_batch` would mirror them in the complete data set."""
         odd = (offset + np.arange(len(chosen))) // len(self.dataset) % 2 == 1
         own, *_ = random.philox4x32((chosen & 0xFFFFFFFF, chosen >> 32, random.AUGMENT, 1), seed=self.seed)
         flipped = (own >= 2**31) ^ odd
         return np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
-    def _made(self, images: Any, labels: Any, offset: int) -> Batch:
+    def _made(self, images: np.ndarray, labels: np.ndarray, offset: int) -> Batch:
         labels = backends.asarray(labels, device=self.device)
         if self.dataset.dtype != np.uint8:
             return backends.asarray(images, device=self.device, dtype=self._options["dtype"]), labels
@@ -100,7 +100,7 @@ class Batches:
         length: int | None,
         device: str,
         dtype: DTypeLike,
-        normalize: Callable[[Any], Normalization | None] = Normalization.measured,
+        normalize: Callable[[np.ndarray], Normalization | None] = Normalization.measured,
     ) -> None:
         self.name, self.shape, self.length = name, shape, length
         self.device, self.dtype = device, as_dtype(dtype)
@@ -112,7 +112,7 @@ class Batches:
         first = [*itertools.islice(batches, 1)]
         if not first:
             raise ValueError(f"{name} has no batch: the {type(source).__name__} gave none")
-        self._begun: Any = itertools.chain(first, batches)
+        self._begun: Iterator[Any] | None = itertools.chain(first, batches)
         x, _ = self._pair(first[0])
         expect_finite(x, f"the first batch of {name}")
         self.normalization = normalize(x)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from gpuconv import backends, files
 from gpuconv.arguments import pair
@@ -55,7 +55,13 @@ from gpuconv.layers.activation import Activation
 from gpuconv.layers.fused import ConvPool
 from gpuconv.layers.saving import notes
 from gpuconv.names import lookup
+from gpuconv.problems import Conv2dProblem
+from gpuconv.types import Array
 from gpuconv.version import __version__
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+
 
 OPSET, IR_VERSION = 21, 10
 LAYOUTS = {"NCHW": "NCHW", "NHWC": "NHWC"}
@@ -87,7 +93,7 @@ def to_onnx(
     files.write(path, model(net, layout, normalization, softmax, dtype).SerializeToString())
 
 
-def model(net: Sequential, layout: str, normalization: bool, softmax: bool, dtype: str | None) -> Any:
+def model(net: Sequential, layout: str, normalization: bool, softmax: bool, dtype: str | None) -> ModelProto:
     """The ONNX model that `to_onnx` writes."""
     if not isinstance(net, Layer):
         raise TypeError(f"to_onnx takes a net, received {type(net).__name__}")
@@ -115,9 +121,9 @@ class Graph:
     def __init__(self, net: Layer, dtype: np.dtype) -> None:
         self.onnx = onnx()
         self.net, self.dtype = net, dtype
-        self.nodes: list[Any] = []
-        self.initializers: list[Any] = []
-        self.inputs: list[Any] = []
+        self.nodes: list[NodeProto] = []
+        self.initializers: list[TensorProto] = []
+        self.inputs: list[ValueInfoProto] = []
         self.folded: tuple[int, ...] | None = None
         self.open_size = any(isinstance(layer, Input) and layer.larger for layer in net.walk())
         self._names: set[str] = {layer.path for layer in net.walk()}
@@ -129,13 +135,13 @@ class Graph:
         self.nodes.append(self.onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
 
-    def constant(self, name: str, value: Any, dtype: DTypeLike | None = None) -> str:
+    def constant(self, name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> str:
         """Add an initializer, by default in the model's dtype."""
         array = np.array(value, dtype or self.dtype, order="C")
         self.initializers.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
-    def weight(self, layer: Layer, name: str, value: Any = None, dtype: DTypeLike | None = None) -> str:
+    def weight(self, layer: Layer, name: str, value: Array | None = None, dtype: DTypeLike | None = None) -> str:
         """A layer's variable under its key in the state dict."""
         return self.constant(_join(layer.path, name), _values(layer, name) if value is None else value, dtype)
 
@@ -178,7 +184,7 @@ class Graph:
             x = self.node("Cast", [x], self.own_name(f"input.{self.dtype.name}"), to=kind)
         return x
 
-    def end(self, y: str, layout: str) -> Any:
+    def end(self, y: str, layout: str) -> ValueInfoProto:
         """Declare `y` as the output; returns the checked model."""
         if layout == "NHWC" and len(self.net.output_shape or ()) == 3:
             y = self.node("Transpose", [y], self.own_name("output"), perm=_TO_NHWC)
@@ -198,8 +204,8 @@ class Graph:
         self.onnx.checker.check_model(made)
         return made
 
-    def _value(self, name: str, shape: Any, dtype: np.dtype, layout: str) -> Any:
-        sizes: list[Any] = list(shape)
+    def _value(self, name: str, shape: Any, dtype: np.dtype, layout: str) -> ValueInfoProto:
+        sizes: list[int | str] = list(shape)
         if len(sizes) == 3:
             if self.open_size:
                 sizes[:2] = [f"{name}.height", f"{name}.width"]
@@ -354,7 +360,7 @@ def _window(graph: Graph, layer: Any) -> dict[str, Any]:
     )
 
 
-def _padded_sizes(problem: Any) -> list[int]:
+def _padded_sizes(problem: Conv2dProblem) -> list[int]:
     return [size + sum(sides) for size, sides in zip((problem.h, problem.w), problem.padding)]
 
 

@@ -11,7 +11,8 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -43,6 +44,10 @@ from gpuconv.layers import (
 )
 from gpuconv.layers.saving import take_notes
 from gpuconv.types import Shape
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+
 
 LayerT = TypeVar("LayerT", bound=Layer)
 
@@ -95,7 +100,7 @@ class _RefusedError(ValueError):
 class _Reader:
     """A model's graph, and how far it has been followed."""
 
-    def __init__(self, library: Any, model: Any, path: str) -> None:
+    def __init__(self, library: ModuleType, model: ModelProto, path: str) -> None:
         self.onnx, self.model, self.file = library, model, path
         self.ours = model.producer_name == "gpuconv"
         self.constants = {each.name: self._values(each) for each in model.graph.initializer}
@@ -104,7 +109,7 @@ class _Reader:
         for node in self.nodes:
             if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
                 self.fail(node, f"no layer covers it; these are covered: {', '.join(sorted(OPERATORS))}")
-        self.readers: dict[str, list[Any]] = {}
+        self.readers: dict[str, list[NodeProto]] = {}
         for node in self.nodes:
             for name in node.input:
                 if name and self.resolved(name) not in self.constants:
@@ -131,7 +136,7 @@ class _Reader:
             take_notes(net, json.loads(noted))
         return net, "float16" if half else "float32"
 
-    def fail(self, node: Any, why: str) -> NoReturn:
+    def fail(self, node: NodeProto, why: str) -> NoReturn:
         raise _RefusedError(f"{self.file}: the operator {node.op_type} (node {node.name or node.output[0]!r}): {why}")
 
     def resolved(self, name: str) -> str:
@@ -142,7 +147,7 @@ class _Reader:
     def constant(self, name: str) -> np.ndarray | None:
         return self.constants.get(self.resolved(name)) if name else None
 
-    def weight(self, node: Any, place: int) -> np.ndarray | None:
+    def weight(self, node: NodeProto, place: int) -> np.ndarray | None:
         """A constant input of a node, or None if it has none. Raises ValueError for a computed one."""
         if place >= len(node.input) or not node.input[place]:
             return None
@@ -150,7 +155,7 @@ class _Reader:
             self.fail(node, f"its input {node.input[place]!r} is computed, and layers take constants there")
         return found
 
-    def _values(self, tensor: Any) -> np.ndarray:
+    def _values(self, tensor: TensorProto) -> np.ndarray:
         try:
             if min(tensor.dims, default=0) < 0:  # which to_array takes for a size to be found, as reshape does
                 raise ValueError(f"sizes {[*tensor.dims]} below 0")
@@ -158,7 +163,7 @@ class _Reader:
         except Exception as error:  # sizes that do not fit its values, types that NumPy lacks
             raise _RefusedError(f"{self.file}: the constant {tensor.name!r} cannot be read: {_line(error)}") from error
 
-    def _settled(self, node: Any) -> bool:
+    def _settled(self, node: NodeProto) -> bool:
         """Record a constant or an alias; returns whether the node is nothing else."""
         if node.op_type == "Constant":
             ((kind, value),) = _attributes(node).items()
@@ -167,7 +172,7 @@ class _Reader:
             self.aliases[node.output[0]] = node.input[0]
         return node.op_type in ("Constant", "Identity")
 
-    def _with_swish(self, nodes: list[Any]) -> list[Any]:
+    def _with_swish(self, nodes: list[NodeProto]) -> list[NodeProto]:
         """The nodes, with each x * sigmoid(x) merged into one."""
         gates = {node.output[0]: node for node in nodes if node.op_type == "Sigmoid"}
         found = {}
@@ -186,7 +191,7 @@ class _Reader:
             raise _RefusedError(f"{self.file}: a net has one {what}, the graph has {len(names)}: {', '.join(names)}")
         return self.resolved(names[0]) if what == "output" else names[0]
 
-    def _shape(self, value: Any, channels_last: bool) -> Shape:
+    def _shape(self, value: ValueInfoProto, channels_last: bool) -> Shape:
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
         if len(sizes) not in (1, 3) or 0 in sizes:
             told = ", ".join(dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim)
@@ -205,7 +210,7 @@ class _Row:
         self.layers: list[Layer] = []
         self.value = ""
 
-    def follow(self, value: str, node: Any = None) -> tuple[_Row, Any]:
+    def follow(self, value: str, node: NodeProto | None = None) -> tuple[_Row, NodeProto | None]:
         """Add the layers after a value, starting with one of its readers; ends at the output or at an Add of two
         volumes, which is returned."""
         graph, self.value = self.graph, value
@@ -226,7 +231,7 @@ class _Row:
                 self.branch(readers)
             node = None
 
-    def take(self, node: Any, convert: Callable[[_Row, Any], Layer | None]) -> None:
+    def take(self, node: NodeProto, convert: Callable[[_Row, NodeProto], Layer | None]) -> None:
         """Append the layer of a node, and continue with the node's output."""
         self.value = node.output[0]
         try:
@@ -239,7 +244,7 @@ class _Row:
         except Exception as error:  # of attributes and constants of any size and value
             self.graph.fail(node, _line(error))
 
-    def branch(self, readers: list[Any]) -> None:
+    def branch(self, readers: list[NodeProto]) -> None:
         """Append the residual block of a value that two nodes read."""
         graph = self.graph
         if len(readers) > 2:
@@ -259,7 +264,7 @@ class _Row:
         self.channels_last, self.flattened = body.channels_last, body.flattened
         self.take(end, lambda *_: Residual(body.layers, shortcut.layers or None))
 
-    def linear(self, node: Any, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
+    def linear(self, node: NodeProto, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
         """weight: (out_features, in_features)."""
         weight, self.flattened = self.reordered(weight), ()
         layer = Linear(len(weight), bias=bias is not None)
@@ -278,7 +283,7 @@ class _Row:
         self.channels_last = False
         return Flatten()
 
-    def _name_of(self, node: Any) -> str:
+    def _name_of(self, node: NodeProto) -> str:
         """The path of a node's module, from the name of its weight or the node."""
         for name in node.input[1:]:
             if self.graph.constant(name) is not None and (found := re.fullmatch(r"(.+)\.(?:weight|bias)", name)):
@@ -301,7 +306,7 @@ class _Row:
 # --- the operators -----------------------------------------------------------------------------
 
 
-def _conv(row: _Row, node: Any) -> Layer:
+def _conv(row: _Row, node: NodeProto) -> Layer:
     found = _attributes(node)
     weight, bias = row.graph.weight(node, 1), row.graph.weight(node, 2)
     assert weight is not None
@@ -319,7 +324,7 @@ def _conv(row: _Row, node: Any) -> Layer:
     return _filled(layer, weight=weight.transpose(0, 2, 3, 1), **({} if bias is None else {"bias": bias}))
 
 
-def _gemm(row: _Row, node: Any) -> Layer:
+def _gemm(row: _Row, node: NodeProto) -> Layer:
     found = _attributes(node)
     weight, bias = row.graph.weight(node, 1), row.graph.weight(node, 2)
     assert weight is not None
@@ -329,7 +334,7 @@ def _gemm(row: _Row, node: Any) -> Layer:
     return row.linear(node, weight, None if bias is None else bias * np.asarray(found.get("beta", 1.0), bias.dtype))
 
 
-def _matmul(row: _Row, node: Any) -> Layer:
+def _matmul(row: _Row, node: NodeProto) -> Layer:
     weight = row.graph.weight(node, 1)
     assert weight is not None
     if weight.ndim != 2 or len(row.shape) != 1:
@@ -337,7 +342,7 @@ def _matmul(row: _Row, node: Any) -> Layer:
     return row.linear(node, weight.T, None)
 
 
-def _add(row: _Row, node: Any) -> None:
+def _add(row: _Row, node: NodeProto) -> None:
     """A constant added after a product becomes its bias."""
     bias = next(found for found in map(row.graph.constant, node.input) if found is not None)
     last = row.layers[-1] if row.layers else None
@@ -348,7 +353,7 @@ def _add(row: _Row, node: Any) -> None:
     last.place("", last.input_shape or ())
 
 
-def _norm(row: _Row, node: Any) -> Layer:
+def _norm(row: _Row, node: NodeProto) -> Layer:
     found = _attributes(node)
     values = {}
     for place, name in enumerate(("weight", "bias", "running_mean", "running_var"), 1):
@@ -360,8 +365,8 @@ def _norm(row: _Row, node: Any) -> Layer:
     )
 
 
-def _pool(kind: Any) -> Callable[[_Row, Any], Layer]:
-    def convert(row: _Row, node: Any) -> Layer:
+def _pool(kind: Any) -> Callable[[_Row, NodeProto], Layer]:
+    def convert(row: _Row, node: NodeProto) -> Layer:
         found = _attributes(node)
         if len(found["kernel_shape"]) != 2 or {*found.get("dilations", (1,))} != {1}:
             row.graph.fail(node, "pools are over two axes and without dilation")
@@ -374,7 +379,7 @@ def _pool(kind: Any) -> Callable[[_Row, Any], Layer]:
     return convert
 
 
-def _padding(row: _Row, node: Any, found: dict[str, Any]) -> Any:
+def _padding(row: _Row, node: NodeProto, found: dict[str, Any]) -> Any:
     auto = found.get("auto_pad", b"NOTSET").decode()
     if auto not in ("NOTSET", "VALID"):
         row.graph.fail(node, f"auto_pad={auto}; export it with explicit pads")
@@ -384,7 +389,7 @@ def _padding(row: _Row, node: Any, found: dict[str, Any]) -> Any:
     return _short([top, left]) if (top, left) == (bottom, right) else ((top, bottom), (left, right))
 
 
-def _clip(row: _Row, node: Any) -> Layer:
+def _clip(row: _Row, node: NodeProto) -> Layer:
     found = _attributes(node)
     low, high = (
         found.get(name) if name in found else row.graph.weight(node, place) for place, name in ((1, "min"), (2, "max"))
@@ -397,7 +402,7 @@ def _clip(row: _Row, node: Any) -> Layer:
     return row.graph.fail(node, f"clipping to {ends[0]} and {ends[1]} has no layer; 0 and 6 is ReLU6")
 
 
-def _scale(row: _Row, node: Any) -> Layer:
+def _scale(row: _Row, node: NodeProto) -> Layer:
     factors = [found for found in map(row.graph.constant, node.input) if found is not None]
     if len(factors) != 1 or factors[0].size != 1:
         row.graph.fail(node, "a product has a layer where one factor is a constant number")
@@ -409,12 +414,12 @@ def _scale(row: _Row, node: Any) -> Layer:
     return Scale(factor)
 
 
-def _dropout(row: _Row, node: Any) -> Layer:
+def _dropout(row: _Row, node: NodeProto) -> Layer:
     ratio = row.graph.weight(node, 1)
     return Dropout(_number(_attributes(node).get("ratio", 0.5) if ratio is None else ratio.reshape(())))
 
 
-def _flatten(row: _Row, node: Any) -> Layer:
+def _flatten(row: _Row, node: NodeProto) -> Layer:
     if node.op_type == "Reshape":
         expected = row.graph.weight(node, 1)
         if expected is None or len(expected) != 2 or int(expected[1]) not in (-1, int(np.prod(row.shape))):
@@ -424,7 +429,7 @@ def _flatten(row: _Row, node: Any) -> Layer:
     return row.flatten()
 
 
-def _mean(row: _Row, node: Any) -> Layer:
+def _mean(row: _Row, node: NodeProto) -> Layer:
     found = _attributes(node)
     axes = found["axes"] if "axes" in found else row.graph.weight(node, 1)
     if axes is None or sorted(int(axis) % 4 for axis in axes) != [2, 3] or not found.get("keepdims", 1):
@@ -432,18 +437,18 @@ def _mean(row: _Row, node: Any) -> Layer:
     return GlobalAvgPool2D()
 
 
-def _transpose(row: _Row, node: Any) -> None:
+def _transpose(row: _Row, node: NodeProto) -> None:
     expected = _TO_NCHW if row.channels_last else _TO_NHWC
     if _attributes(node).get("perm") != expected:
         row.graph.fail(node, f"only the perm {expected} has a meaning here")
     row.channels_last = not row.channels_last
 
 
-def _gelu(row: _Row, node: Any) -> Layer:
+def _gelu(row: _Row, node: NodeProto) -> Layer:
     return GELU(approximate=_attributes(node).get("approximate", b"none").decode())
 
 
-OPERATORS: dict[str, Callable[[_Row, Any], Layer | None]] = {
+OPERATORS: dict[str, Callable[[_Row, NodeProto], Layer | None]] = {
     "Add": _add,
     "AveragePool": _pool(AvgPool2D),
     "BatchNormalization": _norm,
@@ -481,7 +486,7 @@ def _number(value: Any) -> float:
     return float(str(np.float32(value)))
 
 
-def _attributes(node: Any) -> dict[str, Any]:
+def _attributes(node: NodeProto) -> dict[str, Any]:
     return {each.name: onnx().helper.get_attribute_value(each) for each in node.attribute}
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 
-def onnx() -> Any:
+def onnx() -> ModuleType:
     """The module. Raises ImportError that names the extra if it is not installed."""
     try:
         import onnx

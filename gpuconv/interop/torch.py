@@ -12,13 +12,17 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuconv import backends
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import BatchNorm, Conv2D, ConvTranspose2D, Flatten, GroupNorm, Layer, LayerNorm, Linear
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 _COUNTER = "num_batches_tracked"  # PyTorch's count of batches, which gpuconv does not use
 _TORCH_NAMES = ("weight", "bias", "running_mean", "running_var")
@@ -185,7 +189,7 @@ def host_array(value: object, key: str) -> np.ndarray:
     return tensor.numpy()
 
 
-def as_tensor(value: np.ndarray) -> Any:
+def as_tensor(value: np.ndarray) -> Tensor:
     import torch
 
     if value.dtype.name == "bfloat16":

@@ -103,7 +103,7 @@ def _stacked(images: Sequence[Array]) -> np.ndarray:
     return np.stack(on_host)
 
 
-def _files(net: Any, paths: Sequence[Any]) -> np.ndarray:
+def _files(net: Any, paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
     height, width, channels = net.input_shape
     return np.stack([read_image(path, size=(height, width), channels=channels) for path in paths])
 

@@ -44,5 +44,5 @@ def slid_row(layers: Sequence[Layer], flattened: Shape | None = None) -> tuple[l
 
 def take_values(layer: Layer, source: Layer) -> None:
     """Copy every array from the one under the same key, which may have another shape of the same size."""
-    shapes: dict[str, Any] = {key: value.shape for key, value in layer.state_dict().items()}
+    shapes: dict[str, Shape] = {key: value.shape for key, value in layer.state_dict().items()}
     layer.load_state_dict({key: value.reshape(shapes[key]) for key, value in source.state_dict().items()})

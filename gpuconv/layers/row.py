@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from gpuconv.layers.base import Layer
 
 
-def as_row(layers: Any) -> tuple[Layer, ...]:
+def as_row(layers: object) -> tuple[Layer, ...]:
     """The layers as a tuple. Raises TypeError for anything but a list of layers, ValueError if one occurs twice."""
     if isinstance(layers, Layer) and not isinstance(layers, Iterable):
         raise TypeError(f"layers are given as a list, [{layers!r}, ...], received the layer itself")

@@ -9,7 +9,7 @@ from typing import Any
 from gpuconv import backends
 from gpuconv.dtypes import is_float
 
-Listener = Callable[[Any, str], AbstractContextManager[Any]]
+Listener = Callable[[Any, str], AbstractContextManager[object]]
 _listeners: list[Listener] = []
 
 

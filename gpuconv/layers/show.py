@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from gpuconv.layers.base import Layer
@@ -16,7 +17,7 @@ def row(net: Layer) -> str:
     return "\n".join([f"{type(net).__name__}([", *text, "])"])
 
 
-def _lines(net: Any, indent: str, prefix: str = "") -> Any:
+def _lines(net: Any, indent: str, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     for layer in net.layers:
         shape = "" if layer.output_shape is None else f"-> {' x '.join(map(str, layer.output_shape))}"
         rows = [(key, inner) for key, inner in layer.children() if hasattr(inner, "layers")]

@@ -170,7 +170,7 @@ class Stateful(Generic[LayerT]):
         self._stale.discard(name)
         return self.gradients[name]
 
-    def gradients_into(self, *names: str | None) -> tuple[list[Any], bool]:
+    def gradients_into(self, *names: str | None) -> tuple[list[Array | None], bool]:
         """The arrays for these variables' gradients, and whether backward adds to them (`accumulate`).
 
         Right after `zero_grad` it assigns, which saves writing zeros first. None stays None.

@@ -94,7 +94,7 @@ def _check_conv2d(
     bias: Array | None,
     out: Array | None,
     *,
-    activation: Any,
+    activation: str | None,
     algo: object,
     tf32: object,
     **window: Any,

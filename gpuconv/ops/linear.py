@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import (
     expect_accumulate,
@@ -59,7 +57,7 @@ def linear(
 
 @remembered
 def _check_linear(
-    x: Array, w: Array, bias: Array | None, out: Array | None, *, activation: Any, algo: object, tf32: object
+    x: Array, w: Array, bias: Array | None, out: Array | None, *, activation: str | None, algo: object, tf32: object
 ) -> tuple[LinearProblem, Epilogue, str, bool]:
     (_, features), (k, c) = expect_float("x", x, "N in_features"), expect_float("w", w, "out_features in_features")
     expect_same_dtype(x=x, w=w, bias=bias)
@@ -142,7 +140,7 @@ def linear_wgrad(
 
 @remembered
 def _check_linear_wgrad(
-    dy: Array, x: Array, out: Array | None, db: Array | None, *, algo: object, tf32: object, accumulate: Any
+    dy: Array, x: Array, out: Array | None, db: Array | None, *, algo: object, tf32: object, accumulate: bool
 ) -> tuple[LinearProblem, str, bool]:
     (n, k), (x_n, c) = expect_float("dy", dy, "N out_features"), expect_float("x", x, "N in_features")
     expect_same_dtype(dy=dy, x=x)

@@ -191,8 +191,8 @@ def _check_batch_norm_backward(
     dgamma: Array | None,
     dbeta: Array | None,
     *,
-    activation: Any,
-    accumulate: Any,
+    activation: str | None,
+    accumulate: bool,
 ) -> str | None:
     shape = expect_any_float("x", x, 2)
     expect_same_dtype(dy=dy, x=x)

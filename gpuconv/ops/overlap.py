@@ -26,7 +26,7 @@ def written(outputs: Iterable[Array | None]) -> Written:
 
 
 def copy_if_overlapping(
-    outputs: Written | Sequence[Array | None], *inputs: Any, in_place: bool | Array | None = False
+    outputs: Written | Sequence[Array | None], *inputs: Array | None, in_place: bool | Array | None = False
 ) -> list[Any]:
     """The inputs of an op, each one copied if it shares memory with an output.
 

@@ -23,7 +23,7 @@ def remembered(check: Check) -> Check:
     and True are equal. Nothing is remembered for options other than int, str, bool, None and tuples of these, nor if
     the check raises.
     """
-    results: dict[Any, Any] = {}
+    results: dict[object, Any] = {}
 
     @functools.wraps(check)
     def checked(*arrays: Any, **options: Any) -> Any:
@@ -31,7 +31,7 @@ def remembered(check: Check) -> Check:
         types: Any = tuple(map(type, values))
         if not _EXACT.issuperset(types) and (types := _types(values)) is None:
             return check(*arrays, **options)
-        parts: list[Any] = [*options, values, types]
+        parts: list[object] = [*options, values, types]
         for array in arrays:
             if array is None:
                 parts.append(None)
@@ -51,9 +51,9 @@ def remembered(check: Check) -> Check:
     return checked  # type: ignore[return-value]
 
 
-def _types(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def _types(values: tuple[Any, ...]) -> tuple[object, ...] | None:
     """The types of the values, in nested tuples too; None if one of them is not in `_EXACT`."""
-    types: tuple[Any, ...] = tuple(map(type, values))
+    types: tuple[object, ...] = tuple(map(type, values))
     if _EXACT.issuperset(types):
         return types
     types = tuple([_types(value) if type(value) is tuple else type(value) for value in values])

@@ -154,7 +154,7 @@ class CudaTimer:
             self._to.data.copy_from_device_async(self._from.data, _DELAY_BYTES, self._cupy.cuda.get_current_stream())
 
 
-def current(device: str) -> AbstractContextManager[Any]:
+def current(device: str) -> AbstractContextManager[object]:
     """The context in which a CUDA device is the current one, for CuPy and PyTorch alike; elsewhere it does nothing."""
     if not Device.named(device).on_gpu:
         return nullcontext()

@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Any
 
+from gpuconv.types import Record
+
 
 def main() -> None:
     """Answer until the input ends."""
@@ -32,6 +34,6 @@ def main() -> None:
             _answer(answers, {"failed": f"{type(error).__name__}: {error}"})
 
 
-def _answer(answers: Any, facts: dict[str, Any]) -> None:
+def _answer(answers: Any, facts: Record) -> None:
     answers.write(json.dumps(facts | {"seconds": time.process_time()}) + "\n")
     answers.flush()

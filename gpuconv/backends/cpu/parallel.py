@@ -45,7 +45,7 @@ def in_parts(
     work: Callable[..., Result],
     *arrays: np.ndarray,
     nbytes: int | None = None,
-    prepare: Callable[..., Sequence[Any]] | None = None,
+    prepare: Callable[..., Sequence[object]] | None = None,
 ) -> list[Result]:
     """Run work(part of each array) for parts along the first axis; returns the results in order.
 
@@ -67,7 +67,7 @@ def in_parts(
         return _run(work, ready) if cores > 1 else [work(*part) for part in ready]
 
 
-def _run(work: Callable[..., Result], parts: Sequence[Sequence[Any]]) -> list[Result]:
+def _run(work: Callable[..., Result], parts: Sequence[Sequence[object]]) -> list[Result]:
     """The results of the parts, the first computed here and each other in a thread of its own."""
     mine, *others = parts
     running = [_start(work, part) for part in others]
@@ -157,7 +157,7 @@ class _OneCoreBlas:
         self.lock.release()
 
 
-def _start(work: Callable[..., Result], part: Sequence[Any]) -> Future[Result]:
+def _start(work: Callable[..., Result], part: Sequence[object]) -> Future[Result]:
     """Run it in another thread, with the same np.errstate."""
     return _others().submit(contextvars.copy_context().run, work, *part)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,7 +118,7 @@ class CudaDevice:
         return CudaRecorder(self._index)
 
 
-def _device_count(cupy: Any) -> int:
+def _device_count(cupy: ModuleType) -> int:
     """The number of CUDA devices. Raises DeviceError, with the cause, if there are none."""
     runtime = cupy.cuda.runtime
     try:

@@ -130,7 +130,7 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), smem_bytes)
 
 
-def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, Any]) -> bool:
+def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, object]) -> bool:
     family, moves = product.algorithm.family, {defines[name] for name in VECTORS if name in defines}
     if family == "few_channels":
         return not _plain(defines) and defines["VECTOR_K"] != WIDE  # but for their stores those of single numbers
@@ -139,7 +139,7 @@ def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, Any]) -
     return not _plain(defines) and len(moves) > 1  # between those where all moves are wide and where none is
 
 
-def _plain(defines: Mapping[str, Any]) -> bool:
+def _plain(defines: Mapping[str, object]) -> bool:
     """Whether the kernel only stores the product."""
     return defines.get("ACTIVATION", "Identity") == "Identity" and not defines.keys() & {"MASK", "MOMENTS", "TAP_TABLE"}
 

@@ -45,7 +45,7 @@ class EmulatedArray(np.ndarray):
         forbid(f"numpy.{function.__name__}")
         return super().__array_function__(function, types, args, options)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         """A pickle holds the values; unpickling creates an array in the emulated device's memory."""
         forbid("__reduce__")
         return asarray, (self.view(np.ndarray),)
@@ -54,7 +54,7 @@ class EmulatedArray(np.ndarray):
         forbid("__copy__")
         return asarray(self.view(np.ndarray))
 
-    def __deepcopy__(self, memo: Any) -> EmulatedArray:
+    def __deepcopy__(self, memo: object) -> EmulatedArray:
         return self.__copy__()
 
     def view(self, *arguments: Any, **options: Any) -> Any:

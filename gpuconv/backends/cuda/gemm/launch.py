@@ -68,7 +68,7 @@ def launch(
         pitch = out.size + (0 if second is None else ceil_div(second.size, 4) * 4)  # aligned for the wide moves
         partials = empty((plan.split_k, pitch), accumulation_dtype(product.dtype), like=out)
         inputs = inputs if bias is None else (*inputs[:-1], None)
-    flags: tuple[Any, ...] = () if accumulate is None else (accumulate and whole,)
+    flags: tuple[object, ...] = () if accumulate is None else (accumulate and whole,)
     arguments = (out, *secondary, partials, *inputs, product.struct, plan.scheduler, *flags)
     run = _kernel(product, plan)
     run((plan.blocks, plan.split_k), plan.algorithm.threads, *arguments, shared=plan.smem_bytes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div
 from gpuconv.types import Array
@@ -12,7 +10,7 @@ _WARP = 32
 _MOST_BLOCKS = 1024  # of a loss; sub-warps take further rows in turn. The same on every device, so that the bits are
 
 
-def row_module(file: str, x: Array, **macros: Any) -> tuple[Module, int]:
+def row_module(file: str, x: Array, **macros: object) -> tuple[Module, int]:
     """The module for rows like x's, and the lanes of a row."""
     lanes = min(_WARP, 1 << (x.shape[1] - 1).bit_length())
     most = 32 if x.dtype.itemsize < 8 else 16  # more doubles would spill; longer rows are read again from cache

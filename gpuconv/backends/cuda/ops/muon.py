@@ -6,7 +6,6 @@ import functools
 import math
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -113,7 +112,7 @@ def _product(
 
 
 # Where the arrays of a batch are, in device memory, by their addresses; it lives as long as the first parameter.
-_tables: dict[tuple[Any, ...], Array] = {}
+_tables: dict[tuple[object, ...], Array] = {}
 
 
 def _table(*columns: Sequence[Array]) -> Array:

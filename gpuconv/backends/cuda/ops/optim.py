@@ -8,7 +8,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -185,7 +184,7 @@ def _launch(
 
 
 # The table of a list of arrays, by everything it says; it lives as long as the first of them.
-_tables: dict[tuple[Any, ...], Array] = {}
+_tables: dict[tuple[object, ...], Array] = {}
 
 Columns = Mapping[str, Sequence[Array]]
 

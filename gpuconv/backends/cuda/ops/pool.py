@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -31,7 +30,7 @@ def _packed(problem: Pool2dProblem, width: int) -> np.void:
 def launch_over_packs(
     file: str,
     kernel: str,
-    macros: dict[str, Any],
+    macros: Mapping[str, object],
     problem: Pool2dProblem,
     outs: Sequence[Array],
     inputs: Sequence[Array],
@@ -63,7 +62,7 @@ def max_pool2d(x: ArrayT, problem: Pool2dProblem, *, out: ArrayT | None) -> tupl
     (x,) = contiguous(x)
     y = buffer(out, problem.y_shape, x.dtype, like=x)
     argmax = empty(problem.y_shape, problem.argmax_dtype, like=x)
-    macros: dict[str, Any] = {"ARGMAX": argmax.dtype}
+    macros: dict[str, object] = {"ARGMAX": argmax.dtype}
     launch_over_packs("max_pool2d.cu", "max_pool2d_forward", macros, problem, (y, argmax), (x,))
     return store(y, out), argmax
 
@@ -71,7 +70,7 @@ def max_pool2d(x: ArrayT, problem: Pool2dProblem, *, out: ArrayT | None) -> tupl
 def max_pool2d_backward(dy: ArrayT, argmax: Array, problem: Pool2dProblem, *, out: ArrayT | None) -> ArrayT:
     dy, argmax = contiguous(dy, argmax)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
-    macros: dict[str, Any] = {"ARGMAX": argmax.dtype}
+    macros: dict[str, object] = {"ARGMAX": argmax.dtype}
     launch_over_packs("max_pool2d.cu", "max_pool2d_backward", macros, problem, (dx,), (dy, argmax))
     return store(dx, out)
 

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from gpuconv.backends.cuda.runtime import source
 from gpuconv.devices import KIND_OF_TYPE, Device, address, device_of
 from gpuconv.dtypes import as_numeric
 from gpuconv.names import lookup
+
+if TYPE_CHECKING:
+    from gpuconv.backends.cuda.emulator.native import EmulatedLibrary
+
 
 Extent = int | tuple[int, ...]
 Extent3 = tuple[int, int, int]
@@ -58,7 +62,7 @@ class Module:
         return self._kernels[name]
 
     @functools.cache  # noqa: B019 - modules live as long as the process
-    def _emulated(self, sanitize: str) -> Any:
+    def _emulated(self, sanitize: str) -> EmulatedLibrary:
         from gpuconv.backends.cuda.emulator.native import EmulatedLibrary
 
         text = source.for_host(self.text, list(self.signatures))
@@ -93,7 +97,7 @@ class Kernel:
         # Extents that are equal are the same, whatever their types.
         self._geometry = functools.lru_cache(maxsize=256)(self._check_geometry)
 
-    def __call__(self, grid: Extent, block: Extent, *arguments: Any, shared: int = 0) -> None:
+    def __call__(self, grid: Extent, block: Extent, *arguments: object, shared: int = 0) -> None:
         """Launch. grid: blocks along x, y, z. block: threads along x, y, z. shared: bytes of dynamic shared memory.
 
         Raises TypeError and ValueError before anything runs, EmulatorError for a fault on the emulated device.
@@ -143,7 +147,7 @@ class Kernel:
                 return None, taken
         return gpu, taken
 
-    def _checked(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[Any]]:
+    def _checked(self, arguments: tuple[object, ...]) -> tuple[int | None, list[Any]]:
         """The GPU that the arrays are on, None for the emulated device, and what a launch there takes. Raises TypeError
         and ValueError for arguments that do not fit."""
         if len(arguments) != len(self._checks):
@@ -273,7 +277,7 @@ def _check_struct(what: str, value: object) -> np.void:
 
 
 @functools.lru_cache(maxsize=4096)
-def _load(file: Path | _Edition, defines: tuple[tuple[str, Any], ...]) -> Module:
+def _load(file: Path | _Edition, defines: tuple[tuple[str, object], ...]) -> Module:
     return Module(file if isinstance(file, Path) else file.path, {name: str(value) for name, value in defines})
 
 
@@ -328,7 +332,7 @@ def text_of(file: str | Path) -> str:
     return source.flatten(found) if isinstance(found, Path) else found.text
 
 
-def load(file: str | Path, defines: Mapping[str, Any] | None = None) -> Module:
+def load(file: str | Path, defines: Mapping[str, object] | None = None) -> Module:
     """A .cu file under a set of macros: a shipped one by its name, a user's own by its path.
 
     defines: macro names and what they stand for, such as ``{"DTYPE": x.dtype, "TILE": 32}``. The same file and

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from gpuconv.backends.cuda import cache
 
@@ -91,7 +91,7 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
     return Binary(entry / "kernel.cubin", parse_resources((entry / "log.txt").read_text(encoding="utf-8")))
 
 
-def _options(version: str, defines: Mapping[str, str], arch: str) -> dict[str, Any]:
+def _options(version: str, defines: Mapping[str, str], arch: str) -> dict[str, object]:
     return {
         "arch": arch,
         "std": "c++17",
@@ -103,7 +103,7 @@ def _options(version: str, defines: Mapping[str, str], arch: str) -> dict[str, A
     }
 
 
-def _key(version: str, text: str, options: Mapping[str, Any]) -> list[str]:
+def _key(version: str, text: str, options: Mapping[str, object]) -> list[str]:
     """Everything that a cubin depends on; no folder names."""
     return ["nvrtc", version, header_version(), repr(options), text]
 
@@ -131,7 +131,7 @@ def _copies() -> Path:
 
 
 @functools.cache
-def toolkit() -> tuple[Any, str]:
+def toolkit() -> tuple[ModuleType, str]:
     """cuda.core, and the version of NVRTC, which is loaded."""
     try:
         from cuda import core, pathfinder  # noqa: F401 - `headers` needs the second one

@@ -83,7 +83,7 @@ def store(result: ArrayT, out: ArrayT | None) -> ArrayT:
     return out
 
 
-def put_back(arrays: Sequence[Any], targets: Sequence[Any]) -> None:
+def put_back(arrays: Sequence[Array], targets: Sequence[Array]) -> None:
     """Copy what a kernel wrote into `contiguous(*arrays)` back to those that had to be copied for it."""
     for array, target in zip(arrays, targets):
         if target is not array:
