@@ -100,6 +100,7 @@ _COUNTERPARTS = {
     ),
     "GlobalAvgPool2D": lambda nn, layer: nn.AdaptiveAvgPool2d(1),
     "AdaptiveAvgPool2D": lambda nn, layer: nn.AdaptiveAvgPool2d(layer.output_size),
+    "Upsample": lambda nn, layer: nn.Upsample(scale_factor=layer.scale),
     "Flatten": lambda nn, layer: nn.Flatten(),
     "Dropout": lambda nn, layer: nn.Dropout(layer.p),
     "Scale": _scale,

@@ -50,6 +50,7 @@ from gpuconv.layers import (
     Sigmoid,
     SiLU,
     Tanh,
+    Upsample,
 )
 from gpuconv.layers.activation import Activation
 from gpuconv.layers.fused import ConvPool
@@ -318,6 +319,12 @@ def _layer_norm(graph: Graph, layer: LayerNorm, x: str) -> str:
     return graph.node("Transpose", [y], layer.path, perm=_TO_NCHW) if is_volume else y
 
 
+def _upsample(graph: Graph, layer: Upsample, x: str) -> str:
+    scales = graph.constant(f"{layer.path}.scales", [1, 1, *layer.options["stride"]], np.float32)
+    modes = dict(mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    return graph.node("Resize", [x, "", scales], layer.path, **modes)
+
+
 def _max_pool(graph: Graph, layer: MaxPool2D, x: str) -> str:
     return graph.node("MaxPool", [x], layer.path, **_window(graph, layer))
 
@@ -408,6 +415,7 @@ FORMS: dict[type, Callable[[Graph, Any, str], str]] = {
     AvgPool2D: _avg_pool,
     AdaptiveAvgPool2D: _adaptive,
     GlobalAvgPool2D: _plain("GlobalAveragePool"),
+    Upsample: _upsample,
     Flatten: _plain("Flatten", lambda layer: {"axis": 1}),
     Dropout: _dropout,
     Scale: _scale,

@@ -17,6 +17,7 @@ from gpuconv.layers.residual import Residual
 from gpuconv.layers.running import listen
 from gpuconv.layers.scale import Scale
 from gpuconv.layers.sequential import Sequential
+from gpuconv.layers.upsample import Upsample
 from gpuconv.layers.variables import Variable
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Tanh",
+    "Upsample",
     "Variable",
     "listen",
 ]

@@ -22,6 +22,7 @@ from gpuconv.layers import (
     ReLU,
     ReLU6,
     Sequential,
+    Upsample,
 )
 
 torch = pytest.importorskip("torch")
@@ -108,6 +109,11 @@ PAIRS = {
         [Branches([[Conv2D(3, 1)], [], [Conv2D(3, 3, padding=1)]], merge="add")],
         lambda: [Cat([nn.Conv2d(3, 3, 1)], [], [nn.Conv2d(3, 3, 3, padding=1)], add=True)],
         (4, 3, 3),
+    ),
+    "upsample": (
+        [Conv2D(4, 1), Upsample((2, 3)), Conv2D(1, 3), Upsample(2)],
+        lambda: [nn.Conv2d(2, 4, 1), nn.Upsample(scale_factor=(2, 3)), nn.Conv2d(4, 1, 3), nn.Upsample(scale_factor=2)],
+        (3, 4, 2),
     ),
     "transposed-doubles": (
         [Conv2D(4, 3), ConvTranspose2D(3, 2, stride=2)],

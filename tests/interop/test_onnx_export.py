@@ -39,6 +39,7 @@ from gpuconv.layers import (
     Sigmoid,
     SiLU,
     Tanh,
+    Upsample,
 )
 
 onnx = pytest.importorskip("onnx")
@@ -55,6 +56,7 @@ ROWS = {
     "relu6": [Scale(9.0), ReLU6()],
     "more-activations": [Scale(4.0), ELU(alpha=0.7), HardSwish()],
     "image-norms": [GroupNorm(2, eps=1e-3), LayerNorm(), Conv2D(3, 2), LayerNorm(), Flatten(), LayerNorm(eps=0.1)],
+    "upsample": [Upsample((2, 3)), Conv2D(2, 3)],
     "conv-pool": [Conv2D(3, 2), MaxPool2D(2)],
     "adaptive": [AdaptiveAvgPool2D((3, 1)), Flatten(), Linear(2)],
     "transposed": [

@@ -39,6 +39,7 @@ from gpuconv.layers import (
     Sigmoid,
     SiLU,
     Tanh,
+    Upsample,
 )
 from gpuconv.layers.fused import ConvPool
 from tests.gradients import numerical_gradient
@@ -67,6 +68,8 @@ CASES = [
         (3, 2, 6),
         (7, 6, 4),
     ),
+    (Upsample(2), (3, 2, 3), (6, 4, 3)),
+    (Upsample((1, 3)), (2, 3, 1), (2, 9, 1)),
     (Linear(3), (7,), (3,)),
     (Linear(1, bias=False), (1,), (1,)),
     (Flatten(), (3, 2, 5), (30,)),
@@ -463,6 +466,19 @@ def test_a_transposed_convolution_by_hand():
     assert layer.algorithms(2, "emulated").keys() == {"fprop", "dgrad", "wgrad"}
 
 
+def test_upsampling_repeats_pixels_exactly():
+    for dtype in ("float32", "float16", "bfloat16", "float64"):
+        layer = Upsample((2, 3))
+        layer.build((3, 2, 5), dtype=dtype)
+        assert layer.parameter_count == 0
+        x = np.random.default_rng(0).normal(size=(2, 3, 2, 5)).astype(layer.dtype)
+        x[0, 0, 0, 0] = np.nan
+        y = layer(x)
+        np.testing.assert_array_equal(y.astype(float), x.astype(float).repeat(2, axis=1).repeat(3, axis=2))
+        dx = layer.backward(np.ones(y.shape, layer.dtype))
+        np.testing.assert_array_equal(dx.astype(float), np.full(x.shape, 6.0))
+
+
 def test_upsampling_and_adaptive_layers_refuse_impossible_sizes():
     for make, words in (
         (
@@ -476,6 +492,8 @@ def test_upsampling_and_adaptive_layers_refuse_impossible_sizes():
         (lambda: GroupNorm(0), "groups"),
         (lambda: GroupNorm(4).build((2, 2, 6)), "groups must divide the 6 channels, received 4"),
         (lambda: LayerNorm(eps=-1.0), "eps"),
+        (lambda: Upsample(0), "scale must be at least 1"),
+        (lambda: Upsample(2).build((4,)), "the input must have the axes (N, H, W, C)"),
         (lambda: AdaptiveAvgPool2D(0), "output_size"),
         (
             lambda: AdaptiveAvgPool2D(3).build((8, 6, 1)),

@@ -17,11 +17,14 @@ from gpuconv.layers import (
     ConvTranspose2D,
     Dropout,
     Flatten,
+    GroupNorm,
     Input,
+    LayerNorm,
     Linear,
     ReLU,
     Residual,
     Sequential,
+    Upsample,
 )
 from gpuconv.training import Callback, LossScale, Trainer, UncapturedWarning
 from gpuconv.training.replay import TOGETHER
@@ -263,7 +266,7 @@ RESIDUAL = Sequential(
         Input((6, 5, 1)),
         Conv2D(4, 3, padding=1),
         Residual([Conv2D(4, 3, padding=1), BatchNorm(), ReLU()]),
-        Branches([[], [Conv2D(2, 3, padding=1)], [ConvTranspose2D(3, 1)]]),
+        Branches([[], [Conv2D(2, 3, padding=1)], [ConvTranspose2D(3, 1), GroupNorm(3), LayerNorm(), Upsample(1)]]),
         ReLU(),
         Flatten(),
         Dropout(0.2),
