@@ -1,4 +1,4 @@
-"""The table of algorithms, what is refused of a name, names that were stored, and TF32's rounding."""
+"""The table of algorithms, refused names, stored names, and TF32 rounding."""
 
 import json
 
@@ -30,7 +30,7 @@ OPS = {
 every_op = pytest.mark.parametrize("op", OPS)
 
 
-def test_every_arithmetic_is_served_once_a_name():
+def test_every_name_has_one_algorithm_per_arithmetic():
     for arithmetic in ARITHMETICS:
         names = [algorithm.name for algorithm in algorithms.serving(arithmetic)]
         assert names
@@ -57,7 +57,7 @@ def test_names_are_checked_before_anything_is_computed(monkeypatch, op):
 
 
 def test_tf32_by_hand():
-    """10 bits behind the point: 2**-11 is halfway from 1 to the next, and goes away from zero."""
+    """10 fraction bits: 2**-11 is halfway from 1 to the next number, and ties round away from zero."""
     below, above = np.nextafter(np.float32(1 + 2**-11), np.float32([0, 2]))
     ends = [0, -0.0, 2**-149, 2**-126, 3.4028235e38]
     given = np.float32([1, below, 1 + 2**-11, above, -1 - 2**-11, 1 + 3 * 2**-11, *ends])
@@ -71,7 +71,7 @@ def test_tf32_by_hand():
 
 @pytest.mark.parametrize("device", ["numpy", *kernel_devices()])
 def test_both_factors_are_rounded_and_the_bias_is_not(device):
-    """One product a sum, so that float32 holds it exactly: the very bits."""
+    """One product per sum, so float32 holds it exactly and the bits must be equal."""
     rng = np.random.default_rng(5)
     x, w = rng.standard_normal((7, 1)).astype(np.float32), rng.standard_normal((6, 1)).astype(np.float32)
     x[3], w[2] = np.nan, 0x7FFFFF * 2.0**-100
@@ -83,7 +83,7 @@ def test_both_factors_are_rounded_and_the_bias_is_not(device):
     assert to_numpy(biased).item() == 1 + 2**-20
 
 
-def test_a_launch_tells_its_algorithm():
+def test_a_launch_reports_its_algorithm():
     for algorithm in ALGORITHMS:
         for arithmetic in algorithm.arithmetics:
             macros = {name: str(value) for name, value in algorithm.defines(arithmetic).items()} | {"VECTOR_C": "1"}
@@ -99,7 +99,7 @@ renamed = pytest.mark.parametrize(("old", "new"), RENAMED.items())
 
 
 @renamed
-def test_an_op_takes_an_old_name(monkeypatch, old, new):
+def test_an_op_accepts_an_old_name(monkeypatch, old, new):
     x, w, dy = (np.ones(shape, np.float16) for shape in ((2, 8, 8, 3), (4, 3, 3, 3), (2, 6, 6, 4)))
     expected = ops.conv2d(x, w)
     np.testing.assert_array_equal(ops.conv2d(x, w, algo=old), expected)
@@ -121,20 +121,20 @@ def test_an_op_takes_an_old_name(monkeypatch, old, new):
 
 
 @renamed
-def test_a_layer_takes_an_old_name(old, new):
+def test_a_layer_accepts_an_old_name(old, new):
     assert Conv2D(4, 3, algo=old).algo == new
     config = Conv2D(4, 3, algo=new).config()
     assert config["algo"] == new
     assert Layer.from_config(config | {"algo": old}).config() == config
 
 
-def test_old_names_are_not_proposed():
+def test_old_names_are_not_suggested():
     with pytest.raises(ValueError, match="did you mean 'few_channels-256x64'") as raised:
         algorithms.listed("few_channels-256x63")
     assert "first-" not in str(raised.value)
 
 
-def test_a_run_that_stored_an_old_name_goes_on(tmp_path):
+def test_a_run_with_a_stored_old_name_is_resumed(tmp_path):
     def trainer():
         layers = [Input((6, 5, 1)), Conv2D(4, 3, algo="few_channels-256x64"), ReLU(), Flatten(), Linear(3)]
         return Trainer(Sequential(layers, seed=1), "sgd", lr=0.1)
@@ -174,7 +174,7 @@ def a_net(algo="auto", device="emulated"):
 
 
 def products_of_a_step(net, batch=7):
-    """The algorithm of each kernel that multiplies, in order, and whether it is in TF32."""
+    """The algorithm of each matrix-product kernel, in order, and whether it uses TF32."""
     x = asarray(np.ones((batch, 6, 5, 3), np.float32), net.device)
     with launches.recorded() as found:
         net.backward(net.forward(x, training=True))
@@ -183,7 +183,7 @@ def products_of_a_step(net, batch=7):
 
 
 @pytest.mark.kernels
-def test_layers_hand_their_choice_to_every_direction():
+def test_layers_pass_their_choice_to_every_direction():
     directions = [f"conv2d_{d}_simt" for d in ("fprop", "fprop", "wgrad", "dgrad", "wgrad", "dgrad")]
     assert products_of_a_step(a_net("simt-64x64")) == [(d, "simt-64x64", False) for d in directions]
     net = a_net()
@@ -195,7 +195,7 @@ def test_layers_hand_their_choice_to_every_direction():
     assert [(kernel, tf32) for kernel, _, tf32 in products_of_a_step(net)] == on_tensor_cores
 
 
-def test_what_a_layer_says_it_takes_is_what_runs():
+def test_the_algorithm_that_a_layer_reports_is_the_one_that_runs():
     for batch in (1, 7, 600):
         net = a_net()
         conv, fc = (net[name].algorithms(batch) for name in ("conv1", "fc1"))
@@ -209,8 +209,8 @@ def test_what_a_layer_says_it_takes_is_what_runs():
 
 
 @pytest.mark.kernels
-def test_a_fused_layer_says_what_runs():
-    """Under a pool there are fewer pixels, and the depth is whole."""
+def test_a_fused_layer_reports_the_algorithm_that_runs():
+    """With a pool there are fewer pixels, and no split-K."""
     for batch in (1, 100):
         layers = [Input((13, 9, 1)), Conv2D(64, 1), ReLU(), MaxPool2D(2), Conv2D(8, 2), Sigmoid(), Flatten(), Linear(5)]
         net = Sequential(layers, device="emulated").fuse()

@@ -1,4 +1,4 @@
-"""Checks of arguments that are no arrays: what they give, and the words of every error."""
+"""Checks of non-array arguments: their results, and the message of every error."""
 
 import numpy as np
 
@@ -15,8 +15,8 @@ def test_integer():
     refused(ValueError, "n must be at least 1, received 0", arguments.integer, "n", 0, 1)
 
 
-def test_a_flag_is_no_word():
-    """ "no" counts as true in Python; so did these, everywhere."""
+def test_a_flag_given_as_text_is_refused():
+    """The text "no" is true in Python, so text as a flag would be misread."""
     for value in (True, False, 1, 0, np.True_):
         assert arguments.flag("on", value) is bool(value)
     x = np.ones((1, 4, 4, 1), np.float32)

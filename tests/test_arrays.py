@@ -1,4 +1,4 @@
-"""Arrays at the door of every op: outputs that overlap or are read-only, masks, byte order, what holds no numbers."""
+"""Array arguments of every op: overlapping or read-only outputs, masks, byte order, non-numeric dtypes."""
 
 import inspect
 import re
@@ -46,7 +46,7 @@ def slots(op):
 
 
 def calls(op, count=2):
-    """Some calls of an op, on host arrays: every argument by its name."""
+    """Example calls of an op on host arrays: every argument by name."""
     found = [case for case in CASES if case.op == op and "few channels" not in case.name][:count]
     for case in found:
         arrays, options = case.arguments("float32")
@@ -54,7 +54,7 @@ def calls(op, count=2):
 
 
 def flat(call, op):
-    """(label, array, what puts another one in its place) of every array of a call."""
+    """(label, array, function that replaces it) for every array of a call."""
     for name in slots(op):
         value = call.get(name)
         if isinstance(value, list):
@@ -75,7 +75,7 @@ def copied(value):
 
 
 def outputs(op, call):
-    """Every array that can receive a result of a call, filled with something."""
+    """Every array that can receive a result of a call, filled with arbitrary values."""
     with np.errstate(all="ignore"):
         returned = getattr(ops, op)(**{name: copied(value) for name, value in call.items()})
     returned = returned if isinstance(returned, tuple) else (returned,)
@@ -93,7 +93,7 @@ def outputs(op, call):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("op", [op for op in ops.__all__ if set(slots(op)) & set(RESULTS)])
 def test_an_output_may_overlap_any_input(op, device):
-    """As if they were apart, wherever the output begins: before the input, at it, and behind."""
+    """The result is as without overlap, whether the output starts before, at or after the input."""
     for call in calls(op, 2 if device == "numpy" else 1):
         call |= outputs(op, call)
         for result in set(RESULTS) & call.keys():
@@ -109,7 +109,7 @@ def test_an_output_may_overlap_any_input(op, device):
 
 
 def overlapping(x, out, shift, device):
-    """Two arrays on a device with the first one's numbers, and the shapes of both, `shift` bytes from each other."""
+    """Two arrays of the given shapes on a device, `shift` bytes apart, holding the first one's values."""
     place = 64 + abs(shift)
     memory = gc.asarray(np.full(place + 64 + max(x.nbytes, out.nbytes), 60, np.uint8), device)
     views = [
@@ -133,7 +133,7 @@ def assert_same(found, expected, where):
         np.testing.assert_allclose(a.astype(float), b.astype(float), 1e-5, 1e-5, err_msg=str(where))
 
 
-def test_a_pool_may_write_over_its_input_on_a_kernel_s_device():
+def test_a_pool_may_write_over_its_input_on_a_device_with_kernels():
     x = np.random.default_rng(0).standard_normal((2, 6, 6, 4), np.float32)
     for device in kernel_devices():
         there = gc.asarray(x.copy(), device)
@@ -143,7 +143,7 @@ def test_a_pool_may_write_over_its_input_on_a_kernel_s_device():
 
 
 def written(op, call):
-    """The names of the arrays, apart from lists, that a call writes to."""
+    """The names of the arrays, except lists, that a call writes to."""
     changes = OPS[op].changes if call.get("training", True) else ()
     names = [name for name in slots(op) if name in (*RESULTS, *changes) and not isinstance(call.get(name), list)]
     return [name for name in names if call.get(name) is not None and call[name].size]
@@ -160,8 +160,8 @@ def given_to_the_backend(op, call, monkeypatch):
 
 
 @pytest.mark.parametrize("op", ops.__all__)
-def test_no_backend_is_given_an_input_that_lies_in_an_output(op, monkeypatch):
-    """Whether or not today's backends would notice."""
+def test_no_backend_receives_an_input_that_overlaps_an_output(op, monkeypatch):
+    """Even if the current backends would not mind."""
     for call in (*calls(op), *(call | {"training": False} for call in calls(op) if "training" in call)):
         call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
         for output in written(op, call):
@@ -234,7 +234,7 @@ def test_in_place_nothing_is_copied(monkeypatch):
     ops.relu(beside[:1], out=beside[1:])  # neighbours share nothing
 
 
-def test_two_outputs_of_one_memory_are_refused():
+def test_two_outputs_that_share_memory_are_refused():
     x, w, vector = np.ones((4, 3), np.float32), np.ones((3, 3), np.float32), np.ones(3, np.float32)
     with pytest.raises(ValueError, match="out and db share memory, and both are written to"):
         ops.linear_wgrad(x, x, out=w, db=w[0])
@@ -254,8 +254,8 @@ def test_two_outputs_of_one_memory_are_refused():
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_what_is_written_must_be_writable(device):
-    """Outputs, and what is changed in place; refused by name, before anything changes."""
+def test_outputs_must_be_writable(device):
+    """Also arrays changed in place; refused by name, before anything changes."""
     refused = 0
     for op in ops.__all__:
         for call in calls(op, 1):
@@ -277,13 +277,13 @@ def test_what_is_written_must_be_writable(device):
     assert refused > 80
 
 
-def test_read_only_inputs_and_statistics_that_stay_are_welcome():
+def test_read_only_inputs_and_unchanged_statistics_are_accepted():
     x = np.broadcast_to(np.float32(2), (3, 4))
     np.testing.assert_array_equal(ops.relu(x), x)
     ops.batch_norm(x, *[np.broadcast_to(np.float32(1), (4,))] * 4, training=False)
 
 
-# --- what is refused, or seen as a plain array -------------------------------------------------
+# --- refused arrays, and subclasses treated as plain arrays ------------------------------------
 
 STRANGERS = {
     "the other byte order": (
@@ -301,7 +301,7 @@ STRANGERS = {
 
 @pytest.mark.parametrize("kind", STRANGERS)
 def test_every_op_refuses(kind):
-    """In the place of every one of its arrays, by the array's name."""
+    """In place of each of its arrays, with the array's name in the message."""
     strange, words = STRANGERS[kind]
     refused = 0
     for op in ops.__all__:
@@ -326,14 +326,14 @@ def test_a_device_s_array_in_the_other_byte_order_is_refused():
 
 
 class Named(np.ndarray):
-    """A subclass whose arithmetic is not to be trusted."""
+    """A subclass with wrong arithmetic."""
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         raise AssertionError("an op met a subclass")
 
 
 @pytest.mark.parametrize("kind", [Named, np.matrix, np.recarray])
-def test_subclasses_are_seen_as_plain_arrays(kind):
+def test_subclasses_are_treated_as_plain_arrays(kind):
     x, w = np.random.default_rng(0).standard_normal((2, 3, 3), np.float32)
     for op in (ops.linear, ops.linear_wgrad, ops.add):
         found = op(x.view(kind), w.view(kind))
@@ -348,7 +348,7 @@ def test_subclasses_are_seen_as_plain_arrays(kind):
     np.testing.assert_array_equal(param, -x)
 
 
-# --- asarray and its like ----------------------------------------------------------------------
+# --- asarray and similar functions -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
@@ -383,7 +383,7 @@ def test_asarray_converts_or_refuses(device):
             make((2,), object, device)
 
 
-def test_a_dtype_in_the_other_byte_order_names_the_machine_s():
+def test_the_error_for_a_dtype_in_the_other_byte_order_names_the_native_one():
     swapped = np.dtype(np.float32).newbyteorder()
     assert as_dtype(swapped).isnative
     net = Sequential([Input((2, 2, 3)), Flatten(), Linear(2)], dtype=swapped)
@@ -422,7 +422,7 @@ def whole_options(op):
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_every_option_that_counts_refuses_what_is_no_count(device):
+def test_every_count_option_refuses_invalid_counts(device):
     tried = set()
     for op in ops.__all__:
         for name in whole_options(op):
@@ -445,7 +445,7 @@ def test_every_option_that_counts_refuses_what_is_no_count(device):
     assert len(tried) > 60
 
 
-# --- the other doors ----------------------------------------------------------------------------
+# --- other functions that take arrays -----------------------------------------------------------
 
 IMAGES = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
 LABELS = np.array([0, 1, 1, 0])
@@ -572,7 +572,7 @@ def test_bad_indices_are_refused_where_the_host_can_read_them(device):
             ops.load_batch(images, labels, gc.asarray(np.array(indices), device), mean=ones, std=ones, **more)
 
 
-def test_strides_that_no_kernel_can_count_are_refused():
+def test_strides_too_large_for_the_kernels_are_refused():
     x, w = (gc.asarray(np.ones((1, side, side, 1), np.float32), "emulated") for side in (4, 2))
     with pytest.raises(ValueError, match="the product of both strides is at most"):
         ops.conv2d(x, w, stride=2**31 - 1)

@@ -28,7 +28,7 @@ def small():
     )
 
 
-def test_a_right_net_passes_and_is_left_alone():
+def test_a_correct_net_passes_and_is_not_changed():
     net = small()
     before = {key: value.copy() for key, value in net.state_dict().items()}
     results = checks.gradient_check(net, samples=7)
@@ -64,7 +64,7 @@ def wrong_relu():
     return WrongReLU, WrongBias
 
 
-def test_a_wrong_backward_fails_where_it_is_wrong(wrong_relu):
+def test_a_wrong_backward_fails_for_the_wrong_gradient(wrong_relu):
     relu, linear = wrong_relu
     (result,) = checks.gradient_check(relu(), input_shape=(4, 3))
     assert not result.passed
@@ -74,7 +74,7 @@ def test_a_wrong_backward_fails_where_it_is_wrong(wrong_relu):
 
 
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
-def test_the_sanity_suite_passes_on_a_right_net(loss):
+def test_the_sanity_suite_passes_on_a_correct_net(loss):
     net = models.build("digits-net", seed=1)
     before = {key: value.copy() for key, value in net.state_dict().items()}
     first, regularised, overfit, ratio = checks.sanity(net, *data(), loss=loss, optimizer=Adam(lr=1e-4))
@@ -108,7 +108,7 @@ def test_any_loss_is_checked_as_it_is(loss, guess):
     assert overfit.passed, overfit
 
 
-def test_smoothed_labels_have_a_least_loss():
+def test_smoothed_labels_have_a_minimum_loss_above_zero():
     """Scores whose softmax is the smoothed targets have no gradient, and the loss that `overfits` counts from."""
     scores = np.log(np.full((1, 4), 0.05) + 0.8 * np.eye(4)[:1])
     loss, slope = ops.softmax_cross_entropy(scores, np.array([0]), label_smoothing=0.2)
@@ -118,7 +118,7 @@ def test_smoothed_labels_have_a_least_loss():
     assert checks._least(plain, 4) == checks._least(losses.get("svm"), 4) == 0
 
 
-def test_one_score_has_nothing_to_be_checked():
+def test_a_net_with_a_single_score_is_refused():
     net = models.build("seed-net", (8, 8, 3), 1)
     for loss in ("softmax", "svm"):
         with pytest.raises(ValueError, match="nothing to classify"):
@@ -131,7 +131,7 @@ def test_a_wrong_loss_fails_the_first_check(monkeypatch):
     assert not checks.first_loss(models.build("digits-net"), *data()).passed
 
 
-def test_a_net_that_cannot_tell_its_images_apart_does_not_overfit():
+def test_a_net_that_cannot_distinguish_its_images_does_not_overfit():
     x, labels = data(20)
     result = checks.overfits(models.build("digits-net"), np.zeros_like(x), labels, steps=20)
     assert not result.passed

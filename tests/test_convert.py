@@ -57,7 +57,7 @@ def test_conv_to_fc_is_the_explicit_matrix(conv):
     assert linear.bias == conv.bias
 
 
-def test_there_and_back_gives_the_same_bits():
+def test_a_round_trip_gives_the_same_bits():
     linear = Linear(4)
     linear.build((12,), seed=2)
     back = convert.conv_to_linear(convert.linear_to_conv(linear, (2, 3, 2)))
@@ -114,7 +114,7 @@ def test_a_global_pool_becomes_a_sliding_one():
     close(scores[:, 2, 1], net.infer(np.ascontiguousarray(image[:, 2:6, 1:5])))
 
 
-def test_the_original_is_left_alone_and_softmax_works_on_maps():
+def test_the_original_is_not_changed_and_softmax_works_on_maps():
     net = sliding_net()
     slid = net.as_convolutional()
     slid["fc1"]["weight"][...] = 0
@@ -135,14 +135,14 @@ def test_smaller_images_are_refused():
         ([Input((1, 1, 2)), Residual([Flatten()], [Flatten()]), Linear(2)], "residual1 contains an FC layer"),
     ],
 )
-def test_what_cannot_slide_is_refused(layers, message):
+def test_nets_that_cannot_slide_are_refused(layers, message):
     with pytest.raises(ValueError, match=message):
         Sequential(layers).as_convolutional()
     with pytest.raises(ValueError, match="must begin with Input"):
         convert.as_convolutional(Sequential([Linear(3)]))
 
 
-def test_twins_compute_in_the_same_precision():
+def test_converted_nets_compute_in_the_same_precision():
     net = models.build("seed-net", precision="tf32")
     assert convert.as_convolutional(net).precision == "tf32"
     conv = convert.linear_to_conv(net["fc1"])
@@ -156,7 +156,7 @@ def test_a_layer_that_is_not_built_is_refused():
         convert.conv_to_linear(Conv2D(3, 3))
 
 
-def test_where_pools_leave_a_rest_unread_windows_may_end_beyond_the_image():
+def test_windows_may_extend_beyond_the_image_where_pools_drop_a_remainder():
     layers = [Input((7, 7, 1)), Conv2D(2, 3), MaxPool2D(2), Flatten(), Linear(3)]  # the last row and column: not read
     net = Sequential(layers, dtype="float64")
     x = batch(1, 8, 8, 1)

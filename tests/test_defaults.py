@@ -1,4 +1,4 @@
-"""What is left out has the documented value: another default would change what people's programs do."""
+"""Every default is the documented one: another would change the behaviour of users' programs."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_every_default_is_the_documented_one():
     expect(DEFAULTS)
 
 
-def test_records_are_fixed():
+def test_records_are_immutable():
     for name, found in flags(["checks:GradientCheck", "checks:SanityCheck", "summary:Row"]):
         assert found == VALUE, name
 
 
-def test_what_a_class_must_define_says_so():
-    """Else it would give None, which fails somewhere else."""
+def test_a_missing_method_of_a_subclass_is_an_error():
+    """Otherwise it would return None, which fails somewhere else."""
     from gpuconv.data import Samples
     from gpuconv.layers import Layer
     from gpuconv.layers.fused import Fused

@@ -1,4 +1,4 @@
-"""The names of devices, wherever one is named."""
+"""Device names, wherever one can be given."""
 
 from gpuconv import backends, models, summary
 from gpuconv.backends import asarray, device_of, resolve
@@ -7,7 +7,7 @@ from gpuconv.data import Loader, Normalization, synthetic
 from gpuconv.profiling.timer import CpuTimer, open_timer
 
 
-def test_cpu_is_numpy_wherever_a_device_is_named(capsys):
+def test_cpu_means_numpy_wherever_a_device_is_named(capsys):
     data, _ = synthetic.load(8, size=(8, 8, 3))
     loader = Loader(data, 4, normalization=Normalization.from_dataset(data), device="cpu")
     net = models.build("seed-net", (8, 8, 3), device="cpu")

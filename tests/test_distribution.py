@@ -1,4 +1,4 @@
-"""What is published: a source distribution that is the repository, and a wheel of the package and nothing else."""
+"""The published files: a source distribution equal to the repository, and a wheel with the package and nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Built(NamedTuple):
 
 
 def sources() -> set[str]:
-    """The repository's files, new ones too; of an unpacked source distribution, those that a build made left out."""
+    """The repository's files, including new ones; in an unpacked source distribution, without those a build created."""
     if (ROOT / ".git").exists():
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
@@ -42,7 +42,7 @@ def sources() -> set[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Built:
-    """Both, the wheel from the sdist, from a copy: what an earlier build left in the repository must not slip in."""
+    """Both, built from a copy, the wheel from the sdist: leftovers of earlier builds must not get in."""
     pytest.importorskip("build")  # comes with gpuconv[test]; a machine for the GPU gate alone need not have it
     folder = tmp_path_factory.mktemp("distribution")
     for name in sources():
@@ -62,11 +62,11 @@ def built(tmp_path_factory) -> Built:
     return Built(done.stdout, files, zipfile.ZipFile(next(folder.glob("*.whl"))))
 
 
-def test_the_build_has_no_warning(built):
+def test_the_build_gives_no_warnings(built):
     assert [line for line in built.said.splitlines() if "warning" in line.lower()] == []
 
 
-def test_the_source_distribution_is_the_repository(built):
+def test_the_source_distribution_equals_the_repository(built):
     made = {"PKG-INFO", "setup.cfg"}
     assert {name for name in built.sdist if not name.startswith("gpuconv.egg-info/")} - made == sources()
 
@@ -79,13 +79,13 @@ def test_the_wheel_holds_every_file_of_the_package(built):
     assert built.packed == expected
 
 
-def test_the_wheel_brings_the_command_and_the_licences(built):
+def test_the_wheel_has_the_command_and_the_licences(built):
     named = {name.partition(".dist-info/")[2]: name for name in built.wheel.namelist()}
     assert "gpuconv = gpuconv.__main__:main" in built.wheel.read(named["entry_points.txt"]).decode()
     assert {"licenses/LICENSE", "licenses/gpuconv/data/digits.md"} <= set(named)
 
 
-def test_the_wheel_has_the_version_that_the_package_tells(built):
+def test_the_wheel_has_the_version_of_the_package(built):
     from gpuconv import __version__
 
     metadata = next(name for name in built.wheel.namelist() if name.endswith(".dist-info/METADATA"))

@@ -1,4 +1,4 @@
-"""The examples of the docs, run as they stand."""
+"""The examples in the docs, run unchanged."""
 
 import doctest
 import re
@@ -25,7 +25,7 @@ def test_the_tutorial_is_among_them():
 
 
 @pytest.mark.slow
-def test_the_code_of_nets_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+def test_the_code_in_nets_md_runs_unchanged(tmp_path, monkeypatch, capsys):
     """Each block by itself, on a net with a residual block, its twin in PyTorch, and pictures in files."""
     torch, image = pytest.importorskip("torch"), pytest.importorskip("PIL.Image")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Docstrings list what a constructor takes, in the class or where it inherits the argument from."""
+"""Docstrings list all constructor arguments, in the class or in the base class that defines them."""
 
 import inspect
 import re

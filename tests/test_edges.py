@@ -1,4 +1,4 @@
-"""The first and last value that each setting takes, and the next one, which is refused by its name."""
+"""The first and last value that each setting accepts, and the next one, which is refused with the setting's name."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_whole_numbers():
             kind(**{name: 1.5})
 
 
-def test_a_rate_of_the_largest_float32_is_the_last_that_trains_one():
+def test_the_largest_float32_is_the_largest_accepted_rate():
     largest = float(np.finfo(np.float32).max)
     params = {"w": np.zeros((2, 2), np.float32)}
     for text in ("sgd", "* -> sgd:lr=1"):
@@ -125,7 +125,7 @@ def test_a_rate_of_the_largest_float32_is_the_last_that_trains_one():
             optimizers.get(text, lr=np.nextafter(largest, np.inf).item()).build(params)
 
 
-def test_what_two_spellings_of_a_schedule_are():
+def test_two_spellings_of_a_schedule_are_equal():
     assert schedules.get("step:3") == Step(3)
     assert schedules.get("multi-step:3") == MultiStep((3,)) != Step(3)
     assert schedules.get("linear:2,warmup:1") == Warmup(1, LinearSchedule(2))

@@ -1,4 +1,4 @@
-"""The examples run as they stand."""
+"""The examples run unchanged."""
 
 import ast
 import json
@@ -31,7 +31,7 @@ def test_a_program_runs(name, capsys, tmp_path, monkeypatch):
 
 
 def cells(name):
-    """The source of each cell of code."""
+    """The source of each code cell."""
     book = json.loads((EXAMPLES / f"{name}.ipynb").read_text(encoding="utf-8"))
     return ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
 
@@ -48,7 +48,7 @@ def test_a_notebook_is_stored_without_results(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs_and_its_results_show_themselves(name, monkeypatch, tmp_path):
+def test_a_notebook_runs_and_its_results_have_a_rich_display(name, monkeypatch, tmp_path):
     pytest.importorskip(NEEDS.get(name, "gpuconv"))
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": "__main__"}
@@ -62,7 +62,7 @@ def test_a_notebook_runs_and_its_results_show_themselves(name, monkeypatch, tmp_
 
 
 def _result(source, names):
-    """What the last expression of a cell gives, which a notebook shows."""
+    """The value of a cell's last expression, which a notebook displays."""
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "cell", "exec"), names)
@@ -72,7 +72,7 @@ def _result(source, names):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_jupyter_runs_a_notebook(name, tmp_path):
-    """In a kernel of its own: bars and figures are inline, and a layer of the notebook's own is saved and loaded."""
+    """In a separate kernel: bars and figures are inline, and a layer defined in the notebook is saved and loaded."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     pytest.importorskip(NEEDS.get(name, "gpuconv"))

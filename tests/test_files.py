@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, whoever else writes, never through a link; and locks."""
+"""Writing files: completely or not at all, with concurrent writers, never through a link; and locks."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ def names(folder):
 
 
 def abandon(folder, content=b"half"):
-    """What a killed writer leaves: a temporary file or folder without its lock."""
+    """The leftovers of a killed writer: a temporary file or folder without its lock."""
     path, handle = files._claim(folder, files._make_file)
     os.write(handle, content)
     os.close(handle)
@@ -38,7 +38,7 @@ def test_a_file_is_replaced_with_the_users_permissions(tmp_path):
 
 
 class Tokens:
-    """The names that a temporary file gets, the first of them taken already."""
+    """The names for a temporary file, the first of them already taken."""
 
     def __init__(self):
         self.given = 0
@@ -48,7 +48,7 @@ class Tokens:
         return str(self.given - 1) * 16
 
 
-def test_a_planted_link_is_replaced_and_what_it_names_is_kept(tmp_path, monkeypatch):
+def test_a_planted_link_is_replaced_and_its_target_is_kept(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "run" / "last").symlink_to(tmp_path / "precious")
@@ -60,8 +60,8 @@ def test_a_planted_link_is_replaced_and_what_it_names_is_kept(tmp_path, monkeypa
     assert not (tmp_path / "run" / "last").is_symlink()
 
 
-def test_a_planted_file_is_not_taken_for_a_temporary_one(tmp_path, monkeypatch):
-    """It comes after the folder was cleared; as a second name of a file it would pass for ours."""
+def test_a_planted_file_is_not_used_as_the_temporary_one(tmp_path, monkeypatch):
+    """It appears after the folder was cleared; as a hard link to another file it would look like ours."""
     (tmp_path / "precious").write_text("mine")
 
     def plant(folder):
@@ -99,8 +99,8 @@ def test_an_error_that_names_another_file_passes_through(tmp_path):
         open(tmp_path / "font")  # noqa: SIM115 - it does not exist
 
 
-def test_a_folder_that_may_not_be_read_takes_a_file(tmp_path, monkeypatch):
-    """It cannot be opened to make the new name last."""
+def test_a_file_can_be_written_into_an_unreadable_folder(tmp_path, monkeypatch):
+    """The folder cannot be opened to sync the new name."""
     asked, opened = [], os.open
 
     def refuse(path, *flags, **options):
@@ -115,7 +115,7 @@ def test_a_folder_that_may_not_be_read_takes_a_file(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"1"
 
 
-def test_what_is_no_file_is_not_replaced(tmp_path):
+def test_only_regular_files_are_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="not a regular file"):
@@ -128,7 +128,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
     assert names(tmp_path) == ["folder", "pipe"]
 
 
-def test_the_next_writer_clears_what_dead_ones_left_and_nothing_of_living_ones(tmp_path):
+def test_the_next_writer_removes_leftovers_of_dead_writers_only(tmp_path):
     dead = abandon(tmp_path)
     files.write(tmp_path / "quick", b"1")
     assert names(tmp_path) == ["quick"]
@@ -157,8 +157,8 @@ def test_without_locks_nothing_is_cleared(tmp_path, monkeypatch):
     assert names(tmp_path) == sorted([*dead, "a"])
 
 
-def test_a_writer_whose_new_file_is_taken_for_abandoned_makes_another(tmp_path, monkeypatch):
-    """Another process may clear between the making of a file and its lock."""
+def test_a_writer_whose_new_file_was_cleared_as_abandoned_makes_another(tmp_path, monkeypatch):
+    """Another process may clear the folder after a file is created and before it is locked."""
     lock, calls = locks.lock, []
 
     def late(handle, *, wait=False):
@@ -175,7 +175,7 @@ def test_a_writer_whose_new_file_is_taken_for_abandoned_makes_another(tmp_path, 
     assert (tmp_path / "a").read_bytes() == b"1"
 
 
-def test_many_writers_of_one_file_and_every_read_is_whole(tmp_path):
+def test_with_many_writers_of_one_file_every_read_is_complete(tmp_path):
     path, contents = tmp_path / "a", [bytes([number]) * 300_000 for number in range(4)]
     files.write(path, contents[0])
     errors = []
@@ -199,7 +199,7 @@ def test_many_writers_of_one_file_and_every_read_is_whole(tmp_path):
 # --- locks -------------------------------------------------------------------------------------
 
 
-def test_a_lock_file_says_who_holds_it_and_goes_with_its_holder(tmp_path):
+def test_a_lock_file_names_its_holder_and_is_removed_with_it(tmp_path):
     first = locks.LockFile(tmp_path / "lock")
     assert first.supported
     with pytest.raises(locks.LockedError, match=rf"process {os.getpid()} on .* since \d{{4}}-"):
@@ -211,7 +211,7 @@ def test_a_lock_file_says_who_holds_it_and_goes_with_its_holder(tmp_path):
 
 
 def test_the_lock_of_a_killed_process_is_free_and_a_fork_does_not_keep_it(tmp_path):
-    """The child dies without releasing; its own child lives on."""
+    """The child dies without releasing the lock; its own child lives on."""
     (read, write), (ready, tell) = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
@@ -230,8 +230,8 @@ def test_the_lock_of_a_killed_process_is_free_and_a_fork_does_not_keep_it(tmp_pa
         os.close(handle)
 
 
-def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
-    """The holder lets go between our opening of the file and our lock."""
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
+    """The holder releases it after we open the file and before we lock it."""
     lock, holder = locks.lock, [locks.LockFile(tmp_path / "lock")]
 
     def late(handle, **options):
@@ -246,7 +246,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeyp
     second.release()
 
 
-def test_a_lock_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
+def test_a_lock_that_cannot_be_written_is_released(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -258,7 +258,7 @@ def test_a_lock_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
     locks.LockFile(tmp_path / "lock").release()
 
 
-def test_a_lock_is_no_link_and_no_pipe(tmp_path):
+def test_a_link_or_pipe_in_place_of_a_lock_is_refused(tmp_path):
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "precious")
     os.mkfifo(tmp_path / "pipe")
@@ -269,7 +269,7 @@ def test_a_lock_is_no_link_and_no_pipe(tmp_path):
 
 
 def test_the_permissions_of_new_files_and_folders(tmp_path):
-    """Files as the user's umask has them; a scratch folder is its owner's alone."""
+    """Files follow the user's umask; a scratch folder is private to its owner."""
     before = os.umask(0)
     try:
         lock = locks.LockFile(tmp_path / "lock")
@@ -283,7 +283,7 @@ def test_the_permissions_of_new_files_and_folders(tmp_path):
     assert names(tmp_path) == ["log"]
 
 
-def test_a_folder_that_cannot_be_synced_is_passed_over_where_no_call_for_it_exists(tmp_path, monkeypatch):
+def test_folders_are_not_synced_on_platforms_without_that_call(tmp_path, monkeypatch):
     fsync, failing = os.fsync, [0]
 
     def refuse(handle):
@@ -302,7 +302,7 @@ def test_a_folder_that_cannot_be_synced_is_passed_over_where_no_call_for_it_exis
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_who_holds_a_lock_is_told_where_it_can_be_read(tmp_path):
+def test_the_error_names_the_holder_of_a_lock_if_readable(tmp_path):
     lock = locks.LockFile(tmp_path / "lock")
     for text in (b"", b"{}", b"[1]", b"[" * 4000, b"no json"):
         os.ftruncate(lock._handle, 0)
@@ -312,7 +312,7 @@ def test_who_holds_a_lock_is_told_where_it_can_be_read(tmp_path):
     lock.release()
 
 
-def test_locks_where_there_are_none_and_where_they_fail(tmp_path, monkeypatch):
+def test_platforms_without_locks_and_locks_that_fail(tmp_path, monkeypatch):
     failing = [0]
 
     def refuse(*_):
@@ -329,8 +329,8 @@ def test_locks_where_there_are_none_and_where_they_fail(tmp_path, monkeypatch):
         assert locks.lock(file.fileno()) is None
 
 
-def test_a_reader_that_is_in_the_way_gets_time(tmp_path, monkeypatch):
-    """As on Windows, where a file that someone has open cannot be replaced, and an open one not be renamed."""
+def test_a_write_is_retried_while_a_reader_blocks_it(tmp_path, monkeypatch):
+    """As on Windows, where an open file cannot be replaced or renamed."""
     refusals, waits, replace = [3], [], os.replace
 
     def refuse(temporary, path):

@@ -1,4 +1,4 @@
-"""Run folders that were damaged or made by an attacker, in every command: refused in one line, or what they were.
+"""Run folders that are damaged or crafted by an attacker, in every command: refused in one line, or read unchanged.
 
 Never a traceback, and never a result that differs in silence: where a command takes a damaged file, it says what the
 undamaged one says.
@@ -90,7 +90,7 @@ def refuse_pictures(patch):
 
 
 class Commands:
-    """Runs commands, and compares what they say with what they said first."""
+    """Runs commands and compares their output with that of the first run."""
 
     def __init__(self, capsys):
         self.capsys = capsys
@@ -135,7 +135,7 @@ def mutated(value, path, new):
     return value
 
 
-def test_entries_of_run_json(run, capsys):
+def test_changed_entries_of_run_json(run, capsys):
     commands, draw = Commands(capsys), random.Random(0)
     whole, content = run.settings_file.read_text(), json.loads(run.settings_file.read_text())
     last, refused, tried = run.last.read_bytes(), 0, 0
@@ -149,8 +149,8 @@ def test_entries_of_run_json(run, capsys):
     assert 0.5 < refused / tried < 1
 
 
-def test_entries_of_a_checkpoint_that_was_sealed_anew(run, capsys, monkeypatch):
-    """Its checksum is right, so what it holds counts; whatever that is, it ends in no traceback."""
+def test_changed_entries_of_a_checkpoint_with_a_valid_checksum(run, capsys, monkeypatch):
+    """The checksum is right, so the contents are used; whatever they are, there is no traceback."""
     monkeypatch.setattr(checkpoint, "dump", json.dumps)  # also what a save would refuse
     commands, draw = Commands(capsys), random.Random(1)
     found, refused, tried = checkpoint.load(run.last), 0, 0
@@ -163,7 +163,7 @@ def test_entries_of_a_checkpoint_that_was_sealed_anew(run, capsys, monkeypatch):
     assert 0.5 < refused / tried < 1
 
 
-def test_arrays_of_a_checkpoint_that_was_sealed_anew(run, capsys):
+def test_changed_arrays_of_a_checkpoint_with_a_valid_checksum(run, capsys):
     commands, draw = Commands(capsys), np.random.default_rng(2)
     found = checkpoint.load(run.last)
     for name, array in found.tensors.items():
@@ -185,7 +185,7 @@ def test_arrays_of_a_checkpoint_that_was_sealed_anew(run, capsys):
                 commands.ask(list(command))
 
 
-def test_bytes_of_both_files(run, capsys):
+def test_changed_bytes_of_both_files(run, capsys):
     commands, draw = Commands(capsys), random.Random(3)
     for file, commanded in ((run.settings_file, EVERY), (run.last, EVERY)):
         whole, refused = file.read_bytes(), 0
@@ -204,8 +204,8 @@ def test_bytes_of_both_files(run, capsys):
         assert refused > 150 if file == run.settings_file else refused == 300
 
 
-def test_headers_of_safetensors_files(run, capsys):
-    """The header is JSON, too: other dtypes, shapes, offsets, names, metadata, with the length before it right."""
+def test_changed_headers_of_safetensors_files(run, capsys):
+    """The header is JSON too: other dtypes, shapes, offsets, names, metadata, with a correct length field."""
     commands, draw = Commands(capsys), random.Random(4)
     whole = run.last.read_bytes()
     size = struct.unpack("<Q", whole[:8])[0]
@@ -228,7 +228,7 @@ def test_headers_of_safetensors_files(run, capsys):
             assert commands.expect_refusal_or_the_usual(command)
 
 
-def test_what_is_no_file(run, capsys):
+def test_a_folder_link_or_empty_file_in_place_of_a_file(run, capsys):
     commands = Commands(capsys)
     for file in (run.settings_file, run.last):
         whole = file.read_bytes()

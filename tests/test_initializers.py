@@ -22,7 +22,7 @@ def draw(choice, shape=SHAPE, dtype="float64", **options):
         ({"name": "xavier_uniform", "gain": 2.0}, 8 / (480 + 960)),
     ],
 )
-def test_the_variance_is_the_formulas(choice, variance):
+def test_the_variance_follows_the_formula(choice, variance):
     values = draw(choice)
     assert values.size == 30720
     standard_error = variance * np.sqrt(2 / values.size)  # of a normal sample's variance; a uniform one's is smaller
@@ -41,8 +41,8 @@ def test_fans_of_linear_grouped_and_vector():
 
 @pytest.mark.parametrize("groups", [1, 4, 16], ids=["plain", "grouped", "depthwise"])
 @pytest.mark.parametrize("draw", ["normal", "uniform"])
-def test_a_convolution_keeps_the_variance_that_its_fan_says(groups, draw):
-    """Forward with fan_in, backward with fan_out, between the two with Xavier: measured on a ring, without borders."""
+def test_a_convolution_preserves_the_variance_for_its_fan(groups, draw):
+    """Forward with fan_in, backward with fan_out, in between with Xavier: measured away from the borders."""
     channels = filters = 16
     x = np.random.default_rng(0).normal(size=(8, 34, 34, channels))
 
@@ -59,7 +59,7 @@ def test_a_convolution_keeps_the_variance_that_its_fan_says(groups, draw):
     assert measured(f"xavier_{draw}") == pytest.approx((1, 1), rel=0.12)  # as many filters as channels
 
 
-def test_fans_of_a_convolution_that_widens():
+def test_fans_of_a_convolution_with_more_filters_than_channels():
     fan_in, fan_out = initializers.fans((32, 3, 3, 2), groups=4)  # 8 channels to 32 filters
     assert (fan_in, fan_out) == (9 * 2, 9 * 8)
     conv = Conv2D(32, 3, groups=4, weight_init={"name": "he_uniform", "fan": "out"})
@@ -73,7 +73,7 @@ def test_constants():
     assert (draw({"name": "constant", "value": -0.25}, (3,)) == -0.25).all()
 
 
-def test_dirac_begins_as_a_copy():
+def test_dirac_initially_copies_the_input():
     weight = draw("dirac", (5, 3, 3, 2))
     x = np.random.default_rng(0).normal(size=(1, 4, 4, 2))
     conv = Conv2D(5, 3, padding=1, weight_init="dirac")
@@ -104,12 +104,12 @@ def test_dirac_of_groups_is_pytorchs():
     assert copies.sum() == 6
 
 
-def test_dirac_is_for_filters():
+def test_dirac_is_refused_for_other_shapes_than_filters():
     with pytest.raises(ValueError, match="filters"):
         Linear(3, weight_init="dirac").build((2,))
 
 
-def test_the_same_seed_gives_the_same_bits_and_every_parameter_its_own():
+def test_the_same_seed_gives_the_same_bits_and_parameters_differ():
     np.testing.assert_array_equal(draw("he_normal"), draw("he_normal"))
     assert (draw("he_normal") != draw("he_normal", seed=2)).any()
     net = Sequential([Input((4, 4, 2)), Conv2D(2, 3, padding=1), Conv2D(2, 3, padding=1)], seed=9)

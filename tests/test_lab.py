@@ -24,7 +24,7 @@ def run(*arguments, capsys):
 @pytest.mark.kernels
 @pytest.mark.parametrize("op", ops.__all__)
 def test_every_case_of_an_op_runs_its_file(op, monkeypatch):
-    """In every dtype: what runs another kernel than the user's says nothing about the user's."""
+    """In every dtype: a case that runs another kernel would say nothing about the user's."""
     monkeypatch.setattr(lab, "verify", lambda chosen, dtypes, device: files_of(chosen, dtypes))
     file = source.resolve(lab.shipped_file(op))
     found = dict(lab.check(file, op, "emulated", DTYPES))
@@ -33,7 +33,7 @@ def test_every_case_of_an_op_runs_its_file(op, monkeypatch):
 
 
 def files_of(chosen, dtypes):
-    """Of each case and dtype that launches anything the files of its kernels."""
+    """The kernel files of each case and dtype that launches anything."""
     for case in chosen:
         for dtype in dtypes:
             if dtype in case.dtypes:
@@ -76,7 +76,7 @@ def test_an_algorithm_from_the_command_line(tmp_path, capsys):
 
 
 @pytest.mark.kernels
-def test_halves_are_checked_through_the_user_s_file_too(tmp_path, capsys):
+def test_16_bit_floats_are_also_checked_with_the_users_file(tmp_path, capsys):
     path = tmp_path / "my_linear.cu"
     text = lab.template("linear").splitlines()
     at = next(number for number, line in enumerate(text) if line.startswith("    fprop("))
@@ -94,7 +94,7 @@ def test_the_template_passes(my_pool, capsys):
     assert "not timed: a kernel's speed" in said
 
 
-def test_a_wrong_kernel_is_told_by_its_smallest_failing_case(my_pool, capsys):
+def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(my_pool, capsys):
     my_pool.write_text(my_pool.read_text().replace("value > leader", "value >= leader"))  # ties go to the last
     status, said = run(my_pool, "--op", "max_pool2d", "--device", "emulated", "--dtype", "float32", capsys=capsys)
     assert status == 1
@@ -112,14 +112,14 @@ def test_a_compile_error_points_into_the_file(my_pool, capsys):
     assert f"my_pool.cu:{line}:" in said
 
 
-def test_afterwards_the_shipped_kernel_is_back(my_pool, capsys):
+def test_the_shipped_kernel_is_restored_afterwards(my_pool, capsys):
     my_pool.write_text(my_pool.read_text().replace("value > leader", "value < leader"))
     run(my_pool, "--op", "max_pool2d", "--device", "emulated", "--dtype", "float32", capsys=capsys)
     assert main(["verify", "--op", "max_pool2d", "--device", "emulated", "--tier", "tiny", "--dtype", "float32"]) == 0
 
 
-def test_a_file_that_is_written_again_is_compiled_again(my_pool):
-    """As in a notebook: the same path, another text, one session."""
+def test_a_rewritten_file_is_compiled_again(my_pool):
+    """As in a notebook: same path, new contents, one session."""
     right, passed = my_pool.read_text(), []
     wrong = right.replace("value > leader", "value < leader")
     for text in (right, wrong, right):
@@ -153,7 +153,7 @@ def test_other_kernels_are_refused_before_anything_runs(my_pool, change, message
         lab.check_signatures(my_pool, "max_pool2d")
 
 
-def test_bad_input(tmp_path, capsys):
+def test_bad_input_is_refused(tmp_path, capsys):
     assert run("--op", "max_pool", capsys=capsys) == (2, "gpuconv: error: " + _unknown("max_pool", "max_pool2d"))
     assert run("--op", "relu", capsys=capsys)[0] == 2
     status, said = run(tmp_path / "no.cu", "--op", "relu", capsys=capsys)

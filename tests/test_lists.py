@@ -1,4 +1,4 @@
-"""What is kept for lists of arrays is found by these very arrays alone, while they live."""
+"""Values cached for lists of arrays are found only with the same array objects, while they live."""
 
 import gc
 
@@ -31,7 +31,7 @@ def test_the_same_arrays_in_the_same_context_find_the_value():
     assert known.get([a, b], 2) is None
 
 
-def test_an_entry_goes_with_any_of_its_arrays():
+def test_an_entry_is_dropped_with_any_of_its_arrays():
     for gone in range(3):
         arrays = [Array() for _ in range(3)]
         ids, known = [id(array) for array in arrays], kept(arrays)
@@ -43,14 +43,14 @@ def test_an_entry_goes_with_any_of_its_arrays():
         assert len(ids) == 3
 
 
-def test_arrays_that_come_once_leave_nothing():
+def test_arrays_used_once_leave_no_entry():
     known = WhileAlive()
     for _ in range(10):
         known.keep([Array(), Array()], "value")
     assert not known._kept
 
 
-def test_nothing_is_kept_for_numpy_arrays():
+def test_nothing_is_cached_for_numpy_arrays():
     array = np.zeros(2)
     assert kept([array]).get([array]) is None
 
@@ -61,7 +61,7 @@ def lists(count=3, size=5, dtype=np.float32):
 
 
 @pytest.mark.parametrize("schedule", ["early", "late"])
-def test_steps_that_repeat_give_what_the_first_one_gives(schedule):
+def test_repeated_steps_give_the_result_of_uncached_ones(schedule):
     host = lists()
     with standin.installed(schedule=schedule):
         device = [[asarray(array, "cuda") for array in each] for each in lists()]
@@ -75,7 +75,7 @@ def test_steps_that_repeat_give_what_the_first_one_gives(schedule):
                 device[1] = [asarray(array, "cuda") for array in host[1]]
 
 
-def test_what_does_not_fit_is_refused_after_steps_that_did():
+def test_mismatched_arrays_are_refused_after_good_steps():
     with standin.installed():
         params, grads, velocities = ([asarray(array, "cuda") for array in each] for each in lists())
 
@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_refused_after_steps_that_did():
         assert refusals() == before
 
 
-def test_strided_parameters_are_put_back_each_time():
+def test_strided_parameters_are_written_back_each_time():
     with standin.installed():
         whole = asarray(np.ones((4, 2), np.float32), "cuda")
         params, grads = [whole[:, 0]], [asarray(np.ones(4, np.float32), "cuda")]

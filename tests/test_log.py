@@ -15,7 +15,7 @@ SHOWS = ("cli", "console.py", "notices.py")  # the command line, its lines and b
 
 
 def test_no_module_of_the_library_prints():
-    """`gpuconv.live.serve` gives its address to `ready`, which is `print` unless the caller has another."""
+    """`gpuconv.live.serve` passes its address to `ready`, which defaults to `print`."""
     for path in (ROOT / "gpuconv").rglob("*.py"):
         if path.relative_to(ROOT / "gpuconv").parts[0] in SHOWS:
             continue
@@ -24,7 +24,7 @@ def test_no_module_of_the_library_prints():
             assert not called, f"{path}:{node.lineno}"
 
 
-def test_news_of_a_run_are_logged_and_not_printed(tmp_path, caplog, capfd):
+def test_messages_of_a_run_are_logged_and_not_printed(tmp_path, caplog, capfd):
     caplog.set_level(logging.INFO)
     run = tmp_path / "run"
     (run / "curves.png").mkdir(parents=True)  # in the place of the picture
@@ -35,7 +35,7 @@ def test_news_of_a_run_are_logged_and_not_printed(tmp_path, caplog, capfd):
     assert record.getMessage().startswith("no curves.png: ")
 
 
-def test_the_log_is_quiet_until_the_command_line_listens(capfd):
+def test_the_log_is_silent_unless_the_command_line_shows_it(capfd):
     logger = logging.getLogger("gpuconv.test")
     logger.warning("nobody listens")
     with console.log_on_stderr():

@@ -21,7 +21,7 @@ def test_softmax_by_hand():
 
 @pytest.mark.usefixtures("oracle_and_numpy")
 def test_svm_by_hand():
-    """The notes' example: scores 3.2, 5.1, -1.7 with the first class right lose 2.9."""
+    """The course notes' example: scores 3.2, 5.1, -1.7 with class 0 right have loss 2.9."""
     loss, dscores = losses.get("svm")(SCORES, LABELS)
     np.testing.assert_allclose(loss, (2.9 + 2.0) / 2, rtol=1e-14)
     np.testing.assert_array_equal(dscores, [[-0.5, 0.5, 0], [0.5, 0.5, -1]])
@@ -36,7 +36,7 @@ def test_options_reach_the_op():
     np.testing.assert_allclose(wide, (11.9 + 5.1 + 20) / 2, rtol=1e-14)
 
 
-def test_a_callable_passes_through():
+def test_a_callable_is_returned_unchanged():
     loss = losses.SVMHinge(2.0)
     assert losses.get(loss) is loss
     for own in (lambda scores, labels: 0, lambda *both: 0, lambda scores, labels, grad_scale: 0, min):
@@ -61,7 +61,7 @@ def test_bad_use_is_refused(make, error, message):
         make()
 
 
-def test_losses_are_values_with_the_documented_defaults():
+def test_losses_compare_by_value_and_have_the_documented_defaults():
     expect({"losses": {"SoftmaxCrossEntropy": {"label_smoothing": 0.0}, "SVMHinge": {"delta": 1.0}}})
     for name, found in flags(["losses:SoftmaxCrossEntropy", "losses:SVMHinge"]):
         assert found == VALUE, name

@@ -1,4 +1,4 @@
-"""Metrics by name, by function and by object, against counts made by hand."""
+"""Metrics by name, as functions and as objects, against counts by hand."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_confusion_and_the_accuracy_of_each_class():
 
 
 class Mistakes:
-    """As a user writes it, without a base class; it counts on from batch to batch."""
+    """As a user might write it, without a base class; it accumulates over batches."""
 
     def __init__(self):
         self.count = 0
@@ -68,7 +68,7 @@ def first_class(scores, labels):
     return (labels == 0).mean()
 
 
-def test_functions_and_objects_of_the_users_own():
+def test_user_defined_functions_and_objects():
     assert measure(first_class, labels=np.array([0, 1, 0, 1]))[1] == 0.5
     assert measure(lambda scores, labels: scores.mean(0), np.ones((4, 4)))[1].tolist() == [1] * 4
     net, counted, renewed = small.net(), Mistakes(), Renewed()
@@ -92,7 +92,7 @@ class Narrow:
         raise AssertionError
 
 
-def test_refusals():
+def test_bad_metrics_are_refused():
     for given, error, message in (
         (["top-0"], ValueError, "from 1 on, received 0"),
         (["acuracy"], ValueError, "unknown metric 'acuracy'"),
@@ -111,7 +111,7 @@ def test_refusals():
 
 @pytest.mark.filterwarnings("error")
 def test_a_function_that_returns_no_number_is_named():
-    """None counted as NaN, a masked number as 0, and a complex one lost its imaginary part."""
+    """None would count as NaN, a masked number as 0, and a complex one would lose its imaginary part."""
     for value in (None, "0.5", 1j, np.ma.masked, 10**400, object(), [None], {"a": 1}):
 
         def wrong(scores, labels, value=value):

@@ -83,7 +83,7 @@ def test_bad_requests_are_refused(name, options, message):
 
 
 @pytest.mark.slow
-def test_whitening_makes_white_patches():
+def test_whitening_filters_make_patches_white():
     rng = np.random.default_rng(3)
     net = models.airbench94()
     mix = rng.normal(size=(3, 3))

@@ -1,4 +1,4 @@
-"""Names in columns of a terminal, where some letters take two."""
+"""Names in terminal columns, where some letters are two columns wide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpuconv.summary import summary
 CAT, DOG = "\u732b", "\uff24og"  # a wide letter; a full-width one and two narrow ones
 
 
-def test_columns_of_a_terminal():
+def test_the_width_of_text_in_terminal_columns():
     for text, width in (
         ("", 0),
         ("cat", 3),

@@ -1,4 +1,4 @@
-"""What a notebook shows: histories as HTML, figures as pictures, bars although stderr is no terminal."""
+"""Notebook output: histories as HTML, figures as pictures, bars although stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.training import small
 
 
 def parsed(text):
-    """Well-formed, and without a colour that vanishes on a light or on a dark page."""
+    """Well-formed, with colours that are visible on light and on dark pages."""
     for color in ("black", "white", "#000", "#fff"):
         assert color not in text
     return ElementTree.fromstring(text)
@@ -26,7 +26,7 @@ def words(tree):
     return ["".join(each.itertext()) for each in tree.iter() if each.tag in ("td", "th", "caption", "text")]
 
 
-def test_a_history_is_a_list_that_shows_curves_and_a_table():
+def test_a_history_is_a_list_displayed_as_curves_and_a_table():
     history = small.fit(small.trainer(), epochs=3)
     assert isinstance(history, History)
     assert history == json.loads(json.dumps(history))
@@ -41,7 +41,7 @@ def test_a_history_is_a_list_that_shows_curves_and_a_table():
     assert "no epoch yet" in "".join(parsed(History()._repr_html_()).itertext())
 
 
-def test_a_test_at_the_end_is_the_caption_and_long_histories_are_cut():
+def test_the_final_test_is_the_caption_and_long_histories_are_shortened():
     trainer = small.trainer()
     history = trainer.fit(small.images(60), epochs=2, validation=0.2, test=small.images(9, seed=5), progress=False)
     assert history.tested == trainer.tested
@@ -55,7 +55,7 @@ def test_a_test_at_the_end_is_the_caption_and_long_histories_are_cut():
     assert len([each for each in one.iter() if each.tag == "circle"]) == 2
 
 
-def test_text_is_escaped_and_what_is_not_finite_is_left_out():
+def test_text_is_escaped_and_nonfinite_values_are_left_out():
     shown = html.table(["<a>"], [["<script>", float("nan")], [None, 3]], "a & b")
     assert words(parsed(shown)) == ["a & b", "<a>", "<script>", "nan", "", "3"]
     nan = float("nan")
@@ -64,7 +64,7 @@ def test_text_is_escaped_and_what_is_not_finite_is_left_out():
     assert html.chart({"x": [(1, nan)]}, "loss") == ""
 
 
-def test_numbers_stand_at_the_right_below_their_heading():
+def test_numbers_are_right_aligned_with_their_heading():
     rows = [["conv1", "8 x 8 x 16", "1,160", "3.2e-08", ""], ["fc1", "10", 25, -0.5, ""], ["…", "", "", "nan", ""]]
     tree = parsed(html.table(["layer", "output", "parameters", "error", "total"], rows))
     sides = [[cell.get("style") for cell in row] for row in tree.iter("tr")]
@@ -90,13 +90,13 @@ def test_bars_are_shown_in_a_notebook(notebook, monkeypatch, capsys):
     assert console.progress_bar(total=3, disable=None) == {"total": 3, "disable": False}
 
 
-def test_elsewhere_a_bar_is_for_terminals(monkeypatch):
+def test_outside_notebooks_bars_are_shown_only_on_terminals(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
     assert not console.in_notebook()
     assert console.progress_bar(total=3, disable=None).disable  # stderr is captured
 
 
-def test_a_figure_shows_itself():
+def test_a_figure_has_a_png_display():
     pytest.importorskip("matplotlib")
     figure = plots.curves(small.fit(small.trainer(), epochs=1))
     assert figure._repr_png_().startswith(b"\x89PNG")

@@ -22,7 +22,7 @@ def test_plain_numerals_are_read():
     assert numerals.volume("1x1", 2) == (1, 1)
 
 
-def test_what_only_python_reads_is_refused():
+def test_python_only_number_syntax_is_refused():
     for text in ("1_0", "_1", "\uff11\uff10", "\u0663", "x", ""):
         for read in (numerals.integer, numerals.real):
             with pytest.raises(ValueError, match=r"numeral|invalid|convert"):
@@ -58,8 +58,8 @@ def test_no_number_on_the_command_line_has_an_underscore(capsys, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
-def test_an_option_that_is_given_twice_is_refused():
-    """Else the last one would count and the others would not."""
+def test_an_option_given_twice_is_refused():
+    """Otherwise the last one would silently win."""
     for read, text in (
         (load_data, "folder:x,test=0.1,test=0.2"),
         (load_data, "folder:x,test=0.1,TEST=0.1"),

@@ -1,4 +1,4 @@
-"""Dispatch: which backend serves a call, what is refused before any backend is entered, how ops are declared."""
+"""Dispatch: which backend handles a call, what is refused before it reaches a backend, how ops are declared."""
 
 import inspect
 import re
@@ -53,7 +53,7 @@ def test_a_backend_receives_the_problem(elsewhere):
     assert ops.max_pool2d(x, kernel_size=2, out=out)[2]["out"] is out
 
 
-def test_a_backend_is_imported_where_it_is_first_needed():
+def test_a_backend_is_imported_at_its_first_use():
     assert backends._imported("gpuconv.backends.cpu") is cpu
 
 
@@ -75,7 +75,7 @@ def test_mixed_devices_in_lists_and_scalars(elsewhere):
 
 
 @pytest.mark.parametrize("stranger", [[1.0, 2.0], (1.0,), [], 3.0, None, "x", np.float32(3), {"x": 1}], ids=repr)
-def test_what_is_no_array(stranger):
+def test_objects_that_are_not_arrays_are_refused(stranger):
     kind = type(stranger).__name__
     with pytest.raises(TypeError, match=f"x must be an array of NumPy or CuPy, received {kind}; gpuconv.asarray"):
         ops.relu(stranger)
@@ -88,7 +88,7 @@ def test_what_is_no_array(stranger):
             ops.linear(X, W, stranger)
 
 
-def test_strangers_in_lists():
+def test_objects_that_are_not_arrays_are_refused_in_lists():
     for params, words in (
         ([X, None], r"params\[1\] must be an array of NumPy or CuPy, received NoneType"),
         ([[X]], r"params\[0\] must be an array of NumPy or CuPy, received list"),
@@ -113,11 +113,11 @@ def test_optional_arrays_may_be_none():
     ops.sgd_step([X.copy()], [X], None, lr=0.1)
 
 
-def test_arrays_may_be_named():
+def test_arrays_may_be_keyword_arguments():
     np.testing.assert_array_equal(ops.linear(x=X, w=W), ops.linear(X, W))
 
 
-def test_wrong_calls_are_python_s_own_errors():
+def test_wrong_calls_raise_pythons_own_errors():
     for call, words in (
         (lambda: ops.relu(), "missing 1 required positional argument: 'x'"),
         (lambda: ops.relu(X, X), "takes 1 positional argument but 2 were given"),
@@ -146,7 +146,7 @@ def test_every_op_is_public():
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_an_op_tells_what_it_does_and_lists_its_arguments_in_order(op):
+def test_an_ops_docstring_says_what_it_does_and_lists_its_arguments_in_order(op):
     function = getattr(ops, op)
     summary, _, rest = inspect.getdoc(function).partition("\n\n")
     assert summary
@@ -155,7 +155,7 @@ def test_an_op_tells_what_it_does_and_lists_its_arguments_in_order(op):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_arrays_come_first_and_the_rest_by_keyword(op):
+def test_arrays_come_first_and_other_arguments_are_keyword_only(op):
     """What follows the arrays cannot shift when one is left out; kernel_size stands second, as in PyTorch, where there
     is no array that could be left out."""
     arrays = OPS[op].arrays + ("kernel_size",) * (op in ("max_pool2d", "avg_pool2d"))
@@ -167,11 +167,11 @@ def test_arrays_come_first_and_the_rest_by_keyword(op):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_what_an_op_changes_are_arrays_of_its_own(op):
+def test_an_op_changes_only_its_own_array_arguments(op):
     arrays = OPS[op].arrays
     assert list(OPS[op].changes) == [name for name in arrays if name in OPS[op].changes]
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_an_op_s_kernel_is_a_file(op):
+def test_an_ops_kernel_file_exists(op):
     assert (source.directory() / OPS[op].kernel).is_file()

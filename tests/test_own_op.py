@@ -1,4 +1,4 @@
-"""`gpuconv.checks.compare`: one's own implementation of an operation beside the oracle."""
+"""`gpuconv.checks.compare`: a user's implementation of an operation against the oracle."""
 
 import re
 
@@ -27,7 +27,7 @@ def loops(x, w, bias=None, *, stride=1, padding=0):
     return y if bias is None else y + bias[:, None, None]
 
 
-def test_a_right_one_passes_in_either_layout():
+def test_a_correct_function_passes_in_either_layout():
     found = gc.checks.compare(loops, ops.conv2d, CASES, layout="NCHW")
     assert found.passed
     assert all(0 <= each.error < 1e-14 for each in found)
@@ -40,11 +40,11 @@ def test_a_right_one_passes_in_either_layout():
     ).passed
 
 
-def test_an_option_that_may_stand_at_a_place_is_no_array():
+def test_a_positional_option_is_not_treated_as_an_array():
     assert gc.checks.compare(ops.max_pool2d, ops.max_pool2d, [dict(x=(1, 4, 4, 2), kernel_size=(2, 2))]).passed
 
 
-def test_what_is_wrong_is_told():
+def test_wrong_results_are_reported():
     def shifted(x, w, **options):
         y = loops(x, w, **options)
         y[0, 1, 2, 3] += 0.5
@@ -67,7 +67,7 @@ def test_what_is_wrong_is_told():
         assert "WRONG" in found._repr_html_()
 
 
-def test_assignments_return_a_cache_too():
+def test_functions_may_also_return_a_cache():
     """As in the assignments of CS231n: forward returns (out, cache)."""
 
     def conv(x, w, b=None, *, stride=1, padding=0):
@@ -113,7 +113,7 @@ def test_further_results_are_compared():
     assert not gc.checks.compare(pool, ops.max_pool2d, cases).passed
 
 
-def test_a_case_does_not_change_under_the_function():
+def test_a_function_cannot_change_its_case():
     def spoils(x, w, padding):
         x[...] = 0
         return np.zeros((2, 4, 5, 4))
@@ -134,14 +134,14 @@ def test_bad_cases_and_layouts_are_refused():
         gc.checks.compare(loops, ops.conv2d, [dict(x=(1, 4, 4, 3), w=(1, 2, 2, 2))])
 
 
-def test_arrays_are_known_by_type_not_by_its_spelling():
+def test_array_arguments_are_recognised_by_type_not_by_annotation_text():
     def double(x: "Volume", times: "ArrayLike" = 2):
         return times * ops.add(x, x)
 
     assert gc.checks.compare(double, double, [dict(x=(2, 3), times=4)]).passed
 
 
-def test_nan_and_infinity_are_right_where_the_oracle_has_them():
+def test_nan_and_infinity_are_accepted_where_the_oracle_has_them():
     x = np.array([[np.nan, np.inf, -np.inf, 2.0]])
     found = gc.checks.compare(lambda x: np.maximum(x, 0), ops.relu, [dict(x=x)])
     assert (found[0].error, found[0].passed) == (0, True)

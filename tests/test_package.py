@@ -1,4 +1,4 @@
-"""What a user gets: a quick import, docs that hold, and layers that import one way."""
+"""The package as a whole: a quick import, correct docs, and imports between layers in one direction."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize("module", ["gpuconv", "gpuconv.cli"])
-def test_import_leaves_what_is_heavy_alone(module):
+def test_import_loads_no_heavy_packages(module):
     loaded = python(f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))")
     assert not set(HEAVY) & set(loaded.split())
 
@@ -97,7 +97,7 @@ def test_ctrl_c_while_the_command_is_imported_ends_it_quietly(monkeypatch, capfd
 
 
 def test_import_takes_less_than_numpy_itself():
-    """Both on this machine, as it is now: how many milliseconds it takes is for `bench` to tell, on a quiet one."""
+    """Both on this machine under its current load; `bench` measures the milliseconds on a quiet machine."""
     code = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
     names = ("numpy", "numpy, gpuconv.ops")
     alone, both = (min(took) for took in zip(*([float(python(code.format(name))) for name in names] for _ in range(5))))
@@ -109,7 +109,7 @@ def modules() -> list[Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """The gpuconv modules that a file names in its import statements, at whatever depth."""
+    """The gpuconv modules in a file's import statements, at any depth."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -125,7 +125,7 @@ def part(name: str) -> str:
     return name.split(".")[1]
 
 
-def test_imports_run_one_way():
+def test_imports_go_in_one_direction():
     level = {name: number for number, names in enumerate(LAYERS) for name in names}
     for path in modules():
         inside = path.relative_to(ROOT / "gpuconv").with_suffix("").parts
@@ -142,7 +142,7 @@ def test_imports_run_one_way():
 
 
 def private_names_taken(source: str) -> list[str]:
-    """The names with an underscore that a file takes from other files of gpuconv."""
+    """The private names that a file uses from other files of gpuconv."""
     tree = ast.parse(source)
     found, modules = [], set()
     for node in ast.walk(tree):
@@ -155,14 +155,14 @@ def private_names_taken(source: str) -> list[str]:
     return found
 
 
-def test_no_file_takes_a_private_name_of_another():
+def test_no_file_uses_a_private_name_of_another():
     assert {str(path): found for path in modules() if (found := private_names_taken(path.read_text()))} == {}
     taken = "from gpuconv import names\nfrom gpuconv.names import _plain, lookup\nnames._plain\nself._own"
     assert private_names_taken(taken) == ["gpuconv.names._plain", "names._plain"]
 
 
 def imported_by_file() -> dict[str, set[str]]:
-    """The files that each file imports. Files are named as modules; the public names' file is left out."""
+    """The files that each file imports, as module names, without the file of public names."""
     files = {}
     for path in modules():
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -177,15 +177,15 @@ def imported_by_file() -> dict[str, set[str]]:
     return {name: {file_of(other) for other in imports(path)} - {name, ""} for name, path in files.items()}
 
 
-def test_no_files_import_one_another_in_circles():
-    """At whatever level; the names of the files are in the CycleError."""
+def test_files_have_no_import_cycles():
+    """At any level; the CycleError names the files."""
     imported = imported_by_file()
     assert "gpuconv.problems" in imported["gpuconv.ops.conv"]
     graphlib.TopologicalSorter(imported).prepare()
 
 
 def among_rooms(imported: dict[str, set[str]], package: str) -> dict[str, set[str]]:
-    """Which of a package's files and packages import which, whatever the files are called inside."""
+    """The imports between a package's direct files and packages, with nested files counted as their package."""
 
     def room(name: str) -> str:
         return name.removeprefix(package + ".").partition(".")[0] if name.startswith(package + ".") else ""
@@ -197,8 +197,8 @@ def among_rooms(imported: dict[str, set[str]], package: str) -> dict[str, set[st
     return found
 
 
-def test_no_packages_import_one_another_in_circles():
-    """Two packages may form a circle though no two of their files do."""
+def test_packages_have_no_import_cycles():
+    """Two packages can form a cycle even if no two of their files do."""
     imported = imported_by_file()
     packages = {name.rpartition(".")[0] for name in imported}
     assert {"gpuconv", "gpuconv.backends.cuda"} <= packages
@@ -206,13 +206,13 @@ def test_no_packages_import_one_another_in_circles():
         graphlib.TopologicalSorter(among_rooms(imported, package)).prepare()
 
 
-def test_a_circle_of_packages_is_found():
+def test_an_import_cycle_of_packages_is_found():
     imported = {"gpuconv.a.x": {"gpuconv.b.x"}, "gpuconv.b.y": {"gpuconv.a.y"}}
     with pytest.raises(graphlib.CycleError):
         graphlib.TopologicalSorter(among_rooms(imported, "gpuconv")).prepare()
 
 
-def test_no_headers_include_one_another_in_circles():
+def test_headers_have_no_include_cycles():
     for folder in (ROOT / "kernels", ROOT / "gpuconv/backends/cuda/emulator"):
         included = {
             path.name: set(re.findall(r'^ *# *include "(.*)"', path.read_text(), re.M))
@@ -240,13 +240,13 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
-def test_a_link_of_the_readme_and_the_docs_leads_to_a_file():
+def test_links_in_the_readme_and_the_docs_lead_to_files():
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "kernels/README.md"):
         for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-def test_the_op_that_contributing_shows_is_the_one_that_ships():
+def test_the_op_shown_in_contributing_is_the_shipped_one():
     shipped = [*(ROOT / "gpuconv").rglob("activation.py"), *(ROOT / "kernels").glob("activation.cu*")]
     source = "\n\n".join(path.read_text() for path in shipped)
     shown = re.findall(r"^   ```(?:python|cuda)\n(.*?)^   ```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)

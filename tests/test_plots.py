@@ -1,4 +1,4 @@
-"""Pictures have the right panels, in the right order, with the right words; their pixels are for eyes."""
+"""Pictures have the right panels, in the right order, with the right text; pixels are not compared."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def picture(**options):
     return plots.activations(image, VOLUMES, SCORES, CLASSES, **options)
 
 
-def test_activations_has_a_column_a_layer_between_the_image_and_the_scores():
+def test_activations_has_a_column_per_layer_between_image_and_scores():
     figure = picture()
     across = sorted((axes.get_position().x0, axes.get_label()) for axes in figure.axes if axes.get_label() != "key")
     assert [name for _, name in across] == ["image", "conv1", "relu1", "pool1", "fc1", "scores"]
@@ -118,13 +118,13 @@ def test_activations_refuses_what_does_not_fit_together():
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_an_image_of_other_channels_is_their_mean(channels):
+def test_an_image_without_1_or_3_channels_is_drawn_as_their_mean(channels):
     image = RNG.integers(0, 256, (9, 7, channels)).astype(np.uint8)
     drawn = panels(plots.activations(image, [], SCORES, CLASSES))["image"].images[0].get_array()
     np.testing.assert_allclose(drawn, np.repeat(image.mean(axis=2, keepdims=True) / 255, 3, axis=2), rtol=1e-12)
 
 
-def test_text_is_drawn_as_it_is(tmp_path):
+def test_text_is_drawn_literally(tmp_path):
     name = "cost $x_$ low"
     pictures = [
         plots.activations(np.zeros((4, 4)), [], np.array([0.3, 0.7]), ["cat", name], truth=1, title=f"at {name}"),
@@ -136,7 +136,7 @@ def test_text_is_drawn_as_it_is(tmp_path):
         assert any(name in text for text in words(figure))
 
 
-def test_letters_that_the_font_lacks_are_question_marks(tmp_path):
+def test_letters_missing_from_the_font_are_question_marks(tmp_path):
     name = "a\N{CJK UNIFIED IDEOGRAPH-732B}b\n\udc80é"
     figure = plots.activations(np.zeros((4, 4)), [], np.array([1.0]), [name], truth=0, title=name)
     with warnings.catch_warnings():
@@ -146,7 +146,7 @@ def test_letters_that_the_font_lacks_are_question_marks(tmp_path):
 
 
 @pytest.mark.parametrize("letter", ["W", "i"])
-def test_long_text_ends_in_an_ellipsis_where_its_room_ends(letter):
+def test_long_text_is_cut_with_an_ellipsis(letter):
     long = 200 * letter
     figure = plots.activations(np.zeros((4, 4)), [], np.array([1.0]), [long], truth=0, title=long)
     name, share = panels(figure)["scores"].texts
@@ -160,7 +160,7 @@ def test_long_text_ends_in_an_ellipsis_where_its_room_ends(letter):
         assert text.get_window_extent().x1 < figure.bbox.width
 
 
-def test_values_that_are_no_numbers_can_be_drawn():
+def test_nan_and_infinite_values_can_be_drawn():
     volume = np.array([[[np.nan], [np.inf]], [[-np.inf], [2.0]]])
     figure = plots.activations(np.zeros((4, 4)), [("conv1", volume)], SCORES, CLASSES)
     pixels = panels(figure)["conv1"].images[0].get_array()
@@ -232,7 +232,7 @@ def test_filters_refuses_other_arrays():
         plots.filters(np.zeros((3, 3)))
 
 
-def test_save_writes_a_whole_png_or_nothing(tmp_path, monkeypatch):
+def test_save_writes_a_complete_png_or_nothing(tmp_path, monkeypatch):
     figure = plots.curves(HISTORY)
     path = plots.save(figure, tmp_path / "curves.png")
     data = path.read_bytes()
@@ -260,7 +260,7 @@ def test_save_writes_png_files_only(tmp_path):
     assert list(tmp_path.iterdir()) == [pipe]
 
 
-def test_what_save_cannot_write_is_named_by_its_path(tmp_path, monkeypatch):
+def test_the_error_of_a_failed_save_names_the_path(tmp_path, monkeypatch):
     path = tmp_path / "curves.png"
 
     def full(temporary):
@@ -283,7 +283,7 @@ def test_what_save_cannot_write_is_named_by_its_path(tmp_path, monkeypatch):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_whatever_a_drawing_raises_is_one_line(error, said, tmp_path):
+def test_any_error_while_drawing_is_one_line(error, said, tmp_path):
     def make():
         raise error
 
@@ -293,7 +293,7 @@ def test_whatever_a_drawing_raises_is_one_line(error, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_in_a_drawing_is_no_failed_picture(tmp_path):
+def test_ctrl_c_while_drawing_is_not_reported_as_a_failed_picture(tmp_path):
     def make():
         raise KeyboardInterrupt
 
@@ -301,7 +301,7 @@ def test_ctrl_c_in_a_drawing_is_no_failed_picture(tmp_path):
         plots.draw(tmp_path / "x.png", make)
 
 
-def test_a_folder_in_the_place_of_a_picture_is_told_before_it_is_drawn(tmp_path):
+def test_a_folder_in_place_of_a_picture_is_reported_before_drawing(tmp_path):
     (tmp_path / "x.png").mkdir()
     with pytest.raises(plots.PlotError, match=r"x\.png: exists and is not a regular file"):
         plots.draw(tmp_path / "x.png", lambda: pytest.fail("drawn"))

@@ -1,4 +1,4 @@
-"""What keeps the sources from depending on the platform: encodings that are said, and imports that exist everywhere."""
+"""Platform independence of the sources: explicit encodings, and imports that exist everywhere."""
 
 import ast
 import os
@@ -29,7 +29,7 @@ def without_encoding(tree):
 
 
 def of_unix(tree):
-    """The modules that are imported at the top though not every platform has them."""
+    """The modules imported at the top of a file that not every platform has."""
     for node in tree.body:
         names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -42,13 +42,13 @@ def test_no_source_depends_on_the_platform(found):
     assert {name: each for name, each in lines.items() if each} == {}
 
 
-def test_the_checks_see_what_they_look_for():
+def test_the_checks_detect_violations():
     wrong = "import fcntl\nopen('x')\nPath('x').read_text()\nPath('x').write_text('')\nopen('x', 'w')\nopen('x', 'rb')"
     assert [*without_encoding(ast.parse(wrong))] == [2, 3, 4, 5]
     assert [*of_unix(ast.parse(wrong))] == ["fcntl"]
 
 
-# Makes a process one on another system, without Unix's modules and what Windows lacks of `os` and `signal`.
+# Makes a process behave as on another system: without Unix modules and what Windows lacks in `os` and `signal`.
 ELSEWHERE = f"""
 import importlib, os, pkgutil, signal, subprocess, sys, tempfile
 import numpy, safetensors.numpy, threadpoolctl, tqdm  # what is installed there is made for it
@@ -92,7 +92,7 @@ for each in pkgutil.walk_packages(gpuconv.__path__, "gpuconv."):
 
 
 @pytest.mark.slow
-def test_a_run_elsewhere_trains_saves_and_goes_on(tmp_path):
+def test_a_run_without_unix_modules_trains_saves_and_resumes(tmp_path):
     done = elsewhere(
         """
 from gpuconv.cli import main

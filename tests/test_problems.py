@@ -1,4 +1,4 @@
-"""Problems: output sizes, padding, which object a call gets, the sizes that follow from it."""
+"""Problems: output sizes, padding, sharing of equal problems, and derived sizes."""
 
 import copy
 import inspect
@@ -200,7 +200,7 @@ def test_a_convolution_by_hand(x_shape, w_shape, window, hw, products):
     assert Conv2dProblem.of(x_shape, w_shape, **problem.window) is problem
 
 
-def test_a_product_under_a_pool_is_of_whole_windows():
+def test_a_product_with_a_pool_covers_whole_windows_only():
     problem = Conv2dProblem.of((2, 9, 9, 3), (4, 3, 3, 3))
     assert problem.implicit_gemm("fprop") == (2 * 7 * 7, 4, 27, 1)
     assert problem.implicit_gemm("fprop", pool=2) == (2 * 6 * 6, 4, 27, 1)
@@ -209,7 +209,7 @@ def test_a_product_under_a_pool_is_of_whole_windows():
 
 
 def phases(size, taps, stride, dilation, before):
-    """Of the pixels of one axis that the same taps can read: how many there are, and how many taps."""
+    """For each group of pixels of one axis that the same taps read: the number of pixels and of taps."""
     found = {}
     for pixel in range(size):
         reading = tuple(tap for tap in range(taps) if (pixel + before - tap * dilation) % stride == 0)
@@ -244,8 +244,8 @@ def test_the_same_sizes_are_the_same_object():
         assert Conv2dProblem.of((2, 8, 8, 4), (6, 3, 3, 4), **window) != one
 
 
-def test_a_problem_is_a_key():
-    """Equal ones hash alike, also where one was pickled."""
+def test_a_problem_can_be_a_dictionary_key():
+    """Equal problems hash alike, also after pickling."""
     one = Conv2dProblem.of((2, 8, 8, 4), (6, 3, 3, 4), padding="same")
     copies = pickle.loads(pickle.dumps(one)), copy.deepcopy(one)
     assert {one: 1}[copies[0]] == {one: 1}[copies[1]] == 1
@@ -255,8 +255,8 @@ def test_a_problem_is_a_key():
 
 
 @pytest.mark.parametrize("wrong", [1.0, True, np.float32(1), "1", (1, True), (1.0, 1), [1, 1.0]], ids=repr)
-def test_what_equals_an_integer_is_not_one(wrong):
-    """Also when the sizes with that integer have been met."""
+def test_values_that_merely_equal_an_integer_are_refused(wrong):
+    """Also after a problem with that integer was created."""
     x, w = np.zeros((1, 4, 4, 2)), np.zeros((3, 2, 2, 2))
     dy = ops.conv2d(x, w, stride=1, padding=1, dilation=1, groups=1)
     ops.max_pool2d(x, kernel_size=1, stride=1, padding=0)
@@ -275,7 +275,7 @@ def test_what_equals_an_integer_is_not_one(wrong):
             call()
 
 
-def test_lists_are_as_good_as_tuples():
+def test_lists_are_accepted_like_tuples():
     x, w = np.ones((1, 6, 6, 2)), np.ones((3, 2, 2, 2))
     dy = ops.conv2d(x, w, stride=[1, 2], padding=[1, 0], dilation=[1, 1])
     np.testing.assert_array_equal(dy, ops.conv2d(x, w, stride=(1, 2), padding=(1, 0)))
@@ -325,7 +325,7 @@ def test_few_channels_and_depthwise():
     assert not made(1, 8, 3).depthwise
 
 
-def test_convolutions_that_do_not_exist():
+def test_impossible_convolutions_are_refused():
     x, w = (2, 8, 8, 4), (6, 3, 3, 4)
     refused(
         ValueError,
@@ -395,7 +395,7 @@ def test_the_same_flags_are_the_same_epilogue():
     assert len({epilogue("relu"), Epilogue("relu"), epilogue(moments=True)}) == 2
 
 
-def test_activations_named_are_ops():
+def test_named_activations_are_ops():
     for name, suffix in itertools.product(problems.ACTIVATIONS, ("", "_backward")):
         assert callable(getattr(ops, name + suffix))
 

@@ -94,7 +94,7 @@ def test_a_one_element_array_is_a_scalar():
         ({"n": -3}, ValueError),
     ],
 )
-def test_scalars_are_checked(bad, error):
+def test_bad_scalars_are_refused(bad, error):
     arguments = {"n": 8, "seed": 0, "stream": INIT} | bad
     with pytest.raises(error, match="must be"):
         random.bits(arguments.pop("n"), **arguments)
@@ -127,7 +127,7 @@ def test_uniform_fills_its_range_evenly():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_every_float_dtype_is_the_rounded_draw(dtype):
+def test_every_float_dtype_is_the_float32_draw_rounded(dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     exact = random.normal((9, 5), seed=8, stream=INIT, std=0.3, dtype="float64")
@@ -236,7 +236,7 @@ def test_permutation_depends_on_seed_and_epoch_and_nothing_else():
 
 @pytest.mark.slow
 def test_positions_are_uniform():
-    """Over many epochs every element lands on every position equally often."""
+    """Over many epochs every element takes every position equally often."""
     n, epochs = 11, 800
     orders = np.array([random.permutation(n, seed=5, epoch=epoch) for epoch in range(epochs)])
     counts = np.array([np.bincount(orders[:, i], minlength=n) for i in range(n)])

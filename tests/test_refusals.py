@@ -1,4 +1,4 @@
-"""Every op's refusals: the type and the words of each error, raised before anything is computed."""
+"""What every op refuses: the type and message of each error, raised before anything is computed."""
 
 import re
 
@@ -656,7 +656,7 @@ REFUSALS = [
         ValueError,
         "indices has 2 entries; a batch of 1 from -1 on does not fit",
     ),
-    # numbers that nothing can hold
+    # numbers out of range of every dtype
     (
         ops.muon_step,
         [[zeros(2, 3)]] * 3,
@@ -724,7 +724,7 @@ def test_refusals(op, arrays, options, error, words):
 
 
 def test_every_op_has_a_refusal():
-    """Apart from those that share the check of one that has."""
+    """Except ops that share their check with another op."""
     shared = {"relu", "relu6", "sigmoid", "silu", "hard_swish", "hard_swish_backward"}
     shared |= {"relu6_backward", "sigmoid_backward", "tanh_backward", "leaky_relu_backward"}
     elsewhere = {name for name in ops.__all__ if name.startswith("random_")}  # tests/test_random.py
@@ -733,7 +733,7 @@ def test_every_op_has_a_refusal():
 
 @pytest.fixture
 def received(monkeypatch):
-    """What a call of an op hands to its backend: the arguments by position, and those by name."""
+    """The arguments that a call of an op passes to its backend, by position and by name."""
 
     def call(op, *arrays, **options):
         calls = []
@@ -746,7 +746,7 @@ def received(monkeypatch):
     return call
 
 
-def test_normal_forms(received):
+def test_arguments_reach_the_backend_in_normal_form(received):
     (x, w, bias, problem, finish), options = received("conv2d", X, W, stride=(2, 1), padding="valid", fit="Exact")
     assert (x is X, w is W, bias) == (True, True, None)
     assert problem is Conv2dProblem.of(X.shape, W.shape, stride=(2, 1), fit="exact")
@@ -764,7 +764,7 @@ def test_normal_forms(received):
     assert options["weight_decay"] == (0.5, 0.5)
 
 
-def test_a_gradient_is_given_the_forward_pass_s_epilogue(received):
+def test_a_gradient_receives_the_epilogue_of_the_forward_pass(received):
     x, w = zeros(2, 6, 6, 4), zeros(3, 3, 3, 4)
     dy, mask = zeros(2, 2, 2, 3), np.zeros((2, 2, 2, 2), np.uint8)
     expected = epilogue(pool=2, masked=True)

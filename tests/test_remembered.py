@@ -1,4 +1,4 @@
-"""What a call of an op may take over from an earlier one, and what it must look at anew."""
+"""What a call of an op may reuse from an earlier call, and what it must check again."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def counted():
     return check, calls
 
 
-def test_a_check_runs_once_for_shapes_dtypes_and_options_that_come_again():
+def test_a_check_runs_once_for_repeated_shapes_dtypes_and_options():
     check, calls = counted()
     for _ in range(2):
         assert check(np.zeros((2, 3)), None, stride=(1, 2), fit="floor") == 1
@@ -37,12 +37,12 @@ def test_equal_options_of_different_types_are_different_options():
 
 
 @pytest.mark.parametrize("value", [0.5, np.int64(1), [1, 2], (1, [2]), (1, (2, np.int64(3))), np.zeros(2)])
-def test_what_equality_does_not_settle_is_checked_each_time(value):
+def test_values_whose_equality_is_unreliable_are_checked_each_time(value):
     check, _ = counted()
     assert [check(option=value) for _ in range(3)] == [1, 2, 3]
 
 
-def test_whether_an_array_is_writable_is_looked_at_each_time():
+def test_writability_is_checked_each_time():
     check, _ = counted()
     array = np.zeros(2)
     assert check(array) == 1
@@ -52,7 +52,7 @@ def test_whether_an_array_is_writable_is_looked_at_each_time():
     assert check(array) == 1
 
 
-def test_an_error_is_raised_each_time_and_has_no_other_behind_it():
+def test_an_error_is_raised_each_time_without_a_cause_or_context():
     @remembered
     def check(*, size):
         raise ValueError(f"received {size}")
@@ -63,7 +63,7 @@ def test_an_error_is_raised_each_time_and_has_no_other_behind_it():
         assert error.value.__context__ is None
 
 
-def test_no_more_than_a_bound_is_kept(monkeypatch):
+def test_the_number_of_remembered_calls_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "_MOST", 3)
     check, _ = counted()
     assert [check(size=size) for size in range(10)] == list(range(1, 11))

@@ -1,4 +1,4 @@
-"""`net.save`, `gpuconv.load` and `net.predict`: a net goes into a file and sees images as it did in training."""
+"""`net.save`, `gpuconv.load` and `net.predict`: a saved net preprocesses images as in training."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from gpuconv.training import CheckpointError
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(net, its run directory, test set): digits, in seconds, right for most."""
+    """(net, its run directory, test set): trained on digits for seconds, mostly right."""
     train, test = gc.data.load("digits")
     net = gc.models.build("seed-net", (8, 8, 1))
     folder = tmp_path_factory.mktemp("saved") / "run"
@@ -53,7 +53,7 @@ def test_a_run_from_python_is_loaded_with_its_normalization(trained):
         gc.load(run, which="bets")
 
 
-def test_what_is_no_saved_net_is_refused(tmp_path, small):
+def test_files_that_are_not_saved_nets_are_refused(tmp_path, small):
     with pytest.raises(FileNotFoundError, match=r"'nowhere' does not exist; a saved net or a run directory"):
         gc.load("nowhere")
     with pytest.raises(FileNotFoundError, match="holds no run"):
@@ -76,7 +76,7 @@ def test_what_is_no_saved_net_is_refused(tmp_path, small):
         gc.load(file)
 
 
-def test_save_writes_a_file_or_says_why_not(tmp_path, small):
+def test_save_writes_a_file_or_raises(tmp_path, small):
     with pytest.raises(TypeError, match=r"save\(path\) writes the net to a file, received ndarray; .*self.stash"):
         small.save(np.zeros(3))
     with pytest.raises(TypeError, match="received no path"):
@@ -103,7 +103,7 @@ def test_a_saved_net_keeps_its_precision(tmp_path, precision):
         np.testing.assert_array_equal(again.state_dict()[key], array)
 
 
-def test_a_row_built_by_hand_is_loaded_built(tmp_path):
+def test_a_net_built_by_hand_is_loaded_built(tmp_path):
     net = gc.Sequential([Linear(3)])
     net.build((4,))
     net.save(tmp_path / "x.safetensors")
@@ -111,7 +111,7 @@ def test_a_row_built_by_hand_is_loaded_built(tmp_path):
     np.testing.assert_array_equal(again.predict(np.ones((1, 4), "f4")), net.predict(np.ones((1, 4), "f4")))
 
 
-def test_predict_takes_images_as_they_come(trained, tmp_path):
+def test_predict_accepts_images_in_every_form(trained, tmp_path):
     net, _, test = trained
     images = test.images[:5]
     scores = net.predict(images)
@@ -145,7 +145,7 @@ def test_the_best_classes_by_name(trained):
     assert net.predict(test.images[0], top=1)[0][0] == best[0][0][0]
 
 
-def test_predict_refuses_what_would_be_seen_otherwise_than_in_training(trained, small):
+def test_predict_refuses_images_that_differ_from_training(trained, small):
     net, _, test = trained
     for floats in (test.images.astype("f4"), test.images / np.float32(255)):
         with pytest.raises(ValueError, match=r"do not look normalised.*give uint8.*normalize=True.*normalize=False"):
@@ -168,7 +168,7 @@ def test_a_copy_and_a_fused_net_keep_what_predict_needs(trained):
         np.testing.assert_allclose(twin.predict(test.images[:3]), net.predict(test.images[:3]), rtol=1e-4, atol=1e-4)
 
 
-def test_a_new_head_is_trained_on_images_as_the_pretrained_layers_know_them(trained):
+def test_a_new_head_is_trained_with_the_normalization_of_the_pretrained_layers(trained):
     net, _, test = trained
     for new in (gc.Sequential([*net[:-1], Linear(2)]), gc.Sequential([net[:-1], Linear(2)])):
         assert new.normalization is not None
@@ -181,7 +181,7 @@ def test_a_new_head_is_trained_on_images_as_the_pretrained_layers_know_them(trai
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16", "float64"])
-def test_any_float_dtype_goes_in(precision):
+def test_predict_accepts_any_float_dtype(precision):
     images = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(as_dtype("bfloat16")).astype(np.float64)
     labels = np.arange(6) % 5
     net = gc.Sequential([Input((4, 4, 3)), Conv2D(2, 3), ReLU(), Flatten(), Linear(5)], precision=precision)
@@ -197,7 +197,7 @@ def test_any_float_dtype_goes_in(precision):
             np.testing.assert_array_equal(one, other, err_msg=dtype)
 
 
-def test_predict_takes_lists_of_every_kind(trained, tmp_path):
+def test_predict_accepts_lists_of_every_kind(trained, tmp_path):
     net, _, test = trained
     scores = net.predict(test.images[:3])
     for number in range(3):
@@ -221,7 +221,7 @@ def test_predict_takes_lists_of_every_kind(trained, tmp_path):
             net.predict(wrong)
 
 
-def test_channels_first(small):
+def test_predict_accepts_channels_first(small):
     images = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
     small.normalization = gc.data.Normalization([100, 100, 100], [50, 50, 50])
     for look in (small.predict, small.activations):
@@ -269,7 +269,7 @@ def test_classes_and_normalization_are_checked_when_they_are_set(small):
         unbuilt.predict(np.ones((1, 2), np.float32), top=1)
 
 
-def test_other_things_than_saved_nets_are_told_what_is_read(tmp_path, small):
+def test_the_error_for_other_objects_says_what_load_reads(tmp_path, small):
     with pytest.raises(TypeError, match="the path of a saved net or of a run directory, received int"):
         gc.load(3)
     pickled = tmp_path / "w.pt"
@@ -283,7 +283,7 @@ def test_other_things_than_saved_nets_are_told_what_is_read(tmp_path, small):
         gc.load(tmp_path / "runs")
 
 
-def test_a_state_of_pytorch_is_told_how_it_goes_in(small):
+def test_the_error_for_a_pytorch_state_says_how_to_load_it(small):
     torch = pytest.importorskip("torch")
     with pytest.raises(TypeError, match=r"received Linear; gpuconv\.interop\.from_torch"):
         small.load_state_dict(torch.nn.Linear(2, 2))

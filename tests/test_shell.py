@@ -33,7 +33,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_a_shell_reads_every_name_as_it_is(encoding, monkeypatch):
+def test_a_shell_reads_every_quoted_name_unchanged(encoding, monkeypatch):
     class Stdout:
         pass
 

@@ -27,6 +27,6 @@ CASES = {
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_a_name_tells_the_argument(kind):
+def test_an_id_describes_the_argument(kind):
     value, name = CASES[kind]
     assert identify(value, "argument") == name

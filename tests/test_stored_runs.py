@@ -1,4 +1,4 @@
-"""Runs that an older version left (`tests/fixtures/runs`) go on as if nothing had happened."""
+"""Runs of older versions (`tests/fixtures/runs`) can be resumed and used unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OTHER_BLAS = 1e-5  # OpenBLAS's kernels for Prescott, SkylakeX and Zen left thes
 
 @pytest.fixture(autouse=True)
 def copies(tmp_path, monkeypatch):
-    """The stored runs in a folder of their own, which is the current one; no pictures, which take time."""
+    """A copy of the stored runs as the current folder; without pictures, which take time."""
     pytest.importorskip("PIL")
 
     def no_picture(*_, **__):
@@ -45,7 +45,7 @@ def resume(name):
 
 
 def left(folder):
-    """What a run left: arrays, place, records; not the settings, of which a later version may store more."""
+    """A run's arrays, position and records; not the settings, since later versions may store more."""
     found = {"metrics": [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]}
     for which in ("last", "best"):
         stored = checkpoint.load(Path(folder, f"{which}.safetensors"))
@@ -54,7 +54,7 @@ def left(folder):
 
 
 def largest_difference(one, other):
-    """Between the numbers of two nested values, relative to those above 1. All else must be equal."""
+    """The difference between the numbers in two nested values, relative for numbers above 1. The rest must be equal."""
     if isinstance(one, dict):
         assert one.keys() == other.keys()
         return max(largest_difference(one[key], other[key]) for key in one)
@@ -71,7 +71,7 @@ def largest_difference(one, other):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_goes_on_to_the_bits_of_a_run_that_never_stopped(name):
+def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(name):
     stored = left(f"{name}/finished")
     shutil.rmtree(f"{name}/finished")
     make.train(name, "finished")
@@ -84,8 +84,8 @@ def test_goes_on_to_the_bits_of_a_run_that_never_stopped(name):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_state_that_was_not_restored_is_seen(name):
-    """The bound for another BLAS lets no forgotten state through."""
+def test_a_state_that_was_not_restored_is_detected(name):
+    """The tolerance for another BLAS is too small to hide a forgotten state."""
     path = Path(f"{name}/interrupted/last.safetensors")
     stored, found = left(f"{name}/finished"), checkpoint.load(path)
     for key, array in found.tensors.items():
@@ -98,7 +98,7 @@ def test_a_state_that_was_not_restored_is_seen(name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("end", ["interrupted", "finished"])
-def test_can_be_evaluated_and_asked(name, end, capsys):
+def test_a_stored_run_can_be_evaluated_and_predicts(name, end, capsys):
     assert main(["evaluate", f"{name}/{end}", "--tta", "none", "--device", "numpy"]) == 0
     accuracy = float(re.search(r"test accuracy ([\d.]+)%", capsys.readouterr().out)[1])
     if end == "finished":
@@ -141,7 +141,7 @@ NAMES = {
 
 
 def without_defaults(value):
-    """The settings of a version that had fewer; "options" beside "command" are no settings with a default."""
+    """The settings of a version that had fewer; "options" and "command" have no defaults."""
     if isinstance(value, list):
         return [without_defaults(entry) for entry in value]
     if not isinstance(value, dict):
@@ -159,7 +159,7 @@ def with_other_names(value):
 
 @pytest.mark.parametrize("change", [without_defaults, with_other_names])
 @pytest.mark.parametrize("name", RUNS)
-def test_an_absent_setting_means_its_default_and_other_names_are_found(name, change, monkeypatch):
+def test_a_missing_setting_has_its_default_and_old_names_are_found(name, change, monkeypatch):
     for own, (table, other) in NAMES.items():
         kinds = table | {getattr(kind, "__name__", ""): kind for kind in table.values()}
         monkeypatch.setitem(table, other, kinds[own])

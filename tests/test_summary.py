@@ -6,7 +6,7 @@ from gpuconv.summary import rows, summary, total
 
 
 @pytest.mark.parametrize(("side", "weights"), [(32, 3072), (200, 120_000)])
-def test_one_fully_connected_neuron_has_a_weight_a_value(side, weights):
+def test_one_fully_connected_neuron_has_one_weight_per_value(side, weights):
     net = Sequential([Input((side, side, 3)), Flatten(), Linear(1)])
     assert rows(net)[-1].weights == weights
     assert rows(net)[-1].parameters == weights + 1

@@ -1,4 +1,4 @@
-"""What a type checker, and with it an editor, knows of a call."""
+"""What a type checker, and thus an editor, knows about a call."""
 
 import json
 import re
@@ -84,7 +84,7 @@ def test_a_wrong_argument_is_an_error_before_the_program_runs(tmp_path):
     assert found.keys() == WRONG.keys(), done.stdout + done.stderr
 
 
-# --- programs of users, under `mypy --strict` and strict pyright ---------------------------------
+# --- user programs under `mypy --strict` and strict pyright --------------------------------------
 
 PROGRAMS = Path(__file__).parent / "typing"
 UNTYPED = "onnxruntime"  # a library that tells a checker nothing, so that no program that imports it is strict
@@ -109,7 +109,7 @@ module: Any = None
 
 @pytest.fixture
 def programs(tmp_path):
-    """A folder with the examples, what the pages show, and `tests/typing`."""
+    """A folder with the examples, the code from the docs pages, and `tests/typing`."""
     for path in (*(ROOT / "examples").glob("*.py"), *PROGRAMS.glob("*.py")):
         if f"import {UNTYPED}" not in path.read_text():
             shutil.copy(path, tmp_path)
@@ -127,7 +127,7 @@ def marked():
 
 
 @pytest.mark.slow
-def test_mypy_accepts_examples_and_pages_and_sees_mistakes(programs):
+def test_mypy_accepts_examples_and_pages_and_finds_mistakes(programs):
     api = pytest.importorskip("mypy.api")
     settings = programs / "mypy.ini"  # as of an installed gpuconv, whose own files are not a user's business
     settings.write_text(
@@ -141,7 +141,7 @@ def test_mypy_accepts_examples_and_pages_and_sees_mistakes(programs):
 
 
 @pytest.mark.slow
-def test_pyright_accepts_examples_and_pages_and_sees_mistakes(programs):
+def test_pyright_accepts_examples_and_pages_and_finds_mistakes(programs):
     pyright = shutil.which("pyright")
     if pyright is None:
         pytest.skip("pyright is not installed")
@@ -153,7 +153,7 @@ def test_pyright_accepts_examples_and_pages_and_sees_mistakes(programs):
     assert {(Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in errors} == marked(), errors
 
 
-def test_the_settings_that_checkers_know_are_those_of_the_optimizers():
+def test_the_settings_known_to_type_checkers_are_those_of_the_optimizers():
     kinds = (*OPTIMIZERS.values(), Groups)
     assert OptimizerSettings.__annotations__.keys() == {
         entry.name for kind in kinds for entry in fields(kind) if entry.init

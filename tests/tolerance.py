@@ -1,4 +1,4 @@
-"""Comparing with float64, within bounds that follow from the dtype and the reduction's length."""
+"""Comparison with float64, within bounds derived from the dtype and the length of the reduction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["UNIT_ROUNDOFF", "assert_within", "elementwise_bound", "smallest", "s
 
 
 def smallest(name: str) -> float:
-    """The absolute step below the smallest normal number."""
+    """The spacing of subnormal numbers."""
     return SMALLEST[name]
 
 

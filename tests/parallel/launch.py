@@ -1,4 +1,4 @@
-"""Runs programs under mpiexec, from the packages of the extra `mpi`."""
+"""Runs programs under mpiexec from the packages of the extra `mpi`."""
 
 import importlib.metadata
 import os
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def of_mpich(name):
-    """A file of the package mpich; the test is skipped where the extra is not installed."""
+    """A file of the package mpich; skips the test if the extra is not installed."""
     pytest.importorskip("mpi4py", reason="ranks need mpi4py and mpich: pip install 'gpuconv[mpi]'")
     files = importlib.metadata.files("mpich") or []
     return next(str(Path(file.locate()).resolve()) for file in files if file.name == name)
@@ -23,7 +23,7 @@ def command(ranks, *arguments, options=()):
 
 
 def environment():
-    """One thread a rank. In an environment made on top of another one, mpi4py would not find MPICH's library."""
+    """One thread per rank. In a nested virtual environment mpi4py would not find MPICH's library."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return os.environ | {"OPENBLAS_NUM_THREADS": "1", "MPI4PY_LIBMPI": of_mpich("libmpi.so.12"), "PYTHONPATH": path}
 

@@ -1,4 +1,4 @@
-"""Which files of the library a mutation run breaks."""
+"""The files of the library that a mutation run changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("coverage")
 
 
-def test_packages_within_packages_are_broken_too():
+def test_nested_packages_are_mutated_too():
     from tools.mutation import library
 
     found = library.files()

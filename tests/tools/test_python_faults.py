@@ -15,7 +15,7 @@ def spread(values: "list[int]", top=3, *, clear=True) -> "int":
 '''
 
 
-def test_every_kind_of_fault_is_planted_where_it_belongs():
+def test_every_kind_of_fault_is_planted():
     assert sorted(mutant.after for mutant in mutants("x.py", TEXT)) == sorted(
         [
             'def spread(values: "list[int]", top=4, *, clear=True) -> "int":',
@@ -42,12 +42,12 @@ def test_every_kind_of_fault_is_planted_where_it_belongs():
     )
 
 
-def test_what_no_program_comes_to_is_left_alone():
+def test_unreachable_code_is_not_mutated():
     assert [m.after for m in mutants("x.py", "raise AssertionError\nraise NotImplementedError\n")] == ["pass"]
 
 
-def test_a_fault_is_one_node_of_the_tree_whatever_stands_around_it():
-    """Parentheses are put where the text needs them."""
+def test_a_fault_changes_exactly_one_node_of_the_tree():
+    """Parentheses are added where the text needs them."""
     texts = ("x = a and (b or c)\n", "x = -(a if b else c) ** 2\n", "if p:\n    pass\nelif not (a and b) or c: q\n")
     for text in texts:
         for mutant in mutants("x.py", text):

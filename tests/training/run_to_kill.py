@@ -1,4 +1,4 @@
-"""Train the small net in a run directory, and die at a given moment: python run_to_kill.py DIR WHAT NUMBER [resume].
+"""Train the small net in a run directory and die at a given point: python run_to_kill.py DIR WHAT NUMBER [resume].
 
 WHAT is "step" (after that many steps), "sync" (inside that many-th write of a file, its bytes half on the disk) or
 "never"; SIGKILL, so that nothing is cleaned up.

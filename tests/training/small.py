@@ -1,4 +1,4 @@
-"""A net and images that train in a moment: every kind of state is in them (norm, dropout, augmentation, momentum)."""
+"""A net and images that train quickly, with every kind of state (norm, dropout, augmentation, momentum)."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from gpuconv.training import Trainer
 
 
 def images(count=22, seed=0):
-    """Noise alone, with a bright row, or with a bright column: classes that a shift keeps."""
+    """Noise, noise with a bright row, or with a bright column: classes that survive a shift."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 3, count)
     pixels = draw.integers(0, 120, (count, 6, 5, 1)).astype(np.uint8)

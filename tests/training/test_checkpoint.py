@@ -1,4 +1,4 @@
-"""Checkpoint files: what goes in comes out, and nothing that is broken gets in."""
+"""Checkpoint files: contents survive a round trip, and damaged files are refused."""
 
 import errno
 import hashlib
@@ -101,7 +101,7 @@ def test_other_safetensors_readers_find_the_weights(path):
     np.testing.assert_array_equal(load_file(path)["net.conv1.bias"], some_arrays()["net.conv1.bias"])
 
 
-def test_a_part_is_taken_by_its_prefix():
+def test_a_part_is_selected_by_its_prefix():
     found = Checkpoint(some_arrays()).part("net")
     assert set(found) == {"conv1.weight", "conv1.bias", "half", "offset", "empty"}
 
@@ -130,7 +130,7 @@ def nested(levels):
 # --- files that are broken ---------------------------------------------------------------------
 
 
-def test_every_truncation_is_noticed(path):
+def test_every_truncation_is_detected(path):
     whole = path.read_bytes()
     lengths = {0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1} | set(range(0, len(whole), 97))
     for length in sorted(lengths):
@@ -139,7 +139,7 @@ def test_every_truncation_is_noticed(path):
             load(path)
 
 
-def test_every_flipped_byte_is_noticed(path):
+def test_every_flipped_byte_is_detected(path):
     whole = bytearray(path.read_bytes())
     for at in range(0, len(whole), 3):
         broken = bytearray(whole)
@@ -149,7 +149,7 @@ def test_every_flipped_byte_is_noticed(path):
             load(path)
 
 
-def test_appended_bytes_are_noticed(path):
+def test_appended_bytes_are_detected(path):
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(CheckpointError, match="corrupt"):
         load(path)
@@ -164,7 +164,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
             load(tmp_path / name)
 
 
-def test_a_header_that_is_no_safetensors_header_is_refused(tmp_path):
+def test_an_invalid_safetensors_header_is_refused(tmp_path):
     for text in (b"[]", b"{}", b'{"__metadata__": 3}', b"[" * 100_000):
         (tmp_path / "x").write_bytes(struct.pack("<Q", len(text)) + text)
         with pytest.raises(CheckpointError):
@@ -172,7 +172,7 @@ def test_a_header_that_is_no_safetensors_header_is_refused(tmp_path):
 
 
 def sealed(path, header, data=b""):
-    """A file with a header of our choice, whose checksum is right where it holds a state and no arrays."""
+    """A file with the given header; its checksum is right if it holds a state and no arrays."""
     if isinstance(header.get("state"), str):
         digest = hashlib.sha256(header["state"].encode("utf-8", "surrogatepass")).hexdigest()
         header = {"format": 1, "sha256": digest} | header
@@ -180,7 +180,7 @@ def sealed(path, header, data=b""):
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
-def test_a_state_that_is_no_plain_object_is_refused(tmp_path):
+def test_a_state_that_is_not_a_plain_object_is_refused(tmp_path):
     deep = "[" * 100_000 + "]" * 100_000
     for state, said in [
         ("[]", "expected a JSON object"),
@@ -200,7 +200,7 @@ def test_a_state_that_is_no_plain_object_is_refused(tmp_path):
     assert load(tmp_path / "x").state == {}
 
 
-def test_json_is_nested_by_less_than_what_a_recursion_bears():
+def test_the_nesting_of_json_stays_below_the_recursion_limit():
     for levels, fits in ((99, True), (101, False)):
         text = '{"a":' * levels + "1" + "}" * levels
         if fits:
@@ -229,7 +229,7 @@ def test_a_header_of_other_types_is_refused(tmp_path):
             load(tmp_path / "x")
 
 
-def test_bare_weights_are_no_checkpoint(tmp_path):
+def test_bare_weights_are_refused_as_a_checkpoint(tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"w": np.zeros(3)}, tmp_path / "w.safetensors")
@@ -245,8 +245,8 @@ def test_another_format_is_named(path, monkeypatch):
         load(path)
 
 
-def test_an_array_beside_the_checksum_is_noticed(path):
-    """Of a dtype that is no part of the checksum, as another program could add it."""
+def test_an_array_outside_the_checksum_is_detected(path):
+    """Of a dtype that the checksum does not cover, as another program could add it."""
     whole = path.read_bytes()
     (size,) = struct.unpack("<Q", whole[:8])
     header, data = json.loads(whole[8 : 8 + size]), whole[8 + size :]
@@ -291,7 +291,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(path, full_disk):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_a_failure_at_the_last_moment_leaves_the_old_file_too(path, monkeypatch):
+def test_a_failure_at_the_end_leaves_the_old_file_too(path, monkeypatch):
     def refuse(source, target):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -303,7 +303,7 @@ def test_a_failure_at_the_last_moment_leaves_the_old_file_too(path, monkeypatch)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_an_abort_in_the_middle_leaves_no_half_file(path, monkeypatch):
+def test_an_abort_leaves_no_partial_file(path, monkeypatch):
     def abort(handle):
         raise KeyboardInterrupt
 
@@ -315,7 +315,7 @@ def test_an_abort_in_the_middle_leaves_no_half_file(path, monkeypatch):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("here first")
     with pytest.raises(CheckpointError, match=r"cannot write .*Not a directory"):
         write_atomically(tmp_path / "file" / "last.safetensors", b"x")

@@ -1,4 +1,4 @@
-"""What is left out has the documented value: another default would change what people's programs do."""
+"""Every default is the documented one: another would change the behaviour of users' programs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_default_is_the_documented_one():
     expect(DEFAULTS)
 
 
-def test_records_are_fixed_and_optimizers_are_themselves_alone():
+def test_records_are_immutable_and_optimizers_compare_by_identity():
     kinds = ("Constant", "Step", "MultiStep", "Linear", "Cosine", "OneCycle", "Warmup")
     schedules = [f"training.schedules:{name}" for name in kinds]
     for name, found in flags([*schedules, "training.evaluate:Evaluation", "training.stored:Kind"]):
@@ -72,7 +72,7 @@ def test_records_are_fixed_and_optimizers_are_themselves_alone():
         assert kind.__hash__ is object.__hash__, kind
 
 
-def test_settings_are_given_by_name():
+def test_settings_are_keyword_only():
     for kind in (*optimizers.OPTIMIZERS.values(), LossScale):
         with pytest.raises(TypeError, match="positional"):
             kind(0.1)

@@ -16,7 +16,7 @@ from tests.devices import kernel_devices
 
 STEPS, BATCH = 20, 4
 
-# A step's rounding errors are some 1e-7 of a weight's size; twenty steps at this rate let them grow, not explode. Two
+# The rounding errors of a step are about 1e-7 of a weight; over twenty steps at this rate they grow, but slowly. Two
 # right runs were seen to differ by 2e-7; a wrong gradient differs in the first digits.
 AGREEMENT = dict(rtol=1e-4, atol=1e-5)
 
@@ -33,7 +33,7 @@ def images(count, shape, classes):
 
 
 def batches(device, steps=STEPS):
-    """The same augmented batches on any device, its data set resident there."""
+    """The same augmented batches on any device, with the data set in its memory."""
     dataset = images(STEPS * BATCH, (32, 32, 3), 10)
     loader = Loader(
         dataset,
@@ -104,7 +104,7 @@ def test_two_runs_give_the_same_bits_in_any_thread_order(device):
 
 @pytest.mark.slow
 def test_a_run_moves_to_another_device_and_back(device, tmp_path):
-    """What was trained on one device goes on on another, from its checkpoint."""
+    """Training continues on another device from the checkpoint."""
     dataset = images(16, (8, 8, 1), 4)
 
     def trainer(where):

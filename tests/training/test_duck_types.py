@@ -1,4 +1,4 @@
-"""Losses, optimizers, schedules, metrics and callbacks of the user's own, without a base class."""
+"""User-defined losses, optimizers, schedules, metrics and callbacks without a base class."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def same(one, other):
 
 
 def softmax(scores, labels, kind=np.float64):
-    """As in a course: float64 inside, a NumPy scalar out."""
+    """As in a course assignment: float64 inside, a NumPy scalar returned."""
     shares = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
     shares /= shares.sum(axis=1, keepdims=True)
     loss = -np.log(shares[np.arange(len(labels)), labels]).mean()
@@ -57,7 +57,7 @@ def test_a_loss_may_return_any_number_and_any_float_gradient():
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_a_loss_of_ones_own_trains_16_bit_nets(precision):
+def test_a_user_defined_loss_trains_16_bit_nets(precision):
     seen = []
 
     def mine(scores, labels):
@@ -81,20 +81,20 @@ def test_a_loss_without_a_scale_has_its_gradient_scaled():
     np.testing.assert_allclose(found, gradient, rtol=2e-3)
 
 
-def test_a_class_is_no_part_of_a_trainer():
+def test_a_class_instead_of_an_instance_is_refused():
     for name, kind in (("loss", losses.SVMHinge), ("schedule", Cosine), ("optimizer", SGD), ("metrics", [TopK])):
         with pytest.raises(TypeError, match=r"received the class \w+; call it"):
             Trainer(small.net(), **{name: kind})
 
 
-def test_a_built_in_loss_is_handed_on_as_it_is():
+def test_a_built_in_loss_is_passed_on_unchanged():
     scores, labels = np.ones((2, 3), np.float32), np.array([0, 1])
     loss = losses.get("softmax")
     for one, other in zip(losses.apply(loss, scores, labels), loss(scores, labels), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_what_a_loss_must_not_return_is_named():
+def test_an_invalid_result_of_a_loss_is_named():
     for returned, error, message in (
         (0.5, TypeError, r"a loss returns \(loss, gradient .*\); broken returned float"),
         ((1, 2, 3), TypeError, "broken returned 3 values"),
@@ -117,7 +117,7 @@ def test_what_a_loss_must_not_return_is_named():
 
 
 class Plain:
-    """The fewest lines that train."""
+    """The shortest optimizer that trains."""
 
     def __init__(self, lr=0.01):
         self.lr = lr
@@ -172,7 +172,7 @@ def test_an_object_with_step_is_an_optimizer_under_every_schedule(schedule):
 
 
 @pytest.mark.parametrize(("kind", "kept"), [(Stored, True), (Momentum, False)])
-def test_a_resumed_run_goes_on_with_its_state_or_says_that_it_has_none(kind, kept, tmp_path):
+def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(kind, kept, tmp_path):
     straight = fit(kind(0.02), epochs=3)
     fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", callbacks=[StopAfter(7)])
     with warnings.catch_warnings(record=True) as said:
@@ -197,9 +197,9 @@ class StopAfter:
             trainer.stop("enough")
 
 
-def test_on_a_device_it_steps_on_the_host_and_that_is_said():
+def test_on_a_device_it_steps_on_the_host_with_a_message():
     class Halve:
-        """Device arrays in, device work by gpuconv's own ops."""
+        """Takes device arrays and uses gpuconv's ops."""
 
         lr = 0.01
 
@@ -218,7 +218,7 @@ def test_on_a_device_it_steps_on_the_host_and_that_is_said():
     assert found.records == expected.records
 
 
-def test_what_is_no_optimizer_is_refused():
+def test_objects_that_are_not_optimizers_are_refused():
     class NoStep:
         lr = 0.1
 
@@ -302,7 +302,7 @@ def test_metrics_of_a_trainer_are_in_the_records_of_held_out_data(tmp_path, caps
 
 
 @pytest.mark.slow
-def test_the_example_of_the_docs(capsys):
+def test_the_example_in_the_docs(capsys):
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     names = {}
     exec(re.search(r"```python\n(.*?)```", text, re.S)[1], names)
@@ -365,7 +365,7 @@ def test_hooks_may_have_defaults_and_other_names():
     assert told == [trainer, *[2] * trainer.batches, 1]
 
 
-def test_what_no_event_would_reach_is_no_callback():
+def test_an_object_without_any_hook_is_refused_as_a_callback():
     for wrong, message in (
         ([print], "any of on_start, .*received <built-in function print>"),
         ([EarlyStopping], r"the class EarlyStopping; call it"),

@@ -48,7 +48,7 @@ def test_evaluation_changes_nothing():
     assert small.same_arrays(net.state_dict(), before)
 
 
-def test_views_are_the_batch_its_shifts_and_their_mirrors():
+def test_views_are_the_batch_its_shifts_and_their_mirror_images():
     x = np.arange(2 * 3 * 4 * 1, dtype=np.float32).reshape(2, 3, 4, 1) + 1
     shares, found = zip(*views(x, "mirror+shift"))
     assert shares == (0.25, 0.125, 0.125) * 2
@@ -63,7 +63,7 @@ def test_views_are_the_batch_its_shifts_and_their_mirrors():
 
 
 @pytest.mark.parametrize("tta", TTA)
-def test_the_shares_add_up_to_one(tta):
+def test_the_weights_of_the_views_add_up_to_one(tta):
     shares = [share for share, _ in views(np.zeros((1, 2, 2, 1), np.float32), tta)]
     assert len(shares) == TTA[tta]
     assert sum(shares) == 1
@@ -86,7 +86,7 @@ def test_scores_are_averaged_over_the_views(device):
         assert evaluate(net, batches(6), tta="mirror+shift").accuracy == (expected.argmax(1) == labels).mean()
 
 
-def test_nothing_to_evaluate_on_is_an_error():
+def test_evaluating_on_no_images_is_an_error():
     class Empty:
         def epoch(self, epoch):
             return iter(())
@@ -95,7 +95,7 @@ def test_nothing_to_evaluate_on_is_an_error():
         evaluate(small.net(), Empty())
 
 
-def test_totals_count_the_steps_before_the_first_loss_that_is_not_finite():
+def test_totals_count_the_steps_before_the_first_nonfinite_loss():
     totals = Totals("numpy")
     scores, labels = np.array([[1.0, 2.0], [3.0, 3.0]]), np.array([1, 1])
     for loss in (1.5, 0.5, np.inf, 1.0):

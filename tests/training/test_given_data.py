@@ -1,4 +1,4 @@
-"""What a user may give as data: each form trains as a loader of the same images would."""
+"""The forms of data that a user can give: each trains like a loader of the same images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def same(one, other):
 
 
 class Indexed:
-    """As a PyTorch Dataset: a length and items, nothing else."""
+    """Like a PyTorch Dataset: only a length and items."""
 
     def __init__(self, images, labels):
         self.images, self.labels = images, labels
@@ -45,7 +45,7 @@ class Indexed:
         return self.images[index], self.labels[index]
 
 
-def test_arrays_and_indexed_objects_train_as_the_loader_of_the_same_images(tmp_path):
+def test_arrays_and_indexed_objects_train_like_a_loader_of_the_same_images(tmp_path):
     expected = fit(DATA)
     np.save(tmp_path / "images.npy", DATA.images)
     np.save(tmp_path / "floats.npy", FLOATS)
@@ -72,11 +72,11 @@ def epoch_of_batches(epoch, length=5):
     return [(np.array(x), np.array(y)) for x, y in loader.epoch(epoch)][:length]
 
 
-def test_batches_train_as_the_loader_that_gave_them():
+def test_batches_train_like_the_loader_they_came_from():
     expected = fit(DATA)
 
     class Epochs:
-        """An iterable that is gone through anew in each epoch."""
+        """An iterable that restarts in each epoch."""
 
         at = 0
 
@@ -112,7 +112,7 @@ class StopAt:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_drops_the_batches_that_it_had(tmp_path):
+def test_a_resumed_run_skips_the_batches_it_already_used(tmp_path):
     everything = epoch_of_batches(0) + epoch_of_batches(1)
     straight = fit(iter(everything), steps_per_epoch=5)
 
@@ -133,7 +133,7 @@ def test_a_resumed_run_drops_the_batches_that_it_had(tmp_path):
         fit(iter(everything[:8]), steps_per_epoch=5)
 
 
-def test_torch(tmp_path):
+def test_data_from_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
     from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -156,7 +156,7 @@ def test_torch(tmp_path):
     assert found.accuracy == evaluate(plain.net, (FLOATS, DATA.labels)).accuracy
 
 
-def test_uint8_batches_are_normalised_by_the_first():
+def test_uint8_batches_are_normalised_by_the_first_batch():
     batches = [(DATA.images[:11], DATA.labels[:11]), (DATA.images[11:], DATA.labels[11:])]
     first = Normalization.from_images(DATA.images[:11])
     same(
@@ -168,7 +168,7 @@ def test_uint8_batches_are_normalised_by_the_first():
     same(fit((DATA.images, DATA.labels), normalization=given_one), fit((given_one(DATA.images), DATA.labels)))
 
 
-def test_validation_and_test_come_in_any_form_and_are_normalised_as_training():
+def test_validation_and_test_data_in_any_form_are_normalised_like_training_data():
     other = small.images(9, seed=5)
     expected = fit(DATA, validation=Loader(other, 4, normalization=NORMALIZATION, shuffle=False)).history
     for form in (
@@ -183,7 +183,7 @@ def test_validation_and_test_come_in_any_form_and_are_normalised_as_training():
             assert record["validation_loss"] == pytest.approx(reference["validation_loss"], rel=1e-6)
 
 
-def test_evaluate_takes_data_and_a_normalization():
+def test_evaluate_accepts_data_and_a_normalization():
     trained = fit(DATA)
     expected = evaluate(trained.net, Loader(DATA, 256, normalization=NORMALIZATION, shuffle=False))
     for form in (DATA, (DATA.images, DATA.labels), Indexed(DATA.images, DATA.labels), [(DATA.images, DATA.labels)]):
@@ -213,7 +213,7 @@ def test_streamed_batches_are_the_loaders_bit_for_bit():
                 np.testing.assert_array_equal(y, wanted_y)
 
 
-def test_what_cannot_be_data_is_refused_and_says_what_can(tmp_path):
+def test_the_error_for_unusable_data_says_what_is_accepted(tmp_path):
     images, labels = DATA.images, DATA.labels
     rgb = Sequential([Input((4, 5, 3)), Flatten(), Linear(3)])
     channels_first = np.zeros((6, 3, 4, 5), np.float32)
@@ -267,7 +267,7 @@ def test_what_cannot_be_data_is_refused_and_says_what_can(tmp_path):
         assert not [*tmp_path.iterdir()]
 
 
-def test_images_that_are_not_finite_are_named_before_training(tmp_path):
+def test_nonfinite_images_are_named_before_training(tmp_path):
     for dtype, place, value in (("float32", 17, np.nan), ("float16", 0, np.inf), (as_dtype("bfloat16"), 21, -np.inf)):
         wrong = FLOATS.astype(dtype)
         wrong[place, 2, 3, 0] = value
@@ -286,7 +286,7 @@ def test_images_that_are_not_finite_are_named_before_training(tmp_path):
             fit([*zip(wrong[place:], DATA.labels[place:])])
 
 
-def test_the_first_image_that_is_not_finite_is_named_whatever_its_place():
+def test_the_first_nonfinite_image_is_named_wherever_it_is():
     images = np.ones((200, 2, 3, 1), np.float32)
     expect_finite(images, "many")
     images[150:, 1, 2] = np.nan
@@ -294,7 +294,7 @@ def test_the_first_image_that_is_not_finite_is_named_whatever_its_place():
         expect_finite(images, "many")
 
 
-def test_what_is_read_later_shows_in_the_loss_and_the_message_says_so(tmp_path):
+def test_nonfinite_images_read_later_are_found_by_the_loss_and_mentioned(tmp_path):
     wrong = FLOATS.copy()
     wrong[20] = np.nan
     np.save(tmp_path / "images.npy", wrong)
@@ -303,14 +303,14 @@ def test_what_is_read_later_shows_in_the_loss_and_the_message_says_so(tmp_path):
             fit(train)
 
 
-def test_a_generator_for_validation_is_told_to_be_a_function():
+def test_the_error_for_a_validation_generator_suggests_a_function():
     batches = [(FLOATS, DATA.labels)]
     with pytest.raises(ValueError, match="validation is a list_iterator, which gives each batch once"):
         fit(DATA, validation=iter(batches))
     assert len(fit(DATA, validation=lambda: iter(batches)).history) == 2
 
 
-def test_runs_store_what_they_were_fed_and_refuse_other_data(tmp_path):
+def test_runs_store_a_description_of_their_data_and_refuse_other_data(tmp_path):
     from gpuconv.training import SettingsError
 
     fit((FLOATS, DATA.labels), run_dir=tmp_path / "run")
@@ -340,15 +340,15 @@ def test_classes_are_numbers_where_they_have_no_names():
     assert list(found.classes) == ["0", "1", "2", "3", "4"]
 
 
-def test_labels_that_are_not_known_fit_every_net():
-    """Until a batch of them is read."""
+def test_unknown_labels_are_accepted_for_every_net():
+    """Until a batch is read."""
     source = [(image, 0) for image in DATA.images]
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(1)])
     part = given.recognised(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
     feeding.expect("validation", StreamLoader(part, 5, normalization=NORMALIZATION), net, SoftmaxCrossEntropy())
 
 
-def test_floats_that_are_not_normalised_do_not_judge_a_net_of_normalised_images():
+def test_unnormalised_float_images_are_refused_for_a_net_of_normalised_ones():
     """They would give the accuracy of guessing, and no error."""
     other = small.images(9, seed=5)
     for scaled in (other.images / 255.0, other.images.astype(np.float32)):
@@ -395,7 +395,7 @@ def test_floats_never_drop_the_normalization_of_a_net_silently():
     assert net.normalization is None
 
 
-def test_generators_are_refused_before_training_where_each_epoch_needs_them():
+def test_generators_are_refused_before_training_if_each_epoch_needs_them():
     train, _ = gc.data.load("digits")
     batch = (train.images[:32], train.labels[:32])
     for part in ("validation", "test"):

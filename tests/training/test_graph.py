@@ -1,4 +1,4 @@
-"""The captured step: the same bits as launch by launch, whatever happens between the steps."""
+"""The captured step: the same bits as uncaptured steps, whatever happens between steps."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def same(one, other):
 
 @pytest.fixture
 def captures(monkeypatch):
-    """How many launches each capture held, where that can be seen, and how often graphs were launched."""
+    """The number of launches in each capture, where visible, and the number of graph launches."""
     from gpuconv.backends.cuda.runtime.graph import CudaRecorder, EmulatedRecorder
 
     seen = {"captured": [], "replays": 0}
@@ -117,7 +117,7 @@ def test_replay_is_the_uncaptured_run_bit_for_bit(captures, device, optimizer, b
 @devices
 @pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
 def test_every_precision(captures, device, precision):
-    """In float16 with steps that are skipped, and a scale that falls and grows, inside graphs."""
+    """In float16 with skipped steps and a loss scale that falls and grows inside graphs."""
     runs = []
     for graph in (False, True):
         scale = LossScale(start=2.0**30, interval=2) if precision == "float16" else None
@@ -134,7 +134,7 @@ def test_every_precision(captures, device, precision):
 
 @pytest.mark.kernels
 @devices
-def test_groups_of_optimizers_with_schedules_of_their_own(captures, device):
+def test_optimizer_groups_with_separate_schedules(captures, device):
     groups, runs = "filters -> muon:lr=0.02; conv1.bias -> sgd:lr=0.05 @ linear:2; * -> sgd:lr=0.05", []
     for graph in (False, True):
         runs.append(trainer(graph, groups, device, lr=1.0))
@@ -144,7 +144,7 @@ def test_groups_of_optimizers_with_schedules_of_their_own(captures, device):
 
 
 class Lower(Callback):
-    """Takes the learning rate down after some steps, as a user's callback does."""
+    """Lowers the learning rate after some steps, as a user's callback might."""
 
     def on_step(self, trainer, record):
         if trainer.steps in (5, 6, 17):
@@ -165,7 +165,7 @@ class DropMore(Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("callback", [Lower, AtEpochs, DropMore])
-def test_what_a_callback_changes_counts(callback):
+def test_changes_by_a_callback_take_effect(callback):
     runs = []
     for graph in (False, True):
         runs.append(trainer(graph))
@@ -174,7 +174,7 @@ def test_what_a_callback_changes_counts(callback):
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_a_learning_rate_of_zero_holds_from_the_next_step_on(graph):
+def test_a_learning_rate_of_zero_takes_effect_at_the_next_step(graph):
     class Freeze(Callback):
         def on_step(self, trainer, record):
             if trainer.steps == 5:
@@ -187,7 +187,7 @@ def test_a_learning_rate_of_zero_holds_from_the_next_step_on(graph):
 
 
 @pytest.mark.slow
-def test_a_replaced_array_is_captured_anew():
+def test_a_replaced_array_triggers_a_new_capture():
     class Replace(Callback):
         def on_epoch(self, trainer, record):
             layer = next(layer for layer in trainer.net.walk() if "weight" in layer.arrays)
@@ -221,7 +221,7 @@ def test_checkpoint_and_resume(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_capture_that_fails_leaves_a_run_that_goes_on_and_says_so_once(monkeypatch):
+def test_after_a_failed_capture_the_run_continues_with_one_message(monkeypatch):
     from gpuconv.backends.cuda.runtime.graph import EmulatedRecorder
 
     def full(self, work):
@@ -236,7 +236,7 @@ def test_a_capture_that_fails_leaves_a_run_that_goes_on_and_says_so_once(monkeyp
     same(straight, failing)
 
 
-def test_a_stranger_s_loader_runs_uncaptured_and_says_so():
+def test_a_user_defined_loader_runs_uncaptured_with_a_message():
     class Theirs:
         def __init__(self):
             self.inner = loader(batch_size=5)
@@ -259,7 +259,7 @@ def test_graph_on_numpy_is_refused():
         Trainer(small.net(), graph=True)
 
 
-# --- nothing in a step touches the host --------------------------------------------------------
+# --- a step does not access the host -----------------------------------------------------------
 
 RESIDUAL = Sequential(
     [
@@ -278,14 +278,14 @@ OPTIMIZERS = ["sgd", "sgd:momentum=0.9", "adagrad", "rmsprop", "adam", "adamw", 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
-def test_a_step_touches_nothing_from_the_host(captures, optimizer, loss):
+def test_a_step_does_not_access_the_host(captures, optimizer, loss):
     net = Sequential.from_config(RESIDUAL.config()).to(DEVICE)
     capturing(Trainer(net, optimizer, loss=loss, graph=True))
     assert captures["replays"] == 2
 
 
 @pytest.mark.parametrize("name", ["seed-net", "digits-net"])
-def test_nor_does_one_of_the_models(captures, name):
+def test_a_step_of_a_model_does_not_access_the_host(captures, name):
     capturing(Trainer(models.build(name, (8, 8, 1), 3).to(DEVICE), graph=True))
     assert captures["replays"] == 2
 
@@ -318,7 +318,7 @@ def capturing(made):
         (lambda x: backends.synchronize(DEVICE), "synchronize"),
     ],
 )
-def test_a_planted_touch_is_named(touch, named):
+def test_a_planted_host_access_is_named(touch, named):
     x = asarray(np.ones((2, 3), np.float32), DEVICE)
     touch(x)  # free outside
     with emulator.device_only(), pytest.raises(emulator.HostAccessError, match=named):
@@ -329,7 +329,7 @@ def test_a_planted_touch_is_named(touch, named):
         backends.empty((2,), np.float32, DEVICE)
 
 
-def test_a_step_with_a_planted_touch_is_not_captured():
+def test_a_step_with_a_planted_host_access_is_not_captured():
     made = trainer(True)
     inner = made.loss
     made.loss = lambda scores, labels: inner(scores * 1, labels)

@@ -1,4 +1,4 @@
-"""Groups of parameters under optimizers of their own, and Muon."""
+"""Parameter groups with separate optimizers, and Muon."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ class _StopAt:
             trainer.stop("enough")
 
 
-def test_what_is_refused():
+def test_bad_groups_are_refused():
     with pytest.raises(ValueError, match=r"'fc1\.weight' is in no group"):
         optimizers.get("filters -> muon; *.bias -> sgd").build(arrays(0))
     with pytest.raises(ValueError, match=r"group 'norm\*' has no parameter"):
@@ -98,7 +98,7 @@ def test_what_is_refused():
         groups.advance()
 
 
-def test_the_config_makes_the_groups_again():
+def test_the_config_recreates_the_groups():
     config = optimizers.get(TEXT, lr=0.5).config()
     assert config["optimizer"] == "groups"
     assert Groups(groups=config["groups"], lr=config["lr"]).config() == config

@@ -1,4 +1,4 @@
-"""Optimizers against their formulas, written out again here in float64, and against PyTorch's."""
+"""Optimizers against their formulas, written out here in float64, and against PyTorch's."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def arrays(seed, dtype=np.float64):
 
 
 def by_formula(config, param, grads, decay):
-    """The parameter after one step for each gradient: the formulas of the papers, nothing shared with the library."""
+    """The parameter after one step per gradient: the papers' formulas, independent of the library."""
     c, p = config, param.copy()
     first, second = np.zeros_like(p), np.zeros_like(p)
     for t, g in enumerate(grads, 1):
@@ -85,7 +85,7 @@ def test_the_rate_of_one_step_can_be_given():
         np.testing.assert_array_equal(params[key], value - 0.25 * grads[key])
 
 
-def test_advance_writes_what_update_reads():
+def test_advance_writes_the_step_and_rate_that_update_reads():
     """A captured update replays with the step number and rate that advance wrote before it."""
     params, twin, grads = arrays(0), arrays(0), arrays(1)
     split, whole = Adam(lr=0.1), Adam(lr=0.1)
@@ -99,7 +99,7 @@ def test_advance_writes_what_update_reads():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_goes_on_from_its_state(name):
+def test_an_optimizer_continues_from_its_state(name):
     straight, first = optimizers.get(name), optimizers.get(name)
     params, broken = arrays(0, np.float32), arrays(0, np.float32)
     for seed in range(1, 7):
@@ -135,7 +135,7 @@ def test_state_is_named_after_slots_and_parameters():
         (lambda s: s.update({"velocity.conv1.bias": np.zeros(3, "f4")}), "received float32"),
     ],
 )
-def test_another_state_is_refused_before_anything_changes(change, message):
+def test_a_mismatched_state_is_refused_before_anything_changes(change, message):
     optimizer = SGD(momentum=0.9)
     optimizer.step(arrays(0), arrays(1))
     before, other = optimizer.state_dict(), optimizer.state_dict()
@@ -191,7 +191,7 @@ def test_settings_that_float32_cannot_hold_are_refused_before_the_first_step():
         make().build(arrays(0, np.float64))
 
 
-def test_words_for_yes_and_no():
+def test_flags_given_as_text_are_refused():
     for words, value in ((("true", "yes", "On"), True), (("false", "No", "off"), False)):
         for word in words:
             assert optimizers.get(f"sgd:momentum=0.9,nesterov={word}").nesterov is value
@@ -212,7 +212,7 @@ def test_float32_parameters_read_a_float32_rate():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_16_bit_parameters_have_masters_and_float32_state(name):
-    """They step as float32 parameters do with the same gradients, which are exact in 16 bits."""
+    """They step like float32 parameters with the same gradients, which are exact in 16 bits."""
     half = as_dtype("bfloat16")
     params, wide = arrays(0, half), arrays(0, np.float32)
     narrow, full = optimizers.get(name, weight_decay=0.1), optimizers.get(name, weight_decay=0.1)
@@ -255,7 +255,7 @@ def test_optimizers_are_told_apart_by_identity():
 
 
 def test_every_setting_changes_the_second_step():
-    """So none is left behind on the way to the op."""
+    """So every setting reaches the op."""
 
     def stepped(name, **settings):
         params = {"w": np.array([[1.0, -2.0], [0.5, 3.0]])}

@@ -1,4 +1,4 @@
-"""Training in every precision: float32 masters, the loss scale, and runs that go on with the same bits."""
+"""Training in every precision: float32 masters, the loss scale, and resumed runs with the same bits."""
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ def batch(device, dtype, count=6):
 
 
 def step(trainer, device, dtype):
-    """One step as `fit` makes it; on NumPy an overflow would warn."""
+    """One step as in `fit`; on NumPy an overflow would warn."""
     trainer.optimizer.advance()
     with np.errstate(over="ignore", invalid="ignore"):
         trainer.step(*batch(device, dtype))
 
 
 def state(trainer):
-    """Everything that a step changes, as host copies, but the metrics and the statistics of norms."""
+    """Host copies of everything that a step changes, except metrics and norm statistics."""
     arrays = {f"net.{name}": value for name, value in trainer.net.params().items()}
     copies = {name: to_numpy(value).copy() for name, value in arrays.items()}
     steps = trainer.optimizer.state_dict()
@@ -39,7 +39,7 @@ def state(trainer):
 
 
 @every
-def test_a_net_is_turned_to_the_precision_and_masters_start_from_its_own_weights(precision):
+def test_a_net_is_converted_to_the_precision_and_masters_start_from_its_weights(precision):
     before = {name: value.copy() for name, value in small.net().params().items()}
     trainer = small.trainer(precision=precision)
     assert trainer.net.precision == precision
@@ -55,7 +55,7 @@ def test_a_net_is_turned_to_the_precision_and_masters_start_from_its_own_weights
 
 
 @every
-def test_a_run_goes_on_with_the_same_bits(tmp_path, precision):
+def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
     """Stopped in the middle of an epoch, in float16 after skipped steps and a scale that grew."""
     scale = {"loss_scale": LossScale(start=2.0**30, interval=2)} if precision == "float16" else {}
 
@@ -119,7 +119,7 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(device, optimizer):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_loss_scale_leaves_no_trace(device):
+def test_the_loss_scale_changes_no_bit(device):
     """In float32 a scale of a power of two changes nothing but the exponents of the gradients."""
     results = []
     for scale in (None, 2.0**10):
@@ -134,7 +134,7 @@ def test_the_loss_scale_leaves_no_trace(device):
     assert small.same_arrays(*results)
 
 
-def test_a_loss_that_is_not_finite_still_stops_a_run():
+def test_a_nonfinite_loss_still_stops_a_run():
     trainer = small.trainer(precision="float16")
     trainer.net["conv1"]["weight"][...] = 6e4
     with pytest.raises(FloatingPointError, match="not finite at step"):

@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and goes on gives the same bits as one that never stopped."""
+"""A run that is killed anywhere and resumed gives the same bits as one that never stopped."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def contents(directory):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """What a run leaves that nobody stopped."""
+    """The files of a run that was never stopped."""
     directory = tmp_path_factory.mktemp("straight") / "run"
     assert run(directory, "never") == 0
     return contents(directory)
@@ -65,20 +65,20 @@ def test_killed_in_the_middle_of_writing(tmp_path, straight, syncs):
 
 @pytest.mark.slow
 def test_killed_between_the_last_step_of_an_epoch_and_its_end(tmp_path, straight):
-    """Where a checkpoint would be due too: 15 is the end of an epoch and a multiple of checkpoint_every."""
+    """Where a checkpoint is due too: 15 is the end of an epoch and a multiple of checkpoint_every."""
     assert run(tmp_path / "run", "step", 3 * small.STEPS_PER_EPOCH) == -signal.SIGKILL
     assert run(tmp_path / "run", "never", 0, "resume") == 0
     assert contents(tmp_path / "run") == straight
 
 
 @pytest.mark.slow
-def test_killed_before_there_was_a_run(tmp_path, straight):
+def test_killed_before_the_run_was_created(tmp_path, straight):
     assert run(tmp_path / "run", "sync", 1) == -signal.SIGKILL
     assert run(tmp_path / "run", "never") == 0
     assert contents(tmp_path / "run") == straight
 
 
-def test_a_half_written_line_is_dropped(tmp_path, straight):
+def test_a_partially_written_line_is_dropped(tmp_path, straight):
     assert run(tmp_path / "run", "step", 13) == -signal.SIGKILL
     with open(tmp_path / "run" / "metrics.jsonl", "ab") as file:
         file.write(b'{"event": "st')
@@ -87,7 +87,7 @@ def test_a_half_written_line_is_dropped(tmp_path, straight):
 
 
 @pytest.mark.slow
-def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path, straight):
+def test_resuming_a_finished_run_changes_nothing(tmp_path, straight):
     assert run(tmp_path / "run", "never") == 0
     assert run(tmp_path / "run", "never", 0, "resume") == 0
     assert contents(tmp_path / "run") == straight
@@ -155,7 +155,7 @@ def relabeled():
         ({}, {"validation": None}, "validation is .* there and null here"),
     ],
 )
-def test_other_settings_are_named_before_anything_changes(stored, make, options, message):
+def test_different_settings_are_named_before_anything_changes(stored, make, options, message):
     trainer = small.trainer(**make)
     net, kept = {name: value.copy() for name, value in trainer.net.state_dict().items()}, contents(stored)
     with pytest.raises(SettingsError, match=message):
@@ -165,7 +165,7 @@ def test_other_settings_are_named_before_anything_changes(stored, make, options,
     assert contents(stored) == kept
 
 
-def test_another_net_is_named_by_its_first_difference(stored):
+def test_the_error_for_another_net_names_the_first_difference(stored):
     other = Trainer(small.net(filters=5), "adam", lr=0.01, schedule="one-cycle")
     kept = contents(stored)
     with pytest.raises(CheckpointError, match=r"of another net: layers\[1\]\.out_channels is 4 there and 5 here"):
@@ -183,7 +183,7 @@ def test_another_net_is_named_by_its_first_difference(stored):
         (lambda t: t.pop("optimizer.exp_avg.conv1.bias"), "'exp_avg.conv1.bias' is missing"),
     ],
 )
-def test_other_arrays_are_named(stored, change, message):
+def test_mismatched_arrays_are_named(stored, change, message):
     found = checkpoint.load(stored / "last.safetensors")
     change(found.tensors)
     checkpoint.save(stored / "last.safetensors", found)
@@ -194,7 +194,7 @@ def test_other_arrays_are_named(stored, change, message):
     assert small.same_arrays(trainer.net.state_dict(), net)
 
 
-def test_a_truncated_checkpoint_is_not_continued(stored):
+def test_a_truncated_checkpoint_is_not_resumed(stored):
     path = stored / "last.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="truncated"):
@@ -208,12 +208,12 @@ def test_a_directory_that_holds_a_run_is_not_overwritten(stored):
     assert contents(stored) == kept
 
 
-def test_a_directory_without_a_run_is_not_continued(tmp_path):
+def test_a_directory_without_a_run_is_not_resumed(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         small.fit(small.trainer(), run_dir=tmp_path, resume=True)
 
 
-def test_a_checkpoint_that_is_gone_is_told_and_nothing_is_overwritten(stored):
+def test_a_missing_checkpoint_is_reported_and_nothing_is_overwritten(stored):
     (stored / "last.safetensors").unlink()
     kept = {path: path.read_bytes() for path in stored.iterdir()}
     trainer = small.trainer()
@@ -229,7 +229,7 @@ def test_a_checkpoint_that_is_gone_is_told_and_nothing_is_overwritten(stored):
     assert trainer.epoch == 3
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_anew(stored, caplog):
+def test_a_run_killed_before_its_first_checkpoint_starts_over(stored, caplog):
     for path in stored.iterdir():
         if path.name != "run.json":
             path.unlink()
@@ -242,7 +242,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(stored, caplog):
     assert trainer.records == straight.records
 
 
-def test_weights_alone_go_into_a_net_of_any_seed(stored):
+def test_weights_alone_can_be_loaded_into_a_net_of_any_seed(stored):
     net = small.net(seed=5)
     found = load_net(stored / "last.safetensors", net)
     assert small.same_arrays(net.state_dict(), found.part("net"))
@@ -250,7 +250,7 @@ def test_weights_alone_go_into_a_net_of_any_seed(stored):
         load_net(stored / "last.safetensors", small.net(filters=3))
 
 
-def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     def fill_up(*_):
         raise OSError(28, "No space left on device")
 
@@ -272,7 +272,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert trainer.records == straight.records
 
 
-def test_a_log_line_that_does_not_fit_is_taken_back(tmp_path):
+def test_a_partial_log_line_is_removed_when_the_disk_is_full(tmp_path):
     """The system takes 9 bytes of the second line and refuses the rest, as a full disk does."""
     resource = pytest.importorskip("resource")
     log, (soft, hard) = tmp_path / "run" / "metrics.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -331,7 +331,7 @@ class Signal(Callback):
 
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", SIGNALS)
-def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, capfd, caplog, number, step):
+def test_an_interrupt_finishes_the_step_saves_and_says_how_to_resume(tmp_path, capfd, caplog, number, step):
     caplog.set_level("INFO")
     before = [signal.getsignal(each) for each in SIGNALS]
     trainer = small.trainer()
@@ -368,7 +368,7 @@ def test_a_failure_restores_the_handlers():
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
-def test_training_in_another_thread_leaves_signals_alone():
+def test_training_in_another_thread_installs_no_signal_handlers():
     found = []
 
     def work():
@@ -401,7 +401,7 @@ class StopAt(Callback):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_layers_that_a_callback_freezes_are_so_when_the_run_goes_on(tmp_path, precision):
+def test_layers_frozen_by_a_callback_are_frozen_after_resuming(tmp_path, precision):
     def train(name, step=0, **options):
         trainer = small.trainer(precision=precision)
         trainer.net["conv1"].freeze()

@@ -1,4 +1,4 @@
-"""The run directory: made once, refused where it cannot be."""
+"""The run directory: created once, and the cases in which it is refused."""
 
 import json
 import os
@@ -21,14 +21,14 @@ def test_a_folder_that_holds_a_run_is_refused_and_kept(tmp_path):
     assert RunDirectory.open(tmp_path).settings() == {"epochs": 3}
 
 
-def test_a_folder_that_holds_a_checkpoint_alone_is_refused_and_kept(tmp_path):
+def test_a_folder_with_only_a_checkpoint_is_refused_and_kept(tmp_path):
     (tmp_path / "last.safetensors").write_bytes(b"hours of work")
     with pytest.raises(FileExistsError, match="already holds a run"):
         RunDirectory.start(tmp_path, {})
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("last.safetensors", b"hours of work")]
 
 
-def test_what_a_run_left_is_not_overwritten_though_its_settings_are_gone(tmp_path):
+def test_files_of_a_run_without_its_settings_are_not_overwritten(tmp_path):
     for name in ("last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text("kept")
@@ -50,7 +50,7 @@ def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("here first")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(CheckpointError, match=r"cannot create the run directory .*file"):
@@ -69,7 +69,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         RunDirectory.start(tmp_path / "run", {})
 
 
-def test_another_format_is_named_whatever_else_it_holds(tmp_path):
+def test_another_format_version_is_named_whatever_else_the_file_holds(tmp_path):
     run = RunDirectory.start(tmp_path / "run", {})
     run.settings_file.write_text('{"format": 2, "config": {}}')
     with pytest.raises(CheckpointError, match="has format 2, this version of gpuconv reads 1"):
@@ -84,14 +84,14 @@ def test_settings_that_are_not_ours_are_refused(tmp_path, text):
         run.settings()
 
 
-def test_settings_that_are_no_file_are_refused_at_once(tmp_path):
+def test_settings_that_are_not_a_regular_file_are_refused_at_once(tmp_path):
     run = RunDirectory(tmp_path)
     os.mkfifo(run.settings_file)
     with pytest.raises(CheckpointError, match=r"run\.json cannot be read: is not a regular file"):
         run.settings()
 
 
-def test_a_lock_that_cannot_be_made_is_told(tmp_path):
+def test_a_lock_that_cannot_be_created_is_reported(tmp_path):
     (tmp_path / "run" / "run.lock").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"cannot lock .*run\.lock: Is a directory"):
         RunDirectory(tmp_path / "run")._lock()

@@ -1,4 +1,4 @@
-"""Schedules at their edges, against PyTorch's where it is installed, and their short form."""
+"""Schedules at their boundaries, against PyTorch's if it is installed, and their text form."""
 
 import math
 
@@ -17,7 +17,7 @@ def test_step_drops_at_every_multiple():
     assert [schedule(step, 10) for step in (0, 2, 3, 5, 6, 9)] == [1, 1, 0.5, 0.5, 0.25, 0.125]
 
 
-def test_a_step_of_next_to_no_length_drops_at_once():
+def test_a_step_of_almost_zero_length_drops_at_once():
     assert [schedules.get("step:1e-320")(step, 10) for step in (0, 1, 5)] == [1.0, 0.0, 0.0]
 
 
@@ -40,7 +40,7 @@ def test_cosine_runs_from_one_to_its_final_factor():
     assert all(schedule(step, 8) > schedule(step + 1, 8) for step in range(8))
 
 
-def test_one_cycle_peaks_where_it_says_and_ends_at_its_final_factor():
+def test_one_cycle_peaks_at_the_given_fraction_and_ends_at_its_final_factor():
     schedule = OneCycle(peak=0.25, start=0.1, final=0.01)
     assert schedule(0, 40) == pytest.approx(0.1)
     assert schedule(9, 40) == pytest.approx(1)
@@ -92,7 +92,7 @@ def test_every_schedule_has_a_rate_before_the_first_run():
         small.trainer(schedule=[0.1])
 
 
-def test_a_run_of_one_step_learns():
+def test_a_run_of_one_step_has_a_nonzero_rate():
     from gpuconv import models
     from gpuconv.data import synthetic
     from gpuconv.training import Trainer
@@ -103,7 +103,7 @@ def test_a_run_of_one_step_learns():
     assert abs(trainer.net["conv1"]["weight"] - before).max() > 1e-3
 
 
-def test_warm_up_multiplies_any_schedule_and_keeps_its_clock():
+def test_warm_up_multiplies_any_schedule_without_shifting_it():
     schedule = Warmup(4, MultiStep((6, 8), gamma=0.1))
     assert [schedule(step, 10) for step in range(10)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
@@ -131,7 +131,7 @@ def test_very_short_runs_have_finite_factors(name, total):
         "warmup:1",
     ],
 )
-def test_the_written_form_reads_back(text):
+def test_the_text_form_reads_back(text):
     schedule = schedules.get(text)
     assert schedules.get(str(schedule)) == schedule
 
@@ -156,12 +156,12 @@ def test_several_numbers_after_step_are_milestones():
         ("", "empty part"),
     ],
 )
-def test_what_cannot_be_read_is_refused(text, message):
+def test_invalid_text_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         schedules.get(text)
 
 
-def test_a_number_is_no_schedule():
+def test_a_number_as_a_schedule_is_refused():
     with pytest.raises(TypeError, match="received 3"):
         schedules.get(3)
 

@@ -1,4 +1,4 @@
-"""The shadow oracle: a budget that is kept, every op in its turn, and a wrong op that is found, kept and repeated."""
+"""The shadow oracle: it keeps its budget, checks every op in turn, and stores a wrong call so it can be replayed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Clock:
 
 
 class FakeWorker:
-    """Answers at once; a check takes `cost` seconds."""
+    """Answers at once; each check takes `cost` seconds."""
 
     def __init__(self, cost=0.013):
         self.cost, self.seconds, self.seen = cost, 0.3, []
@@ -58,7 +58,7 @@ DATA = RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8), RNG.integers(0, 3, 
 
 
 def stepped(device, share, steps, seconds, worker):
-    """A shadow over steps that take so long by a fake clock, and what it had spent and was allowed after each."""
+    """A shadow over steps timed by a fake clock, and the time spent and allowed after each step."""
     clock = Clock()
     seen = Shadow(share, clock=clock, make=lambda: worker)
     run = Trainer(net(device), "sgd", lr=0.01)
@@ -90,7 +90,7 @@ def test_the_budget_is_kept_at_every_moment_and_used(device, monkeypatch):
     assert worker.closed
 
 
-def test_what_takes_longer_than_expected_is_paid_before_the_next_look():
+def test_a_check_that_takes_too_long_delays_the_next_one():
     seen, spent = stepped("numpy", 0.02, 600, 0.5, FakeWorker(cost=0.4))
     over = [number for number, (used, allowed) in enumerate(spent) if used > allowed]
     assert over  # the first checks were dearer than thought
@@ -99,7 +99,7 @@ def test_what_takes_longer_than_expected_is_paid_before_the_next_look():
     assert sum(row.checked for row in seen.report()) > 5
 
 
-def test_small_calls_say_nothing_of_the_cost_of_a_byte():
+def test_small_calls_do_not_affect_the_estimated_cost_per_byte():
     seen, _ = stepped("numpy", 0.02, 200, 0.5, FakeWorker())
     seen._sizes["conv2d", "large", "forward"] = 1 << 22
     assert seen._expected(("conv2d", "large", "forward")) < 0.5  # a few seconds, if each small call counted in full
@@ -117,7 +117,7 @@ def fit(run, **options):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """No time to wait for: every op of every step is looked at."""
+    """Without waiting: every op of every step is checked."""
     workers = []
     monkeypatch.setattr(shadow, "START", 0.0)
     monkeypatch.setattr(Shadow, "_room", lambda self: 1e9)
@@ -144,7 +144,7 @@ def wrong_conv(monkeypatch):
     monkeypatch.setattr(cpu.conv, "conv2d", wrong)
 
 
-def test_a_wrong_op_stops_the_run_and_leaves_what_repeats_it(at_once, monkeypatch, tmp_path):
+def test_a_wrong_op_stops_the_run_and_stores_a_file_that_replays_it(at_once, monkeypatch, tmp_path):
     wrong_conv(monkeypatch)
     with pytest.raises(ShadowError, match=r"conv2d of conv2 is beyond its bound: result\[1, 0, 1, 0\] is") as told:
         fit(Trainer(net(), "sgd", lr=0.01, shadow=0.5), run_dir=tmp_path / "run")
@@ -160,7 +160,7 @@ def test_a_wrong_op_stops_the_run_and_leaves_what_repeats_it(at_once, monkeypatc
     assert at_once[0].closed
 
 
-def test_a_warning_lets_the_run_go_on(at_once, monkeypatch, tmp_path):
+def test_a_warning_lets_the_run_continue(at_once, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     wrong_conv(monkeypatch)
     run = Trainer(net(), "sgd", lr=0.01, shadow=0.5, violation="warn")
@@ -176,7 +176,7 @@ def bits(run):
     return b"".join(backends.to_numpy(value).tobytes() for value in run.net.state_dict().values())
 
 
-def test_looking_changes_no_bit(at_once):
+def test_checking_changes_no_bit(at_once):
     plain, watched = Trainer(net(), "adam", lr=0.01), Trainer(net(), "adam", lr=0.01, shadow=0.5)
     fit(plain)
     fit(watched)
@@ -185,7 +185,7 @@ def test_looking_changes_no_bit(at_once):
 
 
 @pytest.mark.kernels
-def test_looked_at_steps_run_uncaptured_with_the_same_bits(at_once):
+def test_checked_steps_run_uncaptured_with_the_same_bits(at_once):
     plain, watched = (Trainer(net("emulated"), "adam", lr=0.01, graph=True, shadow=share) for share in (None, 0.5))
     fit(plain, epochs=8)
     fit(watched, epochs=8)
@@ -213,7 +213,7 @@ def test_the_real_worker_keeps_the_budget(device):
     assert 0.5 * 0.2 < run.shadowed.spent / run.shadowed.elapsed <= 0.2
 
 
-def test_a_worker_that_dies_is_said_and_training_goes_on(at_once, monkeypatch):
+def test_a_worker_that_dies_is_reported_and_training_continues(at_once, monkeypatch):
     monkeypatch.setattr(FakeWorker, "answer", lambda self, patience=0.0: {"ended": -9})
     run = Trainer(net(), "sgd", lr=0.01, shadow=0.5)
     with pytest.warns(ShadowWarning, match="training goes on without it: its process ended with status -9"):
@@ -221,7 +221,7 @@ def test_a_worker_that_dies_is_said_and_training_goes_on(at_once, monkeypatch):
     assert run.steps == 24
 
 
-def test_refusals():
+def test_bad_settings_and_files_are_refused():
     for share in (0, -0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="shadow"):
             Trainer(net(), shadow=share)

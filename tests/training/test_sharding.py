@@ -29,7 +29,7 @@ def without_norm(**options):
     return Trainer(Sequential(layers, seed=1), "sgd", lr=0.1, **options)
 
 
-def test_every_shard_has_its_part_of_any_batch():
+def test_every_shard_gets_its_part_of_any_batch():
     for shards in (1, 2, 4, 8):
         for size in range(shards, 40):
             places = bounds(size, shards)
@@ -41,7 +41,7 @@ def test_every_shard_has_its_part_of_any_batch():
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_dropout_gives_parts_the_mask_of_the_whole_batch(device):
+def test_dropout_masks_of_parts_are_those_of_the_whole_batch(device):
     def layer():
         return Sequential([Input((3, 3, 5)), Dropout(0.5)], seed=2, device=device)
 
@@ -87,7 +87,7 @@ def test_running_statistics_are_the_mean_of_the_shards():
 
 
 def test_gradients_are_summed_along_the_tree():
-    """Which shows in the bits: 2^24 + 1 rounds to 2^24, so the sum is 5, and in the shards' order it would be 3."""
+    """The bits show it: 2^24 + 1 rounds to 2^24, so the tree's sum is 5; in the order of the shards it would be 3."""
     one = Sequential([Input((1,)), Linear(1)], seed=0)
 
     def work(x, y, totals):

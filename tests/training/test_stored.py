@@ -1,4 +1,4 @@
-"""What run.json and checkpoints hold: each wrong entry is named, what an older version lacked has its default."""
+"""Contents of run.json and checkpoints: each invalid entry is named, entries that older versions lack have defaults."""
 
 import copy
 import itertools
@@ -71,7 +71,7 @@ WRONG_SETTINGS = [
 ]
 
 
-def test_a_wrong_entry_of_a_checkpoint_is_named(finished, tmp_path):
+def test_an_invalid_entry_of_a_checkpoint_is_named(finished, tmp_path):
     found, settings = finished
     run = RunDirectory.start(tmp_path / "run", settings)
     for path, new, said in [*WRONG, *((f"settings.{path}", new, said) for path, new, said in WRONG_SETTINGS)]:
@@ -85,7 +85,7 @@ def test_a_wrong_entry_of_a_checkpoint_is_named(finished, tmp_path):
         assert (trainer.steps, run.last.read_bytes()) == (0, before)
 
 
-def test_a_wrong_entry_of_run_json_is_named(finished, tmp_path):
+def test_an_invalid_entry_of_run_json_is_named(finished, tmp_path):
     run = RunDirectory.start(tmp_path / "run", finished[1])
     whole = json.loads(run.settings_file.read_text())
     wrong = [(f"settings.{path}", new, said) for path, new, said in WRONG_SETTINGS]
@@ -149,7 +149,7 @@ def test_an_entry_of_a_newer_version_is_named(finished, tmp_path):
             small.fit(small.trainer(), epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
 
 
-def test_weights_that_are_not_finite_are_refused(finished, tmp_path):
+def test_nonfinite_weights_are_refused(finished, tmp_path):
     found, settings = finished
     run = RunDirectory.start(tmp_path / "run", settings)
     for name, value, said in [
@@ -174,7 +174,7 @@ def test_weights_that_are_not_finite_are_refused(finished, tmp_path):
 
 @dataclass(eq=False, repr=False)
 class Counter(Layer):
-    """Passes its input on; its buffer is of a dtype of choice."""
+    """The identity, with a buffer of a given dtype."""
 
     kind: str = "int16"
 
@@ -194,7 +194,7 @@ class Counter(Layer):
 
 
 @pytest.mark.slow
-def test_a_buffer_of_any_integer_dtype_goes_on(tmp_path):
+def test_a_buffer_of_any_integer_dtype_is_resumed(tmp_path):
     def trainer(kind):
         layers = [Input((6, 5, 1)), Counter(kind), Flatten(), Linear(3)]
         return Trainer(Sequential(layers), "sgd", lr=0.01)
@@ -210,7 +210,7 @@ def test_a_buffer_of_any_integer_dtype_goes_on(tmp_path):
     assert not (tmp_path / "complex" / "last.safetensors").exists()
 
 
-def test_settings_that_could_not_be_read_again_begin_no_run(tmp_path):
+def test_settings_that_cannot_be_read_back_start_no_run(tmp_path):
     for options, said in (
         ({"x": math.nan}, "NaN is not a finite number"),
         ([1], "options must be an object"),
@@ -225,7 +225,7 @@ def test_settings_that_could_not_be_read_again_begin_no_run(tmp_path):
 DEEP = json.loads("[" * 150 + "]" * 150)
 
 
-def test_numpy_numbers_and_the_largest_seed_go_on(tmp_path):
+def test_numpy_numbers_and_the_largest_seed_can_be_resumed(tmp_path):
     def fit(resume):
         optimizer = SGD(lr=np.float32(0.01), momentum=np.float32(0.5), nesterov=np.True_)
         trainer = Trainer(small.net(), optimizer, seed=2**64 - 1)
@@ -262,7 +262,7 @@ def test_differences_of_lists_name_the_first_entry_and_the_lengths():
     assert not stored.differences(json.loads('{"a": [1, {"b": null}]}'), {"a": [1, {"b": None}]})
 
 
-def test_values_of_two_kinds_differ_as_wholes():
+def test_values_of_different_types_differ_as_a_whole():
     values = {'{"a": 1}': {"a": 1}, "[1]": [1], "5": 5, "null": None}
     for there, here in itertools.permutations(values, 2):
         assert stored.differences(values[there], values[here], "x") == [f"x is {there} there and {here} here"]
@@ -273,7 +273,7 @@ def test_values_of_two_kinds_differ_as_wholes():
     ]
 
 
-def test_the_kinds_of_stored_values():
+def test_the_types_of_stored_values():
     fitting = {
         stored.TEXT: ["", "x"],
         stored.FLAG: [True, False],

@@ -1,4 +1,4 @@
-"""What TensorBoard's own reader finds in the files of a run."""
+"""A run's files as TensorBoard's own reader sees them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(folder):
 
 
 class Weights:
-    """What the weights were around the last step of each epoch."""
+    """The weights before and after the last step of each epoch."""
 
     def __init__(self):
         self.seen = []
@@ -39,7 +39,7 @@ class Weights:
             self.seen.append(backends.to_numpy(trainer.net.params()["fc1.weight"]).copy())
 
 
-def test_a_run_is_read_back(tmp_path):
+def test_the_records_of_a_run_are_read_back(tmp_path):
     trainer, weights = small.trainer(), Weights()
     image = small.images().images[0]
     told = [TensorBoard(image=image, truth=0), weights]
@@ -62,7 +62,7 @@ def test_a_run_is_read_back(tmp_path):
     assert b"optimizer.lr" in found.summary_metadata["_hparams_/session_start_info"].plugin_data.content
 
 
-def test_updates_of_epochs_of_one_step(tmp_path):
+def test_update_sizes_in_epochs_of_one_step(tmp_path):
     trainer, weights = small.trainer(), Weights()
     first = backends.to_numpy(trainer.net.params()["fc1.weight"]).copy()
     told = [TensorBoard(tmp_path), weights]
@@ -95,7 +95,7 @@ def test_graphs_stop_before_the_last_step_of_an_epoch():
     assert watcher.next_step(SimpleNamespace(batches=1, batch=0)) == 1
 
 
-def test_a_full_disk_is_said_once_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+def test_a_full_disk_is_reported_once_and_the_run_continues(tmp_path, monkeypatch, caplog):
     from tensorboardX.record_writer import RecordWriter
 
     written = RecordWriter.write
@@ -113,7 +113,7 @@ def test_a_full_disk_is_said_once_and_the_run_goes_on(tmp_path, monkeypatch, cap
     assert told == ["TensorBoard is told no more of this run: No space left on device"]
 
 
-def test_refusals(tmp_path, monkeypatch, capsys):
+def test_bad_folders_and_missing_packages_are_refused(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="the run has none: give it a path"):
         small.trainer().fit(small.loader(), epochs=1, callbacks=[TensorBoard()], progress=False)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
@@ -125,7 +125,7 @@ def test_refusals(tmp_path, monkeypatch, capsys):
     assert [*tmp_path.iterdir()] == []
 
 
-def test_the_command(tmp_path):
+def test_the_command_line_option(tmp_path):
     arguments = ["train", "--data", "synthetic:n=40,size=8x8x1", "--model", "seed-net", "--epochs", "1", "--quiet"]
     assert main([*arguments, "--log", "tensorboard", "--run-dir", str(tmp_path / "run")]) == 0
     tags = read(tmp_path / "run" / "tensorboard").Tags()

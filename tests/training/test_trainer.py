@@ -1,4 +1,4 @@
-"""The loop: what it learns, counts, records, and when it stops."""
+"""The training loop: what it learns, counts and records, and when it stops."""
 
 import json
 import math
@@ -51,8 +51,8 @@ def test_two_runs_give_the_same_bits():
     assert not small.same_arrays(one.net.state_dict(), third.net.state_dict())
 
 
-def test_records_tell_what_the_steps_made():
-    """The means over steps and epochs, computed again here from each step's own scores."""
+def test_records_are_the_means_over_the_steps():
+    """The means over steps and epochs, recomputed here from the scores of each step."""
     trainer, seen = small.trainer(), []
     loss = trainer.loss
 
@@ -83,7 +83,7 @@ def test_held_out_metrics_are_those_of_evaluate():
     assert (last["test_loss"], last["test_accuracy"]) == (found.loss, found.accuracy)
 
 
-def test_the_schedule_sees_the_step_of_the_whole_run():
+def test_the_schedule_gets_the_step_number_of_the_whole_run():
     trainer = small.trainer(lr=2.0, optimizer="sgd", schedule="step:1,gamma=0.5")
     trainer.optimizer.lr = 2e-3
     small.fit(trainer, metrics_every=1)
@@ -99,7 +99,7 @@ def test_the_schedule_sets_the_size_of_the_step():
         np.testing.assert_allclose(value, before[name] - 0.05 * trainer.net.grads()[name], rtol=1e-5, atol=1e-7)
 
 
-def test_a_step_reads_nothing_back(monkeypatch):
+def test_a_step_reads_nothing_back_from_the_device(monkeypatch):
     """Nothing in a step waits for the device, so that it can be captured."""
     trainer = small.trainer()
     x, y = next(iter(small.loader().epoch(0)))
@@ -113,7 +113,7 @@ def test_a_step_reads_nothing_back(monkeypatch):
     trainer.step(x, y)
 
 
-def test_the_device_is_waited_for_once_every_so_many_steps(monkeypatch):
+def test_the_device_is_synchronized_every_metrics_every_steps(monkeypatch):
     reads, read = [], Totals.read
     trainer = small.trainer()
     monkeypatch.setattr(Totals, "read", lambda self: reads.append(trainer.steps) or read(self))
@@ -121,7 +121,7 @@ def test_the_device_is_waited_for_once_every_so_many_steps(monkeypatch):
     assert reads == [4, 5, 8, 10]
 
 
-def test_epochs_are_counted_in_all():
+def test_epochs_count_the_total_over_calls():
     trainer = small.trainer(schedule=None)
     small.fit(trainer, epochs=1)
     small.fit(trainer, epochs=3)
@@ -131,7 +131,7 @@ def test_epochs_are_counted_in_all():
     assert small.fit(trainer, epochs=3) == straight.history
 
 
-# --- a loss that is no number ------------------------------------------------------------------
+# --- nonfinite losses --------------------------------------------------------------------------
 
 
 class Poisoned:
@@ -174,7 +174,7 @@ def test_an_overflow_stops_the_run_without_a_warning():
         small.fit(small.trainer(optimizer="sgd", lr=1e30, schedule=None))
 
 
-def test_a_gradient_that_is_no_number_is_not_saved(tmp_path):
+def test_a_nan_gradient_is_not_saved(tmp_path):
     trainer = small.trainer(optimizer="sgd")
     loss, calls = trainer.loss, []
 
@@ -189,7 +189,7 @@ def test_a_gradient_that_is_no_number_is_not_saved(tmp_path):
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
 
 
-def test_a_held_out_loss_that_is_no_number_stops_the_run():
+def test_a_nan_validation_loss_stops_the_run():
     trainer = small.trainer()
     trainer.net.state_dict()["norm1.running_mean"].fill(np.nan)
     with pytest.raises(DivergedError, match="validation loss is nan after step 5"):
@@ -216,7 +216,7 @@ class Listener(Callback):
         self.events.append(reason)
 
 
-def test_callbacks_hear_everything_in_order():
+def test_callbacks_receive_all_events_in_order():
     listener = Listener()
     small.fit(small.trainer(), epochs=1, metrics_every=3, callbacks=[listener])
     assert listener.events == ["start", 1, 2, (3, "step"), 4, 5, (1, "epoch"), "finished"]
@@ -233,7 +233,7 @@ def test_a_callback_stops_the_run_after_the_step():
     assert (trainer.steps, trainer.stop_reason, listener.events[-1]) == (7, "enough", "enough")
 
 
-def test_what_fails_is_told_to_callbacks():
+def test_callbacks_are_told_about_a_failure():
     class Fail(Callback):
         def on_step(self, trainer, record):
             raise RuntimeError("broken callback")
@@ -293,7 +293,7 @@ def test_logs_hold_every_record(tmp_path):
     assert len(table) == 4
 
 
-def test_each_epoch_is_told_in_a_line(capsys):
+def test_each_epoch_is_printed_in_one_line(capsys):
     small.fit(small.trainer(), test=small.held_out(), progress=True)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
@@ -303,7 +303,7 @@ def test_each_epoch_is_told_in_a_line(capsys):
         assert "  test accuracy " in line
 
 
-def test_curves_are_drawn_where_matplotlib_is(tmp_path):
+def test_curves_are_drawn_if_matplotlib_is_installed(tmp_path):
     pytest.importorskip("matplotlib")
     small.fit(small.trainer(), run_dir=tmp_path / "run")
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -325,7 +325,7 @@ def test_missing_matplotlib_is_logged_once(tmp_path, monkeypatch, caplog):
     [ValueError("backend"), KeyError("font"), DeprecationWarning("old"), OSError(28, "full"), MemoryError()],
     ids=lambda error: type(error).__name__,
 )
-def test_curves_that_cannot_be_drawn_are_logged_once_and_end_no_run(error, tmp_path, monkeypatch, caplog):
+def test_curves_that_cannot_be_drawn_are_logged_once_and_do_not_end_the_run(error, tmp_path, monkeypatch, caplog):
     from gpuconv import plots
 
     def broken(*_):
@@ -352,7 +352,7 @@ def test_curves_are_drawn_again_once_they_can_be(tmp_path, caplog):
     assert place.read_bytes().startswith(b"\x89PNG")
 
 
-def test_only_who_was_started_is_told_of_the_end_and_what_failed_first_is_what_is_raised():
+def test_only_started_callbacks_get_the_end_event_and_the_first_error_is_raised():
     class Broken(Callback):
         def on_start(self, trainer):
             raise RuntimeError("no start")
@@ -443,7 +443,7 @@ def test_a_last_batch_without_statistics_is_refused_before_anything_is_made(tmp_
     Trainer(net).fit(small.images(), validation=small.images(1), batch_size=11, epochs=1, progress=False)
 
 
-def test_what_only_looks_as_if_it_did_not_fit_trains():
+def test_sizes_that_only_seem_mismatched_train():
     data = Dataset(small.images().images, np.arange(22) % 2, ["a", "b"], "two")
     normalization = Normalization.from_dataset(data)
 
@@ -467,14 +467,14 @@ def test_what_only_looks_as_if_it_did_not_fit_trains():
         assert len(Trainer(Sequential(layers), **options).fit(train, epochs=1, progress=False)) == 1
 
 
-def test_a_net_whose_input_may_be_larger_trains_on_larger_images():
+def test_a_net_that_accepts_larger_inputs_trains_on_larger_images():
     layers = [Input((4, 4, 1), larger=True), Conv2D(3, 3), GlobalAvgPool2D(), Flatten()]
     assert len(Trainer(Sequential(layers)).fit(small.images(), epochs=1, progress=False)) == 1
     with pytest.raises(ValueError, match="or larger maps, received 3 x 3 x 1"):
         Trainer(Sequential(layers)).fit(other_images(), epochs=1, progress=False)
 
 
-def test_a_loader_that_gives_fewer_batches_than_it_tells_is_named():
+def test_a_loader_with_fewer_batches_than_its_length_is_named():
     class Short(Poisoned):
         def epoch(self, epoch, start_batch=0):
             yield from list(super().epoch(epoch, start_batch))[:2]
@@ -490,7 +490,7 @@ def test_unknown_names_are_refused():
 
 
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
-def test_one_class_alone_is_refused_before_a_run_begins(loss, tmp_path):
+def test_data_with_a_single_class_is_refused_before_a_run_starts(loss, tmp_path):
     one, _ = synthetic.load(8, size=(8, 8, 3), classes=1)
     two, _ = synthetic.load(8, size=(8, 8, 3), classes=2)
     for data, classes, said in ((one, 1, "has one class, 'class 0'"), (one, 9, "has one class"), (two, 1, "one score")):
@@ -500,7 +500,7 @@ def test_one_class_alone_is_refused_before_a_run_begins(loss, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_loss_of_ones_own_may_train_on_one_class():
+def test_a_user_defined_loss_may_train_on_one_class():
     one, _ = synthetic.load(8, size=(8, 8, 3), classes=1)
 
     def shrink(scores, labels):

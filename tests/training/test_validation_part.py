@@ -1,4 +1,4 @@
-"""A part of the training data that judges the epochs; the test data is then looked at once."""
+"""Part of the training data used for validation; the test data is then used only once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fit(train=DATA, seed=3, **options):
     return trainer
 
 
-def test_it_is_a_part_of_each_class_drawn_by_the_seed():
+def test_the_part_is_drawn_from_each_class_by_the_seed():
     rest, part = DATA.split(0.25, seed=3)
     expected = fit(rest, validation=part)
     assert [len(each) for each in (rest, part)] == [45, 15]
@@ -32,7 +32,7 @@ def test_it_is_a_part_of_each_class_drawn_by_the_seed():
         assert found.history != fit(train, seed=4).history
 
 
-def test_of_a_loader_it_is_neither_augmented_nor_shuffled():
+def test_the_part_of_a_loader_is_neither_augmented_nor_shuffled():
     rest, part = DATA.split(0.25, seed=3)
     options = {"normalization": Normalization.from_dataset(rest), "augmentation": Augmentation(shift=1), "seed": 3}
     plain = {"normalization": options["normalization"], "shuffle": False}
@@ -41,7 +41,7 @@ def test_of_a_loader_it_is_neither_augmented_nor_shuffled():
 
 
 @pytest.mark.parametrize("form", ["pairs", "floats"])
-def test_of_what_is_read_batch_by_batch(form):
+def test_the_part_of_data_read_in_batches(form):
     floats = Normalization.from_dataset(DATA)(DATA.images)
     train = [*zip(floats, DATA.labels)] if form == "pairs" else (floats, DATA.labels)
     found = fit(train)
@@ -50,7 +50,7 @@ def test_of_what_is_read_batch_by_batch(form):
     assert found.history == fit(train).history
 
 
-def test_a_part_of_0_is_none():
+def test_a_part_of_0_means_no_validation():
     test = small.images(9, seed=5)
     expected = fit(validation=None, test=test)
     for none in (0, 0.0, np.float32(0), np.int64(0)):
@@ -63,7 +63,7 @@ def test_a_part_of_0_is_none():
     assert not any(name.startswith("validation") for name in found.history[0])
 
 
-def test_the_test_data_is_looked_at_once(tmp_path, capsys):
+def test_the_test_data_is_used_once(tmp_path, capsys):
     looked = []
     test = small.images(9, seed=5)
 
@@ -89,7 +89,7 @@ def test_the_test_data_is_looked_at_once(tmp_path, capsys):
         fit(test=held_out, run_dir=tmp_path / "run", resume=True, validation=0.1)
 
 
-def test_a_run_that_is_interrupted_does_not_look(tmp_path):
+def test_an_interrupted_run_does_not_use_the_test_data(tmp_path):
     class Interrupt(Callback):
         def on_step(self, trainer, record):
             if trainer.steps == 4:
@@ -103,7 +103,7 @@ def test_a_run_that_is_interrupted_does_not_look(tmp_path):
     assert rest.tested["epoch"] == 3
 
 
-def test_best_is_judged_by_it(tmp_path):
+def test_the_best_epoch_is_judged_by_the_validation_part(tmp_path):
     states = {}
 
     class Remember(Callback):
@@ -116,7 +116,7 @@ def test_best_is_judged_by_it(tmp_path):
     assert small.same_arrays(checkpoint.load(tmp_path / "run" / "best.safetensors").part("net"), states[best])
 
 
-def test_what_is_no_part_is_refused(tmp_path):
+def test_an_invalid_part_is_refused(tmp_path):
     for part, error, message in (
         (1, ValueError, "a part of train between 0 and 1, received 1"),
         (-0.1, ValueError, "received -0.1"),

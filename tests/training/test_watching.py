@@ -1,4 +1,4 @@
-"""What watches a run, without a run: bars, logs, curves, and when each has something to do."""
+"""Callbacks without a run: bars, logs, curves, and when each one has to act."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_bar_for_each_epoch(monkeypatch, capsys):
     assert all(line.endswith(" s") and float(line.split()[-2]) < 60 for line in lines)
 
 
-def test_a_bar_goes_on_in_the_middle_of_an_epoch_and_is_left_out_without_stderr(monkeypatch):
+def test_a_bar_resumes_within_an_epoch_and_is_omitted_without_stderr(monkeypatch):
     made = []
     monkeypatch.setattr(callbacks, "progress_bar", lambda **options: made.append(options) or Bar())
     trainer = SimpleNamespace(batches=5, batch=4, epoch=0, epochs=3)
@@ -72,7 +72,7 @@ def test_a_bar_goes_on_in_the_middle_of_an_epoch_and_is_left_out_without_stderr(
     ]
 
 
-def test_the_reason_that_ended_a_run_is_told_unless_it_is_known(capsys):
+def test_the_reason_for_the_end_of_a_run_is_printed_unless_already_known(capsys):
     for reason in ("finished", "interrupted", "failed", "early stopping: enough"):
         watcher = Progress()
         watcher.on_start(None)
@@ -87,8 +87,8 @@ def test_an_epoch_in_a_line():
     assert "  validation loss 0.5000  validation accuracy 25.00%  test loss" in describe(held_out, 3)
 
 
-def test_in_how_many_steps_a_callback_has_something_to_do(tmp_path):
-    """Until then a device may run ahead. Whoever listens to steps is asked at each, unless it says otherwise."""
+def test_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
+    """Until then a device may run ahead. A callback with a step hook acts at each step, unless it says otherwise."""
 
     class Listens(Callback):
         def on_step(self, trainer, record):
@@ -103,7 +103,7 @@ def test_in_how_many_steps_a_callback_has_something_to_do(tmp_path):
     assert ask(Checkpoints(run), 3) is None
 
 
-def test_what_is_judged_and_the_first_of_the_best():
+def test_the_judged_metric_and_the_first_best_epoch():
     assert monitored({"train_loss": 2.0, "validation_accuracy": 0.5}) == ("validation_accuracy", 0.5)
     assert monitored({"train_loss": 2.0}) == ("train_loss", -2.0)
     history = [{"epoch": number, "train_loss": loss} for number, loss in enumerate([3.0, 1.0, 2.0, 1.0], 1)]
@@ -122,7 +122,7 @@ def test_early_stopping_waits_for_its_patience():
         EarlyStopping(0)
 
 
-def test_curves_are_drawn_now_and_then_and_at_the_end(monkeypatch, tmp_path, caplog):
+def test_curves_are_drawn_periodically_and_at_the_end(monkeypatch, tmp_path, caplog):
     now, drawn, failing = [100.0], [], [None]
 
     def draw(path, make):
@@ -151,7 +151,7 @@ def test_curves_are_drawn_now_and_then_and_at_the_end(monkeypatch, tmp_path, cap
     assert len(caplog.messages) == 2
 
 
-def test_logs_begin_anew_and_grow(tmp_path):
+def test_logs_start_empty_and_grow(tmp_path):
     records = [{"event": "step", "step": 1, "loss": 0.5}, {"event": "epoch", "epoch": 1, "step": 2, "train_loss": 0.25}]
     table, lines = callbacks.CSVLog(tmp_path / "a.csv"), callbacks.JSONLog(tmp_path / "a.jsonl")
     for log in (table, lines):

@@ -1,4 +1,4 @@
-"""What type checkers accept: parts of a user's own, with annotations and without a base class."""
+"""Code that type checkers accept: user-defined parts with annotations and without a base class."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""What type checkers refuse, at each line that ends in "error"."""
+"""Code that type checkers refuse, at each line that ends in "error"."""
 
 from typing import Any
 

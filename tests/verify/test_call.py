@@ -1,4 +1,4 @@
-"""A call of an op, recorded while a net trains: held against the oracle, stored, and repeated."""
+"""A call of an op recorded during training: compared with the oracle, stored, and replayed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_op_of_a_step_is_within_its_bound(precision):
     assert all(call.checkable for call in found) or precision == "float16"  # whose first steps are skipped
 
 
-def test_an_overflow_is_right_only_where_the_value_is_beyond_the_range():
+def test_an_overflow_is_right_only_if_the_value_is_out_of_range():
     found: list[Call] = []
     with recording(found.append):
         ops.scale(np.array([60000, -60000, 3], np.float16), factor=2)
@@ -50,7 +50,7 @@ def test_an_overflow_is_right_only_where_the_value_is_beyond_the_range():
     assert found[0].compare().share > 1
 
 
-def test_results_that_are_added_to_and_the_bias_gradient_count():
+def test_accumulated_results_and_the_bias_gradient_are_compared():
     rng = np.random.default_rng(1)
     x, w = rng.normal(size=(2, 6, 6, 4)), rng.normal(size=(4, 3, 3, 2))
     y, mask = ops.conv2d_relu(x, w, groups=2, pool=2)
@@ -93,7 +93,7 @@ def test_muon_of_a_gradient_of_zeros_is_within_its_bound():
     assert found[0].compare().share <= 1
 
 
-def test_what_is_done_with_a_call_is_not_recorded():
+def test_ops_run_while_handling_a_call_are_not_recorded():
     found: list[Call] = []
 
     def keep(call):
@@ -105,7 +105,7 @@ def test_what_is_done_with_a_call_is_not_recorded():
     assert [call.op for call in found] == ["scale"]
 
 
-def test_a_file_holds_the_call_and_repeats_it(tmp_path):
+def test_a_stored_call_can_be_replayed(tmp_path):
     for number, call in enumerate(calls_of_a_step()):
         path = tmp_path / f"{number}.safetensors"
         checkpoint.save(path, call.stored(step=3))

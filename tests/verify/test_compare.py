@@ -1,4 +1,4 @@
-"""The comparer, the results of a call, and that every op is proved."""
+"""The comparison, the results of a call, and that every op has a rule and cases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAN, INF = np.nan, np.inf
         (np.zeros((0, 3)), 0.0, np.zeros((0, 3)), False),
     ],
 )
-def test_compare(value, bound, given, wrong):
+def test_compare_finds_values_outside_their_bound(value, bound, given, wrong):
     assert compare(Expected("y", np.array(value), bound), np.array(given)).wrong == wrong
 
 
@@ -49,7 +49,7 @@ def test_relative_error():
     assert np.isnan(relative_error(Expected("y", np.ones(2), 0.0), np.array([1, NAN])))
 
 
-def test_results_are_what_is_returned_and_what_is_changed():
+def test_results_are_the_returned_and_the_changed_arrays():
     p, g, v, m = ([np.ones(2), np.ones(3)] for _ in "pgvm")
     assert list(results("sgd_step", [p, g, v, None, None], None)) == [
         "params[0]",
