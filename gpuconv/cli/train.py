@@ -134,7 +134,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
         chosen = run_settings.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
     if options.resume and of_python(RunDirectory.open(options.resume).settings()):
         with asked():
-            told = loggers(options) if ranks.rank == 0 else []
+            told = loggers(options)
         return python_runs.go_on(options, chosen, told, ranks)
     settings = ranks.first(
         lambda: resumed(options.resume, chosen) if options.resume else run_settings.complete(chosen, recipe)
@@ -178,7 +178,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
         augmentation = Augmentation.parse(settings.augment)
         loader = batched(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = batched(test, settings.batch_size, shuffle=False, **common)
-        judged: dict[str, Any] = {"callbacks": loggers(options, test) if ranks.rank == 0 else []}
+        judged: dict[str, Any] = {"callbacks": loggers(options, test)}
         if settings.early_stopping:
             judged["callbacks"].append(EarlyStopping(settings.early_stopping))
         if validation:

@@ -10,6 +10,8 @@ A callback has some of these methods:
 
 and perhaps ``around_step(trainer)``, a context in which each step runs, launch by launch: no step is captured then.
 
+Of several ranks, each calls its callbacks; one with the attribute ``only_on_rank_0 = True`` is called on rank 0 alone.
+
 ``trainer.stop("reason")`` ends the run after the current step. Callbacks keep no state that a resumed run would miss;
 they find past records in ``trainer.history``.
 """

@@ -211,6 +211,7 @@ class Fit:
     def _record_epoch(self, lr: float) -> Record:
         """Finish the epoch: record its training metrics and those of the held-out sets, and start the next."""
         run = self.run
+        run.expect_same_weights()
         sums = run.read_totals()
         record: Record = {"event": "epoch", "step": run.steps, "epoch": run.epoch + 1, "lr": lr}
         record |= {"train_loss": sums.loss, "train_accuracy": sums.accuracy}

@@ -14,7 +14,7 @@ from gpuconv import backends, losses
 from gpuconv import checkpoint as checkpoints
 from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.layers import Layer
-from gpuconv.training import stored
+from gpuconv.training import digests, stored
 from gpuconv.training.history import History
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
@@ -81,6 +81,14 @@ class RunState(TrainingStep):
             first = self.epoch * self.batches + int(sums.finite_steps) + 1
             raise DivergedError(self.diverged(f"the loss is not finite at step {first} (epoch {self.epoch + 1})"))
         return sums
+
+    def expect_same_weights(self) -> None:
+        """Raise ParallelError that names a rank whose net is not that of rank 0, as on processors of two kinds, where
+        an optimizer's products may differ in the last bit."""
+        if self.ranks.size > 1:
+            arrays = {name: backends.to_numpy(array) for name, array in self.net.state_dict().items()}
+            found = {name: digests.of(array.tobytes()) for name, array in arrays.items()}
+            self.ranks.expect_same({"weights": found}, stored.differences)
 
     def diverged(self, what: str) -> str:
         """The message of a DivergedError."""

@@ -99,6 +99,8 @@ class Digests(Callback):
     captured ones. When a run is resumed, the file goes on after the checkpoint's step.
     """
 
+    only_on_rank_0 = True
+
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = path
 

@@ -43,6 +43,8 @@ class TensorBoard(Callback):
     ImportError without tensorboardX.
     """
 
+    only_on_rank_0 = True
+
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, image: Any = None, truth: int | None = None
     ) -> None:

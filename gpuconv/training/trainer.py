@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from gpuconv import backends
 from gpuconv import parallel as parallelism
 from gpuconv.arguments import integer, seed_value
 from gpuconv.checkpoint import Checkpoint
@@ -214,6 +213,8 @@ class Trainer(RunState):
             if run_dir is not None and self.ranks.rank == 0:
                 self.run = held.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))
                 called = [*keepers(self.run, checkpoint_every), *called]
+            if self.ranks.rank:
+                called = [each for each in called if not getattr(each, "only_on_rank_0", False)]
             if resume and (last := self.ranks.first(self._last)):
                 self.restore(last, f"the checkpoint of {run_dir}" if self.run is None else self.run.last)
             if progress and self.ranks.rank == 0:
@@ -242,17 +243,10 @@ class Trainer(RunState):
 
     def _expect_alike(self) -> None:
         """Raise ParallelError that names a rank with other code, settings, data or weights than rank 0."""
-        if self.ranks.size == 1:
-            return
-        weights = {name: backends.to_numpy(array).tobytes() for name, array in self.net.state_dict().items()}
-        self.ranks.expect_same(
-            {
-                "code": digests.code(),
-                "settings": stored.without_places(self.fit_settings),
-                "weights": {name: digests.of(each) for name, each in weights.items()},
-            },
-            stored.differences,
-        )
+        if self.ranks.size > 1:
+            settings = stored.without_places(self.fit_settings)
+            self.ranks.expect_same({"code": digests.code(), "settings": settings}, stored.differences)
+            self.expect_same_weights()
 
     def _options(self, settings: Record | None) -> Any:
         """The given settings with the metadata of the net's images, for `gpuconv.load`."""

@@ -39,7 +39,20 @@ def stop_process(number):
     return lambda trainer: os.kill(os.getpid(), number)
 
 
+def expect_rank_0(trainer):
+    assert trainer.ranks.rank == 0
+
+
+def change(trainer):
+    trainer.net["fc1"]["bias"][...] += 1
+
+
+class Writes(At):
+    only_on_rank_0 = True
+
+
 HOW = {
+    "drifts": on_last(change),
     "stops": on_last(lambda trainer: trainer.stop("enough")),
     "interrupted": on_last(stop_process(signal.SIGTERM)),
     "fails": on_last(fail),
@@ -70,7 +83,7 @@ def main(how, directory, shards="0"):
     loader = Loader(data, 8, normalization=Normalization([50.0], [60.0]), **like)
     held_out = Loader(small.images(9, seed=5), 2, normalization=loader.normalization, shuffle=False, **like)
     history = trainer.fit(
-        loader,
+        [*loader.epoch(0)] if how == "batches" else loader,
         epochs=3,
         validation=held_out,
         run_dir=directory,
@@ -78,7 +91,7 @@ def main(how, directory, shards="0"):
         metrics_every=2,
         progress=False,
         checkpoint_every=1,
-        callbacks=[At(4, HOW[how])] if how in HOW else [],
+        callbacks=[Writes(1, expect_rank_0), *([At(4, HOW[how])] if how in HOW else [])],
     )
     weights = b"".join(np.array(to_numpy(value)).tobytes() for value in net.state_dict().values())
     everyone = ranks.gather((weights, history, trainer.stop_reason))

@@ -34,6 +34,12 @@ def test_all_end_and_the_run_goes_on(tmp_path, how):
     assert files(folder) == files(whole)
 
 
+def test_a_rank_whose_weights_drift_is_named_after_the_epoch(tmp_path):
+    done = launch.run(2, PROGRAM, "drifts", tmp_path / "run", 4, timeout=30)
+    assert done.returncode
+    assert re.search(rf'{RANK_1} has other weights than rank 0: fc1.bias is "\w+" on rank 1', done.stderr)
+
+
 def test_the_command_line_says_it_in_a_line(tmp_path):
     """Rank 0 finds the run folder taken, which the others do not look at."""
     (tmp_path / "run").mkdir()
