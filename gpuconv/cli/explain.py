@@ -165,7 +165,8 @@ def text(found: Explanation) -> list[str]:
     """An explanation in lines."""
     lines = [str(found), "", f"  {'computed by':14}{'value':>16}{'error':>12}{'bound':>12}"]
     lines += [f"  {c.by:14}{c.value:16.9g}{c.error:12.3g}{c.bound:12.3g}" for c in found.computed]
-    what = "outputs that sent most" if found.direction == "backward" else "inputs that matter most"
+    sent = "branches that sent it" if found.kind in ("Residual", "Branches") else "outputs that sent most"
+    what = sent if found.direction == "backward" else "inputs that matter most"
     lines += ["", f"  {what}"]
     for term in found.terms:
         product = "" if found.weight is None else f" x {term.weight:.6g} = {term.product:.6g}"

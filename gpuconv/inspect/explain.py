@@ -12,8 +12,8 @@ import numpy as np
 from gpuconv import arguments, backends
 from gpuconv.devices import Device
 from gpuconv.inspect.terms import Place, branches, host, reads, sends
-from gpuconv.layers import Residual
 from gpuconv.layers.base import Layer, descendants
+from gpuconv.layers.branches import Merging
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
 from gpuconv.types import Array
@@ -103,11 +103,12 @@ class Explanation:
         if not self._is_forward:
             senders = sum(term.product != 0 for term in self.terms)
             told = f"{self.layer}: the gradient of its input [{place}] = {self.value:.9g}: "
-            return told + (
-                f"the sum {self.total:.9g} in float64 of what the outputs sent" if senders else "nothing sent"
-            )
+            who = "branches" if self.kind in ("Residual", "Branches") else "outputs"
+            return told + (f"the sum {self.total:.9g} in float64 of what the {who} sent" if senders else "nothing sent")
         if self.kind == "Residual":
             how = f"the body's {self.terms[0].input:.9g} and the shortcut's {self.terms[1].input:.9g}"
+        elif self.kind == "Branches":
+            how = f"the sum of its branches' {', '.join(f'{term.input:.9g}' for term in self.terms)}"
         elif self.weight is not None:
             how = f"{count} product{'s' * (count > 1)} and the bias {self.bias:.6g} sum to {self.total:.9g} in float64"
         elif self.kind == "MaxPool2D":
@@ -141,9 +142,10 @@ def explain(
     if x.shape[0] != 1:
         raise ValueError(f"one value is explained for a batch of one image, received {x.shape[0]}")
     if backward:
-        given, call, gradients = _backward(net, x, layer, target)
+        given, call, gradients, sent = _backward(net, x, layer, target)
         place = _expect_place(at, given.shape[1:], f"the input of {layer}")
-        window, weight, bias, terms = _senders(chosen, host(given)[0], gradients, place)
+        parts = _added(sent, place) if sent else _senders(chosen, host(given)[0], gradients, place)
+        window, weight, bias, terms = parts
     else:
         given, call = _forward(net, x, chosen)
         place = _expect_place(at, chosen.output_shape or (), layer)
@@ -186,8 +188,11 @@ def _forward(net: Sequential, x: Array, chosen: Layer) -> tuple[Array, Call | No
     return seen[0], calls[-1] if calls else None
 
 
-def _backward(net: Sequential, x: Array, name: str, target: int | None) -> tuple[Array, Call | None, np.ndarray]:
-    """The input of a layer, the call of the op that computes the input's gradient, and the output's gradient."""
+def _backward(
+    net: Sequential, x: Array, name: str, target: int | None
+) -> tuple[Array, Call | None, np.ndarray, list[np.ndarray]]:
+    """The input of a layer, the call of the op that computes the input's gradient, the output's gradient, and where the
+    layer has branches, the input's gradient from each."""
     net = net.twin()  # gradients are added to
     chosen = layer_of(net, name)
     inputs: list[Array] = []
@@ -203,7 +208,11 @@ def _backward(net: Sequential, x: Array, name: str, target: int | None) -> tuple
     made = [
         call for call in calls for first in [*call.results.values()][:1] if np.array_equal(first, dx, equal_nan=True)
     ]
-    return inputs[0], made[-1] if made else None, host(outputs[0])[0]
+    sent: list[np.ndarray] = []
+    if isinstance(chosen, Merging):
+        chosen.forward(inputs[0])
+        sent = [host(each)[0] for each in chosen.input_gradients(outputs[0])]
+    return inputs[0], made[-1] if made else None, host(outputs[0])[0], sent
 
 
 def chosen_score(scores: Array, target: int | None) -> np.ndarray:
@@ -224,9 +233,8 @@ Parts = tuple[np.ndarray, np.ndarray | None, float, list[Term]]
 
 
 def _inputs(layer: Layer, x: Array, at: Place) -> Parts:
-    if isinstance(layer, Residual):
-        values = np.array([host(branch)[(0, *at)] for branch in branches(layer, x)])
-        return values, np.ones(2), 0.0, [Term(at, float(value), 1.0) for value in values]
+    if isinstance(layer, Merging) and layer.merge == "add":
+        return _added([host(branch)[0] for branch in branches(layer, x)], at)
     window = reads(layer, host(x)[0], at)
     factors = np.ones(window.values.shape) if window.weight is None else window.weight
     size = window.values if window.weight is None else np.abs(window.values * factors)
@@ -236,9 +244,13 @@ def _inputs(layer: Layer, x: Array, at: Place) -> Parts:
     return window.values, window.weight, window.bias, terms
 
 
+def _added(volumes: Sequence[np.ndarray], at: Place) -> Parts:
+    """The values of several volumes at one index, which are added."""
+    values = np.array([volume[at] for volume in volumes])
+    return values, np.ones(len(values)), 0.0, [Term(at, float(value), 1.0) for value in values]
+
+
 def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Place) -> Parts:
-    if isinstance(layer, Residual):
-        raise ValueError(f"{layer.path} adds two gradients: explain the first layers of its body and its shortcut")
     weight = sends(layer, x, at)
     order = np.argsort(-np.abs(dy * weight), axis=None, kind="stable")
     places = [tuple(map(int, np.unravel_index(number, dy.shape))) for number in order[: np.count_nonzero(weight)]]

@@ -19,10 +19,10 @@ from gpuconv.layers import (
     LayerNorm,
     Linear,
     MaxPool2D,
-    Residual,
 )
 from gpuconv.layers.activation import Activation
 from gpuconv.layers.base import Layer
+from gpuconv.layers.branches import Merging
 from gpuconv.problems import Conv2dProblem, Pool2dProblem
 from gpuconv.types import Array
 
@@ -109,8 +109,8 @@ def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
     raise ValueError(f"{layer.path} is a {type(layer).__name__}, through which a single gradient cannot be followed")
 
 
-def branches(layer: Residual, x: Array) -> list[Array]:
-    """The terms of a residual block: the outputs of its body and its shortcut."""
+def branches(layer: Merging, x: Array) -> list[Array]:
+    """The outputs of a layer's branches; those of a residual block are its body and its shortcut."""
     return [row.infer(x) if row else x for row in layer.rows]
 
 

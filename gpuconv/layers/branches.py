@@ -77,11 +77,15 @@ class Merging(Layer):
         return [y[..., begin:end] for begin, end in pairwise(self._ends)]
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        found: Any = self.input_gradients(dy, input_grad=input_grad)
+        return reduce(ops.add, found) if input_grad else None
+
+    def input_gradients(self, dy: Array, *, input_grad: bool = True) -> list[Array | None]:
+        """The gradient of the input from each branch, in order; `backward` returns their sum."""
         given = [dy] * len(self.rows) if self.merge == "add" else [ops.copy(part) for part in self._parts(dy)]
-        found: Any = [
+        return [
             call(row, "backward", part, input_grad=input_grad) if row else part for row, part in zip(self.rows, given)
         ]
-        return reduce(ops.add, found) if input_grad else None
 
     def fused(self) -> Layer:
         rows = [row for row in self.rows if row]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from gpuconv.layers import (
     GELU,
     AvgPool2D,
     BatchNorm,
+    Branches,
     Conv2D,
     Dropout,
     Flatten,
@@ -91,9 +94,6 @@ def test_refusals(net, x):
         explain(net, x, "fc", (0,), backward=True, target=5)
     with pytest.raises(ValueError, match="a place of the input of fc is 1 whole numbers"):
         explain(net, x, "fc", (0, 0), backward=True)
-    block = Sequential([Input((4, 4, 2)), Residual([Conv2D(2, 3, padding=1)])])
-    with pytest.raises(ValueError, match="adds two gradients"):
-        explain(block, np.zeros((1, 4, 4, 2), np.float32), "residual1", (0, 0, 0), backward=True)
 
 
 def deep_net(device="numpy"):
@@ -127,7 +127,7 @@ def test_each_way_of_computing_a_value_is_within_its_bound_and_is_the_sum_of_its
 
 def test_a_gradient_is_the_sum_of_contributions_from_outputs():
     net = deep_net()
-    for name in [each.path for each in descendants(net) if not each.children()]:
+    for name in [each.path for each in descendants(net) if not isinstance(each, Sequential)]:
         dx: list[np.ndarray] = []
         twin = net.twin()
         with twin[name].register_backward_hook(lambda layer, given, dy, dx=dx: dx.append(given)):
@@ -141,6 +141,35 @@ def test_a_gradient_is_the_sum_of_contributions_from_outputs():
             assert abs(sum(term.product for term in found.terms) - found.total) < rounding, name
             assert all(each.error <= each.bound for each in found.computed), (name, found.computed)
     assert not net.grads() or not any(np.any(gradient) for gradient in net.grads().values())
+
+
+@pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
+def test_gradients_through_branches_are_the_sum_of_what_each_sent(device):
+    """Of a block inside a block, of one whose shortcut is the input, and of branches side by side and added."""
+    inner = Residual([Conv2D(2, 3, padding=1)])
+    outer = Residual([ReLU(), inner], [Conv2D(2, 1)])
+    row = [outer, Branches([[], [Conv2D(2, 1)]]), Branches([[], [Conv2D(4, 1)], [Tanh()]], merge="add")]
+    net = Sequential([Input((5, 4, 2)), *row, Flatten(), Linear(3)], seed=6).to(device)
+    x = backends.asarray(np.random.default_rng(1).normal(size=(1, 5, 4, 2)), device, "float32")
+    twin = net.twin()
+    seen: dict[str, np.ndarray] = {}
+    with contextlib.ExitStack() as hooks:
+        for each in [each for each in descendants(twin) if not isinstance(each, Sequential)]:
+            keep = lambda layer, dx, dy: seen.update({layer.path: backends.to_numpy(dx)})  # noqa: E731
+            hooks.enter_context(each.register_backward_hook(keep))
+        twin.backward(backends.asarray(np.eye(3)[[1]] + 0 * backends.to_numpy(twin.forward(x)), device, "float32"))
+    for name, branches in (("residual1", 2), ("residual1.residual1", 2), ("branches1", 2), ("branches2", 3)):
+        found = explain(net, x, name, (2, 1, 1), backward=True, target=1)
+        assert found.value == seen[name][0, 2, 1, 1], name
+        assert len(found.terms) == branches
+        assert abs(sum(term.product for term in found.terms) - found.total) < 1e-6, name
+        assert all(each.error <= each.bound for each in found.computed), name
+        assert "what the branches sent" in str(found)
+    for name in ("residual1.residual1.conv1", "residual1.shortcut.conv1", "branches2.branch2.conv1"):
+        assert explain(net, x, name, (2, 1, 1), backward=True, target=1).value == seen[name][0, 2, 1, 1], name
+    added = explain(net, x, "branches2", (2, 1, 1))
+    assert "the sum of its branches'" in str(added)
+    assert abs(sum(term.product for term in added.terms) - added.total) < 1e-6
 
 
 def test_a_pool_gives_the_margin_of_its_winner():
@@ -169,3 +198,5 @@ def test_the_emulator_names_the_thread_that_wrote_a_value():
     assert any(name.startswith("shared") for name in shared)
     back = explain(net, x, "residual1.conv1", (2, 2, 1), locate=True, backward=True)
     assert "dgrad" in back.thread.writers[-1].kernel
+    back = explain(net, x, "residual1", (2, 2, 1), locate=True, backward=True)
+    assert "add" in back.thread.writers[-1].kernel
