@@ -85,7 +85,11 @@ def _sides(options: argparse.Namespace) -> int:
             raise UserError(f"{trainers[1].net.device} runs no kernels: B must be cuda or emulated for --kernel")
         normalization = Normalization.from_dataset(train)
         fit: dict[str, Any] = {"batch_size": settings.batch_size, "normalization": normalization}
-        found = bisect(*trainers, train, steps=steps, kernels=kernels, **fit)
+        try:
+            found = bisect(*trainers, train, steps=steps, kernels=kernels, **fit)
+        except (RuntimeError, FloatingPointError) as error:  # of a kernel's fault, or of a loss that is not finite
+            where = ", ".join(getattr(error, "__notes__", []))
+            raise UserError(f"{type(error).__name__}: {error}{where and f' ({where})'}") from error
     document.note(**vars(found), agree=found.violation is None)
     print(found)
     return int(found.violation is not None)

@@ -139,6 +139,8 @@ class _Judge:
     def __call__(self, data: Any, **fit: Any) -> None:
         with where() as self.place, recording(self.judge):
             self.trainer.fit(data, epochs=self.steps, callbacks=[self], progress=False, **fit)
+        if self.trainer.interrupted_by:
+            raise KeyboardInterrupt
 
     def on_step(self, trainer: Trainer, record: Any) -> None:
         self.updates = 0

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpuconv.dtypes import as_dtype, is_float
 from gpuconv.training import RunDirectory
 from gpuconv.training.stored import unlike
 from gpuconv.training.tensor_digests import Digest, Step, read
@@ -209,12 +208,12 @@ def _keyed(step: Step) -> list[tuple[tuple[str, str, int], Digest]]:
 
 def _rounding(digest: Digest) -> float:
     """The relative error that verify's bound allows the tensor for its own sums."""
-    return float(sum_bound(digest.dtype, digest.products, 1.0)) if is_float(as_dtype(digest.dtype)) else 0.0
+    return float(sum_bound(digest.dtype, digest.products, 1.0)) if digest.rounds else 0.0
 
 
 def _explained(apart: Apart) -> bool:
     one, other = apart.a, apart.b
-    if one.size != other.size or not is_float(as_dtype(one.dtype)) or not is_float(as_dtype(other.dtype)):
+    if one.size != other.size or not (one.rounds and other.rounds):
         return False
     if one.norm is None or other.norm is None or one.sum is None or other.sum is None:
         return (one.norm, one.sum) == (other.norm, other.sum)

@@ -26,9 +26,12 @@ import numpy as np
 
 from gpuconv import backends, files
 from gpuconv.checkpoint import CheckpointError, write_atomically
+from gpuconv.dtypes import as_numeric, is_float
 from gpuconv.layers.fused import Fused
 from gpuconv.training.callbacks import Callback, append
 from gpuconv.types import Array
+
+MOST = 1e308  # numbers of a file are below
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Digest:
     sum: float | None
     norm: float | None
     moved: float | None = 0.0
+
+    @property
+    def rounds(self) -> bool:
+        """Whether its values are floats."""
+        return is_float(as_numeric("dtype", self.dtype))
 
     @classmethod
     def of(
@@ -184,4 +192,9 @@ def _checked(entry: Any) -> Digest:
     kinds: list[Any] = [str, str, str, int, int, str, *[(int, float, type(None))] * 3]
     if not isinstance(entry, list) or len(entry) != len(kinds) or not all(map(isinstance, entry, kinds)):
         raise ValueError(f"{str(entry)[:60]} describes no tensor")
-    return Digest(*entry)
+    found = Digest(*entry)
+    as_numeric("dtype", found.dtype)
+    for name in ("size", "products", "sum", "norm", "moved"):
+        if not -MOST < (getattr(found, name) or 0) < MOST:  # nor NaN
+            raise ValueError(f"{name} is {str(getattr(found, name))[:60]}")
+    return found

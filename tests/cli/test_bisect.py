@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,29 @@ def test_a_wrong_kernel_of_b_is_named(work, capsys):
     said = capsys.readouterr().out
     assert "differ first at step 1: sgd_step of conv1.weight, update, on B" in said
     assert "params[0][0, 0, 0, 1]" in said
+
+
+@pytest.mark.kernels
+def test_a_kernel_that_faults_is_one_line(work, capsys):
+    Path("my.cu").write_text(
+        lab.template("sgd_step").replace("copy.at[j] = round_to<GRAD>(values[0]);", "chunk.param[1 << 30] = DTYPE(1);")
+    )
+    assert (
+        main(["bisect", "numpy", "emulated", *SIDES, "--optimizer", "sgd", "--kernel", "my.cu", "--op", "sgd_step"])
+        == 2
+    )
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "kernel sgd_step, block (0, 0, 0), thread (0, 0, 0): out of bounds" in said
+
+
+def test_ctrl_c_ends_it(work, monkeypatch):
+    from gpuconv.verify.call import Call
+
+    def interrupt(call):
+        signal.raise_signal(signal.SIGINT)
+        return right(call)
+
+    right = Call.compare
+    monkeypatch.setattr(Call, "compare", interrupt)
+    assert main(["bisect", "numpy", "numpy,float16", *SIDES]) == 130

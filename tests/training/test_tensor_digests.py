@@ -106,7 +106,18 @@ def test_refusals(tmp_path):
         small.fit(small.trainer(), callbacks=[Digests()])
     with pytest.raises(CheckpointError, match="cannot read the digests"):
         read(tmp_path / "none.jsonl")
-    for number, line in enumerate(["x", "3", "{}", '{"step": 1, "on": "a", "tensors": [[1]]}', "[" * 100000]):
+    tensor = ["forward", "conv1", "float32", 8, 9, "00000000", 1.0, 2.0, 0.0]
+    wrong = [
+        [1],
+        ["forward", *tensor],
+        *(
+            [*tensor[:at], value, *tensor[at + 1 :]]
+            for at in (2, 3, 4, 6, 7, 8)
+            for value in ("x", 10**400, float("nan"))
+        ),
+    ]
+    lines = [json.dumps({"step": 1, "on": "a", "tensors": [each]}) for each in wrong]
+    for number, line in enumerate(["x", "3", "{}", *lines, "[" * 100000]):
         path = tmp_path / f"{number}.jsonl"
         path.write_text(json.dumps({"step": 1, "on": "a", "tensors": []}) + f"\n{line}\n")
         with pytest.raises(CheckpointError, match=f"{number}.jsonl, line 2, is no line of digests"):
