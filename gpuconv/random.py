@@ -19,10 +19,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from gpuconv.arguments import integer
 from gpuconv.dtypes import accumulation_dtype, as_dtype
@@ -51,7 +50,7 @@ _FEISTEL_ROUNDS = 12  # with fewer, permutations of 5 or 6 elements are visibly 
 
 
 def philox4x32(
-    counter: tuple[Any, Any, Any, Any], *, seed: int
+    counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], *, seed: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
     """The four 32-bit words of each block, as uint64 arrays of the counters' broadcast shape.
 

@@ -82,7 +82,7 @@ class Dataset:
         """A checksum of images and labels, in their order."""
         return f"{zlib.crc32(self.labels.data, zlib.crc32(self.images.data)):08x}"
 
-    def subset(self, indices: Any) -> Dataset:
+    def subset(self, indices: slice | Sequence[int] | np.ndarray) -> Dataset:
         """The images at `indices`: a slice, integers (any order, repeats allowed) or a mask."""
         return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
 

@@ -168,7 +168,7 @@ class FolderSamples(Samples):
             found = zlib.crc32(told.encode("utf-8", "surrogateescape"), found)
         return f"{found:08x}"
 
-    def subset(self, indices: Any) -> FolderSamples:
+    def subset(self, indices: slice | Sequence[int] | np.ndarray) -> FolderSamples:
         chosen = np.arange(len(self))[indices]
         return dataclasses.replace(self, paths=[self.paths[at] for at in chosen], labels=self.labels[chosen])
 

@@ -13,7 +13,9 @@ from numpy.typing import DTypeLike
 from gpuconv import backends, ops
 from gpuconv.arguments import flag, integer, seed_value
 from gpuconv.data.augment import Augmentation
+from gpuconv.data.dataset import Dataset
 from gpuconv.data.normalization import Normalization
+from gpuconv.data.samples import Samples
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 from gpuconv.types import Array
@@ -37,7 +39,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Dataset | Samples,
         batch_size: int,
         *,
         normalization: Normalization | None,
@@ -48,7 +50,7 @@ class Loader:
         shuffle: bool = True,
         drop_last: bool = False,
     ) -> None:
-        self.dataset = dataset
+        self.dataset: Any = dataset
         self.batch_size = integer("batch_size", batch_size, 1)
         self.augmentation = augmentation or Augmentation()
         self.seed = seed_value("seed", seed)
@@ -84,7 +86,7 @@ class Loader:
         self._images = backends.asarray(self.dataset.images, device=self.device)
         self._labels = backends.asarray(self.dataset.labels, device=self.device)
 
-    def over(self, dataset: object, **changes: Any) -> Loader:
+    def over(self, dataset: Dataset | Samples, **changes: Any) -> Loader:
         """A loader of another data set, with the same settings except for `changes`."""
         same = {
             name: getattr(self, name)

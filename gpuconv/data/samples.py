@@ -60,7 +60,7 @@ class Samples:
         """The images from which the normalization is computed: at most MEASURED of them, evenly spaced."""
         return self.read(np.linspace(0, len(self) - 1, min(len(self), MEASURED)).astype(np.int64))[0]
 
-    def subset(self, indices: Any) -> Samples:
+    def subset(self, indices: slice | Sequence[int] | np.ndarray) -> Samples:
         """The samples at `indices`: a slice, integers or a mask."""
         chosen = np.arange(len(self))[indices]
         labels = None if self.labels is None else self.labels[chosen]

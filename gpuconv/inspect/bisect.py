@@ -25,6 +25,7 @@ from gpuconv.names import canonical
 from gpuconv.ops import OPS
 from gpuconv.training import Trainer
 from gpuconv.training.optimizers import Groups
+from gpuconv.training.protocols import DataLike
 from gpuconv.verify.call import Call, recording
 from gpuconv.verify.compare import Difference
 
@@ -136,7 +137,7 @@ class _Judge:
         self.trainer, self.steps = trainer, steps
         self.calls = self.skipped = self.updates = 0
 
-    def __call__(self, data: Any, **fit: Any) -> None:
+    def __call__(self, data: DataLike, **fit: Any) -> None:
         with where() as self.place, recording(self.judge):
             self.trainer.fit(data, epochs=self.steps, callbacks=[self], progress=False, **fit)
         if self.trainer.interrupted_by:
@@ -169,7 +170,7 @@ class _Judge:
 
 
 def bisect(
-    a: Trainer, b: Trainer, data: Any, *, steps: int = 2, kernels: Mapping[str, Path] | None = None, **fit: Any
+    a: Trainer, b: Trainer, data: DataLike, *, steps: int = 2, kernels: Mapping[str, Path] | None = None, **fit: Any
 ) -> Bisection:
     """Train two trainers on the same data for some steps, and find the first call that is beyond its bound.
 

@@ -352,7 +352,7 @@ def _moved(array: Array, device: str, dtype: np.dtype) -> Array:
     return backends.asarray(backends.to_numpy(array).astype(dtype), device)
 
 
-def expect_built(net: Any) -> None:
+def expect_built(net: object) -> None:
     """Raise TypeError for what is no net or layer, and RuntimeError for one whose shapes are unknown."""
     if not isinstance(net, Layer):
         hint = f": gpuconv.models.build({net!r}) builds a net of a name" if isinstance(net, str) else ""

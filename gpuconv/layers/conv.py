@@ -46,8 +46,8 @@ class Conv2D(Layer):
     bias: bool = True
     fit: str = "floor"
     algo: str = "auto"
-    weight_init: str | Mapping[str, Any] = "he_normal"
-    bias_init: str | Mapping[str, Any] = "zeros"
+    weight_init: str | Mapping[str, object] = "he_normal"
+    bias_init: str | Mapping[str, object] = "zeros"
 
     def __post_init__(self) -> None:
         super().__post_init__()

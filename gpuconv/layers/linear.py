@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 from gpuconv import algorithms, arguments, backends, ops
 from gpuconv.layers.base import Layer
@@ -36,8 +35,8 @@ class Linear(Layer):
     _: KW_ONLY
     bias: bool = True
     algo: str = "auto"
-    weight_init: str | Mapping[str, Any] = "he_normal"
-    bias_init: str | Mapping[str, Any] = "zeros"
+    weight_init: str | Mapping[str, object] = "he_normal"
+    bias_init: str | Mapping[str, object] = "zeros"
 
     def __post_init__(self) -> None:
         super().__post_init__()

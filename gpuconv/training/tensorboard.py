@@ -46,7 +46,7 @@ class TensorBoard(Callback):
     only_on_rank_0 = True
 
     def __init__(
-        self, path: str | os.PathLike[str] | None = None, *, image: Any = None, truth: int | None = None
+        self, path: str | os.PathLike[str] | None = None, *, image: np.ndarray | None = None, truth: int | None = None
     ) -> None:
         self.path, self.image, self.truth = path, image, truth
         self._library = library()
