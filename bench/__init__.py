@@ -1,1 +1,1 @@
-"""The benchmark: what gpuconv takes beside PyTorch, in one process on one device. `python -m bench --help`."""
+"""The benchmark: the times of gpuconv and PyTorch, in one process on one device. `python -m bench --help`."""

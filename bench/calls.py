@@ -1,7 +1,7 @@
-"""An entry of the suite as arrays, as our call on them, and as what float64 says the call must give.
+"""An entry of the suite: its arrays, our call on them, and the expected results in float64.
 
-Large results are compared in part, for float64 is slow: the first, middle and last images, or a few filters and
-channels, of the very call that is timed.
+Large results are compared in part, because float64 is slow: the first, middle and last images, or a few filters and
+channels, of the call that is timed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from gpuconv.verify.compare import Expected
 from gpuconv.verify.oracle import expect
 
 Arrays = list[Any]
-Compared = Iterator[tuple[Expected, Any]]  # what a part of a result must be, and that part
+Compared = Iterator[tuple[Expected, Any]]  # expected and actual values of a part of a result
 
 
 @dataclass(frozen=True)
 class Call:
     """make(rng): host arrays. run(*arrays): our call, a tuple of results, or None where gpuconv has no such op.
-    compare(arrays, results): the parts to compare; host arrays before the call, host results."""
+    compare(arrays, results): the parts to compare, from the host arrays before the call and the host results."""
 
     entry: Entry
     make: Callable[[np.random.Generator], Arrays]
@@ -36,7 +36,7 @@ class Call:
 
 
 def call(entry: Entry) -> Call:
-    """Raises KeyError for an entry that is no convolution nor memory-bound operation."""
+    """Raises KeyError for an entry that is neither a convolution nor a memory-bound operation."""
     return _convolution(entry) if entry.kind == "convolution" else _MEMORY[entry.op](entry)
 
 
@@ -83,7 +83,7 @@ def _convolution(entry: Entry) -> Call:
 
     def check_pooled(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         (expected, _), *_ = check_fprop(arrays, [np.empty(problem.y_shape[:1])], "relu")
-        # The largest of four errs by no more than the worst of them.
+        # The maximum of four values has at most the error of the worst of them.
         with backends.oracle():
             value, bound = (ops.max_pool2d(a, kernel_size=2)[0] for a in (expected.value, expected.bound))
         yield Expected("pooled", value, bound), results[0][images]
@@ -134,7 +134,7 @@ def _check_bias_grad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
 
 
 def _by_images(op: str, arrays: int, **options: Any) -> Callable[[Entry], Call]:
-    """An op of `arrays` volumes whose images are computed apart."""
+    """An op on `arrays` volumes that computes each image independently."""
 
     def build(entry: Entry) -> Call:
         def compare(given: Arrays, results: list[np.ndarray]) -> Compared:
@@ -152,7 +152,7 @@ def _by_images(op: str, arrays: int, **options: Any) -> Callable[[Entry], Call]:
 
 
 def _bias_relu(entry: Entry) -> Call:
-    """By itself gpuconv has no such op: a bias and a ReLU are part of the convolution before them."""
+    """gpuconv has no separate op for this: bias and ReLU are part of the preceding convolution."""
 
     def make(rng: np.random.Generator) -> Arrays:
         return [_normal(rng, entry.workload, entry.dtype), _normal(rng, entry.workload[-1], entry.dtype)]
@@ -242,7 +242,7 @@ SGD: dict[str, Any] = dict(lr=0.01, momentum=0.9)
 
 
 def _sgd(entry: Entry) -> Call:
-    """sgd_step: param, grad, velocity. sgd_master: the same of a bfloat16 net, and the float32 master."""
+    """sgd_step: param, grad, velocity. sgd_master: the same for a bfloat16 net, plus the float32 master."""
     size, with_master = math.prod(entry.workload), entry.op == "sgd_master"
 
     def make(rng: np.random.Generator) -> Arrays:

@@ -1,4 +1,4 @@
-"""Two records side by side: what got faster or slower by more than the noise."""
+"""Compares two records: what got faster or slower by more than the noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FASTER, SLOWER, NOISE = "faster", "slower", "noise"
 
 @dataclass(frozen=True)
 class Change:
-    """One entry of both records. ratio: B's time over A's. bound: how far from 1 the noise may take it."""
+    """One entry of both records. ratio: B's time over A's. bound: the largest difference from 1 that noise explains."""
 
     key: str
     before: float
@@ -32,10 +32,10 @@ class Change:
 
 
 def changes(a: Record, b: Record) -> list[Change]:
-    """A change for each entry that gpuconv was timed on in both records, worst first.
+    """A change for each entry with a time of gpuconv in both records, worst first.
 
-    The bound is the largest of: what two timings of the same version differed by, in either record, for this entry and
-    in the middle of all its entries. Raises ValueError for records of different hardware.
+    The bound is the largest difference between two timings of the same version, in either record, for this entry and
+    in the median over all entries. Raises ValueError for records of different hardware.
     """
     if a.data["hardware"] != b.data["hardware"]:
         raise ValueError(
@@ -59,7 +59,7 @@ def _usual_noise(record: Record) -> float:
 
 
 def text(a: Record, b: Record) -> str:
-    """The changes beyond the noise as a table, and how many stayed within it."""
+    """The changes beyond the noise as a table, and the number of changes within it."""
     found = changes(a, b)
     lines = [f"{'entry':<52} {'before':>10} {'after':>10} {'ratio':>6} {'noise':>6}"]
     shown = [change for change in found if change.verdict != NOISE]

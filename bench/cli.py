@@ -30,7 +30,7 @@ second run on the same day and commit adds to the file. Status: 0 done, 1 a resu
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    if options.command in ("ops", "steps", "peaks"):  # before NumPy is there, which reads them once
+    if options.command in ("ops", "steps", "peaks"):  # before the import of NumPy, which reads them once
         options.threads = _threads(options)
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, str(options.threads))
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             commands = {"report": _report, "compare": _compare, "predict": _predict, "fit": _fit, "host": _host}
             try:
                 return commands.get(options.command, _measure)(options)
-            except BrokenPipeError:  # whoever read the output (`| head`) has enough
+            except BrokenPipeError:  # the reader of the output (`| head`) closed it
                 return 0
     except UserError as error:
         print(f"bench: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -73,12 +73,15 @@ def _parser() -> argparse.ArgumentParser:
         if name == "peaks":
             continue
         _filters(command)
-        command.add_argument("--minutes", type=numerals.real, help="begin nothing after so many minutes")
+        command.add_argument("--minutes", type=numerals.real, help="start no entry after this many minutes")
         command.add_argument(
             "--missing", action="store_true", help="only what the record of this day and commit does not hold yet"
         )
         command.add_argument(
-            "--rounds", type=numerals.integer, default=6, help="turns each side has, at least 2 (default 6)"
+            "--rounds",
+            type=numerals.integer,
+            default=6,
+            help="rounds in which each side is timed, at least 2 (default 6)",
         )
         command.add_argument(
             "--compile", action=argparse.BooleanOptionalAction, help="time torch.compile too (default: on a GPU)"
@@ -181,7 +184,7 @@ def _print_peaks(peaks: dict[str, Any]) -> None:
 
 
 def _run(options: argparse.Namespace, record: Any, device: str, timer: Any, entries: list[Any]) -> list[str]:
-    """Time the entries; returns a line for each of ours that was refused."""
+    """Time the entries; returns a line for each wrong result of ours."""
     from tqdm import tqdm
 
     from bench.runner import run
@@ -211,7 +214,7 @@ def _run(options: argparse.Namespace, record: Any, device: str, timer: Any, entr
 
 
 def describe(entry: dict[str, Any]) -> str:
-    """An entry in a line, and a line for each side that was not timed for another reason than being left out."""
+    """An entry in one line, and a line for each side that was not timed, except those left out on purpose."""
     from bench.goals import ratio
     from bench.record import best
 
@@ -230,7 +233,7 @@ def describe(entry: dict[str, Any]) -> str:
 
 
 def _finish_cpu(options: argparse.Namespace, record: Any) -> None:
-    """What is measured of gpuconv alone, and the goals."""
+    """Import time and memory, measured for gpuconv only, and the goals."""
     from bench import goals, measures
     from bench.suite import select
 

@@ -1,4 +1,4 @@
-"""What the NumPy code promises, and whether a record keeps it.
+"""The goals of the NumPy code, and whether a record meets them.
 
 Against PyTorch on the same processor, the fastest of its forms: a convolution forward at most 2 times slower from 64
 channels and 4 times for 3, forward and backward together 3 times, a tiny-VGG step 3 times; `import gpuconv` under
@@ -22,7 +22,7 @@ Goal = dict[str, Any]
 
 
 def evaluate(data: Mapping[str, Any]) -> list[Goal]:
-    """The goals that a record of a CPU has numbers for: name, value, limit, met."""
+    """The goals for which a CPU record has values: name, value, limit, met."""
     entries = {entry["key"]: entry for entry in data["entries"]}
     found: list[Goal] = []
     if data["kind"] == "numpy":
@@ -42,7 +42,7 @@ def _convolutions(entries: Mapping[str, Any]) -> Iterator[Goal]:
 
 
 def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | None:
-    """Our time for all of them over that of PyTorch's best form, which is one for all. None where a side is missing.
+    """Our total time over that of PyTorch's best form (the same form for all). None if a side is missing.
 
     statistic: of the samples, "median" or "least".
     """
@@ -57,7 +57,7 @@ def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | Non
 
 
 def _against_pytorch(name: str, limit: float | None, *entries: Mapping[str, Any] | None) -> Iterator[Goal]:
-    """The goal, where there is one and both sides were timed. least: the ratio of the least times, for comparison."""
+    """The goal, if there is a limit and both sides were timed. least: the ratio of minimum times, for comparison."""
     there = [entry for entry in entries if entry]
     if limit and len(there) == len(entries) and (value := ratio(*there)):
         yield _goal(name, value, limit, "x PyTorch", ratio(*there, statistic="least"))

@@ -1,9 +1,9 @@
 """The Python time of repeated calls on a GPU, measured without one: on the stand-in for CuPy (tests/standin), whose
-launches and allocations are made to take next to no time. What CuPy itself takes for an attribute, an array or a launch
-is not in it.
+launches and allocations are made to take almost no time. CuPy's own time for an attribute, an array or a launch
+is not included.
 
-A call of an op may take BUDGET: so many microseconds for its first launch, each further launch, and each array of a
-list.
+The budget of a call: FIRST microseconds for its first launch, FURTHER for each further launch, and ARRAY for each array
+in a list.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FIRST, FURTHER, ARRAY = 15.0, 5.0, 0.3  # microseconds
 
 
 class Timing(NamedTuple):
-    """Microseconds of a call: the least and the median of the rounds."""
+    """Microseconds per call: the minimum and the median over the rounds."""
 
     op: str
     launches: int
@@ -36,7 +36,7 @@ class Timing(NamedTuple):
 
 
 def measure(rounds: int = 60, seconds: float = 0.003) -> Iterator[Timing]:
-    """Each op's time in this process, in rounds of so many seconds."""
+    """Each op's time in this process, in rounds of the given number of seconds."""
     with gpu() as launched:
         for op, (call, arrays) in calls().items():
             call()
@@ -56,8 +56,8 @@ def _seconds(call: Callable[[], Any], count: int) -> float:
 
 @contextmanager
 def gpu() -> Iterator[list[str]]:
-    """A stand-in GPU. The names of launched kernels are noted, and nothing runs. "auto" is the cost model's choice, and
-    remembered as one that was measured."""
+    """A stand-in GPU that records the names of launched kernels and runs nothing. "auto" is the cost model's choice,
+    stored as if it had been measured."""
     from gpuconv.backends.cuda.gemm import tuner
     from tests import standin
     from tests.standin.modules import RawKernel
@@ -85,7 +85,7 @@ def gpu() -> Iterator[list[str]]:
 
 
 class _Empty:
-    """Allocates in next to no time: one array, which nothing reads, for each shape and dtype."""
+    """Allocates in almost no time: one array per shape and dtype, which nothing reads."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make, self._made = make, dict[Any, Any]()

@@ -1,4 +1,4 @@
-"""A call of every op, for the time that Python takes for it."""
+"""A call of every op, for measuring its Python time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def calls() -> dict[str, tuple[Callable[[], Any], int]]:
-    """By the name of the op: a call of it into arrays that are there already, and how many arrays its lists hold."""
+    """By op name: a call into preallocated arrays, and the number of arrays in its lists."""
     import gpuconv as gc
     from gpuconv import ops
 

@@ -1,4 +1,4 @@
-"""What a record says of where it was made: the hardware and the versions, nothing that names a host or a path."""
+"""What a record says about its machine: the hardware and the versions, without host names or paths."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gpuconv.devices import Device
 
 ROOT = Path(__file__).parents[1]
 _PACKAGES = ("gpuconv", "numpy", "torch", "cupy-cuda13x", "cupy-cuda12x", "cuda-core", "triton")
-# What a processor's name holds beside its name.
+# Parts of a processor's name that are left out.
 _NOISE = re.compile(r"\((?:r|tm)\)|\b(?:intel|amd|cpu|processor|core|\d+-core)\b|@.*", re.IGNORECASE)
 
 
 def folder(device: str, threads: int) -> str:
-    """The hardware's name, fit for a folder: "nvidia-h200", "cpu-xeon-2-threads"."""
+    """The hardware's name as a folder name: "nvidia-h200", "cpu-xeon-2-threads"."""
     if not Device.named(device).runs_kernels:
         return f"cpu-{slug(_NOISE.sub(' ', processor()))}-{threads}-threads"
     return slug(backends.describe(device).partition(",")[0])
@@ -39,7 +39,7 @@ def processor() -> str:
 
 
 def describe(device: str, threads: int) -> dict[str, Any]:
-    """Device, driver, threads and versions, JSON-able."""
+    """Device, driver, threads and versions, as JSON values."""
     on_gpu = Device.named(device).on_gpu
     name = backends.describe(device) if on_gpu else processor()
     known: dict[str, Any] = {"device": name, "system": platform.system(), "versions": versions()}

@@ -1,4 +1,4 @@
-"""What is measured of gpuconv alone: how long its import takes, and the memory of a training step."""
+"""Measurements of gpuconv only: its import time, and the memory of a training step."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def import_time(repeats: int = 11) -> dict[str, Any]:
 
 
 def step_memory(entry: Entry) -> dict[str, Any]:
-    """The peak of what NumPy allocates in a step, over the sum of its activations: of every layer that makes a volume
-    of its own, for the whole batch."""
+    """NumPy's peak allocation in a step over the sum of its activations: the outputs of all layers that allocate one,
+    for the whole batch."""
     step = Step(entry)
     call = sides(step, "numpy")[0].prepare().call
     call(0)

@@ -1,4 +1,4 @@
-"""Our side of an entry: gpuconv on a device, over input sets that rotate."""
+"""Our side of an entry: gpuconv on a device, with rotating input sets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bench.sides import COPY, OURS, Prepared, Side
 from gpuconv import backends
 from gpuconv.devices import Device
 
-ROTATED_BYTES = 128 << 20  # of inputs in all sets of a side: beyond any cache of a GPU
+ROTATED_BYTES = 128 << 20  # of the inputs in all sets of a side: larger than any GPU cache
 MOST_SETS = 40
 
 
 def set_count(arrays: Arrays, device: str) -> int:
-    """How many input sets a side rotates among: one on the CPU, on a GPU as many as no cache holds."""
+    """The number of input sets that a side rotates through: one on the CPU, on a GPU enough to exceed its cache."""
     if not Device.named(device).on_gpu:
         return 1
     return max(2, min(MOST_SETS, math.ceil(ROTATED_BYTES / sum(a.nbytes for a in arrays))))
@@ -56,6 +56,6 @@ def _copy(array: np.ndarray, device: str) -> Any:
 
 
 def _poison(results: tuple[Any, ...]) -> None:
-    """Leave NaN, whose bits are ones in every dtype, in memory that the next call is likely to be given."""
+    """Fill memory that the next call is likely to get with NaN (all bits set, in every dtype)."""
     for result in results:
         result.reshape(-1).view(np.uint8).fill(255)

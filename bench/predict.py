@@ -1,7 +1,7 @@
 """Predicted times of the suite's convolutions, and the model behind them fitted to GPU records.
 
-A model's row is one timed convolution: what its launches asked of the GPU (`Terms`) and the seconds they took. The
-counts of a row are stored with the model, for a later kernel or another NVRTC issues other instructions.
+A row of the model is one timed convolution: the work of its launches (`Terms`) and the seconds they took. The
+counts of a row are stored with the model, because later kernels and other NVRTC versions issue other instructions.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from gpuconv.problems import DIRECTIONS
 
 
 def fit(rows: Sequence[dict[str, Any]], gpu: Gpu) -> tuple[Terms, np.ndarray, np.ndarray]:
-    """The rates that make the relative errors least, with none below zero; each row's error, and its error under the
-    rates of all other rows."""
+    """The nonnegative rates that minimize the relative errors; each row's error, and its error under the
+    rates fitted to all other rows."""
     from scipy.optimize import nnls
 
     asked = np.array([[row["terms"][name] for name in TERMS] for row in rows])
@@ -50,9 +50,9 @@ def fit(rows: Sequence[dict[str, Any]], gpu: Gpu) -> tuple[Terms, np.ndarray, np
 def rows_of(
     record: dict[str, Any], gpu: Gpu, known: Mapping[str, dict[str, Any]], counted_with: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """A row for each convolution on tensor cores that a record has timed. known: rows by name, taken as they are.
+    """A row for each timed tensor-core convolution in a record. known: rows by name, used unchanged.
 
-    counted_with: the NVRTC that they were counted with. Raises ValueError where this one is another and has to count.
+    counted_with: the NVRTC of their counts. Raises ValueError if new rows have to be counted with another NVRTC.
     """
     problems = {entry.key: entry for entry in suite("ops")}
     for entry in record["entries"]:
@@ -96,9 +96,9 @@ def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) ->
 
 
 def refit(records: Sequence[dict[str, Any]], before: Model | None, gpu: Gpu) -> Model:
-    """The model of all records of a GPU, written to predict.json. before: its rows keep their counts.
+    """Fits the model to all records of a GPU and writes predict.json. before: the model whose rows keep their counts.
 
-    Raises ValueError for too few rows, and where new rows would be counted with another NVRTC.
+    Raises ValueError for too few rows, or if new rows would be counted with another NVRTC.
     """
     known = {row["row"]: row for row in before.rows} if before else {}
     counted_with = before.nvrtc if before else nvrtc.version()
@@ -113,7 +113,7 @@ def refit(records: Sequence[dict[str, Any]], before: Model | None, gpu: Gpu) -> 
 
 
 def load_nvrtc(folder: Path) -> None:
-    """Compile with the NVRTC of a folder in place of the installed one; FileNotFoundError where it holds none.
+    """Compile with the NVRTC in a folder instead of the installed one; FileNotFoundError if there is none.
 
     `pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88` makes such a folder.
     """
@@ -122,7 +122,7 @@ def load_nvrtc(folder: Path) -> None:
         if not found:
             raise FileNotFoundError(f"{folder} holds no {name}")
         ctypes.CDLL(str(found[0]), mode=ctypes.RTLD_GLOBAL)
-    nvrtc.toolkit()  # from now on this one's version counts, not that of the installed package
+    nvrtc.toolkit()  # from now on its version is used, not that of the installed package
 
 
 def _rms(errors: np.ndarray) -> float:
@@ -133,7 +133,7 @@ def _rms(errors: np.ndarray) -> float:
 
 
 def predicted(entry: Entry, algo: str, model: Model, gpu: Gpu) -> tuple[str, Prediction] | None:
-    """The algorithm that a convolution takes under `algo`, and its predicted time; None where the model has no terms:
+    """The algorithm that a convolution uses under `algo`, and its predicted time; None where the model has no terms:
     other operations, and algorithms without tensor cores."""
     if entry.op not in DIRECTIONS:
         return None
@@ -144,7 +144,7 @@ Timed = dict[tuple[str, str], float]  # seconds, by an entry's key and its algor
 
 
 def timed_by(model: Model, gpu: Gpu) -> Timed:
-    """What the model's rows measured, the newest of each, on the GPU that they are of."""
+    """The measured times in the model's rows for a GPU, the newest of each."""
     rows = model.rows if gpu.name == model.gpu else ()
     return {(row["row"].split(" ", 2)[2], row["algorithm"]): row["seconds"] for row in rows}
 
@@ -155,7 +155,7 @@ def is_of(record: dict[str, Any], gpu: Gpu) -> bool:
 
 
 def timed_in(records: Sequence[dict[str, Any]], gpu: Gpu) -> Timed:
-    """What records of a GPU have timed, the newest last."""
+    """The times in the records of a GPU; newer records, which come last, replace older ones."""
     found = {}
     for entry in (each for data in records if is_of(data, gpu) for each in data["entries"]):
         side = best(entry, "ours")
@@ -167,9 +167,9 @@ def timed_in(records: Sequence[dict[str, Any]], gpu: Gpu) -> Timed:
 def table(
     entries: Sequence[Entry], algo: str, model: Model, gpu: Gpu, timed: Timed, today: bool = False
 ) -> Iterator[str]:
-    """Lines for a terminal: of each entry the predicted time, its parts, the largest marked, and what was measured.
+    """Lines for a terminal: each entry's predicted time, its parts with the largest marked, and the measured time.
 
-    timed: where "auto" took an algorithm there, that one's time is predicted. today: it was timed with today's kernels,
+    timed: measured times; the algorithm that "auto" chose there is predicted. today: the kernels were today's,
     so that the differences are the model's errors.
     """
     names, others, errors = (*TERMS, "bytes"), 0, list[float]()

@@ -1,11 +1,11 @@
-"""The predicted time of a whole training step as a CUDA graph: what its kernels are, and what each kind takes.
+"""The predicted time of a whole training step as a CUDA graph: its kernels, and the time of each kind.
 
     convolutions   `bench.predict` of every direction; those that the model does not cover, by their bytes
-    bytes          of all other kernels: each array that a launch is given counts once, at the GPU's copy rate
-    launches       LAUNCH for each kernel that is no such convolution
+    bytes          of all other kernels: each array of a launch counts once, at the GPU's copy rate
+    launches       LAUNCH for each other kernel
 
-The split-K reductions are in the convolutions' times; how many there are is told. Nothing is run: a step of a few
-images tells its launches and, two sizes of it, how the bytes grow with the batch.
+The split-K reductions are part of the convolutions' times; their number is shown. Nothing is run: a step of a few
+images gives the launches, and two batch sizes show how the bytes grow with the batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SIZES = (2, 4)  # images
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one step. launches: without the reductions of split products. bytes: of kernels that are no product."""
+    """Counts of one step. launches: without split-K reductions. bytes: of kernels that are not matrix products."""
 
     launches: int
     bytes: float
@@ -43,8 +43,8 @@ class Counts:
 class StepPrediction:
     counts: Counts
     convolutions: int
-    reductions: int  # launches that add up their split depths
-    uncovered: int  # of them, which count by their bytes
+    reductions: int  # launches of split-K reductions
+    uncovered: int  # convolutions without a model, which count by their bytes
     seconds: dict[str, float]  # of each kind
 
     @property
@@ -54,7 +54,7 @@ class StepPrediction:
 
 @contextmanager
 def _noted() -> Iterator[list[tuple[str, int]]]:
-    """The launches within this context, none of which runs: each kernel's name and the bytes of its arrays."""
+    """Records the launches in this context without running them: kernel names and the bytes of their arrays."""
     found: list[tuple[str, int]] = []
     launch = Kernel.__call__
 
@@ -74,17 +74,19 @@ def _is_product(kernel: str) -> bool:
 
 
 def counted(net: str, batch_size: int, precision: str = "bfloat16") -> Counts:
-    """What a step of this many images launches and moves, from two of a few images."""
+    """The launches and bytes of a step with this many images, extrapolated from two small steps."""
     moved = []
     for size in _SIZES:
         step = ProfiledStep(models.build(net, seed=0, precision=precision, device="emulated"), size, None)
         with _noted() as found:
             step(Spans(lambda: None))
         optimizer = step.trainer.optimizer
-        update = work.of_update(optimizer, step.net.params()).bytes  # its launches are given tables of addresses
+        update = work.of_update(optimizer, step.net.params()).bytes  # its launches take tables of addresses
         moved.append(update + sum(bytes_ for kernel, bytes_ in found if not _is_product(kernel)))
     slope = (moved[1] - moved[0]) / (_SIZES[1] - _SIZES[0])
-    launches = sum(not kernel.startswith("gemm_reduce") for kernel, _ in found)  # how many split depends on the batch
+    launches = sum(
+        not kernel.startswith("gemm_reduce") for kernel, _ in found
+    )  # how many use split-K depends on the batch
     return Counts(launches, moved[0] + slope * (batch_size - _SIZES[0]))
 
 
@@ -119,7 +121,7 @@ def predict(net: str, batch_size: int, model: Model, gpu: Gpu) -> StepPrediction
 
 
 def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Lines for a terminal; what records of this GPU have timed of ours and of PyTorch's stands beside it."""
+    """Lines for a terminal, with the times of ours and of PyTorch from records of this GPU."""
     yield (
         f"{'step, milliseconds':<30} {'launches':>8} {'splits':>6} {'MB':>7} {'convs':>8} {'bytes':>7} {'gaps':>7}"
         f" {'predicted':>9} {'measured':>9} difference"

@@ -1,7 +1,7 @@
-"""Our side of a whole recipe: all of its steps as `gpuconv train --recipe` makes them, on made-up images.
+"""Our side of a whole recipe: all of its steps as in `gpuconv train --recipe`, on synthetic images.
 
 Batches are loaded, shuffled and augmented on the device, rates follow their schedules, every group of parameters has
-its own optimizer. Evaluation and whitening are no part of it.
+its own optimizer. Evaluation and whitening are not included.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROVED_STEPS, PROVED_IMAGES = 3, 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """A net's recipe in batches of a size: as many epochs as it says, `steps` steps in all."""
+    """A net's recipe with a batch size: as many epochs as it specifies, `steps` steps in total."""
 
     entry: Entry
     steps: int = RECIPE_STEPS
@@ -47,7 +47,7 @@ class Recipe:
 
     @functools.cached_property
     def data(self) -> Dataset:
-        """So many images that the recipe's epochs have its steps."""
+        """As many images as give the recipe's epochs their number of steps."""
         images = self.steps // self.settings.epochs * self.settings.batch_size
         return synthetic.load(images, size=models.build(self.settings.model, initialize=False).input_shape)[0]
 
@@ -57,7 +57,7 @@ class Recipe:
 
     @functools.cached_property
     def proof(self) -> Dataset:
-        """The few images that every side takes a few steps on before it is timed."""
+        """A few images for the correctness check of each side before it is timed."""
         return self.data.subset(slice(PROVED_IMAGES))
 
     def net(self, dtype: str = "float32") -> Any:
@@ -82,7 +82,7 @@ class Recipe:
         return np.array([record["train_loss"] for record in trainer.history])
 
     def rates(self, net: Any, steps: int, epoch: int) -> tuple[Any, Iterator[list[float]]]:
-        """For a peer: the groups of a net's parameters, and the rates of each step of a run, a rate for a group."""
+        """For a peer: the parameter groups of a net, and the learning rates of each step, one per group."""
         trainer = Trainer(net, self.settings.optimizer, lr=self.settings.lr, schedule=self.settings.schedule)
         groups, schedule = trainer.optimizer, trainer.schedule
         groups.begin(steps, epoch)

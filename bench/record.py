@@ -1,7 +1,7 @@
-"""Records: one JSON file for each device, date and commit, written anew, atomically, after every entry.
+"""Records: one JSON file for each device, date and commit, rewritten atomically after every entry.
 
-bench/results/<hardware>/<date>-<commit>.json. What a file of the same name holds already is kept, so that `ops` after
-`steps`, and a run that is started again, add to it.
+bench/results/<hardware>/<date>-<commit>.json. An existing file of the same name keeps its entries, so that `ops` after
+`steps`, or a restarted run, adds to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class RecordError(ValueError):
-    """A file is no record that this version reads; the message says why."""
+    """A file is not a record that this version can read; the message says why."""
 
 
 class Record:
@@ -31,9 +31,9 @@ class Record:
 
     @classmethod
     def start(cls, device: str, threads: int, *, results: Path = RESULTS, commit: str | None = None) -> Record:
-        """The record of this device, day and commit: a new one, or the one that is there.
+        """The record of this device, day and commit: a new one or the existing one.
 
-        commit: what to call this version where git cannot tell.
+        commit: the name of this version if git cannot tell it.
         """
         head, dirty = machine.commit() if commit is None else (commit, False)
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -60,7 +60,7 @@ class Record:
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
-        """Raises RecordError for what is no record or one of another version, OSError where there is no file."""
+        """Raises RecordError if the file is not a record or one of another version, OSError if it cannot be read."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
@@ -87,7 +87,7 @@ class Record:
 
 
 def rounded(value: Any) -> Any:
-    """Floats with four significant digits, which is more than any timing has."""
+    """Floats rounded to four significant digits, more than any timing has."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
@@ -110,10 +110,10 @@ def newest(results: Path = RESULTS) -> list[Record]:
 
 
 def timed(entry: dict[str, Any], role: str) -> dict[str, dict[str, Any]]:
-    """The sides of a role that were timed, by name."""
+    """The timed sides of a role, by name."""
     return {side["name"]: side for side in entry["sides"] if side["role"] == role and side["status"] == "timed"}
 
 
 def best(entry: dict[str, Any], role: str) -> dict[str, Any] | None:
-    """The fastest side of a role: the one that counts. None where none was timed."""
+    """The fastest side of a role, which is the one that counts. None if none was timed."""
     return min(timed(entry, role).values(), key=lambda side: side["median"], default=None)

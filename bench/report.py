@@ -18,14 +18,14 @@ from gpuconv import files
 
 BEGIN, END = "<!-- bench report: begin -->", "<!-- bench report: end -->"
 NOT_MEASURED = "**GPU: not yet measured.** No record of a GPU is in the repository."
-WHOLE = ("step", "recipe")  # told one by one
+WHOLE = ("step", "recipe")  # listed one by one
 OPS = (*DIRECTIONS, *MEMORY, *WHOLE)
 
 
 def write(page: Path = ROOT / "docs/benchmarks.md", results: Path = RESULTS) -> list[Path]:
     """Rewrite the page's block, and the charts beside the page; returns what was written.
 
-    Raises ValueError where the page has no block: nothing is written then.
+    Raises ValueError if the page has no block; then nothing is written.
     """
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
@@ -47,13 +47,13 @@ def write(page: Path = ROOT / "docs/benchmarks.md", results: Path = RESULTS) -> 
 
 
 def block(record: Record) -> str:
-    """A record as Markdown: where it is from, a row for each op and dtype, and the goals where there are any."""
+    """A record as Markdown: its origin, a row for each op and dtype, and the goals if there are any."""
     data = record.data
     state = " with uncommitted changes" if data["dirty"] else ""
     threads = f", {data['threads']} threads" if "threads" in data else ""
     torch = data["versions"].get("torch")
     peer = f"PyTorch {torch}, the fastest of its forms" if torch else "no PyTorch was installed"
-    busy = (data["load"] or 0) > data.get("threads", 1)  # with more than the run itself
+    busy = (data["load"] or 0) > data.get("threads", 1)  # more than the run itself uses
     load = f" The machine had other work: load average {data['load']:.1f}." if busy else ""
     parts = [
         f"**{data['device']}{threads}**, {data['date'][:10]}, commit {data['commit']}{state}. Ratio: our time "
@@ -93,7 +93,7 @@ def _table(entries: list[dict[str, Any]]) -> str:
 
 
 def _untimed(data: dict[str, Any]) -> str:
-    """Which sides were absent, left out, refused or failed, and how much the run did not come to."""
+    """Which sides were missing, left out, refused or failed, and how many entries were not reached."""
     sides = Counter(
         f"{side['name']} {side['status']}"
         for entry in data["entries"]
@@ -114,7 +114,7 @@ def _range(ratios: list[float]) -> str:
 
 
 def share(entry: dict[str, Any]) -> float:
-    """Of the floor: 1 is as fast as the device can."""
+    """The share of the floor: 1 is as fast as the device allows."""
     mine = best(entry, OURS)
     return entry["floor"] / mine["median"] if mine else math.nan
 

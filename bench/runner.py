@@ -25,12 +25,12 @@ from gpuconv.verify.compare import Expected
 Compare = Callable[[list[np.ndarray]], Iterable[tuple[Expected, np.ndarray]]]
 MakeSides = Callable[[Entry, str, bool], tuple[list[Side], Compare]]
 
-ROUNDS = 6  # halved, they are the two timings of the same version that bound the noise
+ROUNDS = 6  # each half is one timing; the difference of the two bounds the noise
 BURST = 0.05  # seconds
 
 
 def sides_of(entry: Entry, device: str, compiled: bool) -> tuple[list[Side], Compare]:
-    """Every side of an entry, ours first, and what their results are compared with."""
+    """Every side of an entry, ours first, and the comparison for their results."""
     if entry.op == "recipe":
         recipe = recipe_steps.Recipe(entry)
         return recipe_steps.sides(recipe, device) + pytorch_recipe.sides(recipe, device, compiled), recipe.compare
@@ -56,10 +56,10 @@ def run(
     burst: float = BURST,
     make_sides: MakeSides = sides_of,
 ) -> Iterator[dict[str, Any]]:
-    """Time entry after entry; each is in the record's file before it is handed out.
+    """Time the entries one by one; each is saved in the record before it is yielded.
 
-    minutes: no entry is begun later than that; those left are listed under "not reached". A KeyboardInterrupt leaves
-    the file as it is after the last whole entry. Raises DeviceError after an entry that took the GPU down.
+    minutes: no entry starts later than that; the rest is listed under "not reached". A KeyboardInterrupt leaves
+    the file as it was after the last complete entry. Raises DeviceError after an entry that crashed the GPU.
     """
     end = None if minutes is None else time.monotonic() + 60 * minutes
     remaining = [entry.key for entry in entries]
@@ -87,7 +87,7 @@ def time_entry(
     burst: float,
     make_sides: MakeSides = sides_of,
 ) -> dict[str, Any]:
-    """What a record holds of one entry. Times in seconds."""
+    """The data of one entry in a record. Times in seconds."""
     began = time.monotonic()
     found, compare = make_sides(entry, device, compiled)
     basis = "cold" if Device.named(device).on_gpu and entry.kind != "step" else "wall"
@@ -104,7 +104,7 @@ def time_entry(
                 row["kernels"] = _kernels(prepared, device)
             prepared.call(0)
             ready.append((row, prepared))
-        except Exception as error:  # whatever a side does, the others are timed
+        except Exception as error:  # whatever happens to one side, the others are timed
             row |= failure(error)
     _time(ready, timer, rounds, burst, basis)
     floor = entry.work.floor(ceilings, entry.dtype)
@@ -130,7 +130,7 @@ def time_entry(
 
 
 def _time(ready: list[tuple[dict[str, Any], Prepared]], timer: Timer, rounds: int, burst: float, basis: str) -> None:
-    """In turns, since a machine's other work comes and goes; every other round in the opposite order."""
+    """Times the sides in turn, since the machine's load varies; every other round in reverse order."""
     halves: dict[int, tuple[list[float], list[float]]] = {}
     for number in range(rounds):
         for place in range(len(ready))[:: -1 if number % 2 else 1]:
@@ -162,7 +162,7 @@ def _time(ready: list[tuple[dict[str, Any], Prepared]], timer: Timer, rounds: in
 
 
 def _kernels(prepared: Prepared, device: str) -> dict[str, Any]:
-    """Our launches in one call, and what each kernel takes."""
+    """Our launches in one call, and the resources of each kernel."""
     from gpuconv.profiling import launches
 
     with launches.recorded() as found:
@@ -171,9 +171,9 @@ def _kernels(prepared: Prepared, device: str) -> dict[str, Any]:
 
 
 def _free(device: str, key: str) -> None:
-    """Give both libraries' cached memory back, so that one side's leftovers are not the other's out of memory.
+    """Free both libraries' cached memory, so that one side's leftovers do not run the other out of memory.
 
-    Raises DeviceError where a side left the GPU in a state in which this process cannot use it any more.
+    Raises DeviceError if a side left the GPU unusable for this process.
     """
     if not Device.named(device).on_gpu:
         return

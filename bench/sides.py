@@ -24,8 +24,8 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Side:
-    """role: ours, peer, or copy (the device's own copy of the same bytes, which competes with nobody).
-    prepare: may raise anything; what it raises is recorded and the run goes on."""
+    """role: ours, peer, or copy (the device's copy of the same bytes, for reference).
+    prepare: may raise anything; the error is recorded and the run continues."""
 
     role: str
     name: str
@@ -33,18 +33,18 @@ class Side:
 
 
 class WrongResultError(ArithmeticError):
-    """A side computes something else than float64 does; it is not timed."""
+    """The result of a side differs from the float64 one; the side is not timed."""
 
 
-# ||result - float64|| / ||float64|| that any side may have: derived bounds of long sums are far too wide to see a fault
-# in them, and a peer's algorithms (Winograd, say) are not ours to bound.
+# The largest ||result - float64|| / ||float64|| of any side: derived bounds of long sums are too wide to show a fault,
+# and we have no bounds for a peer's algorithms (Winograd, say).
 TOLERANCE = {"float64": 1e-10, "float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-2}
 
 
 def check(compared: Iterable[tuple[Expected, np.ndarray]], dtype: str, *, bounded: bool) -> float:
     """The worst relative error of the results. bounded: every value must lie within its derived bound as well.
 
-    Raises WrongResultError that says where and what.
+    Raises WrongResultError, which says where and by how much.
     """
     worst = 0.0
     for expected, given in compared:
@@ -59,8 +59,8 @@ _PATH = re.compile(r"(?:[A-Za-z]:)?(?:/[\w.@+-]+){2,}/?")
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    """What a record says of a side that did not run: absent, out of memory, refused, or failed, and the first line of
-    the reason, without anything that belongs to this machine."""
+    """What a record says about a side that did not run: absent, out of memory, refused or failed, and the first line of
+    the reason, without details of this machine."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     text = _PATH.sub(lambda path: "…/" + path[0].rstrip("/").rpartition("/")[2], text)
     if isinstance(error, (ImportError, NotImplementedError)):

@@ -1,4 +1,4 @@
-"""Our side of a training step: forward, loss, backward and update through the Trainer, as a user trains."""
+"""Our side of a training step: forward, loss, backward and update through the Trainer."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from gpuconv.verify.compare import Expected
 
 SGD: dict[str, Any] = dict(lr=0.001, momentum=0.9)
 
-# Of gradients over a whole net, ||g - float64|| / ||float64||: rounding turns some ReLUs and pool winners around.
+# For gradients of a whole net, ||g - float64|| / ||float64||: rounding flips some ReLUs and pool winners.
 GRADIENT_TOLERANCE = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.3}
 _PROVED_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class Step:
-    """A net's training step on random images; every side begins with the same weights and sees the same batches."""
+    """A net's training step on random images; every side starts from the same weights and gets the same batches."""
 
     entry: Entry
 
@@ -41,7 +41,7 @@ class Step:
         return models.build(self.entry.workload[0], seed=1, device=device, dtype=dtype)
 
     def batches(self, device: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Host batches, float32: one on the CPU, on a GPU more than its cache holds."""
+        """Float32 host batches: one on the CPU, on a GPU enough to exceed its cache."""
         bytes_each = 4 * self.size * math.prod(self.net().input_shape)
         count = max(2, min(MOST_SETS // 5, math.ceil(ROTATED_BYTES / bytes_each))) if Device.named(device).on_gpu else 1
         return [self.batch(seed) for seed in range(count)]
@@ -53,19 +53,19 @@ class Step:
 
     @functools.cached_property
     def loss(self) -> float:
-        """Float64's loss of the first batch, before any update."""
+        """The float64 loss of the first batch, before any update."""
         images, labels = self.batch()
         net = self.net(dtype="float64")
         with backends.oracle():
             return float(losses.get("softmax")(net.forward(images.astype(np.float64), training=True), labels)[0])
 
     def compare(self, results: list[np.ndarray]) -> Compared:
-        """For `sides.check`: the loss of the first step, which is about log(classes)."""
+        """For `sides.check`: the loss of the first step, about log(classes)."""
         yield Expected("loss", np.array(self.loss), 0.0), np.asarray(results[0], np.float64)
 
 
 def sides(step: Step, device: str) -> list[Side]:
-    """gpuconv's: each launch from Python, and on a GPU the whole step replayed as a CUDA graph."""
+    """gpuconv's sides: each launch from Python, and on a GPU the whole step replayed as a CUDA graph."""
 
     def eager() -> Prepared:
         trainer, sets, results = _prepared(step, device)
@@ -107,7 +107,7 @@ def _once(trainer: Trainer, x: Any, y: Any) -> None:
 
 
 def _prove_gradients(step: Step, device: str) -> None:
-    """Every gradient of a few images against float64's. Raises WrongResultError."""
+    """Compares every gradient of a few images with float64. Raises WrongResultError."""
     with backends.oracle():
         expected = dict(_gradients(step, "numpy", "float64"))
     given = dict(_gradients(step, device, step.entry.dtype))

@@ -1,6 +1,6 @@
-"""What is timed: convolutions, memory-bound operations, whole training steps. Data alone; nothing here computes.
+"""What is timed: convolutions, memory-bound operations, whole training steps. Only data; nothing here computes.
 
-An entry is known by its op, shape and dtype. Importance orders a run that has not the time for everything: 0 first.
+An entry is identified by op, shape and dtype. Importance orders a run that has no time for everything: 0 first.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from gpuconv.verify import convolutions
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to time. group: the net or table it is from. workload: a Conv2dProblem, a volume (N, H, W, C), or
-    a net's name and batch size, as the kind has it."""
+    """One thing to time. group: its net or table. workload, by kind: a Conv2dProblem, a volume (N, H, W, C), or
+    a net's name and batch size."""
 
     kind: str
     op: str
@@ -76,7 +76,7 @@ CONVOLUTIONS: dict[str, list[Conv2dProblem]] = {
         conv(128, 16, 32, 64, stride=2),
         conv(128, 8, 64, 64),
     ],
-    # The widths that vgg-512 does not have already: the stride-2 transitions and 1x1 shortcuts.
+    # Shapes that vgg-512 lacks: the stride-2 transitions and 1x1 shortcuts.
     "resnet18-cifar": [
         conv(512, size, c, 2 * c, kernel, 2, kernel // 2)
         for kernel in (3, 1)
@@ -112,7 +112,7 @@ CONVOLUTIONS: dict[str, list[Conv2dProblem]] = {
     ],
 }
 
-# Directions alone; then with bias and ReLU, and 2x2 max pooling, in one call; then everything backward makes.
+# Single directions; then with bias and ReLU, and 2x2 max pooling, in one call; then all results of backward.
 DIRECTIONS = ("fprop", "dgrad", "wgrad", "backward", "fprop_relu", "fprop_relu_pool")
 _LATER = {"backward": 1, "fprop_relu": 2, "fprop_relu_pool": 2}
 _LATER |= {"vgg-512": 1, "resnet20": 1, "seed-net": 1, "resnet18-cifar": 2, "deepbench": 3}
@@ -136,14 +136,14 @@ def conv_work(problem: Conv2dProblem, op: str, dtype: str) -> Work:
     if op in ("dgrad", "wgrad"):
         return one
     y_bytes, bias = math.prod(problem.y_shape) * size, Work(0.0, problem.k * size)
-    if op == "backward":  # dy is needed twice but must be read once only
+    if op == "backward":  # dy is used twice but has to be read only once
         return one + one + Work(math.prod(problem.y_shape), -y_bytes) + bias
     return one + bias + Work(0.0, -0.75 * y_bytes if op == "fprop_relu_pool" else 0.0)
 
 
 # --- memory-bound operations -------------------------------------------------------------------
 
-# Bytes each must move for an element of the large tensor, from the dtype's size s. A ReLU's backward can know the sign
+# Bytes per element of the large tensor that each op moves, for a dtype of s bytes. A ReLU's backward can get the sign
 # from a bit, a 2x2 pool the winner from two.
 MEMORY = {
     "bias_relu": lambda s: 2 * s,
@@ -186,7 +186,7 @@ STEPS = [
     ("resnet18-cifar", 512),
     ("vgg-cifar", 512),
 ]
-RECIPES, RECIPE_STEPS = [("airbench94", 2000)], 200  # a recipe counts as so many steps in one
+RECIPES, RECIPE_STEPS = [("airbench94", 2000)], 200  # a recipe is one entry of this many steps
 CPU_STEPS = [("tiny-vgg", 64), ("seed-net", 64), ("lenet", 64)]
 
 
@@ -201,7 +201,7 @@ def _steps() -> Iterator[Entry]:
 
 
 def _step_work(workload: tuple[str, int], steps: int = 1) -> Work:
-    """Forward, and twice that for backward, less the first convolution's input gradient; bytes are not counted."""
+    """Forward, plus twice that for backward, minus the first convolution's input gradient; bytes are not counted."""
     from gpuconv import models
 
     layers = [layer for layer in models.build(workload[0], initialize=False).walk() if layer.variables]
@@ -222,7 +222,7 @@ def suite(kind: str) -> list[Entry]:
 def select(
     kind: str, device: str, ops: Iterable[str] = (), shapes: Iterable[str] = (), dtypes: Iterable[str] = ()
 ) -> list[Entry]:
-    """The entries of a kind that the filters leave; without a shape those that suit the device.
+    """The entries of a kind that pass the filters; without a shape filter, those that suit the device.
 
     shapes: names of shapes or groups. Raises ValueError, naming the nearest known one, for an unknown name.
     """

@@ -1,1 +1,1 @@
-"""What gpuconv is compared with: PyTorch, in each of the forms in which a user might run it."""
+"""The peer that gpuconv is compared with: PyTorch, in each form in which a user might run it."""

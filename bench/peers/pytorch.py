@@ -17,17 +17,17 @@ Form = tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]
 
 
 def load() -> Any:
-    """PyTorch, set up as the comparison wants it. Raises ImportError where it is not installed."""
+    """PyTorch, configured for the comparison. Raises ImportError if it is not installed."""
     import torch
 
     torch.backends.cudnn.benchmark = True
-    # Equal precision: float32 means float32 on either side.
+    # Equal precision: float32 means float32 on both sides.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return torch
 
 
 def place(device: str) -> str:
-    """gpuconv's name of a device in PyTorch's words."""
+    """PyTorch's name for a device of gpuconv."""
     return device if device.startswith("cuda") else "cpu"
 
 
@@ -55,7 +55,7 @@ def to_host(result: Any) -> np.ndarray:
 
 
 def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]:
-    """Every form PyTorch is timed in. compiled: torch.compile too, which takes its time; else it is left out."""
+    """Every form in which PyTorch is timed. compiled: also torch.compile, which is slow to start."""
 
     def form(channels_last: bool, compile_it: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
@@ -92,7 +92,7 @@ def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]
     return [Side(PEER, name, form(*how)) for name, how in forms.items()]
 
 
-# --- the operations: what becomes of the inputs before the clock runs, and what is timed -------
+# --- the operations: preparation of the inputs, which is not timed, and the timed work ----------
 
 _UNCOMPILED = ("sgd_step", "sgd_master", "batch_norm_backward")  # the fused optimizer, autograd's own node
 
@@ -120,7 +120,7 @@ def _backward(torch: Any, call: Call) -> Form:
     windows = [list(options[name]) for name in ("stride", "padding", "dilation")]
 
     def inputs(dy: Any, *others: Any) -> tuple[Any, ...]:
-        """dy, x, w: of what the direction does not read only the shape and the layout matter."""
+        """dy, x, w: for arrays that the direction does not read, only shape and layout matter."""
         if direction == "dgrad":
             return dy, _like(torch, dy, convolution.x_shape), *others
         return (dy, *others, _like(torch, dy, convolution.w_shape)) if direction == "wgrad" else (dy, *others[:2])
@@ -160,7 +160,7 @@ def _max_pool_backward(torch: Any, call: Call) -> Form:
     _, _, width, _ = call.entry.workload
 
     def inputs(dy: Any, argmax: Any) -> tuple[Any, ...]:
-        """PyTorch wants the index into the map where ours is the index into the window."""
+        """PyTorch's argmax indexes the map, ours the window."""
         rows = torch.arange(argmax.shape[2], device=argmax.device)[:, None]
         columns = torch.arange(argmax.shape[3], device=argmax.device)
         inside = argmax.long()
@@ -201,7 +201,7 @@ def _sgd(torch: Any, call: Call) -> Form:
         stepped = torch.nn.Parameter(masters[0] if master else param)
         optimizer = torch.optim.SGD([stepped], fused=True, **SGD)
         optimizer.state[stepped]["momentum_buffer"] = velocity
-        stepped.grad = grad.to(stepped.dtype)  # the fused step takes no gradient of another dtype
+        stepped.grad = grad.to(stepped.dtype)  # the fused step accepts no gradient of another dtype
         return optimizer, stepped, velocity, param
 
     def work(optimizer: Any, stepped: Any, velocity: Any, param: Any) -> tuple[Any, ...]:

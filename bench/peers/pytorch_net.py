@@ -1,4 +1,4 @@
-"""The same net in PyTorch: made from our layers, with our weights, so that both sides train the very same thing."""
+"""The same net in PyTorch: built from our layers with our weights, so that both sides train the same net."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def module(net: layers.Sequential) -> Any:
 
 
 def parameters(net: layers.Sequential, made: Any) -> dict[str, Any]:
-    """The trained parameters of what `module` made of a net, by our names."""
+    """The trained parameters of the module that `module` made from a net, by our names."""
     pairs = [
         (layer[name], getattr(part, name))
         for layer, part in zip(_with_weights(net), _leaves(made), strict=True)

@@ -1,6 +1,6 @@
 """PyTorch's sides of a whole recipe: channels_last, compiled, and each step in a CUDA graph.
 
-As Keller Jordan's public script has it: images stay on the device as bytes become numbers once and are padded once, a
+As in Keller Jordan's public script: images stay on the device, where they are converted and padded once, and a
 batch is one gather of them; a step's rates lie in device memory, so that a captured step can be replayed. Weights are
 float32 under autocast, as on our side; Newton-Schulz runs in bfloat16 where the net does.
 """
@@ -41,7 +41,7 @@ class Images:
         self.rows, self.columns = (torch.arange(size, device=images.device) for size in (self.height, self.width))
 
     def shuffle(self) -> Any:
-        """The order of a new epoch, in which the other half of the images is flipped."""
+        """The order of a new epoch, in which the images not flipped before are flipped."""
         self.flipped = ~self.flipped
         return self.torch.randperm(len(self.labels), device=self.labels.device)
 
@@ -54,7 +54,7 @@ class Images:
 
 
 class Training:
-    """The net, what updates each group of its parameters, and a step of both."""
+    """The net, the update of each parameter group, and a training step."""
 
     def __init__(self, recipe: Recipe, device: str, steps: int, epoch: int, compile_mode: str | None = None) -> None:
         torch = load()
@@ -89,7 +89,7 @@ class Training:
         return loss.detach()
 
     def losses(self, x: Any, y: Any) -> np.ndarray:
-        """Of a run on one batch."""
+        """The losses of repeated steps on one batch."""
         found = []
         for rates in self.rates:
             self.lr.copy_(rates)
@@ -129,7 +129,7 @@ def _update(optimizer: Any, params: Sequence[Any], lr: Any, dtype: Any, directio
 
 
 def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
-    """Every form PyTorch is timed in."""
+    """Every form in which PyTorch is timed."""
     on_gpu, chosen = device.startswith("cuda"), recipe.settings
     batches = recipe.steps // chosen.epochs
 
@@ -174,6 +174,6 @@ def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
 
 
 def first(recipe: Recipe, device: str, dtype: Any) -> tuple[Any, Any]:
-    """The proof's images as they are, in one batch."""
+    """The images of the correctness check, unaugmented, in one batch."""
     x = tensor(recipe.normalization(recipe.proof.images), device, channels_last=True)
     return x.to(dtype), tensor(recipe.proof.labels.astype(np.int64), device)

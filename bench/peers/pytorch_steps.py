@@ -14,7 +14,7 @@ from bench.steps import SGD, Step
 
 
 def sides(step: Step, device: str, compiled: bool) -> list[Side]:
-    """Every form PyTorch is timed in. Half precision is autocast over float32 weights, as its users have it."""
+    """Every form in which PyTorch is timed. Half precision is autocast over float32 weights, as is usual in PyTorch."""
     on_gpu = device.startswith("cuda")
 
     def form(channels_last: bool, compile_it: bool, graph: bool) -> Callable[[], Prepared]:
@@ -78,4 +78,4 @@ def captured(once: Callable[[Any, Any], Any], x: Any, y: Any) -> tuple[Any, ...]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         once(x, y)
-    return graph, once, x, y  # what a graph works on must live as long as it does
+    return graph, once, x, y  # the graph's memory must live as long as the graph
