@@ -279,7 +279,6 @@ def conv2d_batch_norm(
     )
     momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)
-    expect_writable(running_mean=running_mean, running_var=running_var)
     outputs = expect_apart(running_mean=running_mean, running_var=running_var, out=out)
     x, w, bias, gamma, beta = copy_if_overlapping(outputs, x, w, bias, gamma, beta)
     return backend.norm.conv2d_batch_norm(
@@ -323,6 +322,7 @@ def _check_conv2d_batch_norm(
     if math.prod(shape[:3]) < 2:
         raise ValueError(f"batch statistics need more than one value for each filter, received maps of {shape}")
     expect_out(out, shape, x.dtype)
+    expect_writable(running_mean=running_mean, running_var=running_var)
     statistics = epilogue(pool=int(pool), masked=pool == 2, moments=True)
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, statistics, "fprop")
     return problem, statistics, algo, tf32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,14 +36,16 @@ def copy_if_overlapping(
     results = list(inputs)
     if found:
         for index, x in enumerate(inputs):
-            if x is not None and _clashes(x, found, in_place):
+            if x is not None and _clashes(x, _range(x), found, in_place):
                 results[index] = copy_of(x)
     return results
 
 
-def _clashes(x: Array, outputs: Sequence[tuple[Array, Range]], in_place: bool | Array | None = False) -> bool:
-    """Whether an array may share memory with one of the outputs. in_place: as in `copy_if_overlapping`."""
-    own = _range(x)
+def _clashes(
+    x: Array, own: Range, outputs: Sequence[tuple[Array, Range]], in_place: bool | Array | None = False
+) -> bool:
+    """Whether an array, whose range is `own`, may share memory with one of the outputs. in_place: as in
+    `copy_if_overlapping`."""
     for output, other in outputs:
         if own is None or other is None:
             overlaps = np.may_share_memory(x, output)
@@ -57,15 +58,12 @@ def _clashes(x: Array, outputs: Sequence[tuple[Array, Range]], in_place: bool | 
 
 def overlap(a: Array, b: Array) -> bool:
     """Whether two arrays of one device may share memory: whether their address ranges overlap."""
-    return _clashes(a, written([b]))
+    return _clashes(a, _range(a), written([b]))
 
 
 def apart(outputs: Written) -> bool:
-    """Whether no two of the outputs overlap."""
-    ranges = sorted([each for _, each in outputs if each is not None])
-    if len(ranges) < len(outputs):
-        return not any(_clashes(outputs[at][0], outputs[:at]) for at in range(1, len(outputs)))
-    return all(end <= begin for (_, end), (begin, _) in pairwise(ranges))
+    """Whether no two of the outputs, which are few, overlap."""
+    return not any(_clashes(output, own, outputs[:count]) for count, (output, own) in enumerate(outputs))
 
 
 def _range(array: Any) -> Range:

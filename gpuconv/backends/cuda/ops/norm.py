@@ -73,14 +73,14 @@ def conv2d_batch_norm(
     out: ArrayT | None,
 ) -> tuple[Array, ...]:
     conv, moments, mask = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
+    channels, exact = problem.k, accumulation_dtype(conv.dtype)
     y = empty(conv.shape, conv.dtype, like=conv) if out is None else out
-    mean, inv_std, channels = _channel_vector(conv), _channel_vector(conv), conv.shape[-1]
+    mean, inv_std = empty((channels,), exact, like=conv), empty((channels,), exact, like=conv)
     results: tuple[Array, ...] = (y, conv, mean, inv_std) if mask is None else (y, conv, mean, inv_std, mask)
     if moments is None:
         return results
-    gamma, beta = contiguous(gamma, beta)
-    rows = conv.size // channels
-    y_there, *running = there = contiguous(y, running_mean, running_var)
+    gamma, beta, *there = contiguous(gamma, beta, y, running_mean, running_var)
+    y_there, *running = there
     module, width = _module(activation, conv, y_there)
     chunks = moments.shape[0]
     if chunks > _MOST_CHUNKS:
@@ -91,7 +91,7 @@ def conv2d_batch_norm(
         chunks = moments.shape[0]
     finish = module.kernel("batch_norm_statistics_finish")
     finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, chunks, channels)
-    spread = deal(rows, channels, width, MAP_STEPS)
+    spread = deal(conv.size // channels, channels, width, MAP_STEPS)
     normalize = module.kernel("batch_norm_normalize")
     normalize(spread.grid, spread.threads, y_there, conv, gamma, beta, mean, inv_std, spread.struct)
     put_back((y, running_mean, running_var), there)
