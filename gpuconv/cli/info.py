@@ -9,6 +9,8 @@ import os
 import platform
 from importlib import metadata
 
+import numpy as np
+
 from gpuconv import backends, trust
 from gpuconv.backends.cpu import parallel
 from gpuconv.backends.cuda import cache
@@ -31,6 +33,9 @@ OPTIONAL = {
     "torch": ("a peer to compare with", ""),
 }
 
+# OpenBLAS's names of processors without AVX-512. It takes one of these for a processor that is newer than itself.
+AVX2_ALONE = frozenset({"Haswell", "Zen"})
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     pass
@@ -41,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
     row("gpuconv", __version__)
     row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores")
     row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}, ops on up to {parallel.threads()} cores at once")
+    if parallel.blas_kernels() in AVX2_ALONE and _has_avx512():
+        row("BLAS", "slow: this processor has AVX-512; set OPENBLAS_CORETYPE=SkylakeX, see docs/devices.md")
 
     section("devices")
     for name in ("numpy", "emulated", "cuda"):
@@ -93,7 +100,12 @@ def _cores() -> int:
 
 
 def _blas() -> str:
-    import numpy as np
-
     found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+    kernels = parallel.blas_kernels()
+    name = f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+    return f"{name} with kernels for {kernels}" if kernels else name
+
+
+def _has_avx512() -> bool:
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    return not {"AVX512_SKX", "X86_V4"}.isdisjoint(found)  # the name before NumPy 2.4, and since

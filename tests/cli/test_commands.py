@@ -7,6 +7,7 @@ import io
 import re
 import sys
 
+import numpy as np
 import pytest
 
 from gpuconv import checks, ops
@@ -279,6 +280,28 @@ def test_info_names_devices_and_packages(capsys):
         assert re.search(rf"^  {name} +(CUDA \d|NVRTC \d|/|not available: \S)", said, re.M)
     for name in ("python", "BLAS", "cache", "auto takes", "matplotlib", "gpuconv["):
         assert name in said
+
+
+@pytest.mark.parametrize(
+    ("kernels", "found", "slow"),
+    [
+        ("Haswell", ["X86_V3", "X86_V4"], True),
+        ("Zen", ["AVX2", "AVX512_SKX"], True),
+        ("Haswell", ["X86_V3"], False),
+        ("SkylakeX", ["X86_V3", "X86_V4"], False),
+        ("", ["X86_V4"], False),
+    ],
+)
+def test_info_tells_of_a_blas_without_the_processor_s_avx512(capsys, monkeypatch, kernels, found, slow):
+    from gpuconv.backends.cpu import parallel
+
+    config = {"SIMD Extensions": {"found": found}, "Build Dependencies": {"blas": {"name": "a BLAS"}}}
+    monkeypatch.setattr(parallel, "blas_kernels", lambda: kernels)
+    monkeypatch.setattr(np, "show_config", lambda mode: config)
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    assert (f"a BLAS with kernels for {kernels}" in said) == bool(kernels)
+    assert ("OPENBLAS_CORETYPE=SkylakeX" in said) == slow
 
 
 def test_info_says_what_is_missing_and_why(capsys, monkeypatch):

@@ -129,6 +129,11 @@ def threads() -> int:
     return max((library.num_threads for library in _blas()), default=1)
 
 
+def blas_kernels() -> str:
+    """The processor that NumPy's BLAS chose its kernels for, such as "Haswell"; empty if it does not say."""
+    return next((str(name) for library in _blas() if (name := getattr(library, "architecture", None))), "")
+
+
 @functools.cache
 def _blas() -> list[Any]:
     """The threadpoolctl controllers of NumPy's BLAS."""
