@@ -3,6 +3,9 @@
 //   y = act(gamma * (x - mean) * inv_std + beta),   inv_std = 1 / sqrt(var + eps)
 //   dx = gamma * inv_std * (dy - (sum dy + xhat * sum(dy * xhat)) / M),   xhat = (x - mean) * inv_std
 //
+// With MASK 4, x is what a 2 x 2 max pool made of a convolution's output (N, H, W, C), and dx the gradient of that output: each number
+// of the formula goes to the pixel of its window that the mask (mask.cuh) tells, zeros to all others.
+//
 // In the formula of dx, dy is the gradient behind the activation. Backward recomputes the activation's input from x instead of
 // reading it from memory.
 //
@@ -16,11 +19,13 @@
 // launches add the chunks' partial results in a fixed order; with a single chunk they are left out. mean, inv_std, gamma, beta,
 // the running statistics and the parameters' gradients have the accumulator's dtype. y may be x; dx may be dy or x.
 //
-// Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION. Limits: none. A partial result is 3 numbers a chunk and channel forward,
+// Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK 0 or, with a WIDTH that divides a group's channels, 4. Limits: none. A partial result is 3 numbers a chunk and channel forward,
 // 2 backward, for at most 1024 chunks times tiles.
-// Floor: forward 3 sizeof(DTYPE) bytes a number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3) and 11 FLOPs.
+// Floor: forward 3 sizeof(DTYPE) bytes a number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3) and 11 FLOPs, with MASK 4
+// 8 (6).
 #include "activation.cuh"
 #include "column_reduce.cuh"
+#include "mask.cuh"
 #include "moments.cuh"
 #include "sums.cuh"
 
@@ -226,12 +231,41 @@ batch_norm_backward_finish(Real* dgamma, Real* dbeta, Sums* sums, const Sums* pa
     column_finish(partials, chunks, channels, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
 }
 
+// The way of a pooled gradient back through its pool, from (N, p, q, C) to (N, h, w, C).
+struct Unpool {
+    const uint8* mask;
+    int32 h, w, p, q, channels, filters;  // filters: of one group
+
+    // An odd last row or column lies outside of every window. It becomes 0 with the windows beside it.
+    __device__ __forceinline__ void store(DTYPE* dz, int64 pack, const Numbers& gradient) const {
+        constexpr int SIDE = 2;
+        const int32 packs = channels / WIDTH;
+        const int64 window = pack / packs;
+        const int32 filter = int32(pack - window * packs) * WIDTH, group = filter / filters;
+        const uint32 bits = Mask(mask, filters, channels / filters, group).template read<WIDTH>(window, filter - group * filters);
+        const int32 row = int32(window / q), column = int32(window - int64(row) * q), image = row / p, line = row - image * p;
+        const int32 left = SIDE * column, right = column + 1 < q ? left + SIDE : w;
+        const int32 top = SIDE * line, bottom = line + 1 < p ? top + SIDE : h;
+        for (int32 i = top; i < bottom; ++i)
+            for (int32 j = left; j < right; ++j) {
+                const bool inside = i < top + SIDE && j < left + SIDE;
+                const int bit = (i - top) * SIDE + j - left;
+                Numbers result = {};
+#pragma unroll
+                for (int k = 0; k < WIDTH; ++k)
+                    if (inside && bits >> (k * SIDE * SIDE + bit) & 1) result.at[k] = gradient.at[k];
+                reinterpret_cast<Numbers*>(dz)[((int64(image) * h + i) * w + j) * packs + filter / WIDTH] = result;
+            }
+    }
+};
+
 // dx = scale * (dy - shift - (x - mean) * slope); without batch statistics scale * dy, and x may be null.
 struct InputGradient {
     DTYPE* dx;
     const DTYPE* dy;
     const DTYPE* x;
     bool statistics;
+    Unpool unpool;
     Through through;
     Real scale[WIDTH], shift[WIDTH], slope[WIDTH];
 
@@ -255,7 +289,8 @@ struct InputGradient {
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j)
                 gradients[i].at[j] = x ? apply(gradients[i].at[j], inputs[i].at[j], j) : apply(gradients[i].at[j], j);
-            reinterpret_cast<Numbers*>(dx)[pack + i * stride] = gradients[i];
+            if constexpr (MASK > 0) unpool.store(dx, pack + i * stride, gradients[i]);
+            else reinterpret_cast<Numbers*>(dx)[pack + i * stride] = gradients[i];
         }
     }
     __device__ void single(int64 number, int lane) {
@@ -265,10 +300,12 @@ struct InputGradient {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256, 1)
+extern "C" __global__ void __launch_bounds__(256, MASK > 0 ? 2 : 1)
 batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean,
-                       const Real* inv_std, const Sums* sums, int64 rows, bool statistics, Columns columns) {
-    InputGradient map{dx, dy, x, statistics, Through(columns, gamma, beta, mean, inv_std), {}, {}, {}};
+                       const Real* inv_std, const Sums* sums, const uint8* mask, int64 rows, bool statistics, Columns columns,
+                       int32 h, int32 w, int32 p, int32 q, int32 filters) {
+    const Unpool unpool{mask, h, w, p, q, columns.channels, filters};
+    InputGradient map{dx, dy, x, statistics, unpool, Through(columns, gamma, beta, mean, inv_std), {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)

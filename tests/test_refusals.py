@@ -21,6 +21,7 @@ Y = zeros(2, 3, 6, 6)
 ROWS, WEIGHT = zeros(5, 3), zeros(4, 3)
 LOGITS, LABELS = zeros(3, 4), np.zeros(3, np.int64)
 VECTOR = zeros(4)
+MASK = zeros(2, 5, 7, 2, dtype=np.uint8)  # of a pool that made X, in one group
 PARAMS = [zeros(2, 3), zeros(5)]
 WINDOW = dict(kernel_size=2)
 ROUTED = dict(kernel_size=2, input_shape=X.shape)
@@ -356,6 +357,41 @@ REFUSALS = [
         {},
         ValueError,
         "dy must have shape (2, 5, 7, 4) (x's shape), received (1, 5, 7, 4)",
+    ),
+    (
+        ops.batch_norm_backward,
+        [X, X, *[VECTOR] * 3],
+        {"mask": MASK},
+        ValueError,
+        "input_shape must be (N, H, W, C), received None",
+    ),
+    (
+        ops.batch_norm_backward,
+        [X, X, *[VECTOR] * 3],
+        {"input_shape": (2, 10, 14, 4)},
+        ValueError,
+        "input_shape (2, 10, 14, 4) is of a pool whose mask was not given",
+    ),
+    (
+        ops.batch_norm_backward,
+        [X, X, *[VECTOR] * 3],
+        {"mask": MASK, "input_shape": (2, 12, 14, 4)},
+        ValueError,
+        "a 2 x 2 pool of input_shape (2, 12, 14, 4) gives (2, 6, 7, 4), but x has shape (2, 5, 7, 4)",
+    ),
+    (
+        ops.batch_norm_backward,
+        [X, X, *[VECTOR] * 3],
+        {"mask": MASK, "input_shape": (2, 11, 15, 4), "groups": 4},
+        ValueError,
+        "mask must have shape (2, 5, 7, 4) (as conv2d_relu returns it), received (2, 5, 7, 2)",
+    ),
+    (
+        ops.batch_norm_backward,
+        [X, X, *[VECTOR] * 3],
+        {"mask": MASK, "input_shape": (2, 10, 14, 4), "out": X.copy()},
+        ValueError,
+        "out must have shape (2, 10, 14, 4)",
     ),
     (
         ops.conv2d_batch_norm,

@@ -211,12 +211,12 @@ class ConvNorm(FusedConv):
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        norm = self.norm
+        norm, conv = self.norm, self.conv
         x, mask, *saved = self.unstash()
-        behind = dict(beta=norm["bias"], activation=self.activation) if self.activation else {}
-        dy = cast(Array, norm.gradients_of(dy, tuple(saved), True, **behind))
-        masked = dict(mask=mask[0], pool=self.pool) if mask else {}
-        return self.conv.gradients_of(dy, x, input_grad, **masked)
+        fused = dict(beta=norm["bias"], activation=self.activation) if self.activation else {}
+        if mask:
+            fused |= dict(mask=mask[0], input_shape=(len(x), *conv.problem.y_shape[1:]), groups=conv.groups)
+        return conv.gradients_of(cast(Array, norm.gradients_of(dy, tuple(saved), True, **fused)), x, input_grad)
 
 
 FUSED += [ConvReLU, ConvPool, ConvNorm, ConvActivation, NormActivation]

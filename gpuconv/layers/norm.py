@@ -63,9 +63,9 @@ class BatchNorm(Layer):
     def options(self) -> Options:
         return dict(momentum=self.momentum, eps=self.eps)
 
-    def gradients_of(self, dy: Array, saved: tuple[Any, ...], input_grad: bool, **activation: Any) -> Array | None:
-        """`backward` from what forward saved: x, mean, inv_std, training. activation: passed to
-        `gpuconv.ops.batch_norm_backward` if dy is the gradient after an activation."""
+    def gradients_of(self, dy: Array, saved: tuple[Any, ...], input_grad: bool, **fused: Any) -> Array | None:
+        """`backward` from what forward saved: x, mean, inv_std, training. fused: passed to
+        `gpuconv.ops.batch_norm_backward` where an activation follows, or a pool precedes."""
         x, mean, inv_std, training = saved
         (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
         dx, _, _ = ops.batch_norm_backward(  # one pass computes both sums, also a frozen one, which is dropped
@@ -78,7 +78,7 @@ class BatchNorm(Layer):
             dgamma=dgamma,
             dbeta=dbeta,
             accumulate=accumulate,
-            **activation,
+            **fused,
         )
         return dx if input_grad else None
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from gpuconv.arguments import integer, pair
 from gpuconv.backends import backend_of
 from gpuconv.names import canonical
@@ -19,6 +17,7 @@ from gpuconv.ops.expect import (
     expect_bias_gradient,
     expect_conv_algorithm,
     expect_float,
+    expect_mask,
     expect_out,
     expect_same_dtype,
     expect_shape,
@@ -472,7 +471,5 @@ def _forward(dy: Array, problem: Conv2dProblem, mask: Array | None, pool: int) -
         expect_shape("dy", dy, shape, "the convolution's output")
         return PLAIN
     expect_shape("dy", dy, shape, "the output of conv2d_relu")
-    if mask.dtype != np.uint8:
-        raise TypeError(f"mask must be uint8, as conv2d_relu returns it, received {mask.dtype.name}")
-    expect_shape("mask", mask, problem.mask_shape(pool), "as conv2d_relu returns it")
+    expect_mask(mask, problem, pool)
     return epilogue(pool=int(pool), masked=True)

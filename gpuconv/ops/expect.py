@@ -99,6 +99,13 @@ def expect_conv_algorithm(
     return algorithms.for_convolution(algo, problem, epilogue, arithmetic, direction), bool(tf32)
 
 
+def expect_mask(mask: Array, problem: Conv2dProblem, pool: int) -> None:
+    """mask has the dtype and shape of what conv2d_relu returns for this problem and pool."""
+    if mask.dtype != np.uint8:
+        raise TypeError(f"mask must be uint8, as conv2d_relu returns it, received {mask.dtype.name}")
+    expect_shape("mask", mask, problem.mask_shape(pool), "as conv2d_relu returns it")
+
+
 def _arithmetic(dtype: np.dtype, tf32: object) -> str:
     if not isinstance(tf32, (bool, np.bool_)):
         raise TypeError(f"tf32 must be True or False, received {tf32!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from gpuconv.arguments import integer, number
@@ -15,9 +16,11 @@ from gpuconv.ops.expect import (
     expect_apart,
     expect_channel_vectors,
     expect_conv_algorithm,
+    expect_mask,
     expect_out,
     expect_same_dtype,
     expect_shape,
+    expect_volume_shape,
     expect_writable,
 )
 from gpuconv.ops.overlap import copy_if_overlapping
@@ -119,6 +122,9 @@ def batch_norm_backward(
     beta: Array | None = None,
     activation: str | None = None,
     training: bool = True,
+    mask: Array | None = None,
+    input_shape: Sequence[int] | None = None,
+    groups: int = 1,
     out: ArrayT | None = None,
     dgamma: Array | None = None,
     dbeta: Array | None = None,
@@ -129,6 +135,7 @@ def batch_norm_backward(
     statistics are constants, so dx = gamma * inv_std * dy.
 
     With an activation, dy is the gradient of its output, and in the formulas above dy is the gradient of its input.
+    With a mask, dx goes on through the max pool that made x: the result is the gradient of the pool's input.
 
     Args:
         dy: Of x's shape and dtype.
@@ -139,7 +146,10 @@ def batch_norm_backward(
         beta: As in batch_norm; needed with an activation, to recompute its input.
         activation: As in batch_norm.
         training: As in batch_norm.
-        out: Receives dx, which is always assigned; may be an input itself.
+        mask: What conv2d_batch_norm returned with pool=2.
+        input_shape: With a mask, the shape of the pool's input, the output of that op's convolution (N, P, Q, K).
+        groups: With a mask, of that op.
+        out: Receives dx, which is always assigned; without a mask it may be an input itself.
         dgamma: Receives the gradient of gamma; by default a new array.
         dbeta: Receives the gradient of beta; by default a new array.
         accumulate: Add to dgamma and dbeta instead of overwriting them; dx uses only this call's sums.
@@ -156,13 +166,29 @@ def batch_norm_backward(
         gamma=gamma,
         mean=mean,
         inv_std=inv_std,
-        optional=dict(beta=beta, out=out, dgamma=dgamma, dbeta=dbeta),
+        optional=dict(beta=beta, mask=mask, out=out, dgamma=dgamma, dbeta=dbeta),
     )
-    activation = _check_batch_norm_backward(
-        dy, x, gamma, mean, inv_std, beta, out, dgamma, dbeta, activation=activation, accumulate=accumulate
+    activation, problem = _check_batch_norm_backward(
+        dy,
+        x,
+        gamma,
+        mean,
+        inv_std,
+        beta,
+        mask,
+        out,
+        dgamma,
+        dbeta,
+        activation=activation,
+        input_shape=input_shape,
+        groups=groups,
+        accumulate=accumulate,
     )
     outputs = expect_apart(out=out, dgamma=dgamma, dbeta=dbeta)
-    dy, x, gamma, mean, inv_std, beta = copy_if_overlapping(outputs, dy, x, gamma, mean, inv_std, beta, in_place=out)
+    in_place = out if mask is None else None
+    dy, x, gamma, mean, inv_std, beta, mask = copy_if_overlapping(
+        outputs, dy, x, gamma, mean, inv_std, beta, mask, in_place=in_place
+    )
     return backend.norm.batch_norm_backward(
         dy,
         x,
@@ -172,6 +198,8 @@ def batch_norm_backward(
         beta=beta,
         activation=activation,
         training=bool(training),
+        mask=mask,
+        problem=problem,
         out=out,
         dgamma=dgamma,
         dbeta=dbeta,
@@ -187,25 +215,44 @@ def _check_batch_norm_backward(
     mean: Array,
     inv_std: Array,
     beta: Array | None,
+    mask: Array | None,
     out: Array | None,
     dgamma: Array | None,
     dbeta: Array | None,
     *,
     activation: str | None,
+    input_shape: Sequence[int] | None,
+    groups: int,
     accumulate: bool,
-) -> str | None:
+) -> tuple[str | None, Conv2dProblem | None]:
     shape = expect_any_float("x", x, 2)
     expect_same_dtype(dy=dy, x=x)
     expect_shape("dy", dy, shape, "x's shape")
+    if mask is None and input_shape is not None:
+        raise ValueError(f"input_shape {tuple(input_shape)} is of a pool whose mask was not given")
+    problem = None if mask is None else _pooled(shape, mask, input_shape, groups)
     vectors = dict(gamma=gamma, mean=mean, inv_std=inv_std, beta=beta, dgamma=dgamma, dbeta=dbeta)
     expect_channel_vectors(x, shape[-1], **vectors)
     if activation is not None and beta is None:
         raise ValueError(f"the gradient of activation={activation!r} needs beta, which was not given")
     activation = expect_activation(activation)
-    expect_out(out, shape, x.dtype)
+    expect_out(out, shape if problem is None else problem.y_shape, x.dtype)
     expect_accumulate(accumulate, dgamma=dgamma, dbeta=dbeta)
     expect_writable(dgamma=dgamma, dbeta=dbeta)
-    return activation
+    return activation, problem
+
+
+def _pooled(shape: tuple[int, ...], mask: Array, input_shape: Sequence[int] | None, groups: int) -> Conv2dProblem:
+    """A convolution of input_shape's output, of which a 2 x 2 pool has this shape and mask."""
+    before = expect_volume_shape("input_shape", input_shape)
+    filters, groups = before[3], integer("groups", groups, 1)
+    problem = Conv2dProblem.of(before, (filters, 1, 1, filters // groups), groups=groups)
+    if problem.pooled_shape(2) != shape:
+        raise ValueError(
+            f"a 2 x 2 pool of input_shape {before} gives {problem.pooled_shape(2)}, but x has shape {shape}"
+        )
+    expect_mask(mask, problem, 2)
+    return problem
 
 
 @op("conv2d_fprop.cu", changes="running_mean running_var")

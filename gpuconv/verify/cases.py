@@ -106,6 +106,8 @@ def _convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("conv2d_batch_norm", tier, name, _conv_norm(problem, bias, activation, pool=2))
             if pools and index % 3 == 1:
                 yield Case("conv2d_relu", tier, f"{problem} pool", _relu(problem, bias, 2, None))
+                name = f"before the pool of {problem} {activation}"
+                yield Case("batch_norm_backward", tier, name, _unpooled(problem, index % 2 == 0, activation))
             pool = 2 if pools and index % 3 else 1
             name = f"{problem} relu{' pool' if pool == 2 else ''}"
             yield Case("conv2d_relu", tier, name, _relu(problem, bias, pool))
@@ -178,6 +180,18 @@ def _conv_norm(problem: Conv2dProblem, bias: bool, activation: str | None, **mor
         arrays, options = _fprop(problem, bias, activation, **more)(rng, dtype)
         (_, *vectors), _ = _norm(1, problem.k, True)(rng, dtype)
         return [*arrays, *vectors], options
+
+    return make
+
+
+def _unpooled(problem: Conv2dProblem, training: bool, activation: str | None) -> Make:
+    """batch_norm_backward with any mask of conv2d_batch_norm's shape."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        (dy, x, *vectors), options = _norm_backward(1, problem.k, training, activation)(rng, dtype)
+        dy, x = (normal(rng, problem.pooled_shape(2), dtype) for _ in (dy, x))
+        mask = rng.integers(0, 256, problem.mask_shape(2), np.uint8)
+        return [dy, x, *vectors], options | dict(mask=mask, input_shape=problem.y_shape, groups=problem.groups)
 
     return make
 

@@ -77,6 +77,17 @@ def test_gradients(shape, training):
         np.testing.assert_allclose(gradient, numerical, rtol=1e-6, atol=1e-8, err_msg=name)
 
 
+def test_gradients_through_the_pool_before_it_by_hand():
+    """Windows whose numbers pass at the first, second, third and fourth pixel; an odd row and column stay outside."""
+    dy, x, one = np.arange(1.0, 5).reshape(1, 2, 2, 1), np.zeros((1, 2, 2, 1)), np.ones(1)
+    mask = np.array([1, 2, 4, 8], np.uint8).reshape(1, 2, 2, 1)
+    options = dict(mask=mask, input_shape=(1, 5, 5, 1), training=False)
+    dx, dgamma, dbeta = ops.batch_norm_backward(dy, x, 3 * one, 0 * one, 2 * one, **options)
+    expected = [[1, 0, 0, 2, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [3, 0, 0, 4, 0], [0, 0, 0, 0, 0]]
+    np.testing.assert_array_equal(dx[0, :, :, 0], 6 * np.array(expected))
+    assert (dgamma, dbeta) == (0, 10)
+
+
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 def test_every_dtype(dtype):
     x, dy = ((signed((5, 7, 3, 4), seed) * 3 + 1).astype(as_dtype(dtype)) for seed in (0, 1))

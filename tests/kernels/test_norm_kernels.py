@@ -8,6 +8,7 @@ from gpuconv.algorithms import serving
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import column_reduce, norm
 from gpuconv.backends.cuda.runtime.outputs import THREADS
+from gpuconv.backends.reference.conv import before_mask
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.verify.convolutions import arrays as volumes
@@ -292,6 +293,42 @@ def test_batch_norm_keeps_nan_in_its_channel(device, rng):
     ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
     y, _, _ = on_device("batch_norm", device, x, ones, zeros, zeros, ones, training=True)
     np.testing.assert_array_equal(np.isnan(y), [[False, True, False]] * 50)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_gradients_go_back_through_a_pool(device, rng, dtype):
+    """The bits of dx, where the mask passes it: odd sizes, groups, wide moves and single numbers, bits of any kind."""
+    for shape, groups in (((2, 7, 9, 16), 1), ((2, 6, 5, 48), 2), ((1, 5, 6, 6), 2), ((1, 4, 7, 37), 1)):
+        case = Conv2dProblem.of(shape, (shape[3], 1, 1, shape[3] // groups), groups=groups)
+        x, dy = (random(rng, case.pooled_shape(2), dtype) for _ in range(2))
+        gamma, beta, mean, inv_std = vectors(rng, shape[3], dtype)
+        mask = rng.integers(0, 256, case.mask_shape(2), np.uint8)
+        arrays = [asarray(a, device) for a in (dy, x, gamma, mean, inv_std)]
+        for options in ({}, {"training": False}, {"beta": asarray(beta, device), "activation": "gelu"}):
+            plain = ops.batch_norm_backward(*arrays, **options)
+            unpool = dict(mask=asarray(mask, device), input_shape=shape, groups=groups)
+            out = asarray(np.full(shape, np.nan, x.dtype), device)
+            found = ops.batch_norm_backward(*arrays, **options, **unpool, out=out)
+            assert found[0] is out
+            np.testing.assert_array_equal(to_numpy(out), before_mask(to_numpy(plain[0]), mask, case, 2))
+            for one, other in zip(found[1:], plain[1:]):
+                np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
+
+
+def test_gradients_go_back_through_a_pool_under_the_checker_and_in_any_order(device, rng):
+    if device != "emulated":
+        pytest.skip("the emulator's checks")
+    for shape in ((2, 5, 7, 8), (1, 6, 4, 5)):
+        case = Conv2dProblem.of(shape, (shape[3], 1, 1, shape[3]))
+        x, dy = (random(rng, case.pooled_shape(2), "float32") for _ in range(2))
+        gamma, _, mean, inv_std = vectors(rng, shape[3], "float32")
+        mask = rng.integers(0, 256, case.mask_shape(2), np.uint8)
+        unpool = dict(mask=asarray(mask, device), input_shape=shape)
+        assert_same_bits("batch_norm_backward", device, dy, x, gamma, mean, inv_std, **unpool)
+        with emulator.configure(sanitize="checked", seed=7):
+            found = on_device("batch_norm_backward", device, dy, x, gamma, mean, inv_std, **unpool)
+        plain = on_device("batch_norm_backward", device, dy, x, gamma, mean, inv_std)
+        np.testing.assert_array_equal(found[0], before_mask(plain[0], mask, case, 2))
 
 
 # --- statistics computed by a convolution ------------------------------------------------------

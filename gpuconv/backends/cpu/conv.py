@@ -21,7 +21,7 @@ from gpuconv.backends.cpu.pool import max_pool2d
 from gpuconv.backends.cpu.precision import buffer, factors, store, sum_rows
 from gpuconv.backends.cpu.select import keep
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.problems import Conv2dProblem, Epilogue, Pool2dProblem
+from gpuconv.problems import Conv2dProblem, Pool2dProblem
 
 # Limits for computing dw from the windows of dy, measured:
 MOST_CELLS = 4 / 3  # cells in a map of x for each one in y
@@ -48,13 +48,13 @@ def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
 
 def conv2d_dgrad(dy, w, problem, epilogue, *, mask, algo, tf32, out):
     dx = buffer(out, problem.x_shape, dy.dtype)
-    dy, w = factors(tf32, _spread(dy, mask, problem, epilogue), w)
+    dy, w = factors(tf32, spread(dy, mask, problem, epilogue.pool), w)
     _correlate_back(dy, _filters_back(w, problem.groups), windows_of(problem), dx)
     return store(dx, dy.dtype, out)
 
 
 def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumulate):
-    dy = _spread(dy, mask, problem, epilogue)
+    dy = spread(dy, mask, problem, epilogue.pool)
     dy_factors, x_factors = factors(tf32, dy, x)
     gradient, sums = correlate_gradient(dy_factors, x_factors, windows_of(problem), problem.groups)
     if db is not None:
@@ -65,7 +65,7 @@ def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumul
 def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algo, tf32, out, dw, db, accumulate):
     windows, groups = windows_of(problem), problem.groups
     dx = buffer(out, problem.x_shape, x.dtype)
-    dy = _spread(dy, mask, problem, epilogue)
+    dy = spread(dy, mask, problem, epilogue.pool)
     dy_factors, x_factors, w = factors(tf32, dy, x, w)
     filters, gradient, sums = _filters_back(w, groups), None, None
     if _shares_copies(filters, windows, problem):
@@ -95,20 +95,20 @@ def _packed(passes: np.ndarray, groups: int) -> np.ndarray:
     return packed.reshape(n, p, q, groups * packed.shape[4])
 
 
-def _spread(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, epilogue: Epilogue) -> np.ndarray:
+def spread(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, pool: int) -> np.ndarray:
     """The gradient of the convolution's own output, (N, P, Q, K): each number of dy at the pixel that the mask selects,
     if any."""
     if mask is None:
         return dy
-    (n, p, q, k), pool, groups = dy.shape, epilogue.pool, problem.groups
+    (n, p, q, k), groups = dy.shape, problem.groups
     bytes_a_group = mask.reshape(n, p, q, groups, mask.shape[3] // groups)
     bits = np.unpackbits(bytes_a_group, axis=-1, count=k // groups * pool**2, bitorder="little")
     passes = bits.reshape(n, p, q, k, pool, pool)
-    spread = np.zeros(problem.y_shape, dy.dtype)
+    found = np.zeros(problem.y_shape, dy.dtype)
     for row, column in np.ndindex(pool, pool):
-        place = spread[:, row : p * pool : pool, column : q * pool : pool]
+        place = found[:, row : p * pool : pool, column : q * pool : pool]
         place[...] = keep(dy, passes[..., row, column])
-    return spread
+    return found
 
 
 def _weight(gradient: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from gpuconv.backends.cpu import activation as activations
-from gpuconv.backends.cpu.conv import conv2d, conv2d_relu
+from gpuconv.backends.cpu.conv import conv2d, conv2d_relu, spread
 from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows, widen
 from gpuconv.problems import ACTIVATIONS
 
@@ -56,14 +56,17 @@ def conv2d_batch_norm(
 
 
 @np.errstate(all="ignore")
-def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, training, out, dgamma, dbeta, accumulate):
+def batch_norm_backward(
+    dy, x, gamma, mean, inv_std, *, beta, activation, training, mask, problem, out, dgamma, dbeta, accumulate
+):
     if activation is not None:
         dy = ACTIVATIONS[activation].apply_backward(
             activations, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype)
         )
     wide_dy = widen(dy)
-    in_place = out is not None and np.may_share_memory(out, dy)  # dy is read again after xhat is written
-    xhat = buffer(None if in_place else out, x.shape, gamma.dtype)
+    # dy is read again after xhat is written, and under a mask out has another shape.
+    own = out is not None and (mask is not None or np.may_share_memory(out, dy))
+    xhat = buffer(None if own else out, x.shape, gamma.dtype)
     rows, each = _rows(xhat)
     np.subtract(side_by_side(widen(x)), each(mean), out=rows)
     rows *= each(inv_std)
@@ -77,7 +80,7 @@ def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, traini
     else:
         np.multiply(side_by_side(wide_dy), each(gamma * inv_std), out=rows)
     return (
-        store(xhat, dy.dtype, out),
+        store(spread(xhat, mask, problem, 2), dy.dtype, out),
         store(dgamma_here, gamma.dtype, dgamma, accumulate),
         store(dbeta_here, gamma.dtype, dbeta, accumulate),
     )

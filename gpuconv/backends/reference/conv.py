@@ -17,7 +17,7 @@ from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.pool import max_pool2d
 from gpuconv.backends.reference.precision import factors, round_to, wide
 from gpuconv.backends.reference.windows import Windows
-from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue, Pool2dProblem
+from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Pool2dProblem
 
 
 def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
@@ -36,7 +36,7 @@ def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
 
 def conv2d_dgrad(dy, w, problem, epilogue, *, mask, algo, tf32, out):
     windows, dtype = Windows(problem), dy.dtype
-    dy, w = factors(tf32, _before_mask(dy, mask, problem, epilogue), w)
+    dy, w = factors(tf32, before_mask(dy, mask, problem, epilogue.pool), w)
     padded_dx = windows.pad(np.zeros(problem.x_shape))
     for r, s, tap in windows.taps():
         for c, k in _group_slices(problem):
@@ -46,7 +46,7 @@ def conv2d_dgrad(dy, w, problem, epilogue, *, mask, algo, tf32, out):
 
 def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumulate):
     windows, dtype = Windows(problem), x.dtype
-    dy = _before_mask(dy, mask, problem, epilogue)
+    dy = before_mask(dy, mask, problem, epilogue.pool)
     wide_dy, x = factors(tf32, dy, x)
     dw, padded = np.zeros(problem.w_shape), windows.pad(x)
     for r, s, tap in windows.taps():
@@ -90,11 +90,11 @@ def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
     return round_to(y, x.dtype, out), mask.reshape(problem.mask_shape(epilogue.pool))
 
 
-def _before_mask(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, epilogue: Epilogue) -> np.ndarray:
+def before_mask(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, pool: int) -> np.ndarray:
     """The gradient of the convolution's own output, (N, P, Q, K), from dy, the gradient of conv2d_relu's output."""
     if mask is None:
         return dy
-    (n, p, q, k), pool, before = dy.shape, epilogue.pool, np.zeros(problem.y_shape, dy.dtype)
+    (n, p, q, k), before = dy.shape, np.zeros(problem.y_shape, dy.dtype)
     packed = mask.reshape(n, p, q, problem.groups, mask.shape[3] // problem.groups)
     bits = np.unpackbits(packed, axis=-1, count=k // problem.groups * pool**2, bitorder="little")
     passes = bits.reshape(n, p, q, k, pool, pool) > 0

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from gpuconv.backends.reference import activation as activations
-from gpuconv.backends.reference.conv import conv2d, conv2d_relu
+from gpuconv.backends.reference.conv import before_mask, conv2d, conv2d_relu
 from gpuconv.backends.reference.precision import round_to, wide
 from gpuconv.problems import ACTIVATIONS
 
@@ -36,7 +36,9 @@ def conv2d_batch_norm(
     return y, conv, mean, inv_std, *mask
 
 
-def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, training, out, dgamma, dbeta, accumulate):
+def batch_norm_backward(
+    dy, x, gamma, mean, inv_std, *, beta, activation, training, mask, problem, out, dgamma, dbeta, accumulate
+):
     wide_dy, g, s = wide(dy), wide(gamma), wide(inv_std)
     xhat, axes, m = (wide(x) - wide(mean)) * s, tuple(range(x.ndim - 1)), max(1, math.prod(x.shape[:-1]))
     if activation is not None:
@@ -44,7 +46,10 @@ def batch_norm_backward(dy, x, gamma, mean, inv_std, *, beta, activation, traini
         wide_dy = ACTIVATIONS[activation].apply_backward(activations, wide_dy, given)
     sum_dy, sum_dy_xhat = wide_dy.sum(axes), (wide_dy * xhat).sum(axes)
     centred = wide_dy - (sum_dy + xhat * sum_dy_xhat) / m if training else wide_dy
-    dx, dgamma = round_to(g * s * centred, dy.dtype, out), round_to(sum_dy_xhat, gamma.dtype, dgamma, accumulate)
+    dx, dgamma = (
+        round_to(before_mask(g * s * centred, mask, problem, 2), dy.dtype, out),
+        round_to(sum_dy_xhat, gamma.dtype, dgamma, accumulate),
+    )
     return dx, dgamma, round_to(sum_dy, gamma.dtype, dbeta, accumulate)
 
 

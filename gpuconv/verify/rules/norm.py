@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from gpuconv import ops
+from gpuconv.backends.reference.conv import before_mask
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.problems import ACTIVATIONS
+from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.types import Options
 from gpuconv.verify.bounds import UNIT_ROUNDOFF, Bound, accumulated, rounded, sum_bound
 from gpuconv.verify.compare import Expected
@@ -61,6 +62,13 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
 
 
 def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+    if options.get("mask") is not None:
+        mask, shape, groups = options["mask"], options["input_shape"], options.get("groups", 1)
+        plain = {name: value for name, value in options.items() if name not in ("mask", "input_shape", "groups")}
+        pooled, *gradients = batch_norm_backward(op, arrays, plain, dtype)
+        before = Conv2dProblem.of(shape, (shape[3], 1, 1, shape[3] // groups), groups=groups)
+        value, bound = (before_mask(np.asarray(each), mask, before, 2) for each in (pooled.value, pooled.bound))
+        return [Expected("dx", value, bound), *gradients]
     dy, x, gamma, mean, inv_std = arrays
     options = options | ({"beta": wide(options["beta"])} if options.get("activation") else {})
     dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)

@@ -9,9 +9,10 @@ import numpy as np
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
 from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, deal, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.conv import conv2d_moments
+from gpuconv.backends.cuda.ops.convolution import expect_within_limits
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import Module, load, until_replaced
-from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, put_back
+from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, pack_width, put_back
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT
@@ -108,21 +109,32 @@ def batch_norm_backward(
     beta: Array | None,
     activation: str | None,
     training: bool,
+    mask: Array | None,
+    problem: Conv2dProblem | None,
     out: ArrayT | None,
     dgamma: Array | None,
     dbeta: Array | None,
     accumulate: bool,
 ) -> tuple[ArrayT, Array, Array]:
     channels = x.shape[-1]
-    dy, x, gamma, beta, mean, inv_std = contiguous(dy, x, gamma, beta, mean, inv_std)
-    dx = empty(x.shape, x.dtype, like=x) if out is None else out
+    dy, x, gamma, beta, mean, inv_std, mask = contiguous(dy, x, gamma, beta, mean, inv_std, mask)
+    dx_shape = x.shape if problem is None else problem.y_shape
+    dx = empty(dx_shape, x.dtype, like=x) if out is None else out
     dgamma = _channel_vector(x) if dgamma is None else dgamma
     dbeta = _channel_vector(x) if dbeta is None else dbeta
     if not channels:
         return dx, dgamma, dbeta
     rows = x.size // channels
     dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
-    module, width = _module(activation, x, dy, dx_there)
+    if problem is None:
+        module, width = _module(activation, x, dy, dx_there)
+        sizes: tuple[int, ...] = (0, 0, 0, 0, 0)
+    else:
+        expect_within_limits(problem)
+        filters = channels // problem.groups
+        width = pack_width(x, dy, dx_there, count=filters)
+        module = _kernels(x.dtype, width, activation, masked=True)
+        sizes = (*problem.y_shape[1:3], *x.shape[1:3], filters)
     sums = empty((channels, 2), accumulation_dtype(x.dtype), like=x)
     columns = deal(rows, channels, width, None)
     chunks = partials(columns, 2, x.dtype, x)
@@ -157,9 +169,11 @@ def batch_norm_backward(
         mean,
         inv_std,
         sums,
+        mask,
         rows,
         training,
         spread.struct,
+        *sizes,
     )
     put_back((dx, dgamma, dbeta), there)
     return dx, dgamma, dbeta
@@ -187,8 +201,9 @@ def _module(activation: str | None, *arrays: Array) -> tuple[Module, int]:
 
 
 @until_replaced
-def _kernels(dtype: np.dtype, width: int, activation: str | None) -> Module:
-    return load("batch_norm.cu", {"DTYPE": dtype, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation]})
+def _kernels(dtype: np.dtype, width: int, activation: str | None, masked: bool = False) -> Module:
+    macros = {"DTYPE": dtype, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation], "MASK": 4 if masked else 0}
+    return load("batch_norm.cu", macros)
 
 
 def _channel_vector(x: ArrayT) -> ArrayT:
